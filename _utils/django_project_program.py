@@ -371,10 +371,11 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     at = f"django:sites:{site.name}"
     if report["blocked"]:
         return f"end it, or apply again later; {at}:migrate:lock_timeout and migrate:timeout set how long to wait"
-    if report["repeated"] and re.search(r"already exists|[Dd]uplicate column", cause):
+    was_empty = "contenttypes.0001_initial" in report["applied"].split(", ")
+    if (report["repeated"] or was_empty) and re.search(r"already exists|[Dd]uplicate column", cause):
         return (
-            f"migrations before {report['migration']} have added {report['repeated']} too, so that no empty database "
-            "can be migrated: correct them in the project"
+            f"migrations before {report['migration']} have added {report['repeated'] or 'it'} too, so that no empty "
+            "database can be migrated: correct them in the project"
         )
     module = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", cause)
     folders = _import_folders(site, release, facts["folder"], module.group(1)) if module else []

@@ -99,6 +99,13 @@ def test_failed_migration_is_named_with_those_applied_before_it(project_commands
     ],
 )
 def test_migrations_that_add_the_same_are_to_be_corrected(project_commands, cause, hint):
+    """The second is by SQL, or by a change of the key: only a database that was empty shows it."""
+    for applied, is_known in (("contenttypes.0001_initial, blog.0001", True), ("blog.0001", False)):
+        log = f"Traceback\nmigration: blog.0002\napplied: {applied}\ncause: {cause}"
+        project_commands.error = DeploymentError("exit 1", log=log)
+        with pytest.raises(DeploymentError) as error:
+            django_project_program.migrate(configured(), RELEASE, FACTS, [])
+        assert error.value.hint == (hint.replace("blog.Post.note", "it") if is_known else "")
     log = f"Traceback\nmigration: blog.0002\napplied: blog.0001\nrepeated: blog.Post.note\ncause: {cause}"
     project_commands.error = DeploymentError("exit 1", log=log)
     with pytest.raises(DeploymentError) as error:
