@@ -39,7 +39,7 @@ def ext_pillar(minion_id, pillar, store):
     found = {}
     for name, site in (given.get("sites") or {}).items():
         hosts = {**defaults, **((site or {}).get("hosts") or {})}
-        if isinstance(site, dict) and hosts:
+        if isinstance(site, dict) and hosts and django_master_store.NAME.fullmatch(name):
             found[name] = _of_site(minion_id, name, site, hosts, store)
     return {"django": {"sites": found}} if found else {}
 

@@ -66,6 +66,15 @@ def _waits_for_fleet(deployment: Deployment) -> bool:
     if claim:
         deployment.warn([f"{site.name} is being deployed by {claim}: apply again when it is done"])
         return True
+    live = deployment.live
+    if not known and live and live.record.get("fleet") and not deployment.again:
+        deployment.warn(
+            [
+                f"the pillar has nothing of the master's store, by which the hosts of {site.name} have their release "
+                f"in common; {live.name} stays live: look at the master's log (ext_pillar), and apply again"
+            ]
+        )
+        return True
     if known and not known["commit"]:
         deployment.warn([f"the hosts of {site.name} have no release yet: salt-run django.deploy {site.name} makes it"])
         return True
@@ -86,6 +95,8 @@ def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
         django_host_file.write(release.path / COMMIT, deployment.commit, mode=0o644, durable=False)
     deployment.begin(release)
     about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": django_host_clock.now()}
+    if deployment.fleet or deployment.release_of_fleet:
+        about["fleet"] = deployment.fleet or "apply"
     release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
     with ThreadPoolExecutor(1) as pool:  # the interpreter is asked for its version while git works
         pool.submit(django_virtualenv_python.interpreter, site)

@@ -11,6 +11,7 @@ The store is a folder that only root reads, with a folder for each site:
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import string
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ from django_host_command import DeploymentError
 #: Characters of a secret key, and how many it has, as Django's own.
 _ALPHABET = string.ascii_letters + string.digits + "!@#$%^&*(-_=+)"
 _LENGTH = 50
+#: Names of sites, as the schema has them.
+NAME = re.compile("[a-z]([a-z0-9-]{0,24}[a-z0-9])?")
 _FLEET = {"commit": str, "sequence": int, "held": [str]}
 
 
@@ -33,9 +36,14 @@ class Store:
     Args:
         folder: the master's store.
         site: the name of the site.
+
+    Raises:
+        DeploymentError: it is no name.
     """
 
     def __init__(self, folder: str | Path, site: str):
+        if not NAME.fullmatch(site):
+            raise DeploymentError(f"{site} is no name of a site")
         self.folder = Path(folder, site)
         self.site = site
 
@@ -68,7 +76,8 @@ class Store:
         self.make()
         path = self.folder / "hosts.json"
         if django_host_file.read_json(path) != hosts:
-            django_host_file.write_json(path, hosts, mode=0o600)
+            with self._alone():  # the master compiles the pillars of several minions at once
+                django_host_file.write_json(path, hosts, mode=0o600)
 
     def hosts(self) -> dict[str, list[str]]:
         """Return the parts of each host; empty where none has compiled its pillar yet."""
@@ -107,7 +116,7 @@ class Store:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        with open(self.folder / ".secrets.lock", "w") as lock:
+        with open(self.folder / ".writing.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

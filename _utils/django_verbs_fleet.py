@@ -121,7 +121,6 @@ def prepare(name: str, deployment: str, by: str, commit: str, sequence: int) -> 
     assert own.release is not None  # noqa: S101 - `source` has begun it
     with own.step("prepare"):
         django_release_claim.refuse_others(site, deployment)
-        own.release.update(fleet=deployment)
         django_host_file.link(django_release_claim.next_link(site), f"releases/{own.release.name}")
         pending = django_deploy_migration.pending(site, own.release, True)
     own.lock.release()

@@ -330,6 +330,30 @@ def test_the_secret_key_is_made_once_for_all_who_ask_at_once(tmp_path: Path) -> 
     assert (folder / "secret_key").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("name", ["../x", "", "a/b", "A", "x" * 27])
+def test_a_name_that_is_no_site_reaches_no_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DeploymentError, match="is no name of a site"):
+        Store(tmp_path, name)
+
+
+def test_hosts_are_kept_while_several_pillars_are_compiled(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def keep(number: int) -> None:
+        try:
+            for turn in range(20):
+                Store(tmp_path / "s", "blog").keep_hosts({f"web{number}": ["app"] * (turn % 2)})
+        except OSError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=keep, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == [] and len(Store(tmp_path / "s", "blog").hosts()) == 1
+
+
 def test_a_store_that_others_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir(mode=0o755)
     with pytest.raises(DeploymentError, match="only root reads"):

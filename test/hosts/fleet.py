@@ -103,6 +103,15 @@ class Fleet:
         argv = ["readlink", "/srv/django/blog/current"]
         return {host.name: host.run(argv, check=False).stdout.strip().removeprefix("releases/") for host in self.apps}
 
+    def failed(self) -> dict[str, list[str]]:
+        """What has failed in the first apply, by host."""
+        return {
+            host: [f"{state['name']}: {state['comment']}" for state in states.values() if state["result"] is False]
+            if isinstance(states, dict)
+            else [str(states)]
+            for host, states in self.laid_out.items()
+        }
+
     def commits(self) -> dict[str, str]:
         """The commit of the release that each host serves, as balancers see it."""
         return {host.name: host.run(["cat", "/srv/django/blog/current/commit"]).stdout for host in self.apps}

@@ -1,0 +1,202 @@
+"""What a host does for a fleet's deployment: each verb in the played world, and applies between them."""
+
+import os
+import time
+from typing import Any
+
+import django_release_claim
+import django_verbs
+import django_verbs_fleet as verbs
+import pytest
+from django_host_command import DeploymentError
+from test_deploy import ONE, THREE, TWO
+
+BY, FIRST, ID = "ops on master1", "20260301T110000-6", "20260301T120000-7"
+
+
+def known(commit: str = "", sequence: int = 0) -> dict[str, Any]:
+    """The options of a site of which the master has this release."""
+    fleet = {"commit": commit, "sequence": sequence, "held": [], "addresses": {"web1": "10.0.0.1"}}
+    return {"hosts": {"web1": ["app"]}, "fleet": fleet}
+
+
+@pytest.fixture
+def host(world):
+    """A host that serves the first commit, by a deployment of the fleet."""
+    world.options = known()
+    world.apply()
+    released(ONE, 1)
+    world.options = known(ONE, 1)
+    world.apply()
+    return world
+
+
+def claim(deployment: str = ID, seconds: float = 60) -> None:
+    verbs.claim("blog", deployment, BY, time.time() + seconds)
+
+
+def soon() -> float:
+    return time.time() + 20
+
+
+def prepared(commit: str, sequence: int, deployment: str = ID) -> str:
+    """Claim the site and prepare a release; return its name."""
+    claim(deployment)
+    own, _ = verbs.prepare("blog", deployment, BY, commit, sequence)
+    return own.release.name
+
+
+def released(commit: str, sequence: int) -> None:
+    """Go through all verbs of a deployment."""
+    prepared(commit, sequence, FIRST)
+    verbs.migrate("blog", FIRST, BY, soon())
+    verbs.start("blog", FIRST, BY, soon(), [])
+    verbs.switch("blog", FIRST, BY, soon())
+    verbs.finish("blog", FIRST, BY, True, {"commit": commit, "sequence": sequence, "held": []})
+
+
+def test_first_apply_makes_no_release_and_keeps_the_secret_key(world):
+    world.options, world.given = known() | {"secret_key": "x" * 50}, {"secret_key": "x" * 50}
+    assert {"site", "secret_key"} >= {*world.apply()} and world.live == ""
+    assert world.last.warnings == ["the hosts of blog have no release yet: salt-run django.deploy blog makes it"]
+    assert verbs.ready("blog")["release"] == "" and verbs.ready("blog")["key"]
+
+
+def test_verbs_make_a_release_and_leave_nothing(world, host):
+    one = f"0001-{ONE[:12]}"
+    assert host.live == one and host.apply() == {}
+    host.check()
+    site = host.site
+    assert not os.path.lexists(django_release_claim.next_link(site)) and not django_release_claim.path(site).exists()
+    assert (site.current / "commit").read_text() == ONE
+    assert verbs.outcome("blog", FIRST) == {"state": "live", "release": one, "commit": ONE}
+
+
+def test_what_is_prepared_is_invisible_but_for_its_static_files(host):
+    name = prepared(TWO, 7)
+    assert name == f"0007-{TWO[:12]}" and host.live == f"0001-{ONE[:12]}"
+    assert os.readlink(django_release_claim.next_link(host.site)) == f"releases/{name}"
+    assert verbs.outcome("blog", ID)["state"] == "prepared"
+    assert host.releases[name] == "building"
+
+
+def test_an_apply_waits_while_a_deployment_has_the_claim(host):
+    name = prepared(TWO, 2)
+    host.options = known(THREE, 3)
+    assert "source" not in host.apply()
+    assert host.last.warnings[0].startswith(f"blog is being deployed by {BY}, since ")
+    assert name in host.releases, "what another process works on is not cleared away"
+
+
+def test_an_apply_goes_to_the_commit_of_the_master_not_to_the_tip(host):
+    host.push("two")
+    assert host.apply() == {} and host.live == f"0001-{ONE[:12]}"
+    host.options = known(TWO, 9)
+    host.apply()
+    assert host.live == f"0009-{TWO[:12]}"
+    assert host.apply() == {}
+
+
+def test_an_apply_without_the_masters_store_makes_no_release(host):
+    host.push("two")
+    host.options = {"hosts": {"web1": ["app"]}}
+    host.apply()
+    assert host.live == f"0001-{ONE[:12]}"
+    assert host.last.warnings[0].startswith("the pillar has nothing of the master's store")
+    django_verbs.release("blog")
+    assert host.live == f"0002-{TWO[:12]}", "but on request"
+
+
+def test_an_apply_takes_a_host_that_was_left_ahead_back(host):
+    prepared(TWO, 2)
+    verbs.start("blog", ID, BY, soon(), [])
+    verbs.switch("blog", ID, BY, soon())
+    host.site.root.joinpath("claim.json").unlink()
+    assert host.live == f"0002-{TWO[:12]}"
+    host.apply()
+    assert host.live == f"0003-{ONE[:12]}"
+
+
+def test_back_returns_to_the_release_of_before(host):
+    prepared(TWO, 2)
+    verbs.start("blog", ID, BY, soon(), [])
+    verbs.switch("blog", ID, BY, soon())
+    verbs.back("blog", ID, BY)
+    verbs.abandon("blog", ID)
+    assert host.live == f"0001-{ONE[:12]}" and host.releases[f"0002-{TWO[:12]}"] == "held"
+    assert host.apply() == {} and host.live == f"0001-{ONE[:12]}"
+
+
+def test_a_commit_on_hold_is_taken_when_the_master_has_it_again(host):
+    test_back_returns_to_the_release_of_before(host)
+    host.options = known(TWO, 3)
+    host.apply()
+    assert host.live == f"0003-{TWO[:12]}"
+
+
+def test_abandon_removes_what_was_prepared(host):
+    name = prepared(TWO, 2)
+    assert verbs.abandon("blog", "another")["claim"].startswith(BY) and name in host.releases
+    assert verbs.abandon("blog", "")["abandoned"] == name
+    assert name not in host.releases and verbs.outcome("blog", ID)["state"] == "none"
+    host.check()
+
+
+def test_a_claim_ends_by_itself_and_the_next_deployment_clears_away(host):
+    name = prepared(TWO, 2)
+    claim(seconds=-1)
+    assert django_release_claim.current(host.site) is None
+    host.options = known(THREE, 3)
+    host.apply()
+    assert host.live == f"0003-{THREE[:12]}" and name not in host.releases
+    assert not os.path.lexists(django_release_claim.next_link(host.site))
+    host.check()
+
+
+def test_nothing_is_begun_after_the_deadline_or_for_another_deployment(host):
+    prepared(TWO, 2)
+    for late in (verbs.migrate, verbs.switch):
+        with pytest.raises(DeploymentError, match="too late"):
+            late("blog", ID, BY, time.time() - 1)
+        with pytest.raises(DeploymentError, match="has no claim on blog any more, which is being deployed by"):
+            late("blog", "another", BY, soon())
+    with pytest.raises(DeploymentError, match=f"blog is being deployed by {BY}, since"):
+        claim("another")
+    assert host.live == f"0001-{ONE[:12]}"
+
+
+def test_a_start_that_fails_leaves_the_active_release(host):
+    prepared(TWO, 2)
+    host.fails["enable --quiet"] = DeploymentError("no memory")
+    with pytest.raises(DeploymentError, match="instance: "):
+        verbs.start("blog", ID, BY, soon(), [])
+    host.fails.clear()
+    verbs.abandon("blog", ID)
+    assert host.live == f"0001-{ONE[:12]}"
+    assert host.apply() == {}
+    host.check()
+
+
+def test_after_switch_runs_once_for_all_hosts(host):
+    host.options = known(ONE, 1) | {"commands": {"after_switch": ["manage.py tell"]}}
+    host.apply()
+    host.commands.clear()
+    prepared(TWO, 8)
+    verbs.start("blog", ID, BY, soon(), [])
+    verbs.switch("blog", ID, BY, soon())
+    assert not [one for one in host.commands if "tell" in one]
+    verbs.finish("blog", ID, BY, True, {"commit": TWO, "sequence": 8, "held": []})
+    assert len([one for one in host.commands if "tell" in one]) == 1
+
+
+def test_one_host_of_several_is_not_released_or_rolled_back_alone(host):
+    for verb in (django_verbs.release, django_verbs.rollback):
+        with pytest.raises(DeploymentError, match="have their release in common") as refused:
+            verb("blog")
+        assert f"salt-run django.{verb.__name__.replace('release', 'deploy')} blog" in str(refused.value)
+
+
+def test_a_site_without_hosts_has_no_verbs_of_a_fleet(world):
+    world.apply()
+    with pytest.raises(DeploymentError, match="has no hosts in its pillar"):
+        verbs.ready("blog")
