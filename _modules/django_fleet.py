@@ -70,7 +70,7 @@ def release(site, commit):
     return _answer(lambda: django_verbs_fleet.release(site, str(commit)))
 
 
-def claim(site, deployment, by, until):
+def claim(site, deployment, by, until, instead=""):
     """
     Claim a site for a deployment, or renew its claim.
 
@@ -82,6 +82,8 @@ def claim(site, deployment, by, until):
         Who has started it, and where.
     until
         When the claim ends by itself (Unix time).
+    instead
+        Id of a deployment that is over, whose claim does not count.
 
     CLI Example:
 
@@ -89,7 +91,7 @@ def claim(site, deployment, by, until):
 
         salt web1 django_fleet.claim blog 20260301T120000-4711 'root on master1' 1772366460
     """
-    return _answer(lambda: django_verbs_fleet.claim(site, deployment, by, until))
+    return _answer(lambda: django_verbs_fleet.claim(site, deployment, by, until, instead))
 
 
 def prepare(site, deployment, by, commit, sequence):

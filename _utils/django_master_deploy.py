@@ -79,6 +79,8 @@ class Fleet:
         self._hosts = hosts
         self._tell = tell
         self._progress: Progress | None = None
+        #: The id of this master's deployment before, which is over: its claims do not count.
+        self._former = ""
 
     def names(self, part: str) -> list[str]:
         """Return the hosts that have a part.
@@ -218,6 +220,7 @@ class Fleet:
         Raises:
             Failed: a host does not answer, is being deployed, or does not fit to the others.
         """
+        self._former = self.store.begin(self.id)
         began = time.time()
         answers = self.ask("preflight", apps, "ready", look=_LOOK_FIRST)
         ended = time.time()
@@ -237,7 +240,7 @@ class Fleet:
 
     def _problems(self, value: dict[str, Any], first: dict[str, Any], known: str) -> Iterator[str]:
         """Yield what speaks against a deployment on one host."""
-        if value["claim"]:
+        if value["claim"] and value["claim_id"] != self._former:
             yield f"it is being deployed by {value['claim']}; salt-run django.abandon {self.site} ends it"
         elif value["deployment"]:
             yield f"it is being deployed by {value['deployment']}"
@@ -270,7 +273,8 @@ class Fleet:
         self.phase("expect", self.names("balancer"), "expect", sorted({*commits} - {""}))
 
     def _claim(self, apps: list[str]) -> None:
-        self.phase("claim", apps, "claim", self.id, self.by, time.time() + CLAIM, look=_LOOK_FIRST)
+        arguments = (self.id, self.by, time.time() + CLAIM, self._former)
+        self.phase("claim", apps, "claim", *arguments, look=_LOOK_FIRST)
 
     def _prepare(self, apps: list[str], commit: str, sequence: int) -> Answers:
         arguments = (self.id, self.by, commit, sequence)

@@ -50,18 +50,22 @@ def current(site: Site) -> Claim | None:
     return Claim(**{key: found[key] for key in _SHAPE}) if found and found["until"] > time.time() else None
 
 
-def take(site: Site, deployment: str, by: str, until: float) -> None:
+def take(site: Site, deployment: str, by: str, until: float, instead: str = "") -> None:
     """Claim a site for a deployment, or renew its claim.
 
     Args:
         deployment: its id.
         by: who has started it, and where.
         until: when the claim ends by itself, in seconds since 1970.
+        instead: the id of a deployment that is over, whose claim does not count.
 
     Raises:
         DeploymentError: another deployment has claimed it.
     """
     known = current(site)
+    if known and instead and known.id == instead != deployment:
+        drop(site)
+        known = None
     if known and known.id != deployment:
         raise DeploymentError(
             f"{site.name} is being deployed by {known}",

@@ -57,6 +57,7 @@ def ready(name: str) -> dict[str, Any]:
     found = django_release.linked(site, site.current)
     older = django_release.older_good(site, found) if found else None
     key = django_secret.values(site, {}).get("secret_key")
+    claimed = django_release_claim.current(site)
     return {
         "release": found.name if found else "",
         "commit": found.record["commit"] if found else "",
@@ -64,7 +65,8 @@ def ready(name: str) -> dict[str, Any]:
         "sequence": django_release.next_sequence(site),
         "key": django_secret.fingerprint(key) if key else "",
         "hosts": site.config["fleet"]["hosts"],
-        "claim": str(django_release_claim.current(site) or ""),
+        "claim": str(claimed or ""),
+        "claim_id": claimed.id if claimed else "",
         "deployment": site.lock("").holder(),
         "time": time.time(),
     }
@@ -93,13 +95,16 @@ def release(name: str, commit: str) -> dict[str, Any]:
     return {"release": found.name, "commit": found.record["commit"]}
 
 
-def claim(name: str, deployment: str, by: str, until: float) -> dict[str, Any]:
+def claim(name: str, deployment: str, by: str, until: float, instead: str = "") -> dict[str, Any]:
     """Claim the site for a deployment, or renew its claim.
+
+    Args:
+        instead: a deployment that is over, whose claim does not count.
 
     Raises:
         DeploymentError: another deployment has claimed it.
     """
-    django_release_claim.take(_find(name), deployment, by, until)
+    django_release_claim.take(_find(name), deployment, by, until, instead)
     return {}
 
 

@@ -75,6 +75,7 @@ class Played:
             "key": "k",
             "hosts": {},
             "claim": self.claims.get(host, ""),
+            "claim_id": self.claims.get(host, ""),
             "deployment": "",
             "time": time.time(),
         }
@@ -86,7 +87,8 @@ class Played:
     def _release(self, _host: str, commit: str) -> dict[str, Any]:
         return {"commit": OLD}
 
-    def _claim(self, host: str, deployment: str, by: str, until: float) -> None:
+    def _claim(self, host: str, deployment: str, by: str, until: float, instead: str) -> None:
+        assert self.claims.get(host) in (None, deployment, instead)
         assert time.time() < until < time.time() + 120
         self.claims[host] = deployment
 
@@ -202,6 +204,18 @@ def test_a_failure_in_the_switch_takes_back_those_that_have_switched(world: Worl
     assert ("once it answers, apply on it" in str(failure.value)) is is_lost
 
 
+def test_claims_of_a_deployment_of_this_master_that_is_over_do_not_count(world: World) -> None:
+    world.fail("web2", "prepare", "it does not answer", is_lost=True)
+    with pytest.raises(DeploymentError):
+        world.fleet().deploy(None)
+    assert [*world.hosts.claims] == ["web2"]
+    world.hosts.fails.clear()
+    again = world.fleet()
+    again.id += "-2"
+    again.deploy(None)
+    assert {*world.hosts.live.values()} == {NEW} and not world.hosts.claims
+
+
 def test_a_host_that_cannot_be_taken_back_is_named(world: World) -> None:
     world.fail("web2", "switch", "its server exited")
     world.fail("web1", "back", "the former release does not start")
@@ -211,7 +225,7 @@ def test_a_host_that_cannot_be_taken_back_is_named(world: World) -> None:
 
 PROBLEMS = [
     (
-        {"claim": "ada, since noon"},
+        {"claim": "ada, since noon", "claim_id": "7"},
         "web2: it is being deployed by ada, since noon; salt-run django.abandon blog ends it",
     ),
     ({"deployment": "salt job 1"}, "web2: it is being deployed by salt job 1"),

@@ -153,6 +153,14 @@ def test_a_claim_ends_by_itself_and_the_next_deployment_clears_away(host):
     host.check()
 
 
+def test_a_claim_of_a_deployment_that_is_over_is_taken_with_what_it_has_prepared(host):
+    left = prepared(TWO, 2)
+    verbs.claim("blog", "next", BY, time.time() + 60, ID)
+    assert verbs.ready("blog")["claim_id"] == "next"
+    assert verbs.prepare("blog", "next", BY, THREE, 3)[0].release.name == f"0003-{THREE[:12]}"
+    assert left not in host.releases
+
+
 def test_nothing_is_begun_after_the_deadline_or_for_another_deployment(host):
     prepared(TWO, 2)
     for late in (verbs.migrate, verbs.switch):
