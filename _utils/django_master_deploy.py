@@ -220,7 +220,7 @@ class Fleet:
         Raises:
             Failed: a host does not answer, is being deployed, or does not fit to the others.
         """
-        self._former = self.store.begin(self.id)
+        self._former = self.store.last()
         began = time.time()
         answers = self.ask("preflight", apps, "ready", look=_LOOK_FIRST)
         ended = time.time()
@@ -273,6 +273,7 @@ class Fleet:
         self.phase("expect", self.names("balancer"), "expect", sorted({*commits} - {""}))
 
     def _claim(self, apps: list[str]) -> None:
+        self.store.begin(self.id)
         arguments = (self.id, self.by, time.time() + CLAIM, self._former)
         self.phase("claim", apps, "claim", *arguments, look=_LOOK_FIRST)
 

@@ -6,7 +6,7 @@ The store is a folder that only root reads, with a folder for each site:
     hosts.json    the parts of each host, as the pillar had them when a host compiled it last
     fleet.json    commit and number of the release, and the commits that were rolled back
     lock          held by the runner that deploys the site, with what it does
-    last          the id of the last deployment, which is over where the lock is free
+    last          the id of the last deployment with claims, which is over where the lock is free
 """
 
 import contextlib
@@ -93,12 +93,13 @@ class Store:
         """Set ``commit``, ``sequence`` and ``held`` of the release that the hosts have in common."""
         django_host_file.write_json(self.folder / "fleet.json", release, mode=0o600)
 
-    def begin(self, deployment: str) -> str:
-        """Keep the id of a deployment that holds the lock; return that of the one before, empty without one."""
-        path = self.folder / "last"
-        before = django_host_file.read_text(path) or ""
-        django_host_file.write(path, deployment, mode=0o600)
-        return before
+    def last(self) -> str:
+        """Return the id of the last deployment that has claimed hosts; empty without one."""
+        return django_host_file.read_text(self.folder / "last") or ""
+
+    def begin(self, deployment: str) -> None:
+        """Keep the id of a deployment that holds the lock and is about to claim hosts."""
+        django_host_file.write(self.folder / "last", deployment, mode=0o600)
 
     @contextlib.contextmanager
     def deploying(self, by: str) -> Iterator["Progress"]:

@@ -209,6 +209,9 @@ def test_claims_of_a_deployment_of_this_master_that_is_over_do_not_count(world: 
     with pytest.raises(DeploymentError):
         world.fleet().deploy(None)
     assert [*world.hosts.claims] == ["web2"]
+    world.fail("web2", "ready", "it does not answer", is_lost=True)
+    with pytest.raises(DeploymentError, match="web2: it does not answer"):
+        world.fleet().deploy(None)
     world.hosts.fails.clear()
     again = world.fleet()
     again.id += "-2"
