@@ -310,7 +310,12 @@ class Fleet:
         done: Answers = {}
         for batch in batches(apps):
             arguments = (self.id, self.by, *more) if more else (self.id, self.by, time.time() + PATIENCE)
-            answers = self.ask(verb, batch, verb, *arguments, meanwhile=self.renew(apps))
+            try:
+                answers = self.ask(verb, batch, verb, *arguments, meanwhile=self.renew(apps))
+            except BaseException as error:  # Ctrl-C, or the master's bus is gone: some of the batch may have switched
+                failure = Failed(verb, dict.fromkeys(batch, f"interrupted: {str(error) or type(error).__name__}"))
+                self._take_back(apps, [*sorted(done), *batch], ready, failure)
+                raise failure from error
             done |= {host: answer for host, answer in answers.items() if not answer.error}
             problems = {host: answer.error for host, answer in answers.items() if answer.error}
             if problems:

@@ -12,6 +12,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
+import django_kinds
 from django_pillar_check import Problem
 
 Site = dict[str, Any]
@@ -92,7 +93,7 @@ def hosts_with(site: Site, part: str) -> list[str]:
 
 
 def settle(site: Site) -> None:
-    """Leave out what this host does not do: the whole site without the part `app`, schedules on all but the first host.
+    """Leave out what this host does not do: without the part `app` the whole site, and what one host does for all.
 
     To be called once contradictions are found, which are the same on every host.
     """
@@ -102,7 +103,21 @@ def settle(site: Site) -> None:
     if "app" not in site["fleet"]["parts"]:
         site |= {"state": "absent", "remove_data": False}
     elif hosts_with(site, "app")[0] != site["fleet"]["host"]:
-        site.pop("schedules", None)
+        _leave_to_first(site)
+
+
+def _leave_to_first(site: Site) -> None:
+    """Leave out what the first host does for all: schedules, backups at times, what sends tasks at times."""
+    site.pop("schedules", None)
+    site["backup"]["schedule"] = None
+    workers = site.get("workers", {})
+    for name in [name for name, worker in workers.items() if django_kinds.WORKERS[worker["kind"]].is_single]:
+        del workers[name]
+    for worker in workers.values():
+        if worker["kind"] == "huey":
+            worker["options"] = {**worker["options"], "periodic": False}
+    if not workers:
+        site.pop("workers", None)
 
 
 # Contradictions within a site

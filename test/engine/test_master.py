@@ -204,6 +204,33 @@ def test_a_failure_in_the_switch_takes_back_those_that_have_switched(world: Worl
     assert ("once it answers, apply on it" in str(failure.value)) is is_lost
 
 
+@pytest.mark.parametrize("batch", [0, 1, 2])
+def test_ctrl_c_in_the_switch_takes_all_hosts_back(world: World, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    switch, names = world.hosts._switch, ["web1", "web2", "web3"]
+
+    def interrupted(host: str, *arguments: Any) -> dict[str, Any]:
+        done = switch(host, *arguments)
+        if host == names[batch]:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(world.hosts, "_switch", interrupted)
+    with pytest.raises(DeploymentError, match=f"{names[batch]}: interrupted: KeyboardInterrupt"):
+        world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {OLD} and world.store.release()["commit"] == ""
+    assert not world.hosts.claims and world.hosts.expected == [OLD]
+
+
+def test_ctrl_c_before_the_switch_leaves_every_host_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(world.hosts, "_start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {OLD} and not world.hosts.claims and not world.hosts.prepared
+
+
 def test_claims_of_a_deployment_of_this_master_that_is_over_do_not_count(world: World) -> None:
     world.fail("web2", "prepare", "it does not answer", is_lost=True)
     with pytest.raises(DeploymentError):

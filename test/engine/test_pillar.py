@@ -289,6 +289,22 @@ def test_each_host_of_a_site_finds_its_part() -> None:
     assert "schedules" in web1["sites"]["blog"] and "schedules" not in web2["sites"]["blog"]
 
 
+def test_what_one_host_does_for_all_is_left_out_of_the_others() -> None:
+    options = {
+        "backup": {"schedule": "daily"},
+        "queue": {"engine": "redis", "host": "10.0.0.6"},
+        "workers": {
+            "tasks": {"kind": "celery", "app": "blog"},
+            "beat": {"kind": "celery_beat", "app": "blog"},
+            "jobs": {"kind": "huey"},
+        },
+    }
+    first, second = (on(host, {"web*": ["app"]}, **options)["sites"]["blog"] for host in ("web1", "web2"))
+    assert [*first["workers"]] == ["tasks", "beat", "jobs"] and [*second["workers"]] == ["tasks", "jobs"]
+    assert not first["workers"]["jobs"]["options"] and second["workers"]["jobs"]["options"] == {"periodic": False}
+    assert (first["backup"]["schedule"], second["backup"]["schedule"]) == ("daily", None)
+
+
 def test_a_balancer_needs_no_secret_key_of_the_site() -> None:
     hosts = {"web*": ["app"], "lb1": ["balancer"]}
     assert on("lb1", hosts, secret_key=None)["errors"] == []
