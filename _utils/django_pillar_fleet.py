@@ -143,6 +143,9 @@ def hosts(site: Site, own: Site) -> Iterator[Problem]:
                 ("hosts", name),
                 "its address is not known to the master yet: let it apply once more, or set address",
             )
+    if not site["releases"]["overlap"]:
+        text = "expected true: with hosts, the active instance runs until every host has started the new one"
+        yield ("releases", "overlap"), text
     if site["folder"]:
         yield ("folder",), "the hosts of a site get the same commit: set repository instead"
     if own.get("deploy") == "manual":
