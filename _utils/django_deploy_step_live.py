@@ -9,6 +9,7 @@ import django_deploy_migration
 import django_deploy_switch
 import django_proxy_maintenance
 import django_release
+import django_release_claim
 import django_release_drain
 import django_release_instance
 import django_release_workers
@@ -25,7 +26,8 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     site, release, old = deployment.site, deployment.release, deployment.live
     if not release:
         return
-    strays = django_release_instance.strays(site, release.path)
+    claimed = django_release_claim.prepared(site) if django_release_claim.current(site) else ""
+    strays = [path for path in django_release_instance.strays(site, release.path) if path.name != claimed]
     switches = not old or old.name != release.name
     reopens = django_deploy_migration.is_in_maintenance(site) and not django_deploy_migration.is_in_maintenance(
         site, release

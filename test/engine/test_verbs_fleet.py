@@ -88,6 +88,16 @@ def test_an_apply_waits_while_a_deployment_has_the_claim(host):
     assert name in host.releases, "what another process works on is not cleared away"
 
 
+def test_an_apply_leaves_the_instance_of_a_deployment_that_has_not_switched(host):
+    name = prepared(TWO, 2)
+    verbs.start("blog", ID, BY, soon(), [])
+    running = set(host.running)
+    assert any("-0002" in unit for unit in running)
+    assert host.apply() == {} and host.running == running
+    verbs.switch("blog", ID, BY, soon())
+    assert host.live == name
+
+
 def test_an_apply_goes_to_the_commit_of_the_master_not_to_the_tip(host):
     host.push("two")
     assert host.apply() == {} and host.live == f"0001-{ONE[:12]}"
