@@ -34,14 +34,19 @@ def ext_pillar(minion_id, pillar, store):
     store
         Folder of the store.
     """
-    given = pillar.get("django") or {}
-    defaults = (given.get("defaults") or {}).get("hosts") or {}
+    given = _map(pillar.get("django"))
+    defaults = _map(_map(given.get("defaults")).get("hosts"))
     found = {}
-    for name, site in (given.get("sites") or {}).items():
-        hosts = {**defaults, **((site or {}).get("hosts") or {})}
-        if isinstance(site, dict) and hosts and django_master_store.NAME.fullmatch(name):
+    for name, site in _map(given.get("sites")).items():
+        hosts = {**defaults, **_map(_map(site).get("hosts"))}
+        if hosts and isinstance(site, dict) and django_master_store.NAME.fullmatch(str(name)):
             found[name] = _of_site(minion_id, name, site, hosts, store)
     return {"django": {"sites": found}} if found else {}
+
+
+def _map(value):
+    """Return a map of the pillar; an empty one for anything else, which the minion reports as a mistake."""
+    return value if isinstance(value, dict) else {}
 
 
 def _of_site(minion_id, name, site, hosts, folder):
@@ -74,4 +79,5 @@ def _parts(name, hosts):
     """Return the parts of a host: those under its own name, else under the first pattern that matches."""
     matching = [value for pattern, value in sorted(hosts.items()) if fnmatch.fnmatchcase(name, pattern)]
     entry = hosts.get(name) or (matching or [[]])[0]
-    return (entry.get("parts") if isinstance(entry, dict) else entry) or []
+    parts = entry.get("parts") if isinstance(entry, dict) else entry
+    return [str(part) for part in parts] if isinstance(parts, list) else []

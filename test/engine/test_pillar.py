@@ -382,8 +382,8 @@ WRONG_FLEETS = {
             "ROOT/media is a mount of the same files on all, false if the project stores uploads elsewhere or has none",
             "migrate:unsafe — expected refuse or allow: the hosts with the part app have a maintenance page each",
             "queue:host — missing: the hosts with the part app need one server",
-            "releases:overlap — expected true: with hosts, the active instance runs until every host has started the new "
-            "one",
+            "releases:overlap — expected true: with hosts, the active instance runs until every host has started the "
+            "new one",
             "secret_key — missing: the hosts with the part app need the same key: set it, or module_dirs and "
             "ext_pillar in the master's configuration (docs/guides/fleet.md)",
             "secrets:TOKEN — each of the hosts with the part app would generate another value: set the value",
