@@ -114,14 +114,16 @@ def remove(site: Site) -> None:
     _remove(site, names)
     for name in names:
         django_schedule_run.end(site, name)
-    if names and django_host_service.has_systemd():
-        _forget(site, [_service(site, name).name for name in names])
+    known = sorted({*names, *django_schedule_run.recorded(site)})
+    if known and django_host_service.has_systemd():
+        _forget(site, [_service(site, name).name for name in known])
 
 
 def _forget(site: Site, services: Sequence[str]) -> None:
     """Have systemd forget services whose files are deleted: one whose command was ended fails, and would stay listed.
 
-    It may fail, or its timer may have started it once more, a moment after it was asked to stop.
+    It may fail, or its timer may have started it once more, a moment after it was asked to stop. A schedule that left the
+    pillar before may have failed then, in a run that began just as its files were deleted.
     """
     doing = f"forgetting the schedules of {site.name}"
     django_process_systemd.forget()  # nothing starts them any more

@@ -32,6 +32,8 @@ from django_site import Site
 KEPT = 100
 #: The least that the definition of a schedule has.
 DEFINITION = {"command": str, "timeout": str, "at": str}
+#: What the names of files of records end with, after that of the schedule.
+RECORDS = ".runs.json"
 #: The required shape of a file of records.
 _RUNS = {"runs": [{"begun": str, "release": str, "by": str}], "skipped?": {"time": str, "why": str}}
 #: What starts a schedule at its time, as recorded.
@@ -206,9 +208,14 @@ def _lock(site: Site, name: str, holder: str) -> Lock:
     )
 
 
+def recorded(site: Site) -> list[str]:
+    """Return the names of the schedules that have ever run, also of those that the pillar does not have any more."""
+    return sorted(path.name.removesuffix(RECORDS) for path in site.schedules.glob(f"*{RECORDS}"))
+
+
 def _read(site: Site, name: str) -> dict[str, Any]:
-    return django_host_file.read_json(site.schedules / f"{name}.runs.json", _RUNS) or {"runs": []}
+    return django_host_file.read_json(site.schedules / f"{name}{RECORDS}", _RUNS) or {"runs": []}
 
 
 def _write(site: Site, name: str, records: Mapping[str, Any]) -> None:
-    django_host_file.write_json(site.schedules / f"{name}.runs.json", records, mode=0o600)
+    django_host_file.write_json(site.schedules / f"{name}{RECORDS}", records, mode=0o600)

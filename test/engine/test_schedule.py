@@ -184,6 +184,17 @@ def test_removed_site_has_no_schedules_and_keeps_their_records(scheduled):
     assert not list(django_process_systemd.UNITS.rglob("*-at-*")) and records.exists()
 
 
+def test_removed_site_has_its_lost_schedules_forgotten_too(scheduled):
+    (scheduled.site.schedules / "invoices.runs.json").write_text('{"runs": []}')
+    scheduled.options = {"schedules": {"clear": CLEAR}}
+    scheduled.apply()
+    scheduled.commands.clear()
+    scheduled.options = {"state": "absent"}
+    django_removal.remove(scheduled.site, "a test")
+    services = ["django-blog-at-clear.service", "django-blog-at-invoices.service"]
+    assert ["systemctl", "list-units", "--all", "--plain", "--no-legend", *services] in scheduled.commands
+
+
 def test_switch_changes_no_unit_of_a_schedule(scheduled):
     before = {path: path.stat().st_mtime_ns for path in django_process_systemd.UNITS.glob("*-at-*")}
     scheduled.push("two")
