@@ -122,8 +122,8 @@ def remove(site: Site) -> None:
 def _forget(site: Site, services: Sequence[str]) -> None:
     """Have systemd forget services whose files are deleted: one whose command was ended fails, and would stay listed.
 
-    It may fail, or its timer may have started it once more, a moment after it was asked to stop. A schedule that left the
-    pillar before may have failed then, in a run that began just as its files were deleted.
+    It may fail, or its timer may have started it once more, a moment after it was asked to stop. A schedule that
+    left the pillar before may have failed then, in a run that began just as its files were deleted.
     """
     doing = f"forgetting the schedules of {site.name}"
     django_process_systemd.forget()  # nothing starts them any more

@@ -349,7 +349,9 @@ def test_the_lock_dies_with_its_process(world: World) -> None:
         "    time.sleep(60)"
     )
     path = os.pathsep.join(sys.path)
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={"PYTHONPATH": path}) as other:
+    with subprocess.Popen(
+        [sys.executable, "-B", "-c", code], stdout=subprocess.PIPE, env={"PYTHONPATH": path}
+    ) as other:
         assert other.stdout and other.stdout.readline()
         with pytest.raises(DeploymentError, match="being deployed by ada"), world.store.deploying("bob"):
             pass
