@@ -20,7 +20,12 @@ import salt.key
 for _name in ("_utils", "utils"):  # of the formula, or of what Salt has synced
     sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), _name))
 
+import django_master_certificate  # noqa: E402
+import django_master_password  # noqa: E402
 import django_master_store  # noqa: E402
+
+#: The parts whose servers other hosts use.
+_SERVERS = ("database", "cache")
 
 
 def ext_pillar(minion_id, pillar, store):
@@ -53,10 +58,46 @@ def _of_site(minion_id, name, site, hosts, folder):
     store = django_master_store.Store(folder, name)
     names = [one for one in _accepted() if any(fnmatch.fnmatchcase(one, pattern) for pattern in hosts)]
     literal = [one for one in hosts if not any(character in one for character in "*?[")]
-    store.keep_hosts({one: _parts(one, hosts) for one in sorted({*names, *literal})})
-    known = {"fleet": {**store.release(), "addresses": {one: _address(one, minion_id) for one in names}}}
-    needs_key = not site.get("secret_key") and "app" in _parts(minion_id, hosts)
-    return known | ({"secret_key": store.secret_key()} if needs_key else {})
+    parts = {one: _parts(one, hosts) for one in sorted({*names, *literal})}
+    store.keep_hosts(parts)
+    addresses = {one: _address(one, minion_id) for one in names}
+    known = {**store.release(), "addresses": addresses, **_servers(minion_id, store, parts, hosts, addresses)}
+    uses = {"app", "worker"} & {*parts.get(minion_id, ())}
+    return {"fleet": known} | ({"secret_key": store.secret_key()} if uses and not site.get("secret_key") else {})
+
+
+def _servers(minion_id, store, parts, hosts, addresses):
+    """
+    Return what a host needs of the servers that one host has for all: the passwords, or what a server may know of
+    them, the certificates of the servers, and the key of its own.
+    """
+    own = {*parts.get(minion_id, ())}
+    uses = {"app", "worker"} & own
+    passwords: dict[str, str] = {}
+    certificates: dict[str, str] = {}
+    own_key: dict[str, str] = {}
+    for part in _SERVERS:
+        hosts_with = [one for one, its in parts.items() if part in its]
+        for host in hosts_with:
+            address = _map(hosts.get(host)).get("address") or addresses.get(host)
+            if address:
+                certificates[host], key = django_master_certificate.of_host(store.folder.parent, host, address)
+                own_key |= {"key": key} if host == minion_id else {}
+        if hosts_with and (uses or part in own):
+            password = store.secret(part, django_master_password.new)
+            passwords |= {part: password} if uses else {}
+            passwords |= _verifiers(part, password) if part in own else {}
+    return {"passwords": passwords, "certificates": certificates, **own_key} if certificates or passwords else {}
+
+
+def _verifiers(part, password):
+    """Return what the server of a part may know of its password."""
+    if part == "database":
+        return {
+            "postgres": django_master_password.scram(password),
+            "mysql": django_master_password.native(password),
+        }
+    return {"redis": django_master_password.sha256(password)}
 
 
 def _accepted():

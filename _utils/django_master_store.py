@@ -3,6 +3,7 @@
 The store is a folder that only root reads, with a folder for each site:
 
     secret_key    what the external pillar gives to the hosts that serve the site
+    secrets       folder of what else is generated once for all of them, a file for each
     hosts.json    the parts of each host, as the pillar had them when a host compiled it last
     fleet.json    commit and number of the release, and the commits that were rolled back
     lock          held by the runner that deploys the site, with what it does
@@ -15,7 +16,7 @@ import os
 import re
 import secrets
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ _ALPHABET = string.ascii_letters + string.digits + "!@#$%^&*(-_=+)"
 _LENGTH = 50
 #: Names of sites, as the schema has them.
 NAME = re.compile("[a-z]([a-z0-9-]{0,24}[a-z0-9])?")
+_SECRET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FLEET = {"commit": str, "sequence": int, "held": [str]}
 
 
@@ -64,13 +66,33 @@ class Store:
 
     def secret_key(self) -> str:
         """Return the secret key of the site; it is generated once."""
-        self.make()
-        with self._alone():
-            path = self.folder / "secret_key"
-            if not path.exists():
-                value = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
-                django_host_file.write(path, value, mode=0o600)
-            return path.read_text()
+        return self._once(
+            self.folder / "secret_key", lambda: "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+        )
+
+    def secret(self, name: str, make: Callable[[], str]) -> str:
+        """Return another secret of the site; it is generated once.
+
+        Args:
+            name: which one, such as `database`.
+            make: returns a new one.
+
+        Raises:
+            DeploymentError: `name` is no name of a file.
+        """
+        if not _SECRET.fullmatch(name):
+            raise DeploymentError(f"{name} is no name of a secret")
+        return self._once(self.folder / "secrets" / name, make)
+
+    def _once(self, path: Path, make: Callable[[], str]) -> str:
+        """Return what a file has, which is made when it is missing."""
+        if not path.exists():
+            self.make()
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            with self._alone():  # the master compiles the pillars of several minions at once
+                if not path.exists():
+                    django_host_file.write(path, make(), mode=0o600)
+        return path.read_text()
 
     def keep_hosts(self, hosts: Mapping[str, list[str]]) -> None:
         """Keep the parts of each host."""

@@ -38,6 +38,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         ``sites`` and ``absent``: configurations by the name of the site, empty when there are errors; each secret is a
         reference to its place, ``{"pillar": "django:sites:blog:secret_key"}``.
         ``balanced``: configurations of the sites that this host balances between their hosts.
+        ``served``: those of the sites whose database or cache this host has for the others.
         ``servers``: database engines with a server on this host.
         ``stores``: kinds of the servers that each site has of its own. ``proxies``: kinds of proxies.
         ``default_servers``: by proxy, templates of the server that refuses unknown hosts.
@@ -72,6 +73,9 @@ def _summary(configurations: dict[str, Any]) -> dict[str, Any]:
         "sites": sites,
         "absent": absent,
         "balanced": {name: configurations[name] for name, one in fleets.items() if "balancer" in one["parts"]},
+        "served": {
+            name: configurations[name] for name, one in fleets.items() if {"database", "cache"} & {*one["parts"]}
+        },
         "servers": sorted({database["engine"] for database in databases if database["manage"]}),
         "stores": {name: django_kinds.own_stores(site) for name, site in sites.items()},
         "templates": {name: django_kinds.templates(site) for name, site in sites.items()},

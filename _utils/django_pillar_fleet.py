@@ -65,7 +65,9 @@ def complete(site: Site, host: str) -> Iterator[Problem]:
         yield ("hosts",), f"expected {host}, the name of this host's minion, among {', '.join(found)}"
     parts = found[host]["parts"] if host in found and site["state"] == "present" else []
     release = {key: known[key] for key in ("commit", "sequence", "held")} if known else None
+    given = {key: (known or {}).get(key) for key in ("passwords", "certificates", "key")}
     site["fleet"] = {"host": host, "parts": parts, "hosts": dict(sorted(found.items())), "release": release}
+    site["fleet"]["given"] = given
     trusted = site["proxy"]["trusted"]
     balancers = [entry["address"] for entry in found.values() if "balancer" in entry["parts"] and entry["address"]]
     site["proxy"]["trusted"] = [*trusted, *(address for address in balancers if address not in trusted)]
@@ -100,6 +102,7 @@ def settle(site: Site) -> None:
     del site["media"]["shared"]
     if "fleet" not in site:
         return
+    del site["fleet"]["given"]
     if "app" not in site["fleet"]["parts"]:
         site |= {"state": "absent", "remove_data": False}
     elif hosts_with(site, "app")[0] != site["fleet"]["host"]:

@@ -1,14 +1,22 @@
 """What the master adds to the pillar of a site's hosts, by its external pillar."""
 
+import base64
+import hashlib
+import hmac
 import importlib.util
+import ipaddress
 import json
+import ssl
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import django_master_certificate
+import django_master_password
 import pytest
 import salt.cache
 import salt.key
+from django_host_command import DeploymentError
 
 ROOT = Path(__file__).parents[2]
 GRAINS = {
@@ -84,3 +92,59 @@ def test_sites_without_hosts_and_mistakes_get_nothing(pillar_of, tmp_path, sites
 @pytest.mark.parametrize("parts", [None, "app", {"parts": "app"}, 7])
 def test_a_part_in_a_wrong_form_makes_no_host(pillar_of, parts):
     assert "secret_key" not in pillar_of("web1", {"blog": {"hosts": {"web1": parts}}})["blog"]
+
+
+SERVERS = {
+    "web1": ["app"],
+    "jobs1": ["worker"],
+    "db1": {"parts": ["database"], "address": "10.0.0.5"},
+    "lb1": ["balancer"],
+}
+
+
+def test_a_database_server_gets_what_checks_a_password_and_its_users_the_password(pillar_of):
+    given = {name: pillar_of(name, {"blog": {"hosts": SERVERS}})["blog"]["fleet"] for name in SERVERS}
+    password = given["web1"]["passwords"]["database"]
+    assert len(password) == 40 and given["jobs1"]["passwords"] == given["web1"]["passwords"] == {"database": password}
+    assert {*given["db1"]["passwords"]} == {"postgres", "mysql"} and given["lb1"]["passwords"] == {}
+    assert password not in repr([given["db1"], given["lb1"]])
+    certificates = [one["certificates"] for one in given.values()]
+    assert {*certificates[0]} == {"db1"} and certificates == [certificates[0]] * 4
+    assert [name for name, one in given.items() if "key" in one] == ["db1"]
+
+
+def test_the_certificate_of_a_server_holds_until_its_address_changes(tmp_path):
+    first, again, other = (
+        django_master_certificate.of_host(tmp_path, "db1", one) for one in ("10.0.0.5", "10.0.0.5", "2001:db8::5")
+    )
+    assert first == again and first[0] != other[0]
+    for text, address in ((first, "10.0.0.5"), (other, "2001:db8::5")):
+        context = ssl.create_default_context(cadata=text[0])
+        (trusted,) = context.get_ca_certs()
+        assert ("DNS", "db1") in trusted["subjectAltName"]
+        assert ipaddress.ip_address(address) in [
+            ipaddress.ip_address(v) for k, v in trusted["subjectAltName"] if k == "IP Address"
+        ]
+        (tmp_path / "pair.pem").write_text("".join(text))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tmp_path / "pair.pem")
+    kept = tmp_path / ".certificates/db1"
+    assert {path.stat().st_mode & 0o777 for path in kept.iterdir()} == {0o600} and kept.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("host", ["../x", "a/b", "", ".x"])
+def test_a_certificate_is_kept_under_the_name_of_a_minion_only(tmp_path, host):
+    with pytest.raises(DeploymentError, match="is no name of a minion"):
+        django_master_certificate.of_host(tmp_path, host, "10.0.0.5")
+
+
+def test_what_servers_know_of_a_password_is_what_they_make_of_it():
+    assert django_master_password.native("secret") == "*14E65567ABDB5135D0CFD9A70B3032C179A49EE7"
+    assert django_master_password.sha256("secret") == hashlib.sha256(b"secret").hexdigest()
+    scheme, rounds, keys = django_master_password.scram("pencil").split("$")
+    count, salt = rounds.split(":")
+    stored, server = (base64.b64decode(key) for key in keys.split(":"))
+    salted = hashlib.pbkdf2_hmac("sha256", b"pencil", base64.b64decode(salt), int(count))
+    assert (scheme, count, len(base64.b64decode(salt))) == ("SCRAM-SHA-256", "4096", 16)
+    assert server == hmac.digest(salted, b"Server Key", "sha256")
+    assert stored == hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    assert django_master_password.scram("pencil") == django_master_password.scram("pencil")

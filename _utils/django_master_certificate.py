@@ -1,0 +1,61 @@
+"""The certificates of servers that other hosts of a site use: databases, queues, caches.
+
+Each is self-signed. The master's store makes it, gives the key to the host of the server alone, and the certificate to
+the hosts that use it, which trust nothing else. The master needs `cryptography`, which Salt brings.
+"""
+
+import datetime
+import ipaddress
+import re
+from pathlib import Path
+
+import django_host_file
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from django_host_command import DeploymentError
+
+_LIFE = datetime.timedelta(days=36500)  # who trusts this certificate alone gains nothing from an end
+_HOST = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+
+
+def of_host(folder: str | Path, host: str, address: str) -> tuple[str, str]:
+    """Return the certificate of a host and its key, both in PEM; they are made once.
+
+    To replace them, delete the file in the store and apply on all hosts of its sites.
+
+    Args:
+        folder: the master's store.
+        host: name of the host's minion.
+        address: its IP address; a new one gets a new certificate.
+
+    Raises:
+        DeploymentError: `host` is no name of a minion.
+        ValueError: `address` is no IP address.
+    """
+    if not _HOST.fullmatch(host):
+        raise DeploymentError(f"{host} is no name of a minion")
+    path = Path(folder, ".certificates", host, f"{ipaddress.ip_address(address)}.pem")
+    for parent in (path.parents[1], path.parent):
+        parent.mkdir(mode=0o700, exist_ok=True)
+    if not path.exists():
+        django_host_file.write(path, _new(host, address), mode=0o600)
+    certificate, mark, key = path.read_text().partition("-----BEGIN PRIVATE KEY")
+    return certificate, mark + key
+
+
+def _new(host: str, address: str) -> str:
+    """Return a new certificate, and its key after it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])
+    begin = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)  # clocks differ
+    names = [x509.DNSName(host), x509.IPAddress(ipaddress.ip_address(address))]
+    builder = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begin, begin + _LIFE)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    )
+    certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    formats = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return (certificate + key.private_bytes(serialization.Encoding.PEM, *formats)).decode()

@@ -1,0 +1,43 @@
+"""What a server may know of a password: enough to check it, too little to log in elsewhere with it.
+
+Passwords of the master's store are long and random, so that what is derived from one cannot be guessed back.
+"""
+
+import base64
+import hashlib
+import hmac
+import secrets
+import string
+
+_ALPHABET = string.ascii_letters + string.digits
+_LENGTH = 40
+_ROUNDS = 4096  # PostgreSQL's own number
+
+
+def new() -> str:
+    """Return a new password, of characters that URLs, configuration files and SQL take as they are."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+
+
+def scram(password: str) -> str:
+    """Return the verifier that PostgreSQL keeps of a password (SCRAM-SHA-256, RFC 5803).
+
+    Its salt follows from the password, so that the verifier is the same each time.
+    """
+    salt = hmac.digest(password.encode(), b"salt", "sha256")[:16]
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _ROUNDS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    parts = [base64.b64encode(part).decode() for part in (salt, stored, server)]
+    return f"SCRAM-SHA-256${_ROUNDS}:{parts[0]}${parts[1]}:{parts[2]}"
+
+
+def native(password: str) -> str:
+    """Return the hash that MariaDB's `mysql_native_password` keeps of a password."""
+    once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
+    return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
+
+
+def sha256(password: str) -> str:
+    """Return the hash that an ACL of Redis keeps of a password."""
+    return hashlib.sha256(password.encode()).hexdigest()
