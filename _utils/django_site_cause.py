@@ -185,6 +185,11 @@ _HINTS = (
         "NAME', then salt-call django.release {site}",
     ),
     (
+        r"Dependency on app with no migrations: (\w+)",
+        "no migrations are committed for {0}, and a release makes none: run manage.py makemigrations {0} in the "
+        "project, and commit what it writes",
+    ),
+    (
         r"(?:[Cc]olumn |no such column: |no column named )[\"']?([\w.]+)[\"']?"
         r"(?: of relation \"\w+\")?(?: does not exist| in '|$|\n| \()",
         "the database has no column {0}: commit the migration that adds it; manage.py makemigrations writes it",
