@@ -70,7 +70,7 @@ def release(site, commit):
     return _answer(lambda: django_verbs_fleet.release(site, str(commit)))
 
 
-def claim(site, deployment, by, until, instead=""):
+def claim(site, deployment, by, until):
     """
     Claim a site for a deployment, or renew its claim.
 
@@ -82,8 +82,6 @@ def claim(site, deployment, by, until, instead=""):
         Who has started it, and where.
     until
         When the claim ends by itself (Unix time).
-    instead
-        Id of a deployment that is over, whose claim does not count.
 
     CLI Example:
 
@@ -91,7 +89,7 @@ def claim(site, deployment, by, until, instead=""):
 
         salt web1 django_fleet.claim blog 20260301T120000-4711 'root on master1' 1772366460
     """
-    return _answer(lambda: django_verbs_fleet.claim(site, deployment, by, until, instead))
+    return _answer(lambda: django_verbs_fleet.claim(site, deployment, by, until))
 
 
 def prepare(site, deployment, by, commit, sequence):
@@ -150,7 +148,7 @@ def start(site, deployment, by, until, migrated):
 
 def switch(site, deployment, by, until):
     """
-    Activate the release that was started.
+    Activate the release that was started. The former instance runs on until ``django_fleet.finish``.
 
     site, deployment, by, until
         As for ``django_fleet.migrate``.
@@ -164,28 +162,12 @@ def switch(site, deployment, by, until):
     return _answer(lambda: _done(*django_verbs_fleet.switch(site, deployment, by, until)))
 
 
-def back(site, deployment, by):
-    """
-    Activate the release again that was active before a deployment.
-
-    site, deployment, by
-        As for ``django_fleet.claim``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt web1 django_fleet.back blog ID 'root on master1'
-    """
-    return _answer(lambda: _done(*django_verbs_fleet.back(site, deployment, by)))
-
-
-def rollback(site, deployment, by, commit, force=False):
+def rollback(site, deployment, by, until, commit, force=False):
     """
     Activate the newest release of an older commit that is still on this host.
 
-    site, deployment, by
-        As for ``django_fleet.claim``.
+    site, deployment, by, until
+        As for ``django_fleet.migrate``.
     commit
         Commit of the release.
     force
@@ -195,19 +177,19 @@ def rollback(site, deployment, by, commit, force=False):
 
     .. code-block:: bash
 
-        salt web1 django_fleet.rollback blog ID 'root on master1' 3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d
+        salt web1 django_fleet.rollback blog ID 'root on master1' 1772366460 3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d
     """
-    return _answer(lambda: _done(*django_verbs_fleet.rollback(site, deployment, by, commit, force=force)))
+    return _answer(lambda: _done(*django_verbs_fleet.rollback(site, deployment, by, until, commit, force=force)))
 
 
-def finish(site, deployment, by, commands, known):
+def finish(site, deployment, by, first, known):
     """
-    End a deployment on this host, which has switched.
+    End a deployment on this host, when all hosts have switched: the former instance is stopped.
 
     site, deployment, by
         As for ``django_fleet.claim``.
-    commands
-        Run the commands of ``after_switch``.
+    first
+        The host that runs the commands of ``after_switch`` for all; empty where none does.
     known
         Commit, number and held commits of the release that the hosts have in common now.
 
@@ -215,27 +197,29 @@ def finish(site, deployment, by, commands, known):
 
     .. code-block:: bash
 
-        salt web1 django_fleet.finish blog ID 'root on master1' false '{commit: …, sequence: 42, held: []}'
+        salt web1 django_fleet.finish blog ID 'root on master1' web1 '{commit: …, sequence: 42, held: []}'
     """
-    return _answer(lambda: django_verbs_fleet.finish(site, deployment, by, commands, known))
+    return _answer(lambda: _done(*django_verbs_fleet.finish(site, deployment, by, first, known)))
 
 
-def abandon(site, deployment):
+def abandon(site, deployment, by, keep=False):
     """
-    End a deployment, and remove what it has prepared and not activated.
+    Give up a deployment: remove what it has prepared, take back what it has activated.
 
-    site
-        Name of the site.
+    site, by
+        As for ``django_fleet.claim``.
     deployment
-        Id of the deployment; empty for whichever has claimed the site.
+        Id of the deployment; empty for whichever has claimed the site last.
+    keep
+        All hosts have activated it: it stays active.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt web1 django_fleet.abandon blog ''
+        salt web1 django_fleet.abandon blog '' 'root on master1'
     """
-    return _answer(lambda: django_verbs_fleet.abandon(site, deployment))
+    return _answer(lambda: django_verbs_fleet.abandon(site, deployment, by, keep))
 
 
 def outcome(site, deployment):

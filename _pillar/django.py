@@ -61,7 +61,8 @@ def _of_site(minion_id, name, site, hosts, folder):
     parts = {one: _parts(one, hosts) for one in sorted({*names, *literal})}
     store.keep_hosts(parts)
     addresses = {one: _address(one, minion_id) for one in names}
-    known = {**store.release(), "addresses": addresses, **_servers(minion_id, store, parts, hosts, addresses)}
+    servers = _servers(minion_id, store, parts, hosts, addresses)
+    known = {**store.release(), "over": store.over(), "addresses": addresses, **servers}
     uses = {"app", "worker"} & {*parts.get(minion_id, ())}
     return {"fleet": known} | ({"secret_key": store.secret_key()} if uses and not site.get("secret_key") else {})
 

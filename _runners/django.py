@@ -9,9 +9,12 @@ the same release or keeps what it serves. See docs/guides/fleet.md.
     ext_pillar: [{django: /srv/django-fleet}]
 """
 
+import contextlib
 import getpass
 import os
+import shutil
 import socket
+import subprocess
 import sys
 
 import salt.utils.event
@@ -47,7 +50,8 @@ def deploy(site, revision=None):
         salt-run django.deploy blog
         salt-run django.deploy blog v2.4.1
     """
-    return _answer(lambda: _fleet(site, "deploy").deploy(None if revision is None else str(revision)))
+    with _watched(site):
+        return _answer(lambda: _fleet(site, "deploy").deploy(None if revision is None else str(revision)))
 
 
 def rollback(site, to=None, force=False):
@@ -69,7 +73,8 @@ def rollback(site, to=None, force=False):
         salt-run django.rollback blog
         salt-run django.rollback blog 3f2a9c1b77de
     """
-    return _answer(lambda: _fleet(site, "rollback").rollback(None if to is None else str(to), force=force))
+    with _watched(site):
+        return _answer(lambda: _fleet(site, "rollback").rollback(None if to is None else str(to), force=force))
 
 
 def status(site=None):
@@ -131,8 +136,8 @@ def join(site, host):
 
 def abandon(site):
     """
-    End a deployment whose runner is gone, and remove what it has prepared and not activated. A claim ends by itself
-    after a minute; this ends it at once.
+    End a deployment whose runner is gone: what it has prepared is removed, and hosts that have switched go back. The
+    master does so by itself when a runner is killed. A claim of another master ends after a minute, or by this.
 
     site
         Name of the site.
@@ -168,6 +173,32 @@ def _fleet(site, verb):
     by = f"{getpass.getuser()} (salt-run django.{verb} on {socket.gethostname()})"
     store = django_master_store.Store(_folder(), site)
     return django_master_deploy.Fleet(store, django_master_minions.Minions(__opts__), by, tell)
+
+
+@contextlib.contextmanager
+def _watched(site):
+    """Have a process end the deployment of this block, should this one be killed: see ``abandon``.
+
+    A shell reads from a pipe whose other end is this process's alone; without a line from it, it was killed.
+    """
+    runner = shutil.which("salt-run")
+    if not runner:
+        yield
+        return
+    configuration = f"--config-dir={os.path.dirname(__opts__['conf_file'])}"
+    argv = [runner, configuration, "--out=quiet", "django.abandon", f"site={site}"]
+    nothing = subprocess.DEVNULL
+    with subprocess.Popen(  # noqa: S603 - the shell's command is a constant, and has the rest as arguments
+        ["sh", "-c", 'read -r over || exec "$@"', "sh", *argv],
+        stdin=subprocess.PIPE,
+        stdout=nothing,
+        stderr=nothing,
+        start_new_session=True,
+    ) as shell:
+        try:
+            yield
+        finally:
+            shell.communicate(b"over\n")
 
 
 def _answer(verb):

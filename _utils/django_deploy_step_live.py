@@ -21,13 +21,14 @@ from django_release import Release
 def live(deployment: Deployment) -> Iterator[Changes]:
     """Switch to the release by one rename; watch it while the old one is drained; stop that and prune.
 
-    Where the new release fails meanwhile, the old one is activated again: see `django_deploy_switch.watch`.
+    Where the new release fails meanwhile, the old one is activated again: see `django_deploy_switch.watch`. While a
+    deployment on several hosts has claimed the site every instance stays, until all hosts have switched.
     """
     site, release, old = deployment.site, deployment.release, deployment.live
     if not release:
         return
-    claimed = django_release_claim.prepared(site) if django_release_claim.current(site) else ""
-    strays = [path for path in django_release_instance.strays(site, release.path) if path.name != claimed]
+    keeps = django_release_claim.current(site) is not None
+    strays = [] if keeps else django_release_instance.strays(site, release.path)
     switches = not old or old.name != release.name
     reopens = django_deploy_migration.is_in_maintenance(site) and not django_deploy_migration.is_in_maintenance(
         site, release
@@ -46,14 +47,15 @@ def live(deployment: Deployment) -> Iterator[Changes]:
         changes["adopted"] = deployment.takeover.as_state_changes()
     yield changes
     deployment.take_lock()
-    connections = _switch(deployment, release, strays, switches=switches)
+    leaving = {*strays, *([old.path] if old and switches and not keeps else [])}
+    connections = _switch(deployment, release, leaving, switches=switches)
     if switches:
         changes["receipt"] = deployment.switch_report
     if reopens:
         django_deploy_migration.end_maintenance(site)
     elif switches:
         django_proxy_maintenance.release_workers(site)
-    stuck = _stop_and_prune(deployment, connections, has_strays=bool(strays))
+    stuck = [] if keeps else _stop_and_prune(deployment, connections, has_strays=bool(strays))
     if switches:
         deployment.warn(_failed_workers(deployment, release))
     if switches and old and django_database_setup.has_new_password(site, old.record, release.record):
@@ -61,11 +63,10 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     deployment.warn(stuck)
 
 
-def _switch(deployment: Deployment, release: Release, strays: list[Path], *, switches: bool) -> dict[Path, int]:
+def _switch(deployment: Deployment, release: Release, leaving: set[Path], *, switches: bool) -> dict[Path, int]:
     """Activate the release and drain the instances that are left; return the connections still open at each."""
-    site, old = deployment.site, deployment.live
+    site = deployment.site
     former = site.previous.readlink() if site.previous.is_symlink() else None
-    leaving = {*strays, *([old.path] if old and switches else [])}
     if deployment.takeover:
         django_deploy_switch.take_over(deployment, release, deployment.takeover, switches=switches)
     elif switches:

@@ -12,6 +12,7 @@ import django_host_user
 import django_proxy_listener
 import django_proxy_ports
 import django_push
+import django_release_claim
 import django_schedule
 import django_secret
 import django_source_mirror
@@ -50,6 +51,9 @@ class _Pending:
 
 def site(deployment: Deployment) -> Iterator[Changes]:
     """Have the site's folders, its registration, its configuration as applied, and the mirror with its keys."""
+    over = deployment.site.config.get("fleet", {}).pop("over", "")  # no configuration: it changes by each deployment
+    if over and not deployment.test:
+        django_release_claim.end(deployment.site, over)
     former, takeover = deployment.takeover, deployment.find_takeover()
     _refuse_impossible(deployment)
     pending = _look(deployment)

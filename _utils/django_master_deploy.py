@@ -79,8 +79,6 @@ class Fleet:
         self._hosts = hosts
         self._tell = tell
         self._progress: Progress | None = None
-        #: The id of this master's deployment before, which is over: its claims do not count.
-        self._former = ""
 
     def names(self, part: str) -> list[str]:
         """Return the hosts that have a part.
@@ -184,8 +182,18 @@ class Fleet:
             return self._complete(apps, commit, sequence, [switched], began, held=first["commit"])
 
     def abandon(self) -> dict[str, Any]:
-        """End the deployment that has claimed the site's hosts, and remove what it has prepared; return each answer."""
-        answers = self.ask("abandon", self.names("app"), "abandon", "", look=_LOOK_FIRST)
+        """End the deployment that has claimed the site's hosts, whose runner is gone; return each answer.
+
+        What it has prepared is removed, and hosts that have switched go back, unless all had.
+
+        Raises:
+            DeploymentError: its runner is not gone.
+        """
+        apps = self.names("app")
+        with self.store.deploying(self.by) as self._progress:
+            answers = self._abandon(apps, "")
+            if commit := self.store.release()["commit"]:
+                answers |= self.ask("expect", self.names("balancer"), "expect", [commit], look=_LOOK_FIRST)
         return {host: answer.error or answer.value for host, answer in sorted(answers.items())}
 
     def status(self) -> dict[str, Any]:
@@ -217,12 +225,18 @@ class Fleet:
     def _preflight(self, apps: list[str]) -> Answers:
         """Return what all hosts say before anything is begun, every reason against it at once.
 
+        What a deployment of this master has left whose runner was killed is ended before.
+
         Raises:
             Failed: a host does not answer, is being deployed, or does not fit to the others.
         """
-        self._former = self.store.last()
         began = time.time()
         answers = self.ask("preflight", apps, "ready", look=_LOOK_FIRST)
+        last = self.store.last()
+        left = [host for host, answer in answers.items() if last and answer.value.get("unfinished") == last]
+        if left:
+            self._abandon(left, last)
+            answers |= self.ask("preflight", left, "ready", look=_LOOK_FIRST)
         ended = time.time()
         balancers = self.ask("balancers", self.names("balancer"), "backend", look=_LOOK_FIRST)
         problems = {host: answer.error for host, answer in (answers | balancers).items() if answer.error}
@@ -240,7 +254,7 @@ class Fleet:
 
     def _problems(self, value: dict[str, Any], first: dict[str, Any], known: str) -> Iterator[str]:
         """Yield what speaks against a deployment on one host."""
-        if value["claim"] and value["claim_id"] != self._former:
+        if value["claim"]:
             yield f"it is being deployed by {value['claim']}; salt-run django.abandon {self.site} ends it"
         elif value["deployment"]:
             yield f"it is being deployed by {value['deployment']}"
@@ -274,8 +288,7 @@ class Fleet:
 
     def _claim(self, apps: list[str]) -> None:
         self.store.begin(self.id)
-        arguments = (self.id, self.by, time.time() + CLAIM, self._former)
-        self.phase("claim", apps, "claim", *arguments, look=_LOOK_FIRST)
+        self.phase("claim", apps, "claim", self.id, self.by, time.time() + CLAIM)
 
     def _prepare(self, apps: list[str], commit: str, sequence: int) -> Answers:
         arguments = (self.id, self.by, commit, sequence)
@@ -309,25 +322,24 @@ class Fleet:
         """
         done: Answers = {}
         for batch in batches(apps):
-            arguments = (self.id, self.by, *more) if more else (self.id, self.by, time.time() + PATIENCE)
+            arguments = (self.id, self.by, time.time() + PATIENCE, *more)
             try:
                 answers = self.ask(verb, batch, verb, *arguments, meanwhile=self.renew(apps))
             except BaseException as error:  # Ctrl-C, or the master's bus is gone: some of the batch may have switched
                 failure = Failed(verb, dict.fromkeys(batch, f"interrupted: {str(error) or type(error).__name__}"))
-                self._take_back(apps, [*sorted(done), *batch], ready, failure)
+                self._take_back(apps, ready, failure)
                 raise failure from error
             done |= {host: answer for host, answer in answers.items() if not answer.error}
             problems = {host: answer.error for host, answer in answers.items() if answer.error}
             if problems:
                 failure = Failed(verb, problems, [host for host, answer in answers.items() if answer.is_lost])
-                self._take_back(apps, sorted(done), ready, failure)
+                self._take_back(apps, ready, failure)
                 raise failure
         return done
 
-    def _take_back(self, apps: list[str], done: list[str], ready: Answers, failure: Failed) -> None:
+    def _take_back(self, apps: list[str], ready: Answers, failure: Failed) -> None:
         """Activate the former release on the hosts that have switched, and give up what the others have prepared."""
-        answers = self.ask("back", done, "back", self.id, self.by, meanwhile=self.renew(apps)) if done else {}
-        self._abandon([host for host in apps if host not in failure.lost])
+        answers = self._abandon([host for host in apps if host not in failure.lost], self.id)
         self.ask("expect", self.names("balancer"), "expect", _commits(ready))
         stay = [f"{host}: {answer.error}" for host, answer in answers.items() if answer.error]
         failure.hint = "\n".join([*stay, self._what_serves(ready, failure.lost)])
@@ -335,8 +347,10 @@ class Fleet:
     def _undone(self, apps: list[str], ready: Answers) -> "_Undone":
         return _Undone(self, apps, ready)
 
-    def _abandon(self, hosts: Collection[str]) -> None:
-        self.ask("abandon", hosts, "abandon", self.id, look=_LOOK_FIRST)
+    def _abandon(self, hosts: Collection[str], deployment: str) -> Answers:
+        """End a deployment on hosts: those that have switched go back, unless all had."""
+        keep = self.store.is_complete(deployment or self.store.last())
+        return self.ask("abandon", hosts, "abandon", deployment, self.by, keep)
 
     def _what_serves(self, ready: Answers, lost: Collection[str] = ()) -> str:
         """Return what the hosts serve after a failure, and what becomes of those that were lost."""
@@ -353,22 +367,25 @@ class Fleet:
 
         Args:
             held: the commit that was rolled back.
+
+        Raises:
+            Failed: it did not end on all of them; the release stays.
         """
         known = self.store.release()
         on_hold = [one for one in known["held"] if one != commit]
         release = {"commit": commit, "sequence": sequence, "held": [*on_hold, held] if held else on_hold}
-        self.store.set_release(release)
+        self.store.set_release(release, self.id)
+        arguments = (self.id, self.by, "" if held else apps[0], release)
+        ended = self.ask("finish", apps, "finish", *arguments, meanwhile=self.renew(apps))
+        ended |= self.ask("expect", self.names("balancer"), "expect", [commit])
+        if problems := {host: answer.error for host, answer in ended.items() if answer.error}:
+            failure = Failed("finish", problems)
+            failure.hint = f"the hosts of {self.site} serve {commit[:12]}: apply on those that failed"
+            raise failure
         warnings: dict[str, list[str]] = {}
-        for answers in parts:
+        for answers in (*parts, ended):
             for host, answer in answers.items():
                 warnings.setdefault(host, []).extend(answer.value.get("warnings", ()))
-        for hosts, commands in ((apps[:1], not held), (apps[1:], False)):
-            for host, answer in self.ask("finish", hosts, "finish", self.id, self.by, commands, release).items():
-                if answer.error:
-                    warnings.setdefault(host, []).append(answer.error)
-        for host, answer in self.ask("expect", self.names("balancer"), "expect", [commit]).items():
-            if answer.error:
-                warnings.setdefault(host, []).append(answer.error)
         last = parts[-1]
         told = {host: [*dict.fromkeys(texts)] for host, texts in warnings.items() if texts}
         return {
@@ -394,7 +411,7 @@ class _Undone:
         if error is None:
             return
         lost = error.lost if isinstance(error, Failed) else ()
-        self._fleet._abandon([host for host in self._apps if host not in lost])
+        self._fleet._abandon([host for host in self._apps if host not in lost], self._fleet.id)
         if isinstance(error, DeploymentError):
             error.hint = "\n".join(filter(None, [error.hint, self._fleet._what_serves(self._ready, lost)]))
 

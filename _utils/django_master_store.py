@@ -5,7 +5,7 @@ The store is a folder that only root reads, with a folder for each site:
     secret_key    what the external pillar gives to the hosts that serve the site
     secrets       folder of what else is generated once for all of them, a file for each
     hosts.json    the parts of each host, as the pillar had them when a host compiled it last
-    fleet.json    commit and number of the release, and the commits that were rolled back
+    fleet.json    commit and number of the release, the commits that were rolled back, and the id of its deployment
     lock          held by the runner that deploys the site, with what it does
     last          the id of the last deployment with claims, which is over where the lock is free
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 import django_host_clock
 import django_host_file
+import django_host_proc
 from django_host_command import DeploymentError
 
 #: Characters of a secret key, and how many it has, as Django's own.
@@ -30,7 +31,7 @@ _LENGTH = 50
 #: Names of sites, as the schema has them.
 NAME = re.compile("[a-z]([a-z0-9-]{0,24}[a-z0-9])?")
 _SECRET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_FLEET = {"commit": str, "sequence": int, "held": [str]}
+_FLEET = {"commit": str, "sequence": int, "held": [str], "deployment?": str}
 
 
 class Store:
@@ -108,16 +109,35 @@ class Store:
 
     def release(self) -> dict[str, Any]:
         """Return ``commit``, ``sequence`` and ``held`` of the release that the hosts have in common."""
-        known = django_host_file.read_json(self.folder / "fleet.json", _FLEET)
-        return known or {"commit": "", "sequence": 0, "held": []}
+        known = self._fleet() or {"commit": "", "sequence": 0, "held": []}
+        return {key: known[key] for key in ("commit", "sequence", "held")}
 
-    def set_release(self, release: Mapping[str, Any]) -> None:
-        """Set ``commit``, ``sequence`` and ``held`` of the release that the hosts have in common."""
-        django_host_file.write_json(self.folder / "fleet.json", release, mode=0o600)
+    def set_release(self, release: Mapping[str, Any], deployment: str = "") -> None:
+        """Set ``commit``, ``sequence`` and ``held`` of the release that the hosts have in common.
+
+        Args:
+            deployment: the id of the one that has activated it on all hosts.
+        """
+        django_host_file.write_json(self.folder / "fleet.json", {**release, "deployment": deployment}, mode=0o600)
+
+    def is_complete(self, deployment: str) -> bool:
+        """Return whether a deployment has activated its release on all hosts, and none has since."""
+        return (self._fleet() or {}).get("deployment") == deployment
+
+    def _fleet(self) -> dict[str, Any] | None:
+        return django_host_file.read_json(self.folder / "fleet.json", _FLEET)
 
     def last(self) -> str:
         """Return the id of the last deployment that has claimed hosts; empty without one."""
         return django_host_file.read_text(self.folder / "last") or ""
+
+    def over(self) -> str:
+        """Return the id of the last deployment that has claimed hosts, if no process of this master deploys the site.
+
+        The lock is not tried for it: that would keep a deployment from beginning.
+        """
+        found = re.search(r", pid (\d+), since ", django_host_file.read_text(self.folder / "lock") or "")
+        return "" if found and django_host_proc.exists(int(found[1])) else self.last()
 
     def begin(self, deployment: str) -> None:
         """Keep the id of a deployment that holds the lock and is about to claim hosts."""
@@ -142,8 +162,10 @@ class Store:
                 raise DeploymentError(
                     f"{self.site} is being deployed by {file.read().strip() or 'another process'}", transient=True
                 ) from None
-            yield Progress(descriptor, f"{by}, pid {os.getpid()}, since {django_host_clock.now()}")
-            os.ftruncate(descriptor, 0)
+            try:
+                yield Progress(descriptor, f"{by}, pid {os.getpid()}, since {django_host_clock.now()}")
+            finally:
+                os.ftruncate(descriptor, 0)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

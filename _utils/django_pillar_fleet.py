@@ -68,6 +68,8 @@ def complete(site: Site, host: str) -> Iterator[Problem]:
     given = {key: (known or {}).get(key) for key in ("passwords", "certificates", "key")}
     site["fleet"] = {"host": host, "parts": parts, "hosts": dict(sorted(found.items())), "release": release}
     site["fleet"]["given"] = given
+    if known and known["over"] and {"app", "worker"} & {*parts}:
+        site["fleet"]["over"] = known["over"]
     trusted = site["proxy"]["trusted"]
     balancers = [entry["address"] for entry in found.values() if "balancer" in entry["parts"] and entry["address"]]
     site["proxy"]["trusted"] = [*trusted, *(address for address in balancers if address not in trusted)]

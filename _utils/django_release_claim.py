@@ -44,28 +44,30 @@ def next_link(site: Site) -> Path:
     return site.root / "next"
 
 
+def last(site: Site) -> Claim | None:
+    """Return the claim of a deployment that has not ended, though its time may be over."""
+    found = django_host_file.read_json(path(site), _SHAPE)
+    return Claim(**{key: found[key] for key in _SHAPE}) if found else None
+
+
 def current(site: Site) -> Claim | None:
     """Return the claim on a site that holds now."""
-    found = django_host_file.read_json(path(site), _SHAPE)
-    return Claim(**{key: found[key] for key in _SHAPE}) if found and found["until"] > time.time() else None
+    found = last(site)
+    return found if found and found.until > time.time() else None
 
 
-def take(site: Site, deployment: str, by: str, until: float, instead: str = "") -> None:
+def take(site: Site, deployment: str, by: str, until: float) -> None:
     """Claim a site for a deployment, or renew its claim.
 
     Args:
         deployment: its id.
         by: who has started it, and where.
         until: when the claim ends by itself, in seconds since 1970.
-        instead: the id of a deployment that is over, whose claim does not count.
 
     Raises:
         DeploymentError: another deployment has claimed it.
     """
     known = current(site)
-    if known and instead and known.id == instead != deployment:
-        drop(site)
-        known = None
     if known and known.id != deployment:
         raise DeploymentError(
             f"{site.name} is being deployed by {known}",
@@ -96,6 +98,13 @@ def drop(site: Site) -> None:
     """End the claim on a site, and take the link to what was prepared away."""
     next_link(site).unlink(missing_ok=True)
     path(site).unlink(missing_ok=True)
+
+
+def end(site: Site, over: str) -> None:
+    """End the claim of a deployment that is over, as the master says; what it has prepared is removed later."""
+    known = last(site)
+    if known and known.id == over:
+        drop(site)
 
 
 def prepared(site: Site) -> str:

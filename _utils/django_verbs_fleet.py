@@ -48,7 +48,8 @@ def ready(name: str) -> dict[str, Any]:
         ``release`` and ``commit`` that are live, empty without one; ``older``: the
         commit that a rollback returns to; ``sequence``: the next one of this host; ``key``:
         a fingerprint of the secret key; ``hosts``: by name, as last applied; ``claim``: who deploys it, empty without
-        a claim; ``time`` of this host (Unix time).
+        a claim; ``unfinished``: the id of a deployment that has not ended, though its claim may have; ``time`` of this
+        host (Unix time).
 
     Raises:
         DeploymentError: there is no such site, or it has no ``hosts``.
@@ -57,7 +58,7 @@ def ready(name: str) -> dict[str, Any]:
     found = django_release.linked(site, site.current)
     older = django_release.older_good(site, found) if found else None
     key = django_secret.values(site, {}).get("secret_key")
-    claimed = django_release_claim.current(site)
+    claimed, last = django_release_claim.current(site), django_release_claim.last(site)
     return {
         "release": found.name if found else "",
         "commit": found.record["commit"] if found else "",
@@ -66,7 +67,7 @@ def ready(name: str) -> dict[str, Any]:
         "key": django_secret.fingerprint(key) if key else "",
         "hosts": site.config["fleet"]["hosts"],
         "claim": str(claimed or ""),
-        "claim_id": claimed.id if claimed else "",
+        "unfinished": last.id if last else "",
         "deployment": site.lock("").holder(),
         "time": time.time(),
     }
@@ -95,16 +96,13 @@ def release(name: str, commit: str) -> dict[str, Any]:
     return {"release": found.name, "commit": found.record["commit"]}
 
 
-def claim(name: str, deployment: str, by: str, until: float, instead: str = "") -> dict[str, Any]:
+def claim(name: str, deployment: str, by: str, until: float) -> dict[str, Any]:
     """Claim the site for a deployment, or renew its claim.
-
-    Args:
-        instead: a deployment that is over, whose claim does not count.
 
     Raises:
         DeploymentError: another deployment has claimed it.
     """
-    django_release_claim.take(_find(name), deployment, by, until, instead)
+    django_release_claim.take(_find(name), deployment, by, until)
     return {}
 
 
@@ -167,7 +165,7 @@ def start(name: str, deployment: str, by: str, until: float, migrated: list[str]
 
 
 def switch(name: str, deployment: str, by: str, until: float) -> tuple[Deployment, dict[str, Any]]:
-    """Activate the release that was started; the commands of ``after_switch`` wait for `finish`.
+    """Activate the release that was started. The end of the former one and ``after_switch`` wait for `finish`.
 
     Raises:
         DeploymentError: a step fails, and the release before is active again; or it is too late.
@@ -180,43 +178,30 @@ def switch(name: str, deployment: str, by: str, until: float) -> tuple[Deploymen
     return own, {"changes": changes}
 
 
-def back(name: str, deployment: str, by: str) -> tuple[Deployment, dict[str, Any]]:
-    """Activate the release again that was active before the switch of a deployment.
-
-    Raises:
-        DeploymentError: there is none, or it does not start.
-    """
-    site = _find(name)
-    found, before = django_release.linked(site, site.current), django_release.linked(site, site.previous)
-    if not found or found.record.get("fleet") != deployment:
-        raise DeploymentError(f"the deployment {deployment} is not live on this host")
-    if not before:
-        raise DeploymentError(f"there is no release before {found.name}, which stays live")
-    return django_verbs.rollback(name, before.name, asked_by=by, alone=False)
-
-
-def rollback(name: str, deployment: str, by: str, commit: str, *, force: bool) -> tuple[Deployment, dict[str, Any]]:
+def rollback(
+    name: str, deployment: str, by: str, until: float, commit: str, *, force: bool
+) -> tuple[Deployment, dict[str, Any]]:
     """Activate the newest good release of an older commit again.
 
     Args:
         force: also where it does not work with the databases' schema.
 
     Raises:
-        DeploymentError: this host has none, it does not work with the databases' schema, or it does not start.
+        DeploymentError: this host has none, it does not work with the databases' schema, it does not start, or it is
+            too late.
     """
-    site = _find(name)
-    django_release_claim.refuse_others(site, deployment)
+    _in_time(name, deployment, until)
     own, changes = django_verbs.rollback(name, commit, force=force, asked_by=by, alone=False)
     assert own.release is not None  # noqa: S101 - the target of the rollback
     own.release.update(fleet=deployment)
     return own, {"commit": own.release.record["commit"], "changes": changes}
 
 
-def finish(name: str, deployment: str, by: str, commands: bool, known: dict[str, Any]) -> dict[str, Any]:
-    """End a deployment on this host, which has switched.
+def finish(name: str, deployment: str, by: str, first: str, known: dict[str, Any]) -> tuple[Deployment, dict[str, Any]]:
+    """End a deployment on this host, when all hosts have switched: the former instance is stopped.
 
     Args:
-        commands: run those of ``after_switch``, on one host for all.
+        first: the host that runs the commands of ``after_switch`` for all; empty where none does.
         known: the release that the hosts have in common now, as the next pillar has it.
 
     Raises:
@@ -224,39 +209,68 @@ def finish(name: str, deployment: str, by: str, commands: bool, known: dict[str,
     """
     site = _find(name)
     django_release_claim.refuse_others(site, deployment)
-    release = django_release.linked(site, site.current)
-    try:
-        if commands and release and release.record.get("fleet") == deployment:
-            own = Deployment(site, {}, site.kept_templates(), asked_by=by)
-            own.resume(release)
-            with own.step("after_switch"):
-                django_deploy_commands.run(own, "after_switch")
-    finally:
-        if site.config["fleet"]["release"] is not None:
-            site.config["fleet"]["release"] = known
-            django_site.keep_applied(site)
-        django_release_claim.drop(site)
-    return {}
+    if site.config["fleet"]["release"] is not None:
+        site.config["fleet"]["release"] = known
+        django_site.keep_applied(site)
+    own = Deployment(site, {}, site.kept_templates(), asked_by=by)
+    own.take_lock()
+    changes = _end(own)
+    if first == site.config["fleet"]["host"] and own.live and own.live.record.get("fleet") == deployment:
+        own.resume(own.live)
+        own.set_activated(True)
+        with own.step("after_switch"):
+            django_deploy_commands.run(own, "after_switch")
+    own.lock.release()
+    return own, {"changes": changes}
 
 
-def abandon(name: str, deployment: str) -> dict[str, Any]:
-    """End the claim of a deployment, and remove what it has prepared and not activated.
+def _end(own: Deployment) -> dict[str, Any]:
+    """End the claim, which keeps instances; stop all but that of the active release."""
+    django_release_claim.drop(own.site)
+    return django_deploy_steps.walk(own, (live,))
+
+
+def abandon(name: str, deployment: str, by: str, keep: bool) -> dict[str, Any]:
+    """Give up a deployment that did not succeed on all hosts: remove what it has prepared, take back what it activated.
 
     Args:
-        deployment: its id; empty for whichever has claimed the site.
+        deployment: its id; empty for whichever has claimed the site last.
+        keep: all hosts have activated it, and what is activated stays.
 
     Raises:
-        DeploymentError: another deployment has claimed the site, or one on this host does not end.
+        DeploymentError: the release before does not start, or there is none.
     """
     site = _find(name)
-    known = django_release_claim.current(site)
+    known = django_release_claim.last(site)
     if deployment and known and known.id != deployment:
         return {"claim": str(known)}
-    name_of_prepared = django_release_claim.prepared(site)
-    django_release_claim.drop(site)
-    with site.lock("salt-run django.abandon").held():
-        django_release.clear_leftovers(site)
-    return {"abandoned": name_of_prepared, "claim": str(known or "")}
+    deployment = deployment or (known.id if known else "")
+    prepared = django_release_claim.prepared(site)
+    django_release_claim.drop(site)  # what this deployment still does on this host is refused from now on
+    own = Deployment(site, {}, site.kept_templates(), asked_by=by)
+    own.take_lock(look_again=True)
+    django_release.clear_leftovers(site)
+    found = django_release.linked(site, site.current)
+    if not keep and deployment and found and found.record.get("fleet") == deployment:
+        own.lock.release()
+        return {"back": _back(site, found, by)}
+    own.keep_live()
+    _end(own)
+    own.lock.release()
+    return {"abandoned": prepared, "claim": str(known or "")}
+
+
+def _back(site: Site, found: Release, by: str) -> str:
+    """Activate the release again that was active before another one; return its name.
+
+    Raises:
+        DeploymentError: there is none, or it does not start.
+    """
+    before = django_release.linked(site, site.previous)
+    if not before:
+        raise DeploymentError(f"there is no release before {found.name}, which stays live")
+    django_verbs.rollback(site.name, before.name, asked_by=by, alone=False)
+    return before.name
 
 
 def outcome(name: str, deployment: str) -> dict[str, Any]:
@@ -283,10 +297,7 @@ def _resumed(name: str, deployment: str, by: str, until: float) -> tuple[Deploym
     Raises:
         DeploymentError: it is too late, or nothing was prepared.
     """
-    site = _find(name)
-    if time.time() > until:
-        raise DeploymentError("too late: the master no longer counts on this host", transient=True)
-    django_release_claim.refuse_others(site, deployment)
+    site = _in_time(name, deployment, until)
     release = Release(site, django_release_claim.prepared(site) or "0000-none")
     if release.record.get("fleet") != deployment:
         raise DeploymentError(f"the deployment {deployment} has prepared no release on this host", transient=True)
@@ -294,6 +305,19 @@ def _resumed(name: str, deployment: str, by: str, until: float) -> tuple[Deploym
     own.take_lock()
     own.resume(release)
     return own, release
+
+
+def _in_time(name: str, deployment: str, until: float) -> Site:
+    """Return the site, while a deployment may still act on it.
+
+    Raises:
+        DeploymentError: it is too late, or its claim has ended.
+    """
+    site = _find(name)
+    if time.time() > until:
+        raise DeploymentError("too late: the master no longer counts on this host", transient=True)
+    django_release_claim.refuse_others(site, deployment)
+    return site
 
 
 def _without_commands(site: Site, stage: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import django_master_deploy
 import pytest
@@ -75,7 +76,7 @@ class Played:
             "key": "k",
             "hosts": {},
             "claim": self.claims.get(host, ""),
-            "claim_id": self.claims.get(host, ""),
+            "unfinished": self.claims.get(host, ""),
             "deployment": "",
             "time": time.time(),
         }
@@ -87,8 +88,8 @@ class Played:
     def _release(self, _host: str, commit: str) -> dict[str, Any]:
         return {"commit": OLD}
 
-    def _claim(self, host: str, deployment: str, by: str, until: float, instead: str) -> None:
-        assert self.claims.get(host) in (None, deployment, instead)
+    def _claim(self, host: str, deployment: str, by: str, until: float) -> None:
+        assert self.claims.get(host) in (None, deployment)
         assert time.time() < until < time.time() + 120
         self.claims[host] = deployment
 
@@ -109,18 +110,20 @@ class Played:
         self.before[host], self.live[host] = self.live[host], self.prepared.pop(host)
         return {"release": f"{self.sequence[host]:04}-{self.live[host][:12]}"}
 
-    def _rollback(self, host: str, deployment: str, by: str, commit: str, force: bool) -> dict[str, Any]:
+    def _rollback(self, host: str, deployment: str, by: str, until: float, commit: str, force: bool) -> dict[str, Any]:
+        assert time.time() < until
         self.before[host], self.live[host] = self.live[host], commit
         return {"release": f"0003-{commit[:12]}", "commit": commit}
 
-    def _back(self, host: str, deployment: str, by: str) -> None:
-        self.live[host] = self.before[host]
-
-    def _finish(self, host: str, deployment: str, by: str, commands: bool, known: dict[str, Any]) -> None:
+    def _finish(self, host: str, deployment: str, by: str, first: str, known: dict[str, Any]) -> dict[str, Any]:
+        assert {*self.live.values()} == {known["commit"]}, "no instance is stopped before all hosts have switched"
         self.claims.pop(host)
+        self.before.pop(host, None)
+        return {"warnings": [f"{host} runs the commands"] if first == host else []}
 
-    def _abandon(self, host: str, deployment: str) -> None:
-        self.claims.pop(host, None)
+    def _abandon(self, host: str, deployment: str, by: str, keep: bool) -> None:
+        if self.claims.pop(host, deployment) == (deployment or ANY) and not keep:
+            self.live[host] = self.before.pop(host, self.live[host])
         self.prepared.pop(host, None)
 
     def _backend(self, host: str, *_arguments: str) -> None:
@@ -139,9 +142,13 @@ class World:
         self.store.keep_hosts({"web1": ["app"], "web2": ["app"], "web3": ["app"], "lb1": ["balancer"]})
         self.hosts = Played(["web1", "web2", "web3"])
         self.told: list[str] = []
+        self.number = 0
 
     def fleet(self) -> Fleet:
-        return Fleet(self.store, self.hosts, "ops on master1", lambda phase, found: self.told.append(phase))
+        fleet = Fleet(self.store, self.hosts, "ops on master1", lambda phase, found: self.told.append(phase))
+        self.number += 1
+        fleet.id += f"-{self.number}"
+        return fleet
 
     def fail(self, host: str, verb: str, error: str = "refused", *, is_lost: bool = False) -> None:
         self.hosts.fails[host, verb] = Answer({}, error, is_lost)
@@ -160,7 +167,7 @@ def test_a_deployment_goes_through_its_phases_on_all_hosts(world: World) -> None
     assert done["warnings"]["web2"] == ["web2 is slow"]
     assert world.hosts.verbs() == [
         *("ready", "backend", "resolve", "claim", "prepare", "migrate", "start", "expect"),
-        *("switch", "switch", "switch", "finish", "finish", "expect"),
+        *("switch", "switch", "switch", "finish", "expect"),
     ]
     assert world.hosts.expected == [NEW]
     assert ("tell django_fleet.claim", ["web1", "web2", "web3"]) in world.hosts.calls, "claims are renewed"
@@ -240,22 +247,82 @@ def test_claims_of_a_deployment_of_this_master_that_is_over_do_not_count(world: 
     with pytest.raises(DeploymentError, match="web2: it does not answer"):
         world.fleet().deploy(None)
     world.hosts.fails.clear()
-    again = world.fleet()
-    again.id += "-2"
-    again.deploy(None)
+    world.fleet().deploy(None)
     assert {*world.hosts.live.values()} == {NEW} and not world.hosts.claims
+
+
+class Killed(BaseException):
+    """The end of a runner, which does nothing any more."""
+
+
+def killed(world: World, verb: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin a deployment whose runner is killed once a number of hosts have done their part of a phase."""
+    ask, done = world.hosts.ask, getattr(world.hosts, f"_{verb}")
+    left = [number]
+
+    def do(host: str, *arguments: Any) -> Any:
+        answer = done(host, *arguments)
+        left[0] -= 1
+        if not left[0]:
+            monkeypatch.setattr(world.hosts, "ask", lambda *_, **__: (_ for _ in ()).throw(Killed))
+            raise Killed
+        return answer
+
+    monkeypatch.setattr(world.hosts, f"_{verb}", do)
+    with pytest.raises(Killed):
+        world.fleet().deploy(None)
+    monkeypatch.setattr(world.hosts, f"_{verb}", done)
+    monkeypatch.setattr(world.hosts, "ask", ask)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("verb", ["claim", "prepare", "start", "switch", "finish"])
+@pytest.mark.parametrize("first", ["abandon", "deploy"])
+def test_what_a_killed_runner_has_left_is_ended_on_all_hosts(
+    world: World, verb: str, number: int, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.store.set_release({"commit": OLD, "sequence": 4, "held": []})
+    killed(world, verb, number, monkeypatch)
+    assert world.store.over(), "its process does not deploy any more"
+    if first == "abandon":
+        world.fleet().abandon()
+        assert {*world.hosts.live.values()} == {NEW if verb == "finish" else OLD}
+        assert not world.hosts.claims and not world.hosts.prepared
+        assert world.hosts.expected == [NEW if verb == "finish" else OLD]
+    world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {NEW} and not world.hosts.claims
+
+
+def test_what_did_not_end_on_a_host_is_an_error_and_the_release_stays(world: World) -> None:
+    world.fail("web2", "finish", "its job has ended without an answer", is_lost=True)
+    with pytest.raises(DeploymentError, match="finish failed on 1 of the hosts:\nweb2: its job") as failure:
+        world.fleet().deploy(None)
+    assert f"serve {NEW[:12]}: apply on those that failed" in str(failure.value)
+    assert {*world.hosts.live.values()} == {NEW} and world.store.release()["commit"] == NEW
+    world.hosts.fails.clear()
+    world.fleet().deploy(None)
+    assert not world.hosts.claims
+
+
+def test_a_deployment_that_runs_is_not_over(world: World) -> None:
+    with world.store.deploying("ada"):
+        world.store.begin("7")
+        assert world.store.over() == ""
+        with pytest.raises(DeploymentError, match="being deployed by ada"):
+            world.fleet().abandon()
+    assert world.store.over() == "7"
 
 
 def test_a_host_that_cannot_be_taken_back_is_named(world: World) -> None:
     world.fail("web2", "switch", "its server exited")
-    world.fail("web1", "back", "the former release does not start")
+    world.fail("web1", "abandon", "the former release does not start")
     with pytest.raises(DeploymentError, match="web1: the former release does not start"):
         world.fleet().deploy(None)
 
 
 PROBLEMS = [
     (
-        {"claim": "ada, since noon", "claim_id": "7"},
+        {"claim": "ada, since noon", "unfinished": "7"},
         "web2: it is being deployed by ada, since noon; salt-run django.abandon blog ends it",
     ),
     ({"deployment": "salt job 1"}, "web2: it is being deployed by salt job 1"),

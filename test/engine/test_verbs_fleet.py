@@ -52,7 +52,7 @@ def released(commit: str, sequence: int) -> None:
     verbs.migrate("blog", FIRST, BY, soon())
     verbs.start("blog", FIRST, BY, soon(), [])
     verbs.switch("blog", FIRST, BY, soon())
-    verbs.finish("blog", FIRST, BY, True, {"commit": commit, "sequence": sequence, "held": []})
+    verbs.finish("blog", FIRST, BY, "web1", {"commit": commit, "sequence": sequence, "held": []})
 
 
 def test_first_apply_makes_no_release_and_keeps_the_secret_key(world):
@@ -131,8 +131,8 @@ def test_back_returns_to_the_release_of_before(host):
     prepared(TWO, 2)
     verbs.start("blog", ID, BY, soon(), [])
     verbs.switch("blog", ID, BY, soon())
-    verbs.back("blog", ID, BY)
-    verbs.abandon("blog", ID)
+    assert len(host.running) == 4, "the former instance runs until all hosts have switched"
+    assert verbs.abandon("blog", ID, BY, False) == {"back": f"0001-{ONE[:12]}"}
     assert host.live == f"0001-{ONE[:12]}" and host.releases[f"0002-{TWO[:12]}"] == "held"
     assert host.apply() == {} and host.live == f"0001-{ONE[:12]}"
 
@@ -146,8 +146,8 @@ def test_a_commit_on_hold_is_taken_when_the_master_has_it_again(host):
 
 def test_abandon_removes_what_was_prepared(host):
     name = prepared(TWO, 2)
-    assert verbs.abandon("blog", "another")["claim"].startswith(BY) and name in host.releases
-    assert verbs.abandon("blog", "")["abandoned"] == name
+    assert verbs.abandon("blog", "another", BY, False)["claim"].startswith(BY) and name in host.releases
+    assert verbs.abandon("blog", "", BY, False)["abandoned"] == name
     assert name not in host.releases and verbs.outcome("blog", ID)["state"] == "none"
     host.check()
 
@@ -163,12 +163,66 @@ def test_a_claim_ends_by_itself_and_the_next_deployment_clears_away(host):
     host.check()
 
 
-def test_a_claim_of_a_deployment_that_is_over_is_taken_with_what_it_has_prepared(host):
-    left = prepared(TWO, 2)
-    verbs.claim("blog", "next", BY, time.time() + 60, ID)
-    assert verbs.ready("blog")["claim_id"] == "next"
-    assert verbs.prepare("blog", "next", BY, THREE, 3)[0].release.name == f"0003-{THREE[:12]}"
-    assert left not in host.releases
+def started(commit: str, sequence: int) -> None:
+    prepared(commit, sequence)
+    verbs.start("blog", ID, BY, soon(), [])
+
+
+@pytest.mark.parametrize("has_switched", [False, True])
+def test_an_apply_ends_a_claim_that_the_master_says_is_over(host, has_switched):
+    started(TWO, 2)
+    if has_switched:
+        verbs.switch("blog", ID, BY, soon())
+    host.options = known(ONE, 1)
+    assert "source" not in host.apply()
+    host.options["fleet"]["over"] = FIRST
+    assert "source" not in host.apply(), "of another deployment"
+    host.options["fleet"]["over"] = ID
+    host.apply()
+    assert host.live == (f"0003-{ONE[:12]}" if has_switched else f"0001-{ONE[:12]}")
+    assert verbs.ready("blog")["unfinished"] == "" and len(host.running) == 2
+    assert host.apply() == {}
+    host.check()
+
+
+def test_an_apply_leaves_the_former_instance_until_all_hosts_have_switched(host):
+    started(TWO, 2)
+    verbs.switch("blog", ID, BY, soon())
+    running = {*host.running}
+    host.options = known(ONE, 1)
+    host.apply()
+    assert host.running == running and len(running) == 4
+    verbs.finish("blog", ID, BY, "", {"commit": TWO, "sequence": 2, "held": []})
+    assert len(host.running) == 2
+    host.check()
+
+
+def test_a_host_that_missed_the_end_of_a_deployment_stops_the_former_instance_later(host):
+    started(TWO, 2)
+    verbs.switch("blog", ID, BY, soon())
+    claim(seconds=-1)
+    host.options = known(TWO, 2)
+    host.apply()
+    assert host.live == f"0002-{TWO[:12]}" and len(host.running) == 2 and host.apply() == {}
+
+
+def test_abandon_keeps_what_all_hosts_have_activated(host):
+    started(TWO, 2)
+    verbs.switch("blog", ID, BY, soon())
+    assert verbs.ready("blog")["unfinished"] == ID
+    verbs.abandon("blog", ID, BY, True)
+    assert host.live == f"0002-{TWO[:12]}" and len(host.running) == 2 and verbs.ready("blog")["claim"] == ""
+
+
+def test_a_command_after_the_switch_that_fails_leaves_the_release(host):
+    host.options = known(ONE, 1) | {"commands": {"after_switch": ["manage.py tell"]}}
+    host.apply()
+    started(TWO, 8)
+    verbs.switch("blog", ID, BY, soon())
+    host.fails["tell"] = DeploymentError("no mail server")
+    with pytest.raises(DeploymentError, match="after_switch: "):
+        verbs.finish("blog", ID, BY, "web1", {"commit": TWO, "sequence": 8, "held": []})
+    assert host.live == f"0008-{TWO[:12]}" and len(host.running) == 2
 
 
 def test_nothing_is_begun_after_the_deadline_or_for_another_deployment(host):
@@ -189,7 +243,7 @@ def test_a_start_that_fails_leaves_the_active_release(host):
     with pytest.raises(DeploymentError, match="instance: "):
         verbs.start("blog", ID, BY, soon(), [])
     host.fails.clear()
-    verbs.abandon("blog", ID)
+    verbs.abandon("blog", ID, BY, False)
     assert host.live == f"0001-{ONE[:12]}"
     assert host.apply() == {}
     host.check()
@@ -203,7 +257,7 @@ def test_after_switch_runs_once_for_all_hosts(host):
     verbs.start("blog", ID, BY, soon(), [])
     verbs.switch("blog", ID, BY, soon())
     assert not [one for one in host.commands if "tell" in one]
-    verbs.finish("blog", ID, BY, True, {"commit": TWO, "sequence": 8, "held": []})
+    verbs.finish("blog", ID, BY, "web1", {"commit": TWO, "sequence": 8, "held": []})
     assert len([one for one in host.commands if "tell" in one]) == 1
 
 
