@@ -389,7 +389,8 @@ def _stop(site: Site, live: Release) -> None:
 
 def _start(site: Site, release: Release) -> None:
     django_release_instance.start(site, release.path)
-    django_release_health.check(site, release.path)
+    if django_release_instance.serves(release.path):
+        django_release_health.check(site, release.path)
 
 
 def _count_rows(database: Database) -> dict[str, int]:

@@ -98,7 +98,7 @@ def _gapless(deployment: Deployment) -> str:
     """Return whether visitors will notice the switch, why, and how to avoid it."""
     site, live = deployment.site, deployment.live
     at = f"django:sites:{site.name}"
-    if not live:
+    if not live or not django_release_instance.serves(live.path):
         return ""
     if django_proxy_maintenance.is_on(site):
         return f"yes, visitors get the maintenance page, before and after: django.maintenance {site.name} off ends that"
@@ -155,12 +155,10 @@ def refuse_without_memory(site: Site, live: Release) -> None:
     Raises:
         DeploymentError: the active instance uses more memory than is available.
     """
-    pid = django_release_instance.pid(site, live.path)
-    if not pid:
-        return
     manager = django_release_instance.process_manager(site, live.path)
     workers = [manager.pid(site, live.path, name) for name in django_worker.recorded(live.path)]
-    needed = sum(django_host_memory.of_tree(one) for one in (pid, *workers) if one)
+    pids = [django_release_instance.pid(site, live.path), *workers]
+    needed = sum(django_host_memory.of_tree(one) for one in pids if one)
     left = django_host_memory.available()
     if needed > left:
         raise DeploymentError(

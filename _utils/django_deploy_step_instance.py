@@ -19,6 +19,7 @@ import django_release_health
 import django_release_instance
 import django_release_page
 import django_release_static
+import django_server
 import django_site
 import django_virtualenv
 import django_worker
@@ -35,7 +36,7 @@ _PATIENCE = 10.0
 
 
 def instance(deployment: Deployment) -> Iterator[Changes]:
-    """Start the release's own server on its own socket, and wait until its health check passes."""
+    """Start the release's own server on its own socket, and its workers; wait until its health check passes."""
     site, release = deployment.site, deployment.release
     if not release or (not deployment.is_new and django_release_instance.is_kept_alive(site, release.path)):
         return
@@ -57,15 +58,12 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         finished = pool.submit(_finish_files, deployment, release)
         django_release_instance.start(site, release.path)
         finished.result()
-    if live and not deployment.paused:
-        deployment.set_probe(_probe(site, live)).start()
-    explain = django_project_page.explain(site, release.path, release.facts, deployment.masked())
-    django_release_health.check(site, release.path, explain)
-    if deployment.is_new:
-        _warn_of_missing_files(deployment, release, began)
-    if release.record.get("page") != django_release_health.page(site):
-        release.update(page=django_release_health.page(site))
-    deployment.set_healthy(django_release_instance.pid(site, release.path))
+    if django_release_instance.serves(release.path):
+        _check_health(deployment, release)
+        if deployment.is_new:
+            _warn_of_missing_files(deployment, release, began)
+        if release.record.get("page") != django_release_health.page(site):
+            release.update(page=django_release_health.page(site))
     django_deploy_commands.run(deployment, "before_switch")
 
 
@@ -78,8 +76,20 @@ def take_up(deployment: Deployment) -> None:
     site, release = deployment.site, deployment.release
     assert release is not None  # noqa: S101 - the caller has it from disk
     django_release_instance.start(site, release.path)
-    if deployment.live and deployment.live.name != release.name:
-        deployment.set_probe(_probe(site, deployment.live)).start()
+    if django_release_instance.serves(release.path):
+        _check_health(deployment, release)
+
+
+def _check_health(deployment: Deployment, release: Release) -> None:
+    """Wait until the health check of a server that runs passes, and begin with the requests of the switch.
+
+    Raises:
+        DeploymentError: it fails.
+    """
+    site, live = deployment.site, deployment.live
+    is_other = live and live.name != release.name and django_release_instance.serves(live.path)
+    if live and is_other and not deployment.paused:
+        deployment.set_probe(_probe(site, live)).start()
     explain = django_project_page.explain(site, release.path, release.facts, deployment.masked())
     django_release_health.check(site, release.path, explain)
     deployment.set_healthy(django_release_instance.pid(site, release.path))
@@ -117,7 +127,8 @@ def _units(deployment: Deployment, release: Release) -> list[str]:
     site = deployment.site
     if not deployment.is_new:
         return django_release_instance.units(site, release.path)
-    return [django_process.unit(site, release.path, part) for part in ("", *django_worker.of_site(site))]
+    server = [""] if django_server.of_site(site).SERVES else []
+    return [django_process.unit(site, release.path, part) for part in (*server, *django_worker.of_site(site))]
 
 
 def _probe(site: Site, live: Release) -> Probe:

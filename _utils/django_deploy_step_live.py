@@ -49,7 +49,7 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     deployment.take_lock()
     leaving = {*strays, *([old.path] if old and switches and not keeps else [])}
     connections = _switch(deployment, release, leaving, switches=switches)
-    if switches:
+    if switches and deployment.switch_report:
         changes["receipt"] = deployment.switch_report
     if reopens:
         django_deploy_migration.end_maintenance(site)

@@ -30,8 +30,8 @@ def record(deployment: Deployment) -> Iterator[Changes]:
     if deployment.is_activated and release:
         yield {"release": release.name, **django_deploy_commands.changes(deployment, "after_switch"), **removed}
         django_deploy_step_push.prune(deployment)
-        report = {"warnings": deployment.warnings, "receipt": deployment.switch_report}
-        release.update(steps=deployment.seconds, **report)
+        report = {"receipt": deployment.switch_report} if deployment.switch_report else {}
+        release.update(steps=deployment.seconds, warnings=deployment.warnings, **report)
         deployment.lapsed_keys(release)
         try:
             django_deploy_commands.run(deployment, "after_switch")

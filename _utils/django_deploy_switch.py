@@ -197,6 +197,8 @@ def watch(deployment: Deployment, release: Release, leaving: Collection[Path], f
         DeploymentError: the release fails; the old one is active again then.
     """
     site, began = deployment.site, time.time()
+    if not django_release_instance.serves(release.path):
+        return _leave_to_workers(deployment, release, leaving)
     deadline = time.monotonic() + seconds(site.config["releases"]["watch"])
     probe = deployment.probe or deployment.set_probe(_probe_after_switch(site))
     pid = deployment.healthy_pid or django_release_instance.pid(site, release.path)
@@ -221,6 +223,16 @@ def watch(deployment: Deployment, release: Release, leaving: Collection[Path], f
     drained.join()
     probe.end()
     _report(deployment, release, sum(connections.values()), failed)
+    return connections
+
+
+def _leave_to_workers(deployment: Deployment, release: Release, leaving: Collection[Path]) -> dict[Path, int]:
+    """Let the workers of a release without a server take tasks: there is nothing else to watch."""
+    deployment.let_tasks_go()
+    with contextlib.suppress(OSError):  # a full disk
+        release.measure()
+    connections = dict.fromkeys(leaving, 0)
+    _drain(deployment.site, connections)
     return connections
 
 

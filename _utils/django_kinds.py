@@ -54,6 +54,8 @@ class ServerKind(NamedTuple):
     variants: tuple[tuple[Mapping[str, tuple[Any, ...]], Mapping[str, Any]], ...] = ()
 
 
+#: The kind of a host without an application server, which no pillar names.
+NO_SERVER = "none"
 #: Every application server, by its name in the pillar.
 SERVERS = {
     "uwsgi": ServerKind(
@@ -104,6 +106,8 @@ SERVERS = {
         port=8471,
         variants=(({"mode": ("embedded",)}, {"used_options": ("mode",)}),),
     ),
+    # What a host has that runs only the workers of a site; its interface is that of the hosts that serve it.
+    NO_SERVER: ServerKind((), variants=(({"interface": ("asgi",)}, {"interface": "asgi"}),)),
 }
 
 

@@ -94,6 +94,15 @@ class Fleet:
             )
         return sorted(name for name, parts in known.items() if part in parts)
 
+    def released(self) -> list[str]:
+        """Return the hosts that have the site's releases; those that only run workers are last.
+
+        Raises:
+            DeploymentError: the store knows no host of the site.
+        """
+        apps = self.names("app")
+        return [*apps, *(name for name in self.names("worker") if name not in apps)]
+
     # One phase
 
     def phase(self, name: str, hosts: Collection[str], verb: str, *arguments: Any, **options: Any) -> Answers:
@@ -135,7 +144,7 @@ class Fleet:
         Raises:
             DeploymentError: another deployment is under way, or a phase fails; the message says what serves.
         """
-        began, apps = time.monotonic(), self.names("app")
+        began, apps = time.monotonic(), self.released()
         with self.store.deploying(self.by) as self._progress:
             ready = self._preflight(apps)
             commit = self._resolve(apps, revision)
@@ -162,7 +171,7 @@ class Fleet:
         Raises:
             DeploymentError: as `deploy`.
         """
-        began, apps = time.monotonic(), self.names("app")
+        began, apps = time.monotonic(), self.released()
         with self.store.deploying(self.by) as self._progress:
             ready = self._preflight(apps)
             first = ready[apps[0]].value
@@ -189,7 +198,7 @@ class Fleet:
         Raises:
             DeploymentError: its runner is not gone.
         """
-        apps = self.names("app")
+        apps = self.released()
         with self.store.deploying(self.by) as self._progress:
             answers = self._abandon(apps, "")
             if commit := self.store.release()["commit"]:
@@ -198,7 +207,7 @@ class Fleet:
 
     def status(self) -> dict[str, Any]:
         """Return the release that the hosts have in common, and what each says."""
-        answers = self.ask("status", self.names("app"), "ready", look=_LOOK_FIRST)
+        answers = self.ask("status", self.released(), "ready", look=_LOOK_FIRST)
         known = self.store.release()
         rows = {
             host: answer.error
@@ -315,13 +324,15 @@ class Fleet:
         return self.phase("start", apps, "start", *arguments, meanwhile=self.renew(apps))
 
     def _switch(self, apps: list[str], ready: Answers, verb: str, *more: Any) -> Answers:
-        """Activate the release on one batch of hosts after the other; where one fails, take all back.
+        """Activate the release on one batch of hosts after the other, workers last; where one fails, take all back.
 
         Raises:
             Failed: a host fails or is lost; the message says what serves.
         """
         done: Answers = {}
-        for batch in batches(apps):
+        serving = self.names("app")
+        only_work = [host for host in apps if host not in serving]
+        for batch in [*batches(serving), *batches(only_work)]:
             arguments = (self.id, self.by, time.time() + PATIENCE, *more)
             try:
                 answers = self.ask(verb, batch, verb, *arguments, meanwhile=self.renew(apps))
@@ -428,4 +439,4 @@ def batches(hosts: list[str]) -> list[list[str]]:
     [['a'], ['b', 'c'], ['d', 'e'], ['f', 'g'], ['h']]
     """
     size = max(1, len(hosts) // 4)
-    return [hosts[:1], *(hosts[at : at + size] for at in range(1, len(hosts), size))]
+    return [hosts[:1]] * bool(hosts) + [hosts[at : at + size] for at in range(1, len(hosts), size)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import django_kinds
 from django_pillar_check import Problem
 from django_pillar_fleet import hosts_with
 from django_pillar_listen import https, port_of
@@ -37,11 +38,13 @@ def complete(site: Site) -> None:
 
 
 def settle(site: Site) -> None:
-    """Leave the certificates to the balancers: a host behind them serves http, and knows that visitors use https.
+    """Leave the certificates to the hosts that visitors reach; any other one knows that visitors use https.
 
     To be called once contradictions are found.
     """
-    if "balancer" not in site or "balancer" in site["fleet"]["parts"] or not https(site):
+    is_balancer = "balancer" in site.get("fleet", {}).get("parts", ())
+    is_behind = "balancer" in site or site["server"]["kind"] == django_kinds.NO_SERVER
+    if is_balancer or not is_behind or not https(site):
         return
     site["fleet"]["https"] = sorted({port_of(place) for place in https(site)})
     unused = dict.fromkeys(("certificate", "key", "hook", "email", "client"))

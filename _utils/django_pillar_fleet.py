@@ -18,6 +18,8 @@ from django_pillar_check import Problem
 Site = dict[str, Any]
 #: The characters of a pattern of names.
 _PATTERN = frozenset("*?[")
+#: The parts of the hosts that have the site's releases.
+RELEASED = ("app", "worker")
 #: What the master's configuration needs, for hints.
 MASTER = "module_dirs and ext_pillar in the master's configuration (docs/guides/fleet.md)"
 
@@ -91,13 +93,14 @@ def _entry(value: Any) -> dict[str, Any]:
     }
 
 
-def hosts_with(site: Site, part: str) -> list[str]:
-    """Return the names of a site's hosts that have a part, in order; none for a site without ``hosts``."""
-    return [name for name, entry in site.get("fleet", {}).get("hosts", {}).items() if part in entry["parts"]]
+def hosts_with(site: Site, *parts: str) -> list[str]:
+    """Return the names of a site's hosts that have one of some parts, in order; none for a site without ``hosts``."""
+    hosts = site.get("fleet", {}).get("hosts", {}).items()
+    return [name for name, entry in hosts if not {*parts}.isdisjoint(entry["parts"])]
 
 
 def settle(site: Site) -> None:
-    """Leave out what this host does not do: without the part `app` the whole site, and what one host does for all.
+    """Leave out what this host does not do: of the whole site, of its parts, and of what one host does for all.
 
     To be called once contradictions are found, which are the same on every host.
     """
@@ -105,16 +108,34 @@ def settle(site: Site) -> None:
     if "fleet" not in site:
         return
     del site["fleet"]["given"]
-    if "app" not in site["fleet"]["parts"]:
+    parts, host = site["fleet"]["parts"], site["fleet"]["host"]
+    apps, workers = hosts_with(site, "app"), hosts_with(site, "worker")
+    if not {*RELEASED} & {*parts}:
         site |= {"state": "absent", "remove_data": False}
-    elif hosts_with(site, "app")[0] != site["fleet"]["host"]:
+        return
+    if host not in apps[:1]:
+        site["backup"]["schedule"] = None
+    if workers and "worker" not in parts:
+        for key in ("workers", "schedules"):
+            site.pop(key, None)
+    elif host not in (workers or apps)[:1]:
         _leave_to_first(site)
+    if "app" not in parts:
+        _leave_visitors(site)
+
+
+def _leave_visitors(site: Site) -> None:
+    """Leave out what answers visitors: the application server and the proxy."""
+    server = site["server"]
+    options = {"interface": django_kinds.server_of(server).interface}
+    site["server"] = {**server, "kind": django_kinds.NO_SERVER, "bind": "unix", "options": options}
+    site["proxy"] = {**site["proxy"], "kind": "none", "keepalive": False}
+    site["listener"] = ""
 
 
 def _leave_to_first(site: Site) -> None:
-    """Leave out what the first host does for all: schedules, backups at times, what sends tasks at times."""
+    """Leave out what the first host does for all: schedules, and what sends tasks at times."""
     site.pop("schedules", None)
-    site["backup"]["schedule"] = None
     workers = site.get("workers", {})
     for name in [name for name, worker in workers.items() if django_kinds.WORKERS[worker["kind"]].is_single]:
         del workers[name]
@@ -135,9 +156,13 @@ def hosts(site: Site, own: Site) -> Iterator[Problem]:
     entries = site["fleet"]["hosts"]
     if not hosts_with(site, "app"):
         yield ("hosts",), "expected at least one host with the part app"
+    if hosts_with(site, "worker") and not site.get("workers") and not site.get("schedules"):
+        yield ("hosts", hosts_with(site, "worker")[0]), "the part worker has no effect without workers or schedules"
     for name in hosts_with(site, "balancer"):
-        if "app" in entries[name]["parts"]:
-            yield ("hosts", name), "expected app or balancer, got both: each needs port 80 of its host"
+        for part in RELEASED:
+            if part in entries[name]["parts"]:
+                text = "got both: the balancer needs the ports and certificates of the site for itself"
+                yield ("hosts", name), f"expected {part} or balancer, {text}"
     for name, entry in entries.items():
         if entry["address"] and not _is_address(entry["address"]):
             yield ("hosts", name), f"expected an IP address, got {entry['address']}"
@@ -166,11 +191,11 @@ def _is_address(text: str) -> bool:
 
 
 def shared(site: Site, _own: Site) -> Iterator[Problem]:
-    """Yield what several app hosts would each have of their own, although the site needs it once."""
-    if len(hosts_with(site, "app")) < 2 or site["state"] != "present":
+    """Yield what several hosts would each have of their own, although the site needs it once."""
+    if len(hosts_with(site, *RELEASED)) < 2 or site["state"] != "present":
         return
-    several = "the hosts with the part app"
-    if not site["secret_key"] and "app" in site["fleet"]["parts"]:  # the master gives it to no other host
+    several = f"the hosts with the part {' or '.join(part for part in RELEASED if hosts_with(site, part))}"
+    if not site["secret_key"] and {*RELEASED} & {*site["fleet"]["parts"]}:  # the master gives it to no other host
         yield ("secret_key",), f"missing: {several} need the same key: set it, or {MASTER}"
     for name, secret in site["secrets"].items():
         if "generate" in secret and "value" not in secret:

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import django_kinds
 import django_pillar_balancer
 import django_pillar_database
 import django_pillar_email
@@ -200,7 +201,8 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
 def addresses(sites: Sites) -> Iterator[Problem]:
     """Yield domains of several sites, each of which needs its own path, and all the same server block."""
     owners: dict[str, list[tuple[str, str | None]]] = {}
-    for name, site in sites.items():
+    served = {name: site for name, site in sites.items() if site["server"]["kind"] != django_kinds.NO_SERVER}
+    for name, site in served.items():
         for key in ("domains", "redirect_domains"):
             for domain in site[key]:
                 path = site["path"] if key == "domains" else None

@@ -109,13 +109,14 @@ def configuration(
         "server": server["kind"],
         **({"keepalive": True} if site.config["proxy"].get("keepalive") else {}),
     }
-    return {
+    files = {
         "instance.json": json.dumps(recorded) + "\n",
         "upstream.conf": f"server {'unix:' if variables['unix'] else ''}{variables['address']};\n",
-        **own.configuration(site, release, variables, templates),
-        **PROCESS_MANAGERS[site.process].configuration(site, release, variables, templates),
-        **_configuration_of_workers(site, release, variables, templates),
     }
+    if own.SERVES:
+        files |= own.configuration(site, release, variables, templates)
+        files |= PROCESS_MANAGERS[site.process].configuration(site, release, variables, templates)
+    return files | _configuration_of_workers(site, release, variables, templates)
 
 
 def _configuration_of_workers(
@@ -194,18 +195,27 @@ def pid(site: Site, release: Path) -> int | None:
     return process_manager(site, release).pid(site, release)
 
 
+def serves(release: Path) -> bool:
+    """Return whether a release has a server; one on a host for workers has none."""
+    return django_server.of_release(release).SERVES
+
+
 def is_running(site: Site, release: Path) -> bool:
-    """Return whether the instance runs and listens."""
-    return pid(site, release) is not None and django_process.is_whole(site, release)
+    """Return whether the instance runs and listens; without a server, whether all workers run."""
+    manager = process_manager(site, release)
+    return all(
+        manager.pid(site, release, part) is not None and django_process.is_whole(site, release, part)
+        for part in ([""] if serves(release) else parts(release))
+    )
 
 
 def parts(release: Path) -> list[str]:
-    """Return the parts of a release: its server, and its workers."""
-    return ["", *django_worker.recorded(release)]
+    """Return the parts of a release: its server where it has one, and its workers."""
+    return [*([""] if serves(release) else []), *django_worker.recorded(release)]
 
 
 def units(site: Site, release: Path) -> list[str]:
-    """Return the units of a release: that of its server, and those of its workers."""
+    """Return the units of a release: that of its server where it has one, and those of its workers."""
     return [unit(site, release, part) for part in parts(release)]
 
 
@@ -226,8 +236,9 @@ def start(site: Site, release: Path) -> None:
 
 def _for_each(parts: list[str], call: Callable[[str], None]) -> None:
     """Call a function for each part, all at the same time; the error of the first one is raised."""
-    if len(parts) == 1:
-        call(parts[0])
+    if len(parts) < 2:
+        for part in parts:
+            call(part)
         return
     with ThreadPoolExecutor(len(parts)) as pool:
         for called in [pool.submit(call, part) for part in parts]:

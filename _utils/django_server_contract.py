@@ -28,6 +28,7 @@ class Server(ABC):
     Attributes:
         KIND: its name in the pillar.
         MAIN: the file in ``config/`` without which a release cannot start.
+        SERVES: whether there is a process that answers requests.
         BINDS: whether the server binds its socket itself where it inherits none.
         INHERITS: whether it takes the socket that systemd passes to it; one that does not binds its own there too.
         WRITES_LOG: whether it writes and rotates the log of a release itself.
@@ -37,6 +38,7 @@ class Server(ABC):
 
     KIND: ClassVar[str]
     MAIN: ClassVar[str]
+    SERVES: ClassVar[bool] = True
     BINDS: ClassVar[bool] = False
     INHERITS: ClassVar[bool] = True
     WRITES_LOG: ClassVar[bool] = False

@@ -369,6 +369,7 @@ def logs(name: str, lines: int, worker: str | None = None) -> str:
     site = django_site.find(name)
     release = django_verbs_attempt.newest(site)
     django_verbs_workers.check_name(release, worker)
+    django_verbs_workers.refuse_without_server(release, worker)
     manager, notice = django_release_instance.process_manager(site, release.path), django_verbs_attempt.notice(release)
     try:
         text = manager.log(site, release.path, int(lines), worker or "")

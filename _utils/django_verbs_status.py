@@ -71,7 +71,9 @@ def _health(release: Release, is_live: bool) -> str:
 
 
 def _server(live: Release) -> str:
-    """Return the server of the active release, and what it reports of its processes."""
+    """Return the server of the active release, and what it reports of its processes; empty without a server."""
+    if not django_release_instance.serves(live.path):
+        return ""
     kind = (django_server.recorded(live.path) or {}).get("server", "")
     workers = django_server.of_release(live.path).workers(django_process.folder(live.site, live.path))
     return f"{kind}: {workers}" if workers else kind

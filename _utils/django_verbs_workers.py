@@ -122,6 +122,20 @@ def _first(state: State | None) -> str:
     return f"; tasks that run are finished first: {state.active}" if state and state.active else ""
 
 
+def refuse_without_server(release: Release, worker: str | None) -> None:
+    """Check that a release has a server, where no worker is named.
+
+    Raises:
+        DeploymentError: this host only runs workers of the site.
+    """
+    if worker is None and not django_release_instance.serves(release.path):
+        names = ", ".join(django_worker.recorded(release.path)) or "none"
+        raise DeploymentError(
+            f"{release.name} has no application server on this host, which has the part worker",
+            hint=f"name one of its workers: {names}",
+        )
+
+
 def check_name(release: Release, worker: str | None) -> None:
     """Check that a release has a worker of this name, or none is asked for.
 

@@ -353,6 +353,35 @@ def test_migrations_are_not_judged_for_hosts_that_serve_different_commits(world:
     assert "migrate" not in world.hosts.verbs()
 
 
+@pytest.fixture
+def with_workers(world: World) -> World:
+    """Two hosts that serve the site, of which the second has workers too, and two that have only these."""
+    parts = {"a": ["worker"], "b": ["worker"], "web1": ["app"], "web2": ["app", "worker"]}
+    world.store.keep_hosts(parts)
+    world.hosts = Played(parts)
+    return world
+
+
+def test_hosts_for_workers_switch_after_those_that_serve(with_workers: World) -> None:
+    done = with_workers.fleet().deploy(None)
+    switched = [hosts for verb, hosts in with_workers.hosts.calls if verb == "switch"]
+    assert switched == [["web1"], ["web2"], ["a"], ["b"]] and [*done["hosts"]] == ["web1", "web2", "a", "b"]
+    first = [hosts for verb, hosts in with_workers.hosts.calls if verb in ("resolve", "migrate", "finish")]
+    assert first == [["web1"], ["web1"], ["a", "b", "web1", "web2"]]
+    with_workers.hosts.calls.clear()
+    with_workers.fleet().rollback(None, force=False)
+    assert [hosts for verb, hosts in with_workers.hosts.calls if verb == "rollback"] == switched
+    assert {*with_workers.hosts.live.values()} == {OLD} and not with_workers.hosts.claims
+    assert [*with_workers.fleet().status()["hosts"]] == ["a", "b", "web1", "web2"]
+
+
+def test_workers_that_fail_in_the_switch_take_all_hosts_back(with_workers: World) -> None:
+    with_workers.fail("b", "switch", "its workers do not start")
+    with pytest.raises(DeploymentError, match="b: its workers do not start"):
+        with_workers.fleet().deploy(None)
+    assert {*with_workers.hosts.live.values()} == {OLD} and not with_workers.hosts.claims
+
+
 def test_a_rollback_is_one_for_all_hosts(world: World) -> None:
     world.fleet().deploy(None)
     done = world.fleet().rollback(None, force=False)

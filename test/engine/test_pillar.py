@@ -305,6 +305,47 @@ def test_what_one_host_does_for_all_is_left_out_of_the_others() -> None:
     assert (first["backup"]["schedule"], second["backup"]["schedule"]) == ("daily", None)
 
 
+def test_hosts_for_workers_run_them_instead_of_those_that_serve() -> None:
+    hosts = {"web*": ["app"], "lb1": ["worker"]}
+    options = {
+        "backup": {"schedule": "daily"},
+        "workers": {"tasks": {"kind": "celery", "app": "blog"}, "beat": {"kind": "celery_beat", "app": "blog"}},
+        "server": {"kind": "gunicorn", "options": {"worker_class": "uvicorn"}},
+        "tls": {"kind": "self_signed"},
+    }
+    found = {host: on(host, hosts, **options) for host in KNOWN}
+    web1, web2, jobs = (one["sites"]["blog"] for one in found.values())
+    assert [one["errors"] for one in found.values()] == [[]] * 3
+    assert not {"workers", "schedules"} & (web1.keys() | web2.keys())
+    assert [*jobs["workers"]] == ["tasks", "beat"] and [*jobs["schedules"]] == ["clean"]
+    assert [site["backup"]["schedule"] for site in (web1, web2, jobs)] == ["daily", None, None]
+    assert [site["server"]["kind"] for site in (web1, web2, jobs)] == ["gunicorn", "gunicorn", "none"]
+    assert django_kinds.server_of(jobs["server"]).interface == "asgi", "its settings are those of the hosts that serve"
+    assert (jobs["tls"]["kind"], jobs["fleet"]["https"], found["lb1"]["proxies"]) == ("none", [443], [])
+
+
+def test_the_first_host_for_workers_does_what_one_does_for_all() -> None:
+    hosts = {"lb1": ["app"], "web1": ["app", "worker"], "web2": ["worker"]}
+    workers = {"tasks": {"kind": "celery", "app": "blog"}, "beat": {"kind": "celery_beat", "app": "blog"}}
+    lb1, web1, web2 = (
+        on(host, hosts, workers=workers, backup={"schedule": "daily"})["sites"]["blog"]
+        for host in ("lb1", "web1", "web2")
+    )
+    assert "workers" not in lb1 and lb1["backup"]["schedule"] == "daily"
+    assert [*web1["workers"]] == ["tasks", "beat"] and "schedules" in web1 and web1["server"]["kind"] == "uwsgi"
+    assert [*web2["workers"]] == ["tasks"] and "schedules" not in web2 and web2["server"]["kind"] == "none"
+
+
+def test_a_site_may_have_the_domain_of_one_whose_workers_are_on_the_host() -> None:
+    workers = {"tasks": {"kind": "command", "command": "manage.py work"}}
+    fleet = {**SITE, **FLEET, "hosts": {"web1": ["worker"], "web2": ["app"]}, "workers": workers}
+    fleet["fleet"] = {"commit": "", "sequence": 0, "held": [], "addresses": KNOWN}
+    other = {**SITE, "user": "other", "root": "/srv/other"}
+    assert compiled({"django": {"sites": {"blog": fleet, "other": other}}}, {**GRAINS, "id": "web1"})["errors"] == []
+    two = compiled({"django": {"sites": {"blog": fleet, "other": other}}}, {**GRAINS, "id": "web2"})["errors"]
+    assert len(two) == 1 and "is served by site" in two[0]
+
+
 def test_a_balancer_needs_no_secret_key_of_the_site() -> None:
     hosts = {"web*": ["app"], "lb1": ["balancer"]}
     assert on("lb1", hosts, secret_key=None)["errors"] == []
@@ -330,7 +371,25 @@ WRONG_FLEETS = {
     "both-parts": (
         {"web1": ["app", "balancer"]},
         {},
-        ["hosts:web1 — expected app or balancer, got both: each needs port 80 of its host"],
+        [
+            "hosts:web1 — expected app or balancer, got both: the balancer needs the ports and certificates of the "
+            "site for itself"
+        ],
+    ),
+    "nothing-to-work-on": (
+        {"web1": ["app"], "web2": ["worker"]},
+        {"schedules": {}},
+        ["hosts:web2 — the part worker has no effect without workers or schedules"],
+    ),
+    "what-workers-need-in-common": (
+        {"web1": ["app"], "web2": ["worker"]},
+        {"queue": {"engine": "redis"}, "media": {}},
+        [
+            "media:shared — missing: the hosts with the part app or worker have an own folder for uploads each: true "
+            "if ROOT/media is a mount of the same files on all, false if the project stores uploads elsewhere or has "
+            "none",
+            "queue:host — missing: the hosts with the part app or worker need one server",
+        ],
     ),
     "unknown-minion": (
         {"web1": ["app"], "web7": ["app"]},

@@ -4,6 +4,7 @@ import os
 import time
 from typing import Any
 
+import django_kinds
 import django_release_claim
 import django_verbs
 import django_verbs_fleet as verbs
@@ -272,3 +273,91 @@ def test_a_site_without_hosts_has_no_verbs_of_a_fleet(world):
     world.apply()
     with pytest.raises(DeploymentError, match="has no hosts in its pillar"):
         verbs.ready("blog")
+
+
+# A host for workers
+
+
+SHARED = {
+    "secret_key": "x" * 50,
+    "database": {"engine": "postgres", "host": "10.0.0.5", "name": "blog", "user": "blog", "password": "hunter2"},
+    "media": {"shared": False},
+    "workers": {"mail": {"kind": "rq"}, "feed": {"kind": "command", "command": "manage.py follow_feed"}},
+}
+
+
+def with_parts(*parts: str, commit: str = "", sequence: int = 0) -> dict[str, Any]:
+    """The options of a site of which this host has these parts, and another one serves it."""
+    options = known(commit, sequence) | SHARED
+    options["fleet"]["addresses"]["web2"] = "10.0.0.2"
+    return options | {"hosts": {"web1": [*parts], "web2": ["app"]}}
+
+
+@pytest.fixture
+def workers(world):
+    """A host for workers, which runs those of the first commit."""
+    world.given = {"secret_key": "x" * 50, "database.default": "hunter2"}
+    for kind in django_kinds.WORKERS.values():
+        for name in kind.templates:
+            world.templates.setdefault(f"{django_kinds.FILES}{name}", "")
+    world.options = with_parts("worker")
+    world.apply()
+    released(ONE, 1)
+    world.options = with_parts("worker", commit=ONE, sequence=1)
+    return world
+
+
+def units(number: str) -> set[str]:
+    return {f"django-blog-{number}-{name}.service" for name in SHARED["workers"]}
+
+
+def test_a_host_for_workers_runs_them_alone(workers):
+    assert workers.apply() == {} and workers.running == units("0001")
+    workers.check()
+    assert not [path for path in workers.site.current.glob("config/*") if "uwsgi" in path.name]
+    row = django_verbs.status("blog")
+    assert (row["running"], row["server"]) == (True, "") and "mail" in row["workers"]
+    with pytest.raises(DeploymentError, match="has no application server on this host"):
+        django_verbs.logs("blog", 10)
+
+
+def test_workers_change_in_the_switch_and_go_back(workers):
+    name = prepared(TWO, 2)
+    verbs.start("blog", ID, BY, soon(), [])
+    assert workers.running == units("0001") | units("0002")
+    assert workers.fetching() == {unit.removesuffix(".service") for unit in units("0001")}
+    verbs.switch("blog", ID, BY, soon())
+    assert workers.live == name and workers.running == units("0001") | units("0002"), "going back starts nothing"
+    assert workers.fetching() == {unit.removesuffix(".service") for unit in units("0002")}
+    assert verbs.abandon("blog", ID, BY, False) == {"back": f"0001-{ONE[:12]}"}
+    assert workers.live == f"0001-{ONE[:12]}" and workers.running == units("0001")
+
+
+def test_workers_that_do_not_start_leave_those_that_run(workers):
+    prepared(TWO, 2)
+    workers.fails["0002-mail"] = DeploymentError("exits with 1")
+    with pytest.raises(DeploymentError, match=f"the worker mail of 0002-{TWO[:12]} does not start"):
+        verbs.start("blog", ID, BY, soon(), [])
+    workers.fails.clear()
+    verbs.abandon("blog", ID, BY, False)
+    workers.check()
+    assert workers.live == f"0001-{ONE[:12]}"
+
+
+def test_a_late_host_for_workers_goes_to_the_common_commit(workers):
+    workers.options = with_parts("worker", commit=TWO, sequence=7)
+    workers.apply()
+    assert workers.live == f"0007-{TWO[:12]}"
+    workers.check()
+
+
+def test_parts_of_a_host_change_with_the_next_apply(workers):
+    serves = {"django-blog-0002.service", "django-blog-0002.socket"}
+    workers.options = with_parts("app", "worker", commit=ONE, sequence=1)
+    workers.apply()
+    assert workers.running == serves | units("0002")
+    workers.check()
+    workers.options = with_parts("worker", commit=ONE, sequence=1)
+    workers.apply()
+    assert workers.running == units("0003")
+    workers.check()

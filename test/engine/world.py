@@ -232,7 +232,8 @@ class World:
         site = self.site
         names = django_release_instance.units(site, site.releases / self.live)
         recorded = django_host_file.read_json(site.current / "config/instance.json") or {}
-        suffix, more = {"systemd": (".service", [f"{names[0]}.socket"]), "supervisor": (".conf", [])}[
+        server = names[:1] if django_release_instance.serves(site.current) else []
+        suffix, more = {"systemd": (".service", [f"{name}.socket" for name in server]), "supervisor": (".conf", [])}[
             recorded.get("process", "systemd")
         ]
         assert self.running - self.busy == {*(f"{name}{suffix}" for name in names), *more} == self.enabled
@@ -245,7 +246,7 @@ class World:
         }
         known = {name.split("-")[0] for name in self.releases}
         assert {*names} <= units and {django_process.parse(site, name)[0] for name in units} <= known
-        assert self.fetching() == {*names[1:]}
+        assert self.fetching() == {*names} - {*server}
         assert self.releases[self.live] == "good"
         assert "building" not in self.releases.values()
         self.check_leftovers()
@@ -357,7 +358,7 @@ class World:
             (django_process.RUN / name / "ready").touch()
         elif not there:
             self.running.discard(program)
-        self.updated = {path.name for path in django_process_supervisor.PROGRAMS.iterdir()}
+        (self.updated.add if there else self.updated.discard)(program)
         return "" if self.running == before else f"{name}: updated\n"
 
     def project(self, request: dict[str, Any]) -> str:
