@@ -332,6 +332,10 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
     if variable.kind == "parsed_cache" and _REDIS.fullmatch(name):
         return "redis://localhost:6379/0"
     is_for_origins = "ALLOWED_HOSTS" in forms and name in settings.values.get("CSRF_TRUSTED_ORIGINS", Value()).taint
+    if name.endswith("ADMIN_URL") and any(
+        value.source == name and value.content is None for value in settings.values.values()
+    ):
+        return "admin/"  # no urls module takes None
     if variable.required or is_for_origins:
         return _required(settings, name, forms, context)
     if context.engine != "sqlite" and _is_in_another_text(settings, name):

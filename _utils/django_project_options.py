@@ -121,8 +121,8 @@ def _distribution() -> str:
     return ""
 
 
-#: A distribution → the version of its PostgreSQL.
-_POSTGRES = {"bookworm": "15", "trixie": "17", "noble": "16"}
+#: A distribution with a package of pgvector → the version of its PostgreSQL.
+_POSTGRES = {"trixie": "17", "noble": "16"}
 #: Words for addresses, which settings may parse while they are imported → one of that kind for a build without it.
 _ADDRESSES = {
     "database_url": "sqlite:///x",
@@ -199,9 +199,20 @@ def _extensions(report: Report, settings: Settings, tree: Path) -> None:
     names = dict.fromkeys([*(["postgis"] if is_spatial else []), *django_project_data.extensions(tree)])
     if names:
         report.set("database", {**database, "extensions": [*names]}, comment)
-    server = _POSTGRES.get(_distribution())
-    if "vector" in names and server:
+    if "vector" in names:
+        _vector(report, _distribution())
+
+
+def _vector(report: Report, distribution: str) -> None:
+    """Add the package of the extension vector, or a remark where the distribution has none."""
+    server = _POSTGRES.get(distribution)
+    if server:
         report.extend("packages", [f"postgresql-{server}-pgvector"], "for the extension vector")
+    elif distribution:
+        report.remarks.append(
+            f"the database needs the extension vector, of which {distribution} has no package: use a newer "
+            "distribution, such as Debian 13, or set `database` to a server that has it"
+        )
 
 
 def _environment(

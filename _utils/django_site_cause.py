@@ -185,6 +185,11 @@ _HINTS = (
         "NAME', then salt-call django.release {site}",
     ),
     (
+        r"urls/(?:resolvers|conf)\.py[\s\S]{0,600}(?:'NoneType' is not iterable|expected string or bytes-like)",
+        "the route of a URL pattern is None, which a setting is whose variable is not set, such as ADMIN_URL: set the "
+        "variable in {at}:environment",
+    ),
+    (
         r"Dependency on app with no migrations: (\w+)",
         "no migrations are committed for {0}, and a release makes none: run manage.py makemigrations {0} in the "
         "project, and commit what it writes",

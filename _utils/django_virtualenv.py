@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 _COMPLETE = ".complete"
 #: The lines of a requirement for what Python has since 3.9, with its hashes; one with a marker is for older ones.
 _ZONEINFO = re.compile(r"^backports[.-]zoneinfo\b(?![^\n]*;)(?:[^\n\\]|\\\n?)*\n?", re.MULTILINE | re.IGNORECASE)
+#: A requirement with an option after it that pip takes no notice of there, and uv refuses.
+_OPTION = re.compile(r"^(\s*[A-Za-z][^#\n]*?)[ \t]+(--(?:no|only)-binary)\b", re.MULTILINE)
 
 
 # Which virtualenv
@@ -291,6 +293,7 @@ def _required(site: Site, work: Path, files: list[str]) -> list[str]:
     limit = _limit(site, work)
     extras = _remove_project(work, files)
     _remove_backports(site, work, files)
+    _rewrite(work, files, _OPTION, r"\1\n\2")
     is_only = django_virtualenv_index.is_only(site)
     if is_only:
         django_virtualenv_project_indexes.replace(work, files, site.config["index"]["url"])
@@ -343,11 +346,16 @@ def _remove_backports(site: Site, work: Path, files: list[str]) -> None:
     """
     if not django_virtualenv_python.is_among(django_virtualenv_python.interpreter(site).version, ">=3.9"):
         return
+    _rewrite(work, files, _ZONEINFO, "")
+
+
+def _rewrite(work: Path, files: list[str], pattern: re.Pattern[str], by: str) -> None:
+    """Replace what a pattern matches in the requirements, and in the files that they include."""
     for name in files:
         for path in django_virtualenv_requirements.with_included(work, work / name, set()):
             text = path.read_text(errors="replace") if path.suffix in (".txt", ".in") else ""
-            if _ZONEINFO.search(text):
-                django_virtualenv_lock.replace(path, _ZONEINFO.sub("", text))
+            if pattern.search(text):
+                django_virtualenv_lock.replace(path, pattern.sub(by, text))
 
 
 def _limit(site: Site, work: Path) -> list[str]:

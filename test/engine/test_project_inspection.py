@@ -55,16 +55,18 @@ def test_background_work_is_proposed_as_the_project_has_it(tmp_path, case):
     assert django_pillar.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
 
 
-@pytest.mark.parametrize(("distribution", "packages"), [("bookworm", ["postgresql-15-pgvector"]), ("jammy", None)])
+@pytest.mark.parametrize(("distribution", "packages"), [("trixie", ["postgresql-17-pgvector"]), ("bookworm", None)])
 def test_extension_vector_is_installed_with_the_server(tmp_path, monkeypatch, distribution, packages):
     settings = "INSTALLED_APPS = []\nDATABASES = {'default': {'ENGINE': 'django.db.backends.postgresql'}}\n"
     files = {"manage.py": "", "site/wsgi.py": "application = get_wsgi_application()", "site/settings.py": settings}
     migration = "from pgvector.django import VectorExtension\noperations = [VectorExtension()]\n"
     tree = write_tree(tmp_path / "x", files | {"site/migrations/1.py": migration, "requirements.txt": "django\n"})
     monkeypatch.setattr(django_project_options, "_distribution", lambda: distribution)
-    (site,) = yaml.safe_load(django_project_inspection.inspect(str(tree)))["django"]["sites"].values()
+    text = django_project_inspection.inspect(str(tree))
+    (site,) = yaml.safe_load(text)["django"]["sites"].values()
     assert site["database"] == {"engine": "postgres", "extensions": ["vector"]}
     assert site.get("packages") == packages
+    assert ("extension vector, of which bookworm has no package" in text) == (distribution == "bookworm")
 
 
 def test_inspection_of_a_repository_at_a_revision(tmp_path):

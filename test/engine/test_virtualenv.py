@@ -330,6 +330,13 @@ def test_a_backport_that_python_has_is_not_required(make_site, tmp_path, monkeyp
     assert (work / "base.txt").read_text() == (written or text)
 
 
+def test_an_option_of_pip_after_a_requirement_is_one_of_all(tmp_path):
+    text = "a==1\npsycopg2==2.8.5 --no-binary psycopg2  # https://example.org/--no-binary\nb==1\n"
+    work = write_tree(tmp_path / "work", {"requirements.txt": "-r base.txt\n", "base.txt": text})
+    django_virtualenv._rewrite(work, ["requirements.txt"], django_virtualenv._OPTION, r"\1\n\2")
+    assert (work / "base.txt").read_text() == text.replace(" --no-binary psycopg2", "\n--no-binary psycopg2", 1)
+
+
 def test_a_failure_of_another_kind_is_not_tried_with_overrides(make_site, uv, tmp_path):
     source = write_tree(tmp_path / "source", {"requirements.txt": "a==1\n"})
     uv.fails = "--requirement"
