@@ -12,6 +12,7 @@ The value is the folder of its store, which it makes. Sites without ``hosts`` ge
 import fnmatch
 import ipaddress
 import os
+import socket
 import sys
 
 import salt.cache
@@ -41,11 +42,12 @@ def ext_pillar(minion_id, pillar, store):
     """
     given = _map(pillar.get("django"))
     defaults = _map(_map(given.get("defaults")).get("hosts"))
-    found = {}
+    found, roster = {}, None
     for name, site in _map(given.get("sites")).items():
         hosts = {**defaults, **_map(_map(site).get("hosts"))}
         if hosts and isinstance(site, dict) and django_master_store.NAME.fullmatch(str(name)):
-            found[name] = _of_site(minion_id, name, site, hosts, store)
+            roster = roster or _roster()
+            found[name] = _of_site(minion_id, name, site, hosts, store, roster)
     return {"django": {"sites": found}} if found else {}
 
 
@@ -54,13 +56,15 @@ def _map(value):
     return value if isinstance(value, dict) else {}
 
 
-def _of_site(minion_id, name, site, hosts, folder):
+def _of_site(minion_id, name, site, hosts, folder, roster):
     store = django_master_store.Store(folder, name)
-    names = [one for one in _accepted() if any(fnmatch.fnmatchcase(one, pattern) for pattern in hosts)]
+    names = [
+        one for one in sorted(roster or _accepted()) if any(fnmatch.fnmatchcase(one, pattern) for pattern in hosts)
+    ]
     literal = [one for one in hosts if not any(character in one for character in "*?[")]
     parts = {one: _parts(one, hosts) for one in sorted({*names, *literal})}
     store.keep_hosts(parts)
-    addresses = {one: _address(one, minion_id) for one in names}
+    addresses = {one: _address(one, minion_id, roster) for one in names}
     servers = _servers(minion_id, store, parts, hosts, addresses)
     known = {**store.release(), "over": store.over(), "addresses": addresses, **servers}
     uses = {"app", "worker"} & {*parts.get(minion_id, ())}
@@ -103,18 +107,39 @@ def _verifiers(part, password):
 
 def _accepted():
     """Return the names of the minions whose keys the master has accepted."""
-    return sorted(salt.key.get_key(__opts__).list_keys()["minions"])
+    return salt.key.get_key(__opts__).list_keys()["minions"]
 
 
-def _address(name, minion_id):
-    """Return the first address of a minion that is not of its loopback; empty where the master has not seen it yet."""
+def _roster():
+    """Return the entries of salt-ssh's roster by name of the host; None where the master compiles this pillar."""
+    if "_ssh_version" not in __opts__:
+        return None
+    import django_master_roster  # only here: the master needs nothing of salt-ssh
+
+    return django_master_roster.targets(__opts__)
+
+
+def _address(name, minion_id, roster):
+    """
+    Return the first address of a minion that is not of its loopback; without one that the master has seen, that of
+    the roster; empty where there is none.
+    """
     cached = salt.cache.factory(__opts__).fetch("grains", name) or {}
-    grains = __grains__ if name == minion_id and __grains__.get("id") == name else cached
+    # By salt-ssh a host's grains are those of this host alone, and all have to get the same addresses.
+    grains = __grains__ if roster is None and __grains__.get("id") == name == minion_id else cached
     for address in [*(grains.get("ipv4") or []), *(grains.get("ipv6") or [])]:
         one = ipaddress.ip_address(address)
         if not (one.is_loopback or one.is_link_local):
             return str(one)
-    return ""
+    return _resolved(roster[name].get("host", name)) if roster else ""
+
+
+def _resolved(host):
+    """Return the address of a host, of its address or its name; empty where the name is unknown."""
+    try:
+        return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]
+    except OSError:
+        return ""
 
 
 def _parts(name, hosts):

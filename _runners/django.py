@@ -34,7 +34,7 @@ def __virtual__():
     return __virtualname__
 
 
-def deploy(site, revision=None):
+def deploy(site, revision=None, roster=False):
     """
     Release a site on all its hosts: as a whole, or not at all. The exit code is 1 when it was not released.
 
@@ -42,6 +42,8 @@ def deploy(site, revision=None):
         Name of the site.
     revision
         Branch, tag or commit, instead of the revision of the pillar.
+    roster
+        By salt-ssh, to the hosts of its roster, instead of by minions.
 
     CLI Example:
 
@@ -49,12 +51,13 @@ def deploy(site, revision=None):
 
         salt-run django.deploy blog
         salt-run django.deploy blog v2.4.1
+        salt-run django.deploy blog roster=True
     """
-    with _watched(site):
-        return _answer(lambda: _fleet(site, "deploy").deploy(None if revision is None else str(revision)))
+    with _watched(site, roster):
+        return _answer(lambda: _fleet(site, "deploy", roster).deploy(None if revision is None else str(revision)))
 
 
-def rollback(site, to=None, force=False):
+def rollback(site, to=None, force=False, roster=False):
     """
     Roll all hosts of a site back to an older commit, of which each host still has a release. The commit that was
     active is put on hold.
@@ -65,6 +68,8 @@ def rollback(site, to=None, force=False):
         Commit to return to. The one before the active one by default.
     force
         Roll back even if the older release does not work with the schema of the databases.
+    roster
+        By salt-ssh, to the hosts of its roster, instead of by minions.
 
     CLI Example:
 
@@ -73,16 +78,18 @@ def rollback(site, to=None, force=False):
         salt-run django.rollback blog
         salt-run django.rollback blog 3f2a9c1b77de
     """
-    with _watched(site):
-        return _answer(lambda: _fleet(site, "rollback").rollback(None if to is None else str(to), force=force))
+    with _watched(site, roster):
+        return _answer(lambda: _fleet(site, "rollback", roster).rollback(None if to is None else str(to), force=force))
 
 
-def status(site=None):
+def status(site=None, roster=False):
     """
     Show what the hosts of sites serve. The exit code is 1 when one does not answer or is behind.
 
     site
         Name of the site. All sites with hosts by default.
+    roster
+        By salt-ssh, to the hosts of its roster, instead of by minions.
 
     CLI Example:
 
@@ -92,13 +99,13 @@ def status(site=None):
         salt-run django.status blog
     """
     names = [site] if site else django_master_store.sites(_folder())
-    answer = _answer(lambda: {name: _fleet(name, "status").status() for name in names})
+    answer = _answer(lambda: {name: _fleet(name, "status", roster).status() for name in names})
     if any(isinstance(row, dict) and row.get("behind") for row in answer.values()):
         __context__["retcode"] = 1
     return answer
 
 
-def drain(site, host):
+def drain(site, host, roster=False):
     """
     Have the balancers give a host of a site no new requests; those that it has are finished.
 
@@ -106,6 +113,8 @@ def drain(site, host):
         Name of the site.
     host
         Name of the host's minion.
+    roster
+        By salt-ssh, to the hosts of its roster, instead of by minions.
 
     CLI Example:
 
@@ -113,10 +122,10 @@ def drain(site, host):
 
         salt-run django.drain blog web2
     """
-    return _answer(lambda: _fleet(site, "drain").set_backend(host, "drain"))
+    return _answer(lambda: _fleet(site, "drain", roster).set_backend(host, "drain"))
 
 
-def join(site, host):
+def join(site, host, roster=False):
     """
     Have the balancers give a host of a site requests again, while its checks pass.
 
@@ -124,6 +133,8 @@ def join(site, host):
         Name of the site.
     host
         Name of the host's minion.
+    roster
+        By salt-ssh, to the hosts of its roster, instead of by minions.
 
     CLI Example:
 
@@ -131,16 +142,18 @@ def join(site, host):
 
         salt-run django.join blog web2
     """
-    return _answer(lambda: _fleet(site, "join").set_backend(host, "ready"))
+    return _answer(lambda: _fleet(site, "join", roster).set_backend(host, "ready"))
 
 
-def abandon(site):
+def abandon(site, roster=False):
     """
     End a deployment whose runner is gone: what it has prepared is removed, and hosts that have switched go back. The
     master does so by itself when a runner is killed. A claim of another master ends after a minute, or by this.
 
     site
         Name of the site.
+    roster
+        By salt-ssh, to the hosts of its roster, instead of by minions.
 
     CLI Example:
 
@@ -148,7 +161,7 @@ def abandon(site):
 
         salt-run django.abandon blog
     """
-    return _answer(lambda: _fleet(site, "abandon").abandon())
+    return _answer(lambda: _fleet(site, "abandon", roster).abandon())
 
 
 def _folder():
@@ -162,21 +175,33 @@ def _folder():
     )
 
 
-def _fleet(site, verb):
+def _fleet(site, verb, roster):
     def tell(phase, found):
-        with salt.utils.event.get_event("master", opts=__opts__, listen=False) as events:
-            events.fire_event({"site": site, "phase": phase, **found}, f"django/{site}/{verb}/{phase}")
+        if os.path.exists(os.path.join(__opts__["sock_dir"], "master_event_pull.ipc")):  # without a master, no bus
+            with salt.utils.event.get_event("master", opts=__opts__, listen=False) as events:
+                events.fire_event({"site": site, "phase": phase, **found}, f"django/{site}/{verb}/{phase}")
         hosts = ", ".join(f"{host} {text}" for host, text in found["hosts"].items())
         # At once and apart from the answer, which may be read by a program.
         print(f"{phase} {found['seconds']} s: {hosts}", file=sys.stderr, flush=True)
 
-    by = f"{getpass.getuser()} (salt-run django.{verb} on {socket.gethostname()})"
+    by = f"{getpass.getuser()} (salt-run django.{verb}{' roster=True' if roster else ''} on {socket.gethostname()})"
     store = django_master_store.Store(_folder(), site)
-    return django_master_deploy.Fleet(store, django_master_minions.Minions(__opts__), by, tell)
+    return django_master_deploy.Fleet(store, _hosts(roster), by, tell)
+
+
+def _hosts(roster):
+    """Return how functions are called on hosts: by minions, or by salt-ssh on those of the roster."""
+    if not roster:
+        return django_master_minions.Minions(__opts__)
+    try:
+        import django_master_roster  # only here: salt-ssh is a package of its own
+    except ImportError as error:
+        raise DeploymentError(f"salt-ssh is not installed here: {error}", hint="apt install salt-ssh") from None
+    return django_master_roster.Roster(__opts__)
 
 
 @contextlib.contextmanager
-def _watched(site):
+def _watched(site, roster):
     """Have a process end the deployment of this block, should this one be killed: see ``abandon``.
 
     A shell reads from a pipe whose other end is this process's alone; without a line from it, it was killed.
@@ -186,7 +211,7 @@ def _watched(site):
         yield
         return
     configuration = f"--config-dir={os.path.dirname(__opts__['conf_file'])}"
-    argv = [runner, configuration, "--out=quiet", "django.abandon", f"site={site}"]
+    argv = [runner, configuration, "--out=quiet", "django.abandon", f"site={site}", f"roster={bool(roster)}"]
     nothing = subprocess.DEVNULL
     with subprocess.Popen(  # noqa: S603 - the shell's command is a constant, and has the rest as arguments
         ["sh", "-c", 'read -r over || exec "$@"', "sh", *argv],

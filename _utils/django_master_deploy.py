@@ -14,10 +14,8 @@ from django_host_command import DeploymentError
 from django_master_minions import Answer
 from django_master_store import Progress, Store
 
-#: Seconds for which a claim holds, unless it is renewed; after the death of the runner it ends by itself.
-CLAIM = 60.0
-#: Seconds after which a host does not begin any more what the master has asked it to do.
-PATIENCE = 20.0
+#: A claim holds for so many times the patience, unless it is renewed; after the death of the runner it ends by itself.
+CLAIM = 3
 #: Seconds by which the clocks of hosts may differ: deadlines are in their time.
 SKEW = 5.0
 #: Seconds between two questions to hosts that do not answer, before anything is begun.
@@ -28,7 +26,13 @@ Tell = Callable[[str, dict[str, Any]], None]
 
 
 class Hosts(Protocol):
-    """How functions are called on hosts: see `django_master_minions`."""
+    """How functions are called on hosts: see `django_master_minions` and `django_master_roster`.
+
+    Attributes:
+        patience: seconds after which a host does not begin any more what it was asked to do.
+    """
+
+    patience: float
 
     def ask(
         self,
@@ -131,7 +135,11 @@ class Fleet:
 
     def renew(self, hosts: Collection[str]) -> Callable[[], None]:
         """Return what renews the claim of this deployment on hosts."""
-        return lambda: self._hosts.tell(hosts, "django_fleet.claim", self.site, self.id, self.by, time.time() + CLAIM)
+        return lambda: self._hosts.tell(hosts, "django_fleet.claim", self.site, self.id, self.by, self._until(CLAIM))
+
+    def _until(self, times: int = 1) -> float:
+        """Return the time (Unix time) at which the patience with hosts ends, or some times as much of it."""
+        return time.time() + times * self._hosts.patience
 
     # Deployments
 
@@ -297,7 +305,7 @@ class Fleet:
 
     def _claim(self, apps: list[str]) -> None:
         self.store.begin(self.id)
-        self.phase("claim", apps, "claim", self.id, self.by, time.time() + CLAIM)
+        self.phase("claim", apps, "claim", self.id, self.by, self._until(CLAIM))
 
     def _prepare(self, apps: list[str], commit: str, sequence: int) -> Answers:
         arguments = (self.id, self.by, commit, sequence)
@@ -315,12 +323,12 @@ class Fleet:
             text = f"migrations are pending ({', '.join(pending)}), and the hosts do not serve the same commit"
             raise Failed("judge", dict.fromkeys(apps, text))
         first = apps[:1]
-        arguments = (self.id, self.by, time.time() + PATIENCE)
+        arguments = (self.id, self.by, self._until())
         answer = self.phase("migrate", first, "migrate", *arguments, meanwhile=self.renew(apps))[first[0]]
         return list(answer.value["migrated"])
 
     def _start(self, apps: list[str], migrated: list[str]) -> Answers:
-        arguments = (self.id, self.by, time.time() + PATIENCE, migrated)
+        arguments = (self.id, self.by, self._until(), migrated)
         return self.phase("start", apps, "start", *arguments, meanwhile=self.renew(apps))
 
     def _switch(self, apps: list[str], ready: Answers, verb: str, *more: Any) -> Answers:
@@ -333,7 +341,7 @@ class Fleet:
         serving = self.names("app")
         only_work = [host for host in apps if host not in serving]
         for batch in [*batches(serving), *batches(only_work)]:
-            arguments = (self.id, self.by, time.time() + PATIENCE, *more)
+            arguments = (self.id, self.by, self._until(), *more)
             try:
                 answers = self.ask(verb, batch, verb, *arguments, meanwhile=self.renew(apps))
             except BaseException as error:  # Ctrl-C, or the master's bus is gone: some of the batch may have switched

@@ -33,6 +33,9 @@ class Minions:
         options: the master's configuration.
     """
 
+    #: Seconds after which a host does not begin any more what it was asked to do.
+    patience = 20.0
+
     def __init__(self, options: dict[str, Any]):
         self._client = salt.client.get_local_client(mopts=options)
 
@@ -104,7 +107,7 @@ class _Waiting:
             return
         name, jid, data = event["data"]["id"], event["tag"].split("/")[2], event["data"]
         if jid == self.job["jid"] and name in self.names:
-            self._settle(name, _answer(data["return"], data.get("retcode", 0)))
+            self._settle(name, answer_of(data["return"], data.get("retcode", 0)))
         elif self._question and jid == self._question and name in self._unanswered:
             self._unanswered.discard(name)
             self._count(name, "" if data["return"] else "its job has ended without an answer")
@@ -133,7 +136,7 @@ class _Waiting:
         self.answers[name] = answer
 
 
-def _answer(value: Any, code: int) -> Answer:
+def answer_of(value: Any, code: int) -> Answer:
     """Return the answer of a function: a map, with ``error`` where it failed; Salt's own errors are texts."""
     if isinstance(value, dict):
         error = str(value.get("error", "")) or (f"exit code {code}" if code else "")

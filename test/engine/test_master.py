@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
-from unittest.mock import ANY
+from unittest.mock import ANY, Mock
 
 import django_master_deploy
 import pytest
+import salt.utils.args
 from django_host_command import DeploymentError
 from django_master_deploy import Fleet, batches
-from django_master_minions import Answer, _answer, _Waiting
+from django_master_minions import Answer, Minions, _Waiting, answer_of
+from django_master_roster import Roster, _argument
 from django_master_store import Store, sites
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -29,6 +31,8 @@ class Played:
         calls: the verbs that were asked, each with its hosts.
         live: the commit that each host serves; claims: the deployment that has claimed it.
     """
+
+    patience = 20.0
 
     def __init__(self, names: Collection[str]):
         self.live = dict.fromkeys(names, OLD)
@@ -565,8 +569,87 @@ def test_a_job_that_is_gone_without_an_answer_is_lost() -> None:
     ids=json.dumps,
 )
 def test_what_salt_returns_becomes_an_answer(value: Any, code: int, expected: Answer) -> None:
-    assert _answer(value, code) == expected
+    assert answer_of(value, code) == expected
 
 
 def test_the_claim_outlives_the_time_between_two_renewals() -> None:
-    assert django_master_deploy.CLAIM >= 3 * 20 and django_master_deploy.PATIENCE <= django_master_deploy.CLAIM
+    assert min(Minions.patience, Roster.patience) * django_master_deploy.CLAIM >= 3 * 20
+
+
+class Ssh:
+    """salt-ssh's client, with hosts that answer as real ones did."""
+
+    def __init__(self, found: dict[str, Any], error: Exception | None = None):
+        self.found, self.error = found, error
+        self.called: list[tuple[Any, ...]] = []
+
+    def cmd_iter(self, hosts: list[str], function: str, arguments: list[str], **options: Any) -> Any:
+        self.called.append((hosts, function, arguments))
+        assert options["tgt_type"] == "list"
+        for host in hosts:
+            if host in self.found:
+                yield {host: self.found[host]}
+        if self.error:
+            raise self.error
+
+
+def roster(monkeypatch: pytest.MonkeyPatch, client: Ssh, names: Collection[str]) -> Roster:
+    """The hosts of a roster, by a played client."""
+    monkeypatch.setattr("django_master_roster.targets", lambda _options: dict.fromkeys(names))
+    monkeypatch.setattr("salt.client.ssh.client.SSHClient", lambda mopts: client)
+    return Roster({})
+
+
+def test_hosts_of_the_roster_answer_fail_or_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = "ssh: connect to host web3 port 22: Connection refused"
+    client = Ssh(
+        {
+            "web1": {"jid": "1", "return": {"commit": OLD}, "retcode": 0, "id": "web1"},
+            "web2": {"jid": "1", "return": {"error": "no"}, "retcode": 1, "id": "web2"},
+            "web3": {"stdout": "", "stderr": f"Warning: x\n{refused}\n", "retcode": 255, "parsed": None},
+            "web4": "Target 'web4' did not return any data, probably due to an error.",
+            "web5": {"stdout": "", "stderr": "'django_fleet.ready' is not available.", "retcode": 255},
+        }
+    )
+    hosts = roster(monkeypatch, client, [f"web{number}" for number in range(1, 7)])
+    answers = hosts.ask([f"web{number}" for number in range(1, 8)], "django_fleet.ready", "blog")
+    assert answers["web1"] == Answer({"commit": OLD})
+    assert answers["web2"] == Answer({}, "no")
+    assert answers["web3"] == Answer({}, refused, True)
+    assert answers["web4"] == Answer({}, client.found["web4"], True)
+    assert answers["web5"].error.endswith("apply on it)")
+    assert answers["web6"] == Answer({}, "salt-ssh brought no answer", True)
+    assert answers["web7"] == Answer({}, "it is not in the roster", True)
+    assert client.called == [([f"web{number}" for number in range(1, 7)], "django_fleet.ready", ['"blog"'])]
+
+
+def test_salt_ssh_that_fails_loses_those_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"web1": {"return": {}, "retcode": 0}}
+    hosts = roster(monkeypatch, Ssh(found, OSError("no keys")), ["web1", "web2"])
+    assert hosts.ask(["web1", "web2"], "django_fleet.ready") == {
+        "web1": Answer({}),
+        "web2": Answer({}, "salt-ssh failed: no keys", True),
+    }
+
+
+def test_a_renewal_by_salt_ssh_is_over_before_the_phase_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that is renewed after the end of the deployment would outlive it."""
+    ended = []
+
+    class Slow(Ssh):
+        def cmd_iter(self, hosts: list[str], function: str, arguments: list[str], **options: Any) -> Any:
+            time.sleep(1.0 if function.endswith("claim") else 0.5)
+            yield {host: {"return": {}, "retcode": 0} for host in hosts}
+            ended.append(function)
+
+    hosts = roster(monkeypatch, Slow({}), ["web1"])
+    claim = Mock(side_effect=lambda: hosts.tell(["web1"], "django_fleet.claim", "blog"))
+    hosts.ask(["web1"], "django_fleet.prepare", "blog", every=0.3, meanwhile=claim)
+    assert claim.call_count and ended == ["django_fleet.prepare", *["django_fleet.claim"] * claim.call_count]
+
+
+@pytest.mark.parametrize(
+    "value", ["0012345", "12e4567", "", "None", "a #b", "x=y", "~", None, True, 1.5, ["a"], {"a": 1}]
+)
+def test_an_argument_by_salt_ssh_arrives_as_it_is(value: Any) -> None:
+    assert salt.utils.args.parse_input([_argument(value)], condition=False) == ([value], {})

@@ -28,12 +28,18 @@ HOSTS = {"web*": ["app"], "lb1": {"parts": ["balancer"]}}
 
 
 @pytest.fixture
-def pillar_of(tmp_path, monkeypatch):
+def options():
+    """The master's, by which the external pillar knows who compiles the pillar."""
+    return {}
+
+
+@pytest.fixture
+def pillar_of(tmp_path, monkeypatch, options):
     """The pillar of a minion: what is added to sites, for a master with the keys of web1, web2, web3 and lb1."""
     spec = importlib.util.spec_from_file_location("django_ext_pillar", ROOT / "_pillar/django.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "__opts__", {}, raising=False)
+    monkeypatch.setattr(module, "__opts__", options, raising=False)
     monkeypatch.setattr(module, "__grains__", {"id": "master"}, raising=False)
     keys = SimpleNamespace(list_keys=lambda: {"minions": [*GRAINS, "web3"]})
     monkeypatch.setattr(salt.key, "get_key", lambda _opts: keys)
@@ -148,3 +154,19 @@ def test_what_servers_know_of_a_password_is_what_they_make_of_it():
     assert server == hmac.digest(salted, b"Server Key", "sha256")
     assert stored == hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     assert django_master_password.scram("pencil") == django_master_password.scram("pencil")
+
+
+def test_by_salt_ssh_the_hosts_and_their_addresses_are_those_of_the_roster(pillar_of, options, monkeypatch):
+    options["_ssh_version"] = (9, 2)
+    roster = {
+        "web1": {"host": "203.0.113.1"},
+        "web4": {"host": "203.0.113.4"},
+        "web5": {"host": "nowhere.invalid"},
+        "lb1": {"host": "203.0.113.9"},
+        "mail": {"host": "203.0.113.10"},
+    }
+    monkeypatch.setattr("django_master_roster.targets", lambda _options: roster)
+    web4 = pillar_of("web4", {"blog": {"hosts": HOSTS}})["blog"]
+    assert len(web4["secret_key"]) == 50
+    # web1 and lb1 have minions too, which the master has seen: by a minion they get the same.
+    assert web4["fleet"]["addresses"] == {"lb1": "10.0.0.9", "web1": "10.0.0.1", "web4": "203.0.113.4", "web5": ""}
