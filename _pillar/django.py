@@ -16,12 +16,12 @@ import socket
 import sys
 
 import salt.cache
-import salt.key
 
 for _name in ("_utils", "utils"):  # of the formula, or of what Salt has synced
     sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), _name))
 
 import django_master_certificate  # noqa: E402
+import django_master_known  # noqa: E402
 import django_master_password  # noqa: E402
 import django_master_store  # noqa: E402
 
@@ -58,13 +58,12 @@ def _map(value):
 
 def _of_site(minion_id, name, site, hosts, folder, roster):
     store = django_master_store.Store(folder, name)
-    names = [
-        one for one in sorted(roster or _accepted()) if any(fnmatch.fnmatchcase(one, pattern) for pattern in hosts)
-    ]
+    accepted = sorted(roster or django_master_known.accepted(__opts__))
+    names = [one for one in accepted if any(fnmatch.fnmatchcase(one, pattern) for pattern in hosts)]
     literal = [one for one in hosts if not any(character in one for character in "*?[")]
     parts = {one: _parts(one, hosts) for one in sorted({*names, *literal})}
     store.keep_hosts(parts)
-    addresses = {one: _address(one, minion_id, roster) for one in names}
+    addresses = _addresses(minion_id, store, names, roster)
     servers = _servers(minion_id, store, parts, hosts, addresses)
     known = {**store.release(), "over": store.over(), "addresses": addresses, **servers}
     uses = {"app", "worker"} & {*parts.get(minion_id, ())}
@@ -105,11 +104,6 @@ def _verifiers(part, password):
     return {"redis": django_master_password.sha256(password)}
 
 
-def _accepted():
-    """Return the names of the minions whose keys the master has accepted."""
-    return salt.key.get_key(__opts__).list_keys()["minions"]
-
-
 def _roster():
     """Return the entries of salt-ssh's roster by name of the host; None where the master compiles this pillar."""
     if "_ssh_version" not in __opts__:
@@ -119,19 +113,31 @@ def _roster():
     return django_master_roster.targets(__opts__)
 
 
-def _address(name, minion_id, roster):
+def _addresses(minion_id, store, names, roster):
     """
-    Return the first address of a minion that is not of its loopback; without one that the master has seen, that of
-    the roster; empty where there is none.
+    Return the address of each host, as it was when its pillar was compiled last. For a host of which that was never
+    done it is what the master knows: the grains of one host after the other would take longer with each of them.
     """
-    cached = salt.cache.factory(__opts__).fetch("grains", name) or {}
-    # By salt-ssh a host's grains are those of this host alone, and all have to get the same addresses.
-    grains = __grains__ if roster is None and __grains__.get("id") == name == minion_id else cached
+    known = store.addresses() if roster is None else {}
+    new = [one for one in names if not known.get(one)]
+    if new:
+        cache = salt.cache.factory(__opts__)
+        known |= {one: _address(cache.fetch("grains", one) or {}) for one in new}
+    if roster is not None:  # a host's grains are those of this host alone, and all have to get the same addresses
+        return {one: known[one] or _resolved(roster[one].get("host", one)) for one in names}
+    if __grains__.get("id") == minion_id:
+        known[minion_id] = _address(__grains__)
+    store.keep_addresses({one: known[one] for one in {minion_id, *new} if known.get(one)})
+    return {one: known[one] for one in names}
+
+
+def _address(grains):
+    """Return the first address that is not of the loopback; empty where the master has not seen the host yet."""
     for address in [*(grains.get("ipv4") or []), *(grains.get("ipv6") or [])]:
         one = ipaddress.ip_address(address)
         if not (one.is_loopback or one.is_link_local):
             return str(one)
-    return _resolved(roster[name].get("host", name)) if roster else ""
+    return ""
 
 
 def _resolved(host):

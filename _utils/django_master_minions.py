@@ -12,6 +12,8 @@ import salt.client
 
 #: Seconds that the master's client waits for the publication of a job.
 _PUBLISH = 5
+#: Seconds by which each host makes the master's patience longer: it takes its answers one after the other.
+_EACH = 0.02
 
 
 class Answer(NamedTuple):
@@ -52,10 +54,11 @@ class Minions:
 
         Args:
             look: seconds after which those without an answer are asked whether the job runs, and for which each of
-                two such questions may stay without an answer.
+                two such questions may stay without an answer; and `_EACH` for each host.
             every: seconds between two calls of `meanwhile`.
             meanwhile: is called as long as an answer is missing.
         """
+        look += _EACH * len(hosts)
         job = self._publish(hosts, function, arguments)
         waiting = _Waiting(hosts, job, time.monotonic())
         called = time.monotonic()

@@ -2,12 +2,13 @@
 
 The store is a folder that only root reads, with a folder for each site:
 
-    secret_key    what the external pillar gives to the hosts that serve the site
-    secrets       folder of what else is generated once for all of them, a file for each
-    hosts.json    the parts of each host, as the pillar had them when a host compiled it last
-    fleet.json    commit and number of the release, the commits that were rolled back, and the id of its deployment
-    lock          held by the runner that deploys the site, with what it does
-    last          the id of the last deployment with claims, which is over where the lock is free
+    secret_key      what the external pillar gives to the hosts that serve the site
+    secrets         folder of what else is generated once for all of them, a file for each
+    hosts.json      the parts of each host, as the pillar had them when a host compiled it last
+    addresses.json  the address of each host, as its grains had it when its pillar was compiled last
+    fleet.json      commit and number of the release, the commits that were rolled back, and the id of its deployment
+    lock            held by the runner that deploys the site, with what it does
+    last            the id of the last deployment with claims, which is over where the lock is free
 """
 
 import contextlib
@@ -106,6 +107,17 @@ class Store:
     def hosts(self) -> dict[str, list[str]]:
         """Return the parts of each host; empty where none has compiled its pillar yet."""
         return django_host_file.read_json(self.folder / "hosts.json", {str: [str]}) or {}
+
+    def addresses(self) -> dict[str, str]:
+        """Return the address of each host whose pillar was compiled."""
+        return django_host_file.read_json(self.folder / "addresses.json", {str: str}) or {}
+
+    def keep_addresses(self, addresses: Mapping[str, str]) -> None:
+        """Keep the addresses of some hosts."""
+        if not addresses.items() <= self.addresses().items():
+            with self._alone():
+                known = {**self.addresses(), **addresses}
+                django_host_file.write_json(self.folder / "addresses.json", known, mode=0o600)
 
     def release(self) -> dict[str, Any]:
         """Return ``commit``, ``sequence`` and ``held`` of the release that the hosts have in common."""

@@ -6,12 +6,14 @@ import hmac
 import importlib.util
 import ipaddress
 import json
+import os
 import ssl
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import django_master_certificate
+import django_master_known
 import django_master_password
 import pytest
 import salt.cache
@@ -46,7 +48,8 @@ def pillar_of(tmp_path, monkeypatch, options):
     cache = SimpleNamespace(fetch=lambda _bank, name: GRAINS.get(name))
     monkeypatch.setattr(salt.cache, "factory", lambda _opts: cache)
 
-    def pillar(minion: str, sites: Any, **more: Any) -> dict[str, Any]:
+    def pillar(minion: str, sites: Any, grains: Any = None, **more: Any) -> dict[str, Any]:
+        module.__grains__ = grains or {"id": "master"}
         found = module.ext_pillar(minion, {"django": {"sites": sites, **more}}, str(tmp_path / "store"))
         return found.get("django", {}).get("sites", {})
 
@@ -62,6 +65,31 @@ def test_a_host_that_serves_gets_the_key_the_release_and_the_addresses(pillar_of
     }
     kept = json.loads((tmp_path / "store/blog/hosts.json").read_text())
     assert kept == {"lb1": ["balancer"], "web1": ["app"], "web2": ["app"], "web3": ["app"]}
+
+
+def test_the_address_of_a_host_is_the_one_of_its_last_pillar(pillar_of, monkeypatch):
+    sites = {"blog": {"hosts": HOSTS}}
+    moved = pillar_of("web1", sites, {"id": "web1", "ipv4": ["127.0.0.1", "10.0.0.7"]})
+    monkeypatch.setattr(salt.cache, "factory", lambda _opts: SimpleNamespace(fetch=lambda _bank, name: {}))
+    known = pillar_of("lb1", sites)["blog"]["fleet"]["addresses"]
+    assert moved["blog"]["fleet"]["addresses"] == known
+    assert known == {"lb1": "10.0.0.9", "web1": "10.0.0.7", "web2": "2001:db8::2", "web3": ""}
+
+
+def test_the_names_of_keys_are_read_again_after_a_change(tmp_path, monkeypatch):
+    reads, keys = [], {"minions": ["web1"]}
+    monkeypatch.setattr(salt.key, "get_key", lambda _opts: SimpleNamespace(list_keys=lambda: reads.append(1) or keys))
+    options, folder = {"pki_dir": str(tmp_path)}, tmp_path / "minions"
+    folder.mkdir()
+    assert [django_master_known.accepted(options) for _ in range(2)] == [["web1"]] * 2 and len(reads) == 2, "just made"
+    os.utime(folder, (1, 1))
+    assert [django_master_known.accepted(options) for _ in range(3)] == [["web1"]] * 3 and len(reads) == 3
+    keys["minions"] = ["web2", "web1"]
+    os.utime(folder, (2, 2))
+    assert django_master_known.accepted(options) == ["web1", "web2"] and len(reads) == 4
+    elsewhere = {**options, "keys.cache_driver": "etcd"}
+    os.utime(folder, (3, 3))
+    assert [django_master_known.accepted(elsewhere) for _ in range(2)] == [["web1", "web2"]] * 2 and len(reads) == 6
 
 
 def test_a_balancer_gets_no_key_and_a_key_of_the_pillar_is_left(pillar_of):
