@@ -16,6 +16,7 @@ import django_host_clock
 import django_host_command
 import django_host_file
 import django_host_template
+import django_kinds
 import django_proxy
 import django_proxy_page
 from django_host_command import DeploymentError
@@ -37,7 +38,7 @@ def on(site: Site, message: str = "", *, by: str) -> None:
     """Respond with 503 and a page, except for static files, uploads and clients in ``maintenance:allow``.
 
     It takes no lock and reloads nothing, and lasts until `off`, through releases and reboots. Where it is on already,
-    message and page are replaced.
+    message and page are replaced. A host that serves nothing has its workers take no tasks instead.
 
     Args:
         site: the site.
@@ -48,8 +49,10 @@ def on(site: Site, message: str = "", *, by: str) -> None:
     Raises:
         DeploymentError: no proxy of the formula serves the site, or its files do not support maintenance.
     """
-    _refuse_unsupported(site)
-    end, holds = until(message, time.time()), holds_workers(site)
+    serves = site.config["server"]["kind"] != django_kinds.NO_SERVER
+    if serves:
+        _refuse_unsupported(site)
+    end, holds = until(message, time.time()), holds_workers(site) or not serves
     site.maintenance.mkdir(mode=0o755, exist_ok=True)
     site.maintenance.chmod(0o755)
     before = _target(site)

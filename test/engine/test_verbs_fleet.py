@@ -344,6 +344,22 @@ def test_workers_that_do_not_start_leave_those_that_run(workers):
     assert workers.live == f"0001-{ONE[:12]}"
 
 
+def test_with_supervisor_a_host_for_workers_has_their_programs_alone(workers):
+    workers.process = "supervisor"
+    workers.options = with_parts("worker", commit=TWO, sequence=2)
+    workers.apply()
+    assert workers.running == {f"django-blog-0002-{name}.conf" for name in SHARED["workers"]}
+    workers.check()
+
+
+def test_maintenance_of_a_host_for_workers_keeps_them_from_taking_tasks(workers):
+    workers.apply()
+    assert django_verbs.maintenance("blog", "on", "a restore")["maintenance"] == "on"
+    assert workers.fetching() == set() and workers.running == units("0001")
+    django_verbs.maintenance("blog", "off", "")
+    workers.check()
+
+
 def test_a_late_host_for_workers_goes_to_the_common_commit(workers):
     workers.options = with_parts("worker", commit=TWO, sequence=7)
     workers.apply()
