@@ -66,6 +66,10 @@ def _of_site(minion_id, name, site, hosts, folder, roster):
     addresses = _addresses(minion_id, store, names, roster)
     servers = _servers(minion_id, store, parts, hosts, addresses)
     known = {**store.release(), "over": store.over(), "addresses": addresses, **servers}
+    if "database" in parts.get(minion_id, ()):
+        cache = salt.cache.factory(__opts__)
+        apps = [one for one in names if "app" in parts[one]]
+        known["cpus"] = {one: int((cache.fetch("grains", one) or {}).get("num_cpus") or 0) for one in apps}
     uses = {"app", "worker"} & {*parts.get(minion_id, ())}
     return {"fleet": known} | ({"secret_key": store.secret_key()} if uses and not site.get("secret_key") else {})
 

@@ -34,6 +34,21 @@ def secret_name(alias: str) -> str:
     return f"database.{alias}"
 
 
+def certificate_name(alias: str) -> str:
+    """Return the name of the file, next to a database's password, with the only certificate that is trusted there."""
+    return f"certificate.{alias}"
+
+
+def certificates(site: Site) -> dict[str, dict[str, Any]]:
+    """Return the certificates of the servers of a site's databases, which are kept as secrets are."""
+    databases = site.config["databases"].items()
+    return {
+        certificate_name(alias): {"value": database["certificate"]}
+        for alias, database in databases
+        if database.get("certificate")
+    }
+
+
 def passwords(site: Site) -> dict[str, dict[str, Any]]:
     """Return the passwords of a site's databases, given in the pillar or generated, as secrets by their names."""
     databases = site.config["databases"].items()

@@ -8,14 +8,18 @@ from typing import Any
 
 import django_database_server
 import django_host_command
+import django_host_config
+import django_host_file
 import django_host_service
 from django_database_engine import MYSQL
-from django_database_server import Change, DatabaseServer, ManagedDatabase, owner_comment
+from django_database_server import Change, DatabaseServer, ManagedDatabase, Network, owner_comment
 from django_host_command import DeploymentError
 
 #: The server's programs; MySQL's own has the second name.
 PROGRAMS = (Path("/usr/sbin/mariadbd"), Path("/usr/sbin/mysqld"))
 ZONES = Path("/usr/share/zoneinfo")
+#: What the formula configures where other hosts use the server; it is read after Debian's files.
+CONFIG = Path("/etc/mysql/mariadb.conf.d/90-django-formula.cnf")
 #: The authentication plugins that the formula uses; a user may have several, and any of them is enough.
 _NATIVE, _SOCKET = "mysql_native_password", "unix_socket"
 _STATE = """
@@ -23,6 +27,12 @@ SELECT 'zones', COUNT(*) FROM mysql.time_zone_name;
 SELECT 'user', User, Priv FROM mysql.global_priv WHERE Host = 'localhost';
 SELECT 'database', SCHEMA_NAME, SCHEMA_COMMENT FROM information_schema.SCHEMATA;
 SELECT 'grant', User, Db FROM mysql.db WHERE Host = 'localhost';
+SELECT 'account', CONCAT(User, '@', Host), Priv FROM mysql.global_priv WHERE Host != 'localhost';
+SELECT 'right', CONCAT(User, '@', Host), Db FROM mysql.db WHERE Host != 'localhost';
+SELECT 'variable', 'bind', IFNULL(@@bind_address, '*');
+SELECT 'variable', 'connections', @@max_connections;
+SELECT 'variable', 'tls', @@have_ssl;
+SELECT 'variable', 'certificate', IFNULL(@@ssl_cert, '');
 """
 
 
@@ -61,20 +71,50 @@ class MariaDBServer(DatabaseServer):
                 state["grants"].append((name, rest[0]))
             elif kind == "zones":
                 state["zones"] = int(name)
+            elif kind == "account":
+                state["accounts"][name] = json.loads(rest[0])
+            elif kind == "right":
+                state["rights"].append((name, rest[0]))
+            elif kind == "variable":
+                state["variables"][name] = rest[0]
         return state
 
     def empty_state(self) -> dict[str, Any]:
-        return {"users": {}, "databases": {}, "grants": [], "zones": 0}
+        elsewhere: dict[str, Any] = {"accounts": {}, "rights": [], "variables": {}}
+        return {"users": {}, "databases": {}, "grants": [], "zones": 0, **elsewhere}
 
     def pending_changes(self, databases: Sequence[ManagedDatabase], state: Mapping[str, Any]) -> list[Change]:
         found: dict[str, Change] = {}
         own = {database.user for database in databases if _is_own(database, state)}
         for database in databases:
-            user = _user(database, state, database.user in own)
-            changes = (*_database(database, state), *user, *_grant(database, state))
+            if database.clients:
+                changes = (*_database(database, state), *_accounts(database, state))
+            else:
+                user = _user(database, state, database.user in own)
+                changes = (*_database(database, state), *user, *_grant(database, state))
             found |= {change.item: change for change in changes}
         zones = [] if state["zones"] or not ZONES.is_dir() else [Change("time zones", "loaded")]
         return [*found.values(), *zones]
+
+    def network_changes(self, network: Network, state: Mapping[str, Any]) -> list[Change]:
+        """Return changes of a configuration file of the formula's own, and of the certificate."""
+        return [*_settings(network, state["variables"]), *_certificate(network)]
+
+    def apply_network(self, database: ManagedDatabase, changes: Sequence[Change]) -> None:
+        files = {path: text for change in changes for path, text in change.files.items()}
+        text = files.pop(str(CONFIG), None)
+        django_database_server.write_certificate(files, "mysql")
+        if text:
+            django_host_file.write(CONFIG, text)
+        if any(change.restarts for change in changes):
+            django_database_server.start_after_network("mariadb")
+            django_host_service.restart(self.daemon)
+            return
+        statements = [statement for change in changes for statement in change.statements]
+        _client(database, "\n".join([*statements, "FLUSH SSL;"]), doing="setting MariaDB up")
+
+    def closing_changes(self, database: ManagedDatabase, state: Mapping[str, Any]) -> list[Change]:
+        return [*_former_accounts(database._replace(clients=()), state)]
 
     def removals(self, database: ManagedDatabase, state: Mapping[str, Any]) -> list[Change]:
         """Return the changes that drop everything the formula has made for a site.
@@ -105,6 +145,75 @@ class MariaDBServer(DatabaseServer):
         if any(change.item == "time zones" for change in changes):
             zones = django_host_command.run(["mariadb-tzinfo-to-sql", str(ZONES)], doing="reading the time zones")
             _client(database, zones, doing="loading the time zones", schema="mysql")
+
+
+def _settings(network: Network, variables: Mapping[str, str]) -> Iterable[Change]:
+    """Yield the change of the file that has other hosts connect, with what its options were without it."""
+    certificate, key = django_database_server.certificate_files(MYSQL)
+    used = variables["certificate"]
+    if used not in ("", str(certificate)):
+        raise DeploymentError(
+            f"MariaDB on this host has a certificate of its own, {used}, which its other clients may rely on",
+            hint="use it as a server elsewhere: set database:host, and take the part database out of hosts",
+        )
+    own = django_host_file.read_text(CONFIG) or ""
+    present = [*filter(None, variables["bind"].replace(" ", "").split(","))]
+    places = django_database_server.listening(present, network.address)
+    connections = int(variables["connections"])
+    number = django_database_server.enough(network.connections, connections)
+    lines = [
+        *([f"bind-address = {','.join(places)}"] if places != present or "\nbind-address" in own else []),
+        *([f"max_connections = {number}"] if number != connections or "\nmax_connections" in own else []),
+        f"ssl-cert = {certificate}",
+        f"ssl-key = {key}",
+    ]
+    text = "\n".join([f"{django_host_config.OURS}: other hosts use this server.", "[mariadbd]", *lines, ""])
+    restarts = places != present or variables["tls"] != "YES" or used != str(certificate)
+    if restarts or number != connections or text != own:
+        action = f"{'; '.join(lines[:-2])}; MariaDB is {'restarted' if restarts else 'not restarted'}"
+        statements = [] if restarts else [f"SET GLOBAL max_connections = {number};"]
+        yield Change(CONFIG.name, action, statements, {str(CONFIG): text}, restarts)
+
+
+def _certificate(network: Network) -> Iterable[Change]:
+    certificate, key = django_database_server.certificate_files(MYSQL)
+    files = {str(certificate): network.certificate, str(key): network.key}
+    if django_database_server.differ(files):
+        yield Change("certificate", "new", files=files)
+
+
+def _accounts(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:
+    """Yield the changes after which a login is for some hosts alone, over TLS: MariaDB has an account for each."""
+    for client in database.clients:
+        account, login = f"{database.user}@{client}", f"{_text(database.user)}@{_text(client)}"
+        found = state["accounts"].get(account)
+        if found and found.get("access"):
+            raise DeploymentError(
+                f"MariaDB already has a user {account}, and it has rights beyond its own databases",
+                hint=f"set {database.key}:user to another name",
+            )
+        identified = f"{login} IDENTIFIED VIA {_NATIVE} USING {_text(database.verifier)} REQUIRE SSL;"
+        if found is None:
+            yield Change(f"user {account}", "new", [f"CREATE USER {identified}"])
+        elif _hashes(found) != [database.verifier] or not found.get("ssl_type"):
+            yield Change(f"user {account}", "changed", [f"ALTER USER {identified}"])
+        granted = _granted(state["rights"])
+        missing = [pattern for pattern in _patterns(database, state) if (account, pattern) not in granted]
+        if missing:
+            grants = [f"GRANT ALL PRIVILEGES ON {_name(pattern)}.* TO {login};" for pattern in missing]
+            yield Change(f"grant {account} on {database.database}", "new", grants)
+    yield from _former_accounts(database, state)
+
+
+def _former_accounts(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:
+    """Yield the accounts of a login on hosts that may not use the database any more, whose connections end."""
+    allowed = {f"{database.user}@{client}" for client in database.clients}
+    pattern = _pattern(database.database)
+    for account in sorted({account for account, granted in _granted(state["rights"]) if granted == pattern} - allowed):
+        user, _at, host = account.rpartition("@")
+        if user == database.user:
+            login = f"{_text(user)}@{_text(host)}"
+            yield Change(f"user {account}", "dropped", [f"DROP USER {login};", f"KILL USER {login};"])
 
 
 def _is_own(database: ManagedDatabase, state: Mapping[str, Any]) -> bool:
@@ -186,13 +295,17 @@ def _hashes(user: Mapping[str, Any]) -> list[str]:
 def _grant(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:
     """Yield the grants on the database and, if the formula has made it, on those that its backups are loaded into."""
     user, name = database.user, database.database
-    patterns = [_pattern(name)]
-    if state["databases"].get(name) in (None, owner_comment(database.site)):
-        patterns += [_pattern(f"{copy}_") + "%" for copy in _copies(name)]
-    missing = [pattern for pattern in patterns if (user, pattern) not in _grants(state)]
+    missing = [pattern for pattern in _patterns(database, state) if (user, pattern) not in _grants(state)]
     grants = [f"GRANT ALL PRIVILEGES ON {_name(pattern)}.* TO {_login(database)};" for pattern in missing]
     if grants:
         yield Change(f"grant {user} on {name}", "new", grants)
+
+
+def _patterns(database: ManagedDatabase, state: Mapping[str, Any]) -> list[str]:
+    """Return the patterns of the databases that a login may use."""
+    name = database.database
+    is_own = state["databases"].get(name) in (None, owner_comment(database.site))
+    return [_pattern(name), *(_pattern(f"{copy}_") + "%" for copy in (_copies(name) if is_own else []))]
 
 
 def _copies(name: str) -> list[str]:
@@ -201,8 +314,13 @@ def _copies(name: str) -> list[str]:
 
 
 def _grants(state: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Return users of this host with the databases that they may use."""
+    return _granted(state["grants"])
+
+
+def _granted(grants: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
     """Return users with the databases that they may use; a grant on a name without escapes counts too."""
-    return {(user, _pattern(name.replace("\\", ""))) for user, name in state["grants"]}
+    return {(user, _pattern(name.replace("\\", ""))) for user, name in grants}
 
 
 def verifier(password: str) -> str:

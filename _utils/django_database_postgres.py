@@ -16,16 +16,20 @@ import django_host_command
 import django_host_file
 import django_host_service
 from django_database_engine import POSTGRES
-from django_database_server import Change, DatabaseServer, ManagedDatabase, owner_comment
+from django_database_server import Change, DatabaseServer, ManagedDatabase, Network, owner_comment
 from django_host_command import DeploymentError
 
 #: Where Debian and the PostgreSQL project's packages install each version; psql in PATH is a wrapper, twice as slow.
 PROGRAMS = Path("/usr/lib/postgresql")
 _ITERATIONS = 4096
+#: The certificate that Debian makes for each host, which nothing can check.
+_SNAKEOIL = "/etc/ssl/certs/ssl-cert-snakeoil.pem"
 _STATE = """
 SELECT json_build_object(
   'hba', current_setting('hba_file'),
   'ident', current_setting('ident_file'),
+  'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN
+      ('listen_addresses', 'max_connections', 'ssl', 'ssl_cert_file', 'ssl_key_file')),
   'loaded', extract(epoch FROM pg_conf_load_time()),
   'roles', (SELECT json_object_agg(rolname, json_build_object(
       'comment', shobj_description(oid, 'pg_authid'), 'login', rolcanlogin, 'verifier', rolpassword,
@@ -86,6 +90,25 @@ class PostgreSQLServer(DatabaseServer):
                 found[change.item] = change
         return [*found.values(), *_authentication(databases[0].site, databases, state)]
 
+    def network_changes(self, network: Network, state: Mapping[str, Any]) -> list[Change]:
+        """Return changes of `postgresql.auto.conf`, which overrides other files, and of the certificate."""
+        return [*_settings(network, state), *_certificate(network, state)]
+
+    def apply_network(self, database: ManagedDatabase, changes: Sequence[Change]) -> None:
+        files = {path: text for change in changes for path, text in change.files.items()}
+        django_database_server.write_certificate(files, "postgres")
+        statements = [statement for change in changes for statement in change.statements]
+        _psql(database, "\n".join([*statements, "SELECT pg_reload_conf();"]), doing="setting PostgreSQL up")
+        if any(change.restarts for change in changes):
+            django_database_server.start_after_network("postgresql@")
+            django_host_service.restart(self.daemon)
+
+    def end_others(self, database: ManagedDatabase) -> None:
+        _psql(database, _end_others(database), doing="ending connections of other hosts")
+
+    def closing_changes(self, database: ManagedDatabase, state: Mapping[str, Any]) -> list[Change]:
+        return [*_authentication(database.site, [], state)]
+
     def removals(self, database: ManagedDatabase, state: Mapping[str, Any]) -> list[Change]:
         comment = owner_comment(database.site)
         roles = [name for name, role in state["roles"].items() if role["comment"] == comment]
@@ -109,10 +132,51 @@ class PostgreSQLServer(DatabaseServer):
             _psql(database, "SELECT pg_reload_conf();", doing="reloading PostgreSQL")
 
 
+def _settings(network: Network, state: Mapping[str, Any]) -> Iterable[Change]:
+    settings = state["settings"]
+    present = settings["listen_addresses"].replace(" ", "").split(",")
+    places = django_database_server.listening([*filter(None, present)], network.address)
+    if places != present:
+        text = ",".join(places)
+        statement = f"ALTER SYSTEM SET listen_addresses = {_text(text)};"
+        yield Change("listen_addresses", f"{text}; PostgreSQL is restarted", [statement], restarts=True)
+    number = django_database_server.enough(network.connections, int(settings["max_connections"]))
+    if number != int(settings["max_connections"]):
+        statement = f"ALTER SYSTEM SET max_connections = {number};"
+        yield Change("max_connections", f"{number}; PostgreSQL is restarted", [statement], restarts=True)
+
+
+def _certificate(network: Network, state: Mapping[str, Any]) -> Iterable[Change]:
+    settings, (certificate, key) = state["settings"], django_database_server.certificate_files(POSTGRES)
+    used = settings["ssl_cert_file"]
+    if settings["ssl"] == "on" and used not in (str(certificate), _SNAKEOIL):
+        raise DeploymentError(
+            f"PostgreSQL on this host has a certificate of its own, {used}, which its other clients may rely on",
+            hint="use it as a server elsewhere: set database:host, and take the part database out of hosts",
+        )
+    wanted = {"ssl": "on", "ssl_cert_file": str(certificate), "ssl_key_file": str(key)}
+    statements = [
+        f"ALTER SYSTEM SET {name} = {_text(value)};" for name, value in wanted.items() if settings[name] != value
+    ]
+    files = {str(certificate): network.certificate, str(key): network.key}
+    is_unread = certificate.exists() and certificate.stat().st_mtime > state["loaded"]
+    if statements or is_unread or django_database_server.differ(files):
+        yield Change("certificate", "new", statements, files)
+
+
+def _end_others(database: ManagedDatabase) -> str:
+    """Return the statement that ends the connections of a login from hosts that may not use it."""
+    allowed = ", ".join(f"{_text(client)}::inet" for client in database.clients)
+    login, elsewhere = f"usename = {_text(database.user)}", f"NOT client_addr = ANY (ARRAY[{allowed}]::inet[])"
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    return f"{end} WHERE {login} AND client_addr IS NOT NULL AND {elsewhere};"
+
+
 def _role(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:
     name, role = _name(database.user), state["roles"].get(database.user)
     comment, item = owner_comment(database.site), f"role {database.user}"
-    password = f" PASSWORD {_text(verifier(database.password))}" if database.password else ""
+    kept = database.verifier or (verifier(database.password) if database.password else "")
+    password = f" PASSWORD {_text(kept)}" if kept else ""
     if role is None:
         create = f"BEGIN; CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEROLE CREATEDB{password};"
         yield Change(item, "new", [f"{create} COMMENT ON ROLE {name} IS {_text(comment)}; COMMIT;"])
@@ -123,13 +187,22 @@ def _role(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Chang
             f"PostgreSQL already has a role {database.user} that is not the site's, and it {problem}",
             hint=f"set {database.key}:user to another name; or {database.key}:manage: false to use the server as it is",
         )
-    if database.password and not is_verifier_of(role["verifier"] or "", database.password, database.user):
+    if not _is_kept(database, role["verifier"] or ""):
         if role["comment"] != comment:
             raise DeploymentError(
                 f"PostgreSQL already has a role {database.user} that is not the site's, with another password",
                 hint=f"set {database.key}:user to another name; or {database.key}:password to its password",
             )
+        if database.verifier and database.has_active_release and role["verifier"]:
+            raise django_database_server.login_in_use(database)
         yield Change(item, "password changed", [f"ALTER ROLE {name}{password};"])
+
+
+def _is_kept(database: ManagedDatabase, stored: str) -> bool:
+    """Return whether what a server stores of a role's password is that of the database."""
+    if database.verifier:
+        return stored == database.verifier
+    return not database.password or is_verifier_of(stored, database.password, database.user)
 
 
 def _close_former_login(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:
@@ -240,9 +313,12 @@ def _required_lines(
     site: str, databases: Sequence[ManagedDatabase], state: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
     """Return the lines of pg_hba.conf and of pg_ident.conf that the site's logins require."""
-    hba, ident = [], []
+    hba: list[str] = []
+    ident: list[str] = []
     for database in databases:
-        if database.over_socket and database.password:
+        if database.clients:
+            hba += _lines_for(database)
+        elif database.over_socket and database.password:
             pair = {user: f'local all "{user}" scram-sha-256' for user in (database.user, database.other_user)}
             is_new_way = pair[database.user] not in state["texts"].get("hba", "")
             if database.has_active_release and database.user in state["roles"] and is_new_way:
@@ -252,6 +328,13 @@ def _required_lines(
             hba.append(f'local all "{database.user}" peer map=django-{site}')
             ident.append(f'django-{site} "{database.system_user}" "{database.user}"')
     return hba, ident
+
+
+def _lines_for(database: ManagedDatabase) -> Iterable[str]:
+    """Yield the lines by which a login is for some hosts alone; after them the server looks no further."""
+    for client in database.clients:
+        yield f'hostssl all "{database.user}" {client}/{128 if ":" in client else 32} scram-sha-256'
+    yield f'host all "{database.user}" all reject'
 
 
 def _block(site: str) -> str:

@@ -1,12 +1,27 @@
 """Database servers on this host: what a site has on them, and what every kind of server implements."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import django_host_command
+import django_host_file
+import django_host_folder
+import django_host_port
 import django_host_service
 from django_database_engine import Engine
 from django_host_command import DeploymentError
+from django_host_folder import Folder
 from django_host_service import Daemon
+
+#: The certificates of this host's servers, and what they serve to which hosts.
+STATE = Path("/var/lib/django-formula/databases")
+_AFTER_NETWORK = """# Written by django-formula: the server listens on an address of this host.
+[Unit]
+Wants=network-online.target
+After=network-online.target
+"""
 
 
 class ManagedDatabase(NamedTuple):
@@ -23,6 +38,8 @@ class ManagedDatabase(NamedTuple):
         has_active_release: whether a release of the site is active, which uses the login as it is now.
         is_password_active: whether the active release uses this password, so that the other login can be closed.
         extensions: those of PostgreSQL that it needs.
+        verifier: what the server keeps of the password, where this host does not know the password itself.
+        clients: addresses of the only hosts that may log in, over TLS; without any the login is for this host.
     """
 
     site: str
@@ -39,15 +56,38 @@ class ManagedDatabase(NamedTuple):
     has_active_release: bool = False
     is_password_active: bool = False
     extensions: tuple[str, ...] = ()
+    verifier: str = ""
+    clients: tuple[str, ...] = ()
+
+
+class Network(NamedTuple):
+    """How the hosts of sites reach a server on this host.
+
+    Attributes:
+        address: of this host.
+        certificate: of this host, in PEM.
+        key: of the certificate, in PEM.
+        connections: how many they may open.
+    """
+
+    address: str
+    certificate: str
+    key: str
+    connections: int
 
 
 class Change(NamedTuple):
-    """A change on a server: which item, what becomes of it, and the statements or contents of files that make it so."""
+    """A change on a server: which item, what becomes of it, and the statements or contents of files that make it so.
+
+    Attributes:
+        restarts: whether it takes effect with a restart of the server only, which ends all connections.
+    """
 
     item: str
     action: str
     statements: Sequence[str] = ()
     files: Mapping[str, str] = {}
+    restarts: bool = False
 
 
 def owner_comment(site: str) -> str:
@@ -62,6 +102,65 @@ def login_in_use(database: ManagedDatabase) -> DeploymentError:
         hint=f"name another login, such as {database.key}:user: {database.user}2, which is created in addition; "
         "no request fails",
     )
+
+
+def listening(present: Sequence[str], address: str) -> list[str]:
+    """Return where a server has to listen so that it does on an address too.
+
+    Addresses that this host no longer has are left out: MariaDB does not start with one.
+
+    Args:
+        present: names and addresses that it is configured with.
+
+    Raises:
+        DeploymentError: this host does not have the address.
+    """
+    problem = django_host_port.bind_error(address)
+    if problem:
+        raise DeploymentError(
+            f"this host cannot listen on {address}, its address in the pillar's hosts ({problem})",
+            hint="set address of this host in hosts to one that ip address shows",
+        )
+    if {"*", django_host_port.ALL[":" in address], address} & {*present}:
+        return [*present]
+    kept = [one for one in present if not re.fullmatch("[0-9a-f:.]+", one) or not django_host_port.bind_error(one)]
+    return [*kept, address]
+
+
+def enough(needed: int, present: int) -> int:
+    """Return how many connections a server has to accept: as many as it does, or in hundreds what is needed."""
+    return present if needed <= present else -(-needed // 100) * 100
+
+
+def certificate_files(engine: Engine) -> tuple[Path, Path]:
+    """Return the files of a server's certificate and key, which the formula installs."""
+    return STATE / f"{engine.name}.crt", STATE / f"{engine.name}.key"
+
+
+def differ(files: Mapping[str, str]) -> bool:
+    """Return whether a file is missing or has another content."""
+    return any(django_host_file.read_text(Path(path)) != text for path, text in files.items())
+
+
+def write_certificate(files: Mapping[str, str], user: str) -> None:
+    """Write a certificate and its key, for the server's user alone."""
+    for folder in (STATE.parent, STATE):
+        django_host_folder.make(Folder(folder, "root", "root", 0o755))
+    for path, text in files.items():
+        django_host_file.write(Path(path), text, mode=0o600, user=user, group=user)
+
+
+def start_after_network(unit: str) -> None:
+    """Have systemd start a server at boot only once this host has its addresses.
+
+    Args:
+        unit: name of the service.
+    """
+    path = django_host_service.UNITS / f"{unit}.service.d" / "django-formula.conf"
+    if django_host_service.has_systemd() and django_host_file.read_text(path) != _AFTER_NETWORK:
+        path.parent.mkdir(exist_ok=True)
+        django_host_file.write(path, _AFTER_NETWORK)
+        django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
 
 
 class DatabaseServer:
@@ -107,6 +206,29 @@ class DatabaseServer:
         Raises:
             DeploymentError: a name is taken by a database or login that is not the site's.
         """
+        raise NotImplementedError
+
+    def network_changes(self, network: Network, state: Mapping[str, Any]) -> list[Change]:
+        """Return the changes after which other hosts reach the server over TLS, and it has enough connections.
+
+        Raises:
+            DeploymentError: the server is configured otherwise for other clients.
+        """
+        raise NotImplementedError
+
+    def apply_network(self, database: ManagedDatabase, changes: Sequence[Change]) -> None:
+        """Make changes of `network_changes`; the server is restarted if one of them needs it.
+
+        Raises:
+            DeploymentError: the server refuses one, or does not start.
+        """
+        raise NotImplementedError
+
+    def end_others(self, database: ManagedDatabase) -> None:
+        """End connections of a login from hosts that may not use it any more, where `apply` has not."""
+
+    def closing_changes(self, database: ManagedDatabase, state: Mapping[str, Any]) -> list[Change]:
+        """Return the changes after which no other host can log in as a site any more; its data stays."""
         raise NotImplementedError
 
     def removals(self, database: ManagedDatabase, state: Mapping[str, Any]) -> list[Change]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import django_database
 import django_email
 import django_release_instance
 import django_secret
@@ -14,6 +15,8 @@ _NOT_INPUTS = {
     *("redirect_domains", "packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases"),
     *("timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules", "fleet", "balancer"),
 }
+#: Keys of a database that change nothing in the project.
+_NOT_OF_DATABASE = {"manage", "served_by", "certificate"}
 #: Keys of `static:push` that change no file in the store.
 _NOT_PUSHED = {"key", "secret", "ssh_key", "known_hosts", "prune", "timeout"}
 #: The templates of a release that are not the application server's.
@@ -36,7 +39,8 @@ def hashes(
     """
     config = _configuration(site)
     values = dict(_leaves(config))
-    values |= {f"secrets:{name}": value for name, value in secrets.items()}
+    renewed = django_database.certificates(site)  # whose files are read at each connection
+    values |= {f"secrets:{name}": value for name, value in secrets.items() if name not in renewed}
     if former_keys:
         values["secrets:secret_key:fallbacks"] = former_keys
     used = {file["source"] for file in config["files"].values() if file.get("source")}
@@ -57,7 +61,7 @@ def _configuration(site: Site) -> dict[str, Any]:
         name: {"as": secret["as"], "variable": secret["variable"]} for name, secret in config["secrets"].items()
     }
     config["databases"] = {
-        alias: {key: value for key, value in {**database, "password": None}.items() if key != "manage"}
+        alias: {key: value for key, value in {**database, "password": None}.items() if key not in _NOT_OF_DATABASE}
         for alias, database in config["databases"].items()
     }
     if config.get("queue"):

@@ -17,13 +17,15 @@ from cryptography.x509.oid import NameOID
 from django_host_command import DeploymentError
 
 _LIFE = datetime.timedelta(days=36500)  # who trusts this certificate alone gains nothing from an end
+_KEY = "-----BEGIN PRIVATE KEY"
 _HOST = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 
 
 def of_host(folder: str | Path, host: str, address: str) -> tuple[str, str]:
     """Return the certificate of a host and its key, both in PEM; they are made once.
 
-    To replace them, delete the file in the store and apply on all hosts of its sites.
+    To replace them, rename the file in the store, so that it ends with ``.former.pem``. The certificate in it follows
+    the new one, and is trusted too as long as it is there: hosts that apply first trust both.
 
     Args:
         folder: the master's store.
@@ -41,8 +43,10 @@ def of_host(folder: str | Path, host: str, address: str) -> tuple[str, str]:
         parent.mkdir(mode=0o700, exist_ok=True)
     if not path.exists():
         django_host_file.write(path, _new(host, address), mode=0o600)
-    certificate, mark, key = path.read_text().partition("-----BEGIN PRIVATE KEY")
-    return certificate, mark + key
+    certificate, mark, key = path.read_text().partition(_KEY)
+    former = path.with_suffix(".former.pem")
+    more = former.read_text().partition(_KEY)[0] if former.exists() else ""
+    return certificate + more, mark + key
 
 
 def _new(host: str, address: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import django_kinds
 import django_pillar_balancer
+import django_pillar_database_host
 import django_pillar_fleet
 import django_pillar_worker
 from django_pillar_check import Problem, Rules, check, lines, plain, prune, report, resolve, shown, traps
@@ -68,6 +69,7 @@ def _summary(configurations: dict[str, Any]) -> dict[str, Any]:
     sites = {name: site for name, site in configurations.items() if name not in absent}
     fleets = {name: site["fleet"] for name, site in configurations.items() if "fleet" in site}
     databases = [database for site in sites.values() for database in site["databases"].values()]
+    served_engines = {engine for site in configurations.values() for engine in django_pillar_database_host.serves(site)}
     proxies = sorted({site["proxy"]["kind"] for site in sites.values()} - {"none"})
     return {
         "sites": sites,
@@ -76,7 +78,7 @@ def _summary(configurations: dict[str, Any]) -> dict[str, Any]:
         "served": {
             name: configurations[name] for name, one in fleets.items() if {"database", "cache"} & {*one["parts"]}
         },
-        "servers": sorted({database["engine"] for database in databases if database["manage"]}),
+        "servers": sorted({database["engine"] for database in databases if database["manage"]} | served_engines),
         "stores": {name: django_kinds.own_stores(site) for name, site in sites.items()},
         "templates": {name: django_kinds.templates(site) for name, site in sites.items()},
         "default_servers": {kind: _default_server(kind, sites) for kind in proxies},
@@ -136,6 +138,7 @@ def _configurations(
             problems += fill_by_kind((part,), site[part], own.get(part) or {}, part_rules, name)
         problems += django_pillar_worker.complete(site, own, site_rules, name)
         problems += [((*path, *key), text) for key, text in django_pillar_fleet.complete(site, host)]
+        problems += [((*path, *key), text) for key, text in django_pillar_database_host.complete(site)]
         django_pillar_balancer.complete(site)
         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
         problems += oversized(own, path)

@@ -69,7 +69,7 @@ def _useless_extensions(database: Database) -> Iterator[str]:
     others = [name for name in extensions if name != "postgis"]
     if extensions and database["engine"] != "postgres":
         yield "supported by PostgreSQL only: remove it, or set engine: postgres"
-    elif others and not database["manage"]:
+    elif others and not database["manage"] and "served_by" not in database:
         yield f"a superuser of that server creates {', '.join(others)}: remove it here, only postgis has an effect"
 
 
@@ -79,16 +79,21 @@ def _managed(database: Database, user: str) -> Iterator[tuple[str, str]]:
         return
     if not is_over_socket(database) and database["host"] not in LOCAL:
         yield "manage", f"expected a server on this host, got {database['host']}: remove manage, or host"
-    for key, reserved in (("name", RESERVED_DATABASES), ("user", RESERVED_LOGINS)):
-        name = database[key] or ""
-        if name.lower() in reserved or name.startswith("pg_"):
-            yield key, f"{name} is reserved by the server: choose another name"
-        elif len(name) > LONGEST_NAME:
-            yield key, f"expected at most {LONGEST_NAME} characters, got {len(name)}"
+    yield from reserved(database)
     has_login = database["engine"] == "postgres" or database["password"] or not is_over_socket(database)
     if database["user"] != user and not has_login:
         text = f"over its unix socket MariaDB identifies a login by the site's user, {user}: remove it, or set password"
         yield "user", text
+
+
+def reserved(database: Database) -> Iterator[tuple[str, str]]:
+    """Yield names that a server has for itself, or that are too long for it."""
+    for key, names in (("name", RESERVED_DATABASES), ("user", RESERVED_LOGINS)):
+        name = database[key] or ""
+        if name.lower() in names or name.startswith("pg_"):
+            yield key, f"{name} is reserved by the server: choose another name"
+        elif len(name) > LONGEST_NAME:
+            yield key, f"expected at most {LONGEST_NAME} characters, got {len(name)}"
 
 
 def logins(site: Site, _own: Site) -> Iterator[Problem]:

@@ -67,7 +67,7 @@ def complete(site: Site, host: str) -> Iterator[Problem]:
         yield ("hosts",), f"expected {host}, the name of this host's minion, among {', '.join(found)}"
     parts = found[host]["parts"] if host in found and site["state"] == "present" else []
     release = {key: known[key] for key in ("commit", "sequence", "held")} if known else None
-    given = {key: (known or {}).get(key) for key in ("passwords", "certificates", "key")}
+    given = {key: (known or {}).get(key) for key in ("passwords", "certificates", "key", "cpus")}
     site["fleet"] = {"host": host, "parts": parts, "hosts": dict(sorted(found.items())), "release": release}
     site["fleet"]["given"] = given
     if known and known["over"] and {"app", "worker"} & {*parts}:
@@ -204,7 +204,7 @@ def shared(site: Site, _own: Site) -> Iterator[Problem]:
         key = ("databases", alias)
         if database["engine"] == "sqlite":
             yield (*key, "engine"), f"a file of SQLite is on one host only, and {several} need one database: set host"
-        elif database.get("manage"):
+        elif database.get("manage") and not hosts_with(site, "database"):
             yield (*key, "host"), f"missing: {several} need one database server"
     stores: list[tuple[tuple[str, ...], Any]] = [(("queue", "host"), site.get("queue"))]
     stores += [(("caches", alias, "host"), store) for alias, store in site.get("caches", {}).items()]

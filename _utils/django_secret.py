@@ -36,7 +36,8 @@ def configured(site: Site) -> dict[str, dict[str, Any]]:
     key = site.config["secret_key"]
     named = {"secret_key": {"value": key} if key else {"generate": 50}, **site.config["secrets"]}
     stores = {of_store(name): {"value": one["password"]} for name, one in site.stores.items() if one["password"]}
-    return {**named, **django_database.passwords(site), **stores, **django_email.passwords(site)}
+    databases = {**django_database.passwords(site), **django_database.certificates(site)}
+    return {**named, **databases, **stores, **django_email.passwords(site)}
 
 
 def of_store(name: str) -> str:
@@ -117,6 +118,8 @@ def pillar_key(site: Site, name: str) -> str:
         return f"{store_key(site, name.removeprefix(_STORE))}:password"
     if name == django_email.SECRET:
         return f"django:sites:{site.name}:email:password"
+    if name in django_database.certificates(site):
+        return f"django:sites:{site.name}:fleet:certificates"
     return f"django:sites:{site.name}:{name if name == 'secret_key' else f'secrets:{name}'}"
 
 

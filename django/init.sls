@@ -10,6 +10,7 @@ django.host        packages and uv
 django.proxy       nginx and Apache, which reject unknown hosts
 django.postgres    PostgreSQL, where a site has its database on a server of this host
 django.mysql       MariaDB, likewise
+django.database    what other hosts use of those servers
 django.supervisor  the process manager where it is not systemd
 django.site        each site, step by step
 
@@ -40,7 +41,11 @@ def _parts(django):
     if django["balanced"] or any("fleet" in site for site in django["absent"].values()):
         parts.append("balancer")
     if django["sites"]:
-        parts += ["place", "host", "proxy", *django["servers"]]
+        parts += ["place", "host", "proxy"]
+    parts += django["servers"]
+    if any("fleet" in site for site in [*django["sites"].values(), *django["absent"].values()]):
+        parts.append("database")
+    if django["sites"]:
         if django["process"] == "supervisor":
             parts.append("supervisor")
         parts.append("site")

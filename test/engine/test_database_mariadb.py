@@ -192,8 +192,15 @@ def client(tmp_path, monkeypatch):
 def test_state_of_mariadb_parsed(client):
     client.lines = ["zones\t7", f"user\tblog\t{json.dumps(SOCKET)}", "database\tmy_blog\tDjango site blog"]
     client.lines += ["database\tmysql\t", "grant\tblog\tmy\\_blog"]
+    client.lines += [f"account\tblog@10.0.0.1\t{json.dumps(BY_PASSWORD)}", "right\tblog@10.0.0.1\tmy\\_blog"]
+    client.lines += ["variable\tbind\t127.0.0.1"]
     found = MARIADB.query(BLOG._replace(socket="/run/other.sock"))
-    assert found == {"users": {"blog": SOCKET}, "databases": {**OURS, "mysql": ""}, "grants": [GRANT], "zones": 7}
+    assert found == {
+        **{"users": {"blog": SOCKET}, "databases": {**OURS, "mysql": ""}, "grants": [GRANT], "zones": 7},
+        "accounts": {"blog@10.0.0.1": BY_PASSWORD},
+        "rights": [("blog@10.0.0.1", "my\\_blog")],
+        "variables": {"bind": "127.0.0.1"},
+    }
     assert client.argv[0][-1] == "--socket=/run/other.sock"
 
 

@@ -22,7 +22,7 @@ from django_host_command import DeploymentError
 
 ROOT = Path(__file__).parents[2]
 GRAINS = {
-    "web1": {"ipv4": ["127.0.0.1", "10.0.0.1"]},
+    "web1": {"ipv4": ["127.0.0.1", "10.0.0.1"], "num_cpus": 4},
     "web2": {"ipv4": ["127.0.0.1"], "ipv6": ["::1", "fe80::1", "2001:db8::2"]},
     "lb1": {"ipv4": ["10.0.0.9", "192.168.1.9"]},
 }
@@ -142,6 +142,7 @@ def test_a_database_server_gets_what_checks_a_password_and_its_users_the_passwor
     assert len(password) == 40 and given["jobs1"]["passwords"] == given["web1"]["passwords"] == {"database": password}
     assert {*given["db1"]["passwords"]} == {"postgres", "mysql"} and given["lb1"]["passwords"] == {}
     assert password not in repr([given["db1"], given["lb1"]])
+    assert [name for name, one in given.items() if "cpus" in one] == ["db1"] and given["db1"]["cpus"] == {"web1": 4}
     certificates = [one["certificates"] for one in given.values()]
     assert {*certificates[0]} == {"db1"} and certificates == [certificates[0]] * 4
     assert [name for name, one in given.items() if "key" in one] == ["db1"]
@@ -163,6 +164,16 @@ def test_the_certificate_of_a_server_holds_until_its_address_changes(tmp_path):
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tmp_path / "pair.pem")
     kept = tmp_path / ".certificates/db1"
     assert {path.stat().st_mode & 0o777 for path in kept.iterdir()} == {0o600} and kept.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_certificate_that_is_replaced_is_trusted_until_its_file_is_deleted(tmp_path):
+    certificate, key = django_master_certificate.of_host(tmp_path, "db1", "10.0.0.5")
+    kept = tmp_path / ".certificates/db1/10.0.0.5.pem"
+    kept.rename(kept.with_suffix(".former.pem"))
+    both, new_key = django_master_certificate.of_host(tmp_path, "db1", "10.0.0.5")
+    assert both.endswith(certificate) and both != certificate and new_key != key and key not in both
+    kept.with_suffix(".former.pem").unlink()
+    assert django_master_certificate.of_host(tmp_path, "db1", "10.0.0.5") == (both.removesuffix(certificate), new_key)
 
 
 @pytest.mark.parametrize("host", ["../x", "a/b", "", ".x"])

@@ -1,0 +1,188 @@
+"""The databases that this host has for the other hosts of sites: servers, logins of exactly those hosts, certificates.
+
+What is served is recorded, so that a site which has its database elsewhere now can be closed: its data and its login
+stay, but no other host can log in any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import django_database
+import django_database_server
+import django_host_file
+import django_host_folder
+from django_database_server import Change, DatabaseServer, ManagedDatabase, Network
+from django_database_setup import SERVERS
+from django_host_folder import Folder
+from django_site import Site
+
+#: The databases by site, as far as they are needed to close them.
+RECORD = django_database_server.STATE / "served.json"
+_END = "-----END CERTIFICATE-----\n"
+_SHAPE = {str: [{"engine": str, "database": str, "user": str, "port": int}]}
+
+Changes = dict[str, dict[str, str]]  # as a Salt state reports them, by engine
+
+
+class Served(NamedTuple):
+    """A site whose databases this host has.
+
+    Attributes:
+        verifiers: what servers keep of the password, by engine.
+        certificate: of this host, in PEM.
+        key: of the certificate, in PEM.
+    """
+
+    site: Site
+    verifiers: Mapping[str, str]
+    certificate: str
+    key: str
+
+
+def engines(site: Site) -> list[str]:
+    """Return the engines of the databases that this host has for the hosts of a site."""
+    return sorted({database["engine"] for _alias, database in _own(site)})
+
+
+def _own(site: Site) -> Iterator[tuple[str, dict[str, Any]]]:
+    host = site.config["fleet"]["host"]
+    for alias, database in site.config["databases"].items():
+        if database.get("served_by") == host:
+            yield alias, database
+
+
+def serve(served: Sequence[Served], gone: Collection[str], *, test: bool) -> Changes:
+    """Have servers of this host serve the databases of sites to their hosts, and no longer those of others.
+
+    Args:
+        gone: sites of the pillar whose databases this host does not have.
+        test: change nothing.
+
+    Returns:
+        The changes.
+
+    Raises:
+        DeploymentError: a server refuses one, or has something of that name that is not the site's.
+    """
+    found: Changes = {}
+    record = django_host_file.read_json(RECORD, _SHAPE) or {}
+    for name in sorted({*gone} & {*record}):
+        _merge(found, _close(name, record.pop(name), test))
+    for engine, port in sorted({(database.engine, database.port or 0) for one in served for database in _places(one)}):
+        _merge(found, _serve(engine, port or None, served, test))
+    record |= {one.site.name: [_entry(place) for place in _places(one)] for one in served}
+    if not test and (record or RECORD.exists()) and record != django_host_file.read_json(RECORD, _SHAPE):
+        for folder in (django_database_server.STATE.parent, django_database_server.STATE):
+            django_host_folder.make(Folder(folder, "root", "root", 0o755))
+        django_host_file.write_json(RECORD, record, mode=0o600)
+    return found
+
+
+class _Place(NamedTuple):
+    """A database of a site: the engine of its server, and the database there."""
+
+    engine: str
+    managed: ManagedDatabase
+
+    @property
+    def port(self) -> int | None:
+        return self.managed.port
+
+
+def _places(one: Served) -> list[_Place]:
+    return [_Place(database["engine"], _managed(one, alias, database)) for alias, database in _own(one.site)]
+
+
+def _managed(one: Served, alias: str, database: Mapping[str, Any]) -> ManagedDatabase:
+    site = one.site
+    return ManagedDatabase(
+        site.name,
+        site.user,
+        alias,
+        django_database.pillar_key(site, alias),
+        database["name"],
+        database["user"],
+        over_socket=False,
+        port=database["port"],
+        has_active_release=site.current.is_symlink(),
+        extensions=tuple(database.get("extensions", ())),
+        verifier=one.verifiers[database["engine"]],
+        clients=_clients(site),
+    )
+
+
+def _clients(site: Site) -> tuple[str, ...]:
+    """Return the addresses of the hosts that use the site's databases."""
+    hosts = site.config["fleet"]["hosts"].values()
+    return tuple(sorted({host["address"] for host in hosts if {"app", "worker"} & {*host["parts"]}}))
+
+
+def _entry(place: _Place) -> dict[str, Any]:
+    managed = place.managed
+    return {"engine": place.engine, "database": managed.database, "user": managed.user, "port": managed.port or 0}
+
+
+def _serve(engine: str, port: int | None, served: Sequence[Served], test: bool) -> Changes:
+    """Set one server up for all sites that have databases on it."""
+    server, found = SERVERS[engine], []
+    here = {one.site.name: [place.managed for place in _places(one) if place[:1] == (engine,)] for one in served}
+    here = {name: [one for one in databases if one.port == port] for name, databases in here.items()}
+    sites = [one for one in served if here[one.site.name]]
+    if test and not (server.is_installed() and server.is_running()):
+        return {engine: {one.site.name: "new" for one in sites}}
+    first = here[sites[0].site.name][0]
+    changes = server.network_changes(_network(sites), server.query(first))
+    if changes and not test:
+        server.apply_network(first, changes)
+    found += changes
+    for databases in filter(None, here.values()):
+        changes = server.pending_changes(databases, server.query(databases[0]))
+        found += changes
+        if changes and not test:
+            _apply(server, databases, changes)
+    return _as_changes(engine, found)
+
+
+def _network(sites: Sequence[Served]) -> Network:
+    first = sites[0]
+    fleet = first.site.config["fleet"]
+    connections = sum(one.site.config["fleet"]["connections"] for one in sites)
+    own, end, _former = first.certificate.partition(_END)  # clients trust a former one too for a while
+    return Network(fleet["hosts"][fleet["host"]]["address"], own + end, first.key, connections)
+
+
+def _apply(server: DatabaseServer, databases: Sequence[ManagedDatabase], changes: Sequence[Change]) -> None:
+    server.apply(databases[0], changes)
+    if any(change.files for change in changes):  # of addresses that may log in
+        for database in databases:
+            server.end_others(database)
+
+
+def _close(name: str, entries: Sequence[Mapping[str, Any]], test: bool) -> Changes:
+    """Have no other host log in as a site any more; its databases and logins stay."""
+    found: Changes = {}
+    for entry in entries:
+        server = SERVERS[entry["engine"]]
+        managed = ManagedDatabase(
+            name, "", "default", f"django:sites:{name}:database", entry["database"], entry["user"], port=entry["port"]
+        )
+        if server.is_installed() and server.is_running():
+            changes = server.closing_changes(managed, server.query(managed))
+            if changes and not test:
+                _apply(server, [managed], changes)
+            closed = {f"database {entry['database']}": "closed to other hosts; data and login stay"}
+            _merge(
+                found, {entry["engine"]: {**_as_changes(entry["engine"], changes).get(entry["engine"], {}), **closed}}
+            )
+    return found
+
+
+def _as_changes(engine: str, changes: Sequence[Change]) -> Changes:
+    return {engine: {change.item: change.action for change in changes}} if changes else {}
+
+
+def _merge(into: Changes, changes: Changes) -> None:
+    for engine, items in changes.items():
+        into.setdefault(engine, {}).update(items)
