@@ -7,9 +7,11 @@ otherwise. The steps are in ``_utils/django_deploy_steps.py``.
 """
 
 import json
+from pathlib import Path
 
 import django_database_setup
 import django_deploy_steps
+import django_host_file
 import django_host_fileserver
 import django_host_import
 import django_host_package
@@ -454,6 +456,49 @@ def absent(name, config, platform):
     return ret
 
 
+def cache(name, config, platform, templates):
+    """
+    Have the queue and caches of a site that this host has for all hosts of the site: Redis with TLS, a password and
+    the addresses of those hosts.
+
+    name
+        Name of the site.
+    config
+        As for ``django.site``.
+    platform
+        As for ``django.site``.
+    templates
+        ``salt://`` URLs of the templates of the servers.
+
+    .. code-block:: yaml
+
+        blog has its queue and caches:
+          django.cache:
+            - name: blog
+            - config: {{ django.served.blog | tojson | yaml_dquote }}
+            - platform: {{ django.platform | tojson }}
+            - templates: [salt://django/files/store.service]
+    """
+    import django_store_served
+
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name}: the servers for its hosts are unchanged"}
+    site = django_site.Site(json.loads(config), platform)
+    stores = site.config["fleet"]["stores"]
+    try:
+        texts = {url: _text(url) for url in templates}
+        pem = {key: _pem(stores[key]) for key in ("certificate", "key")}
+        served = django_store_served.Served(site, _secret(stores["password"]["pillar"]), pem)
+        ret["changes"] = served.changes(texts)
+        if ret["changes"] and not __opts__["test"]:
+            warnings = served.apply(texts)
+            ret["comment"] = "\n".join([f"{name}: the servers for its hosts have been set up", *warnings])
+        elif ret["changes"]:
+            ret.update(result=None, comment=f"{name}: the servers for its hosts would be set up")
+    except (DeploymentError, OSError) as error:
+        ret.update(result=False, comment=str(error))
+    return ret
+
+
 def packages(name, pkgs):
     """
     Install packages of the operating system with Salt's ``pkg.installed``, if one is missing.
@@ -582,7 +627,7 @@ def server(name, engine, pkgs):
     )
 
 
-def users(name, user, shell, stores=False):
+def users(name, user, shell, stores=False, build=True):
     """
     Create the users of a site: the user that it runs as, its build user, and the user of its own queue and caches.
     They are system users without home directory and password.
@@ -599,6 +644,8 @@ def users(name, user, shell, stores=False):
     stores
         Whether the site has a queue or cache in a server of its own, which runs as a user with the suffix ``-store``
         in the group of the site's user.
+    build
+        Whether the site is built on this host.
 
     .. code-block:: yaml
 
@@ -610,7 +657,7 @@ def users(name, user, shell, stores=False):
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"the users of {name} already exist"}
     fullname = f"Django site {name}"
-    groups = {user: None, f"{user}-build": None} | ({f"{user}-store": user} if stores else {})
+    groups = {user: None, **({f"{user}-build": None} if build else {}), **({f"{user}-store": user} if stores else {})}
     found = {one: django_host_user.find_user(one) for one in groups}
     for one, existing in found.items():
         is_own = one != user or user == name  # else the pillar names a user that may exist already
@@ -990,7 +1037,21 @@ def _given(site):
     references["tls:eab:key"] = site.config["tls"]["eab"]["key"]
     references["push_secret"] = django_push.reference(site.config)
     references |= {"deploy_key": site.config["deploy_key"], "index_password": site.config["index"]["password"]}
-    return {name: _secret(entry["pillar"]) for name, entry in references.items() if isinstance(entry, dict) and entry}
+    given = {name: _secret(entry["pillar"]) for name, entry in references.items() if isinstance(entry, dict) and entry}
+    trusted = (site.config.get("fleet") or {}).get("trusted") or {}
+    return given | {f"trusted:{host}": _pem(value) for host, value in trusted.items()}
+
+
+def _pem(value):
+    """Return a certificate or key: it is in the pillar, on the fileserver, or in a file of this host."""
+    if isinstance(value, dict):
+        return _secret(value["pillar"])
+    if value.startswith("salt://"):
+        return _text(value)
+    text = django_host_file.read_text(Path(value))
+    if text is None:
+        raise DeploymentError(f"{value} does not exist", hint="put the file there, or correct the pillar")
+    return text
 
 
 def _secret(path):

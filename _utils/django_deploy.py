@@ -46,7 +46,8 @@ class Deployment:
 
     Args:
         site: the site with its effective configuration.
-        given: secrets from the pillar by name, and ``deploy_key``, ``index_password``, ``push_secret``, ``tls:<key>``.
+        given: secrets from the pillar by name, and ``deploy_key``, ``index_password``, ``push_secret``, ``tls:<key>``,
+            ``trusted:<host>``.
         templates: text of the templates, by URL.
         asked_by: origin of the deployment, for the lock and the record.
         revision: overrides the revision of the configuration.
@@ -105,7 +106,10 @@ class Deployment:
     ):
         self.site = site
         keys = ("deploy_key", "index_password", "push_secret")
-        self.given = {name: value for name, value in given.items() if name not in keys and name[:4] != "tls:"}
+        ours = ("tls:", "trusted:")
+        self.given = {name: value for name, value in given.items() if name not in keys and not name.startswith(ours)}
+        #: Certificates of the hosts that have servers for all hosts of the site, by the names of these hosts.
+        self.trusted = {name[8:]: value for name, value in given.items() if name[:8] == "trusted:"}
         #: What the pillar gives for ``tls``, by its key there, where it is no path.
         self.tls = {name[4:]: value for name, value in given.items() if name[:4] == "tls:"}
         self.deploy_key = given.get("deploy_key")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import django_backup
@@ -17,6 +18,7 @@ import django_schedule
 import django_secret
 import django_source_mirror
 import django_store
+import django_store_served
 import django_timer
 import django_tls
 import django_tls_renewal  # noqa: F401 - django_timer packs its program from the modules that are loaded
@@ -128,6 +130,7 @@ def _look(deployment: Deployment) -> _Pending:
         changes["push"] = "secret kept" if deployment.push_secret else "secret removed"
     if os.path.lexists(django_push.keys(site)) and not deployment.lock.holder():
         changes[str(django_push.keys(site))] = "removed: a push was interrupted"
+    changes |= {str(path): "kept" for path in _untrusted(deployment)} | django_store_served.gone(site)
     if _lacks_store_password(site):
         changes[str(django_secret.store_password_file(site))] = "new"
     if schedule := {path: change for found in schedules.values() for path, change in found.items()}:
@@ -138,6 +141,12 @@ def _look(deployment: Deployment) -> _Pending:
         changes["removed"] = f"leftovers of an interrupted restore: {', '.join(leftovers)}"
     tasks = [task for task, found in schedules.items() if found]
     return _Pending(changes, applied, [*wrong], stale, tasks, leftovers)
+
+
+def _untrusted(deployment: Deployment) -> dict[Path, str]:
+    """Return the certificates that the site's processes have to trust, and that are not in their files yet."""
+    files = {deployment.site.trusted / f"{host}.pem": text for host, text in deployment.trusted.items()}
+    return {path: text for path, text in files.items() if django_host_file.read_text(path) != text}
 
 
 def _lacks_store_password(site: Site) -> bool:
@@ -164,6 +173,9 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
     django_source_mirror.prepare(site, deployment.deploy_key)
     django_virtualenv_index.keep(site, deployment.index_password)
     django_push.keep(site, deployment.push_secret)
+    for path, text in _untrusted(deployment).items():
+        django_host_file.write(path, text)
+    django_store_served.remove(site)
     if _lacks_store_password(site):
         password = django_secret.store_password(site)
         django_host_file.write(django_secret.store_password_file(site), password, mode=0o600)

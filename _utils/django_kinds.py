@@ -231,7 +231,7 @@ OF_SITE = ("at", "backup", "build", "cache", "listen", "manage", "memcached", "q
 
 def is_of_site(part: str) -> bool:
     """Return whether a part of a unit's name is that of a unit of a site, such as a timer's or a store's."""
-    return part in OF_SITE or part.startswith(("cache_", "memcached_"))
+    return part in OF_SITE or part.startswith(("cache_", "memcached_", "served_"))
 
 
 #: The templates of every process manager, by its name in the pillar.

@@ -10,6 +10,7 @@ from typing import Any
 
 import django_kinds
 import django_pillar_balancer
+import django_pillar_cache
 import django_pillar_database_host
 import django_pillar_fleet
 import django_pillar_worker
@@ -142,6 +143,7 @@ def _configurations(
         django_pillar_balancer.complete(site)
         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
         problems += oversized(own, path)
+        django_pillar_cache.settle(site)
         django_pillar_fleet.settle(site)
         django_pillar_balancer.settle(site)
     return configurations, [*problems, *contradictions_between(configurations)]

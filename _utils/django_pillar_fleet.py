@@ -209,8 +209,9 @@ def shared(site: Site, _own: Site) -> Iterator[Problem]:
     stores: list[tuple[tuple[str, ...], Any]] = [(("queue", "host"), site.get("queue"))]
     stores += [(("caches", alias, "host"), store) for alias, store in site.get("caches", {}).items()]
     for place, store in stores:
-        if store and store["engine"] in ("redis", "memcached") and not store["host"]:
-            yield place, f"missing: {several} need one server"
+        is_own = store and store["engine"] in ("redis", "memcached") and not store["host"]
+        if is_own and not hosts_with(site, "cache"):
+            yield place, f"missing: {several} need one server: set host, or give a host the part cache"
     if site["migrate"]["unsafe"] == "maintenance":
         yield ("migrate", "unsafe"), f"expected refuse or allow: {several} have a maintenance page each"
     if site["media"]["shared"] is None:

@@ -29,11 +29,12 @@ MODULES = (
     "django_pillar_server",
     "django_pillar_proxy",
     "django_pillar_database",
+    "django_pillar_fleet",
     "django_pillar_store",
     "django_pillar_static",
-    "django_pillar_fleet",
     "django_pillar_database_host",
     "django_pillar_balancer",
+    "django_pillar_cache",
     "django_pillar_site",
     "django_pillar",
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 import django_kinds
 import django_pillar_balancer
+import django_pillar_cache
 import django_pillar_database
 import django_pillar_email
 import django_pillar_fleet
@@ -54,6 +55,7 @@ def contradictions_between(sites: Sites) -> Iterator[Problem]:
     for rule in BETWEEN:
         yield from rule(present)
     yield from roots_and_users(sites)
+    yield from django_pillar_cache.between(sites)
 
 
 # Within a site
@@ -191,6 +193,7 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_email.email,
     django_pillar_fleet.hosts,
     django_pillar_fleet.shared,
+    django_pillar_cache.cache,
     django_pillar_balancer.balancer,
 )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import django_kinds
 from django_pillar_check import Path, Problem
+from django_pillar_fleet import hosts_with
 
 Site = dict[str, Any]  # the configuration of a site
 Store = dict[str, Any]
@@ -25,11 +26,12 @@ def run() -> dict[str, Any]:
 def stores(site: Site, own: Site) -> Iterator[Problem]:
     """Yield what contradicts itself in a queue or cache, and between the two."""
     queue, caches = site.get("queue"), site.get("caches") or {}
+    own_options = {"port"} if hosts_with(site, "cache") else set()
     if queue:
-        yield from ((("queue", key), text) for key, text in _queue(queue))
+        yield from ((("queue", key), text) for key, text in _queue(queue, own_options))
     for alias, cache in caches.items():
         place = _place(alias, own)
-        yield from (((*place, key), text) for key, text in _contradictions(cache, is_queue=False))
+        yield from (((*place, key), text) for key, text in _contradictions(cache, own_options, is_queue=False))
         if queue and cache["host"] and (cache["host"], cache["port"]) == (queue["host"], queue["port"]):
             text = "is the server of the queue too, and a server that drops what a cache no longer needs drops tasks"
             yield (*place, "host"), f"{cache['host']} {text}: use another one"
@@ -47,16 +49,20 @@ def _place(alias: str, own: Site) -> Path:
     return ("caches", alias) if "caches" in own or alias != "default" else ("cache",)
 
 
-def _queue(queue: Store) -> Iterator[tuple[str, str]]:
+def _queue(queue: Store, own_options: set[str]) -> Iterator[tuple[str, str]]:
     kind = django_kinds.STORES.get(queue["engine"])
     if kind and not kind.keeps_queue:
         yield "engine", f"expected redis, got {queue['engine']}: {kind.title} cannot keep queued tasks"
         return
-    yield from _contradictions(queue, is_queue=True)
+    yield from _contradictions(queue, own_options, is_queue=True)
 
 
-def _contradictions(store: Store, *, is_queue: bool) -> Iterator[tuple[str, str]]:
-    """Yield what contradicts itself in one store, by key."""
+def _contradictions(store: Store, own_options: set[str], *, is_queue: bool) -> Iterator[tuple[str, str]]:
+    """Yield what contradicts itself in one store, by key.
+
+    Args:
+        own_options: of a server of the site's own, besides those of the kind.
+    """
     kind = django_kinds.STORES.get(store["engine"])
     if not kind:
         yield "engine", f"missing: expected {'redis' if is_queue else 'redis, memcached or database'}"
@@ -67,7 +73,7 @@ def _contradictions(store: Store, *, is_queue: bool) -> Iterator[tuple[str, str]
             yield key, f"not supported by {kind.title}: remove it"
         elif store["host"] and key in kind.own_options:
             yield key, "has no effect with host: a server elsewhere has its own configuration"
-        elif not store["host"] and key in kind.options_elsewhere:
+        elif not store["host"] and key in {*kind.options_elsewhere} - own_options:
             yield key, "has no effect without host: the site's own server needs none"
     if is_queue and store["sync"] == "never":
         yield "sync", "expected everysec or always, got never: a restart would lose the queued tasks"
@@ -105,7 +111,7 @@ def environment(site: Site, _own: Site) -> Iterator[Problem]:
         alias = value.get("alias", "default") if word else "default"
         if word in QUEUE_WORDS and not site.get("queue"):
             yield ("environment", name), f"{word} is not known: set queue: {{engine: redis}}"
-        elif word == "queue_socket" and site["queue"]["host"]:
+        elif word == "queue_socket" and (site["queue"]["host"] or hosts_with(site, "cache")):
             yield ("environment", name), "queue_socket is not known: the queue is on a server elsewhere"
         elif word == "cache_url" and not caches.get(alias, {}).get("engine"):
             yield ("environment", name), f"cache_url is not known: the site has no cache {alias}"

@@ -16,6 +16,7 @@ import django_release_instance
 import django_schedule
 import django_site
 import django_store_contract
+import django_store_served
 import django_store_service
 import django_store_setup
 import django_takeover
@@ -53,7 +54,7 @@ def present(site: Site) -> dict[str, str]:
     ]
     if site.config["remove_data"]:
         own += [*data(site), site.root]
-    found = {str(path): "removed" for path in own if os.path.lexists(path)}
+    found = {str(path): "removed" for path in own if os.path.lexists(path)} | django_store_served.gone(site)
     if site.config["remove_data"]:
         servers = django_database_setup.removals(_as_applied(site))
         found |= {f"{engine} {one.item}": one.action for engine, changes in servers.items() for one in changes}
@@ -71,6 +72,7 @@ def _paths(site: Site) -> list[Path]:
         site.root / "folder.git",
         site.build.top,
         site.beat.top,
+        site.trusted,
         site.templates,
         site.maintenance,
         site.errors,
@@ -139,6 +141,7 @@ def _remove(site: Site) -> None:
     if sequences:
         django_process_systemd.forget()
     django_store_setup.remove(site)
+    django_store_served.remove(site)
     django_process_build.end_processes(site)
     if site.config["remove_data"] and site.user == site.name:  # a user that has processes cannot be removed
         django_process_build.end_user(site.user)

@@ -81,6 +81,8 @@ class Site:
         self.deploys = self.root / "deploys.jsonl"
         self.adopted = self.root / "adopted"
         self.schedules = self.root / "schedules"
+        #: Certificates of the hosts that have servers for all hosts of the site.
+        self.trusted = self.root / "trusted"
         self.lock_file = self.root / "lock"
         self.runtime = RUNTIME / self.name
         #: The result of the sandbox trial since the boot; not in `runtime`, which the site may write to.
@@ -130,6 +132,7 @@ class Site:
             Folder(self.log.top, self.user, "adm", 0o750),
             Folder(self.templates, "root", "root", 0o700),
             *([Folder(self.schedules, "root", "root", 0o700)] if self.config.get("schedules") else []),
+            *([Folder(self.trusted, "root", "root", 0o755)] if (self.config.get("fleet") or {}).get("trusted") else []),
             *([Folder(self.beat.top, self.user, self.user, 0o700)] if self.has_beat else []),
             self.runtime_folder(self.current),
         ]

@@ -19,6 +19,27 @@ def user(site: Site) -> str:
     return f"{site.user}-store"
 
 
+#: What the parts of the servers begin with that this host has for all hosts of a site.
+SERVED = "served_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """What a server needs that hosts of its site use over the network, by TLS.
+
+    Attributes:
+        port: where it listens.
+        user: login of the site.
+        password: SHA-256 of its password, in hexadecimal digits.
+        clients: addresses of the hosts that may connect.
+    """
+
+    port: int
+    user: str
+    password: str = dataclasses.field(repr=False)
+    clients: tuple[str, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class OwnServer:
     """A server of a site's own on this host, for its queue or for one of its caches.
@@ -28,13 +49,16 @@ class OwnServer:
         name: ``queue``, ``cache`` or ``cache_<alias>``.
         part: the name in its unit: the same, but for Memcached ``memcached`` or ``memcached_<alias>``. Thus a cache of
             another kind is another unit, and the former one serves the active release until the switch.
+            One that other hosts use too is `served_queue`, so that it can run next to that of this host alone.
         options: its part of the configuration.
+        service: for other hosts; None if only this host uses it.
     """
 
     site: Site
     name: str
     part: str
     options: Mapping[str, Any]
+    service: Service | None = None
 
     @property
     def unit(self) -> str:
@@ -50,6 +74,16 @@ class OwnServer:
     def data(self) -> Path:
         """The folder of its files."""
         return folder(self.site) / self.part
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate that it shows to other hosts."""
+        return folder(self.site) / "served.crt"
+
+    @property
+    def key(self) -> Path:
+        """The key of the certificate, which only the user of the stores can read."""
+        return folder(self.site) / "served.key"
 
     @property
     def memory_limit(self) -> int:

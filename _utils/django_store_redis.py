@@ -3,7 +3,7 @@
 import hashlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -75,6 +75,7 @@ class RedisStore(ServerStore):
             "repl-diskless-sync-delay": "0",
             # Where memory is short, the kernel ends a child that writes a file rather than the server.
             "oom-score-adj": "yes",
+            **_listening(server),
             **_changeable(server),
         }
         head = f"# {server.unit}: written by django-formula; change it in the pillar.\n"
@@ -121,6 +122,12 @@ def operate(server: OwnServer, commands: list[list[str]]) -> list[Any]:
     return django_store_client.redis(server.socket, [login(server), *commands])[1:]
 
 
+def _ask(server: OwnServer, commands: Sequence[Sequence[str]], **options: float) -> list[Any]:
+    """Send commands that the site may send too; return the answer to each."""
+    first = [login(server)] if server.service else []
+    return django_store_client.redis(server.socket, [*first, *commands], **options)[len(first) :]
+
+
 def login(server: OwnServer) -> list[str]:
     """Return the command that makes a connection that of the operator."""
     return ["AUTH", OPERATOR, django_secret.store_password(server.site)]
@@ -130,14 +137,32 @@ def _users(server: OwnServer) -> list[tuple[str, str]]:
     """Return the users of a server; of the operator's password a hash, since the password itself is random."""
     hashed = hashlib.sha256(django_secret.store_password(server.site).encode()).hexdigest()
     everything = f"~* {server.site.platform['stores']['redis_channels']}".strip()
+    service = server.service
+    site = f"{service.user} on #{service.password}" if service else "default on nopass"
     return [
-        ("user", f"default on nopass {everything} {SITE}"),
+        *([("user", "default off")] if service else []),
+        ("user", f"{site} {everything} {SITE}{' -migrate' if service else ''}"),
         ("user", f"{OPERATOR} on #{hashed} {everything} +@all"),
     ]
 
 
+def _listening(server: OwnServer) -> dict[str, str]:
+    """Return the settings of a server that other hosts use: by TLS alone, and with a password."""
+    if not server.service:
+        return {}
+    return {
+        "tls-port": str(server.service.port),
+        "tls-cert-file": str(server.certificate),
+        "tls-key-file": str(server.key),
+        "tls-auth-clients": "no",
+        "tls-protocols": '"TLSv1.2 TLSv1.3"',
+        "protected-mode": "no",  # it would refuse other hosts as long as the user `default` needs no password
+        "tcp-keepalive": "60",
+    }
+
+
 def _info(server: OwnServer, section: str) -> dict[str, str]:
-    (text,) = django_store_client.redis(server.socket, [["INFO", section]])
+    (text,) = _ask(server, [["INFO", section]])
     return dict(line.partition(":")[::2] for line in str(text).splitlines())
 
 
@@ -171,7 +196,7 @@ def lengths(server: OwnServer) -> dict[str, int]:
 
 def _until(deadline: float, server: OwnServer, commands: list[list[str]]) -> list[Any]:
     """Send commands, and return the answers, all of which have to arrive before a time (monotonic)."""
-    return django_store_client.redis(server.socket, commands, patience=max(deadline - time.monotonic(), 0.001))
+    return _ask(server, commands, patience=max(deadline - time.monotonic(), 0.001))
 
 
 def _changeable(server: OwnServer) -> dict[str, str]:

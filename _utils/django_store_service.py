@@ -42,6 +42,7 @@ def files(kind: ServerStore, server: OwnServer, texts: Mapping[str, str]) -> dic
     variables: dict[str, Any] = {
         "unit": server.unit,
         "name": server.name,
+        "served": bool(server.service),
         "site": site.config,
         "title": django_kinds.STORES[kind.KIND].title,
         "notifies": kind.NOTIFIES,
@@ -87,18 +88,24 @@ def _link(server: OwnServer) -> Path:
 
 
 def _sandbox(server: OwnServer) -> list[tuple[str, str]]:
-    """Return the directives of a server: those of every process of a site, and no network."""
+    """Return the directives of a server: those of every process of a site, and no network but of its clients."""
     site = server.site
     lines = {
         "User": django_store_contract.user(site),
         "Group": site.user,
         "WorkingDirectory": "/",
         **django_process_sandbox.closed(site),
-        "PrivateNetwork": True,
-        "RestrictAddressFamilies": "AF_UNIX",
+        **_network(server),
         "ReadWritePaths": [str(server.data)],
     }
     return list(django_process_sandbox.flattened(lines))
+
+
+def _network(server: OwnServer) -> dict[str, Any]:
+    if not server.service:
+        return {"PrivateNetwork": True, "RestrictAddressFamilies": "AF_UNIX"}
+    # Kernels and containers without BPF do not filter: there the password and TLS alone keep others out.
+    return {"IPAddressDeny": "any", "IPAddressAllow": ["localhost", *server.service.clients]}
 
 
 def folders(server: OwnServer) -> list[Folder]:
@@ -194,7 +201,16 @@ def make_folders(server: OwnServer) -> None:
 
 
 def files_on_host(site: Site) -> dict[str, list[Path]]:
-    """Return the files of the site's own servers that exist, without their data, by their parts."""
+    """Return the files of the servers that exist for this host alone, without their data, by their parts."""
+    return {part: files for part, files in _on_host(site).items() if not part.startswith(django_store_contract.SERVED)}
+
+
+def served_on_host(site: Site) -> dict[str, list[Path]]:
+    """Return the files of the servers that exist for all hosts of the site, without their data, by their parts."""
+    return {part: files for part, files in _on_host(site).items() if part.startswith(django_store_contract.SERVED)}
+
+
+def _on_host(site: Site) -> dict[str, list[Path]]:
     home = django_store_contract.folder(site)
     parts = sorted(path.stem for path in home.glob("*.conf")) if home.is_dir() else []
     found = {part: OwnServer(site, part, part, {}) for part in parts}

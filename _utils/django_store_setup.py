@@ -3,6 +3,7 @@
 What a running server can change, such as its memory, is changed without a restart.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from django_store_contract import OwnServer, ServerStore, Usage
 
 #: The line of a unit with its memory limit.
 _LIMIT = re.compile(r"(?m)^MemoryMax=(\d+)$")
+#: Its lines with the hosts that may connect, which systemd takes over when it reads the unit again.
+_CLIENTS = re.compile(r"(?m)^IPAddressAllow=.*\n")
 
 
 class Pending(NamedTuple):
@@ -53,9 +56,9 @@ class Pending(NamedTuple):
         return found
 
 
-def pending(site: Site, templates: Mapping[str, str]) -> list[Pending]:
-    """Return what differs on the host, for each server of the site's own that has differences."""
-    found = [_pending(kind, server, templates) for kind, server in django_store.own_servers(site)]
+def pending(servers: Iterable[tuple[ServerStore, OwnServer]], templates: Mapping[str, str]) -> list[Pending]:
+    """Return what differs on the host, for each of the servers that has differences."""
+    found = [_pending(kind, server, templates) for kind, server in servers]
     return [one for one in found if one.changes()]
 
 
@@ -73,12 +76,18 @@ def _pending(kind: ServerStore, server: OwnServer, templates: Mapping[str, str])
 
 def _fixed(kind: ServerStore, text: str) -> str:
     """Return a file of a server without what the server can change while it runs."""
-    return _LIMIT.sub("", kind.CHANGEABLE.sub("", text))
+    return _CLIENTS.sub("", _LIMIT.sub("", kind.CHANGEABLE.sub("", text)))
 
 
 def _restart_mark(server: OwnServer) -> Path:
     """Return the file in /run that records that a running server has older files than those on the disk."""
     return django_store_contract.RUN / f"{server.unit}.restart"
+
+
+def mark_restart(server: OwnServer) -> None:
+    """Record that a running server is to be restarted, since a file that it reads at its start changes."""
+    if os.path.lexists(server.socket):
+        django_host_file.write(_restart_mark(server), "")
 
 
 def apply(found: Pending) -> str:
@@ -93,7 +102,7 @@ def apply(found: Pending) -> str:
     server, former = found.server, _higher_limit(found)
     django_store_service.make_folders(server)
     if found.restarts:  # before the files: where this is killed, the next apply restarts it
-        django_host_file.write(_restart_mark(server), "")
+        mark_restart(server)
     obstacle = _obstacle(found) if former else ""
     for path, text in found.files.items():
         django_host_file.write(path, _LIMIT.sub(former, text) if obstacle else text)

@@ -12,6 +12,7 @@ django.postgres    PostgreSQL, where a site has its database on a server of this
 django.mysql       MariaDB, likewise
 django.database    what other hosts use of those servers
 django.supervisor  the process manager where it is not systemd
+django.cache       queue and caches that this host has for the other hosts of a site
 django.site        each site, step by step
 
 They are rendered here, with one compilation of the pillar, and not included: of each included file Salt asks the master
@@ -48,6 +49,9 @@ def _parts(django):
     if django["sites"]:
         if django["process"] == "supervisor":
             parts.append("supervisor")
+    if any("stores" in site["fleet"] for site in django["served"].values()):
+        parts.append("cache")
+    if django["sites"]:
         parts.append("site")
     return parts
 

@@ -388,7 +388,8 @@ WRONG_FLEETS = {
             "media:shared — missing: the hosts with the part app or worker have an own folder for uploads each: true "
             "if ROOT/media is a mount of the same files on all, false if the project stores uploads elsewhere or has "
             "none",
-            "queue:host — missing: the hosts with the part app or worker need one server",
+            "queue:host — missing: the hosts with the part app or worker need one server: set host, or give a "
+            "host the part cache",
         ],
     ),
     "unknown-minion": (
@@ -440,7 +441,8 @@ WRONG_FLEETS = {
             "media:shared — missing: the hosts with the part app have an own folder for uploads each: true if "
             "ROOT/media is a mount of the same files on all, false if the project stores uploads elsewhere or has none",
             "migrate:unsafe — expected refuse or allow: the hosts with the part app have a maintenance page each",
-            "queue:host — missing: the hosts with the part app need one server",
+            "queue:host — missing: the hosts with the part app need one server: set host, or give a host the part "
+            "cache",
             "releases:overlap — expected true: with hosts, the active instance runs until every host has started the "
             "new one",
             "secret_key — missing: the hosts with the part app need the same key: set it, or module_dirs and "

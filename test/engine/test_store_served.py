@@ -1,0 +1,181 @@
+"""The queue and caches that a host has for the other hosts of a site: a real server, with TLS and a password."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import django_host_user
+import django_kinds
+import django_master_certificate
+import django_secret
+import django_store_client
+import django_store_contract
+import django_store_redis
+import django_store_served
+import django_store_service
+import django_store_setup
+import pytest
+from background import SERVER, until
+from django_host_command import DeploymentError
+from django_store_contract import OwnServer
+from specimen import configured
+
+REDIS = django_store_redis.STORE
+PASSWORD = "4c7e12"
+OPERATOR = "5e" * 32
+FORBIDDEN = ("CONFIG SET maxmemory 0", "SHUTDOWN NOSAVE", "ACL LIST", "MODULE LIST", "REPLICAOF 127.0.0.1 1")
+FORBIDDEN += ("MIGRATE 127.0.0.1 6379 a 0 10", "AUTH operator 5e")
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A site whose queue and cache this host has for two others; a short folder for sockets and data."""
+    folder = Path(tempfile.mkdtemp(prefix="served-"))
+    monkeypatch.setattr(django_store_contract, "RUN", folder)
+    monkeypatch.setattr(django_store_contract, "folder", lambda _site: folder / "stores")
+    monkeypatch.setattr(django_store_service, "UNITS", folder)
+    monkeypatch.setattr(django_store_service, "PROGRAMS", folder)
+    monkeypatch.setattr(django_secret, "store_password", lambda _site: OPERATOR)
+    site = configured()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    store = {"engine": "redis", "memory": "8M", "sync": "everysec", "host": None}
+    servers = {"queue": {**store, "port": port}, "cache": {**store, "sync": "never", "port": port + 1}}
+    site.config["fleet"] = {"stores": {"servers": servers, "clients": ["10.0.0.1", "10.0.0.2"]}}
+    yield site
+    shutil.rmtree(folder)
+
+
+def served(site: Any) -> django_store_served.Served:
+    hashed = hashlib.sha256(PASSWORD.encode()).hexdigest()
+    certificate, key = django_master_certificate.of_host(django_store_contract.RUN, "cache1", "127.0.0.1")
+    return django_store_served.Served(site, hashed, {"certificate": certificate, "key": key})
+
+
+@pytest.fixture
+def queue(site: Any) -> Iterator[OwnServer]:
+    """The queue as a process."""
+    found = served(site)
+    own = found.servers[0][1]
+    own.data.mkdir(parents=True)
+    own.socket.parent.mkdir()
+    for path, text in found._files.items():
+        path.write_text(text)
+    own.configuration.write_text(REDIS.configuration(own))
+    process = subprocess.Popen(REDIS.command(own, SERVER), executable=SERVER, stdout=subprocess.DEVNULL)
+    until(lambda: django_store_service.answers(own))
+    yield own
+    process.kill()
+    process.wait()
+
+
+def ask(server: OwnServer, *commands: str, context: ssl.SSLContext | None = None) -> Any:
+    """The answer to the last of some commands over the network."""
+    assert server.service
+    if context is None:
+        context = ssl.create_default_context(cafile=str(server.certificate))
+    with (
+        socket.create_connection(("127.0.0.1", server.service.port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as connected,
+        connected.makefile("rb") as stream,
+    ):
+        for command in commands:
+            connected.sendall(django_store_client._encoded(command.split()))
+            found = django_store_client.answer(stream, server.socket)
+    return found
+
+
+def test_hosts_log_in_by_tls(queue: OwnServer) -> None:
+    login = f"AUTH blog {PASSWORD}"
+    assert ask(queue, login, "RPUSH celery a b") == 2 and ask(queue, login, "ACL WHOAMI") == "blog"
+    assert REDIS.waiting(queue) == 2 and django_store_setup.taken(queue) == 0
+    assert REDIS.differences(queue) == {} and 0 < REDIS.usage(queue).used < 8 << 20
+    assert PASSWORD not in queue.configuration.read_text() and PASSWORD not in repr(queue)
+
+
+@pytest.mark.parametrize("login", ["PING", "AUTH 4c7e12", "AUTH blog wrong", "AUTH default 4c7e12"])
+def test_other_logins_are_refused(queue: OwnServer, login: str) -> None:
+    with pytest.raises(DeploymentError, match=r"NOAUTH|WRONGPASS"):
+        ask(queue, login)
+
+
+def test_a_certificate_that_is_not_pinned_is_refused(queue: OwnServer) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError):
+        ask(queue, "PING", context=ssl.create_default_context())
+
+
+def test_pinned_certificate_holds_for_strict_clients(queue: OwnServer) -> None:
+    """Python 3.13 checks so by default."""
+    context = ssl.create_default_context(cafile=str(queue.certificate))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    assert ask(queue, f"AUTH blog {PASSWORD}", "PING", context=context) == "PONG"
+
+
+def test_without_tls_nothing_answers(queue: OwnServer) -> None:
+    assert queue.service
+    with socket.create_connection(("127.0.0.1", queue.service.port), timeout=10) as plain:
+        plain.sendall(b"PING\r\n")
+        with contextlib.suppress(ConnectionError):
+            assert b"PONG" not in plain.recv(100)
+
+
+@pytest.mark.parametrize("command", FORBIDDEN)
+def test_site_may_not_administer_its_server(queue: OwnServer, command: str) -> None:
+    with pytest.raises(DeploymentError, match=r"NOPERM|WRONGPASS|command not allowed"):
+        ask(queue, f"AUTH blog {PASSWORD}", command)
+
+
+def test_unit_lets_in_the_hosts_of_the_site_alone(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    templates = {
+        url: (Path("django/files") / Path(url).name).read_text() for url in django_store_service.templates("systemd")
+    }
+    ((kind, own), _cache) = served(site).servers
+    files = django_store_service.files(kind, own, templates)
+    (unit,) = (text for path, text in files.items() if path.suffix == ".service")
+    lines = unit.splitlines()
+    addresses = [line.partition("=")[2] for line in lines if line.startswith("IPAddressAllow=")]
+    assert addresses == ["localhost", "10.0.0.1", "10.0.0.2"] and "IPAddressDeny=any" in lines
+    assert "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6" in lines and "PrivateNetwork=yes" not in lines
+    assert own.unit == "django-blog-served_queue" and django_kinds.is_of_site(own.part)
+    more = unit.replace("IPAddressAllow=10.0.0.2\n", "IPAddressAllow=10.0.0.2\nIPAddressAllow=10.0.0.3\n")
+    assert django_store_setup._fixed(kind, more) == django_store_setup._fixed(kind, unit)
+
+
+def test_port_of_another_program_is_named_with_the_key(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(django_host_user, "owner", lambda *_: (os.getuid(), os.getgid()))
+    (kind, own), _cache = served(site).servers
+    assert own.service
+    starting = django_store_setup.Pending(kind, own, {}, [], {}, starts=True, restarts=False)
+    django_store_served._refuse_taken_port(starting)
+    with socket.create_server(("127.0.0.1", own.service.port)):
+        needs = f"port {own.service.port}, which django-blog-served_queue needs"
+        expected = f"{needs}, is taken by {Path(sys.executable).name[:6]}"
+        with pytest.raises(DeploymentError, match=expected) as refused:
+            django_store_served._refuse_taken_port(starting)
+    assert refused.value.hint == "set django:sites:blog:queue:port to another one"
+
+
+def test_server_that_the_pillar_has_no_more_is_removed_without_its_data(site: Any) -> None:
+    folder = django_store_contract.folder(site)
+    for part in ("queue", "served_queue", "served_cache"):
+        (folder / part).mkdir(parents=True)
+        (folder / f"{part}.conf").write_text("")
+    (folder / "served_cache/appendonly.aof").write_text("data")
+    del site.config["fleet"]["stores"]["servers"]["cache"]
+    data = folder / "served_cache"
+    assert django_store_served.gone(site) == {f"{data}.conf": f"removed; {data} stays"}
+    assert [*django_store_service.files_on_host(site)] == ["queue"]
+    django_store_served.remove(site)
+    assert (data / "appendonly.aof").exists() and django_store_served.gone(site) == {}
+    site.config["fleet"].pop("stores")
+    assert [*django_store_served.gone(site)] == [str(folder / "served_queue.conf")]
