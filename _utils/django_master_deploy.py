@@ -19,7 +19,7 @@ CLAIM = 3
 #: Seconds by which the clocks of hosts may differ: deadlines are in their time.
 SKEW = 5.0
 #: Seconds between two questions to hosts that do not answer, before anything is begun.
-_LOOK_FIRST = 1.7
+_LOOK_FIRST = 1.3
 
 Answers = dict[str, Answer]
 Tell = Callable[[str, dict[str, Any]], None]

@@ -1,6 +1,6 @@
 """Functions on minions, from a runner of their master: whose answer comes, whose job has failed, who is lost.
 
-Salt's own client takes silence for success. Here each minion answers, or is named as lost after two questions for its
+Salt's own client takes silence for success. Here each minion answers, or is named as lost after three questions for its
 job without an answer. A job that goes on is waited for.
 """
 
@@ -14,6 +14,10 @@ import salt.client
 _PUBLISH = 5
 #: Seconds by which each host makes the master's patience longer: it takes its answers one after the other.
 _EACH = 0.02
+#: How many questions in a row may stay without an answer; a host that builds a release answers late.
+_UNANSWERED = 3
+#: How often a host may say that the job does not run: its answer may be under way.
+_ENDED = 2
 
 
 class Answer(NamedTuple):
@@ -54,7 +58,7 @@ class Minions:
 
         Args:
             look: seconds after which those without an answer are asked whether the job runs, and for which each of
-                two such questions may stay without an answer; and `_EACH` for each host.
+                three such questions may stay without an answer; and `_EACH` for each host.
             every: seconds between two calls of `meanwhile`.
             meanwhile: is called as long as an answer is missing.
         """
@@ -100,9 +104,10 @@ class _Waiting:
             name: Answer({}, "the master has no accepted key of it", True) for name in {*hosts} - self.names
         }
         self._looked = now
-        self._question = ""
+        self._questions: set[str] = set()
         self._unanswered: set[str] = set()
         self._silent = dict.fromkeys(self.names, 0)
+        self._ended = dict.fromkeys(self.names, 0)
 
     def take(self, event: dict[str, Any] | None) -> None:
         """Take an event of the master's bus: the answer of a host to the job, or whether its job runs."""
@@ -111,27 +116,28 @@ class _Waiting:
         name, jid, data = event["data"]["id"], event["tag"].split("/")[2], event["data"]
         if jid == self.job["jid"] and name in self.names:
             self._settle(name, answer_of(data["return"], data.get("retcode", 0)))
-        elif self._question and jid == self._question and name in self._unanswered:
+        elif jid in self._questions and name in self.names:  # also a late answer to an earlier question
             self._unanswered.discard(name)
-            self._count(name, "" if data["return"] else "its job has ended without an answer")
+            self._silent[name] = 0
+            self._ended[name] = 0 if data["return"] else self._ended[name] + 1
+            if self._ended[name] == _ENDED:
+                self._settle(name, Answer({}, "its job has ended without an answer", True))
 
     def has_to_look(self, now: float, look: float) -> bool:
         """Return whether it is time for the next question; those who did not answer the last one are counted."""
         if now - self._looked < look:
             return False
         for name in list(self._unanswered):
-            self._count(name, "it does not answer")
+            self._silent[name] += 1
+            if self._silent[name] == _UNANSWERED:
+                self._settle(name, Answer({}, "it does not answer", True))
         self._unanswered, self._looked = set(), now
         return bool(self.names)
 
     def look(self, question: str, now: float) -> None:
         """Remember the question that was just asked."""
-        self._question, self._looked, self._unanswered = question, now, {*self.names}
-
-    def _count(self, name: str, problem: str) -> None:
-        self._silent[name] = self._silent[name] + 1 if problem else 0
-        if self._silent[name] >= 2:
-            self._settle(name, Answer({}, problem, True))
+        self._questions |= {question} if question else set()
+        self._looked, self._unanswered = now, {*self.names}
 
     def _settle(self, name: str, answer: Answer) -> None:
         self.names.discard(name)

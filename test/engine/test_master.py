@@ -519,12 +519,12 @@ def event(job: str, host: str, value: Any, code: int = 0) -> dict[str, Any]:
     return {"tag": f"salt/job/{job}/ret/{host}", "data": {"id": host, "return": value, "retcode": code}}
 
 
-def test_minions_that_answer_are_waited_for_and_silent_ones_are_lost_after_two_questions() -> None:
+def test_minions_that_answer_are_waited_for_and_silent_ones_are_lost_after_three_questions() -> None:
     waiting = _Waiting(["web1", "web2", "web3", "new"], {"jid": "1", "minions": ["web1", "web2", "web3"]}, 0.0)
     assert waiting.answers["new"].is_lost and waiting.names == {"web1", "web2", "web3"}
     waiting.take(event("1", "web1", {"release": "x"}))
-    for number, now in enumerate((3.0, 6.0, 9.0)):
-        assert waiting.has_to_look(now, 3.0) is (number < 3)
+    for number, now in enumerate((3.0, 6.0, 9.0, 12.0)):
+        assert waiting.has_to_look(now, 3.0) and ("web3" in waiting.names) is (number < 3)
         waiting.look(f"q{number}", now)
         waiting.take(event(f"q{number}", "web2", {"pid": 7}))
     assert waiting.names == {"web2"} and waiting.answers["web3"] == Answer({}, "it does not answer", True)
@@ -535,11 +535,21 @@ def test_minions_that_answer_are_waited_for_and_silent_ones_are_lost_after_two_q
 
 def test_one_unanswered_question_is_no_loss() -> None:
     waiting = _Waiting(["web1"], {"jid": "1", "minions": ["web1"]}, 0.0)
-    for number, answer in enumerate((None, {"pid": 1}, None, {"pid": 1}, None)):
+    for number, answer in enumerate((None, None, {"pid": 1}, None, None, {"pid": 1}, None)):
         waiting.has_to_look(3.0 * (number + 1), 3.0)
         waiting.look(f"q{number}", 3.0 * (number + 1))
         if answer:
             waiting.take(event(f"q{number}", "web1", answer))
+    assert waiting.names == {"web1"}
+
+
+def test_a_late_answer_to_an_earlier_question_is_one() -> None:
+    waiting = _Waiting(["web1"], {"jid": "1", "minions": ["web1"]}, 0.0)
+    for number in range(9):  # each answer comes seven seconds late
+        waiting.has_to_look(3.0 * (number + 1), 3.0)
+        waiting.look(f"q{number}", 3.0 * (number + 1))
+        if number > 1:
+            waiting.take(event(f"q{number - 2}", "web1", {"pid": 1}))
     assert waiting.names == {"web1"}
 
 
