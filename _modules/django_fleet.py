@@ -4,6 +4,7 @@ docs/guides/fleet.md. People call the runner instead: ``salt-run django.deploy b
 """
 
 import django_balancer
+import django_database_served
 import django_host_import
 import django_verbs_fleet
 from django_host_command import DeploymentError
@@ -277,6 +278,23 @@ def expect(site, commits):
         salt lb1 django_fleet.expect blog '[3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d]'
     """
     return _answer(lambda: django_balancer.expect(site, commits))
+
+
+def serves(site):
+    """
+    Return the addresses of the hosts that may log in to the database of a site on this host, once its server has
+    answered.
+
+    site
+        Name of the site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt db1 django_fleet.serves blog
+    """
+    return _answer(lambda: {"clients": django_database_served.clients(site)})
 
 
 def _done(deployment, answer):

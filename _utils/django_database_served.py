@@ -15,13 +15,14 @@ import django_host_file
 import django_host_folder
 from django_database_server import Change, DatabaseServer, ManagedDatabase, Network
 from django_database_setup import SERVERS
+from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_site import Site
 
 #: The databases by site, as far as they are needed to close them.
 RECORD = django_database_server.STATE / "served.json"
 _END = "-----END CERTIFICATE-----\n"
-_SHAPE = {str: [{"engine": str, "database": str, "user": str, "port": int}]}
+_SHAPE = {str: [{"engine": str, "database": str, "user": str, "port": int, "clients": [str]}]}
 
 Changes = dict[str, dict[str, str]]  # as a Salt state reports them, by engine
 
@@ -121,7 +122,8 @@ def _clients(site: Site) -> tuple[str, ...]:
 
 def _entry(place: _Place) -> dict[str, Any]:
     managed = place.managed
-    return {"engine": place.engine, "database": managed.database, "user": managed.user, "port": managed.port or 0}
+    where = {"engine": place.engine, "port": managed.port or 0, "clients": [*managed.clients]}
+    return {**where, "database": managed.database, "user": managed.user}
 
 
 def _serve(engine: str, port: int | None, served: Sequence[Served], test: bool) -> Changes:
@@ -164,10 +166,7 @@ def _close(name: str, entries: Sequence[Mapping[str, Any]], test: bool) -> Chang
     """Have no other host log in as a site any more; its databases and logins stay."""
     found: Changes = {}
     for entry in entries:
-        server = SERVERS[entry["engine"]]
-        managed = ManagedDatabase(
-            name, "", "default", f"django:sites:{name}:database", entry["database"], entry["user"], port=entry["port"]
-        )
+        server, managed = SERVERS[entry["engine"]], _recorded(name, entry)
         if server.is_installed() and server.is_running():
             changes = server.closing_changes(managed, server.query(managed))
             if changes and not test:
@@ -177,6 +176,25 @@ def _close(name: str, entries: Sequence[Mapping[str, Any]], test: bool) -> Chang
                 found, {entry["engine"]: {**_as_changes(entry["engine"], changes).get(entry["engine"], {}), **closed}}
             )
     return found
+
+
+def _recorded(name: str, entry: Mapping[str, Any]) -> ManagedDatabase:
+    key, port = f"django:sites:{name}:database", entry["port"] or None
+    return ManagedDatabase(name, "", "default", key, entry["database"], entry["user"], over_socket=False, port=port)
+
+
+def clients(name: str) -> list[str]:
+    """Return the addresses of the hosts that may log in to the databases of a site, once their servers have answered.
+
+    Raises:
+        DeploymentError: a server does not answer, or this host has no database of the site.
+    """
+    entries = (django_host_file.read_json(RECORD, _SHAPE) or {}).get(name)
+    if not entries:
+        raise DeploymentError(f"this host has no database of {name} yet", hint="apply on it: state.apply django")
+    for entry in entries:
+        SERVERS[entry["engine"]].query(_recorded(name, entry))
+    return list(entries[0]["clients"])
 
 
 def _as_changes(engine: str, changes: Sequence[Change]) -> Changes:

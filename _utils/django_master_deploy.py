@@ -256,7 +256,9 @@ class Fleet:
             answers |= self.ask("preflight", left, "ready", look=_LOOK_FIRST)
         ended = time.time()
         balancers = self.ask("balancers", self.names("balancer"), "backend", look=_LOOK_FIRST)
-        problems = {host: answer.error for host, answer in (answers | balancers).items() if answer.error}
+        databases = self.ask("databases", self.names("database"), "serves", look=_LOOK_FIRST)
+        asked = (*databases.items(), *balancers.items(), *answers.items())
+        problems = {host: answer.error for host, answer in asked if answer.error}
         values = {host: answer.value for host, answer in answers.items() if not answer.error}
         known = self.store.release()["commit"]
         for host, value in values.items():
@@ -265,6 +267,7 @@ class Fleet:
                 found.append(f"its clock differs by {abs(value['time'] - ended):.0f} s from the master's")
             if found:
                 problems[host] = "; ".join(found)
+        problems = {**_not_let_in(databases, values), **problems}
         if problems:
             raise Failed("preflight", problems)
         return answers
@@ -438,6 +441,18 @@ class _Undone:
 def _commits(ready: Answers) -> list[str]:
     """Return the commits that the hosts serve."""
     return sorted({answer.value["commit"] for answer in ready.values()} - {""})
+
+
+def _not_let_in(databases: Answers, ready: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the hosts with a database that do not let a host of the site in, with the reason."""
+    places = {host: value["hosts"].get(host, {}).get("address") for host, value in ready.items()}
+    found = {}
+    for name, answer in databases.items():
+        known = answer.value.get("clients") or []
+        refused = [host for host, address in sorted(places.items()) if address and address not in known]
+        if refused and not answer.error:
+            found[name] = f"its database does not let in {', '.join(refused)}: apply on it"
+    return found
 
 
 def batches(hosts: list[str]) -> list[list[str]]:

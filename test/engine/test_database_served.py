@@ -278,6 +278,13 @@ def test_a_host_that_leaves_is_let_in_no_more_and_a_lost_part_leaves_the_data(se
     assert django_database_served.serve([], ["blog"], test=False) == {}
 
 
+def test_the_master_learns_whom_a_database_lets_in(server):
+    with pytest.raises(DeploymentError, match="this host has no database of blog yet"):
+        django_database_served.clients("blog")
+    django_database_served.serve(served(), [], test=False)
+    assert django_database_served.clients("blog") == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+
+
 def test_a_dry_run_changes_nothing(server, state):
     found = django_database_served.serve(served(), [], test=True)
     assert "role blog" in found["postgres"] and server.told == [] and not (state / "databases").exists()

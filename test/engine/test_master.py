@@ -44,6 +44,7 @@ class Played:
         self.fails: dict[tuple[str, str], Answer] = {}
         self.differs: dict[str, dict[str, Any]] = {}
         self.pending: list[str] = []
+        self.clients: list[str] = []
         self.calls: list[tuple[str, list[str]]] = []
 
     def ask(
@@ -132,6 +133,9 @@ class Played:
 
     def _backend(self, host: str, *_arguments: str) -> None:
         pass
+
+    def _serves(self, host: str) -> dict[str, Any]:
+        return {"clients": self.clients}
 
     def _expect(self, host: str, commits: list[str]) -> None:
         assert not commits or {*self.live.values()} & {*commits}, "every host would be taken out"
@@ -663,3 +667,22 @@ def test_a_renewal_by_salt_ssh_is_over_before_the_phase_is(monkeypatch: pytest.M
 )
 def test_an_argument_by_salt_ssh_arrives_as_it_is(value: Any) -> None:
     assert salt.utils.args.parse_input([_argument(value)], condition=False) == ([value], {})
+
+
+def test_a_database_that_does_not_answer_or_let_a_host_in_stops_a_deployment_before_it_begins(world: World) -> None:
+    parts = {"web1": ["app", "database"], "web2": ["app"], "web3": ["app"]}
+    world.store.keep_hosts(parts)
+    places = {name: {"parts": its, "address": f"10.0.0.{name[-1]}"} for name, its in parts.items()}
+    world.hosts.differs = {name: {"hosts": places} for name in parts}
+    world.hosts.clients = ["10.0.0.1", "10.0.0.2"]
+    with pytest.raises(django_master_deploy.Failed, match="web1: its database does not let in web3: apply on it"):
+        world.fleet().deploy(None)
+    world.fail("web1", "serves", "PostgreSQL does not answer")
+    with pytest.raises(
+        django_master_deploy.Failed, match="preflight failed on 1 of the hosts:\nweb1: PostgreSQL does not answer"
+    ):
+        world.fleet().deploy(None)
+    assert not world.hosts.claims and {*world.hosts.live.values()} == {OLD}
+    world.hosts.fails, world.hosts.clients = {}, [entry["address"] for entry in places.values()]
+    world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {NEW}
