@@ -126,13 +126,18 @@ def _addresses(minion_id, store, names, roster):
     new = [one for one in names if not known.get(one)]
     if new:
         cache = salt.cache.factory(__opts__)
-        known |= {one: _address(cache.fetch("grains", one) or {}) for one in new}
+        known |= {one: _address(_grains(cache, one)) for one in new}
     if roster is not None:  # a host's grains are those of this host alone, and all have to get the same addresses
         return {one: known[one] or _resolved(roster[one].get("host", one)) for one in names}
     if __grains__.get("id") == minion_id:
         known[minion_id] = _address(__grains__)
     store.keep_addresses({one: known[one] for one in {minion_id, *new} if known.get(one)})
     return {one: known[one] for one in names}
+
+
+def _grains(cache, name):
+    """Return the grains of a minion that the master has seen; Salt 3007 keeps them with its pillar."""
+    return cache.fetch("grains", name) or (cache.fetch(f"minions/{name}", "data") or {}).get("grains") or {}
 
 
 def _address(grains):

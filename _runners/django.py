@@ -102,6 +102,7 @@ def status(site=None, roster=False):
     answer = _answer(lambda: {name: _fleet(name, "status", roster).status() for name in names})
     if any(isinstance(row, dict) and row.get("behind") for row in answer.values()):
         __context__["retcode"] = 1
+        answer["retcode"] = 1
     return answer
 
 

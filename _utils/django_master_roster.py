@@ -16,7 +16,7 @@ import salt.roster
 from django_master_minions import Answer, answer_of
 
 #: Of ssh: seconds to connect (two values, which Salt adds), and how often a silent host is asked before it is lost.
-_SSH = {"timeout": 5, "ssh_timeout": 5, "ssh_keepalive_interval": 5, "ssh_keepalive_count_max": 3}
+_SSH = {"timeout": 5, "ssh_timeout": 1, "ssh_keepalive_interval": 5, "ssh_keepalive_count_max": 3}
 
 
 class Roster:

@@ -1,6 +1,9 @@
 """The pillars of examples/ and of test/projects are valid; tests on hosts apply them."""
 
+import hashlib
+import hmac
 from pathlib import Path
+from typing import Any
 
 import django_pillar
 import pytest
@@ -58,3 +61,35 @@ def test_programs_of_a_recipe_fit_into_a_shell_command(path: Path) -> None:
     for program in programs:
         compile(program, path.name, "exec")
         assert not {*program} & {*'"$`\\'}, "the shell expands these in double quotes"
+
+
+SIGNATURE = "sha256=" + hmac.new(b"s3cret", b'{"ref": "refs/heads/main"}', hashlib.sha256).hexdigest()
+PUSH = {"ref": "refs/heads/main", "site": "shop", "revision": "evil"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "change", "is_deployed"),
+    [
+        ({"X-Hub-Signature-256": SIGNATURE}, {}, True),
+        ({"X-Gitlab-Token": "s3cret"}, {}, True),
+        ({"X-Hub-Signature-256": SIGNATURE}, {"post": {**PUSH, "ref": "refs/heads/draft"}}, False),
+        ({"X-Hub-Signature-256": SIGNATURE}, {"body": '{"ref": "refs/heads/main" }'}, False),
+        ({"X-Hub-Signature-256": SIGNATURE.replace("sha256=", "")}, {}, False),
+        ({"X-Hub-Signature-256": "sha256=ä"}, {}, False),
+        ({"X-Gitlab-Token": "s3cre"}, {}, False),
+        ({"X-Gitlab-Token": ""}, {"secret": ""}, False),
+        ({}, {}, False),
+        ({}, {"secret": "\n"}, False),
+        ({"X-Hub-Signature-256": SIGNATURE}, {"post": ["ref", "refs/heads/main"]}, False),
+    ],
+)
+def test_the_webhook_deploys_one_site_for_who_knows_the_secret(
+    tmp_path: Path, headers: dict[str, str], change: dict[str, Any], is_deployed: bool
+) -> None:
+    (tmp_path / "secret").write_text(change.get("secret", "s3cret\n"))
+    data = {"headers": headers, "body": '{"ref": "refs/heads/main"}', "post": PUSH, **change}
+    names: dict[str, Any] = {"data": data, "tag": "salt/netapi/hook/deploy/blog"}
+    exec((ROOT / "examples/webhook/deploy.sls").read_text(), names)
+    names["SECRET"] = str(tmp_path / "secret")
+    expected = {"deploy blog": {"runner.django.deploy": [{"args": [{"site": "blog"}]}]}} if is_deployed else {}
+    assert names["run"]() == expected

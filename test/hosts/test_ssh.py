@@ -5,7 +5,7 @@ import json
 
 import pytest
 import yaml
-from driven import Driven
+from driven import Driven, reachable_by_ssh
 from sites import Site, version
 
 TOKEN = "hunter2 $HOME 'and' \"quotes\""
@@ -30,13 +30,6 @@ def blog(module_hosts, repositories) -> Site:
     blog.before = bare.run("ls /srv /usr/bin/git /usr/sbin/nginx", check=False).stdout.split()
     blog.first = blog.deploy()
     return blog
-
-
-def reachable_by_ssh(desk, bare) -> None:
-    desk.run("apt-get -qq install openssh-client", environment={"DEBIAN_FRONTEND": "noninteractive"})
-    desk.run("mkdir -p -m 700 /root/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
-    bare.write("/root/.ssh/authorized_keys", desk.read("/root/.ssh/id_ed25519.pub"), mode="0600")
-    desk.run(["ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "web1", "true"])
 
 
 def test_a_bare_host_is_dry_run(blog):

@@ -26,6 +26,10 @@ GRAINS = {
     "web2": {"ipv4": ["127.0.0.1"], "ipv6": ["::1", "fe80::1", "2001:db8::2"]},
     "lb1": {"ipv4": ["10.0.0.9", "192.168.1.9"]},
 }
+#: As 3008 keeps them, and as 3007 does.
+CACHED = {f"grains/{name}": GRAINS[name] for name in ("web1", "web2")} | {
+    "minions/lb1/data": {"grains": GRAINS["lb1"], "pillar": {}}
+}
 HOSTS = {"web*": ["app"], "lb1": {"parts": ["balancer"]}}
 
 
@@ -45,7 +49,7 @@ def pillar_of(tmp_path, monkeypatch, options):
     monkeypatch.setattr(module, "__grains__", {"id": "master"}, raising=False)
     keys = SimpleNamespace(list_keys=lambda: {"minions": [*GRAINS, "web3"]})
     monkeypatch.setattr(salt.key, "get_key", lambda _opts: keys)
-    cache = SimpleNamespace(fetch=lambda _bank, name: GRAINS.get(name))
+    cache = SimpleNamespace(fetch=lambda bank, name: CACHED.get(f"{bank}/{name}"))
     monkeypatch.setattr(salt.cache, "factory", lambda _opts: cache)
 
     def pillar(minion: str, sites: Any, grains: Any = None, **more: Any) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""One site on several hosts without Salt, by salt-ssh: releases on all or none, as with minions."""
+
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+from driven import reachable_by_ssh
+from fleet import MASTER, STORE, Fleet, start_database
+from lab import Result, podman
+from sites import version
+
+pytestmark = pytest.mark.full
+
+
+class ByRoster(Fleet):
+    """A site on several hosts of a roster."""
+
+    def run(self, verb: str, *arguments: str, timeout: float = 600) -> Result:
+        return super().run(verb, *arguments, "roster=True", timeout=timeout)
+
+    def apply(self, target: str = "web*") -> dict[str, Any]:
+        argv = ["salt-ssh", "--out=json", "--static", "--log-level=warning", target, "state.apply", "django"]
+        found: dict[str, Any] = json.loads(self.master.run(argv, check=False, timeout=900).stdout)
+        return found
+
+
+@pytest.fixture(scope="module")
+def fleet(module_hosts, tmp_path_factory) -> ByRoster:
+    """Two hosts of different releases of Debian, after the first apply and the first deployment; no master runs."""
+    desk, database = module_hosts(name="desk"), module_hosts(name="db1")
+    apps = [module_hosts("bookworm", kind="bare", name="web1"), module_hosts("trixie", kind="bare", name="web2")]
+    for host in apps:
+        host.run("rm -r /srv/formula")
+    reachable_by_ssh(desk, *apps)
+    desk.write("/etc/salt/master", json.dumps(MASTER))
+    entry = {"user": "root", "priv": "/root/.ssh/id_ed25519"}
+    desk.write("/etc/salt/roster", json.dumps({host.name: {"host": host.name, **entry} for host in apps}))
+    start_database(database)
+    fleet = ByRoster(desk, apps, database, tmp_path_factory.mktemp("repository"))
+    fleet.configure()
+    fleet.laid_out = fleet.apply()
+    assert fleet.failed() == {"web1": [], "web2": []}
+    fleet.first = fleet.deploy()
+    return fleet
+
+
+def test_a_deployment_gives_all_hosts_the_same_release(fleet):
+    assert fleet.first["hosts"] == fleet.live() and len({*fleet.live().values()}) == 1
+    assert {*fleet.commits().values()} == {fleet.first["commit"]}
+    keys = {host.read("/srv/django/blog/secrets/secret_key") for host in fleet.apps}
+    assert keys == {fleet.master.read(f"{STORE}/blog/secret_key")}
+    for host in fleet.apps:
+        assert host.run("command -v salt-call salt-minion", check=False).returncode == 1
+
+
+def test_an_apply_stays_with_the_release_that_the_hosts_have_in_common(fleet):
+    before = fleet.live()
+    fleet.repository.commit(version("2.0"))
+    for host, states in fleet.apply().items():
+        assert [state["comment"] for state in states.values() if state["changes"] or not state["result"]] == [], host
+    assert fleet.live() == before
+
+
+def test_a_release_and_its_rollback(fleet):
+    before = fleet.commits()
+    assert {*fleet.release("3.0")["hosts"]} == {"web1", "web2"}
+    assert fleet.commits() != before and fleet.run("status").returncode == 0
+    fleet.run("rollback").check()
+    assert fleet.commits() == before
+
+
+def test_a_second_deployment_is_refused_with_who_and_when(fleet):
+    """By the lock of this store, and by the claims on hosts for another master."""
+    refused: list[Result] = []
+    waiting = threading.Thread(target=lambda: refused.append(second_in_phase(fleet, "prepare")))
+    waiting.start()
+    fleet.deploy()
+    waiting.join()
+    assert refused[0].returncode == 1 and "roster=True on desk), pid" in json.loads(refused[0].stdout)["error"]
+    claim = ["other", "alice (salt-run django.deploy on master2)", str(time.time() + 300)]
+    fleet.master.run(["salt-ssh", "web2", "django_fleet.claim", "blog", *claim])
+    held = fleet.run("deploy")
+    assert held.returncode == 1 and "web2: it is being deployed by alice" in json.loads(held.stdout)["error"]
+    fleet.run("abandon").check()
+    fleet.deploy()
+
+
+def second_in_phase(fleet: Fleet, phase: str) -> Result:
+    limit = time.monotonic() + 120
+    while f"phase {phase}" not in fleet.master.run(["cat", f"{STORE}/blog/lock"], check=False).stdout:
+        assert time.monotonic() < limit, f"there was no phase {phase}"
+        time.sleep(0.05)
+    return fleet.run("deploy")
+
+
+def test_a_host_that_is_lost_in_a_deployment_is_named_and_comes_back(fleet):
+    before, web2 = fleet.live(), fleet.apps[1]
+    fleet.repository.commit(version("4.0"))
+    lost: list[Result] = []
+    deploying = threading.Thread(target=lambda: lost.append(fleet.run("deploy")))
+    deploying.start()
+    limit = time.monotonic() + 120
+    while web2.run("test -e /srv/django/blog/claim.json", check=False).returncode:
+        assert time.monotonic() < limit, "web2 was not claimed"
+    podman("pause", web2.container)
+    try:
+        deploying.join()
+        silent = fleet.run("status")
+    finally:
+        podman("unpause", web2.container)
+    error = json.loads(lost[0].stdout)["error"]
+    assert lost[0].returncode == 1 and "failed on 1 of the hosts:\nweb2: " in error and "as before" in error
+    assert silent.returncode == 1 and json.loads(silent.stdout)["blog"]["behind"] == ["web2"]
+    assert fleet.live() == before
+    fleet.deploy()
+    assert len({*fleet.live().values()}) == 1 and fleet.live() != before
