@@ -6,7 +6,9 @@ docs/guides/fleet.md. People call the runner instead: ``salt-run django.deploy b
 import django_balancer
 import django_database_served
 import django_host_import
+import django_secret
 import django_verbs_fleet
+import salt.pillar
 from django_host_command import DeploymentError
 
 django_host_import.keep_folder()
@@ -91,6 +93,22 @@ def claim(site, deployment, by, until):
         salt web1 django_fleet.claim blog 20260301T120000-4711 'root on master1' 1772366460
     """
     return _answer(lambda: django_verbs_fleet.claim(site, deployment, by, until))
+
+
+def keys(site, deployment, by):
+    """
+    Take the secret keys of the master's store, which come with the pillar, for the release that is prepared next.
+
+    site, deployment, by
+        As for ``django_fleet.claim``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.keys blog ID 'root on master1'
+    """
+    return _answer(lambda: django_verbs_fleet.keys(site, deployment, by, _keys(site)))
 
 
 def prepare(site, deployment, by, commit, sequence):
@@ -295,6 +313,14 @@ def serves(site):
         salt db1 django_fleet.serves blog
     """
     return _answer(lambda: {"clients": django_database_served.clients(site)})
+
+
+def _keys(site):
+    """Return the site's secret keys of this host's pillar, which is compiled anew for it."""
+    found = salt.pillar.get_pillar(__opts__, __grains__, __opts__["id"], __opts__.get("saltenv"))
+    own = found.compile_pillar().get("django", {}).get("sites", {}).get(site, {})
+    given = {"secret_key": own.get("secret_key"), **(own.get("fleet", {}).get("keys") or {})}
+    return django_secret.named_keys(given)
 
 
 def _done(deployment, answer):

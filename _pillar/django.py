@@ -21,6 +21,7 @@ for _name in ("_utils", "utils"):  # of the formula, or of what Salt has synced
     sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), _name))
 
 import django_master_certificate  # noqa: E402
+import django_master_keys  # noqa: E402
 import django_master_known  # noqa: E402
 import django_master_password  # noqa: E402
 import django_master_store  # noqa: E402
@@ -41,13 +42,15 @@ def ext_pillar(minion_id, pillar, store):
         Folder of the store.
     """
     given = _map(pillar.get("django"))
-    defaults = _map(_map(given.get("defaults")).get("hosts"))
+    defaults = _map(given.get("defaults"))
     found, roster = {}, None
     for name, site in _map(given.get("sites")).items():
-        hosts = {**defaults, **_map(_map(site).get("hosts"))}
+        hosts = {**_map(defaults.get("hosts")), **_map(_map(site).get("hosts"))}
         if hosts and isinstance(site, dict) and django_master_store.NAME.fullmatch(str(name)):
             roster = roster or _roster()
-            found[name] = _of_site(minion_id, name, site, hosts, store, roster)
+            secrets = {**_map(defaults.get("secrets")), **_map(site.get("secrets"))}
+            whole = {**defaults, **site, "secrets": secrets}
+            found[name] = _of_site(minion_id, name, whole, hosts, store, roster)
     return {"django": {"sites": found}} if found else {}
 
 
@@ -70,8 +73,23 @@ def _of_site(minion_id, name, site, hosts, folder, roster):
         cache = salt.cache.factory(__opts__)
         apps = [one for one in names if "app" in parts[one]]
         known["cpus"] = {one: int((cache.fetch("grains", one) or {}).get("num_cpus") or 0) for one in apps}
-    uses = {"app", "worker"} & {*parts.get(minion_id, ())}
-    return {"fleet": known} | ({"secret_key": store.secret_key()} if uses and not site.get("secret_key") else {})
+    if not {"app", "worker"} & {*parts.get(minion_id, ())}:
+        return {"fleet": known}
+    known["secrets"] = _generated(store, site)
+    if site.get("secret_key"):
+        return {"fleet": known}
+    keys = django_master_keys.Keys(store)
+    return {"secret_key": keys.current(), "fleet": {**known, "keys": keys.given()}}
+
+
+def _generated(store, site):
+    """Return the values of the secrets that the pillar has generated."""
+    lengths = {name: _map(entry).get("generate") for name, entry in _map(site.get("secrets")).items()}
+    return {
+        name: store.secret(f"variable.{name}", lambda length=length: django_master_password.new(length))
+        for name, length in lengths.items()
+        if type(length) is int and 16 <= length <= 1024 and django_master_store.SECRET.fullmatch(f"variable.{name}")
+    }
 
 
 def _servers(minion_id, store, parts, hosts, addresses):

@@ -24,6 +24,7 @@ for _name in ("_utils", "utils"):  # of the formula, or of what Salt has synced
 
 import django_master_deploy  # noqa: E402
 import django_master_minions  # noqa: E402
+import django_master_rotation  # noqa: E402
 import django_master_store  # noqa: E402
 from django_host_command import DeploymentError  # noqa: E402
 
@@ -80,6 +81,25 @@ def rollback(site, to=None, force=False, roster=False):
     """
     with _watched(site, roster):
         return _answer(lambda: _fleet(site, "rollback", roster).rollback(None if to is None else str(to), force=force))
+
+
+def rotate_secret_key(site):
+    """
+    Give all hosts of a site a new secret key, by two releases of the commit that they serve: no session is lost. The
+    former key is accepted until all that it has signed has expired.
+
+    site
+        Name of the site.
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.rotate_secret_key blog
+    """
+    with _watched(site, False):
+        return _answer(
+            lambda: _fleet(site, "rotate_secret_key", False, django_master_rotation.Rotation).rotate_secret_key()
+        )
 
 
 def status(site=None, roster=False):
@@ -176,7 +196,7 @@ def _folder():
     )
 
 
-def _fleet(site, verb, roster):
+def _fleet(site, verb, roster, kind=django_master_deploy.Fleet):
     def tell(phase, found):
         if os.path.exists(os.path.join(__opts__["sock_dir"], "master_event_pull.ipc")):  # without a master, no bus
             with salt.utils.event.get_event("master", opts=__opts__, listen=False) as events:
@@ -187,7 +207,7 @@ def _fleet(site, verb, roster):
 
     by = f"{getpass.getuser()} (salt-run django.{verb}{' roster=True' if roster else ''} on {socket.gethostname()})"
     store = django_master_store.Store(_folder(), site)
-    return django_master_deploy.Fleet(store, _hosts(roster), by, tell)
+    return kind(store, _hosts(roster), by, tell)
 
 
 def _hosts(roster):

@@ -1035,6 +1035,7 @@ def _given(site):
     references = {name: entry.get("value") for name, entry in django_secret.configured(site).items()}
     references |= {f"tls:{key}": site.config["tls"][key] for key in ("certificate", "key")}
     references["tls:eab:key"] = site.config["tls"]["eab"]["key"]
+    references |= _other_keys(site)
     references["push_secret"] = django_push.reference(site.config)
     references |= {"deploy_key": site.config["deploy_key"], "index_password": site.config["index"]["password"]}
     given = {name: _secret(entry["pillar"]) for name, entry in references.items() if isinstance(entry, dict) and entry}
@@ -1052,6 +1053,15 @@ def _pem(value):
     if text is None:
         raise DeploymentError(f"{value} does not exist", hint="put the file there, or correct the pillar")
     return text
+
+
+def _other_keys(site):
+    """Return where the pillar has the secret keys that the master lets the site accept: references by name."""
+    if not site.config.get("fleet", {}).get("has_keys"):
+        return {}
+    path = f"django:sites:{site.name}:fleet:keys"
+    keys = __pillar__["django"]["sites"][site.name]["fleet"]["keys"]
+    return django_secret.named_keys({name: {"pillar": f"{path}:{name}"} for name in keys})
 
 
 def _secret(path):

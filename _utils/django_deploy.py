@@ -333,7 +333,7 @@ class Deployment:
 
     def former_keys(self) -> list[str]:
         """Return the former secret keys that the release accepts, the last one first."""
-        former = django_secret.fallbacks_with(self.site, self.secrets.get("secret_key", ""))
+        former = django_secret.fallbacks_with(self.site, self.secrets.get("secret_key", ""), self.given)
         return [key for key in former if key not in self.lapsed]
 
     def lapsed_keys(self, live: Release) -> list[str]:
@@ -341,7 +341,8 @@ class Deployment:
         key = django_secret.keyed_hash(django_secret.record_key(self.site), self.secrets.get("secret_key"))
         if live.record["inputs"].get("secrets:secret_key") != key:
             return []
-        return django_secret_rotation.expired(self.site, live.facts.get("signed_for"), test=self.test)
+        expired = django_secret_rotation.expired(self.site, live.facts.get("signed_for"), test=self.test)
+        return [key for key in expired if key != self.given.get(django_secret.NEXT_KEY)]
 
     def configuration_hash(self) -> str:
         """Return a keyed hash of the whole configuration, which tells whether a failed release is worth a new try."""

@@ -25,12 +25,15 @@ def secret_key(deployment: Deployment) -> Iterator[Changes]:
     logins = django_database.logins(site)
     changed = django_secret.changed(site, {**deployment.secrets, **logins})
     lapsed = deployment.lapsed if deployment.is_new else []
+    begun = deployment.given.get(django_secret.NEXT_KEY)
+    is_changed = bool(lapsed or (begun and begun not in django_secret.fallbacks(site)))
     environment = site.secrets / "environment"
     is_current = not missing and django_host_file.read_text(environment) == _secret_environment(deployment)
-    if is_current and not changed and not lapsed:
+    if is_current and not changed and not is_changed:
         return
     changes = dict.fromkeys(missing, "generated") | dict.fromkeys(changed, "kept")
     changes |= {"former keys": f"{len(lapsed)} dropped, since all their signatures have expired"} if lapsed else {}
+    changes |= {"next key": "accepted"} if is_changed and not lapsed else {}
     yield changes or {"environment": "written"}
     deployment.take_lock()
     exposed = django_secret.exposed(site, changed)
@@ -39,8 +42,8 @@ def secret_key(deployment: Deployment) -> Iterator[Changes]:
         deployment.add_secret(name, django_secret.generate(site, name))
     if deployment.is_new:
         deployment.keep_replaced([environment, *(django_secret.path_of(site, name) for name in changed)])
-    for name in {*missing, *changed} | ({"secret_key"} if lapsed else set()):
-        django_secret.store(site, name, logins.get(name) or deployment.secrets[name], lapsed)
+    for name in {*missing, *changed} | ({"secret_key"} if is_changed else set()):
+        django_secret.store(site, name, logins.get(name) or deployment.secrets[name], lapsed, deployment.given)
     django_host_file.write(environment, _secret_environment(deployment), mode=0o640, group=site.user)
     if deployment.is_new and deployment.release:
         deployment.release.update(inputs=deployment.inputs())

@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import django_host_clock
+import django_secret
 from django_host_command import DeploymentError
+from django_master_keys import Keys
 from django_master_minions import Answer
 from django_master_store import Progress, Store
 
@@ -155,16 +157,27 @@ class Fleet:
         began, apps = time.monotonic(), self.released()
         with self.store.deploying(self.by) as self._progress:
             ready = self._preflight(apps)
-            commit = self._resolve(apps, revision)
-            sequence = max(answer.value["sequence"] for answer in ready.values())
-            with self._undone(apps, ready):
-                self._claim(apps)
-                built = self._prepare(apps, commit, sequence)
-                migrated = self._migrate(apps, built, ready)
-                started = self._start(apps, migrated)
-                self._expect([*_commits(ready), commit])
-            switched = self._switch(apps, ready, "switch")
-            return self._complete(apps, commit, sequence, [built, started, switched], began)
+            return self._release(apps, ready, self._resolve(apps, revision), began)
+
+    def _release(
+        self, apps: list[str], ready: Answers, commit: str, began: float, *, keys: bool = False
+    ) -> dict[str, Any]:
+        """Go through the phases of a release.
+
+        Args:
+            keys: the hosts take the store's secret keys before.
+        """
+        sequence = max(answer.value["sequence"] for answer in ready.values())
+        with self._undone(apps, ready):
+            self._claim(apps)
+            if keys:
+                self.phase("keys", apps, "keys", self.id, self.by)
+            built = self._prepare(apps, commit, sequence)
+            migrated = self._migrate(apps, built, ready)
+            started = self._start(apps, migrated)
+            self._expect([*_commits(ready), commit])
+        switched = self._switch(apps, ready, "switch")
+        return self._complete(apps, commit, sequence, [built, started, switched], began)
 
     def rollback(self, to: str | None, *, force: bool) -> dict[str, Any]:
         """Activate an older commit again on all hosts, of releases that they still have.
@@ -260,9 +273,10 @@ class Fleet:
         asked = (*databases.items(), *balancers.items(), *answers.items())
         problems = {host: answer.error for host, answer in asked if answer.error}
         values = {host: answer.value for host, answer in answers.items() if not answer.error}
+        signing = {values[host]["key"]: host for host in sorted(values, reverse=True)}
         known = self.store.release()["commit"]
         for host, value in values.items():
-            found = list(self._problems(value, values[min(values)], known))
+            found = list(self._problems(value, values[min(values)], known, signing))
             if not began - SKEW <= value["time"] <= ended + SKEW:
                 found.append(f"its clock differs by {abs(value['time'] - ended):.0f} s from the master's")
             if found:
@@ -270,18 +284,29 @@ class Fleet:
         problems = {**_not_let_in(databases, values), **problems}
         if problems:
             raise Failed("preflight", problems)
+        in_use = {key for value in values.values() for key in accepted(value)}
+        Keys(self.store).forget(lambda key: django_secret.fingerprint(key) in in_use)
         return answers
 
-    def _problems(self, value: dict[str, Any], first: dict[str, Any], known: str) -> Iterator[str]:
-        """Yield what speaks against a deployment on one host."""
+    def _problems(
+        self, value: dict[str, Any], first: dict[str, Any], known: str, signing: Mapping[str, str]
+    ) -> Iterator[str]:
+        """Yield what speaks against a deployment on one host.
+
+        Args:
+            value: what it says of itself; first: what the first host says.
+            known: the commit that the hosts have in common.
+            signing: fingerprints of the secret keys that hosts sign with, and one such host of each.
+        """
         if value["claim"]:
             yield f"it is being deployed by {value['claim']}; salt-run django.abandon {self.site} ends it"
         elif value["deployment"]:
             yield f"it is being deployed by {value['deployment']}"
         if value["hosts"] != first["hosts"]:
             yield "its hosts were applied from another pillar: apply on it"
-        if value["key"] != first["key"]:
-            yield "it has another secret key: apply on it"
+        for key, host in signing.items():
+            if key not in accepted(value):
+                yield f"it does not accept what {host} signs with another secret key: apply on both"
         if known and value["commit"] != known:
             yield f"it serves {value['commit'][:12] or 'nothing'}, the others {known[:12]}: apply on it"
 
@@ -436,6 +461,11 @@ class _Undone:
         self._fleet._abandon([host for host in self._apps if host not in lost], self._fleet.id)
         if isinstance(error, DeploymentError):
             error.hint = "\n".join(filter(None, [error.hint, self._fleet._what_serves(self._ready, lost)]))
+
+
+def accepted(value: Mapping[str, Any]) -> list[str]:
+    """Return the fingerprints of the secret keys that a host accepts."""
+    return [value["key"], *value.get("accepts", ())]
 
 
 def _commits(ready: Answers) -> list[str]:

@@ -14,9 +14,9 @@ _LENGTH = 40
 _ROUNDS = 4096  # PostgreSQL's own number
 
 
-def new() -> str:
+def new(length: int = _LENGTH) -> str:
     """Return a new password, of characters that URLs, configuration files and SQL take as they are."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
 
 def scram(password: str) -> str:

@@ -2,7 +2,7 @@
 
 The store is a folder that only root reads, with a folder for each site:
 
-    secret_key      what the external pillar gives to the hosts that serve the site
+    secret_key      what the external pillar gives to the hosts that serve the site; django_master_keys has the others
     secrets         folder of what else is generated once for all of them, a file for each
     hosts.json      the parts of each host, as the pillar had them when a host compiled it last
     addresses.json  the address of each host, as its grains had it when its pillar was compiled last
@@ -31,8 +31,13 @@ _ALPHABET = string.ascii_letters + string.digits + "!@#$%^&*(-_=+)"
 _LENGTH = 50
 #: Names of sites, as the schema has them.
 NAME = re.compile("[a-z]([a-z0-9-]{0,24}[a-z0-9])?")
-_SECRET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SECRET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FLEET = {"commit": str, "sequence": int, "held": [str], "deployment?": str}
+
+
+def new_key() -> str:
+    """Return a new secret key."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
 
 
 class Store:
@@ -68,9 +73,7 @@ class Store:
 
     def secret_key(self) -> str:
         """Return the secret key of the site; it is generated once."""
-        return self._once(
-            self.folder / "secret_key", lambda: "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
-        )
+        return self._once(self.folder / "secret_key", new_key).strip()
 
     def secret(self, name: str, make: Callable[[], str]) -> str:
         """Return another secret of the site; it is generated once.
@@ -82,7 +85,7 @@ class Store:
         Raises:
             DeploymentError: `name` is no name of a file.
         """
-        if not _SECRET.fullmatch(name):
+        if not SECRET.fullmatch(name):
             raise DeploymentError(f"{name} is no name of a secret")
         return self._once(self.folder / "secrets" / name, make)
 

@@ -70,6 +70,11 @@ def complete(site: Site, host: str) -> Iterator[Problem]:
     given = {key: (known or {}).get(key) for key in ("passwords", "certificates", "key", "cpus")}
     site["fleet"] = {"host": host, "parts": parts, "hosts": dict(sorted(found.items())), "release": release}
     site["fleet"]["given"] = given
+    site["fleet"]["has_keys"] = bool(known) and known["keys"] is not None
+    for name in {*site["secrets"]} & {*(known["secrets"] if known else ())}:
+        if "generate" in site["secrets"][name]:
+            kept = {key: site["secrets"][name][key] for key in ("as", "variable")}
+            site["secrets"][name] = {"value": known["secrets"][name], **kept}
     if known and known["over"] and {"app", "worker"} & {*parts}:
         site["fleet"]["over"] = known["over"]
     trusted = site["proxy"]["trusted"]
@@ -195,11 +200,12 @@ def shared(site: Site, _own: Site) -> Iterator[Problem]:
     if len(hosts_with(site, *RELEASED)) < 2 or site["state"] != "present":
         return
     several = f"the hosts with the part {' or '.join(part for part in RELEASED if hosts_with(site, part))}"
-    if not site["secret_key"] and {*RELEASED} & {*site["fleet"]["parts"]}:  # the master gives it to no other host
+    uses = {*RELEASED} & {*site["fleet"]["parts"]}  # the master gives secrets to no other host
+    if not site["secret_key"] and uses:
         yield ("secret_key",), f"missing: {several} need the same key: set it, or {MASTER}"
     for name, secret in site["secrets"].items():
-        if "generate" in secret and "value" not in secret:
-            yield ("secrets", name), f"each of {several} would generate another value: set the value"
+        if "generate" in secret and "value" not in secret and uses:
+            yield ("secrets", name), f"each of {several} would generate another value: set the value, or {MASTER}"
     for alias, database in site["databases"].items():
         key = ("databases", alias)
         if database["engine"] == "sqlite":

@@ -21,6 +21,7 @@ import django_release_instance
 import django_release_use
 import django_release_workers
 import django_secret
+import django_secret_undo
 import django_server
 import django_virtualenv
 import django_wall_shape
@@ -201,6 +202,8 @@ def clear_leftovers(site: Site) -> None:
         kept.add(django_release_claim.prepared(site))
     else:
         django_release_claim.drop(site)
+        live = linked(site, site.current)
+        django_secret_undo.settle(site, live.record.get("fleet", "") if live else "")
     clear_plans(site)
     for release in releases(site):
         if release.name not in kept and release.record.get("state") not in ("good", "failed", "held"):

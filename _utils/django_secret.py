@@ -24,6 +24,9 @@ KEY_FILE = "secret_key.json"
 #: A copy of the secret key alone, for projects that read it from a file.
 PLAIN_KEY_FILE = "secret_key"
 MASK = "**********"
+#: The name of the key that the hosts of a site will sign with, and what those of the former ones begin with.
+NEXT_KEY = "secret_key.next"
+_FORMER = "secret_key.former."
 #: Without a comma, which separates former keys in a list.
 _ALPHABET = string.ascii_letters + string.digits + "!#%&()*+-.:;<=>?@[]^_{|}~"
 _URL_SAFE = string.ascii_letters + string.digits + "-_"
@@ -73,10 +76,23 @@ def fallbacks(site: Site) -> list[str]:
     return list((django_host_file.read_json(site.secrets / KEY_FILE) or {}).get("fallbacks", []))
 
 
-def fallbacks_with(site: Site, key: str) -> list[str]:
-    """Return the fallbacks for when a key is used: the key that it replaces, and the present fallbacks."""
+def fallbacks_with(site: Site, key: str, given: Mapping[str, str] | None = None) -> list[str]:
+    """Return the fallbacks for when a key is used: the key that it replaces, and the present fallbacks.
+
+    Args:
+        given: what the master gives: the next key comes first, and with another key the former ones that it knows.
+    """
+    given = given or {}
     before = (django_host_file.read_json(site.secrets / KEY_FILE) or {}).get("key")
-    return [former for former in [before, *fallbacks(site)] if former and former != key]
+    known = [given[name] for name in given if name.startswith(_FORMER)] if before != key else []
+    found = [given.get(NEXT_KEY), before, *fallbacks(site), *known]
+    return [other for other in dict.fromkeys(found) if other and other != key]
+
+
+def named_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that the master gives, by the names that they have among the secrets of a deployment."""
+    usual = {"secret_key": "secret_key", "next": NEXT_KEY}
+    return {usual.get(name, f"{_FORMER}{name}"): key for name, key in keys.items()}
 
 
 def path_of(site: Site, name: str) -> Path:
@@ -193,15 +209,18 @@ def generate(site: Site, name: str) -> str:
     return "".join(secrets.choice(alphabet) for _ in range(configured(site)[name].get("generate", 50)))
 
 
-def store(site: Site, name: str, value: str, without: Collection[str] = ()) -> None:
+def store(
+    site: Site, name: str, value: str, without: Collection[str] = (), given: Mapping[str, str] | None = None
+) -> None:
     """Store a secret; a secret key that is replaced becomes the first fallback.
 
     Args:
         without: former keys to drop.
+        given: see `fallbacks_with`.
     """
     content = value
     if name == "secret_key":
-        former = [key for key in fallbacks_with(site, value) if key not in without]
+        former = [key for key in fallbacks_with(site, value, given) if key not in without]
         content = json.dumps({"key": value, "fallbacks": former}) + "\n"
     django_host_file.write(path_of(site, name), content, mode=0o640, group=site.user)
     if name == "secret_key" and _has_plain_key(site):

@@ -5,6 +5,7 @@ is done before its deadline or not at all, since the master no longer counts on 
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import django_deploy_commands
@@ -16,6 +17,7 @@ import django_host_file
 import django_release
 import django_release_claim
 import django_secret
+import django_secret_undo
 import django_site
 import django_source
 import django_verbs
@@ -47,7 +49,8 @@ def ready(name: str) -> dict[str, Any]:
     Returns:
         ``release`` and ``commit`` that are live, empty without one; ``older``: the
         commit that a rollback returns to; ``sequence``: the next one of this host; ``key``:
-        a fingerprint of the secret key; ``hosts``: by name, as last applied; ``claim``: who deploys it, empty without
+        a fingerprint of the secret key; ``accepts``: those of the other keys that it accepts; ``has_keys``: whether the
+        master's store has the keys; ``hosts``: by name, as last applied; ``claim``: who deploys it, empty without
         a claim; ``unfinished``: the id of a deployment that has not ended, though its claim may have; ``time`` of this
         host (Unix time).
 
@@ -65,6 +68,8 @@ def ready(name: str) -> dict[str, Any]:
         "older": older.record["commit"] if older else "",
         "sequence": django_release.next_sequence(site),
         "key": django_secret.fingerprint(key) if key else "",
+        "accepts": [django_secret.fingerprint(other) for other in django_secret.fallbacks(site)],
+        "has_keys": site.config["fleet"].get("has_keys", False),
         "hosts": site.config["fleet"]["hosts"],
         "claim": str(claimed or ""),
         "unfinished": last.id if last else "",
@@ -103,6 +108,25 @@ def claim(name: str, deployment: str, by: str, until: float) -> dict[str, Any]:
         DeploymentError: another deployment has claimed it.
     """
     django_release_claim.take(_find(name), deployment, by, until)
+    return {}
+
+
+def keys(name: str, deployment: str, by: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Take the master's secret keys, for the release that is prepared next.
+
+    Args:
+        given: ``secret_key``, and the others as `django_secret.named_keys` names them.
+
+    Raises:
+        DeploymentError: the master has none for this host, or the claim has ended.
+    """
+    site = _find(name)
+    if not given.get("secret_key"):
+        raise DeploymentError(f"the master has no secret key of {name} for this host")
+    with site.lock(by).held():
+        django_release_claim.refuse_others(site, deployment)
+        django_secret_undo.keep(site, deployment)
+        django_secret.store(site, "secret_key", given["secret_key"], given=given)
     return {}
 
 
@@ -214,6 +238,7 @@ def finish(name: str, deployment: str, by: str, first: str, known: dict[str, Any
         django_site.keep_applied(site)
     own = Deployment(site, {}, site.kept_templates(), asked_by=by)
     own.take_lock()
+    django_secret_undo.forget(site)
     changes = _end(own)
     if first == site.config["fleet"]["host"] and own.live and own.live.record.get("fleet") == deployment:
         own.resume(own.live)
@@ -249,6 +274,8 @@ def abandon(name: str, deployment: str, by: str, keep: bool) -> dict[str, Any]:
     django_release_claim.drop(site)  # what this deployment still does on this host is refused from now on
     own = Deployment(site, {}, site.kept_templates(), asked_by=by)
     own.take_lock(look_again=True)
+    if not keep:
+        django_secret_undo.restore(site)
     django_release.clear_leftovers(site)
     found = django_release.linked(site, site.current)
     if not keep and deployment and found and found.record.get("fleet") == deployment:

@@ -5,6 +5,7 @@ from typing import Any
 import django_database
 import django_deploy_step_database
 import django_deploy_steps
+import django_release_claim
 import django_secret
 import django_site
 from django_deploy import Deployment
@@ -20,6 +21,7 @@ def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> 
     """
     site = django_site.find(name)
     live = _live(site)
+    django_release_claim.refuse_alone(site, "rotate_secret_key")
     if site.config["secret_key"]:
         raise DeploymentError(
             f"the pillar gives {name} its secret key", hint="change it there, and apply: the old one stays a fallback"

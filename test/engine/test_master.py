@@ -334,7 +334,7 @@ PROBLEMS = [
         "web2: it is being deployed by ada, since noon; salt-run django.abandon blog ends it",
     ),
     ({"deployment": "salt job 1"}, "web2: it is being deployed by salt job 1"),
-    ({"key": "other"}, "web2: it has another secret key: apply on it"),
+    ({"key": "other"}, "web2: it does not accept what web1 signs with another secret key: apply on both"),
     ({"hosts": {"web9": {}}}, "web2: its hosts were applied from another pillar: apply on it"),
     ({"time": 0.0}, "web2: its clock differs by"),
     ({"commit": ""}, "web2: it serves nothing, the others aaaaaaaaaaaa: apply on it"),

@@ -346,9 +346,30 @@ def test_a_site_may_have_the_domain_of_one_whose_workers_are_on_the_host() -> No
     assert len(two) == 1 and "is served by site" in two[0]
 
 
-def test_a_balancer_needs_no_secret_key_of_the_site() -> None:
+def test_secrets_that_are_generated_come_from_the_master() -> None:
+    secrets = {"TOKEN": {"generate": 50}, "FILE": {"generate": 50, "as": "file"}, "GIVEN": "of the pillar"}
+    known = {"addresses": KNOWN, "secrets": {"TOKEN": "t", "FILE": "f", "GIVEN": "g", "REMOVED": "r"}}
+    found = on("web1", {"web*": ["app"]}, secrets=secrets, fleet=known)
+    assert found["errors"] == []
+    place = "django:sites:blog:fleet:secrets"
+    assert found["sites"]["blog"]["secrets"] == {
+        "TOKEN": {"value": {"pillar": f"{place}:TOKEN"}, "as": "variable", "variable": "TOKEN"},
+        "FILE": {"value": {"pillar": f"{place}:FILE"}, "as": "file", "variable": "FILE_FILE"},
+        "GIVEN": {"value": {"pillar": "django:sites:blog:secrets:GIVEN"}, "as": "variable", "variable": "GIVEN"},
+    }
+
+
+@pytest.mark.parametrize(("keys", "expected"), [(None, False), ({}, True), ({"next": "n" * 50, "1": "o" * 50}, True)])
+def test_a_host_knows_whether_the_master_has_its_keys_but_not_which(keys: Any, expected: bool) -> None:
+    fleet = {"addresses": KNOWN} | ({} if keys is None else {"keys": keys})
+    found = on("web1", {"web*": ["app"]}, fleet=fleet)
+    assert found["errors"] == [] and found["sites"]["blog"]["fleet"]["has_keys"] is expected
+    assert not any(key in str(found) for key in (keys or {}).values())
+
+
+def test_a_balancer_needs_no_secrets_of_the_site() -> None:
     hosts = {"web*": ["app"], "lb1": ["balancer"]}
-    assert on("lb1", hosts, secret_key=None)["errors"] == []
+    assert on("lb1", hosts, secret_key=None, secrets={"TOKEN": {"generate": 50}})["errors"] == []
     assert "secret_key" in on("web1", hosts, secret_key=None)["errors"][0]
 
 
@@ -447,7 +468,8 @@ WRONG_FLEETS = {
             "new one",
             "secret_key — missing: the hosts with the part app need the same key: set it, or module_dirs and "
             "ext_pillar in the master's configuration (docs/guides/fleet.md)",
-            "secrets:TOKEN — each of the hosts with the part app would generate another value: set the value",
+            "secrets:TOKEN — each of the hosts with the part app would generate another value: set the value, or "
+            "module_dirs and ext_pillar in the master's configuration (docs/guides/fleet.md)",
         ],
     ),
     "own-database-server": (

@@ -13,8 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import django_master_certificate
+import django_master_keys
 import django_master_known
 import django_master_password
+import django_master_store
 import pytest
 import salt.cache
 import salt.key
@@ -66,6 +68,7 @@ def test_a_host_that_serves_gets_the_key_the_release_and_the_addresses(pillar_of
     assert web1["fleet"] == {
         **{"commit": "", "sequence": 0, "held": [], "over": ""},
         "addresses": {"lb1": "10.0.0.9", "web1": "10.0.0.1", "web2": "2001:db8::2", "web3": ""},
+        **{"secrets": {}, "keys": {}},
     }
     kept = json.loads((tmp_path / "store/blog/hosts.json").read_text())
     assert kept == {"lb1": ["balancer"], "web1": ["app"], "web2": ["app"], "web3": ["app"]}
@@ -99,6 +102,36 @@ def test_the_names_of_keys_are_read_again_after_a_change(tmp_path, monkeypatch):
 def test_a_balancer_gets_no_key_and_a_key_of_the_pillar_is_left(pillar_of):
     assert "secret_key" not in pillar_of("lb1", {"blog": {"hosts": HOSTS}})["blog"]
     assert "secret_key" not in pillar_of("web1", {"blog": {"hosts": HOSTS, "secret_key": "mine"}})["blog"]
+
+
+def test_the_other_keys_of_a_rotation_are_given_to_those_who_sign(pillar_of, tmp_path):
+    sites = {"blog": {"hosts": {"web1": ["app"], "web2": ["worker"], "lb1": ["balancer"]}}}
+    before = pillar_of("web1", sites)["blog"]["secret_key"]
+    keys = django_master_keys.Keys(django_master_store.Store(tmp_path / "store", "blog"))
+    following = keys.begin()
+    for host in ("web1", "web2"):
+        given = pillar_of(host, sites)["blog"]
+        assert (given["secret_key"], given["fleet"]["keys"]) == (before, {"next": following})
+    keys.promote()
+    given = pillar_of("web1", sites)["blog"]
+    assert (given["secret_key"], given["fleet"]["keys"]) == (following, {"1": before})
+    balancer = json.dumps(pillar_of("lb1", sites))
+    assert before not in balancer and following not in balancer and '"keys"' not in balancer
+    own = {"blog": {**sites["blog"], "secret_key": "mine"}}
+    assert "keys" not in pillar_of("web1", own)["blog"]["fleet"]
+    assert "keys" not in pillar_of("web1", sites, defaults={"secret_key": "mine"})["blog"]["fleet"]
+
+
+def test_secrets_that_the_pillar_has_generated_are_generated_once(pillar_of):
+    secrets = {"TOKEN": {"generate": 40}, "OTHER": "given", "SHORT": {"generate": 3}, "ODD": {"generate": "x"}}
+    sites = {"blog": {"hosts": {"web1": ["app"], "web2": ["worker"], "lb1": ["balancer"]}, "secrets": secrets}}
+    defaults = {"secrets": {"SHARED": {"generate": 16}, "OTHER": {"generate": 16}}}
+    web1, web2, lb1 = (pillar_of(name, sites, defaults=defaults)["blog"] for name in ("web1", "web2", "lb1"))
+    given = web1["fleet"]["secrets"]
+    assert {name: len(value) for name, value in given.items()} == {"TOKEN": 40, "SHARED": 16}
+    assert web2["fleet"]["secrets"] == given and not [value for value in given.values() if value in str(lb1)]
+    other = pillar_of("web1", {"shop": {**sites["blog"]}})["shop"]
+    assert other["fleet"]["secrets"]["TOKEN"] != given["TOKEN"]
 
 
 def test_hosts_of_the_defaults_are_those_of_each_site(pillar_of):

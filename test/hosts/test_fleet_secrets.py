@@ -1,0 +1,196 @@
+"""Secrets of a site on several hosts: each has only its own, no other place has them, a rotation ends no session."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import requests
+from fleet import PASSWORD, STORE, Fleet, start_database, start_master, start_minions
+from lab import Browser, Host
+from sites import version
+
+pytestmark = pytest.mark.full
+#: Where Salt, the system and people leave things, on the master and on hosts.
+PLACES = "/etc /root /run /srv /tmp /var"
+
+
+@pytest.fixture(scope="module")
+def fleet(module_hosts, tmp_path_factory) -> Fleet:
+    """A balancer and two hosts of different releases of Debian, after a first deployment, with a superuser."""
+    master, database, balancer = (module_hosts(name=name) for name in ("master", "db1", "lb1"))
+    apps = [module_hosts("bookworm", kind="ready", name="web1"), module_hosts("trixie", kind="ready", name="web2")]
+    start_master(master)
+    start_database(database)
+    start_minions(master, [*apps, balancer])
+    fleet = Fleet(master, apps, database, tmp_path_factory.mktemp("repository"))
+    fleet.balancer = balancer
+    fleet.configure(hosts={"web*": ["app"], "lb1": ["balancer"]}, secrets={"API_TOKEN": {"generate": 40}})
+    fleet.laid_out = fleet.apply("*")
+    assert fleet.failed() == {"lb1": [], "web1": [], "web2": []}
+    fleet.deploy()
+    master.run(["salt", "--timeout=60", "web1", "django.superuser", "blog"])
+    fleet.answering()
+    return fleet
+
+
+class Visitor:
+    """Someone who is logged in to the admin, and asks the balancer and each host itself in turn."""
+
+    def __init__(self, fleet: Fleet):
+        hosts = [fleet.balancer, fleet.apps[0], fleet.balancer, fleet.apps[1]]
+        self.origins = [f"http://{host.address}" for host in hosts]
+        self.browser = Browser(self.origins[0], "blog.example.org")
+        self.asked, self.ended = 0, []
+        file = "/srv/django/blog/secrets/superuser-admin"
+        password = fleet.apps[0].run(f". {file}; echo $DJANGO_SUPERUSER_PASSWORD").stdout.strip()
+        self.browser.get("/admin/login/")
+        token = self.browser.cookies["csrftoken"]
+        form = {"username": "admin", "password": password, "csrfmiddlewaretoken": token}
+        assert self.browser.post("/admin/login/", data=form).status_code == 302
+
+    def ask(self) -> None:
+        """Ask for a page of the admin, which is another one (302) for those whose session has ended."""
+        self.browser.origin = self.origins[self.asked % len(self.origins)]
+        self.asked += 1
+        try:
+            found = str(self.browser.get("/admin/").status_code)
+        except requests.RequestException as error:
+            found = repr(error)
+        if found != "200":
+            self.ended.append(f"{time.strftime('%H:%M:%S')} {self.browser.origin}: {found}")
+
+
+@contextmanager
+def visited(fleet: Fleet, visitors: list[Visitor], pause: float = 0.1) -> Iterator[None]:
+    """In the block visitors ask on and on; none of them may lose a page or a session."""
+    over = threading.Event()
+
+    def visit(visitor: Visitor) -> None:
+        while not over.is_set():
+            visitor.ask()
+            time.sleep(pause)
+
+    threads = [threading.Thread(target=visit, args=(visitor,)) for visitor in visitors]
+    began, before = time.monotonic(), sum(visitor.asked for visitor in visitors)
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    asked, seconds = sum(visitor.asked for visitor in visitors) - before, time.monotonic() - began
+    ended = [text for visitor in visitors for text in visitor.ended]
+    print(f"{asked} pages in {seconds:.0f} s ({asked / seconds:.0f} a second), {len(ended)} lost")
+    assert asked > 100 and ended == []
+
+
+def keys_of(host: Host) -> list[str]:
+    found = json.loads(host.read("/srv/django/blog/secrets/secret_key.json"))
+    return [found["key"], *found["fallbacks"]]
+
+
+def secrets_of(fleet: Fleet) -> dict[str, str]:
+    """The secrets that the master's store and the pillar have."""
+    return {
+        "key": fleet.master.read(f"{STORE}/blog/secret_key"),
+        "token": fleet.master.read(f"{STORE}/blog/secrets/variable.API_TOKEN"),
+        "password": PASSWORD,
+    }
+
+
+def test_a_rotation_ends_no_session(fleet):
+    visitors = [Visitor(fleet) for _ in range(12)]
+    old, commits = keys_of(fleet.apps[0])[0], fleet.commits()
+    with visited(fleet, visitors):
+        time.sleep(3)
+        done = fleet.run("rotate_secret_key").check()
+        time.sleep(3)
+    for host in fleet.apps:
+        assert keys_of(host) == [secrets_of(fleet)["key"], old] and keys_of(host)[0] != old
+    assert fleet.commits() == commits and json.loads(done.stdout)["commit"] in commits.values()
+    for host, states in fleet.apply("*").items():
+        assert [state["comment"] for state in states.values() if state["changes"] or not state["result"]] == [], host
+    refused = fleet.master.run(["salt", "--timeout=60", "web1", "django.rotate_secret_key", "blog"], check=False)
+    assert refused.returncode and "on the master: salt-run django.rotate_secret_key blog" in refused.stdout
+
+
+def in_turn(fleet: Fleet, phase: str, turn: int, act: Callable[[], object]) -> threading.Thread:
+    """Do something when a phase has begun for the first or the second time."""
+
+    def wait() -> None:
+        limit, seen, was = time.monotonic() + 300, 0, False
+        while seen < turn:
+            found = fleet.master.run(["cat", f"{STORE}/blog/lock"], check=False).stdout
+            seen, was = seen + (f"phase {phase}" in found and not was), f"phase {phase}" in found
+            assert time.monotonic() < limit, f"there was no phase {phase}"
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_a_rotation_that_was_cut_ends_no_session_and_is_gone_on_with(fleet, turn):
+    visitors = [Visitor(fleet) for _ in range(6)]
+    old, web2 = keys_of(fleet.apps[0])[0], fleet.apps[1]
+    with visited(fleet, visitors):
+        killing = in_turn(fleet, "prepare", turn, lambda: web2.run("systemctl kill --signal=KILL salt-minion"))
+        lost = fleet.run("rotate_secret_key")
+        killing.join()
+        assert lost.returncode == 1 and "web2: " in json.loads(lost.stdout)["error"], lost
+        assert keys_of(fleet.apps[0])[0] == old == secrets_of(fleet)["key"]
+        web2.run("until systemctl reset-failed salt-minion; do sleep 0.1; done", timeout=60)
+        start_minions(fleet.master, [web2])
+        fleet.run("rotate_secret_key").check()
+    assert {keys_of(host)[0] for host in fleet.apps} == {secrets_of(fleet)["key"]} != {old}
+
+
+@contextmanager
+def sampled(host: Host) -> Iterator[None]:
+    """In the block the arguments of all processes of a host are noted, in /root/processes."""
+    loop = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.02; done >/root/processes"
+    host.run(["systemd-run", "--quiet", "--unit=sampled", "sh", "-c", loop])
+    try:
+        yield
+    finally:
+        host.run(["systemctl", "stop", "sampled"])
+
+
+def places(host: Host, texts: list[str]) -> set[str]:
+    """The files of a host that have one of the texts."""
+    host.write("/dev/shm/texts", "\n".join(texts), mode="0600")
+    found = host.run(f"grep -rlaF --devices=skip -f /dev/shm/texts {PLACES} 2>/dev/null", check=False, timeout=300)
+    host.run("rm /dev/shm/texts")
+    return {*found.stdout.split()}
+
+
+def test_secrets_are_where_they_belong_and_nowhere_else(fleet):
+    master, (web1, web2), before = fleet.master, fleet.apps, secrets_of(fleet)
+    listen = "salt-run --log-level=quiet state.event pretty=True >/root/events"
+    master.run(["systemd-run", "--quiet", "--unit=events", "sh", "-c", listen])
+    master.run("until test -d /root && pgrep -f state.event; do sleep 0.2; done", timeout=60)
+    fleet.repository.commit(version("7.0"))
+    with sampled(master), sampled(web1), sampled(web2), sampled(fleet.balancer):
+        fleet.apply("*")
+        fleet.deploy()
+        fleet.run("rotate_secret_key").check()
+    master.run(["systemctl", "stop", "events"])
+    events = master.read("/root/events")
+    for tag in ("django/blog/deploy/switch", "django/blog/rotate_secret_key/keys", "salt/job/"):
+        assert tag in events, "the bus was listened to"
+    after = secrets_of(fleet)
+    texts = [*before.values(), after["key"]]
+    assert len({*texts}) == 4 and all(keys_of(host)[:2] == [after["key"], before["key"]] for host in fleet.apps)
+
+    own = {f"/var/cache/salt/master/pillar/{host.name}.p" for host in fleet.apps}
+    pillar = {path for path in places(master, texts) if path.startswith(f"{STORE}/blog/")}
+    others = places(master, texts) - pillar - own - {"/srv/pillar/top.sls", "/srv/pillar/django.sls"}
+    print("master:", others)
+    for host in (web1, web2, fleet.balancer, fleet.database):
+        print(host.name, places(host, texts))
