@@ -85,6 +85,7 @@ class Fleet:
         self._hosts = hosts
         self._tell = tell
         self._progress: Progress | None = None
+        self._renewed = 0.0
 
     def names(self, part: str) -> list[str]:
         """Return the hosts that have a part.
@@ -130,6 +131,9 @@ class Fleet:
             self._progress.phase(name)
         if not hosts:
             return {}
+        renew = options.get("meanwhile")
+        if renew and began - self._renewed > self._hosts.patience:  # many short phases last as long as a long one
+            renew()
         answers = self._hosts.ask(hosts, f"django_fleet.{verb}", self.site, *arguments, **options)
         said = {host: answer.error or answer.value.get("release") or "ok" for host, answer in sorted(answers.items())}
         self._tell(name, {"hosts": said, "seconds": round(time.monotonic() - began, 2)})
@@ -137,7 +141,12 @@ class Fleet:
 
     def renew(self, hosts: Collection[str]) -> Callable[[], None]:
         """Return what renews the claim of this deployment on hosts."""
-        return lambda: self._hosts.tell(hosts, "django_fleet.claim", self.site, self.id, self.by, self._until(CLAIM))
+
+        def renew() -> None:
+            self._renewed = time.monotonic()
+            self._hosts.tell(hosts, "django_fleet.claim", self.site, self.id, self.by, self._until(CLAIM))
+
+        return renew
 
     def _until(self, times: int = 1) -> float:
         """Return the time (Unix time) at which the patience with hosts ends, or some times as much of it."""
@@ -333,6 +342,7 @@ class Fleet:
 
     def _claim(self, apps: list[str]) -> None:
         self.store.begin(self.id)
+        self._renewed = time.monotonic()
         self.phase("claim", apps, "claim", self.id, self.by, self._until(CLAIM))
 
     def _prepare(self, apps: list[str], commit: str, sequence: int) -> Answers:

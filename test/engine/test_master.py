@@ -181,6 +181,33 @@ def test_a_deployment_goes_through_its_phases_on_all_hosts(world: World) -> None
     assert ("tell django_fleet.claim", ["web1", "web2", "web3"]) in world.hosts.calls, "claims are renewed"
 
 
+def test_a_claim_outlives_many_phases_that_are_each_too_short_to_renew_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    claimed = [0.0]
+    ask, tell = world.hosts.ask, world.hosts.tell
+
+    def slow(hosts: Collection[str], function: str, *arguments: Any, **options: Any) -> dict[str, Answer]:
+        options.pop("meanwhile", None)
+        if function == "django_fleet.claim":
+            claimed[0] = now[0]
+        now[0] += 0.95 * world.hosts.patience
+        if function in ("django_fleet.prepare", "django_fleet.start", "django_fleet.switch", "django_fleet.finish"):
+            assert now[0] - claimed[0] < django_master_deploy.CLAIM * world.hosts.patience, function
+        return ask(hosts, function, *arguments, **options)
+
+    def told(hosts: Collection[str], function: str, *arguments: Any) -> None:
+        claimed[0] = now[0]
+        tell(hosts, function, *arguments)
+
+    monkeypatch.setattr(world.hosts, "ask", slow)
+    monkeypatch.setattr(world.hosts, "tell", told)
+    monkeypatch.setattr(django_master_deploy.time, "monotonic", lambda: now[0])
+    world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {NEW}
+
+
 BEFORE = ("claim", "prepare", "start")
 
 
