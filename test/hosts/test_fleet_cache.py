@@ -94,7 +94,7 @@ def lay_out(fleet: CacheFleet, cache: Host) -> CacheFleet:
         hosts={"web*": ["app"], "cache1": ["cache"]},
         queue={"engine": "redis"},
         cache={"engine": "redis"},
-        workers={"default": {"kind": "celery"}},
+        workers={"default": {"kind": "celery", "processes": 1}},
         environment={"REDIS_URL": {"from": "queue_url"}, "CELERY_BROKER_URL": {"from": "celery_broker_url"}},
     )
     fleet.settle()
