@@ -20,7 +20,7 @@ class ByRoster(Fleet):
     def run(self, verb: str, *arguments: str, timeout: float = 600) -> Result:
         return super().run(verb, *arguments, "roster=True", timeout=timeout)
 
-    def apply(self, target: str = "web*") -> dict[str, Any]:
+    def apply(self, target: str = "*") -> dict[str, Any]:
         argv = ["salt-ssh", "--out=json", "--static", "--log-level=warning", target, "state.apply", "django"]
         found: dict[str, Any] = json.loads(self.master.run(argv, check=False, timeout=900).stdout)
         return found
@@ -28,20 +28,22 @@ class ByRoster(Fleet):
 
 @pytest.fixture(scope="module")
 def fleet(module_hosts, tmp_path_factory) -> ByRoster:
-    """Two hosts of different releases of Debian, after the first apply and the first deployment; no master runs."""
+    """A balancer and two hosts of different releases of Debian, after the first deployment; no master runs."""
     desk, database = module_hosts(name="desk"), module_hosts(name="db1")
     apps = [module_hosts("bookworm", kind="bare", name="web1"), module_hosts("trixie", kind="bare", name="web2")]
-    for host in apps:
+    hosts = [*apps, module_hosts(kind="bare", name="lb1")]
+    for host in hosts:
         host.run("rm -r /srv/formula")
-    reachable_by_ssh(desk, *apps)
+    reachable_by_ssh(desk, *hosts)
     desk.write("/etc/salt/master", json.dumps(MASTER))
     entry = {"user": "root", "priv": "/root/.ssh/id_ed25519"}
-    desk.write("/etc/salt/roster", json.dumps({host.name: {"host": host.name, **entry} for host in apps}))
+    desk.write("/etc/salt/roster", json.dumps({host.name: {"host": host.name, **entry} for host in hosts}))
     start_database(database)
     fleet = ByRoster(desk, apps, database, tmp_path_factory.mktemp("repository"))
-    fleet.configure()
+    fleet.balancer = hosts[-1]
+    fleet.configure(hosts={"web*": ["app"], "lb1": ["balancer"]})
     fleet.laid_out = fleet.apply()
-    assert fleet.failed() == {"web1": [], "web2": []}
+    assert fleet.failed() == {"lb1": [], "web1": [], "web2": []}
     fleet.first = fleet.deploy()
     return fleet
 
@@ -49,6 +51,7 @@ def fleet(module_hosts, tmp_path_factory) -> ByRoster:
 def test_a_deployment_gives_all_hosts_the_same_release(fleet):
     assert fleet.first["hosts"] == fleet.live() and len({*fleet.live().values()}) == 1
     assert {*fleet.commits().values()} == {fleet.first["commit"]}
+    assert fleet.answering()["release"] in fleet.live().values()
     keys = {host.read("/srv/django/blog/secrets/secret_key") for host in fleet.apps}
     assert keys == {fleet.master.read(f"{STORE}/blog/secret_key")}
     for host in fleet.apps:
@@ -69,6 +72,11 @@ def test_a_release_and_its_rollback(fleet):
     assert fleet.commits() != before and fleet.run("status").returncode == 0
     fleet.run("rollback").check()
     assert fleet.commits() == before
+
+
+def test_a_host_is_drained_and_joins_again(fleet):
+    assert "drain" in fleet.run("drain", "web2").check().stdout.lower()
+    assert "drain" not in fleet.run("join", "web2").check().stdout.lower()
 
 
 def test_a_second_deployment_is_refused_with_who_and_when(fleet):

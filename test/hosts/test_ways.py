@@ -5,6 +5,7 @@ import json
 import tarfile
 
 import pytest
+from fleet import Fleet, start_master
 from images import pins
 from lab import MINION, tree
 from sites import Site, version
@@ -57,3 +58,25 @@ def test_salt_3007_does_the_same(hosts, repositories):
     held = blog.apply()
     assert held.ok and not held.changed
     assert host.salt("django.manage", "blog", "lacking").returncode != 0
+
+
+@pytest.mark.full
+def test_salt_3007_deploys_by_a_master(hosts, repositories, tmp_path):
+    """A master that is its own minion: what it knows of a host is in another place of its cache."""
+    host = hosts(kind="salt-3007", name="web1")
+    start_master(host)
+    host.write("/etc/salt/minion", json.dumps({"id": "web1", "master": "localhost"}))
+    host.run(["systemd-run", "--unit=salt-minion", "salt-minion"])
+    host.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=240)
+    fleet = Fleet(host, [host], host, tmp_path, hosts={"web*": ["app"]})
+    fleet.configure(database={"engine": "sqlite"})
+    fleet.laid_out = fleet.apply()
+    assert fleet.failed() == {"web1": []}
+    assert fleet.deploy()["hosts"] == fleet.live()
+    before = fleet.live()
+    fleet.release("2.0")
+    fleet.run("rollback").check()
+    assert fleet.live() == before
+    assert [state["comment"] for state in fleet.apply()["web1"].values() if state["changes"]] == []
+    known = host.run(["salt-run", "--out=json", "cache.grains", "web1"]).stdout
+    assert host.address in str(json.loads(known)["web1"]["ipv4"])
