@@ -54,7 +54,7 @@ def webhook(fleet) -> Fleet:
     """The fleet with salt-api, as the guide sets it up, of which the branch has another commit."""
     master = fleet.master
     master.run("apt-get -qq install python3-pip curl >/dev/null", environment={"DEBIAN_FRONTEND": "noninteractive"})
-    master.run("pip install --quiet --python /opt/salt/bin/python cherrypy", timeout=300)
+    master.run("pip --python /opt/salt/bin/python install --quiet --break-system-packages cherrypy", timeout=300)
     master.write("/etc/salt/master.d/webhook.conf", (EXAMPLES / "webhook/master.conf").read_text())
     master.write("/etc/salt/reactor/deploy.sls", (EXAMPLES / "webhook/deploy.sls").read_text())
     master.write("/etc/salt/webhook_secret", f"{SECRET}\n", mode="0600")
