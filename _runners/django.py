@@ -90,6 +90,7 @@ def rotate_secret_key(site):
 
     site
         Name of the site.
+
     CLI Example:
 
     .. code-block:: bash
