@@ -35,7 +35,7 @@ def __virtual__():
     return __virtualname__
 
 
-def deploy(site, revision=None, roster=False):
+def deploy(site, revision=None, roster=False, batch="25%"):
     """
     Release a site on all its hosts: as a whole, or not at all. The exit code is 1 when it was not released.
 
@@ -45,6 +45,8 @@ def deploy(site, revision=None, roster=False):
         Branch, tag or commit, instead of the revision of the pillar.
     roster
         By salt-ssh, to the hosts of its roster, instead of by minions.
+    batch
+        How many hosts switch at once, after the first one: a number, or a percentage of all.
 
     CLI Example:
 
@@ -53,12 +55,14 @@ def deploy(site, revision=None, roster=False):
         salt-run django.deploy blog
         salt-run django.deploy blog v2.4.1
         salt-run django.deploy blog roster=True
+        salt-run django.deploy blog batch=1
     """
+    revision = None if revision is None else str(revision)
     with _watched(site, roster):
-        return _answer(lambda: _fleet(site, "deploy", roster).deploy(None if revision is None else str(revision)))
+        return _answer(lambda: _fleet(site, "deploy", roster, batch=str(batch)).deploy(revision))
 
 
-def rollback(site, to=None, force=False, roster=False):
+def rollback(site, to=None, force=False, roster=False, batch="25%"):
     """
     Roll all hosts of a site back to an older commit, of which each host still has a release. The commit that was
     active is put on hold.
@@ -71,6 +75,8 @@ def rollback(site, to=None, force=False, roster=False):
         Roll back even if the older release does not work with the schema of the databases.
     roster
         By salt-ssh, to the hosts of its roster, instead of by minions.
+    batch
+        How many hosts switch at once, after the first one: a number, or a percentage of all.
 
     CLI Example:
 
@@ -79,8 +85,9 @@ def rollback(site, to=None, force=False, roster=False):
         salt-run django.rollback blog
         salt-run django.rollback blog 3f2a9c1b77de
     """
+    to = None if to is None else str(to)
     with _watched(site, roster):
-        return _answer(lambda: _fleet(site, "rollback", roster).rollback(None if to is None else str(to), force=force))
+        return _answer(lambda: _fleet(site, "rollback", roster, batch=str(batch)).rollback(to, force=force))
 
 
 def rotate_secret_key(site):
@@ -197,7 +204,7 @@ def _folder():
     )
 
 
-def _fleet(site, verb, roster, kind=django_master_deploy.Fleet):
+def _fleet(site, verb, roster, kind=django_master_deploy.Fleet, **options):
     def tell(phase, found):
         if os.path.exists(os.path.join(__opts__["sock_dir"], "master_event_pull.ipc")):  # without a master, no bus
             with salt.utils.event.get_event("master", opts=__opts__, listen=False) as events:
@@ -208,7 +215,7 @@ def _fleet(site, verb, roster, kind=django_master_deploy.Fleet):
 
     by = f"{getpass.getuser()} (salt-run django.{verb}{' roster=True' if roster else ''} on {socket.gethostname()})"
     store = django_master_store.Store(_folder(), site)
-    return kind(store, _hosts(roster), by, tell)
+    return kind(store, _hosts(roster), by, tell, **options)
 
 
 def _hosts(roster):

@@ -5,6 +5,7 @@ switched go back. See docs/guides/fleet.md.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
@@ -22,6 +23,9 @@ CLAIM = 3
 SKEW = 5.0
 #: Seconds between two questions to hosts that do not answer, before anything is begun.
 _LOOK_FIRST = 1.3
+
+#: How many hosts switch at once.
+_BATCH = re.compile("[1-9][0-9]{0,3}%?")
 
 Answers = dict[str, Answer]
 Tell = Callable[[str, dict[str, Any]], None]
@@ -75,15 +79,22 @@ class Fleet:
         hosts: how functions are called on hosts.
         by: who asks, and how.
         tell: is called with the name of each phase and what has become of it.
+        batch: how many hosts switch at once, after the first one: a number, or a percentage of all.
+
+    Raises:
+        DeploymentError: it is neither.
     """
 
-    def __init__(self, store: Store, hosts: Hosts, by: str, tell: Tell):
+    def __init__(self, store: Store, hosts: Hosts, by: str, tell: Tell, batch: str = "25%"):
+        if not _BATCH.fullmatch(batch):
+            raise DeploymentError(f"batch: expected a number of hosts or a percentage of them, got {batch}")
         self.store = store
         self.site = store.site
         self.by = by
         self.id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
         self._hosts = hosts
         self._tell = tell
+        self._batch = batch
         self._progress: Progress | None = None
         self._renewed = 0.0
 
@@ -378,7 +389,7 @@ class Fleet:
         done: Answers = {}
         serving = self.names("app")
         only_work = [host for host in apps if host not in serving]
-        for batch in [*batches(serving), *batches(only_work)]:
+        for batch in [*batches(serving, self._batch), *batches(only_work, self._batch)]:
             arguments = (self.id, self.by, self._until(), *more)
             try:
                 answers = self.ask(verb, batch, verb, *arguments, meanwhile=self.renew(apps))
@@ -495,11 +506,12 @@ def _not_let_in(databases: Answers, ready: Mapping[str, Mapping[str, Any]]) -> d
     return found
 
 
-def batches(hosts: list[str]) -> list[list[str]]:
-    """Return the hosts in the order of their switch: the first one alone, then a quarter of all at a time.
+def batches(hosts: list[str], batch: str) -> list[list[str]]:
+    """Return the hosts in the order of their switch: the first one alone, then a number or a percentage at a time.
 
-    >>> batches(["a", "b", "c", "d", "e", "f", "g", "h"])
+    >>> batches(["a", "b", "c", "d", "e", "f", "g", "h"], "25%")
     [['a'], ['b', 'c'], ['d', 'e'], ['f', 'g'], ['h']]
     """
-    size = max(1, len(hosts) // 4)
+    number = int(batch.rstrip("%"))
+    size = max(1, len(hosts) * number // 100 if batch.endswith("%") else number)
     return [hosts[:1]] * bool(hosts) + [hosts[at : at + size] for at in range(1, len(hosts), size)]

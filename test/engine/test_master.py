@@ -456,9 +456,21 @@ def test_drain_needs_a_balancer(world: World) -> None:
 
 
 def test_batches_begin_with_one_host() -> None:
-    assert batches(["a"]) == [["a"]]
-    assert batches(["a", "b", "c"]) == [["a"], ["b"], ["c"]]
-    assert [len(batch) for batch in batches([f"web{number}" for number in range(20)])] == [1, 5, 5, 5, 4]
+    assert batches(["a"], "25%") == [["a"]] and batches([], "25%") == []
+    assert batches(["a", "b", "c"], "25%") == [["a"], ["b"], ["c"]]
+    hosts = [f"web{number}" for number in range(20)]
+    sizes = {text: [len(batch) for batch in batches(hosts, text)] for text in ("25%", "1", "8", "100%", "1%")}
+    assert sizes["25%"] == [1, 5, 5, 5, 4] and sizes["8"] == [1, 8, 8, 3] and sizes["100%"] == [1, 19]
+    assert sizes["1"] == sizes["1%"] == [1] * 20
+
+
+def test_the_size_of_batches_may_be_given(world: World) -> None:
+    fleet = Fleet(world.store, world.hosts, "ops", lambda phase, found: None, "100%")
+    fleet.deploy(None)
+    assert [hosts for verb, hosts in world.hosts.calls if verb == "switch"] == [["web1"], ["web2", "web3"]]
+    for wrong in ("0", "-1", "", "half", "10 %"):
+        with pytest.raises(DeploymentError, match="batch: expected a number of hosts or a percentage of them"):
+            Fleet(world.store, world.hosts, "ops", lambda phase, found: None, wrong)
 
 
 # The store
