@@ -15,7 +15,7 @@ from django_host_command import DeploymentError
 from django_site import Site
 
 #: The shape of the file; another one is no claim.
-_SHAPE = {"id": str, "by": str, "since": str, "until": float}
+_SHAPE = {"id": str, "by": str, "since": str, "until": float, "phase?": str}
 
 
 class Claim(NamedTuple):
@@ -23,15 +23,17 @@ class Claim(NamedTuple):
 
     id: of the deployment. by: who has started it, and where.
     since: when it began, in words. until: the time at which it ends by itself, in seconds since 1970.
+    phase: what it does on this host, or has done last.
     """
 
     id: str
     by: str
     since: str
     until: float
+    phase: str = "claim"
 
     def __str__(self) -> str:
-        return f"{self.by}, since {self.since}"
+        return f"{self.by}, since {self.since}, phase {self.phase}"
 
 
 def path(site: Site) -> Path:
@@ -47,7 +49,7 @@ def next_link(site: Site) -> Path:
 def last(site: Site) -> Claim | None:
     """Return the claim of a deployment that has not ended, though its time may be over."""
     found = django_host_file.read_json(path(site), _SHAPE)
-    return Claim(**{key: found[key] for key in _SHAPE}) if found else None
+    return Claim(**{key: found[key] for key in Claim._fields if key in found}) if found else None
 
 
 def current(site: Site) -> Claim | None:
@@ -75,12 +77,14 @@ def take(site: Site, deployment: str, by: str, until: float) -> None:
             transient=True,
         )
     since = known.since if known else django_host_clock.now()
-    claim = {"id": deployment, "by": by, "since": since, "until": float(until)}
-    django_host_file.write_json(path(site), claim, mode=0o600)
+    _write(site, Claim(deployment, by, since, float(until), known.phase if known else "claim"))
 
 
-def refuse_others(site: Site, deployment: str) -> None:
+def refuse_others(site: Site, deployment: str, phase: str) -> None:
     """Refuse what belongs to a deployment whose claim does not hold any more.
+
+    Args:
+        phase: what is begun, for others who want to deploy the site.
 
     Raises:
         DeploymentError: its time is over, or another one has claimed the site.
@@ -92,6 +96,12 @@ def refuse_others(site: Site, deployment: str) -> None:
             + (f", which is being deployed by {known}" if known else ": its time is over"),
             transient=True,
         )
+    if known.phase != phase:
+        _write(site, known._replace(phase=phase))
+
+
+def _write(site: Site, claim: Claim) -> None:
+    django_host_file.write_json(path(site), claim._asdict(), mode=0o600)
 
 
 def drop(site: Site) -> None:

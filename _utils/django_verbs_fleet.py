@@ -124,7 +124,7 @@ def keys(name: str, deployment: str, by: str, given: Mapping[str, str]) -> dict[
     if not given.get("secret_key"):
         raise DeploymentError(f"the master has no secret key of {name} for this host")
     with site.lock(by).held():
-        django_release_claim.refuse_others(site, deployment)
+        django_release_claim.refuse_others(site, deployment, "keys")
         django_secret_undo.keep(site, deployment)
         django_secret.store(site, "secret_key", given["secret_key"], given=given)
     return {}
@@ -140,14 +140,14 @@ def prepare(name: str, deployment: str, by: str, commit: str, sequence: int) -> 
         DeploymentError: a step fails, or the claim has ended meanwhile.
     """
     site = _find(name)
-    django_release_claim.refuse_others(site, deployment)
+    django_release_claim.refuse_others(site, deployment, "prepare")
     own = Deployment(
         site, {}, site.kept_templates(), asked_by=by, revision=commit, again=True, fleet=deployment, sequence=sequence
     )
     django_deploy_steps.walk(own, PREPARE)
     assert own.release is not None  # noqa: S101 - `source` has begun it
     with own.step("prepare"):
-        django_release_claim.refuse_others(site, deployment)
+        django_release_claim.refuse_others(site, deployment, "prepare")
         django_host_file.link(django_release_claim.next_link(site), f"releases/{own.release.name}")
         pending = django_deploy_migration.pending(site, own.release, True)
     own.lock.release()
@@ -163,7 +163,7 @@ def migrate(name: str, deployment: str, by: str, until: float) -> tuple[Deployme
     Raises:
         DeploymentError: a step fails, or it is too late.
     """
-    own, release = _resumed(name, deployment, by, until)
+    own, release = _resumed(name, deployment, by, until, "migrate")
     changes = django_deploy_steps.walk(own, MIGRATE)
     own.lock.release()
     return own, {"changes": changes, "migrated": release.record.get("migrated", [])}
@@ -178,7 +178,7 @@ def start(name: str, deployment: str, by: str, until: float, migrated: list[str]
     Raises:
         DeploymentError: a step fails, or it is too late.
     """
-    own, release = _resumed(name, deployment, by, until)
+    own, release = _resumed(name, deployment, by, until, "start")
     if own.site.config["migrate"]["run"] and django_deploy_migration.pending(own.site, release, True):
         with own.step("migration"):
             own.warn(django_deploy_migration.follow(release, migrated, own.masked()))
@@ -194,7 +194,7 @@ def switch(name: str, deployment: str, by: str, until: float) -> tuple[Deploymen
     Raises:
         DeploymentError: a step fails, and the release before is active again; or it is too late.
     """
-    own, _ = _resumed(name, deployment, by, until)
+    own, _ = _resumed(name, deployment, by, until, "switch")
     own.site.config = _without_commands(own.site, "after_switch")
     with own.step("instance"):
         django_deploy_step_instance.take_up(own)
@@ -214,7 +214,7 @@ def rollback(
         DeploymentError: this host has none, it does not work with the databases' schema, it does not start, or it is
             too late.
     """
-    _in_time(name, deployment, until)
+    _in_time(name, deployment, until, "rollback")
     own, changes = django_verbs.rollback(name, commit, force=force, asked_by=by, alone=False)
     assert own.release is not None  # noqa: S101 - the target of the rollback
     own.release.update(fleet=deployment)
@@ -232,7 +232,7 @@ def finish(name: str, deployment: str, by: str, first: str, known: dict[str, Any
         DeploymentError: a command fails; the release stays live.
     """
     site = _find(name)
-    django_release_claim.refuse_others(site, deployment)
+    django_release_claim.refuse_others(site, deployment, "finish")
     if site.config["fleet"]["release"] is not None:
         site.config["fleet"]["release"] = known
         django_site.keep_applied(site)
@@ -318,13 +318,13 @@ def _find(name: str) -> Site:
     return site
 
 
-def _resumed(name: str, deployment: str, by: str, until: float) -> tuple[Deployment, Release]:
+def _resumed(name: str, deployment: str, by: str, until: float, phase: str) -> tuple[Deployment, Release]:
     """Return a deployment that goes on with the prepared release, its lock taken.
 
     Raises:
         DeploymentError: it is too late, or nothing was prepared.
     """
-    site = _in_time(name, deployment, until)
+    site = _in_time(name, deployment, until, phase)
     release = Release(site, django_release_claim.prepared(site) or "0000-none")
     if release.record.get("fleet") != deployment:
         raise DeploymentError(f"the deployment {deployment} has prepared no release on this host", transient=True)
@@ -334,7 +334,7 @@ def _resumed(name: str, deployment: str, by: str, until: float) -> tuple[Deploym
     return own, release
 
 
-def _in_time(name: str, deployment: str, until: float) -> Site:
+def _in_time(name: str, deployment: str, until: float, phase: str) -> Site:
     """Return the site, while a deployment may still act on it.
 
     Raises:
@@ -343,7 +343,7 @@ def _in_time(name: str, deployment: str, until: float) -> Site:
     site = _find(name)
     if time.time() > until:
         raise DeploymentError("too late: the master no longer counts on this host", transient=True)
-    django_release_claim.refuse_others(site, deployment)
+    django_release_claim.refuse_others(site, deployment, phase)
     return site
 
 

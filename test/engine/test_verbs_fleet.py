@@ -73,6 +73,20 @@ def test_verbs_make_a_release_and_leave_nothing(world, host):
     assert verbs.outcome("blog", FIRST) == {"state": "live", "release": one, "commit": ONE}
 
 
+def test_a_claim_says_who_deploys_since_when_and_in_which_phase(host):
+    claim()
+    assert verbs.ready("blog")["claim"].endswith(", phase claim")
+    verbs.prepare("blog", ID, BY, TWO, 2)
+    verbs.migrate("blog", ID, BY, soon())
+    claim()  # that it is renewed does not change the phase
+    told = verbs.ready("blog")["claim"]
+    assert told.startswith(f"{BY}, since 2") and told.endswith(", phase migrate")
+    verbs.start("blog", ID, BY, soon(), [])
+    verbs.switch("blog", ID, BY, soon())
+    with pytest.raises(DeploymentError, match=f"blog is being deployed by {BY}, since .*, phase switch"):
+        verbs.claim("blog", "another", "ada on master2", time.time() + 60)
+
+
 def test_what_is_prepared_is_invisible_but_for_its_static_files(host):
     name = prepared(TWO, 7)
     assert name == f"0007-{TWO[:12]}" and host.live == f"0001-{ONE[:12]}"
