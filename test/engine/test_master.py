@@ -484,6 +484,30 @@ def test_the_second_deployment_of_a_site_names_the_first(world: World) -> None:
     world.fleet().deploy(None)
 
 
+def test_a_deployment_of_another_master_is_named_and_not_disturbed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = World(tmp_path / "master2")
+    other.hosts = world.hosts
+    prepare, refused = world.hosts._prepare, []
+
+    def meanwhile(host: str, *arguments: Any) -> dict[str, Any]:
+        with pytest.raises(DeploymentError) as failure:
+            other.fleet().deploy(None)
+        refused.append(str(failure.value))
+        return prepare(host, *arguments)
+
+    monkeypatch.setattr(world.hosts, "_prepare", meanwhile)
+    first = world.fleet()
+    first.deploy(None)
+    assert len(refused) == 3
+    for text in refused:
+        assert f"web1: it is being deployed by {first.id}; salt-run django.abandon blog ends it" in text
+    assert {*world.hosts.live.values()} == {NEW} and not world.hosts.claims
+    monkeypatch.undo()
+    other.fleet().deploy(None)
+
+
 def test_the_lock_dies_with_its_process(world: World) -> None:
     code = (
         "import sys, time; from django_master_store import Store\n"

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -151,15 +151,36 @@ def test_a_rotation_that_was_cut_ends_no_session_and_is_gone_on_with(fleet, turn
     assert {keys_of(host)[0] for host in fleet.apps} == {secrets_of(fleet)["key"]} != {old}
 
 
+#: Notes the arguments of all processes, each once, until it is ended; how often it has looked is the last line.
+SAMPLER = """
+import glob, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+seen, looks = set(), 0
+try:
+    while True:
+        for path in glob.glob("/proc/[0-9]*/cmdline"):
+            try:
+                seen.add(open(path, "rb").read().replace(b"\\0", b" "))
+            except OSError:
+                pass
+        looks += 1
+        time.sleep(0.05)
+finally:
+    open("/root/processes", "wb").write(b"\\n".join([*seen, b"%d" % looks]))
+"""
+
+
 @contextmanager
-def sampled(host: Host) -> Iterator[None]:
-    """In the block the arguments of all processes of a host are noted, in /root/processes."""
-    loop = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.02; done >/root/processes"
-    host.run(["systemd-run", "--quiet", "--unit=sampled", "sh", "-c", loop])
+def sampled(hosts: Sequence[Host]) -> Iterator[None]:
+    """In the block the arguments of all processes of hosts are noted, in /root/processes."""
+    for host in hosts:
+        host.write("/root/sampler.py", SAMPLER)
+        host.run(["systemd-run", "--quiet", "--unit=sampled", "python3", "/root/sampler.py"])
     try:
         yield
     finally:
-        host.run(["systemctl", "stop", "sampled"])
+        for host in hosts:
+            host.run(["systemctl", "stop", "sampled"])
 
 
 def places(host: Host, texts: list[str]) -> set[str]:
@@ -176,7 +197,7 @@ def test_secrets_are_where_they_belong_and_nowhere_else(fleet):
     master.run(["systemd-run", "--quiet", "--unit=events", "sh", "-c", listen])
     master.run("until test -d /root && pgrep -f state.event; do sleep 0.2; done", timeout=60)
     fleet.repository.commit(version("7.0"))
-    with sampled(master), sampled(web1), sampled(web2), sampled(fleet.balancer):
+    with sampled([master, web1, web2, fleet.balancer]):
         fleet.apply("*")
         fleet.deploy()
         fleet.run("rotate_secret_key").check()
@@ -184,13 +205,17 @@ def test_secrets_are_where_they_belong_and_nowhere_else(fleet):
     events = master.read("/root/events")
     for tag in ("django/blog/deploy/switch", "django/blog/rotate_secret_key/keys", "salt/job/"):
         assert tag in events, "the bus was listened to"
+    for host in (master, web1):
+        seen = host.read("/root/processes").splitlines()
+        assert int(seen[-1]) > 100 and any("salt-" in line for line in seen), "processes were looked at"
     after = secrets_of(fleet)
     texts = [*before.values(), after["key"]]
     assert len({*texts}) == 4 and all(keys_of(host)[:2] == [after["key"], before["key"]] for host in fleet.apps)
-
-    own = {f"/var/cache/salt/master/pillar/{host.name}.p" for host in fleet.apps}
-    pillar = {path for path in places(master, texts) if path.startswith(f"{STORE}/blog/")}
-    others = places(master, texts) - pillar - own - {"/srv/pillar/top.sls", "/srv/pillar/django.sls"}
-    print("master:", others)
-    for host in (web1, web2, fleet.balancer, fleet.database):
-        print(host.name, places(host, texts))
+    found = {host.name: places(host, texts) for host in (master, web1, web2, fleet.balancer, fleet.database)}
+    assert found.pop("lb1") == found.pop("db1") == set(), "a host has secrets of another part"
+    allowed = {"master": (f"{STORE}/blog/", "/srv/pillar/", "/var/cache/salt/master/pillar/")}
+    for name, paths in found.items():
+        left = {path for path in paths if not path.startswith(allowed.get(name, ("/srv/django/blog/secrets/",)))}
+        assert left == set(), name
+    for path in found["master"] - {path for path in found["master"] if path.startswith("/srv/pillar/")}:
+        assert master.run(["stat", "-c", "%a", path]).stdout.strip() == "600", path
