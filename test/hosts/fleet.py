@@ -4,7 +4,7 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +113,10 @@ class Fleet:
             for host, states in self.laid_out.items()
         }
 
-    def commits(self) -> dict[str, str]:
-        """The commit of the release that each host serves, as balancers see it."""
-        return {host.name: host.run(["cat", "/srv/django/blog/current/commit"]).stdout for host in self.apps}
+    def commits(self, but: Host | None = None) -> dict[str, str]:
+        """The commit of the release that each host serves, as balancers see it; one may be left out."""
+        argv = ["cat", "/srv/django/blog/current/commit"]
+        return {host.name: host.run(argv).stdout for host in self.apps if host is not but}
 
     def fingerprints(self) -> set[str]:
         """Those of the hosts' secret keys."""
@@ -131,6 +132,18 @@ class Fleet:
             time.sleep(0.2)
         return dict(found.json())
 
+    def instances(self) -> dict[str, list[str]]:
+        """The application servers that run on each host."""
+        argv = ["systemctl", "list-units", "--no-legend", "--plain", "--state=active", "django-blog-*.service"]
+        return {host.name: [line.split()[0] for line in host.run(argv).stdout.splitlines()] for host in self.apps}
+
+    def left(self) -> str:
+        """What claims and prepared releases there are on the hosts."""
+        argv = ["bash", "-c", "ls -d /srv/django/blog/next /srv/django/blog/claim.json 2>/dev/null"]
+        return "".join(
+            f"{host.name}: {line}\n" for host in self.apps for line in host.run(argv, check=False).stdout.split()
+        )
+
 
 def answer_of(done: Result) -> dict[str, Any]:
     """What a runner returned."""
@@ -138,20 +151,54 @@ def answer_of(done: Result) -> dict[str, Any]:
     return found
 
 
+def start_salt(host: Host, program: str, configuration: dict[str, Any]) -> None:
+    """Start Salt's master or minion, at each boot too; as with its packages, jobs outlive their minion."""
+    host.write(f"/etc/salt/{program}", json.dumps(configuration))
+    mode = "process" if program == "minion" else "control-group"
+    service = f"[Service]\nExecStart=/usr/local/bin/salt-{program}\nKillMode={mode}\n"
+    host.write(f"/etc/systemd/system/salt-{program}.service", f"{service}[Install]\nWantedBy=multi-user.target\n")
+    host.run(f"systemctl daemon-reload; systemctl enable --quiet salt-{program}; systemctl restart salt-{program}")
+
+
 def start_master(master: Host) -> None:
     """Start Salt's master with the formula's two lines."""
-    master.write("/etc/salt/master", json.dumps(MASTER))
-    master.run(["systemd-run", "--unit=salt-master", "salt-master"])
+    start_salt(master, "master", MASTER)
 
 
 def start_minions(master: Host, hosts: Sequence[Host]) -> None:
     """Start a minion on each host, and wait until the master has their answers."""
     for host in hosts:
         host.run("rm -rf /srv/formula /srv/pillar")
-        host.write("/etc/salt/minion", json.dumps({"id": host.name, "master": master.name}))
-        host.run(["systemd-run", "--unit=salt-minion", "salt-minion"])
+        start_salt(host, "minion", {"id": host.name, "master": master.name})
+    await_minions(master, hosts)
+
+
+def await_minions(master: Host, hosts: Sequence[Host]) -> None:
+    """Wait until the minions of these hosts answer."""
     for host in hosts:
         master.run(f"until salt --timeout=5 {host.name} test.ping | grep True; do sleep 0.5; done", timeout=240)
+
+
+def laid_out(module_hosts: Callable[..., Host], folder: Path, prepare: Callable[[Host], None] | None = None) -> Fleet:
+    """A balancer and three hosts of different releases of Debian, all with the first deployment.
+
+    The database's server is on the master's host. `prepare` may change the formula there before anything is applied.
+    """
+    master, balancer = module_hosts(name="master"), module_hosts(name="lb1")
+    releases = {"web1": "bookworm", "web2": "trixie", "web3": "bookworm"}
+    apps = [module_hosts(release, kind="ready", name=name) for name, release in releases.items()]
+    if prepare:
+        prepare(master)
+    start_master(master)
+    start_database(master)
+    start_minions(master, [*apps, balancer])
+    fleet = Fleet(master, apps, master, folder)
+    fleet.balancer = balancer
+    fleet.configure(hosts={"web*": ["app"], "lb1": ["balancer"]})
+    fleet.laid_out = fleet.apply("*")
+    assert {*map(len, fleet.failed().values())} == {0}, fleet.failed()
+    fleet.first = fleet.deploy()
+    return fleet
 
 
 def start_database(host: Host) -> None:
