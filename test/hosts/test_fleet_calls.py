@@ -37,7 +37,7 @@ def orchestrate(fleet: Fleet) -> Result:
 
 def test_an_orchestration_applies_and_releases(fleet):
     done = orchestrate(fleet)
-    assert done.returncode == 0, done
+    assert done.returncode == 0, done.stdout + done.stderr
     assert fleet.live() == {"web1": fleet.live()["web1"]} and fleet.live()["web1"].startswith("0001-")
 
 
@@ -62,7 +62,7 @@ def webhook(fleet) -> Fleet:
     start_master(master)
     master.run(["systemd-run", "--unit=salt-api", "salt-api"])
     master.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=240)
-    master.run("until curl --silent http://127.0.0.1:8000; do sleep 0.5; done", timeout=120)
+    master.run("until curl --silent --fail http://127.0.0.1:8000; do sleep 0.5; done", timeout=120)
     fleet.repository.commit(version("2.0"))
     return fleet
 
@@ -71,9 +71,9 @@ def push(fleet: Fleet, ref: str, secret: str) -> str:
     """What a git server posts; return the answer."""
     body = json.dumps({"ref": ref, "site": "shop", "revision": "v1", "after": "$(touch /tmp/injected)"})
     signature = hmac.new(secret.encode(), body.encode(), hashlib.sha256).hexdigest()
-    headers = ["Content-Type: application/json", f"X-Hub-Signature-256: sha256={signature}"]
-    argv = ["curl", "--silent", "--fail", *(f"--header={header}" for header in headers), f"--data={body}"]
-    return fleet.master.run([*argv, "http://127.0.0.1:8000/hook/deploy/blog"]).stdout
+    signed = f"X-Hub-Signature-256: sha256={signature}"
+    argv = ["curl", "--silent", "--fail", "--header", "Content-Type: application/json", "--header", signed]
+    return fleet.master.run([*argv, "--data", body, "http://127.0.0.1:8000/hook/deploy/blog"]).stdout
 
 
 def test_requests_that_are_not_of_the_git_server_deploy_nothing(webhook):
