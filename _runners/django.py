@@ -221,6 +221,11 @@ def _fleet(site, verb, roster, kind=django_master_deploy.Fleet, **options):
 def _hosts(roster):
     """Return how functions are called on hosts: by minions, or by salt-ssh on those of the roster."""
     if not roster:
+        if __opts__.get("pillar_cache"):
+            raise DeploymentError(
+                "the master keeps the pillars of its minions, so an apply would take hosts back to an older release",
+                hint="set pillar_cache: false in its configuration, and restart it",
+            )
         return django_master_minions.Minions(__opts__)
     try:
         import django_master_roster  # only here: salt-ssh is a package of its own

@@ -7,6 +7,7 @@ import importlib.util
 import ipaddress
 import json
 import os
+import shutil
 import ssl
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,14 @@ CACHED = {f"grains/{name}": GRAINS[name] for name in ("web1", "web2")} | {
 HOSTS = {"web*": ["app"], "lb1": {"parts": ["balancer"]}}
 
 
+def module_of(path: str) -> Any:
+    """A module that the master loads."""
+    spec = importlib.util.spec_from_file_location("of_the_master", ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def options():
     """The master's, by which the external pillar knows who compiles the pillar."""
@@ -44,9 +53,7 @@ def options():
 @pytest.fixture
 def pillar_of(tmp_path, monkeypatch, options):
     """The pillar of a minion: what is added to sites, for a master with the keys of web1, web2, web3 and lb1."""
-    spec = importlib.util.spec_from_file_location("django_ext_pillar", ROOT / "_pillar/django.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_of("_pillar/django.py")
     monkeypatch.setattr(module, "__opts__", options, raising=False)
     monkeypatch.setattr(module, "__grains__", {"id": "master"}, raising=False)
     keys = SimpleNamespace(list_keys=lambda: {"minions": [*GRAINS, "web3"]})
@@ -81,6 +88,16 @@ def test_the_address_of_a_host_is_the_one_of_its_last_pillar(pillar_of, monkeypa
     known = pillar_of("lb1", sites)["blog"]["fleet"]["addresses"]
     assert moved["blog"]["fleet"]["addresses"] == known
     assert known == {"lb1": "10.0.0.9", "web1": "10.0.0.7", "web2": "2001:db8::2", "web3": ""}
+
+
+def test_a_master_that_keeps_pillars_deploys_nothing(tmp_path, monkeypatch):
+    runner, context = module_of("_runners/django.py"), {}
+    options = {"pillar_cache": True, "ext_pillar": [{"django": str(tmp_path)}]}
+    monkeypatch.setattr(runner, "__opts__", options, raising=False)
+    monkeypatch.setattr(runner, "__context__", context, raising=False)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    answer = runner.deploy("blog")
+    assert "set pillar_cache: false" in answer["error"] and answer["retcode"] == context["retcode"] == 1
 
 
 def test_the_names_of_keys_are_read_again_after_a_change(tmp_path, monkeypatch):
