@@ -51,6 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="of each measurement (11; quick: 3)")
     parser.add_argument("--sites", type=int, help="for the figure `sites` (10; quick: 4)")
     parser.add_argument("--deployments", type=int, help="for the figure `load` (20; quick: 5)")
+    parser.add_argument("--minions", type=int, help="for the figure `scale`, from 25 to 200 (50; quick: 25)")
     parser.add_argument("figures", nargs="*", help=f"of {', '.join(figures.FIGURES)}; all if none is named")
     options = parser.parse_args()
     unknown = set(options.figures) - set(figures.FIGURES)
@@ -60,6 +61,7 @@ def arguments() -> argparse.Namespace:
     options.runs = options.runs or (3 if options.quick else 11)
     options.sites = options.sites or (4 if options.quick else 10)
     options.deployments = options.deployments or (5 if options.quick else 20)
+    options.minions = options.minions or (25 if options.quick else 50)
     return options
 
 
@@ -67,7 +69,8 @@ def measure(lab: Lab, host: Host, options: argparse.Namespace) -> tuple[list[fig
     """The figures in their order, and a line for each that could not be measured."""
     rows, missing = [], []
     with tempfile.TemporaryDirectory() as folder:
-        bench = figures.Bench(lab, host, Path(folder), say, options.runs, options.sites, options.deployments)
+        amounts = (options.runs, options.sites, options.deployments, options.minions)
+        bench = figures.Bench(lab, host, Path(folder), say, *amounts)
         for name in [name for name in figures.FIGURES if name in options.figures]:
             try:
                 found = figures.FIGURES[name](bench)

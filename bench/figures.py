@@ -33,6 +33,7 @@ from contestants import (
 from lab import ROOT, CommandFailed, Host, Lab
 from minion import Pair
 from repository import Repository
+from scale import Cost, Scale
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Bench:
     runs: int = 11
     sites: int = 10
     deployments: int = 20
+    minions: int = 50
     rest: float = 1.0
     commits: list[str] = field(default_factory=list)
 
@@ -134,6 +136,35 @@ def master(bench: Bench) -> list[Figure]:
         Figure(title, "requests of the minion", 12, requests, counted),
         Figure(title, "CPU of the master, ms", 110, [1000 * cost.cpu for cost in costs], "eight applies each"),
     ]
+
+
+def scale(bench: Bench) -> list[Figure]:
+    """What each of many minions costs its master, and how straight the line over their number is."""
+    counts = [count for count in (10, 25, 50, 100, 200) if count <= max(25, bench.minions)]
+    costs: dict[str, list[Cost]] = {"apply": [], "deploy": []}
+    memory = []
+    with Scale(bench.lab, bench.folder / "scale") as many:
+        for count in counts:
+            many.grow(count)
+            memory.append(many.memory() / 1e6)
+            idle = many.idle()
+            for act, found in costs.items():
+                found.append(many.cost(act, idle, max(1, 50 // count)))
+                bench.say(f"{count} minions, {act}: {found[-1]}")
+    requests = [[sum(cost.requests.values()) for cost in found] for found in costs.values()]
+    took = f"memory of a minion {', '.join(f'{one:.0f}' for one in memory)} MB"
+    figures = [Figure("nothing to do, by many minions", "requests of each", 12, requests[0], took)]
+    for (act, found), bound in zip(costs.items(), (110, 60), strict=True):
+        title = {"apply": "nothing to do, by many minions", "deploy": "a deployment of one site on many hosts"}[act]
+        each = [1000 * cost.cpu for cost in found]
+        total = [count * one for count, one in zip(counts, each, strict=True)]
+        bend = 1 - statistics.correlation(counts, total) ** 2
+        told = ", ".join(f"{count}: {one:.0f} ms" for count, one in zip(counts, each, strict=True))
+        figures += [
+            Figure(title, "CPU of the master for each, ms", bound, each, told),
+            Figure(title, "1 - R² of a line over their number", 0.02, [bend], f"{counts[0]} to {counts[-1]} minions"),
+        ]
+    return figures
 
 
 def deployment(bench: Bench) -> list[Figure]:
@@ -616,6 +647,7 @@ def seconds(values: Sequence[float]) -> str:
 FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "nothing": nothing,
     "master": master,
+    "scale": scale,
     "deployment": deployment,
     "cold": cold,
     "inspect": inspect,

@@ -1,0 +1,16 @@
+"""Run salt-run, with a runner of the formula that waits ten minutes for answers instead of seconds.
+
+The minions of `scale` share a few cores with each other and with the master: hosts have cores of their own.
+"""
+
+import sys
+
+sys.path.append("/srv/formula/_utils")
+
+import django_master_deploy
+import django_master_minions
+import salt.scripts
+
+django_master_deploy._LOOK_FIRST = 600.0
+django_master_minions.Minions.ask.__kwdefaults__["look"] = 600.0  # type: ignore[index]
+salt.scripts.salt_run()
