@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -104,51 +104,19 @@ def secrets_of(fleet: Fleet) -> dict[str, str]:
 
 
 def test_a_rotation_ends_no_session(fleet):
-    visitors = [Visitor(fleet) for _ in range(12)]
+    visitors = [Visitor(fleet) for _ in range(10)]
     old, commits = keys_of(fleet.apps[0])[0], fleet.commits()
     with visited(fleet, visitors):
         time.sleep(3)
         done = fleet.run("rotate_secret_key").check()
         time.sleep(3)
     for host in fleet.apps:
-        assert keys_of(host) == [secrets_of(fleet)["key"], old] and keys_of(host)[0] != old
+        assert keys_of(host)[:2] == [secrets_of(fleet)["key"], old]
     assert fleet.commits() == commits and json.loads(done.stdout)["commit"] in commits.values()
     for host, states in fleet.apply("*").items():
         assert [state["comment"] for state in states.values() if state["changes"] or not state["result"]] == [], host
     refused = fleet.master.run(["salt", "--timeout=60", "web1", "django.rotate_secret_key", "blog"], check=False)
     assert refused.returncode and "on the master: salt-run django.rotate_secret_key blog" in refused.stdout
-
-
-def in_turn(fleet: Fleet, phase: str, turn: int, act: Callable[[], object]) -> threading.Thread:
-    """Do something when a phase has begun for the first or the second time."""
-
-    def wait() -> None:
-        limit, seen, was = time.monotonic() + 300, 0, False
-        while seen < turn:
-            found = fleet.master.run(["cat", f"{STORE}/blog/lock"], check=False).stdout
-            seen, was = seen + (f"phase {phase}" in found and not was), f"phase {phase}" in found
-            assert time.monotonic() < limit, f"there was no phase {phase}"
-        act()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    return thread
-
-
-@pytest.mark.parametrize("turn", [1, 2])
-def test_a_rotation_that_was_cut_ends_no_session_and_is_gone_on_with(fleet, turn):
-    visitors = [Visitor(fleet) for _ in range(6)]
-    old, web2 = keys_of(fleet.apps[0])[0], fleet.apps[1]
-    with visited(fleet, visitors):
-        killing = in_turn(fleet, "prepare", turn, lambda: web2.run("systemctl kill --signal=KILL salt-minion"))
-        lost = fleet.run("rotate_secret_key")
-        killing.join()
-        assert lost.returncode == 1 and "web2: " in json.loads(lost.stdout)["error"], lost
-        assert keys_of(fleet.apps[0])[0] == old == secrets_of(fleet)["key"]
-        web2.run("until systemctl reset-failed salt-minion; do sleep 0.1; done", timeout=60)
-        start_minions(fleet.master, [web2])
-        fleet.run("rotate_secret_key").check()
-    assert {keys_of(host)[0] for host in fleet.apps} == {secrets_of(fleet)["key"]} != {old}
 
 
 #: Notes the arguments of all processes, each once, until it is ended; how often it has looked is the last line.
