@@ -174,13 +174,13 @@ class Fleet:
         Raises:
             DeploymentError: another deployment is under way, or a phase fails; the message says what serves.
         """
-        began, apps = time.monotonic(), self.released()
+        began, hosts = time.monotonic(), self.released()
         with self.store.deploying(self.by) as self._progress:
-            ready = self._preflight(apps)
-            return self._release(apps, ready, self._resolve(apps, revision), began)
+            ready = self._preflight(hosts)
+            return self._release(hosts, ready, self._resolve(hosts, revision), began)
 
     def _release(
-        self, apps: list[str], ready: Answers, commit: str, began: float, *, keys: bool = False
+        self, hosts: list[str], ready: Answers, commit: str, began: float, *, keys: bool = False
     ) -> dict[str, Any]:
         """Go through the phases of a release.
 
@@ -188,16 +188,16 @@ class Fleet:
             keys: the hosts take the store's secret keys before.
         """
         sequence = max(answer.value["sequence"] for answer in ready.values())
-        with self._undone(apps, ready):
-            self._claim(apps)
+        with self._undone(hosts, ready):
+            self._claim(hosts)
             if keys:
-                self.phase("keys", apps, "keys", self.id, self.by)
-            built = self._prepare(apps, commit, sequence)
-            migrated = self._migrate(apps, built, ready)
-            started = self._start(apps, migrated)
+                self.phase("keys", hosts, "keys", self.id, self.by)
+            built = self._prepare(hosts, commit, sequence)
+            migrated = self._migrate(hosts, built, ready)
+            started = self._start(hosts, migrated)
             self._expect([*_commits(ready), commit])
-        switched = self._switch(apps, ready, "switch")
-        return self._complete(apps, commit, sequence, [built, started, switched], began)
+        switched = self._switch(hosts, ready, "switch")
+        return self._complete(hosts, commit, sequence, [built, started, switched], began)
 
     def rollback(self, to: str | None, *, force: bool) -> dict[str, Any]:
         """Activate an older commit again on all hosts, of releases that they still have.
@@ -212,10 +212,10 @@ class Fleet:
         Raises:
             DeploymentError: as `deploy`.
         """
-        began, apps = time.monotonic(), self.released()
+        began, hosts = time.monotonic(), self.released()
         with self.store.deploying(self.by) as self._progress:
-            ready = self._preflight(apps)
-            first = ready[apps[0]].value
+            ready = self._preflight(hosts)
+            first = ready[hosts[0]].value
             older = {answer.value["older"] for answer in ready.values()}
             if to is None and len(older) != 1:
                 lists = {host: answer.value["older"] or "none" for host, answer in ready.items()}
@@ -223,13 +223,13 @@ class Fleet:
             commit = to or older.pop()
             if not commit:
                 raise DeploymentError(f"the hosts of {self.site} have no older good release to roll back to")
-            with self._undone(apps, ready):
-                self._claim(apps)
-                commit = self._whole(apps, commit)
+            with self._undone(hosts, ready):
+                self._claim(hosts)
+                commit = self._whole(hosts, commit)
                 self._expect([*_commits(ready), commit])
-            switched = self._switch(apps, ready, "rollback", commit, force)
+            switched = self._switch(hosts, ready, "rollback", commit, force)
             sequence = int(next(iter(switched.values())).value["release"].partition("-")[0])
-            return self._complete(apps, commit, sequence, [switched], began, held=first["commit"])
+            return self._complete(hosts, commit, sequence, [switched], began, held=first["commit"])
 
     def abandon(self) -> dict[str, Any]:
         """End the deployment that has claimed the site's hosts, whose runner is gone; return each answer.
@@ -239,9 +239,9 @@ class Fleet:
         Raises:
             DeploymentError: its runner is not gone.
         """
-        apps = self.released()
+        hosts = self.released()
         with self.store.deploying(self.by) as self._progress:
-            answers = self._abandon(apps, "")
+            answers = self._abandon(hosts, "")
             if commit := self.store.release()["commit"]:
                 answers |= self.ask("expect", self.names("balancer"), "expect", [commit], look=_LOOK_FIRST)
         return {host: answer.error or answer.value for host, answer in sorted(answers.items())}
@@ -272,7 +272,7 @@ class Fleet:
 
     # Their phases
 
-    def _preflight(self, apps: list[str]) -> Answers:
+    def _preflight(self, hosts: list[str]) -> Answers:
         """Return what all hosts say before anything is begun, every reason against it at once.
 
         What a deployment of this master has left whose runner was killed is ended before.
@@ -281,7 +281,7 @@ class Fleet:
             Failed: a host does not answer, is being deployed, or does not fit to the others.
         """
         began = time.time()
-        answers = self.ask("preflight", apps, "ready", look=_LOOK_FIRST)
+        answers = self.ask("preflight", hosts, "ready", look=_LOOK_FIRST)
         last = self.store.last()
         left = [host for host, answer in answers.items() if last and answer.value.get("unfinished") == last]
         if left:
@@ -330,18 +330,18 @@ class Fleet:
         if known and value["commit"] != known:
             yield f"it serves {value['commit'][:12] or 'nothing'}, the others {known[:12]}: apply on it"
 
-    def _resolve(self, apps: list[str], revision: str | None) -> str:
-        answers = self.phase("resolve", apps[:1], "resolve", revision)
-        return str(answers[apps[0]].value["commit"])
+    def _resolve(self, hosts: list[str], revision: str | None) -> str:
+        answers = self.phase("resolve", hosts[:1], "resolve", revision)
+        return str(answers[hosts[0]].value["commit"])
 
-    def _whole(self, apps: list[str], commit: str) -> str:
+    def _whole(self, hosts: list[str], commit: str) -> str:
         """Return the whole commit of a part of one, of a release that every host still has.
 
         Raises:
             Failed: a host has none.
         """
-        answers = self.phase("look", apps, "release", commit)
-        return str(answers[apps[0]].value["commit"])
+        answers = self.phase("look", hosts, "release", commit)
+        return str(answers[hosts[0]].value["commit"])
 
     def _expect(self, commits: Collection[str]) -> None:
         """Have the balancers give requests to hosts that serve one of these commits.
@@ -351,36 +351,36 @@ class Fleet:
         """
         self.phase("expect", self.names("balancer"), "expect", sorted({*commits} - {""}))
 
-    def _claim(self, apps: list[str]) -> None:
+    def _claim(self, hosts: list[str]) -> None:
         self.store.begin(self.id)
         self._renewed = time.monotonic()
-        self.phase("claim", apps, "claim", self.id, self.by, self._until(CLAIM))
+        self.phase("claim", hosts, "claim", self.id, self.by, self._until(CLAIM))
 
-    def _prepare(self, apps: list[str], commit: str, sequence: int) -> Answers:
+    def _prepare(self, hosts: list[str], commit: str, sequence: int) -> Answers:
         arguments = (self.id, self.by, commit, sequence)
-        return self.phase("prepare", apps, "prepare", *arguments, meanwhile=self.renew(apps))
+        return self.phase("prepare", hosts, "prepare", *arguments, meanwhile=self.renew(hosts))
 
-    def _migrate(self, apps: list[str], built: Answers, ready: Answers) -> list[str]:
+    def _migrate(self, hosts: list[str], built: Answers, ready: Answers) -> list[str]:
         """Migrate the databases on the first host; return the migrations that it has applied.
 
         Raises:
             Failed: one fails, or the hosts serve different commits, for which it was not judged.
         """
         lives = {answer.value["commit"] for answer in ready.values()}
-        pending = built[apps[0]].value["pending"]
+        pending = built[hosts[0]].value["pending"]
         if pending and len(lives) > 1:
             text = f"migrations are pending ({', '.join(pending)}), and the hosts do not serve the same commit"
-            raise Failed("judge", dict.fromkeys(apps, text))
-        first = apps[:1]
+            raise Failed("judge", dict.fromkeys(hosts, text))
+        first = hosts[:1]
         arguments = (self.id, self.by, self._until())
-        answer = self.phase("migrate", first, "migrate", *arguments, meanwhile=self.renew(apps))[first[0]]
+        answer = self.phase("migrate", first, "migrate", *arguments, meanwhile=self.renew(hosts))[first[0]]
         return list(answer.value["migrated"])
 
-    def _start(self, apps: list[str], migrated: list[str]) -> Answers:
+    def _start(self, hosts: list[str], migrated: list[str]) -> Answers:
         arguments = (self.id, self.by, self._until(), migrated)
-        return self.phase("start", apps, "start", *arguments, meanwhile=self.renew(apps))
+        return self.phase("start", hosts, "start", *arguments, meanwhile=self.renew(hosts))
 
-    def _switch(self, apps: list[str], ready: Answers, verb: str, *more: Any) -> Answers:
+    def _switch(self, hosts: list[str], ready: Answers, verb: str, *more: Any) -> Answers:
         """Activate the release on one batch of hosts after the other, workers last; where one fails, take all back.
 
         Raises:
@@ -388,32 +388,32 @@ class Fleet:
         """
         done: Answers = {}
         serving = self.names("app")
-        only_work = [host for host in apps if host not in serving]
+        only_work = [host for host in hosts if host not in serving]
         for batch in [*batches(serving, self._batch), *batches(only_work, self._batch)]:
             arguments = (self.id, self.by, self._until(), *more)
             try:
-                answers = self.ask(verb, batch, verb, *arguments, meanwhile=self.renew(apps))
+                answers = self.ask(verb, batch, verb, *arguments, meanwhile=self.renew(hosts))
             except BaseException as error:  # Ctrl-C, or the master's bus is gone: some of the batch may have switched
                 failure = Failed(verb, dict.fromkeys(batch, f"interrupted: {str(error) or type(error).__name__}"))
-                self._take_back(apps, ready, failure)
+                self._take_back(hosts, ready, failure)
                 raise failure from error
             done |= {host: answer for host, answer in answers.items() if not answer.error}
             problems = {host: answer.error for host, answer in answers.items() if answer.error}
             if problems:
                 failure = Failed(verb, problems, [host for host, answer in answers.items() if answer.is_lost])
-                self._take_back(apps, ready, failure)
+                self._take_back(hosts, ready, failure)
                 raise failure
         return done
 
-    def _take_back(self, apps: list[str], ready: Answers, failure: Failed) -> None:
+    def _take_back(self, hosts: list[str], ready: Answers, failure: Failed) -> None:
         """Activate the former release on the hosts that have switched, and give up what the others have prepared."""
-        answers = self._abandon([host for host in apps if host not in failure.lost], self.id)
+        answers = self._abandon([host for host in hosts if host not in failure.lost], self.id)
         self.ask("expect", self.names("balancer"), "expect", _commits(ready))
         stay = [f"{host}: {answer.error}" for host, answer in answers.items() if answer.error]
         failure.hint = "\n".join([*stay, self._what_serves(ready, failure.lost)])
 
-    def _undone(self, apps: list[str], ready: Answers) -> "_Undone":
-        return _Undone(self, apps, ready)
+    def _undone(self, hosts: list[str], ready: Answers) -> "_Undone":
+        return _Undone(self, hosts, ready)
 
     def _abandon(self, hosts: Collection[str], deployment: str) -> Answers:
         """End a deployment on hosts: those that have switched go back, unless all had."""
@@ -429,7 +429,7 @@ class Fleet:
         return text
 
     def _complete(
-        self, apps: list[str], commit: str, sequence: int, parts: list[Answers], began: float, *, held: str = ""
+        self, hosts: list[str], commit: str, sequence: int, parts: list[Answers], began: float, *, held: str = ""
     ) -> dict[str, Any]:
         """Keep the release in the store, and end the deployment on each host.
 
@@ -443,8 +443,8 @@ class Fleet:
         on_hold = [one for one in known["held"] if one != commit]
         release = {"commit": commit, "sequence": sequence, "held": [*on_hold, held] if held else on_hold}
         self.store.set_release(release, self.id)
-        arguments = (self.id, self.by, "" if held else apps[0], release)
-        ended = self.ask("finish", apps, "finish", *arguments, meanwhile=self.renew(apps))
+        arguments = (self.id, self.by, "" if held else hosts[0], release)
+        ended = self.ask("finish", hosts, "finish", *arguments, meanwhile=self.renew(hosts))
         ended |= self.ask("expect", self.names("balancer"), "expect", [commit])
         if problems := {host: answer.error for host, answer in ended.items() if answer.error}:
             failure = Failed("finish", problems)
@@ -459,7 +459,7 @@ class Fleet:
         return {
             "commit": commit,
             "sequence": sequence,
-            "hosts": {host: last[host].value.get("release", "") for host in apps},
+            "hosts": {host: last[host].value.get("release", "") for host in hosts},
             **({"warnings": told} if told else {}),
             "seconds": round(time.monotonic() - began, 1),
             "time": django_host_clock.now(),
@@ -469,8 +469,8 @@ class Fleet:
 class _Undone:
     """A block before the switch: where it fails, the hosts give up what they have prepared, and serve as before."""
 
-    def __init__(self, fleet: Fleet, apps: list[str], ready: Answers):
-        self._fleet, self._apps, self._ready = fleet, apps, ready
+    def __init__(self, fleet: Fleet, hosts: list[str], ready: Answers):
+        self._fleet, self._names, self._ready = fleet, hosts, ready
 
     def __enter__(self) -> None:
         pass
@@ -479,7 +479,7 @@ class _Undone:
         if error is None:
             return
         lost = error.lost if isinstance(error, Failed) else ()
-        self._fleet._abandon([host for host in self._apps if host not in lost], self._fleet.id)
+        self._fleet._abandon([host for host in self._names if host not in lost], self._fleet.id)
         if isinstance(error, DeploymentError):
             error.hint = "\n".join(filter(None, [error.hint, self._fleet._what_serves(self._ready, lost)]))
 
