@@ -859,8 +859,8 @@ def proxy_runs(name, kind, http, templates, https=()):
 
 def balancer(name, sites, gone, platform, templates):
     """
-    Balance sites between their hosts: configure HAProxy in a unit of its own, have it test the configuration, and
-    reload it. Sites of which this host is no balancer any more are removed; with the last one HAProxy is stopped.
+    Balance sites between their hosts: configure HAProxy or nginx in a unit of its own, have it test the configuration,
+    and reload it. Sites of which this host is no balancer any more are removed; with the last one it is stopped.
 
     name
         Any name.
@@ -885,7 +885,7 @@ def balancer(name, sites, gone, platform, templates):
               - salt://django/files/haproxy/haproxy.service
     """
     import django_balancer
-    import django_balancer_haproxy
+    import django_balancer_certificates
     import django_tls
 
     ret = {"name": name, "changes": {}, "result": True, "comment": "the balancer is unchanged"}
@@ -896,15 +896,20 @@ def balancer(name, sites, gone, platform, templates):
         served = {key: django_site.Site(config, platform) for key, config in sites.items()}
         entries = {key: django_balancer.entry(site, given[key].get("password")) for key, site in served.items()}
         missing = {key: django_tls.missing(site, given[key], texts) for key, site in served.items() if site.https}
-        files = {url: texts[url] for url in django_balancer_haproxy.TEMPLATES}
+        files = {url: texts[url] for url in django_balancer.templates([one["kind"] for one in entries.values()])}
         if __opts__["test"]:
             changes = django_balancer.planned(entries, gone, files).changes
+            later, warnings = django_balancer_certificates.planned(entries, texts)
         else:
             made = [django_tls.texts(served[key], due, given[key], texts) for key, due in missing.items() if due]
             keys = {path: text for one in made for path, text in one.items()}
             changes = django_balancer.apply(entries, gone, files, keys)
+            later, warnings = django_balancer_certificates.apply(django_balancer.recorded(), texts, given)
         certificates = {domain: reason for due in missing.values() for domain, reason in due.items()}
-        ret["changes"] = {**changes, **({"certificates": certificates} if certificates else {})}
+        certificates |= later.pop("certificates", {})
+        ret["changes"] = {**changes, **later, **({"certificates": certificates} if certificates else {})}
+        if warnings:
+            ret["warnings"] = django_verbs_terminal.warnings(warnings)
     except DeploymentError as error:
         return {**ret, "result": False, "comment": str(error)}
     if ret["changes"]:
@@ -912,7 +917,7 @@ def balancer(name, sites, gone, platform, templates):
         ret.update(result=None if __opts__["test"] else True, comment=comment)
     elif not sites:
         return {**ret, "comment": "this host is no balancer"}
-    runs = ret if ret["changes"] else running(django_balancer_haproxy.NAME, enable=True)
+    runs = ret if ret["changes"] else running(django_balancer.service(), enable=True)
     return {**runs, "name": name} if runs["changes"] or runs["result"] is False else ret
 
 
@@ -971,6 +976,7 @@ def _served(site):
 def _given_to_balancer(config):
     """Return the secrets that the pillar has for the balancer of a site: of its status page, and certificates."""
     given = {key: config["tls"][key] for key in ("certificate", "key")}
+    given["eab:key"] = config["tls"]["eab"]["key"]
     given["password"] = (config["balancer"]["status"] or {}).get("password")
     return {name: _secret(entry["pillar"]) for name, entry in given.items() if isinstance(entry, dict)}
 

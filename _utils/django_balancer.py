@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import django_balancer_haproxy
+import django_balancer_nginx
+import django_balancer_program
+import django_host_config
 import django_host_file
 import django_host_folder
 import django_host_port
@@ -22,13 +25,14 @@ import django_proxy_connection
 import django_server
 import django_site
 import django_tls
+from django_balancer_program import STATE, STATES, Program
 from django_host_command import DeploymentError
 from django_host_config import Files
 from django_host_folder import Folder
 from django_host_lock import Lock
 from django_site import Site
 
-STATE = Path("/var/lib/django-formula/balancer")
+PROGRAMS: dict[str, Program] = {"haproxy": django_balancer_haproxy, "nginx": django_balancer_nginx}
 #: The sites as they were applied, and the texts of the templates. Of root alone: it has passwords.
 RECORD = STATE / "sites.json"
 
@@ -36,9 +40,10 @@ Entry = dict[str, Any]  # what a balancer has to know of a site
 
 
 class Plan(NamedTuple):
-    """What an apply would record, the files that follow from it, and the changes in them by path."""
+    """What an apply would record, the program with its files, and the changes in files by path."""
 
     record: dict[str, Any]
+    program: Program
     files: Files
     changes: dict[str, str]
 
@@ -57,10 +62,20 @@ def entry(site: Site, password: str | None) -> Entry:
     status = balancer["status"]
     return {
         "name": site.name,
+        "kind": {"varnish": "haproxy"}.get(balancer["kind"], balancer["kind"]),
+        "memory": balancer["memory"] if balancer["kind"] == "varnish" else "",
+        "user": site.platform["nginx"]["user"],
         "domains": [*config["domains"], *config["redirect_domains"]],
         "path": prefix or "/",
         **{key: balancer[key] for key in ("listen", "balance", "sticky")},
         "https": site.listens_tls,
+        "tls": _tls(site),
+        "challenge": config["tls"]["kind"] == "acme" and config["tls"]["challenge"] == "http-01",
+        "others": [
+            _address(host["address"])
+            for name, host in fleet["hosts"].items()
+            if "balancer" in host["parts"] and name != fleet["host"]
+        ],
         "port": f":{site.https[0]}" if site.https and site.https[0] != 443 else "",
         "timeout": django_server.of_site(site).timeout(site) + 10,  # the host's own proxy times out first
         "removed_headers": config["proxy"]["trusted_headers"],
@@ -72,11 +87,22 @@ def entry(site: Site, password: str | None) -> Entry:
     }
 
 
+def _tls(site: Site) -> dict[str, Any] | None:
+    """Return what orders and renewals of a site's certificates need; None where its pillar has them."""
+    if not site.https or site.config["tls"]["kind"] == "files":
+        return None
+    keys = ("name", "user", "root", "path", "domains", "redirect_domains", "tls")
+    return {"config": {key: site.config[key] for key in keys}, "platform": {"nginx": site.platform["nginx"]}}
+
+
+def _address(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
 def _server(name: str, host: Mapping[str, Any], port: int) -> dict[str, Any]:
-    address = f"[{host['address']}]" if ":" in host["address"] else host["address"]
     return {
         "name": name,
-        "place": f"{address}:{port}",
+        "place": f"{_address(host['address'])}:{port}",
         "weight": host["weight"],
         "backup": host["backup"],
         "cookie": hashlib.sha256(name.encode()).hexdigest()[:12],  # visitors do not learn the names of hosts
@@ -99,9 +125,36 @@ def planned(entries: Mapping[str, Entry], gone: Collection[str], templates: Mapp
     present = _recorded()["sites"]
     sites = {name: one for name, one in present.items() if name not in gone}
     sites |= {name: _with_commits(one, present.get(name)) for name, one in entries.items()}
-    files = django_balancer_haproxy.files(sites, templates)
-    changes = django_balancer_haproxy.differences(files)
-    return Plan({"sites": sites, "templates": dict(templates)}, files, changes)
+    return _plan({"sites": sites, "templates": {**_recorded()["templates"], **templates}})
+
+
+def _plan(record: dict[str, Any]) -> Plan:
+    """Return what follows from a record: files of one program, and none of another."""
+    sites = record["sites"]
+    program = PROGRAMS[_kind(sites) or _kind(_recorded()["sites"]) or "haproxy"]
+    record = {"sites": sites, "templates": {url: record["templates"][url] for url in program.TEMPLATES if sites}}
+    files = program.files(sites, record["templates"])
+    changes = django_balancer_program.differences(program, files)
+    for other in PROGRAMS.values():
+        if other is not program and other.UNIT.exists():
+            changes |= django_balancer_program.differences(other, other.files({}, {}))
+    return Plan(record, program, files, changes)
+
+
+def _kind(sites: Mapping[str, Entry]) -> str:
+    """Return the kind of program that balances sites; empty where there is none.
+
+    Raises:
+        DeploymentError: there are two: each would need the same ports.
+    """
+    kinds = {site["kind"]: name for name, site in sorted(sites.items(), reverse=True)}
+    if len(kinds) > 1:
+        found = ", ".join(f"{name} {kind}" for kind, name in sorted(kinds.items()))
+        raise DeploymentError(
+            f"balancer:kind differs between the sites of this balancer: {found}",
+            hint="set the same kind for all sites of one balancer",
+        )
+    return next(iter(kinds), "")
 
 
 def _with_commits(new: Entry, present: Entry | None) -> Entry:
@@ -155,7 +208,7 @@ def _remove_certificates(domains: Collection[str]) -> None:
 
 def _refuse_taken_ports(sites: Collection[Entry]) -> None:
     """Refuse places where this host cannot listen, or another process does."""
-    own = f"{django_balancer_haproxy.NAME}.service"
+    own = [f"{program.DAEMON.service}.service" for program in PROGRAMS.values()]
     for listen in django_host_port.ordered({*itertools.chain(*([*site["listen"], *site["https"]] for site in sites))}):
         host, port = django_host_port.split(listen)
         problem = django_host_port.bind_error(host) if host else ""
@@ -166,7 +219,7 @@ def _refuse_taken_ports(sites: Collection[Entry]) -> None:
                 "set sysctl net.ipv4.ip_nonlocal_bind=1 (or net.ipv6)",
             )
         holder = django_host_port.listener(port, ports=django_host_port.listening(host))
-        if holder and holder.unit != own:
+        if holder and holder.unit not in own:
             stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' shows it"
             raise DeploymentError(
                 f"{listen if host else f'port {port}'} is taken by {holder}, so the balancer cannot listen there; "
@@ -176,17 +229,36 @@ def _refuse_taken_ports(sites: Collection[Entry]) -> None:
 
 
 def _apply(plan: Plan, keys: Mapping[Path, str]) -> None:
+    if plan.record["sites"]:
+        django_host_folder.make(Folder(STATE, "root", "root", 0o700))
     if plan.changes or keys:
         for folder, mode in ((django_tls.STATE, 0o755), (django_tls.STATE / "certificates", 0o700)):
             django_host_folder.make(Folder(folder, "root", "root", mode))
-        django_balancer_haproxy.install(plan.files, keys)
+        _install(plan, keys)
+    if not plan.record["sites"]:
+        if STATE.exists():
+            RECORD.unlink(missing_ok=True)
+            STATE.rmdir()
+    elif (before := _recorded()) != plan.record:
+        sites = plan.record["sites"]
+        django_host_file.write_json(RECORD, plan.record, mode=0o600)
+        plan.program.settle(sites)
+        for name, site in sites.items():
+            if site["commits"] != before["sites"].get(name, site)["commits"]:
+                plan.program.purge(sites, name)
+
+
+def _install(plan: Plan, keys: Mapping[Path, str]) -> None:
+    """Install the files of a program; that of another kind gives up its ports first, once they are known to be good."""
+    leaving = [other for other in PROGRAMS.values() if other is not plan.program and other.UNIT.exists()]
+    if not plan.record["sites"]:
+        leaving.append(plan.program)
+    elif leaving:
+        plan.program.check(plan.files)
+    for program in leaving:
+        django_balancer_program.remove(program)
     if plan.record["sites"]:
-        django_host_folder.make(Folder(STATE, "root", "root", 0o700))
-        if _recorded() != plan.record:
-            django_host_file.write_json(RECORD, plan.record, mode=0o600)
-    elif STATE.exists():
-        RECORD.unlink(missing_ok=True)
-        STATE.rmdir()
+        django_balancer_program.install(plan.program, plan.files, keys)
 
 
 def lock() -> Lock:
@@ -224,14 +296,14 @@ def backend(site: str, host: str | None, state: str) -> dict[str, Any]:
         DeploymentError: there is no such site, host or state, or the balancer refuses it.
     """
     known = [server["name"] for server in _site(site)["servers"]]
-    if state not in (*django_balancer_haproxy.STATES, "state"):
+    if state not in (*STATES, "state"):
         raise DeploymentError(f"{state} is no state of a host", hint="use ready, drain, maint or state")
     if host not in known and (host is not None or state != "state"):
         raise DeploymentError(f"{host} is no host of {site} that this balancer knows", hint=f"use {', '.join(known)}")
     if host is not None and state != "state":
         with lock().held():
-            django_balancer_haproxy.set_state(site, host, state)
-    found = django_balancer_haproxy.servers(site)
+            _program().set_state(_recorded()["sites"], site, host, state)
+    found = _program().servers(site)
     return found if host is None else {"host": host, **found[host]}
 
 
@@ -253,10 +325,10 @@ def expect(site: str, commits: Collection[str]) -> bool:
     with lock().held():
         record = _recorded()
         record["sites"][site] = {**_site(site), "commits": list(dict.fromkeys(commits))}
-        files = django_balancer_haproxy.files(record["sites"], record["templates"])
-        changes = django_balancer_haproxy.differences(files)
-        _apply(Plan(record, files, changes), {})
-    return bool(changes)
+        is_new = record != _recorded()
+        if is_new:
+            _apply(_plan(record), {})
+    return is_new
 
 
 def _site(name: str) -> Entry:
@@ -265,3 +337,39 @@ def _site(name: str) -> Entry:
         known = f"it balances {', '.join(sites)}" if sites else "it balances none: apply the pillar on it"
         raise DeploymentError(f"this host does not balance {name}", hint=known)
     return sites[name]
+
+
+def _program() -> Program:
+    return PROGRAMS[_kind(_recorded()["sites"])]
+
+
+def templates(kinds: Collection[str]) -> list[str]:
+    """Return the ``salt://`` URLs of the templates of kinds of balancers."""
+    return [url for kind in dict.fromkeys(kinds) for url in PROGRAMS[kind].TEMPLATES]
+
+
+def recorded() -> dict[str, Entry]:
+    """Return the sites of this balancer, as last applied."""
+    return dict(_recorded()["sites"])
+
+
+def change_certificates(keys: Mapping[Path, str]) -> None:
+    """Install certificates, and have the balancer read them; on failure all is as it was before.
+
+    Raises:
+        DeploymentError: it does not accept them.
+    """
+    with lock().held():
+        program = _program()
+        present = {path: django_host_config.read(path) for path in program.files({}, {})}
+        django_balancer_program.install(program, present, keys)
+
+
+def service() -> str:
+    """Return the service that balances on this host."""
+    return _program().DAEMON.service
+
+
+def certificates() -> set[Path]:
+    """Return the certificates that the balancer of this host uses."""
+    return {django_tls.path_of(domain) for domain in _domains(_recorded()["sites"])}

@@ -9,21 +9,23 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import django_balancer_program
+import django_balancer_varnish
 import django_host_command
-import django_host_config
 import django_host_file
-import django_host_port
 import django_host_service
 import django_host_template
 import django_tls
+from django_balancer_program import Entries, Place
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
 from django_kinds import FILES
 
+TITLE = "HAProxy"
 DAEMON = django_host_service.HAPROXY
 NAME = DAEMON.service
 CONFIG = Path("/etc/haproxy/django.cfg")
@@ -33,12 +35,12 @@ UNIT = Path(f"/etc/systemd/system/{NAME}.service")
 #: The socket for commands, of root alone.
 SOCKET = Path(f"/run/{NAME}/admin.sock")
 #: What HAProxy knew of its servers before the last reload: which are drained, and which are up.
-SERVERS = Path("/var/lib/django-formula/balancer/haproxy.servers")
-#: The states of a server, and what HAProxy's socket calls them.
-STATES = ("ready", "drain", "maint")
-TEMPLATES = (f"{FILES}haproxy/haproxy.cfg", f"{FILES}haproxy/haproxy.service")
+SERVERS = django_balancer_program.STATE / "haproxy.servers"
+TEMPLATES: tuple[str, ...] = (
+    *(f"{FILES}haproxy/haproxy.cfg", f"{FILES}haproxy/haproxy.service"),
+    *django_balancer_varnish.TEMPLATES,
+)
 
-IPV6 = Path("/proc/net/if_inet6")
 #: Seconds that a command or a reload may take.
 PATIENCE = 10.0
 #: The administrative state of a server in ``show servers state``: bits of maintenance, and of a drain.
@@ -50,7 +52,7 @@ _HEALTH = 12
 # Files
 
 
-def files(sites: Mapping[str, Mapping[str, Any]], templates: Mapping[str, str]) -> Files:
+def files(sites: Entries, templates: Mapping[str, str]) -> Files:
     """Return configuration and unit, or None for each where there is no site.
 
     Args:
@@ -58,140 +60,82 @@ def files(sites: Mapping[str, Mapping[str, Any]], templates: Mapping[str, str]) 
         templates: texts of `TEMPLATES`.
     """
     if not sites:
-        return dict.fromkeys((CONFIG, CERTIFICATES, UNIT))
+        return {**django_balancer_varnish.files("", {}), **dict.fromkeys((CONFIG, CERTIFICATES, UNIT))}
     ordered = [site for _name, site in sorted(sites.items())]
     domains = sorted({domain for site in ordered if site["https"] for domain in site["domains"]})
-    paths = {"socket": SOCKET, "state": SERVERS, "certificates": CERTIFICATES}
-    text = django_host_template.render(
-        templates, TEMPLATES[0], ours=OURS, sites=ordered, places=_places(ordered), **paths
-    )
+    places = [_place(place) for place in django_balancer_program.places(ordered)]
+    cached = [site for site in ordered if site["memory"]]
+    varnish = django_balancer_varnish.files(max((site["memory"] for site in cached), key=_bytes, default=""), templates)
+    cache = {"cached": cached, "cache": django_balancer_varnish.SOCKET, "hosts": django_balancer_varnish.HOSTS}
+    cache |= django_balancer_program.challenges(ordered)
+    paths = {**cache, "socket": SOCKET, "state": SERVERS, "certificates": CERTIFICATES}
+    text = django_host_template.render(templates, TEMPLATES[0], ours=OURS, sites=ordered, places=places, **paths)
     listed = [f"{OURS}: key and certificate of each domain.", *map(_line, domains), ""] if domains else []
     unit = django_host_template.render(templates, TEMPLATES[1], ours=OURS, name=NAME, config=CONFIG)
-    return {CERTIFICATES: "\n".join(listed) or None, CONFIG: text, UNIT: unit}
+    return {**varnish, CERTIFICATES: "\n".join(listed) or None, CONFIG: text, UNIT: unit}
 
 
-def certificates() -> set[Path]:
-    """Return the certificates that HAProxy uses now."""
-    lines = (django_host_file.read_text(CERTIFICATES) or "").splitlines()
-    return {Path(line.split()[0]) for line in lines if line.startswith("/")}
+def _bytes(memory: str) -> int:
+    return int(memory[:-1]) << {"M": 20, "G": 30}[memory[-1]]
 
 
 def _line(domain: str) -> str:
     return f"{django_tls.path_of(domain)} {domain}"
 
 
-def _places(sites: Collection[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return where HAProxy listens, and which sites it serves there: those with longer paths decide last.
-
-    Raises:
-        DeploymentError: a place is for http and for https.
-    """
-    found = []
-    for key in ("listen", "https"):
-        for listen in django_host_port.ordered({listen for site in sites for listen in site[key]}):
-            here = [site for site in sites if listen in site[key]]
-            other = [site["name"] for site in sites if listen in site["https"] and key == "listen"]
-            if other:
-                raise DeploymentError(
-                    f"{listen} is for http of {here[0]['name']} and for https of {other[0]}",
-                    hint="change balancer:listen of the one, or tls:listen of the other",
-                )
-            here.sort(key=lambda site: (len(site["path"]), site["name"]))
-            name = "django-" + re.sub(r"[^0-9a-z]+", "-", str(listen)).strip("-")
-            found.append({"name": name, "binds": _binds(listen), "sites": here, "tls": key == "https"})
-    return found
+def _place(place: Place) -> dict[str, Any]:
+    name = "django-" + re.sub(r"[^0-9a-z]+", "-", str(place.listen)).strip("-")
+    binds = django_balancer_program.addresses(place.listen, "0.0.0.0:{}", ":::{} v6only")
+    return {"name": name, "binds": binds, "sites": place.sites, "tls": place.tls}
 
 
-def _binds(listen: django_host_port.Listen) -> list[str]:
-    if not isinstance(listen, int):
-        return [listen]
-    has_ipv6 = IPV6.exists() and bool(IPV6.read_text())
-    return [f"0.0.0.0:{listen}", *([f":::{listen} v6only"] if has_ipv6 else [])]
+def masked(text: str) -> str:
+    """Return a difference of files without passwords."""
+    return re.sub(r"(?m)(insecure-password ).*", r"\1**********", text)
 
 
-def differences(wanted: Files) -> dict[str, str]:
-    """Return what would change in files, by path; passwords are masked.
-
-    Raises:
-        DeploymentError: a file of that name exists that the formula did not write.
-    """
-    found = django_host_config.differences(wanted)
-    return {path: re.sub(r"(?m)(insecure-password ).*", r"\1**********", text) for path, text in found.items()}
-
-
-def check(text: str, certificates: str | None) -> None:
+def check(wanted: Files) -> None:
     """Have HAProxy test a configuration that is not installed yet.
-
-    Args:
-        text: its content.
-        certificates: that of `CERTIFICATES`.
 
     Raises:
         DeploymentError: HAProxy refuses it; the message is HAProxy's.
     """
+    vcl = wanted[django_balancer_varnish.CONFIG]
+    if vcl:
+        django_balancer_varnish.check(vcl)
     SERVERS.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{NAME}-") as folder:
         path, listed = Path(folder, CONFIG.name), Path(folder, CERTIFICATES.name)
-        django_host_file.write(listed, certificates or "", durable=False)
-        text = text.replace(f"crt-list {CERTIFICATES}", f"crt-list {listed}")
+        django_host_file.write(listed, wanted[CERTIFICATES] or "", durable=False)
+        text = (wanted[CONFIG] or "").replace(f"crt-list {CERTIFICATES}", f"crt-list {listed}")
         django_host_file.write(path, text, mode=0o600, durable=False)
         try:
             django_host_command.run(["haproxy", "-c", "-f", str(path)], doing="haproxy -c")
         except DeploymentError as error:
-            found = re.search(r"(?m)\[ALERT\].*? : (?:config : )?(.*)", error.log)
-            cause = (found[1] if found else error.message).replace(f"{folder}/", f"{CONFIG.parent}/")
-            raise DeploymentError(
-                f"HAProxy refuses its new configuration: {cause}",
-                hint="the balancer keeps its running configuration; correct the pillar and apply again",
-            ) from None
+            pattern = r"(?m)\[ALERT\].*? : (?:config : )?(.*)"
+            raise django_balancer_program.refused(TITLE, error, pattern, folder, CONFIG.parent) from None
 
 
-def install(wanted: Files, keys: Mapping[Path, str]) -> None:
-    """Install files that differ, and have HAProxy run with them; on failure all is as it was before.
+def forget() -> None:
+    """Remove what HAProxy knew of its servers, and Varnish."""
+    for path in django_balancer_varnish.files("", {}):
+        path.unlink(missing_ok=True)
+    django_balancer_varnish.run()
+    SERVERS.unlink(missing_ok=True)
 
-    Args:
-        wanted: what `files` returns.
-        keys: files with the keys and certificates of domains.
+
+def purge(sites: Entries, site: str) -> None:
+    """Forget what Varnish has kept of a site.
 
     Raises:
-        DeploymentError: HAProxy refuses the configuration, or does not start.
+        DeploymentError: Varnish does not answer.
     """
-    text = wanted[CONFIG]
-    if text is None:
-        remove()
-        return
-    before = {path: django_host_config.read(path) for path in (*keys, *wanted)}
-    try:
-        _write(keys)
-        check(text, wanted[CERTIFICATES])
-        _write(wanted)
-        run()
-    except BaseException:
-        _write(before)
-        if before[CONFIG] is not None and django_host_service.pid(DAEMON):
-            with contextlib.suppress(DeploymentError):
-                run()
-        raise
+    if sites[site]["memory"]:
+        django_balancer_varnish.purge(site)
 
 
-def _write(wanted: Mapping[Path, str | None]) -> None:
-    for path, text in wanted.items():
-        if text is None:
-            path.unlink(missing_ok=True)
-        elif django_host_config.read(path) != text:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            django_host_file.write(path, text, mode=0o644 if path in (UNIT, CERTIFICATES) else 0o600)
-            if path == UNIT:
-                django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
-
-
-def remove() -> None:
-    """Stop HAProxy, and remove what the formula has laid for it."""
-    if UNIT.exists():
-        django_host_service.stop(DAEMON)
-    _write(files({}, {}))
-    django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
-    SERVERS.unlink(missing_ok=True)
+def settle(sites: Entries) -> None:
+    """Do nothing: HAProxy's own checks look at the release too."""
 
 
 # The process
@@ -209,6 +153,7 @@ def run() -> None:
         django_host_service.start(DAEMON)
     else:
         reload()
+    django_balancer_varnish.run()
     if not django_host_service.is_enabled(DAEMON):
         django_host_service.enable(DAEMON)
 
@@ -309,12 +254,13 @@ def servers(site: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def set_state(site: str, host: str, state: str) -> None:
+def set_state(sites: Entries, site: str, host: str, state: str) -> None:
     """Have HAProxy give a host requests (`ready`), no new ones (`drain`), or none and no checks (`maint`).
 
     Raises:
         DeploymentError: HAProxy does not run or refuses it.
     """
+    del sites
     refusal = _answer(f"set server django-{site}/{host} state {state}").strip()
     if refusal:
         raise DeploymentError(f"HAProxy refuses to set {host} of {site} to {state}: {refusal}")

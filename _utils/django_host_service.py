@@ -47,8 +47,13 @@ SUPERVISOR = Daemon("supervisor", "supervisord.pid", "supervisord")
 POSTGRES = Daemon("postgresql", "postgresql/*.pid", "postgres")
 MARIADB = Daemon("mariadb", "mysqld/*.pid", "mariadbd")
 CRON = Daemon("cron", "crond.pid", "cron")
-HAPROXY = Daemon("django-haproxy", "django-haproxy/haproxy.pid", "haproxy")  # a unit of the formula's own
-DAEMONS = {daemon.service: daemon for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB, CRON, HAPROXY)}
+HAPROXY = Daemon("django-haproxy", "django-haproxy/haproxy.pid", "haproxy")  # units of the formula's own
+VARNISH = Daemon("django-varnish", "django-varnish/varnish.pid", "varnishd")
+BALANCING_NGINX = Daemon("django-nginx", "django-nginx/nginx.pid", "nginx", log="journalctl --unit django-nginx")
+DAEMONS = {
+    daemon.service: daemon
+    for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB, CRON, HAPROXY, VARNISH, BALANCING_NGINX)
+}
 
 
 @contextlib.contextmanager
@@ -306,7 +311,7 @@ def _workers(daemon: Daemon, main: int) -> set[int]:
 
     A worker of nginx that shuts down has another title; one of Apache has closed its listening sockets.
     """
-    if daemon is not NGINX:
+    if daemon.program != "nginx":
         ports = django_host_port.listening()
         return {number for number in django_host_proc.children(main) if django_host_port.is_listening(number, ports)}
     lines = {number: django_host_proc.command_line(number).rstrip(b"\0 ") for number in django_host_proc.children(main)}

@@ -57,8 +57,10 @@ def balancer(site: Site, own: Site) -> Iterator[Problem]:
         if own.get("balancer"):
             yield ("balancer",), "has no effect without a host with the part balancer"
         return
-    if site["tls"]["kind"] == "acme":
-        yield ("tls", "kind"), "not supported with a host with the part balancer: use files or self_signed"
+    is_asked = site["tls"]["kind"] == "acme" and site["tls"]["challenge"] == "http-01"
+    if is_asked and 80 not in [port_of(place) for place in site["balancer"]["listen"]]:
+        text = "expected port 80 among them, where the authority connects for tls:challenge: http-01"
+        yield ("balancer", "listen"), text
     if {*site["balancer"]["listen"]} & {*https(site)}:
         yield ("balancer", "listen"), "expected other ports than those of tls:listen"
     if site["proxy"]["kind"] != "nginx":
@@ -67,3 +69,32 @@ def balancer(site: Site, own: Site) -> Iterator[Problem]:
         yield ("proxy", "listen"), "missing: the balancer sends requests to the first port"
     if "balancer" in site["fleet"]["parts"] and site["process"] != "systemd":
         yield ("hosts", site["fleet"]["host"]), "a balancer needs systemd as PID 1 of its host"
+    yield from _of_nginx(site)
+    yield from _of_varnish(site, own)
+
+
+def _of_varnish(site: Site, own: Site) -> Iterator[Problem]:
+    """Yield what does not go together with a cache."""
+    is_cached = site["balancer"]["kind"] == "varnish"
+    if not is_cached and (own.get("balancer") or {}).get("memory"):
+        yield ("balancer", "memory"), "has no effect without balancer:kind: varnish"
+    if is_cached and site["balancer"]["sticky"]:
+        why = "not supported by varnish: a response that sets the cookie of a host is never kept"
+        yield ("balancer", "sticky"), why
+
+
+def _of_nginx(site: Site) -> Iterator[Problem]:
+    """Yield what the open source nginx cannot do: it keeps visitors on hosts by a hash, which has no backup."""
+    options = site["balancer"]
+    if options["kind"] != "nginx":
+        return
+    if options["sticky"] and options["balance"] != "roundrobin":
+        yield (
+            ("balancer", "balance"),
+            "not supported by nginx with sticky: leave it out, or set balancer:kind to haproxy",
+        )
+    if options["sticky"] or options["balance"] == "source":
+        for name, host in site["fleet"]["hosts"].items():
+            if host["backup"]:
+                why = "not supported by nginx with sticky or balance: source: set balancer:kind to haproxy"
+                yield ("hosts", name, "backup"), why

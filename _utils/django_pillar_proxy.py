@@ -151,7 +151,7 @@ def tls_ports(site: Site, _own: Site) -> Iterator[Problem]:
     if tls["kind"] == "none" and 443 in ports:
         text = "443 is the port of https, and tls:kind is none: set tls:kind, or remove the port"
         yield ("proxy", "listen"), text
-    if tls["kind"] == "acme" and tls["challenge"] == "http-01" and 80 not in ports:
+    if tls["kind"] == "acme" and tls["challenge"] == "http-01" and 80 not in ports and "balancer" not in site:
         text = "expected port 80 among them, where the authority connects for tls:challenge: http-01"
         yield ("proxy", "listen"), f"{text}, got {listen}"
 

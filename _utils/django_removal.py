@@ -117,9 +117,9 @@ def remove(site: Site, asked_by: str) -> None:
 
 def _certificates(site: Site) -> list[Path]:
     """Return the certificates that no proxy needs any more, nor the balancer of the site's hosts, if that is here."""
-    import django_balancer_haproxy  # a site is seldom removed
+    import django_balancer  # a site is seldom removed
 
-    served = django_balancer_haproxy.certificates()
+    served = django_balancer.certificates()
     return [path for path in django_proxy_files.leftovers(site, django_proxy_files.absent(site)) if path not in served]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import django_host_archive
 import django_host_command
 import django_host_file
 import django_host_service
@@ -184,7 +185,7 @@ def files(site: Site, templates: Mapping[str, str]) -> dict[Path, bytes]:
         else:
             line = f"{django_schedule_time.cron(definition['at'])} root {command}"
             wanted[_cron(site, name)] = f"# Schedule {name} of the Django site {site.name}\n{line}\n".encode()
-    return {_program(site): django_timer.packed("django_schedule_run"), **wanted} if wanted else {}
+    return {_program(site): django_host_archive.packed("django_schedule_run"), **wanted} if wanted else {}
 
 
 def _configured(site: Site) -> list[str]:

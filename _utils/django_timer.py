@@ -4,20 +4,17 @@ The program requires neither Salt nor a master: it is an archive of our modules 
 backups runs as root: docs/decisions/0035.
 """
 
-import functools
-import io
 import json
 import os
-import re
 import shutil
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import django_backup
 import django_database
+import django_host_archive
 import django_host_command
 import django_host_file
 import django_host_service
@@ -30,8 +27,6 @@ from django_host_command import DeploymentError
 from django_site import Site
 
 CRON = Path("/etc/cron.d")
-#: Where our modules are. An archive has those that a source imports, loaded or not: it is equal for equal code.
-_MODULES = Path(__file__).parent
 #: The schedules of cron for the calendar expressions of systemd.
 _CRON = {"hourly": "0 * * * *", "daily": "0 0 * * *", "weekly": "0 0 * * 1", "monthly": "0 0 1 * *"}
 
@@ -158,7 +153,7 @@ def _files(site: Site, templates: Mapping[str, str], task: Task) -> dict[Path, b
         return {}
     program = _program(site, task)
     command = f"/usr/bin/python3 -I {program} {site.name}"
-    files = {program: packed(task.module)}
+    files = {program: django_host_archive.packed(task.module)}
     if django_host_service.has_systemd():
         variables: dict[str, Any] = {"site": site.config, "command": command, "schedule": schedule}
         variables |= {"local": django_database.are_local(site), "at_home": is_at_home(site)}
@@ -200,25 +195,3 @@ def _refuse_without_cron(site: Site) -> None:
             hint=f"remove {at}, and run django.backup {site.name} from elsewhere; "
             f"or install and start cron: django:sites:{site.name}:packages: [cron]",
         )
-
-
-@functools.cache
-def packed(module: str) -> bytes:
-    """Return a program as an archive that Python runs: a module and those that it imports; equal for equal code."""
-    sources = {"__main__": f"import sys\nimport {module}\nsys.exit({module}.main(*sys.argv[1:]))\n"}
-    names = [module]
-    for name in names:  # grows meanwhile
-        sources[name] = (_MODULES / f"{name}.py").read_text(encoding="utf-8")
-        names += [one for one in dict.fromkeys(_imported(sources[name])) if one not in names]
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as members:
-        for name, source in sources.items():
-            members.writestr(zipfile.ZipInfo(f"{name}.py"), source)
-    return archive.getvalue()
-
-
-def _imported(source: str) -> list[str]:
-    """Return the names of our modules that a source imports, also in a function, and by a name that it composes."""
-    prefixes = re.findall(r"""import_module\(f["'](django_\w+_){""", source)
-    composed = [path.stem for prefix in prefixes for path in sorted(_MODULES.glob(f"{prefix}*.py"))]
-    return [*re.findall(r"^ *(?:import|from) (django_\w+)", source, re.MULTILINE), *composed]

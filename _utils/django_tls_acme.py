@@ -75,18 +75,25 @@ def _failure(domain: str) -> Path:
     return django_tls.path_of(domain).with_suffix(".failed")
 
 
-def renew(site: Site, domains: Iterable[str], files: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Order certificates and reload the proxy; where an order fails, the present certificate stays.
+def renew(
+    site: Site,
+    domains: Iterable[str],
+    files: Mapping[str, str],
+    install: Callable[[Mapping[Path, str]], None] | None = None,
+) -> tuple[dict[str, str], list[str]]:
+    """Order certificates and reload what serves them; where an order fails, the present certificate stays.
 
     Args:
         site: the site.
         domains: what to order certificates for.
         files: secrets of the pillar below ``tls``: ``eab:key``.
+        install: writes certificates and reloads what serves them; without it, the proxies of this host.
 
     Returns:
         What was ordered, by domain, and warnings.
     """
     ordered, warnings = {}, []
+    install = install or django_proxy_switch.change_certificates
     for domain in domains:
         path = django_tls.path_of(domain)
         before = django_host_file.read_text(path)
@@ -95,7 +102,7 @@ def renew(site: Site, domains: Iterable[str], files: Mapping[str, str]) -> tuple
                 if django_host_file.read_text(path) != before:
                     continue  # the timer, or an apply, renewed it in the meantime
                 log.info("%s: ordering a certificate for %s", site.name, domain)
-                django_proxy_switch.change_certificates({path: _order(site, domain, files)})
+                install({path: _order(site, domain, files)})
         except (DeploymentError, OSError) as error:
             cause = _cause(site, error)
             _record_failure(site, domain, cause)

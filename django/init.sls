@@ -4,7 +4,7 @@ The Django sites of this host: ``salt '*' state.apply django``. The pillar is de
 
 django.sync        our own modules, where they are missing or old
 django.clean       removes sites with `state: absent`
-django.balancer    HAProxy, where this host balances sites between their hosts
+django.balancer    HAProxy or nginx, where this host balances sites between their hosts
 django.place       stops where another deployment is in the path of a site
 django.host        packages and uv
 django.proxy       nginx and Apache, which reject unknown hosts

@@ -5,11 +5,16 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import django_balancer
+import django_balancer_check
 import django_balancer_haproxy
+import django_balancer_nginx
+import django_balancer_program
+import django_balancer_varnish
 import django_host_command
 import django_pillar
 import django_release_settings
@@ -29,7 +34,14 @@ COMMON = {
     "media": {"shared": False},
 }
 OLD, NEW = "a" * 40, "b" * 40
-URLS = django_balancer_haproxy.TEMPLATES
+URLS = [*django_balancer_haproxy.TEMPLATES, *django_balancer_nginx.TEMPLATES]
+
+
+BACKUP = {
+    "web1": {"parts": ["app"], "address": "10.0.0.1"},
+    "web2": {"parts": ["app"], "address": "10.0.0.2", "backup": True},
+    "lb1": {"parts": ["balancer"], "address": "10.0.0.9"},
+}
 
 
 @functools.cache
@@ -67,6 +79,10 @@ def haproxy(own_host: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
     state = own_host / "var/lib/django-formula/balancer"
     monkeypatch.setattr(django_balancer, "STATE", state)
+    monkeypatch.setattr(django_balancer_nginx, "UNIT", own_host / "etc/systemd/system/django-nginx.service")
+    monkeypatch.setattr(django_balancer_check, "STATES", state / "hosts.json")
+    monkeypatch.setattr(django_balancer_check, "SERVERS", own_host / "etc/nginx/django-balancer")
+    monkeypatch.setattr(django_balancer_check, "PAGES", own_host / "run/django-nginx")
     monkeypatch.setattr(django_balancer, "RECORD", state / "sites.json")
     monkeypatch.setattr(django_balancer_haproxy, "SERVERS", state / "haproxy.servers")
     monkeypatch.setattr(django_balancer_haproxy, "CONFIG", own_host / "etc/haproxy/django.cfg")
@@ -74,7 +90,7 @@ def haproxy(own_host: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(django_balancer_haproxy, "UNIT", own_host / "etc/systemd/system/django-haproxy.service")
     monkeypatch.setattr(django_balancer_haproxy, "SOCKET", own_host / "run/django-haproxy/admin.sock")
     monkeypatch.setattr(django_balancer_haproxy, "run", lambda: done.append("run"))
-    monkeypatch.setattr(django_balancer_haproxy, "check", lambda *_texts: done.append("check"))
+    monkeypatch.setattr(django_balancer_haproxy, "check", lambda _wanted: done.append("check"))
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: done.append(" ".join(argv)) or "")
     monkeypatch.setattr(django_balancer.django_host_port, "listener", lambda *_port, **_options: None)
     return done
@@ -90,12 +106,47 @@ def commits() -> Any:
 
 def test_configuration_of_haproxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole: UPDATE=1 writes what is rendered now, and the diff is the change to review."""
-    monkeypatch.setattr(django_balancer_haproxy, "IPV6", Path(__file__))
+    monkeypatch.setattr(django_balancer_program, "IPV6", Path(__file__))
     rendered = django_balancer_haproxy.files(entries(yaml.safe_load(_sites())), templates())
+    assert rendered.pop(django_balancer_varnish.CONFIG) is rendered.pop(django_balancer_varnish.UNIT) is None
+    compare(rendered, RENDER)
+
+
+def test_configuration_of_varnish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site with it, and one of the same domain without."""
+    monkeypatch.setattr(django_balancer_program, "IPV6", Path(__file__))
+    found = entries(yaml.safe_load(_sites()))
+    found["blog"]["memory"], found["shop"]["memory"] = "512M", "1G"
+    found["shop"].update(challenge=True, others=["10.0.0.10", "[2001:db8::10]"])
+    compare(django_balancer_haproxy.files(found, templates()), RENDER / "varnish")
+
+
+def compare(rendered: Mapping[Path, str | None], folder: Path) -> None:
     for path, text in rendered.items():
-        if os.environ.get("UPDATE") and text:
-            (RENDER / path.name).write_text(text)
-        assert text == (RENDER / path.name).read_text()
+        if os.environ.get("UPDATE"):
+            folder.mkdir(exist_ok=True)
+            (folder / path.name).write_text(text or "")
+        assert text == (folder / path.name).read_text()
+
+
+def of_nginx(found: dict[str, Entry]) -> dict[str, Entry]:
+    """The same sites with nginx, which has no backup for visitors that it keeps on a host."""
+    for site in found.values():
+        site.update(kind="nginx", balance={"source": "leastconn"}.get(site["balance"], site["balance"]))
+        site["sticky"] = site["challenge"] = site["name"] == "shop"
+        site["others"] = ["10.0.0.10", "[2001:db8::10]"]
+    return found
+
+
+def test_configuration_of_nginx(haproxy: list[str], own_host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(django_balancer_program, "IPV6", Path(__file__))
+    monkeypatch.setattr(django_balancer_nginx.django_proxy_nginx, "version", lambda: (1, 22, 1))
+    rendered = django_balancer_nginx.files(of_nginx(entries(yaml.safe_load(_sites()))), templates())
+    texts = {
+        path: re.sub(r"(?m)^# Program: .*", "# Program: …", text or "").replace(f"{own_host}/", "/")
+        for path, text in rendered.items()
+    }
+    compare(texts, RENDER / "nginx")
 
 
 @pytest.mark.parametrize(
@@ -272,11 +323,23 @@ def test_pillar_of_the_guide_is_valid() -> None:
 @pytest.mark.parametrize(
     ("options", "key", "problem"),
     [
-        ({"tls": {"kind": "acme"}}, "tls:kind", "not supported with a host with the part balancer"),
+        ({"tls": {"kind": "acme"}, "balancer": {"listen": [8080]}}, "balancer:listen", "expected port 80 among them"),
         ({"tls": {"kind": "self_signed", "listen": [80]}}, "balancer:listen", "other ports than those of tls:listen"),
         ({"proxy": {"kind": "none"}}, "proxy:kind", "set proxy:kind to nginx"),
         ({"proxy": {"kind": "apache"}}, "proxy:kind", "set proxy:kind to nginx"),
-        ({"balancer": {"kind": "nginx"}}, "balancer:kind", "expected haproxy"),
+        ({"balancer": {"kind": "traefik"}}, "balancer:kind", "expected one of haproxy, nginx, varnish"),
+        (
+            {"balancer": {"kind": "nginx", "sticky": True, "balance": "leastconn"}},
+            "balancer:balance",
+            "by nginx with sticky",
+        ),
+        (
+            {"balancer": {"kind": "nginx", "balance": "source"}, "hosts": BACKUP},
+            "hosts:web2:backup",
+            "not supported by nginx",
+        ),
+        ({"balancer": {"kind": "varnish", "sticky": True}}, "balancer:sticky", "not supported by varnish"),
+        ({"balancer": {"memory": "1G"}}, "balancer:memory", "has no effect without balancer:kind: varnish"),
         ({"balancer": {"status": {}}}, "balancer:status:password", "missing"),
         ({"hosts": {"web1": ["app"]}, "balancer": {"sticky": True}}, "balancer", "no effect without a host with the"),
     ],

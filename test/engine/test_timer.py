@@ -8,6 +8,7 @@ from pathlib import Path
 
 import django_backup
 import django_deploy_steps
+import django_host_archive
 import django_host_service
 import django_process_systemd
 import django_removal
@@ -193,7 +194,7 @@ def test_program_backs_up_the_site(daily, capsys):
 
 
 def test_modules_of_the_program_import_only_the_standard_library():
-    packed = zipfile.ZipFile(io.BytesIO(django_timer.packed("django_timer")))
+    packed = zipfile.ZipFile(io.BytesIO(django_host_archive.packed("django_timer")))
     sources = {name: packed.read(name).decode() for name in packed.namelist()}
     words = {line.split()[1].split(".")[0] for text in sources.values() for line in text.splitlines()
              if line.startswith(("import ", "from "))}  # fmt: skip
@@ -261,7 +262,7 @@ def test_foreign_acme_client_has_more_rights(make_site, tls, more):
 
 def test_program_does_not_depend_on_what_was_imported_before():
     """Otherwise an apply in another process would change the program, and the next one again."""
-    code = "import hashlib, django_timer as t; {}; print(hashlib.sha256(t.packed('django_timer')).hexdigest())"
+    code = "import hashlib, django_host_archive as t; {}; print(hashlib.sha256(t.packed('django_timer')).hexdigest())"
     environment = {"PYTHONPATH": str(Path(django_timer.__file__).parent), "PYTHONDONTWRITEBYTECODE": "1"}
     sums = set()
     for first in ("pass", "import django_project_advice, django_deploy_plan"):

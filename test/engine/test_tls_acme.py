@@ -5,11 +5,11 @@ import time
 import zipfile
 from pathlib import Path
 
+import django_host_archive
 import django_host_command
 import django_host_file
 import django_host_service
 import django_proxy_switch
-import django_timer
 import django_tls
 import django_tls_acme
 import django_tls_renewal
@@ -404,9 +404,9 @@ def test_timer_renews_certificates_of_the_local_authority(make_site, monkeypatch
 
 
 def test_program_of_the_timer_needs_python_alone(blog):
-    django_timer.packed.cache_clear()
+    django_host_archive.packed.cache_clear()
     program = blog.root / "tls.pyz"
-    program.write_bytes(django_timer.packed("django_tls_renewal"))
+    program.write_bytes(django_host_archive.packed("django_tls_renewal"))
     argv = ["/usr/bin/python3", "-I", program, "nobody"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "there is no site 'nobody' on this host" in done.stderr, done.stderr

@@ -1,0 +1,188 @@
+"""The programs that balance sites, HAProxy and nginx: what a module of one has, and how its files are installed."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import django_host_command
+import django_host_config
+import django_host_file
+import django_host_port
+import django_host_service
+import django_tls_challenge
+from django_host_command import DeploymentError
+from django_host_config import Files
+from django_host_port import Listen
+from django_host_service import Daemon
+
+#: Where the balancer of this host has its records. Of root alone.
+STATE = Path("/var/lib/django-formula/balancer")
+IPV6 = Path("/proc/net/if_inet6")
+#: The states of a host, for all programs.
+STATES = ("ready", "drain", "maint")
+KEPT = "the balancer keeps its running configuration; correct the pillar and apply again"
+
+Entries = Mapping[str, Mapping[str, Any]]  # the sites of a balancer, by name
+
+
+class Program(Protocol):
+    """A program that balances; each is a module, ``django_balancer_<program>.py``, with units of its own."""
+
+    #: How messages call it.
+    TITLE: str
+    DAEMON: Daemon
+    UNIT: Path
+    CONFIG: Path
+    #: ``salt://`` URLs of its templates.
+    TEMPLATES: tuple[str, ...]
+
+    def files(self, sites: Entries, templates: Mapping[str, str]) -> Files:
+        """Return its files, or None for each where there is no site."""
+
+    def masked(self, text: str) -> str:
+        """Return a difference of its files without passwords."""
+
+    def check(self, wanted: Files) -> None:
+        """Have the program test files that are not installed yet; raise what it says against them."""
+
+    def run(self) -> None:
+        """Start it and enable it at boot, or have it read its configuration anew."""
+
+    def forget(self) -> None:
+        """Remove what it has recorded, once it has stopped."""
+
+    def settle(self, sites: Entries) -> None:
+        """Have the hosts that may not get requests now get none, if the program itself does not see to that."""
+
+    def purge(self, sites: Entries, site: str) -> None:
+        """Forget the responses of a site that it has kept."""
+
+    def servers(self, site: str) -> dict[str, dict[str, Any]]:
+        """Return the hosts of a site as the program sees them, by name: state, check, whether it is up, weight."""
+
+    def set_state(self, sites: Entries, site: str, host: str, state: str) -> None:
+        """Have it give a host requests (`ready`), no new ones (`drain`), or none and no checks (`maint`)."""
+
+
+class Place(NamedTuple):
+    """Where a balancer listens, and the sites there: those with longer paths last."""
+
+    listen: Listen
+    tls: bool
+    sites: list[Mapping[str, Any]]
+
+
+def places(sites: Collection[Mapping[str, Any]]) -> list[Place]:
+    """Return where a balancer listens, and which sites it serves there.
+
+    Raises:
+        DeploymentError: a place is for http and for https.
+    """
+    found = []
+    for key in ("listen", "https"):
+        for listen in django_host_port.ordered({listen for site in sites for listen in site[key]}):
+            here = [site for site in sites if listen in site[key]]
+            other = [site["name"] for site in sites if listen in site["https"] and key == "listen"]
+            if other:
+                raise DeploymentError(
+                    f"{listen} is for http of {here[0]['name']} and for https of {other[0]}",
+                    hint="change balancer:listen of the one, or tls:listen of the other",
+                )
+            here.sort(key=lambda site: (len(site["path"]), site["name"]))
+            found.append(Place(listen, key == "https", here))
+    return found
+
+
+def challenges(sites: Collection[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the template variables of http-01: the socket of this host's answers, and the other balancers."""
+    asked = [site for site in sites if site["challenge"]]
+    others = sorted({address for site in asked for address in site["others"]})
+    return {"challenges": django_tls_challenge.SOCKET if asked else None, "others": others}
+
+
+def addresses(listen: Listen, ipv4: str, ipv6: str) -> list[str]:
+    """Return how a program writes a place: a port without an address is for IPv4, and for IPv6 where the host has it.
+
+    Args:
+        listen: the place.
+        ipv4: the form of a port of IPv4, such as ``0.0.0.0:{}``.
+        ipv6: that of IPv6.
+    """
+    if not isinstance(listen, int):
+        return [listen]
+    has_ipv6 = IPV6.exists() and bool(IPV6.read_text())
+    return [ipv4.format(listen), *([ipv6.format(listen)] if has_ipv6 else [])]
+
+
+def differences(program: Program, wanted: Files) -> dict[str, str]:
+    """Return what would change in files, by path; passwords are masked.
+
+    Raises:
+        DeploymentError: a file of that name exists that the formula did not write.
+    """
+    return {path: program.masked(text) for path, text in django_host_config.differences(wanted).items()}
+
+
+def install(program: Program, wanted: Files, keys: Mapping[Path, str]) -> None:
+    """Install files that differ, and have the program run with them; on failure all is as it was before.
+
+    Args:
+        program: the program.
+        wanted: its files.
+        keys: files with the keys and certificates of domains.
+
+    Raises:
+        DeploymentError: it refuses the configuration, or does not start.
+    """
+    before = {path: django_host_config.read(path) for path in (*keys, *wanted)}
+    try:
+        _write(program, keys)
+        program.check(wanted)
+        _write(program, wanted)
+        program.run()
+    except BaseException:
+        _write(program, before)
+        if before[program.CONFIG] is not None and django_host_service.pid(program.DAEMON):
+            with contextlib.suppress(DeploymentError):
+                program.run()
+        raise
+
+
+def remove(program: Program) -> None:
+    """Stop a program, and remove what the formula has laid for it; nothing where there is nothing."""
+    if program.UNIT.exists():
+        django_host_service.stop(program.DAEMON)
+        program.forget()
+    _write(program, program.files({}, {}))
+
+
+def _write(program: Program, wanted: Mapping[Path, str | None]) -> None:
+    units = {path: text for path, text in wanted.items() if path.parent == program.UNIT.parent}
+    before = {path: django_host_config.read(path) for path in units}
+    for path, text in wanted.items():
+        if text is None:
+            path.unlink(missing_ok=True)
+        elif django_host_config.read(path) != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            django_host_file.write(path, text, mode=0o644 if path in units else 0o600)
+    if units != before:
+        django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
+
+
+def refused(title: str, error: DeploymentError, pattern: str, folder: str, installed: Path) -> DeploymentError:
+    """Return the error for a configuration that a program refuses.
+
+    Args:
+        title: the program.
+        error: what its own test has ended with.
+        pattern: finds the reason in its output.
+        folder: where the files were for the test.
+        installed: the folder that they are for.
+    """
+    found = re.search(pattern, error.log)
+    cause = (found[1] if found else error.message).replace(f"{folder}/", f"{installed}/")
+    return DeploymentError(f"{title} refuses its new configuration: {cause}", hint=KEPT)

@@ -1,0 +1,124 @@
+"""Varnish in front of the hosts of a site: what it keeps, what it never keeps, and that no request is lost with it."""
+
+import time
+from typing import Any
+
+import pytest
+from balancing import NEW, OLD, Fleet, answers_of, cable, start
+from conftest import Hosts
+
+pytestmark = pytest.mark.full
+
+
+@pytest.fixture(scope="module")
+def fleet(module_hosts: Hosts) -> Fleet:
+    fleet = start(module_hosts, kind="varnish")
+    fleet.apply()
+    assert fleet.lb.apply().changed == {}
+    for host in fleet.web:
+        fleet.wait(host, "UP")
+    return fleet
+
+
+def get(fleet: Fleet, path: str = "/kept", method: str = "GET", **headers: str) -> Any:
+    return fleet.lb.http(path, "blog.example.org", method, headers=headers)
+
+
+def contents(fleet: Fleet, path: str, method: str = "GET", **headers: str) -> int:
+    """How many different answers three requests have."""
+    return len({get(fleet, path, method, **headers).content for _number in range(3)})
+
+
+def test_answer_is_kept_as_its_headers_allow(fleet: Fleet) -> None:
+    assert contents(fleet, "/kept") == 1
+    found = get(fleet)
+    assert found.headers["X-Cache"] == "hit" and "Age" in found.headers
+    assert not {"X-Varnish", "Via", "X-Django-Site"} & found.headers.keys()
+    german = get(fleet, **{"Accept-Language": "de"})
+    assert german.headers["X-Cache"] == "miss" and german.content != found.content
+    assert contents(fleet, "/") == 2, "without Cache-Control both hosts answer"
+
+
+def test_session_login_and_post_are_never_kept(fleet: Fleet) -> None:
+    for path in ("/session", "/private"):
+        assert contents(fleet, path) == 3
+    assert get(fleet, "/kept").headers["X-Cache"] == "hit"
+    assert contents(fleet, "/kept", Cookie="sessionid=1") == 3
+    assert contents(fleet, "/kept", Authorization="Basic eDp5") == 3
+    assert contents(fleet, "/kept", "POST") == 3
+    assert "X-Cache" not in get(fleet, "/kept", "POST").headers
+
+
+def test_visitor_is_known_and_no_visitor_is_believed(fleet: Fleet) -> None:
+    lies = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https", "X-Django-Site": "shop"}
+    _name, address, *rest = get(fleet, "/", **lies).text.split()
+    assert address not in ("192.0.2.1", fleet.lb.address, "0.0.0.0") and rest == ["http"]
+
+
+def test_release_purges(fleet: Fleet) -> None:
+    before = get(fleet).content
+    assert get(fleet).content == before
+    assert fleet.expect(OLD, NEW)
+    changed = get(fleet).content
+    assert changed != before and get(fleet).content == changed
+    assert fleet.expect(OLD)
+    assert get(fleet).content != changed
+
+
+def test_no_request_is_lost_without_varnish(fleet: Fleet) -> None:
+    with fleet.lossless() as load:
+        for _number in range(3):
+            fleet.lb.run(["systemctl", "kill", "--signal=KILL", "django-varnish"])
+            load.wait(100)
+        fleet.lb.run(["systemctl", "stop", "django-varnish"])
+        load.wait(100)
+        assert get(fleet).status_code == 200 and "X-Cache" not in get(fleet).headers
+        fleet.apply()
+        load.wait(200)
+    assert get(fleet).headers["X-Cache"] in ("hit", "miss")
+    print(f"Varnish killed: {len(load.answers)} requests, slowest {max(one.duration for one in load.answers):.2f} s")
+
+
+def test_no_request_is_lost_when_a_host_is_killed_or_cut_off(fleet: Fleet) -> None:
+    host = fleet.web[0]
+    for method in ("GET", "POST"):
+        with fleet.load(method) as load:
+            load.wait(20)
+            host.run("systemctl kill --signal=KILL nginx; systemctl stop nginx")
+            out = fleet.wait(host, "DOWN")
+            host.run(["systemctl", "start", "nginx"])
+            back = fleet.wait(host, "UP")
+            load.wait(50)
+        print(f"{method}, killed: out {out} s, back {back} s, {len(load.failed)} of {len(load.answers)} failed")
+        assert len(load.failed) <= (0 if method == "GET" else 8)
+    with fleet.lossless() as load:
+        cable(host, "down")
+        out = fleet.wait(host, "DOWN")
+        cable(host, "up")
+        back = fleet.wait(host, "UP")
+    print(f"cut off: out {out} s, back {back} s, {len(load.answers)} requests")
+
+
+def test_drained_host_gets_no_request(fleet: Fleet) -> None:
+    host = fleet.web[1]
+    with fleet.lossless() as load:
+        fleet.backend(host.name, "drain")
+        since = time.time()
+        fleet.lb.run("for number in $(seq 20); do systemctl reload django-haproxy; sleep 0.2; done")
+        assert fleet.expect(OLD, NEW) and fleet.expect(OLD)
+        load.wait(50)
+        assert answers_of(load, host, since + 0.5) == 0
+        assert fleet.states() == {"web1": "UP", "web2": "DRAIN"}
+        fleet.backend(host.name, "ready")
+        fleet.wait(host, "UP")
+
+
+def test_other_kind_takes_varnish_with_it(fleet: Fleet) -> None:
+    fleet.balancer = {"kind": "haproxy"}
+    with fleet.lossless():
+        fleet.apply()
+    assert fleet.lb.apply().changed == {}
+    left = fleet.lb.run(
+        "ls -R /etc/varnish /etc/systemd/system; systemctl is-active django-varnish", check=False
+    ).stdout
+    assert not {"django.vcl", "django-varnish.service", "active"} & {*left.split()}
