@@ -133,6 +133,15 @@ def answers_of(load: Load, host: Host, since: float) -> int:
     return sum(answer.release == host.name and answer.time > since for answer in load.answers)
 
 
+def returns(load: Load, host: Host, since: float) -> bool:
+    """Whether a host gets requests again, for which the balancer has a while."""
+    for _number in range(40):
+        if answers_of(load, host, since):
+            return True
+        load.wait(25)
+    return False
+
+
 def cable(host: Host, state: str) -> None:
     """Cut a host off, or connect it again; it has no right to do that itself."""
     pid = podman("inspect", "--format={{.State.Pid}}", host.container).stdout.strip()
