@@ -71,7 +71,7 @@ def files(sites: Entries, templates: Mapping[str, str]) -> Files:
     paths = {**cache, "socket": SOCKET, "state": SERVERS, "certificates": CERTIFICATES}
     text = django_host_template.render(templates, TEMPLATES[0], ours=OURS, sites=ordered, places=places, **paths)
     listed = [f"{OURS}: key and certificate of each domain.", *map(_line, domains), ""] if domains else []
-    unit = django_host_template.render(templates, TEMPLATES[1], ours=OURS, name=NAME, config=CONFIG)
+    unit = django_host_template.render(templates, TEMPLATES[1], ours=OURS, name=NAME, config=CONFIG, cached=cached)
     return {**varnish, CERTIFICATES: "\n".join(listed) or None, CONFIG: text, UNIT: unit}
 
 

@@ -58,7 +58,9 @@ def check(text: str) -> None:
         path = Path(folder, CONFIG.name)
         django_host_file.write(path, text, durable=False)
         try:
-            django_host_command.run(["varnishd", "-C", "-n", f"{folder}/work", "-f", str(path)], doing="varnishd -C")
+            django_host_command.run(
+                ["varnishd", "-j", "none", "-C", "-n", f"{folder}/work", "-f", str(path)], doing="varnishd -C"
+            )
         except DeploymentError as error:
             lines = [line for line in error.log.splitlines() if line.strip()]
             cause = " ".join(lines[:3]).replace(f"{folder}/", f"{CONFIG.parent}/") or error.message
