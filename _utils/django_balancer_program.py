@@ -168,7 +168,8 @@ def _write(program: Program, wanted: Mapping[Path, str | None]) -> None:
             path.unlink(missing_ok=True)
         elif django_host_config.read(path) != text:
             path.parent.mkdir(parents=True, exist_ok=True)
-            django_host_file.write(path, text, mode=0o644 if path in units else 0o600)
+            is_public = path in units or path.suffix == ".vcl"  # which Varnish reads without being root
+            django_host_file.write(path, text, mode=0o644 if is_public else 0o600)
     if units != before:
         django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
 
