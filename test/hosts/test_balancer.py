@@ -226,7 +226,8 @@ def test_https_ends_at_the_balancer(fleet: Fleet) -> None:
     signed = authority.sign(domain)
     with Visitors(lb.address, domain, "/") as visitors:
         changes = fleet.apply(tls={"kind": "files", "certificate": signed.certificate, "key": signed.key}).changed
-        assert changes == {"The balancer serves its sites": {"certificates": {domain: "changed"}}}
+        assert changes.keys() == {"The balancer serves its sites"}
+        assert changes["The balancer serves its sites"]["certificates"] == {domain: "changed"}
         assert ask(lb.address, domain, root=authority.root).status == 200
         time.sleep(1)
     assert visitors.failed == [] and visitors.statuses[301] > 10
