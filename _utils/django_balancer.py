@@ -365,9 +365,10 @@ def change_certificates(keys: Mapping[Path, str]) -> None:
         django_balancer_program.install(program, present, keys)
 
 
-def service() -> str:
-    """Return the service that balances on this host."""
-    return _program().DAEMON.service
+def services() -> list[str]:
+    """Return the services that balance on this host."""
+    sites = recorded().values()
+    return [_program().DAEMON.service, *(["django-varnish"] if any(site["memory"] for site in sites) else [])]
 
 
 def certificates() -> set[Path]:
