@@ -924,6 +924,58 @@ def balancer(name, sites, gone, platform, templates):
     return ret
 
 
+def databases(name, sites, gone, platform):
+    """
+    Have the database servers of this host serve sites to their hosts: over TLS, with logins of exactly those hosts.
+
+    A server is restarted only where it has to listen on another address, or needs more connections. Nothing that it
+    has is dropped.
+
+    name
+        Any name.
+    sites
+        Configurations by name of the sites whose databases this host has, from ``map.jinja``, as JSON.
+    gone
+        Names of the sites whose databases it does not have.
+    platform
+        As for ``django.site``.
+
+    .. code-block:: yaml
+
+        The databases of the sites are served:
+          django.databases:
+            - sites: {{ django.served | tojson | yaml_dquote }}
+            - gone: []
+            - platform: {{ django.platform | tojson }}
+    """
+    import django_database_served
+
+    ret = {"name": name, "changes": {}, "result": True, "comment": "the databases for other hosts are unchanged"}
+    test = __opts__["test"]
+    try:
+        served = [_served(django_site.Site(config, platform)) for config in json.loads(sites).values()]
+        ret["changes"] = django_database_served.serve(served, gone, test=test)
+    except DeploymentError as error:
+        return {**ret, "result": False, "comment": str(error)}
+    if ret["changes"]:
+        comment = f"the databases for other hosts {'would be' if test else 'have been'} set up"
+        ret.update(result=None if test else True, comment=comment)
+    elif not served:
+        ret["comment"] = "this host has no databases for other hosts"
+    return ret
+
+
+def _served(site):
+    """Return a site whose databases this host has, with what the pillar has for their server."""
+    import django_database_served
+
+    given = f"django:sites:{site.name}:fleet"
+    engines = django_database_served.engines(site)
+    verifiers = {engine: _secret(f"{given}:passwords:{engine}") for engine in engines}
+    certificate = _secret(f"{given}:certificates:{site.config['fleet']['host']}")
+    return django_database_served.Served(site, verifiers, certificate, _secret(f"{given}:key"))
+
+
 def _given_to_balancer(config):
     """Return the secrets that the pillar has for the balancer of a site: of its status page, and certificates."""
     given = {key: config["tls"][key] for key in ("certificate", "key")}
