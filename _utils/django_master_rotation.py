@@ -33,13 +33,13 @@ class Rotation(Fleet):
             if "next" in keys.given() or all(answer.value["key"] == current for answer in ready.values()):
                 following = django_secret.fingerprint(keys.begin())
                 if _without(ready, following):
-                    self.id = f"{own}-accept"
+                    self.id = f"{own}-1"
                     self._release_or(keys.give_up, hosts, ready, began)
                     ready = self._preflight(hosts)
                 keys.promote()
             elif missing := _without(ready, current):
                 raise Failed("preflight", dict.fromkeys(missing, "it does not accept the store's key: apply on it"))
-            self.id = f"{own}-sign"
+            self.id = f"{own}-2"
             return self._release_or(keys.take_back, hosts, ready, began)
 
     def _release_or(self, undo: Callable[[], None], hosts: list[str], ready: Answers, began: float) -> dict[str, Any]:

@@ -367,6 +367,12 @@ def test_a_host_knows_whether_the_master_has_its_keys_but_not_which(keys: Any, e
     assert not any(key in str(found) for key in (keys or {}).values())
 
 
+@pytest.mark.parametrize("kind", ["", "-1", "-2"])
+def test_the_deployment_that_is_over_may_have_been_a_rotation(kind: str) -> None:
+    found = on("web1", {"web*": ["app"]}, fleet={"addresses": KNOWN, "over": f"20261123T123940-20625{kind}"})
+    assert found["errors"] == []
+
+
 def test_a_balancer_needs_no_secrets_of_the_site() -> None:
     hosts = {"web*": ["app"], "lb1": ["balancer"]}
     assert on("lb1", hosts, secret_key=None, secrets={"TOKEN": {"generate": 50}})["errors"] == []
