@@ -118,7 +118,7 @@ def link(host: Host, state: str) -> None:
 def strike(fleet: Fleet, host: Host, pid: str, kind: str) -> None:
     """Let something happen to a host whose process `pid` is in the middle of a verb, or to the master."""
     if kind == "minion":  # the job goes on, and its answer reaches no one
-        host.run(f"pgrep -f salt-minion | grep -vx {pid} | xargs kill -KILL")
+        host.run(f"pgrep -f salt-minio[n] | grep -vx {pid} | xargs kill -KILL")
     elif kind == "job":
         host.run(["kill", "-KILL", pid])
     elif kind == "host":
