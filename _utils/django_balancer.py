@@ -254,6 +254,7 @@ def _install(plan: Plan, keys: Mapping[Path, str]) -> None:
     if not plan.record["sites"]:
         leaving.append(plan.program)
     elif leaving:
+        django_balancer_program.write(plan.program, keys)
         plan.program.check(plan.files)
     for program in leaving:
         django_balancer_program.remove(program)

@@ -137,9 +137,10 @@ def run() -> None:
     Raises:
         DeploymentError: it does not start, or keeps its old configuration.
     """
-    program = django_host_archive.packed("django_balancer_check")
-    if not PROGRAM.exists() or PROGRAM.read_bytes() != program:
-        django_host_file.write(PROGRAM, program, mode=0o600)
+    if not django_host_archive.IS_PACKED:
+        program = django_host_archive.packed("django_balancer_check")
+        if not PROGRAM.exists() or PROGRAM.read_bytes() != program:
+            django_host_file.write(PROGRAM, program, mode=0o600)
     django_host_service.reload(DAEMON)
     if not django_host_service.is_enabled(DAEMON):
         django_host_service.enable(DAEMON)

@@ -140,12 +140,12 @@ def install(program: Program, wanted: Files, keys: Mapping[Path, str]) -> None:
     """
     before = {path: django_host_config.read(path) for path in (*keys, *wanted)}
     try:
-        _write(program, keys)
+        write(program, keys)
         program.check(wanted)
-        _write(program, wanted)
+        write(program, wanted)
         program.run()
     except BaseException:
-        _write(program, before)
+        write(program, before)
         if before[program.CONFIG] is not None and django_host_service.pid(program.DAEMON):
             with contextlib.suppress(DeploymentError):
                 program.run()
@@ -157,16 +157,19 @@ def remove(program: Program) -> None:
     if program.UNIT.exists():
         django_host_service.stop(program.DAEMON)
         program.forget()
-    _write(program, program.files({}, {}))
+    write(program, program.files({}, {}))
 
 
-def _write(program: Program, wanted: Mapping[Path, str | None]) -> None:
+def write(program: Program, wanted: Mapping[Path, str | None]) -> None:
+    """Write files that differ, or remove those without content."""
     units = {path: text for path, text in wanted.items() if path.parent == program.UNIT.parent}
     before = {path: django_host_config.read(path) for path in units}
     for path, text in wanted.items():
+        if django_host_config.read(path) == text:
+            continue  # a timer cannot write to /etc
         if text is None:
-            path.unlink(missing_ok=True)
-        elif django_host_config.read(path) != text:
+            path.unlink()
+        else:
             path.parent.mkdir(parents=True, exist_ok=True)
             is_public = path in units or path.suffix == ".vcl"  # which Varnish reads without being root
             django_host_file.write(path, text, mode=0o644 if is_public else 0o600)

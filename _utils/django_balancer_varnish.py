@@ -5,7 +5,6 @@ cannot answer, by another one. So hosts are balanced, checked and drained by HAP
 to the hosts: see docs/decisions/0068.
 """
 
-import contextlib
 import os
 import tempfile
 import time
@@ -92,8 +91,9 @@ def _stop() -> None:
     """Stop Varnish, whose unit is removed."""
     if django_host_service.pid(DAEMON) is not None:
         django_host_command.run(["systemctl", "stop", f"{NAME}.service"], doing=f"stopping {NAME}")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(UNIT.parent / "multi-user.target.wants" / UNIT.name)
+    link = UNIT.parent / "multi-user.target.wants" / UNIT.name
+    if os.path.lexists(link):
+        link.unlink()
 
 
 def purge(site: str) -> None:

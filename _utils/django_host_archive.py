@@ -8,6 +8,8 @@ from pathlib import Path
 
 #: Where our modules are. An archive has those that a source imports, loaded or not: it is equal for equal code.
 _MODULES = Path(__file__).parent
+#: Whether this runs in such a program, which makes no other one.
+IS_PACKED = not _MODULES.is_dir()
 
 
 @functools.cache
