@@ -90,7 +90,8 @@ class Served:
             django_host_file.write(password, django_secret.store_password(site), mode=0o600)
         stale = self._stale()
         for _kind, server in self.servers if stale else ():
-            django_store_setup.mark_restart(server)
+            if os.path.lexists(server.socket):  # it runs
+                django_store_setup.mark_restart(server)
         for path, text in stale.items():
             django_host_file.write(path, text, mode=0o400, user=user, group=site.user)
 

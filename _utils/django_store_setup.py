@@ -3,7 +3,6 @@
 What a running server can change, such as its memory, is changed without a restart.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -85,9 +84,8 @@ def _restart_mark(server: OwnServer) -> Path:
 
 
 def mark_restart(server: OwnServer) -> None:
-    """Record that a running server is to be restarted, since a file that it reads at its start changes."""
-    if os.path.lexists(server.socket):
-        django_host_file.write(_restart_mark(server), "")
+    """Record that a server is to be restarted, since a file that it reads at its start changes."""
+    django_host_file.write(_restart_mark(server), "")
 
 
 def apply(found: Pending) -> str:

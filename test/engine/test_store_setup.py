@@ -10,6 +10,7 @@ import django_host_service
 import django_release
 import django_release_workers
 import django_secret
+import django_store
 import django_store_client
 import django_store_contract
 import django_store_redis
@@ -41,12 +42,17 @@ def host(own_host, tmp_path, monkeypatch):
     return found
 
 
+def pending(site):
+    """What differs on the host, for the servers of the site's own."""
+    return django_store_setup.pending(django_store.own_servers(site), formula_templates())
+
+
 @pytest.fixture
 def queue(host, make_site):
     """The site with a queue that is set up."""
     site = make_site(queue={"engine": "redis"}, process="supervisor")
     django_store_contract.folder(site).mkdir(parents=True)
-    (one,) = django_store_setup.pending(site, formula_templates())
+    (one,) = pending(site)
     django_store_setup.apply(one)
     django_store_setup.restart(one.server)
     host.did.clear()
@@ -69,17 +75,17 @@ def stop_at(monkeypatch, module, name, what):
 def test_server_whose_files_a_killed_deployment_has_changed_is_restarted(queue, host, monkeypatch, at):
     script = django_store_contract.folder(queue) / "queue.sh"
     script.write_text("of an older version\n")
-    (one,) = django_store_setup.pending(queue, formula_templates())
+    (one,) = pending(queue)
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
         stop_at(killed, django_store_service, at, "queue")
         django_store_setup.apply(one)
         django_store_setup.restart(one.server)
-    (one,) = django_store_setup.pending(queue, formula_templates())
+    (one,) = pending(queue)
     assert one.restarts and not one.files
     django_store_setup.apply(one)
     django_store_setup.restart(one.server)
     assert host.did[-1] == "supervisorctl restart django-blog-queue"
-    assert django_store_setup.pending(queue, formula_templates()) == []
+    assert pending(queue) == []
 
 
 @pytest.fixture
@@ -99,7 +105,7 @@ def cache(host, make_site, tmp_path, monkeypatch):
     def apply(memory):
         """Return the warning of an apply, and the limit in the unit."""
         wanted[:] = [("maxmemory", memory)]
-        (one,) = django_store_setup.pending(make_site(cache={"engine": "redis", "memory": memory}), formula_templates())
+        (one,) = pending(make_site(cache={"engine": "redis", "memory": memory}))
         warning = django_store_setup.apply(one)
         unit = (tmp_path / "units/django-blog-cache.service").read_text()
         return warning, int(django_store_setup._LIMIT.search(unit)[1]) >> 20
