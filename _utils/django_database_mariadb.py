@@ -1,7 +1,9 @@
 """Set MariaDB up on this host: read its state once, and make databases and users with its client."""
 
+import contextlib
 import hashlib
 import json
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -212,8 +214,15 @@ def _former_accounts(database: ManagedDatabase, state: Mapping[str, Any]) -> Ite
     for account in sorted({account for account, granted in _granted(state["rights"]) if granted == pattern} - allowed):
         user, _at, host = account.rpartition("@")
         if user == database.user:
-            login = f"{_text(user)}@{_text(host)}"
-            yield Change(f"user {account}", "dropped", [f"DROP USER {login};", f"KILL USER {login};"])
+            ends = [f"KILL USER {_text(user)}@{_text(name)};" for name in _names(host)]
+            yield Change(f"user {account}", "dropped", [f"DROP USER {_text(user)}@{_text(host)};", *ends])
+
+
+def _names(address: str) -> list[str]:
+    """Return what MariaDB may list the connections of a host by: its address, or the name that DNS has for it."""
+    with contextlib.suppress(OSError):
+        return [address, socket.getnameinfo((address, 0), socket.NI_NAMEREQD)[0]]
+    return [address]
 
 
 def _is_own(database: ManagedDatabase, state: Mapping[str, Any]) -> bool:

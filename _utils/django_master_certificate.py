@@ -55,10 +55,14 @@ def _new(host: str, address: str) -> str:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])
     begin = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)  # clocks differ
     names = [x509.DNSName(host), x509.IPAddress(ipaddress.ip_address(address))]
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begin, begin + _LIFE)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        # Without them a client that trusts a former one too may take that, which has the same name, for its issuer.
+        .add_extension(identifier, critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier(identifier.digest, None, None), critical=False)
     )
     certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     formats = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

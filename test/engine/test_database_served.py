@@ -1,6 +1,7 @@
 """The database of a site on one of its hosts: the configuration of each host, and what is changed on its server."""
 
 import json
+import socket
 from pathlib import Path
 
 import django_database_mariadb
@@ -327,11 +328,16 @@ def test_mariadb_has_an_account_for_each_host():
         MARIADB.pending_changes([BLOG], mariadb({"blog@10.0.0.1": {**ACCOUNT, "access": 1}}))
 
 
-def test_an_account_of_a_host_that_left_is_dropped_with_its_connections():
+def test_an_account_of_a_host_that_left_is_dropped_with_its_connections(monkeypatch):
+    monkeypatch.setattr(socket, "getnameinfo", lambda place, flags: ("web8.example.org", "0"))
     accounts = {"blog@10.0.0.1": ACCOUNT, "blog@10.0.0.8": ACCOUNT, "shop@10.0.0.8": ACCOUNT}
     rights = [*RIGHTS, ("blog@10.0.0.8", "blog"), ("shop@10.0.0.8", "blog"), ("blog@10.0.0.8", "other")]
     (dropped,) = MARIADB.pending_changes([BLOG], mariadb(accounts, rights))
-    assert dropped.statements == ["DROP USER 'blog'@'10.0.0.8';", "KILL USER 'blog'@'10.0.0.8';"]
+    assert dropped.statements == [
+        "DROP USER 'blog'@'10.0.0.8';",
+        "KILL USER 'blog'@'10.0.0.8';",
+        "KILL USER 'blog'@'web8.example.org';",
+    ]
     closed = MARIADB.closing_changes(BLOG, mariadb(accounts, rights))
     assert [one.item for one in closed] == ["user blog@10.0.0.1", "user blog@10.0.0.8"]
 

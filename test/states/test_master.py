@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import ssl
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -226,6 +227,10 @@ def test_a_certificate_that_is_replaced_is_trusted_until_its_file_is_deleted(tmp
     kept.rename(kept.with_suffix(".former.pem"))
     both, new_key = django_master_certificate.of_host(tmp_path, "db1", "10.0.0.5")
     assert both.endswith(certificate) and both != certificate and new_key != key and key not in both
+    for name, text in {"both": both, "former": certificate, "new": both.removesuffix(certificate)}.items():
+        (tmp_path / name).write_text(text)
+    for name in ("former", "new"):
+        subprocess.run(["openssl", "verify", "-CAfile", tmp_path / "both", tmp_path / name], check=True)
     kept.with_suffix(".former.pem").unlink()
     assert django_master_certificate.of_host(tmp_path, "db1", "10.0.0.5") == (both.removesuffix(certificate), new_key)
 
