@@ -101,7 +101,7 @@ def test_finding_03_left_behind_build_holds_no_lock(lair):
 
 def test_finding_03_left_behind_build_that_keeps_the_output_costs_its_own_time_only(lair):
     lair.attack_build(STAY.replace("keep=True", "keep=True, keep_output=True"))
-    assert lair.release().held().seconds < 30 + 10, "the build's own timeout"
+    assert lair.release().held().seconds < 30 + 60, "the build's own timeout, not the 120 s of what it leaves behind"
     assert lair.host.run(["pgrep", "-u", "mallory-build", "-a"], check=False).stdout == ""
     lair.mend()
     lair.repository.commit(version("3.1"))
