@@ -10,12 +10,16 @@ The value is the folder of its store, which it makes. Sites without ``hosts`` ge
 """
 
 import fnmatch
+import inspect
 import ipaddress
+import itertools
 import os
+import re
 import socket
 import sys
 
 import salt.cache
+import salt.pillar
 
 for _name in ("_utils", "utils"):  # of the formula, or of what Salt has synced
     sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), _name))
@@ -28,6 +32,10 @@ import django_master_store  # noqa: E402
 
 #: The parts whose servers other hosts use.
 _SERVERS = ("database", "cache")
+#: Names of minions that configurations of servers take as they are; Salt allows nearly all characters.
+_ID = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+#: The most CPUs that a minion is believed to have: the connections of a database are reckoned by them.
+_CPUS = 256
 
 
 def ext_pillar(minion_id, pillar, store):
@@ -41,17 +49,42 @@ def ext_pillar(minion_id, pillar, store):
     store
         Folder of the store.
     """
-    given = _map(pillar.get("django"))
+    given = _map(_of_master(minion_id, pillar).get("django"))
     defaults = _map(given.get("defaults"))
     found, roster = {}, None
     for name, site in _map(given.get("sites")).items():
-        hosts = {**_map(defaults.get("hosts")), **_map(_map(site).get("hosts"))}
-        if hosts and isinstance(site, dict) and django_master_store.NAME.fullmatch(str(name)):
+        whole = _over(defaults, site) if isinstance(site, dict) else {}
+        hosts = _map(whole.get("hosts"))
+        if hosts and django_master_store.NAME.fullmatch(str(name)):
             roster = roster or _roster()
-            secrets = {**_map(defaults.get("secrets")), **_map(site.get("secrets"))}
-            whole = {**defaults, **site, "secrets": secrets}
             found[name] = _of_site(minion_id, name, whole, hosts, store, roster)
     return {"django": {"sites": found}} if found else {}
+
+
+def _of_master(minion_id, pillar):
+    """
+    Return the pillar without what the minion has sent along, such as `pillar=` of a command, which Salt has merged into
+    it: it would make any minion a host of any site. It is compiled once more only where there is such a thing.
+    """
+    if "_ssh_version" in __opts__ or not _is_overridden():
+        return pillar
+    before = [*itertools.takewhile(lambda entry: "django" not in entry, __opts__["ext_pillar"])]
+    options = {**__opts__, "pillar": {}, "ext_pillar": before}
+    environments = (__opts__.get("saltenv"), __opts__.get("pillarenv"))
+    return salt.pillar.Pillar(
+        options, __grains__, minion_id, environments[0], pillarenv=environments[1]
+    ).compile_pillar()
+
+
+def _is_overridden():
+    """Return whether the pillar that is being compiled has anything of the minion's; also where that is not known."""
+    frame = inspect.currentframe()
+    while frame:
+        compiler = frame.f_locals.get("self")
+        if isinstance(compiler, salt.pillar.Pillar):
+            return bool(compiler.pillar_override)
+        frame = frame.f_back
+    return True
 
 
 def _map(value):
@@ -59,12 +92,26 @@ def _map(value):
     return value if isinstance(value, dict) else {}
 
 
+def _over(lower, upper):
+    """Return a map of a site over that of the defaults, merged as a minion does: null removes."""
+    merged = dict(lower)
+    for name, value in upper.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _over(_map(lower.get(name)), value) if isinstance(value, dict) else value
+    return merged
+
+
 def _of_site(minion_id, name, site, hosts, folder, roster):
     store = django_master_store.Store(folder, name)
     accepted = sorted(roster or django_master_known.accepted(__opts__))
-    names = [one for one in accepted if any(fnmatch.fnmatchcase(one, pattern) for pattern in hosts)]
+    names = [
+        one for one in accepted if _ID.fullmatch(one) and any(fnmatch.fnmatchcase(one, pattern) for pattern in hosts)
+    ]
     literal = [one for one in hosts if not any(character in one for character in "*?[")]
-    parts = {one: _parts(one, hosts) for one in sorted({*names, *literal})}
+    is_there = site.get("state") != "absent"
+    parts = {one: _parts(one, hosts) for one in sorted({*names, *literal})} if is_there else {}
     store.keep_hosts(parts)
     addresses = _addresses(minion_id, store, names, roster)
     servers = _servers(minion_id, store, parts, hosts, addresses)
@@ -72,7 +119,7 @@ def _of_site(minion_id, name, site, hosts, folder, roster):
     if "database" in parts.get(minion_id, ()):
         cache = salt.cache.factory(__opts__)
         apps = [one for one in names if "app" in parts[one]]
-        known["cpus"] = {one: int((cache.fetch("grains", one) or {}).get("num_cpus") or 0) for one in apps}
+        known["cpus"] = {one: _cpus(_grains(cache, one)) for one in apps}
     if not {"app", "worker"} & {*parts.get(minion_id, ())}:
         return {"fleet": known}
     known["secrets"] = _generated(store, site)
@@ -106,7 +153,7 @@ def _servers(minion_id, store, parts, hosts, addresses):
         hosts_with = [one for one, its in parts.items() if part in its]
         for host in hosts_with:
             address = _map(hosts.get(host)).get("address") or addresses.get(host)
-            if address:
+            if _is_address(address):
                 certificates[host], key = django_master_certificate.of_host(store.folder.parent, host, address)
                 own_key |= {"key": key} if host == minion_id else {}
         if hosts_with and (uses or part in own):
@@ -114,6 +161,15 @@ def _servers(minion_id, store, parts, hosts, addresses):
             passwords |= {part: password} if uses else {}
             passwords |= _verifiers(part, password) if part in own else {}
     return {"passwords": passwords, "certificates": certificates, **own_key} if certificates or passwords else {}
+
+
+def _is_address(text):
+    """Return whether a text is an IP address; a minion reports one that is not."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _verifiers(part, password):
@@ -153,6 +209,12 @@ def _addresses(minion_id, store, names, roster):
     return {one: known[one] for one in names}
 
 
+def _cpus(grains):
+    """Return how many CPUs a minion reports to have, as far as that is possible."""
+    number = grains.get("num_cpus")
+    return min(number, _CPUS) if type(number) is int and number > 0 else 0
+
+
 def _grains(cache, name):
     """Return the grains of a minion that the master has seen; Salt 3007 keeps them with its pillar."""
     return cache.fetch("grains", name) or (cache.fetch(f"minions/{name}", "data") or {}).get("grains") or {}
@@ -161,7 +223,10 @@ def _grains(cache, name):
 def _address(grains):
     """Return the first address that is not of the loopback; empty where the master has not seen the host yet."""
     for address in [*(grains.get("ipv4") or []), *(grains.get("ipv6") or [])]:
-        one = ipaddress.ip_address(address)
+        try:
+            one = ipaddress.ip_address(str(address).partition("%")[0])
+        except ValueError:  # a minion reports what it likes
+            continue
         if not (one.is_loopback or one.is_link_local):
             return str(one)
     return ""

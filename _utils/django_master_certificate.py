@@ -5,6 +5,7 @@ the hosts that use it, which trust nothing else. The master needs `cryptography`
 """
 
 import datetime
+import fcntl
 import ipaddress
 import re
 from pathlib import Path
@@ -41,8 +42,10 @@ def of_host(folder: str | Path, host: str, address: str) -> tuple[str, str]:
     path = Path(folder, ".certificates", host, f"{ipaddress.ip_address(address)}.pem")
     for parent in (path.parents[1], path.parent):
         parent.mkdir(mode=0o700, exist_ok=True)
-    if not path.exists():
-        django_host_file.write(path, _new(host, address), mode=0o600)
+    with open(path.parent / ".lock", "w") as lock:  # the master compiles the pillars of several minions at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            django_host_file.write(path, _new(host, address), mode=0o600)
     certificate, mark, key = path.read_text().partition(_KEY)
     former = path.with_suffix(".former.pem")
     more = former.read_text().partition(_KEY)[0] if former.exists() else ""

@@ -21,7 +21,9 @@ import django_master_password
 import django_master_store
 import pytest
 import salt.cache
+import salt.config
 import salt.key
+import salt.pillar
 from django_host_command import DeploymentError
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,7 @@ def pillar_of(tmp_path, monkeypatch, options):
     module = module_of("_pillar/django.py")
     monkeypatch.setattr(module, "__opts__", options, raising=False)
     monkeypatch.setattr(module, "__grains__", {"id": "master"}, raising=False)
+    monkeypatch.setattr(module, "_is_overridden", lambda: False)
     keys = SimpleNamespace(list_keys=lambda: {"minions": [*GRAINS, "web3"]})
     monkeypatch.setattr(salt.key, "get_key", lambda _opts: keys)
     cache = SimpleNamespace(fetch=lambda bank, name: CACHED.get(f"{bank}/{name}"))
@@ -180,7 +183,7 @@ def test_sites_without_hosts_and_mistakes_get_nothing(pillar_of, tmp_path, sites
 
 @pytest.mark.parametrize("parts", [None, "app", {"parts": "app"}, 7])
 def test_a_part_in_a_wrong_form_makes_no_host(pillar_of, parts):
-    assert "secret_key" not in pillar_of("web1", {"blog": {"hosts": {"web1": parts}}})["blog"]
+    assert "secret_key" not in pillar_of("web1", {"blog": {"hosts": {"web1": parts}}}).get("blog", {})
 
 
 SERVERS = {
@@ -218,7 +221,9 @@ def test_the_certificate_of_a_server_holds_until_its_address_changes(tmp_path):
         (tmp_path / "pair.pem").write_text("".join(text))
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tmp_path / "pair.pem")
     kept = tmp_path / ".certificates/db1"
-    assert {path.stat().st_mode & 0o777 for path in kept.iterdir()} == {0o600} and kept.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in kept.glob("*.pem")} == {
+        0o600
+    } and kept.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_certificate_that_is_replaced_is_trusted_until_its_file_is_deleted(tmp_path):
@@ -268,3 +273,66 @@ def test_by_salt_ssh_the_hosts_and_their_addresses_are_those_of_the_roster(pilla
     assert len(web4["secret_key"]) == 50
     # web1 and lb1 have minions too, which the master has seen: by a minion they get the same.
     assert web4["fleet"]["addresses"] == {"lb1": "10.0.0.9", "web1": "10.0.0.1", "web4": "203.0.113.4", "web5": ""}
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    """Salt's own compilation of a minion's pillar, with what the minion sends along."""
+    (tmp_path / "pillar").mkdir()
+    (tmp_path / "pillar/top.sls").write_text("base: {'web*': [blog]}")
+    (tmp_path / "pillar/blog.sls").write_text("django: {sites: {blog: {hosts: {web1: [app]}}}}")
+    options = salt.config.apply_master_config(
+        {
+            "root_dir": str(tmp_path),
+            "pillar_roots": {"base": [str(tmp_path / "pillar")]},
+            "module_dirs": [str(ROOT)],
+            "ext_pillar": [{"django": str(tmp_path / "store")}],
+        }
+    )
+
+    def compile_pillar(minion: str, sent: dict[str, Any]) -> dict[str, Any]:
+        grains = {"id": minion, "ipv4": ["10.0.0.1"]}
+        pillar = salt.pillar.Pillar(options, grains, minion, "base", pillar_override=sent).compile_pillar()
+        assert "_errors" not in pillar
+        return pillar.get("django", {}).get("sites", {})
+
+    return compile_pillar
+
+
+def test_what_a_minion_sends_along_makes_it_no_host(compiled, tmp_path):
+    sent = {"django": {"sites": {"blog": {"hosts": {"evil": ["app"]}, "secrets": {"TOKEN": {"generate": 50}}}}}}
+    key = compiled("web1", {})["blog"]["secret_key"]
+    kept = (tmp_path / "store/blog/hosts.json").read_text()
+    assert len(key) == 50 and json.loads(kept) == {"web1": ["app"]}
+    assert compiled("evil", sent) == sent["django"]["sites"]
+    assert compiled("web1", {"a": 1})["blog"]["secret_key"] == key
+    assert not compiled("web1", sent)["blog"]["fleet"]["secrets"]
+    assert (tmp_path / "store/blog/hosts.json").read_text() == kept
+
+
+def test_null_of_a_site_removes_what_the_defaults_have(pillar_of):
+    defaults = {"hosts": {"web1": {"parts": ["app"]}}, "secrets": {"TOKEN": {"generate": 20}}}
+    sites = {"blog": {"hosts": {"web1": {"weight": 50}}}, "shop": {"hosts": None}}
+    found = pillar_of("web1", sites, defaults=defaults)
+    assert {*found} == {"blog"} and len(found["blog"]["fleet"]["secrets"]["TOKEN"]) == 20
+
+
+def test_the_hosts_of_an_absent_site_are_no_hosts_any_more(pillar_of, tmp_path):
+    pillar_of("web1", {"blog": {"hosts": HOSTS}})
+    assert django_master_store.sites(tmp_path / "store") == ["blog"]
+    pillar_of("web1", {"blog": {"hosts": HOSTS, "state": "absent"}})
+    assert django_master_store.sites(tmp_path / "store") == []
+
+
+@pytest.mark.parametrize(("grains", "cpus"), [({"num_cpus": 4}, 4), ({"num_cpus": 60000}, 256), ({"num_cpus": "x"}, 0)])
+def test_a_minion_is_not_believed_to_have_any_number_of_cpus(pillar_of, monkeypatch, grains, cpus):
+    monkeypatch.setitem(CACHED, "grains/web1", GRAINS["web1"] | grains)
+    given = pillar_of(
+        "db1", {"blog": {"hosts": {"web1": ["app"], "db1": {"parts": ["database"], "address": "10.0.0.5"}}}}
+    )
+    assert given["blog"]["fleet"]["cpus"] == {"web1": cpus}
+
+
+def test_an_address_that_is_none_is_left_out(pillar_of, monkeypatch):
+    monkeypatch.setitem(CACHED, "grains/web1", {"ipv4": ["x\ny"], "ipv6": ["2001:db8::1%x\nadmin"]})
+    assert pillar_of("lb1", {"blog": {"hosts": HOSTS}})["blog"]["fleet"]["addresses"]["web1"] == "2001:db8::1"
