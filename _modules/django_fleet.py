@@ -266,8 +266,9 @@ def backend(site, host=None, state="state"):
     host
         Minion's name of the host. All hosts by default, which can only be shown.
     state
-        ``drain``: no new requests, except those of visitors whom a sticky site keeps there. ``maint``: no requests
-        and no health checks. ``ready``: requests again, while the health checks pass. ``state`` changes nothing.
+        ``drain``: no new requests, except, with HAProxy, those of visitors whom a sticky site keeps there. ``maint``:
+        no requests and no health checks. ``ready``: requests again, while the health checks pass. ``state`` changes
+        nothing.
 
     CLI Example:
 

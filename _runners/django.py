@@ -177,7 +177,8 @@ def join(site, host, roster=False):
 def abandon(site, roster=False):
     """
     End a deployment whose runner is gone: what it has prepared is removed, and hosts that have switched go back. The
-    master does so by itself when a runner is killed. A claim of another master ends after a minute, or by this.
+    master does so by itself when a runner is killed. A claim of another master ends after a minute, three by salt-ssh,
+    or by this.
 
     site
         Name of the site.

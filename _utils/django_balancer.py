@@ -329,6 +329,8 @@ def expect(site: str, commits: Collection[str]) -> bool:
         is_new = record != _recorded()
         if is_new:
             _apply(_plan(record), {})
+        else:  # a release of the same commit has other settings
+            _program().purge(record["sites"], site)
     return is_new
 
 

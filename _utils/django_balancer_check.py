@@ -10,6 +10,7 @@ import concurrent.futures
 import html
 import http.client
 import math
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import django_host_command
 import django_host_file
 from django_host_lock import Lock
+from django_wall_response import Bounded
 
 #: What is known of each host, by site. Of root alone.
 STATES = Path("/var/lib/django-formula/balancer/hosts.json")
@@ -67,17 +69,16 @@ def _recorded(record: str) -> Entries:
     return dict((django_host_file.read_json(Path(record)) or {"sites": {}})["sites"])
 
 
-def ask(sites: Entries, known: States, *, at_once: bool = False) -> States:
+def ask(sites: Entries, known: States) -> States:
     """Check all hosts, and return what is known of them then.
 
     Args:
         sites: as `django_balancer` records them.
         known: what was known of them before.
-        at_once: whether one check without a good answer takes a host out.
     """
     rows = [(name, server) for name, site in sites.items() for server in site["servers"]]
     with concurrent.futures.ThreadPoolExecutor(max(len(rows), 1)) as pool:
-        asked = pool.map(lambda row: _checked(sites[row[0]], row[1], _known(known, *row), at_once), rows)
+        asked = pool.map(lambda row: _checked(sites[row[0]], row[1], _known(known, *row)), rows)
         found: States = {name: {} for name in sites}
         for (name, server), state in zip(rows, asked, strict=True):
             found[name][server["name"]] = state
@@ -132,9 +133,7 @@ def _known(known: States, name: str, server: Mapping[str, Any]) -> dict[str, Any
     return known.get(name, {}).get(server["name"], _UNKNOWN)
 
 
-def _checked(
-    site: Mapping[str, Any], server: Mapping[str, Any], known: dict[str, Any], at_once: bool
-) -> dict[str, Any]:
+def _checked(site: Mapping[str, Any], server: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     """Return what is known of a host after it was asked."""
     if known["state"] == "maint":
         return {**known, "is_up": False, "check": "not checked", "misses": 0}
@@ -143,7 +142,7 @@ def _checked(
         return {**known, "is_up": True, "check": "passes", "misses": 0}
     misses = known["misses"] + 1
     is_behind = problem.startswith("serves ")
-    is_up = known["is_up"] and not at_once and not is_behind and misses < MISSES
+    is_up = known["is_up"] and not is_behind and misses < MISSES
     return {**known, "is_up": is_up, "check": problem, "misses": min(misses, MISSES)}
 
 
@@ -174,7 +173,10 @@ def _get(
     """Return status and content of a page of a host; 0 and the reason where it does not answer."""
     connection = http.client.HTTPConnection(server["place"], timeout=PATIENCE)
     scheme = {"X-Forwarded-Proto": "https"} if site["https"] else {}
+    deadline = time.monotonic() + PATIENCE  # of the whole answer, which a site may send byte by byte
     try:
+        connection.connect()
+        connection.sock = Bounded(connection.sock, deadline, 2 << 20)
         connection.request(
             "GET", path, headers={"Host": site["domains"][0], **scheme, **headers, "Connection": "close"}
         )

@@ -166,7 +166,7 @@ def settle(sites: Entries) -> None:
         DeploymentError: nginx does not read its configuration.
     """
     known = django_balancer_check.states()
-    if django_balancer_check.keep(sites, django_balancer_check.ask(sites, known, at_once=True)):
+    if django_balancer_check.keep(sites, django_balancer_check.ask(sites, known)):
         django_host_service.reload(DAEMON)
 
 

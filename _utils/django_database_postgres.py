@@ -398,7 +398,8 @@ def _psql(database: ManagedDatabase, text: str, *, doing: str) -> str:
         [*argv, *([f"--host={database.socket}"] if database.socket else [])],
         doing=doing,
         user="postgres",
-        environment={"PGCONNECT_TIMEOUT": "10"},
+        # Before 15 a site may put functions into the schema public, which are found before those of PostgreSQL.
+        environment={"PGCONNECT_TIMEOUT": "10", "PGOPTIONS": "-c search_path=pg_catalog"},
         timeout=60,
         stdin=text,
         secrets=re.findall(r"SCRAM-SHA-256\$[^']+", text),

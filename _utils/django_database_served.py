@@ -70,7 +70,9 @@ def serve(served: Sequence[Served], gone: Collection[str], *, test: bool) -> Cha
     found: Changes = {}
     record = django_host_file.read_json(RECORD, _SHAPE) or {}
     for name in sorted({*gone} & {*record}):
-        _merge(found, _close(name, record.pop(name), test))
+        servers = [SERVERS[place["engine"]] for place in record[name]]
+        if all(server.is_running() or not server.is_installed() for server in servers):  # else by a later apply
+            _merge(found, _close(name, record.pop(name), test))
     for engine, port in sorted({(database.engine, database.port or 0) for one in served for database in _places(one)}):
         _merge(found, _serve(engine, port or None, served, test))
     record |= {one.site.name: [_entry(place) for place in _places(one)] for one in served}

@@ -237,14 +237,16 @@ class Fleet:
         What it has prepared is removed, and hosts that have switched go back, unless all had.
 
         Raises:
-            DeploymentError: its runner is not gone.
+            DeploymentError: its runner is not gone, or a host did not end it.
         """
         hosts = self.released()
         with self.store.deploying(self.by) as self._progress:
             answers = self._abandon(hosts, "")
             if commit := self.store.release()["commit"]:
                 answers |= self.ask("expect", self.names("balancer"), "expect", [commit], look=_LOOK_FIRST)
-        return {host: answer.error or answer.value for host, answer in sorted(answers.items())}
+        if problems := {host: answer.error for host, answer in answers.items() if answer.error}:
+            raise Failed("abandon", problems)
+        return {host: answer.value for host, answer in sorted(answers.items())}
 
     def status(self) -> dict[str, Any]:
         """Return the release that the hosts have in common, and what each says."""

@@ -1,7 +1,7 @@
 """Functions on minions, from a runner of their master: whose answer comes, whose job has failed, who is lost.
 
-Salt's own client takes silence for success. Here each minion answers, or is named as lost after three questions for its
-job without an answer. A job that goes on is waited for.
+Salt's own client reports no error for a minion that does not answer. Here each minion answers, or is named as lost
+after three questions for its job without an answer. A job that goes on is waited for.
 """
 
 import time
@@ -12,7 +12,7 @@ import salt.client
 
 #: Seconds that the master's client waits for the publication of a job.
 _PUBLISH = 5
-#: Seconds by which each host makes the master's patience longer: it takes its answers one after the other.
+#: Seconds for each host by which the first question for a job is later: the master takes answers one after the other.
 _EACH = 0.02
 #: How many questions in a row may stay without an answer; a host that builds a release answers late.
 _UNANSWERED = 3

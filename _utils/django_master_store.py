@@ -16,6 +16,7 @@ import fcntl
 import os
 import re
 import secrets
+import socket
 import string
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -147,12 +148,14 @@ class Store:
         return django_host_file.read_text(self.folder / "last") or ""
 
     def over(self) -> str:
-        """Return the id of the last deployment that has claimed hosts, if no process of this master deploys the site.
+        """Return the id of the last deployment that has claimed hosts, if no process deploys the site.
 
-        The lock is not tried for it: that would keep a deployment from beginning.
+        The lock is not tried for it: that would keep a deployment from beginning. Of a process of another master that
+        has the same store it is not known whether it lives: its deployment is not over.
         """
-        found = re.search(r", pid (\d+), since ", django_host_file.read_text(self.folder / "lock") or "")
-        return "" if found and django_host_proc.exists(int(found[1])) else self.last()
+        found = re.search(r", pid (\d+) of (\S+), since ", django_host_file.read_text(self.folder / "lock") or "")
+        lives = found and (found[2] != socket.gethostname() or django_host_proc.exists(int(found[1])))
+        return "" if lives else self.last()
 
     def begin(self, deployment: str) -> None:
         """Keep the id of a deployment that holds the lock and is about to claim hosts."""
@@ -178,7 +181,8 @@ class Store:
                     f"{self.site} is being deployed by {file.read().strip() or 'another process'}", transient=True
                 ) from None
             try:
-                yield Progress(descriptor, f"{by}, pid {os.getpid()}, since {django_host_clock.now()}")
+                process = f"pid {os.getpid()} of {socket.gethostname()}"
+                yield Progress(descriptor, f"{by}, {process}, since {django_host_clock.now()}")
             finally:
                 os.ftruncate(descriptor, 0)
 
@@ -205,10 +209,11 @@ class Progress:
     def phase(self, name: str) -> None:
         """Say in which phase it is."""
         text = f"{self._by}, phase {name}\n".encode()
-        os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, text, 0)
+        os.ftruncate(self._descriptor, len(text))  # after it: `over` may read the file in between
 
 
 def sites(folder: str | Path) -> list[str]:
     """Return the names of the sites that the store knows."""
-    return sorted(path.parent.name for path in Path(folder).glob("*/hosts.json"))
+    found = (path.parent.name for path in Path(folder).glob("*/hosts.json"))
+    return sorted(name for name in found if Store(folder, name).hosts())

@@ -81,6 +81,11 @@ def _of_varnish(site: Site, own: Site) -> Iterator[Problem]:
     if is_cached and site["balancer"]["sticky"]:
         why = "not supported by varnish: a response that sets the cookie of a host is never kept"
         yield ("balancer", "sticky"), why
+    limited: list[tuple[str, ...]] = [("proxy", "allow")] * bool(site["proxy"].get("allow"))
+    for path, options in site["proxy"]["locations"].items():
+        limited += [("proxy", "locations", path, name) for name in ("allow", "deny") if name in (options or {})]
+    for place in limited if is_cached else ():
+        yield place, "not supported by balancer:kind: varnish, which gives what it has kept to every client"
 
 
 def _of_nginx(site: Site) -> Iterator[Problem]:

@@ -116,7 +116,7 @@ def settle(site: Site) -> None:
     parts, host = site["fleet"]["parts"], site["fleet"]["host"]
     apps, workers = hosts_with(site, "app"), hosts_with(site, "worker")
     if not {*RELEASED} & {*parts}:
-        site |= {"state": "absent", "remove_data": False}
+        site |= {"state": "absent", "remove_data": site["remove_data"] and site["state"] == "absent"}
         return
     if host not in apps[:1]:
         site["backup"]["schedule"] = None

@@ -48,7 +48,8 @@ class Served:
             if isinstance(kind, ServerStore):
                 self.servers.append((kind, server))
         first = self.servers[0][1]
-        self._files = {first.certificate: pem["certificate"], first.key: pem["key"]}
+        own, end, _former = pem["certificate"].partition("-----END CERTIFICATE-----\n")
+        self._files = {first.certificate: own + end, first.key: pem["key"]}
 
     def changes(self, templates: Mapping[str, str]) -> dict[str, str]:
         """Return what differs on the host, for people."""

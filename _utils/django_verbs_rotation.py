@@ -67,6 +67,11 @@ def _refuse_to_rotate(site: django_site.Site, alias: str) -> None:
     if not database.get("engine"):
         known = ", ".join(site.config["databases"]) or "none"
         raise DeploymentError(f"the pillar of {site.name} has no database {alias!r}", hint=f"it has {known}")
+    if database.get("served_by"):
+        raise DeploymentError(
+            f"the master's store has the password of the database {alias!r} of {site.name}",
+            hint="replace it there, for all hosts: docs/guides/fleet.md",
+        )
     if not database.get("manage"):
         raise DeploymentError(
             f"the database {alias!r} of {site.name} is not on a server that the formula sets up",

@@ -1,4 +1,4 @@
-# salt-run state.orchestrate examples.orchestrate: every host gets its configuration, then all get the release. It fails
+# salt-run state.orchestrate orchestrate: every host gets its configuration, then all get the release. It fails
 # when one of the two does, and shows why. Copy it to a folder of your own: docs/guides/fleet.md.
 the hosts have their configuration:
   salt.state:
