@@ -22,7 +22,9 @@ def fleet(module_hosts, tmp_path_factory, request) -> Fleet:
     """Two hosts and their database's, after the first apply on that and then on all, and the first deployment."""
     release = {"postgres": "trixie", "mysql": "bookworm"}[request.param]
     master, database = module_hosts(name="master"), module_hosts(release, name="db1")
-    apps = [module_hosts("bookworm", kind="ready", name="web1"), module_hosts("trixie", kind="ready", name="web2")]
+    # The first one dumps the database: pg_dump of Debian 12 refuses a server of Debian 13.
+    first, second = ("trixie", "bookworm") if request.param == "postgres" else ("bookworm", "trixie")
+    apps = [module_hosts(first, kind="ready", name="web1"), module_hosts(second, kind="ready", name="web2")]
     start_master(master)
     start_minions(master, [*apps, database])
     fleet = Fleet(master, apps, database, tmp_path_factory.mktemp("repository"))
