@@ -241,22 +241,6 @@ def abandon(site, deployment, by, keep=False):
     return _answer(lambda: django_verbs_fleet.abandon(site, deployment, by, keep))
 
 
-def outcome(site, deployment):
-    """
-    Return what has become of a deployment on this host: ``live``, ``prepared`` or ``none``.
-
-    site, deployment
-        As for ``django_fleet.claim``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt web1 django_fleet.outcome blog ID
-    """
-    return _answer(lambda: django_verbs_fleet.outcome(site, deployment))
-
-
 def backend(site, host=None, state="state"):
     """
     Show how the balancer on this host sees a host of a site, or change whether it gives it requests.

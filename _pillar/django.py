@@ -24,6 +24,7 @@ import salt.pillar
 for _name in ("_utils", "utils"):  # of the formula, or of what Salt has synced
     sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), _name))
 
+import django_kinds  # noqa: E402
 import django_master_certificate  # noqa: E402
 import django_master_keys  # noqa: E402
 import django_master_known  # noqa: E402
@@ -120,7 +121,7 @@ def _of_site(minion_id, name, site, hosts, folder, roster):
         cache = salt.cache.factory(__opts__)
         apps = [one for one in names if "app" in parts[one]]
         known["cpus"] = {one: _cpus(_grains(cache, one)) for one in apps}
-    if not {"app", "worker"} & {*parts.get(minion_id, ())}:
+    if not {*django_kinds.RELEASED} & {*parts.get(minion_id, ())}:
         return {"fleet": known}
     known["secrets"] = _generated(store, site)
     if site.get("secret_key"):
@@ -145,7 +146,7 @@ def _servers(minion_id, store, parts, hosts, addresses):
     them, the certificates of the servers, and the key of its own.
     """
     own = {*parts.get(minion_id, ())}
-    uses = {"app", "worker"} & own
+    uses = {*django_kinds.RELEASED} & own
     passwords: dict[str, str] = {}
     certificates: dict[str, str] = {}
     own_key: dict[str, str] = {}

@@ -206,7 +206,7 @@ def _folder():
 
 
 def _fleet(site, verb, roster, kind=django_master_deploy.Fleet, **options):
-    def tell(phase, found):
+    def report(phase, found):
         if os.path.exists(os.path.join(__opts__["sock_dir"], "master_event_pull.ipc")):  # without a master, no bus
             with salt.utils.event.get_event("master", opts=__opts__, listen=False) as events:
                 events.fire_event({"site": site, "phase": phase, **found}, f"django/{site}/{verb}/{phase}")
@@ -216,7 +216,7 @@ def _fleet(site, verb, roster, kind=django_master_deploy.Fleet, **options):
 
     by = f"{getpass.getuser()} (salt-run django.{verb}{' roster=True' if roster else ''} on {socket.gethostname()})"
     store = django_master_store.Store(_folder(), site)
-    return kind(store, _hosts(roster), by, tell, **options)
+    return kind(store, _hosts(roster), by, report, **options)
 
 
 def _hosts(roster):

@@ -17,6 +17,7 @@ from django_database_server import Change, DatabaseServer, ManagedDatabase, Netw
 from django_database_setup import SERVERS
 from django_host_command import DeploymentError
 from django_host_folder import Folder
+from django_kinds import RELEASED
 from django_site import Site
 
 #: The databases by site, as far as they are needed to close them.
@@ -119,7 +120,7 @@ def _managed(one: Served, alias: str, database: Mapping[str, Any]) -> ManagedDat
 def _clients(site: Site) -> tuple[str, ...]:
     """Return the addresses of the hosts that use the site's databases."""
     hosts = site.config["fleet"]["hosts"].values()
-    return tuple(sorted({host["address"] for host in hosts if {"app", "worker"} & {*host["parts"]}}))
+    return tuple(sorted({host["address"] for host in hosts if {*RELEASED} & {*host["parts"]}}))
 
 
 def _entry(place: _Place) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class ServerKind(NamedTuple):
     variants: tuple[tuple[Mapping[str, tuple[Any, ...]], Mapping[str, Any]], ...] = ()
 
 
+#: The parts of a site's hosts that have its releases.
+RELEASED = ("app", "worker")
 #: The kind of a host without an application server, which no pillar names.
 NO_SERVER = "none"
 #: Every application server, by its name in the pillar.

@@ -28,7 +28,7 @@ _LOOK_FIRST = 1.3
 _BATCH = re.compile("[1-9][0-9]{0,3}%?")
 
 Answers = dict[str, Answer]
-Tell = Callable[[str, dict[str, Any]], None]
+Report = Callable[[str, dict[str, Any]], None]
 
 
 class Hosts(Protocol):
@@ -51,7 +51,7 @@ class Hosts(Protocol):
     ) -> Answers:
         """Call a function on hosts at once; return the answer of each."""
 
-    def tell(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
+    def send(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
         """Call a function on hosts without waiting for an answer."""
 
 
@@ -78,14 +78,14 @@ class Fleet:
         store: what the master keeps of the site.
         hosts: how functions are called on hosts.
         by: who asks, and how.
-        tell: is called with the name of each phase and what has become of it.
+        report: is called with the name of each phase and what has become of it.
         batch: how many hosts switch at once, after the first one: a number, or a percentage of all.
 
     Raises:
         DeploymentError: it is neither.
     """
 
-    def __init__(self, store: Store, hosts: Hosts, by: str, tell: Tell, batch: str = "25%"):
+    def __init__(self, store: Store, hosts: Hosts, by: str, report: Report, batch: str = "25%"):
         if not _BATCH.fullmatch(batch):
             raise DeploymentError(f"batch: expected a number of hosts or a percentage of them, got {batch}")
         self.store = store
@@ -93,7 +93,7 @@ class Fleet:
         self.by = by
         self.id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
         self._hosts = hosts
-        self._tell = tell
+        self._report = report
         self._batch = batch
         self._progress: Progress | None = None
         self._renewed = 0.0
@@ -146,8 +146,10 @@ class Fleet:
         if renew and began - self._renewed > self._hosts.patience:  # many short phases last as long as a long one
             renew()
         answers = self._hosts.ask(hosts, f"django_fleet.{verb}", self.site, *arguments, **options)
-        said = {host: answer.error or answer.value.get("release") or "ok" for host, answer in sorted(answers.items())}
-        self._tell(name, {"hosts": said, "seconds": round(time.monotonic() - began, 2)})
+        results = {
+            host: answer.error or answer.value.get("release") or "ok" for host, answer in sorted(answers.items())
+        }
+        self._report(name, {"hosts": results, "seconds": round(time.monotonic() - began, 2)})
         return answers
 
     def renew(self, hosts: Collection[str]) -> Callable[[], None]:
@@ -155,7 +157,7 @@ class Fleet:
 
         def renew() -> None:
             self._renewed = time.monotonic()
-            self._hosts.tell(hosts, "django_fleet.claim", self.site, self.id, self.by, self._until(CLAIM))
+            self._hosts.send(hosts, "django_fleet.claim", self.site, self.id, self.by, self._until(CLAIM))
 
         return renew
 
@@ -457,12 +459,12 @@ class Fleet:
             for host, answer in answers.items():
                 warnings.setdefault(host, []).extend(answer.value.get("warnings", ()))
         last = parts[-1]
-        told = {host: [*dict.fromkeys(texts)] for host, texts in warnings.items() if texts}
+        by_host = {host: [*dict.fromkeys(texts)] for host, texts in warnings.items() if texts}
         return {
             "commit": commit,
             "sequence": sequence,
             "hosts": {host: last[host].value.get("release", "") for host in hosts},
-            **({"warnings": told} if told else {}),
+            **({"warnings": by_host} if by_host else {}),
             "seconds": round(time.monotonic() - began, 1),
             "time": django_host_clock.now(),
         }

@@ -77,7 +77,7 @@ class Minions:
                 called = now
         return waiting.answers
 
-    def tell(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
+    def send(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
         """Call a function on hosts without waiting for an answer."""
         self._publish(hosts, function, arguments)
 

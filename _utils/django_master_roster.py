@@ -32,7 +32,7 @@ class Roster:
     def __init__(self, options: dict[str, Any]):
         self._client = salt.client.ssh.client.SSHClient(mopts=options)
         self._known = {*targets(options)}
-        self._told: list[threading.Thread] = []
+        self._sent: list[threading.Thread] = []
 
     def ask(
         self,
@@ -63,14 +63,14 @@ class Roster:
             if meanwhile and time.monotonic() - called > every:
                 meanwhile()
                 called = time.monotonic()
-        for thread in self._told:
+        for thread in self._sent:
             thread.join()  # a claim that is renewed after the deployment's end would outlive it
-        self._told = []
+        self._sent = []
         return answers
 
-    def tell(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
+    def send(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
         """Call a function on hosts without waiting for an answer; the next `ask` ends after it."""
-        self._told.append(self._begin(hosts, function, arguments, queue.Queue()))
+        self._sent.append(self._begin(hosts, function, arguments, queue.Queue()))
 
     def _begin(
         self,

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import django_kinds
+from django_kinds import RELEASED
 from django_pillar_check import Problem
-from django_pillar_fleet import MASTER, hosts_with
+from django_pillar_fleet import MASTER, UNKNOWN, hosts_with
 
 Site = dict[str, Any]
 Store = dict[str, Any]
@@ -47,15 +48,14 @@ def cache(site: Site, _own: Site) -> Iterator[Problem]:
 def _unknown(site: Site, name: str) -> Iterator[Problem]:
     """Yield what the hosts have to know of each other, and this one does not."""
     entries, given, parts = site["fleet"]["hosts"], site["fleet"]["given"], site["fleet"]["parts"]
-    if not ({"app", "worker", "cache"} & {*parts}):
+    if not ({*RELEASED, "cache"} & {*parts}):
         return
-    for one in [name, *clients(site)] if "cache" in parts else [name]:
+    for one in [name, *hosts_with(site, *RELEASED)] if "cache" in parts else [name]:
         if not entries[one]["address"]:
-            text = "its address is not known to the master yet: let it apply once more, or set address"
-            yield ("hosts", one), text
+            yield ("hosts", one), f"its address {UNKNOWN}"
     passwords = given["passwords"] or {}
     needed = ["redis"] if "cache" in parts else []
-    needed += ["cache"] if {"app", "worker"} & {*parts} else []
+    needed += ["cache"] if {*RELEASED} & {*parts} else []
     has_key = "cache" not in parts or given["key"]
     has_all = {*needed} <= {*passwords} and name in (given["certificates"] or {}) and has_key
     if entries[name]["address"] and not has_all:
@@ -76,7 +76,7 @@ def settle(site: Site) -> None:
     if "cache" in fleet["parts"]:
         fleet["stores"] = {
             "servers": {key: {**store, "port": _port(site, key, store)} for key, store in stores.items()},
-            "clients": [fleet["hosts"][one]["address"] for one in clients(site)],
+            "clients": [fleet["hosts"][one]["address"] for one in hosts_with(site, *RELEASED)],
             "password": given["passwords"].get("redis"),
             "certificate": given["certificates"].get(name),
             "key": given["key"],
@@ -91,11 +91,6 @@ def settle(site: Site) -> None:
     }
     for key, store in stores.items():
         store |= {**there, **_OF_SERVER, "port": _port(site, key, store)}
-
-
-def clients(site: Site) -> list[str]:
-    """Return the names of the hosts that use the queue and caches of a site."""
-    return sorted({*hosts_with(site, "app"), *hosts_with(site, "worker")})
 
 
 def _managed(site: Site) -> dict[str, Store]:

@@ -11,9 +11,10 @@ from typing import Any
 
 import django_kinds
 from django_database_engine import SERVERS
+from django_kinds import RELEASED
 from django_pillar_check import Problem
 from django_pillar_database import reserved
-from django_pillar_fleet import MASTER, hosts_with
+from django_pillar_fleet import MASTER, UNKNOWN, hosts_with
 
 Site = dict[str, Any]  # the configuration of a site
 Database = dict[str, Any]
@@ -66,11 +67,11 @@ def _host_problem(site: Site, names: list[str]) -> str:
     if len(names) > 1:
         return f"expected one host with the part database, got {', '.join(names)}: the formula does not replicate them"
     if not isinstance((site["fleet"]["given"]["certificates"] or {}).get(names[0]), dict):
-        known = "its address is not known to the master yet: let it apply once more, or set address"
+        known = f"its address {UNKNOWN}"
         return f"{names[0]} has the part database: {known if site['fleet']['release'] else f'set {MASTER}'}"
-    unknown = [name for name in hosts_with(site, "app", "worker") if not site["fleet"]["hosts"][name]["address"]]
+    unknown = [name for name in hosts_with(site, *RELEASED) if not site["fleet"]["hosts"][name]["address"]]
     if unknown:
-        return f"the address of {unknown[0]} is not known to the master yet: let it apply once more, or set address"
+        return f"the address of {unknown[0]} {UNKNOWN}"
     return ""
 
 

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import django_kinds
+from django_kinds import RELEASED
 from django_pillar_check import Problem
 
 Site = dict[str, Any]
 #: The characters of a pattern of names.
 _PATTERN = frozenset("*?[")
-#: The parts of the hosts that have the site's releases.
-RELEASED = ("app", "worker")
+#: What is wrong with an address that is needed, and what to do.
+UNKNOWN = "is not known to the master yet: let it apply once more, or set address"
 #: What the master's configuration needs, for hints.
 MASTER = "module_dirs and ext_pillar in the master's configuration (docs/guides/fleet.md)"
 
@@ -75,7 +76,7 @@ def complete(site: Site, host: str) -> Iterator[Problem]:
         if "generate" in site["secrets"][name]:
             kept = {key: site["secrets"][name][key] for key in ("as", "variable")}
             site["secrets"][name] = {"value": known["secrets"][name], **kept}
-    if known and known["over"] and {"app", "worker"} & {*parts}:
+    if known and known["over"] and {*RELEASED} & {*parts}:
         site["fleet"]["over"] = known["over"]
     trusted = site["proxy"]["trusted"]
     balancers = [entry["address"] for entry in found.values() if "balancer" in entry["parts"] and entry["address"]]
@@ -174,10 +175,7 @@ def hosts(site: Site, own: Site) -> Iterator[Problem]:
     unknown = [name for name, entry in entries.items() if not entry["address"]]
     if hosts_with(site, "balancer"):
         for name in unknown:
-            yield (
-                ("hosts", name),
-                "its address is not known to the master yet: let it apply once more, or set address",
-            )
+            yield ("hosts", name), f"its address {UNKNOWN}"
     if not site["releases"]["overlap"]:
         text = "expected true: with hosts, the active instance runs until every host has started the new one"
         yield ("releases", "overlap"), text

@@ -300,17 +300,6 @@ def _back(site: Site, found: Release, by: str) -> str:
     return before.name
 
 
-def outcome(name: str, deployment: str) -> dict[str, Any]:
-    """Return what has become of a deployment on this host: ``live``, ``prepared`` or ``none``, and what is live."""
-    site = _find(name)
-    found = django_release.linked(site, site.current)
-    is_live = bool(found and found.record.get("fleet") == deployment)
-    known = django_release_claim.current(site)
-    is_prepared = bool(known and known.id == deployment and django_release_claim.prepared(site))
-    state = "live" if is_live else "prepared" if is_prepared else "none"
-    return {"state": state, "release": found.name if found else "", "commit": found.record["commit"] if found else ""}
-
-
 def _find(name: str) -> Site:
     site = django_site.find(name)
     if "fleet" not in site.config:

@@ -66,11 +66,11 @@ class Played:
             for host in hosts
         }
 
-    def tell(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
-        self.calls.append((f"tell {function}", sorted(hosts)))
+    def send(self, hosts: Collection[str], function: str, *arguments: Any) -> None:
+        self.calls.append((f"send {function}", sorted(hosts)))
 
     def verbs(self) -> list[str]:
-        return [verb for verb, _ in self.calls if not verb.startswith("tell")]
+        return [verb for verb, _ in self.calls if not verb.startswith("send")]
 
     def _ready(self, host: str) -> dict[str, Any]:
         value = {
@@ -178,7 +178,7 @@ def test_a_deployment_goes_through_its_phases_on_all_hosts(world: World) -> None
         *("switch", "switch", "switch", "finish", "expect"),
     ]
     assert world.hosts.expected == [NEW]
-    assert ("tell django_fleet.claim", ["web1", "web2", "web3"]) in world.hosts.calls, "claims are renewed"
+    assert ("send django_fleet.claim", ["web1", "web2", "web3"]) in world.hosts.calls, "claims are renewed"
 
 
 def test_a_claim_outlives_many_phases_that_are_each_too_short_to_renew_it(
@@ -186,7 +186,7 @@ def test_a_claim_outlives_many_phases_that_are_each_too_short_to_renew_it(
 ) -> None:
     now = [1000.0]
     claimed = [0.0]
-    ask, tell = world.hosts.ask, world.hosts.tell
+    ask, send = world.hosts.ask, world.hosts.send
 
     def slow(hosts: Collection[str], function: str, *arguments: Any, **options: Any) -> dict[str, Answer]:
         options.pop("meanwhile", None)
@@ -197,12 +197,12 @@ def test_a_claim_outlives_many_phases_that_are_each_too_short_to_renew_it(
             assert now[0] - claimed[0] < django_master_deploy.CLAIM * world.hosts.patience, function
         return ask(hosts, function, *arguments, **options)
 
-    def told(hosts: Collection[str], function: str, *arguments: Any) -> None:
+    def sent(hosts: Collection[str], function: str, *arguments: Any) -> None:
         claimed[0] = now[0]
-        tell(hosts, function, *arguments)
+        send(hosts, function, *arguments)
 
     monkeypatch.setattr(world.hosts, "ask", slow)
-    monkeypatch.setattr(world.hosts, "tell", told)
+    monkeypatch.setattr(world.hosts, "send", sent)
     monkeypatch.setattr(django_master_deploy.time, "monotonic", lambda: now[0])
     world.fleet().deploy(None)
     assert {*world.hosts.live.values()} == {NEW}
@@ -720,7 +720,7 @@ def test_a_renewal_by_salt_ssh_is_over_before_the_phase_is(monkeypatch: pytest.M
             ended.append(function)
 
     hosts = roster(monkeypatch, Slow({}), ["web1"])
-    claim = Mock(side_effect=lambda: hosts.tell(["web1"], "django_fleet.claim", "blog"))
+    claim = Mock(side_effect=lambda: hosts.send(["web1"], "django_fleet.claim", "blog"))
     hosts.ask(["web1"], "django_fleet.prepare", "blog", every=0.3, meanwhile=claim)
     assert claim.call_count and ended == ["django_fleet.prepare", *["django_fleet.claim"] * claim.call_count]
 

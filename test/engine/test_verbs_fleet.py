@@ -10,6 +10,7 @@ import django_verbs
 import django_verbs_fleet as verbs
 import pytest
 from django_host_command import DeploymentError
+from django_release import Release
 from test_deploy import ONE, THREE, TWO
 
 BY, FIRST, ID = "ops on master1", "20260301T110000-6", "20260301T120000-7"
@@ -70,7 +71,7 @@ def test_verbs_make_a_release_and_leave_nothing(world, host):
     site = host.site
     assert not os.path.lexists(django_release_claim.next_link(site)) and not django_release_claim.path(site).exists()
     assert (site.current / "commit").read_text() == ONE
-    assert verbs.outcome("blog", FIRST) == {"state": "live", "release": one, "commit": ONE}
+    assert Release(site, one).record["fleet"] == FIRST
 
 
 def test_a_claim_says_who_deploys_since_when_and_in_which_phase(host):
@@ -91,8 +92,7 @@ def test_what_is_prepared_is_invisible_but_for_its_static_files(host):
     name = prepared(TWO, 7)
     assert name == f"0007-{TWO[:12]}" and host.live == f"0001-{ONE[:12]}"
     assert os.readlink(django_release_claim.next_link(host.site)) == f"releases/{name}"
-    assert verbs.outcome("blog", ID)["state"] == "prepared"
-    assert host.releases[name] == "building"
+    assert django_release_claim.prepared(host.site) == name and host.releases[name] == "building"
 
 
 def test_an_apply_waits_while_a_deployment_has_the_claim(host):
@@ -163,7 +163,7 @@ def test_abandon_removes_what_was_prepared(host):
     name = prepared(TWO, 2)
     assert verbs.abandon("blog", "another", BY, False)["claim"].startswith(BY) and name in host.releases
     assert verbs.abandon("blog", "", BY, False)["abandoned"] == name
-    assert name not in host.releases and verbs.outcome("blog", ID)["state"] == "none"
+    assert name not in host.releases and not django_release_claim.prepared(host.site)
     host.check()
 
 

@@ -114,6 +114,22 @@ class Fleet:
             load.wait(50)
         assert load.failed == [], load.failed[:3]
 
+    def add_late(self) -> None:
+        """Give the site a second host, healthy and with another release: no request before it has that of the site."""
+        late = self.web[1]
+        known = self.hosts.pop(late.name)
+        self.serve(late, NEW)
+        with self.lossless() as load:
+            self.apply()
+            self.hosts[late.name] = known
+            since = time.time()
+            self.apply()
+            load.wait(100)
+            assert self.states() == {"web1": "UP", "web2": "DOWN"}
+            assert answers_of(load, late, since) == 0
+            self.serve(late, OLD)
+            self.wait(late, "UP")
+
     def shares(self, count: int, ask: Callable[[], str | None] | None = None) -> Counter[str | None]:
         return Counter((ask or self.ask)() for _number in range(count))
 

@@ -142,19 +142,7 @@ def test_host_behind_gets_requests_only_while_its_commit_is_expected(fleet: Flee
 
 def test_new_host_gets_no_request_before_its_release_is_known(fleet: Fleet) -> None:
     """It is healthy; HAProxy would take it for up until the first check."""
-    late = fleet.web[1]
-    known = fleet.hosts.pop(late.name)
-    fleet.serve(late, NEW)
-    with fleet.lossless() as load:
-        fleet.apply()
-        fleet.hosts[late.name] = known
-        since = time.time()
-        fleet.apply()
-        load.wait(100)
-        assert fleet.states() == {"web1": "UP", "web2": "DOWN"}
-        assert answers_of(load, late, since) == 0
-        fleet.serve(late, OLD)
-        fleet.wait(late, "UP")
+    fleet.add_late()
 
 
 def test_configuration_that_haproxy_refuses_leaves_the_running_one(fleet: Fleet) -> None:

@@ -3,41 +3,17 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
-from client import Load
-from fleet import PASSWORD, STORE, Fleet, start_database, start_master, start_minions
-from sites import release_of, version
+from fleet import PASSWORD, STORE, Fleet, laid_out, start_minions
+from sites import version
 
 
 @pytest.fixture(scope="module")
 def fleet(module_hosts, tmp_path_factory) -> Fleet:
     """A balancer and two hosts of different releases of Debian, after the first apply and the first deployment."""
-    master, database, balancer = (module_hosts(name=name) for name in ("master", "db1", "lb1"))
-    apps = [module_hosts("bookworm", kind="ready", name="web1"), module_hosts("trixie", kind="ready", name="web2")]
-    start_master(master)
-    start_database(database)
-    start_minions(master, [*apps, balancer])
-    fleet = Fleet(master, apps, database, tmp_path_factory.mktemp("repository"))
-    fleet.balancer = balancer
-    fleet.configure(hosts={"web*": ["app"], "lb1": ["balancer"]})
-    fleet.laid_out = fleet.apply("*")
-    assert fleet.failed() == {"lb1": [], "web1": [], "web2": []}
-    fleet.first = fleet.deploy()
-    return fleet
-
-
-@contextmanager
-def lossless(fleet: Fleet) -> Iterator[Load]:
-    """What is done in the block loses no request at the balancer."""
-    address = f"http://{fleet.balancer.address}/release"
-    with Load(address, "blog.example.org", connections=4, release=release_of, pause=0.03) as load:
-        load.wait(20)
-        yield load
-        load.wait(20)
-    assert load.failed == []
+    return laid_out(module_hosts, tmp_path_factory.mktemp("repository"))
 
 
 def in_phase(fleet: Fleet, phase: str, act: Callable[[], object]) -> threading.Thread:
@@ -79,7 +55,7 @@ def test_an_apply_after_a_deployment_changes_nothing(fleet):
 
 
 def test_deployments_and_a_rollback_lose_no_request(fleet):
-    with lossless(fleet) as load:
+    with fleet.lossless() as load:
         newer = fleet.release("2.0")
         back = fleet.run("rollback")
     assert back.returncode == 0, back
@@ -99,7 +75,7 @@ def test_an_apply_takes_no_host_further_than_the_others(fleet):
 def test_a_release_that_fails_leaves_all_hosts_as_they_were(fleet):
     before, urls = fleet.live(), fleet.repository.read("website/urls.py")
     fleet.repository.commit({"website/urls.py": "import nothing_there\n"})
-    with lossless(fleet):
+    with fleet.lossless():
         failed = fleet.run("deploy")
     fleet.repository.commit({"website/urls.py": urls})
     error = json.loads(failed.stdout)["error"]
@@ -111,7 +87,7 @@ def test_a_release_that_fails_leaves_all_hosts_as_they_were(fleet):
 @pytest.mark.full
 def test_a_host_that_is_lost_in_a_deployment_is_named_and_comes_back(fleet):
     before, web2 = fleet.live(), fleet.apps[1]
-    with lossless(fleet):
+    with fleet.lossless():
         killing = in_phase(fleet, "prepare", lambda: web2.run("systemctl kill --signal=KILL salt-minion"))
         lost = fleet.run("deploy")
         killing.join()

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from client import Load
 from fleet import Fleet, await_minions, laid_out
 from lab import Host, Result, execute
-from sites import release_of, version
+from sites import version
 
 pytestmark = pytest.mark.full
 
@@ -48,7 +47,7 @@ _WAITS = """    import os
 @pytest.fixture(scope="module")
 def fleet(module_hosts, tmp_path_factory) -> Fleet:
     """A balancer, and three hosts of different releases of Debian; the database is on the master's."""
-    return laid_out(module_hosts, tmp_path_factory.mktemp("repository"), prepare)
+    return laid_out(module_hosts, tmp_path_factory.mktemp("repository"), 3, prepare=prepare)
 
 
 def prepare(master: Host) -> None:
@@ -59,17 +58,6 @@ def prepare(master: Host) -> None:
     assert changed.count("/run/hold-") == 2
     master.write(path, changed)
     master.run(["python3", "-B", "/srv/formula/django/digests.py"])
-
-
-@contextlib.contextmanager
-def lossless(fleet: Fleet) -> Iterator[Load]:
-    """What is done in the block loses no request of about a hundred a second at the balancer."""
-    address = f"http://{fleet.balancer.address}/release"
-    with Load(address, "blog.example.org", connections=4, release=release_of, pause=0.035) as load:
-        load.wait(20)
-        yield load
-        load.wait(20)
-    assert load.failed == []
 
 
 class Running(threading.Thread):
@@ -164,7 +152,7 @@ def test_a_deployment_is_made_on_all_hosts_or_on_none(fleet, phase, kind):
     host = next(one for one in fleet.apps if one.name == victim)
     before = {*fleet.commits().values()}
     commit = fleet.repository.commit(version(f"{phase} {kind}"))
-    with lossless(fleet):
+    with fleet.lossless():
         with held(host, verb):
             running = Running(fleet)
             pid = wait_for(host, verb, running)

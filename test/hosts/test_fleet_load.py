@@ -27,7 +27,7 @@ class Migration(migrations.Migration):
 @pytest.fixture(scope="module")
 def fleet(module_hosts, tmp_path_factory) -> Fleet:
     """A balancer, and three hosts of different releases of Debian; the database is on the master's."""
-    return laid_out(module_hosts, tmp_path_factory.mktemp("repository"))
+    return laid_out(module_hosts, tmp_path_factory.mktemp("repository"), 3)
 
 
 def visitors(fleet: Fleet, path: str = "/release", **options: object) -> Load:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import requests
-from fleet import PASSWORD, STORE, Fleet, start_database, start_master, start_minions
+from fleet import PASSWORD, STORE, Fleet, laid_out
 from lab import Browser, Host
 from sites import version
 
@@ -20,18 +20,9 @@ PLACES = "/etc /root /run /srv /tmp /var"
 @pytest.fixture(scope="module")
 def fleet(module_hosts, tmp_path_factory) -> Fleet:
     """A balancer and two hosts of different releases of Debian, after a first deployment, with a superuser."""
-    master, database, balancer = (module_hosts(name=name) for name in ("master", "db1", "lb1"))
-    apps = [module_hosts("bookworm", kind="ready", name="web1"), module_hosts("trixie", kind="ready", name="web2")]
-    start_master(master)
-    start_database(database)
-    start_minions(master, [*apps, balancer])
-    fleet = Fleet(master, apps, database, tmp_path_factory.mktemp("repository"))
-    fleet.balancer = balancer
-    fleet.configure(hosts={"web*": ["app"], "lb1": ["balancer"]}, secrets={"API_TOKEN": {"generate": 40}})
-    fleet.laid_out = fleet.apply("*")
-    assert fleet.failed() == {"lb1": [], "web1": [], "web2": []}
-    fleet.deploy()
-    master.run(["salt", "--timeout=60", "web1", "django.superuser", "blog"])
+    options = {"secrets": {"API_TOKEN": {"generate": 40}}}
+    fleet = laid_out(module_hosts, tmp_path_factory.mktemp("repository"), database="db1", **options)
+    fleet.master.run(["salt", "--timeout=60", "web1", "django.superuser", "blog"])
     fleet.answering()
     return fleet
 
