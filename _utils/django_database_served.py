@@ -69,15 +69,19 @@ def serve(served: Sequence[Served], gone: Collection[str], *, test: bool) -> Cha
         DeploymentError: a server refuses one, or has something of that name that is not the site's.
     """
     found: Changes = {}
-    record = django_host_file.read_json(RECORD, _SHAPE) or {}
-    for name in sorted({*gone} & {*record}):
-        servers = [SERVERS[place["engine"]] for place in record[name]]
-        if all(server.is_running() or not server.is_installed() for server in servers):  # else by a later apply
-            _merge(found, _close(name, record.pop(name), test))
+    before = django_host_file.read_json(RECORD, _SHAPE) or {}
+    entries = {one.site.name: [_entry(place) for place in _places(one)] for one in served}
+    record = {name: places for name, places in before.items() if name not in {*gone, *entries}} | entries
+    for name in sorted({*before} & {*gone, *entries}):
+        servers = [_server(entry) for entry in entries.get(name, ())]
+        left = [{**entry, "clients": []} for entry in before[name] if _server(entry) not in servers]
+        later = [entry for entry in left if _is_down(SERVERS[entry["engine"]])]  # until an apply that can ask it
+        _merge(found, _close(name, [entry for entry in left if entry not in later], test))
+        if later:
+            record[name] = [*record.get(name, ()), *later]
     for engine, port in sorted({(database.engine, database.port or 0) for one in served for database in _places(one)}):
         _merge(found, _serve(engine, port or None, served, test))
-    record |= {one.site.name: [_entry(place) for place in _places(one)] for one in served}
-    if not test and (record or RECORD.exists()) and record != django_host_file.read_json(RECORD, _SHAPE):
+    if not test and (record or RECORD.exists()) and record != before:
         for folder in (django_database_server.STATE.parent, django_database_server.STATE):
             django_host_folder.make(Folder(folder, "root", "root", 0o755))
         django_host_file.write_json(RECORD, record, mode=0o600)
@@ -129,6 +133,14 @@ def _entry(place: _Place) -> dict[str, Any]:
     return {**where, "database": managed.database, "user": managed.user}
 
 
+def _server(entry: Mapping[str, Any]) -> tuple[str, int]:
+    return entry["engine"], entry["port"]
+
+
+def _is_down(server: DatabaseServer) -> bool:
+    return server.is_installed() and not server.is_running()
+
+
 def _serve(engine: str, port: int | None, served: Sequence[Served], test: bool) -> Changes:
     """Set one server up for all sites that have databases on it."""
     server, found = SERVERS[engine], []
@@ -170,7 +182,7 @@ def _close(name: str, entries: Sequence[Mapping[str, Any]], test: bool) -> Chang
     found: Changes = {}
     for entry in entries:
         server, managed = SERVERS[entry["engine"]], _recorded(name, entry)
-        if server.is_installed() and server.is_running():
+        if server.is_installed():
             changes = server.closing_changes(managed, server.query(managed))
             if changes and not test:
                 _apply(server, [managed], changes)
@@ -192,7 +204,8 @@ def clients(name: str) -> list[str]:
     Raises:
         DeploymentError: a server does not answer, or this host has no database of the site.
     """
-    entries = (django_host_file.read_json(RECORD, _SHAPE) or {}).get(name)
+    places = (django_host_file.read_json(RECORD, _SHAPE) or {}).get(name, ())
+    entries = [entry for entry in places if entry["clients"]]
     if not entries:
         raise DeploymentError(f"this host has no database of {name} yet", hint="apply on it: state.apply django")
     for entry in entries:

@@ -279,6 +279,27 @@ def test_a_host_that_leaves_is_let_in_no_more_and_a_lost_part_leaves_the_data(se
     assert django_database_served.serve([], ["blog"], test=False) == {}
 
 
+def test_the_former_server_of_a_site_that_stays_lets_no_host_in(server, monkeypatch):
+    """At once, or by the first apply that finds it running; until then the new one answers for the site."""
+    monkeypatch.setattr(MARIADB, "query", lambda _database: mariadb())
+    for method in ("apply", "apply_network", "end_others"):
+        monkeypatch.setattr(MARIADB, method, lambda *_arguments: None)
+    monkeypatch.setattr(MARIADB, "network_changes", lambda _network, _state: [])
+    for method in ("is_installed", "is_running"):
+        monkeypatch.setattr(MARIADB, method, lambda: True)
+    django_database_served.serve(served(), [], test=False)
+    new = served(database={"engine": "mysql"})
+    monkeypatch.setattr(POSTGRESQL, "is_running", lambda: False)
+    assert "postgres" not in django_database_served.serve(new, [], test=False)
+    assert "hostssl" in server.texts["hba"]
+    assert django_database_served.clients("blog") == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    monkeypatch.setattr(POSTGRESQL, "is_running", lambda: True)
+    closed = django_database_served.serve(new, [], test=False)["postgres"]
+    assert closed == {"pg_hba.conf": "changed", "database blog": "closed to other hosts; data and login stay"}
+    assert server.texts["hba"] == "local all all peer\n"
+    assert "postgres" not in django_database_served.serve(new, [], test=False)
+
+
 def test_the_master_learns_whom_a_database_lets_in(server):
     with pytest.raises(DeploymentError, match="this host has no database of blog yet"):
         django_database_served.clients("blog")
