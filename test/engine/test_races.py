@@ -17,7 +17,10 @@ import pytest
 from django_host_command import DeploymentError
 from django_wall_foreign import GROUP, OWN, PUBLIC, Foreign
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="left out: an attacker with another uid, which needs root")
+pytestmark = [
+    pytest.mark.skipif(os.getuid() != 0, reason="left out: an attacker with another uid, which needs root"),
+    pytest.mark.slow,  # real processes that race or are waited for
+]
 NOBODY = pwd.getpwnam("nobody").pw_uid
 ROUNDS = 100
 PYTHON = "/usr/bin/python3"  # one that another user may run

@@ -162,6 +162,7 @@ def leaves(value: Any) -> Iterator[Any]:
 KNOWN = list({json.dumps(value): value for value in [*VALUES, *leaves(PILLARS)]}.values())
 
 
+@pytest.mark.slow  # each part of the schema with each value
 @pytest.mark.parametrize(("path", "part"), PARTS, ids=[path or "/" for path, _ in PARTS])
 def test_checker_agrees_with_jsonschema_on_every_part(path: str, part: Any) -> None:
     library = LIBRARY.evolve(schema=part)

@@ -16,7 +16,10 @@ import django_source_reader
 import pytest
 from django_host_command import DeploymentError
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="takes the identity of users")
+pytestmark = [
+    pytest.mark.skipif(os.getuid() != 0, reason="takes the identity of users"),
+    pytest.mark.slow,  # real processes that race or are waited for
+]
 RAY = pwd.getpwnam("nobody")
 
 

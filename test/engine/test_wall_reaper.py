@@ -13,7 +13,10 @@ import django_wall_reaper
 import pytest
 from django_host_command import Command, execute
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="left out: another identity is taken, which needs root")
+pytestmark = [
+    pytest.mark.skipif(os.getuid() != 0, reason="left out: another identity is taken, which needs root"),
+    pytest.mark.slow,  # real processes that race or are waited for
+]
 NOBODY = pwd.getpwnam("nobody")
 #: A process that gets away from its parent, its group, its session and its terminal.
 DAEMON = """

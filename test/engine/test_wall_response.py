@@ -9,6 +9,8 @@ import time
 import pytest
 from django_wall_response import Bounded, TooLongError
 
+pytestmark = pytest.mark.slow  # answers that are waited for
+
 OK = b"HTTP/1.1 200 OK\r\n"
 #: A beginning, what is sent repeatedly after it, and the pause before each.
 ENDLESS = {

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import pytest
 from background import Lab, Worker, lab, until
+
+pytestmark = pytest.mark.slow  # workers that run for seconds
 
 __all__ = ["lab"]
 
