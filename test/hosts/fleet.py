@@ -116,13 +116,13 @@ class Fleet:
         argv = ["readlink", "/srv/django/blog/current"]
         return {host.name: host.run(argv, check=False).stdout.strip().removeprefix("releases/") for host in self.apps}
 
-    def failed(self) -> dict[str, list[str]]:
-        """What has failed in the first apply, by host."""
+    def failed(self, answers: dict[str, Any] | None = None) -> dict[str, list[str]]:
+        """What has failed in an apply, by host; without answers, in the first one."""
         return {
             host: [f"{state['name']}: {state['comment']}" for state in states.values() if state["result"] is False]
             if isinstance(states, dict)
             else [str(states)]
-            for host, states in self.laid_out.items()
+            for host, states in (self.laid_out if answers is None else answers).items()
         }
 
     def commits(self, but: Host | None = None) -> dict[str, str]:
