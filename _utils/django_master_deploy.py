@@ -335,8 +335,17 @@ class Fleet:
             yield f"it serves {value['commit'][:12] or 'nothing'}, the others {known[:12]}: apply on it"
 
     def _resolve(self, hosts: list[str], revision: str | None) -> str:
-        answers = self.phase("resolve", hosts[:1], "resolve", revision)
-        return str(answers[hosts[0]].value["commit"])
+        """Return the commit of a revision, in which two hosts have to agree: one alone could choose the others' code.
+
+        Raises:
+            Failed: they do not.
+        """
+        answers = self.phase("resolve", hosts[:2], "resolve", revision)
+        commits = {name: str(answer.value["commit"]) for name, answer in answers.items()}
+        if len({*commits.values()}) > 1:
+            text = "is the commit that it finds, and another host another one; a branch may just have moved: try again"
+            raise Failed("resolve", {name: f"{commit[:12]} {text}" for name, commit in commits.items()})
+        return commits[hosts[0]]
 
     def _whole(self, hosts: list[str], commit: str) -> str:
         """Return the whole commit of a part of one, of a release that every host still has.

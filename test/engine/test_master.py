@@ -43,6 +43,7 @@ class Played:
         self.expected: list[str] = []
         self.fails: dict[tuple[str, str], Answer] = {}
         self.differs: dict[str, dict[str, Any]] = {}
+        self.finds: dict[str, str] = {}
         self.pending: list[str] = []
         self.clients: list[str] = []
         self.calls: list[tuple[str, list[str]]] = []
@@ -87,8 +88,8 @@ class Played:
         }
         return value | self.differs.get(host, {})
 
-    def _resolve(self, _host: str, revision: str | None) -> dict[str, Any]:
-        return {"commit": NEW}
+    def _resolve(self, host: str, revision: str | None) -> dict[str, Any]:
+        return {"commit": self.finds.get(host, NEW)}
 
     def _release(self, _host: str, commit: str) -> dict[str, Any]:
         return {"commit": OLD}
@@ -231,6 +232,13 @@ def test_a_failure_before_the_switch_leaves_every_host_as_it_was(
     assert verb in text and f"{host}: no space left on device" in text
     if verb != "resolve":
         assert f"serve {OLD[:12]}, as before" in text
+
+
+def test_one_host_alone_does_not_choose_the_commit(world: World) -> None:
+    world.hosts.finds["web1"] = "e" * 40
+    with pytest.raises(DeploymentError, match=f"web1: {'e' * 12} is the commit that it finds, and another host"):
+        world.fleet().deploy(None)
+    assert "claim" not in world.hosts.verbs() and {*world.hosts.live.values()} == {OLD}
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
@@ -402,7 +410,7 @@ def test_hosts_for_workers_switch_after_those_that_serve(with_workers: World) ->
     switched = [hosts for verb, hosts in with_workers.hosts.calls if verb == "switch"]
     assert switched == [["web1"], ["web2"], ["a"], ["b"]] and [*done["hosts"]] == ["web1", "web2", "a", "b"]
     first = [hosts for verb, hosts in with_workers.hosts.calls if verb in ("resolve", "migrate", "finish")]
-    assert first == [["web1"], ["web1"], ["a", "b", "web1", "web2"]]
+    assert first == [["web1", "web2"], ["web1"], ["a", "b", "web1", "web2"]]
     with_workers.hosts.calls.clear()
     with_workers.fleet().rollback(None, force=False)
     assert [hosts for verb, hosts in with_workers.hosts.calls if verb == "rollback"] == switched
