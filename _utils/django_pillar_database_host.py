@@ -104,7 +104,7 @@ def _connections(site: Site) -> int:
     """Return how many connections the hosts of a site may open: twice what they use, since two releases overlap."""
     server, kind = site["server"], django_kinds.server_of(site["server"])
     apps = hosts_with(site, "app")
-    workers = sum((worker["processes"] or 1) + 1 for worker in site.get("workers", {}).values())
+    workers = sum((worker.get("processes") or 1) + 1 for worker in site.get("workers", {}).values())
     total = workers * len(hosts_with(site, "worker") or apps)
     for name in apps:
         cpus = (site["fleet"]["given"]["cpus"] or {}).get(name) or _CPUS

@@ -132,6 +132,7 @@ def test_a_database_host_without_a_database_is_refused():
 
 
 WORKERS = {"queue": {"engine": "redis", "host": "10.9.9.9"}, "workers": {"default": {"kind": "celery", "app": "blog"}}}
+BEAT = {**WORKERS, "workers": {**WORKERS["workers"], "beat": {"kind": "celery_beat", "app": "blog"}}}
 WITHOUT = {key: value for key, value in HOSTS.items() if key != "jobs1"}
 
 
@@ -142,6 +143,7 @@ WITHOUT = {key: value for key, value in HOSTS.items() if key != "jobs1"}
         ({"server": {"kind": "uwsgi"}, "hosts": {**HOSTS, "lb1": ["app"]}}, 2 * (4 + 2 + 8) + 20),  # lb1 counts as 8
         ({"server": {"kind": "uvicorn", "processes": 2}}, 2 * (2 * 20 * 2) + 20),
         ({"server": {"kind": "uwsgi", "processes": 2}, **WORKERS}, 2 * (2 + 2 + 3) + 20),
+        ({"server": {"kind": "uwsgi", "processes": 2}, **BEAT}, 2 * (2 + 2 + 3 + 2) + 20),
         ({"server": {"kind": "uwsgi", "processes": 2}, **WORKERS, "hosts": WITHOUT}, 2 * (2 + 2 + 3 + 3) + 20),
     ],
 )
