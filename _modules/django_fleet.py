@@ -75,7 +75,7 @@ def release(site, commit):
 
 def claim(site, deployment, by, until):
     """
-    Claim a site for a deployment, or renew its claim.
+    Claim a site for a deployment.
 
     site
         Name of the site.
@@ -93,6 +93,22 @@ def claim(site, deployment, by, until):
         salt web1 django_fleet.claim blog 20260301T120000-4711 'root on master1' 1772366460
     """
     return _answer(lambda: django_verbs_fleet.claim(site, deployment, by, until))
+
+
+def renew(site, deployment, until):
+    """
+    Have the claim of a deployment end later, unless it was given back.
+
+    site, deployment, until
+        As for ``django_fleet.claim``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.renew blog 20260301T120000-4711 1772366520
+    """
+    return _answer(lambda: django_verbs_fleet.renew(site, deployment, until))
 
 
 def keys(site, deployment, by):

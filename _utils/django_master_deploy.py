@@ -157,7 +157,7 @@ class Fleet:
 
         def renew() -> None:
             self._renewed = time.monotonic()
-            self._hosts.send(hosts, "django_fleet.claim", self.site, self.id, self.by, self._until(CLAIM))
+            self._hosts.send(hosts, "django_fleet.renew", self.site, self.id, self._until(CLAIM))
 
         return renew
 

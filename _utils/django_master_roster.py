@@ -64,7 +64,7 @@ class Roster:
                 meanwhile()
                 called = time.monotonic()
         for thread in self._sent:
-            thread.join()  # a claim that is renewed after the deployment's end would outlive it
+            thread.join()  # what salt-ssh has begun is over before the runner ends
         self._sent = []
         return answers
 

@@ -1,11 +1,14 @@
 """The claim of a fleet's deployment on a site of this host: while it holds, no other one makes a release.
 
-The master's runner takes it on every host before it builds anything, renews it with each of its commands, and gives it
-back at the end. A claim whose time is over is nobody's: what it has prepared is removed by the next deployment.
+The master's runner takes it on every host before it builds anything, renews it as long as it works, and gives it back
+at the end. A claim whose time is over is nobody's: what it has prepared is removed by the next deployment.
 """
 
+import contextlib
+import fcntl
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +62,7 @@ def current(site: Site) -> Claim | None:
 
 
 def take(site: Site, deployment: str, by: str, until: float) -> None:
-    """Claim a site for a deployment, or renew its claim.
+    """Claim a site for a deployment.
 
     Args:
         deployment: its id.
@@ -69,15 +72,25 @@ def take(site: Site, deployment: str, by: str, until: float) -> None:
     Raises:
         DeploymentError: another deployment has claimed it.
     """
-    known = current(site)
-    if known and known.id != deployment:
-        raise DeploymentError(
-            f"{site.name} is being deployed by {known}",
-            hint=f"wait for it, or end it: salt-run django.abandon {site.name}",
-            transient=True,
-        )
-    since = known.since if known else django_host_clock.now()
-    _write(site, Claim(deployment, by, since, float(until), known.phase if known else "claim"))
+    with _alone(site):
+        known = current(site)
+        if known and known.id != deployment:
+            raise DeploymentError(
+                f"{site.name} is being deployed by {known}",
+                hint=f"wait for it, or end it: salt-run django.abandon {site.name}",
+                transient=True,
+            )
+        _write(site, Claim(deployment, by, django_host_clock.now(), float(until)))
+
+
+def renew(site: Site, deployment: str, until: float) -> bool:
+    """Have the claim of a deployment end later; return whether there is one, which it may have given back meanwhile."""
+    with _alone(site):
+        known = last(site)
+        if not known or known.id != deployment:
+            return False
+        _write(site, known._replace(until=float(until)))
+        return True
 
 
 def refuse_others(site: Site, deployment: str, phase: str) -> None:
@@ -89,15 +102,27 @@ def refuse_others(site: Site, deployment: str, phase: str) -> None:
     Raises:
         DeploymentError: its time is over, or another one has claimed the site.
     """
-    known = current(site)
-    if not known or known.id != deployment:
-        raise DeploymentError(
-            f"the deployment {deployment} has no claim on {site.name} any more"
-            + (f", which is being deployed by {known}" if known else ": its time is over"),
-            transient=True,
-        )
-    if known.phase != phase:
-        _write(site, known._replace(phase=phase))
+    with _alone(site):
+        known = current(site)
+        if not known or known.id != deployment:
+            raise DeploymentError(
+                f"the deployment {deployment} has no claim on {site.name} any more"
+                + (f", which is being deployed by {known}" if known else ": its time is over"),
+                transient=True,
+            )
+        if known.phase != phase:
+            _write(site, known._replace(phase=phase))
+
+
+@contextlib.contextmanager
+def _alone(site: Site) -> Iterator[None]:
+    """Let no other process change the claim meanwhile: it is renewed while phases begin and end."""
+    descriptor = os.open(site.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write(site: Site, claim: Claim) -> None:
@@ -106,15 +131,21 @@ def _write(site: Site, claim: Claim) -> None:
 
 def drop(site: Site) -> None:
     """End the claim on a site, and take the link to what was prepared away."""
+    with _alone(site):
+        _drop(site)
+
+
+def _drop(site: Site) -> None:
     next_link(site).unlink(missing_ok=True)
     path(site).unlink(missing_ok=True)
 
 
 def end(site: Site, over: str) -> None:
     """End the claim of a deployment that is over, as the master says; what it has prepared is removed later."""
-    known = last(site)
-    if known and known.id == over:
-        drop(site)
+    with _alone(site):
+        known = last(site)
+        if known and known.id == over:
+            _drop(site)
 
 
 def prepared(site: Site) -> str:

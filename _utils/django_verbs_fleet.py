@@ -102,13 +102,22 @@ def release(name: str, commit: str) -> dict[str, Any]:
 
 
 def claim(name: str, deployment: str, by: str, until: float) -> dict[str, Any]:
-    """Claim the site for a deployment, or renew its claim.
+    """Claim the site for a deployment.
 
     Raises:
         DeploymentError: another deployment has claimed it.
     """
     django_release_claim.take(_find(name), deployment, by, until)
     return {}
+
+
+def renew(name: str, deployment: str, until: float) -> dict[str, Any]:
+    """Have the claim of a deployment end later, unless it was given back.
+
+    Returns:
+        ``renewed``: whether there is a claim.
+    """
+    return {"renewed": django_release_claim.renew(_find(name), deployment, until)}
 
 
 def keys(name: str, deployment: str, by: str, given: Mapping[str, str]) -> dict[str, Any]:

@@ -34,6 +34,10 @@ def claim(site: str, deployment: str, by: str, until: float) -> Answer:
     return {}
 
 
+def renew(site: str, deployment: str, until: float) -> Answer:
+    return {"renewed": True}
+
+
 def prepare(site: str, deployment: str, by: str, commit: str, sequence: int) -> Answer:
     return {"commit": commit, "pending": [], **_done(site)}
 

@@ -179,7 +179,7 @@ def test_a_deployment_goes_through_its_phases_on_all_hosts(world: World) -> None
         *("switch", "switch", "switch", "finish", "expect"),
     ]
     assert world.hosts.expected == [NEW]
-    assert ("send django_fleet.claim", ["web1", "web2", "web3"]) in world.hosts.calls, "claims are renewed"
+    assert ("send django_fleet.renew", ["web1", "web2", "web3"]) in world.hosts.calls, "claims are renewed"
 
 
 def test_a_claim_outlives_many_phases_that_are_each_too_short_to_renew_it(
@@ -718,19 +718,19 @@ def test_salt_ssh_that_fails_loses_those_without_an_answer(monkeypatch: pytest.M
 
 
 def test_a_renewal_by_salt_ssh_is_over_before_the_phase_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A claim that is renewed after the end of the deployment would outlive it."""
+    """Or else salt-ssh could be at work when its runner ends."""
     ended = []
 
     class Slow(Ssh):
         def cmd_iter(self, hosts: list[str], function: str, arguments: list[str], **options: Any) -> Any:
-            time.sleep(1.0 if function.endswith("claim") else 0.5)
+            time.sleep(1.0 if function.endswith("renew") else 0.5)
             yield {host: {"return": {}, "retcode": 0} for host in hosts}
             ended.append(function)
 
     hosts = roster(monkeypatch, Slow({}), ["web1"])
-    claim = Mock(side_effect=lambda: hosts.send(["web1"], "django_fleet.claim", "blog"))
-    hosts.ask(["web1"], "django_fleet.prepare", "blog", every=0.3, meanwhile=claim)
-    assert claim.call_count and ended == ["django_fleet.prepare", *["django_fleet.claim"] * claim.call_count]
+    renew = Mock(side_effect=lambda: hosts.send(["web1"], "django_fleet.renew", "blog"))
+    hosts.ask(["web1"], "django_fleet.prepare", "blog", every=0.3, meanwhile=renew)
+    assert renew.call_count and ended == ["django_fleet.prepare", *["django_fleet.renew"] * renew.call_count]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """What a host does for a fleet's deployment: each verb in the played world, and applies between them."""
 
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import django_kinds
@@ -79,13 +81,44 @@ def test_a_claim_says_who_deploys_since_when_and_in_which_phase(host):
     assert verbs.ready("blog")["claim"].endswith(", phase claim")
     verbs.prepare("blog", ID, BY, TWO, 2)
     verbs.migrate("blog", ID, BY, soon())
-    claim()  # that it is renewed does not change the phase
+    assert verbs.renew("blog", ID, soon()) == {"renewed": True}
     told = verbs.ready("blog")["claim"]
     assert told.startswith(f"{BY}, since 2") and told.endswith(", phase migrate")
     verbs.start("blog", ID, BY, soon(), [])
     verbs.switch("blog", ID, BY, soon())
     with pytest.raises(DeploymentError, match=f"blog is being deployed by {BY}, since .*, phase switch"):
         verbs.claim("blog", "another", "ada on master2", time.time() + 60)
+
+
+def test_a_claim_is_renewed_while_phases_begin(host):
+    """The renewal is a job of its own, at any moment."""
+    claim()
+    over = threading.Event()
+
+    def renew() -> int:
+        count = 0
+        while not over.is_set():
+            assert verbs.renew("blog", ID, time.time() + 90) == {"renewed": True}
+            count += 1
+        return count
+
+    with ThreadPoolExecutor() as pool:
+        renewals = pool.submit(renew)
+        try:
+            for number in range(200):
+                django_release_claim.refuse_others(host.site, ID, f"phase {number}")
+                assert django_release_claim.current(host.site).phase == f"phase {number}"
+        finally:
+            over.set()
+        assert renewals.result() > 20
+
+
+def test_a_late_renewal_brings_no_claim_back(host):
+    claim()
+    assert verbs.renew("blog", "another", soon()) == {"renewed": False}
+    verbs.abandon("blog", ID, BY, False)
+    assert verbs.renew("blog", ID, soon()) == {"renewed": False}
+    assert verbs.ready("blog")["claim"] == "" and not django_release_claim.path(host.site).exists()
 
 
 def test_what_is_prepared_is_invisible_but_for_its_static_files(host):
