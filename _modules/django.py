@@ -9,6 +9,7 @@ return code.
 import shlex
 
 import django_backup
+import django_compose
 import django_deploy_plan
 import django_host_import
 import django_project_inspection
@@ -697,6 +698,28 @@ def inspect(source, revision="HEAD", deploy_key=None):
         salt-call django.inspect /home/ray/blog
     """
     return _answer(lambda: django_project_inspection.inspect(source, revision, deploy_key))
+
+
+def compose(site, folder, python=""):
+    """
+    Write the files by which Docker or podman runs a site's project without Salt: a Dockerfile, compose files for
+    production and for development, and variables with secrets of their own. No file that differs is overwritten; ours
+    is written next to it, with ``.new`` after its name.
+
+    site
+        Name of the site, whose domains, packages, variables, workers and stores the files have.
+    folder
+        Work tree of the project, where the files are written as the user who owns it.
+    python
+        Version of Python of the image, such as ``3.12``. By default the newest that the project is for.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.compose blog /home/ray/blog
+    """
+    return _answer(lambda: "\n".join(django_compose.of_site(site, folder, str(python))))
 
 
 def _answer(verb):

@@ -47,6 +47,7 @@ FOREIGN = {
     'The function "state.apply" is running as PID',
     "is not available",
     "unable to open database file",
+    "cannot open /run/secrets/environment",  # dash
 }
 
 

@@ -196,3 +196,45 @@ def test_uv_has_the_indexes_of_pip(tmp_path, settings, variables):
     )
     done = in_bash(script, tmp_path)
     assert dict(line.split("=", 1) for line in done.stdout.splitlines()) == variables, done.stderr
+
+
+def compose(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([QUICKSTART, *arguments], check=False, capture_output=True, text=True)
+
+
+def test_compose_clones_a_project_and_writes_its_files(tmp_path):
+    """Nothing is installed for it, and no root is needed."""
+    files = {
+        "manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'blog.settings')\n",
+        "blog/wsgi.py": "application = get_wsgi_application()\n",
+        "blog/settings.py": "INSTALLED_APPS = []\n",
+        "requirements.txt": "django\n",
+    }
+    origin, folder = write_tree(tmp_path / "origin", files), tmp_path / "blog"
+    git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "1"], ["branch", "old"]):
+        subprocess.run([*git, *words], check=True)
+    given = ("--compose", str(folder), "--repository", str(origin), "--revision", "old", "--domain=a.example.org")
+    done = compose(*given, "--python", "3.12")
+    assert done.returncode == 0, done.stderr
+    assert "written: .envs/.gitignore" in done.stdout
+    assert (folder / ".git/HEAD").read_text() == "ref: refs/heads/old\n"
+    assert "python:3.12-slim" in (folder / "Dockerfile").read_text()
+    assert '["a.example.org"]' in (folder / "compose/settings_production.py").read_text()
+    again = compose(*given, "--python=3.12")
+    assert again.stdout == "nothing had to be written\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--python", "3.12"], "--python goes with --compose"),
+        (["--compose", "/nonexistent", "--python", "x"], "--python needs a version such as 3.12"),
+        (["--compose", "/nonexistent"], "/nonexistent is not a folder"),
+        (["--compose", "/nonexistent", "--remove"], "--remove takes no --inspect or --compose"),
+        (["--compose", "/nonexistent/x", "--repository", "file:///nonexistent"], "cannot be cloned into"),
+    ],
+)
+def test_compose_refuses_what_it_cannot_do(arguments, message):
+    done = compose(*arguments)
+    assert done.returncode == 1 and message in done.stderr

@@ -1,0 +1,155 @@
+"""Compose files for a project: written into its source, for Docker and podman, without Salt."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import django_compose_files
+import django_compose_image
+import django_compose_plan
+import django_compose_programs
+import django_compose_secrets
+import django_compose_services
+import django_compose_settings
+import django_host_environment
+import django_site
+import django_source_reader
+import django_wall_delegate
+from django_compose_plan import Plan
+from django_host_command import DeploymentError
+from django_wall_foreign import Foreign
+
+#: The uid and gid of the containers of a project in a folder of root.
+_NOT_ROOT = 10001
+
+
+def of_site(name: str, folder: str, python: str = "") -> list[str]:
+    """Write the compose files of a site of this host; return what was done.
+
+    Args:
+        folder: a work tree of the project.
+        python: the version of Python of the image, such as ``3.12``.
+
+    Raises:
+        DeploymentError: there is no such site, or no project in the folder.
+    """
+    given = django_compose_plan.of_site(django_site.find(name).config)
+    return write(folder, name, {**given, **({"python": python} if python else {})})
+
+
+def write(where: str, name: str = "", given: Mapping[str, Any] | None = None) -> list[str]:
+    """Write the compose files of a project into its folder, as the user who can change what is there.
+
+    Args:
+        where: a work tree of the project.
+        name: the name of the project; empty for that of the folder.
+        given: options of a site, which replace what is found in the source.
+
+    Returns:
+        A line for each file, and for what is to be completed.
+
+    Raises:
+        DeploymentError: the folder has no project, or no user of this host owns it.
+    """
+    folder = Path(where).resolve()
+    if not folder.is_dir():
+        raise DeploymentError(f"{where} is not a folder", hint=f"clone the project there: git clone URL {where}")
+    reader = django_source_reader.ROOT if os.geteuid() else django_source_reader.reader(str(folder))
+    if reader.uid and reader.name is None:
+        raise DeploymentError(
+            f"{folder} is owned by uid {reader.uid}, which is not a user of this host",
+            hint=f"change its owner: chown -R root {folder}",
+        )
+    name = name or re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-") or "site"
+    arguments = (folder, name, dict(given or {}))
+    doing = f"writing the compose files of {folder}"
+    lines: list[str] = django_wall_delegate.ask(
+        reader.name, _write, *arguments, doing=doing, timeout=120, memory=1 << 30
+    )
+    return lines
+
+
+def _write(folder: Path, name: str, given: dict[str, Any]) -> list[str]:
+    """Inspect the project and write the files; this runs as the user who can change them."""
+    plan = django_compose_plan.make(folder, name, given)
+    own = os.geteuid(), os.getegid()
+    user = own if own[0] else (_NOT_ROOT, _NOT_ROOT)
+    top = Foreign(folder)
+    (top / ".envs").make_folder(mode=0o700, owner=own)
+    done = {}
+    for path, text in secrets(plan, top).items():
+        done[path] = django_compose_files.put(top / path, text, mode=0o600, owner=user, of_folder=own)
+    for path, (text, mode) in files(plan, folder, user).items():
+        done[path] = django_compose_files.put(top / path, text, mode=mode, owner=own, of_folder=own)
+    written = [path for path, what in done.items() if what == "written"]
+    lines = [f"written: {', '.join(written)}"] if written else ["nothing had to be written"]
+    lines += [
+        f"{path} is another one and stays as it is; what compose needs is in {path}{django_compose_files.NEW}"
+        for path, what in done.items()
+        if what == "differs"
+    ]
+    return [*lines, *plan.notes]
+
+
+def files(plan: Plan, folder: Path, owner: tuple[int, int]) -> dict[str, tuple[str, int]]:
+    """Return the files without secrets: path → content and mode.
+
+    Args:
+        owner: the uid and gid of the containers of the project.
+    """
+    user = f"{owner[0]}:{owner[1]}"
+    found = {
+        "Dockerfile": (django_compose_image.dockerfile(plan, folder), 0o644),
+        ".dockerignore": (django_compose_image.DOCKERIGNORE, 0o644),
+        "compose.production.yml": (django_compose_services.production(plan, user), 0o644),
+        "compose.local.yml": (django_compose_services.local(plan, user), 0o644),
+        "compose/start": (django_compose_programs.start(plan), 0o755),
+        "compose/healthy": (django_compose_programs.healthy(plan), 0o755),
+        "compose/nginx.conf": (django_compose_programs.nginx(plan), 0o644),
+    }
+    for kind in ("production", "local") if plan.has_overlay else ():
+        found[f"compose/settings_{kind}.py"] = (django_compose_settings.overlay(plan, kind), 0o644)
+    for path, about in plan.options.get("files", {}).items():
+        if isinstance(about, dict) and about.get("contents"):
+            found[path] = (about["contents"], 0o644)
+    return found
+
+
+def secrets(plan: Plan, top: Foreign) -> dict[str, str]:
+    """Return the files for the containers' user alone: path → content. What is in them already stays."""
+    files = {".gitignore": "*\n"}
+    password = (top / ".envs/database_password").text() or django_compose_secrets.generated()
+    key = (top / ".envs/secret_key").text() or django_compose_secrets.generated()
+    if plan.engine != "sqlite":
+        files["database_password"] = password
+    if django_compose_secrets.has_key_file(plan):
+        files["secret_key"] = key
+    for kind in ("production", "local"):
+        text = (top / f".envs/{kind}").text() or ""
+        present = django_host_environment.read_environment(text)
+        values = django_compose_secrets.variables(plan, key, password)
+        is_whole = text and {*values} <= {*present}
+        files[kind] = text if is_whole else django_compose_secrets.file({**values, **present})
+    return {f".envs/{name}": text for name, text in files.items()}
+
+
+def main(arguments: list[str]) -> None:
+    """Write the compose files of a folder, as ``quickstart --compose`` does without Salt."""
+    parser = argparse.ArgumentParser(prog="quickstart --compose")
+    parser.add_argument("folder")
+    parser.add_argument("--domain", action="append", default=[])
+    parser.add_argument("--python", default="")
+    given = parser.parse_args(arguments)
+    options = {"domains": given.domain, "python": given.python}
+    try:
+        print("\n".join(write(given.folder, given={key: value for key, value in options.items() if value})))
+    except (DeploymentError, OSError) as failure:
+        sys.exit(f"quickstart: {failure}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,157 @@
+"""The image of a project: Dockerfile and .dockerignore."""
+
+import json
+import re
+from pathlib import Path
+
+import django_compose_plan
+import django_virtualenv_uv
+from django_compose_plan import Plan
+
+#: Never in an image: secrets, the history, databases, and what a build makes anew.
+DOCKERIGNORE = """\
+# What no image has: secrets, the history, databases, and what is made anew. A pattern without **/ is only of the top.
+**/.git
+**/.env
+**/.env.*
+**/.envs
+**/*.pem
+**/*.key
+**/*.sqlite3
+**/*.sqlite3-*
+**/__pycache__
+**/node_modules
+**/.venv
+**/.idea
+**/.vscode
+"""
+
+#: Packages of Debian that only a build needs.
+_TOOLS = re.compile(r"gcc|g\+\+|make|pkg-config|npm|nodejs|yarnpkg|git")
+#: Packages of servers, which have containers of their own.
+_SERVERS = re.compile(r"redis-server|memcached|rabbitmq-server|postgresql-.*")
+#: Packages for a build → those with the libraries of these.
+_LIBRARIES = {
+    "libc6-dev": [],
+    "python3-dev": [],  # the image of Python has its own
+    "zlib1g-dev": [],
+    "libpq-dev": ["libpq5"],
+    "default-libmysqlclient-dev": ["libmariadb3"],
+    "libmemcached-dev": ["libmemcached11"],
+    "libsasl2-dev": ["libsasl2-2"],
+    "libcairo2-dev": ["libcairo2"],
+}
+
+_DOCKERFILE = """\
+# The image of {name}, for compose.production.yml and compose.local.yml.
+FROM docker.io/library/python:{python}-slim AS base
+ENV PATH=/venv/bin:$PATH PYTHONPATH={path} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 LANG=C.UTF-8
+{libraries}
+FROM base AS packages
+ENV VIRTUAL_ENV=/venv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
+{tools}RUN pip install --no-cache-dir uv=={uv} && uv venv --python python3 /venv
+WORKDIR /app
+{copy}
+{install}
+# Packages of before 2021 import pkg_resources, which setuptools had until version 80, and do not require it.
+RUN if grep --recursive --quiet --extended-regexp --include='*.py' '^(import|from) pkg_resources' /venv/lib; then \\
+    uv pip install 'setuptools<81'; fi
+
+FROM packages AS source
+COPY . /app
+{build}RUN chmod -R go+rX-w /app
+
+FROM base
+COPY --from=packages /venv /venv
+COPY --from=source /app /app
+COPY compose/start compose/healthy /srv/
+RUN chmod 755 /srv/start /srv/healthy && mkdir -m 1777 {folders}
+WORKDIR {folder}
+ENTRYPOINT ["/srv/start"]
+CMD ["serve"]
+"""
+#: Folders of the image that volumes take their mode from: the container's user may write there.
+FOLDERS = ("/srv/data", "/srv/media", "/srv/run", "/srv/static")
+
+
+def dockerfile(plan: Plan, tree: Path) -> str:
+    """Return the Dockerfile of a project."""
+    packages = [name for name in plan.options.get("packages", []) if not _SERVERS.fullmatch(name)]
+    path = [f"/app/{folder}".removesuffix("/.") for folder in (plan.folder, *plan.python_path)]
+    build = "".join(f"RUN {_line(command)}\n" for command in plan.options.get("build", []))
+    copied = sorted(plan.copied)
+    return _DOCKERFILE.format(
+        name=plan.name,
+        python=plan.python,
+        path=":".join(dict.fromkeys([*path, "/app"])),
+        libraries=_apt([one for name in packages for one in _runtime(name)]),
+        tools=_apt([name for name in packages if name != "python3-dev"]),
+        uv=django_virtualenv_uv.VERSION,
+        copy="\n".join(_copy(name) for name in copied) or "COPY . /app",
+        install="\n".join(f"RUN {command}" for command in _install(plan, tree)),
+        build=f"WORKDIR {path[0]}\n{build}" if build else "",
+        folders=" ".join(FOLDERS),
+        folder=path[0],
+    )
+
+
+def _runtime(package: str) -> list[str]:
+    """Return the packages of Debian that a program needs where a build needs one."""
+    return [] if _TOOLS.fullmatch(package) else _LIBRARIES.get(package, [package])
+
+
+def _apt(packages: list[str]) -> str:
+    """Return the line that installs packages of Debian; empty without any."""
+    if not packages:
+        return ""
+    names = " ".join(dict.fromkeys(packages))
+    install = f"apt-get install --yes --no-install-recommends {names}"
+    return f"RUN apt-get update && {install} && rm -rf /var/lib/apt/lists/*\n"
+
+
+def _copy(name: str) -> str:
+    return f"COPY {json.dumps([name, f'/app/{name}'])}"
+
+
+def _install(plan: Plan, tree: Path) -> list[str]:
+    """Return the commands that install the project's packages into /venv."""
+    commands, arguments = [], []
+    for name in plan.requirements:
+        kind, folder = Path(name).name, f"/app/{Path(name).parent}".removesuffix("/.")
+        if kind in ("uv.lock", "poetry.lock", "Pipfile.lock"):
+            commands.append(f"cd {folder} && {_LOCKS[kind].format(groups=_groups(plan, tree))}")
+            name = f"/tmp/{kind}.txt"  # noqa: S108  # nosec B108 - in the image
+        arguments.append(f"--requirement={_quoted(name)}")
+    constraints = plan.options.get("constraints", [])
+    if constraints:
+        commands.append(f"printf '%s\\n' {' '.join(map(_quoted, constraints))} >/tmp/constraints.txt")
+        arguments += ["--constraint=/tmp/constraints.txt", "--build-constraint=/tmp/constraints.txt"]
+    own = plan.options.get("python_packages", [])
+    if arguments or own:
+        commands.append(" ".join(["uv pip install", *arguments, *map(_quoted, own)]))
+    if plan.driver:
+        commands.append(" ".join(["uv pip install", *map(_quoted, plan.driver)]))
+    return commands
+
+
+#: The commands that write a lock file as requirements.
+_LOCKS = {
+    "uv.lock": "uv export --quiet --frozen --no-dev --no-emit-project{groups} --output-file /tmp/uv.lock.txt",
+    "Pipfile.lock": "uv tool run --quiet pipenv requirements >/tmp/Pipfile.lock.txt",
+    "poetry.lock": "uv tool run --quiet --with poetry-plugin-export poetry export --output /tmp/poetry.lock.txt",
+}
+
+
+def _groups(plan: Plan, tree: Path) -> str:
+    return "".join(f" --group={_quoted(group)}" for group in django_compose_plan.groups(plan, tree))
+
+
+def _quoted(text: str) -> str:
+    """Return a word for the shell."""
+    plain = re.fullmatch(r"[\w@%+=:,./-]+", text)
+    return text if plain else "'" + text.replace("'", "'\\''") + "'"
+
+
+def _line(command: str) -> str:
+    """Return a command of the shell for one RUN; each line of it has to succeed."""
+    return json.dumps(["sh", "-ec", command.strip()]) if "\n" in command.strip() else command.strip()

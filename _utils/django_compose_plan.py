@@ -1,0 +1,265 @@
+"""What compose files are made from: a project as inspection finds it, and over it the options of a site."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+import django_database_engine
+import django_project_environment
+import django_project_layout
+import django_project_options
+import django_project_requirements
+import django_virtualenv_lock
+import django_virtualenv_python
+import django_virtualenv_requirements
+from django_host_command import DeploymentError
+from django_project_report import Report
+from django_project_settings import Settings
+
+#: Versions of Python that there are official images of, the best first; the last ones are for old versions of Django.
+_PYTHONS = ("3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.14")
+#: Options of a site that replace what inspection finds.
+_OF_SITE = (
+    *("settings_module", "requirements", "python_packages", "constraints", "packages", "build", "environment"),
+    *("secrets", "settings", "queue", "caches", "workers", "schedules", "writable", "health", "files"),
+)
+
+
+@dataclass
+class Plan:
+    """A project and how it is served.
+
+    Attributes:
+        name: its name, also that of its database.
+        domains: its domains; the health check asks for the first one.
+        python: the version of the image, such as ``3.13``.
+        folder: the folder of manage.py, below the top of the source.
+        python_path: further folders that the project is imported from.
+        settings_module: the project's settings module.
+        settings: what is known of the project's settings.
+        application: its WSGI or ASGI module.
+        interface: ``wsgi`` or ``asgi``.
+        django: the arguments of Python for management commands.
+        requirements: the files that list packages.
+        copied: the files that these include; empty where only the whole source has all of them.
+        driver: packages that the compose files need in addition: server, driver of the database, client of Redis.
+        options: the site's options: what inspection has found, and over it what was given.
+        engine: the database: ``sqlite``, ``postgres`` or ``mysql``.
+        open: required variables whose values are not known.
+        notes: what is not in the compose files, or has to be completed.
+    """
+
+    name: str
+    domains: list[str]
+    python: str
+    folder: str
+    python_path: list[str]
+    settings_module: str
+    settings: Settings
+    application: str
+    interface: str
+    django: list[str]
+    requirements: list[str]
+    copied: list[str]
+    driver: list[str]
+    options: dict[str, Any]
+    engine: str
+    open: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def has_overlay(self) -> bool:
+        """Whether settings are overridden by a module; django-configurations has none that one could import."""
+        return not self.settings.configuration
+
+    def takes(self, word: str) -> bool:
+        """Return whether a variable has what the formula knows, such as ``database_url``, by the start of its name."""
+        values = self.options.get("environment", {}).values()
+        return any(isinstance(value, dict) and value.get("from", "").startswith(word) for value in values)
+
+    @property
+    def queue(self) -> str:
+        """The kind of the queue, if it is a server: ``redis``."""
+        return _engine(self.options.get("queue"))
+
+    @property
+    def cache(self) -> str:
+        """The kind of the caches, if they are on a server: ``redis`` or ``memcached``."""
+        return next(filter(None, map(_engine, self.caches.values())), "")
+
+    @property
+    def caches(self) -> dict[str, Any]:
+        """The caches by their aliases."""
+        single = {"default": self.options["cache"]} if self.options.get("cache") else {}
+        return {**single, **(self.options.get("caches") or {})}
+
+    def root(self, setting: str) -> PurePath | str:
+        """Return the path in the containers for STATIC_ROOT or MEDIA_ROOT, in the type that the project gives it."""
+        kind = PurePath if isinstance(self.settings.get(setting), PurePath) else str
+        return kind(f"/srv/{setting.partition('_')[0].lower()}")
+
+
+def _engine(store: Mapping[str, Any] | None) -> str:
+    """Return the kind of a store; empty where it needs no server."""
+    engine = str((store or {}).get("engine") or "")
+    return "" if engine == "database" else engine
+
+
+def of_site(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a site's configuration that compose files take, as `make` reads them."""
+    given = {key: config[key] for key in _OF_SITE if config.get(key)}
+    database = (config["databases"].get("default") or {}).get("engine")
+    version = re.fullmatch(r"(?:.*/)?python(3\.\d+)", config["python"])
+    if config["health"]["path"] == "/":
+        given.pop("health")
+    return {
+        **given,
+        "domains": config["domains"],
+        **({"database": {"engine": database}} if database else {}),
+        **({"python": version[1]} if version else {}),
+        **({"server": {"kind": "gunicorn"}} if config["server"]["kind"] in ("uwsgi", "gunicorn", "mod_wsgi") else {}),
+        **({"path": config["path"]} if config["path"] != "/" else {}),
+    }
+
+
+def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
+    """Inspect a project; this runs as the user who can write to the tree.
+
+    Args:
+        name: the name of the site.
+        given: options of a site that replace what is found; `domains` and `python` among them.
+
+    Raises:
+        DeploymentError: the tree has no Django project, or no list of packages.
+    """
+    report = Report()
+    folder = django_project_layout.add(report, tree)
+    files = django_virtualenv_requirements.default_files(tree, folder)
+    python = given.get("python") or _python(tree, files)
+    domains = [*given.get("domains", ())] or ["localhost", "127.0.0.1"]
+    django_project_options.add(report, tree, folder, domains[0], f"{python}.0")
+    folder = report.value("project", folder)
+    options = {**report.keys(), **given}
+    files = options.get("requirements") or files
+    if not files and not options.get("python_packages"):
+        raise DeploymentError(
+            f"{tree} has no list of packages", hint="write the packages of the project to a requirements.txt there"
+        )
+    python_path = [path for path in options.get("python_path", []) if path != folder]
+    roots = [tree / path for path in (folder, *python_path)]
+    module = options.get("settings_module") or report.settings_module
+    settings = django_project_environment.read(roots, module, report.application)
+    if "redis-server" in options.get("packages", []) and not (options.get("queue") or options.get("cache")):
+        options["queue"] = {"engine": "redis"}
+    engine = _database(settings, options)
+    required, contents, _supported = django_project_requirements.read(tree, files)
+    interface = "wsgi" if options.get("server", {}).get("kind") in (None, "gunicorn", "uwsgi", "mod_wsgi") else "asgi"
+    plan = Plan(
+        name=name,
+        domains=domains,
+        python=python,
+        folder=folder,
+        python_path=python_path,
+        settings_module=module,
+        settings=settings,
+        application=_application(report, roots, options, interface),
+        interface=interface,
+        django=["manage.py"] if (tree / folder / "manage.py").is_file() else ["-m", "django"],
+        requirements=files,
+        copied=[] if any(map(_needs_source, contents.values())) else [*contents],
+        driver=[],
+        options=options,
+        engine=engine,
+        open=report.open_variables,
+    )
+    plan.driver = [*_added(plan, required, contents)]
+    plan.notes = [*_notes(plan, settings)]
+    return plan
+
+
+def _python(tree: Path, files: list[str]) -> str:
+    """Return the newest version of Python that the project, its packages and its Django are for."""
+    _required, contents, supported = django_project_requirements.read(tree, files)
+    django = django_project_requirements.versions(contents).get("django", "")
+    compiled = django_project_requirements.compiled_for(contents)
+    own = [compiled] if compiled else []
+    limits = (supported, django_virtualenv_python.of_django(django))
+    for version in (*own, *_PYTHONS):
+        if all(django_virtualenv_python.is_among(f"{version}.9", limit) for limit in limits if limit):
+            return version
+    return _PYTHONS[0]
+
+
+def _needs_source(text: str) -> bool:
+    """Return whether a file lists a package that is a folder or a file of the source."""
+    return bool(re.search(r"^\s*(-e\s|--editable|file:|\.{0,2}/)|@ (file:|\.)|path ?= ?\"", text, re.MULTILINE))
+
+
+def _database(settings: Settings, options: Mapping[str, Any]) -> str:
+    """Return the database of the site."""
+    engine = options.get("database", {}).get("engine")
+    backend = settings.get("DATABASES", "default", "ENGINE")
+    found = django_database_engine.find(backend) if isinstance(backend, str) else None
+    return str(engine or (found.name if found else "sqlite"))
+
+
+def _application(report: Report, roots: list[Path], options: Mapping[str, Any], interface: str) -> str:
+    """Return the module that the server imports."""
+    if interface == "wsgi" or report.application.endswith("asgi"):
+        return str(options.get("wsgi") or report.application)
+    package = report.application.rpartition(".")[0]
+    names = [f"{package}.asgi".lstrip("."), f"{report.application}"]
+    return next((one for one in names if any((root / f"{one.replace('.', '/')}.py").is_file() for root in roots)), "")
+
+
+def _added(plan: Plan, required: list[str], contents: Mapping[str, str]) -> list[str]:
+    """Return the packages that the compose files need and the project does not require."""
+    listed = [*required, *django_virtualenv_requirements.names(plan.options.get("python_packages", []))]
+    names = {re.sub(r"\[.*", "", name).lower().replace("_", "-") for name in listed}
+    version = django_project_requirements.versions(dict(contents)).get("django", "99")
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    server = ["gunicorn"] if plan.interface == "wsgi" else ["uvicorn[standard]"]
+    added = [one for one in server if one.partition("[")[0] not in names]
+    engine = django_database_engine.ENGINES[plan.engine]
+    if engine.is_server and not {name.replace("-", "_") for name in names} & engine.drivers:
+        added.append(engine.driver_requirement(numbers))
+    if "redis" in (plan.queue, plan.cache) and not names & {"redis", "django-redis", "valkey"}:
+        added.append("redis")
+    if plan.cache == "memcached" and not names & {"pymemcache", "pylibmc"}:
+        added.append("pymemcache")
+    return added
+
+
+def _notes(plan: Plan, settings: Settings) -> list[str]:
+    """Return what the files do not have."""
+    notes = [f"set {name} in .envs/production and .envs/local: the project requires it" for name in plan.open]
+    if plan.options.get("path"):
+        notes.append(f"the site is served below {plan.options['path']}, the containers serve it at /")
+    databases = settings.get("DATABASES")
+    others = sorted({*databases} - {"default"}) if isinstance(databases, dict) else []
+    if others:
+        notes.append(f"no service for the databases {', '.join(others)}: set them in compose/settings_production.py")
+    if "rabbitmq-server" in plan.options.get("packages", []):
+        notes.append("no service for RabbitMQ: add one to the compose files, and its address to .envs")
+    for name, one in (plan.options.get("schedules") or {}).items():
+        command = one.get("command", "") if isinstance(one, dict) else one
+        notes.append(f"no service for the schedule {name}: have cron run it in the service app: {command}")
+    if plan.options.get("writable_packages"):
+        notes.append(f"{', '.join(plan.options['writable_packages'])} write into their own folder, which is read-only")
+    return notes
+
+
+def has_lock(plan: Plan, name: str) -> bool:
+    """Return whether packages come from a kind of lock file."""
+    return any(Path(file).name == name for file in plan.requirements)
+
+
+def groups(plan: Plan, tree: Path) -> list[str]:
+    """Return the dependency groups of a uv.lock that a site needs."""
+    return [group for file in plan.requirements if file.endswith("uv.lock") for group in _groups(tree / file)]
+
+
+def _groups(lock: Path) -> list[str]:
+    return list(django_virtualenv_lock.groups_of_uv(lock))

@@ -1,0 +1,132 @@
+"""The programs of the containers: what they begin with, the health check, and the configuration of nginx."""
+
+import json
+
+import django_host_template
+from django_compose_plan import Plan
+from django_project_values import UNKNOWN
+
+_START = """\
+#!/bin/sh
+# What a container of {name} begins with: the variables of .envs, then the command, which takes its place.
+set -eu
+set -a
+. /run/secrets/environment
+set +a
+case "$1" in
+serve)
+    python {django} migrate --noinput
+    python {django} collectstatic --noinput
+    exec {server}
+    ;;
+develop)
+    python {django} migrate --noinput
+    exec python {django} runserver 0.0.0.0:8000
+    ;;
+esac
+exec "$@"
+"""
+_GUNICORN = (
+    "gunicorn --bind=unix:/srv/run/socket --workers=2 --threads=4 --timeout=60 --graceful-timeout=30 "
+    "--worker-tmp-dir=/dev/shm {application}:application"  # nosec B108
+)
+_UVICORN = (
+    "uvicorn --uds=/srv/run/socket --workers=2 --proxy-headers --forwarded-allow-ips='*' "
+    "--timeout-graceful-shutdown=30 {application}:application"
+)
+
+_HEALTHY = '''\
+#!/venv/bin/python
+"""The health check of {name}: a program without arguments, since podman-compose passes none with quotes."""
+
+import http.client
+import socket
+import sys
+
+connection = http.client.HTTPConnection("localhost", timeout=4)
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.settimeout(4)
+connection.sock.connect("/srv/run/socket")
+# Django refuses a Host that is not in ALLOWED_HOSTS.
+connection.request("GET", {path}, headers={{"Host": {domain}, "X-Forwarded-Proto": "https"}})
+status = connection.getresponse().status
+print(status)
+sys.exit(not 200 <= status < 400)
+'''
+
+_NGINX = """\
+# nginx in front of {name}. The socket needs no resolver, and stays where it is when the container of app is replaced.
+upstream app {{
+    server unix:/srv/run/socket;
+}}
+
+map $http_x_forwarded_proto $visitor_scheme {{
+    default $scheme;
+    https https;
+}}
+
+map $http_upgrade $connection_upgrade {{
+    default upgrade;
+    "" "";
+}}
+
+server {{
+    listen 8080;
+    server_name {domains};
+    server_tokens off;
+    client_max_body_size 75m;
+    gzip on;
+    gzip_types text/css text/javascript application/javascript application/json image/svg+xml;
+
+    location {static} {{
+        alias /srv/static/;
+        expires 1h;
+    }}
+
+    location {media} {{
+        alias /srv/media/;
+        add_header X-Content-Type-Options nosniff;
+        add_header Content-Security-Policy "sandbox; default-src 'none'";
+    }}
+
+    location / {{
+        proxy_pass http://app;
+        proxy_http_version 1.1;
+        proxy_set_header Host $http_host;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection $connection_upgrade;
+        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+        proxy_set_header X-Forwarded-Proto $visitor_scheme;
+    }}
+}}
+"""
+
+
+def start(plan: Plan) -> str:
+    """Return the program that containers of the project begin with."""
+    server = (_GUNICORN if plan.interface == "wsgi" else _UVICORN).format(application=plan.application)
+    return _START.format(name=plan.name, django=" ".join(plan.django), server=server)
+
+
+def healthy(plan: Plan) -> str:
+    """Return the program of the health check."""
+    path = plan.options.get("health", {}).get("path") or "/"
+    return _HEALTHY.format(name=plan.name, path=json.dumps(path), domain=json.dumps(plan.domains[0]))
+
+
+def nginx(plan: Plan) -> str:
+    """Return the configuration of nginx."""
+    quoted = django_host_template.nginx_value
+    static, media = (quoted(_path(plan, name, default)) for name, default in _URLS)
+    return _NGINX.format(name=plan.name, domains=" ".join(plan.domains), static=static, media=media)
+
+
+_URLS = (("STATIC_URL", "/static/"), ("MEDIA_URL", "/media/"))
+
+
+def _path(plan: Plan, setting: str, default: str) -> str:
+    """Return the path of STATIC_URL or MEDIA_URL; the default one where it is on another host or not known."""
+    url = plan.settings.get(setting)
+    if url is UNKNOWN or not isinstance(url, str) or "//" in url or not url.strip("/"):
+        return default
+    return f"/{url.strip('/')}/"

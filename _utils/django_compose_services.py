@@ -1,0 +1,256 @@
+"""The compose files: what runs in production, and on the machine of a developer."""
+
+import json
+import shlex
+from typing import Any
+
+import django_compose_secrets
+import django_compose_settings
+from django_compose_plan import Plan
+
+_PRODUCTION = """\
+# {name} in production: docker compose -f compose.production.yml up --detach
+# nginx listens on 127.0.0.1:8080 only, for the proxy of this host: a published port passes the host's firewall.
+x-app: &app
+  image: localhost/{image}:production
+  user: "${{APP_USER:-{user}}}"
+  environment: {{DJANGO_SETTINGS_MODULE: {settings}}}
+  secrets: [{secrets}]
+  volumes: [data:/srv/data, media:/srv/media, run:/srv/run, static:/srv/static]
+  read_only: true
+  tmpfs: [/tmp]
+  cap_drop: [ALL]
+  security_opt: ["no-new-privileges:true"]
+  stop_grace_period: 40s
+  restart: unless-stopped
+
+services:
+  app:
+    <<: *app
+    build: {{context: .}}
+    healthcheck: {{test: [CMD, /srv/healthy], interval: 5s, timeout: 5s, retries: 3, start_period: 120s}}
+{app}
+  nginx:
+    image: docker.io/library/nginx:1.28
+    ports: ["${{LISTEN:-127.0.0.1:8080}}:8080"]
+    volumes:
+      - ./compose/nginx.conf:/etc/nginx/conf.d/default.conf:ro
+      - media:/srv/media:ro
+      - run:/srv/run
+      - static:/srv/static:ro
+    read_only: true
+    tmpfs: [/var/cache/nginx, /run, /tmp]
+    cap_drop: [ALL]
+    cap_add: [CHOWN, SETGID, SETUID]
+    security_opt: ["no-new-privileges:true"]
+    restart: unless-stopped
+    depends_on:
+      app: {{condition: service_healthy}}
+{services}
+volumes:
+  data:
+  media:
+  run:
+  static:
+{volumes}
+secrets:
+{files}"""
+
+_LOCAL = """\
+# {name} on the machine of a developer: docker compose -f compose.local.yml up
+# http://localhost:8000 is served from the files in this folder, and again after each change. Mail is in the log.
+x-app: &app
+  image: localhost/{image}:local
+  user: "${{APP_USER:-{user}}}"
+  environment: {{DJANGO_SETTINGS_MODULE: {settings}}}
+  secrets: [{secrets}]
+  volumes: [".:/app", "data_local:/srv/data", "media_local:/srv/media"]
+
+services:
+  app:
+    <<: *app
+    build: {{context: .}}
+    command: [develop]
+    ports: ["127.0.0.1:8000:8000"]
+{app}{services}
+volumes:
+  data_local:
+  media_local:
+{volumes}
+secrets:
+{files}"""
+
+_POSTGRES = """
+  database:
+    image: {image}
+    environment:
+      POSTGRES_DB: {name}
+      POSTGRES_USER: {name}
+      POSTGRES_PASSWORD_FILE: /run/secrets/database_password
+      PGHOST: 127.0.0.1  # of pg_isready: during its first start PostgreSQL listens on a socket only
+    secrets: [database_password]
+    volumes: ["database{suffix}:/var/lib/postgresql/data"]
+    security_opt: ["no-new-privileges:true"]
+    healthcheck: {{test: [CMD, pg_isready], interval: 5s, timeout: 5s, retries: 3, start_period: 120s}}
+    restart: unless-stopped
+"""
+_MYSQL = """
+  database:
+    image: docker.io/library/mariadb:11.8
+    environment:
+      MARIADB_DATABASE: {name}
+      MARIADB_USER: {name}
+      MARIADB_PASSWORD_FILE: /run/secrets/database_password
+      MARIADB_RANDOM_ROOT_PASSWORD: "1"
+    secrets: [database_password]
+    volumes: ["database{suffix}:/var/lib/mysql"]
+    security_opt: ["no-new-privileges:true"]
+    healthcheck:
+      test: [CMD, healthcheck.sh, --connect, --innodb_initialized]
+      interval: 5s
+      timeout: 5s
+      retries: 3
+      start_period: 120s
+    restart: unless-stopped
+"""
+_REDIS = """
+  {service}:
+    image: docker.io/library/redis:7.4
+    command: {command}
+{volumes}    security_opt: ["no-new-privileges:true"]
+    healthcheck: {{test: [CMD, redis-cli, ping], interval: 5s, timeout: 5s, retries: 3, start_period: 60s}}
+    restart: unless-stopped
+"""
+_MEMCACHED = """
+  cache:
+    image: docker.io/library/memcached:1.6
+    command: [memcached, --memory-limit=64]
+    security_opt: ["no-new-privileges:true"]
+    restart: unless-stopped
+"""
+_WORKER = """
+  {service}:
+    <<: *app
+    command: {command}
+{after}"""
+#: Extensions of PostgreSQL that an image of its own has.
+_EXTENSIONS = {"postgis": "docker.io/postgis/postgis:17-3.5", "vector": "docker.io/pgvector/pgvector:pg17"}
+#: Redis as a queue keeps what it has; as a cache it drops the oldest.
+_QUEUE = ["redis-server", "--appendonly", "yes", "--maxmemory-policy", "noeviction"]
+_CACHE = ["redis-server", "--save", "", "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]
+
+
+def production(plan: Plan, user: str) -> str:
+    """Return compose.production.yml.
+
+    Args:
+        user: the uid and gid of the containers of the project.
+    """
+    return _file(_PRODUCTION, plan, user, "production")
+
+
+def local(plan: Plan, user: str) -> str:
+    """Return compose.local.yml."""
+    return _file(_LOCAL, plan, user, "local")
+
+
+def _file(template: str, plan: Plan, user: str, kind: str) -> str:
+    suffix = "_local" if kind == "local" else ""
+    own = _after(
+        {
+            name: "service_started" if name == "cache" and plan.cache == "memcached" else "service_healthy"
+            for name in _stores(plan)
+        }
+    )
+    secrets = {
+        "environment": kind,
+        **({"secret_key": "secret_key"} if django_compose_secrets.has_key_file(plan) else {}),
+    }
+    if "database" in _stores(plan):
+        secrets |= dict.fromkeys(["database_password"], "database_password")
+    return template.format(
+        name=plan.name,
+        image=plan.name,
+        user=user,
+        settings=module(plan, kind),
+        secrets=", ".join(secrets),
+        app=own,
+        services="".join(_services(plan, suffix, own)),
+        volumes="".join(f"  {name}{suffix}:\n" for name in _stores(plan) if name != "cache"),
+        files="".join(f"  {name}: {{file: ./.envs/{path}}}\n" for name, path in secrets.items()),
+    )
+
+
+def module(plan: Plan, kind: str) -> str:
+    """Return the settings module of a compose file."""
+    return f"compose.settings_{kind}" if plan.has_overlay else plan.settings_module
+
+
+def _stores(plan: Plan) -> list[str]:
+    """Return the services that keep data."""
+    is_server = plan.engine != "sqlite"
+    return [name for name, has in (("database", is_server), ("queue", plan.queue), ("cache", plan.cache)) if has]
+
+
+def _after(conditions: dict[str, str]) -> str:
+    lines = [f"      {name}: {{condition: {condition}}}\n" for name, condition in conditions.items()]
+    return "".join(["    depends_on:\n", *lines]) if lines else ""
+
+
+def _services(plan: Plan, suffix: str, own: str) -> list[str]:
+    """Return the services of the site in addition to app and nginx."""
+    name = django_compose_settings.database_name(plan)
+    found = {"postgres": [_POSTGRES], "mysql": [_MYSQL]}.get(plan.engine, [])
+    found = [one.format(name=name, suffix=suffix, image=_postgres(plan)) for one in found]
+    if plan.queue == "redis":
+        volumes = f'    volumes: ["queue{suffix}:/data"]\n'
+        found.append(_REDIS.format(service="queue", command=json.dumps(_QUEUE), volumes=volumes))
+    if plan.cache == "redis":
+        found.append(_REDIS.format(service="cache", command=json.dumps(_CACHE), volumes=""))
+    if plan.cache == "memcached":
+        found.append(_MEMCACHED)
+    after = (
+        _after({"app": "service_started"}) + own.partition("\n")[2] if suffix else _after({"app": "service_healthy"})
+    )
+    for worker, about in django_compose_secrets.workers(plan).items():
+        words = json.dumps(command(plan, about)).replace("$", "$$")
+        found.append(_WORKER.format(service=service(worker), command=words, after=after))
+    return found
+
+
+def _postgres(plan: Plan) -> str:
+    """Return the image of PostgreSQL with the extensions that the project needs."""
+    extensions = plan.options.get("database", {}).get("extensions", [])
+    return next((image for name, image in _EXTENSIONS.items() if name in extensions), "docker.io/library/postgres:17")
+
+
+def service(worker: str) -> str:
+    """Return the name of the service of a worker."""
+    return worker if worker in ("beat", "worker") else "worker" if worker == "default" else f"worker_{worker}"
+
+
+def command(plan: Plan, worker: dict[str, Any]) -> list[str]:
+    """Return the command of a worker."""
+    kind, app = worker["kind"], worker.get("app") or ""
+    queues, number = worker.get("queues") or [], worker.get("processes")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in (worker.get("options") or {}).items()]
+    if kind == "celery":
+        chosen = [f"--queues={','.join(queues)}"] if queues else []
+        return [
+            "celery",
+            f"--app={app}",
+            "worker",
+            "--loglevel=INFO",
+            *chosen,
+            f"--concurrency={number or 2}",
+            *options,
+        ]
+    if kind == "celery_beat":
+        state = ["--schedule=/srv/data/celerybeat-schedule", "--pidfile="]
+        return ["celery", f"--app={app}", "beat", "--loglevel=INFO", *state, *options]
+    if kind == "rq":
+        return ["python", *plan.django, "rqworker", *(queues or ["default"]), *options]
+    if kind == "huey":
+        return ["python", *plan.django, "run_huey", *([f"--workers={number}"] if number else []), *options]
+    words = shlex.split(worker["command"])
+    return ["python", *plan.django, *words[1:]] if words[0] in ("manage.py", "./manage.py") else words

@@ -1,0 +1,29 @@
+"""The settings of mysql in compose.production.yml: the project's, and those of the containers."""
+
+import os
+from pathlib import Path
+
+from chat.settings import *
+
+DEBUG = False
+ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
+# nginx passes on what the proxy of this host says, which alone reaches it.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECRET_KEY = os.environ["SECRET_KEY"]
+STATIC_ROOT = "/srv/static"
+MEDIA_ROOT = "/srv/media"
+DATABASES["default"] = {
+    **DATABASES["default"],
+    "NAME": "mysql",
+    "USER": "mysql",
+    "PASSWORD": Path("/run/secrets/database_password").read_text().strip(),
+    "HOST": "database",
+    "PORT": "3306",
+}
+CHANNEL_LAYERS["default"]["CONFIG"] = {"hosts": ["redis://queue:6379/0"]}
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+}

@@ -1,0 +1,23 @@
+"""The settings of seed in compose.production.yml: the project's, and those of the containers."""
+
+from pathlib import Path
+
+from blogproject.settings.production import *
+
+DEBUG = False
+ALLOWED_HOSTS = ["blog.example.org", "www.blog.example.org"]
+# nginx passes on what the proxy of this host says, which alone reaches it.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+STATIC_ROOT = Path("/srv/static")
+MEDIA_ROOT = "/srv/media"
+DATABASES["default"] = {
+    **DATABASES["default"],
+    "NAME": "/srv/data/db.sqlite3",
+    "OPTIONS": {"timeout": 20, **DATABASES["default"].get("OPTIONS", {})},
+}
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+}

@@ -1,0 +1,11 @@
+"""The settings of uv in compose.production.yml: the project's, and those of the containers."""
+
+
+from shop.settings import *
+
+DEBUG = False
+ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
+# nginx passes on what the proxy of this host says, which alone reaches it.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+STATIC_ROOT = "/srv/static"
+MEDIA_ROOT = "/srv/media"

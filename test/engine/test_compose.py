@@ -1,0 +1,244 @@
+"""Compose files: those of each project, whole, in the subset that all implementations of compose understand."""
+
+import ast
+import os
+import pwd
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import django_compose
+import django_compose_secrets
+import django_project_inspection
+import pytest
+import yaml
+from django_host_command import DeploymentError
+from specimen import configured
+from trees import write_tree
+
+CASES = Path(__file__).parents[1] / "compose"
+SOURCES = yaml.safe_load((CASES / "sources.yaml").read_text())
+#: Keys that docker compose 2, docker-compose 1.29 and podman-compose 1.3 all have; `name` and `build.secrets` are not.
+TOP = {"x-app", "services", "volumes", "secrets"}
+SERVICE = {
+    *("image", "build", "command", "user", "environment", "secrets", "volumes", "ports", "depends_on", "healthcheck"),
+    *("read_only", "tmpfs", "cap_drop", "cap_add", "security_opt", "stop_grace_period", "restart"),
+}
+FILES = (
+    *("Dockerfile", ".dockerignore", "compose.production.yml", "compose.local.yml"),
+    *("compose/start", "compose/healthy", "compose/nginx.conf", "compose/settings_local.py"),
+)
+
+
+@pytest.fixture(autouse=True)
+def secrets_in_order(monkeypatch):
+    monkeypatch.setattr(django_compose_secrets, "generated", lambda length=50: f"generated-{length}")
+
+
+def project(case: str, tmp_path: Path) -> Path:
+    return write_tree(tmp_path / case, SOURCES[case]["files"])
+
+
+def written(case: str, tmp_path: Path) -> tuple[Path, list[str]]:
+    folder = project(case, tmp_path)
+    return folder, django_compose.write(str(folder), case, SOURCES[case].get("given"))
+
+
+def new_files(folder: Path, case: str) -> dict[str, str]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    names = (str(path.relative_to(folder)) for path in paths)
+    owner = f"{os.geteuid() or 10001}:{os.getegid() or 10001}"
+    return {
+        name: (folder / name).read_text().replace(f":-{owner}}}", ":-1000:1000}")
+        for name in names
+        if name not in SOURCES[case]["files"]
+    }
+
+
+@pytest.mark.parametrize("case", SOURCES)
+def test_the_files_of_a_project(case, tmp_path):
+    folder, lines = written(case, tmp_path)
+    found, kept = new_files(folder, case), CASES / case
+    if os.environ.get("UPDATE"):
+        for path in [*kept.rglob("*")] if kept.exists() else []:
+            path.unlink() if path.is_file() else None
+        write_tree(kept, {name.replace(".envs", "envs"): text for name, text in found.items()})
+    there = {str(path.relative_to(kept)): path.read_text() for path in kept.rglob("*") if path.is_file()}
+    assert {name.replace(".envs", "envs"): text for name, text in found.items()} == there
+    assert lines[1:] == SOURCES[case].get("lines", [])
+
+
+@pytest.mark.parametrize("kind", ["production", "local"])
+@pytest.mark.parametrize("case", SOURCES)
+def test_compose_files_are_in_the_portable_subset(case, kind, tmp_path):
+    folder, _lines = written(case, tmp_path)
+    compose = yaml.safe_load((folder / f"compose.{kind}.yml").read_text())
+    assert {*compose} <= TOP
+    services: dict[str, dict[str, Any]] = compose["services"]
+    for name, service in services.items():
+        assert {*service} <= SERVICE, name
+        assert re.match(r"(docker\.io|localhost)/", service["image"]), "podman looks for others in a registry"
+        assert {*service.get("secrets", [])} <= {*compose["secrets"]}
+        assert {*service.get("depends_on", {})} <= {*services} - {name}
+        check = service.get("healthcheck", {"test": ["CMD"]})["test"]
+        assert check[0] == "CMD"
+        assert not re.search(r"['\"() ]", "".join(check)), "podman-compose breaks the quotes"
+        for needed, how in service.get("depends_on", {}).items():
+            assert how["condition"] != "service_healthy" or "healthcheck" in services[needed]
+        mounted = [volume.split(":") for volume in service.get("volumes", [])]
+        assert {source for source, *_rest in mounted if not source.startswith(".")} <= {*compose["volumes"]}
+        assert not any(target.startswith("/app/") for _source, target, *_rest in mounted)
+    assert services["app"]["build"] == {"context": "."}
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    expected = {"nginx": ["${LISTEN:-127.0.0.1:8080}:8080"]}
+    assert published == (expected if kind == "production" else {"app": ["127.0.0.1:8000:8000"]})
+    assert {source for source in compose["secrets"].values() if not source["file"].startswith("./.envs/")} == set()
+
+
+@pytest.mark.parametrize("case", SOURCES)
+def test_programs_can_be_read_by_what_runs_them(case, tmp_path):
+    folder, _lines = written(case, tmp_path)
+    subprocess.run(["sh", "-n", str(folder / "compose/start")], check=True)
+    for name in ("healthy", "settings_production.py", "settings_local.py"):
+        ast.parse((folder / "compose" / name).read_text())
+    assert "exec " in (folder / "compose/start").read_text()
+    assert os.access(folder / "compose/start", os.X_OK)
+    assert "127.0.0.11" not in (folder / "compose/nginx.conf").read_text()
+
+
+def test_every_pattern_of_what_no_image_has_is_of_all_folders(tmp_path):
+    folder, _lines = written("sqlite", tmp_path)
+    patterns = [line for line in (folder / ".dockerignore").read_text().splitlines() if line[0] != "#"]
+    assert all(pattern.startswith("**/") for pattern in patterns)
+    assert {"**/.git", "**/.env", "**/.env.*", "**/.envs", "**/*.key"} <= {*patterns}
+
+
+def test_secrets_are_in_files_of_the_user_alone_and_in_no_other(tmp_path):
+    folder, _lines = written("celery", tmp_path)
+    secret = {path.name: path.read_text() for path in (folder / ".envs").iterdir()}
+    assert {*secret} == {".gitignore", "database_password", "local", "production"}
+    assert secret[".gitignore"] == "*\n"
+    assert {path.stat().st_mode & 0o777 for path in (folder / ".envs").iterdir()} == {0o600}
+    assert (folder / ".envs").stat().st_mode & 0o777 == 0o700
+    others = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".envs"]
+    assert [path for path in others if "generated-" in path.read_text()] == []
+
+
+def test_variables_are_what_the_shell_reads(tmp_path):
+    folder, _lines = written("celery", tmp_path)
+    argv = ["sh", "-c", 'set -a; . "$0"; exec env -0', str(folder / ".envs/production")]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    found = dict(line.partition("=")[::2] for line in done.stdout.split("\0") if line)
+    assert {name: found[name] for name in ("SECRET_KEY", "TOKEN_SALT", "CELERY_BROKER_URL")} == {
+        "SECRET_KEY": "generated-50",
+        "TOKEN_SALT": "generated-50",
+        "CELERY_BROKER_URL": "redis://queue:6379/0",
+    }
+
+
+def test_a_second_run_changes_nothing_and_keeps_the_secrets(tmp_path, monkeypatch):
+    folder, _lines = written("celery", tmp_path)
+    before = new_files(folder, "celery")
+    monkeypatch.setattr(django_compose_secrets, "generated", lambda length=50: "another")
+    lines = django_compose.write(str(folder), "celery", SOURCES["celery"]["given"])
+    assert lines == ["nothing had to be written", *SOURCES["celery"]["lines"]]
+    assert new_files(folder, "celery") == before
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_differs_stays_and_ours_is_next_to_it(name, tmp_path):
+    folder = project("sqlite", tmp_path)
+    write_tree(folder, {name: "of the user\n"})
+    lines = django_compose.write(str(folder), "sqlite")
+    assert (folder / name).read_text() == "of the user\n"
+    assert (folder / f"{name}.new").read_text() != "of the user\n"
+    assert lines[1:] == [f"{name} is another one and stays as it is; what compose needs is in {name}.new"]
+
+
+def test_variables_that_the_file_lacks_are_next_to_it_with_those_that_it_has(tmp_path):
+    folder = project("celery", tmp_path)
+    write_tree(folder, {".envs/production": 'SECRET_KEY="kept"\nOWN="1"\n'})
+    lines = django_compose.write(str(folder), "celery")
+    assert ".envs/production is another one" in lines[1]
+    assert (folder / ".envs/production").read_text() == 'SECRET_KEY="kept"\nOWN="1"\n'
+    new = folder / ".envs/production.new"
+    assert {'SECRET_KEY="kept"', 'OWN="1"', 'TOKEN_SALT="generated-50"'} <= {*new.read_text().splitlines()}
+    assert new.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["compose", ".envs"])
+def test_a_link_out_of_the_project_is_not_followed(name, tmp_path):
+    folder = project("sqlite", tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (folder / name).symlink_to(elsewhere)
+    with pytest.raises(DeploymentError, match=name):
+        django_compose.write(str(folder), "sqlite")
+    assert [*elsewhere.iterdir()] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_files_in_a_folder_of_a_user_are_written_by_that_user():
+    owner = pwd.getpwnam("nobody")
+    with tempfile.TemporaryDirectory(prefix="compose-") as top:
+        os.chmod(top, 0o755)
+        folder = project("sqlite", Path(top))
+        for path in [folder, *folder.rglob("*")]:
+            os.chown(path, owner.pw_uid, owner.pw_gid)
+        django_compose.write(str(folder), "sqlite")
+        assert {path.stat().st_uid for path in folder.rglob("*")} == {owner.pw_uid}
+        assert (
+            f'user: "${{APP_USER:-{owner.pw_uid}:{owner.pw_gid}}}"' in (folder / "compose.production.yml").read_text()
+        )
+
+
+def test_a_folder_without_a_project_is_refused(tmp_path):
+    with pytest.raises(DeploymentError, match=r"no manage\.py found in the source"):
+        django_compose.write(str(tmp_path))
+    with pytest.raises(DeploymentError, match="is not a folder"):
+        django_compose.write(str(tmp_path / "missing"))
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_project_without_a_list_of_packages_is_refused(tmp_path):
+    folder = project("sqlite", tmp_path)
+    for name in ("requirements.txt", "requirements/more.txt"):
+        (folder / name).unlink()
+    with pytest.raises(DeploymentError, match="has no list of packages"):
+        django_compose.write(str(folder))
+
+
+def test_the_options_of_a_site_replace_what_is_found(tmp_path, monkeypatch):
+    folder = project("sqlite", tmp_path)
+    site = configured(
+        domains=["a.example.org"],
+        python="python3.11",
+        packages=["libpq5"],
+        database={"engine": "postgres"},
+        queue={"engine": "redis"},
+        workers={"default": {"kind": "rq", "queues": ["high", "low"]}},
+        environment={"REDIS_URL": {"from": "queue_url"}, "LEVEL": 3},
+        path="/blog",
+    )
+    monkeypatch.setattr(django_compose.django_site, "find", lambda _name: site)
+    lines = django_compose.of_site("blog", str(folder))
+    assert lines[1:] == ["the site is served below /blog, the containers serve it at /"]
+    assert "python:3.11-slim" in (folder / "Dockerfile").read_text()
+    assert "libpq5" in (folder / "Dockerfile").read_text()
+    services = yaml.safe_load((folder / "compose.production.yml").read_text())["services"]
+    assert {*services} == {"app", "nginx", "database", "queue", "worker"}
+    assert services["worker"]["command"] == ["python", "manage.py", "rqworker", "high", "low"]
+    environment = (folder / ".envs/production").read_text()
+    assert 'REDIS_URL="redis://queue:6379/0"' in environment
+    assert 'LEVEL="3"' in environment
+    assert 'ALLOWED_HOSTS = ["a.example.org"]' in (folder / "compose/settings_production.py").read_text()
+
+
+def test_inspection_is_not_changed_by_the_files(tmp_path):
+    """Otherwise a second run, and an apply of the formula, would take settings of containers for the project's."""
+    folder = project("sqlite", tmp_path)
+    before = django_project_inspection.inspect(str(folder))
+    django_compose.write(str(folder), "sqlite")
+    assert django_project_inspection.inspect(str(folder)) == before
