@@ -72,6 +72,8 @@ def _configuration(site: Site) -> dict[str, Any]:
         config["email"] = {**site.config["email"], "password": None}
     if site.public_https and site.config["overlay"]:
         config["tls"] = {"listen": site.public_https}
+    if site.config.get("container"):
+        config["packages"] = site.config["packages"]  # which are in its image
     if site.config["proxy"].get("keepalive"):
         config["proxy"] = {"keepalive": True}
     return config

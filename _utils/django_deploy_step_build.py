@@ -7,6 +7,8 @@ import shlex
 import shutil
 from collections.abc import Iterator
 
+import django_container
+import django_container_image
 import django_deploy_drift
 import django_deploy_preflight
 import django_host_command
@@ -96,10 +98,16 @@ def build(deployment: Deployment) -> Iterator[Changes]:
     _link_shared(site, tree, fill=not deployment.aside)
     _make_writable(site, tree)
     django_virtualenv_packages.copy(site, release.path)
+    if site.config.get("container"):
+        container = django_container_image.of_release(site, release.path, release.record["virtualenv"])
+        release.update(container=django_container.record(container))
 
 
 def _run_commands(site: Site, release: Release, tree: Foreign) -> None:
     virtualenv = release.path / "virtualenv"
+    if site.config.get("container"):  # whose image has no link of a release yet
+        virtualenv = site.virtualenvs / release.record["virtualenv"]
+    image = django_container_image.dependencies(site, virtualenv.name) if site.config.get("container") else ""
     environment = {
         **django_virtualenv_uv.build_environment(site),
         "VIRTUAL_ENV": str(virtualenv),
@@ -116,6 +124,7 @@ def _run_commands(site: Site, release: Release, tree: Foreign) -> None:
             writable=[str(tree)],
             timeout=seconds(site.config["timeouts"]["build"]),
             hint=f"the command is from django:sites:{site.name}:build",
+            image=image,
         )
 
     for command in site.config["build"]:

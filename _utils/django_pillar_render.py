@@ -35,6 +35,7 @@ MODULES = (
     "django_pillar_database_host",
     "django_pillar_balancer",
     "django_pillar_cache",
+    "django_pillar_container",
     "django_pillar_site",
     "django_pillar",
 )

@@ -13,6 +13,7 @@ from typing import Any
 import django_kinds
 import django_pillar_balancer
 import django_pillar_cache
+import django_pillar_container
 import django_pillar_database
 import django_pillar_email
 import django_pillar_fleet
@@ -185,6 +186,7 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_static.url,
     django_pillar_static.push,
     commands,
+    django_pillar_container.container,
     django_pillar_worker.commands,
     django_pillar_worker.single,
     django_pillar_worker.signals,

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import django_container
 import django_host_command
 import django_host_environment
 import django_host_file
@@ -28,6 +29,8 @@ import django_site
 import django_site_cause
 import django_wall_delegate
 import django_wall_reaper
+from django_container import Inside
+from django_container_engine import QUIET
 from django_host_command import Command, DeploymentError, Ended
 from django_site import Site
 
@@ -39,6 +42,8 @@ _PROCESSES, _NICE = 2048, 10
 _IDLE_IO = ("/usr/bin/ionice", "--class", "idle", "--ignore")
 #: Seconds between SIGTERM and SIGKILL for processes that a build left behind, and until their end is an error.
 _STOP, _END = 1, 10.0
+#: What a build in a container reads of this host: uv, and the certificate authorities that the host trusts.
+_FORMULA, _CERTIFICATES = "/usr/local/lib/django-formula", "/etc/ssl/certs/ca-certificates.crt"
 #: The sandbox of a build, as systemd directives; the pillar's `build_sandbox` replaces them by name.
 #: Without PrivateUsers the other directives have no effect in a container that may not mount.
 _SANDBOX: dict[str, Any] = {
@@ -84,6 +89,7 @@ def run(
     timeout: float,
     secrets: Collection[str] = (),
     hint: str = "",
+    image: str = "",
 ) -> str:
     """Run a command as the build user, end the processes that it leaves behind, and return the end of its output.
 
@@ -95,6 +101,7 @@ def run(
         timeout: seconds after which it is ended.
         secrets: texts to mask in errors and logs.
         hint: the hint of its errors, where their cause is not a known one.
+        image: the image in which it runs, for a site with containers.
 
     Raises:
         DeploymentError: it cannot be started, fails or times out, or one of its processes does not end.
@@ -113,14 +120,43 @@ def run(
     )
     try:
         try:
-            has_systemd = django_host_service.has_systemd()
-            ended = _in_unit(site, command, writable) if has_systemd else _below_reaper(site, command)
+            ended = _in_container(site, command, writable, image) if image else _on_host(site, command, writable)
         finally:
             end_processes(site)
         return django_host_command.check(command, ended)
     except DeploymentError as error:
         error.hint = django_site_cause.hint(site, f"{error.message}\n{error.log}", building=True) or error.hint
         raise
+
+
+def _on_host(site: Site, command: Command, writable: Sequence[str]) -> Ended:
+    return _in_unit(site, command, writable) if django_host_service.has_systemd() else _below_reaper(site, command)
+
+
+def _in_container(site: Site, command: Command, writable: Sequence[str], image: str) -> Ended:
+    """Run a command in a container of an image, in which the build user has what it has in a unit."""
+    engine, name = django_container.engine(site), f"django-{site.name}-build"
+    engine.end(name)
+    given = command.environment or {}
+    variables = django_site.RUNTIME / f"{site.name}.build.environment"
+    read = [_FORMULA, given.get("XDG_CONFIG_HOME", ""), _CERTIFICATES, given.get("SSL_CERT_FILE", "")]
+    inside = Inside(
+        name,
+        site.build_user,
+        command.folder,
+        read=[path for path in read if path and os.path.exists(path)],
+        write=[str(site.build), *writable],
+        variables=[str(variables)],
+    )
+    own = ["--replace", "--log-driver=none"] if engine.name == "podman" else ["--log-driver=none"]
+    argv = django_container.argv(engine, image, inside, command.argv, *own)
+    text = django_host_environment.environment_file(given)
+    django_host_file.write(variables, text, mode=0o640, group=site.build_user, durable=False)
+    try:
+        return django_host_command.execute(dataclasses.replace(command, argv=argv, folder="/", environment=QUIET))
+    finally:
+        variables.unlink(missing_ok=True)
+        engine.end(name)
 
 
 def _below_reaper(site: Site, command: Command) -> Ended:

@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import django_container
+import django_container_image
+import django_container_unit
 import django_host_command
 import django_host_file
 import django_host_proc
@@ -22,6 +25,7 @@ import django_process
 import django_process_sandbox
 import django_process_trial
 import django_server
+from django_container import Container
 from django_host_command import Command, DeploymentError, seconds
 from django_process import ProcessManager, ProjectCommand, unit
 from django_site import Site
@@ -55,6 +59,8 @@ class Systemd(ProcessManager):
 
         A process that is confined as the project's own tries them, once for each boot and each such sandbox.
         """
+        if site.config.get("container"):  # the engine confines what runs
+            return []
         asked = django_process_trial.questions(site)
         known = _known(site)
         if known.get("wanted") != _wanted(site) or known.get("asked") != asked:
@@ -71,11 +77,9 @@ class Systemd(ProcessManager):
     ) -> dict[str, str]:
         """Return the units of a release: file name in ``config/`` → content."""
         name = unit(site, release)
-        binds = bool(variables["own_folder"])
-        sandbox = django_process_sandbox.directives(
-            site, release, variables["facts"], [Path(variables["own_folder"])] if binds else []
-        )
-        units = {f"{name}.service": django_host_template.render(templates, SERVICE, sandbox=sandbox, **variables)}
+        writable = [Path(variables["own_folder"])] if variables["own_folder"] else []
+        around = _around(site, release, variables, writable)
+        units = {f"{name}.service": django_host_template.render(templates, SERVICE, **around, **variables)}
         if variables["inherits"]:
             units[f"{name}.socket"] = django_host_template.render(templates, SOCKET, **variables)
         return units
@@ -84,8 +88,8 @@ class Systemd(ProcessManager):
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
     ) -> dict[str, str]:
         """Return the unit of a worker: file name in ``config/`` → content."""
-        sandbox = django_process_sandbox.directives(site, release, variables["facts"], variables["writable"])
-        text = django_host_template.render(templates, WORKER, sandbox=sandbox, **variables)
+        around = _around(site, release, variables, variables["writable"])
+        text = django_host_template.render(templates, WORKER, **around, **variables)
         return {f"{variables['unit']}.service": text}
 
     def files(self, site: Site) -> list[Path]:
@@ -98,6 +102,9 @@ class Systemd(ProcessManager):
         Where not exactly one process there has its parent elsewhere, systemd reports which is the main one.
         """
         name = f"{unit(site, release, part)}.service"
+        container = django_container.of_release(release)
+        if container:
+            return container.engine.pid(unit(site, release, part)) if _members(name) else None
         members = _members(name)
         if members is None:  # it does not run, or is in another slice
             return _main_pid(name) if _links(unit(site, release, part)) else None
@@ -140,6 +147,7 @@ class Systemd(ProcessManager):
             DeploymentError: it does not start.
         """
         name = unit(site, release, part)
+        django_container_image.require(site, release)
         changed = self._changed_units(site, release, part)
         reload = (
             [] if any(path.exists() for path, _text in changed) else ["--no-reload"]
@@ -246,10 +254,10 @@ class Systemd(ProcessManager):
         """
         site = command.site
         name = f"django-{site.name}-{command.task}.service"
-        if "refused" not in _known(site):  # after a boot: a directive that this host refuses would fail the unit
-            self.warnings(site)
-        more = [("EnvironmentFile", command.environment_file)] if command.environment_file else []
-        sandbox = django_process_sandbox.directives(site, command.release, command.facts, command.writable)
+        container = django_container.of_release(command.release)
+        if not container and "refused" not in _known(site):
+            self.warnings(site)  # after a boot: a directive that this host refuses would fail the unit
+        sandbox, argv = _confined(command, container, name.removesuffix(".service"))
         if command.task == "task":
             _end(name)
         start_bus()
@@ -257,8 +265,8 @@ class Systemd(ProcessManager):
         try:
             return _run_unit(
                 name,
-                _options([*sandbox, *more]),
-                command.argv,
+                _options(sandbox),
+                argv,
                 doing=command.doing,
                 timeout=command.timeout,
                 stdin=command.stdin,
@@ -291,6 +299,41 @@ class Systemd(ProcessManager):
             DeploymentError: it does not end.
         """
         _end(f"django-{site.name}-task.service")
+
+
+def _around(
+    site: Site, release: Path, variables: Mapping[str, Any], writable: Sequence[Path]
+) -> dict[str, list[tuple[str, str]]]:
+    """Return what confines a server or a worker: the sandbox of its unit, or the lines by which it is a container."""
+    container = django_container.of_release(release)
+    if container:
+        return {"sandbox": [], "container": django_container_unit.lines(site, release, container, variables, writable)}
+    return {
+        "sandbox": django_process_sandbox.directives(site, release, variables["facts"], writable),
+        "container": [],
+    }
+
+
+def _confined(
+    command: ProjectCommand, container: Container | None, name: str
+) -> tuple[list[tuple[str, str]], Sequence[str]]:
+    """Return the properties of the transient unit of a command, and the arguments that run it there.
+
+    Raises:
+        DeploymentError: it runs in a container and has variables in a file of its own.
+    """
+    site, release = command.site, command.release
+    if not container:
+        more = [("EnvironmentFile", command.environment_file)] if command.environment_file else []
+        return [*django_process_sandbox.directives(site, release, command.facts, command.writable), *more], command.argv
+    if command.environment_file:
+        raise DeploymentError(
+            f"{command.doing}: environment_file is not supported for a site in containers",
+            hint=f"set the variables in django:sites:{site.name}:environment",
+        )
+    inside = django_container.of_project(site, release, command.facts, container, name, command.writable)
+    inside = django_container.with_files(site, release, inside, command.argv)
+    return django_container_unit.of_command(container, inside, command.argv)
 
 
 def _known(site: Site) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import django_container
+import django_container_image
 import django_host_clock
 import django_host_disk
 import django_host_file
@@ -42,6 +44,7 @@ RECORD = {
     "steps?": {str: float},
     "size?": {"release": [int], "virtualenv": [int]},
     "backups?": [str],
+    "container?": django_container.RECORD,
     "receipt?": {"sent": int, "failed": int},
     "page?": {
         "domain": str,
@@ -83,8 +86,11 @@ class Release:
     def is_whole(self) -> bool:
         """Return whether every part of a finished release exists."""
         server = f"config/{django_server.of_release(self.path).MAIN}"
-        parts = ("source", "static", "config/environment", server, "virtualenv/bin/python")
+        parts = ("source", "static", "config/environment", server)
+        python = self.path / "virtualenv/bin/python"  # of a container it may be one that this host does not have
+        has_python = os.path.lexists(python) if "container" in self.record else python.exists()
         whole = all((self.path / part).exists() for part in parts) and os.path.lexists(self.path / "socket")
+        whole &= has_python
         return bool(self.record) and whole
 
     def update(self, **values: Any) -> None:
@@ -276,7 +282,7 @@ def prune(site: Site) -> list[str]:
     used = {os.path.basename(os.readlink(link)) for link in links if link.is_symlink()}
     for path in django_virtualenv.unused(site, used):
         stuck += _tried(f"the virtualenv {path.name}", partial(django_host_file.remove_tree, path))
-    return stuck
+    return [*stuck, *django_container_image.prune(site)]
 
 
 def _has_workers_left(release: Release) -> bool:

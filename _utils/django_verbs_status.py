@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import django_container
 import django_database_schema
 import django_host_clock
 import django_process
@@ -107,4 +108,14 @@ def status(site: Site) -> dict[str, Any]:
         "maintenance": django_proxy_maintenance.summary(site),
         **django_verbs_workers.status(site, live),
         "stores": django_store_setup.summary(site),
+        **_container(live),
     }
+
+
+def _container(live: Release | None) -> dict[str, str]:
+    """Return the engine and the image of a release in containers; nothing for another one."""
+    container = django_container.of_release(live.path) if live else None
+    if not container:
+        return {}
+    image = container.engine.image(container.image)
+    return {"container": f"{container.engine.name}: {container.image} ({image[:12] or 'removed'})"}

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import django_container_base
 import django_database
 import django_host_file
 import django_host_user
@@ -56,6 +57,7 @@ def key_of(site: Site, contents: Mapping[str, str]) -> str:
         "databases": django_database.server_engines(site),
         "python": [*django_virtualenv_python.interpreter(site)],
         **({"stores": stores} if (stores := django_store.engines(site)) else {}),
+        **({"base": django_container_base.require(site)} if site.config.get("container") else {}),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -78,7 +80,9 @@ def _generations(site: Site, key: str) -> list[str]:
 def is_complete(site: Site, key: str) -> bool:
     """Return whether a virtualenv was built to its end and its interpreter is still on this host."""
     folder = site.virtualenvs / key
-    return (folder / _COMPLETE).exists() and (folder / "bin/python").exists()
+    python = folder / "bin/python"  # of a container it may be one that this host does not have
+    has_python = os.path.lexists(python) if site.config.get("container") else python.exists()
+    return has_python and (folder / _COMPLETE).exists()
 
 
 def packages(folder: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import django_container_base
 import django_host_command
 import django_server
 from django_host_command import DeploymentError
@@ -28,7 +29,7 @@ _RELEASES = 50
 
 
 class Interpreter(NamedTuple):
-    """An interpreter of this host.
+    """An interpreter of this host, or of the base image of a site with containers.
 
     Attributes:
         path: its real path.
@@ -55,6 +56,8 @@ def interpreter(site: Site) -> Interpreter:
     Raises:
         DeploymentError: it is not installed on this host.
     """
+    if site.config.get("container"):
+        return Interpreter(*django_container_base.python(site))
     found = path(site)
     return Interpreter(found, _identity(found, Path(found).stat().st_mtime))
 
@@ -66,6 +69,8 @@ def path(site: Site) -> str:
         DeploymentError: it is not installed on this host.
     """
     python = site.config["python"]
+    if site.config.get("container"):
+        return interpreter(site).path
     found = shutil.which(python, path=django_host_command.PATH)
     if not found:
         at = f"django:sites:{site.name}"

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import django_container_base
 import django_host_command
 import django_host_file
 import django_host_folder
@@ -105,6 +106,7 @@ class Uv:
                 timeout=django_host_command.seconds(site.config["timeouts"]["build"]),
                 secrets=[self.password] if self.password else [],
                 hint=f"check the requirements, {at}:python, and {at}:packages (compilers, headers)",
+                image=django_container_base.require(site) if site.config.get("container") else "",
             )
 
     @contextlib.contextmanager

@@ -9,6 +9,10 @@
 {% if site.static.push is defined and site.static.push.kind == 'rsync' %}{% do packages.append(platform.packages.rsync) %}{% endif %}
 {% if site.tls.kind != 'none' %}{% do packages.append(platform.packages.tls) %}{% endif %}
 {% if site.schedules is defined and grains.init != 'systemd' %}{% do packages.append(platform.packages.cron) %}{% endif %}
+{% if site.container is defined %}
+{% do packages.append(platform.packages[site.container.engine]) %}
+{% if not site.container.base %}{% do packages.append(platform.packages.mmdebstrap) %}{% endif %}
+{% endif %}
 {% if site.tls.kind == 'acme' %}{% do packages.append(platform.packages[site.tls.client]) %}{% endif %}
 {% for store in django.stores[name] if store == 'redis' %}{% do packages.append(platform.packages.redis) %}{% endfor %}
 {% for database in site.databases.values() %}

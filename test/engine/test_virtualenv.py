@@ -124,7 +124,8 @@ def uv(monkeypatch):
         def __init__(self):
             self.calls = []
 
-        def run(self, site, argv, *, doing, environment, folder, writable, timeout, hint, secrets):
+        def run(self, site, argv, *, doing, environment, folder, writable, timeout, hint, secrets, image):
+            assert not image
             self.calls.append((argv, folder))
             self.configuration = Path(environment["XDG_CONFIG_HOME"], "uv/uv.toml").read_text()
             self.options = {"environment": environment, "writable": writable, "timeout": timeout, "hint": hint}

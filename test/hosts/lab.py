@@ -44,6 +44,12 @@ RUN: tuple[str, ...] = ("--runtime", "runc", "run", "--ulimit", "nofile=4096:409
 # Without these systemd makes no mount namespaces, and a unit's sandbox is silently not in force. A host without an init
 # is a plain container, with no more than podman's own.
 RIGHTS = ("--cap-add=SYS_ADMIN,SYS_PTRACE", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined")
+# A host on which container engines run: they mount, make control groups of their own, and need a file system below
+# their layers that is no overlay itself. `Lab.start(rights=ENGINE)`.
+ENGINE = (
+    *("--privileged", "--cgroupns=private"),
+    *("--volume=/var/lib/containers", "--volume=/var/lib/docker", "--volume=/var/lib/containerd"),
+)
 MINION = {
     "id": "host",
     "file_client": "local",
@@ -299,7 +305,7 @@ class Host:
     def remove(self) -> None:
         """Remove the host; only the lab waits for it, when it closes."""
         self.is_removed = True
-        argv = ["podman", "rm", "--force", "--time=0", self.container]
+        argv = ["podman", "rm", "--force", "--volumes", "--time=0", self.container]
         REMOVALS.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
 
@@ -397,7 +403,8 @@ class Lab:
             the formula has installed what every site needs)
         init: False for a host without systemd, of which `command` is the first process
         options: more of podman run's, as --volume=OUTSIDE:INSIDE
-        rights: those by which systemd can mount; without them it is a container as podman starts it by default
+        rights: those by which systemd can mount; without them it is a container as podman starts it by default;
+            ENGINE for a host that runs podman or Docker itself
         """
         image = self.image(release, kind)
         self.started += 1
@@ -487,7 +494,7 @@ def remove_leftovers() -> None:
 def remove(label: str) -> None:
     containers = podman("ps", "--all", "--quiet", f"--filter=label={label}").stdout.split()
     if containers:
-        podman("rm", "--force", "--time=0", *containers, check=False)
+        podman("rm", "--force", "--volumes", "--time=0", *containers, check=False)
     for network in podman("network", "ls", "--quiet", f"--filter=label={label}").stdout.split():
         podman("network", "rm", "--force", network, check=False)
     for image in podman("images", "--quiet", f"--filter=label={label}").stdout.split():

@@ -1,0 +1,150 @@
+"""Containers of a site: what a release records of its image, and a command of the project as the engine's arguments.
+
+A server, a worker and a command run unchanged inside of a container; systemd keeps them outside. Paths in a container
+are those of the host: the source and the virtualenv are the image's, the rest is mounted.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import django_container_engine
+import django_host_file
+import django_host_user
+from django_container_engine import ENGINES, Engine
+from django_site import Site
+
+#: What a release records of its image.
+RECORD = {"engine": str, "image": str, "mounts": [str]}
+#: Reads files of variables, which systemd would read, then becomes the command: no variable is an argument or part of
+#: what the engine shows of a container.
+_ENTER = 'umask 027; set -a; while [ "$1" != -- ]; do . "$1"; shift; done; set +a; shift; exec "$@"'
+#: Folders with sockets of database servers of the host.
+_SOCKETS = ("/run/postgresql", "/run/mysqld")
+#: The names of users: clients of databases look up their own.
+_USERS = ("/etc/passwd", "/etc/group")
+
+
+@dataclasses.dataclass(frozen=True)
+class Container:
+    """The container of a release: its engine, its image, and the files of its source that the image does not have."""
+
+    engine: Engine
+    image: str
+    mounts: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Inside:
+    """What a command needs in a container.
+
+    Attributes:
+        name: the container's name.
+        user: the name of the user that it runs as.
+        folder: its working directory.
+        read: paths that it may read.
+        write: paths that it may write.
+        variables: files of variables, as ``sh`` reads them.
+        resources: limits, as in the pillar.
+    """
+
+    name: str
+    user: str
+    folder: str
+    read: Sequence[str] = ()
+    write: Sequence[str] = ()
+    variables: Sequence[str] = ()
+    resources: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def of_site(site: Site) -> Engine | None:
+    """Return the engine of a site's new releases; None for a site without containers."""
+    return engine(site) if site.config.get("container") else None
+
+
+def engine(site: Site) -> Engine:
+    """Return the engine of a site that has containers."""
+    return ENGINES[site.config["container"]["engine"]]
+
+
+def of_release(release: Path) -> Container | None:
+    """Return the container of a release, also while it is built; None for one without."""
+    found = django_host_file.read_json(release / "release.json", {"container": RECORD})
+    if not found or found["container"]["engine"] not in ENGINES:
+        return None
+    container = found["container"]
+    return Container(ENGINES[container["engine"]], container["image"], tuple(container["mounts"]))
+
+
+def argv(engine: Engine, image: str, inside: Inside, command: Sequence[str], *options: str) -> list[str]:
+    """Return the arguments that run a command in a container of an image.
+
+    Args:
+        options: further options of the engine's ``run``.
+    """
+    user, group = django_host_user.owner(inside.user, inside.user)
+    home = django_host_user.find_user(inside.user)
+    shown = dict.fromkeys((*_USERS, *inside.read, *inside.variables), False) | dict.fromkeys(inside.write, True)
+    return [
+        *(*engine.program, "run", f"--name={inside.name}", *options),
+        *django_container_engine.locked_down(engine.name),
+        *(f"--user={user}:{group}", f"--workdir={inside.folder}"),
+        *(f"--env=HOME={home.pw_dir if home else '/'}", f"--env=USER={inside.user}", f"--env=LOGNAME={inside.user}"),
+        *django_container_engine.limits(inside.resources),
+        *django_container_engine.mounts(shown),
+        image,
+        *("/bin/sh", "-c", _ENTER, "sh", *inside.variables, "--", *command),
+    ]
+
+
+def of_project(
+    site: Site, release: Path, facts: Mapping[str, Any], container: Container, name: str, writable: Sequence[object]
+) -> Inside:
+    """Return what a command of the project needs: its release's configuration, the site's data, sockets of databases.
+
+    Args:
+        writable: folders that it may write in addition to the site's own.
+    """
+    source = release / "source"
+    variables = [f"{release}/config/environment", f"{site.secrets}/environment"]
+    read = [release / "config", release / "static", site.secrets, site.runtime, site.trusted, *map(Path, _SOCKETS)]
+    write: list[object] = [site.database, site.media, site.shared, site.log, *writable]
+    write += [source / path for path in site.config["writable"]]
+    write += [Path(database["name"]).parent for database in _files_of_databases(site)]
+    if site.config.get("writable_packages"):
+        write.append(release / "packages")
+    return Inside(
+        name,
+        site.user,
+        str((source / str(facts["folder"])).resolve()),
+        read=[str(path) for path in (*read, *map(Path, container.mounts)) if path.exists()],
+        write=[str(path) for path in write if os.path.exists(str(path))],
+        variables=variables,
+        resources=site.config["resources"],
+    )
+
+
+def with_run_folder(inside: Inside, folder: str, resources: Mapping[str, Any] | None) -> Inside:
+    """Return what a server or a worker needs: its folder in /run too, and limits of its own."""
+    write = [*inside.write, folder]
+    return dataclasses.replace(inside, write=write, resources=inside.resources if resources is None else resources)
+
+
+def with_files(site: Site, release: Path, inside: Inside, argv: Sequence[str]) -> Inside:
+    """Return what a command needs, the folders of the site's files that it names too."""
+    own = [release / "source", release / "config", release / "virtualenv"]
+    named = [Path(word) for word in argv if word.startswith(f"{site.root}/")]
+    others = [path.parent for path in named if not any(path.is_relative_to(one) for one in own) and path.is_file()]
+    return dataclasses.replace(inside, read=[*inside.read, *map(str, others)])
+
+
+def record(container: Container) -> dict[str, Any]:
+    """Return what a release records of its container."""
+    return {"engine": container.engine.name, "image": container.image, "mounts": [*container.mounts]}
+
+
+def _files_of_databases(site: Site) -> list[Mapping[str, Any]]:
+    databases = site.config["databases"].values()
+    return [database for database in databases if str(database["name"] or "").startswith("/")]

@@ -1,0 +1,134 @@
+"""The image that all images of a site begin with: one that the pillar names, or Debian as it is on this host."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import django_container
+import django_host_command
+import django_host_file
+from django_container_engine import Engine
+from django_host_command import DeploymentError
+from django_site import Site
+
+#: Our labels of an image: the site that it is of and the folder that it is made of; or the release of Debian of a base.
+SITE, PATH, BASE = "django-formula.site", "django-formula.path", "django-formula.base"
+_WORK = Path("/var/lib/django-formula/images")
+_PACKAGES = ("ca-certificates", "python3", "tzdata")
+_MMDEBSTRAP = (
+    *("mmdebstrap", "--quiet", "--variant=minbase", "--format=tar"),
+    *("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"),
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+)
+#: The ids of bases that this process has found; one of the build user, which cannot ask the engine, inherits them.
+_found: dict[tuple[str, str], str] = {}
+#: Seconds to make a base or to pull one.
+_TIMEOUT = 1800
+#: What is asked of the Python of an image.
+_IDENTITY = (
+    "import os, platform, sys, sysconfig; "
+    "print(os.path.realpath(sys.executable), sys.implementation.cache_tag, sysconfig.get_platform(), "
+    "*platform.libc_ver(), platform.python_version())"
+)
+
+
+def reference(site: Site) -> str:
+    """Return the name of the base of a site's images; the one that is made here is named by a hash of its recipe."""
+    container = site.config["container"]
+    if container["base"]:
+        return str(container["base"])
+    suite = _suite()
+    recipe = "\n".join((*_MMDEBSTRAP, suite, *_packages(site)))
+    return f"localhost/django/base:{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+
+
+def require(site: Site) -> str:
+    """Return the id of the base of a site's images, which is pulled or made where this host does not have it.
+
+    Raises:
+        DeploymentError: it can be neither.
+    """
+    engine, name = django_container.engine(site), reference(site)
+    found = _found.get((engine.name, name)) or engine.image(name)
+    if found:
+        _found[engine.name, name] = found
+        return found
+    if site.config["container"]["base"]:
+        _pull(site, engine, name)
+    else:
+        _make(site, engine, name)
+    _found[engine.name, name] = engine.image(name)
+    return _found[engine.name, name]
+
+
+def _pull(site: Site, engine: Engine, name: str) -> None:
+    hint = f"correct django:sites:{site.name}:container:base, or give this host the image: {engine.name} load"
+    engine.run("pull", "--quiet", name, doing=f"pulling the image {name}", timeout=_TIMEOUT, hint=hint)
+
+
+def _make(site: Site, engine: Engine, name: str) -> None:
+    """Make a base from this host's release of Debian.
+
+    Raises:
+        DeploymentError: mmdebstrap or the import fails.
+    """
+    tree = _WORK / f"{name.rpartition(':')[2]}.tar"
+    _WORK.mkdir(mode=0o700, parents=True, exist_ok=True)
+    included = f"--include={','.join(_packages(site))}"
+    try:
+        django_host_command.run(
+            [*_MMDEBSTRAP, included, _suite(), str(tree)],
+            doing=f"making a base image of Debian {_suite()}",
+            timeout=_TIMEOUT,
+            environment=django_host_command.network_environment(),
+            hint=f"correct django:sites:{site.name}:packages, or set container:base to an image instead",
+        )
+        changes = [f"--change=ENV PATH={django_host_command.PATH}", f"--change=LABEL {BASE}={_suite()}"]
+        engine.run("import", *changes, str(tree), name, doing="importing the base image", timeout=_TIMEOUT)
+    finally:
+        tree.unlink(missing_ok=True)
+
+
+def _packages(site: Site) -> list[str]:
+    """Return the packages of a base that is made here: Python, those of the site, and clients of its databases."""
+    known = site.platform["packages"]
+    clients = [name for one in site.config["databases"].values() for name in _listed(known.get(one["engine"], []))]
+    return sorted({*_PACKAGES, *site.config["packages"], *clients})
+
+
+def _listed(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _suite() -> str:
+    """Return the code name of this host's release.
+
+    Raises:
+        DeploymentError: it is not Debian.
+    """
+    text = django_host_file.read_text(Path("/etc/os-release")) or ""
+    known = dict(line.partition("=")[::2] for line in text.splitlines())
+    if known.get("ID") != "debian":
+        raise DeploymentError(
+            "a base image can be made of Debian only, and this host has another system",
+            hint="set container:base to an image",
+        )
+    return known["VERSION_CODENAME"].strip('"')
+
+
+def python(site: Site) -> tuple[str, str]:
+    """Return the path of the interpreter of a site's base image, and its identity: tag, platform, C library, version.
+
+    Raises:
+        DeploymentError: the image has none.
+    """
+    found = _python(django_container.engine(site), require(site), site.config["python"]).split(maxsplit=1)
+    return found[0], found[1]
+
+
+@functools.lru_cache(maxsize=16)
+def _python(engine: Engine, image: str, name: str) -> str:
+    argv = ["run", "--rm", "--pull=never", "--network=none", "--entrypoint=", image, name, "-I", "-S", "-c", _IDENTITY]
+    hint = f"set python to an interpreter of the image, or container:base to an image that has {name}"
+    return engine.run(*argv, doing=f"looking for {name} in the base image", hint=hint).strip()

@@ -1,0 +1,148 @@
+"""A container engine of this host, podman or Docker: its commands, and what it reports of images and containers."""
+
+import dataclasses
+import re
+import resource
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import django_host_command
+from django_host_command import DeploymentError
+
+#: What keeps podman 5 from a warning in each answer where control groups are of version 1.
+QUIET = {"PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
+#: How engines report that they have no such image or container.
+_ABSENT = re.compile(r"no such (image|container|object)|image not known", re.IGNORECASE)
+#: The line of a Dockerfile that failed, as podman and Docker name it.
+_STEP = re.compile(r"(?m)^(?:STEP \d+/\d+: (?P<podman>.+)|ERROR: .*?|.*?(?P<docker>Dockerfile\S*:\d+).*)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """One engine by its name, which is that of its program."""
+
+    name: str
+
+    @property
+    def program(self) -> list[str]:
+        """The engine's program, which logs no event of ours among the lines of a site."""
+        return [f"/usr/bin/{self.name}", *(["--events-backend=none"] if self.name == "podman" else [])]
+
+    @property
+    def at_once(self) -> list[str]:
+        """The options of ``rm --force`` by which it does not wait, nor fails where there is no such container."""
+        return ["--ignore", "--time=0"] if self.name == "podman" else []
+
+    def run(self, *arguments: str, doing: str, timeout: float = 120, **options: object) -> str:
+        """Run a command of the engine and return its output.
+
+        Raises:
+            DeploymentError: it fails.
+        """
+        environment = {**django_host_command.network_environment(), **QUIET}
+        argv = [*self.program, *arguments]
+        return django_host_command.run(argv, doing=doing, timeout=timeout, environment=environment, **options)  # type: ignore[arg-type]
+
+    def image(self, reference: str) -> str:
+        """Return the id of an image; empty if this host does not have it."""
+        argv = ["image", "inspect", "--format", "{{.Id}}", reference]
+        try:
+            found = self.run(*argv, doing=f"looking for the image {reference}").strip()
+        except DeploymentError as error:
+            if not _ABSENT.search(error.log):
+                raise
+            return ""
+        return found.removeprefix("sha256:")
+
+    def labels(self, reference: str, name: str) -> str:
+        """Return a label of an image; empty if it has none."""
+        argv = ["image", "inspect", "--format", f'{{{{index .Config.Labels "{name}"}}}}', reference]
+        found = self.run(*argv, doing=f"reading the labels of {reference}").strip()
+        return "" if found == "<no value>" else found
+
+    def images(self, *labels: str) -> list[str]:
+        """Return the ids of the images that have all these labels, such as ``site=blog``."""
+        filters = [f"--filter=label={label}" for label in labels]
+        found = self.run("images", "--quiet", "--no-trunc", *filters, doing="listing images")
+        return list(dict.fromkeys(line.removeprefix("sha256:") for line in found.split()))
+
+    def build(self, dockerfile: Path, context: Path, tag: str, timeout: float) -> None:
+        """Build an image; what the context does not need is in a file next to the Dockerfile.
+
+        Raises:
+            DeploymentError: a line of the Dockerfile fails; no image of this tag is left.
+        """
+        argv = ["build", "--quiet", "--file", str(dockerfile), "--tag", tag]
+        if self.name == "podman":
+            limits = (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC))
+            argv += ["--format", "docker", "--network", "host", "--pull=never", "--layers=false"]
+            argv += ["--ignorefile", f"{dockerfile}.dockerignore"]
+            argv += [f"--ulimit={name}={_limit(kind)}" for name, kind in limits]
+        self.run(*argv, str(context), doing=f"building the image {tag}", timeout=timeout)
+
+    def remove(self, image: str) -> None:
+        """Remove an image that no container has.
+
+        Raises:
+            DeploymentError: a container has it.
+        """
+        self.run("rmi", image, doing=f"removing the image {image}")
+
+    def pid(self, container: str) -> int | None:
+        """Return the first process of a container, as this host numbers it, or None when it does not run."""
+        argv = ["inspect", "--type", "container", "--format", "{{.State.Pid}}", container]
+        try:
+            return int(self.run(*argv, doing=f"querying {container}", timeout=30)) or None
+        except (DeploymentError, ValueError):
+            return None
+
+    def end(self, container: str) -> None:
+        """End and remove a container, if there is one of this name."""
+        try:
+            self.run("rm", "--force", *self.at_once, container, doing=f"ending {container}")
+        except DeploymentError as error:
+            if not _ABSENT.search(error.log):
+                raise
+
+
+def _limit(kind: int) -> str:
+    """Return a limit of this process: without CAP_SYS_RESOURCE no container may have a higher one."""
+    return ":".join(str(value) if value >= 0 else "-1" for value in resource.getrlimit(kind))
+
+
+def mounts(paths: Mapping[str, bool]) -> list[str]:
+    """Return the options for paths of the host at the same paths in a container; outer ones come first.
+
+    Args:
+        paths: path → whether it may be written.
+    """
+    return [f"--volume={path}:{path}:{'rw' if paths[path] else 'ro'}" for path in sorted(paths)]
+
+
+ENGINES: Mapping[str, Engine] = {name: Engine(name) for name in ("podman", "docker")}
+
+
+def limits(resources: Mapping[str, object]) -> list[str]:
+    """Return the options for the limits of the pillar, which has them by systemd's names."""
+    options: list[str] = []
+    for name, value in resources.items():
+        if name == "MemoryMax" and value != "infinity":
+            options += [f"--memory={str(value).lower()}"]
+        elif name == "CPUQuota":
+            options += [f"--cpus={int(str(value).rstrip('%')) / 100:g}"]
+        elif name == "TasksMax":
+            options += [f"--pids-limit={-1 if value == 'infinity' else value}"]
+        elif name == "LimitNOFILE" and value != "infinity":
+            options += [f"--ulimit=nofile={value}"]
+    return options
+
+
+def locked_down(engine: str) -> Sequence[str]:
+    """Return the options that every container of the formula has."""
+    own = ["--cgroups=no-conmon", "--read-only-tmpfs=false"] if engine == "podman" else []
+    return [
+        *("--rm", "--pull=never", "--network=host", "--read-only", "--cap-drop=ALL"),
+        *("--security-opt=no-new-privileges", "--entrypoint="),
+        *own,
+        "--tmpfs=/tmp:rw,nosuid,nodev,mode=1777",
+    ]

@@ -1,0 +1,146 @@
+"""The images of a site: one of each virtualenv, and one of each release, which adds its source.
+
+An image lives as long as the folder that it is made of, and is made again from that folder where it was removed.
+"""
+
+import fnmatch
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import django_container
+import django_container_base
+import django_host_file
+import django_host_user
+from django_container import Container
+from django_container_base import PATH, SITE
+from django_container_engine import ENGINES, Engine
+from django_host_command import DeploymentError, seconds
+from django_site import Site
+
+#: Names in a source that are in no image: they may hold secrets. Containers have them as mounts.
+_PRIVATE = (".env", ".env.*", ".envs", "*.pem", "*.key")
+_NEVER = (".git",)
+
+_DEPENDENCIES = """\
+FROM {base}
+LABEL {labels}
+COPY . {target}
+"""
+_RELEASE = """\
+FROM {dependencies}
+LABEL {labels}
+COPY --chown=0:{group} source {release}/source
+COPY image/tree {release}
+HEALTHCHECK NONE
+ENTRYPOINT []
+CMD []
+"""
+
+
+def dependencies(site: Site, key: str) -> str:
+    """Return the name of the image with a virtualenv of a site, which is made where this host does not have it.
+
+    Raises:
+        DeploymentError: it cannot be made.
+    """
+    engine, name = django_container.engine(site), f"localhost/django/{site.name}-deps:{key}"
+    folder = site.virtualenvs / key
+    if not engine.image(name):
+        base = django_container_base.require(site)
+        text = _DEPENDENCIES.format(base=base, labels=_labels(site, folder), target=folder)
+        _build(site, engine, text, folder, name, ignored="")
+    return name
+
+
+def of_release(site: Site, release: Path, key: str) -> Container:
+    """Make the image of a release, and return its container.
+
+    Args:
+        key: the name of its virtualenv.
+
+    Raises:
+        DeploymentError: it cannot be made.
+    """
+    engine = django_container.engine(site)
+    # A plan's release is in a folder of its own.
+    tag = release.name if release.parent == site.releases else f"{release.parent.name}-{release.name}"
+    name = f"localhost/django/{site.name}:{tag}"
+    private = [*site.config["files"], *_private(release / "source")]
+    tree = release / "image/tree"
+    tree.mkdir(parents=True, exist_ok=True)
+    django_host_file.link(tree / "virtualenv", os.readlink(release / "virtualenv"), durable=False)
+    text = _RELEASE.format(
+        dependencies=dependencies(site, key),
+        labels=_labels(site, release),
+        release=release,
+        group=django_host_user.group_id(site.user),
+    )
+    ignored = ["*", "!source", "!image/tree", *(f"source/{path}" for path in private), *(f"**/{one}" for one in _NEVER)]
+    _build(site, engine, text, release, name, ignored="\n".join(ignored))
+    return Container(engine, name, tuple(f"{release}/source/{path}" for path in private))
+
+
+def _private(source: Path) -> Iterator[str]:
+    """Yield the paths in a source that may hold secrets."""
+    for parent, folders, names in os.walk(source):
+        found = [name for name in (*folders, *names) if any(fnmatch.fnmatch(name, one) for one in _PRIVATE)]
+        folders[:] = [name for name in folders if name not in found]
+        yield from (os.path.relpath(os.path.join(parent, name), source) for name in sorted(found))
+
+
+def _labels(site: Site, folder: Path) -> str:
+    return f"{SITE}={site.name} {PATH}={folder}"
+
+
+def _build(site: Site, engine: Engine, text: str, context: Path, name: str, *, ignored: str) -> None:
+    """Build an image from a Dockerfile of the formula."""
+    folder = site.root / f"image-{os.getpid()}"
+    django_host_file.remove_tree(folder)
+    folder.mkdir(mode=0o700)
+    try:
+        dockerfile = folder / "Dockerfile"
+        django_host_file.write(dockerfile, text, durable=False)
+        django_host_file.write(folder / "Dockerfile.dockerignore", ignored, durable=False)
+        engine.build(dockerfile, context, name, seconds(site.config["timeouts"]["build"]))
+    finally:
+        django_host_file.remove_tree(folder)
+
+
+def require(site: Site, release: Path) -> None:
+    """Make the image of a release again where it was removed, from the release's own files.
+
+    Raises:
+        DeploymentError: it cannot be made.
+    """
+    container = django_container.of_release(release)
+    if container and not container.engine.image(container.image):
+        of_release(site, release, os.path.basename(os.readlink(release / "virtualenv")))
+
+
+def prune(site: Site) -> list[str]:
+    """Remove the images of a site whose folder is gone, or whose release has failed; return what cannot be removed."""
+    stuck = []
+    for engine in _used(site):
+        for image in engine.images(f"{SITE}={site.name}"):
+            folder = Path(engine.labels(image, PATH))
+            if folder.is_dir() and not _has_failed(folder):
+                continue
+            try:
+                engine.remove(image)
+            except DeploymentError as error:
+                stuck.append(f"the image of {folder.name} could not be removed: {error.message}")
+    return stuck
+
+
+def _used(site: Site) -> list[Engine]:
+    """Return the engines of a site: that of its pillar, and those of its releases."""
+    own = django_container.of_site(site)
+    containers = [django_container.of_release(path) for path in site.releases.glob("*-*")]
+    names = {engine.name for engine in [own, *(one.engine for one in containers if one)] if engine}
+    return [ENGINES[name] for name in sorted(names)]
+
+
+def _has_failed(folder: Path) -> bool:
+    record: Mapping[str, object] = django_host_file.read_json(folder / "release.json") or {}
+    return record.get("state") == "failed"

@@ -1,0 +1,40 @@
+"""Contradictions about the containers of a site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django_pillar_check import Problem
+
+Site = dict[str, Any]  # the configuration of a site
+
+LIMITS = ("CPUQuota", "LimitNOFILE", "MemoryMax", "TasksMax")  # what engines limit too
+SYSTEMD = ("sandbox", "build_sandbox", "mount")  # what only a unit of systemd has
+
+
+def run() -> dict[str, Any]:
+    """Return nothing: Salt's py renderer only registers this module (see `django_pillar_render`)."""
+    return {}
+
+
+def container(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield what is not supported in containers."""
+    if site.get("container") is None:
+        return
+    if site["process"] != "systemd":
+        text = f"supported with systemd only, and the process manager of this host is {site['process']}: remove it"
+        yield ("container",), text
+    if site["server"]["kind"] == "mod_wsgi":
+        yield ("container",), "not supported with server:kind mod_wsgi, which runs in Apache: choose another server"
+    for key in SYSTEMD:
+        if site[key]:
+            yield (key,), "has no effect in a container, which the engine confines: remove it"
+    places: dict[tuple[str, ...], Any] = {("resources",): site["resources"]}
+    places |= {("workers", name, "resources"): one["resources"] for name, one in site.get("workers", {}).items()}
+    for at, limits in places.items():
+        for name in sorted({*limits} - {*LIMITS}):
+            yield (*at, name), f"not supported in a container: remove it; {', '.join(LIMITS)} are"
+        for name in ("MemoryMax", "TasksMax"):
+            if str(limits.get(name, "")).endswith("%"):
+                yield (*at, name), f"expected a number in a container, got {limits[name]}"

@@ -1,0 +1,215 @@
+"""Containers: the arguments by which an engine runs a command of a site, its units, and which images are removed."""
+
+import json
+import subprocess
+
+import django_container
+import django_container_base
+import django_container_engine
+import django_container_image
+import django_container_unit
+import django_process_systemd
+import django_release_instance
+import pytest
+from django_container import Container
+from django_container_engine import ENGINES
+from django_host_command import DeploymentError
+from django_process import ProjectCommand
+from specimen import FACTS, formula_templates
+
+PODMAN = ENGINES["podman"]
+NAME = "0042-3f2a9c1b77de"
+
+
+@pytest.fixture
+def site(make_site):
+    """A site with containers whose folders exist."""
+    return make_site(container={}, server={"kind": "gunicorn"}, resources={"MemoryMax": "512M", "CPUQuota": "150%"})
+
+
+@pytest.fixture
+def release(site):
+    """A release of it that was built: its record names its image."""
+    path = site.releases / NAME
+    for name in ("config", "source", "static"):
+        (path / name).mkdir(parents=True)
+    container = Container(PODMAN, f"localhost/django/blog:{NAME}", (f"{path}/source/.env",))
+    (path / "source/.env").touch()
+    (path / "release.json").write_text(json.dumps({"container": django_container.record(container)}))
+    return path
+
+
+def command(site, release, **options):
+    return ProjectCommand(site, release, FACTS, ["manage.py", "check"], doing="a check", timeout=5, **options)
+
+
+def test_a_release_without_a_record_of_an_image_has_no_container(tmp_path):
+    (tmp_path / "release.json").write_text(json.dumps({"state": "good"}))
+    assert django_container.of_release(tmp_path) is None
+
+
+def test_an_unknown_engine_in_a_record_is_no_container(tmp_path):
+    record = {"engine": "../../bin/sh", "image": "x", "mounts": []}
+    (tmp_path / "release.json").write_text(json.dumps({"container": record}))
+    assert django_container.of_release(tmp_path) is None
+
+
+def test_a_command_runs_locked_down_with_the_paths_and_limits_of_its_site(site, release):
+    _properties, argv = django_process_systemd._confined(
+        command(site, release), django_container.of_release(release), "django-blog-task"
+    )
+    variables = [f"{release}/config/environment", f"{site.secrets}/environment"]
+    assert argv[-6:] == ["sh", *variables, "--", "manage.py", "check"]
+    for option in (
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--pull=never",
+        "--network=host",
+    ):
+        assert option in argv
+    assert {"--memory=512m", "--cpus=1.5"} <= {*argv}
+    assert f"--volume={release}/config:{release}/config:ro" in argv
+    assert f"--volume={release}/source/.env:{release}/source/.env:ro" in argv
+    assert f"--volume={site.media}:{site.media}:rw" in argv
+    assert f"--volume={release}/source:{release}/source:ro" not in argv  # it is the image's
+    assert not [word for word in argv if word.startswith("--env-file")]
+
+
+def test_a_command_may_write_only_what_it_names(site, release):
+    def modes(**options):
+        confined = django_process_systemd._confined(
+            command(site, release, **options), django_container.of_release(release), "django-blog-task"
+        )
+        return [word.rpartition(":")[2] for word in confined[1] if word.startswith(f"--volume={release}/static:")]
+
+    assert (modes(), modes(writable=[release / "static"])) == (["ro"], ["rw"])
+
+
+def test_a_file_of_variables_is_refused(site, release):
+    with pytest.raises(DeploymentError, match="environment_file is not supported"):
+        django_process_systemd._confined(
+            command(site, release, environment_file="/root/x"), django_container.of_release(release), "django-blog-task"
+        )
+
+
+def test_variables_reach_the_command_and_no_argument(tmp_path):
+    files = [tmp_path / "one", tmp_path / "two"]
+    files[0].write_text('A="x y"\n')
+    files[1].write_text('B="\\$A\\"q"\n')
+    argv = ["/bin/sh", "-c", django_container._ENTER, "sh", *map(str, files), "--", "/usr/bin/env"]
+    printed = subprocess.run(argv, capture_output=True, text=True, check=True, env={}).stdout.splitlines()
+    assert {"A=x y", 'B=$A"q'} <= {*printed}
+
+
+def test_the_unit_of_a_server_runs_the_container_and_no_sandbox_of_its_own(site, release):
+    templates = formula_templates()
+    files = django_release_instance.configuration(site, release, FACTS, templates)
+    lines = files["django-blog-0042.service"].splitlines()
+    assert [
+        line for line in lines if line.startswith(("User=", "MemoryMax=", "ProtectSystem=", "RuntimeDirectory="))
+    ] == []
+    assert "NotifyAccess=all" in lines
+    (start,) = [line for line in lines if line.startswith("ExecStart=")]
+    assert start.startswith("ExecStart=/usr/bin/podman --events-backend=none run --name=django-blog-0042 --detach")
+    assert start.endswith("django_formula_gunicorn:application")
+
+
+def test_a_site_without_containers_has_the_unit_that_it_had(make_site):
+    site = make_site(server={"kind": "gunicorn"})
+    files = django_release_instance.configuration(site, site.releases / NAME, FACTS, formula_templates())
+    assert "bin/podman" not in files["django-blog-0042.service"]
+
+
+@pytest.mark.parametrize(
+    ("word", "written"),
+    [("a b", '"a b"'), ("$1", "$$1"), ("50%", "50%%"), ('say "x"', '"say \\"x\\""'), ("", '""'), (";", '";"')],
+)
+def test_words_of_a_unit_are_quoted(word, written):
+    assert django_container_unit.quoted([word]) == written
+
+
+def test_limits_have_the_names_of_the_engine():
+    limits = {"MemoryMax": "1G", "CPUQuota": "50%", "TasksMax": 64, "LimitNOFILE": "1024:2048"}
+    expected = ["--memory=1g", "--cpus=0.5", "--pids-limit=64", "--ulimit=nofile=1024:2048"]
+    assert django_container_engine.limits(limits) == expected
+
+
+# Images
+
+
+class Played:
+    """An engine that has images in memory."""
+
+    name = "podman"
+
+    def __init__(self, images):
+        self.present, self.built = images, []
+
+    def image(self, reference):
+        return reference if reference in self.present else ""
+
+    def images(self, label):
+        return [name for name, labels in self.present.items() if label in labels]
+
+    def labels(self, image, name):
+        return next(label.partition("=")[2] for label in self.present[image] if label.startswith(f"{name}="))
+
+    def remove(self, image):
+        del self.present[image]
+
+    def build(self, dockerfile, _context, tag, _timeout):
+        ignored = dockerfile.with_name("Dockerfile.dockerignore").read_text().splitlines()
+        self.built.append((tag, dockerfile.read_text(), ignored))
+        self.present[tag] = []
+
+
+@pytest.fixture
+def engine(monkeypatch, site):
+    played = Played({})
+    monkeypatch.setattr(django_container_image.django_container, "engine", lambda _site: played)
+    monkeypatch.setattr(django_container_image, "_used", lambda _site: [played])
+    monkeypatch.setattr(django_container_base, "require", lambda _site: "base")
+    return played
+
+
+def test_images_go_with_their_folders_and_foreign_ones_stay(site, release, engine):
+    gone, failed = site.releases / "0007-gone", site.releases / "0041-failed"
+    failed.mkdir()
+    (failed / "release.json").write_text(json.dumps({"state": "failed"}))
+    own = django_container_base.SITE + "=blog"
+    at = django_container_base.PATH
+    engine.present |= {
+        "live": [own, f"{at}={release}"],
+        "gone": [own, f"{at}={gone}"],
+        "failed": [own, f"{at}={failed}"],
+        "foreign": ["maintainer=me"],
+        "shop": [django_container_base.SITE + "=shop", f"{at}={gone}"],
+    }
+    assert django_container_image.prune(site) == []
+    assert {*engine.present} == {"live", "foreign", "shop"}
+
+
+def test_no_secret_of_the_source_is_in_the_image_of_a_release(site, release, engine):
+    (release / "source/deep").mkdir()
+    (release / "source/deep/server.key").touch()
+    (release / "virtualenv").symlink_to("../../virtualenvs/abc")
+    container = django_container_image.of_release(site, release, "abc")
+    (_dependencies, (tag, text, ignored)) = engine.built
+    assert {"*", "!source", "source/.env", "source/deep/server.key", "**/.git"} <= {*ignored}
+    assert ignored.index("source/.env") > ignored.index("!source")
+    assert {*container.mounts} == {f"{release}/source/.env", f"{release}/source/deep/server.key"}
+    assert tag == f"localhost/django/blog:{NAME}"
+    assert f"source {release}/source" in text
+
+
+def test_a_removed_image_is_made_again_from_its_release(site, release, engine, monkeypatch):
+    (release / "virtualenv").symlink_to("../../virtualenvs/abc")
+    monkeypatch.setattr(
+        django_container_image.django_container,
+        "of_release",
+        lambda _release: Container(engine, f"localhost/django/blog:{NAME}"),
+    )
+    django_container_image.require(site, release)
+    django_container_image.require(site, release)
+    assert [tag for tag, *_rest in engine.built] == ["localhost/django/blog-deps:abc", f"localhost/django/blog:{NAME}"]

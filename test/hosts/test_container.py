@@ -1,0 +1,171 @@
+"""Containers: a site in images of podman, from its first apply to its way out of them. All behind --all."""
+
+import json
+import time
+
+import lab
+import pytest
+from client import Load
+from conftest import Hosts, Repositories
+from lab import Host
+from sites import Site, release_of, version
+
+pytestmark = pytest.mark.full
+
+ENGINE = "podman"
+
+
+@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+def blog(request: pytest.FixtureRequest, module_hosts: Hosts, repositories: Repositories) -> Site:
+    """A site in containers on each release of Debian."""
+    host = module_hosts(str(request.param), rights=lab.ENGINE)
+    host.run("apt-get -qq update && apt-get -qq install --no-install-recommends git >/dev/null")
+    blog = Site(host, repositories(host), server={"kind": "gunicorn"}, container={"engine": ENGINE})
+    blog.deploy(resources={"MemoryMax": "300M", "TasksMax": 100})
+    return blog
+
+
+def inside(blog: Site, command: str) -> str:
+    return blog.host.run([ENGINE, "exec", blog.unit, "sh", "-c", command], check=False).stdout
+
+
+def images(host: Host) -> list[str]:
+    listed = host.run([ENGINE, "images", "--format={{.Repository}}:{{.Tag}}"]).stdout.split()
+    return sorted(name.removeprefix("localhost/django/") for name in listed)
+
+
+def load(blog: Site, rate: float = 100) -> Load:
+    """Requests at a rate, each on a connection of its own."""
+    address = f"http://{blog.host.address}/release"
+    return Load(address, blog.domain, connections=10, release=release_of, pause=10 / rate)
+
+
+def test_second_apply_changes_nothing(blog: Site) -> None:
+    assert blog.get("/").status_code == 200
+    applied = blog.apply()
+    assert applied.ok and applied.changed == {}
+    (row,) = blog.host.call("django.status", "blog")
+    assert row["running"] and row["container"].startswith(f"{ENGINE}: localhost/django/blog:{blog.live} (")
+    assert blog.host.call("django.drift", "blog")["drift"] == []
+
+
+def test_a_process_has_the_sites_uid_and_nothing_else(blog: Site) -> None:
+    uid = blog.host.run(["id", "-u", "blog"]).stdout.strip()
+    assert inside(blog, "id -u").strip() == uid
+    status = dict(
+        line.split(":\t") for line in inside(blog, "grep -E 'CapEff|NoNew|Seccomp:' /proc/1/status").splitlines()
+    )
+    assert status == {"CapEff": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}
+    source = f"{blog.root}/releases/{blog.live}/source"
+    tried = inside(
+        blog, f"touch /x {source}/x {blog.root}/releases/{blog.live}/config/x; touch {blog.root}/media/x && echo ok"
+    )
+    assert tried == "ok\n"
+    blog.host.run(["rm", f"{blog.root}/media/x"])
+    limit = inside(blog, "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null")
+    assert limit.split() == [str(300 << 20)]
+
+
+def test_a_release_and_a_rollback_lose_no_request(blog: Site) -> None:
+    first = blog.live
+    with load(blog) as requests:
+        time.sleep(1)
+        blog.repository.commit(version("2.0"))
+        blog.deploy()
+        second = blog.live
+        blog.host.call("django.rollback", "blog")
+        time.sleep(1)
+    assert (requests.failed, requests.releases) == ([], [first, second])
+    assert blog.live == first
+    assert blog.apply().changed == {}
+
+
+def test_a_killed_server_is_started_again_without_a_lost_request(blog: Site) -> None:
+    with load(blog) as requests:
+        time.sleep(1)
+        pid = blog.host.run([ENGINE, "inspect", "--format={{.State.Pid}}", blog.unit]).stdout.strip()
+        blog.host.run(["kill", "-9", pid])
+        time.sleep(4)
+    assert requests.failed == [] and len(requests.answers) > 100
+    assert blog.apply().changed == {}
+
+
+def test_pruned_images_are_made_again(blog: Site) -> None:
+    blog.repository.commit(version("3.0"))
+    blog.deploy()
+    before = blog.live
+    # A container has the image of the active release, so that only the others are removed.
+    blog.host.run([ENGINE, "image", "prune", "--all", "--force"])
+    assert [name for name in images(blog.host) if name.startswith("blog:")] == [f"blog:{before}"]
+    with load(blog) as requests:
+        rolled = blog.host.call("django.rollback", "blog")
+    assert requests.failed == [] and blog.live == rolled["release"] != before
+    assert f"blog:{blog.live}" in images(blog.host)
+
+
+def test_images_of_deleted_releases_are_removed_and_foreign_ones_stay(blog: Site) -> None:
+    host = blog.host
+    base = next(name for name in images(host) if name.startswith("base:"))
+    host.run([ENGINE, "tag", f"localhost/django/{base}", "localhost/other/app:1"])
+    for number in range(4):
+        blog.repository.commit(version(f"4.{number}"))
+        blog.deploy(releases={"keep": 2})
+    own = [name for name in images(host) if name.startswith("blog:")]
+    assert own == sorted(f"blog:{name}" for name in blog.releases)
+    assert len([name for name in images(host) if name.startswith("blog-deps:")]) == 1
+    assert "localhost/other/app:1" in host.run([ENGINE, "images", "--format={{.Repository}}:{{.Tag}}"]).stdout
+
+
+def test_no_secret_is_in_an_image_a_container_or_the_journal(blog: Site) -> None:
+    marks = {name: f"CANARY-{name}-9137" for name in ("secret", "env", "pem", "variable")}
+    blog.repository.commit(
+        {
+            ".env": f"A={marks['env']}\n",
+            "deep/.envs/production": f"B={marks['env']}\n",
+            "deep/server.pem": marks["pem"],
+        }
+    )
+    blog.deploy(secrets={"API_TOKEN": marks["secret"]}, environment={"TOKEN": marks["variable"]})
+    host, image = blog.host, f"localhost/django/blog:{blog.live}"
+    host.run(f"rm -rf /tmp/saved && mkdir /tmp/saved && {ENGINE} save {image} | tar -x -C /tmp/saved")
+    host.run(
+        "cd /tmp/saved && for layer in $(find . -name '*.tar'); do "
+        "mkdir -p x/$layer && tar -x -f $layer -C x/$layer; done"
+    )
+    assert host.run("grep -rl CANARY /tmp/saved", check=False).stdout == ""
+    for command in (
+        f"{ENGINE} history --no-trunc {image}",
+        f"{ENGINE} inspect {image} {blog.unit}",
+        "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | tr -d '\\n' | sed 's/grep.*//'",
+        "journalctl --no-pager",
+    ):
+        assert "CANARY" not in host.run(command).stdout, command
+    assert inside(blog, f"cat {blog.root}/releases/{blog.live}/source/.env") == f"A={marks['env']}\n"
+
+
+def test_to_a_plain_site_and_back_without_a_lost_request(blog: Site) -> None:
+    with load(blog) as requests:
+        time.sleep(1)
+        blog.deploy(container=None)
+        plain = blog.live
+        assert blog.host.run([ENGINE, "ps", "--quiet"]).stdout == ""
+        blog.deploy(container={"engine": ENGINE})
+        again = blog.live
+        blog.host.call("django.rollback", "blog")
+        assert blog.live == plain
+        time.sleep(1)
+    assert requests.failed == [] and requests.releases[-2:] == [plain, again]
+    assert blog.apply().ok
+
+
+def test_a_reboot_starts_the_containers(blog: Site) -> None:
+    blog.repository.commit(version("5.0"))
+    blog.deploy()
+    live = blog.live
+    blog.host.restart()
+    deadline = time.monotonic() + 60
+    while blog.get("/release").status_code != 200 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert blog.answering["release"] == live
+    applied = blog.apply()
+    assert applied.ok and applied.changed == {}, json.dumps(applied.changed)
