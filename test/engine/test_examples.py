@@ -7,6 +7,7 @@ from typing import Any
 
 import django_pillar
 import pytest
+import test_database_served
 import yaml
 from specimen import compiled
 
@@ -25,6 +26,18 @@ def test_a_pillar_is_valid(path: Path) -> None:
     grains = {"os_family": "Debian", "osmajorrelease": 13, "init": "systemd"}
     result = django_pillar.compile(yaml.safe_load(path.read_text()), schema, platforms, grains)
     assert result["errors"] == [] and result["sites"]
+
+
+@pytest.mark.parametrize(
+    ("host", "place"), {"web1": "sites", "jobs1": "sites", "db1": "served", "lb1": "balanced"}.items()
+)
+def test_the_pillar_of_several_hosts_is_valid_on_each(host: str, place: str) -> None:
+    """`test/hosts/test_fleet_example.py` applies it; here is what the master would add."""
+    example: dict[str, Any] = yaml.safe_load((ROOT / "examples/fleet.sls").read_text())["django"]["sites"]["blog"]
+    example["fleet"] = test_database_served.pillar()["fleet"]
+    example["fleet"]["passwords"] |= {"redis": "5e" * 32, "cache": "hunter2-and-more"}
+    found = test_database_served.on(host, {"blog": {**example, "secret_key": "at-least-twenty-characters"}})
+    assert found["errors"] == [] and [*found[place]] == ["blog"]
 
 
 def test_they_fit_on_one_host() -> None:
