@@ -924,7 +924,7 @@ def balancer(name, sites, gone, platform, templates):
     return ret
 
 
-def databases(name, sites, gone, platform):
+def databases(name, sites, gone, platform, templates=()):
     """
     Have the database servers of this host serve sites to their hosts: over TLS, with logins of exactly those hosts.
 
@@ -939,6 +939,8 @@ def databases(name, sites, gone, platform):
         Names of the sites whose databases it does not have.
     platform
         As for ``django.site``.
+    templates
+        ``salt://`` URLs of the files of PgBouncer.
 
     .. code-block:: yaml
 
@@ -947,14 +949,19 @@ def databases(name, sites, gone, platform):
             - sites: {{ django.served | tojson | yaml_dquote }}
             - gone: []
             - platform: {{ django.platform | tojson }}
+            - templates:
+              - salt://django/files/pgbouncer.ini
+              - salt://django/files/pgbouncer.service
     """
+    import django_database_pool
     import django_database_served
 
     ret = {"name": name, "changes": {}, "result": True, "comment": "the databases for other hosts are unchanged"}
     test = __opts__["test"]
     try:
         served = [_served(django_site.Site(config, platform)) for config in json.loads(sites).values()]
-        ret["changes"] = django_database_served.serve(served, gone, test=test)
+        texts = {url: _text(url) for url in templates if django_database_served.has_pools(served)}
+        ret["changes"] = django_database_served.serve(served, gone, texts, test=test)
     except DeploymentError as error:
         return {**ret, "result": False, "comment": str(error)}
     if ret["changes"]:
@@ -962,6 +969,8 @@ def databases(name, sites, gone, platform):
         ret.update(result=None if test else True, comment=comment)
     elif not served:
         ret["comment"] = "this host has no databases for other hosts"
+    if left := django_database_pool.leftover():
+        ret["comment"] += f"; hosts still use the pool of {', '.join(left)}: it ends with an apply here that finds none"
     return ret
 
 

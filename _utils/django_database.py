@@ -193,6 +193,8 @@ def overlay_data(site: Site) -> dict[str, dict[str, Any]]:
                 **{key: str(site.secrets / name) if database["password"] else None for key, name in names.items()},
                 **{key: database[key] or "" for key in ("name", "user", "host", "port")},
             }
+        if alias in data and database.get("pool"):
+            data[alias]["pool_port"] = database["pool_port"]
         if alias in data:
             data[alias] |= {"options": database["options"], "settings": database["settings"]}
     return data

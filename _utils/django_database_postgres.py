@@ -22,6 +22,9 @@ from django_host_command import DeploymentError
 #: Where Debian and the PostgreSQL project's packages install each version; psql in PATH is a wrapper, twice as slow.
 PROGRAMS = Path("/usr/lib/postgresql")
 _ITERATIONS = 4096
+#: The user that PgBouncer runs as, and the name in pg_ident.conf for the logins that it has.
+POOL_USER = "_django-pool"
+POOL = "django-pool"
 #: The certificate that Debian makes for each host, which nothing can check.
 _SNAKEOIL = "/etc/ssl/certs/ssl-cert-snakeoil.pem"
 _STATE = """
@@ -318,6 +321,7 @@ def _required_lines(
     for database in databases:
         if database.clients:
             hba += _lines_for(database)
+            ident += _users_of(database) if database.pool else []
         elif database.over_socket and database.password:
             pair = {user: f'local all "{user}" scram-sha-256' for user in (database.user, database.other_user)}
             is_new_way = pair[database.user] not in state["texts"].get("hba", "")
@@ -332,9 +336,20 @@ def _required_lines(
 
 def _lines_for(database: ManagedDatabase) -> Iterable[str]:
     """Yield the lines by which a login is for some hosts alone; after them the server looks no further."""
+    if database.pool:
+        yield f'local "{database.database}" "{database.user}" peer map={POOL}'
     for client in database.clients:
         yield f'hostssl all "{database.user}" {client}/{128 if ":" in client else 32} scram-sha-256'
     yield f'host all "{database.user}" all reject'
+
+
+def _users_of(database: ManagedDatabase) -> list[str]:
+    """Return the lines of pg_ident.conf for a login that PgBouncer has: for it, and as before for the site's user.
+
+    A release that was active before the site got several hosts may still use the socket.
+    """
+    users = [POOL_USER, *([database.system_user] if database.system_user == database.user else [])]
+    return [f'{POOL} "{user}" "{database.user}"' for user in users]
 
 
 def _block(site: str) -> str:
@@ -389,10 +404,14 @@ def _version(program: Path) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", program.parts[-3])]
 
 
+def newest_psql() -> str:
+    """Return the psql of the newest PostgreSQL on this host."""
+    return str(max(PROGRAMS.glob("*/bin/psql"), key=_version, default=Path("psql")))
+
+
 def _psql(database: ManagedDatabase, text: str, *, doing: str) -> str:
-    newest = max(PROGRAMS.glob("*/bin/psql"), key=_version, default=Path("psql"))
     port = database.port or POSTGRES.port
-    argv = [str(newest), "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--no-password"]
+    argv = [newest_psql(), "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--no-password"]
     argv += ["--set=ON_ERROR_STOP=1", "--dbname=postgres", f"--port={port}"]
     return django_host_command.run(
         [*argv, *([f"--host={database.socket}"] if database.socket else [])],

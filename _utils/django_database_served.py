@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import django_database
+import django_database_pool
 import django_database_server
 import django_host_file
 import django_host_folder
@@ -35,12 +36,14 @@ class Served(NamedTuple):
         verifiers: what servers keep of the password, by engine.
         certificate: of this host, in PEM.
         key: of the certificate, in PEM.
+        kept: pools that the pillar has no longer and hosts still use: connections by the database's name.
     """
 
     site: Site
     verifiers: Mapping[str, str]
     certificate: str
     key: str
+    kept: Mapping[str, int] = {}
 
 
 def engines(site: Site) -> list[str]:
@@ -55,11 +58,12 @@ def _own(site: Site) -> Iterator[tuple[str, dict[str, Any]]]:
             yield alias, database
 
 
-def serve(served: Sequence[Served], gone: Collection[str], *, test: bool) -> Changes:
+def serve(served: Sequence[Served], gone: Collection[str], templates: Mapping[str, str], *, test: bool) -> Changes:
     """Have servers of this host serve the databases of sites to their hosts, and no longer those of others.
 
     Args:
         gone: sites of the pillar whose databases this host does not have.
+        templates: those of PgBouncer, texts by their URLs.
         test: change nothing.
 
     Returns:
@@ -69,6 +73,8 @@ def serve(served: Sequence[Served], gone: Collection[str], *, test: bool) -> Cha
         DeploymentError: a server refuses one, or has something of that name that is not the site's.
     """
     found: Changes = {}
+    kept = django_database_pool.kept([one.site.name for one in served], _pooled(served))
+    served = [one._replace(kept=kept) for one in served]
     before = django_host_file.read_json(RECORD, _SHAPE) or {}
     entries = {one.site.name: [_entry(place) for place in _places(one)] for one in served}
     record = {name: places for name, places in before.items() if name not in {*gone, *entries}} | entries
@@ -81,11 +87,40 @@ def serve(served: Sequence[Served], gone: Collection[str], *, test: bool) -> Cha
             record[name] = [*record.get(name, ()), *later]
     for engine, port in sorted({(database.engine, database.port or 0) for one in served for database in _places(one)}):
         _merge(found, _serve(engine, port or None, served, test))
+    _merge(found, _serve_pools(served, templates, test))
     if not test and (record or RECORD.exists()) and record != before:
         for folder in (django_database_server.STATE.parent, django_database_server.STATE):
             django_host_folder.make(Folder(folder, "root", "root", 0o755))
         django_host_file.write_json(RECORD, record, mode=0o600)
     return found
+
+
+def _pooled(served: Sequence[Served]) -> dict[str, int]:
+    """Return the ports of PgBouncer by the names of the databases that have a pool in the pillar."""
+    own = [database for one in served for _alias, database in _own(one.site)]
+    return {database["name"]: database["pool_port"] for database in own if database.get("pool")}
+
+
+def has_pools(served: Sequence[Served]) -> bool:
+    """Return whether PgBouncer is needed, or runs with pools."""
+    return bool(_pooled(served) or django_database_pool.port())
+
+
+def _serve_pools(served: Sequence[Served], templates: Mapping[str, str], test: bool) -> Changes:
+    """Have PgBouncer serve the databases with a pool."""
+    wanted = _pooled(served)
+    sites = [one for one in served if any(place.managed.pool for place in _places(one))]
+    databases = [place.managed for one in sites for place in _places(one) if place.managed.pool]
+    place = None
+    if sites:
+        ports = [*wanted.values(), django_database_pool.port()]
+        place = django_database_pool.Place(_network(sites), ports[0], templates)
+    changes = django_database_pool.changes(databases, wanted, place)
+    if changes and not test:
+        django_database_pool.apply(databases, wanted, place)
+    elif not test:
+        django_database_pool.note(databases, wanted, place)
+    return {"pgbouncer": changes} if changes else {}
 
 
 class _Place(NamedTuple):
@@ -118,6 +153,7 @@ def _managed(one: Served, alias: str, database: Mapping[str, Any]) -> ManagedDat
         extensions=tuple(database.get("extensions", ())),
         verifier=one.verifiers[database["engine"]],
         clients=_clients(site),
+        pool=database.get("pool") or one.kept.get(database["name"], 0),
     )
 
 

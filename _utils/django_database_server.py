@@ -40,6 +40,7 @@ class ManagedDatabase(NamedTuple):
         extensions: those of PostgreSQL that it needs.
         verifier: what the server keeps of the password, where this host does not know the password itself.
         clients: addresses of the only hosts that may log in, over TLS; without any the login is for this host.
+        pool: connections of PgBouncer, which logs in over the unix socket for those hosts; 0 without it.
     """
 
     site: str
@@ -58,6 +59,7 @@ class ManagedDatabase(NamedTuple):
     extensions: tuple[str, ...] = ()
     verifier: str = ""
     clients: tuple[str, ...] = ()
+    pool: int = 0
 
 
 class Network(NamedTuple):

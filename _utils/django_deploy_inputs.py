@@ -16,7 +16,7 @@ _NOT_INPUTS = {
     *("timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules", "fleet", "balancer"),
 }
 #: Keys of a database that change nothing in the project.
-_NOT_OF_DATABASE = {"manage", "served_by", "certificate"}
+_NOT_OF_DATABASE = {"manage", "served_by", "certificate", "pool"}
 #: Keys of `static:push` that change no file in the store.
 _NOT_PUSHED = {"key", "secret", "ssh_key", "known_hosts", "prune", "timeout"}
 #: The templates of a release that are not the application server's.

@@ -50,9 +50,10 @@ CRON = Daemon("cron", "crond.pid", "cron")
 HAPROXY = Daemon("django-haproxy", "django-haproxy/haproxy.pid", "haproxy")  # units of the formula's own
 VARNISH = Daemon("django-varnish", "django-varnish/varnish.pid", "varnishd")
 BALANCING_NGINX = Daemon("django-nginx", "django-nginx/nginx.pid", "nginx", log="journalctl --unit django-nginx")
+PGBOUNCER = Daemon("django-pgbouncer", "django-pgbouncer/pgbouncer.pid", "pgbouncer")
 DAEMONS = {
     daemon.service: daemon
-    for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB, CRON, HAPROXY, VARNISH, BALANCING_NGINX)
+    for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB, CRON, HAPROXY, VARNISH, BALANCING_NGINX, PGBOUNCER)
 }
 
 

@@ -13,6 +13,7 @@ import django_pillar_balancer
 import django_pillar_cache
 import django_pillar_database_host
 import django_pillar_fleet
+import django_pillar_pool
 import django_pillar_worker
 from django_pillar_check import Problem, Rules, check, lines, plain, prune, report, resolve, shown, traps
 from django_pillar_database import oversized
@@ -140,6 +141,7 @@ def _configurations(
         problems += django_pillar_worker.complete(site, own, site_rules, name)
         problems += [((*path, *key), text) for key, text in django_pillar_fleet.complete(site, host)]
         problems += [((*path, *key), text) for key, text in django_pillar_database_host.complete(site)]
+        problems += [((*path, *key), text) for key, text in django_pillar_pool.complete(site)]
         django_pillar_balancer.complete(site)
         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
         problems += oversized(own, path)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import django_kinds
+import django_pillar_pool
 from django_database_engine import SERVERS
 from django_kinds import RELEASED
 from django_pillar_check import Problem
@@ -101,7 +102,10 @@ def _connection(site: Site, alias: str, database: Database, host: str) -> Databa
 
 
 def _connections(site: Site) -> int:
-    """Return how many connections the hosts of a site may open: twice what they use, since two releases overlap."""
+    """Return how many connections the hosts of a site may open: twice what they use, since two releases overlap.
+
+    Where PgBouncer is in between, those of its pool instead.
+    """
     server, kind = site["server"], django_kinds.server_of(site["server"])
     apps = hosts_with(site, "app")
     workers = sum((worker.get("processes") or 1) + 1 for worker in site.get("workers", {}).values())
@@ -110,7 +114,7 @@ def _connections(site: Site) -> int:
         cpus = (site["fleet"]["given"]["cpus"] or {}).get(name) or _CPUS
         processes = max(2, cpus) if server["processes"] == "auto" else server["processes"]
         total += processes * (_CONCURRENT if kind.concurrency else server["threads"])
-    return 2 * total + _RESERVE
+    return django_pillar_pool.connections(site, 2 * total, _RESERVE)
 
 
 def serves(site: Site) -> list[str]:

@@ -32,6 +32,7 @@ MODULES = (
     "django_pillar_fleet",
     "django_pillar_store",
     "django_pillar_static",
+    "django_pillar_pool",
     "django_pillar_database_host",
     "django_pillar_balancer",
     "django_pillar_cache",

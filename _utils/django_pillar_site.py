@@ -18,6 +18,7 @@ import django_pillar_database
 import django_pillar_email
 import django_pillar_fleet
 import django_pillar_listen
+import django_pillar_pool
 import django_pillar_proxy
 import django_pillar_schedule
 import django_pillar_server
@@ -57,6 +58,7 @@ def contradictions_between(sites: Sites) -> Iterator[Problem]:
         yield from rule(present)
     yield from roots_and_users(sites)
     yield from django_pillar_cache.between(sites)
+    yield from django_pillar_pool.between(sites)
 
 
 # Within a site

@@ -19,7 +19,7 @@ django:
         balance: leastconn
         sticky: false
         status: {password: a-password-for-the-page}
-      database: {engine: postgres}
+      database: {engine: postgres, pool: 20, pool_port: 6432}  # 20 connections, shared by PgBouncer
       queue: {engine: redis}
       cache: {engine: redis}
       workers:

@@ -266,7 +266,20 @@ def _server(database, given, alias, folder):
         login = {key: pathlib.Path(file).read_text() for key, file in files.items()}
     becomes_spatial = "postgis" in given["engine"] and "postgis" not in own.get("ENGINE", "")
     engine = given["engine"] if becomes_spatial else own.get("ENGINE", given["engine"])
-    return {**rest, "ENGINE": engine, **where, **login, "OPTIONS": options}
+    found = {**rest, "ENGINE": engine, **where, **login, "OPTIONS": options}
+    return {**found, **_pooled(given, options)} if "DJANGO_DATABASE_POOL" in os.environ else found
+
+
+def _pooled(given, options):
+    """What differs where PgBouncer gives another connection of the server for each transaction.
+
+    Only servers and workers have that variable: migrations and backups hold locks and cursors for a session. Without
+    the option `prepare_threshold` Django has psycopg prepare no statements, which PgBouncer before 1.21 loses.
+    """
+    if "pool_port" not in given:
+        return {}
+    options = {name: value for name, value in options.items() if name != "prepare_threshold"}
+    return {"PORT": str(given["pool_port"]), "DISABLE_SERVER_SIDE_CURSORS": True, "OPTIONS": options}
 
 
 def _imported(module):

@@ -38,5 +38,9 @@ rm -rf "$run"/*
 set -a
 . {{ release }}/config/environment
 . {{ secrets }}/environment
+{% if site.databases.values() | selectattr('pool', 'defined') | list %}
+# The settings take PgBouncer's port; commands, which have a session, the database's own.
+DJANGO_DATABASE_POOL=1
+{% endif %}
 set +a
 exec {% if not binds %}{{ release }}/virtualenv/bin/python -I {{ release }}/config/django_formula_listen.py {{ address }} {% endif %}{{ command | join(' ') }}

@@ -28,6 +28,10 @@ rm -rf "$run"/*
 set -a
 . {{ release }}/config/environment
 . {{ secrets }}/environment
+{% if site.databases.values() | selectattr('pool', 'defined') | list %}
+# The settings take PgBouncer's port; commands, which have a session, the database's own.
+DJANGO_DATABASE_POOL=1
+{% endif %}
 set +a
 cd {{ chdir }}
 echo "$$" >"$run/pid"

@@ -153,6 +153,23 @@ def test_settings_contain_no_password():
     }
 
 
+POOLED = {**SERVER, "pool": 10, "pool_port": 6432, "options": {"sslmode": "require"}}
+
+
+def test_servers_and_workers_alone_reach_the_database_through_its_pool(overlay, monkeypatch):
+    site = {"default": {"engine": "postgres"}, "facts": {**SERVER, "name": "facts"}}
+    project = {"default": {"ENGINE": POSTGRES, "OPTIONS": {"prepare_threshold": 5}}}
+    config = configured(databases=site)
+    config.config["databases"]["default"] |= POOLED
+    direct = overlay(project, config=config)
+    assert direct["default"]["PORT"] == "" and direct["default"]["OPTIONS"]["prepare_threshold"] == 5
+    assert "DISABLE_SERVER_SIDE_CURSORS" not in direct["default"]
+    monkeypatch.setenv("DJANGO_DATABASE_POOL", "1")
+    pooled = overlay(project, config=config)
+    assert (pooled["default"]["PORT"], pooled["default"]["DISABLE_SERVER_SIDE_CURSORS"]) == ("6432", True)
+    assert pooled["default"]["OPTIONS"] == {"sslmode": "require"} and pooled["facts"] == direct["facts"]
+
+
 @pytest.fixture
 def overlay(tmp_path, monkeypatch):
     """The overlay, over a project without settings: its functions are asked."""
@@ -171,8 +188,8 @@ def overlay(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "overlay_of_databases", module)
     spec.loader.exec_module(module)
 
-    def databases(project, root="/srv/django/blog", **options):
-        text = django_release_settings.overlay(configured(**options), RELEASE, "x")
+    def databases(project, root="/srv/django/blog", config=None, **options):
+        text = django_release_settings.overlay(config or configured(**options), RELEASE, "x")
         data = json.loads(text.replace("/srv/django/blog", root))
         for given in data["databases"].values():
             if given.get("password_file"):

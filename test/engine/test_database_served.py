@@ -253,7 +253,7 @@ def served(**options):
 
 
 def test_exactly_the_hosts_of_the_site_may_log_in_over_tls(server):
-    found = django_database_served.serve(served(), [], test=False)
+    found = django_database_served.serve(served(), [], {}, test=False)
     assert {"role blog", "database blog", "pg_hba.conf"} <= {*found["postgres"]}
     lines = [f'hostssl all "blog" 10.0.0.{number}/32 scram-sha-256' for number in (1, 2, 3)]
     assert server.texts["hba"].splitlines() == [
@@ -269,16 +269,16 @@ def test_exactly_the_hosts_of_the_site_may_log_in_over_tls(server):
 
 
 def test_a_host_that_leaves_is_let_in_no_more_and_a_lost_part_leaves_the_data(server):
-    django_database_served.serve(served(), [], test=False)
-    django_database_served.serve(served(hosts={**HOSTS, "jobs1": []}), [], test=False)
+    django_database_served.serve(served(), [], {}, test=False)
+    django_database_served.serve(served(hosts={**HOSTS, "jobs1": []}), [], {}, test=False)
     assert "10.0.0.3" not in server.texts["hba"] and server.ended[-1] == ("10.0.0.1", "10.0.0.2")
     told = [*server.told]
-    assert django_database_served.serve([], ["shop"], test=False) == {}
-    closed = django_database_served.serve([], ["blog"], test=False)["postgres"]
+    assert django_database_served.serve([], ["shop"], {}, test=False) == {}
+    closed = django_database_served.serve([], ["blog"], {}, test=False)["postgres"]
     assert closed == {"pg_hba.conf": "changed", "database blog": "closed to other hosts; data and login stay"}
     assert server.texts["hba"] == "local all all peer\n" and server.ended[-1] == ()
     assert not [one for one in server.told if "DROP" in one] and len(server.told) == len(told)
-    assert django_database_served.serve([], ["blog"], test=False) == {}
+    assert django_database_served.serve([], ["blog"], {}, test=False) == {}
 
 
 def test_the_former_server_of_a_site_that_stays_lets_no_host_in(server, monkeypatch):
@@ -289,28 +289,28 @@ def test_the_former_server_of_a_site_that_stays_lets_no_host_in(server, monkeypa
     monkeypatch.setattr(MARIADB, "network_changes", lambda _network, _state: [])
     for method in ("is_installed", "is_running"):
         monkeypatch.setattr(MARIADB, method, lambda: True)
-    django_database_served.serve(served(), [], test=False)
+    django_database_served.serve(served(), [], {}, test=False)
     new = served(database={"engine": "mysql"})
     monkeypatch.setattr(POSTGRESQL, "is_running", lambda: False)
-    assert "postgres" not in django_database_served.serve(new, [], test=False)
+    assert "postgres" not in django_database_served.serve(new, [], {}, test=False)
     assert "hostssl" in server.texts["hba"]
     assert django_database_served.clients("blog") == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     monkeypatch.setattr(POSTGRESQL, "is_running", lambda: True)
-    closed = django_database_served.serve(new, [], test=False)["postgres"]
+    closed = django_database_served.serve(new, [], {}, test=False)["postgres"]
     assert closed == {"pg_hba.conf": "changed", "database blog": "closed to other hosts; data and login stay"}
     assert server.texts["hba"] == "local all all peer\n"
-    assert "postgres" not in django_database_served.serve(new, [], test=False)
+    assert "postgres" not in django_database_served.serve(new, [], {}, test=False)
 
 
 def test_the_master_learns_whom_a_database_lets_in(server):
     with pytest.raises(DeploymentError, match="this host has no database of blog yet"):
         django_database_served.clients("blog")
-    django_database_served.serve(served(), [], test=False)
+    django_database_served.serve(served(), [], {}, test=False)
     assert django_database_served.clients("blog") == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
 
 
 def test_a_dry_run_changes_nothing(server, state):
-    found = django_database_served.serve(served(), [], test=True)
+    found = django_database_served.serve(served(), [], {}, test=True)
     assert "role blog" in found["postgres"] and server.told == [] and not (state / "databases").exists()
 
 
@@ -318,7 +318,7 @@ def test_a_login_that_the_active_release_uses_is_not_changed(server, monkeypatch
     server.roles = {"blog": {"comment": "Django site blog", "login": True, "rights": False, "verifier": "other"}}
     monkeypatch.setattr(Path, "is_symlink", lambda path: path.name == "current")
     with pytest.raises(DeploymentError, match="cannot be changed: the active release uses it"):
-        django_database_served.serve(served(), [], test=False)
+        django_database_served.serve(served(), [], {}, test=False)
 
 
 BLOG = django_database_server.ManagedDatabase(

@@ -22,6 +22,11 @@ PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
 DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
 #: What troubleshooting.md quotes of other programs: Django, database servers, nginx, Salt, systemd, uv.
 FOREIGN = {
+    "FATAL: login rejected",
+    "no such database",
+    "Connection refused",
+    "unsupported startup parameter",
+    "query_wait_timeout",
     "Access denied for user",
     "Can't connect to",
     "Error loading MySQLdb module",

@@ -548,7 +548,7 @@ def test_pillar_example_has_every_option() -> None:
     given |= {"server:options:harakiri", "settings:DEBUG"}
     given |= {f"cache:{name}" for site in (shown["kiosk"], shown["blog"]) for name in site["queue"]}  # the same keys
     fleet = yaml.safe_load((ROOT / "examples/fleet.sls").read_text())["django"]["sites"]["blog"]
-    given |= {f"{part}:{name}" for part in ("media", "balancer") for name in fleet[part]}
+    given |= {f"{part}:{name}" for part in ("media", "balancer", "database") for name in fleet[part]}
     given |= {"fleet", *fleet}  # `fleet` is set on the master
     given |= {"balancer:memory"}  # of another kind than that of the example
     assert {*options(rules)} - given == set()
