@@ -194,7 +194,8 @@ def main_process(fleet: Fleet) -> str:
 
 
 def test_the_pool_ends_once_no_host_uses_it(fleet):
-    fleet.configure(**with_pool(None))
+    # So few that max_connections of PostgreSQL is enough, which would be restarted otherwise.
+    fleet.configure(**with_pool(None), server={"kind": "gunicorn", "processes": 4, "threads": 4})
     with slow(fleet, 5) as load:
         load.wait(20)
         assert on_database(fleet) == [] and clients(fleet) > 0, "the active release uses it"
