@@ -2,6 +2,7 @@
 
 import json
 
+import django_container
 import django_database_pool
 import django_database_served
 import django_database_server
@@ -9,11 +10,14 @@ import django_database_setup
 import django_host_command
 import django_host_port
 import django_host_service
+import django_release_instance
 import pytest
+from django_container import Container
+from django_container_engine import ENGINES
 from django_database_served import Served
 from django_host_command import DeploymentError
 from django_site import Site
-from specimen import ROOT, contract
+from specimen import FACTS, ROOT, contract, formula_templates
 from test_database_served import ADDRESSES, HOSTS, PEM, VERIFIERS, errors, on, pillar, settings
 
 POSTGRESQL = django_database_setup.SERVERS["postgres"]
@@ -303,3 +307,20 @@ def test_the_record_holds_no_password(host):
     serve()
     record = json.loads(django_database_pool.RECORD.read_text())
     assert record["pools"]["blog"]["verifier"] == VERIFIERS["postgres"] and "hunter2" not in json.dumps(record)
+
+
+@pytest.mark.parametrize("has_pool", [True, False])
+@pytest.mark.parametrize("process", ["systemd", "supervisor", "container"])
+def test_servers_alone_have_the_variable_of_the_pool(make_site, process, has_pool):
+    more = {"container": {}} if process == "container" else {}
+    site = make_site(server={"kind": "gunicorn"}, process=process.replace("container", "systemd"), **more)
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    if more:
+        container = Container(ENGINES["podman"], "localhost/django/blog:0042-3f2a9c1b77de")
+        (release / "release.json").write_text(json.dumps({"container": django_container.record(container)}))
+    site.config["databases"]["default"] |= {"pool": 10, "pool_port": 6432} if has_pool else {}
+    files = django_release_instance.configuration(site, release, FACTS, formula_templates())
+    named = [name for name, text in files.items() if "DJANGO_DATABASE_POOL=1" in text]
+    unit = "supervisor.sh" if process == "supervisor" else "django-blog-0042.service"
+    assert named == [unit] * has_pool
