@@ -27,9 +27,9 @@ def lines(
     run = f"/run/{name}"
     inside = django_container.of_project(site, release, variables["facts"], container, name, writable)
     inside = django_container.with_run_folder(inside, run, variables.get("resources"))
-    options = ("--detach", "--replace", "--sdnotify=container", "--log-driver=journald")
+    options = ["--detach", "--replace", "--sdnotify=container", "--log-driver=journald"]
     if any("pool" in database for database in site.config["databases"].values()):
-        options += ("--env=DJANGO_DATABASE_POOL=1",)  # as django.service has it
+        options.append("--env=DJANGO_DATABASE_POOL=1")  # as django.service has it
     argv = django_container.argv(engine, container.image, inside, variables["command"], *options)
     patience = int(variables.get("patience", variables["stop_timeout"]))
     return [
