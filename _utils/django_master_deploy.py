@@ -420,7 +420,7 @@ class Fleet:
 
     def _take_back(self, hosts: list[str], ready: Answers, failure: Failed) -> None:
         """Activate the former release on the hosts that have switched, and give up what the others have prepared."""
-        answers = self._abandon([host for host in hosts if host not in failure.lost], self.id)
+        answers = self._abandon(hosts, self.id, failure.lost)
         self.ask("expect", self.names("balancer"), "expect", _commits(ready))
         stay = [f"{host}: {answer.error}" for host, answer in answers.items() if answer.error]
         failure.hint = "\n".join([*stay, self._what_serves(ready, failure.lost)])
@@ -428,10 +428,15 @@ class Fleet:
     def _undone(self, hosts: list[str], ready: Answers) -> "_Undone":
         return _Undone(self, hosts, ready)
 
-    def _abandon(self, hosts: Collection[str], deployment: str) -> Answers:
-        """End a deployment on hosts: those that have switched go back, unless all had."""
-        keep = self.store.is_complete(deployment or self.store.last())
-        return self.ask("abandon", hosts, "abandon", deployment, self.by, keep)
+    def _abandon(self, hosts: Collection[str], deployment: str, lost: Collection[str] = ()) -> Answers:
+        """End a deployment on hosts: those that have switched go back, unless all had; return their answers.
+
+        The lost ones are asked for it too, in case they hear it, and not waited for.
+        """
+        arguments = (deployment, self.by, self.store.is_complete(deployment or self.store.last()))
+        if gone := [host for host in hosts if host in lost]:
+            self._hosts.send(gone, "django_fleet.abandon", self.site, *arguments)
+        return self.ask("abandon", [host for host in hosts if host not in lost], "abandon", *arguments)
 
     def _what_serves(self, ready: Answers, lost: Collection[str] = ()) -> str:
         """Return what the hosts serve after a failure, and what becomes of those that were lost."""
@@ -492,7 +497,7 @@ class _Undone:
         if error is None:
             return
         lost = error.lost if isinstance(error, Failed) else ()
-        self._fleet._abandon([host for host in self._names if host not in lost], self._fleet.id)
+        self._fleet._abandon(self._names, self._fleet.id, lost)
         if isinstance(error, DeploymentError):
             error.hint = "\n".join(filter(None, [error.hint, self._fleet._what_serves(self._ready, lost)]))
 

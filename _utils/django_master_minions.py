@@ -9,11 +9,16 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import salt.client
+import salt.exceptions
+from django_host_command import DeploymentError
 
 #: Seconds that the master's client waits for the publication of a job.
 _PUBLISH = 5
 #: Seconds for each host by which the first question for a job is later: the master takes answers one after the other.
 _EACH = 0.02
+#: Seconds that a master may be away in a deployment, as in a restart; and in which its minions connect again then.
+_AWAY = 60.0
+_CONNECT = 12.0
 #: How many questions in a row may stay without an answer; a host that builds a release answers late.
 _UNANSWERED = 3
 #: How often a host may say that the job does not run: its answer may be under way.
@@ -43,7 +48,9 @@ class Minions:
     patience = 20.0
 
     def __init__(self, options: dict[str, Any]):
+        self._options = options
         self._client = salt.client.get_local_client(mopts=options)
+        self._patience = 0.0  # with a master: one that has not answered yet does not run
 
     def ask(
         self,
@@ -61,6 +68,9 @@ class Minions:
                 three such questions may stay without an answer; and `_EACH` for each host.
             every: seconds between two calls of `meanwhile`.
             meanwhile: is called as long as an answer is missing.
+
+        Raises:
+            DeploymentError: the master takes no jobs.
         """
         look += _EACH * len(hosts)
         job = self._publish(hosts, function, arguments)
@@ -70,8 +80,10 @@ class Minions:
             waiting.take(self._client.event.get_event(wait=0.05, tag="salt/job/", full=True, auto_reconnect=True))
             now = time.monotonic()
             if waiting.has_to_look(now, look):
+                client = self._client
                 asked = self._publish(waiting.names, "saltutil.find_job", [waiting.job["jid"]])
-                waiting.look(str(asked.get("jid", "")), now)
+                rest = 0.0 if client is self._client else _CONNECT
+                waiting.look(str(asked.get("jid", "")), time.monotonic() + rest)
             if meanwhile and now - called > every:
                 meanwhile()
                 called = now
@@ -82,10 +94,29 @@ class Minions:
         self._publish(hosts, function, arguments)
 
     def _publish(self, hosts: Collection[str], function: str, arguments: Collection[Any]) -> dict[str, Any]:
-        found: dict[str, Any] = self._client.run_job(
-            sorted(hosts), function, list(arguments), tgt_type="list", timeout=_PUBLISH, listen=True
-        )
-        return found or {"jid": "", "minions": []}
+        """Have the master publish a job; one that was restarted has another key and another bus of events.
+
+        Raises:
+            DeploymentError: it takes none.
+        """
+        limit = time.monotonic() + self._patience
+        while True:
+            try:
+                found: dict[str, Any] = self._client.run_job(
+                    sorted(hosts), function, list(arguments), tgt_type="list", timeout=_PUBLISH, listen=True
+                )
+            except salt.exceptions.SaltException as error:
+                if time.monotonic() > limit:
+                    raise DeploymentError(
+                        f"the master takes no jobs: {str(error).partition('. ')[0]}",
+                        hint="look at its log: journalctl --unit salt-master",
+                    ) from None
+                time.sleep(0.5)
+                self._client.destroy()
+                self._client = salt.client.get_local_client(mopts=self._options)
+            else:
+                self._patience = _AWAY
+                return found or {"jid": "", "minions": []}
 
 
 class _Waiting:
@@ -135,7 +166,7 @@ class _Waiting:
         return bool(self.names)
 
     def look(self, question: str, now: float) -> None:
-        """Remember the question that was just asked."""
+        """Remember the question that was just asked; the time for an answer begins now, or later."""
         self._questions |= {question} if question else set()
         self._looked, self._unanswered = now, {*self.names}
 

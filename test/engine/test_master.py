@@ -12,7 +12,10 @@ from typing import Any
 from unittest.mock import ANY, Mock
 
 import django_master_deploy
+import django_master_minions
 import pytest
+import salt.client
+import salt.exceptions
 import salt.utils.args
 from django_host_command import DeploymentError
 from django_master_deploy import Fleet, batches
@@ -226,6 +229,8 @@ def test_a_failure_before_the_switch_leaves_every_host_as_it_was(
     assert {*world.hosts.live.values()} == {OLD}
     asked = next(hosts for verb, hosts in world.hosts.calls if verb == "abandon") if verb != "resolve" else []
     assert (host in asked) is not is_lost or verb in ("resolve", "expect"), "a lost host is not waited for"
+    told = ("send django_fleet.abandon", [host]) in world.hosts.calls
+    assert told is (is_lost and verb not in ("resolve", "expect")), "but it may hear it"
     assert not {*world.hosts.claims} - {host}
     assert world.store.release()["commit"] == ""
     text = str(failure.value)
@@ -250,6 +255,7 @@ def test_a_failure_in_the_switch_takes_back_those_that_have_switched(world: Worl
     assert {*world.hosts.live.values()} == {OLD} and world.hosts.expected == [OLD]
     assert world.store.release()["commit"] == ""
     assert [*world.hosts.claims] == ([host] if is_lost else []), "a lost host is not waited for"
+    assert (("send django_fleet.abandon", [host]) in world.hosts.calls) is is_lost
     assert f"{host}: its server exited" in str(failure.value)
     assert ("once it answers, apply on it" in str(failure.value)) is is_lost
 
@@ -606,6 +612,70 @@ def test_minions_that_answer_are_waited_for_and_silent_ones_are_lost_after_three
     waiting.take(event("1", "web2", {"error": "no space"}, 1))
     assert waiting.answers["web2"] == Answer({}, "no space") and not waiting.names
     assert waiting.answers["web1"] == Answer({"release": "x"})
+
+
+class Bus:
+    """A client of a master that takes jobs, or does not; a new one each time that a runner connects."""
+
+    def __init__(self, jobs: list[str], answers: list[dict[str, Any]]):
+        self.jobs, self.answers = jobs, answers
+        self.event = self
+
+    def run_job(self, hosts: list[str], function: str, *_arguments: Any, **_options: Any) -> dict[str, Any]:
+        job = self.jobs.pop(0)
+        if not job:
+            raise salt.exceptions.AuthenticationError("Authentication error occurred.")
+        return {"jid": job, "minions": hosts}
+
+    def get_event(self, **_options: Any) -> dict[str, Any] | None:
+        return self.answers.pop(0) if self.answers else None
+
+    def destroy(self) -> None:
+        self.answers = []
+
+
+@pytest.fixture
+def minions(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Minions]:
+    """Minions of a master that takes these jobs, an empty one not; each client of it gets these answers."""
+    clock = [0.0]
+
+    def monotonic() -> float:
+        clock[0] += 0.05
+        return clock[0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    def made(jobs: list[str], *answers: list[dict[str, Any]]) -> Minions:
+        clients = iter([Bus(jobs, one) for one in (*answers, *([[]] * 1000))])
+        monkeypatch.setattr(salt.client, "get_local_client", lambda **_options: next(clients))
+        monkeypatch.setattr(django_master_minions.time, "monotonic", monotonic)
+        monkeypatch.setattr(django_master_minions.time, "sleep", sleep)
+        return Minions({})
+
+    return made
+
+
+def test_a_master_that_is_restarted_loses_no_host(minions: Callable[..., Minions]) -> None:
+    late: list[Any] = [None] * 400  # as long as minions take to connect again
+    found = minions(["1", "", "", "q1", "q2", "q3"], [], [], [*late, event("1", "web1", {"release": "x"})])
+    assert found.ask(["web1"], "django_fleet.prepare") == {"web1": Answer({"release": "x"})}
+
+
+def test_a_host_that_stays_silent_after_a_restart_of_its_master_is_lost(minions: Callable[..., Minions]) -> None:
+    found = minions(["1", "", "q1", "q2", "q3", "q4"])
+    assert found.ask(["web1"], "django_fleet.prepare")["web1"].is_lost
+
+
+def test_a_master_that_takes_no_job_is_an_error(minions: Callable[..., Minions]) -> None:
+    jobs = [""]
+    with pytest.raises(DeploymentError, match="the master takes no jobs: Authentication error occurred"):
+        minions(jobs).send(["web1"], "django_fleet.claim")
+    assert jobs == [], "one that does not run is not waited for"
+    jobs = ["1", *[""] * 1000]
+    with pytest.raises(DeploymentError, match="the master takes no jobs"):
+        minions(jobs).ask(["web1"], "django_fleet.prepare")
+    assert len(jobs) > 800, "for a minute"
 
 
 def test_one_unanswered_question_is_no_loss() -> None:

@@ -1,4 +1,6 @@
-"""A site on two hosts behind a balancer of the formula: deployments and rollbacks under load lose no request."""
+"""A site on two hosts behind each balancer of the formula: deployments and rollbacks under load lose no request."""
+
+import time
 
 import pytest
 from client import Load
@@ -37,21 +39,36 @@ def backends(fleet: Fleet) -> dict[str, bool]:
     return {name: entry["is_up"] for name, entry in answer_of(answer)["lb1"].items()}
 
 
-def test_deployments_and_rollbacks_lose_no_request(fleet):
-    assert backends(fleet) == {"web1": True, "web2": True}
+def balance(fleet: Fleet, kind: str) -> None:
+    """Put a kind of balancer in front, and wait until it gives both hosts requests."""
+    fleet.configure(balancer={"kind": kind})
+    assert_applied(fleet)
+    limit = time.monotonic() + 30
+    while backends(fleet) != {"web1": True, "web2": True}:
+        assert time.monotonic() < limit
+        time.sleep(0.5)
+
+
+def assert_applied(fleet: Fleet) -> None:
+    for states in fleet.apply("*").values():
+        assert [state["comment"] for state in states.values() if state["result"] is False] == []
+
+
+@pytest.mark.parametrize("kind", ["haproxy", "nginx", "varnish"])
+def test_deployments_and_rollbacks_lose_no_request(fleet, kind):
+    balance(fleet, kind)
     with load(fleet) as visitors:
         visitors.wait(50)
         for number in range(5):
-            done = fleet.release(f"2.{number}")
+            done = fleet.release(f"{kind}.{number}")
             assert {*fleet.live().values()} == {*done["hosts"].values()} and len({*fleet.live().values()}) == 1
             visitors.wait(50)
         for _number in range(2):
             fleet.run("rollback").check()
             assert len({*fleet.live().values()}) == 1
             visitors.wait(50)
-        for states in fleet.apply("*").values():
-            assert [state["comment"] for state in states.values() if state["result"] is False] == []
+        assert_applied(fleet)
         visitors.wait(50)
-    print(f"{len(visitors.answers)} requests, {len(visitors.failed)} failed, {len(visitors.releases)} releases")
+    print(f"{kind}: {len(visitors.answers)} requests, {len(visitors.failed)} failed, {len(visitors.releases)} releases")
     assert visitors.failed == [], visitors.failed[:3]
     assert len(visitors.releases) >= 6 and backends(fleet) == {"web1": True, "web2": True}

@@ -179,7 +179,8 @@ def test_a_deployment_is_made_on_all_hosts_or_on_none(fleet, phase, kind):
 def error_of(done: Result) -> str:
     """What a deployment gives as its error; empty without one."""
     with contextlib.suppress(ValueError):
-        return str(json.loads(done.stdout).get("error", ""))
+        found = json.loads(done.stdout)
+        return str(found.get("error", "")) if isinstance(found, dict) else str(found)  # Salt's own, of an exception
     return done.stderr.strip().rpartition("\n")[2]
 
 
