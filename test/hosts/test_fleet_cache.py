@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -94,14 +95,16 @@ class CacheFleet(Fleet):
 
 
 @pytest.fixture(scope="module", params=["bookworm", "trixie"])
-def fleet(request, module_hosts, tmp_path_factory) -> CacheFleet:
+def fleet(request, module_hosts, tmp_path_factory) -> Iterator[CacheFleet]:
     """The host of the queue and cache has Redis (Debian 12) or Valkey (Debian 13)."""
     master, cache = module_hosts(name="master"), module_hosts(request.param, name="cache1")
     apps = [module_hosts("bookworm", kind="ready", name="web1"), module_hosts("trixie", kind="ready", name="web2")]
     start_master(master)
     start_database(master)
     start_minions(master, [*apps, cache])
-    return lay_out(CacheFleet(master, apps, master, tmp_path_factory.mktemp("repository")), cache)
+    yield lay_out(CacheFleet(master, apps, master, tmp_path_factory.mktemp("repository")), cache)
+    for host in (master, cache, *apps):  # the next ones have the same names
+        host.remove()
 
 
 def lay_out(fleet: CacheFleet, cache: Host) -> CacheFleet:
