@@ -22,6 +22,8 @@ from django_process_systemd import UNITS
 from django_site import Site
 from django_store_contract import OwnServer, ServerStore
 
+#: Where systemd keeps a property that is set while a unit runs, of which its file will have the same.
+PROPERTY = "/run/systemd/system.control/{unit}.d/50-IPAddressAllow.conf"
 #: Seconds within which a server accepts connections after its start; one with much data reads it first.
 PATIENCE = 60.0
 
@@ -149,6 +151,21 @@ def restart(server: OwnServer) -> None:
     """
     _control("restart", server)
     _wait(server)
+
+
+def let_in(server: OwnServer) -> None:
+    """Have a running server's unit let its clients in, before its file has them.
+
+    systemd 257 reads a changed unit again, and filters as before until the next start. A property that is set has
+    effect at once, and keeps it without the file that systemd makes for it.
+    """
+    if server.site.process != "systemd":
+        return
+    unit = f"{server.unit}.service"
+    allowed = [f"IPAddressAllow={one}" for one in ("", *_network(server)["IPAddressAllow"])]
+    argv = ["systemctl", "set-property", "--runtime", unit, *allowed]
+    django_host_command.run(argv, doing=f"letting hosts in to {server.unit}")
+    Path(PROPERTY.format(unit=unit)).unlink(missing_ok=True)
 
 
 def reload(server: OwnServer) -> None:

@@ -22,7 +22,7 @@ from django_store_contract import OwnServer, ServerStore, Usage
 
 #: The line of a unit with its memory limit.
 _LIMIT = re.compile(r"(?m)^MemoryMax=(\d+)$")
-#: Its lines with the hosts that may connect, which systemd takes over when it reads the unit again.
+#: Its lines with the hosts that may connect, which `django_store_service.let_in` changes.
 _CLIENTS = re.compile(r"(?m)^IPAddressAllow=.*\n")
 
 
@@ -102,6 +102,8 @@ def apply(found: Pending) -> str:
     if found.restarts:  # before the files: where this is killed, the next apply restarts it
         mark_restart(server)
     obstacle = _obstacle(found) if former else ""
+    if not found.starts and _has_other_clients(found):
+        django_store_service.let_in(server)
     for path, text in found.files.items():
         django_host_file.write(path, _LIMIT.sub(former, text) if obstacle else text)
     if (found.files or found.restarts) and not found.starts:
@@ -111,6 +113,12 @@ def apply(found: Pending) -> str:
     if found.settings and not former:
         found.kind.change(server, found.settings)
     return f"{server.unit} keeps {former} until a later apply: {obstacle}" if obstacle else ""
+
+
+def _has_other_clients(found: Pending) -> bool:
+    """Return whether other hosts may connect than the unit on the disk has."""
+    before = {path: django_host_file.read_text(path) or "" for path in found.files}
+    return any(_CLIENTS.findall(before[path]) != _CLIENTS.findall(text) for path, text in found.files.items())
 
 
 def _higher_limit(found: Pending) -> str:

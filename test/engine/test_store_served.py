@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import django_host_command
 import django_host_user
 import django_kinds
 import django_master_certificate
@@ -26,7 +27,7 @@ import pytest
 from background import SERVER, until
 from django_host_command import DeploymentError
 from django_store_contract import OwnServer
-from specimen import configured
+from specimen import configured, formula_templates
 
 REDIS = django_store_redis.STORE
 PASSWORD = "4c7e12"
@@ -92,6 +93,35 @@ def ask(server: OwnServer, *commands: str, context: ssl.SSLContext | None = None
             connected.sendall(django_store_client._encoded(command.split()))
             found = django_store_client.answer(stream, server.socket)
     return found
+
+
+def test_hosts_that_come_and_go_are_let_in_without_a_restart(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As systemd 257 needs it: of a changed unit it takes no filter over, and a property that was set stays."""
+    did: list[str] = []
+    folder = django_store_service.UNITS
+    monkeypatch.setattr(django_store_service, "PROPERTY", f"{folder}/{{unit}}.d")
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_: did.append(" ".join(argv)) or "")
+    monkeypatch.setattr(django_store_service, "folders", lambda _server: [])
+    monkeypatch.setattr(django_store_service, "is_enabled", lambda _server: True)
+    monkeypatch.setattr(django_store_service, "answers", lambda _server: True)
+    monkeypatch.setattr(django_store_redis.RedisStore, "differences", lambda _self, _server: {})
+    django_store_contract.folder(site).mkdir()
+
+    def apply() -> list[str]:
+        (one, *_) = django_store_setup.pending(served(site).servers, formula_templates())
+        did.clear()
+        assert django_store_setup.apply(one) == ""
+        return [line for line in did if one.server.unit in line]
+
+    apply()
+    django_store_setup._restart_mark(served(site).servers[0][1]).unlink()
+    site.config["fleet"]["stores"]["clients"] = ["10.0.0.2", "fd00::3"]
+    unit = "django-blog-served_queue.service"
+    left = folder / f"{unit}.d"
+    left.touch()
+    allowed = " ".join(f"IPAddressAllow={one}" for one in ("", "localhost", "10.0.0.2", "fd00::3"))
+    assert apply() == [f"systemctl set-property --runtime {unit} {allowed}"] and not left.exists()
+    assert did[-1] == "systemctl daemon-reload" and "IPAddressAllow=fd00::3\n" in (folder / unit).read_text()
 
 
 def test_hosts_log_in_by_tls(queue: OwnServer) -> None:
