@@ -4,6 +4,7 @@ Salt's own client reports no error for a minion that does not answer. Here each 
 after three questions for its job without an answer. A job that goes on is waited for.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -75,14 +76,18 @@ class Minions:
         look += _EACH * len(hosts)
         job = self._publish(hosts, function, arguments)
         waiting = _Waiting(hosts, job, time.monotonic())
-        called = time.monotonic()
+        client, called = self._client, time.monotonic()
         while waiting.names:
             waiting.take(self._client.event.get_event(wait=0.05, tag="salt/job/", full=True, auto_reconnect=True))
             now = time.monotonic()
             if waiting.has_to_look(now, look):
-                client = self._client
                 asked = self._publish(waiting.names, "saltutil.find_job", [waiting.job["jid"]])
-                rest = 0.0 if client is self._client else _CONNECT
+                rest = 0.0
+                if client is not self._client:  # answers that came meanwhile were on no bus
+                    client = self._client
+                    with contextlib.suppress(salt.exceptions.SaltException):
+                        waiting.take_kept(self._client.get_cache_returns(waiting.job["jid"]))
+                    rest = _CONNECT
                 waiting.look(str(asked.get("jid", "")), time.monotonic() + rest)
             if meanwhile and now - called > every:
                 meanwhile()
@@ -153,6 +158,11 @@ class _Waiting:
             self._ended[name] = 0 if data["return"] else self._ended[name] + 1
             if self._ended[name] == _ENDED:
                 self._settle(name, Answer({}, "its job has ended without an answer", True))
+
+    def take_kept(self, kept: dict[str, Any]) -> None:
+        """Take the answers to the job that the master has kept, as Salt's client returns them."""
+        for name in self.names & {*kept}:
+            self._settle(name, answer_of(kept[name]["ret"], 0))
 
     def has_to_look(self, now: float, look: float) -> bool:
         """Return whether it is time for the next question; those who did not answer the last one are counted."""

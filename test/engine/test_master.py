@@ -617,8 +617,8 @@ def test_minions_that_answer_are_waited_for_and_silent_ones_are_lost_after_three
 class Bus:
     """A client of a master that takes jobs, or does not; a new one each time that a runner connects."""
 
-    def __init__(self, jobs: list[str], answers: list[dict[str, Any]]):
-        self.jobs, self.answers = jobs, answers
+    def __init__(self, jobs: list[str], kept: dict[str, Any], answers: list[dict[str, Any]]):
+        self.jobs, self.kept, self.answers = jobs, kept, answers
         self.event = self
 
     def run_job(self, hosts: list[str], function: str, *_arguments: Any, **_options: Any) -> dict[str, Any]:
@@ -629,6 +629,10 @@ class Bus:
 
     def get_event(self, **_options: Any) -> dict[str, Any] | None:
         return self.answers.pop(0) if self.answers else None
+
+    def get_cache_returns(self, job: str) -> dict[str, Any]:
+        assert job == "1"
+        return self.kept
 
     def destroy(self) -> None:
         self.answers = []
@@ -646,8 +650,8 @@ def minions(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Minions]:
     def sleep(seconds: float) -> None:
         clock[0] += seconds
 
-    def made(jobs: list[str], *answers: list[dict[str, Any]]) -> Minions:
-        clients = iter([Bus(jobs, one) for one in (*answers, *([[]] * 1000))])
+    def made(jobs: list[str], *answers: list[dict[str, Any]], kept: dict[str, Any] | None = None) -> Minions:
+        clients = iter([Bus(jobs, kept or {}, one) for one in (*answers, *([[]] * 1000))])
         monkeypatch.setattr(salt.client, "get_local_client", lambda **_options: next(clients))
         monkeypatch.setattr(django_master_minions.time, "monotonic", monotonic)
         monkeypatch.setattr(django_master_minions.time, "sleep", sleep)
@@ -659,6 +663,13 @@ def minions(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Minions]:
 def test_a_master_that_is_restarted_loses_no_host(minions: Callable[..., Minions]) -> None:
     late: list[Any] = [None] * 400  # as long as minions take to connect again
     found = minions(["1", "", "", "q1", "q2", "q3"], [], [], [*late, event("1", "web1", {"release": "x"})])
+    assert found.ask(["web1"], "django_fleet.prepare") == {"web1": Answer({"release": "x"})}
+
+
+def test_answers_that_came_while_a_runner_had_no_bus_are_those_that_the_master_kept(
+    minions: Callable[..., Minions],
+) -> None:
+    found = minions(["1", "", "q1"], kept={"web1": {"ret": {"release": "x"}}, "web9": {"ret": {}}})
     assert found.ask(["web1"], "django_fleet.prepare") == {"web1": Answer({"release": "x"})}
 
 
