@@ -196,13 +196,19 @@ def committed_static_files(settings: Settings, tree: Path) -> str:
     Empty if it has none.
     """
     top = _folder_inside(settings, "STATIC_ROOT", tree)
-    if not top:
+    if not top or (top.name == "static" and top.parent.name in _labels(settings)):  # an application's own are collected
         return ""
     own = {path.relative_to(top) for path in _files(top)}
     own = {path for path in own if path.name not in _PLACEHOLDERS and path.parts[0] not in ("admin", "rest_framework")}
     if own and not own & _sources(settings, tree, top):
         return str(top.relative_to(tree))
     return ""
+
+
+def _labels(settings: Settings) -> set[str]:
+    """Return the names of the folders of the installed applications."""
+    listed = [name.split(".") for name in _listed(settings.get("INSTALLED_APPS")) if isinstance(name, str)]
+    return {parts[-3] if len(parts) > 2 and parts[-2] == "apps" else parts[-1] for parts in listed}
 
 
 def committed_uploads(settings: Settings, tree: Path) -> str:

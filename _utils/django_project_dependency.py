@@ -54,12 +54,25 @@ def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:
     package = package if limit else re.sub("[-_.]+", "-", top).lower()
     version = installed.get(package, "")
     limit = limit or django_project_removed.version_without(module, name.rpartition(".")[2]) or _below(version)
+    if not version:
+        return _older(site, re.sub("[-_.]+", "-", django_site_package.package_of(top)).lower(), name, installed)
     present: list[str] = site.config["constraints"]
     if not limit or not version or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
         return ""
     what = f"the module {name}" if found["missing"] else name
     cure = django_site_hint.extended(site, "constraints", [f"{package}<{limit}"])
     return f"{package} {version}, which is installed, does not have {what}: set {cure}"
+
+
+def _older(site: Site, package: str, name: str, installed: Mapping[str, str]) -> str:
+    """Return the series before that of a package with another name than its modules, which a lock may pin."""
+    version = installed.get(package, "")
+    limit = ".".join(re.findall(r"\d+", version)[:2])
+    present: list[str] = site.config["python_packages"]
+    if not version or not limit.strip("0.") or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
+        return ""
+    cure = django_site_hint.extended(site, "python_packages", [f"{package}<{limit}"])
+    return f"{package} {version}, which is installed, does not have {name}: set {cure}"
 
 
 def _of_psycopg(site: Site, cause: str, installed: Mapping[str, str]) -> str:

@@ -43,6 +43,8 @@ _URL = re.compile(
 _OF_EXAMPLE = re.compile(
     r"https?://(localhost|127\.0\.0\.1|0\.0\.0\.0|([\w-]+\.)*(example\.(com|org|net)|localhost|local))(:\d+)?(?P<end>/?)"
 )
+#: A domain of a developer's own machine, or of documents.
+_EXAMPLE_DOMAIN = re.compile(r"([\w-]+\.)+localhost(:\d+)?|([\w-]+\.)*example\.(com|org|net)")
 #: Settings with origins, which begin with https://, whatever the variables with them are called.
 _ORIGINS = re.compile(r"CORS_ALLOWED_ORIGINS|CORS_ORIGIN_WHITELIST|CSRF_TRUSTED_ORIGINS")
 #: Names of variables for the host of a service, words in them → the package of Debian whose server listens there.
@@ -73,7 +75,7 @@ _OFF = {
     **dict.fromkeys(("email", "dj_email"), "smtp://localhost:25"),  # as Django has it without a setting
 }
 #: What a text may be by which a project turns DEBUG off.
-_FALSE = ("False", "0", "", "false", "no", "off")
+_FALSE = ("False", "0", "", "false", "FALSE", "no", "off")
 _FILES = "django.core.files.storage.FileSystemStorage"
 _STATIC = "django.contrib.staticfiles.storage.StaticFilesStorage"
 #: Settings with the name of a class → the one that Django has without them.
@@ -250,8 +252,8 @@ def of(settings: Settings, context: Context) -> Environment:
         known = settings.given.get(name) if known is None else known
         if known is None and variable.required and variable.accepted:
             known = variable.accepted
-        if known == "" and variable.filled and name in {value.source for value in default_database(settings).values()}:
-            known, place = "unused", f"{place}: the settings refuse an empty one; `database` replaces it"
+        if known == "" and variable.filled:
+            known, place = _filled(settings, variable)
         if name in settings.set_by_application:
             given = settings.set_by_application[name]  # workers and commands of manage.py do not import that module
             result.environment[name] = (given, f"set by {context.application}")
@@ -273,14 +275,30 @@ def of(settings: Settings, context: Context) -> Environment:
             result.environment[name] = (_OFF[variable.kind], f"{place}: required; this turns nothing on")
         elif variable.required and name in examples:
             value = _OF_REDIS.sub(r"\1localhost", examples[name])  # a container of the example
-            result.environment[name] = (value, f"{place}: as in {examples['']}")
+            is_domain = _EXAMPLE_DOMAIN.fullmatch(value)
+            comment = place if is_domain else f"{place}: as in {examples['']}"
+            result.environment[name] = (context.domain if is_domain else value, comment)
         elif variable.required:
-            kind = {"int": "a number", "list": "a list, separated by commas"}.get(variable.kind, "")
+            kind = {"int": "a number", "list": "a list, separated by commas", "parsed_json": "JSON"}.get(
+                variable.kind, ""
+            )
             result.environment[name] = ("", f"{place}: set it{f' to {kind}' if kind else ''}, it has no default")
             result.open.append(name)
         else:
             (result.optional if variable.is_read else result.presence).append(name)
     return result
+
+
+def _filled(settings: Settings, variable: Variable) -> tuple[str | None, str]:
+    """Return what a variable is set to whose empty value would do and is refused, and a comment.
+
+    That is None for the password of a mail server: with one Django logs in there.
+    """
+    if "EMAIL_HOST_PASSWORD" in (setting for setting, how in settings.sources.items() if variable.name in how):
+        return None, variable.place
+    is_of_database = variable.name in {value.source for value in default_database(settings).values()}
+    why = "; `database` replaces it" if is_of_database else ""
+    return "unused", f"{variable.place}: the settings refuse an empty one{why}"
 
 
 def server_on_this_host(name: str, value: Any) -> str:

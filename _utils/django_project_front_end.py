@@ -132,7 +132,8 @@ def _front_end(
         return FrontEnd(name, remark=remark)
     named = [_build(scripts)] if has_build else _named(path.parent, scripts)
     made = [] if named else _made(path.parent)
-    if not named and not made and not _reads(settings, path.parent / "node_modules"):
+    task = "" if named or made or str(folder) != project else _task_of_gulp(path.parent, content, settings)
+    if not named and not made and not task and not _reads(settings, path.parent / "node_modules"):
         return None
     there = os.path.relpath(folder, project)
     program = django_project_node_packages.of(tree, path.parent, content)
@@ -142,6 +143,7 @@ def _front_end(
     commands = program.commands(prefix, named, options=options)
     commands = _without_browsers(path.parent, commands)
     commands += [f"make{'' if there == '.' else f' -C {there}'} {target}" for target in made]
+    commands += [f"npx gulp {task}"] if task else []
     return FrontEnd(
         name, tuple(commands), "", *_node(path, content, distribution, program.node), ("make",) if made else ()
     )
@@ -181,6 +183,21 @@ def _made(folder: Path) -> list[str]:
     listed = _MAKE.findall(django_project_code.read(folder / "Dockerfile"))
     targets = dict.fromkeys(target for words in listed for target in words.split())
     return [target for target in targets if _OF_NPM.search(recipes.get(target, ""))]
+
+
+def _task_of_gulp(folder: Path, content: dict[str, Any], settings: Settings) -> str:
+    """Return the task of a gulpfile.js that makes a folder of static files which the source lacks; empty if none."""
+    text = next(filter(None, (django_project_code.read(path) for path in sorted(folder.glob("gulpfile.*js")))), "")
+    required = {name for key in ("dependencies", "devDependencies") for name in content.get(key) or ()}
+    listed = settings.get("STATICFILES_DIRS")
+    paths = [Path(path) for path in _paths(plain(listed))]
+    missing = [path for path in paths if path.is_relative_to(folder) and not path.exists()]
+    if not text or "gulp" not in required or not missing:
+        return ""
+    tasks = re.findall(
+        r"""exports\.(\w+)\s*=|\btask\(\s*["'](\w+)["']|^\s*(\w+)(?:\s*:\s*\w+)?,\s*$""", text, re.MULTILINE
+    )
+    return "build" if any("build" in names for names in tasks) else "default"
 
 
 def _only_checks(scripts: dict[str, Any]) -> bool:

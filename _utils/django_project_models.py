@@ -1,6 +1,7 @@
 """Models of a project for which its source has no migrations, so that a release would lack their tables."""
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,26 @@ def without_migrations(settings: Settings, roots: Sequence[Path]) -> list[str]:
     moved = settings.get("MIGRATION_MODULES")
     found = (folder for folder in _applications(settings, roots) if not _has_migrations(folder) and _has_tables(folder))
     return sorted({folder.name for folder in found} - ({*moved} if isinstance(moved, dict) else set()))
+
+
+def made_by_syncdb(settings: Settings, roots: Sequence[Path], labels: Sequence[str]) -> list[str]:
+    """Return those of the applications without migrations whose tables ``migrate --run-syncdb`` makes.
+
+    It skips those with a package of migrations, and fails where migrations of others refer to one.
+    """
+    user = settings.get("AUTH_USER_MODEL")
+    packages = {folder.name for folder in _applications(settings, roots) if (folder / "migrations").is_dir()}
+    texts = [
+        django_project_code.read(path)
+        for folder in _applications(settings, roots)
+        for path in sorted(folder.glob("migrations/*.py"))
+    ]
+    named = {
+        label for label in labels if any(re.search(rf"""\(\s*["']{re.escape(label)}["']""", text) for text in texts)
+    }
+    if named or str(user).partition(".")[0] in labels:
+        return []
+    return [label for label in labels if label not in packages]
 
 
 def _applications(settings: Settings, roots: Sequence[Path]) -> Iterator[Path]:

@@ -356,6 +356,17 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
 def _migrations(report: Report, settings: Settings, roots: Sequence[Path]) -> None:
     """Name the applications whose tables no migration makes."""
     labels = django_project_models.without_migrations(settings, roots)
+    synced = django_project_models.made_by_syncdb(settings, roots, labels)
+    if synced:
+        names = django_project.listed(synced)
+        report.extend(
+            "commands", [("after_migrate", ["manage.py migrate --run-syncdb"])], f"makes the tables of {names}"
+        )
+        report.remarks.append(
+            f"no migrations are committed for {names}: a release makes their tables, and later changes of the models "
+            "change none of them, until the project has migrations"
+        )
+    labels = [label for label in labels if label not in synced]
     if labels:
         report.remarks.append(
             f"no migrations are committed for {django_project.listed(labels)}, and a release makes none: run manage.py "

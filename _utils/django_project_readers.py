@@ -197,6 +197,9 @@ class Readers(Expressions):
             return self._opened(short, args, keywords)
         if name in ("str", "int", "bool", "float", "list", "tuple", "set", "dict", "bytes"):
             return self._converted_by(name, args, keywords)
+        if name == "json.loads" and args and args[0].source in self.variables:
+            self.variables[args[0].source].kind = "parsed_json"
+            return Value(UNKNOWN, args[0].source, "json", taint(*args))
         if name == "isinstance" and len(args) == 2:
             return Value(_is_instance(first, args[1].content), taint=taint(args[0]))
         if name in ("any", "all", "len") and isinstance(first, list):

@@ -128,8 +128,8 @@ class Variable:
     Attributes:
         place: file and line.
         required: whether the settings cannot be imported without it.
-        kind: ``text``, ``bool``, ``int``, ``list``, ``json`` (an object), ``array`` (in JSON), ``pairs``, ``database``,
-            ``cache`` or ``email``; ``dj_cache`` and ``dj_email`` in the notation of environs.
+        kind: ``text``, ``bool``, ``int``, ``list``, ``json`` (an object), ``array`` (in JSON), ``parsed_json``,
+            ``pairs``, ``database``, ``cache`` or ``email``; ``dj_cache`` and ``dj_email`` in the notation of environs.
         is_read: whether its value is read, not only whether it is set.
         default: the text that it has by default; empty for other values.
         filled: whether an empty text is refused.

@@ -243,6 +243,12 @@ def _between(versions: Iterable[str]) -> str:
     return f">={ordered[0]},<={ordered[-1]}"
 
 
+def of_poetry(lock: Path) -> list[str]:
+    """Return the names of the packages that are installed by a poetry.lock, as far as it says so."""
+    packages: list[dict[str, Any]] = read_toml(lock).get("package", [])
+    return [str(package.get("name", "")) for package in packages if _is_installed_by_poetry(package)]
+
+
 def _is_installed_by_poetry(package: dict[str, Any]) -> bool:
     """Return whether poetry installs a package by default: not optional, and not for development only."""
     is_optional = package.get("optional") and "groups" not in package

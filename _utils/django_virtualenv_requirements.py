@@ -199,6 +199,8 @@ def package_names(source: Path, names: list[str]) -> list[str]:
     for name in names:
         for path in with_included(source, source / name, set()):
             packages += _packages(path)
+            if path.suffix in (".txt", ".in") and PROJECT.search(django_host_file.decoded(path.read_bytes())):
+                packages += [one for own in PACKAGING if (source / own).is_file() for one in _packages(source / own)]
     return _normalised(packages)
 
 
@@ -216,7 +218,8 @@ def _packages(path: Path) -> list[str]:
     if path.name == "Pipfile.lock":
         return [*json.loads(text).get("default", {})]
     if path.suffix == ".lock":
-        needed = django_virtualenv_lock.of_uv(path) if path.name == "uv.lock" else []
+        convert = {"uv.lock": django_virtualenv_lock.of_uv, "poetry.lock": django_virtualenv_lock.of_poetry}
+        needed = convert[path.name](path) if path.name in convert else []
         return needed or re.findall(r'^name = "([^"]+)"', text, re.MULTILINE)
     if path.suffix == ".toml":
         lines = _dependencies(path)

@@ -50,7 +50,10 @@ SET = "set django:sites:blog:constraints:"
             f"djangorestframework 3.17.2{LACKS} the module rest_framework.schemas.coreapi: {SET} ['celery<6', "
             "'djangorestframework<3.17']",
         ),
-        ("ImportError: cannot import name 'x' from 'rest_framework.views' (/x.py)", ""),
+        (
+            "ImportError: cannot import name 'x' from 'rest_framework.views' (/x.py)",
+            f"djangorestframework 3.17.2{LACKS} x: set django:sites:blog:python_packages: ['djangorestframework<3.17']",
+        ),
         ("ImportError: cannot import name 'x' from 'one' (/x.py)", ""),
         ("ImportError: cannot import name 'x' from 'zero' (/x.py)", ""),
         ("ImportError: cannot import name 'x' from 'blog.views' (/x.py)", ""),
