@@ -201,8 +201,9 @@ _HINTS = (
     ),
     (
         r"(?:relation|Table|no such table:) [\"']?([\w.]+)[\"']?(?: does not exist| doesn't exist|$|\n| \()",
-        "the database has no table {0}: commit the migration that makes it; where there is one, have the project read "
-        "the table in a view or a command, not while it is imported",
+        "the database has no table {0}: commit the migration that makes it, or set {at}:commands:after_migrate: "
+        "[manage.py migrate --run-syncdb] where the application has no folder of migrations; where there is one, have "
+        "the project read the table in a view or a command, not while it is imported",
     ),
     (
         r"(?:Required: +\{[^}\n]*\"node\": *\"|requires Node\.js version )([\d.x+<>=^~| or-]*[\dx]\+?)",
