@@ -343,6 +343,8 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         return _joined("secret_key_fallbacks", forms["SECRET_KEY_FALLBACKS"])
     if variable.kind == "database" and (_is_of_database(settings, name) or _DATABASE_URL.fullmatch(name)):
         return {"from": "database_url"}
+    if variable.kind == "database" and variable.required:  # of another alias, which may be the same database
+        return {"from": "database_url"}
     if backend := _backend(settings, variable, forms):
         return backend
     if "MEDIA_ROOT" in forms and _makes_folders(settings, name):
