@@ -57,6 +57,11 @@ def new_files(folder: Path, case: str) -> dict[str, str]:
     }
 
 
+def _kept_as(name: str) -> str:
+    """The name of a file in `test/compose`, where git has to see what `.gitignore` of a project hides from it."""
+    return name.replace(".envs", "envs").replace(".gitignore", "gitignore")
+
+
 @pytest.mark.parametrize("case", SOURCES)
 def test_the_files_of_a_project(case, tmp_path):
     folder, lines = written(case, tmp_path)
@@ -64,9 +69,9 @@ def test_the_files_of_a_project(case, tmp_path):
     if os.environ.get("UPDATE"):
         for path in [*kept.rglob("*")] if kept.exists() else []:
             path.unlink() if path.is_file() else None
-        write_tree(kept, {name.replace(".envs", "envs"): text for name, text in found.items()})
+        write_tree(kept, {_kept_as(name): text for name, text in found.items()})
     there = {str(path.relative_to(kept)): path.read_text() for path in kept.rglob("*") if path.is_file()}
-    assert {name.replace(".envs", "envs"): text for name, text in found.items()} == there
+    assert {_kept_as(name): text for name, text in found.items()} == there
     assert lines[1:] == SOURCES[case].get("lines", [])
 
 

@@ -431,6 +431,7 @@ INPUTS = {
     "hosts": (None, {"web1": ["app"]}),
     "balancer": (None, {"sticky": True}),
     "fleet": (None, {"commit": "3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d"}),
+    "container": ({"base": "localhost/base:1"}, None),
 }
 
 
@@ -468,6 +469,7 @@ def test_which_options_make_a_release(laid_out, option):
         after = world.deployment().inputs()
         changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
         more = {"salt"} if option in ("workers", "email") else set()  # programs that no other release has
+        more |= {"packages"} if option == "container" else set()  # which are in its image
         assert {name.split(":")[0] for name in changed} - more == {_ALIASED.get(option, option)}
     if keeps is not None:
         world.options = {option: keeps, **(HOSTS if option in ("fleet", "balancer") else {})}

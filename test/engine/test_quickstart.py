@@ -232,9 +232,10 @@ def test_compose_clones_a_project_and_writes_its_files(tmp_path):
         (["--compose", "/nonexistent", "--python", "x"], "--python needs a version such as 3.12"),
         (["--compose", "/nonexistent"], "/nonexistent is not a folder"),
         (["--compose", "/nonexistent", "--remove"], "--remove takes no --inspect or --compose"),
-        (["--compose", "/nonexistent/x", "--repository", "file:///nonexistent"], "cannot be cloned into"),
+        (["--compose", "/nonexistent/x", "--repository", "file:///nonexistent"], "/nonexistent is not a folder"),
+        (["--compose", "{folder}/x", "--repository", "file:///nonexistent"], "cannot be cloned into"),
     ],
 )
-def test_compose_refuses_what_it_cannot_do(arguments, message):
-    done = compose(*arguments)
+def test_compose_refuses_what_it_cannot_do(tmp_path, arguments, message):
+    done = compose(*(argument.format(folder=tmp_path) for argument in arguments))
     assert done.returncode == 1 and message in done.stderr
