@@ -92,7 +92,8 @@ def changes(databases: Sequence[ManagedDatabase], wanted: Collection[str], place
     if place and before["pools"] and before["port"] != place.port:
         raise DeploymentError(
             f"PgBouncer listens on port {before['port']}: on port {place.port} the hosts that serve would not reach it",
-            hint=f"keep pool_port: {before['port']}; or remove pool, deploy, apply here twice, and set both again",
+            hint=f"keep pool_port: {before['port']}; or remove pool, apply on those hosts and then here until it is gone, "
+            "and set both again",
         )
     found = {f"pool of {name}": "removed" for name in before["pools"] if name not in now["pools"]}
     for name, one in now["pools"].items():

@@ -199,7 +199,7 @@ def test_the_pool_ends_once_no_host_uses_it(fleet):
     with slow(fleet, 5) as load:
         load.wait(20)
         assert on_database(fleet) == [] and clients(fleet) > 0, "the active release uses it"
-        fleet.deploy()
+        assert wrong(fleet.apply("web1")) == {"web1": []}
         load.wait(20)
         assert wrong(fleet.apply("db1")) == {"db1": []}
         load.wait(20)
