@@ -92,8 +92,8 @@ def changes(databases: Sequence[ManagedDatabase], wanted: Collection[str], place
     if place and before["pools"] and before["port"] != place.port:
         raise DeploymentError(
             f"PgBouncer listens on port {before['port']}: on port {place.port} the hosts that serve would not reach it",
-            hint=f"keep pool_port: {before['port']}; or remove pool, apply on those hosts and then here until it is gone, "
-            "and set both again",
+            hint=f"keep pool_port: {before['port']}; or remove pool, apply on those hosts and then here until it is "
+            "gone, and set both again",
         )
     found = {f"pool of {name}": "removed" for name in before["pools"] if name not in now["pools"]}
     for name, one in now["pools"].items():
@@ -127,15 +127,16 @@ def apply(databases: Sequence[ManagedDatabase], wanted: Collection[str], place: 
         is_unit = path == UNIT
         mode, group = (0o644, "root") if is_unit else (0o640, POOL_USER)
         django_host_file.write(path, text, mode=mode, group=group)
-    if UNIT in stale:
-        django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
-    if django_host_service.pid(DAEMON) is None or before["address"] != now["address"]:
-        _start(place)
-    else:
+    starts = django_host_service.pid(DAEMON) is None or before["address"] != now["address"]
+    if not starts:
         _console("RELOAD", doing="reloading PgBouncer")
+        _end_others(now["pools"])
+    # After that, for the unit's filter would drop the packets that end a connection.
+    django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
+    if starts:
+        _start(place)
     if not django_host_service.is_enabled(DAEMON):
         django_host_service.enable(DAEMON)
-    _end_others(now["pools"])
     django_host_file.write_json(RECORD, now, mode=0o600)
 
 
