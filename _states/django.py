@@ -627,7 +627,7 @@ def server(name, engine, pkgs):
     )
 
 
-def users(name, user, shell, stores=False, build=True):
+def users(name, user, shell, stores=False, build=True, uid=None):
     """
     Create the users of a site: the user that it runs as, its build user, and the user of its own queue and caches.
     They are system users without home directory and password.
@@ -646,6 +646,8 @@ def users(name, user, shell, stores=False, build=True):
         in the group of the site's user.
     build
         Whether the site is built on this host.
+    uid
+        Number of the site's user. The next free one by default.
 
     .. code-block:: yaml
 
@@ -667,6 +669,13 @@ def users(name, user, shell, stores=False, build=True):
                 f"\nset django:sites:{name}:user to another name"
             )
             return {**ret, "result": False, "comment": comment}
+    existing = found[user]
+    if uid and existing and existing.pw_uid != uid:
+        comment = (
+            f"the user {user} has the number {existing.pw_uid} on this host, and django:sites:{name}:uid is {uid}"
+            f"\nstop the site, then: usermod --uid {uid} {user}; chown its files in the site's root; and apply"
+        )
+        return {**ret, "result": False, "comment": comment}
     for one in [one for one, existing in found.items() if not existing]:
         made = __states__["user.present"](
             one,
@@ -676,6 +685,7 @@ def users(name, user, shell, stores=False, build=True):
             shell=shell,  # nosec B604
             fullname=fullname,
             **({"gid": groups[one], "usergroup": False} if groups[one] else {}),
+            **({"uid": uid} if uid and one == user else {}),
         )
         ret["changes"] |= {one: "new"}
         ret.update(result=made["result"], comment=made["comment"])

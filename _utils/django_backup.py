@@ -14,6 +14,7 @@ import django_backup_store
 import django_host_clock
 import django_host_file
 import django_release
+import django_site_mount
 from django_backup_dump import Database, Dumper
 from django_backup_media import MediaDumper
 from django_backup_mysql import MySQLDumper
@@ -72,6 +73,7 @@ def make(
         databases = django_backup_dump.databases(release, aliases_of, secrets)
         remove_leftovers(site, databases)
         if aliases is None and site.config["backup"]["media"]:
+            django_site_mount.refuse_unmounted(site)
             databases.append(Database(site, "media", "media", str(site.media)))
         databases += django_backup_store.of_site(site) if aliases is None else []
         measured = {one.alias: DUMPERS[one.kind].measure(one) for one in databases}

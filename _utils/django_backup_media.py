@@ -8,6 +8,7 @@ import django_backup_dump
 import django_host_command
 import django_host_file
 import django_host_folder
+import django_host_mount
 import django_wall_delegate
 from django_backup_dump import Database, Dumper
 from django_host_command import DeploymentError
@@ -57,6 +58,15 @@ class MediaDumper(Dumper):
     def count_rows(self, database: Database) -> dict[str, int]:
         """Return the number of files."""
         return {"files": _measured(database)[1]}
+
+    def check_swappable(self, database: Database) -> None:
+        site, folder = database.site, database.name
+        if django_host_mount.mount(Path(folder)):
+            raise DeploymentError(
+                f"{folder} is a mount, which cannot be exchanged for a folder on this host",
+                hint=f"restore without media=True, and unpack the uploads over those that are there: "
+                f"runuser -u {site.user} -- tar -x -C {folder} < {site.backups}/media-….tar",
+            )
 
     def swap(self, database: Database, name: str, kept: str) -> None:
         os.rename(database.name, kept)

@@ -13,7 +13,7 @@ from django_site import Site
 _NOT_INPUTS = {
     *("state", "remove_data", "adopt", "repository", "folder", "revision", "deploy", "deploy_key", "known_hosts"),
     *("redirect_domains", "packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases"),
-    *("timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules", "fleet", "balancer"),
+    *("uid", "timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules", "fleet", "balancer"),
 }
 #: Keys of a database that change nothing in the project.
 _NOT_OF_DATABASE = {"manage", "served_by", "certificate", "pool"}
@@ -74,6 +74,12 @@ def _configuration(site: Site) -> dict[str, Any]:
         config["tls"] = {"listen": site.public_https}
     if site.config.get("container"):
         config["packages"] = site.config["packages"]  # which are in its image
+    if site.config["media"].get("shared"):
+        own = site.config["media"].get("mount") if site.config.get("container") else None
+        config["media"] = {
+            "shared": True,
+            "mount": own,
+        }  # units wait for it, and a container keeps seeing the former one
     if site.config["proxy"].get("keepalive"):
         config["proxy"] = {"keepalive": True}
     return config

@@ -18,6 +18,7 @@ import django_proxy
 import django_proxy_files
 import django_proxy_maintenance
 import django_release_instance
+import django_site_mount
 import django_store_setup
 import django_virtualenv_python
 import django_wall_delegate
@@ -70,6 +71,8 @@ def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
     changed = {str(path).split(":")[0] for path in changes.get("changed", ())}
     try:
         django_virtualenv_python.require_for_server(site)
+        if not deployment.test:  # a dry run has mounted nothing
+            django_site_mount.refuse_unmounted(site)
         refuse_without_disk(site, live, with_virtualenv=bool(changes.get("requirements")))
         django_store_setup.refuse_lost_tasks(site)
         outlook.warnings += django_store_setup.warnings(site)

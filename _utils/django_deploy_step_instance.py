@@ -21,6 +21,7 @@ import django_release_page
 import django_release_static
 import django_server
 import django_site
+import django_site_mount
 import django_virtualenv
 import django_worker
 from django_deploy import Changes, Deployment
@@ -43,6 +44,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     commands = django_deploy_commands.changes(deployment, "before_switch")
     yield {"instance": f"{', '.join(_units(deployment, release))} started", **commands}
     deployment.take_lock()
+    django_site_mount.refuse_unmounted(site)
     live = deployment.live if deployment.live and deployment.live.name != release.name else None
     if live and site.config["releases"]["overlap"]:
         django_deploy_preflight.refuse_without_memory(site, live)
@@ -53,7 +55,18 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         _configure(deployment, release)
     if site.binds_socket(release.path):
         _follow_no_link(deployment)
-    began = time.time()
+    with django_site_mount.taken_away(site):
+        _start(deployment, release)
+    django_deploy_commands.run(deployment, "before_switch")
+
+
+def _start(deployment: Deployment, release: Release) -> None:
+    """Start the release's server and workers, and check its health.
+
+    Raises:
+        DeploymentError: it does not start, or its health check fails.
+    """
+    site, began = deployment.site, time.time()
     with ThreadPoolExecutor(1) as pool:  # this process is idle while the server starts
         finished = pool.submit(_finish_files, deployment, release)
         django_release_instance.start(site, release.path)
@@ -64,7 +77,6 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
             _warn_of_missing_files(deployment, release, began)
         if release.record.get("page") != django_release_health.page(site):
             release.update(page=django_release_health.page(site))
-    django_deploy_commands.run(deployment, "before_switch")
 
 
 def take_up(deployment: Deployment) -> None:

@@ -16,6 +16,7 @@ import django_push
 import django_release_claim
 import django_schedule
 import django_secret
+import django_site_mount
 import django_source_mirror
 import django_store
 import django_store_served
@@ -110,12 +111,15 @@ def _refuse_writable_parents(site: Site) -> None:
 def _look(deployment: Deployment) -> _Pending:
     site, templates = deployment.site, deployment.templates
     folders = deployment.takeover.folders() if deployment.takeover else site.folders()
+    if django_site_mount.is_shared(site):  # root may have no rights on its mount
+        folders = [folder for folder in folders if folder.path != site.media.top]
     wrong = {folder: problem for folder in folders if (problem := django_host_folder.problem(folder))}
     applied = django_host_file.with_checksum({"config": dict(site.config), "platform": dict(site.platform)})
     stale = site.stale_templates(templates)
     schedules = {task: django_timer.stale(site, templates, task) for task in django_timer.TASKS}
     leftovers = django_backup.leftovers(site)
     changes: Changes = {str(folder.path): problem for folder, problem in wrong.items()}
+    changes |= django_site_mount.look(site)
     if django_host_file.read_json(site.applied) != applied:
         changes[str(site.applied)] = "new" if not site.applied.exists() else "changed"
     if stale:
@@ -166,6 +170,7 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
             site.prepare_runtime(site.current)
         else:
             django_host_folder.make(folder)
+    django_site_mount.apply(site)
     if deployment.takeover:
         deployment.takeover.write()
     if pending.templates:

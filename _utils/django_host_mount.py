@@ -1,11 +1,13 @@
-"""Mount a folder over itself so that the kernel follows no link in it (``nosymfollow``, Linux 5.10).
+"""What is mounted on this host; and a folder mounted over itself, in which the kernel follows no link.
 
-A server that binds its socket itself may replace it by a link to the socket of another site, which the proxy would
-follow (docs/decisions/0053).
+The latter (``nosymfollow``, Linux 5.10) is for servers that bind their socket themselves: a site may replace it by a
+link to the socket of another site, which the proxy would follow (docs/decisions/0053).
 """
 
 import contextlib
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import django_host_command
 import django_host_config
@@ -33,17 +35,56 @@ WantedBy=local-fs.target
 """
 
 
+class Mount(NamedTuple):
+    """A row of /proc/self/mountinfo: where it is mounted, with which options, its type, and what is mounted."""
+
+    folder: Path
+    options: list[str]
+    type: str
+    device: str
+
+
+def mounts() -> list[Mount]:
+    """Return all mounts of this host, a later one over an earlier one of the same folder."""
+    text = django_host_file.read_text(django_host_proc.PROC / "self/mountinfo") or ""
+    found = []
+    for row in text.splitlines():
+        first, _dash, last = row.partition(" - ")
+        own, device = first.split(), last.split()
+        if len(own) > 5 and len(device) > 1:
+            found.append(Mount(Path(_unescaped(own[4])), own[5].split(","), device[0], _unescaped(device[1])))
+    return found
+
+
+def _unescaped(text: str) -> str:
+    """Return a field of mountinfo as it is: the kernel writes blanks and backslashes in octal."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def mount(folder: Path) -> Mount | None:
+    """Return what is mounted at a folder, or None."""
+    return next((one for one in reversed(mounts()) if one.folder == folder), None)
+
+
+def within(path: Path) -> list[Path]:
+    """Return the folders at or below a path at which something is mounted."""
+    return [one.folder for one in mounts() if one.folder.is_relative_to(path)]
+
+
 def unit(folder: Path) -> Path:
-    """Return the mount unit of a folder, whose name systemd prescribes; the folder's name needs no escapes."""
-    return UNITS / f"{'-'.join(folder.parts[1:])}.mount"
+    """Return the mount unit of a folder, whose name systemd prescribes (systemd.unit(5), "string escaping")."""
+    name = "-".join(re.sub(r"[^A-Za-z0-9:_.]", _escaped, part) for part in folder.parts[1:])
+    return UNITS / f"{re.sub(r'^[.]', _escaped, name)}.mount"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in found[0].encode())
 
 
 def follows_no_link(folder: Path) -> bool:
     """Return whether the folder is mounted so that no link in it is followed."""
-    text = django_host_file.read_text(django_host_proc.PROC / "self/mountinfo") or ""
-    rows = [row.split() for row in text.splitlines()]
-    mounts = [row[5].split(",") for row in rows if len(row) > 5 and row[4] == str(folder)]
-    return bool(mounts) and "nosymfollow" in mounts[-1]
+    found = mount(folder)
+    return found is not None and "nosymfollow" in found.options
 
 
 def follow_no_link(folder: Path) -> str:

@@ -326,6 +326,8 @@ class Fleet:
             yield f"it is being deployed by {value['claim']}; salt-run django.abandon {self.site} ends it"
         elif value["deployment"]:
             yield f"it is being deployed by {value['deployment']}"
+        if value.get("uploads"):
+            yield value["uploads"]
         if value["hosts"] != first["hosts"]:
             yield "its hosts were applied from another pillar: apply on it"
         for key, host in signing.items():

@@ -110,7 +110,8 @@ def settle(site: Site) -> None:
 
     To be called once contradictions are found, which are the same on every host.
     """
-    del site["media"]["shared"]
+    if site["media"].pop("shared") or "mount" in site["media"]:
+        site["media"]["shared"] = True
     if "fleet" not in site:
         return
     del site["fleet"]["given"]
@@ -218,9 +219,9 @@ def shared(site: Site, _own: Site) -> Iterator[Problem]:
             yield place, f"missing: {several} need one server: set host, or give a host the part cache"
     if site["migrate"]["unsafe"] == "maintenance":
         yield ("migrate", "unsafe"), f"expected refuse or allow: {several} have a maintenance page each"
-    if site["media"]["shared"] is None:
+    if site["media"]["shared"] is None and "mount" not in site["media"]:
         text = (
             f"missing: {several} have an own folder for uploads each: true if ROOT/media is a mount of the same "
-            "files on all, false if the project stores uploads elsewhere or has none"
+            "files on all, or set media:mount; false if the project stores uploads elsewhere or has none"
         )
         yield ("media", "shared"), text

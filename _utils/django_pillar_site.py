@@ -187,6 +187,7 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_store.environment,
     django_pillar_static.url,
     django_pillar_static.push,
+    django_pillar_static.mount,
     commands,
     django_pillar_container.container,
     django_pillar_worker.commands,

@@ -1,4 +1,4 @@
-"""Contradictions about static files that are served or pushed elsewhere."""
+"""Contradictions about static files that are served or pushed elsewhere, and about the mount of uploads."""
 
 from __future__ import annotations
 
@@ -45,6 +45,17 @@ def push(site: dict[str, Any], own: dict[str, Any]) -> Iterator[Problem]:
         for name in facts.options if other != kind else ():
             if given.get(name):
                 yield ("static", "push", name), f"has no effect with kind: {kind}: remove it"
+
+
+def mount(site: dict[str, Any], _own: Any) -> Iterator[Problem]:
+    """Yield a mount of uploads that contradicts another option, or that nothing would wait for."""
+    if "mount" not in site["media"]:
+        return
+    if site["media"]["shared"] is False and "fleet" in site:
+        yield ("media", "shared"), "expected true, or nothing, with media:mount"
+    if site["process"] != "systemd":
+        text = f"supported with systemd only, and the process manager of this host is {site['process']}: mount it there"
+        yield ("media", "mount"), text
 
 
 def between(sites: dict[str, Any]) -> Iterator[Problem]:

@@ -25,6 +25,7 @@ import django_process
 import django_process_sandbox
 import django_process_trial
 import django_server
+import django_site_mount
 from django_container import Container
 from django_host_command import Command, DeploymentError, seconds
 from django_process import ProcessManager, ProjectCommand, unit
@@ -258,6 +259,8 @@ class Systemd(ProcessManager):
         if not container and "refused" not in _known(site):
             self.warnings(site)  # after a boot: a directive that this host refuses would fail the unit
         sandbox, argv = _confined(command, container, name.removesuffix(".service"))
+        if django_site_mount.is_shared(site):
+            sandbox.append(("RequiresMountsFor", str(site.media)))
         if command.task == "task":
             _end(name)
         start_bus()

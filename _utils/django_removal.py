@@ -15,6 +15,7 @@ import django_release
 import django_release_instance
 import django_schedule
 import django_site
+import django_site_mount
 import django_store_contract
 import django_store_served
 import django_store_service
@@ -29,14 +30,14 @@ from django_site import Site
 def data(site: Site) -> list[Path]:
     """Return the data that stays when a site is removed: databases, media, secrets, backups, logs, records.
 
-    Files of an existing deployment that has not been taken over yet do not belong to the site.
+    Files of an existing deployment that has not been taken over yet do not belong to the site, nor do those on a mount.
     """
     takeover = django_takeover.load(site)
     not_ours = takeover.plan["kept"] if takeover and takeover.plan["phase"] == "waiting" else []
     own = [tree.top for tree in (site.database, site.media, site.shared, site.log)]
     own += [django_store_contract.folder(site), site.secrets, site.backups, site.deploys, site.applied, site.schedules]
     own += [site.root / "backups"] if site.backups != site.root / "backups" else []
-    return [path for path in own if str(path) not in not_ours]
+    return [path for path in own if str(path) not in not_ours and not django_site_mount.is_foreign(site, path)]
 
 
 def present(site: Site) -> dict[str, str]:
@@ -51,9 +52,10 @@ def present(site: Site) -> dict[str, str]:
         *(path for task in django_timer.TASKS for path in django_timer.present(site, task)),
         *django_schedule.present(site),
         *_certificates(site),
+        *django_site_mount.present(site),
     ]
     if site.config["remove_data"]:
-        own += [*data(site), site.root]
+        own += [*data(site), *([] if django_site_mount.is_foreign(site, site.root) else [site.root])]
     found = {str(path): "removed" for path in own if os.path.lexists(path)} | django_store_served.gone(site)
     if site.config["remove_data"]:
         servers = django_database_setup.removals(_as_applied(site))
@@ -145,11 +147,12 @@ def _remove(site: Site) -> None:
     django_process_build.end_processes(site)
     if site.config["remove_data"] and site.user == site.name:  # a user that has processes cannot be removed
         django_process_build.end_user(site.user)
+    django_site_mount.remove(site)
     gone = [*_paths(site), site.confinement, site.schema, django_worker.switch_lock(site), *certificates]
     if site.config["remove_data"]:
         django_database_setup.drop(_as_applied(site))
         gone += data(site)
-    for path in gone:
+    for path in [path for path in gone if not django_host_mount.within(path)]:
         django_host_file.remove_tree(path)
     if not django_site.registered():
         django_host_mount.remove(django_site.RUNTIME)

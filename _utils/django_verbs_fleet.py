@@ -19,6 +19,7 @@ import django_release_claim
 import django_secret
 import django_secret_undo
 import django_site
+import django_site_mount
 import django_source
 import django_verbs
 import django_verbs_attempt
@@ -51,8 +52,8 @@ def ready(name: str) -> dict[str, Any]:
         commit that a rollback returns to; ``sequence``: the next one of this host; ``key``:
         a fingerprint of the secret key; ``accepts``: those of the other keys that it accepts; ``has_keys``: whether the
         master's store has the keys; ``hosts``: by name, as last applied; ``claim``: who deploys it, empty without
-        a claim; ``unfinished``: the id of a deployment that has not ended, though its claim may have; ``time`` of this
-        host (Unix time).
+        a claim; ``uploads``: why they are not where the pillar has them; ``unfinished``: the id of a deployment that
+        has not ended, though its claim may have; ``time`` of this host (Unix time).
 
     Raises:
         DeploymentError: there is no such site, or it has no ``hosts``.
@@ -72,6 +73,7 @@ def ready(name: str) -> dict[str, Any]:
         "has_keys": site.config["fleet"].get("has_keys", False),
         "hosts": site.config["fleet"]["hosts"],
         "claim": str(claimed or ""),
+        "uploads": django_site_mount.problem(site),
         "unfinished": last.id if last else "",
         "deployment": site.lock("").holder(),
         "time": time.time(),

@@ -6,6 +6,7 @@
 {% for noun in own %}{% do packages.append(platform.packages[noun]) %}{% endfor %}
 {% for name, site in django.sites.items() %}
 {% do packages.extend(site.packages) %}
+{% if site.media.mount is defined %}{% do packages.extend(platform.packages.mount.get(site.media.mount.type, [])) %}{% endif %}
 {% if site.static.push is defined and site.static.push.kind == 'rsync' %}{% do packages.append(platform.packages.rsync) %}{% endif %}
 {% if site.tls.kind != 'none' %}{% do packages.append(platform.packages.tls) %}{% endif %}
 {% if site.schedules is defined and grains.init != 'systemd' %}{% do packages.append(platform.packages.cron) %}{% endif %}

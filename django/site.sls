@@ -31,6 +31,9 @@
   django.users:
     - name: {{ name }}
     - user: {{ site.user }}
+{% if site.uid is defined %}
+    - uid: {{ site.uid }}
+{% endif %}
     - shell: {{ django.platform.shell }}
 {% if django.stores[name] %}
     - stores: True

@@ -379,6 +379,7 @@ INPUTS = {
     "path": ("/blog", None),
     "root": (None, None),
     "user": (None, None),
+    "uid": (None, 1500),
     "project": ("src", None),
     "python_path": (["src"], None),
     "settings_module": ("blog.other", None),
@@ -413,7 +414,7 @@ INPUTS = {
     "sessions": ("db", None),
     "migrate": (None, {"run": False}),
     "static": ({"compress": []}, {"expires": "5d"}),
-    "media": (None, {"max_upload": "5M"}),
+    "media": (None, {"max_upload": "5M"}),  # a mount: test_site_mount.py
     "health": (None, {"path": "/healthz"}),
     "server": ({"threads": 2}, None),
     "sandbox": ({"PrivateTmp": False}, None),

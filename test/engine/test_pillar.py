@@ -413,8 +413,8 @@ WRONG_FLEETS = {
         {"queue": {"engine": "redis"}, "media": {}},
         [
             "media:shared — missing: the hosts with the part app or worker have an own folder for uploads each: true "
-            "if ROOT/media is a mount of the same files on all, false if the project stores uploads elsewhere or has "
-            "none",
+            "if ROOT/media is a mount of the same files on all, or set media:mount; false if the project stores "
+            "uploads elsewhere or has none",
             "queue:host — missing: the hosts with the part app or worker need one server: set host, or give a "
             "host the part cache",
         ],
@@ -466,7 +466,8 @@ WRONG_FLEETS = {
             "database: set host",
             "deploy — has no effect with hosts: salt-run django.deploy makes their releases",
             "media:shared — missing: the hosts with the part app have an own folder for uploads each: true if "
-            "ROOT/media is a mount of the same files on all, false if the project stores uploads elsewhere or has none",
+            "ROOT/media is a mount of the same files on all, or set media:mount; false if the project stores uploads "
+            "elsewhere or has none",
             "migrate:unsafe — expected refuse or allow: the hosts with the part app have a maintenance page each",
             "queue:host — missing: the hosts with the part app need one server: set host, or give a host the part "
             "cache",
@@ -543,6 +544,7 @@ def test_pillar_example_has_every_option() -> None:
         given |= {f"{name}:{inner}" for name, value in site.items() if isinstance(value, dict) for inner in value}
     for site in (shown["kiosk"], shown["blog"]):
         given |= {f"static:push:{name}" for name in site["static"]["push"]}
+    given |= {f"media:mount:{name}" for name in shown["blog"]["media"]["mount"]}
     given |= {f"tls:eab:{name}" for name in shown["blog"]["tls"]["eab"]}
     given |= {f"proxy:limit_req:{name}" for name in shown["blog"]["proxy"]["limit_req"]}
     given |= {"server:options:harakiri", "settings:DEBUG"}
