@@ -111,6 +111,9 @@ def files(plan: Plan, folder: Path, owner: tuple[int, int]) -> dict[str, tuple[s
         "compose/healthy": (django_compose_programs.healthy(plan), 0o755),
         "compose/nginx.conf": (django_compose_programs.nginx(plan), 0o644),
     }
+    if plan.email:
+        found["compose/serve"] = (django_compose_programs.serve(), 0o755)
+        found["compose/certificates"] = (django_compose_programs.certificates(plan), 0o755)
     for kind in ("production", "local") if plan.has_overlay else ():
         found[f"compose/settings_{kind}.py"] = (django_compose_settings.overlay(plan, kind), 0o644)
     for path, about in plan.options.get("files", {}).items():
@@ -143,8 +146,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder")
     parser.add_argument("--domain", action="append", default=[])
     parser.add_argument("--python", default="")
+    parser.add_argument("--certificates", metavar="EMAIL", default="")
     given = parser.parse_args(arguments)
-    options = {"domains": given.domain, "python": given.python}
+    options = {"domains": given.domain, "python": given.python, "email": given.certificates}
     try:
         print("\n".join(write(given.folder, given={key: value for key, value in options.items() if value})))
     except (DeploymentError, OSError) as failure:

@@ -49,6 +49,7 @@ class Plan:
         engine: the database: ``sqlite``, ``postgres`` or ``mysql``.
         open: required variables whose values are not known.
         notes: what is not in the compose files, or has to be completed.
+        email: the address for Let's Encrypt; empty where there are no certificates.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Plan:
     engine: str
     open: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    email: str = ""
 
     @property
     def has_overlay(self) -> bool:
@@ -114,9 +116,11 @@ def of_site(config: Mapping[str, Any]) -> dict[str, Any]:
     version = re.fullmatch(r"(?:.*/)?python(3\.\d+)", config["python"])
     if config["health"]["path"] == "/":
         given.pop("health")
+    email = config["tls"].get("email") if config["tls"]["kind"] == "acme" else None
     return {
         **given,
         "domains": config["domains"],
+        **({"email": email} if email else {}),
         **({"database": {"engine": database}} if database else {}),
         **({"python": version[1]} if version else {}),
         **({"server": {"kind": "gunicorn"}} if config["server"]["kind"] in ("uwsgi", "gunicorn", "mod_wsgi") else {}),
@@ -129,7 +133,7 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
 
     Args:
         name: the name of the site.
-        given: options of a site that replace what is found; `domains` and `python` among them.
+        given: options of a site that replace what is found; `domains`, `python` and `email` among them.
 
     Raises:
         DeploymentError: the tree has no Django project, or no list of packages.
@@ -173,6 +177,7 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
         options=options,
         engine=engine,
         open=report.open_variables,
+        email=str(given.get("email") or ""),
     )
     plan.driver = [*_added(plan, required, contents)]
     plan.notes = [*_notes(plan, settings)]

@@ -1,6 +1,7 @@
 """The programs of the containers: what they begin with, the health check, and the configuration of nginx."""
 
 import json
+import shlex
 
 import django_host_template
 from django_compose_plan import Plan
@@ -70,14 +71,17 @@ map $http_upgrade $connection_upgrade {{
     "" "";
 }}
 
+{servers}"""
+
+_SERVER = """\
 server {{
-    listen 8080;
+    listen {listen};
     server_name {domains};
     server_tokens off;
     client_max_body_size 75m;
     gzip on;
     gzip_types text/css text/javascript application/javascript application/json image/svg+xml;
-
+{tls}
     location {static} {{
         alias /srv/static/;
         expires 1h;
@@ -101,6 +105,73 @@ server {{
 }}
 """
 
+_TO_HTTPS = """\
+server {{
+    listen 8080;
+    server_name {domains};
+    server_tokens off;
+
+    location /.well-known/acme-challenge/ {{
+        root /srv/challenges;
+    }}
+
+    location / {{
+        return 301 https://$host$request_uri;
+    }}
+}}
+
+"""
+_TLS = """\
+    ssl_certificate /srv/tls/fullchain.pem;
+    ssl_certificate_key /srv/tls/privkey.pem;
+    ssl_protocols TLSv1.2 TLSv1.3;
+"""
+
+_SERVE = """\
+#!/bin/sh
+# nginx, which begins once there is a certificate, and reads it again when there is another one.
+set -eu
+until [ -s /srv/tls/fullchain.pem ]; do sleep 1; done
+touch /tmp/read
+while sleep 5; do
+    if [ /srv/tls/fullchain.pem -nt /tmp/read ]; then
+        touch /tmp/read
+        nginx -s reload
+    fi
+done &
+exec nginx -g "daemon off;"
+"""
+
+_CERTIFICATES = """\
+#!/bin/sh
+# Has Let's Encrypt certify {names}, and renews that: a self-signed certificate until then.
+set -eu
+trap exit TERM
+if [ "${{1-}}" = deploy ]; then
+    umask 077
+    cp "$RENEWED_LINEAGE/privkey.pem" "$RENEWED_LINEAGE/fullchain.pem" /srv/tls/
+    exit
+fi
+if [ ! -s /srv/tls/fullchain.pem ]; then
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN={domain} \\
+        -keyout /srv/tls/privkey.pem -out /srv/tls/fullchain.pem
+fi
+mkdir -p /srv/challenges/.well-known/acme-challenge
+echo ready >/srv/challenges/.well-known/acme-challenge/ready
+until python3 -c "import urllib.request; urllib.request.urlopen('http://nginx:8080/.well-known/acme-challenge/ready')"
+do
+    sleep 5
+done
+while :; do
+    # Let's Encrypt refuses more than five failures an hour.
+    certbot certonly --non-interactive --agree-tos --email {email} --server "$ACME_DIRECTORY" --keep-until-expiring \\
+        --webroot --webroot-path /srv/challenges --cert-name site --deploy-hook "$0 deploy" \\
+        {domains} && wait=12h || wait=1h
+    sleep $wait &
+    wait $!
+done
+"""
+
 
 def start(plan: Plan) -> str:
     """Return the program that containers of the project begin with."""
@@ -118,7 +189,23 @@ def nginx(plan: Plan) -> str:
     """Return the configuration of nginx."""
     quoted = django_host_template.nginx_value
     static, media = (quoted(_path(plan, name, default)) for name, default in _URLS)
-    return _NGINX.format(name=plan.name, domains=" ".join(plan.domains), static=static, media=media)
+    domains = " ".join(plan.domains)
+    listen, tls = ("8443 ssl", f"\n{_TLS}") if plan.email else ("8080", "")
+    served = _SERVER.format(domains=domains, static=static, media=media, listen=listen, tls=tls)
+    servers = _TO_HTTPS.format(domains=domains) + served if plan.email else served
+    return _NGINX.format(name=plan.name, servers=servers)
+
+
+def serve() -> str:
+    """Return the program of nginx for a site with certificates."""
+    return _SERVE
+
+
+def certificates(plan: Plan) -> str:
+    """Return the program of the service for certificates."""
+    options = " ".join(f"--domain {domain}" for domain in plan.domains)
+    named = {"names": " and ".join(plan.domains), "domain": plan.domains[0], "domains": options}
+    return _CERTIFICATES.format(email=shlex.quote(plan.email), **named)
 
 
 _URLS = (("STATIC_URL", "/static/"), ("MEDIA_URL", "/media/"))

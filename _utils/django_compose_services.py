@@ -32,13 +32,12 @@ services:
 {app}
   nginx:
     image: docker.io/library/nginx:1.28
-    ports: ["${{LISTEN:-127.0.0.1:8080}}:8080"]
-    volumes:
+{ports}    volumes:
       - ./compose/nginx.conf:/etc/nginx/conf.d/default.conf:ro
       - media:/srv/media:ro
       - run:/srv/run
       - static:/srv/static:ro
-    read_only: true
+{mounts}    read_only: true
     tmpfs: [/var/cache/nginx, /run, /tmp]
     cap_drop: [ALL]
     cap_add: [CHOWN, SETGID, SETUID]
@@ -128,6 +127,35 @@ _MEMCACHED = """
     security_opt: ["no-new-privileges:true"]
     restart: unless-stopped
 """
+_PORTS = """\
+    ports: ["${LISTEN:-127.0.0.1:8080}:8080"]
+"""
+_PORTS_TLS = """\
+    command: [/srv/serve]
+    ports: ["${LISTEN:-127.0.0.1:8080}:8080", "${LISTEN_TLS:-127.0.0.1:8443}:8443"]
+"""
+_MOUNTS_TLS = """\
+      - ./compose/serve:/srv/serve:ro
+      - challenges:/srv/challenges:ro
+      - tls:/srv/tls:ro
+"""
+_CERTIFICATES = """
+  certificates:
+    image: docker.io/certbot/certbot:v4.0.0
+    entrypoint: [/srv/certificates]
+    environment:
+      ACME_DIRECTORY: "${ACME_DIRECTORY:-https://acme-v02.api.letsencrypt.org/directory}"
+    volumes:
+      - ./compose/certificates:/srv/certificates:ro
+      - certbot:/etc/letsencrypt
+      - challenges:/srv/challenges
+      - tls:/srv/tls
+    read_only: true
+    tmpfs: [/tmp, /var/lib/letsencrypt, /var/log/letsencrypt]
+    cap_drop: [ALL]
+    security_opt: ["no-new-privileges:true"]
+    restart: unless-stopped
+"""
 _WORKER = """
   {service}:
     <<: *app
@@ -168,6 +196,8 @@ def _file(template: str, plan: Plan, user: str, kind: str) -> str:
     }
     if "database" in _stores(plan):
         secrets |= dict.fromkeys(["database_password"], "database_password")
+    kept = [name for name in _stores(plan) if name != "cache"]
+    tls = ["certbot", "challenges", "tls"] if plan.email and kind == "production" else []
     return template.format(
         name=plan.name,
         image=plan.name,
@@ -175,8 +205,10 @@ def _file(template: str, plan: Plan, user: str, kind: str) -> str:
         settings=module(plan, kind),
         secrets=", ".join(secrets),
         app=own,
+        ports=_PORTS_TLS if plan.email else _PORTS,
+        mounts=_MOUNTS_TLS if plan.email else "",
         services="".join(_services(plan, suffix, own)),
-        volumes="".join(f"  {name}{suffix}:\n" for name in _stores(plan) if name != "cache"),
+        volumes="".join(f"  {name}{suffix}:\n" for name in [*kept, *tls]),
         files="".join(f"  {name}: {{file: ./.envs/{path}}}\n" for name, path in secrets.items()),
     )
 
@@ -215,7 +247,7 @@ def _services(plan: Plan, suffix: str, own: str) -> list[str]:
     for worker, about in django_compose_secrets.workers(plan).items():
         words = json.dumps(command(plan, about)).replace("$", "$$")
         found.append(_WORKER.format(service=service(worker), command=words, after=after))
-    return found
+    return [*found, _CERTIFICATES] if plan.email and not suffix else found
 
 
 def _postgres(plan: Plan) -> str:

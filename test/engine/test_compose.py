@@ -23,7 +23,19 @@ SOURCES = yaml.safe_load((CASES / "sources.yaml").read_text())
 #: Keys that docker compose 2, docker-compose 1.29 and podman-compose 1.3 all have; `name` and `build.secrets` are not.
 TOP = {"x-app", "services", "volumes", "secrets"}
 SERVICE = {
-    *("image", "build", "command", "user", "environment", "secrets", "volumes", "ports", "depends_on", "healthcheck"),
+    *(
+        "image",
+        "build",
+        "command",
+        "user",
+        "environment",
+        "secrets",
+        "volumes",
+        "ports",
+        "depends_on",
+        "healthcheck",
+        "entrypoint",
+    ),
     *("read_only", "tmpfs", "cap_drop", "cap_add", "security_opt", "stop_grace_period", "restart"),
 }
 FILES = (
@@ -97,7 +109,8 @@ def test_compose_files_are_in_the_portable_subset(case, kind, tmp_path):
         assert not any(target.startswith("/app/") for _source, target, *_rest in mounted)
     assert services["app"]["build"] == {"context": "."}
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    expected = {"nginx": ["${LISTEN:-127.0.0.1:8080}:8080"]}
+    https = ["${LISTEN_TLS:-127.0.0.1:8443}:8443"] if "certificates" in services else []
+    expected = {"nginx": ["${LISTEN:-127.0.0.1:8080}:8080", *https]}
     assert published == (expected if kind == "production" else {"app": ["127.0.0.1:8000:8000"]})
     assert {source for source in compose["secrets"].values() if not source["file"].startswith("./.envs/")} == set()
 
@@ -105,7 +118,8 @@ def test_compose_files_are_in_the_portable_subset(case, kind, tmp_path):
 @pytest.mark.parametrize("case", SOURCES)
 def test_programs_can_be_read_by_what_runs_them(case, tmp_path):
     folder, _lines = written(case, tmp_path)
-    subprocess.run(["sh", "-n", str(folder / "compose/start")], check=True)
+    for name in ("start", *(["serve", "certificates"] if case == "seed" else [])):
+        subprocess.run(["sh", "-n", str(folder / "compose" / name)], check=True)
     for name in ("healthy", "settings_production.py", "settings_local.py"):
         ast.parse((folder / "compose" / name).read_text())
     assert "exec " in (folder / "compose/start").read_text()

@@ -52,6 +52,7 @@ FOREIGN = {
     'The function "state.apply" is running as PID',
     "is not available",
     "unable to open database file",
+    "password authentication failed for user",
     "cannot open /run/secrets/environment",  # dash
 }
 

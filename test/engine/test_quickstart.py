@@ -230,6 +230,9 @@ def test_compose_clones_a_project_and_writes_its_files(tmp_path):
     [
         (["--python", "3.12"], "--python goes with --compose"),
         (["--compose", "/nonexistent", "--python", "x"], "--python needs a version such as 3.12"),
+        (["--certificates", "r@example.org", "--domain", "a.example.org"], "--certificates goes with --compose"),
+        (["--compose", "/nonexistent", "--certificates", "r@example.org"], "--certificates goes with --domain"),
+        (["--compose", "/nonexistent", "--certificates", "ray"], "--certificates needs an address for mail"),
         (["--compose", "/nonexistent"], "/nonexistent is not a folder"),
         (["--compose", "/nonexistent", "--remove"], "--remove takes no --inspect or --compose"),
         (["--compose", "/nonexistent/x", "--repository", "file:///nonexistent"], "/nonexistent is not a folder"),

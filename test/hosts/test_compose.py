@@ -1,0 +1,208 @@
+"""Compose files as Docker and podman run them: production up to a page, a developer's machine, what keeps them up."""
+
+import json
+import re
+import time
+
+import pytest
+import yaml
+from composing import IMPLEMENTATIONS, Composed, folder, install, run
+from lab import ENGINE, ROOT, Host
+
+pytestmark = pytest.mark.full
+
+SHOP = yaml.safe_load((ROOT / "test/hosts/shop.yaml").read_text())
+DOMAIN = "shop.example.org"
+URL = "http://127.0.0.1:8080/"
+#: Texts that may be in no image, inspection or argument; the project has them in files that no image has.
+CANARIES = {
+    "shop/.env": "canary-in-env-file",
+    ".git/config": "canary-in-git-config",
+    "certs/tls.key": "canary-in-a-key",
+    "shop/db.sqlite3": "canary-in-a-database",
+}
+#: systemd's unit for kernel modules fails in a container that may do what engines need.
+WITHOUT_MODULES = "--volume=/dev/null:/etc/systemd/system/systemd-modules-load.service:ro"
+
+
+@pytest.fixture(scope="module")
+def host(module_hosts) -> Host:
+    host = module_hosts("trixie", rights=ENGINE, options=[WITHOUT_MODULES])
+    install(host)
+    host.run("useradd --create-home --shell /bin/bash --groups docker ray")
+    return host
+
+
+@pytest.fixture
+def clean(host):
+    """A host without containers and volumes, which have the password of their first start."""
+    yield host
+    run(host, "docker ps --all --quiet | xargs --no-run-if-empty docker rm --force")
+    run(host, "podman rm --all --force --time 0")
+    for engine in ("docker", "podman"):
+        run(host, f"{engine} volume ls --quiet | xargs --no-run-if-empty {engine} volume rm --force")
+
+
+def listening(host: Host) -> set[str]:
+    """The addresses that programs of the host listen on, for TCP, and that other hosts may reach."""
+    found = host.run("ss --no-header --listening --tcp --numeric | awk '{print $4}'").stdout.split()
+    return {address for address in found if not address.endswith(":53")}  # of podman's names of containers
+
+
+def write_shop(host: Host, path: str = "/srv/shop") -> None:
+    host.run(["rm", "-rf", path])
+    for name, text in {**SHOP, **CANARIES}.items():
+        host.write(f"{path}/{name}", text)
+    argv = ["/srv/formula/quickstart", "--compose", path, "--domain", DOMAIN]
+    assert "written: " in host.run(argv).stdout
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_production_serves_with_database_queue_cache_worker_and_beat(clean, implementation):
+    host = clean
+    before = listening(host)
+    write_shop(host)
+    shop = Composed(host, "/srv/shop", implementation)
+    shop("config -q" if shop.engine == "docker" else "config")
+    shop("build")
+    began = time.monotonic()
+    shop("up --detach", timeout=180)
+    page = shop.wait(URL, DOMAIN, 120)
+    print(f"{implementation}: healthy after {time.monotonic() - began:.1f} s")
+    assert re.match(r"users 0 ticks \d+", page)
+    assert listening(host) - before == {"127.0.0.1:8080"}
+    wait_for_tick(shop)
+    assert hits(shop) == {}
+    app = app_of(shop)
+    status = run(host, f"{shop.engine} exec {app} cat /proc/1/status").stdout
+    assert re.search(r"^Uid:\t10001", status, re.M) and re.search(r"^CapEff:\t0+$", status, re.M)
+    assert re.search(r"^NoNewPrivs:\t1$", status, re.M)
+    assert run(host, f"{shop.engine} exec {app} touch /app/x", check=False).returncode != 0
+    run(host, f"{shop.engine} stop {app}")
+    assert run(host, f"{shop.engine} inspect --format '{{{{.State.ExitCode}}}}' {app}").stdout.strip() == "0"
+
+
+def app_of(shop: Composed) -> str:
+    format = '{{.Id}} {{index .Config.Labels "com.docker.compose.service"}}'
+    found = run(shop.host, f"{shop.engine} inspect --format '{format}' {' '.join(shop.containers())}").stdout
+    return next(line.split()[0] for line in found.splitlines() if line.endswith(" app"))
+
+
+def wait_for_tick(shop: Composed) -> None:
+    """Wait until a task that beat sends was done by the worker, and its result is in the cache that the app reads."""
+    for _second in range(60):
+        page = shop.wait(URL, DOMAIN, 30)
+        if int(page.split()[-1]) >= 2:
+            return
+        time.sleep(1)
+    raise AssertionError(shop("logs worker beat").stdout[-3000:])
+
+
+def hits(shop: Composed) -> dict[str, list[str]]:
+    """Where a secret of the files, or a canary, is found: layers, inspection, history, arguments."""
+    host, engine = shop.host, shop.engine
+    environment = host.read("/srv/shop/.envs/production")
+    secrets = [*re.findall(r'(?:KEY|SALT)="(\w+)"', environment), host.read("/srv/shop/.envs/database_password")]
+    assert len(secrets) == 2
+    words = [*secrets, *CANARIES.values()]
+    image = "localhost/shop:production"
+    host.run("rm -rf /srv/saved && mkdir /srv/saved")
+    run(host, f"{engine} save {image} | tar -x -C /srv/saved")
+    host.run(
+        "cd /srv/saved; find . -type f | while read -r f; do mkdir $f.d; tar -xf $f -C $f.d 2>/dev/null; done; true"
+    )
+    ids = " ".join(shop.containers())
+    texts = {
+        "inspect": run(host, f"{engine} inspect {image} {ids}").stdout,
+        "history": run(host, f"{engine} history --no-trunc {image}").stdout,
+        "arguments": host.run("ps axww -o args").stdout,
+    }
+    assert "gunicorn" in texts["arguments"]
+    found = {where: [word for word in words if word in text] for where, text in texts.items()}
+    host.write("/srv/words", "\n".join(words))
+    grep = host.run("grep -rFl -f /srv/words /srv/saved", check=False).stdout.split()
+    assert host.run("grep -rFl 'users {' /srv/saved", check=False).stdout, "the project is in the layers"
+    return {where: told for where, told in {**found, "layers": grep}.items() if told}
+
+
+def test_a_developer_without_root_and_salt_sees_a_change(clean):
+    host = clean
+    host.run("rm -rf /home/ray/*; cp -r /srv/formula/examples/project /home/ray/origin")
+    git = "git -c user.name=r -c user.email=r@example.org"
+    host.run(
+        f"cd /home/ray/origin && git init -q -b main && {git} add . && {git} commit -q -m 1; chown -R ray /home/ray"
+    )
+    command = "/srv/formula/quickstart --compose /home/ray/blog --repository /home/ray/origin"
+    hidden = "salt-call() { false; }; export -f salt-call; export HOME=/home/ray; "
+    told = host.run(f"{hidden}{command}", user="ray").stdout
+    assert "written: " in told
+    blog = Composed(host, "/home/ray/blog", "docker compose 2", "local", user="ray")
+    blog("build")
+    blog("up --detach")
+    page = ["curl", "--silent", "http://127.0.0.1:8000/changed"]
+    for _try in range(120):
+        if host.run([*page[:-1], "--write-out", "%{http_code}", "http://127.0.0.1:8000/"], check=False).stdout.endswith(
+            "200"
+        ):
+            break
+        time.sleep(0.5)
+    view = "\n\ndef changed(request):\n    from django.http import HttpResponse\n\n    return HttpResponse('CHANGED')\n"
+    urls = "\n\nfrom guestbook import views\nurlpatterns.append(path('changed', views.changed))\n"
+    host.run(["bash", "-c", "cat >>/home/ray/blog/guestbook/views.py"], stdin=view)
+    began = time.monotonic()
+    host.run(["bash", "-c", "cat >>/home/ray/blog/website/urls.py"], stdin=urls)
+    while "CHANGED" not in host.run(page, check=False).stdout:
+        assert time.monotonic() - began < 60, blog("logs app").stdout[-2000:]
+        time.sleep(0.1)
+    print(f"a changed view after {time.monotonic() - began:.1f} s")
+    mail = blog("exec -T app /srv/start python manage.py sendtestemail a@example.org").stdout
+    assert "Subject: Test email from" in mail
+    assert host.run("find /home/ray/blog ! -user ray").stdout == ""
+    assert host.run("find /home/ray/blog/.envs -type f -printf '%m\n' | sort -u").stdout == "600\n"
+
+
+@pytest.mark.parametrize("manager", ["systemd", "supervisor"])
+def test_the_examples_of_what_keeps_production_up(clean, manager):
+    host = clean
+    host.run(["rm", "-rf", "/srv/blog"])
+    host.send(folder(ROOT / "examples/project"), "/srv/blog")
+    host.run(["/srv/formula/quickstart", "--compose", "/srv/blog", "--domain", "blog.example.org"])
+    blog = Composed(host, "/srv/blog", "docker compose 2")
+    blog("build")
+    example = ROOT / "examples/compose" / {"systemd": "blog.service", "supervisor": "blog.conf"}[manager]
+    place = {"systemd": "/etc/systemd/system/blog.service", "supervisor": "/etc/supervisor/conf.d/blog.conf"}[manager]
+    host.write(place, example.read_text())
+    start, stop = {
+        "systemd": ("systemctl daemon-reload && systemctl enable --now blog", "systemctl stop blog"),
+        "supervisor": ("supervisorctl update && supervisorctl start blog || true", "supervisorctl stop blog"),
+    }[manager]
+    began = time.monotonic()
+    host.run(start, timeout=300)
+    blog.wait(URL, "blog.example.org", 120)
+    print(f"{manager}: healthy after {time.monotonic() - began:.1f} s")
+    containers = blog.containers()
+    assert len(containers) == 2
+    host.run(stop, timeout=150)
+    assert blog.containers() == []
+    found = json.loads(run(host, f"docker inspect {' '.join(containers)}").stdout)
+    assert {one["State"]["ExitCode"] for one in found} == {0}
+    host.run({"systemd": "systemctl disable --now blog", "supervisor": "true"}[manager])
+    host.run(["rm", place])
+
+
+def test_the_verb_writes_into_the_folder_of_a_user(clean):
+    host = clean
+    host.run("rm -rf /srv/git /home/ray/*; cp -r /srv/formula/examples/project /srv/git")
+    git = "git -c user.name=r -c user.email=r@example.org"
+    host.run(f"cd /srv/git && git init -q -b main && {git} add . && {git} commit -q -m 1")
+    site = {"repository": "/srv/git", "domains": ["a.example.org"], "health": {"path": "/healthz"}}
+    host.pillar({"django": {"sites": {"blog": site}}})
+    assert host.apply().ok
+    host.run("cp -r /srv/formula/examples/project /home/ray/blog; chown -R ray: /home/ray/blog")
+    told = host.call("django.compose", "blog", "/home/ray/blog")
+    assert told.startswith("written: .envs/.gitignore, .envs/production")
+    assert host.run("find /home/ray/blog ! -user ray").stdout == ""
+    assert 'ALLOWED_HOSTS = ["a.example.org"]' in host.read("/home/ray/blog/compose/settings_production.py")
+    assert host.call("django.compose", "blog", "/home/ray/blog") == "nothing had to be written"
+    missing = host.salt("django.compose", "blog", "/nonexistent")
+    assert missing.returncode == 1 and "/nonexistent is not a folder" in missing.stdout
