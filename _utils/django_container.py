@@ -14,13 +14,15 @@ import django_container_engine
 import django_host_file
 import django_host_user
 from django_container_engine import ENGINES, Engine
-from django_site import Site
+from django_site import RUNTIME, Site
 
 #: What a release records of its image.
 RECORD = {"engine": str, "image": str, "mounts": [str]}
 #: Reads files of variables, which systemd would read, then becomes the command: no variable is an argument or part of
 #: what the engine shows of a container.
 _ENTER = 'umask 027; set -a; while [ "$1" != -- ]; do . "$1"; shift; done; set +a; shift; exec "$@"'
+#: Where a worker has the site's folder: it follows `current`, and its own release has the same path in the image.
+ROOT = Path("/site")
 #: Folders with sockets of database servers of the host.
 _SOCKETS = ("/run/postgresql", "/run/mysqld")
 #: The names of users: clients of databases look up their own.
@@ -48,6 +50,7 @@ class Inside:
         write: paths that it may write.
         variables: files of variables, as ``sh`` reads them.
         resources: limits, as in the pillar.
+        root: the folder of the site, if it reads it at `ROOT`.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Inside:
     write: Sequence[str] = ()
     variables: Sequence[str] = ()
     resources: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    root: Path | None = None
 
 
 def of_site(site: Site) -> Engine | None:
@@ -94,6 +98,7 @@ def argv(engine: Engine, image: str, inside: Inside, command: Sequence[str], *op
         *(f"--env=HOME={home.pw_dir if home else '/'}", f"--env=USER={inside.user}", f"--env=LOGNAME={inside.user}"),
         *django_container_engine.limits(inside.resources),
         *django_container_engine.mounts(shown),
+        *([f"--volume={inside.root}:{ROOT}:ro"] if inside.root else []),
         image,
         *("/bin/sh", "-c", _ENTER, "sh", *inside.variables, "--", *command),
     ]
@@ -109,8 +114,9 @@ def of_project(
     """
     source = release / "source"
     variables = [f"{release}/config/environment", f"{site.secrets}/environment"]
-    read = [release / "config", release / "static", site.secrets, site.runtime, site.trusted, *map(Path, _SOCKETS)]
-    write: list[object] = [site.database, site.media, site.shared, site.log, *writable]
+    read = [release / "config", release / "static", site.secrets, RUNTIME, site.trusted, *map(Path, _SOCKETS)]
+    read += [server.parent for server in _stores(site)]
+    write: list[object] = [site.database, site.media, site.shared, site.log]
     write += [source / path for path in site.config["writable"]]
     write += [Path(database["name"]).parent for database in _files_of_databases(site)]
     if site.config.get("writable_packages"):
@@ -120,7 +126,7 @@ def of_project(
         site.user,
         str((source / str(facts["folder"])).resolve()),
         read=[str(path) for path in (*read, *map(Path, container.mounts)) if path.exists()],
-        write=[str(path) for path in write if os.path.exists(str(path))],
+        write=[*(str(path) for path in write if os.path.exists(str(path))), *map(str, writable)],
         variables=variables,
         resources=site.config["resources"],
     )
@@ -143,6 +149,11 @@ def with_files(site: Site, release: Path, inside: Inside, argv: Sequence[str]) -
 def record(container: Container) -> dict[str, Any]:
     """Return what a release records of its container."""
     return {"engine": container.engine.name, "image": container.image, "mounts": [*container.mounts]}
+
+
+def _stores(site: Site) -> list[Path]:
+    """Return the sockets of the servers that a site has for its queue and caches on this host."""
+    return [Path(f"/run/django-{site.name}-{name}/socket") for name in site.stores]
 
 
 def _files_of_databases(site: Site) -> list[Mapping[str, Any]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import django_host_command
 from django_host_command import DeploymentError
 
-#: What keeps podman 5 from a warning in each answer where control groups are of version 1.
-QUIET = {"PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
+#: What keeps podman 5 from a warning in each answer where control groups are of version 1, and selects BuildKit.
+QUIET = {"PODMAN_IGNORE_CGROUPSV1_WARNING": "1", "DOCKER_BUILDKIT": "1"}
 #: How engines report that they have no such image or container.
 _ABSENT = re.compile(r"no such (image|container|object)|image not known", re.IGNORECASE)
 #: The line of a Dockerfile that failed, as podman and Docker name it.
@@ -29,9 +29,19 @@ class Engine:
         return [f"/usr/bin/{self.name}", *(["--events-backend=none"] if self.name == "podman" else [])]
 
     @property
+    def passes_sockets(self) -> bool:
+        """Whether a container inherits systemd's socket, and reports to systemd that it is ready."""
+        return self.name == "podman"
+
+    @property
+    def leniently(self) -> list[str]:
+        """The option by which a container that does not exist is no error."""
+        return ["--ignore"] if self.name == "podman" else []
+
+    @property
     def at_once(self) -> list[str]:
         """The options of ``rm --force`` by which it does not wait, nor fails where there is no such container."""
-        return ["--ignore", "--time=0"] if self.name == "podman" else []
+        return [*self.leniently, "--time=0"] if self.name == "podman" else []
 
     def run(self, *arguments: str, doing: str, timeout: float = 120, **options: object) -> str:
         """Run a command of the engine and return its output.

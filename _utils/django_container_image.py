@@ -47,7 +47,8 @@ def dependencies(site: Site, key: str) -> str:
     engine, name = django_container.engine(site), f"localhost/django/{site.name}-deps:{key}"
     folder = site.virtualenvs / key
     if not engine.image(name):
-        base = django_container_base.require(site)
+        django_container_base.require(site)
+        base = django_container_base.reference(site)
         text = _DEPENDENCIES.format(base=base, labels=_labels(site, folder), target=folder)
         _build(site, engine, text, folder, name, ignored="")
     return name

@@ -1,12 +1,13 @@
 """The lines of a systemd unit that runs a server or a worker of a site in a container."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import django_container
-from django_container import Container
+from django_container import Container, Inside
 from django_site import Site
 
 #: Seconds before systemd ends a unit by force in which the engine has ended its container by force.
@@ -27,29 +28,54 @@ def lines(
     run = f"/run/{name}"
     inside = django_container.of_project(site, release, variables["facts"], container, name, writable)
     inside = django_container.with_run_folder(inside, run, variables.get("resources"))
-    options = ["--detach", "--replace", "--sdnotify=container", "--log-driver=journald"]
-    if any("pool" in database for database in site.config["databases"].values()):
-        options.append("--env=DJANGO_DATABASE_POOL=1")  # as django.service has it
-    argv = django_container.argv(engine, container.image, inside, variables["command"], *options)
+    if variables.get("worker"):
+        inside = dataclasses.replace(inside, root=site.root)
+    # As the templates of units have it.
+    own = ["--env=DJANGO_DATABASE_POOL=1"] if any("pool" in one for one in site.config["databases"].values()) else []
+    start = _notifying if engine.passes_sockets else _attached
     patience = int(variables.get("patience", variables["stop_timeout"]))
+    stop = [*engine.program, "stop", *engine.leniently, f"--time={max(1, patience - _SPARE)}", name]
     return [
-        ("Type", "notify"),
-        # The container's first process reports that it is ready, which is not the unit's main process.
-        ("NotifyAccess", "all"),
-        ("Environment", "PODMAN_IGNORE_CGROUPSV1_WARNING=1"),
-        ("StandardOutput", "null"),  # the container's id; what the container prints is logged by the engine
         # systemd would give a RuntimeDirectory to root again before each of its commands.
         ("ExecStartPre", f"/usr/bin/install -d -m 0750 -o {site.user} -g {site.user} {run}"),
-        ("ExecStart", quoted(argv)),
-        ("ExecStop", quoted([*engine.program, "stop", "--ignore", f"--time={max(1, patience - _SPARE)}", name])),
+        *start(container, inside, variables["command"], run, own),
+        ("ExecStop", f"-{quoted(stop)}"),
         ("ExecStopPost", f"-{quoted([*engine.program, 'rm', '--force', *engine.at_once, name])}"),
         ("ExecStopPost", f"-/bin/rm -rf {run}"),
     ]
 
 
-def of_command(
-    container: Container, inside: django_container.Inside, argv: Sequence[str]
-) -> tuple[list[tuple[str, str]], list[str]]:
+def _notifying(
+    container: Container, inside: Inside, command: Sequence[str], _run: str, own: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Return the lines that start a container whose first process reports to systemd that it is ready."""
+    options = ("--detach", "--replace", "--sdnotify=container", "--log-driver=journald")
+    argv = django_container.argv(container.engine, container.image, inside, command, *options, *own)
+    return [
+        ("Type", "notify"),
+        ("NotifyAccess", "all"),  # the unit's main process is another one
+        ("Environment", "PODMAN_IGNORE_CGROUPSV1_WARNING=1"),
+        ("StandardOutput", "null"),  # the container's id; what the container prints is logged by the engine
+        ("ExecStart", quoted(argv)),
+    ]
+
+
+def _attached(
+    container: Container, inside: Inside, command: Sequence[str], run: str, own: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Return the lines that start a container below the engine's program, and wait for its file ``ready``."""
+    engine = container.engine
+    argv = django_container.argv(engine, container.image, inside, command, "--log-driver=none", *own)
+    wait = f"until [ -e {run}/ready ]; do kill -0 $MAINPID || exit 1; sleep 0.1; done"
+    return [
+        ("Type", "exec"),
+        ("ExecStartPre", f"-{quoted([*engine.program, 'rm', '--force', inside.name])}"),
+        ("ExecStart", quoted(argv)),
+        ("ExecStartPost", f'/bin/sh -c "{wait}"'),
+    ]
+
+
+def of_command(container: Container, inside: Inside, argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the properties of the transient unit of a command, and the arguments that run it in a container."""
     engine = container.engine
     own = ["--replace"] if engine.name == "podman" else []

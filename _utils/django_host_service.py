@@ -51,10 +51,9 @@ HAPROXY = Daemon("django-haproxy", "django-haproxy/haproxy.pid", "haproxy")  # u
 VARNISH = Daemon("django-varnish", "django-varnish/varnish.pid", "varnishd")
 BALANCING_NGINX = Daemon("django-nginx", "django-nginx/nginx.pid", "nginx", log="journalctl --unit django-nginx")
 PGBOUNCER = Daemon("django-pgbouncer", "django-pgbouncer/pgbouncer.pid", "pgbouncer")
-DAEMONS = {
-    daemon.service: daemon
-    for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB, CRON, HAPROXY, VARNISH, BALANCING_NGINX, PGBOUNCER)
-}
+DOCKER = Daemon("docker", "docker.pid", "dockerd")
+_OWN = (HAPROXY, VARNISH, BALANCING_NGINX, PGBOUNCER)
+DAEMONS = {daemon.service: daemon for daemon in (NGINX, APACHE, SUPERVISOR, POSTGRES, MARIADB, CRON, DOCKER, *_OWN)}
 
 
 @contextlib.contextmanager

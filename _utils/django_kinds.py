@@ -327,6 +327,8 @@ def instance_templates(site: Mapping[str, Any]) -> list[str]:
         site: its configuration.
     """
     names = [*PROCESS_MANAGERS[site["process"]], *SERVERS[site["server"]["kind"]].templates]
+    if (site.get("container") or {}).get("engine") == "docker":
+        names.append("django_formula_listen.py")  # Docker passes no socket on
     for worker in (site.get("workers") or {}).values():
         own = (*WORKER_TEMPLATES[site["process"]], *WORKERS[worker["kind"]].templates)
         names += [name for name in own if name not in names]

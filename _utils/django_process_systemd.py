@@ -38,6 +38,8 @@ UNITS = Path("/etc/systemd/system")
 SERVICE, SOCKET = (f"{django_kinds.FILES}{name}" for name in django_kinds.PROCESS_MANAGERS["systemd"])
 (WORKER,) = (f"{django_kinds.FILES}{name}" for name in django_kinds.WORKER_TEMPLATES["systemd"])
 
+#: The program that binds the socket of a server to which systemd cannot pass one.
+LISTEN = "django_formula_listen.py"
 #: Where the control groups are mounted; each unit has its own.
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -81,6 +83,8 @@ class Systemd(ProcessManager):
         writable = [Path(variables["own_folder"])] if variables["own_folder"] else []
         around = _around(site, release, variables, writable)
         units = {f"{name}.service": django_host_template.render(templates, SERVICE, **around, **variables)}
+        if variables["command"][2:3] == [f"{release}/config/{LISTEN}"]:
+            units[LISTEN] = templates[f"{django_kinds.FILES}{LISTEN}"]
         if variables["inherits"]:
             units[f"{name}.socket"] = django_host_template.render(templates, SOCKET, **variables)
         return units
@@ -304,14 +308,14 @@ class Systemd(ProcessManager):
         _end(f"django-{site.name}-task.service")
 
 
-def _around(
-    site: Site, release: Path, variables: Mapping[str, Any], writable: Sequence[Path]
-) -> dict[str, list[tuple[str, str]]]:
+def _around(site: Site, release: Path, variables: Mapping[str, Any], writable: Sequence[Path]) -> dict[str, Any]:
     """Return what confines a server or a worker: the sandbox of its unit, or the lines by which it is a container."""
     container = django_container.of_release(release)
     if container:
-        return {"sandbox": [], "container": django_container_unit.lines(site, release, container, variables, writable)}
+        lines = django_container_unit.lines(site, release, container, variables, writable)
+        return {"sandbox": [], "container": lines, "engine": container.engine.name}
     return {
+        "engine": "",
         "sandbox": django_process_sandbox.directives(site, release, variables["facts"], writable),
         "container": [],
     }
@@ -388,7 +392,8 @@ def _units(site: Site, release: Path, part: str = "") -> list[str]:
     if part:
         return [f"{name}.service"]
     if (release / "config/instance.json").exists():
-        inherits = django_server.of_release(release).INHERITS
+        container = django_container.of_release(release)
+        inherits = django_server.of_release(release).INHERITS and (not container or container.engine.passes_sockets)
     else:
         inherits = (UNITS / f"{name}.socket").exists() or not (UNITS / f"{name}.service").exists()
     return [*([f"{name}.socket"] if inherits else []), f"{name}.service"]

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import django_container
 import django_host_memory
 import django_host_proc
 import django_kinds
@@ -66,7 +67,7 @@ def address(site: Site, release: Path) -> str:
     bind = site.config["server"]["bind"]
     sequence = release.name.split("-")[0]
     if bind == "unix":
-        is_inherited = site.process == "systemd" and django_server.of_site(site).INHERITS
+        is_inherited = site.process == "systemd" and _inherits(site, release)
         return f"{site.runtime}/{sequence}.sock" if is_inherited else f"{site.runtime}/{sequence}/server.sock"
     host, _colon, port = bind.rpartition(":")
     one, other = (f"{host}:{int(port) + (int(sequence) + turn) % 2}" for turn in (0, 1))
@@ -154,9 +155,9 @@ def _variables(site: Site, release: Path, facts: Mapping[str, Any], built: Path)
         "chdir": str(site.project_folder(release, facts)),
         "processes": processes(site),
         "virtualenv": built / "virtualenv",
-        "command": own.command(release, facts),
+        "command": [*_listening(site, release, where), *own.command(release, facts)],
         "binds": own.BINDS,
-        "inherits": own.INHERITS,
+        "inherits": _inherits(site, release),
         "writes_log": own.WRITES_LOG,
         "log": str(django_process_supervisor.log_file(site, release)),
         "proxy_group": site.proxy_group,
@@ -165,6 +166,20 @@ def _variables(site: Site, release: Path, facts: Mapping[str, Any], built: Path)
         # Whose X-Forwarded-For is trusted: the socket's or this host's clients, unless visitors connect directly.
         "believed": [] if site.listener else ["*"] if is_unix else ["127.0.0.1", "::1"],
     }
+
+
+def _inherits(site: Site, release: Path) -> bool:
+    """Return whether the server of a release takes a socket that systemd makes."""
+    container = django_container.of_release(release)
+    return django_server.of_site(site).INHERITS and (not container or container.engine.passes_sockets)
+
+
+def _listening(site: Site, release: Path, where: str) -> list[str]:
+    """Return the program that binds the socket which a server inherits, where systemd cannot pass it one."""
+    own = django_server.of_site(site)
+    if site.process != "systemd" or not own.INHERITS or own.BINDS or _inherits(site, release):
+        return []
+    return [f"{release}/virtualenv/bin/python", "-I", f"{release}/config/django_formula_listen.py", where]
 
 
 def processes(site: Site) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import django_container
 import django_host_file
 import django_kinds
 import django_process
@@ -139,6 +140,7 @@ def configuration(
     """
     files: dict[str, str] = {}
     configured = _configured(site)
+    top = django_container.ROOT if django_container.of_release(release) else site.root
     for name, worker in configured.items():
         kind, own_unit = WORKERS[worker["kind"]], unit(site, release, name)
         given = {
@@ -146,9 +148,9 @@ def configuration(
             "unit": own_unit,
             "run": f"/run/{own_unit}",
             "release": str(release),
-            "current": str(site.current),
+            "current": str(top / site.current.name),
             "switch": str(switch_lock(site)),
-            "hold": str(site.maintenance / "on/hold"),
+            "hold": str(top / site.maintenance.name / "on/hold"),
             "folder": variables["chdir"],
             "modules": modules(variables["facts"]),
             **kind.settings(site, release, variables["facts"], worker),

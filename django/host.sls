@@ -11,7 +11,7 @@
 {% if site.tls.kind != 'none' %}{% do packages.append(platform.packages.tls) %}{% endif %}
 {% if site.schedules is defined and grains.init != 'systemd' %}{% do packages.append(platform.packages.cron) %}{% endif %}
 {% if site.container is defined %}
-{% do packages.append(platform.packages[site.container.engine]) %}
+{% do packages.extend(platform.packages[site.container.engine]) %}
 {% if not site.container.base %}{% do packages.append(platform.packages.mmdebstrap) %}{% endif %}
 {% endif %}
 {% if site.tls.kind == 'acme' %}{% do packages.append(platform.packages[site.tls.client]) %}{% endif %}
@@ -28,6 +28,15 @@
 The packages of the sites are installed:
   django.packages:
     - pkgs: {{ packages | unique | sort | tojson }}
+
+{% if 'docker' in django.sites.values() | selectattr('container', 'defined') | map(attribute='container.engine') %}
+Docker runs:
+  django.running:
+    - name: docker
+    - enable: True
+    - require:
+      - django: The packages of the sites are installed
+{% endif %}
 
 {% if grains.init != 'systemd' and django.sites.values() | selectattr('schedules', 'defined') | list %}
 cron runs:

@@ -50,6 +50,9 @@
     - require:
       - django: {{ name }} has its users
       - django: uv is installed
+{% if site.container is defined and site.container.engine == 'docker' %}
+      - django: Docker runs
+{% endif %}
 {% if site.server.kind == 'mod_wsgi' %}
       - django: mod_wsgi is installed
 {% endif %}

@@ -115,6 +115,38 @@ def test_the_unit_of_a_server_runs_the_container_and_no_sandbox_of_its_own(site,
     assert start.endswith("django_formula_gunicorn:application")
 
 
+def test_docker_gets_no_socket_of_systemd_and_is_waited_for(make_site):
+    site = make_site(container={"engine": "docker"}, server={"kind": "gunicorn"})
+    path = site.releases / NAME
+    path.mkdir()
+    record = django_container.record(Container(ENGINES["docker"], f"localhost/django/blog:{NAME}"))
+    (path / "release.json").write_text(json.dumps({"container": record}))
+    files = django_release_instance.configuration(site, path, FACTS, formula_templates())
+    assert "django-blog-0042.socket" not in files
+    assert json.loads(files["instance.json"])["address"] == f"{site.runtime}/0042/server.sock"
+    lines = files["django-blog-0042.service"].splitlines()
+    assert "Type=exec" in lines and "After=network.target docker.service" in lines
+    (start,) = [line for line in lines if line.startswith("ExecStart=")]
+    listen = f"{path}/config/django_formula_listen.py {site.runtime}/0042/server.sock"
+    assert f"--volume={site.runtime}/0042:{site.runtime}/0042:rw" in start and listen in start
+    assert "django_formula_listen.py" in files
+    (wait,) = [line for line in lines if line.startswith("ExecStartPost=")]
+    assert "/run/django-blog-0042/ready" in wait and "$MAINPID" in wait
+
+
+def test_a_worker_in_a_container_reads_the_link_of_the_active_release(make_site):
+    site = make_site(container={}, workers={"mail": {"kind": "celery"}}, server={"kind": "gunicorn"})
+    path = site.releases / NAME
+    path.mkdir()
+    record = django_container.record(Container(PODMAN, f"localhost/django/blog:{NAME}"))
+    (path / "release.json").write_text(json.dumps({"container": record}))
+    files = django_release_instance.configuration(site, path, FACTS, formula_templates())
+    given = json.loads(files["worker-mail.json"])
+    assert (given["current"], given["hold"]) == ("/site/current", "/site/maintenance/on/hold")
+    assert f"--volume={site.root}:/site:ro" in files["django-blog-0042-mail.service"]
+    assert f"--volume={site.root}:/site:ro" not in files["django-blog-0042.service"]
+
+
 def test_a_site_without_containers_has_the_unit_that_it_had(make_site):
     site = make_site(server={"kind": "gunicorn"})
     files = django_release_instance.configuration(site, site.releases / NAME, FACTS, formula_templates())

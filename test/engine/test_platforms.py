@@ -47,6 +47,8 @@ def test_debian_13_has_valkey_instead_of_redis():
     # The compiled platform shares its parts with the file, which is read once.
     platforms = [copy.deepcopy(compiled(of("Debian", release))["platform"]) for release in (12, 13)]
     assert [platform["packages"].pop("redis") for platform in platforms] == ["redis-tools", "valkey-tools"]
+    docker = [platform["packages"].pop("docker") for platform in platforms]
+    assert docker == [["docker.io"], ["docker.io", "docker-cli", "docker-buildx"]]
     programs = [platform["stores"].pop("redis") for platform in platforms]
     assert programs == ["/usr/bin/redis-check-rdb", "/usr/bin/valkey-check-rdb"]
     assert platforms[0] == platforms[1]
