@@ -21,6 +21,8 @@ _HINTS = {
     "password authentication failed|access denied for user|no password supplied": "correct {key}:user or "
     "{key}:password",
     "peer authentication failed": "restore Debian's line in the server's pg_hba.conf: local all all peer",
+    "login rejected|no authentication method is found|no such database": "apply on the host of the database first: its "
+    "PgBouncer has not {key}:pool yet, or not this host",
     "no pg_hba.conf entry|is not allowed to connect": "allow this host on the server, or correct {key}:user",
     r"database \S+ does not exist|unknown database": "create it on the server, or correct {key}:name",
     r"could not translate host name|unknown (\w+ )?server host|failed to resolve host": "correct {key}:host",

@@ -22,8 +22,6 @@ PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
 DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
 #: What troubleshooting.md quotes of other programs: Django, database servers, nginx, Salt, systemd, uv.
 FOREIGN = {
-    "FATAL: login rejected",
-    "no such database",
     "Connection refused",
     "unsupported startup parameter",
     "query_wait_timeout",
