@@ -437,6 +437,9 @@ HINTS = {
     "OperationalError: (1045, \"Access denied for user 'blog'@'web1' (using password: YES)\")": (
         "correct {key}:user or {key}:password"
     ),
+    'OperationalError: connection to server at "10.0.0.5", port 6432 failed: FATAL:  login rejected': (
+        "apply on the host of the database first: its PgBouncer has not {key}:pool yet, or not this host"
+    ),
     'OperationalError: connection failed: FATAL:  database "lost" does not exist': (
         "create it on the server, or correct {key}:name"
     ),
