@@ -155,7 +155,7 @@ def test_debians_pgbouncer_does_not_run(fleet):
 
 def test_a_deployment_with_a_migration_loses_no_request_and_goes_past_the_pool(fleet):
     fleet.repository.commit({"guestbook/migrations/0004_ledger.py": MIGRATION})
-    with slow(fleet, 20) as load:
+    with slow(fleet, 20, pause=0.5) as load:
         load.wait(50)
         fleet.deploy()
         load.wait(50)
@@ -168,7 +168,7 @@ def test_a_deployment_with_a_migration_loses_no_request_and_goes_past_the_pool(f
 def test_another_size_and_certificate_take_no_connection(fleet):
     kept = f"{STORE}/.certificates/db1/{fleet.database.address}"
     before = main_process(fleet)
-    with slow(fleet, 20) as load:
+    with slow(fleet, 20, pause=0.5) as load:
         load.wait(50)
         fleet.configure(**with_pool(5))
         assert len(on_database(fleet)) == 1
@@ -201,7 +201,7 @@ def test_a_host_that_leaves_is_let_in_no_more_and_its_connection_ends(fleet):
     login = f"host={fleet.database.address} port=6432 user=blog dbname=blog password={password}"
     held = f"(echo 'SELECT 1;'; sleep 600) | psql -At '{login}' >/root/held 2>&1 & echo $!"
     fleet.master.run(["bash", "-c", f"{held}; until grep -q 1 /root/held; do sleep 0.1; done"], timeout=30)
-    with slow(fleet, 10) as load:
+    with slow(fleet, 10, pause=0.5) as load:
         load.wait(20)
         fleet.configure(hosts={key: one for key, one in fleet.options["hosts"].items() if key != "master"})
         assert len(on_database(fleet)) == 1
@@ -215,7 +215,7 @@ def test_a_host_that_leaves_is_let_in_no_more_and_its_connection_ends(fleet):
 def test_the_pool_ends_once_no_host_uses_it(fleet):
     # So few that max_connections of PostgreSQL is enough, which would be restarted otherwise.
     fleet.configure(**with_pool(None), server={"kind": "gunicorn", "processes": 4, "threads": 4})
-    with slow(fleet, 5) as load:
+    with slow(fleet, 5, pause=0.1) as load:
         load.wait(20)
         assert on_database(fleet) == [] and clients(fleet) > 0, "the active release uses it"
         assert wrong(fleet.apply("web1")) == {"web1": []}
