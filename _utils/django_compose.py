@@ -116,9 +116,6 @@ def files(plan: Plan, folder: Path, owner: tuple[int, int]) -> dict[str, tuple[s
         found["compose/certificates"] = (django_compose_programs.certificates(plan), 0o755)
     for kind in ("production", "local") if plan.has_overlay else ():
         found[f"compose/settings_{kind}.py"] = (django_compose_settings.overlay(plan, kind), 0o644)
-    for path, about in plan.options.get("files", {}).items():
-        if isinstance(about, dict) and about.get("contents"):
-            found[path] = (about["contents"], 0o644)
     return found
 
 
@@ -137,7 +134,7 @@ def secrets(plan: Plan, top: Foreign) -> dict[str, str]:
         values = django_compose_secrets.variables(plan, key, password)
         is_whole = text and {*values} <= {*present}
         files[kind] = text if is_whole else django_compose_secrets.file({**values, **present})
-    return {f".envs/{name}": text for name, text in files.items()}
+    return {f".envs/{name}": text for name, text in files.items()} | plan.contents
 
 
 def main(arguments: list[str]) -> None:

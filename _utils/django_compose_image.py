@@ -26,6 +26,8 @@ DOCKERIGNORE = """\
 **/.vscode
 """
 
+#: Names of these that are removed from the source in any case.
+_PRIVATE = (".git", ".env", ".env.*", ".envs", "*.pem", "*.key")
 #: Packages of Debian that only a build needs.
 _TOOLS = re.compile(r"gcc|g\+\+|make|pkg-config|npm|nodejs|yarnpkg|git")
 #: Packages of servers, which have containers of their own.
@@ -59,6 +61,8 @@ RUN if grep --recursive --quiet --extended-regexp --include='*.py' '^(import|fro
 
 FROM packages AS source
 COPY . /app
+# As .dockerignore has it, where the project has another one.
+RUN {remove}
 {build}RUN chmod -R go+rX-w /app
 
 FROM base
@@ -88,11 +92,19 @@ def dockerfile(plan: Plan, tree: Path) -> str:
         tools=_apt([name for name in packages if name != "python3-dev"]),
         uv=django_virtualenv_uv.VERSION,
         copy="\n".join(_copy(name) for name in copied) or "COPY . /app",
+        remove=_remove(plan),
         install="\n".join(f"RUN {command}" for command in _install(plan, tree)),
         build=f"WORKDIR {path[0]}\n{build}" if build else "",
         folders=" ".join(FOLDERS),
         folder=path[0],
     )
+
+
+def _remove(plan: Plan) -> str:
+    """Return the command that removes from a source what may have secrets."""
+    names = " -o ".join(f"-name {_quoted(name)}" for name in _PRIVATE)
+    files = "".join(f" && rm -f {_quoted(f'/app/{path}')}" for path in plan.contents)
+    return f"find /app \\( {names} \\) -prune -exec rm -rf {{}} +{files}"
 
 
 def _runtime(package: str) -> list[str]:

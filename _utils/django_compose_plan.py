@@ -97,6 +97,12 @@ class Plan:
         single = {"default": self.options["cache"]} if self.options.get("cache") else {}
         return {**single, **(self.options.get("caches") or {})}
 
+    @property
+    def contents(self) -> dict[str, str]:
+        """The site's own files that the pillar has, by their paths in the source; they may have secrets."""
+        files = self.options.get("files", {}).items()
+        return {path: about["contents"] for path, about in files if isinstance(about, dict) and about.get("contents")}
+
     def root(self, setting: str) -> PurePath | str:
         """Return the path in the containers for STATIC_ROOT or MEDIA_ROOT, in the type that the project gives it."""
         kind = PurePath if isinstance(self.settings.get(setting), PurePath) else str
@@ -248,6 +254,9 @@ def _notes(plan: Plan, settings: Settings) -> list[str]:
         notes.append(f"no service for the databases {', '.join(others)}: set them in compose/settings_production.py")
     if "rabbitmq-server" in plan.options.get("packages", []):
         notes.append("no service for RabbitMQ: add one to the compose files, and its address to .envs")
+    missing = sorted({*plan.options.get("files", {})} - {*plan.contents})
+    if missing:
+        notes.append(f"no file {', '.join(missing)}: write it, and mount it in compose.production.yml")
     for name, one in (plan.options.get("schedules") or {}).items():
         command = one.get("command", "") if isinstance(one, dict) else one
         notes.append(f"no service for the schedule {name}: have cron run it in the service app: {command}")

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Collection
 from typing import Any
 
 import django_compose_secrets
@@ -16,7 +17,7 @@ x-app: &app
   user: "${{APP_USER:-{user}}}"
   environment: {{DJANGO_SETTINGS_MODULE: {settings}}}
   secrets: [{secrets}]
-  volumes: [data:/srv/data, media:/srv/media, run:/srv/run, static:/srv/static]
+  volumes: [data:/srv/data, media:/srv/media, run:/srv/run, static:/srv/static{contents}]
   read_only: true
   tmpfs: [/tmp]
   cap_drop: [ALL]
@@ -205,6 +206,7 @@ def _file(template: str, plan: Plan, user: str, kind: str) -> str:
         settings=module(plan, kind),
         secrets=", ".join(secrets),
         app=own,
+        contents="".join(f", {json.dumps(f'./{path}:/app/{path}:ro')}" for path in plan.contents),
         ports=_PORTS_TLS if plan.email else _PORTS,
         mounts=_MOUNTS_TLS if plan.email else "",
         services="".join(_services(plan, suffix, own)),
@@ -244,9 +246,10 @@ def _services(plan: Plan, suffix: str, own: str) -> list[str]:
     after = (
         _after({"app": "service_started"}) + own.partition("\n")[2] if suffix else _after({"app": "service_healthy"})
     )
-    for worker, about in django_compose_secrets.workers(plan).items():
+    workers = django_compose_secrets.workers(plan)
+    for worker, about in workers.items():
         words = json.dumps(command(plan, about)).replace("$", "$$")
-        found.append(_WORKER.format(service=service(worker), command=words, after=after))
+        found.append(_WORKER.format(service=service(worker, workers), command=words, after=after))
     return [*found, _CERTIFICATES] if plan.email and not suffix else found
 
 
@@ -256,9 +259,10 @@ def _postgres(plan: Plan) -> str:
     return next((image for name, image in _EXTENSIONS.items() if name in extensions), "docker.io/library/postgres:17")
 
 
-def service(worker: str) -> str:
-    """Return the name of the service of a worker."""
-    return worker if worker in ("beat", "worker") else "worker" if worker == "default" else f"worker_{worker}"
+def service(worker: str, workers: Collection[str]) -> str:
+    """Return the name of the service of one of the workers."""
+    is_short = worker == "default" and "worker" not in workers
+    return worker if worker in ("beat", "worker") else "worker" if is_short else f"worker_{worker}"
 
 
 def command(plan: Plan, worker: dict[str, Any]) -> list[str]:

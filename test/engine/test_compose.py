@@ -166,6 +166,26 @@ def test_a_second_run_changes_nothing_and_keeps_the_secrets(tmp_path, monkeypatc
     assert new_files(folder, "celery") == before
 
 
+def test_files_of_the_pillar_are_mounted_and_in_no_image(tmp_path):
+    folder = project("sqlite", tmp_path)
+    files = {"keys/mail.json": {"contents": '{"password": "hunter2"}\n'}, ".env": {"environment": True}}
+    lines = django_compose.write(str(folder), "sqlite", {"files": files})
+    assert (folder / "keys/mail.json").stat().st_mode & 0o777 == 0o600
+    services = yaml.safe_load((folder / "compose.production.yml").read_text())["services"]
+    assert "./keys/mail.json:/app/keys/mail.json:ro" in services["app"]["volumes"]
+    dockerfile = (folder / "Dockerfile").read_text()
+    assert dockerfile.index("COPY . /app") < dockerfile.index("&& rm -f /app/keys/mail.json")
+    assert "no file .env: write it, and mount it in compose.production.yml" in lines
+
+
+def test_each_worker_has_a_service_of_its_own(tmp_path):
+    folder = project("sqlite", tmp_path)
+    workers = {name: {"kind": "command", "command": f"manage.py {name}"} for name in ("default", "worker", "mail")}
+    django_compose.write(str(folder), "sqlite", {"workers": workers})
+    services = yaml.safe_load((folder / "compose.production.yml").read_text())["services"]
+    assert {"worker", "worker_default", "worker_mail"} <= {*services}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_differs_stays_and_ours_is_next_to_it(name, tmp_path):
     folder = project("sqlite", tmp_path)

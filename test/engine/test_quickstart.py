@@ -225,6 +225,14 @@ def test_compose_clones_a_project_and_writes_its_files(tmp_path):
     assert again.stdout == "nothing had to be written\n"
 
 
+@pytest.mark.parametrize("option", ["--compose", "--inspect"])
+def test_no_module_of_the_current_folder_runs(tmp_path, option):
+    (tmp_path / "argparse.py").write_text("open('ran', 'w')\n")
+    (tmp_path / "secrets.py").write_text("open('ran', 'w')\n")
+    subprocess.run([QUICKSTART, option, "."], cwd=tmp_path, check=False, capture_output=True)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
