@@ -13,14 +13,17 @@ from lab import Host, Result
 HERE = Path(__file__).parent
 PACKAGES = (
     *("docker.io", "docker-cli", "docker-compose", "docker-buildx", "podman", "podman-compose", "crun", "netavark"),
-    *("aardvark-dns", "nftables", "iptables", "supervisor", "python3-venv", "curl", "git"),
+    *("aardvark-dns", "nftables", "iptables", "supervisor", "python3-venv", "curl", "git", "openssl"),
 )
 #: What is in the root of all stand-ins.
 IN_IMAGES = (
     *("python3", "python3-venv", "python3-pip", "python3-dev", "ca-certificates", "tzdata", "nginx-light"),
-    *("postgresql", "mariadb-server", "redis-server", "gcc", "libc6-dev"),
+    *("postgresql", "mariadb-server", "redis-server", "certbot", "openssl", "gcc", "libc6-dev"),
 )
-NAMES = ("python:3.13-slim", "nginx:1.28", "postgres:17", "mariadb:11.8", "redis:7.4")
+NAMES = (
+    *("library/python:3.13-slim", "library/nginx:1.28", "library/postgres:17", "library/mariadb:11.8"),
+    *("library/redis:7.4", "certbot/certbot:v4.0.0"),
+)
 #: docker-compose 1.29 in an environment of its own; its own pins do not build with Python 3.13.
 COMPOSE_1 = (
     *("docker-compose==1.29.2", "docker==5.0.3", "dockerpty==0.4.1", "docopt==0.6.2", "texttable==1.7.0"),
@@ -59,7 +62,7 @@ def install(host: Host) -> None:
     for engine in ("docker", "podman"):
         run(host, f"{engine} import {options} /srv/root.tar localhost/plain")
         for name in NAMES:
-            target, tag = name.partition(":")[0], f"docker.io/library/{name}"
+            target, tag = name.partition("/")[2].partition(":")[0], f"docker.io/{name}"
             run(host, f"{engine} build --quiet --target {target} --tag {tag} /srv/stand_ins")
 
 
@@ -120,9 +123,8 @@ class Composed:
         """Wait until a page answers 200 and every health check passes; return the page."""
         began, code = time.monotonic(), ""
         while time.monotonic() - began < seconds:
-            done = self.host.run(
-                ["curl", "--silent", "--write-out", "\n%{http_code}", "--header", f"Host: {host}", url], check=False
-            )
+            curl = ["curl", "--silent", "--insecure", "--write-out", "\n%{http_code}"]
+            done = self.host.run([*curl, "--header", f"Host: {host}", url], check=False)
             page, _line, code = done.stdout.rpartition("\n")
             if code == "200" and {*self.health()} == {"healthy"}:
                 return page

@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 from certificates import Authority
 from images import CERTIFICATES
@@ -41,8 +42,8 @@ def names(host: Host, verb: str, name: str) -> None:
     host.run(["curl", "-fsS", "-d", data, f"http://127.0.0.1:8055/{verb}"])
 
 
-def start(host: Host) -> None:
-    """Have pebble on a host, which trusts it."""
+def start(host: Host, **changes: Any) -> None:
+    """Have pebble on a host, which trusts it; with changes of its configuration."""
     host.run(
         "DEBIAN_FRONTEND=noninteractive apt-get -qq update && apt-get -qq install curl pebble >/dev/null", timeout=300
     )
@@ -50,7 +51,7 @@ def start(host: Host) -> None:
     server = authority.sign("acme.example.org")
     host.write("/etc/pebble/server.pem", server.certificate)
     host.write("/etc/pebble/server.key", server.key, mode="0600")
-    host.write("/etc/pebble/pebble.json", json.dumps(CONFIGURATION))
+    host.write("/etc/pebble/pebble.json", json.dumps({"pebble": {**CONFIGURATION["pebble"], **changes}}))
     host.write("/etc/pebble/trusted.pem", host.read(CERTIFICATES) + authority.root)
     host.run(["mount", "--bind", "/etc/pebble/trusted.pem", CERTIFICATES])
     host.run("echo 127.0.0.1 acme.example.org >> /etc/hosts")

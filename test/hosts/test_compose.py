@@ -4,6 +4,7 @@ import json
 import re
 import time
 
+import pebble
 import pytest
 import yaml
 from composing import IMPLEMENTATIONS, Composed, folder, install, run
@@ -108,9 +109,6 @@ def hits(shop: Composed) -> dict[str, list[str]]:
     image = "localhost/shop:production"
     host.run("rm -rf /srv/saved && mkdir /srv/saved")
     run(host, f"{engine} save {image} | tar -x -C /srv/saved")
-    host.run(
-        "cd /srv/saved; find . -type f | while read -r f; do mkdir $f.d; tar -xf $f -C $f.d 2>/dev/null; done; true"
-    )
     ids = " ".join(shop.containers())
     texts = {
         "inspect": run(host, f"{engine} inspect {image} {ids}").stdout,
@@ -121,7 +119,7 @@ def hits(shop: Composed) -> dict[str, list[str]]:
     found = {where: [word for word in words if word in text] for where, text in texts.items()}
     host.write("/srv/words", "\n".join(words))
     grep = host.run("grep -rFl -f /srv/words /srv/saved", check=False).stdout.split()
-    assert host.run("grep -rFl 'users {' /srv/saved", check=False).stdout, "the project is in the layers"
+    assert host.run("grep -rFl 'users {' /srv/saved", check=False).stdout, "layers are not compressed"
     return {where: told for where, told in {**found, "layers": grep}.items() if told}
 
 
@@ -188,6 +186,43 @@ def test_the_examples_of_what_keeps_production_up(clean, manager):
     assert {one["State"]["ExitCode"] for one in found} == {0}
     host.run({"systemd": "systemctl disable --now blog", "supervisor": "true"}[manager])
     host.run(["rm", place])
+
+
+OVERRIDE = """\
+services:
+  certificates:
+    extra_hosts: ["acme.example.org:172.17.0.1"]
+    environment: {REQUESTS_CA_BUNDLE: /trusted.pem}
+    volumes: ["/etc/pebble/trusted.pem:/trusted.pem:ro"]
+"""
+
+
+def test_a_certificate_replaces_the_self_signed_one(clean):
+    host = clean
+    before = listening(host)
+    pebble.start(host, httpPort=8080, externalAccountBindingRequired=False)
+    host.run(["rm", "-rf", "/srv/blog"])
+    host.send(folder(ROOT / "examples/project"), "/srv/blog")
+    options = ["--domain", "blog.example.org", "--certificates", "ray@example.org"]
+    host.run(["/srv/formula/quickstart", "--compose", "/srv/blog", *options])
+    host.write("/srv/blog/test.yml", OVERRIDE)
+    host.write("/srv/blog/.env", f"ACME_DIRECTORY={pebble.DIRECTORY}\n")
+    blog = Composed(host, "/srv/blog", "docker compose 2")
+    blog.file += " -f test.yml"
+    blog("build")
+    blog("up --detach")
+    blog.wait("https://127.0.0.1:8443/", "blog.example.org", 120)
+    ours = {address for address in listening(host) - before if address.endswith((":8080", ":8443"))}
+    assert ours == {"127.0.0.1:8080", "127.0.0.1:8443"}
+    plain = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code} %{redirect_url}"]
+    told = host.run([*plain, "--header", "Host: blog.example.org", URL + "x?y"]).stdout
+    assert told == "301 https://blog.example.org/x?y"
+    ask = "openssl s_client -connect 127.0.0.1:8443 -servername blog.example.org </dev/null 2>/dev/null"
+    began = time.monotonic()
+    while "Pebble" not in host.run(f"{ask} | openssl x509 -noout -issuer", check=False).stdout:
+        assert time.monotonic() - began < 180, blog("logs certificates").stdout[-3000:]
+        time.sleep(1)
+    print(f"certified after {time.monotonic() - began:.1f} s")
 
 
 def test_the_verb_writes_into_the_folder_of_a_user(clean):
