@@ -91,6 +91,7 @@ def argv(engine: Engine, image: str, inside: Inside, command: Sequence[str], *op
     user, group = django_host_user.owner(inside.user, inside.user)
     home = django_host_user.find_user(inside.user)
     shown = dict.fromkeys((*_USERS, *inside.read, *inside.variables), False) | dict.fromkeys(inside.write, True)
+    shown = {path: mode for path, mode in shown.items() if mode is not _mode_above(path, shown)}
     return [
         *(*engine.program, "run", f"--name={inside.name}", *options),
         *django_container_engine.locked_down(engine.name),
@@ -102,6 +103,11 @@ def argv(engine: Engine, image: str, inside: Inside, command: Sequence[str], *op
         image,
         *("/bin/sh", "-c", _ENTER, "sh", *inside.variables, "--", *command),
     ]
+
+
+def _mode_above(path: str, shown: Mapping[str, bool]) -> bool | None:
+    """Return whether the nearest mount above a path may be written; None if there is none."""
+    return next((shown[str(parent)] for parent in Path(path).parents if str(parent) in shown), None)
 
 
 def of_project(

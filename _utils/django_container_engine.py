@@ -13,8 +13,6 @@ from django_host_command import DeploymentError
 QUIET = {"PODMAN_IGNORE_CGROUPSV1_WARNING": "1", "DOCKER_BUILDKIT": "1"}
 #: How engines report that they have no such image or container.
 _ABSENT = re.compile(r"no such (image|container|object)|image not known", re.IGNORECASE)
-#: The line of a Dockerfile that failed, as podman and Docker name it.
-_STEP = re.compile(r"(?m)^(?:STEP \d+/\d+: (?P<podman>.+)|ERROR: .*?|.*?(?P<docker>Dockerfile\S*:\d+).*)$")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ An image lives as long as the folder that it is made of, and is made again from 
 
 import fnmatch
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import django_container
@@ -119,10 +119,14 @@ def require(site: Site, release: Path) -> None:
         of_release(site, release, os.path.basename(os.readlink(release / "virtualenv")))
 
 
-def prune(site: Site) -> list[str]:
-    """Remove the images of a site whose folder is gone, or whose release has failed; return what cannot be removed."""
+def prune(site: Site, engines: Sequence[Engine] = ()) -> list[str]:
+    """Remove the images of a site whose folder or source is gone, and return what cannot be removed.
+
+    Args:
+        engines: those to look at, where the site has no releases any more.
+    """
     stuck = []
-    for engine in _used(site):
+    for engine in engines or used(site):
         for image in engine.images(f"{SITE}={site.name}"):
             folder = Path(engine.labels(image, PATH))
             if folder.is_dir() and not _has_failed(folder):
@@ -134,7 +138,7 @@ def prune(site: Site) -> list[str]:
     return stuck
 
 
-def _used(site: Site) -> list[Engine]:
+def used(site: Site) -> list[Engine]:
     """Return the engines of a site: that of its pillar, and those of its releases."""
     own = django_container.of_site(site)
     containers = [django_container.of_release(path) for path in site.releases.glob("*-*")]
@@ -143,5 +147,5 @@ def _used(site: Site) -> list[Engine]:
 
 
 def _has_failed(folder: Path) -> bool:
-    record: Mapping[str, object] = django_host_file.read_json(folder / "release.json") or {}
-    return record.get("state") == "failed"
+    """Return whether a folder is that of a release without its source."""
+    return (folder / "release.json").exists() and not (folder / "source").is_dir()

@@ -8,6 +8,7 @@ from typing import Any
 
 import django_container
 from django_container import Container, Inside
+from django_container_engine import Engine
 from django_site import Site
 
 #: Seconds before systemd ends a unit by force in which the engine has ended its container by force.
@@ -40,7 +41,7 @@ def lines(
         ("ExecStartPre", f"/usr/bin/install -d -m 0750 -o {site.user} -g {site.user} {run}"),
         *start(container, inside, variables["command"], run, own),
         ("ExecStop", f"-{quoted(stop)}"),
-        ("ExecStopPost", f"-{quoted([*engine.program, 'rm', '--force', *engine.at_once, name])}"),
+        ("ExecStopPost", ended(engine, name)),
         ("ExecStopPost", f"-/bin/rm -rf {run}"),
     ]
 
@@ -69,7 +70,7 @@ def _attached(
     wait = f"until [ -e {run}/ready ]; do kill -0 $MAINPID || exit 1; sleep 0.1; done"
     return [
         ("Type", "exec"),
-        ("ExecStartPre", f"-{quoted([*engine.program, 'rm', '--force', inside.name])}"),
+        ("ExecStartPre", ended(engine, inside.name)),
         ("ExecStart", quoted(argv)),
         ("ExecStartPost", f'/bin/sh -c "{wait}"'),
     ]
@@ -80,8 +81,13 @@ def of_command(container: Container, inside: Inside, argv: Sequence[str]) -> tup
     engine = container.engine
     own = ["--replace"] if engine.name == "podman" else []
     command = django_container.argv(engine, container.image, inside, argv, "--interactive", "--log-driver=none", *own)
-    end = [*engine.program, "rm", "--force", *engine.at_once, inside.name]
-    return [("Environment", "PODMAN_IGNORE_CGROUPSV1_WARNING=1"), ("ExecStopPost", f"-{quoted(end)}")], command
+    return [("Environment", "PODMAN_IGNORE_CGROUPSV1_WARNING=1"), ("ExecStopPost", ended(engine, inside.name))], command
+
+
+def ended(engine: Engine, name: str) -> str:
+    """Return the command that ends and removes a container, and reports nothing where there is none."""
+    end = " ".join([*engine.program, "rm", "--force", *engine.at_once, name])
+    return f'-/bin/sh -c "{end} >/dev/null 2>&1"'
 
 
 def quoted(argv: Sequence[str]) -> str:

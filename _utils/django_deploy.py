@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import django_container_image
 import django_deploy_inputs
 import django_deploy_migration
 import django_host_clock
@@ -520,6 +521,8 @@ class Deployment:
         else:
             failure = {"step": step, "error": str(error), "judged_by": self.configuration_hash()}
             release.update(state="failed", steps=self.seconds, **failure)
+        if self.site.config.get("container"):
+            django_container_image.prune(self.site)
 
     # The record
 

@@ -6,6 +6,7 @@ import secrets as secrets_module
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import django_container_image
 import django_deploy_difference
 import django_deploy_migration
 import django_deploy_preflight
@@ -105,6 +106,8 @@ def _aside(deployment: Deployment) -> Iterator[Release]:
     finally:
         os.umask(umask)
         django_host_file.remove_tree(folder)
+        if site.config.get("container"):
+            django_container_image.prune(site)
 
 
 def _build(deployment: Deployment, release: Release) -> None:

@@ -27,6 +27,11 @@ def container(site: Site, _own: Site) -> Iterator[Problem]:
         yield ("container",), text
     if site["server"]["kind"] == "mod_wsgi":
         yield ("container",), "not supported with server:kind mod_wsgi, which runs in Apache: choose another server"
+    if site["adopt"]:
+        yield ("adopt",), "not supported with container: take over the deployment first, then set container"
+    if site["container"]["base"] and site["packages"]:
+        text = "has no effect with container:base: remove it, and choose an image that has these packages"
+        yield ("packages",), text
     for key in SYSTEMD:
         if site[key]:
             yield (key,), "has no effect in a container, which the engine confines: remove it"

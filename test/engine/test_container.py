@@ -200,7 +200,7 @@ class Played:
 def engine(monkeypatch, site):
     played = Played({})
     monkeypatch.setattr(django_container_image.django_container, "engine", lambda _site: played)
-    monkeypatch.setattr(django_container_image, "_used", lambda _site: [played])
+    monkeypatch.setattr(django_container_image, "used", lambda _site: [played])
     monkeypatch.setattr(django_container_base, "require", lambda _site: "base")
     return played
 
@@ -208,7 +208,7 @@ def engine(monkeypatch, site):
 def test_images_go_with_their_folders_and_foreign_ones_stay(site, release, engine):
     gone, failed = site.releases / "0007-gone", site.releases / "0041-failed"
     failed.mkdir()
-    (failed / "release.json").write_text(json.dumps({"state": "failed"}))
+    (failed / "release.json").write_text(json.dumps({"state": "failed"}))  # whose source was deleted
     own = django_container_base.SITE + "=blog"
     at = django_container_base.PATH
     engine.present |= {

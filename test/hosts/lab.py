@@ -49,6 +49,8 @@ RIGHTS = ("--cap-add=SYS_ADMIN,SYS_PTRACE", "--security-opt=seccomp=unconfined",
 ENGINE = (
     *("--privileged", "--cgroupns=private"),
     *("--volume=/var/lib/containers", "--volume=/var/lib/docker", "--volume=/var/lib/containerd"),
+    # With all rights systemd tries to load modules into the kernel of this machine.
+    "--volume=/dev/null:/etc/systemd/system/systemd-modules-load.service",
 )
 MINION = {
     "id": "host",
