@@ -17,7 +17,7 @@ from django_container_engine import ENGINES, Engine
 from django_site import RUNTIME, Site
 
 #: What a release records of its image.
-RECORD = {"engine": str, "image": str, "mounts": [str]}
+RECORD = {"engine": str, "image": str, "base": str, "mounts": [str]}
 #: Reads files of variables, which systemd would read, then becomes the command: no variable is an argument or part of
 #: what the engine shows of a container.
 _ENTER = 'umask 027; set -a; while [ "$1" != -- ]; do . "$1"; shift; done; set +a; shift; exec "$@"'
@@ -31,10 +31,18 @@ _USERS = ("/etc/passwd", "/etc/group")
 
 @dataclasses.dataclass(frozen=True)
 class Container:
-    """The container of a release: its engine, its image, and the files of its source that the image does not have."""
+    """The container of a release.
+
+    Attributes:
+        engine: has the images.
+        image: the name of the release's image.
+        base: the name of the image that it begins with.
+        mounts: paths of its source that the image does not have.
+    """
 
     engine: Engine
     image: str
+    base: str
     mounts: tuple[str, ...] = ()
 
 
@@ -79,7 +87,7 @@ def of_release(release: Path) -> Container | None:
     if not found or found["container"]["engine"] not in ENGINES:
         return None
     container = found["container"]
-    return Container(ENGINES[container["engine"]], container["image"], tuple(container["mounts"]))
+    return Container(ENGINES[container["engine"]], container["image"], container["base"], tuple(container["mounts"]))
 
 
 def argv(engine: Engine, image: str, inside: Inside, command: Sequence[str], *options: str) -> list[str]:
@@ -145,8 +153,12 @@ def with_run_folder(inside: Inside, folder: str, resources: Mapping[str, Any] | 
 
 
 def with_files(site: Site, release: Path, inside: Inside, argv: Sequence[str]) -> Inside:
-    """Return what a command needs, the folders of the site's files that it names too."""
-    own = [release / "source", release / "config", release / "virtualenv"]
+    """Return what a command needs, the folders of the site's files that it names too.
+
+    What the site may write is there already; a folder in it could be a link to elsewhere the next moment.
+    """
+    there = map(Path, (*inside.read, *inside.write))
+    own = [release / "source", release / "config", release / "virtualenv", *there]
     named = [Path(word) for word in argv if word.startswith(f"{site.root}/")]
     others = [path.parent for path in named if not any(path.is_relative_to(one) for one in own) and path.is_file()]
     return dataclasses.replace(inside, read=[*inside.read, *map(str, others)])
@@ -154,7 +166,8 @@ def with_files(site: Site, release: Path, inside: Inside, argv: Sequence[str]) -
 
 def record(container: Container) -> dict[str, Any]:
     """Return what a release records of its container."""
-    return {"engine": container.engine.name, "image": container.image, "mounts": [*container.mounts]}
+    names = {"engine": container.engine.name, "image": container.image, "base": container.base}
+    return {**names, "mounts": [*container.mounts]}
 
 
 def _stores(site: Site) -> list[Path]:

@@ -62,6 +62,22 @@ def require(site: Site) -> str:
     return _found[engine.name, name]
 
 
+def require_of(site: Site, engine: Engine, name: str) -> None:
+    """Have the base of a release, which may be another one than that of the pillar.
+
+    Raises:
+        DeploymentError: this host does not have it, and it is not that of the pillar; or that can not be made.
+    """
+    if engine.image(name):
+        return
+    if not site.config.get("container") or reference(site) != name:
+        raise DeploymentError(
+            f"{engine.name} no longer has the image {name}, with which the release was made",
+            hint=f"activate another release, or make a new one: django.release {site.name}",
+        )
+    require(site)
+
+
 def _pull(site: Site, engine: Engine, name: str) -> None:
     hint = f"correct django:sites:{site.name}:container:base, or give this host the image: {engine.name} load"
     engine.run("pull", "--quiet", name, doing=f"pulling the image {name}", timeout=_TIMEOUT, hint=hint)

@@ -44,18 +44,21 @@ def dependencies(site: Site, key: str) -> str:
     Raises:
         DeploymentError: it cannot be made.
     """
-    engine, name = django_container.engine(site), f"localhost/django/{site.name}-deps:{key}"
+    return _dependencies(site, django_container.engine(site), django_container_base.reference(site), key)
+
+
+def _dependencies(site: Site, engine: Engine, base: str, key: str) -> str:
+    name = f"localhost/django/{site.name}-deps:{key}"
     folder = site.virtualenvs / key
     if not engine.image(name):
-        django_container_base.require(site)
-        base = django_container_base.reference(site)
+        django_container_base.require_of(site, engine, base)
         text = _DEPENDENCIES.format(base=base, labels=_labels(site, folder), target=folder)
         _build(site, engine, text, folder, name, ignored="")
     return name
 
 
 def of_release(site: Site, release: Path, key: str) -> Container:
-    """Make the image of a release, and return its container.
+    """Make the image of a new release, and return its container.
 
     Args:
         key: the name of its virtualenv.
@@ -63,31 +66,54 @@ def of_release(site: Site, release: Path, key: str) -> Container:
     Raises:
         DeploymentError: it cannot be made.
     """
-    engine = django_container.engine(site)
     # A plan's release is in a folder of its own.
     tag = release.name if release.parent == site.releases else f"{release.parent.name}-{release.name}"
-    name = f"localhost/django/{site.name}:{tag}"
-    private = [*site.config["files"], *_private(release / "source")]
+    private = [*site.config["files"], *_private(site, release / "source")]
+    mounts = tuple(f"{release}/source/{path}" for path in dict.fromkeys(private))
+    base, name = django_container_base.reference(site), f"localhost/django/{site.name}:{tag}"
+    container = Container(django_container.engine(site), name, base, mounts)
+    _make(site, release, key, container)
+    return container
+
+
+def _make(site: Site, release: Path, key: str, container: Container) -> None:
+    """Make the image of a release, from its source and its virtualenv."""
     tree = release / "image/tree"
     tree.mkdir(parents=True, exist_ok=True)
     django_host_file.link(tree / "virtualenv", os.readlink(release / "virtualenv"), durable=False)
     text = _RELEASE.format(
-        dependencies=dependencies(site, key),
+        dependencies=_dependencies(site, container.engine, container.base, key),
         labels=_labels(site, release),
         release=release,
         group=django_host_user.group_id(site.user),
     )
-    ignored = ["*", "!source", "!image/tree", *(f"source/{path}" for path in private), *(f"**/{one}" for one in _NEVER)]
-    _build(site, engine, text, release, name, ignored="\n".join(ignored))
-    return Container(engine, name, tuple(f"{release}/source/{path}" for path in private))
+    private = [os.path.relpath(path, release) for path in container.mounts]
+    written = [f"source/{path}/*" for path in site.config["writable"]]  # by the site, and mounted
+    ignored = ["*", "!source", "!image/tree", *private, *written, *(f"**/{one}" for one in _NEVER)]
+    _build(site, container.engine, text, release, container.image, ignored="\n".join(ignored))
 
 
-def _private(source: Path) -> Iterator[str]:
-    """Yield the paths in a source that may hold secrets."""
+def _private(site: Site, source: Path) -> Iterator[str]:
+    """Yield the paths in a source that may hold secrets, to be mounted.
+
+    A link is in the image instead: mounted, it would show what it leads to. So is no path that the site may write.
+
+    Raises:
+        DeploymentError: the name of one cannot be given to an engine.
+    """
     for parent, folders, names in os.walk(source):
+        inner = os.path.relpath(parent, source)
+        folders[:] = [name for name in folders if os.path.normpath(f"{inner}/{name}") not in site.config["writable"]]
         found = [name for name in (*folders, *names) if any(fnmatch.fnmatch(name, one) for one in _PRIVATE)]
         folders[:] = [name for name in folders if name not in found]
-        yield from (os.path.relpath(os.path.join(parent, name), source) for name in sorted(found))
+        for path in sorted(os.path.normpath(f"{inner}/{name}") for name in found):
+            if ":" in path:
+                raise DeploymentError(
+                    f"{path} may have secrets, and a name with a colon cannot be mounted in a container",
+                    hint="rename it in the repository",
+                )
+            if not os.path.islink(source / path):
+                yield path
 
 
 def _labels(site: Site, folder: Path) -> str:
@@ -116,26 +142,7 @@ def require(site: Site, release: Path) -> None:
     """
     container = django_container.of_release(release)
     if container and not container.engine.image(container.image):
-        of_release(site, release, os.path.basename(os.readlink(release / "virtualenv")))
-
-
-def prune(site: Site, engines: Sequence[Engine] = ()) -> list[str]:
-    """Remove the images of a site whose folder or source is gone, and return what cannot be removed.
-
-    Args:
-        engines: those to look at, where the site has no releases any more.
-    """
-    stuck = []
-    for engine in engines or used(site):
-        for image in engine.images(f"{SITE}={site.name}"):
-            folder = Path(engine.labels(image, PATH))
-            if folder.is_dir() and not _has_failed(folder):
-                continue
-            try:
-                engine.remove(image)
-            except DeploymentError as error:
-                stuck.append(f"the image of {folder.name} could not be removed: {error.message}")
-    return stuck
+        _make(site, release, os.path.basename(os.readlink(release / "virtualenv")), container)
 
 
 def used(site: Site) -> list[Engine]:
@@ -144,6 +151,35 @@ def used(site: Site) -> list[Engine]:
     containers = [django_container.of_release(path) for path in site.releases.glob("*-*")]
     names = {engine.name for engine in [own, *(one.engine for one in containers if one)] if engine}
     return [ENGINES[name] for name in sorted(names)]
+
+
+def prune(site: Site, engines: Sequence[Engine]) -> list[str]:
+    """Remove the images of a site whose folder or source is gone, and return what cannot be removed.
+
+    Args:
+        engines: those that the site used before its folders were removed.
+    """
+    stuck = []
+    for engine in engines:
+        try:
+            for image in engine.images(f"{SITE}={site.name}"):
+                folder = Path(engine.labels(image, PATH))
+                if not folder.is_dir() or _has_failed(folder):
+                    engine.remove(image)
+        except DeploymentError as error:
+            stuck.append(f"images of {site.name} could not be removed: {error.message}")
+    return stuck
+
+
+def forget(site: Site) -> None:
+    """Remove all images of a site that is removed; to be called while its releases are there.
+
+    Raises:
+        DeploymentError: an engine cannot remove one.
+    """
+    for engine in used(site):
+        for image in engine.images(f"{SITE}={site.name}"):
+            engine.remove(image)
 
 
 def _has_failed(folder: Path) -> bool:

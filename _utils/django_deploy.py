@@ -521,8 +521,7 @@ class Deployment:
         else:
             failure = {"step": step, "error": str(error), "judged_by": self.configuration_hash()}
             release.update(state="failed", steps=self.seconds, **failure)
-        if self.site.config.get("container"):
-            django_container_image.prune(self.site)
+        self.warnings += django_container_image.prune(self.site, django_container_image.used(self.site))
 
     # The record
 

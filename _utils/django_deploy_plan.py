@@ -106,8 +106,7 @@ def _aside(deployment: Deployment) -> Iterator[Release]:
     finally:
         os.umask(umask)
         django_host_file.remove_tree(folder)
-        if site.config.get("container"):
-            django_container_image.prune(site)
+        django_container_image.prune(site, django_container_image.used(site))
 
 
 def _build(deployment: Deployment, release: Release) -> None:

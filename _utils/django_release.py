@@ -258,7 +258,8 @@ def prune(site: Site) -> list[str]:
         if release.record.get("state") == "held" and live and release.sequence > live.sequence
     }
     kept |= django_release_use.names(site)
-    stuck = []
+    stuck: list[str] = []
+    engines = django_container_image.used(site)
     finishing = [release for release in present if release.name not in kept and _has_workers_left(release)]
     kept |= {release.name for release in finishing[-site.config["releases"]["keep"] :]}
     for release in present:
@@ -282,7 +283,7 @@ def prune(site: Site) -> list[str]:
     used = {os.path.basename(os.readlink(link)) for link in links if link.is_symlink()}
     for path in django_virtualenv.unused(site, used):
         stuck += _tried(f"the virtualenv {path.name}", partial(django_host_file.remove_tree, path))
-    return [*stuck, *django_container_image.prune(site)]
+    return [*stuck, *django_container_image.prune(site, engines)]
 
 
 def _has_workers_left(release: Release) -> bool:

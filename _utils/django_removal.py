@@ -136,7 +136,6 @@ def _remove(site: Site) -> None:
     django_schedule.remove(site)
     for manager in django_release_instance.PROCESS_MANAGERS.values():
         manager.end_tasks(site)
-    engines = django_container_image.used(site)
     sequences = django_release_instance.numbers(site)
     for sequence in sorted(sequences):
         django_release_instance.remove(site, site.releases / f"{sequence}-")
@@ -144,6 +143,7 @@ def _remove(site: Site) -> None:
         django_release_instance.remove(site, release.path)
     if sequences:
         django_process_systemd.forget()
+    django_container_image.forget(site)
     django_store_setup.remove(site)
     django_store_served.remove(site)
     django_process_build.end_processes(site)
@@ -156,8 +156,6 @@ def _remove(site: Site) -> None:
         gone += data(site)
     for path in [path for path in gone if not django_host_mount.within(path)]:
         django_host_file.remove_tree(path)
-    if engines:
-        django_container_image.prune(site, engines)
     if not django_site.registered():
         django_host_mount.remove(django_site.RUNTIME)
     django_tls.remove_challenges()

@@ -1,6 +1,7 @@
 """Containers: the arguments by which an engine runs a command of a site, its units, and which images are removed."""
 
 import json
+import shutil
 import subprocess
 
 import django_container
@@ -33,7 +34,7 @@ def release(site):
     path = site.releases / NAME
     for name in ("config", "source", "static"):
         (path / name).mkdir(parents=True)
-    container = Container(PODMAN, f"localhost/django/blog:{NAME}", (f"{path}/source/.env",))
+    container = Container(PODMAN, f"localhost/django/blog:{NAME}", "localhost/base", (f"{path}/source/.env",))
     (path / "source/.env").touch()
     (path / "release.json").write_text(json.dumps({"container": django_container.record(container)}))
     return path
@@ -49,7 +50,7 @@ def test_a_release_without_a_record_of_an_image_has_no_container(tmp_path):
 
 
 def test_an_unknown_engine_in_a_record_is_no_container(tmp_path):
-    record = {"engine": "../../bin/sh", "image": "x", "mounts": []}
+    record = {"engine": "../../bin/sh", "image": "x", "base": "y", "mounts": []}
     (tmp_path / "release.json").write_text(json.dumps({"container": record}))
     assert django_container.of_release(tmp_path) is None
 
@@ -119,7 +120,7 @@ def test_docker_gets_no_socket_of_systemd_and_is_waited_for(make_site):
     site = make_site(container={"engine": "docker"}, server={"kind": "gunicorn"})
     path = site.releases / NAME
     path.mkdir()
-    record = django_container.record(Container(ENGINES["docker"], f"localhost/django/blog:{NAME}"))
+    record = django_container.record(Container(ENGINES["docker"], f"localhost/django/blog:{NAME}", "localhost/base"))
     (path / "release.json").write_text(json.dumps({"container": record}))
     files = django_release_instance.configuration(site, path, FACTS, formula_templates())
     assert "django-blog-0042.socket" not in files
@@ -138,7 +139,7 @@ def test_a_worker_in_a_container_reads_the_link_of_the_active_release(make_site)
     site = make_site(container={}, workers={"mail": {"kind": "celery"}}, server={"kind": "gunicorn"})
     path = site.releases / NAME
     path.mkdir()
-    record = django_container.record(Container(PODMAN, f"localhost/django/blog:{NAME}"))
+    record = django_container.record(Container(PODMAN, f"localhost/django/blog:{NAME}", "localhost/base"))
     (path / "release.json").write_text(json.dumps({"container": record}))
     files = django_release_instance.configuration(site, path, FACTS, formula_templates())
     given = json.loads(files["worker-mail.json"])
@@ -200,8 +201,7 @@ class Played:
 def engine(monkeypatch, site):
     played = Played({})
     monkeypatch.setattr(django_container_image.django_container, "engine", lambda _site: played)
-    monkeypatch.setattr(django_container_image, "used", lambda _site: [played])
-    monkeypatch.setattr(django_container_base, "require", lambda _site: "base")
+    monkeypatch.setattr(django_container_base, "require_of", lambda _site, _engine, _name: None)
     return played
 
 
@@ -218,7 +218,7 @@ def test_images_go_with_their_folders_and_foreign_ones_stay(site, release, engin
         "foreign": ["maintainer=me"],
         "shop": [django_container_base.SITE + "=shop", f"{at}={gone}"],
     }
-    assert django_container_image.prune(site) == []
+    assert django_container_image.prune(site, [engine]) == []
     assert {*engine.present} == {"live", "foreign", "shop"}
 
 
@@ -235,12 +235,64 @@ def test_no_secret_of_the_source_is_in_the_image_of_a_release(site, release, eng
     assert f"source {release}/source" in text
 
 
+def test_what_leads_elsewhere_or_is_written_by_the_site_is_never_mounted(make_site, tmp_path, engine):
+    """Root would mount what a link leads to; the site may lay one where it writes."""
+    site = make_site(container={}, writable=["cache"])
+    source = site.releases / NAME / "source"
+    (source / "cache").mkdir(parents=True)
+    (source / ".envs").symlink_to("/root")
+    (source / "cache/.env").touch()
+    (source / ".env").touch()
+    assert [*django_container_image._private(site, source)] == [".env"]
+    (source / "a:b.key").touch()
+    with pytest.raises(DeploymentError, match=r"a:b\.key may have secrets, and a name with a colon"):
+        [*django_container_image._private(site, source)]
+
+
+def test_only_a_folder_that_the_site_cannot_exchange_is_mounted_for_a_command(site, release):
+    for name in ("media/up/a.csv", "imports/a.csv"):
+        (site.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (site.root / name).touch()
+    inside = django_container.Inside("n", site.user, "/", write=[str(site.media)])
+    named = [f"{site.root}/media/up/a.csv", f"{site.root}/imports/a.csv"]
+    assert django_container.with_files(site, release, inside, named).read == [f"{site.root}/imports"]
+
+
+def test_the_images_of_a_site_go_with_its_last_release_in_containers(make_site, release, monkeypatch):
+    monkeypatch.setattr(django_container_engine.Engine, "images", lambda _engine, _label: ["sha"])
+    monkeypatch.setattr(django_container_engine.Engine, "labels", lambda _engine, _image, _name: str(release))
+    removed = []
+    monkeypatch.setattr(django_container_engine.Engine, "remove", lambda _engine, image: removed.append(image))
+    plain = make_site()
+    engines = django_container_image.used(plain)
+    assert engines == [PODMAN] and django_container_image.prune(plain, engines) == [] and removed == []
+    shutil.rmtree(release)
+    assert django_container_image.used(plain) == []
+    assert django_container_image.prune(plain, engines) == [] and removed == ["sha"]
+
+
+def test_an_engine_that_fails_is_no_failure_of_the_release(site, monkeypatch):
+    def failing(_engine, _label):
+        raise DeploymentError("listing images failed: storage is locked")
+
+    monkeypatch.setattr(django_container_engine.Engine, "images", failing)
+    (told,) = django_container_image.prune(site, [PODMAN])
+    assert told == "images of blog could not be removed: listing images failed: storage is locked"
+
+
+def test_a_release_is_not_made_again_on_another_base(make_site, monkeypatch):
+    monkeypatch.setattr(django_container_engine.Engine, "image", lambda _engine, _name: "")
+    for site in (make_site(), make_site(container={"base": "localhost/other"})):
+        with pytest.raises(DeploymentError, match="podman no longer has the image localhost/base, with which"):
+            django_container_base.require_of(site, PODMAN, "localhost/base")
+
+
 def test_a_removed_image_is_made_again_from_its_release(site, release, engine, monkeypatch):
     (release / "virtualenv").symlink_to("../../virtualenvs/abc")
     monkeypatch.setattr(
         django_container_image.django_container,
         "of_release",
-        lambda _release: Container(engine, f"localhost/django/blog:{NAME}"),
+        lambda _release: Container(engine, f"localhost/django/blog:{NAME}", "localhost/base"),
     )
     django_container_image.require(site, release)
     django_container_image.require(site, release)

@@ -318,7 +318,7 @@ def test_servers_alone_have_the_variable_of_the_pool(make_site, process, has_poo
     release = site.releases / "0042-3f2a9c1b77de"
     (release / "config").mkdir(parents=True)
     if more:
-        container = Container(ENGINES["podman"], "localhost/django/blog:0042-3f2a9c1b77de")
+        container = Container(ENGINES["podman"], "localhost/django/blog:0042-3f2a9c1b77de", "localhost/base")
         (release / "release.json").write_text(json.dumps({"container": django_container.record(container)}))
     site.config["databases"]["default"] |= {"pool": 10, "pool_port": 6432} if has_pool else {}
     files = django_release_instance.configuration(site, release, FACTS, formula_templates())
