@@ -96,9 +96,10 @@ class Fleet:
         return self.deploy()
 
     def apply(self, target: str = "web*") -> dict[str, Any]:
-        """`state.apply django` on hosts; return each one's states."""
-        argv = ["salt", "--timeout=600", "--out=json", "--static", "--log-level=warning", target]
-        found: dict[str, Any] = json.loads(self.master.run([*argv, "state.apply", "django"], timeout=900).stdout)
+        """`state.apply django` on hosts, after those that are under way; return each one's states."""
+        salt = ["salt", "--timeout=600", "--out=json", "--static", "--log-level=warning"]
+        argv = [*salt, target, "state.apply", "django", "queue=True"]
+        found: dict[str, Any] = json.loads(self.master.run(argv, timeout=900).stdout)
         return found
 
     @contextmanager
