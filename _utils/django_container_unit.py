@@ -81,7 +81,8 @@ def of_command(container: Container, inside: Inside, argv: Sequence[str]) -> tup
     engine = container.engine
     own = ["--replace"] if engine.name == "podman" else []
     command = django_container.argv(engine, container.image, inside, argv, "--interactive", "--log-driver=none", *own)
-    return [("Environment", "PODMAN_IGNORE_CGROUPSV1_WARNING=1"), ("ExecStopPost", ended(engine, inside.name))], command
+    end = ended(engine, inside.name)  # before SIGTERM, which the first process of a container may ignore
+    return [("Environment", "PODMAN_IGNORE_CGROUPSV1_WARNING=1"), ("ExecStop", end), ("ExecStopPost", end)], command
 
 
 def ended(engine: Engine, name: str) -> str:

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: The most processes of the build user, and their nice value.
 _PROCESSES, _NICE = 2048, 10
+#: The share of the CPU of a build in a container; others have 1024.
+_CPU_SHARES = 200
 #: Without a unit, disk time is for the site before it is for a build; where a kernel refuses, the build goes on.
 _IDLE_IO = ("/usr/bin/ionice", "--class", "idle", "--ignore")
 #: Seconds between SIGTERM and SIGKILL for processes that a build left behind, and until their end is an error.
@@ -149,7 +151,10 @@ def _in_container(site: Site, command: Command, writable: Sequence[str], image: 
         variables=[str(variables)],
     )
     own = ["--replace", "--log-driver=none"] if engine.name == "podman" else ["--log-driver=none"]
-    argv = django_container.argv(engine, image, inside, command.argv, *own)
+    own += [f"--cpu-shares={_CPU_SHARES}", f"--pids-limit={_PROCESSES}"]
+    # Our own timeout comes first: this one is for the case that this process is killed.
+    limited = ["nice", f"--adjustment={_NICE}", "timeout", "--kill-after=5", f"{command.timeout + 15:g}"]
+    argv = django_container.argv(engine, image, inside, [*limited, *command.argv], *own)
     text = django_host_environment.environment_file(given)
     django_host_file.write(variables, text, mode=0o640, group=site.build_user, durable=False)
     try:

@@ -46,6 +46,8 @@ CGROUP = Path("/sys/fs/cgroup")
 _BUS = Path("/run/dbus/system_bus_socket")
 #: Where systemd keeps the files of transient units as long as they are loaded, and the seconds that unloading may take.
 _TRANSIENT, _UNLOADED = "/run/systemd/transient", 5.0
+#: Seconds that a container engine has to end a container, which is much more than it needs.
+_ENGINE_STOP = 15
 #: What systemd logs where it cannot execute a command at all; the cause is on the host, in a drop-in for example.
 CANNOT_START = re.compile(
     r"Failed (at step|to (determine|load|locate|set up)) .*|Main process exited, code=exited, status=2\d\d/[A-Z]+"
@@ -280,6 +282,7 @@ class Systemd(ProcessManager):
                 secrets=command.secrets,
                 errors_too=command.errors_too,
                 only_the_end=command.only_the_end,
+                stop=_ENGINE_STOP if container else 1,
             )
         except DeploymentError as error:
             raise _cannot_start(error, command.doing, name, began) from None
@@ -478,9 +481,19 @@ def _systemctl(*arguments: str, doing: str, timeout: float = 90, check: bool = T
 
 
 def _run_unit(
-    name: str, properties: Sequence[str], argv: Sequence[str], *, doing: str, timeout: float, **options: Any
+    name: str,
+    properties: Sequence[str],
+    argv: Sequence[str],
+    *,
+    doing: str,
+    timeout: float,
+    stop: int = 1,
+    **options: Any,
 ) -> str:
     """Run a command in a transient unit, return its output, and end every process that it left behind.
+
+    Args:
+        stop: seconds that its processes have to end before they are killed.
 
     Raises:
         DeploymentError: it fails, or times out.
@@ -489,7 +502,7 @@ def _run_unit(
     limits = [
         # Our own timeout comes first: the unit's is for the case that this process is killed.
         f"--property=RuntimeMaxSec={timeout + 15:g}",
-        *("--property=TimeoutStopSec=1", "--property=KillMode=control-group", "--property=SendSIGKILL=yes"),
+        *(f"--property=TimeoutStopSec={stop}", "--property=KillMode=control-group", "--property=SendSIGKILL=yes"),
     ]
     began = time.time()
     command = Command(["systemd-run", *own, *properties, *limits, "--", *argv], doing=doing, timeout=timeout, **options)

@@ -9,6 +9,7 @@ import django_container_base
 import django_container_engine
 import django_container_image
 import django_container_unit
+import django_host_command
 import django_process_systemd
 import django_release_instance
 import pytest
@@ -247,6 +248,23 @@ def test_what_leads_elsewhere_or_is_written_by_the_site_is_never_mounted(make_si
     (source / "a:b.key").touch()
     with pytest.raises(DeploymentError, match=r"a:b\.key may have secrets, and a name with a colon"):
         [*django_container_image._private(site, source)]
+
+
+def test_a_command_that_times_out_ends_with_its_container(site, release, monkeypatch):
+    """The engine ends it first: a process with the number 1 may ignore SIGTERM, and go on without the engine."""
+    commands = []
+    monkeypatch.setattr(django_process_systemd, "start_bus", lambda: None)
+    monkeypatch.setattr(django_process_systemd, "_end", lambda _name: None)
+    monkeypatch.setattr(
+        django_process_systemd.django_host_command,
+        "execute",
+        lambda command: commands.append(command.argv) or django_host_command.Ended(0, "", ""),
+    )
+    django_process_systemd.Systemd().run(command(site, release))
+    (argv,) = commands
+    stop = [word for word in argv if word.startswith("--property=ExecStop=")]
+    assert len(stop) == 1 and "podman --events-backend=none rm --force" in stop[0] and "django-blog-" in stop[0]
+    assert "--property=TimeoutStopSec=15" in argv
 
 
 def test_only_a_folder_that_the_site_cannot_exchange_is_mounted_for_a_command(site, release):
