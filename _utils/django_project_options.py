@@ -121,6 +121,8 @@ def _distribution() -> str:
     return ""
 
 
+#: A secret with a value of its own in a file with settings.
+_SECRET_OF_EXAMPLE = re.compile(r"""^(\w*(?:_KEY|SECRET|PASSWORD|TOKEN|SALT))\s*=\s*["'][^"']+["']""", re.MULTILINE)
 #: A distribution with a package of pgvector → the version of its PostgreSQL.
 _POSTGRES = {"trixie": "17", "noble": "16"}
 #: Words for addresses, which settings may parse while they are imported → one of that kind for a build without it.
@@ -263,6 +265,11 @@ def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequen
         why = f"not in the source, and needed: with the values of {examples}"
         contents = {one.path: {"contents": one.contents} for one in found}
         report.set("files", {**before, **contents}, "; ".join(filter(None, [comment, why])))
+    for one in found:
+        known = [name for name in _SECRET_OF_EXAMPLE.findall(one.contents) if name not in one.words]
+        if known:
+            text = f"{django_project.listed(known)} in {one.path} has the value of {one.example}, which everybody knows"
+            report.remarks.append(f"{text}: set another one in `files`")
     words = {name: ({"from": word}, f"for {one.path}") for one in found for name, word in one.words.items()}
     if words:
         report.set("environment", {**words, **report.value("environment", {})})

@@ -86,3 +86,14 @@ def test_psycopg2_that_python_cannot_import_is_replaced():
         "psycopg2 2.8.6 does not run on this Python: set django:sites:blog:python_packages: ['psycopg2~=2.9.5']"
     )
     assert django_project_dependency.hint(configured(), cause, INSTALLED) == ""
+
+
+def test_package_with_another_name_than_its_module_is_replaced_by_the_series_before():
+    cause = "ImportError: cannot import name 'Spooled' from 'storages.backends.s3boto3' (/x.py) (blog/settings.py:288)"
+    installed = {**INSTALLED, "django-storages": "1.14.6"}
+    assert django_project_dependency.hint(configured(), cause, installed) == (
+        "django-storages 1.14.6, which is installed, does not have Spooled: set "
+        "django:sites:blog:python_packages: ['django-storages<1.14']"
+    )
+    present = configured(python_packages=["django-storages<1.14"])
+    assert django_project_dependency.hint(present, cause, installed) == ""
