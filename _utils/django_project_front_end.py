@@ -253,8 +253,18 @@ def _reads(settings: Settings, folder: Path) -> bool:
         settings.get(name) is UNKNOWN for name in ("STATICFILES_DIRS", "TEMPLATES") if name in settings.values
     )
     values = (plain(value) for name, value in settings.values.items() if name != "BASE_DIR")
-    is_named = any(Path(os.path.normpath(path)).is_relative_to(folder) for value in values for path in _paths(value))
+    named = [path for value in values for path in _paths(value)]
+    named += [os.path.join(folder.parent, path) for path in _relative(plain(settings.get("STATICFILES_DIRS")))]
+    is_named = any(Path(os.path.normpath(path)).is_relative_to(folder) for path in named)
     return is_named or (unknown and folder.name != "node_modules")
+
+
+def _relative(value: Any) -> Iterator[str]:
+    """Yield the folders of STATICFILES_DIRS that a project names without the folder that they are in."""
+    for part in value if isinstance(value, list) else ():
+        path = part[-1] if isinstance(part, list) and part else part
+        if isinstance(path, str | PurePosixPath) and re.fullmatch(r"[\w@.+-][\w/@.+-]*", str(path)):
+            yield str(path)
 
 
 def _paths(value: Any) -> Iterator[str]:

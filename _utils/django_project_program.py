@@ -352,7 +352,7 @@ def _explained(
     failure = kind(
         text,
         log="" if report["blocked"] else error.log,
-        hint=_hint(site, release, facts, report, evidence) or error.hint,
+        hint=_hint(site, release, facts, report, evidence) or error.hint or _more_time(site, doing, error),
         transient=bool(report["blocked"])
         or (error.transient and not django_site_cause_file.of_file(site, evidence, facts)),
     )
@@ -360,6 +360,13 @@ def _explained(
         failure.names = report["applied"].split(", ")
     django_database.add_hint(site, failure)
     return failure
+
+
+def _more_time(site: Site, doing: str, error: DeploymentError) -> str:
+    """Return the option for the time that a program did not end in; empty for other failures."""
+    option = "migrate:timeout" if "migrat" in doing else "timeouts:start"
+    is_late = error.message.startswith(f"{doing}: timed out after")
+    return f"give it more time: set django:sites:{site.name}:{option} to a longer one" if is_late else ""
 
 
 def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[str, str], cause: str) -> str:

@@ -38,6 +38,9 @@ _WHEELS = {
     "lxml": (("3.11", "4.9.1"), ("3.13", "5.3")),
     "cffi": (("3.11", "1.15.1"), ("3.13", "1.17")),
     "greenlet": (("3.11", "1.1.3"), ("3.13", "3.1")),
+    "psutil": (("3.11", "5.9.4"),),
+    "rcssmin": (("3.11", "1.1.1"), ("3.13", "1.2")),
+    "rjsmin": (("3.11", "1.2.1"), ("3.13", "1.2.3")),
 }
 #: Package → Python, the first version that may be built for it with the libraries of Debian and imported, and the
 #: version that replaces an older one: the nearest that has a wheel, or can be built.
@@ -102,7 +105,7 @@ def system_packages(required: Collection[str]) -> Iterator[tuple[str, list[str]]
     """Yield the required packages that need packages of Debian, and these."""
     for pattern, packages in _SYSTEM_PACKAGES:
         matching = [name for name in required if re.match(rf"({pattern})(?![\w-])", name)]
-        if matching and f"{matching[0]}-binary" not in required:
+        if matching:
             yield matching[0], packages
 
 

@@ -195,7 +195,7 @@ _HINTS = (
         "project, and commit what it writes",
     ),
     (
-        r"(?:[Cc]olumn |no such column: |no column named )[\"']?([\w.]+)[\"']?"
+        r"(?:[Cc]olumn |no such column: |no column named )[\"']?([a-zA-Z_][\w.]*)[\"']?"
         r"(?: of relation \"\w+\")?(?: does not exist| in '|$|\n| \()",
         "the database has no column {0}: commit the migration that adds it; manage.py makemigrations writes it",
     ),

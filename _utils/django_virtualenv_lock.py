@@ -83,6 +83,8 @@ def as_requirements(work: Path, name: str, *, indexes: bool = True) -> Path:
         target.unlink(missing_ok=True)
         return target
     convert = {"Pipfile.lock": _pipfile_requirements, "poetry.lock": _poetry_requirements}.get(path.name)
+    if path.name == "pyproject.toml" and "name" not in read_toml(path).get("project", {"name": ""}):
+        convert = _pyproject_requirements  # uv refuses the table [project] without it; PDM and others do not
     if not convert:
         return path
     try:
@@ -172,6 +174,12 @@ def _pipfile_requirements(path: Path) -> Iterator[str]:
         else:
             requirement = f"{name}{extras}{package['version']}"
         yield f"{requirement}{_marker(package.get('markers'))}\n"
+
+
+def _pyproject_requirements(path: Path) -> Iterator[str]:
+    groups = groups_of_pyproject(path).values()
+    listed: list[str] = read_toml(path)["project"].get("dependencies", [])
+    yield from (f"{one}\n" for one in itertools.chain(listed, *groups))
 
 
 def _poetry_requirements(path: Path) -> Iterator[str]:

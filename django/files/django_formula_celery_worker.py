@@ -313,6 +313,16 @@ def pool_of(app, chosen):
     return pool
 
 
+def start(app, argv):
+    """Run `celery worker` until it ends; Celery 5.0.0 to 5.0.2 has no `worker_main`, and later ones do this in it."""
+    if hasattr(app, "worker_main"):
+        return app.worker_main(argv)
+    from celery.bin.celery import celery
+
+    celery.params[0].default = app
+    return celery.main(args=argv, standalone_mode=False)
+
+
 def run(given):
     """Run the worker until it is stopped; `django_formula_celery` calls this.
 
@@ -328,4 +338,4 @@ def run(given):
     signals.worker_ready.connect(follower.begin)
     signals.worker_shutting_down.connect(follower.stop)
     sys.argv[0] = "celery"
-    sys.exit(app.worker_main(arguments(given)))
+    sys.exit(start(app, arguments(given)))

@@ -184,6 +184,17 @@ def test_missing_module_that_is_in_the_source_is_named_in_the_hint(project_comma
     assert error.value.hint == hint
 
 
+def test_program_that_takes_too_long_names_the_option_for_it(project_commands):
+    project_commands.error = DeploymentError("starting Django: timed out after 300 s", transient=True)
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.start(configured(), RELEASE, FACTS, [])
+    assert error.value.hint == "give it more time: set django:sites:blog:timeouts:start to a longer one"
+    project_commands.error = DeploymentError("migrating the database: timed out after 1800 s", transient=True)
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.migrate(configured(), RELEASE, FACTS, [])
+    assert error.value.hint == "give it more time: set django:sites:blog:migrate:timeout to a longer one"
+
+
 def test_program_without_a_cause_keeps_its_log(project_commands):
     project_commands.error = DeploymentError(
         "starting Django failed (exit 217)", log="Failed to set up user namespacing"
