@@ -299,7 +299,7 @@ def _of_own_settings(found: _Found, settings: Settings, roots: Sequence[Path], s
             continue
         more = django_project_settings.read(roots, module, settings.given)
         settings.values |= {name: more.values[name] for name in django_project_stores.BROKERS if name in more.values}
-        for name in django_project_stores.read(more, ["celery"], []).words:
+        for name in {*django_project_stores.read(more, ["celery"], []).words} & {*more.variables}:  # others are made
             settings.variables.setdefault(name, more.variables[name])
 
 

@@ -45,6 +45,9 @@ _OF_EXAMPLE = re.compile(
 )
 #: A domain of a developer's own machine, or of documents.
 _EXAMPLE_DOMAIN = re.compile(r"([\w-]+\.)+localhost(:\d+)?|([\w-]+\.)*example\.(com|org|net)")
+#: Names of variables for the settings that a project runs with, and values of them that no live site has.
+_STAGE = re.compile(r"((DJANGO|APP)_)?(ENV|ENVIRONMENT)")
+_OF_DEVELOPMENT = re.compile(r"dev|develop|development|local", re.IGNORECASE)
 #: Settings with origins, which begin with https://, whatever the variables with them are called.
 _ORIGINS = re.compile(r"CORS_ALLOWED_ORIGINS|CORS_ORIGIN_WHITELIST|CSRF_TRUSTED_ORIGINS")
 #: Names of variables for the host of a service, words in them → the package of Debian whose server listens there.
@@ -275,9 +278,9 @@ def of(settings: Settings, context: Context) -> Environment:
             result.environment[name] = (_OFF[variable.kind], f"{place}: required; this turns nothing on")
         elif variable.required and name in examples:
             value = _OF_REDIS.sub(r"\1localhost", examples[name])  # a container of the example
-            is_domain = _EXAMPLE_DOMAIN.fullmatch(value)
-            comment = place if is_domain else f"{place}: as in {examples['']}"
-            result.environment[name] = (context.domain if is_domain else value, comment)
+            own = context.domain if _EXAMPLE_DOMAIN.fullmatch(value) else ""
+            own = "production" if _STAGE.fullmatch(name) and _OF_DEVELOPMENT.fullmatch(value) else own
+            result.environment[name] = (own or value, place if own else f"{place}: as in {examples['']}")
         elif variable.required:
             kind = {"int": "a number", "list": "a list, separated by commas", "parsed_json": "JSON"}.get(
                 variable.kind, ""
