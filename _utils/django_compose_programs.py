@@ -158,15 +158,13 @@ if [ ! -s /srv/tls/fullchain.pem ]; then
 fi
 mkdir -p /srv/challenges/.well-known/acme-challenge
 echo ready >/srv/challenges/.well-known/acme-challenge/ready
-until python3 -c "import urllib.request; urllib.request.urlopen('http://nginx:8080/.well-known/acme-challenge/ready')"
-do
-    sleep 5
-done
+ready="import urllib.request; urllib.request.urlopen('http://nginx:8080/.well-known/acme-challenge/ready')"
+until python3 -c "$ready" 2>/dev/null; do sleep 5; done
 while :; do
     # Let's Encrypt refuses more than five failures an hour.
     certbot certonly --non-interactive --agree-tos --email {email} --server "$ACME_DIRECTORY" --keep-until-expiring \\
         --webroot --webroot-path /srv/challenges --cert-name site --deploy-hook "$0 deploy" \\
-        {domains} && wait=12h || wait=1h
+        {domains} && wait=12h || wait=15m
     sleep $wait &
     wait $!
 done

@@ -200,7 +200,7 @@ services:
 def test_a_certificate_replaces_the_self_signed_one(clean):
     host = clean
     before = listening(host)
-    pebble.start(host, httpPort=8080, externalAccountBindingRequired=False)
+    pebble.start(host, rejected=0, httpPort=8080, externalAccountBindingRequired=False)
     host.run(["rm", "-rf", "/srv/blog"])
     host.send(folder(ROOT / "examples/project"), "/srv/blog")
     options = ["--domain", "blog.example.org", "--certificates", "ray@example.org"]
