@@ -221,7 +221,8 @@ def _end_others(pools: Pools) -> None:
     """End connections from addresses that may no longer log in; PgBouncer itself asks at a login only."""
     for row in _clients():
         if row["addr"] not in pools.get(row["database"], {}).get("clients", ()):
-            argv = ["ss", "--kill", "--tcp", "--no-header", "dst", row["addr"], "dport", "=", f":{row['port']}"]
+            address = f"[{row['addr']}]" if ":" in row["addr"] else row["addr"]
+            argv = ["ss", "--kill", "--tcp", "--no-header", "dst", address, "dport", "=", f":{row['port']}"]
             django_host_command.run(argv, doing=f"ending a connection of {row['addr']}")
 
 

@@ -259,11 +259,11 @@ def test_a_port_of_another_program_is_named(host, monkeypatch):
 
 def test_a_host_that_leaves_is_let_in_no_more_and_its_connections_end(host):
     serve()
-    host.clients = ["10.0.0.1", "10.0.0.3"]
+    host.clients = ["10.0.0.1", "10.0.0.3", "2001:db8::3"]
     assert serve(hosts={**HOSTS, "jobs1": []}) == {"pool of blog": "10 connections"}
     assert "10.0.0.3" not in text("hba") and "10.0.0.3" not in django_database_pool.UNIT.read_text()
     ended = [one for one in host.told if one.startswith("ss ")]
-    assert ended == ["ss --kill --tcp --no-header dst 10.0.0.3 dport = :40000"]
+    assert ended == [f"ss --kill --tcp --no-header dst {one} dport = :40000" for one in ("10.0.0.3", "[2001:db8::3]")]
 
 
 PLAIN = {"engine": "postgres"}
