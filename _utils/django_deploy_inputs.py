@@ -75,11 +75,8 @@ def _configuration(site: Site) -> dict[str, Any]:
     if site.config.get("container"):
         config["packages"] = site.config["packages"]  # which are in its image
     if site.config["media"].get("shared"):
-        own = site.config["media"].get("mount") if site.config.get("container") else None
-        config["media"] = {
-            "shared": True,
-            "mount": own,
-        }  # units wait for it, and a container keeps seeing the former one
+        # Units wait for the mount, and a process keeps seeing the one that was there when it started.
+        config["media"] = {"shared": True, "mount": site.config["media"].get("mount")}
     if site.config["proxy"].get("keepalive"):
         config["proxy"] = {"keepalive": True}
     return config
