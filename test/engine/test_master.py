@@ -375,6 +375,7 @@ PROBLEMS = [
         "web2: it is being deployed by ada, since noon; salt-run django.abandon blog ends it",
     ),
     ({"deployment": "salt job 1"}, "web2: it is being deployed by salt job 1"),
+    ({"uploads": "nothing is mounted at /srv/django/blog/media"}, "web2: nothing is mounted at /srv/django/blog/media"),
     ({"key": "other"}, "web2: it does not accept what web1 signs with another secret key: apply on both"),
     ({"hosts": {"web9": {}}}, "web2: its hosts were applied from another pillar: apply on it"),
     ({"time": 0.0}, "web2: its clock differs by"),
