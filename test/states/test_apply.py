@@ -231,6 +231,24 @@ def test_existing_user_with_the_name_of_the_site_is_refused(salt, world, monkeyp
     assert "django:sites:blog:user" in failed[0].comment and not failed[0].changes and not world.live
 
 
+def test_existing_user_with_another_number_is_refused(salt, world, monkeypatch):
+    blog = SimpleNamespace(pw_name="blog", pw_gecos="Django site blog", pw_uid=998)
+    monkeypatch.setattr(django_host_user, "find_user", {"blog": blog}.get)
+    states = salt({"sites": {"blog": {**SITE, "uid": 1500}}})()
+    failed = [state for state in states if state.result is False]
+    text = "the user blog has the number 998 on this host, and django:sites:blog:uid is 1500"
+    assert failed[0].id == "blog has its users" and text in failed[0].comment
+    assert "usermod --uid 1500 blog" in failed[0].comment and not failed[0].changes and not world.live
+
+
+def test_host_that_mounts_uploads_gets_the_package_of_the_type(salt):
+    media = {"mount": {"device": "files1:/blog", "type": "nfs4"}}
+    low = salt({"sites": {"blog": {**SITE, "media": media, "uid": 1500}}}).loaders.modules.state.show_low_sls("django")
+    (packages,) = [chunk["pkgs"] for chunk in low if chunk["fun"] == "packages"]
+    (users,) = [chunk for chunk in low if chunk["fun"] == "users"]
+    assert "nfs-common" in packages and users["uid"] == 1500
+
+
 def broken_for_the_blog(step):
     def fails(deployment):
         if deployment.site.name == "blog":
