@@ -111,7 +111,7 @@ class Systemd(ProcessManager):
         name = f"{unit(site, release, part)}.service"
         container = django_container.of_release(release)
         if container:
-            return container.engine.pid(unit(site, release, part)) if _members(name) else None
+            return container.engine.pid(unit(site, release, part))  # its control group is not the unit's
         members = _members(name)
         if members is None:  # it does not run, or is in another slice
             return _main_pid(name) if _links(unit(site, release, part)) else None

@@ -149,6 +149,19 @@ def test_a_worker_in_a_container_reads_the_link_of_the_active_release(make_site)
     assert f"--volume={site.root}:/site:ro" not in files["django-blog-0042.service"]
 
 
+def test_the_process_of_a_container_is_the_one_that_the_engine_reports(site, release, monkeypatch):
+    asked = []
+
+    def run(_engine, *arguments, **_options):
+        asked.append(arguments)
+        return "4711\n"
+
+    monkeypatch.setattr(django_container_engine.Engine, "run", run)
+    assert django_process_systemd.MANAGER.pid(site, release) == 4711
+    assert django_process_systemd.MANAGER.pid(site, release, "mail") == 4711
+    assert [arguments[-1] for arguments in asked] == ["django-blog-0042", "django-blog-0042-mail"]
+
+
 def test_a_site_without_containers_has_the_unit_that_it_had(make_site):
     site = make_site(server={"kind": "gunicorn"})
     files = django_release_instance.configuration(site, site.releases / NAME, FACTS, formula_templates())
