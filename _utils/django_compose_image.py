@@ -66,6 +66,8 @@ RUN {remove}
 {build}RUN chmod -R go+rX-w /app
 
 FROM base
+# The containers' user has no home, and may write to /tmp alone.
+ENV HOME=/tmp
 COPY --from=packages /venv /venv
 COPY --from=source /app /app
 COPY compose/start compose/healthy /srv/
