@@ -225,6 +225,10 @@ _HINTS = (
         "set {at}:commands:after_static: {after_static}",
     ),
     (
+        r"Unknown result backend: '(amqp)'",
+        "Celery 5 does not have the result backend {0}: set {at}:settings: {{CELERY_RESULT_BACKEND: 'rpc://'}}",
+    ),
+    (
         r"Read-only file system: '[^'\n]*/static/CACHE",
         "django-compressor writes to STATIC_ROOT when a page is requested: set {at}:settings: "
         "{{COMPRESS_OFFLINE: true}} and {at}:commands:after_static: {after_static}",
