@@ -22,13 +22,11 @@ CANARIES = {
     "certs/tls.key": "canary-in-a-key",
     "shop/db.sqlite3": "canary-in-a-database",
 }
-#: systemd's unit for kernel modules fails in a container that may do what engines need.
-WITHOUT_MODULES = "--volume=/dev/null:/etc/systemd/system/systemd-modules-load.service:ro"
 
 
 @pytest.fixture(scope="module")
 def host(module_hosts) -> Host:
-    host = module_hosts("trixie", rights=ENGINE, options=[WITHOUT_MODULES])
+    host = module_hosts("trixie", rights=ENGINE)
     install(host)
     host.run("useradd --create-home --shell /bin/bash --groups docker ray")
     return host
