@@ -1,6 +1,7 @@
 """Read and write files in folders that only root may change: completely or not at all, even if power fails."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import django_host_command
+import django_host_proc
 import django_host_user
 import django_wall_shape
 
@@ -172,10 +174,15 @@ def remove_tree(path: Path) -> None:
     """Delete a file, a link or a tree, if it exists; what another process deletes meanwhile is no failure.
 
     systemd deletes the runtime folder of a unit shortly after `systemctl stop` has returned, for example.
+
+    Raises:
+        OSError: something is mounted at or below the path; then nothing is deleted.
     """
     if path.is_symlink() or path.is_file():
         path.unlink(missing_ok=True)
     elif path.exists():
+        if mounted := django_host_proc.mounted_within(path):
+            raise OSError(errno.EBUSY, "something is mounted there", str(mounted[0]))
         try:
             shutil.rmtree(path, onerror=_raise_unless_missing)
         except RecursionError:  # rm needs no stack frame per folder, and does not follow links either

@@ -7,13 +7,13 @@ link to the socket of another site, which the proxy would follow (docs/decisions
 import contextlib
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import django_host_command
 import django_host_config
 import django_host_file
 import django_host_proc
 from django_host_command import DeploymentError
+from django_host_proc import Mount
 
 UNITS = Path("/etc/systemd/system")
 _UNIT = """\
@@ -35,40 +35,10 @@ WantedBy=local-fs.target
 """
 
 
-class Mount(NamedTuple):
-    """A row of /proc/self/mountinfo: where it is mounted, with which options, its type, and what is mounted."""
-
-    folder: Path
-    options: list[str]
-    type: str
-    device: str
-
-
-def mounts() -> list[Mount]:
-    """Return all mounts of this host, a later one over an earlier one of the same folder."""
-    text = django_host_file.read_text(django_host_proc.PROC / "self/mountinfo") or ""
-    found = []
-    for row in text.splitlines():
-        first, _dash, last = row.partition(" - ")
-        own, device = first.split(), last.split()
-        if len(own) > 5 and len(device) > 1:
-            found.append(Mount(Path(_unescaped(own[4])), own[5].split(","), device[0], _unescaped(device[1])))
-    return found
-
-
-def _unescaped(text: str) -> str:
-    """Return a field of mountinfo as it is: the kernel writes blanks and backslashes in octal."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
-
-
 def mount(folder: Path) -> Mount | None:
     """Return what is mounted at a folder, or None."""
-    return next((one for one in reversed(mounts()) if one.folder == folder), None)
-
-
-def within(path: Path) -> list[Path]:
-    """Return the folders at or below a path at which something is mounted."""
-    return [one.folder for one in mounts() if one.folder.is_relative_to(path)]
+    real = django_host_proc.real_path(folder)
+    return next((one for one in reversed(django_host_proc.mounts()) if one.folder == real), None)
 
 
 def unit(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Read /proc: the processes of this host, its memory, its uptime and its network tables.
+"""Read /proc: the processes of this host, its memory, its uptime, its mounts and its network tables.
 
 Every process chooses its name, its command line and its environment itself, and may end at any moment. So all reads are
 bounded, and a process that has ended is an ordinary answer. Only `django_wall_reaper`, a program of its own, reads
@@ -7,13 +7,14 @@ bounded, and a process that has ended is an ordinary answer. Only `django_wall_r
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
-#: Bytes that are read of a file, and of a command line.
-_BYTES, _COMMAND_LINE = 1 << 20, 1 << 16
+#: Bytes that are read of a file, of a command line, and of the table of mounts.
+_BYTES, _COMMAND_LINE, _MOUNTS = 1 << 20, 1 << 16, 1 << 24
 
 
 class Stat(NamedTuple):
@@ -27,6 +28,15 @@ class Stat(NamedTuple):
     def is_running(self) -> bool:
         """Whether the process has not ended: it is no zombie."""
         return self.state not in "ZX"
+
+
+class Mount(NamedTuple):
+    """A row of /proc/self/mountinfo: where it is mounted, with which options, its type, and what is mounted."""
+
+    folder: Path
+    options: list[str]
+    type: str
+    device: str
 
 
 # Processes
@@ -208,6 +218,37 @@ def boot_id() -> str:
         return _read("sys/kernel/random/boot_id").decode().strip()
     except FileNotFoundError:
         return ""
+
+
+def mounts() -> list[Mount]:
+    """Return all mounts of this host, a later one after an earlier one of the same folder."""
+    try:
+        text = _read("self/mountinfo", _MOUNTS).decode(errors="surrogateescape")
+    except FileNotFoundError:
+        return []
+    found = []
+    for row in text.splitlines():
+        first, _dash, last = row.partition(" - ")
+        own, device = first.split(), last.split()
+        if len(own) > 5 and len(device) > 1:
+            found.append(Mount(Path(_unescaped(own[4])), own[5].split(","), device[0], _unescaped(device[1])))
+    return found
+
+
+def mounted_within(path: Path) -> list[Path]:
+    """Return the folders at or below a path at which something is mounted."""
+    real = real_path(path)
+    return [one.folder for one in mounts() if one.folder.is_relative_to(real)]
+
+
+def real_path(path: Path) -> Path:
+    """Return a path as the table of mounts has it, without links above it; what is mounted there is not asked."""
+    return Path(os.path.realpath(path.parent), path.name)
+
+
+def _unescaped(text: str) -> str:
+    """Return a field of mountinfo as it is: the kernel writes blanks and backslashes in octal."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def network_table(table: str) -> Iterator[bytes]:

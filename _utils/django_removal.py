@@ -7,6 +7,7 @@ import django_container_image
 import django_database_setup
 import django_host_file
 import django_host_mount
+import django_host_proc
 import django_process_build
 import django_process_systemd
 import django_proxy_files
@@ -154,7 +155,7 @@ def _remove(site: Site) -> None:
     if site.config["remove_data"]:
         django_database_setup.drop(_as_applied(site))
         gone += data(site)
-    for path in [path for path in gone if not django_host_mount.within(path)]:
+    for path in [path for path in gone if not django_host_proc.mounted_within(path)]:
         django_host_file.remove_tree(path)
     if not django_site.registered():
         django_host_mount.remove(django_site.RUNTIME)

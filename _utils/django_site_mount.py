@@ -17,6 +17,7 @@ import django_host_config
 import django_host_file
 import django_host_folder
 import django_host_mount
+import django_host_proc
 import django_host_service
 import django_host_user
 import django_wall_delegate
@@ -96,6 +97,7 @@ def look(site: Site) -> dict[str, str]:
         refuse_unmounted(site)
         kept = {str(path): "removed: the host mounts it itself"} if _is_ours(path) else {}
         return kept | _owner_changes(site)
+    _refuse_links(site)
     found = django_host_mount.mount(site.media.top)
     _refuse_another(site, path, found is not None)
     changes = {}
@@ -160,7 +162,7 @@ def remove(site: Site) -> None:
 def is_foreign(site: Site, path: Path) -> bool:
     """Return whether something is mounted at or below a path that the formula has not mounted for the site."""
     own = [site.media.top] if _is_ours(unit(site)) else []
-    return any(folder not in own for folder in django_host_mount.within(path))
+    return any(folder not in own for folder in django_host_proc.mounted_within(path))
 
 
 def present(site: Site) -> list[Path]:
@@ -173,6 +175,20 @@ def present(site: Site) -> list[Path]:
 
 def _is_ours(path: Path) -> bool:
     return path.is_file() and django_host_config.is_managed(path)
+
+
+def _refuse_links(site: Site) -> None:
+    """Refuse a root with a link in its path, by which systemd would not know the mount.
+
+    Raises:
+        DeploymentError: it has one.
+    """
+    real = os.path.realpath(site.root)
+    if real != str(site.root):
+        raise DeploymentError(
+            f"nothing can be mounted below {site.root}: a link in it leads to {real}, and systemd follows none",
+            hint=f"django:sites:{site.name}:root: {real}",
+        )
 
 
 def _refuse_another(site: Site, path: Path, is_mounted: bool) -> None:

@@ -126,3 +126,17 @@ def test_what_cannot_be_deleted_is_reported(own_host, monkeypatch):
     monkeypatch.setattr(django_host_file.shutil, "rmtree", stuck)
     with pytest.raises(OSError, match="Operation not permitted"):
         django_host_file.remove_tree(own_host / "tree")
+
+
+def test_nothing_is_deleted_where_something_is_mounted(own_host):
+    (own_host / "tree/uploads").mkdir(parents=True)
+    (own_host / "tree/uploads/photo.jpg").touch()
+    (own_host / "tree/other").touch()
+    (own_host / "proc/self").mkdir()
+    (own_host / "proc/self/mountinfo").write_text(f"5 1 0:5 / {own_host}/tree/uploads rw - nfs4 files1:/export rw\n")
+    for name in ("tree", "tree/uploads"):
+        with pytest.raises(OSError, match="something is mounted there") as error:
+            django_host_file.remove_tree(own_host / name)
+        assert error.value.errno == errno.EBUSY and error.value.filename == str(own_host / "tree/uploads")
+    django_host_file.remove_tree(own_host / "tree/other")
+    assert (own_host / "tree/uploads/photo.jpg").exists()

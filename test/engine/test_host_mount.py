@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import django_host_mount
 import django_host_proc
 import pytest
@@ -60,3 +62,24 @@ def test_old_kernel_is_named(host, monkeypatch):
     monkeypatch.setattr(django_host_mount.django_host_command, "run", lambda argv, *, doing: None)
     assert django_host_mount.follow_no_link(host) == "the kernel has no nosymfollow (Linux 5.10)"
     assert not django_host_mount.unit(host).exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "unit"),
+    [
+        ("/srv/django/blog/media", "srv-django-blog-media.mount"),
+        ("/srv/django/my-site/.media", r"srv-django-my\x2dsite-.media.mount"),
+        ("/.srv/a_b:c/ü", r"\x2esrv-a_b:c-\xc3\xbc.mount"),
+    ],
+)
+def test_unit_has_the_name_of_systemd_escape(folder, unit):
+    assert django_host_mount.unit(Path(folder)).name == unit
+
+
+def test_blanks_in_the_table_of_mounts_are_read(host):
+    row = f"584 583 0:57 / {host}/my\\040folder rw,noatime shared:1 - cifs //files1/my\\040share rw\n"
+    (django_host_proc.PROC / "self/mountinfo").write_text(row)
+    found = django_host_mount.mount(host / "my folder")
+    assert found == (host / "my folder", ["rw", "noatime"], "cifs", "//files1/my share")
+    assert django_host_proc.mounted_within(host) == [host / "my folder"]
+    assert django_host_proc.mounted_within(host / "my") == [] and django_host_mount.mount(host) is None

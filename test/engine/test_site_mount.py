@@ -259,6 +259,17 @@ def test_mount_of_the_formula_can_become_one_of_the_host(world, server):
     assert not server.unit.exists() and django_host_mount.mount(server.media) and "umount --lazy" not in server.done
 
 
+def test_link_in_the_root_is_named(world, server, tmp_path):
+    world.site.root.parent.mkdir(parents=True)
+    world.site.root.parent.rename(tmp_path / "disk")
+    world.site.root.parent.symlink_to(tmp_path / "disk")
+    world.options = MEDIA
+    with pytest.raises(DeploymentError, match=r"a link in it leads to .*/disk/blog, and systemd follows none"):
+        world.apply()
+    (tmp_path / "proc/self/mountinfo").write_text(f"5 1 0:5 / {tmp_path}/disk/blog/media rw - nfs4 x rw\n")
+    assert django_host_mount.mount(server.media) and server.done == []
+
+
 @pytest.mark.parametrize("unit", [False, True])
 def test_mount_of_the_host_is_not_replaced(world, server, unit):
     world.apply()
