@@ -57,7 +57,8 @@ def present(site: Site) -> dict[str, str]:
         *django_site_mount.present(site),
     ]
     if site.config["remove_data"]:
-        own += [*data(site), *([] if django_site_mount.is_foreign(site, site.root) else [site.root])]
+        own += data(site)
+        own += [site.root] if site.root.is_dir() and {*own} >= {*site.root.iterdir()} else []  # else it stays
     found = {str(path): "removed" for path in own if os.path.lexists(path)} | django_store_served.gone(site)
     if site.config["remove_data"]:
         servers = django_database_setup.removals(_as_applied(site))

@@ -63,6 +63,14 @@ def test_site_is_removed(world, data):
     world.check_leftovers()
 
 
+def test_root_that_stays_for_what_another_has_put_there_is_not_reported(world):
+    world.apply()
+    (world.site.root / "media.before").mkdir()
+    world.options = {"state": "absent", "remove_data": True}
+    django_removal.remove(world.site, "a test")
+    assert below(world.site.root) == ["media.before"] and django_removal.present(world.site) == {}
+
+
 def test_missing_paths_are_not_reported_as_removed(make_site, own_host):
     site = make_site(folders=False, state="absent")
     assert django_removal.present(site) == {}
