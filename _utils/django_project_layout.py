@@ -105,7 +105,7 @@ def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -
         comment += "".join(f"; {one} has a SyntaxError in line {error}" for one, error in wrong.items())
         report.set("settings_module", guess, comment, is_open=not found)
         return guess
-    if production and not _is_for_servers(roots, named):
+    if production and not _is_for_servers(roots, named) and not _is_part(roots, named, production[0]):
         report.set("settings_module", production[0], f"guessed: the project names {named}")
         return production[0]
     guess, comment = _of_container(tree, roots) if not _has_code(roots, named) else ("", "")
@@ -142,6 +142,14 @@ def _is_live(roots: list[Path], module: str) -> bool:
     return not django_project_code.NOT_LIVE.search(module) and bool(
         django_project_python_path.find_module(roots, module)
     )
+
+
+def _is_part(roots: list[Path], named: str, module: str) -> bool:
+    """Return whether a module has some settings only, which the named package imports with the others."""
+    files = [file for root in roots if (file := django_project_python_path.module_file(root, module))]
+    texts = [django_project_code.read(file) for file in files]
+    is_whole = any(re.search(r"^\s*from\s.+\simport\s+\*|\bROOT_URLCONF\b", text, re.MULTILINE) for text in texts)
+    return module.startswith(f"{named}.") and not is_whole
 
 
 def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> tuple[str, str]:
