@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,12 +178,15 @@ def children(daemon: Daemon) -> set[int]:
     return django_host_proc.children(main) if main else set()
 
 
-def journal(name: str, since: float) -> str:
+def journal(name: str, since: float, lines_of: Sequence[str] = ()) -> str:
     """Return the last lines of a unit in the journal since a time (seconds since 1970).
+
+    Args:
+        lines_of: which lines these are, where they are not those of the unit alone, as journalctl takes it.
 
     They are queried in reverse: with ``--since``, systemd 252 takes ``--lines`` for the first lines.
     """
-    which = ["--unit", name, "--since", f"@{int(since)}", "--reverse", "--lines", "60"]
+    which = [*(lines_of or ("--unit", name)), "--since", f"@{int(since)}", "--reverse", "--lines", "60"]
     try:
         argv = ["journalctl", *which, "--output", "cat", "--no-pager", "--quiet"]
         return "\n".join(reversed(django_host_command.run(argv, doing="reading the journal").splitlines()))

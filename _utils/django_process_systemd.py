@@ -236,7 +236,9 @@ class Systemd(ProcessManager):
             r"|Started |Starting |Stopped |Stopping |Listening on |Closed |Failed to start "
             r"|\*\*\* )|^\s*$"
         )
-        lines = django_host_service.journal(unit(site, release, part), since).splitlines()
+        name = unit(site, release, part)
+        own = [_of_container(name)] if django_container.of_release(release) else []
+        lines = django_host_service.journal(name, since, *own).splitlines()
         return "\n".join(line for line in lines if not noise.search(line))
 
     def log(self, site: Site, release: Path, lines: int, part: str = "") -> str:
@@ -246,7 +248,8 @@ class Systemd(ProcessManager):
             DeploymentError: the journal cannot be read.
         """
         name = unit(site, release, part)
-        argv = ["journalctl", "--unit", name, "--lines", str(lines), "--output", "short-iso", "--no-pager", "--quiet"]
+        which = _of_container(name) if django_container.of_release(release) else ["--unit", name]
+        argv = ["journalctl", *which, "--lines", str(lines), "--output", "short-iso", "--no-pager", "--quiet"]
         return django_host_command.run(argv, doing="reading the journal")
 
     def where_the_log_is(self, site: Site, release: Path, part: str = "") -> str:
@@ -309,6 +312,11 @@ class Systemd(ProcessManager):
             DeploymentError: it does not end.
         """
         _end(f"django-{site.name}-task.service")
+
+
+def _of_container(name: str) -> list[str]:
+    """Return how journalctl selects the lines of a unit and of its container, which podman 5 logs from another unit."""
+    return [f"_SYSTEMD_UNIT={name}.service", "+", f"UNIT={name}.service", "+", f"SYSLOG_IDENTIFIER={name}"]
 
 
 def _around(site: Site, release: Path, variables: Mapping[str, Any], writable: Sequence[Path]) -> dict[str, Any]:
