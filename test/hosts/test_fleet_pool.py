@@ -193,27 +193,6 @@ def main_process(fleet: Fleet) -> str:
     return fleet.database.run(["systemctl", "show", "--value", "-p", "MainPID", "django-pgbouncer"]).stdout.strip()
 
 
-def test_a_host_that_leaves_is_let_in_no_more_and_its_connection_ends(fleet):
-    guest = {"master": {"parts": ["app"], "address": fleet.master.address}}
-    fleet.configure(hosts={**fleet.options["hosts"], **guest})
-    assert len(on_database(fleet)) == 1 and log_in(fleet, fleet.master, 6432) == "1"
-    password = fleet.apps[0].read("/srv/django/blog/secrets/database.default")
-    login = f"host={fleet.database.address} port=6432 user=blog dbname=blog password={password}"
-    held = f"(echo 'SELECT 1;'; sleep 600) | psql -At '{login}' >/root/held"
-    fleet.master.run(["systemd-run", "--quiet", "--unit=held", "bash", "-c", held])
-    fleet.master.run("until grep -q 1 /root/held; do sleep 0.1; done", timeout=30)
-    with slow(fleet, 10, pause=0.5) as load:
-        load.wait(20)
-        fleet.configure(hosts={key: one for key, one in fleet.options["hosts"].items() if key != "master"})
-        assert len(on_database(fleet)) == 1
-        load.wait(20)
-    assert load.failed == []
-    found = {field for row in console(fleet, "SHOW CLIENTS") for field in row}
-    assert fleet.apps[0].address in found and fleet.master.address not in found
-    assert log_in(fleet, fleet.master, 6432) != "1"
-    fleet.master.run(["systemctl", "stop", "held"], check=False)
-
-
 def test_the_pool_ends_once_no_host_uses_it(fleet):
     # So few that max_connections of PostgreSQL is enough, which would be restarted otherwise.
     fleet.configure(**with_pool(None), server={"kind": "gunicorn", "processes": 4, "threads": 4})
