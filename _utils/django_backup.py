@@ -114,6 +114,16 @@ def before_migration(release: Release, aliases: Collection[str], secrets: list[s
         raise
 
 
+def discard(release: Release) -> None:
+    """Remove the backups that were made before the migrations of a release, which another host has applied."""
+    site, names = release.site, release.record.get("backups", ())
+    with lock(site, "discarding a backup").held():
+        for name in names:
+            remove(site.backups / name)
+    if names:
+        release.update(backups=[])
+
+
 def refuse_during_restore(site: Site) -> None:
     """Check that no restore runs: it replaces the databases, with what a command writes now.
 

@@ -121,7 +121,10 @@ def back_up_and_migrate(
     """
     broken = active if breaking_operations(recorded_schema(release)) else None
     with django_backup.before_migration(release, aliases, secrets), maintenance_for(broken):
-        return migrate(release, secrets)
+        warnings = migrate(release, secrets)
+    if not release.record.get("migrated"):  # another host had the lock, and has the backup of before
+        django_backup.discard(release)
+    return warnings
 
 
 @contextlib.contextmanager

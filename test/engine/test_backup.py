@@ -162,6 +162,7 @@ def pending(world):
     def push(name):
         world.push(name)
         world.answers["migrations"] = {"default": {"applied": ["guestbook.0001"], "pending": [f"guestbook.{name}"]}}
+        world.answers["migrated"] = {"default": [f"guestbook.{name}"]}
 
     return push
 
@@ -175,6 +176,14 @@ def test_backup_made_before_migration(world, site, pending, clock):
     assert live.record["backups"] == [about["name"]] and about["release"] == before != live.name
     assert about["why"] == "migration" and django_backup.newest_before(site, "2026-03-01T12:00:00Z") == about
     assert django_backup.newest_before(site, "2026-03-01T11:59:59Z") is None
+
+
+def test_backup_is_discarded_when_another_host_has_migrated(world, site, pending):
+    """It waited for the lock of the migrations; the backup of before them is that of the other host."""
+    pending("0002")
+    world.answers["migrated"] = {"default": []}
+    world.apply()
+    assert names(world.site) == [] and django_release.linked(site, site.current).record["backups"] == []
 
 
 @pytest.mark.parametrize("options", [{"migrate": {"backup": False}}, {"migrate": {"run": False}}])
