@@ -4,17 +4,15 @@ The master's runner takes it on every host before it builds anything, renews it 
 at the end. A claim whose time is over is nobody's: what it has prepared is removed by the next deployment.
 """
 
-import contextlib
-import fcntl
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import django_host_clock
 import django_host_file
 from django_host_command import DeploymentError
+from django_host_lock import Lock
 from django_site import Site
 
 #: The shape of the file; another one is no claim.
@@ -72,7 +70,7 @@ def take(site: Site, deployment: str, by: str, until: float) -> None:
     Raises:
         DeploymentError: another deployment has claimed it.
     """
-    with _alone(site):
+    with lock(site).held():
         known = current(site)
         if known and known.id != deployment:
             raise DeploymentError(
@@ -85,7 +83,7 @@ def take(site: Site, deployment: str, by: str, until: float) -> None:
 
 def renew(site: Site, deployment: str, until: float) -> bool:
     """Have the claim of a deployment end later; return whether there is one, which it may have given back meanwhile."""
-    with _alone(site):
+    with lock(site).held():
         known = last(site)
         if not known or known.id != deployment:
             return False
@@ -102,7 +100,7 @@ def refuse_others(site: Site, deployment: str, phase: str) -> None:
     Raises:
         DeploymentError: its time is over, or another one has claimed the site.
     """
-    with _alone(site):
+    with lock(site).held():
         known = current(site)
         if not known or known.id != deployment:
             raise DeploymentError(
@@ -114,15 +112,10 @@ def refuse_others(site: Site, deployment: str, phase: str) -> None:
             _write(site, known._replace(phase=phase))
 
 
-@contextlib.contextmanager
-def _alone(site: Site) -> Iterator[None]:
-    """Let no other process change the claim meanwhile: it is renewed while phases begin and end."""
-    descriptor = os.open(site.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def lock(site: Site) -> Lock:
+    """Return the lock of the claim: it is renewed while phases begin and end."""
+    busy, hint = f"another change of the claim on {site.name}", f"see who has it: salt-run django.status {site.name}"
+    return Lock(site.root / ".claim.lock", "a deployment", busy=busy, timeout="30s", hint=hint, interval=0.02)
 
 
 def _write(site: Site, claim: Claim) -> None:
@@ -131,8 +124,9 @@ def _write(site: Site, claim: Claim) -> None:
 
 def drop(site: Site) -> None:
     """End the claim on a site, and take the link to what was prepared away."""
-    with _alone(site):
-        _drop(site)
+    if site.root.is_dir():
+        with lock(site).held():
+            _drop(site)
 
 
 def _drop(site: Site) -> None:
@@ -142,7 +136,9 @@ def _drop(site: Site) -> None:
 
 def end(site: Site, over: str) -> None:
     """End the claim of a deployment that is over, as the master says; what it has prepared is removed later."""
-    with _alone(site):
+    if not last(site):
+        return
+    with lock(site).held():
         known = last(site)
         if known and known.id == over:
             _drop(site)

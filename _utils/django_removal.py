@@ -14,6 +14,7 @@ import django_proxy_files
 import django_proxy_listener
 import django_proxy_switch
 import django_release
+import django_release_claim
 import django_release_instance
 import django_schedule
 import django_site
@@ -58,7 +59,8 @@ def present(site: Site) -> dict[str, str]:
     ]
     if site.config["remove_data"]:
         own += data(site)
-        own += [site.root] if site.root.is_dir() and {*own} >= {*site.root.iterdir()} else []  # else it stays
+        goes = site.root.is_dir() and not os.path.ismount(site.root) and {*own} >= {*site.root.iterdir()}
+        own += [site.root] if goes else []  # else it stays
     found = {str(path): "removed" for path in own if os.path.lexists(path)} | django_store_served.gone(site)
     if site.config["remove_data"]:
         servers = django_database_setup.removals(_as_applied(site))
@@ -82,6 +84,9 @@ def _paths(site: Site) -> list[Path]:
         site.maintenance,
         site.errors,
         *site.plans(),
+        django_release_claim.path(site),
+        django_release_claim.next_link(site),
+        django_release_claim.lock(site).path,
         site.runtime,
         site.tmpfiles,
         django_site.REGISTRY / site.name,
@@ -116,7 +121,8 @@ def remove(site: Site, asked_by: str) -> None:
     finally:
         lock.release()
     site.lock_file.unlink(missing_ok=True)
-    if site.config["remove_data"] and site.root.is_dir() and not any(site.root.iterdir()):
+    is_own = site.root.is_dir() and not os.path.ismount(site.root)
+    if site.config["remove_data"] and is_own and not any(site.root.iterdir()):
         site.root.rmdir()
 
 

@@ -1,5 +1,6 @@
 """What a host does for a fleet's deployment: each verb in the played world, and applies between them."""
 
+import fcntl
 import os
 import threading
 import time
@@ -198,6 +199,23 @@ def test_abandon_removes_what_was_prepared(host):
     assert verbs.abandon("blog", "", BY, False)["abandoned"] == name
     assert name not in host.releases and not django_release_claim.prepared(host.site)
     host.check()
+
+
+def test_a_new_host_has_no_claim_of_a_deployment_that_is_over(world):
+    world.options = known(ONE, 1)
+    world.options["fleet"]["over"] = ID
+    world.apply()
+    assert world.live == f"0001-{ONE[:12]}"
+
+
+def test_who_may_read_the_folder_of_a_site_holds_up_no_deployment(host):
+    descriptor = os.open(host.site.root, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        assert prepared(TWO, 2) in host.releases
+    finally:
+        os.close(descriptor)
+    assert django_release_claim.lock(host.site).path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_claim_ends_by_itself_and_the_next_deployment_clears_away(host):
