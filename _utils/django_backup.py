@@ -93,19 +93,23 @@ def make(
 
 
 @contextlib.contextmanager
-def before_migration(release: Release, aliases: Collection[str], secrets: list[str]) -> Iterator[None]:
+def before_migration(release: Release, aliases: Collection[str], secrets: list[str]) -> Iterator[list[Path]]:
     """Back up databases before the migration in the block, unless the pillar disables it, and record it in the release.
+
+    Yields:
+        The files.
 
     Raises:
         DeploymentError: as `make`; the hint of an error of the migration names the backup.
     """
-    site, made = release.site, []
+    site = release.site
+    made: list[Path] = []
     if aliases and site.config["migrate"]["backup"]:
         made = make(site, release, why=MIGRATION, secrets=secrets, aliases=aliases)
     if made:
         release.update(backups=[*release.record.get("backups", ()), *(path.name for path in made)])
     try:
-        yield
+        yield made
     except DeploymentError as error:
         found = _NAME.fullmatch(made[0].name) if made else None
         command = f"salt-call django.restore {site.name} {found[2]}" if found else ""
@@ -114,14 +118,21 @@ def before_migration(release: Release, aliases: Collection[str], secrets: list[s
         raise
 
 
-def discard(release: Release) -> None:
-    """Remove the backups that were made before the migrations of a release, which another host has applied."""
-    site, names = release.site, release.record.get("backups", ())
-    with lock(site, "discarding a backup").held():
-        for name in names:
-            remove(site.backups / name)
-    if names:
-        release.update(backups=[])
+def discard(release: Release, made: Collection[Path]) -> list[str]:
+    """Remove backups that were made before the migrations of a release, which another host has applied.
+
+    Returns:
+        A warning where they stay, since another backup is being made.
+    """
+    try:
+        with lock(release.site, "discarding a backup").held():
+            for path in made:
+                remove(path)
+    except DeploymentError as error:
+        return [f"a backup stays that another host has too: {error.message}"]
+    names = {path.name for path in made}
+    release.update(backups=[name for name in release.record["backups"] if name not in names])
+    return []
 
 
 def refuse_during_restore(site: Site) -> None:

@@ -120,10 +120,10 @@ def back_up_and_migrate(
         DeploymentError: a backup cannot be made, or a migration fails; what was applied before it stays applied.
     """
     broken = active if breaking_operations(recorded_schema(release)) else None
-    with django_backup.before_migration(release, aliases, secrets), maintenance_for(broken):
+    with django_backup.before_migration(release, aliases, secrets) as made, maintenance_for(broken):
         warnings = migrate(release, secrets)
-    if not release.record.get("migrated"):  # another host had the lock, and has the backup of before
-        django_backup.discard(release)
+    if made and "fleet" in release.site.config and not release.record.get("migrated"):
+        warnings = [*warnings, *django_backup.discard(release, made)]  # another host had the lock, and has the backup
     return warnings
 
 

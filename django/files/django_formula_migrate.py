@@ -127,15 +127,19 @@ def _under_lock(alias, request, act):
 
 
 class Forwards:
-    """Apply the pending migrations of a database."""
+    """Apply the pending migrations of a database; a later try returns those that were pending at the first."""
+
+    def __init__(self):
+        self.pending = None
 
     def __call__(self, connection):
         from django.core.management import call_command
 
-        pending = start.migrations(connection.alias)["pending"]
-        if pending:
+        if self.pending is None:
+            self.pending = start.migrations(connection.alias)["pending"]
+        if self.pending:  # a later try may only have to do what follows the migrations
             call_command("migrate", database=connection.alias, interactive=False, verbosity=1, stdout=sys.stderr)
-        return pending
+        return self.pending
 
     def under_way(self, executor):
         """Return the migration that is applied next, or None."""

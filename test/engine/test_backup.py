@@ -180,10 +180,14 @@ def test_backup_made_before_migration(world, site, pending, clock):
 
 def test_backup_is_discarded_when_another_host_has_migrated(world, site, pending):
     """It waited for the lock of the migrations; the backup of before them is that of the other host."""
-    pending("0002")
-    world.answers["migrated"] = {"default": []}
-    world.apply()
-    assert names(world.site) == [] and django_release.linked(site, site.current).record["backups"] == []
+    live, older = django_release.linked(site, site.current), backup(site, django_backup.MIGRATION)
+    live.update(backups=older)
+    for is_of_fleet in (False, True):
+        if is_of_fleet:
+            live.site.config["fleet"] = {}
+        django_deploy_migration.back_up_and_migrate(None, live, ["default"], [])
+        assert live.record["backups"][:1] == older and len(live.record["backups"]) == 2
+        assert sorted(live.record["backups"]) == sorted(one["name"] for one in django_backup.manifests(site))
 
 
 @pytest.mark.parametrize("options", [{"migrate": {"backup": False}}, {"migrate": {"run": False}}])
