@@ -22,7 +22,7 @@ _HINTS = {
     "{key}:password",
     "peer authentication failed": "restore Debian's line in the server's pg_hba.conf: local all all peer",
     "login rejected|no authentication method is found|no such database": "apply on the host of the database first: its "
-    "PgBouncer has not {key}:pool yet, or not this host",
+    "PgBouncer does not have {key}:pool, or does not let in this host",
     "no pg_hba.conf entry|is not allowed to connect": "allow this host on the server, or correct {key}:user",
     r"database \S+ does not exist|unknown database": "create it on the server, or correct {key}:name",
     r"could not translate host name|unknown (\w+ )?server host|failed to resolve host": "correct {key}:host",

@@ -79,9 +79,9 @@ def serve(served: Sequence[Served], gone: Collection[str], templates: Mapping[st
     entries = {one.site.name: [_entry(place) for place in _places(one)] for one in served}
     record = {name: places for name, places in before.items() if name not in {*gone, *entries}} | entries
     for name in sorted({*before} & {*gone, *entries}):
-        servers = [_server(entry) for entry in entries.get(name, ())]
-        left = [{**entry, "clients": []} for entry in before[name] if _server(entry) not in servers]
-        later = [entry for entry in left if _is_down(SERVERS[entry["engine"]])]  # until an apply that can ask it
+        servers = [_server(name, entry) for entry in entries.get(name, ())]
+        left = [{**entry, "clients": []} for entry in before[name] if _server(name, entry) not in servers]
+        later = [entry for entry in left if _is_down(name, entry)]  # until an apply that can ask it
         _merge(found, _close(name, [entry for entry in left if entry not in later], test))
         if later:
             record[name] = [*record.get(name, ()), *later]
@@ -169,12 +169,21 @@ def _entry(place: _Place) -> dict[str, Any]:
     return {**where, "database": managed.database, "user": managed.user}
 
 
-def _server(entry: Mapping[str, Any]) -> tuple[str, int]:
-    return entry["engine"], entry["port"]
+def _server(name: str, entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what tells the server of an entry from others of this host."""
+    return entry["engine"], *SERVERS[entry["engine"]].address(_recorded(name, entry))
 
 
-def _is_down(server: DatabaseServer) -> bool:
-    return server.is_installed() and not server.is_running()
+def _is_down(name: str, entry: Mapping[str, Any]) -> bool:
+    """Return whether a server is installed and does not answer where a site had its database."""
+    server = SERVERS[entry["engine"]]
+    if not server.is_installed():
+        return False
+    try:
+        server.query(_recorded(name, entry))
+    except DeploymentError:
+        return True
+    return not server.is_running()
 
 
 def _serve(engine: str, port: int | None, served: Sequence[Served], test: bool) -> Changes:

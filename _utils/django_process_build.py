@@ -153,7 +153,7 @@ def _in_container(site: Site, command: Command, writable: Sequence[str], image: 
     own = ["--replace", "--log-driver=none"] if engine.name == "podman" else ["--log-driver=none"]
     own += [f"--cpu-shares={_CPU_SHARES}", f"--pids-limit={_PROCESSES}"]
     # Our own timeout comes first: this one is for the case that this process is killed.
-    limited = ["nice", f"--adjustment={_NICE}", "timeout", "--kill-after=5", f"{command.timeout + 15:g}"]
+    limited = ["nice", "-n", str(_NICE), "timeout", "-k", "5", f"{command.timeout + 15:g}"]
     argv = django_container.argv(engine, image, inside, [*limited, *command.argv], *own)
     text = django_host_environment.environment_file(given)
     django_host_file.write(variables, text, mode=0o640, group=site.build_user, durable=False)

@@ -316,7 +316,8 @@ class Systemd(ProcessManager):
 
 def _of_container(name: str) -> list[str]:
     """Return how journalctl selects the lines of a unit and of its container, which podman 5 logs from another unit."""
-    return [f"_SYSTEMD_UNIT={name}.service", "+", f"UNIT={name}.service", "+", f"SYSLOG_IDENTIFIER={name}"]
+    own = [f"_SYSTEMD_UNIT={name}.service", "+", "_PID=1", f"UNIT={name}.service"]
+    return [*own, "+", "_UID=0", f"SYSLOG_IDENTIFIER={name}"]  # which others may write too, as other users
 
 
 def _around(site: Site, release: Path, variables: Mapping[str, Any], writable: Sequence[Path]) -> dict[str, Any]:

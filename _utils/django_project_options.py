@@ -268,7 +268,7 @@ def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequen
     for one in found:
         known = [name for name in _SECRET_OF_EXAMPLE.findall(one.contents) if name not in one.words]
         if known:
-            text = f"{django_project.listed(known)} in {one.path} has the value of {one.example}, which everybody knows"
+            text = f"{django_project.listed(known)} in {one.path} has the value of {one.example}, which is public"
             report.remarks.append(f"{text}: set another one in `files`")
     words = {name: ({"from": word}, f"for {one.path}") for one in found for name, word in one.words.items()}
     if words:

@@ -438,7 +438,7 @@ HINTS = {
         "correct {key}:user or {key}:password"
     ),
     'OperationalError: connection to server at "10.0.0.5", port 6432 failed: FATAL:  login rejected': (
-        "apply on the host of the database first: its PgBouncer has not {key}:pool yet, or not this host"
+        "apply on the host of the database first: its PgBouncer does not have {key}:pool, or does not let in this host"
     ),
     'OperationalError: connection failed: FATAL:  database "lost" does not exist': (
         "create it on the server, or correct {key}:name"
