@@ -255,6 +255,8 @@ def of(settings: Settings, context: Context) -> Environment:
         known = settings.given.get(name) if known is None else known
         if known is None and variable.required and variable.accepted:
             known = variable.accepted
+        if known == {"from": "database_url"} and not _is_url_of_default(settings, name):
+            place = f"{place}: of a further database, here the same one; replace it if that is another"
         if known == "" and variable.filled:
             known, place = _filled(settings, variable)
         if name in settings.set_by_application:
@@ -332,6 +334,11 @@ def _url(variable: Variable, domain: str) -> str:
     return f"http://{domain}{found['end'] if found else ''}"
 
 
+def _is_url_of_default(settings: Settings, name: str) -> bool:
+    """Return whether a variable has the URL of the site's own database."""
+    return bool(_is_of_database(settings, name) or _DATABASE_URL.fullmatch(name))
+
+
 def _known(settings: Settings, variable: Variable, context: Context) -> Any:
     """Return the value of a variable that the formula knows; None for others."""
     name = variable.name
@@ -344,9 +351,7 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         return {"from": "secret_key"}
     if forms.get("SECRET_KEY_FALLBACKS", "").startswith("list:"):
         return _joined("secret_key_fallbacks", forms["SECRET_KEY_FALLBACKS"])
-    if variable.kind == "database" and (_is_of_database(settings, name) or _DATABASE_URL.fullmatch(name)):
-        return {"from": "database_url"}
-    if variable.kind == "database" and variable.required:  # of another alias, which may be the same database
+    if variable.kind == "database" and (variable.required or _is_url_of_default(settings, name)):
         return {"from": "database_url"}
     if backend := _backend(settings, variable, forms):
         return backend
