@@ -115,7 +115,7 @@ def refuse_others(site: Site, deployment: str, phase: str) -> None:
 def lock(site: Site) -> Lock:
     """Return the lock of the claim: it is renewed while phases begin and end."""
     busy, hint = f"another change of the claim on {site.name}", f"see who has it: salt-run django.status {site.name}"
-    return Lock(site.root / ".claim.lock", "a deployment", busy=busy, timeout="30s", hint=hint, interval=0.02)
+    return Lock(site.root / ".claim.lock", "a deployment", busy=busy, timeout="30s", hint=hint, interval=0.001)
 
 
 def _write(site: Site, claim: Claim) -> None:
@@ -124,7 +124,7 @@ def _write(site: Site, claim: Claim) -> None:
 
 def drop(site: Site) -> None:
     """End the claim on a site, and take the link to what was prepared away."""
-    if site.root.is_dir():
+    if any(os.path.lexists(one) for one in (path(site), next_link(site))):  # a site without hosts has no lock either
         with lock(site).held():
             _drop(site)
 

@@ -106,7 +106,7 @@ def test_a_claim_is_renewed_while_phases_begin(host):
     with ThreadPoolExecutor() as pool:
         renewals = pool.submit(renew)
         try:
-            for number in range(200):
+            for number in range(600):
                 django_release_claim.refuse_others(host.site, ID, f"phase {number}")
                 assert django_release_claim.current(host.site).phase == f"phase {number}"
         finally:
