@@ -374,12 +374,16 @@ _CLOSED_BY = {
 }
 
 
+#: The directive that closes a folder.
+_CLOSES = {folder: name for name, folders in _CLOSED_BY.items() for folder in folders} | dict.fromkeys(
+    _ALWAYS_WRITABLE, ""
+)
+
+
 def _closed_by(path: str) -> str:
     """Return the directive that makes a mount read-only, or an empty text if none does."""
-    owners = {folder: name for name, folders in _CLOSED_BY.items() for folder in folders}
-    owners |= dict.fromkeys(_ALWAYS_WRITABLE, "")
-    nearest = [folder for folder in owners if Path(path).is_relative_to(folder)]
-    return owners[max(nearest, key=len)] if nearest else "ProtectSystem"
+    folders = map(str, (Path(path), *Path(path).parents))
+    return next((_CLOSES[folder] for folder in folders if folder in _CLOSES), "ProtectSystem")
 
 
 def _stays_writable(directive: str) -> _Reason:

@@ -178,6 +178,7 @@ def test_backup_made_before_migration(world, site, pending, clock):
     assert django_backup.newest_before(site, "2026-03-01T11:59:59Z") is None
 
 
+@pytest.mark.slow
 def test_backup_is_discarded_when_another_host_has_migrated(world, site, pending):
     """It waited for the lock of the migrations; the backup of before them is that of the other host."""
     live, older = django_release.linked(site, site.current), backup(site, django_backup.MIGRATION)

@@ -289,6 +289,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_dry_run_tells_what_the_apply_then_does(world, change):
     world.apply()
@@ -591,6 +592,7 @@ ERRORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", BUILT)
 @pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
 @pytest.mark.parametrize("error", ERRORS)
@@ -921,6 +923,7 @@ def test_a_torn_record_of_the_live_release(world, how):
     assert world.apply() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", TORN)
 @pytest.mark.parametrize(
     "name", ["site.json", "deploys.jsonl", "secrets/environment", "releases/{live}/config/instance.json"]

@@ -507,6 +507,7 @@ def test_insecure_or_unsafe_project_is_refused(world, answers, options, message,
     assert error.value.hint == f"{hint}\nnothing runs yet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answers", "warnings"),
     [

@@ -180,6 +180,7 @@ def test_where_the_proxy_keeps_the_page_the_socket_is_asked(make_site, proxy, mo
     assert probe.report(0)["through"] == "socket" and probe.report(0)["failed"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", ["nobody listens", "returned 500", "returned a page without"])
 def test_what_is_wrong_is_said(make_site, proxy, problem):
     site = served(make_site, proxy, contains="well")

@@ -79,6 +79,7 @@ def shown(folder, *names, group=in_django.DJANGOS[0]):
     return json.loads(finished(run(folder, program, group=group)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", in_django.DJANGOS)
 def test_burst_of_errors_sends_a_few_mails(tmp_path, sink, group):
     port, mails = sink
@@ -113,6 +114,7 @@ def test_error_is_mailed_again_after_an_hour(tmp_path, sink):
     assert len(sent) == 2 and "(and 6 errors that were not mailed)" in " ".join(sent[1].split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["not json", '{"sent": [], "left": "x"}', "[]", '{"sent": {"a": null}, "left": 1}'])
 def test_damaged_file_is_begun_anew(tmp_path, sink, damage):
     port, mails = sink

@@ -110,6 +110,7 @@ BROKEN = Raised(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", [{}, {"server": {"kind": "uvicorn"}}])
 def test_exception_of_a_view_is_found_where_the_project_logs_nothing(ask, server):
     """Secrets in it are masked: here the word that the view looks for is one."""

@@ -209,6 +209,7 @@ def test_secrets_are_masked_in_the_log(caplog):
     assert "testing failed" in caplog.text and "canary" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prints", "told"),
     [
@@ -273,6 +274,7 @@ def test_only_the_end_of_long_output_is_kept():
     assert resident() - before < 80
 
 
+@pytest.mark.slow
 def test_command_completes_while_its_child_keeps_the_output_open(tmp_path):
     began = time.monotonic()
     assert run(["bash", "-c", f"sleep 60 & echo $! >{tmp_path}/left; echo done"], doing="testing") == "done\n"

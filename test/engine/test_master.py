@@ -799,6 +799,7 @@ def test_salt_ssh_that_fails_loses_those_without_an_answer(monkeypatch: pytest.M
     }
 
 
+@pytest.mark.slow
 def test_a_renewal_by_salt_ssh_is_over_before_the_phase_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or else salt-ssh could be at work when its runner ends."""
     ended = []

@@ -24,6 +24,7 @@ BACKGROUND = yaml.safe_load((Path(__file__).parent / "inspections_background.yam
 OF_BACKGROUND = ("workers", "schedules", "queue", "cache", "caches", "sessions", "environment")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in INSPECTIONS])
 def test_inspection_writes_a_valid_pillar(tmp_path, case, monkeypatch):
     monkeypatch.setattr(django_host_service, "SYSTEMD", tmp_path)

@@ -396,6 +396,7 @@ assert settings.SECRET_KEY == "the key"
 SHOWN = "from django.conf import settings as s; print(s.NAME, s.COLOUR, s.SECRET_KEY, s.ALLOWED_HOSTS, s.DEBUG)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["", SETS_UP], ids=["plain", "set up"])
 @pytest.mark.parametrize(
     "argv",

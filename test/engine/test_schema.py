@@ -199,6 +199,7 @@ def mutate(pillar: Any, chance: random.Random) -> None:
             del container[key]
 
 
+@pytest.mark.slow
 def test_checker_agrees_with_jsonschema_on_whole_pillars() -> None:
     chance = random.Random(20260101)
     verdicts = []
@@ -270,6 +271,7 @@ def texts() -> list[tuple[str, Any]]:
     return [(path, part) for path, part in free if not re.search("/not$|/oneOf/", path)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "part"), texts(), ids=[path for path, _ in texts()])
 def test_control_characters_are_refused(path: str, part: Any) -> None:
     rules = django_pillar_check.resolve(part, SCHEMA)

@@ -276,6 +276,7 @@ def damage(mirror: Path, how: str) -> None:
         path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "garbage": b"\0" * len(content)}[how])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut", "empty", "garbage", "no HEAD", "an empty HEAD", "no objects"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_damaged_mirror_is_created_again(cloned, upstream, how, packed):
@@ -296,6 +297,7 @@ def silent_server():
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["http", "ssh"])
 def test_silent_remote_times_out(cloned, scheme):
     with silent_server() as port:

@@ -196,6 +196,7 @@ def test_waiting_tasks_are_counted_in_lists_and_in_what_celery_has_not_acknowled
     assert REDIS.waiting(queue.own) == 5
 
 
+@pytest.mark.slow
 def test_no_list_is_missed_among_many_keys(start):
     queue = start(queue={"engine": "redis"})
     queue("EVAL", "for number = 1, 300000 do redis.call('SET', 'result' .. number, '') end", "0")

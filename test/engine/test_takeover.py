@@ -221,6 +221,7 @@ FAILURES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [part for _name, part in FAILURES], ids=[name for name, _part in FAILURES])
 def test_failure_keeps_existing_deployment_and_next_apply_copies_new_rows(world, old, part, monkeypatch):
     if part == "migrate":

@@ -79,6 +79,7 @@ def test_program_that_does_not_end_is_stopped(supervisor):
     assert supervisor.calls[-1] == ("remove", "shop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refuses", [0, 1000], ids=["removed", "not removed"])
 def test_program_that_ran_is_started_again(supervisor, monkeypatch: pytest.MonkeyPatch, refuses: int):
     monkeypatch.setattr(django_takeover_supervisor, "_AGAIN", 0.1)

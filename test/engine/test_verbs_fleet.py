@@ -91,6 +91,7 @@ def test_a_claim_says_who_deploys_since_when_and_in_which_phase(host):
         verbs.claim("blog", "another", "ada on master2", time.time() + 60)
 
 
+@pytest.mark.slow
 def test_a_claim_is_renewed_while_phases_begin(host):
     """The renewal is a job of its own, at any moment."""
     claim()

@@ -70,6 +70,7 @@ def test_a_rotation_makes_a_host_accept_a_key_and_then_sign_with_it(signing):
     assert verbs.ready("blog")["has_keys"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reached", ["keys", "prepare", "start", "switch"])
 @pytest.mark.parametrize("given", [{"key": OLD_KEY, "next": NEW_KEY}, {"key": NEW_KEY, "1": OLD_KEY}], ids=["1", "2"])
 def test_an_abandoned_rotation_leaves_the_keys_as_they_were(signing, given, reached):

@@ -101,6 +101,7 @@ def index(tmp_path, request):
         server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [{}, {"Cache-Control": "private, no-store"}], indirect=True, ids=["none", "no-store"])
 def test_source_distribution_is_compiled_once_whatever_headers_the_index_sends(
     make_site, own_host, monkeypatch, tmp_path, index

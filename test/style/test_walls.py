@@ -36,6 +36,7 @@ def modules() -> list[Path]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
