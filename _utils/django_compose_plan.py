@@ -25,6 +25,9 @@ _OF_SITE = (
     *("settings_module", "requirements", "python_packages", "constraints", "packages", "build", "environment"),
     *("secrets", "settings", "queue", "caches", "workers", "schedules", "writable", "health", "files"),
 )
+#: What names of modules and of files may be, as in the pillar: they are written into YAML, Dockerfiles and scripts.
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_PATH = re.compile(r"(?!-)[\w.@+~=,/-]+", re.ASCII)
 
 
 @dataclass
@@ -142,7 +145,7 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
         given: options of a site that replace what is found; `domains`, `python` and `email` among them.
 
     Raises:
-        DeploymentError: the tree has no Django project, or no list of packages.
+        DeploymentError: the tree has no Django project, no list of packages, or a name that could add lines to a file.
     """
     report = Report()
     folder = django_project_layout.add(report, tree)
@@ -185,9 +188,26 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
         open=report.open_variables,
         email=str(given.get("email") or ""),
     )
+    _refuse_names(plan)
     plan.driver = [*_added(plan, required, contents)]
     plan.notes = [*_notes(plan, settings)]
     return plan
+
+
+def _refuse_names(plan: Plan) -> None:
+    """Refuse names of the source that could end a value in the files: a service could get rights of root.
+
+    Raises:
+        DeploymentError: it has one.
+    """
+    modules, paths = (plan.settings_module, plan.application), (plan.folder, *plan.python_path, *plan.requirements)
+    wrong = [name for name in modules if not _MODULE.fullmatch(name)]
+    wrong += [name for name in paths if not _PATH.fullmatch(name)]
+    if wrong:
+        raise DeploymentError(
+            f"the name {wrong[0]!r} in the source cannot be written to compose files",
+            hint="rename it: a module has letters, digits and _ alone; other files and folders also . @ + ~ = , and -",
+        )
 
 
 def _python(tree: Path, files: list[str]) -> str:

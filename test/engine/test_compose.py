@@ -241,6 +241,35 @@ def test_a_folder_without_a_project_is_refused(tmp_path):
     assert [*tmp_path.iterdir()] == []
 
 
+#: A folder's name that ends a value of YAML, and one that ends an instruction of a Dockerfile or a line of a script.
+_NAMES = {"yaml": "a}\n  privileged: true\n  x-a: {b", "line": "a\nRUN evil", "shell": "a$(evil)"}
+
+
+@pytest.mark.parametrize("where", ["settings", "application", "manage.py", "requirements"])
+@pytest.mark.parametrize("name", _NAMES.values(), ids=[*_NAMES])
+def test_no_name_of_a_repository_adds_to_the_files(name, where, tmp_path):
+    places = {place: name if place == where else place.partition(".")[0] for place in ("settings", "application")}
+    top = f"{name}/" if where == "manage.py" else ""
+    lists = f"{name}/requirements.txt" if where == "requirements" else "requirements.txt"
+    settings = "from configurations import Configuration\nclass Live(Configuration):\n    INSTALLED_APPS = []\n"
+    sets = f"import os\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', {places['settings'] + '.settings'!r})\n"
+    folder = write_tree(
+        tmp_path / "site",
+        {
+            lists: "django\ndjango-configurations\n",
+            f"{top}manage.py": sets,
+            f"{top}{places['settings']}/__init__.py": "",
+            f"{top}{places['settings']}/settings.py": settings,
+            f"{top}{places['application']}/wsgi.py": f"{sets}from configurations.wsgi import get_wsgi_application\n"
+            "application = get_wsgi_application()\n",
+        },
+    )
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(DeploymentError, match="cannot be written to compose files"):
+        django_compose.write(str(folder), "site")
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_a_project_without_a_list_of_packages_is_refused(tmp_path):
     folder = project("sqlite", tmp_path)
     for name in ("requirements.txt", "requirements/more.txt"):
