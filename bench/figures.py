@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import background
+import containers
 from client import Answer, Load
 from contestants import (
     SALT,
@@ -581,6 +582,25 @@ def spent(host: Host, user: str) -> tuple[float, float]:
     return float(cpu), float(memory)
 
 
+def contained(bench: Bench) -> list[Figure]:
+    """Releases in containers, by each engine, next to those of a plain site in the same run."""
+    found = []
+    for engine in containers.ENGINES:
+        bench.say(f"{engine}: a plain site and one in containers")
+        one = containers.Contained(bench.lab, bench.folder / engine, engine)
+        one.measure(bench.runs)
+        one.host.remove()
+        more = [ours - 1.5 * plain for ours, plain in zip(one.contained, one.plain, strict=True)]
+        details = f"container {seconds(one.contained)}; plain {seconds(one.plain)}"
+        found += [
+            Figure(f"{engine}: first apply, its base there", "s", 90, [one.first], ""),
+            Figure(f"{engine}: start to end of the former", "s more than 1.5 times plain", 2, more, details),
+            Figure(f"{engine}: image, code alone changed", "s", 1.5, one.builds, ""),
+            Figure(f"{engine}: the same, builds' cache removed", "s", 1.5, one.pruned, ""),
+        ]
+    return found
+
+
 def machinery(bench: Bench) -> list[Figure]:
     """What the look for migrations adds to releases that have none: the same site with `migrate`, and without it."""
     figures = []
@@ -657,6 +677,7 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "before": before,
     "load": load,
     "build": build,
+    "containers": contained,
     "machinery": machinery,
     "serving": serving,
     "sites": sites,

@@ -1,6 +1,7 @@
 """Containers: a site in images of podman and of Docker, from its first apply to its way out of them."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,24 @@ from sites import Site, release_of, version
 
 pytestmark = pytest.mark.full
 
+#: What is committed (a text that begins with + is appended), and what the failing state reports.
+FAILING = {
+    "requirements": ({"requirements.txt": "+\nno-such-package-9137\n"}, "no-such-package-9137"),
+    "health check": (
+        {"guestbook/views.py": "+\ndef health(request):\n    raise RuntimeError('out of ink')\n"},
+        "RuntimeError: out of ink",
+    ),
+    "migration": (
+        {
+            "guestbook/migrations/0004_fail.py": "from django.db import migrations\n\n\n"
+            "def fail(apps, schema_editor):\n    raise RuntimeError('no ink at all')\n\n\n"
+            "class Migration(migrations.Migration):\n"
+            "    dependencies = [('guestbook', '0003_entry_hidden')]\n"
+            "    operations = [migrations.RunPython(fail)]\n"
+        },
+        "no ink at all",
+    ),
+}
 CELLS = [(engine, release) for release in ("bookworm", "trixie") for engine in ("podman", "docker")]
 
 
@@ -40,10 +59,30 @@ def images(blog: Site) -> list[str]:
     return sorted(name.removeprefix("localhost/django/") for name in listed)
 
 
-def load(blog: Site, rate: float = 100) -> Load:
+def dependencies(blog: Site) -> str:
+    (name,) = [name for name in images(blog) if name.startswith("blog-deps:")]
+    return name
+
+
+def size_of(blog: Site, name: str) -> int:
+    """The bytes of all layers of an image."""
+    inspect = [engine_of(blog), "image", "inspect", "--format={{.Size}}", f"localhost/django/{name}"]
+    return int(blog.host.run(inspect).stdout)
+
+
+def image_ids(blog: Site) -> list[str]:
+    return sorted(blog.host.run([engine_of(blog), "images", "--all", "--quiet", "--no-trunc"]).stdout.split())
+
+
+def du(blog: Site, folder: str) -> int:
+    """The bytes of the files in a folder."""
+    return int(blog.host.run(["du", "-sb", folder]).stdout.split()[0])
+
+
+def load(blog: Site, rate: float = 100, seconds: float = 300) -> Load:
     """Requests at a rate, each on a connection of its own."""
     address = f"http://{blog.host.address}/release"
-    return Load(address, blog.domain, connections=10, release=release_of, pause=10 / rate)
+    return Load(address, blog.domain, connections=10, release=release_of, pause=10 / rate, seconds=seconds)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -91,6 +130,66 @@ def test_a_release_and_a_rollback_lose_no_request(blog: Site) -> None:
     assert (requests.failed, requests.releases) == ([], [first, second])
     assert blog.live == first
     assert blog.apply().changed == {}
+
+
+def test_twenty_releases_lose_no_request_and_share_their_virtualenv(blog: Site) -> None:
+    first, sizes = blog.live, []
+    with load(blog, seconds=1800) as requests:
+        for number in range(20):
+            blog.repository.commit(version(f"20.{number}"))
+            blog.deploy()
+            layers = [size_of(blog, name) for name in (f"blog:{blog.live}", dependencies(blog))]
+            sizes.append(layers[0] - layers[1])
+    assert requests.failed == [] and len(requests.answers) > 2000
+    assert requests.releases[0] == first and len(requests.releases) == 21
+    source = du(blog, f"{blog.root}/releases/{blog.live}/source")
+    assert sum(sizes[:10]) <= 10 * source + 5_000_000, (sizes, source)
+    virtualenv = du(blog, f"{blog.root}/releases/{blog.live}/virtualenv/")
+    base = next(name for name in images(blog) if name.startswith("base:"))
+    added = size_of(blog, f"blog:{blog.live}") - size_of(blog, base)
+    assert added <= 1.15 * (virtualenv + source), (added, virtualenv, source)
+
+
+def test_a_request_under_way_is_answered_when_the_server_stops(blog: Site) -> None:
+    """systemd stops the unit while a request of five seconds runs; the container ends with 0."""
+    url = f"http://{blog.host.address}/slow?seconds=5"
+    with Load(url, blog.domain, connections=1, release=release_of, requests=1) as requests:
+        time.sleep(1)
+        unit = blog.unit
+        blog.host.run(["systemctl", "stop", *blog.units])
+        show = ["systemctl", "show", "--property=Result,ExecMainStatus", f"{unit}.service"]
+        assert blog.host.run(show).stdout.split() == ["Result=success", "ExecMainStatus=0"]
+    assert [answer.status for answer in requests.answers] == [200]
+    blog.deploy()
+    assert blog.get("/").status_code == 200
+
+
+@pytest.mark.parametrize("cause", FAILING)
+def test_a_failing_release_loses_no_request_and_leaves_no_image(blog: Site, cause: str) -> None:
+    files, message = FAILING[cause]
+    before, live = images(blog), blog.live
+    blog.repository.commit(blog.repository.amended(files))
+    with load(blog) as requests:
+        applied = blog.apply()
+    assert not applied.ok and re.search(message, str(applied.failed)), applied.failed
+    assert requests.failed == [] and requests.releases == [live] == [blog.live]
+    assert images(blog) == before
+    blog.repository.git("revert", "--no-edit", "HEAD")
+    blog.repository.push()
+    blog.deploy()
+
+
+def test_a_rollback_needs_no_network_and_makes_no_image(blog: Site) -> None:
+    blog.repository.commit(version("30.0"))
+    blog.deploy()
+    before = image_ids(blog)
+    route = blog.host.run("ip route show default").stdout.strip()
+    blog.host.run("ip route del default")
+    try:
+        rolled = blog.host.call("django.rollback", "blog")
+    finally:
+        blog.host.run(f"ip route add {route}")
+    assert rolled["release"] == blog.live and image_ids(blog) == before
 
 
 def test_a_killed_server_is_started_again(blog: Site) -> None:
