@@ -676,6 +676,12 @@ def users(name, user, shell, stores=False, build=True, uid=None):
             f"\nstop the site, then: usermod --uid {uid} {user}; chown its files in the site's root; and apply"
         )
         return {**ret, "result": False, "comment": comment}
+    if uid and not existing and (other := django_host_user.user_name(uid)):
+        comment = (
+            f"{uid}, which django:sites:{name}:uid has, is the number of the user {other} on this host"
+            f"\nset it to a number that is free on all hosts of the site"
+        )
+        return {**ret, "result": False, "comment": comment}
     for one in [one for one, existing in found.items() if not existing]:
         made = __states__["user.present"](
             one,

@@ -48,6 +48,14 @@ def group_id(name: str) -> int:
         return -2
 
 
+def user_name(uid: int) -> str:
+    """Return the name of the user with a number, or an empty text if there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
+
+
 def group_name(gid: int) -> str:
     """Return the name of a group, or ``root`` if it has none."""
     try:
@@ -58,10 +66,7 @@ def group_name(gid: int) -> str:
 
 def owner_of(status: os.stat_result) -> str:
     """Return ``user:group`` of a stat result, with numbers where there is no name."""
-    try:
-        user = pwd.getpwuid(status.st_uid).pw_name
-    except KeyError:
-        user = str(status.st_uid)
+    user = user_name(status.st_uid) or str(status.st_uid)
     try:
         group = grp.getgrgid(status.st_gid).gr_name
     except KeyError:

@@ -249,7 +249,7 @@ def _different_server_blocks(sites: Sites, name: str, other: str, domain: str) -
 
 
 def roots_and_users(sites: Sites) -> Iterator[Problem]:
-    """Yield sites that share a root or a user."""
+    """Yield sites that share a root, a user or its number."""
     for (first, one), (second, other) in itertools.combinations(sites.items(), 2):
         if _is_nested(one["root"], other["root"]):
             text = (
@@ -259,6 +259,9 @@ def roots_and_users(sites: Sites) -> Iterator[Problem]:
         if one["user"] == other["user"]:
             text = f"{other['user']} is the user of site {first} too, and each site needs its own"
             yield ("django", "sites", second, "user"), text
+        if "uid" in one and one["uid"] == other.get("uid"):
+            text = f"{other['uid']} is the number of the user of site {first} too, and each site needs its own"
+            yield ("django", "sites", second, "uid"), text
 
 
 def _is_nested(one: str, other: str) -> bool:

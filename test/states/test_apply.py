@@ -241,6 +241,16 @@ def test_existing_user_with_another_number_is_refused(salt, world, monkeypatch):
     assert "usermod --uid 1500 blog" in failed[0].comment and not failed[0].changes and not world.live
 
 
+def test_number_that_another_user_has_is_refused_in_a_dry_run_too(salt, world, monkeypatch):
+    monkeypatch.setattr(django_host_user, "find_user", {}.get)
+    states = salt({"sites": {"blog": {**SITE, "uid": 100}}})
+    monkeypatch.setattr(django_host_user, "user_name", {100: "ada"}.get)
+    for test in (True, False):
+        failed = [state for state in states(test=test) if state.result is False]
+        assert failed[0].id == "blog has its users" and not failed[0].changes and not world.live
+        assert "100, which django:sites:blog:uid has, is the number of the user ada" in failed[0].comment
+
+
 def test_host_that_mounts_uploads_gets_the_package_of_the_type(salt):
     media = {"mount": {"device": "files1:/blog", "type": "nfs4"}}
     low = salt({"sites": {"blog": {**SITE, "media": media, "uid": 1500}}}).loaders.modules.state.show_low_sls("django")
