@@ -1,6 +1,7 @@
 """What of quickstart can be tried without a machine of its own; the rest is in test/hosts."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -224,6 +225,22 @@ def test_compose_clones_a_project_and_writes_its_files(tmp_path):
     assert '["a.example.org"]' in (folder / "compose/settings_production.py").read_text()
     again = compose(*given, "--python=3.12")
     assert again.stdout == "nothing had to be written\n"
+    assert again.stderr == f"quickstart: {folder} has files already: {origin} is not cloned\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to trust a folder")
+def test_compose_of_root_clones_into_no_folder_that_others_may_change(tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o1777)
+    done = compose("--compose", str(tmp_path / "open/blog"), "--repository", "file:///nonexistent")
+    assert done.returncode == 1 and "is in a folder that another user may change" in done.stderr
+
+
+def test_compose_without_a_folder_takes_no_option_for_one(tmp_path):
+    done = subprocess.run(
+        [QUICKSTART, "--compose", "--domain", "a.example.org"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "no manage.py found in the source" in done.stderr
 
 
 @pytest.mark.parametrize("option", ["--compose", "--inspect"])
@@ -243,6 +260,8 @@ def test_no_module_of_the_current_folder_runs(tmp_path, option):
         (["--compose", "/nonexistent", "--certificates", "r@example.org"], "--certificates goes with --domain"),
         (["--compose", "/nonexistent", "--certificates", "ray"], "--certificates needs an address for mail"),
         (["--compose", "/nonexistent"], "/nonexistent is not a folder"),
+        (["--compose", "/nonexistent", "--inspect", "/"], "--inspect and --compose do not go together"),
+        (["--compose", "/nonexistent", "--revision", "v1"], "--revision goes with --repository"),
         (["--compose", "/nonexistent", "--remove"], "--remove takes no --inspect or --compose"),
         (["--compose", "/nonexistent/x", "--repository", "file:///nonexistent"], "/nonexistent is not a folder"),
         (["--compose", "{folder}/x", "--repository", "file:///nonexistent"], "cannot be cloned into"),
