@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import django_compose_files
 import django_compose_plan
 import django_virtualenv_uv
 from django_compose_plan import Plan
@@ -105,7 +106,8 @@ def dockerfile(plan: Plan, tree: Path) -> str:
 def _remove(plan: Plan) -> str:
     """Return the command that removes from a source what may have secrets."""
     names = " -o ".join(f"-name {_quoted(name)}" for name in _PRIVATE)
-    files = "".join(f" && rm -f {_quoted(f'/app/{path}')}" for path in plan.contents)
+    contents = [f"/app/{path}{end}" for path in plan.contents for end in ("", django_compose_files.NEW)]
+    files = "".join(f" && rm -f {_quoted(path)}" for path in contents)
     return f"find /app \\( {names} \\) -prune -exec rm -rf {{}} +{files}"
 
 

@@ -174,7 +174,8 @@ def test_files_of_the_pillar_are_mounted_and_in_no_image(tmp_path):
     services = yaml.safe_load((folder / "compose.production.yml").read_text())["services"]
     assert "./keys/mail.json:/app/keys/mail.json:ro" in services["app"]["volumes"]
     dockerfile = (folder / "Dockerfile").read_text()
-    assert dockerfile.index("COPY . /app") < dockerfile.index("&& rm -f /app/keys/mail.json")
+    assert dockerfile.index("COPY . /app") < dockerfile.index("&& rm -f /app/keys/mail.json &&")
+    assert "&& rm -f /app/keys/mail.json.new" in dockerfile, "it is written next to one of the repository"
     assert "no file .env: write it, and mount it in compose.production.yml" in lines
 
 

@@ -238,7 +238,11 @@ def test_compose_of_root_clones_into_no_folder_that_others_may_change(tmp_path):
 
 def test_compose_without_a_folder_takes_no_option_for_one(tmp_path):
     done = subprocess.run(
-        [QUICKSTART, "--compose", "--domain", "a.example.org"], cwd=tmp_path, check=False, capture_output=True, text=True
+        [QUICKSTART, "--compose", "--domain", "a.example.org"],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1 and "no manage.py found in the source" in done.stderr
 
