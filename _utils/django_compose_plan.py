@@ -185,13 +185,20 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
         driver=[],
         options=options,
         engine=engine,
-        open=report.open_variables,
+        open=[*report.open_variables, *_given_secrets(options)],
         email=str(given.get("email") or ""),
     )
     _refuse_names(plan)
     plan.driver = [*_added(plan, required, contents)]
     plan.notes = [*_notes(plan, settings)]
     return plan
+
+
+def _given_secrets(options: Mapping[str, Any]) -> list[str]:
+    """Return the variables of a site's secrets that cannot be generated: with a value of its own, or in a file."""
+    secrets = options.get("secrets", {}).items()
+    given = {name: about for name, about in secrets if "value" in about or about.get("as") == "file"}
+    return [about.get("variable") or name for name, about in given.items()]
 
 
 def _refuse_names(plan: Plan) -> None:

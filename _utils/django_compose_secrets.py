@@ -33,7 +33,9 @@ def variables(plan: Plan, key: str, password: str) -> dict[str, str]:
         said = known.get(_word(value)) if _word(value) else _own_host(plan, name, value)
         found[name] = value.get("join", ",").join(said) if isinstance(said, list) else _text(said)
     for name, about in plan.options.get("secrets", {}).items():
-        found[about.get("variable") or name] = generated(about.get("generate") or 50)
+        variable = about.get("variable") or name
+        if variable not in plan.open:
+            found[variable] = generated(about.get("generate") or 50)
     if plan.queue == "redis" and any(one["kind"].startswith("celery") for one in workers(plan).values()):
         found.setdefault("CELERY_BROKER_URL", known["celery_broker_url"])
     return {**dict.fromkeys(plan.open, ""), **found}

@@ -179,6 +179,17 @@ def test_files_of_the_pillar_are_mounted_and_in_no_image(tmp_path):
     assert "no file .env: write it, and mount it in compose.production.yml" in lines
 
 
+def test_secrets_that_cannot_be_generated_are_to_be_set(tmp_path, monkeypatch):
+    folder = project("sqlite", tmp_path)
+    secrets = {"TOKEN": "abc", "PIN": {"generate": 16, "as": "file", "variable": "PIN_PATH"}, "SALT": {"generate": 20}}
+    monkeypatch.setattr(django_compose.django_site, "find", lambda _name: configured(secrets=secrets))
+    lines = django_compose.of_site("blog", str(folder))
+    environment = (folder / ".envs/production").read_text().splitlines()
+    assert {'TOKEN=""', 'PIN_PATH=""', 'SALT="generated-20"'} <= {*environment}
+    for name in ("TOKEN", "PIN_PATH"):
+        assert f"set {name} in .envs/production and .envs/local: the project requires it" in lines
+
+
 def test_each_worker_has_a_service_of_its_own(tmp_path):
     folder = project("sqlite", tmp_path)
     workers = {name: {"kind": "command", "command": f"manage.py {name}"} for name in ("default", "worker", "mail")}
