@@ -135,8 +135,9 @@ until [ -s /srv/tls/fullchain.pem ]; do sleep 1; done
 touch /tmp/read
 while sleep 5; do
     if [ /srv/tls/fullchain.pem -nt /tmp/read ]; then
-        touch /tmp/read
-        nginx -s reload
+        touch /tmp/now
+        # nginx refuses a certificate without its key, which may be replaced a moment later: it is tried again.
+        if nginx -s reload; then mv /tmp/now /tmp/read; fi
     fi
 done &
 exec nginx -g "daemon off;"

@@ -4,8 +4,10 @@ import ast
 import os
 import pwd
 import re
+import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,29 @@ def test_programs_can_be_read_by_what_runs_them(case, tmp_path):
     assert "exec " in (folder / "compose/start").read_text()
     assert os.access(folder / "compose/start", os.X_OK)
     assert "127.0.0.11" not in (folder / "compose/nginx.conf").read_text()
+
+
+def test_nginx_reads_a_certificate_later_that_it_has_refused(tmp_path, monkeypatch):
+    """A certificate and its key are two files: nginx may read them between the two, and refuses the pair."""
+    folder, _lines = written("seed", tmp_path)
+    tls, log = tmp_path / "tls", tmp_path / "log"
+    text = (folder / "compose/serve").read_text().replace("/srv/tls", str(tls)).replace("/tmp/", f"{tmp_path}/")
+    text = text.replace("sleep 5", "sleep 0.1")
+    nginx = '#!/bin/sh\n[ "$1" = -s ] || exec sleep 30\necho "$2" >>LOG\n[ "$(wc -l <LOG)" -gt 1 ]\n'
+    write_tree(tmp_path, {"bin/nginx": nginx.replace("LOG", str(log)), "tls/fullchain.pem": "1"})
+    (tmp_path / "bin/nginx").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    serving = subprocess.Popen(["sh", "-c", text], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 20
+        while not (log.exists() and len(log.read_text().split()) > 1) and time.monotonic() < deadline:
+            (tls / "fullchain.pem").touch() if not log.exists() else None
+            time.sleep(0.1)
+        time.sleep(0.5)
+        assert log.read_text().split() == ["reload", "reload"], "refused once, then taken, then no more"
+    finally:
+        os.killpg(serving.pid, signal.SIGKILL)
+        serving.wait()
 
 
 def test_every_pattern_of_what_no_image_has_is_of_all_folders(tmp_path):
