@@ -9,15 +9,18 @@ import django_compose_secrets
 import django_compose_settings
 from django_compose_plan import Plan
 
-_PRODUCTION = """\
-# {name} in production: docker compose -f compose.production.yml up --detach
-# nginx listens on 127.0.0.1:8080 only, for the proxy of this host: a published port passes the host's firewall.
+#: What the containers of a project have in common.
+_APP = """\
 x-app: &app
-  image: localhost/{image}:production
+  image: localhost/{name}:{kind}
   user: "${{APP_USER:-{user}}}"
   environment: {{DJANGO_SETTINGS_MODULE: {settings}}}
   secrets: [{secrets}]
-  volumes: [data:/srv/data, media:/srv/media, run:/srv/run, static:/srv/static{contents}]
+"""
+_PRODUCTION = """\
+# {name} in production: docker compose -f compose.production.yml up --detach
+# nginx listens on 127.0.0.1:8080 only, for the proxy of this host: a published port passes the host's firewall.
+{common}  volumes: [data:/srv/data, media:/srv/media, run:/srv/run, static:/srv/static{contents}]
   read_only: true
   tmpfs: [/tmp]
   cap_drop: [ALL]
@@ -59,12 +62,7 @@ secrets:
 _LOCAL = """\
 # {name} on the machine of a developer: docker compose -f compose.local.yml up
 # http://localhost:8000 is served from the files in this folder, and again after each change. Mail is in the log.
-x-app: &app
-  image: localhost/{image}:local
-  user: "${{APP_USER:-{user}}}"
-  environment: {{DJANGO_SETTINGS_MODULE: {settings}}}
-  secrets: [{secrets}]
-  volumes: [".:/app", "data_local:/srv/data", "media_local:/srv/media"]
+{common}  volumes: [".:/app", "data_local:/srv/data", "media_local:/srv/media"]
 
 services:
   app:
@@ -185,26 +183,19 @@ def local(plan: Plan, user: str) -> str:
 
 def _file(template: str, plan: Plan, user: str, kind: str) -> str:
     suffix = "_local" if kind == "local" else ""
-    own = _after(
-        {
-            name: "service_started" if name == "cache" and plan.cache == "memcached" else "service_healthy"
-            for name in _stores(plan)
-        }
-    )
-    secrets = {
-        "environment": kind,
-        **({"secret_key": "secret_key"} if django_compose_secrets.has_key_file(plan) else {}),
-    }
-    if "database" in _stores(plan):
-        secrets |= dict.fromkeys(["database_password"], "database_password")
-    kept = [name for name in _stores(plan) if name != "cache"]
+    conditions = dict.fromkeys(_stores(plan), "service_healthy")
+    if plan.cache == "memcached":  # which has no program for a health check
+        conditions["cache"] = "service_started"
+    own = _after(conditions)
+    needed = {"secret_key": django_compose_secrets.has_key_file(plan), "database_password": "database" in conditions}
+    secrets = {"environment": kind, **{name: name for name, is_needed in needed.items() if is_needed}}
+    kept = [name for name in conditions if name != "cache"]
     tls = ["certbot", "challenges", "tls"] if plan.email and kind == "production" else []
+    names = ", ".join(secrets)
+    common = _APP.format(name=plan.name, kind=kind, user=user, settings=module(plan, kind), secrets=names)
     return template.format(
         name=plan.name,
-        image=plan.name,
-        user=user,
-        settings=module(plan, kind),
-        secrets=", ".join(secrets),
+        common=common,
         app=own,
         contents="".join(f", {json.dumps(f'./{path}:/app/{path}:ro')}" for path in plan.contents),
         ports=_PORTS_TLS if plan.email else _PORTS,
