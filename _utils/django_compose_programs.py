@@ -99,7 +99,7 @@ server {{
         proxy_set_header Host $http_host;
         proxy_set_header Upgrade $http_upgrade;
         proxy_set_header Connection $connection_upgrade;
-        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+        proxy_set_header X-Forwarded-For {visitor};
         proxy_set_header X-Forwarded-Proto $visitor_scheme;
     }}
 }}
@@ -190,7 +190,9 @@ def nginx(plan: Plan) -> str:
     static, media = (quoted(_path(plan, name, default)) for name, default in _URLS)
     domains = " ".join(plan.domains)
     listen, tls = ("8443 ssl", f"\n{_TLS}") if plan.email else ("8080", "")
-    served = _SERVER.format(domains=domains, static=static, media=media, listen=listen, tls=tls)
+    # Visitors reach nginx itself where it has certificates; else the proxy of the host has set the header.
+    visitor = "$remote_addr" if plan.email else "$proxy_add_x_forwarded_for"
+    served = _SERVER.format(domains=domains, static=static, media=media, listen=listen, tls=tls, visitor=visitor)
     servers = _TO_HTTPS.format(domains=domains) + served if plan.email else served
     return _NGINX.format(name=plan.name, servers=servers)
 

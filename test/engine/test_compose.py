@@ -129,6 +129,13 @@ def test_programs_can_be_read_by_what_runs_them(case, tmp_path):
     assert "127.0.0.11" not in (folder / "compose/nginx.conf").read_text()
 
 
+def test_nginx_that_visitors_reach_takes_no_address_from_them(tmp_path):
+    direct, behind = (written(case, tmp_path)[0] / "compose/nginx.conf" for case in ("seed", "sqlite"))
+    assert "X-Forwarded-For $remote_addr;" in direct.read_text()
+    assert "proxy_add_x_forwarded_for" not in direct.read_text()
+    assert "X-Forwarded-For $proxy_add_x_forwarded_for;" in behind.read_text()
+
+
 def test_nginx_reads_a_certificate_later_that_it_has_refused(tmp_path, monkeypatch):
     """A certificate and its key are two files: nginx may read them between the two, and refuses the pair."""
     folder, _lines = written("seed", tmp_path)
