@@ -1,11 +1,13 @@
-"""The modules of other packages that a project imports before it serves pages: by its applications and its routes."""
+"""The modules of other packages that a project imports by its applications, its routes and its WSGI module."""
 
 import ast
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import django_project_code
 import django_project_python_path
+import django_site_package
 from django_project_settings import Settings
 
 #: Modules of an application that Django imports.
@@ -27,6 +29,23 @@ def foreign(roots: Sequence[Path], settings: Settings) -> dict[str, Path]:
         for name in (name.partition(".")[0] for name in names):
             if name not in found and not django_project_python_path.is_own(roots, name):
                 found[name] = path
+    return found
+
+
+def from_own_folder(roots: Sequence[Path], settings: Settings) -> dict[Path, str]:
+    """Return the packages whose modules import each other without the package's name, and one such module of each.
+
+    Not those whose folder would hide a package that has the same name as a module of theirs.
+
+    Args:
+        roots: the folders that the project is imported from.
+    """
+    found = dict[Path, str]()
+    for name, path in foreign(roots, settings).items():
+        has_package = name in sys.stdlib_module_names or django_site_package.package_of(name)
+        is_beside = not has_package and django_project_python_path.module_file(path.parent, name)
+        if is_beside and not django_project_python_path.hides_packages(path.parent):
+            found.setdefault(path.parent, name)
     return found
 
 
@@ -56,6 +75,7 @@ def _first(settings: Settings) -> Iterator[str]:
             yield from (f"{application}{module}" for module in _OF_APPLICATION)
     if isinstance(routes, str):
         yield routes
+    yield settings.application
 
 
 def _file(roots: Sequence[Path], module: str) -> Path | None:

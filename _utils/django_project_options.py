@@ -16,6 +16,7 @@ import django_project_configuration
 import django_project_data
 import django_project_environment
 import django_project_front_end
+import django_project_imports
 import django_project_metadata
 import django_project_models
 import django_project_modules
@@ -82,7 +83,8 @@ def _syntax(report: Report, settings: Settings, tree: Path) -> None:
 def _own_folders(report: Report, settings: Settings, tree: Path, project: str, roots: Sequence[Path]) -> Iterator[Path]:
     """Yield further folders that the project is imported from: those of its applications that are elsewhere.
 
-    The folder above that of manage.py is one where modules import the folder of manage.py itself.
+    The folder above that of manage.py is one where modules import the folder of manage.py itself, and a package is one
+    where its modules import each other without its name.
     """
     for module in django_project_modules.needed(settings):
         if django_project_python_path.is_own(roots, module):
@@ -97,6 +99,9 @@ def _own_folders(report: Report, settings: Settings, tree: Path, project: str, r
     if not is_known and django_project_modules.imports_itself(folder):
         report.extend("python_path", [str(folder.parent.relative_to(tree))], f"{folder.name} is imported from there")
         yield folder.parent
+    for path, module in django_project_imports.from_own_folder(roots, settings).items():
+        report.extend("python_path", [str(path.relative_to(tree))], f"{module} is imported from there")
+        yield path
 
 
 def _front_ends(report: Report, settings: Settings, tree: Path, project: str) -> None:

@@ -385,7 +385,7 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
             "database can be migrated: correct them in the project"
         )
     module = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", cause)
-    folders = _import_folders(site, release, facts["folder"], module.group(1)) if module else []
+    folders = _import_folders(site, release, facts["folder"], module.group(1), cause) if module else []
     if folders:
         return f"the module is in the source: set {at}:python_path: [{folders[0]}]"
     own = _absent_file(site, release, facts, cause)
@@ -439,17 +439,24 @@ def _missing(site: Site, release: Path, facts: Mapping[str, Any], name: str, cau
     return sorted(missing) if name or is_of_none or words & missing else []
 
 
-def _import_folders(site: Site, release: Path, folder: str, module: str) -> list[str]:
-    """Return the folders of a release's source that have a module; they are read as the site's user."""
+def _import_folders(site: Site, release: Path, folder: str, module: str, cause: str) -> list[str]:
+    """Return the folders of a release's source that have a module; they are read as the site's user.
+
+    Args:
+        folder: the folder of manage.py.
+        cause: the exception; the folder of the file that it names has its modules, though it is a package.
+    """
     source = Foreign(release / "source")
+    place = re.search(r"\(([\w./-]+)\.py:\d+\)", cause)
+    beside = place[1].rpartition("/")[0] if place else ""
 
     def importing() -> list[str]:
         found = django_project.import_folders(source.path, folder, module)
-        return [one for one in found if not _is_in_package(source.path / one, module)]
+        return [one for one in found if one == beside or not _is_in_package(source.path / one, module)]
 
     with contextlib.suppress(DeploymentError):
         found: list[str] = django_wall_delegate.ask(site.user, importing)
-        return found
+        return sorted(found, key=lambda one: one != beside)
     return []
 
 

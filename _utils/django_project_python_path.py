@@ -26,7 +26,7 @@ def declared(source: Path, folder: str) -> list[str]:
     found = [*_of_packaging(project), *_of_packaging(source)]
     with contextlib.suppress(RecursionError):  # a hostile source
         of_manage = _of_manage(project / "manage.py")
-        found = [*(path for path in of_manage if not _hides_packages(path)), *found]
+        found = [*(path for path in of_manage if not hides_packages(path)), *found]
     paths = dict.fromkeys(Path(os.path.normpath(path)) for path in found)
     if (project / "__init__.py").is_file() and not _imports(project, project.name):
         paths.pop(project.parent, None)  # the distribution's top; the project does not import itself from there
@@ -53,7 +53,7 @@ def is_own(roots: Sequence[Path], module: str) -> bool:
     return any((root / module).is_dir() or (root / f"{module}.py").is_file() for root in roots)
 
 
-def _hides_packages(folder: Path) -> bool:
+def hides_packages(folder: Path) -> bool:
     """Return whether a package has a module that imports the installed package of the same name: jinja2.py, celery.py.
 
     Imported from its folder, which comes before those of installed packages, the module would import itself.

@@ -28,6 +28,7 @@ class Settings:
         set_by_application: the variables that the WSGI or ASGI module sets.
         given: the variables that were taken as set.
         configuration: the class of django-configurations whose attributes the settings are; empty for others.
+        application: the WSGI or ASGI module; empty if it is not known.
     """
 
     variables: dict[str, Variable] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Settings:
     set_by_application: dict[str, str] = field(default_factory=dict)
     given: dict[str, str] = field(default_factory=dict)
     configuration: str = ""
+    application: str = ""
 
     def get(self, *names: str) -> Any:
         """Return a setting, or an element of it, without sources; `UNKNOWN` if it is not known."""
@@ -75,6 +77,7 @@ def read(roots: Sequence[Path], module: str, given: Mapping[str, str], applicati
         own,
         dict(given),
         interpreter.configuration,
+        application,
     )
 
 

@@ -184,6 +184,18 @@ def test_missing_module_that_is_in_the_source_is_named_in_the_hint(project_comma
     assert error.value.hint == hint
 
 
+def test_missing_module_next_to_the_one_that_imports_it_is_named_in_the_hint(project_commands, tmp_path):
+    for folder in ("news", "sec"):
+        (tmp_path / "source" / folder).mkdir(parents=True)
+        for name in ("__init__", "models"):
+            (tmp_path / f"source/{folder}/{name}.py").touch()
+    log = "cause: ModuleNotFoundError: No module named 'models' (sec/query.py:9)\n"
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.start(configured(), tmp_path, FACTS, [])
+    assert error.value.hint == "the module is in the source: set django:sites:blog:python_path: [sec]"
+
+
 def test_program_that_takes_too_long_names_the_option_for_it(project_commands):
     project_commands.error = DeploymentError("starting Django: timed out after 300 s", transient=True)
     with pytest.raises(DeploymentError) as error:
