@@ -98,7 +98,7 @@ def fetch(
     doing = f"fetching {django_host_command.redact(url)}"
 
     def fetch_refs(*references: str) -> None:
-        options = ("--prune", "--no-write-fetch-head", "--force")
+        options = ("--prune", "--no-write-fetch-head", "--force", "--update-shallow")
         django_source_git.ask(
             site, "fetch", *options, url=url, references=references, doing=doing, protocols=protocols, mirror=mirror
         )

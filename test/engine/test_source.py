@@ -160,6 +160,24 @@ def test_commit_of_no_branch_is_fetched_by_its_name(cloned, upstream):
     assert "lost.py" in exported(cloned(upstream), commit)
 
 
+def test_remote_without_its_older_commits_is_exported(cloned, upstream, tmp_path):
+    commit = upstream.commit({"two.txt": "two\n"})
+    shallow = tmp_path / "shallow.git"
+    subprocess.run(["git", "clone", "--quiet", "--bare", "--depth=1", f"file://{upstream.folder}", shallow], check=True)
+    site = cloned(shallow)
+    django_source.fetch(site, commit)
+    assert "two.txt" in exported(site, commit)
+    assert django_source_history.describe(site, commit)["subject"] == "A change"
+    newer = upstream.commit({"three.txt": "three\n"})
+    refs = "+refs/heads/*:refs/heads/*"
+    subprocess.run(
+        ["git", "-C", shallow, "fetch", "--quiet", "--depth=1", f"file://{upstream.folder}", refs], check=True
+    )
+    django_source.fetch(site, newer)
+    assert "three.txt" in exported(site, newer)
+    assert django_source_history.difference(site, commit, newer)["files"] == 1
+
+
 def test_missing_commit_is_refused(cloned, upstream):
     with pytest.raises(DeploymentError) as error:
         exported(cloned(upstream), "1" * 40)
@@ -423,7 +441,17 @@ def test_git_runs_without_prompts_and_system_configuration(cloned, history, monk
     django_source.fetch(site, None)
     mirror = site.mirror
     assert given["argv"] == [
-        *["git", "fetch", "--progress", "--prune", "--no-write-fetch-head", "--force", "--", str(history.folder)],
+        *[
+            "git",
+            "fetch",
+            "--progress",
+            "--prune",
+            "--no-write-fetch-head",
+            "--force",
+            "--update-shallow",
+            "--",
+            str(history.folder),
+        ],
         *["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"],
     ]
     assert {name: value for name, value in given["environment"].items() if name.startswith("GIT_")} == {
