@@ -14,6 +14,7 @@ def _over(project, data):
     for name in ("STATIC_ROOT", "MEDIA_ROOT"):
         if name in values and isinstance(project.get(name), pathlib.PurePath):
             values[name] = pathlib.Path(values[name])
+        values.update(_same_folder(project, name, values.get(name)))
     databases = _databases(project.get("DATABASES", {}), data)
     values["DATABASES"] = {
         alias: {**_connection(database, data["conn_max_age"]), **database} for alias, database in databases.items()
@@ -48,6 +49,14 @@ def _over(project, data):
         silenced = values.get("SILENCED_SYSTEM_CHECKS", project.get("SILENCED_SYSTEM_CHECKS", []))
         values["SILENCED_SYSTEM_CHECKS"] = [*silenced, *data["silenced_checks"]]
     return values
+
+
+def _same_folder(project, name, path):
+    """The settings that have the folder of STATIC_ROOT or MEDIA_ROOT too: COMPRESS_ROOT, SENDFILE_ROOT."""
+    own = project.get(name)
+    if not path or not own:
+        return {}
+    return {key: path for key, value in project.items() if key.endswith("_ROOT") and key != name and value == own}
 
 
 def _static_folders(project):

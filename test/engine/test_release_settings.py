@@ -495,6 +495,19 @@ def test_a_folder_of_static_files_that_does_not_exist_is_left_out_as_later_versi
     assert "STATICFILES_DIRS" not in overlaid("")
 
 
+def test_further_settings_with_the_folder_of_static_files_or_uploads_have_that_of_the_site(overlaid):
+    project = (
+        "STATIC_ROOT = '/app/static'\nCOMPRESS_ROOT = STATIC_ROOT\nSASS_ROOT = '/app/sass'\n"
+        "STATIC_SOURCES = STATIC_ROOT\n"
+        "MEDIA_ROOT = '/app/media'\nSENDFILE_ROOT = MEDIA_ROOT\nOTHER_ROOT = ''\n"
+    )
+    found = overlaid(project)
+    assert found["COMPRESS_ROOT"] == f"{RELEASE}/static" and found["SENDFILE_ROOT"] == "/srv/django/blog/media"
+    assert (found["SASS_ROOT"], found["STATIC_SOURCES"], found["OTHER_ROOT"]) == ("/app/sass", "/app/static", "")
+    assert overlaid(project, static={"collect": False})["COMPRESS_ROOT"] == "/app/static"
+    assert overlaid(project, settings={"COMPRESS_ROOT": "/x"})["COMPRESS_ROOT"] == "/x"
+
+
 def test_a_path_stays_a_path(overlaid):
     """Projects reckon with it: `STATIC_ROOT / "manifest.json"`."""
     found = overlaid("import pathlib\nSTATIC_ROOT = pathlib.Path('/app/static')\nMEDIA_ROOT = '/app/media'\n")
