@@ -444,19 +444,21 @@ def _import_folders(site: Site, release: Path, folder: str, module: str, cause: 
 
     Args:
         folder: the folder of manage.py.
-        cause: the exception; the folder of the file that it names has its modules, though it is a package.
+        cause: the exception; the folder of the file that it names has its modules, though it is a package, unless a
+            known package or that file itself has the name.
     """
     source = Foreign(release / "source")
     place = re.search(r"\(([\w./-]+)\.py:\d+\)", cause)
-    beside = place[1].rpartition("/")[0] if place else ""
+    parent, _slash, importing_file = place[1].rpartition("/") if place else ("", "", module)
+    near = "" if module == importing_file or django_site_package.package_of(module) else parent
 
     def importing() -> list[str]:
         found = django_project.import_folders(source.path, folder, module)
-        return [one for one in found if one == beside or not _is_in_package(source.path / one, module)]
+        return [one for one in found if one == near or not _is_in_package(source.path / one, module)]
 
     with contextlib.suppress(DeploymentError):
         found: list[str] = django_wall_delegate.ask(site.user, importing)
-        return sorted(found, key=lambda one: one != beside)
+        return sorted(found, key=lambda one: one != near)
     return []
 
 

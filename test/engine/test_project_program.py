@@ -184,16 +184,35 @@ def test_missing_module_that_is_in_the_source_is_named_in_the_hint(project_comma
     assert error.value.hint == hint
 
 
-def test_missing_module_next_to_the_one_that_imports_it_is_named_in_the_hint(project_commands, tmp_path):
+@pytest.mark.parametrize(
+    ("module", "file", "hint"),
+    [
+        ("models", "sec/query.py", "the module is in the source: set django:sites:blog:python_path: [sec]"),
+        (
+            "celery",
+            "sec/tasks.py",
+            "no package that is installed has the module celery: set django:sites:blog:python_packages: [celery]",
+        ),
+        (
+            "feeder",
+            "sec/feeder.py",
+            "no package that is installed has the module feeder: add the one that has it to "
+            "django:sites:blog:python_packages",
+        ),
+    ],
+)
+def test_missing_module_next_to_the_one_that_imports_it_is_named_in_the_hint(
+    project_commands, tmp_path, module, file, hint
+):
     for folder in ("news", "sec"):
         (tmp_path / "source" / folder).mkdir(parents=True)
-        for name in ("__init__", "models"):
+        for name in ("__init__", "models", "celery", "feeder"):
             (tmp_path / f"source/{folder}/{name}.py").touch()
-    log = "cause: ModuleNotFoundError: No module named 'models' (sec/query.py:9)\n"
+    log = f"cause: ModuleNotFoundError: No module named '{module}' ({file}:9)\n"
     project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
     with pytest.raises(DeploymentError) as error:
         django_project_program.start(configured(), tmp_path, FACTS, [])
-    assert error.value.hint == "the module is in the source: set django:sites:blog:python_path: [sec]"
+    assert error.value.hint == hint
 
 
 def test_program_that_takes_too_long_names_the_option_for_it(project_commands):
