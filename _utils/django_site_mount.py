@@ -303,7 +303,7 @@ def _mount(site: Site, path: Path) -> None:
         if former is None:
             _forget(path)
             django_host_folder.make(_folder(site))
-        else:
+        elif former != _text(site):
             with contextlib.suppress(DeploymentError):
                 _start(site, path, former)
         raise

@@ -34,6 +34,7 @@ class Server:
         self.table = folder / "proc/self/mountinfo"
         self.refuses: set[str] = set()
         self.done: list[str] = []
+        self.tried: list[str] = []
         self.export.mkdir(mode=0o700)
         self.table.parent.mkdir(parents=True)
         monkeypatch.setattr(django_host_command, "run", self.play)
@@ -61,6 +62,7 @@ class Server:
             self.unmount()
         elif argv[:2] == ["systemctl", "start"] and argv[-1].endswith(".mount"):
             device = next(line[5:] for line in self.unit.read_text().splitlines() if line.startswith("What="))
+            self.tried.append(device)
             if device in self.refuses:
                 raise DeploymentError("systemctl start: exit 1")
             self.mount(device)
@@ -219,6 +221,18 @@ def test_mount_that_went_is_mounted_again(world, server):
     server.unmount()
     assert world.apply() == {"site": {str(server.media): f"{DEVICE} mounted"}}
     assert django_host_mount.mount(server.media) and world.apply() == {}
+
+
+def test_mount_that_went_and_is_refused_is_tried_once(world, server):
+    world.options = MEDIA
+    world.apply()
+    server.unmount()
+    server.refuses, server.tried = {DEVICE}, []
+    with pytest.raises(DeploymentError, match="cannot be mounted"):
+        world.apply()
+    assert server.tried == [DEVICE], "each try may take two minutes"
+    server.refuses = set()
+    assert world.apply() == {"site": {str(server.media): f"{DEVICE} mounted"}}
 
 
 def test_nothing_is_released_or_backed_up_without_the_mount(world, server):
