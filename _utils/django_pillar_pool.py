@@ -61,6 +61,8 @@ def _contradictions(site: Site, database: Database) -> Iterator[tuple[str, str]]
         yield "settings", "DISABLE_SERVER_SIDE_CURSORS has to be true with a pool: remove it"
     if "+" in (database["name"] or ""):
         yield "name", "PgBouncer accepts no + in the name of a database: remove pool, or the +"
+    if database["name"] == "pgbouncer":
+        yield "name", "PgBouncer has its console under that name: choose another one, or remove pool"
     if _is_here(site, database) and site["process"] != "systemd":
         yield "pool", f"PgBouncer runs as a unit of systemd, which {site['fleet']['host']} does not have: remove pool"
 

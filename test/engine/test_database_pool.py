@@ -64,6 +64,10 @@ def test_a_database_with_a_pool_has_a_port_and_others_have_neither_option():
             {"database": {**POOL, "name": "a+b"}},
             "database:name — PgBouncer accepts no + in the name of a database: remove pool, or the +",
         ),
+        (
+            {"database": {**POOL, "name": "pgbouncer"}},
+            "database:name — PgBouncer has its console under that name: choose another one, or remove pool",
+        ),
         ({"database": {"engine": "postgres", "pool_port": 7000}}, "database:pool_port — has no effect without pool"),
         (
             {"database": {"engine": "postgres", "pool": 0}},
