@@ -30,8 +30,8 @@ def variables(plan: Plan, key: str, password: str) -> dict[str, str]:
     known = _words(plan, key if has_key_file(plan) else generated(), password)
     found = {} if plan.takes("secret_key") else {"SECRET_KEY": known["secret_key"]}
     for name, value in plan.options.get("environment", {}).items():
-        said = known.get(_word(value)) if _word(value) else _own_host(plan, name, value)
-        found[name] = value.get("join", ",").join(said) if isinstance(said, list) else _text(said)
+        own = known.get(_word(value)) if _word(value) else _own_host(plan, name, value)
+        found[name] = value.get("join", ",").join(own) if isinstance(own, list) else _text(own)
     for name, about in plan.options.get("secrets", {}).items():
         variable = about.get("variable") or name
         if variable not in plan.open:

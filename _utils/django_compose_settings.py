@@ -41,7 +41,7 @@ _PASSWORD = 'Path("/run/secrets/database_password").read_text().strip()'  # noqa
 _PRODUCTION = """\
 DEBUG = False
 ALLOWED_HOSTS = {domains}
-# nginx passes on what the proxy of this host says, which alone reaches it.
+# nginx sets it, or passes on what the proxy of this host has set.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 """
 _LOCAL = """\

@@ -1,7 +1,8 @@
 """The claim of a fleet's deployment on a site of this host: while it holds, no other one makes a release.
 
 The master's runner takes it on every host before it builds anything, renews it as long as it works, and gives it back
-at the end. A claim whose time is over is nobody's: what it has prepared is removed by the next deployment.
+at the end. A claim that is not renewed expires: the next deployment may claim the site then, and removes what the
+expired one has prepared.
 """
 
 import os

@@ -6,7 +6,7 @@ from blogproject.settings.production import *
 
 DEBUG = False
 ALLOWED_HOSTS = ["blog.example.org", "www.blog.example.org"]
-# nginx passes on what the proxy of this host says, which alone reaches it.
+# nginx sets it, or passes on what the proxy of this host has set.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 STATIC_ROOT = Path("/srv/static")
 MEDIA_ROOT = "/srv/media"

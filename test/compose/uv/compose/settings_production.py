@@ -5,7 +5,7 @@ from shop.settings import *
 
 DEBUG = False
 ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
-# nginx passes on what the proxy of this host says, which alone reaches it.
+# nginx sets it, or passes on what the proxy of this host has set.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 STATIC_ROOT = "/srv/static"
 MEDIA_ROOT = "/srv/media"
