@@ -92,7 +92,12 @@ def _write(folder: Path, name: str, given: dict[str, Any]) -> list[str]:
         for path, what in done.items()
         if what == "differs"
     ]
-    return [*lines, *plan.notes]
+    return [*lines, *map(_shown, plan.notes)]
+
+
+def _shown(note: str) -> str:
+    """Return a line for a terminal, in which nothing of the project moves the cursor or adds a line."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in note)
 
 
 def files(plan: Plan, folder: Path, owner: tuple[int, int]) -> dict[str, tuple[str, int]]:

@@ -222,6 +222,13 @@ def test_secrets_that_cannot_be_generated_are_to_be_set(tmp_path, monkeypatch):
         assert f"set {name} in .envs/production and .envs/local: the project requires it" in lines
 
 
+def test_no_line_of_a_project_reaches_the_terminal_as_it_is(tmp_path):
+    folder = project("sqlite", tmp_path)
+    write_tree(folder, {"crontab": "0 3 * * * python manage.py clear --x='\x1b]0;a\x07'\n"})
+    lines = django_compose.write(str(folder), "sqlite")
+    assert "have cron run it in the service app: manage.py clear '--x=\\x1b]0;a\\x07'" in lines[1]
+
+
 def test_each_worker_has_a_service_of_its_own(tmp_path):
     folder = project("sqlite", tmp_path)
     workers = {name: {"kind": "command", "command": f"manage.py {name}"} for name in ("default", "worker", "mail")}
