@@ -131,6 +131,8 @@ def _front_end(
         remark = f"{name} is not built: it is an application of its own, to which the settings do not refer"
         return FrontEnd(name, remark=remark)
     named = [_build(scripts)] if has_build else _named(path.parent, scripts)
+    if not named and isinstance(scripts, dict) and "dist" in scripts and _reads(settings, path.parent / "node_modules"):
+        named = ["dist"]
     made = [] if named else _made(path.parent)
     task = "" if named or made or str(folder) != project else _task_of_gulp(path.parent, content, settings)
     if not named and not made and not task and not _reads(settings, path.parent / "node_modules"):

@@ -180,6 +180,10 @@ _HINTS = (
         "it; or set {at}:settings:STORAGES, before Django 4.2 STATICFILES_STORAGE, to a storage without manifest",
     ),
     (
+        r"'([^']+)' could not be found in the COMPRESS_ROOT",
+        "a template names {0}, which is not among the static files: have {at}:build create it, or commit it",
+    ),
+    (
         r"DoesNotExist: (\w+) matching query does not exist",
         "the database has no such {0}: load what the project requires, as in salt-call django.manage {site} 'loaddata "
         "NAME', then salt-call django.release {site}",

@@ -80,6 +80,20 @@ def test_another_node_where_the_distribution_has_an_older_one(tmp_path, distribu
     assert (found.commands, found.node) == (("npm ci", "npm run build"), node)
 
 
+def test_script_dist_builds_where_the_settings_read_packages_of_npm_and_none_is_called_build(tmp_path):
+    values = {"UGLIFY": Value(str(tmp_path / "node_modules/uglify-js/bin/uglifyjs"))}
+    for scripts, expected in (
+        ({"dist": "copy.sh"}, ("npm install", "npm run dist")),
+        ({"dist": "publish.sh", "build": "vite build"}, ("npm install", "npm run build")),
+        ({"test": "jest"}, ("npm install",)),
+    ):
+        (tmp_path / "package.json").write_text(json.dumps({"scripts": scripts}))
+        (found,) = django_project_front_end.find(tmp_path, ".", Settings(values=values), "bookworm")
+        assert found.commands == expected
+    (tmp_path / "package.json").write_text(json.dumps({"scripts": {"dist": "publish.sh"}}))
+    assert not [*django_project_front_end.find(tmp_path, ".", Settings(), "bookworm")]
+
+
 def test_reason_names_the_newest_node_where_all_are_older(tmp_path):
     package = {"scripts": {"build": "webpack"}, "engines": {"node": ">=26"}}
     (tmp_path / "package.json").write_text(json.dumps(package))
