@@ -17,7 +17,7 @@ from django_container_engine import ENGINES, Engine
 from django_site import RUNTIME, Site
 
 #: What a release records of its image.
-RECORD = {"engine": str, "image": str, "base": str, "mounts": [str]}
+RECORD = {"engine": str, "image": str, "base": str, "mounts": [str], "file?": str}
 #: Reads files of variables, which systemd would read, then becomes the command: no variable is an argument or part of
 #: what the engine shows of a container.
 _ENTER = 'umask 027; set -a; while [ "$1" != -- ]; do . "$1"; shift; done; set +a; shift; exec "$@"'
@@ -38,12 +38,14 @@ class Container:
         image: the name of the release's image.
         base: the name of the image that it begins with.
         mounts: paths of its source that the image does not have.
+        file: the Dockerfile that makes the base, relative to the source; empty if it is none of the project's.
     """
 
     engine: Engine
     image: str
     base: str
     mounts: tuple[str, ...] = ()
+    file: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +89,8 @@ def of_release(release: Path) -> Container | None:
     if not found or found["container"]["engine"] not in ENGINES:
         return None
     container = found["container"]
-    return Container(ENGINES[container["engine"]], container["image"], container["base"], tuple(container["mounts"]))
+    names = (container["image"], container["base"])
+    return Container(ENGINES[container["engine"]], *names, tuple(container["mounts"]), container.get("file", ""))
 
 
 def argv(engine: Engine, image: str, inside: Inside, command: Sequence[str], *options: str) -> list[str]:
@@ -167,7 +170,7 @@ def with_files(site: Site, release: Path, inside: Inside, argv: Sequence[str]) -
 def record(container: Container) -> dict[str, Any]:
     """Return what a release records of its container."""
     names = {"engine": container.engine.name, "image": container.image, "base": container.base}
-    return {**names, "mounts": [*container.mounts]}
+    return {**names, "mounts": [*container.mounts], **({"file": container.file} if container.file else {})}
 
 
 def _stores(site: Site) -> list[Path]:

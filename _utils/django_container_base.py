@@ -33,6 +33,11 @@ _IDENTITY = (
 )
 
 
+def tag(site: Site, release: Path) -> str:
+    """Return the tag of the images of a release; that of a plan is in a folder of its own."""
+    return release.name if release.parent == site.releases else f"{release.parent.name}-{release.name}"
+
+
 def reference(site: Site) -> str:
     """Return the name of the base of a site's images; the one that is made here is named by a hash of its recipe."""
     container = site.config["container"]

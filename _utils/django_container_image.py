@@ -10,17 +10,16 @@ from pathlib import Path
 
 import django_container
 import django_container_base
+import django_container_dockerfile
+import django_container_file
 import django_host_file
 import django_host_user
 from django_container import Container
 from django_container_base import PATH, SITE
+from django_container_dockerfile import NEVER, PRIVATE
 from django_container_engine import ENGINES, Engine
-from django_host_command import DeploymentError, seconds
+from django_host_command import DeploymentError
 from django_site import Site
-
-#: Names in a source that are in no image: they may hold secrets. Containers have them as mounts.
-_PRIVATE = (".env", ".env.*", ".envs", "*.pem", "*.key")
-_NEVER = (".git",)
 
 _DEPENDENCIES = """\
 FROM {base}
@@ -53,7 +52,7 @@ def _dependencies(site: Site, engine: Engine, base: str, key: str) -> str:
     if not engine.image(name):
         django_container_base.require_of(site, engine, base)
         text = _DEPENDENCIES.format(base=base, labels=_labels(site, folder), target=folder)
-        _build(site, engine, text, folder, name, ignored="")
+        django_container_dockerfile.build(site, engine, text, folder, name, ignored="")
     return name
 
 
@@ -66,31 +65,53 @@ def of_release(site: Site, release: Path, key: str) -> Container:
     Raises:
         DeploymentError: it cannot be made.
     """
-    # A plan's release is in a folder of its own.
-    tag = release.name if release.parent == site.releases else f"{release.parent.name}-{release.name}"
     private = [*site.config["files"], *_private(site, release / "source")]
     mounts = tuple(f"{release}/source/{path}" for path in dict.fromkeys(private))
-    base, name = django_container_base.reference(site), f"localhost/django/{site.name}:{tag}"
-    container = Container(django_container.engine(site), name, base, mounts)
+    file = django_container_file.of_site(site)
+    base = django_container_file.name(site, release) if file else django_container_base.reference(site)
+    image = f"localhost/django/{site.name}:{django_container_base.tag(site, release)}"
+    container = Container(django_container.engine(site), image, base, mounts, file)
     _make(site, release, key, container)
     return container
 
 
+def for_commands(site: Site, release: Path, key: str) -> tuple[str, Path]:
+    """Return the image in which the commands of a build run, and its virtualenv.
+
+    Args:
+        key: the name of its virtualenv.
+
+    Raises:
+        DeploymentError: the image cannot be made.
+    """
+    if not django_container_file.of_site(site):
+        return dependencies(site, key), site.virtualenvs / key
+    return django_container_file.name(site, release), django_container_file.prefix(site, key)
+
+
 def _make(site: Site, release: Path, key: str, container: Container) -> None:
-    """Make the image of a release, from its source and its virtualenv."""
+    """Make the image of a release, from its source and its virtualenv; of a Dockerfile's image it has a link to it."""
     tree = release / "image/tree"
     tree.mkdir(parents=True, exist_ok=True)
-    django_host_file.link(tree / "virtualenv", os.readlink(release / "virtualenv"), durable=False)
+    if container.file:
+        django_container_file.require(site, release, container.engine, container.base, container.file)
+        dependencies, virtualenv = container.base, str(django_container_file.prefix(site, key))
+    else:
+        dependencies = _dependencies(site, container.engine, container.base, key)
+        virtualenv = os.readlink(release / "virtualenv")
+    django_host_file.link(tree / "virtualenv", virtualenv, durable=False)
     text = _RELEASE.format(
-        dependencies=_dependencies(site, container.engine, container.base, key),
+        dependencies=dependencies,
         labels=_labels(site, release),
         release=release,
         group=django_host_user.group_id(site.user),
     )
     private = [os.path.relpath(path, release) for path in container.mounts]
     written = [f"source/{path}/*" for path in site.config["writable"]]  # by the site, and mounted
-    ignored = ["*", "!source", "!image/tree", *private, *written, *(f"**/{one}" for one in _NEVER)]
-    _build(site, container.engine, text, release, container.image, ignored="\n".join(ignored))
+    ignored = ["*", "!source", "!image/tree", *private, *written, *(f"**/{one}" for one in NEVER)]
+    django_container_dockerfile.build(
+        site, container.engine, text, release, container.image, ignored="\n".join(ignored)
+    )
 
 
 def _private(site: Site, source: Path) -> Iterator[str]:
@@ -104,7 +125,7 @@ def _private(site: Site, source: Path) -> Iterator[str]:
     for parent, folders, names in os.walk(source):
         inner = os.path.relpath(parent, source)
         folders[:] = [name for name in folders if os.path.normpath(f"{inner}/{name}") not in site.config["writable"]]
-        found = [name for name in (*folders, *names) if any(fnmatch.fnmatch(name, one) for one in _PRIVATE)]
+        found = [name for name in (*folders, *names) if any(fnmatch.fnmatch(name, one) for one in PRIVATE)]
         folders[:] = [name for name in folders if name not in found]
         for path in sorted(os.path.normpath(f"{inner}/{name}") for name in found):
             if ":" in path:
@@ -118,20 +139,6 @@ def _private(site: Site, source: Path) -> Iterator[str]:
 
 def _labels(site: Site, folder: Path) -> str:
     return f"{SITE}={site.name} {PATH}={folder}"
-
-
-def _build(site: Site, engine: Engine, text: str, context: Path, name: str, *, ignored: str) -> None:
-    """Build an image from a Dockerfile of the formula."""
-    folder = site.root / f"image-{os.getpid()}"
-    django_host_file.remove_tree(folder)
-    folder.mkdir(mode=0o700)
-    try:
-        dockerfile = folder / "Dockerfile"
-        django_host_file.write(dockerfile, text, durable=False)
-        django_host_file.write(folder / "Dockerfile.dockerignore", ignored, durable=False)
-        engine.build(dockerfile, context, name, seconds(site.config["timeouts"]["build"]))
-    finally:
-        django_host_file.remove_tree(folder)
 
 
 def require(site: Site, release: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 
 import django_container
+import django_container_file
 import django_container_image
 import django_deploy_drift
 import django_deploy_preflight
@@ -21,6 +22,7 @@ import django_release_manifest
 import django_secret
 import django_site
 import django_virtualenv
+import django_virtualenv_image
 import django_virtualenv_packages
 import django_virtualenv_python
 import django_virtualenv_requirements
@@ -47,6 +49,33 @@ for parent, folders, names in os.walk(sys.argv[1]):
                 pass  # its import fails with the same error
 """
 
+#: Copies what an image has in its working directory to a source, such as the assets that its Dockerfile has made.
+TAKE = """
+import os, shutil, sys
+made, tree, folder = sys.argv[1:]
+inner = os.path.normpath(os.path.join(tree, folder))
+if not made:
+    sys.exit()
+if not os.path.exists(os.path.join(made, folder, "manage.py")):
+    if not os.path.exists(os.path.join(made, "manage.py")):
+        sys.exit()
+    tree = inner
+never = {"__pycache__", "node_modules", ".git"}
+for parent, folders, names in os.walk(made):
+    folders[:] = [n for n in folders if n not in never and not os.path.exists(os.path.join(parent, n, "pyvenv.cfg"))]
+    target = os.path.join(tree, os.path.relpath(parent, made))
+    for name in [*folders, *names]:
+        old, new = os.path.join(parent, name), os.path.join(target, name)
+        if os.path.islink(old):
+            if not os.path.lexists(new):
+                os.symlink(os.readlink(old), new)
+        elif os.path.isdir(old):
+            os.makedirs(new, exist_ok=True)
+        elif os.path.isfile(old) and not os.path.islink(new):
+            shutil.copyfile(old, new)
+            shutil.copymode(old, new)
+"""
+
 #: Timeout for copying a release's files into ``shared/``.
 _COPY_TIMEOUT = "10m"
 
@@ -55,6 +84,14 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
     """Build the virtualenv for the requirements, or share that of a release with the same."""
     site, release = deployment.site, deployment.release
     if not deployment.is_new or not release:
+        return
+    if file := django_container_file.of_site(site):
+        yield {"virtualenv": f"that of the image of {file}"}
+        django_deploy_preflight.refuse_without_disk(site, deployment.live, with_virtualenv=True)
+        log.info("%s: building the image of %s", site.name, file)
+        key = django_virtualenv_image.make(site, release.path, deployment.again)
+        django_release_manifest.make(site.virtualenvs / key, django_secret.record_key(site))
+        _link_virtualenv(release, key)
         return
     tree = release.path / "source"
     requirements = django_virtualenv_requirements.read(site, tree, release.facts["folder"])
@@ -76,8 +113,12 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
         if added:
             changes["added"] = added
         django_release_manifest.make(site.virtualenvs / key, django_secret.record_key(site))
+    _link_virtualenv(release, key)
+
+
+def _link_virtualenv(release: Release, key: str) -> None:
     django_host_file.link(release.path / "virtualenv", f"../../virtualenvs/{key}", durable=False)
-    release.update(virtualenv=key, packages=django_virtualenv.packages(site.virtualenvs / key))
+    release.update(virtualenv=key, packages=django_virtualenv.packages(release.site.virtualenvs / key))
 
 
 def build(deployment: Deployment) -> Iterator[Changes]:
@@ -104,10 +145,9 @@ def build(deployment: Deployment) -> Iterator[Changes]:
 
 
 def _run_commands(site: Site, release: Release, tree: Foreign) -> None:
-    virtualenv = release.path / "virtualenv"
+    image, virtualenv = "", release.path / "virtualenv"
     if site.config.get("container"):  # whose image has no link of a release yet
-        virtualenv = site.virtualenvs / release.record["virtualenv"]
-    image = django_container_image.dependencies(site, virtualenv.name) if site.config.get("container") else ""
+        image, virtualenv = django_container_image.for_commands(site, release.path, release.record["virtualenv"])
     environment = {
         **django_virtualenv_uv.build_environment(site),
         "VIRTUAL_ENV": str(virtualenv),
@@ -127,6 +167,10 @@ def _run_commands(site: Site, release: Release, tree: Foreign) -> None:
             image=image,
         )
 
+    if django_container_file.of_site(site):
+        made = django_container_file.working_folder(django_container.engine(site), image)
+        argv = [f"{virtualenv}/bin/python", "-I", "-S", "-c", TAKE, made, str(tree), release.facts["folder"]]
+        run(argv, "copying what the Dockerfile has made")
     for command in site.config["build"]:
         log.info("%s: %s", site.name, command)
         run(shlex.split(command), shlex.join(shlex.split(command)))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import django_container_file
 import django_deploy_difference
 import django_deploy_preflight
 import django_host_clock
@@ -99,7 +100,8 @@ def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
         about["fleet"] = deployment.fleet or "apply"
     release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
     with ThreadPoolExecutor(1) as pool:  # the interpreter is asked for its version while git works
-        pool.submit(django_virtualenv_python.interpreter, site)
+        if not django_container_file.of_site(site):  # whose interpreter is that of an image which is not built yet
+            pool.submit(django_virtualenv_python.interpreter, site)
         export(deployment, release)
     release.update(**django_source_history.describe(site, deployment.commit))
     release.update(facts={"commit": deployment.commit, **django_project.find(site, release.path / "source")})

@@ -10,6 +10,7 @@ from django_pillar_check import Problem
 Site = dict[str, Any]  # the configuration of a site
 
 LIMITS = ("CPUQuota", "LimitNOFILE", "MemoryMax", "TasksMax")  # what engines limit too
+OF_FILE = ("constraints", "packages", "python_packages", "requirements", "writable_packages")  # what it installs
 SYSTEMD = ("sandbox", "build_sandbox", "mount")  # what only a unit of systemd has
 
 
@@ -29,7 +30,16 @@ def container(site: Site, _own: Site) -> Iterator[Problem]:
         yield ("container",), "not supported with server:kind mod_wsgi, which runs in Apache: choose another server"
     if site["adopt"]:
         yield ("adopt",), "not supported with container: take over the deployment first, then set container"
-    if site["container"]["base"] and site["packages"]:
+    file = site["container"]["file"]
+    if file and site["container"]["base"]:
+        yield (
+            ("container", "base"),
+            "has no effect with container:file, whose FROM names the base: remove one of the two",
+        )
+    for key in OF_FILE if file else ():
+        if site[key]:
+            yield (key,), "has no effect with container:file: remove it, and have the Dockerfile install the packages"
+    if site["container"]["base"] and site["packages"] and not file:
         text = "has no effect with container:base: remove it, and choose an image that has these packages"
         yield ("packages",), text
     for key in SYSTEMD:

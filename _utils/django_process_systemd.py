@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import django_container
+import django_container_host
 import django_container_image
 import django_container_unit
 import django_host_command
@@ -62,10 +63,11 @@ class Systemd(ProcessManager):
     def warnings(self, site: Site) -> list[str]:
         """Return the directives of the sandbox and the limits that are not in force on this host.
 
-        A process that is confined as the project's own tries them, once for each boot and each such sandbox.
+        A process that is confined as the project's own tries them, once for each boot and each such sandbox. Of a site
+        in containers, which the engine confines, it is what is weak about the engine.
         """
-        if site.config.get("container"):  # the engine confines what runs
-            return []
+        if site.config.get("container"):
+            return django_container_host.warnings(site)
         asked = django_process_trial.questions(site)
         known = _known(site)
         if known.get("wanted") != _wanted(site) or known.get("asked") != asked:

@@ -33,7 +33,8 @@ from django_wall_foreign import OWN, PUBLIC, Foreign
 
 log = logging.getLogger(__name__)
 
-_COMPLETE = ".complete"
+#: The file of a virtualenv that was built to its end.
+COMPLETE = ".complete"
 #: The lines of a requirement for what Python has since 3.9, with its hashes; one with a marker is for older ones.
 _ZONEINFO = re.compile(r"^backports[.-]zoneinfo\b(?![^\n]*;)(?:[^\n\\]|\\\n?)*\n?", re.MULTILINE | re.IGNORECASE)
 #: A requirement with an option after it that pip takes no notice of there, and uv refuses.
@@ -82,7 +83,7 @@ def is_complete(site: Site, key: str) -> bool:
     folder = site.virtualenvs / key
     python = folder / "bin/python"  # of a container it may be one that this host does not have
     has_python = os.path.lexists(python) if site.config.get("container") else python.exists()
-    return has_python and (folder / _COMPLETE).exists()
+    return has_python and (folder / COMPLETE).exists()
 
 
 def packages(folder: Path) -> dict[str, str]:
@@ -136,7 +137,7 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
     finally:
         with contextlib.suppress(DeploymentError):
             work.remove()
-    django_host_file.write(folder / _COMPLETE, "")
+    django_host_file.write(folder / COMPLETE, "")
     return added
 
 

@@ -1,12 +1,15 @@
 """Containers: the arguments by which an engine runs a command of a site, its units, and which images are removed."""
 
+import grp
 import json
+import pwd
 import shutil
 import subprocess
 
 import django_container
 import django_container_base
 import django_container_engine
+import django_container_host
 import django_container_image
 import django_container_unit
 import django_host_command
@@ -205,7 +208,8 @@ class Played:
     def remove(self, image):
         del self.present[image]
 
-    def build(self, dockerfile, _context, tag, _timeout):
+    def build(self, dockerfile, _context, tag, _timeout, **options):
+        self.options = options
         ignored = dockerfile.with_name("Dockerfile.dockerignore").read_text().splitlines()
         self.built.append((tag, dockerfile.read_text(), ignored))
         self.present[tag] = []
@@ -328,3 +332,45 @@ def test_a_removed_image_is_made_again_from_its_release(site, release, engine, m
     django_container_image.require(site, release)
     django_container_image.require(site, release)
     assert [tag for tag, *_rest in engine.built] == ["localhost/django/blog-deps:abc", f"localhost/django/blog:{NAME}"]
+
+
+# Docker on this host
+
+
+def docker_host(monkeypatch, *, live_restore="true", members=(), ports=()):
+    answers = {"info": live_restore, "ps": "\n".join(json.dumps({"Names": n, "Ports": p}) for n, p in ports)}
+    monkeypatch.setattr(
+        django_container_engine.Engine, "run", lambda _engine, command, *_rest, **_how: answers[command]
+    )
+    group = grp.struct_group(("docker", "x", 999, list(members)))
+    monkeypatch.setattr(django_container_host.grp, "getgrnam", lambda _name: group)
+    users = [pwd.struct_passwd((name, "x", 1000, gid, "", "/", "")) for name, gid in (("ray", 1000), ("deploy", 999))]
+    monkeypatch.setattr(django_container_host.pwd, "getpwall", lambda: users[: 2 if members else 1])
+
+
+def test_a_sound_docker_has_no_warning(make_site, monkeypatch):
+    docker_host(monkeypatch, ports=[("db", "127.0.0.1:5432->5432/tcp, [::1]:5432->5432/tcp"), ("blog", "")])
+    assert django_container_host.warnings(make_site(container={"engine": "docker"})) == []
+
+
+def test_what_is_weak_about_docker_is_reported(make_site, monkeypatch):
+    ports = [("web", "0.0.0.0:8080->80/tcp, :::8080->80/tcp"), ("db", "127.0.0.1:5432->5432/tcp")]
+    docker_host(monkeypatch, live_restore="false", members=["ray"], ports=ports)
+    restart, group, firewall = django_container_host.warnings(make_site(container={"engine": "docker"}))
+    assert restart.startswith("Docker runs without live-restore")
+    assert "root on this host: deploy, ray;" in group
+    assert "past the firewall of this host: 8080 (web);" in firewall
+
+
+def test_podman_has_no_warning_of_docker(site, monkeypatch):
+    docker_host(monkeypatch, live_restore="false", members=["ray"])
+    assert django_container_host.warnings(site) == []
+
+
+def test_a_docker_that_does_not_answer_is_a_warning_and_no_failure(make_site, monkeypatch):
+    def failing(*_arguments, **_how):
+        raise DeploymentError("querying Docker failed (exit 1)")
+
+    monkeypatch.setattr(django_container_engine.Engine, "run", failing)
+    (told,) = django_container_host.warnings(make_site(container={"engine": "docker"}))
+    assert told == "Docker's configuration could not be read: querying Docker failed (exit 1)"

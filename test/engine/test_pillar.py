@@ -533,7 +533,7 @@ def test_pillar_example_compiles_to_a_site_with_defaults() -> None:
 def test_pillar_example_is_valid_with_every_option_switched_on() -> None:
     result = compiled(uncommented())
     assert result["errors"] == []
-    assert [*result["sites"], *result["absent"]] == ["blog", "kiosk", "shop"]
+    assert [*result["sites"], *result["absent"]] == ["blog", "kiosk", "press", "shop"]
 
 
 def test_pillar_example_has_every_option() -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import lab
 import pytest
@@ -56,7 +57,8 @@ def inside(blog: Site, command: str) -> str:
 
 def images(blog: Site) -> list[str]:
     listed = blog.host.run([engine_of(blog), "images", "--format={{.Repository}}:{{.Tag}}"]).stdout.split()
-    return sorted(name.removeprefix("localhost/django/") for name in listed)
+    named = [name for name in listed if not name.startswith("<none>")]  # as an engine keeps lines of Dockerfiles
+    return sorted(name.removeprefix("localhost/django/") for name in named)
 
 
 def dependencies(blog: Site) -> str:
@@ -259,6 +261,101 @@ def test_no_secret_is_in_an_image_a_container_or_the_journal(blog: Site) -> None
     ):
         assert "CANARY" not in host.run(command).stdout, command
     assert inside(blog, f"cat {blog.root}/releases/{blog.live}/source/.env") == f"A={marks['env']}\n"
+
+
+def dockerfile(blog: Site) -> str:
+    """A Dockerfile as projects have it, on the base that the formula has made, and a file that its build makes."""
+    base = next(name for name in images(blog) if name.startswith("base:"))
+    return f"""\
+FROM localhost/django/{base}
+RUN apt-get -qq update && apt-get -qq install --no-install-recommends python3-venv >/dev/null
+WORKDIR /app
+COPY trusted.crt requirements.txt ./
+RUN python3 -m venv /venv && \\
+    PIP_CERT=/app/trusted.crt /venv/bin/pip install --quiet -r requirements.txt gunicorn==23.0.0
+ENV PATH=/venv/bin:$PATH
+COPY . .
+RUN mkdir made && env >made/environment.txt && ls -a >made/names.txt
+RUN python3 -c "import socket; print(socket.socket().connect_ex(('127.0.0.1', 80)))" >made/host.txt
+USER root
+ENTRYPOINT ["false"]
+CMD ["never"]
+"""
+
+
+def test_a_dockerfile_of_the_project_makes_the_image(blog: Site) -> None:
+    mark = "CANARY-file-9137"
+    files = {"trusted.crt": Path(lab.certificates()).read_text(), ".env": f"A={mark}\n", "Dockerfile": dockerfile(blog)}
+    blog.repository.commit(files)
+    own = {"engine": engine_of(blog), "file": "Dockerfile"}
+    with load(blog) as requests:
+        time.sleep(1)
+        blog.deploy(container=own, python="/venv/bin/python", secrets={"API_TOKEN": mark})
+        time.sleep(1)
+    assert requests.failed == [] and requests.releases[-1] == blog.live
+    source = f"{blog.root}/releases/{blog.live}/source"
+    assert inside(blog, f"cat {source}/made/names.txt").split().count(".env") == 0
+    assert "gunicorn" in inside(blog, "cat /proc/1/cmdline")
+    assert inside(blog, f"cat {source}/made/host.txt").strip() != "0"  # a service on a loopback address of the host
+    assert "CANARY" not in inside(blog, f"cat {source}/made/environment.txt")
+    uid = blog.host.run(["id", "-u", "blog"]).stdout.strip()
+    assert inside(blog, "id -u").strip() == uid
+    applied = blog.apply()
+    assert applied.ok and applied.changed == {}
+    image = f"localhost/django/blog-file:{blog.live}"
+    assert mark not in blog.host.run([engine_of(blog), "history", "--no-trunc", image]).stdout
+    assert blog.host.call("django.drift", "blog")["drift"] == []
+
+
+def test_a_release_of_a_dockerfile_is_taken_back_and_made_again(blog: Site) -> None:
+    first, virtualenv = blog.live, blog.record()["virtualenv"]
+    blog.repository.commit(version("6.0"))
+    with load(blog) as requests:
+        time.sleep(1)
+        blog.deploy()
+        assert blog.record()["virtualenv"] == virtualenv
+        rolled = blog.host.call("django.rollback", "blog")
+        time.sleep(1)
+    assert requests.failed == [] and blog.live == rolled["release"] == first
+    blog.repository.commit(version("6.1"))
+    blog.deploy()
+    for name in (f"blog:{first}", f"blog-file:{first}"):
+        blog.host.run([engine_of(blog), "rmi", "--force", f"localhost/django/{name}"])
+    blog.host.call("django.rollback", "blog", first)
+    assert blog.live == first and f"blog-file:{first}" in images(blog)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("RUN cat /nowhere", "at line 14 of Dockerfile: RUN cat /nowhere"),
+        ("COPY nowhere.txt /", "at line 14 of Dockerfile: COPY nowhere.txt /"),
+        ("COPY .env /app/", "line 14 of Dockerfile copies a file that may have secrets"),
+        ("RUN sleep 4321", "timed out after 40 s at line 14 of Dockerfile: RUN sleep 4321"),
+    ],
+    ids=["command", "missing", "secret", "timeout"],
+)
+def test_a_dockerfile_that_fails_names_its_line_and_leaves_nothing(blog: Site, line: str, error: str) -> None:
+    live, before = blog.live, images(blog)
+    blog.repository.commit({"Dockerfile": f"{dockerfile(blog)}{line}\n"})
+    applied = blog.apply(timeouts={"build": "40s"})
+    assert not applied.ok and error in str(applied), applied
+    assert (blog.live, images(blog)) == (live, before)
+    assert blog.get("/release").status_code == 200
+    assert blog.host.run(["pgrep", "-x", "sleep"], check=False).stdout == ""
+    if engine_of(blog) == "podman":
+        assert "working-container" not in blog.host.run("podman ps --all --external").stdout
+
+
+def test_images_of_a_dockerfile_go_with_their_releases(blog: Site) -> None:
+    blog.repository.commit({"Dockerfile": dockerfile(blog)})
+    blog.deploy(timeouts=None, releases={"keep": 2})
+    for number in range(2):
+        blog.repository.commit(version(f"7.{number}"))
+        blog.deploy()
+    own = [name for name in images(blog) if name.startswith("blog-file:")]
+    assert own == sorted(f"blog-file:{name}" for name in blog.releases)
+    blog.deploy(container={"engine": engine_of(blog)}, python=None, secrets=None)
 
 
 def test_to_a_plain_site_and_back_without_a_lost_request(blog: Site) -> None:

@@ -1,0 +1,280 @@
+"""Images by the project's own Dockerfile."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import django_container
+import django_container_dockerfile
+import django_container_file
+import django_deploy_step_build
+import django_host_command
+import django_virtualenv_image
+import pytest
+from django_container_engine import ENGINES
+from django_host_command import DeploymentError
+
+NAME = "0042-3f2a9c1b77de"
+DOCKERFILE = """\
+# syntax=docker/dockerfile:1
+FROM python:3.13-slim AS base
+
+RUN apt-get update && \\
+    # libraries
+    apt-get install -y libpq5
+COPY --chown=1:1 requirements.txt \\
+    /app/
+RUN <<EOF
+RUN false
+EOF
+RUN pip install -r requirements.txt
+"""
+FOUND = {
+    "prefix": "/venv",
+    "packages": "/venv/lib/python3.13/site-packages",
+    "names": ["Django-5.2.19.dist-info", "django", "gunicorn-23.0.0.dist-info", "..", "a/b"],
+    "has_python": True,
+    "uwsgi": "",
+    "version": "3.13.1",
+}
+
+
+@pytest.fixture
+def site(make_site):
+    """A site whose image is made by its Dockerfile."""
+    return make_site(container={"file": "docker/Dockerfile"}, server={"kind": "gunicorn"})
+
+
+@pytest.fixture
+def release(site):
+    """A release of it with its source."""
+    path = site.releases / NAME
+    (path / "source/docker").mkdir(parents=True)
+    (path / "source/docker/Dockerfile").write_text(DOCKERFILE)
+    return path
+
+
+class Played:
+    """An engine that has no image, and builds what it is given."""
+
+    name = "podman"
+
+    def __init__(self, found=FOUND, log=""):
+        self.found, self.log, self.built = found, log, []
+
+    def image(self, _reference):
+        return ""
+
+    def build(self, dockerfile, context, tag, _timeout, **options):
+        ignored = dockerfile.with_name("Dockerfile.dockerignore").read_text().splitlines()
+        self.built.append((dockerfile.read_text(), context, tag, ignored, options))
+        if self.log:
+            raise DeploymentError(f"building the image {tag} failed (exit 1)", log=self.log)
+
+    def run(self, *arguments, **_options):
+        self.ran = arguments
+        return json.dumps(self.found)
+
+
+def test_instructions_have_the_number_of_their_first_line():
+    found = list(django_container_dockerfile.instructions(DOCKERFILE))
+    assert [one.line for one in found] == [2, 4, 7, 9, 12]
+    assert found[1].text == "RUN apt-get update && apt-get install -y libpq5"
+    assert found[2].text == "COPY --chown=1:1 requirements.txt /app/"
+
+
+@pytest.mark.parametrize("text", ["", "RUN \\", "RUN <<EOF", "\\", "# only", "COPY", "COPY [", "RUN x \\\n# a"])
+def test_a_dockerfile_of_any_form_is_read(text):
+    assert django_container_dockerfile.private_copy(text) is None
+    assert django_container_dockerfile.failing(text, 'STEP "RUN y"') is None
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        'Error: building at STEP "RUN apt-get update &&     apt-get install -y libpq5": while running runtime: exit 1',
+        ">>> RUN pip\nDockerfile:4\n--------------------\n   3 |\nERROR: failed to solve: process",
+        " > [base 2/4] RUN apt-get update &&     apt-get install -y libpq5:\n#5 0.3 E: Unable to locate\n------\n",
+        "Dockerfile:6\n----\n",
+    ],
+    ids=["podman", "docker 26", "docker 20.10", "a later line of it"],
+)
+def test_the_line_that_failed_is_found_in_what_the_engine_prints(log):
+    assert django_container_dockerfile.failing(DOCKERFILE, log).line == 4
+
+
+def test_an_error_without_a_line_names_none():
+    assert django_container_dockerfile.failing(DOCKERFILE, "Error: no space left on device") is None
+
+
+@pytest.mark.parametrize(
+    ("instruction", "is_private"),
+    [
+        ("COPY .env /app/", True),
+        ("COPY . /app/", False),
+        ("COPY --chown=1:1 a.txt deep/.envs/production /app/", True),
+        ('ADD ["server.key", "/etc/"]', True),
+        ("COPY --from=build /app/.env /app/.env", False),
+        ("COPY .git /app/.git", True),
+        ("COPY --chmod=600 .env.production /app/", True),
+        ("RUN cat .env", False),
+        ("copy .env /app/", True),
+    ],
+)
+def test_a_copy_of_what_may_be_secret_is_found(instruction, is_private):
+    assert (django_container_dockerfile.private_copy(f"FROM a\n{instruction}\n") is not None) == is_private
+
+
+def test_the_build_gets_no_secret_whatever_the_project_ignores(site, release):
+    (release / "source/.dockerignore").write_text("docs\n!.env\n")
+    engine = Played()
+    django_container_file.require(site, release, engine, "localhost/x:1", "docker/Dockerfile")
+    ((text, context, tag, ignored, options),) = engine.built
+    assert (text, context, tag) == (DOCKERFILE, release / "image/context", "localhost/x:1")
+    assert ignored[:2] == ["docs", "!.env"] and {"**/.env", "**/.env.*", "**/*.key", "**/.git"} <= {*ignored[2:]}
+    assert options["slice_name"] == "django_build_blog.slice" and options["labels"]["django-formula.path"] == str(
+        release
+    )
+
+
+def test_an_image_that_is_made_again_is_made_of_the_commits_files(site, release):
+    """Not of what the build has made in the source, nor of the files of the pillar, which are in there by then."""
+    (release / "source/link").symlink_to("/etc/passwd")
+    for content in ("committed", "rendered"):
+        (release / "source/settings.py").write_text(content)
+        engine = Played()
+        django_container_file.require(site, release, engine, "localhost/x:1", "docker/Dockerfile")
+        context = engine.built[0][1]
+        assert (context / "settings.py").read_text() == "committed" and (context / "link").is_symlink()
+    assert sorted(os.listdir(release / "image")) == ["context"]
+
+
+def test_the_own_ignore_file_of_a_dockerfile_is_the_one_that_holds(site, release):
+    (release / "source/.dockerignore").write_text("docs\n")
+    (release / "source/docker/Dockerfile.dockerignore").write_text("test\n")
+    engine = Played()
+    django_container_file.require(site, release, engine, "localhost/x:1", "docker/Dockerfile")
+    assert engine.built[0][3][0] == "test" and "docs" not in engine.built[0][3]
+
+
+def test_a_link_is_no_dockerfile(site, release, tmp_path):
+    (tmp_path / "secret").write_text("FROM a\n")
+    path = release / "source/docker/Dockerfile"
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(DeploymentError, match="leads through the link"):
+        django_container_file.require(site, release, Played(), "localhost/x:1", "docker/Dockerfile")
+
+
+def test_a_missing_dockerfile_and_one_that_copies_secrets_are_refused(site, release):
+    path = release / "source/docker/Dockerfile"
+    path.write_text("FROM a\nCOPY .env /app/\n")
+    with pytest.raises(DeploymentError, match=r"line 2 of docker/Dockerfile copies a file that may have secrets"):
+        django_container_file.require(site, release, Played(), "localhost/x:1", "docker/Dockerfile")
+    shutil.rmtree(release / "image")
+    path.unlink()
+    with pytest.raises(DeploymentError, match="the source has no file docker/Dockerfile"):
+        django_container_file.require(site, release, Played(), "localhost/x:1", "docker/Dockerfile")
+
+
+def test_an_error_of_a_build_names_the_line(site, release):
+    engine = Played(log='Error: building at STEP "RUN pip install -r requirements.txt": exit status 1')
+    with pytest.raises(DeploymentError) as caught:
+        django_container_file.require(site, release, engine, "localhost/x:1", "docker/Dockerfile")
+    assert caught.value.message.endswith("at line 12 of docker/Dockerfile: RUN pip install -r requirements.txt")
+    assert not [*site.root.glob("image-*")]
+
+
+@pytest.mark.parametrize("name", ["podman", "docker"])
+def test_a_build_of_a_project_has_a_network_of_its_own_and_no_proxy_in_its_arguments(name, tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setenv("https_proxy", "http://user:secret@proxy:3128")
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **how: ran.append((argv, how)))
+    ENGINES[name].build(tmp_path / "Dockerfile", tmp_path, "x:1", 60, slice_name="a.slice", labels={"a": "b"})
+    ((argv, how),) = [one for one in ran if one[0][0] == "nice"]
+    assert {"--label=a=b", "--network=private" if name == "podman" else "--network=default"} <= {*argv}
+    assert not [word for word in argv if "secret" in word or word.startswith(("--secret", "--volume", "--ssh"))]
+    assert ("--build-arg=https_proxy" in argv) == (name == "docker")
+    assert ("--cgroup-parent=a.slice" in argv) == (name == "podman")
+    assert how["timeout"] == (75 if name == "podman" else 60) and how["only_the_end"]
+
+
+def test_a_line_that_takes_too_long_is_ended_before_podman_is(tmp_path, monkeypatch):
+    """Podman then clears up after itself; on SIGTERM it would leave the line's processes and its containers."""
+    ran, killed = [], threading.Event()
+
+    def run(argv, **_how):
+        ran.append(argv[0])
+        if argv[0] == "systemctl":
+            assert argv[-2:] == ["--signal=SIGKILL", "a.slice"]
+            if "nice" in ran:
+                killed.set()
+        elif not killed.wait(10):
+            pytest.fail("the line was not ended")
+        else:
+            raise DeploymentError("building the image x:1 failed (exit 137)", log='Error: building at STEP "RUN x"')
+
+    monkeypatch.setattr(django_host_command, "run", run)
+    with pytest.raises(DeploymentError, match=r"building the image x:1: timed out after 0\.1 s") as caught:
+        ENGINES["podman"].build(tmp_path / "Dockerfile", tmp_path, "x:1", 0.1, slice_name="a.slice")
+    assert caught.value.log and ran[0] == ran[-1] == "systemctl"
+
+
+def make(site, release, monkeypatch, **found):
+    engine = Played({**FOUND, **found})
+    monkeypatch.setattr(django_container, "engine", lambda _site: engine)
+    return django_virtualenv_image.make(site, release, False), engine
+
+
+def test_the_outline_has_the_names_of_the_packages_and_no_other_path(site, release, monkeypatch):
+    key, engine = make(site, release, monkeypatch)
+    folder = site.virtualenvs / key
+    packages = folder / "lib/python3.13/site-packages"
+    assert sorted(os.listdir(packages)) == ["Django-5.2.19.dist-info", "django", "gunicorn-23.0.0.dist-info"]
+    assert os.readlink(folder / "bin/python") == "/venv/bin/python"
+    assert str(django_container_file.prefix(site, key)) == "/venv"
+    assert {"--network=none", "--cap-drop=ALL", "--read-only"} <= {*engine.ran}
+    assert make(site, release, monkeypatch)[0] == key
+
+
+def test_an_image_without_the_server_is_refused(site, release, monkeypatch):
+    with pytest.raises(DeploymentError, match=r"the image of docker/Dockerfile lacks django, gunicorn==") as caught:
+        make(site, release, monkeypatch, names=["requests-2.0.dist-info"])
+    assert "/venv/bin/python" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"packages": "/usr/local/lib/python3.11/dist-packages", "prefix": "/usr"},
+        {"prefix": "/..", "packages": "/../lib/python3.13/site-packages"},
+        {"prefix": "/a\nb", "packages": "/a\nb/lib/python3.13/site-packages"},
+        {"has_python": False},
+    ],
+)
+def test_packages_outside_of_a_folder_of_their_own_are_refused(site, release, monkeypatch, found):
+    with pytest.raises(DeploymentError, match="not in a virtualenv"):
+        make(site, release, monkeypatch, **found)
+
+
+def test_what_a_dockerfile_has_made_is_copied_to_the_source(tmp_path):
+    made, tree = tmp_path / "app", tmp_path / "tree"
+    for name in ("manage.py", "assets/a.js", "node_modules/x.js", ".venv/pyvenv.cfg", ".venv/bin/x"):
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).write_text(name)
+    (made / "link").symlink_to("/etc/passwd")
+    (tree / "src").mkdir(parents=True)
+    (tree / "src/manage.py").write_text("older")
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    (made / "kept").write_text("theirs")
+    (tree / "src/kept").symlink_to(outside)
+    argv = [sys.executable, "-I", "-S", "-c", django_deploy_step_build.TAKE]
+    subprocess.run([*argv, str(made), str(tree), "src"], check=True)
+    assert sorted(os.listdir(tree / "src")) == ["assets", "kept", "link", "manage.py"]
+    assert ((tree / "src/manage.py").read_text(), outside.read_text()) == ("manage.py", "mine")
+    subprocess.run([*argv, "", str(tree), "src"], check=True)
+    subprocess.run([*argv, str(tmp_path / "nowhere"), str(tree), "src"], check=True)
