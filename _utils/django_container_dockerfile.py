@@ -98,7 +98,9 @@ def failing(text: str, log: str) -> Instruction | None:
     known = list(instructions(text))
     if numbers := re.findall(r"^Dockerfile:(\d+)$", log, re.MULTILINE):
         return next((one for one in reversed(known) if one.line <= int(numbers[-1])), None)
-    reported = _normal(log)
+    ended = re.findall(r"^#(\d+) CANCELED", log, re.MULTILINE)
+    started = re.findall(rf"^#{ended[-1]} \[[^\]]*\] (.+)$", log, re.MULTILINE) if ended else []
+    reported = _normal("\n".join([log, *(f"] {line}:" for line in started)]))
     named = [one for one in known if f'STEP "{one.text}"' in reported or f"] {one.text}:" in reported]
     return named[-1] if named else None
 

@@ -99,8 +99,9 @@ def test_a_dockerfile_of_any_form_is_read(text):
         ">>> RUN pip\nDockerfile:4\n--------------------\n   3 |\nERROR: failed to solve: process",
         " > [base 2/4] RUN apt-get update &&     apt-get install -y libpq5:\n#5 0.3 E: Unable to locate\n------\n",
         "Dockerfile:6\n----\n",
+        "#9 [2/4] RUN apt-get update &&     apt-get install -y libpq5\n#9 sha256:dbe8\n#9 CANCELED\ncontext canceled\n",
     ],
-    ids=["podman", "docker 26", "docker 20.10", "a later line of it"],
+    ids=["podman", "docker 26", "docker 20.10", "a later line of it", "a timeout of docker"],
 )
 def test_the_line_that_failed_is_found_in_what_the_engine_prints(log):
     assert django_container_dockerfile.failing(DOCKERFILE, log).line == 4
