@@ -27,7 +27,11 @@ _MOST = 1 << 20
 _COPY = 600
 #: Prints where the Python of an image has its packages, the names in there, and how its uwsgi begins.
 _LOOK = """
-import json, os, platform, sys, sysconfig
+import json
+import os
+import platform
+import sys
+import sysconfig
 packages, uwsgi = sysconfig.get_path("purelib"), sys.prefix + "/bin/uwsgi"
 print(json.dumps({
     "prefix": sys.prefix,
