@@ -96,9 +96,12 @@ class Fleet:
         return self.deploy()
 
     def apply(self, target: str = "web*") -> dict[str, Any]:
-        """`state.apply django` on hosts, after those that are under way; return each one's states."""
+        """`state.apply django` on hosts, after those that are under way; return each one's states.
+
+        With `queue=True` Salt 3008 returns nothing of a job that had to wait (`_check_queue` of its module state).
+        """
         salt = ["salt", "--timeout=600", "--out=json", "--static", "--log-level=warning"]
-        argv = [*salt, target, "state.apply", "django", "queue=True"]
+        argv = [*salt, target, "state.apply", "django", "queue=99"]
         found: dict[str, Any] = json.loads(self.master.run(argv, timeout=900).stdout)
         return found
 
