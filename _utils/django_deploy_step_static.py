@@ -90,7 +90,8 @@ def _project_warnings(site: Site, release: Release, answer: dict[str, Any]) -> l
     if answer["settings_module"] != answer["expected_settings_module"]:
         raise DeploymentError(
             f"the project overrides DJANGO_SETTINGS_MODULE with {answer['settings_module']}",
-            hint=f"use os.environ.setdefault in {release.facts['application']}, or {at}:overlay: false",
+            hint=f"set {at}:settings_module: {answer['settings_module']}, if the site is to have those settings; "
+            f"otherwise use os.environ.setdefault in {release.facts['application']}",
         )
     if answer["debug"]:
         raise DeploymentError(

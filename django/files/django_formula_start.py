@@ -33,7 +33,8 @@ def start(request):
     from django.conf import settings
 
     answer = {**effective(settings), "unready": unready}
-    if request["collect"] and "django.contrib.staticfiles" in settings.INSTALLED_APPS:
+    is_expected = answer["settings_module"] == answer["expected_settings_module"]  # else the release is refused
+    if request["collect"] and is_expected and "django.contrib.staticfiles" in settings.INSTALLED_APPS:
         answer["static_storage"] = static_storage()
         if request.get("push") and answer["static_storage"]["elsewhere"]:
             raise RuntimeError(f"{answer['static_storage']['class']} uploads static files itself")

@@ -467,7 +467,8 @@ def test_a_link_that_is_shared_is_replaced(world, monkeypatch):
             {"settings_module": "blog.settings"},
             {},
             "static: the project overrides DJANGO_SETTINGS_MODULE with blog.settings",
-            "use os.environ.setdefault in blog.wsgi, or django:sites:blog:overlay: false",
+            "set django:sites:blog:settings_module: blog.settings, if the site is to have those settings; "
+            "otherwise use os.environ.setdefault in blog.wsgi",
         ),
         (
             {"debug": True},

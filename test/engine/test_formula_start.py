@@ -127,6 +127,27 @@ def test_application_that_imports_models_before_django_is_set_up(tmp_path):
     assert ended.stderr.endswith("NameError: name 'nothing' is not defined\n")
 
 
+@pytest.mark.parametrize(("assigned", "used"), [("live", "overlay"), ("other", "other")])
+def test_application_that_assigns_its_settings(tmp_path, assigned, used):
+    """The overlay stays in force over the settings that it begins with, and others are not replaced by it unseen."""
+    (tmp_path / "wsgi.py").write_text(
+        f"import os\nos.environ['DJANGO_SETTINGS_MODULE'] = '{assigned}'\nos.environ['OWN'] = '1'\n"
+        "from django.core.wsgi import get_wsgi_application\napplication = get_wsgi_application()\n"
+    )
+    for name in ("overlay", "live", "other"):
+        (tmp_path / f"{name}.py").write_text(f"INSTALLED_APPS = []\nSECRET_KEY = 'a'\nNAME = '{name}'\n")
+    shutil.copy(APPLICATION, tmp_path)
+    (tmp_path / "settings.json").write_text('{"settings_module": "live"}')
+    program = (
+        "import os, django_formula_application as a; a.load('wsgi'); os.environ['DJANGO_SETTINGS_MODULE'] = 'live'\n"
+        "from django.conf import settings as s; print(s.NAME, os.environ['OWN'], os.environ['DJANGO_SETTINGS_MODULE'])"
+    )
+    environment = {"PYTHONPATH": str(tmp_path), "DJANGO_SETTINGS_MODULE": "overlay"}
+    argv = [in_django.python("django"), "-B", "-c", program]
+    ended = subprocess.run(argv, capture_output=True, text=True, env=environment)
+    assert (ended.stdout, ended.stderr) == (f"{used} 1 live\n", "")
+
+
 SETS_UP_LATE = """
 def application(environ, start_response):
     from django.core.wsgi import get_wsgi_application
