@@ -109,7 +109,8 @@ def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -
         report.set("settings_module", production[0], f"guessed: the project names {named}")
         return production[0]
     guess, comment = _of_container(tree, roots) if not _has_code(roots, named) else ("", "")
-    guess, comment = (guess, comment) if guess else _instead_of(roots, named, wsgi, [*production, *found])
+    if not guess and not _has_example(roots, named):
+        guess, comment = _instead_of(roots, named, wsgi, [*production, *found])
     if guess and not django_project_python_path.find_module(roots, named) and _is_imported(roots, named):
         _add_module(report, tree, roots, named, guess)
         return guess
@@ -118,6 +119,12 @@ def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -
         return guess
     report.remarks.append(f"settings module: {named}")
     return named
+
+
+def _has_example(roots: list[Path], module: str) -> bool:
+    """Return whether a settings module is in the source as an example only, of which a file is made."""
+    paths = [root / f"{module.replace('.', '/')}.py" for root in roots if "." in module]
+    return not django_project_python_path.find_module(roots, module) and any(map(django_project_code.example_of, paths))
 
 
 def _syntax_error(roots: list[Path], module: str) -> str:
