@@ -1,15 +1,18 @@
 """What compose files are made from: a project as inspection finds it, and over it the options of a site."""
 
+import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
 import django_database_engine
+import django_project_code
 import django_project_environment
 import django_project_layout
 import django_project_options
+import django_project_python_path
 import django_project_requirements
 import django_virtualenv_lock
 import django_virtualenv_python
@@ -190,7 +193,7 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
     )
     _refuse_names(plan)
     plan.driver = [*_added(plan, required, contents)]
-    plan.notes = [*_notes(plan, settings)]
+    plan.notes = [*_notes(plan, settings), *_assigning(plan, roots)]
     return plan
 
 
@@ -290,6 +293,19 @@ def _notes(plan: Plan, settings: Settings) -> list[str]:
     if plan.options.get("writable_packages"):
         notes.append(f"{', '.join(plan.options['writable_packages'])} write into their own folder, which is read-only")
     return notes
+
+
+def _assigning(plan: Plan, roots: list[Path]) -> Iterator[str]:
+    """Yield a note for each program that assigns the settings module: those of the files would have no effect."""
+    for module in (plan.application, "manage"):
+        path = django_project_python_path.find_module(roots, module)
+        found = ast.walk(django_project_code.tree(path)) if path else ()
+        targets = [target for one in found if isinstance(one, ast.Assign) for target in one.targets]
+        if any(ast.unparse(target).endswith("environ['DJANGO_SETTINGS_MODULE']") for target in targets):
+            yield (
+                f"{module} assigns DJANGO_SETTINGS_MODULE: use os.environ.setdefault there, otherwise the settings "
+                "in compose/ have no effect"
+            )
 
 
 def has_lock(plan: Plan, name: str) -> bool:

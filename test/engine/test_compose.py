@@ -229,6 +229,17 @@ def test_no_line_of_a_project_reaches_the_terminal_as_it_is(tmp_path):
     assert "have cron run it in the service app: manage.py clear '--x=\\x1b]0;a\\x07'" in lines[1]
 
 
+def test_a_program_that_assigns_its_settings_is_named(tmp_path):
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "requirements.txt").write_text("django\n")
+    (tmp_path / "manage.py").write_text("import os\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')\n")
+    (tmp_path / "shop/settings.py").write_text("INSTALLED_APPS = []\nSECRET_KEY = 'a'\n")
+    wsgi = "import os\nos.environ['DJANGO_SETTINGS_MODULE'] = 'shop.settings'\napplication = get_wsgi_application()\n"
+    (tmp_path / "shop/wsgi.py").write_text(wsgi)
+    (line,) = [one for one in django_compose.write(str(tmp_path), "shop") if "assigns" in one]
+    assert line.startswith("shop.wsgi assigns DJANGO_SETTINGS_MODULE: use os.environ.setdefault there")
+
+
 def test_each_worker_has_a_service_of_its_own(tmp_path):
     folder = project("sqlite", tmp_path)
     workers = {name: {"kind": "command", "command": f"manage.py {name}"} for name in ("default", "worker", "mail")}
