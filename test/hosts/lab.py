@@ -336,8 +336,9 @@ class Lab:
         self.started = self.kept = 0
         self.named: list[Host] = []
         require_podman()
-        remove_leftovers()
-        drop_old()
+        with locked(cache_folder() / "images" / "leftovers.lock"):  # podman lists nothing while an image is removed
+            remove_leftovers()
+            drop_old()
         podman("network", "create", f"--label={LABEL}={OWNER}", f"--label={SHARED}={RUN_OWNER}", self.name)
         self.subnet = ipaddress.ip_network(
             json.loads(podman("network", "inspect", self.name).stdout)[0]["subnets"][0]["subnet"]

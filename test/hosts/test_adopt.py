@@ -294,6 +294,7 @@ def test_takeover_reverted_by_commands(host, blog):
 # Without systemd
 
 
+@pytest.mark.full
 def test_deployment_under_supervisor_in_container_found(hosts, repositories, release):
     command = ("sh", "-c", "service supervisor start; service nginx start; exec sleep infinity")
     host = hosts(release, kind="ready", init=False, command=command)

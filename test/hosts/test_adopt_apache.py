@@ -9,6 +9,7 @@ from lab import Host
 from old_sites import APT, entries, old_site, sign_before, until
 from sites import Site, release_of
 
+pytestmark = pytest.mark.full
 ROOT = "/home/elspeth/sites/blog.example.org"
 #: As mod_wsgi's own handbook has it, and a2ensite links it.
 DAEMON = f"""<VirtualHost *:80>

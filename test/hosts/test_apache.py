@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import pytest
 import requests
+from products import shortened
 from sites import Site, version
 
 VIEW = """
@@ -266,7 +267,7 @@ SERVERS = {
 }
 
 
-@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("server", shortened(SERVERS, "gunicorn, tcp"))
 def test_application_server_changes_behind_apache(blog, server):
     with blog.lossless():
         blog.deploy(server=SERVERS[server])
@@ -285,6 +286,7 @@ def test_application_server_changes_behind_apache(blog, server):
         assert answer.json()["size"] == 400_000
 
 
+@pytest.mark.full
 def test_sites_change_their_proxy_together(blog):
     """nginx takes both sites of the host over at once, and gives them back; what visitors notice is said."""
     domains = blog.options["domains"]

@@ -2,6 +2,7 @@
 
 import pytest
 from client import Load
+from products import shortened
 from sites import Site, lines, release_of, version
 
 
@@ -69,7 +70,19 @@ def prepared(blog):
     return blog
 
 
-@pytest.mark.parametrize("change", CHANGES)
+#: Further ones are left to --all.
+USUAL = (
+    "settings module",
+    "requirements",
+    "the project's folder",
+    "http",
+    "no overlay",
+    "an overlay again",
+    "a repository",
+)
+
+
+@pytest.mark.parametrize("change", shortened(CHANGES, *USUAL))
 def test_a_change_loses_no_request(prepared, change):
     blog = prepared
     before = blog.live

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from faults import APPLY, Fault, Judge, provoked, report
 from lab import ROOT, Host, applied
+from products import shortened
 from sites import Site, lines, version
 
 HERE = Path(__file__).parent
@@ -196,9 +197,7 @@ def test_a_deployment_that_stands_still_keeps_its_lock(good):
     good.is_settled = True
 
 
-@pytest.mark.parametrize(
-    "step", [s if s in ("migration", "live") else pytest.param(s, marks=pytest.mark.full) for s in STEPS]
-)
+@pytest.mark.parametrize("step", shortened(STEPS, "migration", "live"))
 def test_the_power_fails(good, step):
     old = good.live
     with deploying(good, step, "acting", "sync; touch /var/reached; sleep 60"):

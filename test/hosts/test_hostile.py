@@ -24,6 +24,7 @@ from attacker import (
     victims,
 )
 from conftest import Hosts, Repositories
+from products import shortened
 from sites import version
 
 KNOWN = {
@@ -86,9 +87,7 @@ TARGETS = {
 DEFAULT = ("a file of root that is not there", "no end", "another site")
 
 
-@pytest.mark.parametrize(
-    "target", [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.full) for name in TARGETS]
-)
+@pytest.mark.parametrize("target", shortened(TARGETS, *DEFAULT))
 def test_links_under_every_name(lair, target):
     names = sorted(name for name in names_in_code() if len(name) < 100)
     plain = [name for name in names if name.rpartition("/")[2] not in ESSENTIAL and not name.startswith(".gitm")]
@@ -428,7 +427,7 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("what", ["files", "runtime"])
+@pytest.mark.parametrize("what", shortened(["files", "runtime"], "files"))
 def test_every_command_works_next_to_a_hostile_site(lair, what):
     user = lair.host.run("id -u mallory").stdout.strip()
     shop = lair.host.run(["pgrep", "-u", "shop", "-o"]).stdout.strip()

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from products import shortened
 from sites import Site
 
 #: The most that root's process may take of the memory, in kB, and the seconds of a command.
@@ -37,7 +38,7 @@ def blog(module_hosts, repositories) -> Site:
     return blog
 
 
-@pytest.fixture(params=HOSTILE)
+@pytest.fixture(params=shortened(HOSTILE, "a link to root's", "an endless view"))
 def hostile(blog, request):
     """The site's user replaces its database; afterwards it is as before."""
     folder = f"{blog.root}/database"

@@ -230,6 +230,7 @@ SQL
 SECOND = "CREATE ROLE blog_b LOGIN PASSWORD 'second-7f3' IN ROLE blog; ALTER ROLE blog_b SET role = 'blog'"
 
 
+@pytest.mark.full
 def test_password_change_of_the_database_loses_no_request(blog):
     def sql(statement: str) -> None:
         blog.host.run(["runuser", "-u", "postgres", "--", "psql", "--quiet", f"--command={statement}"])

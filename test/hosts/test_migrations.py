@@ -1,6 +1,5 @@
 """Migrations on servers: one at a time, behind nobody's lock, judged before they are run; and going back from them."""
 
-import shlex
 import threading
 import time
 
@@ -40,7 +39,11 @@ GONE = "migrations.RemoveField('entry', 'note')"
 HALF = "migrations.RunSQL('CREATE TABLE ledger (id integer)'), migrations.RunSQL('SELECT 1/0')"
 WHOLE = "migrations.RunSQL('CREATE TABLE ledger (id integer)')"
 MADE = "from guestbook.models import Entry; print(Entry.objects.filter(name='made by a migration').count())"
-
+#: Who has read and now takes its time, as each server says it.
+SLEEPS = {
+    "blog": """runuser -u postgres -- psql -tAc "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'" """,
+    "shop": """mariadb -BNe "SELECT id FROM information_schema.processlist WHERE state = 'User sleep'" """,
+}
 
 MOOD = (
     "migrations.AddField('entry', 'mood', models.CharField(max_length=9, default='fine')), "
@@ -101,16 +104,17 @@ def migrating(site: Site, times: int) -> list[str]:
     return said
 
 
-def reader(site: Site) -> str:
-    """A client that has read the table of entries, in a transaction that takes its time."""
+def begin_to_read(site: Site) -> None:
+    """Start a client that reads the table of entries in a transaction that takes its time; return once it has read."""
     sleep = "pg_sleep" if site.name == "blog" else "SLEEP"
-    sql = f"BEGIN; SELECT count(*) FROM guestbook_entry WHERE name = 'Ada Lovelace'; SELECT {sleep}(120)"
+    sql = f"BEGIN; SELECT count(*) FROM guestbook_entry WHERE name = 'Ada Lovelace'; SELECT {sleep}(600)"
     argv = ["mariadb", "--user=shop", f"--password={PASSWORD}", "--host=127.0.0.1", "shop", "-e", sql]
     if site.name == "blog":
         login = [f"PGPASSWORD={PASSWORD}", "PGAPPNAME=report"]
         argv = ["env", *login, "psql", "--host=127.0.0.1", "--username=blog", "blog", f"--command={sql}"]
     ends = "--property=KillSignal=SIGINT"  # at which it takes its query back; else the server would go on with it
-    return shlex.join(["systemd-run", "--quiet", "--collect", "--unit=reader", ends, "--", *argv])
+    site.host.run(["systemd-run", "--quiet", "--collect", "--unit=reader", ends, "--", *argv])
+    site.host.run(f'until [ "$({SLEEPS[site.name]})" ]; do sleep 0.2; done')
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,8 +122,7 @@ def test_requests_served_while_migration_waits_for_lock(request, name):
     site: Site = request.getfixturevalue(name)
     old = site.live
     add(site, "0004_note", NOTE, "0003_entry_hidden")
-    site.host.run(reader(site))
-    time.sleep(2)
+    begin_to_read(site)
     migrate = {"lock_timeout": "500ms" if name == "blog" else "1s"}
     comment = site.apply(migrate=migrate).failed[f"{name} has its database migrated"]
     assert site.get().status_code == 200 and site.answering["release"] == old

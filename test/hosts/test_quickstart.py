@@ -312,6 +312,7 @@ def test_help_is_given_to_anybody(without_init):
 # Without an init
 
 
+@pytest.mark.full
 def test_a_container_without_init_serves_the_example_and_is_left_as_it_was(lab, hosts):
     folder = wheels(lab, "trixie")
     host = hosts("trixie", kind="bare", name="web1", init=False, options=[f"--volume={folder}:/wheels:ro"])

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from client import Load
+from products import shortened
 from sites import Site, lines, release_of, version
 
 CODE_ONLY = {
@@ -185,9 +186,7 @@ def test_what_is_older_than_keep_is_deleted(good):
     assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
 
 
-@pytest.mark.parametrize(
-    "cause", [cause if cause in SHORT else pytest.param(cause, marks=pytest.mark.full) for cause in BROKEN]
-)
+@pytest.mark.parametrize("cause", shortened(BROKEN, *SHORT))
 def test_a_broken_commit_leaves_the_old_release_serving(good, cause):
     changes, step, says = BROKEN[cause]
     old = good.live

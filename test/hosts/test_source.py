@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from lab import Host
+from products import shortened
 from repository import Repository
 from sites import Site, lines, version
 
@@ -94,7 +95,9 @@ UNAVAILABLE = {
 }
 
 
-@pytest.mark.parametrize("case", UNAVAILABLE)
+@pytest.mark.parametrize(
+    "case", shortened(UNAVAILABLE, "unknown branch", "no repository", "unknown name", "silent server", "login")
+)
 def test_first_deployment_fails_with_the_cause(server, shop, case):
     options, error = UNAVAILABLE[case]
     refused(shop.apply(**options), error)

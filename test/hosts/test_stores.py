@@ -275,6 +275,7 @@ def test_store_of_the_active_release_runs_until_the_switch(blog):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_removed_site_leaves_its_queue(blog):
     blog.deploy(**STORES)
     client(blog, "RPUSH", "celery", "a", "b")
