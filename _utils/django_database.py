@@ -18,8 +18,8 @@ _HINTS = {
     "Error loading (psycopg|MySQLdb)": "add the database's driver to the virtualenv, {site}:python_packages: "
     "['psycopg[binary]'] or [mysqlclient]; or the library that it needs to the host, {site}:packages: [libpq5] or "
     "[libmariadb3]",
-    "password authentication failed|access denied for user|no password supplied": "correct {key}:user or "
-    "{key}:password",
+    "password authentication failed|access denied for user|no password supplied|role \\S+ does not exist": "correct "
+    "{key}:user or {key}:password",
     "peer authentication failed": "restore Debian's line in the server's pg_hba.conf: local all all peer",
     "login rejected|no authentication method is found|no such database": "apply on the host of the database first: its "
     "PgBouncer does not have {key}:pool, or does not let in this host",
@@ -29,6 +29,11 @@ _HINTS = {
     r"connection to server .*failed|can't connect to|connection timeout expired|server has gone away|too many c"
     "|the database system is": "check that the server runs and is reachable at {key}:host, {key}:port",
 }
+#: The user and the host of a connection, in the texts of PostgreSQL, MariaDB and MySQL.
+_USER = re.compile(r"""\b(?:user|role) ["']([^"']+)["']""")
+_HOST = re.compile(r"""\b(?:server at|server on|server host|host name|resolve host) ["']([^"']+)["']""")
+#: Hosts that a connection over a unix socket may be reported with.
+_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def secret_name(alias: str) -> str:
@@ -233,9 +238,34 @@ def add_hint(site: Site, error: DeploymentError) -> None:
     key = pillar_key(site, "default") if is_only else f"django:sites:{site.name}:databases:…"
     for pattern, hint in _HINTS.items():
         if re.search(f"(OperationalError|ImproperlyConfigured): .*({pattern})", error.message, re.IGNORECASE):
-            error.hint = hint.format(key=key, site=f"django:sites:{site.name}")
+            error.hint = _of_project(site, error.message) or hint.format(key=key, site=f"django:sites:{site.name}")
             error.transient = error.transient or "OperationalError" in error.message
             return
+
+
+def _of_project(site: Site, message: str) -> str:
+    """Return the hint for a connection that has another user or host than the pillar's databases; empty for theirs."""
+    user, host = _USER.search(message), _HOST.search(message)
+    given = [one for one in site.config["databases"].values() if one["engine"] in SERVERS]
+    users = {name for one in given for name in login_pair(one["user"])}
+    hosts = {place for one in given for place in _hosts(one)}
+    address = host[1].partition(":")[0] if host and host[1].count(":") == 1 else host and host[1]
+    if not (user and user[1] not in users) and not (address and address not in hosts):
+        return ""
+    words = [f"user {user[1]}" if user else "", f"host {address}" if address else ""]
+    at = f"django:sites:{site.name}"
+    return (
+        f"the project itself connects with {', '.join(filter(None, words))}, which no database of {at} has: change the "
+        f"variables or settings that it takes them from, {at}:environment or {at}:settings; or the file that has them, "
+        f"{at}:files; or create that user and database there"
+    )
+
+
+def _hosts(database: Mapping[str, Any]) -> list[str]:
+    """Return the hosts that connections of one of the pillar's databases may be reported with."""
+    host = str(database["host"] or "/")
+    is_local = host.startswith("/") or host in _LOCAL or database.get("pool")
+    return [host, *(_LOCAL if is_local else ()), *map(str, database["options"].values())]
 
 
 def database_file(site: Site, release: Path, facts: Mapping[str, Any], database: Mapping[str, str]) -> Path | None:

@@ -407,7 +407,24 @@ def checks(request):
     if failed:
         raise CheckFailure(failed)
     warnings = [m for m in [*found, *deployment] if m.level >= framework.WARNING]
-    return list(dict.fromkeys(f"{m.id}: {textwrap.shorten(str(m.msg), 1000, placeholder=' …')}" for m in warnings))
+    return shortened((m.id, f"{m.id}: {textwrap.shorten(str(m.msg), 1000, placeholder=' …')}") for m in warnings)
+
+
+def shortened(warnings):
+    """Return each warning once, of each check the first `SHOWN`, and how many more it has.
+
+    Args:
+        warnings: the id of a check and the text, of each.
+    """
+    by_check = {}
+    for check, text in dict.fromkeys(warnings):
+        by_check.setdefault(check, []).append(text)
+    found = []
+    for check, texts in by_check.items():
+        more = len(texts) - CheckFailure.SHOWN
+        found += texts[: CheckFailure.SHOWN] if more > 1 else texts
+        found += [f"{check}: {more} more; manage.py check --deploy lists them"] if more > 1 else []
+    return found
 
 
 def cause(error):

@@ -432,24 +432,26 @@ def test_own_database_of_project_accepted(database):
 
 
 HINTS = {
-    'OperationalError: connection to server at "db1" (10.0.0.5), port 5432 failed: FATAL:  password authentication '
-    'failed for user "blog"': "correct {key}:user or {key}:password",
+    'OperationalError: connection to server at "db1.example.org" (10.0.0.5), port 5432 failed: FATAL:  password '
+    'authentication failed for user "blog"': "correct {key}:user or {key}:password",
     "OperationalError: (1045, \"Access denied for user 'blog'@'web1' (using password: YES)\")": (
         "correct {key}:user or {key}:password"
     ),
-    'OperationalError: connection to server at "10.0.0.5", port 6432 failed: FATAL:  login rejected': (
+    'OperationalError: connection to server at "db1.example.org", port 6432 failed: FATAL:  login rejected': (
         "apply on the host of the database first: its PgBouncer does not have {key}:pool, or does not let in this host"
     ),
     'OperationalError: connection failed: FATAL:  database "lost" does not exist': (
         "create it on the server, or correct {key}:name"
     ),
     "OperationalError: (1049, \"Unknown database 'lost'\")": "create it on the server, or correct {key}:name",
-    'OperationalError: could not translate host name "db9" to address: Name or service not known': "correct {key}:host",
-    "OperationalError: (2005, \"Unknown server host 'db9' (-2)\")": "correct {key}:host",
-    'OperationalError: connection to server at "db1", port 5432 failed: Connection refused': (
+    'OperationalError: could not translate host name "db1.example.org" to address: Name or service not known': (
+        "correct {key}:host"
+    ),
+    "OperationalError: (2005, \"Unknown server host 'db1.example.org' (-2)\")": "correct {key}:host",
+    'OperationalError: connection to server at "db1.example.org", port 5432 failed: Connection refused': (
         "check that the server runs and is reachable at {key}:host, {key}:port"
     ),
-    "OperationalError: (2002, \"Can't connect to server on 'db1' (115)\")": (
+    "OperationalError: (2002, \"Can't connect to server on 'db1.example.org' (115)\")": (
         "check that the server runs and is reachable at {key}:host, {key}:port"
     ),
 }
@@ -463,6 +465,43 @@ def test_hint_for_server_error(message, several):
     django_database.add_hint(site, error)
     key = "django:sites:blog:databases:…" if several else "django:sites:blog:database"
     assert error.hint == HINTS[message].format(key=key) and error.transient
+
+
+#: Other users and hosts than those of the pillar, as the drivers report them.
+OF_PROJECT = {
+    'OperationalError: (psycopg2.OperationalError) connection to server at "localhost" (127.0.0.1), port 5432 failed: '
+    'FATAL:  password authentication failed for user "puser"': "user puser, host localhost",
+    'OperationalError: connection to server at "db1.example.org" (10.0.0.5), port 5432 failed: FATAL:  password '
+    'authentication failed for user "puser"': "user puser, host db1.example.org",
+    'OperationalError: connection failed: FATAL:  role "puser" does not exist': "user puser",
+    "OperationalError: (1045, \"Access denied for user 'root'@'localhost' (using password: YES)\")": "user root",
+    'OperationalError: could not translate host name "db" to address: Name or service not known': "host db",
+    "OperationalError: (2005, \"Unknown server host 'mysql' (-2)\")": "host mysql",
+    "OperationalError: (2003, \"Can't connect to MySQL server on '10.9.9.9:3306' (111)\")": "host 10.9.9.9",
+    'OperationalError: connection to server at "::1", port 5432 failed: Connection refused': "host ::1",
+}
+
+
+@pytest.mark.parametrize("message", OF_PROJECT)
+@pytest.mark.parametrize("database", [SERVER, {"engine": "sqlite"}])
+def test_hint_for_a_connection_that_the_project_opens_itself(message, database):
+    error = DeploymentError(f"starting Django: {message}", hint="")
+    django_database.add_hint(configured(database=database), error)
+    assert error.hint == (
+        f"the project itself connects with {OF_PROJECT[message]}, which no database of django:sites:blog has: change "
+        "the variables or settings that it takes them from, django:sites:blog:environment or "
+        "django:sites:blog:settings; or the file that has them, django:sites:blog:files; or create that user and "
+        "database there"
+    )
+    assert error.transient
+
+
+@pytest.mark.parametrize("host", [None, "127.0.0.1"])
+def test_hint_for_a_local_database_of_the_pillar(host):
+    text = 'connection to server at "localhost" (127.0.0.1), port 5432 failed: FATAL:  password authentication failed'
+    error = DeploymentError(f'starting Django: OperationalError: {text} for user "blog_2"', hint="")
+    django_database.add_hint(configured(database={**SERVER, "host": host}), error)
+    assert error.hint == "correct django:sites:blog:database:user or django:sites:blog:database:password"
 
 
 def test_hint_for_missing_driver():

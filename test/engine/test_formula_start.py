@@ -243,6 +243,20 @@ def test_failed_checks_stop_a_release(program, monkeypatch, found, of_deployment
         assert program.cause(error.value) == expected
 
 
+def test_of_many_warnings_of_a_check_the_first_are_shown(program):
+    found = [("api.W2", f"api.W2: view {number}") for number in range(200)]
+    found += [
+        ("api.W2", "api.W2: view 0"),
+        *((f"b.W{number % 2}", f"b.W{number % 2}: {number}") for number in range(8)),
+    ]
+    assert program.shortened(found) == [
+        *(f"api.W2: view {number}" for number in range(3)),
+        "api.W2: 197 more; manage.py check --deploy lists them",
+        *(f"b.W0: {number}" for number in range(0, 8, 2)),
+        *(f"b.W1: {number}" for number in range(1, 8, 2)),
+    ]
+
+
 def test_sqlite_files_of_the_projects_own_settings(program, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert program.own_files() == {}
