@@ -27,6 +27,7 @@ import django_release
 import django_site_hint
 import django_wall_delegate
 from django_host_command import DeploymentError
+from django_project_access import Access
 from django_project_report import Report
 from django_site import Site
 from django_wall_foreign import Foreign
@@ -191,7 +192,7 @@ def _page(source: Path, facts: Mapping[str, Any], but: str) -> str:
     """Return the path of a page for the health check, where that of the pillar is none; empty if none is known."""
     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
     settings = django_project_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
-    return django_project_routes.health_path(roots, settings.get("ROOT_URLCONF"), but=but)[0]
+    return django_project_routes.health_path(Access(roots, settings), settings.get("ROOT_URLCONF"), but=but)[0]
 
 
 def _own(release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import django_project_release
 import django_project_requirements
 import django_project_routes
 import django_project_variables
+from django_project_access import Access
 from django_project_report import Report
 from django_project_settings import Settings
 from django_project_values import UNKNOWN, Value
@@ -408,7 +409,8 @@ def _health(report: Report, roots: list[Path], settings: Settings) -> None:
     """Guess the path of the health check, and the header by which the project recognises https."""
     urls = settings.get("ROOT_URLCONF")
     from_template = f"{report.application.rpartition('.')[0]}.urls"  # where Django's project template has them
-    path, comment = django_project_routes.health_path(roots, urls if isinstance(urls, str) else from_template)
+    access = Access(roots, settings)
+    path, comment = django_project_routes.health_path(access, urls if isinstance(urls, str) else from_template)
     health: dict[str, Any] = {"path": path} if path else {}
     if settings.get("SECURE_SSL_REDIRECT") is True:
         header = settings.get("SECURE_PROXY_SSL_HEADER")

@@ -10,6 +10,7 @@ from typing import Any
 import django_project
 import django_project_code
 import django_project_python_path
+from django_project_access import Access
 
 _HEALTH = re.compile(
     r"""["'^]/?((?:[\w-]+/)?(?:healthz|health|health[_-]check|livez|readyz|heartbeat|ping)/?)\$?["']"""
@@ -31,38 +32,48 @@ _NO_VIEW = re.compile(
 _VIEWS = ("LoginView", "TemplateView", "SpectacularSwaggerView", "SpectacularRedocView", "with_ui")
 
 
-def health_path(roots: list[Path], urlconf: Any, *, but: str = "") -> tuple[str, str]:
+def health_path(access: Access, urlconf: Any, *, but: str = "") -> tuple[str, str]:
     """Return the path of the project's health check, and why it was taken; empty if there is none and / is a page.
 
     Where / surely is no page, the login page of Django's admin is taken: it requires the database. Without the admin it
-    is the first page of the project that needs neither arguments nor a login.
+    is the first page of the project that needs neither arguments nor a login. A page that the project's middleware may
+    refuse is only taken if it may refuse the others too.
 
     Args:
-        roots: the folders that the project is imported from.
         urlconf: ROOT_URLCONF, as far as it is known.
         but: a path that is no page for every visitor, as a request has shown; else the code decides.
     """
-    paths = (f"/{found.group(1)}" for found in map(_HEALTH.search, _texts(roots, urlconf)) if found)
-    found = next((path for path in paths if path != but), "")
-    files = _files(roots, urlconf) if isinstance(urlconf, str) else []
-    if found or len(files) != 1:
-        return (found, "guessed") if found else ("", "")
-    if but != "/" and _has_home(roots, files[0], {files[0]}):
-        return ("/", "guessed") if but else ("", "")
+    found = [(path, why) for path, why in _candidates(access, urlconf, but) if path != but]
+    path, why = min(found, key=lambda one: access.gates(one[0]), default=("", ""))
+    return ("", "") if path == "/" and not but else (path, why)
+
+
+def _candidates(access: Access, urlconf: Any, but: str) -> Iterator[tuple[str, str]]:
+    """Yield the paths that may be a page for every visitor, the most likely first, and why they are taken."""
+    for path in _health_paths(access, urlconf):
+        yield path, "guessed"
+    files = _files(access, urlconf) if isinstance(urlconf, str) else []
+    if len(files) != 1:
+        return
+    has_home = but != "/" and _has_home(access, files[0], {files[0]})
+    if has_home:
+        yield "/", "guessed"
+    why = (
+        "guessed: the project's middleware refuses other pages" if has_home else "guessed: / is no page of the project"
+    )
     logins = (f"/{admin}login/" for admin in map(_admin, _calls(files[0])) if admin)
-    pages = (f"/{page}" for page in _pages(roots, files[0], "", {files[0]}) if page)
-    page = next((path for path in itertools.chain(logins, pages) if path != but), "")
-    return (page, "guessed: / is no page of the project") if page else ("", "")
+    pages = (f"/{page}" for page in _pages(access, files[0], "", {files[0]}) if page)
+    yield from ((page, why) for page in itertools.chain(logins, pages))
 
 
-def _texts(roots: list[Path], urlconf: Any) -> Iterator[str]:
-    """Yield the calls in ``urlpatterns`` of the project that have the paths of the site.
+def _health_paths(access: Access, urlconf: Any) -> Iterator[str]:
+    """Yield the paths of health checks in ``urlpatterns`` of the project that refuse no visitor.
 
     They are in its ROOT_URLCONF, if that is known, and in modules that it includes without a prefix.
     """
-    paths = [path for root in roots for path in django_project.files(root, "urls.py", depth=3)]
+    paths = [path for root in access.roots for path in django_project.files(root, "urls.py", depth=3)]
     if isinstance(urlconf, str):
-        paths = _files(roots, urlconf) or paths
+        paths = _files(access, urlconf) or paths
     done: set[Path] = set()
     while paths and len(done) < _MODULES:
         path = paths.pop(0)
@@ -72,14 +83,15 @@ def _texts(roots: list[Path], urlconf: Any) -> Iterator[str]:
         for call in _calls(path):
             text = ast.unparse(call)
             included = re.match(r"\w+\(r?'\^?', (?:\w+\.)?include\(\(?'([\w.]+)'", text)
+            found = _HEALTH.search(text) if "include(" not in text else None
             if included:
-                paths += _files(roots, included[1])
-            elif "include(" not in text:
-                yield text
+                paths += _files(access, included[1])
+            elif found and not (len(call.args) > 1 and access.is_refused(path, call.args[1])):
+                yield f"/{found.group(1)}"
 
 
-def _files(roots: list[Path], module: str) -> list[Path]:
-    return [path for root in roots if (path := django_project_python_path.module_file(root, module))]
+def _files(access: Access, module: str) -> list[Path]:
+    return [path for root in access.roots if (path := django_project_python_path.module_file(root, module))]
 
 
 def _patterns(path: Path, above: frozenset[Path] = frozenset()) -> Iterator[ast.expr]:
@@ -143,35 +155,45 @@ def _literal(call: ast.Call) -> str | None:
     return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
 
 
-def _has_home(roots: list[Path], path: Path, done: set[Path]) -> bool:
+def _has_home(access: Access, path: Path, done: set[Path]) -> bool:
     """Return whether a module of routes has one for the empty path, or may have one."""
     values = [*_patterns(path)]
-    return not values or any(_may_be_home(roots, value, done) for value in values)
+    return not values or any(_may_be_home(access, path, value, done) for value in values)
 
 
-def _may_be_home(roots: list[Path], value: ast.expr, done: set[Path]) -> bool:
+def _may_be_home(access: Access, module: Path, value: ast.expr, done: set[Path]) -> bool:
     if isinstance(value, ast.List | ast.Tuple):
-        return any(_may_be_home(roots, part, done) for part in value.elts)
+        return any(_may_be_home(access, module, part, done) for part in value.elts)
     if isinstance(value, ast.BinOp):
-        return any(_may_be_home(roots, part, done) for part in (value.left, value.right))
+        return any(_may_be_home(access, module, part, done) for part in (value.left, value.right))
     if not isinstance(value, ast.Call):
         return True
     name, route = _name(value), _literal(value)
     if name in _NO_PAGES:
         return False
     if name == "i18n_patterns":
-        return any(_may_be_home(roots, part, done) for part in value.args)
+        return any(_may_be_home(access, module, part, done) for part in value.args)
     if name not in _ROUTES or route is None:
         return True
     if not _matches_nothing(name, route):
         return False
     target = value.args[1] if len(value.args) > 1 else None
     if not (isinstance(target, ast.Call) and _name(target) == "include"):
-        return True
-    files = _files(roots, _literal(target) or "") if _literal(target) else []
+        return not (target and access.is_api_refused(module, target))
+    if _is_router(module, target):
+        return not access.is_closed
+    files = _files(access, _literal(target) or "") if _literal(target) else []
     if len(files) != 1 or len(done) >= _MODULES:
         return True
-    return files[0] not in done and _has_home(roots, files[0], done | {files[0]})
+    return files[0] not in done and _has_home(access, files[0], done | {files[0]})
+
+
+def _is_router(module: Path, included: ast.Call) -> bool:
+    """Return whether a route includes a router of Django REST framework; its page has the default permissions."""
+    name = django_project_code.dotted(included.args[0]) if included.args else ""
+    assigned = [node for node in django_project_code.tree(module).body if isinstance(node, ast.Assign)]
+    routers = [node.targets[0] for node in assigned if ast.unparse(node.value).endswith("DefaultRouter()")]
+    return name.endswith(".urls") and name.removesuffix(".urls") in [django_project_code.dotted(one) for one in routers]
 
 
 def _matches_nothing(function: str, route: str) -> bool:
@@ -184,7 +206,7 @@ def _matches_nothing(function: str, route: str) -> bool:
         return True
 
 
-def _pages(roots: list[Path], module: Path, prefix: str, done: set[Path]) -> Iterator[str]:
+def _pages(access: Access, module: Path, prefix: str, done: set[Path]) -> Iterator[str]:
     """Yield the paths of a module's routes that need neither arguments nor a login, as far as its code tells.
 
     Args:
@@ -200,10 +222,10 @@ def _pages(roots: list[Path], module: Path, prefix: str, done: set[Path]) -> Ite
         if not (isinstance(target, ast.Call) and _name(target) == "include"):
             yield from [path] if path and _is_page(module, target) else []
             continue
-        files = _files(roots, _literal(target) or "")
+        files = _files(access, _literal(target) or "")
         if len(files) == 1 and files[0] not in done and len(done) < _MODULES:
             done.add(files[0])
-            yield from _pages(roots, files[0], path, done)
+            yield from _pages(access, files[0], path, done)
 
 
 def _routes(value: ast.expr) -> Iterator[ast.Call]:
