@@ -722,6 +722,45 @@ def compose(site, folder, python=""):
     return _answer(lambda: "\n".join(django_compose.of_site(site, folder, str(python))))
 
 
+def save_images(site, file):
+    """
+    Write the images that the active release of a site in containers begins with into a file, for another host whose
+    engine gets them by ``django.load_images``: a release of the same commit or the same requirements is then made
+    without building them. Return their names.
+
+    site
+        Name of the site.
+    file
+        Path of a new file in a folder that only root may write to.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.save_images blog /root/blog.tar
+    """
+    return _answer(lambda: django_verbs.save_images(site, file))
+
+
+def load_images(site, file):
+    """
+    Give the engine of a site in containers the images of a file that ``django.save_images`` has written on another
+    host. Return their names.
+
+    site
+        Name of the site.
+    file
+        Path of the file, in a folder that only root may write to.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.load_images blog /root/blog.tar
+    """
+    return _answer(lambda: django_verbs.load_images(site, file))
+
+
 def _answer(verb):
     try:
         return verb()

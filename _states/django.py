@@ -1072,6 +1072,7 @@ def _given(site):
     references |= _other_keys(site)
     references["push_secret"] = django_push.reference(site.config)
     references |= {"deploy_key": site.config["deploy_key"], "index_password": site.config["index"]["password"]}
+    references["registry_password"] = ((site.config.get("container") or {}).get("login") or {}).get("password")
     given = {name: _secret(entry["pillar"]) for name, entry in references.items() if isinstance(entry, dict) and entry}
     trusted = (site.config.get("fleet") or {}).get("trusted") or {}
     return given | {f"trusted:{host}": _pem(value) for host, value in trusted.items()}

@@ -17,7 +17,7 @@ from django_container_engine import ENGINES, Engine
 from django_site import RUNTIME, Site
 
 #: What a release records of its image.
-RECORD = {"engine": str, "image": str, "base": str, "mounts": [str], "file?": str}
+RECORD = {"engine": str, "image": str, "base": str, "mounts": [str], "file?": str, "pulled?": str}
 #: Reads files of variables, which systemd would read, then becomes the command: no variable is an argument or part of
 #: what the engine shows of a container.
 _ENTER = 'umask 027; set -a; while [ "$1" != -- ]; do . "$1"; shift; done; set +a; shift; exec "$@"'
@@ -39,6 +39,7 @@ class Container:
         base: the name of the image that it begins with.
         mounts: paths of its source that the image does not have.
         file: the Dockerfile that makes the base, relative to the source; empty if it is none of the project's.
+        pulled: the name by which a registry has the base, if it is an image that the project has made elsewhere.
     """
 
     engine: Engine
@@ -46,6 +47,12 @@ class Container:
     base: str
     mounts: tuple[str, ...] = ()
     file: str = ""
+    pulled: str = ""
+
+    @property
+    def is_of_project(self) -> bool:
+        """Return whether the base is an image of the project's own, with its packages."""
+        return bool(self.file or self.pulled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +97,8 @@ def of_release(release: Path) -> Container | None:
         return None
     container = found["container"]
     names = (container["image"], container["base"])
-    return Container(ENGINES[container["engine"]], *names, tuple(container["mounts"]), container.get("file", ""))
+    own = [container.get(key, "") for key in ("file", "pulled")]
+    return Container(ENGINES[container["engine"]], *names, tuple(container["mounts"]), *own)
 
 
 def argv(engine: Engine, image: str, inside: Inside, command: Sequence[str], *options: str) -> list[str]:
@@ -170,7 +178,8 @@ def with_files(site: Site, release: Path, inside: Inside, argv: Sequence[str]) -
 def record(container: Container) -> dict[str, Any]:
     """Return what a release records of its container."""
     names = {"engine": container.engine.name, "image": container.image, "base": container.base}
-    return {**names, "mounts": [*container.mounts], **({"file": container.file} if container.file else {})}
+    own = {key: value for key in ("file", "pulled") if (value := getattr(container, key))}
+    return {**names, "mounts": [*container.mounts], **own}
 
 
 def _stores(site: Site) -> list[Path]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import django_container
+import django_container_registry
 import django_host_command
 import django_host_file
 from django_container_engine import Engine
@@ -14,6 +15,8 @@ from django_site import Site
 
 #: Our labels of an image: the site that it is of and the folder that it is made of; or the release of Debian of a base.
 SITE, PATH, BASE = "django-formula.site", "django-formula.path", "django-formula.base"
+#: Our label of an image that was pulled: the name by which the registry has it.
+PULLED = "django-formula.pulled"
 _WORK = Path("/var/lib/django-formula/images")
 _PACKAGES = ("ca-certificates", "python3", "tzdata")
 _MMDEBSTRAP = (
@@ -23,7 +26,7 @@ _MMDEBSTRAP = (
 )
 #: The ids of bases that this process has found; one of the build user, which cannot ask the engine, inherits them.
 _found: dict[tuple[str, str], str] = {}
-#: Seconds to make a base or to pull one.
+#: Seconds to make a base.
 _TIMEOUT = 1800
 #: What is asked of the Python of an image.
 _IDENTITY = (
@@ -60,9 +63,11 @@ def require(site: Site) -> str:
         _found[engine.name, name] = found
         return found
     if site.config["container"]["base"]:
-        _pull(site, engine, name)
+        at = f"django:sites:{site.name}:container"
+        hint = f"correct {at}:base or {at}:login, or give this host the image: {engine.name} load"
+        django_container_registry.pull(site, engine, name, hint)
     else:
-        _make(site, engine, name)
+        _share(site, engine, name)
     _found[engine.name, name] = engine.image(name)
     return _found[engine.name, name]
 
@@ -83,9 +88,15 @@ def require_of(site: Site, engine: Engine, name: str) -> None:
     require(site)
 
 
-def _pull(site: Site, engine: Engine, name: str) -> None:
-    hint = f"correct django:sites:{site.name}:container:base, or give this host the image: {engine.name} load"
-    engine.run("pull", "--quiet", name, doing=f"pulling the image {name}", timeout=_TIMEOUT, hint=hint)
+def _share(site: Site, engine: Engine, name: str) -> None:
+    """Pull a base that another host has made, or make it for all: their virtualenvs are then the same too."""
+    shared = django_container_registry.shared(site, f"base-{name.rpartition(':')[2]}")
+    if django_container_registry.has_pulled(site, engine, shared):
+        engine.run("tag", shared, name, doing=f"naming the image {name}")
+        engine.forget(shared)
+        return
+    _make(site, engine, name)
+    django_container_registry.push(site, engine, name, shared)
 
 
 def _make(site: Site, engine: Engine, name: str) -> None:

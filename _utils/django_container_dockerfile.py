@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import django_container_registry
 import django_host_file
 from django_container_engine import Engine
 from django_host_command import DeploymentError, seconds
@@ -36,6 +37,7 @@ def build(
     *,
     ignored: str,
     file: str = "",
+    is_foreign: bool = False,
     labels: Mapping[str, str] | None = None,
 ) -> None:
     """Build an image from a Dockerfile.
@@ -45,6 +47,7 @@ def build(
         context: the folder that it copies from.
         ignored: what it does not get of that folder, as .dockerignore has it.
         file: where the source has it, if it is the project's own.
+        is_foreign: whether it begins with an image that the project has made, whose ONBUILD lines run.
         labels: labels of the image, over those of the Dockerfile.
 
     Raises:
@@ -58,8 +61,11 @@ def build(
         django_host_file.write(dockerfile, text, durable=False)
         django_host_file.write(folder / "Dockerfile.dockerignore", ignored, durable=False)
         timeout = seconds(site.config["timeouts"]["build"])
-        slice_name = f"django_build_{site.name.replace('-', '_')}.slice" if file else ""
-        engine.build(dockerfile, context, image, timeout, slice_name=slice_name, labels=labels or {})
+        slice_name = f"django_build_{site.name.replace('-', '_')}.slice" if file or is_foreign else ""
+        with django_container_registry.login(site) as variables:
+            engine.build(
+                dockerfile, context, image, timeout, slice_name=slice_name, labels=labels or {}, variables=variables
+            )
     except DeploymentError as error:
         if found := failing(text, error.log):
             error.message = f"{error.message} at line {found.line} of {file or 'its Dockerfile'}: {found.text[:200]}"

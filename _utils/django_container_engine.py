@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import re
 import resource
 import threading
@@ -48,13 +49,23 @@ class Engine:
         """The options of ``rm --force`` by which it does not wait, nor fails where there is no such container."""
         return [*self.leniently, "--time=0"] if self.name == "podman" else []
 
-    def run(self, *arguments: str, doing: str, timeout: float = 120, **options: object) -> str:
+    def run(
+        self,
+        *arguments: str,
+        doing: str,
+        timeout: float = 120,
+        variables: Mapping[str, str] | None = None,
+        **options: object,
+    ) -> str:
         """Run a command of the engine and return its output.
+
+        Args:
+            variables: further variables of its environment.
 
         Raises:
             DeploymentError: it fails.
         """
-        environment = {**django_host_command.network_environment(), **QUIET}
+        environment = {**django_host_command.network_environment(), **QUIET, **(variables or {})}
         argv = [*self.program, *arguments]
         return django_host_command.run(argv, doing=doing, timeout=timeout, environment=environment, **options)  # type: ignore[arg-type]
 
@@ -90,6 +101,7 @@ class Engine:
         *,
         slice_name: str = "",
         labels: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         """Build an image; what the context does not need is in a file next to the Dockerfile.
 
@@ -97,6 +109,7 @@ class Engine:
             slice_name: the slice of systemd for the lines of a project's Dockerfile, which run in a network of their
                 own, and are kept by the engine for the next build; empty for a Dockerfile of the formula.
             labels: labels of the image.
+            variables: further variables of the engine's environment, not of the build's.
 
         Raises:
             DeploymentError: a line of the Dockerfile fails; no image of this tag is left.
@@ -112,7 +125,7 @@ class Engine:
         # Our own timeout comes first: this one is for the case that this process is killed.
         limited = ["nice", "-n", str(_NICE), "timeout", "-k", "15", f"{timeout + 2 * _SPARE:g}"]
         command = [*limited, *self.program, *argv, str(context)]
-        environment = {**django_host_command.network_environment(), **QUIET}
+        environment = {**django_host_command.network_environment(), **QUIET, **(variables or {})}
         run = functools.partial(
             django_host_command.run, command, doing=doing, environment=environment, only_the_end=True, grace=_SPARE
         )
@@ -140,6 +153,41 @@ class Engine:
             DeploymentError: a container has it.
         """
         self.run("rmi", image, doing=f"removing the image {image}")
+
+    def forget(self, name: str) -> None:
+        """Remove a name of an image, and the image too if that was its last one and nothing is made of it."""
+        with contextlib.suppress(DeploymentError):
+            self.run("rmi", name, doing=f"removing the name {name}")
+
+    def digest(self, name: str) -> str:
+        """Return the name of an image by which a registry has it unchangeably, as ``blog@sha256:…``.
+
+        Raises:
+            DeploymentError: it was not pulled by this name.
+        """
+        printed = self.run("image", "inspect", "--format", "{{json .RepoDigests}}", name, doing=f"looking at {name}")
+        repository = name.partition("@")[0].rpartition("/")[0] + "/" + name.rpartition("/")[2].partition(":")[0]
+        found = [str(one) for one in json.loads(printed) or [] if str(one).startswith(f"{repository}@")]
+        if not found:
+            raise DeploymentError(f"{self.name} knows no digest of the image {name}")
+        return found[0]
+
+    def copy(self, image: str, path: Path, folder: Path, container: str) -> None:
+        """Copy what an image has in a folder into a folder of this host, which exists.
+
+        Args:
+            container: the name of a container that is made for it and never started.
+
+        Raises:
+            DeploymentError: the image has no such folder.
+        """
+        self.end(container)
+        doing = f"copying {path} from {image}"
+        self.run("create", f"--name={container}", "--pull=never", "--network=none", image, "/bin/true", doing=doing)
+        try:
+            self.run("cp", f"{container}:{path}/.", str(folder), doing=doing, timeout=600)
+        finally:
+            self.end(container)
 
     def pid(self, container: str) -> int | None:
         """Return the first process of a container, as this host numbers it, or None when it does not run."""

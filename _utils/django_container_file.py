@@ -1,8 +1,9 @@
-"""The image that a project's own Dockerfile makes of the source of a release.
+"""The image of a release that the project makes: by its own Dockerfile on this host, or elsewhere, to be pulled.
 
 The Dockerfile is repository content: it is built without a secret, a mount of this host or its network.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import django_container_base
 import django_container_dockerfile
+import django_container_registry
 import django_host_command
 import django_host_file
 import django_site
 import django_wall_shape
-from django_container_base import PATH, SITE
+from django_container import Container
+from django_container_base import PATH, PULLED, SITE
 from django_container_dockerfile import NEVER, PRIVATE
 from django_container_engine import Engine
 from django_host_command import DeploymentError
@@ -52,13 +55,101 @@ _LOCKED = (
 
 
 def of_site(site: Site) -> str:
-    """Return the path of the Dockerfile of a site's new releases, relative to their source; empty if it has none."""
-    return str((site.config.get("container") or {}).get("file") or "")
+    """Return the Dockerfile of a site's new releases, relative to their source, or the name of the image to pull.
+
+    Empty for a site whose images the formula makes.
+    """
+    container = site.config.get("container") or {}
+    return str(container.get("file") or container.get("image") or "")
 
 
 def name(site: Site, release: Path) -> str:
-    """Return the name of the image that the Dockerfile makes of a release."""
+    """Return the name of the image of a release that the project makes."""
     return f"localhost/django/{site.name}-file:{django_container_base.tag(site, release)}"
+
+
+def make(site: Site, release: Path, engine: Engine, image: str) -> None:
+    """Have the image of a new release: pull it, take the one that another host has built, or build it for all.
+
+    Raises:
+        DeploymentError: it cannot be pulled or built.
+    """
+    container = site.config["container"]
+    if engine.image(image):
+        return
+    commit = _commit(release)
+    tag = _tag(site, commit)
+    loaded, shared = carried(site, tag), django_container_registry.shared(site, tag)
+    if engine.image(loaded):
+        take(site, release, engine, image, loaded, _named(container["image"], commit))
+    elif container["image"]:
+        named, at = _named(container["image"], commit), f"django:sites:{site.name}:container"
+        hint = f"push it, then apply again; or correct {at}:image or {at}:login"
+        django_container_registry.pull(site, engine, named, hint)
+        take(site, release, engine, image, named, engine.digest(named))
+    elif django_container_registry.has_pulled(site, engine, shared):
+        take(site, release, engine, image, shared)
+    else:
+        require(site, release, engine, image, container["file"])
+        django_container_registry.push(site, engine, image, shared)
+
+
+def _named(template: str | None, commit: str) -> str:
+    """Return the name of the image of a commit; empty without a template."""
+    return re.sub(r"\{commit(?::(\d+))?\}", lambda found: commit[: int(found[1] or 40)], template or "")
+
+
+def _tag(site: Site, commit: str) -> str:
+    """Return the tag of an image that other hosts may have built of a commit."""
+    return f"{commit[:12]}-{hashlib.sha256(of_site(site).encode()).hexdigest()[:8]}"
+
+
+def to_carry(site: Site, release: Path) -> str:
+    """Return the name of the image of a release in an archive for other hosts."""
+    return carried(site, _tag(site, _commit(release)))
+
+
+def carried(site: Site, tag: str) -> str:
+    """Return the name of an image in an archive for other hosts (`django_container_archive`)."""
+    return f"localhost/django/{site.name}-carried:{tag}"
+
+
+def take(site: Site, release: Path, engine: Engine, image: str, source: str, pulled: str = "") -> None:
+    """Give an image that was made elsewhere the name and the labels of a release.
+
+    Args:
+        source: its present name, which is removed.
+        pulled: the name by which it can be pulled again.
+
+    Raises:
+        DeploymentError: a line that it has for images which begin with it (ONBUILD) fails.
+    """
+    labels = {SITE: site.name, PATH: str(release), **({PULLED: pulled} if pulled else {})}
+    empty = release / "image/empty"
+    empty.mkdir(mode=0o755, parents=True, exist_ok=True)
+    text = f"FROM {source}\n"
+    django_container_dockerfile.build(site, engine, text, empty, image, ignored="*", is_foreign=True, labels=labels)
+    engine.forget(source)
+
+
+def _commit(release: Path) -> str:
+    record = django_host_file.read_json(release / "release.json", {"commit": str})
+    return str(record["commit"]) if record else release.name.partition("-")[2]
+
+
+def require_again(site: Site, release: Path, container: Container) -> None:
+    """Have the image of a release again where it was removed: pulled as it was, or built from the source.
+
+    Raises:
+        DeploymentError: it cannot be pulled or built.
+    """
+    engine, image = container.engine, container.base
+    if not container.pulled:
+        require(site, release, engine, image, container.file)
+    elif not engine.image(image):
+        hint = f"activate another release, or make a new one: django.release {site.name}"
+        django_container_registry.pull(site, engine, container.pulled, hint)
+        take(site, release, engine, image, container.pulled, container.pulled)
 
 
 def require(site: Site, release: Path, engine: Engine, image: str, file: str) -> None:

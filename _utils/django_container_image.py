@@ -15,7 +15,7 @@ import django_container_file
 import django_host_file
 import django_host_user
 from django_container import Container
-from django_container_base import PATH, SITE
+from django_container_base import PATH, PULLED, SITE
 from django_container_dockerfile import NEVER, PRIVATE
 from django_container_engine import ENGINES, Engine
 from django_host_command import DeploymentError
@@ -46,14 +46,27 @@ def dependencies(site: Site, key: str) -> str:
     return _dependencies(site, django_container.engine(site), django_container_base.reference(site), key)
 
 
+def dependencies_of(site: Site, container: Container, key: str) -> str:
+    """Return the name of the image with the virtualenv of a release, which is made where this host does not have it.
+
+    Raises:
+        DeploymentError: it cannot be made.
+    """
+    return _dependencies(site, container.engine, container.base, key)
+
+
 def _dependencies(site: Site, engine: Engine, base: str, key: str) -> str:
-    name = f"localhost/django/{site.name}-deps:{key}"
-    folder = site.virtualenvs / key
-    if not engine.image(name):
+    image, folder = name(site, key), site.virtualenvs / key
+    if not engine.image(image):
         django_container_base.require_of(site, engine, base)
         text = _DEPENDENCIES.format(base=base, labels=_labels(site, folder), target=folder)
-        django_container_dockerfile.build(site, engine, text, folder, name, ignored="")
-    return name
+        django_container_dockerfile.build(site, engine, text, folder, image, ignored="")
+    return image
+
+
+def name(site: Site, key: str) -> str:
+    """Return the name of the image with a virtualenv of a site."""
+    return f"localhost/django/{site.name}-deps:{key}"
 
 
 def of_release(site: Site, release: Path, key: str) -> Container:
@@ -67,12 +80,18 @@ def of_release(site: Site, release: Path, key: str) -> Container:
     """
     private = [*site.config["files"], *_private(site, release / "source")]
     mounts = tuple(f"{release}/source/{path}" for path in dict.fromkeys(private))
-    file = django_container_file.of_site(site)
-    base = django_container_file.name(site, release) if file else django_container_base.reference(site)
+    is_of_project = bool(django_container_file.of_site(site))
+    base = django_container_file.name(site, release) if is_of_project else django_container_base.reference(site)
     image = f"localhost/django/{site.name}:{django_container_base.tag(site, release)}"
-    container = Container(django_container.engine(site), image, base, mounts, file)
+    container = Container(django_container.engine(site), image, base, mounts, *_origin(site, base))
     _make(site, release, key, container)
     return container
+
+
+def _origin(site: Site, base: str) -> tuple[str, str]:
+    """Return the Dockerfile of a release's base, and the name by which it was pulled; both empty for our own."""
+    pulled = django_container.engine(site).labels(base, PULLED) if site.config["container"]["image"] else ""
+    return str(site.config["container"]["file"] or ""), pulled
 
 
 def for_commands(site: Site, release: Path, key: str) -> tuple[str, Path]:
@@ -93,8 +112,8 @@ def _make(site: Site, release: Path, key: str, container: Container) -> None:
     """Make the image of a release, from its source and its virtualenv; of a Dockerfile's image it has a link to it."""
     tree = release / "image/tree"
     tree.mkdir(parents=True, exist_ok=True)
-    if container.file:
-        django_container_file.require(site, release, container.engine, container.base, container.file)
+    if container.is_of_project:
+        django_container_file.require_again(site, release, container)
         dependencies, virtualenv = container.base, str(django_container_file.prefix(site, key))
     else:
         dependencies = _dependencies(site, container.engine, container.base, key)
@@ -110,7 +129,13 @@ def _make(site: Site, release: Path, key: str, container: Container) -> None:
     written = [f"source/{path}/*" for path in site.config["writable"]]  # by the site, and mounted
     ignored = ["*", "!source", "!image/tree", *private, *written, *(f"**/{one}" for one in NEVER)]
     django_container_dockerfile.build(
-        site, container.engine, text, release, container.image, ignored="\n".join(ignored)
+        site,
+        container.engine,
+        text,
+        release,
+        container.image,
+        ignored="\n".join(ignored),
+        is_foreign=container.is_of_project,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import django_container_image
+import django_container_registry
 import django_deploy_inputs
 import django_deploy_migration
 import django_host_clock
@@ -47,8 +48,8 @@ class Deployment:
 
     Args:
         site: the site with its effective configuration.
-        given: secrets from the pillar by name, and ``deploy_key``, ``index_password``, ``push_secret``, ``tls:<key>``,
-            ``trusted:<host>``.
+        given: secrets from the pillar by name, and ``deploy_key``, ``index_password``, ``push_secret``,
+            ``registry_password``, ``tls:<key>``, ``trusted:<host>``.
         templates: text of the templates, by URL.
         asked_by: origin of the deployment, for the lock and the record.
         revision: overrides the revision of the configuration.
@@ -106,7 +107,7 @@ class Deployment:
         sequence: int = 0,
     ):
         self.site = site
-        keys = ("deploy_key", "index_password", "push_secret")
+        keys = ("deploy_key", "index_password", "push_secret", "registry_password")
         ours = ("tls:", "trusted:")
         self.given = {name: value for name, value in given.items() if name not in keys and not name.startswith(ours)}
         #: Certificates of the hosts that have servers for all hosts of the site, by the names of these hosts.
@@ -116,6 +117,7 @@ class Deployment:
         self.deploy_key = given.get("deploy_key")
         self.index_password = django_virtualenv_index.password(site, given.get("index_password"))
         self.push_secret = django_push.secret(site, given.get("push_secret"))
+        self.registry_password = django_container_registry.password(site, given.get("registry_password"))
         self.templates = templates
         self.asked_by = asked_by
         self.revision = revision
@@ -311,7 +313,8 @@ class Deployment:
     def masked(self) -> list[str]:
         """Return the texts that no output may contain, as they are and URL-encoded."""
         keys = [value for name, value in self.tls.items() if name != "certificate"]
-        given = filter(None, [*self.given.values(), self.deploy_key, self.index_password, self.push_secret, *keys])
+        own = (self.deploy_key, self.index_password, self.push_secret, self.registry_password)
+        given = filter(None, [*self.given.values(), *own, *keys])
         with contextlib.suppress(OSError):  # no file can be opened any more: those read before are still known
             self._fallbacks = django_secret.fallbacks(self.site)
         known = list(dict.fromkeys([*self.secrets.values(), *given, *self._fallbacks]))
@@ -347,7 +350,8 @@ class Deployment:
 
     def configuration_hash(self) -> str:
         """Return a keyed hash of the whole configuration, which tells whether a failed release is worth a new try."""
-        configuration = {**self.site.config, "index_password": self.index_password}
+        own = {"registry_password": self.registry_password} if self.registry_password else {}
+        configuration = {**self.site.config, "index_password": self.index_password, **own}
         return django_secret.keyed_hash(django_secret.record_key(self.site), configuration)
 
     def begin_to_resolve(self) -> Callable[[], str]:

@@ -74,6 +74,8 @@ def _configuration(site: Site) -> dict[str, Any]:
         config["tls"] = {"listen": site.public_https}
     if site.config.get("container"):
         config["packages"] = site.config["packages"]  # which are in its image
+        unset = () if site.config["container"]["image"] else ("image",)
+        config["container"] = _without(site.config["container"], "login", "share", *unset)
     if site.config["media"].get("shared"):
         # Units wait for the mount, and a process keeps seeing the one that was there when it started.
         config["media"] = {"shared": True, "mount": site.config["media"].get("mount")}
@@ -84,7 +86,11 @@ def _configuration(site: Site) -> dict[str, Any]:
 
 def _of_project(store: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a store that the project gets; what a server of its own does with its memory is not."""
-    return {key: value for key, value in store.items() if key not in ("memory", "sync", "password")}
+    return _without(store, "memory", "sync", "password")
+
+
+def _without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import django_backup
+import django_container_registry
 import django_host_file
 import django_host_folder
 import django_host_user
@@ -130,6 +131,8 @@ def _look(deployment: Deployment) -> _Pending:
         changes["mirror"] = keys
     if not django_virtualenv_index.is_kept(site, deployment.index_password):
         changes["index"] = "password kept" if deployment.index_password else "password removed"
+    if not django_container_registry.is_kept(site, deployment.registry_password):
+        changes["registry"] = "password kept" if deployment.registry_password else "password removed"
     if not django_push.is_kept(site, deployment.push_secret):
         changes["push"] = "secret kept" if deployment.push_secret else "secret removed"
     if os.path.lexists(django_push.keys(site)) and not deployment.lock.holder():
@@ -178,6 +181,7 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
     django_source_mirror.prepare(site, deployment.deploy_key)
     django_virtualenv_index.keep(site, deployment.index_password)
     django_push.keep(site, deployment.push_secret)
+    django_container_registry.keep(site, deployment.registry_password)
     for path, text in _untrusted(deployment).items():
         django_host_file.write(path, text)
     django_store_served.remove(site)

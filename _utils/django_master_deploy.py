@@ -194,7 +194,7 @@ class Fleet:
             self._claim(hosts)
             if keys:
                 self.phase("keys", hosts, "keys", self.id, self.by)
-            built = self._prepare(hosts, commit, sequence)
+            built = self._prepare(hosts, ready, commit, sequence)
             migrated = self._migrate(hosts, built, ready)
             started = self._start(hosts, migrated)
             self._expect([*_commits(ready), commit])
@@ -371,9 +371,14 @@ class Fleet:
         self._renewed = time.monotonic()
         self.phase("claim", hosts, "claim", self.id, self.by, self._until(CLAIM))
 
-    def _prepare(self, hosts: list[str], commit: str, sequence: int) -> Answers:
+    def _prepare(self, hosts: list[str], ready: Answers, commit: str, sequence: int) -> Answers:
+        """Build the release on all hosts at the same time; where they share images, on the first one before."""
         arguments = (self.id, self.by, commit, sequence)
-        return self.phase("prepare", hosts, "prepare", *arguments, meanwhile=self.renew(hosts))
+        built: Answers = {}
+        for some in (hosts[:1], hosts[1:]) if ready[hosts[0]].value.get("shares_images") else (hosts,):
+            if some:
+                built |= self.phase("prepare", some, "prepare", *arguments, meanwhile=self.renew(hosts))
+        return built
 
     def _migrate(self, hosts: list[str], built: Answers, ready: Answers) -> list[str]:
         """Migrate the databases on the first host; return the migrations that it has applied.

@@ -30,16 +30,13 @@ def container(site: Site, _own: Site) -> Iterator[Problem]:
         yield ("container",), "not supported with server:kind mod_wsgi, which runs in Apache: choose another server"
     if site["adopt"]:
         yield ("adopt",), "not supported with container: take over the deployment first, then set container"
-    file = site["container"]["file"]
-    if file and site["container"]["base"]:
-        yield (
-            ("container", "base"),
-            "has no effect with container:file, whose FROM names the base: remove one of the two",
-        )
-    for key in OF_FILE if file else ():
+    yield from _images(site["container"], site)
+    own = next((key for key in ("file", "image") if site["container"][key]), None)
+    for key in OF_FILE if own else ():
         if site[key]:
-            yield (key,), "has no effect with container:file: remove it, and have the Dockerfile install the packages"
-    if site["container"]["base"] and site["packages"] and not file:
+            text = f"has no effect with container:{own}: remove it, and have the Dockerfile install the packages"
+            yield (key,), text
+    if site["container"]["base"] and site["packages"] and not own:
         text = "has no effect with container:base: remove it, and choose an image that has these packages"
         yield ("packages",), text
     for key in SYSTEMD:
@@ -53,3 +50,17 @@ def container(site: Site, _own: Site) -> Iterator[Problem]:
         for name in ("MemoryMax", "TasksMax"):
             if str(limits.get(name, "")).endswith("%"):
                 yield (*at, name), f"expected a number in a container, got {limits[name]}"
+
+
+def _images(container: dict[str, Any], site: Site) -> Iterator[Problem]:
+    """Yield contradictions about where a site's images come from."""
+    given = [key for key in ("file", "image", "base") if container[key]]
+    if "base" in given and len(given) > 1:
+        text = f"has no effect with container:{given[0]}, whose FROM names the base: remove one of the two"
+        yield ("container", "base"), text
+    if {"file", "image"} <= {*given}:
+        yield ("container", "image"), "is made elsewhere, and container:file builds one here: remove one of the two"
+    if container["image"] and site["folder"]:
+        yield ("container", "image"), "names a commit, and a folder has none: set repository, or remove it"
+    if container["image"] and container["share"]:
+        yield ("container", "share"), "has no effect with container:image, which no host builds: remove it"

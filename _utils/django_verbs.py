@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import django_backup
+import django_container_archive
 import django_deploy_drift
 import django_deploy_migration
 import django_deploy_rollback
@@ -189,6 +190,25 @@ def _noticed(release: Release) -> Iterator[str]:
     except DeploymentError as error:
         error.hint = "\n".join(filter(None, [error.hint, notice]))
         raise
+
+
+def save_images(name: str, file: str) -> list[str]:
+    """Write what the image of the active release is made of into a file; return the names of the images in it.
+
+    Raises:
+        DeploymentError: there is no active release, it is in no container, or the file cannot be written.
+    """
+    site = django_site.find(name)
+    return django_container_archive.save(site, _live(site).path, Path(file))
+
+
+def load_images(name: str, file: str) -> list[str]:
+    """Give the engine of a site the images of a file that `save_images` has written; return their names.
+
+    Raises:
+        DeploymentError: the site has no containers, or the file cannot be read.
+    """
+    return django_container_archive.load(django_site.find(name), Path(file))
 
 
 def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:

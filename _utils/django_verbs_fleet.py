@@ -52,7 +52,8 @@ def ready(name: str) -> dict[str, Any]:
         commit that a rollback returns to; ``sequence``: the next one of this host; ``key``:
         a fingerprint of the secret key; ``accepts``: those of the other keys that it accepts; ``has_keys``: whether the
         master's store has the keys; ``hosts``: by name, as last applied; ``claim``: who deploys it, empty without
-        a claim; ``uploads``: why they are not where the pillar has them; ``unfinished``: the id of a deployment that
+        a claim; ``uploads``: why they are not where the pillar has them; ``shares_images``: whether the first
+        host that builds an image pushes it for the others; ``unfinished``: the id of a deployment that
         has not ended, though its claim may have; ``time`` of this host (Unix time).
 
     Raises:
@@ -74,6 +75,7 @@ def ready(name: str) -> dict[str, Any]:
         "hosts": site.config["fleet"]["hosts"],
         "claim": str(claimed or ""),
         "uploads": django_site_mount.problem(site),
+        "shares_images": bool((site.config.get("container") or {}).get("share")),
         "unfinished": last.id if last else "",
         "deployment": site.lock("").holder(),
         "time": time.time(),

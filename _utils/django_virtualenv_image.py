@@ -1,4 +1,4 @@
-"""The outline on this host of the Python environment that an image of the project's own Dockerfile has."""
+"""Virtualenvs of images: the outline of one in an image of the project's own, and those that hosts share."""
 
 import hashlib
 import json
@@ -8,9 +8,12 @@ from typing import Any
 
 import django_container
 import django_container_file
+import django_container_image
+import django_container_registry
 import django_host_file
 import django_server
 import django_virtualenv
+from django_container_base import PATH
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -32,7 +35,7 @@ def make(site: Site, release: Path, again: bool) -> str:
     """
     engine, file = django_container.engine(site), django_container_file.of_site(site)
     image = django_container_file.name(site, release)
-    django_container_file.require(site, release, engine, image, file)
+    django_container_file.make(site, release, engine, image)
     found = django_container_file.look(site, engine, image)
     names = [name for name in found["names"] if _NAME.fullmatch(name)][:_MOST]
     key = hashlib.sha256(json.dumps({**found, "names": names}, sort_keys=True).encode()).hexdigest()[:16]
@@ -45,6 +48,42 @@ def make(site: Site, release: Path, again: bool) -> str:
     _refuse_without(site, file, {*django_virtualenv.packages(folder)})
     django_host_file.write(folder / django_virtualenv.COMPLETE, "")
     return key
+
+
+def share(site: Site, key: str) -> None:
+    """Push the image with a new virtualenv for the other hosts of a site.
+
+    Raises:
+        DeploymentError: it cannot be made or pushed.
+    """
+    if name := django_container_registry.shared(site, f"deps-{key}"):
+        django_container_registry.push(
+            site, django_container.engine(site), django_container_image.dependencies(site, key), name
+        )
+
+
+def has_taken(site: Site, key: str) -> bool:
+    """Take a virtualenv from an image that another host has made; return whether there is one.
+
+    Raises:
+        DeploymentError: the registry refuses the login, or cannot be reached.
+    """
+    engine, folder, name = django_container.engine(site), site.virtualenvs / key, django_container_image.name(site, key)
+    shared = django_container_registry.shared(site, f"deps-{key}")
+    if not engine.image(name):
+        if not django_container_registry.has_pulled(site, engine, shared):
+            return False
+        engine.run("tag", shared, name, doing=f"naming the image {name}")
+        engine.forget(shared)
+    django_host_file.remove_tree(folder)
+    folder.mkdir(mode=0o755)
+    if engine.labels(name, PATH) == str(folder):
+        engine.copy(name, folder, folder, f"django-{site.name}-copy")
+    if not django_virtualenv.is_complete(site, key):
+        django_host_file.remove_tree(folder)
+        engine.remove(name)
+        return False
+    return True
 
 
 def _write(folder: Path, found: dict[str, Any], names: list[str]) -> None:

@@ -239,6 +239,14 @@ def test_a_failure_before_the_switch_leaves_every_host_as_it_was(
         assert f"serve {OLD[:12]}, as before" in text
 
 
+def test_hosts_that_share_images_wait_for_the_first_one_to_build(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = world.hosts._ready
+    monkeypatch.setattr(world.hosts, "_ready", lambda host: {**ready(host), "shares_images": True})
+    world.fleet().deploy(None)
+    assert [hosts for verb, hosts in world.hosts.calls if verb == "prepare"] == [["web1"], ["web2", "web3"]]
+    assert {*world.hosts.live.values()} == {NEW}
+
+
 def test_one_host_alone_does_not_choose_the_commit(world: World) -> None:
     world.hosts.finds["web1"] = "e" * 40
     with pytest.raises(DeploymentError, match=f"web1: {'e' * 12} is the commit that it finds, and another host"):

@@ -33,6 +33,8 @@ VALUES: list[Any] = [
         ".a",
         "..",
         "../../etc",
+        "registry.example.org/team/blog:{commit}",
+        "registry.example.org/team/blog",
         "/",
         "//",
         "/a",

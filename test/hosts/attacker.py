@@ -639,7 +639,7 @@ def make_lair(hosts: Callable[..., Host], repositories: Any, kind: str) -> Lair:
     release, init = HOSTS[kind]
     options = {} if init else {"init": False, "command": COMMAND, "options": ["--tmpfs=/run"]}
     host = hosts(release, kind="ready", **options)
-    shop = Site(host, tested_repository(host, repositories, "shop"), "shop", releases={"drain": "12s"})
+    shop = Site(host, tested_repository(host, repositories, "shop"), "shop", releases={"drain": "40s"})
     mallory = Site(host, tested_repository(host, repositories, "mallory"), "mallory", neighbour=shop, timeouts=TIMEOUTS)
     made = Lair(host, mallory, shop)
     made.prepare()

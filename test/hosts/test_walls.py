@@ -570,7 +570,7 @@ def test_finding_14_abstract_socket_with_a_newline(lair, kind):
         done = salt(lair.host, "django.release", "shop")
         lair.shop.get("/")
         assert done.returncode == 0 and "Traceback" not in done.stderr, done
-        assert done.seconds < 12, done
+        assert done.seconds < 40, done  # no connection is waited for
         assert "still" not in str(done.answer.get("warnings", "")), done
     finally:
         lair.stop("forger")

@@ -1,0 +1,76 @@
+"""The images of a site in an archive, for hosts that share them without a registry."""
+
+import os
+import re
+from pathlib import Path
+
+import django_container
+import django_container_file
+import django_container_image
+import django_host_folder
+from django_container import Container
+from django_host_command import DeploymentError
+from django_site import Site
+
+#: Seconds to write or to read an archive.
+_TIMEOUT = 1800
+_LOADED = re.compile(r"^Loaded image(?:\(s\))?(?: ID)?:\s*(\S.*)$", re.MULTILINE)
+
+
+def save(site: Site, release: Path, file: Path) -> list[str]:
+    """Write what the image of a release is made of into a new file; return the names of the images in it.
+
+    Raises:
+        DeploymentError: the release is in no container, the file exists, or the engine cannot write it.
+    """
+    container = django_container.of_release(release)
+    if not container:
+        raise DeploymentError(f"{release.name} is in no container", hint="set container in the pillar, and apply")
+    _refuse_unsafe(file)
+    if file.exists():
+        raise DeploymentError(f"{file} exists", hint="remove it, or name another file")
+    engine, umask = container.engine, os.umask(0o077)
+    names = _names(site, release, container)
+    archive = ["--multi-image-archive"] if engine.name == "podman" else []
+    try:
+        if container.is_of_project:
+            engine.run("tag", container.base, names[0], doing=f"naming the image {names[0]}")
+        engine.run("save", *archive, "--output", str(file), *names, doing=f"writing {file}", timeout=_TIMEOUT)
+    except DeploymentError:
+        file.unlink(missing_ok=True)
+        raise
+    finally:
+        os.umask(umask)
+        if container.is_of_project:
+            engine.forget(names[0])
+    return names
+
+
+def load(site: Site, file: Path) -> list[str]:
+    """Give the engine of a site the images of an archive; return their names.
+
+    Raises:
+        DeploymentError: the site has no containers, or the engine cannot read the file.
+    """
+    engine = django_container.of_site(site)
+    if not engine:
+        raise DeploymentError(f"{site.name} has no containers", hint="set container in the pillar, and apply")
+    _refuse_unsafe(file)
+    printed = engine.run("load", "--input", str(file), doing=f"reading {file}", timeout=_TIMEOUT)
+    return [name for line in _LOADED.findall(printed) for name in re.split(r",\s*", line)]
+
+
+def _names(site: Site, release: Path, container: Container) -> list[str]:
+    if container.is_of_project:
+        return [django_container_file.to_carry(site, release)]
+    key = os.path.basename(os.readlink(release / "virtualenv"))
+    return [container.base, django_container_image.dependencies_of(site, container, key)]
+
+
+def _refuse_unsafe(file: Path) -> None:
+    if not file.is_absolute():
+        raise DeploymentError(f"{file} is no absolute path", hint="name it from the root, such as /root/blog.tar")
+    try:
+        django_host_folder.refuse_unsafe_parents(file, str(file))
+    except DeploymentError as error:
+        raise DeploymentError(error.message, hint="name a file in a folder that only root may write to") from None

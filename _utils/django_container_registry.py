@@ -1,0 +1,135 @@
+"""Registries of container images: the login of a site, and the repository by which hosts share what one has built.
+
+What a host pulls runs as the site: who may push to a registry decides what that is.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import django_host_file
+from django_container_engine import Engine
+from django_host_command import DeploymentError
+from django_site import Site
+
+#: Seconds to pull or push an image.
+_TIMEOUT = 1800
+#: How engines report that a registry has no such image.
+_UNKNOWN = re.compile(r"manifest unknown|name unknown|manifest for \S+ not found|repository name not known")
+
+
+def _file(site: Site) -> Path:
+    return site.secrets / ".registry_password"
+
+
+def _login(site: Site) -> dict[str, str]:
+    return (site.config.get("container") or {}).get("login") or {}
+
+
+def password(site: Site, given: str | None) -> str | None:
+    """Return the password of the pillar's registry: the pillar's, else the one that the last apply kept."""
+    return (given or django_host_file.read_text(_file(site))) if _login(site) else None
+
+
+def is_kept(site: Site, value: str | None) -> bool:
+    """Return whether `keep` would change nothing."""
+    return django_host_file.read_text(_file(site)) == value
+
+
+def keep(site: Site, value: str | None) -> None:
+    """Keep the password for commands, which have no pillar, in a file that only root can read; None removes it."""
+    if value:
+        django_host_file.write(_file(site), value, mode=0o600)
+    else:
+        _file(site).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def login(site: Site) -> Iterator[dict[str, str]]:
+    """Yield the variables by which an engine finds the login of a site's registry, in a folder that is then removed."""
+    for folder in site.secrets.glob(".registry-*"):  # of a deployment that was killed
+        if not Path("/proc", folder.name.rpartition("-")[2]).exists():
+            django_host_file.remove_tree(folder)
+    known, value = _login(site), password(site, None)
+    if not known or not value:
+        yield {}
+        return
+    folder = site.secrets / f".registry-{os.getpid()}"
+    django_host_file.remove_tree(folder)
+    folder.mkdir(mode=0o700)
+    try:
+        entry = base64.b64encode(f"{known['user']}:{value}".encode()).decode()
+        file = folder / "config.json"
+        content = json.dumps({"auths": {known["registry"]: {"auth": entry}}})
+        django_host_file.write(file, content, mode=0o600, durable=False)
+        yield {"DOCKER_CONFIG": str(folder), "REGISTRY_AUTH_FILE": str(file)}
+    finally:
+        django_host_file.remove_tree(folder)
+
+
+def pull(site: Site, engine: Engine, name: str, hint: str) -> None:
+    """Pull an image.
+
+    Raises:
+        DeploymentError: the registry does not have it, refuses the login, or cannot be reached.
+    """
+    with login(site) as variables:
+        doing = f"pulling the image {name}"
+        engine.run("pull", "--quiet", name, doing=doing, timeout=_TIMEOUT, variables=variables, hint=hint)
+
+
+def shared(site: Site, tag: str) -> str:
+    """Return the name under which the hosts of a site share an image; empty if they share none.
+
+    Args:
+        tag: names its content; one host builds it, others pull it.
+    """
+    share = site.config["container"]["share"]
+    return f"{share}:{tag}-{platform.machine()}" if share else ""
+
+
+def has_pulled(site: Site, engine: Engine, name: str) -> bool:
+    """Pull an image that hosts share, if another host has pushed it; return whether this host has it now.
+
+    Args:
+        name: as `shared` returns it.
+
+    Raises:
+        DeploymentError: the registry refuses the login, or cannot be reached.
+    """
+    if not name:
+        return False
+    try:
+        pull(site, engine, name, _hint(site))
+    except DeploymentError as error:
+        if not _UNKNOWN.search(error.log):
+            raise
+        return False
+    return True
+
+
+def push(site: Site, engine: Engine, image: str, name: str) -> None:
+    """Push an image for other hosts; without a name they share none.
+
+    Raises:
+        DeploymentError: the registry refuses it, or cannot be reached.
+    """
+    if not name:
+        return
+    engine.run("tag", image, name, doing=f"naming the image {name}")
+    try:
+        with login(site) as variables:
+            doing = f"pushing the image {name}"
+            engine.run("push", name, doing=doing, timeout=_TIMEOUT, variables=variables, hint=_hint(site))
+    finally:
+        engine.forget(name)
+
+
+def _hint(site: Site) -> str:
+    at = f"django:sites:{site.name}:container"
+    return f"check that this host reaches the registry; correct {at}:share and {at}:login, or remove them"

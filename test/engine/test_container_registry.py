@@ -1,0 +1,334 @@
+"""Images from a registry or an archive: pulled for a release, and shared by the hosts of a site."""
+
+import dataclasses
+import json
+import os
+import re
+import stat
+from pathlib import Path
+
+import django_container
+import django_container_archive
+import django_container_base
+import django_container_file
+import django_container_image
+import django_container_registry
+import django_deploy_inputs
+import django_virtualenv_image
+import pytest
+from django_container_base import PATH, PULLED
+from django_container_engine import Engine
+from django_host_command import DeploymentError
+
+COMMIT = "3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d"
+NAME = f"0042-{COMMIT[:12]}"
+REGISTRY = "registry.example.org"
+LOGIN = {"registry": REGISTRY, "user": "deploy", "password": "x"}
+OWN = "localhost/django/blog-file:" + NAME
+
+
+@dataclasses.dataclass(frozen=True)
+class Played(Engine):
+    """An engine with its images, by name → labels, and the registry that it reaches."""
+
+    images: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    registry: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    ran: list[tuple[str, ...]] = dataclasses.field(default_factory=list)
+    logins: list[object] = dataclasses.field(default_factory=list)
+    problem: list[str] = dataclasses.field(default_factory=list)
+
+    def run(self, *arguments: str, doing: str, variables=None, hint="", **_how) -> str:
+        self.ran.append(arguments)
+        verb, name = arguments[0], arguments[-1]
+        if verb in ("pull", "push"):
+            file = (variables or {}).get("REGISTRY_AUTH_FILE")
+            self.logins.append(json.loads(Path(file).read_text()) if file else None)
+            if self.problem:
+                raise DeploymentError(f"{doing} failed (exit 125)", log=self.problem[0], hint=hint)
+        if verb == "pull":
+            if name not in self.registry:
+                raise DeploymentError(
+                    f"{doing} failed (exit 125)", log=f"reading manifest in {name}: manifest unknown", hint=hint
+                )
+            self.images[name] = self.registry[name]
+        elif verb == "push":
+            self.registry[name] = self.images[name]
+        elif verb == "tag":
+            self.images[name] = self.images[arguments[1]]
+        elif verb == "rmi":
+            self.images.pop(name, None)
+        elif arguments[:2] == ("image", "inspect"):
+            if name not in self.images:
+                raise DeploymentError(f"{doing} failed (exit 1)", log=f"Error: No such image: {name}")
+            return self._shown(arguments[3], name)
+        elif verb == "cp":
+            self._copy(Path(name))
+        elif verb == "save":
+            Path(arguments[arguments.index("--output") + 1]).touch()
+        elif verb == "load":
+            return "Loaded image: localhost/django/base:bookworm-1\nLoaded image: localhost/django/blog-deps:abc\n"
+        return ""
+
+    def _shown(self, template: str, name: str) -> str:
+        if "RepoDigests" in template:
+            return json.dumps(
+                [f"other.example.org/x@sha256:{'0' * 64}", f"{name.rpartition(':')[0]}@sha256:{'a' * 64}"]
+            )
+        label = re.search(r'Labels "([^"]+)"', template)
+        return self.images[name].get(label[1], "") if label else f"sha256:{name}"
+
+    def _copy(self, folder: Path) -> None:
+        (folder / "bin").mkdir()
+        (folder / "bin/python").symlink_to("/usr/bin/python3")
+        if not self.problem:
+            (folder / ".complete").touch()
+
+    def build(self, dockerfile, context, tag, timeout, **options):
+        self.ran.append(("build", dockerfile.read_text(), tag, str(options.get("slice_name"))))
+        self.images[tag] = dict(options.get("labels") or {})
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    engine = Played("podman")
+    monkeypatch.setattr(django_container, "engine", lambda _site: engine)
+    return engine
+
+
+@pytest.fixture
+def site_with(make_site):
+    """A site whose `container` has these keys, and a release of it with its source."""
+
+    def make(**container):
+        site = make_site(container=container, server={"kind": "gunicorn"})
+        release = site.releases / NAME
+        (release / "source").mkdir(parents=True, exist_ok=True)
+        (release / "source/Dockerfile").write_text("FROM a\n")
+        (release / "release.json").write_text(json.dumps({"commit": COMMIT}))
+        site.secrets.mkdir(parents=True, exist_ok=True)
+        return site, release
+
+    return make
+
+
+def verbs(engine: Played) -> list[str]:
+    return [one[0] for one in engine.ran if one[0] in ("pull", "push", "build")]
+
+
+# The login
+
+
+def test_the_login_is_in_a_folder_of_roots_while_an_engine_needs_it(site_with, engine):
+    site, _release = site_with(login=LOGIN)
+    django_container_registry.keep(site, "s3cret")
+    assert stat.S_IMODE(os.stat(site.secrets / ".registry_password").st_mode) == 0o600
+    with django_container_registry.login(site) as variables:
+        folder = Path(variables["DOCKER_CONFIG"])
+        file = Path(variables["REGISTRY_AUTH_FILE"])
+        assert file == folder / "config.json"
+        assert [stat.S_IMODE(os.stat(path).st_mode) for path in (folder, file)] == [0o700, 0o600]
+        assert json.loads(file.read_text()) == {"auths": {REGISTRY: {"auth": "ZGVwbG95OnMzY3JldA=="}}}
+    assert not folder.exists()
+
+
+def test_the_login_that_a_killed_deployment_has_left_is_removed(site_with):
+    site, _release = site_with(login=LOGIN)
+    gone, running = site.secrets / ".registry-4194305", site.secrets / ".registry-1"
+    for folder in (gone, running):
+        folder.mkdir()
+    with django_container_registry.login(site) as variables:
+        assert variables == {}  # no password is kept yet
+    assert (gone.exists(), running.exists()) == (False, True)
+
+
+def test_the_password_is_that_of_the_pillar_or_the_one_that_was_kept(site_with):
+    site, _release = site_with(login=LOGIN)
+    assert django_container_registry.password(site, None) is None
+    django_container_registry.keep(site, "kept")
+    assert django_container_registry.password(site, None) == "kept"
+    assert django_container_registry.password(site, "new") == "new"
+    without, _release = site_with()
+    assert django_container_registry.password(without, None) is None
+    django_container_registry.keep(without, None)
+    assert not (site.secrets / ".registry_password").exists()
+
+
+# An image that is made elsewhere
+
+
+def test_the_image_of_a_commit_is_pulled_and_remembered_by_its_digest(site_with, engine):
+    site, release = site_with(image=REGISTRY + "/team/blog:v-{commit:8}", login=LOGIN)
+    django_container_registry.keep(site, "s3cret")
+    engine.registry[f"{REGISTRY}/team/blog:v-3f2a9c1b"] = {}
+    django_container_file.make(site, release, engine, OWN)
+    assert engine.images == {
+        OWN: {
+            "django-formula.site": "blog",
+            PATH: str(release),
+            PULLED: f"{REGISTRY}/team/blog@sha256:{'a' * 64}",
+        }
+    }
+    assert engine.logins == [{"auths": {REGISTRY: {"auth": "ZGVwbG95OnMzY3JldA=="}}}]
+    (build,) = [one for one in engine.ran if one[0] == "build"]
+    # It may have lines for images which begin with it: they run as the lines of a project's Dockerfile.
+    assert build[1:] == (f"FROM {REGISTRY}/team/blog:v-3f2a9c1b\n", OWN, "django_build_blog.slice")
+    django_container_file.make(site, release, engine, OWN)
+    assert verbs(engine) == ["pull", "build"]
+
+
+def test_an_image_that_was_not_pushed_is_named_with_the_keys(site_with, engine):
+    site, release = site_with(image=REGISTRY + "/blog:{commit}")
+    with pytest.raises(DeploymentError) as caught:
+        django_container_file.make(site, release, engine, OWN)
+    assert caught.value.message == f"pulling the image {REGISTRY}/blog:{COMMIT} failed (exit 125)"
+    assert "django:sites:blog:container:image or django:sites:blog:container:login" in caught.value.hint
+    assert engine.images == {}
+
+
+def test_a_removed_image_is_pulled_again_as_it_was(site_with, engine):
+    site, release = site_with(image=REGISTRY + "/blog:{commit}")
+    digest = f"{REGISTRY}/blog@sha256:{'a' * 64}"
+    engine.registry[digest] = {}
+    record = {"engine": "podman", "image": "x", "base": OWN, "mounts": [], "pulled": digest}
+    (release / "release.json").write_text(json.dumps({"container": record}))
+    container = dataclasses.replace(django_container.of_release(release), engine=engine)
+    assert container.is_of_project and django_container.record(container) == record
+    django_container_file.require_again(site, release, container)
+    assert engine.images[OWN][PULLED] == digest and verbs(engine) == ["pull", "build"]
+
+
+# Images that hosts share
+
+
+def test_the_first_host_builds_and_pushes_and_the_others_pull(site_with, engine):
+    site, release = site_with(file="Dockerfile", share=f"{REGISTRY}/blog")
+    django_container_file.make(site, release, engine, OWN)
+    assert verbs(engine) == ["pull", "build", "push"] and [*engine.images] == [OWN]
+    (pushed,) = engine.registry
+    assert re.fullmatch(rf"{REGISTRY}/blog:{COMMIT[:12]}-[0-9a-f]{{8}}-\w+", pushed)
+    engine.images.clear()
+    engine.ran.clear()
+    django_container_file.make(site, release, engine, OWN)
+    assert verbs(engine) == ["pull", "build"] and engine.ran[-2][1] == f"FROM {pushed}\n"
+    assert engine.images == {OWN: {"django-formula.site": "blog", PATH: str(release)}}
+
+
+def test_a_registry_that_does_not_answer_is_an_error_and_no_reason_to_build(site_with, engine):
+    site, release = site_with(file="Dockerfile", share=f"{REGISTRY}/blog")
+    engine.problem.append("dial tcp 192.0.2.1:443: connect: connection refused")
+    with pytest.raises(DeploymentError, match="pulling the image") as caught:
+        django_container_file.make(site, release, engine, OWN)
+    assert "container:share and django:sites:blog:container:login" in caught.value.hint
+    assert verbs(engine) == ["pull"]
+
+
+def test_a_base_is_made_once_and_its_id_is_that_of_all_hosts(site_with, engine, monkeypatch):
+    site, _release = site_with(share=f"{REGISTRY}/blog")
+    made = []
+
+    def make(_site, _engine, name):
+        made.append(name)
+        engine.images[name] = {}
+
+    monkeypatch.setattr(django_container_base, "_make", make)
+    monkeypatch.setattr(django_container_base, "_suite", lambda: "bookworm")
+    monkeypatch.setattr(django_container_base, "_found", {})
+    django_container_base.require(site)
+    assert [*engine.images] == made and len(engine.registry) == 1
+    engine.images.clear()
+    django_container_base._found.clear()
+    django_container_base.require(site)
+    assert [*engine.images] == made and len(made) == 1
+
+
+def test_a_virtualenv_is_taken_from_the_image_of_another_host(site_with, engine, monkeypatch):
+    site, _release = site_with(share=f"{REGISTRY}/blog")
+    folder, name = site.virtualenvs / "abc", "localhost/django/blog-deps:abc"
+    site.virtualenvs.mkdir(parents=True, exist_ok=True)
+    assert django_virtualenv_image.has_taken(site, "abc") is False
+
+    def dependencies(_site, _key):
+        engine.images[name] = {PATH: str(folder)}
+        return name
+
+    monkeypatch.setattr(django_container_image, "dependencies", dependencies)
+    django_virtualenv_image.share(site, "abc")
+    engine.images.clear()
+    assert django_virtualenv_image.has_taken(site, "abc") is True
+    assert (folder / ".complete").exists() and [*engine.images] == [name]
+    copied = [one for one in engine.ran if one[0] in ("create", "cp")]
+    assert copied == [
+        ("create", "--name=django-blog-copy", "--pull=never", "--network=none", name, "/bin/true"),
+        ("cp", f"django-blog-copy:{folder}/.", str(folder)),
+    ]
+
+
+@pytest.mark.parametrize("what", ["of another folder", "incomplete"])
+def test_an_image_without_a_whole_virtualenv_is_not_taken(site_with, engine, what):
+    site, _release = site_with()
+    site.virtualenvs.mkdir(parents=True, exist_ok=True)
+    folder, name = site.virtualenvs / "abc", "localhost/django/blog-deps:abc"
+    engine.images[name] = {PATH: "/srv/elsewhere" if what == "of another folder" else str(folder)}
+    if what == "incomplete":
+        engine.problem.append("")
+    assert django_virtualenv_image.has_taken(site, "abc") is False
+    assert not folder.exists() and engine.images == {}
+
+
+def test_neither_the_login_nor_the_registry_of_hosts_makes_a_release(site_with):
+    def inputs(**container):
+        site, _release = site_with(**container)
+        return {path for path in django_deploy_inputs.hashes(site, COMMIT, {}, [], {}) if "container" in path}
+
+    assert inputs() == inputs(login=LOGIN, share=f"{REGISTRY}/blog")
+    assert inputs(image=REGISTRY + "/blog:{commit}") - inputs() == {"container:image"}
+
+
+# Archives
+
+
+def test_an_archive_has_the_base_and_the_virtualenv(site_with, engine, monkeypatch, tmp_path):
+    site, release = site_with()
+    (release / "virtualenv").symlink_to("../../virtualenvs/abc")
+    container = django_container.Container(engine, "x", "localhost/django/base:bookworm-1")
+    engine.images["localhost/django/blog-deps:abc"] = {}
+    monkeypatch.setattr(django_container, "of_release", lambda _release: container)
+    monkeypatch.setattr(django_container, "of_site", lambda _site: engine)
+    monkeypatch.setattr(django_container_archive.django_host_folder, "refuse_unsafe_parents", lambda _path, _at: None)
+    names = ["localhost/django/base:bookworm-1", "localhost/django/blog-deps:abc"]
+    assert django_container_archive.save(site, release, tmp_path / "a.tar") == names
+    assert engine.ran[-1] == ("save", "--multi-image-archive", "--output", str(tmp_path / "a.tar"), *names)
+    with pytest.raises(DeploymentError, match=r"a\.tar exists"):
+        django_container_archive.save(site, release, tmp_path / "a.tar")
+    assert django_container_archive.load(site, tmp_path / "a.tar") == names
+
+
+def test_the_image_of_a_dockerfile_is_taken_from_an_archive_by_its_commit(site_with, engine, monkeypatch, tmp_path):
+    site, release = site_with(file="Dockerfile", share=f"{REGISTRY}/blog")
+    container = django_container.Container(engine, "x", OWN, (), "Dockerfile")
+    engine.images[OWN] = {}
+    monkeypatch.setattr(django_container, "of_release", lambda _release: container)
+    monkeypatch.setattr(django_container_archive.django_host_folder, "refuse_unsafe_parents", lambda _path, _at: None)
+    (carried,) = django_container_archive.save(site, release, tmp_path / "a.tar")
+    assert carried.startswith(f"localhost/django/blog-carried:{COMMIT[:12]}-") and [*engine.images] == [OWN]
+    engine.images.clear()
+    engine.images[carried] = {}
+    engine.ran.clear()
+    django_container_file.make(site, release, engine, OWN)
+    assert verbs(engine) == ["build"] and [*engine.images] == [OWN]
+
+
+def test_an_archive_where_others_may_write_is_refused(site_with, engine, monkeypatch):
+    site, _release = site_with()
+    monkeypatch.setattr(django_container, "of_site", lambda _site: engine)
+
+    def refuse(path, _at):
+        raise DeploymentError(f"{path} cannot be used: users other than root may write to /tmp", hint="chmod go-w /tmp")
+
+    monkeypatch.setattr(django_container_archive.django_host_folder, "refuse_unsafe_parents", refuse)
+    with pytest.raises(DeploymentError, match="users other than root may write to /tmp") as caught:
+        django_container_archive.load(site, Path("/tmp/blog.tar"))
+    assert caught.value.hint == "name a file in a folder that only root may write to"
+    with pytest.raises(DeploymentError, match="is no absolute path"):
+        django_container_archive.load(site, Path("blog.tar"))
+    assert engine.ran == []
