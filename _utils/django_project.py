@@ -78,8 +78,23 @@ def import_folders(source: Path, folder: str, module: str) -> list[str]:
 
 
 def manage_files(source: Path) -> list[Path]:
-    """Return the paths of manage.py in a source, relative to it."""
-    return sorted(path.relative_to(source) for path in files(source, "manage.py", depth=3))
+    """Return the paths of manage.py in a source, relative to it.
+
+    Not one in the package of the settings that another one above it has: from its folder they cannot be imported.
+    """
+    found = sorted(path.relative_to(source) for path in files(source, "manage.py", depth=3))
+    named = {path: django_project_code.settings_named(source / path) for path in found} if len(found) > 1 else {}
+    with_settings = {
+        (path.parent, module)
+        for path, module in named.items()
+        if module and django_project_python_path.module_file(source / path.parent, module)
+    }
+    return [
+        path
+        for path in found
+        if (path.parent, named.get(path, "")) in with_settings
+        or not any((above, named.get(path, "")) in with_settings for above in path.parent.parents)
+    ]
 
 
 def is_in_package(source: Path, folder: str) -> bool:
@@ -133,7 +148,7 @@ def _own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path
     own: dict[Path, None] = {}
     for root in roots:
         found = files(root, name, depth)
-        other_projects = {path.parent for path in files(root, "manage.py", depth)} - {*roots}
+        other_projects = {root / path.parent for path in manage_files(root)} - {*roots}
         own |= dict.fromkeys(path for path in found if not other_projects & {*path.parents})
     return list(own)
 

@@ -22,12 +22,15 @@ _OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHO
 _SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|SALT|PEPPER|API_?KEY|_KEY$")
 _ISSUED = re.compile(
     r"(^|_)(AWS|S3|SES|GCP|GCS|GOOGLE|AZURE|STRIPE|PAYPAL|RAZORPAY|PAYSTACK|FLUTTERWAVE|MPESA|TWILIO|SLACK"
-    r"|GITHUB|GITLAB|FACEBOOK|TWITTER|OPENAI"
+    r"|GITHUB|GITLAB|FACEBOOK|TWITTER|OPENAI|ANTHROPIC|GEMINI|DEEPSEEK|HUGGINGFACE|TELEGRAM|DISCORD|BOT|FIREBASE|FCM"
+    r"|CLOUDINARY|PUSHER|MINIO|BRAINTREE|MOLLIE|SQUARE|RESEND|ROLLBAR|BUGSNAG|DATADOG|NEW_?RELIC|HONEYBADGER|POSTHOG"
     r"|MAIL|EMAIL|SMTP|MAILGUN|MAILJET|MANDRILL|BREVO|SPARKPOST|SENDGRID|POSTMARK|SENTRY"
     r"|LDAP|OAUTH2?|OIDC|SOCIAL|RECAPTCHA|CLOUDFLARE|CF|ALGOLIA|CLIENT|CONSUMER"
-    r"|API_KEY|APIKEY|ACCESS|PUBLIC|PRIVATE|FERNET|ENCRYPTION|VAPID|DSN|LICENSE|MAPBOX"
+    r"|API_KEY|APIKEY|ACCESS|PUBLIC|PRIVATE|FERNET|ENCRYPT|ENCRYPTION|VAPID|DSN|LICENSE|MAPBOX"
     r"|REDIS|RABBITMQ|CELERY|BROKER)(_|$)"
 )
+#: Names of keys that have a form: an empty one ends the settings, and an example shows the form.
+_FORMED = re.compile(r"FERNET|ENCRYPT|PRIVATE|VAPID")
 #: Names of switches, whatever their values are read as.
 _SWITCH = re.compile(r"(^|_)ENABLED?$|^(USE|ENABLE)_")
 #: Names of variables for the domain of the site.
@@ -278,7 +281,7 @@ def of(settings: Settings, context: Context) -> Environment:
             result.environment[name] = ("0", f"{place}: required; this turns nothing on")
         elif variable.required and variable.kind in _OFF:
             result.environment[name] = (_OFF[variable.kind], f"{place}: required; this turns nothing on")
-        elif variable.required and name in examples:
+        elif variable.required and name in examples and not _is_public_token(name):
             value = _OF_REDIS.sub(r"\1localhost", examples[name])  # a container of the example
             own = context.domain if _EXAMPLE_DOMAIN.fullmatch(value) else ""
             own = "production" if _STAGE.fullmatch(name) and _OF_DEVELOPMENT.fullmatch(value) else own
@@ -311,6 +314,11 @@ def server_on_this_host(name: str, value: Any) -> str:
     if value == "localhost" and _SERVICE.fullmatch(name):
         return next((package for word, package in _SERVERS.items() if word in name), "")
     return _SERVERS["REDIS"] if isinstance(value, str) and value.startswith("redis://localhost:6379/") else ""
+
+
+def _is_public_token(name: str) -> bool:
+    """Return whether the value of a variable in an example is another's: a secret that a service has issued."""
+    return bool(_SECRET.search(name) and _ISSUED.search(name)) and not _FORMED.search(name)
 
 
 def _is_in_home(variable: Variable) -> bool:

@@ -39,6 +39,8 @@ _OF_DEPLOYMENT = re.compile(
 )
 #: What a Dockerfile makes, by one command of a line.
 _MAKE = re.compile(r"^\s*RUN\s+(?:.*&&\s*)?make((?:[ \t]+[\w.-]+)+)\s*$", re.MULTILINE)
+#: A script that does nothing, or only says something.
+_SAYS = re.compile(r"\s*|\s*(echo\b[^&|;>]*|true|:|exit 0)")
 _PART = re.compile(r"(>=|<=|>|<|=|\^|~)?\s*v?(\d+)(?:\.(\d+|x|\*))?(?:\.[\dx*]+)?")
 
 
@@ -118,7 +120,7 @@ def _front_end(
 ) -> FrontEnd | None:
     folder, name = path.parent.relative_to(tree), str(path.relative_to(tree))
     scripts = content.get("scripts", {})
-    has_build = isinstance(scripts, dict) and "build" in scripts
+    has_build = isinstance(scripts, dict) and not _SAYS.fullmatch(str(scripts.get("build", "")))
     committed = _committed_outputs(scripts, path.parent) if has_build else []
     if committed:
         return FrontEnd(name, remark=f"{name} is not built: it has {django_project.listed(committed)}")
@@ -135,7 +137,8 @@ def _front_end(
         named = ["dist"]
     made = [] if named else _made(path.parent)
     task = "" if named or made or str(folder) != project else _task_of_gulp(path.parent, content, settings)
-    if not named and not made and not task and not _reads(settings, path.parent / "node_modules"):
+    is_served = _reads(settings, path.parent / "node_modules") or _has_finder(settings, tree / project, path.parent)
+    if not named and not made and not task and not is_served:
         return None
     there = os.path.relpath(folder, project)
     program = django_project_node_packages.of(tree, path.parent, content)
@@ -259,6 +262,14 @@ def _reads(settings: Settings, folder: Path) -> bool:
     named += [os.path.join(folder.parent, path) for path in _relative(plain(settings.get("STATICFILES_DIRS")))]
     is_named = any(Path(os.path.normpath(path)).is_relative_to(folder) for path in named)
     return is_named or (unknown and folder.name != "node_modules")
+
+
+def _has_finder(settings: Settings, project: Path, folder: Path) -> bool:
+    """Return whether django-npm finds static files in the packages that npm installs into a folder."""
+    finders, root = settings.get("STATICFILES_FINDERS"), settings.get("NPM_ROOT_PATH")
+    path = str(root) if isinstance(root, str | PurePosixPath) else "."
+    is_there = Path(os.path.normpath(project / path)) == folder if "\0" not in path else False
+    return isinstance(finders, list) and "npm.finders.NpmFinder" in finders and is_there
 
 
 def _relative(value: Any) -> Iterator[str]:

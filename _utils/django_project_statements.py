@@ -337,21 +337,26 @@ class Statements(Readers):
         handles = [handler for handler in handlers if in_function or not _leaves(handler.body)]
         self.guards += bool(handles)
         self.handled.append({name for handler in handles for name in _handled(handler)})
+        problem: Exception | None = None
+        returned: _Return | None = None
         try:
             self.run(node.body, frame)
-            problem = None
         except (Missing, Raised) as error:
             problem = error
+        except _Return as result:
+            returned = result
         finally:
             self.guards -= bool(handles)
             self.handled.pop()
         if problem:
             self._handle(problem, handles, frame)
-        else:
+        elif not returned:
             self.run(node.orelse, frame)
         for handler in node.handlers if not problem else ():
             self._perhaps(handler.body, _apart(frame))
         self.run(node.finalbody, frame)
+        if returned:
+            raise returned
 
     _run_trystar = _run_try
 

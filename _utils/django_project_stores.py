@@ -22,7 +22,7 @@ BROKERS = ("CELERY_BROKER_URL", "BROKER_URL", "CELERY_RESULT_BACKEND")
 #: Keys whose value is a URL of a server, or several.
 _OF_URL = re.compile(r"ur[il]|hosts$|address|location|redis$|broker|connection|dsn", re.IGNORECASE)
 #: Names of variables by which projects get such a URL.
-_OF_BROKER = re.compile(r"(\w+_)?(BROKER_URL|CELERY_BROKER|CELERY_RESULT_BACKEND)")
+_OF_BROKER = re.compile(r"(?!.*(KAFKA|MQTT|NATS|STOMP))(\w+_)?(BROKER_URL|CELERY_BROKER|CELERY_RESULT_BACKEND)")
 _OF_CACHE = re.compile(r"(\w+_)?CACHE_(URL|URI|LOCATION)")
 _OF_QUEUE = re.compile(r"(\w+_)?(REDIS|RQ|HUEY)_(URL|URI)|REDIS")
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
@@ -198,10 +198,11 @@ def _sources(value: Value) -> Iterator[str]:
         yield value.source
     if isinstance(content, dict):
         for key, part in content.items():
-            yield from _sources(part) if not part.source or _OF_URL.search(str(key)) else ()
+            is_inner = not part.source and not isinstance(part.content, list)
+            yield from _sources(part) if is_inner or _OF_URL.search(str(key)) else ()
     elif isinstance(content, list):
         for part in content:
-            yield from _sources(part)
+            yield from _sources(part) if not isinstance(part.content, list) else ()  # a list there is a host and a port
     elif isinstance(content, Called):
         for key, part in content.keywords.items():
             yield from _sources(part) if key in ("url", "connection", "broker") else ()
