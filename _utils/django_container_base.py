@@ -9,7 +9,7 @@ import django_container
 import django_container_registry
 import django_host_command
 import django_host_file
-from django_container_engine import Engine
+from django_container_engine import LOOKING, Engine
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -161,6 +161,6 @@ def python(site: Site) -> tuple[str, str]:
 
 @functools.lru_cache(maxsize=16)
 def _python(engine: Engine, image: str, name: str) -> str:
-    argv = ["run", "--rm", "--pull=never", "--network=none", "--entrypoint=", image, name, "-I", "-S", "-c", _IDENTITY]
+    argv = ["run", *LOOKING, image, name, "-I", "-S", "-c", _IDENTITY]
     hint = f"set python to an interpreter of the image, or container:base to an image that has {name}"
     return engine.run(*argv, doing=f"looking for {name} in the base image", hint=hint).strip()

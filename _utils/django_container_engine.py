@@ -19,6 +19,11 @@ QUIET = {"PODMAN_IGNORE_CGROUPSV1_WARNING": "1", "DOCKER_BUILDKIT": "1"}
 _NICE, _CPU_SHARES = 10, 200
 #: Seconds in which an engine ends a build that takes too long.
 _SPARE = 15
+#: What a container that only looks at an image may do: nothing.
+LOOKING = (
+    *("--rm", "--pull=never", "--network=none", "--read-only", "--cap-drop=ALL", "--user=65534:65534"),
+    *("--security-opt=no-new-privileges", "--pids-limit=64", "--memory=1g", "--workdir=/", "--entrypoint="),
+)
 #: How engines report that they have no such image or container.
 _ABSENT = re.compile(r"no such (image|container|object)|image not known", re.IGNORECASE)
 
@@ -135,7 +140,7 @@ class Engine:
             run(timeout=timeout)
 
     def _own(self) -> list[str]:
-        return ["--quiet", *(["--network=host", "--pull=never", "--layers=false"] if self.name == "podman" else [])]
+        return ["--quiet", "--network=none", *(["--pull=never", "--layers=false"] if self.name == "podman" else [])]
 
     def _of_project(self, slice_name: str) -> list[str]:
         """Return the options by which a build reaches no service on a loopback address of this host."""

@@ -19,7 +19,7 @@ import django_wall_shape
 from django_container import Container
 from django_container_base import PATH, PULLED, SITE
 from django_container_dockerfile import NEVER, PRIVATE
-from django_container_engine import Engine
+from django_container_engine import LOOKING, Engine
 from django_host_command import DeploymentError
 from django_site import Site
 from django_wall_foreign import Foreign
@@ -47,11 +47,6 @@ print(json.dumps({
 """
 _SHAPE = {"prefix": str, "packages": str, "names": [str], "has_python": bool, "uwsgi": str, "version": str}
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)+")
-#: What a container that only looks at an image may do: nothing.
-_LOCKED = (
-    *("--rm", "--pull=never", "--network=none", "--read-only", "--cap-drop=ALL", "--user=65534:65534"),
-    *("--security-opt=no-new-privileges", "--pids-limit=64", "--memory=1g", "--workdir=/", "--entrypoint="),
-)
 
 
 def of_site(site: Site) -> str:
@@ -207,7 +202,7 @@ def look(site: Site, engine: Engine, image: str) -> dict[str, Any]:
     python, at = site.config["python"], f"django:sites:{site.name}:python"
     hint = f"set {at} to the interpreter of the image, such as /venv/bin/python"
     doing = f"looking for {python} in the image of {of_site(site)}"
-    printed = engine.run("run", *_LOCKED, image, python, "-I", "-B", "-c", _LOOK, doing=doing, hint=hint)
+    printed = engine.run("run", *LOOKING, image, python, "-I", "-B", "-c", _LOOK, doing=doing, hint=hint)
     found: dict[str, Any] = django_wall_shape.parse(printed, _SHAPE, doing=doing)
     prefix, packages = found["prefix"], found["packages"]
     series = ".".join(str(found["version"]).split(".")[:2])

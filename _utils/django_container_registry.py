@@ -76,11 +76,21 @@ def pull(site: Site, engine: Engine, name: str, hint: str) -> None:
     """Pull an image.
 
     Raises:
-        DeploymentError: the registry does not have it, refuses the login, or cannot be reached.
+        DeploymentError: the registry does not have it, refuses the login, or cannot be reached: it may later.
     """
-    with login(site) as variables:
+    with login(site) as variables, _later():
         doing = f"pulling the image {name}"
         engine.run("pull", "--quiet", name, doing=doing, timeout=_TIMEOUT, variables=variables, hint=hint)
+
+
+@contextlib.contextmanager
+def _later() -> Iterator[None]:
+    """Have the next apply try again what fails in the block."""
+    try:
+        yield
+    except DeploymentError as error:
+        error.transient = True
+        raise
 
 
 def shared(site: Site, tag: str) -> str:
@@ -123,7 +133,7 @@ def push(site: Site, engine: Engine, image: str, name: str) -> None:
         return
     engine.run("tag", image, name, doing=f"naming the image {name}")
     try:
-        with login(site) as variables:
+        with login(site) as variables, _later():
             doing = f"pushing the image {name}"
             engine.run("push", name, doing=doing, timeout=_TIMEOUT, variables=variables, hint=_hint(site))
     finally:

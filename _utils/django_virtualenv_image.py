@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import django_container_file
 import django_container_image
 import django_container_registry
 import django_host_file
+import django_host_user
 import django_server
 import django_virtualenv
 from django_container_base import PATH
+from django_container_engine import Engine
 from django_host_command import DeploymentError
 from django_site import Site
+from django_wall_foreign import PUBLIC, Foreign
 
 #: The names of packages and modules that an outline has, and how many.
 _NAME, _MOST = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.+@-]{1,200}"), 20_000
@@ -68,22 +72,43 @@ def has_taken(site: Site, key: str) -> bool:
     Raises:
         DeploymentError: the registry refuses the login, or cannot be reached.
     """
-    engine, folder, name = django_container.engine(site), site.virtualenvs / key, django_container_image.name(site, key)
+    engine, folder, image = (
+        django_container.engine(site),
+        site.virtualenvs / key,
+        django_container_image.name(site, key),
+    )
     shared = django_container_registry.shared(site, f"deps-{key}")
-    if not engine.image(name):
+    if not engine.image(image):
         if not django_container_registry.has_pulled(site, engine, shared):
             return False
-        engine.run("tag", shared, name, doing=f"naming the image {name}")
+        engine.run("tag", shared, image, doing=f"naming the image {image}")
         engine.forget(shared)
-    django_host_file.remove_tree(folder)
-    folder.mkdir(mode=0o755)
-    if engine.labels(name, PATH) == str(folder):
-        engine.copy(name, folder, folder, f"django-{site.name}-copy")
+    if engine.labels(image, PATH) == str(folder):
+        _copy(site, engine, image, folder)
     if not django_virtualenv.is_complete(site, key):
         django_host_file.remove_tree(folder)
-        engine.remove(name)
+        engine.remove(image)
         return False
     return True
+
+
+def _copy(site: Site, engine: Engine, image: str, folder: Path) -> None:
+    """Copy a virtualenv out of an image, as files of root that have no rights of their own.
+
+    Raises:
+        DeploymentError: it has an entry that is not a file, folder or link, or one of another user.
+    """
+    closed = site.root / f"image-{os.getpid()}"  # to all but root, while the modes are those of the image
+    django_host_file.remove_tree(closed)
+    closed.mkdir(mode=0o700)
+    try:
+        (closed / "virtualenv").mkdir()
+        engine.copy(image, folder, closed / "virtualenv", f"django-{site.name}-copy")
+        Foreign(closed / "virtualenv").give(django_host_user.ROOT, PUBLIC, of=0)
+        django_host_file.remove_tree(folder)
+        (closed / "virtualenv").rename(folder)
+    finally:
+        django_host_file.remove_tree(closed)
 
 
 def _write(folder: Path, found: dict[str, Any], names: list[str]) -> None:

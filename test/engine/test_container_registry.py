@@ -80,6 +80,10 @@ class Played(Engine):
     def _copy(self, folder: Path) -> None:
         (folder / "bin").mkdir()
         (folder / "bin/python").symlink_to("/usr/bin/python3")
+        (folder / "bin/program").touch()
+        (folder / "bin/program").chmod(0o4755)
+        if self.problem == ["a FIFO"]:
+            os.mkfifo(folder / "bin/odd")
         if not self.problem:
             (folder / ".complete").touch()
 
@@ -259,8 +263,21 @@ def test_a_virtualenv_is_taken_from_the_image_of_another_host(site_with, engine,
     copied = [one for one in engine.ran if one[0] in ("create", "cp")]
     assert copied == [
         ("create", "--name=django-blog-copy", "--pull=never", "--network=none", name, "/bin/true"),
-        ("cp", f"django-blog-copy:{folder}/.", str(folder)),
+        ("cp", f"django-blog-copy:{folder}/.", f"{site.root}/image-{os.getpid()}/virtualenv"),
     ]
+    assert stat.S_IMODE(os.stat(folder / "bin/program").st_mode) == 0o755
+    assert not (site.root / f"image-{os.getpid()}").exists()
+
+
+def test_a_device_in_an_image_gets_into_no_virtualenv(site_with, engine):
+    """Nor a FIFO; who may push to the registry decides what runs as the site, and not what runs as root."""
+    site, _release = site_with()
+    site.virtualenvs.mkdir(parents=True, exist_ok=True)
+    engine.images["localhost/django/blog-deps:abc"] = {PATH: str(site.virtualenvs / "abc")}
+    engine.problem.append("a FIFO")
+    with pytest.raises(DeploymentError, match="bin/odd is neither a file nor a folder"):
+        django_virtualenv_image.has_taken(site, "abc")
+    assert not (site.virtualenvs / "abc").exists() and not (site.root / f"image-{os.getpid()}").exists()
 
 
 @pytest.mark.parametrize("what", ["of another folder", "incomplete"])
