@@ -27,7 +27,7 @@ YAML
 htpasswd -nbB deploy {PASSWORD} >/etc/docker/registry/htpasswd
 systemctl restart docker-registry
 """
-#: An http registry is allowed by whoever administrates the host.
+#: An http registry is allowed by the host's own configuration.
 ALLOWED = {
     "/etc/containers/registries.conf.d/lab.conf": f'[[registry]]\nlocation = "{REGISTRY}"\ninsecure = true\n',
     "/etc/docker/daemon.json": f'{{"insecure-registries": ["{REGISTRY}"]}}\n',

@@ -69,7 +69,6 @@ def test_bare_host_gets_server_role_and_database(blog):
     assert not blog.apply().changed and not blog.apply(test=True).changed
 
 
-@pytest.mark.full
 def test_site_with_databases_on_both_servers(blog, shop):
     applied = blog.deploy()
     assert set(applied["shop has its databases"].changes) == {"mysql", "postgres"}
@@ -148,7 +147,6 @@ def test_existing_databases_and_roles_are_unchanged(blog):
     assert not blog.apply(database=POSTGRES).failed and dumped(blog) == before
 
 
-@pytest.mark.full
 def test_generated_password_over_tcp_and_login_of_another_name(blog, shop):
     over_tcp = {**POSTGRES, "host": "localhost", "manage": True}
     applied = blog.deploy(database=over_tcp)
@@ -215,7 +213,6 @@ def test_postgresql_password_rotation_loses_no_request(blog):
     assert blog.get().status_code == 200 and not blog.apply().changed
 
 
-@pytest.mark.full
 def test_mariadb_password_rotation_loses_no_request(blog, shop):
     before = dict(shop.options["databases"])
     cashier = {**MARIADB, "user": "cashier", "host": "localhost", "manage": True}
@@ -272,7 +269,6 @@ def test_removal_keeps_data_unless_configured(blog, shop):
     assert not blog.apply().changed
 
 
-@pytest.mark.full
 def test_debian_13_without_systemd(hosts, repositories):
     host = hosts("trixie", kind="ready", init=False)
     databases = {"default": MARIADB, "metrics": {**POSTGRES, "name": "metrics"}, "log": {"engine": "sqlite"}}
