@@ -347,13 +347,19 @@ class Expressions:
     def _listcomp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp, frame: Frame) -> Value:
         every = self.evaluate(node.generators[0].iter, frame)
         inner = Frame({}, frame.file, frame.module, frame, frame.called_from)
-        is_known = isinstance(every.content, list) and len(node.generators) == 1 and not node.generators[0].ifs
+        is_known = isinstance(every.content, list) and len(node.generators) == 1
         if is_known and len(every.content) <= _LONG:
-            parts = []
+            parts: list[Value] = []
+            taken: bool | None = True
             for part in every.content:
                 self.bind(node.generators[0].target, part, inner)
-                parts.append(self.evaluate(node.elt, inner))
-            return Value(parts, every.source, every.how, taint(every, *parts))
+                tests = [truth(self.evaluate(test, inner)) for test in node.generators[0].ifs]
+                taken = None if None in tests else all(tests)
+                if taken is None:
+                    break
+                parts += [self.evaluate(node.elt, inner)] if taken else []
+            if taken is not None:
+                return Value(parts, every.source, every.how, taint(every, *parts))
         with self.uncertain():
             self.bind(node.generators[0].target, Value(taint=every.taint), inner)
             value = self.evaluate(node.elt, inner)

@@ -105,7 +105,12 @@ def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -
         comment += "".join(f"; {one} has a SyntaxError in line {error}" for one, error in wrong.items())
         report.set("settings_module", guess, comment, is_open=not found)
         return guess
-    if production and not _is_for_servers(roots, named) and not _is_part(roots, named, production[0]):
+    if (
+        production
+        and named not in production
+        and not _is_for_servers(roots, named)
+        and not _is_part(roots, named, production[0])
+    ):
         report.set("settings_module", production[0], f"guessed: the project names {named}")
         return production[0]
     guess, comment = _of_container(tree, roots) if not _has_code(roots, named) else ("", "")

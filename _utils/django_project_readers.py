@@ -202,6 +202,10 @@ class Readers(Expressions):
             return Value(UNKNOWN, args[0].source, "json", taint(*args))
         if name == "isinstance" and len(args) == 2:
             return Value(_is_instance(first, args[1].content), taint=taint(args[0]))
+        if name == "filter" and len(args) == 2 and first is None and isinstance(args[1].content, list):
+            known = [(part, truth(part)) for part in args[1].content]
+            kept = UNKNOWN if any(is_true is None for _part, is_true in known) else [one for one, yes in known if yes]
+            return Value(kept, args[1].source, args[1].how, taint(*args))
         if name in ("any", "all", "len") and isinstance(first, list):
             return Value(_of_elements(name, first), taint=taint(*args))
         if name.endswith("strtobool") and args:

@@ -13,7 +13,7 @@ import django_project_python_path
 from django_project_access import Access
 
 _HEALTH = re.compile(
-    r"""["'^]/?((?:[\w-]+/)?(?:healthz|health|health[_-]check|livez|readyz|heartbeat|ping)/?)\$?["']"""
+    r"\^?/?((?:[\w-]+/)?_{0,2}(?:healthz|health|health[_-]?check|livez|readyz|heartbeat|ping)_{0,2}/?)\$?"
 )
 #: Modules of routes that are read at most.
 _MODULES = 50
@@ -83,7 +83,8 @@ def _health_paths(access: Access, urlconf: Any) -> Iterator[str]:
         for call in _calls(path):
             text = ast.unparse(call)
             included = re.match(r"\w+\(r?'\^?', (?:\w+\.)?include\(\(?'([\w.]+)'", text)
-            found = _HEALTH.search(text) if "include(" not in text else None
+            is_route = _name(call) in _ROUTES and "include(" not in text
+            found = _HEALTH.fullmatch(_literal(call) or "") if is_route else None
             if included:
                 paths += _files(access, included[1])
             elif found and not (len(call.args) > 1 and access.is_refused(path, call.args[1])):
