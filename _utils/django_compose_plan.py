@@ -172,6 +172,9 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
     engine = _database(settings, options)
     required, contents, _supported = django_project_requirements.read(tree, files)
     interface = "wsgi" if options.get("server", {}).get("kind") in (None, "gunicorn", "uwsgi", "mod_wsgi") else "asgi"
+    application = _application(report, roots, options, interface)
+    if not application:  # a server of ASGI and a project without it
+        interface, application = "wsgi", _application(report, roots, options, "wsgi")
     plan = Plan(
         name=name,
         domains=domains,
@@ -180,7 +183,7 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
         python_path=python_path,
         settings_module=module,
         settings=settings,
-        application=_application(report, roots, options, interface),
+        application=application,
         interface=interface,
         django=["manage.py"] if (tree / folder / "manage.py").is_file() else ["-m", "django"],
         requirements=files,
@@ -247,12 +250,12 @@ def _database(settings: Settings, options: Mapping[str, Any]) -> str:
 
 
 def _application(report: Report, roots: list[Path], options: Mapping[str, Any], interface: str) -> str:
-    """Return the module that the server imports."""
+    """Return the module that the server imports; empty if the project has none for ASGI."""
     if interface == "wsgi" or report.application.endswith("asgi"):
         return str(options.get("wsgi") or report.application)
     package = report.application.rpartition(".")[0]
-    names = [f"{package}.asgi".lstrip("."), f"{report.application}"]
-    return next((one for one in names if any((root / f"{one.replace('.', '/')}.py").is_file() for root in roots)), "")
+    name = f"{package}.asgi".lstrip(".")
+    return name if any((root / f"{name.replace('.', '/')}.py").is_file() for root in roots) else ""
 
 
 def _added(plan: Plan, required: list[str], contents: Mapping[str, str]) -> list[str]:

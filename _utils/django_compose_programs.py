@@ -5,6 +5,7 @@ import shlex
 
 import django_host_template
 from django_compose_plan import Plan
+from django_host_command import DeploymentError
 from django_project_values import UNKNOWN
 
 _START = """\
@@ -213,8 +214,17 @@ _URLS = (("STATIC_URL", "/static/"), ("MEDIA_URL", "/media/"))
 
 
 def _path(plan: Plan, setting: str, default: str) -> str:
-    """Return the path of STATIC_URL or MEDIA_URL; the default one where it is on another host or not known."""
+    """Return the path of STATIC_URL or MEDIA_URL; the default one where it is on another host or not known.
+
+    Raises:
+        DeploymentError: nginx cannot have it.
+    """
     url = plan.settings.get(setting)
     if url is UNKNOWN or not isinstance(url, str) or "//" in url or not url.strip("/"):
         return default
+    if "$" in url or not url.isprintable():
+        raise DeploymentError(
+            f"{setting} is {url!a}, and no path of nginx can have that",
+            hint="choose one without $ in the settings",
+        )
     return f"/{url.strip('/')}/"

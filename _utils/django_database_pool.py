@@ -6,6 +6,7 @@ when a pool ends that the pillar no longer has: docs/decisions/0069.
 """
 
 import csv
+import hashlib
 import socket
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ UNIT = django_host_service.UNITS / f"{DAEMON.service}.service"
 RUN = django_host_service.RUN / DAEMON.service
 TEMPLATES = ("salt://django/files/pgbouncer.ini", "salt://django/files/pgbouncer.service")
 _POOL = {"site": str, "user": str, "verifier": str, "size": int, "port": int, "clients": [str], "queries": int}
-_SHAPE = {"address": str, "port": int, "certificate": str, "pools": {str: _POOL}}
+_SHAPE = {"address": str, "port": int, "certificate": str, "pools": {str: _POOL}, "files?": str}
 #: The count of queries of a pool that the pillar has.
 _WANTED = -1
 
@@ -102,7 +103,10 @@ def changes(databases: Sequence[ManagedDatabase], wanted: Collection[str], place
             found[f"pool of {name}"] = f"{one['size']} connections"
     if place and not found:
         moved = [key for key in ("address", "certificate") if before[key] != now[key]]
-        stale = [path.name for path, text in _files(now, place).items() if django_host_file.read_text(path) != text]
+        files = _files(now, place)
+        stale = [path.name for path, text in files.items() if django_host_file.read_text(path) != text]
+        if not stale and before.get("files") not in (None, _digest(files)):
+            stale = ["configuration"]  # written, and not read again: that apply was killed
         found |= dict.fromkeys([f"{key} of PgBouncer" for key in moved] or stale, "changed")
         if django_host_service.pid(DAEMON) is None:
             found["PgBouncer"] = "started"
@@ -122,7 +126,8 @@ def apply(databases: Sequence[ManagedDatabase], wanted: Collection[str], place: 
     for folder in (FOLDER.parent.parent, FOLDER.parent):
         django_host_folder.make(Folder(folder, "root", "root", 0o755))
     django_host_folder.make(Folder(FOLDER, "root", POOL_USER, 0o750))
-    stale = {path: text for path, text in _files(now, place).items() if django_host_file.read_text(path) != text}
+    files = _files(now, place)
+    stale = {path: text for path, text in files.items() if django_host_file.read_text(path) != text}
     for path, text in stale.items():
         is_unit = path == UNIT
         mode, group = (0o644, "root") if is_unit else (0o640, POOL_USER)
@@ -137,14 +142,14 @@ def apply(databases: Sequence[ManagedDatabase], wanted: Collection[str], place: 
         _start(place)
     if not django_host_service.is_enabled(DAEMON):
         django_host_service.enable(DAEMON)
-    django_host_file.write_json(RECORD, now, mode=0o600)
+    django_host_file.write_json(RECORD, {**now, "files": _digest(files)}, mode=0o600)
 
 
 def note(databases: Sequence[ManagedDatabase], wanted: Collection[str], place: Place | None) -> None:
     """Record how many queries the pools have had that are `kept`: the next apply sees whether there were more."""
-    now = _record(databases, wanted, place)
-    if place and now != _recorded():
-        django_host_file.write_json(RECORD, now, mode=0o600)
+    now, before = _record(databases, wanted, place), _recorded()
+    if place and {**before, **now} != before:
+        django_host_file.write_json(RECORD, {**before, **now}, mode=0o600)
 
 
 def _recorded() -> dict[str, Any]:
@@ -182,6 +187,10 @@ def _files(record: Mapping[str, Any], place: Place) -> dict[Path, str]:
         FOLDER / "key": place.network.key,
         UNIT: unit,
     }
+
+
+def _digest(files: Mapping[Path, str]) -> str:
+    return hashlib.sha256("\0".join(files.values()).encode()).hexdigest()
 
 
 def _line(database: str, user: str, client: str) -> str:

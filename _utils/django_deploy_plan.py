@@ -191,8 +191,8 @@ def _settings(deployment: Deployment, live: Release, release: Release) -> Plan:
         except DeploymentError as error:
             return {"settings": f"not known, since {one.name} does not start: {error.message}"}
         found.append(answer)
-    told = dict(_changed_settings(*found))
-    masked = {name: redact(text, deployment.masked()) for name, text in told.items()}
+    changed = dict(_changed_settings(*found))
+    masked = {name: redact(text, deployment.masked()) for name, text in changed.items()}
     return {"settings": masked} if masked else {}
 
 

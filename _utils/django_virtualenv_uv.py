@@ -111,7 +111,7 @@ class Uv:
 
     @contextlib.contextmanager
     def _configured(self) -> Iterator[dict[str, str]]:
-        """Give uv the indexes in a file, in which it can be told to keep their files; return its environment."""
+        """Give uv the indexes in a file, which has it keep their files; return its environment."""
         environment = self._environment()
         if self.has_project_indexes:
             yield environment

@@ -340,6 +340,33 @@ def test_a_project_without_a_list_of_packages_is_refused(tmp_path):
         django_compose.write(str(folder))
 
 
+def test_a_path_that_nginx_cannot_have_is_refused_by_its_setting(tmp_path):
+    folder = project("sqlite", tmp_path)
+    with (folder / "website/settings.py").open("a") as settings:
+        settings.write("\nSTATIC_URL = '/$static/'\n")
+    with pytest.raises(DeploymentError, match="STATIC_URL is '/\\$static/', and no path of nginx can have that"):
+        django_compose.write(str(folder))
+
+
+def test_a_secret_that_a_full_disk_has_left_empty_is_written_again(tmp_path):
+    folder, _lines = written("celery", tmp_path)
+    before = new_files(folder, "celery")
+    (folder / ".envs/database_password").write_text("")
+    (folder / ".envs/production").write_text("")
+    django_compose.write(str(folder), "celery", SOURCES["celery"]["given"])
+    assert new_files(folder, "celery") == before
+
+
+def test_a_server_of_asgi_needs_a_module_of_asgi(tmp_path):
+    folder = project("sqlite", tmp_path)
+    django_compose.write(str(folder), given={"server": {"kind": "uvicorn"}})
+    assert "exec gunicorn" in (folder / "compose/start").read_text()
+    folder = project("sqlite", tmp_path / "other")
+    (folder / "website/asgi.py").write_text("from django.core.asgi import get_asgi_application\n")
+    django_compose.write(str(folder), given={"server": {"kind": "uvicorn"}})
+    assert "exec uvicorn" in (folder / "compose/start").read_text()
+
+
 def test_the_options_of_a_site_replace_what_is_found(tmp_path, monkeypatch):
     folder = project("sqlite", tmp_path)
     site = configured(

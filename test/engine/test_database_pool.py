@@ -235,6 +235,22 @@ def test_another_size_reloads_and_what_was_not_finished_is_repeated(host, monkey
     assert serve(database={**POOL, "pool": 20}) == {}
 
 
+def test_a_template_that_was_written_and_not_read_is_read_by_the_next_apply(host, monkeypatch):
+    serve()
+    url = django_database_pool.TEMPLATES[0]
+    monkeypatch.setitem(TEMPLATES, url, TEMPLATES[url] + "\nlog_stats = 0\n")
+    with monkeypatch.context() as broken, pytest.raises(DeploymentError):
+
+        def refuse(argv, **_options):
+            raise DeploymentError("reloading PgBouncer: killed")
+
+        broken.setattr(django_host_command, "run", refuse)
+        serve()
+    assert "log_stats" in text("pgbouncer.ini")
+    assert serve() == {"configuration": "changed"} and host.told[-1] == "RELOAD"
+    assert serve() == {}
+
+
 def test_a_new_certificate_reloads_and_a_process_that_ended_is_started(host):
     serve()
     new = [served()[0]._replace(certificate=PEM.format("of a new one"))]
