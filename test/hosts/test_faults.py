@@ -30,11 +30,10 @@ SECRET = "a-secret-that-is-never-printed"
 
 
 def kills() -> list[Any]:
-    """A kill in each step, those before the switch in one story; with --all at each moment of each, or by a signal."""
+    """Kills in the steps before the switch in one story, and in two of the others; with --all at each moment of each step."""
     moments = [("first", "KILL"), ("acting", "KILL"), ("last", "KILL"), ("acting", "TERM"), ("acting", "INT")]
     every = [(step, when, does) for step in STEPS for when, does in moments]
-    once = {(step, "acting", "KILL") for step in STEPS[len(BEFORE) :]}
-    once |= {("static", "acting", "TERM"), ("live", "acting", "INT")}
+    once = {("live", "acting", "KILL"), ("record", "acting", "KILL"), ("static", "acting", "TERM")}
     single = [pytest.param(*one, marks=() if one in once else pytest.mark.full) for one in every]
     return [pytest.param(" ".join(BEFORE), "acting", "KILL", id="story"), *single]
 
