@@ -30,7 +30,7 @@ SECRET = "a-secret-that-is-never-printed"
 
 
 def kills() -> list[Any]:
-    """Kills in the steps before the switch in one story, and in two of the others; with --all at each moment of each step."""
+    """Kills in the steps before the switch in one story, and in two others; with --all at each moment of each."""
     moments = [("first", "KILL"), ("acting", "KILL"), ("last", "KILL"), ("acting", "TERM"), ("acting", "INT")]
     every = [(step, when, does) for step in STEPS for when, does in moments]
     once = {("live", "acting", "KILL"), ("record", "acting", "KILL"), ("static", "acting", "TERM")}
