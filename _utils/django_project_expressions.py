@@ -112,6 +112,10 @@ class Expressions:
         """Return whether a variable is set, and record that this is tested."""
         raise NotImplementedError
 
+    def needed(self, value: Value, kind: str = "") -> Value:
+        """Return a value that the code needs."""
+        raise NotImplementedError
+
     # Expressions
 
     @contextlib.contextmanager
@@ -279,6 +283,9 @@ class Expressions:
 
     def _binop(self, node: ast.BinOp, frame: Frame) -> Value:
         left, right = self.evaluate(node.left, frame), self.evaluate(node.right, frame)
+        if isinstance(node.op, ast.Add):
+            left = self.needed(left) if isinstance(right.content, str) else left
+            right = self.needed(right) if isinstance(left.content, str) else right
         return Value(_combined(node.op, left.content, right.content), taint=taint(left, right))
 
     def _compare(self, node: ast.Compare, frame: Frame) -> Value:

@@ -41,6 +41,9 @@ _CACHES = (
     (r"(hi)?rediss?(cache)?", "django.core.cache.backends.redis.RedisCache"),
     (r"(py)?memcached?|(django)?pylibmc|elasticache", "django.core.cache.backends.memcached.PyMemcacheCache"),
 )
+#: Functions that raise an exception for None, and methods that only texts have.
+_OF_TEXT = ("json.loads", "ast.literal_eval", "eval", "base64.b64decode", "base64.urlsafe_b64decode", "open", "io.open")
+_METHODS_OF_TEXT = ("lower", "upper", "strip", "split", "replace", "startswith", "endswith", "encode")
 _FALSE = ("", "0", "false", "off", "no", "n", "f", "none")
 #: Functions of libraries that read a variable with an optional default → the kind of object that they are.
 _DECOUPLE = ("decouple.config", "config", "prettyconf.config", "starlette.config")
@@ -177,7 +180,9 @@ class Readers(Expressions):
         short = name.rpartition(".")[2]
         if name in ("int", "float", "Path", "pathlib.Path", "os.path.join"):
             args = [self.needed(value, "int" if name in ("int", "float") else "") for value in args]
-            first = args[0].content if args else None
+        elif args and (name in _OF_TEXT or short == "strtobool"):
+            args = [self.needed(args[0], "bool" if short == "strtobool" else ""), *args[1:]]
+        first = args[0].content if args else None
         known = [value.content for value in args]
         if name in ("Path", "pathlib.Path", "os.path.join", "pathlib.PurePath", "environ.Path", "os.path.normpath"):
             return Value(joined(*known), args[0].source if len(args) == 1 else "", taint=taint(*args))
@@ -246,7 +251,8 @@ class Readers(Expressions):
 
     def call_method(self, owner: Value, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
         """Return what a method returns."""
-        owner = self.needed(owner) if name else owner
+        is_other = name in _METHODS_OF_TEXT and isinstance(owner.content, int | float)
+        owner = self.needed(replace(owner, content=None) if is_other else owner) if name else owner
         content = owner.content
         if isinstance(content, Method):  # of what a method has, such as env.read_env.x
             return Value(taint=taint(owner, *args))
@@ -331,7 +337,7 @@ class Readers(Expressions):
         is_environment = self._is_environment(owner) or isinstance(content, Reader)
         if is_environment and isinstance(name, str) and not (isinstance(content, Reader) and content.kind == "cfenv"):
             return self.read(name, None, "text", place)
-        return Value(taint=taint(owner, key))
+        return Value(taint=taint(self.needed(owner), key))
 
     def call_class(self, found: Namespace, place: str) -> Value:
         """Return an instance of a class; one of pydantic-settings reads a variable for each of its fields."""

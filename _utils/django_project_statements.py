@@ -32,7 +32,7 @@ _AGAIN = 20
 #: Exceptions by which a missing variable is reported.
 _OF_MISSING = {
     *("KeyError", "LookupError", "Exception", "BaseException", "ImproperlyConfigured", "UndefinedValueError"),
-    *("EnvError", "EnvironmentError", "ValidationError", "ConfigError", "ValueError"),
+    *("EnvError", "EnvironmentError", "ValidationError", "ConfigError", "ValueError", "TypeError", "AttributeError"),
 }
 
 
