@@ -26,10 +26,14 @@ _EXAMPLE = re.compile(rf"(?P<name>[a-z]\w*)(?:\.py{_OF_EXAMPLE}|{_OF_EXAMPLE}\.p
 
 
 def example_of(path: Path) -> Path | None:
-    """Return the example of a module that is not in the source, where it is one that cannot be imported; else None."""
+    """Return the example of a module that is not in the source, where it is one that cannot be imported; else None.
+
+    Not one of another language for templates, which is no Python.
+    """
     if path.suffix != ".py" or path.exists() or not path.parent.is_dir():
         return None
     found = [one for one in path.parent.iterdir() if has_example(one) == path and one.is_file()]
+    found = [one for one in found if not syntax_error(one)]
     return min(found, key=lambda one: (len(one.name), one.name), default=None)
 
 

@@ -109,6 +109,13 @@ class Statements(Readers):
                     self.run([statement], frame)
         return self.modules.get(path)
 
+    def call_library(self, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
+        """Return what a function of a library returns; of `import_module` the module, if it is the project's."""
+        if name == "importlib.import_module" and len(args) == 1 and isinstance(args[0].content, str):
+            found = self.imported(args[0].content)
+            return Value(found) if found else Value(taint=args[0].taint)
+        return super().call_library(name, args, keywords, place)
+
     def _example(self, module: str) -> Path | None:
         """Return the example of a module that is not committed, and that the project does not do without; else None."""
         paths = [root / f"{module.replace('.', '/')}.py" for root in self.roots if "." in module and not self.guards]
