@@ -82,7 +82,7 @@ def _write(folder: Path, name: str, given: dict[str, Any]) -> list[str]:
     (top / ".envs").make_folder(mode=0o700, owner=own)
     done = {}
     for path, text in secrets(plan, top).items():
-        own_file = {"mode": 0o600, "owner": user, "of_folder": own}
+        own_file: dict[str, Any] = {"mode": 0o600, "owner": user, "of_folder": own}
         done[path] = django_compose_files.put(top / path, text, **own_file, replaces_empty=True)
     for path, (text, mode) in files(plan, folder, user).items():
         done[path] = django_compose_files.put(top / path, text, mode=mode, owner=own, of_folder=own)
