@@ -32,7 +32,20 @@ def add(report: Report, tree: Path, folder: str, host: str) -> tuple[list[str], 
     if of_image:
         report.set("requirements", of_image, f"{place} installs them, and not {files[0]}")
         files = of_image
-    return files, _requirements(report, tree, folder, files, host) if files else []
+    return files, _requirements(report, tree, folder, files, host) if files else _pipfile(report, tree, folder)
+
+
+def _pipfile(report: Report, tree: Path, folder: str) -> list[str]:
+    """Take the packages of a Pipfile that has no lock, where nothing else lists any; return their names."""
+    for path in dict.fromkeys((tree / folder / "Pipfile", tree / "Pipfile")):
+        packages = django_virtualenv_requirements.of_pipfile(path)
+        if packages:
+            report.set("python_packages", packages, f"{path.relative_to(tree)}, which has no lock")
+            names = django_virtualenv_requirements.names(packages)
+            for name, needed in django_project_requirements.system_packages(names):
+                report.extend("packages", needed, f"for {name}")
+            return names
+    return []
 
 
 def complete(
@@ -48,7 +61,9 @@ def complete(
     for name, path in django_project_imports.foreign(roots, settings).items():
         if name in ("tkinter", "turtle"):
             report.extend("packages", ["python3-tk"], f"{path.relative_to(tree)} imports {name}")
-    if files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required):
+    if (required and not files) or (
+        files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required)
+    ):
         required = [*required, *_of_applications(report, settings, tree, roots, files, required)]
         offered = django_project_requirements.offered(tree, files)
         left_out = django_project_modules.left_out(settings, roots, required, offered)

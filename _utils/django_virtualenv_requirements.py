@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import django_host_file
 import django_virtualenv_lock
@@ -171,7 +171,12 @@ def _rank(name: str) -> tuple[int, int, str]:
 
 
 def declares_dependencies(path: Path) -> bool:
-    """Return whether a file declares dependencies; many a pyproject.toml has only the configuration of tools."""
+    """Return whether a file declares dependencies.
+
+    Many a pyproject.toml has only the configuration of tools, and a lock that is empty locks nothing.
+    """
+    if path.suffix == ".lock":
+        return bool(path.read_bytes().strip())
     is_other = path.name != "pyproject.toml"
     return is_other or is_package(path) or bool(django_virtualenv_lock.groups_of_pyproject(path))
 
@@ -214,6 +219,14 @@ def _normalised(packages: Iterable[str]) -> list[str]:
 
 
 def _packages(path: Path) -> list[str]:
+    """Return the packages that a file lists; none where it is damaged, which their installation reports."""
+    try:
+        return _listed(path)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _listed(path: Path) -> list[str]:
     text = django_host_file.decoded(path.read_bytes())
     if path.name == "Pipfile.lock":
         return [*json.loads(text).get("default", {})]
@@ -238,6 +251,29 @@ def _dependencies(pyproject: Path) -> list[str]:
         *itertools.chain.from_iterable(groups),
         *content.get("tool", {}).get("poetry", {}).get("dependencies", {}),
     ]
+
+
+def of_pipfile(path: Path) -> list[str]:
+    """Return the requirements of a Pipfile, in the order there; none of a repository, and none if it is damaged."""
+    try:
+        listed = django_virtualenv_lock.read_toml(path).get("packages", {}) if path.is_file() else {}
+        return [*filter(None, (_of_pipfile(name, about) for name, about in listed.items()))]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _of_pipfile(name: str, about: Any) -> str:
+    if isinstance(about, str):
+        return name + _specified(about)
+    is_named = isinstance(about, dict) and not {"git", "path", "file", "url"} & {*about}
+    extras = f"[{','.join(about['extras'])}]" if is_named and about.get("extras") else ""
+    marker = f"; {about['markers']}" if is_named and about.get("markers") else ""
+    version = _specified(str(about.get("version", ""))) if is_named else ""
+    return f"{name}{extras}{version}{marker}" if is_named else ""
+
+
+def _specified(version: str) -> str:
+    return "" if version.strip() == "*" else version.strip()
 
 
 def list_nothing(source: Path, names: list[str]) -> bool:

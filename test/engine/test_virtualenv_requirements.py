@@ -87,9 +87,17 @@ def test_requirements_files_are_found_or_named_by_the_pillar(make_site, tmp_path
             {"REQUIREMENTS.txt": "-r deploy/docker/REQUIREMENTS.txt", "deploy/docker/REQUIREMENTS.txt": "Django"},
             ["REQUIREMENTS.txt"],
         ),
+        ({"Pipfile.lock": "\n", "poetry.lock": "", "requirements.txt": "django"}, ["requirements.txt"]),
         ({"a/pip/requirements.txt": "fabric", "b/pip/requirements.txt": "Django==5.2"}, ["b/pip/requirements.txt"]),
     ],
 )
 def test_requirements_of_other_names_are_found(tmp_path, files, expected):
     source = write_tree(tmp_path / "source", {"manage.py": "", **files})
     assert django_virtualenv_requirements.default_files(source, ".") == expected
+
+
+@pytest.mark.parametrize("name", ["Pipfile.lock", "poetry.lock", "uv.lock", "pyproject.toml"])
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n{}\n", '["default"]'])
+def test_damaged_file_lists_no_packages(tmp_path, name, text):
+    source = write_tree(tmp_path / "source", {name: text})
+    assert django_virtualenv_requirements.package_names(source, [name]) == []
