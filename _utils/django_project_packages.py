@@ -1,7 +1,7 @@
 """Find the packages that a project needs: those of Python and Debian, its Python, and its application server."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import django_host_service
@@ -122,6 +122,12 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     if of_system:
         left_out = [f"{name}; sys_platform == 'none'" for name in of_system]
         report.extend("python_packages", left_out, "left out, being of the Ubuntu on which they were listed")
+    required = [*required, *_of_other_systems(report, contents)]
+    of_pytorch = django_project_requirements.of_pytorch(pinned, contents)
+    if of_pytorch:
+        report.extend(
+            "python_packages", of_pytorch, "PyPI has no such builds, and the requirements name no other index"
+        )
     for name, version in django_project_requirements.unbuilt(pinned, host):
         reason = f"{name} {pinned[name]} cannot be built for Python {'.'.join(host.split('.')[:2])}"
         report.extend("python_packages", [f"{name}~={version}"], reason)
@@ -161,6 +167,16 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         report.remarks.append(f"packages come from {url} too; a mirror, or a login, is set by `index`")
     _python(report, host, pinned.get("django", ""), python, django_project_requirements.compiled_for(contents))
     return required
+
+
+def _of_other_systems(report: Report, contents: Mapping[str, str]) -> list[str]:
+    """Leave out packages of Windows and macOS; return the names of those that take their place."""
+    names = django_project_requirements.of_other_systems(contents)
+    instead = ["python-magic"] if "python-magic-bin" in names else []
+    if names:
+        left_out = [f"{name}; sys_platform == 'none'" for name in names]
+        report.extend("python_packages", [*left_out, *instead], "left out, being of Windows or macOS")
+    return instead
 
 
 def _python(report: Report, host: str, django: str, supported: str, compiled_for: str) -> None:
