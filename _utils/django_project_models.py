@@ -13,7 +13,7 @@ def without_migrations(settings: Settings, roots: Sequence[Path]) -> list[str]:
     """Return the labels of the project's applications that have models and no migration."""
     moved = settings.get("MIGRATION_MODULES")
     found = (folder for folder in _applications(settings, roots) if not _has_migrations(folder) and _has_tables(folder))
-    return sorted({folder.name for folder in found} - ({*moved} if isinstance(moved, dict) else set()))
+    return sorted({_label(folder) for folder in found} - ({*moved} if isinstance(moved, dict) else set()))
 
 
 def made_by_syncdb(settings: Settings, roots: Sequence[Path], labels: Sequence[str]) -> list[str]:
@@ -21,19 +21,32 @@ def made_by_syncdb(settings: Settings, roots: Sequence[Path], labels: Sequence[s
 
     It skips those with a package of migrations, and fails where migrations of others refer to one.
     """
+    packages = {_label(folder) for folder in _applications(settings, roots) if (folder / "migrations").is_dir()}
+    if _are_referred_to(settings, roots, labels):
+        return []
+    return [label for label in labels if label not in packages]
+
+
+def are_needed(settings: Settings, roots: Sequence[Path], labels: Sequence[str]) -> bool:
+    """Return whether a release without migrations of these applications fails, or has no table of the project's own.
+
+    Args:
+        labels: applications without migrations.
+    """
+    is_any = any(_has_migrations(folder) for folder in _applications(settings, roots))
+    return bool(labels) and (not is_any or _are_referred_to(settings, roots, labels))
+
+
+def _are_referred_to(settings: Settings, roots: Sequence[Path], labels: Sequence[str]) -> bool:
+    """Return whether migrations refer to one of some applications, or the model of users is in one."""
     user = settings.get("AUTH_USER_MODEL")
-    packages = {folder.name for folder in _applications(settings, roots) if (folder / "migrations").is_dir()}
     texts = [
         django_project_code.read(path)
         for folder in _applications(settings, roots)
         for path in sorted(folder.glob("migrations/*.py"))
     ]
-    named = {
-        label for label in labels if any(re.search(rf"""\(\s*["']{re.escape(label)}["']""", text) for text in texts)
-    }
-    if named or str(user).partition(".")[0] in labels:
-        return []
-    return [label for label in labels if label not in packages]
+    named = any(re.search(rf"""\(\s*["']{re.escape(label)}["']""", text) for label in labels for text in texts)
+    return named or str(user).partition(".")[0] in labels
 
 
 def _applications(settings: Settings, roots: Sequence[Path]) -> Iterator[Path]:
@@ -44,6 +57,15 @@ def _applications(settings: Settings, roots: Sequence[Path]) -> Iterator[Path]:
         if len(parts) > 2 and parts[-2] == "apps":  # shop.apps.ShopConfig
             parts = parts[:-2]
         yield from (root.joinpath(*parts) for root in roots if parts and root.joinpath(*parts, "__init__.py").is_file())
+
+
+def _label(folder: Path) -> str:
+    """Return the label of an application: what its configuration says, else the name of its folder."""
+    classes = [node for node in django_project_code.tree(folder / "apps.py").body if isinstance(node, ast.ClassDef)]
+    assigned = [part for node in classes for part in node.body if isinstance(part, ast.Assign)]
+    labels = [part.value for part in assigned if getattr(part.targets[0], "id", "") == "label"]
+    label = labels[0].value if labels and isinstance(labels[0], ast.Constant) else None
+    return label if isinstance(label, str) and label.isidentifier() else folder.name
 
 
 def _has_migrations(folder: Path) -> bool:

@@ -380,7 +380,14 @@ def _migrations(report: Report, settings: Settings, roots: Sequence[Path]) -> No
             "change none of them, until the project has migrations"
         )
     labels = [label for label in labels if label not in synced]
-    if labels:
+    if django_project_models.are_needed(settings, roots, labels):
+        command = f"makemigrations --noinput --skip-checks {' '.join(labels)}"
+        report.extend("build", [_at_build(report, settings, command)], "no migrations are committed")
+        report.remarks.append(
+            f"no migrations are committed for {django_project.listed(labels)}: a release makes the first ones, and "
+            "later changes of the models change no table, until the project has migrations"
+        )
+    elif labels:
         report.remarks.append(
             f"no migrations are committed for {django_project.listed(labels)}, and a release makes none: run manage.py "
             "makemigrations in the project, and commit what it writes"

@@ -195,8 +195,8 @@ _HINTS = (
     ),
     (
         r"Dependency on app with no migrations: (\w+)",
-        "no migrations are committed for {0}, and a release makes none: run manage.py makemigrations {0} in the "
-        "project, and commit what it writes",
+        "no migrations are committed for {0}: run manage.py makemigrations {0} in the project, and commit what it "
+        "writes; or have a release make the first ones, by {at}:build: [python manage.py makemigrations {0}]",
     ),
     (
         r"(?:[Cc]olumn |no such column: |no column named )[\"']?([a-zA-Z_][\w.]*)[\"']?"
