@@ -724,9 +724,9 @@ def compose(site, folder, python=""):
 
 def save_images(site, file):
     """
-    Write the images that the active release of a site in containers begins with into a file, for another host whose
-    engine gets them by ``django.load_images``: a release of the same commit or the same requirements is then made
-    without building them. Return their names.
+    Write the image that the active release of a site in containers begins with into a file, for another host whose
+    engine gets it by ``django.load_images``: a release of the same commit or the same requirements is then made
+    without building it. Return its name.
 
     site
         Name of the site.

@@ -7,6 +7,7 @@ from pathlib import Path
 import django_container
 import django_container_file
 import django_container_image
+import django_container_registry
 import django_host_folder
 from django_container import Container
 from django_host_command import DeploymentError
@@ -18,7 +19,7 @@ _LOADED = re.compile(r"^Loaded image(?:\(s\))?(?: ID)?:\s*(\S.*)$", re.MULTILINE
 
 
 def save(site: Site, release: Path, file: Path) -> list[str]:
-    """Write what the image of a release is made of into a new file; return the names of the images in it.
+    """Write the image that other hosts need not build for a release into a new file; return its name.
 
     Raises:
         DeploymentError: the release is in no container, the file exists, or the engine cannot write it.
@@ -29,21 +30,16 @@ def save(site: Site, release: Path, file: Path) -> list[str]:
     _refuse_unsafe(file)
     if file.exists():
         raise DeploymentError(f"{file} exists", hint="remove it, or name another file")
-    engine, umask = container.engine, os.umask(0o077)
-    names = _names(site, release, container)
-    archive = ["--multi-image-archive"] if engine.name == "podman" else []
+    engine, (image, name) = container.engine, _image(site, release, container)
+    engine.run("tag", image, name, doing=f"naming the image {name}")
     try:
-        if container.is_of_project:
-            engine.run("tag", container.base, names[0], doing=f"naming the image {names[0]}")
-        engine.run("save", *archive, "--output", str(file), *names, doing=f"writing {file}", timeout=_TIMEOUT)
+        engine.run("save", "--output", str(file), name, doing=f"writing {file}", timeout=_TIMEOUT, umask=0o077)
     except DeploymentError:
         file.unlink(missing_ok=True)
         raise
     finally:
-        os.umask(umask)
-        if container.is_of_project:
-            engine.forget(names[0])
-    return names
+        engine.forget(name)
+    return [name]
 
 
 def load(site: Site, file: Path) -> list[str]:
@@ -60,11 +56,13 @@ def load(site: Site, file: Path) -> list[str]:
     return [name for line in _LOADED.findall(printed) for name in re.split(r",\s*", line)]
 
 
-def _names(site: Site, release: Path, container: Container) -> list[str]:
+def _image(site: Site, release: Path, container: Container) -> tuple[str, str]:
+    """Return the image that other hosts do not have to build, and its name in an archive."""
     if container.is_of_project:
-        return [django_container_file.to_carry(site, release)]
+        return container.base, django_container_file.to_carry(site, release)
     key = os.path.basename(os.readlink(release / "virtualenv"))
-    return [container.base, django_container_image.dependencies_of(site, container, key)]
+    image = django_container_image.dependencies_of(site, container, key)
+    return image, django_container_registry.carried(site, f"deps-{key}")
 
 
 def _refuse_unsafe(file: Path) -> None:

@@ -9,7 +9,7 @@ import django_container
 import django_container_registry
 import django_host_command
 import django_host_file
-from django_container_engine import LOOKING, Engine
+from django_container_engine import Engine
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -67,9 +67,20 @@ def require(site: Site) -> str:
         hint = f"correct {at}:base or {at}:login, or give this host the image: {engine.name} load"
         django_container_registry.pull(site, engine, name, hint)
     else:
-        _share(site, engine, name)
+        _make(site, engine, name)
+    engine.refuse_triggers(name)
     _found[engine.name, name] = engine.image(name)
     return _found[engine.name, name]
+
+
+def identity(site: Site) -> str:
+    """Return what tells the base of a site from others: its recipe where it is made here, the id of another image.
+
+    Raises:
+        DeploymentError: this host does not have it, and it can be neither pulled nor made.
+    """
+    found = require(site)
+    return found if site.config["container"]["base"] else reference(site)
 
 
 def require_of(site: Site, engine: Engine, name: str) -> None:
@@ -86,17 +97,6 @@ def require_of(site: Site, engine: Engine, name: str) -> None:
             hint=f"activate another release, or make a new one: django.release {site.name}",
         )
     require(site)
-
-
-def _share(site: Site, engine: Engine, name: str) -> None:
-    """Pull a base that another host has made, or make it for all: their virtualenvs are then the same too."""
-    shared = django_container_registry.shared(site, f"base-{name.rpartition(':')[2]}")
-    if django_container_registry.has_pulled(site, engine, shared):
-        engine.run("tag", shared, name, doing=f"naming the image {name}")
-        engine.forget(shared)
-        return
-    _make(site, engine, name)
-    django_container_registry.push(site, engine, name, shared)
 
 
 def _make(site: Site, engine: Engine, name: str) -> None:
@@ -161,6 +161,6 @@ def python(site: Site) -> tuple[str, str]:
 
 @functools.lru_cache(maxsize=16)
 def _python(engine: Engine, image: str, name: str) -> str:
-    argv = ["run", *LOOKING, image, name, "-I", "-S", "-c", _IDENTITY]
     hint = f"set python to an interpreter of the image, or container:base to an image that has {name}"
-    return engine.run(*argv, doing=f"looking for {name} in the base image", hint=hint).strip()
+    command = [name, "-I", "-S", "-c", _IDENTITY]
+    return engine.look(image, command, doing=f"looking for {name} in the base image", hint=hint).strip()

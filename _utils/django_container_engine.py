@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import re
 import resource
 import threading
@@ -20,8 +21,16 @@ _NICE, _CPU_SHARES = 10, 200
 #: Seconds in which an engine ends a build that takes too long.
 _SPARE = 15
 #: What a container that only looks at an image may do: nothing.
-LOOKING = (
-    *("--rm", "--pull=never", "--network=none", "--read-only", "--cap-drop=ALL", "--user=65534:65534"),
+_LOOKING = (
+    *(
+        "--rm",
+        "--log-driver=none",
+        "--pull=never",
+        "--network=none",
+        "--read-only",
+        "--cap-drop=ALL",
+        "--user=65534:65534",
+    ),
     *("--security-opt=no-new-privileges", "--pids-limit=64", "--memory=1g", "--workdir=/", "--entrypoint="),
 )
 #: How engines report that they have no such image or container.
@@ -85,15 +94,43 @@ class Engine:
             return ""
         return found.removeprefix("sha256:")
 
+    def look(self, image: str, command: Sequence[str], *, doing: str, hint: str) -> str:
+        """Return what a command prints in a container of an image that may do nothing else.
+
+        Raises:
+            DeploymentError: it fails, prints too much or takes too long; its container has ended then.
+        """
+        name = f"django-look-{os.getpid()}"
+        self.end(name)
+        try:
+            return self.run("run", f"--name={name}", *_LOOKING, image, *command, doing=doing, hint=hint)
+        finally:
+            self.end(name)
+
+    def refuse_triggers(self, image: str) -> None:
+        """Refuse an image with lines that run in the build of each image which begins with it (ONBUILD).
+
+        Raises:
+            DeploymentError: it has such lines.
+        """
+        argv = ["image", "inspect", "--format", "{{json .Config.OnBuild}}", image]
+        lines = json.loads(self.run(*argv, doing=f"looking at {image}") or "null")
+        if lines:
+            raise DeploymentError(
+                f"the image {image} has lines that would run in the builds of others (ONBUILD): {lines[0][:200]}",
+                hint="choose an image without them, or write them into the Dockerfile of the project",
+            )
+
     def labels(self, reference: str, name: str) -> str:
         """Return a label of an image; empty if it has none."""
         argv = ["image", "inspect", "--format", f'{{{{index .Config.Labels "{name}"}}}}', reference]
         found = self.run(*argv, doing=f"reading the labels of {reference}").strip()
         return "" if found == "<no value>" else found
 
-    def images(self, *labels: str) -> list[str]:
-        """Return the ids of the images that have all these labels, such as ``site=blog``."""
-        filters = [f"--filter=label={label}" for label in labels]
+    def images(self, label: str = "", name: str = "") -> list[str]:
+        """Return the ids of the images with a label, such as ``site=blog``, or with a name, such as ``blog:*``."""
+        given = {"label": label, "reference": name}
+        filters = [f"--filter={key}={value}" for key, value in given.items() if value]
         found = self.run("images", "--quiet", "--no-trunc", *filters, doing="listing images")
         return list(dict.fromkeys(line.removeprefix("sha256:") for line in found.split()))
 
@@ -149,15 +186,22 @@ class Engine:
             return ["--network=private", "--layers=true", *limits]
         # Docker takes the values from the environment; podman gives them to a build without an option.
         names = (one for one in django_host_command.network_environment() if one.lower().endswith("_proxy"))
-        return ["--network=default", "--progress=plain", *(f"--build-arg={one}" for one in names)]
+        given = ["BUILDKIT_CACHE_MOUNT_NS", *names]
+        return ["--network=default", "--progress=plain", *(f"--build-arg={one}" for one in given)]
+
+    def names(self, image: str) -> list[str]:
+        """Return the names of an image."""
+        printed = self.run("image", "inspect", "--format", "{{json .RepoTags}}", image, doing=f"looking at {image}")
+        return [str(name) for name in json.loads(printed or "null") or []]
 
     def remove(self, image: str) -> None:
-        """Remove an image that no container has.
+        """Remove an image that no container has, with all its names: by its id engines refuse one of several.
 
         Raises:
             DeploymentError: a container has it.
         """
-        self.run("rmi", image, doing=f"removing the image {image}")
+        for name in self.names(image) or [image]:
+            self.run("rmi", name, doing=f"removing the image {name}")
 
     def forget(self, name: str) -> None:
         """Remove a name of an image, and the image too if that was its last one and nothing is made of it."""
@@ -171,11 +215,14 @@ class Engine:
             DeploymentError: it was not pulled by this name.
         """
         printed = self.run("image", "inspect", "--format", "{{json .RepoDigests}}", name, doing=f"looking at {name}")
-        repository = name.partition("@")[0].rpartition("/")[0] + "/" + name.rpartition("/")[2].partition(":")[0]
-        found = [str(one) for one in json.loads(printed) or [] if str(one).startswith(f"{repository}@")]
-        if not found:
+        repository = f"{name.rpartition('/')[0]}/{name.rpartition('/')[2].partition(':')[0]}"
+        known = {str(one).rpartition("@")[0]: str(one).rpartition("@")[2] for one in json.loads(printed) or []}
+        # Docker names an image of Docker Hub without its registry.
+        short = repository.removeprefix("docker.io/")
+        digest = known.get(repository) or known.get(short) or known.get(short.removeprefix("library/"))
+        if not digest:
             raise DeploymentError(f"{self.name} knows no digest of the image {name}")
-        return found[0]
+        return f"{repository}@{digest}"
 
     def copy(self, image: str, path: Path, folder: Path, container: str) -> None:
         """Copy what an image has in a folder into a folder of this host, which exists.
@@ -205,7 +252,7 @@ class Engine:
     def end(self, container: str) -> None:
         """End and remove a container, if there is one of this name."""
         try:
-            self.run("rm", "--force", *self.at_once, container, doing=f"ending {container}")
+            self.run("rm", "--force", "--volumes", *self.at_once, container, doing=f"ending {container}")
         except DeploymentError as error:
             if not _ABSENT.search(error.log):
                 raise

@@ -19,7 +19,7 @@ import django_wall_shape
 from django_container import Container
 from django_container_base import PATH, PULLED, SITE
 from django_container_dockerfile import NEVER, PRIVATE
-from django_container_engine import LOOKING, Engine
+from django_container_engine import Engine
 from django_host_command import DeploymentError
 from django_site import Site
 from django_wall_foreign import Foreign
@@ -63,8 +63,12 @@ def name(site: Site, release: Path) -> str:
     return f"localhost/django/{site.name}-file:{django_container_base.tag(site, release)}"
 
 
-def make(site: Site, release: Path, engine: Engine, image: str) -> None:
+def make(site: Site, release: Path, engine: Engine, image: str, *, again: bool, aside: bool) -> None:
     """Have the image of a new release: pull it, take the one that another host has built, or build it for all.
+
+    Args:
+        again: whether it is built although another host has built it.
+        aside: whether it is for a plan, of which other hosts get nothing.
 
     Raises:
         DeploymentError: it cannot be pulled or built.
@@ -74,19 +78,23 @@ def make(site: Site, release: Path, engine: Engine, image: str) -> None:
         return
     commit = _commit(release)
     tag = _tag(site, commit)
-    loaded, shared = carried(site, tag), django_container_registry.shared(site, tag)
+    loaded, shared = django_container_registry.carried(site, tag), django_container_registry.shared(site, tag)
     if engine.image(loaded):
         take(site, release, engine, image, loaded, _named(container["image"], commit))
+        if not aside:
+            engine.forget(loaded)
     elif container["image"]:
         named, at = _named(container["image"], commit), f"django:sites:{site.name}:container"
         hint = f"push it, then apply again; or correct {at}:image or {at}:login"
         django_container_registry.pull(site, engine, named, hint)
         take(site, release, engine, image, named, engine.digest(named))
-    elif django_container_registry.has_pulled(site, engine, shared):
+        engine.forget(named)
+    elif not again and django_container_registry.has_pulled(site, engine, shared):
         take(site, release, engine, image, shared)
+        engine.forget(shared)
     else:
         require(site, release, engine, image, container["file"])
-        django_container_registry.push(site, engine, image, shared)
+        django_container_registry.push(site, engine, image, "" if aside else shared)
 
 
 def _named(template: str | None, commit: str) -> str:
@@ -101,30 +109,25 @@ def _tag(site: Site, commit: str) -> str:
 
 def to_carry(site: Site, release: Path) -> str:
     """Return the name of the image of a release in an archive for other hosts."""
-    return carried(site, _tag(site, _commit(release)))
-
-
-def carried(site: Site, tag: str) -> str:
-    """Return the name of an image in an archive for other hosts (`django_container_archive`)."""
-    return f"localhost/django/{site.name}-carried:{tag}"
+    return django_container_registry.carried(site, _tag(site, _commit(release)))
 
 
 def take(site: Site, release: Path, engine: Engine, image: str, source: str, pulled: str = "") -> None:
     """Give an image that was made elsewhere the name and the labels of a release.
 
     Args:
-        source: its present name, which is removed.
+        source: its present name.
         pulled: the name by which it can be pulled again.
 
     Raises:
-        DeploymentError: a line that it has for images which begin with it (ONBUILD) fails.
+        DeploymentError: it has lines for images which begin with it (ONBUILD).
     """
+    engine.refuse_triggers(source)
     labels = {SITE: site.name, PATH: str(release), **({PULLED: pulled} if pulled else {})}
     empty = release / "image/empty"
     empty.mkdir(mode=0o755, parents=True, exist_ok=True)
     text = f"FROM {source}\n"
-    django_container_dockerfile.build(site, engine, text, empty, image, ignored="*", is_foreign=True, labels=labels)
-    engine.forget(source)
+    django_container_dockerfile.build(site, engine, text, empty, image, ignored="*", labels=labels)
 
 
 def _commit(release: Path) -> str:
@@ -145,6 +148,7 @@ def require_again(site: Site, release: Path, container: Container) -> None:
         hint = f"activate another release, or make a new one: django.release {site.name}"
         django_container_registry.pull(site, engine, container.pulled, hint)
         take(site, release, engine, image, container.pulled, container.pulled)
+        engine.forget(container.pulled)
 
 
 def require(site: Site, release: Path, engine: Engine, image: str, file: str) -> None:
@@ -169,9 +173,16 @@ def require(site: Site, release: Path, engine: Engine, image: str, file: str) ->
             f"line {private.line} of {file} copies a file that may have secrets, and is in no image: {private.text}",
             hint="remove the line; containers have such a file of the source as a mount",
         )
+    others = [name for name in django_site.registered() if name != site.name]
+    django_container_dockerfile.refuse_foreign(text, site.name, others)
+    for name in django_container_dockerfile.begins_with(text):
+        if not engine.image(name):
+            django_container_registry.pull(site, engine, name, f"correct {file}, or {at.removesuffix('file')}login")
+        engine.refuse_triggers(name)
     labels = {SITE: site.name, PATH: str(release)}
     ignored = _ignored(source, file)
     django_container_dockerfile.build(site, engine, text, context, image, ignored=ignored, file=file, labels=labels)
+    engine.refuse_triggers(image)
 
 
 def _context(release: Path) -> Path:
@@ -202,7 +213,7 @@ def look(site: Site, engine: Engine, image: str) -> dict[str, Any]:
     python, at = site.config["python"], f"django:sites:{site.name}:python"
     hint = f"set {at} to the interpreter of the image, such as /venv/bin/python"
     doing = f"looking for {python} in the image of {of_site(site)}"
-    printed = engine.run("run", *LOOKING, image, python, "-I", "-B", "-c", _LOOK, doing=doing, hint=hint)
+    printed = engine.look(image, [python, "-I", "-B", "-c", _LOOK], doing=doing, hint=hint)
     found: dict[str, Any] = django_wall_shape.parse(printed, _SHAPE, doing=doing)
     prefix, packages = found["prefix"], found["packages"]
     series = ".".join(str(found["version"]).split(".")[:2])

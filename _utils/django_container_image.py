@@ -12,6 +12,7 @@ import django_container
 import django_container_base
 import django_container_dockerfile
 import django_container_file
+import django_container_registry
 import django_host_file
 import django_host_user
 from django_container import Container
@@ -135,7 +136,6 @@ def _make(site: Site, release: Path, key: str, container: Container) -> None:
         release,
         container.image,
         ignored="\n".join(ignored),
-        is_foreign=container.is_of_project,
     )
 
 
@@ -194,9 +194,10 @@ def prune(site: Site, engines: Sequence[Engine]) -> list[str]:
     stuck = []
     for engine in engines:
         try:
+            waiting = engine.images(name=django_container_registry.carried(site, "*"))  # for a release that takes them
             for image in engine.images(f"{SITE}={site.name}"):
                 folder = Path(engine.labels(image, PATH))
-                if not folder.is_dir() or _has_failed(folder):
+                if image not in waiting and (not folder.is_dir() or _has_failed(folder)):
                     engine.remove(image)
         except DeploymentError as error:
             stuck.append(f"images of {site.name} could not be removed: {error.message}")
@@ -212,6 +213,7 @@ def forget(site: Site) -> None:
     for engine in used(site):
         for image in engine.images(f"{SITE}={site.name}"):
             engine.remove(image)
+    django_host_file.remove_tree(django_container_dockerfile.caches(site))
 
 
 def _has_failed(folder: Path) -> bool:

@@ -20,7 +20,12 @@ from django_site import Site
 #: Seconds to pull or push an image.
 _TIMEOUT = 1800
 #: How engines report that a registry has no such image.
-_UNKNOWN = re.compile(r"manifest unknown|name unknown|manifest for \S+ not found|repository name not known")
+_UNKNOWN = re.compile(
+    r"manifest unknown|name unknown|manifest for \S+ not found|repository name not known"
+    r"|(artifact|repository) \S+ not found"
+)
+#: The name by which Docker looks up a login at Docker Hub.
+_DOCKER_HUB = "https://index.docker.io/v1/"
 
 
 def _file(site: Site) -> Path:
@@ -47,14 +52,20 @@ def keep(site: Site, value: str | None) -> None:
         django_host_file.write(_file(site), value, mode=0o600)
     else:
         _file(site).unlink(missing_ok=True)
+        clear(site)
+
+
+def clear(site: Site) -> None:
+    """Remove the logins that processes have left which were killed."""
+    for folder in site.secrets.glob(".registry-*"):
+        if not Path("/proc", folder.name.rpartition("-")[2]).exists():
+            django_host_file.remove_tree(folder)
 
 
 @contextlib.contextmanager
 def login(site: Site) -> Iterator[dict[str, str]]:
     """Yield the variables by which an engine finds the login of a site's registry, in a folder that is then removed."""
-    for folder in site.secrets.glob(".registry-*"):  # of a deployment that was killed
-        if not Path("/proc", folder.name.rpartition("-")[2]).exists():
-            django_host_file.remove_tree(folder)
+    clear(site)
     known, value = _login(site), password(site, None)
     if not known or not value:
         yield {}
@@ -65,7 +76,8 @@ def login(site: Site) -> Iterator[dict[str, str]]:
     try:
         entry = base64.b64encode(f"{known['user']}:{value}".encode()).decode()
         file = folder / "config.json"
-        content = json.dumps({"auths": {known["registry"]: {"auth": entry}}})
+        places = [known["registry"], *([_DOCKER_HUB] if known["registry"] == "docker.io" else [])]
+        content = json.dumps({"auths": {place: {"auth": entry} for place in places}})
         django_host_file.write(file, content, mode=0o600, durable=False)
         yield {"DOCKER_CONFIG": str(folder), "REGISTRY_AUTH_FILE": str(file)}
     finally:
@@ -101,6 +113,11 @@ def shared(site: Site, tag: str) -> str:
     """
     share = site.config["container"]["share"]
     return f"{share}:{tag}-{platform.machine()}" if share else ""
+
+
+def carried(site: Site, tag: str) -> str:
+    """Return the name of an image in an archive for other hosts (`django_container_archive`)."""
+    return f"localhost/django/{site.name}-carried:{tag}"
 
 
 def has_pulled(site: Site, engine: Engine, name: str) -> bool:
@@ -142,4 +159,5 @@ def push(site: Site, engine: Engine, image: str, name: str) -> None:
 
 def _hint(site: Site) -> str:
     at = f"django:sites:{site.name}:container"
-    return f"check that this host reaches the registry; correct {at}:share and {at}:login, or remove them"
+    text = f"correct {at}:share and {at}:login, or remove them"
+    return f"check that this host reaches the registry, and that the repository was created there; {text}"

@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import django_container
 import django_container_file
@@ -90,7 +89,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
         yield {"virtualenv": f"that of the image of {file}"}
         django_deploy_preflight.refuse_without_disk(site, deployment.live, with_virtualenv=True)
         log.info("%s: building the image of %s", site.name, file)
-        key = django_virtualenv_image.make(site, release.path, deployment.again)
+        key = django_virtualenv_image.make(site, release.path, again=deployment.again, aside=deployment.aside)
         django_release_manifest.make(site.virtualenvs / key, django_secret.record_key(site))
         _link_virtualenv(release, key)
         return
@@ -109,23 +108,18 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
     yield changes
     if not exists:
         django_deploy_preflight.refuse_without_disk(site, deployment.live, with_virtualenv=True)
-        if site.config.get("container") and django_virtualenv_image.has_taken(site, key):
-            changes["virtualenv"] = f"{key}, from the image of another host"
+        where = django_virtualenv_image.taken(site, key) if site.config.get("container") else ""
+        if where:
+            changes["virtualenv"] = f"{key}, from an image ({where})"
         else:
-            _install(deployment, tree, requirements.files, key, changes)
+            log.info("%s: installing %s", site.name, ", ".join(requirements.files) or "packages")
+            added = django_virtualenv.build(site, tree, requirements.files, key, deployment.index_password)
+            if added:
+                changes["added"] = added
+        if site.config.get("container") and where != "pulled" and not deployment.aside:
+            django_virtualenv_image.share(site, key)
         django_release_manifest.make(site.virtualenvs / key, django_secret.record_key(site))
     _link_virtualenv(release, key)
-
-
-def _install(deployment: Deployment, source: Path, files: list[str], key: str, changes: Changes) -> None:
-    """Build a virtualenv, and push its image where hosts share one."""
-    site = deployment.site
-    log.info("%s: installing %s", site.name, ", ".join(files) or "packages")
-    added = django_virtualenv.build(site, source, files, key, deployment.index_password)
-    if added:
-        changes["added"] = added
-    if site.config.get("container"):
-        django_virtualenv_image.share(site, key)
 
 
 def _link_virtualenv(release: Release, key: str) -> None:

@@ -211,6 +211,9 @@ def clear_leftovers(site: Site) -> None:
         live = linked(site, site.current)
         django_secret_undo.settle(site, live.record.get("fleet", "") if live else "")
     clear_plans(site)
+    for folder in site.root.glob("image-*"):  # of a build that was killed
+        if not Path("/proc", folder.name.rpartition("-")[2]).exists():
+            django_host_file.remove_tree(folder)
     for release in releases(site):
         if release.name not in kept and release.record.get("state") not in ("good", "failed", "held"):
             try:

@@ -58,7 +58,7 @@ def key_of(site: Site, contents: Mapping[str, str]) -> str:
         "databases": django_database.server_engines(site),
         "python": [*django_virtualenv_python.interpreter(site)],
         **({"stores": stores} if (stores := django_store.engines(site)) else {}),
-        **({"base": django_container_base.require(site)} if site.config.get("container") else {}),
+        **({"base": django_container_base.identity(site)} if site.config.get("container") else {}),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -25,21 +25,22 @@ from django_wall_foreign import PUBLIC, Foreign
 _NAME, _MOST = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.+@-]{1,200}"), 20_000
 
 
-def make(site: Site, release: Path, again: bool) -> str:
+def make(site: Site, release: Path, *, again: bool, aside: bool) -> str:
     """Build the image of a release's Dockerfile, and return the name of the outline of its Python environment.
 
     Commands in a container have the environment itself. The outline has the names of its packages: a status, a hint
     and the files of a server are made from them.
 
     Args:
-        again: whether an outline that exists is written again.
+        again: whether the image and an outline that exist elsewhere or here are made again.
+        aside: whether it is for a plan, of which other hosts get nothing.
 
     Raises:
         DeploymentError: the image cannot be built, or has no Python environment that can serve the project.
     """
     engine, file = django_container.engine(site), django_container_file.of_site(site)
     image = django_container_file.name(site, release)
-    django_container_file.make(site, release, engine, image)
+    django_container_file.make(site, release, engine, image, again=again, aside=aside)
     found = django_container_file.look(site, engine, image)
     names = [name for name in found["names"] if _NAME.fullmatch(name)][:_MOST]
     key = hashlib.sha256(json.dumps({**found, "names": names}, sort_keys=True).encode()).hexdigest()[:16]
@@ -55,41 +56,52 @@ def make(site: Site, release: Path, again: bool) -> str:
 
 
 def share(site: Site, key: str) -> None:
-    """Push the image with a new virtualenv for the other hosts of a site.
+    """Push the image with a new virtualenv for the other hosts of a site, where they share images.
 
     Raises:
-        DeploymentError: it cannot be made or pushed.
+        DeploymentError: it cannot be made or pushed; the next apply does it.
     """
-    if name := django_container_registry.shared(site, f"deps-{key}"):
-        django_container_registry.push(
-            site, django_container.engine(site), django_container_image.dependencies(site, key), name
-        )
+    name = django_container_registry.shared(site, f"deps-{key}")
+    try:
+        if name:
+            engine, image = django_container.engine(site), django_container_image.dependencies(site, key)
+            django_container_registry.push(site, engine, image, name)
+    except DeploymentError:
+        (site.virtualenvs / key / django_virtualenv.COMPLETE).unlink(missing_ok=True)
+        raise
 
 
-def has_taken(site: Site, key: str) -> bool:
-    """Take a virtualenv from an image that another host has made; return whether there is one.
+def taken(site: Site, key: str) -> str:
+    """Take a virtualenv from an image that another host has made, or this one before; return where it was.
+
+    Returns:
+        ``pulled``, ``loaded`` from an archive, or ``here``; empty where there is none.
 
     Raises:
-        DeploymentError: the registry refuses the login, or cannot be reached.
+        DeploymentError: the registry refuses the login, or cannot be reached; or the image has files of other users.
     """
     engine, folder, image = (
         django_container.engine(site),
         site.virtualenvs / key,
         django_container_image.name(site, key),
     )
-    shared = django_container_registry.shared(site, f"deps-{key}")
+    loaded, shared = (
+        named(site, f"deps-{key}") for named in (django_container_registry.carried, django_container_registry.shared)
+    )
+    where = "here"
     if not engine.image(image):
-        if not django_container_registry.has_pulled(site, engine, shared):
-            return False
-        engine.run("tag", shared, image, doing=f"naming the image {image}")
-        engine.forget(shared)
+        where = "loaded" if engine.image(loaded) else "pulled"
+        if where == "pulled" and not django_container_registry.has_pulled(site, engine, shared):
+            return ""
+        engine.run("tag", loaded if where == "loaded" else shared, image, doing=f"naming the image {image}")
+        engine.forget(loaded if where == "loaded" else shared)
     if engine.labels(image, PATH) == str(folder):
         _copy(site, engine, image, folder)
     if not django_virtualenv.is_complete(site, key):
         django_host_file.remove_tree(folder)
         engine.remove(image)
-        return False
-    return True
+        return ""
+    return where
 
 
 def _copy(site: Site, engine: Engine, image: str, folder: Path) -> None:

@@ -199,8 +199,10 @@ class Played:
     def image(self, reference):
         return reference if reference in self.present else ""
 
-    def images(self, label):
-        return [name for name, labels in self.present.items() if label in labels]
+    def images(self, label="", name=""):
+        if name:
+            return [one for one in self.present if one.startswith(name.rstrip("*"))]
+        return [one for one, labels in self.present.items() if label in labels]
 
     def labels(self, image, name):
         return next(label.partition("=")[2] for label in self.present[image] if label.startswith(f"{name}="))
@@ -233,11 +235,12 @@ def test_images_go_with_their_folders_and_foreign_ones_stay(site, release, engin
         "live": [own, f"{at}={release}"],
         "gone": [own, f"{at}={gone}"],
         "failed": [own, f"{at}={failed}"],
+        "localhost/django/blog-carried:deps-abc": [own, f"{at}={gone}"],  # of another host, for a release to come
         "foreign": ["maintainer=me"],
         "shop": [django_container_base.SITE + "=shop", f"{at}={gone}"],
     }
     assert django_container_image.prune(site, [engine]) == []
-    assert {*engine.present} == {"live", "foreign", "shop"}
+    assert {*engine.present} == {"live", "localhost/django/blog-carried:deps-abc", "foreign", "shop"}
 
 
 def test_no_secret_of_the_source_is_in_the_image_of_a_release(site, release, engine):
@@ -294,7 +297,9 @@ def test_only_a_folder_that_the_site_cannot_exchange_is_mounted_for_a_command(si
 
 
 def test_the_images_of_a_site_go_with_its_last_release_in_containers(make_site, release, monkeypatch):
-    monkeypatch.setattr(django_container_engine.Engine, "images", lambda _engine, _label: ["sha"])
+    monkeypatch.setattr(
+        django_container_engine.Engine, "images", lambda _engine, label="", name="": ["sha"] * (not name)
+    )
     monkeypatch.setattr(django_container_engine.Engine, "labels", lambda _engine, _image, _name: str(release))
     removed = []
     monkeypatch.setattr(django_container_engine.Engine, "remove", lambda _engine, image: removed.append(image))
@@ -307,7 +312,7 @@ def test_the_images_of_a_site_go_with_its_last_release_in_containers(make_site, 
 
 
 def test_an_engine_that_fails_is_no_failure_of_the_release(site, monkeypatch):
-    def failing(_engine, _label):
+    def failing(_engine, **_wanted):
         raise DeploymentError("listing images failed: storage is locked")
 
     monkeypatch.setattr(django_container_engine.Engine, "images", failing)

@@ -76,7 +76,14 @@ class Played:
 
     def run(self, *arguments, **_options):
         self.ran = arguments
+        return ""
+
+    def look(self, *arguments, **_options):
+        self.looked = arguments
         return json.dumps(self.found)
+
+    def refuse_triggers(self, image):
+        pass
 
 
 def test_instructions_have_the_number_of_their_first_line():
@@ -105,6 +112,45 @@ def test_a_dockerfile_of_any_form_is_read(text):
 )
 def test_the_line_that_failed_is_found_in_what_the_engine_prints(log):
     assert django_container_dockerfile.failing(DOCKERFILE, log).line == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("FROM python:3.13-slim\n", ""),
+        ("ARG TAG=3.13\nFROM docker.io/library/python:${TAG}-slim AS base\nFROM base\nCOPY --from=base /a /b\n", ""),
+        ("FROM a1b2c3\n", "line 1 of the Dockerfile names the image a1b2c3,"),
+        ("FROM localhost/django/base:bookworm-1\n", ""),
+        ("FROM localhost/django/blog-file:0041-abc\n", ""),
+        (
+            "FROM python:3\nCOPY --from=localhost/django/shop:0042-abc / /loot\n",
+            "line 2 of the Dockerfile names the image",
+        ),
+        (
+            "FROM python:3\nRUN --mount=from=django/shop-file,target=/x cp /x /y\n",
+            "line 2 .* the image django/shop-file",
+        ),
+        ("FROM shop:0042-abc\n", "line 1 of the Dockerfile names the image shop:0042-abc"),
+        ("ARG X=localhost/django/shop\nFROM $X\n", "line 2 of the Dockerfile names the image localhost/django/shop"),
+        ("FROM ${NOWHERE}-slim\n", "line 1 of the Dockerfile names the image"),
+        ("FROM python:3\nONBUILD COPY --from=localhost/django/shop / /\n", "line 2 of the Dockerfile names the image"),
+        ("FROM python:3\nRUN --mount=type=cache,target=/c --network=host curl x\n", "line 2 .* has --network=host"),
+        ("FROM python:3\nRUN --security=insecure x\n", "has --security=insecure"),
+        ("FROM python:3\nRUN --network=none x\nRUN docker run --network=host x\n", ""),
+        ("FROM python:3\nONBUILD RUN --NETWORK='host' x\n", "line 2 of the Dockerfile has --NETWORK='host'"),
+    ],
+)
+def test_a_dockerfile_gets_at_no_other_site_and_no_service_of_the_host(text, refused):
+    if not refused:
+        django_container_dockerfile.refuse_foreign(text, "blog", ["shop"])
+    else:
+        with pytest.raises(DeploymentError, match=refused):
+            django_container_dockerfile.refuse_foreign(text, "blog", ["shop"])
+
+
+def test_images_that_a_dockerfile_begins_with_are_named():
+    text = "ARG V=3.13\nFROM --platform=linux/amd64 python:${V:-3.12} AS one\nFROM one\nFROM scratch\nFROM x.org/y\n"
+    assert django_container_dockerfile.begins_with(text) == ["python:3.13", "x.org/y"]
 
 
 def test_an_error_without_a_line_names_none():
@@ -227,7 +273,7 @@ def test_a_line_that_takes_too_long_is_ended_before_podman_is(tmp_path, monkeypa
 def make(site, release, monkeypatch, **found):
     engine = Played({**FOUND, **found})
     monkeypatch.setattr(django_container, "engine", lambda _site: engine)
-    return django_virtualenv_image.make(site, release, False), engine
+    return django_virtualenv_image.make(site, release, again=False, aside=False), engine
 
 
 def test_the_outline_has_the_names_of_the_packages_and_no_other_path(site, release, monkeypatch):
@@ -237,7 +283,7 @@ def test_the_outline_has_the_names_of_the_packages_and_no_other_path(site, relea
     assert sorted(os.listdir(packages)) == ["Django-5.2.19.dist-info", "django", "gunicorn-23.0.0.dist-info"]
     assert os.readlink(folder / "bin/python") == "/venv/bin/python"
     assert str(django_container_file.prefix(site, key)) == "/venv"
-    assert {"--network=none", "--cap-drop=ALL", "--read-only"} <= {*engine.ran}
+    assert engine.looked[0] == django_container_file.name(site, release)
     assert make(site, release, monkeypatch)[0] == key
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import django_container
 import django_container_archive
-import django_container_base
 import django_container_file
 import django_container_image
 import django_container_registry
@@ -37,7 +36,7 @@ class Played(Engine):
     logins: list[object] = dataclasses.field(default_factory=list)
     problem: list[str] = dataclasses.field(default_factory=list)
 
-    def run(self, *arguments: str, doing: str, variables=None, hint="", **_how) -> str:
+    def run(self, *arguments: str, doing: str, variables=None, hint="", **how) -> str:
         self.ran.append(arguments)
         verb, name = arguments[0], arguments[-1]
         if verb in ("pull", "push"):
@@ -64,12 +63,16 @@ class Played(Engine):
         elif verb == "cp":
             self._copy(Path(name))
         elif verb == "save":
-            Path(arguments[arguments.index("--output") + 1]).touch()
+            Path(arguments[arguments.index("--output") + 1]).touch(mode=0o666 & ~how.get("umask", 0))
         elif verb == "load":
-            return "Loaded image: localhost/django/base:bookworm-1\nLoaded image: localhost/django/blog-deps:abc\n"
+            return "Loaded image: localhost/django/blog-carried:deps-abc\n"
         return ""
 
     def _shown(self, template: str, name: str) -> str:
+        if "OnBuild" in template:
+            return self.images[name].get("onbuild", "null")
+        if "RepoTags" in template:
+            return json.dumps([name])
         if "RepoDigests" in template:
             return json.dumps(
                 [f"other.example.org/x@sha256:{'0' * 64}", f"{name.rpartition(':')[0]}@sha256:{'a' * 64}"]
@@ -107,7 +110,7 @@ def site_with(make_site):
         site = make_site(container=container, server={"kind": "gunicorn"})
         release = site.releases / NAME
         (release / "source").mkdir(parents=True, exist_ok=True)
-        (release / "source/Dockerfile").write_text("FROM a\n")
+        (release / "source/Dockerfile").write_text("FROM scratch\n")
         (release / "release.json").write_text(json.dumps({"commit": COMMIT}))
         site.secrets.mkdir(parents=True, exist_ok=True)
         return site, release
@@ -164,7 +167,7 @@ def test_the_image_of_a_commit_is_pulled_and_remembered_by_its_digest(site_with,
     site, release = site_with(image=REGISTRY + "/team/blog:v-{commit:8}", login=LOGIN)
     django_container_registry.keep(site, "s3cret")
     engine.registry[f"{REGISTRY}/team/blog:v-3f2a9c1b"] = {}
-    django_container_file.make(site, release, engine, OWN)
+    django_container_file.make(site, release, engine, OWN, again=False, aside=False)
     assert engine.images == {
         OWN: {
             "django-formula.site": "blog",
@@ -174,16 +177,15 @@ def test_the_image_of_a_commit_is_pulled_and_remembered_by_its_digest(site_with,
     }
     assert engine.logins == [{"auths": {REGISTRY: {"auth": "ZGVwbG95OnMzY3JldA=="}}}]
     (build,) = [one for one in engine.ran if one[0] == "build"]
-    # It may have lines for images which begin with it: they run as the lines of a project's Dockerfile.
-    assert build[1:] == (f"FROM {REGISTRY}/team/blog:v-3f2a9c1b\n", OWN, "django_build_blog.slice")
-    django_container_file.make(site, release, engine, OWN)
+    assert build[1:3] == (f"FROM {REGISTRY}/team/blog:v-3f2a9c1b\n", OWN)
+    django_container_file.make(site, release, engine, OWN, again=False, aside=False)
     assert verbs(engine) == ["pull", "build"]
 
 
 def test_an_image_that_was_not_pushed_is_named_with_the_keys(site_with, engine):
     site, release = site_with(image=REGISTRY + "/blog:{commit}")
     with pytest.raises(DeploymentError) as caught:
-        django_container_file.make(site, release, engine, OWN)
+        django_container_file.make(site, release, engine, OWN, again=False, aside=False)
     assert caught.value.message == f"pulling the image {REGISTRY}/blog:{COMMIT} failed (exit 125)"
     assert "django:sites:blog:container:image or django:sites:blog:container:login" in caught.value.hint
     assert engine.images == {}
@@ -201,18 +203,53 @@ def test_a_removed_image_is_pulled_again_as_it_was(site_with, engine):
     assert engine.images[OWN][PULLED] == digest and verbs(engine) == ["pull", "build"]
 
 
+def test_lines_that_an_image_has_for_others_do_not_run_as_ours(site_with, engine):
+    site, release = site_with(image=REGISTRY + "/blog:{commit}")
+    engine.registry[f"{REGISTRY}/blog:{COMMIT}"] = {"onbuild": '["RUN --network=host sh"]'}
+    with pytest.raises(DeploymentError, match=r"would run in the builds of others \(ONBUILD\): RUN --network=host sh"):
+        django_container_file.make(site, release, engine, OWN, again=False, aside=False)
+    assert "build" not in verbs(engine)
+
+
 # Images that hosts share
+
+
+def test_a_plan_pushes_nothing_and_a_release_that_is_asked_for_builds_again(site_with, engine):
+    site, release = site_with(file="Dockerfile", share=f"{REGISTRY}/blog")
+    django_container_file.make(site, release, engine, OWN, again=False, aside=True)
+    assert verbs(engine) == ["pull", "build"] and engine.registry == {}
+    engine.images.clear()
+    engine.ran.clear()
+    django_container_file.make(site, release, engine, OWN, again=True, aside=False)
+    assert verbs(engine) == ["build", "push"]
+
+
+def test_a_virtualenv_that_could_not_be_pushed_is_pushed_by_the_next_apply(site_with, engine, monkeypatch):
+    site, _release = site_with(share=f"{REGISTRY}/blog")
+    folder = site.virtualenvs / "abc"
+    folder.mkdir(parents=True)
+    (folder / ".complete").touch()
+    engine.images["localhost/django/blog-deps:abc"] = {PATH: str(folder)}
+    monkeypatch.setattr(django_container_image, "dependencies", lambda _site, _key: "localhost/django/blog-deps:abc")
+    engine.problem.append("dial tcp: connection refused")
+    with pytest.raises(DeploymentError):
+        django_virtualenv_image.share(site, "abc")
+    assert not (folder / ".complete").exists()
+    engine.problem.clear()
+    assert django_virtualenv_image.taken(site, "abc") == "here"
+    django_virtualenv_image.share(site, "abc")
+    assert len(engine.registry) == 1
 
 
 def test_the_first_host_builds_and_pushes_and_the_others_pull(site_with, engine):
     site, release = site_with(file="Dockerfile", share=f"{REGISTRY}/blog")
-    django_container_file.make(site, release, engine, OWN)
+    django_container_file.make(site, release, engine, OWN, again=False, aside=False)
     assert verbs(engine) == ["pull", "build", "push"] and [*engine.images] == [OWN]
     (pushed,) = engine.registry
     assert re.fullmatch(rf"{REGISTRY}/blog:{COMMIT[:12]}-[0-9a-f]{{8}}-\w+", pushed)
     engine.images.clear()
     engine.ran.clear()
-    django_container_file.make(site, release, engine, OWN)
+    django_container_file.make(site, release, engine, OWN, again=False, aside=False)
     assert verbs(engine) == ["pull", "build"] and engine.ran[-2][1] == f"FROM {pushed}\n"
     assert engine.images == {OWN: {"django-formula.site": "blog", PATH: str(release)}}
 
@@ -221,35 +258,16 @@ def test_a_registry_that_does_not_answer_is_an_error_and_no_reason_to_build(site
     site, release = site_with(file="Dockerfile", share=f"{REGISTRY}/blog")
     engine.problem.append("dial tcp 192.0.2.1:443: connect: connection refused")
     with pytest.raises(DeploymentError, match="pulling the image") as caught:
-        django_container_file.make(site, release, engine, OWN)
+        django_container_file.make(site, release, engine, OWN, again=False, aside=False)
     assert "container:share and django:sites:blog:container:login" in caught.value.hint
     assert verbs(engine) == ["pull"]
-
-
-def test_a_base_is_made_once_and_its_id_is_that_of_all_hosts(site_with, engine, monkeypatch):
-    site, _release = site_with(share=f"{REGISTRY}/blog")
-    made = []
-
-    def make(_site, _engine, name):
-        made.append(name)
-        engine.images[name] = {}
-
-    monkeypatch.setattr(django_container_base, "_make", make)
-    monkeypatch.setattr(django_container_base, "_suite", lambda: "bookworm")
-    monkeypatch.setattr(django_container_base, "_found", {})
-    django_container_base.require(site)
-    assert [*engine.images] == made and len(engine.registry) == 1
-    engine.images.clear()
-    django_container_base._found.clear()
-    django_container_base.require(site)
-    assert [*engine.images] == made and len(made) == 1
 
 
 def test_a_virtualenv_is_taken_from_the_image_of_another_host(site_with, engine, monkeypatch):
     site, _release = site_with(share=f"{REGISTRY}/blog")
     folder, name = site.virtualenvs / "abc", "localhost/django/blog-deps:abc"
     site.virtualenvs.mkdir(parents=True, exist_ok=True)
-    assert django_virtualenv_image.has_taken(site, "abc") is False
+    assert django_virtualenv_image.taken(site, "abc") == ""
 
     def dependencies(_site, _key):
         engine.images[name] = {PATH: str(folder)}
@@ -258,7 +276,7 @@ def test_a_virtualenv_is_taken_from_the_image_of_another_host(site_with, engine,
     monkeypatch.setattr(django_container_image, "dependencies", dependencies)
     django_virtualenv_image.share(site, "abc")
     engine.images.clear()
-    assert django_virtualenv_image.has_taken(site, "abc") is True
+    assert django_virtualenv_image.taken(site, "abc") == "pulled"
     assert (folder / ".complete").exists() and [*engine.images] == [name]
     copied = [one for one in engine.ran if one[0] in ("create", "cp")]
     assert copied == [
@@ -276,7 +294,7 @@ def test_a_device_in_an_image_gets_into_no_virtualenv(site_with, engine):
     engine.images["localhost/django/blog-deps:abc"] = {PATH: str(site.virtualenvs / "abc")}
     engine.problem.append("a FIFO")
     with pytest.raises(DeploymentError, match="bin/odd is neither a file nor a folder"):
-        django_virtualenv_image.has_taken(site, "abc")
+        django_virtualenv_image.taken(site, "abc")
     assert not (site.virtualenvs / "abc").exists() and not (site.root / f"image-{os.getpid()}").exists()
 
 
@@ -288,7 +306,7 @@ def test_an_image_without_a_whole_virtualenv_is_not_taken(site_with, engine, wha
     engine.images[name] = {PATH: "/srv/elsewhere" if what == "of another folder" else str(folder)}
     if what == "incomplete":
         engine.problem.append("")
-    assert django_virtualenv_image.has_taken(site, "abc") is False
+    assert django_virtualenv_image.taken(site, "abc") == ""
     assert not folder.exists() and engine.images == {}
 
 
@@ -304,20 +322,26 @@ def test_neither_the_login_nor_the_registry_of_hosts_makes_a_release(site_with):
 # Archives
 
 
-def test_an_archive_has_the_base_and_the_virtualenv(site_with, engine, monkeypatch, tmp_path):
+def test_an_archive_has_the_virtualenv_under_a_name_that_waits_for_its_release(
+    site_with, engine, monkeypatch, tmp_path
+):
     site, release = site_with()
     (release / "virtualenv").symlink_to("../../virtualenvs/abc")
     container = django_container.Container(engine, "x", "localhost/django/base:bookworm-1")
-    engine.images["localhost/django/blog-deps:abc"] = {}
+    own, carried = "localhost/django/blog-deps:abc", "localhost/django/blog-carried:deps-abc"
+    engine.images[own] = {PATH: str(site.virtualenvs / "abc")}
     monkeypatch.setattr(django_container, "of_release", lambda _release: container)
     monkeypatch.setattr(django_container, "of_site", lambda _site: engine)
     monkeypatch.setattr(django_container_archive.django_host_folder, "refuse_unsafe_parents", lambda _path, _at: None)
-    names = ["localhost/django/base:bookworm-1", "localhost/django/blog-deps:abc"]
-    assert django_container_archive.save(site, release, tmp_path / "a.tar") == names
-    assert engine.ran[-1] == ("save", "--multi-image-archive", "--output", str(tmp_path / "a.tar"), *names)
+    assert django_container_archive.save(site, release, tmp_path / "a.tar") == [carried]
+    assert ("save", "--output", str(tmp_path / "a.tar"), carried) in engine.ran and [*engine.images] == [own]
+    assert stat.S_IMODE(os.stat(tmp_path / "a.tar").st_mode) == 0o600
     with pytest.raises(DeploymentError, match=r"a\.tar exists"):
         django_container_archive.save(site, release, tmp_path / "a.tar")
-    assert django_container_archive.load(site, tmp_path / "a.tar") == names
+    site.virtualenvs.mkdir(parents=True, exist_ok=True)
+    engine.images[carried] = engine.images.pop(own)
+    assert django_container_archive.load(site, tmp_path / "a.tar") == [carried]
+    assert django_virtualenv_image.taken(site, "abc") == "loaded" and [*engine.images] == [own]
 
 
 def test_the_image_of_a_dockerfile_is_taken_from_an_archive_by_its_commit(site_with, engine, monkeypatch, tmp_path):
@@ -331,7 +355,7 @@ def test_the_image_of_a_dockerfile_is_taken_from_an_archive_by_its_commit(site_w
     engine.images.clear()
     engine.images[carried] = {}
     engine.ran.clear()
-    django_container_file.make(site, release, engine, OWN)
+    django_container_file.make(site, release, engine, OWN, again=False, aside=False)
     assert verbs(engine) == ["build"] and [*engine.images] == [OWN]
 
 
