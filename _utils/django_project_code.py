@@ -52,7 +52,7 @@ def read(path: Path) -> str:
         if not path.is_file():
             return ""
         with path.open("rb") as file:
-            return file.read(_MOST).decode(errors="replace").replace("\r\n", "\n")
+            return file.read(_MOST).decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
     except OSError:
         return ""
 

@@ -33,6 +33,8 @@ _ISSUED = re.compile(
 _FORMED = re.compile(r"FERNET|ENCRYPT|PRIVATE|VAPID")
 #: Names of switches, whatever their values are read as.
 _SWITCH = re.compile(r"(^|_)ENABLED?$|^(USE|ENABLE)_")
+#: Names of switches that no live site has on, whatever an example has.
+_DEBUG = re.compile(r"(\w+_)?DEBUG(_MODE)?")
 #: Names of variables for the domain of the site.
 _DOMAIN = re.compile(
     r"((\w+_)?(SITE|APP|SERVER|DJANGO|WEB|MAIN|PRIMARY|BASE|ROOT|PUBLIC|DEFAULT|CURRENT|COOKIE)_)?"
@@ -170,7 +172,7 @@ def read(roots: Sequence[Path], settings_module: str, application: str) -> Setti
 def _of_live_site(variable: Variable) -> str:
     """Return the text of a required switch that a live site has by its name: DEBUG is off, PRODUCTION is on."""
     is_on = bool(re.fullmatch(r"(\w+_)?(PROD|PRODUCTION)(_MODE)?", variable.name))
-    is_off = bool(re.fullmatch(r"(\w+_)?DEBUG(_MODE)?", variable.name))
+    is_off = bool(_DEBUG.fullmatch(variable.name))
     if not variable.required or variable.kind not in ("int", "bool") or not (is_on or is_off):
         return ""
     return str(int(is_on)) if variable.kind == "int" else str(is_on)
@@ -284,6 +286,8 @@ def of(settings: Settings, context: Context) -> Environment:
         elif variable.required and name in examples and not _is_public_token(name):
             value = _OF_REDIS.sub(r"\1localhost", examples[name])  # a container of the example
             own = context.domain if _EXAMPLE_DOMAIN.fullmatch(value) else ""
+            if _DEBUG.fullmatch(name) and re.fullmatch(r"1|true|yes|on", value, re.IGNORECASE):
+                own = "0" if value == "1" else "False"
             own = "production" if _STAGE.fullmatch(name) and _OF_DEVELOPMENT.fullmatch(value) else own
             result.environment[name] = (own or value, place if own else f"{place}: as in {examples['']}")
         elif variable.required:

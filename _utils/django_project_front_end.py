@@ -39,6 +39,8 @@ _OF_DEPLOYMENT = re.compile(
 )
 #: What a Dockerfile makes, by one command of a line.
 _MAKE = re.compile(r"^\s*RUN\s+(?:.*&&\s*)?make((?:[ \t]+[\w.-]+)+)\s*$", re.MULTILINE)
+#: Folders for files of others.
+_OF_LIBRARIES = re.compile(r"static\w*|vendors?|libs?|plugins?|third[_-]party|assets|public|bower_components")
 #: A script that does nothing, or only says something.
 _SAYS = re.compile(r"\s*|\s*(echo\b[^&|;>]*|true|:|exit 0)")
 _PART = re.compile(r"(>=|<=|>|<|=|\^|~)?\s*v?(\d+)(?:\.(\d+|x|\*))?(?:\.[\dx*]+)?")
@@ -121,6 +123,8 @@ def _front_end(
     folder, name = path.parent.relative_to(tree), str(path.relative_to(tree))
     scripts = content.get("scripts", {})
     has_build = isinstance(scripts, dict) and not _SAYS.fullmatch(str(scripts.get("build", "")))
+    if has_build and _is_published(folder, content, scripts, path.parent):
+        return FrontEnd(name, remark=f"{name} is not built: it is of a library that is committed as it is published")
     committed = _committed_outputs(scripts, path.parent) if has_build else []
     if committed:
         return FrontEnd(name, remark=f"{name} is not built: it has {django_project.listed(committed)}")
@@ -152,6 +156,21 @@ def _front_end(
     return FrontEnd(
         name, tuple(commands), "", *_node(path, content, distribution, program.node), ("make",) if made else ()
     )
+
+
+def _is_published(inside: PurePosixPath | Path, content: dict[str, Any], scripts: dict[str, Any], folder: Path) -> bool:
+    """Return whether a package is a library as it is published, among static files: what it is built from is missing.
+
+    Args:
+        inside: its folder, relative to the source.
+        folder: the same, absolute.
+    """
+    is_static = any(_OF_LIBRARIES.fullmatch(part) for part in inside.parts)
+    if not is_static or content.get("private") is True or not content.get("version"):
+        return False
+    programs = re.findall(r"\bnode\s+(\.?[\w/-][\w./-]*)", str(scripts.get("build", "")))
+    lacks_program = any(not (folder / one).is_file() and not (folder / f"{one}.js").is_file() for one in programs)
+    return lacks_program or bool({"unpkg", "jsdelivr", "style", "sass"} & {*content})
 
 
 def _without_browsers(folder: Path, commands: list[str]) -> list[str]:

@@ -31,7 +31,9 @@ _CANDIDATE = re.compile(r"Procfile\.\w+|.+\.(service|conf|ini|ya?ml|cron|crontab
 _COPY = re.compile(r"^[ \t]*(?:COPY|ADD)[ \t]+(?:--(?!from=)\S+[ \t]+)*([^-\s]\S+)[ \t]+(/\S+)[ \t]*$", re.MULTILINE)
 #: A command of Django in a line of shell.
 _OF_DJANGO = re.compile(r"(^|[\s/\"'])manage\.py\s")
-_NOT_LIVE = re.compile(r"(^|[._-])(dev|devel|development|local|test|tests|testing|ci|e2e|debug|docs)([._-]|$)")
+_NOT_LIVE = re.compile(
+    r"(^|[._-])(dev|devel|development|local|test|tests|testing|ci|circleci|travis|jenkins|e2e|debug|docs)([._-]|$)"
+)
 
 
 @dataclass(frozen=True)
