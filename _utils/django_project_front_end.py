@@ -10,6 +10,7 @@ from typing import Any
 
 import django_project
 import django_project_code
+import django_project_image_stages
 import django_project_node_packages
 from django_project_settings import Settings
 from django_project_values import UNKNOWN, plain
@@ -133,7 +134,10 @@ def _front_end(
             f"{name} is not built: its workspaces are applications of their own, to which the settings do not refer"
         )
         return FrontEnd(name, remark=remark)
-    if has_build and str(folder) not in (".", project) and _is_application(tree, path.parent, content, settings):
+    missing = _missing(settings, tree)
+    built, place = django_project_image_stages.placed(tree, project, folder, missing) if has_build else ("", "")
+    is_apart = str(folder) not in (".", project) and not place
+    if has_build and is_apart and _is_application(tree, path.parent, content, settings):
         remark = f"{name} is not built: it is an application of its own, to which the settings do not refer"
         return FrontEnd(name, remark=remark)
     named = [_build(scripts)] if has_build else _named(path.parent, scripts)
@@ -153,6 +157,9 @@ def _front_end(
     commands = _without_browsers(path.parent, commands)
     commands += [f"make{'' if there == '.' else f' -C {there}'} {target}" for target in made]
     commands += [f"npx gulp {task}"] if task else []
+    if place:
+        target = os.path.relpath(place, project)
+        commands += [f"mkdir -p {target}", f"cp -rT {os.path.join(there, built)} {target}"]
     return FrontEnd(
         name, tuple(commands), "", *_node(path, content, distribution, program.node), ("make",) if made else ()
     )
@@ -255,6 +262,14 @@ def _is_application(tree: Path, folder: Path, content: dict[str, Any], settings:
         return False
     files = [path for path in folder.iterdir() if path.is_file() and _CONFIGURATION.fullmatch(path.name)]
     return not any("../" in text for text in (str(content["scripts"]), *map(django_project_code.read, files)))
+
+
+def _missing(settings: Settings, tree: Path) -> list[Path]:
+    """Return the folders of templates and static files that the source lacks, relative to it, the innermost first."""
+    names = ("STATICFILES_DIRS", "TEMPLATES", "WHITENOISE_ROOT")
+    paths = {Path(os.path.normpath(path)) for name in names for path in _paths(plain(settings.get(name)))}
+    inside = [path.relative_to(tree) for path in paths if path.is_relative_to(tree) and not path.exists()]
+    return sorted(inside, key=lambda path: (-len(path.parts), path))
 
 
 def _has_only_applications(tree: Path, project: str, folder: Path, content: dict[str, Any], settings: Settings) -> bool:
