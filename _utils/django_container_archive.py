@@ -28,12 +28,14 @@ def save(site: Site, release: Path, file: Path) -> list[str]:
     if not container:
         raise DeploymentError(f"{release.name} is in no container", hint="set container in the pillar, and apply")
     _refuse_unsafe(file)
-    if file.exists():
-        raise DeploymentError(f"{file} exists", hint="remove it, or name another file")
+    try:
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # podman would make it readable for all
+    except FileExistsError:
+        raise DeploymentError(f"{file} exists", hint="remove it, or name another file") from None
     engine, (image, name) = container.engine, _image(site, release, container)
     engine.run("tag", image, name, doing=f"naming the image {name}")
     try:
-        engine.run("save", "--output", str(file), name, doing=f"writing {file}", timeout=_TIMEOUT, umask=0o077)
+        engine.run("save", "--output", str(file), name, doing=f"writing {file}", timeout=_TIMEOUT)
     except DeploymentError:
         file.unlink(missing_ok=True)
         raise

@@ -1,5 +1,6 @@
 """A container engine of this host, podman or Docker: its commands, and what it reports of images and containers."""
 
+import base64
 import contextlib
 import dataclasses
 import functools
@@ -10,6 +11,7 @@ import resource
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import django_host_command
 from django_host_command import DeploymentError
@@ -113,13 +115,32 @@ class Engine:
         Raises:
             DeploymentError: it has such lines.
         """
-        argv = ["image", "inspect", "--format", "{{json .Config.OnBuild}}", image]
-        lines = json.loads(self.run(*argv, doing=f"looking at {image}") or "null")
+        lines = self._stored(image).get("OnBuild") if self.name == "podman" else self._inspected(image)
         if lines:
             raise DeploymentError(
-                f"the image {image} has lines that would run in the builds of others (ONBUILD): {lines[0][:200]}",
+                f"the image {image} has lines that would run in the builds of others (ONBUILD): {str(lines[0])[:200]}",
                 hint="choose an image without them, or write them into the Dockerfile of the project",
             )
+
+    def _inspected(self, image: str) -> Any:
+        argv = ["image", "inspect", "--format", "{{json .Config.OnBuild}}", image]
+        return json.loads(self.run(*argv, doing=f"looking at {image}") or "null")
+
+    def _stored(self, image: str) -> dict[str, Any]:
+        """Return the configuration of an image as podman has stored it; what ``inspect`` prints lacks a part of it.
+
+        Raises:
+            DeploymentError: it is not where podman has kept it since version 1.
+        """
+        asked = "{{.Store.GraphRoot}}/{{.Store.GraphDriverName}}-images"
+        folder = self.run("info", "--format", asked, doing="looking for podman's images").strip()
+        number = self.image(image)
+        name = base64.b64encode(f"sha256:{number}".encode()).decode()
+        try:
+            stored = json.loads(Path(folder, number, f"={name}").read_bytes())
+        except (OSError, ValueError) as error:
+            raise DeploymentError(f"the configuration of the image {image} cannot be read: {error}") from None
+        return stored.get("config") or {}
 
     def labels(self, reference: str, name: str) -> str:
         """Return a label of an image; empty if it has none."""

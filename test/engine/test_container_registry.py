@@ -1,5 +1,6 @@
 """Images from a registry or an archive: pulled for a release, and shared by the hosts of a site."""
 
+import base64
 import dataclasses
 import json
 import os
@@ -36,7 +37,7 @@ class Played(Engine):
     logins: list[object] = dataclasses.field(default_factory=list)
     problem: list[str] = dataclasses.field(default_factory=list)
 
-    def run(self, *arguments: str, doing: str, variables=None, hint="", **how) -> str:
+    def run(self, *arguments: str, doing: str, variables=None, hint="", **_how) -> str:
         self.ran.append(arguments)
         verb, name = arguments[0], arguments[-1]
         if verb in ("pull", "push"):
@@ -60,17 +61,29 @@ class Played(Engine):
             if name not in self.images:
                 raise DeploymentError(f"{doing} failed (exit 1)", log=f"Error: No such image: {name}")
             return self._shown(arguments[3], name)
+        elif verb == "info":
+            return str(self._store())
         elif verb == "cp":
             self._copy(Path(name))
         elif verb == "save":
-            Path(arguments[arguments.index("--output") + 1]).touch(mode=0o666 & ~how.get("umask", 0))
+            Path(arguments[arguments.index("--output") + 1]).write_text("tar")
         elif verb == "load":
             return "Loaded image: localhost/django/blog-carried:deps-abc\n"
         return ""
 
+    def _store(self) -> Path:
+        """Where podman keeps the configurations of its images."""
+        folder = Path(os.environ["STORE"])
+        for name, labels in self.images.items():
+            number = name.replace("/", "-")
+            file = folder / number / f"={base64.b64encode(f'sha256:{number}'.encode()).decode()}"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps({"config": {"OnBuild": json.loads(labels.get("onbuild", "null"))}}))
+        return folder
+
     def _shown(self, template: str, name: str) -> str:
         if "OnBuild" in template:
-            return self.images[name].get("onbuild", "null")
+            return self.images[name].get("onbuild", "null")  # as Docker prints it
         if "RepoTags" in template:
             return json.dumps([name])
         if "RepoDigests" in template:
@@ -78,7 +91,7 @@ class Played(Engine):
                 [f"other.example.org/x@sha256:{'0' * 64}", f"{name.rpartition(':')[0]}@sha256:{'a' * 64}"]
             )
         label = re.search(r'Labels "([^"]+)"', template)
-        return self.images[name].get(label[1], "") if label else f"sha256:{name}"
+        return self.images[name].get(label[1], "") if label else f"sha256:{name.replace('/', '-')}"
 
     def _copy(self, folder: Path) -> None:
         (folder / "bin").mkdir()
@@ -95,9 +108,10 @@ class Played(Engine):
         self.images[tag] = dict(options.get("labels") or {})
 
 
-@pytest.fixture
-def engine(monkeypatch):
-    engine = Played("podman")
+@pytest.fixture(params=["podman", "docker"])
+def engine(monkeypatch, request, tmp_path):
+    engine = Played(request.param)
+    monkeypatch.setenv("STORE", str(tmp_path))
     monkeypatch.setattr(django_container, "engine", lambda _site: engine)
     return engine
 
@@ -195,7 +209,7 @@ def test_a_removed_image_is_pulled_again_as_it_was(site_with, engine):
     site, release = site_with(image=REGISTRY + "/blog:{commit}")
     digest = f"{REGISTRY}/blog@sha256:{'a' * 64}"
     engine.registry[digest] = {}
-    record = {"engine": "podman", "image": "x", "base": OWN, "mounts": [], "pulled": digest}
+    record = {"engine": engine.name, "image": "x", "base": OWN, "mounts": [], "pulled": digest}
     (release / "release.json").write_text(json.dumps({"container": record}))
     container = dataclasses.replace(django_container.of_release(release), engine=engine)
     assert container.is_of_project and django_container.record(container) == record

@@ -96,7 +96,7 @@ def test_the_login_is_in_one_file_of_roots(blogs: list[Site]) -> None:
     for blog in blogs:
         places = "/root /run /home /tmp /var/lib/docker /var/lib/containers /srv /etc/docker /etc/containers /var/log"
         found = blog.host.run(f"grep -rlF -e {PASSWORD} -e {encoded} {places} 2>/dev/null", check=False).stdout.split()
-        assert [path for path in found if not path.startswith("/srv/pillar")] == [
+        assert [path for path in found if not path.startswith(("/srv/pillar", "/srv/formula"))] == [
             f"{blog.root}/secrets/.registry_password"
         ]
         assert blog.host.run(f"stat -c '%a %U' {found[-1]}").stdout == "600 root\n"
