@@ -65,7 +65,8 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
         return
     environment = django_release_settings.environment(site, release.path, release.facts)
     variables = {**environment, **_secret_variables(deployment)}
-    files = django_release_settings.project_files(site, deployment.templates, variables)
+    key = deployment.secrets["secret_key"]
+    files = django_release_settings.project_files(site, deployment.templates, variables, key)
     contents = {"environment": django_host_environment.environment_file(environment), **_programs(deployment)}
     written = [
         *contents,

@@ -29,6 +29,12 @@ _ANONYMOUS = re.compile(r"not request\.user\.is_authenticated|request\.user\.is_
 #: Permissions of Django REST framework with which every visitor may read.
 _OPEN = ("AllowAny", "IsAuthenticatedOrReadOnly", "DjangoModelPermissionsOrAnonReadOnly")
 _API = re.compile(r"APIView|ViewSet|\bgenerics\.|\bapi_view\b")
+#: What a view takes from a request beyond its path, and words of views that do something.
+_PARAMETERS = re.compile(r"request\.(GET|user|query_params|session|data|headers|META|auth)\b|kwargs\[")
+_ACTION = re.compile(
+    r"log(in|out)|delete|remove|create|update|cron|run|send|sync|hook|callback|export|download|reset|stream|captcha",
+    re.IGNORECASE,
+)
 #: Modules that a name is followed through at most.
 _HOPS = 4
 
@@ -79,6 +85,16 @@ class Access:
         """Return whether the view of a route is one of Django REST framework that refuses visitors without a login."""
         found = self._definition(module, _view(target))
         return self._is_closed(found[1]) if found else False
+
+    def is_open_get(self, module: Path, target: ast.expr) -> bool:
+        """Return whether the view of a route is a class that answers GET without parameters and without a login."""
+        found = self._definition(module, _view(target))
+        body = found[1].body if found and isinstance(found[1], ast.ClassDef) else []
+        get = next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == "get"), None)
+        if not found or not get or self.is_refused(module, target) or get.decorator_list:
+            return False
+        needs = len(get.args.args) - len(get.args.defaults) > 2 or _PARAMETERS.search(ast.unparse(get))
+        return not needs and not _ACTION.search(_view(target))
 
     def _is_closed(self, node: _Definition) -> bool:
         """Return whether the permissions of Django REST framework refuse visitors of a view."""

@@ -10,7 +10,7 @@ import django_project
 import django_project_code
 import django_project_environment
 from django_project_settings import Settings
-from django_project_values import plain
+from django_project_values import Called, Value, plain
 
 #: Settings with paths that the formula knows, or that the project only reads.
 _READ = re.compile(
@@ -81,6 +81,23 @@ def _folder_of_log(settings: Settings, tree: Path, path: PurePosixPath, *, is_lo
     if not inside or not is_of_logs or is_made or not re.fullmatch(r"[\w/@+-]+", str(inside)):
         return set()
     return {str(inside)}
+
+
+def key_file(settings: Settings, tree: Path, folder: str) -> str:
+    """Return the file that SECRET_KEY is read from and that the source lacks, unless the settings write it; or nothing.
+
+    It is relative to the source.
+
+    Args:
+        folder: the folder of manage.py.
+    """
+    content = settings.values.get("SECRET_KEY", Value()).content
+    path = content.args[0].content if isinstance(content, Called) and content.name == "open" else None
+    if not isinstance(path, str | PurePosixPath) or path in settings.written:
+        return ""
+    inside = _relative(tree, PurePosixPath(os.path.join(tree / folder, path)))
+    is_missing = inside and not (tree / inside).exists() and re.fullmatch(r"[\w./@+-]+", str(inside))
+    return str(inside) if is_missing else ""
 
 
 def extensions(tree: Path) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from django_project_values import (
     UNKNOWN,
+    Called,
     Frame,
     Function,
     Method,
@@ -38,6 +39,8 @@ _OF_TEXT = {
         "encode",
     ),
 }
+#: Those whose result is the text itself, as far as a variable is its source.
+_SAME = ("split", "strip", "lstrip", "rstrip", "lower", "splitlines", "encode", "decode", "read")
 #: Modules that are imported where tests run.
 _OF_TESTS = ("pytest", "_pytest", "unittest", "nose", "xdist")
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
@@ -428,7 +431,8 @@ def joined(*parts: Any) -> Any:
 
 def text_method(owner: Value, name: str, args: list[Value]) -> Value:
     """Return what a method of a text returns."""
-    found: Any = UNKNOWN
+    is_same = name in _SAME
+    found: Any = owner.content if is_same and isinstance(owner.content, Called) else UNKNOWN
     known = [part.content for part in args]
     if isinstance(owner.content, str) and name in _OF_TEXT and all(_is_plain(part) for part in known):
         with contextlib.suppress(TypeError, ValueError):
@@ -437,16 +441,4 @@ def text_method(owner: Value, name: str, args: list[Value]) -> Value:
     how = owner.how
     if name == "split" and not how.startswith("list:"):
         how = f"list:{known[0] if known and isinstance(known[0], str) else ' '}"
-    is_same = name in (
-        "split",
-        "strip",
-        "lstrip",
-        "rstrip",
-        "lower",
-        "splitlines",
-        "encode",
-        "decode",
-        "read",
-        "rstrip",
-    )
     return Value(found, owner.source if is_same else "", how, taint(owner, *args))

@@ -86,9 +86,8 @@ def left_out(
     wanted = [name for name in imported if name not in optional and not django_project_python_path.is_own(roots, name)]
     missing = [name for name in wanted if _is_left_out(name, names)]
     missing += ["PIL"] if _is_left_out("PIL", names) and _has_image_field(roots[0]) else []
-    found = {name: re.sub(r"[-_.]+", "-", django_site_package.package_of(name)).lower() for name in missing}
-    also = {"environ": "environs", "django_q": "django-q"}
-    packages = [package for name, package in found.items() if not {package, also.get(name, package)} & names]
+    missing = [name for name in missing if not any(django_site_package.has(package, name) for package in names)]
+    packages = [re.sub(r"[-_.]+", "-", django_site_package.package_of(name)).lower() for name in missing]
     in_extras = {_plain(one): one for one in offered if one not in names}
     known = [_plain(name) for module in wanted for name in (module, django_site_package.package_of(module))]
     packages += [in_extras[name] for name in known if name in in_extras]

@@ -52,9 +52,8 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     roots += _own_folders(report, settings, tree, project, roots)
     required = django_project_packages.complete(report, settings, tree, roots, files, required)
     _front_ends(report, settings, tree, project)
-    own_files = django_project_metadata.files(tree, project, roots)
-    if own_files:
-        report.set("files", own_files, "the project reads its own metadata, and is not installed as a package")
+    why = "the project reads its own metadata, and is not installed as a package"
+    report.add_files(django_project_metadata.files(tree, project, roots), why)
     engine = _database(report, settings, django_project_requirements.drivers(required))
     _extensions(report, settings, tree)
     _sandbox(report, settings)
@@ -254,8 +253,7 @@ def _environment(
             report.set(key, shown)
     if settings.dotenv:
         read = {name: {"environment": True} for name in map(_inside(roots[0]), settings.dotenv)}
-        before, comment = report.pillar.get("files", ({}, "is read"))
-        report.set("files", {**before, **read}, comment)
+        report.add_files(read, "" if "files" in report.pillar else "is read")
     if found.optional:
         report.remarks.append(f"environment variables with a default: {', '.join(found.optional)}")
     if found.presence:
@@ -265,12 +263,9 @@ def _environment(
 def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequence[Path]) -> None:
     """Add the files with configuration that the settings import and that are not committed."""
     found = [*django_project_configuration.find(settings, tree, roots)]
-    if found:
-        before, comment = report.pillar.get("files", ({}, ""))
-        examples = "; ".join(one.example for one in found)
-        why = f"not in the source, and needed: with the values of {examples}"
-        contents = {one.path: {"contents": one.contents} for one in found}
-        report.set("files", {**before, **contents}, "; ".join(filter(None, [comment, why])))
+    examples = "; ".join(one.example for one in found)
+    why = f"not in the source, and needed: with the values of {examples}"
+    report.add_files({one.path: {"contents": one.contents} for one in found}, why)
     for one in found:
         known = [name for name in _SECRET_OF_EXAMPLE.findall(one.contents) if name not in one.words]
         if known:
@@ -351,6 +346,9 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
         report.set("shared", shared, "written by the project, and kept from release to release")
     if writable:
         report.set("writable", writable, "written by the project")
+    key = django_project_data.key_file(settings, tree, folder)
+    if key and not any(key.startswith(f"{path}/") or key == path for path in shared):
+        report.add_files({key: {"from": "secret_key"}}, "SECRET_KEY is read from it")
     uploads = django_project_data.committed_uploads(settings, tree)
     if uploads and not any(path == uploads or uploads.startswith(f"{path}/") for path in shared):
         report.remarks.append(

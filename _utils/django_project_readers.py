@@ -227,7 +227,8 @@ class Readers(Expressions):
                 self.written.setdefault(path, "folder")
             elif isinstance(mode, str) and {*mode} & {*"wax+"}:
                 self.written[path] = "file"
-        return Value(UNKNOWN, args[0].source if args else "", "file", taint(*args))
+        content = Called("open", args[:1], {}) if function == "open" and args else UNKNOWN
+        return Value(content, args[0].source if args else "", "file", taint(*args))
 
     def _converted_by(self, name: str, args: list[Value], keywords: Mapping[str, Value]) -> Value:
         if name == "dict" and not args:
@@ -273,7 +274,7 @@ class Readers(Expressions):
         if isinstance(content, str) and name == "format" and ":" not in content and "!" not in content:
             return _formatted(content, owner, args, keywords)
         if name in ("read_text", "read_bytes", "read", "open"):
-            return Value(UNKNOWN, owner.source, "file", owner.taint)
+            return Value(content if isinstance(content, Called) else UNKNOWN, owner.source, "file", owner.taint)
         return text_method(owner, name, args)
 
     def _of_reader(self, reader: Reader, name: str, args: list[Value], keywords: dict[str, Value], place: str) -> Value:
@@ -325,7 +326,7 @@ class Readers(Expressions):
         if name == "open":
             return self._opened("open", [owner, *args], keywords)
         if name in ("read_text", "read_bytes"):
-            return Value(UNKNOWN, owner.source, "file", owner.taint)
+            return Value(Called("open", [owner], {}), owner.source, "file", owner.taint)
         with_name = {"with_name", "with_suffix"} & {name} and args and isinstance(args[0].content, str)
         with contextlib.suppress(ValueError):
             return Value(getattr(path, name)(args[0].content) if with_name else UNKNOWN, taint=taint(owner, *args))

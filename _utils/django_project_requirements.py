@@ -30,6 +30,7 @@ _SYSTEM_PACKAGES = (
     (r"weasyprint", ["libpango-1.0-0", "libpangoft2-1.0-0"]),
     (r"python-magic", ["libmagic1"]),
     (r"netifaces", ["gcc", "libc6-dev", "python3-dev"]),
+    (r"opencv-(contrib-)?python", ["libgl1", "libglib2.0-bin"]),
 )
 #: Package → Python, and the first version that has a wheel for it: an older one is built.
 _WHEELS = {

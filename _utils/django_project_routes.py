@@ -3,7 +3,7 @@
 import ast
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ _ROUTES = ("path", "re_path", "url")
 #: Functions whose routes are not the home page.
 _NO_PAGES = ("static", "staticfiles_urlpatterns", "debug_toolbar_urls")
 #: A route without arguments, as a regular expression too.
-_PLAIN = re.compile(r"\^?(?P<path>(?:[\w-]+/)*[\w-]*)\$?")
+_PLAIN = re.compile(r"\^?(?P<path>(?:[\w-]+/)*[\w-]*(?:/\?)?)\$?")
 #: Views that are no pages: those that require a login or another method than GET, and those that may do something.
 _NO_VIEW = re.compile(
     r"login_?required|permission|staff|superuser|user_?passes|require_(post|http)|csrf_exempt|api|viewset|redirectview"
@@ -62,7 +62,12 @@ def _candidates(access: Access, urlconf: Any, but: str) -> Iterator[tuple[str, s
         "guessed: the project's middleware refuses other pages" if has_home else "guessed: / is no page of the project"
     )
     logins = (f"/{admin}login/" for admin in map(_admin, _calls(files[0])) if admin)
-    pages = (f"/{page}" for page in _pages(access, files[0], "", {files[0]}) if page)
+
+    def is_open(module: Path, view: ast.expr) -> bool:
+        return access.is_open_get(module, view)
+
+    found = (_pages(access, files[0], "", {files[0]}, is_view) for is_view in (_is_page, is_open))
+    pages = (f"/{page}" for page in itertools.chain.from_iterable(found) if page)
     yield from ((page, why) for page in itertools.chain(logins, pages))
 
 
@@ -207,10 +212,13 @@ def _matches_nothing(function: str, route: str) -> bool:
         return True
 
 
-def _pages(access: Access, module: Path, prefix: str, done: set[Path]) -> Iterator[str]:
+def _pages(
+    access: Access, module: Path, prefix: str, done: set[Path], is_view: Callable[[Path, ast.expr], bool]
+) -> Iterator[str]:
     """Yield the paths of a module's routes that need neither arguments nor a login, as far as its code tells.
 
     Args:
+        is_view: whether the view of a route, which a module has, is one of these.
         prefix: that of the module's routes.
         done: the modules that were read before; new ones are added.
     """
@@ -219,14 +227,14 @@ def _pages(access: Access, module: Path, prefix: str, done: set[Path]) -> Iterat
         route = _PLAIN.fullmatch(literal) if literal is not None else None
         if not route or not target:
             continue
-        path = f"{prefix}{route['path']}"
+        path = f"{prefix}{route['path'].replace('?', '')}"
         if not (isinstance(target, ast.Call) and _name(target) == "include"):
-            yield from [path] if path and _is_page(module, target) else []
+            yield from [path] if path and is_view(module, target) else []
             continue
         files = _files(access, _literal(target) or "")
         if len(files) == 1 and files[0] not in done and len(done) < _MODULES:
             done.add(files[0])
-            yield from _pages(access, files[0], path, done)
+            yield from _pages(access, files[0], path, done, is_view)
 
 
 def _routes(value: ast.expr) -> Iterator[ast.Call]:

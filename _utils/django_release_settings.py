@@ -176,7 +176,9 @@ def _joined(site: Site, name: str, keys: Sequence[str]) -> str:
     return between.join(keys)
 
 
-def project_files(site: Site, templates: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
+def project_files(
+    site: Site, templates: Mapping[str, str], variables: Mapping[str, str], secret_key: str = ""
+) -> dict[str, str]:
     """Render the files of the pillar's ``files``; return path below the source → content.
 
     Raises:
@@ -191,6 +193,8 @@ def project_files(site: Site, templates: Mapping[str, str], variables: Mapping[s
             rendered[path] = django_host_template.render(
                 templates, said["source"], site=site.config, environment=dict(variables)
             )
+        elif said.get("from"):
+            rendered[path] = secret_key
         else:
             rendered[path] = said["contents"]
     return rendered

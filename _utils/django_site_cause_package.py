@@ -64,7 +64,7 @@ _LIBRARIES = (
     (r"mod_spatialite|SpatiaLite library", ["libsqlite3-mod-spatialite"]),
     (r"failed to find libmagic", ["libmagic-dev"]),
     (r"cannot load library '?(lib)?(gobject|pango)", ["libpango-1.0-0", "libpangoft2-1.0-0"]),
-    (r"libGL\.so\.1", ["libgl1"]),
+    (r"libGL\.so\.1|libgthread-2\.0\.so", ["libgl1", "libglib2.0-bin"]),  # OpenCV needs both
     (r"libcairo\.so|no library called \"cairo", ["libcairo2"]),
     (r"libxmlsec1[\w-]*\.so", ["libxmlsec1-openssl"]),
     (r"libodbc\.so", ["unixodbc"]),

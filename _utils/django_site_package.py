@@ -78,6 +78,14 @@ _PACKAGES = {
     "telegram": "python-telegram-bot",
     "yaml": "PyYAML",
 }
+#: Module → packages that have it too, instead of the one above.
+_ALSO = {
+    "Crypto": "pycrypto",
+    "cv2": "opencv-(contrib-)?python(-headless)?",
+    "django_q": "django-q",
+    "environ": "environs",
+    "magic": "file-magic",
+}
 #: Extensions of Django, Wagtail and Django REST framework whose package has their own name too.
 _BY_PREFIX = re.compile(r"(django(?!_formula)|drf|wagtail)_\w+$")
 #: Modules that projects have in their settings for development and leave out of their requirements; no other package
@@ -105,6 +113,12 @@ SELDOM = {
     "xlsxwriter": r"excel|wagtail|polars",
     "xlwt": r"import-export|tablib|excel",
 }
+
+
+def has(package: str, module: str) -> bool:
+    """Return whether a package, in lower case, has a module, of which several packages may be known."""
+    normalised = re.sub(r"[-_.]+", "-", package_of(module)).lower()
+    return package == normalised or bool(re.fullmatch(_ALSO.get(module, ""), package))
 
 
 def package_of(module: str) -> str:

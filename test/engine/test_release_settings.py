@@ -603,13 +603,15 @@ def test_the_files_of_the_pillar():
             ".env": {"environment": True},
             "app/local.py": {"source": TEMPLATE},
             "page.html": {"contents": "<p>{{ page }}</p>\n"},
+            "data/secret.key": {"from": "secret_key"},
         },
         environment={"NAME": "Ray's", "LANG": "C"},
         secrets={"API": "hunter2", "TOKEN": {"generate": 20, "as": "file"}},
     )
     variables = {"NAME": "Ray's", "LANG": "C", "API": "hunter2", "TOKEN_FILE": "/secrets/TOKEN", "PATH": "/bin"}
     templates = {TEMPLATE: "NAME = {{ environment.NAME | tojson }}\nDOMAIN = '{{ site.domains[0] }}'\n"}
-    assert django_release_settings.project_files(site, templates, variables) == {
+    assert django_release_settings.project_files(site, templates, variables, KEY) == {
+        "data/secret.key": KEY,
         ".env": "API=hunter2\nLANG=C\nNAME=Ray's\nTOKEN_FILE=/secrets/TOKEN\n",
         "app/local.py": "NAME = \"Ray\\u0027s\"\nDOMAIN = 'blog.example.org'\n",
         "page.html": "<p>{{ page }}</p>\n",
