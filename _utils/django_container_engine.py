@@ -4,6 +4,7 @@ import base64
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import re
@@ -115,7 +116,7 @@ class Engine:
         Raises:
             DeploymentError: it has such lines.
         """
-        lines = self._stored(image).get("OnBuild") if self.name == "podman" else self._inspected(image)
+        lines = self._configured(image).get("OnBuild") if self.name == "podman" else self._inspected(image)
         if lines:
             raise DeploymentError(
                 f"the image {image} has lines that would run in the builds of others (ONBUILD): {str(lines[0])[:200]}",
@@ -126,21 +127,23 @@ class Engine:
         argv = ["image", "inspect", "--format", "{{json .Config.OnBuild}}", image]
         return json.loads(self.run(*argv, doing=f"looking at {image}") or "null")
 
-    def _stored(self, image: str) -> dict[str, Any]:
-        """Return the configuration of an image as podman has stored it; what ``inspect`` prints lacks a part of it.
+    def _configured(self, image: str) -> dict[str, Any]:
+        """Return the configuration of an image as podman has stored it; what ``inspect`` prints lacks a part of it."""
+        name = base64.b64encode(f"sha256:{self.image(image)}".encode()).decode()
+        return json.loads(self._stored(image, f"={name}")).get("config") or {}
+
+    def _stored(self, image: str, name: str) -> bytes:
+        """Return what podman has stored of an image under a name.
 
         Raises:
             DeploymentError: it is not where podman has kept it since version 1.
         """
         asked = "{{.Store.GraphRoot}}/{{.Store.GraphDriverName}}-images"
         folder = self.run("info", "--format", asked, doing="looking for podman's images").strip()
-        number = self.image(image)
-        name = base64.b64encode(f"sha256:{number}".encode()).decode()
         try:
-            stored = json.loads(Path(folder, number, f"={name}").read_bytes())
-        except (OSError, ValueError) as error:
-            raise DeploymentError(f"the configuration of the image {image} cannot be read: {error}") from None
-        return stored.get("config") or {}
+            return Path(folder, self.image(image), name).read_bytes()
+        except OSError as error:
+            raise DeploymentError(f"what podman has stored of the image {image} cannot be read: {error}") from None
 
     def labels(self, reference: str, name: str) -> str:
         """Return a label of an image; empty if it has none."""
@@ -235,8 +238,10 @@ class Engine:
         Raises:
             DeploymentError: it was not pulled by this name.
         """
-        printed = self.run("image", "inspect", "--format", "{{json .RepoDigests}}", name, doing=f"looking at {name}")
         repository = f"{name.rpartition('/')[0]}/{name.rpartition('/')[2].partition(':')[0]}"
+        if self.name == "podman":  # it may know several, of which the registry has one: that of the manifest it pulled
+            return f"{repository}@sha256:{hashlib.sha256(self._stored(name, 'manifest')).hexdigest()}"
+        printed = self.run("image", "inspect", "--format", "{{json .RepoDigests}}", name, doing=f"looking at {name}")
         known = {str(one).rpartition("@")[0]: str(one).rpartition("@")[2] for one in json.loads(printed) or []}
         # Docker names an image of Docker Hub without its registry.
         short = repository.removeprefix("docker.io/")

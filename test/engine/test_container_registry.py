@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -25,6 +26,8 @@ NAME = f"0042-{COMMIT[:12]}"
 REGISTRY = "registry.example.org"
 LOGIN = {"registry": REGISTRY, "user": "deploy", "password": "x"}
 OWN = "localhost/django/blog-file:" + NAME
+MANIFEST = b'{"schemaVersion": 2}'
+DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +75,14 @@ class Played(Engine):
         return ""
 
     def _store(self) -> Path:
-        """Where podman keeps the configurations of its images."""
+        """Where podman keeps the configurations and manifests of its images."""
         folder = Path(os.environ["STORE"])
         for name, labels in self.images.items():
             number = name.replace("/", "-")
             file = folder / number / f"={base64.b64encode(f'sha256:{number}'.encode()).decode()}"
             file.parent.mkdir(exist_ok=True)
             file.write_text(json.dumps({"config": {"OnBuild": json.loads(labels.get("onbuild", "null"))}}))
+            (file.parent / "manifest").write_bytes(MANIFEST)
         return folder
 
     def _shown(self, template: str, name: str) -> str:
@@ -87,9 +91,7 @@ class Played(Engine):
         if "RepoTags" in template:
             return json.dumps([name])
         if "RepoDigests" in template:
-            return json.dumps(
-                [f"other.example.org/x@sha256:{'0' * 64}", f"{name.rpartition(':')[0]}@sha256:{'a' * 64}"]
-            )
+            return json.dumps([f"other.example.org/x@sha256:{'0' * 64}", f"{name.rpartition(':')[0]}@{DIGEST}"])
         label = re.search(r'Labels "([^"]+)"', template)
         return self.images[name].get(label[1], "") if label else f"sha256:{name.replace('/', '-')}"
 
@@ -186,7 +188,7 @@ def test_the_image_of_a_commit_is_pulled_and_remembered_by_its_digest(site_with,
         OWN: {
             "django-formula.site": "blog",
             PATH: str(release),
-            PULLED: f"{REGISTRY}/team/blog@sha256:{'a' * 64}",
+            PULLED: f"{REGISTRY}/team/blog@{DIGEST}",
         }
     }
     assert engine.logins == [{"auths": {REGISTRY: {"auth": "ZGVwbG95OnMzY3JldA=="}}}]
@@ -207,7 +209,7 @@ def test_an_image_that_was_not_pushed_is_named_with_the_keys(site_with, engine):
 
 def test_a_removed_image_is_pulled_again_as_it_was(site_with, engine):
     site, release = site_with(image=REGISTRY + "/blog:{commit}")
-    digest = f"{REGISTRY}/blog@sha256:{'a' * 64}"
+    digest = f"{REGISTRY}/blog@{DIGEST}"
     engine.registry[digest] = {}
     record = {"engine": engine.name, "image": "x", "base": OWN, "mounts": [], "pulled": digest}
     (release / "release.json").write_text(json.dumps({"container": record}))
