@@ -10,9 +10,8 @@ import lab
 import pytest
 from client import Load
 from conftest import Hosts, Repositories
+from products import shortened
 from sites import Site, release_of, version
-
-pytestmark = pytest.mark.full
 
 #: What is committed (a text that begins with + is appended), and what the failing state reports.
 FAILING = {
@@ -32,13 +31,13 @@ FAILING = {
         "no ink at all",
     ),
 }
-CELLS = [(engine, release) for release in ("bookworm", "trixie") for engine in ("podman", "docker")]
+CELLS = [f"{engine}-{release}" for release in ("bookworm", "trixie") for engine in ("podman", "docker")]
 
 
-@pytest.fixture(scope="module", params=CELLS, ids="-".join)
+@pytest.fixture(scope="module", params=shortened(CELLS, "podman-bookworm", "docker-trixie"))
 def blog(request: pytest.FixtureRequest, module_hosts: Hosts, repositories: Repositories) -> Site:
     """A site in containers of each engine on each release of Debian."""
-    engine, release = request.param
+    engine, release = request.param.split("-")
     host = module_hosts(release, rights=lab.ENGINE)
     host.run("apt-get -qq update && apt-get -qq install --no-install-recommends git >/dev/null")
     blog = Site(host, repositories(host), server={"kind": "gunicorn"}, container={"engine": engine})
@@ -134,6 +133,7 @@ def test_a_release_and_a_rollback_lose_no_request(blog: Site) -> None:
     assert blog.apply().changed == {}
 
 
+@pytest.mark.full
 def test_twenty_releases_lose_no_request_and_share_their_virtualenv(blog: Site) -> None:
     first, sizes = blog.live, []
     with load(blog, seconds=1800) as requests:
@@ -152,6 +152,7 @@ def test_twenty_releases_lose_no_request_and_share_their_virtualenv(blog: Site) 
     assert added <= 1.15 * (virtualenv + source), (added, virtualenv, source)
 
 
+@pytest.mark.full
 def test_a_request_under_way_is_answered_when_the_server_stops(blog: Site) -> None:
     """systemd stops the unit while a request of five seconds runs; the container ends with 0."""
     url = f"http://{blog.host.address}/slow?seconds=5"
@@ -167,6 +168,7 @@ def test_a_request_under_way_is_answered_when_the_server_stops(blog: Site) -> No
 
 
 @pytest.mark.parametrize("cause", FAILING)
+@pytest.mark.full
 def test_a_failing_release_loses_no_request_and_leaves_no_image(blog: Site, cause: str) -> None:
     files, message = FAILING[cause]
     before, live = images(blog), blog.live
@@ -181,6 +183,7 @@ def test_a_failing_release_loses_no_request_and_leaves_no_image(blog: Site, caus
     blog.deploy()
 
 
+@pytest.mark.full
 def test_a_rollback_needs_no_network_and_makes_no_image(blog: Site) -> None:
     blog.repository.commit(version("30.0"))
     blog.deploy()
@@ -194,6 +197,7 @@ def test_a_rollback_needs_no_network_and_makes_no_image(blog: Site) -> None:
     assert rolled["release"] == blog.live and image_ids(blog) == before
 
 
+@pytest.mark.full
 def test_a_killed_server_is_started_again(blog: Site) -> None:
     """With podman requests wait at systemd's socket; Docker passes no socket on, and nginx answers 502 meanwhile."""
     with load(blog) as requests:
@@ -210,6 +214,7 @@ def test_a_killed_server_is_started_again(blog: Site) -> None:
     assert blog.apply().changed == {}
 
 
+@pytest.mark.full
 def test_pruned_images_are_made_again(blog: Site) -> None:
     blog.repository.commit(version("3.0"))
     blog.deploy()
@@ -223,6 +228,7 @@ def test_pruned_images_are_made_again(blog: Site) -> None:
     assert f"blog:{blog.live}" in images(blog)
 
 
+@pytest.mark.full
 def test_images_of_deleted_releases_are_removed_and_foreign_ones_stay(blog: Site) -> None:
     host = blog.host
     base = next(name for name in images(blog) if name.startswith("base:"))
@@ -236,6 +242,7 @@ def test_images_of_deleted_releases_are_removed_and_foreign_ones_stay(blog: Site
     assert "localhost/other/app:1" in host.run([engine_of(blog), "images", "--format={{.Repository}}:{{.Tag}}"]).stdout
 
 
+@pytest.mark.full
 def test_no_secret_is_in_an_image_a_container_or_the_journal(blog: Site) -> None:
     marks = {name: f"CANARY-{name}-9137" for name in ("secret", "env", "pem", "variable")}
     blog.repository.commit(
@@ -283,6 +290,7 @@ CMD ["never"]
 """
 
 
+@pytest.mark.full
 def test_a_dockerfile_of_the_project_makes_the_image(blog: Site) -> None:
     mark = "CANARY-file-9137"
     files = {"trusted.crt": Path(lab.certificates()).read_text(), ".env": f"A={mark}\n", "Dockerfile": dockerfile(blog)}
@@ -307,6 +315,7 @@ def test_a_dockerfile_of_the_project_makes_the_image(blog: Site) -> None:
     assert blog.host.call("django.drift", "blog")["drift"] == []
 
 
+@pytest.mark.full
 def test_a_release_of_a_dockerfile_is_taken_back_and_made_again(blog: Site) -> None:
     first, virtualenv = blog.live, blog.record()["virtualenv"]
     blog.repository.commit(version("6.0"))
@@ -335,6 +344,7 @@ def test_a_release_of_a_dockerfile_is_taken_back_and_made_again(blog: Site) -> N
     ],
     ids=["command", "missing", "secret", "timeout"],
 )
+@pytest.mark.full
 def test_a_dockerfile_that_fails_names_its_line_and_leaves_nothing(blog: Site, line: str, error: str) -> None:
     live, before = blog.live, images(blog)
     blog.repository.commit({"Dockerfile": f"{dockerfile(blog)}{line}\n"})
@@ -347,6 +357,7 @@ def test_a_dockerfile_that_fails_names_its_line_and_leaves_nothing(blog: Site, l
         assert "working-container" not in blog.host.run("podman ps --all --external").stdout
 
 
+@pytest.mark.full
 def test_images_of_a_dockerfile_go_with_their_releases(blog: Site) -> None:
     blog.repository.commit({"Dockerfile": dockerfile(blog)})
     blog.deploy(timeouts=None, releases={"keep": 2})
@@ -358,6 +369,7 @@ def test_images_of_a_dockerfile_go_with_their_releases(blog: Site) -> None:
     blog.deploy(container={"engine": engine_of(blog)}, python=None, secrets=None)
 
 
+@pytest.mark.full
 def test_to_a_plain_site_and_back_without_a_lost_request(blog: Site) -> None:
     with load(blog) as requests:
         time.sleep(1)
@@ -373,6 +385,7 @@ def test_to_a_plain_site_and_back_without_a_lost_request(blog: Site) -> None:
     assert blog.apply().ok
 
 
+@pytest.mark.full
 def test_a_reboot_starts_the_containers(blog: Site) -> None:
     blog.repository.commit(version("5.0"))
     blog.deploy()

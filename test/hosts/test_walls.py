@@ -14,6 +14,7 @@ import pytest
 import requests
 from attacker import EACH_HOST, Lair, Manifest, make_lair, owners, salt, victims
 from conftest import Hosts, Repositories
+from products import shortened
 from repository import Repository
 from sites import Site, version
 
@@ -67,7 +68,7 @@ content-hash = "0"
 """
 
 
-@pytest.mark.parametrize("verb", ["release", "plan"])
+@pytest.mark.parametrize("verb", shortened(["release", "plan"], "release"))
 def test_finding_02_lock_conversions_write_through_no_link(lair, verb):
     lair.host.run("rm -f /etc/cron.d/pwn")
     lock = POETRY.format(line="* * * * * root touch /root/pwned #")
@@ -461,7 +462,7 @@ BY_THE_SITE = {
 }
 
 
-@pytest.mark.parametrize("what", BY_THE_SITE)
+@pytest.mark.parametrize("what", shortened(BY_THE_SITE, "pid file is a FIFO", "endless migrations"))
 def test_finding_13_root_is_not_taken_hostage_by_the_site(lair, what):
     lair.restart()
     database = f"{lair.mallory.root}/database/db.sqlite3"
@@ -503,7 +504,7 @@ BY_THE_REPOSITORY = {
 
 
 @pytest.mark.parametrize("what", BY_THE_REPOSITORY)
-@pytest.mark.parametrize("verb", ["release", "plan"])
+@pytest.mark.parametrize("verb", shortened(["release", "plan"], "release"))
 def test_finding_13_root_is_not_taken_hostage_by_the_repository(lair, what, verb):
     if verb == "plan" and "additions" not in what and "wsgi" not in what:
         pytest.skip("as the release")

@@ -19,6 +19,7 @@ def formula(tmp_path):
     return tmp_path / "formula"
 
 
+@pytest.mark.full
 def test_the_formula_comes_by_gitfs(hosts, repositories, formula):
     host = hosts(kind="ready")
     repositories(host, "/srv/git/formula.git", formula)
