@@ -82,6 +82,8 @@ def unset_variables(site: Site, release: Path, facts: Mapping[str, Any], cause: 
             has_database = site.config["databases"].get("default", {}).get("engine")
             if has_database and re.search(r"DATABASES|dj_database_url", used[unset[0]]):
                 return f"{what}: set {at}:environment:{unset[0]}: {{from: database_url}}"
+            if unset[0].endswith("*"):
+                return f"{what}: set a variable whose name begins so in {at}:environment or {at}:secrets"
             if len(unset) > 1:
                 return f"{what}: set them in {at}:environment or {at}:secrets"
             return f"{what}: set {at}:environment:{unset[0]}, or {at}:secrets:{unset[0]}"

@@ -2,9 +2,8 @@
 
 import ast
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -12,6 +11,8 @@ from typing import Any, NamedTuple
 import django_database_engine
 import django_project_code
 import django_project_settings
+import django_project_variables
+from django_project_examples import Example
 from django_project_readers import HOME
 from django_project_settings import Settings
 from django_project_values import UNKNOWN, Called, Method, Value, Variable, truth
@@ -62,14 +63,6 @@ _SERVICE = re.compile(
 _SERVERS = {"REDIS": "redis-server", "MEMCACHE": "memcached", "RABBITMQ": "rabbitmq-server"}
 #: Names of variables for a folder with data.
 _FOLDER = re.compile(r"(\w+_)?(DIR|DIRECTORY|FOLDER|UPLOAD_TMP|(STORE|STORAGE|DATA|UPLOADS?|FILES)_PATH)")
-#: Files with examples of variables, and values in them that have to be replaced.
-_EXAMPLES = re.compile(
-    r"\.?(dot)?env[._-](example|sample|template|dist|defaults?)s?|(example|sample|template)s?[._-]env"
-    r"|\.?env\.[\w-]+\.(example|sample|template|dist)|\.env",
-    re.IGNORECASE,
-)
-_EXAMPLE = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_]\w*)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
-_PLACEHOLDER = re.compile(r"[<{\[*]|change.?me|replace|your|xxx|todo|\$|^$", re.IGNORECASE)
 #: Names of variables for the URL of a Redis, which Debian's package serves on this host.
 _REDIS = re.compile(r"(\w+_)?REDIS_(URL|URI)|(\w+_)?(CELERY_)?BROKER_(URL|URI)")
 #: The URL of a Redis without a login, on a host whose name has no dots.
@@ -99,6 +92,9 @@ _DATABASE_URL = re.compile(
     r"(?!\w*(REPLICA|READ|SECONDARY|LEGACY|TEST|MONGO))(\w+_)?"
     r"(DATABASE_(URL|URI|DSN|SERVER)|DB_(URL|URI|DSN)|POSTGRES(QL)?_(URL|URI|DSN))"
 )
+#: Names of variables with the words of a database's connection, and beginnings of them on Azure; settings parse these.
+_CONNECTION = re.compile(r"(\w+_)?(POSTGRES(QL)?|MYSQL|DATABASE|DB)_?CONN(ECTION)?_?STR(ING)?_?")
+_UNUSED_CONNECTION = "dbname=unused host=unused user=unused password=unused"
 #: Parts of a database's entry that a database on this host has; it is reached over a socket, without a password.
 _DATABASE = {"NAME": {"from": "database_name"}, "USER": {"from": "database_user"}, "PASSWORD": "", "HOST": ""}
 
@@ -112,7 +108,7 @@ class Context(NamedTuple):
         application: the WSGI or ASGI module.
         engine: the database that the project is deployed with: ``sqlite``, ``postgres`` or ``mysql``.
         domain: the domain of the site.
-        examples: the variables of the project's example of a .env file.
+        examples: the variables of which the project shows a value.
         stores: the variables with the URL of a queue or a cache → what the pillar gives for each.
     """
 
@@ -121,7 +117,7 @@ class Context(NamedTuple):
     application: str
     engine: str
     domain: str
-    examples: Mapping[str, str]
+    examples: Mapping[str, Example]
     stores: Mapping[str, Mapping[str, str]]
 
 
@@ -178,32 +174,9 @@ def _of_live_site(variable: Variable) -> str:
     return str(int(is_on)) if variable.kind == "int" else str(is_on)
 
 
-def examples(folders: Iterable[Path]) -> dict[str, str]:
-    """Return the variables with a usable value in a project's example of a .env file, whose name has the empty key.
-
-    A .env file itself is taken where there is no example, without what may be a secret.
-    """
-    for folder in dict.fromkeys(folders):
-        for name in sorted(os.listdir(folder), key=lambda name: (name == ".env", name)):
-            if _EXAMPLES.fullmatch(name):
-                pairs = _EXAMPLE.findall(django_project_code.read(folder / name))
-                found = {key: _unquoted(value) for key, value in pairs if not value.startswith("#")}
-                found = {key: value for key, value in found.items() if name != ".env" or not _is_issued(key)}
-                is_usable = {
-                    key: value.isprintable() and not _PLACEHOLDER.search(value) for key, value in found.items()
-                }
-                return {**{key: value for key, value in found.items() if is_usable[key]}, "": name}
-    return {}
-
-
-def _is_issued(name: str) -> bool:
+def may_be_secret(name: str) -> bool:
+    """Return whether a variable may be a secret, or a login of a service, by its name."""
     return bool(_SECRET.search(name) or _ISSUED.search(name))
-
-
-def _unquoted(value: str) -> str:
-    """Return the value of a line of a .env file without its quotes, and without a comment after it."""
-    quoted = re.match(r"""(["'])(.*?)\1\s*(#.*)?$""", value)
-    return quoted[2] if quoted else re.sub(r"\s+#.*", "", value).strip("\"'")
 
 
 def prefixes(settings: Settings) -> list[tuple[str, str]]:
@@ -224,13 +197,7 @@ def _prefixes(node: ast.AST) -> Iterator[str]:
         names = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
         word = names.get("envvar_prefix") or names.get("ENVVAR_PREFIX_FOR_DYNACONF") or "DJANGO"
         yield f"{word}_"
-    loops = [node] if isinstance(node, ast.For) else getattr(node, "generators", [])
-    if any(re.match(r"(\w+\()?(os\.)?environ(\.items\(\)|\.keys\(\))?\)?$", ast.unparse(loop.iter)) for loop in loops):
-        for call in (part for part in ast.walk(node) if isinstance(part, ast.Call) and part.args):
-            text = getattr(call.args[0], "value", None)
-            is_test = isinstance(call.func, ast.Attribute) and call.func.attr == "startswith"
-            if is_test and isinstance(text, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*_", text):
-                yield text
+    yield from django_project_variables.prefixes(node)
 
 
 def required(settings: Settings) -> list[str]:
@@ -247,9 +214,13 @@ def of(settings: Settings, context: Context) -> Environment:
     if settings.configuration:
         comment = f"a class of {context.settings_module}, by django-configurations"
         result.environment["DJANGO_CONFIGURATION"] = (settings.configuration, comment)
-    for prefix, place in prefixes(settings) if "SECRET_KEY" not in settings.sources else ():
+    found = [(prefix, place) for prefix, place in prefixes(settings) if not _CONNECTION.fullmatch(prefix)]
+    for prefix, place in found if "SECRET_KEY" not in settings.sources else ():
         if secret_key in ("", None, UNKNOWN) or isinstance(secret_key, Called | Method):
             result.environment[f"{prefix}SECRET_KEY"] = ({"from": "secret_key"}, f"{place}: {prefix}* are settings")
+    for prefix, place in prefixes(settings):
+        if _CONNECTION.fullmatch(prefix):
+            result.environment[f"{prefix}default"] = (_UNUSED_CONNECTION, f"{place}: `database` replaces it")
     for name in {*context.stores} - {*settings.variables}:
         result.environment[name] = (context.stores[name], "Celery has another form of URL than clients of Redis")
     for variable in sorted(settings.variables.values(), key=lambda one: one.name):
@@ -259,7 +230,7 @@ def of(settings: Settings, context: Context) -> Environment:
         known = context.stores.get(name) or _known(settings, variable, context)
         known = settings.given.get(name) if known is None else known
         if known is None and variable.required and variable.accepted:
-            known = variable.accepted
+            known = _accepted(variable, examples)
         if known == {"from": "database_url"} and not _is_url_of_default(settings, name):
             place = f"{place}: of a further database, here the same one; replace it if that is another"
         if known == "" and variable.filled:
@@ -284,12 +255,12 @@ def of(settings: Settings, context: Context) -> Environment:
         elif variable.required and variable.kind in _OFF:
             result.environment[name] = (_OFF[variable.kind], f"{place}: required; this turns nothing on")
         elif variable.required and name in examples and not _is_public_token(name):
-            value = _OF_REDIS.sub(r"\1localhost", examples[name])  # a container of the example
+            value = _OF_REDIS.sub(r"\1localhost", examples[name].value)  # a container of the example
             own = context.domain if _EXAMPLE_DOMAIN.fullmatch(value) else ""
             if _DEBUG.fullmatch(name) and re.fullmatch(r"1|true|yes|on", value, re.IGNORECASE):
                 own = "0" if value == "1" else "False"
             own = "production" if _STAGE.fullmatch(name) and _OF_DEVELOPMENT.fullmatch(value) else own
-            result.environment[name] = (own or value, place if own else f"{place}: as in {examples['']}")
+            result.environment[name] = (own or value, place if own else f"{place}: as in {examples[name].place}")
         elif variable.required:
             kind = {"int": "a number", "list": "a list, separated by commas", "parsed_json": "JSON"}.get(
                 variable.kind, ""
@@ -299,6 +270,13 @@ def of(settings: Settings, context: Context) -> Environment:
         else:
             (result.optional if variable.is_read else result.presence).append(name)
     return result
+
+
+def _accepted(variable: Variable, examples: Mapping[str, Example]) -> str:
+    """Return one of the texts that the settings accept: that of a live site, or that of an example, or the first."""
+    live = [text for text in variable.accepted if re.match(r"prod|live", text, re.IGNORECASE)]
+    shown = [text for text in variable.accepted if variable.name in examples and examples[variable.name].value == text]
+    return [*live, *shown, *variable.accepted][0]
 
 
 def _filled(settings: Settings, variable: Variable) -> tuple[str | None, str]:
@@ -438,6 +416,8 @@ def _required(settings: Settings, name: str, forms: dict[str, str], context: Con
         return domain
     if name.endswith("ADMIN_URL"):
         return "admin/"
+    if _CONNECTION.fullmatch(name):
+        return _UNUSED_CONNECTION
     if _REDIS.fullmatch(name):
         return "redis://localhost:6379/0"
     if _SERVICE.fullmatch(name):
@@ -445,7 +425,7 @@ def _required(settings: Settings, name: str, forms: dict[str, str], context: Con
     for setting, word in (("STATIC_ROOT", "static_root"), ("MEDIA_ROOT", "media_root")):
         if setting in forms:
             return {"from": word}
-    if _FOLDER.fullmatch(name):
+    if _FOLDER.fullmatch(name) or settings.variables[name].is_folder:
         return {"from": "shared"}
     of_mail = (value for setting, value in _MAIL.items() if setting in forms)
     return next(of_mail, _of_database(settings, name, context.engine))

@@ -289,7 +289,14 @@ class Expressions:
         if isinstance(node.op, ast.Add):
             left = self.needed(left) if isinstance(right.content, str) else left
             right = self.needed(right) if isinstance(left.content, str) else right
+        elif isinstance(node.op, ast.Div):
+            self.is_joined(left)
         return Value(_combined(node.op, left.content, right.content), taint=taint(left, right))
+
+    def is_joined(self, value: Value) -> None:
+        """Record that a path is joined to a value."""
+        if value.source in self.variables:
+            self.variables[value.source].is_folder = True
 
     def _compare(self, node: ast.Compare, frame: Frame) -> Value:
         left, *others = [self.evaluate(part, frame) for part in (node.left, *node.comparators)]

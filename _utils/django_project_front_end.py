@@ -12,6 +12,7 @@ import django_project
 import django_project_code
 import django_project_image_stages
 import django_project_node_packages
+import django_project_process_files
 from django_project_settings import Settings
 from django_project_values import UNKNOWN, plain
 
@@ -40,6 +41,12 @@ _OF_DEPLOYMENT = re.compile(
 )
 #: What a Dockerfile makes, by one command of a line.
 _MAKE = re.compile(r"^\s*RUN\s+(?:.*&&\s*)?make((?:[ \t]+[\w.-]+)+)\s*$", re.MULTILINE)
+#: Scripts that another one runs: a name with a colon is no program.
+_CALLED = re.compile(r"\b(?:npm run|yarn(?: run)?(?= [\w.-]+:)) ([\w:.-]+)")
+#: The scripts that a Dockerfile runs, and programs that build a front end.
+_DOCKERFILE = re.compile(r"(?i)([\w-]+\.)?dockerfile([._-][\w.-]+)?")
+_RUN = re.compile(r"^\s*RUN\b(?:[^\n]*&&)?[^\n]*?\b(?:npm run|yarn(?: run)?|pnpm(?: run)?) ([\w:.-]+)", re.MULTILINE)
+_BUILDS = re.compile(r"\b(gulp|grunt|webpack|vite|rollup|parcel|esbuild|sass|tailwind\w*|postcss|tsc|build|babel)\b")
 #: Folders for files of others.
 _OF_LIBRARIES = re.compile(r"static\w*|vendors?|libs?|plugins?|third[_-]party|assets|public|bower_components")
 #: A script that does nothing, or only says something.
@@ -123,7 +130,9 @@ def _front_end(
 ) -> FrontEnd | None:
     folder, name = path.parent.relative_to(tree), str(path.relative_to(tree))
     scripts = content.get("scripts", {})
-    has_build = isinstance(scripts, dict) and not _SAYS.fullmatch(str(scripts.get("build", "")))
+    every = scripts if isinstance(scripts, dict) else {}
+    scripts = {key: text for key, text in every.items() if not _is_broken(text, every)}
+    has_build = not _SAYS.fullmatch(str(scripts.get("build", "")))
     if has_build and _is_published(folder, content, scripts, path.parent):
         return FrontEnd(name, remark=f"{name} is not built: it is of a library that is committed as it is published")
     committed = _committed_outputs(scripts, path.parent) if has_build else []
@@ -140,8 +149,8 @@ def _front_end(
     if has_build and is_apart and _is_application(tree, path.parent, content, settings):
         remark = f"{name} is not built: it is an application of its own, to which the settings do not refer"
         return FrontEnd(name, remark=remark)
-    named = [_build(scripts)] if has_build else _named(path.parent, scripts)
-    if not named and isinstance(scripts, dict) and "dist" in scripts and _reads(settings, path.parent / "node_modules"):
+    named = _of_images(tree, scripts) or ([_build(scripts)] if has_build else _named(path.parent, scripts))
+    if not named and "dist" in scripts and _reads(settings, path.parent / "node_modules"):
         named = ["dist"]
     made = [] if named else _made(path.parent)
     task = "" if named or made or str(folder) != project else _task_of_gulp(path.parent, content, settings)
@@ -150,7 +159,7 @@ def _front_end(
         return None
     there = os.path.relpath(folder, project)
     program = django_project_node_packages.of(tree, path.parent, content)
-    options = " --ignore-scripts" if has_build and _only_checks(scripts) else ""
+    options = " --ignore-scripts" if has_build and _only_checks(every) else ""
     is_found = str(folder) == project or (program.name == "npm" and str(folder) == ".")
     prefix = "" if is_found else there
     commands = program.commands(prefix, named, options=options)
@@ -186,6 +195,20 @@ def _without_browsers(folder: Path, commands: list[str]) -> list[str]:
     text = "\n".join(django_project_code.read(folder / name) for name in names)
     words = [word for name, word in _BROWSERS.items() if re.search(rf"""["'/\s]{name}["'@]""", text)]
     return [f"env {' '.join(words)} {commands[0]}", *commands[1:]] if commands and words else commands
+
+
+def _is_broken(script: Any, scripts: dict[str, Any]) -> bool:
+    """Return whether a script runs another one that package.json does not have."""
+    return any(name not in scripts for name in _CALLED.findall(str(script)))
+
+
+def _of_images(tree: Path, scripts: dict[str, Any]) -> list[str]:
+    """Return the scripts that a Dockerfile of the project runs instead of ``build``, and that seem to build."""
+    paths = [path for path in django_project.files(tree, None, depth=3) if _DOCKERFILE.fullmatch(path.name)]
+    live = [path for path in paths if django_project_process_files.is_for_live(path.relative_to(tree))]
+    named = dict.fromkeys(name for path in live for name in _RUN.findall(django_project_code.read(path)))
+    found = [name for name in named if name in scripts]
+    return [] if "build" in found else [name for name in found if _BUILDS.search(str(scripts[name]))]
 
 
 def _build(scripts: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Find the options of a site that a project needs, from its settings and its files."""
 
+import ast
 import contextlib
 import platform
 import re
@@ -15,6 +16,7 @@ import django_project_code
 import django_project_configuration
 import django_project_data
 import django_project_environment
+import django_project_examples
 import django_project_front_end
 import django_project_imports
 import django_project_metadata
@@ -49,6 +51,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     roots = [tree / folder for folder in (project, *report.value("python_path", []))]
     settings = django_project_environment.read(roots, report.settings_module, report.application)
     _syntax(report, settings, tree)
+    _configured(report, tree / project)
     roots += _own_folders(report, settings, tree, project, roots)
     required = django_project_packages.complete(report, settings, tree, roots, files, required)
     _front_ends(report, settings, tree, project)
@@ -78,6 +81,16 @@ def _syntax(report: Report, settings: Settings, tree: Path) -> None:
         if error:
             where = f"{path.relative_to(tree)}:{error}, a SyntaxError for Python {version}"
             report.remarks.append(f"{where}: correct it, or set `settings_module` to another one")
+
+
+def _configured(report: Report, folder: Path) -> None:
+    """Remark that manage.py makes the settings in code: no module of settings, and no overlay, takes effect."""
+    calls = [node for node in ast.walk(django_project_code.tree(folder / "manage.py")) if isinstance(node, ast.Call)]
+    if any(django_project_code.dotted(call.func) == "settings.configure" for call in calls):
+        report.remarks.append(
+            "manage.py makes the settings by settings.configure(): `settings_module` and the overlay have no effect, "
+            "so that the project itself has to take STATIC_ROOT and the database from variables"
+        )
 
 
 def _own_folders(report: Report, settings: Settings, tree: Path, project: str, roots: Sequence[Path]) -> Iterator[Path]:
@@ -232,7 +245,7 @@ def _environment(
     stores: dict[str, dict[str, str]],
 ) -> None:
     """Put required and well-known variables into the pillar, and the others into remarks."""
-    examples = django_project_environment.examples([*roots, tree])
+    examples = django_project_examples.find([*roots, tree], django_project_environment.may_be_secret)
     modules = (report.settings_module, report.application)
     context = django_project_environment.Context(roots, *modules, engine, domain, examples, stores)
     found = django_project_environment.of(settings, context)

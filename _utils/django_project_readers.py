@@ -59,6 +59,8 @@ _WITH_NONE = (
 )
 #: Functions of a package's module for variables, such as mitol.common.envs: get_bool(name="X", default=True).
 _GETTER = re.compile(r"[\w.]+\.envs?\.get_(string|bool|int|float|delimited_list|any)")
+#: A variable as the package typed-environment-configuration declares it.
+_TYPED = re.compile(r"(typed_environment_configuration\.)?(String|Bool|Integer|Float|StringList)Variable")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: The home of the site's user, which does not exist.
 HOME = PurePosixPath("/nonexistent")
@@ -138,6 +140,9 @@ class Readers(Expressions):
             otherwise = None if required else keywords.get("default", Value(None))
             named = args or [keywords.get("name", Value())]
             return self._named(named, otherwise, _KINDS.get(getter[1].rpartition("_")[2], "text"), place)
+        if typed := _TYPED.fullmatch(name):
+            kind = "database" if first == "DATABASE_URL" else _KINDS.get(typed[2].lower(), "text")
+            return self._named(args, keywords.get("default"), kind, place)
         if name.startswith("dj_database_url."):
             return self._database_url(name, args, keywords, place)
         if name == "django_cache_url.parse" and args and args[0].source in self.variables:
@@ -180,6 +185,8 @@ class Readers(Expressions):
         short = name.rpartition(".")[2]
         if name in ("int", "float", "Path", "pathlib.Path", "os.path.join"):
             args = [self.needed(value, "int" if name in ("int", "float") else "") for value in args]
+            if len(args) > 1:
+                self.is_joined(args[0])
         elif args and (name in _OF_TEXT or short == "strtobool"):
             args = [self.needed(args[0], "bool" if short == "strtobool" else ""), *args[1:]]
         first = args[0].content if args else None

@@ -21,6 +21,7 @@ from django_project_values import (
     Reader,
     Symbol,
     Value,
+    plain,
     taint,
     truth,
 )
@@ -283,13 +284,15 @@ class Statements(Readers):
 
     def _accept(self, test: ast.expr, frame: Frame, refuses: bool) -> None:
         """Record the text of a variable without which code raises an exception: ``if env.get("X") != "1": raise``."""
-        if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], ast.NotEq if refuses else ast.Eq):
+        operators = (ast.NotEq, ast.NotIn) if refuses else (ast.Eq, ast.In)
+        if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], operators):
             return
         values = [self.evaluate(part, frame) for part in (test.left, *test.comparators)]
         name = next((value.source for value in values if value.source in self.variables), "")
-        text = next((value.content for value in values if not value.taint), None)
-        if name and isinstance(text, str):
-            self.variables[name].accepted = text
+        known = next((plain(value) for value in values if not value.taint), None)
+        texts: list[Any] = known if isinstance(known, list) else [*known] if isinstance(known, dict) else [known]
+        if name and texts and all(isinstance(text, str) for text in texts):
+            self.variables[name].accepted += tuple(texts)
 
     def _perhaps(self, body: Sequence[ast.stmt], frame: Frame) -> None:
         """Run statements that may not be run."""

@@ -133,7 +133,8 @@ class Variable:
         is_read: whether its value is read, not only whether it is set.
         default: the text that it has by default; empty for other values.
         filled: whether an empty text is refused.
-        accepted: the text without which the settings raise an exception; empty if any will do.
+        accepted: the texts without one of which the settings raise an exception; empty if any will do.
+        is_folder: whether paths are joined to it.
     """
 
     name: str
@@ -143,7 +144,8 @@ class Variable:
     is_read: bool = False
     default: str = ""
     filled: bool = False
-    accepted: str = ""
+    accepted: tuple[str, ...] = ()
+    is_folder: bool = False
 
 
 def plain(value: Any) -> Any:

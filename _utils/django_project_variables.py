@@ -4,6 +4,7 @@ import ast
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +28,13 @@ class Read(NamedTuple):
 
     Attributes:
         is_needed: whether an exception is raised where it is not set; else the value is None.
+        accepted: the texts without one of which an exception is raised; empty if any will do.
     """
 
     name: str
     line: int
     is_needed: bool
+    accepted: tuple[str, ...] = ()
 
 
 def of_files(folders: Iterable[Path]) -> set[str]:
@@ -48,25 +51,87 @@ def add(settings: Settings, roots: Sequence[Path], present: Collection[str]) -> 
         roots: the folders that the project is imported from.
         present: the variables that are set.
     """
-    for path in django_project_imports.imported(roots, settings):
-        for read in _of_import(django_project_code.tree(path)) if path not in settings.files else ():
+    paths = [path for path in django_project_imports.imported(roots, settings) if path not in settings.files]
+    called = {name for path in paths for name in _called(django_project_code.tree(path))}
+    for path in paths:
+        module = django_project_code.tree(path)
+        for read in (*_of_import(module), *_chosen(module, called)):
             if read.name not in {*settings.variables, *present}:
-                place = f"{path}:{read.line}"
-                settings.variables[read.name] = Variable(read.name, place, required=True, is_read=True)
+                found = Variable(read.name, f"{path}:{read.line}", required=True, is_read=True)
+                settings.variables[read.name] = replace(found, accepted=read.accepted)
+    modules = [*map(django_project_code.tree, settings.files)]
+    called = {name for module in modules for name in _called(module)}
+    for read in (read for module in modules for read in _chosen(module, called)):
+        variable = settings.variables.get(read.name)
+        if variable and not variable.accepted and read.name not in present:
+            variable.required, variable.accepted = True, read.accepted
+
+
+def _called(module: ast.Module) -> Iterator[str]:
+    """Yield the names of the functions that statements at the top of a module call in every case."""
+    for node in itertools.chain.from_iterable(map(_certain, module.body)):
+        if isinstance(node, ast.Call):
+            yield django_project_code.dotted(node.func).rpartition(".")[2]
+
+
+def _chosen(module: ast.Module, called: Collection[str]) -> Iterator[Read]:
+    """Yield the variables that functions compare with texts, one after the other, to raise an exception for others.
+
+    Args:
+        called: the names of the functions that are called while the project is imported.
+    """
+    functions = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name in called]
+    for body in (node.body for node in functions if isinstance(node.body[-1], ast.Raise)):
+        tests = [node.test for node in body if isinstance(node, ast.If) and isinstance(node.body[-1], ast.Return)]
+        accepted: dict[str, list[str]] = {}
+        for test in tests:
+            is_equal = isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Eq)
+            text = getattr(test.comparators[0], "value", "") if isinstance(test, ast.Compare) and is_equal else ""
+            for read in _used(test, _assigned(module)) if text else ():
+                accepted.setdefault(read.name, []).append(str(text))
+        line = body[0].lineno
+        yield from (Read(name, line, True, tuple(texts)) for name, texts in accepted.items())
 
 
 def of_line(path: Path, line: int) -> dict[str, str]:
     """Return the variables that a line of a module uses, and the statement that it is in.
 
-    Those that have a default where they are read are left out.
+    Those that have a default where they are read are left out. Where the line raises an exception and uses none itself,
+    they are those of the condition, the ``try`` or the function around it, the innermost that uses any; the names of
+    variables of which code only knows the beginning end in ``*``.
     """
     module = django_project_code.tree(path)
     nodes = [node for node in ast.walk(module) if isinstance(node, ast.stmt)]
     around = [node for node in nodes if node.lineno <= line <= (node.end_lineno or node.lineno)]
-    inner = max(around, key=lambda node: (node.lineno, -(node.end_lineno or node.lineno)), default=None)
-    if inner is None or hasattr(inner, "body"):
+    around.sort(key=lambda node: (-node.lineno, node.end_lineno or node.lineno))
+    if not around or hasattr(around[0], "body"):
         return {}
-    return {read.name: ast.unparse(inner) for read in _used(inner, _assigned(module))}
+    assigned = _assigned(module)
+    parts = [[around[0]], *map(_decides, around[1:])] if isinstance(around[0], ast.Raise) else [[around[0]]]
+    for part in parts:
+        found = {read.name: ast.unparse(node) for node in part for read in _used(node, assigned)}
+        found |= {f"{prefix}*": "" for node in part for one in ast.walk(node) for prefix in prefixes(one)}
+        if found:
+            return found
+    return {}
+
+
+def _decides(node: ast.stmt) -> Sequence[ast.AST]:
+    """Return what decides whether code in a statement is run: a condition, the body of ``try`` or of a function."""
+    if isinstance(node, ast.If):
+        return [node.test]
+    return node.body if isinstance(node, ast.Try | ast.FunctionDef) else []
+
+
+def prefixes(node: ast.AST) -> Iterator[str]:
+    """Yield what the names of variables begin with that a loop or a comprehension looks for in the environment."""
+    loops = [node] if isinstance(node, ast.For) else getattr(node, "generators", [])
+    if any(re.match(r"(\w+\()?(os\.)?environ(\.items\(\)|\.keys\(\))?\)?$", ast.unparse(loop.iter)) for loop in loops):
+        for call in (part for part in ast.walk(node) if isinstance(part, ast.Call) and part.args):
+            text = getattr(call.args[0], "value", None)
+            is_test = isinstance(call.func, ast.Attribute) and call.func.attr == "startswith"
+            if is_test and isinstance(text, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*_", text):
+                yield text
 
 
 def _of_import(module: ast.Module) -> Iterator[Read]:

@@ -125,6 +125,11 @@ _HINTS = (
         "redis 8.0.0 cannot connect to a unix socket: set {at}:python_packages: {newer_redis}",
     ),
     (
+        r"node_modules/(node-sass)\b|(Node Sass) does not yet support",
+        "node-sass is for older versions of Node.js than this one: have the project use sass in its place, or build "
+        "the front end elsewhere, commit what that writes, and remove its commands from {at}:build",
+    ),
+    (
         r"npm (?:ERR!|error) 404 Not Found - GET (\S+)",
         "the registry of npm does not have {0}: correct package.json and its lock file, have .npmrc name the registry "
         "that has it, or take the command out of {at}:build",

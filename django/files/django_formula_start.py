@@ -273,15 +273,22 @@ def static_storage():
     }
 
 
+def why_other_root(settings):
+    """Return why the settings do not have the STATIC_ROOT of the release."""
+    cure = "have it take STATIC_ROOT from a variable that environment sets to {from: static_root}"
+    if type(settings._wrapped).__name__ == "UserSettingsHolder":
+        return f"the project calls settings.configure(), so that the overlay has no effect: {cure}"
+    if os.environ.get("DJANGO_SETTINGS_MODULE") == "django_formula_settings":
+        return f"the project changes it after its settings are imported: {cure}"
+    return f"with overlay: false {cure}"
+
+
 def collect(settings, static_root):
     """Collect static files, and return their number."""
     from django.core.management import call_command
 
     if os.path.realpath(settings.STATIC_ROOT or "") != os.path.realpath(static_root):
-        raise RuntimeError(
-            f"STATIC_ROOT is {settings.STATIC_ROOT!r}, not {static_root}: "
-            "with overlay: false the project has to read it"
-        )
+        raise RuntimeError(f"STATIC_ROOT is {settings.STATIC_ROOT!r}, not {static_root}: {why_other_root(settings)}")
     output = io.StringIO()
     call_command("collectstatic", interactive=False, verbosity=0, stdout=output, stderr=sys.stderr)
     return sum(len(files) for _parent, _folders, files in os.walk(static_root))

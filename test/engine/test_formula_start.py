@@ -477,3 +477,25 @@ print(json.dumps([answer.get("collected"), wsgi.at_import, wsgi.static("a.css")]
         assert json.loads(ended.stdout) == [3, "/static/a.css", f"/static/{hashed}"]
     else:
         assert ended.stderr.endswith("ValueError: Missing staticfiles manifest entry for 'a.css'\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "configures", "why"),
+    [
+        ("live", False, "with overlay: false"),
+        ("django_formula_settings", False, "the project changes it after its settings are imported:"),
+        ("live", True, "the project calls settings.configure(), so that the overlay has no effect:"),
+    ],
+)
+def test_static_root_that_is_another_one_is_refused_with_the_reason(tmp_path, module, configures, why):
+    (tmp_path / f"{module}.py").write_text("STATIC_ROOT = '/own'\nSECRET_KEY = 'a'\n")
+    configured = "settings.configure(STATIC_ROOT='/own')" if configures else ""
+    program = (
+        f"import django_formula_start as a\nfrom django.conf import settings\n{configured}\n"
+        "try: a.collect(settings, '/static')\nexcept RuntimeError as error: print(error)"
+    )
+    environment = {"PYTHONPATH": f"{tmp_path}:{PROGRAM.parent}", "DJANGO_SETTINGS_MODULE": module}
+    argv = [in_django.python("django"), "-B", "-c", program]
+    ended = subprocess.run(argv, capture_output=True, text=True, env=environment)
+    cure = "have it take STATIC_ROOT from a variable that environment sets to {from: static_root}"
+    assert ended.stdout == f"STATIC_ROOT is '/own', not /static: {why} {cure}\n", ended.stderr

@@ -142,6 +142,17 @@ def send():
         from_,
         to,
     )
+def choose():
+    if os.environ.get("KIND") == "a":
+        return 1
+    raise ValueError("no such kind")
+try:
+    key = next((one for one in os.environ.keys() if one.startswith("POSTGRESQLCONNSTR_")), None)
+except KeyError:
+    raise ImproperlyConfigured("no connection")
+stage = os.environ.get("STAGE")
+if stage not in ("a", "b"):
+    raise ValueError("no stage")
 """
 
 
@@ -160,6 +171,25 @@ def send():
             "texts.py:11 uses RECEIVER, SENDER, not set or empty: set them in django:sites:blog:environment "
             "or django:sites:blog:secrets",
         ),
+        (
+            "ValueError: no such kind (texts.py:16)",
+            {"KEY": ""},
+            "texts.py:16 uses KIND, not set or empty: set django:sites:blog:environment:KIND, or "
+            "django:sites:blog:secrets:KIND",
+        ),
+        (
+            "ImproperlyConfigured: no connection (texts.py:20)",
+            {},
+            "texts.py:20 uses POSTGRESQLCONNSTR_*, not set or empty: set a variable whose name begins so in "
+            "django:sites:blog:environment or django:sites:blog:secrets",
+        ),
+        (
+            "ValueError: no stage (texts.py:23)",
+            {},
+            "texts.py:23 uses STAGE, not set or empty: set django:sites:blog:environment:STAGE, or "
+            "django:sites:blog:secrets:STAGE",
+        ),
+        ("ValueError: no stage (texts.py:23)", {"STAGE": "x"}, ""),
         ("TwilioException: Credentials are required (texts.py:6)", {"TWILIO_KEY": "x"}, ""),
         ("TwilioException: x (texts.py:7)", {}, ""),
         ("TwilioException: x (texts.py:99)", {}, ""),

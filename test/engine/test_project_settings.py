@@ -263,7 +263,7 @@ def test_text_without_which_settings_raise_an_exception(tmp_path):
     first = "if os.environ.get('A') != '1':\n    raise ValueError\n"
     text = first + "if os.environ.get('B') == 'x':\n    y = 1\nelse:\n    raise E"
     settings = read(tmp_path, text)
-    assert {name: variable.accepted for name, variable in settings.variables.items()} == {"A": "1", "B": "x"}
+    assert {name: variable.accepted for name, variable in settings.variables.items()} == {"A": ("1",), "B": ("x",)}
     assert kinds(settings) == {"A": "required", "B": "required"}
 
 
