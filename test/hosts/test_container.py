@@ -124,11 +124,12 @@ def test_a_release_and_a_rollback_lose_no_request(blog: Site) -> None:
     with load(blog) as requests:
         time.sleep(1)
         blog.repository.commit(version("2.0"))
-        blog.deploy()
+        warned = str(blog.deploy().warnings)
         second = blog.live
         blog.host.call("django.rollback", "blog")
         time.sleep(1)
     assert (requests.failed, requests.releases) == ([], [first, second])
+    assert ("Docker runs without live-restore" in warned) == (engine_of(blog) == "docker")
     assert blog.live == first
     assert blog.apply().changed == {}
 
