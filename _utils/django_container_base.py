@@ -24,6 +24,8 @@ _MMDEBSTRAP = (
     *("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"),
     *("--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=force-unsafe-io"),  # a tree of a minute needs no fsync
 )
+#: A source of apt as mmdebstrap takes it.
+_SOURCE = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
 #: The ids of bases that this process has found; one of the build user, which cannot ask the engine, inherits them.
 _found: dict[tuple[str, str], str] = {}
 #: Seconds to make a base.
@@ -110,7 +112,7 @@ def _make(site: Site, engine: Engine, name: str) -> None:
     included = f"--include={','.join(_packages(site))}"
     try:
         django_host_command.run(
-            [*_MMDEBSTRAP, included, _suite(), str(tree)],
+            [*_MMDEBSTRAP, included, _suite(), str(tree), *_sources(_suite())],
             doing=f"making a base image of Debian {_suite()}",
             timeout=_TIMEOUT,
             environment=django_host_command.network_environment(),
@@ -120,6 +122,18 @@ def _make(site: Site, engine: Engine, name: str) -> None:
         engine.run("import", *changes, str(tree), name, doing="importing the base image", timeout=_TIMEOUT)
     finally:
         tree.unlink(missing_ok=True)
+
+
+def _sources(suite: str) -> list[str]:
+    """Return the lines of this host's sources of Debian, such as a company's mirror; none where they are not whole.
+
+    Those of others are left out, and all of them where one has a login, which would stay in the image.
+    """
+    argv = ["apt-get", "indextargets", f"--format={_SOURCE}", "Created-By: Packages", "Origin: Debian"]
+    listed = dict.fromkeys(django_host_command.run(argv, doing="listing the sources of apt").splitlines())
+    found = [line for line in listed if line.split()[2].partition("-")[0] == suite]
+    is_whole = any(line.split()[2] == suite for line in found)
+    return found if is_whole and not any("@" in line for line in found) else []
 
 
 def _packages(site: Site) -> list[str]:

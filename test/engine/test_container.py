@@ -379,3 +379,22 @@ def test_a_docker_that_does_not_answer_is_a_warning_and_no_failure(make_site, mo
     monkeypatch.setattr(django_container_engine.Engine, "run", failing)
     (told,) = django_container_host.warnings(make_site(container={"engine": "docker"}))
     assert told == "Docker's configuration could not be read: querying Docker failed (exit 1)"
+
+
+DEBIAN = "deb http://mirror.example.org/debian/ bookworm main"
+SECURITY = "deb http://mirror.example.org/security/ bookworm-security main"
+
+
+@pytest.mark.parametrize(
+    ("listed", "taken"),
+    [
+        ([DEBIAN, DEBIAN, SECURITY], [DEBIAN, SECURITY]),  # each architecture has a line
+        ([DEBIAN, "deb http://deb.debian.org/debian/ trixie main"], [DEBIAN]),
+        ([SECURITY], []),
+        ([], []),
+        ([DEBIAN, "deb https://user:s3cret@mirror.example.org/debian/ bookworm-updates main"], []),
+    ],
+)
+def test_a_base_is_made_from_the_sources_of_the_host(monkeypatch, listed, taken):
+    monkeypatch.setattr(django_host_command, "run", lambda *_, **__: "".join(f"{line}\n" for line in listed))
+    assert django_container_base._sources("bookworm") == taken
