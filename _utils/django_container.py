@@ -101,6 +101,17 @@ def of_release(release: Path) -> Container | None:
     return Container(ENGINES[container["engine"]], *names, tuple(container["mounts"]), *own)
 
 
+def expected(site: Site, release: Path) -> Container | None:
+    """Return the container of a release; that of one which is not built has the mounts of the active release."""
+    if (release / "release.json").exists() or not site.config.get("container"):
+        return of_release(release)
+    live = site.current.resolve()
+    active = of_release(live)
+    own = [f"{release}/source/{path}" for path in site.config["files"]]
+    mounts = [path.replace(str(live), str(release), 1) for path in active.mounts] if active else own
+    return Container(engine(site), f"localhost/django/{site.name}:{release.name}", "", tuple(mounts))
+
+
 def argv(engine: Engine, image: str, inside: Inside, command: Sequence[str], *options: str) -> list[str]:
     """Return the arguments that run a command in a container of an image.
 
@@ -150,11 +161,17 @@ def of_project(
         name,
         site.user,
         str((source / str(facts["folder"])).resolve()),
-        read=[str(path) for path in (*read, *map(Path, container.mounts)) if path.exists()],
-        write=[*(str(path) for path in write if os.path.exists(str(path))), *map(str, writable)],
+        read=_existing(site, release, [*read, *container.mounts]),
+        write=[*_existing(site, release, write), *map(str, writable)],
         variables=variables,
         resources=site.config["resources"],
     )
+
+
+def _existing(site: Site, release: Path, paths: Sequence[object]) -> list[str]:
+    """Return the paths that exist; those of a release that is not built yet, if the active one has them."""
+    built = release if release.exists() else site.current.resolve()
+    return [text for text in map(str, paths) if os.path.exists(text.replace(str(release), str(built), 1))]
 
 
 def with_run_folder(inside: Inside, folder: str, resources: Mapping[str, Any] | None) -> Inside:

@@ -324,7 +324,7 @@ def _of_container(name: str) -> list[str]:
 
 def _around(site: Site, release: Path, variables: Mapping[str, Any], writable: Sequence[Path]) -> dict[str, Any]:
     """Return what confines a server or a worker: the sandbox of its unit, or the lines by which it is a container."""
-    container = django_container.of_release(release)
+    container = django_container.expected(site, release)
     if container:
         lines = django_container_unit.lines(site, release, container, variables, writable)
         return {"sandbox": [], "container": lines, "engine": container.engine.name}

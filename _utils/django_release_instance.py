@@ -170,7 +170,7 @@ def _variables(site: Site, release: Path, facts: Mapping[str, Any], built: Path)
 
 def _inherits(site: Site, release: Path) -> bool:
     """Return whether the server of a release takes a socket that systemd makes."""
-    container = django_container.of_release(release)
+    container = django_container.expected(site, release)
     return django_server.of_site(site).INHERITS and (not container or container.engine.passes_sockets)
 
 

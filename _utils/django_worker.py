@@ -140,7 +140,7 @@ def configuration(
     """
     files: dict[str, str] = {}
     configured = _configured(site)
-    top = django_container.ROOT if django_container.of_release(release) else site.root
+    top = django_container.ROOT if django_container.expected(site, release) else site.root
     for name, worker in configured.items():
         kind, own_unit = WORKERS[worker["kind"]], unit(site, release, name)
         given = {

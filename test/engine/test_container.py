@@ -381,6 +381,26 @@ def test_a_docker_that_does_not_answer_is_a_warning_and_no_failure(make_site, mo
     assert told == "Docker's configuration could not be read: querying Docker failed (exit 1)"
 
 
+def test_a_dry_run_foresees_the_container_of_a_release_that_is_not_built(site, release):
+    site.current.symlink_to(release)
+    following = site.releases / "0043-aaaaaaaaaaaa"
+    units = []
+    for path in (release, following):
+        unit = django_process_systemd.unit(site, path)
+        variables = {"unit": unit, "command": ["gunicorn"], "facts": FACTS, "stop_timeout": 40}
+        around = django_process_systemd._around(site, path, variables, [])
+        units.append(str(around).replace(unit, "UNIT").replace(str(path), "RELEASE").replace(path.name, "NAME"))
+    assert units[0] == units[1] and "--volume=RELEASE/source/.env:RELEASE/source/.env:ro" in units[1]
+
+
+def test_a_dry_run_foresees_the_first_container_of_a_site(site, release):
+    (release / "release.json").write_text(json.dumps({"state": "good"}))
+    site.current.symlink_to(release)
+    found = django_container.expected(site, site.releases / "0043-aaaaaaaaaaaa")
+    assert (found.engine, found.image) == (PODMAN, "localhost/django/blog:0043-aaaaaaaaaaaa")
+    assert django_container.expected(site, release) is None
+
+
 DEBIAN = "deb http://mirror.example.org/debian/ bookworm main"
 SECURITY = "deb http://mirror.example.org/security/ bookworm-security main"
 

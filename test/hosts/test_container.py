@@ -121,9 +121,11 @@ def test_a_process_has_the_sites_uid_and_nothing_else(blog: Site) -> None:
 
 def test_a_release_and_a_rollback_lose_no_request(blog: Site) -> None:
     first = blog.live
+    blog.repository.commit(version("2.0"))
+    foreseen = blog.apply(test=True)
+    assert foreseen.changed and ".service" not in str(foreseen.changed), "its unit is that of the active release"
     with load(blog) as requests:
         time.sleep(1)
-        blog.repository.commit(version("2.0"))
         warned = str(blog.deploy().warnings)
         second = blog.live
         blog.host.call("django.rollback", "blog")
