@@ -10,6 +10,8 @@ from repository import Repository
 from sites import Site, version
 
 ENGINES = ("podman", "docker")
+#: What removes an engine's cache of builds; with --all podman would remove all images that no container has.
+PRUNE = {"podman": ("image", "prune"), "docker": ("builder", "prune", "--all")}
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Contained:
                 times.append(steps["instance"] + steps["live"])
             self.builds.append(blog.record()["steps"]["build"])
         for number in range(min(runs, 5)):
-            self.host.run([self.engine, "builder", "prune", "--all", "--force"])
+            self.host.run([self.engine, *PRUNE[self.engine], "--force"])
             self.repository.commit(version(f"3.{number}"))
             blog.deploy()
             self.pruned.append(blog.record()["steps"]["build"])
