@@ -24,8 +24,8 @@ def container(site: Site, _own: Site) -> Iterator[Problem]:
     if site.get("container") is None:
         return
     if site["process"] != "systemd":
-        text = f"supported with systemd only, and the process manager of this host is {site['process']}: remove it"
-        yield ("container",), text
+        text = f"supported with systemd only, and the process manager of this host is {site['process']}"
+        yield ("container",), f"{text}: remove it, or see docs/guides/compose.md"
     if site["server"]["kind"] == "mod_wsgi":
         yield ("container",), "not supported with server:kind mod_wsgi, which runs in Apache: choose another server"
     if site["adopt"]:
