@@ -1,11 +1,12 @@
 """Dockerfiles, ours and those of projects: how they are built, the line that has failed, and what no image may have."""
 
+import contextlib
 import fnmatch
 import itertools
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +15,33 @@ import django_host_file
 from django_container_engine import Engine
 from django_host_command import DeploymentError, seconds
 from django_site import Site
+from django_wall_foreign import Foreign
 
 #: Names in a source that are in no image: they may hold secrets. Containers have the first ones as mounts.
 PRIVATE = (".env", ".env.*", ".envs", "*.pem", "*.key")
 NEVER = (".git",)
-#: The beginning of a text in lines of an instruction, and its last line.
-_HEREDOC = re.compile(r"<<-?\s*([\"']?)(\w+)\1")
+#: A word of an instruction as it is written: in quotes it may have blanks.
+_WORD = re.compile(r"""(?:[^\s"'\\]|\\.?|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)+""")
+#: A word that begins a text in the lines below an instruction: whether tabs may precede its last line, and that line.
+_HEREDOC = re.compile(r"""\d*<<(-?)(["']?)([^<"']+)\2""")
+#: The full name of an image of a registry; a stage has a name without a slash.
+_IMAGE = re.compile(r"[A-Za-z0-9._-]+(:\d+)?(/[a-z0-9._-]+)*(:[A-Za-z0-9_.-]{1,128})?(@[a-z0-9]+:[0-9a-f]+)?")
+_STAGE = re.compile(r"[a-z][a-z0-9_.-]*")
+#: Where podman takes an image from a file or a store instead, by a prefix of its name.
+_TRANSPORTS = re.compile(r"(containers-storage|dir|docker-archive|docker-daemon|oci|oci-archive|ostree|sif|tarball):")
+#: The image by which Docker reads a Dockerfile: that of its makers, and no other.
+_SYNTAX = re.compile(r"(docker\.io/)?docker/dockerfile(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
+#: The versions since which engines know a text in the lines below an instruction, and podman confines mounts of RUN.
+_TEXTS, _CONFINED = {"podman": (5, 0), "docker": (23, 0)}, (5, 4)
+#: The options of a mount of RUN that stay within the build in older versions of podman, by its type.
+_MOUNTS = {
+    "cache": {"id", "sharing", "ro", "readonly", "rw", "readwrite"},
+    "bind": {"source", "src", "ro", "readonly"},
+    "secret": {"id", "required"},
+    "ssh": {"id", "required"},
+    "tmpfs": set[str](),
+}
+_OF_ALL = {"type", "target", "dst", "destination", "mode", "uid", "gid"}
 
 
 class Instruction(NamedTuple):
@@ -86,20 +108,57 @@ def caches(site: Site) -> Path:
     return Path("/var/lib/django-formula/caches") / site.name
 
 
-def instructions(text: str) -> Iterator[Instruction]:
-    """Yield the instructions of a Dockerfile, those over several lines as one line."""
-    lines = enumerate(text.splitlines(), 1)
+def instructions(text: str, *, doubled: bool = True) -> Iterator[Instruction]:
+    """Yield the instructions of a Dockerfile, those over several lines as one line.
+
+    Args:
+        doubled: whether two backslashes at the end of a line continue it, as for podman; for Docker they do not.
+    """
+    lines = enumerate((line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")), 1)
     for number, first in lines:
-        if not first.strip() or first.lstrip().startswith("#"):
+        if _is_empty(first):
             continue
-        parts, last = [], first.rstrip()
-        while last.endswith("\\"):
+        parts, last = [], first.rstrip(" \t")
+        while last.endswith("\\") and (doubled or not last.endswith("\\\\")):
             parts.append(last.removesuffix("\\"))
-            last = next((line.rstrip() for _number, line in lines if not line.lstrip().startswith("#")), "")
-        whole = _normal(" ".join([*parts, last]))
-        for _quote, end in _HEREDOC.findall(whole) if whole.upper().startswith(("RUN ", "COPY ", "ADD ")) else ():
-            next((line for _number, line in lines if line.strip() == end), None)
+            last = next((line.rstrip(" \t") for _number, line in lines if not _is_empty(line)), "")
+        whole = _normal("".join([*parts, last]))
+        for tabs, end in _texts(whole):
+            next((line for _number, line in lines if (line.lstrip("\t") if tabs else line) == end), None)
         yield Instruction(number, whole)
+
+
+def _is_empty(line: str) -> bool:
+    return not line.strip() or line.lstrip().startswith("#")
+
+
+def _texts(instruction: str) -> list[tuple[str, str]]:
+    """Return how the texts end that an instruction has in the lines below it: whether after tabs, and the last line."""
+    verb, _rest = _verb(instruction)
+    words = _WORD.findall(instruction) if verb in ("RUN", "COPY", "ADD") else []
+    return [(found[1], found[3]) for word in words if (found := _HEREDOC.fullmatch(word))]
+
+
+def _readings(text: str) -> Iterator[list[Instruction]]:
+    """Yield the instructions of a Dockerfile as podman and as Docker read it."""
+    yield from (list(instructions(text, doubled=doubled)) for doubled in (True, False))
+
+
+def _options(rest: str) -> tuple[list[str], str]:
+    """Return the options of an instruction without quotes and backslashes, as engines read them, and what follows."""
+    options = []
+    while (found := _WORD.match(rest)) and found[0].startswith("--"):
+        rest = rest[found.end() :].lstrip()
+        if found[0] == "--":
+            break
+        options.append(re.sub(r"[\"'\\]", "", found[0]))
+    return options, rest
+
+
+def _verb(instruction: str) -> tuple[str, str]:
+    """Return the verb of an instruction in capitals, and what follows; of ONBUILD those of what it has."""
+    word, _blank, rest = instruction.partition(" ")
+    return _verb(rest) if word.upper() == "ONBUILD" else (word.upper(), rest)
 
 
 def private_copy(text: str) -> Instruction | None:
@@ -109,7 +168,8 @@ def private_copy(text: str) -> Instruction | None:
 
 def begins_with(text: str) -> list[str]:
     """Return the images that the stages of a Dockerfile begin with, other than its own stages."""
-    return [name for one, name in _images(text) if one.text.upper().startswith("FROM ")]
+    used = itertools.chain.from_iterable(map(_images, _readings(text)))
+    return list(dict.fromkeys(name for one, name in used if one.text.upper().startswith("FROM ")))
 
 
 def refuse_foreign(text: str, own: str, others: Collection[str]) -> None:
@@ -122,76 +182,179 @@ def refuse_foreign(text: str, own: str, others: Collection[str]) -> None:
     Raises:
         DeploymentError: one does; the message names the line.
     """
-    for one in instructions(text):
-        if found := _reaching(one.text):
-            raise DeploymentError(
-                f"line {one.line} of the Dockerfile has {found}, and it may not reach the services of this host",
-                hint="remove that option: a line has a network of its own, and the internet by it",
-            )
+    _refuse_directives(text)
+    for reading in _readings(text):
+        for one in reading:
+            if found := _reaching(one.text):
+                raise DeploymentError(
+                    f"line {one.line} of the Dockerfile has {found[:200]}, and it may not reach the services of this "
+                    "host",
+                    hint="remove the option, or load what ADD loads in a RUN: it has a network of its own, and the "
+                    "internet by it",
+                )
+        for one, name in _images(reading):
+            if _may_be_of_others(name, own, others):
+                raise DeploymentError(
+                    f"line {one.line} of the Dockerfile names the image {name[:200]}, which may be that of another "
+                    "site",
+                    hint="name an image of a registry in full, such as docker.io/library/python:3.13-slim",
+                )
+
+
+def _may_be_of_others(name: str, own: str, others: Collection[str]) -> bool:
+    """Return whether a name may mean an image of another site, or one that is not in a registry."""
+    if not _IMAGE.fullmatch(name) or _TRANSPORTS.match(name) or re.fullmatch(r"(sha256:)?[0-9a-f]+", name):
+        return True
     parts = ("", "-deps", "-file", "-carried")
-    for one, name in _images(text):
-        repository = re.sub(r"(:[^/]*)?(@.*)?$", "", name).removeprefix("localhost/")
-        is_id = re.fullmatch(r"(sha256:)?[0-9a-f]+", name)
-        of_others = {f"{prefix}{other}{part}" for other in others for part in parts for prefix in ("", "django/")}
-        is_ours = repository.startswith("django/") and repository not in {
-            "django/base",
-            *(f"django/{own}{part}" for part in parts),
-        }
-        if is_id or "$" in name or is_ours or repository in of_others:
+    repository = re.sub(r"(:[^/]*)?(@.*)?$", "", name).removeprefix("localhost/")
+    of_others = {f"{prefix}{other}{part}" for other in others for part in parts for prefix in ("", "django/")}
+    allowed = {"django/base", *(f"django/{own}{part}" for part in parts)}
+    return repository in of_others or (repository.startswith("django/") and repository not in allowed)
+
+
+def _refuse_directives(text: str) -> None:
+    """Refuse a Dockerfile that is to be read by a program of its own choice, or with another escape character.
+
+    Raises:
+        DeploymentError: it is.
+    """
+    first = next(iter(instructions(text)), Instruction(0, ""))
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+        found = re.match(r"\s*(?:#|//)\s*(syntax|escape)\s*=\s*(\S*)", line, re.IGNORECASE)
+        is_usual = found and (_SYNTAX.fullmatch(found[2]) if found[1].lower() == "syntax" else found[2] == "\\")
+        is_data = number == first.line and first.text.startswith("{")
+        if (found and not is_usual) or is_data:
             raise DeploymentError(
-                f"line {one.line} of the Dockerfile names the image {name[:200]}, which may be that of another site",
-                hint="name an image of a registry in full, such as docker.io/library/python:3.13-slim",
+                f"line {number} of the Dockerfile has {line.strip()[:200]}, by which an engine may read "
+                "it in another way",
+                hint="remove the line; # syntax=docker/dockerfile:1 is allowed",
             )
+
+
+def refuse_unsupported(text: str, site: Site, engine: Engine, context: Foreign) -> None:
+    """Refuse what the engine of this host cannot read, or does not confine.
+
+    With podman before 5.4, a mount of RUN has any folder of the host where a link in a stage, in the source or in a
+    cache, or an id such as ``../..``, leads to it: CVE-2024-1753, CVE-2024-9675, CVE-2024-11218.
+
+    Args:
+        context: the folder that the Dockerfile copies from.
+
+    Raises:
+        DeploymentError: it has such a line, which the message names.
+    """
+    known = list(itertools.chain.from_iterable(_readings(text)))
+    with_text = next((one for one in known if _texts(one.text)), None)
+    open_mount = _open_mount(known, context, caches(site))
+    if not with_text and not open_mount:
+        return
+    version = engine.version()
+    is_by_syntax = engine.name == "docker" and re.match(r"#\s*syntax\s*=", text.removeprefix("\ufeff"), re.IGNORECASE)
+    if with_text and version < _TEXTS[engine.name] and not is_by_syntax:
+        raise DeploymentError(
+            f"line {with_text.line} of the Dockerfile has a text in the lines below it, which {engine.name} of this "
+            f"host does not know: {with_text.text[:200]}",
+            hint="write it in one line, with && between its commands; Docker knows it where the Dockerfile begins with "
+            "# syntax=docker/dockerfile:1",
+        )
+    if open_mount and engine.name == "podman" and version < _CONFINED:
+        one, mount = open_mount
+        raise DeploymentError(
+            f"line {one.line} of the Dockerfile has --mount={mount[:200]}, by which podman before 5.4 may give it any "
+            "file of this host",
+            hint="give each cache an id without a slash (type=cache,id=pip,target=…), copy by COPY --from instead of "
+            "from=, set container:engine to docker, or upgrade to Debian 13",
+        )
+
+
+def _open_mount(known: Iterable[Instruction], context: Foreign, kept: Path) -> tuple[Instruction, str] | None:
+    """Return the first mount of a RUN that may lead out of the build where podman follows links, with its instruction.
+
+    Args:
+        kept: the folder in which podman keeps the caches.
+    """
+    caches: set[tuple[str, ...]] = set()
+    for one in known:
+        for mount in _mounts(one.text):
+            pairs = [part.partition("=")[::2] for part in mount.split(",")]
+            values = dict(pairs)
+            kind = values.get("type", "")
+            is_known = pairs[0][0] == "type" and len(values) == len(pairs) and kind in _MOUNTS and "$" not in mount
+            if not is_known or {*values} - _OF_ALL - _MOUNTS[kind]:
+                return one, mount
+            target = next((values[key] for key in ("target", "dst", "destination") if key in values), "")
+            path = _parts(values.get("id") or target)
+            within = [parts for parts in caches if parts != path and path[: len(parts)] == parts[: len(path)]]
+            folders = [Foreign(folder) for folder in (kept, *kept.glob("*"))]
+            if kind == "cache" and (not path or within or not all(_has_no_link(folder, path) for folder in folders)):
+                return one, mount
+            caches |= {path} if kind == "cache" else set()
+            sources = [values[key] for key in ("source", "src") if key in values]
+            if not all(_has_no_link(context, _parts(source)) for source in sources):
+                return one, mount
+    return None
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/") if part not in ("", "."))
+
+
+def _has_no_link(folder: Foreign, parts: tuple[str, ...]) -> bool:
+    """Return whether a path below a folder stays in it, and none of its parts is a link."""
+    paths = ("/".join(parts[: number + 1]) for number in range(len(parts)))
+    return ".." not in parts and not any((folder / path).is_link() for path in paths)
+
+
+def _mounts(instruction: str) -> list[str]:
+    """Return the mounts of a RUN, as it has them after ``--mount=``."""
+    verb, rest = _verb(instruction)
+    pairs = (option.partition("=") for option in (_options(rest)[0] if verb == "RUN" else ()))
+    return [value for name, _is, value in pairs if name.lower() == "--mount"]
 
 
 def _reaching(instruction: str) -> str:
-    """Return the option by which a line would leave the network or the confinement of a build; empty without one."""
-    words = instruction.split()
-    words = words[1:] if words[0].upper() == "ONBUILD" else words
-    if words[:1] and words[0].upper() == "RUN":
-        for option in itertools.takewhile(lambda word: word.startswith("--"), words[1:]):
-            name, _is, value = option.replace('"', "").replace("'", "").lower().partition("=")
+    """Return by what a line would leave the network or the confinement of a build; empty for one that does not."""
+    verb, rest = _verb(instruction)
+    if verb == "RUN":
+        for option in _options(rest)[0]:
+            name, _is, value = option.lower().partition("=")
             if value not in {"--network": ("none", "default"), "--security": ("sandbox",)}.get(name, (value,)):
                 return option
+    if verb == "ADD":  # an engine itself loads what has an address
+        for path in _copied(instruction):
+            if re.search(r"[:$\\]", path) and not path.startswith("<<"):
+                return f"ADD {path}"
     return ""
 
 
-def _images(text: str) -> Iterator[tuple[Instruction, str]]:
+def _images(known: Iterable[Instruction]) -> Iterator[tuple[Instruction, str]]:
     """Yield each instruction that uses an image, with the name of that, which may have variables; no stages of its own.
 
-    Variables with a value in the Dockerfile are replaced.
+    Variables with a value before the first FROM are replaced in FROM; other instructions can have none there.
     """
     values: dict[str, str] = {}
     stages = {"scratch", ""}
     number = 0
-    for one in instructions(text):
-        word, _blank, rest = one.text.partition(" ")
-        word = word.upper()
-        if word == "ONBUILD":
-            word, _blank, rest = rest.partition(" ")
-            word = word.upper()
-        if word == "ARG":
-            for name, is_set, value in (part.partition("=") for part in rest.split()):
-                values[name] = value.strip("\"'") if is_set else values.get(name, "")
+    for one in known:
+        verb, rest = _verb(one.text)
+        options, rest = _options(rest)
         named = []
-        if word == "FROM":
-            words = [part for part in rest.split() if not part.startswith("--")]
-            named = words[:1]
-        elif word in ("COPY", "ADD", "RUN"):
-            named = re.findall(r"(?:^|\s)--from=(\S+)", rest) if word != "RUN" else []
-            named += [
-                value
-                for mount in re.findall(r"(?:^|\s)--mount=(\S+)", rest)
-                for key, _is, value in (part.partition("=") for part in mount.strip("\"'").split(","))
-                if key.strip("\"'").lower() == "from"
-            ]
-        for name in named:
-            found = _expanded(name.strip("\"'"), values)
-            if found.lower() not in stages and not (word != "FROM" and found.isdigit()):
-                yield one, found
-        if word == "FROM":
+        if verb == "ARG" and not number:
+            for name, is_set, value in (part.partition("=") for part in rest.split()):
+                values[name] = _expanded(value.strip("\"'"), values) if is_set else values.get(name, "")
+        elif verb == "FROM":
+            words = rest.split()
+            if len(words) not in (1, 3):  # what no engine reads as FROM, such as a line of Python in a text
+                continue
+            named = [_expanded(words[0].strip("\"'"), values)]
+        elif verb in ("COPY", "ADD", "RUN"):
+            mounts = [part.partition("=") for mount in _mounts(one.text) for part in mount.split(",")]
+            named = [option.partition("=")[2] for option in options if option.lower().startswith("--from=")]
+            named += [value for name, _is, value in mounts if name.strip().lower() == "from"]
+        yield from ((one, name) for name in named if name.lower() not in stages)
+        if verb == "FROM":
             stages.add(str(number))
-            if len(words) > 2 and words[1].upper() == "AS":
+            if len(words) == 3 and _STAGE.fullmatch(words[2].lower()):
                 stages.add(words[2].lower())
             number += 1
 
@@ -227,20 +390,14 @@ def failing(text: str, log: str) -> Instruction | None:
 
 def _copied(instruction: str) -> list[str]:
     """Return the paths of the context that an instruction copies; none for one that copies nothing of it."""
-    word, _blank, rest = instruction.partition(" ")
-    if word.upper() not in ("COPY", "ADD"):
+    verb, rest = _verb(instruction)
+    options, rest = _options(rest)
+    if verb not in ("COPY", "ADD") or any(one.lower().startswith("--from=") for one in options):
         return []
-    words = rest.split()
-    options = [one for one in words if one.startswith("--")]
-    if any(one.startswith("--from=") for one in options):
-        return []
-    rest = rest[rest.index(options[-1]) + len(options[-1]) :].strip() if options else rest
     if rest.startswith("["):
-        try:
+        with contextlib.suppress(ValueError):
             return [str(one) for one in json.loads(rest)][:-1]
-        except ValueError:
-            return []
-    return rest.split()[:-1]
+    return [re.sub(r"[\"']", "", word) for word in _WORD.findall(rest)][:-1]
 
 
 def _is_private(path: str) -> bool:

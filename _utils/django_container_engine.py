@@ -86,6 +86,12 @@ class Engine:
         argv = [*self.program, *arguments]
         return django_host_command.run(argv, doing=doing, timeout=timeout, environment=environment, **options)  # type: ignore[arg-type]
 
+    def version(self) -> tuple[int, int]:
+        """Return the first two numbers of the engine's version."""
+        asked = "{{.Client.Version}}" if self.name == "podman" else "{{.Server.Version}}"
+        found = re.match(r"(\d+)\.(\d+)", self.run("version", "--format", asked, doing=f"querying {self.name}"))
+        return (int(found[1]), int(found[2])) if found else (0, 0)
+
     def image(self, reference: str) -> str:
         """Return the id of an image; empty if this host does not have it."""
         argv = ["image", "inspect", "--format", "{{.Id}}", reference]

@@ -74,6 +74,8 @@ def make(site: Site, release: Path, engine: Engine, image: str, *, again: bool, 
         DeploymentError: it cannot be pulled or built.
     """
     container = site.config["container"]
+    if container["file"]:
+        _context(release)  # before the pillar's files, which may have secrets, are in the source
     if engine.image(image):
         return
     commit = _commit(release)
@@ -87,11 +89,15 @@ def make(site: Site, release: Path, engine: Engine, image: str, *, again: bool, 
         named, at = _named(container["image"], commit), f"django:sites:{site.name}:container"
         hint = f"push it, then apply again; or correct {at}:image or {at}:login"
         django_container_registry.pull(site, engine, named, hint)
-        take(site, release, engine, image, named, engine.digest(named))
-        engine.forget(named)
+        try:
+            take(site, release, engine, image, named, engine.digest(named))
+        finally:
+            engine.forget(named)
     elif not again and django_container_registry.has_pulled(site, engine, shared):
-        take(site, release, engine, image, shared)
-        engine.forget(shared)
+        try:
+            take(site, release, engine, image, shared)
+        finally:
+            engine.forget(shared)
     else:
         require(site, release, engine, image, container["file"])
         django_container_registry.push(site, engine, image, "" if aside else shared)
@@ -175,6 +181,7 @@ def require(site: Site, release: Path, engine: Engine, image: str, file: str) ->
         )
     others = [name for name in django_site.registered() if name != site.name]
     django_container_dockerfile.refuse_foreign(text, site.name, others)
+    django_container_dockerfile.refuse_unsupported(text, site, engine, source)
     for name in django_container_dockerfile.begins_with(text):
         if not engine.image(name):
             django_container_registry.pull(site, engine, name, f"correct {file}, or {at.removesuffix('file')}login")

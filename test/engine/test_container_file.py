@@ -16,6 +16,7 @@ import django_virtualenv_image
 import pytest
 from django_container_engine import ENGINES
 from django_host_command import DeploymentError
+from django_wall_foreign import Foreign
 
 NAME = "0042-3f2a9c1b77de"
 DOCKERFILE = """\
@@ -62,8 +63,9 @@ class Played:
 
     name = "podman"
 
-    def __init__(self, found=FOUND, log=""):
+    def __init__(self, found=FOUND, log="", version=(5, 4)):
         self.found, self.log, self.built = found, log, []
+        self.version = lambda: version
 
     def image(self, _reference):
         return ""
@@ -137,7 +139,39 @@ def test_the_line_that_failed_is_found_in_what_the_engine_prints(log):
         ("FROM python:3\nRUN --mount=type=cache,target=/c --network=host curl x\n", "line 2 .* has --network=host"),
         ("FROM python:3\nRUN --security=insecure x\n", "has --security=insecure"),
         ("FROM python:3\nRUN --network=none x\nRUN docker run --network=host x\n", ""),
-        ("FROM python:3\nONBUILD RUN --NETWORK='host' x\n", "line 2 of the Dockerfile has --NETWORK='host'"),
+        ("FROM python:3\nONBUILD RUN --NETWORK='host' x\n", "line 2 of the Dockerfile has --NETWORK=host"),
+        ("FROM python:3\nRUN --net\\work=host x\n", "line 2 of the Dockerfile has --network=host"),
+        ("FROM python:3\nFR\\\nOM localhost/django/shop:1\n", "line 2 .* the image localhost/django/shop:1"),
+        ('FROM python:3\nCOPY --fr"om"=localhost/django/shop:1 / /\n', "line 2 .* the image localhost/django/shop:1"),
+        (
+            'FROM python:3\nRUN --mount="type=bind,target=/a b,from=django/shop:1" x\n',
+            "line 2 .* the image django/shop:1",
+        ),
+        ('FROM python:3\nRUN echo "<<X"\nFROM django/shop:1\nX\n', "line 3 .* the image django/shop:1"),
+        ("FROM python:3\nRUN echo a<<X\nFROM django/shop:1\nX\n", "line 3 .* the image django/shop:1"),
+        ("FROM python:3\nRUN x \\\\\nFROM django/shop:1\n", "line 3 .* the image django/shop:1"),
+        ("FROM python:3\nRUN x\x0cFROM x AS django/shop\nFROM django/shop:1\n", "line 3 .* the image django/shop:1"),
+        ("\ufeffFROM django/shop:1\n", "line 1 .* the image django/shop:1"),
+        ("ARG B=django/shop:1\nFROM python:3\nARG B=python:3\nFROM $B\n", "line 4 .* the image django/shop:1"),
+        ("ARG A=3.13\nARG B=python:${A}\nFROM $B\n", ""),
+        ("FROM python:3\nCOPY --from=1234 / /\n", "line 2 .* the image 1234"),
+        ("FROM python:3\nFROM python:3\nCOPY --from=0 / /\n", ""),
+        ("FROM containers-storage:localhost/django/shop:1\n", "line 1 .* the image containers-storage:localhost"),
+        ("FROM docker-archive:blog.tar\n", "line 1 .* the image docker-archive:blog.tar"),
+        ("FROM oci-archive:/root/blog.tar\n", "line 1 .* the image oci-archive:/root/blog.tar"),
+        ("FROM docker:24\nCOPY --from=ghcr.io/astral-sh/uv:0.9 /uv /bin/\nFROM my_org/x@sha256:a1\n", ""),
+        ("FROM python:3\nADD http://127.0.0.1:8000/ /x\n", "line 2 of the Dockerfile has ADD http://127.0.0.1:8000/"),
+        (
+            'FROM python:3\nADD --chown=1 ["https://a.org/x", "/x"]\n',
+            "line 2 of the Dockerfile has ADD https://a.org/x",
+        ),
+        ("FROM python:3\nADD $WHERE /x\n", r"line 2 of the Dockerfile has ADD \$WHERE"),
+        ("FROM python:3\nADD a.tar.gz $HOME/\nADD <<EOF /x\nhttp://x\nEOF\n", ""),
+        ("# syntax=docker/dockerfile:1.7\nFROM python:3\n", ""),
+        ("# syntax = evil.example.org/reader\nFROM python:3\n", "line 1 .* by which an engine may read it"),
+        ("# escape=`\nFROM python:3\nRUN x \\\nFROM django/shop:1\n", "line 1 of the Dockerfile has # escape=`, by"),
+        ('{"syntax": "evil.example.org/reader"}\n', "line 1 .* by which an engine may read it"),
+        ('FROM python:3\nRUN <<EOF\n{"a": 1}\nfrom shop import x\nFROM django/shop:1\nEOF\n', ""),
     ],
 )
 def test_a_dockerfile_gets_at_no_other_site_and_no_service_of_the_host(text, refused):
@@ -146,6 +180,75 @@ def test_a_dockerfile_gets_at_no_other_site_and_no_service_of_the_host(text, ref
     else:
         with pytest.raises(DeploymentError, match=refused):
             django_container_dockerfile.refuse_foreign(text, "blog", ["shop"])
+
+
+BIND = "RUN --mount=type=bind,source=pyproject.toml,target=p,readonly x\n"
+CACHE = "RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt x\n"
+OPEN = r"line \d of the Dockerfile has --mount=.*, by which podman before 5\.4 may give it any file of this host"
+
+
+@pytest.mark.parametrize(
+    ("lines", "refused"),
+    [
+        (BIND, ""),
+        (CACHE, ""),
+        ("RUN --mount=type=tmpfs,target=/t --mount=type=secret,id=x --mount=type=ssh x\n", ""),
+        ("RUN --mount=type=cache,id=pip,target=/root/.cache x\nRUN --mount=type=cache,id=pip,target=/y x\n", ""),
+        ("RUN --mount=type=cache,id=../../../etc,target=/x x\n", OPEN),
+        ("RUN --mount=type=cache,i\\d=../../../etc,target=/x x\n", OPEN),
+        ("ENV A=../../etc\nRUN --mount=type=cache,id=$A,target=/x x\n", OPEN),
+        ("RUN --mount=type=cache,target=/ x\n", OPEN),
+        ("RUN --mount=type=cache,target=/c ln -s / /c/l\nRUN --mount=type=cache,target=/c/l x\n", OPEN),
+        ("RUN --mount=type=cache,id=kept/link,target=/c x\n", OPEN),
+        ("RUN --mount=type=cache,from=evil,source=/l,target=/c x\n", OPEN),
+        ("RUN --mount=type=bind,from=evil,source=/l,target=/c x\n", OPEN),
+        ("RUN --mount=type=bind,source=link,target=/c x\n", OPEN),
+        ("RUN --mount=type=bind,source=link/etc,target=/c x\n", OPEN),
+        ("RUN --mount=type=bind,source=docker,target=/c,rw x\n", OPEN),
+        ("RUN --mount=type=bind,source=docker,target=/c,bind-propagation=shared x\n", OPEN),
+    ],
+)
+def test_no_mount_of_a_line_leads_out_of_the_build_of_an_older_podman(site, release, monkeypatch, lines, refused):
+    kept = site.root / "caches"
+    monkeypatch.setattr(django_container_dockerfile, "caches", lambda _site: kept)
+    (kept / "buildah-cache/kept").mkdir(parents=True)
+    (kept / "buildah-cache/kept/link").symlink_to("/")
+    (release / "source/link").symlink_to("/")
+    (release / "source/pyproject.toml").touch()
+    context = Foreign(release / "source")
+    for version in ((4, 3), (5, 4)):
+        engine = Played(version=version)
+        if refused and version == (4, 3):
+            with pytest.raises(DeploymentError, match=refused):
+                django_container_dockerfile.refuse_unsupported(f"FROM a\n{lines}", site, engine, context)
+        else:
+            django_container_dockerfile.refuse_unsupported(f"FROM a\n{lines}", site, engine, context)
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "first", "is_known"),
+    [
+        ("podman", (4, 3), "", False),
+        ("podman", (4, 3), "# syntax=docker/dockerfile:1\n", False),
+        ("podman", (5, 4), "", True),
+        ("docker", (20, 10), "", False),
+        ("docker", (20, 10), "# syntax=docker/dockerfile:1\n", True),
+        ("docker", (26, 1), "", True),
+    ],
+)
+def test_a_text_below_a_line_is_refused_where_the_engine_reads_it_as_lines(
+    site, release, engine, version, first, is_known
+):
+    played, context = Played(version=version), Foreign(release / "source")
+    played.name = engine
+    text = f"{first}FROM a\nRUN cat <<X\nFROM django/shop:1\nX\n"
+    if is_known:
+        django_container_dockerfile.refuse_unsupported(text, site, played, context)
+    else:
+        with pytest.raises(
+            DeploymentError, match=rf"line \d of the Dockerfile has a text .* which {engine} of this host"
+        ):
+            django_container_dockerfile.refuse_unsupported(text, site, played, context)
 
 
 def test_images_that_a_dockerfile_begins_with_are_named():
