@@ -57,21 +57,21 @@ def require(site: Site) -> str:
     """Return the id of the base of a site's images, which is pulled or made where this host does not have it.
 
     Raises:
-        DeploymentError: it can be neither.
+        DeploymentError: it can be neither, or has lines for images which begin with it (ONBUILD).
     """
     engine, name = django_container.engine(site), reference(site)
-    found = _found.get((engine.name, name)) or engine.image(name)
-    if found:
-        _found[engine.name, name] = found
-        return found
-    if site.config["container"]["base"]:
+    if (engine.name, name) in _found:
+        return _found[engine.name, name]
+    found = engine.image(name)
+    if not found and site.config["container"]["base"]:
         at = f"django:sites:{site.name}:container"
         hint = f"correct {at}:base or {at}:login, or give this host the image: {engine.name} load"
         django_container_registry.pull(site, engine, name, hint)
-    else:
+    elif not found:
         _make(site, engine, name)
-    engine.refuse_triggers(name)
-    _found[engine.name, name] = engine.image(name)
+    if site.config["container"]["base"]:
+        engine.refuse_triggers(name)
+    _found[engine.name, name] = found or engine.image(name)
     return _found[engine.name, name]
 
 

@@ -78,7 +78,8 @@ def taken(site: Site, key: str) -> str:
         ``pulled``, ``loaded`` from an archive, or ``here``; empty where there is none.
 
     Raises:
-        DeploymentError: the registry refuses the login, or cannot be reached; or the image has files of other users.
+        DeploymentError: the registry refuses the login, or cannot be reached; or the image has files of other users,
+            or lines for images which begin with it (ONBUILD).
     """
     engine, folder, image = (
         django_container.engine(site),
@@ -93,8 +94,12 @@ def taken(site: Site, key: str) -> str:
         where = "loaded" if engine.image(loaded) else "pulled"
         if where == "pulled" and not django_container_registry.has_pulled(site, engine, shared):
             return ""
-        engine.run("tag", loaded if where == "loaded" else shared, image, doing=f"naming the image {image}")
-        engine.forget(loaded if where == "loaded" else shared)
+        name = loaded if where == "loaded" else shared
+        try:
+            engine.refuse_triggers(name)
+            engine.run("tag", name, image, doing=f"naming the image {image}")
+        finally:
+            engine.forget(name)
     if engine.labels(image, PATH) == str(folder):
         _copy(site, engine, image, folder)
     if not django_virtualenv.is_complete(site, key):

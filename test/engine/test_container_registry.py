@@ -11,6 +11,7 @@ from pathlib import Path
 
 import django_container
 import django_container_archive
+import django_container_base
 import django_container_file
 import django_container_image
 import django_container_registry
@@ -227,7 +228,42 @@ def test_lines_that_an_image_has_for_others_do_not_run_as_ours(site_with, engine
     assert "build" not in verbs(engine)
 
 
+def test_a_base_with_lines_for_others_is_refused_each_time(site_with, engine, monkeypatch):
+    """Not only when it is pulled: the image is there afterwards."""
+    monkeypatch.setattr(django_container_base, "_found", {})
+    site, _release = site_with(base=f"{REGISTRY}/python:3")
+    engine.registry[f"{REGISTRY}/python:3"] = {"onbuild": '["RUN sh"]'}
+    for _time in range(2):
+        with pytest.raises(DeploymentError, match=r"\(ONBUILD\): RUN sh"):
+            django_container_base.require(site)
+    assert verbs(engine) == ["pull"]
+
+
 # Images that hosts share
+
+
+def test_a_virtualenv_with_lines_for_others_is_not_taken(site_with, engine):
+    site, _release = site_with(share=f"{REGISTRY}/blog")
+    engine.registry[django_container_registry.shared(site, "deps-abc")] = {
+        PATH: str(site.virtualenvs / "abc"),
+        "onbuild": '["RUN --network=host sh"]',
+    }
+    with pytest.raises(DeploymentError, match=r"\(ONBUILD\): RUN --network=host sh"):
+        django_virtualenv_image.taken(site, "abc")
+    assert engine.images == {}
+
+
+def test_the_files_for_a_dockerfile_are_kept_where_another_host_has_built_it(site_with, engine):
+    """The source gets the pillar's files later: a build that comes after them would have them."""
+    site, release = site_with(file="Dockerfile", share=f"{REGISTRY}/blog")
+    tag = django_container_file._tag(site, COMMIT)
+    engine.registry[django_container_registry.shared(site, tag)] = {}
+    django_container_file.make(site, release, engine, OWN, again=False, aside=False)
+    assert "push" not in verbs(engine)
+    (release / "source/local.py").write_text("SECRET_KEY = 'x'")
+    engine.images.clear()
+    django_container_file.require(site, release, engine, OWN, "Dockerfile")
+    assert os.listdir(release / "image/context") == ["Dockerfile"]
 
 
 def test_a_plan_pushes_nothing_and_a_release_that_is_asked_for_builds_again(site_with, engine):
