@@ -101,7 +101,7 @@ def _chunks(text: str) -> Iterator[str]:
     """Yield the statements at the top level of a module, each in its line."""
     lines = text.splitlines()
     begins = [number for number, line in enumerate(lines) if not _CONTINUED.match(line)]
-    for begin, end in zip(begins, [*begins[1:], len(lines)], strict=True):
+    for begin, end in zip(begins, [*begins[1:], len(lines)], strict=False):
         yield "\n" * begin + "\n".join(lines[begin:end])
 
 

@@ -12,6 +12,11 @@ from django_project_settings import Settings
 
 #: Names of examples that can be imported: configuration_example.py, example_local.py.
 _EXAMPLE = re.compile(r"(?:(?:example|sample)_([a-z]\w*)|([a-z]\w*?)_(?:example|sample|template|dist))\.py")
+#: Names of modules with settings of one site.
+_OF_SITE = re.compile(
+    r"\w*(local|prod|production|live|dev|development|private|secret|credential|config|setting|instance|server|custom"
+    r"|override|host|deploy|docker|env|site)\w*"
+)
 #: Settings that the site knows → the word of the pillar for the variable of that name, and how it is read.
 _KNOWN = {
     "ALLOWED_HOSTS": ("domains", 'os.environ["ALLOWED_HOSTS"].split(",")'),
@@ -53,6 +58,17 @@ def find(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Conf
             path = example.with_name(f"{named[1] or named[2]}.py") if named else example
             if not path.exists() and _module(path, root) in needed:
                 yield _configuration(path.relative_to(tree), example, _module(example, root))
+
+
+def absent(settings: Settings, tree: Path, roots: Sequence[Path]) -> list[str]:
+    """Return the modules, relative to the source, that the settings take every name of and that are not committed.
+
+    An empty one will do: the site's own settings take the place of what the project would have there.
+    """
+    names = [f"{module.replace('.', '/')}.py" for module in settings.absent]
+    paths = [(root / name, name) for name in dict.fromkeys(names) for root in roots]
+    kept = [path for path, name in paths if "/" in name and path.parent.is_dir() and _OF_SITE.fullmatch(path.stem)]
+    return [str(path.relative_to(tree)) for path in kept]
 
 
 def _configuration(path: Path, example: Path, module: str) -> Configuration:

@@ -148,10 +148,10 @@ def read(roots: Sequence[Path], settings_module: str, application: str) -> Setti
         settings_module: the settings module.
         application: the WSGI or ASGI module.
     """
-    settings = django_project_settings.read(roots, settings_module, {}, application)
+    settings = _read(roots, settings_module, {}, application)
     given = {name: text for name, variable in settings.variables.items() if (text := _of_live_site(variable))}
     if given:
-        settings = django_project_settings.read(roots, settings_module, given, application)
+        settings = _read(roots, settings_module, given, application)
     debug = settings.values.get("DEBUG", Value())
     by_name = sorted(debug.taint, key=lambda name: ("DEBUG" not in name, name))
     names = [name for name in by_name if name in settings.variables and not _OWN.fullmatch(name)]
@@ -159,9 +159,18 @@ def read(roots: Sequence[Path], settings_module: str, application: str) -> Setti
         if truth(debug) is False and not settings.variables[name].required:
             continue
         for text in _FALSE:
-            changed = django_project_settings.read(roots, settings_module, {**given, name: text}, application)
+            changed = _read(roots, settings_module, {**given, name: text}, application)
             if changed.get("DEBUG") is not UNKNOWN and not changed.get("DEBUG"):
                 return changed
+    return settings
+
+
+def _read(roots: Sequence[Path], settings_module: str, given: Mapping[str, str], application: str) -> Settings:
+    """Read the settings; a required variable with the name of a database's URL is one, however they parse it."""
+    settings = django_project_settings.read(roots, settings_module, given, application)
+    for variable in settings.variables.values():
+        is_url = variable.required and re.search(r"_UR[LI]$", variable.name) and _DATABASE_URL.fullmatch(variable.name)
+        variable.kind = "database" if is_url and variable.kind == "text" else variable.kind
     return settings
 
 

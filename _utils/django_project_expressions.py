@@ -1,6 +1,7 @@
 """Evaluate expressions of a project's settings as far as their values are known. Nothing of the project is run."""
 
 import ast
+import builtins
 import contextlib
 import os
 from collections.abc import Callable, Iterator
@@ -76,6 +77,7 @@ class Expressions:
         guards: blocks around the code at hand that handle a missing variable.
         written: paths that are opened for writing, or created as folders.
         files: names of .env files that are read.
+        undefined: names that modules surely use and do not have, and where.
     """
 
     def __init__(self, given: dict[str, str]):
@@ -87,6 +89,7 @@ class Expressions:
         self.assumed: frozenset[str] = frozenset()
         self.written: dict[PurePosixPath, str] = {}
         self.files: list[str] = []
+        self.undefined: dict[str, str] = {}
         self._steps = self._depth = 0
 
     # To be provided by subclasses
@@ -159,7 +162,11 @@ class Expressions:
         return Value(node.value)
 
     def _name(self, node: ast.Name, frame: Frame) -> Value:
-        return frame.find(node.id) or Value(Symbol(node.id))
+        found = frame.find(node.id)
+        is_sure = self.certain and not self.guards and not frame.outer and "*" not in frame.names
+        if not found and is_sure and not hasattr(builtins, node.id):
+            self.undefined.setdefault(node.id, f"{frame.file}:{node.lineno}")
+        return found or Value(Symbol(node.id))
 
     def _attribute(self, node: ast.Attribute, frame: Frame) -> Value:
         owner = self.evaluate(node.value, frame)

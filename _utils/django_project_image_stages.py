@@ -39,7 +39,7 @@ def _copies(text: str, folder: Path) -> Iterator[tuple[str, PurePosixPath]]:
     """Yield what a Dockerfile copies of the stage of a front end: the built folder below its own, and the target."""
     starts = [*_STAGE.finditer(text)]
     ends = [*(one.start() for one in starts[1:]), len(text)]
-    stages = {one[1]: text[one.start() : end] for one, end in zip(starts, ends, strict=True) if one[1]}
+    stages = {one[1]: text[one.start() : end] for one, end in zip(starts, ends, strict=False) if one[1]}
     for options, source, target in _COPY.findall(text):
         stage = re.search(r"--from=(\S+)", options)
         inside = stages.get(stage[1], "") if stage else ""

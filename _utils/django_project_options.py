@@ -33,6 +33,8 @@ from django_project_report import Report
 from django_project_settings import Settings
 from django_project_values import UNKNOWN, Value
 
+#: What gives a module names that no statement assigns.
+_MAKES_NAMES = re.compile(r"\b(globals|vars|locals|exec|setattr)\(")
 #: Programs that compile style sheets for django-compressor → their packages of Debian.
 _PRECOMPILERS = {"sassc": "sassc", "lessc": "node-less"}
 #: The calls of the system that a project may make which changes the owner of a file of its own.
@@ -50,6 +52,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     files, required = django_project_packages.add(report, tree, project, host)
     roots = [tree / folder for folder in (project, *report.value("python_path", []))]
     settings = django_project_environment.read(roots, report.settings_module, report.application)
+    settings = _without_errors(report, settings, roots)
     _syntax(report, settings, tree)
     _configured(report, tree / project)
     roots += _own_folders(report, settings, tree, project, roots)
@@ -71,6 +74,22 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     _data(report, settings, tree, project)
     _migrations(report, settings, roots)
     _health(report, roots, settings)
+
+
+def _without_errors(report: Report, settings: Settings, roots: Sequence[Path]) -> Settings:
+    """Return the settings that the project names, where those guessed for a live site use a name that they lack."""
+    module = django_project_code.settings_named(roots[0] / "manage.py")
+    if not settings.undefined or "settings_module" not in report.pillar or module == report.settings_module:
+        return settings
+    makes_names = any(_MAKES_NAMES.search(django_project_code.read(path)) for path in settings.files)
+    named = django_project_environment.read(roots, module, report.application) if module else settings
+    if makes_names or named.undefined or not named.files:
+        return settings
+    name, place = next(iter(settings.undefined.items()))
+    why = f"named by manage.py; {place.removeprefix(f'{roots[0]}/')} uses {name}, which is not defined"
+    report.set("settings_module", module, why)
+    report.settings_module = module
+    return named
 
 
 def _syntax(report: Report, settings: Settings, tree: Path) -> None:
@@ -279,6 +298,9 @@ def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequen
     examples = "; ".join(one.example for one in found)
     why = f"not in the source, and needed: with the values of {examples}"
     report.add_files({one.path: {"contents": one.contents} for one in found}, why)
+    absent = django_project_configuration.absent(settings, tree, roots)
+    why = "not in the source, and imported by the settings; add settings of this site to it"
+    report.add_files({path: {"contents": "# settings of this site\n"} for path in absent}, why)
     for one in found:
         known = [name for name in _SECRET_OF_EXAMPLE.findall(one.contents) if name not in one.words]
         if known:

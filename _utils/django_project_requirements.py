@@ -30,6 +30,12 @@ _SYSTEM_PACKAGES = (
     (r"weasyprint", ["libpango-1.0-0", "libpangoft2-1.0-0"]),
     (r"python-magic", ["libmagic1"]),
     (r"netifaces", ["gcc", "libc6-dev", "python3-dev"]),
+    (r"pygraphviz", ["gcc", "libc6-dev", "libgraphviz-dev", "pkg-config", "python3-dev"]),
+    (r"dlib|face-recognition", ["cmake", "g++", "make", "python3-dev"]),
+    (r"pyicu", ["g++", "libicu-dev", "pkg-config", "python3-dev"]),
+    (r"pyaudio", ["gcc", "libc6-dev", "portaudio19-dev", "python3-dev"]),
+    (r"gssapi|kerberos", ["gcc", "libc6-dev", "libkrb5-dev", "python3-dev"]),
+    (r"pyzbar", ["libzbar0"]),
     (r"opencv-(contrib-)?python", ["libgl1", "libglib2.0-bin"]),
 )
 #: Package → Python, and the first version that has a wheel for it: an older one is built.

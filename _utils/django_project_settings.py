@@ -29,6 +29,8 @@ class Settings:
         given: the variables that were taken as set.
         configuration: the class of django-configurations whose attributes the settings are; empty for others.
         application: the WSGI or ASGI module; empty if it is not known.
+        undefined: names that the modules use and do not have, and where: a NameError.
+        absent: modules of the project that they take every name of, and that the source does not have.
     """
 
     variables: dict[str, Variable] = field(default_factory=dict)
@@ -41,6 +43,8 @@ class Settings:
     given: dict[str, str] = field(default_factory=dict)
     configuration: str = ""
     application: str = ""
+    undefined: dict[str, str] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
 
     def get(self, *names: str) -> Any:
         """Return a setting, or an element of it, without sources; `UNKNOWN` if it is not known."""
@@ -78,6 +82,8 @@ def read(roots: Sequence[Path], module: str, given: Mapping[str, str], applicati
         dict(given),
         interpreter.configuration,
         application,
+        interpreter.undefined,
+        interpreter.absent,
     )
 
 
@@ -131,6 +137,7 @@ class _Interpreter(Statements):
             if is_import or (isinstance(node, ast.Expr | ast.Assign) and "environ" in ast.unparse(node)):
                 self.run([node], frame)
         self.variables.clear()
+        self.undefined.clear()
         self.given.pop("DJANGO_SETTINGS_MODULE", None)
 
 

@@ -81,6 +81,7 @@ class Statements(Readers):
         self.handled: list[set[str]] = []
         self.handling = 0
         self.sources: dict[str, dict[str, str]] = {}
+        self.absent: list[str] = []
 
     # Modules
 
@@ -161,7 +162,9 @@ class Statements(Readers):
             raise Raised("ImportError", "ModuleNotFoundError")
         for alias in node.names:
             if alias.name == "*":
-                public = found.names.items() if found else ()
+                if is_own and not found and node.module and self.certain:
+                    self.absent.append(module)
+                public = found.names.items() if found else [("*", Value())]  # any name
                 frame.names.update((name, value) for name, value in public if not name.startswith("__"))
                 continue
             value = found.names.get(alias.name) if found else None

@@ -102,6 +102,8 @@ def _of_broker(stores: Stores, broker: Any) -> list[str]:
         return []
     if scheme in ("amqp", "pyamqp", ""):
         return ["Celery, in place of RabbitMQ"]
+    if scheme in ("django", "mongodb"):
+        return ["Celery, which no longer has such a broker"]
     return ["Celery"] if scheme in _REDIS_SCHEMES else []  # memory, filesystem, a database, a service
 
 

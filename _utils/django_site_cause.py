@@ -243,6 +243,11 @@ _HINTS = (
         "{{COMPRESS_OFFLINE: true}} and {at}:commands:after_static: {after_static}",
     ),
     (
+        r"NameError: name '(\w+)' is not defined \(([\w./-]*(?:settings|config|conf)[\w./-]*\.py:\d+)",
+        "{1} uses {0}, which the settings do not have: set {at}:settings_module to another settings module of the "
+        "project, or correct it there",
+    ),
+    (
         r"'Settings' object has no attribute '(ROOT_URLCONF|INSTALLED_APPS|WSGI_APPLICATION)'",
         "the settings module has no {0}: set {at}:settings_module to the module with the project's settings, or to one "
         "of {at}:files that imports them",

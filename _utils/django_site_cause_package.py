@@ -29,6 +29,7 @@ _HEADERS: tuple[tuple[str, list[str]], ...] = (
     (r"\bsql\.h: No such file", ["unixodbc-dev"]),
     (r"\bsqlite3\.h: No such file", ["libsqlite3-dev"]),
     (r"\bcairo\.h: No such file|[Dd]ependency \"?cairo\"? not found", ["libcairo2-dev", "pkg-config"]),
+    (r"graphviz/\w+\.h", ["libgraphviz-dev", "pkg-config"]),
     (r"libmemcached/memcached\.h", ["libmemcached-dev", "zlib1g-dev"]),
     (r"\bpuccinialin\b", ["cargo"]),  # which downloads Rust where it is not installed
 )
@@ -68,6 +69,7 @@ _LIBRARIES = (
     (r"libcairo\.so|no library called \"cairo", ["libcairo2"]),
     (r"libxmlsec1[\w-]*\.so", ["libxmlsec1-openssl"]),
     (r"libodbc\.so", ["unixodbc"]),
+    (r"libzbar\.so|Unable to find zbar", ["libzbar0"]),
 )
 #: A module of which no part is installed.
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)'(?!\S)")
