@@ -211,8 +211,9 @@ def clear_leftovers(site: Site) -> None:
         live = linked(site, site.current)
         django_secret_undo.settle(site, live.record.get("fleet", "") if live else "")
     clear_plans(site)
-    for folder in site.root.glob("image-*"):  # of a build that was killed
-        if not Path("/proc", folder.name.rpartition("-")[2]).exists():
+    for folder in site.root.glob("image-[0-9]*"):  # of a build that was killed
+        pid = folder.name.removeprefix("image-")
+        if pid.isdigit() and not django_host_proc.exists(int(pid)):
             django_host_file.remove_tree(folder)
     for release in releases(site):
         if release.name not in kept and release.record.get("state") not in ("good", "failed", "held"):

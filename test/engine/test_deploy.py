@@ -9,6 +9,7 @@ import django_deploy_steps
 import django_host_command
 import django_host_file
 import django_host_folder
+import django_host_proc
 import django_host_user
 import django_process_systemd
 import django_proxy_ports
@@ -996,6 +997,16 @@ def test_what_a_killed_deployment_has_left_is_cleared(world):
     world.apply()
     assert world.releases == {f"0001-{ONE[:12]}": "good", f"0003-{THREE[:12]}": "good"}
     world.check()
+
+
+def test_folders_of_images_that_a_killed_process_has_left_are_cleared_and_no_others(world):
+    world.apply()
+    running, others = "image-4711", ["image-2024-old", "image-uploads"]
+    for name in ("image-4194305", running, *others):
+        (world.site.root / name).mkdir()
+    (django_host_proc.PROC / "4711").mkdir()
+    django_release.clear_leftovers(world.site)
+    assert sorted(path.name for path in world.site.root.glob("image-*")) == sorted([running, *others])
 
 
 @pytest.mark.parametrize("state", ["building", "", "failed", "good", "held"])
