@@ -19,8 +19,9 @@ from django_project_values import UNKNOWN, Called, Method, Value, Variable, trut
 
 #: Variables that a release decides.
 _OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHON\w+|LANG|VCAP_\w+")
-#: Names of secrets that the project itself may choose, and of those that another service issues.
+#: Names of secrets that the project itself may choose, of further passwords, and of what another service issues.
 _SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|SALT|PEPPER|API_?KEY|_KEY$")
+_PASS = re.compile(r"(^|_)(PASS|PWD|PASSPHRASE|CREDENTIALS?)(_|$)")
 _ISSUED = re.compile(
     r"(^|_)(AWS|S3|SES|GCP|GCS|GOOGLE|AZURE|STRIPE|PAYPAL|RAZORPAY|PAYSTACK|FLUTTERWAVE|MPESA|TWILIO|SLACK"
     r"|GITHUB|GITLAB|FACEBOOK|TWITTER|OPENAI|ANTHROPIC|GEMINI|DEEPSEEK|HUGGINGFACE|TELEGRAM|DISCORD|BOT|FIREBASE|FCM"
@@ -185,7 +186,7 @@ def _of_live_site(variable: Variable) -> str:
 
 def may_be_secret(name: str) -> bool:
     """Return whether a variable may be a secret, or a login of a service, by its name."""
-    return bool(_SECRET.search(name) or _ISSUED.search(name))
+    return bool(_SECRET.search(name) or _ISSUED.search(name) or _PASS.search(name))
 
 
 def prefixes(settings: Settings) -> list[tuple[str, str]]:

@@ -20,7 +20,8 @@ _LINE = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_]\w*)[ \t]*=[ \t]*(.*?)[ \
 #: What a Dockerfile sets, in both of its forms.
 _ENV = re.compile(r"^ENV[ \t]+(?:(?P<name>\w+)[ \t]+(?P<value>[^=\s]\S*)[ \t]*$|(?P<pairs>\w+=.*))", re.MULTILINE)
 _PAIR = re.compile(r"""(\w+)=("[^"]*"|'[^']*'|\S*)""")
-#: Values that have to be replaced.
+#: A URL with a password, and values that have to be replaced.
+_LOGIN = re.compile(r"://[^/\s@]*:[^/\s]*@")
 _PLACEHOLDER = re.compile(r"[<{\[*]|change.?me|replace|your|xxx|todo|\$|^$", re.IGNORECASE)
 
 
@@ -47,7 +48,7 @@ def find(folders: Iterable[Path], is_secret: Callable[[str], bool]) -> dict[str,
     of_images = [path for path in paths if _DOCKERFILE.fullmatch(path.name)]
     for path, pairs in [*((path, _pairs(path)) for path in others), *((path, _of_image(path)) for path in of_images)]:
         for name, value in pairs:
-            if not is_secret(name):
+            if not is_secret(name) and not _LOGIN.search(value):
                 found.setdefault(name, Example(value, path.name))
     return found
 
