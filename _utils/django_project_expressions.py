@@ -423,6 +423,8 @@ def _combined(operator: ast.operator, left: Any, right: Any) -> Any:
         return joined(left, right)
     if isinstance(operator, ast.Add) and kinds in ((str, str), (list, list), (int, int)):
         return left + right
+    if isinstance(operator, ast.Add) and kinds == (PurePosixPath, str):  # functions of os.path return texts
+        return f"{left}{right}"
     if isinstance(operator, ast.Sub) and kinds == (PurePosixPath, int):  # of django-environ
         return [left, *left.parents][min(right, len(left.parents))]
     if isinstance(operator, ast.BitOr) and kinds == (dict, dict):

@@ -163,6 +163,9 @@ def _front_end(
     is_found = str(folder) == project or (program.name == "npm" and str(folder) == ".")
     prefix = "" if is_found else there
     commands = program.commands(prefix, named, options=options)
+    if program.name == "npm" and _are_static(settings, path.parent / "node_modules"):
+        commands += program.commands(prefix, [])[:1]
+        commands[-1] = re.sub(r" (ci|install)$", " prune --omit=dev", commands[-1])
     commands = _without_browsers(path.parent, commands)
     commands += [f"make{'' if there == '.' else f' -C {there}'} {target}" for target in made]
     commands += [f"npx gulp {task}"] if task else []
@@ -319,6 +322,16 @@ def _reads(settings: Settings, folder: Path) -> bool:
     named += [os.path.join(folder.parent, path) for path in _relative(plain(settings.get("STATICFILES_DIRS")))]
     is_named = any(Path(os.path.normpath(path)).is_relative_to(folder) for path in named)
     return is_named or (unknown and folder.name != "node_modules")
+
+
+def _are_static(settings: Settings, packages: Path) -> bool:
+    """Return whether all of npm's packages are static files, whose references a manifest of these needs complete.
+
+    Those that only a build requires often lack files that they name.
+    """
+    backends = (settings.get("STORAGES", "staticfiles", "BACKEND"), settings.get("STATICFILES_STORAGE"))
+    folders = {os.path.normpath(path) for path in _paths(plain(settings.get("STATICFILES_DIRS")))}
+    return str(packages) in folders and "Manifest" in f"{backends}"
 
 
 def _has_finder(settings: Settings, project: Path, folder: Path) -> bool:

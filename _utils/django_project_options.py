@@ -27,6 +27,7 @@ import django_project_python_path
 import django_project_release
 import django_project_requirements
 import django_project_routes
+import django_project_unusable
 import django_project_variables
 from django_project_access import Access
 from django_project_report import Report
@@ -59,7 +60,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     required = django_project_packages.complete(report, settings, tree, roots, files, required)
     _front_ends(report, settings, tree, project)
     why = "the project reads its own metadata, and is not installed as a package"
-    report.add_files(django_project_metadata.files(tree, project, roots), why)
+    report.merge("files", django_project_metadata.files(tree, project, roots), why)
     engine = _database(report, settings, django_project_requirements.drivers(required))
     _extensions(report, settings, tree)
     _sandbox(report, settings)
@@ -67,6 +68,8 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     stores = django_project_background.add(report, tree, roots, settings, required)
     _environment(report, settings, tree, roots, engine, domain, stores.words)
     _configuration(report, settings, tree, roots)
+    for name, value, why in django_project_unusable.instead(settings, tree):
+        report.merge("settings", {name: value}, why)
     _mail(report, settings)
     _assets(report, settings, tree)
     _commands(report, settings)
@@ -285,7 +288,7 @@ def _environment(
             report.set(key, shown)
     if settings.dotenv:
         read = {name: {"environment": True} for name in map(_inside(roots[0]), settings.dotenv)}
-        report.add_files(read, "" if "files" in report.pillar else "is read")
+        report.merge("files", read, "" if "files" in report.pillar else "is read")
     if found.optional:
         report.remarks.append(f"environment variables with a default: {', '.join(found.optional)}")
     if found.presence:
@@ -297,10 +300,10 @@ def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequen
     found = [*django_project_configuration.find(settings, tree, roots)]
     examples = "; ".join(one.example for one in found)
     why = f"not in the source, and needed: with the values of {examples}"
-    report.add_files({one.path: {"contents": one.contents} for one in found}, why)
+    report.merge("files", {one.path: {"contents": one.contents} for one in found}, why)
     absent = django_project_configuration.absent(settings, tree, roots)
     why = "not in the source, and imported by the settings; add settings of this site to it"
-    report.add_files({path: {"contents": "# settings of this site\n"} for path in absent}, why)
+    report.merge("files", {path: {"contents": "# settings of this site\n"} for path in absent}, why)
     for one in found:
         known = [name for name in _SECRET_OF_EXAMPLE.findall(one.contents) if name not in one.words]
         if known:
@@ -336,7 +339,7 @@ def _commands(report: Report, settings: Settings) -> None:
         report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
     elif _compresses_at_requests(settings) and is_offline is not True:
         comment = "django-compressor would write to STATIC_ROOT when a page is requested"
-        report.set("settings", {"COMPRESS_OFFLINE": True}, comment)
+        report.merge("settings", {"COMPRESS_OFFLINE": True}, comment)
         report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
     precompilers = settings.get("COMPRESS_PRECOMPILERS")
     for entry in precompilers if isinstance(precompilers, list) and has_compressor else ():
@@ -383,7 +386,7 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
         report.set("writable", writable, "written by the project")
     key = django_project_data.key_file(settings, tree, folder)
     if key and not any(key.startswith(f"{path}/") or key == path for path in shared):
-        report.add_files({key: {"from": "secret_key"}}, "SECRET_KEY is read from it")
+        report.merge("files", {key: {"from": "secret_key"}}, "SECRET_KEY is read from it")
     uploads = django_project_data.committed_uploads(settings, tree)
     if uploads and not any(path == uploads or uploads.startswith(f"{path}/") for path in shared):
         report.remarks.append(

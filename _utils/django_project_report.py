@@ -65,11 +65,11 @@ class Report:
                 found[key] = value
         return found
 
-    def add_files(self, files: dict[str, dict[str, Any]], comment: str) -> None:
-        """Add files that a release writes into its source."""
-        before, comment_before = self.pillar.get("files", ({}, ""))
-        if files:
-            self.set("files", {**before, **files}, "; ".join(filter(None, [comment_before, comment])))
+    def merge(self, key: str, values: dict[str, Any], comment: str) -> None:
+        """Add entries to a map of the pillar."""
+        before, comment_before = self.pillar.get(key, ({}, ""))
+        if values:
+            self.set(key, {**before, **values}, "; ".join(filter(None, [comment_before, comment])))
 
     def extend(self, key: str, values: list[Any], comment: str) -> None:
         """Add entries to a list of the pillar, each once."""

@@ -169,7 +169,8 @@ def _literal(call: ast.Call) -> str | None:
 def _has_home(access: Access, path: Path, done: set[Path]) -> bool:
     """Return whether a module of routes has one for the empty path, or may have one."""
     values = [*_patterns(path)]
-    return not values or any(_may_be_home(access, path, value, done) for value in values)
+    is_known = any(not any(map(_is_before, ast.walk(value))) for value in values)
+    return not is_known or any(_may_be_home(access, path, value, done) for value in values)
 
 
 def _may_be_home(access: Access, module: Path, value: ast.expr, done: set[Path]) -> bool:
@@ -178,14 +179,14 @@ def _may_be_home(access: Access, module: Path, value: ast.expr, done: set[Path])
     if isinstance(value, ast.BinOp):
         return any(_may_be_home(access, module, part, done) for part in (value.left, value.right))
     if not isinstance(value, ast.Call):
-        return True
+        return not _is_before(value)
     name, route = _name(value), _literal(value)
     if name in _NO_PAGES:
         return False
     if name == "i18n_patterns":
         return any(_may_be_home(access, module, part, done) for part in value.args)
     if name not in _ROUTES or route is None:
-        return True
+        return not any(map(_is_before, value.args))  # a function that adds routes of development
     if not _matches_nothing(name, route):
         return False
     target = value.args[1] if len(value.args) > 1 else None
@@ -197,6 +198,11 @@ def _may_be_home(access: Access, module: Path, value: ast.expr, done: set[Path])
     if len(files) != 1 or len(done) >= _MODULES:
         return True
     return files[0] not in done and _has_home(access, files[0], done | {files[0]})
+
+
+def _is_before(value: ast.AST) -> bool:
+    """Return whether an expression is the routes that a module has had before."""
+    return isinstance(value, ast.Name) and value.id == "urlpatterns"
 
 
 def _is_router(module: Path, included: ast.Call) -> bool:
