@@ -180,6 +180,10 @@ def _assets(report: Report, settings: Settings, tree: Path) -> None:
         own = django_project_data.command_with(tree, "sass_processor.processor")
         why = f"{own} compiles its style sheets" if own else "sass_processor is installed"
         report.extend("build", [_at_build(report, settings, own or "compilescss")], why)
+    if "statici18n" in names and not settings.values.get("STATICI18N_ROOT"):
+        report.extend("commands", [("after_static", ["manage.py compilejsi18n"])], "statici18n writes to STATIC_ROOT")
+    elif "statici18n" in names:
+        report.extend("build", [_at_build(report, settings, "compilejsi18n")], "statici18n is installed")
     if "django_tailwind_cli" in names:
         downloads = settings.get("TAILWIND_CLI_AUTOMATIC_DOWNLOAD") is False
         verbs = [*(["download_cli"] if downloads else []), "build"]

@@ -218,6 +218,8 @@ class Readers(Expressions):
             known = [(part, truth(part)) for part in args[1].content]
             kept = UNKNOWN if any(is_true is None for _part, is_true in known) else [one for one, yes in known if yes]
             return Value(kept, args[1].source, args[1].how, taint(*args))
+        if name in ("copy.copy", "copy.deepcopy", "copy", "deepcopy") and isinstance(first, list | dict):
+            return replace(args[0], content=first.copy())
         if name in ("any", "all", "len") and isinstance(first, list):
             return Value(_of_elements(name, first), taint=taint(*args))
         if name.endswith("strtobool") and args:

@@ -60,7 +60,7 @@ class Report:
             if key in _ENTRIES:
                 value = {name: inner for name, (inner, _comment) in value.items() if name not in self.open_variables}
             elif key == "commands":
-                value = dict(value)
+                value = _by_stage(value)
             if value and key not in (*self.open, "repository", "folder", "revision", "domains"):
                 found[key] = value
         return found
@@ -92,10 +92,18 @@ class Report:
                 lines.append(f"      {key}:")
                 lines += [_line(8, variable, *inner) for variable, inner in value.items()]
             elif key == "commands":
-                lines.append(_line(6, key, dict(value), comment))
+                lines.append(_line(6, key, _by_stage(value), comment))
             else:
                 lines.append(_line(6, key, value, comment))
         return "\n".join(lines) + "\n"
+
+
+def _by_stage(commands: list[tuple[str, list[str]]]) -> dict[str, list[str]]:
+    """Return the commands of each stage of a release."""
+    found: dict[str, list[str]] = {}
+    for stage, listed in commands:
+        found.setdefault(stage, []).extend(listed)
+    return found
 
 
 def _wrapped(remark: str) -> list[str]:

@@ -225,6 +225,9 @@ class Statements(Readers):
     def _run_augassign(self, node: ast.AugAssign, frame: Frame) -> None:
         operation = ast.BinOp(left=node.target, op=node.op, right=node.value)
         value = self.evaluate(ast.copy_location(operation, node), frame)
+        before = frame.find(getattr(node.target, "id", ""))
+        if value.content is UNKNOWN and before and isinstance(before.content, list) and _is_of_names(node.target):
+            value = replace(before, taint=value.taint)  # some of its elements are known
         self.bind(node.target, value, frame)
 
     def _run_functiondef(self, node: ast.FunctionDef | ast.AsyncFunctionDef, frame: Frame) -> None:
@@ -464,6 +467,11 @@ class Statements(Readers):
         source = next((value for value in every if value.source), Value())
         content = result.content if all(value.content is UNKNOWN for value in frame.results) else UNKNOWN
         return Value(content, source.source, source.how, taint(*every))
+
+
+def _is_of_names(target: ast.expr) -> bool:
+    """Return whether a setting is a list of which the known elements tell much, as those of INSTALLED_APPS do."""
+    return getattr(target, "id", "") in ("INSTALLED_APPS", "MIDDLEWARE")
 
 
 def _raises(body: Sequence[ast.stmt]) -> bool:
