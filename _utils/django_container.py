@@ -18,9 +18,15 @@ from django_site import RUNTIME, Site
 
 #: What a release records of its image.
 RECORD = {"engine": str, "image": str, "base": str, "mounts": [str], "file?": str, "pulled?": str}
+#: Forgets the options that an image has for the server of its own CMD, such as UWSGI_HTTP=:8000, a port of the host.
+_FORGET = (
+    'eval "$(export -p | while IFS= read -r one; do case $one in '
+    '"export UWSGI_"*=*|"export GUNICORN_CMD_ARGS="*|"export GRANIAN_"*=*|"export UVICORN_"*=*) '
+    'one=${one#export }; one=${one%%=*}; case $one in *[!A-Za-z0-9_]*) ;; *) echo "unset $one";; esac;; esac; done)"; '
+)
 #: Reads files of variables, which systemd would read, then becomes the command: no variable is an argument or part of
 #: what the engine shows of a container.
-_ENTER = 'umask 027; set -a; while [ "$1" != -- ]; do . "$1"; shift; done; set +a; shift; exec "$@"'
+_ENTER = f'umask 027; {_FORGET}set -a; while [ "$1" != -- ]; do . "$1"; shift; done; set +a; shift; exec "$@"'
 #: Where a worker has the site's folder: it follows `current`, and its own release has the same path in the image.
 ROOT = Path("/site")
 #: Folders with sockets of database servers of the host.

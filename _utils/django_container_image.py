@@ -32,6 +32,7 @@ FROM {dependencies}
 LABEL {labels}
 COPY --chown=0:{group} source {release}/source
 COPY image/tree {release}
+STOPSIGNAL SIGTERM
 HEALTHCHECK NONE
 ENTRYPOINT []
 CMD []

@@ -107,6 +107,23 @@ def test_variables_reach_the_command_and_no_argument(tmp_path):
     assert {"A=x y", 'B=$A"q'} <= {*printed}
 
 
+def test_options_that_an_image_has_for_its_own_server_are_forgotten(tmp_path):
+    """UWSGI_HTTP=:8000 would be a port of the host; what the pillar sets holds."""
+    own = tmp_path / "own"
+    own.write_text('GUNICORN_CMD_ARGS="--preload"\n')
+    given = {
+        "UWSGI_HTTP": ":8000",
+        "GUNICORN_CMD_ARGS": "--bind=:8000",
+        "GRANIAN_HOST": "0.0.0.0",
+        "UVICORN_HOST": "::",
+    }
+    kept = {"MY_UWSGI": "it's $(x)\nexport UWSGI_$(false)=1", "PATH": "/usr/bin:/bin"}
+    argv = ["/bin/sh", "-c", django_container._ENTER, "sh", str(own), "--", "/usr/bin/env", "-0"]
+    found = subprocess.run(argv, capture_output=True, text=True, check=True, env=given | kept).stdout.split("\0")
+    expected = {*(f"{name}={value}" for name, value in kept.items()), "GUNICORN_CMD_ARGS=--preload"}
+    assert {one for one in found if one and not one.startswith(("PWD=", "SHLVL=", "_="))} == expected
+
+
 def test_the_unit_of_a_server_runs_the_container_and_no_sandbox_of_its_own(site, release):
     templates = formula_templates()
     files = django_release_instance.configuration(site, release, FACTS, templates)
@@ -253,7 +270,7 @@ def test_no_secret_of_the_source_is_in_the_image_of_a_release(site, release, eng
     assert ignored.index("source/.env") > ignored.index("!source")
     assert {*container.mounts} == {f"{release}/source/.env", f"{release}/source/deep/server.key"}
     assert tag == f"localhost/django/blog:{NAME}"
-    assert f"source {release}/source" in text
+    assert f"source {release}/source" in text and "STOPSIGNAL SIGTERM" in text.splitlines()
 
 
 def test_what_leads_elsewhere_or_is_written_by_the_site_is_never_mounted(make_site, tmp_path, engine):

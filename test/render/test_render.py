@@ -11,8 +11,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import django_container
 import django_host_environment
 import django_host_memory
+import django_host_user
 import django_proxy_apache
 import django_proxy_files
 import django_proxy_listener
@@ -44,6 +46,9 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 26, 3))
     monkeypatch.setattr(django_proxy_apache, "ETC", tmp_path / "etc/apache2")
     monkeypatch.setattr(django_proxy_apache, "unescapes", lambda _site: True)
+    monkeypatch.setattr(django_container, "_existing", lambda _site, _release, paths: list(map(str, paths)))
+    monkeypatch.setattr(django_host_user, "owner", lambda _user, _group: (998, 998))
+    monkeypatch.setattr(django_host_user, "find_user", lambda _name: None)
 
 
 def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
