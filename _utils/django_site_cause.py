@@ -286,6 +286,11 @@ _HINTS = (
         "Python's {0} no longer has {1}: set {at}:python to a version that the packages support; it is {python} now",
     ),
     (
+        r"(global flags not at the start of the expression)",
+        "a package has a regular expression with {0}, which Python 3.11 and later refuse: set {at}:python to an older "
+        "one, or a newer version of the package in {at}:python_packages; it is {python} now",
+    ),
+    (
         r"OSError: No such file: \S*/releases/[^/]+/source/(\S+\.py)",
         "the settings include {0}, which is not in the source: add it to {at}:files, or commit it",
     ),
