@@ -44,10 +44,17 @@ RUN: tuple[str, ...] = ("--runtime", "runc", "run", "--ulimit", "nofile=4096:409
 # Without these systemd makes no mount namespaces, and a unit's sandbox is silently not in force. A host without an init
 # is a plain container, with no more than podman's own.
 RIGHTS = ("--cap-add=SYS_ADMIN,SYS_PTRACE", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined")
+# All rights, and control groups of its own: with --systemd=always podman would give it the machine's in place of them
+# where cgroups are v1, and two such hosts end each other's units. So it has to be given what that option gives.
+PRIVILEGED = (
+    *("--privileged", "--cgroupns=private", "--systemd=false", "--stop-signal=SIGRTMIN+3"),
+    *("--tmpfs=/run:rw,nosuid,nodev,mode=755", "--tmpfs=/run/lock", "--tmpfs=/tmp:rw,mode=1777"),
+    "--tmpfs=/var/log/journal",
+)
 # A host on which container engines run: they mount, make control groups of their own, and need a file system below
 # their layers that is no overlay itself. `Lab.start(rights=ENGINE)`.
 ENGINE = (
-    *("--privileged", "--cgroupns=private"),
+    *PRIVILEGED,
     *("--volume=/var/lib/containers", "--volume=/var/lib/docker", "--volume=/var/lib/containerd"),
     # With all rights systemd tries to load modules into the kernel of this machine.
     "--volume=/dev/null:/etc/systemd/system/systemd-modules-load.service",
@@ -418,13 +425,21 @@ class Lab:
         # podman's own server of names misses some while hosts come and go.
         others = [host for host in self.named if not host.is_removed]
         podman(
-            *(*RUN, *(rights if init else ()), "--detach", "--name", container, "--hostname", name),
+            *(
+                *RUN,
+                *(("--systemd=always", *rights) if init else ()),
+                "--detach",
+                "--name",
+                container,
+                "--hostname",
+                name,
+            ),
             *("--network", self.name, "--network-alias", name, "--ip", address, "--mac-address", hardware),
             *(f"--add-host={other.name}:{other.address}" for other in others),
             f"--label={LABEL}={OWNER}",
             *(f"--env={key}={value}" for key, value in ENVIRONMENT.items()),
             *("--volume", f"{certificates()}:{CERTIFICATES}:ro", *options),
-            *(("--systemd=always", image) if init else (image, *command)),
+            *((image,) if init else (image, *command)),
         )
         self.keep_bridge()
         host = Host(container, name, address, init)

@@ -3,13 +3,11 @@
 import re
 
 import pytest
-from lab import CommandFailed, Host
+from lab import PRIVILEGED, CommandFailed, Host
 from sites import Site
 
 pytestmark = pytest.mark.full
 
-#: A host that may mount.
-RIGHTS = ("--privileged", "--cgroupns=private")
 UNIT = "srv-django-blog-media.mount"
 MEDIA = "/srv/django/blog/media"
 #: Where a test sees what is in a device.
@@ -31,7 +29,7 @@ def on(host: Host, path: str) -> str:
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready", rights=RIGHTS)
+    host = module_hosts(kind="ready", rights=PRIVILEGED)  # it mounts
     blog = Site(host, repositories(host), backup={"media": True})
     blog.device = image(host, "one")
     return blog
