@@ -86,6 +86,7 @@ _BACKENDS = {
     **dict.fromkeys(("DEFAULT_FILE_STORAGE", "STORAGES:default"), _FILES),
     **dict.fromkeys(("STATICFILES_STORAGE", "STORAGES:staticfiles"), _STATIC),
 }
+_CACHE = "django.core.cache.backends.locmem.LocMemCache"
 #: Settings of mail → what Django has without them: the mail server of this host.
 _MAIL = {"EMAIL_HOST": "localhost", "EMAIL_PORT": "25", "EMAIL_HOST_USER": "", "EMAIL_HOST_PASSWORD": ""}
 #: Names of variables for the URL of the default database; a replica has another one.
@@ -390,14 +391,24 @@ def _is_in_another_text(settings: Settings, name: str) -> bool:
 
 
 def _backend(settings: Settings, variable: Variable, forms: dict[str, str]) -> str:
-    """Return Django's own class for a setting that is None without its variable, which Django cannot import."""
+    """Return Django's own class for a setting that is None without its variable, or raises: Django imports neither."""
     storages = settings.values.get("STORAGES", Value()).content
     entries = storages.items() if isinstance(storages, dict) else ()
     found = [(_BACKENDS.get(setting, ""), settings.values.get(setting, Value(""))) for setting in forms]
     for alias, entry in entries:
         value = entry.content.get("BACKEND", Value("")) if isinstance(entry.content, dict) else Value("")
         found.append((_BACKENDS.get(f"STORAGES:{alias}", ""), value))
-    return next((name for name, value in found if value.content is None and value.source == variable.name), "")
+    caches = settings.values.get("CACHES", Value()).content
+    for entry in caches.values() if isinstance(caches, dict) else ():
+        value = entry.content.get("BACKEND", Value("")) if isinstance(entry.content, dict) else Value("")
+        found.append((_CACHE, value))
+    own = [name for name, value in found if name and value.source == variable.name and _is_none(value, variable)]
+    return next(iter(own), "")
+
+
+def _is_none(value: Value, variable: Variable) -> bool:
+    """Return whether a setting has no value without its variable."""
+    return value.content is None or (variable.required and value.content is UNKNOWN)
 
 
 def _makes_folders(settings: Settings, name: str) -> bool:
