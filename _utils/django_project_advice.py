@@ -240,6 +240,9 @@ def _lacking(config: Mapping[str, Any], found: Mapping[str, Any], step: str) -> 
     files = {path: content for path, content in found.get("files", {}).items() if path not in config["files"]}
     if files:
         yield "files", files
+    settings = {name: value for name, value in found.get("settings", {}).items() if name not in config["settings"]}
+    if settings:
+        yield "settings", settings
     if found.get("sandbox") and not {*found["sandbox"]} & {*config["sandbox"]}:
         yield "sandbox", found["sandbox"]
     if found.get("static") and config["static"]["collect"]:

@@ -1,6 +1,7 @@
 """The environment of a project in the pillar: for the variables that its settings read, what the formula knows."""
 
 import ast
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import django_database_engine
 import django_project_code
+import django_project_python_path
 import django_project_settings
 import django_project_variables
 from django_project_examples import Example
@@ -55,6 +57,9 @@ _EXAMPLE_DOMAIN = re.compile(r"([\w-]+\.)+localhost(:\d+)?|([\w-]+\.)*example\.(
 #: Names of variables for the settings that a project runs with, and values of them that no live site has.
 _STAGE = re.compile(r"((DJANGO|APP)_)?(ENV|ENVIRONMENT)")
 _OF_DEVELOPMENT = re.compile(r"dev|develop|development|local", re.IGNORECASE)
+#: Names of modules with the settings of a live site, and the variables and texts that are tried to reach one.
+_LIVE = re.compile(r"(^|[._])(production|prod|live|deploy\w*)([._]|$)")
+_TRIED = 5
 #: Settings with origins, which begin with https://, whatever the variables with them are called.
 _ORIGINS = re.compile(r"CORS_ALLOWED_ORIGINS|CORS_ORIGIN_WHITELIST|CSRF_TRUSTED_ORIGINS")
 #: Names of variables for the host of a service, words in them → the package of Debian whose server listens there.
@@ -154,6 +159,10 @@ def read(roots: Sequence[Path], settings_module: str, application: str) -> Setti
     given = {name: text for name, variable in settings.variables.items() if (text := _of_live_site(variable))}
     if given:
         settings = _read(roots, settings_module, given, application)
+    chosen = _of_live_module(roots, settings_module, application, settings, given)
+    if chosen:
+        given |= chosen
+        settings = _read(roots, settings_module, given, application)
     debug = settings.values.get("DEBUG", Value())
     by_name = sorted(debug.taint, key=lambda name: ("DEBUG" not in name, name))
     names = [name for name in by_name if name in settings.variables and not _OWN.fullmatch(name)]
@@ -174,6 +183,30 @@ def _read(roots: Sequence[Path], settings_module: str, given: Mapping[str, str],
         is_url = variable.required and re.search(r"_UR[LI]$", variable.name) and _DATABASE_URL.fullmatch(variable.name)
         variable.kind = "database" if is_url and variable.kind == "text" else variable.kind
     return settings
+
+
+def _of_live_module(
+    roots: Sequence[Path], settings_module: str, application: str, settings: Settings, given: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the variable by whose text a settings module takes every name of a further one, for a live site."""
+    path = django_project_python_path.find_module(roots, settings_module)
+    nodes = [node for node in ast.walk(django_project_code.tree(path)) if isinstance(node, ast.If)] if path else []
+    for node in nodes:
+        taken = django_project_code.star_imports(ast.Module(node.body, []))
+        if not any(map(_LIVE.search, taken)) or _takes_live(settings):
+            continue
+        texts = [getattr(part, "value", "") for part in ast.walk(node.test) if isinstance(part, ast.Constant)]
+        texts = [text for text in texts if isinstance(text, str) and text and text not in settings.variables]
+        own = [name for name, variable in settings.variables.items() if variable.place.startswith(f"{path}:")]
+        for name, text in itertools.product(own[:_TRIED], (texts or ["1"])[:_TRIED]):
+            if _takes_live(_read(roots, settings_module, {**given, name: text}, application)):
+                return {name: text}
+    return {}
+
+
+def _takes_live(settings: Settings) -> bool:
+    """Return whether one of the modules that settings surely have is for a live site, by its name."""
+    return any(_LIVE.search(path.stem) for path in settings.files if path not in settings.perhaps)
 
 
 def _of_live_site(variable: Variable) -> str:

@@ -8,6 +8,7 @@ import django_project
 import django_project_code
 import django_project_process_files
 import django_project_python_path
+import django_project_settings
 from django_host_command import DeploymentError
 from django_project_report import Report
 
@@ -158,10 +159,13 @@ def _is_live(roots: list[Path], module: str) -> bool:
 
 def _is_part(roots: list[Path], named: str, module: str) -> bool:
     """Return whether a module has some settings only, which the named package imports with the others."""
+    if not module.startswith(f"{named}."):
+        return False
+    names = [{*django_project_settings.read(roots, one, {}).values} for one in (named, module)]
     files = [file for root in roots if (file := django_project_python_path.module_file(root, module))]
     texts = [django_project_code.read(file) for file in files]
     is_whole = any(re.search(r"^\s*from\s.+\simport\s+\*|\bROOT_URLCONF\b", text, re.MULTILINE) for text in texts)
-    return module.startswith(f"{named}.") and not is_whole
+    return not is_whole or "ROOT_URLCONF" in names[0] - names[1]
 
 
 def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import django_project
 import django_project_code
 import django_project_imports
 import django_project_python_path
+import django_project_storages
 import django_site_hint
 import django_site_package
 from django_project_settings import Settings
@@ -30,9 +31,10 @@ def needed(settings: Settings) -> list[str]:
 
 
 def _backends(settings: Settings) -> list[str]:
-    """Return the backends that the settings name for authentication, caches and channel layers."""
+    """Return the backends that the settings name for authentication, files, caches and channel layers."""
     found = settings.get("AUTHENTICATION_BACKENDS")
-    backends = found if isinstance(found, list) else []
+    backends = [*(found if isinstance(found, list) else []), *django_project_storages.named(settings)]
+    backends += ["boto3"] if any(".backends.s3" in str(backend) for backend in backends) else []
     for setting in ("CACHES", "CHANNEL_LAYERS"):
         aliases = settings.get(setting)
         if isinstance(aliases, dict):
@@ -80,7 +82,7 @@ def left_out(
         required: the names of the required packages, in lower case.
         offered: the packages of the project's extras, which are not installed: name in lower case → requirement.
     """
-    names = {re.sub(r"\[.*", "", name) for name in required}
+    names = {*required, *(re.sub(r"\[.*", "", name) for name in required)}
     optional = {name for path in settings.files for name in _imported_if_present(path)}
     imported = dict.fromkeys([*needed(settings), *django_project_imports.foreign(roots, settings)])
     wanted = [name for name in imported if name not in optional and not django_project_python_path.is_own(roots, name)]

@@ -68,7 +68,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     stores = django_project_background.add(report, tree, roots, settings, required)
     _environment(report, settings, tree, roots, engine, domain, stores.words)
     _configuration(report, settings, tree, roots)
-    for name, value, why in django_project_unusable.instead(settings, tree):
+    for name, value, why in django_project_unusable.instead(settings, tree, roots):
         report.merge("settings", {name: value}, why)
     _mail(report, settings)
     _assets(report, settings, tree)
@@ -184,6 +184,8 @@ def _assets(report: Report, settings: Settings, tree: Path) -> None:
         report.extend("commands", [("after_static", ["manage.py compilejsi18n"])], "statici18n writes to STATIC_ROOT")
     elif "statici18n" in names:
         report.extend("build", [_at_build(report, settings, "compilejsi18n")], "statici18n is installed")
+    if "rest_framework" in names and "django.contrib.staticfiles" not in names:
+        report.remarks.append("rest_framework's pages have no styles: django.contrib.staticfiles is not installed")
     if "django_tailwind_cli" in names:
         downloads = settings.get("TAILWIND_CLI_AUTOMATIC_DOWNLOAD") is False
         verbs = [*(["download_cli"] if downloads else []), "build"]
@@ -214,7 +216,7 @@ def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> st
         where = {"host": engine.default_sockets[0], "manage": True} if is_by_tcp else {}
         why = "; PyMySQL uses TCP without `host`" if is_by_tcp else ""
         report.set("database", {"engine": engine.name, **where}, f"{comment}{why}")
-    elif has_driver and (is_by_url or is_by_variable or (backend is UNKNOWN and "DATABASES" in settings.values)):
+    elif has_driver and (is_by_url or is_by_variable or backend is UNKNOWN):
         engine = django_database_engine.ENGINES[next(iter(drivers))]
         report.set("database", {"engine": engine.name}, f"guessed: {drivers[engine.name]} is required")
     elif is_by_url:

@@ -1,5 +1,6 @@
 """Find the packages that a project needs: those of Python and Debian, its Python, and its application server."""
 
+import ast
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import django_host_service
 import django_kinds
 import django_project
+import django_project_code
 import django_project_imports
 import django_project_modules
 import django_project_removed
@@ -202,6 +204,11 @@ def _server(report: Report, tree: Path, folder: str, required: Collection[str]) 
     """Propose the application server that the project's requirements are for, if it is not the default."""
     roots = [tree / path for path in (folder, *report.value("python_path", []))]
     names = {re.sub(r"\[.*", "", name) for name in required}
+    without_http = _without_http(roots)
+    if without_http and django_project.application_modules(roots):
+        where = without_http.relative_to(tree)
+        report.remarks.append(f"{where} serves websockets only, and no http: the site's server runs the WSGI module")
+        return
     for name, kind in django_kinds.SERVERS.items():
         packages = [package for package in kind.suggested_by if package in names]
         every = (other for other, one in django_kinds.SERVERS.items() if one.interface == kind.interface)
@@ -214,6 +221,27 @@ def _server(report: Report, tree: Path, folder: str, required: Collection[str]) 
             report.set("server", {"kind": name}, f"guessed: {' and '.join(packages)} are required")
         elif name not in names:  # Channels itself serves nothing
             report.set("server", {"kind": others[0]}, f"guessed: {packages[0]} and {others[0]} are required")
+
+
+def _without_http(roots: Sequence[Path]) -> Path | None:
+    """Return the module by which the ASGI application of Channels serves websockets only; None if it may serve http."""
+    paths = [path for root in roots for path in django_project.files(root, None, depth=5)]
+    paths = [path for path in paths if path.name in ("asgi.py", "routing.py")]
+    texts = {path: django_project_code.read(path) for path in paths}
+    found = [path for path, text in texts.items() if "ProtocolTypeRouter(" in text]
+    has_django = any("get_asgi_application" in text for text in texts.values())
+    return None if has_django or any(map(_serves_http, found)) else next(iter(found), None)
+
+
+def _serves_http(path: Path) -> bool:
+    """Return whether a module that chooses by protocol may serve http: not by a class of its own, or by nothing.
+
+    Before version 3 of Channels, whose consumers have as_asgi(), Django serves http that has no application.
+    """
+    text = django_project_code.read(path)
+    classes = [node.name for node in django_project_code.tree(path).body if isinstance(node, ast.ClassDef)]
+    served = re.findall(r"""["']http["']\s*(?::|\]\s*=)\s*([\w.]+)""", text)
+    return any(name not in classes for name in served) or (not served and ".as_asgi()" not in text)
 
 
 def _guess(report: Report, settings: Settings, roots: Sequence[Path], files: Collection[str]) -> None:

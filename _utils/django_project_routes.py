@@ -28,6 +28,12 @@ _NO_VIEW = re.compile(
     r"|logout|delete|remove|create|update|form(?!a)|cron|run|send|sync|hook|callback|export|download|reset|stream",
     re.IGNORECASE,
 )
+#: Words in paths of pages that only show something, and of those that may do something.
+_SHOWS = re.compile(r"(^|[/_-])(status|health\w*|ping|version|alive|ready|docs?|schema|swagger|redoc|login)([/_-]|$)")
+_ACTS = re.compile(
+    r"(^|[/_-])(stage|send|run|sync|update|delete|remove|create|logout|web-?hook|dismiss|cron|callback|reset|reload|clear"
+    r"|flush|trigger|start|stop|publish|notify|import|export|download|migrate|seed)([/_-]|$)"
+)
 #: Views that are pages by themselves: of Django, and of packages that document an API.
 _VIEWS = ("LoginView", "TemplateView", "SpectacularSwaggerView", "SpectacularRedocView", "with_ui")
 
@@ -67,7 +73,8 @@ def _candidates(access: Access, urlconf: Any, but: str) -> Iterator[tuple[str, s
         return access.is_open_get(module, view)
 
     found = (_pages(access, files[0], "", {files[0]}, is_view) for is_view in (_is_page, is_open))
-    pages = (f"/{page}" for page in itertools.chain.from_iterable(found) if page)
+    pages = [f"/{page}" for page in itertools.chain.from_iterable(found) if page and not _ACTS.search(page)]
+    pages.sort(key=lambda page: not _SHOWS.search(page))
     yield from ((page, why) for page in itertools.chain(logins, pages))
 
 

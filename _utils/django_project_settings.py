@@ -31,6 +31,7 @@ class Settings:
         application: the WSGI or ASGI module; empty if it is not known.
         undefined: names that the modules use and do not have, and where: a NameError.
         absent: modules of the project that they take every name of, and that the source does not have.
+        perhaps: the modules among those that were read that another value of a variable may import.
     """
 
     variables: dict[str, Variable] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Settings:
     application: str = ""
     undefined: dict[str, str] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
+    perhaps: set[Path] = field(default_factory=set)
 
     def get(self, *names: str) -> Any:
         """Return a setting, or an element of it, without sources; `UNKNOWN` if it is not known."""
@@ -84,6 +86,7 @@ def read(roots: Sequence[Path], module: str, given: Mapping[str, str], applicati
         application,
         interpreter.undefined,
         interpreter.absent,
+        interpreter.perhaps,
     )
 
 

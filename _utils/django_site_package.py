@@ -99,6 +99,7 @@ LEFT_OUT = {
 
 #: Modules that pages are made with and that few other packages bring → what the names of these have.
 SELDOM = {
+    "boto3": r"boto|zappa|s3|aws|amazon|sqs|\bses\b|watchtower|sagemaker|moto\b",
     "bs4": r"wagtail|bootstrap|coderedcms|inlinestyler|premailer|scrap|marka?down|html",
     "docx": r"docx",
     "markdown": r"markdown|mdeditor|martor|wiki|wagtail|docs",

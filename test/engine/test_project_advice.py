@@ -304,6 +304,15 @@ def test_what_inspection_finds_and_the_pillar_does_not_have_is_named(release):
     assert django_project_advice.not_in_pillar(configured(), release, FACTS, "instance") == ""
 
 
+def test_settings_that_no_site_can_use_are_named(release):
+    settings = "INSTALLED_APPS = []\nSTATICFILES_STORAGE = 'blog.stores.Static'\n"
+    write_tree(release / "source", {"blog/settings.py": settings, "package.json": "{}"})
+    found = '{"STATICFILES_STORAGE": "django.contrib.staticfiles.storage.StaticFilesStorage"}'
+    assert f"blog: settings: {found}" in django_project_advice.not_in_pillar(configured(), release, FACTS, "static")
+    site = configured(settings={"STATICFILES_STORAGE": "blog.files.Static"})
+    assert "settings: " not in django_project_advice.not_in_pillar(site, release, FACTS, "static")
+
+
 def test_build_commands_that_were_taken_out_are_not_proposed_again(release, make_site):
     site = make_site(commands={"after_static": ["manage.py compress"]}, writable=["logs"])
     records = {"0001-aaaaaaaaaaaa": "hash of npm", "0002-bbbbbbbbbbbb": "hash of none"}
