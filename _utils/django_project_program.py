@@ -41,6 +41,8 @@ def ignored_checks(site: Site) -> list[str]:
     return [*([] if site.public_https else NOT_WITHOUT_TLS), *silenced]
 
 
+#: Migrations that an error names at most; of more it has the number.
+_SHOWN = 8
 #: How pydantic-settings reports missing variables, by the names of its fields.
 _OF_PYDANTIC = re.compile(r"validation errors? for .*\b(Field required|field required)")
 
@@ -347,8 +349,10 @@ def _explained(
     cause = report["cause"] or error.message.removeprefix(f"{doing}: ")
     evidence = cause if report["cause"] else f"{cause}\n{error.log}"
     text = ": ".join(filter(None, [doing, report["migration"], cause]))
-    text += f" (applied before it: {report['applied']})" if report["applied"] else ""
-    kind = PartlyMigrated if report["applied"] else DeploymentError
+    names = report["applied"].split(", ") if report["applied"] else []
+    shown = report["applied"] if len(names) <= _SHOWN else f"{len(names)} migrations"
+    text += f" (applied before it: {shown})" if names else ""
+    kind = PartlyMigrated if names else DeploymentError
     failure = kind(
         text,
         log="" if report["blocked"] else error.log,
@@ -357,7 +361,7 @@ def _explained(
         or (error.transient and not django_site_cause_file.of_file(site, evidence, facts)),
     )
     if isinstance(failure, PartlyMigrated):
-        failure.names = report["applied"].split(", ")
+        failure.names = names
     django_database.add_hint(site, failure)
     return failure
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import django_host_file
+import django_server
 import django_site_cause
 from django_site import Site
 
@@ -60,6 +61,10 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
         is_below = site.config["path"] == "/" and str(facts.get("static_url", "")).startswith(f"{above}/")
         path = f"{at}:path: {above}, below which the project has its static files too, or " if is_below else ""
         return f"the project has no page {found.path}: set {path}{at}:health:path to one that it has"
+    if found.status == 405:
+        server = f", or, where its ASGI module serves websockets only, {at}:server: {{kind: uwsgi}}"
+        is_asgi = django_server.of_site(site).interface(site) == "asgi"
+        return f"the project answers no GET at {found.path}: set {at}:health:path to a page{server if is_asgi else ''}"
     return f"correct the project, or set {at}:health (path, status, contains, timeout)"
 
 

@@ -41,7 +41,7 @@ _LASTING = re.compile(r"no such|does not exist|doesn't exist|unable to open|Unkn
 
 
 class NoPage(DeploymentError):
-    """The project has no page for every visitor at the path of the health check: it answers 404, 401 or 403."""
+    """The health check's path has no page for every visitor, or one that needs rows of the database."""
 
 
 class Raised(NamedTuple):
@@ -150,7 +150,8 @@ class _Wait:
                 exception, log = self._raised
                 problem = f"returned 500: {exception}"
         path = self._found.path or django_release_cure.page(self.site)
-        kind = NoPage if self._found.status in (401, 403, 404) else DeploymentError
+        is_page = self._found.status not in (401, 403, 404, 405) and "DoesNotExist: " not in exception
+        kind = DeploymentError if is_page else NoPage
         return kind(
             f"health check failed: GET {path} on release {self.release.name} {problem}",
             log=log or _settled_journal(self.site, self.release, self.began),

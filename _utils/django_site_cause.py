@@ -191,7 +191,18 @@ _HINTS = (
     (
         r"DoesNotExist: (\w+) matching query does not exist",
         "the database has no such {0}: load what the project requires, as in salt-call django.manage {site} 'loaddata "
-        "NAME', then salt-call django.release {site}",
+        "NAME', then salt-call django.release {site}; or set {at}:health:path to a page that does not require it",
+    ),
+    (
+        r"does not accept 0 as a value for AutoField",
+        "MySQL and MariaDB accept no 0 as an id, which a migration has as the default of a ForeignKey: set "
+        "{at}:database: {{engine: postgres}} or sqlite, or correct the migration",
+    ),
+    (
+        r"\b(?:NoCredentials|PartialCredentials|DefaultCredentials)Error\b",
+        "the project's files are in a store, whose login it lacks: set the variables with it in {at}:environment and "
+        "{at}:secrets; or have the site serve them, by Django's own storages in {at}:settings:STORAGES, before Django "
+        "4.2 STATICFILES_STORAGE and DEFAULT_FILE_STORAGE",
     ),
     (
         r"urls/(?:resolvers|conf)\.py[\s\S]{0,600}(?:'NoneType' is not iterable|expected string or bytes-like)",

@@ -73,6 +73,11 @@ def test_migrate_sends_its_time_limits(project_commands):
             "blog.0002: it fails (applied before it: blog.0001)",
             "PartlyMigrated",
         ),
+        (
+            f"migration: blog.0012\napplied: {', '.join(f'blog.{number:04}' for number in range(1, 12))}",
+            "blog.0012: it fails (applied before it: 11 migrations)",
+            "PartlyMigrated",
+        ),
         ("migration: blog.0002\napplied: ", "blog.0002: it fails", "DeploymentError"),
         ("migration: blog.0002\napplied: \nblocked: yes", "blog.0002: it fails", "DeploymentError"),
     ],

@@ -283,7 +283,7 @@ TO_HTTPS = (
 )
 CURES = [
     ((500, {}, ""), {}, {}, HEALTH),
-    ((405, {}, ""), {}, {}, HEALTH),
+    ((405, {}, ""), {}, {}, f"the project answers no GET at /: set {AT}:health:path to a page"),
     ((404, {}, ""), {}, {}, f"the project has no page /: set {AT}:health:path to one that it has"),
     (
         (403, {}, ""),
@@ -355,6 +355,15 @@ def test_hint_of_a_failed_health_check_names_the_key_that_corrects_it(instance, 
     assert error.value.hint == cure
 
 
+def test_hint_of_a_refused_get_names_another_server_for_asgi(make_site):
+    found = django_release_cure.Finding("returned 405", "/", 405)
+    site = make_site(folders=False, server={"kind": "daphne"})
+    assert django_release_cure.hint(site, site.root / "releases/1", found) == (
+        f"the project answers no GET at /: set {AT}:health:path to a page, or, where its ASGI module serves websockets "
+        f"only, {AT}:server: {{kind: uwsgi}}"
+    )
+
+
 def test_hint_of_a_login_page_below_a_path_that_the_site_does_not_have(instance):
     site, release, _server = instance()
     (release / "release.json").write_text(json.dumps({"facts": {"static_url": "/app/static/"}}))
@@ -404,6 +413,15 @@ def test_an_answer_that_may_change_is_waited_for(instance, answer, raised):
     server.answers["/"] = [answer] * 5 + [GOOD]
     django_release_health.check(site, release, lambda path: raised)
     assert len(server.requests) == 9
+
+
+def test_page_that_needs_rows_of_the_database_is_none_for_a_health_check(instance):
+    site, release, server = instance(health={"timeout": "30s"})
+    server.answers["/"] = (500, {}, "")
+    for kind, is_none in (("User.DoesNotExist: User matching query does not exist.", True), ("KeyError: 'ink'", False)):
+        with pytest.raises(DeploymentError) as error:
+            django_release_health.check(site, release, lambda path, kind=kind: Raised(kind, ""))
+        assert isinstance(error.value, django_release_health.NoPage) == is_none
 
 
 def test_exception_that_no_waiting_ends_decides_though_it_is_of_the_database(instance):
