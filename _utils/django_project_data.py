@@ -1,5 +1,6 @@
 """Files that a project writes or commits next to its code: data that outlives a release, logs, static files."""
 
+import ast
 import os
 import re
 from collections.abc import Iterator
@@ -112,6 +113,25 @@ def extensions(tree: Path) -> list[str]:
     found = {name for text in texts for name in _CREATED.findall(text)}
     found |= {name for name, operation in _OPERATIONS.items() if any(map(operation.search, texts))}
     return sorted(found - _TRUSTED)
+
+
+def refused_by_mysql(tree: Path) -> str:
+    """Return the place of a ForeignKey with the default 0 that a migration adds, which MySQL refuses; else empty."""
+    for path in sorted(django_project.files(tree, None, depth=6)):
+        is_migration = path.suffix == ".py" and path.parent.name == "migrations"
+        for call in _calls(django_project_code.tree(path), "AddField") if is_migration else ():
+            for field in _calls(call, "ForeignKey"):
+                values = [getattr(one.value, "value", None) for one in field.keywords if one.arg == "default"]
+                if values == [0]:
+                    return f"{path.relative_to(tree)}:{field.lineno}"
+    return ""
+
+
+def _calls(top: ast.AST, name: str) -> Iterator[ast.Call]:
+    """Yield the calls of a name in a part of a module."""
+    for node in ast.walk(top):
+        if isinstance(node, ast.Call) and django_project_code.dotted(node.func).rpartition(".")[2] == name:
+            yield node
 
 
 def command_with(tree: Path, module: str) -> str:

@@ -69,6 +69,10 @@ _SERVICE = re.compile(
 _SERVERS = {"REDIS": "redis-server", "MEMCACHE": "memcached", "RABBITMQ": "rabbitmq-server"}
 #: Names of variables for a folder with data.
 _FOLDER = re.compile(r"(\w+_)?(DIR|DIRECTORY|FOLDER|UPLOAD_TMP|(STORE|STORAGE|DATA|UPLOADS?|FILES)_PATH)")
+#: Names of variables for a file that another service issued.
+_PATH = re.compile(
+    r"_FILE$|_(FILE|SA|ACCOUNT|KEY|CERT|CERTIFICATE|CREDENTIALS|JSON)_PATH$|^GOOGLE_APPLICATION_CREDENTIALS$"
+)
 #: Names of variables for the URL of a Redis, which Debian's package serves on this host.
 _REDIS = re.compile(r"(\w+_)?REDIS_(URL|URI)|(\w+_)?(CELERY_)?BROKER_(URL|URI)")
 #: The URL of a Redis without a login, on a host whose name has no dots.
@@ -306,9 +310,8 @@ def of(settings: Settings, context: Context) -> Environment:
             own = "production" if _STAGE.fullmatch(name) and _OF_DEVELOPMENT.fullmatch(value) else own
             result.environment[name] = (own or value, place if own else f"{place}: as in {examples[name].place}")
         elif variable.required:
-            kind = {"int": "a number", "list": "a list, separated by commas", "parsed_json": "JSON"}.get(
-                variable.kind, ""
-            )
+            kinds = {"int": "a number", "list": "a list, separated by commas", "parsed_json": "JSON"}
+            kind = kinds.get(variable.kind, "the path of a file" if _PATH.search(name) else "")
             result.environment[name] = ("", f"{place}: set it{f' to {kind}' if kind else ''}, it has no default")
             result.open.append(name)
         else:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import django_project_code
 import django_project_python_path
+import django_project_storages
 import django_site_package
 from django_project_settings import Settings
 
@@ -76,6 +77,7 @@ def _first(settings: Settings) -> Iterator[str]:
     if isinstance(routes, str):
         yield routes
     yield settings.application
+    yield from (name.rpartition(".")[0] for name in django_project_storages.named(settings))
 
 
 def _file(roots: Sequence[Path], module: str) -> Path | None:

@@ -34,12 +34,18 @@ def _backends(settings: Settings) -> list[str]:
     """Return the backends that the settings name for authentication, files, caches and channel layers."""
     found = settings.get("AUTHENTICATION_BACKENDS")
     backends = [*(found if isinstance(found, list) else []), *django_project_storages.named(settings)]
-    backends += ["boto3"] if any(".backends.s3" in str(backend) for backend in backends) else []
     for setting in ("CACHES", "CHANNEL_LAYERS"):
         aliases = settings.get(setting)
         if isinstance(aliases, dict):
             backends = [*backends, *(settings.get(setting, alias, "BACKEND") for alias in aliases)]
     return [backend for backend in backends if isinstance(backend, str)]
+
+
+def _uses_s3(settings: Settings, roots: Sequence[Path]) -> bool:
+    """Return whether the storages that the settings name are those of django-storages for S3, or made of them."""
+    modules = django_project_imports.imported(roots, settings).values()
+    named = [*django_project_storages.named(settings), *(name for names in modules for name in names)]
+    return any(name.startswith(("storages.backends.s3.", "storages.backends.s3boto3.")) for name in named)
 
 
 def imports_itself(project: Path) -> bool:
@@ -85,6 +91,7 @@ def left_out(
     names = {*required, *(re.sub(r"\[.*", "", name) for name in required)}
     optional = {name for path in settings.files for name in _imported_if_present(path)}
     imported = dict.fromkeys([*needed(settings), *django_project_imports.foreign(roots, settings)])
+    imported |= {"boto3": None} if _uses_s3(settings, roots) else {}
     wanted = [name for name in imported if name not in optional and not django_project_python_path.is_own(roots, name)]
     missing = [name for name in wanted if _is_left_out(name, names)]
     missing += ["PIL"] if _is_left_out("PIL", names) and _has_image_field(roots[0]) else []

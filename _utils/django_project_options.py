@@ -61,7 +61,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     _front_ends(report, settings, tree, project)
     why = "the project reads its own metadata, and is not installed as a package"
     report.merge("files", django_project_metadata.files(tree, project, roots), why)
-    engine = _database(report, settings, django_project_requirements.drivers(required))
+    engine = _database(report, settings, tree, django_project_requirements.drivers(required))
     _extensions(report, settings, tree)
     _sandbox(report, settings)
     django_project_variables.add(settings, roots, django_project_variables.of_files([*roots, tree]))
@@ -203,7 +203,7 @@ def _at_build(report: Report, settings: Settings, command: str) -> str:
     return " ".join(["env", *words, f"python manage.py {command}"])
 
 
-def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> str:
+def _database(report: Report, settings: Settings, tree: Path, drivers: dict[str, str]) -> str:
     """Propose the database that the settings or the project's driver are for; return its kind."""
     backend = settings.get("DATABASES", "default", "ENGINE")
     engine = django_database_engine.find(backend) if isinstance(backend, str) else None
@@ -211,6 +211,10 @@ def _database(report: Report, settings: Settings, drivers: dict[str, str]) -> st
     is_by_url = any(variable.kind == "database" for variable in settings.variables.values())
     comment = f"the settings have {backend}"
     has_driver = len(drivers) == 1
+    refused = django_project_data.refused_by_mysql(tree) if engine and engine.name == "mysql" else ""
+    if refused:
+        report.set("database", {"engine": "sqlite"}, f"{comment}, and MySQL refuses the default 0 in {refused}")
+        return "sqlite"
     if engine and engine.is_server and not (has_driver and is_by_url and engine.name not in drivers):
         is_by_tcp = engine.name == "mysql" and drivers.get("mysql") == "pymysql"
         where = {"host": engine.default_sockets[0], "manage": True} if is_by_tcp else {}

@@ -11,10 +11,22 @@ import django_project_python_path
 from django_project_settings import Settings
 from django_project_values import UNKNOWN
 
-#: Alias of STORAGES → the setting that Django had for it before 4.2, and Django's own class.
-_ALIASES = {
-    "default": ("DEFAULT_FILE_STORAGE", "django.core.files.storage.FileSystemStorage"),
-    "staticfiles": ("STATICFILES_STORAGE", "django.contrib.staticfiles.storage.StaticFilesStorage"),
+#: Alias of STORAGES → Django's own class.
+_DJANGO = {
+    "default": "django.core.files.storage.FileSystemStorage",
+    "staticfiles": "django.contrib.staticfiles.storage.StaticFilesStorage",
+}
+#: Settings for one alias, of Django before 4.2 and of django-compressor → the alias, and the class without the setting.
+_SETTINGS = {
+    "DEFAULT_FILE_STORAGE": ("default", _DJANGO["default"]),
+    "STATICFILES_STORAGE": ("staticfiles", _DJANGO["staticfiles"]),
+    "COMPRESS_STORAGE": ("staticfiles", "compressor.storage.CompressorFileStorage"),
+}
+#: Settings with the URL of an alias → the alias, and the URL on the site.
+_URLS = {
+    "STATIC_URL": ("staticfiles", "/static/"),
+    "COMPRESS_URL": ("staticfiles", "/static/"),
+    "MEDIA_URL": ("default", "/media/"),
 }
 #: Classes of storages on another server, by their names or those of their bases.
 _REMOTE = re.compile(r"storages\.backends\.|cloudinary_storage\.|S3|Boto|GoogleCloud|Azure|Cloudinary|Spaces")
@@ -26,7 +38,7 @@ def named(settings: Settings) -> list[str]:
     """Return the classes of storages that the settings name."""
     aliases = settings.get("STORAGES")
     found = [settings.get("STORAGES", alias, "BACKEND") for alias in (aliases if isinstance(aliases, dict) else ())]
-    found += [settings.get(setting) for setting, _own in _ALIASES.values()]
+    found += [settings.get(setting) for setting in _SETTINGS]
     return [one for one in found if isinstance(one, str)]
 
 
@@ -36,24 +48,23 @@ def instead(settings: Settings, roots: Sequence[Path]) -> Iterator[tuple[str, An
     Args:
         roots: the folders that the project is imported from.
     """
-    replaced: dict[str, str] = {}
-    for alias, (setting, own) in _ALIASES.items():
+    replaced = set[str]()
+    for setting, (alias, own) in _SETTINGS.items():
         why = _problem(settings, roots, alias, settings.get(setting))
         if why:
-            replaced[alias] = why
-            yield setting, own, why
+            yield setting, own, "" if alias in replaced else why
+            replaced.add(alias)
     aliases = settings.get("STORAGES")
     found = aliases if isinstance(aliases, dict) else {}
     reasons = {alias: _problem(settings, roots, alias, settings.get("STORAGES", alias, "BACKEND")) for alias in found}
     if any(reasons.values()):
         usable = {alias: entry for alias, entry in found.items() if not reasons[alias] and _is_known(entry)}
-        others = {alias: {"BACKEND": _ALIASES.get(alias, _ALIASES["default"])[1]} for alias in found}
-        replaced |= {alias: "" for alias in found if alias not in usable}
+        others = {alias: {"BACKEND": _DJANGO.get(alias, _DJANGO["default"])} for alias in found}
+        replaced |= {*found} - {*usable}
         yield "STORAGES", {**others, **usable}, "; ".join(filter(None, reasons.values()))
-    if "staticfiles" in replaced and not _is_local(settings, "STATIC_URL"):
-        yield "STATIC_URL", "/static/", ""
-    if "default" in replaced and not _is_local(settings, "MEDIA_URL"):
-        yield "MEDIA_URL", "/media/", ""
+    for setting, (alias, url) in _URLS.items():
+        if alias in replaced and not _is_local(settings, setting):
+            yield setting, url, ""
     installed = settings.get("INSTALLED_APPS")
     if isinstance(installed, list) and "collectfast" in installed and not _has_login(settings):
         yield "COLLECTFAST_ENABLED", False, "collectfast is for static files on another server"
