@@ -149,6 +149,19 @@ def _file_of(source: Path, facts: Mapping[str, Any], module: str) -> str:
     return "" if path.exists() or path.with_suffix("").is_dir() else os.path.relpath(path, source)
 
 
+def choosing_variable(site: Site, release: Path, facts: Mapping[str, Any]) -> str:
+    """Return the variable, not set, by which the settings import those of a live site, as YAML; empty if none does."""
+    found: dict[str, str] = _asked(site, release, _choosing, _own(release, facts)) or {}
+    return next((f"{name}: '{text}'" for name, text in found.items() if name not in _given(site)), "")
+
+
+def _choosing(source: Path, facts: Mapping[str, Any]) -> dict[str, str]:
+    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
+    modules = facts["settings_module"], facts.get("application", "")
+    settings = django_project_settings.read(roots, modules[0], {}, modules[1])
+    return django_project_environment.of_live_module(roots, *modules, settings, {})
+
+
 def not_in_pillar(
     site: Site, release: Path, facts: Mapping[str, Any], step: str, hint: str = "", *, has_page: bool = True
 ) -> str:

@@ -163,7 +163,7 @@ def read(roots: Sequence[Path], settings_module: str, application: str) -> Setti
     given = {name: text for name, variable in settings.variables.items() if (text := _of_live_site(variable))}
     if given:
         settings = _read(roots, settings_module, given, application)
-    chosen = _of_live_module(roots, settings_module, application, settings, given)
+    chosen = of_live_module(roots, settings_module, application, settings, given)
     if chosen:
         given |= chosen
         settings = _read(roots, settings_module, given, application)
@@ -189,7 +189,7 @@ def _read(roots: Sequence[Path], settings_module: str, given: Mapping[str, str],
     return settings
 
 
-def _of_live_module(
+def of_live_module(
     roots: Sequence[Path], settings_module: str, application: str, settings: Settings, given: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the variable by whose text a settings module takes every name of a further one, for a live site."""

@@ -394,7 +394,9 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
         return f"the module is in the source: set {at}:python_path: [{folders[0]}]"
     own = _absent_file(site, release, facts, cause)
     if own:
-        return f"the project imports {own}, which is not in the source: add it to {at}:files, or commit it"
+        variable = django_project_advice.choosing_variable(site, release, facts)
+        instead = f"set {at}:environment: {{{variable}}}, with which the settings do without, or " if variable else ""
+        return f"the project imports {own}, which is not in the source: {instead}add it to {at}:files, or commit it"
     absent = _absent(site, release, facts) if module and "." not in module[1] else []
     if module and module[1] in absent and len(absent) + bool(django_site_package.package_of(module[1])) > 1:
         return django_project_modules.hint(site, absent)

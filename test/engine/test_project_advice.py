@@ -281,6 +281,23 @@ def test_module_that_the_owner_writes_is_a_file_of_the_pillar(project_commands, 
     assert (error.value.hint == hint) if path else "the project imports" not in error.value.hint
 
 
+@pytest.mark.parametrize(("environment", "is_named"), [({}, True), ({"STAGE": "test"}, False)])
+def test_variable_is_named_by_which_settings_do_without_a_file(project_commands, release, environment, is_named):
+    settings = (
+        "if os.environ.get('STAGE') in ['live', 'l']:\n    from .prod import *\nelse:\n    from .local import *\n"
+    )
+    write_tree(release / "source", {"blog/settings.py": f"import os\n{settings}", "blog/prod.py": "DEBUG = False\n"})
+    cause = "ModuleNotFoundError: No module named 'blog.local' (blog/settings.py:5)"
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=f"cause: {cause}\n")
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.start(configured(environment=environment), release, FACTS, [])
+    instead = "set django:sites:blog:environment: {STAGE: 'live'}, with which the settings do without, or "
+    assert error.value.hint == (
+        f"the project imports blog/local.py, which is not in the source: {instead if is_named else ''}add it to "
+        "django:sites:blog:files, or commit it"
+    )
+
+
 def test_what_inspection_finds_and_the_pillar_does_not_have_is_named(release):
     write_tree(release / "source", {"blog/plugins.py": "import pkg_resources\n"})
     assert django_project_advice.not_in_pillar(configured(), release, FACTS, "instance") == (
