@@ -204,8 +204,9 @@ def _server(report: Report, tree: Path, folder: str, required: Collection[str]) 
     """Propose the application server that the project's requirements are for, if it is not the default."""
     roots = [tree / path for path in (folder, *report.value("python_path", []))]
     names = {re.sub(r"\[.*", "", name) for name in required}
-    without_http = _without_http(roots)
-    if without_http and django_project.application_modules(roots):
+    has_both = all(django_project.application_modules(roots, interface) for interface in ("wsgi", "asgi"))
+    without_http = _without_http(roots) if has_both else None
+    if without_http:
         where = without_http.relative_to(tree)
         report.remarks.append(f"{where} serves websockets only, and no http: the site's server runs the WSGI module")
         return
