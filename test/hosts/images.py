@@ -77,7 +77,6 @@ class Image:
 
         Raises CalledProcessError where podman or mmdebstrap fail.
         """
-        self.archive.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.archive.with_suffix(".lock")):
             if not is_present(self.tag):
                 started = time.monotonic()
@@ -159,6 +158,7 @@ def drop_old() -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)  # nothing else has made it on a fresh machine
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
