@@ -367,7 +367,7 @@ def test_program_reports_connection_parameters(site, tmp_path, reads_tables):
     program = site.kept_template(django_project_program.BACKUP).read_bytes()
     request = json.dumps({"mode": "connections", "aliases": ["default"], "application": "wsgi"}).encode()
     done = subprocess.run(
-        [sys.executable, "-c", django_project_program._READ],
+        [sys.executable, "-u", "-c", django_project_program._READ],  # as every command of a release runs
         input=b"%d\n%s%s" % (len(program), program, request),
         cwd=tmp_path,
         capture_output=True,

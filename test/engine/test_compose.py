@@ -140,7 +140,7 @@ def test_nginx_reads_a_certificate_later_that_it_has_refused(tmp_path, monkeypat
     """A certificate and its key are two files: nginx may read them between the two, and refuses the pair."""
     folder, _lines = written("seed", tmp_path)
     tls, log = tmp_path / "tls", tmp_path / "log"
-    text = (folder / "compose/serve").read_text().replace("/srv/tls", str(tls)).replace("/tmp/", f"{tmp_path}/")
+    text = (folder / "compose/serve").read_text().replace("/tmp/", f"{tmp_path}/").replace("/srv/tls", str(tls))
     text = text.replace("sleep 5", "sleep 0.1")
     nginx = '#!/bin/sh\n[ "$1" = -s ] || exec sleep 30\necho "$2" >>LOG\n[ "$(wc -l <LOG)" -gt 1 ]\n'
     write_tree(tmp_path, {"bin/nginx": nginx.replace("LOG", str(log)), "tls/fullchain.pem": "1"})

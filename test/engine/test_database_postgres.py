@@ -1,6 +1,7 @@
 """PostgreSQL on this host: pending changes of a site, and how they are made."""
 
 import json
+import os
 from pathlib import Path
 
 import django_database_postgres
@@ -309,6 +310,7 @@ def psql(tmp_path, monkeypatch):
     Played.received = []
     monkeypatch.setattr(django_host_command, "run", run)
     monkeypatch.setattr(django_database_postgres, "PROGRAMS", tmp_path)
+    monkeypatch.setattr(os, "fchown", lambda *arguments: None)  # the user postgres need not exist here
     for version in ("9.6", "15", "17"):
         (tmp_path / version / "bin").mkdir(parents=True)
         for program in ("psql", "postgres"):

@@ -181,7 +181,7 @@ def test_error_of_the_formula_itself_has_no_traceback(program, capsys):
 def test_output_of_the_project_is_not_part_of_the_answer(tmp_path):
     noisy = '"start": lambda request: print("noise") or {"a": request["b"]},'
     (tmp_path / "program.py").write_text(PROGRAM.read_text().replace('"start": start,', noisy))
-    argv = [sys.executable, "program.py"]
+    argv = [sys.executable, "-u", "program.py"]  # as every command of a release runs
     done = subprocess.run(
         argv, cwd=tmp_path, input='{"mode": "start", "b": 2}', capture_output=True, text=True, check=False
     )

@@ -13,13 +13,13 @@ from django_takeover_supervisor import Ending
 
 #: A worker that has a task in hand when it is signalled.
 WORKER = """
-import signal, sys, time
+import os, signal, sys, time
 def end(*_given):
     time.sleep(0.5)
-    print("done", flush=True)
+    os.write(1, b"done\\n")  # print may be interrupted by the signal while it writes
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
-print("begun", flush=True)
+os.write(1, b"begun\\n")
 time.sleep(60)
 """
 
