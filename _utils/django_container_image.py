@@ -5,6 +5,7 @@ An image lives as long as the folder that it is made of, and is made again from 
 
 import fnmatch
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def _make(site: Site, release: Path, key: str, container: Container) -> None:
         release=release,
         group=django_host_user.group_id(site.user),
     )
-    private = [os.path.relpath(path, release) for path in container.mounts]
+    private = [_pattern(os.path.relpath(path, release)) for path in container.mounts]
     written = [f"source/{path}/*" for path in site.config["writable"]]  # by the site, and mounted
     ignored = ["*", "!source", "!image/tree", *private, *written, *(f"**/{one}" for one in NEVER)]
     django_container_dockerfile.build(
@@ -138,6 +139,11 @@ def _make(site: Site, release: Path, key: str, container: Container) -> None:
         container.image,
         ignored="\n".join(ignored),
     )
+
+
+def _pattern(path: str) -> str:
+    """Return a path as .dockerignore has it, where brackets, blanks at the end and the like have a meaning."""
+    return re.sub(r"[*?\[\]\\\s]", "?", path)
 
 
 def _private(site: Site, source: Path) -> Iterator[str]:
@@ -154,9 +160,10 @@ def _private(site: Site, source: Path) -> Iterator[str]:
         found = [name for name in (*folders, *names) if any(fnmatch.fnmatch(name, one) for one in PRIVATE)]
         folders[:] = [name for name in folders if name not in found]
         for path in sorted(os.path.normpath(f"{inner}/{name}") for name in found):
-            if ":" in path:
+            if ":" in path or not path.isprintable():
                 raise DeploymentError(
-                    f"{path} may have secrets, and a name with a colon cannot be mounted in a container",
+                    f"{ascii(path)[1:-1]} may have secrets, and a name with a colon or a control character cannot be "
+                    "mounted in a container",
                     hint="rename it in the repository",
                 )
             if not os.path.islink(source / path):

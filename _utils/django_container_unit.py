@@ -92,11 +92,17 @@ def ended(engine: Engine, name: str) -> str:
 
 
 def quoted(argv: Sequence[str]) -> str:
-    """Return a command as systemd reads it, each argument as it is."""
+    """Return a command as systemd reads it, each argument as it is.
+
+    Raises:
+        ValueError: one contains a control character, which would end the line.
+    """
     return " ".join(_word(word) for word in argv)
 
 
 def _word(word: str) -> str:
+    if not word.isprintable():
+        raise ValueError(f"{word!r} cannot be written to a systemd unit")
     text = word.replace("%", "%%").replace("$", "$$")
     if re.fullmatch(r"[A-Za-z0-9_./:=,@%$+-]+", text):
         return text

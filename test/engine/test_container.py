@@ -283,8 +283,31 @@ def test_what_leads_elsewhere_or_is_written_by_the_site_is_never_mounted(make_si
     (source / ".env").touch()
     assert [*django_container_image._private(site, source)] == [".env"]
     (source / "a:b.key").touch()
-    with pytest.raises(DeploymentError, match=r"a:b\.key may have secrets, and a name with a colon"):
+
+
+@pytest.mark.parametrize("name", ["a:b.key", ".env.a\nExecStart=\nExecStart=touch x", ".env.\udcff"])
+def test_a_file_whose_name_an_engine_or_a_unit_would_misread_is_refused(make_site, name):
+    """A line in the unit of a container would be run by root."""
+    site = make_site(container={})
+    source = site.releases / NAME / "source"
+    source.mkdir(parents=True)
+    (source / name).touch()
+    with pytest.raises(DeploymentError, match="may have secrets, and a name with a colon or a control character"):
         [*django_container_image._private(site, source)]
+
+
+@pytest.mark.parametrize("word", ["a\nb", "\x1b", "a\u2028b"])
+def test_no_argument_adds_a_line_to_a_unit(word):
+    with pytest.raises(ValueError, match="cannot be written to a systemd unit"):
+        django_container_unit.quoted(["/bin/true", word])
+
+
+def test_a_secret_below_a_folder_with_brackets_is_in_no_image(site, release, engine):
+    (release / "source/[slug] ").mkdir()
+    (release / "source/[slug] /server.key").touch()
+    (release / "virtualenv").symlink_to("../../virtualenvs/abc")
+    django_container_image.of_release(site, release, "abc")
+    assert "source/?slug??/server.key" in engine.built[-1][2]
 
 
 def test_a_command_that_times_out_ends_with_its_container(site, release, monkeypatch):
