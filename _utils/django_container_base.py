@@ -11,6 +11,7 @@ import django_host_command
 import django_host_file
 from django_container_engine import Engine
 from django_host_command import DeploymentError
+from django_host_lock import Lock
 from django_site import Site
 
 #: Our labels of an image: the site that it is of and the folder that it is made of; or the release of Debian of a base.
@@ -102,13 +103,20 @@ def require_of(site: Site, engine: Engine, name: str) -> None:
 
 
 def _make(site: Site, engine: Engine, name: str) -> None:
-    """Make a base from this host's release of Debian.
+    """Make a base from this host's release of Debian, unless a deployment of another site is making it.
 
     Raises:
         DeploymentError: mmdebstrap or the import fails.
     """
-    tree = _WORK / f"{name.rpartition(':')[2]}.tar"
     _WORK.mkdir(mode=0o700, parents=True, exist_ok=True)
+    busy, hint = "a base image", "wait for it, or end that process, which releases the lock"
+    with Lock(_WORK / "lock", site.name, busy=busy, timeout=f"{_TIMEOUT}s", hint=hint).held():
+        if not engine.image(name):
+            _import(site, engine, name)
+
+
+def _import(site: Site, engine: Engine, name: str) -> None:
+    tree = _WORK / f"{name.rpartition(':')[2]}.tar"
     included = f"--include={','.join(_packages(site))}"
     try:
         django_host_command.run(

@@ -38,6 +38,8 @@ _LOOKING = (
 )
 #: How engines report that they have no such image or container.
 _ABSENT = re.compile(r"no such (image|container|object)|image not known", re.IGNORECASE)
+#: The states of a container of podman that does not run.
+_ENDED = ("created", "exited", "stopped", "initialized")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,11 +229,31 @@ class Engine:
     def remove(self, image: str) -> None:
         """Remove an image that no container has, with all its names: by its id engines refuse one of several.
 
+        Containers that killed processes of the formula have left of it are removed too.
+
         Raises:
             DeploymentError: a container has it.
         """
+        for container in self._left_behind(image) if self.name == "podman" else ():
+            self.run("rm", "--force", *self.at_once, container, doing=f"removing a container of {image}")
         for name in self.names(image) or [image]:
             self.run("rmi", name, doing=f"removing the image {name}")
+
+    def _left_behind(self, image: str) -> list[str]:
+        """Return the containers of an image that a killed process has left: of a build, or of ours that do not run.
+
+        Docker has none of a build, and removes those of ours when it starts.
+        """
+        columns = "{{.ID}} {{.ImageID}} {{.State}} {{.Names}}"
+        argv = ["ps", "--all", "--external", "--no-trunc", "--format", columns]
+        rows = [line.split() for line in self.run(*argv, doing="listing containers").splitlines()]
+        wanted = self.image(image)
+        return [
+            number
+            for number, of_image, state, name in (row for row in rows if len(row) == 4)
+            if of_image.removeprefix("sha256:") == wanted
+            and (state.lower() == "storage" or (state.lower() in _ENDED and name.startswith("django-")))
+        ]
 
     def forget(self, name: str) -> None:
         """Remove a name of an image, and the image too if that was its last one and nothing is made of it."""

@@ -202,14 +202,26 @@ def prune(site: Site, engines: Sequence[Engine]) -> list[str]:
     stuck = []
     for engine in engines:
         try:
-            waiting = engine.images(name=django_container_registry.carried(site, "*"))  # for a release that takes them
-            for image in engine.images(f"{SITE}={site.name}"):
-                folder = Path(engine.labels(image, PATH))
-                if image not in waiting and (not folder.is_dir() or _has_failed(folder)):
-                    engine.remove(image)
+            failed = _prune(site, engine)
         except DeploymentError as error:
-            stuck.append(f"images of {site.name} could not be removed: {error.message}")
+            failed = [error.message]
+        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+        stuck += [f"images of {site.name} could not be removed: {message}{more}" for message in failed[:1]]
     return stuck
+
+
+def _prune(site: Site, engine: Engine) -> list[str]:
+    """Remove the images of a site whose folder or source is gone, and return why some cannot be removed."""
+    failed = []
+    waiting = engine.images(name=django_container_registry.carried(site, "*"))  # for a release that takes them
+    for image in engine.images(f"{SITE}={site.name}"):
+        try:
+            folder = Path(engine.labels(image, PATH))
+            if image not in waiting and (not folder.is_dir() or _has_failed(folder)):
+                engine.remove(image)
+        except DeploymentError as error:
+            failed.append(error.message)
+    return failed
 
 
 def forget(site: Site) -> None:

@@ -260,6 +260,61 @@ def test_images_go_with_their_folders_and_foreign_ones_stay(site, release, engin
     assert {*engine.present} == {"live", "localhost/django/blog-carried:deps-abc", "foreign", "shop"}
 
 
+def test_an_image_that_cannot_be_removed_keeps_no_other_one(site, engine, monkeypatch):
+    own, at = django_container_base.SITE + "=blog", django_container_base.PATH
+    engine.present |= {name: [own, f"{at}={site.releases}/{name}"] for name in ("used", "gone", "last")}
+
+    def remove(image):
+        if image in ("used", "last"):
+            raise DeploymentError(f"removing the image {image} failed: in use by a container")
+        del engine.present[image]
+
+    monkeypatch.setattr(engine, "remove", remove)
+    (told,) = django_container_image.prune(site, [engine])
+    assert told == (
+        "images of blog could not be removed: removing the image used failed: in use by a container, and 1 more"
+    )
+    assert {*engine.present} == {"used", "last"}
+
+
+def test_containers_of_killed_processes_keep_no_image(monkeypatch):
+    """podman leaves the container of a build whose process was killed; rmi fails as long as it is there."""
+    listed = [
+        "a1 sha-1 Storage deps-working-container",  # podman 4.3
+        "a2 sha-1 storage deps-working-container-1",  # podman 5.4
+        "a3 sha-1 Created django-look-4711",
+        "a4 sha-1 running django-blog-0042",
+        "a5 sha-1 exited of-the-operator",
+        "a6 sha-2 storage another-working-container",
+        "a7  storage of-scratch",
+    ]
+    answers = {"ps": "\n".join(listed), "image": "sha-1\n"}
+    asked = []
+
+    def run(_engine, command, *rest, **_how):
+        asked.append([command, *rest])
+        return '["localhost/django/blog-deps:abc"]' if rest[:3] == NAMES else answers.get(command, "")
+
+    monkeypatch.setattr(django_container_engine.Engine, "run", run)
+    PODMAN.remove("sha-1")
+    assert [one[-1] for one in asked if one[0] == "rm"] == ["a1", "a2", "a3"]
+    assert asked[-1] == ["rmi", "localhost/django/blog-deps:abc"]
+    asked.clear()
+    ENGINES["docker"].remove("sha-1")
+    assert [one[0] for one in asked] == ["image", "rmi"]
+
+
+NAMES = ("inspect", "--format", "{{json .RepoTags}}")
+
+
+def test_a_base_that_another_deployment_has_made_meanwhile_is_not_made_again(site, engine, monkeypatch, tmp_path):
+    monkeypatch.setattr(django_container_base, "_WORK", tmp_path / "images")
+    monkeypatch.setattr(django_container_base, "_import", lambda *_given: pytest.fail("made again"))
+    engine.present["localhost/django/base:x"] = []
+    django_container_base._make(site, engine, "localhost/django/base:x")
+    assert (tmp_path / "images/lock").read_text() == ""
+
+
 def test_no_secret_of_the_source_is_in_the_image_of_a_release(site, release, engine):
     (release / "source/deep").mkdir()
     (release / "source/deep/server.key").touch()
