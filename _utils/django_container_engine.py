@@ -38,6 +38,8 @@ _LOOKING = (
 )
 #: How engines report that they have no such image or container.
 _ABSENT = re.compile(r"no such (image|container|object)|image not known", re.IGNORECASE)
+#: Where engines have their images; neither waits until one is on the disk.
+_STORAGE = {"podman": "/var/lib/containers", "docker": "/var/lib/docker"}
 #: The states of a container of podman that does not run.
 _ENDED = ("created", "exited", "stopped", "initialized")
 
@@ -67,6 +69,11 @@ class Engine:
     def at_once(self) -> list[str]:
         """The options of ``rm --force`` by which it does not wait, nor fails where there is no such container."""
         return [*self.leniently, "--time=0"] if self.name == "podman" else []
+
+    def apart_from(self, path: Path) -> list[Path]:
+        """Return the folder with the images, if it is on another file system than a path."""
+        folder = Path(_STORAGE[self.name])
+        return [folder] if folder.is_dir() and folder.stat().st_dev != path.stat().st_dev else []
 
     def run(
         self,

@@ -184,6 +184,6 @@ def _finish_files(deployment: Deployment, release: Release) -> None:
             django_release_static.compress(release.path / "static", before)
         django_deploy_drift.note(release)
         with contextlib.suppress(DeploymentError):  # the switch does it again, and fails where it fails
-            django_host_file.sync(release.path)
+            release.sync()
     proxy = django_proxy.of_site(deployment.site)
     django_host_template.compile_templates(deployment.templates, proxy.templates if proxy else ())

@@ -69,7 +69,7 @@ def activate(deployment: Deployment, release: Release) -> None:
         raise _exited(site, release, deployment.began)
     log.info("%s: activating %s", site.name, release.name)
     if deployment.is_new:
-        django_host_file.sync(release.path)
+        release.sync()
     if deployment.probe:
         deployment.probe.wait_for_first()
     with django_proxy_switch.alone():

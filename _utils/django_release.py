@@ -99,6 +99,16 @@ class Release:
         durable = self.record.get("state") != "building"
         django_host_file.write_json(self.path / "release.json", self.record, mode=0o640, durable=durable)
 
+    def sync(self) -> None:
+        """Write the release to the disk, and its image with it.
+
+        Raises:
+            DeploymentError: syncing fails.
+        """
+        container = django_container.of_release(self.path)
+        for folder in (self.path, *(container.engine.apart_from(self.path) if container else ())):
+            django_host_file.sync(folder)
+
     def measure(self) -> None:
         """Record the disk space of the release and its virtualenv, unless it is recorded already."""
         if "size" in self.record:

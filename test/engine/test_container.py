@@ -5,6 +5,7 @@ import json
 import pwd
 import shutil
 import subprocess
+from pathlib import Path
 
 import django_container
 import django_container_base
@@ -14,6 +15,7 @@ import django_container_image
 import django_container_unit
 import django_host_command
 import django_process_systemd
+import django_release
 import django_release_instance
 import pytest
 from django_container import Container
@@ -305,6 +307,18 @@ def test_containers_of_killed_processes_keep_no_image(monkeypatch):
 
 
 NAMES = ("inspect", "--format", "{{json .RepoTags}}")
+
+
+def test_an_image_on_another_file_system_is_on_the_disk_before_its_release_serves(
+    site, release, monkeypatch, tmp_path
+):
+    synced = []
+    monkeypatch.setattr(django_release.django_host_file, "sync", synced.append)
+    monkeypatch.setitem(django_container_engine._STORAGE, "podman", "/proc")
+    django_release.Release(site, NAME).sync()
+    monkeypatch.setitem(django_container_engine._STORAGE, "podman", str(tmp_path))
+    django_release.Release(site, NAME).sync()
+    assert synced == [release, Path("/proc"), release]
 
 
 def test_a_base_that_another_deployment_has_made_meanwhile_is_not_made_again(site, engine, monkeypatch, tmp_path):
