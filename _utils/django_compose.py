@@ -84,7 +84,8 @@ def _write(folder: Path, name: str, given: dict[str, Any]) -> list[str]:
     for path, text in secrets(plan, top).items():
         own_file: dict[str, Any] = {"mode": 0o600, "owner": user, "of_folder": own}
         done[path] = django_compose_files.put(top / path, text, **own_file, replaces_empty=True)
-    for path, (text, mode) in files(plan, folder, user).items():
+    named = _named_user(top) or user
+    for path, (text, mode) in files(plan, folder, named).items():
         done[path] = django_compose_files.put(top / path, text, mode=mode, owner=own, of_folder=own)
     written = [path for path, what in done.items() if what == "written"]
     lines = [f"written: {', '.join(written)}"] if written else ["nothing had to be written"]
@@ -93,7 +94,16 @@ def _write(folder: Path, name: str, given: dict[str, Any]) -> list[str]:
         for path, what in done.items()
         if what == "differs"
     ]
+    if named != user and "APP_USER=" not in ((top / ".env").text() or ""):
+        own_user = f"APP_USER={user[0]}:{user[1]}"
+        lines.append(f"the compose files are for uid {named[0]}, and .envs is of {user[0]}: add {own_user} to .env")
     return [*lines, *map(_shown, plan.notes)]
+
+
+def _named_user(top: Foreign) -> tuple[int, int] | None:
+    """Return the uid and gid that the compose files have, which may be of another machine; None without files."""
+    found = re.search(r"\$\{APP_USER:-(\d{1,10}):(\d{1,10})\}", (top / "compose.production.yml").text() or "")
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _shown(note: str) -> str:
@@ -109,8 +119,8 @@ def files(plan: Plan, folder: Path, owner: tuple[int, int]) -> dict[str, tuple[s
     """
     user = f"{owner[0]}:{owner[1]}"
     found = {
-        "Dockerfile": (django_compose_image.dockerfile(plan, folder), 0o644),
-        ".dockerignore": (django_compose_image.DOCKERIGNORE, 0o644),
+        plan.dockerfile: (django_compose_image.dockerfile(plan, folder), 0o644),
+        plan.dockerignore: (django_compose_image.DOCKERIGNORE, 0o644),
         "compose.production.yml": (django_compose_services.production(plan, user), 0o644),
         "compose.local.yml": (django_compose_services.local(plan, user), 0o644),
         "compose/start": (django_compose_programs.start(plan), 0o755),

@@ -46,7 +46,7 @@ _LIBRARIES = {
 }
 
 _DOCKERFILE = """\
-# The image of {name}, for compose.production.yml and compose.local.yml.
+{header}{name}, for compose.production.yml and compose.local.yml.
 FROM docker.io/library/python:{python}-slim AS base
 ENV PATH=/venv/bin:$PATH PYTHONPATH={path} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 LANG=C.UTF-8
 {libraries}
@@ -88,6 +88,7 @@ def dockerfile(plan: Plan, tree: Path) -> str:
     build = "".join(f"RUN {_line(command)}\n" for command in plan.options.get("build", []))
     copied = sorted(plan.copied)
     return _DOCKERFILE.format(
+        header=django_compose_plan.HEADER,
         name=plan.name,
         python=plan.python,
         path=":".join(dict.fromkeys([*path, "/app"])),

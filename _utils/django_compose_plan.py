@@ -20,6 +20,7 @@ import django_virtualenv_requirements
 from django_host_command import DeploymentError
 from django_project_report import Report
 from django_project_settings import Settings
+from django_wall_foreign import Foreign
 
 #: Versions of Python that there are official images of, the best first; the last ones are for old versions of Django.
 _PYTHONS = ("3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.14")
@@ -31,6 +32,8 @@ _OF_SITE = (
 #: What names of modules and of files may be, as in the pillar: they are written into YAML, Dockerfiles and scripts.
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _PATH = re.compile(r"(?!-)[\w.@+~=,/-]+", re.ASCII)
+#: How our Dockerfile begins.
+HEADER = "# The image of "
 
 
 @dataclass
@@ -56,6 +59,7 @@ class Plan:
         open: required variables whose values are not known.
         notes: what is not in the compose files, or has to be completed.
         email: the address for Let's Encrypt; empty where there are no certificates.
+        dockerfile: where ours is; in a folder of ours where the project has one of its own.
     """
 
     name: str
@@ -76,6 +80,12 @@ class Plan:
     open: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     email: str = ""
+    dockerfile: str = "Dockerfile"
+
+    @property
+    def dockerignore(self) -> str:
+        """What the build does not get; engines take it before the project's own where it is next to the Dockerfile."""
+        return ".dockerignore" if self.dockerfile == "Dockerfile" else f"{self.dockerfile}.dockerignore"
 
     @property
     def has_overlay(self) -> bool:
@@ -193,11 +203,19 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
         engine=engine,
         open=[*report.open_variables, *_given_secrets(options)],
         email=str(given.get("email") or ""),
+        dockerfile=_dockerfile(Foreign(tree)),
     )
     _refuse_names(plan)
     plan.driver = [*_added(plan, required, contents)]
     plan.notes = [*_notes(plan, settings), *_assigning(plan, roots)]
     return plan
+
+
+def _dockerfile(top: Foreign) -> str:
+    """Return the path of our Dockerfile."""
+    there = top / "Dockerfile"
+    is_ours = (there.text() or "").startswith(HEADER)
+    return "Dockerfile" if is_ours or not there.exists() else "compose/Dockerfile"
 
 
 def _given_secrets(options: Mapping[str, Any]) -> list[str]:

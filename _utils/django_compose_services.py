@@ -31,7 +31,7 @@ _PRODUCTION = """\
 services:
   app:
     <<: *app
-    build: {{context: .}}
+    build: {{context: .{dockerfile}}}
     healthcheck: {{test: [CMD, /srv/healthy], interval: 5s, timeout: 5s, retries: 3, start_period: 120s}}
 {app}
   nginx:
@@ -67,7 +67,7 @@ _LOCAL = """\
 services:
   app:
     <<: *app
-    build: {{context: .}}
+    build: {{context: .{dockerfile}}}
     command: [develop]
     ports: ["127.0.0.1:8000:8000"]
 {app}{services}
@@ -195,6 +195,7 @@ def _file(template: str, plan: Plan, user: str, kind: str) -> str:
     common = _APP.format(name=plan.name, kind=kind, user=user, settings=module(plan, kind), secrets=names)
     return template.format(
         name=plan.name,
+        dockerfile="" if plan.dockerfile == "Dockerfile" else f", dockerfile: {plan.dockerfile}",
         common=common,
         app=own,
         contents="".join(f", {json.dumps(f'./{path}:/app/{path}:ro')}" for path in plan.contents),

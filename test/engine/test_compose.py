@@ -41,7 +41,7 @@ SERVICE = {
     *("read_only", "tmpfs", "cap_drop", "cap_add", "security_opt", "stop_grace_period", "restart"),
 }
 FILES = (
-    *("Dockerfile", ".dockerignore", "compose.production.yml", "compose.local.yml"),
+    *(".dockerignore", "compose.production.yml", "compose.local.yml"),
     *("compose/start", "compose/healthy", "compose/nginx.conf", "compose/settings_local.py"),
 )
 
@@ -256,6 +256,38 @@ def test_a_file_that_differs_stays_and_ours_is_next_to_it(name, tmp_path):
     assert (folder / name).read_text() == "of the user\n"
     assert (folder / f"{name}.new").read_text() != "of the user\n"
     assert lines[1:] == [f"{name} is another one and stays as it is; what compose needs is in {name}.new"]
+
+
+def test_a_dockerfile_of_the_project_stays_and_ours_is_the_one_of_compose(tmp_path):
+    folder = project("sqlite", tmp_path)
+    write_tree(folder, {"Dockerfile": "FROM python\n", ".dockerignore": "compose\n"})
+    before = django_project_inspection.inspect(str(folder))
+    lines = django_compose.write(str(folder), "sqlite")
+    assert lines[0].startswith("written:") and lines[1:] == []
+    assert {(folder / name).read_text() for name in ("Dockerfile", ".dockerignore")} == {"FROM python\n", "compose\n"}
+    for kind in ("production", "local"):
+        app = yaml.safe_load((folder / f"compose.{kind}.yml").read_text())["services"]["app"]
+        assert app["build"] == {"context": ".", "dockerfile": "compose/Dockerfile"}
+    assert "COPY . /app" in (folder / "compose/Dockerfile").read_text()
+    assert "**/.env" in (folder / "compose/Dockerfile.dockerignore").read_text().splitlines()
+    assert django_compose.write(str(folder), "sqlite") == ["nothing had to be written"]
+    assert django_project_inspection.inspect(str(folder)) == before
+
+
+def test_a_clone_on_another_machine_keeps_the_files_and_names_its_own_user(tmp_path):
+    folder, _lines = written("sqlite", tmp_path)
+    for kind in ("production", "local"):
+        file = folder / f"compose.{kind}.yml"
+        file.write_text(re.sub(r"APP_USER:-\d+:\d+", "APP_USER:-1234:1235", file.read_text()))
+        (folder / f".envs/{kind}").unlink()
+    own = f"{os.geteuid() or 10001}:{os.getegid() or 10001}"
+    first, second = django_compose.write(str(folder), "sqlite")
+    assert first == "written: .envs/production, .envs/local"
+    assert second == (
+        f"the compose files are for uid 1234, and .envs is of {own.partition(':')[0]}: add APP_USER={own} to .env"
+    )
+    (folder / ".env").write_text(f"APP_USER={own}\n")
+    assert django_compose.write(str(folder), "sqlite") == ["nothing had to be written"]
 
 
 def test_variables_that_the_file_lacks_are_next_to_it_with_those_that_it_has(tmp_path):

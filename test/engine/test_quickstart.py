@@ -225,7 +225,29 @@ def test_compose_clones_a_project_and_writes_its_files(tmp_path):
     assert '["a.example.org"]' in (folder / "compose/settings_production.py").read_text()
     again = compose(*given, "--python=3.12")
     assert again.stdout == "nothing had to be written\n"
-    assert again.stderr == f"quickstart: {folder} has files already: {origin} is not cloned\n"
+    assert again.stderr == f"quickstart: {folder} is a clone of {origin} already, and stays as it is\n"
+    for words, message in (
+        (
+            ["--repository", "https://git.example.org/other.git"],
+            "has files, and is no clone of https://git.example.org",
+        ),
+        (
+            ["--repository", str(origin), "--revision=main"],
+            f"has another branch than main: git -C {folder} switch main",
+        ),
+    ):
+        refused = compose("--compose", str(folder), *words)
+        assert refused.returncode == 1 and message in refused.stderr and not refused.stdout
+
+
+def test_compose_writes_into_no_folder_that_is_not_the_clone(tmp_path):
+    files = {"manage.py": "", "requirements.txt": "django\n"}
+    remote = '[remote "origin"]\n\turl = https://git.example.org/other.git\n'
+    for more in ({}, {".git/config": remote, ".git/HEAD": "ref: refs/heads/main\n"}):
+        folder = write_tree(tmp_path / f"blog{len(more)}", files | more)
+        done = compose("--compose", str(folder), "--repository", "https://git.example.org/blog.git")
+        assert done.returncode == 1 and "is no clone of https://git.example.org/blog.git" in done.stderr
+        assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {*files, *more}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to trust a folder")
