@@ -309,9 +309,7 @@ def test_containers_of_killed_processes_keep_no_image(monkeypatch):
 NAMES = ("inspect", "--format", "{{json .RepoTags}}")
 
 
-def test_an_image_on_another_file_system_is_on_the_disk_before_its_release_serves(
-    site, release, monkeypatch, tmp_path
-):
+def test_an_image_on_another_file_system_is_on_the_disk_before_its_release_serves(site, release, monkeypatch, tmp_path):
     synced = []
     monkeypatch.setattr(django_release.django_host_file, "sync", synced.append)
     monkeypatch.setitem(django_container_engine._STORAGE, "podman", "/proc")
