@@ -120,7 +120,7 @@ def files(plan: Plan, folder: Path, owner: tuple[int, int]) -> dict[str, tuple[s
     user = f"{owner[0]}:{owner[1]}"
     found = {
         plan.dockerfile: (django_compose_image.dockerfile(plan, folder), 0o644),
-        plan.dockerignore: (django_compose_image.DOCKERIGNORE, 0o644),
+        plan.dockerignore: (django_compose_image.dockerignore(folder), 0o644),
         "compose.production.yml": (django_compose_services.production(plan, user), 0o644),
         "compose.local.yml": (django_compose_services.local(plan, user), 0o644),
         "compose/start": (django_compose_programs.start(plan), 0o755),

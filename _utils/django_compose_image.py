@@ -2,15 +2,18 @@
 
 import json
 import re
+import stat
 from pathlib import Path
 
 import django_compose_files
 import django_compose_plan
+import django_project
 import django_virtualenv_uv
 from django_compose_plan import Plan
+from django_wall_foreign import Foreign
 
 #: Never in an image: secrets, the history, databases, and what a build makes anew.
-DOCKERIGNORE = """\
+_DOCKERIGNORE = """\
 # What no image has: secrets, the history, databases, and what is made anew. A pattern without **/ is only of the top.
 **/.git
 **/.env
@@ -27,8 +30,12 @@ DOCKERIGNORE = """\
 **/.vscode
 """
 
-#: Names of these that are removed from the source in any case.
-_PRIVATE = (".git", ".env", ".env.*", ".envs", "*.pem", "*.key")
+#: Names of these that are removed from the source in any case, and those that may be of public keys and certificates.
+_KEYS = (".pem", ".key")
+_PRIVATE = (".git", ".env", ".env.*", ".envs", *(f"*{suffix}" for suffix in _KEYS))
+#: What is no secret in a file of these names, and how deep in the source, and how large, one may be.
+_PUBLIC = {"CERTIFICATE", "PUBLIC KEY", "RSA PUBLIC KEY"}
+_DEPTH, _MOST = 8, 1 << 20
 #: Packages of Debian that only a build needs.
 _TOOLS = re.compile(r"gcc|g\+\+|make|pkg-config|npm|nodejs|yarnpkg|git")
 #: Packages of servers, which have containers of their own.
@@ -96,7 +103,7 @@ def dockerfile(plan: Plan, tree: Path) -> str:
         tools=_apt([name for name in packages if name != "python3-dev"]),
         uv=django_virtualenv_uv.VERSION,
         copy="\n".join(_copy(name) for name in copied) or "COPY . /app",
-        remove=_remove(plan),
+        remove=_remove(plan, tree),
         install="\n".join(f"RUN {command}" for command in _install(plan, tree)),
         build=f"WORKDIR {path[0]}\n{build}" if build else "",
         folders=" ".join(FOLDERS),
@@ -104,12 +111,32 @@ def dockerfile(plan: Plan, tree: Path) -> str:
     )
 
 
-def _remove(plan: Plan) -> str:
+def dockerignore(tree: Path) -> str:
+    """Return what a build does not get."""
+    return _DOCKERIGNORE + "".join(f"!{path}\n" for path in _public(tree))
+
+
+def _public(tree: Path) -> list[str]:
+    """Return the files of a source with certificates or public keys alone, which have names of private ones."""
+    found = []
+    for path in django_project.files(tree, None, _DEPTH):
+        name = str(path.relative_to(tree))
+        if path.suffix in _KEYS and django_compose_plan.PATH.fullmatch(name):
+            there = Foreign(tree) / name
+            about = there.status()
+            is_read = about and stat.S_ISREG(about.st_mode) and about.st_size <= _MOST
+            kinds = {*re.findall(r"-----BEGIN ([^-]*)-----", (there.text() or "") if is_read else "")}
+            found += [name] if kinds and kinds <= _PUBLIC else []
+    return sorted(found)
+
+
+def _remove(plan: Plan, tree: Path) -> str:
     """Return the command that removes from a source what may have secrets."""
     names = " -o ".join(f"-name {_quoted(name)}" for name in _PRIVATE)
+    kept = "".join(f" ! -path /app/{path}" for path in _public(tree))
     contents = [f"/app/{path}{end}" for path in plan.contents for end in ("", django_compose_files.NEW)]
     files = "".join(f" && rm -f {_quoted(path)}" for path in contents)
-    return f"find /app \\( {names} \\) -prune -exec rm -rf {{}} +{files}"
+    return f"find /app \\( {names} \\){kept} -prune -exec rm -rf {{}} +{files}"
 
 
 def _runtime(package: str) -> list[str]:

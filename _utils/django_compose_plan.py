@@ -31,7 +31,7 @@ _OF_SITE = (
 )
 #: What names of modules and of files may be, as in the pillar: they are written into YAML, Dockerfiles and scripts.
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-_PATH = re.compile(r"(?!-)[\w.@+~=,/-]+", re.ASCII)
+PATH = re.compile(r"(?!-)[\w.@+~=,/-]+", re.ASCII)
 #: How our Dockerfile begins.
 HEADER = "# The image of "
 
@@ -233,7 +233,7 @@ def _refuse_names(plan: Plan) -> None:
     """
     modules, paths = (plan.settings_module, plan.application), (plan.folder, *plan.python_path, *plan.requirements)
     wrong = [name for name in modules if not _MODULE.fullmatch(name)]
-    wrong += [name for name in paths if not _PATH.fullmatch(name)]
+    wrong += [name for name in paths if not PATH.fullmatch(name)]
     if wrong:
         raise DeploymentError(
             f"the name {wrong[0]!r} in the source cannot be written to compose files",

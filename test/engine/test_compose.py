@@ -4,6 +4,7 @@ import ast
 import os
 import pwd
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -164,6 +165,31 @@ def test_every_pattern_of_what_no_image_has_is_of_all_folders(tmp_path):
     patterns = [line for line in (folder / ".dockerignore").read_text().splitlines() if line[0] != "#"]
     assert all(pattern.startswith("**/") for pattern in patterns)
     assert {"**/.git", "**/.env", "**/.env.*", "**/.envs", "**/*.key"} <= {*patterns}
+
+
+def test_a_certificate_of_the_source_is_in_the_image_and_no_private_key(tmp_path):
+    folder = project("sqlite", tmp_path)
+    certificate, key = (
+        f"-----BEGIN {kind}-----\nMIIB\n-----END {kind}-----\n" for kind in ("CERTIFICATE", "PRIVATE KEY")
+    )
+    files = {
+        "ca.pem": certificate,
+        "both.pem": certificate + key,
+        "own.key": key,
+        "empty.pem": "",
+        "a b.pem": certificate,
+    }
+    write_tree(folder, {f"certs/{name}": text for name, text in files.items()})
+    (folder / "certs/link.pem").symlink_to("ca.pem")
+    django_compose.write(str(folder), "sqlite")
+    added = [line for line in (folder / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    assert added == ["!certs/ca.pem"]
+    (line,) = [one for one in (folder / "Dockerfile").read_text().splitlines() if "-exec rm" in one]
+    source = tmp_path / "app"
+    shutil.copytree(folder, source, symlinks=True)
+    subprocess.run(["sh", "-c", line.removeprefix("RUN ").replace("/app", str(source))], check=True)
+    assert {path.name for path in (source / "certs").iterdir()} == {"ca.pem"}
+    assert not (source / ".envs").exists() and (source / "manage.py").exists()
 
 
 def test_secrets_are_in_files_of_the_user_alone_and_in_no_other(tmp_path):
