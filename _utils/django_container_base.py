@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def _import(site: Site, engine: Engine, name: str) -> None:
             [*_MMDEBSTRAP, included, _suite(), str(tree), *_sources(_suite())],
             doing=f"making a base image of Debian {_suite()}",
             timeout=_TIMEOUT,
-            environment=django_host_command.network_environment(),
+            environment=_network(),
             hint=f"correct django:sites:{site.name}:packages, or set container:base to an image instead",
         )
         changes = [f"--change=ENV PATH={django_host_command.PATH}", f"--change=LABEL {BASE}={_suite()}"]
@@ -142,6 +143,15 @@ def _sources(suite: str) -> list[str]:
     found = [line for line in listed if line.split()[2].partition("-")[0] == suite]
     is_whole = any(line.split()[2] == suite for line in found)
     return found if is_whole and not any("@" in line for line in found) else []
+
+
+def _network() -> dict[str, str]:
+    """Return the variables with the proxies of this host, those of apt too: mmdebstrap does not read them."""
+    names = {"http_proxy": "Acquire::http::Proxy", "https_proxy": "Acquire::https::Proxy"}
+    argv = ["apt-config", "shell", *(word for pair in names.items() for word in pair)]
+    lines = shlex.split(django_host_command.run(argv, doing="listing the proxies of apt"))
+    found = {name: "" if value == "DIRECT" else value for name, _is, value in (line.partition("=") for line in lines)}
+    return {**django_host_command.network_environment(), **found}
 
 
 def _packages(site: Site) -> list[str]:

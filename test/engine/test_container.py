@@ -525,3 +525,12 @@ SECURITY = "deb http://mirror.example.org/security/ bookworm-security main"
 def test_a_base_is_made_from_the_sources_of_the_host(monkeypatch, listed, taken):
     monkeypatch.setattr(django_host_command, "run", lambda *_, **__: "".join(f"{line}\n" for line in listed))
     assert django_container_base._sources("bookworm") == taken
+
+
+def test_a_base_is_made_by_the_proxy_of_apt(monkeypatch):
+    """mmdebstrap 1.3 does not read the configuration of the host's apt, and failed where only its proxy is reached."""
+    printed = "http_proxy='http://cache.example.org:3142/'\nhttps_proxy='DIRECT'\n"
+    monkeypatch.setattr(django_host_command, "run", lambda *_, **__: printed)
+    monkeypatch.setenv("https_proxy", "http://other.example.org:3128")
+    found = django_container_base._network()
+    assert (found["http_proxy"], found["https_proxy"]) == ("http://cache.example.org:3142/", "")
