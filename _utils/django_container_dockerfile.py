@@ -8,11 +8,12 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
+import django_container_instruction
 import django_container_registry
 import django_host_file
 from django_container_engine import Engine
+from django_container_instruction import WORD, Instruction, instructions, normal, options_of, readings, texts, verb_of
 from django_host_command import DeploymentError, seconds
 from django_site import Site
 from django_wall_foreign import Foreign
@@ -20,10 +21,6 @@ from django_wall_foreign import Foreign
 #: Names in a source that are in no image: they may hold secrets. Containers have the first ones as mounts.
 PRIVATE = (".env", ".env.*", ".envs", "*.pem", "*.key")
 NEVER = (".git",)
-#: A word of an instruction as it is written: in quotes it may have blanks.
-_WORD = re.compile(r"""(?:[^\s"'\\]|\\.?|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)+""")
-#: A word that begins a text in the lines below an instruction: whether tabs may precede its last line, and that line.
-_HEREDOC = re.compile(r"""\d*<<(-?)(["']?)([^<"']+)\2""")
 #: The full name of an image of a registry; a stage has a name without a slash.
 _IMAGE = re.compile(r"[A-Za-z0-9._-]+(:\d+)?(/[a-z0-9._-]+)*(:[A-Za-z0-9_.-]{1,128})?(@[a-z0-9]+:[0-9a-f]+)?")
 _STAGE = re.compile(r"[a-z][a-z0-9_.-]*")
@@ -31,6 +28,8 @@ _STAGE = re.compile(r"[a-z][a-z0-9_.-]*")
 _TRANSPORTS = re.compile(r"(containers-storage|dir|docker-archive|docker-daemon|oci|oci-archive|ostree|sif|tarball):")
 #: The image by which Docker reads a Dockerfile: that of its makers, and no other.
 _SYNTAX = re.compile(r"(docker\.io/)?docker/dockerfile(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
+#: Characters that engines do not take for a blank, and Python does, or that no Dockerfile needs.
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 #: The versions since which engines know a text in the lines below an instruction, and podman confines mounts of RUN.
 _TEXTS, _CONFINED = {"podman": (5, 0), "docker": (23, 0)}, (5, 4)
 #: The options of a mount of RUN that stay within the build in older versions of podman, by its type.
@@ -42,13 +41,6 @@ _MOUNTS = {
     "tmpfs": set[str](),
 }
 _OF_ALL = {"type", "target", "dst", "destination", "mode", "uid", "gid"}
-
-
-class Instruction(NamedTuple):
-    """An instruction of a Dockerfile: the number of its first line, and its text in one line."""
-
-    line: int
-    text: str
 
 
 def build(
@@ -108,59 +100,6 @@ def caches(site: Site) -> Path:
     return Path("/var/lib/django-formula/caches") / site.name
 
 
-def instructions(text: str, *, doubled: bool = True) -> Iterator[Instruction]:
-    """Yield the instructions of a Dockerfile, those over several lines as one line.
-
-    Args:
-        doubled: whether two backslashes at the end of a line continue it, as for podman; for Docker they do not.
-    """
-    lines = enumerate((line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")), 1)
-    for number, first in lines:
-        if _is_empty(first):
-            continue
-        parts, last = [], first.rstrip(" \t")
-        while last.endswith("\\") and (doubled or not last.endswith("\\\\")):
-            parts.append(last.removesuffix("\\"))
-            last = next((line.rstrip(" \t") for _number, line in lines if not _is_empty(line)), "")
-        whole = _normal("".join([*parts, last]))
-        for tabs, end in _texts(whole):
-            next((line for _number, line in lines if (line.lstrip("\t") if tabs else line) == end), None)
-        yield Instruction(number, whole)
-
-
-def _is_empty(line: str) -> bool:
-    return not line.strip() or line.lstrip().startswith("#")
-
-
-def _texts(instruction: str) -> list[tuple[str, str]]:
-    """Return how the texts end that an instruction has in the lines below it: whether after tabs, and the last line."""
-    verb, _rest = _verb(instruction)
-    words = _WORD.findall(instruction) if verb in ("RUN", "COPY", "ADD") else []
-    return [(found[1], found[3]) for word in words if (found := _HEREDOC.fullmatch(word))]
-
-
-def _readings(text: str) -> Iterator[list[Instruction]]:
-    """Yield the instructions of a Dockerfile as podman and as Docker read it."""
-    yield from (list(instructions(text, doubled=doubled)) for doubled in (True, False))
-
-
-def _options(rest: str) -> tuple[list[str], str]:
-    """Return the options of an instruction without quotes and backslashes, as engines read them, and what follows."""
-    options = []
-    while (found := _WORD.match(rest)) and found[0].startswith("--"):
-        rest = rest[found.end() :].lstrip()
-        if found[0] == "--":
-            break
-        options.append(re.sub(r"[\"'\\]", "", found[0]))
-    return options, rest
-
-
-def _verb(instruction: str) -> tuple[str, str]:
-    """Return the verb of an instruction in capitals, and what follows; of ONBUILD those of what it has."""
-    word, _blank, rest = instruction.partition(" ")
-    return _verb(rest) if word.upper() == "ONBUILD" else (word.upper(), rest)
-
-
 def private_copy(text: str) -> Instruction | None:
     """Return the first instruction that copies a file which no image may have; None if there is none."""
     return next((one for one in instructions(text) if any(map(_is_private, _copied(one.text)))), None)
@@ -168,7 +107,7 @@ def private_copy(text: str) -> Instruction | None:
 
 def begins_with(text: str) -> list[str]:
     """Return the images that the stages of a Dockerfile begin with, other than its own stages."""
-    used = itertools.chain.from_iterable(map(_images, _readings(text)))
+    used = itertools.chain.from_iterable(map(_images, readings(text)))
     return list(dict.fromkeys(name for one, name in used if one.text.upper().startswith("FROM ")))
 
 
@@ -183,8 +122,9 @@ def refuse_foreign(text: str, own: str, others: Collection[str]) -> None:
         DeploymentError: one does; the message names the line.
     """
     _refuse_directives(text)
-    for reading in _readings(text):
+    for reading in readings(text):
         for one in reading:
+            _refuse_ambiguous(one)
             if found := _reaching(one.text):
                 raise DeploymentError(
                     f"line {one.line} of the Dockerfile has {found[:200]}, and it may not reach the services of this "
@@ -201,6 +141,20 @@ def refuse_foreign(text: str, own: str, others: Collection[str]) -> None:
                 )
 
 
+def _refuse_ambiguous(one: Instruction) -> None:
+    """Refuse an instruction of which engines may take other lines for its text than we do, or hide them in its words.
+
+    Raises:
+        DeploymentError: it is one.
+    """
+    if not django_container_instruction.is_read_alike(one):
+        raise DeploymentError(
+            f"line {one.line} of the Dockerfile may be read in more than one way: {ascii(one.text)[1:-1][:200]}",
+            hint="end a text in the lines below by one word of letters, as in RUN <<EOF, and write its first line "
+            "without backslashes, $(…) and quotes that do not end",
+        )
+
+
 def _may_be_of_others(name: str, own: str, others: Collection[str]) -> bool:
     """Return whether a name may mean an image of another site, or one that is not in a registry."""
     if not _IMAGE.fullmatch(name) or _TRANSPORTS.match(name) or re.fullmatch(r"(sha256:)?[0-9a-f]+", name):
@@ -213,7 +167,7 @@ def _may_be_of_others(name: str, own: str, others: Collection[str]) -> bool:
 
 
 def _refuse_directives(text: str) -> None:
-    """Refuse a Dockerfile that is to be read by a program of its own choice, or with another escape character.
+    """Refuse a Dockerfile that is to be read by a program of its own choice, or with other special characters.
 
     Raises:
         DeploymentError: it is.
@@ -223,10 +177,10 @@ def _refuse_directives(text: str) -> None:
         found = re.match(r"\s*(?:#|//)\s*(syntax|escape)\s*=\s*(\S*)", line, re.IGNORECASE)
         is_usual = found and (_SYNTAX.fullmatch(found[2]) if found[1].lower() == "syntax" else found[2] == "\\")
         is_data = number == first.line and first.text.startswith("{")
-        if (found and not is_usual) or is_data:
+        if (found and not is_usual) or is_data or _CONTROL.search(line):
+            shown = ascii(line.strip())[1:-1][:200] if _CONTROL.search(line) else line.strip()[:200]
             raise DeploymentError(
-                f"line {number} of the Dockerfile has {line.strip()[:200]}, by which an engine may read "
-                "it in another way",
+                f"line {number} of the Dockerfile has {shown}, by which an engine may read it in another way",
                 hint="remove the line; # syntax=docker/dockerfile:1 is allowed",
             )
 
@@ -243,8 +197,8 @@ def refuse_unsupported(text: str, site: Site, engine: Engine, context: Foreign) 
     Raises:
         DeploymentError: it has such a line, which the message names.
     """
-    known = list(itertools.chain.from_iterable(_readings(text)))
-    with_text = next((one for one in known if _texts(one.text)), None)
+    known = list(itertools.chain.from_iterable(readings(text)))
+    with_text = next((one for one in known if texts(one.text)), None)
     open_mount = _open_mount(known, context, caches(site))
     if not with_text and not open_mount:
         return
@@ -307,16 +261,16 @@ def _has_no_link(folder: Foreign, parts: tuple[str, ...]) -> bool:
 
 def _mounts(instruction: str) -> list[str]:
     """Return the mounts of a RUN, as it has them after ``--mount=``."""
-    verb, rest = _verb(instruction)
-    pairs = (option.partition("=") for option in (_options(rest)[0] if verb == "RUN" else ()))
+    verb, rest = verb_of(instruction)
+    pairs = (option.partition("=") for option in (options_of(rest)[0] if verb == "RUN" else ()))
     return [value for name, _is, value in pairs if name.lower() == "--mount"]
 
 
 def _reaching(instruction: str) -> str:
     """Return by what a line would leave the network or the confinement of a build; empty for one that does not."""
-    verb, rest = _verb(instruction)
+    verb, rest = verb_of(instruction)
     if verb == "RUN":
-        for option in _options(rest)[0]:
+        for option in options_of(rest)[0]:
             name, _is, value = option.lower().partition("=")
             if value not in {"--network": ("none", "default"), "--security": ("sandbox",)}.get(name, (value,)):
                 return option
@@ -336,8 +290,8 @@ def _images(known: Iterable[Instruction]) -> Iterator[tuple[Instruction, str]]:
     stages = {"scratch", ""}
     number = 0
     for one in known:
-        verb, rest = _verb(one.text)
-        options, rest = _options(rest)
+        verb, rest = verb_of(one.text)
+        options, rest = options_of(rest)
         named = []
         if verb == "ARG" and not number:
             for name, is_set, value in (part.partition("=") for part in rest.split()):
@@ -383,26 +337,22 @@ def failing(text: str, log: str) -> Instruction | None:
         return next((one for one in reversed(known) if one.line <= int(numbers[-1])), None)
     ended = re.findall(r"^#(\d+) CANCELED", log, re.MULTILINE)
     started = re.findall(rf"^#{ended[-1]} \[[^\]]*\] (.+)$", log, re.MULTILINE) if ended else []
-    reported = _normal("\n".join([log, *(f"] {line}:" for line in started)]))
+    reported = normal("\n".join([log, *(f"] {line}:" for line in started)]))
     named = [one for one in known if f'STEP "{one.text}"' in reported or f"] {one.text}:" in reported]
     return named[-1] if named else None
 
 
 def _copied(instruction: str) -> list[str]:
     """Return the paths of the context that an instruction copies; none for one that copies nothing of it."""
-    verb, rest = _verb(instruction)
-    options, rest = _options(rest)
+    verb, rest = verb_of(instruction)
+    options, rest = options_of(rest)
     if verb not in ("COPY", "ADD") or any(one.lower().startswith("--from=") for one in options):
         return []
     if rest.startswith("["):
         with contextlib.suppress(ValueError):
             return [str(one) for one in json.loads(rest)][:-1]
-    return [re.sub(r"[\"']", "", word) for word in _WORD.findall(rest)][:-1]
+    return [re.sub(r"[\"']", "", word) for word in WORD.findall(rest)][:-1]
 
 
 def _is_private(path: str) -> bool:
     return any(fnmatch.fnmatch(part, one) for part in path.split("/") for one in (*PRIVATE, *NEVER))
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.split())

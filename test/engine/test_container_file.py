@@ -10,6 +10,7 @@ import threading
 import django_container
 import django_container_dockerfile
 import django_container_file
+import django_container_instruction
 import django_deploy_step_build
 import django_host_command
 import django_virtualenv_image
@@ -89,7 +90,7 @@ class Played:
 
 
 def test_instructions_have_the_number_of_their_first_line():
-    found = list(django_container_dockerfile.instructions(DOCKERFILE))
+    found = list(django_container_instruction.instructions(DOCKERFILE))
     assert [one.line for one in found] == [2, 4, 7, 9, 12]
     assert found[1].text == "RUN apt-get update && apt-get install -y libpq5"
     assert found[2].text == "COPY --chown=1:1 requirements.txt /app/"
@@ -114,6 +115,22 @@ def test_a_dockerfile_of_any_form_is_read(text):
 )
 def test_the_line_that_failed_is_found_in_what_the_engine_prints(log):
     assert django_container_dockerfile.failing(DOCKERFILE, log).line == 4
+
+
+#: Lines by which an engine reads the next line as an instruction, and we as a text, or the other way round.
+HIDING = (
+    "RUN <<E\\OF\nEOF",  # BuildKit removes a backslash from the word
+    'RUN <<E"O"F\nRUN <<X\nEOF',
+    'RUN true # <<EOF "',  # it finds no text where it cannot read the words
+    "RUN true # <<EOF ${",
+    "RUN true \\<<EOF\nRUN <<X\nEOF",
+    "RUN <<EOF_1",  # no text for podman 5
+    "RUN <<EOF",  # one that does not end
+)
+WITH_TEXT = (
+    *("RUN <<EOF", "RUN cat <<-'EOF' >/x", 'COPY --chmod=755 <<"EOF" /etc/x.conf', "ADD <<EOF ${HOME}/$X"),
+    'RUN python3 - <<EOF && echo "it is done"',
+)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +188,14 @@ def test_the_line_that_failed_is_found_in_what_the_engine_prints(log):
         ("# syntax = evil.example.org/reader\nFROM python:3\n", "line 1 .* by which an engine may read it"),
         ("# escape=`\nFROM python:3\nRUN x \\\nFROM django/shop:1\n", "line 1 of the Dockerfile has # escape=`, by"),
         ('{"syntax": "evil.example.org/reader"}\n', "line 1 .* by which an engine may read it"),
+        *((f"FROM python:3\n{lines}\nFROM django/shop:1\n", "line 2 .* read in more than one way") for lines in HIDING),
+        (
+            "FROM python:3\nRUN true\x1c<<EOF\nFROM django/shop:1\n",
+            r"line 2 .* has RUN true\\x1c<<EOF, by which an engine",
+        ),
+        ("FROM python:3\nRUN <<EOF\nEOF\r\r\nFROM django/shop:1\n", "line 4 .* the image django/shop:1"),
+        *((f"FROM python:3\n{line}\nFROM django/shop:1\nEOF\n", "") for line in WITH_TEXT),
+        ('FROM python:3\nRUN echo "$((1<<2)) \\"a\\"" <<<x\n', ""),
         ('FROM python:3\nRUN <<EOF\n{"a": 1}\nfrom shop import x\nFROM django/shop:1\nEOF\n', ""),
     ],
 )
