@@ -5,11 +5,12 @@ from pathlib import Path
 
 import lab
 from contestants import apply
+from images import RELEASES
 from lab import Lab
 from repository import Repository
 from sites import Site, version
 
-ENGINES = ("podman", "docker")
+CELLS = [(engine, release) for release in RELEASES for engine in ("podman", "docker")]
 #: What removes an engine's cache of builds; with --all podman would remove all images that no container has.
 PRUNE = {"podman": ("image", "prune"), "docker": ("builder", "prune", "--all")}
 
@@ -28,6 +29,7 @@ class Contained:
     lab: Lab
     folder: Path
     engine: str
+    release: str
     first: float = 0
     plain: list[float] = field(default_factory=list)
     contained: list[float] = field(default_factory=list)
@@ -35,7 +37,7 @@ class Contained:
     pruned: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.host = self.lab.start(name=self.engine, kind="ready", rights=lab.ENGINE)
+        self.host = self.lab.start(self.release, name=self.engine, kind="ready", rights=lab.ENGINE)
         self.host.run("apt-get -qq update && apt-get -qq install --no-install-recommends git >/dev/null")
         self.repository = Repository(self.folder, self.host, "/srv/git/project.git")
 

@@ -585,18 +585,19 @@ def spent(host: Host, user: str) -> tuple[float, float]:
 def contained(bench: Bench) -> list[Figure]:
     """Releases in containers, by each engine, next to those of a plain site in the same run."""
     found = []
-    for engine in containers.ENGINES:
-        bench.say(f"{engine}: a plain site and one in containers")
-        one = containers.Contained(bench.lab, bench.folder / engine, engine)
+    for engine, release in containers.CELLS:
+        cell = f"{engine} on {release}"
+        bench.say(f"{cell}: a plain site and one in containers")
+        one = containers.Contained(bench.lab, bench.folder / cell.replace(" ", "-"), engine, release)
         one.measure(bench.runs)
         one.host.remove()
         more = [ours - 1.5 * plain for ours, plain in zip(one.contained, one.plain, strict=True)]
         details = f"container {seconds(one.contained)}; plain {seconds(one.plain)}"
         found += [
-            Figure(f"{engine}: first apply, its base there", "s", 90, [one.first], ""),
-            Figure(f"{engine}: start to end of the former", "s more than 1.5 times plain", 2, more, details),
-            Figure(f"{engine}: image, code alone changed", "s", 1.5, one.builds, ""),
-            Figure(f"{engine}: the same, builds' cache removed", "s", 1.5, one.pruned, ""),
+            Figure(f"{cell}: first apply, its base there", "s", 90, [one.first], ""),
+            Figure(f"{cell}: start to end of the former", "s more than 1.5 times plain", 2, more, details),
+            Figure(f"{cell}: image, code alone changed", "s", 1.5, one.builds, ""),
+            Figure(f"{cell}: the same, builds' cache removed", "s", 1.5, one.pruned, ""),
         ]
     return found
 
