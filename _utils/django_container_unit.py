@@ -31,8 +31,7 @@ def lines(
     inside = django_container.with_run_folder(inside, run, variables.get("resources"))
     if variables.get("worker"):
         inside = dataclasses.replace(inside, root=site.root)
-    # As the templates of units have it.
-    own = ["--env=DJANGO_DATABASE_POOL=1"] if any("pool" in one for one in site.config["databases"].values()) else []
+    own = pooled(site)
     start = _notifying if engine.passes_sockets else _attached
     patience = int(variables.get("patience", variables["stop_timeout"]))
     stop = [*engine.program, "stop", *engine.leniently, f"--time={max(1, patience - _SPARE)}", name]
@@ -44,6 +43,11 @@ def lines(
         ("ExecStopPost", ended(engine, name)),
         ("ExecStopPost", f"-/bin/rm -rf {run}"),
     ]
+
+
+def pooled(site: Site) -> list[str]:
+    """Return the option by which settings take PgBouncer's port, as the templates of units have it."""
+    return ["--env=DJANGO_DATABASE_POOL=1"] if any("pool" in one for one in site.config["databases"].values()) else []
 
 
 def _notifying(

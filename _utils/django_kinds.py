@@ -246,6 +246,11 @@ WORKER_TEMPLATES: dict[str, tuple[str, ...]] = {
     "systemd": ("worker.service",),
     "supervisor": ("worker.conf", "worker.sh"),
 }
+#: Those that a site in containers needs in addition, by the engine: Docker passes no socket of systemd on.
+CONTAINER_TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
+    "systemd": {"podman": (), "docker": ("django_formula_listen.py",)},
+    "supervisor": {"podman": ("container.sh",), "docker": ("container.sh",)},
+}
 
 
 class ProxyKind(NamedTuple):
@@ -327,8 +332,9 @@ def instance_templates(site: Mapping[str, Any]) -> list[str]:
         site: its configuration.
     """
     names = [*PROCESS_MANAGERS[site["process"]], *SERVERS[site["server"]["kind"]].templates]
-    if (site.get("container") or {}).get("engine") == "docker":
-        names.append("django_formula_listen.py")  # Docker passes no socket on
+    if site.get("container"):
+        own = CONTAINER_TEMPLATES[site["process"]][site["container"]["engine"]]
+        names += [name for name in own if name not in names]
     for worker in (site.get("workers") or {}).values():
         own = (*WORKER_TEMPLATES[site["process"]], *WORKERS[worker["kind"]].templates)
         names += [name for name in own if name not in names]

@@ -11,6 +11,7 @@ from typing import Any
 import django_kinds
 import django_pillar_balancer
 import django_pillar_cache
+import django_pillar_container
 import django_pillar_database_host
 import django_pillar_fleet
 import django_pillar_pool
@@ -60,6 +61,8 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     process = _process_manager(layers, grains, found)
     host = str(grains.get("id", ""))
     configurations, problems = _configurations(layers, platform.get("defaults", {}), rules, process, host)
+    if grains.get("init") != "systemd":
+        problems += django_pillar_container.without_systemd(configurations)
     report(found, problems)
     sites = {} if found else configurations
     return {"errors": lines(found), **_summary(sites), "platform": platform, "process": process}

@@ -23,9 +23,6 @@ def container(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield what is not supported in containers."""
     if site.get("container") is None:
         return
-    if site["process"] != "systemd":
-        text = f"supported with systemd only, and the process manager of this host is {site['process']}"
-        yield ("container",), f"{text}: remove it, or see docs/guides/compose.md"
     if site["server"]["kind"] == "mod_wsgi":
         yield ("container",), "not supported with server:kind mod_wsgi, which runs in Apache: choose another server"
     if site["adopt"]:
@@ -50,6 +47,14 @@ def container(site: Site, _own: Site) -> Iterator[Problem]:
         for name in ("MemoryMax", "TasksMax"):
             if str(limits.get(name, "")).endswith("%"):
                 yield (*at, name), f"expected a number in a container, got {limits[name]}"
+
+
+def without_systemd(sites: dict[str, Site]) -> Iterator[Problem]:
+    """Yield the sites in containers of a host where systemd is not PID 1, whose control groups engines need."""
+    for name, site in sorted(sites.items()):
+        if site.get("container") is not None:
+            text = "supported where systemd is PID 1, which it is not on this host"
+            yield ("django", "sites", name, "container"), f"{text}: remove it, or see docs/guides/compose.md"
 
 
 def _images(container: dict[str, Any], site: Site) -> Iterator[Problem]:

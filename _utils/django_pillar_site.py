@@ -90,7 +90,7 @@ def overlay(site: Site, _own: Site) -> Iterator[Problem]:
 
 def systemd(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield options that only systemd supports, on a host with another process manager."""
-    for key in SYSTEMD_ONLY:
+    for key in SYSTEMD_ONLY if site.get("container") is None else ():  # an engine has limits too
         if site[key] and site["process"] != "systemd":
             yield (
                 (key,),

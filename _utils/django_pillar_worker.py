@@ -88,7 +88,7 @@ def signals(site: Site, _own: Site) -> Iterator[Problem]:
 def resources(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield limits that only systemd enforces, on a host with another process manager."""
     for name, worker in site.get("workers", {}).items() if site["process"] != "systemd" else ():
-        if worker["resources"] and not site["resources"]:
+        if worker["resources"] and not site["resources"] and site.get("container") is None:
             manager = site["process"]
             text = f"supported with systemd only, and the process manager of this host is {manager}: remove it"
             yield ("workers", name, "resources"), text

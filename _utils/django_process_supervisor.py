@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import django_container
+import django_container_host
+import django_container_image
+import django_container_program
 import django_host_command
 import django_host_environment
 import django_host_file
@@ -20,9 +24,12 @@ import django_host_template
 import django_host_user
 import django_kinds
 import django_process
+import django_process_container
 import django_server
 import django_wall_delegate
 import django_wall_reaper
+from django_container import Container
+from django_container_engine import QUIET
 from django_host_command import DeploymentError, seconds
 from django_process import ProcessManager, ProjectCommand, unit
 from django_site import Site
@@ -64,17 +71,22 @@ class Supervisor(ProcessManager):
     KIND = "supervisor"
 
     def warnings(self, site: Site) -> list[str]:
-        """Return that there is no sandbox."""
-        return [_NO_SANDBOX]
+        """Return that there is no sandbox, or what is weak about the engine of a site in containers."""
+        return django_container_host.warnings(site) if site.config.get("container") else [_NO_SANDBOX]
 
     def configuration(
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
     ) -> dict[str, str]:
         """Return the program of a release and what it runs: file name in ``config/`` → content."""
         more = {"identity": _identity(site), "secrets": str(site.secrets)}
+        script = django_host_template.render(templates, SCRIPT, **more, **variables)
+        if container := django_container.expected(site, release):
+            writable = [variables["own_folder"]] if variables["own_folder"] else []
+            arguments = (site, release, container, variables, templates)
+            script = django_container_program.script(*arguments, writable)
         return {
             f"{unit(site, release)}.conf": django_host_template.render(templates, PROGRAM, **variables),
-            "supervisor.sh": django_host_template.render(templates, SCRIPT, **more, **variables),
+            "supervisor.sh": script,
             **({} if variables["binds"] else {"django_formula_listen.py": templates[LISTEN]}),
         }
 
@@ -83,11 +95,13 @@ class Supervisor(ProcessManager):
     ) -> dict[str, str]:
         """Return the program of a worker and what it runs: file name in ``config/`` → content."""
         more = {"identity": _identity(site), "secrets": str(site.secrets)}
+        script = django_host_template.render(templates, WORKER_SCRIPT, **more, **variables)
+        if container := django_container.expected(site, release):
+            arguments = (site, release, container, variables, templates)
+            script = django_container_program.script(*arguments, variables["writable"])
         return {
             f"{variables['unit']}.conf": django_host_template.render(templates, WORKER, **variables),
-            f"worker-{variables['worker']}.sh": django_host_template.render(
-                templates, WORKER_SCRIPT, **more, **variables
-            ),
+            f"worker-{variables['worker']}.sh": script,
         }
 
     def files(self, site: Site) -> list[Path]:
@@ -96,8 +110,14 @@ class Supervisor(ProcessManager):
         return [path for path in paths if django_process.parse(site, path.stem)]
 
     def pid(self, site: Site, release: Path, part: str = "") -> int | None:
-        """Return the process that supervisor started for the program of a part, or None when it does not run."""
-        program = _program(unit(site, release, part))
+        """Return the process that supervisor started for the program of a part, or None when it does not run.
+
+        In a container it is the first process there, and not the program of the engine.
+        """
+        name = unit(site, release, part)
+        program, container = _program(name), django_container.of_release(release)
+        if container and program and program.pid:
+            return container.engine.pid(name)
         return program.pid if program else None
 
     def is_kept_alive(self, site: Site, release: Path, part: str = "") -> bool:
@@ -136,6 +156,7 @@ class Supervisor(ProcessManager):
             DeploymentError: supervisor does not run, the part exits at once, or does not become ready in time.
         """
         name = unit(site, release, part)
+        django_container_image.require(site, release)
         if self.is_kept_alive(site, release, part):
             return
         self.stop(site, release, part)
@@ -222,7 +243,9 @@ class Supervisor(ProcessManager):
         The part itself decides its pid file and environment, so that it may name any process of that user.
         """
         run = django_process.folder(site, release, part)
-        if (run / "pid").exists() and django_host_user.find_user(site.user):
+        if container := django_container.of_release(release):
+            container.engine.end(unit(site, release, part))
+        elif (run / "pid").exists() and django_host_user.find_user(site.user):
             what = (str(run), release.name)
             with contextlib.suppress(OSError):
                 django_wall_delegate.ask(
@@ -303,6 +326,8 @@ class Supervisor(ProcessManager):
             DeploymentError: the command fails or times out.
         """
         site, release = command.site, command.release
+        if container := django_container.of_release(release):
+            return _run_in_container(command, container)
         user = django_host_user.find_user(site.user)
         paths = [release / "config/environment", site.secrets / "environment"]
         paths += [Path(command.environment_file)] if command.environment_file else []
@@ -325,6 +350,52 @@ class Supervisor(ProcessManager):
             errors_too=command.errors_too,
             only_the_end=command.only_the_end,
         )
+
+    def is_command_active(self, site: Site, task: str) -> bool:
+        """Return whether the container of a command still runs whose starter was killed."""
+        name = f"django-{site.name}-{task}"
+        return any(engine.pid(name) is not None for engine in django_container_image.used(site))
+
+    def end_command(self, site: Site, task: str) -> None:
+        """End the container of a command that outlived its starter.
+
+        Raises:
+            DeploymentError: it does not end.
+        """
+        for engine in django_container_image.used(site):
+            engine.end(f"django-{site.name}-{task}")
+
+    def end_tasks(self, site: Site) -> None:
+        """End the container of a deployment's command that outlived it.
+
+        Raises:
+            DeploymentError: it does not end.
+        """
+        self.end_command(site, "task")
+
+
+def _run_in_container(command: ProjectCommand, container: Container) -> str:
+    """Run a command of a project in a container, which is ended however the command ends, and return its output.
+
+    Raises:
+        DeploymentError: the command fails or times out.
+    """
+    name = f"django-{command.site.name}-{command.task}"
+    _properties, argv = django_process_container.confined(command, container, name)
+    container.engine.end(name)
+    try:
+        return django_host_command.run(
+            argv,
+            doing=command.doing,
+            environment=QUIET,
+            timeout=command.timeout,
+            stdin=command.stdin,
+            secrets=command.secrets,
+            errors_too=command.errors_too,
+            only_the_end=command.only_the_end,
+        )
+    finally:
+        container.engine.end(name)
 
 
 def _identity(site: Site) -> list[str]:

@@ -23,6 +23,7 @@ import django_host_service
 import django_host_template
 import django_kinds
 import django_process
+import django_process_container
 import django_process_sandbox
 import django_process_trial
 import django_server
@@ -347,14 +348,7 @@ def _confined(
     if not container:
         more = [("EnvironmentFile", command.environment_file)] if command.environment_file else []
         return [*django_process_sandbox.directives(site, release, command.facts, command.writable), *more], command.argv
-    if command.environment_file:
-        raise DeploymentError(
-            f"{command.doing}: environment_file is not supported for a site in containers",
-            hint=f"set the variables in django:sites:{site.name}:environment",
-        )
-    inside = django_container.of_project(site, release, command.facts, container, name, command.writable)
-    inside = django_container.with_files(site, release, inside, command.argv)
-    return django_container_unit.of_command(container, inside, command.argv)
+    return django_process_container.confined(command, container, name)
 
 
 def _known(site: Site) -> dict[str, Any]:

@@ -171,7 +171,8 @@ def _variables(site: Site, release: Path, facts: Mapping[str, Any], built: Path)
 def _inherits(site: Site, release: Path) -> bool:
     """Return whether the server of a release takes a socket that systemd makes."""
     container = django_container.expected(site, release)
-    return django_server.of_site(site).INHERITS and (not container or container.engine.passes_sockets)
+    is_passed = site.process == "systemd" and (not container or container.engine.passes_sockets)
+    return django_server.of_site(site).INHERITS and (not container or is_passed)
 
 
 def _listening(site: Site, release: Path, where: str) -> list[str]:

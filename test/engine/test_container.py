@@ -3,6 +3,7 @@
 import grp
 import json
 import pwd
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,8 @@ import django_container_host
 import django_container_image
 import django_container_unit
 import django_host_command
+import django_kinds
+import django_process_supervisor
 import django_process_systemd
 import django_release
 import django_release_instance
@@ -392,6 +395,69 @@ def test_a_command_that_times_out_ends_with_its_container(site, release, monkeyp
     stop = [word for word in argv if word.startswith("--property=ExecStop=")]
     assert len(stop) == 1 and "podman --events-backend=none rm --force" in stop[0] and "django-blog-" in stop[0]
     assert "--property=TimeoutStopSec=15" in argv
+
+
+# Below supervisor
+
+
+@pytest.fixture
+def supervised(make_site):
+    options = {"server": {"kind": "gunicorn"}, "workers": {"mail": {"kind": "command", "command": "manage.py mail"}}}
+    return make_site(process="supervisor", container={}, **options)
+
+
+def test_supervisor_runs_the_engine_in_the_foreground(supervised):
+    files = django_release_instance.configuration(supervised, supervised.releases / NAME, FACTS, formula_templates())
+    for name, unit in (("supervisor.sh", "django-blog-0042"), ("worker-mail.sh", "django-blog-0042-mail")):
+        *_before, start = files[name].splitlines()
+        words = shlex.split(start)
+        assert words[:2] == ["exec", "/usr/bin/env"] and f"--name={unit}" in words and "--detach" not in words
+        assert f"rm --force --ignore --time=0 {unit} >/dev/null" in files[name]
+    command = shlex.split(files["supervisor.sh"].splitlines()[-1])
+    folder = f"{supervised.runtime}/0042"
+    assert f"--volume={folder}:{folder}:rw" in command and f"{folder}/server.sock" in command
+    assert f"{supervised.releases / NAME}/config/django_formula_listen.py" in command
+
+
+def test_only_a_site_in_containers_has_the_script_of_supervisor_for_them(supervised, make_site):
+    url = f"{django_kinds.FILES}container.sh"
+    assert url in django_release_instance.templates(supervised)
+    assert url not in django_release_instance.templates(make_site(process="supervisor"))
+
+
+def test_a_command_below_supervisor_ends_with_its_container(supervised, release, monkeypatch):
+    ended, ran = [], []
+    monkeypatch.setattr(django_container_engine.Engine, "end", lambda _engine, name: ended.append(name))
+
+    def run(argv, **how):
+        ran.append((argv, how))
+        raise DeploymentError("a check: timed out after 5 s")
+
+    monkeypatch.setattr(django_process_supervisor.django_host_command, "run", run)
+    manager = django_process_supervisor.MANAGER
+    with pytest.raises(DeploymentError, match="timed out"):
+        manager.run(command(supervised, release))
+    ((argv, how),) = ran
+    assert argv[:2] == ["/usr/bin/podman", "--events-backend=none"] and argv[-2:] == ["manage.py", "check"]
+    assert how["timeout"] == 5 and ended == ["django-blog-task"] * 2
+    with pytest.raises(DeploymentError, match="environment_file is not supported"):
+        manager.run(command(supervised, release, environment_file="/root/variables"))
+
+
+def test_a_part_below_supervisor_is_the_first_process_of_its_container(supervised, release, monkeypatch):
+    running = {"django-blog-0042": django_process_supervisor.Program(17, 9.0, "RUNNING")}
+    monkeypatch.setattr(django_process_supervisor, "_program", running.get)
+    monkeypatch.setattr(django_container_engine.Engine, "pid", lambda _engine, _name: 4711)
+    manager = django_process_supervisor.MANAGER
+    assert manager.pid(supervised, release) == 4711
+    assert manager.pid(supervised, release, "mail") is None
+    ended = []
+    monkeypatch.setattr(django_container_engine.Engine, "end", lambda _engine, name: ended.append(name))
+    manager.end_leftovers(supervised, release)
+    assert ended == ["django-blog-0042"]
+    assert manager.is_command_active(supervised, "manage-1")
+    manager.end_tasks(supervised)
+    assert ended[1:] == ["django-blog-task"]
 
 
 def test_only_a_folder_that_the_site_cannot_exchange_is_mounted_for_a_command(site, release):
