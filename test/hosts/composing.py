@@ -5,6 +5,7 @@ import io
 import subprocess
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from images import CERTIFICATES, cache_folder, locked
@@ -24,6 +25,8 @@ NAMES = (
     *("library/python:3.13-slim", "library/nginx:1.28", "library/postgres:17", "library/mariadb:11.8"),
     *("library/redis:7.4", "certbot/certbot:v4.0.0"),
 )
+#: What is in the root of images of a Python for old versions of Django, whose own packages there are no more.
+OF_OLD_PYTHON = ("python3", "python3-venv", "python3-pip", "ca-certificates")
 #: docker-compose 1.29 in an environment of its own; its own pins do not build with Python 3.13.
 COMPOSE_1 = (
     *("docker-compose==1.29.2", "docker==5.0.3", "dockerpty==0.4.1", "docopt==0.6.2", "texttable==1.7.0"),
@@ -39,6 +42,11 @@ IMPLEMENTATIONS = {
 }
 #: As root of a host that may not raise limits.
 _LIMITS = '[containers]\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\n'
+_VARIABLES = (
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    *(f"{name}={CERTIFICATES}" for name in ("SSL_CERT_FILE", "PIP_CERT")),
+)
+_CHANGES = " ".join(f"--change 'ENV {one}'" for one in _VARIABLES)
 ENVIRONMENT = {"PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
 
 
@@ -51,36 +59,45 @@ def install(host: Host) -> None:
     host.run(f"python3 -m venv /opt/compose-1 && {pip} {' '.join(COMPOSE_1)}", timeout=300)
     shim = "from shlex import quote\n"  # Python 3.13 has no module pipes
     host.write("/opt/compose-1/lib/python3.13/site-packages/pipes.py", shim)
-    with root().open("rb") as file:
-        argv = ["runc", "exec", host.id, "sh", "-c", "cat >/srv/root.tar"]
-        subprocess.run(argv, stdin=file, check=True, timeout=300)
+    send(root("trixie", IN_IMAGES), host, "/srv/root.tar")
     host.send(folder(HERE / "stand_ins"), "/srv/stand_ins")
     host.run(f"cp {CERTIFICATES} /srv/stand_ins/")
-    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    changes = (f"ENV {one}" for one in (path, f"SSL_CERT_FILE={CERTIFICATES}", f"PIP_CERT={CERTIFICATES}"))
-    options = " ".join(f"--change '{change}'" for change in changes)
     for engine in ("docker", "podman"):
-        run(host, f"{engine} import {options} /srv/root.tar localhost/plain")
+        run(host, f"{engine} import {_CHANGES} /srv/root.tar localhost/plain")
         for name in NAMES:
             target, tag = name.partition("/")[2].partition(":")[0], f"docker.io/{name}"
             run(host, f"{engine} build --quiet --target {target} --tag {tag} /srv/stand_ins")
+
+
+def install_old_python(host: Host, tag: str) -> None:
+    """Make a stand-in of Python from Debian 12, under the name of an older version, for Docker."""
+    send(root("bookworm", OF_OLD_PYTHON), host, "/srv/old.tar")
+    run(host, f"docker import {_CHANGES} /srv/old.tar localhost/old")
+    options = f"--quiet --target python --build-arg PLAIN=localhost/old --tag docker.io/library/python:{tag}"
+    run(host, f"docker build {options} /srv/stand_ins")
+
+
+def send(file: Path, host: Host, path: str) -> None:
+    with file.open("rb") as opened:
+        argv = ["runc", "exec", host.id, "sh", "-c", f"cat >{path}"]
+        subprocess.run(argv, stdin=opened, check=True, timeout=300)
 
 
 def run(host: Host, command: str, *, check: bool = True, timeout: float = 600) -> Result:
     return host.run(command, check=check, timeout=timeout, environment=ENVIRONMENT)
 
 
-def root() -> Path:
-    """The root of all stand-ins as a tar archive, made once."""
-    key = hashlib.sha256("\n".join(IN_IMAGES).encode()).hexdigest()[:12]
-    archive = cache_folder() / "images" / f"trixie-services-{key}.tar"
+def root(release: str, included: Sequence[str]) -> Path:
+    """The root of stand-ins as a tar archive, made once: a release of Debian with packages."""
+    key = hashlib.sha256("\n".join(included).encode()).hexdigest()[:12]
+    archive = cache_folder() / "images" / f"{release}-services-{key}.tar"
     archive.parent.mkdir(parents=True, exist_ok=True)
     with locked(archive.with_suffix(".lock")):
         if not archive.exists():
             part = archive.with_suffix(".part")
             without = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
-            packages = f"--include={','.join(IN_IMAGES)}"
-            argv = ["mmdebstrap", "--quiet", "--variant=minbase", packages, *without, "--format=tar", "trixie"]
+            packages = f"--include={','.join(included)}"
+            argv = ["mmdebstrap", "--quiet", "--variant=minbase", packages, *without, "--format=tar", release]
             subprocess.run([*argv, str(part)], check=True, capture_output=True)
             part.rename(archive)
         archive.touch()
