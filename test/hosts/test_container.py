@@ -80,8 +80,9 @@ def test_a_process_has_the_sites_uid_and_nothing_else(blog: Site) -> None:
     )
     assert tried == "ok\n"
     blog.host.run(["rm", f"{blog.root}/media/x"])
-    limit = inside(blog, "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null")
-    assert limit.split() == [str(300 << 20)]
+    files = ("memory.max", "memory/memory.limit_in_bytes", "pids.max", "pids/pids.max")
+    limits = inside(blog, f"cd /sys/fs/cgroup && cat {' '.join(files)} 2>/dev/null")
+    assert limits.split() == [str(300 << 20), "100"]
 
 
 def test_a_release_and_a_rollback_lose_no_request(blog: Site) -> None:
@@ -99,6 +100,20 @@ def test_a_release_and_a_rollback_lose_no_request(blog: Site) -> None:
     assert ("Docker runs without live-restore" in warned) == (engine_of(blog) == "docker")
     assert blog.live == first
     assert blog.apply().changed == {}
+
+
+@pytest.mark.full
+def test_what_is_weak_about_docker_is_in_the_warnings_of_a_release(blog: Site) -> None:
+    if engine_of(blog) == "podman":
+        pytest.skip("podman has no daemon, no group and no such ports")
+    image = f"localhost/django/{dependencies(blog)}"
+    blog.host.run("useradd --groups docker ray")
+    blog.host.run(f"docker run --detach --name web --publish 8081:80 {image} sleep 600")
+    blog.repository.commit(version("2.5"))
+    warned = str(blog.deploy().warnings)
+    assert "in the group docker, and so as powerful as root on this host: ray" in warned
+    assert "past the firewall of this host: 8081 (web)" in warned
+    blog.host.run("docker rm --force web && userdel ray")
 
 
 @pytest.mark.full

@@ -118,6 +118,25 @@ def test_new_requirements_are_carried_in_a_file(blogs: list[Site]) -> None:
         assert not blog.host.run(["ls", "-A", f"{blog.root}/secrets"]).stdout.count("registry")
 
 
+def push(blog: Site, image: str, name: str) -> None:
+    """Push an image of a host as another machine would, with a login of its own."""
+    auth = {"auths": {REGISTRY: {"auth": base64.b64encode(f"deploy:{PASSWORD}".encode()).decode()}}}
+    blog.host.write("/root/ci/config.json", json.dumps(auth))
+    environment, engine = "DOCKER_CONFIG=/root/ci REGISTRY_AUTH_FILE=/root/ci/config.json", engine_of(blog)
+    blog.host.run(f"{engine} tag {image} {name} && {environment} {engine} push -q {name}")
+    blog.host.run(f"{engine} rmi {name} && rm -r /root/ci")
+
+
+def test_a_base_is_pulled_by_its_name(blogs: list[Site]) -> None:
+    first, second = blogs
+    name = f"{REGISTRY}/library/python:1"
+    push(first, next(name for name in images(first) if name.startswith("localhost/django/base:")), name)
+    before = second.live
+    second.deploy(container={"engine": engine_of(first), "base": name, "login": LOGIN})
+    assert second.live != before and second.record()["container"]["base"] == name
+    assert second.get("/").status_code == 200 and second.apply().changed == {}
+
+
 def dockerfile(blog: Site) -> str:
     base = next(name for name in images(blog) if name.startswith("localhost/django/base:"))
     return f"""\
@@ -177,12 +196,7 @@ def test_an_image_of_another_place_is_pulled_and_pulled_again(blogs: list[Site])
     name = f"{REGISTRY}/team/shop:ci-{commit_id[:10]}"
     assert f"pulling the image {name} failed" in str(applied.failed) and blog.answering["release"] == live
 
-    auth = {"auths": {REGISTRY: {"auth": base64.b64encode(f"deploy:{PASSWORD}".encode()).decode()}}}
-    blog.host.run(["mkdir", "/root/ci"])
-    blog.host.write("/root/ci/config.json", json.dumps(auth))
-    made = f"{engine} tag localhost/django/blog-file:{live} {name}"
-    push = f"DOCKER_CONFIG=/root/ci REGISTRY_AUTH_FILE=/root/ci/config.json {engine} push -q {name}"
-    blog.host.run(f"{made} && {push} && {engine} rmi {name} && rm -r /root/ci")
+    push(blog, f"localhost/django/blog-file:{live}", name)
     with blog.lossless():
         blog.deploy()
     assert blog.live != live and blog.record()["container"]["pulled"].startswith(f"{REGISTRY}/team/shop@sha256:")
