@@ -124,7 +124,7 @@ HIDING = (
     'RUN true # <<EOF "',  # it finds no text where it cannot read the words
     "RUN true # <<EOF ${",
     "RUN true \\<<EOF\nRUN <<X\nEOF",
-    "RUN <<EOF_1",  # no text for podman 5
+    "RUN <<EOF_1",  # no text for the first versions that knew texts
     "RUN <<EOF",  # one that does not end
 )
 WITH_TEXT = (

@@ -51,7 +51,8 @@ def listening(host: Host) -> set[str]:
 
 def write_shop(host: Host, path: str = "/srv/shop") -> None:
     host.run(["rm", "-rf", path])
-    for name, text in {**SHOP, **CANARIES}.items():
+    own = {"Dockerfile": "FROM scratch\n", ".dockerignore": "shop\n"}  # ours are in compose/
+    for name, text in {**SHOP, **CANARIES, **own}.items():
         host.write(f"{path}/{name}", text)
     argv = ["/srv/formula/quickstart", "--compose", path, "--domain", DOMAIN]
     assert "written: " in host.run(argv).stdout
