@@ -12,7 +12,7 @@
 {% if site.schedules is defined and grains.init != 'systemd' %}{% do packages.append(platform.packages.cron) %}{% endif %}
 {% if site.container is defined %}
 {% do packages.extend(platform.packages[site.container.engine]) %}
-{% if not site.container.base and not site.container.file %}{% do packages.append(platform.packages.mmdebstrap) %}{% endif %}
+{% if not (site.container.base or site.container.file or site.container.image) %}{% do packages.append(platform.packages.mmdebstrap) %}{% endif %}
 {% endif %}
 {% if site.tls.kind == 'acme' %}{% do packages.append(platform.packages[site.tls.client]) %}{% endif %}
 {% for store in django.stores[name] if store == 'redis' %}{% do packages.append(platform.packages.redis) %}{% endfor %}

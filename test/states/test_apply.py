@@ -259,6 +259,22 @@ def test_host_that_mounts_uploads_gets_the_package_of_the_type(salt):
     assert "nfs-common" in packages and users["uid"] == 1500
 
 
+@pytest.mark.parametrize(
+    ("container", "expected"),
+    [
+        ({}, {"podman", "mmdebstrap"}),
+        ({"base": "docker.io/library/python:3.13"}, {"podman"}),
+        ({"file": "Dockerfile"}, {"podman"}),
+        ({"image": "registry.example.org/blog:{commit}"}, {"podman"}),
+        ({"engine": "docker", "file": "Dockerfile"}, {"docker.io"}),
+    ],
+)
+def test_host_with_containers_gets_the_engine_and_what_makes_its_base(salt, container, expected):
+    low = salt({"sites": {"blog": {**SITE, "container": container}}}).loaders.modules.state.show_low_sls("django")
+    (packages,) = [chunk["pkgs"] for chunk in low if chunk["fun"] == "packages"]
+    assert {*packages} & {"podman", "docker.io", "mmdebstrap"} == expected
+
+
 def broken_for_the_blog(step):
     def fails(deployment):
         if deployment.site.name == "blog":
