@@ -107,8 +107,16 @@ def private_copy(text: str) -> Instruction | None:
 
 def begins_with(text: str) -> list[str]:
     """Return the images that the stages of a Dockerfile begin with, other than its own stages."""
-    used = itertools.chain.from_iterable(map(_images, readings(text)))
-    return list(dict.fromkeys(name for one, name in used if one.text.upper().startswith("FROM ")))
+    return list(dict.fromkeys(name for one, name in _all_images(text) if one.text.upper().startswith("FROM ")))
+
+
+def images(text: str) -> list[str]:
+    """Return the images that a Dockerfile uses, also those that it only copies from."""
+    return list(dict.fromkeys(name for _one, name in _all_images(text)))
+
+
+def _all_images(text: str) -> Iterator[tuple[Instruction, str]]:
+    return itertools.chain.from_iterable(map(_images, readings(text)))
 
 
 def refuse_foreign(text: str, own: str, others: Collection[str]) -> None:

@@ -3,9 +3,11 @@
 The Dockerfile is repository content: it is built without a secret, a mount of this host or its network.
 """
 
+import contextlib
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,14 +184,25 @@ def require(site: Site, release: Path, engine: Engine, image: str, file: str) ->
     others = [name for name in django_site.registered() if name != site.name]
     django_container_dockerfile.refuse_foreign(text, site.name, others)
     django_container_dockerfile.refuse_unsupported(text, site, engine, source)
-    for name in django_container_dockerfile.begins_with(text):
-        if not engine.image(name):
+    first = django_container_dockerfile.begins_with(text)
+    neighbours = [*_applied(others)]
+    for name in django_container_dockerfile.images(text):
+        is_private = django_container_registry.is_by_another_login(site, name, neighbours)
+        if is_private or (name in first and not engine.image(name)):
             django_container_registry.pull(site, engine, name, f"correct {file}, or {at.removesuffix('file')}login")
+    for name in first:
         engine.refuse_triggers(name)
     labels = {SITE: site.name, PATH: str(release)}
     ignored = _ignored(source, file)
     django_container_dockerfile.build(site, engine, text, context, image, ignored=ignored, file=file, labels=labels)
     engine.refuse_triggers(image)
+
+
+def _applied(names: Iterable[str]) -> Iterator[Site]:
+    """Yield sites of this host; one whose configuration is damaged stops no other one."""
+    for name in names:
+        with contextlib.suppress(DeploymentError):
+            yield django_site.find(name)
 
 
 def _context(release: Path) -> Path:

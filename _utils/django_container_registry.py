@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import django_host_file
@@ -82,6 +82,21 @@ def login(site: Site) -> Iterator[dict[str, str]]:
         yield {"DOCKER_CONFIG": str(folder), "REGISTRY_AUTH_FILE": str(file)}
     finally:
         django_host_file.remove_tree(folder)
+
+
+def is_by_another_login(site: Site, name: str, others: Iterable[Site]) -> bool:
+    """Return whether this host may have an image by the login of another site, so that this one has to pull it itself.
+
+    Args:
+        name: the full name of an image; those of docker.io/library are for all.
+    """
+    place, _is, rest = name.partition("/")
+    registry = place if rest and re.search(r"[.:]|^localhost$", place) else "docker.io"
+    if registry == "docker.io" and (not rest or rest.startswith("library/") or place == "library"):
+        return False
+    own = [_login(site).get(key) for key in ("registry", "user")]
+    logins = [[_login(one).get(key) for key in ("registry", "user")] for one in others]
+    return any(one[0] == registry and one != own for one in logins)
 
 
 def pull(site: Site, engine: Engine, name: str, hint: str) -> None:

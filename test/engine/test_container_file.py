@@ -11,6 +11,7 @@ import django_container
 import django_container_dockerfile
 import django_container_file
 import django_container_instruction
+import django_container_registry
 import django_deploy_step_build
 import django_host_command
 import django_virtualenv_image
@@ -279,6 +280,31 @@ def test_a_text_below_a_line_is_refused_where_the_engine_reads_it_as_lines(
 def test_images_that_a_dockerfile_begins_with_are_named():
     text = "ARG V=3.13\nFROM --platform=linux/amd64 python:${V:-3.12} AS one\nFROM one\nFROM scratch\nFROM x.org/y\n"
     assert django_container_dockerfile.begins_with(text) == ["python:3.13", "x.org/y"]
+
+
+def test_an_image_by_the_login_of_another_site_is_pulled_by_the_own_one(site, release, make_site, monkeypatch):
+    """The host may have it; without a pull, its line COPY --from would read what only the other site may."""
+    login = {"registry": "registry.example.org", "user": "shop", "password": "s3cret"}
+    shop = make_site("shop", container={"base": "registry.example.org/shop/base:1", "login": login})
+    monkeypatch.setattr(django_container_file.django_site, "registered", lambda: ["blog", "shop", "damaged"])
+    found = {"shop": shop}.get
+    monkeypatch.setattr(django_container_file.django_site, "find", lambda name: found(name) or refuse())
+    pulled = []
+    monkeypatch.setattr(django_container_registry, "pull", lambda _site, _engine, name, _hint: pulled.append(name))
+    engine = Played()
+    engine.image = lambda name: "" if name == "localhost/x:1" else "present"
+    lines = (
+        "FROM docker.io/library/python:3\nFROM registry.example.org/a:1\nCOPY --from=registry.example.org/b:1 /x /x\n"
+    )
+    (release / "source/docker/Dockerfile").write_text(lines)
+    django_container_file.require(site, release, engine, "localhost/x:1", "docker/Dockerfile")
+    assert pulled == ["registry.example.org/a:1", "registry.example.org/b:1"]
+    assert not django_container_registry.is_by_another_login(shop, "registry.example.org/a:1", [shop])
+    assert not django_container_registry.is_by_another_login(site, "docker.io/library/python:3", [shop])
+
+
+def refuse():
+    raise DeploymentError("the applied configuration is damaged")
 
 
 def test_an_error_without_a_line_names_none():
