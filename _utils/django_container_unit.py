@@ -91,7 +91,7 @@ def of_command(container: Container, inside: Inside, argv: Sequence[str]) -> tup
 
 def ended(engine: Engine, name: str) -> str:
     """Return the command that ends and removes a container, and reports nothing where there is none."""
-    end = " ".join([*engine.program, "rm", "--force", *engine.at_once, name])
+    end = " ".join([*engine.program, "rm", "--force", "--volumes", *engine.at_once, name])
     return f'-/bin/sh -c "{end} >/dev/null 2>&1"'
 
 
