@@ -1,11 +1,15 @@
 """A command of a project in a container, whichever process manager runs it."""
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import django_container
 import django_container_unit
+import django_host_environment
+import django_host_file
+import django_site
 from django_container import Container
-from django_host_command import DeploymentError
 from django_process import ProjectCommand
 
 
@@ -13,17 +17,29 @@ def confined(command: ProjectCommand, container: Container, name: str) -> tuple[
     """Return the properties of the transient unit of a command, and the arguments that run it in a container.
 
     Args:
-        name: the name of the container.
-
-    Raises:
-        DeploymentError: it has variables in a file of its own.
+        name: the name of the container. Its own variables are in a file until `forget`, since the site's user reads
+            them there.
     """
     site, release = command.site, command.release
-    if command.environment_file:
-        raise DeploymentError(
-            f"{command.doing}: environment_file is not supported for a site in containers",
-            hint=f"set the variables in django:sites:{site.name}:environment",
-        )
     inside = django_container.of_project(site, release, command.facts, container, name, command.writable)
     inside = django_container.with_files(site, release, inside, command.argv)
+    if command.environment_file:
+        own = _variables(name)
+        values = django_host_environment.read_environment(Path(command.environment_file).read_text())
+        text = django_host_environment.environment_file(values)
+        django_host_file.write(own, text, mode=0o640, group=site.user, durable=False)
+        inside = dataclasses.replace(inside, variables=[*inside.variables, str(own)])
     return django_container_unit.of_command(container, inside, command.argv)
+
+
+def forget(name: str) -> None:
+    """Remove the variables of a command that has ended.
+
+    Args:
+        name: the name of its container.
+    """
+    _variables(name).unlink(missing_ok=True)
+
+
+def _variables(name: str) -> Path:
+    return django_site.RUNTIME / f"{name}.environment"

@@ -396,6 +396,7 @@ def _run_in_container(command: ProjectCommand, container: Container) -> str:
         )
     finally:
         container.engine.end(name)
+        django_process_container.forget(name)
 
 
 def _identity(site: Site) -> list[str]:

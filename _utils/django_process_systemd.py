@@ -292,6 +292,9 @@ class Systemd(ProcessManager):
             )
         except DeploymentError as error:
             raise _cannot_start(error, command.doing, name, began) from None
+        finally:
+            if container:
+                django_process_container.forget(name.removesuffix(".service"))
 
     def is_command_active(self, site: Site, task: str) -> bool:
         """Return whether the transient unit of a command still runs; one that only failed is unloaded."""

@@ -16,6 +16,7 @@ import django_container_image
 import django_container_unit
 import django_host_command
 import django_kinds
+import django_process_container
 import django_process_supervisor
 import django_process_systemd
 import django_release
@@ -96,11 +97,27 @@ def test_a_command_may_write_only_what_it_names(site, release):
     assert (modes(), modes(writable=[release / "static"])) == (["ro"], ["rw"])
 
 
-def test_a_file_of_variables_is_refused(site, release):
-    with pytest.raises(DeploymentError, match="environment_file is not supported"):
-        django_process_systemd._confined(
-            command(site, release, environment_file="/root/x"), django_container.of_release(release), "django-blog-task"
-        )
+@pytest.mark.parametrize("manager", [django_process_systemd, django_process_supervisor])
+def test_variables_of_a_command_are_in_a_file_of_its_site_while_it_runs(site, release, monkeypatch, tmp_path, manager):
+    """``django.superuser`` has the password there, which is no argument of the engine."""
+    given = tmp_path / "given"
+    given.write_text("PASSWORD='it is $(secret)'\n")
+    monkeypatch.setattr(django_process_container.django_site, "RUNTIME", tmp_path)
+    monkeypatch.setattr(django_container_engine.Engine, "end", lambda _engine, _name: None)
+    monkeypatch.setattr(django_process_systemd, "start_bus", lambda: None)
+    monkeypatch.setattr(django_process_systemd, "_end", lambda _name: None)
+    seen = []
+
+    def execute(command):
+        seen.append((command.argv, own.read_text(), own.stat().st_mode & 0o777))
+        return django_host_command.Ended(0, "", "")
+
+    own = tmp_path / "django-blog-manage-1.environment"
+    monkeypatch.setattr(django_host_command, "execute", execute)
+    manager.MANAGER.run(command(site, release, environment_file=str(given), task="manage-1"))
+    ((argv, text, mode),) = seen
+    assert (text, mode) == ('PASSWORD="it is \\$(secret)"\n', 0o640) and not own.exists()
+    assert argv[argv.index("sh") + 3] == str(own) and "secret)" not in str(argv)
 
 
 def test_variables_reach_the_command_and_no_argument(tmp_path):
@@ -440,8 +457,6 @@ def test_a_command_below_supervisor_ends_with_its_container(supervised, release,
     ((argv, how),) = ran
     assert argv[:2] == ["/usr/bin/podman", "--events-backend=none"] and argv[-2:] == ["manage.py", "check"]
     assert how["timeout"] == 5 and ended == ["django-blog-task"] * 2
-    with pytest.raises(DeploymentError, match="environment_file is not supported"):
-        manager.run(command(supervised, release, environment_file="/root/variables"))
 
 
 def test_a_part_below_supervisor_is_the_first_process_of_its_container(supervised, release, monkeypatch):
