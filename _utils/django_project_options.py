@@ -13,6 +13,7 @@ import django_host_service
 import django_project
 import django_project_background
 import django_project_code
+import django_project_compressor
 import django_project_configuration
 import django_project_data
 import django_project_environment
@@ -36,8 +37,6 @@ from django_project_values import UNKNOWN, Value
 
 #: What gives a module names that no statement assigns.
 _MAKES_NAMES = re.compile(r"\b(globals|vars|locals|exec|setattr)\(")
-#: Programs that compile style sheets for django-compressor → their packages of Debian.
-_PRECOMPILERS = {"sassc": "sassc", "lessc": "node-less"}
 #: The calls of the system that a project may make which changes the owner of a file of its own.
 _WITH_CHOWN = ["@system-service", "~@privileged @resources", "@chown"]
 
@@ -72,7 +71,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         report.merge("settings", {name: value}, why)
     _mail(report, settings)
     _assets(report, settings, tree)
-    _commands(report, settings)
+    _commands(report, settings, tree)
     _after_migrate(report, settings, tree)
     _data(report, settings, tree, project)
     _migrations(report, settings, roots)
@@ -340,23 +339,9 @@ def _inside(root: Path) -> Callable[[str], str]:
     return lambda path: path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else Path(path).name
 
 
-def _commands(report: Report, settings: Settings) -> None:
+def _commands(report: Report, settings: Settings, tree: Path) -> None:
     """Find the management commands that a release has to run."""
-    installed = settings.get("INSTALLED_APPS")
-    has_compressor = installed is UNKNOWN or "compressor" in installed
-    is_offline = settings.get("COMPRESS_OFFLINE")
-    if is_offline is True and has_compressor:
-        report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
-    elif _compresses_at_requests(settings) and is_offline is not True:
-        comment = "django-compressor would write to STATIC_ROOT when a page is requested"
-        report.merge("settings", {"COMPRESS_OFFLINE": True}, comment)
-        report.extend("commands", [("after_static", ["manage.py compress"])], "COMPRESS_OFFLINE")
-    precompilers = settings.get("COMPRESS_PRECOMPILERS")
-    for entry in precompilers if isinstance(precompilers, list) and has_compressor else ():
-        words = entry[1].split() if isinstance(entry, list) and len(entry) > 1 and isinstance(entry[1], str) else []
-        package = _PRECOMPILERS.get(words[0] if words else "")
-        if package:
-            report.extend("packages", [package], "for COMPRESS_PRECOMPILERS")
+    django_project_compressor.add(report, settings, tree)
     caches = settings.get("CACHES")
     entries = caches.values() if isinstance(caches, dict) else ()
     backends = [cache.get("BACKEND") for cache in entries if isinstance(cache, dict)]
@@ -379,12 +364,6 @@ def _after_migrate(report: Report, settings: Settings, tree: Path) -> None:
     if fixtures:
         report.remarks.append(f"{path} loads rows after migrate; to have them, once after the first release:")
         report.remarks.append(f"salt-call django.manage SITE 'loaddata {' '.join(fixtures)}'")
-
-
-def _compresses_at_requests(settings: Settings) -> bool:
-    """Return whether the project has django-compressor, and nothing turns it off."""
-    installed, is_on = settings.get("INSTALLED_APPS"), settings.get("COMPRESS_ENABLED")
-    return isinstance(installed, list) and "compressor" in installed and is_on is not False
 
 
 def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:

@@ -51,10 +51,12 @@ def wsgi_application(request):
 
 
 def environ(request):
+    """Return the environment of a WSGI request; application servers take the scheme from X-Forwarded-Proto."""
+    variables = request["variables"]
     return {
-        **request["variables"],
+        **variables,
         "wsgi.version": (1, 0),
-        "wsgi.url_scheme": request["variables"]["REQUEST_SCHEME"],
+        "wsgi.url_scheme": variables.get("HTTP_X_FORWARDED_PROTO") or variables["REQUEST_SCHEME"],
         "wsgi.input": io.BytesIO(),
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": False,

@@ -20,7 +20,9 @@ ROOT_URLCONF = "blog.urls"
 LOGGING_CONFIG = None
 import logging
 logging.disable(logging.CRITICAL)
-MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
+MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"]
+import os
+SECURE_SSL_REDIRECT = os.path.exists("https")
 """
 URLS = """
 from django.http import HttpResponse, StreamingHttpResponse
@@ -118,6 +120,13 @@ def test_exception_of_a_view_is_found_where_the_project_logs_nothing(ask, server
     assert asked.path("/broken/") == BROKEN
     assert asked.path("/") is None
     assert asked.path("/nowhere/") is None
+
+
+def test_exception_of_a_page_that_is_served_by_https_only(ask):
+    """Application servers take the scheme from the header that the health check sends."""
+    asked = ask(health={"headers": {"X-Forwarded-Proto": "https"}})
+    (asked.site.releases / "0001-3f2a9c1b77de/source/https").touch()
+    assert asked.path("/broken/") == BROKEN
 
 
 def test_exception_below_the_path_of_the_site(ask):
