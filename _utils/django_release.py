@@ -83,15 +83,18 @@ class Release:
         facts: dict[str, Any] = self.record.get("facts", {})
         return facts
 
+    @property
+    def has_python(self) -> bool:
+        """Whether its interpreter exists; of a container it may be one that this host does not have."""
+        python = self.path / "virtualenv/bin/python"
+        return os.path.lexists(python) if "container" in self.record else python.exists()
+
     def is_whole(self) -> bool:
         """Return whether every part of a finished release exists."""
         server = f"config/{django_server.of_release(self.path).MAIN}"
         parts = ("source", "static", "config/environment", server)
-        python = self.path / "virtualenv/bin/python"  # of a container it may be one that this host does not have
-        has_python = os.path.lexists(python) if "container" in self.record else python.exists()
         whole = all((self.path / part).exists() for part in parts) and os.path.lexists(self.path / "socket")
-        whole &= has_python
-        return bool(self.record) and whole
+        return bool(self.record) and whole and self.has_python
 
     def update(self, **values: Any) -> None:
         """Change the record, also on disk; it is synced only once the release is finished."""

@@ -35,8 +35,8 @@ def runnable(site: Site) -> Release:
         DeploymentError: there is neither, or the release failed before it had a configuration.
     """
     release = newest(site)
-    parts = ("source", "virtualenv/bin/python", "config/environment")
-    if notice(release) and not all((release.path / part).exists() for part in parts):
+    is_there = release.has_python and all((release.path / part).exists() for part in ("source", "config/environment"))
+    if notice(release) and not is_there:
         raise DeploymentError(
             f"{site.name} has no live release, and {release.name} failed too early to run commands in it, in the step "
             f"{release.record['step']}",

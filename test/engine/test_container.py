@@ -21,6 +21,7 @@ import django_process_supervisor
 import django_process_systemd
 import django_release
 import django_release_instance
+import django_verbs_attempt
 import pytest
 from django_container import Container
 from django_container_engine import ENGINES
@@ -118,6 +119,17 @@ def test_variables_of_a_command_are_in_a_file_of_its_site_while_it_runs(site, re
     ((argv, text, mode),) = seen
     assert (text, mode) == ('PASSWORD="it is \\$(secret)"\n', 0o640) and not own.exists()
     assert argv[argv.index("sh") + 3] == str(own) and "secret)" not in str(argv)
+
+
+def test_commands_run_in_a_first_release_that_failed_by_the_interpreter_of_its_image(site, release):
+    (release / "config/environment").touch()
+    (release / "virtualenv/bin").mkdir(parents=True)
+    record = json.loads((release / "release.json").read_text()) | {"state": "failed", "step": "migration"}
+    (release / "release.json").write_text(json.dumps(record))
+    with pytest.raises(DeploymentError, match="failed too early to run commands in it"):
+        django_verbs_attempt.runnable(site)
+    (release / "virtualenv/bin/python").symlink_to("/of/the/image/bin/python")
+    assert django_verbs_attempt.runnable(site).name == NAME
 
 
 def test_variables_reach_the_command_and_no_argument(tmp_path):
