@@ -35,6 +35,8 @@ import django_master_store  # noqa: E402
 _SERVERS = ("database", "cache")
 #: Names of minions that configurations of servers take as they are; Salt allows nearly all characters.
 _ID = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+#: Interfaces of containers and virtual machines on a host: no other host reaches it by their addresses.
+_INSIDE = re.compile("docker[0-9]+|br-[0-9a-f]{12}|(cni-)?podman[0-9]+|(virbr|lxcbr|lxdbr)[0-9]+")
 #: The most CPUs that a minion is believed to have: the connections of a database are reckoned by them.
 _CPUS = 256
 
@@ -205,7 +207,7 @@ def _addresses(minion_id, store, names, roster):
     if roster is not None:  # a host's grains are those of this host alone, and all have to get the same addresses
         return {one: known[one] or _resolved(roster[one].get("host", one)) for one in names}
     if __grains__.get("id") == minion_id:
-        known[minion_id] = _address(__grains__)
+        known[minion_id] = _address(__grains__, known.get(minion_id, ""))
     store.keep_addresses({one: known[one] for one in {minion_id, *new} if known.get(one)})
     return {one: known[one] for one in names}
 
@@ -221,16 +223,27 @@ def _grains(cache, name):
     return cache.fetch("grains", name) or (cache.fetch(f"minions/{name}", "data") or {}).get("grains") or {}
 
 
-def _address(grains):
-    """Return the first address that is not of the loopback; empty where the master has not seen the host yet."""
+def _address(grains, before=""):
+    """
+    Return the address of a host: the one before while the host has it, for a VPN or an engine of containers adds some;
+    else the first one by which others may reach it; empty where the master has not seen the host yet.
+    """
+    inside, found = _inside(grains), []
     for address in [*(grains.get("ipv4") or []), *(grains.get("ipv6") or [])]:
         try:
             one = ipaddress.ip_address(str(address).partition("%")[0])
         except ValueError:  # a minion reports what it likes
             continue
-        if not (one.is_loopback or one.is_link_local):
-            return str(one)
-    return ""
+        if not (one.is_loopback or one.is_link_local or str(one) in inside):
+            found.append(str(one))
+    return before if before in found else (found or [""])[0]
+
+
+def _inside(grains):
+    """Return the addresses of interfaces that are for containers and virtual machines of the host."""
+    interfaces = _map(grains.get("ip_interfaces"))
+    lists = [value for name, value in interfaces.items() if _INSIDE.fullmatch(str(name))]
+    return {str(address) for value in lists if isinstance(value, list) for address in value}
 
 
 def _resolved(host):

@@ -94,6 +94,19 @@ def test_the_address_of_a_host_is_the_one_of_its_last_pillar(pillar_of, monkeypa
     assert known == {"lb1": "10.0.0.9", "web1": "10.0.0.7", "web2": "2001:db8::2", "web3": ""}
 
 
+def test_a_host_keeps_its_address_while_it_has_it(pillar_of):
+    sites = {"blog": {"hosts": HOSTS}}
+
+    def address(**grains: Any) -> str:
+        return pillar_of("web1", sites, {"id": "web1", **grains})["blog"]["fleet"]["addresses"]["web1"]
+
+    bridge = {"docker0": ["172.17.0.1"], "eth0": ["192.168.1.5"], "podman0": ["10.88.0.1"], "br-lan": ["192.168.1.9"]}
+    many = ["10.88.0.1", "127.0.0.1", "172.17.0.1", "192.168.1.5", "192.168.1.9"]
+    assert address(ipv4=many, ip_interfaces=bridge) == "192.168.1.5"
+    assert address(ipv4=["10.8.0.1", "127.0.0.1", "192.168.1.5"]) == "192.168.1.5"
+    assert address(ipv4=["10.8.0.1", "127.0.0.1"], ip_interfaces="none") == "10.8.0.1"
+
+
 def test_a_master_that_keeps_pillars_deploys_nothing(tmp_path, monkeypatch):
     runner, context = module_of("_runners/django.py"), {}
     options = {"pillar_cache": True, "ext_pillar": [{"django": str(tmp_path)}]}
