@@ -174,7 +174,7 @@ def join(site, host, roster=False):
     return _answer(lambda: _fleet(site, "join", roster).set_backend(host, "ready"))
 
 
-def abandon(site, roster=False):
+def abandon(site, roster=False, own=False):
     """
     End a deployment whose runner is gone: what it has prepared is removed, and hosts that have switched go back. The
     master does so by itself when a runner is killed. A claim of another master ends after a minute, three by salt-ssh,
@@ -184,6 +184,8 @@ def abandon(site, roster=False):
         Name of the site.
     roster
         By salt-ssh, to the hosts of its roster, instead of by minions.
+    own
+        End only a deployment of this master.
 
     CLI Example:
 
@@ -191,7 +193,7 @@ def abandon(site, roster=False):
 
         salt-run django.abandon blog
     """
-    return _answer(lambda: _fleet(site, "abandon", roster).abandon())
+    return _answer(lambda: _fleet(site, "abandon", roster).abandon(own=own))
 
 
 def _folder():
@@ -246,7 +248,8 @@ def _watched(site, roster):
         yield
         return
     configuration = f"--config-dir={os.path.dirname(__opts__['conf_file'])}"
-    argv = [runner, configuration, "--out=quiet", "django.abandon", f"site={site}", f"roster={bool(roster)}"]
+    options = [f"site={site}", f"roster={bool(roster)}", "own=True"]
+    argv = [runner, configuration, "--out=quiet", "django.abandon", *options]
     nothing = subprocess.DEVNULL
     with subprocess.Popen(  # noqa: S603 - the shell's command is a constant, and has the rest as arguments
         ["sh", "-c", 'read -r over || exec "$@"', "sh", *argv],

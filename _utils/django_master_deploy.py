@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import django_host_clock
 import django_secret
+import django_wall_shape
 from django_host_command import DeploymentError
 from django_master_keys import Keys
 from django_master_minions import Answer
@@ -26,6 +27,16 @@ _LOOK_FIRST = 1.3
 
 #: How many hosts switch at once.
 _BATCH = re.compile("[1-9][0-9]{0,3}%?")
+
+#: What a host says of itself before a deployment: see `django_verbs_fleet.ready`.
+_READY = {
+    **dict.fromkeys(("release", "commit", "older", "key", "claim", "unfinished", "deployment"), str),
+    **{"sequence": int, "time": float, "hosts": {str: {"address?": str}}},
+    **{"accepts?": [str], "has_keys?": bool, "uploads?": str, "shares_images?": bool},
+}
+#: The highest number of a release, as the schema has it.
+_LAST = 99_999_999
+_RELEASE = re.compile("([0-9]{4,8})-[0-9a-f]{12}")
 
 Answers = dict[str, Answer]
 Report = Callable[[str, dict[str, Any]], None]
@@ -97,14 +108,15 @@ class Fleet:
         self._batch = batch
         self._progress: Progress | None = None
         self._renewed = 0.0
+        self._parts: dict[str, list[str]] = {}
 
     def names(self, part: str) -> list[str]:
-        """Return the hosts that have a part.
+        """Return the hosts that have a part, as the store had them at first: an apply may change them meanwhile.
 
         Raises:
             DeploymentError: the store knows no host of the site.
         """
-        known = self.store.hosts()
+        self._parts = known = self._parts or self.store.hosts()
         if not known:
             raise DeploymentError(
                 f"the master knows no hosts of {self.site}",
@@ -227,23 +239,30 @@ class Fleet:
                 raise DeploymentError(f"the hosts of {self.site} have no older good release to roll back to")
             with self._undone(hosts, ready):
                 self._claim(hosts)
-                commit = self._whole(hosts, commit)
+                commit, sequence = self._whole(hosts, commit)
                 self._expect([*_commits(ready), commit])
             switched = self._switch(hosts, ready, "rollback", commit, force)
-            sequence = int(next(iter(switched.values())).value["release"].partition("-")[0])
             return self._complete(hosts, commit, sequence, [switched], began, held=first["commit"])
 
-    def abandon(self) -> dict[str, Any]:
+    def abandon(self, *, own: bool = False) -> dict[str, Any]:
         """End the deployment that has claimed the site's hosts, whose runner is gone; return each answer.
 
         What it has prepared is removed, and hosts that have switched go back, unless all had.
+
+        Args:
+            own: only one of this master's, on the hosts that have not ended it.
 
         Raises:
             DeploymentError: its runner is not gone, or a host did not end it.
         """
         hosts = self.released()
         with self.store.deploying(self.by) as self._progress:
-            answers = self._abandon(hosts, "")
+            if own:
+                ready = self.ask("preflight", hosts, "ready", look=_LOOK_FIRST)
+                hosts = self._left(ready)
+                if not hosts and any(answer.value.get("claim") for answer in ready.values()):
+                    return {}  # they are another master's
+            answers = self._abandon(hosts, self.store.last() if own else "")
             if commit := self.store.release()["commit"]:
                 answers |= self.ask("expect", self.names("balancer"), "expect", [commit], look=_LOOK_FIRST)
         if problems := {host: answer.error for host, answer in answers.items() if answer.error}:
@@ -256,7 +275,7 @@ class Fleet:
         known = self.store.release()
         rows = {
             host: answer.error
-            or {key: answer.value[key] for key in ("release", "commit", "claim", "deployment") if answer.value[key]}
+            or {key: answer.value[key] for key in ("release", "commit", "claim", "deployment") if answer.value.get(key)}
             for host, answer in sorted(answers.items())
         }
         behind = [host for host, row in rows.items() if isinstance(row, str) or row.get("commit") != known["commit"]]
@@ -286,17 +305,17 @@ class Fleet:
         """
         began = time.time()
         answers = self.ask("preflight", hosts, "ready", look=_LOOK_FIRST)
-        last = self.store.last()
-        left = [host for host, answer in answers.items() if last and answer.value.get("unfinished") == last]
-        if left:
-            self._abandon(left, last)
+        if left := self._left(answers):
+            self._abandon(left, self.store.last())
             answers |= self.ask("preflight", left, "ready", look=_LOOK_FIRST)
         ended = time.time()
         balancers = self.ask("balancers", self.names("balancer"), "backend", look=_LOOK_FIRST)
         databases = self.ask("databases", self.names("database"), "serves", look=_LOOK_FIRST)
         asked = (*databases.items(), *balancers.items(), *answers.items())
         problems = {host: answer.error for host, answer in asked if answer.error}
-        values = {host: answer.value for host, answer in answers.items() if not answer.error}
+        values = {host: answer.value for host, answer in answers.items() if _is_ready(answer)}
+        unknown = {host for host, answer in answers.items() if not answer.error} - {*values}
+        problems |= dict.fromkeys(unknown, "its answer is not that of this version of the formula: apply on it")
         signing = {values[host]["key"]: host for host in sorted(values, reverse=True)}
         known = self.store.release()["commit"]
         for host, value in values.items():
@@ -311,6 +330,11 @@ class Fleet:
         in_use = {key for value in values.values() for key in accepted(value)}
         Keys(self.store).forget(lambda key: django_secret.fingerprint(key) in in_use)
         return answers
+
+    def _left(self, answers: Answers) -> list[str]:
+        """Return the hosts that have not ended the last deployment of this master."""
+        last = self.store.last()
+        return [host for host, answer in answers.items() if last and answer.value.get("unfinished") == last]
 
     def _problems(
         self, value: dict[str, Any], first: dict[str, Any], known: str, signing: Mapping[str, str]
@@ -349,14 +373,18 @@ class Fleet:
             raise Failed("resolve", {name: f"{commit[:12]} {text}" for name, commit in commits.items()})
         return commits[hosts[0]]
 
-    def _whole(self, hosts: list[str], commit: str) -> str:
-        """Return the whole commit of a part of one, of a release that every host still has.
+    def _whole(self, hosts: list[str], commit: str) -> tuple[str, int]:
+        """Return the whole commit of a part of one, of which every host still has a release, and that one's number.
 
         Raises:
-            Failed: a host has none.
+            Failed: a host has none, or the hosts find different commits.
         """
         answers = self.phase("look", hosts, "release", commit)
-        return str(answers[hosts[0]].value["commit"])
+        commits = {host: str(answer.value.get("commit")) for host, answer in answers.items()}
+        found = _RELEASE.fullmatch(str(answers[hosts[0]].value.get("release")))
+        if len({*commits.values()}) > 1 or not found:
+            raise Failed("look", {host: f"{commit} is {whole} there" for host, whole in commits.items()})
+        return commits[hosts[0]], int(found[1])
 
     def _expect(self, commits: Collection[str]) -> None:
         """Have the balancers give requests to hosts that serve one of these commits.
@@ -512,6 +540,13 @@ class _Undone:
 def accepted(value: Mapping[str, Any]) -> list[str]:
     """Return the fingerprints of the secret keys that a host accepts."""
     return [value["key"], *value.get("accepts", ())]
+
+
+def _is_ready(answer: Answer) -> bool:
+    """Return whether a host has answered as one does before a deployment."""
+    if answer.error or not django_wall_shape.fits(answer.value, _READY):
+        return False
+    return bool(0 < answer.value["sequence"] <= _LAST)
 
 
 def _commits(ready: Answers) -> list[str]:

@@ -24,6 +24,8 @@ _CONNECT = 12.0
 _UNANSWERED = 3
 #: How often a host may say that the job does not run: its answer may be under way.
 _ENDED = 2
+#: Characters of an error that are shown of a host.
+_LENGTH = 8000
 
 
 class Answer(NamedTuple):
@@ -149,6 +151,8 @@ class _Waiting:
         """Take an event of the master's bus: the answer of a host to the job, or whether its job runs."""
         if not event or not event["tag"].endswith(f"/ret/{event['data'].get('id')}"):
             return
+        if "return" not in event["data"]:  # a minion sends what it likes
+            return
         name, jid, data = event["data"]["id"], event["tag"].split("/")[2], event["data"]
         if jid == self.job["jid"] and name in self.names:
             self._settle(name, answer_of(data["return"], data.get("retcode", 0)))
@@ -189,11 +193,17 @@ class _Waiting:
 def answer_of(value: Any, code: int) -> Answer:
     """Return the answer of a function: a map, with ``error`` where it failed; Salt's own errors are texts."""
     if isinstance(value, dict):
-        error = str(value.get("error", "")) or (f"exit code {code}" if code else "")
+        error = _plain(str(value.get("error", ""))) or (f"exit code {code}" if code else "")
         return Answer({} if error else value, error)
     if not isinstance(value, str) and not code:
         return Answer({"value": value})
-    text = str(value).strip()
+    text = _plain(str(value).strip())
     if "is not available" in text:
         text = f"{text} (the formula is not there yet: apply on it)"
     return Answer({}, text or f"exit code {code}")
+
+
+def _plain(text: str) -> str:
+    """Return what a host reports as terminals, events and logs can take it: a host may report anything."""
+    kept = "".join(one for one in text[: 4 * _LENGTH] if one.isprintable() or one in "\n\t")
+    return kept if len(kept) <= _LENGTH else f"{kept[:_LENGTH]} [...]"

@@ -14,6 +14,7 @@ The store is a folder that only root reads, with a folder for each site:
 import contextlib
 import fcntl
 import os
+import pwd
 import re
 import secrets
 import socket
@@ -64,12 +65,19 @@ class Store:
         Raises:
             DeploymentError: others may write to the store.
         """
+        user = pwd.getpwuid(os.geteuid()).pw_name  # Salt's own packages run the master as `salt`
         for path in (self.folder.parent, self.folder):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except PermissionError:
+                raise DeploymentError(
+                    f"the master runs as {user}, who cannot make {path}", hint=f"install -d -o {user} -m 700 {path}"
+                ) from None
             status = path.lstat()
             if status.st_uid != os.geteuid() or status.st_mode & 0o077:
                 raise DeploymentError(
-                    f"{path} has to be a folder that only root reads", hint=f"chown root: {path} && chmod 700 {path}"
+                    f"{path} has to be a folder that only {user} reads, as whom the master runs",
+                    hint=f"chown -R {user}: {path} && chmod 700 {path}",
                 )
 
     def secret_key(self) -> str:
@@ -153,9 +161,10 @@ class Store:
         The lock is not tried for it: that would keep a deployment from beginning. Of a process of another master that
         has the same store it is not known whether it lives: its deployment is not over.
         """
+        last = self.last()  # before the lock: one that begins now is another one
         found = re.search(r", pid (\d+) of (\S+), since ", django_host_file.read_text(self.folder / "lock") or "")
         lives = found and (found[2] != socket.gethostname() or django_host_proc.exists(int(found[1])))
-        return "" if lives else self.last()
+        return "" if lives else last
 
     def begin(self, deployment: str) -> None:
         """Keep the id of a deployment that holds the lock and is about to claim hosts."""

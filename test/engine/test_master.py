@@ -47,6 +47,7 @@ class Played:
         self.fails: dict[tuple[str, str], Answer] = {}
         self.differs: dict[str, dict[str, Any]] = {}
         self.finds: dict[str, str] = {}
+        self.has: dict[str, dict[str, str]] = {}
         self.pending: list[str] = []
         self.clients: list[str] = []
         self.calls: list[tuple[str, list[str]]] = []
@@ -95,7 +96,7 @@ class Played:
         return {"commit": self.finds.get(host, NEW)}
 
     def _release(self, _host: str, commit: str) -> dict[str, Any]:
-        return {"commit": OLD}
+        return {"commit": OLD, "release": f"0003-{OLD[:12]}"} | self.has.get(_host, {})
 
     def _claim(self, host: str, deployment: str, by: str, until: float) -> None:
         assert self.claims.get(host) in (None, deployment)
@@ -334,15 +335,15 @@ def killed(world: World, verb: str, number: int, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("verb", ["claim", "prepare", "start", "switch", "finish"])
-@pytest.mark.parametrize("first", ["abandon", "deploy"])
+@pytest.mark.parametrize("first", ["abandon", "abandon own", "deploy"])
 def test_what_a_killed_runner_has_left_is_ended_on_all_hosts(
     world: World, verb: str, number: int, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.store.set_release({"commit": OLD, "sequence": 4, "held": []})
     killed(world, verb, number, monkeypatch)
     assert world.store.over(), "its process does not deploy any more"
-    if first == "abandon":
-        world.fleet().abandon()
+    if first != "deploy":
+        world.fleet().abandon(own=first == "abandon own")
         assert {*world.hosts.live.values()} == {NEW if verb == "finish" else OLD}
         assert not world.hosts.claims and not world.hosts.prepared
         assert world.hosts.expected == [NEW if verb == "finish" else OLD]
@@ -449,6 +450,14 @@ def test_a_rollback_is_one_for_all_hosts(world: World) -> None:
     assert world.store.release()["held"] == []
 
 
+@pytest.mark.parametrize("lie", [{"commit": NEW}, {"commit": "c" * 40}])
+def test_hosts_that_find_different_older_commits_roll_nothing_back(world: World, lie: dict[str, str]) -> None:
+    world.hosts.has["web1"] = lie
+    with pytest.raises(DeploymentError, match="look failed on 3 of the hosts"):
+        world.fleet().rollback(OLD[:7], force=False)
+    assert "rollback" not in world.hosts.verbs() and not world.hosts.claims
+
+
 def test_a_rollback_that_fails_on_one_host_leaves_all_on_the_newer_release(world: World) -> None:
     world.fleet().deploy(None)
     world.fail("web3", "rollback", "it does not start")
@@ -531,6 +540,45 @@ def test_a_deployment_of_another_master_is_named_and_not_disturbed(
     other.fleet().deploy(None)
 
 
+def test_a_killed_runner_that_had_claimed_nothing_ends_no_deployment_of_another_master(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = World(tmp_path / "master2")
+    other.hosts, other.number = world.hosts, 10
+    other.fleet().deploy(None)  # so that it has a last deployment
+    prepare = world.hosts._prepare
+
+    def meanwhile(host: str, *arguments: Any) -> dict[str, Any]:
+        assert other.fleet().abandon(own=True) == {}
+        return prepare(host, *arguments)
+
+    monkeypatch.setattr(world.hosts, "_prepare", meanwhile)
+    world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {NEW} and not world.hosts.claims
+
+
+def test_an_apply_in_a_deployment_changes_its_hosts_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = world.hosts._start
+
+    def meanwhile(host: str, *arguments: Any) -> dict[str, Any]:
+        world.store.keep_hosts({} if host == "web3" else {"web1": ["app"], "web4": ["app"], "lb2": ["balancer"]})
+        return start(host, *arguments)
+
+    monkeypatch.setattr(world.hosts, "_start", meanwhile)
+    world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {NEW} and not world.hosts.claims
+
+
+@pytest.mark.parametrize(
+    "lie", [{"sequence": "7"}, {"sequence": 10**400}, {"sequence": 0}, {"commit": None}, {"hosts": []}, {"time": "now"}]
+)
+def test_an_answer_in_another_form_stops_a_deployment_before_it_begins(world: World, lie: dict[str, Any]) -> None:
+    world.hosts.differs["web2"] = lie
+    with pytest.raises(DeploymentError, match="web2: its answer is not that of this version of the formula: apply on"):
+        world.fleet().deploy(None)
+    assert "claim" not in world.hosts.verbs()
+
+
 def test_the_lock_dies_with_its_process(world: World) -> None:
     code = (
         "import sys, time; from django_master_store import Store\n"
@@ -592,7 +640,7 @@ def test_hosts_are_kept_while_several_pillars_are_compiled(tmp_path: Path) -> No
 
 def test_a_store_that_others_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir(mode=0o755)
-    with pytest.raises(DeploymentError, match="only root reads"):
+    with pytest.raises(DeploymentError, match=r"has to be a folder that only [a-z]+ reads"):
         Store(tmp_path / "store", "blog").secret_key()
 
 
@@ -621,6 +669,17 @@ def test_minions_that_answer_are_waited_for_and_silent_ones_are_lost_after_three
     waiting.take(event("1", "web2", {"error": "no space"}, 1))
     assert waiting.answers["web2"] == Answer({}, "no space") and not waiting.names
     assert waiting.answers["web1"] == Answer({"release": "x"})
+
+
+def test_an_event_without_an_answer_is_none() -> None:
+    waiting = _Waiting(["web1"], {"jid": "1", "minions": ["web1"]}, 0.0)
+    waiting.take({"tag": "salt/job/1/ret/web1", "data": {"id": "web1"}})
+    assert waiting.names == {"web1"}
+
+
+def test_what_a_host_reports_cannot_write_to_the_terminal() -> None:
+    assert answer_of({"error": "no\x1b[2J space\nleft"}, 1).error == "no[2J space\nleft"
+    assert len(answer_of("x" * 10**6, 1).error) < 9000
 
 
 class Bus:
