@@ -183,6 +183,17 @@ def test_a_rollback_needs_no_network_and_makes_no_image(blog: Site) -> None:
 
 
 @pytest.mark.full
+def test_a_superuser_is_created_in_a_container_and_its_password_is_no_argument(blog: Site) -> None:
+    host, file = blog.host, f"{blog.root}/secrets/superuser-ada"
+    host.call("django.superuser", blog.name, "ada")
+    assert "DJANGO_SUPERUSER_PASSWORD" in host.read(file)
+    assert host.run(["stat", "-c", "%a %U", file]).stdout == "600 root\n"
+    query = "from django.contrib.auth.models import User; print(User.objects.get(username='ada').is_superuser)"
+    assert "True" in host.call("django.manage", blog.name, f'shell -c "{query}"')
+    assert "django-blog-manage" not in host.run("ls /run/django").stdout
+
+
+@pytest.mark.full
 def test_a_killed_server_is_started_again(blog: Site) -> None:
     """With podman requests wait at systemd's socket; Docker passes no socket on, and nginx answers 502 meanwhile."""
     with load(blog) as requests:
