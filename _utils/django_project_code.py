@@ -20,7 +20,7 @@ NOT_LIVE = re.compile(
 )
 
 
-#: Ends of names of examples that cannot be imported: local_settings.py.sample, local_settings.example.py, local.example.
+#: Ends of names of examples that cannot be imported: settings.py.sample, settings.example.py, settings.example.
 _OF_EXAMPLE = r"(?:[.-][\w-]+)?[.-]\w*(?:example|sample|template|dist)"
 _EXAMPLE = re.compile(
     rf"(?P<name>[a-z]\w*)(?:\.py{_OF_EXAMPLE}|{_OF_EXAMPLE}\.py|\.(?:example|sample|template|dist))", re.IGNORECASE

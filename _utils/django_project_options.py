@@ -76,6 +76,8 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     _data(report, settings, tree, project)
     _migrations(report, settings, roots)
     _health(report, roots, settings)
+    if re.search(r"^\s*url\s*=\s*\./\w", django_project_code.read(tree / ".gitmodules"), re.MULTILINE):
+        report.set("submodules", False, "the URL of one leads into this repository itself, where no repository is")
 
 
 def _without_errors(report: Report, settings: Settings, roots: Sequence[Path]) -> Settings:

@@ -8,7 +8,7 @@ from typing import Any
 
 #: The order of the keys in the pillar.
 _ORDER = (
-    *("repository", "folder", "revision", "domains", "project", "python_path", "settings_module", "wsgi"),
+    *("repository", "folder", "revision", "submodules", "domains", "project", "python_path", "settings_module", "wsgi"),
     *("requirements", "python_packages", "constraints", "packages", "build", "commands", "files", "shared", "writable"),
     *("writable_packages", "static"),
     *("environment", "secrets", "settings", "database", "queue", "cache", "caches", "sessions"),

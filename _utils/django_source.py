@@ -206,7 +206,13 @@ def _fetched(site: Site, submodule: Submodule) -> Path:
     if not (module / "HEAD").exists():
         django_source_mirror.initialise(site, module)
     if not django_source_mirror.has(site, submodule.commit, module):
-        fetch(site, submodule.commit, url=submodule.url, mirror=module, protocols=submodule.protocols)
+        try:
+            fetch(site, submodule.commit, url=submodule.url, mirror=module, protocols=submodule.protocols)
+        except DeploymentError as error:
+            error.message = f"the submodule {submodule.path}: {error.message}"
+            without = f"set django:sites:{site.name}:submodules to false if the site does without its submodules"
+            error.hint = f"{error.hint}; or {without}" if error.hint else without
+            raise
     return module
 
 

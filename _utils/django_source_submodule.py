@@ -202,7 +202,8 @@ def permitted(site: Site, url: str, parent: str, path: str) -> tuple[str, tuple[
                 return own, ("file",)
         raise DeploymentError(
             f"the submodule {path} points to {shown}, which is on this host",
-            hint=f"if this site may read it, list it in {at}: [{local or '/srv/git/library.git'}]",
+            hint=f"if this site may read it, list it in {at}: [{local or '/srv/git/library.git'}]; "
+            f"set {at} to false if the site does without its submodules",
         )
     allowed = _PROTOCOLS.get(protocol(parent), ())
     if not kind or kind not in allowed:

@@ -234,6 +234,17 @@ def test_submodule_that_cannot_be_fetched_is_refused(cloned, upstream, tmp_path,
     assert message in error.value.message and not witness.exists()
 
 
+def test_submodule_that_is_not_found_is_named_with_the_key_to_do_without(cloned, upstream, tmp_path):
+    commit = upstream.submodule("../nowhere", "vendor", "1" * 40)
+    with pytest.raises(DeploymentError) as error:
+        exported(cloned(upstream, submodules=[str(tmp_path / "nowhere")]), commit)
+    nowhere = tmp_path / "nowhere"
+    assert error.value.message == f"the submodule vendor: fetching {nowhere}: no repository found at {nowhere}"
+    assert error.value.hint.endswith(
+        "set django:sites:blog:submodules to false if the site does without its submodules"
+    )
+
+
 @pytest.mark.parametrize(
     ("url", "parent", "expected"),
     [

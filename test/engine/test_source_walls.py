@@ -114,6 +114,9 @@ def test_local_submodule_refused_unless_the_pillar_lists_it(cloned, upstream, se
     with pytest.raises(DeploymentError, match=r"the submodule vendor points to .*, which is on this host") as error:
         export(site, commit)
     assert "list it in django:sites:blog:submodules: [/" in error.value.hint
+    assert error.value.hint.endswith(
+        "]; set django:sites:blog:submodules to false if the site does without its submodules"
+    )
     assert not list(site.root.rglob("password.txt"))
 
 
