@@ -543,7 +543,9 @@ def serve(modes):
     try:
         answer = modes[request["mode"]](request)
     except (Exception, SystemExit) as error:
-        if not isinstance(error, CheckFailure):
+        # A project that exits has printed the reason: no frames take its place at the end of the output.
+        has_reason = isinstance(error, SystemExit) and len(chain(error)) == 1
+        if not isinstance(error, CheckFailure) and not has_reason:
             print_traceback(error)
         report = {**getattr(error, "told", {}), "missing": missing_variable(error), "cause": cause(error)}
         print("\n".join(f"{name}: {value}" for name, value in report.items()), file=sys.stderr)

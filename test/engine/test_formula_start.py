@@ -80,6 +80,20 @@ def test_program_reports_why_a_project_does_not_start(tmp_path, wsgi, cause, mis
     assert missing_line == f"missing: {missing}" and (cause is None or cause_line == f"cause: {cause}")
 
 
+def test_exit_of_a_project_ends_with_what_it_printed(tmp_path):
+    (tmp_path / "wsgi.py").write_text("print('DATA_DIR cannot be owned by root')\nraise SystemExit(9)\n")
+    done = subprocess.run(
+        [sys.executable, "-uB", str(PROGRAM)],
+        env={"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        input='{"mode": "start", "application": "wsgi", "collect": false}',
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == "DATA_DIR cannot be owned by root\nmissing: \ncause: SystemExit: 9 (wsgi.py:2)\n"
+
+
 def test_traceback_has_no_frames_of_the_formula(tmp_path):
     (tmp_path / "wsgi.py").write_text("raise ValueError('x')\n")
     for path in (PROGRAM, APPLICATION):
