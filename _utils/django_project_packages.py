@@ -12,6 +12,7 @@ import django_project_code
 import django_project_imports
 import django_project_modules
 import django_project_removed
+import django_project_repositories
 import django_project_requirements
 import django_virtualenv_python
 import django_virtualenv_requirements
@@ -165,6 +166,7 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     if needed_by:
         report.extend("python_packages", ["setuptools<81"], f"{needed_by} imports pkg_resources")
     _server(report, tree, folder, required)
+    report.remarks += django_project_repositories.remarks(contents, required)
     for url in django_project_requirements.indexes(contents):
         report.remarks.append(f"packages come from {url} too; a mirror, or a login, is set by `index`")
     _python(report, host, pinned.get("django", ""), python, django_project_requirements.compiled_for(contents))

@@ -11,6 +11,7 @@ from typing import Any
 
 import django_site_cause_file
 import django_site_cause_package
+import django_site_cause_repository
 import django_site_hint
 from django_site import Site
 
@@ -367,6 +368,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
     return (
         django_site_cause_file.of_database_file(site, text, facts or {})
         or django_site_cause_file.of_file(site, text, facts or {}, building=building)
+        or django_site_cause_repository.of_repository(site, text)
         or django_site_cause_package.of_packages(site, text)
         or django_site_cause_package.of_program(site, text)
         or _of_compressed_block(site, text)

@@ -17,6 +17,7 @@ import django_host_file
 import django_host_user
 import django_process_build
 import django_server
+import django_site_cause_repository
 import django_store
 import django_virtualenv_index
 import django_virtualenv_lock
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 COMPLETE = ".complete"
 #: The lines of a requirement for what Python has since 3.9, with its hashes; one with a marker is for older ones.
 _ZONEINFO = re.compile(r"^backports[.-]zoneinfo\b(?![^\n]*;)(?:[^\n\\]|\\\n?)*\n?", re.MULTILINE | re.IGNORECASE)
+#: A requirement from a repository that is editable, which uv refuses, or named at its end, which uv fetches to name it.
+_EDITABLE = re.compile(r"^([ \t]*)(?:-e|--editable)[ \t=]+(?=(?:[\w.-]+\s*@\s*)?git\+)", re.MULTILINE)
+_EGG = re.compile(r"^([ \t]*)(git\+[^\s#;]+)#egg=([A-Za-z][\w.-]*(?:\[[\w,-]*\])?)(?![^\s;])", re.MULTILINE)
 #: A requirement with an option after it that pip takes no notice of there, and uv refuses.
 _OPTION = re.compile(r"^(\s*[A-Za-z][^#\n]*?)[ \t]+(--(?:no|only)-binary)\b", re.MULTILINE)
 
@@ -167,8 +171,8 @@ def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) 
     """Install the project's requirements, and the pillar's packages in versions that suit these.
 
     Where there are no such versions, those of the pillar replace what the project requires of the same packages, so
-    that one which cannot be built for this Python is not built. Where other requirements of the project exclude them,
-    they are installed over these.
+    that one which cannot be built for this Python is not built, and one of a repository that is out of reach not
+    fetched. Where other requirements of the project exclude them, they are installed over these.
 
     Returns:
         The arguments of ``uv pip install`` that the virtualenv complies with.
@@ -180,7 +184,7 @@ def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) 
             uv.install(*(required or limit), *(more if packages else []))
         return [*(required or limit), *more]
     with_override = [*required, *override, *more]
-    if not _unsolved(uv, [*required, *more], packages):
+    if not _unsolved(uv, [*required, *more], packages, may_replace=bool(override)):
         return [*required, *more]
     unsolved = _unsolved(uv, with_override, packages)
     if not unsolved:
@@ -206,15 +210,20 @@ def _without_solution(site: Site, unsolved: DeploymentError, error: DeploymentEr
     return DeploymentError(unsolved.message, log=unsolved.log, hint="; ".join(filter(None, [hint, error.hint])))
 
 
-def _unsolved(uv: Uv, arguments: list[str], packages: list[str]) -> DeploymentError | None:
+def _unsolved(
+    uv: Uv, arguments: list[str], packages: list[str], *, may_replace: bool = False
+) -> DeploymentError | None:
     """Install packages if there are versions that suit all arguments; return the error where there are none.
 
     Args:
         packages: those of the pillar, of which one that the index lacks is no matter of versions.
+        may_replace: whether to return the error of a git repository too, whose package they replace.
     """
     try:
         uv.install(*arguments)
     except DeploymentError as error:
+        if may_replace and django_site_cause_repository.is_replaced(error.log, packages):
+            return error
         absent = re.search(r"Because ([\w.-]+) was not found in the package registry", error.log)
         wanted = [package for package in packages if ";" not in package]  # one with a marker may be left out by it
         named = [name.partition("[")[0] for name in django_virtualenv_requirements.names(wanted)]
@@ -299,6 +308,8 @@ def _required(site: Site, work: Path, files: list[str]) -> list[str]:
     extras = _remove_project(work, files)
     _remove_backports(site, work, files)
     _rewrite(work, files, _OPTION, r"\1\n\2")
+    _rewrite(work, files, _EDITABLE, r"\1")
+    _rewrite(work, files, _EGG, r"\1\3 @ \2")
     is_only = django_virtualenv_index.is_only(site)
     if is_only:
         django_virtualenv_project_indexes.replace(work, files, site.config["index"]["url"])

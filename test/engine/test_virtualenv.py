@@ -119,7 +119,7 @@ def uv(monkeypatch):
 
     class FakeUv:
         calls: list
-        fails = contradiction = absent = cause = ""
+        fails = contradiction = absent = cause = log = ""
 
         def __init__(self):
             self.calls = []
@@ -133,7 +133,7 @@ def uv(monkeypatch):
                 log = "error: No solution found when resolving dependencies\n"
                 log += f"  cause: Because {self.absent} was not found in the package registry" if self.absent else ""
                 log += f"  cause: {self.cause}" if self.cause else ""
-                raise DeploymentError(f"{doing} failed (exit 1)", log=log)
+                raise DeploymentError(f"{doing} failed (exit 1)", log=self.log or log)
             if self.fails and self.fails in argv:
                 raise DeploymentError(f"{doing} failed", hint="set what cures it")
             if "venv" in argv:
@@ -301,6 +301,54 @@ def test_package_of_the_pillar_that_the_index_lacks_is_named(make_site, uv, tmp_
     with pytest.raises(DeploymentError, match=f"Because {absent} was not found"):
         django_virtualenv.build(make_site(python_packages=["B_c[x]==2"]), source, ["requirements.txt"], "key")
     assert len([argv for argv, _folder in uv.calls if "install" in argv]) == installs
+
+
+FETCH = """error: Failed to download and build `B_c @ git+https://git.example.org/b-c.git@0123abc`
+  cause: Git operation failed
+  cause: process didn't exit successfully: `/usr/bin/git fetch --force 'https://git.example.org/b-c.git' '+0123abc'`
+         fatal: unable to access 'https://git.example.org/b-c.git/': Could not resolve host: git.example.org
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "installs"), [("b-c>=0", 3), ("b-c", 1), ("d>=0", 1), ("b-c @ git+https://x.y/z", 1)]
+)
+def test_package_of_a_repository_that_is_out_of_reach_is_replaced(make_site, uv, tmp_path, package, installs):
+    """The third is that of the server."""
+    source = write_tree(tmp_path / "source", {"requirements.txt": "b-c @ git+https://git.example.org/b-c.git\n"})
+    uv.contradiction, uv.log = r"requirements\.txt (?!.*--overrides)", FETCH
+    if installs == 1:
+        with pytest.raises(DeploymentError):
+            django_virtualenv.build(make_site(python_packages=[package]), source, ["requirements.txt"], "key")
+    else:
+        django_virtualenv.build(make_site(python_packages=[package]), source, ["requirements.txt"], "key")
+    assert len([argv for argv, _folder in uv.calls if "install" in argv]) == installs
+
+
+def test_requirement_of_a_repository_is_written_as_uv_reads_it(make_site, uv, tmp_path, monkeypatch):
+    listed = """-e git+https://git.example.org/a.git@v1#egg=a
+    --editable=git+ssh://git@git.example.org/b.git#egg=b[x]  # own
+git+https://git.example.org/c.git#egg=c&subdirectory=src
+-e git+https://git.example.org/d.git
+-e d @ git+https://git.example.org/d.git
+"""
+    source = write_tree(tmp_path / "source", {"requirements.txt": listed})
+    seen = []
+
+    def run(site, argv, **options):
+        seen.extend(Path(one).read_text() for one in argv if one.endswith("requirements.txt"))
+        return uv.run(site, argv, **options)
+
+    monkeypatch.setattr(django_process_build, "run", run)
+    django_virtualenv.build(make_site(), source, ["requirements.txt"], "key")
+    assert seen == [
+        """a @ git+https://git.example.org/a.git@v1
+    b[x] @ git+ssh://git@git.example.org/b.git  # own
+git+https://git.example.org/c.git#egg=c&subdirectory=src
+git+https://git.example.org/d.git
+d @ git+https://git.example.org/d.git
+"""
+    ]
 
 
 def test_package_that_a_marker_leaves_out_need_not_be_in_the_index(make_site, uv, tmp_path):

@@ -1,0 +1,70 @@
+"""Failures whose cause is a package that is installed from a git repository, and not from a package index."""
+
+import re
+from collections.abc import Sequence
+
+import django_site_hint
+from django_site import Site
+
+#: The command of uv that failed, and the requirement that it is for, which uv does not always name.
+_FETCH = re.compile(r"git fetch [^\n]*?'((?:https?|ssh|git)://[^'\s]+)'")
+_NAMED = re.compile(r"`([\w.-]+)(?:\[[^\]]*\])? @ git\+")
+#: A requirement of the pillar that names a version.
+_VERSION = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*[<>=!~]")
+_LOGIN = re.compile(r"(?<=://)[^/@\s]*@")
+_UNREACHED = re.compile(
+    r"[Cc]ould not resolve host|[Cc]ouldn't resolve|Name or service not known|name resolution|[Ff]ailed to connect"
+    r"|[Cc]ouldn't connect|Connection (?:refused|timed out|reset)|Network is unreachable|No route to host"
+)
+_REFUSED = re.compile(
+    r"could not read Username|Authentication failed|Permission denied \(publickey|Host key verification failed"
+    r"|[Rr]epository '?[^\n']*'? ?not found|returned error: 40[13]"
+)
+
+
+def unfetched(text: str) -> tuple[str, str]:
+    """Return the package that uv could not fetch from a git repository, and its URL; empty for another failure."""
+    command = _FETCH.search(text) if "Git operation failed" in text or "failed to fetch" in text else None
+    if not command:
+        return "", ""
+    named = _NAMED.search(text)
+    of_url = command[1].rstrip("/").rpartition("/")[2].removesuffix(".git")
+    return named[1] if named else of_url, _LOGIN.sub("", command[1])
+
+
+def of_repository(site: Site, text: str) -> str:
+    """Return what to do about a package whose repository is not reached, or refuses; empty for another cause."""
+    name, url = unfetched(text)
+    instead = django_site_hint.extended(site, "python_packages", [f"{name}>=0"])
+    if name and _UNREACHED.search(text):
+        way = "correct its DNS, or set a proxy in Salt's environment (docs/guides/networks.md)"
+        if url.startswith("ssh:"):
+            way = (
+                "correct its DNS, or have the requirements name it by https, which a proxy in Salt's environment serves"
+            )
+        return (
+            f"{name} comes from {url}, which this host does not reach: {way}; where the package index has {name} too, "
+            f"set {instead}, which replaces it"
+        )
+    if name and _REFUSED.search(text):
+        return (
+            f"{name} comes from {url}, which requires a login or a key, and a build has none: have the requirements "
+            f"name a repository that is public, by https, or an index serve it ({django_site_hint.at(site)}:index) and "
+            f"set {instead}, which replaces it"
+        )
+    return ""
+
+
+def is_replaced(text: str, packages: Sequence[str]) -> bool:
+    """Return whether uv failed to fetch a package from a git repository that the pillar's packages replace.
+
+    Args:
+        text: the output of uv.
+        packages: those of the pillar.
+    """
+    names = [found[1] for one in packages if "git+" not in one and (found := _VERSION.match(one))]
+    return _normalised(unfetched(text)[0]) in map(_normalised, names)
+
+
+def _normalised(name: str) -> str:
+    return re.sub("[-_.]+", "-", name).lower()

@@ -1,0 +1,93 @@
+"""The git repositories that a project's packages come from, and what inspection says about them."""
+
+import django_project_repositories
+import pytest
+
+UV = """
+[[package]]
+name = "parser"
+version = "1"
+source = { git = "https://github.com/buses/parser?rev=ebff40d#ebff40db3664" }
+
+[[package]]
+name = "for-tests"
+source = { git = "https://git.example.org/tests" }
+
+[[package]]
+name = "django"
+source = { registry = "https://pypi.org/simple" }
+"""
+POETRY = """
+[[package]]
+name = "Bit_Field"
+[package.source]
+type = "git"
+url = "git@git.example.org:own/bit-field.git"
+"""
+PYPROJECT = """
+[project]
+dependencies = ["one @ git+https://token@github.com/x/one.git@v1.2", "two", "django"]
+[tool.uv.sources]
+two = { git = "https://github.com/x/two", tag = "v2" }
+three = { git = "https://github.com/x/three" }
+[tool.poetry.dependencies]
+four = { git = "https://github.com/x/four.git", branch = "main" }
+"""
+LINES = """
+django==5.2  # git+https://github.com/no/comment
+-e git+ssh://git@git.example.org/shop/a.git@main#egg=a
+b[x] @ git+https://github.com/x/b@0123abc ; python_version > "3"
+git+https://github.com/x/c.git@v1
+d @ git+file:///srv/d
+"""
+PIPFILE = '{"default": {"e": {"git": "https://github.com/x/e.git", "ref": "0123abc"}, "django": {"version": "==5"}}}'
+
+
+def _github(shown: str, first: str) -> str:
+    return (
+        f"installed by git: {shown}; this host must reach github.com, and `index` does not replace it; "
+        f"`python_packages: [{first}>=0]` does, where an index has the package"
+    )
+
+
+def _ssh(shown: str, first: str) -> str:
+    return (
+        f"installed by git: {shown}; this host must reach git.example.org over ssh, for which a build has no key, and "
+        f"`index` does not replace it; `python_packages: [{first}>=0]` does, where an index has the package"
+    )
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [
+        ({"requirements.txt": "django==5.2\n"}, []),
+        (
+            {"uv.lock": UV, "pyproject.toml": PYPROJECT},
+            [_github("parser from https://github.com/buses/parser", "parser")],
+        ),
+        ({"poetry.lock": POETRY}, [_ssh("bit-field from git@git.example.org:own/bit-field.git", "bit-field")]),
+        (
+            {"pyproject.toml": PYPROJECT},
+            [
+                _github(
+                    "one from https://github.com/x/one.git, two from https://github.com/x/two, "
+                    "four from https://github.com/x/four.git",
+                    "one",
+                )
+            ],
+        ),
+        (
+            {"requirements/base.txt": LINES},
+            [
+                _ssh("a from ssh://git.example.org/shop/a.git", "a"),
+                _github("b from https://github.com/x/b, c from https://github.com/x/c.git", "b"),
+            ],
+        ),
+        ({"Pipfile.lock": PIPFILE}, [_github("e from https://github.com/x/e.git", "e")]),
+        ({"uv.lock": "no toml [", "Pipfile.lock": "{}", "poetry.lock": "package = 1"}, []),
+    ],
+    ids=["none", "uv", "poetry", "pyproject", "lines", "pipfile", "damaged"],
+)
+def test_packages_of_repositories_are_named_with_their_servers(contents, expected):
+    required = ["django", "parser", "bit-field", "one", "two[x]", "four"]
+    assert [*django_project_repositories.remarks(contents, required)] == expected
