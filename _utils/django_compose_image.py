@@ -134,9 +134,14 @@ def _remove(plan: Plan, tree: Path) -> str:
     """Return the command that removes from a source what may have secrets."""
     names = " -o ".join(f"-name {_quoted(name)}" for name in _PRIVATE)
     kept = "".join(f" ! -path /app/{path}" for path in _public(tree))
-    contents = [f"/app/{path}{end}" for path in plan.contents for end in ("", django_compose_files.NEW)]
+    contents = [f"/app/{path}{end}" for path in plan.contents for end in _ends(plan, path)]
     files = "".join(f" && rm -f {_quoted(path)}" for path in contents)
     return f"find /app \\( {names} \\){kept} -prune -exec rm -rf {{}} +{files}"
+
+
+def _ends(plan: Plan, path: str) -> tuple[str, ...]:
+    """Return the ends of a file's names that no image has; one that builds read has no secret."""
+    return (django_compose_files.NEW,) if plan.options["files"][path].get("build") else ("", django_compose_files.NEW)
 
 
 def _runtime(package: str) -> list[str]:

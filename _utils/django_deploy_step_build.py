@@ -19,6 +19,7 @@ import django_process_build
 import django_process_sandbox
 import django_project_requirements
 import django_release_manifest
+import django_release_settings
 import django_secret
 import django_site
 import django_virtualenv
@@ -138,6 +139,8 @@ def build(deployment: Deployment) -> Iterator[Changes]:
     tree = Foreign(release.path / "source")
     build_user = django_host_user.owner(site.build_user, site.build_user)
     django_process_build.end_processes(site)
+    for path, content in django_release_settings.files_of_build(site).items():
+        django_release_settings.write_project_file(site, release.path / "source", path, content)
     tree.give(build_user, None, of=0)
     _run_commands(site, release, tree)
     django_process_build.end_processes(site)

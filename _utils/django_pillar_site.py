@@ -134,6 +134,14 @@ def source_paths(site: Site, _own: Site) -> Iterator[Problem]:
             yield (key,), f"{path} and {first} (in {first_key}) are within each other: remove one of them"
 
 
+def files(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield files for builds that have, or may have, secrets."""
+    for path, about in site["files"].items():
+        if about.get("build") and "contents" not in about:
+            text = "has no effect without contents: others may have secrets, which no build reads"
+            yield ("files", path, "build"), text
+
+
 def commands(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield commands that only a shell could run."""
     listed: dict[Path, list[str]] = {("build",): site["build"]}
@@ -178,6 +186,7 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_proxy.tls_ports,
     django_pillar_proxy.tls_domains,
     source_paths,
+    files,
     django_pillar_database.databases,
     django_pillar_database.logins,
     django_pillar_database.environment,

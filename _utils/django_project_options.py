@@ -12,6 +12,7 @@ import django_database_engine
 import django_host_service
 import django_project
 import django_project_background
+import django_project_build
 import django_project_code
 import django_project_compressor
 import django_project_configuration
@@ -75,6 +76,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     _after_migrate(report, settings, tree)
     _data(report, settings, tree, project)
     _migrations(report, settings, roots)
+    django_project_build.add_files(report)
     _health(report, roots, settings)
     if re.search(r"^\s*url\s*=\s*\./\w", django_project_code.read(tree / ".gitmodules"), re.MULTILINE):
         report.set("submodules", False, "the URL of one leads into this repository itself, where no repository is")
@@ -166,11 +168,6 @@ def _distribution() -> str:
 _SECRET_OF_EXAMPLE = re.compile(r"""^(\w*(?:_KEY|SECRET|PASSWORD|TOKEN|SALT))\s*=\s*["'][^"']+["']""", re.MULTILINE)
 #: A distribution with a package of pgvector → the version of its PostgreSQL.
 _POSTGRES = {"trixie": "17", "noble": "16"}
-#: Words for addresses, which settings may parse while they are imported → one of that kind for a build without it.
-_ADDRESSES = {
-    "database_url": "sqlite:///x",
-    **dict.fromkeys(("cache_url", "queue_url", "celery_broker_url"), "redis://localhost"),
-}
 
 
 def _assets(report: Report, settings: Settings, tree: Path) -> None:
@@ -180,28 +177,20 @@ def _assets(report: Report, settings: Settings, tree: Path) -> None:
     if "sass_processor" in names:
         own = django_project_data.command_with(tree, "sass_processor.processor")
         why = f"{own} compiles its style sheets" if own else "sass_processor is installed"
-        report.extend("build", [_at_build(report, settings, own or "compilescss")], why)
+        report.extend("build", [django_project_build.command(report, settings, own or "compilescss")], why)
     if "statici18n" in names and not settings.values.get("STATICI18N_ROOT"):
         report.extend("commands", [("after_static", ["manage.py compilejsi18n"])], "statici18n writes to STATIC_ROOT")
     elif "statici18n" in names:
-        report.extend("build", [_at_build(report, settings, "compilejsi18n")], "statici18n is installed")
+        report.extend(
+            "build", [django_project_build.command(report, settings, "compilejsi18n")], "statici18n is installed"
+        )
     if "rest_framework" in names and "django.contrib.staticfiles" not in names:
         report.remarks.append("rest_framework's pages have no styles: django.contrib.staticfiles is not installed")
     if "django_tailwind_cli" in names:
         downloads = settings.get("TAILWIND_CLI_AUTOMATIC_DOWNLOAD") is False
         verbs = [*(["download_cli"] if downloads else []), "build"]
-        commands = [_at_build(report, settings, f"tailwind --skip-checks {verb}") for verb in verbs]
+        commands = [django_project_build.command(report, settings, f"tailwind --skip-checks {verb}") for verb in verbs]
         report.extend("build", commands, "django_tailwind_cli is installed; its program is downloaded from github.com")
-
-
-def _at_build(report: Report, settings: Settings, command: str) -> str:
-    """Return a command of manage.py as a build runs it, which has neither the site's variables nor its secrets."""
-    given = {"DJANGO_SETTINGS_MODULE": report.settings_module, **settings.set_by_application}
-    for name, (value, _comment) in {**report.value("environment", {}), **report.value("secrets", {})}.items():
-        given[name] = value if isinstance(value, str) else str(value.get("from", "x"))
-        given[name] = _ADDRESSES.get(given[name], given[name])
-    words = [f"{name}={value}" for name, value in given.items() if re.fullmatch(r"[\w.:/@-]*", value)]
-    return " ".join(["env", *words, f"python manage.py {command}"])
 
 
 def _database(report: Report, settings: Settings, tree: Path, drivers: dict[str, str]) -> str:
@@ -409,7 +398,7 @@ def _migrations(report: Report, settings: Settings, roots: Sequence[Path]) -> No
     labels = [label for label in labels if label not in synced]
     if django_project_models.are_needed(settings, roots, labels):
         command = f"makemigrations --noinput --skip-checks {' '.join(labels)}"
-        report.extend("build", [_at_build(report, settings, command)], "no migrations are committed")
+        report.extend("build", [django_project_build.command(report, settings, command)], "no migrations are committed")
         report.remarks.append(
             f"no migrations are committed for {django_project.listed(labels)}: a release makes the first ones, and "
             "later changes of the models change no table, until the project has migrations"

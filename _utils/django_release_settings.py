@@ -200,6 +200,11 @@ def project_files(
     return rendered
 
 
+def files_of_build(site: Site) -> dict[str, str]:
+    """Return those of the pillar's ``files`` that builds read too, without secrets; path below the source → content."""
+    return {path: said["contents"] for path, said in site.config["files"].items() if said.get("build")}
+
+
 def _own_names(site: Site) -> set[str]:
     secrets = {said["variable"] for said in site.config["secrets"].values()}
     urls = {database["variable"] for database in site.config["databases"].values()} - {None}

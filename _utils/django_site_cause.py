@@ -304,7 +304,7 @@ _HINTS = (
     ),
     (
         r"OSError: No such file: \S*/releases/[^/]+/source/(\S+\.py)",
-        "the settings include {0}, which is not in the source: add it to {at}:files, or commit it",
+        "the settings include {0}, which is not in the source: add it to {at}:files{in_build}, or commit it",
     ),
     (
         r"cannot cast type ([a-z ]+?) to (\w+)|cannot be cast automatically to type (\w+)",
@@ -366,7 +366,8 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
     """
     whole, text = text, django_site_hint.bounded(text)
     return (
-        django_site_cause_file.of_database_file(site, text, facts or {})
+        (django_site_cause_file.of_file_of_pillar(site, text) if building else "")
+        or django_site_cause_file.of_database_file(site, text, facts or {})
         or django_site_cause_file.of_file(site, text, facts or {}, building=building)
         or django_site_cause_repository.of_repository(site, text)
         or django_site_cause_package.of_packages(site, text)
@@ -384,7 +385,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
 def _of_table(site: Site, text: str, *, building: bool) -> str:
     at = django_site_hint.at(site)
     values = {"at": at, "python": site.config["python"], "user": site.user, "where": f"{at}:environment", "index": ""}
-    values["site"] = site.name
+    values |= {"site": site.name, "in_build": ", with build: true" if building else ""}
     values["database"] = site.config["databases"].get("default", {}).get("name") or "DATABASE"
     for word, (option, more) in _ADDED.items():
         present = site.config["commands"] if option == "after_static" else site.config

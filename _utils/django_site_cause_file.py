@@ -173,6 +173,27 @@ def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> 
     return f"{cure}, or have the project write below {site.shared.top}"
 
 
+def of_file_of_pillar(site: Site, text: str) -> str:
+    """Return what lets a build read a file that the pillar has, and that is written after it; empty for another."""
+    modules = [name.replace(".", "/") for name in re.findall(r"No module named '([\w.]+)'", text)]
+    modules += [
+        f"{package}.{name}".replace(".", "/")
+        for name, package in re.findall(r"cannot import name '(\w+)' from '([\w.]+)'", text)
+    ]
+    for path, about in site.config["files"].items():
+        is_module = any(f"/{path}".endswith((f"/{one}.py", f"/{one}/__init__.py")) for one in modules)
+        named = rf"(?:Error|No such file)\b[^\n]*/source/{re.escape(path)}(?![\w/.-])"
+        if about.get("build") or not (is_module or re.search(named, text)):
+            continue
+        after = f"run the command after collectstatic, by {django_site_hint.at(site)}:commands:after_static"
+        what = f"{path} is in {django_site_hint.at(site)}:files, which are written after the build"
+        if about.get("contents") is None:
+            return f"{what}, since they may have secrets: {after}, or take it out of {django_site_hint.at(site)}:build"
+        key = f"{django_site_hint.at(site)}:files:{path}:build: true"
+        return f"{what}: set {key} if the file has no secret, or {after}"
+    return ""
+
+
 def of_database_file(site: Site, text: str, facts: Mapping[str, Any]) -> str:
     """Return which SQLite file a project cannot open or write, and what lets it."""
     found = _DATABASE_FILE.search(text)

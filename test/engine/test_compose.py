@@ -227,12 +227,14 @@ def test_a_second_run_changes_nothing_and_keeps_the_secrets(tmp_path, monkeypatc
 def test_files_of_the_pillar_are_mounted_and_in_no_image(tmp_path):
     folder = project("sqlite", tmp_path)
     files = {"keys/mail.json": {"contents": '{"password": "hunter2"}\n'}, ".env": {"environment": True}}
+    files["own/local.py"] = {"contents": "DEBUG = False\n", "build": True}
     lines = django_compose.write(str(folder), "sqlite", {"files": files})
     assert (folder / "keys/mail.json").stat().st_mode & 0o777 == 0o600
     services = yaml.safe_load((folder / "compose.production.yml").read_text())["services"]
     assert "./keys/mail.json:/app/keys/mail.json:ro" in services["app"]["volumes"]
     dockerfile = (folder / "Dockerfile").read_text()
     assert dockerfile.index("COPY . /app") < dockerfile.index("&& rm -f /app/keys/mail.json &&")
+    assert "&& rm -f /app/own/local.py.new" in dockerfile and "rm -f /app/own/local.py " not in dockerfile
     assert "&& rm -f /app/keys/mail.json.new" in dockerfile, "it is written next to one of the repository"
     assert "no file .env: write it, and mount it in compose.production.yml" in lines
 

@@ -197,6 +197,24 @@ def test_build_commands_run_as_the_build_identity(world, monkeypatch):
     assert seen[1][1]["hint"] == "the command is from django:sites:blog:build"
 
 
+def test_a_build_has_the_files_without_secrets_only(world, monkeypatch):
+    public = {"contents": "DEBUG = False\n", "build": True}
+    world.options = {"build": ["make"], "files": {"app/local.py": public, "app/mail.py": {"contents": "hunter2"}}}
+    seen = []
+
+    def run(_site, argv, **options):
+        if argv == ["make"]:
+            path = Path(options["folder"], "app/local.py")
+            seen.extend([path.read_text(), sorted(one.name for one in path.parent.iterdir())])
+            path.write_text("of the build")
+
+    monkeypatch.setattr(django_process_build, "run", run)
+    world.apply()
+    assert seen == ["DEBUG = False\n", ["local.py"]]
+    app = world.site.releases / world.live / "source/app"
+    assert (app / "local.py").read_text() == "DEBUG = False\n" and (app / "mail.py").read_text() == "hunter2"
+
+
 COMMANDS = {
     "after_static": ["manage.py compress --force", "true"],
     "after_migrate": ["./manage.py createcachetable"],

@@ -92,6 +92,35 @@ def test_a_log_next_to_the_code_is_shared_alone():
     assert django_site_cause.hint(configured(), cause, {"folder": "backend"}) == f"{hint}outside of it"
 
 
+_LATER = (
+    f"which are written after the build: set {AT}:files:tabby/settings/local.py:build: true if the file has no secret"
+)
+_AFTER = f"run the command after collectstatic, by {AT}:commands:after_static"
+
+
+@pytest.mark.parametrize(
+    ("text", "about", "expected"),
+    [
+        ("OSError: No such file: /srv/x/releases/1/source/tabby/settings/local.py", {"contents": ""}, _LATER),
+        ("ModuleNotFoundError: No module named 'settings.local'", {"contents": ""}, _LATER),
+        ("ImportError: cannot import name 'local' from 'tabby.settings' (/srv/x)", {"contents": ""}, _LATER),
+        (
+            "ModuleNotFoundError: No module named 'settings.local'",
+            {"source": "salt://x"},
+            f"which are written after the build, since they may have secrets: {_AFTER}, or take it out of {AT}:build",
+        ),
+        ("ModuleNotFoundError: No module named 'settings.local'", {"contents": "", "build": True}, ""),
+        ("ModuleNotFoundError: No module named 'other.local'", {"contents": ""}, ""),
+    ],
+)
+def test_a_build_lacks_a_file_that_the_pillar_has(text, about, expected):
+    site = configured(files={"tabby/settings/local.py": about})
+    what = f"tabby/settings/local.py is in {AT}:files, "
+    found = django_site_cause.hint(site, text, building=True)
+    assert found.startswith(f"{what}{expected}") if expected else not found.startswith(what)
+    assert "build" not in django_site_cause.hint(site, text)
+
+
 def test_a_compressed_block_that_depends_on_the_page():
     site = configured(commands={"after_static": ["manage.py compress --force"]})
     assert django_site_cause.hint(site, "compressor.exceptions.OfflineGenerationError: key") == (
