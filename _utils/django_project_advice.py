@@ -14,6 +14,7 @@ from typing import Any
 
 import django_host_file
 import django_project
+import django_project_code
 import django_project_environment
 import django_project_imports
 import django_project_modules
@@ -41,6 +42,11 @@ _OWNERS = re.compile(
     r"(?:(?:local|my|private|secret|prod|production|live|site|custom|instance|server|env|host|deploy)_?)?"
     r"(?:settings|config|configuration|conf|secrets|credentials)(?:_?(?:local|prod|production|private|secret|live))?"
 )
+#: A line of an output that reports an error, what is a variable in it, and how many of both are looked for.
+_OF_ERROR = re.compile(r"^\S.*(?i:error|must|cannot|could not|not set|missing|invalid|require|undefined|unset|fail)")
+_VARIABLE = re.compile(r"(?<![\w.])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?![\w.])")
+_ERRORS = 10
+_FOLDER = re.compile(r"_(DIR|DIRECTORY|FOLDER|ROOT|HOME)$")
 #: Steps in which packages of the system may be missing.
 _BUILDS = ("virtualenv", "build")
 
@@ -88,6 +94,35 @@ def unset_variables(site: Site, release: Path, facts: Mapping[str, Any], cause: 
                 return f"{what}: set them in {at}:environment or {at}:secrets"
             return f"{what}: set {at}:environment:{unset[0]}, or {at}:secrets:{unset[0]}"
     return ""
+
+
+def named_variables(site: Site, release: Path, facts: Mapping[str, Any], log: str) -> str:
+    """Return a hint with the variable that an error which a project prints names, and the site does not set; or empty.
+
+    Args:
+        log: the output of the project.
+    """
+    lines = [line for line in django_site_hint.bounded(log).splitlines() if _OF_ERROR.search(line)][-_ERRORS:]
+    words = dict.fromkeys(word for line in lines for word in _VARIABLE.findall(line))
+    names = [word for word in words if word not in _given(site)][:_ERRORS]
+    read: dict[str, str] = (_asked(site, release, _reading, _own(release, facts), names) if names else {}) or {}
+    name = next((name for name in names if name in read), "")
+    if not name:
+        return ""
+    at = f"{django_site_hint.at(site)}:environment:{name}"
+    value = f"{at}: {{from: shared}}, or to a folder that {site.user} may write to" if _FOLDER.search(name) else at
+    return f"the error names {name}, which {read[name]} takes from the environment: set {value}"
+
+
+def _reading(source: Path, facts: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
+    """Return which of the variables a project reads, and the file that does."""
+    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
+    reads = re.compile(rf"(?:environ|getenv|\benv)[\w.]*\s*[\[(]\s*[\"']({'|'.join(names)})[\"']")
+    found: dict[str, str] = {}
+    for path in dict.fromkeys(path for root in roots for path in django_project.files(root, None, depth=5)):
+        for name in reads.findall(django_project_code.read(path)) if path.suffix == ".py" else ():
+            found.setdefault(name, os.path.relpath(path, source))
+    return found
 
 
 def newer_django(site: Site, release: Path, facts: Mapping[str, Any], cause: str, installed: Mapping[str, str]) -> str:

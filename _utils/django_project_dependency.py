@@ -19,6 +19,48 @@ _NO_NAME = re.compile(
 _HIDING = re.compile(
     r"partially initialized module '(?P<name>\w+)'.*\(\S*?/source/(?P<path>(?:\S+/)?(?P=name)(?:/__init__)?\.py)\)"
 )
+#: How Python reports what its own library no longer has.
+_OF_PYTHON = re.compile(
+    r"cannot import name '(?P<name>\w+)' from "
+    r"'(?P<of>inspect|collections|asyncio|fractions|html|typing|locale|unittest)'"
+    r"|module '(?P<module>inspect|collections|asyncio|fractions|html|typing|locale|unittest)' has no attribute "
+    r"'(?P<attribute>\w+)'"
+    r"|No module named '(?P<missing>imp|cgi|asynchat|asyncore|telnetlib)'"
+)
+_FRAME = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
+_PACKAGE = re.compile(r"/site-packages/([A-Za-z_]\w*)(?:/|\.py$)")
+
+
+def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) -> str:
+    """Return what replaces a package that uses what this Python no longer has; empty for the project's own code.
+
+    Args:
+        cause: the exception.
+        log: the output with its frames.
+        installed: the packages of the virtualenv: normalised name → version.
+    """
+    found = _OF_PYTHON.search(cause)
+    if not found:
+        return ""
+    if found["name"] == "formatargspec" and "celery" in installed:
+        return hint(site, cause, installed)
+    frames = [path for path in _FRAME.findall(log) if not re.search(r"/python3[\d.]*/(?!site-packages/)", path)]
+    module = _PACKAGE.search(frames[-1]) if frames else None
+    name = (django_site_package.package_of(module[1]) or module[1]) if module else ""
+    package = re.sub("[-_.]+", "-", name).lower()
+    version = installed.get(package, "")
+    present: list[str] = site.config["python_packages"]
+    if not version or any(re.match(rf"{re.escape(package)}\s*[<>=~!]", one) for one in present):
+        return ""
+    known = dict(django_project_requirements.not_running({package: version}, "3.99"))
+    newer = f"{package}~={known[package]}" if package in known else f"{package}>{version}"
+    gone = found["missing"] or f"{found['of'] or found['module']}.{found['name'] or found['attribute']}"
+    return (
+        f"{package} {version} uses {gone}, which this Python no longer has: set "
+        f"{django_site_hint.extended(site, 'python_packages', [newer])}, whose version replaces the one that the "
+        f"project requires, or {django_site_hint.at(site)}:python to a version that the packages support; it is "
+        f"{site.config['python']} now"
+    )
 
 
 def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:

@@ -135,6 +135,9 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         reason = f"{name} {pinned[name]} cannot be built for Python {'.'.join(host.split('.')[:2])}"
         report.extend("python_packages", [f"{name}~={version}"], reason)
         pinned[name] = version
+    for name, version in django_project_requirements.not_running(pinned, host):
+        reason = f"{name} {pinned[name]} is too old for Python {'.'.join(host.split('.')[:2])}"
+        report.extend("python_packages", [f"{name}~={version}"], reason)
     if pinned.get("redis") == "8.0.0":
         report.extend("python_packages", ["redis~=8.0.1"], "redis 8.0.0 cannot connect to a unix socket")
     django, why_newer = django_project_removed.newer(tree, pinned.get("django", ""))

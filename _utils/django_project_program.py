@@ -356,7 +356,7 @@ def _explained(
     failure = kind(
         text,
         log="" if report["blocked"] else error.log,
-        hint=_hint(site, release, facts, report, evidence) or error.hint or _more_time(site, doing, error),
+        hint=_hint(site, release, facts, report, evidence, error.log) or error.hint or _more_time(site, doing, error),
         transient=bool(report["blocked"])
         or (error.transient and not django_site_cause_file.of_file(site, evidence, facts)),
     )
@@ -373,8 +373,12 @@ def _more_time(site: Site, doing: str, error: DeploymentError) -> str:
     return f"give it more time: set django:sites:{site.name}:{option} to a longer one" if is_late else ""
 
 
-def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[str, str], cause: str) -> str:
-    """Return what to do about a failure of a project: a lock, a missing module or variable, or a known cause."""
+def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[str, str], cause: str, log: str) -> str:
+    """Return what to do about a failure of a project: a lock, a missing module or variable, or a known cause.
+
+    Args:
+        log: the output of the program, with frames.
+    """
     import django_project_advice  # which only a failure needs
     import django_project_dependency
     import django_project_modules
@@ -406,9 +410,11 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     if missing:
         return f"set {at}:environment:{missing[0]}, or {at}:secrets:{missing[0]}"
     packages = django_virtualenv.packages(release / "virtualenv")
-    known = django_site_cause.hint(site, cause, facts) or django_project_dependency.hint(site, cause, packages)
+    known = django_project_dependency.of_python(site, cause, log, packages)
+    known = known or django_site_cause.hint(site, cause, facts) or django_project_dependency.hint(site, cause, packages)
     known = known or django_project_advice.newer_django(site, release, facts, cause, packages)
-    return known or django_project_advice.unset_variables(site, release, facts, cause)
+    known = known or django_project_advice.unset_variables(site, release, facts, cause)
+    return known or django_project_advice.named_variables(site, release, facts, log)
 
 
 def _absent_file(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:

@@ -82,6 +82,11 @@ _BUILT_SINCE = {
     "uwsgi": (("3.11", "2.0.21", "2.0.21"), ("3.13", "2.0.22", "2.0.28")),
     "yarl": (("3.11", "1.8", "1.8.2"), ("3.13", "1.8.3", "1.9.3")),
 }
+#: Package → Python, the first version that runs on it, and the nearest that replaces an older one, as above.
+_RUNS_SINCE = {
+    "bleach": (("3.10", "3.2", "3.3.1"),),  # the html5lib in it imports collections.Mapping
+    "html5lib": (("3.10", "1.1", "1.1"),),
+}
 #: Packages that make code at run time, which the sandbox of the site's processes refuses.
 _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
 #: Pinned package, the first version that is built without it, the first Python without a wheel → what its build needs.
@@ -154,7 +159,22 @@ def unbuilt(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]
     Args:
         python: as for `without_wheel`.
     """
-    for name, rows in _BUILT_SINCE.items():
+    yield from _outdated(_BUILT_SINCE, pinned, python)
+
+
+def not_running(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
+    """Yield the pinned packages that a Python cannot import, and the version that is installed in their place.
+
+    Args:
+        python: as for `without_wheel`.
+    """
+    yield from _outdated(_RUNS_SINCE, pinned, python)
+
+
+def _outdated(
+    table: Mapping[str, tuple[tuple[str, str, str], ...]], pinned: Mapping[str, str], python: str
+) -> Iterator[tuple[str, str]]:
+    for name, rows in table.items():
         of_python = [row for row in rows if python and not _is_before(python, row[0])]
         if of_python and _is_before(pinned.get(name, ""), of_python[-1][1]):
             yield name, of_python[-1][2]

@@ -46,6 +46,33 @@ def test_paths_below_a_shared_one_are_not_lacking(release):
     assert "logs" not in django_project_advice.not_in_pillar(site, release, FACTS, "static")
 
 
+@pytest.mark.parametrize(
+    ("log", "environment", "expected"),
+    [
+        (
+            "[X] Error: Archive DATA_DIR cannot be owned by root!\n    /srv/django/blog/source\n",
+            {},
+            "the error names DATA_DIR, which blog/paths.py takes from the environment: set "
+            "django:sites:blog:environment:DATA_DIR: {from: shared}, or to a folder that blog may write to",
+        ),
+        (
+            "SITE_NAME must be set, see OTHER_NAME\n",
+            {"DATA_DIR": "/x"},
+            "the error names SITE_NAME, which blog/paths.py takes from the environment: set "
+            "django:sites:blog:environment:SITE_NAME",
+        ),
+        ("Error: DATA_DIR is wrong\n", {"DATA_DIR": "/x"}, ""),
+        ("DATA_DIR is /srv\n  Error: DATA_DIR\n", {}, ""),
+        ("Error: NOT_OF_THE_SOURCE\n", {}, ""),
+    ],
+)
+def test_variable_that_an_error_of_the_project_names(release, log, environment, expected):
+    paths = 'import os\nDATA_DIR = os.environ.get("DATA_DIR", os.getcwd())\nNAME = os.getenv("SITE_NAME", "")\n'
+    write_tree(release / "source", {"blog/paths.py": paths})
+    site = configured(environment=environment)
+    assert django_project_advice.named_variables(site, release, FACTS, log) == expected
+
+
 def test_every_missing_variable_is_found(release):
     assert django_project_advice.missing_variables(configured(), release, FACTS) == ["KEY", "REGION", "TOKEN"]
     site = configured(environment={"KEY": {"from": "secret_key"}, "MAIL": "yes"}, secrets={"TOKEN": {"generate": 50}})

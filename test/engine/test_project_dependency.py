@@ -9,6 +9,61 @@ INSTALLED |= {"djangorestframework": "3.17.2"}
 LACKS = ", which is installed, does not have"
 SET = "set django:sites:blog:constraints:"
 
+FRAMES = """Traceback (most recent call last):
+  File "/srv/django/blog/releases/0003-c89f120661e6/source/blog/utils.py", line 6, in <module>
+  File "/srv/django/blog/releases/0003-c89f120661e6/virtualenv/lib/python3.11/site-packages/{}", line 3, in <module>
+  File "/usr/lib/python3.11/importlib/__init__.py", line 126, in import_module
+"""
+MAPPING = "ImportError: cannot import name 'Mapping' from 'collections' (/usr/lib/python3.11/collections/__init__.py)"
+OLDER = (
+    ", whose version replaces the one that the project requires, or django:sites:blog:python to a version that the "
+    "packages support; it is python3 now"
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "cause", "packages", "hint"),
+    [
+        (
+            "bleach/_vendor/html5lib/_trie/_base.py",
+            MAPPING,
+            ["x"],
+            "bleach 3.1.5 uses collections.Mapping, which this Python no longer has: set "
+            f"django:sites:blog:python_packages: [x, 'bleach~=3.3.1']{OLDER}",
+        ),
+        (
+            "yaml/x.py",
+            "AttributeError: module 'collections' has no attribute 'Hashable'",
+            [],
+            "pyyaml 3.1 uses collections.Hashable, which this Python no longer has: set "
+            f"django:sites:blog:python_packages: ['pyyaml>3.1']{OLDER}",
+        ),
+        (
+            "one.py",
+            "ModuleNotFoundError: No module named 'cgi'",
+            [],
+            "one 1.4 uses cgi, which this Python no longer has: set "
+            f"django:sites:blog:python_packages: ['one>1.4']{OLDER}",
+        ),
+        ("bleach/x.py", MAPPING, ["bleach>=3.1"], ""),
+        ("absent/x.py", MAPPING, [], ""),
+        ("bleach/x.py", "ImportError: cannot import name 'x' from 'bleach'", [], ""),
+    ],
+)
+def test_package_that_is_too_old_for_this_python_is_replaced(path, cause, packages, hint):
+    installed = {"bleach": "3.1.5", "pyyaml": "3.1", "one": "1.4"}
+    site = configured(python_packages=packages)
+    assert django_project_dependency.of_python(site, cause, FRAMES.format(path), installed) == hint
+    own = FRAMES.format(path).replace("virtualenv/lib/python3.11/site-packages", "source")
+    assert django_project_dependency.of_python(site, cause, own, installed) == ""
+    assert django_project_dependency.of_python(site, cause, "", installed) == ""
+
+
+def test_celery_that_is_too_old_for_this_python_is_replaced():
+    cause = "ImportError: cannot import name 'formatargspec' from 'inspect' (/usr/lib/python3.11/inspect.py)"
+    found = django_project_dependency.of_python(configured(), cause, "", {"celery": "4.4.7", "vine": "1.3.0"})
+    assert found == django_project_dependency.hint(configured(), cause, {"celery": "4.4.7", "vine": "1.3.0"}) != ""
+
 
 @pytest.mark.parametrize(
     ("cause", "hint"),
