@@ -1,0 +1,147 @@
+"""`salt-call` on a test host without the second that Python takes to import Salt.
+
+    python3 preloaded_salt.py --local state.apply django
+
+The first call starts a process that imports Salt and waits. Each call is a fork of it, as each job of a minion is one;
+it imports the formula's modules and compiles the pillar by itself. It has the caller's files, variables and folder,
+ends with the caller, and the caller ends as it did. Where `salt-call` is not the one of the test hosts' image, that
+program runs.
+"""
+
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any, NoReturn
+
+SOCKET, LOCK = "/run/preloaded-salt.sock", "/run/preloaded-salt.lock"
+SALT_CALL, PYTHON, OURS = "/usr/local/bin/salt-call", "/opt/salt/bin/python", "/opt/salt/bin/salt-call"
+
+
+def connect() -> socket.socket:
+    """Connect to the process that waits, which is started where there is none."""
+    with open(LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(SOCKET)
+        except OSError:  # none yet in this boot
+            start()
+            connection.connect(SOCKET)
+    return connection
+
+
+def start() -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    if os.path.exists(SOCKET):
+        os.unlink(SOCKET)
+    listener.bind(SOCKET)
+    os.chmod(SOCKET, 0o600)
+    listener.listen(64)
+    argv = [PYTHON, os.path.abspath(__file__), "--serve", str(listener.fileno())]
+    null = subprocess.DEVNULL
+    subprocess.Popen(
+        argv, pass_fds=[listener.fileno()], cwd="/", stdin=null, stdout=null, stderr=null, start_new_session=True
+    )
+
+
+def call(arguments: list[str]) -> NoReturn:
+    """Have the process run `salt-call`, and end as it does."""
+    if os.path.realpath(SALT_CALL) != OURS:
+        os.execv(SALT_CALL, [SALT_CALL, *arguments])
+    umask = os.umask(0)
+    os.umask(umask)
+    request = {"argv": [SALT_CALL, *arguments], "environment": dict(os.environ), "cwd": os.getcwd(), "umask": umask}
+    connection = connect()
+    socket.send_fds(connection, [b"\0"], [0, 1, 2])
+    answers = connection.makefile("rw")
+    answers.write(json.dumps(request) + "\n")
+    answers.flush()
+    process = int(answers.readline())
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda received, _frame: os.kill(process, received))
+    status = int(answers.readline())
+    if os.WIFSIGNALED(status):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    sys.exit(os.waitstatus_to_exitcode(status))
+
+
+def serve(listener: socket.socket) -> None:
+    """Fork for each call; returns in the process that is to run `salt-call`."""
+    import gc
+
+    # What salt-call imports before it knows what it is to do.
+    import salt.cli.call
+    import salt.cli.caller
+    import salt.fileclient
+    import salt.loader
+    import salt.minion
+    import salt.pillar
+    import salt.scripts
+    import salt.state  # noqa: F401
+
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        connection, _address = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            return attend(connection)
+        connection.close()
+
+
+def attend(connection: socket.socket) -> None:
+    """Wait for the process of one call; returns in that process."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _byte, files, _flags, _address = socket.recv_fds(connection, 1, 3)
+    answers = connection.makefile("rw")
+    request = json.loads(answers.readline())
+    process = os.fork()
+    if process == 0:
+        answers.close()
+        connection.close()
+        become(request, files)
+        return
+    for file in files:
+        os.close(file)
+    answers.write(f"{process}\n")
+    answers.flush()
+    ended = os.pidfd_open(process)
+    watched = select.poll()
+    watched.register(connection, select.POLLIN)
+    watched.register(ended, select.POLLIN)
+    if ended not in dict(watched.poll()):  # the caller was killed
+        os.kill(process, signal.SIGKILL)
+    answers.write(f"{os.waitpid(process, 0)[1]}\n")
+    answers.flush()
+    os._exit(0)
+
+
+def become(request: dict[str, Any], files: list[int]) -> None:
+    os.setsid()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(request["cwd"])
+    os.umask(request["umask"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = request["argv"]
+
+
+def main() -> None:
+    if sys.argv[1] != "--serve":
+        call(sys.argv[1:])
+    serve(socket.socket(fileno=int(sys.argv[2])))
+    import salt.scripts
+
+    sys.exit(salt.scripts.salt_call())
+
+
+if __name__ == "__main__":
+    main()
