@@ -195,8 +195,9 @@ def _python(report: Report, host: str, django: str, supported: str, compiled_for
         supported: the versions of Python that the requirements declare.
         compiled_for: the version of Python that the requirements were compiled for.
     """
-    if supported:
-        report.remarks.append(f"requires Python {supported}; set `python` if the host's python3 is another version")
+    if supported and not (host and django_virtualenv_python.is_among(host, supported)):
+        has = f", and python3 of this host is {host}" if host else ""
+        report.remarks.append(f"requires Python {supported}{has}: set `python` to another one")
     if compiled_for and not host.startswith(f"{compiled_for}."):
         report.remarks.append(f"requirements compiled for Python {compiled_for}: set `python` if packages do not build")
     versions = django_virtualenv_python.of_django(django)

@@ -17,6 +17,8 @@ _IN_HEAD = ("site", "release", "running", "live_since", "managed")
 _FIRST = ("maintenance", "held_back", "domains", "certificate", "server", "workers", "finishing", "backup", "schema")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: A map of one key as the value of a key, with no map in it: ``migrate: {backup: false}``.
+_ONE_KEY = re.compile(r": \{([\w:-]+): ([^{},]+)\}")
 _PARENTHESES = str.maketrans("{}", "()")
 _ENDS = (".", "!", "?", "…")
 
@@ -36,7 +38,10 @@ def warnings(texts: Iterable[str]) -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    words = "; ".join(line.strip() for line in plain(text).splitlines() if line.strip()).translate(_PARENTHESES)
+    words = "; ".join(line.strip() for line in plain(text).splitlines() if line.strip())
+    while (shorter := _ONE_KEY.sub(r":\1: \2", words)) != words:  # migrate:backup: false, which has no brace
+        words = shorter
+    words = words.translate(_PARENTHESES)
     return words if words.endswith(_ENDS) else f"{words}."
 
 

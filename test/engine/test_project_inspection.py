@@ -28,6 +28,7 @@ OF_BACKGROUND = ("workers", "schedules", "queue", "cache", "caches", "sessions",
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in INSPECTIONS])
 def test_inspection_writes_a_valid_pillar(tmp_path, case, monkeypatch):
     monkeypatch.setattr(django_host_service, "SYSTEMD", tmp_path)
+    monkeypatch.setattr(django_project_inspection, "_host_python", lambda: "3.11.2")
     tree = write_tree(tmp_path / case["folder"], case["files"])
     text = django_project_inspection.inspect(str(tree))
     text = text.replace(str(tree), "<tree>")

@@ -147,6 +147,8 @@ def test_outputter_prints_a_release_and_a_site_that_is_removed(salt, world):
         ("it failed", "it failed."),
         ("it failed.", "it failed."),
         ("set {ProtectProc: default}", "set (ProtectProc: default)."),
+        ("set sites:a:env: {X_Y: {from: queue_url}}", "set sites:a:env:X_Y:from: queue_url."),
+        ("set a: {b: 1, c: 2}", "set a: (b: 1, c: 2)."),
         ("it failed\n  | a line\nmend it", "it failed; | a line; mend it."),
         ("\x1b[31mred\x00", "[31mred."),
     ],
