@@ -37,7 +37,8 @@ SELECT json_build_object(
   'roles', (SELECT json_object_agg(rolname, json_build_object(
       'comment', shobj_description(oid, 'pg_authid'), 'login', rolcanlogin, 'verifier', rolpassword,
       'rights', rolsuper OR rolcreaterole OR rolreplication,
-      'member_of', (SELECT json_agg(pg_get_userbyid(roleid)) FROM pg_auth_members WHERE member = oid))) FROM pg_authid),
+      'member_of', (SELECT json_agg(pg_get_userbyid(roleid)) FROM pg_auth_members WHERE member = a.oid)))
+      FROM pg_authid a),
   'databases', (SELECT json_object_agg(datname, json_build_object(
       'comment', shobj_description(oid, 'pg_database'), 'owner', pg_get_userbyid(datdba),
       'acts_as', (SELECT json_object_agg(pg_get_userbyid(setrole), one) FROM pg_db_role_setting, unnest(setconfig) one
