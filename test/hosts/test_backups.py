@@ -258,7 +258,7 @@ def test_timer_makes_backups_without_salt(blog):
         time.sleep(1)
     blog.deploy(backup={"schedule": "daily", "keep": 2, "media": True})
     made = blog.host.run(
-        "systemctl start django-blog-backup.service; journalctl -u django-blog-backup | tail -5"
+        "systemctl start django-blog-backup; journalctl --sync; journalctl -u django-blog-backup | tail -5"
     ).stdout
     assert f"{blog.root}/backups/default-" in made
     rated = blog.host.run(["systemd-analyze", "security", "--no-pager", "django-blog-backup.service"]).stdout

@@ -305,8 +305,10 @@ class WebSocket:
         """Send a text, and return what comes back; empty once the connection is closed."""
         try:
             self.socket.sendall(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text.encode())
-            kind, size = self.stream.read(2) or b"\x88\0"
-            content = self.stream.read(size)
+            kind = 0x89
+            while kind == 0x89:  # a ping, which a server sends every 20 s or so
+                kind, size = self.stream.read(2) or b"\x88\0"
+                content = self.stream.read(size)
         except ConnectionError:
             return ""
         return "" if kind == 0x88 else content.decode()
