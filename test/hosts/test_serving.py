@@ -305,13 +305,17 @@ class WebSocket:
         """Send a text, and return what comes back; empty once the connection is closed."""
         try:
             self.socket.sendall(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text.encode())
-            kind = 0x89
-            while kind == 0x89:  # a ping, which a server sends every 20 s or so
-                kind, size = self.stream.read(2) or b"\x88\0"
-                content = self.stream.read(size)
+            kind, content = self._read()
+            while kind == 0x89:  # a ping, which servers send every 20 s or so, and which waits for its answer
+                self.socket.sendall(bytes([0x8A, 0x80 | len(content), 0, 0, 0, 0]) + content)
+                kind, content = self._read()
         except ConnectionError:
             return ""
         return "" if kind == 0x88 else content.decode()
+
+    def _read(self) -> tuple[int, bytes]:
+        kind, size = self.stream.read(2) or b"\x88\0"
+        return kind, self.stream.read(size)
 
 
 @pytest.mark.parametrize(
