@@ -152,6 +152,7 @@ def _servers(minion_id, store, parts, hosts, addresses):
     passwords: dict[str, str] = {}
     certificates: dict[str, str] = {}
     own_key: dict[str, str] = {}
+    login_given: dict[str, int] = {}
     for part in _SERVERS:
         hosts_with = [one for one, its in parts.items() if part in its]
         for host in hosts_with:
@@ -160,10 +161,14 @@ def _servers(minion_id, store, parts, hosts, addresses):
                 certificates[host], key = django_master_certificate.of_host(store.folder.parent, host, address)
                 own_key |= {"key": key} if host == minion_id else {}
         if hosts_with and (uses or part in own):
-            password = store.secret(part, django_master_password.new)
+            former = store.former_secret(part)
+            password = store.secret(part, lambda former=former: django_master_password.following(former))
             passwords |= {part: password} if uses else {}
-            passwords |= _verifiers(part, password) if part in own else {}
-    return {"passwords": passwords, "certificates": certificates, **own_key} if certificates or passwords else {}
+            passwords |= _verifiers(part, password, former) if part in own else {}
+            if part == "database" and (login := django_master_password.login(password)) > 1:
+                login_given = {"login": login}
+    given = {"passwords": passwords, "certificates": certificates, **own_key, **login_given}
+    return given if certificates or passwords else {}
 
 
 def _is_address(text):
@@ -175,14 +180,11 @@ def _is_address(text):
     return True
 
 
-def _verifiers(part, password):
-    """Return what the server of a part may know of its password."""
-    if part == "database":
-        return {
-            "postgres": django_master_password.scram(password),
-            "mysql": django_master_password.native(password),
-        }
-    return {"redis": django_master_password.sha256(password)}
+def _verifiers(part, *passwords):
+    """Return what the server of a part may know of its password, and after a comma of the former one."""
+    made = django_master_password
+    kinds = {"postgres": made.scram, "mysql": made.native} if part == "database" else {"redis": made.sha256}
+    return {kind: ",".join(of(one) for one in passwords if one) for kind, of in kinds.items()}
 
 
 def _roster():

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 import django_database_engine
 import django_database_sqlite
 import django_host_file
-from django_database_engine import ENGINES, POSTGIS, SERVERS
+from django_database_engine import ENGINES, POSTGIS, SERVERS, login_pair
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -71,16 +71,11 @@ def login_file(alias: str) -> str:
     return f"database.{alias}.user"
 
 
-def login_pair(user: str) -> tuple[str, str]:
-    """Return the two logins of a database: the pillar's, and the one that alternates with it at each new password."""
-    return user, f"{user[:61]}_2"
-
-
 def login(site: Site, alias: str) -> str:
     """Return the login that the site's password belongs to: the pillar's, or the other one of its pair."""
     database = site.config["databases"][alias]
     configured: str = database["user"]
-    if not database["password"]:
+    if not database["password"] or database.get("served_by"):
         return configured
     recorded = site.logins.get(alias) or django_host_file.read_text(site.secrets / login_file(alias))
     return recorded if recorded in login_pair(configured) else configured

@@ -16,6 +16,11 @@ def run() -> dict[str, Any]:
     return {}
 
 
+def login_pair(user: str) -> tuple[str, str]:
+    """Return the two logins of a database: the pillar's, and the one that alternates with it at each new password."""
+    return user, f"{user[:61]}_2"
+
+
 class Engine:
     """A kind of database.
 

@@ -194,10 +194,12 @@ def _accounts(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[C
                 f"MariaDB already has a user {account}, and it has rights beyond its own databases",
                 hint=f"set {database.key}:user to another name",
             )
-        identified = f"{login} IDENTIFIED VIA {_NATIVE} USING {_text(database.verifier)} REQUIRE SSL;"
+        hashes = [*filter(None, (database.verifier, database.former))]
+        ways = " OR ".join(f"{_NATIVE} USING {_text(one)}" for one in hashes)
+        identified = f"{login} IDENTIFIED VIA {ways} REQUIRE SSL;"
         if found is None:
             yield Change(f"user {account}", "new", [f"CREATE USER {identified}"])
-        elif _hashes(found) != [database.verifier] or not found.get("ssl_type"):
+        elif _hashes(found) != hashes or not found.get("ssl_type"):
             yield Change(f"user {account}", "changed", [f"ALTER USER {identified}"])
         granted = _granted(state["rights"])
         missing = [pattern for pattern in _patterns(database, state) if (account, pattern) not in granted]

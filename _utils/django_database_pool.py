@@ -33,7 +33,8 @@ RECORD = FOLDER / "pools.json"
 UNIT = django_host_service.UNITS / f"{DAEMON.service}.service"
 RUN = django_host_service.RUN / DAEMON.service
 TEMPLATES = ("salt://django/files/pgbouncer.ini", "salt://django/files/pgbouncer.service")
-_POOL = {"site": str, "user": str, "verifier": str, "size": int, "port": int, "clients": [str], "queries": int}
+_POOL = {"site": str, "user": str, "verifier": str, "former?": [str], "clients": [str]}
+_POOL |= {"size": int, "port": int, "queries": int}
 _SHAPE = {"address": str, "port": int, "certificate": str, "pools": {str: _POOL}, "files?": str}
 #: The count of queries of a pool that the pillar has.
 _WANTED = -1
@@ -163,6 +164,7 @@ def _record(databases: Sequence[ManagedDatabase], wanted: Collection[str], place
     for one in databases:
         queries = _WANTED if one.database in wanted else counts.get(one.database, 0)
         login = {"site": one.site, "user": one.user, "verifier": one.verifier, "clients": [*one.clients]}
+        login |= {"former": [one.other_user, one.former]} if one.former else {}
         pools[one.database] = {**login, "size": one.pool, "port": one.port or POSTGRES.port, "queries": queries}
     if not place:
         return {"address": "", "port": 0, "certificate": "", "pools": {}}
@@ -176,8 +178,9 @@ def _files(record: Mapping[str, Any], place: Place) -> dict[Path, str]:
     clients = sorted({client for _name, one in pools for client in one["clients"]})
     variables = {"pools": record["pools"], "address": place.network.address, "port": place.port, "clients": clients}
     variables |= {"folder": str(FOLDER), "run": str(RUN), "name": DAEMON.service, "user": POOL_USER}
-    users = {f'"{one["user"]}" "{one["verifier"]}"\n' for _name, one in pools}
-    lines = [_line(name, one["user"], client) for name, one in pools for client in one["clients"]]
+    logins = [(name, *login, one["clients"]) for name, one in pools for login in _logins(one)]
+    users = {f'"{user}" "{verifier}"\n' for _name, user, verifier, _clients in logins}
+    lines = [_line(name, user, client) for name, user, _verifier, clients in logins for client in clients]
     configuration, unit = (django_host_template.render(place.templates, url, **variables) for url in TEMPLATES)
     return {
         FOLDER / "pgbouncer.ini": configuration,
@@ -187,6 +190,12 @@ def _files(record: Mapping[str, Any], place: Place) -> dict[Path, str]:
         FOLDER / "key": place.network.key,
         UNIT: unit,
     }
+
+
+def _logins(pool: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the logins of a pool, each with what is kept of its password."""
+    former = [(str(pool["former"][0]), str(pool["former"][1]))] if "former" in pool else []
+    return [(pool["user"], pool["verifier"]), *former]
 
 
 def _digest(files: Mapping[Path, str]) -> str:

@@ -171,7 +171,8 @@ def _certificate(network: Network, state: Mapping[str, Any]) -> Iterable[Change]
 def _end_others(database: ManagedDatabase) -> str:
     """Return the statement that ends the connections of a login from hosts that may not use it."""
     allowed = ", ".join(f"{_text(client)}::inet" for client in database.clients)
-    login, elsewhere = f"usename = {_text(database.user)}", f"NOT client_addr = ANY (ARRAY[{allowed}]::inet[])"
+    users = ", ".join(_text(user) for user in database.users)
+    login, elsewhere = f"usename IN ({users})", f"NOT client_addr = ANY (ARRAY[{allowed}]::inet[])"
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     return f"{end} WHERE {login} AND client_addr IS NOT NULL AND {elsewhere};"
 
@@ -212,7 +213,8 @@ def _is_kept(database: ManagedDatabase, stored: str) -> bool:
 def _close_former_login(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:
     """Yield the change that closes the other login of a pair, once no process uses its password any more."""
     role = state["roles"].get(database.other_user, {})
-    if database.is_password_active and role.get("verifier") and role["comment"] == owner_comment(database.site):
+    is_over = database.is_password_active or (database.clients and not database.former)
+    if is_over and role.get("verifier") and role["comment"] == owner_comment(database.site):
         statement = f"ALTER ROLE {_name(database.other_user)} PASSWORD NULL;"
         yield Change(f"role {database.other_user}", "password removed", [statement])
 
@@ -302,7 +304,8 @@ def _authentication(site: str, databases: Sequence[ManagedDatabase], state: Mapp
     all databases, because a backup is loaded into a database of another name; rights decide what a role may open.
     """
     hba, ident = _required_lines(site, databases, state)
-    users = {user for one in databases for user in (one.user, *([one.other_user] if one.password else []))}
+    pairs = (one.users if one.clients else (one.user, *([one.other_user] if one.password else [])) for one in databases)
+    users = {user for pair in pairs for user in pair}
     roles = state["roles"].items()
     former = {name for name, role in roles if databases and role["comment"] == owner_comment(site)} - users
     for kind, lines in (("hba", [*dict.fromkeys(hba)]), ("ident", [*dict.fromkeys(ident)])):
@@ -337,11 +340,12 @@ def _required_lines(
 
 def _lines_for(database: ManagedDatabase) -> Iterable[str]:
     """Yield the lines by which a login is for some hosts alone; after them the server looks no further."""
-    if database.pool:
-        yield f'local "{database.database}" "{database.user}" peer map={POOL}'
-    for client in database.clients:
-        yield f'hostssl all "{database.user}" {client}/{128 if ":" in client else 32} scram-sha-256'
-    yield f'host all "{database.user}" all reject'
+    for login in database.users:
+        if database.pool:
+            yield f'local "{database.database}" "{login}" peer map={POOL}'
+        for client in database.clients:
+            yield f'hostssl all "{login}" {client}/{128 if ":" in client else 32} scram-sha-256'
+        yield f'host all "{login}" all reject'
 
 
 def _users_of(database: ManagedDatabase) -> list[str]:
@@ -350,7 +354,7 @@ def _users_of(database: ManagedDatabase) -> list[str]:
     A release that was active before the site got several hosts may still use the socket.
     """
     users = [POOL_USER, *([database.system_user] if database.system_user == database.user else [])]
-    return [f'{POOL} "{user}" "{database.user}"' for user in users]
+    return [f'{POOL} "{user}" "{login}"' for login in database.users for user in users]
 
 
 def _block(site: str) -> str:

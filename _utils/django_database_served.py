@@ -140,6 +140,7 @@ def _places(one: Served) -> list[_Place]:
 
 def _managed(one: Served, alias: str, database: Mapping[str, Any]) -> ManagedDatabase:
     site = one.site
+    verifier, _comma, former = one.verifiers[database["engine"]].partition(",")
     return ManagedDatabase(
         site.name,
         site.user,
@@ -151,7 +152,9 @@ def _managed(one: Served, alias: str, database: Mapping[str, Any]) -> ManagedDat
         port=database["port"],
         has_active_release=site.current.is_symlink(),
         extensions=tuple(database.get("extensions", ())),
-        verifier=one.verifiers[database["engine"]],
+        other_user=site.config["fleet"]["other_users"][alias],
+        verifier=verifier,
+        former=former,
         clients=_clients(site),
         pool=database.get("pool") or one.kept.get(database["name"], 0),
     )

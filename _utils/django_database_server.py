@@ -39,6 +39,7 @@ class ManagedDatabase(NamedTuple):
         is_password_active: whether the active release uses this password, so that the other login can be closed.
         extensions: those of PostgreSQL that it needs.
         verifier: what the server keeps of the password, where this host does not know the password itself.
+        former: what it keeps of the former password, which is valid too; empty without one.
         clients: addresses of the only hosts that may log in, over TLS; without any the login is for this host.
         pool: connections of PgBouncer, which logs in over the unix socket for those hosts; 0 without it.
     """
@@ -58,8 +59,14 @@ class ManagedDatabase(NamedTuple):
     is_password_active: bool = False
     extensions: tuple[str, ...] = ()
     verifier: str = ""
+    former: str = ""
     clients: tuple[str, ...] = ()
     pool: int = 0
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """The logins of other hosts: both of the pair while the former password is valid."""
+        return (self.user, self.other_user) if self.former and self.other_user else (self.user,)
 
 
 class Network(NamedTuple):

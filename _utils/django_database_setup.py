@@ -10,8 +10,8 @@ import django_database
 import django_database_postgres
 import django_database_server
 import django_secret
-from django_database import login, login_pair, secret_name
-from django_database_engine import ENGINES
+from django_database import login, secret_name
+from django_database_engine import ENGINES, login_pair
 from django_database_mariadb import MariaDBServer
 from django_database_postgres import PostgreSQLServer
 from django_database_server import Change, DatabaseServer, ManagedDatabase

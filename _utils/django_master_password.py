@@ -11,12 +11,24 @@ import string
 
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 40
+#: That of passwords of the second login of a pair: a password tells which one it belongs to (docs/decisions/0071).
+_SECOND = 41
 _ROUNDS = 4096  # PostgreSQL's own number
 
 
 def new(length: int = _LENGTH) -> str:
     """Return a new password, of characters that URLs, configuration files and SQL take as they are."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def following(former: str) -> str:
+    """Return a new password, for the login of a pair that the former one does not belong to, if there is one."""
+    return new(_SECOND if former and login(former) == 1 else _LENGTH)
+
+
+def login(password: str) -> int:
+    """Return which login of a pair a password belongs to: 1 or 2."""
+    return 2 if len(password) == _SECOND else 1
 
 
 def scram(password: str) -> str:

@@ -3,7 +3,8 @@
 The store is a folder that only root reads, with a folder for each site:
 
     secret_key      what the external pillar gives to the hosts that serve the site; django_master_keys has the others
-    secrets         folder of what else is generated once for all of them, a file for each
+    secrets         folder of what else is generated once for all of them, a file for each; servers accept what
+                    NAME.former has too
     hosts.json      the parts of each host, as the pillar had them when a host compiled it last
     addresses.json  the address of each host, as its grains had it when its pillar was compiled last
     fleet.json      commit and number of the release, the commits that were rolled back, and the id of its deployment
@@ -97,6 +98,10 @@ class Store:
         if not SECRET.fullmatch(name):
             raise DeploymentError(f"{name} is no name of a secret")
         return self._once(self.folder / "secrets" / name, make)
+
+    def former_secret(self, name: str) -> str:
+        """Return the value that a secret had, while the file of it is there; empty otherwise."""
+        return django_host_file.read_text(self.folder / "secrets" / f"{name}.former") or ""
 
     def _once(self, path: Path, make: Callable[[], str]) -> str:
         """Return what a file has, which is made when it is missing."""

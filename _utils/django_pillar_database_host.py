@@ -11,7 +11,7 @@ from typing import Any
 
 import django_kinds
 import django_pillar_pool
-from django_database_engine import SERVERS
+from django_database_engine import SERVERS, login_pair
 from django_kinds import RELEASED
 from django_pillar_check import Problem
 from django_pillar_database import reserved
@@ -49,18 +49,21 @@ def complete(site: Site) -> Iterator[Problem]:
     if problem:
         yield ("hosts",), problem
         return
-    host, problems = names[0], []
+    host, problems, others = names[0], [], {}
     for alias, database in site["databases"].items():
         place = ("database",) if list(site["databases"]) == ["default"] else ("databases", alias)
         problems += [((*place, key), text) for key, text in _contradictions(database)]
         if database.get("manage"):
-            database |= _connection(site, alias, database, host)
+            pair = _logins(site, database)
+            others[alias] = pair[1]
+            database |= {**_connection(site, alias, database, host), "user": pair[0]}
             database |= {"manage": False, "served_by": host}
     yield from problems
     if not problems and not any("served_by" in database for database in site["databases"].values()):
         yield ("hosts", host), "no database of the site is for it: set database: {engine: postgres}, or remove the part"
     if host == site["fleet"]["host"]:
         site["fleet"]["connections"] = _connections(site)
+        site["fleet"]["other_users"] = others
 
 
 def _host_problem(site: Site, names: list[str]) -> str:
@@ -99,6 +102,13 @@ def _connection(site: Site, alias: str, database: Database, host: str) -> Databa
         "options": {**tls, **database["options"]},
         "certificate": site["fleet"]["given"]["certificates"][host],
     }
+
+
+def _logins(site: Site, database: Database) -> tuple[str, str]:
+    """Return the login that a database's password belongs to, and the other one of its pair: PostgreSQL has two."""
+    first, second = login_pair(database["user"])
+    is_second = database["engine"] == "postgres" and site["fleet"]["given"]["login"] == 2
+    return (second, first) if is_second else (first, second)
 
 
 def _connections(site: Site) -> int:

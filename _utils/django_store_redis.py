@@ -10,7 +10,7 @@ from urllib.parse import quote
 import django_secret
 import django_store_client
 from django_host_command import DeploymentError
-from django_store_contract import OwnServer, ServerStore, Usage, size
+from django_store_contract import OwnServer, ServerStore, Service, Usage, size
 
 #: The hash of the messages that workers of Celery have taken and not acknowledged.
 UNACKED = "unacked"
@@ -18,6 +18,8 @@ UNACKED = "unacked"
 _BATCH, _NAMES = 1000, 4 << 20
 #: The user of a server that may change its settings; everybody else who may connect is `default`.
 OPERATOR = "operator"
+#: Among the settings of a server that other hosts use: the passwords of the site.
+_PASSWORD = "password"  # noqa: S105 - a name
 #: What the site may not do with its own server: change its settings or files, stop it, load code, have it connect to
 #: another one. RQ lists connections, and Redis 6 has their names in the same group of commands.
 SITE = "+@all -@admin +client|list +client|id +client|getname +client|setname"
@@ -31,7 +33,9 @@ class RedisStore(ServerStore):
     KIND = "redis"
     CLIENTS = frozenset({"redis", "django_redis", "valkey"})
     NOTIFIES = True
-    CHANGEABLE = re.compile(r"(?m)^(?:maxmemory|maxmemory-policy|appendonly|appendfsync) .*\n")
+    CHANGEABLE = re.compile(
+        r"(?m)^(?:maxmemory|maxmemory-policy|appendonly|appendfsync) .*\n|(?<= on)(?: #[0-9a-f]{64})+(?= .* -migrate$)"
+    )
 
     def requirement(self, django_version: tuple[int, ...]) -> str:
         """Return redis-py, and for a Django without a cache of its own for it django-redis."""
@@ -85,10 +89,13 @@ class RedisStore(ServerStore):
         wanted = _changeable(server)
         answers = operate(server, [["CONFIG", "GET", name] for name in wanted])
         found = {str(pair[0]): str(pair[1]) for pair in answers if isinstance(pair, list) and len(pair) == 2}
-        return {name: value for name, value in wanted.items() if found.get(name) != value}
+        changed = {name: value for name, value in wanted.items() if found.get(name) != value}
+        return changed | ({_PASSWORD: "changed"} if server.service and not _has_passwords(server) else {})
 
     def change(self, server: OwnServer, settings: Mapping[str, str]) -> None:
-        commands = [["CONFIG", "SET", name, value] for name, value in settings.items()]
+        commands = [["CONFIG", "SET", name, value] for name, value in settings.items() if name != _PASSWORD]
+        if server.service and _PASSWORD in settings:
+            commands.append(["ACL", "SETUSER", server.service.user, "resetpass", *_hashes(server.service)])
         operate(server, commands)
 
     def compact(self, server: OwnServer) -> None:
@@ -138,12 +145,26 @@ def _users(server: OwnServer) -> list[tuple[str, str]]:
     hashed = hashlib.sha256(django_secret.store_password(server.site).encode()).hexdigest()
     everything = f"~* {server.site.platform['stores']['redis_channels']}".strip()
     service = server.service
-    site = f"{service.user} on #{service.password}" if service else "default on nopass"
+    site = f"{service.user} on {' '.join(_hashes(service))}" if service else "default on nopass"
     return [
         *([("user", "default off")] if service else []),
         ("user", f"{site} {everything} {SITE}{' -migrate' if service else ''}"),
         ("user", f"{OPERATOR} on #{hashed} {everything} +@all"),
     ]
+
+
+def _hashes(service: Service) -> list[str]:
+    """Return the rules with the passwords of the site: the former one is valid too while the master has it."""
+    return [f"#{one}" for one in service.password.split(",")]
+
+
+def _has_passwords(server: OwnServer) -> bool:
+    """Return whether a running server accepts the site's passwords, and no others."""
+    assert server.service is not None  # noqa: S101 - the caller has looked
+    (answer,) = operate(server, [["ACL", "GETUSER", server.service.user]])
+    found = [str(one) for one in answer] if isinstance(answer, list) else []
+    kept = answer[found.index("passwords") + 1] if "passwords" in found else []
+    return {f"#{one}" for one in kept} == {*_hashes(server.service)}
 
 
 def _listening(server: OwnServer) -> dict[str, str]:

@@ -70,7 +70,7 @@ def _refuse_to_rotate(site: django_site.Site, alias: str) -> None:
     if database.get("served_by"):
         raise DeploymentError(
             f"the master's store has the password of the database {alias!r} of {site.name}",
-            hint="replace it there, for all hosts: docs/guides/fleet.md",
+            hint="replace it there, for all hosts: docs/guides/fleet-parts.md",
         )
     if not database.get("manage"):
         raise DeploymentError(

@@ -321,6 +321,33 @@ def test_a_login_that_the_active_release_uses_is_not_changed(server, monkeypatch
         django_database_served.serve(served(), [], {}, test=False)
 
 
+def test_both_logins_of_a_pair_are_let_in_while_the_former_password_is_valid(server):
+    first, second = VERIFIERS["postgres"], "SCRAM-SHA-256$4096:dd$ee:ff"
+    login = {"blog": {"comment": "Django site blog", "login": True, "rights": False, "member_of": None}}
+    both = pillar()
+    both["fleet"] |= {"login": 2}
+    config = on("db1", {"blog": both})["served"]["blog"]
+    assert config["databases"]["default"]["user"] == "blog_2" and config["fleet"]["other_users"] == {"default": "blog"}
+    site = Site(config, on("db1", {"blog": both})["platform"])
+    one = Served(site, {"postgres": f"{second},{first}"}, "", "")
+    (managed,) = [place.managed for place in django_database_served._places(one)]
+    assert managed.users == ("blog_2", "blog") and (managed.verifier, managed.former) == (second, first)
+    has = {**POSTGRESQL.empty_state(), "roles": {"blog": {**login["blog"], "verifier": first}}}
+    has["databases"] = {"blog": {"owner": "blog", "comment": "Django site blog", "is_public": False, "acts_as": None}}
+    changes = {change.item: change for change in POSTGRESQL.pending_changes([managed], has)}
+    assert [*changes] == ["role blog_2", "membership of blog_2", "pg_hba.conf"]
+    (text,) = changes["pg_hba.conf"].files.values()
+    assert [line for line in text.splitlines() if "10.0.0.1/" in line or "reject" in line] == [
+        'hostssl all "blog_2" 10.0.0.1/32 scram-sha-256',
+        'host all "blog_2" all reject',
+        'hostssl all "blog" 10.0.0.1/32 scram-sha-256',
+        'host all "blog" all reject',
+    ]
+    after = managed._replace(former="")
+    closed = {change.item: change for change in POSTGRESQL.pending_changes([after], {**has, "texts": {"hba": text}})}
+    assert closed["role blog"].statements == ['ALTER ROLE "blog" PASSWORD NULL;'] and after.users == ("blog_2",)
+
+
 BLOG = django_database_server.ManagedDatabase(
     "blog", "blog", "default", "django:sites:blog:database", "blog", "blog", verifier=VERIFIERS["mysql"],
     clients=("10.0.0.1",),
@@ -347,6 +374,10 @@ def test_mariadb_has_an_account_for_each_host():
     for wrong in ({**ACCOUNT, "ssl_type": 0}, {**ACCOUNT, "authentication_string": "*AA"}):
         (changed,) = MARIADB.pending_changes([BLOG], mariadb({"blog@10.0.0.1": wrong}, RIGHTS))
         assert changed.statements[0].startswith("ALTER USER 'blog'@'10.0.0.1'")
+    both = BLOG._replace(former="*AA")
+    (changed,) = MARIADB.pending_changes([both], mariadb({"blog@10.0.0.1": ACCOUNT}, RIGHTS))
+    ways = f"mysql_native_password USING '{VERIFIERS['mysql']}' OR mysql_native_password USING '*AA'"
+    assert changed.statements == [f"ALTER USER 'blog'@'10.0.0.1' IDENTIFIED VIA {ways} REQUIRE SSL;"]
     with pytest.raises(DeploymentError, match=r"already has a user blog@10\.0\.0\.1, and it has rights"):
         MARIADB.pending_changes([BLOG], mariadb({"blog@10.0.0.1": {**ACCOUNT, "access": 1}}))
 

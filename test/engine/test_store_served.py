@@ -1,6 +1,7 @@
 """The queue and caches that a host has for the other hosts of a site: a real server, with TLS and a password."""
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -130,6 +131,22 @@ def test_hosts_log_in_by_tls(queue: OwnServer) -> None:
     assert REDIS.waiting(queue) == 2 and django_store_setup.taken(queue) == 0
     assert REDIS.differences(queue) == {} and 0 < REDIS.usage(queue).used < 8 << 20
     assert PASSWORD not in queue.configuration.read_text() and PASSWORD not in repr(queue)
+
+
+def test_a_former_password_is_valid_without_a_restart(queue: OwnServer) -> None:
+    new = hashlib.sha256(b"new").hexdigest()
+    text, service = queue.configuration.read_text(), queue.service
+    assert service
+    for passwords in (f"{new},{service.password}", new):
+        other = dataclasses.replace(queue, service=dataclasses.replace(service, password=passwords))
+        assert REDIS.CHANGEABLE.sub("", REDIS.configuration(other)) == REDIS.CHANGEABLE.sub("", text)
+        assert REDIS.differences(other) == {"password": "changed"}
+        REDIS.change(other, REDIS.differences(other))
+        assert REDIS.differences(other) == {} and ask(queue, "AUTH blog new", "PING") == "PONG"
+        if "," in passwords:
+            assert ask(queue, f"AUTH blog {PASSWORD}", "PING") == "PONG"
+    with pytest.raises(DeploymentError, match="WRONGPASS"):
+        ask(queue, f"AUTH blog {PASSWORD}", "PING")
 
 
 @pytest.mark.parametrize("login", ["PING", "AUTH 4c7e12", "AUTH blog wrong", "AUTH default 4c7e12"])

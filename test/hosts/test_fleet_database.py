@@ -72,18 +72,31 @@ def sql(fleet: Fleet, text: str) -> list[str]:
     return fleet.database.run([*client, *name], stdin=text).stdout.split("\n")[:-1]
 
 
-def log_in(fleet: Fleet, host: Host, *, tls: bool = True) -> bool:
-    """Whether a host logs in with the right password."""
-    password = fleet.apps[0].read("/srv/django/blog/secrets/database.default")
+def login(fleet: Fleet) -> tuple[str, str]:
+    """The login and the password that the first host has."""
+    password = "/srv/django/blog/secrets/database.default"
+    return fleet.apps[0].read(f"{password}.user"), fleet.apps[0].read(password)
+
+
+def log_in(fleet: Fleet, host: Host, *, tls: bool = True, known: tuple[str, str] | None = None) -> bool:
+    """Whether a host logs in with the right password, or another one."""
+    user, password = known or login(fleet)
     packages = {"postgres": "postgresql-client", "mysql": "mariadb-client"}[fleet.engine]
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     host.run(f"which psql mariadb || apt-get -qq install {packages} >/dev/null", environment=quiet, timeout=300)
     if fleet.engine == "postgres":
-        login = f"host={fleet.database.address} user=blog dbname=blog password={password}"
-        argv = ["psql", f"{login} sslmode={'require' if tls else 'disable'}", "-Atc", "SELECT 1"]
+        connection = f"host={fleet.database.address} user={user} dbname=blog password={password}"
+        argv = ["psql", f"{connection} sslmode={'require' if tls else 'disable'}", "-Atc", "SELECT 1"]
     else:
-        login = ["-h", fleet.database.address, "-u", "blog", f"-p{password}", "blog"]
-        argv = ["mariadb", *([] if tls else ["--skip-ssl"]), "--skip-ssl-verify-server-cert", *login, "-Ne", "SELECT 1"]
+        connection = ["-h", fleet.database.address, "-u", user, f"-p{password}", "blog"]
+        argv = [
+            "mariadb",
+            *([] if tls else ["--skip-ssl"]),
+            "--skip-ssl-verify-server-cert",
+            *connection,
+            "-Ne",
+            "SELECT 1",
+        ]
     return host.run(argv, check=False).stdout.strip() == "1"
 
 
@@ -157,12 +170,36 @@ def test_a_new_certificate_takes_applies_and_no_release(fleet):
     served = fleet.database.read(f"/var/lib/django-formula/databases/{fleet.engine}.crt")
     trusted = fleet.apps[0].read("/srv/django/blog/secrets/certificate.default")
     assert served == trusted == fleet.master.read(f"{kept}.pem").partition("-----BEGIN PRIVATE")[0]
+    end_connections(fleet)
+    assert pages(fleet) == [200, 200] and fleet.live() == before, "new connections trust the new certificate"
+
+
+def end_connections(fleet: Fleet) -> None:
+    """End all connections of the site, so that its next requests log in."""
     end = {
-        "postgres": "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'blog'",
+        "postgres": "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename LIKE 'blog%'",
         "mysql": "KILL USER blog",
     }
     sql(fleet, end[fleet.engine])
-    assert pages(fleet) == [200, 200] and fleet.live() == before, "new connections trust the new certificate"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_new_password_locks_no_host_out(fleet, number):
+    kept, former = f"{STORE}/blog/secrets/database", login(fleet)
+    fleet.master.run(["mv", kept, f"{kept}.former"])
+    for some in (fleet.database.name, "web1", "web2"):
+        assert [*wrong(fleet.apply(some)).values()] == [[]]
+        end_connections(fleet)
+        assert pages(fleet) == [200, 200], f"each logs in with the password that it has after the apply on {some}"
+        assert log_in(fleet, fleet.apps[1], known=former)
+    assert login(fleet)[1] != former[1] and (login(fleet)[0] == former[0]) is (fleet.engine == "mysql")
+    fleet.master.run(["rm", f"{kept}.former"])
+    assert on_database(fleet) == ["the databases for other hosts have been set up"]
+    assert on_database(fleet) == []
+    end_connections(fleet)
+    assert (
+        pages(fleet) == [200, 200] and log_in(fleet, fleet.apps[1]) and not log_in(fleet, fleet.apps[1], known=former)
+    )
 
 
 def test_a_host_that_loses_the_part_keeps_the_data(fleet):

@@ -219,6 +219,29 @@ def test_a_database_server_gets_what_checks_a_password_and_its_users_the_passwor
     assert [name for name, one in given.items() if "key" in one] == ["db1"]
 
 
+def test_a_former_password_is_valid_until_its_file_is_deleted(pillar_of, tmp_path):
+    sites = {"blog": {"hosts": {**SERVERS, "db1": {"parts": ["database", "cache"], "address": "10.0.0.5"}}}}
+    kept, logins = tmp_path / "store/blog/secrets", []
+    for _ in range(3):
+        before = pillar_of("web1", sites)["blog"]["fleet"]["passwords"]
+        for name in ("database", "cache"):
+            (kept / name).rename(kept / f"{name}.former")
+        hosts = {host: pillar_of(host, sites)["blog"]["fleet"] for host in ("db1", "web1")}
+        now = hosts["web1"]["passwords"]
+        assert {*now.values()}.isdisjoint(before.values()) and hosts["db1"].get("login") == hosts["web1"].get("login")
+        assert hosts["db1"]["passwords"] == {
+            "postgres": ",".join(map(django_master_password.scram, (now["database"], before["database"]))),
+            "mysql": ",".join(map(django_master_password.native, (now["database"], before["database"]))),
+            "redis": ",".join(map(django_master_password.sha256, (now["cache"], before["cache"]))),
+        }
+        logins.append(hosts["web1"].get("login", 1))
+        for name in ("database", "cache"):
+            (kept / f"{name}.former").unlink()
+        alone = pillar_of("db1", sites)["blog"]["fleet"]["passwords"]
+        assert alone["mysql"] == django_master_password.native(now["database"])
+    assert logins == [2, 1, 2]
+
+
 def test_the_certificate_of_a_server_holds_until_its_address_changes(tmp_path):
     first, again, other = (
         django_master_certificate.of_host(tmp_path, "db1", one) for one in ("10.0.0.5", "10.0.0.5", "2001:db8::5")
