@@ -22,8 +22,8 @@ _AWAY = 60.0
 _CONNECT = 12.0
 #: How many questions in a row may stay without an answer; a host that builds a release answers late.
 _UNANSWERED = 3
-#: How often a host may say that the job does not run: its answer may be under way.
-_ENDED = 2
+#: Seconds for which a host may say that the job does not run, once more at least: its answer may be under way.
+_ENDED = 5.0
 #: Characters of an error that are shown of a host.
 _LENGTH = 8000
 
@@ -80,8 +80,9 @@ class Minions:
         waiting = _Waiting(hosts, job, time.monotonic())
         client, called = self._client, time.monotonic()
         while waiting.names:
-            waiting.take(self._client.event.get_event(wait=0.05, tag="salt/job/", full=True, auto_reconnect=True))
+            event = self._client.event.get_event(wait=0.05, tag="salt/job/", full=True, auto_reconnect=True)
             now = time.monotonic()
+            waiting.take(event, now)
             if waiting.has_to_look(now, look):
                 asked = self._publish(waiting.names, "saltutil.find_job", [waiting.job["jid"]])
                 rest = 0.0
@@ -145,9 +146,9 @@ class _Waiting:
         self._questions: set[str] = set()
         self._unanswered: set[str] = set()
         self._silent = dict.fromkeys(self.names, 0)
-        self._ended = dict.fromkeys(self.names, 0)
+        self._ended: dict[str, float] = {}  # since when a host says that its job does not run
 
-    def take(self, event: dict[str, Any] | None) -> None:
+    def take(self, event: dict[str, Any] | None, now: float) -> None:
         """Take an event of the master's bus: the answer of a host to the job, or whether its job runs."""
         if not event or not event["tag"].endswith(f"/ret/{event['data'].get('id')}"):
             return
@@ -159,8 +160,9 @@ class _Waiting:
         elif jid in self._questions and name in self.names:  # also a late answer to an earlier question
             self._unanswered.discard(name)
             self._silent[name] = 0
-            self._ended[name] = 0 if data["return"] else self._ended[name] + 1
-            if self._ended[name] == _ENDED:
+            if data["return"]:
+                self._ended.pop(name, None)
+            elif now - self._ended.setdefault(name, now) >= _ENDED:
                 self._settle(name, Answer({}, "its job has ended without an answer", True))
 
     def take_kept(self, kept: dict[str, Any]) -> None:

@@ -660,20 +660,20 @@ def event(job: str, host: str, value: Any, code: int = 0) -> dict[str, Any]:
 def test_minions_that_answer_are_waited_for_and_silent_ones_are_lost_after_three_questions() -> None:
     waiting = _Waiting(["web1", "web2", "web3", "new"], {"jid": "1", "minions": ["web1", "web2", "web3"]}, 0.0)
     assert waiting.answers["new"].is_lost and waiting.names == {"web1", "web2", "web3"}
-    waiting.take(event("1", "web1", {"release": "x"}))
+    waiting.take(event("1", "web1", {"release": "x"}), 0.5)
     for number, now in enumerate((3.0, 6.0, 9.0, 12.0)):
         assert waiting.has_to_look(now, 3.0) and ("web3" in waiting.names) is (number < 3)
         waiting.look(f"q{number}", now)
-        waiting.take(event(f"q{number}", "web2", {"pid": 7}))
+        waiting.take(event(f"q{number}", "web2", {"pid": 7}), now)
     assert waiting.names == {"web2"} and waiting.answers["web3"] == Answer({}, "it does not answer", True)
-    waiting.take(event("1", "web2", {"error": "no space"}, 1))
+    waiting.take(event("1", "web2", {"error": "no space"}, 1), 13.0)
     assert waiting.answers["web2"] == Answer({}, "no space") and not waiting.names
     assert waiting.answers["web1"] == Answer({"release": "x"})
 
 
 def test_an_event_without_an_answer_is_none() -> None:
     waiting = _Waiting(["web1"], {"jid": "1", "minions": ["web1"]}, 0.0)
-    waiting.take({"tag": "salt/job/1/ret/web1", "data": {"id": "web1"}})
+    waiting.take({"tag": "salt/job/1/ret/web1", "data": {"id": "web1"}}, 0.5)
     assert waiting.names == {"web1"}
 
 
@@ -763,7 +763,7 @@ def test_one_unanswered_question_is_no_loss() -> None:
         waiting.has_to_look(3.0 * (number + 1), 3.0)
         waiting.look(f"q{number}", 3.0 * (number + 1))
         if answer:
-            waiting.take(event(f"q{number}", "web1", answer))
+            waiting.take(event(f"q{number}", "web1", answer), 3.0 * (number + 1))
     assert waiting.names == {"web1"}
 
 
@@ -773,17 +773,34 @@ def test_a_late_answer_to_an_earlier_question_is_one() -> None:
         waiting.has_to_look(3.0 * (number + 1), 3.0)
         waiting.look(f"q{number}", 3.0 * (number + 1))
         if number > 1:
-            waiting.take(event(f"q{number - 2}", "web1", {"pid": 1}))
+            waiting.take(event(f"q{number - 2}", "web1", {"pid": 1}), 3.0 * (number + 1))
     assert waiting.names == {"web1"}
+
+
+def asked(waiting: _Waiting, answers: dict[float, Any]) -> None:
+    """Ask a host whether its job runs, every three seconds, of which it has these answers: by when they come."""
+    for number, (now, answer) in enumerate(answers.items()):
+        waiting.has_to_look(3.0 * (number + 1), 3.0)
+        waiting.look(f"q{number}", 3.0 * (number + 1))
+        waiting.take(event(f"q{number}", "web1", answer), now)
 
 
 def test_a_job_that_is_gone_without_an_answer_is_lost() -> None:
     waiting = _Waiting(["web1"], {"jid": "1", "minions": ["web1"]}, 0.0)
-    for number in range(2):
-        waiting.has_to_look(3.0 * (number + 1), 3.0)
-        waiting.look(f"q{number}", 3.0 * (number + 1))
-        waiting.take(event(f"q{number}", "web1", {}))
+    asked(waiting, {3.1: {}, 6.1: {}, 9.1: {}})
     assert waiting.answers["web1"] == Answer({}, "its job has ended without an answer", True)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [{8.0: {}, 8.1: {}, 8.2: {}, 12.9: {}}, {3.1: {}, 6.1: {"pid": 1}, 9.1: {}}],
+    ids=["late ones at once", "its job began late"],
+)
+def test_a_job_is_not_lost_while_its_answer_may_be_under_way(answers: dict[float, Any]) -> None:
+    waiting = _Waiting(["web1"], {"jid": "1", "minions": ["web1"]}, 0.0)
+    asked(waiting, answers)
+    waiting.take(event("1", "web1", {"release": "x"}), 13.0)
+    assert waiting.answers["web1"] == Answer({"release": "x"})
 
 
 @pytest.mark.parametrize(
