@@ -7,11 +7,12 @@ import pwd
 import resource
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import django_host_command
 import django_host_output
 import pytest
-from django_host_command import DeploymentError, redact, run, seconds
+from django_host_command import Command, DeploymentError, _Progress, redact, run, seconds
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="left out: another identity is taken, which needs root")
 
@@ -233,17 +234,32 @@ def test_progress_of_a_long_command_is_logged(caplog, monkeypatch, prints, told)
     monkeypatch.setattr(django_host_command, "PROGRESS", 0.1)
     secrets = ["canary", "several lines\nof a key"]
     output = run(["sh", "-c", f"printf '{prints}' >&2; sleep 0.5; cat"], doing="testing", stdin="in", secrets=secrets)
-    assert (output, caplog.messages[0]) == ("in", told)
+    assert output == "in" and {*said(caplog)} - {""} == {told.partition("so far")[2]} - {""}
+    assert caplog.messages[0].startswith("testing takes ")
 
 
-def test_progress_is_logged_once_per_line(caplog, monkeypatch):
+def said(caplog) -> list[str]:
+    """The line of the output in each message; empty without one."""
+    return [message.partition("so far")[2] for message in caplog.messages]
+
+
+def test_progress_is_logged_once_per_line(caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(django_host_command, "PROGRESS", 0.2)
-    run(["sh", "-c", "echo one; echo two >&2; sleep 0.3; echo three; sleep 0.2"], doing="testing")
-    assert [message.partition("so far")[2] for message in caplog.messages] == [": two", ": three"]
+    printed = [b"one\n", b"two\n"]
+    progress = _Progress(Command([], doing="testing"), Mock(tails=lambda: printed))
+    for printed[0] in (b"one\n", b"one\n", b"one\nthree\n", b"one\nthree\n"):
+        progress.report(progress.next_time)
+        progress.report(progress.next_time - 0.1)
+    lines = ("15 s so far: two", "30 s so far", "45 s so far: three", "60 s so far")
+    assert caplog.messages == [f"testing takes {line}" for line in lines]
+
+
+def test_progress_of_a_command_that_times_out_is_logged(caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(django_host_command, "PROGRESS", 0.1)
     with pytest.raises(DeploymentError, match="timed out"):
-        run(["sh", "-c", "echo one; sleep 5"], doing="testing", timeout=0.3)
-    assert caplog.messages[2:] == ["testing takes 0 s so far: one"]
+        run(["sh", "-c", "echo one; sleep 9"], doing="testing", timeout=2)
+    assert [line for line in said(caplog) if line] == [": one"]
 
 
 def test_command_inherits_neither_locks_nor_files(tmp_path, monkeypatch):
