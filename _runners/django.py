@@ -239,9 +239,10 @@ def _hosts(roster):
 
 @contextlib.contextmanager
 def _watched(site, roster):
-    """Have a process end the deployment of this block, should this one be killed: see ``abandon``.
+    """Have a process end the deployment of this block, should it not end itself: see ``abandon``.
 
-    A shell reads from a pipe whose other end is this process's alone; without a line from it, it was killed.
+    A shell reads from a pipe whose other end is this process's alone. Without a line from it, this one was killed, or
+    interrupted while it ended the deployment.
     """
     runner = shutil.which("salt-run")
     if not runner:
@@ -251,17 +252,21 @@ def _watched(site, roster):
     options = [f"site={site}", f"roster={bool(roster)}", "own=True"]
     argv = [runner, configuration, "--out=quiet", "django.abandon", *options]
     nothing = subprocess.DEVNULL
-    with subprocess.Popen(  # noqa: S603 - the shell's command is a constant, and has the rest as arguments
+    shell = subprocess.Popen(  # noqa: S603 - the shell's command is a constant, and has the rest as arguments
         ["sh", "-c", 'read -r over || exec "$@"', "sh", *argv],
         stdin=subprocess.PIPE,
         stdout=nothing,
         stderr=nothing,
         start_new_session=True,
-    ) as shell:
-        try:
-            yield
-        finally:
-            shell.communicate(b"over\n")
+    )
+    assert shell.stdin  # noqa: S101 - it is a pipe
+    try:
+        yield
+    except BaseException:
+        shell.stdin.close()
+        print(f"{site}: what was begun is being ended; salt-run django.status {site} shows it", file=sys.stderr)
+        raise
+    shell.communicate(b"over\n")
 
 
 def _answer(verb):

@@ -442,7 +442,7 @@ class Fleet:
             try:
                 answers = self.ask(verb, batch, verb, *arguments, meanwhile=self.renew(hosts))
             except BaseException as error:  # Ctrl-C, or the master's bus is gone: some of the batch may have switched
-                failure = Failed(verb, dict.fromkeys(batch, f"interrupted: {str(error) or type(error).__name__}"))
+                failure = Failed(verb, dict.fromkeys(batch, _interruption(error)))
                 self._take_back(hosts, ready, failure)
                 raise failure from error
             done |= {host: answer for host, answer in answers.items() if not answer.error}
@@ -533,8 +533,18 @@ class _Undone:
             return
         lost = error.lost if isinstance(error, Failed) else ()
         self._fleet._abandon(self._names, self._fleet.id, lost)
+        hint = self._fleet._what_serves(self._ready, lost)
         if isinstance(error, DeploymentError):
-            error.hint = "\n".join(filter(None, [error.hint, self._fleet._what_serves(self._ready, lost)]))
+            error.hint = "\n".join(filter(None, [error.hint, hint]))
+        elif not isinstance(error, Exception):
+            raise DeploymentError(_interruption(error), hint=hint) from error
+
+
+def _interruption(error: BaseException) -> str:
+    """Return why a phase was left by something other than its failure; Salt makes an exit of Ctrl-C."""
+    if isinstance(error, Exception):
+        return f"interrupted: {str(error) or type(error).__name__}"
+    return "interrupted by Ctrl-C or another signal"
 
 
 def accepted(value: Mapping[str, Any]) -> list[str]:

@@ -280,18 +280,18 @@ def test_ctrl_c_in_the_switch_takes_all_hosts_back(world: World, batch: int, mon
         return done
 
     monkeypatch.setattr(world.hosts, "_switch", interrupted)
-    with pytest.raises(DeploymentError, match=f"{names[batch]}: interrupted: KeyboardInterrupt"):
+    with pytest.raises(DeploymentError, match=f"{names[batch]}: interrupted by Ctrl-C"):
         world.fleet().deploy(None)
     assert {*world.hosts.live.values()} == {OLD} and world.store.release()["commit"] == ""
     assert not world.hosts.claims and world.hosts.expected == [OLD]
 
 
-def test_ctrl_c_before_the_switch_leaves_every_host_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_arguments: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(world.hosts, "_start", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(0)], ids=["Python's", "Salt's"])
+def test_ctrl_c_before_the_switch_leaves_every_host_as_it_was(
+    world: World, monkeypatch: pytest.MonkeyPatch, signal: BaseException
+) -> None:
+    monkeypatch.setattr(world.hosts, "_start", Mock(side_effect=signal))
+    with pytest.raises(DeploymentError, match=f"interrupted by Ctrl-C .*\n.* serve {OLD[:12]}, as before"):
         world.fleet().deploy(None)
     assert {*world.hosts.live.values()} == {OLD} and not world.hosts.claims and not world.hosts.prepared
 

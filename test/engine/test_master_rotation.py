@@ -161,7 +161,7 @@ def test_an_interrupted_rotation_is_taken_back(world: Rotating, monkeypatch: pyt
     world.hosts.failing = 9
     prepare = world.hosts._prepare
     monkeypatch.setattr(world.hosts, "_prepare", lambda *a: interrupted() if world.hosts.round == 2 else prepare(*a))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(DeploymentError, match="interrupted by Ctrl-C"):
         world.rotation().rotate_secret_key()
     assert world.keys.current() == world.old and [*world.keys.given()] == ["next"]
     assert world.signed_with() == {world.old}

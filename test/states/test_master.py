@@ -10,9 +10,11 @@ import os
 import shutil
 import ssl
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import django_master_certificate
 import django_master_keys
@@ -115,6 +117,32 @@ def test_a_master_that_keeps_pillars_deploys_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     answer = runner.deploy("blog")
     assert "set pillar_cache: false" in answer["error"] and answer["retcode"] == context["retcode"] == 1
+
+
+@pytest.mark.parametrize("error", [None, DeploymentError("a host"), KeyboardInterrupt(), SystemExit(0)], ids=repr)
+def test_what_a_runner_did_not_end_is_ended_for_it(tmp_path, monkeypatch, capsys, error):
+    """As where Ctrl-C is pressed once more while it takes hosts back."""
+    program, called = tmp_path / "salt-run", tmp_path / "called"
+    program.write_text(f'#!/bin/sh\necho "$@" >{called}.new; mv {called}.new {called}\n')
+    program.chmod(0o755)
+    runner = module_of("_runners/django.py")
+    monkeypatch.setattr(shutil, "which", lambda _name: str(program))
+    options = {"conf_file": "/etc/salt/master", "ext_pillar": [{"django": str(tmp_path / "store")}]}
+    monkeypatch.setattr(runner, "__opts__", options, raising=False)
+    monkeypatch.setattr(runner, "__context__", {}, raising=False)
+    monkeypatch.setattr(runner, "_fleet", Mock(**{"return_value.deploy": Mock(side_effect=error, return_value={})}))
+    if error is None or isinstance(error, DeploymentError):
+        assert runner.deploy("blog").get("error") == (str(error) if error else None)
+        assert not called.exists() and "being ended" not in capsys.readouterr().err
+        return
+    with pytest.raises(type(error)):
+        runner.deploy("blog")
+    assert "what was begun is being ended" in capsys.readouterr().err
+    limit = time.monotonic() + 10
+    while not called.exists() and time.monotonic() < limit:
+        time.sleep(0.02)
+    verb = "django.abandon site=blog roster=False own=True"
+    assert called.read_text() == f"--config-dir=/etc/salt --out=quiet {verb}\n"
 
 
 def test_the_names_of_keys_are_read_again_after_a_change(tmp_path, monkeypatch):
