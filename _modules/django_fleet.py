@@ -7,6 +7,7 @@ import django_balancer
 import django_database_served
 import django_host_import
 import django_secret
+import django_store_served
 import django_verbs_fleet
 import salt.pillar
 from django_host_command import DeploymentError
@@ -314,6 +315,28 @@ def serves(site):
         salt db1 django_fleet.serves blog
     """
     return _answer(lambda: {"clients": django_database_served.clients(site)})
+
+
+def stores(site):
+    """
+    Return the addresses of the hosts that may use the queue and caches of a site on this host, once their servers have
+    answered. Without systemd addresses do not count, and there are none.
+
+    site
+        Name of the site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt cache1 django_fleet.stores blog
+    """
+
+    def found():
+        clients = django_store_served.clients(site)
+        return {} if clients is None else {"clients": clients}
+
+    return _answer(found)
 
 
 def _keys(site):

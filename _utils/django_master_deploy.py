@@ -25,6 +25,11 @@ SKEW = 5.0
 #: Seconds between two questions to hosts that do not answer, before anything is begun.
 _LOOK_FIRST = 1.3
 
+#: What hosts with the other parts are asked: the name of the phase, and the verb.
+_OTHERS = {"balancer": ("balancers", "backend"), "database": ("databases", "serves"), "cache": ("caches", "stores")}
+#: What they have, if it lets in the site's hosts alone.
+_WHAT = {"database": "database", "cache": "queue or cache"}
+
 #: How many hosts switch at once.
 _BATCH = re.compile("[1-9][0-9]{0,3}%?")
 
@@ -34,6 +39,7 @@ _READY = {
     **{"sequence": int, "time": float, "hosts": {str: {"address?": str}}},
     **{"accepts?": [str], "has_keys?": bool, "uploads?": str, "shares_images?": bool},
 }
+_OTHER_VERSION = "its answer is not that of this version of the formula: apply on it"
 #: The highest number of a release, as the schema has it.
 _LAST = 99_999_999
 _RELEASE = re.compile("([0-9]{4,8})-[0-9a-f]{12}")
@@ -270,16 +276,23 @@ class Fleet:
         return {host: answer.value for host, answer in sorted(answers.items())}
 
     def status(self) -> dict[str, Any]:
-        """Return the release that the hosts have in common, and what each says."""
+        """Return the release that the hosts have in common, and what each says.
+
+        Returns:
+            ``commit``, ``sequence``, ``held``; ``hosts``: ``parts``, ``answers``, ``error``, and what it serves;
+            ``behind``: the hosts that serve another commit, or do not answer.
+        """
         answers = self.ask("status", self.released(), "ready", look=_LOOK_FIRST)
-        known = self.store.release()
-        rows = {
-            host: answer.error
-            or {key: answer.value[key] for key in ("release", "commit", "claim", "deployment") if answer.value.get(key)}
-            for host, answer in sorted(answers.items())
-        }
-        behind = [host for host, row in rows.items() if isinstance(row, str) or row.get("commit") != known["commit"]]
-        return {**known, "hosts": rows, "behind": behind}
+        errors = _errors([answers, *self._others(answers).values()])
+        known, rows = self.store.release(), {}
+        behind = {host for host, found in errors.items() if found}
+        behind |= {host for host, answer in answers.items() if answer.value.get("commit") != known["commit"]}
+        for host, found in sorted(errors.items()):
+            row: dict[str, Any] = {"parts": ", ".join(self._parts[host]), "answers": not found}
+            value = answers[host].value if host in answers else {}
+            row |= {key: value[key] for key in ("release", "commit", "claim", "deployment") if value.get(key)}
+            rows[host] = row | ({"error": "; ".join(found)} if found else {})
+        return {**known, "hosts": rows, "behind": sorted(behind)}
 
     def set_backend(self, host: str, state: str) -> dict[str, Any]:
         """Have all balancers give a host of the site no new requests (``drain``), or requests again (``ready``).
@@ -309,27 +322,38 @@ class Fleet:
             self._abandon(left, self.store.last())
             answers |= self.ask("preflight", left, "ready", look=_LOOK_FIRST)
         ended = time.time()
-        balancers = self.ask("balancers", self.names("balancer"), "backend", look=_LOOK_FIRST)
-        databases = self.ask("databases", self.names("database"), "serves", look=_LOOK_FIRST)
-        asked = (*databases.items(), *balancers.items(), *answers.items())
-        problems = {host: answer.error for host, answer in asked if answer.error}
+        others = self._others(answers)
         values = {host: answer.value for host, answer in answers.items() if _is_ready(answer)}
-        unknown = {host for host, answer in answers.items() if not answer.error} - {*values}
-        problems |= dict.fromkeys(unknown, "its answer is not that of this version of the formula: apply on it")
         signing = {values[host]["key"]: host for host in sorted(values, reverse=True)}
         known = self.store.release()["commit"]
+        problems = _errors([answers, *others.values()])
+        for host in answers.keys() - values:
+            problems[host] = problems[host] or [_OTHER_VERSION]
         for host, value in values.items():
-            found = list(self._problems(value, values[min(values)], known, signing))
+            problems[host] += self._problems(value, values[min(values)], known, signing)
             if not began - SKEW <= value["time"] <= ended + SKEW:
-                found.append(f"its clock differs by {abs(value['time'] - ended):.0f} s from the master's")
-            if found:
-                problems[host] = "; ".join(found)
-        problems = {**_not_let_in(databases, values), **problems}
-        if problems:
-            raise Failed("preflight", problems)
+                problems[host].append(f"its clock differs by {abs(value['time'] - ended):.0f} s from the master's")
+        for part, what in _WHAT.items():
+            for host, text in _not_let_in(others[part], values, what).items():
+                problems[host].append(text)
+        if any(problems.values()):
+            raise Failed("preflight", {host: "; ".join(found) for host, found in problems.items() if found})
         in_use = {key for value in values.values() for key in accepted(value)}
         Keys(self.store).forget(lambda key: django_secret.fingerprint(key) in in_use)
         return answers
+
+    def _others(self, known: Answers) -> dict[str, Answers]:
+        """Return what hosts with the parts balancer, database and cache say of their servers, by part.
+
+        Args:
+            known: what hosts have said before; one that is lost is not asked again.
+        """
+        found, lost = {}, {host for host, answer in known.items() if answer.is_lost}
+        for part, (phase, verb) in _OTHERS.items():
+            hosts = [name for name in self.names(part) if name not in lost]
+            found[part] = self.ask(phase, hosts, verb, look=_LOOK_FIRST)
+            lost |= {host for host, answer in found[part].items() if answer.is_lost}
+        return found
 
     def _left(self, answers: Answers) -> list[str]:
         """Return the hosts that have not ended the last deployment of this master."""
@@ -564,15 +588,34 @@ def _commits(ready: Answers) -> list[str]:
     return sorted({answer.value["commit"] for answer in ready.values()} - {""})
 
 
-def _not_let_in(databases: Answers, ready: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return the hosts with a database that do not let a host of the site in, with the reason."""
+def _errors(asked: Collection[Answers]) -> dict[str, list[str]]:
+    """Return the errors of each host that was asked, once or more, without repetition; an empty list without one."""
+    found: dict[str, list[str]] = {}
+    for answers in asked:
+        for host, answer in answers.items():
+            errors = found.setdefault(host, [])
+            errors += [answer.error] if answer.error and answer.error not in errors else []
+    return found
+
+
+def _not_let_in(servers: Answers, ready: Mapping[str, Mapping[str, Any]], what: str) -> dict[str, str]:
+    """Return the hosts with a server that do not let a host of the site in, with the reason.
+
+    Args:
+        servers: what they say; without ``clients`` they do not ask where one comes from.
+        ready: what the site's hosts say.
+        what: what they have.
+    """
     places = {host: value["hosts"].get(host, {}).get("address") for host, value in ready.items()}
     found = {}
-    for name, answer in databases.items():
-        known = answer.value.get("clients") or []
+    for name, answer in servers.items():
+        if not django_wall_shape.fits(answer.value, {"clients?": [str]}):
+            found[name] = _OTHER_VERSION
+            continue
+        known = answer.value.get("clients", [*places.values()])
         refused = [host for host, address in sorted(places.items()) if address and address not in known]
         if refused and not answer.error:
-            found[name] = f"its database does not let in {', '.join(refused)}: apply on it"
+            found[name] = f"its {what} does not let in {', '.join(refused)}: apply on it"
     return found
 
 

@@ -77,6 +77,17 @@ def redis(path: Path, commands: Sequence[Sequence[str]], *, patience: float = PA
         return [answer(stream, path) for _command in commands]
 
 
+def refuse_silence(path: Path, patience: float) -> None:
+    """Check that a Redis server answers, though it be that it wants a password first.
+
+    Raises:
+        DeploymentError: it does not.
+    """
+    with connection(path, patience=patience) as (bounded, stream):
+        send(bounded, [["PING"]])
+        _line(stream)
+
+
 def send(connected: Bounded, commands: Sequence[Sequence[str]]) -> None:
     """Send commands to a Redis server.
 

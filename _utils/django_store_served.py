@@ -5,6 +5,7 @@ with a password of which this host has a hash. A host that loses the part keeps 
 """
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import django_host_folder
 import django_host_port
 import django_secret
 import django_store
+import django_store_client
 import django_store_contract
 import django_store_service
 import django_store_setup
@@ -26,6 +28,10 @@ from django_store_setup import Pending
 #: Seconds in which the workers of other hosts have to finish what they have taken, before a restart is put off.
 _PATIENCE = 30.0
 _PAUSE = 0.2
+#: Seconds in which a server has to answer before a deployment.
+_ANSWER = 5.0
+#: The lines of a unit with the hosts that may connect.
+_ALLOWED = re.compile(r"(?m)^IPAddressAllow=(.*)$")
 
 
 class Served:
@@ -133,6 +139,28 @@ def _restart(server: OwnServer) -> str:
         time.sleep(_PAUSE)
     django_store_setup.restart(server)
     return ""
+
+
+def clients(name: str) -> list[str] | None:
+    """Return the addresses of the hosts that may use the servers which this host has for all hosts of a site.
+
+    Args:
+        name: of the site, which may have nothing else on this host.
+
+    Returns:
+        The addresses; None where the process manager filters none.
+
+    Raises:
+        DeploymentError: a server does not answer, or this host has none.
+    """
+    files = django_store_service.started(f"django-{name}-{django_store_contract.SERVED}")
+    if not files:
+        raise DeploymentError(f"this host has no queue or cache of {name} yet", hint="apply on it: state.apply django")
+    for path in files:
+        django_store_client.refuse_silence(django_store_contract.RUN / path.stem / "socket", _ANSWER)
+    units = [path for path in files if path.suffix == ".service"]
+    allowed = [{*_ALLOWED.findall(django_host_file.read_text(path) or "")} for path in units]
+    return sorted(set.intersection(*allowed)) if allowed else None
 
 
 def gone(site: Site) -> dict[str, str]:

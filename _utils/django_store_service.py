@@ -227,6 +227,12 @@ def served_on_host(site: Site) -> dict[str, list[Path]]:
     return {part: files for part, files in _on_host(site).items() if part.startswith(django_store_contract.SERVED)}
 
 
+def started(start: str) -> list[Path]:
+    """Return the files by which the process manager runs servers whose units have a name that begins so."""
+    found = (*UNITS.glob("django-*.service"), *PROGRAMS.glob("django-*.conf"))
+    return sorted(path for path in found if path.stem.startswith(start))
+
+
 def _on_host(site: Site) -> dict[str, list[Path]]:
     home = django_store_contract.folder(site)
     parts = sorted(path.stem for path in home.glob("*.conf")) if home.is_dir() else []

@@ -49,7 +49,7 @@ class Played:
         self.finds: dict[str, str] = {}
         self.has: dict[str, dict[str, str]] = {}
         self.pending: list[str] = []
-        self.clients: list[str] = []
+        self.clients: Any = []
         self.calls: list[tuple[str, list[str]]] = []
 
     def ask(
@@ -141,6 +141,9 @@ class Played:
 
     def _serves(self, host: str) -> dict[str, Any]:
         return {"clients": self.clients}
+
+    def _stores(self, host: str) -> dict[str, Any]:
+        return {} if self.clients is None else {"clients": self.clients}
 
     def _expect(self, host: str, commits: list[str]) -> None:
         assert not commits or {*self.live.values()} & {*commits}, "every host would be taken out"
@@ -405,6 +408,34 @@ def test_every_reason_is_said_before_anything_is_begun(world: World, differs: di
         assert line in str(failure.value)
 
 
+def test_a_queue_that_does_not_answer_or_let_a_host_in_stops_a_deployment_before_it_begins(world: World) -> None:
+    parts = {"cache1": ["cache"], "web1": ["app"], "web2": ["app"], "web3": ["worker"]}
+    world.store.keep_hosts(parts)
+    places = {name: {"parts": its, "address": f"10.0.0.{name[-1]}"} for name, its in parts.items()}
+    world.hosts.differs = {name: {"hosts": places} for name in parts}
+    world.hosts.clients = ["10.0.0.1", "10.0.0.2", "localhost"]
+    for answer, text in (
+        (None, "its queue or cache does not let in web3: apply on it"),
+        (Answer({}, "it does not answer", True), "it does not answer"),
+        (Answer({"clients": 7}), "its answer is not that of this version of the formula: apply on it"),
+    ):
+        world.hosts.fails = {("cache1", "stores"): answer} if answer else {}
+        with pytest.raises(DeploymentError, match=f"preflight failed on 1 of the hosts:\ncache1: {text}"):
+            world.fleet().deploy(None)
+    assert not world.hosts.claims and {*world.hosts.live.values()} == {OLD}
+    world.hosts.fails, world.hosts.clients = {}, None  # supervisor filters no addresses
+    world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {NEW}
+
+
+def test_a_host_that_is_lost_is_waited_for_once(world: World) -> None:
+    world.store.keep_hosts({"web1": ["app", "cache", "database"], "web2": ["app"]})
+    world.fail("web1", "ready", "it does not answer", is_lost=True)
+    with pytest.raises(DeploymentError, match=r"preflight failed on 1 of the hosts:\nweb1: it does not answer$"):
+        world.fleet().deploy(None)
+    assert world.hosts.verbs() == ["ready"]
+
+
 def test_migrations_are_not_judged_for_hosts_that_serve_different_commits(world: World) -> None:
     world.hosts.pending, world.hosts.live["web3"] = ["0002_more"], "c" * 40
     with pytest.raises(DeploymentError, match="do not serve the same commit"):
@@ -477,7 +508,24 @@ def test_status_names_hosts_that_are_behind_or_silent(world: World) -> None:
     world.hosts.live["web2"] = OLD
     world.fail("web3", "ready", "it does not answer", is_lost=True)
     status = world.fleet().status()
-    assert status["behind"] == ["web2", "web3"] and status["hosts"]["web3"] == "it does not answer"
+    assert status["behind"] == ["web2", "web3"]
+    assert status["hosts"]["web3"] == {"parts": "app", "answers": False, "error": "it does not answer"}
+
+
+def test_status_shows_every_host_with_its_parts(world: World) -> None:
+    world.fleet().deploy(None)
+    parts = {"cache1": ["cache"], "db1": ["database"], "lb1": ["balancer"], "web1": ["app", "worker"]}
+    world.store.keep_hosts(parts)
+    web1 = {"parts": "app, worker", "answers": True, "release": "0004-x", "commit": NEW}
+    others = {name: {"parts": parts[name][0], "answers": True} for name in ("cache1", "db1", "lb1")}
+    status = world.fleet().status()
+    assert status["hosts"] == {**others, "web1": web1} and status["behind"] == []
+    world.fail("cache1", "stores", "the store does not answer")
+    world.fail("lb1", "backend", "it does not answer", is_lost=True)
+    status = world.fleet().status()
+    assert status["behind"] == ["cache1", "lb1"] and status["hosts"]["db1"] == others["db1"]
+    error = {"answers": False, "error": "the store does not answer"}
+    assert status["hosts"]["cache1"] == {"parts": "cache", **error}
 
 
 def test_drain_needs_a_balancer(world: World) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -147,6 +148,34 @@ def test_a_former_password_is_valid_without_a_restart(queue: OwnServer) -> None:
             assert ask(queue, f"AUTH blog {PASSWORD}", "PING") == "PONG"
     with pytest.raises(DeploymentError, match="WRONGPASS"):
         ask(queue, f"AUTH blog {PASSWORD}", "PING")
+
+
+def test_hosts_that_may_use_it_are_those_of_its_unit_once_it_answers(
+    site: Any, queue: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before each deployment: one that is stopped accepts connections too, until its backlog is full."""
+    kind, _own = served(site).servers[0]
+    with pytest.raises(DeploymentError, match="this host has no queue or cache of blog yet\napply on it"):
+        django_store_served.clients("blog")
+    for path, text in django_store_service.files(kind, queue, formula_templates()).items():
+        path.write_text(text)
+    queue.configuration.with_name("django-blog-served_queue.service.d").mkdir()
+    assert django_store_served.clients("blog") == ["10.0.0.1", "10.0.0.2", "localhost"]
+    for name in ("log", "blog-served_queue", "*"):
+        with pytest.raises(DeploymentError, match="no queue or cache"):
+            django_store_served.clients(name)
+    monkeypatch.setattr(django_store_served, "_ANSWER", 0.3)
+    os.kill(django_store_client.process(queue.socket), signal.SIGSTOP)
+    with pytest.raises(DeploymentError, match="served_queue/socket does not answer: timed out"):
+        django_store_served.clients("blog")
+    queue.socket.unlink()
+    with pytest.raises(DeploymentError, match="served_queue/socket does not answer: No such file"):
+        django_store_served.clients("blog")
+
+
+def test_where_supervisor_runs_it_addresses_do_not_count(site: Any, queue: OwnServer) -> None:
+    (django_store_service.PROGRAMS / "django-blog-served_queue.conf").touch()
+    assert django_store_served.clients("blog") is None
 
 
 @pytest.mark.parametrize("login", ["PING", "AUTH 4c7e12", "AUTH blog wrong", "AUTH default 4c7e12"])
