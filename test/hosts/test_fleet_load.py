@@ -209,7 +209,8 @@ def test_applies_deployments_rollbacks_and_late_hosts_never_split_the_fleet(flee
         await_minions(fleet.master, [late])
         asleep.clear()
         fleet.configure(hosts={"web*": ["app"], "lb1": ["balancer"]})
-        assert fleet.failed(fleet.apply("*")) == {name: [] for name in ("lb1", "web1", "web2", "web3")}
+        failed = fleet.failed(fleet.apply("*"))
+        assert failed == {name: [] for name in ("lb1", "web1", "web2", "web3")}, json.dumps(failed, indent=1)
 
     actions: list[Callable[[], None]] = [deploy, apply, apply_and_wait, rollback, deploy, apply]
     chance.shuffle(actions)
