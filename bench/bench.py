@@ -28,7 +28,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(dir=cache_folder(), ignore_cleanup_errors=True) as disk:
             Path(disk).chmod(0o755)
-            report(lab, lab.start(name="web1", options=[f"--volume={disk}:/srv"]), options)
+            report(lab, lab.start(name="host", options=[f"--volume={disk}:/srv"]), options)
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):  # many sites take long to remove; the next run sees to it
             lab.close()

@@ -34,6 +34,7 @@ from contestants import (
 from lab import ROOT, CommandFailed, Host, Lab
 from minion import Pair
 from repository import Repository
+from rolling import Rolling
 from scale import Cost, Scale
 
 
@@ -602,6 +603,27 @@ def contained(bench: Bench) -> list[Figure]:
     return found
 
 
+def fleet(bench: Bench) -> list[Figure]:
+    """One site on three hosts behind HAProxy, next to an Ansible play that takes one host after another."""
+    bench.say("fleet: a master, three hosts and their balancer")
+    rolling = Rolling(bench.lab, bench.folder / "fleet")
+    bench.say(f"fleet: {bench.runs} runs")
+    rolling.measure(bench.runs)
+    ours, theirs = rolling.took.values()
+    details = "; ".join(f"{title}: {seconds(took.walls)}, {took}" for title, took in rolling.took.items())
+    return [
+        Figure(
+            "a code-only commit on three hosts",
+            "wall ÷ an Ansible play",
+            0.5,
+            ratios(ours.walls, theirs.walls),
+            details,
+        ),
+        Figure("the same, 100 requests a second", "failed requests", 0, [ours.lost], ""),
+        Figure("a commit that one host cannot run", "commits live after it", 1, [len(ours.versions)], ""),
+    ]
+
+
 def machinery(bench: Bench) -> list[Figure]:
     """What the look for migrations adds to releases that have none: the same site with `migrate`, and without it."""
     figures = []
@@ -679,6 +701,7 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "load": load,
     "build": build,
     "containers": contained,
+    "fleet": fleet,
     "machinery": machinery,
     "serving": serving,
     "sites": sites,
