@@ -72,8 +72,9 @@ def import_folders(source: Path, folder: str, module: str) -> list[str]:
         folder: the folder of manage.py.
     """
     name = module.replace(".", "/")
-    own = [path.relative_to(source) for path in _own_files([source, source / folder], None, depth=5)]
-    found = {str(path).removesuffix(".py").removesuffix("/__init__") for path in own if path.suffix == ".py"}
+    files = (f"{name.rpartition('/')[2]}.py", "__init__.py")
+    own = [path for path in _own_files([source, source / folder], None, depth=5) if path.name in files]
+    found = {str(path.relative_to(source)).removesuffix(".py").removesuffix("/__init__") for path in own}
     return sorted(path.removesuffix(name).rstrip("/") or "." for path in found if f"/{path}".endswith(f"/{name}"))
 
 
@@ -149,7 +150,9 @@ def _own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path
     for root in roots:
         found = files(root, name, depth)
         other_projects = {root / path.parent for path in manage_files(root)} - {*roots}
-        own |= dict.fromkeys(path for path in found if not other_projects & {*path.parents})
+        if other_projects:
+            found = [path for path in found if other_projects.isdisjoint(path.parents)]
+        own |= dict.fromkeys(found)
     return list(own)
 
 
@@ -288,8 +291,9 @@ def listed(names: Iterable[str]) -> str:
 def files(top: Path, name: str | None, depth: int) -> list[Path]:
     """Return the files of that name, or all, in a tree down to a depth, without tests and installed packages."""
     found = []
-    for parent, folders, names in os.walk(top):
-        level = len(Path(parent).relative_to(top).parts)
-        folders[:] = sorted(f for f in folders if f not in _SKIPPED and not f.startswith(".")) if level < depth else []
-        found += [Path(parent, one) for one in names if name in (None, one)]
+    for folder, folders, names in os.walk(top):
+        parent = Path(folder)
+        is_deepest = len(parent.parts) - len(top.parts) >= depth
+        folders[:] = [] if is_deepest else sorted(f for f in folders if f not in _SKIPPED and not f.startswith("."))
+        found += [parent / one for one in names if name in (None, one)]
     return found

@@ -46,11 +46,19 @@ _CALLED = re.compile(r"\b(?:npm run|yarn(?: run)?(?= [\w.-]+:)) ([\w:.-]+)")
 #: The scripts that a Dockerfile runs, and programs that build a front end.
 _DOCKERFILE = re.compile(r"(?i)([\w-]+\.)?dockerfile([._-][\w.-]+)?")
 _RUN = re.compile(r"^\s*RUN\b(?:[^\n]*&&)?[^\n]*?\b(?:npm run|yarn(?: run)?|pnpm(?: run)?) ([\w:.-]+)", re.MULTILINE)
+#: Packages that a Dockerfile installs for all projects, and the first words of a script's commands.
+_GLOBAL = re.compile(r"\bnpm (?:install|i|add) (?:-g|--global)((?:[ \t]+[@\w][\w./@^~-]*)+)")
+_WORD = re.compile(r"(?:^|&&|;|\|)\s*([\w-]+)")
 _BUILDS = re.compile(r"\b(gulp|grunt|webpack|vite|rollup|parcel|esbuild|sass|tailwind\w*|postcss|tsc|build|babel)\b")
 #: Folders for files of others.
 _OF_LIBRARIES = re.compile(r"static\w*|vendors?|libs?|plugins?|third[_-]party|assets|public|bower_components")
 #: A script that does nothing, or only says something.
 _SAYS = re.compile(r"\s*|\s*(echo\b[^&|;>]*|true|:|exit 0)")
+#: Packages by whose own versions the Node.js is known that a front end is for, where a lock file does not have it.
+_FOR_NODE = (
+    (re.compile(r"@tsconfig/node(\d+)"), re.compile(""), ">={0}"),
+    (re.compile(r"vite"), re.compile(r"[\^~>=v ]*([7-9]|[1-9]\d)(\.|$)"), "^20.19.0 || >=22.12.0"),
+)
 _PART = re.compile(r"(>=|<=|>|<|=|\^|~)?\s*v?(\d+)(?:\.(\d+|x|\*))?(?:\.[\dx*]+)?")
 
 
@@ -163,6 +171,9 @@ def _front_end(
     is_found = str(folder) == project or (program.name == "npm" and str(folder) == ".")
     prefix = "" if is_found else there
     commands = program.commands(prefix, named, options=options)
+    for script in named if program.name == "npm" else ():
+        packages = _global(tree, str(scripts[script]), content)
+        commands = [f"{packages}{one}" if one.endswith(f" run {script}{options}") else one for one in commands]
     if program.name == "npm" and _are_static(settings, path.parent / "node_modules"):
         commands += program.commands(prefix, [])[:1]
         commands[-1] = re.sub(r" (ci|install)$", " prune --omit=dev", commands[-1])
@@ -212,6 +223,16 @@ def _of_images(tree: Path, scripts: dict[str, Any]) -> list[str]:
     named = dict.fromkeys(name for path in live for name in _RUN.findall(django_project_code.read(path)))
     found = [name for name in named if name in scripts]
     return [] if "build" in found else [name for name in found if _BUILDS.search(str(scripts[name]))]
+
+
+def _global(tree: Path, script: str, content: dict[str, Any]) -> str:
+    """Return the command by which a script has the programs that package.json lacks and a Dockerfile installs."""
+    paths = [path for path in django_project.files(tree, None, depth=4) if _DOCKERFILE.fullmatch(path.name)]
+    listed = " ".join(words for path in paths for words in _GLOBAL.findall(django_project_code.read(path)))
+    required = {name for key in ("dependencies", "devDependencies") for name in content.get(key) or ()}
+    used = {*_WORD.findall(script)} - required
+    packages = [one for one in dict.fromkeys(listed.split()) if one.rpartition("/")[2].partition("@")[0] in used]
+    return f"npm exec --yes {' '.join(f'--package={one}' for one in packages)} -- " if packages else ""
 
 
 def _build(scripts: dict[str, Any]) -> str:
@@ -394,11 +415,23 @@ def _specifications(path: Path, content: dict[str, Any]) -> Iterator[str]:
         if isinstance(engines, dict) and isinstance(engines.get("node"), str):
             yield engines["node"]
     pnpm = django_project_code.read(path.with_name("pnpm-lock.yaml"))
+    if not isinstance(lock, dict) or not (lock or pnpm):
+        yield from _of_packages(content)
     for name in names if pnpm else ():
         entry = rf"^  '?/?{re.escape(name)}@[^\n]*:\n(?:    [^\n]*\n)*?    engines: {{node: '?([^'}}\n]+)"
         found = re.search(entry, pnpm, re.MULTILINE)
         if found:
             yield found[1]
+
+
+def _of_packages(content: dict[str, Any]) -> Iterator[str]:
+    """Yield the versions of Node.js that the packages which package.json requires are known to be for."""
+    tables = [table for key in ("dependencies", "devDependencies") if isinstance(table := content.get(key), dict)]
+    for name, version in [pair for table in tables for pair in table.items()]:
+        for named, versions, node in _FOR_NODE:
+            found = named.fullmatch(name)
+            if found and isinstance(version, str) and versions.match(version):
+                yield node.format(*found.groups())
 
 
 def _is_met(version: tuple[int, int], specification: str) -> bool:

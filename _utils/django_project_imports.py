@@ -56,10 +56,11 @@ def imported(roots: Sequence[Path], settings: Settings) -> dict[Path, list[str]]
     Args:
         roots: the folders that the project is imported from.
     """
-    waiting, found = [*_first(settings)], dict[Path, list[str]]()
+    waiting, seen, found = [*_first(settings)], set[str](), dict[Path, list[str]]()
     while waiting and len(found) < _MOST:
         module = waiting.pop(0)
-        path = _file(roots, module)
+        path = None if module in seen else _file(roots, module)
+        seen.add(module)
         if path and path not in found:
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
             found[path] = [name for node in django_project_code.tree(path).body for name in _imported(node, package)]

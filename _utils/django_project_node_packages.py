@@ -1,4 +1,4 @@
-"""The program that installs the packages of a front end, by its lock file: npm, pnpm, yarn or bun.
+"""The program that installs the packages of a front end, by its lock file or its scripts: npm, pnpm, yarn or bun.
 
 Debian has only npm; `npm exec` brings the others from its registry.
 """
@@ -20,6 +20,8 @@ _LOCKS = {
     "bun.lock": "bun",
     "bun.lockb": "bun",
 }
+#: A script that runs scripts of the same package by another program than npm.
+_CALLS = re.compile(r"(?:^|&&|;)\s*(pnpm|yarn|bun)(?:\s+run)?\s+([\w:.-]+)")
 _EXACT = re.compile(r"(npm|pnpm|yarn|bun)@(\d+\.\d+\.\d+)(?![\w-])")
 #: What pnpm's and yarn's lock files begin with → the version of the program that wrote them.
 _OF_PNPM = {"9": "10", "6": "8", "5.4": "7", "5.3": "6"}
@@ -60,10 +62,11 @@ class Program:
             install = f"{prefix} {'ci' if self.is_locked else 'install'}"
             return [install, *(f"{prefix} run {script}{options}" for script in scripts)]
         own = f"npm exec --yes --package={self.package} -- {self.name}"
+        frozen = " --frozen-lockfile" if self.is_locked else ""
         install = {
-            "pnpm": "install --frozen-lockfile --package-import-method=copy",  # no hard links to its store
-            "yarn": f"install{self._strictness()}",
-            "bun": "install --frozen-lockfile --backend=copyfile",
+            "pnpm": f"install{frozen} --package-import-method=copy",  # no hard links to its store
+            "yarn": f"install{self._strictness() if self.is_locked else ''}",
+            "bun": f"install{frozen} --backend=copyfile",
         }[self.name]
         at = f" {'--dir' if self.name == 'pnpm' else '--cwd'} {folder}" if folder else ""
         if self.name == "bun":  # its options follow the command
@@ -78,7 +81,9 @@ class Program:
 
 
 def of(tree: Path, folder: Path, content: Mapping[str, Any]) -> Program:
-    """Return the program by which the packages of a package.json are locked; npm without a lock.
+    """Return the program by which the packages of a package.json are locked.
+
+    Without a lock it is the one by which its scripts run each other, else npm.
 
     Args:
         folder: the folder of package.json, in the tree or the tree itself.
@@ -91,18 +96,26 @@ def of(tree: Path, folder: Path, content: Mapping[str, Any]) -> Program:
             found = {"pnpm": above / "pnpm-lock.yaml"}
     exact = _EXACT.match(str(content.get("packageManager", "")))
     named = exact[1] if exact and exact[1] in found else ""
-    name = named or next((one for one in dict.fromkeys(_LOCKS.values()) if one in found), "npm")
-    version = exact[2] if exact and named else ""
+    name = named or next((one for one in dict.fromkeys(_LOCKS.values()) if one in found), "") or _calling(content)
+    version = exact[2] if exact and exact[1] == name else ""
     if name == "npm":
         return Program(name, is_locked="npm" in found)
-    return Program(name, _package(name, version, found[name]))
+    return Program(name, _package(name, version, found.get(name)), is_locked=name in found)
 
 
-def _package(name: str, version: str, lock: Path) -> str:
+def _calling(content: Mapping[str, Any]) -> str:
+    """Return the program by which scripts of a package.json run others of it; npm where it is none of the others."""
+    listed = content.get("scripts")
+    scripts: dict[str, Any] = listed if isinstance(listed, dict) else {}
+    texts = [text for text in scripts.values() if isinstance(text, str)]
+    return next((name for text in texts for name, script in _CALLS.findall(text) if script in scripts), "npm")
+
+
+def _package(name: str, version: str, lock: Path | None) -> str:
     """Return the package for ``npm exec`` of the version that is named, or that wrote a lock file."""
     if name == "bun":
         return f"bun@{version or 1}"
-    text = django_project_code.read(lock)[:2000]
+    text = django_project_code.read(lock)[:2000] if lock else ""
     if name == "pnpm":
         found = re.search(r"^lockfileVersion: *'?([\d.]+)", text, re.MULTILINE)
         known = [made for start, made in _OF_PNPM.items() if found and re.match(rf"{re.escape(start)}(\.|$)", found[1])]

@@ -124,8 +124,10 @@ def _own_folders(report: Report, settings: Settings, tree: Path, project: str, r
     The folder above that of manage.py is one where modules import the folder of manage.py itself, and a package is one
     where its modules import each other without its name.
     """
+    files = [path for top in {tree, tree / project} for path in django_project.files(top, "__init__.py", depth=5)]
+    packages = {path.parent.name for path in files}
     for module in django_project_modules.needed(settings):
-        if django_project_python_path.is_own(roots, module):
+        if module not in packages or django_project_python_path.is_own(roots, module):
             continue
         folders = django_project.import_folders(tree, project, module)
         tops = [tree / folder for folder in folders if (tree / folder / module / "__init__.py").is_file()]

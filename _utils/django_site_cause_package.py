@@ -71,6 +71,12 @@ _LIBRARIES = (
     (r"libodbc\.so", ["unixodbc"]),
     (r"libzbar\.so|Unable to find zbar", ["libzbar0"]),
 )
+#: What uv says of requirements without a solution: what a package depends on, and what the project requires.
+_DEPENDS = re.compile(r"(\S+) depends? on ([\w.-]+)(?:\[[^\]]*\])?([<>=!~][\w.*<>=!~,+]*\w)")
+_REQUIRE = re.compile(r"you require ([\w.-]+)(?:\[[^\]]*\])?([<>=!~][\w.*<>=!~,+]*\w)")
+#: What npm says of packages that are for other versions of each other.
+_PEER = re.compile(r"Could not resolve dependency:\s+(?:npm \S+ )?peer (\S+?)@\"([^\"]+)\" from (\S+)")
+_INSTALLS = re.compile(r"(?:env .* )?npm(?: --prefix \S+)? (?:ci|i|install)(?: --(?!legacy-peer-deps)[\w=-]+)*")
 #: A module of which no part is installed.
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)'(?!\S)")
 #: How shells, env and Python report a program that is not installed.
@@ -95,6 +101,20 @@ _PACKAGES = {
     "sassc": "sassc",
     **{name: name for name in ("npm", "git", "cargo", "cmake", "make", "gettext", "xmlsec1", "ffmpeg", "pandoc")},
     **{name: name for name in ("wkhtmltopdf", "curl", "wget", "unzip", "rsync")},
+}
+#: How npm runs a command with a package that package.json lacks.
+_EXEC = "npm exec --yes --package="
+#: Programs that npm has, not Debian → their packages.
+_OF_NPM = {
+    **{name: name for name in ("sass", "vite", "rollup", "esbuild", "rimraf", "cross-env")},
+    **{"tsc": "typescript", "gulp": "gulp-cli", "grunt": "grunt-cli", "yarn": "yarn@1", "pnpm": "pnpm@10"},
+    **{
+        "postcss": "postcss-cli",
+        "cleancss": "clean-css-cli",
+        "uglifyjs": "uglify-js",
+        "tailwindcss": "@tailwindcss/cli",
+    },
+    **{"run-s": "npm-run-all", "run-p": "npm-run-all"},
 }
 
 
@@ -135,6 +155,33 @@ def build_packages(names: Collection[str], python: str = "python3") -> list[str]
     return ["gcc", "libc6-dev", *headers, of_python]
 
 
+def of_contradiction(site: Site, text: str) -> str:
+    """Return the version by which the requirements no longer contradict each other; empty for another cause."""
+    required = dict(_REQUIRE.findall(text)) if "No solution found" in text else {}
+    for package, name, version in _DEPENDS.findall(text):
+        if name in required and version != required[name]:
+            nearest = re.sub(r"^>=(\d+\.[\d.]*\d)$", r"~=\1", version)
+            cure = django_site_hint.extended(site, "python_packages", [f"{name}{nearest}"])
+            return (
+                f"the requirements contradict themselves: {package} depends on {name}{version}, and they have "
+                f"{name}{required[name]}: correct them, or set {cure}, which replaces that"
+            )
+    return ""
+
+
+def of_peers(site: Site, text: str) -> str:
+    """Return how npm installs packages that are for other versions of each other; empty for another cause."""
+    found, commands = _PEER.search(text) if "ERESOLVE" in text else None, site.config["build"]
+    build = [f"{one} --legacy-peer-deps" if _INSTALLS.fullmatch(one) else one for one in commands]
+    if not found or build == [*commands]:
+        return ""
+    cure = f"{django_site_hint.at(site)}:build: {django_site_hint.listed(build)}"
+    return (
+        f"{found[3]} is for {found[1]} {found[2]}, and package.json requires another version: correct it there, or set "
+        f"{cure}, by which npm installs them nevertheless"
+    )
+
+
 def of_unbuilt_package(site: Site, text: str) -> str:
     """Return what to install in place of a version that cannot be built; empty where the pillar names another.
 
@@ -160,6 +207,11 @@ def of_program(site: Site, text: str) -> str:
     if not found:
         return ""
     name = next(filter(None, found.groups())).lower()
+    runs = rf"{_EXEC}{_OF_NPM.get(name)} -- \1"
+    build = [re.sub(r"^(npm (?:--prefix \S+ )?run\b)", runs, one) for one in site.config["build"]]
+    if name in _OF_NPM and build != site.config["build"]:
+        cure = f"{django_site_hint.at(site)}:build: {django_site_hint.listed(build)}"
+        return f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
     if name in _PACKAGES:
         return _install(site, f"the program {name} is missing on this host", [[_PACKAGES[name]]])
     return _unknown_package(site, f"the program {name}")

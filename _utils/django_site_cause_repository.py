@@ -1,4 +1,4 @@
-"""Failures whose cause is a package that is installed from a git repository, and not from a package index."""
+"""Failures whose cause is a package that is from a git repository or an archive, and not from a package index."""
 
 import re
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from django_site import Site
 
 #: The command of uv that failed, and the requirement that it is for, which uv does not always name.
 _FETCH = re.compile(r"git fetch [^\n]*?'((?:https?|ssh|git)://[^'\s]+)'")
+_ARCHIVE = re.compile(r"Failed to download[\w ]*`([\w.-]+)(?:\[[^\]]*\])? @ (https?://[^\s`]+)`")
 _NAMED = re.compile(r"`([\w.-]+)(?:\[[^\]]*\])? @ git\+")
 #: A requirement of the pillar that names a version.
 _VERSION = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*[<>=!~]")
@@ -15,15 +16,20 @@ _LOGIN = re.compile(r"(?<=://)[^/@\s]*@")
 _UNREACHED = re.compile(
     r"[Cc]ould not resolve host|[Cc]ouldn't resolve|Name or service not known|name resolution|[Ff]ailed to connect"
     r"|[Cc]ouldn't connect|Connection (?:refused|timed out|reset)|Network is unreachable|No route to host"
+    r"|client error \(Connect\)|operation timed out"
 )
 _REFUSED = re.compile(
     r"could not read Username|Authentication failed|Permission denied \(publickey|Host key verification failed"
     r"|[Rr]epository '?[^\n']*'? ?not found|returned error: 40[13]"
 )
+_STATUS = re.compile(r"HTTP status client error \((\d+ [\w ]+)\)")
 
 
 def unfetched(text: str) -> tuple[str, str]:
-    """Return the package that uv could not fetch from a git repository, and its URL; empty for another failure."""
+    """Return the package that uv could not fetch from a repository or an archive, and its URL; empty otherwise."""
+    archive = _ARCHIVE.search(text)
+    if archive and "Failed to fetch" in text:
+        return archive[1], _LOGIN.sub("", archive[2])
     command = _FETCH.search(text) if "Git operation failed" in text or "failed to fetch" in text else None
     if not command:
         return "", ""
@@ -36,16 +42,17 @@ def of_repository(site: Site, text: str) -> str:
     """Return what to do about a package whose repository is not reached, or refuses; empty for another cause."""
     name, url = unfetched(text)
     instead = django_site_hint.extended(site, "python_packages", [f"{name}>=0"])
+    index = f"where the package index has {name} too, set {instead}, which replaces it"
     if name and _UNREACHED.search(text):
         way = "correct its DNS, or set a proxy in Salt's environment (docs/guides/networks.md)"
         if url.startswith("ssh:"):
             way = (
                 "correct its DNS, or have the requirements name it by https, which a proxy in Salt's environment serves"
             )
-        return (
-            f"{name} comes from {url}, which this host does not reach: {way}; where the package index has {name} too, "
-            f"set {instead}, which replaces it"
-        )
+        return f"{name} comes from {url}, which this host does not reach: {way}; {index}"
+    status = _STATUS.search(text) if name else None
+    if status:
+        return f"{name} comes from {url}, which answers {status[1]}: correct it in the requirements; {index}"
     if name and _REFUSED.search(text):
         return (
             f"{name} comes from {url}, which requires a login or a key, and a build has none: have the requirements "

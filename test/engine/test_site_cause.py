@@ -72,6 +72,42 @@ def test_another_version_is_advised_where_the_pillar_names_none(present, expecte
     assert found == "" if not expected else f"set {AT}:python_packages: {expected}" in found
 
 
+PEERS = """npm ERR! code ERESOLVE
+npm ERR! ERESOLVE unable to resolve dependency tree
+npm ERR! Found: typescript@5.9.3
+npm ERR! Could not resolve dependency:
+npm ERR! peer typescript@">=3.8 <5.0" from ts-jest@26.5.6
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "build", "expected"),
+    [
+        (
+            PEERS,
+            ["npm --prefix ui install", "npm --prefix ui run build"],
+            "ts-jest@26.5.6 is for typescript >=3.8 <5.0, and package.json requires another version: correct it there, "
+            f"or set {AT}:build: [npm --prefix ui install --legacy-peer-deps, npm --prefix ui run build], by which "
+            "npm installs them nevertheless",
+        ),
+        (PEERS, ["npm exec --yes --package=x -- npm ci"], ""),
+        (
+            "sh: 1: sass: not found",
+            ["npm ci", "npm run css", "npm prune --omit=dev"],
+            "no package of package.json has the program sass: add one there that has it, or set "
+            f"{AT}:build: [npm ci, 'npm exec --yes --package=sass -- npm run css', 'npm prune --omit=dev']",
+        ),
+        (
+            "sh: 1: sass: not found",
+            ["npm exec --yes --package=sass -- npm run css"],
+            f"the program sass is missing on this host: add the Debian package that has it to {AT}:packages",
+        ),
+    ],
+)
+def test_commands_of_npm_are_corrected_so_that_they_can_be_pasted(text, build, expected):
+    assert django_site_cause.hint(configured(build=build), text, building=True) == expected
+
+
 @pytest.mark.parametrize("piece", ["EACCES", "git executable ", "Failed to build ", "Permission denied, a ", "/.so"])
 def test_endless_output_takes_little_time(piece):
     """A project controls what is searched; the end of an output counts."""

@@ -239,6 +239,21 @@ dev-dependencies = { web = [] }
     assert [argument for argument in argv if argument.startswith("--group")] == ["--group=production", "--group=prod"]
 
 
+@pytest.mark.parametrize(("packaging", "expected"), [("setup.py", True), ("pyproject.toml", False)])
+def test_setup_py_reads_all_files_of_the_source(make_site, uv, tmp_path, monkeypatch, packaging, expected):
+    source = write_tree(tmp_path / "source", {packaging: "", "blog/static/a.scss": "x"})
+    seen = []
+    monkeypatch.setattr(
+        django_process_build,
+        "run",
+        lambda site, argv, **options: (
+            seen.append(sorted(site.build.top.rglob("a.scss"))) or uv.run(site, argv, **options)
+        ),
+    )
+    django_virtualenv.build(make_site(python_packages=["b"]), source, [packaging], "key")
+    assert [bool(found) for found in seen[:2]] == [expected, expected]
+
+
 @pytest.mark.parametrize("project", ["", '[project]\nname = "blog"\nversion = "1"\n'])
 def test_dependency_groups_of_pyproject_are_installed(make_site, uv, tmp_path, project):
     text = f'{project}[dependency-groups]\nprod = ["django"]\ndev = ["pytest"]\n'
