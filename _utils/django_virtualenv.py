@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ _ZONEINFO = re.compile(r"^backports[.-]zoneinfo\b(?![^\n]*;)(?:[^\n\\]|\\\n?)*\n
 #: A requirement from a repository that is editable, which uv refuses, or named at its end, which uv fetches to name it.
 _EDITABLE = re.compile(r"^([ \t]*)(?:-e|--editable)[ \t=]+(?=(?:[\w.-]+\s*@\s*)?git\+)", re.MULTILINE)
 _EGG = re.compile(r"^([ \t]*)(git\+[^\s#;]+)#egg=([A-Za-z][\w.-]*(?:\[[\w,-]*\])?)(?![^\s;])", re.MULTILINE)
+#: A requirement from an archive that is not named, which uv fetches to name it.
+_ARCHIVE = re.compile(r"^([ \t]*)(https?://[^\s#;]+)", re.MULTILINE)
 #: A requirement with an option after it that pip takes no notice of there, and uv refuses.
 _OPTION = re.compile(r"^(\s*[A-Za-z][^#\n]*?)[ \t]+(--(?:no|only)-binary)\b", re.MULTILINE)
 
@@ -311,6 +313,8 @@ def _required(site: Site, work: Path, files: list[str]) -> list[str]:
     _rewrite(work, files, _OPTION, r"\1\n\2")
     _rewrite(work, files, _EDITABLE, r"\1")
     _rewrite(work, files, _EGG, r"\1\3 @ \2")
+    replaced = django_site_cause_repository.replaced(site.config["python_packages"])
+    _rewrite(work, files, _ARCHIVE, lambda found: _named(found, replaced))
     is_only = django_virtualenv_index.is_only(site)
     if is_only:
         django_virtualenv_project_indexes.replace(work, files, site.config["index"]["url"])
@@ -366,7 +370,13 @@ def _remove_backports(site: Site, work: Path, files: list[str]) -> None:
     _rewrite(work, files, _ZONEINFO, "")
 
 
-def _rewrite(work: Path, files: list[str], pattern: re.Pattern[str], by: str) -> None:
+def _named(archive: re.Match[str], replaced: list[str]) -> str:
+    """Return the requirement of an archive with the name of its package, where the pillar replaces that."""
+    name = django_site_cause_repository.package_of(archive[2])
+    return f"{archive[1]}{name} @ {archive[2]}" if name in replaced else archive[0]
+
+
+def _rewrite(work: Path, files: list[str], pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str]) -> None:
     """Replace what a pattern matches in the requirements, and in the files that they include."""
     for name in files:
         for path in django_virtualenv_requirements.with_included(work, work / name, set()):

@@ -3,6 +3,7 @@
 import json
 
 import django_project_front_end
+import django_site_node
 import pytest
 from django_project_settings import Settings
 from django_project_values import Value
@@ -54,7 +55,7 @@ def test_browsers_of_tests_are_not_downloaded(tmp_path, package, expected):
     ],
 )
 def test_version_of_node_in_a_range(version, specification, met):
-    assert django_project_front_end._is_met(version, specification) is met
+    assert django_site_node.is_met(version, specification) is met
 
 
 @pytest.mark.parametrize(

@@ -50,15 +50,16 @@ four  # https://github.com/x/no-requirement.zip
 PIPFILE = '{"default": {"e": {"git": "https://github.com/x/e.git", "ref": "0123abc"}, "django": {"version": "==5"}}}'
 
 
-def _github(shown: str, first: str) -> str:
+def _github(shown: str, *names: str) -> str:
     return (
         f"installed by git: {shown}; this host must reach github.com, and `index` does not replace it; "
-        f"`python_packages: [{first}>=0]` does, where an index has the package"
+        f"`python_packages: [{', '.join(f'{name}>=0' for name in names)}]` does, where an index has "
+        f"the package{'s' if len(names) > 1 else ''}"
     )
 
 
-def _downloaded(shown: str, first: str) -> str:
-    return _github(shown, first).replace("installed by git", "downloaded")
+def _downloaded(shown: str, *names: str) -> str:
+    return _github(shown, *names).replace("installed by git", "downloaded")
 
 
 def _ssh(shown: str, first: str) -> str:
@@ -83,7 +84,7 @@ def _ssh(shown: str, first: str) -> str:
                 _github(
                     "one from https://github.com/x/one.git, two from https://github.com/x/two, "
                     "four from https://github.com/x/four.git",
-                    "one",
+                    *("one", "two", "four"),
                 )
             ],
         ),
@@ -91,7 +92,7 @@ def _ssh(shown: str, first: str) -> str:
             {"requirements/base.txt": LINES},
             [
                 _ssh("a from ssh://git.example.org/shop/a.git", "a"),
-                _github("b from https://github.com/x/b, c from https://github.com/x/c.git", "b"),
+                _github("b from https://github.com/x/b, c from https://github.com/x/c.git", "b", "c"),
             ],
         ),
         ({"Pipfile.lock": PIPFILE}, [_github("e from https://github.com/x/e.git", "e")]),
@@ -102,7 +103,7 @@ def _ssh(shown: str, first: str) -> str:
                     "one from https://github.com/x/one/archive/40ff.zip, "
                     "two from https://github.com/x/two/archive/refs/tags/v3.6.zip, "
                     "three-kit from https://github.com/x/three/releases/download/1/three_kit-1.0-py3-none-any.whl",
-                    "one",
+                    *("one", "two", "three-kit"),
                 )
             ],
         ),

@@ -366,6 +366,32 @@ d @ git+https://git.example.org/d.git
     ]
 
 
+def test_archive_that_is_not_named_is_named_where_the_pillar_replaces_it(make_site, uv, tmp_path, monkeypatch):
+    listed = """https://github.com/x/some_kit/archive/40ff.zip  # own
+https://git.example.org/other-1.0-py3-none-any.whl#sha256=0123
+https://git.example.org/third-1.0.tar.gz
+https://git.example.org/page
+"""
+    source = write_tree(tmp_path / "source", {"requirements.txt": listed})
+    seen = []
+
+    def run(site, argv, **options):
+        seen.extend(Path(one).read_text() for one in argv if one.endswith("requirements.txt"))
+        return uv.run(site, argv, **options)
+
+    monkeypatch.setattr(django_process_build, "run", run)
+    django_virtualenv.build(
+        make_site(python_packages=["some-kit>=0", "Other~=1.0", "third"]), source, ["requirements.txt"], "key"
+    )
+    assert seen == [
+        """some-kit @ https://github.com/x/some_kit/archive/40ff.zip  # own
+other @ https://git.example.org/other-1.0-py3-none-any.whl#sha256=0123
+https://git.example.org/third-1.0.tar.gz
+https://git.example.org/page
+"""
+    ]
+
+
 def test_package_that_a_marker_leaves_out_need_not_be_in_the_index(make_site, uv, tmp_path):
     source = write_tree(tmp_path / "source", {"requirements.txt": "ufw==0.36.1\n"})
     uv.contradiction, uv.absent = r"requirements\.txt (?!.*--overrides)", "ufw"
