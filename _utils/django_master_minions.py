@@ -17,12 +17,15 @@ from django_host_command import DeploymentError
 _PUBLISH = 5
 #: Seconds for each host by which the first question for a job is later: the master takes answers one after the other.
 _EACH = 0.02
-#: Seconds that a master may be away in a deployment, as in a restart; and in which its minions connect again then.
+#: Seconds that a master may be away in a deployment, as in a restart; in which its minions connect again then, each
+#: after up to eleven (recon_default and recon_max); and between two questions whether they have.
 _AWAY = 60.0
 _CONNECT = 12.0
+_PING = 1.0
 #: How many questions in a row may stay without an answer; a host that builds a release answers late.
 _UNANSWERED = 3
-#: Seconds for which a host may say that the job does not run, once more at least: its answer may be under way.
+#: Seconds after a host has said that the job does not run, from which on it is asked for the last time: a minion says
+#: so from the moment in which it begins to send the answer, and sends what gets lost again after five seconds or more.
 _ENDED = 5.0
 #: Characters of an error that are shown of a host.
 _LENGTH = 8000
@@ -54,6 +57,8 @@ class Minions:
         self._options = options
         self._client = salt.client.get_local_client(mopts=options)
         self._patience = 0.0  # with a master: one that has not answered yet does not run
+        self._connecting = 0.0  # until when minions connect again to a master that was restarted
+        self._connected: set[str] = set()
 
     def ask(
         self,
@@ -76,22 +81,21 @@ class Minions:
             DeploymentError: the master takes no jobs.
         """
         look += _EACH * len(hosts)
-        job = self._publish(hosts, function, arguments)
+        job = self._publish(hosts, function, arguments, to_all=True)
         waiting = _Waiting(hosts, job, time.monotonic())
-        client, called = self._client, time.monotonic()
+        first = client = self._client
+        called = time.monotonic()
         while waiting.names:
-            event = self._client.event.get_event(wait=0.05, tag="salt/job/", full=True, auto_reconnect=True)
-            now = time.monotonic()
+            event, now = self._event()
             waiting.take(event, now)
             if waiting.has_to_look(now, look):
                 asked = self._publish(waiting.names, "saltutil.find_job", [waiting.job["jid"]])
-                rest = 0.0
-                if client is not self._client:  # answers that came meanwhile were on no bus
-                    client = self._client
+                if first is not self._client:  # answers that came meanwhile were on no bus; they are kept a bit later
                     with contextlib.suppress(salt.exceptions.SaltException):
                         waiting.take_kept(self._client.get_cache_returns(waiting.job["jid"]))
-                    rest = _CONNECT
-                waiting.look(str(asked.get("jid", "")), time.monotonic() + rest)
+                rest = 0.0 if client is self._client else _CONNECT
+                client = self._client
+                waiting.look(str(asked.get("jid", "")), time.monotonic(), rest)
             if meanwhile and now - called > every:
                 meanwhile()
                 called = now
@@ -101,14 +105,39 @@ class Minions:
         """Call a function on hosts without waiting for an answer."""
         self._publish(hosts, function, arguments)
 
-    def _publish(self, hosts: Collection[str], function: str, arguments: Collection[Any]) -> dict[str, Any]:
+    def _event(self) -> tuple[dict[str, Any] | None, float]:
+        """Return the next event of the master's bus that is about a job, if one comes soon; and the time after it."""
+        event = self._client.event.get_event(wait=0.05, tag="salt/job/", full=True, auto_reconnect=True)
+        return event, time.monotonic()
+
+    def _await(self, hosts: Collection[str]) -> None:
+        """Wait for hosts to connect to a master that was restarted: until then they miss what it publishes."""
+        asked: set[str] = set()
+        later = now = time.monotonic()
+        while now < self._connecting and not self._connected.issuperset(hosts):
+            if now >= later:
+                asked.add(str(self._publish({*hosts} - self._connected, "test.ping", ())["jid"]))
+                later = time.monotonic() + _PING
+            event, now = self._event()
+            jid, name = _answering(event)
+            if name and jid in asked:
+                self._connected.add(name)
+
+    def _publish(
+        self, hosts: Collection[str], function: str, arguments: Collection[Any], *, to_all: bool = False
+    ) -> dict[str, Any]:
         """Have the master publish a job; one that was restarted has another key and another bus of events.
+
+        Args:
+            to_all: wait before until the hosts are connected, where it was restarted.
 
         Raises:
             DeploymentError: it takes none.
         """
         limit = time.monotonic() + self._patience
         while True:
+            if to_all:
+                self._await(hosts)
             try:
                 found: dict[str, Any] = self._client.run_job(
                     sorted(hosts), function, list(arguments), tgt_type="list", timeout=_PUBLISH, listen=True
@@ -122,6 +151,7 @@ class Minions:
                 time.sleep(0.5)
                 self._client.destroy()
                 self._client = salt.client.get_local_client(mopts=self._options)
+                self._connecting, self._connected = time.monotonic() + _CONNECT, set()
             else:
                 self._patience = _AWAY
                 return found or {"jid": "", "minions": []}
@@ -143,18 +173,17 @@ class _Waiting:
             name: Answer({}, "the master has no accepted key of it", True) for name in {*hosts} - self.names
         }
         self._looked = now
-        self._questions: set[str] = set()
+        self._questions: dict[str, float] = {}  # when each was asked
         self._unanswered: set[str] = set()
         self._silent = dict.fromkeys(self.names, 0)
         self._ended: dict[str, float] = {}  # since when a host says that its job does not run
 
     def take(self, event: dict[str, Any] | None, now: float) -> None:
         """Take an event of the master's bus: the answer of a host to the job, or whether its job runs."""
-        if not event or not event["tag"].endswith(f"/ret/{event['data'].get('id')}"):
+        jid, name = _answering(event)
+        if not event or not jid:
             return
-        if "return" not in event["data"]:  # a minion sends what it likes
-            return
-        name, jid, data = event["data"]["id"], event["tag"].split("/")[2], event["data"]
+        data = event["data"]
         if jid == self.job["jid"] and name in self.names:
             self._settle(name, answer_of(data["return"], data.get("retcode", 0)))
         elif jid in self._questions and name in self.names:  # also a late answer to an earlier question
@@ -162,7 +191,7 @@ class _Waiting:
             self._silent[name] = 0
             if data["return"]:
                 self._ended.pop(name, None)
-            elif now - self._ended.setdefault(name, now) >= _ENDED:
+            elif self._questions[jid] - self._ended.setdefault(name, now) >= _ENDED:
                 self._settle(name, Answer({}, "its job has ended without an answer", True))
 
     def take_kept(self, kept: dict[str, Any]) -> None:
@@ -181,15 +210,24 @@ class _Waiting:
         self._unanswered, self._looked = set(), now
         return bool(self.names)
 
-    def look(self, question: str, now: float) -> None:
-        """Remember the question that was just asked; the time for an answer begins now, or later."""
-        self._questions |= {question} if question else set()
-        self._looked, self._unanswered = now, {*self.names}
+    def look(self, question: str, now: float, rest: float = 0.0) -> None:
+        """Remember the question that was just asked; the time for an answer begins after some seconds of rest."""
+        self._questions |= {question: now} if question else {}
+        self._looked, self._unanswered = now + rest, {*self.names}
 
     def _settle(self, name: str, answer: Answer) -> None:
         self.names.discard(name)
         self._unanswered.discard(name)
         self.answers[name] = answer
+
+
+def _answering(event: dict[str, Any] | None) -> tuple[str, str]:
+    """Return the job and the host of an event with an answer; empty texts for another one: a minion sends any."""
+    data = event["data"] if event else None
+    if not event or not isinstance(data, dict) or "return" not in data or not isinstance(data.get("id"), str):
+        return "", ""
+    jid, _ret, name = event["tag"].removeprefix("salt/job/").partition("/ret/")
+    return (jid, name) if name and name == data["id"] else ("", "")
 
 
 def answer_of(value: Any, code: int) -> Answer:

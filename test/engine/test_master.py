@@ -794,6 +794,151 @@ def test_a_host_that_stays_silent_after_a_restart_of_its_master_is_lost(minions:
     assert found.ask(["web1"], "django_fleet.prepare")["web1"].is_lost
 
 
+class Restarted:
+    """A master that is restarted at a time, with minions that connect again at others.
+
+    Each job takes a minion some seconds, after which it says that the job does not run. As real ones, it does not hear
+    of a job before it is connected, and sends an answer again that it has sent to a master which was away.
+    """
+
+    def __init__(self, away: tuple[float, float], connect: dict[str, float], seconds: float):
+        self.away, self.connect, self.seconds = away, connect, seconds
+        self.now, self.number = 0.0, 0
+        self.calls: list[tuple[float, str]] = []
+        self.jobs: dict[str, dict[str, float]] = {}  # when it ends on each host that has heard of it
+        self.events: list[tuple[float, dict[str, Any]]] = []
+        self.kept: Any = iter(())
+
+    def is_new(self) -> bool:
+        return self.now > self.away[1]
+
+    def hears(self, host: str) -> bool:
+        return self.now < self.away[0] or self.now > self.connect[host]
+
+    def run(self, hosts: list[str], function: str, arguments: list[str]) -> dict[str, Any]:
+        self.number += 1
+        job = f"{self.number}"
+        for host in filter(self.hears, hosts):
+            value: Any = {"release": "x"}
+            end = self.now + 0.1
+            if function == "saltutil.find_job":
+                value = {"pid": 1} if self.jobs[arguments[0]].get(host, 0.0) > self.now else {}
+            elif function != "test.ping":
+                self.jobs.setdefault(job, {})[host] = end = self.now + self.seconds
+            sent = end if not self.away[0] < end < self.away[1] else self.away[1] + 7.0
+            self.events.append((sent, event(job, host, value)))
+        self.jobs.setdefault(job, {})
+        return {"jid": job, "minions": hosts}
+
+    def monotonic(self) -> float:
+        self.now += 0.05
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Client:
+    """A client of it, with the key and the bus of events that the master has when it is made."""
+
+    def __init__(self, master: Restarted):
+        self.master, self.began, self.is_new = master, master.now, master.is_new()
+        self.event = self
+
+    def run_job(self, hosts: list[str], function: str, arguments: list[str], **_options: Any) -> dict[str, Any]:
+        master = self.master
+        master.calls.append((master.now, function))
+        if self.is_new != master.is_new() or master.away[0] < master.now < master.away[1]:
+            raise salt.exceptions.SaltClientError("The salt master could not be contacted. Is master running?")
+        return master.run(hosts, function, arguments)
+
+    def get_event(self, **_options: Any) -> dict[str, Any] | None:
+        events = self.master.events
+        events.sort(key=lambda one: one[0])
+        while events and events[0][0] <= self.master.now:
+            at, found = events.pop(0)
+            if at >= self.began and self.is_new == self.master.is_new():
+                return found
+        return None
+
+    def get_cache_returns(self, _job: str) -> dict[str, Any]:
+        return next(self.master.kept, {})
+
+    def destroy(self) -> None:
+        pass
+
+
+@pytest.fixture
+def restarted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Restarted]:
+    def made(*arguments: Any) -> Restarted:
+        master = Restarted(*arguments)
+        monkeypatch.setattr(salt.client, "get_local_client", lambda **_options: Client(master))
+        monkeypatch.setattr(django_master_minions.time, "monotonic", master.monotonic)
+        monkeypatch.setattr(django_master_minions.time, "sleep", master.sleep)
+        return master
+
+    return made
+
+
+@pytest.mark.parametrize("seconds", [2.0, 9.0], ids=["between two phases", "in the middle of one"])
+def test_phases_after_a_restart_wait_for_the_hosts_to_connect(
+    restarted: Callable[..., Restarted], seconds: float
+) -> None:
+    master = restarted((3.0, 8.0), {"web1": 9.0, "web2": 18.5, "lb1": 13.0}, seconds)
+    minions = Minions({})
+    done = {host: Answer({"release": "x"}) for host in ("web1", "web2")}
+    minions.send(["web1"], "django_fleet.renew")
+    for _phase in range(3):
+        assert minions.ask(["web1", "web2"], "django_fleet.prepare") == done
+    assert master.now < 20.0 + 3 * seconds + 1.0
+    assert minions.ask(["lb1"], "django_fleet.expect")["lb1"].error == ""
+    pings = [at for at, function in master.calls if function == "test.ping"]
+    assert pings[0] > 8.0 and pings[-1] < 21.0 and len(pings) < 15, "no more, once they are connected"
+
+
+def test_a_host_that_stays_away_is_not_waited_for_twice_after_a_restart(restarted: Callable[..., Restarted]) -> None:
+    master = restarted((3.0, 8.0), {"web1": 9.0, "web2": 1e9}, 4.0)
+    minions = Minions({})
+    minions.ask(["web1", "web2"], "django_fleet.prepare")
+    assert minions.ask(["web1", "web2"], "django_fleet.start")["web2"].is_lost
+    began = master.now
+    assert minions.ask(["web1"], "django_fleet.abandon")["web1"].error == ""
+    assert master.now < began + 5.0
+
+
+def test_an_answer_that_the_master_keeps_a_moment_after_its_event_counts(
+    restarted: Callable[..., Restarted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event of an answer comes before its file; a runner that connects in between sees neither at first."""
+    master = restarted((3.0, 8.0), {"web1": 8.2}, 4.0)
+    monkeypatch.setattr(Client, "get_event", lambda *_, **__: None)
+    master.kept = iter([{}, {"web1": {"ret": {"release": "x"}}}])
+    assert Minions({}).ask(["web1"], "django_fleet.prepare") == {"web1": Answer({"release": "x"})}
+
+
+def test_an_answer_twice_to_one_question_ends_no_job() -> None:
+    waiting = _Waiting(["web1"], {"jid": "1", "minions": ["web1"]}, 0.0)
+    waiting.look("q1", 3.0, 12.0)
+    for now in (4.0, 4.5, 12.0):
+        waiting.take(event("q1", "web1", {}), now)
+    waiting.look("q2", 15.0)
+    assert waiting.names == {"web1"}
+    waiting.take(event("q2", "web1", {}), 15.5)
+    assert waiting.answers["web1"].is_lost
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"data": ["x"]}, {"data": {"id": ["web1"], "return": 1}}, {"data": {"id": "web2", "return": {}}}, {"data": None}],
+    ids=repr,
+)
+def test_an_event_in_another_form_is_no_answer(wrong: dict[str, Any]) -> None:
+    waiting = _Waiting(["web1", "web2"], {"jid": "1", "minions": ["web1", "web2"]}, 0.0)
+    for tag in ("salt/job/1/ret/web1", "salt/job/1/ret", "salt/job/1"):
+        waiting.take({"tag": tag, **wrong}, 0.5)
+    assert waiting.names == {"web1", "web2"}
+
+
 def test_a_master_that_takes_no_job_is_an_error(minions: Callable[..., Minions]) -> None:
     jobs = [""]
     with pytest.raises(DeploymentError, match="the master takes no jobs: Authentication error occurred"):
