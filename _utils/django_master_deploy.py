@@ -39,10 +39,19 @@ _READY = {
     **{"sequence": int, "time": float, "hosts": {str: {"address?": str}}},
     **{"accepts?": [str], "has_keys?": bool, "uploads?": str, "shares_images?": bool},
 }
+#: What hosts answer to every verb, and to some of them besides.
+_ANSWER: dict[str, Any] = {"release?": str, "warnings?": [str]}
+_ANSWERS: dict[str, dict[str, Any]] = {
+    "resolve": {"commit": str},
+    "release": {"release": str, "commit": str},
+    "prepare": {"pending": [str]},
+    "migrate": {"migrated": [str]},
+}
 _OTHER_VERSION = "its answer is not that of this version of the formula: apply on it"
 #: The highest number of a release, as the schema has it.
 _LAST = 99_999_999
 _RELEASE = re.compile("([0-9]{4,8})-[0-9a-f]{12}")
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 Answers = dict[str, Answer]
 Report = Callable[[str, dict[str, Any]], None]
@@ -163,7 +172,8 @@ class Fleet:
         renew = options.get("meanwhile")
         if renew and began - self._renewed > self._hosts.patience:  # many short phases last as long as a long one
             renew()
-        answers = self._hosts.ask(hosts, f"django_fleet.{verb}", self.site, *arguments, **options)
+        asked = self._hosts.ask(hosts, f"django_fleet.{verb}", self.site, *arguments, **options)
+        answers = {host: _fitting(verb, answer) for host, answer in asked.items()}
         results = {
             host: answer.error or answer.value.get("release") or "ok" for host, answer in sorted(answers.items())
         }
@@ -391,7 +401,9 @@ class Fleet:
             Failed: they do not.
         """
         answers = self.phase("resolve", hosts[:2], "resolve", revision)
-        commits = {name: str(answer.value["commit"]) for name, answer in answers.items()}
+        commits: dict[str, str] = {name: answer.value["commit"] for name, answer in answers.items()}
+        if not all(map(_COMMIT.fullmatch, commits.values())):
+            raise Failed("resolve", {name: f"{commit} is no whole commit" for name, commit in commits.items()})
         if len({*commits.values()}) > 1:
             text = "is the commit that it finds, and another host another one; a branch may just have moved: try again"
             raise Failed("resolve", {name: f"{commit[:12]} {text}" for name, commit in commits.items()})
@@ -404,9 +416,9 @@ class Fleet:
             Failed: a host has none, or the hosts find different commits.
         """
         answers = self.phase("look", hosts, "release", commit)
-        commits = {host: str(answer.value.get("commit")) for host, answer in answers.items()}
-        found = _RELEASE.fullmatch(str(answers[hosts[0]].value.get("release")))
-        if len({*commits.values()}) > 1 or not found:
+        commits: dict[str, str] = {host: answer.value["commit"] for host, answer in answers.items()}
+        found = _RELEASE.fullmatch(answers[hosts[0]].value["release"])
+        if len({*commits.values()}) > 1 or not found or not _COMMIT.fullmatch(commits[hosts[0]]):
             raise Failed("look", {host: f"{commit} is {whole} there" for host, whole in commits.items()})
         return commits[hosts[0]], int(found[1])
 
@@ -576,11 +588,18 @@ def accepted(value: Mapping[str, Any]) -> list[str]:
     return [value["key"], *value.get("accepts", ())]
 
 
+def _fitting(verb: str, answer: Answer) -> Answer:
+    """Return the answer of a host to a verb, or an error where it is none: a host may answer anything."""
+    is_one = answer.error or django_wall_shape.fits(answer.value, _ANSWER | _ANSWERS.get(verb, {}))
+    return answer if is_one else Answer({}, _OTHER_VERSION)
+
+
 def _is_ready(answer: Answer) -> bool:
     """Return whether a host has answered as one does before a deployment."""
     if answer.error or not django_wall_shape.fits(answer.value, _READY):
         return False
-    return bool(0 < answer.value["sequence"] <= _LAST)
+    is_commit = answer.value["commit"] == "" or _COMMIT.fullmatch(answer.value["commit"])
+    return bool(0 < answer.value["sequence"] <= _LAST and is_commit)
 
 
 def _commits(ready: Answers) -> list[str]:

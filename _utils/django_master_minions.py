@@ -29,6 +29,8 @@ _UNANSWERED = 3
 _ENDED = 5.0
 #: Characters of an error that are shown of a host.
 _LENGTH = 8000
+#: The deepest nesting of an answer that is read.
+_DEPTH = 8
 
 
 class Answer(NamedTuple):
@@ -234,13 +236,24 @@ def answer_of(value: Any, code: int) -> Answer:
     """Return the answer of a function: a map, with ``error`` where it failed; Salt's own errors are texts."""
     if isinstance(value, dict):
         error = _plain(str(value.get("error", ""))) or (f"exit code {code}" if code else "")
-        return Answer({} if error else value, error)
+        return Answer({} if error else _cleaned(value), error)
     if not isinstance(value, str) and not code:
-        return Answer({"value": value})
+        return Answer({"value": _cleaned(value)})
     text = _plain(str(value).strip())
     if "is not available" in text:
         text = f"{text} (the formula is not there yet: apply on it)"
     return Answer({}, text or f"exit code {code}")
+
+
+def _cleaned(value: Any, depth: int = 0) -> Any:
+    """Return an answer with plain texts only, which are shown here and there; of what is nested deeply, nothing."""
+    if isinstance(value, str):
+        return _plain(value)
+    if depth == _DEPTH or not isinstance(value, dict | list):
+        return value if isinstance(value, bool | int | float) else None
+    if isinstance(value, list):
+        return [_cleaned(one, depth + 1) for one in value]
+    return {_plain(str(key)): _cleaned(one, depth + 1) for key, one in value.items()}
 
 
 def _plain(text: str) -> str:

@@ -627,6 +627,40 @@ def test_an_answer_in_another_form_stops_a_deployment_before_it_begins(world: Wo
     assert "claim" not in world.hosts.verbs()
 
 
+WRONG = [
+    ("resolve", {}),
+    ("resolve", {"commit": 7}),
+    ("prepare", {}),
+    ("prepare", {"pending": "0002"}),
+    ("prepare", {"pending": [], "release": ["x"]}),
+    ("migrate", {"migrated": [7]}),
+    ("start", {"warnings": 7}),
+    ("switch", {"release": {}}),
+]
+
+
+@pytest.mark.parametrize(("verb", "value"), WRONG, ids=str)
+def test_an_answer_in_another_form_fails_its_phase_as_any_other_error(world: World, verb: str, value: Any) -> None:
+    world.hosts.fails["web1", verb] = Answer(value)
+    with pytest.raises(DeploymentError, match="web1: its answer is not that of this version of the formula: apply on"):
+        world.fleet().deploy(None)
+    assert {*world.hosts.live.values()} == {OLD} and not world.hosts.claims and not world.hosts.prepared
+
+
+@pytest.mark.parametrize("commit", ["--upload-pack=x", "main", "b" * 39, f"{NEW}\n"])
+def test_what_is_no_commit_is_neither_released_nor_expected(world: World, commit: str) -> None:
+    world.hosts.finds = dict.fromkeys(world.hosts.live, commit)
+    with pytest.raises(DeploymentError, match=" is no whole commit"):
+        world.fleet().deploy(None)
+    world.hosts.has = {host: {"commit": commit} for host in world.hosts.live}
+    with pytest.raises(DeploymentError, match="look failed on 3 of the hosts"):
+        world.fleet().rollback(OLD[:7], force=False)
+    world.hosts.live["web2"] = commit
+    with pytest.raises(DeploymentError, match="web2: its answer is not that of this version of the formula: apply on"):
+        world.fleet().deploy(None)
+    assert not {"prepare", "rollback"} & {*world.hosts.verbs()} and world.hosts.expected == []
+
+
 def test_the_lock_dies_with_its_process(world: World) -> None:
     code = (
         "import sys, time; from django_master_store import Store\n"
@@ -728,6 +762,12 @@ def test_an_event_without_an_answer_is_none() -> None:
 def test_what_a_host_reports_cannot_write_to_the_terminal() -> None:
     assert answer_of({"error": "no\x1b[2J space\nleft"}, 1).error == "no[2J space\nleft"
     assert len(answer_of("x" * 10**6, 1).error) < 9000
+    found = answer_of({"claim": "a\x1b]0;b\x07", "x": [{"y\x1b": "\x9b31m", "n": 1.5, "b": True, "o": b"x"}]}, 0).value
+    assert found == {"claim": "a]0;b", "x": [{"y": "31m", "n": 1.5, "b": True, "o": None}]}
+    deep: Any = "x"
+    for _level in range(5000):
+        deep = [deep]
+    assert len(json.dumps(answer_of({"x": deep}, 0).value)) < 100
 
 
 class Bus:
