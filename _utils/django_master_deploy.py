@@ -50,6 +50,8 @@ _ANSWERS: dict[str, dict[str, Any]] = {
 _OTHER_VERSION = "its answer is not that of this version of the formula: apply on it"
 #: The highest number of a release, as the schema has it.
 _LAST = 99_999_999
+#: By how much the next number of one host may be above all others: numbers are finite.
+_AHEAD = 100_000
 _RELEASE = re.compile("([0-9]{4,8})-[0-9a-f]{12}")
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -72,6 +74,7 @@ class Hosts(Protocol):
         function: str,
         *arguments: Any,
         look: float = ...,
+        limit: float = ...,
         every: float = ...,
         meanwhile: Callable[[], None] | None = ...,
     ) -> Answers:
@@ -180,6 +183,10 @@ class Fleet:
         self._report(name, {"hosts": results, "seconds": round(time.monotonic() - began, 2)})
         return answers
 
+    def _first(self, name: str, hosts: Collection[str], verb: str) -> Answers:
+        """Ask hosts what they answer within a moment, before anything is begun; one that hangs is lost."""
+        return self.ask(name, hosts, verb, look=_LOOK_FIRST, limit=CLAIM * self._hosts.patience)
+
     def renew(self, hosts: Collection[str]) -> Callable[[], None]:
         """Return what renews the claim of this deployment on hosts."""
 
@@ -274,7 +281,7 @@ class Fleet:
         hosts = self.released()
         with self.store.deploying(self.by) as self._progress:
             if own:
-                ready = self.ask("preflight", hosts, "ready", look=_LOOK_FIRST)
+                ready = self._first("preflight", hosts, "ready")
                 hosts = self._left(ready)
                 if not hosts and any(answer.value.get("claim") for answer in ready.values()):
                     return {}  # they are another master's
@@ -292,7 +299,7 @@ class Fleet:
             ``commit``, ``sequence``, ``held``; ``hosts``: ``parts``, ``answers``, ``error``, and what it serves;
             ``behind``: the hosts that serve another commit, or do not answer.
         """
-        answers = self.ask("status", self.released(), "ready", look=_LOOK_FIRST)
+        answers = self._first("status", self.released(), "ready")
         errors = _errors([answers, *self._others(answers).values()])
         known, rows = self.store.release(), {}
         behind = {host for host, found in errors.items() if found}
@@ -327,20 +334,23 @@ class Fleet:
             Failed: a host does not answer, is being deployed, or does not fit to the others.
         """
         began = time.time()
-        answers = self.ask("preflight", hosts, "ready", look=_LOOK_FIRST)
+        answers = self._first("preflight", hosts, "ready")
         if left := self._left(answers):
             self._abandon(left, self.store.last())
-            answers |= self.ask("preflight", left, "ready", look=_LOOK_FIRST)
+            answers |= self._first("preflight", left, "ready")
         ended = time.time()
         others = self._others(answers)
         values = {host: answer.value for host, answer in answers.items() if _is_ready(answer)}
         signing = {values[host]["key"]: host for host in sorted(values, reverse=True)}
-        known = self.store.release()["commit"]
+        known = self.store.release()
         problems = _errors([answers, *others.values()])
         for host in answers.keys() - values:
             problems[host] = problems[host] or [_OTHER_VERSION]
         for host, value in values.items():
-            problems[host] += self._problems(value, values[min(values)], known, signing)
+            problems[host] += self._problems(value, values[min(values)], known["commit"], signing)
+            highest = max([known["sequence"], *(other["sequence"] for other in values.values() if other is not value)])
+            if value["sequence"] > highest + _AHEAD:
+                problems[host].append(f"its next release has the number {value['sequence']}, the others' {highest}")
             if not began - SKEW <= value["time"] <= ended + SKEW:
                 problems[host].append(f"its clock differs by {abs(value['time'] - ended):.0f} s from the master's")
         for part, what in _WHAT.items():
@@ -361,7 +371,7 @@ class Fleet:
         found, lost = {}, {host for host, answer in known.items() if answer.is_lost}
         for part, (phase, verb) in _OTHERS.items():
             hosts = [name for name in self.names(part) if name not in lost]
-            found[part] = self.ask(phase, hosts, verb, look=_LOOK_FIRST)
+            found[part] = self._first(phase, hosts, verb)
             lost |= {host for host, answer in found[part].items() if answer.is_lost}
         return found
 

@@ -5,6 +5,7 @@ after three questions for its job without an answer. A job that goes on is waite
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -68,6 +69,7 @@ class Minions:
         function: str,
         *arguments: Any,
         look: float = 3.0,
+        limit: float = math.inf,
         every: float = 20.0,
         meanwhile: Callable[[], None] | None = None,
     ) -> dict[str, Answer]:
@@ -76,6 +78,7 @@ class Minions:
         Args:
             look: seconds after which those without an answer are asked whether the job runs, and for which each of
                 three such questions may stay without an answer; and `_EACH` for each host.
+            limit: seconds after which a host is lost on which the job still runs.
             every: seconds between two calls of `meanwhile`.
             meanwhile: is called as long as an answer is missing.
 
@@ -90,7 +93,9 @@ class Minions:
         while waiting.names:
             event, now = self._event()
             waiting.take(event, now)
-            if waiting.has_to_look(now, look):
+            if now - waiting.began > limit:
+                waiting.lose(*waiting.names, reason=unfinished(limit))
+            elif waiting.has_to_look(now, look):
                 asked = self._publish(waiting.names, "saltutil.find_job", [waiting.job["jid"]])
                 if first is not self._client:  # answers that came meanwhile were on no bus; they are kept a bit later
                     with contextlib.suppress(salt.exceptions.SaltException):
@@ -174,7 +179,7 @@ class _Waiting:
         self.answers = {
             name: Answer({}, "the master has no accepted key of it", True) for name in {*hosts} - self.names
         }
-        self._looked = now
+        self.began = self._looked = now
         self._questions: dict[str, float] = {}  # when each was asked
         self._unanswered: set[str] = set()
         self._silent = dict.fromkeys(self.names, 0)
@@ -194,7 +199,7 @@ class _Waiting:
             if data["return"]:
                 self._ended.pop(name, None)
             elif self._questions[jid] - self._ended.setdefault(name, now) >= _ENDED:
-                self._settle(name, Answer({}, "its job has ended without an answer", True))
+                self.lose(name, reason="its job has ended without an answer")
 
     def take_kept(self, kept: dict[str, Any]) -> None:
         """Take the answers to the job that the master has kept, as Salt's client returns them."""
@@ -208,7 +213,7 @@ class _Waiting:
         for name in list(self._unanswered):
             self._silent[name] += 1
             if self._silent[name] == _UNANSWERED:
-                self._settle(name, Answer({}, "it does not answer", True))
+                self.lose(name, reason="it does not answer")
         self._unanswered, self._looked = set(), now
         return bool(self.names)
 
@@ -216,6 +221,11 @@ class _Waiting:
         """Remember the question that was just asked; the time for an answer begins after some seconds of rest."""
         self._questions |= {question: now} if question else {}
         self._looked, self._unanswered = now + rest, {*self.names}
+
+    def lose(self, *names: str, reason: str) -> None:
+        """Wait for some hosts no more."""
+        for name in names:
+            self._settle(name, Answer({}, reason, True))
 
     def _settle(self, name: str, answer: Answer) -> None:
         self.names.discard(name)
@@ -230,6 +240,11 @@ def _answering(event: dict[str, Any] | None) -> tuple[str, str]:
         return "", ""
     jid, _ret, name = event["tag"].removeprefix("salt/job/").partition("/ret/")
     return (jid, name) if name and name == data["id"] else ("", "")
+
+
+def unfinished(seconds: float) -> str:
+    """Return why a host is lost that works too long on what takes others a moment."""
+    return f"it does not finish what it was asked {seconds:.0f} s ago"
 
 
 def answer_of(value: Any, code: int) -> Answer:

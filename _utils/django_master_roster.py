@@ -5,6 +5,7 @@ was begun there may go on. A connection that has died is noticed by ssh, as Salt
 """
 
 import json
+import math
 import queue
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import salt.client.ssh.client
 import salt.roster
-from django_master_minions import Answer, answer_of
+from django_master_minions import Answer, answer_of, unfinished
 
 #: Of ssh: seconds to connect (two values, which Salt adds), and how often a silent host is asked before it is lost.
 _SSH = {"timeout": 5, "ssh_timeout": 1, "ssh_keepalive_interval": 5, "ssh_keepalive_count_max": 3}
@@ -40,6 +41,7 @@ class Roster:
         function: str,
         *arguments: Any,
         look: float = 0.1,
+        limit: float = math.inf,
         every: float = 20.0,
         meanwhile: Callable[[], None] | None = None,
     ) -> dict[str, Answer]:
@@ -47,14 +49,17 @@ class Roster:
 
         Args:
             look: has no effect: ssh itself notices that a host is gone.
+            limit: seconds after which a host without an answer is lost.
             every: seconds between two calls of `meanwhile`.
             meanwhile: is called as long as an answer is missing.
         """
         answers = {name: Answer({}, "it is not in the roster", True) for name in hosts if name not in self._known}
         came: queue.Queue[tuple[str, Answer]] = queue.Queue()
         self._begin(hosts, function, arguments, came)
-        called = time.monotonic()
+        began = called = time.monotonic()
         while len(answers) < len({*hosts}):
+            if time.monotonic() - began > limit:
+                answers |= {name: Answer({}, unfinished(limit), True) for name in {*hosts} - {*answers}}
             try:
                 name, answer = came.get(timeout=0.2)
                 answers[name] = answer

@@ -1,6 +1,7 @@
 """A deployment on several hosts, with hosts that are played: what each phase asks, and what a failure leaves."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -59,9 +60,11 @@ class Played:
         site: str,
         *arguments: Any,
         look: float = 3.0,
+        limit: float = math.inf,
         every: float = 20.0,
         meanwhile: Callable[[], None] | None = None,
     ) -> dict[str, Answer]:
+        assert limit == 60.0 or not function.endswith((".ready", ".serves", ".stores"))
         verb = function.removeprefix("django_fleet.")
         self.calls.append((verb, sorted(hosts)))
         if meanwhile:
@@ -434,6 +437,15 @@ def test_a_host_that_is_lost_is_waited_for_once(world: World) -> None:
     with pytest.raises(DeploymentError, match=r"preflight failed on 1 of the hosts:\nweb1: it does not answer$"):
         world.fleet().deploy(None)
     assert world.hosts.verbs() == ["ready"]
+
+
+def test_one_host_alone_does_not_use_the_numbers_of_releases_up(world: World) -> None:
+    world.hosts.sequence = {"web1": 1, "web2": 99_999_999, "web3": 40_000}  # web1 was added just now
+    with pytest.raises(DeploymentError, match=r"on 1 of the hosts:\nweb2: its next release has the number 99999999, "):
+        world.fleet().deploy(None)
+    world.hosts.sequence["web2"] = 40_001
+    world.fleet().deploy(None)
+    assert world.store.release()["sequence"] == 40_001
 
 
 def test_migrations_are_not_judged_for_hosts_that_serve_different_commits(world: World) -> None:
@@ -920,6 +932,12 @@ def restarted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Restarted]:
     return made
 
 
+def test_a_host_that_hangs_is_lost_where_there_is_a_limit(restarted: Callable[..., Restarted]) -> None:
+    master = restarted((1e9, 1e9), {}, 1e6)
+    answer = Minions({}).ask(["web1"], "django_fleet.ready", look=1.3, limit=60.0)["web1"]
+    assert answer == Answer({}, "it does not finish what it was asked 60 s ago", True) and 60.0 < master.now < 62.0
+
+
 @pytest.mark.parametrize("seconds", [2.0, 9.0], ids=["between two phases", "in the middle of one"])
 def test_phases_after_a_restart_wait_for_the_hosts_to_connect(
     restarted: Callable[..., Restarted], seconds: float
@@ -1114,6 +1132,20 @@ def test_salt_ssh_that_fails_loses_those_without_an_answer(monkeypatch: pytest.M
         "web1": Answer({}),
         "web2": Answer({}, "salt-ssh failed: no keys", True),
     }
+
+
+def test_a_host_of_the_roster_that_hangs_is_lost_where_there_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    class Hanging(Ssh):
+        def cmd_iter(self, hosts: list[str], function: str, arguments: list[str], **options: Any) -> Any:
+            yield {"web1": {"return": {}, "retcode": 0}}
+            released.wait(20)
+
+    hosts = roster(monkeypatch, Hanging({}), ["web1", "web2"])
+    answers = hosts.ask(["web1", "web2"], "django_fleet.ready", limit=0.3)
+    released.set()
+    assert answers == {"web1": Answer({}), "web2": Answer({}, "it does not finish what it was asked 0 s ago", True)}
 
 
 @pytest.mark.slow
