@@ -78,14 +78,14 @@ class Minions:
         Args:
             look: seconds after which those without an answer are asked whether the job runs, and for which each of
                 three such questions may stay without an answer; and `_EACH` for each host.
-            limit: seconds after which a host is lost on which the job still runs.
+            limit: seconds after which a host is lost on which the job still runs; and `_EACH` for each host.
             every: seconds between two calls of `meanwhile`.
             meanwhile: is called as long as an answer is missing.
 
         Raises:
             DeploymentError: the master takes no jobs.
         """
-        look += _EACH * len(hosts)
+        look, limit = (seconds + _EACH * len(hosts) for seconds in (look, limit))
         job = self._publish(hosts, function, arguments, to_all=True)
         waiting = _Waiting(hosts, job, time.monotonic())
         first = client = self._client

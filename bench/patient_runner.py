@@ -12,5 +12,6 @@ import django_master_minions
 import salt.scripts
 
 django_master_deploy._LOOK_FIRST = 600.0
+django_master_minions.Minions.patience = 600.0
 django_master_minions.Minions.ask.__kwdefaults__["look"] = 600.0  # type: ignore[index]
 salt.scripts.salt_run()

@@ -261,6 +261,12 @@ def test_one_host_alone_does_not_choose_the_commit(world: World) -> None:
     assert "claim" not in world.hosts.verbs() and {*world.hosts.live.values()} == {OLD}
 
 
+def test_hosts_do_not_choose_the_commit_where_the_whole_one_is_given(world: World) -> None:
+    world.hosts.finds = dict.fromkeys(world.hosts.live, "e" * 40)
+    world.fleet().deploy(NEW)
+    assert {*world.hosts.live.values()} == {NEW} and "resolve" not in world.hosts.verbs()
+
+
 @pytest.mark.parametrize("is_lost", [False, True])
 @pytest.mark.parametrize("host", ["web1", "web2", "web3"])
 def test_a_failure_in_the_switch_takes_back_those_that_have_switched(world: World, host: str, is_lost: bool) -> None:
