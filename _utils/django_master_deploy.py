@@ -20,6 +20,8 @@ from django_master_store import Progress, Store
 
 #: A claim holds for so many times the patience, unless it is renewed; after the death of the runner it ends by itself.
 CLAIM = 3
+#: Seconds after which a host is lost that is still giving up a deployment: the lock would never end.
+_ABANDON = 600.0
 #: Seconds by which the clocks of hosts may differ: deadlines are in their time.
 SKEW = 5.0
 #: Seconds between two questions to hosts that do not answer, before anything is begun.
@@ -521,7 +523,7 @@ class Fleet:
         arguments = (deployment, self.by, self.store.is_complete(deployment or self.store.last()))
         if gone := [host for host in hosts if host in lost]:
             self._hosts.send(gone, "django_fleet.abandon", self.site, *arguments)
-        return self.ask("abandon", [host for host in hosts if host not in lost], "abandon", *arguments)
+        return self.ask("abandon", [host for host in hosts if host not in lost], "abandon", *arguments, limit=_ABANDON)
 
     def _what_serves(self, ready: Answers, lost: Collection[str] = ()) -> str:
         """Return what the hosts serve after a failure, and what becomes of those that were lost."""

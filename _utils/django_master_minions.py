@@ -247,8 +247,9 @@ def unfinished(seconds: float) -> str:
     return f"it does not finish what it was asked {seconds:.0f} s ago"
 
 
-def answer_of(value: Any, code: int) -> Answer:
+def answer_of(value: Any, code: Any) -> Answer:
     """Return the answer of a function: a map, with ``error`` where it failed; Salt's own errors are texts."""
+    code = code if isinstance(code, int) else 1  # a minion returns any
     if isinstance(value, dict):
         error = _plain(str(value.get("error", ""))) or (f"exit code {code}" if code else "")
         return Answer({} if error else _cleaned(value), error)

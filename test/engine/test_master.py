@@ -64,7 +64,8 @@ class Played:
         every: float = 20.0,
         meanwhile: Callable[[], None] | None = None,
     ) -> dict[str, Answer]:
-        assert limit == 60.0 or not function.endswith((".ready", ".serves", ".stores"))
+        limits = {"ready": 60.0, "serves": 60.0, "stores": 60.0, "abandon": 600.0}
+        assert limit == limits.get(function.removeprefix("django_fleet."), limit)
         verb = function.removeprefix("django_fleet.")
         self.calls.append((verb, sorted(hosts)))
         if meanwhile:
@@ -780,6 +781,7 @@ def test_an_event_without_an_answer_is_none() -> None:
 def test_what_a_host_reports_cannot_write_to_the_terminal() -> None:
     assert answer_of({"error": "no\x1b[2J space\nleft"}, 1).error == "no[2J space\nleft"
     assert len(answer_of("x" * 10**6, 1).error) < 9000
+    assert answer_of({}, "\x1b[2J").error == "exit code 1"
     found = answer_of({"claim": "a\x1b]0;b\x07", "x": [{"y\x1b": "\x9b31m", "n": 1.5, "b": True, "o": b"x"}]}, 0).value
     assert found == {"claim": "a]0;b", "x": [{"y": "31m", "n": 1.5, "b": True, "o": None}]}
     deep: Any = "x"
