@@ -461,12 +461,13 @@ class Deployment:
         self._let_go()
 
     def _not_in_pillar(self, release: Release, step: str, error: DeploymentError) -> str:
-        """Return what is found in the source of a failed release and is not in the pillar; empty if nothing."""
+        """Return what a failed release has in its source and the pillar lacks; complete the hint of the error."""
         if self.aside or "settings_module" not in release.facts or not (release.path / "source").is_dir():
             return ""
         import django_project_advice  # which only a failure needs
 
         has_page = not isinstance(error, django_release_health.NoPage)
+        error.hint = django_project_advice.with_fixtures(self.site, release.path, release.facts, error.hint)
         given = self.site, release.path, release.facts, step, error.hint
         return django_project_advice.not_in_pillar(*given, has_page=has_page)
 

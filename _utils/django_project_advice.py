@@ -3,6 +3,7 @@
 Imported by functions only: an apply without a failure does not need it.
 """
 
+import ast
 import contextlib
 import json
 import os
@@ -19,6 +20,7 @@ import django_project_environment
 import django_project_imports
 import django_project_modules
 import django_project_options
+import django_project_process_files
 import django_project_python_path
 import django_project_removed
 import django_project_routes
@@ -195,6 +197,38 @@ def _choosing(source: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     modules = facts["settings_module"], facts.get("application", "")
     settings = django_project_settings.read(roots, modules[0], {}, modules[1])
     return django_project_environment.of_live_module(roots, *modules, settings, {})
+
+
+def with_fixtures(site: Site, release: Path, facts: Mapping[str, Any], hint: str) -> str:
+    """Return a hint to load rows with the project's fixtures that make them, in the order in which it loads them."""
+    model = re.search(r"the database has no such (\w+): load ", hint)
+    found: list[str] = (_asked(site, release, _fixtures, model[1].lower()) if model else []) or []
+    return hint.replace("'loaddata NAME'", f"'loaddata {' '.join(found)}'") if found else hint
+
+
+def _fixtures(source: Path, model: str) -> list[str]:
+    """Return the fixtures with rows of a model; where code loads one of these, all that it loads.
+
+    Not those with accounts, whose passwords everybody knows, and none for tests.
+    """
+    paths = django_project.files(source, None, depth=6)
+    of_live = [path for path in paths if django_project_process_files.is_for_live(path.relative_to(source))]
+    texts = {path.name: django_project_code.read(path) for path in of_live if path.parent.name == "fixtures"}
+    texts = {name: text for name, text in texts.items() if name.endswith(".json") and '"password"' not in text}
+    having = [name for name, text in texts.items() if re.search(rf'"model": *"\w+\.{re.escape(model)}"', text)]
+    modules = [path for path in of_live if path.suffix == ".py" and "loaddata" in django_project_code.read(path)]
+    for function in [node for path in modules for node in ast.walk(django_project_code.tree(path))]:
+        loaded = _loaded(function) if isinstance(function, ast.FunctionDef) else []
+        if {*having} & {*loaded}:
+            return [name for name in dict.fromkeys(loaded) if name in texts]
+    return having
+
+
+def _loaded(function: ast.FunctionDef) -> list[str]:
+    """Return the words of all loaddata that a function calls."""
+    calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+    words = [[argument.value for argument in one.args if isinstance(argument, ast.Constant)] for one in calls]
+    return [word for one in words if one[:1] == ["loaddata"] for word in one[1:] if isinstance(word, str)]
 
 
 def not_in_pillar(

@@ -46,6 +46,40 @@ def test_paths_below_a_shared_one_are_not_lacking(release):
     assert "logs" not in django_project_advice.not_in_pillar(site, release, FACTS, "static")
 
 
+TASKS = """\
+def load(context):
+    call_command('loaddata', 'units.json', verbosity=0)
+    call_command('loaddata', 'users.json')
+    call_command('loaddata', 'gym_config.json')
+    call_command('loaddata', path + 'none.json')
+    call_command('loaddata', 'units.json')
+
+def others(): call_command('loaddata', 'units.json')
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "fixtures"),
+    [
+        ({}, "gym_config.json"),
+        ({"gym/tasks.py": TASKS}, "units.json gym_config.json"),
+        ({"gym/tests.py": TASKS, "gym/broken.py": "def loaddata(:\n"}, "gym_config.json"),
+    ],
+)
+def test_fixtures_that_make_the_rows_which_a_page_asks_for_are_in_the_hint(release, files, fixtures):
+    rows = '[{"model": "gym.gymconfig", "pk": 1, "fields": {}}]'
+    write_tree(
+        release / "source/gym/fixtures", {"gym_config.json": rows, "test-gym_config.json": rows, "units.json": "[]"}
+    )
+    write_tree(release / "source/gym/fixtures", {"users.json": '[{"model": "gym.gymconfig", "password": "x"}]'})
+    write_tree(release / "source", files)
+    for model, expected in (("GymConfig", fixtures), ("Gym", "NAME")):
+        hint = f"the database has no such {model}: load it, as in salt-call django.manage blog 'loaddata {{}}', then …"
+        found = django_project_advice.with_fixtures(configured(), release, FACTS, hint.format("NAME"))
+        assert found == hint.format(expected)
+    assert django_project_advice.with_fixtures(configured(), release, FACTS, "correct it") == "correct it"
+
+
 @pytest.mark.parametrize(
     ("log", "environment", "expected"),
     [
