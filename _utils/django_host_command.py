@@ -90,6 +90,9 @@ _ERROR = re.compile(
     r"\s*(?:npm (?:ERR!|error) |ERROR in |✘ \[ERROR\]|\[!\] |error during build:|\S+: error TS\d+: |error |Error: "
     r"|\S+:\d+:\d+: (?:fatal )?error: )"
 )
+#: How yarn ends where a command of a script fails, which has said why before; and what yarn says in between.
+_ENDED = re.compile(r"error Command failed with exit code \d+\.?")
+_OF_YARN = re.compile(r"info Visit \S+ for documentation|\$ ")
 
 
 class DeploymentError(Exception):
@@ -276,8 +279,11 @@ def check(command: Command, ended: Ended) -> str:
     log.info("%s failed (exit %s):\n%s", command.doing, ended.code, output)
     printed, errors = redact(ended.printed, command.secrets), redact(ended.errors, command.secrets)
     # Webpack and others print their errors to standard output, and npm that they failed to standard error.
-    first = _first_error([line for line in printed.splitlines() if line.strip()])
+    lines = [line for line in printed.splitlines() if line.strip()]
+    first = _first_error(lines)
     text = "\n".join([*first, errors]) if errors.strip() else printed
+    if lines and not first and _ENDED.fullmatch(errors.rstrip().rpartition("\n")[2]):
+        text = "\n".join([errors, *[line for line in lines if not _OF_YARN.match(line)][-_LAST:]])
     message = f"{command.doing} failed (exit {ended.code})"
     raise DeploymentError(message, log=text, hint=command.hint, transient=bool(_TRANSIENT.search(text)))
 

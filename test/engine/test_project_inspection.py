@@ -1,5 +1,6 @@
 """The pillar that an inspection writes for a project."""
 
+import platform
 import re
 import subprocess
 from pathlib import Path
@@ -242,6 +243,21 @@ def test_package_that_lacks_a_module_which_the_code_names_is_limited(tmp_path, p
     why = "blog/urls.py names rest_framework.documentation, which djangorestframework 3.17 does not have"
     expected = [("djangorestframework<3.17", why)] if is_limited else []
     assert [*django_project_removed.limits_of_packages(tree, pinned, required)] == expected
+
+
+@pytest.mark.parametrize("is_host", [True, False])
+def test_module_that_the_python_of_this_host_cannot_read_is_named(monkeypatch, tmp_path, is_host):
+    own = ".".join(platform.python_version_tuple()[:2])
+    monkeypatch.setattr(django_project_inspection, "_host_python", lambda: f"{own}.1" if is_host else "3.1.1")
+    files = {"manage.py": "", "new/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n"}
+    files["new/settings.py"] = "INSTALLED_APPS = ['rows']\nROOT_URLCONF = 'new.urls'\n"
+    files |= {"new/urls.py": "import rows.views\n", "rows/views.py": "import a\nx = = 1\n", "rows/unused.py": "y = =\n"}
+    text = django_project_inspection.inspect(str(write_tree(tmp_path / "new", files)))
+    remark = (
+        f"rows/views.py:2: invalid syntax, a SyntaxError for Python {own}: set `python` to the one that the project "
+    )
+    assert (f"{remark}is for, or correct it" in text.replace("\n#     ", " ")) is is_host
+    assert "unused" not in text
 
 
 @pytest.mark.parametrize(("host", "is_replaced"), [("3.11.2", True), ("3.13.5", True), ("3.10.1", False), ("", False)])
