@@ -239,12 +239,21 @@ def test_secrets_are_masked_in_the_log(caplog):
         ),
     ],
 )
-def test_progress_of_a_long_command_is_logged(caplog, monkeypatch, prints, told):
+def test_progress_of_a_long_command_is_logged(caplog, monkeypatch, tmp_path, prints, told):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(django_host_command, "PROGRESS", 0.1)
+    line = told.partition("so far")[2]
+
+    def look(record: logging.LogRecord) -> bool:
+        if line in record.getMessage():
+            (tmp_path / "seen").touch()
+        return True
+
     secrets = ["canary", "several lines\nof a key"]
-    output = run(["sh", "-c", f"printf '{prints}' >&2; sleep 0.5; cat"], doing="testing", stdin="in", secrets=secrets)
-    assert output == "in" and {*said(caplog)} - {""} == {told.partition("so far")[2]} - {""}
+    script = f"printf '{prints}' >&2; until test -e {tmp_path}/seen; do sleep 0.05; done; cat"
+    with caplog.filtering(look):  # type: ignore[arg-type]
+        output = run(["sh", "-c", script], doing="testing", stdin="in", secrets=secrets, timeout=30)
+    assert output == "in" and {*said(caplog)} - {""} == {line} - {""}
     assert caplog.messages[0].startswith("testing takes ")
 
 
