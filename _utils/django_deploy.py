@@ -19,6 +19,7 @@ import django_host_file
 import django_push
 import django_release
 import django_release_attempt
+import django_release_cure
 import django_release_health
 import django_release_instance
 import django_release_workers
@@ -467,9 +468,11 @@ class Deployment:
         import django_project_advice  # which only a failure needs
 
         has_page = not isinstance(error, django_release_health.NoPage)
-        error.hint = django_project_advice.with_fixtures(self.site, release.path, release.facts, error.hint)
-        given = self.site, release.path, release.facts, step, error.hint
-        return django_project_advice.not_in_pillar(*given, has_page=has_page)
+        about = self.site, release.path, release.facts
+        error.hint = django_project_advice.with_fixtures(*about, error.hint)
+        if error.hint.startswith(django_release_cure.GENERAL):
+            error.hint = django_project_advice.unset_variables(*about, error.message) or error.hint
+        return django_project_advice.not_in_pillar(*about, step, error.hint, has_page=has_page)
 
     def _what_serves(self) -> str:
         """Return what serves after a failure; an instance that was stopped is started again."""

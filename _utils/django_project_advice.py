@@ -37,7 +37,7 @@ from django_wall_foreign import Foreign
 
 #: A value of a variable that the release has, where it is a secret or depends on the release.
 _SET = "x"
-#: A place in the description of an exception, relative to the folder of manage.py.
+#: A place in the description of an exception, relative to the folder of manage.py, or to the source.
 _PLACE = re.compile(r"\(([^\s():]+\.py):(\d+)\)")
 #: Modules with the configuration of a site, which its owner writes and no package has.
 _OWNERS = re.compile(
@@ -151,8 +151,9 @@ def _written_by(source: Path, facts: Mapping[str, Any], path: str) -> str:
 
 
 def _used(source: Path, facts: Mapping[str, Any], path: str, line: int) -> dict[str, str]:
-    file = Path(os.path.normpath(source / facts["folder"] / path))
-    return django_project_variables.of_line(file, line) if file.is_relative_to(source) else {}
+    files = [Path(os.path.normpath(top / path)) for top in (source / facts["folder"], source)]
+    file = next((one for one in files if one.is_relative_to(source) and one.is_file()), None)
+    return django_project_variables.of_line(file, line) if file else {}
 
 
 def missing_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> list[str]:

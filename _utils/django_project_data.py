@@ -56,7 +56,8 @@ def written(settings: Settings, tree: Path, folder: str) -> tuple[list[str], lis
         if not inside:
             continue
         of_logs |= _folder_of_log(settings, tree, path, is_log=is_log)
-        if _FILE.search(inside) and not (tree / inside).is_dir():
+        is_file = _FILE.search(inside) or settings.written.get(PurePosixPath(tree / inside)) == "file"
+        if is_file and not (tree / inside).is_dir():
             shared[inside] = None
         elif is_log or _TEMPORARY.search(inside.rpartition("/")[2]):
             writable[inside] = None

@@ -16,6 +16,10 @@ from django_project_report import Report
 _CONTAINER = re.compile(r"Dockerfile[\w.-]*|(docker-)?compose[\w.-]*\.ya?ml|[\w.-]*\.env|.+\.service")
 _SET = re.compile(r"""^[^#\n]*\bDJANGO_SETTINGS_MODULE\s*[=:]\s*["']?([\w.]+)""", re.MULTILINE)
 
+#: The WSGI module of a project that has none; the site's environment has the settings module.
+_WSGI = "project_wsgi"
+_WSGI_MODULE = "from django.core.wsgi import get_wsgi_application\napplication = get_wsgi_application()\n"
+
 
 def add(report: Report, tree: Path) -> str:
     """Add the folder of manage.py, the settings and the WSGI or ASGI module to a report, and return the folder.
@@ -61,7 +65,7 @@ def _modules(report: Report, tree: Path, folder: str) -> None:
     if paths:
         report.set("python_path", paths, "found: folders with further modules of the project")
     roots = [tree / path for path in (folder, *paths)]
-    report.application = _application(report, roots)
+    report.application = _application(report, roots, folder)
     report.settings_module = _settings_module(report, tree, roots, report.application)
 
 
@@ -80,8 +84,11 @@ def _package(report: Report, tree: Path, package: str) -> str:
     return folder
 
 
-def _application(report: Report, roots: list[Path]) -> str:
-    """Find the WSGI module, or the ASGI module of a project that has no other; return it."""
+def _application(report: Report, roots: list[Path], folder: str) -> str:
+    """Find the WSGI module, or the ASGI module of a project that has no other; return it.
+
+    Where there is none, one is written that Django's project template would have, if the settings are known.
+    """
     modules = django_project.application_modules(roots)
     only_asgi = [] if modules else django_project.application_modules(roots, "asgi")
     if len(modules) == 1:
@@ -90,6 +97,11 @@ def _application(report: Report, roots: list[Path]) -> str:
         report.set("wsgi", modules[0], f"guessed: found {django_project.listed(modules)}")
     elif len(only_asgi) == 1:
         report.set("server", {"kind": "uvicorn"}, f"guessed: there is no WSGI module, but {only_asgi[0]}")
+    elif _has_own_settings(roots[0]):
+        why = f"the project has no WSGI module: {_WSGI} is as Django's template has it"
+        report.set("wsgi", _WSGI, why)
+        report.merge("files", {str(Path(folder, f"{_WSGI}.py")): {"contents": _WSGI_MODULE}}, "")
+        return _WSGI
     else:
         comment = "not found: name the module that calls get_wsgi_application()"
         report.set("wsgi", "mysite.wsgi", comment, is_open=True)

@@ -10,6 +10,9 @@ import django_server
 import django_site_cause
 from django_site import Site
 
+#: How the hint begins where nothing is known of a cause.
+GENERAL = "correct the project, or set "
+
 
 class Finding(NamedTuple):
     """What a health page answered.
@@ -65,7 +68,7 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
         server = f", or, where its ASGI module serves websockets only, {at}:server: {{kind: uwsgi}}"
         is_asgi = django_server.of_site(site).interface(site) == "asgi"
         return f"the project answers no GET at {found.path}: set {at}:health:path to a page{server if is_asgi else ''}"
-    return f"correct the project, or set {at}:health (path, status, contains, timeout)"
+    return f"{GENERAL}{at}:health (path, status, contains, timeout)"
 
 
 def _of_redirect(site: Site, facts: Mapping[str, Any], found: Finding) -> str:

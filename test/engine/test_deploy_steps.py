@@ -303,6 +303,22 @@ def test_failed_release_names_what_inspection_finds_and_the_pillar_does_not_have
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize(("general", "found"), [(True, "set KEY"), (True, ""), (False, "set KEY")])
+def test_variable_that_a_page_lacks_is_named_where_nothing_else_is_known(world, monkeypatch, general, found):
+    monkeypatch.setattr(django_project_advice, "not_in_pillar", lambda *about, has_page: "")
+    monkeypatch.setattr(django_project_advice, "unset_variables", lambda site, release, facts, cause: found)
+    hint = "correct the project, or set django:sites:blog:health (path)" if general else "load rows"
+    world.fails["check"] = DeploymentError("health check failed: KeyError: 'KEY' (blog/views.py:6)", hint=hint)
+
+    def check(site, release, explain):
+        raise world.fails["check"]
+
+    monkeypatch.setattr(django_release_health, "check", check)
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.hint.splitlines()[0] == (found if general and found else hint)
+
+
 def test_page_is_looked_for_where_the_health_check_meets_none(world, monkeypatch):
     seen = []
     monkeypatch.setattr(

@@ -268,6 +268,16 @@ def test_variables_of_the_line_of_an_exception_are_in_the_hint(project_commands,
     assert error.value.hint == hint
 
 
+@pytest.mark.parametrize("path", ["src/texts.py", "texts.py"])
+def test_variable_of_a_view_is_found_by_a_path_in_the_source_too(release, path):
+    write_tree(release / "source/src", {"texts.py": TEXTS})
+    facts, cause = {**FACTS, "folder": "src"}, f"GET / returned 500: KeyError: 'TWILIO_KEY' ({path}:6)"
+    assert django_project_advice.unset_variables(configured(), release, facts, cause) == (
+        f"{path}:6 uses TWILIO_KEY, not set or empty: set django:sites:blog:environment:TWILIO_KEY, or "
+        "django:sites:blog:secrets:TWILIO_KEY"
+    )
+
+
 @pytest.mark.parametrize(
     ("version", "cause", "hint"),
     [
