@@ -182,7 +182,8 @@ def _paths(settings: Settings, tree: Path, folder: str) -> Iterator[tuple[PurePo
         for path in _inner(plain(value)):
             inside = _relative(tree, path)
             parts = inside.parts if inside else ()
-            if any(map(_DATA.search, (name, *parts))) or _TEMPORARY.search(path.name):
+            is_data = any(map(_DATA.search, (name, *parts))) or path.suffix in (".sqlite", ".sqlite3", ".db")
+            if is_data or _TEMPORARY.search(path.name):
                 yield path, False
 
 

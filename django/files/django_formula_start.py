@@ -477,8 +477,17 @@ def described(error):
 def reason(error):
     """Return the text of an exception in one line; for a SQLite file that cannot be opened, with its path."""
     text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())[:400]
-    files = sqlite_files() if text == "unable to open database file" else []
+    files = (opened(error) or sqlite_files()) if text == "unable to open database file" else []
     return f"{text}: {files[0]}" if len(files) == 1 else text
+
+
+def opened(error):
+    """Return the SQLite file that a package other than Django cannot open, as its object has it; else nothing."""
+    objects = [frame.f_locals.get("self") for frame, _line in traceback.walk_tb(error.__traceback__)]
+    if any(type(one).__module__.startswith("django.db.") for one in objects):
+        return []
+    names = [name for one in objects if isinstance(name := getattr(one, "filename", None), (str, os.PathLike))]
+    return [os.path.abspath(name) for name in names[-1:] if os.fspath(name)]
 
 
 def sqlite_files():

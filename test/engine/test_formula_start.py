@@ -4,6 +4,7 @@ import datetime
 import importlib.util
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -283,6 +284,30 @@ def test_sqlite_files_of_the_projects_own_settings(program, tmp_path, monkeypatc
     overlay = SimpleNamespace(_project={"DATABASES": databases})
     monkeypatch.setitem(sys.modules, "django_formula_settings", overlay)
     assert program.own_files() == {"default": f"{tmp_path}/data/db.sqlite3", "log": f"{tmp_path}/log.db"}
+
+
+@pytest.mark.parametrize(
+    ("module", "filename", "expected"),
+    [
+        ("huey.storage", "{0}/tasks.sqlite3", "{0}/tasks.sqlite3"),
+        ("huey.storage", 7, "{0}/db.sqlite3"),
+        ("django.db.backends.sqlite3.base", "{0}/tasks.sqlite3", "{0}/db.sqlite3"),
+    ],
+)
+def test_file_that_a_package_besides_django_cannot_open_is_named(
+    program, tmp_path, monkeypatch, module, filename, expected
+):
+    class Storage:
+        __module__ = module
+
+        def connect(self):
+            self.filename = filename.format(tmp_path) if isinstance(filename, str) else filename
+            sqlite3.connect(tmp_path / "none/x")
+
+    monkeypatch.setattr(program, "sqlite_files", lambda: [f"{tmp_path}/db.sqlite3"])
+    with pytest.raises(sqlite3.OperationalError) as error:
+        Storage().connect()
+    assert program.reason(error.value) == f"unable to open database file: {expected.format(tmp_path)}"
 
 
 @pytest.mark.parametrize(
