@@ -57,6 +57,8 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the variables of a .env file that have a usable value."""
     for name, value in _LINE.findall(django_project_code.read(path)):
         plain = "" if value.startswith("#") else _unquoted(value)
+        if name.endswith("_DSN") and "://" not in plain:
+            continue  # a word in place of a URL
         if plain.isprintable() and not _PLACEHOLDER.search(plain):
             yield name, plain
 

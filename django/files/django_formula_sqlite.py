@@ -57,10 +57,21 @@ def check(path):
         RuntimeError: it is damaged.
     """
     with contextlib.closing(opened(path)) as connection:
-        problems = [line for (line,) in connection.execute("PRAGMA integrity_check(3)")]
+        problems = integrity(connection)
         if problems != ["ok"]:
             raise RuntimeError(f"the database is damaged: {'; '.join(problems)}")
     return count(path)
+
+
+def integrity(connection):
+    """Return what SQLite finds: in tables alone where indexes or checks call functions that only Django has."""
+    try:
+        return [line for (line,) in connection.execute("PRAGMA integrity_check(3)")]
+    except sqlite3.OperationalError as error:
+        if "unknown function" not in str(error):
+            raise
+    connection.execute("PRAGMA ignore_check_constraints=1")
+    return [line for (line,) in connection.execute("PRAGMA quick_check(3)")]
 
 
 def count(path):

@@ -82,6 +82,25 @@ def test_sqlite_database_dumped_during_writes(sqlite, tmp_path):
     assert dumped(sqlite, tmp_path / "dump")["rows"]['odd "name'] == 1001
 
 
+def test_functions_of_django_in_indexes_and_checks_are_no_damage(sqlite, tmp_path):
+    """SQLite knows them only in a process of the project, which has registered them."""
+    with contextlib.closing(sqlite3.connect(sqlite.name, isolation_level=None)) as connection:
+        connection.create_function("django_datetime_cast_date", 1, lambda value: value, deterministic=True)
+        day = "django_datetime_cast_date(at)"
+        connection.execute(f"CREATE TABLE news (at, day GENERATED ALWAYS AS ({day}) VIRTUAL, CHECK ({day} > 0))")
+        connection.execute(f"CREATE UNIQUE INDEX one_a_day ON news ({day})")
+        connection.execute("INSERT INTO news VALUES (1)")
+    found = dumped(sqlite, tmp_path / "dump")
+    assert found["rows"]["news"] == 1
+    with open(tmp_path / "dump", "rb+") as file:
+        assert DUMPERS["sqlite"].load(sqlite, f"{sqlite.name}.restore", file.fileno()) == found
+        file.seek(3 * 4096 + 100)
+        file.write(b"\xff" * 6000)
+        file.seek(0)
+        with pytest.raises(DeploymentError, match=r"SQLite: load .*(damaged|malformed)"):
+            DUMPERS["sqlite"].load(sqlite, f"{sqlite.name}.other", file.fileno())
+
+
 def test_sqlite_files_exchanged(sqlite, tmp_path):
     dumped(sqlite, tmp_path / "dump")
     with open(tmp_path / "dump", "rb") as file:
