@@ -68,7 +68,10 @@ def _caches(stores: Stores, settings: Settings) -> None:
     for alias, about in caches.items() if isinstance(caches, dict) else ():
         backend = about.get("BACKEND") if isinstance(about, dict) else None
         engine = next((one for pattern, one in _CACHES if re.fullmatch(pattern, str(backend))), "")
-        host = next(filter(None, map(_elsewhere, _texts(about.get("LOCATION")))), "") if engine else ""
+        places = [*_texts(about.get("LOCATION"))] if isinstance(about, dict) else []
+        if any(place.startswith(("redis://", "rediss://")) for place in places):
+            engine = "redis"  # of a backend of the project's own too
+        host = next(filter(None, map(_elsewhere, places)), "") if engine else ""
         if host:
             stores.elsewhere.append(f"CACHES:{alias}: {host}")
         elif engine and re.fullmatch(r"[a-z]\w*", str(alias)):
