@@ -144,7 +144,7 @@ def _stores(project, stores):
 def _cache(own, given):
     """A cache: the project's own backend stays where it is one for such a store."""
     backend, words = _backends[given["engine"]]
-    own = own if any(word in own.get("BACKEND", "") for word in words) else {}
+    own = own if any(word in own.get("BACKEND", "").lower() for word in words) else {}
     prefix = {"KEY_PREFIX": given["prefix"]} if given.get("prefix") else {}
     return {"BACKEND": backend(), **own, "LOCATION": _location(given), **prefix}
 
@@ -156,11 +156,11 @@ def _redis_backend():
     return "django.core.cache.backends.redis.RedisCache" if is_there else "django_redis.cache.RedisCache"
 
 
-#: The backend of each kind of cache, and words that are only in the dotted paths of backends for it.
+#: The backend of each kind of cache, and words that are only in the dotted paths of backends for it, in lower case.
 _backends = {
     "redis": (_redis_backend, ("redis", "valkey")),
     "memcached": (lambda: "django.core.cache.backends.memcached.PyMemcacheCache", ("memcache", "pylibmc")),
-    "database": (lambda: "django.core.cache.backends.db.DatabaseCache", ("DatabaseCache",)),
+    "database": (lambda: "django.core.cache.backends.db.DatabaseCache", ("databasecache",)),
 }
 
 

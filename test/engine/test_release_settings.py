@@ -308,6 +308,21 @@ def test_package_that_sets_up_django_while_the_settings_are_imported(tmp_path):
     assert done.stdout == "['django.contrib.humanize'] the key\n", done.stderr
 
 
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        ("django_redis.cache.RedisCache", "django_redis.cache.RedisCache"),
+        ("blog.cache.RedisCache", "blog.cache.RedisCache"),
+        ("blog.cache.Files", "django.core.cache.backends.redis.RedisCache"),
+    ],
+)
+def test_backend_of_the_project_for_such_a_cache_stays(overlaid, backend, expected):
+    own = f"CACHES = {{'default': {{'BACKEND': '{backend}', 'LOCATION': 'x', 'TIMEOUT': 7}}}}\n"
+    cache = overlaid(own, cache={"engine": "redis"})["CACHES"]["default"]
+    assert cache["BACKEND"] == expected and cache["LOCATION"].startswith("unix:///run/django-blog-")
+    assert cache.get("TIMEOUT") == (7 if expected == backend else None)
+
+
 REDIS_URL = "unix:///run/django-blog-queue/socket"
 
 
