@@ -56,6 +56,8 @@ def imported(roots: Sequence[Path], settings: Settings) -> dict[Path, list[str]]
     Args:
         roots: the folders that the project is imported from.
     """
+    if tuple(roots) in settings.imports:
+        return settings.imports[tuple(roots)]
     waiting, seen, found = [*_first(settings)], set[str](), dict[Path, list[str]]()
     while waiting and len(found) < _MOST:
         module = waiting.pop(0)
@@ -65,6 +67,7 @@ def imported(roots: Sequence[Path], settings: Settings) -> dict[Path, list[str]]
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
             found[path] = [name for node in django_project_code.tree(path).body for name in _imported(node, package)]
             waiting += [part for name in found[path] for part in _packages(name)]
+    settings.imports[tuple(roots)] = found
     return found
 
 

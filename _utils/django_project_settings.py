@@ -32,6 +32,7 @@ class Settings:
         undefined: names that the modules use and do not have, and where: a NameError.
         absent: modules of the project that they take every name of, and that the source does not have.
         perhaps: the modules among those that were read that another value of a variable may import.
+        imports: what `django_project_imports` has found for these settings, by the folders imported from.
     """
 
     variables: dict[str, Variable] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Settings:
     undefined: dict[str, str] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
     perhaps: set[Path] = field(default_factory=set)
+    imports: dict[tuple[Path, ...], dict[Path, list[str]]] = field(default_factory=dict)
 
     def get(self, *names: str) -> Any:
         """Return a setting, or an element of it, without sources; `UNKNOWN` if it is not known."""
