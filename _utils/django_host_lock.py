@@ -49,21 +49,42 @@ class Lock:
         if self._descriptor is not None:
             return
         deadline = clock() + django_host_command.seconds(self._timeout)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        while not _is_taken(descriptor, fcntl.LOCK_EX):
-            if clock() >= deadline:
+        descriptor = self._open()
+        while not _is_taken(descriptor, fcntl.LOCK_EX) or self._is_removed(descriptor):
+            if self._is_removed(descriptor):  # by its holder, and others may hold the next file of this path
+                os.close(descriptor)
+                descriptor = self._open_again()
+            elif clock() >= deadline:
                 holder = _recorded_holder(descriptor)
                 os.close(descriptor)
                 message = f"{self.busy} is under way: {holder}; waited {self._timeout}"
                 raise DeploymentError(message, hint=self.hint, transient=True)
-            time.sleep(self._interval)
+            else:
+                time.sleep(self._interval)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{self._holder}, pid {os.getpid()}, since {django_host_clock.now()}\n".encode(), 0)
         self._descriptor = descriptor
         django_host_command.locks.add(descriptor)
 
+    def _open(self) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def _open_again(self) -> int:
+        try:
+            return self._open()
+        except FileNotFoundError:
+            message = f"{self.path.parent} was removed while {self.busy} was waited for"
+            raise DeploymentError(message, hint="apply again", transient=True) from None
+
+    def _is_removed(self, descriptor: int) -> bool:
+        """Return whether an open lock file is no longer the one of its path."""
+        try:
+            return not os.path.samestat(os.fstat(descriptor), os.lstat(self.path))
+        except FileNotFoundError:
+            return True
+
     def release(self) -> None:
-        """Release the lock, if it is held."""
+        """Release the lock, if it is held. Who removes the lock file does so before."""
         if self._descriptor is not None:
             django_host_command.locks.discard(self._descriptor)
             os.ftruncate(self._descriptor, 0)

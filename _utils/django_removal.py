@@ -27,6 +27,7 @@ import django_takeover
 import django_timer
 import django_tls
 import django_worker
+from django_host_command import DeploymentError
 from django_site import Site
 
 
@@ -111,19 +112,29 @@ def remove(site: Site, asked_by: str) -> None:
     """Remove a site from the host.
 
     Raises:
-        DeploymentError: a deployment is under way, or the proxy refuses the remaining configuration.
+        DeploymentError: a deployment is under way, or has activated a release meanwhile, by a pillar that may be newer;
+            or the proxy refuses the remaining configuration.
     """
-    lock = site.lock(f"{asked_by}: removal")
+    lock, active = site.lock(f"{asked_by}: removal"), _active(site)
     if site.root.is_dir():
         lock.take()
     try:
+        if _active(site) != active:
+            raise DeploymentError(
+                f"a deployment has activated {_active(site)} meanwhile", hint="apply again", transient=True
+            )
         _remove(site)
+        site.lock_file.unlink(missing_ok=True)
     finally:
         lock.release()
-    site.lock_file.unlink(missing_ok=True)
     is_own = site.root.is_dir() and not os.path.ismount(site.root)
     if site.config["remove_data"] and is_own and not any(site.root.iterdir()):
         site.root.rmdir()
+
+
+def _active(site: Site) -> str:
+    """Return the name of the active release; empty without one."""
+    return site.current.readlink().name if site.current.is_symlink() else ""
 
 
 def _certificates(site: Site) -> list[Path]:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import django_host_command
@@ -78,6 +79,39 @@ def test_lock_is_taken_once_its_holder_ends(make_site):
         lock = site.lock("next")
         lock.take()
         lock.release()
+
+
+def test_who_waits_for_a_lock_that_is_removed_takes_the_next_one(make_site):
+    """Or a deployment that waited for a removal would run next to one that came after it."""
+    site = make_site(timeouts={"lock": "10s"})
+    removal, waiting, later = (site.lock(f"salt job {number}") for number in range(3))
+    removal.take()
+    with ThreadPoolExecutor() as threads:
+        taken = threads.submit(waiting.take)
+        time.sleep(0.3)
+        site.lock_file.unlink()
+        later.take()
+        removal.release()
+        time.sleep(0.3)
+        assert not waiting.is_held and site.lock("").holder().startswith("salt job 2")
+        later.release()
+        taken.result()
+    assert site.lock("").holder().startswith("salt job 1")
+    waiting.release()
+
+
+def test_a_lock_whose_folder_is_removed_meanwhile_is_refused(make_site):
+    site = make_site(timeouts={"lock": "10s"})
+    removal, waiting = site.lock("salt job 1"), site.lock("salt job 2")
+    removal.take()
+    with ThreadPoolExecutor() as threads:
+        taken = threads.submit(waiting.take)
+        time.sleep(0.3)
+        django_host_file.remove_tree(site.root)
+        removal.release()
+        message = f"{site.root} was removed while another deployment of blog was waited for"
+        with pytest.raises(DeploymentError, match=message):
+            taken.result()
 
 
 def test_lock_ends_with_its_process_while_a_child_runs(make_site, tmp_path):

@@ -1,5 +1,8 @@
 """Sites that are removed, with and without their data."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import django_database_setup
 import django_host_file
 import django_process_systemd
@@ -160,3 +163,20 @@ def test_removal_waits_for_a_deployment(world):
         django_removal.remove(world.site, "another test")
     other.lock.release()
     assert world.live
+
+
+def test_removal_that_waited_for_a_release_is_refused(world):
+    """The pillar by which it was begun is older than the one that the release has."""
+    world.apply()
+    other = world.site.lock("a deployment")
+    other.take()
+    with ThreadPoolExecutor() as threads:
+        removal = threads.submit(django_removal.remove, world.site, "a test")
+        time.sleep(0.3)
+        other_release = world.site.releases / "0009-0123456789ab"
+        world.site.current.unlink()
+        world.site.current.symlink_to(f"releases/{other_release.name}")
+        other.release()
+        with pytest.raises(DeploymentError, match=f"a deployment has activated {other_release.name} meanwhile"):
+            removal.result()
+    assert world.site.releases.is_dir() and not world.site.lock("").holder()
