@@ -56,14 +56,17 @@ def written(settings: Settings, tree: Path, folder: str) -> tuple[list[str], lis
         if not inside:
             continue
         of_logs |= _folder_of_log(settings, tree, path, is_log=is_log)
-        is_file = _FILE.search(inside) or settings.written.get(PurePosixPath(tree / inside)) == "file"
-        if is_file and not (tree / inside).is_dir():
+        above = PurePosixPath(inside).parent
+        if settings.written.get(PurePosixPath(tree / inside)) == "file" and "." not in inside.rpartition("/")[2]:
+            # it would be shared as a folder, having no suffix
+            writable |= {} if any((tree / above).glob("*.py")) else {str(above): None}
+        elif _FILE.search(inside) and not (tree / inside).is_dir():
             shared[inside] = None
         elif is_log or _TEMPORARY.search(inside.rpartition("/")[2]):
             writable[inside] = None
         else:
             shared[inside] = None
-    only = [path for path in writable if not any(_is_below(path, other) for other in shared)]
+    only = [path for path in writable if not any(_is_below(path, one) or _is_below(one, path) for one in shared)]
     kept = _without_inner(shared)
     below = {path for path in of_logs if any(path != outer and _is_below(path, outer) for outer in kept)}
     return sorted({*kept, *below}), _without_inner(only)
