@@ -130,7 +130,7 @@ class Readers(Expressions):
             return self._decouple(name, args, keywords, place)
         if _ENV.match(name):
             return self._environ(Reader("environ"), _ENV.sub("", name), args, keywords, place)
-        if re.fullmatch(r"((environ|environs|django_environ|smart_env)\.)?(Env|FileAwareEnv|SmartEnv)", name):
+        if re.fullmatch(r"(\w+\.)?(Env|FileAwareEnv|SmartEnv)", name):  # of environs, and of those that build on it
             spread = keywords.get("**", Value()).content
             entries = {**(spread if isinstance(spread, dict) else {}), **keywords}
             scheme = {key: part.content for key, part in entries.items() if isinstance(part.content, list)}
