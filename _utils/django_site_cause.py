@@ -43,6 +43,7 @@ _ADDED = {
     "older_kombu": ("constraints", ["kombu<4.4"]),
     "kombu_before_redis_6": ("constraints", ["kombu<5.7"]),
     "after_static": ("after_static", ["manage.py compress"]),
+    "with_dots": ("after_static", ["manage.py collectstatic --no-default-ignore --no-input"]),
     "build": ("build", ["npm ci", "npm run build"]),
     "packages": ("packages", ["npm"]),
     "tk": ("packages", ["python3-tk"]),
@@ -181,6 +182,11 @@ _HINTS = (
         r"(?:[Mm]issing staticfiles manifest entry for '|Unable to include inline static file \")([^'\"]+)",
         "{0} is not among the collected static files: have {at}:build create it, or correct its name in the project; "
         "with {at}:static:collect: false commit it with its manifest",
+    ),
+    (
+        r"No such file or directory: '[^'\n]*/static/[^'\n]*/(\.vite)/manifest\.json'",
+        "collectstatic leaves out folders whose names begin with a dot, as {0}, to which Vite writes its manifest: set "
+        "{at}:commands:after_static: {with_dots}, or build.manifest of Vite to another name",
     ),
     (
         r"uploads static files itself",
