@@ -48,6 +48,8 @@ _OWNERS = re.compile(
 _OF_ERROR = re.compile(r"^\S.*(?i:error|must|cannot|could not|not set|missing|invalid|require|undefined|unset|fail)")
 _VARIABLE = re.compile(r"(?<![\w.])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?![\w.])")
 _ERRORS = 10
+#: The name of a fixture that may stand in a command: a repository may name its files as it likes.
+_FIXTURE = re.compile(r"\w[\w.-]*\.json")
 _FOLDER = re.compile(r"_(DIR|DIRECTORY|FOLDER|ROOT|HOME)$")
 #: What fixtures with accounts have, and those with rows that belong to one.
 _OF_ACCOUNTS = re.compile(r'"password": |"(?:user|owner|author|created_by)": *\d')
@@ -217,7 +219,7 @@ def _fixtures(source: Path, model: str) -> list[str]:
     paths = django_project.files(source, None, depth=6)
     of_live = [path for path in paths if django_project_process_files.is_for_live(path.relative_to(source))]
     texts = {path.name: django_project_code.read(path) for path in of_live if path.parent.name == "fixtures"}
-    texts = {name: text for name, text in texts.items() if name.endswith(".json") and not _OF_ACCOUNTS.search(text)}
+    texts = {name: text for name, text in texts.items() if _FIXTURE.fullmatch(name) and not _OF_ACCOUNTS.search(text)}
     having = [name for name, text in texts.items() if re.search(rf'"model": *"\w+\.{re.escape(model)}"', text)]
     modules = [path for path in of_live if path.suffix == ".py" and "loaddata" in django_project_code.read(path)]
     for function in [node for path in modules for node in ast.walk(django_project_code.tree(path))]:
