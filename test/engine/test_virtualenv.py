@@ -340,7 +340,20 @@ def test_package_of_a_repository_that_is_out_of_reach_is_replaced(make_site, uv,
     assert len([argv for argv, _folder in uv.calls if "install" in argv]) == installs
 
 
-def test_requirement_of_a_repository_is_written_as_uv_reads_it(make_site, uv, tmp_path, monkeypatch):
+@pytest.fixture
+def given(uv, monkeypatch) -> list[str]:
+    """The texts of requirements.txt that uv is given."""
+    texts: list[str] = []
+
+    def run(site, argv, **options):
+        texts.extend(Path(one).read_text() for one in argv if one.endswith("requirements.txt"))
+        return uv.run(site, argv, **options)
+
+    monkeypatch.setattr(django_process_build, "run", run)
+    return texts
+
+
+def test_requirement_of_a_repository_is_written_as_uv_reads_it(make_site, given, tmp_path):
     listed = """-e git+https://git.example.org/a.git@v1#egg=a
     --editable=git+ssh://git@git.example.org/b.git#egg=b[x]  # own
 git+https://git.example.org/c.git#egg=c&subdirectory=src
@@ -348,15 +361,8 @@ git+https://git.example.org/c.git#egg=c&subdirectory=src
 -e d @ git+https://git.example.org/d.git
 """
     source = write_tree(tmp_path / "source", {"requirements.txt": listed})
-    seen = []
-
-    def run(site, argv, **options):
-        seen.extend(Path(one).read_text() for one in argv if one.endswith("requirements.txt"))
-        return uv.run(site, argv, **options)
-
-    monkeypatch.setattr(django_process_build, "run", run)
     django_virtualenv.build(make_site(), source, ["requirements.txt"], "key")
-    assert seen == [
+    assert given == [
         """a @ git+https://git.example.org/a.git@v1
     b[x] @ git+ssh://git@git.example.org/b.git  # own
 git+https://git.example.org/c.git#egg=c&subdirectory=src
@@ -366,24 +372,17 @@ d @ git+https://git.example.org/d.git
     ]
 
 
-def test_archive_that_is_not_named_is_named_where_the_pillar_replaces_it(make_site, uv, tmp_path, monkeypatch):
+def test_archive_that_is_not_named_is_named_where_the_pillar_replaces_it(make_site, given, tmp_path):
     listed = """https://github.com/x/some_kit/archive/40ff.zip  # own
 https://git.example.org/other-1.0-py3-none-any.whl#sha256=0123
 https://git.example.org/third-1.0.tar.gz
 https://git.example.org/page
 """
     source = write_tree(tmp_path / "source", {"requirements.txt": listed})
-    seen = []
-
-    def run(site, argv, **options):
-        seen.extend(Path(one).read_text() for one in argv if one.endswith("requirements.txt"))
-        return uv.run(site, argv, **options)
-
-    monkeypatch.setattr(django_process_build, "run", run)
     django_virtualenv.build(
         make_site(python_packages=["some-kit>=0", "Other~=1.0", "third"]), source, ["requirements.txt"], "key"
     )
-    assert seen == [
+    assert given == [
         """some-kit @ https://github.com/x/some_kit/archive/40ff.zip  # own
 other @ https://git.example.org/other-1.0-py3-none-any.whl#sha256=0123
 https://git.example.org/third-1.0.tar.gz
