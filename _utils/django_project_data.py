@@ -58,8 +58,9 @@ def written(settings: Settings, tree: Path, folder: str) -> tuple[list[str], lis
         of_logs |= _folder_of_log(settings, tree, path, is_log=is_log)
         above = PurePosixPath(inside).parent
         if settings.written.get(PurePosixPath(tree / inside)) == "file" and "." not in inside.rpartition("/")[2]:
-            # it would be shared as a folder, having no suffix
-            writable |= {} if any((tree / above).glob("*.py")) else {str(above): None}
+            # it would be shared as a folder, having no suffix; no code is made writable for it, nor the whole source
+            has_code = str(above) == "." or any((tree / above).glob("*.py"))
+            writable |= {} if has_code else {str(above): None}
         elif _FILE.search(inside) and not (tree / inside).is_dir():
             shared[inside] = None
         elif is_log or _TEMPORARY.search(inside.rpartition("/")[2]):
