@@ -81,9 +81,9 @@ def test_fixtures_that_make_the_rows_which_a_page_asks_for_are_in_the_hint(relea
     assert django_project_advice.with_fixtures(configured(), release, FACTS, "correct it") == "correct it"
 
 
-@pytest.mark.parametrize("name", ["x'; touch loot; '.json", "-f.json", "a b.json", "$(id).json"])
+@pytest.mark.parametrize("name", ["x'; touch here; '.json", "-f.json", "a b.json", "$(id).json"])
 def test_a_fixture_whose_name_is_more_than_a_name_is_in_no_command(release, name):
-    """The hint is pasted into a shell, and whoever may push names the files."""
+    """The hint is pasted into a shell, and people who may push name the files."""
     write_tree(release / "source/gym/fixtures", {name: '[{"model": "gym.gymconfig"}]'})
     hint = "the database has no such GymConfig: load what it requires: salt-call django.manage blog 'loaddata NAME'"
     assert django_project_advice.with_fixtures(configured(), release, FACTS, hint) == hint
