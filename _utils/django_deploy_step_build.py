@@ -18,6 +18,7 @@ import django_host_user
 import django_process_build
 import django_process_sandbox
 import django_project_requirements
+import django_release
 import django_release_manifest
 import django_release_settings
 import django_secret
@@ -99,7 +100,9 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
     key = django_virtualenv.newest(site, django_virtualenv.key_of(site, requirements.contents))
     exists = django_virtualenv.is_complete(site, key)
     if exists and deployment.again and django_deploy_drift.of_virtualenv(site, key):
-        key, exists = django_virtualenv.next_of(site, key.partition(".")[0]), False
+        exists = False
+    if not exists and any(other.record.get("virtualenv") == key for other in django_release.releases(site)):
+        key = django_virtualenv.next_of(site, key.partition(".")[0])  # the live release still imports from the other
     if not exists:
         django_virtualenv_python.require(site, requirements.python)
         listed = {**requirements.contents, "python_packages": "\n".join(site.config["python_packages"])}
