@@ -281,7 +281,7 @@ def backend(site, host=None, state="state"):
     return _answer(lambda: django_balancer.backend(site, host, state))
 
 
-def expect(site, commits):
+def expect(site, commits, count=None):
     """
     Set the commits of which the balancer on this host gives a host of a site requests. Without any, the release of a
     host does not count. Returns whether that changed anything.
@@ -290,6 +290,8 @@ def expect(site, commits):
         Name of the site.
     commits
         List of whole commits.
+    count
+        Number of the release that the hosts have in common now; applies of an older pillar do not change the commits.
 
     CLI Example:
 
@@ -297,7 +299,7 @@ def expect(site, commits):
 
         salt lb1 django_fleet.expect blog '[3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d]'
     """
-    return _answer(lambda: django_balancer.expect(site, commits))
+    return _answer(lambda: django_balancer.expect(site, commits, count))
 
 
 def serves(site):

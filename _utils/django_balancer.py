@@ -83,7 +83,7 @@ def entry(site: Site, password: str | None) -> Entry:
         "status": status and {"user": status["user"], "password": password, "path": f"{prefix}/.django/balancer"},
         "servers": [_server(name, host, port) for name, host in fleet["hosts"].items() if "app" in host["parts"]],
         "commits": [release["commit"]] if release.get("commit") else [],
-        "release": [release.get("commit", ""), release.get("sequence", 0)],
+        "count": release.get("count", 0),
     }
 
 
@@ -161,11 +161,15 @@ def _with_commits(new: Entry, present: Entry | None) -> Entry:
     """Return a site with the commits that let a host in.
 
     A deployment sets them while it runs, and it may end between the compilation of the pillar and this apply. So that
-    of the pillar counts only if it is another one than at the last apply.
+    of the pillar counts only if it is a later one than that of the last apply or the last deployment.
     """
-    if present and new["release"] == present["release"]:
-        return {**new, "commits": present["commits"]}
+    if present and new["count"] <= _count(present):
+        return {**new, "commits": present["commits"], "count": _count(present)}
     return new
+
+
+def _count(present: Entry) -> int:
+    return int(present.get("count", 0))  # earlier versions recorded none
 
 
 def apply(
@@ -308,12 +312,13 @@ def backend(site: str, host: str | None, state: str) -> dict[str, Any]:
     return found if host is None else {"host": host, **found[host]}
 
 
-def expect(site: str, commits: Collection[str]) -> bool:
+def expect(site: str, commits: Collection[str], count: int | None = None) -> bool:
     """Set the commits of which a host gets requests; without any its release does not count.
 
     Args:
         site: the site.
         commits: whole commits.
+        count: that of the release which the hosts have in common now, if they are those of a release.
 
     Returns:
         Whether that changed anything.
@@ -325,11 +330,12 @@ def expect(site: str, commits: Collection[str]) -> bool:
         raise DeploymentError(f"{', '.join(commits)}: expected whole commits")
     with lock().held():
         record = _recorded()
-        record["sites"][site] = {**_site(site), "commits": list(dict.fromkeys(commits))}
-        is_new = record != _recorded()
-        if is_new:
+        present, wanted = _site(site), list(dict.fromkeys(commits))
+        record["sites"][site] = {**present, "commits": wanted, "count": _count(present) if count is None else count}
+        if record != _recorded():
             _apply(_plan(record), {})
-        else:  # a release of the same commit has other settings
+        is_new = wanted != present["commits"]
+        if not is_new:  # a release of the same commit has other settings
             _program().purge(record["sites"], site)
     return is_new
 

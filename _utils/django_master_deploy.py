@@ -288,8 +288,10 @@ class Fleet:
                 if not hosts and any(answer.value.get("claim") for answer in ready.values()):
                     return {}  # they are another master's
             answers = self._abandon(hosts, self.store.last() if own else "")
-            if commit := self.store.release()["commit"]:
-                answers |= self.ask("expect", self.names("balancer"), "expect", [commit], look=_LOOK_FIRST)
+            known = self.store.release()
+            if known["commit"]:
+                arguments = ([known["commit"]], known["count"])
+                answers |= self.ask("expect", self.names("balancer"), "expect", *arguments, look=_LOOK_FIRST)
         if problems := {host: answer.error for host, answer in answers.items() if answer.error}:
             raise Failed("abandon", problems)
         return {host: answer.value for host, answer in sorted(answers.items())}
@@ -311,6 +313,7 @@ class Fleet:
             value = answers[host].value if host in answers else {}
             row |= {key: value[key] for key in ("release", "commit", "claim", "deployment") if value.get(key)}
             rows[host] = row | ({"error": "; ".join(found)} if found else {})
+        del known["count"]
         return {**known, "hosts": rows, "behind": sorted(behind)}
 
     def set_backend(self, host: str, state: str) -> dict[str, Any]:
@@ -544,13 +547,13 @@ class Fleet:
         Raises:
             Failed: it did not end on all of them; the release stays.
         """
-        known = self.store.release()
-        on_hold = [one for one in known["held"] if one != commit]
-        release = {"commit": commit, "sequence": sequence, "held": [*on_hold, held] if held else on_hold}
-        self.store.set_release(release, self.id)
+        on_hold = [one for one in self.store.release()["held"] if one != commit]
+        new = {"commit": commit, "sequence": sequence, "held": [*on_hold, held] if held else on_hold}
+        self.store.set_release(new, self.id)
+        release = self.store.release()
         arguments = (self.id, self.by, "" if held else hosts[0], release)
         ended = self.ask("finish", hosts, "finish", *arguments, meanwhile=self.renew(hosts))
-        ended |= self.ask("expect", self.names("balancer"), "expect", [commit])
+        ended |= self.ask("expect", self.names("balancer"), "expect", [commit], release["count"])
         if problems := {host: answer.error for host, answer in ended.items() if answer.error}:
             failure = Failed("finish", problems)
             failure.hint = f"the hosts of {self.site} serve {commit[:12]}: apply on those that failed"

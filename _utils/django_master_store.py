@@ -7,7 +7,8 @@ The store is a folder that only root reads, with a folder for each site:
                     NAME.former has too
     hosts.json      the parts of each host, as the pillar had them when a host compiled it last
     addresses.json  the address of each host, as its grains had it when its pillar was compiled last
-    fleet.json      commit and number of the release, the commits that were rolled back, and the id of its deployment
+    fleet.json      commit and number of the release, the commits that were rolled back, how many times that was another
+                    release, and the id of its deployment
     lock            held by the runner that deploys the site, with what it does
     last            the id of the last deployment with claims, which is over where the lock is free
 """
@@ -35,7 +36,9 @@ _LENGTH = 50
 #: Names of sites, as the schema has them.
 NAME = re.compile("[a-z]([a-z0-9-]{0,24}[a-z0-9])?")
 SECRET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_FLEET = {"commit": str, "sequence": int, "held": [str], "deployment?": str}
+_FLEET = {"commit": str, "sequence": int, "held": [str], "count?": int, "deployment?": str}
+#: What hosts without a release have in common.
+_NONE = {"commit": "", "sequence": 0, "held": [], "count": 0}
 
 
 def new_key() -> str:
@@ -137,17 +140,18 @@ class Store:
                 django_host_file.write_json(self.folder / "addresses.json", known, mode=0o600)
 
     def release(self) -> dict[str, Any]:
-        """Return ``commit``, ``sequence`` and ``held`` of the release that the hosts have in common."""
-        known = self._fleet() or {"commit": "", "sequence": 0, "held": []}
-        return {key: known[key] for key in ("commit", "sequence", "held")}
+        """Return ``commit``, ``sequence``, ``held`` and ``count`` of the release that the hosts have in common."""
+        known = {**_NONE, **(self._fleet() or {})}
+        return {key: known[key] for key in _NONE}
 
     def set_release(self, release: Mapping[str, Any], deployment: str = "") -> None:
-        """Set ``commit``, ``sequence`` and ``held`` of the release that the hosts have in common.
+        """Set ``commit``, ``sequence`` and ``held`` of the release that the hosts have in common, and count it.
 
         Args:
             deployment: the id of the one that has activated it on all hosts.
         """
-        django_host_file.write_json(self.folder / "fleet.json", {**release, "deployment": deployment}, mode=0o600)
+        new = {**release, "count": self.release()["count"] + 1, "deployment": deployment}
+        django_host_file.write_json(self.folder / "fleet.json", new, mode=0o600)
 
     def is_complete(self, deployment: str) -> bool:
         """Return whether a deployment has activated its release on all hosts, and none has since."""

@@ -67,7 +67,7 @@ def complete(site: Site, host: str) -> Iterator[Problem]:
     if not known and host not in found:
         yield ("hosts",), f"expected {host}, the name of this host's minion, among {', '.join(found)}"
     parts = found[host]["parts"] if host in found and site["state"] == "present" else []
-    release = {key: known[key] for key in ("commit", "sequence", "held")} if known else None
+    release = {key: known[key] for key in ("commit", "sequence", "held", "count")} if known else None
     given = {key: (known or {}).get(key) for key in ("passwords", "certificates", "key", "cpus", "login")}
     site["fleet"] = {"host": host, "parts": parts, "hosts": dict(sorted(found.items())), "release": release}
     site["fleet"]["given"] = given

@@ -68,8 +68,8 @@ def templates() -> dict[str, str]:
     return {url: formula_templates()[url] for url in URLS}
 
 
-def blog(commit: str = OLD, sequence: int = 1, **options: Any) -> dict[str, Entry]:
-    site = {**yaml.safe_load(_sites())["blog"], "fleet": {"commit": commit, "sequence": sequence}, **options}
+def blog(commit: str = OLD, count: int = 1, **options: Any) -> dict[str, Entry]:
+    site = {**yaml.safe_load(_sites())["blog"], "fleet": {"commit": commit, "sequence": 1, "count": count}, **options}
     return entries({"blog": site})
 
 
@@ -248,14 +248,17 @@ def test_commits_of_a_deployment_outlast_applies_until_the_master_has_another(ha
     assert not django_balancer.expect("blog", [OLD, NEW])
     apply(blog(OLD, 1), [])
     assert commits() == [OLD, NEW]
-    django_balancer.expect("blog", [NEW])
+    django_balancer.expect("blog", [NEW], 2)
     apply(blog(OLD, 1), [])  # a pillar that was compiled before the switch
     assert commits() == [NEW]
-    apply(blog(OLD, 3), [])
+    django_balancer.expect("blog", [OLD], 3)  # a rollback
+    apply(blog(NEW, 2), [])  # a pillar that was compiled before it, of a release that no apply has had
     assert commits() == [OLD]
-    apply(blog(NEW, 4), [])
-    apply(blog(OLD, 3), [])  # a rollback while this balancer was down
-    assert commits() == [OLD]
+    apply(blog(NEW, 4), [])  # a deployment while this balancer was down
+    assert commits() == [NEW]
+    django_balancer.expect("blog", [OLD], 1)  # of a new store
+    apply(blog(NEW, 2), [])
+    assert commits() == [NEW]
     django_balancer.expect("blog", [])
     assert "/.django-release" not in django_balancer_haproxy.CONFIG.read_text()
 

@@ -45,6 +45,7 @@ class Played:
         self.prepared: dict[str, str] = {}
         self.sequence = dict.fromkeys(names, 5)
         self.expected: list[str] = []
+        self.counted = 0
         self.fails: dict[tuple[str, str], Answer] = {}
         self.differs: dict[str, dict[str, Any]] = {}
         self.finds: dict[str, str] = {}
@@ -149,9 +150,11 @@ class Played:
     def _stores(self, host: str) -> dict[str, Any]:
         return {} if self.clients is None else {"clients": self.clients}
 
-    def _expect(self, host: str, commits: list[str]) -> None:
+    def _expect(self, host: str, commits: list[str], count: int | None = None) -> None:
         assert not commits or {*self.live.values()} & {*commits}, "every host would be taken out"
         self.expected = commits
+        if count is not None:
+            self.counted = count
 
 
 class World:
@@ -182,7 +185,7 @@ def world(tmp_path: Path) -> World:
 def test_a_deployment_goes_through_its_phases_on_all_hosts(world: World) -> None:
     done = world.fleet().deploy(None)
     assert {*world.hosts.live.values()} == {NEW} and not world.hosts.claims
-    assert world.store.release() == {"commit": NEW, "sequence": 5, "held": []}
+    assert world.store.release() == {"commit": NEW, "sequence": 5, "held": [], "count": 1}
     assert done["hosts"] == dict.fromkeys(("web1", "web2", "web3"), f"0005-{NEW[:12]}")
     assert done["warnings"]["web2"] == ["web2 is slow"]
     assert world.hosts.verbs() == [
@@ -494,8 +497,8 @@ def test_workers_that_fail_in_the_switch_take_all_hosts_back(with_workers: World
 def test_a_rollback_is_one_for_all_hosts(world: World) -> None:
     world.fleet().deploy(None)
     done = world.fleet().rollback(None, force=False)
-    assert {*world.hosts.live.values()} == {OLD} and world.hosts.expected == [OLD]
-    assert done["commit"] == OLD and world.store.release() == {"commit": OLD, "sequence": 3, "held": [NEW]}
+    assert {*world.hosts.live.values()} == {OLD} and world.hosts.expected == [OLD] and world.hosts.counted == 2
+    assert done["commit"] == OLD and world.store.release() == {"commit": OLD, "sequence": 3, "held": [NEW], "count": 2}
     world.fleet().deploy(None)
     assert world.store.release()["held"] == []
 
@@ -747,7 +750,7 @@ def test_a_store_that_others_read_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_file_of_the_store_is_no_release(world: World) -> None:
     (world.store.folder / "fleet.json").write_text('{"commit": 1}')
-    assert world.store.release() == {"commit": "", "sequence": 0, "held": []}
+    assert world.store.release() == {"commit": "", "sequence": 0, "held": [], "count": 0}
     assert sites(world.store.folder.parent) == ["blog"]
 
 

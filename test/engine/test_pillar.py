@@ -269,7 +269,7 @@ COMMIT = "3f2a9c1b77de0000000000000000000000000000"
 
 def on(host: str, hosts: dict[str, Any], *, known: bool = True, **options: Any) -> dict[str, Any]:
     """The pillar of a site with these hosts, as one of them compiles it."""
-    fleet = {"fleet": {"commit": COMMIT, "sequence": 7, "held": [], "addresses": KNOWN}} if known else {}
+    fleet = {"fleet": {"commit": COMMIT, "sequence": 7, "held": [], "count": 9, "addresses": KNOWN}} if known else {}
     site = {**SITE, **FLEET, "hosts": hosts, **fleet, **options}
     return compiled({"django": {"sites": {"blog": site}}}, {**GRAINS, "id": host})
 
@@ -284,7 +284,7 @@ def test_each_host_of_a_site_finds_its_part() -> None:
     fleet = web2["sites"]["blog"]["fleet"]
     assert fleet["host"] == "web2" and fleet["parts"] == ["app"]
     assert {name: entry["address"] for name, entry in fleet["hosts"].items()} == KNOWN
-    assert fleet["release"] == {"commit": COMMIT, "sequence": 7, "held": []}
+    assert fleet["release"] == {"commit": COMMIT, "sequence": 7, "held": [], "count": 9}
     assert web1["sites"]["blog"]["proxy"]["trusted"] == ["10.0.0.9"]
     assert "schedules" in web1["sites"]["blog"] and "schedules" not in web2["sites"]["blog"]
 

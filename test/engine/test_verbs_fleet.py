@@ -21,7 +21,7 @@ BY, FIRST, ID = "ops on master1", "20260301T110000-6", "20260301T120000-7"
 
 def known(commit: str = "", sequence: int = 0) -> dict[str, Any]:
     """The options of a site of which the master has this release."""
-    fleet = {"commit": commit, "sequence": sequence, "held": [], "addresses": {"web1": "10.0.0.1"}}
+    fleet = {"commit": commit, "sequence": sequence, "held": [], "count": 1, "addresses": {"web1": "10.0.0.1"}}
     return {"hosts": {"web1": ["app"]}, "fleet": fleet}
 
 
@@ -57,7 +57,7 @@ def released(commit: str, sequence: int) -> None:
     verbs.migrate("blog", FIRST, BY, soon())
     verbs.start("blog", FIRST, BY, soon(), [])
     verbs.switch("blog", FIRST, BY, soon())
-    verbs.finish("blog", FIRST, BY, "web1", {"commit": commit, "sequence": sequence, "held": []})
+    verbs.finish("blog", FIRST, BY, "web1", {"commit": commit, "sequence": sequence, "held": [], "count": 1})
 
 
 def test_first_apply_makes_no_release_and_keeps_the_secret_key(world):
@@ -259,7 +259,7 @@ def test_an_apply_leaves_the_former_instance_until_all_hosts_have_switched(host)
     host.options = known(ONE, 1)
     host.apply()
     assert host.running == running and len(running) == 4
-    verbs.finish("blog", ID, BY, "", {"commit": TWO, "sequence": 2, "held": []})
+    verbs.finish("blog", ID, BY, "", {"commit": TWO, "sequence": 2, "held": [], "count": 1})
     assert len(host.running) == 2
     host.check()
 
@@ -288,7 +288,7 @@ def test_a_command_after_the_switch_that_fails_leaves_the_release(host):
     verbs.switch("blog", ID, BY, soon())
     host.fails["tell"] = DeploymentError("no mail server")
     with pytest.raises(DeploymentError, match="after_switch: "):
-        verbs.finish("blog", ID, BY, "web1", {"commit": TWO, "sequence": 8, "held": []})
+        verbs.finish("blog", ID, BY, "web1", {"commit": TWO, "sequence": 8, "held": [], "count": 1})
     assert host.live == f"0008-{TWO[:12]}" and len(host.running) == 2
 
 
@@ -324,7 +324,7 @@ def test_after_switch_runs_once_for_all_hosts(host):
     verbs.start("blog", ID, BY, soon(), [])
     verbs.switch("blog", ID, BY, soon())
     assert not [one for one in host.commands if "tell" in one]
-    verbs.finish("blog", ID, BY, "web1", {"commit": TWO, "sequence": 8, "held": []})
+    verbs.finish("blog", ID, BY, "web1", {"commit": TWO, "sequence": 8, "held": [], "count": 1})
     assert len([one for one in host.commands if "tell" in one]) == 1
 
 

@@ -56,14 +56,14 @@ def test_a_rotation_makes_a_host_accept_a_key_and_then_sign_with_it(signing):
     taken(OLD_KEY, next=NEW_KEY)
     assert keys_of(signing) == [OLD_KEY, NEW_KEY, *before[1:]]
     fully_released(ONE, 3)
-    verbs.finish("blog", ID, BY, "web1", {"commit": ONE, "sequence": 3, "held": []})
+    verbs.finish("blog", ID, BY, "web1", {"commit": ONE, "sequence": 3, "held": [], "count": 1})
     assert verbs.ready("blog")["accepts"][0] == django_secret.fingerprint(NEW_KEY)
     keyed(signing, OLD_KEY, 3, next=NEW_KEY)
     assert signing.apply() == {}, "an apply between the two releases changes nothing"
     claim()
     taken(NEW_KEY, **{"1": OLD_KEY})
     fully_released(ONE, 4)
-    verbs.finish("blog", ID, BY, "web1", {"commit": ONE, "sequence": 4, "held": []})
+    verbs.finish("blog", ID, BY, "web1", {"commit": ONE, "sequence": 4, "held": [], "count": 1})
     assert keys_of(signing) == [NEW_KEY, OLD_KEY, *before[1:]]
     keyed(signing, NEW_KEY, 4, **{"1": OLD_KEY})
     assert signing.apply() == {} and not (signing.site.secrets / ".before.json").exists()

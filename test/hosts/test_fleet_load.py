@@ -92,7 +92,8 @@ def test_fifty_applies_at_once_migrate_and_back_up_once(fleet):
     # As when the master has gone down in a switch: the hosts have in common what none of them has been given yet.
     expected = json.dumps([known["commit"], commit])
     fleet.master.run(["salt", "lb1", "django_fleet.expect", "blog", expected])
-    fleet.master.write(f"{STORE}/blog/fleet.json", json.dumps({**known, "commit": commit, "sequence": 90}), mode="0600")
+    wanted = {**known, "commit": commit, "sequence": 90, "count": known["count"] + 1}
+    fleet.master.write(f"{STORE}/blog/fleet.json", json.dumps(wanted), mode="0600")
     argv = "salt --async 'web*' state.apply django queue=True"
     with visitors(fleet) as load:
         fleet.master.run(f"for n in $(seq 17); do {argv} & done; wait", timeout=300)
