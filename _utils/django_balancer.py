@@ -334,7 +334,7 @@ def expect(site: str, commits: Collection[str], count: int | None = None) -> boo
         record["sites"][site] = {**present, "commits": wanted, "count": _count(present) if count is None else count}
         if record != _recorded():
             _apply(_plan(record), {})
-        is_new = wanted != present["commits"]
+        is_new: bool = wanted != present["commits"]
         if not is_new:  # a release of the same commit has other settings
             _program().purge(record["sites"], site)
     return is_new

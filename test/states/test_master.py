@@ -79,7 +79,7 @@ def test_a_host_that_serves_gets_the_key_the_release_and_the_addresses(pillar_of
     web1, web2 = (pillar_of(name, {"blog": {"hosts": HOSTS}})["blog"] for name in ("web1", "web2"))
     assert web1 == web2 and len(web1["secret_key"]) == 50
     assert web1["fleet"] == {
-        **{"commit": "", "sequence": 0, "held": [], "over": ""},
+        **{"commit": "", "sequence": 0, "held": [], "count": 0, "over": ""},
         "addresses": {"lb1": "10.0.0.9", "web1": "10.0.0.1", "web2": "2001:db8::2", "web3": ""},
         **{"secrets": {}, "keys": {}},
     }
