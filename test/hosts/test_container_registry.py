@@ -50,7 +50,10 @@ def blogs(request: pytest.FixtureRequest, module_hosts: Hosts, repositories: Rep
         container = {"engine": engine, "share": f"{REGISTRY}/team/blog", "login": LOGIN}
         site = Site(host, repositories(host), server={"kind": "gunicorn"}, container=container)
         found.append(site)
-    found[0].host.run(SET_UP, timeout=600)
+    first = found[0].host
+    first.run(SET_UP, timeout=600)
+    for blog in found:  # the name alone may be that of another cell's host
+        blog.host.run(f"echo {first.address} {REGISTRY.partition(':')[0]} >>/etc/hosts")
     return found
 
 
