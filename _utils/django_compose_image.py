@@ -167,7 +167,7 @@ def _install(plan: Plan, tree: Path) -> list[str]:
     commands, arguments = [], []
     for name in plan.requirements:
         kind, folder = Path(name).name, f"/app/{Path(name).parent}".removesuffix("/.")
-        if kind in ("uv.lock", "poetry.lock", "Pipfile.lock"):
+        if kind in _LOCKS:
             commands.append(f"cd {folder} && {_LOCKS[kind].format(groups=_groups(plan, tree))}")
             name = f"/tmp/{kind}.txt"  # noqa: S108  # nosec B108 - in the image
         arguments.append(f"--requirement={_quoted(name)}")
@@ -188,6 +188,7 @@ _LOCKS = {
     "uv.lock": "uv export --quiet --frozen --no-dev --no-emit-project{groups} --output-file /tmp/uv.lock.txt",
     "Pipfile.lock": "uv tool run --quiet pipenv requirements >/tmp/Pipfile.lock.txt",
     "poetry.lock": "uv tool run --quiet --with poetry-plugin-export poetry export --output /tmp/poetry.lock.txt",
+    "pdm.lock": "uv tool run --quiet pdm export --prod --output /tmp/pdm.lock.txt",
 }
 
 

@@ -79,9 +79,9 @@ def _of_lines(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _of_lock(packages: list[dict[str, Any]], required: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield those of a uv.lock or poetry.lock."""
+    """Yield those of a uv.lock, poetry.lock or pdm.lock, which has them in the package itself."""
     for package in packages:
-        source = package.get("source", {})
+        source = package.get("source", package)
         is_direct = source.get("type", "url") in ("git", "url")
         url = source.get("git") or (source.get("url") if is_direct else "")
         if url and re.sub("[-_.]+", "-", package["name"]).lower() in required:

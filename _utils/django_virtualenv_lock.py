@@ -1,4 +1,4 @@
-"""Lock files of pipenv, poetry and uv in the form of a requirements file, which ``uv pip install`` reads."""
+"""Lock files of pipenv, poetry, PDM and uv in the form of a requirements file, which ``uv pip install`` reads."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ import django_host_toml
 from django_host_command import DeploymentError
 
 #: The names of lock files; the first that a project has is taken.
-NAMES = ("uv.lock", "Pipfile.lock", "poetry.lock")
+NAMES = ("uv.lock", "Pipfile.lock", "poetry.lock", "pdm.lock")
 _INDEX = "--extra-index-url"
 #: Groups of dependencies that a site needs; others are for development.
 _GROUP = re.compile(r"main|prod\w*|live|deploy\w*|server|web")
@@ -82,7 +82,7 @@ def as_requirements(work: Path, name: str, *, indexes: bool = True) -> Path:
     if path.name == "uv.lock":
         target.unlink(missing_ok=True)
         return target
-    convert = {"Pipfile.lock": _pipfile_requirements, "poetry.lock": _poetry_requirements}.get(path.name)
+    convert = _CONVERTED.get(path.name)
     if path.name == "pyproject.toml" and "name" not in read_toml(path).get("project", {"name": ""}):
         convert = _pyproject_requirements  # uv refuses the table [project] without it; PDM and others do not
     if not convert:
@@ -276,6 +276,47 @@ def _poetry_requirement(path: Path, package: dict[str, Any]) -> str:
     return f"{package['name']}=={package['version']}"
 
 
+def _pdm_requirements(path: Path) -> Iterator[str]:
+    pyproject = path.with_name("pyproject.toml")
+    about = read_toml(pyproject) if pyproject.exists() else {}
+    yield from _indexes(source["url"] for source in about.get("tool", {}).get("pdm", {}).get("source", []))
+    packages: list[dict[str, Any]] = read_toml(path).get("package", [])
+    direct = (
+        [] if any("groups" in package for package in packages) else about.get("project", {}).get("dependencies", [])
+    )
+    if not direct:
+        yield from (f"{_pdm_requirement(path, one)}\n" for one in packages if _is_installed_by_pdm(one))
+        return
+    # a lock before PDM 2.14 has packages of development too, and does not say which ones
+    constraints = path.with_name(f".{path.name}.constraints.txt")
+    pins = [_pdm_requirement(path, {**one, "extras": []}) for one in packages if not one.get("path")]
+    replace(constraints, "".join(f"{pin}\n" for pin in dict.fromkeys(pins)))
+    yield f"--constraint {constraints.name}\n"
+    yield from (f"{one}\n" for one in itertools.chain(direct, *groups_of_pyproject(pyproject).values()))
+
+
+def _pdm_requirement(path: Path, package: dict[str, Any]) -> str:
+    extras = f"[{','.join(package['extras'])}]" if package.get("extras") else ""
+    name, url = f"{package['name']}{extras}", package.get("url")
+    if "git" in package:
+        subdirectory = f"#subdirectory={package['subdirectory']}" if "subdirectory" in package else ""
+        url = f"git+{package['git']}@{package.get('revision', package.get('ref', 'HEAD'))}{subdirectory}"
+    if "path" in package:
+        url = (path.parent / package["path"]).absolute().as_uri()
+    return (f"{name} @ {url}" if url else f"{name}=={package['version']}") + _marker(package.get("marker"))
+
+
+def of_pdm(lock: Path) -> list[str]:
+    """Return the names of the packages that are installed by a pdm.lock, as far as it says so."""
+    packages: list[dict[str, Any]] = read_toml(lock).get("package", [])
+    return [str(package.get("name", "")) for package in packages if _is_installed_by_pdm(package)]
+
+
+def _is_installed_by_pdm(package: dict[str, Any]) -> bool:
+    """Return whether a package is for a site: of the group ``default``, or of one for production."""
+    return any(group == "default" or _GROUP.fullmatch(group) for group in package.get("groups", ["default"]))
+
+
 def _indexes(urls: Iterable[str]) -> Iterator[str]:
     """Yield the indexes of a lock file except PyPI, which every host has: some have a mirror of it configured."""
     for url in urls:
@@ -285,3 +326,11 @@ def _indexes(urls: Iterable[str]) -> Iterator[str]:
 
 def _marker(marker: str | None) -> str:
     return f" ; {marker}" if marker else ""
+
+
+#: The functions that write a lock file as requirements.
+_CONVERTED = {
+    "Pipfile.lock": _pipfile_requirements,
+    "poetry.lock": _poetry_requirements,
+    "pdm.lock": _pdm_requirements,
+}

@@ -36,6 +36,7 @@ _PYTHON_VERSIONS = {
     "uv.lock": r'^requires-python = "([^"]+)"',
     "pyproject.toml": r"""^requires-python\s*=\s*["']([^"']+)""",
     "poetry.lock": r'^\[metadata\][\s\S]*?^python-versions = "([^"]+)"',
+    "pdm.lock": r'^\[\[metadata\.targets\]\]\s+requires_python = "([^"]+)"',
 }
 #: A line for the project itself, which is never installed: its code is that of each release.
 PROJECT = re.compile(
@@ -231,7 +232,11 @@ def _listed(path: Path) -> list[str]:
     if path.name == "Pipfile.lock":
         return [*json.loads(text).get("default", {})]
     if path.suffix == ".lock":
-        convert = {"uv.lock": django_virtualenv_lock.of_uv, "poetry.lock": django_virtualenv_lock.of_poetry}
+        convert = {
+            "uv.lock": django_virtualenv_lock.of_uv,
+            "poetry.lock": django_virtualenv_lock.of_poetry,
+            "pdm.lock": django_virtualenv_lock.of_pdm,
+        }
         needed = convert[path.name](path) if path.name in convert else []
         return needed or re.findall(r'^name = "([^"]+)"', text, re.MULTILINE)
     if path.suffix == ".toml":
@@ -346,7 +351,7 @@ def contents(source: Path, names: list[str]) -> dict[str, str]:
         for path in with_included(source, source / name, done):
             texts[str(path.relative_to(source.resolve()))] = django_host_file.decoded(path.read_bytes())
         pyproject = (source / name).with_name("pyproject.toml")
-        if name.endswith(("uv.lock", "poetry.lock")) and pyproject.is_file():
+        if name.endswith(("uv.lock", "poetry.lock", "pdm.lock")) and pyproject.is_file():
             texts[str(pyproject.relative_to(source))] = django_host_file.decoded(pyproject.read_bytes())
     if any(PROJECT.search(text) for name, text in texts.items() if name.endswith((".txt", ".in"))):
         texts |= {name: text for name in PACKAGING if (text := django_host_file.read_text(source / name)) is not None}

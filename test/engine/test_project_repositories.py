@@ -24,6 +24,15 @@ name = "Bit_Field"
 type = "git"
 url = "git@git.example.org:own/bit-field.git"
 """
+PDM = """
+[[package]]
+name = "kit"
+git = "https://github.com/x/kit.git"
+ref = "main"
+[[package]]
+name = "django"
+version = "5.2.8"
+"""
 PYPROJECT = """
 [project]
 dependencies = ["one @ git+https://token@github.com/x/one.git@v1.2", "two", "django"]
@@ -78,6 +87,7 @@ def _ssh(shown: str, first: str) -> str:
             [_github("parser from https://github.com/buses/parser", "parser")],
         ),
         ({"poetry.lock": POETRY}, [_ssh("bit-field from git@git.example.org:own/bit-field.git", "bit-field")]),
+        ({"pdm.lock": PDM}, [_github("kit from https://github.com/x/kit.git", "kit")]),
         (
             {"pyproject.toml": PYPROJECT},
             [
@@ -113,8 +123,8 @@ def _ssh(shown: str, first: str) -> str:
         ),
         ({"uv.lock": "no toml [", "Pipfile.lock": "{}", "poetry.lock": "package = 1"}, []),
     ],
-    ids=["none", "uv", "poetry", "pyproject", "lines", "pipfile", "archives", "archive-uv", "damaged"],
+    ids=["none", "uv", "poetry", "pdm", "pyproject", "lines", "pipfile", "archives", "archive-uv", "damaged"],
 )
 def test_packages_of_repositories_are_named_with_their_servers(contents, expected):
-    required = ["django", "parser", "bit-field", "one", "two[x]", "four"]
+    required = ["django", "parser", "bit-field", "kit", "one", "two[x]", "four"]
     assert [*django_project_repositories.remarks(contents, required)] == expected

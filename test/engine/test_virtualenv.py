@@ -77,7 +77,7 @@ def test_key_has_no_package_outside_of_the_source(key, tmp_path, line):
     assert key({"requirements.txt": line}, ["requirements.txt"]) == first
 
 
-@pytest.mark.parametrize("lock", ["uv.lock", "poetry.lock"])
+@pytest.mark.parametrize("lock", ["uv.lock", "poetry.lock", "pdm.lock"])
 def test_key_changes_with_pyproject_of_a_lock(key, lock):
     files = {lock: "lock", "pyproject.toml": "one"}
     assert key(files, [lock]) != key(files | {"pyproject.toml": "two"}, [lock])

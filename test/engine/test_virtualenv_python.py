@@ -38,6 +38,8 @@ def test_interpreter_is_found_by_name_and_a_missing_one_refused():
         ({"poetry.lock": '[metadata]\npython-versions = "==3.99"\n'}, "==3.99"),
         ({"poetry.lock": '[metadata]\npython-versions = "^3.99"\n'}, "^3.99"),
         ({"poetry.lock": '[metadata]\npython-versions = "^3.8"\n'}, None),
+        ({"pdm.lock": '[metadata]\n\n[[metadata.targets]]\nrequires_python = ">=3.99"\n'}, ">=3.99"),
+        ({"pdm.lock": '[[package]]\nname = "a"\nrequires_python = ">=3.99"\n'}, None),
         ({"pyproject.toml": "[project]\nrequires-python = '>=3.2'\n"}, None),
         ({"requirements.txt": "django\n"}, None),
         ({"uv.lock": 'requires-python = "==3.11.9"\n'}, None),

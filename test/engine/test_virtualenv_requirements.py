@@ -26,6 +26,7 @@ def test_requirements_as_windows_writes_them(tmp_path, encoding):
         (["uv.lock", "pyproject.toml", "requirements.txt"], ".", {}, ["uv.lock"]),
         (["Pipfile.lock", "Pipfile", "requirements.txt"], ".", {}, ["Pipfile.lock"]),
         (["poetry.lock", "pyproject.toml"], ".", {}, ["poetry.lock"]),
+        (["pdm.lock", "pyproject.toml"], ".", {}, ["pdm.lock"]),
         (["pyproject.toml"], ".", {}, ["pyproject.toml"]),
         (["pyproject.toml", "requirements.txt"], ".", {}, ["requirements.txt"]),
         (["src/requirements.txt", "requirements.txt"], "src", {}, ["src/requirements.txt"]),
@@ -43,10 +44,10 @@ def test_requirements_as_windows_writes_them(tmp_path, encoding):
             ["setup.py"],
             ".",
             {},
-            "no requirements found in the source; searched for uv.lock, Pipfile.lock, poetry.lock, requirements.txt, "
-            "requirements/production.txt, requirements/prod.txt, requirements/base.txt, requirements-prod.txt, "
-            "pyproject.toml\nname the file in django:sites:blog:requirements, or list the packages in "
-            "django:sites:blog:python_packages",
+            "no requirements found in the source; searched for uv.lock, Pipfile.lock, poetry.lock, pdm.lock, "
+            "requirements.txt, requirements/production.txt, requirements/prod.txt, requirements/base.txt, "
+            "requirements-prod.txt, pyproject.toml\nname the file in django:sites:blog:requirements, or list the "
+            "packages in django:sites:blog:python_packages",
         ),
     ],
 )
@@ -96,7 +97,7 @@ def test_requirements_of_other_names_are_found(tmp_path, files, expected):
     assert django_virtualenv_requirements.default_files(source, ".") == expected
 
 
-@pytest.mark.parametrize("name", ["Pipfile.lock", "poetry.lock", "uv.lock", "pyproject.toml"])
+@pytest.mark.parametrize("name", ["Pipfile.lock", "poetry.lock", "pdm.lock", "uv.lock", "pyproject.toml"])
 @pytest.mark.parametrize("text", ["<<<<<<< HEAD\n{}\n", '["default"]'])
 def test_damaged_file_lists_no_packages(tmp_path, name, text):
     source = write_tree(tmp_path / "source", {name: text})
