@@ -20,11 +20,14 @@ NOT_LIVE = re.compile(
 )
 
 
-#: Ends of names of examples that cannot be imported: settings.py.sample, settings.example.py, settings.example.
+#: Ends of names of examples that cannot be imported: settings.py.sample, settings.py.dist.dev, settings.example.py.
 _OF_EXAMPLE = r"(?:[.-][\w-]+)?[.-]\w*(?:example|sample|template|dist)"
 _EXAMPLE = re.compile(
-    rf"(?P<name>[a-z]\w*)(?:\.py{_OF_EXAMPLE}|{_OF_EXAMPLE}\.py|\.(?:example|sample|template|dist))", re.IGNORECASE
+    rf"(?P<name>[a-z]\w*)(?:\.py{_OF_EXAMPLE}(?:[.-]\w+)?|{_OF_EXAMPLE}\.py|\.(?:example|sample|template|dist))",
+    re.IGNORECASE,
 )
+#: What a template of Jinja has, and a module does not: {{ name }}, which would be a set in a set.
+_OF_TEMPLATE = re.compile(r"\{\{ ?\w+ ?\}\}|\{%")
 
 
 def example_of(path: Path) -> Path | None:
@@ -35,7 +38,7 @@ def example_of(path: Path) -> Path | None:
     if path.suffix != ".py" or path.exists() or not path.parent.is_dir():
         return None
     found = [one for one in path.parent.iterdir() if has_example(one) == path and one.is_file()]
-    found = [one for one in found if not syntax_error(one)]
+    found = [one for one in found if not syntax_error(one) and not _OF_TEMPLATE.search(read(one))]
     return min(found, key=lambda one: (len(one.name), one.name), default=None)
 
 

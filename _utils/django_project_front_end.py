@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,7 +25,7 @@ _CONFIGURATION = re.compile(r"(vite|webpack|rollup|vue|svelte|next|gulpfile|Grun
 _OF_APPLICATIONS = {"@sveltejs/kit", "next", "nuxt", "astro", "@remix-run/node"}
 _OTHER = re.compile(r"docs?|examples?|website|([\w-]+-)?(tests?|e2e|cypress|playwright)(-[\w-]+)?")
 #: A target of a Makefile and its recipe; the programs of npm in it.
-_TARGET = re.compile(r"^([\w.-]+)[ \t]*:(?!=)[^\n]*\n((?:\t[^\n]*(?:\n|\Z))+)", re.MULTILINE)
+_TARGET = re.compile(r"^([\w./-]+)[ \t]*:(?!=)[^\n]*\n((?:\t[^\n]*(?:\n|\Z))+)", re.MULTILINE)
 _OF_NPM = re.compile(r"\bnpx\b|\bnpm run\b|\bnode_modules/")
 #: Packages that download a browser or its driver when they are installed → the variable by which they do not.
 _BROWSERS = {
@@ -38,8 +39,13 @@ _PART_OF_BUILD = r"build[-:_](?!dev|watch|test|docs|storybook)[\w:-]+"
 _OF_DEPLOYMENT = re.compile(
     r"(^|/)((Docker|Container|Make)file[\w.-]*|Procfile|(post|pre)_(compile|deploy)|deploy[\w.-]*|[\w-]+\.sh)$"
 )
-#: What a Dockerfile makes, by one command of a line.
-_MAKE = re.compile(r"^\s*RUN\s+(?:.*&&\s*)?make((?:[ \t]+[\w.-]+)+)\s*$", re.MULTILINE)
+#: A line of a recipe that only copies files, or makes another target.
+_OF_FILES = re.compile(r"\t[@+-]*(?:(?:mkdir|cp|mv|ln|touch|echo|rm)\b|\$[({]\w*MAKE[)}])")
+#: What a Dockerfile makes, by one command of a line, and with what variables.
+_MAKE = re.compile(
+    r"""^\s*RUN\s+(?:.*&&\s*)?make((?:[ \t]+(?:[\w./-]+|\w+=(?:'[^'\n$]*'|"[^"\n$]*"|[\w./,:-]*)))+)\s*$""",
+    re.MULTILINE,
+)
 #: Scripts that another one runs: a name with a colon is no program.
 _CALLED = re.compile(r"\b(?:npm run|yarn(?: run)?(?= [\w.-]+:)) ([\w:.-]+)")
 #: The scripts that a Dockerfile runs, and programs that build a front end.
@@ -254,11 +260,20 @@ def _named(folder: Path, scripts: Any) -> list[str]:
 
 
 def _made(folder: Path) -> list[str]:
-    """Return the targets of a Makefile that run programs of npm and that the Dockerfile next to it makes."""
+    """Return what the Dockerfile next to a Makefile makes by it, each line with its variables.
+
+    The targets that run programs of npm, and those of the same line that copy files.
+    """
     recipes = dict(_TARGET.findall(django_project_code.read(folder / "Makefile")))
-    listed = _MAKE.findall(django_project_code.read(folder / "Dockerfile"))
-    targets = dict.fromkeys(target for words in listed for target in words.split())
-    return [target for target in targets if _OF_NPM.search(recipes.get(target, ""))]
+    text = re.sub(r"\\\n", " ", django_project_code.read(folder / "Dockerfile"))
+    found: dict[str, None] = {}
+    for words in map(shlex.split, _MAKE.findall(text)):
+        of_npm = [one for one in words if _OF_NPM.search(recipes.get(one, ""))]
+        of_files = [one for one in words if all(map(_OF_FILES.match, recipes.get(one, "-").splitlines()))]
+        targets = [one for one in words if one in {*of_npm, *of_files}]
+        given = [shlex.quote(one) for one in words if "=" in one]
+        found |= dict.fromkeys([" ".join([*targets, *given])] if of_npm else [])
+    return [*found]
 
 
 def _task_of_gulp(folder: Path, content: dict[str, Any], settings: Settings) -> str:

@@ -62,12 +62,13 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     _front_ends(report, settings, tree, project)
     why = "the project reads its own metadata, and is not installed as a package"
     report.merge("files", django_project_metadata.files(tree, project, roots), why)
-    engine = _database(report, settings, tree, django_project_requirements.drivers(required))
+    examples = django_project_examples.find([*roots, tree], django_project_environment.may_be_secret)
+    engine = _database(report, settings, tree, django_project_requirements.drivers(required), examples)
     _extensions(report, settings, tree)
     _sandbox(report, settings)
     django_project_variables.add(settings, roots, django_project_variables.of_files([*roots, tree]))
     stores = django_project_background.add(report, tree, roots, settings, required)
-    _environment(report, settings, tree, roots, engine, domain, stores.words)
+    _environment(report, settings, roots, examples, engine, domain, stores.words)
     _configuration(report, settings, tree, roots)
     for name, value, why in django_project_unusable.instead(settings, tree, roots):
         report.merge("settings", {name: value}, why)
@@ -213,11 +214,19 @@ def _assets(report: Report, settings: Settings, tree: Path) -> None:
         report.extend("build", commands, "django_tailwind_cli is installed; its program is downloaded from github.com")
 
 
-def _database(report: Report, settings: Settings, tree: Path, drivers: dict[str, str]) -> str:
+def _database(
+    report: Report,
+    settings: Settings,
+    tree: Path,
+    drivers: dict[str, str],
+    examples: dict[str, django_project_examples.Example],
+) -> str:
     """Propose the database that the settings or the project's driver are for; return its kind."""
     backend = settings.get("DATABASES", "default", "ENGINE")
     engine = django_database_engine.find(backend) if isinstance(backend, str) else None
-    is_by_variable = bool(django_project_environment.default_database(settings).get("ENGINE", Value()).taint)
+    by_variable = django_project_environment.default_database(settings).get("ENGINE", Value())
+    example = examples.get(by_variable.source) if backend is UNKNOWN else None
+    shown = django_database_engine.find(example.value) if example else None
     is_by_url = any(variable.kind == "database" for variable in settings.variables.values())
     comment = f"the settings have {backend}"
     has_driver = len(drivers) == 1
@@ -230,7 +239,10 @@ def _database(report: Report, settings: Settings, tree: Path, drivers: dict[str,
         where = {"host": engine.default_sockets[0], "manage": True} if is_by_tcp else {}
         why = "; PyMySQL uses TCP without `host`" if is_by_tcp else ""
         report.set("database", {"engine": engine.name, **where}, f"{comment}{why}")
-    elif has_driver and (is_by_url or is_by_variable or backend is UNKNOWN):
+    elif example and shown and shown.name in drivers and not has_driver:
+        engine = shown
+        report.set("database", {"engine": engine.name}, f"{example.place} has {by_variable.source}={example.value}")
+    elif has_driver and (is_by_url or by_variable.taint or backend is UNKNOWN):
         engine = django_database_engine.ENGINES[next(iter(drivers))]
         report.set("database", {"engine": engine.name}, f"guessed: {drivers[engine.name]} is required")
     elif is_by_url:
@@ -280,14 +292,13 @@ def _vector(report: Report, distribution: str) -> None:
 def _environment(
     report: Report,
     settings: Settings,
-    tree: Path,
     roots: list[Path],
+    examples: dict[str, django_project_examples.Example],
     engine: str,
     domain: str,
     stores: dict[str, dict[str, str]],
 ) -> None:
     """Put required and well-known variables into the pillar, and the others into remarks."""
-    examples = django_project_examples.find([*roots, tree], django_project_environment.may_be_secret)
     modules = (report.settings_module, report.application)
     context = django_project_environment.Context(roots, *modules, engine, domain, examples, stores)
     found = django_project_environment.of(settings, context)

@@ -384,6 +384,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
     whole, text = text, django_site_hint.bounded(text)
     return (
         (django_site_cause_file.of_file_of_pillar(site, text) if building else "")
+        or django_site_cause_file.of_file_of_settings(site, text)
         or django_site_cause_file.of_database_file(site, text, facts or {})
         or django_site_cause_file.of_file(site, text, facts or {}, building=building)
         or django_site_cause_repository.of_repository(site, text)

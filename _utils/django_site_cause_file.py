@@ -196,6 +196,19 @@ def of_file_of_pillar(site: Site, text: str) -> str:
     return ""
 
 
+def of_file_of_settings(site: Site, text: str) -> str:
+    """Return the file of the pillar, imported by the settings next to it, that lacks a name which they use."""
+    found = re.search(r"NameError: name '([A-Z][A-Z0-9_]*)' is not defined \(([\w./-]+\.py):\d+", text)
+    if not found:
+        return ""
+    for path, about in site.config["files"].items():
+        is_next = f"/{path}".rpartition("/")[0].endswith(f"/{found[2]}".rpartition("/")[0])
+        if path.endswith(".py") and is_next and about.get("contents") is not None:
+            key = f"{django_site_hint.at(site)}:files:{path}:contents"
+            return f"{found[2]} uses {found[1]}, which {path} has to set: add it and the others of the site to {key}"
+    return ""
+
+
 def of_database_file(site: Site, text: str, facts: Mapping[str, Any]) -> str:
     """Return which SQLite file a project cannot open or write, and what lets it."""
     found = _DATABASE_FILE.search(text)

@@ -45,6 +45,26 @@ def test_variable_whose_value_the_settings_cannot_read(value, code, hint):
     assert django_site_cause.hint(site, text.replace("ValueError", "OSError")) == ""
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        (
+            "src/camp/site_settings.py",
+            f"camp/settings.py uses TOOLBAR, which src/camp/site_settings.py has to set: add it and the others of the "
+            f"site to {AT}:files:src/camp/site_settings.py:contents",
+        ),
+        (
+            "src/other/site_settings.py",
+            f"camp/settings.py:165 uses TOOLBAR, which the settings do not have: set {AT}:settings_module to another "
+            "settings module of the project, or correct it there",
+        ),
+    ],
+)
+def test_name_that_a_file_of_the_pillar_has_to_set(path, hint):
+    site = configured(files={path: {"contents": "# settings of this site\n"}})
+    assert django_site_cause.hint(site, "NameError: name 'TOOLBAR' is not defined (camp/settings.py:165)") == hint
+
+
 def test_packages_of_a_hint_include_those_of_the_pillar():
     """So that the line can be pasted; what the pillar has already is no cure."""
     site = configured(packages=["gettext", "libpq5"], python="/usr/bin/python3.12")
