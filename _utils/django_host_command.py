@@ -88,8 +88,11 @@ _LAST, _FIRST, _LAST_AFTER_FIRST = 5, 2, 3
 #: leads to, how often it happened, where their log is.
 _ERROR = re.compile(
     r"\s*(?:npm (?:ERR!|error) |ERROR in |✘ \[ERROR\]|\[!\] |error during build:|\S+: error TS\d+: |error |Error: "
-    r"|\S+:\d+:\d+: (?:fatal )?error: )"
+    r"|\S+:\d+:\d+: (?:fatal )?error: |\[[\d:]{8}\] \w*Error in plugin )"
 )
+#: Codes of colours, and the words of gulp above what an error says.
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_OF_GULP = re.compile(r"(Message|Details):\s*")
 #: How yarn ends where a command of a script fails, which has said why before; and what yarn says in between.
 _ENDED = re.compile(r"error Command failed with exit code \d+\.?")
 _OF_YARN = re.compile(r"info Visit \S+ for documentation|\$ ")
@@ -126,7 +129,8 @@ def _shown(lines: list[str]) -> list[str]:
 
 def _first_error(lines: list[str]) -> list[str]:
     """Return the first error in an output, and what follows it; an empty list if it has none."""
-    first = next((number for number, line in enumerate(lines) if _ERROR.match(line)), len(lines))
+    begins = (number for number, line in enumerate(lines) if _ERROR.match(line) and not _ENDED.fullmatch(line))
+    first = next(begins, len(lines))
     return lines[first : first + _FIRST]
 
 
@@ -137,7 +141,7 @@ def _without_own_frames(text: str) -> Iterator[str]:
     """
     is_own, header = False, ""
     for line in text.splitlines():
-        if _JAVASCRIPT_FRAME.fullmatch(line):
+        if _JAVASCRIPT_FRAME.fullmatch(line) or _OF_GULP.fullmatch(line):
             continue
         frame = _FRAME.match(line)
         if frame:
@@ -277,7 +281,7 @@ def check(command: Command, ended: Ended) -> str:
         )
         raise DeploymentError(f"{command.doing}: {reason}", log=output, hint=command.hint, transient=True)
     log.info("%s failed (exit %s):\n%s", command.doing, ended.code, output)
-    printed, errors = redact(ended.printed, command.secrets), redact(ended.errors, command.secrets)
+    printed, errors = (redact(_COLOUR.sub("", text), command.secrets) for text in (ended.printed, ended.errors))
     # Webpack and others print their errors to standard output, and npm that they failed to standard error.
     lines = [line for line in printed.splitlines() if line.strip()]
     first = _first_error(lines)

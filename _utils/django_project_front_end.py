@@ -25,7 +25,7 @@ _CONFIGURATION = re.compile(r"(vite|webpack|rollup|vue|svelte|next|gulpfile|Grun
 _OF_APPLICATIONS = {"@sveltejs/kit", "next", "nuxt", "astro", "@remix-run/node"}
 _OTHER = re.compile(r"docs?|examples?|website|([\w-]+-)?(tests?|e2e|cypress|playwright)(-[\w-]+)?")
 #: A target of a Makefile and its recipe; the programs of npm in it.
-_TARGET = re.compile(r"^([\w./-]+)[ \t]*:(?!=)[^\n]*\n((?:\t[^\n]*(?:\n|\Z))+)", re.MULTILINE)
+_TARGET = re.compile(r"^([\w./-]+)[ \t]*:(?!=)[^\n]*\n(?:#[^\n]*\n)*((?:\t[^\n]*(?:\n|\Z))+)", re.MULTILINE)
 _OF_NPM = re.compile(r"\bnpx\b|\bnpm run\b|\bnode_modules/")
 #: Packages that download a browser or its driver when they are installed → the variable by which they do not.
 _BROWSERS = {

@@ -150,6 +150,7 @@ def _own_folders(report: Report, settings: Settings, tree: Path, project: str, r
             continue
         folders = django_project.import_folders(tree, project, module)
         tops = [tree / folder for folder in folders if (tree / folder / module / "__init__.py").is_file()]
+        tops = [top for top in tops if not django_project_python_path.is_of_installed(top / module)]
         if len(tops) == 1 and not (tops[0] / "__init__.py").exists():
             report.extend("python_path", [str(tops[0].relative_to(tree))], f"has {module}")
             yield tops[0]

@@ -63,6 +63,16 @@ def hides_packages(folder: Path) -> bool:
     return any(re.search(pattern.format(path.stem), django_project_code.read(path), re.MULTILINE) for path in paths)
 
 
+def is_of_installed(package: Path) -> bool:
+    """Return whether a package imports modules below its own name that it lacks: the installed one has them.
+
+    A project keeps the migrations of a package that it installs in such a folder.
+    """
+    pattern = re.compile(rf"^(?:from|import)\s+{re.escape(package.name)}\.(\w+)", re.MULTILINE)
+    named = {name for path in package.glob("*.py") for name in pattern.findall(django_project_code.read(path))}
+    return any(not (package / name).is_dir() and not (package / f"{name}.py").is_file() for name in named)
+
+
 def _is_package(folder: Path) -> bool:
     return (folder / "__init__.py").is_file()
 

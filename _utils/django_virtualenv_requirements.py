@@ -125,8 +125,17 @@ def default_files(source: Path, folder: str) -> list[str]:
                 if (parent / name).is_file() and declares_dependencies(parent / name):
                     found = [str((parent / name).relative_to(source))]
                     is_stale = parent == source and name in _FILES and _lacks_all(source, name)
-                    return (_otherwise_named(source, folders) or found) if is_stale else found
+                    if is_stale:
+                        return _otherwise_named(source, folders) or found
+                    return (_for_production(source, parent / name) if name in _FILES else []) or found
     return _otherwise_named(source, folders)
+
+
+def _for_production(source: Path, path: Path) -> list[str]:
+    """Return the file next to one with requirements that is named for production and includes it, or an empty list."""
+    named = [name for name in _named(source, path.parent, ("*.txt",)) if _rank(name)[0] == 0]
+    texts = {name: django_host_file.decoded((source / name).read_bytes()) for name in named}
+    return [name for name in named if path.name in _INCLUDE.findall(texts[name])][:1]
 
 
 def _otherwise_named(source: Path, folders: list[Path]) -> list[str]:

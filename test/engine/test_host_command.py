@@ -161,6 +161,26 @@ def test_command_of_a_script_of_yarn_says_why_it_fails():
     assert error.value.log == f"{errors}\n\nfonttools is not available.\npip3 install fonttools"
 
 
+def test_task_of_gulp_that_yarn_runs_says_why_it_fails():
+    printed = "$ gulp build\n[16:39:09] Starting 'images'...\n[16:39:09] Finished 'js' after 466 ms"
+    errors = (
+        "a\nwarning\n[16:39:10] 'images' errored after 680 ms\n[16:39:10] \033[31mTypeError\033[39m in plugin "
+        '"\033[36mgulp-imagemin\033[39m"\nMessage:\n    fn is not a function\nDetails:\n    fileName: /srv/a.png\n'
+        "    domainThrown: false\n\n[16:39:10] 'build' errored after 684 ms\nerror Command failed with exit code 1."
+    )
+    with pytest.raises(DeploymentError) as error:
+        run(["sh", "-c", 'echo "$1"; echo "$2" >&2; exit 1', "sh", printed, errors], doing="testing")
+    assert str(error.value).splitlines() == [
+        "testing failed (exit 1)",
+        '  | [16:39:10] TypeError in plugin "gulp-imagemin"',
+        "  |     fn is not a function",
+        "  | …",
+        "  | error Command failed with exit code 1.",
+        "  | [16:39:09] Starting 'images'...",
+        "  | [16:39:09] Finished 'js' after 466 ms",
+    ]
+
+
 def gone(pid: int) -> bool:
     """Whether a process has ended (a zombie has), within two seconds."""
     deadline = time.monotonic() + 2

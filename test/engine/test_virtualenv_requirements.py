@@ -82,6 +82,11 @@ def test_requirements_files_are_found_or_named_by_the_pillar(make_site, tmp_path
             {"deploy/requirements.txt": "django", "notes.txt": "django", "doc/requirements.txt": "sphinx"},
             ["deploy/requirements.txt"],
         ),
+        (
+            {"requirements.txt": "django", "requirements-dev.txt": "x", "requirements-prod.txt": "-r requirements.txt"},
+            ["requirements-prod.txt"],
+        ),
+        ({"requirements.txt": "django", "requirements-prod.txt": "-r base.txt"}, ["requirements.txt"]),
         ({"requirements-live.txt": "-r missing.txt", "requirements-web.txt": "django"}, ["requirements-web.txt"]),
         ({"requirements-x.txt": "# none"}, []),
         (
