@@ -168,7 +168,7 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     needed_by = django_project_requirements.needs_setuptools(tree, required, pinned)
     if needed_by:
         report.extend("python_packages", ["setuptools<81"], f"{needed_by} imports pkg_resources")
-    _server(report, tree, folder, required)
+    _server(report, tree, folder, required, pinned.get("channels", ""))
     report.remarks += django_project_repositories.remarks(contents, required)
     for url in django_project_requirements.indexes(contents):
         report.remarks.append(f"packages come from {url} too; a mirror, or a login, is set by `index`")
@@ -206,12 +206,16 @@ def _python(report: Report, host: str, django: str, supported: str, compiled_for
         report.remarks.append(f"{text}: set `python` to another one")
 
 
-def _server(report: Report, tree: Path, folder: str, required: Collection[str]) -> None:
-    """Propose the application server that the project's requirements are for, if it is not the default."""
+def _server(report: Report, tree: Path, folder: str, required: Collection[str], channels: str) -> None:
+    """Propose the application server that the project's requirements are for, if it is not the default.
+
+    Args:
+        channels: the version of Channels; empty if it is not known.
+    """
     roots = [tree / path for path in (folder, *report.value("python_path", []))]
     names = {re.sub(r"\[.*", "", name) for name in required}
     has_both = all(django_project.application_modules(roots, interface) for interface in ("wsgi", "asgi"))
-    without_http = _without_http(roots) if has_both else None
+    without_http = _without_http(roots, channels) if has_both else None
     if without_http:
         where = without_http.relative_to(tree)
         report.remarks.append(f"{where} serves websockets only, and no http: the site's server runs the WSGI module")
@@ -230,17 +234,18 @@ def _server(report: Report, tree: Path, folder: str, required: Collection[str]) 
             report.set("server", {"kind": others[0]}, f"guessed: {packages[0]} and {others[0]} are required")
 
 
-def _without_http(roots: Sequence[Path]) -> Path | None:
+def _without_http(roots: Sequence[Path], channels: str) -> Path | None:
     """Return the module by which the ASGI application of Channels serves websockets only; None if it may serve http."""
     paths = [path for root in roots for path in django_project.files(root, None, depth=5)]
     paths = [path for path in paths if path.name in ("asgi.py", "routing.py")]
     texts = {path: django_project_code.read(path) for path in paths}
     found = [path for path, text in texts.items() if "ProtocolTypeRouter(" in text]
     has_django = any("get_asgi_application" in text for text in texts.values())
-    return None if has_django or any(map(_serves_http, found)) else next(iter(found), None)
+    is_served = has_django or any(_serves_http(path, channels) for path in found)
+    return None if is_served else next(iter(found), None)
 
 
-def _serves_http(path: Path) -> bool:
+def _serves_http(path: Path, channels: str) -> bool:
     """Return whether a module that chooses by protocol may serve http: not by a class of its own, or by nothing.
 
     Before version 3 of Channels, whose consumers have as_asgi(), Django serves http that has no application.
@@ -248,7 +253,8 @@ def _serves_http(path: Path) -> bool:
     text = django_project_code.read(path)
     classes = [node.name for node in django_project_code.tree(path).body if isinstance(node, ast.ClassDef)]
     served = re.findall(r"""["']http["']\s*(?::|\]\s*=)\s*([\w.]+)""", text)
-    return any(name not in classes for name in served) or (not served and ".as_asgi()" not in text)
+    is_newer = ".as_asgi()" in text or re.match(r"[3-9]|\d\d", channels)
+    return any(name not in classes for name in served) or not (served or is_newer)
 
 
 def _guess(report: Report, settings: Settings, roots: Sequence[Path], files: Collection[str]) -> None:

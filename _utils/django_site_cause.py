@@ -254,6 +254,11 @@ _HINTS = (
         "set {at}:commands:after_static: {after_static}",
     ),
     (
+        r"No application configured for scope type 'http'",
+        "the project's ASGI application serves websockets only: set {at}:server: {{kind: uwsgi}}, which runs its WSGI "
+        "module",
+    ),
+    (
         r"Unknown result backend: '(amqp)'",
         "Celery 5 does not have the result backend {0}: set {at}:settings: {{CELERY_RESULT_BACKEND: 'rpc://'}}",
     ),
