@@ -23,6 +23,8 @@ _NODE = {"bookworm": (18, 20), "trixie": (20, 19), "jammy": (12, 22), "noble": (
 _CONFIGURATION = re.compile(r"(vite|webpack|rollup|vue|svelte|next|gulpfile|Gruntfile|angular|craco|esbuild)[\w.-]*")
 #: Packages of frameworks whose applications are served by a process of their own, or are files for a web server.
 _OF_APPLICATIONS = {"@sveltejs/kit", "next", "nuxt", "astro", "@remix-run/node"}
+#: Packages by which a program describes servers and clusters.
+_OF_SERVERS = {"cdk8s", "aws-cdk", "aws-cdk-lib", "cdktf", "@pulumi/pulumi", "serverless"}
 _OTHER = re.compile(r"docs?|examples?|website|([\w-]+-)?(tests?|e2e|cypress|playwright)(-[\w-]+)?")
 #: A target of a Makefile and its recipe; the programs of npm in it.
 _TARGET = re.compile(r"^([\w./-]+)[ \t]*:(?!=)[^\n]*\n(?:#[^\n]*\n)*((?:\t[^\n]*(?:\n|\Z))+)", re.MULTILINE)
@@ -147,6 +149,8 @@ def _front_end(
     has_build = not _SAYS.fullmatch(str(scripts.get("build", "")))
     if has_build and _is_published(folder, content, scripts, path.parent):
         return FrontEnd(name, remark=f"{name} is not built: it is of a library that is committed as it is published")
+    if _describes_servers(path.parent, content):
+        return FrontEnd(name, remark=f"{name} is not built: it describes servers, and no front end")
     committed = _committed_outputs(scripts, path.parent) if has_build else []
     if committed:
         return FrontEnd(name, remark=f"{name} is not built: it has {django_project.listed(committed)}")
@@ -205,6 +209,12 @@ def _is_published(inside: PurePosixPath | Path, content: dict[str, Any], scripts
     programs = re.findall(r"\bnode\s+(\.?[\w/-][\w./-]*)", str(scripts.get("build", "")))
     lacks_program = any(not (folder / one).is_file() and not (folder / f"{one}.js").is_file() for one in programs)
     return lacks_program or bool({"unpkg", "jsdelivr", "style", "sass"} & {*content})
+
+
+def _describes_servers(folder: Path, content: dict[str, Any]) -> bool:
+    """Return whether a package is for tools of deployment, without the configuration of one that builds a front end."""
+    required = {name for key in ("dependencies", "devDependencies") for name in content.get(key) or ()}
+    return bool(_OF_SERVERS & required) and not any(_CONFIGURATION.fullmatch(path.name) for path in folder.iterdir())
 
 
 def _without_browsers(folder: Path, commands: list[str]) -> list[str]:
