@@ -189,6 +189,28 @@ def remove_tree(path: Path) -> None:
             django_host_command.run(["rm", "-rf", "--", str(path)], doing=f"deleting {path}", timeout=600)
 
 
+def remove_whole(path: Path) -> None:
+    """Delete as `remove_tree` does, a tree under another name, so that half of it is never taken for the whole.
+
+    What is left where this process is killed is found by `removed`.
+
+    Raises:
+        OSError: something is mounted at or below the path; then nothing is deleted.
+    """
+    is_tree = path.is_dir() and not path.is_symlink() and path not in removed(path.parent)
+    if is_tree and not django_host_proc.mounted_within(path):
+        gone = path.with_name(f".{path.name}.gone")
+        remove_tree(gone)
+        path.rename(gone)
+        path = gone
+    remove_tree(path)
+
+
+def removed(folder: Path) -> list[Path]:
+    """Return what is left in a folder of trees that `remove_whole` has not deleted to the end, as it was killed."""
+    return sorted(folder.glob(".*.gone"))
+
+
 def _raise_unless_missing(_function: object, _path: str, raised: tuple[type, BaseException, object]) -> None:
     if not isinstance(raised[1], FileNotFoundError):
         raise raised[1]

@@ -224,6 +224,8 @@ def clear_leftovers(site: Site) -> None:
         live = linked(site, site.current)
         django_secret_undo.settle(site, live.record.get("fleet", "") if live else "")
     clear_plans(site)
+    for problem in _clear_removed(site):
+        log.warning("%s: %s", site.name, problem)
     for folder in site.root.glob("image-[0-9]*"):  # of a build that was killed
         pid = folder.name.removeprefix("image-")
         if pid.isdigit() and not django_host_proc.exists(int(pid)):
@@ -241,6 +243,13 @@ def clear_leftovers(site: Site) -> None:
             )
 
 
+def _clear_removed(site: Site) -> list[str]:
+    """Delete what is left of trees whose deletion was killed; return a sentence for each that could not be deleted."""
+    left = [path for folder in (site.root, site.releases) for path in django_host_file.removed(folder)]
+    tried = (_tried(str(path.relative_to(site.root)), partial(django_host_file.remove_tree, path)) for path in left)
+    return [problem for problems in tried for problem in problems]
+
+
 def clear_plans(site: Site) -> None:
     """Remove the folders of plans that were killed; each is named after its process."""
     for path in site.plans():
@@ -251,7 +260,7 @@ def clear_plans(site: Site) -> None:
 def remove(release: Release) -> None:
     """Delete a release with its units."""
     django_release_instance.remove(release.site, release.path)
-    django_host_file.remove_tree(release.path)
+    django_host_file.remove_whole(release.path)
 
 
 def prune(site: Site) -> list[str]:
@@ -282,6 +291,7 @@ def prune(site: Site) -> list[str]:
     for release in present:
         if release.name not in kept:
             stuck += _tried(release.name, partial(remove, release))
+    stuck += _clear_removed(site)
     stuck += [
         f"tasks of {release.name} were ended: more releases than releases:keep wait for their workers"
         for release in finishing
@@ -299,7 +309,7 @@ def prune(site: Site) -> list[str]:
     links = [link for folder in (site.releases, *site.plans()) for link in folder.glob("*/virtualenv")]
     used = {os.path.basename(os.readlink(link)) for link in links if link.is_symlink()}
     for path in django_virtualenv.unused(site, used):
-        stuck += _tried(f"the virtualenv {path.name}", partial(django_host_file.remove_tree, path))
+        stuck += _tried(f"the virtualenv {path.name}", partial(django_host_file.remove_whole, path))
     return [*stuck, *django_container_image.prune(site, engines)]
 
 

@@ -85,6 +85,7 @@ def _paths(site: Site) -> list[Path]:
         site.maintenance,
         site.errors,
         *site.plans(),
+        *django_host_file.removed(site.root),
         django_release_claim.path(site),
         django_release_claim.next_link(site),
         django_release_claim.lock(site).path,
@@ -174,7 +175,10 @@ def _remove(site: Site) -> None:
         django_database_setup.drop(_as_applied(site))
         gone += data(site)
     for path in [path for path in gone if not django_host_proc.mounted_within(path)]:
-        django_host_file.remove_tree(path)
+        if path.parent == site.root:
+            django_host_file.remove_whole(path)  # of half a cache or virtualenv a later release would be made
+        else:
+            django_host_file.remove_tree(path)
     if not django_site.registered():
         django_host_mount.remove(django_site.RUNTIME)
     django_tls.remove_challenges()

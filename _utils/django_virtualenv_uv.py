@@ -1,6 +1,8 @@
 """The formula's own uv: how it is installed, and how it runs as the build user (docs/decisions/0009)."""
 
 import contextlib
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,16 @@ import django_host_folder
 import django_process_build
 import django_site
 import django_virtualenv_index
+from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_site import Site
+from django_wall_foreign import Foreign
 
+log = logging.getLogger(__name__)
 UV = Path("/usr/local/lib/django-formula/uv")
 VERSION = "0.13.8"
+#: What uv says of a package in its cache of which a part is missing.
+_DAMAGED = re.compile(r"Missing \.dist-info directory|The wheel is invalid|Failed to deserialize cache entry")
 
 
 def is_installed() -> bool:
@@ -89,11 +96,21 @@ class Uv:
         self.run("pip", "install", "--python", python, *arguments, doing=doing, folder=self.work)
 
     def run(self, *arguments: str, doing: str = "creating the virtualenv", folder: str = "") -> None:
-        """Run uv.
+        """Run uv; without its cache again where that has lost a part, as by a loss of power.
 
         Raises:
             DeploymentError: uv fails.
         """
+        try:
+            self._run(*arguments, doing=doing, folder=folder)
+        except DeploymentError as error:
+            if not _DAMAGED.search(error.log):
+                raise
+            log.warning("%s: uv's cache is damaged and is made again: %s", self.site.name, error.log.strip())
+            self._cache().remove()
+            self._run(*arguments, doing=doing, folder=folder)
+
+    def _run(self, *arguments: str, doing: str, folder: str) -> None:
         site, at = self.site, f"django:sites:{self.site.name}"
         with self._configured() as environment:
             django_process_build.run(
@@ -129,11 +146,14 @@ class Uv:
         finally:
             django_host_file.remove_tree(folder)
 
+    def _cache(self) -> Foreign:
+        return self.site.build / "uv"
+
     def _environment(self) -> dict[str, str]:
         return {
             **build_environment(self.site),
             **django_virtualenv_index.for_uv(self.site.config["index"], self.password),
-            "UV_CACHE_DIR": str(self.site.build / "uv"),
+            "UV_CACHE_DIR": str(self._cache()),
             "UV_LINK_MODE": "copy",
             "UV_COMPILE_BYTECODE": "1",
             "UV_PYTHON_DOWNLOADS": "never",

@@ -74,6 +74,31 @@ def test_root_that_stays_for_what_another_has_put_there_is_not_reported(world):
     assert below(world.site.root) == ["media.before"] and django_removal.present(world.site) == {}
 
 
+@pytest.mark.parametrize("then", ["remove", "apply"])
+def test_half_of_a_tree_has_another_name_after_a_removal_was_killed(world, monkeypatch, then):
+    world.apply()
+    site, remove_tree = world.site, django_host_file.remove_tree
+    half = site.root / ".virtualenvs.gone"
+
+    def killed(path):
+        if path == half and half.exists():
+            raise KeyboardInterrupt
+        remove_tree(path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(django_host_file, "remove_tree", killed)
+        django_removal.remove(site, "a test")
+    assert half.is_dir() and not site.virtualenvs.exists()
+    assert django_removal.present(site)[str(half)] == "removed"
+    if then == "remove":
+        django_removal.remove(site, "a test")
+        assert django_removal.present(site) == {} and below(site.root) == DATA
+    else:
+        assert world.apply()["virtualenv"]["virtualenv"].endswith(", new")
+        world.check()
+    assert not half.exists()
+
+
 def test_missing_paths_are_not_reported_as_removed(make_site, own_host):
     site = make_site(folders=False, state="absent")
     assert django_removal.present(site) == {}

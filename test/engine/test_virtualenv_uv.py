@@ -13,6 +13,7 @@ import django_host_command
 import django_process_build
 import django_virtualenv_uv
 import pytest
+from django_host_command import DeploymentError
 from specimen import ROOT
 
 
@@ -101,25 +102,45 @@ def index(tmp_path, request):
         server.shutdown()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("index", [{}, {"Cache-Control": "private, no-store"}], indirect=True, ids=["none", "no-store"])
-def test_source_distribution_is_compiled_once_whatever_headers_the_index_sends(
-    make_site, own_host, monkeypatch, tmp_path, index
-):
+@pytest.fixture
+def install(make_site, monkeypatch, tmp_path, index):
+    """Have uv itself install the distribution of the index into a virtualenv of a name; return its module there."""
     uv = shutil.which("uv")
     assert uv, "uv is not on PATH: run the tests by test/run"
 
     def run(site, argv, *, environment, **_options):
-        subprocess.run([uv, *argv[1:]], env=environment, check=True, capture_output=True, cwd=tmp_path)
+        done = subprocess.run([uv, *argv[1:]], env=environment, capture_output=True, cwd=tmp_path, text=True)
+        if done.returncode:
+            raise DeploymentError("installing packages failed", log=done.stderr)
 
     monkeypatch.setattr(django_process_build, "run", run)
     for name in django_host_command.network_environment():
         monkeypatch.delenv(name, raising=False)
     site = make_site(index={"url": index})
-    for name in ("first", "second"):
+
+    def install(name):
         installer = django_virtualenv_uv.Uv(site, tmp_path / name, str(tmp_path), None)
         installer.run("venv", "--python", sys.executable, str(installer.folder))
         installer.install("compiled==1.0")
-        assert list(installer.folder.glob("lib/*/site-packages/compiled.py"))
+        return list(installer.folder.glob("lib/*/site-packages/compiled.py"))
+
+    return install
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [{}, {"Cache-Control": "private, no-store"}], indirect=True, ids=["none", "no-store"])
+def test_source_distribution_is_compiled_once_whatever_headers_the_index_sends(install, own_host, tmp_path):
+    for name in ("first", "second"):
+        assert install(name)
     assert (tmp_path / "log").read_text() == "compiled"
     assert not (own_host / "run/django/blog.uv").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [{}], indirect=True, ids=["none"])
+def test_cache_that_has_lost_a_part_is_made_again(install, make_site, caplog):
+    assert install("first")
+    (damaged,) = (make_site().build.top / "uv").glob("archive-*/*/*.dist-info")
+    shutil.rmtree(damaged)
+    assert install("second")
+    assert "blog: uv's cache is damaged and is made again: " in caplog.text
