@@ -1,5 +1,6 @@
 """What the requirements of a project say beyond its packages: packages of the system, the database, indexes."""
 
+import contextlib
 import itertools
 import json
 import re
@@ -9,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import django_database_engine
+import django_host_toml
 import django_project
 import django_project_code
 import django_site_cause_package
@@ -356,6 +358,10 @@ def indexes(contents: Mapping[str, str]) -> list[str]:
         if name.endswith("Pipfile.lock"):
             sources = _pipfile(text).get("_meta", {}).get("sources", [])
             urls = [str(source.get("url", "")) for source in sources if isinstance(source, dict)]
+        elif name.endswith("pdm.lock"):
+            pyproject = contents.get(f"{name.removesuffix('pdm.lock')}pyproject.toml", "")
+            with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):  # installing reports it
+                urls = django_virtualenv_lock.sources_of_pdm(django_host_toml.loads(pyproject))
         found |= dict.fromkeys(filter(None, map(_index, urls)))
     return [*found]
 

@@ -165,7 +165,7 @@ def _pipfile_requirements(path: Path) -> Iterator[str]:
     for name, package in lock.get("default", {}).items():
         if package.get("path") == ".":
             continue  # the project itself
-        extras = f"[{','.join(package['extras'])}]" if package.get("extras") else ""
+        extras = _extras(package)
         if "git" in package:
             subdirectory = f"#subdirectory={package['subdirectory']}" if "subdirectory" in package else ""
             requirement = f"{name}{extras} @ git+{package['git']}@{package['ref']}{subdirectory}"
@@ -214,8 +214,7 @@ def _direct_dependencies(pyproject: Path) -> dict[str, tuple[str, str]]:
         options = entry if isinstance(entry, dict) else {}
         is_elsewhere = {"git", "path", "url", "file"} & {*options}  # the lock has where it is from
         if name.lower() != "python" and not options.get("optional") and not is_elsewhere:
-            extras = f"[{','.join(options['extras'])}]" if options.get("extras") else ""
-            found[name] = (extras, _marker(_marker_of_poetry(options)))
+            found[name] = (_extras(options), _marker(_marker_of_poetry(options)))
     return found
 
 
@@ -279,7 +278,7 @@ def _poetry_requirement(path: Path, package: dict[str, Any]) -> str:
 def _pdm_requirements(path: Path) -> Iterator[str]:
     pyproject = path.with_name("pyproject.toml")
     about = read_toml(pyproject) if pyproject.exists() else {}
-    yield from _indexes(source["url"] for source in about.get("tool", {}).get("pdm", {}).get("source", []))
+    yield from _indexes(sources_of_pdm(about))
     packages: list[dict[str, Any]] = read_toml(path).get("package", [])
     direct = (
         [] if any("groups" in package for package in packages) else about.get("project", {}).get("dependencies", [])
@@ -295,9 +294,15 @@ def _pdm_requirements(path: Path) -> Iterator[str]:
     yield from (f"{one}\n" for one in itertools.chain(direct, *groups_of_pyproject(pyproject).values()))
 
 
+def sources_of_pdm(pyproject: dict[str, Any]) -> list[str]:
+    """Return the indexes that a pyproject.toml names for PDM, without those whose login is in variables."""
+    sources = pyproject.get("tool", {}).get("pdm", {}).get("source", [])
+    urls = [str(source.get("url", "")) for source in sources if source.get("type", "index") == "index"]
+    return [url for url in urls if url and "$" not in url]
+
+
 def _pdm_requirement(path: Path, package: dict[str, Any]) -> str:
-    extras = f"[{','.join(package['extras'])}]" if package.get("extras") else ""
-    name, url = f"{package['name']}{extras}", package.get("url")
+    name, url = f"{package['name']}{_extras(package)}", package.get("url")
     if "git" in package:
         subdirectory = f"#subdirectory={package['subdirectory']}" if "subdirectory" in package else ""
         url = f"git+{package['git']}@{package.get('revision', package.get('ref', 'HEAD'))}{subdirectory}"
@@ -307,9 +312,9 @@ def _pdm_requirement(path: Path, package: dict[str, Any]) -> str:
 
 
 def of_pdm(lock: Path) -> list[str]:
-    """Return the names of the packages that are installed by a pdm.lock, as far as it says so."""
+    """Return the packages that are installed by a pdm.lock, as far as it says so, with their extras."""
     packages: list[dict[str, Any]] = read_toml(lock).get("package", [])
-    return [str(package.get("name", "")) for package in packages if _is_installed_by_pdm(package)]
+    return [f"{package.get('name', '')}{_extras(package)}" for package in packages if _is_installed_by_pdm(package)]
 
 
 def _is_installed_by_pdm(package: dict[str, Any]) -> bool:
@@ -322,6 +327,10 @@ def _indexes(urls: Iterable[str]) -> Iterator[str]:
     for url in urls:
         if url.rstrip("/") != "https://pypi.org/simple":
             yield f"{_INDEX} {url}\n"
+
+
+def _extras(package: dict[str, Any]) -> str:
+    return f"[{','.join(package['extras'])}]" if package.get("extras") else ""
 
 
 def _marker(marker: str | None) -> str:
