@@ -92,8 +92,9 @@ def test_workers_are_on_their_own_host_alone(fleet):
     web1, web2, jobs1 = (units(host) for host in fleet.apps)
     assert web1 == web2 == {""} and jobs1 == {"-default", "-beat", "-ticks"}
     assert jobs(fleet).run("grep -rl blog /etc/nginx", check=False).stdout == ""
-    rows = jobs(fleet).call("django.workers", "blog")
-    assert {row["worker"] for row in rows} == {*WORKERS}
+    name = jobs(fleet).name
+    answer = fleet.master.run(["salt", "--timeout=60", "--out=json", "--static", name, "django.workers", "blog"])
+    assert {row["worker"] for row in json.loads(answer.stdout)[name]} == {*WORKERS}
 
 
 def test_an_apply_after_a_deployment_changes_nothing(fleet):
