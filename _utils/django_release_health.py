@@ -38,6 +38,8 @@ _EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
 #: Exceptions that may be gone a moment later: a server that starts or is busy; what is missing there stays missing.
 _PASSING = re.compile(r"OperationalError|InterfaceError|Connection|Timeout|TimedOut|Unavailable|BlockingIO|gaierror")
 _LASTING = re.compile(r"no such|does not exist|doesn't exist|unable to open|Unknown (column|database|table)|read-?only")
+#: What a page says that needs rows which the database does not have.
+_OF_ROWS = re.compile(r"DoesNotExist: |'NoneType' object has no attribute '\w+' \(\S*views?\b")
 
 
 class NoPage(DeploymentError):
@@ -150,7 +152,7 @@ class _Wait:
                 exception, log = self._raised
                 problem = f"returned 500: {exception}"
         path = self._found.path or django_release_cure.page(self.site)
-        is_page = self._found.status not in (401, 403, 404, 405) and "DoesNotExist: " not in exception
+        is_page = self._found.status not in (401, 403, 404, 405) and not _OF_ROWS.search(exception)
         kind = DeploymentError if is_page else NoPage
         return kind(
             f"health check failed: GET {path} on release {self.release.name} {problem}",

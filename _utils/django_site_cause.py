@@ -208,6 +208,11 @@ _HINTS = (
         "NAME', then salt-call django.release {site}; or set {at}:health:path to a page that does not require it",
     ),
     (
+        r"AttributeError: 'NoneType' object has no attribute '(\w+)' \((\S*\bviews?\b\S*:\d+)\)",
+        "{1} reads {0} of an object that there is none of, which a new database may lack: set {at}:health:path to a "
+        "page that does not require it, and make it there, or by salt-call django.manage {site} 'loaddata NAME'",
+    ),
+    (
         r"does not accept 0 as a value for AutoField",
         "MySQL and MariaDB accept no 0 as an id, which a migration has as the default of a ForeignKey: set "
         "{at}:database: {{engine: postgres}} or sqlite, or correct the migration",

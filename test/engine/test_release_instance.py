@@ -418,7 +418,14 @@ def test_an_answer_that_may_change_is_waited_for(instance, answer, raised):
 def test_page_that_needs_rows_of_the_database_is_none_for_a_health_check(instance):
     site, release, server = instance(health={"timeout": "30s"})
     server.answers["/"] = (500, {}, "")
-    for kind, is_none in (("User.DoesNotExist: User matching query does not exist.", True), ("KeyError: 'ink'", False)):
+    none = "AttributeError: 'NoneType' object has no attribute 'slug' (camps/views.py:21)"
+    user = "User.DoesNotExist: User matching query does not exist."
+    for kind, is_none in (
+        (user, True),
+        (none, True),
+        (none.replace("views", "models"), False),
+        ("KeyError: 'ink'", False),
+    ):
         with pytest.raises(DeploymentError) as error:
             django_release_health.check(site, release, lambda path, kind=kind: Raised(kind, ""))
         assert isinstance(error.value, django_release_health.NoPage) == is_none
