@@ -49,6 +49,9 @@ _URL = re.compile(
     r"(\w+_)?(SITE|APP|SERVER|WEB|BASE|ROOT|PUBLIC|EXTERNAL|CANONICAL|DOMAIN|HOST|INSTANCE|FRONTEND|BACKEND)_"
     r"(URL|URI|ROOT|BASE_URL|ORIGIN)"
 )
+#: Such a variable of the site itself, which may have a domain only, as that of a developer's own machine.
+_HOST = re.compile(r"((DJANGO|APP|SITE|WEB)_)?(SITE|APP|BASE|PUBLIC|EXTERNAL|CANONICAL|DOMAIN|HOST)_(URL|ORIGIN)")
+_LOCAL = re.compile(r"localhost|127\.0\.0\.1|0\.0\.0\.0")
 _OF_EXAMPLE = re.compile(
     r"https?://(localhost|127\.0\.0\.1|0\.0\.0\.0|([\w-]+\.)*(example\.(com|org|net)|localhost|local))(:\d+)?(?P<end>/?)"
 )
@@ -286,6 +289,8 @@ def of(settings: Settings, context: Context) -> Environment:
         if name in settings.set_by_application:
             given = settings.set_by_application[name]  # workers and commands of manage.py do not import that module
             result.environment[name] = (given, f"set by {context.application}")
+        elif known is None and _HOST.fullmatch(name) and _LOCAL.fullmatch(variable.default):
+            result.environment[name] = (context.domain, f"{place}: {variable.default} by default")
         elif known is None and (url := _url(variable, context.domain)):
             result.environment[name] = (url, f"{place}: https with a certificate")
         elif known is None and _is_in_home(variable):
