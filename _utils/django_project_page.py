@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 PROGRAM = "django_formula_request.py"
 _SHAPE = {"raised": str, "frames": [str]}
-#: Seconds that the page may take.
-_TIMEOUT = 60.0
+#: Seconds that the page and the start of the project may take together, and those for the page.
+_TIMEOUT, _PATIENCE = 60.0, 20
 #: Texts of exceptions that are longer are left out, not cut: a part of a secret would not be masked.
 _LONGEST = 1000
 #: Frames of the project that are shown.
@@ -79,6 +79,7 @@ def _request(site: Site, facts: Mapping[str, Any], path: str) -> dict[str, Any]:
         variables |= {"SCRIPT_NAME": prefix, "PATH_INFO": variables["PATH_INFO"][len(prefix) :]}
     return {
         "mode": "page",
+        "patience": _PATIENCE,
         "application": facts["application"],
         "interface": django_server.of_site(site).interface(site),
         "variables": variables,

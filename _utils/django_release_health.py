@@ -38,8 +38,10 @@ _EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
 #: Exceptions that may be gone a moment later: a server that starts or is busy; what is missing there stays missing.
 _PASSING = re.compile(r"OperationalError|InterfaceError|Connection|Timeout|TimedOut|Unavailable|BlockingIO|gaierror")
 _LASTING = re.compile(r"no such|does not exist|doesn't exist|unable to open|Unknown (column|database|table)|read-?only")
-#: What a page says that needs rows which the database does not have.
-_OF_ROWS = re.compile(r"DoesNotExist: |'NoneType' object has no attribute '\w+' \(\S*views?\b")
+#: What a page says that needs rows which the database does not have, or another server.
+_OF_ROWS = re.compile(
+    r"DoesNotExist: |no answer within \d+ s \(|'NoneType' object has no attribute '\w+' \(\S*views?\b"
+)
 
 
 class NoPage(DeploymentError):
@@ -145,6 +147,10 @@ class _Wait:
         problem, log, exception = self._found.problem, "", ""
         if not problem:
             problem = f"{_timed_out(self.site)}: it is healthy, but too slow to be requested four times in a row"
+        elif problem == _timed_out(self.site):
+            self._raised = self._explain(self._found.path or django_release_cure.page(self.site))
+            exception, log = self._raised or ("", "")
+            problem = f"{problem}: {exception}" if exception else problem
         if problem.startswith(_RAISES):
             if not self._raised:
                 self._look()

@@ -208,6 +208,11 @@ _HINTS = (
         "NAME', then salt-call django.release {site}; or set {at}:health:path to a page that does not require it",
     ),
     (
+        r"no answer within \d+ s \((\S+:\d+)\)",
+        "{0} waits, perhaps for a server that this host does not reach: let it reach that one, or set {at}:health:path "
+        "to a page that does not need it; {at}:health:timeout for a slow one",
+    ),
+    (
         r"AttributeError: 'NoneType' object has no attribute '(\w+)' \((\S*\bviews?\b\S*:\d+)\)",
         "{1} reads {0} of an object that there is none of, which a new database may lack: set {at}:health:path to a "
         "page that does not require it, and make it there, or by salt-call django.manage {site} 'loaddata NAME'",

@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import sys
+import threading
 import traceback
 
 import django_formula_start as start
@@ -18,8 +19,25 @@ BLOCKS = 100
 
 
 def page(request):
-    """Return the exception that is raised for a page, and its frames in the project; empty where none is."""
+    """Return the exception that is raised for a page, and its frames in the project; empty where none is.
+
+    Of a page that is still not there after the seconds of ``patience``, it is where it waits.
+    """
     start.import_application(request["application"])
+    answer = {"raised": "", "frames": []}
+    thread = threading.Thread(target=lambda: answer.update(asked(request)), daemon=True)
+    thread.start()
+    thread.join(request["patience"])
+    stack = sys._current_frames().get(thread.ident) if thread.is_alive() else None
+    if stack is None:
+        return answer
+    waiting = frames(traceback.extract_stack(stack))
+    place = f" ({waiting[-1].partition(' in ')[0]})" if waiting else ""
+    return {"raised": f"no answer within {request['patience']} s{place}", "frames": waiting}
+
+
+def asked(request):
+    """Return what `page` does of a page that is there, or raises, in time."""
     from django.core.signals import got_request_exception
 
     raised = []
@@ -38,7 +56,9 @@ def page(request):
     except Exception as error:
         raised.append(error)
     found = [error for error in raised if error is not None]
-    return {"raised": start.cause(found[-1]), "frames": frames(found[-1])} if found else {"raised": "", "frames": []}
+    if not found:
+        return {"raised": "", "frames": []}
+    return {"raised": start.cause(found[-1]), "frames": frames(traceback.extract_tb(found[-1].__traceback__))}
 
 
 def wsgi_application(request):
@@ -65,11 +85,11 @@ def environ(request):
     }
 
 
-def frames(error):
-    """Return the last frames of an exception in the project: place, function and line of code."""
+def frames(stack):
+    """Return the last frames in the project: place, function and line of code."""
     own = [
         frame
-        for frame in traceback.extract_tb(error.__traceback__)
+        for frame in stack
         if "site-packages" not in frame.filename
         and not frame.filename.startswith((sys.prefix, sys.base_prefix, "<"))
         and not start.is_ours(frame.filename)

@@ -48,7 +48,12 @@ def broken_later(request):
     return StreamingHttpResponse(lines())
 
 
-urlpatterns = [path("", good), path("broken/", broken), path("later/", broken_later)]
+def slow(request):
+    import time
+    time.sleep(60)
+
+
+urlpatterns = [path("", good), path("broken/", broken), path("later/", broken_later), path("slow/", slow)]
 """
 WSGI = """
 import os
@@ -137,6 +142,16 @@ def test_exception_outside_of_django_and_while_a_response_is_sent(ask):
     asked = ask()
     assert asked.path("/outside/").exception == "RuntimeError: not reached (blog/wsgi.py:10)"
     assert asked.path("/later/").exception == "ValueError: no paper (blog/urls.py:21)"
+
+
+def test_page_that_does_not_end_is_explained_by_where_it_waits(ask, monkeypatch):
+    monkeypatch.setattr(django_project_page, "_PATIENCE", 1)
+    waits = Raised(
+        "no answer within 1 s (blog/urls.py:27)",
+        "blog/wsgi.py:11 in application: return inner(environ, start_response)\n"
+        "blog/urls.py:27 in slow: time.sleep(60)\nno answer within 1 s (blog/urls.py:27)",
+    )
+    assert ask().path("/slow/") == waits
 
 
 def test_release_without_the_program_has_no_explanation(make_site):

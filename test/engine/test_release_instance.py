@@ -600,6 +600,18 @@ def test_healthy_but_slow_page_times_out(instance, monkeypatch, times, status):
     )
 
 
+def test_page_that_does_not_end_is_asked_for_where_it_waits(instance):
+    site, release, server = instance(health={"timeout": "300ms"})
+    server.answers["/"] = None
+    waits = Raised("no answer within 20 s (blog/views.py:6)", "blog/views.py:6 in home: get(url)")
+    with pytest.raises(django_release_health.NoPage) as error:
+        django_release_health.check(site, release, lambda path: waits if path == "/" else None)
+    message = "timed out after 300ms: no answer within 20 s (blog/views.py:6)"
+    assert error.value.message == f"health check failed: GET / on release 0001-3f2a9c1b77de {message}"
+    assert error.value.log == waits.log
+    assert error.value.hint.startswith("blog/views.py:6 waits, perhaps for a server that this host does not reach: ")
+
+
 @pytest.mark.parametrize("protocol", ["http", "uwsgi"])
 def test_a_page_of_a_byte_now_and_then_has_its_time_as_a_whole(instance, protocol):
     site, release, server = instance(protocol=protocol)
