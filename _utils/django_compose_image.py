@@ -188,7 +188,7 @@ _LOCKS = {
     "uv.lock": "uv export --quiet --frozen --no-dev --no-emit-project{groups} --output-file /tmp/uv.lock.txt",
     "Pipfile.lock": "uv tool run --quiet pipenv requirements >/tmp/Pipfile.lock.txt",
     "poetry.lock": "uv tool run --quiet --with poetry-plugin-export poetry export --output /tmp/poetry.lock.txt",
-    "pdm.lock": "uv tool run --quiet pdm export --prod --output /tmp/pdm.lock.txt",
+    "pdm.lock": "PDM_USE_VENV=false uv tool run --quiet pdm export --prod --output /tmp/pdm.lock.txt",
 }
 
 

@@ -90,6 +90,22 @@ def test_the_files_of_a_project(case, tmp_path):
     assert lines[1:] == SOURCES[case].get("lines", [])
 
 
+def test_image_has_the_versions_that_pdm_locked(tmp_path):
+    files = {name: text for name, text in SOURCES["mysql"]["files"].items() if name != "poetry.lock"}
+    packages = '[[package]]\nname = "django"\nversion = "5.2.8"\ngroups = ["default"]\n'
+    folder = write_tree(
+        tmp_path / "chat", {**files, "pyproject.toml": "[project]\nname = 'chat'\n", "pdm.lock": packages}
+    )
+    django_compose.write(str(folder), "chat", None)
+    lines = (folder / "Dockerfile").read_text().splitlines()
+    first = lines.index('COPY ["pdm.lock", "/app/pdm.lock"]')
+    assert lines[first + 1 : first + 4] == [
+        'COPY ["pyproject.toml", "/app/pyproject.toml"]',
+        "RUN cd /app && PDM_USE_VENV=false uv tool run --quiet pdm export --prod --output /tmp/pdm.lock.txt",
+        "RUN uv pip install --requirement=/tmp/pdm.lock.txt channels-redis",
+    ]
+
+
 @pytest.mark.parametrize("kind", ["production", "local"])
 @pytest.mark.parametrize("case", SOURCES)
 def test_compose_files_are_in_the_portable_subset(case, kind, tmp_path):
