@@ -15,6 +15,8 @@ from django_project_access import Access
 _HEALTH = re.compile(
     r"\^?/?((?:[\w-]+/)?_{0,2}(?:healthz|health|health[_-]?check|livez|readyz|heartbeat|ping)_{0,2}/?)\$?"
 )
+#: Modules that may have a class for Django's admin.
+_OF_ADMIN = re.compile(r"\w*(admin|site)\w*\.py")
 #: Modules of routes that are read at most.
 _MODULES = 50
 _ROUTES = ("path", "re_path", "url")
@@ -67,7 +69,8 @@ def _candidates(access: Access, urlconf: Any, but: str) -> Iterator[tuple[str, s
     why = (
         "guessed: the project's middleware refuses other pages" if has_home else "guessed: / is no page of the project"
     )
-    logins = (f"/{admin}login/" for admin in map(_admin, _calls(files[0])) if admin)
+    admins = [] if _has_own_login(access) else [admin for admin in map(_admin, _calls(files[0])) if admin]
+    logins = [f"/{admin}login/" for admin in admins]
 
     def is_open(module: Path, view: ast.expr) -> bool:
         return access.is_open_get(module, view)
@@ -76,6 +79,20 @@ def _candidates(access: Access, urlconf: Any, but: str) -> Iterator[tuple[str, s
     pages = [f"/{page}" for page in itertools.chain.from_iterable(found) if page and not _ACTS.search(page)]
     pages.sort(key=lambda page: not _SHOWS.search(page))
     yield from ((page, why) for page in itertools.chain(logins, pages))
+
+
+def _has_own_login(access: Access) -> bool:
+    """Return whether a class of the project for Django's admin has a login of its own, as by another server."""
+    paths = [path for root in access.roots for path in django_project.files(root, None, depth=4)]
+    texts = [django_project_code.read(path) for path in paths if _OF_ADMIN.fullmatch(path.name)]
+    classes = [
+        node
+        for text in texts
+        if "AdminSite" in text
+        for node in ast.walk(django_project_code.parse(text))
+        if isinstance(node, ast.ClassDef) and any("AdminSite" in ast.unparse(base) for base in node.bases)
+    ]
+    return any(isinstance(part, ast.FunctionDef) and part.name == "login" for node in classes for part in node.body)
 
 
 def _health_paths(access: Access, urlconf: Any) -> Iterator[str]:
