@@ -208,6 +208,11 @@ _HINTS = (
         "NAME', then salt-call django.release {site}; or set {at}:health:path to a page that does not require it",
     ),
     (
+        r"no answer within \d+ s, its modules are still imported \((\S+:\d+)\)",
+        "the first page imports the project's modules, now those of {0}, which takes longer: set {at}:health:timeout: "
+        "120s",
+    ),
+    (
         r"no answer within \d+ s \((\S+:\d+)\)",
         "{0} waits, perhaps for a server that this host does not reach: let it reach that one, or set {at}:health:path "
         "to a page that does not need it; {at}:health:timeout for a slow one",

@@ -28,6 +28,7 @@ _PACKAGES = {
     "barcode": "python-barcode",
     "bs4": "beautifulsoup4",
     "ckeditor_uploader": "django-ckeditor",
+    "cli_base": "cli-base-utilities",
     "corsheaders": "django-cors-headers",
     "Crypto": "pycryptodome",
     "cv2": "opencv-python-headless",

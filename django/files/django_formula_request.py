@@ -33,7 +33,8 @@ def page(request):
         return answer
     waiting = frames(traceback.extract_stack(stack))
     place = f" ({waiting[-1].partition(' in ')[0]})" if waiting else ""
-    return {"raised": f"no answer within {request['patience']} s{place}", "frames": waiting}
+    what = ", its modules are still imported" if waiting and " in <module>: " in waiting[-1] else ""
+    return {"raised": f"no answer within {request['patience']} s{what}{place}", "frames": waiting}
 
 
 def asked(request):

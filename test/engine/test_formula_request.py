@@ -53,7 +53,12 @@ def slow(request):
     time.sleep(60)
 
 
-urlpatterns = [path("", good), path("broken/", broken), path("later/", broken_later), path("slow/", slow)]
+def late(request):
+    import blog.late
+
+
+urlpatterns = [path("", good), path("broken/", broken), path("later/", broken_later)]
+urlpatterns += [path("slow/", slow), path("late/", late)]
 """
 WSGI = """
 import os
@@ -152,6 +157,15 @@ def test_page_that_does_not_end_is_explained_by_where_it_waits(ask, monkeypatch)
         "blog/urls.py:27 in slow: time.sleep(60)\nno answer within 1 s (blog/urls.py:27)",
     )
     assert ask().path("/slow/") == waits
+
+
+def test_page_whose_modules_are_still_imported_says_so(ask, monkeypatch):
+    monkeypatch.setattr(django_project_page, "_PATIENCE", 1)
+    asked = ask()
+    (asked.site.releases / "0001-3f2a9c1b77de/source/blog/late.py").write_text("import time\ntime.sleep(60)\n")
+    raised = asked.path("/late/")
+    assert raised.exception == "no answer within 1 s, its modules are still imported (blog/late.py:2)"
+    assert raised.log.splitlines()[-2] == "blog/late.py:2 in <module>: time.sleep(60)"
 
 
 def test_release_without_the_program_has_no_explanation(make_site):
