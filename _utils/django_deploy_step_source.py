@@ -24,9 +24,6 @@ from django_deploy import Changes, Deployment, RepeatedFailure
 from django_host_command import redact
 from django_release import Release
 
-#: The file of a release with its commit, which the proxy of a fleet's host serves to balancers.
-COMMIT = "commit"
-
 
 def source(deployment: Deployment) -> Iterator[Changes]:
     """Decide whether there is a new release; export the commit of the revision into it."""
@@ -93,7 +90,7 @@ def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
     django_release.clear_leftovers(site)
     release.path.mkdir(mode=0o755)
     if site.config.get("fleet"):
-        django_host_file.write(release.path / COMMIT, deployment.commit, mode=0o644, durable=False)
+        django_host_file.write(release.path / django_release.COMMIT, deployment.commit, mode=0o644, durable=False)
     deployment.begin(release)
     about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": django_host_clock.now()}
     if deployment.fleet or deployment.release_of_fleet:

@@ -32,6 +32,8 @@ from django_site import Site
 
 log = logging.getLogger(__name__)
 
+#: The file of a release with its commit, which the proxy of a fleet's host serves to balancers.
+COMMIT = "commit"
 #: The shape of a release's record; another one is damaged. Keys that are missing here are only displayed.
 RECORD = {
     **dict.fromkeys(("name?", "state?", "commit?", "asked_by?", "began?", "live_since?", "held_since?"), str),
@@ -90,11 +92,13 @@ class Release:
         return os.path.lexists(python) if "container" in self.record else python.exists()
 
     def is_whole(self) -> bool:
-        """Return whether every part of a finished release exists."""
+        """Return whether every part of a finished release exists, and balancers see its commit."""
         server = f"config/{django_server.of_release(self.path).MAIN}"
         parts = ("source", "static", "config/environment", server)
         whole = all((self.path / part).exists() for part in parts) and os.path.lexists(self.path / "socket")
-        return bool(self.record) and whole and self.has_python
+        seen = django_host_file.read_text(self.path / COMMIT)
+        is_seen = seen is None or seen == self.record.get("commit")
+        return bool(self.record) and whole and is_seen and self.has_python
 
     def update(self, **values: Any) -> None:
         """Change the record, also on disk; it is synced only once the release is finished."""

@@ -1,6 +1,7 @@
 """Remove a site from the host, in the reverse order of its creation; its data only if the pillar requests it."""
 
 import os
+import time
 from pathlib import Path
 
 import django_container_image
@@ -29,6 +30,10 @@ import django_tls
 import django_worker
 from django_host_command import DeploymentError
 from django_site import Site
+
+#: Seconds after which every balancer has seen that a host does not serve the common commit: HAProxy's second check, or
+#: the one of nginx's timer, and its reload.
+_SEEN = 8.0
 
 
 def data(site: Site) -> list[Path]:
@@ -146,7 +151,20 @@ def _certificates(site: Site) -> list[Path]:
     return [path for path in django_proxy_files.leftovers(site, django_proxy_files.absent(site)) if path not in served]
 
 
+def _leave_balancers(site: Site) -> None:
+    """Have balancers give this host no more requests: what it serves is not the common commit.
+
+    They may know of the new hosts later than this one. Killed meanwhile, it leaves a release that counts as damaged.
+    """
+    hosts = site.config.get("fleet", {}).get("hosts", {}).values()
+    seen = site.current / django_release.COMMIT
+    if seen.is_file() and any("balancer" in host["parts"] for host in hosts):
+        django_host_file.write(seen, f"{site.name} leaves this host\n", mode=0o644)
+        time.sleep(_SEEN)
+
+
 def _remove(site: Site) -> None:
+    _leave_balancers(site)
     certificates = _certificates(site)
     if _proxy_files(site):
         django_proxy_switch.apply(django_proxy_files.absent(site))

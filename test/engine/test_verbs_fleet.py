@@ -9,6 +9,7 @@ from typing import Any
 
 import django_kinds
 import django_release_claim
+import django_removal
 import django_verbs
 import django_verbs_fleet as verbs
 import pytest
@@ -443,3 +444,27 @@ def test_parts_of_a_host_change_with_the_next_apply(workers):
     workers.apply()
     assert workers.running == units("0003")
     workers.check()
+
+
+@pytest.mark.parametrize("balancers", [{}, {"lb1": {"parts": ["balancer"], "address": "10.0.0.9"}}])
+def test_a_host_that_leaves_serves_until_balancers_have_seen_it(host, monkeypatch, balancers):
+    site, running = host.site, {*host.running}
+    seen = site.current / "commit"
+    found: list[tuple[float, str, bool]] = []
+
+    def sleep(seconds: float) -> None:
+        found.append((seconds, seen.read_text(), host.running == running))
+
+    monkeypatch.setattr(django_removal.time, "sleep", sleep)
+    assert seen.read_text() == ONE
+    site.config["fleet"]["hosts"] = {"web2": {"parts": ["app"], "address": "10.0.0.2"}, **balancers}
+    django_removal.remove(site, "a test")
+    assert found == ([(8.0, "blog leaves this host\n", True)] if balancers else [])
+    assert host.running == set() and not site.current.exists()
+
+
+def test_a_host_that_was_about_to_leave_is_seen_again_after_an_apply(host):
+    (host.site.current / "commit").write_text("blog leaves this host\n")
+    assert host.apply()
+    assert (host.site.current / "commit").read_text() == ONE
+    assert host.apply() == {}

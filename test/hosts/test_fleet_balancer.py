@@ -3,11 +3,12 @@
 import time
 
 import pytest
-from client import Load
+from client import Load, Writer
 from fleet import Fleet, answer_of, start_database, start_master, start_minions
 from sites import release_of
 
 pytestmark = pytest.mark.full
+KINDS = ("haproxy", "nginx", "varnish")
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,14 @@ def backends(fleet: Fleet) -> dict[str, bool]:
 
 
 def balance(fleet: Fleet, kind: str) -> None:
-    """Put a kind of balancer in front, and wait until it gives both hosts requests."""
+    """Put a kind of balancer in front of both hosts."""
     fleet.configure(balancer={"kind": kind})
     assert_applied(fleet)
+    await_both(fleet)
+
+
+def await_both(fleet: Fleet) -> None:
+    """Wait until the balancer gives both hosts requests."""
     limit = time.monotonic() + 30
     while backends(fleet) != {"web1": True, "web2": True}:
         assert time.monotonic() < limit
@@ -54,7 +60,7 @@ def assert_applied(fleet: Fleet) -> None:
         assert [state["comment"] for state in states.values() if state["result"] is False] == []
 
 
-@pytest.mark.parametrize("kind", ["haproxy", "nginx", "varnish"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_deployments_and_rollbacks_lose_no_request(fleet, kind):
     balance(fleet, kind)
     with load(fleet) as visitors:
@@ -72,3 +78,23 @@ def test_deployments_and_rollbacks_lose_no_request(fleet, kind):
     print(f"{kind}: {len(visitors.answers)} requests, {len(visitors.failed)} failed, {len(visitors.releases)} releases")
     assert visitors.failed == [], visitors.failed[:3]
     assert len(visitors.releases) >= 6 and backends(fleet) == {"web1": True, "web2": True}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_host_that_leaves_and_comes_back_loses_no_request(fleet, kind):
+    """By one apply of all hosts each, in which the balancer may be the last; forms are sent, which no proxy repeats."""
+    balance(fleet, kind)
+    hosts = fleet.options["hosts"]
+    with load(fleet) as visitors, Writer(f"http://{fleet.lb.address}", "blog.example.org") as writer:
+        visitors.wait(50)
+        fleet.configure(hosts={name: host for name, host in hosts.items() if name != "web2"})
+        assert_applied(fleet)
+        visitors.wait(50)
+        assert backends(fleet) == {"web1": True} and fleet.live()["web2"] == ""
+        fleet.configure(hosts=hosts)
+        assert_applied(fleet)
+        await_both(fleet)
+        visitors.wait(50)
+    print(f"{kind}: {len(visitors.answers)} requests, {len(visitors.failed)} failed, {len(writer.acknowledged)} forms")
+    assert (visitors.failed[:3], writer.refused[:3]) == ([], [])
+    assert len({*fleet.commits().values()}) == 1
