@@ -190,6 +190,19 @@ def test_docker_gets_no_socket_of_systemd_and_is_waited_for(make_site):
     assert "/run/django-blog-0042/ready" in wait and "$MAINPID" in wait
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_uwsgi_binds_the_socket_that_docker_does_not_pass(make_site, engine):
+    site = make_site(container={"engine": engine}, server={"kind": "uwsgi"})
+    path = site.releases / NAME
+    (path / "virtualenv/bin").mkdir(parents=True)
+    record = django_container.record(Container(ENGINES[engine], f"localhost/django/blog:{NAME}", "localhost/base"))
+    (path / "release.json").write_text(json.dumps({"container": record}))
+    text = django_release_instance.configuration(site, path, FACTS, formula_templates())["uwsgi.ini"]
+    socket, ready = f"socket = {site.runtime}/0042/server.sock\nchmod-socket = 660\n", "/run/django-blog-0042/ready\n"
+    assert [one in text for one in (socket, ready, "\nlisten = ")] == [engine == "docker"] * 3
+    assert "logto" not in text, "the journal has its log"
+
+
 def test_a_worker_in_a_container_reads_the_link_of_the_active_release(make_site):
     site = make_site(container={}, workers={"mail": {"kind": "celery"}}, server={"kind": "gunicorn"})
     path = site.releases / NAME
