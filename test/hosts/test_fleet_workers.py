@@ -93,7 +93,8 @@ def test_workers_are_on_their_own_host_alone(fleet):
     assert web1 == web2 == {""} and jobs1 == {"-default", "-beat", "-ticks"}
     assert jobs(fleet).run("grep -rl blog /etc/nginx", check=False).stdout == ""
     name = jobs(fleet).name
-    answer = fleet.master.run(["salt", "--timeout=60", "--out=json", "--static", name, "django.workers", "blog"])
+    argv = ["salt", "--timeout=60", "--out=json", "--static", name, "django.workers", "blog", "full=True"]
+    answer = fleet.master.run(argv)
     assert {row["worker"] for row in json.loads(answer.stdout)[name]} == {*WORKERS}
 
 
