@@ -52,7 +52,7 @@ class Fleet:
         self.second: Host
         self.hosts: dict[str, Any] = {host.name: {"parts": ["app"], "address": host.address} for host in web}
         self.hosts |= {lb.name: {"parts": ["balancer"], "address": lb.address}}
-        self.release: dict[str, Any] = {"commit": OLD, "sequence": 1}
+        self.release: dict[str, Any] = {"commit": OLD, "sequence": 1, "count": 1}
         self.balancer: dict[str, Any] = {}
 
     def configure(self, **options: Any) -> None:

@@ -129,11 +129,11 @@ def test_host_behind_gets_requests_only_while_its_commit_is_expected(fleet: Flee
         since = time.time()
         load.wait(50)
         assert answers_of(load, late, since) == 0
-        fleet.release = {"commit": NEW, "sequence": 2}
+        fleet.release = {"commit": NEW, "sequence": 2, "count": 2}
         assert fleet.apply().changed == {}
         fleet.serve(late, NEW)
         fleet.wait(late, "UP")
-    fleet.release = {"commit": OLD, "sequence": 3}
+    fleet.release = {"commit": OLD, "sequence": 3, "count": 3}
     assert "/etc/haproxy/django.cfg" in fleet.apply()["The balancer serves its sites"].changes
     for host in fleet.web:
         fleet.serve(host, OLD)
