@@ -192,12 +192,17 @@ def _poetry_requirements(path: Path) -> Iterator[str]:
         yield from _pins(path, [package for package in packages if _is_installed_by_poetry(package)])
         return
     of_index = [package for package in packages if package.get("source", {}).get("type") in (None, "legacy")]
-    constraints = path.with_name(f".{path.name}.constraints.txt")
-    replace(constraints, "".join(_pins(path, of_index)))
-    yield f"--constraint {constraints.name}\n"
+    yield _constraint(path, _pins(path, of_index))
     yield from (f"{name}{extras}{marker}\n" for name, (extras, marker) in direct.items())
     elsewhere = [package for package in packages if package not in of_index and _is_installed_by_poetry(package)]
     yield from _pins(path, elsewhere)
+
+
+def _constraint(path: Path, pins: Iterable[str]) -> str:
+    """Write the versions of a lock that does not say what is needed of it; return the line that limits to them."""
+    constraints = path.with_name(f".{path.name}.constraints.txt")
+    replace(constraints, "".join(pins))
+    return f"--constraint {constraints.name}\n"
 
 
 def _direct_dependencies(pyproject: Path) -> dict[str, tuple[str, str]]:
@@ -287,10 +292,8 @@ def _pdm_requirements(path: Path) -> Iterator[str]:
         yield from (f"{_pdm_requirement(path, one)}\n" for one in packages if _is_installed_by_pdm(one))
         return
     # a lock before PDM 2.14 has packages of development too, and does not say which ones
-    constraints = path.with_name(f".{path.name}.constraints.txt")
-    pins = [_pdm_requirement(path, {**one, "extras": []}) for one in packages if not one.get("path")]
-    replace(constraints, "".join(f"{pin}\n" for pin in dict.fromkeys(pins)))
-    yield f"--constraint {constraints.name}\n"
+    pins = [f"{_pdm_requirement(path, {**one, 'extras': []})}\n" for one in packages if not one.get("path")]
+    yield _constraint(path, dict.fromkeys(pins))
     yield from (f"{one}\n" for one in itertools.chain(direct, *groups_of_pyproject(pyproject).values()))
 
 
