@@ -9,12 +9,11 @@ import time
 
 import django
 import django_formula_worker
-from rq.exceptions import StopRequested
 
 try:
-    from rq.exceptions import DequeueTimeout
+    from rq.exceptions import DequeueTimeout, StopRequested
 except ImportError:  # RQ 1
-    from rq.worker import DequeueTimeout
+    from rq.worker import DequeueTimeout, StopRequested
 
 
 def waiting(base):

@@ -1,13 +1,17 @@
 """The program of RQ's workers, with real RQ and Redis: what becomes of jobs when releases change."""
 
+import importlib.util
 import os
 import signal
+import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from background import Lab, Worker, lab, until
+from specimen import ROOT
 
 pytestmark = pytest.mark.slow  # workers that run for seconds
 
@@ -98,3 +102,19 @@ def test_worker_without_a_redis_ends_before_it_is_ready(lab):
     worker = rq(lab, "0001")
     assert worker.wait() != 0
     assert "INSTALLED_APPS lacks django_rq, and neither RQ_REDIS_URL nor REDIS_URL is set" in worker.log.read_text()
+
+
+@pytest.mark.parametrize("where", ["exceptions", "worker"])
+def test_exceptions_are_taken_from_where_a_version_of_rq_has_them(monkeypatch, where):
+    """RQ 1 has StopRequested in rq.worker only."""
+    modules = {name: ModuleType(name) for name in ("django", "rq", "rq.exceptions", "rq.worker")}
+    stop, empty = type("StopRequested", (Exception,), {}), type("DequeueTimeout", (Exception,), {})
+    modules["rq.exceptions"].DequeueTimeout = modules["rq.worker"].DequeueTimeout = empty
+    modules[f"rq.{where}"].StopRequested = stop
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.syspath_prepend(str(ROOT / "django/files"))
+    spec = importlib.util.spec_from_file_location("program_of_rq", ROOT / "django/files/django_formula_rq.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    assert (program.StopRequested, program.DequeueTimeout) == (stop, empty)
