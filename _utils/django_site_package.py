@@ -21,7 +21,7 @@ _OWN_NAMES = {
     *("pydantic", "pydantic_settings", "pypdf", "pytz", "qrcode", "razorpay", "redis", "reportlab", "requests", "rq"),
     *("scipy", "segno", "sentry_sdk", "simplejson", "stripe", "tabulate", "tqdm", "twilio", "ujson", "unidecode"),
     *("vobject", "weasyprint", "whitenoise", "whoosh", "xhtml2pdf", "xlrd", "xlsxwriter", "xlwt", "xmltodict"),
-    *("zeep",),
+    *("pip", "zeep"),
 }
 #: Module → the package that has it, where its name is another one.
 _PACKAGES = {
