@@ -109,6 +109,19 @@ class Access:
         needs = len(get.args.args) - len(get.args.defaults) > 2 or _PARAMETERS.search(ast.unparse(get))
         return not needs and not _ACTION.search(_view(target))
 
+    def imported(self, module: Path, name: str) -> str:
+        """Return the whole name of what a module imports under a name; empty if it imports none."""
+        first, _dot, rest = name.partition(".")
+        package = self._package(module)
+        for node in ast.walk(django_project_code.tree(module)):
+            base = django_project_code.imported_from(node, package) if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+                if first == (alias.asname or alias.name):
+                    return ".".join(filter(None, [base, alias.name, rest]))
+                if isinstance(node, ast.Import) and not alias.asname and name.startswith(f"{alias.name}."):
+                    return name
+        return ""
+
     def _is_closed(self, node: _Definition) -> bool:
         """Return whether the permissions of Django REST framework refuse visitors of a view."""
         if not any(map(_API.search, _above(node))):
@@ -146,26 +159,13 @@ class Access:
         node = _defined(module, name)
         if node:
             return module, node
-        whole = self._imported(module, name) if hops < _HOPS else ""
+        whole = self.imported(module, name) if hops < _HOPS else ""
         parts = whole.split(".")
         for number in range(len(parts) - 1, 0, -1):
             path = django_project_python_path.find_module(self.roots, ".".join(parts[:number]))
             if path:
                 return None if path == module else self._definition(path, ".".join(parts[number:]), hops + 1)
         return None
-
-    def _imported(self, module: Path, name: str) -> str:
-        """Return the whole name of what a module imports under a name; empty if it imports none."""
-        first, _dot, rest = name.partition(".")
-        package = self._package(module)
-        for node in ast.walk(django_project_code.tree(module)):
-            base = django_project_code.imported_from(node, package) if isinstance(node, ast.ImportFrom) else ""
-            for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
-                if first == (alias.asname or alias.name):
-                    return ".".join(filter(None, [base, alias.name, rest]))
-                if isinstance(node, ast.Import) and not alias.asname and name.startswith(f"{alias.name}."):
-                    return name
-        return ""
 
     def _package(self, module: Path) -> str:
         root = next((root for root in self.roots if module.is_relative_to(root)), module.parent)

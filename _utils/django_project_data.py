@@ -236,14 +236,14 @@ def _has_files(path: Path) -> bool:
 def committed_static_files(settings: Settings, tree: Path) -> str:
     """Return the folder of STATIC_ROOT in a source if it has files that collectstatic would not find elsewhere.
 
-    Empty if it has none.
+    Empty if it has none, or neither a style sheet nor a script: the pages need those that are collected.
     """
     top = _folder_inside(settings, "STATIC_ROOT", tree)
     if not top or (top.name == "static" and top.parent.name in _labels(settings)):  # an application's own are collected
         return ""
     own = {path.relative_to(top) for path in _files(top)}
     own = {path for path in own if path.name not in _PLACEHOLDERS and path.parts[0] not in ("admin", "rest_framework")}
-    if own and not own & _sources(settings, tree, top):
+    if any(path.suffix in (".css", ".js") for path in own) and not own & _sources(settings, tree, top):
         return str(top.relative_to(tree))
     return ""
 

@@ -69,8 +69,7 @@ def _candidates(access: Access, urlconf: Any, but: str) -> Iterator[tuple[str, s
     why = (
         "guessed: the project's middleware refuses other pages" if has_home else "guessed: / is no page of the project"
     )
-    admins = [] if _has_own_login(access) else [admin for admin in map(_admin, _calls(files[0])) if admin]
-    logins = [f"/{admin}login/" for admin in admins]
+    logins = [f"/{admin}login/" for admin in map(_admin, _calls(files[0])) if admin]
 
     def is_open(module: Path, view: ast.expr) -> bool:
         return access.is_open_get(module, view)
@@ -78,7 +77,9 @@ def _candidates(access: Access, urlconf: Any, but: str) -> Iterator[tuple[str, s
     found = (_pages(access, files[0], "", {files[0]}, is_view) for is_view in (_is_page, is_open))
     pages = [f"/{page}" for page in itertools.chain.from_iterable(found) if page and not _ACTS.search(page)]
     pages.sort(key=lambda page: not _SHOWS.search(page))
-    yield from ((page, why) for page in itertools.chain(logins, pages))
+    # The project's own login may be at another server: any other page is better.
+    paths = [*pages, *logins] if _has_own_login(access) else [*logins, *pages]
+    yield from ((path, why) for path in paths)
 
 
 def _has_own_login(access: Access) -> bool:
@@ -182,6 +183,10 @@ def _name(call: ast.Call) -> str:
     return django_project_code.dotted(call.func).rpartition(".")[2]
 
 
+def _called(value: ast.expr) -> str:
+    return _name(value) if isinstance(value, ast.Call) else ""
+
+
 def _literal(call: ast.Call) -> str | None:
     """Return the first argument of a call if it is a text, or a setting with a text as its default."""
     first = call.args[0] if call.args else None
@@ -218,7 +223,7 @@ def _may_be_home(access: Access, module: Path, value: ast.expr, done: set[Path])
         return not (target and access.is_api_refused(module, target))
     if _is_router(module, target):
         return not access.is_closed
-    files = _files(access, _literal(target) or "") if _literal(target) else []
+    files = _included(access, module, target)
     if len(files) != 1 or len(done) >= _MODULES:
         return True
     return files[0] not in done and _has_home(access, files[0], done | {files[0]})
@@ -232,9 +237,24 @@ def _is_before(value: ast.AST) -> bool:
 def _is_router(module: Path, included: ast.Call) -> bool:
     """Return whether a route includes a router of Django REST framework; its page has the default permissions."""
     name = django_project_code.dotted(included.args[0]) if included.args else ""
-    assigned = [node for node in django_project_code.tree(module).body if isinstance(node, ast.Assign)]
-    routers = [node.targets[0] for node in assigned if ast.unparse(node.value).endswith("DefaultRouter()")]
-    return name.endswith(".urls") and name.removesuffix(".urls") in [django_project_code.dotted(one) for one in routers]
+    body = django_project_code.tree(module).body
+    kinds = ["DefaultRouter", *(node.name for node in body if isinstance(node, ast.ClassDef) and _is_kind(node))]
+    calls = [node for node in body if isinstance(node, ast.Assign) and _called(node.value) in kinds]
+    names = [django_project_code.dotted(node.targets[0]) for node in calls]
+    return name.endswith(".urls") and name.removesuffix(".urls") in names
+
+
+def _is_kind(node: ast.ClassDef) -> bool:
+    """Return whether a class is a kind of the routers that have a page of their own."""
+    return any(django_project_code.dotted(base).rpartition(".")[2] == "DefaultRouter" for base in node.bases)
+
+
+def _included(access: Access, module: Path, include: ast.Call) -> list[Path]:
+    """Return the files of the module that a route includes: by a text, a tuple with it first, or an imported name."""
+    first = include.args[0] if include.args else None
+    first = first.elts[0] if isinstance(first, ast.Tuple) and first.elts else first
+    name = access.imported(module, first.id) if isinstance(first, ast.Name) else getattr(first, "value", None)
+    return _files(access, name) if name and isinstance(name, str) else []
 
 
 def _matches_nothing(function: str, route: str) -> bool:
@@ -266,7 +286,10 @@ def _pages(
         if not (isinstance(target, ast.Call) and _name(target) == "include"):
             yield from [path] if path and is_view(module, target) else []
             continue
-        files = _files(access, _literal(target) or "")
+        if _is_router(module, target):
+            yield from [path] if path and not access.is_closed else []
+            continue
+        files = _included(access, module, target)
         if len(files) == 1 and files[0] not in done and len(done) < _MODULES:
             done.add(files[0])
             yield from _pages(access, files[0], path, done, is_view)
