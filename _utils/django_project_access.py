@@ -65,6 +65,10 @@ class Access:
         )
         self._gates = [paths for paths in found if paths is not None]
 
+    def setting(self, name: str) -> Any:
+        """Return a setting of the project, as far as it is known."""
+        return self._settings.get(name)
+
     def gates(self, path: str) -> int:
         """Return how many classes of the project's middleware may refuse a path of the site."""
         return sum(not any(_is_below(path, exempt) for exempt in paths) for paths in self._gates)

@@ -69,7 +69,7 @@ def _candidates(access: Access, urlconf: Any, but: str) -> Iterator[tuple[str, s
     why = (
         "guessed: the project's middleware refuses other pages" if has_home else "guessed: / is no page of the project"
     )
-    logins = [f"/{admin}login/" for admin in map(_admin, _calls(files[0])) if admin]
+    logins = [f"/{admin}login/" for call in _calls(files[0]) if (admin := _admin(access, call))]
 
     def is_open(module: Path, view: ast.expr) -> bool:
         return access.is_open_get(module, view)
@@ -114,7 +114,7 @@ def _health_paths(access: Access, urlconf: Any) -> Iterator[str]:
             text = ast.unparse(call)
             included = re.match(r"\w+\(r?'\^?', (?:\w+\.)?include\(\(?'([\w.]+)'", text)
             is_route = _name(call) in _ROUTES and "include(" not in text
-            found = _HEALTH.fullmatch(_literal(call) or "") if is_route else None
+            found = _HEALTH.fullmatch(_literal(access, call) or "") if is_route else None
             if included:
                 paths += _files(access, included[1])
             elif found and not any(_is_no_check(access, path, target) for target in call.args[1:2]):
@@ -187,11 +187,14 @@ def _called(value: ast.expr) -> str:
     return _name(value) if isinstance(value, ast.Call) else ""
 
 
-def _literal(call: ast.Call) -> str | None:
-    """Return the first argument of a call if it is a text, or a setting with a text as its default."""
+def _literal(access: Access, call: ast.Call) -> str | None:
+    """Return the first argument of a call if it is a text, or a setting that is one or has one as its default."""
     first = call.args[0] if call.args else None
     if isinstance(first, ast.Call) and django_project_code.dotted(first.func) == "getattr":
         first = first.args[2] if len(first.args) > 2 else None
+    if isinstance(first, ast.Attribute) and django_project_code.dotted(first.value) == "settings":
+        value = access.setting(first.attr)
+        return value if isinstance(value, str) else None
     return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
 
 
@@ -209,7 +212,7 @@ def _may_be_home(access: Access, module: Path, value: ast.expr, done: set[Path])
         return any(_may_be_home(access, module, part, done) for part in (value.left, value.right))
     if not isinstance(value, ast.Call):
         return not _is_before(value)
-    name, route = _name(value), _literal(value)
+    name, route = _name(value), _literal(access, value)
     if name in _NO_PAGES:
         return False
     if name == "i18n_patterns":
@@ -278,7 +281,7 @@ def _pages(
         done: the modules that were read before; new ones are added.
     """
     for call in (route for value in _patterns(module) for route in _routes(value)):
-        literal, target = _literal(call), call.args[1] if len(call.args) > 1 else None
+        literal, target = _literal(access, call), call.args[1] if len(call.args) > 1 else None
         route = _PLAIN.fullmatch(literal) if literal is not None else None
         if not route or not target:
             continue
@@ -332,9 +335,9 @@ def _has_get(view: ast.ClassDef) -> bool:
     return any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "get" for node in view.body)
 
 
-def _admin(call: ast.Call) -> str | None:
+def _admin(access: Access, call: ast.Call) -> str | None:
     """Return the prefix of Django's admin; None for another route."""
     target = ast.unparse(call.args[1]) if len(call.args) > 1 else ""
-    route = (_literal(call) or "").removeprefix("^")
+    route = (_literal(access, call) or "").removeprefix("^")
     is_admin = _name(call) in _ROUTES and re.search(r"\badmin(istration)?\.site\.urls$", target)
     return route if is_admin and re.fullmatch(r"([\w-]+/)+", route) else None
