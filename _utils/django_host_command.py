@@ -76,6 +76,8 @@ _TRANSIENT = re.compile(
 )
 
 
+#: How programs colour their output.
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 #: The lines of a traceback, which supervisor's log begins with a time: the first one, those of a frame, its code.
 _HEADER = re.compile(r"(?:\d{4}-\S+ )?Traceback \(most recent call last\):")
 _FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "(?:[^"]*/)?(?P<file>[^"/]+)", line \d+')
@@ -117,7 +119,8 @@ class DeploymentError(Exception):
         self.transient = transient
 
     def __str__(self) -> str:
-        lines = _shown([line.rstrip()[:300] for line in _without_own_frames(self.log) if line.strip()])
+        log = _COLOUR.sub("", self.log)
+        lines = _shown([line.rstrip()[:300] for line in _without_own_frames(log) if line.strip()])
         return "\n".join([self.message, *(f"  | {line}" for line in lines), *([self.hint] if self.hint else [])])
 
 

@@ -431,3 +431,9 @@ def test_too_many_open_files_is_a_transient_error(monkeypatch, number, transient
     with pytest.raises(DeploymentError, match=os.strerror(number)) as error:
         django_host_command.run(["true"], doing="x")
     assert error.value.transient is transient
+
+
+def test_log_of_an_error_is_shown_without_colours():
+    log = "\x1b[2m2026-11-24\x1b[0m [\x1b[32m\x1b[1minfo     \x1b[0m] request_finished \x1b[36mcode\x1b[0m=404"
+    error = DeploymentError("health check failed", log=log)
+    assert str(error) == "health check failed\n  | 2026-11-24 [info     ] request_finished code=404"
