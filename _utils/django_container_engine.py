@@ -389,7 +389,12 @@ def limits(resources: Mapping[str, object]) -> list[str]:
 
 def locked_down(engine: str) -> Sequence[str]:
     """Return the options that every container of the formula has."""
-    own = ["--cgroups=no-conmon", "--read-only-tmpfs=false"] if engine == "podman" else []
+    own = []
+    if engine == "podman":  # whose version 5 has a read-only /dev/shm then, where Celery makes its semaphores
+        own = [
+            *("--cgroups=no-conmon", "--read-only-tmpfs=false"),
+            "--tmpfs=/dev/shm:rw,nosuid,nodev,noexec,mode=1777",
+        ]
     return [
         *("--rm", "--pull=never", "--network=host", "--read-only", "--cap-drop=ALL"),
         *("--security-opt=no-new-privileges", "--entrypoint="),

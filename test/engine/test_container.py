@@ -78,6 +78,7 @@ def test_a_command_runs_locked_down_with_the_paths_and_limits_of_its_site(site, 
         "--security-opt=no-new-privileges",
         "--pull=never",
         "--network=host",
+        "--tmpfs=/dev/shm:rw,nosuid,nodev,noexec,mode=1777",  # Celery's semaphores
     ):
         assert option in argv
     assert {"--memory=512m", "--cpus=1.5"} <= {*argv}
