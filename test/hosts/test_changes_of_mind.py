@@ -87,7 +87,7 @@ def test_a_change_loses_no_request(prepared, change):
     blog = prepared
     before = blog.live
     address = f"http://{blog.host.address}/release"
-    with Load(address, blog.domain, connections=4, release=release_of, pause=0.01) as load:
+    with Load(address, blog.domain, connections=4, release=release_of, pause=0.03) as load:
         load.wait(20)
         blog.deploy(**CHANGES[change])
         load.wait(20)

@@ -214,7 +214,9 @@ def test_the_power_fails(good, step):
     good.is_settled = True
 
 
-@pytest.mark.parametrize("hours", [-1, pytest.param(24 * 365, marks=pytest.mark.full), -24 * 365 * 40])
+@pytest.mark.parametrize(
+    "hours", [*(pytest.param(hours, marks=pytest.mark.full) for hours in (-1, 24 * 365)), -24 * 365 * 40]
+)
 def test_the_clock_jumps(good, hours):
     old, host = good.live, good.host
     commit = good.repository.commit(version(f"{hours} hours from now"))

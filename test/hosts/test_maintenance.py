@@ -26,7 +26,7 @@ def maintenance(blog: Site, *arguments: str):
 def test_maintenance_lasts_through_a_deployment_and_a_reboot(blog):
     assert maintenance(blog) == {"maintenance": "off"}
     main = blog.host.read("/run/nginx.pid")
-    with Load(f"http://{blog.host.address}/release", blog.domain, 4, pause=0.01, release=release_of) as load:
+    with Load(f"http://{blog.host.address}/release", blog.domain, 4, pause=0.03, release=release_of) as load:
         load.wait(20)
         told = maintenance(blog, "on", "back in 30m, <b>promised</b>")
         assert told["maintenance"] == "on" and told["page"] == "own" and told["by"].startswith("django.maintenance")

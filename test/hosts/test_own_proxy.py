@@ -94,7 +94,7 @@ def test_own_proxy_connects_to_the_site(blog, proxy):
 def losing_nothing(blog: Site, url: str, text: str) -> None:
     """A release, and a rollback, while visitors come by a proxy."""
     blog.repository.commit(version(text))
-    with Load(url, blog.domain, 3, 0.01, release_of) as load:
+    with Load(url, blog.domain, 3, 0.03, release_of) as load:
         load.wait(20)
         blog.deploy()
         load.wait(20)

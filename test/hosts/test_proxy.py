@@ -186,7 +186,7 @@ def test_requests_are_distributed_over_upstreams(blog, other, kind, bind):
     first = blog.live
     blog.repository.commit(version(bind))
     address = f"http://{blog.host.address}/release"
-    with Load(address, blog.domain, connections=4, release=release_of, pause=0.01) as load:
+    with Load(address, blog.domain, connections=4, release=release_of, pause=0.03) as load:
         load.wait(20)
         blog.deploy()
         load.wait(20)
@@ -204,7 +204,7 @@ def test_requests_are_distributed_over_upstreams(blog, other, kind, bind):
         assert all(len(who) == 1 for who in chosen) and {"own"} in chosen and {"other"} in chosen
     if bind != "unix":  # from an address in the proxy's files to one in those of the release
         blog.repository.commit(version(f"{bind} at last"))
-        with Load(address, blog.domain, connections=4, release=release_of, pause=0.01) as load:
+        with Load(address, blog.domain, connections=4, release=release_of, pause=0.03) as load:
             load.wait(20)
             blog.deploy(proxy={"kind": kind, "upstreams": {other: {"backup": True}}})
             load.wait(20)
@@ -221,7 +221,7 @@ def test_upstream_on_another_host_serves(module_hosts, repositories, proxy, kind
     two.deploy(server={"kind": kind, "bind": f"{two.host.address}:8001"}, proxy={"kind": "none"})
     one.deploy(server={"kind": kind}, proxy={"kind": proxy, "upstreams": {f"{two.host.address}:8001": {}}})
     assert {one.answering["release"] for _ in range(10)} == {one.live, two.live}
-    with Load(f"http://{one.host.address}/release", one.domain, 4, release=release_of, pause=0.01) as load:
+    with Load(f"http://{one.host.address}/release", one.domain, 4, release=release_of, pause=0.03) as load:
         for site in (two, one):
             site.repository.commit(version(site.host.name))
             site.deploy()

@@ -118,7 +118,7 @@ def test_commit_is_activated_without_losing_a_request(good):
 
 @pytest.mark.smoke
 def test_releases_and_rollbacks_in_a_row_lose_no_request(good):
-    with load(good, pause=0.05) as requests:
+    with load(good, connections=4, pause=0.03) as requests:
         for number in range(3):
             good.repository.commit(version(f"3.{number}"))
             good.deploy()

@@ -98,7 +98,7 @@ GONE = ("/run/django", "/run/django/blog/*.sock", "/run/{unit}", "/run/django /r
 
 
 @pytest.mark.parametrize("gone", GONE)
-@pytest.mark.parametrize("dead", [False, True])
+@pytest.mark.parametrize("dead", [pytest.param(False, marks=pytest.mark.full), True])
 def test_what_is_deleted_from_run_comes_back_by_an_apply(blog, gone, dead):
     live = blog.live
     blog.host.run(f"rm -rf {gone.format(unit=blog.unit)}")

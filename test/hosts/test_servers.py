@@ -182,7 +182,7 @@ def renewed(site: Site, *, by) -> tuple[str, str]:
     """The password of a site before and after it was renewed, under a load of pages that read the database."""
     file = f"{site.root}/secrets/database.default"
     before = site.host.read(file)
-    with Load(f"http://{site.host.address}/", site.domain, 4, pause=0.01) as load:
+    with Load(f"http://{site.host.address}/", site.domain, 4, pause=0.03) as load:
         load.wait(20)
         by()
         load.wait(20)

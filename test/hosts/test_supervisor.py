@@ -81,7 +81,7 @@ def test_execution_functions_work(blog):
 def test_release_loses_no_request(blog):
     old, program = blog.live, blog.unit
     blog.repository.commit(version("2.0"))
-    with load(blog) as requests:
+    with load(blog, connections=4, pause=0.03) as requests:
         requests.wait(200)
         blog.deploy()
         requests.wait(200)
@@ -258,7 +258,7 @@ def test_port_instead_of_socket(blog):
     blog.deploy(server={"bind": "127.0.0.1:8001", "protocol": "http"})
     old = blog.live
     blog.repository.commit(version("3.0"))
-    with load(blog, connections=4) as requests:
+    with load(blog, connections=4, pause=0.03) as requests:
         requests.wait(50)
         blog.deploy()
         requests.wait(50)
