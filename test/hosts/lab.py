@@ -1,5 +1,6 @@
 """Hosts with an init, a network and an address of their own: podman containers that the tests drive from outside."""
 
+import contextlib
 import functools
 import io
 import ipaddress
@@ -347,6 +348,7 @@ class Lab:
         with locked(cache_folder() / "images" / "leftovers.lock"):  # podman lists nothing while an image is removed
             remove_leftovers()
             drop_old()
+            mount_hierarchies()
         podman("network", "create", f"--label={LABEL}={OWNER}", f"--label={SHARED}={RUN_OWNER}", self.name)
         self.subnet = ipaddress.ip_network(
             json.loads(podman("network", "inspect", self.name).stdout)[0]["subnets"][0]["subnet"]
@@ -496,6 +498,24 @@ def require_podman() -> None:
     info = podman("info", check=False)
     if info.returncode:
         raise LabUnavailable(f"podman does not work here: {info.stderr.strip()}")
+
+
+def mount_hierarchies() -> None:
+    """Mount the control groups of version 1 that this machine has not mounted.
+
+    Otherwise they are there while some host has them mounted, also in the tables that engines in other hosts read,
+    which fail then: "creating cgroup directory `/sys/fs/cgroup/perf_event/…`: No such file or directory".
+    """
+    groups = Path("/sys/fs/cgroup")
+    if (groups / "cgroup.controllers").exists():
+        return  # of version 2
+    for controllers in ("hugetlb", "net_cls,net_prio", "perf_event"):  # as systemd joins them
+        folder = groups / controllers
+        with contextlib.suppress(OSError):  # where this is a container itself, or another run is faster
+            folder.mkdir()
+            mount = ["mount", "-t", "cgroup", "-o", controllers, "none", str(folder)]
+            if subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:  # the kernel has none
+                folder.rmdir()
 
 
 def remove_leftovers() -> None:
