@@ -158,7 +158,7 @@ def test_pages_of_the_release_before_find_their_static_files(good):
         return found.group()
 
     old, text = style(), good.get(style()).text
-    good.repository.commit({"guestbook/static/guestbook/style.css": f"{text}\n/* new */\n"})
+    good.repository.append("guestbook/static/guestbook/style.css", "\n/* new */\n")
     good.deploy()
     assert style() != old and "/* new */" in good.get(style()).text
     assert good.get(old).text == text
