@@ -350,8 +350,9 @@ class Deployment:
         return [key for key in expired if key != self.given.get(django_secret.NEXT_KEY)]
 
     def configuration_hash(self) -> str:
-        """Return a keyed hash of the whole configuration, which tells whether a failed release is worth a new try."""
+        """Return a keyed hash of all that judges a release: whether one that failed is worth a new try."""
         own = {"registry_password": self.registry_password} if self.registry_password else {}
+        own["formula"] = django_deploy_inputs.formula()
         configuration = {**self.site.config, "index_password": self.index_password, **own}
         return django_secret.keyed_hash(django_secret.record_key(self.site), configuration)
 

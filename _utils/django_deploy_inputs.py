@@ -1,6 +1,8 @@
 """The inputs of a release: everything it is made of, as keyed hashes; a release is made when one of them changes."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import django_database
@@ -49,6 +51,12 @@ def hashes(
     values |= {url: text for url, text in templates.items() if url in used}
     key = django_secret.record_key(site)
     return {"commit": commit, **{path: django_secret.keyed_hash(key, value) for path, value in values.items()}}
+
+
+def formula() -> str:
+    """Return a digest of the formula's own modules, as Salt has them here."""
+    modules = sorted(Path(__file__).parent.glob("django_*.py"))
+    return hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()
 
 
 def _configuration(site: Site) -> dict[str, Any]:

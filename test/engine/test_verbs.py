@@ -3,6 +3,7 @@ import stat
 from pathlib import Path
 
 import django_backup
+import django_deploy_inputs
 import django_host_file
 import django_process_systemd
 import django_project_command
@@ -61,6 +62,18 @@ def test_a_release_that_has_failed_is_tried_again(two):
     django_verbs.release("blog")
     assert two.live == f"0004-{commit('three')[:12]}"
     two.check()
+
+
+def test_a_failed_release_is_tried_again_by_another_formula(two, monkeypatch):
+    two.push("three")
+    two.fails["systemd-run"] = DeploymentError("no")
+    for _ in range(2):
+        with pytest.raises(DeploymentError):
+            two.apply()
+    two.fails.clear()
+    monkeypatch.setattr(django_deploy_inputs, "formula", lambda: "a later one")
+    two.apply()
+    assert two.live[5:] == commit("three")[:12]
 
 
 def test_verbs_are_recorded_with_their_caller(two):
