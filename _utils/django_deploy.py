@@ -16,6 +16,7 @@ import django_deploy_migration
 import django_host_clock
 import django_host_disk
 import django_host_file
+import django_project_page
 import django_push
 import django_release
 import django_release_attempt
@@ -473,7 +474,10 @@ class Deployment:
         error.hint = django_project_advice.with_fixtures(*about, error.hint)
         if error.hint.startswith(django_release_cure.GENERAL):
             error.hint = django_project_advice.unset_variables(*about, error.message) or error.hint
-        return django_project_advice.not_in_pillar(*about, step, error.hint, has_page=has_page)
+        routes = [] if has_page else django_project_page.routes(*about, self.masked())
+        found = django_project_advice.not_in_pillar(*about, step, error.hint, has_page=has_page, routes=routes)
+        pages = "" if "health:path: " in found else django_project_page.named(routes)
+        return "\n".join(filter(None, [found, pages]))
 
     def _what_serves(self) -> str:
         """Return what serves after a failure; an instance that was stopped is started again."""

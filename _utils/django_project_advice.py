@@ -237,7 +237,14 @@ def _loaded(function: ast.FunctionDef) -> list[str]:
 
 
 def not_in_pillar(
-    site: Site, release: Path, facts: Mapping[str, Any], step: str, hint: str = "", *, has_page: bool = True
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    step: str,
+    hint: str = "",
+    *,
+    has_page: bool = True,
+    routes: Collection[str] = (),
 ) -> str:
     """Return what inspection finds in a release's source and the pillar does not have, in a line; empty if nothing.
 
@@ -246,6 +253,7 @@ def not_in_pillar(
         step: the step of the release that failed.
         hint: that of the error; what it says is not said again.
         has_page: whether the project has a page for every visitor at the path of the health check.
+        routes: the paths that Django has routes for without arguments, as far as they are known.
     """
     found = _asked(site, release, _found, _own(release, facts), site.config["domains"][0]) or {}
     if found.get("build") and _built_before(site, release):
@@ -253,6 +261,8 @@ def not_in_pillar(
     lacking = [(key, value) for key, value in _lacking(site.config, found, step) if not _says(hint, key, value)]
     lines = [f"{key}: {_flow(value)}" for key, value in lacking]
     path = "" if has_page else _asked(site, release, _page, _own(release, facts), site.config["health"]["path"])
+    if routes and path not in routes:  # what the code seems to have, and Django does not
+        path = ""
     if path and not (path == "/" and "the database has no such" in hint):  # from which the owner has come here
         lines.append(f"health:path: {path}")
     return f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}" if lines else ""

@@ -1,4 +1,4 @@
-"""The exception of a page: it is requested once more, in a process of its own that catches what Django raises."""
+"""What Django tells of a release's pages, in a process of its own: what one raises, and which there are."""
 
 import json
 import logging
@@ -23,8 +23,8 @@ _SHAPE = {"raised": str, "frames": [str]}
 _TIMEOUT, _PATIENCE = 60.0, 20
 #: Texts of exceptions that are longer are left out, not cut: a part of a secret would not be masked.
 _LONGEST = 1000
-#: Frames of the project that are shown.
-_FRAMES = 3
+#: Frames and pages of the project that are shown.
+_FRAMES, _PAGES = 3, 4
 
 
 def explain(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str]) -> Explain:
@@ -42,6 +42,44 @@ def raised(site: Site, release: Path, facts: Mapping[str, Any], path: str, secre
 
     It runs as the site's user, in the sandbox and environment of the release.
     """
+    answer = _answer(site, release, facts, _request(site, facts, path), _SHAPE, secrets)
+    if not answer:
+        return None
+    exception = _plain(answer["raised"], secrets)
+    frames = [_plain(line, secrets) for line in answer["frames"][-_FRAMES:]]
+    return Raised(exception, "\n".join([*filter(None, frames), exception])) if exception else None
+
+
+def routes(site: Site, release: Path, facts: Mapping[str, Any], secrets: list[str]) -> list[str]:
+    """Return the paths that a release has routes for without arguments, below the site's own, as Django knows them.
+
+    So those of packages, and those that code makes, are known too.
+    """
+    request = {"mode": "routes", "application": facts["application"]}
+    answer = _answer(site, release, facts, request, {"routes": [str]}, secrets)
+    return list(filter(None, (_plain(path, secrets) for path in answer["routes"]))) if answer else []
+
+
+def named(paths: list[str]) -> str:
+    """Return a line with the paths that are likely to be a page for every visitor; empty where none is.
+
+    None is requested: what a view does is not known.
+    """
+    import django_project_routes  # which only a failure needs
+
+    pages = django_project_routes.pages(paths)[:_PAGES]
+    return f"pages of the project, by its routes, that health:path may name: {', '.join(pages)}" if pages else ""
+
+
+def _answer(
+    site: Site,
+    release: Path,
+    facts: Mapping[str, Any],
+    request: Mapping[str, Any],
+    shape: Mapping[str, Any],
+    secrets: list[str],
+) -> dict[str, Any] | None:
+    """Return what the program answers to a request; None where it cannot be asked, or fails."""
     program = release / "config" / PROGRAM
     if not program.exists():
         return None
@@ -50,19 +88,19 @@ def raised(site: Site, release: Path, facts: Mapping[str, Any], path: str, secre
         release,
         facts,
         [f"{release}/virtualenv/bin/python", str(program)],
-        doing="requesting the page again",
+        doing=f"asking Django for its {request['mode']}",
         timeout=min(_TIMEOUT, seconds(site.config["timeouts"]["start"])),
-        stdin=json.dumps(_request(site, facts, path)),
+        stdin=json.dumps(request),
         secrets=secrets,
     )
     try:
-        answer = django_wall_shape.parse(django_project_program.run(command), _SHAPE, doing=command.doing)
+        answer: dict[str, Any] = django_wall_shape.parse(
+            django_project_program.run(command), shape, doing=command.doing
+        )
     except DeploymentError as error:
         log.info("%s: %s", site.name, redact(str(error), secrets))
         return None
-    exception = _plain(answer["raised"], secrets)
-    frames = [_plain(line, secrets) for line in answer["frames"][-_FRAMES:]]
-    return Raised(exception, "\n".join([*filter(None, frames), exception])) if exception else None
+    return answer
 
 
 def _plain(text: str, secrets: list[str]) -> str:

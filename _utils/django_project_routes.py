@@ -3,7 +3,7 @@
 import ast
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,19 @@ def health_path(access: Access, urlconf: Any, *, but: str = "") -> tuple[str, st
     found = [(path, why) for path, why in _candidates(access, urlconf, but) if path != but]
     path, why = min(found, key=lambda one: access.gates(one[0]), default=("", ""))
     return ("", "") if path == "/" and not but else (path, why)
+
+
+def pages(paths: Iterable[str]) -> list[str]:
+    """Return those of a project's paths that are likely to be a page which only shows something, the likeliest first.
+
+    They are sorted by the words in them alone: health checks, logins and documents, then what is least deep.
+    """
+    shown = [path for path in dict.fromkeys(paths) if path != "/" and not _ACTS.search(path)]
+    logins = [path for path in shown if path.endswith("/login/")]
+    # What is next to a login requires it, as in Django's admin.
+    closed = tuple(path.removesuffix("login/") for path in logins if path != "/login/")
+    shown = [path for path in shown if path in logins or not path.startswith(closed)]
+    return sorted(shown, key=lambda path: (not _SHOWS.search(path), "." in path, path.count("/")))
 
 
 def _candidates(access: Access, urlconf: Any, but: str) -> Iterator[tuple[str, str]]:

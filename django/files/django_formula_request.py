@@ -1,5 +1,7 @@
 """Request one page from Django in a process of its own, as the site's user: which exception it raises, and where.
 
+Or tell which pages there are: the routes that take no arguments.
+
 The application server's log may not have it: a project's LOGGING decides where Django reports exceptions.
 stdin has a request, stdout gets the answer, both JSON.
 """
@@ -7,6 +9,7 @@ stdin has a request, stdout gets the answer, both JSON.
 import io
 import itertools
 import os
+import re
 import sys
 import threading
 import traceback
@@ -16,6 +19,8 @@ import django_formula_start as start
 #: Frames of the project that are reported, and blocks of a response that are read.
 FRAMES = 3
 BLOCKS = 100
+#: Routes that are reported, and includes that are followed below each other.
+ROUTES, DEPTH = 2000, 8
 
 
 def page(request):
@@ -62,6 +67,37 @@ def asked(request):
     return {"raised": start.cause(found[-1]), "frames": frames(traceback.extract_tb(found[-1].__traceback__))}
 
 
+def routes(request):
+    """Return the paths of the project's routes that take no arguments, in the order of the project."""
+    start.import_application(request["application"])
+    from django.urls import get_resolver
+
+    return {"routes": list(itertools.islice(without_arguments(get_resolver(), "/"), ROUTES))}
+
+
+def without_arguments(resolver, prefix, depth=0):
+    """Yield the paths below a resolver of Django's."""
+    for entry in resolver.url_patterns:
+        text = literal(entry.pattern)
+        if text is None:
+            continue
+        if not hasattr(entry, "url_patterns"):
+            yield prefix + text
+        elif depth < DEPTH:
+            yield from without_arguments(entry, prefix + text, depth + 1)
+
+
+def literal(pattern):
+    """Return the one text that a pattern matches; None where it has arguments or choices."""
+    text = str(pattern)
+    if type(pattern).__name__ == "RegexPattern":
+        text = re.sub(r"^\^|(\$|\\Z)$", "", text).replace("/?", "/")
+        if not re.fullmatch(r"([\w/~-]|\\[.~/_-])*", text):
+            return None
+        return text.replace("\\", "")
+    return None if "<" in text else text
+
+
 def wsgi_application(request):
     """Return the project's own application, or Django's for a project that is served by ASGI."""
     if request["interface"] == "wsgi":
@@ -99,4 +135,4 @@ def frames(stack):
 
 
 if __name__ == "__main__":
-    start.serve({"page": page})
+    start.serve({"page": page, "routes": routes})

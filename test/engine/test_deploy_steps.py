@@ -21,6 +21,7 @@ import django_host_service
 import django_host_user
 import django_process_build
 import django_project_advice
+import django_project_page
 import django_project_program
 import django_proxy_nginx
 import django_release_drain
@@ -278,7 +279,7 @@ def test_a_command_that_fails_before_the_switch_stops_the_release(world, stage, 
 def test_failed_release_names_what_inspection_finds_and_the_pillar_does_not_have(world, monkeypatch):
     seen = []
 
-    def not_in_pillar(site, release, facts, step, hint, has_page):
+    def not_in_pillar(site, release, facts, step, hint, has_page, routes):
         seen.append((release.name, step, (release / "source").is_dir(), has_page))
         return "found in the source, and not in django:sites:blog: build: [make]"
 
@@ -305,7 +306,7 @@ def test_failed_release_names_what_inspection_finds_and_the_pillar_does_not_have
 
 @pytest.mark.parametrize(("general", "found"), [(True, "set KEY"), (True, ""), (False, "set KEY")])
 def test_variable_that_a_page_lacks_is_named_where_nothing_else_is_known(world, monkeypatch, general, found):
-    monkeypatch.setattr(django_project_advice, "not_in_pillar", lambda *about, has_page: "")
+    monkeypatch.setattr(django_project_advice, "not_in_pillar", lambda *about, **more: "")
     monkeypatch.setattr(django_project_advice, "unset_variables", lambda site, release, facts, cause: found)
     hint = "correct the project, or set django:sites:blog:health (path)" if general else "load rows"
     world.fails["check"] = DeploymentError("health check failed: KeyError: 'KEY' (blog/views.py:6)", hint=hint)
@@ -319,19 +320,27 @@ def test_variable_that_a_page_lacks_is_named_where_nothing_else_is_known(world, 
     assert error.value.hint.splitlines()[0] == (found if general and found else hint)
 
 
-def test_page_is_looked_for_where_the_health_check_meets_none(world, monkeypatch):
+@pytest.mark.parametrize("found", ["", "found in the source, and not in django:sites:blog: health:path: /up/"])
+def test_page_is_looked_for_where_the_health_check_meets_none(world, monkeypatch, found):
+    """Inspection names one that the code shows and Django has; else some of Django's routes are named."""
     seen = []
-    monkeypatch.setattr(
-        django_project_advice, "not_in_pillar", lambda *about, has_page: seen.append((about[3], has_page))
-    )
+
+    def not_in_pillar(*about, has_page, routes):
+        seen.append((about[3], has_page, routes))
+        return found
+
+    monkeypatch.setattr(django_project_advice, "not_in_pillar", not_in_pillar)
+    monkeypatch.setattr(django_project_page, "routes", lambda *about: ["/docs/", "/login/", "/delete/"])
 
     def check(site, release, explain):
         raise django_release_health.NoPage("health check failed")
 
     monkeypatch.setattr(django_release_health, "check", check)
-    with pytest.raises(DeploymentError, match="health check failed"):
+    with pytest.raises(DeploymentError, match="health check failed") as error:
         world.apply()
-    assert seen == [("instance", False)]
+    assert seen == [("instance", False, ["/docs/", "/login/", "/delete/"])]
+    routes = "pages of the project, by its routes, that health:path may name: /docs/, /login/"
+    assert error.value.hint.splitlines() == [found or routes, "nothing runs yet"]
 
 
 def test_command_failing_after_the_switch_keeps_the_release(world):

@@ -1,4 +1,4 @@
-"""The program that requests a page once more (django_formula_request.py), on a project that logs nothing."""
+"""The program that requests a page once more, or lists them (django_formula_request.py), on a project without logs."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ SECURE_SSL_REDIRECT = os.path.exists("https")
 """
 URLS = """
 from django.http import HttpResponse, StreamingHttpResponse
-from django.urls import path
+from django.urls import include, path, re_path
 
 
 def good(request):
@@ -59,6 +59,10 @@ def late(request):
 
 urlpatterns = [path("", good), path("broken/", broken), path("later/", broken_later)]
 urlpatterns += [path("slow/", slow), path("late/", late)]
+shop = [path("offers/", good), path("<int:number>/", good), path("new/", good, name="new"), path("delete/", good)]
+staff = [path("login/", good), path("users/", good), path("users/add/", good)]
+urlpatterns += [path("shop/", include(shop)), path("staff/", include(staff)), path("robots.txt", good)]
+urlpatterns += [re_path(r"^api/v1\\.0/docs/?$", good), re_path(r"^api/(v1|v2)/$", good), re_path(r"^about/$", good)]
 """
 WSGI = """
 import os
@@ -109,7 +113,12 @@ def ask(request, make_site, monkeypatch, tmp_path):
         monkeypatch.setattr(django_project_program, "run", run)
         kind = site.config["server"]["protocol"]
         facts = {**FACTS, "application": "blog.asgi" if options.get("server") else "blog.wsgi"}
-        return SimpleNamespace(site=site, kind=kind, path=django_project_page.explain(site, release, facts, ["blue"]))
+        return SimpleNamespace(
+            site=site,
+            kind=kind,
+            path=django_project_page.explain(site, release, facts, ["blue"]),
+            routes=lambda: django_project_page.routes(site, release, facts, ["about"]),
+        )
 
     return make
 
@@ -168,10 +177,21 @@ def test_page_whose_modules_are_still_imported_says_so(ask, monkeypatch):
     assert raised.log.splitlines()[-2] == "blog/late.py:2 in <module>: time.sleep(60)"
 
 
+def test_pages_are_the_routes_without_arguments_that_only_show_something(ask, monkeypatch):
+    monkeypatch.setattr(django_project_page, "_PAGES", 100)
+    routes = ask().routes()
+    assert {"/", "/shop/delete/", "/staff/users/add/"} < {*routes}
+    assert django_project_page.named(routes).partition(": ")[2].split(", ") == [
+        *("/staff/login/", "/api/v1.0/docs/", "/broken/", "/later/", "/slow/", "/late/"),
+        *("/**********/", "/shop/offers/", "/shop/new/", "/robots.txt"),
+    ]
+
+
 def test_release_without_the_program_has_no_explanation(make_site):
     site = make_site()
     release = site.releases / "0001-3f2a9c1b77de"
     assert django_project_page.raised(site, release, FACTS, "/", []) is None
+    assert django_project_page.routes(site, release, FACTS, []) == [] and not django_project_page.named([])
 
 
 def test_answer_of_the_process_is_shown_as_plain_lines(make_site, monkeypatch):

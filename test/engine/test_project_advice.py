@@ -443,7 +443,7 @@ def test_a_database_a_header_and_committed_static_files_are_named(release):
 
 
 @pytest.mark.parametrize(
-    ("routes", "options", "path"),
+    ("urls", "options", "path"),
     [
         ("path('', include('shop.urls')), path('news/', views.news)", {}, "/news/"),
         ("path('news/', views.news)", {"health": {"path": "/news/"}}, ""),
@@ -459,14 +459,18 @@ def test_a_database_a_header_and_committed_static_files_are_named(release):
         ("path('healthz/', health), path('ping/', health)", {"health": {"path": "/healthz/"}}, "/ping/"),
     ],
 )
-def test_page_for_the_health_check_is_named_where_the_project_lacks_that_of_the_pillar(release, routes, options, path):
+def test_page_for_the_health_check_is_named_where_the_project_lacks_that_of_the_pillar(release, urls, options, path):
     views = "def news(request):\n    pass\ndef one(request, number):\n    pass\n"
-    files = {"settings.py": "ROOT_URLCONF = 'blog.urls'\n", "urls.py": f"urlpatterns = [{routes}]\n", "views.py": views}
+    files = {"settings.py": "ROOT_URLCONF = 'blog.urls'\n", "urls.py": f"urlpatterns = [{urls}]\n", "views.py": views}
     write_tree(release / "source", {"package.json": "{}", "requirements.txt": "django\n"})
     write_tree(release / "source/blog", files)
     site, found = configured(**options), f"found in the source, and not in django:sites:blog: health:path: {path}"
     named = django_project_advice.not_in_pillar(site, release, FACTS, "instance", has_page=False)
     assert named == (found if path else "")
+    for routes, is_named in (([path, "/other/"], True), (["/other/"], False)):  # as Django has them
+        about = site, release, FACTS, "instance"
+        known = django_project_advice.not_in_pillar(*about, has_page=False, routes=routes)
+        assert known == (found if path and is_named else "")
     assert django_project_advice.not_in_pillar(site, release, FACTS, "instance") == ""
     rows = "the database has no such Row: load what the project requires"
     of_rows = django_project_advice.not_in_pillar(site, release, FACTS, "instance", rows, has_page=False)

@@ -19,6 +19,14 @@ def write(ink):
 def health(request):
     return write({})
 """
+#: Routes that only Django knows.
+MADE = """
+from django.contrib import admin
+from django.urls import include, path
+
+pages = {"office/": include("guestbook.urls"), "admin/": admin.site.urls}
+urlpatterns = [path(name, urls) for name, urls in pages.items()]
+"""
 TO_HTTPS = "\nSECURE_SSL_REDIRECT = True\n"
 
 
@@ -102,3 +110,9 @@ def test_change_of_the_path_fails_no_request_of_the_switch(blog):
     blog.deploy(health={"path": "/release", "timeout": "5s"}, environment={"A": "1"})
     report = blog.record()["receipt"]
     assert report["failed"] == 0 and report["through"] == "proxy", report
+
+
+def test_routes_that_code_makes_are_named_where_the_page_is_missing(blog):
+    comment = failing(blog, {"website/urls.py": MADE})
+    assert "the project has no page /shop/release: set django:sites:blog:health:path to one that it has\n" in comment
+    assert "pages of the project, by its routes, that health:path may name: /office/healthz, /admin/login/, " in comment
