@@ -153,7 +153,7 @@ def test_virtualenv_is_built_from_requirements_packages_and_server(make_site, uv
     source = write_tree(tmp_path / "source", CHAIN | {"photo.jpg": "x", "blog/models.py": "x"})
     (source / "link.txt").symlink_to("/etc/passwd")
     site = make_site(
-        python="python3.11",
+        python="python3",
         python_packages=["psycopg[binary]", "a @ https://x.org/a"],
         constraints=["b<2"],
         timeouts={"build": "1m"},
@@ -183,7 +183,7 @@ def test_virtualenv_is_built_from_requirements_packages_and_server(make_site, uv
                 "--no-project",
                 "--allow-existing",
                 "--python",
-                "/usr/bin/python3.11",
+                "/usr/bin/python3",
                 str(folder),
             ],
             str(site.build.top),
