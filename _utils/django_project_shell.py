@@ -57,11 +57,11 @@ def commands(line: str) -> list[list[str]] | None:
 
 
 def _split(tokens: list[str], text: str) -> list[list[str]] | None:
-    """Return the parts between ``&&`` and ``;`` without redirections; None for pipes and everything else."""
+    """Return the parts between ``&&``, ``&`` and ``;`` without redirections; None for pipes and everything else."""
     parts: list[list[str]] = [[]]
     rest = iter(tokens)
     for token in rest:
-        if token in ("&&", ";"):
+        if token in ("&&", "&", ";"):
             parts.append([])
         elif re.fullmatch(r"&?>>?&?", token):
             if parts[-1] and re.fullmatch(r"[12]", parts[-1][-1]) and f"{parts[-1][-1]}>" in text:
