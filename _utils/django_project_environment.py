@@ -41,9 +41,11 @@ _SWITCH = re.compile(r"(^|_)ENABLED?$|^(USE|ENABLE)_")
 _DEBUG = re.compile(r"(\w+_)?DEBUG(_MODE)?")
 #: Names of variables for the domain of the site.
 _DOMAIN = re.compile(
-    r"((\w+_)?(SITE|APP|SERVER|DJANGO|WEB|MAIN|PRIMARY|BASE|ROOT|PUBLIC|DEFAULT|CURRENT|COOKIE)_)?"
+    r"((\w+_)?(SITE|APP|SERVER|DJANGO|WEB|MAIN|PRIMARY|BASE|ROOT|PUBLIC|DEFAULT|CURRENT|COOKIE|HOST)_)?"
     r"(DOMAIN|DOMAIN_NAME|HOSTNAME|FQDN)"
 )
+#: Names of variables for the scheme of the site's URLs.
+_SCHEME = re.compile(r"((\w+_)?(SITE|APP|SERVER|DJANGO|WEB|BASE|PUBLIC|HOST|DOMAIN|URL|HTTP)_)?(PROTOCOL|SCHEME)")
 #: Names of variables for the URL of the site, and values that stand for it.
 _URL = re.compile(
     r"(\w+_)?(SITE|APP|SERVER|WEB|BASE|ROOT|PUBLIC|EXTERNAL|CANONICAL|DOMAIN|HOST|INSTANCE|FRONTEND|BACKEND)_"
@@ -100,7 +102,10 @@ _BACKENDS = {
 }
 _CACHE = "django.core.cache.backends.locmem.LocMemCache"
 #: Settings of mail → what Django has without them: the mail server of this host.
-_MAIL = {"EMAIL_HOST": "localhost", "EMAIL_PORT": "25", "EMAIL_HOST_USER": "", "EMAIL_HOST_PASSWORD": ""}
+_MAIL = {
+    **{"EMAIL_HOST": "localhost", "EMAIL_PORT": "25", "EMAIL_HOST_USER": "", "EMAIL_HOST_PASSWORD": ""},
+    **{"DEFAULT_FROM_EMAIL": "webmaster@localhost", "SERVER_EMAIL": "root@localhost"},
+}
 #: Names of variables for the URL of the default database; a replica has another one.
 _DATABASE_URL = re.compile(
     r"(?!\w*(REPLICA|READ|SECONDARY|LEGACY|TEST|MONGO))(\w+_)?"
@@ -298,6 +303,8 @@ def of(settings: Settings, context: Context) -> Environment:
         elif known is None and _is_made_elsewhere(settings, variable, context.roots):
             word = "static_root" if name in settings.sources.get("STATIC_ROOT", {}) else "shared"
             result.environment[name] = ({"from": word}, f"{place}: the settings create {variable.default}")
+        elif known is None and variable.required and _SCHEME.fullmatch(name):
+            result.environment[name] = ("http", f"{place}: https with a certificate")
         elif known is not None:
             result.environment[name] = (known, place)
         elif variable.required and variable.kind == "text" and _SECRET.search(name) and not _ISSUED.search(name):

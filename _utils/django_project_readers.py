@@ -61,6 +61,8 @@ _WITH_NONE = (
 _GETTER = re.compile(r"[\w.]+\.envs?\.get_(string|bool|int|float|delimited_list|any)")
 #: A variable as the package typed-environment-configuration declares it.
 _TYPED = re.compile(r"(typed_environment_configuration\.)?(String|Bool|Integer|Float|StringList)Variable")
+#: What django-environ, decouple, and environs with marshmallow, take for a default that is not given.
+_NONE_GIVEN = re.compile(r"(^|\.)(Env|environ|env)\.NOTSET$|^(decouple\.)?[uU]ndefined$|^(marshmallow|ma)\.missing$")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: The home of the site's user, which does not exist.
 HOME = PurePosixPath("/nonexistent")
@@ -77,6 +79,7 @@ class Readers(Expressions):
         """
         if not _NAME.fullmatch(name):
             return default or Value()
+        default = None if default and _is_none_given(default.content) else default
         variable = self.variables.setdefault(name, Variable(name, place))
         if self.certain and name not in self.surely_read:
             self.surely_read.add(name)
@@ -459,6 +462,13 @@ def _of_dictionary(owner: Value, name: str, args: list[Value], keywords: Mapping
     if name in ("keys", "values"):
         return Value([Value(one) for one in content] if name == "keys" else [*content.values()], taint=owner.taint)
     return Value(taint=taint(owner, *args))
+
+
+def _is_none_given(content: Any) -> bool:
+    """Return whether a default is what the libraries pass where none is given, by which the variable is required."""
+    if isinstance(content, Method):  # env.NOTSET
+        return content.name == "NOTSET" and isinstance(content.owner.content, Reader)
+    return content is Ellipsis or (isinstance(content, Symbol) and bool(_NONE_GIVEN.search(content.name)))
 
 
 def _is_instance(content: Any, kind: Any) -> Any:

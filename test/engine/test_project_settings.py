@@ -121,6 +121,17 @@ def kinds(settings) -> dict[str, str]:
             {"DATABASE_URL": "required database", "C": "required cache", "EMAIL_URL": "optional email"},
         ),
         (
+            "import environ\nenv = environ.Env()\nSTAGE = env('STAGE', default='prod')\n"
+            "def default(dev=env.NOTSET, live=env.NOTSET):\n    return live if STAGE == 'prod' else dev\n"
+            "x = env.str('A', default=default('a')); y = env.list('B', default(['*'])); z = env('C', default=default(1, 2))",
+            {"STAGE": "optional", "A": "required", "B": "required list", "C": "optional"},
+        ),
+        (
+            "from decouple import config, undefined\nimport marshmallow as ma\nfrom environs import Env\nenv = Env()\n"
+            "x = config('A', default=undefined); y = env.str('B', default=ma.missing); z = env.str('C', ...)",
+            {"A": "required", "B": "required", "C": "required"},
+        ),
+        (
             "from environs import Env\nenv = Env()\nwith env.prefixed('P_'):\n"
             "    x = env.int('A')\ny = env.str('B', 'x')",
             {"P_A": "required int", "B": "optional"},
