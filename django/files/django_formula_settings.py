@@ -15,6 +15,7 @@ def _over(project, data):
         if name in values and isinstance(project.get(name), pathlib.PurePath):
             values[name] = pathlib.Path(values[name])
         values.update(_same_folder(project, name, values.get(name)))
+    values.update(_storages(project, values))
     databases = _databases(project.get("DATABASES", {}), data)
     values["DATABASES"] = {
         alias: {**_connection(database, data["conn_max_age"]), **database} for alias, database in databases.items()
@@ -57,6 +58,33 @@ def _same_folder(project, name, path):
     if not path or not own:
         return {}
     return {key: path for key, value in project.items() if key.endswith("_ROOT") and key != name and value == own}
+
+
+def _storages(project, values):
+    """STORAGES whose `location` is a folder that the site has elsewhere: that of static files, and that of uploads.
+
+    Only of storages that are surely in the file system: for others a location is a part of their names.
+    """
+    storages = project.get("STORAGES") or {}
+    moved = {}
+    for alias, storage in storages.items():
+        options = storage.get("OPTIONS") or {}
+        location = str(options.get("location") or "")
+        if not location or not str(storage.get("BACKEND")).startswith(_in_file_system):
+            continue
+        found = values.get("STATIC_ROOT") if alias == "staticfiles" else _in_media(project, values, location)
+        moved.update({alias: {**storage, "OPTIONS": {**options, "location": found}}} if found else {})
+    return {"STORAGES": {**storages, **moved}} if moved else {}
+
+
+_in_file_system = ("django.core.files.storage.", "django.contrib.staticfiles.storage.", "whitenoise.storage.")
+
+
+def _in_media(project, values, location):
+    """The path below the site's MEDIA_ROOT for one below that of the project; else None."""
+    own, root = project.get("MEDIA_ROOT"), values.get("MEDIA_ROOT")
+    inside = os.path.relpath(location, own) if own and root else os.pardir
+    return None if inside.split(os.sep)[0] == os.pardir else os.path.normpath(os.path.join(root, inside))
 
 
 def _static_folders(project):

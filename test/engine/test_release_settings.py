@@ -523,6 +523,38 @@ def test_further_settings_with_the_folder_of_static_files_or_uploads_have_that_o
     assert overlaid(project, settings={"COMPRESS_ROOT": "/x"})["COMPRESS_ROOT"] == "/x"
 
 
+def test_storages_with_a_location_of_their_own_have_the_folders_of_the_site(overlaid):
+    own = {
+        "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": "/app/media"}},
+        "below": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": "/app/media/a"}},
+        "private": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": "/app/mediaeval"}},
+        "staticfiles": {
+            "BACKEND": "whitenoise.storage.CompressedStaticFilesStorage",
+            "OPTIONS": {"location": "staticfiles", "base_url": "/s/"},
+        },
+    }
+    project = f"STATIC_ROOT = '/app/static'\nMEDIA_ROOT = '/app/media'\nSTORAGES = {own}\n"
+    found = overlaid(project)["STORAGES"]
+    assert {alias: one["OPTIONS"]["location"] for alias, one in found.items()} == {
+        "default": "/srv/django/blog/media",
+        "below": "/srv/django/blog/media/a",
+        "private": "/app/mediaeval",
+        "staticfiles": f"{RELEASE}/static",
+    }
+    assert found["staticfiles"]["OPTIONS"]["base_url"] == "/s/"
+    kept = overlaid(project, static={"collect": False})["STORAGES"]
+    assert kept["staticfiles"] == own["staticfiles"]
+    assert "STORAGES" not in overlaid("")
+
+
+def test_location_in_a_bucket_stays_the_projects(overlaid):
+    options = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": {"location": "static"}}
+    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    for one in (options, plain):
+        found = overlaid(f"STATIC_ROOT = 'static'\nSTORAGES = {{'staticfiles': {one}}}\n")
+        assert found["STORAGES"] == {"staticfiles": one}
+
+
 def test_a_path_stays_a_path(overlaid):
     """Projects reckon with it: `STATIC_ROOT / "manifest.json"`."""
     found = overlaid("import pathlib\nSTATIC_ROOT = pathlib.Path('/app/static')\nMEDIA_ROOT = '/app/media'\n")
