@@ -5,6 +5,7 @@ Imported by functions only: an apply without a failure does not need it.
 
 import ast
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import django_project
 import django_project_code
 import django_project_environment
 import django_project_imports
+import django_project_migrations
 import django_project_modules
 import django_project_options
 import django_project_process_files
@@ -150,6 +152,28 @@ def newer_django(site: Site, release: Path, facts: Mapping[str, Any], cause: str
 def _written_by(source: Path, facts: Mapping[str, Any], path: str) -> str:
     file = Path(os.path.normpath(source / facts["folder"] / path))
     return django_project_removed.written_by(file) if file.is_relative_to(source) else ""
+
+
+def migrated_first(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
+    """Return a hint where a migration refers to a model that another one has deleted before it; or empty text."""
+    model = re.search(r"Related model '(\w+\.\w+)' cannot be resolved", cause)
+    found: dict[str, str] = (_asked(site, release, _unordered, _own(release, facts)) if model else {}) or {}
+    if not model or found.get("model") != model[1].lower():
+        return ""
+    commands = [*site.config["commands"]["after_static"], f"manage.py migrate {found['first']}"]
+    cure = f"{django_site_hint.at(site)}:commands:after_static: {django_site_hint.listed(commands)}"
+    return (
+        f"{found['migration']} refers to {found['model']}, which {found['deleted_by']} has deleted, and nothing orders "
+        f"the two: drop the database while it has no data (state: absent, remove_data: true), and set {cure} for the "
+        "first release; or correct the dependencies in the project"
+    )
+
+
+def _unordered(source: Path, facts: Mapping[str, Any]) -> dict[str, str]:
+    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
+    settings = django_project_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
+    found = django_project_migrations.unordered(settings, roots)
+    return dataclasses.asdict(found) if found else {}
 
 
 def _used(source: Path, facts: Mapping[str, Any], path: str, line: int) -> dict[str, str]:

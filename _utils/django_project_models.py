@@ -49,14 +49,25 @@ def _are_referred_to(settings: Settings, roots: Sequence[Path], labels: Sequence
     return named or str(user).partition(".")[0] in labels
 
 
+def applications(settings: Settings, roots: Sequence[Path]) -> dict[str, Path]:
+    """Return the labels of the project's own applications, and their folders."""
+    return {_label(folder): folder for folder in _applications(settings, roots)}
+
+
 def _applications(settings: Settings, roots: Sequence[Path]) -> Iterator[Path]:
     """Yield the folders of the project's own applications."""
     installed = settings.get("INSTALLED_APPS")
     for entry in installed if isinstance(installed, list) else ():
         parts = entry.split(".") if isinstance(entry, str) else []
-        if len(parts) > 2 and parts[-2] == "apps":  # shop.apps.ShopConfig
-            parts = parts[:-2]
-        yield from (root.joinpath(*parts) for root in roots if parts and root.joinpath(*parts, "__init__.py").is_file())
+        found = _packages(roots, parts)
+        if not found and len(parts) > 2 and parts[-2] == "apps":  # shop.apps.ShopConfig, not shop.apps.orders
+            found = _packages(roots, parts[:-2])
+        yield from found
+
+
+def _packages(roots: Sequence[Path], parts: Sequence[str]) -> list[Path]:
+    folders = [root.joinpath(*parts) for root in roots] if parts else []
+    return [folder for folder in folders if (folder / "__init__.py").is_file()]
 
 
 def _label(folder: Path) -> str:

@@ -22,6 +22,7 @@ import django_project_examples
 import django_project_front_end
 import django_project_imports
 import django_project_metadata
+import django_project_migrations
 import django_project_models
 import django_project_modules
 import django_project_packages
@@ -415,7 +416,14 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
 
 
 def _migrations(report: Report, settings: Settings, roots: Sequence[Path]) -> None:
-    """Name the applications whose tables no migration makes."""
+    """Name the applications whose tables no migration makes, and one that has to be migrated before the others."""
+    first = django_project_migrations.unordered(settings, roots)
+    if first:
+        report.extend("commands", [("after_static", [f"manage.py migrate {first.first}"])], "before the others")
+        report.remarks.append(
+            f"{first.migration} refers to {first.model}, which {first.deleted_by} deletes, and Django's order is the "
+            f"other way round: a release migrates {first.first} first; take that out after the first one"
+        )
     labels = django_project_models.without_migrations(settings, roots)
     synced = django_project_models.made_by_syncdb(settings, roots, labels)
     if synced:

@@ -116,6 +116,43 @@ def test_variable_that_an_error_of_the_project_names(release, log, environment, 
     assert django_project_advice.named_variables(site, release, FACTS, log) == expected
 
 
+@pytest.mark.parametrize("model", ["core.deadline", "core.other"])
+def test_migration_that_refers_to_a_deleted_model_names_what_is_migrated_first(project_commands, release, model):
+    migration = "class Migration(migrations.Migration):\n    "
+    write_tree(release, {"config/django_formula_migrate.py": ""})
+    write_tree(
+        release / "source",
+        {
+            "blog/settings.py": "INSTALLED_APPS = ['core', 'student']\n",
+            **{"core/__init__.py": "", "student/__init__.py": ""},
+            "core/migrations/0001_initial.py": f"{migration}operations = [migrations.CreateModel('Deadline')]\n",
+            "core/migrations/0002_remove.py": (
+                f"{migration}dependencies = [('core', '0001_initial')]\n"
+                "    operations = [migrations.DeleteModel('Deadline')]\n"
+            ),
+            "student/migrations/0001_initial.py": (
+                f"{migration}dependencies = [('core', '0001_initial')]\n"
+                "    operations = [migrations.AddField('A', 'b', models.ForeignKey(to='core.Deadline'))]\n"
+            ),
+        },
+    )
+    log = (
+        "migration: student.0001_initial\napplied: core.0001_initial, core.0002_remove\n"
+        f"cause: ValueError: Related model '{model}' cannot be resolved\n"
+    )
+    project_commands.error = DeploymentError("migrating the database failed (exit 1)", log=log)
+    site = configured(commands={"after_static": ["manage.py compress"]})
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.migrate(site, release, FACTS, [])
+    expected = (
+        "student.0001_initial refers to core.deadline, which core.0002_remove has deleted, and nothing orders the two: "
+        "drop the database while it has no data (state: absent, remove_data: true), and set "
+        "django:sites:blog:commands:after_static: [manage.py compress, manage.py migrate student] for the first release; or correct the "
+        "dependencies in the project"
+    )
+    assert error.value.hint == (expected if model == "core.deadline" else "")
+
+
 def test_every_missing_variable_is_found(release):
     assert django_project_advice.missing_variables(configured(), release, FACTS) == ["KEY", "REGION", "TOKEN"]
     site = configured(environment={"KEY": {"from": "secret_key"}, "MAIL": "yes"}, secrets={"TOKEN": {"generate": 50}})
