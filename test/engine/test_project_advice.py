@@ -147,8 +147,8 @@ def test_migration_that_refers_to_a_deleted_model_names_what_is_migrated_first(p
     expected = (
         "student.0001_initial refers to core.deadline, which core.0002_remove has deleted, and nothing orders the two: "
         "drop the database while it has no data (state: absent, remove_data: true), and set "
-        "django:sites:blog:commands:after_static: [manage.py compress, manage.py migrate student] for the first release; or correct the "
-        "dependencies in the project"
+        "django:sites:blog:commands:after_static: [manage.py compress, manage.py migrate student] for the first "
+        "release; or correct the dependencies in the project"
     )
     assert error.value.hint == (expected if model == "core.deadline" else "")
 

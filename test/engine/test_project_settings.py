@@ -123,7 +123,8 @@ def kinds(settings) -> dict[str, str]:
         (
             "import environ\nenv = environ.Env()\nSTAGE = env('STAGE', default='prod')\n"
             "def default(dev=env.NOTSET, live=env.NOTSET):\n    return live if STAGE == 'prod' else dev\n"
-            "x = env.str('A', default=default('a')); y = env.list('B', default(['*'])); z = env('C', default=default(1, 2))",
+            "x = env.str('A', default=default('a')); y = env.list('B', default(['*']))\n"
+            "z = env('C', default=default(1, 2))",
             {"STAGE": "optional", "A": "required", "B": "required list", "C": "optional"},
         ),
         (

@@ -527,7 +527,10 @@ def test_storages_with_a_location_of_their_own_have_the_folders_of_the_site(over
     own = {
         "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": "/app/media"}},
         "below": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": "/app/media/a"}},
-        "private": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": "/app/mediaeval"}},
+        "private": {
+            "BACKEND": "django.core.files.storage.FileSystemStorage",
+            "OPTIONS": {"location": "/app/mediaeval"},
+        },
         "staticfiles": {
             "BACKEND": "whitenoise.storage.CompressedStaticFilesStorage",
             "OPTIONS": {"location": "staticfiles", "base_url": "/s/"},
