@@ -105,8 +105,8 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
         key = django_virtualenv.next_of(site, key.partition(".")[0])  # the live release still imports from the other
     if not exists:
         django_virtualenv_python.require(site, requirements.python)
-        listed = {**requirements.contents, "python_packages": "\n".join(site.config["python_packages"])}
-        pinned = django_project_requirements.versions(listed)
+        pinned = django_project_requirements.versions(requirements.contents)
+        pinned |= django_project_requirements.replacing(site.config["python_packages"])
         django_virtualenv_python.require_for_django(site, pinned.get("django", ""))
     changes: Changes = {"virtualenv": f"{key}, {'shared' if exists else 'new'}", "requirements": requirements.files}
     yield changes

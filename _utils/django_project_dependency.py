@@ -44,13 +44,9 @@ def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) ->
         return ""
     if found["name"] == "formatargspec" and "celery" in installed:
         return hint(site, cause, installed)
-    frames = [path for path in _FRAME.findall(log) if not re.search(r"/python3[\d.]*/(?!site-packages/)", path)]
-    module = _PACKAGE.search(frames[-1]) if frames else None
-    name = (django_site_package.package_of(module[1]) or module[1]) if module else ""
-    package = re.sub("[-_.]+", "-", name).lower()
+    package = _importing(log)
     version = installed.get(package, "")
-    present: list[str] = site.config["python_packages"]
-    if not version or any(re.match(rf"{re.escape(package)}\s*[<>=~!]", one) for one in present):
+    if not version or package in django_project_requirements.replacing(site.config["python_packages"]):
         return ""
     known = dict(django_project_requirements.not_running({package: version}, "3.99"))
     newer = f"{package}~={known[package]}" if package in known else f"{package}>{version}"
@@ -63,11 +59,24 @@ def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) ->
     )
 
 
-def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:
+def _importing(log: str) -> str:
+    """Return the normalised name of the package whose code raises; empty for the project's own code.
+
+    Args:
+        log: the output with the frames of the exception.
+    """
+    frames = [path for path in _FRAME.findall(log) if not re.search(r"/python3[\d.]*/(?!site-packages/)", path)]
+    module = _PACKAGE.search(frames[-1]) if frames else None
+    name = (django_site_package.package_of(module[1]) or module[1]) if module else ""
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+def hint(site: Site, cause: str, installed: Mapping[str, str], log: str = "") -> str:
     """Return the packages or the constraint for an installed version that lacks what a module uses, or empty text.
 
     Args:
         cause: the exception.
+        log: the output with its frames.
         installed: the packages of the virtualenv: normalised name → version.
     """
     found = _NO_NAME.search(cause)
@@ -98,6 +107,16 @@ def hint(site: Site, cause: str, installed: Mapping[str, str]) -> str:
     limit = limit or django_project_removed.version_without(module, name.rpartition(".")[2]) or _below(version)
     if not version:
         return _older(site, re.sub("[-_.]+", "-", django_site_package.package_of(top)).lower(), name, installed)
+    replacing = django_project_requirements.replacing(site.config["python_packages"])
+    if package in replacing:
+        user = _importing(log)
+        if user in ("", package, *replacing) or user not in installed:
+            return ""
+        cure = django_site_hint.extended(site, "python_packages", [f"{user}>{installed[user]}"])
+        return (
+            f"{user} {installed[user]} uses {name}, which {package} {version} no longer has: set {cure}, whose version "
+            "replaces the one that the project requires"
+        )
     present: list[str] = site.config["constraints"]
     if not limit or not version or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
         return ""

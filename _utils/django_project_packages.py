@@ -144,6 +144,7 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     if django:
         report.extend("python_packages", [f"django~={django}.0"], why_newer)
         pinned["django"] = f"{django}.0"
+    _newer_django(report, tree, pinned, host)
     celery = django_project_requirements.newer_celery(pinned, host)
     if celery:
         text = f"Celery {pinned['celery']} runs on Python <3.11, and python3 of this host is {host}"
@@ -174,6 +175,24 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         report.remarks.append(f"packages come from {url} too; a mirror, or a login, is set by `index`")
     _python(report, host, pinned.get("django", ""), python, django_project_requirements.compiled_for(contents))
     return required
+
+
+def _newer_django(report: Report, tree: Path, pinned: dict[str, str], host: str) -> None:
+    """Replace a pinned Django that this host's Python does not run by one of its own or of the next major version.
+
+    Not where the project's code imports what that one does not have.
+    """
+    own = pinned.get("django", "")
+    newer = django_virtualenv_python.newer_django(own, host)
+    majors = [int(version.partition(".")[0]) for version in (own, newer) if newer]
+    if not newer or majors[1] - majors[0] > 1 or not django_project_removed.has_all(tree, newer):
+        return
+    text = f"Django {own} runs on Python {django_virtualenv_python.of_django(own)}, and python3 of this host is {host}"
+    report.remarks.append(f"{text}: `python_packages` replaces it by Django {newer}, unless `python` is an older one")
+    report.extend("python_packages", [f"django~={newer}.0"], f"Django {own} does not run on this host's Python")
+    pinned["django"] = f"{newer}.0"
+    for name, version in django_project_requirements.not_running_with_django(pinned, newer):
+        report.extend("python_packages", [f"{name}~={version}"], f"{name} {pinned[name]} is too old for Django {newer}")
 
 
 def _of_other_systems(report: Report, contents: Mapping[str, str]) -> list[str]:

@@ -411,8 +411,12 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
         return f"set {at}:environment:{missing[0]}, or {at}:secrets:{missing[0]}"
     packages = django_virtualenv.packages(release / "virtualenv")
     known = django_project_dependency.of_python(site, cause, log, packages)
-    known = known or django_site_cause.hint(site, cause, facts) or django_project_dependency.hint(site, cause, packages)
-    known = known or django_project_advice.migrated_first(site, release, facts, cause)
+    known = (
+        known
+        or django_site_cause.hint(site, cause, facts)
+        or django_project_dependency.hint(site, cause, packages, log)
+        or django_project_advice.migrated_first(site, release, facts, cause)
+    )
     known = known or django_project_advice.newer_django(site, release, facts, cause, packages)
     known = known or django_project_advice.unset_variables(site, release, facts, cause)
     return known or django_project_advice.named_variables(site, release, facts, log)

@@ -88,16 +88,29 @@ def limit(tree: Path, contents: Mapping[str, str]) -> tuple[str, str]:
     is_locked = any(name.endswith(".lock") for name in contents)
     if is_locked or any(map(_BOUND.search, contents.values())):
         return "", ""
-    found = sorted(
-        (tuple(map(int, version.split("."))), str(path.relative_to(tree)), name, version)
+    found = _removed(tree)
+    if not found:
+        return "", ""
+    _oldest, path, name, version = found[0]
+    return f"django<{version}", f"{path} imports {name}, which Django {version} does not have"
+
+
+def has_all(tree: Path, version: str) -> bool:
+    """Return whether a version of Django has every name that a project's code imports of it, as far as it is known."""
+    return not any(numbers <= _numbers(version) for numbers, *_rest in _removed(tree))
+
+
+def _removed(tree: Path) -> list[tuple[list[int], str, str, str]]:
+    """Return the names that a project imports and versions of Django lack, the first of these versions at first.
+
+    Each with the numbers of that version, the module that imports it, and that version.
+    """
+    return sorted(
+        (_numbers(version), str(path.relative_to(tree)), name, version)
         for path in django_project.files(tree, None, depth=6)
         if path.suffix == ".py"
         for name, version in _imported(path)
     )
-    if not found:
-        return "", ""
-    _numbers, path, name, version = found[0]
-    return f"django<{version}", f"{path} imports {name}, which Django {version} does not have"
 
 
 def newer(tree: Path, pinned: str) -> tuple[str, str]:

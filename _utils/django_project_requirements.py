@@ -87,7 +87,13 @@ _BUILT_SINCE = {
 #: Package → Python, the first version that runs on it, and the nearest that replaces an older one, as above.
 _RUNS_SINCE = {
     "bleach": (("3.10", "3.2", "3.3.1"),),  # the html5lib in it imports collections.Mapping
+    "channels": (("3.13", "4", "4.0.0"),),  # imports cgi
+    "channels-redis": (("3.13", "4", "4.0.0"),),  # for Channels before 4
     "html5lib": (("3.10", "1.1", "1.1"),),
+}
+#: Package → Django, the first version that runs with it, and the nearest that replaces an older one, as above.
+_RUNS_WITH_DJANGO = {
+    "djangorestframework": (("4.0", "3.12", "3.13.1"), ("4.2", "3.14", "3.14.0")),
 }
 #: Packages that make code at run time, which the sandbox of the site's processes refuses.
 _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
@@ -118,6 +124,8 @@ _CELERY = {"celery": "5.4.0", "kombu": "5.4.0", "vine": "5.1", "amqp": "5.2", "b
 _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+(\S+)", re.MULTILINE)
 _OF_LOCK = re.compile(r"""(?:registry = |^url = )"(https?://[^"]+)\"""", re.MULTILINE)
 _PINNED = re.compile(r"^\s*[\"']?([A-Za-z][\w.-]*)(?:\[[^\]]*\])?\s*===?\s*([\w.!+]+)", re.MULTILINE)
+#: A requirement with a version or a bound of it, which as one of the pillar's replaces the pin of the project.
+_REPLACING = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*(?:(?:===?|~=)\s*(\d[\w.]*)|[<>!@=])")
 _LOCKED = re.compile(r'^name = "([^"]+)"\nversion = "([^"]+)"', re.MULTILINE)
 #: Packages of Windows and macOS, of which Linux has no wheel and that it cannot build, in lines without a marker.
 _OF_OTHER_SYSTEMS = re.compile(
@@ -173,13 +181,22 @@ def not_running(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, s
     yield from _outdated(_RUNS_SINCE, pinned, python)
 
 
+def not_running_with_django(pinned: Mapping[str, str], django: str) -> Iterator[tuple[str, str]]:
+    """Yield the pinned packages that do not run with a newer Django, and the version that is installed in their place.
+
+    Args:
+        django: the version of Django that replaces the pinned one.
+    """
+    yield from _outdated(_RUNS_WITH_DJANGO, pinned, django)
+
+
 def _outdated(
-    table: Mapping[str, tuple[tuple[str, str, str], ...]], pinned: Mapping[str, str], python: str
+    table: Mapping[str, tuple[tuple[str, str, str], ...]], pinned: Mapping[str, str], present: str
 ) -> Iterator[tuple[str, str]]:
     for name, rows in table.items():
-        of_python = [row for row in rows if python and not _is_before(python, row[0])]
-        if of_python and _is_before(pinned.get(name, ""), of_python[-1][1]):
-            yield name, of_python[-1][2]
+        fitting_rows = [row for row in rows if present and not _is_before(present, row[0])]
+        if fitting_rows and _is_before(pinned.get(name, ""), fitting_rows[-1][1]):
+            yield name, fitting_rows[-1][2]
 
 
 def writable_packages(required: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -270,6 +287,15 @@ def versions(contents: Mapping[str, str]) -> dict[str, str]:
             ]
         found |= {re.sub("[-_.]+", "-", one).lower(): version for one, version in pairs if version}
     return found
+
+
+def replacing(packages: Collection[str]) -> dict[str, str]:
+    """Return the packages of the pillar that replace pins of the project: normalised name → version.
+
+    The version is empty where only bounds are known: ``>=4.2``.
+    """
+    found = filter(None, map(_REPLACING.match, packages))
+    return {re.sub("[-_.]+", "-", one[1]).lower(): one[2] or "" for one in found}
 
 
 def _pipfile(text: str) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import django_container_base
 import django_host_command
 import django_server
+import django_site_hint
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -24,6 +25,8 @@ _DJANGO = (
     ("6.0", ">=3.10"),
     ("7.0", ">=3.12"),
 )
+#: The versions of Django with long-term support: one replaces a pinned version that an interpreter does not run.
+_SUPPORTED_LONG = ("2.2", "3.2", "4.2", "5.2")
 #: The releases that a series of Python has at most: 3.11.0, 3.11.1, …
 _RELEASES = 50
 
@@ -153,6 +156,20 @@ def of_django(version: str) -> str:
     return next((python for before, python in _DJANGO if numbers and numbers < _numbers(before)), "")
 
 
+def newer_django(version: str, python: str) -> str:
+    """Return the nearest version of Django with long-term support after one that a Python does not run; empty if none.
+
+    Args:
+        version: the version of Django; empty if it is not known.
+        python: the version of Python; empty if it is not known.
+    """
+    versions = of_django(version)
+    if not versions or not python or is_among(python, versions):
+        return ""
+    newer = (one for one in _SUPPORTED_LONG if _numbers(one) > _numbers(version))
+    return next((one for one in newer if is_among(python, of_django(one))), "")
+
+
 def _numbers(version: str, most: int = 2) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)[:most]]
 
@@ -169,9 +186,11 @@ def require_for_django(site: Site, version: str) -> None:
     versions = of_django(version)
     found = interpreter(site).version if versions else ""
     if versions and not is_among(found, versions):
+        newer = newer_django(version, found)
+        cure = django_site_hint.extended(site, "python_packages", [f"django~={newer}.0"]) if newer else ""
         raise DeploymentError(
             f"Django {version} does not run on {site.config['python']}, which is Python {found}: it needs {versions}",
-            hint=f"set django:sites:{site.name}:python to another interpreter, or raise Django in the requirements",
+            hint=f"set {django_site_hint.at(site)}:python to another interpreter" + (f", or {cure}" if cure else ""),
         )
 
 

@@ -125,6 +125,21 @@ def test_constraint_of_the_pillar_is_not_repeated():
     assert django_project_dependency.hint(configured(constraints=["marshmallow<5"]), cause, INSTALLED) == ""
 
 
+def test_package_that_is_too_old_for_a_replaced_django_is_replaced():
+    cause = "ImportError: cannot import name 'parse_header' from 'django.http.multipartparser' (/x.py) (chat/views.py:7)"
+    site = configured(python_packages=["django~=5.2.0"])
+    log = FRAMES.format("rest_framework/renderers.py")
+    assert django_project_dependency.hint(site, cause, INSTALLED, log) == (
+        "djangorestframework 3.17.2 uses parse_header, which django 5.2.1 no longer has: set "
+        "django:sites:blog:python_packages: ['django~=5.2.0', 'djangorestframework>3.17.2'], whose version replaces "
+        "the one that the project requires"
+    )
+    both = configured(python_packages=["django~=5.2.0", "djangorestframework>3.13.1"])
+    own = log.replace("virtualenv/lib/python3.11/site-packages", "source")
+    for one, frames in ((both, log), (site, own), (site, FRAMES.format("absent/x.py"))):
+        assert django_project_dependency.hint(one, cause, INSTALLED, frames) == ""
+
+
 def test_celery_that_python_cannot_import_is_replaced():
     cause = "ImportError: cannot import name 'formatargspec' from 'inspect' (/usr/lib/python3.11/inspect.py) (x.py:1)"
     old = {**INSTALLED, "celery": "4.4.2", "vine": "1.3.0"}

@@ -273,6 +273,55 @@ def test_celery_that_the_python_of_this_host_cannot_import_is_replaced(monkeypat
     assert (remark in text.replace("\n#     ", " ")) is is_replaced
 
 
+@pytest.mark.parametrize(
+    ("pinned", "host", "code", "newer"),
+    [
+        ("4.0.3", "3.13.5", "", "4.2"),
+        ("3.2.25", "3.13.5", "from django.utils.timezone import utc\n", "4.2"),
+        ("3.2.25", "3.13.5", "from django.conf.urls import url\n", ""),
+        ("2.2.28", "3.13.5", "", ""),
+        ("4.0.3", "3.11.2", "", ""),
+        ("4.0.3", "", "", ""),
+    ],
+)
+def test_django_that_the_python_of_this_host_does_not_run_is_replaced(
+    monkeypatch, tmp_path, pinned, host, code, newer
+):
+    monkeypatch.setattr(django_project_inspection, "_host_python", lambda: host)
+    files = {"manage.py": "", "old/wsgi.py": "get_wsgi_application", "old/settings.py": "INSTALLED_APPS = []\n"}
+    files |= {"old/views.py": code, "requirements.txt": f"django=={pinned}\n"}
+    text = django_project_inspection.inspect(str(write_tree(tmp_path / "old", files)))
+    line = f'["django~={newer}.0"]  # Django {pinned} does not run on this host\'s Python\n'
+    assert (f"      python_packages: {line}" in text) is bool(newer)
+    remark = f"and python3 of this host is {host}: `python_packages` replaces it by Django {newer}, unless `python` is "
+    assert (remark in text.replace("\n#     ", " ")) is bool(newer)
+    assert ("set `python` to another one" in text) is (host == "3.13.5" and not newer)
+
+
+def test_packages_that_do_not_run_with_a_newer_django_or_python_are_replaced_with_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(django_project_inspection, "_host_python", lambda: "3.13.5")
+    files = {"manage.py": "", "old/wsgi.py": "get_wsgi_application", "old/settings.py": "INSTALLED_APPS = []\n"}
+    pins = "Django==4.0.3\nchannels==3.0.4\nchannels-redis==3.4.0\ndjangorestframework==3.13.1\n"
+    text = django_project_inspection.inspect(str(write_tree(tmp_path / "old", {**files, "requirements.txt": pins})))
+    versions = '"channels~=4.0.0", "channels-redis~=4.0.0", "django~=4.2.0", "djangorestframework~=3.14.0"'
+    assert f"      python_packages: [{versions}]  # channels 3.0.4 is too old for Python 3.13; " in text
+    assert "; djangorestframework 3.13.1 is too old for Django 4.2\n" in text
+
+
+@pytest.mark.parametrize(
+    ("packages", "found"),
+    [
+        (["Django~=4.2.0", "six"], {"django": "4.2.0"}),
+        (["django [argon2] == 5.2"], {"django": "5.2"}),
+        (["django>=4.2,<5"], {"django": ""}),
+        (["typing_extensions!=4", "Django @ file:///srv/django.whl"], {"typing-extensions": "", "django": ""}),
+        (["django", "djangorestframework[x]"], {}),
+    ],
+)
+def test_package_of_the_pillar_with_a_version_replaces_the_pin_of_the_project(packages, found):
+    assert django_project_requirements.replacing(packages) == found
+
+
 def test_what_replaces_a_pinned_package_needs_no_compiler_where_it_has_a_wheel(monkeypatch, tmp_path):
     monkeypatch.setattr(django_project_inspection, "_host_python", lambda: "3.11.2")
     manage = "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'old.settings')\n"

@@ -98,33 +98,39 @@ def test_version_of_python_is_compared_as_packaging_and_poetry_do(versions, supp
 
 
 @pytest.mark.parametrize(
-    ("version", "python", "needed"),
+    ("version", "python", "needed", "newer"),
     [
-        ("1.11.29", "3.11.2", ">=3.4,<3.10"),
-        ("2.2.28", "3.11.2", ">=3.5,<3.11"),
-        ("2.2.28", "3.10.4", None),
-        ("3.2.25", "3.12.1", ">=3.6,<3.12"),
-        ("3.2.25", "3.11.2", None),
-        ("4.2.26", "3.13.0", None),
-        ("5.2.1", "3.9.2", ">=3.10"),
-        ("6.0", "3.11.2", ">=3.12"),
-        ("99.0", "3.11.2", None),
-        ("", "3.11.2", None),
+        ("1.11.29", "3.11.2", ">=3.4,<3.10", "3.2"),
+        ("2.2.28", "3.11.2", ">=3.5,<3.11", "3.2"),
+        ("2.2.28", "3.10.4", None, ""),
+        ("3.2.25", "3.12.1", ">=3.6,<3.12", "4.2"),
+        ("3.2.25", "3.11.2", None, ""),
+        ("4.0.3", "3.13.5", ">=3.8,<3.13", "4.2"),
+        ("4.2.26", "3.13.0", None, ""),
+        ("4.2.26", "3.14.0", ">=3.8,<3.14", "5.2"),
+        ("5.2.1", "3.9.2", ">=3.10", ""),
+        ("6.0", "3.11.2", ">=3.12", ""),
+        ("99.0", "3.11.2", None, ""),
+        ("", "3.11.2", None, ""),
     ],
 )
-def test_django_that_does_not_run_on_the_interpreter_is_refused(make_site, monkeypatch, version, python, needed):
+def test_django_that_does_not_run_on_the_interpreter_is_refused(make_site, monkeypatch, version, python, needed, newer):
+    site = make_site(python_packages=["six"])
     monkeypatch.setattr(django_virtualenv_python, "path", lambda site: sys.executable)
     monkeypatch.setattr(
         django_virtualenv_python, "_identity", lambda path, modified: f"cpython-3 linux glibc 2 {python}"
     )
+    assert django_virtualenv_python.newer_django(version, python) == newer
+    assert django_virtualenv_python.newer_django(version, "") == ""
     if not needed:
-        django_virtualenv_python.require_for_django(make_site(), version)
+        django_virtualenv_python.require_for_django(site, version)
         return
     with pytest.raises(DeploymentError) as error:
-        django_virtualenv_python.require_for_django(make_site(), version)
+        django_virtualenv_python.require_for_django(site, version)
+    cure = f", or django:sites:blog:python_packages: [six, 'django~={newer}.0']" if newer else ""
     assert str(error.value) == (
         f"Django {version} does not run on python3, which is Python {python}: it needs {needed}\n"
-        "set django:sites:blog:python to another interpreter, or raise Django in the requirements"
+        f"set django:sites:blog:python to another interpreter{cure}"
     )
 
 
