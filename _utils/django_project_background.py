@@ -57,9 +57,14 @@ class _Found:
         if singles:
             return
         name = "beat" if worker.kind == "celery_beat" else name or "default"
-        while name in self.workers:
-            name = f"{name}_2"
+        name = _free(name, self.workers)
         self.workers[name], self.places[name] = worker, place
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """Return a name, with the first number that makes it free where it is taken: ``mail``, ``mail_2``, ``mail_3``."""
+    numbered = (f"{name}_{number}" for number in range(2, len(taken) + 3))
+    return next(one for one in (name, *numbered) if one not in taken)
 
 
 def add(report: Report, tree: Path, roots: Sequence[Path], settings: Settings, required: Collection[str]) -> Stores:
@@ -174,10 +179,8 @@ def _schedule(found: _Found, line: Line, commands: list[list[str]]) -> None:
 
 def _add_schedule(found: _Found, name: str, command: str, at: str, place: str) -> None:
     job = {"command": command, "at": at}
-    while name in found.schedules and found.schedules[name][0] != job:
-        name = f"{name}_2"
     if job not in [known for known, _place in found.schedules.values()]:
-        found.schedules[name] = (job, place)
+        found.schedules[_free(name, found.schedules)] = (job, place)
 
 
 #: Words of cron → those of the pillar.

@@ -31,6 +31,9 @@ _CANDIDATE = re.compile(r"Procfile\.\w+|.+\.(service|conf|ini|ya?ml|cron|crontab
 _COPY = re.compile(r"^[ \t]*(?:COPY|ADD)[ \t]+(?:--(?!from=)\S+[ \t]+)*([^-\s]\S+)[ \t]+(/\S+)[ \t]*$", re.MULTILINE)
 #: A command of Django in a line of shell.
 _OF_DJANGO = re.compile(r"(^|[\s/\"'])manage\.py\s")
+#: A test of the first argument in a script of shell, and a branch of its ``case``.
+_TESTED = re.compile(r"""(?:el)?if\s+\[+\s*["']?\$\{?1(?::-)?\}?["']?\s+==?\s+["']?([A-Za-z][\w-]*)["']?\s*\]""")
+_BRANCH = re.compile(r"""["']?([A-Za-z][\w-]*)["']?\s*\)""")
 _NOT_LIVE = re.compile(
     r"(^|[._-])(dev|devel|development|local|test|tests|testing|ci|circleci|travis|jenkins|e2e|debug|docs)([._-]|$)"
 )
@@ -234,8 +237,23 @@ def _scripts(path: Path, place: str, _remarks: list[str]) -> Iterator[Line]:
     text = re.sub(r"\\\n\s*", " ", text[:20_000])
     if not re.match(r"#!\s*/\S*(sh|env \w*sh)\s", text):
         return
+    kind = ""
     for row in text.splitlines():
         command = row.strip()
+        kind = _kind(command, kind)
         if re.match(r"(exec\s|celery\s|python\S*\s|\S*/(celery|python\S*)\s)", command):
             name = path.parent.name if path.stem in ("start", "run", "entrypoint") else path.stem
-            yield Line(name, command, place, is_own=False)
+            yield Line(kind or name, command, place, is_own=False)
+
+
+def _kind(row: str, known: str) -> str:
+    """Return the argument of a script at which its following lines run: ``mail`` of ``elif [ "$1" = mail ]``.
+
+    Args:
+        known: that of the lines before; kept until the next branch.
+    """
+    if re.match(r"(else|fi|esac)\b", row):
+        return ""
+    tested, branch = _TESTED.match(row), _BRANCH.match(row)
+    found = tested or branch
+    return found[1] if found else known

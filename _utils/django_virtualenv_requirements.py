@@ -127,6 +127,8 @@ def default_files(source: Path, folder: str) -> list[str]:
                     is_stale = parent == source and name in _FILES and _lacks_all(source, name)
                     if is_stale:
                         return _otherwise_named(source, folders) or found
+                    if name == "pyproject.toml" and _has_no_django(parent / name):
+                        return _otherwise_named(source, folders, "django") or found
                     return (_for_production(source, parent / name) if name in _FILES else []) or found
     return _otherwise_named(source, folders)
 
@@ -138,16 +140,19 @@ def _for_production(source: Path, path: Path) -> list[str]:
     return [name for name in named if path.name in _INCLUDE.findall(texts[name])][:1]
 
 
-def _otherwise_named(source: Path, folders: list[Path]) -> list[str]:
+def _otherwise_named(source: Path, folders: list[Path], package: str = "") -> list[str]:
     """Return the best file of another name that lists requirements, or an empty list.
 
     It is at most one folder below those given, or two where the outer one is named for requirements; a file below the
     first folder, that of manage.py, is better than all others. Where there is none, it is any other file named for
     requirements two folders below that lists Django.
+
+    Args:
+        package: a package that the file has to list; empty for any.
     """
     patterns = ("*.txt", "*/*.txt", "*req*/*/*.txt")
     for top in folders:
-        best = next((name for name in _named(source, top, patterns) if _lists_packages(source, name)), "")
+        best = next((name for name in _named(source, top, patterns) if _lists_packages(source, name, package)), "")
         if best:
             return [best]
     inner = [name for top in folders for name in _named(source, top, ("*/*/*.txt",))]
@@ -165,6 +170,18 @@ def _lacks_all(source: Path, name: str) -> bool:
     included = _INCLUDE.findall(django_host_file.decoded((source / name).read_bytes()))
     is_there = any((source / name).parent.joinpath(path).is_file() for path in included)
     return bool(included) and not is_there and not _packages(source / name)
+
+
+def _has_no_django(pyproject: Path) -> bool:
+    """Return whether a pyproject.toml declares no dependencies, and its extras, as of documentation, lack Django."""
+    try:
+        if not list_nothing(pyproject.parent, [pyproject.name]):
+            return False
+        extras = django_virtualenv_lock.read_toml(pyproject).get("project", {}).get("optional-dependencies", {})
+        listed = [one.partition("[")[0] for one in names(itertools.chain.from_iterable(extras.values()))]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # its installation reports it
+        return False
+    return "django" not in listed
 
 
 def _lists_packages(source: Path, name: str, package: str = "") -> bool:

@@ -94,6 +94,27 @@ def test_requirements_files_are_found_or_named_by_the_pillar(make_site, tmp_path
             ["REQUIREMENTS.txt"],
         ),
         ({"Pipfile.lock": "\n", "poetry.lock": "", "requirements.txt": "django"}, ["requirements.txt"]),
+        (
+            {
+                "pyproject.toml": "[project]\nname = 'a'\n[project.optional-dependencies]\ndocs = ['mkdocs']\n",
+                "requirements/common.txt": "Django==5.2",
+                "requirements/dev.txt": "pytest",
+            },
+            ["requirements/common.txt"],
+        ),
+        (
+            {
+                "pyproject.toml": "[project]\n[project.optional-dependencies]\nsite = ['Django[argon2]>5']\n",
+                "requirements/common.txt": "Django",
+            },
+            ["pyproject.toml"],
+        ),
+        ({"pyproject.toml": "[project]\n", "requirements/tools.txt": "ruff"}, ["pyproject.toml"]),
+        (
+            {"pyproject.toml": "[project]\ndynamic = ['dependencies']\n", "requirements/all.txt": "Django"},
+            ["pyproject.toml"],
+        ),
+        ({"pyproject.toml": "[project]\n= 1\n", "requirements/all.txt": "Django"}, ["pyproject.toml"]),
         ({"a/pip/requirements.txt": "fabric", "b/pip/requirements.txt": "Django==5.2"}, ["b/pip/requirements.txt"]),
     ],
 )
