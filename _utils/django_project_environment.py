@@ -17,7 +17,7 @@ import django_project_variables
 from django_project_examples import Example
 from django_project_readers import HOME
 from django_project_settings import Settings
-from django_project_values import UNKNOWN, Called, Method, Value, Variable, truth
+from django_project_values import UNKNOWN, Called, Method, Value, Variable, plain, truth
 
 #: Variables that a release decides.
 _OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHON\w+|LANG|VCAP_\w+")
@@ -289,6 +289,8 @@ def of(settings: Settings, context: Context) -> Environment:
             known = _accepted(variable, examples)
         if known == {"from": "database_url"} and not _is_url_of_default(settings, name):
             place = f"{place}: of a further database, here the same one; replace it if that is another"
+        if known is not None and not variable.required and (setting := _without_scheme(settings, name)):
+            place = f"{place}: {setting} would have {variable.default!r}, which is no origin"
         if known == "" and variable.filled:
             known, place = _filled(settings, variable)
         if name in settings.set_by_application:
@@ -408,6 +410,8 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         return {"from": "media_root"}
     if variable.kind == "parsed_cache" and _REDIS.fullmatch(name):
         return "redis://localhost:6379/0"
+    if not variable.required and _without_scheme(settings, name):
+        return f"https://{context.domain}"
     is_for_origins = "ALLOWED_HOSTS" in forms and name in settings.values.get("CSRF_TRUSTED_ORIGINS", Value()).taint
     if name.endswith("ADMIN_URL") and any(
         value.source == name and value.content is None for value in settings.values.values()
@@ -420,6 +424,15 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         known = _of_database(settings, name, context.engine)
         return None if part is not None and known == str(part) else known
     return None
+
+
+def _without_scheme(settings: Settings, name: str) -> str:
+    """Return the setting with origins that has a text without ``://`` by a variable's default; a check refuses it."""
+    for setting, value in settings.values.items():
+        is_it = _ORIGINS.fullmatch(setting) and value.taint == {name} and isinstance(value.content, list)
+        if is_it and any(isinstance(text, str) and "://" not in text for text in plain(value)):
+            return setting
+    return ""
 
 
 def _is_of_database(settings: Settings, name: str) -> bool:

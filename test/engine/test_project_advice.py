@@ -435,6 +435,8 @@ def test_what_inspection_finds_and_the_pillar_does_not_have_is_named(release):
     options = {"build": ["make"], "commands": {"after_static": ["manage.py compress"]}, "writable": ["logs"]}
     site = configured(**options, python_packages=["setuptools==70"])
     assert django_project_advice.not_in_pillar(site, release, FACTS, "instance") == ""
+    site = configured(**options, requirements=["other.txt"])
+    assert django_project_advice.not_in_pillar(site, release, FACTS, "instance") == ""
     (release / "source/package.json").write_text("[" * 100_000)
     (release / "source/requirements.txt").write_text("-r none.txt\n")
     assert django_project_advice.not_in_pillar(configured(), release, FACTS, "instance") == ""
