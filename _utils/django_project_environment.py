@@ -100,6 +100,8 @@ _BACKENDS = {
     **dict.fromkeys(("DEFAULT_FILE_STORAGE", "STORAGES:default"), _FILES),
     **dict.fromkeys(("STATICFILES_STORAGE", "STORAGES:staticfiles"), _STATIC),
 }
+#: Applications → the settings that they refuse as None when they are imported; with an empty text they do without.
+_NOT_NONE = dict.fromkeys(("django_recaptcha", "captcha"), ("RECAPTCHA_PRIVATE_KEY", "RECAPTCHA_PUBLIC_KEY"))
 _CACHE = "django.core.cache.backends.locmem.LocMemCache"
 #: Settings of mail → what Django has without them: the mail server of this host.
 _MAIL = {
@@ -309,6 +311,9 @@ def of(settings: Settings, context: Context) -> Environment:
             result.environment[name] = ("http", f"{place}: https with a certificate")
         elif known is not None:
             result.environment[name] = (known, place)
+        elif application := _refusing_none(settings, variable):
+            result.environment[name] = ("", f"{place}: set it, {application} refuses None")
+            result.open.append(name)
         elif variable.required and variable.kind == "text" and _SECRET.search(name) and not _ISSUED.search(name):
             comment = f"{place}: if another service issued it, give that value instead"
             result.secrets[name] = ({"generate": 50}, comment)
@@ -470,6 +475,17 @@ def _backend(settings: Settings, variable: Variable, forms: dict[str, str]) -> s
 def _is_none(value: Value, variable: Variable) -> bool:
     """Return whether a setting has no value without its variable."""
     return value.content is None or (variable.required and value.content is UNKNOWN)
+
+
+def _refusing_none(settings: Settings, variable: Variable) -> str:
+    """Return the installed application that refuses a setting which has no value without its variable; else empty."""
+    installed = settings.get("INSTALLED_APPS")
+    for application in installed if isinstance(installed, list) else ():
+        for setting in _NOT_NONE.get(application, ()) if isinstance(application, str) else ():
+            value = settings.values.get(setting, Value(""))
+            if value.source == variable.name and _is_none(value, variable):
+                return str(application)
+    return ""
 
 
 def _makes_folders(settings: Settings, name: str) -> bool:

@@ -104,6 +104,12 @@ def test_a_fixture_whose_name_is_more_than_a_name_is_in_no_command(release, name
             "the error names SITE_NAME, which blog/paths.py takes from the environment: set "
             "django:sites:blog:environment:SITE_NAME",
         ),
+        (
+            "django.core.exceptions.ImproperlyConfigured: ('Setting SITE_NAME is not of type', <class 'str'>)\n",
+            {},
+            "the error names SITE_NAME, which blog/paths.py takes from the environment: set "
+            "django:sites:blog:environment:SITE_NAME",
+        ),
         ("Error: DATA_DIR is wrong\n", {"DATA_DIR": "/x"}, ""),
         ("DATA_DIR is /srv\n  Error: DATA_DIR\n", {}, ""),
         ("Error: NOT_OF_THE_SOURCE\n", {}, ""),
