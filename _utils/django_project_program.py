@@ -392,7 +392,7 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
             f"migrations before {report['migration']} have added {report['repeated'] or 'it'} too, so that no empty "
             "database can be migrated: correct them in the project"
         )
-    module = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", cause)
+    module = re.search(r"(?:^|, caused by )ModuleNotFoundError: No module named '([\w.]+)'", cause)
     folders = _import_folders(site, release, facts["folder"], module.group(1), cause) if module else []
     if folders:
         return f"the module is in the source: set {at}:python_path: [{folders[0]}]"

@@ -442,7 +442,7 @@ def cause(error):
     if isinstance(error, CheckFailure) or getattr(error, "told", {}).get("blocked"):
         return str(error)
     text = described(error)
-    root = chain(error)[-1]
+    root = first_cause(error)
     shown = reason(root).strip("'\"")
     if root is not error and not re.search(rf"(?<!\w){re.escape(shown)}(?!\w)", text):
         text += f", caused by {described(root)}"
@@ -458,6 +458,16 @@ def chain(error):
             break
         found.append(error)
     return found
+
+
+def first_cause(error):
+    """Return the first cause of an exception.
+
+    logging imports a module of LOGGING after its package lacks it as an attribute: the import that fails is the cause.
+    """
+    *_rest, last = found = chain(error)
+    is_tried_again = isinstance(last, AttributeError) and len(found) > 1 and isinstance(found[-2], ImportError)
+    return found[-2] if is_tried_again else last
 
 
 def described(error):

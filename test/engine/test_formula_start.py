@@ -45,6 +45,15 @@ APPLICATION = PROGRAM.with_name("django_formula_application.py")
             "ValueError: c (wsgi.py:9), caused by KeyError: 'a' (wsgi.py:3)",
             "",
         ),
+        (
+            "import logging.config, os, pathlib\nos.mkdir('pkg')\npathlib.Path('pkg/__init__.py').touch()\n"
+            "pathlib.Path('pkg/logs.py').write_text('import nowhere')\n"
+            "handlers = {'cloud': {'class': 'pkg.logs.Handler'}}\n"
+            "logging.config.dictConfig({'version': 1, 'handlers': handlers, 'root': {'handlers': ['cloud']}})\n",
+            "ValueError: Unable to configure handler 'cloud' (wsgi.py:6), caused by ModuleNotFoundError: No module "
+            "named 'nowhere' (pkg/logs.py:1)",
+            "",
+        ),
         ("try:\n {}['a']\nexcept KeyError:\n raise ValueError('c') from None\n", "ValueError: c (wsgi.py:4)", ""),
         ("try:\n {}['a']\nexcept KeyError:\n raise ValueError('no a') \n", "ValueError: no a (wsgi.py:4)", ""),
         (

@@ -548,8 +548,10 @@ def test_every_missing_module_is_named(project_commands, release):
         for name in () if module == "django" else ("django", "rest_framework"):
             (packages / name).mkdir(exist_ok=True)
         (packages / "pip").mkdir(parents=True, exist_ok=True)
-        log = f"cause: ModuleNotFoundError: No module named '{module}' (blog/settings.py:5)\n"
-        project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
-        with pytest.raises(DeploymentError) as error:
-            django_project_program.start(configured(python_packages=["drf[x]"]), release, FACTS, [])
-        assert error.value.hint == hint
+        cause = f"ModuleNotFoundError: No module named '{module}' (blog/settings.py:5)"
+        for text in (cause, f"ValueError: Unable to configure handler 'x' (blog/wsgi.py:5), caused by {cause}"):
+            log = f"cause: {text}\n"
+            project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
+            with pytest.raises(DeploymentError) as error:
+                django_project_program.start(configured(python_packages=["drf[x]"]), release, FACTS, [])
+            assert error.value.hint == hint
