@@ -47,7 +47,9 @@ _OWNERS = re.compile(
     r"(?:settings|config|configuration|conf|secrets|credentials)(?:_?(?:local|prod|production|private|secret|live))?"
 )
 #: A line of an output that reports an error, what is a variable in it, and how many of both are looked for.
-_OF_ERROR = re.compile(r"^\S.*(?i:error|improperly|must|cannot|could not|not set|missing|invalid|require|undefined|unset|fail)")
+_OF_ERROR = re.compile(
+    r"^\S.*(?i:error|improperly|must|cannot|could not|not set|missing|invalid|require|undefined|unset|fail)"
+)
 _VARIABLE = re.compile(r"(?<![\w.])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?![\w.])")
 _ERRORS = 10
 #: The name of a fixture that may stand in a command: a repository may name its files as it likes.

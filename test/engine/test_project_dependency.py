@@ -126,7 +126,7 @@ def test_constraint_of_the_pillar_is_not_repeated():
 
 
 def test_package_that_is_too_old_for_a_replaced_django_is_replaced():
-    cause = "ImportError: cannot import name 'parse_header' from 'django.http.multipartparser' (/x.py) (chat/views.py:7)"
+    cause = "ImportError: cannot import name 'parse_header' from 'django.http.multipartparser' (/x.py) (chat/v.py:7)"
     site = configured(python_packages=["django~=5.2.0"])
     log = FRAMES.format("rest_framework/renderers.py")
     assert django_project_dependency.hint(site, cause, INSTALLED, log) == (

@@ -284,9 +284,7 @@ def test_celery_that_the_python_of_this_host_cannot_import_is_replaced(monkeypat
         ("4.0.3", "", "", ""),
     ],
 )
-def test_django_that_the_python_of_this_host_does_not_run_is_replaced(
-    monkeypatch, tmp_path, pinned, host, code, newer
-):
+def test_django_that_the_python_of_this_host_does_not_run_is_replaced(monkeypatch, tmp_path, pinned, host, code, newer):
     monkeypatch.setattr(django_project_inspection, "_host_python", lambda: host)
     files = {"manage.py": "", "old/wsgi.py": "get_wsgi_application", "old/settings.py": "INSTALLED_APPS = []\n"}
     files |= {"old/views.py": code, "requirements.txt": f"django=={pinned}\n"}
