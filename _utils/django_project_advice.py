@@ -124,6 +124,25 @@ def named_variables(site: Site, release: Path, facts: Mapping[str, Any], log: st
     return f"the error names {name}, which {read[name]} takes from the environment: set {value}"
 
 
+def refused_setting(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
+    """Return the variable, not set, that a setting is made of which a failed check names, and its option; or empty."""
+    names = [*dict.fromkeys(_VARIABLE.findall(cause))][:_ERRORS]
+    made: dict[str, list[str]] = (_asked(site, release, _made_of, _own(release, facts), names) if names else {}) or {}
+    for setting in names:
+        unset = [variable for variable in made.get(setting, []) if variable not in _given(site)]
+        if unset and setting not in site.config["settings"]:
+            what = f"{setting} is made of {django_project.listed(unset)}, not set"
+            return f"{what}: set {django_site_hint.at(site)}:environment:{unset[0]}"
+    return ""
+
+
+def _made_of(source: Path, facts: Mapping[str, Any], names: Collection[str]) -> dict[str, list[str]]:
+    """Return which of the names are settings that variables decide, and these variables."""
+    roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
+    settings = django_project_settings.read(roots, facts["settings_module"], {}, facts.get("application", ""))
+    return {name: sorted(settings.values[name].taint) for name in names if name in settings.values}
+
+
 def _reading(source: Path, facts: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
     """Return which of the variables a project reads, and the file that does."""
     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]

@@ -417,6 +417,9 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
         or django_project_dependency.hint(site, cause, packages, log)
         or django_project_advice.migrated_first(site, release, facts, cause)
     )
+    if "silenced_checks" in known:
+        refused = django_project_advice.refused_setting(site, release, facts, cause)
+        known = f"{refused}; or {known}" if refused else known
     known = known or django_project_advice.newer_django(site, release, facts, cause, packages)
     known = known or django_project_advice.unset_variables(site, release, facts, cause)
     return known or django_project_advice.named_variables(site, release, facts, log)

@@ -159,6 +159,26 @@ def test_migration_that_refers_to_a_deleted_model_names_what_is_migrated_first(p
     assert error.value.hint == (expected if model == "core.deadline" else "")
 
 
+@pytest.mark.parametrize(
+    ("options", "made"),
+    [
+        ({}, "CSRF_TRUSTED_ORIGINS is made of BASE_URLS, not set: set django:sites:blog:environment:BASE_URLS; or "),
+        ({"environment": {"BASE_URLS": "x"}}, ""),
+        ({"settings": {"CSRF_TRUSTED_ORIGINS": []}}, ""),
+    ],
+)
+def test_variable_of_a_setting_that_a_check_refuses_is_named(project_commands, release, options, made):
+    text = "import os\nURLS = os.getenv('BASE_URLS', '').split(',')\nCSRF_TRUSTED_ORIGINS = URLS\nTIME_ZONE = 'UTC'\n"
+    write_tree(release / "source", {"blog/settings.py": text})
+    check = "(4_0.E001) As of Django 4.0, the values in the CSRF_TRUSTED_ORIGINS setting must start with a scheme"
+    log = f"cause: 1 of Django's checks fail: {check}, NOT_ONE and TIME_ZONE\n"
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.start(configured(**options), release, FACTS, [])
+    general = "correct what they report, or excuse a check by its id, django:sites:blog:silenced_checks: [models.W042]"
+    assert error.value.hint == made + general
+
+
 def test_every_missing_variable_is_found(release):
     assert django_project_advice.missing_variables(configured(), release, FACTS) == ["KEY", "REGION", "TOKEN"]
     site = configured(environment={"KEY": {"from": "secret_key"}, "MAIL": "yes"}, secrets={"TOKEN": {"generate": 50}})
