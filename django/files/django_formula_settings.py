@@ -173,8 +173,17 @@ def _cache(own, given):
     """A cache: the project's own backend stays where it is one for such a store."""
     backend, words = _backends[given["engine"]]
     own = own if any(word in own.get("BACKEND", "").lower() for word in words) else {}
+    if _is_removed(own.get("BACKEND")):
+        own = {key: value for key, value in own.items() if key not in ("BACKEND", "OPTIONS")}
     prefix = {"KEY_PREFIX": given["prefix"]} if given.get("prefix") else {}
     return {"BACKEND": backend(), **own, "LOCATION": _location(given), **prefix}
+
+
+def _is_removed(backend):
+    """Whether a backend is the one for python-memcached, which Django has until 4.0."""
+    import django
+
+    return backend == "django.core.cache.backends.memcached.MemcachedCache" and django.VERSION >= (4, 1)
 
 
 def _redis_backend():

@@ -323,6 +323,16 @@ def test_backend_of_the_project_for_such_a_cache_stays(overlaid, backend, expect
     assert cache.get("TIMEOUT") == (7 if expected == backend else None)
 
 
+def test_backend_that_django_has_no_more_is_replaced(overlaid):
+    """That for python-memcached, which Django 4.1 removed: the formula installs pymemcache."""
+    options = "'OPTIONS': {'server_max_value_length': 9}"
+    backend = "django.core.cache.backends.memcached.MemcachedCache"
+    own = f"CACHES = {{'default': {{'BACKEND': '{backend}', 'LOCATION': 'x', 'TIMEOUT': 7, {options}}}}}\n"
+    cache = overlaid(own, cache={"engine": "memcached"})["CACHES"]["default"]
+    assert cache["BACKEND"] == "django.core.cache.backends.memcached.PyMemcacheCache"
+    assert cache["TIMEOUT"] == 7 and "OPTIONS" not in cache and cache["LOCATION"] != "x"
+
+
 REDIS_URL = "unix:///run/django-blog-queue/socket"
 
 
