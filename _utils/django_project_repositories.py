@@ -18,6 +18,8 @@ _EGG = re.compile(r"[#&]egg=([A-Za-z][\w.-]*)")
 _LOGIN = re.compile(r"(?<=://)[^@/]*@")
 _REVISION = re.compile(r"^([\w+]+://[^/]+/[^@]*|(?![\w+]+://)[^/:]+:[^@]*)@[^:@]+$")
 _HOST = re.compile(r"(?:[\w+]+://)?(?:[^@/\s]*@)?([A-Za-z0-9][\w.-]*)")
+#: A wheel for another system, which a marker leaves out here.
+_OF_ANOTHER = re.compile(r"-(win32|win_\w+|macosx_\w+)\.whl(?:[?#]|$)")
 _FILE = re.compile(r"file:|/|\.")
 
 
@@ -67,6 +69,8 @@ def _of_file(path: str, text: str, required: Collection[str], contents: Collecti
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return  # it is damaged, which its installation reports
     for package, url in pairs:
+        if _OF_ANOTHER.search(url):
+            continue
         yield re.sub("[-_.]+", "-", package).lower(), _REVISION.sub(r"\1", re.split("[?#]", url)[0])
 
 

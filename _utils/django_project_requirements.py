@@ -36,7 +36,7 @@ _SYSTEM_PACKAGES = (
     (r"dlib|face-recognition", ["cmake", "g++", "make", "python3-dev"]),
     (r"pyicu", ["g++", "libicu-dev", "pkg-config", "python3-dev"]),
     (r"pyaudio", ["gcc", "libc6-dev", "portaudio19-dev", "python3-dev"]),
-    (r"gssapi|kerberos", ["gcc", "libc6-dev", "libkrb5-dev", "python3-dev"]),
+    (r"(requests-)?(gssapi|kerberos)|phoenixdb", ["gcc", "libc6-dev", "libkrb5-dev", "python3-dev"]),
     (r"pyzbar", ["libzbar0"]),
     (r"opencv-(contrib-)?python", ["libgl1", "libglib2.0-bin"]),
 )
@@ -123,7 +123,9 @@ _WRITE_INTO_THEMSELVES = {"django-simple-bulma": "django_simple_bulma"}
 _CELERY = {"celery": "5.4.0", "kombu": "5.4.0", "vine": "5.1", "amqp": "5.2", "billiard": "4.2"}
 _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+(\S+)", re.MULTILINE)
 _OF_LOCK = re.compile(r"""(?:registry = |^url = )"(https?://[^"]+)\"""", re.MULTILINE)
-_PINNED = re.compile(r"^\s*[\"']?([A-Za-z][\w.-]*)(?:\[[^\]]*\])?\s*===?\s*([\w.!+]+)", re.MULTILINE)
+_PINNED = re.compile(
+    r"^\s*[\"']?([A-Za-z][\w.-]*)(?:\[[^\]]*\])?\s*===?\s*([\w.!+]+?)(\.\*)?(?![\w.!+*])", re.MULTILINE
+)
 #: A requirement with a version or a bound of it, which as one of the pillar's replaces the pin of the project.
 _REPLACING = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*(?:(?:===?|~=)\s*(\d[\w.]*)|[<>!@=])")
 _LOCKED = re.compile(r'^name = "([^"]+)"\nversion = "([^"]+)"', re.MULTILINE)
@@ -279,7 +281,7 @@ def versions(contents: Mapping[str, str]) -> dict[str, str]:
     """Return the packages that requirements or a lock file pin: normalised name → version."""
     found: dict[str, str] = {}
     for name, text in contents.items():
-        pairs = (_LOCKED if name.endswith(".lock") else _PINNED).findall(text)
+        pairs = _LOCKED.findall(text) if name.endswith(".lock") else [*_pins(text)]
         if name.endswith("Pipfile.lock"):
             locked = _pipfile(text).get("default", {}).items()
             pairs = [
@@ -287,6 +289,13 @@ def versions(contents: Mapping[str, str]) -> dict[str, str]:
             ]
         found |= {re.sub("[-_.]+", "-", one).lower(): version for one, version in pairs if version}
     return found
+
+
+def _pins(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the packages that lines pin, and the version; of open ones (``==2.*``) only that of Django."""
+    for name, version, is_open in _PINNED.findall(text):
+        if not is_open or name.lower() == "django":
+            yield name, version
 
 
 def replacing(packages: Collection[str]) -> dict[str, str]:

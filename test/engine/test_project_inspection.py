@@ -167,6 +167,11 @@ def test_a_pinned_package_that_cannot_be_built_is_replaced(pinned, python, expec
     assert [*django_project_requirements.unbuilt(pinned, python)] == expected
 
 
+def test_an_open_version_is_no_pin_of_a_package_that_cannot_be_built():
+    text = "psycopg2-binary==2.*\ndjango==1.11.*  # old\npillow ==9.1.0; python_version > '3'\nsix==1.*,<1.16\n"
+    assert django_project_requirements.versions({"requirements.txt": text}) == {"django": "1.11", "pillow": "9.1.0"}
+
+
 @pytest.mark.parametrize(
     ("pinned", "required", "constraint"),
     [

@@ -53,6 +53,7 @@ ARCHIVES = """
 one @ https://token@github.com/x/one/archive/40ff.zip
 https://github.com/x/two/archive/refs/tags/v3.6.zip
 https://github.com/x/three/releases/download/1/three_kit-1.0-py3-none-any.whl#sha256=0123
+ldap @ https://github.com/x/ldap/releases/download/1/ldap-3.4.4-cp311-cp311-win_amd64.whl ; sys_platform == "win32"
 --index-url https://pypi.example.org/simple
 four  # https://github.com/x/no-requirement.zip
 """
