@@ -33,7 +33,7 @@ def kills() -> list[Any]:
     """Kills in the steps before the switch in one story, and in two others; with --all at each moment of each."""
     moments = [("first", "KILL"), ("acting", "KILL"), ("last", "KILL"), ("acting", "TERM"), ("acting", "INT")]
     every = [(step, when, does) for step in STEPS for when, does in moments]
-    once = {("live", "acting", "KILL"), ("record", "acting", "KILL"), ("static", "acting", "TERM")}
+    once = {("live", "acting", "KILL"), ("record", "acting", "KILL")}
     single = [pytest.param(*one, marks=() if one in once else pytest.mark.full) for one in every]
     return [pytest.param(" ".join(BEFORE), "acting", "KILL", id="story"), *single]
 

@@ -212,7 +212,7 @@ def test_a_broken_commit_leaves_the_old_release_serving(good, cause):
     assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
 
 
-@pytest.mark.parametrize("interruption", ["reboot", "power loss"])
+@pytest.mark.parametrize("interruption", [pytest.param("reboot", marks=pytest.mark.full), "power loss"])
 def test_a_broken_commit_does_not_come_up_after(good, interruption):
     good.repository.commit({"guestbook/views.py": "def entries(:\n"})
     assert not good.apply().ok
