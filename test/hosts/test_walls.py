@@ -172,7 +172,7 @@ def test_finding_04_daemon_of_a_build_is_given_nothing_of_root(lair):
         before = owners(lair.host, "/srv/victims")
         lair.attack_build(FLIP_SOURCE)
         lair.release().held()
-        for turn in range(2):
+        for turn in range(3):
             lair.repository.commit({f"deep/s{folder:02}/{name}": f"{turn}" for folder in range(12) for name in names})
             lair.release().held()
         assert owners(lair.host, "/srv/victims") == before
