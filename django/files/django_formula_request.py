@@ -1,8 +1,7 @@
-"""Request one page from Django in a process of its own, as the site's user: which exception it raises, and where.
+"""Ask Django about a project's pages, in a process of its own, as the site's user.
 
-Or tell which pages there are: the routes that take no arguments.
-
-The application server's log may not have it: a project's LOGGING decides where Django reports exceptions.
+`page` requests one and tells which exception it raises, and where: a project's LOGGING decides whether the application
+server's log has it. `routes` tells which pages there are without arguments, and requests none.
 stdin has a request, stdout gets the answer, both JSON.
 """
 
