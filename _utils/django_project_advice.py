@@ -175,6 +175,20 @@ def _written_by(source: Path, facts: Mapping[str, Any], path: str) -> str:
     return django_project_removed.written_by(file) if file.is_relative_to(source) else ""
 
 
+def outdated(site: Site, release: Path, installed: Mapping[str, str]) -> list[str]:
+    """Return the modules in a release's virtualenv that import what the installed Django no longer has.
+
+    Args:
+        installed: the packages of the virtualenv: normalised name → version.
+    """
+    return _asked(site, release, _outdated, installed["django"]) or []
+
+
+def _outdated(source: Path, version: str) -> list[str]:
+    folders = sorted((source.parent / "virtualenv").glob("lib/python*/site-packages/*/"))
+    return [one.name for one in folders if one.name != "django" and django_project_removed.is_outdated(one, version)]
+
+
 def migrated_first(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
     """Return a hint where a migration refers to a model that another one has deleted before it; or empty text."""
     model = re.search(r"Related model '(\w+\.\w+)' cannot be resolved", cause)

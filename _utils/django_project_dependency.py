@@ -1,8 +1,9 @@
 """Packages that do not go with each other: one uses what the installed version of another no longer has."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
+import django_project
 import django_project_removed
 import django_project_requirements
 import django_site_hint
@@ -67,17 +68,28 @@ def _importing(log: str) -> str:
     """
     frames = [path for path in _FRAME.findall(log) if not re.search(r"/python3[\d.]*/(?!site-packages/)", path)]
     module = _PACKAGE.search(frames[-1]) if frames else None
-    name = (django_site_package.package_of(module[1]) or module[1]) if module else ""
-    return re.sub("[-_.]+", "-", name).lower()
+    return _package(module[1]) if module else ""
 
 
-def hint(site: Site, cause: str, installed: Mapping[str, str], log: str = "") -> str:
+def _package(module: str) -> str:
+    """Return the normalised name of the package that has a module."""
+    return re.sub("[-_.]+", "-", django_site_package.package_of(module) or module).lower()
+
+
+def hint(
+    site: Site,
+    cause: str,
+    installed: Mapping[str, str],
+    log: str = "",
+    outdated: Callable[[], Collection[str]] = tuple,
+) -> str:
     """Return the packages or the constraint for an installed version that lacks what a module uses, or empty text.
 
     Args:
         cause: the exception.
         log: the output with its frames.
         installed: the packages of the virtualenv: normalised name → version.
+        outdated: returns the installed modules that import what the installed Django no longer has.
     """
     found = _NO_NAME.search(cause)
     if not found:
@@ -112,11 +124,15 @@ def hint(site: Site, cause: str, installed: Mapping[str, str], log: str = "") ->
         user = _importing(log)
         if user in ("", package, *replacing) or user not in installed:
             return ""
-        cure = django_site_hint.extended(site, "python_packages", [f"{user}>{installed[user]}"])
-        return (
-            f"{user} {installed[user]} uses {name}, which {package} {version} no longer has: set {cure}, whose version "
-            "replaces the one that the project requires"
-        )
+        outdated_too = {_package(module) for module in outdated()} if package == "django" else set()
+        others = sorted(outdated_too & installed.keys() - {user, *replacing})
+        users = [f"{one} {installed[one]}" for one in (user, *others)]
+        cure = django_site_hint.extended(site, "python_packages", [one.replace(" ", ">") for one in users])
+        what = f"{users[0]} uses {name}, which {package} {version} no longer has"
+        if others:
+            older = f"{django_project.listed(users[1:])} {'is' if len(others) == 1 else 'are'} too old for it as well"
+            return f"{what}, and {older}: set {cure}, whose versions replace those that the project requires"
+        return f"{what}: set {cure}, whose version replaces the one that the project requires"
     present: list[str] = site.config["constraints"]
     if not limit or not version or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
         return ""

@@ -410,11 +410,15 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     if missing:
         return f"set {at}:environment:{missing[0]}, or {at}:secrets:{missing[0]}"
     packages = django_virtualenv.packages(release / "virtualenv")
+
+    def outdated() -> list[str]:
+        return django_project_advice.outdated(site, release, packages)
+
     known = django_project_dependency.of_python(site, cause, log, packages)
     known = (
         known
         or django_site_cause.hint(site, cause, facts)
-        or django_project_dependency.hint(site, cause, packages, log)
+        or django_project_dependency.hint(site, cause, packages, log, outdated)
         or django_project_advice.migrated_first(site, release, facts, cause)
     )
     if "silenced_checks" in known:

@@ -33,6 +33,7 @@ _REMOVED: dict[str, dict[str, str]] = {
     "django.core.files.storage": {"get_storage_class": "5.1"},
     "django.utils.itercompat": {"*": "6.0"},
 }
+_ANY = re.compile(rf"^from ({'|'.join(map(re.escape, _REMOVED))}) import ", re.MULTILINE)
 #: Package → its modules that it no longer has, and the first version without each.
 _REMOVED_OF = {
     "djangorestframework": dict.fromkeys(("rest_framework.documentation", "rest_framework.schemas.coreapi"), "3.17"),
@@ -111,6 +112,17 @@ def _removed(tree: Path) -> list[tuple[list[int], str, str, str]]:
         if path.suffix == ".py"
         for name, version in _imported(path)
     )
+
+
+def is_outdated(package: Path, version: str) -> bool:
+    """Return whether modules of an installed package import, in every case, what a version of Django does not have.
+
+    Args:
+        package: its folder in site-packages.
+    """
+    paths = (path for path in django_project.files(package, None, depth=1) if path.suffix == ".py")
+    modules = [path for path in paths if _ANY.search(django_project_code.read(path))]
+    return any(_numbers(removed) <= _numbers(version) for path in modules for _name, removed in _imported(path))
 
 
 def newer(tree: Path, pinned: str) -> tuple[str, str]:

@@ -72,8 +72,9 @@ _LIBRARIES = (
     (r"libzbar\.so|Unable to find zbar", ["libzbar0"]),
 )
 #: What uv says of requirements without a solution: what a package depends on, and what the project requires.
-_DEPENDS = re.compile(r"(\S+) depends? on ([\w.-]+)(?:\[[^\]]*\])?([<>=!~][\w.*<>=!~,+]*\w)")
-_REQUIRE = re.compile(r"you require ([\w.-]+)(?:\[[^\]]*\])?([<>=!~][\w.*<>=!~,+]*\w)")
+_REQUIREMENT = r"([\w.-]+)(?:\[[^\]]*\])?(?:\{[^}]*\})?([<>=!~][\w.*<>=!~,+]*\w)"  # with extras, and with a marker
+_DEPENDS = re.compile(rf"(\S+) depends? on {_REQUIREMENT}")
+_REQUIRE = re.compile(rf"you require {_REQUIREMENT}")
 #: What npm says of packages that are for other versions of each other.
 _PEER = re.compile(r"Could not resolve dependency:\s+(?:npm \S+ )?peer (\S+?)@\"([^\"]+)\" from (\S+)")
 _INSTALLS = re.compile(r"(?:env .* )?npm(?: --prefix \S+)? (?:ci|i|install)(?: --(?!legacy-peer-deps)[\w=-]+)*")

@@ -35,6 +35,23 @@ def test_missing_modules_of_views_are_found_too(release):
     assert django_project_advice.missing_modules(configured(), release, FACTS) == ["qrcode", "shop"]
 
 
+def test_installed_modules_that_import_what_django_no_longer_has_are_found(release):
+    removed = "from django.utils.encoding import (\n    force_str, python_2_unicode_compatible\n)\n"
+    files = {
+        "django/models.py": removed,
+        "allauth/account/models.py": removed,
+        "countries/__init__.py": "from django.utils import six\n",
+        "kept/__init__.py": "from django.utils import six_or_seven\nfrom django.utils.encoding import force_text\n",
+        "tried/__init__.py": "try:\n    from django.utils import six\nexcept ImportError:\n    import six\n",
+        "checked/tests/x.py": removed,
+        "deep/contrib/two/old.py": removed,
+        "said/__init__.py": f'"""\n{removed}"""\n',
+    }
+    write_tree(release / "virtualenv/lib/python3.11/site-packages", files)
+    for version, found in {"2.2.28": [], "3.2.25": ["allauth", "countries"], "4.0": ["allauth", "countries", "kept"]}.items():
+        assert django_project_advice.outdated(configured(), release, {"django": version}) == found
+
+
 def test_paths_below_a_shared_one_are_not_lacking(release):
     (release / "source/logs").symlink_to(release / "shared")
     write_tree(release / "shared", {"own.log": "x", "inner/cache/x": "x"})

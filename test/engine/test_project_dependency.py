@@ -140,6 +140,27 @@ def test_package_that_is_too_old_for_a_replaced_django_is_replaced():
         assert django_project_dependency.hint(one, cause, INSTALLED, frames) == ""
 
 
+def test_all_packages_that_are_too_old_for_a_replaced_django_are_named_at_once():
+    cause = "ImportError: cannot import name 'six' from 'django.utils' (/x.py) (shop/wsgi.py:7)"
+    installed = {"django": "3.2.25", "django-countries": "5.3.3", "django-allauth": "0.39.1", "one": "1.4"}
+    log, site = FRAMES.format("django_countries/__init__.py"), configured(python_packages=["django~=3.2.0"])
+
+    def found(*modules):
+        return django_project_dependency.hint(site, cause, installed, log, lambda: modules)
+
+    what = "django-countries 5.3.3 uses six, which django 3.2.25 no longer has"
+    cure = "set django:sites:blog:python_packages: ['django~=3.2.0', 'django-countries>5.3.3'"
+    replaces = ", whose versions replace those that the project requires"
+    assert found("allauth", "absent", "django_countries") == (
+        f"{what}, and django-allauth 0.39.1 is too old for it as well: {cure}, 'django-allauth>0.39.1']{replaces}"
+    )
+    assert found("one", "allauth") == (
+        f"{what}, and django-allauth 0.39.1, one 1.4 are too old for it as well: {cure}, 'django-allauth>0.39.1', "
+        f"'one>1.4']{replaces}"
+    )
+    assert "as well" not in found("django_countries") != ""
+
+
 def test_celery_that_python_cannot_import_is_replaced():
     cause = "ImportError: cannot import name 'formatargspec' from 'inspect' (/usr/lib/python3.11/inspect.py) (x.py:1)"
     old = {**INSTALLED, "celery": "4.4.2", "vine": "1.3.0"}
