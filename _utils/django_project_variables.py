@@ -96,7 +96,7 @@ def _chosen(module: ast.Module, called: Collection[str]) -> Iterator[Read]:
 def of_line(path: Path, line: int) -> dict[str, str]:
     """Return the variables that a line of a module uses, and the statement that it is in.
 
-    Those that have a default where they are read are left out. Where the line raises an exception and uses none itself,
+    Those that have a default where they are read, other than an empty text, are left out. Where the line raises an exception and uses none itself,
     they are those of the condition, the ``try`` or the function around it, the innermost that uses any; the names of
     variables of which code only knows the beginning end in ``*``.
     """
@@ -109,7 +109,7 @@ def of_line(path: Path, line: int) -> dict[str, str]:
     assigned = _assigned(module)
     parts = [[around[0]], *map(_decides, around[1:])] if isinstance(around[0], ast.Raise) else [[around[0]]]
     for part in parts:
-        found = {read.name: ast.unparse(node) for node in part for read in _used(node, assigned)}
+        found = {read.name: ast.unparse(node) for node in part for read in _used(node, assigned, or_empty=True)}
         found |= {f"{prefix}*": "" for node in part for one in ast.walk(node) for prefix in prefixes(one)}
         if found:
             return found
@@ -169,27 +169,33 @@ def _assigned(module: ast.Module) -> dict[str, list[ast.expr]]:
     return found
 
 
-def _used(node: ast.AST, assigned: dict[str, list[ast.expr]]) -> list[Read]:
-    """Return what an expression or a statement reads, by itself or by the names in it."""
+def _used(node: ast.AST, assigned: dict[str, list[ast.expr]], *, or_empty: bool = False) -> list[Read]:
+    """Return what an expression or a statement reads, by itself or by the names in it.
+
+    Args:
+        or_empty: also what has an empty default where it is read.
+    """
     waiting, done, found = [node], set[str](), list[Read]()
     while waiting:
         parts = [*ast.walk(waiting.pop())]
-        found += [read for part in parts for read in _reads(part)]
+        found += [read for part in parts for read in _reads(part, or_empty=or_empty)]
         names = {part.id for part in parts if isinstance(part, ast.Name)} - done
         done |= names
         waiting += [value for name in sorted(names) for value in assigned.get(name, [])]
     return found
 
 
-def _reads(node: ast.AST) -> Iterator[Read]:
-    """Yield the variable that an expression itself reads without a default."""
+def _reads(node: ast.AST, *, or_empty: bool = False) -> Iterator[Read]:
+    """Yield the variable that an expression itself reads without a default, or with an empty one."""
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
         name, is_needed, has_default = node.slice, True, not django_project_code.dotted(node.value).endswith("environ")
     elif isinstance(node, ast.Call) and node.args:
         function, name = django_project_code.dotted(node.func), node.args[0]
         is_needed = bool(_READERS.fullmatch(function)) and str(getattr(name, "value", "")).isupper()
         is_reader = is_needed or function.endswith(("environ.get", "getenv"))
-        has_default = not is_reader or len(node.args) > 1 or any(one.arg == "default" for one in node.keywords)
+        defaults = [*node.args[1:2], *(one.value for one in node.keywords if one.arg == "default")]
+        is_empty = or_empty and all(isinstance(one, ast.Constant) and not one.value for one in defaults)
+        has_default = not is_reader or bool(defaults and not is_empty)
     else:
         return
     if not has_default and isinstance(name, ast.Constant) and _NAME.fullmatch(str(name.value)):

@@ -303,6 +303,8 @@ except KeyError:
 stage = os.environ.get("STAGE")
 if stage not in ("a", "b"):
     raise ValueError("no stage")
+env = os.environ.copy()
+robot = json.loads(env.get("ACCOUNT", ""), strict=env.get("STRICT", "1"))
 """
 
 
@@ -338,6 +340,12 @@ if stage not in ("a", "b"):
             {},
             "texts.py:23 uses STAGE, not set or empty: set django:sites:blog:environment:STAGE, or "
             "django:sites:blog:secrets:STAGE",
+        ),
+        (
+            "JSONDecodeError: Expecting value: line 1 column 1 (char 0) (texts.py:25)",
+            {},
+            "texts.py:25 uses ACCOUNT, not set or empty: set django:sites:blog:environment:ACCOUNT, or "
+            "django:sites:blog:secrets:ACCOUNT",
         ),
         ("ValueError: no stage (texts.py:23)", {"STAGE": "x"}, ""),
         ("TwilioException: Credentials are required (texts.py:6)", {"TWILIO_KEY": "x"}, ""),
