@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import django_database_engine
 import django_project_code
+import django_project_imports
 import django_project_python_path
 import django_project_settings
 import django_project_variables
@@ -82,6 +83,8 @@ _PATH = re.compile(
 _REDIS = re.compile(r"(\w+_)?REDIS_(URL|URI)|(\w+_)?(CELERY_)?BROKER_(URL|URI)")
 #: The URL of a Redis without a login, on a host whose name has no dots.
 _OF_REDIS = re.compile(r"^(redis://)[\w-]+(?=:6379/)")
+#: A default that has a container of the project's own by its name, and the parts around that.
+_OF_CONTAINER = re.compile(r"((?:redis://)?)(?!localhost\b)[a-z][\w-]*((?::\d+)?(?:/\d*)?)")
 #: Folders in which everyone may create others, and those of the system.
 _OF_ALL = ("/tmp", "/var/tmp", "/dev", "/run", "/proc")  # noqa: S108  # nosec B108 - paths of projects
 #: The value of a kind of variable that turns nothing on.
@@ -361,7 +364,7 @@ def server_on_this_host(name: str, value: Any) -> str:
     """Return the Debian package of the server that a variable names on this host, by its host or URL; else empty."""
     if value == "localhost" and _SERVICE.fullmatch(name):
         return next((package for word, package in _SERVERS.items() if word in name), "")
-    return _SERVERS["REDIS"] if isinstance(value, str) and value.startswith("redis://localhost:6379/") else ""
+    return _SERVERS["REDIS"] if re.match(r"redis://localhost(:6379)?(/|$)", str(value)) else ""
 
 
 def _is_public_token(name: str) -> bool:
@@ -415,6 +418,8 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         return {"from": "media_root"}
     if variable.kind == "parsed_cache" and _REDIS.fullmatch(name):
         return "redis://localhost:6379/0"
+    if server := _without_container(settings, variable, context.roots):
+        return server
     if not variable.required and _without_scheme(settings, name):
         return f"https://{context.domain}"
     is_for_origins = "ALLOWED_HOSTS" in forms and name in settings.values.get("CSRF_TRUSTED_ORIGINS", Value()).taint
@@ -429,6 +434,19 @@ def _known(settings: Settings, variable: Variable, context: Context) -> Any:
         known = _of_database(settings, name, context.engine)
         return None if part is not None and known == str(part) else known
     return None
+
+
+def _without_container(settings: Settings, variable: Variable, roots: Sequence[Path]) -> str:
+    """Return the default of a variable with this host in place of a container, where code asks for its setting."""
+    container = _OF_CONTAINER.fullmatch(variable.default)
+    is_service = _SERVICE.fullmatch(variable.name) or _REDIS.fullmatch(variable.name)
+    if variable.required or not container or not is_service:
+        return ""
+    names = [setting for setting, value in settings.values.items() if value.source == variable.name]
+    asked = re.compile(rf"\bsettings\.({'|'.join(map(re.escape, names))})\b")
+    paths = django_project_imports.imported(roots, settings) if names else ()
+    is_asked = any(asked.search(django_project_code.read(path)) for path in paths)
+    return f"{container[1]}localhost{container[2]}" if is_asked else ""
 
 
 def _without_scheme(settings: Settings, name: str) -> str:
