@@ -22,12 +22,14 @@ class Finding(NamedTuple):
         path: the path of the last request.
         status: its status, where there is a problem with that.
         target: the URL of a redirect that was not followed.
+        said: the short text that came with an unexpected status, as health pages report what is wrong.
     """
 
     problem: str
     path: str = ""
     status: int = 0
     target: str = ""
+    said: str = ""
 
 
 def page(site: Site) -> str:
@@ -68,6 +70,8 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
         server = f", or, where its ASGI module serves websockets only, {at}:server: {{kind: uwsgi}}"
         is_asgi = django_server.of_site(site).interface(site) == "asgi"
         return f"the project answers no GET at {found.path}: set {at}:health:path to a page{server if is_asgi else ''}"
+    if found.said:
+        return f"correct what the page reports, or set {at}:health:path to a page that does not depend on it"
     return f"{GENERAL}{at}:health (path, status, contains, timeout)"
 
 

@@ -31,6 +31,8 @@ _RAISES = ("returned 500", "got no response (Remote end closed connection withou
 #: A frame of a traceback in a log, and the line with the exception after the last one; supervisor's begin with a time.
 _FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "([^"]+)", line (\d+)(?:, in (.*))?')
 _TIME = re.compile(r"^\d{4}-\S+ ")
+#: Characters of an answer that an error shows.
+_SAID = 300
 #: Frames of the project that an error shows.
 _FRAMES = 3
 _NOT_THE_PROJECTS = re.compile(r"^<|/site-packages/|/lib/python3|/django_formula_\w+\.py$")
@@ -109,7 +111,7 @@ class _Wait:
                 if time.monotonic() >= self._deadline:
                     return False
                 found = self._request(pool, processes if good else 1)
-                equal = equal + 1 if found == self._found else 1
+                equal = equal + 1 if found._replace(said="") == self._found._replace(said="") else 1
                 good = 0 if found.problem else good + 1
                 # The last request has less time than it may take; the response before it tells more.
                 if not (found.problem == _timed_out(self.site) and self._found.problem):
@@ -157,6 +159,8 @@ class _Wait:
             if self._raised:
                 exception, log = self._raised
                 problem = f"returned 500: {exception}"
+        if self._found.said and not exception:
+            problem = f"{problem}: {self._found.said}"
         path = self._found.path or django_release_cure.page(self.site)
         is_page = self._found.status not in (401, 403, 404, 405) and not _OF_ROWS.search(exception)
         kind = DeploymentError if is_page else NoPage
@@ -287,7 +291,8 @@ def look(site: Site, get: Callable[[str, float], Answer], deadline: float, schem
                 return Finding(f"returned a page without {health['contains']!r}" if missing else "", path)
             if answer.status not in _REDIRECTS:
                 expected = ", ".join(map(str, health["status"]))
-                return Finding(f"returned {answer.status} (expected {expected})", path, answer.status)
+                problem = f"returned {answer.status} (expected {expected})"
+                return Finding(problem, path, answer.status, said=_said(answer))
             target = urlsplit(urljoin(f"{base}{path}", answer.headers.get("location", "")))
             if target.hostname not in site.config["domains"] or target.scheme != scheme:
                 return Finding(f"redirected to {target.geturl()}", path, answer.status, target.geturl())
@@ -297,6 +302,13 @@ def look(site: Site, get: Callable[[str, float], Answer], deadline: float, schem
         return Finding(_timed_out(site), path)
     except (OSError, http.client.HTTPException) as error:
         return Finding(f"got no response ({error})", path)
+
+
+def _said(answer: Answer) -> str:
+    """Return a short answer that is JSON or plain text; empty for others: a part of a secret would not be masked."""
+    kind, text = answer.headers.get("content-type", "").partition(";")[0].strip(), " ".join(answer.body.split())
+    is_short = len(text) <= _SAID and text.isprintable()
+    return text if is_short and re.fullmatch(r"application/(\w+\+)?json|text/plain", kind) else ""
 
 
 def _timed_out(site: Site) -> str:

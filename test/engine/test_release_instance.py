@@ -251,6 +251,27 @@ def test_health_check_passes_or_names_the_problem(instance, answers, options, pr
     assert isinstance(error.value, django_release_health.NoPage) == ("404" in problem or "403" in problem)
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
+    [
+        ("application/json", '{"redis": false,\n "database": true}', ': {"redis": false, "database": true}'),
+        ("application/health+json; charset=utf-8", '{"status": "fail"}', ': {"status": "fail"}'),
+        ("text/plain", "no queue\n", ": no queue"),
+        ("text/plain", "x" * 301, ""),
+        ("text/plain", "bell \a", ""),
+        ("text/html", "<h1>Server Error (500)</h1>", ""),
+    ],
+)
+def test_what_a_health_page_reports_is_in_the_message(instance, kind, body, said):
+    site, release, server = instance(health={"path": "/ready/", "timeout": "300ms"})
+    server.answers = {"/ready/": (503, {"Content-Type": kind}, body)}
+    with pytest.raises(DeploymentError) as error:
+        django_release_health.check(site, release)
+    assert error.value.message.endswith(f" returned 503 (expected 200){said}")
+    cure = "correct what the page reports, or set django:sites:blog:health:path to a page that does not depend on it"
+    assert error.value.hint == (cure if said else HEALTH)
+
+
 def test_health_page_is_what_redirects_lead_to(instance):
     site, release, server = instance()
     server.answers = {"/": redirect("/login/"), "/login/": (200, {}, "<form>")}
