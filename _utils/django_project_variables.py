@@ -96,9 +96,9 @@ def _chosen(module: ast.Module, called: Collection[str]) -> Iterator[Read]:
 def of_line(path: Path, line: int) -> dict[str, str]:
     """Return the variables that a line of a module uses, and the statement that it is in.
 
-    Those that have a default where they are read, other than an empty text, are left out. Where the line raises an exception and uses none itself,
-    they are those of the condition, the ``try`` or the function around it, the innermost that uses any; the names of
-    variables of which code only knows the beginning end in ``*``.
+    Those that have a default where they are read, other than an empty text, are left out. Where the line raises an
+    exception and uses none itself, they are those of the condition, the ``try`` or the function around it, the
+    innermost that uses any; the names of variables of which code only knows the beginning end in ``*``.
     """
     module = django_project_code.tree(path)
     nodes = [node for node in ast.walk(module) if isinstance(node, ast.stmt)]

@@ -48,7 +48,11 @@ def test_installed_modules_that_import_what_django_no_longer_has_are_found(relea
         "said/__init__.py": f'"""\n{removed}"""\n',
     }
     write_tree(release / "virtualenv/lib/python3.11/site-packages", files)
-    for version, found in {"2.2.28": [], "3.2.25": ["allauth", "countries"], "4.0": ["allauth", "countries", "kept"]}.items():
+    for version, found in {
+        "2.2.28": [],
+        "3.2.25": ["allauth", "countries"],
+        "4.0": ["allauth", "countries", "kept"],
+    }.items():
         assert django_project_advice.outdated(configured(), release, {"django": version}) == found
 
 
