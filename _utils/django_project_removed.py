@@ -33,6 +33,7 @@ _REMOVED: dict[str, dict[str, str]] = {
     "django.core.files.storage": {"get_storage_class": "5.1"},
     "django.utils.itercompat": {"*": "6.0"},
 }
+#: A line that imports from one of these modules.
 _ANY = re.compile(rf"^from ({'|'.join(map(re.escape, _REMOVED))}) import ", re.MULTILINE)
 #: Package → its modules that it no longer has, and the first version without each.
 _REMOVED_OF = {

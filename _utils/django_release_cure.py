@@ -71,7 +71,7 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
         is_asgi = django_server.of_site(site).interface(site) == "asgi"
         return f"the project answers no GET at {found.path}: set {at}:health:path to a page{server if is_asgi else ''}"
     if found.said:
-        return f"correct what the page reports, or set {at}:health:path to a page that does not depend on it"
+        return f"{GENERAL}{at}:health:path to a page that does not depend on what this one reports"
     return f"{GENERAL}{at}:health (path, status, contains, timeout)"
 
 

@@ -268,7 +268,8 @@ def test_what_a_health_page_reports_is_in_the_message(instance, kind, body, said
     with pytest.raises(DeploymentError) as error:
         django_release_health.check(site, release)
     assert error.value.message.endswith(f" returned 503 (expected 200){said}")
-    cure = "correct what the page reports, or set django:sites:blog:health:path to a page that does not depend on it"
+    cure = "correct the project, or set django:sites:blog:health:path to a page that does not depend on what this one "
+    cure += "reports"
     assert error.value.hint == (cure if said else HEALTH)
 
 
