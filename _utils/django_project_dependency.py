@@ -127,7 +127,9 @@ def hint(
         outdated_too = {_package(module) for module in outdated()} if package == "django" else set()
         others = sorted(outdated_too & installed.keys() - {user, *replacing})
         users = [f"{one} {installed[one]}" for one in (user, *others)]
-        cure = django_site_hint.extended(site, "python_packages", [one.replace(" ", ">") for one in users])
+        known = dict(django_project_requirements.not_running_with_django(installed, version))
+        newer = [f"{one}~={known[one]}" if one in known else f"{one}>{installed[one]}" for one in (user, *others)]
+        cure = django_site_hint.extended(site, "python_packages", newer)
         what = f"{users[0]} uses {name}, which {package} {version} no longer has"
         if others:
             older = f"{django_project.listed(users[1:])} {'is' if len(others) == 1 else 'are'} too old for it as well"

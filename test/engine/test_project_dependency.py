@@ -149,13 +149,13 @@ def test_all_packages_that_are_too_old_for_a_replaced_django_are_named_at_once()
         return django_project_dependency.hint(site, cause, installed, log, lambda: modules)
 
     what = "django-countries 5.3.3 uses six, which django 3.2.25 no longer has"
-    cure = "set django:sites:blog:python_packages: ['django~=3.2.0', 'django-countries>5.3.3'"
+    cure = "set django:sites:blog:python_packages: ['django~=3.2.0', 'django-countries~=7.5.1'"
     replaces = ", whose versions replace those that the project requires"
     assert found("allauth", "absent", "django_countries") == (
-        f"{what}, and django-allauth 0.39.1 is too old for it as well: {cure}, 'django-allauth>0.39.1']{replaces}"
+        f"{what}, and django-allauth 0.39.1 is too old for it as well: {cure}, 'django-allauth~=0.54.0']{replaces}"
     )
     assert found("one", "allauth") == (
-        f"{what}, and django-allauth 0.39.1, one 1.4 are too old for it as well: {cure}, 'django-allauth>0.39.1', "
+        f"{what}, and django-allauth 0.39.1, one 1.4 are too old for it as well: {cure}, 'django-allauth~=0.54.0', "
         f"'one>1.4']{replaces}"
     )
     assert "as well" not in found("django_countries") != ""

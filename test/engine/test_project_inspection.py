@@ -310,6 +310,11 @@ def test_packages_that_do_not_run_with_a_newer_django_or_python_are_replaced_wit
     assert f"      python_packages: [{versions}]  # channels 3.0.4 is too old for Python 3.13; " in text
     assert "; djangorestframework 3.13.1 is too old for Django 4.2\n" in text
 
+    monkeypatch.setattr(django_project_inspection, "_host_python", lambda: "3.11.2")
+    pins = "Django==2.2.14\ndjango-allauth==0.39.1\ndjango-countries==5.3.3\ndjango-debug-toolbar==3.2.4\n"
+    text = django_project_inspection.inspect(str(write_tree(tmp_path / "older", {**files, "requirements.txt": pins})))
+    assert 'python_packages: ["django~=3.2.0", "django-allauth~=0.54.0", "django-countries~=7.5.1"]' in text
+
 
 @pytest.mark.parametrize(
     ("packages", "found"),
