@@ -1,5 +1,6 @@
 """Remove a site from the host, in the reverse order of its creation; its data only if the pillar requests it."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -134,8 +135,9 @@ def remove(site: Site, asked_by: str) -> None:
     finally:
         lock.release()
     is_own = site.root.is_dir() and not os.path.ismount(site.root)
-    if site.config["remove_data"] and is_own and not any(site.root.iterdir()):
-        site.root.rmdir()
+    if site.config["remove_data"] and is_own:
+        with contextlib.suppress(OSError):  # not empty: it has what is not the site's, or a deployment that waited
+            site.root.rmdir()
 
 
 def _active(site: Site) -> str:
