@@ -1,6 +1,7 @@
 """Programs of the formula that run in a site's virtualenv and answer in JSON."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -410,10 +411,7 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     if missing:
         return f"set {at}:environment:{missing[0]}, or {at}:secrets:{missing[0]}"
     packages = django_virtualenv.packages(release / "virtualenv")
-
-    def outdated() -> list[str]:
-        return django_project_advice.outdated(site, release, packages)
-
+    outdated = functools.partial(django_project_advice.outdated, site, release, packages)
     known = django_project_dependency.of_python(site, cause, log, packages)
     known = (
         known
