@@ -403,6 +403,7 @@ def test_a_build_of_a_project_has_a_network_of_its_own_and_no_proxy_in_its_argum
     assert how["timeout"] == (75 if name == "podman" else 60) and how["only_the_end"]
 
 
+@pytest.mark.slow
 def test_a_line_that_takes_too_long_is_ended_before_podman_is(tmp_path, monkeypatch):
     """Podman then clears up after itself; on SIGTERM it would leave the line's processes and its containers."""
     ran, killed = [], threading.Event()

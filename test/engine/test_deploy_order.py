@@ -45,6 +45,6 @@ def test_parts_of_the_order_keep_the_order(steps):
     assert names == [name for name in ORDER if name in names]
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("_*/*.py")), ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_deployment_is_changed_by_its_methods_only(path):
-    assert assignments(ast.parse(path.read_text())) == set()
+def test_deployment_is_changed_by_its_methods_only():
+    found = {path.name: assignments(ast.parse(path.read_text())) for path in sorted(ROOT.glob("_*/*.py"))}
+    assert len(found) > 300 and {name: some for name, some in found.items() if some} == {}

@@ -158,6 +158,7 @@ def test_exception_outside_of_django_and_while_a_response_is_sent(ask):
     assert asked.path("/later/").exception == "ValueError: no paper (blog/urls.py:21)"
 
 
+@pytest.mark.slow
 def test_page_that_does_not_end_is_explained_by_where_it_waits(ask, monkeypatch):
     monkeypatch.setattr(django_project_page, "_PATIENCE", 1)
     waits = Raised(
@@ -168,6 +169,7 @@ def test_page_that_does_not_end_is_explained_by_where_it_waits(ask, monkeypatch)
     assert ask().path("/slow/") == waits
 
 
+@pytest.mark.slow
 def test_page_whose_modules_are_still_imported_says_so(ask, monkeypatch):
     monkeypatch.setattr(django_project_page, "_PATIENCE", 1)
     asked = ask()

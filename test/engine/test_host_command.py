@@ -293,6 +293,7 @@ def test_progress_is_logged_once_per_line(caplog):
     assert caplog.messages == [f"testing takes {line}" for line in lines]
 
 
+@pytest.mark.slow
 def test_progress_of_a_command_that_times_out_is_logged(caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(django_host_command, "PROGRESS", 0.1)

@@ -47,6 +47,7 @@ def answers(request):
     return request.param, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)
 def test_inserts_of_running_release_after_new_column(answers, number):
     django, found = answers

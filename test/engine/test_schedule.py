@@ -327,6 +327,7 @@ def test_records_are_bounded(scheduled, monkeypatch):
     assert [run["by"] for run in records(scheduled)["runs"]] == ["test 2", "test 3", "test 4"]
 
 
+@pytest.mark.slow
 def test_schedule_runs_once_at_a_time(scheduled, capsys):
     lock = django_schedule_run._lock(scheduled.site, "clear", f"{scheduled.live} by timer")
     with lock.held():

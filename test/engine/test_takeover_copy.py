@@ -304,6 +304,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_file_limited_in_time_and_memory(shelf, site, kind):
     path = shelf / "new/db.sqlite3"

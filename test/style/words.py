@@ -21,7 +21,7 @@ WORDS = {
     r"(is|are|was|were) told|it is said|its word|has no word": "reports, is configured with, is not supported by",
     r"by hand": "on the command line",
     r"beside": "next to, in addition to",
-    r"\w+ lies (in|at|below|on|there)": "is in",
+    r"lies (in|at|below|on|there)": "is in",
     r"in the place of": "instead of",
     r"the way back": "undo, revert",
     r"meets nobody|ends what it is at": "say what happens",
