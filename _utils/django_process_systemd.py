@@ -512,33 +512,41 @@ def _run_unit(
         f"--property=RuntimeMaxSec={timeout + 15:g}",
         *(f"--property=TimeoutStopSec={stop}", "--property=KillMode=control-group", "--property=SendSIGKILL=yes"),
     ]
-    began = time.time()
+    began, began_monotonic = time.time(), time.monotonic()
     command = Command(["systemd-run", *own, *properties, *limits, "--", *argv], doing=doing, timeout=timeout, **options)
     try:
         ended = django_host_command.execute(command)
-        if ended.code:
-            ended = ended._replace(code=_own_exit(name, ended.code, doing, began))
+        if ended.code and _succeeded(name, began_monotonic):
+            _end_left_processes(name, doing, began)
+            ended = ended._replace(code=0)
         return django_host_command.check(command, ended)
     except BaseException:
         _end(name)
         raise
 
 
-def _own_exit(name: str, code: int, doing: str, since: float) -> int:
-    """Return the exit code of a command whose unit failed: for systemd-run a process left behind is a failure.
+def _succeeded(name: str, since: float) -> bool:
+    """Return whether a command itself succeeded whose unit failed: for systemd-run a process left behind is a failure.
 
-    On cgroup v1 in a container systemd also fails units of which it is not notified that they are empty.
+    On cgroup v1 in a container systemd also fails units of which it is not notified that they are empty. A unit that
+    was started before `since` (seconds, monotonic) is a former one, still loaded, because of which this one was not
+    started.
     """
-    argv = ["systemctl", "show", "--property=ExecMainCode,ExecMainStatus", name]
+    properties = "ExecMainCode,ExecMainStatus,ExecMainStartTimestampMonotonic"
+    argv = ["systemctl", "show", f"--property={properties}", name]
     shown = django_host_command.run(argv, doing="querying how a command ended")
-    if {"ExecMainCode=1", "ExecMainStatus=0"} != {*shown.split()}:
-        return code
+    found = dict(line.partition("=")[::2] for line in shown.splitlines())
+    code, status, started = (found.get(key, "") for key in properties.split(","))
+    return (code, status) == ("1", "0") and int(started or 0) >= since * 1e6
+
+
+def _end_left_processes(name: str, doing: str, since: float) -> None:
+    """End what a command left behind, and log the processes that systemd had to kill."""
     left = re.findall(r"(?:Killing|Unit) process (\d+ \([^)]*\))", django_host_service.journal(name, since))
     if left:
         names = ", ".join(dict.fromkeys(left))
         _log.warning("%s left processes behind, which were ended: %s", doing, names)
     _end(name)
-    return 0
 
 
 def _cannot_start(error: DeploymentError, doing: str, name: str, since: float) -> DeploymentError:

@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 import tempfile
+import time
 from pathlib import Path
 
 import django_host_command
@@ -318,18 +319,23 @@ def test_failed_command_leaves_no_unit(monkeypatch, play, task, stops):
 @pytest.mark.parametrize(
     ("code", "shown", "expected"),
     [
-        (1, "ExecMainCode=1\nExecMainStatus=0\n", 0),
-        (1, "ExecMainStatus=0\nExecMainCode=1\n", 0),
-        (3, "ExecMainCode=1\nExecMainStatus=3\n", 3),
-        (1, "ExecMainCode=2\nExecMainStatus=15\n", 1),
-        (226, "ExecMainCode=0\nExecMainStatus=0\n", 226),
+        (1, "ExecMainCode=1\nExecMainStatus=0\nExecMainStartTimestampMonotonic={now}\n", 0),
+        (1, "ExecMainStatus=0\nExecMainStartTimestampMonotonic={now}\nExecMainCode=1\n", 0),
+        (3, "ExecMainCode=1\nExecMainStatus=3\nExecMainStartTimestampMonotonic={now}\n", 3),
+        (1, "ExecMainCode=2\nExecMainStatus=15\nExecMainStartTimestampMonotonic={now}\n", 1),
+        (226, "ExecMainCode=0\nExecMainStatus=0\nExecMainStartTimestampMonotonic=0\n", 226),
+        # The former command's unit was still loaded, so systemd-run did not start this one.
+        (1, "ExecMainCode=1\nExecMainStatus=0\nExecMainStartTimestampMonotonic={earlier}\n", 1),
     ],
 )
 def test_exit_code_is_of_the_command_not_of_systemd_run(monkeypatch, play, caplog, code, shown, expected):
     """Not that of its unit, which fails where the command has left a process behind that does not end."""
 
     def run(argv, **_options):
-        return Ended(code, "output", "") if argv[0] == "systemd-run" else shown
+        if argv[0] == "systemd-run":
+            return Ended(code, "output", "")
+        now = int(time.monotonic() * 1e6)
+        return shown.format(now=now, earlier=now - 1_000_000)
 
     journal = "Killing process 42 (celery) with signal SIGKILL.\nUnit process 42 (celery) remains running\nx"
     play(run)

@@ -79,7 +79,9 @@ ENDS = """
 import io
 said = io.StringIO()
 logging.basicConfig(level=logging.WARNING, stream=said)
-def run(program, timeout=20.0):
+def run(program, timeout=20.0, clear=True):
+    if clear:
+        django_process_systemd._end("django-blog-task.service")  # as MANAGER.run does
     began = time.monotonic()
     try:
         end = django_process_systemd._run_unit(
@@ -97,6 +99,10 @@ ends = {
     "hangs": run("echo out; sleep 102", 2),
     "again": run("echo out"),
 }
+former = ["systemd-run", "--quiet", "--remain-after-exit", "--unit=django-blog-task.service", "true"]
+subprocess.run(former, check=True)
+time.sleep(0.5)
+ends["not started"] = run("echo out", clear=False)
 for _look in range(30):  # the kernel may be about to end what systemd has killed
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     if "sleep 10" not in processes:
@@ -170,6 +176,7 @@ def test_a_command_ends_as_it_ends_itself_in_a_container(container):
 def check(ends):
     assert ends["ends"][0] == ends["leaves"][0] == ends["stubborn"][0] == ends["again"][0] == "out\n"
     assert ends["fails"][0] == ["trying failed (exit 3)\n  | out", False]
+    assert "already loaded" in ends["not started"][0][0]
     assert ends["hangs"][0] == ["trying: timed out after 2 s\n  | out", True]
     assert max(seconds for _end, seconds in (ends[name] for name in ("stubborn", "hangs"))) <= 8
     assert not ends["left"] and ends["failed"] == ""
