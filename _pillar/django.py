@@ -1,9 +1,10 @@
 """
-External pillar: what the hosts of a site have in common. Two lines of the master's configuration switch it on:
+External pillar: what the hosts of a site have in common. Three lines of the master's configuration switch it on:
 
 .. code-block:: yaml
 
-    module_dirs: [/srv/django-formula]
+    runner_dirs: [/srv/django-formula/_runners]
+    pillar_dirs: [/srv/django-formula/_pillar]
     ext_pillar: [{django: /srv/django-fleet}]
 
 The value is the folder of its store, which it makes. Sites without ``hosts`` get nothing. See docs/guides/fleet.md.

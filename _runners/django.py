@@ -5,7 +5,8 @@ the same release or keeps what it serves. See docs/guides/fleet.md.
 .. code-block:: yaml
 
     # the master's configuration
-    module_dirs: [/srv/django-formula]
+    runner_dirs: [/srv/django-formula/_runners]
+    pillar_dirs: [/srv/django-formula/_pillar]
     ext_pillar: [{django: /srv/django-fleet}]
 """
 

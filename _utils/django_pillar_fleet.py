@@ -22,7 +22,7 @@ _PATTERN = frozenset("*?[")
 #: What is wrong with an address that is needed, and what to do.
 UNKNOWN = "is not known to the master yet: let it apply once more, or set address"
 #: What the master's configuration needs, for hints.
-MASTER = "module_dirs and ext_pillar in the master's configuration (docs/guides/fleet.md)"
+MASTER = "runner_dirs, pillar_dirs and ext_pillar in the master's configuration (docs/guides/fleet.md)"
 
 
 def run() -> dict[str, Any]:

@@ -440,8 +440,8 @@ WRONG_FLEETS = {
         {"web*": ["app"], "web1": ["app"]},
         {"known": False},
         [
-            "hosts:web* — a pattern needs the names of the master's minions: set module_dirs and ext_pillar in the "
-            "master's configuration (docs/guides/fleet.md), or write each name",
+            "hosts:web* — a pattern needs the names of the master's minions: set runner_dirs, pillar_dirs and "
+            "ext_pillar in the master's configuration (docs/guides/fleet.md), or write each name",
         ],
     ),
     "this-host-is-not-named": (
@@ -473,10 +473,10 @@ WRONG_FLEETS = {
             "cache",
             "releases:overlap — expected true: with hosts, the active instance runs until every host has started the "
             "new one",
-            "secret_key — missing: the hosts with the part app need the same key: set it, or module_dirs and "
-            "ext_pillar in the master's configuration (docs/guides/fleet.md)",
+            "secret_key — missing: the hosts with the part app need the same key: set it, or runner_dirs, "
+            "pillar_dirs and ext_pillar in the master's configuration (docs/guides/fleet.md)",
             "secrets:TOKEN — each of the hosts with the part app would generate another value: set the value, or "
-            "module_dirs and ext_pillar in the master's configuration (docs/guides/fleet.md)",
+            "runner_dirs, pillar_dirs and ext_pillar in the master's configuration (docs/guides/fleet.md)",
         ],
     ),
     "own-database-server": (

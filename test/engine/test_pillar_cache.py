@@ -130,8 +130,8 @@ WRONG: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
         HOSTS,
         {"cache": REDIS, "fleet": {"commit": "", "sequence": 0, "held": [], "addresses": ADDRESSES}},
         [
-            "hosts:cache1 — the part cache needs its password and certificate from the master's store: set module_dirs "
-            "and ext_pillar in the master's configuration (docs/guides/fleet.md)",
+            "hosts:cache1 — the part cache needs its password and certificate from the master's store: set "
+            "runner_dirs, pillar_dirs and ext_pillar in the master's configuration (docs/guides/fleet.md)",
         ],
     ),
     "client-without-address": (

@@ -19,7 +19,8 @@ MASTER = {
     "auto_accept": True,
     "file_roots": {"base": ["/srv/formula"]},
     "pillar_roots": {"base": ["/srv/pillar"]},
-    "module_dirs": ["/srv/formula"],
+    "runner_dirs": ["/srv/formula/_runners"],
+    "pillar_dirs": ["/srv/formula/_pillar"],
     "ext_pillar": [{"django": STORE}],
 }
 PASSWORD = "canary-4c7e12-of-the-database"
@@ -177,7 +178,7 @@ def start_salt(host: Host, program: str, configuration: dict[str, Any]) -> None:
 
 
 def start_master(master: Host) -> None:
-    """Start Salt's master with the formula's two lines."""
+    """Start Salt's master with the formula's three lines."""
     start_salt(master, "master", MASTER)
 
 

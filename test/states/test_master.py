@@ -349,7 +349,7 @@ def compiled(tmp_path):
         {
             "root_dir": str(tmp_path),
             "pillar_roots": {"base": [str(tmp_path / "pillar")]},
-            "module_dirs": [str(ROOT)],
+            "pillar_dirs": [str(ROOT / "_pillar")],
             "ext_pillar": [{"django": str(tmp_path / "store")}],
         }
     )
