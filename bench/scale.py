@@ -137,7 +137,7 @@ class Scale:
         main = self.master.run("systemctl show --value --property=MainPID salt-master").stdout.strip()
         return float(self.master.run(["python3", "-c", SPENT, main]).stdout)
 
-    def idle(self, seconds: float = 15) -> float:
+    def idle(self, seconds: float = 60) -> float:
         """CPU seconds of the master in each second without a job."""
         before = self.spent()
         time.sleep(seconds)
