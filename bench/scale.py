@@ -11,8 +11,8 @@ from fleet import MASTER, Fleet, answer_of, start_database, start_minions
 from lab import CommandFailed, Lab
 from minion import COUNTING, REQUESTS, SPENT
 
-#: How many apply at once; each needs 60 MB more while it does.
-BATCH = 10
+#: How many are started at once, and how many apply: what is published to some reaches all, and takes them CPU.
+STARTED, APPLYING = 10, 50
 #: The master has a core that no minion runs on, as hosts have cores of their own: they would push it out of its caches.
 MASTER_CORE, MINION_CORES = "0", "1-63"
 
@@ -70,7 +70,7 @@ class Scale:
         """Have so many minions, all of which know of each other and have everything of the formula in their caches."""
         while len(self.names) < count:
             first = len(self.names) + 1
-            more = [f"m{number:03}" for number in range(first, min(first + BATCH, count + 1))]
+            more = [f"m{number:03}" for number in range(first, min(first + STARTED, count + 1))]
             self.start(more)
             self.names += more
         self.apply(has_more=True)
@@ -96,8 +96,8 @@ class Scale:
         Raises:
             CommandFailed: it failed, or changed something though no minion `has_more` hosts in its pillar than before.
         """
-        for at in range(0, len(self.names), BATCH):
-            names = self.names[at : at + BATCH]
+        for at in range(0, len(self.names), APPLYING):
+            names = self.names[at : at + APPLYING]
             argv = ["salt", "--timeout=900", "--out=json", "--out-indent=-1", "--log-level=warning"]
             listed = ["--list", ",".join(names), "state.apply", "django"]  # with --static it would ask each twice
             done = self.master.run([*argv, *listed], check=False, timeout=960)
