@@ -13,5 +13,5 @@ import salt.scripts
 
 django_master_deploy._LOOK_FIRST = 600.0
 django_master_minions.Minions.patience = 600.0
-django_master_minions.Minions.ask.__kwdefaults__["look"] = 600.0  # type: ignore[index]
+django_master_minions.Minions.ask.__kwdefaults__ |= {"look": 600.0, "every": 600.0}  # type: ignore[operator]
 salt.scripts.salt_run()
