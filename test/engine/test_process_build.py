@@ -16,6 +16,8 @@ import django_wall_delegate
 import pytest
 from django_host_command import DeploymentError, Ended
 
+#: A user of Debian's whose processes no other test has: all of them are killed here.
+USER = "uucp"
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="left out: another identity is taken, which needs root")
 
 
@@ -102,7 +104,7 @@ def test_build_unit_leaves_cpu_and_disk_to_the_site(played, own_host):
 
 @as_root
 def test_command_below_the_reaper_has_idle_disk_and_low_cpu_priority(make_site, monkeypatch):
-    identity = pwd.getpwnam("nobody")
+    identity = pwd.getpwnam(USER)
     monkeypatch.setattr(django_host_service, "has_systemd", lambda: False)
     monkeypatch.setattr(django_host_user, "user_id", lambda name: identity.pw_uid)
     monkeypatch.setattr(django_host_user, "group_id", lambda name: identity.pw_gid)
@@ -155,7 +157,7 @@ def test_build_command_runs_below_the_reaper_without_systemd(played, own_host, m
 
 @as_root
 def test_processes_left_by_a_build_are_killed(make_site, monkeypatch):
-    identity = pwd.getpwnam("nobody")
+    identity = pwd.getpwnam(USER)
     site = make_site()
     monkeypatch.setattr(django_host_proc, "PROC", Path("/proc"))
     monkeypatch.setattr(
@@ -182,7 +184,7 @@ _ASK = django_wall_delegate.ask
 def _ask_as_unprivileged_user(user, function, *arguments, **options):
     """`ask` where the identities of sites are not those of this machine."""
     with pytest.MonkeyPatch.context() as patched:
-        identity = pwd.getpwnam("nobody")
+        identity = pwd.getpwnam(USER)
         numbers = {"user": identity.pw_uid, "group": identity.pw_gid, "extra_groups": []}
         patched.setattr(django_host_command, "identity", lambda name: numbers)
-        return _ASK("nobody", function, *arguments, **options)
+        return _ASK(USER, function, *arguments, **options)
