@@ -58,6 +58,7 @@ class Scale:
             text = (Path(__file__).parent / f"{name}.py").read_text()
             self.host.write(f"/srv/bench/{place}.py", text)
         self.start(self.names)
+        self.apply(has_more=True)  # so that its cache has the files: all others start with a copy of it
         return self
 
     def __exit__(self, *_raised: object) -> None:
