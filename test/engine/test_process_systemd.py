@@ -335,7 +335,9 @@ def test_exit_code_is_of_the_command_not_of_systemd_run(monkeypatch, play, caplo
         if argv[0] == "systemd-run":
             return Ended(code, "output", "")
         now = int(time.monotonic() * 1e6)
-        return shown.format(now=now, earlier=now - 1_000_000)
+        asked = argv[2].removeprefix("--property=").split(",")
+        lines = shown.format(now=now, earlier=now - 1_000_000).splitlines(keepends=True)
+        return "".join(line for line in lines if line.partition("=")[0] in asked)
 
     journal = "Killing process 42 (celery) with signal SIGKILL.\nUnit process 42 (celery) remains running\nx"
     play(run)
