@@ -94,11 +94,11 @@ _RUNS_SINCE = {
 #: Package → Django, the first version that runs with it, and the nearest that replaces an older one, as above.
 _RUNS_WITH_DJANGO = {
     "django-allauth": (("3.0", "0.40", "0.54.0"),),  # python_2_unicode_compatible
-    "django-compressor": (("3.0", "2.4", "2.4.1"), ("4.0", "4.0", "4.4")),  # six, force_text
+    "django-compressor": (("3.0", "2.4", "2.4.1"), ("4.0", "3.0", "3.1"), ("5.1", "4.5", "4.5")),
     "django-countries": (("3.2", "7.2", "7.5.1"),),  # db_collation
     "django-crispy-forms": (("3.0", "1.8", "1.14.0"),),  # lru_cache
-    "django-haystack": (("3.0", "3.0", "3.2.1"),),  # six
     "django-debug-toolbar": (("3.0", "2.1", "3.2.4"), ("4.0", "3.2.2", "3.8.1")),
+    "django-haystack": (("3.0", "3.0", "3.2.1"), ("4.0", "3.2", "3.2.1"), ("5.0", "3.3", "3.3.0")),
     "djangorestframework": (("4.0", "3.12", "3.13.1"), ("4.2", "3.14", "3.14.0")),
 }
 #: Packages that make code at run time, which the sandbox of the site's processes refuses.

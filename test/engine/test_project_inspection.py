@@ -305,8 +305,10 @@ def test_packages_that_do_not_run_with_a_newer_django_or_python_are_replaced_wit
     monkeypatch.setattr(django_project_inspection, "_host_python", lambda: "3.13.5")
     files = {"manage.py": "", "old/wsgi.py": "get_wsgi_application", "old/settings.py": "INSTALLED_APPS = []\n"}
     pins = "Django==4.0.3\nchannels==3.0.4\nchannels-redis==3.4.0\ndjangorestframework==3.13.1\n"
+    pins += "django-compressor==2.4.1\ndjango-haystack==3.1\n"
     text = django_project_inspection.inspect(str(write_tree(tmp_path / "old", {**files, "requirements.txt": pins})))
-    versions = '"channels~=4.0.0", "channels-redis~=4.0.0", "django~=4.2.0", "djangorestframework~=3.14.0"'
+    versions = '"channels~=4.0.0", "channels-redis~=4.0.0", "django~=4.2.0", "django-compressor~=3.1"'
+    versions += ', "django-haystack~=3.2.1", "djangorestframework~=3.14.0"'
     assert f"      python_packages: [{versions}]  # channels 3.0.4 is too old for Python 3.13; " in text
     assert "; djangorestframework 3.13.1 is too old for Django 4.2\n" in text
 
