@@ -32,7 +32,8 @@ KEYS = re.compile(
     r"""(["'`])(?:receipt\??|held_back)\1|\breceipt(?==[^=])|held back(?=: \d{4}-)"""
     r"|`blog (?:has its place|is laid out)`"
 )
-PATTERN = re.compile("|".join(rf"(?P<w{number}>\b(?:{words})\b)" for number, words in enumerate(WORDS)), re.IGNORECASE)
+_EACH = "|".join(rf"(?P<w{number}>{words})" for number, words in enumerate(WORDS))
+PATTERN = re.compile(rf"\b(?:{_EACH})\b", re.IGNORECASE)
 
 
 def _prose(line: str) -> str:
