@@ -46,19 +46,20 @@ RUN: tuple[str, ...] = ("--runtime", "runc", "run", "--ulimit", "nofile=4096:409
 # is a plain container, with no more than podman's own.
 RIGHTS = ("--cap-add=SYS_ADMIN,SYS_PTRACE", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined")
 # All rights, and control groups of its own: with --systemd=always podman would give it the machine's in place of them
-# where cgroups are v1, and two such hosts end each other's units. So it has to be given what that option gives.
+# where cgroups are v1, and two such hosts end each other's units. So it has to be given what that option gives. Nor may
+# systemd change what is this machine's then: its kernel's modules, and its console, which hosts would fight over.
 PRIVILEGED = (
     *("--privileged", "--cgroupns=private", "--systemd=false", "--stop-signal=SIGRTMIN+3"),
     *("--tmpfs=/run:rw,nosuid,nodev,mode=755", "--tmpfs=/run/lock", "--tmpfs=/tmp:rw,mode=1777"),
     "--tmpfs=/var/log/journal",
+    "--volume=/dev/null:/etc/systemd/system/systemd-modules-load.service",
+    "--volume=/dev/null:/etc/systemd/system/getty@tty1.service",
 )
 # A host on which container engines run: they mount, make control groups of their own, and need a file system below
 # their layers that is no overlay itself. `Lab.start(rights=ENGINE)`.
 ENGINE = (
     *PRIVILEGED,
     *("--volume=/var/lib/containers", "--volume=/var/lib/docker", "--volume=/var/lib/containerd"),
-    # With all rights systemd tries to load modules into the kernel of this machine.
-    "--volume=/dev/null:/etc/systemd/system/systemd-modules-load.service",
 )
 MINION = {
     "id": "host",
