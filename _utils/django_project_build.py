@@ -1,29 +1,8 @@
 """Build commands that load the settings of a project, and what they have in place of the site's variables and files."""
 
-import json
-import shlex
-from typing import Any
-
+import django_site_build
 from django_project_report import Report
 from django_project_settings import Settings
-
-#: A text that is no secret, says so where it is read, and is as long as packages require of a key.
-_NO_SECRET = "none-in-a-build".ljust(50, "-")
-#: Words of the pillar → a value of the same kind, which settings may parse while they are imported.
-_VALUES = {
-    "domains": "localhost",
-    "database_url": "sqlite:///x",
-    "database_port": "5432",
-    "email_port": "25",
-    "email_url": "smtp://localhost",
-    "email_from": "site@localhost",
-    "database_path": "/tmp/x",  # noqa: S108  # nosec B108 - a build has its own
-    "queue_socket": "/tmp/x",  # noqa: S108  # nosec B108
-    **dict.fromkeys(("cache_url", "queue_url", "celery_broker_url"), "redis://localhost"),
-    **dict.fromkeys(("database_host", "email_host"), "localhost"),
-    **dict.fromkeys(("static_root", "media_root", "shared", "root"), "/tmp"),  # noqa: S108  # nosec B108
-    **dict.fromkeys(("secret_key", "secret_key_fallbacks", "database_password", "email_password"), _NO_SECRET),
-}
 
 
 def command(report: Report, settings: Settings, name: str) -> str:
@@ -33,16 +12,8 @@ def command(report: Report, settings: Settings, name: str) -> str:
         name: the command, with its arguments.
     """
     given = {"DJANGO_SETTINGS_MODULE": report.settings_module, **settings.set_by_application}
-    given |= {name: _value(value) for name, (value, _comment) in report.value("environment", {}).items()}
-    given |= dict.fromkeys(report.value("secrets", {}), _NO_SECRET)
-    words = [shlex.quote(f"{name}={value}") for name, value in given.items() if value.isprintable()]
-    return " ".join(["env", *words, f"python manage.py {name}"])
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return _VALUES.get(value["from"], str(value["from"]))
-    return value if isinstance(value, str) else json.dumps(value)
+    given |= {name: value for name, (value, _comment) in report.value("environment", {}).items()}
+    return django_site_build.manage(name, given, report.value("secrets", {}))
 
 
 def add_files(report: Report) -> None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import django_site_build
 import django_site_cause_file
 import django_site_cause_package
 import django_site_cause_repository
@@ -48,6 +49,22 @@ _ADDED = {
     "packages": ("packages", ["npm"]),
     "tk": ("packages", ["python3-tk"]),
 }
+#: What a program reports where migrations are not committed → the hint, and the application that they are made for.
+_UNCOMMITTED = (
+    (
+        r"Dependency on app with no migrations: (\w+)",
+        "no migrations are committed for {0}: run manage.py makemigrations {0} in the project, and commit what it "
+        "writes; or have a release make the first ones",
+        "{0}",
+    ),
+    (
+        r"(?:[Cc]olumn |no such column: |no column named )[\"']?([a-zA-Z_][\w.]*)[\"']?"
+        r"(?: of relation \"\w+\")?(?: does not exist| in '|$|\n| \()",
+        "the database has no column {0}: commit the migration that adds it, which manage.py makemigrations writes; or, "
+        "until it is committed, have a release make it",
+        "",
+    ),
+)
 #: What a program reports → the hint, with {at}, {user}, {python} of the site, the lists of `_ADDED`, and its groups.
 _HINTS = (
     (
@@ -239,16 +256,6 @@ _HINTS = (
         "variable in {at}:environment",
     ),
     (
-        r"Dependency on app with no migrations: (\w+)",
-        "no migrations are committed for {0}: run manage.py makemigrations {0} in the project, and commit what it "
-        "writes; or have a release make the first ones, by {at}:build: [python manage.py makemigrations {0}]",
-    ),
-    (
-        r"(?:[Cc]olumn |no such column: |no column named )[\"']?([a-zA-Z_][\w.]*)[\"']?"
-        r"(?: of relation \"\w+\")?(?: does not exist| in '|$|\n| \()",
-        "the database has no column {0}: commit the migration that adds it; manage.py makemigrations writes it",
-    ),
-    (
         r"(?:relation|Table|no such table:) [\"']?([\w.]+)[\"']?(?: does not exist| doesn't exist|$|\n| \()",
         "the database has no table {0}: commit the migration that makes it, or set {at}:commands:after_migrate: "
         "[manage.py migrate --run-syncdb] where the application has no folder of migrations; where there is one, have "
@@ -417,6 +424,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         or _of_node(site, text)
         or (_of_static_url(site, text) if building else "")
         or django_site_cause_package.of_module(site, text)
+        or _of_migrations(site, text)
         or _of_table(site, text, building=building)
         or _of_variable(site, text)
         or django_site_cause_package.of_unbuilt_package(site, whole)
@@ -450,6 +458,21 @@ def _of_table(site: Site, text: str, *, building: bool) -> str:
         found = re.search(pattern, text)
         if found:
             return cure.format(*found.groups(), **values)
+    return ""
+
+
+def _of_migrations(site: Site, text: str) -> str:
+    """Return how a project comes by migrations that are not committed."""
+    for pattern, cure, label in _UNCOMMITTED:
+        found = re.search(pattern, text)
+        if found:
+            secrets = [name for name, secret in site.config["secrets"].items() if secret["as"] == "variable"]
+            environment, module = site.config["environment"], site.config["settings_module"]
+            given = {"DJANGO_SETTINGS_MODULE": module, **environment} if module else environment
+            command = django_site_build.manage(
+                f"makemigrations --noinput --skip-checks {label.format(found[1])}".rstrip(), given, secrets
+            )
+            return f"{cure.format(found[1])}, by {django_site_hint.extended(site, 'build', [command])}"
     return ""
 
 

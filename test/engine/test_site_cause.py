@@ -65,6 +65,21 @@ def test_name_that_a_file_of_the_pillar_has_to_set(path, hint):
     assert django_site_cause.hint(site, "NameError: name 'TOOLBAR' is not defined (camp/settings.py:165)") == hint
 
 
+def test_command_that_makes_migrations_has_what_the_settings_read():
+    """A build has neither the site's variables nor its secrets."""
+    site = configured(
+        build=["npm ci"],
+        settings_module="camp.settings",
+        environment={"SECRET_KEY": {"from": "secret_key"}, "DEBUG": "0"},
+        secrets={"TOKEN": {"generate": 50}},
+    )
+    none = "none-in-a-build".ljust(50, "-")
+    assert django_site_cause.hint(site, "ValueError: Dependency on app with no migrations: shop").endswith(
+        f"make the first ones, by {AT}:build: [npm ci, 'env DJANGO_SETTINGS_MODULE=camp.settings SECRET_KEY={none} "
+        f"DEBUG=0 TOKEN={none} python manage.py makemigrations --noinput --skip-checks shop']"
+    )
+
+
 def test_packages_of_a_hint_include_those_of_the_pillar():
     """So that the line can be pasted; what the pillar has already is no cure."""
     site = configured(packages=["gettext", "libpq5"], python="/usr/bin/python3.12")
