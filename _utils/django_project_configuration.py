@@ -32,12 +32,14 @@ class Configuration(NamedTuple):
         example: the name of the file that it takes its values from.
         contents: its text.
         words: the variables that it reads → the words of the pillar for them.
+        unknown: the variables that it reads, and that the site has to set.
     """
 
     path: str
     example: str
     contents: str
     words: dict[str, str]
+    unknown: tuple[str, ...] = ()
 
 
 def find(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Configuration]:
@@ -71,6 +73,56 @@ def absent(settings: Settings, tree: Path, roots: Sequence[Path]) -> list[str]:
     return [str(path.relative_to(tree)) for path in kept]
 
 
+def ignored(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Configuration]:
+    """Yield the modules that .gitignore keeps out of the source, and that the settings take single names of."""
+    texts = [django_project_code.read(folder / ".gitignore") for folder in dict.fromkeys((tree, *roots))]
+    patterns = {re.sub(r"^(?:\*{0,2}/)+", "", line.strip()) for text in texts for line in text.splitlines()}
+    for module, names in _taken(settings, roots).items():
+        name = f"{module.replace('.', '/')}.py"
+        paths = [root / name for root in roots if (root / name).parent.is_dir()]
+        if paths and not any(map(Path.exists, paths)) and {name, paths[0].name} & patterns:
+            yield _with_names(paths[0].relative_to(tree), module, names)
+
+
+def _taken(settings: Settings, roots: Sequence[Path]) -> dict[str, list[str]]:
+    """Return the modules that the settings import, each with the names that are taken of it one by one."""
+    found: dict[str, list[str]] = {}
+    for path in settings.files:
+        code = django_project_code.tree(path)
+        root = next((root for root in roots if path.is_relative_to(root)), path.parent)
+        package = ".".join(path.relative_to(root).parent.parts)
+        for node in _required(code):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    found.setdefault(alias.name, []).extend(_attributes(code, alias.asname or alias.name))
+            elif isinstance(node, ast.ImportFrom):
+                names = [alias.name for alias in node.names if alias.name != "*"]
+                found.setdefault(django_project_code.imported_from(node, package), []).extend(names)
+    return {module: list(dict.fromkeys(names)) for module, names in found.items() if names}
+
+
+def _attributes(code: ast.Module, name: str) -> list[str]:
+    """Return the attributes that a module reads of one of its names."""
+    nodes = [node for node in ast.walk(code) if isinstance(node, ast.Attribute)]
+    return [node.attr for node in nodes if isinstance(node.value, ast.Name) and node.value.id == name]
+
+
+def _with_names(path: Path, module: str, names: Sequence[str]) -> Configuration:
+    """Return a file that has names of the settings: what the site knows, else what a variable has."""
+    above = module.count(".")
+    known = {
+        **{name: expression for name, (_word, expression) in _KNOWN.items()},
+        "BASE_DIR": f"Path(__file__).resolve().parents[{above}]",
+        "DEBUG": "False",
+    }
+    values = {name: known.get(name, f'os.environ["{name}"]') for name in names}
+    first = ["import os"] if any("os.environ" in value for value in values.values()) else []
+    first += ["from pathlib import Path"] if "BASE_DIR" in values else []
+    text = "\n".join([*first, *(f"{name} = {value}" for name, value in values.items()), ""])
+    words = {name: _KNOWN[name][0] for name in names if name in _KNOWN}
+    return Configuration(str(path), ".gitignore", text, words, tuple(name for name in names if name not in known))
+
+
 def _configuration(path: Path, example: Path, module: str) -> Configuration:
     """Return a file that takes the names of its example."""
     return _with_known(path, example, [f"from {module} import *"])
@@ -98,14 +150,9 @@ def _module(path: Path, root: Path) -> str:
 
 def _modules(path: Path, roots: Sequence[Path]) -> Iterator[str]:
     """Yield the modules that a file imports, or that it has the names of, but not those that it does without."""
-    code = django_project_code.tree(path)
-    tries = [node for node in ast.walk(code) if isinstance(node, ast.Try)]
-    optional = {id(part) for node in tries if not _raises(node) for one in node.body for part in ast.walk(one)}
     root = next((root for root in roots if path.is_relative_to(root)), path.parent)
     package = ".".join(path.relative_to(root).parent.parts)
-    for node in ast.walk(code):
-        if id(node) in optional:
-            continue
+    for node in _required(django_project_code.tree(path)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
         elif isinstance(node, ast.Import):
@@ -113,6 +160,13 @@ def _modules(path: Path, roots: Sequence[Path]) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             module = django_project_code.imported_from(node, package)
             yield from (module, *(f"{module}.{alias.name}".lstrip(".") for alias in node.names))
+
+
+def _required(code: ast.Module) -> Iterator[ast.AST]:
+    """Yield the parts of a module, but not those that it does without where they fail."""
+    tries = [node for node in ast.walk(code) if isinstance(node, ast.Try)]
+    optional = {id(part) for node in tries if not _raises(node) for one in node.body for part in ast.walk(one)}
+    return (node for node in ast.walk(code) if id(node) not in optional)
 
 
 def _raises(node: ast.Try) -> bool:

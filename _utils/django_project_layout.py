@@ -184,7 +184,9 @@ def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> t
     """Return the module to take instead of one that has no settings, and why; empty texts where it has some."""
     live = [module for module in found if not django_project_code.NOT_LIVE.search(module)]
     of_manage = django_project_code.settings_named(roots[0] / "manage.py")
-    is_live = not live or not django_project_code.NOT_LIVE.search(of_manage)
+    path = django_project_python_path.find_module(roots, of_manage)
+    parts = django_project_code.star_imports(django_project_code.tree(path), absolute=True) if path else []
+    is_live = not {*live} - {*parts} or not django_project_code.NOT_LIVE.search(of_manage)
     if of_manage and is_live and not _has_code(roots, named) and _has_code(roots, of_manage):
         return of_manage, f"named by manage.py; {wsgi} names {named}, which has no settings"
     inner = [module for module in live if module.startswith(f"{named}.")]

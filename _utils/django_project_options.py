@@ -249,6 +249,8 @@ def _database(
         report.set("database", {"engine": engine.name}, f"guessed: {drivers[engine.name]} is required")
     elif is_by_url:
         report.set("database", {"engine": "sqlite"}, "guessed from DATABASE_URL")
+    elif by_variable.source and backend is None:
+        report.set("database", {"engine": "sqlite"}, f"guessed: {by_variable.source} has no default")
     if isinstance(backend, str) and re.search(r"mysqlgis|gis\S*mysql|spatialite", backend):
         more = ["libsqlite3-mod-spatialite"] if engine and engine.name == "sqlite" else []
         report.extend("packages", ["gdal-bin", *more], f"for {backend}")
@@ -342,9 +344,18 @@ def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequen
         if known:
             text = f"{django_project.listed(known)} in {one.path} has the value of {one.example}, which is public"
             report.remarks.append(f"{text}: set another one in `files`")
-    words = {name: ({"from": word}, f"for {one.path}") for one in found for name, word in one.words.items()}
+    paths = {one.path for one in found}
+    ignored = [one for one in django_project_configuration.ignored(settings, tree, roots) if one.path not in paths]
+    why = "in .gitignore, and imported by the settings: with the names that they take of it"
+    report.merge("files", {one.path: {"contents": one.contents} for one in ignored}, why)
+    both = [*found, *ignored]
+    words: dict[str, tuple[Any, str]] = {
+        name: ({"from": word}, f"for {one.path}") for one in both for name, word in one.words.items()
+    }
+    words |= {name: ("", f"for {one.path}: set it") for one in ignored for name in one.unknown}
     if words:
         report.set("environment", {**words, **report.value("environment", {})})
+        report.open_variables += [name for name, (value, _comment) in words.items() if not value]
 
 
 def _mail(report: Report, settings: Settings) -> None:

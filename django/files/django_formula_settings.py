@@ -269,14 +269,19 @@ def _connection(database, age):
     """How long a connection is kept, unless configured: opening one for each request is much of a page's cost."""
     import django
 
-    engine = database.get("ENGINE", "")
+    engine = _engine(database)
     if not age or not engine.startswith("django.") or "pool" in database.get("OPTIONS", {}):
         return {}
     return {"CONN_MAX_AGE": age, **({"CONN_HEALTH_CHECKS": True} if django.VERSION >= (4, 1) else {})}
 
 
 def _is_sqlite(database):
-    return "sqlite" in database.get("ENGINE", "") or "spatialite" in database.get("ENGINE", "")
+    return "sqlite" in _engine(database) or "spatialite" in _engine(database)
+
+
+def _engine(database):
+    """The backend of a database; empty where the project has none, such as that of a variable that is not set."""
+    return database.get("ENGINE") or ""
 
 
 def _patience():
@@ -301,7 +306,7 @@ def _server(database, given, alias, folder):
     The project's engine and OPTIONS stay too where they are for a server of that kind (postgis, a pool).
     """
     kind = "postg" if "postg" in given["engine"] else "mysql"
-    own = database if kind in database.get("ENGINE", "") else {}
+    own = database if kind in _engine(database) else {}
     strict = {"charset": "utf8mb4", "init_command": "SET sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')"}
     options = {**(strict if kind == "mysql" else {}), **own.get("OPTIONS", {}), **given["options"]}
     rest = {key: value for key, value in database.items() if key not in ("ENGINE", "OPTIONS", "TEST")}

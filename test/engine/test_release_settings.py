@@ -623,6 +623,8 @@ SQLITE = "django.db.backends.sqlite3"
         ({"default": (SQLITE, "site.db")}, {"engine": "sqlite", "name": "b.db"}, {"default": (SQLITE, "b.db")}),
         ({"default": ("postgresql", "blog")}, {}, {"default": ("postgresql", "=blog")}),
         ({"default": ("postgresql", "blog")}, {"engine": "sqlite"}, {"default": (SQLITE, "db.sqlite3")}),
+        ({"default": (None, "blog")}, {}, {"default": (None, "=blog")}),
+        ({"default": (None, "blog")}, {"engine": "sqlite"}, {"default": (SQLITE, "db.sqlite3")}),
         (
             {"default": ("postgresql", "blog"), "log": ("spatialite", "../log.db")},
             {},
