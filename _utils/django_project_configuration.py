@@ -24,6 +24,22 @@ _KNOWN = {
 }
 
 
+#: The same of those that a module of the site's own often has.
+_TAKEN = {
+    **_KNOWN,
+    "STATIC_ROOT": ("static_root", 'os.environ["STATIC_ROOT"]'),
+    "MEDIA_ROOT": ("media_root", 'os.environ["MEDIA_ROOT"]'),
+}
+#: Django's own values of others, which are no texts, or are no secret.
+_DEFAULTS = {
+    "DEBUG": "False",
+    "STATIC_URL": '"/static/"',
+    "MEDIA_URL": '"/media/"',
+    **dict.fromkeys(("DATABASES", "LOGGING"), "{}"),
+    **dict.fromkeys(("ADMINS", "INTERNAL_IPS", "MANAGERS", "STATICFILES_DIRS"), "[]"),
+}
+
+
 class Configuration(NamedTuple):
     """A file that a site needs.
 
@@ -109,17 +125,13 @@ def _attributes(code: ast.Module, name: str) -> list[str]:
 
 def _with_names(path: Path, module: str, names: Sequence[str]) -> Configuration:
     """Return a file that has names of the settings: what the site knows, else what a variable has."""
-    above = module.count(".")
-    known = {
-        **{name: expression for name, (_word, expression) in _KNOWN.items()},
-        "BASE_DIR": f"Path(__file__).resolve().parents[{above}]",
-        "DEBUG": "False",
-    }
+    folder = f"Path(__file__).resolve().parents[{module.count('.')}]"
+    known = {"BASE_DIR": folder, **_DEFAULTS, **{name: how for name, (_word, how) in _TAKEN.items()}}
     values = {name: known.get(name, f'os.environ["{name}"]') for name in names}
     first = ["import os"] if any("os.environ" in value for value in values.values()) else []
     first += ["from pathlib import Path"] if "BASE_DIR" in values else []
     text = "\n".join([*first, *(f"{name} = {value}" for name, value in values.items()), ""])
-    words = {name: _KNOWN[name][0] for name in names if name in _KNOWN}
+    words = {name: _TAKEN[name][0] for name in names if name in _TAKEN}
     return Configuration(str(path), ".gitignore", text, words, tuple(name for name in names if name not in known))
 
 
