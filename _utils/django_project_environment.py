@@ -525,9 +525,11 @@ def _required(settings: Settings, name: str, forms: dict[str, str], context: Con
         return json.dumps([domain]) if how == "json" else _joined("domains", how)
     if origins := next((how for setting, how in forms.items() if _ORIGINS.fullmatch(setting)), None):
         return json.dumps([f"https://{domain}"]) if origins == "json" else f"https://{domain}"
-    elements = settings.values.get("ALLOWED_HOSTS", Value()).content
-    if isinstance(elements, list) and any(element.source == name for element in elements):
+    lists = {setting for setting, value in settings.values.items() if _is_element(value, name)}
+    if "ALLOWED_HOSTS" in lists:
         return domain
+    if any(map(_ORIGINS.fullmatch, lists)):
+        return f"https://{domain}"
     if _DOMAIN.fullmatch(name):
         return domain
     if name.endswith("ADMIN_URL"):
@@ -545,6 +547,11 @@ def _required(settings: Settings, name: str, forms: dict[str, str], context: Con
         return {"from": "shared"}
     of_mail = (value for setting, value in _MAIL.items() if setting in forms)
     return next(of_mail, _of_database(settings, name, context.engine))
+
+
+def _is_element(value: Value, name: str) -> bool:
+    """Return whether a setting is a list of which the value of a variable is an element."""
+    return isinstance(value.content, list) and any(element.source == name for element in value.content)
 
 
 def _joined(word: str, how: str) -> dict[str, str]:
