@@ -106,7 +106,9 @@ def left_out(
 def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
     """Return Django and the packages of all modules that the settings need; of an unknown one its name is the guess."""
     names = [name for name in needed(settings) if name not in sys.stdlib_module_names]
-    foreign = [name for name in names if not django_project_python_path.is_own(roots, name)]
+    own = [name for name in names if django_project_python_path.is_own(roots, name)]
+    own += [name for name in names if django_project_python_path.in_other_case(roots, name)]
+    foreign = [name for name in names if name not in own]
     packages = (django_site_package.package_of(name) or name.replace("_", "-") for name in foreign)
     return [*dict.fromkeys(["django", *packages])]
 

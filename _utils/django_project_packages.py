@@ -11,6 +11,7 @@ import django_project
 import django_project_code
 import django_project_imports
 import django_project_modules
+import django_project_python_path
 import django_project_removed
 import django_project_repositories
 import django_project_requirements
@@ -64,6 +65,11 @@ def complete(
     for name, path in django_project_imports.foreign(roots, settings).items():
         if name in ("tkinter", "turtle"):
             report.extend("packages", ["python3-tk"], f"{path.relative_to(tree)} imports {name}")
+    for name in django_project_modules.needed(settings):
+        folder = django_project_python_path.in_other_case(roots, name)
+        if folder:
+            link = folder.with_name(name).relative_to(tree)
+            report.extend("build", [f"ln -s {folder.name} {link}"], f"the project imports {name}, of another case here")
     if (required and not files) or (
         files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required)
     ):
@@ -121,6 +127,9 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         report.extend("python_packages", packages, f"those of the extra {of_servers}")
         required = [*required, *django_virtualenv_requirements.names(packages)]
     pinned = django_project_requirements.versions(contents)
+    for name, version in django_project_requirements.contradictory(contents):
+        report.extend("python_packages", [f"{name}=={version}"], "the requirements pin several versions of one package")
+        pinned[name] = version
     of_system = django_project_requirements.of_system(pinned)
     if of_system:
         left_out = [f"{name}; sys_platform == 'none'" for name in of_system]

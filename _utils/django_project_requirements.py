@@ -68,6 +68,7 @@ _BUILT_SINCE = {
     "numpy": (("3.11", "1.23.2", "1.23.2"), ("3.13", "2.1", "2.1.0")),
     "orjson": (("3.11", "3.7.7", "3.7.7"), ("3.13", "3.10.7", "3.10.7")),
     "pandas": (("3.11", "1.5", "1.5.0"), ("3.13", "2.2.3", "2.2.3")),
+    "pillow": (("3.13", "10.2", "10.4.0"),),
     "psycopg2": (("3.11", "2.9.2", "2.9.5"), ("3.13", "2.9.10", "2.9.10")),
     "psycopg2-binary": (("3.11", "2.9.2", "2.9.5"), ("3.13", "2.9.10", "2.9.10")),
     "pylibmc": (("3.11", "1.6.2", "1.6.3"),),
@@ -267,6 +268,16 @@ def of_other_systems(contents: Mapping[str, str]) -> list[str]:
     return sorted({found.lower() for text in texts for found in _OF_OTHER_SYSTEMS.findall(text)})
 
 
+def contradictory(contents: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the packages that lines without markers pin to several versions, and the newest of these."""
+    found: dict[str, set[str]] = {}
+    for file, text in contents.items():
+        lines = [] if file.endswith((".lock", ".toml")) else [line for line in text.splitlines() if ";" not in line]
+        for name, version in _pins("\n".join(lines)):
+            found.setdefault(re.sub("[-_.]+", "-", name).lower(), set()).add(version)
+    return [(name, max(several, key=_numbers)) for name, several in sorted(found.items()) if len(several) > 1]
+
+
 def of_pytorch(pinned: Mapping[str, str], contents: Mapping[str, str]) -> list[str]:
     """Return requirements for versions on PyPI, of packages that are pinned to builds on the index of PyTorch only.
 
@@ -350,8 +361,11 @@ def _imports_pkg_resources(path: Path) -> bool:
 
 
 def _is_before(version: str, other: str) -> bool:
-    numbers = [[int(part) for part in re.findall(r"\d+", text)] for text in (version, other)]
-    return bool(numbers[0]) and numbers[0] < numbers[1]
+    return bool(_numbers(version)) and _numbers(version) < _numbers(other)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
 
 
 def extra_with_django(tree: Path, files: Collection[str], required: Collection[str]) -> tuple[str, list[str]]:

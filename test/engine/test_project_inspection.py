@@ -161,6 +161,8 @@ def test_compiler_is_proposed_for_a_pinned_package_without_a_wheel(pinned, pytho
         ({"numpy": "1.26.4", "scipy": "1.14.1"}, "3.13.5", [("numpy", "2.1.0")]),
         ({"psycopg2-binary": "2.9.9"}, "3.13.5", [("psycopg2-binary", "2.9.10")]),
         ({"psycopg2": "2.9.9"}, "3.12.3", []),
+        ({"pillow": "10.1.0"}, "3.13.5", [("pillow", "10.4.0")]),
+        ({"pillow": "10.2.0"}, "3.13.5", []),
     ],
 )
 def test_a_pinned_package_that_cannot_be_built_is_replaced(pinned, python, expected):
