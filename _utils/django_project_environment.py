@@ -235,6 +235,12 @@ def _of_live_site(variable: Variable) -> str:
     return str(int(is_on)) if variable.kind == "int" else str(is_on)
 
 
+def _is_made_up(name: str) -> bool:
+    """Return whether a variable is a secret by its name that only the site knows, and no address."""
+    is_address = name.endswith(("_URL", "_URI", "_LINK"))
+    return bool(_SECRET.search(name)) and not is_address and not _ISSUED.search(name)
+
+
 def may_be_secret(name: str) -> bool:
     """Return whether a variable may be a secret, or a login of a service, by its name."""
     return bool(_SECRET.search(name) or _ISSUED.search(name) or _PASS.search(name))
@@ -317,7 +323,7 @@ def of(settings: Settings, context: Context) -> Environment:
         elif application := _refusing_none(settings, variable):
             result.environment[name] = ("", f"{place}: set it, {application} refuses None")
             result.open.append(name)
-        elif variable.required and variable.kind == "text" and _SECRET.search(name) and not _ISSUED.search(name):
+        elif variable.required and variable.kind == "text" and _is_made_up(name):
             comment = f"{place}: if another service issued it, give that value instead"
             result.secrets[name] = ({"generate": 50}, comment)
         elif variable.required and variable.kind == "int" and _SWITCH.search(name):

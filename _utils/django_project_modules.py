@@ -104,13 +104,27 @@ def left_out(
 
 
 def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
-    """Return Django and the packages of all modules that the settings need; of an unknown one its name is the guess."""
-    names = [name for name in needed(settings) if name not in sys.stdlib_module_names]
+    """Return Django and the packages of all modules that the settings need, and of known ones that others import.
+
+    Of an unknown one its name is the guess.
+    """
+    known = [name for name in django_project_imports.foreign(roots, settings) if django_site_package.package_of(name)]
+    of_images = ["PIL"] if _has_image_field(roots[0]) else []
+    names = [name for name in [*needed(settings), *known, *of_images] if name not in sys.stdlib_module_names]
     own = [name for name in names if django_project_python_path.is_own(roots, name)]
     own += [name for name in names if django_project_python_path.in_other_case(roots, name)]
     foreign = [name for name in names if name not in own]
-    packages = (django_site_package.package_of(name) or name.replace("_", "-") for name in foreign)
+    packages = (_guess(name, roots) for name in foreign)
     return [*dict.fromkeys(["django", *packages])]
+
+
+def _guess(module: str, roots: Sequence[Path]) -> str:
+    """Return the package that has a module, or the module's name, which on PyPI is often another one."""
+    if module == "captcha":
+        paths = (path for path in django_project.files(roots[0], None, depth=6) if path.suffix == ".py")
+        texts = map(django_project_code.read, paths)
+        return "django-recaptcha<4" if any("ReCaptcha" in text for text in texts) else "django-simple-captcha"
+    return django_site_package.package_of(module) or module.replace("_", "-")
 
 
 def _is_left_out(module: str, names: Collection[str]) -> bool:
