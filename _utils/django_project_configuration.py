@@ -96,7 +96,8 @@ def ignored(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[C
     for module, names in _taken(settings, roots).items():
         name = f"{module.replace('.', '/')}.py"
         paths = [root / name for root in roots if (root / name).parent.is_dir()]
-        if paths and not any(map(Path.exists, paths)) and {name, paths[0].name} & patterns:
+        is_there = any(path.exists() or path.with_suffix("").is_dir() for path in paths)
+        if paths and not is_there and {name, paths[0].name} & patterns:
             yield _with_names(paths[0].relative_to(tree), module, names)
 
 

@@ -112,10 +112,22 @@ def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
     of_images = ["PIL"] if _has_image_field(roots[0]) else []
     names = [name for name in [*needed(settings), *known, *of_images] if name not in sys.stdlib_module_names]
     own = [name for name in names if django_project_python_path.is_own(roots, name)]
-    own += [name for name in names if django_project_python_path.in_other_case(roots, name)]
-    foreign = [name for name in names if name not in own]
+    foreign = [name for name in names if name not in {*own, *in_other_case(settings, roots)}]
     packages = (_guess(name, roots) for name in foreign)
     return [*dict.fromkeys(["django", *packages])]
+
+
+def in_other_case(settings: Settings, roots: Sequence[Path]) -> dict[str, Path]:
+    """Return the modules that the settings need and the project has under a name with other capital letters.
+
+    Both are the same on Windows and macOS. A module of Python or of a known package is none of them.
+    """
+    names = [name for name in needed(settings) if not django_project_python_path.is_own(roots, name)]
+    wanted = {
+        name for name in names if name not in sys.stdlib_module_names and not django_site_package.package_of(name)
+    }
+    own = {path.parent.name.lower(): path.parent for root in roots for path in root.glob("*/__init__.py")}
+    return {name: own[name.lower()] for name in sorted(wanted) if name.lower() in own}
 
 
 def _guess(module: str, roots: Sequence[Path]) -> str:

@@ -11,7 +11,6 @@ import django_project
 import django_project_code
 import django_project_imports
 import django_project_modules
-import django_project_python_path
 import django_project_removed
 import django_project_repositories
 import django_project_requirements
@@ -65,11 +64,9 @@ def complete(
     for name, path in django_project_imports.foreign(roots, settings).items():
         if name in ("tkinter", "turtle"):
             report.extend("packages", ["python3-tk"], f"{path.relative_to(tree)} imports {name}")
-    for name in django_project_modules.needed(settings):
-        folder = django_project_python_path.in_other_case(roots, name)
-        if folder:
-            link = folder.with_name(name).relative_to(tree)
-            report.extend("build", [f"ln -s {folder.name} {link}"], f"the project imports {name}, of another case here")
+    for name, folder in django_project_modules.in_other_case(settings, roots).items():
+        link = folder.with_name(name).relative_to(tree)
+        report.extend("build", [f"ln -s {folder.name} {link}"], f"the project imports {name}, of another case here")
     if (required and not files) or (
         files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required)
     ):

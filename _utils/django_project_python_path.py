@@ -53,15 +53,6 @@ def is_own(roots: Sequence[Path], module: str) -> bool:
     return any((root / module).is_dir() or (root / f"{module}.py").is_file() for root in roots)
 
 
-def in_other_case(roots: Sequence[Path], module: str) -> Path | None:
-    """Return the package of a project whose name differs from that of a top-level module by capital letters only.
-
-    It is the same on Windows and macOS.
-    """
-    paths = [path for root in roots if not is_own(roots, module) for path in root.glob("*/__init__.py")]
-    return next((path.parent for path in paths if path.parent.name.lower() == module.lower()), None)
-
-
 def hides_packages(folder: Path) -> bool:
     """Return whether a folder has a module that imports the installed package of the same name: jinja2.py, celery.py.
 
