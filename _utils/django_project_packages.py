@@ -66,7 +66,7 @@ def complete(
             report.extend("packages", ["python3-tk"], f"{path.relative_to(tree)} imports {name}")
     for name, folder in django_project_modules.in_other_case(settings, roots).items():
         link = folder.with_name(name).relative_to(tree)
-        report.extend("build", [f"ln -s {folder.name} {link}"], f"the project imports {name}, of another case here")
+        report.extend("build", [f"ln -sfn {folder.name} {link}"], f"the project imports {name}, of another case here")
     if (required and not files) or (
         files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required)
     ):
