@@ -47,6 +47,10 @@ def send(lab: Lab, number: str, code: str) -> None:
     lab.shell(number, f"from shop.tasks import *\n{code}")
 
 
+def send_twenty(lab: Lab, place: int) -> None:
+    send(lab, "0001", f"for number in range({place * 20}, {place * 20 + 20}): old(number, 0.1)")
+
+
 @pytest.fixture(params=["workers", "workers-huey-2"])
 def version(request: pytest.FixtureRequest, lab: Lab) -> None:
     """A lab with each version of huey."""
@@ -61,16 +65,17 @@ def test_tasks_are_run_once_while_releases_change(lab, kind):
         release(lab, number)
     lab.activate(numbers[0])
     former = huey(lab, numbers[0], worker_type=kind).ready()
-    send(lab, numbers[0], "for number in range(60): old(number, 0.1)")
-    for number in numbers[1:]:
+    for place, number in enumerate(numbers[1:]):
         worker = huey(lab, number, worker_type=kind).ready()
         done = len(lab.runs())
+        send_twenty(lab, place)
         until(lambda done=done: len(lab.runs()) >= done + 5)
         with lab.switching():
             until(lambda former=former: not former.is_fetching)
             lab.activate(number)
         former.stop()
         former = worker
+    send_twenty(lab, 2)
     until(lambda: len(lab.runs()) == 60)
     assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(range(60), 1)
     assert {*lab.runs().values()} == {*numbers}

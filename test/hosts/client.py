@@ -42,7 +42,7 @@ class Load:
     connections: int = 16
     pause: float = 0
     release: Release = lambda body: None
-    seconds: float = 300
+    seconds: float = 3600
     requests: int = 200_000
     timeout: float = 30
     method: str = "GET"
