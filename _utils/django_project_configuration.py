@@ -2,12 +2,14 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import django_project
 import django_project_code
+import django_site_package
 from django_project_settings import Settings
 
 #: Names of examples that can be imported: configuration_example.py, example_local.py.
@@ -23,14 +25,13 @@ _KNOWN = {
     "SECRET_KEY": ("secret_key", 'os.environ["SECRET_KEY"]'),
 }
 
-
-#: The same of those that a module of the site's own often has.
+#: The same for a module that is kept out of the source, which may have folders too.
 _TAKEN = {
     **_KNOWN,
     "STATIC_ROOT": ("static_root", 'os.environ["STATIC_ROOT"]'),
     "MEDIA_ROOT": ("media_root", 'os.environ["MEDIA_ROOT"]'),
 }
-#: Django's own values of others, which are no texts, or are no secret.
+#: Other settings of such a module → an expression for the value that Django has without them.
 _DEFAULTS = {
     "DEBUG": "False",
     "STATIC_URL": '"/static/"',
@@ -90,10 +91,16 @@ def absent(settings: Settings, tree: Path, roots: Sequence[Path]) -> list[str]:
 
 
 def ignored(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Configuration]:
-    """Yield the modules that .gitignore keeps out of the source, and that the settings take single names of."""
+    """Yield the modules that .gitignore keeps out of the source, and that the settings take single names of.
+
+    A module of Python or of a known package is none of them: a file of its name would hide it.
+    """
     texts = [django_project_code.read(folder / ".gitignore") for folder in dict.fromkeys((tree, *roots))]
     patterns = {re.sub(r"^(?:\*{0,2}/)+", "", line.strip()) for text in texts for line in text.splitlines()}
     for module, names in _taken(settings, roots).items():
+        first = module.partition(".")[0]
+        if first in sys.stdlib_module_names or django_site_package.package_of(first):
+            continue
         name = f"{module.replace('.', '/')}.py"
         paths = [root / name for root in roots if (root / name).parent.is_dir()]
         is_there = any(path.exists() or path.with_suffix("").is_dir() for path in paths)
@@ -108,7 +115,7 @@ def _taken(settings: Settings, roots: Sequence[Path]) -> dict[str, list[str]]:
         code = django_project_code.tree(path)
         root = next((root for root in roots if path.is_relative_to(root)), path.parent)
         package = ".".join(path.relative_to(root).parent.parts)
-        for node in _required(code):
+        for node in _certain(code.body):
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     found.setdefault(alias.name, []).extend(_attributes(code, alias.asname or alias.name))
@@ -180,6 +187,15 @@ def _required(code: ast.Module) -> Iterator[ast.AST]:
     tries = [node for node in ast.walk(code) if isinstance(node, ast.Try)]
     optional = {id(part) for node in tries if not _raises(node) for one in node.body for part in ast.walk(one)}
     return (node for node in ast.walk(code) if id(node) not in optional)
+
+
+def _certain(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements that run whenever a module is imported, and without which it ends."""
+    for node in body:
+        if isinstance(node, ast.Try) and _raises(node):
+            yield from _certain(node.body)
+        else:
+            yield node
 
 
 def _raises(node: ast.Try) -> bool:

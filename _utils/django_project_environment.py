@@ -21,7 +21,7 @@ from django_project_settings import Settings
 from django_project_values import UNKNOWN, Called, Method, Value, Variable, plain, truth
 
 #: Variables that a release decides.
-_OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHON\w+|LANG|VCAP_\w+")
+OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHON\w+|LANG|VCAP_\w+")
 #: Names of secrets that the project itself may choose, of further passwords, and of what another service issues.
 _SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|SALT|PEPPER|API_?KEY|_KEY$")
 _PASS = re.compile(r"(^|_)(PASS|PWD|PASSPHRASE|CREDENTIALS?)(_|$)")
@@ -182,7 +182,7 @@ def read(roots: Sequence[Path], settings_module: str, application: str) -> Setti
         settings = _read(roots, settings_module, given, application)
     debug = settings.values.get("DEBUG", Value())
     by_name = sorted(debug.taint, key=lambda name: ("DEBUG" not in name, name))
-    names = [name for name in by_name if name in settings.variables and not _OWN.fullmatch(name)]
+    names = [name for name in by_name if name in settings.variables and not OWN.fullmatch(name)]
     for name in names:
         if truth(debug) is False and not settings.variables[name].required:
             continue
@@ -270,7 +270,7 @@ def _prefixes(node: ast.AST) -> Iterator[str]:
 def required(settings: Settings) -> list[str]:
     """Return the variables without which the settings cannot be imported."""
     found = [variable for variable in settings.variables.values() if variable.required]
-    return sorted(variable.name for variable in found if not _OWN.fullmatch(variable.name))
+    return sorted(variable.name for variable in found if not OWN.fullmatch(variable.name))
 
 
 def of(settings: Settings, context: Context) -> Environment:
@@ -292,7 +292,7 @@ def of(settings: Settings, context: Context) -> Environment:
         result.environment[name] = (context.stores[name], "Celery has another form of URL than clients of Redis")
     for variable in sorted(settings.variables.values(), key=lambda one: one.name):
         name, place = variable.name, variable.place
-        if _OWN.fullmatch(name) or (name == "DJANGO_CONFIGURATION" and settings.configuration):
+        if OWN.fullmatch(name) or (name == "DJANGO_CONFIGURATION" and settings.configuration):
             continue
         known = context.stores.get(name) or _known(settings, variable, context)
         known = settings.given.get(name) if known is None else known

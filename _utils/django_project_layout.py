@@ -186,7 +186,8 @@ def _instead_of(roots: list[Path], named: str, wsgi: str, found: list[str]) -> t
     of_manage = django_project_code.settings_named(roots[0] / "manage.py")
     path = django_project_python_path.find_module(roots, of_manage)
     parts = django_project_code.star_imports(django_project_code.tree(path), absolute=True) if path else []
-    is_live = not {*live} - {*parts} or not django_project_code.NOT_LIVE.search(of_manage)
+    has_others = bool({*live} - {*parts}) or not django_project_python_path.find_module(roots, named)
+    is_live = not has_others or not django_project_code.NOT_LIVE.search(of_manage)
     if of_manage and is_live and not _has_code(roots, named) and _has_code(roots, of_manage):
         return of_manage, f"named by manage.py; {wsgi} names {named}, which has no settings"
     inner = [module for module in live if module.startswith(f"{named}.")]

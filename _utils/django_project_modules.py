@@ -112,7 +112,8 @@ def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
     of_images = ["PIL"] if _has_image_field(roots[0]) else []
     names = [name for name in [*needed(settings), *known, *of_images] if name not in sys.stdlib_module_names]
     own = [name for name in names if django_project_python_path.is_own(roots, name)]
-    foreign = [name for name in names if name not in {*own, *in_other_case(settings, roots)}]
+    known_here = {*own, *in_other_case(settings, roots)}
+    foreign = [name for name in names if name not in known_here]
     packages = (_guess(name, roots) for name in foreign)
     return [*dict.fromkeys(["django", *packages])]
 
@@ -120,7 +121,8 @@ def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
 def in_other_case(settings: Settings, roots: Sequence[Path]) -> dict[str, Path]:
     """Return the modules that the settings need and the project has under a name with other capital letters.
 
-    Both are the same on Windows and macOS. A module of Python or of a known package is none of them.
+    As where a folder was renamed on Windows or macOS: git keeps its former name. A module of Python or of a known
+    package is none of them.
     """
     names = [name for name in needed(settings) if not django_project_python_path.is_own(roots, name)]
     wanted = {

@@ -229,7 +229,7 @@ def _database(
     backend = settings.get("DATABASES", "default", "ENGINE")
     engine = django_database_engine.find(backend) if isinstance(backend, str) else None
     by_variable = django_project_environment.default_database(settings).get("ENGINE", Value())
-    example = examples.get(by_variable.source) if backend is UNKNOWN else None
+    example = examples.get(by_variable.source) if backend in (UNKNOWN, None) else None
     shown = django_database_engine.find(example.value) if example else None
     is_by_url = any(variable.kind == "database" for variable in settings.variables.values())
     comment = f"the settings have {backend}"
@@ -333,7 +333,7 @@ def _dotenv(report: Report, settings: Settings, tree: Path, root: Path) -> None:
     """Add the .env files that the settings read, in a folder of the source or else next to manage.py."""
     paths = [Path(os.path.normpath(root / path)) for path in settings.dotenv]
     inside = [path if path.is_relative_to(tree) else root / path.name for path in paths]
-    read = {str(path.relative_to(tree)): {"environment": True} for path in inside}
+    read = {str(path.relative_to(tree)): {"environment": True} for path in inside if not path.is_dir()}
     report.merge("files", read, "" if "files" in report.pillar else "is read")
 
 
@@ -353,13 +353,16 @@ def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequen
             report.remarks.append(f"{text}: set another one in `files`")
     paths = {one.path for one in found}
     ignored = [one for one in django_project_configuration.ignored(settings, tree, roots) if one.path not in paths]
-    why = "in .gitignore, and imported by the settings: with the names that they take of it"
+    why = "imported by the settings, and kept out of the source by .gitignore: assigns the names that they import"
     report.merge("files", {one.path: {"contents": one.contents} for one in ignored}, why)
     both = [*found, *ignored]
     words: dict[str, tuple[Any, str]] = {
         name: ({"from": word}, f"for {one.path}") for one in both for name, word in one.words.items()
     }
     words |= {name: ("", f"for {one.path}: set it") for one in ignored for name in one.unknown}
+    present = {**report.value("environment", {}), **report.value("secrets", {})}
+    own = django_project_environment.OWN
+    words = {name: word for name, word in words.items() if name not in present and not own.fullmatch(name)}
     if words:
         report.set("environment", {**words, **report.value("environment", {})})
         report.open_variables += [name for name, (value, _comment) in words.items() if not value]

@@ -1,7 +1,9 @@
 """Find the packages that a project needs: those of Python and Debian, its Python, and its application server."""
 
 import ast
+import os
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -65,8 +67,10 @@ def complete(
         if name in ("tkinter", "turtle"):
             report.extend("packages", ["python3-tk"], f"{path.relative_to(tree)} imports {name}")
     for name, folder in django_project_modules.in_other_case(settings, roots).items():
-        link = folder.with_name(name).relative_to(tree)
-        report.extend("build", [f"ln -sfn {folder.name} {link}"], f"the project imports {name}, of another case here")
+        if name.lower() not in required:
+            link = os.path.relpath(folder.with_name(name), roots[0])
+            command = f"ln -sfn {shlex.quote(folder.name)} {shlex.quote(link)}"
+            report.extend("build", [command], f"the settings import {name}, and the folder is named {folder.name}")
     if (required and not files) or (
         files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required)
     ):
@@ -124,9 +128,8 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         report.extend("python_packages", packages, f"those of the extra {of_servers}")
         required = [*required, *django_virtualenv_requirements.names(packages)]
     pinned = django_project_requirements.versions(contents)
-    for name, version in django_project_requirements.contradictory(contents):
-        report.extend("python_packages", [f"{name}=={version}"], "the requirements pin several versions of one package")
-        pinned[name] = version
+    contradictory = django_project_requirements.contradictory(contents)
+    pinned |= contradictory
     of_system = django_project_requirements.of_system(pinned)
     if of_system:
         left_out = [f"{name}; sys_platform == 'none'" for name in of_system]
@@ -156,6 +159,10 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         text = f"Celery {pinned['celery']} runs on Python <3.11, and python3 of this host is {host}"
         report.remarks.append(f"{text}: `python_packages` replaces it by Celery 5, unless `python` is an older one")
         report.extend("python_packages", celery, f"Celery {pinned['celery']} does not run on this host's Python")
+    replaced = django_project_requirements.replacing(report.value("python_packages", []))
+    chosen = [f"{name}=={version}" for name, version in contradictory.items() if name not in replaced]
+    if chosen:
+        report.extend("python_packages", chosen, "the requirements pin several versions of one package")
     for name, packages in django_project_requirements.system_packages(required):
         report.extend("packages", packages, f"for {name}")
     for reason, packages in django_project_requirements.without_wheel(pinned, host):

@@ -268,14 +268,19 @@ def of_other_systems(contents: Mapping[str, str]) -> list[str]:
     return sorted({found.lower() for text in texts for found in _OF_OTHER_SYSTEMS.findall(text)})
 
 
-def contradictory(contents: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the packages that lines without markers pin to several versions, and the newest of these."""
-    found: dict[str, set[str]] = {}
+def contradictory(contents: Mapping[str, str]) -> dict[str, str]:
+    """Return the packages that lines without markers pin to several versions, and the newest of these.
+
+    A version with letters, as 5.0rc1 has them, is older than the same without.
+    """
+    found: dict[str, dict[tuple[tuple[int, ...], bool], str]] = {}
     for file, text in contents.items():
-        lines = [] if file.endswith((".lock", ".toml")) else [line for line in text.splitlines() if ";" not in line]
-        for name, version in _pins("\n".join(lines)):
-            found.setdefault(re.sub("[-_.]+", "-", name).lower(), set()).add(version)
-    return [(name, max(several, key=_numbers)) for name, several in sorted(found.items()) if len(several) > 1]
+        lines = re.sub(r"\\\n", " ", text).splitlines() if not file.endswith((".lock", ".toml")) else []
+        for name, version in _pins("\n".join(line for line in lines if ";" not in line)):
+            release = re.match(r"[\d.]*", version)[0]  # type: ignore[index]  # (matches any text)
+            order = (tuple(_numbers(re.sub(r"(\.0)+$", "", release))), release == version.partition("+")[0])
+            found.setdefault(re.sub("[-_.]+", "-", name).lower(), {})[order] = version
+    return {name: several[max(several)] for name, several in sorted(found.items()) if len(several) > 1}
 
 
 def of_pytorch(pinned: Mapping[str, str], contents: Mapping[str, str]) -> list[str]:

@@ -1,12 +1,18 @@
 """Commands of manage.py in builds, and what they have there in place of the site's variables and secrets."""
 
 import json
+import re
 import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
 #: A text that is no secret, says so where it is read, and is as long as packages require of a key.
 _NO_SECRET = "none-in-a-build".ljust(50, "-")
+#: Names of variables whose values may be secrets, and values that are none: numbers and switches, which settings parse.
+_SECRET = re.compile(r"PASS|PWD|TOKEN|SECRET|SALT|PEPPER|KEY|CREDENTIAL", re.IGNORECASE)
+_NONE = re.compile(r"|[\d.]+|true|false|yes|no|on|off|none", re.IGNORECASE)
+#: The login in a URL.
+_LOGIN = re.compile(r"(?<=://)[^/\s]*@")
 #: Words of the pillar → a value of the same kind, which settings may parse while they are imported.
 _VALUES = {
     "domains": "localhost",
@@ -29,19 +35,22 @@ def manage(command: str, environment: Mapping[str, Any], secrets: Collection[str
 
     Args:
         command: the command, with its arguments.
-        environment: variables, with values as the pillar has them.
+        environment: variables, with values as the pillar has them; what may be a secret of them is not told.
         secrets: variables with secrets.
 
     Example:
         >>> manage("makemigrations shop", {"DATABASE_URL": {"from": "database_url"}}, [])
         'env DATABASE_URL=sqlite:///x python manage.py makemigrations shop'
     """
-    given = {name: _value(value) for name, value in environment.items()} | dict.fromkeys(secrets, _NO_SECRET)
+    given = {name: _value(name, value) for name, value in environment.items()} | dict.fromkeys(secrets, _NO_SECRET)
     words = [shlex.quote(f"{name}={value}") for name, value in given.items() if value.isprintable()]
     return " ".join([*(["env", *words] if words else []), f"python manage.py {command}"])
 
 
-def _value(value: Any) -> str:
+def _value(name: str, value: Any) -> str:
     if isinstance(value, dict):
         return _VALUES.get(value["from"], str(value["from"]))
-    return value if isinstance(value, str) else json.dumps(value)
+    if not isinstance(value, str):
+        return json.dumps(value)
+    is_secret = _SECRET.search(name) and "://" not in value and not _NONE.fullmatch(value)
+    return _NO_SECRET if is_secret else _LOGIN.sub("", value)

@@ -438,7 +438,7 @@ def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, build
         or _of_node(site, text)
         or (_of_static_url(site, text) if building else "")
         or django_site_cause_package.of_module(site, text)
-        or _of_migrations(site, text)
+        or _of_migrations(site, text, facts or {})
         or _of_table(site, text, building=building)
         or _of_variable(site, text)
         or django_site_cause_package.of_unbuilt_package(site, whole)
@@ -475,13 +475,14 @@ def _of_table(site: Site, text: str, *, building: bool) -> str:
     return ""
 
 
-def _of_migrations(site: Site, text: str) -> str:
+def _of_migrations(site: Site, text: str, facts: Mapping[str, Any]) -> str:
     """Return how a project comes by migrations that are not committed."""
     for pattern, cure, label in _UNCOMMITTED:
         found = re.search(pattern, text)
         if found:
             secrets = [name for name, secret in site.config["secrets"].items() if secret["as"] == "variable"]
-            environment, module = site.config["environment"], site.config["settings_module"]
+            environment = site.config["environment"]
+            module = site.config["settings_module"] or facts.get("settings_module")
             given = {"DJANGO_SETTINGS_MODULE": module, **environment} if module else environment
             command = django_site_build.manage(
                 f"makemigrations --noinput --skip-checks {label.format(found[1])}".rstrip(), given, secrets

@@ -66,17 +66,23 @@ def test_name_that_a_file_of_the_pillar_has_to_set(path, hint):
 
 
 def test_command_that_makes_migrations_has_what_the_settings_read():
-    """A build has neither the site's variables nor its secrets."""
+    """A build has neither the site's variables nor its secrets, and the message shows none."""
     site = configured(
         build=["npm ci"],
-        settings_module="camp.settings",
-        environment={"SECRET_KEY": {"from": "secret_key"}, "DEBUG": "0"},
+        environment={
+            "SECRET_KEY": {"from": "secret_key"},
+            "PAY_TOKEN": "sk_live_51Habc",
+            "TOKEN_DAYS": "30",
+            "STORE_KEY_URL": "redis://ada:geheim@redis1/0",
+        },
         secrets={"TOKEN": {"generate": 50}},
     )
     none = "none-in-a-build".ljust(50, "-")
-    assert django_site_cause.hint(site, "ValueError: Dependency on app with no migrations: shop").endswith(
+    facts = {"settings_module": "camp.settings"}
+    assert django_site_cause.hint(site, "ValueError: Dependency on app with no migrations: shop", facts).endswith(
         f"make the first ones, by {AT}:build: [npm ci, 'env DJANGO_SETTINGS_MODULE=camp.settings SECRET_KEY={none} "
-        f"DEBUG=0 TOKEN={none} python manage.py makemigrations --noinput --skip-checks shop']"
+        f"PAY_TOKEN={none} TOKEN_DAYS=30 STORE_KEY_URL=redis://redis1/0 TOKEN={none} python manage.py makemigrations "
+        "--noinput --skip-checks shop']"
     )
 
 
