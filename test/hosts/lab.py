@@ -542,12 +542,15 @@ def remove(label: str) -> None:
 
 
 def tree() -> bytes:
-    """The work tree as a tar archive: what git tracks, and what it would."""
+    """The work tree as a tar archive: what git tracks, and what it would, without what hosts do not use.
+
+    Salt lists all of it at each call.
+    """
     argv = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True).stdout.decode()
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name in filter(None, listed.split("\0")):
-            if (ROOT / name).exists():
+            if (ROOT / name).exists() and (not name.startswith(("docs/", "test/")) or name.startswith("test/hosts/")):
                 tar.add(ROOT / name, name, recursive=False)
     return archive.getvalue()
