@@ -537,21 +537,21 @@ def smart(repository, pause):
 
 def test_slow_transfer_completes(cloned, upstream):
     commit = upstream.commit({"film": os.urandom(1 << 20)})
-    with web(smart(upstream, lambda _sent: 0.25)) as (port, _requests):
-        site = cloned(f"http://127.0.0.1:{port}/upstream/.git", timeouts={"fetch": "2s"})
+    with web(smart(upstream, lambda _sent: 0.45)) as (port, _requests):
+        site = cloned(f"http://127.0.0.1:{port}/upstream/.git", timeouts={"fetch": "6s"})
         began = time.monotonic()
         assert (export(site, commit) / "film").stat().st_size == 1 << 20
-    assert time.monotonic() - began > 3
+    assert time.monotonic() - began > 6
 
 
 def test_stalled_transfer_times_out(cloned, upstream):
     commit = upstream.commit({"film": os.urandom(1 << 20)})
-    with web(smart(upstream, lambda sent: 5 if sent else 0)) as (port, _requests):
+    with web(smart(upstream, lambda sent: 30 if sent else 0)) as (port, _requests):
         site = cloned(f"http://127.0.0.1:{port}/upstream/.git", timeouts={"fetch": "1s"})
         began = time.monotonic()
         with pytest.raises(DeploymentError, match="no progress for 2 s") as error:
             export(site, commit)
-        assert time.monotonic() - began < 5 and error.value.transient
+        assert time.monotonic() - began < 28 and error.value.transient
 
 
 def test_transfer_that_never_ends_times_out(cloned, upstream, monkeypatch):

@@ -242,11 +242,12 @@ def test_other_pools(lab, pool):
     until(lambda: len(lab.runs()) > 4)
     with lab.switching():
         until(lambda: not first.is_fetching)
+        send(lab, "0001", "for number in range(20, 25): old.delay(number, 0.1)")
         lab.activate("0002")
     first.stop()
     assert first.wait() == 0
-    until(lambda: len(lab.runs()) == 20)
-    assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(range(20), 1)
+    until(lambda: len(lab.runs()) == 25)
+    assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(range(25), 1)
     assert {*lab.runs().values()} == {"0001", "0002"} and second.is_fetching
 
 

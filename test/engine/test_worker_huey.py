@@ -103,7 +103,7 @@ def test_stopped_consumer_ends_the_tasks_in_hand(lab):
     release(lab, "0001")
     lab.activate("0001")
     worker = huey(lab, "0001").ready()
-    send(lab, "0001", "for number in range(6): old(number, 2.0)")
+    send(lab, "0001", "for number in range(6): old(number, 5.0)")
     until(lambda: worker.state["active"] == 2)
     assert worker.state["tasks"] == ["old"]
     worker.stop()

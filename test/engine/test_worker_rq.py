@@ -78,7 +78,7 @@ def test_stopped_worker_ends_the_job_in_hand_and_takes_no_other(lab):
     release(lab, "0001")
     lab.activate("0001")
     worker = rq(lab, "0001", processes=1).ready()
-    send(lab, "0001", "for number in range(3): default.enqueue(old, number, 2.0)")
+    send(lab, "0001", "for number in range(3): default.enqueue(old, number, 5.0)")
     until(lambda: worker.state["active"] == 1)
     assert worker.state["tasks"] == ["shop.jobs.old"]
     worker.stop()

@@ -62,7 +62,7 @@ class Fleet:
             "repository": self.repository.url,
             "revision": "main",
             "domains": ["blog.example.org"],
-            "health": {"path": "/healthz", "timeout": "5s"},
+            "health": {"path": "/healthz", "timeout": "15s"},
             "hosts": {"web*": ["app"]},
             "database": {
                 "engine": "postgres",

@@ -32,7 +32,7 @@ class Site:
         self.sites: dict[str, Any] = neighbour.sites if neighbour else {}
         self.options: dict[str, Any] = {
             "domains": [f"{name}.example.org"],
-            "health": {"path": "/healthz", "timeout": "5s"},
+            "health": {"path": "/healthz", "timeout": "15s"},
         }
         if repository:
             self.repository: Repository = repository

@@ -170,7 +170,7 @@ def end_deployment(blog: Site) -> None:
     until(blog, "! systemctl is-active --quiet deploying")
 
 
-def until(blog: Site, command: str, timeout: float = 60) -> None:
+def until(blog: Site, command: str, timeout: float = 600) -> None:
     """Wait until a command of the host succeeds."""
     blog.host.run(f"until {command}; do sleep 0.1; done", timeout=timeout)
 

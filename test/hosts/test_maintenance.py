@@ -170,7 +170,7 @@ def is_logged_in(browser) -> bool:
 
 
 def test_session_survives_a_rotation_and_the_removal_of_the_old_key(blog):
-    age = 45
+    age = 90
     ages = {"SESSION_COOKIE_AGE": age, "SESSION_SAVE_EVERY_REQUEST": True, "PASSWORD_RESET_TIMEOUT": age}
     blog.deploy(settings=ages)
     commit, browser, idle = blog.record()["commit"], login(blog), login(blog)

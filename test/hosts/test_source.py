@@ -63,7 +63,7 @@ def blog(module_hosts, repositories) -> Site:
 @pytest.fixture
 def shop(blog) -> Iterator[Site]:
     """Return a second site of the host, which has no release yet."""
-    shop = Site(blog.host, blog.repository, "shop", neighbour=blog, timeouts=SHORT)
+    shop = Site(blog.host, blog.repository, "shop", neighbour=blog)
     yield shop
     del shop.sites["shop"]
 
@@ -85,8 +85,11 @@ UNAVAILABLE = {
         {"repository": "https://nowhere.invalid/project.git"},
         r"check that nowhere.invalid is reachable from this host",
     ),
-    "silent server": ({"repository": "http://git1:9001/project.git"}, r"timed out after 2 s"),
-    "silent ssh server": ({"repository": "ssh://git@git1:9001/srv/project.git"}, r"timed out after 2 s"),
+    "silent server": ({"repository": "http://git1:9001/project.git", "timeouts": SHORT}, r"timed out after 2 s"),
+    "silent ssh server": (
+        {"repository": "ssh://git@git1:9001/srv/project.git", "timeouts": SHORT},
+        r"timed out after 2 s",
+    ),
     "login": ({"repository": "http://git1:9002/project.git"}, r"git1 requires a login\n(.*\n)*.*deploy_key"),
     "no folder": (
         {"repository": None, "revision": None, "folder": "/srv/none"},
@@ -109,7 +112,7 @@ def refused(applied, error: str) -> None:
     assert re.search(error, comment), comment
     assert "nothing runs yet" in comment and lines(comment) <= 10
     assert applied.returncode != 0
-    assert applied["shop has its source"].duration < 10_000
+    assert applied["shop has its source"].duration < 60_000
     assert not [state_id for state_id in applied.failed if state_id.startswith("blog ")], "other sites are deployed"
 
 
@@ -158,7 +161,7 @@ def live(blog) -> Site:
         "deploy_key": None,
         "known_hosts": None,
     }
-    blog.deploy(**here, timeouts=SHORT, submodules=None)
+    blog.deploy(**here, timeouts=None, submodules=None)
     return blog
 
 
@@ -168,8 +171,8 @@ def live(blog) -> Site:
 def test_unreachable_remote_is_a_warning_while_a_release_is_active(server, live, url):
     release = live.live
     began = time.monotonic()
-    applied = live.deploy(repository=url)
-    assert time.monotonic() - began < 20
+    applied = live.deploy(repository=url, timeouts=SHORT)
+    assert time.monotonic() - began < 90
     assert applied.changed.keys() == {"blog has its directories"}
     assert f"{release} stays live" in str(applied.warnings)
     assert live.answering["release"] == release

@@ -195,12 +195,12 @@ def test_files_that_site_puts_in_its_folder_block_nothing(blog, what):
     began = time.monotonic()
     assert not blog.apply().changed
     (status,) = blog.host.call("django.status", "blog")
-    assert status["running"] is True and time.monotonic() - began < 30
+    assert status["running"] is True and time.monotonic() - began < 100
     log = f"{blog.root}/log/{live[:4]}.log"
     blog.host.run(["sh", "-c", f"mv {log} {log}.2; mkfifo {log}"], user="blog")
     began = time.monotonic()
     blog.host.call("django.logs", "blog", "3")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 100
     blog.host.run(["sh", "-c", f"rm {log}; mv {log}.2 {log}"], user="blog")
     blog.host.run(["supervisorctl", "restart", blog.unit])
     assert comes_back(blog) == live

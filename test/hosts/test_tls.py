@@ -221,7 +221,7 @@ def test_placeholder_stays_when_the_challenge_fails(shop):
     assert warning.startswith("no certificate for lost.example.org yet: ") and "a placeholder is in use" in warning
     assert ask(shop.host.address, "lost.example.org", "/healthz", root=shop.host.read(ROOT)).status == 200
     again = shop.deploy()
-    assert not again.changed and "the next try is in 15 min" in str(again.warnings)
+    assert not again.changed and re.search(r"the next try is in 1[0-5] min", str(again.warnings)), again
     pebble.names(shop.host, "clear-servfail", "lost.example.org")
     assert "lost.example.org" in shop.host.call("django.renew", "shop")["renewed"]
     assert not shop.deploy().warnings
