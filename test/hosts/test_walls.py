@@ -544,7 +544,7 @@ def test_finding_13_root_is_not_taken_hostage_by_a_health_page(lair):
     lair.commit({"website/slow.py": SLOW_VIEW, "website/urls.py": urls})
     done = lair.release().held()
     assert done.returncode and "health check failed: GET /healthz" in str(done.answer), done
-    assert done.seconds < 15 + 15 + 20, done
+    assert done.seconds < 150, "the page takes 300 s"
 
 
 #: A name in the abstract namespace that is more lines of /proc/net/unix than one.
