@@ -153,7 +153,7 @@ def apps(host, blog) -> dict[str, Site]:
 def loads(host) -> Iterator[dict[str, Load]]:
     """A client of each old site that never rests."""
     url = f"http://{host.address}/"
-    made = {name: Load(f"{url}release", f"{name}.example.org", 2, 0.04, release_of) for name in ("blog", "shop")}
+    made = {name: Load(f"{url}release", f"{name}.example.org", 2, 0.02, release_of) for name in ("blog", "shop")}
     with made["blog"], made["shop"]:
         yield made
 
