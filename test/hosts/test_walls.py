@@ -521,7 +521,7 @@ def test_finding_13_root_is_not_taken_hostage_by_a_build(lair):
     try:
         salt(lair.host, "state.apply", "django").held()
     finally:
-        lair.mallory.configure(build=None)
+        lair.mallory.apply(build=None)  # `django.release` takes the pillar of the last apply
 
 
 #: A health page that sends a byte now and then, by a view of its own.
