@@ -46,6 +46,28 @@ def pytest_collection_finish() -> None:
     sys.dont_write_bytecode, sys.pycache_prefix = True, None
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if reporter := config.pluginmanager.getplugin("terminalreporter"):
+        config.pluginmanager.register(Failures(reporter))
+
+
+class Failures:
+    """Names each failed test at once, so that a run which is ended early has said what it knows."""
+
+    def __init__(self, reporter: pytest.TerminalReporter) -> None:
+        self.reporter = reporter
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            cause = getattr(report.longrepr, "reprcrash", None)
+            self.reporter.ensure_newline()
+            self.reporter.write_line(
+                f"FAILED {report.nodeid}: {cause.message.splitlines()[0] if cause else report.when}"
+            )
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = {report.longrepr[2] for report in skipped if "left out" in report.longrepr[2]}
