@@ -75,16 +75,26 @@ def serve(listener: socket.socket) -> None:
     """Fork for each call; returns in the process that is to run `salt-call`."""
     import gc
 
-    # What salt-call imports before it knows what it is to do.
+    # What salt-call imports before it knows what it is to do, and what its loader's modules import.
     import salt.cli.call
     import salt.cli.caller
+    import salt.client.ssh
     import salt.fileclient
     import salt.loader
     import salt.minion
+    import salt.modules.cmdmod
+    import salt.modules.file
     import salt.pillar
+    import salt.runners.state
     import salt.scripts
-    import salt.state  # noqa: F401
+    import salt.serializers.yaml
+    import salt.state
+    import salt.utils.gitfs
+    import salt.utils.pkg.deb
+    import salt.utils.systemd
+    import salt.wheel  # noqa: F401
 
+    look_once()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -93,6 +103,45 @@ def serve(listener: socket.socket) -> None:
             listener.close()
             return attend(connection)
         connection.close()
+
+
+def look_once() -> None:
+    """Have folders looked through once, and Salt's own here: the 45 loaders of a call do it twice each."""
+    import functools
+
+    import salt
+    import salt.utils.entrypoints
+    from salt.loader.lazy import LazyLoader
+
+    look = LazyLoader._refresh_file_mapping
+    found: dict[tuple[str, ...], dict[str, object]] = {}
+
+    def names(folder: str) -> list[str]:
+        return os.listdir(folder) if os.path.isdir(folder) else []
+
+    def modules(loader: LazyLoader, folder: str) -> dict[str, object]:
+        key = (folder, *names(folder), *names(f"{folder}/__pycache__"))
+        if key not in found:
+            alone = LazyLoader.__new__(LazyLoader)
+            vars(alone).update(vars(loader), module_dirs=[folder], static_modules=[])
+            look(alone)
+            found[key] = alone.file_mapping
+        return found[key]
+
+    def look_through(loader: LazyLoader) -> None:
+        folders, loader.module_dirs = loader.module_dirs, []
+        look(loader)
+        loader.module_dirs = folders
+        mapping: dict[str, object] = {}
+        for folder in folders:
+            mapping.update((name, file) for name, file in modules(loader, folder).items() if name not in mapping)
+        loader.file_mapping = mapping | loader.file_mapping
+
+    LazyLoader._refresh_file_mapping = look_through
+    for entry in os.scandir(os.path.dirname(salt.__file__)):
+        if entry.is_dir():
+            LazyLoader([entry.path], {})
+    salt.utils.entrypoints.iter_entry_points = functools.cache(salt.utils.entrypoints.iter_entry_points)
 
 
 def attend(connection: socket.socket) -> None:
