@@ -296,6 +296,14 @@ VOLATILE = (
     ),
     *("/etc/resolv.conf", "/etc/hosts", "/run/.containerenv", "/run", "/run/resolvconf*", "/var/cache"),
 )
+
+
+def pattern(path: str) -> str:
+    """The regular expression of a path with `*`."""
+    return fnmatch.translate(path)[:-2]  # without the end, `\\Z`
+
+
+CHANGING = re.compile("|".join(map(pattern, VOLATILE)))
 #: Paths of the formula that docs/reference/walls.md has no row for.
 ADDED = """
 | `/etc/systemd/system/*.wants/django-<site>-*` | root:root | link | root | all |
@@ -334,12 +342,14 @@ class Table(list[Row]):
                 path = re.sub("<[a-z]+>", "*", path).rstrip("/")
                 self.append(Row(path, cells[1].strip("`"), int(mode[0], 8) if mode else 0o777, *cells[3:5]))
         assert self, "the ownership table has no rows"
+        self.sort(key=lambda row: (row.path.count("/"), len(row.path)), reverse=True)
+        #: A group for each row; the first that matches is the longest.
+        self.pattern = re.compile(f"(?:{'|'.join(f'({pattern(row.path)})' for row in self)})(?:/.*)?", re.DOTALL)
 
     def row(self, path: str) -> Row | None:
         """The row that decides about a path: the longest one that is it, or is above it."""
-        above = [path, *map(str, Path(path).parents)]
-        found = [row for row in self if any(fnmatch.fnmatchcase(one, row.path) for one in above)]
-        return max(found, key=lambda row: (row.path.count("/"), len(row.path)), default=None)
+        found = self.pattern.fullmatch(path)
+        return self[found.lastindex - 1] if found and found.lastindex else None
 
     def violations(self, site: Site, before: Manifest, after: Manifest) -> dict[str, str]:
         """What has changed and may not: outside of the table, or with an owner or a mode that it does not allow."""
@@ -347,7 +357,7 @@ class Table(list[Row]):
         for path, what in after.differences(before).items():
             row = self.row(path)
             if row is None:
-                if not any(fnmatch.fnmatchcase(path, pattern) for pattern in VOLATILE):
+                if not CHANGING.fullmatch(path):
                     found[path] = what
             elif path in after:
                 entry = after[path]

@@ -63,7 +63,7 @@ WAYS = {
     "granian": {"kind": "granian"},
     "mod_wsgi": {"kind": "mod_wsgi"},
 }
-USUAL = ("uwsgi", "uwsgi, http", "uvicorn")
+USUAL = ("uwsgi", "uvicorn")
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,11 @@ def live(blog) -> Site:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://git1:9000/project.git", "http://git1:9001/project.git", "ssh://git@git1:9001/x.git"]
+    "url",
+    shortened(
+        ("http://git1:9000/project.git", "http://git1:9001/project.git", "ssh://git@git1:9001/x.git"),
+        "http://git1:9001/project.git",
+    ),
 )
 def test_unreachable_remote_is_a_warning_while_a_release_is_active(server, live, url):
     release = live.live
@@ -281,7 +285,11 @@ def hostile(live, repositories, tmp_path) -> Iterator[Site]:
 
 @pytest.mark.parametrize(
     "url",
-    ["file:///root/secretrepo", "/root/secretrepo", "../../../root/secretrepo", "/srv/django/blog/repository.git"],
+    shortened(
+        ("file:///root/secretrepo", "/root/secretrepo", "../../../root/secretrepo", "/srv/django/blog/repository.git"),
+        "file:///root/secretrepo",
+        "../../../root/secretrepo",
+    ),
 )
 def test_submodule_of_this_host_refused_unless_the_pillar_lists_it(hostile, url):
     repository, before = hostile.repository, hostile.live

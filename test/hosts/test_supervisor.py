@@ -188,7 +188,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize("what", shortened(HOSTILE, "no end"))
 def test_files_that_site_puts_in_its_folder_block_nothing(blog, what):
     live = blog.live
     blog.host.run(["sh", "-c", f"cd /run/{blog.unit} && {HOSTILE[what]}"], user="blog")
@@ -209,7 +209,7 @@ def test_files_that_site_puts_in_its_folder_block_nothing(blog, what):
 GONE = ("/run/django", "/run/django/blog/*/*", "/run/{unit}", "/run/django /run/{unit}")
 
 
-@pytest.mark.parametrize("gone", shortened(GONE, "/run/django /run/{unit}", "/run/django/blog/*/*"))
+@pytest.mark.parametrize("gone", shortened(GONE, "/run/django /run/{unit}"))
 def test_apply_restores_what_was_deleted_in_run(blog, gone):
     live = blog.live
     time.sleep(3)  # what supervisor has just begun is waited for

@@ -105,6 +105,7 @@ def test_finding_03_left_behind_build_holds_no_lock(lair):
     assert second.returncode == 0, (first, second)
 
 
+@pytest.mark.full
 def test_finding_03_left_behind_build_that_keeps_the_output_costs_its_own_time_only(lair):
     lair.attack_build(STAY.replace("keep=True", "keep=True, keep_output=True"))
     lair.release().held()
@@ -192,6 +193,7 @@ detached(work)
 """
 
 
+@pytest.mark.full
 def test_finding_05_owner_of_a_shared_folder_is_never_set_by_path(lair):
     names = [f"sub/n{number:04}.txt" for number in range(2000)]
     victims(lair.host, "/srv/victims", names)
@@ -229,6 +231,7 @@ detached(work)
 """
 
 
+@pytest.mark.full
 def test_finding_06_socket_of_the_next_release_is_made_where_only_root_writes(lair, with_systemd):
     lair.host.write("/root/chown-me", "root's\n", mode="0600")
     with lair.nothing_outside():
@@ -286,6 +289,7 @@ def test_finding_07_static_files_are_no_links(lair):
     assert not leaked
 
 
+@pytest.mark.full
 def test_finding_08_submodule_of_a_file_is_not_fetched(lair, repositories, tmp_path):
     host = lair.host
     secret = lair.canaries.new("private repository of root")
@@ -319,6 +323,7 @@ def test_finding_08_submodule_of_a_file_is_not_fetched(lair, repositories, tmp_p
         lair.mallory.deploy(repository=lair.repository.url)
 
 
+@pytest.mark.full
 def test_finding_09_submodule_does_not_go_through_a_link_of_another(lair):
     host, git = lair.host, lair.repository.git
     host.run("mkdir -p -m 0755 /root/landing-9 /root/sub-1 /root/sub-2")
@@ -616,6 +621,7 @@ def test_finding_14_environment_and_pid_file_are_no_word(lair, with_systemd):
     assert found == main != forged
 
 
+@pytest.mark.full
 def test_finding_15_no_filter_of_the_system_runs(lair):
     host = lair.host
     host.run("git config --system filter.lfs.smudge 'touch /root/smudged; cat'")
