@@ -140,7 +140,7 @@ def look_once() -> None:
     LazyLoader._refresh_file_mapping = look_through
     for entry in os.scandir(os.path.dirname(salt.__file__)):
         if entry.is_dir():
-            LazyLoader([entry.path], {})
+            LazyLoader([entry.path], {"optimization_order": [0, 1, 2]})
     salt.utils.entrypoints.iter_entry_points = functools.cache(salt.utils.entrypoints.iter_entry_points)
 
 
