@@ -126,7 +126,7 @@ def test_backup_made_by_command(blog, engine):
 
 def test_loading_refused_when_role_cannot_create_databases(blog, engine):
     if engine == "sqlite":
-        return
+        pytest.skip("has no roles")
     for verb in ("restore", "restore_drill"):
         done = blog.host.salt(f"django.{verb}", "blog")
         told = json.loads(done.stdout)["local"]
