@@ -251,7 +251,9 @@ def test_other_pools(lab, pool):
     assert {*lab.runs().values()} == {"0001", "0002"} and second.is_fetching
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
+@pytest.mark.parametrize(
+    "pool", ["prefork", "gevent", *(pytest.param(name, marks=pytest.mark.full) for name in ("threads", "solo"))]
+)
 @pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.full)], ids=["", "acks_late"])
 def test_tasks_that_an_old_worker_has_not_begun_do_not_wait_for_its_long_task(lab, pool, late):
     """Those with a countdown too. With gevent the pool is not full here: while it is, one task more is in hand."""

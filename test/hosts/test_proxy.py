@@ -174,7 +174,7 @@ TCP = "127.0.0.1:8201"
 
 
 @pytest.mark.parametrize(
-    ("kind", "bind"), [("nginx", "unix"), full("nginx", TCP), ("apache", "unix"), full("apache", TCP)]
+    ("kind", "bind"), [("nginx", "unix"), full("nginx", TCP), full("apache", "unix"), full("apache", TCP)]
 )
 def test_requests_are_distributed_over_upstreams(blog, other, kind, bind):
     server, own = {"protocol": "http", "bind": bind}, {"weight": 3}

@@ -224,6 +224,7 @@ def test_name_of_both_a_branch_and_a_tag_is_refused(live):
     assert live.answering["version"] == "2.4"
 
 
+@pytest.mark.full
 def test_force_pushed_branch_is_followed(live):
     live.repository.commit(version("2.5"))
     live.deploy()
@@ -352,6 +353,7 @@ def test_git_lfs_pointer_is_named(live):
     live.repository.commit({"guestbook/static/guestbook/film.webm": None})
 
 
+@pytest.mark.full
 def test_damaged_mirror_is_fetched_again(live):
     live.host.run(f"find {live.root}/repository.git/objects -type f -exec truncate --size=10 {{}} +")
     live.repository.commit(version("2.8"))

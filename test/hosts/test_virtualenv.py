@@ -75,7 +75,7 @@ def installed(blog: Site) -> dict[str, str]:
     return json.loads(blog.host.run([f"{blog.root}/current/virtualenv/bin/python", "-I", "-c", program]).stdout)
 
 
-@pytest.mark.parametrize("form", shortened(FORMS, "uv.lock", "poetry.lock", "chain", "packages over pins"))
+@pytest.mark.parametrize("form", shortened(FORMS, "uv.lock", "packages over pins"))
 def test_required_packages_are_installed(blog, form):
     files, options, has = FORMS[form]
     blog.repository.commit(FILES | files)

@@ -166,6 +166,7 @@ def test_finding_04_daemon_of_a_build_does_not_redirect_a_copy(lair):
         assert owners(lair.host, "/root/landing") == {"root:root 700 d": 1}
 
 
+@pytest.mark.full
 def test_finding_04_daemon_of_a_build_is_given_nothing_of_root(lair):
     names = [f"n{number:03}.txt" for number in range(100)]
     victims(lair.host, "/srv/victims", names)
