@@ -61,11 +61,10 @@ class Failures:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            cause = getattr(report.longrepr, "reprcrash", None)
+            crash = getattr(report.longrepr, "reprcrash", None)
+            cause = (crash.message if crash else report.when).partition("\n")[0]
             self.reporter.ensure_newline()
-            self.reporter.write_line(
-                f"FAILED {report.nodeid}: {cause.message.splitlines()[0] if cause else report.when}"
-            )
+            self.reporter.write_line(f"FAILED {report.nodeid}: {cause}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
