@@ -1,6 +1,8 @@
 """The lab itself: what the other tests on hosts stand on."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from client import Load
@@ -64,6 +66,21 @@ def test_a_host_is_driven(host):
     assert host.run("exit 3", check=False).returncode == 3
     with pytest.raises(AssertionError, match="exit 124"):
         host.run(["sleep", "60"], timeout=1)
+
+
+def test_commands_run_at_once_and_leave_processes_behind_and_end_with_the_host(hosts):
+    host = hosts(kind="bare")
+    began = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        told = pool.map(host.run, [f"sleep 2; echo {number}" for number in range(4)])
+    assert [result.stdout for result in told] == ["0\n", "1\n", "2\n", "3\n"] and time.monotonic() - began < 8
+    assert host.run("(sleep 600; echo late) & echo soon", timeout=60).stdout == "soon\n"
+    assert host.run("head -c 3000000 /dev/zero; echo $WORD >&2", environment={"WORD": "ö"}).stderr == "ö\n"
+    with ThreadPoolExecutor(1) as pool:
+        cut = pool.submit(host.run, "touch /run/begun; sleep 600", check=False)
+        host.run("until test -e /run/begun; do sleep 0.1; done", timeout=60)
+        host.kill()
+        assert cut.result(timeout=60).returncode == 137
 
 
 def test_states_are_applied_masterless(host):
