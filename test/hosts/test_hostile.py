@@ -112,7 +112,6 @@ def test_links_under_every_name(lair, target):
     assert owners(lair.host, "/root/existing") == {"root:root 600 f": 1}
 
 
-@pytest.mark.full
 def test_links_under_the_names_that_the_pillar_gives(lair):
     config = {"shared": ["a-shared", "b/shared"], "writable": ["a-writable", "c/writable"]}
     config["files"] = {"a-file.py": {"contents": "x = 1\n"}, "d/file.py": {"contents": "x = 1\n"}}

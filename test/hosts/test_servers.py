@@ -269,7 +269,6 @@ def test_removal_keeps_data_unless_configured(blog, shop):
     assert not blog.apply().changed
 
 
-@pytest.mark.full
 def test_debian_13_without_systemd(hosts, repositories):
     host = hosts("trixie", kind="ready", init=False)
     databases = {"default": MARIADB, "metrics": {**POSTGRES, "name": "metrics"}, "log": {"engine": "sqlite"}}
