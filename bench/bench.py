@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "test" / "hosts"))
 
 import figures  # noqa: E402
 from images import cache_folder  # noqa: E402
-from lab import CommandFailed, Host, Lab, LabUnavailable  # noqa: E402
+from lab import MACHINE, CommandFailed, Host, Lab, LabUnavailable  # noqa: E402
 
 HEAD = ("figure", "in", "at most", "min", "median", "max", "kept", "details")
 
@@ -28,7 +28,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(dir=cache_folder(), ignore_cleanup_errors=True) as disk:
             Path(disk).chmod(0o755)
-            report(lab, lab.start(name="host", options=[f"--volume={disk}:/srv"]), options)
+            report(lab, lab.start(name="host", rights=MACHINE, options=[f"--volume={disk}:/srv"]), options)
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):  # many sites take long to remove; the next run sees to it
             lab.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from driven import Driven
-from lab import CommandFailed, Lab
+from lab import MACHINE, CommandFailed, Lab
 from repository import Repository
 from sites import Site
 
@@ -42,10 +42,10 @@ class Pair:
     """A master and a minion with one live site, until the block ends."""
 
     def __init__(self, lab: Lab, folder: Path):
-        self.master = lab.start(name="master")
+        self.master = lab.start(name="master", rights=MACHINE)
         self.master.write("/etc/salt/master", json.dumps(dict(MASTER)))
         self.master.run(["systemd-run", "--unit=salt-master", f"--setenv=REQUESTS={REQUESTS}", *COUNTING])
-        self.minion = lab.start(name="minion", kind="ready")
+        self.minion = lab.start(name="minion", rights=MACHINE, kind="ready")
         self.minion.run(["rm", "-r", "/srv/formula", "/srv/pillar"])
         self.minion.write("/etc/salt/minion", json.dumps({"id": "minion", "master": "master"}))
         self.minion.run(["systemd-run", "--unit=salt-minion", "salt-minion"])

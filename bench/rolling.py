@@ -1,5 +1,6 @@
 """One site on three hosts behind HAProxy: by the formula, and by an Ansible play that takes one host after another."""
 
+import functools
 import json
 import re
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from client import Answer, Load
 from contestants import PEERS, Ansible, Formula, install_peers, told
 from fleet import Fleet, laid_out
-from lab import CommandFailed, Host, Lab
+from lab import MACHINE, CommandFailed, Host, Lab
 from repository import Repository
 
 INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends"
@@ -125,7 +126,7 @@ class Rolling:
     """Both ways on the same hosts, in turn."""
 
     def __init__(self, lab: Lab, folder: Path):
-        self.fleet = laid_out(lab.start, folder, 3)
+        self.fleet = laid_out(functools.partial(lab.start, rights=MACHINE), folder, 3)
         self.ways: list[Ours | Serial] = [Ours(self.fleet), Serial(self.fleet)]
         self.took: Mapping[str, Rolled] = {way.title: Rolled() for way in self.ways}
         first = Repository.git(self.fleet.repository, "rev-parse", "HEAD").strip()

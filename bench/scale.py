@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleet import MASTER, Fleet, answer_of, start_database, start_minions
-from lab import CommandFailed, Lab
+from lab import MACHINE, CommandFailed, Lab
 from minion import COUNTING, REQUESTS, SPENT
 
 #: How many are started at once, and how many apply: what is published to some reaches all, and takes them CPU.
@@ -34,11 +34,11 @@ class Scale:
 
     def __init__(self, lab: Lab, folder: Path):
         self.lab, self.names = lab, ["m001"]
-        self.master = lab.start(name="master")
+        self.master = lab.start(name="master", rights=MACHINE)
         self.master.write("/etc/salt/master", json.dumps(MASTER))
         alone = f"--property=CPUAffinity={MASTER_CORE}"
         self.master.run(["systemd-run", "--unit=salt-master", alone, f"--setenv=REQUESTS={REQUESTS}", *COUNTING])
-        self.host = lab.start(name="m001", kind="ready", options=["--pids-limit=-1"])
+        self.host = lab.start(name="m001", rights=MACHINE, kind="ready", options=["--pids-limit=-1"])
         start_database(self.host)
         start_minions(self.master, [self.host])
         self.fleet = Fleet(self.master, [self.host], self.host, folder, hosts={"m*": ["app"]})

@@ -3,8 +3,13 @@
 import gc
 import logging
 import os
+import shlex
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
+import families
+import parts
 import pytest
 import salt._logging  # (puts an importer of the old protocol on sys.meta_path)
 
@@ -27,18 +32,35 @@ logging.root.setLevel(logging.WARNING)
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("django-formula")
     group.addoption("--all", action="store_true", help="run the full products too")
+    group.addoption("--part", metavar="K/N", help="run one of N equal parts of what --all adds, or `projects`")
+    group.addoption("--for", dest="family", metavar="FAMILY", help="run the tests of a family of the engine")
+    group.addoption("--measure", action="store_true", help="keep the seconds of CPU of what runs, for --part")
     group.addoption(
         "--keep-hosts", action="store_true", help="leave the hosts of a failed run; the next run removes them"
     )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if (family := config.getoption("family")) and collection_path.suffix == ".py":
+        return not families.covers(family, collection_path) or None
+    return None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--all"):
-        return
-    full = [item for item in items if item.get_closest_marker("full")]
-    if full:
-        config.hook.pytest_deselected(items=full)
-        items[:] = [item for item in items if item not in full]
+    if which := config.getoption("part"):
+        full = {parts.story(item) for item in items if parts.is_full(item)}
+        chosen = parts.part(full, which, parts.kept()["full"])
+        keep(config, items, lambda item: parts.is_full(item) and parts.story(item) in chosen)
+    elif not config.getoption("--all"):
+        keep(config, items, lambda item: not parts.is_full(item))
+
+
+def keep(config: pytest.Config, items: list[pytest.Item], wanted: Callable[[pytest.Item], bool]) -> None:
+    """Deselect all tests but the wanted ones."""
+    others = [item for item in items if not wanted(item)]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if wanted(item)]
 
 
 def pytest_collection_finish() -> None:
@@ -48,15 +70,27 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
+    family, part = config.getoption("family"), config.getoption("part")
+    try:
+        if family:
+            families.files_of(family)
+        if part:
+            parts.part([], part, {})
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
     if reporter := config.pluginmanager.getplugin("terminalreporter"):
-        config.pluginmanager.register(Failures(reporter))
+        config.pluginmanager.register(Failures(reporter, config.getoption("part")))
+    if config.getoption("--measure"):
+        import lab
+
+        config.pluginmanager.register(parts.Meter(lab.spent))
 
 
 class Failures:
     """Names each failed test at once, so that a run which is ended early has said what it knows."""
 
-    def __init__(self, reporter: pytest.TerminalReporter) -> None:
-        self.reporter = reporter
+    def __init__(self, reporter: pytest.TerminalReporter, part: str | None) -> None:
+        self.reporter, self.part = reporter, part
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -65,6 +99,8 @@ class Failures:
             cause = (crash.message if crash else report.when).partition("\n")[0]
             self.reporter.ensure_newline()
             self.reporter.write_line(f"FAILED {report.nodeid}: {cause}")
+            if self.part:
+                self.reporter.write_line(f"run it: sudo ./test/run --all {shlex.quote(report.nodeid)}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -5,60 +5,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import parts
 import pytest
 from images import RELEASES
-from lab import CommandFailed, Host, Lab, LabUnavailable
-from repository import EXAMPLE, Repository
+from lab import CONTAINER, CommandFailed, Host, Lab, LabUnavailable, Needs
+from repository import EXAMPLE, PATH, Repository
 from sites import Site
 
 Hosts = Callable[..., Host]
 Repositories = Callable[..., Repository]
 
 
-#: The files that take longest: they begin first, so that no worker is left with one of them at the end.
-LONGEST = (
-    "hostile",
-    "serving",
-    "faults",
-    "walls",
-    "release",
-    "settings",
-    "tls",
-    "worker_switch",
-    "ways",
-    "ssh",
-    "source",
-    "strange_hosts",
-    "runtime",
-    "backups",
-    "supervisor",
-    "servers",
-    "remove",
-    "apache",
-    "configuration",
-    "databases",
-    "sites",
-    "maintenance",
-    "adopt",
-    "virtualenv",
-    "proxy",
-    "quickstart",
-    "balancer",
-    "receipt",
-    "example_pillars",
-    "small_host",
-    "proxy_walls",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> int:
-        name = item.path.stem.removeprefix("test_")
-        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
-
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort the tests on hosts by their files, the longest first; those of a file stay in their order."""
     places = [number for number, item in enumerate(items) if item.path.parent == Path(__file__).parent]
-    ordered = sorted((items[number] for number in places), key=place)  # those of a file stay in their order
-    for number, item in zip(places, ordered, strict=True):
+    seconds = parts.kept()["full" if config.getoption("part") else "default"]
+    for number, item in zip(places, parts.by_length([items[place] for place in places], seconds), strict=True):
         items[number] = item
 
 
@@ -86,8 +48,10 @@ def starting(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Hosts]:
     """Start hosts as Lab.start does, and remove them at the end: failed tests' too, but with --keep-hosts."""
     started: list[Host] = []
     failed_before = request.session.testsfailed
+    needs = getattr(request.module, "NEEDS", Needs(CONTAINER, ""))
 
     def start(*arguments: str, **options: object) -> Host:
+        options.setdefault("rights", needs.rights)
         started.append(lab.start(*arguments, **options))  # type: ignore[arg-type]
         return started[-1]
 
@@ -134,7 +98,7 @@ def host(hosts: Hosts) -> Host:
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
     """Make a git repository on a host, of the bundled example or another folder: `repositories(host)`."""
 
-    def make(host: Host, path: str = "/srv/git/project.git", source: Path = EXAMPLE) -> Repository:
+    def make(host: Host, path: str = PATH, source: Path = EXAMPLE) -> Repository:
         return Repository(tmp_path_factory.mktemp("repository"), host, path, source)
 
     return make
@@ -143,7 +107,15 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Repositories:
 @pytest.fixture(scope="module")
 def blog(module_hosts: Hosts, repositories: Repositories) -> Site:
     """A live site of the bundled example on a host of the module; some modules have one of their own."""
-    host = module_hosts(kind="ready")
-    blog = Site(host, repositories(host))
-    blog.deploy()
+    return live_site(module_hosts, repositories)
+
+
+def live_site(hosts: Hosts, repositories: Repositories, **options: object) -> Site:
+    """A live site of the bundled example on a host of its own, with the options of a Site."""
+    host = hosts(kind="live")
+    blog = Site(host, repositories(host), **options)
+    if options:
+        blog.deploy()
+    else:
+        blog.configure()
     return blog

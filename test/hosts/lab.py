@@ -33,6 +33,10 @@ def process(pid: int | str) -> str:
         return str(pid)
 
 
+#: How the hosts are prepared of which each run makes an image for all others of a kind: from which kind, and by what.
+PREPARED: dict[str, tuple[str, Callable[["Host"], None]]] = {}
+#: All hosts of this process, those too that are removed.
+HOSTS: list["Host"] = []
 #: Hosts that are being removed.
 REMOVALS: list[subprocess.Popen[bytes]] = []
 LABEL, OWNER = "django-formula.run", process(os.getpid())
@@ -43,9 +47,11 @@ SET_BY_US = "3"
 ENVIRONMENT = {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES, "NODE_EXTRA_CA_CERTS": CERTIFICATES}
 # crun fails where cgroups are v1, podman's own limits where CAP_SYS_RESOURCE is missing.
 RUN: tuple[str, ...] = ("--runtime", "runc", "run", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
-# Without these systemd makes no mount namespaces, and a unit's sandbox is silently not in force. A host without an init
-# is a plain container, with no more than podman's own.
-RIGHTS = ("--cap-add=SYS_ADMIN,SYS_PTRACE", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined")
+#: A container as podman starts it, which is what users have: systemd makes no mounts there, and root cannot read all of
+#: /proc. By default, and for each host without an init.
+CONTAINER: tuple[str, ...] = ()
+#: What systemd has on a virtual machine: it can mount, so that each wall of a unit's sandbox is in force.
+MACHINE = ("--cap-add=SYS_ADMIN,SYS_PTRACE", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined")
 # All rights, and control groups of its own: with --systemd=always podman would give it the machine's in place of them
 # where cgroups are v1, and two such hosts end each other's units. So it has to be given what that option gives. Nor may
 # systemd change what is this machine's then: its kernel's modules, and its console, which hosts would fight over.
@@ -62,6 +68,16 @@ ENGINE = (
     *PRIVILEGED,
     *("--volume=/var/lib/containers", "--volume=/var/lib/docker", "--volume=/var/lib/containerd"),
 )
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a file's hosts need beyond a container's rights, and why; CONTRIBUTING.md lists them."""
+
+    rights: tuple[str, ...]
+    reason: str
+
+
 MINION = {
     "id": "host",
     "file_client": "local",
@@ -188,6 +204,11 @@ def applied(result: Result, minion: str = "local") -> Applied:
     return Applied(result.returncode, states, [], result.stdout, result.stderr)
 
 
+def spent() -> float:
+    """Seconds of CPU that the hosts of this process have taken."""
+    return sum(host.spent if host.is_removed else host.spent + host.usage() for host in HOSTS)
+
+
 class Host:
     """A running host. Its name resolves on the lab's network; its address can be asked from outside."""
 
@@ -200,6 +221,9 @@ class Host:
         self.address = address
         self.init = init
         self.is_removed = False
+        #: Seconds of CPU in former boots.
+        self.spent = 0.0
+        HOSTS.append(self)
         #: Those that have no command to run just now; commands of several threads run at once.
         self.shells: list[Shell] = []
 
@@ -207,9 +231,24 @@ class Host:
         return f"<host {self.name}: podman exec -it {self.container} bash>"
 
     @functools.cached_property
+    def identity(self) -> tuple[str, str]:
+        """The container's number and the name of its control group, which it keeps."""
+        number, group = podman("inspect", "--format={{.Id}} {{.State.CgroupPath}}", self.container).stdout.split()
+        return number, group
+
+    @property
     def id(self) -> str:
         """The container's number, by which runc knows it."""
-        return podman("inspect", "--format={{.Id}}", self.container).stdout.strip()
+        return self.identity[0]
+
+    def usage(self) -> float:
+        """Seconds of CPU since it was started; 0 where it is not running."""
+        group = self.identity[1].lstrip("/")
+        with contextlib.suppress(FileNotFoundError):
+            if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+                return int(Path("/sys/fs/cgroup", group, "cpu.stat").read_text().split()[1]) / 1e6
+            return int(Path("/sys/fs/cgroup/cpuacct", group, "cpuacct.usage").read_text()) / 1e9
+        return 0.0
 
     @property
     def testinfra(self) -> Any:
@@ -235,6 +274,11 @@ class Host:
             return result.check() if check else result
         argv = ["exec", "--interactive", f"--user={user}", *told, self.container, *bounded]
         return podman(*argv, check=check, stdin=stdin, timeout=timeout + 60)
+
+    def mount(self, *arguments: str) -> None:
+        """Mount in the host's file system, as this machine may: `host.mount("-t", "tmpfs", "none", "/srv/small")`."""
+        pid = podman("inspect", "--format={{.State.Pid}}", self.container).stdout.strip()
+        execute(["nsenter", f"--target={pid}", "--mount", "mount", *arguments], True, "", 60)
 
     def run_in_shell(
         self, argv: list[str], environment: Mapping[str, str], stdin: str | bytes, timeout: float
@@ -315,11 +359,13 @@ class Host:
 
     def restart(self) -> None:
         """Reboot. Without an init the processes are killed, and there is nothing to wait for."""
+        self.spent += self.usage()
         podman("restart", "--time=30" if self.init else "--time=1", self.container)
         self.wait_for_boot()
 
     def kill(self) -> None:
         """Cut the power."""
+        self.spent += self.usage()
         podman("kill", "--signal=KILL", self.container)
         podman("wait", self.container)
 
@@ -345,11 +391,23 @@ class Host:
 
     def remove(self) -> None:
         """Remove the host; only the lab waits for it, when it closes."""
+        self.spent += self.usage()
         self.is_removed = True
         while self.shells:
             self.shells.pop().close()
         argv = ["podman", "rm", "--force", "--volumes", "--time=0", self.container]
         REMOVALS.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+
+
+def install(host: Host) -> None:
+    """Have the formula install what every site needs, without a site."""
+    host.pillar({"django": {"sites": {"none": {"repository": "/srv/none", "domains": ["none.example.org"]}}}})
+    applied = host.apply("django.sync", "django.host", "django.proxy")
+    if not applied.ok:
+        raise CommandFailed(f"a host cannot be made ready: {applied}")
+
+
+PREPARED["ready"] = ("salt", install)
 
 
 class Browser(requests.Session):
@@ -394,7 +452,7 @@ class Lab:
     def require_containers(self) -> None:
         """Raises LabUnavailable where podman is there and cannot run, as in most containers."""
         image = self.image(RELEASES[0], "bare")
-        run = podman(*RUN, *RIGHTS, "--rm", "--network", self.name, image, "true", check=False)
+        run = podman(*RUN, "--rm", "--network", self.name, image, "true", check=False)
         if run.returncode:
             raise LabUnavailable(f"podman cannot run a container here: {run.stderr.strip()}")
 
@@ -403,7 +461,7 @@ class Lab:
         image = Image(release, kind)
         if image not in self.images:
             try:
-                self.images[image] = self.ready(release) if kind == "ready" else image.require(self.say)
+                self.images[image] = self.prepared(release, kind) if kind in PREPARED else image.require(self.say)
             except CommandFailed as failure:
                 self.images[image] = failure
             except subprocess.CalledProcessError as error:
@@ -413,23 +471,19 @@ class Lab:
             raise found
         return found
 
-    def ready(self, release: str) -> str:
-        """An image of this run only: a host on which the formula has installed packages, uv and nginx, and no site."""
-        tag = f"localhost/django-formula/{release}-ready:{RUN_OWNER}"
-        with locked(cache_folder() / "images" / f"{release}-ready.lock"):
+    def prepared(self, release: str, kind: str) -> str:
+        """An image of this run only, of a host that is prepared as PREPARED has it."""
+        tag = f"localhost/django-formula/{release}-{kind}:{RUN_OWNER}"
+        with locked(cache_folder() / "images" / f"{release}-{kind}.lock"):
             if not is_present(tag):
-                self.make_ready(release, tag)
+                origin, prepare = PREPARED[kind]
+                host = self.start(release, kind=origin, name=kind)
+                prepare(host)
+                host.kill()
+                label = f"--change=LABEL {LABEL}={RUN_OWNER}"
+                podman("commit", "--quiet", label, host.container, tag, timeout=300)
+                host.remove()
         return tag
-
-    def make_ready(self, release: str, tag: str) -> None:
-        host = self.start(release, name="ready")
-        host.pillar({"django": {"sites": {"none": {"repository": "/srv/none", "domains": ["none.example.org"]}}}})
-        applied = host.apply("django.sync", "django.host", "django.proxy")
-        if not applied.ok:
-            raise CommandFailed(f"a host cannot be made ready: {applied}")
-        host.kill()
-        podman("commit", "--quiet", f"--change=LABEL {LABEL}={RUN_OWNER}", host.container, tag, timeout=300)
-        host.remove()
 
     def start(
         self,
@@ -440,16 +494,16 @@ class Lab:
         init: bool = True,
         command: Sequence[str] = ("sleep", "infinity"),
         options: Sequence[str] = (),
-        rights: Sequence[str] = RIGHTS,
+        rights: Sequence[str] = CONTAINER,
     ) -> Host:
         """Start a host and wait until it has booted, with the formula's tree in /srv/formula.
 
-        kind: "salt" (masterless, as pinned), "salt-3007", "bare" (Debian as it is installed), or "ready" ("salt" after
-            the formula has installed what every site needs)
+        kind: "salt" (masterless, as pinned), "salt-3007", "bare" (Debian as it is installed), "ready" ("salt" after the
+            formula has installed what every site needs), or "live" ("ready" with a release of the bundled example)
         init: False for a host without systemd, of which `command` is the first process
         options: more of podman run's, as --volume=OUTSIDE:INSIDE
-        rights: those by which systemd can mount; without them it is a container as podman starts it by default;
-            ENGINE for a host that runs podman or Docker itself
+        rights: CONTAINER; MACHINE where systemd has to mount; ENGINE for a host that runs podman or Docker itself.
+            The fixtures give a file's hosts those of its `NEEDS`.
         """
         image = self.image(release, kind)
         self.started += 1

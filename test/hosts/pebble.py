@@ -56,7 +56,7 @@ def start(host: Host, *, rejected: int = 20, **changes: Any) -> None:
     host.write("/etc/pebble/server.key", server.key, mode="0600")
     host.write("/etc/pebble/pebble.json", json.dumps({"pebble": {**CONFIGURATION["pebble"], **changes}}))
     host.write("/etc/pebble/trusted.pem", host.read(CERTIFICATES) + authority.root)
-    host.run(["mount", "--bind", "/etc/pebble/trusted.pem", CERTIFICATES])
+    host.mount("--bind", "/etc/pebble/trusted.pem", CERTIFICATES)
     host.run("echo 127.0.0.1 acme.example.org >> /etc/hosts")
     dns = ["pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""]
     others = [option for name in ("http01", "https01", "tlsalpn01") for option in (f"-{name}", "")]

@@ -11,6 +11,7 @@ from pathlib import Path
 from lab import ROOT, Host
 
 EXAMPLE = ROOT / "examples" / "project"
+PATH = "/srv/git/project.git"
 AUTHOR = {
     "GIT_AUTHOR_NAME": "Ada",
     "GIT_AUTHOR_EMAIL": "ada@example.org",
@@ -34,21 +35,28 @@ class Repository:
         self.git("init", "--quiet", "--initial-branch=main")
         self.git("init", "--quiet", "--bare", "--initial-branch=main", str(self.bare))
         self.git("remote", "add", "origin", str(self.bare))
-        self.first = self.commit({}, "The example project")
+        # Of the same name everywhere: hosts begin with a release of it (`kind="live"`).
+        self.first = self.commit({}, "The example project", date="2026-01-01T00:00:00Z")
 
     @property
     def url(self) -> str:
         return f"file://{self.path}"
 
-    def git(self, *arguments: str) -> str:
+    def git(self, *arguments: str, **variables: str) -> str:
         """Run git in the work tree; `push` sends afterwards what it changed."""
-        environment = {**os.environ, **AUTHOR}
+        environment = {**os.environ, **AUTHOR, **variables}
         argv = ["git", *arguments]
         return subprocess.run(
             argv, cwd=self.worktree, env=environment, check=True, capture_output=True, text=True
         ).stdout
 
-    def commit(self, files: Mapping[str, str | bytes | None], message: str = "A change", branch: str = "main") -> str:
+    def commit(
+        self,
+        files: Mapping[str, str | bytes | None],
+        message: str = "A change",
+        branch: str = "main",
+        date: str | None = None,
+    ) -> str:
         """Commit files by path (None removes one) to a branch, new or not, and send it. Returns the commit."""
         if self.git("branch", "--list", branch):
             self.git("switch", "--quiet", branch)
@@ -62,7 +70,8 @@ class Repository:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content.encode() if isinstance(content, str) else content)
         self.git("add", "--all")
-        self.git("commit", "--quiet", "--allow-empty", "--message", message)
+        dates = {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date} if date else {}
+        self.git("commit", "--quiet", "--allow-empty", "--message", message, **dates)
         self.push()
         return self.git("rev-parse", "HEAD").strip()
 

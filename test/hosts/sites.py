@@ -1,15 +1,17 @@
 """A site of the bundled example on a host, as a test configures, applies and asks it."""
 
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import requests
 from client import Load
-from lab import Applied, Browser, Host
-from repository import Repository
+from lab import PREPARED, Applied, Browser, Host
+from repository import PATH, Repository
 
 
 class Site:
@@ -134,6 +136,15 @@ class Site:
     def manage(self, command: str, **options: Any) -> Any:
         """`django.manage`: a management command of the live release."""
         return self.host.call("django.manage", self.name, command, **options)
+
+
+def release_example(host: Host) -> None:
+    """Release the first commit of the bundled example as the site `blog`."""
+    with tempfile.TemporaryDirectory() as folder:
+        Site(host, Repository(Path(folder), host, PATH)).deploy()
+
+
+PREPARED["live"] = ("ready", release_example)
 
 
 def release_of(body: bytes) -> str | None:

@@ -232,7 +232,8 @@ def test_damaged_backup_detected(blog):
 
 
 def test_refused_when_disk_has_not_enough_room(blog):
-    blog.host.run("mkdir /srv/small && mount -t tmpfs -o size=64k,mode=755 tmpfs /srv/small")
+    blog.host.run(["mkdir", "/srv/small"])
+    blog.host.mount("-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", "/srv/small")
     blog.apply(backup={"directory": "/srv/small"}, database=DATABASES["sqlite"])
     live = blog.live
     done = blog.host.salt("django.backup", "blog")

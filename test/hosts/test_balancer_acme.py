@@ -26,7 +26,7 @@ def prepared(fleet: Fleet) -> Fleet:
     lb, second = fleet.lb, fleet.second
     pebble.start(lb)
     second.write("/etc/pebble.pem", lb.read("/etc/pebble/trusted.pem"))
-    second.run(["mount", "--bind", "/etc/pebble.pem", CERTIFICATES])
+    second.mount("--bind", "/etc/pebble.pem", CERTIFICATES)
     second.run(f"echo {lb.address} acme.example.org >> /etc/hosts")
     fleet.hosts["lb2"] = {"parts": ["balancer"], "address": second.address}
     return fleet

@@ -2,15 +2,14 @@
 
 import pytest
 from client import Load
+from conftest import live_site
 from products import shortened
 from sites import Site, lines, release_of, version
 
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready")
-    blog = Site(host, repositories(host), releases={"keep": 2})
-    blog.deploy()
+    blog = live_site(module_hosts, repositories, releases={"keep": 2})
     blog.host.run(["sh", "-c", f"printf kept > {blog.root}/media/kept.txt"])
     blog.manage("shell -c \"from guestbook.models import Entry; Entry.objects.create(name='Ada', message='was here')\"")
     return blog

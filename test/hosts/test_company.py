@@ -106,7 +106,8 @@ def test_a_wrong_password_of_the_proxy_is_named(blog, company, environment):
 
 def test_uv_comes_from_the_index_and_the_system_knows_the_authority(blog, company, environment):
     """`django.release` works too: the password was kept for it."""
-    blog.host.run(f"mount --bind {BUNDLE} {CERTIFICATES} && rm -r {UV}")
+    blog.host.mount("--bind", BUNDLE, CERTIFICATES)
+    blog.host.run(["rm", "-r", UV])
     blog.starts_salt_with(environment)
     live = blog.live
     company.intranet.seen.clear()

@@ -8,7 +8,9 @@ import pebble
 import pytest
 import yaml
 from composing import IMPLEMENTATIONS, Composed, folder, install, install_old_python, run
-from lab import ENGINE, ROOT, Host
+from lab import ENGINE, ROOT, Host, Needs
+
+NEEDS = Needs(ENGINE, "podman and Docker run on them")
 
 pytestmark = pytest.mark.full
 
@@ -27,7 +29,7 @@ CANARIES = {
 
 @pytest.fixture(scope="module")
 def host(module_hosts) -> Host:
-    host = module_hosts("trixie", rights=ENGINE)
+    host = module_hosts("trixie")
     install(host)
     host.run("useradd --create-home --shell /bin/bash --groups docker ray")
     return host

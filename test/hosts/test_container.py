@@ -27,6 +27,8 @@ from contained import (
 from products import shortened
 from sites import Site, release_of, version
 
+NEEDS = lab.Needs(lab.ENGINE, "podman and Docker run on them")
+
 #: What is committed (a text that begins with + is appended), and what the failing state reports.
 FAILING = {
     "requirements": ({"requirements.txt": "+\nno-such-package-9137\n"}, "no-such-package-9137"),
@@ -51,7 +53,7 @@ FAILING = {
 def blog(request: pytest.FixtureRequest, module_hosts: Hosts, repositories: Repositories) -> Site:
     """A site in containers of each engine on each release of Debian."""
     engine, release = request.param.split("-")
-    host = module_hosts(release, rights=lab.ENGINE)
+    host = module_hosts(release)
     host.run("apt-get -qq update && apt-get -qq install --no-install-recommends git >/dev/null")
     blog = Site(host, repositories(host), server={"kind": "gunicorn"}, container={"engine": engine})
     blog.deploy(resources={"MemoryMax": "300M", "TasksMax": 100})

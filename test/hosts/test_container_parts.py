@@ -11,8 +11,10 @@ from client import Load
 from company import Intranet, Server, login
 from conftest import Hosts, Repositories
 from contained import CELLS, engine_of, images, inside, load, places_of, secret_key, wait_for, watch_arguments
-from lab import ENGINE, ROOT, Lab
+from lab import ENGINE, ROOT, Lab, Needs
 from sites import Site, version
+
+NEEDS = Needs(ENGINE, "podman and Docker run on them")
 
 pytestmark = pytest.mark.full
 
@@ -35,7 +37,7 @@ class Command(BaseCommand):
 @pytest.fixture(scope="module", params=CELLS)
 def blog(request: pytest.FixtureRequest, module_hosts: Hosts, repositories: Repositories) -> Site:
     engine, release = request.param.split("-")
-    host = module_hosts(release, rights=ENGINE)
+    host = module_hosts(release)
     host.run("apt-get -qq update && apt-get -qq install --no-install-recommends git >/dev/null")
     watch_arguments(host)
     blog = Site(host, repositories(host), server={"kind": "gunicorn"}, container={"engine": engine})

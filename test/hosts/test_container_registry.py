@@ -7,8 +7,10 @@ from pathlib import Path
 import lab
 import pytest
 from conftest import Hosts, Repositories
-from lab import Host
+from lab import ENGINE, Host, Needs
 from sites import Site, version
+
+NEEDS = Needs(ENGINE, "podman and Docker run on them")
 
 pytestmark = pytest.mark.full
 
@@ -42,7 +44,7 @@ def blogs(request: pytest.FixtureRequest, module_hosts: Hosts, repositories: Rep
     engine, release = request.param
     found: list[Site] = []
     for name in ("reg1", "web2"):
-        host = module_hosts(release, rights=lab.ENGINE, name=name)
+        host = module_hosts(release, name=name)
         host.run("apt-get -qq update && apt-get -qq install --no-install-recommends git >/dev/null")
         for path, text in ALLOWED.items():
             host.run(["mkdir", "-p", str(Path(path).parent)])

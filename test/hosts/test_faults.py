@@ -12,10 +12,13 @@ from typing import Any
 import django_deploy_steps
 import pytest
 import yaml
+from conftest import live_site
 from faults import APPLY, Fault, Judge, provoked, report
-from lab import ROOT, Host, applied
+from lab import MACHINE, ROOT, Host, Needs, applied
 from products import shortened
 from sites import Site, lines, version
+
+NEEDS = Needs(MACHINE, "disks become read-only or full within an apply")
 
 HERE = Path(__file__).parent
 CASES, NUMBERS = yaml.safe_load_all((HERE / "faults.yaml").read_text())
@@ -43,9 +46,8 @@ def begin(module_hosts, repositories) -> Callable[[], Site]:
     """Deploy the site on a host of its own."""
 
     def begin() -> Site:
-        host = module_hosts(kind="ready")
-        blog = Site(host, repositories(host), secrets={"API_TOKEN": SECRET}, releases={"keep": 3, "drain": "10s"})
-        blog.deploy()
+        options = {"secrets": {"API_TOKEN": SECRET}, "releases": {"keep": 3, "drain": "10s"}}
+        blog = live_site(module_hosts, repositories, **options)
         blog.is_settled = True
         return blog
 

@@ -25,8 +25,11 @@ from attacker import (
     victims,
 )
 from conftest import Hosts, Repositories
+from lab import MACHINE, Needs
 from products import shortened
 from sites import version
+
+NEEDS = Needs(MACHINE, "attacks meet all walls of a unit")
 
 KNOWN = {
     *(".constraints.txt", ".poetry.lock.txt", ".Pipfile.lock.txt", ".uv.lock.txt", "manage.py", "wsgi.py", "asgi.py"),

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from conftest import live_site
 from products import shortened
 from sites import Site
 
@@ -32,10 +33,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready")
-    blog = Site(host, repositories(host), migrate={"timeout": "20s"}, timeouts={"start": "20s"})
-    blog.deploy()
-    return blog
+    return live_site(module_hosts, repositories, migrate={"timeout": "20s"}, timeouts={"start": "20s"})
 
 
 @pytest.fixture(params=shortened(HOSTILE, "a link to root's", "an endless view"))

@@ -39,7 +39,7 @@ def mails(host: Host) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready")
+    host = module_hosts(kind="live")
     sink(host)
     blog = Site(host, repositories(host))
     views, urls = (blog.repository.read(f"guestbook/{name}") for name in ("views.py", "urls.py"))

@@ -6,6 +6,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 from client import Load
+from conftest import live_site
 from sites import Site, release_of, version
 
 PAGE = "<!DOCTYPE html><title>ours</title><p>{{ message }}</p>\n"
@@ -13,10 +14,7 @@ PAGE = "<!DOCTYPE html><title>ours</title><p>{{ message }}</p>\n"
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready")
-    blog = Site(host, repositories(host), releases={"drain": "5s"})
-    blog.deploy()
-    return blog
+    return live_site(module_hosts, repositories, releases={"drain": "5s"})
 
 
 def maintenance(blog: Site, *arguments: str):

@@ -3,8 +3,10 @@
 import re
 
 import pytest
-from lab import PRIVILEGED, CommandFailed, Host
+from lab import PRIVILEGED, CommandFailed, Host, Needs
 from sites import Site
+
+NEEDS = Needs(PRIVILEGED, "they mount disks")
 
 pytestmark = pytest.mark.full
 
@@ -29,7 +31,7 @@ def on(host: Host, path: str) -> str:
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready", rights=PRIVILEGED)  # it mounts
+    host = module_hosts(kind="ready")
     blog = Site(host, repositories(host), backup={"media": True})
     blog.device = image(host, "one")
     return blog

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import live_site
 from sites import Site, lines, version
 
 TOKEN = "grenadier-7f3-token"
@@ -24,10 +25,8 @@ class Migration(migrations.Migration):
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready")
-    blog = Site(host, repositories(host), secrets={"API_TOKEN": {"value": TOKEN}}, shared=["guestbook/data"])
-    blog.deploy()
-    return blog
+    options = {"secrets": {"API_TOKEN": {"value": TOKEN}}, "shared": ["guestbook/data"]}
+    return live_site(module_hosts, repositories, **options)
 
 
 def traces(site: Site) -> str:

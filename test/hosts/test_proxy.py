@@ -42,7 +42,7 @@ USUAL = {
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
-    host = module_hosts("bookworm", kind="ready")
+    host = module_hosts("bookworm", kind="live")
     blog = Site(host, repositories(host))
     blog.repository.append("guestbook/views.py", VIEW)
     host.write("/etc/nginx/snippets/blog.conf", SNIPPET)

@@ -24,7 +24,7 @@ PARTS = 4
 
 @pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.full)])
 def blog(request, module_hosts, repositories) -> Site:
-    host = module_hosts(request.param, kind="ready")
+    host = module_hosts(request.param, kind="live")
     blog = Site(host, repositories(host))
     blog.repository.append("guestbook/views.py", VIEW)
     blog.deploy(proxy={"kind": "nginx"})

@@ -23,6 +23,13 @@ import os, sys, threading
 if "uwsgi" in sys.modules:
     threading.Timer(12, os._exit, [3]).start()
 """
+DISK = "size=1g,nr_inodes=60000"
+#: Commands that leave too little of the site's disk.
+FILLS = {
+    "size": "fallocate -l $(($(df -k --output=avail /srv/django | tail -1) - 12))k /srv/django/full",
+    "nr_inodes": "mkdir /srv/django/full && cd /srv/django/full && "
+    "seq $(($(df --output=iavail /srv/django | tail -1) - 2)) | xargs touch",
+}
 BAD_DROP_IN = "[Service]\nUser=no-such-user\n"
 
 
@@ -30,7 +37,8 @@ BAD_DROP_IN = "[Service]\nUser=no-such-user\n"
 def blog(module_hosts, repositories) -> Site:
     """A site on a disk of its own, which a test can make smaller."""
     host = module_hosts(kind="ready")
-    host.run("mkdir -p /srv/django && mount -t tmpfs -o size=1g,mode=755 tmpfs /srv/django")
+    host.run(["mkdir", "-p", "/srv/django"])
+    host.mount("-t", "tmpfs", "-o", f"{DISK},mode=755", "tmpfs", "/srv/django")
     blog = Site(host, repositories(host))
     blog.deploy()
     return blog
@@ -127,11 +135,11 @@ def test_a_disk_that_is_too_small_is_refused_before_anything(good, lack, flag):
     limit = f"size={used + 300}k" if lack == "size" else f"nr_inodes={used + 60}"
     live, releases = good.live, good.releases
     good.repository.commit(version("2.3", lack))
-    good.host.run(["mount", "-o", f"remount,{limit}", "/srv/django"])
+    good.host.mount("-o", f"remount,{limit}", "/srv/django")
     try:
         applied, plan = good.apply(), good.apply(test=True)
     finally:
-        good.host.run("mount -o remount,size=1g,nr_inodes=400000 /srv/django")
+        good.host.mount("-o", f"remount,{DISK}", "/srv/django")
     comment = applied.failed["blog has its source"]
     assert "two releases like the last one take" in comment and f"df {flag} /srv/django/blog" in comment
     assert f"{live} still runs" in comment and lines(comment) <= 10
@@ -146,18 +154,15 @@ def test_a_disk_that_is_too_small_is_refused_before_anything(good, lack, flag):
     "step", ["static", *(pytest.param(s, marks=pytest.mark.full) for s in ("virtualenv", "build", "settings"))]
 )
 def test_a_disk_that_fills_up_within_a_deployment(good, step, lack):
-    used = {"size": "used", "nr_inodes": "iused"}[lack]
-    few = {"size": "size=$((used + 12))k", "nr_inodes": "nr_inodes=$((used + 2))"}[lack]
-    fills = f"used=$(df -k --output={used} /srv/django | tail -1); mount -o remount,{few} /srv/django"
     old = good.live
     good.repository.commit(version("2.5", f"{step} {lack}"))
     try:
-        done = applied(good.host.run(APPLY, check=False, environment=provoked(good.host, step, "first", fills)))
+        done = applied(good.host.run(APPLY, check=False, environment=provoked(good.host, step, "first", FILLS[lack])))
         assert done.returncode and len(done.failed) > 1
         comment = next(iter(done.failed.values()))
         assert good.live == good.answering["release"] == old
     finally:
-        good.host.run("mount -o remount,size=1g,nr_inodes=400000 /srv/django")
+        good.host.run(["rm", "-rf", "/srv/django/full"])
     assert f"df -{'h' if lack == 'size' else 'i'} {good.root}: " in comment and f"{old} still runs" in comment
     assert lines(comment) <= 10, comment
     good.deploy()

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from conftest import live_site
 from products import shortened
 from sites import Site, ownership, version
 
@@ -36,10 +37,7 @@ python3 /tmp/stream.py""",
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready")
-    site = Site(host, repositories(host))
-    site.deploy()
-    return site
+    return live_site(module_hosts, repositories)
 
 
 #: The socket of another site, to which nginx may connect.

@@ -3,6 +3,9 @@
 import json
 
 import pytest
+from lab import CONTAINER, MACHINE, Needs
+
+NEEDS = Needs(MACHINE, "each wall of a unit is seen in force")
 
 #: Run on a host, with the formula's modules: what is to be known of its sandbox, in JSON.
 PRELUDE = """
@@ -129,7 +132,7 @@ def host(module_hosts, request):
 @pytest.fixture(scope="module", params=["bookworm", "trixie"])
 def container(module_hosts, request):
     """A host with the rights of a container by default."""
-    return module_hosts(request.param, kind="bare", rights=())
+    return module_hosts(request.param, kind="bare", rights=CONTAINER)
 
 
 def test_nothing_is_said_where_all_is_in_force_and_each_wall_that_is_missing_is_named(host):

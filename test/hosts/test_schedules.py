@@ -51,7 +51,7 @@ SCHEDULES: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
-    host = module_hosts(kind="ready")
+    host = module_hosts(kind="live")
     blog = Site(host, repositories(host), releases={"keep": 2, "drain": "1s"})
     blog.configure(environment={"MEDIA": {"from": "media_root"}})
     blog.repository.commit(COMMANDS)

@@ -39,7 +39,8 @@ GREETING = "guestbook/static/guestbook/grüße.txt"
 def blog(module_hosts, repositories) -> Site:
     host = module_hosts(name="web1", options=OPTIONS)
     host.run("apt-get -qq update && apt-get -qq install --no-install-recommends apache2", environment=APT)
-    host.run("mount -t tmpfs -o noexec,nosuid,nodev,size=8m tmpfs /tmp && mount -o bind /tmp /var/tmp")
+    host.mount("-t", "tmpfs", "-o", "noexec,nosuid,nodev,size=8m", "tmpfs", "/tmp")
+    host.mount("--bind", "/tmp", "/var/tmp")
     host.run("rm /usr/local/bin/salt-call")
     host.write("/usr/local/bin/salt-call", SALT_CALL, mode="0755")
     repository = repositories(host, "/srv/git/bücher.git")

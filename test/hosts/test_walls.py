@@ -14,9 +14,12 @@ import pytest
 import requests
 from attacker import EACH_HOST, Lair, Manifest, make_lair, owners, salt, victims
 from conftest import Hosts, Repositories
+from lab import MACHINE, Needs
 from products import shortened
 from repository import Repository
 from sites import Site, version
+
+NEEDS = Needs(MACHINE, "attacks meet all walls of a unit")
 
 
 @pytest.fixture(

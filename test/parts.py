@@ -1,0 +1,138 @@
+"""Equal parts of the tests that only --all runs, by the seconds of CPU that were measured of them.
+
+A story is what stays together, in its order: the tests of a file that share hosts. `seconds.json` has each story's
+seconds; `test/run --measure …` writes those of the stories that it ran from their first test to their last.
+"""
+
+import json
+import os
+import re
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+KEPT = Path(__file__).with_name("seconds.json")
+#: Projects from outside are a part of their own: they are long, and change by themselves.
+OUTSIDE = "test_projects"
+
+
+def is_full(item: pytest.Item) -> bool:
+    """Whether only --all runs it."""
+    return item.get_closest_marker("full") is not None
+
+
+def story(item: pytest.Item) -> str:
+    """The name of the story that a test is of: `test_container.py[podman-trixie]`.
+
+    The hosts of a file are those of its module's fixtures, one story for each of their parameters. The tests of a file
+    that is marked `apart` need no other test before them: there each function is a story.
+    """
+    name = item.path.stem
+    if item.get_closest_marker("apart"):
+        name = f"{name}::{item.originalname}"  # type: ignore[attr-defined]
+    callspec = getattr(item, "callspec", None)
+    fixtures = item._fixtureinfo.name2fixturedefs if callspec else {}  # type: ignore[attr-defined]
+    shared = [
+        str(value)
+        for argument, value in (callspec.params if callspec else {}).items()
+        if argument in fixtures and fixtures[argument][-1].scope == "module"
+    ]
+    return f"{name}[{'-'.join(shared)}]" if shared else name
+
+
+def kept() -> dict[str, dict[str, float]]:
+    """Measured seconds of stories: `default` has those of what runs by default, `full` those of what --all adds."""
+    seconds: dict[str, dict[str, float]] = json.loads(KEPT.read_text())
+    return seconds
+
+
+def part(stories: Iterable[str], which: str, seconds: dict[str, float]) -> set[str]:
+    """The stories of part `K/N`, or of the part `projects`. A story without seconds counts as one in the middle.
+
+    Raises ValueError where `which` is none of these.
+
+    Example: ``part(["a", "b", "c"], "1/2", {"a": 9, "b": 5, "c": 4}) == {"a"}``
+    """
+    names = {*stories}
+    outside = {name for name in names if name.startswith(OUTSIDE)}
+    if which == "projects":
+        return outside
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", which)
+    if not found or int(found[1]) > int(found[2]):
+        raise ValueError(f"{which}: K/N is expected, from 1/N to N/N, or `projects`")
+    number, count = int(found[1]), int(found[2])
+    middle = statistics.median(seconds.values()) if seconds else 1.0
+    loads = [(0.0, place, set[str]()) for place in range(count)]
+    for name in sorted(names - outside, key=lambda name: (-seconds.get(name, middle), name)):
+        load, place, taken = min(loads, key=lambda one: one[:2])
+        loads[place] = (load + seconds.get(name, middle), place, taken | {name})
+    return loads[number - 1][2]
+
+
+def spent() -> float:
+    """Seconds of CPU of this process and of those that it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+class Meter:
+    """Adds up the seconds of CPU of each story, with those of its hosts.
+
+    of_hosts: gives those of all hosts of this process, so far
+    """
+
+    def __init__(self, of_hosts: Callable[[], float]):
+        self.of_hosts = of_hosts
+        self.so_far = spent()
+        self.sizes: Counter[tuple[str, str]] = Counter()
+        self.ran: Counter[tuple[str, str]] = Counter()
+        self.sums: Counter[tuple[str, str]] = Counter()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        self.sizes.update(self.key(item) for item in items)
+
+    @staticmethod
+    def key(item: pytest.Item) -> tuple[str, str]:
+        return ("full" if is_full(item) else "default", story(item))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
+        report = yield
+        before, self.so_far = self.so_far, spent() + self.of_hosts()
+        key = self.key(item)
+        told = (*key, self.sizes[key], self.so_far - before)
+        report.user_properties.append(("seconds", told))  # type: ignore[attr-defined]
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """In the process that has the reports of all."""
+        *key, size, seconds = dict(report.user_properties)["seconds"]
+        self.sums[tuple(key)] += seconds
+        self.sizes[tuple(key)] = size
+        self.ran[tuple(key)] += report.when == "call" or (report.when == "setup" and not report.passed)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(session.config, "workerinput"):
+            return
+        seconds = kept()
+        for (kind, name), ran in self.ran.items():
+            if ran == self.sizes[kind, name]:
+                seconds[kind][name] = round(self.sums[kind, name], 1)
+        KEPT.write_text(written(seconds))
+
+
+def written(seconds: dict[str, dict[str, float]]) -> str:
+    """As the file has it: a line for each story."""
+    return json.dumps(seconds, indent=1, sort_keys=True) + "\n"
+
+
+def by_length(items: Sequence[pytest.Item], seconds: dict[str, float]) -> list[pytest.Item]:
+    """The tests by their files, the longest first, so that no worker is left with one of them at the end."""
+    lengths: Counter[Path] = Counter()
+    for path, name in {(item.path, story(item)) for item in items}:
+        lengths[path] += seconds.get(name, 0)
+    return sorted(items, key=lambda item: -lengths[item.path])
