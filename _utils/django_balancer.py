@@ -20,6 +20,7 @@ import django_host_config
 import django_host_file
 import django_host_folder
 import django_host_port
+import django_host_service
 import django_proxy
 import django_proxy_connection
 import django_server
@@ -30,6 +31,7 @@ from django_host_command import DeploymentError
 from django_host_config import Files
 from django_host_folder import Folder
 from django_host_lock import Lock
+from django_host_port import Listen
 from django_site import Site
 
 PROGRAMS: dict[str, Program] = {"haproxy": django_balancer_haproxy, "nginx": django_balancer_nginx}
@@ -210,10 +212,24 @@ def _remove_certificates(domains: Collection[str]) -> None:
                 path.unlink()
 
 
+def _places(sites: Collection[Entry]) -> set[Listen]:
+    """Return where a balancer of some sites listens."""
+    return {*itertools.chain(*([*site["listen"], *site["https"]] for site in sites))}
+
+
+def _listens(listen: Listen) -> bool:
+    """Return whether the running balancer listens somewhere, by its record.
+
+    Without CAP_SYS_PTRACE root cannot see whose a socket is that another user's process has.
+    """
+    present = _recorded()["sites"]
+    return listen in _places(present.values()) and django_host_service.is_running(PROGRAMS[_kind(present)].DAEMON)
+
+
 def _refuse_taken_ports(sites: Collection[Entry]) -> None:
     """Refuse places where this host cannot listen, or another process does."""
     own = [f"{program.DAEMON.service}.service" for program in PROGRAMS.values()]
-    for listen in django_host_port.ordered({*itertools.chain(*([*site["listen"], *site["https"]] for site in sites))}):
+    for listen in django_host_port.ordered(_places(sites)):
         host, port = django_host_port.split(listen)
         problem = django_host_port.bind_error(host) if host else ""
         if problem:
@@ -223,7 +239,7 @@ def _refuse_taken_ports(sites: Collection[Entry]) -> None:
                 "set sysctl net.ipv4.ip_nonlocal_bind=1 (or net.ipv6)",
             )
         holder = django_host_port.listener(port, ports=django_host_port.listening(host))
-        if holder and holder.unit not in own:
+        if holder and holder.unit not in own and not (holder.pid == 0 and _listens(listen)):
             stop = f"systemctl disable --now {holder.unit}" if holder.unit else f"ss -ltnp 'sport = :{port}' shows it"
             raise DeploymentError(
                 f"{listen if host else f'port {port}'} is taken by {holder}, so the balancer cannot listen there; "

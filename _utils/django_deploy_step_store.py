@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import django_release
 import django_release_workers
 import django_store
+import django_store_service
 import django_store_setup
 from django_deploy import Changes, Deployment
 from django_store_contract import OwnServer
@@ -17,7 +18,10 @@ _PAUSE = 0.1
 
 def store(deployment: Deployment) -> Iterator[Changes]:
     """Have the site's queue and caches in servers of its own; those that the pillar has no more are removed last."""
-    pending = django_store_setup.pending(django_store.own_servers(deployment.site), deployment.templates)
+    servers = [*django_store.own_servers(deployment.site)]
+    if servers:
+        django_store_service.try_sandbox(deployment.site)
+    pending = django_store_setup.pending(servers, deployment.templates)
     if not pending:
         return
     yield {name: change for one in pending for name, change in one.changes().items()}

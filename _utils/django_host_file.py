@@ -201,8 +201,11 @@ def remove_whole(path: Path) -> None:
     if is_tree and not django_host_proc.mounted_within(path):
         gone = path.with_name(f".{path.name}.gone")
         remove_tree(gone)
-        path.rename(gone)
-        path = gone
+        try:
+            path = path.rename(gone)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # overlayfs renames no folder that is in a container's image
+                raise
     remove_tree(path)
 
 

@@ -6,6 +6,7 @@ link to the socket of another site, which the proxy would follow (docs/decisions
 
 import contextlib
 import re
+import tempfile
 from pathlib import Path
 
 import django_host_command
@@ -16,6 +17,8 @@ from django_host_command import DeploymentError
 from django_host_proc import Mount
 
 UNITS = Path("/etc/systemd/system")
+#: Where a mount is tried: root's.
+SCRATCH = Path("/run")
 _UNIT = """\
 {ours}
 [Unit]
@@ -66,27 +69,44 @@ def follow_no_link(folder: Path) -> str:
     path, text = unit(folder), _UNIT.format(ours=django_host_config.OURS, folder=folder)
     if django_host_file.read_text(path) == text and follows_no_link(folder):
         return ""
+    problem = _problem()
+    if problem:
+        return problem
     try:
         django_host_file.write(path, text)
         _systemctl("daemon-reload")
         _systemctl("enable", "--quiet", "--now", path.name)
     except DeploymentError as error:
-        remove(folder)
+        _remove(path)  # without stopping it: systemd would stop all sites that have a socket below the folder
         return str(error).splitlines()[0]
-    if follows_no_link(folder):
-        return ""
-    remove(folder)
-    return "the kernel has no nosymfollow (Linux 5.10)"
+    return ""
+
+
+def _problem() -> str:
+    """Return why this host cannot mount a folder so, by an empty one; empty if it can."""
+    with tempfile.TemporaryDirectory(dir=SCRATCH, prefix="django-mount-") as scratch:
+        try:
+            argv = ["mount", "--bind", "--options", "nosymfollow", scratch, scratch]
+            django_host_command.run(argv, doing="mounting a folder in which no link is followed")
+        except DeploymentError as error:
+            return str(error).splitlines()[0]
+        can = follows_no_link(Path(scratch))
+        django_host_command.run(["umount", scratch], doing="unmounting it")
+    return "" if can else "the kernel has no nosymfollow (Linux 5.10)"
 
 
 def remove(folder: Path) -> None:
-    """Remove the mount and its unit; what is in the folder stays."""
+    """Remove the mount of a folder that no site uses any more, and its unit; what is in the folder stays."""
     path = unit(folder)
     if path.exists():
-        with contextlib.suppress(DeploymentError):
-            _systemctl("disable", "--quiet", "--now", path.name)
-        path.unlink()
-        _systemctl("daemon-reload")
+        _remove(path, "--now")
+
+
+def _remove(path: Path, *options: str) -> None:
+    with contextlib.suppress(DeploymentError):
+        _systemctl("disable", "--quiet", *options, path.name)
+    path.unlink()
+    _systemctl("daemon-reload")
 
 
 def _systemctl(*arguments: str) -> None:

@@ -62,9 +62,13 @@ class Served:
         password = django_secret.store_password_file(self.site)
         found = {str(path): "changed" if path.exists() else "new" for path in self._stale()}
         found |= {} if password.exists() else {str(password): "new"}
-        for one in django_store_setup.pending(self.servers, templates):
+        for one in self._pending(templates):
             found |= one.changes()
         return found | gone(self.site)
+
+    def _pending(self, templates: Mapping[str, str]) -> list[Pending]:
+        django_store_service.try_sandbox(self.site)
+        return django_store_setup.pending(self.servers, templates)
 
     def _stale(self) -> dict[Path, str]:
         return {path: text for path, text in self._files.items() if django_host_file.read_text(path) != text}
@@ -78,7 +82,7 @@ class Served:
         remove(self.site)
         self._prepare()
         warnings = []
-        for one in django_store_setup.pending(self.servers, templates):
+        for one in self._pending(templates):
             _refuse_taken_port(one)
             warnings.append(django_store_setup.apply(one))
             if one.restarts:

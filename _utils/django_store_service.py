@@ -18,6 +18,7 @@ import django_store_contract
 from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_process_supervisor import PROGRAMS
+from django_process_systemd import MANAGER as SYSTEMD
 from django_process_systemd import UNITS
 from django_site import Site
 from django_store_contract import OwnServer, ServerStore
@@ -64,6 +65,12 @@ def files(kind: ServerStore, server: OwnServer, texts: Mapping[str, str]) -> dic
     found[_script(server)] = django_host_template.render(texts, script_url, **variables)
     found[_program(server)] = django_host_template.render(texts, program_url, **variables)
     return found
+
+
+def try_sandbox(site: Site) -> None:
+    """Have the sandbox tried once for each boot: the unit of a server leaves out what keeps units from starting."""
+    if site.process == "systemd" and site.user_exists():
+        SYSTEMD.warnings(site)
 
 
 def _identity(site: Site) -> list[str]:

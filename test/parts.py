@@ -9,8 +9,9 @@ import os
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,7 +90,7 @@ class Meter:
         self.so_far = spent()
         self.sizes: Counter[tuple[str, str]] = Counter()
         self.ran: Counter[tuple[str, str]] = Counter()
-        self.sums: Counter[tuple[str, str]] = Counter()
+        self.sums: dict[tuple[str, str], float] = {}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -100,20 +101,21 @@ class Meter:
         return ("full" if is_full(item) else "default", story(item))
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         before, self.so_far = self.so_far, spent() + self.of_hosts()
         key = self.key(item)
-        told = (*key, self.sizes[key], self.so_far - before)
-        report.user_properties.append(("seconds", told))  # type: ignore[attr-defined]
+        report.user_properties.append(("seconds", [*key, self.sizes[key], self.so_far - before]))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """In the process that has the reports of all."""
-        *key, size, seconds = dict(report.user_properties)["seconds"]
-        self.sums[tuple(key)] += seconds
-        self.sizes[tuple(key)] = size
-        self.ran[tuple(key)] += report.when == "call" or (report.when == "setup" and not report.passed)
+        found: Any = dict(report.user_properties)["seconds"]
+        kind, name, size, seconds = found
+        key = (kind, name)
+        self.sums[key] = self.sums.get(key, 0.0) + seconds
+        self.sizes[key] = size
+        self.ran[key] += report.when == "call" or (report.when == "setup" and not report.passed)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if hasattr(session.config, "workerinput"):
@@ -132,7 +134,7 @@ def written(seconds: dict[str, dict[str, float]]) -> str:
 
 def by_length(items: Sequence[pytest.Item], seconds: dict[str, float]) -> list[pytest.Item]:
     """The tests by their files, the longest first, so that no worker is left with one of them at the end."""
-    lengths: Counter[Path] = Counter()
+    lengths = dict.fromkeys((item.path for item in items), 0.0)
     for path, name in {(item.path, story(item)) for item in items}:
-        lengths[path] += seconds.get(name, 0)
+        lengths[path] += seconds.get(name, 0.0)
     return sorted(items, key=lambda item: -lengths[item.path])

@@ -16,6 +16,7 @@ import django_balancer_nginx
 import django_balancer_program
 import django_balancer_varnish
 import django_host_command
+import django_host_port
 import django_pillar
 import django_release_settings
 import pytest
@@ -208,6 +209,22 @@ def test_second_apply_changes_nothing_and_the_last_site_takes_all_files_with_it(
     assert apply({}, ["blog"]).keys() == {str(config), str(unit)}
     assert not any(path.exists() for path in (config, unit, django_balancer.STATE))
     assert apply({}, ["blog"]) == {}
+
+
+def test_own_ports_are_known_where_root_cannot_see_whose_they_are(
+    haproxy: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container with default capabilities the process that listens is unknown, the running balancer's too."""
+    unknown = django_host_port.Listener("", 0, "")
+    monkeypatch.setattr(django_balancer.django_host_service, "is_running", lambda _daemon: True)
+    apply(blog(), [])
+    monkeypatch.setattr(django_balancer.django_host_port, "listener", lambda *_port, **_options: unknown)
+    assert apply(blog(balancer={"balance": "source"}), [])
+    with pytest.raises(DeploymentError, match="port 81 is taken by an unknown process"):
+        apply(blog(balancer={"listen": [80, 81]}), [])
+    monkeypatch.setattr(django_balancer.django_host_service, "is_running", lambda _daemon: False)
+    with pytest.raises(DeploymentError, match="port 80 is taken by an unknown process"):
+        apply(blog(balancer={"balance": "leastconn"}), [])
 
 
 def test_file_that_the_formula_did_not_write_is_not_overwritten(haproxy: list[str]) -> None:

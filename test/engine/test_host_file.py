@@ -140,3 +140,15 @@ def test_nothing_is_deleted_where_something_is_mounted(own_host):
         assert error.value.errno == errno.EBUSY and error.value.filename == str(own_host / "tree/uploads")
     django_host_file.remove_tree(own_host / "tree/other")
     assert (own_host / "tree/uploads/photo.jpg").exists()
+
+
+def test_tree_of_an_image_is_deleted_in_its_place(own_host, monkeypatch):
+    """overlayfs renames no folder that is in a lower layer: EXDEV, as to another disk."""
+
+    def refuse(path, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link", str(path), None, str(target))
+
+    (own_host / "release/source").mkdir(parents=True)
+    monkeypatch.setattr(Path, "rename", refuse)
+    django_host_file.remove_whole(own_host / "release")
+    assert not (own_host / "release").exists()

@@ -22,24 +22,33 @@ def host(tmp_path, monkeypatch):
 
 @pytest.fixture
 def commands(host, monkeypatch):
+    """What is run on the host; a mount is in the table afterwards, in the options that the host knows."""
     done = []
+    table, known = django_host_proc.PROC / "self/mountinfo", {"options": "rw,nosymfollow", "refuses": ""}
 
     def run(argv, *, doing):
-        done.append(argv[1])
-        if argv[1] == "enable":
-            (django_host_proc.PROC / "self/mountinfo").write_text(MOUNTED.format(folder=host))
+        done.append(" ".join(argv[:2]))
+        if done[-1] == known["refuses"]:
+            raise DeploymentError(f"{doing}: exit 32: mount: permission denied")
+        if argv[0] == "mount":
+            table.write_text(f"583 156 0:57 / {argv[-1]} {known['options']} - tmpfs tmpfs rw\n")
+        elif argv[1] == "enable":
+            table.write_text(MOUNTED.format(folder=host))
 
     monkeypatch.setattr(django_host_mount.django_host_command, "run", run)
-    return done
+    monkeypatch.setattr(django_host_mount, "SCRATCH", host)
+    return done, known
 
 
 def test_folder_is_mounted_once_without_links(host, commands):
+    done, _known = commands
     assert not django_host_mount.follows_no_link(host)
-    assert django_host_mount.follow_no_link(host) == "" and commands == ["daemon-reload", "enable"]
+    assert django_host_mount.follow_no_link(host) == ""
+    assert done[2:] == ["systemctl daemon-reload", "systemctl enable"] and done[0] == "mount --bind"
     assert f"What={host}\nWhere={host}\n" in django_host_mount.unit(host).read_text()
-    assert django_host_mount.follow_no_link(host) == "" and len(commands) == 2
+    assert django_host_mount.follow_no_link(host) == "" and len(done) == 4
     django_host_mount.remove(host)
-    assert commands[2:] == ["disable", "daemon-reload"] and not django_host_mount.unit(host).exists()
+    assert done[4:] == ["systemctl disable", "systemctl daemon-reload"] and not django_host_mount.unit(host).exists()
 
 
 def test_last_mount_of_a_folder_counts(host):
@@ -48,20 +57,30 @@ def test_last_mount_of_a_folder_counts(host):
     assert not django_host_mount.follows_no_link(host)
 
 
-def test_reason_is_returned_and_no_unit_left_when_systemd_refuses(host, monkeypatch):
-    def run(argv, *, doing):
-        if argv[1] == "enable":
-            raise DeploymentError(f"{doing}: exit 32: mount: permission denied")
-
-    monkeypatch.setattr(django_host_mount.django_host_command, "run", run)
+def test_no_unit_is_written_where_the_host_may_not_mount(host, commands):
+    """To stop the unit of a mount stops each site with a socket below it, where the mount never was."""
+    done, known = commands
+    known["refuses"] = "mount --bind"
     assert "permission denied" in django_host_mount.follow_no_link(host)
-    assert not django_host_mount.unit(host).exists()
+    assert done == ["mount --bind"] and not django_host_mount.unit(host).exists() and not [*host.iterdir()]
 
 
-def test_old_kernel_is_named(host, monkeypatch):
-    monkeypatch.setattr(django_host_mount.django_host_command, "run", lambda argv, *, doing: None)
+def test_nothing_is_stopped_when_systemd_does_not_mount(host, commands, monkeypatch):
+    done, known = commands
+    known["refuses"] = "systemctl enable"
+    options = []
+    run = django_host_mount._systemctl
+    monkeypatch.setattr(django_host_mount, "_systemctl", lambda *words: (options.extend(words), run(*words)))
+    assert "permission denied" in django_host_mount.follow_no_link(host)
+    assert done[-2:] == ["systemctl disable", "systemctl daemon-reload"]
+    assert options.count("--now") == 1 and not django_host_mount.unit(host).exists()
+
+
+def test_old_kernel_is_named(host, commands):
+    done, known = commands
+    known["options"] = "rw"
     assert django_host_mount.follow_no_link(host) == "the kernel has no nosymfollow (Linux 5.10)"
-    assert not django_host_mount.unit(host).exists()
+    assert done == ["mount --bind", f"umount {done[1].split()[1]}"] and not django_host_mount.unit(host).exists()
 
 
 @pytest.mark.parametrize(

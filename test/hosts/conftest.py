@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import parts
 import pytest
@@ -110,12 +111,12 @@ def blog(module_hosts: Hosts, repositories: Repositories) -> Site:
     return live_site(module_hosts, repositories)
 
 
-def live_site(hosts: Hosts, repositories: Repositories, **options: object) -> Site:
+def live_site(hosts: Hosts, repositories: Repositories, **options: Any) -> Site:
     """A live site of the bundled example on a host of its own, with the options of a Site."""
     host = hosts(kind="live")
     blog = Site(host, repositories(host), **options)
+    blog.configure()
     if options:
         blog.deploy()
-    else:
-        blog.configure()
+        assert blog.units  # the former release has ended
     return blog

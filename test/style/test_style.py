@@ -57,7 +57,7 @@ def test_types_hold(folder):
     assert modules or folder in ("_states", "_modules", "_runners", "_pillar")
     if modules:
         oldest = ["--python-version=3.10"] if folder.startswith("_") else []  # Salt's on Ubuntu 22.04
-        run("mypy", *oldest, *modules, MYPYPATH="_utils:test/hosts:bench")
+        run("mypy", *oldest, *modules, MYPYPATH="_utils:test/hosts:test:bench")
 
 
 def test_types_of_quickstart_hold():
