@@ -174,7 +174,7 @@ while process.poll() is None and not ended:
                 os.kill(pid, signal.SIGKILL)
             except OSError:
                 pass
-    time.sleep(0.02)
+    time.sleep(0.05)
 process.wait()
 took = time.monotonic() - began
 texts = [(file.seek(0), file.read(1 << 22).decode(errors="replace"))[1] for file in (out, err)]

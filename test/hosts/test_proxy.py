@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -93,9 +94,11 @@ def test_locations_and_snippets_are_applied(blog):
 
 
 def test_client_above_the_rate_gets_429(blog):
+    began = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         statuses = [answer.status_code for answer in pool.map(lambda _: blog.get("/release"), range(24))]
-    assert {*statuses} == {200, 429} and statuses.count(200) < 12
+    most = 12 + (time.monotonic() - began) / 2  # 30 a minute
+    assert {*statuses} == {200, 429} and statuses.count(200) < most
     assert blog.get("/static/admin/css/base.css").status_code == 200, "static files are not counted"
     assert all(on_the_host(blog, "/release")[0] == 200 for _ in range(12)), "nor is the host itself"
 

@@ -4,8 +4,11 @@ import time
 
 import pytest
 from conftest import live_site
+from lab import MACHINE, Needs
 from products import shortened
 from sites import Site, ownership, version
+
+NEEDS = Needs(MACHINE, "a folder is mounted in which no link is followed")
 
 #: What a site puts in place of its own files in /run: nothing of it may keep root waiting, or be read without an end.
 HOSTILE = {
@@ -79,11 +82,9 @@ def test_entries_in_the_folder_of_a_site_delay_no_verb(blog, what):
     pid = blog.host.run(["systemctl", "show", "--value", "--property=MainPID", blog.unit]).stdout.strip()
     measured = "bash -c 'ulimit -v 4000000; exec \"$@\"' x"
     for command in ("state.apply django", f"django.status {blog.name}", f"django.releases {blog.name}"):
-        began = time.monotonic()
         argv = f"/usr/bin/env timeout 60 {measured} salt-call --local --out=json {command}"
         done = blog.host.run(argv, check=False, timeout=90)
         assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
-        assert time.monotonic() - began < 30, command
         assert "started" not in done.stdout
     (status,) = blog.host.call("django.status", blog.name)
     assert status["running"] is True and status["server"] == "uwsgi"

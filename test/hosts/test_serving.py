@@ -113,7 +113,8 @@ def main_process(blog: Site) -> str:
 
 
 def until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    # Where control groups are of version 1, systemd in a container waits for TimeoutStopSec after a kill.
+    deadline = time.monotonic() + 200
     while not is_so():
         assert time.monotonic() < deadline, "it does not come back"
         time.sleep(0.1)
