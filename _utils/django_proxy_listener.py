@@ -13,6 +13,7 @@ import django_host_file
 import django_host_port
 import django_host_service
 import django_host_template
+import django_process_sandbox
 import django_process_systemd
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
@@ -23,7 +24,14 @@ TEMPLATES = ("salt://django/files/listen.socket", "salt://django/files/listen.se
 
 def files(site: Site, templates: Mapping[str, str]) -> Files:
     """Return the units of a site; none where systemd does not listen for it."""
-    variables = {"ours": OURS, "site": site.config, "group": site.proxy_group, "socket": f"{site.current}/socket"}
+    variables = {
+        "ours": OURS,
+        "site": site.config,
+        "is_mounting": not django_process_sandbox.refused(site),
+        "user": site.platform["nginx"]["user"],
+        "group": site.proxy_group,
+        "socket": f"{site.current}/socket",
+    }
     return {
         django_process_systemd.UNITS / f"django-{site.name}-{Path(url).name}": django_host_template.render(
             templates, url, **variables

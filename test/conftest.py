@@ -46,10 +46,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = {*parts.kept().slow}
+    for item in items:
+        if parts.function(item) in slow:
+            item.add_marker(pytest.mark.slow)
     if which := config.getoption("part"):
         full = {parts.story(item) for item in items if parts.is_full(item)}
-        chosen = parts.part(full, which, parts.kept()["full"])
+        chosen = parts.part(full, which, parts.kept().full)
         keep(config, items, lambda item: parts.is_full(item) and parts.story(item) in chosen)
     elif not config.getoption("--all"):
         keep(config, items, lambda item: not parts.is_full(item))

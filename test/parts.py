@@ -1,4 +1,4 @@
-"""Equal parts of the tests that only --all runs, by the seconds of CPU that were measured of them.
+"""What tests take, in seconds of CPU: equal parts of those that only --all runs, and those that --quick leaves out.
 
 A story is what stays together, in its order: the tests of a file that share hosts. `seconds.json` has each story's
 seconds; `test/run --measure …` writes those of the stories that it ran from their first test to their last.
@@ -11,13 +11,15 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 KEPT = Path(__file__).with_name("seconds.json")
 #: Projects from outside are a part of their own: they are long, and change by themselves.
 OUTSIDE = "test_projects"
+#: Seconds of CPU of one test above which --quick leaves its function out.
+SLOW = 0.1
 
 
 def is_full(item: pytest.Item) -> bool:
@@ -44,10 +46,28 @@ def story(item: pytest.Item) -> str:
     return f"{name}[{'-'.join(shared)}]" if shared else name
 
 
-def kept() -> dict[str, dict[str, float]]:
-    """Measured seconds of stories: `default` has those of what runs by default, `full` those of what --all adds."""
-    seconds: dict[str, dict[str, float]] = json.loads(KEPT.read_text())
-    return seconds
+class Seconds(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        default: stories on hosts: the seconds of what runs by default.
+        full: all stories: those of what --all adds.
+        slow: functions that are not on hosts and take more than SLOW seconds; --quick leaves them out.
+    """
+
+    default: dict[str, float]
+    full: dict[str, float]
+    slow: list[str]
+
+
+def function(item: pytest.Item) -> str:
+    """The name of a test's function, with its file: `engine/test_deploy.py::test_a_number_is_never_given_twice`."""
+    return f"{item.path.parent.name}/{item.path.name}::{item.originalname}"  # type: ignore[attr-defined]
+
+
+def kept() -> Seconds:
+    """Return what was measured."""
+    return Seconds(**json.loads(KEPT.read_text()))
 
 
 def part(stories: Iterable[str], which: str, seconds: dict[str, float]) -> set[str]:
@@ -87,18 +107,24 @@ class Meter:
 
     def __init__(self, of_hosts: Callable[[], float]):
         self.of_hosts = of_hosts
-        self.so_far = spent()
+        self.so_far = 0.0
         self.sizes: Counter[tuple[str, str]] = Counter()
-        self.ran: Counter[tuple[str, str]] = Counter()
         self.sums: dict[tuple[str, str], float] = {}
+        self.ran: dict[tuple[str, str], set[str]] = {}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         self.sizes.update(self.key(item) for item in items)
 
+    def pytest_collection_finish(self) -> None:
+        self.so_far = spent()
+
     @staticmethod
     def key(item: pytest.Item) -> tuple[str, str]:
-        return ("full" if is_full(item) else "default", story(item))
+        """Where the seconds of a test are kept, and under which name."""
+        if is_full(item):
+            return "full", story(item)
+        return ("default", story(item)) if item.path.parent.name == "hosts" else ("slow", function(item))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -113,23 +139,25 @@ class Meter:
         found: Any = dict(report.user_properties)["seconds"]
         kind, name, size, seconds = found
         key = (kind, name)
-        self.sums[key] = self.sums.get(key, 0.0) + seconds
         self.sizes[key] = size
-        self.ran[key] += report.when == "call" or (report.when == "setup" and not report.passed)
+        self.sums[key] = self.sums.get(key, 0.0) + seconds
+        self.ran.setdefault(key, set()).add(report.nodeid)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if hasattr(session.config, "workerinput"):
             return
         seconds = kept()
-        for (kind, name), ran in self.ran.items():
-            if ran == self.sizes[kind, name]:
-                seconds[kind][name] = round(self.sums[kind, name], 1)
-        KEPT.write_text(written(seconds))
-
-
-def written(seconds: dict[str, dict[str, float]]) -> str:
-    """As the file has it: a line for each story."""
-    return json.dumps(seconds, indent=1, sort_keys=True) + "\n"
+        slow = set(seconds.slow)
+        for key, ran in self.ran.items():
+            if len(ran) < self.sizes[key]:
+                continue
+            kind, name = key
+            if kind == "slow":
+                (slow.add if self.sums[key] / len(ran) > SLOW else slow.discard)(name)
+            else:
+                getattr(seconds, kind)[name] = round(self.sums[key], 1)
+        kept_now = seconds._replace(slow=sorted(slow))._asdict()
+        KEPT.write_text(json.dumps(kept_now, indent=1, sort_keys=True) + "\n")
 
 
 def by_length(items: Sequence[pytest.Item], seconds: dict[str, float]) -> list[pytest.Item]:

@@ -3,6 +3,7 @@
 import django_host_command
 import django_host_port
 import django_host_service
+import django_process_sandbox
 import django_process_systemd
 import django_proxy_listener
 import pytest
@@ -43,6 +44,12 @@ def listening(make_site):
     return lambda address="0.0.0.0:8000": make_site(proxy={"kind": "none"}, server={"bind": address})
 
 
+def service_of(site):
+    """The text of the unit that connects requests."""
+    files = django_proxy_listener.files(site, formula_templates())
+    return next(text for path, text in files.items() if path.suffix == ".service")
+
+
 def texts():
     return {path.name: path.read_text() for path in django_process_systemd.UNITS.glob("*listen*")}
 
@@ -61,6 +68,16 @@ def test_systemd_listens_and_connects_to_the_active_release(listening, systemd):
     assert django_proxy_listener.stale(site, formula_templates()) == {}
     (django_process_systemd.UNITS / "sockets.target.wants" / socket.name).unlink()
     assert django_proxy_listener.stale(site, formula_templates()) == {str(socket): "disabled"}
+
+
+def test_unit_starts_where_systemd_may_not_mount(listening, systemd, monkeypatch):
+    """With DynamicUser it fails there with 226/NAMESPACE (systemd 257)."""
+    site = listening()
+    service = service_of(site)
+    assert "\nDynamicUser=yes\n" in service and "\nUser=" not in service
+    monkeypatch.setattr(django_process_sandbox, "refused", lambda _site: ["TemporaryFileSystem"])
+    service = service_of(site)
+    assert "\nUser=www-data\n" in service and "DynamicUser" not in service
 
 
 def test_listener_is_removed_when_the_site_gets_a_proxy(listening, make_site, systemd):

@@ -20,7 +20,7 @@ Repositories = Callable[..., Repository]
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort the tests on hosts by their files, the longest first; those of a file stay in their order."""
     places = [number for number, item in enumerate(items) if item.path.parent == Path(__file__).parent]
-    seconds = parts.kept()["full" if config.getoption("part") else "default"]
+    seconds = parts.kept().full if config.getoption("part") else parts.kept().default
     for number, item in zip(places, parts.by_length([items[place] for place in places], seconds), strict=True):
         items[number] = item
 

@@ -55,7 +55,7 @@ def test_a_plan_says_what_the_release_then_does(blog):
     plan = blog.host.call("django.plan", "blog")
     assert traces(blog) == before and blog.answering["release"] == live
     new = plan["release"]["new"]
-    assert new.startswith("0002-") and plan["release"]["old"] == live
+    assert new.startswith("0003-") and plan["release"]["old"] == live
     assert plan["packages"] == {"added": {"python-dotenv": "1.1.1"}}
     assert plan["requirements"]["requirements.txt"].splitlines()[-1] == "+python-dotenv==1.1.1"
     assert [line.partition(" ")[2] for line in plan["commits"]] == ["Ada: Moods"]

@@ -1,5 +1,8 @@
 """The parts of --all: together they are all of it, each story once, and they take the same time."""
 
+import re
+from pathlib import Path
+
 import parts
 import pytest
 
@@ -29,5 +32,6 @@ def test_what_is_no_part_is_refused(which):
 def test_measured_stories_are_stories_of_today():
     """Of files that are there; `test/run --measure` writes them."""
     files = {path.stem for path in (parts.KEPT.parent).rglob("test_*.py")}
-    for kind in ("default", "full"):
-        assert {name.partition("[")[0].partition("::")[0] for name in parts.kept()[kind]} <= files
+    seconds = parts.kept()
+    assert {re.split(r"[[:]", name)[0] for name in [*seconds.default, *seconds.full]} <= files
+    assert {Path(name.partition("::")[0]).stem for name in seconds.slow} <= files
