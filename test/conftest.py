@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if which := config.getoption("part"):
         full = {parts.story(item) for item in items if parts.is_full(item)}
         chosen = parts.part(full, which, parts.kept().full)
-        keep(config, items, lambda item: parts.is_full(item) and parts.story(item) in chosen)
+        keep(config, items, lambda item: parts.story(item) in chosen)
     elif not config.getoption("--all"):
         keep(config, items, lambda item: not parts.is_full(item))
 

@@ -1,7 +1,8 @@
-"""What tests take, in seconds of CPU: equal parts of those that only --all runs, and those that --quick leaves out.
+"""What tests take, in seconds of CPU: equal parts of what --all has beyond the default, and what --quick leaves out.
 
-A story is what stays together, in its order: the tests of a file that share hosts. `seconds.json` has each story's
-seconds; `test/run --measure …` writes those of the stories that it ran from their first test to their last.
+A story is what stays together, in its order: the tests of a file that share hosts. A part runs whole stories, those
+with a test that only --all runs. `seconds.json` has each story's seconds; `test/run --measure …` writes those of the
+stories that it ran from their first test to their last.
 """
 
 import json
@@ -50,8 +51,8 @@ class Seconds(NamedTuple):
     """What was measured.
 
     Attributes:
-        default: stories on hosts: the seconds of what runs by default.
-        full: all stories: those of what --all adds.
+        default: the seconds of stories on hosts, of what runs by default.
+        full: those of stories of which --all runs more, whole.
         slow: functions that are not on hosts and take more than SLOW seconds; --quick leaves them out.
     """
 
@@ -100,7 +101,7 @@ def spent() -> float:
 
 
 class Meter:
-    """Adds up the seconds of CPU of each story, with those of its hosts.
+    """Adds up the seconds of CPU of each story, with those of its hosts, and of each function of the other layers.
 
     of_hosts: gives those of all hosts of this process, so far
     """
@@ -108,55 +109,54 @@ class Meter:
     def __init__(self, of_hosts: Callable[[], float]):
         self.of_hosts = of_hosts
         self.so_far = 0.0
-        self.sizes: Counter[tuple[str, str]] = Counter()
-        self.sums: dict[tuple[str, str], float] = {}
-        self.ran: dict[tuple[str, str], set[str]] = {}
+        #: How many tests each has by default, and in all.
+        self.sizes: dict[str, tuple[int, int]] = {}
+        self.sums: dict[str, float] = {}
+        self.ran: dict[str, set[str]] = {}
+
+    @staticmethod
+    def name(item: pytest.Item) -> str:
+        return story(item) if item.path.parent.name == "hosts" or is_full(item) else function(item)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        self.sizes.update(self.key(item) for item in items)
+        every = Counter(map(self.name, items))
+        default = Counter(self.name(item) for item in items if not is_full(item))
+        self.sizes = {name: (default[name], every[name]) for name in every}
 
     def pytest_collection_finish(self) -> None:
         self.so_far = spent()
-
-    @staticmethod
-    def key(item: pytest.Item) -> tuple[str, str]:
-        """Where the seconds of a test are kept, and under which name."""
-        if is_full(item):
-            return "full", story(item)
-        return ("default", story(item)) if item.path.parent.name == "hosts" else ("slow", function(item))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         before, self.so_far = self.so_far, spent() + self.of_hosts()
-        key = self.key(item)
-        report.user_properties.append(("seconds", [*key, self.sizes[key], self.so_far - before]))
+        name = self.name(item)
+        report.user_properties.append(("seconds", [name, *self.sizes[name], self.so_far - before]))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """In the process that has the reports of all."""
         found: Any = dict(report.user_properties)["seconds"]
-        kind, name, size, seconds = found
-        key = (kind, name)
-        self.sizes[key] = size
-        self.sums[key] = self.sums.get(key, 0.0) + seconds
-        self.ran.setdefault(key, set()).add(report.nodeid)
+        name, default, every, seconds = found
+        self.sizes[name] = (default, every)
+        self.sums[name] = self.sums.get(name, 0.0) + seconds
+        self.ran.setdefault(name, set()).add(report.nodeid)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if hasattr(session.config, "workerinput"):
             return
-        seconds = kept()
-        slow = set(seconds.slow)
-        for key, ran in self.ran.items():
-            if len(ran) < self.sizes[key]:
-                continue
-            kind, name = key
-            if kind == "slow":
-                (slow.add if self.sums[key] / len(ran) > SLOW else slow.discard)(name)
-            else:
-                getattr(seconds, kind)[name] = round(self.sums[key], 1)
-        kept_now = seconds._replace(slow=sorted(slow))._asdict()
+        measured = kept()
+        slow = set(measured.slow)
+        for name, ran in self.ran.items():
+            (default, every), seconds = self.sizes[name], round(self.sums[name], 1)
+            if "/" in name:  # a function
+                (slow.add if seconds / len(ran) > SLOW else slow.discard)(name)
+            elif default < len(ran) == every:
+                measured.full[name] = seconds
+            elif len(ran) == default:
+                measured.default[name] = seconds
+        kept_now = measured._replace(slow=sorted(slow))._asdict()
         KEPT.write_text(json.dumps(kept_now, indent=1, sort_keys=True) + "\n")
 
 

@@ -40,7 +40,7 @@ class Load:
     url: str
     host_header: str
     connections: int = 16
-    pause: float = 0
+    pause: float = 0.1
     release: Release = lambda body: None
     seconds: float = 3600
     requests: int = 200_000

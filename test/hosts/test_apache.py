@@ -267,6 +267,7 @@ SERVERS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("server", shortened(SERVERS, "gunicorn, tcp"))
 def test_application_server_changes_behind_apache(blog, server):
     with blog.lossless():

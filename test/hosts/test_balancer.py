@@ -167,6 +167,7 @@ def test_configuration_that_haproxy_refuses_leaves_the_running_one(fleet: Fleet)
     assert fleet.apply().changed == {} and lb.read("/etc/haproxy/django.cfg") == installed
 
 
+@pytest.mark.full
 def test_requests_are_distributed_as_the_pillar_says(fleet: Fleet) -> None:
     one, two = fleet.web
     fleet.hosts["web1"]["weight"] = 50

@@ -1,6 +1,7 @@
 """A changed pillar value does what it means and no more: a release of the same commit, files of nginx, or a record."""
 
 import pytest
+from products import shortened
 
 RELEASE = {
     *("blog has its source", "blog has its virtualenv", "blog is built", "blog has its settings"),
@@ -11,12 +12,13 @@ NOTHING: set[str] = set()
 #: What a dry run cannot know without a start of the new release.
 POSSIBLE = {"blog has its database migrated"}
 
+TWO = ["blog.example.org", "www.example.org"]
 CASES = {
     "settings": ({"settings": {"TIME_ZONE": "Asia/Shanghai"}}, RELEASE),
     "environment": ({"environment": {"SITE_NAME": 'Ray & Elspeth: 100% "quoted" $HOME'}}, RELEASE),
     "server": ({"server": {"processes": 3}}, RELEASE),
     "resources": ({"resources": {"MemoryMax": "512M"}}, RELEASE),
-    "a domain more": ({"domains": ["blog.example.org", "www.example.org"]}, RELEASE | PROXY),
+    "a domain more": ({"domains": TWO}, RELEASE | PROXY),
     "a domain less": ({"domains": ["blog.example.org"]}, RELEASE | PROXY),
     "a redirect": ({"redirect_domains": ["old.example.org"]}, PROXY),
     "proxy option": ({"proxy": {"options": {"keepalive_timeout": "65s"}}}, PROXY),
@@ -28,9 +30,39 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_change_does_what_it_means(blog, case):
-    changes, means = CASES[case]
+#: The options that the cases change.
+CHANGED = {name for changes, _means in CASES.values() for name in changes}
+
+
+@pytest.fixture(scope="module")
+def usual(blog) -> dict[str, object]:
+    """The options of the site before any test changed them."""
+    return dict(blog.options)
+
+
+def together(*names: str) -> tuple[dict[str, object], set[str]]:
+    """Several changes as one."""
+    changes, means = {}, set()
+    for name in names:
+        changes |= CASES[name][0]
+        means |= CASES[name][1]
+    return changes, means
+
+
+#: The default run makes these changes; --all each alone too.
+TOGETHER = {
+    "all of a release": together("settings", "environment", "server", "resources", "a domain more"),
+    "all of the proxy": together("a redirect", "proxy option", "uploads", "expires"),
+    "all that is recorded only": together("keep", "health", "timeouts"),
+}
+
+
+@pytest.mark.parametrize("case", shortened([*TOGETHER, *CASES], *TOGETHER))
+def test_a_change_does_what_it_means(blog, usual, case):
+    changes, means = {**TOGETHER, **CASES}[case]
+    former = {**dict.fromkeys(CHANGED), **usual, **({"domains": TWO} if case == "a domain less" else {})}
+    if any(blog.options.get(name) != value for name, value in former.items()):
+        blog.deploy(**former)
     before = blog.live
     foreseen = blog.apply(test=True, **changes)
     assert not foreseen.failed and blog.live == before

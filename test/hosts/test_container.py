@@ -49,7 +49,7 @@ FAILING = {
 }
 
 
-@pytest.fixture(scope="module", params=shortened(CELLS, "podman-bookworm", "docker-trixie"))
+@pytest.fixture(scope="module", params=shortened(CELLS, "podman-bookworm"))
 def blog(request: pytest.FixtureRequest, module_hosts: Hosts, repositories: Repositories) -> Site:
     """A site in containers of each engine on each release of Debian."""
     engine, release = request.param.split("-")

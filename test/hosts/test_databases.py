@@ -127,6 +127,7 @@ def test_mysql_by_settings(blog):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_several_databases(blog):
     add(blog, MORE)
     blog.deploy(database=None, databases={"default": POSTGRES, "metrics": {**MYSQL, "name": "metrics"}})

@@ -91,6 +91,7 @@ def test_advice_was_good_and_the_failures_are_over(blog):
     assert blog.manage("showmigrations guestbook").splitlines()[0] == "guestbook"
 
 
+@pytest.mark.full
 def test_failed_commit_that_is_reverted_is_over(blog):
     urls = blog.repository.read("guestbook/urls.py")
     live = blog.live
@@ -102,6 +103,7 @@ def test_failed_commit_that_is_reverted_is_over(blog):
     blog.repository.commit(blog.repository.amended({"guestbook/urls.py": urls}))
 
 
+@pytest.mark.full
 def test_change_of_the_path_fails_no_request_of_the_switch(blog):
     blog.deploy(revision="main", path="/shop")
     report = blog.record()["receipt"]

@@ -115,6 +115,7 @@ def test_links_under_every_name(lair, target):
     assert owners(lair.host, "/root/existing") == {"root:root 600 f": 1}
 
 
+@pytest.mark.full
 def test_links_under_the_names_that_the_pillar_gives(lair):
     config = {"shared": ["a-shared", "b/shared"], "writable": ["a-writable", "c/writable"]}
     config["files"] = {"a-file.py": {"contents": "x = 1\n"}, "d/file.py": {"contents": "x = 1\n"}}
@@ -152,6 +153,7 @@ HOSTILE_NAMES = [
 ]
 
 
+@pytest.mark.full
 def test_hostile_names_and_deep_trees(lair):
     deep = "/".join(["d"] * 120)
     folders = ("", "website/static/", "guestbook/migrations/", "guestbook/static/", f"{deep}/")
@@ -283,6 +285,7 @@ for folder in glob.glob("/srv/django/mallory/virtualenvs/*"):
 KINDS = ("FIFO", "socket", "link to root", "hard link", "deep", "open", ".complete", "uwsgi")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", shortened(KINDS, "hard link"))
 def test_odd_files_of_a_build(lair, kind):
     before = owners(lair.host, "/srv/victims")
@@ -329,6 +332,7 @@ work() if NOW else detached(work)
 """
 
 
+@pytest.mark.full
 def test_memory_of_root_is_not_read_through_its_helpers(lair):
     """Processes of the build user's and the site's uid that root has made are copies of root's own."""
     root = lair.mallory.root

@@ -24,7 +24,7 @@ def maintenance(blog: Site, *arguments: str):
 def test_maintenance_lasts_through_a_deployment_and_a_reboot(blog):
     assert maintenance(blog) == {"maintenance": "off"}
     main = blog.host.read("/run/nginx.pid")
-    with Load(f"http://{blog.host.address}/release", blog.domain, 4, pause=0.03, release=release_of) as load:
+    with Load(f"http://{blog.host.address}/release", blog.domain, 4, pause=0.08, release=release_of) as load:
         load.wait(20)
         told = maintenance(blog, "on", "back in 30m, <b>promised</b>")
         assert told["maintenance"] == "on" and told["page"] == "own" and told["by"].startswith("django.maintenance")
@@ -202,7 +202,7 @@ def test_changed_secret_reaches_the_processes_by_a_switch(blog):
 
     blog.deploy(secrets={"TOKEN": "one-7f3a"}, environment={"COLOUR": "red"})
     commit = blog.record()["commit"]
-    with Load(f"http://{blog.host.address}/release", blog.domain, 4, pause=0.02, release=release_of) as load:
+    with Load(f"http://{blog.host.address}/release", blog.domain, 4, pause=0.08, release=release_of) as load:
         load.wait(10)
         assert (known("TOKEN"), known("COLOUR")) == ("one-7f3a", "red")
         blog.deploy(secrets={"TOKEN": "two-7f3a"}, environment={"COLOUR": "blue"})
@@ -237,7 +237,7 @@ def test_password_change_of_the_database_loses_no_request(blog):
     database = {"engine": "postgres", "host": "127.0.0.1", "password": "first-7f3"}
     blog.deploy(database=database)
     live = blog.live
-    with Load(f"http://{blog.host.address}/healthz", blog.domain, 4, pause=0.02) as load:
+    with Load(f"http://{blog.host.address}/healthz", blog.domain, 4, pause=0.08) as load:
         load.wait(10)
         applied = blog.apply(database={**database, "user": "blog_b", "password": "second-7f3"})
         comment = applied.failed["blog has its static files"]

@@ -168,6 +168,7 @@ def test_changed_code_reaches_a_running_minion_by_the_next_apply(blog, master):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_a_changed_template_without_a_digest_is_found_within_a_day_and_followed_from_then_on(blog, master):
     path = "/srv/formula/django/files/maintenance.html"
     text, templates = master.read(path), "blog has its directories"

@@ -75,6 +75,7 @@ def blog(request, module_hosts, repositories) -> Site:
     return blog
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("proxy", shortened(PORTS, "nginx", "varnish"))
 def test_own_proxy_connects_to_the_site(blog, proxy):
     url, headers = f"http://{blog.host.address}:{PORTS[proxy]}", {"Host": blog.domain}

@@ -66,6 +66,7 @@ def test_what_is_foreign_in_its_root_stays(blog):
     blog.host.run(["rm", "-r", blog.root])
 
 
+@pytest.mark.full
 def test_data_goes_later_when_the_pillar_says_so(blog):
     blog.deploy(state="absent")
     applied = blog.deploy(remove_data=True)
@@ -85,6 +86,7 @@ def test_a_site_that_left_the_pillar_keeps_running_and_is_named(blog, shop):
     blog.sites["blog"] = blog.options
 
 
+@pytest.mark.full
 def test_the_first_of_all_is_taken_off_before_another_takes_its_domain(blog):
     wiki = Site(blog.host, blog.repository, "wiki", neighbour=blog, domains=blog.options["domains"])
     applied = blog.deploy(state="absent")

@@ -194,6 +194,7 @@ def test_site_cannot_touch_the_records(blog):
     assert "drift" in blog.host.call("django.drift", "blog") and blog.host.call("django.drift", "blog")["drift"] == []
 
 
+@pytest.mark.full
 def test_removed_site_leaves_no_timer_and_no_command(blog):
     begin(blog)
     blog.deploy(state="absent")

@@ -147,6 +147,7 @@ def test_existing_databases_and_roles_are_unchanged(blog):
     assert not blog.apply(database=POSTGRES).failed and dumped(blog) == before
 
 
+@pytest.mark.full
 def test_generated_password_over_tcp_and_login_of_another_name(blog, shop):
     over_tcp = {**POSTGRES, "host": "localhost", "manage": True}
     applied = blog.deploy(database=over_tcp)
@@ -182,7 +183,7 @@ def renewed(site: Site, *, by) -> tuple[str, str]:
     """The password of a site before and after it was renewed, under a load of pages that read the database."""
     file = f"{site.root}/secrets/database.default"
     before = site.host.read(file)
-    with Load(f"http://{site.host.address}/", site.domain, 4, pause=0.03) as load:
+    with Load(f"http://{site.host.address}/", site.domain, 4, pause=0.08) as load:
         load.wait(20)
         by()
         load.wait(20)
@@ -213,6 +214,7 @@ def test_postgresql_password_rotation_loses_no_request(blog):
     assert blog.get().status_code == 200 and not blog.apply().changed
 
 
+@pytest.mark.full
 def test_mariadb_password_rotation_loses_no_request(blog, shop):
     before = dict(shop.options["databases"])
     cashier = {**MARIADB, "user": "cashier", "host": "localhost", "manage": True}
@@ -227,6 +229,7 @@ def test_mariadb_password_rotation_loses_no_request(blog, shop):
     assert shop.get().status_code == 200 and not shop.apply().changed
 
 
+@pytest.mark.full
 def test_extension_is_created_by_the_superuser_and_restored(blog):
     extensions = "SELECT string_agg(extname || ' of ' || extowner::regrole, ', ' ORDER BY extname) FROM pg_extension"
     role = psql(blog, "blog", "SELECT current_user").stdout.strip()

@@ -45,11 +45,11 @@ PROCESSES = ("systemd", "supervisor")
 PROXIES = ("nginx", "apache", "none")
 SYSTEMS = ("bookworm", "trixie")
 #: Of which each is done once without --all. Most files release uWSGI; that of Uvicorn is below, with a websocket.
-BY_DEFAULT = ["gunicorn, gthread, tcp", "granian", "daphne", "mod_wsgi, tcp"]
+BY_DEFAULT = ["gunicorn, gthread, tcp", "granian", "daphne"]
 #: Of which each is done with --all by each process behind each proxy.
 COMMON = [
     *BY_DEFAULT,
-    *("uwsgi, unix", "uwsgi, tcp", "uwsgi, http", "uvicorn"),
+    *("mod_wsgi, tcp", "uwsgi, unix", "uwsgi, tcp", "uwsgi, http", "uvicorn"),
     *("gunicorn, sync", "gunicorn, gevent", "mod_wsgi, embedded, tcp"),
 ]
 Case = tuple[str, str, str, str]
@@ -372,7 +372,8 @@ def health(request):
 """
 
 
-@pytest.mark.parametrize("mode", ["daemon", pytest.param("embedded", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("mode", ["daemon", "embedded"])
 def test_mod_wsgi_finishes_requests_in_flight(machines, mode):
     blog: Site = machines("bookworm", "systemd")
     views = blog.repository.read("guestbook/views.py")
@@ -398,6 +399,7 @@ def test_mod_wsgi_finishes_requests_in_flight(machines, mode):
     blog.deploy(server=WAYS["gunicorn, sync"])
 
 
+@pytest.mark.full
 def test_daphne_finishes_requests_and_keeps_its_socket_closed_to_others(machines):
     blog: Site = machines("bookworm", "systemd")
     views = blog.repository.read("guestbook/views.py")

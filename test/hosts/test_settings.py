@@ -187,6 +187,7 @@ def logged_in(plain):
     return browser
 
 
+@pytest.mark.full
 def test_a_session_outlives_a_new_secret_key(plain):
     plain.deploy()
     browser = logged_in(plain)
@@ -209,6 +210,7 @@ def test_a_secret_key_that_is_gone_is_never_made_anew(plain):
     plain.deploy()
 
 
+@pytest.mark.full
 def test_a_session_outlives_a_new_secret_key_of_a_project_that_reads_its_environment(plain):
     fallbacks = 'SECRET_KEY_FALLBACKS = [key for key in os.environ["OLD_KEYS"].split(" ") if key]\n'
     plain.repository.append("website/settings.py", FROM_ENVIRONMENT + fallbacks)

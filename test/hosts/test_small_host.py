@@ -70,6 +70,7 @@ def test_release_succeeds_with_the_hinted_options(blog):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_previous_instance_is_restarted_when_new_one_fails(blog):
     live = blog.live
     urls = blog.repository.read("website/urls.py")

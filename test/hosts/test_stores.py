@@ -260,6 +260,7 @@ def test_queue_with_tasks_is_not_removed(blog):
     client(blog, "DEL", "celery")
 
 
+@pytest.mark.full
 def test_store_of_the_active_release_runs_until_the_switch(blog):
     """A release that fails leaves the former cache, which the active release uses."""
     more = {"queue": None, "caches": {"default": {"engine": "database"}}, "sessions": "cached_db"}

@@ -128,6 +128,7 @@ def test_releases_and_rollbacks(blog):
 # Without IPv6 in the kernel
 
 
+@pytest.mark.full
 def test_nginx_is_installed_and_runs_without_ipv6(hosts, tmp_path):
     """Debian's default site would not let it start."""
     (tmp_path / "seccomp.json").write_text(json.dumps(NO_IPV6))

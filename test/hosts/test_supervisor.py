@@ -81,7 +81,7 @@ def test_execution_functions_work(blog):
 def test_release_loses_no_request(blog):
     old, program = blog.live, blog.unit
     blog.repository.commit(version("2.0"))
-    with load(blog, connections=4, pause=0.03) as requests:
+    with load(blog, connections=4, pause=0.08) as requests:
         requests.wait(200)
         blog.deploy()
         requests.wait(200)
@@ -103,6 +103,7 @@ def test_rollback_loses_no_request(blog):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_previous_release_serves_when_server_of_new_one_exits(blog):
     old = blog.live
     break_server(blog)
@@ -258,7 +259,7 @@ def test_port_instead_of_socket(blog):
     blog.deploy(server={"bind": "127.0.0.1:8001", "protocol": "http"})
     old = blog.live
     blog.repository.commit(version("3.0"))
-    with load(blog, connections=4, pause=0.03) as requests:
+    with load(blog, connections=4, pause=0.08) as requests:
         requests.wait(50)
         blog.deploy()
         requests.wait(50)
@@ -284,7 +285,7 @@ def test_change_from_systemd_to_supervisor_and_back(hosts, repositories):
     shop = Site(host, repositories(host), name="shop")
     shop.deploy()
     served = [shop.live]
-    with load(shop, connections=8, pause=0.02) as requests:
+    with load(shop, connections=8, pause=0.08) as requests:
         requests.wait(100)
         for process in ("supervisor", "systemd"):
             shop.process = process

@@ -47,10 +47,7 @@ def blog(module_hosts, repositories) -> Site:
 @pytest.fixture
 def good(blog) -> Site:
     """The site with a good release live, whatever the test before has left."""
-    for name in ("guestbook", "website"):
-        blog.repository.git("checkout", "--quiet", blog.repository.first, "--", name)
-    blog.repository.commit(version("1.2", f"{blog.live} was before"))
-    blog.deploy(releases=None, commands=None, server=None, media=None)
+    blog.make_good(releases=None, commands=None, server=None, media=None)
     return blog
 
 
@@ -64,7 +61,7 @@ def last_attempt(blog: Site) -> dict[str, object]:
 
 def test_release_without_load_loss_has_a_switch_report(good):
     good.repository.commit(version("2.0"))
-    with load(good, connections=4, pause=0.02) as requests:
+    with load(good, connections=4, pause=0.08) as requests:
         applied = good.deploy()
     assert applied["blog has its source"].changes["gapless"] == "yes"
     report = applied["blog is live"].changes["receipt"]
@@ -78,7 +75,7 @@ def test_release_without_load_loss_has_a_switch_report(good):
 def test_a_page_that_fails_once_it_is_live_brings_the_release_before_back(good):
     old = good.live
     good.repository.append("guestbook/views.py", TURNS)
-    with load(good, connections=4, pause=0.02) as requests:
+    with load(good, connections=4, pause=0.08) as requests:
         applied = good.apply()
     comment = applied.failed["blog is live"]
     assert re.search(
@@ -99,10 +96,11 @@ def test_a_page_that_fails_once_it_is_live_brings_the_release_before_back(good):
     assert good.answering["version"] == "2.1"
 
 
+@pytest.mark.full
 def test_a_server_that_ends_within_the_watch_brings_the_release_before_back(good):
     old = good.live
     good.repository.append("website/wsgi.py", ENDS)
-    with load(good, connections=4, pause=0.02) as requests:
+    with load(good, connections=4, pause=0.08) as requests:
         applied = good.apply(releases={"watch": "30s"})
     comment = applied.failed["blog is live"]
     assert re.search(rf"(exited after the switch|failed after the switch; .*); {old} is live again", comment), comment
@@ -128,7 +126,7 @@ def test_what_is_longer_than_the_drain_is_cut_and_counted(good):
     assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
 
 
-@pytest.mark.parametrize(("lack", "flag"), [("size", "-h"), ("nr_inodes", "-i")])
+@pytest.mark.parametrize(("lack", "flag"), [("size", "-h"), pytest.param("nr_inodes", "-i", marks=pytest.mark.full)])
 def test_a_disk_that_is_too_small_is_refused_before_anything(good, lack, flag):
     taken = "df --output=used -k /srv/django" if lack == "size" else "df --output=iused /srv/django"
     used = int(good.host.run(f"{taken} | tail -1").stdout)
@@ -170,6 +168,7 @@ def test_a_disk_that_fills_up_within_a_deployment(good, step, lack):
     assert [name for name in good.releases if good.record(name)["state"] == "building"] == []
 
 
+@pytest.mark.full
 def test_a_neighbour_that_breaks_nginx_is_named_before_the_build(good):
     broken = "/etc/nginx/conf.d/other.conf"
     old, releases = good.live, good.releases

@@ -273,6 +273,7 @@ def watched(shop):
     shop.host.run(["systemctl", "stop", "watch"])
 
 
+@pytest.mark.full
 def test_certbot_orders_without_showing_the_key(shop, acme, authority, watched):
     before = old(shop, authority, left=20)
     applied = shop.deploy(tls={**acme, "client": None})

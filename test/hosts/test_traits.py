@@ -130,6 +130,7 @@ def test_a_project_from_an_image(clinic):
     assert not clinic.apply().changed
 
 
+@pytest.mark.full
 def test_settings_are_classes(manor, repositories, tmp_path_factory):
     """Of django-configurations: for the server, for the steps of a release and for commands of manage.py."""
     repository, options = project("guild", repositories, tmp_path_factory, manor.host)

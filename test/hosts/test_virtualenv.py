@@ -75,7 +75,7 @@ def installed(blog: Site) -> dict[str, str]:
     return json.loads(blog.host.run([f"{blog.root}/current/virtualenv/bin/python", "-I", "-c", program]).stdout)
 
 
-@pytest.mark.parametrize("form", shortened(FORMS, "uv.lock", "packages over pins"))
+@pytest.mark.parametrize("form", shortened(FORMS, "uv.lock"))
 def test_required_packages_are_installed(blog, form):
     files, options, has = FORMS[form]
     blog.repository.commit(FILES | files)
@@ -161,6 +161,7 @@ def test_missing_interpreter_is_named(blog):
     blog.deploy(python=None)
 
 
+@pytest.mark.full
 def test_other_interpreter_builds_another_virtualenv(blog):
     before = blog.record()["virtualenv"]
     blog.host.run("cp -L /usr/bin/python3 /usr/local/bin/python3.11-own")

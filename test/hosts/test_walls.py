@@ -71,6 +71,7 @@ content-hash = "0"
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("verb", shortened(["release", "plan"], "release"))
 def test_finding_02_lock_conversions_write_through_no_link(lair, verb):
     lair.host.run("rm -f /etc/cron.d/pwn")
@@ -159,6 +160,7 @@ detached(work)
 """
 
 
+@pytest.mark.full
 def test_finding_04_daemon_of_a_build_does_not_redirect_a_copy(lair):
     lair.host.run("mkdir -p -m 0700 /root/landing")
     with lair.nothing_outside():
@@ -439,6 +441,7 @@ with open(path + "-journal", "wb") as file:
 """
 
 
+@pytest.mark.full
 def test_finding_12_adoption_opens_no_database_as_root(lair):
     host = lair.host
     host.write("/root/victim-file", "root's\n")
@@ -523,6 +526,7 @@ def test_finding_13_root_is_not_taken_hostage_by_the_repository(lair, what, verb
     lair.ask(verb).held()
 
 
+@pytest.mark.full
 def test_finding_13_root_is_not_taken_hostage_by_a_build(lair):
     lair.attack_build(TALKATIVE)
     lair.commit({"talk.py": TALKATIVE})
@@ -569,6 +573,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["a connection", "no numbers"])
 def test_finding_14_abstract_socket_with_a_newline(lair, kind):
     number = int(lair.shop.live[:4])
@@ -657,6 +662,7 @@ for folder in glob.glob("/srv/django/mallory/virtualenvs/*"):
 """
 
 
+@pytest.mark.full
 def test_finding_16_virtualenv_is_not_writable_for_other_users(lair):
     lair.attack_build(OPEN_FILES)
     with lair.nothing_outside():

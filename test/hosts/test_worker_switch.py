@@ -314,7 +314,8 @@ def first_after(lines: list[Line], number: str, moment: float) -> float:
     return min((line.time for line in lines if line.time > moment and line.release == number), default=1e9) - moment
 
 
-@pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.full), "after"])
+@pytest.mark.full
+@pytest.mark.parametrize("moment", ["before", "after"])
 def test_workers_of_the_right_release_take_tasks_when_the_deployment_is_killed(shop, moment):
     old = shop.live
     with stream(shop, {"before": 10_000, "after": 20_000}[moment]):

@@ -206,6 +206,7 @@ def test_task_that_no_release_knows_is_parked_and_shown_until_it_is_deleted(blog
     assert row["parked"] == 0 and redis(blog.host, "LLEN", "celery.unknown") == "0"
 
 
+@pytest.mark.full
 def test_release_whose_tasks_cannot_be_imported_changes_nothing(blog):
     live, before = blog.live, state(blog)["pid"]
     good = blog.repository.read("website/celery.py")
