@@ -128,9 +128,9 @@ class Site:
     @property
     def units(self) -> list[str]:
         """The site's units that are loaded and active, by name, once systemd has no job left."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while f"django-{self.name}-" in self.host.run(["systemctl", "list-jobs", "--no-legend"]).stdout:
-            assert time.monotonic() < deadline, "systemd has not stopped or started the site's units within 30 s"
+            assert time.monotonic() < deadline, "systemd has not stopped or started the site's units within 300 s"
         listed = self.host.run(
             ["systemctl", "list-units", "--no-legend", "--plain", "--state=active", f"django-{self.name}-*"]
         )

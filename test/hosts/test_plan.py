@@ -69,7 +69,7 @@ def test_a_plan_says_what_the_release_then_does(blog):
         "TIME_ZONE": "'UTC' → 'Europe/Berlin'",
     }
     assert "grenadier" not in json.dumps(plan) and "rendered" not in plan
-    assert "0002 starts next to django-blog-0001" in plan["restarts"][0]
+    assert "0003 starts next to django-blog-0002" in plan["restarts"][0]
 
     told = blog.apply(test=True)
     source = told.changed["blog has its source"]
