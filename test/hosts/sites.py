@@ -13,7 +13,6 @@ from client import Load
 from lab import PREPARED, Applied, Browser, Host
 from repository import PATH, Repository
 
-
 VERSION = "guestbook/version.py"
 
 
