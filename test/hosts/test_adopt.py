@@ -12,9 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 from client import Load, Writer
-from lab import Host
+from lab import MACHINE, Host, Needs
 from old_sites import APT, entries, old_site, sign_before, until
 from sites import Site, lines, release_of
+
+NEEDS = Needs(MACHINE, "the script of Debian's uWSGI reads what root may not read in a container")
 
 UNIT = """[Unit]
 Description=gunicorn for blog.example.org

@@ -103,7 +103,6 @@ def test_failed_commit_that_is_reverted_is_over(blog):
     blog.repository.commit(blog.repository.amended({"guestbook/urls.py": urls}))
 
 
-@pytest.mark.full
 def test_change_of_the_path_fails_no_request_of_the_switch(blog):
     blog.deploy(revision="main", path="/shop")
     report = blog.record()["receipt"]

@@ -196,7 +196,6 @@ def test_rollback_to_former_release(blog):
     assert blog.live == latest and '"schema": "safe"' in told
 
 
-@pytest.mark.full
 def test_migration_that_fails_in_part_names_what_was_applied(blog):
     old, recorded = blog.live, blog.manage("showmigrations guestbook")
     add(blog, "0007_ledger", HALF, "0006_gone")

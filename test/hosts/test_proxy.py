@@ -289,12 +289,12 @@ KEEPING = {
 
 
 #: Further ones are left to --all.
-USUAL = ("nginx", "gthread")
+BY_DEFAULT = ("nginx", "gthread")
 
 
 @pytest.mark.parametrize(
     ("kind", "server"),
-    [full(kind, name) for kind in ("nginx", "apache") for name in KEEPING if (kind, name) != USUAL] + [USUAL],
+    [full(kind, name) for kind in ("nginx", "apache") for name in KEEPING if (kind, name) != BY_DEFAULT] + [BY_DEFAULT],
 )
 def test_release_with_keepalive_loses_no_request(blog, kind, server):
     address = f"http://{blog.host.address}/healthz"

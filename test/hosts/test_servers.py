@@ -147,7 +147,6 @@ def test_existing_databases_and_roles_are_unchanged(blog):
     assert not blog.apply(database=POSTGRES).failed and dumped(blog) == before
 
 
-@pytest.mark.full
 def test_generated_password_over_tcp_and_login_of_another_name(blog, shop):
     over_tcp = {**POSTGRES, "host": "localhost", "manage": True}
     applied = blog.deploy(database=over_tcp)
