@@ -28,15 +28,28 @@ def is_full(item: pytest.Item) -> bool:
     return item.get_closest_marker("full") is not None
 
 
+#: Which of its file's chunks a test is in.
+CHUNK = pytest.StashKey[int]()
+
+
+def divide(items: Iterable[pytest.Item]) -> None:
+    """Number the chunks of files that are marked `apart(SIZE)`: so many tests after one another are one."""
+    seen: Counter[Path] = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("apart"):
+            item.stash[CHUNK] = seen[item.path] // mark.args[0]
+            seen[item.path] += 1
+
+
 def story(item: pytest.Item) -> str:
-    """The name of the story that a test is of: `test_container.py[podman-trixie]`.
+    """The name of the story that a test is of: `test_container[podman-trixie]`, `test_faults#2`.
 
     The hosts of a file are those of its module's fixtures, one story for each of their parameters. The tests of a file
-    that is marked `apart` need no other test before them: there each function is a story.
+    that is marked `apart` need no other test before them: there each chunk is a story.
     """
-    name = item.path.stem
-    if item.get_closest_marker("apart"):
-        name = f"{name}::{item.originalname}"  # type: ignore[attr-defined]
+    name = item.path.stem if item.path.parent.name == "hosts" else f"{item.path.parent.name}/{item.path.stem}"
+    if CHUNK in item.stash:
+        return f"{name}#{item.stash[CHUNK]}"
     callspec = getattr(item, "callspec", None)
     fixtures = item._fixtureinfo.name2fixturedefs if callspec else {}  # type: ignore[attr-defined]
     shared = [
@@ -150,7 +163,7 @@ class Meter:
         slow = set(measured.slow)
         for name, ran in self.ran.items():
             (default, every), seconds = self.sizes[name], round(self.sums[name], 1)
-            if "/" in name:  # a function
+            if ".py::" in name:  # a function
                 (slow.add if seconds / len(ran) > SLOW else slow.discard)(name)
             elif default < len(ran) == every:
                 measured.full[name] = seconds

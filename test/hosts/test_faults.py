@@ -18,6 +18,8 @@ from lab import MACHINE, ROOT, Host, Needs, applied
 from products import shortened
 from sites import Site, lines, version
 
+pytestmark = pytest.mark.apart(30)
+
 NEEDS = Needs(MACHINE, "disks become read-only or full within an apply")
 
 HERE = Path(__file__).parent

@@ -114,9 +114,10 @@ def test_what_was_done_and_what_has_failed_is_written_down(blog):
     rows = blog.host.call("django.releases", "blog")
     assert [(row["release"][:4], row["state"], row["role"]) for row in rows] == [
         ("", "failed", ""),
-        ("0004", "failed", ""),
+        ("0005", "failed", ""),
         (live[:4], "good", "live"),
-        ("0002", "good", "previous"),
+        ("0003", "good", "previous"),
+        ("0002", "good", ""),
         ("0001", "good", ""),
     ]
     assert rows[0]["failure"].startswith("source: looking up gone") or "no such branch" in rows[0]["failure"]

@@ -18,6 +18,8 @@ import pytest
 from lab import ROOT
 from sites import Site, lines, version
 
+pytestmark = pytest.mark.apart(20)
+
 #: server → what the pillar says, and what its log has once it runs.
 WAYS = {
     "uwsgi, unix": {"kind": "uwsgi"},

@@ -33,5 +33,5 @@ def test_measured_stories_are_stories_of_today():
     """Of files that are there; `test/run --measure` writes them."""
     files = {path.stem for path in (parts.KEPT.parent).rglob("test_*.py")}
     seconds = parts.kept()
-    assert {re.split(r"[[:]", name)[0] for name in [*seconds.default, *seconds.full]} <= files
+    assert {re.split(r"\[|#", name)[0].rpartition("/")[2] for name in [*seconds.default, *seconds.full]} <= files
     assert {Path(name.partition("::")[0]).stem for name in seconds.slow} <= files
