@@ -12,7 +12,6 @@ from fleet import Fleet, await_minions, laid_out
 from lab import Host, Result, execute
 from sites import version
 
-
 pytestmark = [pytest.mark.full, pytest.mark.apart(13)]
 
 #: The verb of each phase, and the host on which it fails: in the switch the second one, when the first has switched.
