@@ -4,6 +4,7 @@ Root never opens such a file. A process that can write it controls what SQLite d
 that SQLite deletes, a view may never end, a FIFO blocks. Root only reads its status, which is the key of a cache.
 """
 
+import json
 import os
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import django_wall_delegate
 import django_wall_shape
 from django_host_command import Command, DeploymentError
 from django_site import Site
+from django_wall_text import InCommand, in_command
 
 #: Limits of the program: seconds, bytes of memory, rows, and characters of each text.
 _TIMEOUT, _MEMORY, _ROWS, _TEXT = 5, 512 << 20, 20_000, 255
@@ -95,10 +97,11 @@ def resolved(site: Site, *paths: Path) -> list[Path]:
     return [Path(name) for name in names]
 
 
-def copy_command(site: Site, source: Path, target: Path) -> str:
+def copy_command(site: Site, source: Path, target: Path) -> InCommand:
     """Return the command that copies a database into another file, as the site's user."""
-    program = f"import sqlite3 as s; s.connect('{source}').backup(s.connect('{target}'))"
-    return f'runuser -u {site.user} -- python3 -c "{program}"'
+    one, other = (json.dumps(str(path), ensure_ascii=False) for path in (source, target))
+    program = f"import sqlite3 as s; s.connect({one}).backup(s.connect({other}))"
+    return in_command("runuser", "-u", site.user, "--", "python3", "-c", program)
 
 
 def _read(site: Site, path: Path) -> list[str] | None:

@@ -96,7 +96,10 @@ def add(report: Report, tree: Path, roots: Sequence[Path], settings: Settings, r
 
 def _of_files(report: Report, tree: Path) -> _Found:
     found = _Found()
-    for line in django_project_process_files.lines(tree, report.remarks):
+    remarks: list[str] = []
+    lines = django_project_process_files.lines(tree, remarks)
+    report.remarks += remarks
+    for line in lines:
         commands = django_project_shell.commands(line.command)
         if commands is None:
             if line.is_own:

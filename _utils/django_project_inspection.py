@@ -14,17 +14,22 @@ import django_host_command
 import django_host_user
 import django_project_layout
 import django_project_options
+import django_project_report
 import django_source
 import django_source_mirror
 import django_source_reader
 import django_wall_delegate
+import django_wall_shape
 from django_host_command import DeploymentError
 from django_project_report import Report
 from django_site import Site
 from django_wall_foreign import OWN, Foreign
+from django_wall_text import proposal, shown
 
 #: The user who reads a repository that no site has yet.
 _READER = "nobody"
+#: What the process answers that has read a source; another one of its user may have replaced it.
+_ANSWER = {"remarks": [django_project_report.REMARK], "lines": [django_project_report.LINE]}
 #: Names that the schema refuses.
 _RESERVED = re.compile(
     r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|gnats|nobody|messagebus|sshd"
@@ -47,8 +52,10 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
     with _source(where, revision, deploy_key) as (tree, commit, user):
         arguments = (where, revision, _is_folder(where, revision), tree, commit, _host_python())
         doing = f"reading {where}"
-        written: str = django_wall_delegate.ask(user, _written, *arguments, doing=doing, timeout=120, memory=1 << 30)
-        return written
+        answer = django_wall_delegate.ask(user, _found, *arguments, doing=doing, timeout=120, memory=1 << 30)
+    if not django_wall_shape.fits(answer, _ANSWER):
+        raise DeploymentError(f"{doing}: it ended without a usable answer")
+    return django_project_report.text(where, _name(where), answer["remarks"], answer["lines"])
 
 
 def found(where: str, revision: str = "HEAD", domain: str = "localhost") -> dict[str, Any]:
@@ -77,15 +84,15 @@ def _keys(tree: Path, domain: str) -> dict[str, Any]:
     return report.keys()
 
 
-def _written(where: str, revision: str, is_folder: bool, tree: Path, commit: str, host: str) -> str:
-    """Return the pillar for a tree; this runs as the user who can write to the tree."""
+def _found(where: str, revision: str, is_folder: bool, tree: Path, commit: str, host: str) -> dict[str, Any]:
+    """Return what the pillar for a tree has, as data; this runs as the user who can write to the tree."""
     report = Report()
     name = _name(where)
     if commit:
         report.remarks.append(f"commit {commit[:12]}")
     _location(report, where, revision, name, is_folder)
     _read(report, tree, f"{name}.example.org", host)
-    return report.text(where, name)
+    return {"remarks": report.remarks, "lines": report.lines()}
 
 
 def _read(report: Report, tree: Path, domain: str, host: str) -> None:
@@ -138,7 +145,7 @@ def _reader(folder: str) -> str | None:
     if reader.uid and reader.name is None:
         raise DeploymentError(
             f"{folder} is owned by uid {reader.uid}, which is not a user of this host",
-            hint=f"change its owner: chown -R root {folder}",
+            hint=proposal("change its owner: {}", "chown", "-R", "root", folder),
         )
     return reader.name
 
@@ -183,4 +190,4 @@ if __name__ == "__main__":
     try:
         sys.stdout.write(inspect(*sys.argv[1:3]))
     except (DeploymentError, OSError) as failure:
-        sys.exit(f"quickstart: {failure}")
+        sys.exit(shown(f"quickstart: {failure}", lines=True))

@@ -5,6 +5,8 @@ import contextlib
 import os
 import platform
 import re
+import shlex
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,11 +39,19 @@ from django_project_access import Access
 from django_project_report import Report
 from django_project_settings import Settings
 from django_project_values import UNKNOWN, Value
+from django_wall_text import in_pillar
 
 #: What gives a module names that no statement assigns.
 _MAKES_NAMES = re.compile(r"\b(globals|vars|locals|exec|setattr)\(")
 #: The calls of the system that a project may make which changes the owner of a file of its own.
 _WITH_CHOWN = ["@system-service", "~@privileged @resources", "@chown"]
+
+#: The command by which rows of a database are dumped; the program that copies the rows of a SQLite file.
+_DUMP = "manage.py dumpdata --exclude contenttypes --exclude auth.permission --output rows.json"
+_COPY = (
+    'import sqlite3 as s; s.connect("file:/srv/django/SITE/current/source/{}?immutable=1", uri=True)'
+    '.backup(s.connect("/srv/django/SITE/database/db.sqlite3"))'
+)
 
 
 def add(report: Report, tree: Path, project: str, domain: str, host: str) -> None:
@@ -396,14 +406,14 @@ def _after_migrate(report: Report, settings: Settings, tree: Path) -> None:
     found = [command for command in commands if command not in built]
     if found:
         present = [one for stage, listed in report.value("commands", []) if stage == "after_migrate" for one in listed]
-        listed = ", ".join(dict.fromkeys([*present, *found]))
-        report.remarks.append(f"{path} runs more after migrate; to have that: commands: {{after_migrate: [{listed}]}}")
+        commands_of_stage = in_pillar({"after_migrate": [*dict.fromkeys([*present, *found])]})
+        report.remarks.append(f"{path} runs more after migrate; to have that: commands: {commands_of_stage}")
     installed = settings.get("INSTALLED_APPS")
     names = [name for name in installed if isinstance(name, str)] if isinstance(installed, list) else []
     fixtures, path = django_project_release.loaded(tree, names)
     if fixtures:
         report.remarks.append(f"{path} loads rows after migrate; to have them, once after the first release:")
-        report.remarks.append(f"salt-call django.manage SITE 'loaddata {' '.join(fixtures)}'")
+        report.propose("salt-call", "django.manage", "SITE", shlex.join(["loaddata", *fixtures]))
 
 
 def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
@@ -421,8 +431,8 @@ def _data(report: Report, settings: Settings, tree: Path, folder: str) -> None:
         report.remarks.append(
             f"{uploads} has uploads, and the site's are elsewhere; copy them after the first release:"
         )
-        copy = f"runuser -u SITE -- cp -rn /srv/django/SITE/current/source/{uploads}/. /srv/django/SITE/media"
-        report.remarks.append(copy)
+        source = f"/srv/django/SITE/current/source/{uploads}/."
+        report.propose("runuser", "-u", "SITE", "--", "cp", "-rn", source, "/srv/django/SITE/media")
     database = django_project_data.committed_database(settings, tree)
     if database:
         report.remarks += _copy_of_database(database, report.value("database", {}).get("engine", "sqlite"))
@@ -466,20 +476,19 @@ def _migrations(report: Report, settings: Settings, roots: Sequence[Path]) -> No
         )
 
 
-def _copy_of_database(path: str, engine: str) -> list[str]:
+def _copy_of_database(path: str, engine: str) -> list[str | list[str]]:
     """Return how the rows of a SQLite file in the source come into the site's database, which is empty at first."""
     if engine != "sqlite":
         title = django_database_engine.ENGINES[engine].title
         return [
             f"{path} has a database, and the site begins with an empty one of {title}; to have its rows, dump them "
             "where the project uses it, and load them after the first release, or set `database: {engine: sqlite}`:",
-            "manage.py dumpdata --exclude contenttypes --exclude auth.permission --output rows.json",
-            "salt-call django.manage SITE 'loaddata /srv/django/SITE/shared/rows.json'",
+            [*_DUMP.split()],
+            ["salt-call", "django.manage", "SITE", "loaddata /srv/django/SITE/shared/rows.json"],
         ]
     return [
         f"{path} has a database, and the site begins with an empty one; copy it after the first release:",
-        "runuser -u SITE -- python3 -c \"import sqlite3 as s; s.connect('file:/srv/django/SITE/current/source/"
-        f"{path}?immutable=1', uri=True).backup(s.connect('/srv/django/SITE/database/db.sqlite3'))\"",
+        ["runuser", "-u", "SITE", "--", "python3", "-c", _COPY.format(urllib.parse.quote(path))],
         "and apply the migrations that it lacks: salt-call django.release SITE",
     ]
 

@@ -1,10 +1,11 @@
 """The result of an inspection: a site's pillar as YAML, with comments for what was found and guessed."""
 
-import json
-import re
 import textwrap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from django_wall_text import InPillar, in_command, pillar_comment, pillar_head, pillar_line, shown
 
 #: The order of the keys in the pillar.
 _ORDER = (
@@ -16,7 +17,6 @@ _ORDER = (
 )
 #: Keys with an entry on each line, each with a comment of its own.
 _ENTRIES = ("environment", "secrets", "workers", "schedules")
-_YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "y", "n"}
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Report:
     """The pillar of a site and remarks on its project.
 
     Attributes:
-        remarks: comments above the pillar.
+        remarks: comments above the pillar; a list has the words of a command.
         pillar: key → (value, comment).
         settings_module: the settings module of the project.
         application: its WSGI or ASGI module.
@@ -32,7 +32,7 @@ class Report:
         open_variables: the same of ``environment``.
     """
 
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[str | list[str]] = field(default_factory=list)
     pillar: dict[str, tuple[Any, str]] = field(default_factory=dict)
     settings_module: str = ""
     application: str = ""
@@ -77,25 +77,53 @@ class Report:
         comments = dict.fromkeys([*filter(None, comments_before.split("; ")), comment])
         self.set(key, [*before, *(value for value in values if value not in before)], "; ".join(comments))
 
-    def text(self, title: str, name: str) -> str:
-        """Return the pillar of the site as YAML.
+    def propose(self, *words: str) -> None:
+        """Add a command to the remarks: the one above it says what for."""
+        self.remarks.append([*words])
 
-        Args:
-            title: the first line: the repository or folder.
-            name: the name of the site.
-        """
-        remarks = [line for remark in self.remarks for line in _wrapped(remark)]
-        lines = [f"# {title}", *(f"#   {remark}" for remark in remarks), "django:", "  sites:", f"    {name}:"]
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the lines of the pillar as data, of the shape `LINE`; those of an entry are further inside."""
+        found: list[dict[str, Any]] = []
         for key in sorted(self.pillar, key=_ORDER.index):
-            value, comment = self.pillar[key]
+            value, remark = self.pillar[key]
             if key in _ENTRIES:
-                lines.append(f"      {key}:")
-                lines += [_line(8, variable, *inner) for variable, inner in value.items()]
-            elif key == "commands":
-                lines.append(_line(6, key, _by_stage(value), comment))
+                found.append({"key": key, "entries": [_line(name, *inner) for name, inner in value.items()]})
             else:
-                lines.append(_line(6, key, value, comment))
-        return "\n".join(lines) + "\n"
+                found.append(_line(key, _by_stage(value) if key == "commands" else value, remark))
+        return found
+
+
+#: The shape of a line of the pillar as data: with a value, or with entries that have lines of their own.
+_VALUE = {"key": str, "value": Any, "remark": str}
+LINE = (_VALUE, {"key": str, "entries": [_VALUE]})
+#: The shape of a remark: a text, or the words of a command.
+REMARK = (str, [str])
+
+
+def text(title: str, name: str, remarks: Iterable[str | list[str]], lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return the pillar of a site as YAML.
+
+    Args:
+        title: the first line: the repository or folder.
+        name: the name of the site.
+        remarks: comments above the pillar; a list has the words of a command.
+        lines: the lines of the pillar, of the shape `LINE`.
+    """
+    found = [pillar_comment(title)]
+    found += [comment for remark in remarks for comment in _comments(remark)]
+    found += map(InPillar, ("django:", "  sites:"))
+    found.append(pillar_head(4, name))
+    for line in lines:
+        if "entries" in line:
+            found.append(pillar_head(6, line["key"]))
+            found += [pillar_line(8, one["key"], one["value"], one["remark"]) for one in line["entries"]]
+        else:
+            found.append(pillar_line(6, line["key"], line["value"], line["remark"]))
+    return "\n".join(found) + "\n"
+
+
+def _line(key: str, value: Any, remark: str) -> dict[str, Any]:
+    return {"key": key, "value": value, "remark": remark}
 
 
 def _by_stage(commands: list[tuple[str, list[str]]]) -> dict[str, list[str]]:
@@ -106,21 +134,12 @@ def _by_stage(commands: list[tuple[str, list[str]]]) -> dict[str, list[str]]:
     return found
 
 
-def _wrapped(remark: str) -> list[str]:
-    """Return the lines of a remark: one for a command, so that it can be pasted."""
-    return [remark] if remark.startswith("runuser ") else textwrap.wrap(remark, 110, subsequent_indent="  ")
-
-
-def _line(indent: int, key: str, value: Any, comment: str) -> str:
-    text = f"{' ' * indent}{key}: {flow(value)}"
-    return f"{text}  # {comment}" if comment else text
-
-
-def flow(value: Any) -> str:
-    """Return a value as YAML on one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {flow(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(flow(inner) for inner in value) + "]"
-    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./-]*(:[\w./@-]+)*|[\w.+-]+@[\w.:/-]+", value)
-    return value if plain and value.lower() not in _YAML_WORDS else json.dumps(value, ensure_ascii=False)
+def _comments(remark: str | list[str]) -> list[InPillar]:
+    """Return the lines of a remark; a command has one line, so that it can be pasted."""
+    if isinstance(remark, str):
+        return [pillar_comment(f"  {line}") for line in textwrap.wrap(shown(remark), 110, subsequent_indent="  ")]
+    command = in_command(*remark)
+    comment = pillar_comment(f"  {command}")
+    if command and comment.endswith(command):
+        return [comment]
+    return [pillar_comment("  (no command is proposed: a name in it cannot be quoted)")]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import django_project_process_files
-import django_project_report
 import django_project_shell
 import django_project_worker
 import django_takeover_existing
@@ -18,6 +17,7 @@ import django_takeover_worker
 from django_project_worker import Worker
 from django_site import Site
 from django_takeover_existing import ExistingDeployment
+from django_wall_text import in_pillar
 
 #: Crontabs whose lines name the user that runs them.
 _SYSTEM_CRONTABS = "cron.d"
@@ -34,7 +34,7 @@ def review(site: Site, existing: ExistingDeployment) -> None:
             signal = program_signal(worker, existing.programs, name)
             existing.replaced[name] = signal if is_program else stop_signal(worker, existing.units, name)
         elif worker:
-            entry = django_project_report.flow({_name(name, worker): _entry(worker)})
+            entry = in_pillar({_name(name, worker): _entry(worker)})
             existing.refusals.append(
                 f"{name} is a worker that the pillar does not have: set {at}:workers: {entry}, "
                 "or stop it and remove what starts it"
@@ -46,7 +46,7 @@ def review(site: Site, existing: ExistingDeployment) -> None:
         job = {django_project_worker.name(words[1]) or "job": {"command": shlex.join(words), "at": time}}
         existing.refusals.append(
             f"{place} runs {shlex.join(words[:2])}, which the pillar does not: "
-            f"set {at}:schedules: {django_project_report.flow(job)}, or remove it there"
+            f"set {at}:schedules: {in_pillar(job)}, or remove it there"
         )
 
 
