@@ -23,6 +23,7 @@ import django_verbs_superuser
 import django_verbs_terminal
 from django_deploy_request import asked_by
 from django_host_command import DeploymentError, seconds
+from django_wall_text import shown_answer
 
 django_host_import.keep_folder()
 
@@ -763,10 +764,10 @@ def load_images(site, file):
 
 def _answer(verb):
     try:
-        return verb()
+        return shown_answer(verb())
     except (DeploymentError, OSError) as error:
         __context__["retcode"] = 1
-        return str(error)
+        return shown_answer(str(error))
 
 
 def _rows(rows, view, full):

@@ -28,6 +28,7 @@ import django_master_minions  # noqa: E402
 import django_master_rotation  # noqa: E402
 import django_master_store  # noqa: E402
 from django_host_command import DeploymentError  # noqa: E402
+from django_wall_text import shown_answer, tell  # noqa: E402
 
 __virtualname__ = "django"
 
@@ -215,7 +216,7 @@ def _fleet(site, verb, roster, kind=django_master_deploy.Fleet, **options):
                 events.fire_event({"site": site, "phase": phase, **found}, f"django/{site}/{verb}/{phase}")
         hosts = ", ".join(f"{host} {text}" for host, text in found["hosts"].items())
         # At once and apart from the answer, which may be read by a program.
-        print(f"{phase} {found['seconds']} s: {hosts}", file=sys.stderr, flush=True)
+        tell(f"{phase} {found['seconds']} s: {hosts}", is_error=True)
 
     by = f"{getpass.getuser()} (salt-run django.{verb}{' roster=True' if roster else ''} on {socket.gethostname()})"
     store = django_master_store.Store(_folder(), site)
@@ -265,7 +266,7 @@ def _watched(site, roster):
         yield
     except BaseException:
         shell.stdin.close()
-        print(f"{site}: what was begun is being ended; salt-run django.status {site} shows it", file=sys.stderr)
+        tell(f"{site}: what was begun is being ended; salt-run django.status {site} shows it", is_error=True)
         raise
     shell.communicate(b"over\n")
 
@@ -276,7 +277,7 @@ def _answer(verb):
     Each of the two is needed: salt-run looks into the answer, an orchestration into the context.
     """
     try:
-        return verb()
+        return shown_answer(verb())
     except (DeploymentError, OSError) as error:
         __context__["retcode"] = 1
-        return {"retcode": 1, "error": str(error)}
+        return {"retcode": 1, "error": shown_answer(str(error))}

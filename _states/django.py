@@ -27,6 +27,7 @@ import django_virtualenv_uv
 from django_deploy import Deployment
 from django_deploy_request import asked_by
 from django_host_command import DeploymentError, redact
+from django_wall_text import shown_answer
 
 django_host_import.keep_folder()
 
@@ -100,7 +101,7 @@ def site(name, config, platform, templates):
             coming=__context__.get("django.coming", {}).get(config["proxy"]["kind"]),
         )
     except DeploymentError as error:
-        return {"name": name, "changes": {}, "result": False, "comment": str(error)}
+        return shown_answer({"name": name, "changes": {}, "result": False, "comment": str(error)})
     _deployments()[name] = deployment
     return _run("site", name)
 
@@ -134,7 +135,7 @@ def adoption(name, config, platform):
         django_site.refuse_another_identity(site, (__pillar__.get("django") or {}).get("sites") or ())
         takeover = django_takeover.pending(site)
     except (DeploymentError, OSError) as error:
-        return {**ret, "result": False, "comment": str(error)}
+        return shown_answer({**ret, "result": False, "comment": str(error)})
     if takeover and __opts__["test"]:
         comment = f"{name}: the existing deployment would be taken over"
         ret.update(result=None, comment=comment, changes=takeover.as_state_changes())
@@ -145,7 +146,7 @@ def adoption(name, config, platform):
                 *takeover.plan["found"],
             ]
         )
-    return ret
+    return shown_answer(ret)
 
 
 def database(name):
@@ -453,7 +454,7 @@ def absent(name, config, platform):
             ret.update(comment=f"{name} has been removed", changes=present)
     except (DeploymentError, OSError) as error:
         ret.update(result=False, comment=str(error))
-    return ret
+    return shown_answer(ret)
 
 
 def cache(name, config, platform, templates):
@@ -496,7 +497,7 @@ def cache(name, config, platform, templates):
             ret.update(result=None, comment=f"{name}: the servers for its hosts would be set up")
     except (DeploymentError, OSError) as error:
         ret.update(result=False, comment=str(error))
-    return ret
+    return shown_answer(ret)
 
 
 def packages(name, pkgs):
@@ -518,12 +519,14 @@ def packages(name, pkgs):
             - pkgs: [git, python3-venv]
     """
     if not django_host_package.missing(pkgs, __salt__["pkg.list_pkgs"]()):
-        return {"name": name, "changes": {}, "result": True, "comment": "all packages are already installed"}
+        return shown_answer(
+            {"name": name, "changes": {}, "result": True, "comment": "all packages are already installed"}
+        )
     result = __states__["pkg.installed"](name=name, pkgs=pkgs, refresh=True, cache_valid_time=300)
     if result["result"] is False and not django_host_package.missing(pkgs, __salt__["pkg.list_pkgs"]()):
         # pkg.installed does not find a package by a name that another one provides, which apt installs for it
-        return {**result, "result": True, "comment": "the packages were installed"}
-    return result
+        return shown_answer({**result, "result": True, "comment": "the packages were installed"})
+    return shown_answer(result)
 
 
 def web_server(name, kind, pkgs):
@@ -548,7 +551,7 @@ def web_server(name, kind, pkgs):
 
     if not __opts__["test"] and django_host_package.missing(pkgs, __salt__["pkg.list_pkgs"]()):
         django_proxy.PROXIES[kind].leave_out_the_default_site()
-    return packages(name, pkgs)
+    return shown_answer(packages(name, pkgs))
 
 
 def apache_module(name, module, pkgs):
@@ -573,7 +576,7 @@ def apache_module(name, module, pkgs):
 
     if not __opts__["test"] and not set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
         django_proxy_apache.leave_out(module)
-    return packages(name, pkgs)
+    return shown_answer(packages(name, pkgs))
 
 
 def quiet_packages(name, pkgs, service):
@@ -597,9 +600,9 @@ def quiet_packages(name, pkgs, service):
     """
     are_installed = set(pkgs) <= set(__salt__["pkg.list_pkgs"]())
     if __opts__["test"] or (are_installed and not django_host_service.is_half_installed(service)):
-        return packages(name, pkgs)
+        return shown_answer(packages(name, pkgs))
     with django_host_service.never_started(service):
-        return packages(name, pkgs)
+        return shown_answer(packages(name, pkgs))
 
 
 def server(name, engine, pkgs):
@@ -621,9 +624,11 @@ def server(name, engine, pkgs):
             - pkgs: [postgresql]
     """
     if django_database_setup.is_installed(engine):
-        return {"name": name, "changes": {}, "result": True, "comment": f"a server for {engine} is already installed"}
-    return __states__["pkg.installed"](
-        name=name, pkgs=pkgs, refresh=True, cache_valid_time=300, install_recommends=False
+        return shown_answer(
+            {"name": name, "changes": {}, "result": True, "comment": f"a server for {engine} is already installed"}
+        )
+    return shown_answer(
+        __states__["pkg.installed"](name=name, pkgs=pkgs, refresh=True, cache_valid_time=300, install_recommends=False)
     )
 
 
@@ -668,20 +673,20 @@ def users(name, user, shell, stores=False, build=True, uid=None):
                 f"the user {one} exists on this host and does not belong to the site {name}"
                 f"\nset django:sites:{name}:user to another name"
             )
-            return {**ret, "result": False, "comment": comment}
+            return shown_answer({**ret, "result": False, "comment": comment})
     existing = found[user]
     if uid and existing and existing.pw_uid != uid:
         comment = (
             f"the user {user} has the number {existing.pw_uid} on this host, and django:sites:{name}:uid is {uid}"
             f"\nstop the site, then: usermod --uid {uid} {user}; chown its files in the site's root; and apply"
         )
-        return {**ret, "result": False, "comment": comment}
+        return shown_answer({**ret, "result": False, "comment": comment})
     if uid and not existing and (other := django_host_user.user_name(uid)):
         comment = (
             f"{uid}, which django:sites:{name}:uid has, is the number of the user {other} on this host"
             f"\nset it to a number that is free on all hosts of the site"
         )
-        return {**ret, "result": False, "comment": comment}
+        return shown_answer({**ret, "result": False, "comment": comment})
     for one in [one for one, existing in found.items() if not existing]:
         made = __states__["user.present"](
             one,
@@ -697,7 +702,7 @@ def users(name, user, shell, stores=False, build=True, uid=None):
         ret.update(result=made["result"], comment=made["comment"])
         if ret["result"] is False:
             break
-    return ret
+    return shown_answer(ret)
 
 
 def uv(name, index=None):
@@ -721,16 +726,16 @@ def uv(name, index=None):
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "uv is already installed"}
     if django_virtualenv_uv.is_installed():
-        return ret
+        return shown_answer(ret)
     ret["changes"] = {"uv": django_virtualenv_uv.VERSION}
     if __opts__["test"]:
-        return {**ret, "result": None, "comment": "uv would be installed"}
+        return shown_answer({**ret, "result": None, "comment": "uv would be installed"})
     try:
         password = _secret(index["password"]["pillar"]) if index and index["password"] else None
         django_virtualenv_uv.install(index, password)
     except DeploymentError as error:
-        return {**ret, "changes": {}, "result": False, "comment": str(error)}
-    return {**ret, "comment": "uv has been installed"}
+        return shown_answer({**ret, "changes": {}, "result": False, "comment": str(error)})
+    return shown_answer({**ret, "comment": "uv has been installed"})
 
 
 def running(name, enable=False):
@@ -758,18 +763,18 @@ def running(name, enable=False):
     enables = enable and not django_host_service.is_enabled(daemon)
     done = [verb for verb, is_due in (("started", starts), ("enabled", enables)) if is_due]
     if not done:
-        return ret
+        return shown_answer(ret)
     ret["changes"] = {name: ", ".join(done)}
     if __opts__["test"]:
-        return {**ret, "result": None, "comment": f"{name} would be {' and '.join(done)}"}
+        return shown_answer({**ret, "result": None, "comment": f"{name} would be {' and '.join(done)}"})
     try:
         if starts:
             django_host_service.start(daemon)
         if enables:
             django_host_service.enable(daemon)
     except DeploymentError as error:
-        return {**ret, "changes": {}, "result": False, "comment": str(error)}
-    return {**ret, "comment": f"{name} has been {' and '.join(done)}"}
+        return shown_answer({**ret, "changes": {}, "result": False, "comment": str(error)})
+    return shown_answer({**ret, "comment": f"{name} has been {' and '.join(done)}"})
 
 
 def ports(name, kind, sites):
@@ -801,13 +806,15 @@ def ports(name, kind, sites):
         for site, listens in sites.items():
             django_proxy_ports.refuse_taken_ports(site, kind, listens, listening, coming)
     except DeploymentError as error:
-        return {"name": name, "changes": {}, "result": False, "comment": str(error)}
-    return {
-        "name": name,
-        "changes": {},
-        "result": True,
-        "comment": f"no other process than {kind} listens on these ports",
-    }
+        return shown_answer({"name": name, "changes": {}, "result": False, "comment": str(error)})
+    return shown_answer(
+        {
+            "name": name,
+            "changes": {},
+            "result": True,
+            "comment": f"no other process than {kind} listens on these ports",
+        }
+    )
 
 
 def proxy_runs(name, kind, http, templates, https=()):
@@ -854,10 +861,12 @@ def proxy_runs(name, kind, http, templates, https=()):
     proxy = django_proxy.PROXIES[kind]
     try:
         if django_proxy_ports.holder_of([*http, *https], __context__.get("django.listening")) not in (None, proxy):
-            return {
-                **ret,
-                "comment": f"another proxy uses the ports until the sites are handed over to {kind}",
-            }
+            return shown_answer(
+                {
+                    **ret,
+                    "comment": f"another proxy uses the ports until the sites are handed over to {kind}",
+                }
+            )
         http, https = django_proxy_ports.served(proxy, http), django_proxy_ports.served(proxy, https)
         files = proxy.default_server(http, https, {url: _text(url) for url in templates})
         changes = django_host_config.differences(files)
@@ -867,10 +876,12 @@ def proxy_runs(name, kind, http, templates, https=()):
             django_proxy_switch.apply(files)
             ret.update(comment="the default server has been configured", changes=changes)
     except DeploymentError as error:
-        return {**ret, "result": False, "comment": str(error)}
+        return shown_answer({**ret, "result": False, "comment": str(error)})
     runs = running(proxy.DAEMON.service, enable=True)
     changes = {**ret["changes"], **runs["changes"]}
-    return {**(runs if runs["changes"] or runs["result"] is False else ret), "name": name, "changes": changes}
+    return shown_answer(
+        {**(runs if runs["changes"] or runs["result"] is False else ret), "name": name, "changes": changes}
+    )
 
 
 def balancer(name, sites, gone, platform, templates):
@@ -927,17 +938,17 @@ def balancer(name, sites, gone, platform, templates):
         if warnings:
             ret["warnings"] = django_verbs_terminal.warnings(warnings)
     except DeploymentError as error:
-        return {**ret, "result": False, "comment": str(error)}
+        return shown_answer({**ret, "result": False, "comment": str(error)})
     if ret["changes"]:
         comment = f"the balancer {'would be' if __opts__['test'] else 'has been'} {'changed' if sites else 'removed'}"
         ret.update(result=None if __opts__["test"] else True, comment=comment)
     elif not sites:
-        return {**ret, "comment": "this host is no balancer"}
+        return shown_answer({**ret, "comment": "this host is no balancer"})
     for service in [] if ret["changes"] else django_balancer.services():
         runs = running(service, enable=True)
         if runs["changes"] or runs["result"] is False:
-            return {**runs, "name": name}
-    return ret
+            return shown_answer({**runs, "name": name})
+    return shown_answer(ret)
 
 
 def databases(name, sites, gone, platform, templates=()):
@@ -979,7 +990,7 @@ def databases(name, sites, gone, platform, templates=()):
         texts = {url: _text(url) for url in templates if django_database_served.has_pools(served)}
         ret["changes"] = django_database_served.serve(served, gone, texts, test=test)
     except DeploymentError as error:
-        return {**ret, "result": False, "comment": str(error)}
+        return shown_answer({**ret, "result": False, "comment": str(error)})
     if ret["changes"]:
         comment = f"the databases for other hosts {'would be' if test else 'have been'} set up"
         ret.update(result=None if test else True, comment=comment)
@@ -987,7 +998,7 @@ def databases(name, sites, gone, platform, templates=()):
         ret["comment"] = "this host has no databases for other hosts"
     if left := django_database_pool.leftover():
         ret["comment"] += f"; hosts still use the pool of {', '.join(left)}: it ends with an apply here that finds none"
-    return ret
+    return shown_answer(ret)
 
 
 def _served(site):
@@ -1038,8 +1049,7 @@ def _run(step, name):
         if new:
             ret["warnings"] = django_verbs_terminal.warnings(redact(text, deployment.masked()) for text in new)
         ret["comment"] = redact(ret["comment"], deployment.masked())
-    ret["comment"] = django_verbs_terminal.plain(ret["comment"])
-    return ret
+    return shown_answer(ret)
 
 
 def _from_disk(name):

@@ -1,7 +1,6 @@
 """Backups of a site: dumps of its databases, each with a manifest of its contents; list, verify and delete them."""
 
 import contextlib
-import logging
 import os
 import re
 import time
@@ -26,8 +25,9 @@ from django_host_command import DeploymentError
 from django_host_lock import Lock
 from django_release import Release
 from django_site import Site
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 #: The kinds of data that are backed up: every database engine, by its name in the pillar, uploads and the queue.
 DUMPERS: dict[str, Dumper] = {

@@ -1,7 +1,6 @@
 """Restore backups: load one next to the present databases, check it, exchange them, keep the former ones; drills."""
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,8 +27,9 @@ from django_database_engine import SQLITE
 from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 Manifest = dict[str, Any]
 

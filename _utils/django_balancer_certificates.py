@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from django_host_command import DeploymentError
 from django_host_config import OURS, Files
 from django_kinds import FILES
 from django_site import Site
+from django_wall_text import tell
 
 SERVICE = Path("/etc/systemd/system/django-balancer-tls.service")
 TIMER = SERVICE.with_suffix(".timer")
@@ -39,9 +39,9 @@ def main() -> int:
     except (DeploymentError, OSError) as error:
         changed, warnings = {}, [str(error)]
     for domain, how in changed.items():
-        print(f"{domain}: {how}")
+        tell(f"{domain}: {how}")
     for warning in warnings:
-        print(warning, file=sys.stderr)
+        tell(warning, is_error=True)
     return 1 if warnings else 0
 
 

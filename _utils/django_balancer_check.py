@@ -19,6 +19,7 @@ import django_host_command
 import django_host_file
 from django_host_lock import Lock
 from django_wall_response import Bounded
+from django_wall_text import tell
 
 #: What is known of each host, by site. Of root alone.
 STATES = Path("/var/lib/django-formula/balancer/hosts.json")
@@ -53,7 +54,7 @@ def main(record: str, lock: str) -> int:
     holder = Lock(Path(lock), "checks", busy="a change of the balancer", timeout="30s", hint="wait for it")
     with holder.held():
         if _recorded(record) == sites and keep(sites, found):
-            print("\n".join(_news(before, found)))
+            tell("\n".join(_news(before, found)))
             django_host_command.run(["systemctl", "reload", UNIT], doing=f"reloading {UNIT}")
     return 0
 

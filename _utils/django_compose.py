@@ -19,9 +19,11 @@ import django_host_environment
 import django_site
 import django_source_reader
 import django_wall_delegate
+import django_wall_shape
 from django_compose_plan import Plan
 from django_host_command import DeploymentError
 from django_wall_foreign import Foreign
+from django_wall_text import proposal, shown, tell
 
 #: The uid and gid of the containers of a project in a folder of root.
 _NOT_ROOT = 10001
@@ -57,20 +59,22 @@ def write(where: str, name: str = "", given: Mapping[str, Any] | None = None) ->
     """
     folder = Path(where).resolve()
     if not folder.is_dir():
-        raise DeploymentError(f"{where} is not a folder", hint=f"clone the project there: git clone URL {where}")
+        raise DeploymentError(
+            f"{where} is not a folder", hint=proposal("clone the project there: {}", "git", "clone", "URL", where)
+        )
     reader = django_source_reader.ROOT if os.geteuid() else django_source_reader.reader(str(folder))
     if reader.uid and reader.name is None:
         raise DeploymentError(
             f"{folder} is owned by uid {reader.uid}, which is not a user of this host",
-            hint=f"change its owner: chown -R root {folder}",
+            hint=proposal("change its owner: {}", "chown", "-R", "root", str(folder)),
         )
     name = name or re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-") or "site"
     arguments = (folder, name, dict(given or {}))
     doing = f"writing the compose files of {folder}"
-    lines: list[str] = django_wall_delegate.ask(
-        reader.name, _write, *arguments, doing=doing, timeout=120, memory=1 << 30
-    )
-    return lines
+    lines = django_wall_delegate.ask(reader.name, _write, *arguments, doing=doing, timeout=120, memory=1 << 30)
+    if not django_wall_shape.fits(lines, [str]):
+        raise DeploymentError(f"{doing}: it ended without a usable answer")
+    return [shown(line) for line in lines]
 
 
 def _write(folder: Path, name: str, given: dict[str, Any]) -> list[str]:
@@ -97,18 +101,13 @@ def _write(folder: Path, name: str, given: dict[str, Any]) -> list[str]:
     if named != user and "APP_USER=" not in ((top / ".env").text() or ""):
         own_user = f"APP_USER={user[0]}:{user[1]}"
         lines.append(f"the compose files are for uid {named[0]}, and .envs is of {user[0]}: add {own_user} to .env")
-    return [*lines, *map(_shown, plan.notes)]
+    return [*lines, *plan.notes]
 
 
 def _named_user(top: Foreign) -> tuple[int, int] | None:
     """Return the uid and gid that the compose files have, which may be of another machine; None without files."""
     found = re.search(r"\$\{APP_USER:-(\d{1,10}):(\d{1,10})\}", (top / "compose.production.yml").text() or "")
     return (int(found[1]), int(found[2])) if found else None
-
-
-def _shown(note: str) -> str:
-    """Return a line for a terminal, in which nothing of the project moves the cursor or adds a line."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in note)
 
 
 def files(plan: Plan, folder: Path, owner: tuple[int, int]) -> dict[str, tuple[str, int]]:
@@ -163,9 +162,9 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     options = {"domains": given.domain, "python": given.python, "email": given.certificates}
     try:
-        print("\n".join(write(given.folder, given={key: value for key, value in options.items() if value})))
+        tell("\n".join(write(given.folder, given={key: value for key, value in options.items() if value})))
     except (DeploymentError, OSError) as failure:
-        sys.exit(f"quickstart: {failure}")
+        sys.exit(shown(f"quickstart: {failure}", lines=True))
 
 
 if __name__ == "__main__":

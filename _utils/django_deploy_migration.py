@@ -1,7 +1,6 @@
 """Migrations: which are pending for a release, whether the active release can run with them, and applying them."""
 
 import contextlib
-import logging
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -13,8 +12,9 @@ import django_release_workers
 from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 #: By alias, the migrations of a release in their order: name, class, whether they can be reversed, operations.
 Schema = dict[str, list[dict[str, Any]]]

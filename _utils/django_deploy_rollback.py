@@ -3,7 +3,6 @@
 Why migrations are reversed only on request: docs/decisions/0024.
 """
 
-import logging
 from typing import Any, NamedTuple
 
 import django_backup
@@ -17,8 +16,9 @@ from django_deploy_migration import Schema
 from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 #: What an operation did, by the first word of its name.
 _DID = {"Remove": "removed", "Delete": "removed", "Rename": "renamed", "Add": "added", "Alter": "changed"}

@@ -1,7 +1,6 @@
 """The steps `virtualenv` and `build`: what runs without secrets, as the build user."""
 
 import contextlib
-import logging
 import os
 import shlex
 import shutil
@@ -35,8 +34,9 @@ from django_host_command import DeploymentError, seconds
 from django_release import Release
 from django_site import Site
 from django_wall_foreign import GROUP, Foreign
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 #: Compiles a source as compileall does, whose own start takes longer than that.
 COMPILE = """

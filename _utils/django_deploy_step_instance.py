@@ -1,7 +1,6 @@
 """The step `instance`: the new release's own application server, before it gets any request of a visitor."""
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +28,9 @@ from django_deploy_switch_report import Probe
 from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 #: Seconds that a page may take whose links are looked at.
 _PATIENCE = 10.0

@@ -1,6 +1,5 @@
 """The step `push`: the static files of a new release at another host, before its pages name them."""
 
-import logging
 from collections.abc import Iterator
 
 import django_push
@@ -9,8 +8,9 @@ import django_release_static
 from django_deploy import Changes, Deployment
 from django_host_command import DeploymentError
 from django_release import Release
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 
 def push(deployment: Deployment) -> Iterator[Changes]:

@@ -1,6 +1,5 @@
 """The step `static`: one start of Django, which collects static files and reads the effective settings."""
 
-import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,8 +22,9 @@ from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
 from django_wall_foreign import SERVED, Foreign
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 
 def static(deployment: Deployment) -> Iterator[Changes]:

@@ -1,7 +1,6 @@
 """The switch: a release is activated instead of the active one or of an existing deployment, and watched."""
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -29,8 +28,9 @@ from django_release import Release
 from django_release_health import Raised
 from django_site import Site
 from django_takeover import Takeover
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 #: Seconds between two checks of a release that is watched.
 _PAUSE = 0.01

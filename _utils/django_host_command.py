@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import errno
 import gc
-import logging
 import os
 import pwd
 import re
@@ -16,8 +15,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, NamedTuple, ParamSpec
 
 from django_host_output import Output
+from django_wall_text import Log, shown, uncoloured
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 # Python's last garbage collection goes through all that Salt has loaded: Salt 3008.3 with all its modules exits after
 # 300 ms (two cores), and after 30 ms where they are frozen before. Nothing of them requires a finalizer at that point.
@@ -76,8 +76,6 @@ _TRANSIENT = re.compile(
 )
 
 
-#: How programs colour their output.
-_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 #: The lines of a traceback, which supervisor's log begins with a time: the first one, those of a frame, its code.
 _HEADER = re.compile(r"(?:\d{4}-\S+ )?Traceback \(most recent call last\):")
 _FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "(?:[^"]*/)?(?P<file>[^"/]+)", line \d+')
@@ -92,8 +90,7 @@ _ERROR = re.compile(
     r"\s*(?:npm (?:ERR!|error) |ERROR in |✘ \[ERROR\]|\[!\] |error during build:|\S+: error TS\d+: |error |Error: "
     r"|\S+:\d+:\d+: (?:fatal )?error: |\[[\d:]{8}\] \w*Error in plugin )"
 )
-#: Codes of colours, and the words of gulp above what an error says.
-_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+#: The words of gulp above what an error says.
 _OF_GULP = re.compile(r"(Message|Details):\s*")
 #: How yarn ends where a command of a script fails, which has said why before; and what yarn says in between.
 _ENDED = re.compile(r"error Command failed with exit code \d+\.?")
@@ -105,26 +102,30 @@ class DeploymentError(Exception):
 
     Args:
         message: what failed, with its cause, in one sentence.
+        details: further lines of the message, each one with a name or a text of others.
         log: output of the program that failed; its last lines are shown, and its first error where that is further up,
             without frames of the formula's own files.
         hint: what to do, usually a command or a pillar key.
         transient: whether trying again may succeed without a change (network, disk).
     """
 
-    def __init__(self, message: str, *, log: str = "", hint: str = "", transient: bool = False):
+    def __init__(
+        self, message: str, *, details: Sequence[str] = (), log: str = "", hint: str = "", transient: bool = False
+    ):
         super().__init__(message)
-        self.message = message
+        self.message: str = "\n  ".join([shown(message, lines=True), *map(shown, details)])
         self.log = log
-        self.hint = hint
+        self.hint: str = shown(hint, lines=True)
         self.transient = transient
 
     def __str__(self) -> str:
-        log = _COLOUR.sub("", self.log)
-        lines = _shown([line.rstrip()[:300] for line in _without_own_frames(log) if line.strip()])
-        return "\n".join([self.message, *(f"  | {line}" for line in lines), *([self.hint] if self.hint else [])])
+        log = uncoloured(self.log)
+        lines = _chosen([line.rstrip()[:300] for line in _without_own_frames(log) if line.strip()])
+        text = "\n".join([self.message, *(f"  | {shown(line)}" for line in lines), *filter(None, [self.hint])])
+        return shown(text, lines=True)
 
 
-def _shown(lines: list[str]) -> list[str]:
+def _chosen(lines: list[str]) -> list[str]:
     """Return the last lines of a log, after the first error if that is further up."""
     first = _first_error(lines[:-_LAST])
     return [*first, "…", *lines[-_LAST_AFTER_FIRST:]] if first else lines[-_LAST:]
@@ -173,7 +174,8 @@ def seconds(duration: str) -> float:
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """Return a text with secrets, the credentials in URLs, and values that a validation quotes, masked."""
-    for secret in sorted((s for s in secrets if len(s) > 3), key=len, reverse=True):
+    forms = {form for secret in secrets for form in (secret, shown(secret), shown(secret, lines=True))}
+    for secret in sorted((form for form in forms if len(form) > 3), key=len, reverse=True):
         text = text.replace(secret, "**********")
     return _INPUT.sub("**********", _CREDENTIALS.sub("**********@", text))
 
@@ -284,7 +286,7 @@ def check(command: Command, ended: Ended) -> str:
         )
         raise DeploymentError(f"{command.doing}: {reason}", log=output, hint=command.hint, transient=True)
     log.info("%s failed (exit %s):\n%s", command.doing, ended.code, output)
-    printed, errors = (redact(_COLOUR.sub("", text), command.secrets) for text in (ended.printed, ended.errors))
+    printed, errors = (redact(uncoloured(text), command.secrets) for text in (ended.printed, ended.errors))
     # Webpack and others print their errors to standard output, and npm that they failed to standard error.
     lines = [line for line in printed.splitlines() if line.strip()]
     first = _first_error(lines)
@@ -413,7 +415,7 @@ def _last_line(output: bytes, secrets: Collection[str]) -> str:
     if not is_cut and "://" not in rest:
         lines.append(rest)
     last = next((line for line in reversed(lines) if line.strip()), "")
-    return "".join(filter(str.isprintable, redact(last, parts))).strip()[:200]
+    return shown(redact(last, parts)).strip()[:200]
 
 
 def _end(process: "subprocess.Popen[bytes]", grace: float) -> None:

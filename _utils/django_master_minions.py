@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import salt.client
 import salt.exceptions
 from django_host_command import DeploymentError
+from django_wall_text import shown
 
 #: Seconds that the master's client waits for the publication of a job.
 _PUBLISH = 5
@@ -274,5 +275,5 @@ def _cleaned(value: Any, depth: int = 0) -> Any:
 
 def _plain(text: str) -> str:
     """Return what a host reports as terminals, events and logs can take it: a host may report anything."""
-    kept = "".join(one for one in text[: 4 * _LENGTH] if one.isprintable() or one in "\n\t")
+    kept = shown(text[: 4 * _LENGTH], lines=True)
     return kept if len(kept) <= _LENGTH else f"{kept[:_LENGTH]} [...]"

@@ -6,7 +6,6 @@ build user is left, so that root can take over what it created.
 
 import contextlib
 import dataclasses
-import logging
 import os
 import re
 import secrets as secrets_module
@@ -33,8 +32,9 @@ from django_container import Inside
 from django_container_engine import QUIET
 from django_host_command import Command, DeploymentError, Ended
 from django_site import Site
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 #: The most processes of the build user, and their nice value.
 _PROCESSES, _NICE = 2048, 10

@@ -4,7 +4,6 @@ Why each release has units of its own: docs/decisions/0003.
 """
 
 import json
-import logging
 import os
 import re
 import time
@@ -33,8 +32,9 @@ from django_host_command import Command, DeploymentError, seconds
 from django_process import ProcessManager, ProjectCommand, unit
 from django_site import Site
 from django_wall_foreign import Foreign
+from django_wall_text import Log
 
-_log = logging.getLogger(__name__)
+_log = Log.of(__name__)
 
 UNITS = Path("/etc/systemd/system")
 SERVICE, SOCKET = (f"{django_kinds.FILES}{name}" for name in django_kinds.PROCESS_MANAGERS["systemd"])

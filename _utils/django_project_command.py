@@ -1,7 +1,6 @@
 """Commands of a project: those of manage.py on the command line, and those of the pillar at a stage of a release."""
 
 import json
-import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,9 @@ import django_site_cause
 from django_host_command import DeploymentError, seconds
 from django_process import ProjectCommand
 from django_site import Site
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 
 def manage(

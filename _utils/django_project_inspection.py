@@ -24,7 +24,7 @@ from django_host_command import DeploymentError
 from django_project_report import Report
 from django_site import Site
 from django_wall_foreign import OWN, Foreign
-from django_wall_text import proposal, shown
+from django_wall_text import proposal, shown, tell
 
 #: The user who reads a repository that no site has yet.
 _READER = "nobody"
@@ -188,6 +188,6 @@ def _host_python() -> str:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.write(inspect(*sys.argv[1:3]))
+        tell(inspect(*sys.argv[1:3]), end="")
     except (DeploymentError, OSError) as failure:
         sys.exit(shown(f"quickstart: {failure}", lines=True))

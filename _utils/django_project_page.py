@@ -1,7 +1,6 @@
 """What Django tells of a release's pages, in a process of its own: what one raises, and which there are."""
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from django_host_command import DeploymentError, redact, seconds
 from django_process import ProjectCommand
 from django_release_health import Explain, Raised
 from django_site import Site
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 PROGRAM = "django_formula_request.py"
 _SHAPE = {"raised": str, "frames": [str]}

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import html
-import logging
 import os
 import re
 import tempfile
@@ -21,8 +20,9 @@ import django_proxy
 import django_proxy_page
 from django_host_command import DeploymentError
 from django_site import Site
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 PAGE = "salt://django/files/maintenance.html"
 #: The placeholder for the message in a page of the project.

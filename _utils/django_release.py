@@ -1,7 +1,6 @@
 """Releases on disk: their records, the active one, the target of a rollback, and the deletion of old ones."""
 
 import contextlib
-import logging
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -29,8 +28,9 @@ import django_virtualenv
 import django_wall_shape
 from django_host_command import DeploymentError
 from django_site import Site
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 #: The file of a release with its commit, which the proxy of a fleet's host serves to balancers.
 COMMIT = "commit"

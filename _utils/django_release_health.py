@@ -17,6 +17,7 @@ from django_host_command import DeploymentError, seconds
 from django_release_cure import Finding
 from django_release_http import Answer
 from django_site import Site
+from django_wall_text import shown
 
 #: Seconds without a new line after which a log counts as written.
 _SETTLES = 0.4
@@ -301,7 +302,7 @@ def look(site: Site, get: Callable[[str, float], Answer], deadline: float, schem
     except TimeoutError:
         return Finding(_timed_out(site), path)
     except (OSError, http.client.HTTPException) as error:
-        return Finding(f"got no response ({error})", path)
+        return Finding(f"got no response ({shown(str(error))})", path)
 
 
 def _said(answer: Answer) -> str:

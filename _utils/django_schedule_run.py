@@ -27,6 +27,7 @@ from django_host_command import DeploymentError, redact
 from django_host_lock import Lock
 from django_release import Release
 from django_site import Site
+from django_wall_text import tell
 
 #: Runs whose records are kept of each schedule.
 KEPT = 100
@@ -47,18 +48,18 @@ def main(name: str, schedule: str) -> int:
     try:
         site = django_site.find(name)
         if running := _lock(site, schedule, "").holder():
-            print(f"{schedule} of {name} does not run: it is running already ({running})")
+            tell(f"{schedule} of {name} does not run: it is running already ({running})")
             return 0
         if reason := skipped(site, schedule):
-            print(f"{schedule} of {name} does not run: {reason}")
+            tell(f"{schedule} of {name} does not run: {reason}")
             return 0
         result = run(site, schedule, by=BY_TIMER)
     except (DeploymentError, OSError) as error:
-        print(error, file=sys.stderr)
+        tell(error, is_error=True)
         return 1
-    print(result["output"], end="", flush=True)
+    tell(result["output"], end="")
     if result.get("error"):
-        print(f"{schedule} of {name}: {result['error']}", file=sys.stderr)
+        tell(f"{schedule} of {name}: {result['error']}", is_error=True)
     return int(result["exit"] if result["exit"] is not None else 1)
 
 

@@ -47,14 +47,15 @@ def check(site: Site, kept: Sequence[str] = ()) -> ExistingDeployment | None:
     if not site.config["adopt"]:
         is_supported = site.config["proxy"]["kind"] in READERS
         adopt = f"{key}:adopt: true takes it over and moves it aside; or " if is_supported else ""
-        message = f"an existing deployment was found where {site.name} would be deployed:"
         raise DeploymentError(
-            "\n  ".join([message, *findings, *existing.refusals]),
+            f"an existing deployment was found where {site.name} would be deployed:",
+            details=[*findings, *existing.refusals],
             hint=f"{adopt}set {key}:root to another folder, or remove it",
         )
     if existing.refusals:
         raise DeploymentError(
-            "\n  ".join([f"the existing deployment of {site.name} cannot be taken over as it is:", *existing.refusals]),
+            f"the existing deployment of {site.name} cannot be taken over as it is:",
+            details=existing.refusals,
             hint="docs/guides/adopt.md explains each; nothing was changed",
         )
     return existing

@@ -7,7 +7,6 @@ backups runs as root: docs/decisions/0035.
 import json
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ import django_secret
 import django_site
 from django_host_command import DeploymentError
 from django_site import Site
+from django_wall_text import tell
 
 CRON = Path("/etc/cron.d")
 #: The schedules of cron for the calendar expressions of systemd.
@@ -54,13 +54,13 @@ def main(name: str) -> int:
         site = django_site.find(name)
         live = django_release.linked(site, site.current)
         if not live:
-            print(f"{name} has no active release yet")
+            tell(f"{name} has no active release yet")
             return 0
         secrets = list(django_secret.values(site, {}).values())
         for path in django_backup.make(site, live, why=django_backup.BY_TIMER, secrets=secrets):
-            print(path)
+            tell(path)
     except (DeploymentError, OSError) as error:
-        print(error, file=sys.stderr)
+        tell(error, is_error=True)
         return 1
     return 0
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import logging
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,8 +20,9 @@ from django_host_folder import Folder
 from django_host_lock import Lock
 from django_site import Site
 from django_tls_client import Client
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 #: Seconds for one order.
 PATIENCE = 300.0

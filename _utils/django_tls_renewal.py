@@ -1,13 +1,12 @@
 """Renew a site's certificates by its systemd timer, without Salt and without the pillar."""
 
-import sys
-
 import django_proxy_switch
 import django_site
 import django_tls
 import django_tls_acme
 from django_host_command import DeploymentError
 from django_site import Site
+from django_wall_text import tell
 
 
 def main(name: str) -> int:
@@ -16,12 +15,12 @@ def main(name: str) -> int:
         site = django_site.find(name)
         changed, warnings = renew(site)
     except (DeploymentError, OSError) as error:
-        print(error, file=sys.stderr)
+        tell(error, is_error=True)
         return 1
     for domain, how in changed.items():
-        print(f"{domain}: {how}")
+        tell(f"{domain}: {how}")
     for warning in warnings:
-        print(warning, file=sys.stderr)
+        tell(warning, is_error=True)
     return 1 if warnings else 0
 
 

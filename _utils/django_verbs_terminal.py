@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import django_host_clock
+from django_wall_text import shown
 
 #: A row of ``django.status``, ``django.releases`` or ``django.backups``.
 Row = Mapping[str, Any]
@@ -16,7 +17,6 @@ WIDTH = 90
 _IN_HEAD = ("site", "release", "running", "live_since", "managed")
 _FIRST = ("maintenance", "held_back", "domains", "certificate", "server", "workers", "finishing", "backup", "schema")
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 #: A map of one key as the value of a key, with no map in it: ``migrate: {backup: false}``.
 _ONE_KEY = re.compile(r": \{([\w:-]+): ([^{},]+)\}")
 _PARENTHESES = str.maketrans("{}", "()")
@@ -24,8 +24,8 @@ _ENDS = (".", "!", "?", "…")
 
 
 def plain(text: str) -> str:
-    """Return a text without control characters: what a project or another program reported may have some."""
-    return _CONTROL.sub("", text)
+    """Return a text to be read: what a project or another program reported may have control characters."""
+    return shown(text, lines=True)
 
 
 def warnings(texts: Iterable[str]) -> list[str]:

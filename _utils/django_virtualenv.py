@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -31,8 +30,9 @@ from django_host_command import DeploymentError
 from django_site import Site
 from django_virtualenv_uv import Uv
 from django_wall_foreign import OWN, PUBLIC, Foreign
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 
 #: The file of a virtualenv that was built to its end.
 COMPLETE = ".complete"

@@ -1,7 +1,6 @@
 """The formula's own uv: how it is installed, and how it runs as the build user (docs/decisions/0009)."""
 
 import contextlib
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,8 +17,9 @@ from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_site import Site
 from django_wall_foreign import Foreign
+from django_wall_text import Log
 
-log = logging.getLogger(__name__)
+log = Log.of(__name__)
 UV = Path("/usr/local/lib/django-formula/uv")
 VERSION = "0.13.8"
 #: What uv says of a package in its cache of which a part is missing.

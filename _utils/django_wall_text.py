@@ -5,8 +5,10 @@ data: no terminal, no renderer of Salt and no shell may take a part of it for an
 returns a type of its own, which nothing else makes (``test/style/test_text.py``). Why: docs/decisions/0072.
 """
 
+import logging
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from typing import Any, NewType
 
@@ -23,6 +25,7 @@ _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _JINJA = re.compile(r"\{(?=[{%#])|[}%#](?=\})")
 #: Strings that YAML reads as strings without quotes, also between brackets; of ASCII alone.
 _PLAIN = re.compile(r"\.?[A-Za-z/][\w./-]*(:[\w./@-]+)*|[\w.+-]+@[\w./-]+(:[\w./-]+)*", re.ASCII)
+_PLAIN_WORDS = re.compile(r"[A-Za-z/][\w./+-]*( [\w./+-]+)*", re.ASCII)
 #: Strings that YAML reads as something else.
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "y", "n", ".inf", ".nan"}
 _CONSTANTS = {None: "null", True: "true", False: "false"}
@@ -36,8 +39,10 @@ def shown(text: str, *, lines: bool = False) -> Shown:
     Args:
         lines: whether the text may have several lines, with tabs, as an output; a name has one.
     """
+    if text.isprintable():
+        return Shown(text)
     kept = "\n\t" if lines else ""
-    text = _COLOUR.sub("", text)
+    text = uncoloured(text)
     text = text.replace("\r\n", "\n") if lines else text
     return Shown("".join(sign if sign.isprintable() or sign in kept else _visible(sign) for sign in text))
 
@@ -51,19 +56,46 @@ def shown_answer(answer: Any) -> Any:
     return [shown_answer(one) for one in answer] if isinstance(answer, list | tuple) else answer
 
 
-def in_pillar(value: Any) -> InPillar:
+def tell(text: object, *, is_error: bool = False, end: str = "\n") -> None:
+    """Print a text, which is shown, to standard output or error."""
+    print(shown(str(text), lines=True), file=sys.stderr if is_error else sys.stdout, end=end, flush=True)
+
+
+def uncoloured(text: str) -> str:
+    """Return an output without the codes of colours, which are in the middle of words too."""
+    return _COLOUR.sub("", text)
+
+
+class Log(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose messages have only shown texts: `Log.of(__name__)`."""
+
+    @classmethod
+    def of(cls, name: str) -> "Log":
+        return cls(logging.getLogger(name))
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Write a message, each argument of which is shown unless it is a number."""
+        plain = (one if isinstance(one, int | float) else shown(str(one), lines=True) for one in args)
+        if self.isEnabledFor(level):
+            self.logger.log(level, msg, *plain, **kwargs)
+
+
+def in_pillar(value: Any, *, quote: str = '"') -> InPillar:
     """Return a value as YAML on one line, which is that value again with and without Jinja.
+
+    Args:
+        quote: a single quote for a hint, in which strings have double ones only where they need escapes.
 
     Raises:
         TypeError: it is no string, number, bool, None, list or map.
     """
     if isinstance(value, Mapping):
-        return InPillar("{" + ", ".join(f"{_key(key)}: {in_pillar(one)}" for key, one in value.items()) + "}")
+        entries = [f"{_key(key, quote)}: {in_pillar(one, quote=quote)}" for key, one in value.items()]
+        return InPillar(f"{{{', '.join(entries)}}}")
     if isinstance(value, list | tuple):
-        return InPillar("[" + ", ".join(map(in_pillar, value)) + "]")
+        return InPillar(f"[{', '.join(in_pillar(one, quote=quote) for one in value)}]")
     if isinstance(value, str):
-        is_plain = _PLAIN.fullmatch(value) and value.lower() not in _YAML_WORDS
-        return InPillar(value if is_plain else _quoted(value))
+        return InPillar(_string(value, quote))
     if value is None or isinstance(value, bool):
         return InPillar(_CONSTANTS[value])
     if isinstance(value, int | float):
@@ -118,8 +150,18 @@ def _float(value: float) -> str:
     return f"{number if '.' in number else f'{number}.0'}{e}{exponent}"
 
 
-def _key(key: Any) -> str:
-    name = in_pillar(key)
+def _string(text: str, quote: str) -> str:
+    """Return a string without quotes where YAML reads it as one, also between brackets."""
+    is_plain = _PLAIN.fullmatch(text) or (quote == "'" and _PLAIN_WORDS.fullmatch(text))
+    if is_plain and text.lower() not in _YAML_WORDS:
+        return text
+    if quote == "'" and text.isprintable() and not _JINJA.search(text):
+        return "'" + text.replace("'", "''") + "'"
+    return _quoted(text)
+
+
+def _key(key: Any, quote: str) -> str:
+    name = in_pillar(key, quote=quote)
     return name if len(name) <= _LONGEST_KEY else f"? {name}"
 
 

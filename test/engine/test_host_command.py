@@ -246,7 +246,7 @@ def test_secrets_are_masked_in_the_log(caplog):
     [
         ("", "testing takes 0 s so far"),
         (r"one\ntwo\n\n", "testing takes 0 s so far: two"),
-        (r"one\rtwo \033[1m", "testing takes 0 s so far: two [1m"),
+        (r"one\rtwo \033[1m", "testing takes 0 s so far: two"),
         (r"one\n  Applying blog.0002...", "testing takes 0 s so far: Applying blog.0002..."),
         (r"one\nkey canary!", "testing takes 0 s so far: key **********!"),
         (r"one\nkey cana", "testing takes 0 s so far: one"),

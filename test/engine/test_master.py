@@ -782,11 +782,11 @@ def test_an_event_without_an_answer_is_none() -> None:
 
 
 def test_what_a_host_reports_cannot_write_to_the_terminal() -> None:
-    assert answer_of({"error": "no\x1b[2J space\nleft"}, 1).error == "no[2J space\nleft"
+    assert answer_of({"error": "no\x1b[2J space\nleft"}, 1).error == "no\\x1b[2J space\nleft"
     assert len(answer_of("x" * 10**6, 1).error) < 9000
     assert answer_of({}, "\x1b[2J").error == "exit code 1"
     found = answer_of({"claim": "a\x1b]0;b\x07", "x": [{"y\x1b": "\x9b31m", "n": 1.5, "b": True, "o": b"x"}]}, 0).value
-    assert found == {"claim": "a]0;b", "x": [{"y": "31m", "n": 1.5, "b": True, "o": None}]}
+    assert found == {"claim": "a\\x1b]0;b\\x07", "x": [{"y\\x1b": "\\x9b31m", "n": 1.5, "b": True, "o": None}]}
     deep: Any = "x"
     for _level in range(5000):
         deep = [deep]

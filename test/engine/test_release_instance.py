@@ -231,7 +231,7 @@ def redirect(to, status=302):
         ({"/": redirect("//evil.example.org/")}, {}, "redirected to http://evil.example.org/"),
         ({"/": (302, {}, "")}, {}, "redirected 5 times, last to /"),
         ({"/": b""}, {}, "got no response (Remote end closed connection without response)"),
-        ({"/": b"HTTP/1.1 abc\r\n\r\n"}, {}, "got no response (HTTP/1.1 abc\r\n)"),
+        ({"/": b"HTTP/1.1 abc\r\n\r\n"}, {}, "got no response (HTTP/1.1 abc\\r\\n)"),
         ({"/": None}, {}, "timed out after 300ms"),
     ],
 )

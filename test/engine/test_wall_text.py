@@ -59,7 +59,8 @@ def test_value_in_pillar_is_that_value_again(seed):
     for _ in range(100):
         value, key, remark = values(chance), words(chance), words(chance)
         text = django_wall_text.in_pillar(value)
-        assert loaded(text) == value and "\n" not in text
+        hint = django_wall_text.in_pillar(value, quote="'")
+        assert loaded(text) == loaded(hint) == value and "\n" not in text + hint
         lines = [pillar_head(2, "a"), pillar_line(4, key, value, remark), pillar_line(4, f"z{key}", 1, remark)]
         assert loaded("\n".join(["site:", *lines, ""])) == {"site": {"a": {key: value, f"z{key}": 1}}}
 

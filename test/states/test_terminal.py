@@ -150,7 +150,7 @@ def test_outputter_prints_a_release_and_a_site_that_is_removed(salt, world):
         ("set sites:a:env: {X_Y: {from: queue_url}}", "set sites:a:env:X_Y:from: queue_url."),
         ("set a: {b: 1, c: 2}", "set a: (b: 1, c: 2)."),
         ("it failed\n  | a line\nmend it", "it failed; | a line; mend it."),
-        ("\x1b[31mred\x00", "[31mred."),
+        ("\x1b[31mred\x00", "red\\x00."),
     ],
 )
 def test_warning_is_a_sentence_that_the_outputter_cannot_format(text, warning):
