@@ -25,7 +25,7 @@ from django_host_command import DeploymentError
 from django_host_lock import Lock
 from django_release import Release
 from django_site import Site
-from django_wall_text import Log
+from django_wall_text import Log, in_command
 
 log = Log.of(__name__)
 
@@ -112,7 +112,7 @@ def before_migration(release: Release, aliases: Collection[str], secrets: list[s
         yield made
     except DeploymentError as error:
         found = _NAME.fullmatch(made[0].name) if made else None
-        command = f"salt-call django.restore {site.name} {found[2]}" if found else ""
+        command = in_command("salt-call", "django.restore", site.name, found[2]) if found else ""
         undo = f"to restore the database as it was before: {command}" if command else ""
         error.hint = "\n".join(filter(None, [error.hint, undo]))
         raise

@@ -13,6 +13,7 @@ import django_wall_delegate
 from django_backup_dump import Database, Dumper
 from django_host_command import DeploymentError
 from django_host_folder import Folder
+from django_wall_text import in_command
 
 #: How often a folder is packed whose files change meanwhile.
 _ATTEMPTS = 3
@@ -65,7 +66,8 @@ class MediaDumper(Dumper):
             raise DeploymentError(
                 f"{folder} is a mount, which cannot be exchanged for a folder on this host",
                 hint=f"restore without media=True, and unpack the uploads over those that are there: "
-                f"runuser -u {site.user} -- tar -x -C {folder} < {site.backups}/media-….tar",
+                f"{in_command('runuser', '-u', site.user, '--', 'tar', '-x', '-C', folder)} "
+                f"< {site.backups}/media-….tar",
             )
 
     def swap(self, database: Database, name: str, kept: str) -> None:

@@ -27,7 +27,7 @@ from django_database_engine import SQLITE
 from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
-from django_wall_text import Log
+from django_wall_text import Log, proposal
 
 log = Log.of(__name__)
 
@@ -361,11 +361,11 @@ def _refuse_running_commands(site: Site) -> None:
             hint=f"restore again once it has ended, or end it: systemctl stop 'django-{site.name}-at-*'",
             transient=True,
         )
-    commands = " ".join(django_process_systemd.management_commands(site))
+    commands = django_process_systemd.management_commands(site)
     if commands:
         raise DeploymentError(
             f"a command of django.manage runs for {site.name}, and would go on with the former database",
-            hint=f"restore again once it has ended, or end it: systemctl stop {commands}",
+            hint=proposal("restore again once it has ended, or end it: {}", "systemctl", "stop", *commands),
             transient=True,
         )
 

@@ -16,7 +16,7 @@ from django_deploy_migration import Schema
 from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
-from django_wall_text import Log
+from django_wall_text import Log, in_command
 
 log = Log.of(__name__)
 
@@ -262,7 +262,8 @@ def _undo_hint(site: Site, migration: str) -> str:
     last = found[-1] if found else django_backup.newest_before(site, done[0].record["began"]) if done else None
     if not last:
         return "restore a backup from before it"
-    return f"restore the backup of {last['taken']}: salt-call django.restore {site.name} {last['name']} rollback=True"
+    again = in_command("salt-call", "django.restore", site.name, last["name"], "rollback=True")
+    return f"restore the backup of {last['taken']}: {again}"
 
 
 def _did(operation: dict[str, Any]) -> str:

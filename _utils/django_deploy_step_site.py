@@ -30,6 +30,7 @@ from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_site import Site
 from django_timer import Task
+from django_wall_text import in_command
 
 
 @dataclass
@@ -97,7 +98,8 @@ def refuse_closed_parents(site: Site) -> None:
             mode = f"{django_host_user.owner_of(status)} {status.st_mode & 0o7777:04o}"
             raise DeploymentError(
                 f"{site.proxy_group} cannot traverse {parent} ({mode}), which is above {site.root}",
-                hint=f"chmod o+x {parent}, or set django:sites:{site.name}:root to another folder",
+                hint=f"{in_command('chmod', 'o+x', str(parent))}, or set django:sites:{site.name}:root to another "
+                "folder",
             )
 
 

@@ -22,7 +22,7 @@ from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
 from django_wall_foreign import SERVED, Foreign
-from django_wall_text import Log
+from django_wall_text import Log, in_pillar
 
 log = Log.of(__name__)
 
@@ -90,8 +90,8 @@ def _project_warnings(site: Site, release: Release, answer: dict[str, Any]) -> l
     if answer["settings_module"] != answer["expected_settings_module"]:
         raise DeploymentError(
             f"the project overrides DJANGO_SETTINGS_MODULE with {answer['settings_module']}",
-            hint=f"set {at}:settings_module: {answer['settings_module']}, if the site is to have those settings; "
-            f"otherwise use os.environ.setdefault in {release.facts['application']}",
+            hint=f"set {at}:settings_module: {in_pillar(answer['settings_module'])}, if the site is to have those "
+            f"settings; otherwise use os.environ.setdefault in {release.facts['application']}",
         )
     if answer["debug"]:
         raise DeploymentError(

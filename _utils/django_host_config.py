@@ -7,6 +7,7 @@ from pathlib import Path
 
 import django_host_file
 from django_host_command import DeploymentError
+from django_wall_text import proposal
 
 OURS = "# Written by django-formula"
 
@@ -44,7 +45,8 @@ def differences(files: Files) -> dict[str, str]:
         if present != content:
             if present is not None and not is_managed(path):
                 raise DeploymentError(
-                    f"{path} is in the way: it was not written by this formula", hint=f"move it away: mv {path} /root/"
+                    f"{path} is in the way: it was not written by this formula",
+                    hint=proposal("move it away: {}", "mv", str(path), "/root/"),
                 )
             found[str(path)] = _diff(present, content)
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from django_host_command import DeploymentError
+from django_wall_text import in_command
 
 #: Fewer free inodes than these count as none: other processes take them as soon as they are free.
 _FEW_FILES = 16
@@ -48,6 +49,8 @@ def add_hint(error: DeploymentError, path: Path) -> None:
         with contextlib.suppress(OSError):
             space = free(path)
             what = (
-                f"df -i {path}: no inodes are left" if space.files < _FEW_FILES else f"df -h {path}: {space} are left"
+                f"{in_command('df', '-i', str(path))}: no inodes are left"
+                if space.files < _FEW_FILES
+                else f"{in_command('df', '-h', str(path))}: {space} are left"
             )
             error.hint = "\n".join(filter(None, [error.hint, what]))

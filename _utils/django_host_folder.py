@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import django_host_user
 from django_host_command import DeploymentError
+from django_wall_text import proposal
 
 
 class Folder(NamedTuple):
@@ -58,12 +59,12 @@ def refuse_unsafe_parents(path: Path, at: str) -> None:
             is_link = stat.S_ISLNK(status.st_mode)
             if status.st_uid == 0 and (is_link or not status.st_mode & (0o002 if not status.st_gid else 0o022)):
                 continue
-            command = f"chown root: {parent}" if status.st_uid else f"chmod go-w {parent}"
+            command = ("chown", "root:") if status.st_uid else ("chmod", "go-w")
             found = f"{django_host_user.owner_of(status)} {status.st_mode & 0o7777:04o}"
             raise DeploymentError(
                 f"{path} cannot be used: users other than root may write to {parent} ({found}), "
                 "and could replace the folders below it, in which root works",
-                hint=f"remove {at}, which uses the default folder; or run {command}",
+                hint=proposal(f"remove {at}, which uses the default folder; or run {{}}", *command, str(parent)),
             )
 
 
@@ -84,4 +85,5 @@ def make(folder: Folder) -> None:
 
 
 def _not_a_folder(path: Path) -> DeploymentError:
-    return DeploymentError(f"{path} is in the way: it is not a folder", hint=f"move it away: mv {path} {path}.aside")
+    hint = proposal("move it away: {}", "mv", str(path), f"{path}.aside")
+    return DeploymentError(f"{path} is in the way: it is not a folder", hint=hint)

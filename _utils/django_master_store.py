@@ -29,6 +29,7 @@ import django_host_clock
 import django_host_file
 import django_host_proc
 from django_host_command import DeploymentError
+from django_wall_text import in_command
 
 #: Characters of a secret key, and how many it has, as Django's own.
 _ALPHABET = string.ascii_letters + string.digits + "!@#$%^&*(-_=+)"
@@ -75,13 +76,15 @@ class Store:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             except PermissionError:
                 raise DeploymentError(
-                    f"the master runs as {user}, who cannot make {path}", hint=f"install -d -o {user} -m 700 {path}"
+                    f"the master runs as {user}, who cannot make {path}",
+                    hint=in_command("install", "-d", "-o", user, "-m", "700", str(path)),
                 ) from None
             status = path.lstat()
             if status.st_uid != os.geteuid() or status.st_mode & 0o077:
                 raise DeploymentError(
                     f"{path} has to be a folder that only {user} reads, as whom the master runs",
-                    hint=f"chown -R {user}: {path} && chmod 700 {path}",
+                    hint=f"{in_command('chown', '-R', f'{user}:', str(path))} && "
+                    f"{in_command('chmod', '700', str(path))}",
                 )
 
     def secret_key(self) -> str:

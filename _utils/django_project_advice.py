@@ -6,9 +6,9 @@ Imported by functions only: an apply without a failure does not need it.
 import ast
 import contextlib
 import dataclasses
-import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -36,6 +36,7 @@ from django_project_access import Access
 from django_project_report import Report
 from django_site import Site
 from django_wall_foreign import Foreign
+from django_wall_text import InPillar, in_command, in_pillar
 
 #: A value of a variable that the release has, where it is a secret or depends on the release.
 _SET = "x"
@@ -250,10 +251,11 @@ def _file_of(source: Path, facts: Mapping[str, Any], module: str) -> str:
     return "" if path.exists() or path.with_suffix("").is_dir() else os.path.relpath(path, source)
 
 
-def choosing_variable(site: Site, release: Path, facts: Mapping[str, Any]) -> str:
-    """Return the variable, not set, by which the settings import those of a live site, as YAML; empty if none does."""
+def choosing_variable(site: Site, release: Path, facts: Mapping[str, Any]) -> InPillar | None:
+    """Return the variable, not set, by which the settings import those of a live site, as YAML; None if none does."""
     found: dict[str, str] = _asked(site, release, _choosing, _own(release, facts)) or {}
-    return next((f"{name}: '{text}'" for name, text in found.items() if name not in _given(site)), "")
+    unset = [(name, text) for name, text in found.items() if name not in _given(site)]
+    return django_site_hint.flow(dict(unset[:1])) if unset else None
 
 
 def _choosing(source: Path, facts: Mapping[str, Any]) -> dict[str, str]:
@@ -267,7 +269,8 @@ def with_fixtures(site: Site, release: Path, facts: Mapping[str, Any], hint: str
     """Return a hint to load rows with the project's fixtures that make them, in the order in which it loads them."""
     model = re.search(r"the database has no such (\w+): load ", hint)
     found: list[str] = (_asked(site, release, _fixtures, model[1].lower()) if model else []) or []
-    return hint.replace("'loaddata NAME'", f"'loaddata {' '.join(found)}'") if found else hint
+    command = in_command("salt-call", "django.manage", site.name, shlex.join(["loaddata", *found]))
+    return hint.replace(f"salt-call django.manage {site.name} 'loaddata NAME'", command) if found and command else hint
 
 
 def _fixtures(source: Path, model: str) -> list[str]:
@@ -318,12 +321,12 @@ def not_in_pillar(
     if found.get("build") and _built_before(site, release):
         found = {key: value for key, value in found.items() if key != "build"}
     lacking = [(key, value) for key, value in _lacking(site.config, found, step) if not _says(hint, key, value)]
-    lines = [f"{key}: {_flow(value)}" for key, value in lacking]
+    lines = [f"{key}: {in_pillar(value)}" for key, value in lacking]
     path = "" if has_page else _asked(site, release, _page, _own(release, facts), site.config["health"]["path"])
     if routes and path not in routes:  # what the code seems to have, and Django does not
         path = ""
     if path and not (path == "/" and "the database has no such" in hint):  # from which the owner has come here
-        lines.append(f"health:path: {path}")
+        lines.append(f"health:path: {in_pillar(path)}")
     return f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}" if lines else ""
 
 
@@ -420,8 +423,3 @@ def _lacking(config: Mapping[str, Any], found: Mapping[str, Any], step: str) -> 
 
 def _without(found: Collection[str], present: Collection[str]) -> list[str]:
     return [one for one in found if one not in present]
-
-
-def _flow(value: Any) -> str:
-    """Return a value as YAML on one line; JSON is."""
-    return json.dumps(value, ensure_ascii=False)

@@ -17,6 +17,7 @@ import django_project_process_files
 import django_site_node
 from django_project_settings import Settings
 from django_project_values import UNKNOWN, plain
+from django_wall_text import in_command
 
 #: Node.js of a distribution: its code name → major and minor version.
 _NODE = {"bookworm": (18, 20), "trixie": (20, 19), "jammy": (12, 22), "noble": (18, 19)}
@@ -190,7 +191,8 @@ def _front_end(
     commands += [f"npx gulp {task}"] if task else []
     if place:
         target = os.path.relpath(place, project)
-        commands += [f"mkdir -p {target}", f"cp -rT {os.path.join(there, built)} {target}"]
+        copy = in_command("cp", "-rT", os.path.join(there, built), target)
+        commands += [in_command("mkdir", "-p", target), copy] if copy else []
     return FrontEnd(
         name, tuple(commands), "", *_node(path, content, distribution, program.node), ("make",) if made else ()
     )

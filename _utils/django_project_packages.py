@@ -3,7 +3,6 @@
 import ast
 import os
 import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import django_virtualenv_python
 import django_virtualenv_requirements
 from django_project_report import Report
 from django_project_settings import Settings
+from django_wall_text import in_command
 
 
 def add(report: Report, tree: Path, folder: str, host: str) -> tuple[list[str], list[str]]:
@@ -69,8 +69,12 @@ def complete(
     for name, folder in django_project_modules.in_other_case(settings, roots).items():
         if name.lower() not in required:
             link = os.path.relpath(folder.with_name(name), roots[0])
-            command = f"ln -sfn {shlex.quote(folder.name)} {shlex.quote(link)}"
-            report.extend("build", [command], f"the settings import {name}, and the folder is named {folder.name}")
+            command = in_command("ln", "-sfn", folder.name, link)
+            report.extend(
+                "build",
+                [command] if command else [],
+                f"the settings import {name}, and the folder is named {folder.name}",
+            )
     if (required and not files) or (
         files and not (django_virtualenv_requirements.list_nothing(tree, files) and not required)
     ):

@@ -25,6 +25,7 @@ from django_host_command import DeploymentError, seconds
 from django_process import ProjectCommand
 from django_site import Site
 from django_wall_foreign import Foreign
+from django_wall_text import in_pillar
 
 #: The programs in a release's ``config/``; their names shadow no module of a project.
 START, MIGRATE = "django_formula_start.py", "django_formula_migrate.py"
@@ -396,11 +397,11 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     module = re.search(r"(?:^|, caused by )ModuleNotFoundError: No module named '([\w.]+)'", cause)
     folders = _import_folders(site, release, facts["folder"], module.group(1), cause) if module else []
     if folders:
-        return f"the module is in the source: set {at}:python_path: [{folders[0]}]"
+        return f"the module is in the source: set {at}:python_path: {in_pillar([folders[0]])}"
     own = _absent_file(site, release, facts, cause)
     if own:
         variable = django_project_advice.choosing_variable(site, release, facts)
-        instead = f"set {at}:environment: {{{variable}}}, with which the settings do without, or " if variable else ""
+        instead = f"set {at}:environment: {variable}, with which the settings do without, or " if variable else ""
         return f"the project imports {own}, which is not in the source: {instead}add it to {at}:files, or commit it"
     absent = _absent(site, release, facts) if module and "." not in module[1] else []
     if module and module[1] in absent and len(absent) + bool(django_site_package.package_of(module[1])) > 1:

@@ -8,6 +8,7 @@ from typing import Any
 
 import django_host_toml
 import django_site_cause_repository
+from django_wall_text import in_pillar
 
 #: A requirement from a repository or from an archive, as pip and uv read it.
 _REQUIREMENT = re.compile(
@@ -44,7 +45,7 @@ def remarks(contents: Mapping[str, str], required: Collection[str]) -> Iterator[
         key = " over ssh, for which a build has no key" if has_ssh else ""
         yield (
             f"{how}: {shown}; this host must reach {server}{key}, and `index` does not replace it; "
-            f"`python_packages: [{', '.join(f'{name}>=0' for name in own)}]` does, where an index has "
+            f"`python_packages: {in_pillar([f'{name}>=0' for name in own])}` does, where an index has "
             f"the package{'s' if len(own) > 1 else ''}"
         )
 

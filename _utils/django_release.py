@@ -28,7 +28,7 @@ import django_virtualenv
 import django_wall_shape
 from django_host_command import DeploymentError
 from django_site import Site
-from django_wall_text import Log
+from django_wall_text import Log, in_command, proposal
 
 log = Log.of(__name__)
 
@@ -182,12 +182,13 @@ def linked(site: Site, link: Path) -> Release | None:
         return None
     except OSError:
         raise DeploymentError(
-            f"{link} is not a link", hint=f"move it away, then apply again: mv {link} {link}.aside"
+            f"{link} is not a link",
+            hint=proposal("move it away, then apply again: {}", "mv", str(link), f"{link}.aside"),
         ) from None
     if (link.parent / target).parent != site.releases:
         raise DeploymentError(
             f"{link} points to {target}, which is not one of the site's releases",
-            hint=f"remove it, then apply again: rm {link}",
+            hint=proposal("remove it, then apply again: {}", "rm", str(link)),
         )
     release = Release(site, target.name)
     return release if django_wall_shape.fits(release.record, _FINISHED) else None
@@ -306,7 +307,8 @@ def prune(site: Site) -> list[str]:
         gone = site.releases / f"{number}-gone"
         stuck += _tried(django_process.unit(site, gone), partial(django_release_instance.remove, site, gone))
     stuck += [
-        f"{path} overrides the unit of a deleted release: set it in the pillar (resources, sandbox), then rm -r {path}"
+        f"{path} overrides the unit of a deleted release: set it in the pillar (resources, sandbox), then "
+        f"{in_command('rm', '-r', str(path))}"
         for path in django_process_systemd.drop_ins(site)
         if _number(site, path) not in there and not _is_removed_empty(path)
     ]

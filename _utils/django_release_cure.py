@@ -9,6 +9,7 @@ import django_host_file
 import django_server
 import django_site_cause
 from django_site import Site
+from django_wall_text import in_pillar
 
 #: How the hint begins where nothing is known of a cause.
 GENERAL = "correct the project, or set "
@@ -59,12 +60,14 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
     if found.status in (401, 403):
         return (
             f"set {at}:health:path to a page without a login, {at}:health:headers to what it requires, or "
-            f"{at}:health:status: [{', '.join(map(str, site.config['health']['status']))}, {found.status}]"
+            f"{at}:health:status: {in_pillar([*site.config['health']['status'], found.status])}"
         )
     if found.status == 404:
         above = f"/{found.path.split('/')[1]}"
         is_below = site.config["path"] == "/" and str(facts.get("static_url", "")).startswith(f"{above}/")
-        path = f"{at}:path: {above}, below which the project has its static files too, or " if is_below else ""
+        path = (
+            f"{at}:path: {in_pillar(above)}, below which the project has its static files too, or " if is_below else ""
+        )
         return f"the project has no page {found.path}: set {path}{at}:health:path to one that it has"
     if found.status == 405:
         server = f", or, where its ASGI module serves websockets only, {at}:server: {{kind: uwsgi}}"
@@ -84,7 +87,7 @@ def _of_redirect(site: Site, facts: Mapping[str, Any], found: Finding) -> str:
             f"there, or set {at}:health:path to a page without the redirect"
         )
     https = facts.get("https") or {}
-    passes = f"{at}:health:headers: {{{_scheme_header(https)}: https}}"
+    passes = f"{at}:health:headers: {in_pillar({_scheme_header(https): 'https'})}"
     if target.scheme == "https" and site.scheme == "http":
         setting = _setting(site, "SECURE_SSL_REDIRECT")
         switch_off = f"switch SECURE_SSL_REDIRECT off ({setting}), or " if https.get("redirect") else ""

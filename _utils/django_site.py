@@ -19,6 +19,7 @@ from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_host_lock import Lock
 from django_wall_foreign import Foreign
+from django_wall_text import in_pillar
 
 #: Where the sites of this host are registered: a link to the root of each, by its name.
 REGISTRY = Path("/var/lib/django-formula/sites")
@@ -345,7 +346,7 @@ def refuse_another_identity(site: Site, managed: Collection[str]) -> None:
                 f"{name}, which is no longer in the pillar, still serves "
                 f"{shared[0] if shared else other['root']} on this host",
                 hint=f"keep its name; or apply with django:sites:{name}: {{state: absent}} first, then with "
-                f"{site.name}: {{root: {other['root']}, user: {other['user']}}}, which uses its data again",
+                f"{site.name}: {in_pillar({'root': other['root'], 'user': other['user']})}, which uses its data again",
             )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import django_site_hint
 from django_site import Site
+from django_wall_text import in_command
 
 #: A file that the sandbox, or the owner of a folder, keeps the project from; as Python and Node.js report it.
 _FILE = re.compile(
@@ -143,12 +144,17 @@ def _is_shared(site: Site, path: PurePosixPath, inside: PurePosixPath | None) ->
 def _make_folder(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> str:
     """Return what creates a folder which the project expects in what releases share: an option, or a command."""
     folder = (inside or path).parent if _FILE_NAME.search(path.name) else inside or path
-    cure = f"runuser -u {site.user} -- mkdir -p {folder}"
+    cure = _made(site, folder)
     if inside and str(folder) not in site.config["shared"] and "." not in folder.name:
         cure = f"set {django_site_hint.extended(site, 'shared', [str(folder)])}, which creates {folder}"
     elif inside:
-        cure = f"runuser -u {site.user} -- mkdir -p {site.shared.top}/{folder}"
-    return f"{path.name} is missing in what releases share: {cure}, or put it there"
+        cure = _made(site, PurePosixPath(site.shared.top, folder))
+    return f"{path.name} is missing in what releases share: {', or '.join(filter(None, [cure, 'put it there']))}"
+
+
+def _made(site: Site, folder: PurePosixPath) -> str:
+    """Return the command that makes a folder; empty where its name cannot be quoted."""
+    return in_command("runuser", "-u", site.user, "--", "mkdir", "-p", str(folder))
 
 
 def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> str:
@@ -163,7 +169,7 @@ def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> 
     if ".." in path.parts or re.match(_OF_SYSTEM, str(path)):
         return f"have the project write below {site.shared.top}"
     key, user = ("build_sandbox", site.build_user) if building else ("sandbox", site.user)
-    exception = f"set {django_site_hint.at(site)}:{key}: {{ReadWritePaths: [{folder}]}}"
+    exception = f"set {django_site_hint.at(site)}:{key}: {django_site_hint.flow({'ReadWritePaths': [str(folder)]})}"
     is_there = os.path.isdir(folder)  # systemd refuses a unit with a path of these that does not exist
     is_sandbox = why in ("Read-only file system", "EROFS") and site.process == "systemd"
     if why.startswith("No such") or (is_sandbox and not is_there):

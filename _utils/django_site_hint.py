@@ -1,6 +1,7 @@
 """What hints for a site's failures are made of: the output that is searched, and the options of the site."""
 
 from collections.abc import Collection
+from typing import Any
 
 from django_site import Site
 from django_wall_text import InPillar, in_pillar, uncoloured
@@ -19,9 +20,14 @@ def at(site: Site) -> str:
     return f"django:sites:{site.name}"
 
 
+def flow(value: Any) -> InPillar:
+    """Return a value of the pillar in one line of YAML."""
+    return in_pillar(value, quote="'")
+
+
 def listed(names: Collection[str]) -> InPillar:
     """Return a list in one line of YAML."""
-    return in_pillar([*dict.fromkeys(names)], quote="'")
+    return flow([*dict.fromkeys(names)])
 
 
 def extended(site: Site, option: str, more: Collection[str]) -> str:

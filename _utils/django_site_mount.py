@@ -24,6 +24,7 @@ import django_wall_delegate
 from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_site import Site
+from django_wall_text import in_command, in_pillar
 
 #: Seconds in which a file system has to answer, systemd has to mount it, and to notice that it is not mounted any more.
 _PATIENCE, _MOUNTED, _NOTICED = 10.0, 120.0, 10.0
@@ -187,7 +188,7 @@ def _refuse_links(site: Site) -> None:
     if real != str(site.root):
         raise DeploymentError(
             f"nothing can be mounted below {site.root}: a link in it leads to {real}, and systemd follows none",
-            hint=f"django:sites:{site.name}:root: {real}",
+            hint=f"django:sites:{site.name}:root: {in_pillar(real)}",
         )
 
 
@@ -202,7 +203,7 @@ def _refuse_another(site: Site, path: Path, is_mounted: bool) -> None:
         raise DeploymentError(
             f"{site.config['media']['mount']['device']} cannot be mounted at {site.media}: {what}",
             hint=f"keep that and set django:sites:{site.name}:media: {{shared: true}} instead of mount, with hosts; or "
-            f"umount {site.media}, and remove it from /etc/fstab and {path.parent}",
+            f"{in_command('umount', str(site.media))}, and remove it from /etc/fstab and {path.parent}",
         )
 
 
@@ -215,12 +216,17 @@ def _refuse_to_hide(site: Site) -> None:
     names = site.media.names()
     if names:
         mount, folder = site.config["media"]["mount"], site.media
-        options = f" -o {mount['options']}" if mount["options"] else ""
+        options = ["-o", mount["options"]] if mount["options"] else []
+        copy = [
+            in_command("mount", "-t", mount["type"], *options, mount["device"], "/mnt"),
+            in_command("cp", "-a", f"{folder}/.", "/mnt/"),
+            in_command("umount", "/mnt"),
+            in_command("mv", str(folder), f"{folder}.before"),
+        ]
         raise DeploymentError(
             f"{folder} has files, such as {names[0]}, which the mount of {mount['device']} would hide",
             hint=f"copy them, as root, and apply again: salt-call django.maintenance {site.name} on; "
-            f"mount -t {mount['type']}{options} {mount['device']} /mnt && cp -a {folder}/. /mnt/ && umount /mnt && "
-            f"mv {folder} {folder}.before; then salt-call django.maintenance {site.name} off",
+            f"{' && '.join(copy)}; then salt-call django.maintenance {site.name} off",
         )
 
 
@@ -263,7 +269,7 @@ def _status(path: str) -> list[Any]:
 
 def _commands(site: Site) -> str:
     uid, group = django_host_user.user_id(site.user), django_host_user.group_id(site.proxy_group)
-    return f"chown {uid}:{group} FOLDER && chmod 2750 FOLDER"
+    return f"{in_command('chown', f'{uid}:{group}', 'FOLDER')} && chmod 2750 FOLDER"
 
 
 # What is changed

@@ -20,6 +20,7 @@ import django_source_submodule
 from django_host_command import DeploymentError
 from django_site import Site
 from django_source_reader import Reader
+from django_wall_text import proposal
 
 #: Up to this number of objects, each gets a file of its own in the mirror, as in a fetch.
 _UNPACKED = 100
@@ -102,7 +103,7 @@ def _as_user(site: Site, reader: Reader, last: str) -> str:
     if reader.name is None:
         raise DeploymentError(
             f"{site.config['folder']} is owned by uid {reader.uid}, which is not a user of this host",
-            hint=f"change its owner: chown -R root {site.config['folder']}",
+            hint=proposal("change its owner: {}", "chown", "-R", "root", site.config["folder"]),
         )
     store = site.root / "folder.git"
     is_new = _make_store(store, reader)

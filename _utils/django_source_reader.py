@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import django_host_user
 from django_host_command import DeploymentError
+from django_wall_text import in_command
 
 #: A group that Debian lets write to /usr/local/bin, so that it is as trusted as root.
 _TRUSTED_GROUP = "staff"
@@ -65,7 +66,8 @@ def reader(path: str) -> Reader:
     if loose:
         raise DeploymentError(
             f"{path} is owned by root, but other users may write to {loose} and replace what is there",
-            hint=f"chmod go-w {loose}, or give {path} to the user who works there: chown -R USER {path}",
+            hint=f"{in_command('chmod', 'go-w', loose)}, or give {path} to the user who works there: "
+            f"{in_command('chown', '-R', 'USER', path)}",
         )
     return ROOT
 

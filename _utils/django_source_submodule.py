@@ -14,6 +14,7 @@ import django_host_command
 import django_source_git
 from django_host_command import DeploymentError
 from django_site import Site
+from django_wall_text import in_pillar
 
 #: The protocol of a repository → those that its submodules may be fetched by. A repository on this host is read only if
 #: the pillar lists it, whatever the protocol.
@@ -202,7 +203,7 @@ def permitted(site: Site, url: str, parent: str, path: str) -> tuple[str, tuple[
                 return own, ("file",)
         raise DeploymentError(
             f"the submodule {path} points to {shown}, which is on this host",
-            hint=f"if this site may read it, list it in {at}: [{local or '/srv/git/library.git'}]; "
+            hint=f"if this site may read it, list it in {at}: {in_pillar([local or '/srv/git/library.git'])}; "
             f"set {at} to false if the site does without its submodules",
         )
     allowed = _PROTOCOLS.get(protocol(parent), ())

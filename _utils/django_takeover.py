@@ -37,6 +37,7 @@ from django_takeover_existing import ExistingDeployment
 from django_takeover_supervisor import Ending
 from django_wall_foreign import Foreign, Modes
 from django_wall_handover import FormerOwners
+from django_wall_text import in_pillar, proposal
 
 #: Seconds to wait for a lock on a database of the existing deployment.
 LOCK_TIMEOUT = 30.0
@@ -157,10 +158,11 @@ class Takeover:
                 self._lock_and_copy(old, new, owner)  # the user of the processes may not write to it
         except DeploymentError as error:
             self.release_data()
+            users = ("fuser", "-v", str(old))
             raise DeploymentError(
                 f"the existing database {old} cannot be copied: {error.message}",
                 hint=error.hint
-                or f"list the processes that use it: fuser -v {old}; the existing deployment still serves",
+                or proposal("list the processes that use it: {}; the existing deployment still serves", *users),
                 transient=True,
             ) from None
 
@@ -206,9 +208,10 @@ class Takeover:
         status = folder.status()
         if not status or status.st_uid != django_host_user.user_id(self.site.user):
             owner = django_host_user.owner_of(status) if status else "no user"
+            chown = ("chown", self.site.user, str(folder))
             raise DeploymentError(
                 f"{folder}, the folder of the database, is owned by {owner}, not by {self.site.user}",
-                hint=f"chown {self.site.user} {folder}, or remove database:name, so that the database is copied",
+                hint=proposal("{}, or remove database:name, so that the database is copied", *chown),
                 transient=True,
             )
 
@@ -224,9 +227,10 @@ class Takeover:
         if path and known and path not in known:
             names = ", ".join(str(old) for old in self.databases)
             first = next(iter(self.databases.values())).name
+            cure = in_pillar({"engine": "sqlite", "name": first})
             raise DeploymentError(
                 f"the release would begin with an empty database {path}; the existing deployment has {names}",
-                hint=f"{django_database.pillar_key(self.site, 'default')}: {{engine: sqlite, name: {first}}}",
+                hint=f"{django_database.pillar_key(self.site, 'default')}: {cure}",
             )
 
     def release_data(self) -> None:
@@ -287,7 +291,7 @@ class Takeover:
         if late:
             raise DeploymentError(
                 f"the existing deployment wrote to {', '.join(late)} after it was copied, because an apply was killed",
-                hint=f"rm {self.site.current}, then apply again: it is copied anew",
+                hint=proposal("{}, then apply again: it is copied anew", "rm", str(self.site.current)),
                 transient=True,
             )
 

@@ -15,6 +15,7 @@ from django_site import Site
 from django_takeover_existing import ExistingDeployment, Finding, is_below, is_empty
 from django_takeover_process import Process
 from django_takeover_virtual_hosts import VirtualHost
+from django_wall_text import in_pillar
 
 #: Folders in which a project may keep its source, next to its data.
 SOURCE_FOLDERS = ("source", "src", "code", "app", "project")
@@ -52,7 +53,7 @@ def _ambiguous(site: Site, databases: dict[Path, Path]) -> list[str]:
     key = django_database.pillar_key(site, "default")
     return [
         f"{' and '.join(map(str, paths))} may each be the database: move the unused files away, or name the used one: "
-        f"{key}: {{engine: sqlite, name: {paths[0]}}}"
+        f"{key}: {in_pillar({'engine': 'sqlite', 'name': str(paths[0])})}"
         for paths in by_target.values()
         if len(paths) > 1
     ]
