@@ -163,13 +163,18 @@ def listener(port: int) -> str | None:
     return "another program"
 
 
-def inspect(options: Options) -> dict[str, Any]:
-    """Return the options of the site that are found in the source of the project, and need not be completed."""
+def engine(module: str) -> Any:
+    """Return a module of the engine."""
     folder = str(FORMULA / "_utils")
     if folder not in sys.path:
         sys.path.append(folder)
-    failure = importlib.import_module("django_host_command").DeploymentError
-    inspection = importlib.import_module("django_project_inspection")
+    return importlib.import_module(module)
+
+
+def inspect(options: Options) -> dict[str, Any]:
+    """Return the options of the site that are found in the source of the project, and need not be completed."""
+    failure = engine("django_host_command").DeploymentError
+    inspection = engine("django_project_inspection")
     domain = (options.domains or own_names())[0]
     try:
         keys: dict[str, Any] = inspection.found(str(options.repository), options.revision or "HEAD", domain)
@@ -214,8 +219,8 @@ def pillar_of(options: Options) -> str:
     site |= {key: value for key, value in options.found.items() if key not in site}
     former = {name: {"state": "absent"} for name in options.sites if name != options.site}
     pillar = {"django": {"sites": {options.site: site, **former}}}
-    text: str = yaml.safe_dump(pillar, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
-    return HEADER.format(formula=FORMULA, salt_call=salt_call()) + text
+    text: str = engine("django_wall_text").pillar_block(0, pillar)
+    return f"{HEADER.format(formula=FORMULA, salt_call=salt_call())}{text}\n"
 
 
 def is_plain_folder(options: Options) -> bool:

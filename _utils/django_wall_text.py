@@ -105,16 +105,25 @@ def in_pillar(value: Any, *, quote: str = '"') -> InPillar:
 
 def pillar_line(indent: int, key: str, value: Any, remark: str = "") -> InPillar:
     """Return a key and its value as a line of a block in a pillar, with a comment."""
-    begin, end = " " * indent, f"  {pillar_comment(remark)}" if remark else ""
-    name = in_pillar(key)
-    if len(name) > _LONGEST_KEY:
-        return InPillar(f"{begin}? {name}\n{begin}: {in_pillar(value)}{end}")
-    return InPillar(f"{begin}{name}: {in_pillar(value)}{end}")
+    comment = f"  {pillar_comment(remark)}" if remark else ""
+    return InPillar(f"{pillar_head(indent, key)} {in_pillar(value)}{comment}")
 
 
 def pillar_head(indent: int, key: str) -> InPillar:
-    """Return a key of a pillar whose value is the block of lines below it."""
-    return InPillar(f"{' ' * indent}{in_pillar(key)}:")
+    """Return a key of a pillar, up to its colon: its value is after it, or a block of lines below it."""
+    begin, name = " " * indent, in_pillar(key)
+    return InPillar(f"{begin}{name}:" if len(name) <= _LONGEST_KEY else f"{begin}? {name}\n{begin}:")
+
+
+def pillar_block(indent: int, values: Mapping[str, Any]) -> InPillar:
+    """Return a map as lines of a pillar: maps in it are blocks further inside, lists are on one line."""
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            lines += [pillar_head(indent, key), pillar_block(indent + 2, value)]
+        else:
+            lines.append(pillar_line(indent, key, value))
+    return InPillar("\n".join(lines))
 
 
 def pillar_comment(text: str) -> InPillar:
@@ -132,7 +141,7 @@ def in_command(*words: str) -> InCommand:
 
 
 def proposal(text: str, *words: str) -> str:
-    """Return a hint with a command in the place of its ``{}``; empty where the command cannot be quoted."""
+    """Return a hint whose ``{}`` is replaced by a command; empty where the command cannot be quoted."""
     command = in_command(*words)
     return text.replace("{}", command, 1) if command else ""
 

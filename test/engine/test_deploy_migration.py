@@ -336,7 +336,7 @@ def test_rollback_refused_when_release_has_another_sqlite_file(moved):
     )
     assert error.value.hint == (
         f"copy the data, which replaces what is in {old}: runuser -u blog -- python3 -c "
-        f"'import sqlite3 as s; s.connect(\"{new}\").backup(s.connect(\"{old}\"))'; "
+        f'\'import sqlite3 as s; s.connect("{new}").backup(s.connect("{old}"))\'; '
         f"then salt-call django.rollback blog {ONE} force=True rolls back\n{TWO} still runs"
     )
     assert world.live == TWO
@@ -359,7 +359,7 @@ def test_copy_command_of_an_empty_database_names_files_that_stay(world):
     assert error.value.message == f"static: the database 'default' would be {new}, which is empty; the data is in {old}"
     assert error.value.hint == (
         "set django:sites:blog:database:name, or copy the data: runuser -u blog -- python3 -c "
-        f"'import sqlite3 as s; s.connect(\"{old}\").backup(s.connect(\"{new}\"))'\n{ONE} still runs"
+        f'\'import sqlite3 as s; s.connect("{old}").backup(s.connect("{new}"))\'\n{ONE} still runs'
     )
 
 

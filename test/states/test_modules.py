@@ -8,6 +8,7 @@ import json
 import re
 
 import django_host_file
+import django_verbs
 import django_verbs_terminal
 import pytest
 import salt.loader
@@ -234,6 +235,12 @@ def test_error_is_returned_as_text_with_return_code_1(call, verb, arguments, mes
 def test_invalid_timeout_is_refused(call, timeout):
     answer, code = call("manage", "blog", "check", timeout=timeout)
     assert (answer.splitlines()[0], code) == (f"{timeout!r} is not a duration", 1)
+
+
+def test_what_a_project_prints_cannot_write_to_the_terminal(call, monkeypatch):
+    printed = "\x1b[31mred\x1b[0m\n\x1b]0;title\x07\x85\u2028\u202e\x9b2J\tend\n"
+    monkeypatch.setattr(django_verbs, "manage", lambda *_, **__: printed)
+    assert call("manage", "blog", "shout") == ("red\n\\x1b]0;title\\x07\\x85\\u2028\\u202e\\x9b2J\tend\n", 0)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ WALL = "django_wall_text"
 TYPES = {"Shown", "InPillar", "InCommand"}
 #: Programs that a hint or a comment may propose to root.
 PROGRAMS = (
-    "runuser|sudo|chown|chmod|chgrp|rm|mkdir|cp|mv|ln|mount|umount|usermod|curl|wget|git clone|psql|mysql|fuser|tar|kill"
-    "|cat|systemctl|journalctl|salt-call|salt-run|salt|df -h|df -i|install -d|apt install|supervisorctl|sh -c|python3 -c"
+    "runuser|sudo|chown|chmod|chgrp|rm|mkdir|cp|mv|ln|mount|umount|usermod|curl|wget|git clone|psql|mysql|fuser|tar"
+    "|kill|cat|systemctl|journalctl|salt-call|salt-run|salt|df -h|df -i|install -d|apt install|sh -c|python3 -c"
 )
 #: A value, after its program, up to the end of the command: what separates it from the words around it.
 COMMAND = re.compile(rf"(?:^|(?<=[\s(;&|:'\"`]))(?:{PROGRAMS}) [^;,:\n]*?\0")
@@ -84,36 +84,37 @@ def trees() -> dict[str, ast.Module]:
 
 @functools.cache
 def makers() -> frozenset[str]:
-    """The names of functions whose result has one of the types."""
+    """The functions whose result has one of the types, as `module.function`."""
     return frozenset(
-        node.name
-        for tree in trees().values()
+        f"{module}.{node.name}"
+        for module, tree in trees().items()
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef)
-        and node.returns
-        and {*ast.unparse(node.returns).split(" | ")} - {"None"} <= TYPES
+        if isinstance(node, ast.FunctionDef) and node.returns
+        if ast.unparse(node.returns).removesuffix(" | None") in TYPES
     )
 
 
-def is_made(node: ast.AST, function: ast.AST) -> bool:
+def is_made(node: ast.AST, function: ast.AST, module: str) -> bool:
     """Whether a value comes from the wall: a call, or a name that only such calls are assigned to."""
     if isinstance(node, ast.Call):
-        name = ast.unparse(node.func).rpartition(".")[2]
-        return name in makers() or (name == "join" and all(_all_made(one, function) for one in node.args))
-    return isinstance(node, ast.Name) and _all_made(node, function)
+        name = ast.unparse(node.func)
+        is_maker = bool({name, f"{module}.{name}", f"{WALL}.{name}"} & makers())
+        return is_maker or (name.endswith(".join") and all(_all_made(one, function, module) for one in node.args))
+    return isinstance(node, ast.Name) and _all_made(node, function, module)
 
 
-def _all_made(node: ast.AST, function: ast.AST) -> bool:
+def _all_made(node: ast.AST, function: ast.AST, module: str) -> bool:
     if isinstance(node, ast.List | ast.Tuple):
-        return all(is_made(one, function) for one in node.elts)
+        return all(is_made(one, function, module) for one in node.elts)
     if not isinstance(node, ast.Name):
-        return is_made(node, function)
+        return is_made(node, function, module)
     values = [
         one.value
         for one in ast.walk(function)
         if isinstance(one, ast.Assign) and [ast.unparse(target) for target in one.targets] == [node.id]
     ]
-    return bool(values) and all(not isinstance(value, ast.Name) and _all_made(value, function) for value in values)
+    is_cycle = any(isinstance(value, ast.Name) for value in values)
+    return bool(values) and not is_cycle and all(_all_made(value, function, module) for value in values)
 
 
 def places(tree: ast.AST, pattern: re.Pattern[str]) -> Iterator[tuple[int, ast.expr, ast.AST]]:
@@ -149,7 +150,7 @@ def unsafe(pattern: re.Pattern[str]) -> Iterator[Place]:
     for module, tree in trees().items():
         for line, value, function in places(tree, pattern) if module != WALL else ():
             text = ast.unparse(value)
-            if not (is_made(value, function) or NAMES.fullmatch(text) or (module, text) in OWN):
+            if not (is_made(value, function, module) or NAMES.fullmatch(text) or (module, text) in OWN):
                 yield Place(module, line, text)
 
 
@@ -160,7 +161,7 @@ def test_every_exception_is_one():
         for module, tree in trees().items()
         for pattern in (COMMAND, YAML)
         for _line, value, function in places(tree, pattern)
-        if not is_made(value, function)
+        if not is_made(value, function, module)
     }
     assert {*OWN} - found == set()
 
@@ -192,9 +193,9 @@ def test_a_value_that_nothing_writes_is_found(pattern, line):
 
 
 def test_a_value_of_the_wall_is_known():
-    code = "def a(x):\n one = in_command('mv', x)\n return f'run: rm {one} and {flow(x)}, mv {b}'"
+    code = "def a(x):\n one = in_command('mv', x)\n return f'run: rm {one} and {django_site_hint.flow(x)}, mv {b}'"
     found = [*places(ast.parse(code), re.compile(r"\0"))]
-    assert [is_made(value, function) for _, value, function in found] == [True, True, False]
+    assert [is_made(value, function, "x") for _, value, function in found] == [True, True, False]
 
 
 def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
