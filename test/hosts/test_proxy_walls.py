@@ -1,6 +1,7 @@
 """What neither a visitor nor an upload, nor a link among static files, gets past nginx or Apache."""
 
 import itertools
+from collections.abc import Iterator
 
 import django_wall_headers
 import pytest
@@ -77,6 +78,14 @@ def test_client_cannot_set_headers_of_a_proxy(blog, kind, way):
     assert believed(blog) == {}
 
 
+#: Of Connection: a proxy that follows it drops the headers that it names.
+NAMED = [
+    "close, X-Forwarded-For, X-Forwarded-Proto, X-Real-IP",
+    "x-forwarded-for,X-FORWARDED-USER",
+    "keep-alive,\tX-Real-IP ,, X-Forwarded-Proto",
+]
+
+
 @pytest.mark.parametrize("kind", EACH)
 def test_headers_of_the_pillar_and_of_trusted_proxies_are_passed(blog, kind):
     here, proxy = f"{blog.host.address.rpartition('.')[0]}.0/24", {"kind": kind, "headers": {"X-Real-IP": "ours"}}
@@ -89,6 +98,9 @@ def test_headers_of_the_pillar_and_of_trusted_proxies_are_passed(blog, kind):
         assert (seen["HTTP_X_FORWARDED_USER"], seen["HTTP_CF_CONNECTING_IP"]) == ("joe", "198.51.100.7")
         assert (seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_FORWARDED_PROTO"]) == ("198.51.100.7", "https")
         assert seen["HTTP_X_REAL_IP"] == "ours" and "HTTP_X_REMOTE_USER" not in seen
+        for connection in NAMED:
+            hopped = blog.get("/healthz", headers={**sent, "Connection": connection}).json()
+            assert {**seen, "HTTP_CONNECTION": ""} == {**hopped, "HTTP_CONNECTION": ""}, connection
         assert "HTTP_X_FORWARDED_USER" not in blog.get("/healthz").json()
         blog.deploy(proxy={**named, "trusted": ["192.0.2.1"]})
         seen = blog.get("/healthz", headers=sent).json()
@@ -167,3 +179,64 @@ def test_uploads_run_and_submit_nothing(blog, kind):
         asked = {"send": f"{where}/{name}", "by": by, "type": content_type}
         shown(blog.get("/healthz", params=asked), name, download=True)
     blog.deploy(media=None)
+
+
+@pytest.fixture
+def shop(blog, repositories) -> Iterator[Site]:
+    """A neighbour on the same domain, with uploads that its own view decides about."""
+    repository = repositories(blog.host, "/srv/git/shop.git")
+    repository.append("guestbook/views.py", VIEW)
+    repository.commit({"errors/404.html": "CANARY"})
+    pages = {"error_pages": {404: "errors/404.html"}}
+    yield Site(
+        blog.host,
+        repository,
+        "shop",
+        neighbour=blog,
+        domains=blog.options["domains"],
+        path="/shop",
+        media={"protected": True},
+        proxy=pages,
+    )
+    blog.deploy(media=None)
+
+
+def answered(site: Site, by: str, where: str) -> requests.Response:
+    """What a visitor gets where the project responds with a header to its proxy."""
+    return site.get("/healthz", params={"by": by, "send": where, "type": "text/plain"})
+
+
+@pytest.mark.parametrize("kind", EACH)
+def test_response_of_one_site_serves_nothing_of_another(blog, shop, kind):
+    shop.options["proxy"] |= {"kind": kind}
+    shop.configure(state="present")
+    blog.deploy(server={"kind": "uwsgi"}, proxy={"kind": kind})
+    for site in (blog, shop):
+        blog.host.write(f"{site.root}/media/secret.txt", "CANARY", owner=site.name)
+    shop.deploy()
+    places = [
+        "/.django-media/shop/secret.txt",
+        "/.django-media/blog/../shop/secret.txt",
+        "/.django-errors/shop/404.html",
+        "/.django-maintenance/shop",
+        "@django_shop_previous_plain",
+        "/shop/healthz?by=X-Reached&send=CANARY&type=text/plain",
+        f"{shop.root}/media/secret.txt",
+        f"{blog.root}/media/../../shop/media/secret.txt",
+        "/.django/shop/errors/404.html",
+        "/.django/shop/maintenance",
+    ]
+    own = {
+        "nginx": ("X-Accel-Redirect", "/.django-media/{}/secret.txt"),
+        "apache": ("X-Sendfile", "{}/media/secret.txt"),
+    }
+    by, where = own[kind]
+    for is_protected in (False, True):
+        blog.deploy(media={"protected": is_protected})
+        for header in ("X-Accel-Redirect", "X-Sendfile", "Location"):
+            for place in places:
+                answer = answered(blog, header, place)
+                assert "CANARY" not in answer.text and "X-Reached" not in answer.headers, (header, place, is_protected)
+        assert answered(shop, by, where.format("shop" if kind == "nginx" else shop.root)).text == "CANARY"
+        text = answered(blog, by, where.format("blog" if kind == "nginx" else blog.root)).text
+        assert (text == "CANARY") is is_protected
