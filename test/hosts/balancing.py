@@ -26,6 +26,10 @@ NGINX = """server {
         add_header Vary "Accept-Language, Cookie";
         return 200 "NAME $request_id";
     }
+    location = /links {
+        add_header Cache-Control "public, max-age=300";
+        return 200 "$http_x_forwarded_proto $http_x_forwarded_for";
+    }
     location = /session {
         add_header Cache-Control "max-age=300";
         add_header Set-Cookie "sessionid=$request_id";

@@ -55,6 +55,26 @@ def test_visitor_is_known_and_no_visitor_is_believed(fleet: Fleet) -> None:
     assert address not in ("192.0.2.1", fleet.lb.address, "0.0.0.0") and rest == ["http"]
 
 
+#: Each names headers that a proxy has to drop.
+HOPS = [
+    "close, X-Forwarded-Proto",
+    "x-forwarded-proto",
+    "keep-alive,\tX-Django-Site ,, X-FORWARDED-PROTO",
+    "X-Forwarded-For, Host, Upgrade",
+    "close, X-Django-Site",
+]
+
+
+def test_visitor_chooses_no_kept_page_by_connection(fleet: Fleet) -> None:
+    usual = get(fleet, "/links?usual").text
+    assert usual.startswith("http ")
+    for number, connection in enumerate(HOPS):
+        for more in ({"Connection": connection, "Proxy-Connection": connection}, {}):
+            answer = get(fleet, f"/links?{number}", **more)
+            assert (answer.status_code, answer.text) == (200, usual), (connection, more)
+        assert answer.headers["X-Cache"] == "hit"
+
+
 def test_release_purges(fleet: Fleet) -> None:
     before = get(fleet).content
     assert get(fleet).content == before

@@ -11,6 +11,9 @@ backend hosts {
 }
 
 sub vcl_recv {
+    # A header that Connection names is not sent to a host, unless it is set here.
+    set req.http.X-Forwarded-Proto = req.http.X-Forwarded-Proto;
+    set req.http.X-Django-Site = req.http.X-Django-Site;
     # Varnish adds the address of its client, which is HAProxy.
     set req.http.X-Forwarded-For = regsub(req.http.X-Forwarded-For, ",.*$", "");
     # What follows is Varnish's own: a request with a cookie or a login is passed, and so is any but GET and HEAD.
