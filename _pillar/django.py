@@ -20,6 +20,7 @@ import socket
 import sys
 
 import salt.cache
+import salt.exceptions
 import salt.pillar
 
 for _name in ("_utils", "utils"):  # of the formula, or of what Salt has synced
@@ -31,6 +32,7 @@ import django_master_keys  # noqa: E402
 import django_master_known  # noqa: E402
 import django_master_password  # noqa: E402
 import django_master_store  # noqa: E402
+import django_master_withheld  # noqa: E402
 
 #: The parts whose servers other hosts use.
 _SERVERS = ("database", "cache")
@@ -44,7 +46,8 @@ _CPUS = 256
 
 def ext_pillar(minion_id, pillar, store):
     """
-    Return the fleet and the secret key of each site of which this minion is a host.
+    Return the fleet and the secret key of each site of which this minion is a host, and what takes the place of
+    secrets of the pillar that it does not use.
 
     minion_id
         Name of the minion.
@@ -55,14 +58,35 @@ def ext_pillar(minion_id, pillar, store):
     """
     given = _map(_of_master(minion_id, pillar).get("django"))
     defaults = _map(given.get("defaults"))
-    found, roster = {}, None
+    found, roster, parts = {}, None, []
     for name, site in _map(given.get("sites")).items():
         whole = _over(defaults, site) if isinstance(site, dict) else {}
         hosts = _map(whole.get("hosts"))
         if hosts and django_master_store.NAME.fullmatch(str(name)):
             roster = roster or _roster()
-            found[name] = _of_site(minion_id, name, whole, hosts, store, roster)
-    return {"django": {"sites": found}} if found else {}
+            parts.append((_parts(minion_id, hosts), {part for one in hosts for part in _parts(one, hosts)}))
+            withheld = django_master_withheld.of_site(whole, *parts[-1])
+            found[name] = {**withheld, **_of_site(minion_id, name, whole, hosts, store, roster)}
+        else:
+            parts.append(None)
+    if not found:
+        return {}
+    _refuse_old_minions()
+    withheld = django_master_withheld.of_defaults(defaults, parts)
+    return {"django": {"sites": found, **({"defaults": withheld} if withheld else {})}}
+
+
+def _refuse_old_minions():
+    """
+    Refuse a master that accepts older messages of minions, which any of them can send in the name of another one: it
+    would give secrets of a site to a host of none.
+    """
+    version = __opts__.get("minimum_auth_version", 3)
+    if "_ssh_version" not in __opts__ and (type(version) is not int or version < 3):
+        raise salt.exceptions.SaltConfigurationError(
+            f"minimum_auth_version is {version}: a minion can ask for the pillar of another one; hint: remove it from "
+            "the master's configuration, or set 3, once all minions are updated"
+        )
 
 
 def _of_master(minion_id, pillar):

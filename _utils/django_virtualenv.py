@@ -126,7 +126,7 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
     folder, work = site.virtualenvs / key, site.build / "requirements"
     django_process_build.end_processes(site)
     django_host_file.remove_tree(folder)
-    folder.mkdir(mode=0o755)
+    folder.mkdir(mode=0o700)  # uv makes its lock in it for all users, and waits for a holder
     builder = django_host_user.owner(site.build_user, site.build_user)
     tree = Foreign(folder)
     tree.give(builder, None, of=0)

@@ -125,6 +125,27 @@ def in_bash(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["bash", "-c", own + script], capture_output=True, text=True, check=False, timeout=30)
 
 
+def test_no_user_can_hold_a_lock_of_quickstart(tmp_path):
+    """uv makes its lock with mode 0666, whatever the umask is; a lock that can be read can be held."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/uv").write_text(
+        f"#!/bin/sh\nmkdir -p {tmp_path}/salt/bin\n: >{tmp_path}/salt/.lock\nchmod 666 {tmp_path}/salt/.lock\n"
+        f"stat --format=%a {tmp_path}/salt >>{tmp_path}/modes\n"
+    )
+    (tmp_path / "bin/uv").chmod(0o755)
+    (tmp_path / "lock").write_text("")
+    (tmp_path / "lock").chmod(0o644)
+    script = f"salt={tmp_path}/salt uv={tmp_path} lock={tmp_path}/lock\nuse_indexes_of_pip() {{ index_options=(); }}\n"
+    done = in_bash(f"{script}umask 022; take_lock; make_salt", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "modes").read_text().split() == ["700", "700"]
+    assert (tmp_path / "salt").stat().st_mode & 0o777 == 0o755 and not (tmp_path / "salt/.lock").exists()
+    assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "salt/.lock").write_text("of an earlier version")
+    in_bash(f"{script}installed_salt() {{ pinned_salt; }}; install_salt", tmp_path)
+    assert not (tmp_path / "salt/.lock").exists()
+
+
 def test_packages_are_those_of_the_platform(tmp_path):
     done = in_bash('echo "${first_packages[@]}" "${host_packages[@]}"', tmp_path)
     names = yaml.safe_load((QUICKSTART.parent / "django/platforms.yaml").read_text())["Debian"]["packages"]

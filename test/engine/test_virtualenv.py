@@ -127,6 +127,7 @@ def uv(monkeypatch):
         def run(self, site, argv, *, doing, environment, folder, writable, timeout, hint, secrets, image):
             assert not image
             self.calls.append((argv, folder))
+            self.modes = {path.stat().st_mode & 0o777 for path in site.virtualenvs.iterdir()}
             self.configuration = Path(environment["XDG_CONFIG_HOME"], "uv/uv.toml").read_text()
             self.options = {"environment": environment, "writable": writable, "timeout": timeout, "hint": hint}
             if self.contradiction and re.search(self.contradiction, " ".join(argv)):
@@ -209,6 +210,8 @@ def test_virtualenv_is_built_from_requirements_packages_and_server(make_site, uv
     assert files_seen_by_uv[-1] == {".constraints.txt", ".overrides.txt", "link.txt", "blog/models.py", *CHAIN}
     assert not work.exists() and django_virtualenv.is_complete(site, "key")
     assert sorted(path.name for path in folder.iterdir()) == [".complete", "bin"]
+    assert uv.modes == {0o700}, "uv's lock in it is for all users"
+    assert folder.stat().st_mode & 0o777 == 0o755
 
 
 def test_uv_lock_is_exported_by_uv(make_site, uv, tmp_path):

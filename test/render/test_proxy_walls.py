@@ -1,4 +1,4 @@
-"""What each rendered file of a proxy has, so that no site reaches another one by it, and no visitor removes a header."""
+"""What each file of a proxy has, so that no site reaches another one by it, and no visitor removes a header."""
 
 import re
 from collections.abc import Iterator

@@ -24,8 +24,10 @@ import django_master_store
 import pytest
 import salt.cache
 import salt.config
+import salt.exceptions
 import salt.key
 import salt.pillar
+import salt.utils.dictupdate
 from django_host_command import DeploymentError
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +87,37 @@ def test_a_host_that_serves_gets_the_key_the_release_and_the_addresses(pillar_of
     }
     kept = json.loads((tmp_path / "store/blog/hosts.json").read_text())
     assert kept == {"lb1": ["balancer"], "web1": ["app"], "web2": ["app"], "web3": ["app"]}
+
+
+def test_secret_of_the_pillar_reaches_the_hosts_that_use_it_only(pillar_of):
+    hosts = {**HOSTS, "web2": ["worker"], "web3": ["database", "cache"]}
+    site = {
+        "hosts": hosts,
+        "deploy_key": "KEY",
+        "secrets": {"TOKEN": "KEY", "FILE": {"value": "KEY", "as": "file"}, "NAMED": "sdb://vault/named"},
+        "database": {"engine": "postgres", "password": "KEY"},
+        "balancer": {"status": {"user": "ops", "password": "PAGE"}},
+        "tls": {"key": "TLS", "certificate": "/etc/ssl/blog.pem"},
+    }
+    sites = {"blog": site, "shop": {"hosts": {"web1": ["app"]}, "queue": None}}
+    seen = {}
+    for minion in ("web1", "web2", "web3", "lb1", "other"):
+        merged = salt.utils.dictupdate.update(json.loads(json.dumps(sites)), pillar_of(minion, sites))
+        seen[minion] = json.dumps(merged)
+        assert "sdb://vault/named" in seen[minion] and "/etc/ssl/blog.pem" in seen[minion]
+    secrets = {name: {one for one in ("KEY", "PAGE", "TLS") if f'"{one}"' in text} for name, text in seen.items()}
+    assert secrets == {"web1": {"KEY"}, "web2": {"KEY"}, "web3": set(), "lb1": {"PAGE", "TLS"}, "other": set()}
+
+
+def test_master_that_accepts_messages_of_old_minions_gives_nothing(pillar_of, options):
+    sites = {"blog": {"hosts": HOSTS}}
+    for version in (0, 2, "3", None):
+        options["minimum_auth_version"] = version
+        assert pillar_of("web1", {"shop": {}}) == {}
+        with pytest.raises(salt.exceptions.SaltConfigurationError, match="minimum_auth_version is"):
+            pillar_of("web1", sites)
+    options["minimum_auth_version"] = 3
+    assert pillar_of("web1", sites)["blog"]["secret_key"]
 
 
 def test_the_address_of_a_host_is_the_one_of_its_last_pillar(pillar_of, monkeypatch):
