@@ -6,11 +6,14 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 #: Statements at the top level that continue the one before.
 _CONTINUED = re.compile(r"(elif|else|except|finally)\b|[)\]}]|\s|#|$")
 #: The most characters of a module.
 _MOST = 2 << 20
+#: The most nodes of a syntax tree below each other: functions that call themselves for each would exceed Python's limit.
+_DEPTH = 150
 _SETTING = "DJANGO_SETTINGS_MODULE"
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 #: The last part, or the package, of a settings module that is not for a server.
@@ -28,6 +31,22 @@ _EXAMPLE = re.compile(
 )
 #: What a template of Jinja has, and a module does not: {{ name }}, which would be a set in a set.
 _OF_TEMPLATE = re.compile(r"\{\{ ?\w+ ?\}\}|\{%")
+
+
+class Reading:
+    """What is being read in this process, for messages."""
+
+    #: The file that was read last.
+    path: Path | None = None
+    #: Lines of statements that are nested too deep, by their file.
+    unread: ClassVar[dict[Path, list[int]]] = {}
+
+
+def begin() -> None:
+    """Begin with another project."""
+    Reading.path = None
+    Reading.unread.clear()
+    parse.cache_clear()
 
 
 def example_of(path: Path) -> Path | None:
@@ -56,6 +75,7 @@ def read(path: Path) -> str:
     try:
         if not path.is_file():
             return ""
+        Reading.path = path
         with path.open("rb") as file:
             return file.read(_MOST).decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
     except OSError:
@@ -71,13 +91,27 @@ def tree(path: Path) -> ast.Module:
 def parse(text: str) -> ast.Module:
     """Return the syntax tree of a module; where it has errors, of its statements that have none.
 
-    The project may be written for another version of Python than Salt's.
+    The project may be written for another version of Python than Salt's. Statements that are nested too deep are left
+    out, and noted in `Reading.unread`.
     """
-    whole = _parsed(text)
-    if whole:
-        return whole
-    parts = [_parsed(chunk) for chunk in _chunks(text)]
-    return ast.Module([statement for part in parts if part for statement in part.body], [])
+    parts = [_parsed(text)]
+    if not parts[0]:
+        parts = [_parsed(chunk) for chunk in _chunks(text)]
+    statements = [statement for part in parts if part for statement in part.body]
+    deep = [statement for statement in statements if _is_deep(statement)]
+    if deep and Reading.path:
+        Reading.unread[Reading.path] = [statement.lineno for statement in deep]
+    return ast.Module([statement for statement in statements if statement not in deep], [])
+
+
+def _is_deep(statement: ast.stmt) -> bool:
+    """Return whether the nodes of a statement are nested too deep; it calls itself for none of them."""
+    level: list[ast.AST] = [statement]
+    for _depth in range(_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return False
+    return True
 
 
 def syntax_error(path: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import django_host_command
 import django_host_user
+import django_project_code
 import django_project_layout
 import django_project_options
 import django_project_report
@@ -30,6 +31,8 @@ from django_wall_text import proposal, shown, tell
 _READER = "nobody"
 #: What the process answers that has read a source; another one of its user may have replaced it.
 _ANSWER = {"remarks": [django_project_report.REMARK], "lines": [django_project_report.LINE]}
+#: What reading a hostile or damaged file may raise; OSError names its file.
+_UNEXPECTED = (RecursionError, MemoryError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 #: Names that the schema refuses.
 _RESERVED = re.compile(
     r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|gnats|nobody|messagebus|sshd"
@@ -102,7 +105,19 @@ def _read(report: Report, tree: Path, domain: str, host: str) -> None:
         domain: the domain of the site.
         host: the version of this host's python3; empty if there is none.
     """
-    django_project_options.add(report, tree, django_project_layout.add(report, tree), domain, host)
+    django_project_code.begin()
+    try:
+        django_project_options.add(report, tree, django_project_layout.add(report, tree), domain, host)
+    except _UNEXPECTED as error:
+        path = django_project_code.Reading.path
+        after = f", after {os.path.relpath(path, tree)} was read" if path else ""
+        raise DeploymentError(
+            f"the project could not be inspected: {type(error).__name__}: {str(error)[:300]}{after}",
+            hint="inspect a copy of the project without that file, or write the pillar after pillar.example",
+        ) from None
+    for path, lines in django_project_code.Reading.unread.items():
+        where = f"{os.path.relpath(path, tree)}:{lines[0]}"
+        report.remarks.append(f"not read: {where} is nested too deep; split that statement if its settings are missing")
 
 
 @contextlib.contextmanager

@@ -363,3 +363,40 @@ def test_build_of_each_pinned_package_has_its_constraint():
     found = django_project_requirements.built_with({"pyyaml": "5.4", "django-allauth": "0.47.0"}, "3.11.2")
     assert [constraint for constraint, _why in found] == ["cython<3", "setuptools<70"]
     assert [*django_project_requirements.built_with({"django-allauth": "0.51.0"}, "3.11.2")] == []
+
+
+DEEP = {
+    "sum": "X = " + "+".join(["'a'"] * 2500),
+    "calls": "X = a" + ".b()" * 300 + "\nINSTALLED_APPS = ['a'" + " + 'b'" * 2500 + "]",
+    "conditions": "if A:\n    X = 1\n" + "elif B:\n    X = 2\n" * 2000,
+}
+
+
+@pytest.mark.parametrize("name", ["shop/settings.py", "shop/urls.py"])
+@pytest.mark.parametrize("deep", DEEP)
+def test_statement_that_is_nested_too_deep_is_named_and_left_out(tmp_path, deep, name):
+    files = {
+        "manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')",
+        "shop/settings.py": "ROOT_URLCONF = 'shop.urls'\nSTATIC_ROOT = 'static'\n",
+        "shop/urls.py": "urlpatterns = []\n\n",
+        "shop/wsgi.py": "application = get_wsgi_application()",
+        "requirements.txt": "django\n",
+    }
+    tree = write_tree(tmp_path / "shop", files | {name: files[name] + DEEP[deep]})
+    text = django_project_inspection.inspect(str(tree))
+    assert f"not read: {name}:3 is nested too deep" in re.sub(r"\n#     ", " ", text)
+    assert yaml.safe_load(text)["django"]["sites"]["shop"]["folder"] == str(tree)
+
+
+@pytest.mark.parametrize("error", [RecursionError("maximum recursion depth exceeded"), KeyError("a"), MemoryError()])
+def test_inspection_that_fails_names_the_file_that_was_read(tmp_path, monkeypatch, error):
+    def add(_report, tree, *_more):
+        django_project_inspection.django_project_code.read(tree / "shop/models.py")
+        raise error
+
+    monkeypatch.setattr(django_project_options, "add", add)
+    tree = write_tree(tmp_path / "shop", {"manage.py": "", "shop/models.py": "", "shop/settings.py": ""})
+    with pytest.raises(DeploymentError) as failed:
+        django_project_inspection.inspect(str(tree))
+    expected = f"the project could not be inspected: {type(error).__name__}: {error}, after shop/models.py was read"
+    assert failed.value.message == expected and "without that file" in failed.value.hint
