@@ -26,8 +26,9 @@ def store(deployment: Deployment) -> Iterator[Changes]:
         return
     yield {name: change for one in pending for name, change in one.changes().items()}
     deployment.take_lock()
-    for one in pending:
-        deployment.warn(filter(None, [django_store_setup.apply(one)]))
+    for found in pending:
+        one, freed = django_store_setup.free(found)
+        deployment.warn(filter(None, [freed, django_store_setup.apply(one)]))
         if one.restarts and one.server.name == "queue":
             _restart_queue(deployment, one.server)
         elif one.restarts:

@@ -12,7 +12,7 @@ from typing import ClassVar
 _CONTINUED = re.compile(r"(elif|else|except|finally)\b|[)\]}]|\s|#|$")
 #: The most characters of a module.
 _MOST = 2 << 20
-#: The most nodes of a syntax tree below each other: functions that call themselves for each would exceed Python's limit.
+#: The most nodes of a syntax tree below each other: functions that call themselves for each exceed Python's limit.
 _DEPTH = 150
 _SETTING = "DJANGO_SETTINGS_MODULE"
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")

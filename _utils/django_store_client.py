@@ -16,6 +16,12 @@ from django_wall_response import Bounded, TooLongError
 PATIENCE, BYTES = 10.0, 8 << 20
 #: The deepest nesting of an answer of Redis that is read.
 _DEPTH = 4
+#: Errors of a server that runs: it answers late, its queue of connections is full, or it closes one that is too many.
+_BUSY = (TimeoutError, BlockingIOError, BrokenPipeError, ConnectionResetError)
+
+
+class BusyError(DeploymentError):
+    """A server runs and serves nothing: a script does not end, or clients have all of its connections."""
 
 
 @contextlib.contextmanager
@@ -35,7 +41,8 @@ def connection(path: Path, *, patience: float = PATIENCE, limit: int = BYTES) ->
                 yield bounded, stream
     except (OSError, TooLongError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
-        raise DeploymentError(f"the store at {path} does not answer: {cause}", transient=True) from error
+        kind = BusyError if isinstance(error, _BUSY) else DeploymentError
+        raise kind(f"the store at {path} does not answer: {cause}", transient=True) from error
 
 
 def _refuse_another_server(connected: socket.socket, path: Path) -> None:
@@ -113,12 +120,14 @@ def answer(stream: IO[bytes], path: Path, depth: int = 0) -> Any:
     line = _line(stream)
     kind, text = line[:1], line[1:]
     if kind == "-":
-        is_busy = text.startswith("BUSY ")
-        raise DeploymentError(
-            f"the store at {path} refuses a command: {text}",
-            hint=f"a script of the project does not end: restart {path.parent.name}" if is_busy else "",
-            transient=is_busy or text.startswith(("LOADING", "MISCONF")),
-        )
+        message, unit = f"the store at {path} refuses a command: {text}", path.parent.name
+        if text.startswith("BUSY "):
+            raise BusyError(message, hint=f"a script of the project does not end: restart {unit}", transient=True)
+        if "max number of clients" in text:
+            raise BusyError(
+                message, hint=f"end the project's processes that connect, and restart {unit}", transient=True
+            )
+        raise DeploymentError(message, transient=text.startswith(("LOADING", "MISCONF")))
     if kind == "+":
         return text
     if kind == ":":

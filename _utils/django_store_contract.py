@@ -182,6 +182,10 @@ class ServerStore(Store):
             DeploymentError: the server refuses one.
         """
 
+    def end_scripts(self, server: OwnServer) -> bool:
+        """Have a running server end what it computes for the site; return whether it serves then."""
+        return False
+
     def compact(self, server: OwnServer) -> None:
         """Have a running server give memory back that it no longer uses, before its limit is lowered.
 

@@ -25,6 +25,9 @@ _PASSWORD = "password"  # noqa: S105 - a name
 SITE = "+@all -@admin +client|list +client|id +client|getname +client|setname"
 #: Seconds for a server to give memory back, and between looks.
 _COMPACT, _PAUSE = 60.0, 0.1
+#: Seconds in which a server has to end its scripts, and the commands: a script and a function have one each.
+_ENDING = 15.0
+_KILLS = (("SCRIPT", "KILL"), ("FUNCTION", "KILL"))
 
 
 class RedisStore(ServerStore):
@@ -98,6 +101,20 @@ class RedisStore(ServerStore):
             commands.append(["ACL", "SETUSER", server.service.user, "resetpass", *_hashes(server.service)])
         operate(server, commands)
 
+    def end_scripts(self, server: OwnServer) -> bool:
+        """End scripts that have written nothing; Redis ends no other, of which half would stay written."""
+        deadline = time.monotonic() + _ENDING
+        while time.monotonic() < deadline:
+            try:
+                operate(server, [["PING"]])
+                return True
+            except django_store_client.BusyError:
+                answers = [_ended(server, command) for command in _KILLS]
+            if any("UNKILLABLE" in one for one in answers):
+                break
+            time.sleep(_PAUSE)
+        return False
+
     def compact(self, server: OwnServer) -> None:
         """Have a cache drop what is too much, memory freed, and a file written anew: it is read at the next start.
 
@@ -127,6 +144,14 @@ def operate(server: OwnServer, commands: list[list[str]]) -> list[Any]:
         DeploymentError: the server does not answer, or refuses a command.
     """
     return django_store_client.redis(server.socket, [login(server), *commands])[1:]
+
+
+def _ended(server: OwnServer, command: Sequence[str]) -> str:
+    """Send a command that ends a script, which it does a moment later; return the answer, or the error."""
+    try:
+        return str(operate(server, [list(command)])[0])
+    except DeploymentError as error:
+        return error.message
 
 
 def _ask(server: OwnServer, commands: Sequence[Sequence[str]], **options: float) -> list[Any]:

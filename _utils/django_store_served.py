@@ -82,9 +82,10 @@ class Served:
         remove(self.site)
         self._prepare()
         warnings = []
-        for one in self._pending(templates):
-            _refuse_taken_port(one)
-            warnings.append(django_store_setup.apply(one))
+        for found in self._pending(templates):
+            _refuse_taken_port(found)
+            one, freed = django_store_setup.free(found)
+            warnings += [freed, django_store_setup.apply(one)]
             if one.restarts:
                 warnings.append(_restart(one.server))
         return [warning for warning in warnings if warning]

@@ -132,10 +132,12 @@ def is_enabled(server: OwnServer) -> bool:
 
 
 def answers(server: OwnServer) -> bool:
-    """Return whether a server accepts connections."""
+    """Return whether a server accepts connections, or runs and is busy with those that it has."""
     try:
         with django_store_client.connection(server.socket):
             return True
+    except django_store_client.BusyError:
+        return True
     except DeploymentError:
         return False
 

@@ -35,6 +35,7 @@ class Pending(NamedTuple):
         settings: those of the running server.
         starts: whether it does not run, or would not after a boot.
         restarts: whether it has to be restarted, since its files differ in what it reads at its start only.
+        busy: why it runs and does not serve; empty where it does.
     """
 
     kind: ServerStore
@@ -44,6 +45,7 @@ class Pending(NamedTuple):
     settings: dict[str, str]
     starts: bool
     restarts: bool
+    busy: str = ""
 
     def changes(self) -> dict[str, str]:
         """Return the changes for people; empty where there is nothing to do."""
@@ -52,6 +54,8 @@ class Pending(NamedTuple):
         found |= {f"{self.server.unit}: {name}": value for name, value in self.settings.items()}
         if self.starts or self.restarts:
             found[self.server.unit] = "started" if self.starts else "restarted"
+        if self.busy:
+            found[self.server.unit] = "freed of what keeps it busy, or restarted"
         return found
 
 
@@ -69,8 +73,17 @@ def _pending(kind: ServerStore, server: OwnServer, templates: Mapping[str, str])
     restarts = restarts or any(_fixed(kind, before[path] or "") != _fixed(kind, text) for path, text in files.items())
     folders = [str(one.path) for one in django_store_service.folders(server) if django_host_folder.problem(one)]
     starts = not django_store_service.is_enabled(server) or not django_store_service.answers(server)
-    settings = {} if starts or restarts else kind.differences(server)
-    return Pending(kind, server, files, folders, settings, starts, restarts and not starts)
+    settings, busy = ({}, "") if starts else _differences(kind, server)
+    settings = {} if restarts else settings
+    return Pending(kind, server, files, folders, settings, starts, restarts and not starts, busy)
+
+
+def _differences(kind: ServerStore, server: OwnServer) -> tuple[dict[str, str], str]:
+    """Return the settings of a running server that differ, or why it does not serve."""
+    try:
+        return kind.differences(server), ""
+    except django_store_client.BusyError as error:
+        return {}, error.message
 
 
 def _fixed(kind: ServerStore, text: str) -> str:
@@ -86,6 +99,36 @@ def _restart_mark(server: OwnServer) -> Path:
 def mark_restart(server: OwnServer) -> None:
     """Record that a server is to be restarted, since a file that it reads at its start changes."""
     django_host_file.write(_restart_mark(server), "")
+
+
+def free(found: Pending) -> tuple[Pending, str]:
+    """Have a server that the site keeps busy serve again: end the script that it runs, else restart it.
+
+    A queue has its tasks in a file, and has them after a restart. It reads its settings then, so that it is asked
+    nothing afterwards: clients may keep it busy at once.
+
+    Returns:
+        What differs then, and a warning; as it was, and no warning, where the server serves.
+
+    Raises:
+        DeploymentError: the server does not start.
+    """
+    kind, server = found.kind, found.server
+    if not found.busy:
+        return found, ""
+    settings, busy = _differences(kind, server) if kind.end_scripts(server) else ({}, found.busy)
+    if not busy:
+        text = f"{server.unit} served nothing until the script that it ran was ended: {found.busy}"
+        return found._replace(busy="", settings={} if found.restarts else settings), text
+    mark_restart(server)
+    django_store_service.make_folders(server)
+    for path, text in found.files.items():
+        django_host_file.write(path, text)
+    if found.files:
+        django_store_service.reload(server)
+    restart(server)
+    rest = Pending(kind, server, {}, [], {}, starts=False, restarts=False)
+    return rest, f"{server.unit} was restarted, since it served nothing: {busy}"
 
 
 def apply(found: Pending) -> str:

@@ -151,6 +151,50 @@ def test_endless_script_of_the_project_is_named_with_its_cure(start):
     assert start(queue={"engine": "redis"})("LRANGE", "celery", "0", "-1") == ["task"]
 
 
+#: What keeps a server busy, and whether it can be ended without a restart.
+BUSY = {
+    "script": ("EVAL", "while true do end", True),
+    "script that has written": ("EVAL", "redis.call('SET', 'a', '1') while true do end", False),
+    "function": ("FCALL", "endless", True),
+}
+
+
+@pytest.mark.parametrize("name", BUSY)
+def test_server_that_the_site_keeps_busy_serves_again(start, monkeypatch, name):
+    queue = start(queue={"engine": "redis"})
+    queue("RPUSH", "celery", "task")
+    command, text, is_ended = BUSY[name]
+    if command == "FCALL":
+        queue("FUNCTION", "LOAD", "#!lua name=l\nredis.register_function('endless', function() while true do end end)")
+    django_store_redis.operate(queue.own, [["CONFIG", "SET", "lua-time-limit", "10"]])
+    restarted = []
+
+    def restart(server):
+        queue.kill()
+        restarted.append(start(queue={"engine": "redis"}))
+
+    monkeypatch.setattr(django_store_setup.django_store_service, "restart", restart)
+    monkeypatch.setattr(django_store_setup.django_store_service, "make_folders", lambda _server: None)
+    with django_store_client.connection(queue.own.socket) as (connected, _stream):
+        django_store_client.send(connected, [[command, text, "0"]])
+        until(lambda: django_store_setup._differences(REDIS, queue.own)[1])
+        found = django_store_setup.Pending(REDIS, queue.own, {}, [], {}, False, False, "BUSY")
+        assert found.changes() == {"django-blog-queue": "freed of what keeps it busy, or restarted"}
+        rest, warning = django_store_setup.free(found)
+    assert not rest.changes() and warning.startswith("django-blog-queue ")
+    assert bool(restarted) is not is_ended and ("was restarted" in warning) is not is_ended
+    assert (restarted or [queue])[0]("LRANGE", "celery", "0", "-1") == ["task"]
+
+
+def test_server_whose_connections_the_site_takes_is_busy(start):
+    cache = start(cache={"engine": "redis"})
+    django_store_redis.operate(cache.own, [["CONFIG", "SET", "maxclients", "2"]])
+    with contextlib.ExitStack() as held:
+        for _number in range(2):
+            held.enter_context(django_store_client.connection(cache.own.socket))
+        until(lambda: "max number of clients" in django_store_setup._differences(REDIS, cache.own)[1])
+
+
 def test_memory_and_sync_change_without_a_restart(start):
     queue = start(queue={"engine": "redis"})
     assert REDIS.differences(queue.own) == {}

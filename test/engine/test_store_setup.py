@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import django_backup_store
 import django_deploy_step_record
+import django_deploy_step_store
 import django_host_command
 import django_host_proc
 import django_host_service
@@ -86,6 +87,34 @@ def test_server_whose_files_a_killed_deployment_has_changed_is_restarted(queue, 
     django_store_setup.restart(one.server)
     assert host.did[-1] == "supervisorctl restart django-blog-queue"
     assert pending(queue) == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_server_that_the_site_keeps_busy_delays_no_deployment(queue, host, monkeypatch, ends):
+    """It is restarted at most once, with its new files."""
+    busy, seen = iter([True, not ends]), []
+
+    def differences(_self, _server):
+        if next(busy, False):
+            raise django_store_client.BusyError("BUSY")
+        return {"maxmemory": "1"}
+
+    kind = django_store_redis.RedisStore
+    monkeypatch.setattr(kind, "differences", differences)
+    monkeypatch.setattr(kind, "end_scripts", lambda _self, _server: True)
+    monkeypatch.setattr(kind, "change", lambda _self, _server, settings: seen.append(settings))
+    deployment = SimpleNamespace(
+        site=queue, templates=formula_templates(), take_lock=lambda: None, warnings=[], switch_lock=SimpleNamespace()
+    )
+    deployment.warn = deployment.warnings.extend
+    (changes,) = django_deploy_step_store.store(deployment)
+    assert changes == {"django-blog-queue": "freed of what keeps it busy, or restarted"}
+    (warning,) = deployment.warnings
+    assert ("until the script that it ran was ended: BUSY" in warning) is ends
+    assert host.did == (
+        [] if ends else ["supervisorctl update django-blog-queue", "supervisorctl restart django-blog-queue"]
+    )
+    assert seen == ([{"maxmemory": "1"}] if ends else [])
 
 
 @pytest.fixture

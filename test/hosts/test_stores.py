@@ -99,6 +99,26 @@ def test_project_has_its_cache_and_sessions(blog):
     assert not blog.apply().changed
 
 
+def test_site_that_keeps_its_queue_busy_is_deployed_all_the_same(blog):
+    """A script is ended where that is possible; else the queue is restarted, with its tasks."""
+    client(blog, "RPUSH", "celery", "task")
+    for script, told in (
+        ("while true do end", "served nothing until the script that it ran was ended"),
+        ("redis.call('SET', 'half', '1') while true do end", "was restarted, since it served nothing"),
+    ):
+        program = "valkey-cli" if blog.host.run(["which", "valkey-cli"], check=False).stdout else "redis-cli"
+        blog.host.run(
+            f'runuser -u blog -- setsid --fork {program} -s {QUEUE} EVAL "{script}" 0 </dev/null >/dev/null 2>&1'
+        )
+        time.sleep(0.5)
+        began = time.monotonic()
+        applied = blog.apply()
+        assert applied.ok and told in str(applied), applied
+        print(f"{told}: {time.monotonic() - began:.1f} s")
+        assert client(blog, "LRANGE", "celery", "0", "-1") == "task" and not blog.apply().changed
+    client(blog, "DEL", "celery")
+
+
 def test_only_the_site_may_connect_and_nothing_listens_on_a_port(blog):
     assert client(blog, "ping") == "PONG"
     for user in ("nobody", "blog-build", "www-data"):
