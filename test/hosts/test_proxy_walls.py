@@ -213,6 +213,9 @@ def test_response_of_one_site_serves_nothing_of_another(blog, shop, kind):
     blog.deploy(server={"kind": "uwsgi"}, proxy={"kind": kind})
     for site in (blog, shop):
         blog.host.write(f"{site.root}/media/secret.txt", "CANARY", owner=site.name)
+    for link, target in (("link.txt", "/secret.txt"), ("folder", "")):
+        make = ["ln", "-sfn", f"{shop.root}/media{target}", f"{blog.root}/media/{link}"]
+        blog.host.run(["runuser", "-u", "blog", "--", *make])
     shop.deploy()
     places = [
         "/.django-media/shop/secret.txt",
@@ -220,9 +223,16 @@ def test_response_of_one_site_serves_nothing_of_another(blog, shop, kind):
         "/.django-errors/shop/404.html",
         "/.django-maintenance/shop",
         "@django_shop_previous_plain",
+        "/.django-media/blog/link.txt",
+        "/.django-media/blog/folder/secret.txt",
         "/shop/healthz?by=X-Reached&send=CANARY&type=text/plain",
         f"{shop.root}/media/secret.txt",
+        f"{blog.root}/media/link.txt",
+        f"{blog.root}/media/folder/secret.txt",
         f"{blog.root}/media/../../shop/media/secret.txt",
+        f"/{shop.root}/media/secret.txt",
+        "secret.txt",
+        "../../shop/media/secret.txt",
         "/.django/shop/errors/404.html",
         "/.django/shop/maintenance",
     ]
@@ -233,7 +243,7 @@ def test_response_of_one_site_serves_nothing_of_another(blog, shop, kind):
     by, where = own[kind]
     for is_protected in (False, True):
         blog.deploy(media={"protected": is_protected})
-        for header in ("X-Accel-Redirect", "X-Sendfile", "Location"):
+        for header in ("X-Accel-Redirect", "X-Sendfile", "X-Sendfile-Temporary", "Location"):
             for place in places:
                 answer = answered(blog, header, place)
                 assert "CANARY" not in answer.text and "X-Reached" not in answer.headers, (header, place, is_protected)
