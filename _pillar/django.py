@@ -58,14 +58,16 @@ def ext_pillar(minion_id, pillar, store):
     """
     given = _map(_of_master(minion_id, pillar).get("django"))
     defaults = _map(given.get("defaults"))
-    found, roster, parts = {}, None, []
+    found, roster = {}, None
+    parts: list[tuple[list[str], set[str]] | None] = []
     for name, site in _map(given.get("sites")).items():
         whole = _over(defaults, site) if isinstance(site, dict) else {}
         hosts = _map(whole.get("hosts"))
         if hosts and django_master_store.NAME.fullmatch(str(name)):
             roster = roster or _roster()
-            parts.append((_parts(minion_id, hosts), {part for one in hosts for part in _parts(one, hosts)}))
-            withheld = django_master_withheld.of_site(whole, *parts[-1])
+            own, every = _parts(minion_id, hosts), {part for one in hosts for part in _parts(one, hosts)}
+            parts.append((own, every))
+            withheld = django_master_withheld.of_site(whole, own, every)
             found[name] = {**withheld, **_of_site(minion_id, name, whole, hosts, store, roster)}
         else:
             parts.append(None)
