@@ -20,7 +20,7 @@ PLACES = "/etc /root /run /srv /tmp /var"
 @pytest.fixture(scope="module")
 def fleet(module_hosts, tmp_path_factory) -> Fleet:
     """A balancer and two hosts of different releases of Debian, after a first deployment, with a superuser."""
-    options = {"secrets": {"API_TOKEN": {"generate": 40}}}
+    options = {"secrets": {"API_TOKEN": {"generate": 40}, "GIVEN": "of-the-pillar"}}
     fleet = laid_out(module_hosts, tmp_path_factory.mktemp("repository"), database="db1", **options)
     fleet.master.run(["salt", "--timeout=60", "web1", "django.superuser", "blog"])
     fleet.answering()
@@ -92,6 +92,15 @@ def secrets_of(fleet: Fleet) -> dict[str, str]:
         "token": fleet.master.read(f"{STORE}/blog/secrets/variable.API_TOKEN"),
         "password": PASSWORD,
     }
+
+
+def test_secret_of_the_pillar_reaches_hosts_that_use_it_only(fleet):
+    seen = {}
+    for host in (fleet.balancer, *fleet.apps):
+        seen[host.name] = fleet.master.run(["salt", "--timeout=60", host.name, "pillar.items", "--out=json"]).stdout
+    given = {name for name, text in seen.items() if "of-the-pillar" in text}
+    assert given == {host.name for host in fleet.apps} and "sdb://withheld/" in seen[fleet.balancer.name]
+    assert PASSWORD not in seen[fleet.balancer.name]
 
 
 def test_rotations_end_no_session(fleet):
