@@ -97,7 +97,8 @@ def secrets_of(fleet: Fleet) -> dict[str, str]:
 def test_secret_of_the_pillar_reaches_hosts_that_use_it_only(fleet):
     seen = {}
     for host in (fleet.balancer, *fleet.apps):
-        seen[host.name] = fleet.master.run(["salt", "--timeout=60", host.name, "pillar.items", "--out=json"]).stdout
+        shown = ["salt", "--timeout=60", "--out=json", host.name, "pillar.items", "unmask=True"]
+        seen[host.name] = fleet.master.run(shown).stdout
     given = {name for name, text in seen.items() if "of-the-pillar" in text}
     assert given == {host.name for host in fleet.apps} and "sdb://withheld/" in seen[fleet.balancer.name]
     assert PASSWORD not in seen[fleet.balancer.name]
