@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,13 @@ from django_wall_text import in_command
 
 #: Fewer free inodes than these count as none: other processes take them as soon as they are free.
 _FEW_FILES = 16
+#: Fewer bytes count as none; in /run systemd refuses to reload its units with less than its own buffer.
+_FEW_BYTES, _RELOAD = 1 << 20, 16 << 20
+#: What systemd reports then, in lower case.
+_REFUSED = "not enough space available on /run"
+RUN = Path("/run")
+#: Folders of the host that a deployment writes to, apart from those of the site.
+SHARED = (RUN, *map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/var/lib", "/etc")))  # noqa: S108 # nosec B108
 
 
 class Space(NamedTuple):
@@ -44,13 +52,33 @@ def free(path: Path) -> Space:
 
 
 def add_hint(error: DeploymentError, path: Path) -> None:
-    """Add to an error caused by a full file system how much bytes or inodes that of a folder has left."""
-    if os.strerror(errno.ENOSPC).lower() in f"{error.message}\n{error.log}".lower():
+    """Add to an error caused by a full file system which ones are full, or how much that of a folder has left.
+
+    An error of a system call or of systemd does not always have the path: /run and others may be what is full.
+    """
+    text = f"{error.message}\n{error.log}"
+    if any(cause in text.lower() for cause in (os.strerror(errno.ENOSPC).lower(), _REFUSED)):
         with contextlib.suppress(OSError):
-            space = free(path)
-            what = (
-                f"{in_command('df', '-i', str(path))}: no inodes are left"
-                if space.files < _FEW_FILES
-                else f"{in_command('df', '-h', str(path))}: {space} are left"
-            )
-            error.hint = "\n".join(filter(None, [error.hint, what]))
+            lines = [_line(one) for one in _distinct((path, *SHARED)) if _is_full(one)] or [_line(path)]
+            error.hint = "\n".join(filter(None, [error.hint, *lines]))
+
+
+def _line(path: Path) -> str:
+    space = free(path)
+    if space.files < _FEW_FILES:
+        return f"{in_command('df', '-i', str(path))}: no inodes are left"
+    return f"{in_command('df', '-h', str(path))}: {space} are left"
+
+
+def _is_full(path: Path) -> bool:
+    space = free(path)
+    return space.files < _FEW_FILES or space.bytes < (_RELOAD if path == RUN else _FEW_BYTES)
+
+
+def _distinct(paths: Iterable[Path]) -> list[Path]:
+    """Return the folders that exist, the first one of each file system."""
+    found: dict[int, Path] = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            found.setdefault(os.stat(path).st_dev, path)
+    return [*found.values()]

@@ -3,6 +3,8 @@
 import errno
 import os
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import django_host_disk
 import pytest
@@ -40,9 +42,22 @@ def test_free_space_is_reported(tmp_path, monkeypatch):
 )
 def test_hint_of_a_full_disk_names_what_is_missing(monkeypatch, message, log, left, said):
     monkeypatch.setattr(django_host_disk, "free", lambda path: left)
+    monkeypatch.setattr(django_host_disk, "SHARED", [])
+    monkeypatch.setattr(os, "stat", lambda path: SimpleNamespace(st_dev=1))
     error = DeploymentError(message, log=log, hint="do this")
-    django_host_disk.add_hint(error, "/srv")
+    django_host_disk.add_hint(error, Path("/srv"))
     assert error.hint == ("do this" if said is None else f"do this\n{said}")
+
+
+def test_hint_names_the_file_system_that_is_full(monkeypatch):
+    refused = "Refusing to reload, not enough space available on /run/systemd."
+    spaces = {"/run": Space(9 << 20, 1000), "/srv": Space(1 << 40, 1000), "/tmp": Space(1 << 40, 2)}
+    monkeypatch.setattr(django_host_disk, "SHARED", [Path("/run"), Path("/tmp"), Path("/var")])
+    monkeypatch.setattr(django_host_disk, "free", lambda path: spaces[str(path)])
+    monkeypatch.setattr(os, "stat", lambda path: SimpleNamespace(st_dev={"/var": "/srv"}.get(str(path), str(path))))
+    error = DeploymentError("reloading units failed (exit 1)", log=f"Failed to reload daemon: {refused}")
+    django_host_disk.add_hint(error, Path("/srv"))
+    assert error.hint == "df -h /run: 9 MB and 1000 inodes are left\ndf -i /tmp: no inodes are left"
 
 
 def test_error_is_unchanged_when_the_disk_cannot_be_queried(tmp_path):
