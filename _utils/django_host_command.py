@@ -125,6 +125,10 @@ class DeploymentError(Exception):
         return shown(text, lines=True)
 
 
+class TimedOut(DeploymentError):
+    """A command did not end within its timeout, and was ended."""
+
+
 def _chosen(lines: list[str]) -> list[str]:
     """Return the last lines of a log, after the first error if that is further up."""
     first = _first_error(lines[:-_LAST])
@@ -275,7 +279,8 @@ def check(command: Command, ended: Ended) -> str:
     """Return the output of a command that succeeded.
 
     Raises:
-        DeploymentError: it failed or timed out.
+        TimedOut: it timed out.
+        DeploymentError: it failed.
     """
     if ended.code == 0:
         return f"{ended.printed}{ended.errors}" if command.errors_too else ended.printed
@@ -284,7 +289,7 @@ def check(command: Command, ended: Ended) -> str:
         reason = (
             f"no progress for {command.stall:g} s" if ended.has_stalled else f"timed out after {command.timeout:g} s"
         )
-        raise DeploymentError(f"{command.doing}: {reason}", log=output, hint=command.hint, transient=True)
+        raise TimedOut(f"{command.doing}: {reason}", log=output, hint=command.hint, transient=True)
     log.info("%s failed (exit %s):\n%s", command.doing, ended.code, output)
     printed, errors = (redact(uncoloured(text), command.secrets) for text in (ended.printed, ended.errors))
     # Webpack and others print their errors to standard output, and npm that they failed to standard error.

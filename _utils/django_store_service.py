@@ -11,6 +11,7 @@ import django_host_file
 import django_host_folder
 import django_host_service
 import django_host_template
+import django_host_unit
 import django_kinds
 import django_process_sandbox
 import django_store_client
@@ -27,6 +28,8 @@ from django_store_contract import OwnServer, ServerStore
 PROPERTY = "/run/systemd/system.control/{unit}.d/50-IPAddressAllow.conf"
 #: Seconds within which a server accepts connections after its start; one with much data reads it first.
 PATIENCE = 60.0
+#: Seconds within which systemd has started a server, and stopped one: the timeouts of its unit come before.
+_STARTED, _STOPPED = 610.0, 20.0
 
 
 def templates(process: str) -> list[str]:
@@ -191,8 +194,11 @@ def stop(server: OwnServer) -> None:
 def _control(verb: str, server: OwnServer) -> None:
     doing = f"{verb} of {server.unit}"
     if server.site.process == "systemd":
-        options = ["--quiet", "--now"] if verb == "enable" else []
-        django_host_command.run(["systemctl", verb, *options, f"{server.unit}.service"], doing=doing, timeout=660)
+        options, units = ["--quiet", "--now"] if verb == "enable" else [], [f"{server.unit}.service"]
+        if verb == "stop":
+            django_host_unit.stop(verb, units=units, doing=doing, within=_STOPPED)
+        else:
+            django_host_unit.start(verb, *options, units=units, doing=doing, within=_STARTED + _STOPPED)
         return
     if django_host_service.pid(django_host_service.SUPERVISOR) is None:
         django_host_service.start(django_host_service.SUPERVISOR)
@@ -257,8 +263,8 @@ def remove(site: Site, part: str) -> None:
     """Stop a server and delete its files, but not its data."""
     server = OwnServer(site, part, part, {})
     if _unit(server).exists():
-        doing = f"stopping {server.unit}"
-        django_host_command.run(["systemctl", "disable", "--quiet", "--now", f"{server.unit}.service"], doing=doing)
+        doing, units = f"stopping {server.unit}", [f"{server.unit}.service"]
+        django_host_unit.stop("disable", "--quiet", "--now", units=units, doing=doing, within=_STOPPED)
     _program(server).unlink(missing_ok=True)
     if _script(server).exists() and django_host_service.pid(django_host_service.SUPERVISOR) is not None:
         doing = f"stopping {server.unit}"
