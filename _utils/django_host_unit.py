@@ -1,7 +1,7 @@
 """Commands of systemctl that wait for a unit, with a deadline of ours: what a site sends to systemd does not extend it.
 
 The main process of a unit with ``Type=notify`` may send ``EXTEND_TIMEOUT_USEC`` for as long as it runs, with which
-systemd waits for its start or its end for ever (docs/decisions/0073).
+systemd waits for its start or its end for ever.
 """
 
 import contextlib

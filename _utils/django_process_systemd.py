@@ -20,6 +20,7 @@ import django_host_file
 import django_host_proc
 import django_host_service
 import django_host_template
+import django_host_unit
 import django_kinds
 import django_process
 import django_process_container
@@ -48,6 +49,8 @@ CGROUP = Path("/sys/fs/cgroup")
 _BUS = Path("/run/dbus/system_bus_socket")
 #: Where systemd keeps the files of transient units as long as they are loaded, and the seconds that unloading may take.
 _TRANSIENT, _UNLOADED = "/run/systemd/transient", 5.0
+#: Seconds that a server has to end after the drain time: TimeoutStopSec of its unit is longer by them.
+_STOP = 10.0
 #: Seconds that a container engine has to end a container, which is much more than it needs.
 _ENGINE_STOP = 15
 #: What systemd logs where it cannot execute a command at all; the cause is on the host, in a drop-in for example.
@@ -164,15 +167,16 @@ class Systemd(ProcessManager):
         )  # systemd reads new units anyway
         for path, text in changed:
             django_host_file.write(path, text)
-        timeout = seconds(site.config["timeouts"]["start"])
+        within = seconds(site.config["timeouts"]["start"]) + django_host_unit.SPARE
         units = _units(site, release, part)
-        _systemctl("enable", "--quiet", *reload, "--now", *units, doing=f"starting {name}", timeout=timeout + 10)
+        doing = f"starting {name}"
+        django_host_unit.start("enable", "--quiet", *reload, "--now", units=units, doing=doing, within=within)
         # It ran already: systemd does not notice what was deleted in /run.
         if not django_process.is_whole(site, release, part):
             if part:
                 self.pause(site, release, part)
-            drain = seconds(site.config["releases"]["drain"])
-            _systemctl("restart", *units, doing=f"restarting {name}", timeout=timeout + drain + 60)
+            within += _time_to_stop(site)
+            django_host_unit.start("restart", units=units, doing=f"restarting {name}", within=within)
 
     def stop(self, site: Site, release: Path, part: str = "", *, wait: bool = True) -> None:
         """Stop and disable the units of a part, both in one call, so that no late connection starts it again.
@@ -185,8 +189,8 @@ class Systemd(ProcessManager):
         units = _units(site, release, part)[::-1]
         if any((UNITS / one).exists() for one in units):
             options = ["--quiet", "--no-reload", "--now", *(["--no-block"] if part or not wait else [])]
-            timeout = seconds(site.config["releases"]["drain"]) + 60
-            _systemctl("disable", *options, *units, doing=f"stopping {name}", timeout=timeout)
+            within = _time_to_stop(site)
+            django_host_unit.stop("disable", *options, units=units, doing=f"stopping {name}", within=within)
         if part and wait:
             _await_end(f"{name}.service", time.monotonic() + seconds(site.config["releases"]["drain"]))
 
@@ -202,9 +206,9 @@ class Systemd(ProcessManager):
     def pause(self, site: Site, release: Path, part: str = "") -> None:
         """Stop the units of a part, both in one call, so that no late connection starts it again."""
         name = unit(site, release, part)
-        timeout = seconds(site.config["releases"]["drain"]) + 60
-        options = ["--no-block"] if part else []
-        _systemctl("stop", *options, *_units(site, release, part), doing=f"stopping {name}", timeout=timeout)
+        options, units = ["--no-block"] if part else [], _units(site, release, part)
+        within = _time_to_stop(site)
+        django_host_unit.stop("stop", *options, units=units, doing=f"stopping {name}", within=within)
         if part:
             _await_end(f"{name}.service", time.monotonic() + seconds(site.config["releases"]["drain"]))
 
@@ -414,12 +418,17 @@ def _is_unit(site: Site, path: Path) -> bool:
     return path.suffix in (".service", ".socket") and django_process.parse(site, path.stem) is not None
 
 
+def _time_to_stop(site: Site) -> float:
+    """Return the seconds after which a server that is to stop is killed; the timeout of its unit comes before."""
+    return seconds(site.config["releases"]["drain"]) + _STOP + django_host_unit.SPARE
+
+
 def _await_end(name: str, deadline: float) -> None:
     """Wait until a service that gets SIGTERM has ended, after a deadline (monotonic) by force."""
     while _members(name) and time.monotonic() < deadline:
         time.sleep(0.05)
     if _members(name):
-        _systemctl("kill", "--signal=SIGKILL", name, doing=f"ending {name}", check=False)
+        django_host_unit.kill(name)
     _systemctl("stop", name, doing=f"stopping {name}", check=False)
 
 
@@ -570,7 +579,7 @@ def _end(name: str) -> None:
     if not _is_loaded(name):
         return
     try:
-        django_host_command.run(["systemctl", "stop", name], doing=f"stopping {name}", timeout=60)
+        django_host_unit.stop("stop", units=[name], doing=f"stopping {name}", within=60)
     except DeploymentError:
         if _is_loaded(name):
             raise

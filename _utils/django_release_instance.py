@@ -24,6 +24,7 @@ import django_server
 import django_site_cause
 import django_worker
 from django_host_command import DeploymentError, seconds
+from django_host_unit import Overdue
 from django_process import ProcessManager, unit
 from django_site import Site
 
@@ -271,7 +272,7 @@ def _start_worker(site: Site, release: Path, name: str) -> None:
         raise DeploymentError(
             f"the worker {name} of {release.name} does not start{why}",
             log=log,
-            hint=django_site_cause.hint(site, log) or own.where_the_log_is(site, release, name),
+            hint=_hint(site, error, log) or own.where_the_log_is(site, release, name),
             transient=error.transient or bool(django_process_systemd.CANNOT_START.search(log)),
         ) from None
 
@@ -292,9 +293,15 @@ def _start(site: Site, release: Path) -> None:
         raise DeploymentError(
             f"the application server of {release.name} does not start{why}",
             log=log,
-            hint=django_site_cause.hint(site, log) or own.where_the_log_is(site, release),
+            hint=_hint(site, error, log) or own.where_the_log_is(site, release),
             transient=error.transient or bool(django_process_systemd.CANNOT_START.search(log)),
         ) from None
+
+
+def _hint(site: Site, error: DeploymentError, log: str) -> str:
+    """Return what to do where the cause is known, from the log of a part that does not start; else an empty text."""
+    slow = f"if its imports take that long, set django:sites:{site.name}:timeouts:start"
+    return django_site_cause.hint(site, log) or (slow if isinstance(error, Overdue) else "")
 
 
 def _refuse_foreign_socket(site: Site, release: Path) -> None:
