@@ -176,7 +176,7 @@ def test_a_repository_is_served_instead(bookworm, repository):
     pillar = bookworm.host.read(PILLAR).split("\ndjango:\n")[1]
     assert pillar == (
         "  sites:\n    blog-2:\n      repository: file:///srv/git/Blog_2.git\n      revision: main\n"
-        "      domains:\n      - blog.example.org\n      health:\n        path: /healthz\n"
+        "      domains: [blog.example.org]\n      health:\n        path: /healthz\n"
         "    guestbook:\n      state: absent\n"
     )
     assert "found in the project: health" in done.stdout
@@ -205,7 +205,7 @@ def test_a_new_commit_is_released_and_a_broken_one_is_explained(bookworm, reposi
 
 
 def test_a_pillar_that_was_edited_is_left_alone(bookworm, repository):
-    edited = bookworm.host.read(PILLAR).replace("- blog.example.org", "- blog.example.org\n      - www.example.org")
+    edited = bookworm.host.read(PILLAR).replace("[blog.example.org]", "[blog.example.org, www.example.org]")
     bookworm.host.write(PILLAR, edited, mode="0600")
     bookworm.quickstart()
     bookworm.page("www.example.org")
