@@ -133,6 +133,7 @@ class Meter:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        divide(items)  # names have the chunks
         every = Counter(map(self.name, items))
         default = Counter(self.name(item) for item in items if not is_full(item))
         self.sizes = {name: (default[name], every[name]) for name in every}
