@@ -165,11 +165,12 @@ KNOWN = list({json.dumps(value): value for value in [*VALUES, *leaves(PILLARS)]}
 
 
 @pytest.mark.slow  # each part of the schema with each value
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.full)], ids=["a quarter", "all"])
 @pytest.mark.parametrize(("path", "part"), PARTS, ids=[path or "/" for path, _ in PARTS])
-def test_checker_agrees_with_jsonschema_on_every_part(path: str, part: Any) -> None:
+def test_checker_agrees_with_jsonschema_on_every_part(path: str, part: Any, step: int) -> None:
     library = LIBRARY.evolve(schema=part)
     ours = {"refuse": "", "hint": "", **django_pillar_check.resolve(part, SCHEMA)}
-    for value in [*KNOWN, *edges(part)]:
+    for value in [*KNOWN[len(path) % step :: step], *edges(part)]:
         problems = django_pillar_check.check(value, ours)
         assert (not problems) == library.is_valid(value), (value, problems)
 

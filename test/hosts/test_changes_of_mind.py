@@ -70,7 +70,7 @@ def prepared(blog):
 
 
 #: Further ones are left to --all.
-USUAL = ("settings module", "requirements")
+USUAL = ("requirements",)
 
 
 @pytest.mark.parametrize("change", shortened(CHANGES, *USUAL))
@@ -106,6 +106,7 @@ def test_another_file_of_the_database_is_refused_until_the_data_is_there(blog):
     blog.deploy(database=None)
 
 
+@pytest.mark.full
 def test_another_name_is_refused_and_how_it_is_done_works(blog):
     options = {**blog.options, "root": blog.root, "user": "blog"}
     del options["repository"], blog.sites["blog"]

@@ -8,6 +8,8 @@ from images import CERTIFICATES
 from lab import Applied, Host
 from sites import Site, lines
 
+pytestmark = pytest.mark.full
+
 BUNDLE = "/etc/ssl/authorities.pem"
 CANARY = "grenadier-9c1-"
 UV = "/usr/local/lib/django-formula/uv"

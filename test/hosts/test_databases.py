@@ -119,6 +119,7 @@ def test_errors_of_wrong_configuration(blog, what):
     assert blog.releases == [live] or live in blog.releases
 
 
+@pytest.mark.full
 def test_mysql_by_settings(blog):
     blog.deploy(database=MYSQL)
     assert blog.get().status_code == 200 and migrated(blog, "mysql", "blog") > 15

@@ -219,6 +219,7 @@ def test_the_power_fails(good, step):
     good.is_settled = True
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "hours", [*(pytest.param(hours, marks=pytest.mark.full) for hours in (-1, 24 * 365)), -24 * 365 * 40]
 )
@@ -248,6 +249,7 @@ def test_two_deployments_at_once(good):
     good.is_settled = True
 
 
+@pytest.mark.full
 def test_a_small_number_of_open_files(good):
     """In which step they run out depends on Salt: numbers are tried until they have in two, and in one at least."""
     failed = set()

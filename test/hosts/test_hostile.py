@@ -91,6 +91,7 @@ TARGETS = {
 DEFAULT = ("another site",)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("target", shortened(TARGETS, *DEFAULT))
 def test_links_under_every_name(lair, target):
     names = sorted(name for name in names_in_code() if len(name) < 100)
@@ -438,6 +439,7 @@ VERBS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("what", shortened(["files", "runtime"], "files"))
 def test_every_command_works_next_to_a_hostile_site(lair, what):
     user = lair.host.run("id -u mallory").stdout.strip()
@@ -561,6 +563,7 @@ def test_a_visitor_reaches_nothing(lair):
 # The end: what is left after a reboot and a removal
 
 
+@pytest.mark.full
 def test_reboot_and_removal(lair):
     user = lair.host.run("id -u mallory").stdout.strip()
     before = owners(lair.host, "/srv/victims"), owners(lair.host, "/root/folder"), owners(lair.host, "/root/existing")

@@ -167,6 +167,7 @@ def is_logged_in(browser) -> bool:
     return browser.get("/admin/", allow_redirects=False).status_code == 200
 
 
+@pytest.mark.full
 def test_session_survives_a_rotation_and_the_removal_of_the_old_key(blog):
     age = 90
     ages = {"SESSION_COOKIE_AGE": age, "SESSION_SAVE_EVERY_REQUEST": True, "PASSWORD_RESET_TIMEOUT": age}

@@ -140,6 +140,7 @@ def test_requests_served_while_migration_waits_for_lock(request, name):
     assert not site.apply().changed
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", NAMES)
 def test_killed_migration_releases_lock(request, name):
     site: Site = request.getfixturevalue(name)
@@ -170,6 +171,7 @@ def test_breaking_migration_refused(blog):
     assert blog.live != old and blog.get().status_code == 200
 
 
+@pytest.mark.full
 def test_rollback_to_former_release(blog):
     before = [name for name in blog.releases if blog.record(name)["state"] == "good"][-2]
     told = verb(blog, "django.rollback", "blog")
@@ -196,6 +198,7 @@ def test_rollback_to_former_release(blog):
     assert blog.live == latest and '"schema": "safe"' in told
 
 
+@pytest.mark.full
 def test_migration_that_fails_in_part_names_what_was_applied(blog):
     old, recorded = blog.live, blog.manage("showmigrations guestbook")
     add(blog, "0007_ledger", HALF, "0006_gone")

@@ -95,6 +95,7 @@ def test_an_apply_with_nothing_to_do_asks_the_master_for_four_files(blog, master
     assert len(requests) <= 12, requests
 
 
+@pytest.mark.full
 @pytest.mark.smoke
 def test_verbs_go_through_the_master(blog):
     first = blog.live

@@ -65,7 +65,7 @@ WAYS = {
     "mod_wsgi": {"kind": "mod_wsgi"},
 }
 #: Further ones are left to --all.
-USUAL = [("nginx", "uwsgi"), ("apache", "uvicorn")]
+USUAL = [("nginx", "uwsgi")]
 EACH = ["nginx", pytest.param("apache", marks=pytest.mark.full)]
 
 

@@ -112,6 +112,7 @@ def test_commit_is_activated_without_losing_a_request(good):
     assert not good.apply().changed
 
 
+@pytest.mark.full
 @pytest.mark.smoke
 def test_releases_and_rollbacks_in_a_row_lose_no_request(good):
     with load(good, connections=4, pause=0.08) as requests:
@@ -160,6 +161,7 @@ def test_pages_of_the_release_before_find_their_static_files(good):
     assert good.get(old).text == text
 
 
+@pytest.mark.full
 def test_manual_site_keeps_its_commit_until_it_is_released(good):
     good.deploy(deploy="manual")
     before = good.live
@@ -171,6 +173,7 @@ def test_manual_site_keeps_its_commit_until_it_is_released(good):
     assert not good.apply().changed
 
 
+@pytest.mark.full
 def test_what_is_older_than_keep_is_deleted(good):
     for number in range(3):
         good.repository.commit(version(f"4.{number}"))
@@ -308,6 +311,7 @@ class gone:
         self.blog.host.run(["mv", "/srv/away", self.blog.repository.path])
 
 
+@pytest.mark.full
 def test_release_on_hold_is_activated_by_django_release(good):
     good.repository.commit(version("6.0"))
     good.deploy()
@@ -318,6 +322,7 @@ def test_release_on_hold_is_activated_by_django_release(good):
     assert not good.apply().changed
 
 
+@pytest.mark.full
 def test_without_an_older_release_a_rollback_says_so(good):
     for _release in good.releases:
         answer = good.host.salt("django.rollback", "blog")
@@ -327,6 +332,7 @@ def test_without_an_older_release_a_rollback_says_so(good):
     assert good.answering["release"] == good.live
 
 
+@pytest.mark.full
 def test_a_deployment_waits_for_another_and_then_says_whose(good):
     holder = ["systemd-run", "--quiet", "--collect", "--unit=holder", "--", "flock", "--exclusive", f"{good.root}/lock"]
     live = good.live

@@ -59,6 +59,7 @@ def test_with_its_data_nothing_is_left(blog):
     assert again.ok and not again.changed
 
 
+@pytest.mark.full
 def test_what_is_foreign_in_its_root_stays(blog):
     blog.host.write(f"{blog.root}/notes/mine.txt", "mine")
     blog.deploy(state="absent", remove_data=True)

@@ -114,6 +114,7 @@ def test_what_is_deleted_from_run_comes_back_by_an_apply(blog, gone, dead):
     assert own == {".": "root:www-data 751", f"{live[:4]}.sock": "blog:www-data 660"}
 
 
+@pytest.mark.full
 def test_a_server_that_binds_by_itself_has_a_folder_of_its_own(blog):
     blog.deploy(server={"kind": "granian"})
     number = blog.live[:4]
@@ -153,6 +154,7 @@ nginx -s reload
 """
 
 
+@pytest.mark.full
 def test_a_release_of_an_older_formula_works_on(blog):
     """Through an apply, a crash, a boot, a release and a rollback."""
     blog.host.run(OLD.format(number=blog.live[:4], unit=blog.unit))

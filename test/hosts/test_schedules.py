@@ -119,6 +119,7 @@ def test_lost_schedule_is_removed_and_a_second_apply_changes_nothing(blog):
     blog.configure(schedules=SCHEDULES)
 
 
+@pytest.mark.full
 def test_run_stays_in_its_release_through_switches(blog):
     first, before = blog.live, units(blog)
     begin(blog)

@@ -191,6 +191,7 @@ def renewed(site: Site, *, by) -> tuple[str, str]:
     return before, site.host.read(file)
 
 
+@pytest.mark.full
 def test_postgresql_password_rotation_loses_no_request(blog):
     over_tcp = {**POSTGRES, "host": "localhost", "manage": True}
     verb = "django.rotate_database_password"
@@ -271,6 +272,7 @@ def test_removal_keeps_data_unless_configured(blog, shop):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_debian_13_without_systemd(hosts, repositories):
     host = hosts("trixie", kind="ready", init=False)
     databases = {"default": MARIADB, "metrics": {**POSTGRES, "name": "metrics"}, "log": {"engine": "sqlite"}}

@@ -93,6 +93,7 @@ def test_without_an_overlay_debug_is_refused(plain):
     assert plain.answering["release"] == live
 
 
+@pytest.mark.full
 def test_files_are_rendered_for_projects_that_want_them(plain):
     template = "PLACE = {{ site.domains[0] | tojson }}\nTOKEN = {{ environment.API_TOKEN | tojson }}\n"
     plain.host.write("/srv/formula/blog/place.py.jinja", template)
@@ -118,6 +119,7 @@ def test_files_are_rendered_for_projects_that_want_them(plain):
     assert plain.live != before, "another template is another release"
 
 
+@pytest.mark.full
 def test_shared_paths_outlive_a_release_and_writable_ones_do_not(plain):
     files = {"data/words.txt": "committed\n", "notes/first.txt": "committed\n"}
     plain.repository.commit(files)
@@ -198,6 +200,7 @@ def test_a_session_outlives_a_new_secret_key(plain):
     assert browser.get("/admin/", allow_redirects=False).status_code == 200
 
 
+@pytest.mark.full
 def test_a_secret_key_that_is_gone_is_never_made_anew(plain):
     plain.deploy()
     key = f"{plain.root}/secrets/secret_key.json"

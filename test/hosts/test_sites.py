@@ -143,6 +143,7 @@ def master(site: Site) -> str:
     return site.host.run(["cat", f"/run/{site.unit}/pid"]).stdout.strip()
 
 
+@pytest.mark.full
 def test_a_home_that_the_proxy_cannot_enter_is_refused_with_the_command(blog, shop, repositories):
     shop.host.run("useradd --create-home ray && chmod 700 /home/ray")
     wiki = Site(blog.host, blog.repository, "wiki", neighbour=blog, root="/home/ray/wiki")

@@ -182,6 +182,7 @@ def test_unreachable_remote_is_a_warning_while_a_release_is_active(server, live,
     assert live.answering["release"] == release
 
 
+@pytest.mark.full
 def test_release_of_a_branch_a_tag_and_a_commit(live):
     repository = live.repository
     branched = repository.commit(version("2.0"), branch="next")
@@ -362,6 +363,7 @@ def test_damaged_mirror_is_fetched_again(live):
     assert live.answering["version"] == "2.8"
 
 
+@pytest.mark.full
 def test_local_folder_is_released_when_its_files_change(live):
     live.host.run(["git", "clone", "--quiet", live.repository.path, "/home/checkout"])
     live.deploy(repository=None, revision=None, folder="/home/checkout")
@@ -379,6 +381,7 @@ def test_local_folder_is_released_when_its_files_change(live):
     assert live.host.run(["git", "-C", "/home/checkout", "status", "--porcelain"]).stdout == " M guestbook/version.py\n"
 
 
+@pytest.mark.full
 def test_folder_of_a_user_is_read_as_that_user(live):
     host = live.host
     host.run(["useradd", "--create-home", "ray"])

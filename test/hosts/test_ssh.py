@@ -62,6 +62,7 @@ def test_a_template_and_a_secret_of_the_pillar_arrive(blog):
     assert "hunter2" not in blog.foreseen.stdout + blog.first.stdout + blog.first.stderr
 
 
+@pytest.mark.full
 @pytest.mark.smoke
 def test_verbs_go_by_ssh(blog):
     first = blog.live
@@ -84,6 +85,7 @@ def test_salt_ssh_prints_a_view_for_people_and_a_pillar_to_paste(blog):
     assert yaml.safe_load(printed.partition("\n")[2]) == pillar
 
 
+@pytest.mark.full
 def test_what_fails_is_no_success_of_salt_ssh(blog):
     assert blog.host.salt("django.manage", "blog", "lacking").returncode != 0
     applied = blog.apply(revision="lacking")

@@ -54,6 +54,7 @@ def style_of(site: Site) -> str:
     return found[1]
 
 
+@pytest.mark.full
 def test_new_files_are_in_the_store_before_pages_name_them(pushing: Site) -> None:
     site, host = pushing, pushing.host
     former = style_of(site)

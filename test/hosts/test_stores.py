@@ -248,6 +248,7 @@ def test_changed_memory_restarts_nothing_and_makes_no_release(blog):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_changed_unit_restarts_the_queue_when_no_task_is_in_hand(blog):
     """Tasks that wait are kept; one that a worker of Celery has taken puts the restart off."""
     before = processes(blog)

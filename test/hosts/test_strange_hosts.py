@@ -13,6 +13,8 @@ import requests
 from lab import ROOT
 from sites import Site, lines, version
 
+pytestmark = pytest.mark.full
+
 SALT_CALL = """#!/bin/sh
 umask 077
 export LANG=C LC_ALL=C

@@ -110,6 +110,7 @@ def test_a_server_that_ends_within_the_watch_brings_the_release_before_back(good
     assert good.units == [f"{good.unit}.service", f"{good.unit}.socket"]
 
 
+@pytest.mark.full
 def test_what_is_longer_than_the_drain_is_cut_and_counted(good):
     good.repository.commit(version("2.2"))
     url = f"http://{good.host.address}/slow?seconds=25"

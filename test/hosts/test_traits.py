@@ -103,6 +103,7 @@ def test_a_variable_that_is_missing_is_named(clinic):
     assert hint in failed and len(failed.splitlines()) <= 10
 
 
+@pytest.mark.full
 def test_a_project_from_an_image(clinic):
     """Wired to /app, from the environment only, two databases, slow, redirected to https, with commands to run."""
     pin = {"value": "1815 is the pin", "as": "file", "variable": "CLINIC_PIN_PATH"}

@@ -138,6 +138,7 @@ def test_unsupported_python_version_is_refused(blog):
     blog.deploy()
 
 
+@pytest.mark.full
 def test_missing_system_packages_are_named(blog):
     """psycopg2 has no wheel, and asks for pg_config before any compiler."""
     before = blog.live

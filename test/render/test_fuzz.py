@@ -372,13 +372,15 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(django_pillar, "resolve", lambda rules, schema: resolved)
 
 
+@pytest.mark.parametrize("forms", ["one of each", pytest.param("all", marks=pytest.mark.full)])
 @pytest.mark.parametrize("path", PLACES, ids=":".join)
-def test_a_string(path: Place) -> None:
+def test_a_string(path: Place, forms: str) -> None:
+    """By default each text alone, after or before a harmless one, in turn and from place to place."""
     good = harmless(path)
-    values = [*NASTY.values()]
-    if good:
-        values += [text for nasty in NASTY.values() for text in (good + nasty, nasty + good)]
-    values = list(dict.fromkeys(values))
+    values = [[nasty, *([good + nasty, nasty + good] if good else [])] for nasty in NASTY.values()]
+    if forms != "all":
+        values = [[one[(turn + PLACES.index(path)) % len(one)]] for turn, one in enumerate(values)]
+    values = list(dict.fromkeys(itertools.chain.from_iterable(values)))
     accepted, refused = judged(path, values)
     assert len(accepted) + len(refused) == len(values)
     for value, lines in refused.items():
