@@ -181,7 +181,7 @@ def _existing(site: Site, release: Path, paths: Sequence[object]) -> list[str]:
 
 
 def with_run_folder(inside: Inside, folder: str, resources: Mapping[str, Any] | None) -> Inside:
-    """Return what a server or a worker needs: its folder in /run too, and limits of its own."""
+    """Return what a server or a worker needs: its own folder too, and limits of its own."""
     write = [*inside.write, folder]
     return dataclasses.replace(inside, write=write, resources=inside.resources if resources is None else resources)
 

@@ -34,7 +34,7 @@ def script(
     """
     name, engine = variables["unit"], container.engine
     inside = django_container.of_project(site, release, variables["facts"], container, name, writable)
-    inside = django_container.with_run_folder(inside, f"/run/{name}", variables.get("resources"))
+    inside = django_container.with_run_folder(inside, str(variables["run"]), variables.get("resources"))
     if variables.get("worker"):
         inside = dataclasses.replace(inside, root=site.root)
     own = [*django_container_unit.pooled(site), "--log-driver=none"]

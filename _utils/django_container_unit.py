@@ -26,7 +26,7 @@ def lines(
         writable: folders that it may write in addition to the site's own.
     """
     name, engine = variables["unit"], container.engine
-    run = f"/run/{name}"
+    run = str(variables["run"])
     inside = django_container.of_project(site, release, variables["facts"], container, name, writable)
     inside = django_container.with_run_folder(inside, run, variables.get("resources"))
     if variables.get("worker"):
@@ -36,7 +36,8 @@ def lines(
     patience = int(variables.get("patience", variables["stop_timeout"]))
     stop = [*engine.program, "stop", *engine.leniently, f"--time={max(1, patience - _SPARE)}", name]
     return [
-        # systemd would give a RuntimeDirectory to root again before each of its commands.
+        # What a container that was cut off has left there, the file ``ready`` above all, is not of this one.
+        ("ExecStartPre", f"-/bin/rm -rf {run}"),
         ("ExecStartPre", f"/usr/bin/install -d -m 0750 -o {site.user} -g {site.user} {run}"),
         *start(container, inside, variables["command"], run, own),
         ("ExecStop", f"-{quoted(stop)}"),

@@ -84,8 +84,9 @@ def _names(live: Release, path: Path) -> dict[str, str]:
     old, new = django_release_instance.address(site, live.path), django_release_instance.address(site, path)
     if _takes_turns(old, new):
         names[new] = old
-        if new.startswith(f"{site.runtime}/{path.name.split('-')[0]}/"):  # a folder of its own
+        if new.startswith(f"{site.sockets(path)}/"):  # a folder of its own
             names[os.path.dirname(new)] = os.path.dirname(old)
+    names[str(django_process.run_folder(site, path))] = str(django_process.run_folder(site, live.path))
     return names
 
 

@@ -54,7 +54,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     if deployment.is_new:
         _configure(deployment, release)
     if site.binds_socket(release.path):
-        _follow_no_link(deployment)
+        _follow_no_link(deployment, release)
     with django_site_mount.taken_away(site):
         _start(deployment, release)
     django_deploy_commands.run(deployment, "before_switch")
@@ -152,14 +152,17 @@ def _probe(site: Site, live: Release) -> Probe:
     return Probe(site, through_proxy=through_proxy, before=before)
 
 
-def _follow_no_link(deployment: Deployment) -> None:
+def _follow_no_link(deployment: Deployment, release: Release) -> None:
     """Have the proxy follow no link that the site puts where its server's socket was."""
-    problem = django_host_mount.follow_no_link(django_site.RUNTIME)
+    site = deployment.site
+    is_of_older_formula = django_release_instance.address(site, release.path).startswith(f"{site.runtime}/")
+    folder = django_site.RUNTIME if is_of_older_formula else site.run
+    problem = django_host_mount.follow_no_link(folder)
     if problem:
         deployment.warn(
             [
-                f"{deployment.site.name} could replace the socket of its server by a link to that of another site: "
-                f"{django_site.RUNTIME} cannot be mounted with nosymfollow: {problem}"
+                f"{site.name} could replace the socket of its server by a link to that of another site: "
+                f"{folder} cannot be mounted with nosymfollow: {problem}"
             ]
         )
 

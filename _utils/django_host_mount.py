@@ -25,7 +25,7 @@ _UNIT = """\
 Description=Runtime folders of Django sites, in which no link is followed
 DefaultDependencies=no
 Conflicts=umount.target
-Before=local-fs.target systemd-tmpfiles-setup.service umount.target
+Before=multi-user.target umount.target
 
 [Mount]
 What={folder}
@@ -34,7 +34,7 @@ Type=none
 Options=bind,nosymfollow
 
 [Install]
-WantedBy=local-fs.target
+WantedBy=multi-user.target
 """
 
 

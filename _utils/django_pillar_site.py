@@ -31,6 +31,8 @@ Site = dict[str, Any]  # the configuration of a site
 Sites = dict[str, Site]  # those of a host by name
 
 SOCKET_PATH = 107  # bytes that the kernel accepts as the path of a unix socket
+#: The longest path of a socket below the root: one of those of mod_wsgi.
+_LONGEST = "/run/10000/wsgi.4194304.10.10.sock"
 SYSTEMD_ONLY = ("sandbox", "build_sandbox", "resources", "mount")
 SHELL_OPERATORS = {"&&", "||", "|", ";", "&", ">", ">>", "<"}
 
@@ -110,8 +112,8 @@ def index(site: Site, _own: Site) -> Iterator[Problem]:
 def paths(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield a root that is too long, and folders that contain each other."""
     root = site["root"]
-    if len(f"{root}/current/socket".encode()) > SOCKET_PATH:
-        limit = SOCKET_PATH - len("/current/socket")
+    if len(f"{root}{_LONGEST}".encode()) > SOCKET_PATH:
+        limit = SOCKET_PATH - len(_LONGEST)
         text = (
             f"expected at most {limit} bytes, got {len(root.encode())}: the path of a unix socket below it is limited"
         )

@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import django_host_file
+import django_host_folder
 import django_host_unix
 import django_kinds
+from django_host_command import seconds
+from django_host_folder import Folder
 from django_site import Site
 from django_wall_foreign import Foreign
 
+#: Where releases of older formulas have the folders of their parts.
 RUN = Path("/run")
+#: Seconds after `releases:drain` in which a server ends by itself.
+STOP = 10
+#: Seconds after the timeouts of a unit in which its job ends; those of the engine come before (`django_host_unit`).
+_JOB = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +200,15 @@ class ProcessManager(ABC):
         """
 
 
+def remove_folders(site: Site, release: Path) -> None:
+    """Delete the folders of all parts of a release."""
+    sequence = release.name.split("-")[0]
+    for path in site.run.glob(f"{sequence}*"):
+        if re.fullmatch(rf"{sequence}([.-].*)?", path.name):
+            Foreign(site.run, path.name).remove()
+    Foreign(site.runtime, sequence).remove()  # of an older formula
+
+
 def unit(site: Site, release: Path, part: str = "") -> str:
     """Return the name of the unit or program of a release's part: ``django-blog-0042``, ``django-blog-0042-mail``."""
     return "-".join(filter(None, [f"django-{site.name}", release.name.split("-")[0], part]))
@@ -212,16 +229,57 @@ def management(release: Path, facts: Mapping[str, Any]) -> list[str]:
     return ["-m", "django"] if folder.is_dir() and not (folder / "manage.py").is_file() else ["manage.py"]
 
 
+def run_folder(site: Site, release: Path, part: str = "") -> Path:
+    """Return the path of the folder of a part: ``<root>/run/0042``, ``<root>/run/0042-mail``.
+
+    It is on the disk, of which the site has its share: /run is the host's, and systemd fails where that is full
+    (docs/decisions/0073). A release of an older formula has it in /run.
+    """
+    recorded = django_host_file.read_json(release / "config/instance.json")
+    if recorded is not None and "run" not in recorded:
+        return RUN / unit(site, release, part)
+    return site.run / _name(release, part)
+
+
+def _name(release: Path, part: str) -> str:
+    return "-".join(filter(None, [release.name.split("-")[0], part]))
+
+
 def folder(site: Site, release: Path, part: str = "") -> Foreign:
-    """Return the folder of a part in /run, which the site's user may write: pid, ready and state files, sockets."""
-    return Foreign(RUN / unit(site, release, part))
+    """Return that folder, which the site's user may write: pid, ready and state files, sockets."""
+    return Foreign(run_folder(site, release, part))
+
+
+def job_timeout(site: Site, stop: float) -> int:
+    """Return the seconds after which systemd no longer waits for a unit's start or end, which its process may extend.
+
+    Args:
+        stop: the seconds that it has to end.
+    """
+    return int(max(seconds(site.config["timeouts"]["start"]), stop)) + _JOB
+
+
+def make_folder(site: Site, release: Path, part: str = "") -> None:
+    """Create that folder, or correct its owner and mode; in /run the unit does so itself."""
+    made = Folder(run_folder(site, release, part), site.user, site.user, 0o750)
+    if made.path.parent == site.run and django_host_folder.problem(made):
+        django_host_folder.make(made)
+
+
+def remove_folder(site: Site, release: Path, part: str = "") -> None:
+    """Delete that folder, and the one of a server's socket; and those of an older formula in /run."""
+    Foreign(site.run, _name(release, part)).remove()
+    Foreign(RUN, unit(site, release, part)).remove()
+    if not part:
+        Foreign(site.run, site.sockets(release).name).remove()
+        Foreign(site.runtime, release.name.split("-")[0]).remove()
 
 
 def is_whole(site: Site, release: Path, part: str = "") -> bool:
-    """Return whether a running part has its folder in /run, and what it has there once it is ready.
+    """Return whether a running part has its folder, and what it has there once it is ready.
 
-    A server listens at its socket if that has a path, a worker has its ready file. All may have been deleted, with all
-    of /run for example, and only a restart makes them again.
+    A server listens at its socket if that has a path, a worker has its ready file. All may have been deleted, and only
+    a restart makes them again.
     """
     if part:
         return (folder(site, release, part) / "ready").exists()

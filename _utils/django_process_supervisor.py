@@ -228,14 +228,12 @@ class Supervisor(ProcessManager):
             _supervisorctl("update", name, doing=f"removing {name}")
 
     def _clear(self, site: Site, release: Path, part: str = "") -> None:
-        """End a part that outlived its supervisor, and delete what it has in /run."""
+        """End a part that outlived its supervisor, and delete its folder."""
         self.end_leftovers(site, release, part)
-        Foreign(django_process.RUN, unit(site, release, part)).remove()
+        django_process.remove_folder(site, release, part)
         _counter(site, release, part).unlink(missing_ok=True)
         if not part:
-            sequence = release.name.split("-")[0]
-            Foreign(site.runtime, f"{sequence}.sock").remove()
-            Foreign(site.runtime, sequence).remove()
+            Foreign(site.runtime, f"{release.name.split('-')[0]}.sock").remove()
 
     def end_leftovers(self, site: Site, release: Path, part: str = "") -> None:
         """End a part of a release that outlived its supervisor, as the site's user.

@@ -88,7 +88,7 @@ class Systemd(ProcessManager):
     ) -> dict[str, str]:
         """Return the units of a release: file name in ``config/`` → content."""
         name = unit(site, release)
-        writable = [Path(variables["own_folder"])] if variables["own_folder"] else []
+        writable = [Path(variables[name]) for name in ("run", "own_folder") if variables[name]]
         around = _around(site, release, variables, writable)
         units = {f"{name}.service": django_host_template.render(templates, SERVICE, **around, **variables)}
         if variables["command"][2:3] == [f"{release}/config/{LISTEN}"]:
@@ -101,7 +101,7 @@ class Systemd(ProcessManager):
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
     ) -> dict[str, str]:
         """Return the unit of a worker: file name in ``config/`` → content."""
-        around = _around(site, release, variables, variables["writable"])
+        around = _around(site, release, variables, [Path(variables["run"]), *variables["writable"]])
         text = django_host_template.render(templates, WORKER, **around, **variables)
         return {f"{variables['unit']}.service": text}
 
@@ -161,6 +161,7 @@ class Systemd(ProcessManager):
         """
         name = unit(site, release, part)
         django_container_image.require(site, release)
+        django_process.make_folder(site, release, part)
         changed = self._changed_units(site, release, part)
         reload = (
             [] if any(path.exists() for path, _text in changed) else ["--no-reload"]
@@ -231,7 +232,7 @@ class Systemd(ProcessManager):
         for part in parts:
             for suffix in (".service", ".socket"):
                 (UNITS / f"{unit(site, release, part)}{suffix}").unlink(missing_ok=True)
-        Foreign(site.runtime, release.name.split("-")[0]).remove()
+        django_process.remove_folders(site, release)
 
     def journal(self, site: Site, release: Path, since: float, part: str = "") -> str:
         """Return what a part logged to the journal since a time (seconds since 1970), without systemd's own lines.
@@ -420,7 +421,7 @@ def _is_unit(site: Site, path: Path) -> bool:
 
 def _time_to_stop(site: Site) -> float:
     """Return the seconds after which a server that is to stop is killed; the timeout of its unit comes before."""
-    return seconds(site.config["releases"]["drain"]) + _STOP + django_host_unit.SPARE
+    return seconds(site.config["releases"]["drain"]) + django_process.STOP + django_host_unit.SPARE
 
 
 def _await_end(name: str, deadline: float) -> None:

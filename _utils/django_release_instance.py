@@ -69,7 +69,7 @@ def address(site: Site, release: Path) -> str:
     sequence = release.name.split("-")[0]
     if bind == "unix":
         is_inherited = site.process == "systemd" and _inherits(site, release)
-        return f"{site.runtime}/{sequence}.sock" if is_inherited else f"{site.runtime}/{sequence}/server.sock"
+        return f"{site.runtime}/{sequence}.sock" if is_inherited else f"{site.sockets(release)}/server.sock"
     host, _colon, port = bind.rpartition(":")
     one, other = (f"{host}:{int(port) + (int(sequence) + turn) % 2}" for turn in (0, 1))
     taken = (django_server.recorded(site.current) or {}).get("address")
@@ -108,6 +108,7 @@ def configuration(
         "interface": own.interface(site),
         "process": site.process,
         "protocol": server["protocol"],
+        "run": str(site.run),
         "server": server["kind"],
         **({"keepalive": True} if site.config["proxy"].get("keepalive") else {}),
     }
@@ -130,9 +131,11 @@ def _configuration_of_workers(
         worker = site.config["workers"][name]
         own = {
             "unit": unit(site, release, name),
+            "run": str(django_process.run_folder(site, release, name)),
             "worker": name,
             "command": kind.command(release, name),
             "patience": int(seconds(worker["patience"])),
+            "job_timeout": django_process.job_timeout(site, seconds(worker["patience"])),
             "resources": worker["resources"],
             "writable": kind.writable(site),
         }
@@ -143,12 +146,14 @@ def _configuration_of_workers(
 def _variables(site: Site, release: Path, facts: Mapping[str, Any], built: Path) -> dict[str, Any]:
     """Return the variables of the templates of a server and its process manager."""
     own, where = django_server.of_site(site), address(site, release)
+    stop_timeout = int(seconds(site.config["releases"]["drain"])) + django_process.STOP
     is_own = where.startswith("/") and Path(where).parent != site.runtime
     is_unix = site.config["server"]["bind"] == "unix"
     return {
         "site": site.config,
         "release": str(release),
         "unit": unit(site, release),
+        "run": str(django_process.run_folder(site, release)),
         "address": where,
         "runtime": str(site.runtime),
         "own_folder": str(Path(where).parent) if is_own else "",
@@ -162,7 +167,8 @@ def _variables(site: Site, release: Path, facts: Mapping[str, Any], built: Path)
         "writes_log": own.WRITES_LOG,
         "log": str(django_process_supervisor.log_file(site, release)),
         "proxy_group": site.proxy_group,
-        "stop_timeout": int(seconds(site.config["releases"]["drain"])) + 10,
+        "stop_timeout": stop_timeout,
+        "job_timeout": django_process.job_timeout(site, stop_timeout),
         "unix": is_unix,
         # Whose X-Forwarded-For is trusted: the socket's or this host's clients, unless visitors connect directly.
         "believed": [] if site.listener else ["*"] if is_unix else ["127.0.0.1", "::1"],

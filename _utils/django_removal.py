@@ -95,6 +95,7 @@ def _paths(site: Site) -> list[Path]:
         django_release_claim.path(site),
         django_release_claim.next_link(site),
         django_release_claim.lock(site).path,
+        site.run,
         site.runtime,
         site.tmpfiles,
         django_site.REGISTRY / site.name,
@@ -194,6 +195,7 @@ def _remove(site: Site) -> None:
     if site.config["remove_data"]:
         django_database_setup.drop(_as_applied(site))
         gone += data(site)
+    django_host_mount.remove(site.run)
     for path in [path for path in gone if not django_host_proc.mounted_within(path)]:
         if path.parent == site.root:
             django_host_file.remove_whole(path)  # of half a cache or virtualenv a later release would be made

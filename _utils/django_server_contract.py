@@ -22,8 +22,8 @@ class Server(ABC):
     What the pillar and the states read of it too is in `django_kinds.SERVERS`.
 
     The server reads everything from files in the release's ``config/``, takes an inherited socket (sd_listen_fds) or
-    binds its own, and writes ``/run/<unit>/pid`` when it starts. Its main process reports that it is ready by
-    sd_notify and by the file ``/run/<unit>/ready``. On SIGTERM it finishes in-flight requests and exits.
+    binds its own, and writes ``pid`` in its folder when it starts. Its main process reports that it is ready by
+    sd_notify and by the file ``ready`` there. On SIGTERM it finishes in-flight requests and exits.
 
     Attributes:
         KIND: its name in the pillar.

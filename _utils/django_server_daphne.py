@@ -37,7 +37,7 @@ class Daphne(Server):
             "log_requests": site.config["log"]["requests"],
             "settings": {"server_name": "", **(headers if _is_proxy_alone(variables) else {})},
             "options": site.config["server"]["options"],
-            "run": f"/run/{variables['unit']}",
+            "run": variables["run"],
         }
         return {self.MAIN: json.dumps(given, indent=1, sort_keys=True) + "\n", **self.programs(templates)}
 

@@ -45,7 +45,7 @@ class Granian(Server):
             "options": server["options"],
             # Only the proxy can connect to it, and its headers have the address of the visitor.
             "trusted": "*" if "*" in variables["believed"] else variables["believed"],
-            "run": f"/run/{variables['unit']}",
+            "run": variables["run"],
         }
         return {
             self.MAIN: json.dumps(given, indent=1, sort_keys=True) + "\n",

@@ -41,7 +41,7 @@ class Gunicorn(Server):
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
     ) -> dict[str, str]:
         """Return the settings of a release, and what reads them: file name in ``config/`` → content."""
-        run = f"/run/{variables['unit']}"
+        run = variables["run"]
         given = {
             "settings": _settings(site, variables, run),
             "module": variables["facts"]["application"],

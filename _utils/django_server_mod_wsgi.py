@@ -32,11 +32,10 @@ class ModWsgi(Server):
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
     ) -> dict[str, str]:
         """Return Apache's configuration, the program that runs it, the application: name in ``config/`` → content."""
-        server, run = site.config["server"], f"/run/{variables['unit']}"
+        server, run = site.config["server"], variables["run"]
         platform, is_embedded = site.platform["mod_wsgi"], _is_embedded(site)
         options = {} if is_embedded else self._daemon_options(site)
         more = {
-            "run": run,
             "modules": platform["modules"],
             "embedded": is_embedded,
             "mpm": "mpm_prefork" if is_embedded and server["threads"] == 1 else "mpm_event",

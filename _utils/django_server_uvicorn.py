@@ -29,7 +29,7 @@ class Uvicorn(Server):
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
     ) -> dict[str, str]:
         """Return the settings of a release, and the programs that read them: file name in ``config/`` → content."""
-        server, run = site.config["server"], f"/run/{variables['unit']}"
+        server, run = site.config["server"], variables["run"]
         settings = {
             "workers": variables["processes"],
             "limit_max_requests": server["max_requests"] or None,

@@ -85,6 +85,9 @@ class Site:
         #: Certificates of the hosts that have servers for all hosts of the site.
         self.trusted = self.root / "trusted"
         self.lock_file = self.root / "lock"
+        #: The folders of the parts of its releases, in which they have sockets, pid and state files.
+        self.run = self.root / "run"
+        #: Where systemd makes sockets for it.
         self.runtime = RUNTIME / self.name
         #: The result of the sandbox trial since the boot; not in `runtime`, which the site may write to.
         self.confinement = RUNTIME / f"{self.name}.sandbox.json"
@@ -132,6 +135,7 @@ class Site:
             Folder(self.backups, "root", "root", 0o700),
             Folder(self.log.top, self.user, "adm", 0o750),
             Folder(self.templates, "root", "root", 0o700),
+            Folder(self.run, "root", "root", 0o755),
             *([Folder(self.schedules, "root", "root", 0o700)] if self.config.get("schedules") else []),
             *([Folder(self.trusted, "root", "root", 0o755)] if (self.config.get("fleet") or {}).get("trusted") else []),
             *([Folder(self.beat.top, self.user, self.user, 0o700)] if self.has_beat else []),
@@ -167,6 +171,10 @@ class Site:
         ):
             django_host_file.write(self.tmpfiles, self._tmpfiles(release))
 
+    def sockets(self, release: Path) -> Path:
+        """Return the folder in which the server of a release binds its socket itself."""
+        return self.run / f"{release.name.split('-')[0]}.sockets"
+
     def binds_socket(self, release: Path) -> bool:
         """Return whether the server of a release creates its socket itself, and systemd runs it."""
         return self._own_folder(release) is not None
@@ -174,12 +182,12 @@ class Site:
     def _own_folder(self, release: Path) -> Folder | None:
         """Return the folder in which the server of a release binds its socket, if systemd runs it.
 
-        (supervisor.sh creates its own.) The unit cannot create it: `/run` is read-only in its mount namespace, even for
-        commands that run as root.
+        (supervisor.sh creates its own.) The unit cannot create it: the root of the site is read-only in its mount
+        namespace, even for commands that run as root. Releases of older versions have it in /run.
         """
         recorded = django_host_file.read_json(release / "config/instance.json") or {}
         folder = Path(str(recorded.get("address"))).parent
-        if recorded.get("process", "systemd") == "systemd" and folder.parent == self.runtime:
+        if recorded.get("process", "systemd") == "systemd" and folder.parent in (self.run, self.runtime):
             return Folder(folder, self.user, self.proxy_group, 0o2750)
         return None
 
@@ -236,7 +244,7 @@ class Site:
     def _tmpfiles(self, release: Path) -> str:
         """Return the lines for systemd-tmpfiles that create the folders in /run of the active release and this one."""
         own = [self._own_folder(one) for one in (self.current, release)]
-        folders = [self.runtime_folder(release), *filter(None, own)]
+        folders = [self.runtime_folder(release), *(one for one in own if one and one.path.parent == self.runtime)]
         lines = (f"d {one.path} {one.mode:04o} {one.owner} {one.group} -\n" for one in folders)
         return "".join(dict.fromkeys(lines))
 

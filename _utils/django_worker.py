@@ -30,7 +30,7 @@ _STATE, _NAMES, _HIGHEST = 1 << 16, 100, 10**12
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What a worker's program reports of itself in ``/run/<unit>/state``; the site's user may have written anything.
+    """What a worker's program reports of itself in its file ``state``; the site's user may have written anything.
 
     Attributes:
         pid: its process.
@@ -146,7 +146,7 @@ def configuration(
         given = {
             "name": name,
             "unit": own_unit,
-            "run": f"/run/{own_unit}",
+            "run": str(django_process.run_folder(site, release, name)),
             "release": str(release),
             "current": str(top / site.current.name),
             "switch": str(switch_lock(site)),

@@ -18,7 +18,7 @@ class Worker(ABC):
     What the pillar and the states read of it too is in `django_kinds.WORKERS`.
 
     Its program runs in the release's virtualenv and reads ``config/worker-<name>.json``. It reports that it is ready by
-    sd_notify and by the file ``/run/<unit>/ready``. On SIGTERM it takes nothing more, finishes what it has in hand and
+    sd_notify and by its file ``ready``. On SIGTERM it takes nothing more, finishes what it has in hand and
     exits, whatever the programs that it runs expect. It is started before its release is activated, connects, and takes
     tasks only as long as ``current`` points to its release, no deployment holds the switch lock, and the file ``hold``
     is missing, which a migration that the release cannot run with puts there. The program of a kind that cannot run

@@ -67,7 +67,7 @@ def takes(name, value):
 
 def main():
     end_leftovers()
-    django_formula_ready.begin(GIVEN["run"], "loaded", "broken")
+    django_formula_ready.begin(GIVEN["run"], "loaded", "broken", "apache.pid")
     argv = [GIVEN["apache"], "-f", CONFIGURATION, "-DFOREGROUND"]
     apache = subprocess.Popen(argv, preexec_fn=django_formula_ready.end_with_parent)  # noqa: S603 - root wrote it
     ended = []

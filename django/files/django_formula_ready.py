@@ -1,4 +1,4 @@
-"""How the programs that run a server report its state; `run` is the instance's folder in /run."""
+"""How the programs that run a server report its state; `run` is the instance's folder for such files."""
 
 import ctypes
 import os

@@ -1,16 +1,17 @@
 # {{ unit }}: written by django-formula for this release; later releases have their own.
-# Supervisor runs this as root: it makes the folders in /run, which a restart of the host may have emptied, and continues
+# Supervisor runs this as root: it makes the server's folders, those in /run after each restart of the host, and continues
 # as the site's user, with the environment of the release and nothing of supervisor's.
 set -eu
-run=/run/{{ unit }}
+run={{ run }}
+starts=/run/{{ unit }}.starts
 
 if [ "${1:-}" != "as {{ site.user }}" ]; then
     trap 'sleep 0.5' EXIT
     # The ready file of an earlier server does not count.
     rm -rf "$run/ready" 2>/dev/null || :
     # A second start follows a crash, so it waits. The engine reads from this file how often the program was started.
-    [ ! -e "$run.starts" ] || sleep 0.5
-    echo >>"$run.starts"
+    [ ! -e "$starts" ] || sleep 0.5
+    echo >>"$starts"
     install -d -o root -g root -m 0755 {{ runtime.rpartition('/')[0] }}
     install -d -o root -g {{ proxy_group }} -m 0751 {{ runtime }}
 {% if own_folder %}

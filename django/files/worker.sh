@@ -1,15 +1,16 @@
 # {{ unit }}: written by django-formula for this release; later releases have their own.
-# Supervisor runs this as root: it makes the folder in /run, which a restart of the host may have emptied, and continues
-# as the site's user, with the environment of the release and nothing of supervisor's.
+# Supervisor runs this as root: it makes the worker's folder, and continues as the site's user, with the environment of
+# the release and nothing of supervisor's.
 set -eu
-run=/run/{{ unit }}
+run={{ run }}
+starts=/run/{{ unit }}.starts
 
 if [ "${1:-}" != "as {{ site.user }}" ]; then
     trap 'sleep 0.5' EXIT
     rm -rf "$run/ready" 2>/dev/null || :
     # A second start follows a crash, so it waits. The engine reads from this file how often the program was started.
-    [ ! -e "$run.starts" ] || sleep 0.5
-    echo >>"$run.starts"
+    [ ! -e "$starts" ] || sleep 0.5
+    echo >>"$starts"
     install -d -o {{ site.user }} -g {{ site.user }} -m 0750 "$run"
     exec {{ identity | join(' ') }} --reset-env -- /bin/sh "$0" "as {{ site.user }}"
 fi

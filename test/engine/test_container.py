@@ -16,6 +16,7 @@ import django_container_image
 import django_container_unit
 import django_host_command
 import django_kinds
+import django_process
 import django_process_container
 import django_process_supervisor
 import django_process_systemd
@@ -180,15 +181,15 @@ def test_docker_gets_no_socket_of_systemd_and_is_waited_for(make_site):
     (path / "release.json").write_text(json.dumps({"container": record}))
     files = django_release_instance.configuration(site, path, FACTS, formula_templates())
     assert "django-blog-0042.socket" not in files
-    assert json.loads(files["instance.json"])["address"] == f"{site.runtime}/0042/server.sock"
+    assert json.loads(files["instance.json"])["address"] == f"{site.run}/0042.sockets/server.sock"
     lines = files["django-blog-0042.service"].splitlines()
     assert "Type=exec" in lines and "After=network.target docker.service" in lines
     (start,) = [line for line in lines if line.startswith("ExecStart=")]
-    listen = f"{path}/config/django_formula_listen.py {site.runtime}/0042/server.sock"
-    assert f"--volume={site.runtime}/0042:{site.runtime}/0042:rw" in start and listen in start
+    listen = f"{path}/config/django_formula_listen.py {site.run}/0042.sockets/server.sock"
+    assert f"--volume={site.run}/0042.sockets:{site.run}/0042.sockets:rw" in start and listen in start
     assert "django_formula_listen.py" in files
     (wait,) = [line for line in lines if line.startswith("ExecStartPost=")]
-    assert "/run/django-blog-0042/ready" in wait and "$MAINPID" in wait
+    assert f"{site.run}/0042/ready" in wait and "$MAINPID" in wait
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -199,7 +200,7 @@ def test_uwsgi_binds_the_socket_that_docker_does_not_pass(make_site, engine):
     record = django_container.record(Container(ENGINES[engine], f"localhost/django/blog:{NAME}", "localhost/base"))
     (path / "release.json").write_text(json.dumps({"container": record}))
     text = django_release_instance.configuration(site, path, FACTS, formula_templates())["uwsgi.ini"]
-    socket, ready = f"socket = {site.runtime}/0042/server.sock\nchmod-socket = 660\n", "/run/django-blog-0042/ready\n"
+    socket, ready = f"socket = {site.run}/0042.sockets/server.sock\nchmod-socket = 660\n", f"{site.run}/0042/ready\n"
     assert [one in text for one in (socket, ready, "\nlisten = ")] == [engine == "docker"] * 3
     assert "logto" not in text, "the journal has its log"
 
@@ -457,7 +458,7 @@ def test_supervisor_runs_the_engine_in_the_foreground(supervised):
         assert words[:2] == ["exec", "/usr/bin/env"] and f"--name={unit}" in words and "--detach" not in words
         assert f"rm --force --ignore --time=0 {unit} >/dev/null" in files[name]
     command = shlex.split(files["supervisor.sh"].splitlines()[-1])
-    folder = f"{supervised.runtime}/0042"
+    folder = f"{supervised.run}/0042.sockets"
     assert f"--volume={folder}:{folder}:rw" in command and f"{folder}/server.sock" in command
     assert f"{supervised.releases / NAME}/config/django_formula_listen.py" in command
 
@@ -602,8 +603,9 @@ def test_a_dry_run_foresees_the_container_of_a_release_that_is_not_built(site, r
     for path in (release, following):
         unit = django_process_systemd.unit(site, path)
         variables = {"unit": unit, "command": ["gunicorn"], "facts": FACTS, "stop_timeout": 40}
-        around = django_process_systemd._around(site, path, variables, [])
-        units.append(str(around).replace(unit, "UNIT").replace(str(path), "RELEASE").replace(path.name, "NAME"))
+        variables["run"] = str(django_process.run_folder(site, path))
+        around = str(django_process_systemd._around(site, path, variables, [])).replace(variables["run"], "RUN")
+        units.append(around.replace(unit, "UNIT").replace(str(path), "RELEASE").replace(path.name, "NAME"))
     assert units[0] == units[1] and "--volume=RELEASE/source/.env:RELEASE/source/.env:ro" in units[1]
 
 

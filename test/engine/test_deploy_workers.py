@@ -224,13 +224,13 @@ def test_workers_that_do_not_report_that_they_stopped_delay_a_switch_for_a_momen
 
 def test_worker_that_is_not_ready_yet_is_not_waited_for(one, monkeypatch):
     state, is_whole = one.state, django_process.is_whole
-    is_new = lambda name: name == "django-blog-0001-mail"  # noqa: E731
+    is_new = lambda name: name == "0001-mail"  # noqa: E731
     monkeypatch.setattr(django_worker, "state", lambda run: None if is_new(run.name) else state(run))
     monkeypatch.setattr(
         django_process,
         "is_whole",
         lambda site, release, part="": (
-            not is_new(django_process.unit(site, release, part)) and is_whole(site, release, part)
+            not is_new(django_process.folder(site, release, part).name) and is_whole(site, release, part)
         ),
     )
     monkeypatch.setattr(django_release_workers, "_QUIET", 60)
@@ -248,7 +248,7 @@ def test_command_that_fails_after_the_switch_is_reported(one, monkeypatch, repor
 
     def of_command(run):
         found = state(run)
-        return dataclasses.replace(found, **reported) if found and run.name == "django-blog-0002-feed" else found
+        return dataclasses.replace(found, **reported) if found and run.name == "0002-feed" else found
 
     monkeypatch.setattr(django_worker, "state", of_command)
     monkeypatch.setattr(django_release_workers, "_STARTS", 0.1)

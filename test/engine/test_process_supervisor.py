@@ -151,7 +151,7 @@ def release(make_site, own_host, monkeypatch):
     path = site.releases / "0042-3f2a9c1b77de"
     (path / "config").mkdir(parents=True)
     (path / f"config/{NAME}.conf").write_text("[program]")
-    made = SimpleNamespace(site=site, path=path, run=own_host / "run" / NAME, proc=own_host / "proc")
+    made = SimpleNamespace(site=site, path=path, run=site.run / "0042", proc=own_host / "proc")
     made.commands, made.plays, made.supervisor, made.program = [], {}, 7, None
     made.starts = own_host / "run" / f"{NAME}.starts"
     (own_host / "run/supervisord.pid").touch()
@@ -163,7 +163,7 @@ def release(make_site, own_host, monkeypatch):
 
     def process():
         """The server's own process."""
-        made.run.mkdir(exist_ok=True)
+        made.run.mkdir(parents=True, exist_ok=True)
         (made.run / "ready").touch()
         made.program = Program(42, 100.0, "RUNNING")
         return "updated"
@@ -245,7 +245,7 @@ def test_start_fails_when_server_does_not_become_ready(release, starts, message)
 
 
 def test_ready_file_of_earlier_start_is_ignored(release):
-    release.run.mkdir()
+    release.run.mkdir(parents=True)
     (release.run / "ready").touch()
     release.starts.write_text("\n\n")
     release.plays["update"] = release.process
@@ -269,7 +269,7 @@ def restarted(release, own_host):
 def begin(release, age):
     """Have supervisor begin the program, which is not the server yet."""
     release.program = Program(41, age, "RUNNING")
-    release.run.mkdir(exist_ok=True)
+    release.run.mkdir(parents=True, exist_ok=True)
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def test_start_is_counted_when_program_fails_as_root(make_site, tmp_path, monkey
     for name, does in (("install", "echo 'install: invalid user' >&2; exit 1"), ("sleep", "exit 0")):
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    script = files["supervisor.sh"].replace("run=/run/", f"run={tmp_path}/run/")
+    script = files["supervisor.sh"].replace("starts=/run/", f"starts={tmp_path}/run/")
     for starts in (1, 2):
         done = subprocess.run(
             ["/bin/sh", "-c", script], env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True, check=False
@@ -348,7 +348,7 @@ def test_program_makes_missing_folder_of_its_log(make_site, tmp_path, monkeypatc
     for name, does in (("install", 'echo "$@"'), ("sleep", "exit 0")):
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    script = files["supervisor.sh"].replace("run=/run/", f"run={tmp_path}/run/")
+    script = files["supervisor.sh"].replace("starts=/run/", f"starts={tmp_path}/run/")
     done = subprocess.run(
         ["/bin/sh", "-c", script], env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True, check=False
     )
@@ -379,7 +379,7 @@ def test_server_that_outlived_supervisor_is_ended(release, monkeypatch, verb):
     monkeypatch.setattr(
         django_wall_delegate, "ask", lambda user, function, *arguments, **_: asked.append((user, arguments))
     )
-    release.run.mkdir()
+    release.run.mkdir(parents=True)
     (release.run / "pid").write_text("42")
     release.plays["update"] = lambda: release.process() if django_process_supervisor.MANAGER.files(release.site) else ""
     (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
@@ -467,7 +467,7 @@ def test_supervisorctl_is_used_when_socket_is_elsewhere(make_site, monkeypatch, 
 @pytest.mark.parametrize("supervisor", [7, None])
 def test_stopped_release_leaves_no_program_and_no_files_in_run(release, supervisor):
     (django_process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
-    release.run.mkdir()
+    release.run.mkdir(parents=True)
     release.supervisor = supervisor
     django_process_supervisor.MANAGER.stop(release.site, release.path)
     assert release.commands == ([["supervisorctl", "update", NAME]] if supervisor else [])

@@ -1,5 +1,6 @@
 """systemd as process manager: the process of a release, starting, and the commands of a project."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -9,12 +10,14 @@ import time
 from pathlib import Path
 
 import django_host_command
+import django_host_unit
 import django_process
 import django_process_sandbox
 import django_process_systemd
 import django_release_instance
 import pytest
-from django_host_command import DeploymentError, Ended
+from django_host_command import DeploymentError, Ended, TimedOut
+from django_host_unit import Overdue
 from django_process import ProjectCommand
 from specimen import FACTS, configured
 
@@ -115,15 +118,18 @@ def test_unit_is_restarted_when_its_socket_was_deleted(make_site, monkeypatch, w
     assert ran[-1][-2:] == ["django-blog-0042.socket", "django-blog-0042.service"]
 
 
+@pytest.mark.parametrize("is_old", [False, True])
 @pytest.mark.parametrize("lost", [None, "folder", "link", "socket", "stale", "other"])
-def test_instance_is_not_whole_when_its_files_in_run_were_deleted(make_site, lost):
+def test_instance_is_not_whole_when_its_files_were_deleted(make_site, lost, is_old):
     site = make_site()
-    release, run = site.releases / "0042-3f2a9c1b77de", django_process.RUN / "django-blog-0042"
+    release = site.releases / "0042-3f2a9c1b77de"
+    run = django_process.RUN / "django-blog-0042" if is_old else site.run / "0042"
     (release / "config").mkdir(parents=True)
     folder = Path(tempfile.mkdtemp(prefix="df-"))
     where = folder / "0042.sock"
-    (release / "config/instance.json").write_text(json.dumps({"address": str(where)}))
-    run.mkdir()
+    recorded = {"address": str(where)} | ({} if is_old else {"run": str(site.run)})
+    (release / "config/instance.json").write_text(json.dumps(recorded))
+    run.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
         listener.bind(str(where))
         listener.listen()
@@ -141,6 +147,79 @@ def test_instance_is_not_whole_when_its_files_in_run_were_deleted(make_site, los
         assert django_process.is_whole(site, release) is (lost is None)
         assert django_release_instance.pid(site, release) is None
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("part", ["", "mail"])
+def test_folder_of_a_part_is_below_the_root_of_the_site(make_site, monkeypatch, part):
+    """A site that fills its folder fills its own disk, not /run, which every site of the host needs."""
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: "")
+    monkeypatch.setattr(django_process, "is_whole", lambda site, release, part: True)
+    site = make_site()
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    django_process_systemd.MANAGER.start(site, release, part)
+    made = site.root / "run" / f"0042{'-mail' if part else ''}"
+    assert made.is_dir() and made.stat().st_mode & 0o7777 == 0o750
+    assert str(django_process.folder(site, release, part)) == str(made)
+    django_process_systemd.MANAGER.remove(site, release)
+    assert not made.exists()
+
+
+#: What takes its time in systemd: a verb of the process manager, the command of systemctl, and the most seconds of it.
+OVERDUE = {
+    "start": ("enable", 300 + 5),
+    "stop": ("disable", 30 + 10 + 5),
+    "pause": ("stop", 30 + 10 + 5),
+    "remove": ("disable", 30 + 10 + 5),
+}
+
+
+@pytest.mark.parametrize("verb", OVERDUE)
+def test_unit_that_extends_its_timeout_is_killed(make_site, monkeypatch, verb):
+    command, most = OVERDUE[verb]
+    ran, site = [], make_site()
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    for name in ("django-blog-0042.service", "django-blog-0042.socket"):
+        (django_process_systemd.UNITS / name).touch()
+    wants = django_process_systemd.UNITS / "multi-user.target.wants"
+    wants.mkdir()
+    (wants / "django-blog-0042.service").symlink_to("/x")
+
+    def run(argv, *, doing, timeout=60.0):
+        ran.append(argv[1:])
+        if argv[1] == command and "--no-block" not in argv:
+            assert timeout == most
+            raise TimedOut(f"{doing}: timed out after {timeout:g} s")
+        return "inactive\ninactive\n" if ["kill", "--signal=SIGKILL"] in [one[:2] for one in ran] else "activating\n"
+
+    monkeypatch.setattr(django_host_command, "run", run)
+    monkeypatch.setattr(django_host_unit, "_AGAIN", 0)
+    started = pytest.raises(Overdue) if verb == "start" else contextlib.nullcontext()
+    with started:
+        getattr(django_process_systemd.MANAGER, verb)(site, release)
+    after = ran[[one[0] for one in ran].index(command) + 1 :]
+    commands = [one[:2] for one in after if one[0] != "show"]
+    assert commands[:2] == [["stop", "--no-block"], ["kill", "--signal=SIGKILL"]]
+    assert "django-blog-0042.service" in after[0]
+
+
+def test_release_that_never_starts_fails_with_what_to_set(make_site, monkeypatch):
+    def start(*_arguments, doing, **_options):
+        raise Overdue(f"{doing}: not ready after 305 s; its processes were killed")
+
+    monkeypatch.setattr(django_host_unit, "start", start)
+    monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: "")
+    site = make_site()
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    with pytest.raises(DeploymentError) as error:
+        django_release_instance.start(site, release)
+    assert str(error.value) == (
+        "the application server of 0042-3f2a9c1b77de does not start: starting django-blog-0042: not ready after 305 s; "
+        "its processes were killed\nif its imports take that long, set django:sites:blog:timeouts:start"
+    )
+    assert not error.value.transient, "the next apply does not wait for it again"
 
 
 @pytest.mark.parametrize(

@@ -323,11 +323,15 @@ class World:
     def fetching(self) -> set[str]:
         """The units of workers that take tasks, as their programs decide it."""
         names = {name.rpartition(".")[0] for name in self.running if not name.endswith(".socket")}
-        return {name for name in names if (state := self.state(Foreign(django_process.RUN / name))) and state.fetching}
+        return {name for name in names if (state := self.state(self.run_folder(name))) and state.fetching}
+
+    def run_folder(self, unit: str) -> Foreign:
+        """The folder of a part, by its unit."""
+        return Foreign(self.site.run / unit.removeprefix(f"django-{self.site.name}-"))
 
     def state(self, run: Foreign) -> django_worker.State | None:
         """What a worker reports: it takes tasks while its release is active, and nothing holds it."""
-        unit = run.name
+        unit = f"django-{self.site.name}-{run.name}"
         number, part = django_process.parse(self.site, unit) or ("", "")
         if not part or not {f"{unit}.service", f"{unit}.conf"} & self.running:
             return None
@@ -354,8 +358,8 @@ class World:
             self.running.discard(program)
         elif there and program not in self.updated:
             self.running.add(program)
-            (django_process.RUN / name).mkdir()
-            (django_process.RUN / name / "ready").touch()
+            self.run_folder(name).top.mkdir(parents=True)
+            (self.run_folder(name).top / "ready").touch()
         elif not there:
             self.running.discard(program)
         (self.updated.add if there else self.updated.discard)(program)

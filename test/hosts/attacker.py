@@ -307,7 +307,6 @@ CHANGING = re.compile("|".join(map(pattern, VOLATILE)))
 #: Paths of the formula that docs/reference/walls.md has no row for.
 ADDED = """
 | `/etc/systemd/system/*.wants/django-<site>-*` | root:root | link | root | all |
-| `/run/django-<site>-*` | <site>:<site> | 0750 | site | site |
 | `/run/django/<site>/*.sock` | <site>:www-data | 0660 | systemd | site, proxy |
 """
 

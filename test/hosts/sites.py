@@ -125,6 +125,11 @@ class Site:
         return f"django-{self.name}-{self.live.split('-')[0]}"
 
     @property
+    def run(self) -> str:
+        """The folder of the live release's server: its pid file, its sockets. Those of its workers are `RUN-WORKER`."""
+        return f"{self.root}/run/{self.live.split('-')[0]}"
+
+    @property
     def units(self) -> list[str]:
         """The site's units that are loaded and active, by name, once systemd has no job left."""
         deadline = time.monotonic() + 300

@@ -91,7 +91,7 @@ def test_the_environment_is_in_effect_to_the_byte(blog):
 
 def test_processes_are_in_effect(blog):
     blog.deploy(server={"processes": 4})
-    master = blog.host.run(["cat", f"/run/{blog.unit}/pid"]).stdout.strip()
+    master = blog.host.run(["cat", f"{blog.run}/pid"]).stdout.strip()
     assert len(blog.host.run(["ps", "-o", "pid=", "--ppid", master]).stdout.split()) == 4
 
 

@@ -396,7 +396,7 @@ while True:
 RUNTIME = """
 import glob, os, random, socket, time
 while True:
-    for folder in glob.glob("/run/django-mallory-*") + glob.glob("/run/django/mallory/0*/"):
+    for folder in glob.glob("/srv/django/mallory/run/0*/"):
         for name in ("pid", "ready", "stats.sock", "fifo"):
             path = os.path.join(folder, name)
             try:
@@ -510,8 +510,8 @@ for path in SOCKETS:
 
 
 def test_a_neighbour_reaches_nothing(lair):
-    root, unit = lair.shop.root, lair.shop.unit
-    listed = f"find {root} /run/django/shop /run/{unit} ! -type d -printf '%y %p\\n'"
+    root = lair.shop.root
+    listed = f"find {root} /run/django/shop ! -type d -printf '%y %p\\n'"
     entries = [line.split(" ", 1) for line in lair.host.run(listed, check=False).stdout.splitlines()]
     public = ("/static/", "/virtualenvs/", "/errors/", "/maintenance/", "/virtualenv/")
     paths = [path for kind, path in entries if kind == "f" and not any(part in path for part in public)]

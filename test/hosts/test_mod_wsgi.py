@@ -42,7 +42,7 @@ def facing(blog: Site) -> tuple[str, str]:
 
 
 def main_process(blog: Site) -> str:
-    return str(blog.host.read(f"/run/{blog.unit}/pid").strip())
+    return str(blog.host.read(f"{blog.run}/pid").strip())
 
 
 def modules(blog: Site) -> str:
@@ -88,9 +88,7 @@ def test_both_apaches_run_without_each_other(blog):
     blog.host.run(["service", "apache2", "reload"])
     assert main_process(blog) == own and blog.answering["release"] == blog.live
     blog.host.run(["kill", "-9", own])
-    blog.host.run(
-        f"until [ $(cat /run/{blog.unit}/pid) != {own} ] && [ -e /run/{blog.unit}/ready ]; do sleep 0.1; done"
-    )
+    blog.host.run(f"until [ $(cat {blog.run}/pid) != {own} ] && [ -e {blog.run}/ready ]; do sleep 0.1; done")
     assert facing(blog) == before and blog.answering["release"] == blog.live
     blog.host.run(["dpkg-reconfigure", "libapache2-mod-wsgi-py3"])
     assert facing(blog) == before and " wsgi_module" not in modules(blog)

@@ -1,4 +1,4 @@
-"""What a running site has in /run: whose it is, what a hostile site puts there, and what comes back when it is gone."""
+"""What a running site has in /run and its folder: whose it is, what a hostile site puts there, what comes back."""
 
 import time
 
@@ -78,7 +78,7 @@ def test_the_folder_in_which_systemd_makes_sockets_is_roots(blog):
 
 @pytest.mark.parametrize("what", shortened(HOSTILE, "an endless stream"))
 def test_entries_in_the_folder_of_a_site_delay_no_verb(blog, what):
-    as_site(blog, f"cd /run/{blog.unit} && {HOSTILE[what]}")
+    as_site(blog, f"cd {blog.run} && {HOSTILE[what]}")
     pid = blog.host.run(["systemctl", "show", "--value", "--property=MainPID", blog.unit]).stdout.strip()
     measured = "bash -c 'ulimit -v 4000000; exec \"$@\"' x"
     for command in ("state.apply django", f"django.status {blog.name}", f"django.releases {blog.name}"):
@@ -93,14 +93,14 @@ def test_entries_in_the_folder_of_a_site_delay_no_verb(blog, what):
     blog.host.run(["systemctl", "restart", blog.unit])
 
 
-GONE = ("/run/django", "/run/django/blog/*.sock", "/run/{unit}", "/run/django /run/{unit}")
+GONE = ("/run/django", "/run/django/blog/*.sock", "{run}", "/run/django {run}")
 
 
-@pytest.mark.parametrize("gone", shortened(GONE, "/run/django/blog/*.sock", "/run/django /run/{unit}"))
+@pytest.mark.parametrize("gone", shortened(GONE, "/run/django/blog/*.sock", "/run/django {run}"))
 @pytest.mark.parametrize("dead", [pytest.param(False, marks=pytest.mark.full), True])
 def test_what_is_deleted_from_run_comes_back_by_an_apply(blog, gone, dead):
     live = blog.live
-    blog.host.run(f"rm -rf {gone.format(unit=blog.unit)}")
+    blog.host.run(f"rm -rf {gone.format(run=blog.run)}")
     if dead:
         blog.host.run(["systemctl", "stop", f"{blog.unit}.service"])
     if "/run/django" in gone:
@@ -118,31 +118,35 @@ def test_what_is_deleted_from_run_comes_back_by_an_apply(blog, gone, dead):
 def test_a_server_that_binds_by_itself_has_a_folder_of_its_own(blog):
     blog.deploy(server={"kind": "granian"})
     number = blog.live[:4]
-    expected = {".": "root:www-data 751", number: "blog:www-data 2750", f"{number}/server.sock": "blog:www-data 660"}
-    assert expected.items() <= ownership(blog.host, "/run/django/blog", 2).items(), "the old one may still be ending"
-    tried = as_site(blog, f"touch /run/django/blog/x; mv /run/django/blog/{number} /run/django/blog/y", check=False)
+    top, own = f"{blog.root}/run", f"{number}.sockets"
+    expected = {".": "root:root 755", own: "blog:www-data 2750", f"{own}/server.sock": "blog:www-data 660"}
+    assert expected.items() <= ownership(blog.host, top, 2).items()
+    tried = as_site(blog, f"touch {top}/x; mv {top}/{own} {top}/y", check=False)
     assert tried.stderr.count("Permission denied") == 2
     blog.host.run(
         f"systemd-run --quiet --unit=another python3 -c '{ANOTHER}'; until test -S /run/another.sock; do :; done"
     )
-    as_site(blog, f"cd /run/django/blog/{number} && mv server.sock mine && ln -s /run/another.sock server.sock")
+    as_site(blog, f"cd {top}/{own} && mv server.sock mine && ln -s /run/another.sock server.sock")
     assert blog.get("/release").status_code == 502, "nginx followed a link of the site"
     blog.host.run("systemctl stop another")
-    for gone in ("/run/django/*", f"/run/django/blog/{number}/*", f"/run/{blog.unit}"):
+    for gone in (f"{top}/{own}", f"{top}/{own}/*", blog.run):
         blog.host.run(f"rm -rf {gone}")
         assert "blog has its instance" in blog.deploy().changed
         assert blog.answering["release"] == blog.live and not blog.apply().changed
     blog.host.restart()
-    assert blog.answering["release"] == blog.live and ownership(blog.host, "/run/django/blog", 2) == expected
+    assert blog.answering["release"] == blog.live and expected.items() <= ownership(blog.host, top, 2).items()
     assert not blog.apply().changed
 
 
 #: What makes the live release one of an older formula, whose server binds its socket in the site's folder itself.
 OLD = """
 cd /srv/django/blog/current/config
-sed -i 's#/{number}/server.sock#/{number}.sock#' instance.json granian.json upstream.conf
+sed -i -e 's#/srv/django/blog/run/{number}.sockets/server.sock#/run/django/blog/{number}.sock#' \
+    -e 's#"run": "/srv/django/blog/run/{number}"#"run": "/run/{unit}"#' -e 's#"run": "/srv/django/blog/run", ##' \
+    instance.json granian.json upstream.conf
 sed -i -e 's#^ExecStopPost=.*#ExecStopPost=-/bin/rm -f /run/django/blog/{number}.sock#' \
-    -e 's#^ReadWritePaths=/run/django/blog/{number}$#ReadWritePaths=/run/django/blog#' {unit}.service
+    -e 's#^ReadWritePaths=/srv/django/blog/run/{number}.sockets$#ReadWritePaths=/run/django/blog#' \
+    -e 's#^ReadWritePaths=/srv/django/blog/run/{number}$#RuntimeDirectory={unit}#' {unit}.service
 ln -sfn /run/django/blog/{number}.sock ../socket
 cp {unit}.service /etc/systemd/system/
 chown blog:www-data /run/django/blog
@@ -167,8 +171,8 @@ def test_a_release_of_an_older_formula_works_on(blog):
     blog.repository.commit(version("3.0"))
     with blog.lossless():
         blog.deploy()
-    new = ownership(blog.host, "/run/django/blog", 2)
-    assert new["."] == "root:www-data 751" and new[blog.live[:4]] == "blog:www-data 2750"
+    assert ownership(blog.host, "/run/django/blog", 2)["."] == "root:www-data 751"
+    assert ownership(blog.host, f"{blog.run}.sockets")["."] == "blog:www-data 2750"
     with blog.lossless():
         assert blog.host.call("django.rollback", "blog")["release"] == old
     assert not blog.apply().changed

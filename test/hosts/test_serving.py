@@ -107,7 +107,7 @@ def machines(module_hosts, repositories) -> Iterator[dict[tuple[str, str], Site]
 
 
 def main_process(blog: Site) -> str:
-    return str(blog.host.run(["cat", f"/run/{blog.unit}/pid"], check=False).stdout).strip()
+    return str(blog.host.run(["cat", f"{blog.run}/pid"], check=False).stdout).strip()
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -438,7 +438,7 @@ def test_uwsgi_options_take_effect(machines):
     blog.deploy(server={"kind": "uwsgi", "processes": 4, "max_requests": 25, "options": options}, state=None)
 
     def workers() -> list[dict[str, int | str]]:
-        return list(json.loads(blog.host.run(["python3", "-c", STATS, f"/run/{blog.unit}/stats.sock"]).stdout))
+        return list(json.loads(blog.host.run(["python3", "-c", STATS, f"{blog.run}/stats.sock"]).stdout))
 
     def awake() -> int:
         return sum(worker["status"] != "cheap" for worker in workers())
@@ -461,7 +461,7 @@ def test_uwsgi_options_take_effect(machines):
     until(replaced)
 
     ended = main_process(blog)
-    blog.host.run(f"echo q >/run/{blog.unit}/fifo")
+    blog.host.run(f"echo q >{blog.run}/fifo")
     until(lambda: main_process(blog) not in ("", ended))
     assert blog.get("/release").status_code == 200, "connections wait at the socket"
     blog.repository.commit({"guestbook/views.py": views})

@@ -81,7 +81,7 @@ OUT_OF_REACH = {
     "repository": "ls {root}/repository.git",
     "build": "ls {root}/build",
     "socket": "python3 -c \"import socket; socket.socket(socket.AF_UNIX).connect('{socket}')\"",
-    "control": "echo q > /run/{unit}/fifo",
+    "control": "echo q > {run}/fifo",
     "environment of the process": "cat /proc/{pid}/environ",
     "a kill": "kill -TERM {pid}",
     "writing a release": "touch {root}/releases/new",
@@ -92,7 +92,7 @@ OUT_OF_REACH = {
 @pytest.mark.parametrize("what", OUT_OF_REACH)
 @pytest.mark.parametrize("who", ["blog", "blog-build", "shop-build"])
 def test_what_a_site_cannot_reach_of_another(blog, shop, who, what):
-    values = {"root": shop.root, "socket": socket(shop), "unit": shop.unit, "pid": master(shop)}
+    values = {"root": shop.root, "socket": socket(shop), "run": shop.run, "pid": master(shop)}
     command = OUT_OF_REACH[what].format(**values)
     if who == "shop-build" and what == "build":
         pytest.skip("its own")
@@ -140,7 +140,7 @@ def socket(site: Site) -> str:
 
 
 def master(site: Site) -> str:
-    return site.host.run(["cat", f"/run/{site.unit}/pid"]).stdout.strip()
+    return site.host.run(["cat", f"{site.run}/pid"]).stdout.strip()
 
 
 @pytest.mark.full

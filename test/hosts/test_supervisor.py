@@ -37,8 +37,8 @@ def test_first_apply_serves(blog):
     assert "supervisor has no sandbox" in str(applied.warnings["blog has its source"])
     assert programs(blog) == [f"{blog.unit} RUNNING"]
     number = blog.live[:4]
-    expected = {".": "root:www-data 751", number: "blog:www-data 2750", f"{number}/server.sock": "blog:www-data 660"}
-    assert ownership(blog.host, "/run/django/blog", 2) == expected
+    expected = {".": "blog:www-data 2750", "server.sock": "blog:www-data 660"}
+    assert ownership(blog.host, f"{blog.root}/run/{number}.sockets") == expected
 
 
 def test_second_apply_changes_nothing(blog):
@@ -48,7 +48,7 @@ def test_second_apply_changes_nothing(blog):
 
 
 def test_process_has_its_user_and_environment_only(blog):
-    pid = blog.host.read(f"/run/{blog.unit}/pid").strip()
+    pid = blog.host.read(f"{blog.run}/pid").strip()
     status = dict(line.split(":", 1) for line in blog.host.read(f"/proc/{pid}/status").splitlines())
     assert status["NoNewPrivs"].strip() == "1"
     user = blog.host.testinfra.user("blog")
@@ -131,7 +131,7 @@ def mend_server(blog: Site) -> None:
 
 def test_killed_server_is_restarted(blog):
     live = blog.live
-    killed = blog.host.read(f"/run/{blog.unit}/pid").strip()
+    killed = blog.host.read(f"{blog.run}/pid").strip()
     blog.host.run(["kill", "-KILL", killed])
     assert comes_back(blog, killed) == live
     assert not blog.apply().changed
@@ -143,7 +143,7 @@ def comes_back(blog: Site, killed: str = "") -> str:
     while True:
         try:
             answering = blog.answering["release"]
-            assert blog.host.read(f"/run/{blog.unit}/pid").strip() != killed
+            assert blog.host.read(f"{blog.run}/pid").strip() != killed
             return str(answering)
         except (AssertionError, OSError):
             if time.monotonic() > limit:
@@ -155,7 +155,7 @@ def test_log_is_written_again_after_it_was_moved_away(blog):
     live = blog.live
     blog.host.run(f"mv {blog.root}/log {blog.root}/log.1")
     assert blog.answering["release"] == live
-    killed = blog.host.read(f"/run/{blog.unit}/pid").strip()
+    killed = blog.host.read(f"{blog.run}/pid").strip()
     blog.host.run(["kill", "-KILL", killed])
     assert comes_back(blog, killed) == live
     assert blog.deploy().changed.keys() <= {"blog has its directories", "blog has its instance"}
@@ -192,7 +192,7 @@ HOSTILE = {
 @pytest.mark.parametrize("what", shortened(HOSTILE, "no end"))
 def test_files_that_site_puts_in_its_folder_block_nothing(blog, what):
     live = blog.live
-    blog.host.run(["sh", "-c", f"cd /run/{blog.unit} && {HOSTILE[what]}"], user="blog")
+    blog.host.run(["sh", "-c", f"cd {blog.run} && {HOSTILE[what]}"], user="blog")
     began = time.monotonic()
     assert not blog.apply().changed
     (status,) = blog.host.call("django.status", "blog")
@@ -207,14 +207,14 @@ def test_files_that_site_puts_in_its_folder_block_nothing(blog, what):
     assert comes_back(blog) == live
 
 
-GONE = ("/run/django", "/run/django/blog/*/*", "/run/{unit}", "/run/django /run/{unit}")
+GONE = ("/run/django", "{run}.sockets/*", "{run}", "/run/django {run}*")
 
 
-@pytest.mark.parametrize("gone", shortened(GONE, "/run/django /run/{unit}"))
+@pytest.mark.parametrize("gone", shortened(GONE, "/run/django {run}*"))
 def test_apply_restores_what_was_deleted_in_run(blog, gone):
     live = blog.live
     time.sleep(3)  # what supervisor has just begun is waited for
-    blog.host.run(f"rm -rf {gone.format(unit=blog.unit)}")
+    blog.host.run(f"rm -rf {gone.format(run=blog.run)}")
     began = time.monotonic()
     assert "blog has its instance" in blog.deploy().changed
     assert blog.answering["release"] == live and time.monotonic() - began < 60

@@ -368,7 +368,7 @@ def mktree(repository: Repository, listing: str) -> str:
 ENDLESS_STATS = """
 import glob, os, socket
 def work():
-    (folder,) = glob.glob("/run/django-mallory-%s" % os.environ["DJANGO_RELEASE"][:4])
+    (folder,) = glob.glob("/srv/django/mallory/run/%s" % os.environ["DJANGO_RELEASE"][:4])
     os.unlink(folder + "/stats.sock")
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(folder + "/stats.sock")
@@ -480,7 +480,7 @@ def test_finding_13_root_is_not_taken_hostage_by_the_site(lair, what):
     database = f"{lair.mallory.root}/database/db.sqlite3"
     copy = f"import sqlite3; sqlite3.connect('{database}').backup(sqlite3.connect('/root/db.sqlite3'))"
     lair.host.run(f'rm -f /root/db.sqlite3; python3 -c "{copy}" && chown mallory:mallory /root/db.sqlite3')
-    run = f"/run/{lair.mallory.unit}"
+    run = lair.mallory.run
     try:
         lair.live(BY_THE_SITE[what], folder=run, database=database)
         lair.ask("status").held()
@@ -597,7 +597,7 @@ def test_finding_14_abstract_socket_with_a_newline(lair, kind):
 FORGE_PID = """
 import os, time
 number = os.environ["DJANGO_RELEASE"][:4]
-folder = "/run/django-mallory-" + number
+folder = "/srv/django/mallory/run/" + number
 def work():
     with open(folder + "/forged.new", "w") as file:
         file.write(str(os.getpid()))

@@ -166,7 +166,7 @@ class Shop(Site):
         return found
 
     def state(self, number: str, worker: str = "default") -> dict[str, Any]:
-        return dict(json.loads(self.host.read(f"/run/django-{self.name}-{number}-{worker}/state")))
+        return dict(json.loads(self.host.read(f"{self.root}/run/{number}-{worker}/state")))
 
     def pids(self) -> dict[str, str]:
         """The main process of each worker of the active release."""
@@ -388,7 +388,7 @@ HOSTILE = {
 )
 def test_hostile_site_delays_a_switch_for_a_moment_only(shop, what):
     shop.next()
-    attack = f"cd /run/{shop.unit}-default && {HOSTILE[what]}"
+    attack = f"cd {shop.run}-default && {HOSTILE[what]}"
     shop.host.run(["systemd-run", "--quiet", "--unit=hostile", "--uid=blog", "--", "bash", "-c", attack])
     try:
         applied = shop.deploy()

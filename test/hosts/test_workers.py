@@ -150,8 +150,7 @@ def finished(blog: Site, count: int, seconds: float = 300) -> Log:
 
 
 def state(blog: Site, worker: str = "default") -> dict[str, Any]:
-    unit = f"{blog.unit}-{worker}"
-    return dict(json.loads(blog.host.read(f"/run/{unit}/state")))
+    return dict(json.loads(blog.host.read(f"{blog.run}-{worker}/state")))
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,20 @@
 # django-blog-0042: written by django-formula for this release; later releases have their own.
-# Supervisor runs this as root: it makes the folders in /run, which a restart of the host may have emptied, and continues
+# Supervisor runs this as root: it makes the server's folders, those in /run after each restart of the host, and continues
 # as the site's user, with the environment of the release and nothing of supervisor's.
 set -eu
-run=/run/django-blog-0042
+run=/srv/django/blog/run/0042
+starts=/run/django-blog-0042.starts
 
 if [ "${1:-}" != "as blog" ]; then
     trap 'sleep 0.5' EXIT
     # The ready file of an earlier server does not count.
     rm -rf "$run/ready" 2>/dev/null || :
     # A second start follows a crash, so it waits. The engine reads from this file how often the program was started.
-    [ ! -e "$run.starts" ] || sleep 0.5
-    echo >>"$run.starts"
+    [ ! -e "$starts" ] || sleep 0.5
+    echo >>"$starts"
     install -d -o root -g root -m 0755 /run/django
     install -d -o root -g www-data -m 0751 /run/django/blog
-    install -d -o blog -g www-data -m 2750 /run/django/blog/0042
+    install -d -o blog -g www-data -m 2750 /srv/django/blog/run/0042.sockets
     install -d -o blog -g blog -m 0750 "$run"
     exec /usr/bin/setpriv --reuid=blog --regid=blog --init-groups --no-new-privs --reset-env -- /bin/sh "$0" "as blog"
 fi
@@ -30,4 +31,4 @@ set -a
 . /srv/django/blog/releases/0042-3f2a9c1b77de/config/environment
 . /srv/django/blog/secrets/environment
 set +a
-exec /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/python -I /srv/django/blog/releases/0042-3f2a9c1b77de/config/django_formula_listen.py /run/django/blog/0042/server.sock /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/gunicorn --config /srv/django/blog/releases/0042-3f2a9c1b77de/config/gunicorn.conf.py django_formula_gunicorn:application
+exec /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/python -I /srv/django/blog/releases/0042-3f2a9c1b77de/config/django_formula_listen.py /srv/django/blog/run/0042.sockets/server.sock /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/gunicorn --config /srv/django/blog/releases/0042-3f2a9c1b77de/config/gunicorn.conf.py django_formula_gunicorn:application

@@ -1,16 +1,17 @@
 # django-shop-0042: written by django-formula for this release; later releases have their own.
-# Supervisor runs this as root: it makes the folders in /run, which a restart of the host may have emptied, and continues
+# Supervisor runs this as root: it makes the server's folders, those in /run after each restart of the host, and continues
 # as the site's user, with the environment of the release and nothing of supervisor's.
 set -eu
-run=/run/django-shop-0042
+run=/srv/django/shop/run/0042
+starts=/run/django-shop-0042.starts
 
 if [ "${1:-}" != "as shop" ]; then
     trap 'sleep 0.5' EXIT
     # The ready file of an earlier server does not count.
     rm -rf "$run/ready" 2>/dev/null || :
     # A second start follows a crash, so it waits. The engine reads from this file how often the program was started.
-    [ ! -e "$run.starts" ] || sleep 0.5
-    echo >>"$run.starts"
+    [ ! -e "$starts" ] || sleep 0.5
+    echo >>"$starts"
     install -d -o root -g root -m 0755 /run/django
     install -d -o root -g www-data -m 0751 /run/django/shop
     install -d -o shop -g shop -m 0750 "$run"
