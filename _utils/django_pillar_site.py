@@ -32,7 +32,7 @@ Sites = dict[str, Site]  # those of a host by name
 
 SOCKET_PATH = 107  # bytes that the kernel accepts as the path of a unix socket
 #: The longest path of a socket below the root: one of those of mod_wsgi.
-_LONGEST = "/run/10000/wsgi.4194304.10.10.sock"
+_LONGEST = "/runtime/10000/wsgi.4194304.10.10.sock"
 SYSTEMD_ONLY = ("sandbox", "build_sandbox", "resources", "mount")
 SHELL_OPERATORS = {"&&", "||", "|", ";", "&", ">", ">>", "<"}
 

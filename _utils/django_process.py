@@ -230,7 +230,7 @@ def management(release: Path, facts: Mapping[str, Any]) -> list[str]:
 
 
 def run_folder(site: Site, release: Path, part: str = "") -> Path:
-    """Return the path of the folder of a part: ``<root>/run/0042``, ``<root>/run/0042-mail``.
+    """Return the path of the folder of a part: ``<root>/runtime/0042``, ``<root>/runtime/0042-mail``.
 
     It is on the disk, of which the site has its share: /run is the host's, and systemd fails where that is full
     (docs/decisions/0073). A release of an older formula has it in /run.

@@ -49,8 +49,6 @@ CGROUP = Path("/sys/fs/cgroup")
 _BUS = Path("/run/dbus/system_bus_socket")
 #: Where systemd keeps the files of transient units as long as they are loaded, and the seconds that unloading may take.
 _TRANSIENT, _UNLOADED = "/run/systemd/transient", 5.0
-#: Seconds that a server has to end after the drain time: TimeoutStopSec of its unit is longer by them.
-_STOP = 10.0
 #: Seconds that a container engine has to end a container, which is much more than it needs.
 _ENGINE_STOP = 15
 #: What systemd logs where it cannot execute a command at all; the cause is on the host, in a drop-in for example.

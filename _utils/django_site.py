@@ -86,7 +86,7 @@ class Site:
         self.trusted = self.root / "trusted"
         self.lock_file = self.root / "lock"
         #: The folders of the parts of its releases, in which they have sockets, pid and state files.
-        self.run = self.root / "run"
+        self.run = self.root / "runtime"
         #: Where systemd makes sockets for it.
         self.runtime = RUNTIME / self.name
         #: The result of the sandbox trial since the boot; not in `runtime`, which the site may write to.

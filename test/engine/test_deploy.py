@@ -325,7 +325,7 @@ def differences(world, old, before):
     found = {}
     new = world.site.releases / world.live
     names = {str(new): str(old), new.name: old.name, "django-blog-0002": "django-blog-0001", "/0002.sock": "/0001.sock"}
-    names["/run/0002"] = "/run/0001"
+    names["/runtime/0002"] = "/runtime/0001"
     for path in (new / "config").iterdir() if new != old else ():
         name, text = path.name, path.read_text()
         for one, other in names.items():

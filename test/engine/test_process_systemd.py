@@ -158,7 +158,7 @@ def test_folder_of_a_part_is_below_the_root_of_the_site(make_site, monkeypatch, 
     release = site.releases / "0042-3f2a9c1b77de"
     (release / "config").mkdir(parents=True)
     django_process_systemd.MANAGER.start(site, release, part)
-    made = site.root / "run" / f"0042{'-mail' if part else ''}"
+    made = site.root / "runtime" / f"0042{'-mail' if part else ''}"
     assert made.is_dir() and made.stat().st_mode & 0o7777 == 0o750
     assert str(django_process.folder(site, release, part)) == str(made)
     django_process_systemd.MANAGER.remove(site, release)

@@ -764,7 +764,7 @@ def test_a_server_that_binds_its_socket_by_itself_has_a_folder_for_it(make_site,
     for options in ({"process": "supervisor"}, {"server": {"kind": "granian"}}):
         site = make_site(folders=False, **options)
         release = site.releases / "0042-3f2a9c1b77de"
-        assert django_release_instance.address(site, release) == f"{site.root}/run/0042.sockets/server.sock"
+        assert django_release_instance.address(site, release) == f"{site.root}/runtime/0042.sockets/server.sock"
 
 
 @pytest.mark.parametrize(

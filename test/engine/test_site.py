@@ -29,7 +29,7 @@ def test_folders_have_owner_group_and_mode():
         ("/srv/django/blog/backups", "root:root 0700"),
         ("/srv/django/blog/log", "blog:adm 0750"),
         ("/srv/django/blog/templates", "root:root 0700"),
-        ("/srv/django/blog/run", "root:root 0755"),
+        ("/srv/django/blog/runtime", "root:root 0755"),
         ("/run/django/blog", "root:www-data 0751"),
     ]
 

@@ -91,7 +91,7 @@ def test_release_records_its_workers(tmp_path):
     recorded = {"default": {"kind": "celery", "patience": 7200}, "beat": {"kind": "celery_beat", "patience": 600}}
     assert django_worker.recorded(release) == recorded
     given = json.loads(files["worker-default.json"])
-    assert given["unit"] == "django-blog-0042-default" and given["run"] == "/srv/django/blog/run/0042-default"
+    assert given["unit"] == "django-blog-0042-default" and given["run"] == "/srv/django/blog/runtime/0042-default"
     assert given["processes"] == 2 and given["queues"] is None and given["switch"] == "/run/django/blog.switch"
     programs = {url.rpartition("/")[2] for url in django_worker.programs(site)}
     assert programs <= {*files} and "django_formula_celery_app.py" in programs

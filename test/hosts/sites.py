@@ -127,7 +127,7 @@ class Site:
     @property
     def run(self) -> str:
         """The folder of the live release's server: its pid file, its sockets. Those of its workers are `RUN-WORKER`."""
-        return f"{self.root}/run/{self.live.split('-')[0]}"
+        return f"{self.root}/runtime/{self.live.split('-')[0]}"
 
     @property
     def units(self) -> list[str]:

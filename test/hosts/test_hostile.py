@@ -396,7 +396,7 @@ while True:
 RUNTIME = """
 import glob, os, random, socket, time
 while True:
-    for folder in glob.glob("/srv/django/mallory/run/0*/"):
+    for folder in glob.glob("/srv/django/mallory/runtime/0*/"):
         for name in ("pid", "ready", "stats.sock", "fifo"):
             path = os.path.join(folder, name)
             try:

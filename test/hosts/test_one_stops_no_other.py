@@ -48,7 +48,7 @@ def tell(text):
 _FILL = "detached(lambda: fill({}))"
 #: What the hostile site does in its live web process, until its unit is restarted.
 ATTACKS = {
-    "its folder": _FILL.format('glob.glob("/run/django-mallory-*") + glob.glob("/srv/django/mallory/run/*")'),
+    "its folder": _FILL.format('glob.glob("/run/django-mallory-*") + glob.glob("/srv/django/mallory/runtime/*")'),
     "/run": _FILL.format('[path for path, *_ in os.walk("/run") if os.access(path, os.W_OK)]'),
     "/tmp": _FILL.format('["/tmp", "/var/tmp"]'),
     "/dev/shm": _FILL.format('["/dev/shm"]'),
@@ -145,7 +145,7 @@ def under(site: Site, attack: str) -> Iterator[None]:
     finally:
         site.host.run(f"systemctl kill --signal=SIGKILL {site.unit}.service; pkill -KILL -u {site.name}", check=False)
         site.host.run(
-            f"find /tmp /var/tmp /dev/shm /run {site.root}/run {site.root}/media {site.root}/shared "
+            f"find /tmp /var/tmp /dev/shm /run {site.root}/runtime {site.root}/media {site.root}/shared "
             "-name 'fill-*' -delete",
             check=False,
         )

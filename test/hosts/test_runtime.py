@@ -118,7 +118,7 @@ def test_what_is_deleted_from_run_comes_back_by_an_apply(blog, gone, dead):
 def test_a_server_that_binds_by_itself_has_a_folder_of_its_own(blog):
     blog.deploy(server={"kind": "granian"})
     number = blog.live[:4]
-    top, own = f"{blog.root}/run", f"{number}.sockets"
+    top, own = f"{blog.root}/runtime", f"{number}.sockets"
     expected = {".": "root:root 755", own: "blog:www-data 2750", f"{own}/server.sock": "blog:www-data 660"}
     assert expected.items() <= ownership(blog.host, top, 2).items()
     tried = as_site(blog, f"touch {top}/x; mv {top}/{own} {top}/y", check=False)
@@ -141,12 +141,13 @@ def test_a_server_that_binds_by_itself_has_a_folder_of_its_own(blog):
 #: What makes the live release one of an older formula, whose server binds its socket in the site's folder itself.
 OLD = """
 cd /srv/django/blog/current/config
-sed -i -e 's#/srv/django/blog/run/{number}.sockets/server.sock#/run/django/blog/{number}.sock#' \
-    -e 's#"run": "/srv/django/blog/run/{number}"#"run": "/run/{unit}"#' -e 's#"run": "/srv/django/blog/run", ##' \
+sed -i -e 's#/srv/django/blog/runtime/{number}.sockets/server.sock#/run/django/blog/{number}.sock#' \
+    -e 's#"run": "/srv/django/blog/runtime/{number}"#"run": "/run/{unit}"#' \
+    -e 's#"run": "/srv/django/blog/runtime", ##' \
     instance.json granian.json upstream.conf
 sed -i -e 's#^ExecStopPost=.*#ExecStopPost=-/bin/rm -f /run/django/blog/{number}.sock#' \
-    -e 's#^ReadWritePaths=/srv/django/blog/run/{number}.sockets$#ReadWritePaths=/run/django/blog#' \
-    -e 's#^ReadWritePaths=/srv/django/blog/run/{number}$#RuntimeDirectory={unit}#' {unit}.service
+    -e 's#^ReadWritePaths=/srv/django/blog/runtime/{number}.sockets$#ReadWritePaths=/run/django/blog#' \
+    -e 's#^ReadWritePaths=/srv/django/blog/runtime/{number}$#RuntimeDirectory={unit}#' {unit}.service
 ln -sfn /run/django/blog/{number}.sock ../socket
 cp {unit}.service /etc/systemd/system/
 chown blog:www-data /run/django/blog

@@ -42,7 +42,7 @@ SEEN = (
 )
 WALLS = """
 directives = django_process_trial.properties(site, django_process_sandbox.refused(site))
-more = [("ReadWritePaths", "/srv/django/blog/run/0001")]
+more = [("ReadWritePaths", "/srv/django/blog/runtime/0001")]
 program = '''
 import json, multiprocessing, os, socket
 from multiprocessing import shared_memory
@@ -61,7 +61,7 @@ def share():
     one.close()
 print(json.dumps({
     **{path: tried(lambda: open(path + "/x", "w")) for path in (
-        "/run /run/lock /run/django /run/django/blog /srv/django/blog/run/0001 /dev/shm /tmp /etc /srv".split()
+        "/run /run/lock /run/django /run/django/blog /srv/django/blog/runtime/0001 /dev/shm /tmp /etc /srv".split()
     )},
     "bus": tried(lambda: connect("/run/dbus/system_bus_socket")),
     "open": tried(lambda: connect("/run/open.sock")),
@@ -118,8 +118,9 @@ print(json.dumps({**ends, "left": "sleep 10" in processes, "failed": failed, "sa
 
 def asked(host, program, *arguments):
     host.run(
-        "getent passwd blog || useradd --system blog; mkdir -p /home/ray /run/django/blog /srv/django/blog/run/0001; "
-        "chown blog /run/django/blog /srv/django/blog/run/0001"
+        "getent passwd blog || useradd --system blog; "
+        "mkdir -p /home/ray /run/django/blog /srv/django/blog/runtime/0001; "
+        "chown blog /run/django/blog /srv/django/blog/runtime/0001"
     )
     return json.loads(host.run(["python3", "-", *arguments], stdin=PRELUDE + program).stdout)
 
@@ -153,7 +154,7 @@ def test_run_and_shared_memory_are_closed(host):
     closed = ("/run", "/run/lock", "/run/django", "/run/django/blog", "/etc", "/srv")
     assert {found[path] for path in closed} == {"Read-only file system"}
     assert found["bus"] == "Permission denied"
-    opened = ("/srv/django/blog/run/0001", "/dev/shm", "/tmp", "open", "journal", "lock", "memory")
+    opened = ("/srv/django/blog/runtime/0001", "/dev/shm", "/tmp", "open", "journal", "lock", "memory")
     assert {name: found[name] for name in opened} == dict.fromkeys(opened, "done")
     assert found["seen"] == ["x"]
 

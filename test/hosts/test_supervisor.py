@@ -38,7 +38,7 @@ def test_first_apply_serves(blog):
     assert programs(blog) == [f"{blog.unit} RUNNING"]
     number = blog.live[:4]
     expected = {".": "blog:www-data 2750", "server.sock": "blog:www-data 660"}
-    assert ownership(blog.host, f"{blog.root}/run/{number}.sockets") == expected
+    assert ownership(blog.host, f"{blog.root}/runtime/{number}.sockets") == expected
 
 
 def test_second_apply_changes_nothing(blog):

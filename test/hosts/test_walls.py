@@ -368,7 +368,7 @@ def mktree(repository: Repository, listing: str) -> str:
 ENDLESS_STATS = """
 import glob, os, socket
 def work():
-    (folder,) = glob.glob("/srv/django/mallory/run/%s" % os.environ["DJANGO_RELEASE"][:4])
+    (folder,) = glob.glob("/srv/django/mallory/runtime/%s" % os.environ["DJANGO_RELEASE"][:4])
     os.unlink(folder + "/stats.sock")
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(folder + "/stats.sock")
@@ -597,7 +597,7 @@ def test_finding_14_abstract_socket_with_a_newline(lair, kind):
 FORGE_PID = """
 import os, time
 number = os.environ["DJANGO_RELEASE"][:4]
-folder = "/srv/django/mallory/run/" + number
+folder = "/srv/django/mallory/runtime/" + number
 def work():
     with open(folder + "/forged.new", "w") as file:
         file.write(str(os.getpid()))

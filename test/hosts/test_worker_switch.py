@@ -166,7 +166,7 @@ class Shop(Site):
         return found
 
     def state(self, number: str, worker: str = "default") -> dict[str, Any]:
-        return dict(json.loads(self.host.read(f"{self.root}/run/{number}-{worker}/state")))
+        return dict(json.loads(self.host.read(f"{self.root}/runtime/{number}-{worker}/state")))
 
     def pids(self) -> dict[str, str]:
         """The main process of each worker of the active release."""

@@ -2,7 +2,7 @@
 # Supervisor runs this as root: it makes the server's folders, those in /run after each restart of the host, and continues
 # as the site's user, with the environment of the release and nothing of supervisor's.
 set -eu
-run=/srv/django/blog/run/0042
+run=/srv/django/blog/runtime/0042
 starts=/run/django-blog-0042.starts
 
 if [ "${1:-}" != "as blog" ]; then
@@ -14,7 +14,7 @@ if [ "${1:-}" != "as blog" ]; then
     echo >>"$starts"
     install -d -o root -g root -m 0755 /run/django
     install -d -o root -g www-data -m 0751 /run/django/blog
-    install -d -o blog -g www-data -m 2750 /srv/django/blog/run/0042.sockets
+    install -d -o blog -g www-data -m 2750 /srv/django/blog/runtime/0042.sockets
     install -d -o blog -g blog -m 0750 "$run"
     exec /usr/bin/setpriv --reuid=blog --regid=blog --init-groups --no-new-privs --reset-env -- /bin/sh "$0" "as blog"
 fi
@@ -31,4 +31,4 @@ set -a
 . /srv/django/blog/releases/0042-3f2a9c1b77de/config/environment
 . /srv/django/blog/secrets/environment
 set +a
-exec /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/python -I /srv/django/blog/releases/0042-3f2a9c1b77de/config/django_formula_listen.py /srv/django/blog/run/0042.sockets/server.sock /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/gunicorn --config /srv/django/blog/releases/0042-3f2a9c1b77de/config/gunicorn.conf.py django_formula_gunicorn:application
+exec /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/python -I /srv/django/blog/releases/0042-3f2a9c1b77de/config/django_formula_listen.py /srv/django/blog/runtime/0042.sockets/server.sock /srv/django/blog/releases/0042-3f2a9c1b77de/virtualenv/bin/gunicorn --config /srv/django/blog/releases/0042-3f2a9c1b77de/config/gunicorn.conf.py django_formula_gunicorn:application

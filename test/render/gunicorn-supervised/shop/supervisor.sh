@@ -2,7 +2,7 @@
 # Supervisor runs this as root: it makes the server's folders, those in /run after each restart of the host, and continues
 # as the site's user, with the environment of the release and nothing of supervisor's.
 set -eu
-run=/srv/django/shop/run/0042
+run=/srv/django/shop/runtime/0042
 starts=/run/django-shop-0042.starts
 
 if [ "${1:-}" != "as shop" ]; then

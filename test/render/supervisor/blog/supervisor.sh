@@ -2,7 +2,7 @@
 # Supervisor runs this as root: it makes the server's folders, those in /run after each restart of the host, and continues
 # as the site's user, with the environment of the release and nothing of supervisor's.
 set -eu
-run=/srv/django/blog/run/0042
+run=/srv/django/blog/runtime/0042
 starts=/run/django-blog-0042.starts
 
 if [ "${1:-}" != "as blog" ]; then
@@ -14,7 +14,7 @@ if [ "${1:-}" != "as blog" ]; then
     echo >>"$starts"
     install -d -o root -g root -m 0755 /run/django
     install -d -o root -g www-data -m 0751 /run/django/blog
-    install -d -o blog -g www-data -m 2750 /srv/django/blog/run/0042.sockets
+    install -d -o blog -g www-data -m 2750 /srv/django/blog/runtime/0042.sockets
     install -d -o blog -g blog -m 0750 "$run"
     # Without the folder of the logs, which may have been moved away, the server would not start.
     [ -d /srv/django/blog/log ] || install -d -o blog -g adm -m 0750 /srv/django/blog/log
