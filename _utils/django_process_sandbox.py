@@ -126,6 +126,11 @@ def closed(site: Site) -> dict[str, Any]:
     return {**{name: value for name, value in _DEFAULTS.items() if name not in without}, "ProtectHome": True}
 
 
+def mounting() -> list[tuple[str, str]]:
+    """Return those of ours without which a unit starts where systemd may not mount, and with which it fails."""
+    return [("TemporaryFileSystem", path) for path in _DEFAULTS["TemporaryFileSystem"]]
+
+
 def refused(site: Site) -> list[str]:
     """Return the directives with which this host does not start units, as found by the trial since its boot."""
     known = django_host_file.read_verified(site.confinement)

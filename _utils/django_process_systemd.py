@@ -371,33 +371,40 @@ def _options(properties: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _try(site: Site, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the trial of a site's sandbox finds. A unit with TemporaryFileSystem fails where it cannot mount one.
+    """Return what the trial of a site's sandbox finds.
 
     Raises:
         DeploymentError: the trial cannot be run.
         ValueError: its answer is unusable.
     """
     start_bus()
-    refused: list[str] = []
     name = f"django-{site.name}-trial-{os.getpid()}.service"
-    while True:
-        properties = _options(django_process_trial.properties(site, refused))
-        try:
-            answer = _run_unit(
-                name,
-                properties,
-                django_process_trial.LOOK,
-                doing="trying the sandbox",
-                timeout=30,
-                stdin=json.dumps(asked),
-            )
-            break
-        except DeploymentError as error:
-            if refused or "(exit 226)" not in error.message:
-                raise
-            refused = ["TemporaryFileSystem"]
+    refused = _refused(name)
+    answer = _run_unit(
+        name,
+        _options(django_process_trial.properties(site, refused)),
+        django_process_trial.LOOK,
+        doing="trying the sandbox",
+        timeout=30,
+        stdin=json.dumps(asked),
+    )
     found = {**django_process_trial.parse_answer(answer, asked), "outside": django_process_trial.outside()}
     return {"wanted": _wanted(site), "asked": dict(asked), "refused": refused, "found": found}
+
+
+def _refused(name: str) -> list[str]:
+    """Return the directives with which units do not start on this host, whatever the pillar adds or takes off.
+
+    Raises:
+        DeploymentError: a unit cannot be run at all.
+    """
+    try:
+        _run_unit(name, _options(django_process_sandbox.mounting()), ["/bin/true"], doing="trying a mount", timeout=30)
+    except DeploymentError as error:
+        if "(exit 226)" not in error.message:
+            raise
+        return [key for key, _value in django_process_sandbox.mounting()]
+    return []
 
 
 def _units(site: Site, release: Path, part: str = "") -> list[str]:

@@ -294,17 +294,31 @@ def test_failed_trial_is_reported(world, monkeypatch, answer, cause):
     assert not world.site.confinement.exists()
 
 
-def test_units_have_no_own_file_system_without_mounts(world, monkeypatch):
-    """Such a unit would not start there (exit 226), while all other walls of mounts are left out without a word."""
-    inner, with_it = django_process_systemd.django_host_command.run, []
+@pytest.fixture
+def with_it(monkeypatch):
+    """A host that may not mount, where a unit with a file system of its own does not start: those that were tried."""
+    inner, tried = django_process_systemd.django_host_command.run, []
 
     def run(argv, **options):
         if argv[0] == "systemd-run" and any("TemporaryFileSystem=/dev/shm" in one for one in argv):
-            with_it.append(argv)
+            tried.append(argv)
             raise DeploymentError("x failed (exit 226)")
         return inner(argv, **options)
 
     monkeypatch.setattr(django_process_systemd.django_host_command, "run", run)
+    return tried
+
+
+def test_stores_have_none_where_the_pillar_takes_that_of_the_site_off(world, with_it):
+    """Their units have our sandbox, whatever the pillar has for the site."""
+    world.options = {"sandbox": {"TemporaryFileSystem": "''"}}
+    world.apply()
+    assert len(with_it) == 1 and not any("TemporaryFileSystem" in warning for warning in world.last.warnings)
+    assert "TemporaryFileSystem" not in django_process_sandbox.closed(world.site)
+
+
+def test_units_have_no_own_file_system_without_mounts(world, with_it):
+    """All other walls of mounts are left out without a word."""
     world.sandbox["namespaces"] = dict.fromkeys(("ipc", "mnt", "net", "user"), "1")
     world.apply()
     assert len(with_it) == 1 and "TemporaryFileSystem" in world.last.warnings[0]
