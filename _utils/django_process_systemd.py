@@ -32,7 +32,6 @@ from django_container import Container
 from django_host_command import Command, DeploymentError, seconds
 from django_process import ProcessManager, ProjectCommand, unit
 from django_site import Site
-from django_wall_foreign import Foreign
 from django_wall_text import Log
 
 _log = Log.of(__name__)

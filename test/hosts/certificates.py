@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -71,19 +72,34 @@ class Seen(NamedTuple):
     certificate: dict[str, object]
 
 
-def ask(address: str, domain: str, path: str = "/", *, root: str | None, port: int = 443, method: str = "GET") -> Seen:
-    """Ask over TLS; without a root any certificate is good. Raises OSError, ssl.SSLError is one."""
+def ask(
+    address: str,
+    domain: str,
+    path: str = "/",
+    *,
+    root: str | None,
+    port: int = 443,
+    method: str = "GET",
+    headers: Sequence[tuple[str, str]] = (("Connection", "close"),),
+) -> Seen:
+    """Ask over TLS, on port 80 without; without a root any certificate is good. Raises OSError, ssl.SSLError is one."""
     context = ssl.create_default_context(cadata=root) if root else ssl._create_unverified_context()
     with socket.create_connection((address, port), timeout=20) as plain:
         connection = http.client.HTTPConnection(address, port, timeout=20)
-        connection.sock = context.wrap_socket(plain, server_hostname=domain)
-        peer = connection.sock.getpeercert() or {}
-        connection.request(method, path, headers={"Host": domain, "Connection": "close"})
+        peer: dict[str, object] = {}
+        connection.sock = plain
+        if port != 80:
+            connection.sock = secured = context.wrap_socket(plain, server_hostname=domain)
+            peer = dict(secured.getpeercert() or {})
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        for name, value in (("Host", domain), *headers):
+            connection.putheader(name, value)
+        connection.endheaders()
         response = connection.getresponse()
         body = response.read().decode(errors="replace")
-        headers = {name.lower(): value for name, value in response.getheaders()}
+        seen = {name.lower(): value for name, value in response.getheaders()}
         connection.close()
-    return Seen(response.status, headers, body, dict(peer))
+    return Seen(response.status, seen, body, peer)
 
 
 class Visitors:
