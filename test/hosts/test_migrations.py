@@ -140,7 +140,6 @@ def test_requests_served_while_migration_waits_for_lock(request, name):
     assert not site.apply().changed
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("name", NAMES)
 def test_killed_migration_releases_lock(request, name):
     site: Site = request.getfixturevalue(name)
@@ -211,6 +210,7 @@ def test_migration_that_fails_in_part_names_what_was_applied(blog):
     assert "[X] 0007_ledger" in blog.manage("showmigrations guestbook"), "no table of the first attempt was in the way"
 
 
+@pytest.mark.full
 def test_new_columns_lose_no_entry_of_former_release(blog):
     """They are NOT NULL, and the former release does not write them: their defaults stay in the database."""
     old = blog.live
