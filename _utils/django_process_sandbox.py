@@ -120,15 +120,14 @@ def confinement(site: Site, without: Collection[str] = ()) -> dict[str, Any]:
     return {**ours, **configured, **{name: [*ours[name], *_listed(configured.get(name, []))] for name in _ADDED}}
 
 
-def closed(site: Site) -> dict[str, Any]:
-    """Return the directives for a program of the host that serves the site: ours alone, whatever the pillar has."""
-    without = refused(site)
-    return {**{name: value for name, value in _DEFAULTS.items() if name not in without}, "ProtectHome": True}
+def closed(site: Site, without: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the directives for a program of the host that serves the site: ours alone, whatever the pillar has.
 
-
-def mounting() -> list[tuple[str, str]]:
-    """Return those of ours without which a unit starts where systemd may not mount, and with which it fails."""
-    return [("TemporaryFileSystem", path) for path in _DEFAULTS["TemporaryFileSystem"]]
+    Args:
+        without: directives to leave out; by default those with which this host does not start units.
+    """
+    left_out = refused(site) if without is None else without
+    return {**{name: value for name, value in _DEFAULTS.items() if name not in left_out}, "ProtectHome": True}
 
 
 def refused(site: Site) -> list[str]:

@@ -370,7 +370,7 @@ def _options(properties: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _try(site: Site, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the trial of a site's sandbox finds.
+    """Return what the trial of a site's sandbox finds. A unit with TemporaryFileSystem fails where it cannot mount one.
 
     Raises:
         DeploymentError: the trial cannot be run.
@@ -378,32 +378,51 @@ def _try(site: Site, asked: Mapping[str, Any]) -> dict[str, Any]:
     """
     start_bus()
     name = f"django-{site.name}-trial-{os.getpid()}.service"
-    refused = _refused(name)
-    answer = _run_unit(
-        name,
-        _options(django_process_trial.properties(site, refused)),
-        django_process_trial.LOOK,
-        doing="trying the sandbox",
-        timeout=30,
-        stdin=json.dumps(asked),
-    )
+    refused: list[str] = []
+    while True:
+        properties = _options(django_process_trial.properties(site, refused))
+        try:
+            answer = _run_unit(
+                name,
+                properties,
+                django_process_trial.LOOK,
+                doing="trying the sandbox",
+                timeout=30,
+                stdin=json.dumps(asked),
+            )
+            break
+        except DeploymentError as error:
+            if refused or not _is_of_mounts(error):
+                raise
+            refused = ["TemporaryFileSystem"]
+    if not refused and not django_process_sandbox.is_on(
+        django_process_sandbox.confinement(site), "TemporaryFileSystem"
+    ):
+        refused = _refused_by_ours(site, name)
     found = {**django_process_trial.parse_answer(answer, asked), "outside": django_process_trial.outside()}
     return {"wanted": _wanted(site), "asked": dict(asked), "refused": refused, "found": found}
 
 
-def _refused(name: str) -> list[str]:
-    """Return the directives with which units do not start on this host, whatever the pillar adds or takes off.
+def _refused_by_ours(site: Site, name: str) -> list[str]:
+    """Return what units of stores start without, which have our sandbox, whatever the pillar takes off the site's.
 
     Raises:
-        DeploymentError: a unit cannot be run at all.
+        DeploymentError: such a unit cannot be run at all.
     """
+    user = [("User", site.user), ("Group", site.user)]
+    properties = _options([*user, *django_process_sandbox.flattened(django_process_sandbox.closed(site, without=()))])
     try:
-        _run_unit(name, _options(django_process_sandbox.mounting()), ["/bin/true"], doing="trying a mount", timeout=30)
+        _run_unit(name, properties, ["/bin/true"], doing="trying the sandbox of stores", timeout=30)
     except DeploymentError as error:
-        if "(exit 226)" not in error.message:
+        if not _is_of_mounts(error):
             raise
-        return [key for key, _value in django_process_sandbox.mounting()]
+        return ["TemporaryFileSystem"]
     return []
+
+
+def _is_of_mounts(error: DeploymentError) -> bool:
+    """Return whether a unit failed at its file systems (226/NAMESPACE)."""
+    return "(exit 226)" in error.message
 
 
 def _units(site: Site, release: Path, part: str = "") -> list[str]:

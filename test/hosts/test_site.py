@@ -19,6 +19,7 @@ OWNERSHIP = {
     "build": "blog-build:blog-build 700",
     "virtualenvs": "root:root 755",
     "releases": "root:root 755",
+    "runtime": "root:root 755",
     "current": "root:root 777",
     "database": "blog:blog 750",
     "media": "blog:www-data 2750",
