@@ -98,6 +98,7 @@ def sent(blog: Site, path: str, **headers: str) -> requests.Response:
     return blog.get("/healthz?send=" + quote(path), headers=headers)
 
 
+@pytest.mark.full
 def test_protected_uploads_need_the_projects_permission(blog):
     media, names = f"{blog.root}/media", ["report.txt", "a%41 ä.txt"]
     for place in [f"{media}/{name}" for name in names] + [f"{blog.root}/other.txt", f"{media}2.txt"]:
@@ -201,6 +202,7 @@ def test_access_log_is_json(blog):
     blog.deploy(proxy=APACHE)
 
 
+@pytest.mark.full
 def test_error_pages_of_the_project_are_shown(blog):
     pages = {status: f"errors/{status}.html" for status in (403, 404, 413, 502)}
     blog.repository.commit({page: f"<p>ours: {status}</p>" for status, page in pages.items()})
@@ -245,6 +247,7 @@ def test_apache_keeps_its_configuration_when_it_refuses_files(blog):
     assert blog.get("/").status_code == 200
 
 
+@pytest.mark.full
 def test_address_of_the_client_is_that_of_a_trusted_proxy(blog):
     visitor = {"X-Forwarded-For": "203.0.113.1, 198.51.100.7", "X-Forwarded-Proto": "https"}
     blog.deploy(proxy={**APACHE, "trusted": [f"{blog.host.address.rpartition('.')[0]}.0/24"]})

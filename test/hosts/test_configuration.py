@@ -73,6 +73,7 @@ def test_a_change_does_what_it_means(blog, usual, case):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_settings_are_in_effect(blog):
     blog.deploy(settings={"TIME_ZONE": "Asia/Tokyo"})
     assert (
@@ -89,12 +90,14 @@ def test_the_environment_is_in_effect_to_the_byte(blog):
     assert expected <= set(variables)
 
 
+@pytest.mark.full
 def test_processes_are_in_effect(blog):
     blog.deploy(server={"processes": 4})
     master = blog.host.run(["cat", f"{blog.run}/pid"]).stdout.strip()
     assert len(blog.host.run(["ps", "-o", "pid=", "--ppid", master]).stdout.split()) == 4
 
 
+@pytest.mark.full
 def test_domains_are_in_effect(blog):
     blog.deploy(domains=["blog.example.org", "www.example.org"], redirect_domains=["old.example.org"])
     assert blog.host.http("/", "www.example.org").status_code == 200

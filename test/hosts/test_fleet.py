@@ -63,6 +63,7 @@ def test_deployments_and_a_rollback_lose_no_request(fleet):
     assert fleet.live() == fleet.first["hosts"]
 
 
+@pytest.mark.full
 def test_an_apply_takes_no_host_further_than_the_others(fleet):
     before = fleet.live()
     fleet.repository.commit(version("3.0"))
@@ -72,6 +73,7 @@ def test_an_apply_takes_no_host_further_than_the_others(fleet):
     assert refused.returncode != 0 and "salt-run django.deploy blog" in refused.stdout
 
 
+@pytest.mark.full
 def test_a_release_that_fails_leaves_all_hosts_as_they_were(fleet):
     before, urls = fleet.live(), fleet.repository.read("website/urls.py")
     fleet.repository.commit({"website/urls.py": "import nothing_there\n"})

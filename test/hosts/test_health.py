@@ -103,6 +103,7 @@ def test_failed_commit_that_is_reverted_is_over(blog):
     blog.repository.commit(blog.repository.amended({"guestbook/urls.py": urls}))
 
 
+@pytest.mark.full
 def test_change_of_the_path_fails_no_request_of_the_switch(blog):
     blog.deploy(revision="main", path="/shop")
     report = blog.record()["receipt"]
@@ -113,6 +114,7 @@ def test_change_of_the_path_fails_no_request_of_the_switch(blog):
     assert report["failed"] == 0 and report["through"] == "proxy", report
 
 
+@pytest.mark.full
 def test_routes_that_code_makes_are_named_where_the_page_is_missing(blog):
     comment = failing(blog, {"website/urls.py": MADE})
     assert "the project has no page /shop/release: set django:sites:blog:health:path to one that it has\n" in comment

@@ -26,7 +26,6 @@ from attacker import (
 )
 from conftest import Hosts, Repositories
 from lab import MACHINE, Needs
-from products import shortened
 from sites import version
 
 NEEDS = Needs(MACHINE, "attacks meet all walls of a unit")
@@ -62,6 +61,7 @@ def lair(den: Lair) -> Iterator[Lair]:
     den.mend()
 
 
+@pytest.mark.full
 def test_changed_file_and_leaked_canary_are_found(lair):
     lair.host.write("/etc/outside", "before", mode="0600")
     lair.canaries.plant("/srv/closed", mode="0640", group="mallory-build")
@@ -88,11 +88,10 @@ TARGETS = {
     "upwards": "../../../../../../../../root/existing",
     "a secret of another site": "/srv/django/shop/secrets/environment",
 }
-DEFAULT = ("another site",)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("target", shortened(TARGETS, *DEFAULT))
+@pytest.mark.parametrize("target", TARGETS)
 def test_links_under_every_name(lair, target):
     names = sorted(name for name in names_in_code() if len(name) < 100)
     plain = [name for name in names if name.rpartition("/")[2] not in ESSENTIAL and not name.startswith(".gitm")]
@@ -224,6 +223,7 @@ with open(home + "/reached.json", "w") as file:
 NO_WALL = ("journal", "/run/systemd/notify", "/run/uuidd", "io.system.ManagedOOM", "io.systemd.DynamicUser")
 
 
+@pytest.mark.full
 def test_a_build_reaches_nothing(lair):
     secrets = [path for path in lair.canaries.texts if path.startswith("/")]
     secrets += [
@@ -287,7 +287,7 @@ KINDS = ("FIFO", "socket", "link to root", "hard link", "deep", "open", ".comple
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("kind", shortened(KINDS, "hard link"))
+@pytest.mark.parametrize("kind", KINDS)
 def test_odd_files_of_a_build(lair, kind):
     before = owners(lair.host, "/srv/victims")
     with lair.nothing_outside():
@@ -440,7 +440,7 @@ VERBS = {
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("what", shortened(["files", "runtime"], "files"))
+@pytest.mark.parametrize("what", ["files", "runtime"])
 def test_every_command_works_next_to_a_hostile_site(lair, what):
     user = lair.host.run("id -u mallory").stdout.strip()
     shop = lair.host.run(["pgrep", "-u", "shop", "-o"]).stdout.strip()
@@ -474,6 +474,7 @@ def test_every_command_works_next_to_a_hostile_site(lair, what):
     assert salt(lair.host, "django.release", "mallory").held().returncode == 0
 
 
+@pytest.mark.full
 def test_a_neighbour_does_not_wait(lair):
     """While mallory's release hangs, shop is released."""
     lair.commit({"attack.py": "import time\ntime.sleep(600)\n"})
@@ -509,6 +510,7 @@ for path in SOCKETS:
 """
 
 
+@pytest.mark.full
 def test_a_neighbour_reaches_nothing(lair):
     root = lair.shop.root
     listed = f"find {root} /run/django/shop ! -type d -printf '%y %p\\n'"
@@ -542,6 +544,7 @@ PATHS = [
 ]
 
 
+@pytest.mark.full
 def test_a_visitor_reaches_nothing(lair):
     leaked = []
     for site in (lair.mallory, lair.shop):

@@ -3,6 +3,8 @@
 import pytest
 from sites import Site, version
 
+pytestmark = pytest.mark.full
+
 VIEW = """
 
 def health(request):
@@ -20,10 +22,7 @@ APACHE, MOD_WSGI = {"kind": "apache"}, {"kind": "mod_wsgi"}
 
 @pytest.fixture(
     scope="module",
-    params=[
-        ("bookworm", "systemd"),
-        *(pytest.param(other, marks=pytest.mark.full) for other in (("trixie", "systemd"), ("bookworm", "supervisor"))),
-    ],
+    params=[("bookworm", "systemd"), ("trixie", "systemd"), ("bookworm", "supervisor")],
     ids=" ".join,
 )
 def blog(request, module_hosts, repositories) -> Site:
@@ -76,7 +75,6 @@ def test_release_loses_no_request(blog):
         blog.deploy()
 
 
-@pytest.mark.full
 def test_both_apaches_run_without_each_other(blog):
     own = main_process(blog)
     blog.host.run(["kill", facing(blog)[0]])
@@ -94,7 +92,6 @@ def test_both_apaches_run_without_each_other(blog):
     assert facing(blog) == before and " wsgi_module" not in modules(blog)
 
 
-@pytest.mark.full
 def test_change_from_apache_to_nginx(blog):
     own = main_process(blog)
     blog.deploy(proxy={"kind": "nginx"})

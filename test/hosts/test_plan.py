@@ -107,6 +107,7 @@ def test_a_plan_that_fails_leaves_nothing_and_says_why(blog):
     )
 
 
+@pytest.mark.full
 def test_what_was_done_and_what_has_failed_is_written_down(blog):
     live = blog.live
     assert not blog.apply().ok

@@ -86,6 +86,7 @@ NAMED = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", EACH)
 def test_headers_of_the_pillar_and_of_trusted_proxies_are_passed(blog, kind):
     here, proxy = f"{blog.host.address.rpartition('.')[0]}.0/24", {"kind": kind, "headers": {"X-Real-IP": "ours"}}

@@ -8,6 +8,8 @@ LIMIT = ["--memory=512m", "--memory-swap=512m"]
 FAT = """
 from django.core.signals import request_started
 
+pytestmark = pytest.mark.full
+
 EATEN = []
 
 
@@ -70,7 +72,6 @@ def test_release_succeeds_with_the_hinted_options(blog):
     assert not blog.apply().changed
 
 
-@pytest.mark.full
 def test_previous_instance_is_restarted_when_new_one_fails(blog):
     live = blog.live
     urls = blog.repository.read("website/urls.py")
