@@ -267,6 +267,7 @@ def test_timer_makes_backups_without_salt(blog):
     assert "django-blog-backup.timer" in blog.host.run("systemctl list-timers").stdout
 
 
+@pytest.mark.full
 def test_uploads_restored_on_request(blog):
     name = next(one["backup"] for one in backups(blog) if one["backup"].startswith("media-"))
     which = name.removeprefix("media-").removesuffix(".tar")
@@ -277,6 +278,7 @@ def test_uploads_restored_on_request(blog):
     assert blog.host.testinfra.file(f"{answer['kept']['media']}/since.txt").exists
 
 
+@pytest.mark.full
 def test_removal_keeps_backups(blog):
     blog.deploy(state="absent")
     assert blog.host.run(f"ls /etc/systemd/system {blog.root}").stdout.count("backup") == 1

@@ -147,6 +147,7 @@ def test_new_host_gets_no_request_before_its_release_is_known(fleet: Fleet) -> N
     fleet.add_late()
 
 
+@pytest.mark.full
 def test_configuration_that_haproxy_refuses_leaves_the_running_one(fleet: Fleet) -> None:
     lb, template = fleet.lb, "/srv/formula/django/files/haproxy/haproxy.cfg"
     text, installed = lb.read(template), lb.read("/etc/haproxy/django.cfg")

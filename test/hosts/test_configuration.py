@@ -113,6 +113,7 @@ def test_the_limit_of_uploads_is_in_effect(blog):
     assert blog.browser().post("/sign/", files={"attachment": ("a.txt", b"a" * 1_500_000)}).status_code == 413
 
 
+@pytest.mark.full
 def test_packages_of_the_system_are_installed_without_a_release(blog):
     before = blog.live
     applied = blog.deploy(packages=["gettext"])

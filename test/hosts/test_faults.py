@@ -201,7 +201,7 @@ def test_a_deployment_that_stands_still_keeps_its_lock(good):
     good.is_settled = True
 
 
-@pytest.mark.parametrize("step", shortened(STEPS, "migration", "live"))
+@pytest.mark.parametrize("step", shortened(STEPS, "live"))
 def test_the_power_fails(good, step):
     old = good.live
     with deploying(good, step, "acting", "sync; touch /var/reached; sleep 60"):
@@ -237,6 +237,7 @@ def test_the_clock_jumps(good, hours):
     good.is_settled = True
 
 
+@pytest.mark.full
 def test_two_deployments_at_once(good):
     commit = good.repository.commit(version("at once"))
     apply = " ".join([*APPLY, CONCURRENT])

@@ -98,6 +98,7 @@ def drift(blog: Site) -> dict[str, str]:
     return {row["path"].removeprefix(f"{blog.root}/"): f"{row['drift']} {row['owner']}" for row in told["drift"]}
 
 
+@pytest.mark.full
 def test_changed_files_of_a_release_are_reported_and_replaced(blog):
     assert drift(blog) == {}
     live, unit = f"releases/{blog.live}", f"/etc/systemd/system/{blog.unit}.service"
@@ -138,6 +139,7 @@ def test_changed_files_of_a_release_are_reported_and_replaced(blog):
     assert drift(blog) == {}
 
 
+@pytest.mark.full
 def test_files_of_a_build_are_part_of_the_release(blog):
     blog.deploy(build=["mkdir -p assets", "python -c \"open('assets/app.js', 'w').write('built')\""], writable=["logs"])
     assert drift(blog) == {}

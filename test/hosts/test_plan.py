@@ -85,6 +85,7 @@ def test_a_plan_says_what_the_release_then_does(blog):
     assert blog.host.call("django.plan", "blog")["release"].startswith(f"none: {new} is of this commit")
 
 
+@pytest.mark.full
 def test_a_dry_run_shows_the_files_that_the_apply_then_writes(blog):
     changes = {"server": {"threads": 2}, "media": {"max_upload": "5M"}}
     told = blog.apply(test=True, **changes)

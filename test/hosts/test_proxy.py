@@ -176,6 +176,7 @@ def full(*values: str) -> object:
 TCP = "127.0.0.1:8201"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("kind", "bind"), [("nginx", "unix"), full("nginx", TCP), full("apache", "unix"), full("apache", TCP)]
 )
@@ -252,6 +253,7 @@ def test_balance_methods_choose_upstreams(blog, other, kind, balance):
     assert {*answered(blog)} == {"own"}
 
 
+@pytest.mark.full
 def test_error_pages_of_the_project_are_shown(blog):
     statuses, media = (403, 404, 413, 429, 502), {"protected": True, "max_upload": "1k"}
     pages = {status: f"errors/{status}.html" for status in statuses}

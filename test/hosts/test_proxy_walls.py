@@ -161,6 +161,7 @@ def shown(answer: requests.Response, name: str, *, download: bool) -> None:
         assert answer.headers.get("Content-Disposition") == ("attachment" if download else None), name
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", EACH)
 def test_uploads_run_and_submit_nothing(blog, kind):
     uploaded(blog)

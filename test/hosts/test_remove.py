@@ -75,6 +75,7 @@ def test_data_goes_later_when_the_pillar_says_so(blog):
     assert not blog.host.testinfra.file(blog.root).exists
 
 
+@pytest.mark.full
 def test_a_site_that_left_the_pillar_keeps_running_and_is_named(blog, shop):
     live = blog.live
     del blog.sites["blog"]

@@ -147,6 +147,7 @@ def test_existing_databases_and_roles_are_unchanged(blog):
     assert not blog.apply(database=POSTGRES).failed and dumped(blog) == before
 
 
+@pytest.mark.full
 def test_generated_password_over_tcp_and_login_of_another_name(blog, shop):
     over_tcp = {**POSTGRES, "host": "localhost", "manage": True}
     applied = blog.deploy(database=over_tcp)
@@ -254,6 +255,7 @@ def test_both_sites_serve_after_reboot(blog, shop):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_removal_keeps_data_unless_configured(blog, shop):
     before = dumped(blog)
     blog.sites["shop"] = {"state": "absent"}

@@ -1,13 +1,12 @@
 """Every way to serve: each application server with each process manager and proxy, by the same release engine.
 
-By default two of the servers that no other file releases are there once, one by each process; with --all all
-of them are, and what was seen is written to docs/internals/serving.md.
+By default one of the servers that no other file releases is there once; with --all all of them are, and what
+was seen is written to docs/internals/serving.md.
 """
 
 import itertools
 import json
 import os
-import random
 import re
 import socket
 import time
@@ -46,12 +45,20 @@ WAYS = {
 PROCESSES = ("systemd", "supervisor")
 PROXIES = ("nginx", "apache", "none")
 SYSTEMS = ("bookworm", "trixie")
-#: Of which each is done once without --all. Most files release uWSGI; that of Uvicorn is below, with a websocket.
-BY_DEFAULT = ["gunicorn, gthread, tcp", "granian"]
+#: What is done without --all. Most files release uWSGI; that of Uvicorn is below, with a websocket.
+BY_DEFAULT = ("trixie", "supervisor", "nginx", "gunicorn, gthread, tcp")
 #: Of which each is done with --all by each process behind each proxy.
 COMMON = [
-    *BY_DEFAULT,
-    *("daphne", "mod_wsgi, tcp", "uwsgi, unix", "uwsgi, tcp", "uwsgi, http", "uvicorn"),
+    *(
+        "gunicorn, gthread, tcp",
+        "granian",
+        "daphne",
+        "mod_wsgi, tcp",
+        "uwsgi, unix",
+        "uwsgi, tcp",
+        "uwsgi, http",
+        "uvicorn",
+    ),
     *("gunicorn, sync", "gunicorn, gevent", "mod_wsgi, embedded, tcp"),
 ]
 Case = tuple[str, str, str, str]
@@ -72,22 +79,14 @@ def applies_without_a_proxy(way: str) -> bool:
     return "tcp" not in way and way != "uwsgi, unix"
 
 
-def short(cases: list[Case]) -> list[Case]:
-    """One case of each of these ways: the first draw in which every system and process is met, and two proxies."""
-    draws = (
-        [chance.choice([case for case in cases if case[3] == way]) for way in BY_DEFAULT]
-        for chance in map(random.Random, itertools.count())
-    )
-    return next(draw for draw in draws if all(len({*met}) == 2 for met in list(zip(*draw, strict=True))[:3]))
-
-
 def by_host(case: Case) -> tuple[object, ...]:
     return (SYSTEMS.index(case[0]), PROCESSES.index(case[1]), PROXIES.index(case[2]), [*WAYS].index(case[3]))
 
 
 PRODUCT = product()
-SHORT = short(PRODUCT)
-CASES = [pytest.param(*case, marks=() if case in SHORT else pytest.mark.full) for case in sorted(PRODUCT, key=by_host)]
+CASES = [
+    pytest.param(*case, marks=() if case == BY_DEFAULT else pytest.mark.full) for case in sorted(PRODUCT, key=by_host)
+]
 RAISES = "\n\ndef health(request):\n    raise RuntimeError('out of ink')\n"
 
 

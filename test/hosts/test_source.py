@@ -246,6 +246,7 @@ def test_repository_of_another_user_is_read(live):
     live.host.run(["chown", "-R", "root:root", live.repository.path])
 
 
+@pytest.mark.full
 def test_listed_submodule_is_part_of_the_release(live, repositories, tmp_path):
     (tmp_path / "motto.py").write_text("MOTTO = 'from the submodule'\n")
     library = repositories(live.host, "/srv/git/motto.git", tmp_path)

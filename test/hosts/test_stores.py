@@ -99,6 +99,7 @@ def test_project_has_its_cache_and_sessions(blog):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_site_that_keeps_its_queue_busy_is_deployed_all_the_same(blog):
     """A script is ended where that is possible; else the queue is restarted, with its tasks."""
     client(blog, "RPUSH", "celery", "task")

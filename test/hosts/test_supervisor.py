@@ -151,6 +151,7 @@ def comes_back(blog: Site, killed: str = "") -> str:
             time.sleep(0.1)
 
 
+@pytest.mark.full
 def test_log_is_written_again_after_it_was_moved_away(blog):
     live = blog.live
     blog.host.run(f"mv {blog.root}/log {blog.root}/log.1")
@@ -167,6 +168,7 @@ def test_log_is_written_again_after_it_was_moved_away(blog):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_apply_starts_what_was_stopped(blog):
     live = blog.live
     blog.host.run(["supervisorctl", "stop", blog.unit])
@@ -189,6 +191,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("what", shortened(HOSTILE, "no end"))
 def test_files_that_site_puts_in_its_folder_block_nothing(blog, what):
     live = blog.live
@@ -244,6 +247,7 @@ def test_site_serves_after_restart_of_container(blog):
     assert not blog.apply().changed
 
 
+@pytest.mark.full
 def test_program_that_fails_as_root_is_reported_at_once(blog):
     blog.host.run(["supervisorctl", "stop", blog.unit])
     blog.host.run("mv /usr/bin/install /usr/bin/install.away")

@@ -214,6 +214,7 @@ def test_placeholder_serves_until_the_certificate_is_issued(blog, shop):
     assert pebble.EAB["key"] not in blog.host.run("journalctl --no-pager").stdout
 
 
+@pytest.mark.full
 def test_placeholder_stays_when_the_challenge_fails(shop):
     pebble.names(shop.host, "set-servfail", "lost.example.org")
     applied = shop.deploy(domains=[shop.domain, "lost.example.org"])

@@ -96,6 +96,7 @@ def test_a_model_without_migration_is_named(manor):
     assert "no migration makes" not in str(manor.deploy().warnings)
 
 
+@pytest.mark.full
 def test_a_variable_that_is_missing_is_named(clinic):
     failed = clinic.apply(migrate={"timeout": "20s"}).failed["clinic has its static files"]
     assert "KeyError: 'CLINIC_TOKEN' (clinic/settings.py:7)" in failed

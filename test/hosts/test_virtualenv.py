@@ -95,6 +95,7 @@ def test_virtualenv_is_compiled_and_owned_by_root(blog):
     assert blog.host.run(["find", virtualenv, "-not", "-user", "root"]).stdout == ""
 
 
+@pytest.mark.full
 def test_virtualenv_is_shared_and_an_unused_one_removed(blog):
     blog.repository.commit(FILES | {"requirements.txt": "Django==5.2.19\n"})
     blog.deploy(**UNSET, releases={"keep": 2})
@@ -128,6 +129,7 @@ def test_failed_build_command_is_named(blog):
     blog.deploy(build=None, secrets=None, environment=None)
 
 
+@pytest.mark.full
 def test_unsupported_python_version_is_refused(blog):
     before = blog.live
     blog.repository.commit({"pyproject.toml": PYPROJECT + 'requires-python = ">=3.99"\n', "requirements.txt": None})

@@ -336,6 +336,7 @@ def test_workers_of_the_right_release_take_tasks_when_the_deployment_is_killed(s
     until(lambda: shop.taking() == {shop.live[:4]})
 
 
+@pytest.mark.full
 def test_workers_of_the_right_release_take_tasks_after_a_loss_of_power_in_a_switch(shop):
     with deploying(shop, "after"):
         number = shop.live[:4]
@@ -361,6 +362,7 @@ def test_rollback_exchanges_the_workers(shop):
     assert {line.release for line in shop.ends(500, 20)} == {shop.live[:4]}
 
 
+@pytest.mark.full
 def test_command_that_fails_after_the_switch_is_named(shop):
     failing = {"kind": "command", "command": "sh fail.sh", "ready": "30s"}
     shop.repository.commit({"fail.sh": "echo no such feed >&2; exit 3\n"})
@@ -383,6 +385,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "what", [pytest.param(what, marks=[] if what == "claims to take tasks" else pytest.mark.full) for what in HOSTILE]
 )
