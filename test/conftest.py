@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         full = {parts.story(item) for item in items if parts.is_full(item)}
         chosen = parts.part(full, which, parts.kept().full)
         keep(config, items, lambda item: parts.story(item) in chosen)
-    elif not config.getoption("--all"):
+    elif not config.getoption("--all") and config.getoption("-m") != "smoke":
         keep(config, items, lambda item: not parts.is_full(item))
 
 

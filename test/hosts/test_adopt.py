@@ -16,6 +16,8 @@ from lab import MACHINE, Host, Needs
 from old_sites import APT, entries, old_site, sign_before, until
 from sites import Site, lines, release_of
 
+pytestmark = pytest.mark.full
+
 NEEDS = Needs(MACHINE, "the script of Debian's uWSGI reads what root may not read in a container")
 
 UNIT = """[Unit]
@@ -240,7 +242,6 @@ def test_deployments_taken_over_without_loss(host, blog, shop, club, apps, loads
         assert site.answering["release"] == site.live and entries(site) == ["before"], name
 
 
-@pytest.mark.full
 def test_uwsgi_instances_taken_over(host, apps):
     for name, path in APPS.items():
         assert host.run(["ss", "-Hxl", "src", f"/opt/{name}/wsgi.sock"]).stdout == "", name
@@ -252,7 +253,6 @@ def test_uwsgi_instances_taken_over(host, apps):
     assert host.run(["ss", "-Hxl", "src", "/run/other.sock"]).stdout != "", "its neighbour is not touched"
 
 
-@pytest.mark.full
 def test_existing_deployment_stopped_and_moved_aside(host, blog, shop, club):
     processes = host.run("ps -eo args").stdout
     for gone in ("sites/blog.example.org/virtualenv/bin", "/opt/shop/venv", "runserver"):
@@ -273,19 +273,16 @@ def test_existing_deployment_stopped_and_moved_aside(host, blog, shop, club):
     assert not host.testinfra.file("/home/ray/club/website").exists
 
 
-@pytest.mark.full
 def test_second_apply_changes_nothing(blog):
     assert not blog.apply().changed
 
 
-@pytest.mark.full
 def test_database_present_after_reboot(host, blog, shop, club, apps):
     host.restart()
     for site in (blog, shop, club, *apps.values()):
         assert site.answering["release"] == site.live
 
 
-@pytest.mark.full
 def test_takeover_reverted_by_commands(host, blog):
     """As docs/guides/adopt.md has it."""
     blog.deploy(state="absent")
@@ -301,7 +298,6 @@ def test_takeover_reverted_by_commands(host, blog):
 # Without systemd
 
 
-@pytest.mark.full
 def test_deployment_under_supervisor_in_container_found(hosts, repositories, release):
     command = ("sh", "-c", "service supervisor start; service nginx start; exec sleep infinity")
     host = hosts(release, kind="ready", init=False, command=command)

@@ -6,6 +6,8 @@ from conftest import live_site
 from products import shortened
 from sites import Site, lines, release_of, version
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
@@ -106,7 +108,6 @@ def test_another_file_of_the_database_is_refused_until_the_data_is_there(blog):
     blog.deploy(database=None)
 
 
-@pytest.mark.full
 def test_another_name_is_refused_and_how_it_is_done_works(blog):
     options = {**blog.options, "root": blog.root, "user": "blog"}
     del options["repository"], blog.sites["blog"]

@@ -7,6 +7,8 @@ import servers
 from products import shortened
 from sites import Site, lines, version
 
+pytestmark = pytest.mark.full
+
 PASSWORD = 'grenadier-7f3 p@s:s/w%20#?+"$x'
 MORE = """
 DATABASES["metrics"] = {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "metrics.sqlite3"}
@@ -119,7 +121,6 @@ def test_errors_of_wrong_configuration(blog, what):
     assert blog.releases == [live] or live in blog.releases
 
 
-@pytest.mark.full
 def test_mysql_by_settings(blog):
     blog.deploy(database=MYSQL)
     assert blog.get().status_code == 200 and migrated(blog, "mysql", "blog") > 15
@@ -128,7 +129,6 @@ def test_mysql_by_settings(blog):
     assert not blog.apply().changed
 
 
-@pytest.mark.full
 def test_several_databases(blog):
     add(blog, MORE)
     blog.deploy(database=None, databases={"default": POSTGRES, "metrics": {**MYSQL, "name": "metrics"}})

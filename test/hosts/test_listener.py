@@ -5,6 +5,8 @@ import requests
 from lab import CommandFailed
 from sites import Site, version
 
+pytestmark = pytest.mark.full
+
 HEALTH = """
 
 def health(request):
@@ -30,7 +32,6 @@ def blog(module_hosts, repositories) -> Site:
     return blog
 
 
-@pytest.mark.full
 def test_other_proxy_connects_to_the_socket(blog):
     asked = ["curl", "-s", "--unix-socket", "/srv/django/blog/current/socket", f"http://{blog.domain}/release"]
     assert blog.live in blog.host.run(["runuser", "-u", "www-data", "--", *asked]).stdout
@@ -77,7 +78,6 @@ def test_address_of_another_process_is_refused(blog):
     blog.deploy(server=server)
 
 
-@pytest.mark.full
 def test_listener_survives_a_reboot_and_is_replaced_by_nginx(blog):
     blog.host.restart()
     assert blog.answering["release"] == blog.live

@@ -5,6 +5,8 @@ import re
 import pytest
 from sites import Site, lines
 
+pytestmark = pytest.mark.full
+
 #: Settings of a project that reads its environment, appended to the example's.
 FROM_ENVIRONMENT = """
 import os

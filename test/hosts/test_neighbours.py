@@ -3,6 +3,8 @@
 import pytest
 from sites import Site, lines, version
 
+pytestmark = pytest.mark.full
+
 THEIRS = """server {
     listen 80 default_server;
     server_name other.example.org;

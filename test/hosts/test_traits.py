@@ -8,6 +8,8 @@ from conftest import Hosts, Repositories
 from repository import Repository
 from sites import Site
 
+pytestmark = pytest.mark.full
+
 TRAITS = Path(__file__).with_name("traits")
 
 
@@ -96,7 +98,6 @@ def test_a_model_without_migration_is_named(manor):
     assert "no migration makes" not in str(manor.deploy().warnings)
 
 
-@pytest.mark.full
 def test_a_variable_that_is_missing_is_named(clinic):
     failed = clinic.apply(migrate={"timeout": "20s"}).failed["clinic has its static files"]
     assert "KeyError: 'CLINIC_TOKEN' (clinic/settings.py:7)" in failed
@@ -104,7 +105,6 @@ def test_a_variable_that_is_missing_is_named(clinic):
     assert hint in failed and len(failed.splitlines()) <= 10
 
 
-@pytest.mark.full
 def test_a_project_from_an_image(clinic):
     """Wired to /app, from the environment only, two databases, slow, redirected to https, with commands to run."""
     pin = {"value": "1815 is the pin", "as": "file", "variable": "CLINIC_PIN_PATH"}
@@ -132,7 +132,6 @@ def test_a_project_from_an_image(clinic):
     assert not clinic.apply().changed
 
 
-@pytest.mark.full
 def test_settings_are_classes(manor, repositories, tmp_path_factory):
     """Of django-configurations: for the server, for the steps of a release and for commands of manage.py."""
     repository, options = project("guild", repositories, tmp_path_factory, manor.host)
