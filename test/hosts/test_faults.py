@@ -180,6 +180,7 @@ def until(blog: Site, command: str, timeout: float = 600) -> None:
     blog.host.run(f"until {command}; do sleep 0.1; done", timeout=timeout)
 
 
+@pytest.mark.full
 def test_a_deployment_that_stands_still_keeps_its_lock(good):
     old = good.live
     with deploying(good, "static", "first", "STOP"):

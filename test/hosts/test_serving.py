@@ -256,9 +256,8 @@ MORE_CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "changes", [CHANGES, pytest.param(MORE_CHANGES, marks=pytest.mark.full)], ids=["common", "more"]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("changes", [CHANGES, MORE_CHANGES], ids=["common", "more"])
 def test_change_of_server_loses_no_request(machines, changes):
     blog: Site = machines("bookworm", "systemd")
     deploy(blog, "systemd", "nginx", "uwsgi, unix")

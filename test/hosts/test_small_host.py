@@ -3,12 +3,12 @@
 import pytest
 from sites import Site, lines, version
 
+pytestmark = pytest.mark.full
+
 LIMIT = ["--memory=512m", "--memory-swap=512m"]
 #: What each process that serves takes besides from its first request on; what is loaded before that they share.
 FAT = """
 from django.core.signals import request_started
-
-pytestmark = pytest.mark.full
 
 EATEN = []
 

@@ -49,6 +49,7 @@ def lair(den: Lair) -> Iterator[Lair]:
 # The findings
 
 
+@pytest.mark.full
 def test_finding_01_constraints_file_is_no_link(lair):
     lair.host.write("/root/existing", "root's\n")
     with lair.nothing_outside():
