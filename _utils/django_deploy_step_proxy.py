@@ -5,14 +5,19 @@ from collections.abc import Iterator
 import django_deploy_difference
 import django_host_config
 import django_host_file
+import django_proxy
 import django_proxy_files
 import django_proxy_handover
 import django_proxy_listener
 import django_proxy_page
+import django_proxy_reach
+import django_proxy_rival
 import django_proxy_switch
 import django_tls
 import django_tls_acme
 from django_deploy import Changes, Deployment
+from django_host_command import DeploymentError
+from django_site import Site
 
 
 def tls(deployment: Deployment) -> Iterator[Changes]:
@@ -34,7 +39,8 @@ def tls(deployment: Deployment) -> Iterator[Changes]:
 def proxy(deployment: Deployment) -> Iterator[Changes]:
     """Write the proxy's files of the site and their links; reload it where one has changed and all are valid.
 
-    Without a proxy, have the address on which systemd listens for the site.
+    Without a proxy, have the address on which systemd listens for the site. Whatever the step had to do, visitors
+    reach the site then, or an error says what they meet (docs/decisions/0074).
     """
     site, release, templates = deployment.site, deployment.release, deployment.templates
     if not release:
@@ -49,19 +55,34 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     leftovers = django_proxy_files.leftovers(site, files)
     listener = django_proxy_listener.stale(site, templates)
     if not (changes or stale or leftovers or listener):
+        if not deployment.test:
+            deployment.warn(_not_reached(site))
         return
     yield {**changes, **stale, **listener, **{str(path): "removed" for path in leftovers}}
     deployment.take_lock()
     if listener and not site.listener:
         django_proxy_listener.remove(site)
     django_proxy_page.install(site, pages)
+    was_served = bool(django_proxy.serving(site))
     if changes:
-        django_proxy_switch.apply(files)
+        rivals = django_proxy_rival.of_site(site)
+        django_proxy_switch.apply(files, lambda: django_proxy_rival.refuse(site, rivals))
     django_proxy_page.remove_stale(site, pages)
     if listener and site.listener:
         django_proxy_listener.apply(site, templates)
     for path in leftovers:
         django_host_file.remove_tree(path)
+    found = _not_reached(site)
+    if found and not was_served:
+        proxy = django_proxy.of_site(site)
+        raise DeploymentError(found[0], hint=f"see {proxy.DAEMON.log}, and apply again" if proxy else "")
+    deployment.warn(found)
+
+
+def _not_reached(site: Site) -> list[str]:
+    """Return a text that says what visitors of a site meet in its place; none where they reach it."""
+    found = django_proxy_reach.problem(site)
+    return [f"visitors do not reach {site.name}: {found}"] if found else []
 
 
 def acme(deployment: Deployment) -> Iterator[Changes]:

@@ -1,7 +1,8 @@
 """Apache (https://httpd.apache.org/docs/2.4/) as the proxy of sites: virtual hosts for each domain."""
 
+import fnmatch
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from django_host_command import DeploymentError
 from django_host_config import Files
 from django_host_folder import Folder
 from django_host_port import Listen, Place
-from django_proxy_contract import Proxy
+from django_proxy_contract import Bound, Proxy, Server
 from django_site import Site
 
 ETC = Path("/etc/apache2")
@@ -147,6 +148,16 @@ class Apache(Proxy):
         )
         return _listens("\n".join([*_existing(), *own]))
 
+    def servers(self) -> list[Server]:
+        """Return all virtual hosts of Apache's whole configuration, in their order."""
+        return _virtual_hosts(django_host_command.run(["apache2ctl", "-S"], doing="apache2ctl -S"))
+
+    def chosen(self, candidates: Sequence[Server], name: str, is_default: Sequence[bool]) -> Server | None:
+        """Return which virtual host answers for a name: the first that fits, or the first of all."""
+        del is_default
+        fitting = (one for one in candidates if any(fnmatch.fnmatchcase(name, known) for known in one.names))
+        return next(fitting, next(iter(candidates), None))
+
     def check(self) -> None:
         """Have Apache test its configuration.
 
@@ -184,6 +195,26 @@ class Apache(Proxy):
             return _USUAL
         everywhere, named = _existing_listens()
         return {*everywhere, *(port for _host, port in named)} - {443}
+
+
+def _virtual_hosts(text: str) -> list[Server]:
+    """Return the virtual hosts that ``apache2ctl -S`` prints, each once for each address and port."""
+    found: list[Server] = []
+    bound = Bound("", 0, is_default=False)
+    for line in text.splitlines():
+        place = re.match(r"(\S+):(\d+|\*)\s+(?:is a NameVirtualHost|(\S+) \((.+):(\d+)\))", line)
+        named = re.match(r"\s+port \S+ namevhost (\S+) \((.+):(\d+)\)", line)
+        other = re.match(r"\s+(?:wild )?alias (\S+)", line)
+        if place:
+            host = place[1].strip("[]").replace("_default_", "*")
+            bound = Bound("" if host == "*" else host, int(place[2].replace("*", "0")), is_default=False)
+        if place and place[3]:
+            found.append(Server(place[4], int(place[5]), [bound], [place[3].lower()]))
+        elif named:
+            found.append(Server(named[2], int(named[3]), [bound], [named[1].lower()]))
+        elif other and found:
+            found[-1].names.append(other[1].lower())
+    return found
 
 
 def unescapes(site: Site) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import django_host_file
 import django_host_folder
@@ -16,6 +16,23 @@ from django_host_port import Listen, Place
 from django_host_service import Daemon
 from django_kinds import FILES, ProxyKind
 from django_site import Site
+
+
+class Bound(NamedTuple):
+    """Where a server listens: an address, one of `django_host_port.ALL` or empty for all; and whether by default."""
+
+    host: str
+    port: int
+    is_default: bool
+
+
+class Server(NamedTuple):
+    """A server of nginx or a virtual host of Apache: where it is written, where it listens, and for which names."""
+
+    path: str
+    line: int
+    listens: list[Bound]
+    names: list[str]
 
 
 class Proxy(ABC):
@@ -104,6 +121,20 @@ class Proxy(ABC):
     @abstractmethod
     def places(self) -> set[Place]:
         """Return where the proxy listens by its whole configuration, files of other programs included."""
+
+    @abstractmethod
+    def servers(self) -> list[Server]:
+        """Return all servers of its whole configuration, files of other programs included, in their order."""
+
+    @abstractmethod
+    def chosen(self, candidates: Sequence[Server], name: str, is_default: Sequence[bool]) -> Server | None:
+        """Return which of the servers of an address and port answers for a name in lower case, by the proxy's rules.
+
+        Args:
+            candidates: the servers, in their order.
+            name: a host name.
+            is_default: whether each is the default server there.
+        """
 
     @abstractmethod
     def check(self) -> None:

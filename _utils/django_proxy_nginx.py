@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import django_host_port
 import django_host_service
 import django_host_template
 import django_kinds
+import django_proxy_nginx_config
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
 from django_host_port import Listen, Place
-from django_proxy_contract import Proxy
+from django_proxy_contract import Proxy, Server
 from django_site import Site
 
 ETC = Path("/etc/nginx")
@@ -122,6 +123,14 @@ class Nginx(Proxy):
         return everywhere | {
             (host, port) for host, port in found if (django_host_port.ALL[":" in host], port) not in everywhere
         }
+
+    def servers(self) -> list[Server]:
+        """Return all servers of nginx's whole configuration, in their order."""
+        return django_proxy_nginx_config.servers(django_host_command.run(["nginx", "-T", "-q"], doing="nginx -T"))
+
+    def chosen(self, candidates: Sequence[Server], name: str, is_default: Sequence[bool]) -> Server | None:
+        """Return which server answers for a name: of several that fit, nginx takes the best."""
+        return django_proxy_nginx_config.chosen(candidates, name, is_default)
 
     def check(self) -> None:
         """Have nginx test its configuration.

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import django_host_config
@@ -57,20 +57,24 @@ def alone() -> Iterator[None]:
             _held.clear()
 
 
-def apply(files: Files) -> None:
+def apply(files: Files, accept: Callable[[], object] = lambda: None) -> None:
     """Install files and reload the proxies that have them; on failure everything is as it was before.
 
     A proxy that has nothing to serve any more is stopped before another one takes its ports.
+
+    Args:
+        files: what is installed.
+        accept: is called before a proxy reads them; it raises DeploymentError where they are not to be used.
 
     Raises:
         DeploymentError: a proxy refuses the files of this site or of another one; the message has file and line. Or
             it keeps its old configuration after a reload.
     """
     with alone():
-        _apply(files)
+        _apply(files, accept)
 
 
-def _apply(files: Files) -> None:
+def _apply(files: Files, accept: Callable[[], object]) -> None:
     before = {path: django_host_config.read(path) for path in files}
     proxies = django_proxy.PROXIES.values()
     coming = [proxy for proxy in proxies if any(text is not None for text in _of(proxy, files).values())]
@@ -85,6 +89,7 @@ def _apply(files: Files) -> None:
         for proxy in [*leaving, *coming]:
             if proxy in coming or not coming or django_host_service.pid(proxy.DAEMON):
                 proxy.check()
+        accept()
     except BaseException:
         django_host_config.install(before, folders)
         raise

@@ -29,13 +29,15 @@ def get(
     release: Path,
     path: str,
     *,
+    host: str = "",
     scheme: str = "http",
     headers: Mapping[str, str] | None = None,
     timeout: float = 10,
 ) -> Answer:
-    """Request a page from a release's own socket, as the proxy would for the first domain.
+    """Request a page from a release's own socket, as the proxy would.
 
     Args:
+        host: the domain; without it the first one of the site.
         timeout: seconds until the response is complete.
 
     Raises:
@@ -43,7 +45,7 @@ def get(
         http.client.HTTPException: the response is not HTTP, or too long.
     """
     deadline = time.monotonic() + timeout
-    host = site.config["domains"][0]
+    host = host or site.config["domains"][0]
     where = django_release_instance.address(site, release)
     headers = {**site.config["proxy"].get("headers", {}), **(headers or {})}
     target, _mark, query = path.partition("?")

@@ -8,6 +8,7 @@ import django_database_schema
 import django_host_clock
 import django_process
 import django_proxy_maintenance
+import django_proxy_reach
 import django_release
 import django_release_attempt
 import django_release_instance
@@ -106,6 +107,7 @@ def status(site: Site) -> dict[str, Any]:
         "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
         "maintenance": django_proxy_maintenance.summary(site),
+        "unreached": django_proxy_reach.problem(site) if live else "",
         **django_verbs_workers.status(site, live),
         "stores": django_store_setup.summary(site),
         **_container(live),

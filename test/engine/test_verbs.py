@@ -383,6 +383,7 @@ def test_what_there_is(two):
         "failed": f"{THREE}: static",
         "sandbox": "",
         "maintenance": "",
+        "unreached": "",
         "damage": "",
     }
     assert [row["health"].split(",")[0] for row in rows[:2]] == ["", "runs"] and rows[1]["age"].endswith(" s")

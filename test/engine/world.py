@@ -27,6 +27,8 @@ import django_process_supervisor
 import django_process_systemd
 import django_process_trial
 import django_project_program
+import django_proxy_reach
+import django_proxy_rival
 import django_release
 import django_release_drain
 import django_release_health
@@ -45,6 +47,7 @@ import pytest
 from django_backup_dump import Database, Dumper
 from django_deploy import Deployment
 from django_host_command import Command, DeploymentError, Ended
+from django_proxy_rival import Rival
 from django_site import Site
 from django_wall_foreign import Foreign
 from specimen import MakeSite, formula_templates
@@ -173,6 +176,9 @@ class World:
         self.connections = 0
         self.problems: dict[str, str] = {}
         self.page = ""
+        #: What answers in place of the site by the proxy's configuration, and what its visitors meet.
+        self.rivals: list[Rival] = []
+        self.unreached = ""
         self.home = 0, ""
         self.sandbox = dict(CONFINED)
         self.last: Deployment | None = None
@@ -516,6 +522,8 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_source_history, "describe"): lambda site, commit: {"author": "Ada", "subject": commit[:7]},
         (django_source_history, "difference"): lambda site, old, new: {"files": 1},
         (django_wall_delegate, "ask"): ask_here,
+        (django_proxy_rival, "of_site"): lambda site: world.rivals,
+        (django_proxy_reach, "problem"): lambda site: world.unreached,
     }
     for (module, name), replacement in played.items():
         monkeypatch.setattr(module, name, replacement)

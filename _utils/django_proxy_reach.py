@@ -1,0 +1,122 @@
+"""Whether visitors reach a site through the proxy of this host: what it answers, next to what the instance does."""
+
+import contextlib
+import http.client
+import time
+from collections.abc import Iterator
+
+import django_host_port
+import django_host_service
+import django_proxy
+import django_proxy_maintenance
+import django_proxy_rival
+import django_release_cure
+import django_release_http
+import django_release_instance
+from django_host_command import DeploymentError
+from django_host_port import Place
+from django_proxy_connection import Secure
+from django_proxy_contract import Proxy
+from django_site import Site
+from django_wall_response import Bounded
+from django_wall_text import shown
+
+#: Seconds for all requests of one site, and between two of which the first was answered otherwise than by the instance.
+_PATIENCE, _PAUSE = 5.0, 0.3
+_TRIES = 3
+#: What the proxy itself may answer by the site's options: a login, access rules, a rate.
+_RULES = (401, 403, 429)
+_REDIRECTS = (301, 302, 307, 308)
+#: Problems that one text names.
+_NAMED = 3
+
+
+def problem(site: Site) -> str:
+    """Return what visitors of a site meet in its place; empty where they reach it, or where it has no proxy.
+
+    A site whose instance does not answer within some seconds gets no problem: that is not the proxy's.
+
+    Example: ``"blog.example.org on port 80 is answered by /etc/nginx/conf.d/default.conf:1, not by …"``
+    """
+    proxy = django_proxy.serving(site)
+    if not proxy or not django_release_instance.serves(site.current):
+        return ""
+    try:
+        found = list(map(str, django_proxy_rival.of_site(site)))
+    except DeploymentError as error:
+        return error.message
+    if not found and not django_proxy_maintenance.is_on(site):
+        found = list(_unanswered(site, proxy, time.monotonic() + _PATIENCE))
+    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return "; ".join(found[:_NAMED]) + more
+
+
+def _unanswered(site: Site, proxy: Proxy, deadline: float) -> Iterator[str]:
+    """Yield each domain and place at which the proxy answers otherwise than the instance."""
+    bound = django_host_port.addresses(django_host_service.pid(proxy.DAEMON) or 0)
+    for listens, scheme in ((site.config["proxy"]["listen"], "http"), (site.listens_tls, "https")):
+        for host, port in map(django_host_port.split, listens):
+            own = {one for one, known in bound if known == port and one in (host or one, *django_host_port.ALL)}
+            if not own:
+                yield f"{proxy.DAEMON.service} does not listen on {f'{host} ' if host else ''}port {port}"
+            for domain in site.config["domains"] if own else ():
+                expected = _of_instance(site, scheme, domain, deadline)
+                for address in [host] if host else _loopbacks(own):
+                    found = expected and _differs(site, scheme, (address, port), domain, expected, deadline)
+                    if found:
+                        yield f"{scheme}://{domain} on {address} port {port} {found}"
+
+
+def _loopbacks(addresses: set[str]) -> list[str]:
+    """Return addresses of this host by which it reaches what listens on all addresses."""
+    four, six = django_host_port.ALL
+    return [*(["127.0.0.1"] if four in addresses else []), *(["::1"] if six in addresses else [])] or [*addresses][:1]
+
+
+def _differs(site: Site, scheme: str, place: Place, domain: str, expected: int, deadline: float) -> str:
+    """Return how the answer to a visitor differs from that of the instance; empty where it does not."""
+    found = ""
+    for turn in range(_TRIES):
+        if turn and time.monotonic() + _PAUSE < deadline:
+            time.sleep(_PAUSE)
+        try:
+            status, location = _ask(site, scheme, place, domain, deadline)
+        except (OSError, http.client.HTTPException) as error:
+            found = f"gives no response ({shown(str(error))})"
+            continue
+        if site.https and scheme == "http" and status in _REDIRECTS and location.startswith(f"https://{domain}"):
+            return ""
+        if status in (expected, *_RULES) or (site.config["proxy"].get("upstreams") and status < 500):
+            return ""
+        found = f"returns {status}, and the instance {expected}"
+    return found
+
+
+def _ask(site: Site, scheme: str, place: Place, domain: str, deadline: float) -> tuple[int, str]:
+    """Request the health page through the proxy; return the status and the header Location."""
+    left = max(deadline - time.monotonic(), 0.05)
+    connection = Secure(*place, domain, left) if scheme == "https" else http.client.HTTPConnection(*place, timeout=left)
+    headers = {
+        "Host": domain,
+        "User-Agent": "django-formula",
+        "Connection": "close",
+        **site.config["health"]["headers"],
+    }
+    with contextlib.closing(connection):
+        connection.connect()
+        connection.sock = Bounded(connection.sock, deadline)
+        connection.request("GET", django_release_cure.page(site), headers=headers)
+        response = connection.getresponse()
+        return response.status, response.headers.get("Location", "")
+
+
+def _of_instance(site: Site, scheme: str, domain: str, deadline: float) -> int:
+    """Return the status of the same page from the instance itself; 0 where it does not answer in time."""
+    path, headers = django_release_cure.page(site), site.config["health"]["headers"]
+    left = max(deadline - time.monotonic(), 0.05)
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        release = site.current.resolve()
+        return django_release_http.get(
+            site, release, path, host=domain, scheme=scheme, headers=headers, timeout=left
+        ).status
+    return 0

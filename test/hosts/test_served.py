@@ -1,0 +1,118 @@
+"""A host that answers in place of a site, in the ways of served.yaml: the apply and the status say which file it is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from conftest import Hosts, Repositories, live_site
+from sites import Site
+
+WAYS = yaml.safe_load(Path(__file__).with_name("served.yaml").read_text())
+USUAL = [
+    "an earlier file of conf.d has the name",
+    "a server on an address has the name",
+    "the main file does not include sites-enabled, as that of nginx.org",
+]
+PEM = "/var/lib/django-formula/certificates/blog.example.org.pem"
+
+
+def of(proxy: str) -> list[Any]:
+    return [
+        pytest.param(way, id=way["way"], marks=() if way["way"] in USUAL else pytest.mark.full)
+        for way in WAYS
+        if way.get("proxy", "nginx") == proxy
+    ]
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts: Hosts, repositories: Repositories) -> Site:
+    """A site with a domain that is redirected."""
+    return live_site(module_hosts, repositories, redirect_domains=["www.example.org"])
+
+
+@pytest.fixture(scope="module")
+def secure(module_hosts: Hosts, repositories: Repositories) -> Site:
+    return live_site(module_hosts, repositories, tls={"kind": "self_signed"})
+
+
+@pytest.fixture(scope="module")
+def behind_apache(module_hosts: Hosts, repositories: Repositories) -> Site:
+    return live_site(module_hosts, repositories, proxy={"kind": "apache"})
+
+
+def write(site: Site, way: dict[str, Any], etc: str, main: str) -> list[str]:
+    """Put what a way adds on the host; return its paths."""
+    paths = []
+    for path, text in way.get("files", {}).items():
+        paths.append(f"{etc}/{path}")
+        site.host.write(paths[-1], text.replace("ADDRESS", site.host.address).replace("PEM", PEM))
+    if "main" in way:
+        text = site.host.read(f"{etc}/{main}")
+        assert way["main"][0] in text, text
+        site.host.write(f"{etc}/{main}", text.replace(*way["main"]))
+    return paths
+
+
+def judge(site: Site, way: dict[str, Any], etc: str, main: str, daemon: str) -> None:
+    before = site.host.read(f"{etc}/{main}")
+    paths = write(site, way, etc, main)
+    try:
+        site.host.run(f"systemctl reload-or-restart {daemon}")
+        (status,) = site.host.call("django.status", site.name)
+        applied = site.apply()
+        assert applied.ok and not applied.changed, applied
+        said = " ".join(applied.warnings)
+        if way["answers"] == "the site":
+            assert status["unreached"] == "" and "do not reach" not in said, (status["unreached"], said)
+            return
+        expected = "is not served" if way["answers"] == "nothing" else f"is answered by {etc}/{way['answers']}"
+        for text in (status["unreached"], said):
+            assert expected in text and way.get("says", "").replace("ADDRESS", site.host.address) in text, text
+    finally:
+        site.host.write(f"{etc}/{main}", before)
+        site.host.run(["rm", "-f", *paths])
+        site.host.run(f"systemctl reload-or-restart {daemon}")
+
+
+@pytest.mark.parametrize("way", of("nginx"))
+def test_what_answers_in_place_of_a_site_is_named(request: pytest.FixtureRequest, way: dict[str, Any]) -> None:
+    site = request.getfixturevalue("secure" if "ssl" in str(way) else "blog")
+    judge(site, way, "/etc/nginx", "nginx.conf", "nginx")
+
+
+@pytest.mark.parametrize("way", of("apache"))
+def test_what_answers_in_place_of_a_site_behind_apache_is_named(behind_apache: Site, way: dict[str, Any]) -> None:
+    judge(behind_apache, way, "/etc/apache2", "apache2.conf", "apache2")
+
+
+def test_site_whose_name_another_server_has_is_refused_before_nginx_reads_it(blog: Site) -> None:
+    host, other = blog.host, "/etc/nginx/conf.d/other.conf"
+    host.write(other, "server {\n    listen 80;\n    server_name shop.example.org;\n    return 200 theirs;\n}\n")
+    host.run(["systemctl", "reload", "nginx"])
+    shop = Site(host, blog.repository, "shop", neighbour=blog)
+    failure = shop.apply().failed["shop has its proxy"]
+    assert f"shop.example.org on port 80 is answered by {other}:1" in failure and "remove that server" in failure
+    assert shop.get("/").text == "theirs" and blog.get("/").status_code == 200
+    assert "shop" not in host.run("ls -R /etc/nginx").stdout
+    host.run(["rm", other])
+    shop.deploy()
+    assert shop.get("/").status_code == 200
+    (status,) = host.call("django.status", "shop")
+    assert status["unreached"] == ""
+
+
+def test_proxy_that_may_not_connect_is_no_served_site(blog: Site) -> None:
+    """As with a profile of AppArmor that forbids it: nginx has the files, and returns 502."""
+    blog.host.run(f"chmod 700 /run/django/{blog.name}")
+    try:
+        assert blog.get("/").status_code == 502
+        (status,) = blog.host.call("django.status", blog.name)
+        assert "returns 502, and the instance 200" in status["unreached"]
+    finally:
+        blog.host.run(f"chmod 751 /run/django/{blog.name}")
+    with pytest.raises(requests.ConnectionError):
+        blog.host.http("/", "unknown.example.org")
+    (status,) = blog.host.call("django.status", blog.name)
+    assert status["unreached"] == ""
