@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ def make(
             databases.append(Database(site, "media", "media", str(site.media)))
         databases += django_backup_store.of_site(site) if aliases is None else []
         measured = {one.alias: DUMPERS[one.kind].measure(one) for one in databases}
+        if aliases is None:
+            _refuse_lost(release, [one for one in databases if not measured[one.alias]["tables"]])
         databases = [one for one in databases if measured[one.alias]["tables"]]
         _check_room(site, databases, {alias: one["size"] for alias, one in measured.items()})
         live = django_release.linked(site, site.current) or release
@@ -90,6 +92,23 @@ def make(
             raise
         prune(site)
     return made
+
+
+def _refuse_lost(release: Release, empty: Sequence[Database]) -> None:
+    """Refuse a backup without a database that has lost its tables: the next one would replace the last good backup.
+
+    Raises:
+        DeploymentError: a database has none, though the release has migrated it.
+    """
+    migrations = release.facts["migrations"]
+    for one in empty if release.record.get("state") == "good" else ():
+        if any(migrations.get(one.alias, {}).values()):
+            name = release.site.name
+            raise DeploymentError(
+                f"the database {one.alias!r} has no tables, though {release.name} has migrated it: "
+                f"{one.name} is missing or empty",
+                hint=f"restore the newest backup: salt-call django.restore {name}",
+            )
 
 
 @contextlib.contextmanager

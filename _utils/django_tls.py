@@ -25,6 +25,8 @@ from django_host_folder import Folder
 from django_site import Site
 
 STATE = Path("/var/lib/django-formula")
+#: Seconds before its end from which on a certificate that others replace is warned of, however short it is.
+_REPLACED = 7 * 86400
 #: The beginning of the first line of each file; the origin of the certificate follows.
 OURS = "# Written by django-formula: "
 #: Days that a certificate of the local authority is valid, and the authority itself.
@@ -405,7 +407,7 @@ def summary(site: Site) -> dict[str, str]:
     parts = [f"{kind}, {days}"]
     if certificate.left <= 0:
         parts.append(f"WARNING: {domain} has expired")
-    elif certificate.part_left < 1 / 4:
+    elif certificate.part_left < 1 / 4 or (kind == "files" and certificate.left < _REPLACED):
         parts.append(f"WARNING: {domain} should have been renewed")
     if kind == "acme" and not certificate.origin.startswith("acme "):
         parts.append(f"{domain} has a placeholder")

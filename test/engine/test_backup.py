@@ -90,7 +90,20 @@ def test_manifest_of_backup(world, site, clock):
 
 def test_database_without_tables_not_backed_up(world, site):
     world.server.databases["blog"]["rows"] = {}
+    live = django_release.linked(site, site.current)
+    live.update(facts={**live.facts, "migrations": {"default": {"applied": [], "pending": []}}})
     assert backup(site) == [] == names(site)
+
+
+def test_backup_refused_for_database_that_has_lost_its_tables(world, site):
+    """As where the file of SQLite is gone: the backup would be good, and have nothing in it."""
+    live = django_release.linked(site, site.current)
+    live.update(facts={**live.facts, "migrations": {"default": {"applied": ["blog.0001_first"], "pending": []}}})
+    (made,) = backup(site)
+    world.server.databases["blog"]["rows"] = {}
+    with pytest.raises(DeploymentError, match=f"the database 'default' has no tables, though {live.name}") as error:
+        backup(site)
+    assert "django.restore blog" in error.value.hint and made in names(site)
 
 
 def test_backups_of_same_second_have_different_names(site, clock, monkeypatch):

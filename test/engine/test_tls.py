@@ -215,6 +215,12 @@ def test_files_are_read_from_a_path_and_from_salt(blog, own_host):
             "acme, 0 of 89 days left; WARNING: blog.example.org has expired",
         ),
         (ACME, {}, "files", "acme, 89 of 90 days left; blog.example.org has a placeholder"),
+        (
+            {"kind": "files", "certificate": "/a.pem", "key": "/b.pem"},
+            {"begins": 0, "ends": 1},
+            "files",
+            "files, 1 of 1 days left; WARNING: blog.example.org should have been renewed",
+        ),
         (SELF_SIGNED, {}, "self_signed x", "self_signed, 89 of 90 days left; root: {root}"),
         (SELF_SIGNED, None, "", "blog.example.org: missing or damaged: state.apply creates it again"),
     ],
