@@ -483,9 +483,11 @@ class Deployment:
         """Return what serves after a failure; an instance that was stopped is started again."""
         live = self.release if self.is_activated else self.live
         nothing = "the old site still serves" if self.takeover else "nothing runs yet"
-        serves = f"{live.name} still runs" if live else nothing
+        serves = f"{live.name} {'is live' if self.is_activated else 'still runs'}" if live else nothing
         if self.paused and not self.is_activated:
             serves = self._resume(self.paused)
+        elif self.live and not self.is_activated and not self.takeover and not self.test:
+            serves = self._start_again(self.live) or serves
         with contextlib.suppress(OSError):
             if not self.is_activated and self.live and django_deploy_migration.is_in_maintenance(self.site, self.live):
                 serves = (
@@ -494,6 +496,19 @@ class Deployment:
                     f"salt-call django.maintenance {self.site.name} off"
                 )
         return serves
+
+    def _start_again(self, live: Release) -> str:
+        """Start the active release where it was stopped; return what runs then, empty where it has been running.
+
+        Without this a site that was stopped would stay so for as long as its newest commit fails.
+        """
+        with contextlib.suppress(DeploymentError, OSError):
+            is_busy = not self.lock.is_held and self.lock.holder()
+            if is_busy or django_release_instance.is_running(self.site, live.path):
+                return ""
+            self.lock.take()
+            return self._resume(live)
+        return ""
 
     def _restore_secrets(self) -> None:
         """Restore the secrets of the active release, which reads them at its next start."""

@@ -102,6 +102,11 @@ class Proxy(ABC):
     def files(self, site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
         """Return what a site has in addition to the servers of its domains."""
 
+    def for_names(self, names: Collection[str]) -> Files:
+        """Return what the proxy needs for servers of these names, all that it has."""
+        del names
+        return {}
+
     @abstractmethod
     def listening(self, http: Collection[Listen], https: Collection[Listen]) -> dict[str, Any]:
         """Return the template variables about where it listens, ``http`` and ``https`` among them, in its syntax."""

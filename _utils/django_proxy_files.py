@@ -41,7 +41,18 @@ def of_site(
     files: Files = {}
     for proxy in django_proxy.PROXIES.values():
         files |= _present(proxy, site, facts, templates, through, upcoming) if proxy is own else _absent(proxy, site)
-    return {**files, **deserted(files)}
+    return _with_names({**files, **deserted(files)})
+
+
+def _with_names(files: Files) -> Files:
+    """Return files with what the proxies need for the names of all domains that they have with them."""
+    more: Files = {}
+    for proxy in django_proxy.PROXIES.values():
+        ours = {path for path in (proxy.etc / "sites-enabled").glob("*") if django_host_config.is_managed(path)}
+        ours |= {path for path in files if path.parent == proxy.etc / "sites-enabled"}
+        names = {path.name.removesuffix(proxy.SUFFIX) for path in ours if files.get(path, "it stays") is not None}
+        more |= proxy.for_names(names)
+    return {**files, **more}
 
 
 def _present(
@@ -149,7 +160,7 @@ def deserted(files: Files) -> Files:
 def absent(site: Site) -> Files:
     """Return the files of a site, all to be removed."""
     files: Files = {path: None for proxy in django_proxy.PROXIES.values() for path in _absent(proxy, site)}
-    return {**files, **deserted(files)}
+    return _with_names({**files, **deserted(files)})
 
 
 def _static_url(site: Site, facts: Mapping[str, Any]) -> str:

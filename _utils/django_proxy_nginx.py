@@ -26,6 +26,8 @@ IPV6 = Path("/proc/net/if_inet6")
 
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "M": 2592000, "y": 31536000}
+#: The size of a bucket of nginx's table of server names where nothing sets it: that of a line of the processor's cache.
+_USUAL_BUCKET = 64
 #: The version of nginx that has `ssl_reject_handshake` and `ssl_conf_command`: Ubuntu 22.04 has 1.18.
 _TLS_DIRECTIVES = (1, 19, 4)
 
@@ -80,6 +82,17 @@ class Nginx(Proxy):
     def tls_variables(self) -> dict[str, Any]:
         """Return which directives of https this version has."""
         return {"has_openssl_options": version() >= _TLS_DIRECTIVES}
+
+    def for_names(self, names: Collection[str]) -> Files:
+        """Return the file with the size of the table of server names, where one of them does not fit by default.
+
+        nginx refuses its configuration otherwise, and a second directive too where the host has one.
+        """
+        path = ETC / "conf.d/django-names.conf"
+        size = _bucket(max((len(name.encode()) for name in names), default=0))
+        if size <= _USUAL_BUCKET or _sets_bucket(path):
+            return {path: None} if path.exists() else {}
+        return {path: f"{OURS}: its longest server name needs it.\nserver_names_hash_bucket_size {size};\n"}
 
     def listening(self, http: Collection[Listen], https: Collection[Listen]) -> dict[str, Any]:
         """Return the template variables about where nginx listens, and how this version writes it."""
@@ -212,6 +225,21 @@ def _ports(text: str) -> set[int]:
         return {80}
     found = [re.search(r"(?:^|:)(\d+)$", listen) for listen in listens if not listen.startswith("unix:")]
     return {int(port[1]) if port else 80 for port in found}
+
+
+def _bucket(length: int) -> int:
+    """Return the smallest size of a bucket, a power of two, that has room for a name (ngx_hash.h)."""
+    needed, size = 16 + (length + 2 + 7) // 8 * 8, _USUAL_BUCKET
+    while size < needed:
+        size *= 2
+    return size
+
+
+def _sets_bucket(own: Path) -> bool:
+    """Return whether a file of the host, not ours, sets the size of that table."""
+    pattern = re.compile(r"(?m)^[^#\n]*\bserver_names_hash_bucket_size\b")
+    paths = {ETC / "nginx.conf", *ETC.glob("conf.d/*.conf"), *ETC.glob("sites-enabled/*")} - {own}
+    return any(pattern.search(django_host_file.read_text(path) or "") for path in paths if path.is_file())
 
 
 def size(text: object) -> int | None:

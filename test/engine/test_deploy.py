@@ -651,7 +651,7 @@ def test_step_failing_after_the_switch_keeps_the_new_release(world, monkeypatch,
             world.apply()
     assert world.live == new and f"django-blog-{new[:4]}.service" in world.running
     if error != "killed":
-        assert caught.value.message == f"{step}: {ERRORS[error][1]}" and caught.value.hint.endswith(f"{new} still runs")
+        assert caught.value.message == f"{step}: {ERRORS[error][1]}" and caught.value.hint.endswith(f"{new} is live")
     world.apply()
     assert world.live == new
     world.check()
@@ -733,6 +733,30 @@ def test_release_on_hold_is_released_when_asked_for_or_changed(world, what):
     assert world.live == f"0003-{TWO[:12]}"
     world.check()
     assert world.apply() == {}
+
+
+def test_a_site_that_was_stopped_is_started_though_its_newest_commit_failed(world):
+    """The second apply fails as the first one did, before it would start anything."""
+    world.apply()
+    one = f"0001-{ONE[:12]}"
+    world.push("two")
+    world.fails["systemd-run"] = DeploymentError("it is broken")
+    with pytest.raises(DeploymentError) as error:
+        world.apply()
+    assert error.value.hint.endswith(f"{one} still runs")
+    world.running.clear()
+    with pytest.raises(DeploymentError, match="failed before with the same inputs") as error:
+        world.apply()
+    assert error.value.hint.endswith(f"{one} runs again") and world.live == one
+    world.check()
+    world.running.clear()
+    world.fails["systemctl enable"] = DeploymentError("no interpreter")
+    with pytest.raises(DeploymentError, match="failed before with the same inputs") as error:
+        world.apply()
+    assert f"{one} does not start again: " in error.value.hint
+    with pytest.raises(DeploymentError), world.deployment(test=True).step("source"):
+        raise DeploymentError("a dry run starts nothing")
+    assert not world.running
 
 
 def test_a_rollback_whose_release_does_not_come_up(world, monkeypatch):

@@ -656,3 +656,25 @@ def test_sites_share_variables_and_nginx_accepts_their_names(make_site):
         defined.append(re.findall(r"(?m)^(?:geo|map) .*\$(\w+) \{$", text))
     assert defined[0] == defined[1] and len(defined[0]) == 12
     assert max(map(len, defined[0])) <= 46
+
+
+@pytest.mark.parametrize(
+    ("length", "size"), [(11, None), (46, None), (47, 128), (110, 128), (111, 256), (253, 512)]
+)
+def test_long_name_of_a_server_has_room(make_site, nginx, length, size):
+    """nginx 1.22 as Debian has it accepts 46 characters with a bucket of 64 bytes, and refuses 47."""
+    domain = ("a" * 50 + ".") * 5 + "b" * 253
+    site = make_site(domains=[domain[:length].rstrip(".").ljust(length, "c")])
+    names = django_proxy_nginx.ETC / "conf.d/django-names.conf"
+    found = files(site).get(names)
+    assert (found and int(re.search(r"(?m)^server_names_hash_bucket_size (\d+);$", found)[1])) == size
+
+
+def test_size_that_the_host_sets_stays(make_site, nginx):
+    site, names = make_site(domains=["a" * 60 + ".example.org"]), django_proxy_nginx.ETC / "conf.d/django-names.conf"
+    main = django_proxy_nginx.ETC / "nginx.conf"
+    main.write_text("http {\n    # server_names_hash_bucket_size 64;\n}\n")
+    django_proxy_switch.apply(files(site))
+    assert "bucket_size 128;" in names.read_text() and django_proxy_files.absent(site)[names] is None
+    main.write_text("http {\n    server_names_hash_bucket_size 256;\n}\n")
+    assert files(site)[names] is None

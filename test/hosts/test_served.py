@@ -116,3 +116,15 @@ def test_proxy_that_may_not_connect_is_no_served_site(blog: Site) -> None:
         blog.host.http("/", "unknown.example.org")
     (status,) = blog.host.call("django.status", blog.name)
     assert status["unreached"] == ""
+
+
+def test_long_domain_is_served_and_a_path_without_a_site_is_404(blog: Site) -> None:
+    domain = f"{'a-long-name-of-a-shop-' * 2}in-the-main-street.example.org"
+    shop = Site(blog.host, blog.repository, "stall", neighbour=blog, domains=[domain], path="/stall")
+    shop.deploy()
+    assert shop.get("/").status_code == 200 and not blog.apply().changed
+    for path in ("/", "/index.html", "/nothing"):
+        assert blog.host.http(path, domain).status_code == 404, path
+    shop.options["domains"] = ["stall.example.org"]
+    shop.deploy()
+    assert blog.host.run(["test", "-e", "/etc/nginx/conf.d/django-names.conf"], check=False).returncode
