@@ -658,9 +658,7 @@ def test_sites_share_variables_and_nginx_accepts_their_names(make_site):
     assert max(map(len, defined[0])) <= 46
 
 
-@pytest.mark.parametrize(
-    ("length", "size"), [(11, None), (46, None), (47, 128), (110, 128), (111, 256), (253, 512)]
-)
+@pytest.mark.parametrize(("length", "size"), [(11, None), (46, None), (47, 128), (110, 128), (111, 256), (253, 512)])
 def test_long_name_of_a_server_has_room(make_site, nginx, length, size):
     """nginx 1.22 as Debian has it accepts 46 characters with a bucket of 64 bytes, and refuses 47."""
     domain = ("a" * 50 + ".") * 5 + "b" * 253
