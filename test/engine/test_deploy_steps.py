@@ -351,7 +351,7 @@ def test_command_failing_after_the_switch_keeps_the_release(world):
     with pytest.raises(DeploymentError) as error:
         world.apply()
     two = world.live
-    assert error.value.message == "record: bad x failed (exit 1)" and f"{two} still runs" in error.value.hint
+    assert error.value.message == "record: bad x failed (exit 1)" and f"{two} is live" in error.value.hint
     assert world.releases[two] == "good" and two.startswith("0002")
     last = json.loads(world.site.deploys.read_text().splitlines()[-1])
     assert last["result"] == "released" and last["step"] == "record" and "bad x" in last["error"]

@@ -289,7 +289,7 @@ def test_a_way_back_that_is_closed_is_said(two, monkeypatch):
         two.apply()
     assert f"{ONE} cannot be activated again: [Errno 28] No space left" in caught.value.message
     assert two.live == TWO and "django-blog-0002.service" in two.running
-    assert caught.value.hint.endswith(f"{TWO} still runs")
+    assert caught.value.hint.endswith(f"{TWO} is live")
     monkeypatch.undo()
 
 
@@ -417,7 +417,7 @@ def test_a_command_that_fails_after_the_switch(two):
     assert caught.value.message == "record: manage.py clear_cache failed (exit 1)"
     assert caught.value.hint.splitlines() == [
         "correct django:sites:blog:commands:after_switch:0, or the command itself",
-        f"{TWO} still runs",
+        f"{TWO} is live",
     ]
     assert two.live == TWO and two.releases[TWO] == "good"
     record = django_host_file.read_json(two.site.current / "release.json")
