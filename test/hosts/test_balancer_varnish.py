@@ -16,7 +16,7 @@ pytestmark = pytest.mark.full
 BEHIND_APACHE = """
 export DEBIAN_FRONTEND=noninteractive
 sed -i 's/listen 80;/listen 127.0.0.1:8080;/' /etc/nginx/conf.d/blog.conf
-rm -f /etc/nginx/sites-enabled/default
+rm -f /etc/nginx/sites-enabled/*
 systemctl restart nginx
 apt-get -qq update && apt-get -qq install --no-install-recommends apache2 >/dev/null
 a2enmod -q proxy_http >/dev/null
@@ -112,6 +112,7 @@ def test_visitor_chooses_no_kept_page_by_connection(fleet: Fleet, scheme: str) -
         assert answer.headers["x-cache"] == "hit"
     for host in fleet.web:
         assert host.run("grep -c /links? /var/log/nginx/access.log").stdout.strip() != "0"
+    fleet.apply()
 
 
 def raw(fleet: Fleet, path: str, root: str | None, headers: Sequence[tuple[str, str]] = ()) -> Seen:

@@ -62,7 +62,7 @@ def judge(site: Site, way: dict[str, Any], etc: str, main: str, daemon: str) -> 
         site.host.run(f"systemctl reload-or-restart {daemon}")
         (status,) = site.host.call("django.status", site.name)
         applied = site.apply()
-        assert applied.ok and not applied.changed, applied
+        assert applied.ok and {*applied.changed} <= {"nginx runs"}, applied  # another default server comes and goes
         said = str(applied.warnings)
         if way["answers"] == "the site":
             assert status["unreached"] == "" and "do not reach" not in said, (status["unreached"], said)
