@@ -200,7 +200,10 @@ def test_uwsgi_binds_the_socket_that_docker_does_not_pass(make_site, engine):
     record = django_container.record(Container(ENGINES[engine], f"localhost/django/blog:{NAME}", "localhost/base"))
     (path / "release.json").write_text(json.dumps({"container": record}))
     text = django_release_instance.configuration(site, path, FACTS, formula_templates())["uwsgi.ini"]
-    socket, ready = f"socket = {site.run}/0042.sockets/server.sock\nchmod-socket = 660\n", f"{site.run}/0042/ready\n"
+    socket, ready = (
+        f"socket = {site.run}/0042.sockets/server.sock\nchmod-socket = 660\n",
+        f"create:{site.run}/0042/ready\n",
+    )
     assert [one in text for one in (socket, ready, "\nlisten = ")] == [engine == "docker"] * 3
     assert "logto" not in text, "the journal has its log"
 
