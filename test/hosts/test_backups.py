@@ -218,6 +218,8 @@ def test_password_appears_nowhere(blog, engine):
 
 
 def test_damaged_backup_detected(blog):
+    blog.deploy(database=DATABASES["sqlite"])
+    blog.host.call("django.backup", "blog")
     name = backups(blog)[0]["backup"]
     path = f"{blog.root}/backups/{name}"
     blog.host.run(f"cp -a {path} /root/whole; printf x | dd of={path} bs=1 seek=200 conv=notrunc status=none")

@@ -99,6 +99,7 @@ def test_a_dry_run_shows_the_files_that_the_apply_then_writes(blog):
 
 def test_a_plan_that_fails_leaves_nothing_and_says_why(blog):
     blog.repository.commit({"guestbook/views.py": "def entries(:\n"}, "Broken")
+    assert blog.units  # the former release has ended
     before = traces(blog)
     done = blog.host.salt("django.plan", "blog")
     assert done.returncode != 0 and traces(blog) == before
