@@ -1,0 +1,125 @@
+"""Whether visitors reach a site through the proxy: what a real server at its port answers, next to the instance."""
+
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import django_host_port
+import django_host_service
+import django_proxy
+import django_proxy_maintenance
+import django_proxy_reach
+import django_proxy_rival
+import django_release_http
+import django_release_instance
+import pytest
+from django_host_command import DeploymentError
+from django_release_http import Answer
+from specimen import configured
+
+
+class Visited(BaseHTTPRequestHandler):
+    """Answers with the next of some statuses, the last again and again; `LATE` comes too late."""
+
+    def do_GET(self):
+        statuses = self.server.statuses
+        status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
+        if status == LATE:
+            time.sleep(1)
+            status = 200
+        self.send_response(status)
+        self.send_header("Location", self.server.location)
+        self.end_headers()
+
+    def log_message(self, *_arguments):
+        """Say nothing."""
+
+
+LATE = 0
+
+
+@pytest.fixture
+def visited(monkeypatch):
+    """A server in the place of the proxy, and the site; `visited(...)` returns what is said."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Visited)
+    server.location, port = "", server.server_address[1]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    listening = {("127.0.0.1", port)}
+    played = {
+        (django_host_service, "pid"): lambda daemon: 7,
+        (django_host_port, "addresses"): lambda pid: listening,
+        (django_proxy, "serving"): lambda site: django_proxy.PROXIES["nginx"],
+        (django_proxy_rival, "of_site"): lambda site: [],
+        (django_proxy_maintenance, "is_on"): lambda site: None,
+        (django_release_instance, "serves"): lambda release: True,
+        (django_proxy_reach, "_PATIENCE"): 0.5,
+        (django_proxy_reach, "_PAUSE"): 0.01,
+    }
+    for (module, name), value in played.items():
+        monkeypatch.setattr(module, name, value)
+
+    def ask(*statuses, instance=200, listen=None, **options):
+        def get(*_arguments, **_options):
+            if instance is None:
+                raise TimeoutError("it hangs")
+            return Answer(instance, {}, "")
+
+        monkeypatch.setattr(django_release_http, "get", get)
+        server.statuses = [*statuses]
+        site = configured("blog", proxy={"listen": [listen or f"127.0.0.1:{port}"]}, **options)
+        return django_proxy_reach.problem(site)
+
+    yield ask
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "instance"),
+    [([200], 200), ([302], 302), ([502, 200], 200), ([503], 503), ([401], 200), ([403], 200), ([429], 200)],
+)
+def test_nothing_is_said_where_the_proxy_answers_as_the_instance_or_by_its_rules(visited, statuses, instance):
+    assert visited(*statuses, instance=instance) == ""
+
+
+@pytest.mark.parametrize("status", [404, 500, 502, 200])
+def test_other_status_is_said(visited, status):
+    instance = 302 if status == 200 else 200
+    assert f"returns {status}, and the instance {instance}" in visited(status, instance=instance)
+
+
+def test_slow_site_is_not_judged(visited):
+    """Neither the first apply nor a verb fails for it, or waits for it."""
+    began = time.monotonic()
+    assert visited(LATE) == visited(404, instance=None) == ""
+    assert time.monotonic() - began < 10
+
+
+def test_address_without_the_proxy_is_said(visited):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert visited(200, listen=f"127.0.0.1:{port}") == f"nginx does not listen on 127.0.0.1 port {port}"
+
+
+def test_closed_port_is_said(visited, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setattr(django_host_port, "addresses", lambda pid: {("127.0.0.1", port)})
+    assert "gives no response ([Errno 111] Connection refused)" in visited(200, listen=f"127.0.0.1:{port}")
+
+
+def test_three_of_many_problems_are_named(visited):
+    found = visited(404, domains=[f"{number}.example.org" for number in range(5)])
+    assert found.count("returns 404") == 3 and found.endswith("; and 2 more")
+
+
+def test_nothing_is_asked_during_maintenance_and_what_nginx_refuses_is_said(visited, monkeypatch):
+    def refused(site):
+        raise DeploymentError("nginx -T failed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(django_proxy_maintenance, "is_on", lambda site: {"by": "ray"})
+        assert visited(503) == ""
+        patched.setattr(django_proxy_rival, "of_site", refused)
+        assert visited(200) == "nginx -T failed"
