@@ -36,13 +36,12 @@ def servers(dump: str) -> list[Server]:
     if not texts:
         return []
     main = next(iter(texts))
-    files = {path: parsed(text, path) for path, text in texts.items()}
-    expanded = [*_expand(files[main], files, os.path.dirname(main))]
-    https = [directive for directive in expanded if directive.words == ["http"]]
+    folder, files = os.path.dirname(main), {path: parsed(text, path) for path, text in texts.items()}
     return [
-        _server(one, files, os.path.dirname(main))
-        for http in https
-        for one in _expand(http.block, files, os.path.dirname(main))
+        _server(one, files, folder)
+        for http in _expand(files[main], files, folder)
+        if http.words == ["http"]
+        for one in _expand(http.block, files, folder)
         if one.words == ["server"]
     ]
 
