@@ -41,7 +41,7 @@ LATE = 0
 
 @pytest.fixture
 def visited(monkeypatch):
-    """A server in the place of the proxy, and the site; `visited(...)` returns what is said."""
+    """A server that stands for the proxy, and the site; `visited(...)` returns what is said."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Visited)
     server.location, port = "", server.server_address[1]
     threading.Thread(target=server.serve_forever, daemon=True).start()
