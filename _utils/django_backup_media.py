@@ -10,6 +10,7 @@ import django_host_file
 import django_host_folder
 import django_host_mount
 import django_wall_delegate
+import django_wall_move
 from django_backup_dump import Database, Dumper
 from django_host_command import DeploymentError
 from django_host_folder import Folder
@@ -71,12 +72,13 @@ class MediaDumper(Dumper):
             )
 
     def swap(self, database: Database, name: str, kept: str) -> None:
-        os.rename(database.name, kept)
+        django_wall_move.rename(Path(database.name), Path(kept))
         os.rename(name, database.name)
         django_host_file.sync_folder(Path(name).parent)
 
     def undo_partial_swap(self, database: Database, kept: str) -> None:
-        if os.path.lexists(kept) and not os.path.lexists(database.name):
+        is_undone = django_wall_move.undo(Path(database.name), Path(kept))
+        if not is_undone and os.path.lexists(kept) and not os.path.lexists(database.name):
             os.rename(kept, database.name)
 
     def drop(self, database: Database, name: str) -> None:

@@ -20,6 +20,7 @@ import django_store_client
 import django_store_contract
 import django_store_redis
 import django_store_service
+import django_wall_move
 from django_backup_dump import Database, Dumper
 from django_host_command import DeploymentError
 from django_host_folder import Folder
@@ -93,7 +94,7 @@ class StoreDumper(Dumper):
         server = _server(database)
         try:
             django_store_service.stop(server)
-            os.rename(database.name, kept)
+            django_wall_move.rename(Path(database.name), Path(kept))
             os.rename(name, database.name)
             django_host_file.sync_folder(Path(name).parent)
             django_store_service.restart(server)
@@ -107,8 +108,11 @@ class StoreDumper(Dumper):
             raise
 
     def undo_partial_swap(self, database: Database, kept: str) -> None:
-        if os.path.lexists(kept) and not os.path.lexists(database.name):
+        is_undone = django_wall_move.undo(Path(database.name), Path(kept))
+        if not is_undone and os.path.lexists(kept) and not os.path.lexists(database.name):
             os.rename(kept, database.name)
+            is_undone = True
+        if is_undone:
             django_store_service.restart(_server(database))
 
     def drop(self, database: Database, name: str) -> None:

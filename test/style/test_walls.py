@@ -130,4 +130,10 @@ def test_only_one_module_works_by_descriptors_of_folders():
 
 
 #: Modules that look at the way to a path, read one file or change the owners of a tree by descriptors: each says why.
-BY_DESCRIPTOR = {"django_source_reader", "django_proxy_page", "django_source_submodule", "django_wall_handover"}
+BY_DESCRIPTOR = {
+    "django_proxy_page",
+    "django_source_reader",
+    "django_source_submodule",
+    "django_wall_handover",
+    "django_wall_move",
+}
