@@ -121,12 +121,15 @@ class WorkerKind(NamedTuple):
         used_options: the options of a worker that have an effect, besides those that every kind has.
         is_single: whether a site may have only one of it.
         has_schedule: whether it keeps what it has sent on a schedule in a folder of the site, ``beat``.
+        broker: the word of ``environment`` for the queue that tasks are sent to; in upper case it is the variable by
+            which its client finds the queue. Empty where the project's settings have it.
     """
 
     templates: tuple[str, ...]
     used_options: tuple[str, ...]
     is_single: bool = False
     has_schedule: bool = False
+    broker: str = ""
 
 
 #: Programs next to those of every kind of worker: two that these import, and one that reads their queues.
@@ -140,12 +143,14 @@ WORKERS = {
             *_WORKER_PROGRAMS,
         ),
         ("app", "queues", "processes", "options"),
+        broker="celery_broker_url",
     ),
     "celery_beat": WorkerKind(
         ("django_formula_celery_beat.py", "django_formula_celery_app.py", *_WORKER_PROGRAMS),
         ("app", "options"),
         is_single=True,
         has_schedule=True,
+        broker="celery_broker_url",
     ),
     "rq": WorkerKind(("django_formula_rq.py", *_WORKER_PROGRAMS), ("queues", "processes", "options")),
     "huey": WorkerKind(
@@ -153,6 +158,16 @@ WORKERS = {
     ),
     "command": WorkerKind(("django_formula_command.py", *_WORKER_PROGRAMS), ("command", "processes", "stop", "ready")),
 }
+
+
+def brokers(site: Mapping[str, Any]) -> set[str]:
+    """Return the words of ``environment`` by which clients of a site's workers find its queue, here or elsewhere.
+
+    Args:
+        site: its configuration; ``enqueues`` has those of workers that other hosts of the site have.
+    """
+    own = {WORKERS[worker["kind"]].broker for worker in (site.get("workers") or {}).values()}
+    return {*own, *site.get("enqueues", ())} - {""}
 
 
 class PushKind(NamedTuple):

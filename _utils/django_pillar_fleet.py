@@ -116,19 +116,28 @@ def settle(site: Site) -> None:
         return
     del site["fleet"]["given"]
     parts, host = site["fleet"]["parts"], site["fleet"]["host"]
-    apps, workers = hosts_with(site, "app"), hosts_with(site, "worker")
     if not {*RELEASED} & {*parts}:
         site |= {"state": "absent", "remove_data": site["remove_data"] and site["state"] == "absent"}
         return
-    if host not in apps[:1]:
+    if host not in hosts_with(site, "app")[:1]:
         site["backup"]["schedule"] = None
+    _leave_work(site)
+    if "app" not in parts:
+        _leave_visitors(site)
+
+
+def _leave_work(site: Site) -> None:
+    """Leave out the workers and schedules that run on other hosts, but not how tasks are sent to them: a view may."""
+    parts, host = site["fleet"]["parts"], site["fleet"]["host"]
+    apps, workers = hosts_with(site, "app"), hosts_with(site, "worker")
+    brokers = django_kinds.brokers(site)
     if workers and "worker" not in parts:
         for key in ("workers", "schedules"):
             site.pop(key, None)
     elif host not in (workers or apps)[:1]:
         _leave_to_first(site)
-    if "app" not in parts:
-        _leave_visitors(site)
+    if elsewhere := brokers - django_kinds.brokers(site):
+        site["enqueues"] = sorted(elsewhere)
 
 
 def _leave_visitors(site: Site) -> None:

@@ -11,6 +11,7 @@ import django_email
 import django_host_environment
 import django_host_template
 import django_host_user
+import django_kinds
 import django_site
 import django_store
 import django_virtualenv_packages
@@ -124,16 +125,17 @@ def _known_values(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[s
 def _broker(site: Site, secrets: Mapping[str, str]) -> dict[str, str]:
     """Return the variable by which Celery finds the site's queue, unless the pillar sets it.
 
+    Whatever may send a task needs it: views and commands do, also on a host whose site has its workers elsewhere.
+
     Args:
         secrets: the site's; with none of them the variable is only returned where the queue has no password.
     """
-    workers = (site.config.get("workers") or {}).values()
-    taken = {"from": "celery_broker_url"}
-    if not site.config.get("queue") or not any(worker["kind"].startswith("celery") for worker in workers):
-        return {}
-    if "CELERY_BROKER_URL" in site.config["environment"] or django_store.is_secret(site, taken) != bool(secrets):
-        return {}
-    return {"CELERY_BROKER_URL": str(django_store.environment_value(site, taken, secrets))}
+    found = {}
+    for word in django_kinds.brokers(site.config) if site.config.get("queue") else ():
+        name, taken = word.upper(), {"from": word}
+        if name not in site.config["environment"] and django_store.is_secret(site, taken) == bool(secrets):
+            found[name] = str(django_store.environment_value(site, taken, secrets))
+    return found
 
 
 def _is_secret(site: Site, value: Mapping[str, str]) -> bool:

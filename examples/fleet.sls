@@ -25,6 +25,4 @@ django:
       workers:
         default: {kind: celery}
         beat: {kind: celery_beat}
-      environment:
-        CELERY_BROKER_URL: {from: celery_broker_url}   # which Celery reads by itself
       media: {shared: false}           # uploads are stored elsewhere, or there are none

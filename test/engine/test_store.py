@@ -383,6 +383,15 @@ def test_celery_worker_finds_the_queue(kind, names):
     assert {name for name in found if "BROKER" in name} == names
 
 
+def test_a_host_whose_site_has_its_workers_elsewhere_finds_the_queue():
+    site = configured(queue={"engine": "redis"})
+    site.config = {**site.config, "enqueues": ["celery_broker_url"]}
+    found = django_release_settings.environment(site, RELEASE, FACTS)
+    assert found["CELERY_BROKER_URL"] == "redis+socket:///run/django-blog-queue/socket"
+    site.config = {**site.config, "environment": {"CELERY_BROKER_URL": "memory://"}}
+    assert django_release_settings.environment(site, RELEASE, FACTS)["CELERY_BROKER_URL"] == "memory://"
+
+
 def test_only_missing_clients_are_installed():
     site = configured(queue={"engine": "redis"}, caches={"default": {"engine": "memcached"}})
     assert django_store.requirements(site, (5, 2), set()) == ["redis>=4.5", "pymemcache>=3.4"]

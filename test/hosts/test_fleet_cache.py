@@ -115,7 +115,7 @@ def lay_out(fleet: CacheFleet, cache: Host) -> CacheFleet:
         queue={"engine": "redis"},
         cache={"engine": "redis"},
         workers={"default": {"kind": "celery", "processes": 1}},
-        environment={"REDIS_URL": {"from": "queue_url"}, "CELERY_BROKER_URL": {"from": "celery_broker_url"}},
+        environment={"REDIS_URL": {"from": "queue_url"}},
     )
     fleet.settle()
     fleet.deploy()
