@@ -284,8 +284,11 @@ def _resolved(host):
 
 
 def _parts(name, hosts):
-    """Return the parts of a host: those under its own name, else under the first pattern that matches."""
-    matching = [value for pattern, value in sorted(hosts.items()) if fnmatch.fnmatchcase(name, pattern)]
-    entry = hosts.get(name) or (matching or [[]])[0]
-    parts = entry.get("parts") if isinstance(entry, dict) else entry
-    return [str(part) for part in parts] if isinstance(parts, list) else []
+    """Return the parts of a host: those under its own name, if it has some there, else those of its first pattern."""
+    patterns = [pattern for pattern in sorted(hosts) if pattern != name and fnmatch.fnmatchcase(name, pattern)]
+    for key in [name, *patterns]:
+        entry = hosts.get(key)
+        parts = entry.get("parts") if isinstance(entry, dict) else entry
+        if parts is not None:
+            return [str(part) for part in parts] if isinstance(parts, list) else []
+    return []

@@ -46,24 +46,11 @@ def complete(site: Site, host: str) -> Iterator[Problem]:
         return
     addresses = known["addresses"] if known else {}
     found: dict[str, Any] = {}
-    for name in sorted(hosts, key=lambda name: (is_pattern(name), name)):
-        matching = fnmatch.filter(sorted(addresses), name) if is_pattern(name) else [name]
-        if is_pattern(name) and not known:
-            yield (
-                ("hosts", name),
-                f"a pattern needs the names of the master's minions: set {MASTER}, or write each name",
-            )
-        elif not matching:
-            yield ("hosts", name), "matches no minion whose key the master has accepted"
-        for one in matching:
-            if one in found and is_pattern(name) and is_pattern(found[one]["by"]):
-                yield ("hosts", name), f"matches {one}, which {found[one]['by']} matches too: write {one} itself"
-            found.setdefault(one, {**_entry(hosts[name]), "by": name})
+    yield from _named(hosts, known, found)
     for name, entry in found.items():
         if known and name not in addresses and not entry["address"]:
             yield ("hosts", name), "no minion of this master has that name: start it and accept its key, or set address"
         entry["address"] = entry["address"] or addresses.get(name, "")
-        del entry["by"]
     if not known and host not in found:
         yield ("hosts",), f"expected {host}, the name of this host's minion, among {', '.join(found)}"
     parts = found[host]["parts"] if host in found and site["state"] == "present" else []
@@ -83,14 +70,70 @@ def complete(site: Site, host: str) -> Iterator[Problem]:
     site["proxy"]["trusted"] = [*trusted, *(address for address in balancers if address not in trusted)]
 
 
+def _named(hosts: dict[str, Any], known: Any, found: dict[str, Any]) -> Iterator[Problem]:
+    """Add the hosts of a site by their names, each with its entry.
+
+    What a host has under its own name counts before what its pattern has. Parts under its own name that leave out one
+    of the pattern's are refused: they may be meant as more parts, or as others.
+
+    Args:
+        hosts: as the pillar has them, by name or pattern.
+        known: what the master says; it knows the names that a pattern stands for.
+        found: gets the hosts.
+    """
+    patterns = sorted(filter(is_pattern, hosts))
+    names = {*(known["addresses"] if known else ()), *(name for name in hosts if not is_pattern(name))}
+    by = {pattern: fnmatch.filter(sorted(names), pattern) for pattern in patterns}
+    for pattern in patterns:
+        if not known:
+            yield (
+                ("hosts", pattern),
+                f"a pattern needs the names of the master's minions: set {MASTER}, or write each name",
+            )
+        elif not by[pattern]:
+            yield ("hosts", pattern), "matches no minion whose key the master has accepted"
+    for name in sorted(names):
+        matching = [pattern for pattern in patterns if name in by[pattern]]
+        for other in matching[1:] if name not in hosts else ():
+            yield ("hosts", other), f"matches {name}, which {matching[0]} matches too: write {name} itself"
+        if matching or name in hosts:
+            inherited = {key: value for pattern in matching[:1] for key, value in _map(hosts[pattern]).items()}
+            own = {key: value for key, value in _map(hosts.get(name)).items() if value is not None}
+            found[name] = _entry({**inherited, **own})
+        if name in hosts:
+            yield from _parts_of(name, hosts, matching)
+
+
+def _parts_of(name: str, hosts: dict[str, Any], matching: list[str]) -> Iterator[Problem]:
+    """Yield what is wrong with the parts that a host has under its own name."""
+    own: list[str] | None = _map(hosts[name]).get("parts")
+    key = ("hosts", name)
+    of_patterns = sorted({part for pattern in matching for part in _map(hosts[pattern]).get("parts") or ()})
+    if own is None and len(matching) != 1:
+        yield key, f"expected parts for {name}, such as [app]"
+    missing = [part for part in of_patterns if own and part not in own]
+    if own and missing:
+        given, both = (", ".join(sorted(parts)) for parts in (missing, {*own, *of_patterns}))
+        by = " and ".join(f"{pattern!r}" for pattern in matching)
+        verb = "gives" if len(matching) == 1 else "give"
+        text = (
+            f"expected [{both}], since {by} {verb} it {given}: write all its parts, or patterns that leave {name} out"
+        )
+        yield key, text
+
+
 def is_pattern(name: str) -> bool:
     """Return whether a key of ``hosts`` stands for several minions."""
     return not _PATTERN.isdisjoint(name)
 
 
-def _entry(value: Any) -> dict[str, Any]:
-    """Return a host's entry in one shape: its parts may be written as a list alone."""
-    entry = value if isinstance(value, dict) else {"parts": value}
+def _map(value: Any) -> dict[str, Any]:
+    """Return a host's entry as a map: its parts may be written as a list alone."""
+    return value if isinstance(value, dict) else {} if value is None else {"parts": value}
+
+
+def _entry(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a host's entry with all its keys."""
     return {
         "parts": sorted(entry.get("parts") or []),
         "address": entry.get("address") or "",

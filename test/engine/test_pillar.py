@@ -3,6 +3,7 @@
 UPDATE=1 writes what is rendered now into test/render; the diff is then the change to review.
 """
 
+import itertools
 import json
 import os
 import re
@@ -289,6 +290,29 @@ def test_each_host_of_a_site_finds_its_part() -> None:
     assert "schedules" in web1["sites"]["blog"] and "schedules" not in web2["sites"]["blog"]
 
 
+def test_a_name_adds_to_what_its_pattern_has() -> None:
+    hosts = {"web[12]": {"parts": ["app"], "weight": 50}, "web1": {"address": "10.0.1.1"}, "web2": ["worker", "app"]}
+    found = on("web1", hosts)
+    assert found["errors"] == []
+    entries = found["sites"]["blog"]["fleet"]["hosts"]
+    assert entries["web1"] == {"parts": ["app"], "address": "10.0.1.1", "weight": 50, "backup": False}
+    assert entries["web2"]["parts"] == ["app", "worker"] and entries["web2"]["weight"] == 50
+    none = on("web1", {"web*": ["app"], "web1": []})
+    assert none["errors"] == [] and [*none["sites"]] == [], "an empty list: it has no part"
+
+
+def test_parts_that_one_host_may_not_have_together_are_in_a_table() -> None:
+    page = (ROOT / "docs/guides/fleet-parts.md").read_text()
+    table = {frozenset(pair) for pair in re.findall(r"(?m)^\| `(\w+)`, `(\w+)` \|", page)}
+    parts = SCHEMA["$defs"]["part"]["enum"]
+    refused = {
+        frozenset(pair)
+        for pair in itertools.combinations(parts, 2)
+        if any("got both" in error for error in on("web1", {"web1": [*pair], "web2": ["app"]})["errors"])
+    }
+    assert refused == table != set()
+
+
 def test_what_one_host_does_for_all_is_left_out_of_the_others() -> None:
     options = {
         "backup": {"schedule": "daily"},
@@ -322,6 +346,23 @@ def test_hosts_for_workers_run_them_instead_of_those_that_serve() -> None:
     assert [site["server"]["kind"] for site in (web1, web2, jobs)] == ["gunicorn", "gunicorn", "none"]
     assert django_kinds.server_of(jobs["server"]).interface == "asgi", "its settings are those of the hosts that serve"
     assert (jobs["tls"]["kind"], jobs["fleet"]["https"], found["lb1"]["proxies"]) == ("none", [443], [])
+
+
+@pytest.mark.parametrize(
+    ("hosts", "workers"),
+    [
+        ({"web*": ["app"], "lb1": ["worker"]}, ["celery"]),
+        ({"web*": ["app"], "lb1": ["worker"]}, ["celery_beat"]),
+        ({"web*": ["worker"], "lb1": ["app"]}, ["celery_beat"]),
+        ({"web*": ["app"], "lb1": ["app"]}, ["celery_beat", "rq"]),
+        ({"web1": ["app", "worker"], "web2": ["app"], "lb1": ["worker"]}, ["celery", "celery_beat"]),
+    ],
+)
+def test_every_host_that_may_send_tasks_finds_the_queue(hosts: dict[str, Any], workers: list[str]) -> None:
+    given = {kind: {"kind": kind} for kind in workers}
+    queue = {"engine": "redis", "host": "10.0.0.6"}
+    sites = [on(host, hosts, workers=given, queue=queue)["sites"]["blog"] for host in KNOWN]
+    assert [django_kinds.brokers(site) for site in sites] == [{"celery_broker_url"}] * 3
 
 
 def test_the_first_host_for_workers_does_what_one_does_for_all() -> None:
@@ -435,6 +476,27 @@ WRONG_FLEETS = {
         {"web*": ["app"], "*1": ["app"]},
         {},
         ["hosts:web* — matches web1, which *1 matches too: write web1 itself"],
+    ),
+    "name-without-the-part-of-its-pattern": (
+        {"web[12]": ["app"], "web1": ["worker"]},
+        {},
+        [
+            "hosts:web1 — expected [app, worker], since 'web[12]' gives it app: write all its parts, or patterns that "
+            "leave web1 out",
+        ],
+    ),
+    "names-without-the-parts-of-all-their-patterns": (
+        {"web*": ["app"], "*1": ["worker"], "web1": ["balancer"]},
+        {"workers": {"jobs": {"kind": "rq"}}, "queue": {"engine": "redis", "host": "10.0.0.6"}},
+        [
+            "hosts:web1 — expected [app, balancer, worker], since '*1' and 'web*' give it app, worker: write all its "
+            "parts, or patterns that leave web1 out",
+        ],
+    ),
+    "name-without-parts": (
+        {"web2": ["app"], "web1": {"weight": 50}},
+        {},
+        ["hosts:web1 — expected parts for web1, such as [app]"],
     ),
     "pattern-without-a-master": (
         {"web*": ["app"], "web1": ["app"]},

@@ -89,6 +89,14 @@ def test_a_host_that_serves_gets_the_key_the_release_and_the_addresses(pillar_of
     assert kept == {"lb1": ["balancer"], "web1": ["app"], "web2": ["app"], "web3": ["app"]}
 
 
+def test_a_name_without_parts_has_those_of_its_pattern_and_an_empty_list_has_none(pillar_of, tmp_path):
+    hosts = {**HOSTS, "web1": {"weight": 50}, "web2": [], "web3": ["app", "worker"]}
+    found = {name: pillar_of(name, {"blog": {"hosts": hosts}})["blog"] for name in ("web1", "web2", "web3")}
+    assert {name: "secret_key" in site for name, site in found.items()} == {"web1": True, "web2": False, "web3": True}
+    kept = json.loads((tmp_path / "store/blog/hosts.json").read_text())
+    assert kept == {"lb1": ["balancer"], "web1": ["app"], "web2": [], "web3": ["app", "worker"]}
+
+
 def test_secret_of_the_pillar_reaches_the_hosts_that_use_it_only(pillar_of):
     hosts = {**HOSTS, "web2": ["worker"], "web3": ["database", "cache"]}
     site = {
