@@ -11,6 +11,7 @@ from pathlib import Path
 import django_host_port
 import django_host_service
 import django_proxy
+import django_secret
 import django_takeover_apache
 import django_takeover_data
 import django_takeover_existing
@@ -156,8 +157,9 @@ def _refuse_other_web_server(site: Site, existing: ExistingDeployment, kind: str
 
 def _entries(site: Site, existing: ExistingDeployment, kept: Sequence[str]) -> None:
     """Add what is in the site's root and was not made by the formula."""
-    # Any one of these proves a site of the formula: they stay after a removal, and come along from another host.
-    signs = (site.applied, site.deploys, site.secrets / "secret_key.json")
+    # Any one of these proves a site of the formula: they stay after a removal, and come along from another host. The
+    # last one is of a queue that this host has for the site's other hosts, before the site itself is here.
+    signs = (site.applied, site.deploys, site.secrets / "secret_key.json", django_secret.store_password_file(site))
     is_own_root = any(path.exists() for path in signs)
     own = {folder.path for folder in site.folders()} | {site.current, site.previous, site.deploys, site.lock_file}
     own |= {site.applied, site.adopted}

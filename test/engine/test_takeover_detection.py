@@ -111,7 +111,7 @@ def test_file_in_root_found(host, name):
     assert host.found() == [f"file /srv/django/blog/{name}"]
 
 
-@pytest.mark.parametrize("sign", ["site.json", "deploys.jsonl", "secrets/secret_key.json"])
+@pytest.mark.parametrize("sign", ["site.json", "deploys.jsonl", "secrets/secret_key.json", "secrets/.store_password"])
 def test_own_folders_not_found(host, sign):
     """After a removal that kept the data, and where it was brought from another host."""
     site = host.make_site()
