@@ -98,7 +98,7 @@ def require_of(site: Site, engine: Engine, name: str) -> None:
     if not site.config.get("container") or reference(site) != name:
         raise DeploymentError(
             f"{engine.name} no longer has the image {name}, with which the release was made",
-            hint=f"activate another release, or make a new one: django.release {site.name}",
+            hint=f"activate another release, or make a new one: {site.to_release()}",
         )
     require(site)
 

@@ -153,7 +153,7 @@ def require_again(site: Site, release: Path, container: Container) -> None:
     if not container.pulled:
         require(site, release, engine, image, container.file)
     elif not engine.image(image):
-        hint = f"activate another release, or make a new one: django.release {site.name}"
+        hint = f"activate another release, or make a new one: {site.to_release()}"
         django_container_registry.pull(site, engine, container.pulled, hint)
         take(site, release, engine, image, container.pulled, container.pulled)
         engine.forget(container.pulled)

@@ -18,16 +18,21 @@ _HINTS = {
     "Error loading (psycopg|MySQLdb)": "add the database's driver to the virtualenv, {site}:python_packages: "
     "['psycopg[binary]'] or [mysqlclient]; or the library that it needs to the host, {site}:packages: [libpq5] or "
     "[libmariadb3]",
-    "password authentication failed|access denied for user|no password supplied|role \\S+ does not exist": "correct "
-    "{key}:user or {key}:password",
+    "password authentication failed|access denied for user|no password supplied|role \\S+ does not exist": "{login}",
     "peer authentication failed": "restore Debian's line in the server's pg_hba.conf: local all all peer",
     "login rejected|no authentication method is found|no such database": "apply on the host of the database first: its "
     "PgBouncer does not have {key}:pool, or does not let in this host",
-    "no pg_hba.conf entry|is not allowed to connect": "allow this host on the server, or correct {key}:user",
-    r"database \S+ does not exist|unknown database": "create it on the server, or correct {key}:name",
+    "no pg_hba.conf entry|is not allowed to connect": "{entry}",
+    r"database \S+ does not exist|unknown database": "{name}",
     r"could not translate host name|unknown (\w+ )?server host|failed to resolve host": "correct {key}:host",
     r"connection to server .*failed|can't connect to|connection timeout expired|server has gone away|too many c"
     "|the database system is": "check that the server runs and is reachable at {key}:host, {key}:port",
+}
+#: What corrects a login, the server's list of hosts, and a missing database, on a server that the site only uses.
+_OF_OTHERS = {
+    "login": "correct {key}:user or {key}:password",
+    "entry": "allow this host on the server, or correct {key}:user",
+    "name": "create it on the server, or correct {key}:name",
 }
 #: The user and the host of a connection, in the texts of PostgreSQL, MariaDB and MySQL.
 _USER = re.compile(r"""\b(?:user|role) ["']([^"']+)["']""")
@@ -233,9 +238,28 @@ def add_hint(site: Site, error: DeploymentError) -> None:
     key = pillar_key(site, "default") if is_only else f"django:sites:{site.name}:databases:…"
     for pattern, hint in _HINTS.items():
         if re.search(f"(OperationalError|ImproperlyConfigured): .*({pattern})", error.message, re.IGNORECASE):
-            error.hint = _of_project(site, error.message) or hint.format(key=key, site=f"django:sites:{site.name}")
+            values = {"key": key, "site": f"django:sites:{site.name}"}
+            values |= {
+                word: _of_server(site, error.message) or text.format(**values) for word, text in _OF_OTHERS.items()
+            }
+            error.hint = _of_project(site, error.message) or hint.format(**values)
             error.transient = error.transient or "OperationalError" in error.message
             return
+
+
+def _of_server(site: Site, message: str) -> str:
+    """Return the hint for a database whose server the formula sets up, with its login; empty for another one.
+
+    A password of the pillar's is no cure there: a login over the socket has none, and others are generated.
+    """
+    user = _USER.search(message)
+    servers = [one for one in site.config["databases"].values() if one["engine"] in SERVERS]
+    used = [one for one in servers if user and user[1] in login_pair(one["user"])] or servers
+    elsewhere = sorted({one["served_by"] for one in used if one.get("served_by")})
+    if elsewhere:
+        return f"apply on {', '.join(elsewhere)}, which sets up the database and the login for this host, then here"
+    is_own = used and all(one["manage"] for one in used)
+    return "apply, which sets up the database and its login on this host" if is_own else ""
 
 
 def _of_project(site: Site, message: str) -> str:

@@ -264,7 +264,7 @@ def _user(database: ManagedDatabase, state: Mapping[str, Any], is_own: bool) -> 
     former = [f"{_NATIVE} USING {_text(hashed)}" for hashed in _hashes(user)]
     former += [_SOCKET] if _authenticates(user, None) else []
     if len(former) < len(_plugins(user)):
-        raise django_database_server.login_in_use(database)
+        raise django_database_server.login_in_use(database, _for_other_login(database))
     action = "password added" if database.password else "login over the socket added"
     yield Change(item, action, [f"{' OR '.join([alter, *former])};"])
 
@@ -275,13 +275,19 @@ def _refuse_foreign_user(database: ManagedDatabase, user: Mapping[str, Any], is_
     if user.get("access"):
         raise DeploymentError(
             f"MariaDB already has a user {database.user}@localhost, and it has rights beyond its own databases",
-            hint=f"set {database.key}:user to another name; or {database.key}:manage: false to use the server as it is",
+            hint=f"set {database.key}:user to another name{_for_other_login(database)}{database.or_as_it_is}",
         )
     if not _authenticates(user, database.password):
         raise DeploymentError(
             f"MariaDB already has a user {database.user}@localhost, with another password or authentication",
-            hint=f"set {database.key}:user to another name; or {database.key}:password to its password",
+            hint=f"set {database.key}:user to another name{_for_other_login(database)}{database.or_its_password}",
         )
+
+
+def _for_other_login(database: ManagedDatabase) -> str:
+    """Return what a login of another name needs besides: over its socket MariaDB knows the system user alone."""
+    needs = database.over_socket and not database.password
+    return f" and {database.key}:password to one for it" if needs else ""
 
 
 def _authenticates(user: Mapping[str, Any], password: str | None) -> bool:
@@ -370,5 +376,5 @@ def _client(database: ManagedDatabase, text: str, *, doing: str, schema: str = "
         doing=doing,
         timeout=300,
         stdin=text,
-        hint=f"check that it runs and that root may log in over its socket; or set {database.key}:manage: false",
+        hint=f"check that it runs and that root may log in over its socket{database.or_as_it_is}",
     )

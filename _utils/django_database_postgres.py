@@ -190,13 +190,13 @@ def _role(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Chang
         problem = "cannot log in" if not role["login"] else "has rights beyond its own databases"
         raise DeploymentError(
             f"PostgreSQL already has a role {database.user} that is not the site's, and it {problem}",
-            hint=f"set {database.key}:user to another name; or {database.key}:manage: false to use the server as it is",
+            hint=f"set {database.key}:user to another name{database.or_as_it_is}",
         )
     if not _is_kept(database, role["verifier"] or ""):
         if role["comment"] != comment:
             raise DeploymentError(
                 f"PostgreSQL already has a role {database.user} that is not the site's, with another password",
-                hint=f"set {database.key}:user to another name; or {database.key}:password to its password",
+                hint=f"set {database.key}:user to another name{database.or_its_password}",
             )
         if database.verifier and database.has_active_release and role["verifier"]:
             raise django_database_server.login_in_use(database)
@@ -236,8 +236,8 @@ def _database(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[C
     elif found["owner"] != database.user:
         raise DeploymentError(
             f"PostgreSQL already has a database {database.database}, owned by {found['owner']}",
-            hint=f"set {database.key}:name to another name; or {database.key}:user to {found['owner']}; "
-            f"or {database.key}:manage: false to use the server as it is",
+            hint=f"set {database.key}:name to another name; or {database.key}:user to {found['owner']}"
+            f"{database.or_as_it_is}",
         )
     if found["is_public"] and comment in (found["comment"], role.get("comment")):
         yield Change(item, "closed to other roles", [close])
@@ -427,5 +427,5 @@ def _psql(database: ManagedDatabase, text: str, *, doing: str) -> str:
         timeout=60,
         stdin=text,
         secrets=re.findall(r"SCRAM-SHA-256\$[^']+", text),
-        hint=f"check that it runs on port {port}, else set {database.key}:port; or set {database.key}:manage: false",
+        hint=f"check that it runs on port {port}, else set {database.key}:port{database.or_as_it_is}",
     )

@@ -64,6 +64,16 @@ class ManagedDatabase(NamedTuple):
     pool: int = 0
 
     @property
+    def or_as_it_is(self) -> str:
+        """The end of a hint: how to use the server as it is, unless a part of this host requires it."""
+        return "" if self.clients else f"; or {self.key}:manage: false to use the server as it is"
+
+    @property
+    def or_its_password(self) -> str:
+        """The end of a hint: that the login may be used with its password, likewise."""
+        return "" if self.clients else f"; or {self.key}:password to its password"
+
+    @property
     def users(self) -> tuple[str, ...]:
         """The logins of other hosts: both of the pair while the former password is valid."""
         return (self.user, self.other_user) if self.former and self.other_user else (self.user,)
@@ -104,11 +114,15 @@ def owner_comment(site: str) -> str:
     return f"Django site {site}"
 
 
-def login_in_use(database: ManagedDatabase) -> DeploymentError:
-    """Return the error for a login whose authentication cannot be changed while the active release uses it."""
+def login_in_use(database: ManagedDatabase, more: str = "") -> DeploymentError:
+    """Return the error for a login whose authentication cannot be changed while the active release uses it.
+
+    Args:
+        more: what another login needs besides a name.
+    """
     return DeploymentError(
         f"the authentication of the login {database.user} cannot be changed: the active release uses it as it is",
-        hint=f"name another login, such as {database.key}:user: {database.user}2, which is created in addition; "
+        hint=f"name another login, such as {database.key}:user: {database.user}2{more}, which is created in addition; "
         "no request fails",
     )
 

@@ -531,7 +531,7 @@ class Deployment:
         try:
             django_release_instance.start(self.site, live.path)
         except (DeploymentError, OSError) as error:
-            again = f"salt-call django.release {self.site.name} {live.record['commit']}"
+            again = self.site.to_release(live.record["commit"])
             return f"{live.name} does not start again: {str(error).splitlines()[0]}\n{again} releases it anew"
         return f"{live.name} runs again"
 

@@ -213,7 +213,7 @@ def _refuse_without_database(site: Site, live: Release) -> None:
         if problem:
             raise DeploymentError(
                 f"the database {alias!r} of {live.name} is not available: {problem}",
-                hint=f"correct that; if the new release has another database: salt-call django.release {site.name}",
+                hint=f"correct that; if the new release has another database: {site.to_release()}",
                 transient=True,
             )
 

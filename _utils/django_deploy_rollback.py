@@ -68,7 +68,7 @@ def target(site: Site, live: Release, to: str | int | None) -> Release:
         return found
     found = django_release.named(site, str(to))
     if found.name == live.name:
-        again = f"salt-call django.release {site.name} {found.record.get('commit', '')}".strip()
+        again = site.to_release(found.record.get("commit", ""))
         raise DeploymentError(f"{found.name} is live", hint=f"{again} releases its commit anew")
     if found.record.get("state") not in ("good", "held") or not found.is_whole():
         problem = "has failed" if found.record.get("state") == "failed" else "is not complete"
@@ -154,19 +154,26 @@ def refuse(site: Site, target: Release, outlook: Outlook, *, reverses: bool) -> 
         DeploymentError: it does not work with them, or they cannot be reversed.
     """
     told = [f"{one['migration']} {_did(one)}: {_why(one, target)}" for one in outlook.broken]
-    again = f"salt-call django.rollback {site.name} {target.name}"
+    again = _again(target)
     forced = f"{again} force=True rolls back anyway"
     log = "\n".join(django_deploy_migration.shortened(told[1:], 4))
     if outlook.answer == "unsafe":
         hint = f"{_undo_hint(site, outlook.broken[0]['migration'])}, or deploy forward; {forced}"
         raise DeploymentError(f"unsafe: {told[0]}", log=log, hint=hint)
     if outlook.answer == "reversible" and not reverses:
-        hint = f"{again} migrate=True reverses {', '.join(outlook.names)} first, which deletes the data in them; "
-        raise DeploymentError(f"reversible: {told[0]}", log=log, hint=f"{hint}{forced}")
+        hint = f"{again} migrate=True reverses {', '.join(outlook.names)} first, which deletes the data in them"
+        if site.has_common_release:  # a schema cannot go back for one host after the other
+            hint = "deploy forward"
+        raise DeploymentError(f"reversible: {told[0]}", log=log, hint=f"{hint}; {forced}")
     if reverses and outlook.lasting:
         raise DeploymentError(
             f"{', '.join(outlook.lasting)} cannot be reversed", hint=f"{target.name} works without that: {again}"
         )
+
+
+def _again(target: Release) -> str:
+    """Return the command of a rollback to a release."""
+    return target.site.to_return(target.name, target.record.get("commit", ""))
 
 
 def refuse_other_files(left: Release, target: Release) -> None:
@@ -185,7 +192,7 @@ def refuse_other_files(left: Release, target: Release) -> None:
         present, former = django_database_sqlite.resolved(site, now, then)
         if present != former and django_database_sqlite.applied(site, present):
             copy = django_database_sqlite.copy_command(site, present, former)
-            again = f"salt-call django.rollback {site.name} {target.name} force=True"
+            again = f"{_again(target)} force=True"
             raise DeploymentError(
                 f"the database {alias!r} of {target.name} is {former}, and {left.name} writes to {present}: what was "
                 "written since would be missing",
@@ -210,7 +217,7 @@ def refuse_unmigrated(left: Release, target: Release, secrets: list[str]) -> Non
     missing = [name for names in found.values() for name in names]
     if missing:
         shown = ", ".join(django_deploy_migration.shortened(missing, 4))
-        again = f"salt-call django.release {target.site.name} {target.record.get('commit', '')}".strip()
+        again = target.site.to_release(target.record.get("commit", ""))
         raise DeploymentError(
             f"{target.name} requires migrations that the database does not have: {shown}",
             hint=f"{again} releases its commit anew, and applies them",
@@ -237,7 +244,7 @@ def refuse_without_database(left: Release, target: Release, secrets: list[str]) 
         request = {"mode": "fit", "names": names, "migrate": False}
         django_project_program.backup(target.site, target.path, target.facts, request, secrets)
     except DeploymentError as error:
-        at, again = f"django:sites:{target.site.name}", f"salt-call django.rollback {target.site.name} {target.name}"
+        at, again = f"django:sites:{target.site.name}", _again(target)
         raise DeploymentError(
             f"{target.name} cannot connect to its databases with the present passwords: {error.message}",
             log=error.log,

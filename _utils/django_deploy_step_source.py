@@ -144,16 +144,16 @@ def _is_on_hold(deployment: Deployment, inputs: dict[str, str]) -> bool:
     state = former[-1].record.get("state") if former else None
     if state == "held" and live and not deployment.release_of_fleet:
         text = f"{former[-1].name} is on hold since it was rolled back; {live.name} stays live."
-        again = f"salt-call django.release {site.name} releases it anyway"
+        again = f"{site.to_release()} releases it anyway"
         if former[-1].is_whole():
-            again = f"salt-call django.rollback {site.name} {former[-1].name} activates it again"
+            again = f"{site.to_return(former[-1].name, former[-1].record['commit'])} activates it again"
         deployment.warn([f"{text} {again}"])
         return True
     if state == "failed" and former[-1].record.get("judged_by") == deployment.configuration_hash():
         record = former[-1].record
         raise RepeatedFailure(
             f"{former[-1].name} failed before with the same inputs: {record['step']}: {record['error']}",
-            hint=f"change the revision or the pillar, or try it again: salt-call django.release {site.name}",
+            hint=f"change the revision or the pillar, or try it again: {site.to_release()}",
         )
     return False
 

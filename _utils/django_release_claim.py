@@ -160,7 +160,7 @@ def refuse_alone(site: Site, verb: str) -> None:
     Raises:
         DeploymentError: the master keeps the release that the hosts have in common.
     """
-    if site.config.get("fleet", {}).get("release") is not None:
+    if site.has_common_release:
         raise DeploymentError(
             f"the hosts of {site.name} have their release in common, and this is one of them",
             hint=f"on the master: salt-run django.{verb} {site.name}",

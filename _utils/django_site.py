@@ -19,7 +19,7 @@ from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_host_lock import Lock
 from django_wall_foreign import Foreign
-from django_wall_text import in_pillar
+from django_wall_text import in_command, in_pillar
 
 #: Where the sites of this host are registered: a link to the root of each, by its name.
 REGISTRY = Path("/var/lib/django-formula/sites")
@@ -96,6 +96,22 @@ class Site:
         #: The database logins that were chosen since this object was created, by alias.
         self.logins: dict[str, str] = {}
         self.tmpfiles = TMPFILES / f"django-{self.name}.conf"
+
+    @property
+    def has_common_release(self) -> bool:
+        """Whether a master gives this host the release of the site's other hosts, so that it makes none alone."""
+        return (self.config.get("fleet") or {}).get("release") is not None
+
+    def to_release(self, commit: str = "") -> str:
+        """Return the command by which people release this site, for hints: on its master where that has the release."""
+        start = ("salt-run", "django.deploy") if self.has_common_release else ("salt-call", "django.release")
+        return in_command(*filter(None, [*start, self.name, commit]))
+
+    def to_return(self, release: str, commit: str) -> str:
+        """Return the command by which people activate a release again that is on this host, likewise."""
+        if self.has_common_release:  # the same commit may have another number on another host
+            return in_command(*filter(None, ["salt-run", "django.rollback", self.name, commit]))
+        return in_command("salt-call", "django.rollback", self.name, release)
 
     @property
     def stores(self) -> dict[str, dict[str, Any]]:

@@ -222,7 +222,7 @@ _HINTS = (
     (
         r"DoesNotExist: (\w+) matching query does not exist",
         "the database has no such {0}: load what the project requires, as in salt-call django.manage {site} 'loaddata "
-        "NAME', then salt-call django.release {site}; or set {at}:health:path to a page that does not require it",
+        "NAME', then {again}; or set {at}:health:path to a page that does not require it",
     ),
     (
         r"no answer within \d+ s, its modules are still imported \((\S+:\d+)\)",
@@ -364,7 +364,7 @@ _HINTS = (
         r"permission denied to create extension \"([\w-]+)\"",
         "only a superuser of PostgreSQL may create it: set {at}:database:extensions: [{0}]; for a server elsewhere: "
         "runuser -u postgres -- psql --dbname={database} --command='CREATE EXTENSION IF NOT EXISTS \"{0}\"' on its "
-        "host, then salt-call django.release {site}",
+        "host, then {again}",
     ),
     (
         r"'DatabaseOperations' object has no attribute 'geo_db_type'",
@@ -460,7 +460,7 @@ def _of_node(site: Site, text: str) -> str:
 def _of_table(site: Site, text: str, *, building: bool) -> str:
     at = django_site_hint.at(site)
     values = {"at": at, "python": site.config["python"], "user": site.user, "where": f"{at}:environment", "index": ""}
-    values |= {"site": site.name, "in_build": ", with build: true" if building else ""}
+    values |= {"site": site.name, "again": site.to_release(), "in_build": ", with build: true" if building else ""}
     values["database"] = site.config["databases"].get("default", {}).get("name") or "DATABASE"
     for word, (option, more) in _ADDED.items():
         present = site.config["commands"] if option == "after_static" else site.config

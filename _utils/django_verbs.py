@@ -292,7 +292,7 @@ def drift(name: str) -> dict[str, Any]:
     site = django_site.find(name)
     live = _live(site)
     rows = django_deploy_drift.of_site(site, live)
-    mended = {"mended_by": f"salt-call django.release {name} {live.record['commit']}"} if rows else {}
+    mended = {"mended_by": site.to_release(live.record["commit"])} if rows else {}
     return {"release": live.name, "drift": rows, **mended}
 
 

@@ -246,7 +246,7 @@ def finish(name: str, deployment: str, by: str, first: str, known: dict[str, Any
     """
     site = _find(name)
     django_release_claim.refuse_others(site, deployment, "finish")
-    if site.config["fleet"]["release"] is not None:
+    if site.has_common_release:
         site.config["fleet"]["release"] = known
         django_site.keep_applied(site)
     own = Deployment(site, {}, site.kept_templates(), asked_by=by)

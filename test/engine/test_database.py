@@ -467,6 +467,34 @@ def test_hint_for_server_error(message, several):
     assert error.hint == HINTS[message].format(key=key) and error.transient
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        'OperationalError: connection to server on socket "/run/x" failed: fe_sendauth: no password supplied',
+        'OperationalError: connection to server on socket "/run/x" failed: FATAL:  role "blog" does not exist',
+        'OperationalError: connection failed: FATAL:  database "blog" does not exist',
+        "OperationalError: (1045, \"Access denied for user 'blog'@'localhost' (using password: NO)\")",
+    ],
+)
+def test_hint_for_a_login_that_the_formula_sets_up_names_no_password(message):
+    engine = "mysql" if "1045" in message else "postgres"
+    for database, hint in (
+        ({"engine": engine}, "apply, which sets up the database and its login on this host"),
+        ({"engine": engine, "host": "localhost", "manage": True}, "apply, which sets up the database and its login"),
+    ):
+        error = DeploymentError(f"starting Django: {message}", hint="")
+        django_database.add_hint(configured(database=database), error)
+        assert hint in error.hint and "password" not in error.hint
+
+
+def test_hint_for_a_login_on_the_host_of_the_database_names_that_host():
+    site = configured(database=SERVER)
+    site.config = {**site.config, "databases": {"default": {**site.config["databases"]["default"], "served_by": "db1"}}}
+    error = DeploymentError('starting Django: OperationalError: FATAL:  role "blog" does not exist', hint="")
+    django_database.add_hint(site, error)
+    assert error.hint == "apply on db1, which sets up the database and the login for this host, then here"
+
+
 #: Other users and hosts than those of the pillar, as the drivers report them.
 OF_PROJECT = {
     'OperationalError: (psycopg2.OperationalError) connection to server at "localhost" (127.0.0.1), port 5432 failed: '
@@ -496,12 +524,18 @@ def test_hint_for_a_connection_that_the_project_opens_itself(message, database):
     assert error.transient
 
 
-@pytest.mark.parametrize("host", [None, "127.0.0.1"])
-def test_hint_for_a_local_database_of_the_pillar(host):
+@pytest.mark.parametrize(
+    ("host", "hint"),
+    [
+        (None, "apply, which sets up the database and its login on this host"),
+        ("127.0.0.1", "correct django:sites:blog:database:user or django:sites:blog:database:password"),
+    ],
+)
+def test_hint_for_a_local_database_of_the_pillar(host, hint):
     text = 'connection to server at "localhost" (127.0.0.1), port 5432 failed: FATAL:  password authentication failed'
     error = DeploymentError(f'starting Django: OperationalError: {text} for user "blog_2"', hint="")
     django_database.add_hint(configured(database={**SERVER, "host": host}), error)
-    assert error.hint == "correct django:sites:blog:database:user or django:sites:blog:database:password"
+    assert error.hint == hint
 
 
 def test_hint_for_missing_driver():

@@ -8,7 +8,7 @@ import django_host_command
 import pytest
 from django_database_server import ManagedDatabase
 from django_host_command import DeploymentError
-from specimen import configured
+from specimen import compiled, configured, three_keys
 
 MARIADB = django_database_setup.SERVERS["mysql"]
 BLOG = ManagedDatabase("blog", "blog", "default", "django:sites:blog:database", "my_blog", "blog")
@@ -96,6 +96,17 @@ def test_item_of_another_owner_refused(has, managed, told):
     with pytest.raises(DeploymentError) as error:
         MARIADB.pending_changes([managed], has)
     assert told in error.value.message and error.value.hint
+
+
+@pytest.mark.parametrize("has", [answer({"blog": BY_PASSWORD}), answer({"blog": {**SOCKET, "access": 1}})])
+def test_hint_for_another_login_is_accepted_by_the_pillar(has):
+    with pytest.raises(DeploymentError) as error:
+        MARIADB.pending_changes([BLOG], has)
+    assert "user to another name and django:sites:blog:database:password to one for it" in error.value.hint
+    for more, errors in (({"password": "of-its-own"}, 0), ({}, 1)):
+        pillar = {"engine": "mysql", "user": "other", **more}
+        found = compiled({"blog": {**three_keys("blog"), "database": pillar}})["errors"]
+        assert len(found) == errors, found
 
 
 def test_password_sent_as_hash():

@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import django_kinds
@@ -17,6 +19,7 @@ from django_host_command import DeploymentError
 from django_release import Release
 from test_deploy import ONE, THREE, TWO
 
+UTILS = Path(__file__).parents[2] / "_utils"
 BY, FIRST, ID = "ops on master1", "20260301T110000-6", "20260301T120000-7"
 
 
@@ -334,6 +337,29 @@ def test_one_host_of_several_is_not_released_or_rolled_back_alone(host):
         with pytest.raises(DeploymentError, match="have their release in common") as refused:
             verb("blog")
         assert f"salt-run django.{verb.__name__.replace('release', 'deploy')} blog" in str(refused.value)
+
+
+def test_a_rollback_to_the_live_commit_names_a_command_that_works(host):
+    with pytest.raises(DeploymentError, match="is live") as refused:
+        verbs.release("blog", ONE)
+    assert refused.value.hint == f"salt-run django.deploy blog {ONE} releases its commit anew"
+    prepared(ONE, 2)
+    verbs.start("blog", ID, BY, soon(), [])
+    verbs.switch("blog", ID, BY, soon())
+    assert host.live == f"0002-{ONE[:12]}"
+
+
+def test_no_hint_names_a_command_that_one_host_of_several_refuses(host):
+    """All are made by the two functions of a site, which know of its master."""
+    found = {
+        path.name for path in UTILS.glob("*.py") if re.search(r"call\W+django\.(release|rollback)\b", path.read_text())
+    }
+    assert found == {"django_site.py", "django_project_options.py"}, "the latter is for a site that does not exist yet"
+    site = host.site
+    assert site.to_return("0001-x", ONE) == f"salt-run django.rollback blog {ONE}"
+    site.config = {**site.config, "fleet": {**site.config["fleet"], "release": None}}
+    commands = (site.to_release(ONE), site.to_return("0001-x", ONE))
+    assert commands == (f"salt-call django.release blog {ONE}", "salt-call django.rollback blog 0001-x")
 
 
 def test_a_site_without_hosts_has_no_verbs_of_a_fleet(world):
