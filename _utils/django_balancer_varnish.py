@@ -65,7 +65,7 @@ def check(text: str) -> None:
             cause = " ".join(lines[:3]).replace(f"{folder}/", f"{CONFIG.parent}/") or error.message
             raise DeploymentError(
                 f"Varnish refuses its new configuration: {cause}",
-                hint="the balancer keeps its running configuration; correct the template and apply again",
+                hint="the balancer keeps its running configuration; balancer:kind: haproxy has no Varnish",
             ) from None
 
 

@@ -14,6 +14,7 @@ import django_host_port
 import django_host_service
 import django_host_template
 import django_kinds
+import django_proxy_advice
 import django_proxy_nginx
 from django_host_command import DeploymentError
 from django_host_config import Files
@@ -173,9 +174,9 @@ class Apache(Proxy):
                 for line in lines
                 if line and not re.search("ServerName|Action 'configtest'|Apache error log|ulimit", line)
             ]
+            text = " ".join(cause) or error.message
             raise DeploymentError(
-                f"Apache refuses its configuration: {' '.join(cause) or error.message}",
-                hint="correct that file; until then Apache keeps its running configuration",
+                f"Apache refuses its configuration: {text}", hint=django_proxy_advice.hint("Apache", text)
             ) from None
 
     def is_idle(self) -> bool:

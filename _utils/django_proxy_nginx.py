@@ -14,6 +14,7 @@ import django_host_port
 import django_host_service
 import django_host_template
 import django_kinds
+import django_proxy_advice
 import django_proxy_nginx_config
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
@@ -158,7 +159,7 @@ class Nginx(Proxy):
             cause = found.group(1) if found else error.message
             raise DeploymentError(
                 f"nginx refuses its configuration: {cause}",
-                hint="correct that file; until then nginx keeps its running configuration",
+                hint=django_proxy_advice.hint("nginx", cause),
             ) from None
 
     def is_idle(self) -> bool:

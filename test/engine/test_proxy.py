@@ -8,6 +8,7 @@ import django_host_file
 import django_host_port
 import django_host_service
 import django_proxy
+import django_proxy_advice
 import django_proxy_apache
 import django_proxy_connection
 import django_proxy_files
@@ -15,6 +16,7 @@ import django_proxy_handover
 import django_proxy_nginx
 import django_proxy_ports
 import django_proxy_switch
+import django_site
 import pytest
 from django_host_command import DeploymentError
 from specimen import FACTS, formula_templates
@@ -676,3 +678,81 @@ def test_size_that_the_host_sets_stays(make_site, nginx):
     assert "bucket_size 128;" in names.read_text() and django_proxy_files.absent(site)[names] is None
     main.write_text("http {\n    server_names_hash_bucket_size 256;\n}\n")
     assert files(site)[names] is None
+
+
+# What is to be done about a file that nginx refuses
+
+
+def registered(site):
+    django_site.keep_applied(site)
+    django_site.REGISTRY.mkdir(parents=True, exist_ok=True)
+    (django_site.REGISTRY / site.name).symlink_to(site.root)
+    return site
+
+
+KEEPS = "until then nginx keeps its running configuration"
+
+
+@pytest.mark.parametrize(
+    ("options", "line", "keys"),
+    [
+        ({"proxy": {"options": {"gzip_comp_level": "99"}}}, "gzip_comp_level 99;", ["proxy:options:gzip_comp_level"]),
+        (
+            {"proxy": {"locations": {"/up/": {"client_max_body_size": "x"}}}},
+            "client_max_body_size x;",
+            ["proxy:locations:/up/:client_max_body_size"],
+        ),
+        ({"proxy": {"snippets": ["/etc/nginx/no.conf"]}}, "include /etc/nginx/no.conf;", ["proxy:snippets"]),
+        ({"proxy": {"headers": {"X-Scheme": "https"}}}, "uwsgi_param HTTP_X_SCHEME", ["proxy:headers:X-Scheme"]),
+        ({"media": {"max_upload": "5M"}}, "client_max_body_size 5M;", ["media:max_upload"]),
+        (
+            {"proxy": {"upstreams": {"192.0.2.11:8001": {}}}},
+            "server 192.0.2.11:8001",
+            ["proxy:upstreams:192.0.2.11:8001"],
+        ),
+    ],
+)
+def test_advice_about_a_file_of_the_formula_names_the_key(make_site, nginx, options, line, keys):
+    site = registered(make_site(**options))
+    install(site)
+    path, number = next(
+        (django_proxy_nginx.ETC / name, number)
+        for name, text in on_disk().items()
+        for number, found in enumerate(text.splitlines(), 1)
+        if line in found
+    )
+    nginx.says = f'nginx: [emerg] 12#12: invalid value "x" in {path}:{number}'
+    with pytest.raises(DeploymentError) as error:
+        django_proxy_nginx.PROXY.check()
+    named = " or ".join(f"django:sites:blog:{key}" for key in keys)
+    assert error.value.hint == f"correct {named}, from which that line is, and apply again; {KEEPS}"
+
+
+def test_advice_about_a_file_of_the_formula_that_nothing_of_the_pillar_is_in(make_site, nginx):
+    install(registered(make_site()))
+    nginx.says = f"nginx: [emerg] 12#12: broken in {django_proxy_nginx.ETC}/sites-enabled/blog.example.org:2"
+    with pytest.raises(DeploymentError) as error:
+        django_proxy_nginx.PROXY.check()
+    assert error.value.hint == f"the formula writes that file: apply again, which writes it anew; {KEEPS}"
+
+
+def test_advice_about_other_files(make_site, nginx):
+    (django_proxy_nginx.ETC / "nginx.conf").write_text("user x;\n")
+    nginx.says = f"nginx: [emerg] 12#12: broken in {django_proxy_nginx.ETC}/nginx.conf:1"
+    with pytest.raises(DeploymentError) as error:
+        django_proxy_nginx.PROXY.check()
+    assert error.value.hint == f"correct that file; {KEEPS}"
+    nginx.says = "nginx: [emerg] 12#12: bind() to 0.0.0.0:80 failed (98: Address already in use)"
+    with pytest.raises(DeploymentError) as error:
+        django_proxy_nginx.PROXY.check()
+    assert error.value.hint == f"correct that; {KEEPS}"
+
+
+def test_advice_about_apache_reads_its_form_of_a_place(make_site, own_host):
+    registered(make_site(proxy={"kind": "apache", "options": {"LimitXMLRequestBody": "x"}}))
+    path = own_host / "blog.conf"
+    path.write_text(f"{django_host_config.OURS} for the site blog.\n    LimitXMLRequestBody x\n")
+    cause = f"Syntax error on line 2 of {path}: LimitXMLRequestBody requires a non-negative integer."
+    assert django_proxy_advice.hint("Apache", cause).startswith(
+        "correct django:sites:blog:proxy:options:LimitXMLRequestBody, from which that line is"
+    )
