@@ -20,6 +20,7 @@ import django_host_folder
 import django_host_port
 import django_host_service
 import django_host_user
+import django_kinds
 import django_proxy
 import django_proxy_switch
 import django_takeover_copy
@@ -55,6 +56,7 @@ _PLAN = {
     "stamps?": {str: [int]},
     "crontabs?": [str],
     "replaced?": {str: str},
+    "server?": str,
 }
 
 
@@ -96,6 +98,15 @@ class Takeover:
         for path in self.plan["media"]:
             changes[path] = "used where it is" if path == str(self.site.media) else f"copied to {self.site.media}"
         return changes
+
+    def warnings(self) -> list[str]:
+        """Return a warning where the new release has another application server than the existing deployment."""
+        old, new = self.plan.get("server", ""), self.site.config["server"]["kind"]
+        if not old or old in (new, "runserver"):
+            return []
+        keeps = f"django:sites:{self.site.name}:server:kind: {in_pillar(old)} keeps it"
+        way = keeps if old in django_kinds.SERVERS else f"the formula has {', '.join(django_kinds.SERVERS)}"
+        return [f"the existing deployment runs in {old}, and the new release runs in {new}: {way}"]
 
     # The data
 
@@ -370,6 +381,7 @@ def _begin(site: Site, existing: ExistingDeployment, begun: Takeover | None) -> 
             "workers": existing.workers,
             "crontabs": [str(path) for path in existing.crontabs],
             "replaced": existing.replaced,
+            "server": existing.server,
             "folders": [str(path) for path in existing.folders],
             "addresses": existing.addresses,
             "databases": {str(old): str(new) for old, new in existing.databases.items()},

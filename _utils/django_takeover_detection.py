@@ -83,6 +83,7 @@ def find(site: Site, kept: Sequence[str] = ()) -> ExistingDeployment:
     if site.config["proxy"]["kind"] == "apache":
         existing.refusals += django_takeover_apache.refusals(existing.virtual_host_files, existing.folders)
     own_processes = _processes(existing, running, listening)
+    existing.server = _server(existing, own_processes)
     if existing.commands or existing.timers or existing.crontabs:
         _review(site, existing)
     _ports(existing, {port: listeners[port] for port in ports}, own_processes)
@@ -235,6 +236,14 @@ def _processes(existing: ExistingDeployment, running: list[Process], listening: 
                 "remove it from there first"
             )
     return own
+
+
+def _server(existing: ExistingDeployment, own: Iterable[Process]) -> str:
+    """Return the application server of the existing deployment, or empty."""
+    units = [path for path in existing.units if path.name not in existing.workers]
+    texts = [*(" ".join(process.argv) for process in own), *map(django_takeover_existing.read_text, units)]
+    found = filter(None, map(django_takeover_process.server, texts))
+    return "mod_wsgi" if existing.wsgi_user else next(found, "")
 
 
 def _shared_with_others(existing: ExistingDeployment, running: list[Process], own: list[Process]) -> list[str]:

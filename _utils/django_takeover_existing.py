@@ -47,6 +47,7 @@ class ExistingDeployment:
         databases: SQLite files, with the path that the new site uses for each.
         media: folders of uploads.
         wsgi_user: user of Apache's processes that run it by mod_wsgi; empty if they do not.
+        server: its application server, as the pillar has it; empty where that is not known.
         owner: uid and gid of its processes; those of its database if no process runs.
     """
 
@@ -69,6 +70,7 @@ class ExistingDeployment:
     databases: dict[Path, Path] = field(default_factory=dict)
     media: list[Path] = field(default_factory=list)
     wsgi_user: str = ""
+    server: str = ""
     owner: tuple[int, int] | None = None
 
 

@@ -84,6 +84,12 @@ def serves_pages(text: str) -> bool:
     return bool(_WEB.search(text))
 
 
+def server(text: str) -> str:
+    """Return the application server that a command line or a configuration names, as the pillar has it, or empty."""
+    found = _WEB.search(text)
+    return re.split("-(?:core|serve|express)", found[1])[0] if found else ""
+
+
 def processes() -> Iterator[Process]:
     """Yield the processes of this host without this one; those that end meanwhile are left out."""
     for pid in django_host_proc.pids():

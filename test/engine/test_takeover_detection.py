@@ -6,6 +6,7 @@ from pathlib import Path
 
 import django_host_port
 import django_host_unix
+import django_takeover
 import django_takeover_detection
 import django_takeover_existing
 import django_takeover_process
@@ -678,6 +679,40 @@ def test_uploads_found_by_nginx_location(host):
     location = f"location /media/ {{ alias {folder}/; }} location /static {{ root /opt; }}"
     host.nginx(f"server {{ server_name blog.example.org; {location} }}")
     assert django_takeover_detection.find(host.site()).media == [folder]
+
+
+# The application server
+
+
+@pytest.mark.parametrize(
+    ("argv", "old"),
+    [
+        (["/opt/blog/venv/bin/gunicorn", "website.wsgi"], "gunicorn"),
+        (["/usr/bin/uwsgi-core", "--ini", "x"], "uwsgi"),
+        (["/opt/blog/venv/bin/python", "-m", "uvicorn", "website.asgi"], "uvicorn"),
+        (["/opt/blog/venv/bin/hypercorn", "website.asgi"], "hypercorn"),
+        (["/opt/blog/venv/bin/waitress-serve", "website.wsgi:application"], "waitress"),
+        (["/usr/bin/python3", "manage.py", "runserver"], "runserver"),
+    ],
+)
+@pytest.mark.parametrize("new", ["uwsgi", "gunicorn"])
+def test_another_application_server_is_a_warning(host, argv, old, new):
+    host.write("opt/blog/manage.py")
+    host.nginx(PROXY % ("blog.example.org", "127.0.0.1:8000"))
+    host.run("opt/blog", *argv, listens="8000")
+    site = host.site(adopt=True, server={"kind": new})
+    assert django_takeover_detection.find(site).server == old
+    warnings = django_takeover.pending(site).warnings()
+    begin = f"the existing deployment runs in {old}, and the new release runs in {new}: "
+    ways = {
+        "hypercorn": "the formula has uwsgi, gunicorn",
+        "waitress": "the formula has uwsgi, gunicorn",
+    }
+    if old in (new, "runserver"):
+        assert warnings == []
+    else:
+        (warning,) = warnings
+        assert warning.startswith(begin + ways.get(old, f"django:sites:blog:server:kind: {old} keeps it"))
 
 
 # Messages
