@@ -28,7 +28,7 @@ INTRODUCTION = """\
 A site's options are in `django:sites:<site>`. `django:defaults` has the same options, for every site. Maps merge key by
 key; lists and other values replace what is inherited; null removes an inherited value. Most examples are those of
 [pillar.example](../../pillar.example). An editor that knows JSON Schema completes and checks a pillar with
-`django/schema.yaml`.
+`django/schema.yaml`. What provides `sdb://vault/…`: [secrets](../guides/secrets.md).
 """
 HOST = "Next to `sites` and `defaults` in `django`."
 #: The map of options of which a value is an example.
