@@ -32,6 +32,8 @@ STATE = Path("/var/lib/django-formula/quickstart")
 SITES = Path("/var/lib/django-formula/sites")
 SYSTEMD = Path("/run/systemd/system")
 START = "service supervisor start; service nginx start"
+#: The state that repeats the errors of all.
+OUTCOME = "All of it has succeeded"
 PORTS: tuple[int, ...] = (80, *range(8080, 8090))
 
 HEADER = """#!yaml
@@ -366,8 +368,8 @@ def apply(options: Options, *arguments: str) -> list[dict[str, Any]]:
 
 
 def message(state: dict[str, Any]) -> str:
-    """Return why a state failed; an empty text when only a requisite failed."""
-    if state["comment"].startswith("One or more requisite"):
+    """Return why a state failed; an empty text when only a requisite failed, and for the state that repeats errors."""
+    if state["comment"].startswith("One or more requisite") or state.get("__id__") == OUTCOME:
         return ""
     name = str(state["name"])
     return name if state["comment"] == "Failure!" else f"{name}: {state['comment']}"

@@ -15,9 +15,13 @@ django.supervisor  the process manager where it is not systemd
 django.cache       queue and caches that this host has for the other hosts of a site
 django.site        each site, step by step
 
+The last state repeats the errors of all, which are far up where the states that require them follow.
+
 They are rendered here, with one compilation of the pillar, and not included: of each included file Salt asks the master
 for the file itself and for all that it imports. See docs/decisions/0065.
 """
+
+OUTCOME = "All of it has succeeded"
 
 
 def run():
@@ -32,6 +36,7 @@ def run():
         own.pop("include", None)
         # As if the part had been included: requisites may name its SLS.
         states.update({name: {**state, "__sls__": f"django.{part}"} for name, state in own.items()})
+    states[OUTCOME] = {"django.outcome": [{"order": "last"}], "__sls__": "django"}
     return states
 
 

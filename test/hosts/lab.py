@@ -159,8 +159,9 @@ class Applied:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Comments of the states that failed, by id."""
-        return {state.id: state.comment for state in self.states if state.result is False}
+        """Comments of the states that failed, by id, without the last one, which repeats them."""
+        failed = (state for state in self.states if state.result is False and state.function != "django.outcome")
+        return {state.id: state.comment for state in failed}
 
     @property
     def changed(self) -> dict[str, dict[str, Any]]:

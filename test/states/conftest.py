@@ -28,6 +28,9 @@ __all__ = ["loaders", "make_site", "own_host", "world"]
 ROOT = Path(__file__).parent.parent.parent
 GRAINS = {"os": "Debian", "os_family": "Debian", "osmajorrelease": 12, "osrelease": "12", "init": "systemd"}
 
+#: The id of the last state.
+OUTCOME = "All of it has succeeded"
+
 MakeLoaders = Callable[..., "UnitLoaders"]
 
 
@@ -197,10 +200,10 @@ def find_user(opts, name):
 
 
 def answer(returned):
-    """Return the states in their order."""
+    """Return the states in their order, without the last one, which repeats what has failed."""
     if isinstance(returned, list):
         raise AssertionError(returned)
-    states = sorted(returned.values(), key=lambda one: one["__run_num__"])
+    states = sorted((one for one in returned.values() if one["__id__"] != OUTCOME), key=lambda one: one["__run_num__"])
     return [
         SimpleNamespace(id=one["__id__"], **{key: one[key] for key in ("result", "changes", "comment", "name")})
         for one in states
