@@ -7,9 +7,11 @@ otherwise. The steps are in ``_utils/django_deploy_steps.py``.
 """
 
 import json
+import textwrap
 from pathlib import Path
 
 import django_database_setup
+import django_deploy_database
 import django_deploy_steps
 import django_host_file
 import django_host_fileserver
@@ -18,6 +20,7 @@ import django_host_package
 import django_host_service
 import django_host_user
 import django_push
+import django_release
 import django_removal
 import django_secret
 import django_site
@@ -109,7 +112,8 @@ def site(name, config, platform, templates):
 def adoption(name, config, platform):
     """
     Check that no other deployment exists where a site is going to be: its root, user and name. With ``adopt`` in
-    the pillar an existing deployment is taken over; otherwise the state fails and lists what was found.
+    the pillar an existing deployment is taken over; otherwise the state fails and lists what was found. It also fails
+    where the pillar gives the site another database, which is empty.
 
     This state changes nothing. The existing deployment keeps serving until the new release is activated.
 
@@ -134,6 +138,13 @@ def adoption(name, config, platform):
     try:
         django_site.refuse_another_identity(site, (__pillar__.get("django") or {}).get("sites") or ())
         takeover = django_takeover.pending(site)
+        live = django_release.linked(site, site.current)
+        found = [
+            *(takeover.warnings() if takeover else []),
+            *(django_deploy_database.foresee(site, live) if live else []),
+        ]
+        if found:
+            ret["warnings"] = django_verbs_terminal.warnings(found)
     except (DeploymentError, OSError) as error:
         return shown_answer({**ret, "result": False, "comment": str(error)})
     if takeover and __opts__["test"]:
@@ -1001,6 +1012,34 @@ def databases(name, sites, gone, platform, templates=()):
     return shown_answer(ret)
 
 
+def outcome(name):
+    """
+    Repeat what has failed in this run, as its last state: the errors themselves, without the states that were not run
+    because of them.
+
+    name
+        Any name.
+
+    .. code-block:: yaml
+
+        All of it has succeeded:
+          django.outcome:
+            - order: last
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "no state of this formula has failed"}
+    own = [one for one in __running__.values() if (one.get("__sls__") or "").split(".")[0] == "django"]
+    failed = [one for one in own if one["result"] is False]
+    causes = sorted(
+        (one for one in failed if one.get("__state_ran__", True)), key=lambda one: one.get("__run_num__", 0)
+    )
+    if failed:
+        skipped = len(failed) - len(causes)
+        not_run = f"{skipped} states that require it were not run:" if skipped else "failed:"
+        texts = [f"{one['__id__']}:\n{textwrap.indent(one['comment'], '  ')}" for one in causes]
+        ret.update(result=False, comment="\n".join([not_run, *texts]))
+    return shown_answer(ret)
+
+
 def _served(site):
     """Return a site whose databases this host has, with what the pillar has for their server."""
     import django_database_served
@@ -1124,7 +1163,9 @@ def _secret(path):
     if isinstance(value, str) and value.startswith("sdb://"):
         found = __salt__["sdb.get"](value)
         if not isinstance(found, str) or found == value:
-            raise DeploymentError(f"{path}: {value} has no value", hint="configure the sdb profile on this minion")
+            raise DeploymentError(
+                f"{path}: {value} has no value", hint="configure the sdb profile on this minion: docs/guides/secrets.md"
+            )
         value = found
     if not isinstance(value, str) or not value or value == "**********":
         raise DeploymentError(

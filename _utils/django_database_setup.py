@@ -32,6 +32,19 @@ def is_installed(engine: str) -> bool:
     return SERVERS[engine].is_installed()
 
 
+def exists(site: Site, alias: str) -> bool:
+    """Return whether a site's database is on its server of this host.
+
+    Raises:
+        DeploymentError: the server does not answer.
+    """
+    database = site.config["databases"][alias]
+    server, managed = SERVERS[database["engine"]], _managed(site, alias)
+    if not server.is_installed():
+        return False
+    return not server.is_running() or managed.database in server.query(managed)["databases"]
+
+
 def databases(
     site: Site, secrets: Mapping[str, str], inputs: Mapping[str, str] | None
 ) -> dict[str, list[ManagedDatabase]]:

@@ -18,7 +18,7 @@ _NOT_INPUTS = {
     *("uid", "timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules", "fleet", "balancer"),
 }
 #: Keys of a database that change nothing in the project.
-_NOT_OF_DATABASE = {"manage", "served_by", "certificate", "pool"}
+_NOT_OF_DATABASE = {"manage", "served_by", "certificate", "pool", "replaces"}
 #: Keys of `static:push` that change no file in the store.
 _NOT_PUSHED = {"key", "secret", "ssh_key", "known_hosts", "prune", "timeout"}
 #: The templates of a release that are not the application server's.

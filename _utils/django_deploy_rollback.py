@@ -176,30 +176,6 @@ def _again(target: Release) -> str:
     return target.site.to_return(target.name, target.record.get("commit", ""))
 
 
-def refuse_other_files(left: Release, target: Release) -> None:
-    """Check that a release uses the SQLite files of the active one: what was written since would be out of sight.
-
-    Raises:
-        DeploymentError: it uses another file.
-    """
-    site = left.site
-    for alias, database in left.facts.get("databases", {}).items():
-        other = target.facts.get("databases", {}).get(alias)
-        now = django_database.database_file(site, left.path, left.facts, database)
-        then = other and django_database.database_file(site, target.path, target.facts, other)
-        if not now or not then or now == then:
-            continue
-        present, former = django_database_sqlite.resolved(site, now, then)
-        if present != former and django_database_sqlite.applied(site, present):
-            copy = django_database_sqlite.copy_command(site, present, former)
-            again = f"{_again(target)} force=True"
-            raise DeploymentError(
-                f"the database {alias!r} of {target.name} is {former}, and {left.name} writes to {present}: what was "
-                "written since would be missing",
-                hint=f"copy the data, which replaces what is in {former}: {copy}; then {again} rolls back",
-            )
-
-
 def refuse_unmigrated(left: Release, target: Release, secrets: list[str]) -> None:
     """Check that the databases have the migrations of a release that is newer than the active one.
 

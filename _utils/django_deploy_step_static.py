@@ -9,6 +9,7 @@ import django_database
 import django_database_sqlite
 import django_deploy_coherence
 import django_deploy_commands
+import django_deploy_database
 import django_deploy_tasks
 import django_host_folder
 import django_host_template
@@ -76,7 +77,7 @@ def record_start(deployment: Deployment, release: Release, answer: dict[str, Any
         deployment.takeover.check(release, answer["databases"])
     release.update(facts={**release.facts, **answer}, **({"schema": schema} if schema else {}))
     if deployment.live:
-        _refuse_empty_database(deployment.live, release)
+        deployment.warn(django_deploy_database.refuse_empty(deployment.live, release))
     django_deploy_tasks.judge(deployment, release, answer.get("celery", {}))
 
 
@@ -156,26 +157,3 @@ def _lost_sessions(deployment: Deployment, answer: dict[str, Any]) -> list[str]:
     if not answer["django"].startswith(("1.", "2.", "3.", "4.0")):
         why = "SECRET_KEY_FALLBACKS in the project's settings does not contain the former key"
     return [f"the secret key has changed, and every session ends with this release: {why}"]
-
-
-def _refuse_empty_database(live: Release, release: Release) -> None:
-    """Check that a release with another SQLite file than the active one does not begin with an empty one.
-
-    Raises:
-        DeploymentError: it does.
-    """
-    site = release.site
-    for alias, database in release.facts["databases"].items():
-        before = live.facts.get("databases", {}).get(alias)
-        old = before and django_database.database_file(site, live.path, live.facts, before)
-        new = django_database.database_file(site, release.path, release.facts, database)
-        if not old or not new or old == new:
-            continue
-        former, later = django_database_sqlite.resolved(site, old, new)
-        had_tables = former != later and django_database_sqlite.applied(site, former)
-        if had_tables and not django_database_sqlite.applied(site, later):
-            raise DeploymentError(
-                f"the database {alias!r} would be {later}, which is empty; the data is in {former}",
-                hint=f"set django:sites:{site.name}:database:name, or copy the data: "
-                f"{django_database_sqlite.copy_command(site, former, later)}",
-            )

@@ -15,6 +15,7 @@ Database = dict[str, Any]
 LOCAL = ("localhost", "127.0.0.1", "::1")  # hosts of a server on this host
 RESERVED_DATABASES = ("postgres", "template0", "template1", "mysql", "sys", "information_schema", "performance_schema")
 RESERVED_LOGINS = ("postgres", "root", "mysql", "mariadb.sys", "public", "none")
+_OF_PROJECT = ("engine", "migrate", "replaces")  # keys of a database that the project's settings have
 LONGEST_NAME = 63  # characters of a name on PostgreSQL
 ARGUMENT = 128 * 1024  # bytes of one NAME=value, with its closing NUL, that Linux accepts when a process starts
 
@@ -38,7 +39,7 @@ def databases(site: Site, own: Site) -> Iterator[Problem]:
 def _contradictions(database: Database, overlay: bool, in_url: bool) -> Iterator[tuple[str, str]]:
     """Yield contradictions by key; ``in_url`` is whether the project gets the database as a URL."""
     engine, way = database["engine"], database["as"]
-    given = [key for key, value in database.items() if key not in ("engine", "migrate") and value not in (None, {})]
+    given = [key for key, value in database.items() if key not in _OF_PROJECT and value not in (None, {})]
     if not engine:
         yield from ((key, "has no effect without an engine: add engine: sqlite, postgres or mysql") for key in given)
         return

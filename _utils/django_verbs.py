@@ -10,6 +10,7 @@ from typing import Any
 
 import django_backup
 import django_container_archive
+import django_deploy_database
 import django_deploy_drift
 import django_deploy_migration
 import django_deploy_rollback
@@ -154,7 +155,7 @@ def _outlook(
     outlook = django_deploy_rollback.look(site, left, target, deployment.masked())
     if not force:
         django_deploy_rollback.refuse(site, target, outlook, reverses=migrate)
-        django_deploy_rollback.refuse_other_files(left, target)
+        django_deploy_database.refuse_other(left, target)
         django_deploy_rollback.refuse_without_database(left, target, deployment.masked())
         django_deploy_rollback.refuse_unmigrated(left, target, deployment.masked())
     return target, outlook

@@ -6,6 +6,16 @@ MariaDB is installed:
   django.server:
     - engine: mysql
     - pkgs: {{ django.platform.packages.mysql_server | tojson }}
+{% set own = [] %}
+{% for name, site in django.sites.items() if 'mysql' in site.databases.values() | selectattr('manage') | map(attribute='engine') %}
+{% do own.append(name) %}
+{% endfor %}
+{% if own and not django.served.values() | selectattr('fleet.connections', 'defined') | list %}
+    - require_any:
+{% for name in own %}
+      - django: {{ name }} can be deployed
+{% endfor %}
+{% endif %}
 
 MariaDB runs:
   django.running:

@@ -6,6 +6,16 @@ PostgreSQL is installed:
   django.server:
     - engine: postgres
     - pkgs: {{ django.platform.packages.postgres_server | tojson }}
+{% set own = [] %}
+{% for name, site in django.sites.items() if 'postgres' in site.databases.values() | selectattr('manage') | map(attribute='engine') %}
+{% do own.append(name) %}
+{% endfor %}
+{% if own and not django.served.values() | selectattr('fleet.connections', 'defined') | list %}
+    - require_any:
+{% for name in own %}
+      - django: {{ name }} can be deployed
+{% endfor %}
+{% endif %}
 
 PostgreSQL runs:
   django.running:

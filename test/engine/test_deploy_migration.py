@@ -275,10 +275,12 @@ def test_what_the_file_no_longer_has_does_not_matter(one, went):
     """Play a restored backup."""
     database = {"engine": "django.db.backends.sqlite3", "name": str(one.site.database.top / "db.sqlite3")}
     one.answers["databases"] = {"default": database}
-    world = went(REMOVED)
+    first = django_release.Release(one.site, ONE)
+    first.update(facts={**first.facts, "databases": {"default": database}})
     with sqlite3.connect(database["name"]) as connection:
         connection.execute("CREATE TABLE django_migrations (app TEXT, name TEXT)")
         connection.execute("INSERT INTO django_migrations VALUES ('blog', '0001')")
+    world = went(REMOVED)
     django_verbs.rollback("blog")
     assert world.live == ONE
 
@@ -358,7 +360,8 @@ def test_copy_command_of_an_empty_database_names_files_that_stay(world):
     new = world.site.shared.top / "data/db.sqlite3"
     assert error.value.message == f"static: the database 'default' would be {new}, which is empty; the data is in {old}"
     assert error.value.hint == (
-        "set django:sites:blog:database:name, or copy the data: runuser -u blog -- python3 -c "
+        f"set django:sites:blog:database:name, or django:sites:blog:database:replaces: sqlite:///{old} to begin with "
+        "an empty one, or copy the data: runuser -u blog -- python3 -c "
         f'\'import sqlite3 as s; s.connect("{old}").backup(s.connect("{new}"))\'\n{ONE} still runs'
     )
 

@@ -98,14 +98,47 @@ def test_what_holds_data_is_refused(blog, changes):
 
 def test_another_file_of_the_database_is_refused_until_the_data_is_there(blog):
     before = blog.live
-    comment = blog.apply(database={"engine": "sqlite", "name": "other.sqlite3"}).failed["blog has its static files"]
+    comment = blog.apply(database={"engine": "sqlite", "name": "other.sqlite3"}).failed["blog can be deployed"]
     assert f"would be {blog.root}/database/other.sqlite3, which is empty" in comment and lines(comment) <= 10
     assert blog.answering["release"] == before
     command = next(line for line in comment.splitlines() if "runuser -u" in line).partition("copy the data: ")[2]
     blog.host.run(command)
-    blog.host.call("django.release", "blog")
+    blog.deploy()
     assert blog.live != before and "was here" in blog.get("/").text
     blog.deploy(database=None)
+
+
+def test_another_engine_is_refused_and_how_it_is_done_works(blog):
+    """As docs/guides/databases.md has it; nothing of the new server is installed before."""
+    before, postgres = blog.live, {"engine": "postgres"}
+    for test in (True, False):
+        failed = blog.apply(test=test, database=postgres).failed
+        assert "would be postgres:///blog, which is empty; the data is in sqlite:///" in failed["blog can be deployed"]
+        assert "PostgreSQL is installed" in failed and blog.answering["release"] == before
+    assert blog.host.run(["dpkg-query", "-W", "postgresql"], check=False).returncode != 0
+    blog.deploy(database=None, databases={"default": {}, "next": {**postgres, "name": "blog"}})
+    blog.host.call("django.maintenance", "blog", "on")
+    file = f"{blog.root}/database/move.json"
+    dump = "dumpdata --natural-foreign --exclude contenttypes --exclude auth.permission --output"
+    blog.manage(f"{dump} {file}")
+    blog.manage(f"loaddata --database next {file}")
+    (warning,) = blog.deploy(databases=None, database=postgres)["blog can be deployed"].warnings
+    assert "if the new one is empty" in warning
+    blog.host.call("django.maintenance", "blog", "off")
+    assert "was here" in blog.get("/").text and not blog.apply().changed
+    rows = ["runuser", "-u", "blog", "--", "psql", "-tAc", "SELECT name FROM guestbook_entry", "blog"]
+    assert blog.host.run(rows).stdout.split() == ["Ada"]
+    refused = blog.host.salt("django.rollback", "blog").stdout
+    assert "writes to postgres:///blog: what was written since would be missing" in refused and blog.live != before
+
+
+def test_empty_database_is_begun_with_where_the_pillar_says_so(blog):
+    before = blog.live
+    comment = blog.apply(database={"engine": "postgres", "name": "blog_2"}).failed["blog can be deployed"]
+    place = comment.partition("database:replaces: ")[2].partition(" to begin")[0]
+    applied = blog.deploy(database={"engine": "postgres", "name": "blog_2", "replaces": place})
+    assert "postgres:///blog_2, which is empty" in str(applied.warnings) and blog.live != before
+    assert "was here" not in blog.get("/").text and not blog.apply().changed
 
 
 def test_another_name_is_refused_and_how_it_is_done_works(blog):

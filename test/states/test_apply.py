@@ -180,6 +180,21 @@ def test_failed_step_stops_only_its_own_site(salt, world, monkeypatch):
         assert {"shop is live", "shop is recorded"} <= {*changed(states)}
 
 
+def test_last_state_repeats_what_has_failed(salt, world, monkeypatch):
+    apply = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["shop.example.org"]}}})
+    apply(test=True)
+    last = max(apply.returned.values(), key=lambda one: one["__run_num__"])
+    assert (last["result"], last["comment"], last["changes"]) == (True, "no state of this formula has failed", {})
+    monkeypatch.setattr(django_deploy_steps, "build", broken_for_the_blog(django_deploy_steps.build))
+    states = apply()
+    last = max(apply.returned.values(), key=lambda one: one["__run_num__"])
+    failed = [state for state in states if state.result is False]
+    assert (last["result"], last["changes"]) == (False, {})
+    told = [f"{len(failed) - 1} states that require it were not run:", "blog is built:", "  build: it is broken"]
+    assert last["comment"].splitlines()[:5] == [*told, "    | a line", "  mend it"]
+    assert last["comment"].count("blog") == 1
+
+
 def test_existing_deployment_stops_only_its_own_site(salt, world, own_host):
     source = own_host / "srv/django/blog/source"
     source.mkdir(parents=True)
@@ -425,6 +440,21 @@ def test_database_server_is_installed_and_databases_are_created(salt, world, own
     again = apply()
     assert changed(again) == [] and postgres.asked == 1
     assert results(again)["shop has its databases"] is True
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_empty_database_of_another_engine_is_refused_before_anything_is_changed(salt, world, own_host, postgres, test):
+    world.answers["databases"] = {"default": {"engine": "mysql", "name": "blog"}}
+    salt({"sites": {"blog": {**SITE, "database": {"engine": "mysql", "host": "db1"}}}})()
+    states = {
+        state.id: state for state in salt({"sites": {"blog": {**SITE, "database": {"engine": "postgres"}}}})(test=test)
+    }
+    assert states["blog can be deployed"].comment.startswith(
+        "the database 'default' would be postgres:///blog, which is empty; the data is in mysql:///blog"
+    )
+    assert states["PostgreSQL is installed"].result is False and states["blog has its directories"].result is False
+    played = (own_host / "played").read_text() if (own_host / "played").exists() else ""
+    assert "postgresql" not in played.split()
 
 
 def test_database_refused_for_one_site_stops_only_that_site(salt, world, postgres):
