@@ -1023,8 +1023,7 @@ def outcome(name):
     .. code-block:: yaml
 
         All of it has succeeded:
-          django.outcome:
-            - order: last
+          django.outcome: []
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "no state of this formula has failed"}
     own = [one for one in __running__.values() if (one.get("__sls__") or "").split(".")[0] == "django"]

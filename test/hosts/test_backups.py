@@ -43,6 +43,8 @@ DATABASES: dict[str, Any] = {
 }
 #: MySQL is one of the long products, and so are the longest tests on more than one engine.
 ENGINES = ["sqlite", *(pytest.param(name, marks=pytest.mark.full) for name in ("postgres", "mysql"))]
+#: The place of each, which another engine replaces with an empty one.
+PLACES = {"sqlite": "sqlite:////srv/django/blog/database/db.sqlite3", "postgres": "postgres:///blog"}
 ENDS = {"sqlite": "sqlite3", "postgres": "dump", "mysql": "sql.gz"}
 
 
@@ -60,7 +62,8 @@ def blog(module_hosts, repositories, pytestconfig) -> Site:
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(blog, request) -> str:
     """A kind of database that the site has from now on, with three entries."""
-    blog.deploy(database=DATABASES[request.param])
+    former = (blog.options.get("database") or {}).get("engine")
+    blog.deploy(database={**DATABASES[request.param], "replaces": PLACES.get(former)})
     for _ in range(3):
         assert blog.get("/note").status_code == 200
     return str(request.param)

@@ -122,7 +122,7 @@ def test_errors_of_wrong_configuration(blog, what):
 
 
 def test_mysql_by_settings(blog):
-    blog.deploy(database=MYSQL)
+    blog.deploy(database={**MYSQL, "replaces": "postgres:///blog"})
     assert blog.get().status_code == 200 and migrated(blog, "mysql", "blog") > 15
     assert "mysqlclient" in installed(blog) and "psycopg" not in installed(blog)
     assert value(blog, "settings.DATABASES['default']['OPTIONS']['charset']") == "utf8mb4"

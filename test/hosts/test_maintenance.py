@@ -238,7 +238,7 @@ def test_password_change_of_the_database_loses_no_request(blog):
 
     blog.host.run(SERVER, timeout=600)
     database = {"engine": "postgres", "host": "127.0.0.1", "password": "first-7f3"}
-    blog.deploy(database=database)
+    blog.deploy(database={**database, "replaces": f"sqlite:///{blog.root}/database/db.sqlite3"})
     live = blog.live
     with Load(f"http://{blog.host.address}/healthz", blog.domain, 4, pause=0.08) as load:
         load.wait(10)

@@ -171,7 +171,7 @@ def test_generated_password_over_tcp_and_login_of_another_name(blog, shop):
         is not None
     )
     assert psql(blog, "blog", owners, "postgres").stdout.split() == ["blog"]
-    shop.options["databases"]["default"] = {**POSTGRES, "name": "till", "user": "clerk"}
+    shop.options["databases"]["default"] = {**POSTGRES, "name": "till", "user": "clerk", "replaces": "postgres:///shop"}
     applied = blog.deploy()
     assert "pg_hba.conf" in applied["shop has its databases"].changes["postgres"]
     assert int(psql(shop, "till", COUNT, environment={"PGUSER": "clerk"}).stdout) > 15
@@ -218,7 +218,8 @@ def test_postgresql_password_rotation_loses_no_request(blog):
 @pytest.mark.full
 def test_mariadb_password_rotation_loses_no_request(blog, shop):
     before = dict(shop.options["databases"])
-    cashier = {**MARIADB, "user": "cashier", "host": "localhost", "manage": True}
+    replaced = f"postgres:///{before['default'].get('name', 'shop')}"
+    cashier = {**MARIADB, "user": "cashier", "host": "localhost", "manage": True, "replaces": replaced}
     shop.deploy(databases={**before, "default": cashier})
     old, new = renewed(shop, by=lambda: shop.host.call("django.rotate_database_password", "shop"))
     for password, code in ((old, 1), (new, 0)):
