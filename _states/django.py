@@ -56,6 +56,7 @@ _STEPS = {
     "acme": ("certificates", "ordered"),
     "schedules": ("schedules", "installed"),
     "record": ("record of the release", "written"),
+    "domains": ("certificates", "ordered"),
 }
 
 
@@ -432,6 +433,25 @@ def record(name):
             - name: blog
     """
     return _run("record", name)
+
+
+def domains(name):
+    """
+    Check that the site has its domains, where it gets some of another site: the proxy gives them to it once both sites
+    are released. Certificates of these domains are ordered then.
+
+    name
+        Name of the site.
+
+    .. code-block:: yaml
+
+        blog has its domains:
+          django.domains:
+            - name: blog
+    """
+    if name not in _deployments():
+        return shown_answer({"name": name, "changes": {}, "result": True, "comment": f"{name} was not deployed"})
+    return _run("domains", name)
 
 
 def absent(name, config, platform):

@@ -82,6 +82,8 @@ class Deployment:
     #: The active release, where it was stopped before the new one starts, and when (by the monotonic clock).
     paused: Release | None = None
     paused_at = 0.0
+    #: Why the proxy has not given the site its domains yet; empty where it has.
+    waiting = ""
     #: The main process of the new release when its health check passed.
     healthy_pid: int | None = None
     #: The requests for the health page during the switch.
@@ -285,6 +287,10 @@ class Deployment:
     def set_healthy(self, pid: int | None) -> None:
         """Set the main process of the new release, whose health check has passed."""
         self.healthy_pid = pid
+
+    def set_waiting(self, why: str) -> None:
+        """Set why the proxy does not give the site its domains yet; empty where it does."""
+        self.waiting = why
 
     def set_probe(self, probe: Probe) -> Probe:
         """Set the requests of the switch; the deployment ends them."""

@@ -9,6 +9,7 @@ import django_proxy
 import django_proxy_files
 import django_proxy_handover
 import django_proxy_listener
+import django_proxy_move
 import django_proxy_page
 import django_proxy_reach
 import django_proxy_rival
@@ -17,6 +18,7 @@ import django_tls
 import django_tls_acme
 from django_deploy import Changes, Deployment
 from django_host_command import DeploymentError
+from django_proxy_move import Move
 from django_site import Site
 
 
@@ -48,15 +50,20 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     upcoming = bool(deployment.planned and deployment.test)
     expected = django_deploy_difference.expected_facts
     facts = expected(site, release, deployment.commit) if upcoming else release.facts
-    files = django_proxy_handover.files(site, facts, templates, upcoming=upcoming)
+    files = django_proxy_handover.files(site, facts, templates, upcoming=deployment.test)
+    move = Move([site], "") if deployment.test else django_proxy_move.of_site(site)
+    deployment.set_waiting(move.waits)
+    if move.waits and deployment.coming is None:  # of the site alone: no other one is released after it
+        deployment.warn([f"{site.name} keeps the domains that it has: {move.waits}"])
     changes = django_host_config.differences(files)
     pages = {} if upcoming else django_proxy_page.of_errors(site, release.path, release.facts["folder"])
     stale = {} if upcoming else django_proxy_page.differences(site, pages)
-    leftovers = django_proxy_files.leftovers(site, files)
+    moving = [] if move.waits else move.sites
+    leftovers = [path for one in moving for path in django_proxy_files.leftovers(one, files)]
     listener = django_proxy_listener.stale(site, templates)
     if not (changes or stale or leftovers or listener):
         if not deployment.test:
-            deployment.warn(_not_reached(site))
+            deployment.warn(_not_reached(moving))
         return
     yield {**changes, **stale, **listener, **{str(path): "removed" for path in leftovers}}
     deployment.take_lock()
@@ -65,30 +72,38 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     django_proxy_page.install(site, pages)
     was_served = bool(django_proxy.serving(site))
     if changes:
-        rivals = django_proxy_rival.of_site(site)
-        django_proxy_switch.apply(files, lambda: django_proxy_rival.refuse(site, rivals))
+        rivals = [(one, django_proxy_rival.of_site(one)) for one in moving]
+        django_proxy_switch.apply(files, lambda: django_proxy_rival.refuse(rivals))
     django_proxy_page.remove_stale(site, pages)
     if listener and site.listener:
         django_proxy_listener.apply(site, templates)
     for path in leftovers:
         django_host_file.remove_tree(path)
-    found = _not_reached(site)
+    found = _not_reached(moving)
     if found and not was_served:
         proxy = django_proxy.of_site(site)
         raise DeploymentError(found[0], hint=f"see {proxy.DAEMON.log}, and apply again" if proxy else "")
     deployment.warn(found)
 
 
-def _not_reached(site: Site) -> list[str]:
-    """Return a text that says what visitors of a site meet in its place; none where they reach it."""
-    found = django_proxy_reach.problem(site)
-    return [f"visitors do not reach {site.name}: {found}"] if found else []
+def _not_reached(sites: list[Site]) -> list[str]:
+    """Return for each site that visitors do not reach a text that says what they meet instead."""
+    found = {site.name: django_proxy_reach.problem(site) for site in sites}
+    return [f"visitors do not reach {name}: {problem}" for name, problem in found.items() if problem]
 
 
 def acme(deployment: Deployment) -> Iterator[Changes]:
-    """Order the certificates that are due, now that the proxy answers; a failure is a warning."""
+    """Order the certificates that are due, now that the proxy answers; a failure is a warning.
+
+    Domains that other sites still have get theirs later: see `domains`.
+    """
     site = deployment.site
-    if not site.https or site.config["tls"]["kind"] != "acme" or not (deployment.release or deployment.test):
+    if (
+        deployment.waiting
+        or not site.https
+        or site.config["tls"]["kind"] != "acme"
+        or not (deployment.release or deployment.test)
+    ):
         return
     due, deferred = django_tls_acme.due(site)
     deployment.warn(deferred)
@@ -99,3 +114,21 @@ def acme(deployment: Deployment) -> Iterator[Changes]:
         deployment.warn(failed)
         changes.clear()
         changes.update({"certificates": ordered} if ordered else {})
+
+
+def domains(deployment: Deployment) -> Iterator[Changes]:
+    """See that a site whose step `proxy` has waited for other sites of this apply has its domains now.
+
+    Raises:
+        DeploymentError: it has not; the sites serve the domains that they have had.
+    """
+    if not deployment.waiting:
+        return
+    waits = django_proxy_move.of_site(deployment.site).waits
+    if waits:
+        raise DeploymentError(
+            f"{waits}; until then the sites keep the domains that they have",
+            hint="see what failed for these sites above, and apply again",
+        )
+    deployment.set_waiting("")
+    yield from acme(deployment)

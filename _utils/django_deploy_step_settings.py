@@ -8,6 +8,7 @@ import django_host_environment
 import django_host_file
 import django_host_folder
 import django_proxy_maintenance
+import django_proxy_move
 import django_proxy_page
 import django_release_settings
 import django_secret
@@ -63,7 +64,8 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
     site, release = deployment.site, deployment.release
     if not deployment.is_new or not release:
         return
-    environment = django_release_settings.environment(site, release.path, release.facts)
+    leaving = django_proxy_move.leaving(site)
+    environment = django_release_settings.environment(site, release.path, release.facts, leaving)
     variables = {**environment, **_secret_variables(deployment)}
     key = deployment.secrets["secret_key"]
     files = django_release_settings.project_files(site, deployment.templates, variables, key)
@@ -76,7 +78,7 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
     config = release.path / "config"
     django_host_folder.make(django_host_folder.Folder(config, "root", site.user, 0o750))
     if site.config["overlay"]:
-        contents |= _overlay(deployment, release)
+        contents |= _overlay(deployment, release, leaving)
     for name, content in contents.items():
         django_host_file.write(config / name, content, mode=0o640, group=site.user, durable=False)
     for path, content in files.items():
@@ -92,7 +94,7 @@ def _programs(deployment: Deployment) -> dict[str, str]:
     }
 
 
-def _overlay(deployment: Deployment, release: Release) -> dict[str, str]:
+def _overlay(deployment: Deployment, release: Release, leaving: list[str]) -> dict[str, str]:
     """Return the overlay module and its data: file name in ``config/`` → content."""
     site, module = deployment.site, release.facts["settings_module"]
     keeps = django_server.of_site(site).keeps_threads(site)
@@ -100,5 +102,7 @@ def _overlay(deployment: Deployment, release: Release) -> dict[str, str]:
     return {
         **email,
         f"{django_release_settings.MODULE}.py": deployment.templates[OVERLAY],
-        "settings.json": django_release_settings.overlay(site, release.path, module, keeps_threads=keeps),
+        "settings.json": django_release_settings.overlay(
+            site, release.path, module, leaving=leaving, keeps_threads=keeps
+        ),
     }

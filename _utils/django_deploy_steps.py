@@ -13,7 +13,7 @@ from django_deploy_step_build import build, virtualenv
 from django_deploy_step_database import database, migration
 from django_deploy_step_instance import instance
 from django_deploy_step_live import live
-from django_deploy_step_proxy import acme, proxy, tls
+from django_deploy_step_proxy import acme, domains, proxy, tls  # noqa: F401 - a state of its own
 from django_deploy_step_push import push
 from django_deploy_step_record import record
 from django_deploy_step_schedules import schedules
@@ -26,7 +26,7 @@ from django_site import Site
 
 Step = Callable[[Deployment], Iterator[Changes]]
 
-#: Every step in its order; each is a state of its name.
+#: Every step in its order; each is a state of its name. After those of all sites each has the state `domains`.
 ORDER: tuple[Step, ...] = (
     site,
     database,

@@ -100,7 +100,7 @@ def _prepare_proxy(deployment: Deployment, release: Release) -> bool:
     proxy = django_proxy.serving(site) if before else None
     if before and proxy and _needs_other_files(site, proxy, before, release.path):
         django_proxy_switch.apply(
-            django_proxy_files.of_site(site, release.facts, deployment.templates, through=release.path)
+            django_proxy_handover.files(site, release.facts, deployment.templates, through=release.path)
         )
     reloads = proxy is not None and _needs_reload(site, proxy, release.path)
     if reloads:
@@ -310,7 +310,7 @@ def _activate_old(deployment: Deployment, release: Release, old: Release, former
         needs_other_files = proxy is not None and _needs_other_files(site, proxy, release.path, old.path)
         if needs_other_files:
             django_proxy_switch.apply(
-                django_proxy_files.of_site(site, old.facts, deployment.templates, through=old.path)
+                django_proxy_handover.files(site, old.facts, deployment.templates, through=old.path)
             )
         if former:
             django_host_file.link(site.previous, str(former))
@@ -320,7 +320,7 @@ def _activate_old(deployment: Deployment, release: Release, old: Release, former
         django_host_file.link(site.current, f"releases/{old.name}")
         deployment.let_tasks_go()
         if needs_other_files:
-            django_proxy_switch.apply(django_proxy_files.of_site(site, old.facts, deployment.templates))
+            django_proxy_switch.apply(django_proxy_handover.files(site, old.facts, deployment.templates))
         elif proxy and _needs_reload(site, proxy, old.path):
             django_proxy.reload(site)
 

@@ -3,6 +3,7 @@
 import fnmatch
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ NOTES = Path("/var/lib/apache2/module")
 
 #: `proxy:balance` → Apache's lbmethod.
 _LBMETHODS = {"round_robin": "byrequests", "least_conn": "bybusyness"}
+
+
+#: The URLs of static files and of uploads in the rules of a site.
+_OF_FILES = re.compile(r'(?m)^RewriteRule "\^(/\S*/)" - \[(?:R=404|E=django_site:[^,\]]+),L\]')
 
 
 class Apache(Proxy):
@@ -76,7 +81,6 @@ class Apache(Proxy):
             "lbmethod": _LBMETHODS.get(config["proxy"].get("balance")),
             "unescapes": bool(config["media"].get("protected")) and unescapes(site),
         }
-        _refuse_shared_urls(site, [variables["static_url"], media_url])
         (locations,) = (django_kinds.FILES + name for name in self.KIND.site)
         return {
             **self.needs(site),
@@ -98,6 +102,28 @@ class Apache(Proxy):
                 if not link.exists():
                     wanted[link] = f"-> ../mods-available/{link.name}"
         return wanted
+
+    def refuse_conflicts(self, files: Files) -> None:
+        """Refuse URLs of files that two sites of a domain serve: nginx refuses them, Apache would use the first.
+
+        Raises:
+            DeploymentError: such a URL.
+        """
+        folders = ETC / "django"
+        for folder in sorted({path.parent for path in files if path.parent.parent == folders}):
+            links = {*folder.glob("*.conf"), *(path for path in files if path.parent == folder)}
+            names = [
+                link.name[4:-5] for link in sorted(links) if link.suffix == ".conf" and files.get(link, "") is not None
+            ]
+            paths = {name: folders / f"{name}.conf" for name in names}
+            texts = {name: files.get(path) or django_host_file.read_text(path) or "" for name, path in paths.items()}
+            for name, other in permutations(sorted(names, key=lambda name: paths[name] not in files), 2):
+                for url in _OF_FILES.findall(texts[name]):
+                    if f'RewriteRule "^{url}' in texts[other]:
+                        raise DeploymentError(
+                            f"{url.replace(chr(92), '')} on {folder.name} already serves files of site {other}",
+                            hint=f"set another STATIC_URL or MEDIA_URL in django:sites:{name}:settings",
+                        )
 
     def protocols(self) -> Path:
         """Return the file with what all virtual hosts of https have in common."""
@@ -135,6 +161,11 @@ class Apache(Proxy):
             if ("SSLEngine on" in inside) == tls:
                 return django_host_port.split(first.removeprefix("*:"))
         return None
+
+    def path(self, text: str) -> str:
+        """Return the path of a site by the text of its locations; ``/`` for an empty one."""
+        found = re.search(r'(?m)^RewriteRule "\^(\S*)/" - \[E=django_site:[^,]+,E=django_application:', text)
+        return (found[1].replace("\\.", ".") or "/") if found else "/"
 
     def listens(self, text: str) -> set[str]:
         """Return where the virtual hosts in the text of a domain's file listen, in Apache's syntax."""
@@ -237,23 +268,6 @@ def _members(upstreams: Mapping[str, Any]) -> dict[str, str]:
         words.append(f"retry={django_proxy_nginx.age(options.get('fail_timeout') or '10s')}")
         members[name] = " ".join([*words, *(["status=+H"] if options.get("backup") else [])])
     return members
-
-
-def _refuse_shared_urls(site: Site, urls: Collection[str]) -> None:
-    """Refuse a URL of files that another site of the domain serves: nginx refuses it, Apache would use the first.
-
-    Raises:
-        DeploymentError: such a URL.
-    """
-    links = [link for domain in site.config["domains"] for link in (ETC / "django" / domain).glob("*.conf")]
-    for link in links:
-        text = "" if link.name.endswith(f"-{site.name}.conf") else django_host_file.read_text(link) or ""
-        for url in filter(None, urls):
-            if f'RewriteRule "^{url}'.replace(".", "\\.") in text:
-                raise DeploymentError(
-                    f"{url} on {link.parent.name} already serves files of site {link.name[4:-5]}",
-                    hint=f"set another STATIC_URL or MEDIA_URL in django:sites:{site.name}:settings",
-                )
 
 
 def _existing_listens() -> tuple[set[int], set[Place]]:

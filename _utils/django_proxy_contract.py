@@ -102,6 +102,14 @@ class Proxy(ABC):
     def files(self, site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
         """Return what a site has in addition to the servers of its domains."""
 
+    def refuse_conflicts(self, files: Files) -> None:
+        """Refuse files with which a site would answer for another one, where the proxy itself accepts them.
+
+        Raises:
+            DeploymentError: such files.
+        """
+        del files
+
     def for_names(self, names: Collection[str]) -> Files:
         """Return what the proxy needs for servers of these names, all that it has."""
         del names
@@ -118,6 +126,10 @@ class Proxy(ABC):
     @abstractmethod
     def place(self, text: str, *, tls: bool) -> Place | None:
         """Return the first place where the servers in the text of a domain's file listen, for https or for http."""
+
+    @abstractmethod
+    def path(self, text: str) -> str:
+        """Return the path of a site by the text of its locations; ``/`` for an empty one."""
 
     @abstractmethod
     def listens(self, text: str) -> set[str]:

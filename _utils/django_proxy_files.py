@@ -1,7 +1,7 @@
 """The files of a site for its proxy: those that it needs, and those that are removed."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,10 +37,35 @@ def of_site(
         through: the release that is reached; without it `current`, whatever release that points to.
         upcoming: whether the files are those of the next release, whose server is as the pillar describes it.
     """
+    return together([part(site, facts, templates, through, upcoming=upcoming)])
+
+
+def part(
+    site: Site,
+    facts: Mapping[str, Any],
+    templates: Mapping[str, str],
+    through: Path | None = None,
+    *,
+    upcoming: bool = False,
+) -> Files:
+    """Return what a site has in those files by itself, for `together`; the arguments are those of `of_site`."""
     own = django_proxy.of_site(site)
     files: Files = {}
     for proxy in django_proxy.PROXIES.values():
         files |= _present(proxy, site, facts, templates, through, upcoming) if proxy is own else _absent(proxy, site)
+    return files
+
+
+def together(parts: Collection[Files]) -> Files:
+    """Return the files of several sites; what one of them has is not removed for another one.
+
+    Raises:
+        DeploymentError: one of them would answer for another one.
+    """
+    files: Files = {path: None for one in parts for path, text in one.items() if text is None}
+    files |= {path: text for one in parts for path, text in one.items() if text is not None}
+    for proxy in django_proxy.PROXIES.values():
+        proxy.refuse_conflicts(files)
     return _with_names({**files, **deserted(files)})
 
 

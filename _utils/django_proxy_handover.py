@@ -1,11 +1,13 @@
 """Hand sites over from one proxy of the formula to another, all at once: one process can listen on a port."""
 
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import django_host_port
 import django_proxy
 import django_proxy_files
+import django_proxy_move
 import django_proxy_ports
 import django_proxy_switch
 import django_release
@@ -13,28 +15,43 @@ import django_site
 from django_host_config import Files
 from django_host_port import Listen
 from django_proxy_contract import Proxy
+from django_proxy_move import Move
 from django_site import Site
 
 
-def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], *, upcoming: bool = False) -> Files:
-    """Return every file that the proxy of a site needs; where the site changes its proxy, those of its other sites too.
+def files(
+    site: Site,
+    facts: Mapping[str, Any],
+    templates: Mapping[str, str],
+    through: Path | None = None,
+    *,
+    upcoming: bool = False,
+) -> Files:
+    """Return every file that the proxy of a site needs, with those of other sites that have to change at the same time.
 
-    The same holds where the proxy changes the addresses that it listens on: a socket on all addresses serves all
-    sites.
+    These are the sites that its domains come from or go to (`django_proxy_move`); all sites of a proxy that hands its
+    sites over to another one; and all of a proxy that changes the addresses that it listens on, since a socket on all
+    addresses serves all sites.
 
     Args:
         site: the site.
         facts: of the release, see `django_proxy_files.of_site`.
         templates: their texts.
-        upcoming: see `django_proxy_files.of_site`.
+        through: see `django_proxy_files.of_site`.
+        upcoming: see `django_proxy_files.of_site`; other sites are as they are then.
     """
-    wanted = django_proxy_files.of_site(site, facts, templates, upcoming=upcoming)
+    move = Move([site], "") if upcoming else django_proxy_move.of_site(site)
+    now = django_proxy_move.as_present(site, facts) if move.waits else (site, facts)
+    mine = django_proxy_files.part(*now, templates, through, upcoming=upcoming) if now else {}
+    parts = [mine, *(_part(other) for other in move.sites[1:] if not move.waits)]
+    wanted = django_proxy_files.together(parts)
     own = django_proxy.of_site(site)
     listens = [*site.config["proxy"]["listen"], *site.listens_tls]
     former = django_proxy.serving(site) or (django_proxy_ports.holder_of(listens) if own else None)
     if own and former in (own, None):
         if django_proxy_switch.moves(own, wanted):
-            wanted |= _files_of([other for other in _others(site, own) if django_proxy.of_site(other) is own])
+            others = [other for other in _others(site, own) if django_proxy.of_site(other) is own]
+            wanted = django_proxy_files.together([*parts, *map(_part, others)])
         has_addresses = any(not isinstance(listen, int) for listen in listens)
         return {**(_refusing(own, [site], templates, *own.refused()) if has_addresses else {}), **wanted}
     if not former or not own:
@@ -43,22 +60,19 @@ def files(site: Site, facts: Mapping[str, Any], templates: Mapping[str, str], *,
     coming = [site]
     for other in _others(site, former):
         (coming if django_proxy.of_site(other) is own else left).append(other)
-    wanted |= _files_of(coming[1:])
     return {
         **_refusing(former, left, left[0].kept_templates() if left else {}),
         **_refusing(own, coming, templates),
-        **wanted,
-        **django_proxy_files.deserted(wanted),
+        **django_proxy_files.together([*parts, *map(_part, coming[1:])]),
     }
 
 
-def _files_of(sites: list[Site]) -> Files:
-    """Return the files of sites as they are."""
-    wanted: Files = {}
-    for site in sites:
-        live = django_release.linked(site, site.current)
-        wanted |= django_proxy_files.of_site(site, live.facts if live else {}, site.kept_templates())
-    return wanted
+def _part(site: Site) -> Files:
+    """Return what a site has in these files with its active release."""
+    live = django_release.linked(site, site.current)
+    facts = live.facts if live else {}
+    now = django_proxy_move.as_present(site, facts) if django_proxy_move.of_site(site).waits else (site, facts)
+    return django_proxy_files.part(*now, site.kept_templates()) if now else {}
 
 
 def _others(site: Site, proxy: Proxy) -> Iterator[Site]:

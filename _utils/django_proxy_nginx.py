@@ -120,6 +120,11 @@ class Nginx(Proxy):
         found = re.search(r"listen (\S+) ssl" if tls else r"listen ([^\s;]+);", text)
         return django_host_port.split(found[1]) if found else None
 
+    def path(self, text: str) -> str:
+        """Return the path of a site by the text of its locations; ``/`` for an empty one."""
+        found = re.search(r"(?m)^location (?:= )?(/\S*) \{", text)
+        return found[1] if found else "/"
+
     def listens(self, text: str) -> set[str]:
         """Return where the servers in the text of a domain's file listen, in nginx's syntax."""
         return {*re.findall(r"(?m)^    listen ([^\s;]+)", text)}

@@ -9,6 +9,7 @@ import django_host_port
 import django_host_service
 import django_proxy
 import django_proxy_maintenance
+import django_proxy_move
 import django_proxy_rival
 import django_release_cure
 import django_release_http
@@ -41,6 +42,8 @@ def problem(site: Site) -> str:
     proxy = django_proxy.serving(site)
     if not proxy or not django_release_instance.serves(site.current):
         return ""
+    if waits := django_proxy_move.of_site(site).waits:
+        return waits
     try:
         found = list(map(str, django_proxy_rival.of_site(site)))
     except DeploymentError as error:

@@ -1,6 +1,6 @@
 """Servers of the host that answer in place of a site, by the rules of nginx or Apache, with file and line."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,19 +95,20 @@ def answering(proxy: Proxy, servers: list[Server], place: Place, name: str) -> S
     return proxy.chosen([server for server, _default in candidates], name, [default for _server, default in candidates])
 
 
-def refuse(site: Site, before: list[Rival]) -> None:
-    """Refuse the present files of a site's proxy if another server would answer in its place.
+def refuse(sites: Collection[tuple[Site, list[Rival]]]) -> None:
+    """Refuse the present files of a proxy if another server would answer in place of a site.
 
     Args:
-        before: what has answered in its place before these files; the operator knows it already.
+        sites: each with what has answered in its place before these files; the operator knows it already.
 
     Raises:
         DeploymentError: another server would; the message has its file and line.
     """
-    known = [rival.server for rival in before]
-    found = [rival for rival in of_site(site) if rival.server not in known]
-    if found:
-        raise DeploymentError("; ".join(map(str, found)), hint=hint(found[0]))
+    for site, before in sites:
+        known = [rival.server for rival in before]
+        found = [rival for rival in of_site(site) if rival.server not in known]
+        if found:
+            raise DeploymentError("; ".join(map(str, found)), hint=hint(found[0]))
 
 
 def hint(rival: Rival) -> str:

@@ -27,10 +27,13 @@ MODULE = "django_formula_settings"
 FORMER_KEYS = "secret_key_fallbacks"
 
 
-def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: bool = True) -> str:
+def overlay(
+    site: Site, release: Path, settings_module: str, *, leaving: Sequence[str] = (), keeps_threads: bool = True
+) -> str:
     """Return the data that the overlay module reads (``config/settings.json``), without secrets.
 
     Args:
+        leaving: domains that are another site's next, and of which this one gets requests until then.
         keeps_threads: whether the server's threads, and with them their connections to databases, outlive a request.
     """
     config = site.config
@@ -43,7 +46,7 @@ def overlay(site: Site, release: Path, settings_module: str, *, keeps_threads: b
         "conn_max_age": _CONN_MAX_AGE if keeps_threads else 0,
         "always": {
             "DEBUG": False,
-            "ALLOWED_HOSTS": config["domains"],
+            "ALLOWED_HOSTS": [*config["domains"], *leaving],
             **({"STATIC_ROOT": str(release / "static")} if config["static"]["collect"] else {}),
             "MEDIA_ROOT": str(site.media),
         },
@@ -69,10 +72,11 @@ def origins(site: Site) -> list[str]:
     return [f"https://{domain}{port}" for domain in site.config["domains"]]
 
 
-def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, str]:
+def environment(site: Site, release: Path, facts: Mapping[str, Any], leaving: Sequence[str] = ()) -> dict[str, str]:
     """Return the environment of everything that runs the project, without secrets.
 
     Args:
+        leaving: see `overlay`.
         facts: what was found in the source: ``commit``, ``settings_module``, ``folder`` (that of manage.py) and
             ``python_path`` (other folders).
     """
@@ -94,7 +98,7 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str
         "DJANGO_SITE": site.name,
         "DJANGO_RELEASE": release.name,
     }
-    known = _known_values(site, release, facts)
+    known = {**_known_values(site, release, facts), "domains": [*site.config["domains"], *leaving]}
     for name, value in config["environment"].items():
         if not isinstance(value, dict):
             variables[name] = json.dumps(value) if isinstance(value, bool) else str(value)
@@ -111,7 +115,6 @@ def _known_values(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[s
     return {
         "commit": facts["commit"],
         "release": release.name,
-        "domains": site.config["domains"],
         "static_root": f"{release}/static",
         "media_root": str(site.media),
         "shared": str(site.shared),

@@ -104,3 +104,14 @@
 {% set ns.before = sentence %}
 {% endfor %}
 {% endfor %}
+
+{% if django.sites | length > 1 %}
+# A domain that moves from one site to another does so when both are released. No requisites: what has failed before has
+# been said.
+{% for name in django.sites %}
+
+{{ name }} has its domains:
+  django.domains:
+    - name: {{ name }}
+{% endfor %}
+{% endif %}

@@ -86,13 +86,13 @@ def test_nginx_has_the_server_that_wins(site, monkeypatch, way):
     assert way["answers"] == "nothing" or f"answered by {etc}/{way['answers']}" in text, text
     assert way.get("says", "").replace("ADDRESS", ADDRESS) in text
     with pytest.raises(DeploymentError) as caught:
-        django_proxy_rival.refuse(site, [])
+        django_proxy_rival.refuse([(site, [])])
     assert way.get("says", "").replace("ADDRESS", ADDRESS) in caught.value.message and caught.value.hint
 
 
 def test_what_was_there_before_refuses_nothing(site, monkeypatch):
     monkeypatch.setattr(django_host_command, "run", lambda argv, **_options: dump(NGINX[0], django_proxy_nginx.ETC))
-    django_proxy_rival.refuse(site, django_proxy_rival.of_site(site))
+    django_proxy_rival.refuse([(site, django_proxy_rival.of_site(site))])
 
 
 @pytest.mark.parametrize(
