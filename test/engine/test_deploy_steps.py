@@ -821,7 +821,8 @@ def test_a_database_that_is_kept(world, name, mount):
 @pytest.mark.parametrize("has_tables", [True, False])
 def test_database_in_two_places_is_refused(world, has_tables):
     world.apply()
-    world.options = {"shared": ["data"], "database": {"engine": "sqlite", "name": "a.db"}}
+    own = {"engine": "sqlite", "name": "a.db", "replaces": "postgres:///blog"}
+    world.options = {"shared": ["data"], "database": own}
     used, own = world.site.database.top / "a.db", world.site.shared.top / "data/db.sqlite3"
     own.parent.mkdir(parents=True)
     with sqlite3.connect(own) as connection:
