@@ -17,6 +17,7 @@ from typing import Any
 
 import django_host_command
 import django_host_file
+import django_site_domain
 from django_host_lock import Lock
 from django_wall_response import Bounded
 from django_wall_text import tell
@@ -179,7 +180,9 @@ def _get(
         connection.connect()
         connection.sock = Bounded(connection.sock, deadline, 2 << 20)
         connection.request(
-            "GET", path, headers={"Host": site["domains"][0], **scheme, **headers, "Connection": "close"}
+            "GET",
+            path,
+            headers={"Host": django_site_domain.host(site["domains"][0]), **scheme, **headers, "Connection": "close"},
         )
         answer = connection.getresponse()
         return answer.status, answer.read(1 << 20)

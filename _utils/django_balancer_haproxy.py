@@ -19,6 +19,7 @@ import django_host_command
 import django_host_file
 import django_host_service
 import django_host_template
+import django_site_domain
 import django_tls
 from django_balancer_program import Entries, Place
 from django_host_command import DeploymentError
@@ -61,7 +62,7 @@ def files(sites: Entries, templates: Mapping[str, str]) -> Files:
     """
     if not sites:
         return {**django_balancer_varnish.files("", {}), **dict.fromkeys((CONFIG, CERTIFICATES, UNIT))}
-    ordered = [site for _name, site in sorted(sites.items())]
+    ordered = [{**site, "host": django_site_domain.host(site["domains"][0])} for _name, site in sorted(sites.items())]
     domains = sorted({domain for site in ordered if site["https"] for domain in site["domains"]})
     places = [_place(place) for place in django_balancer_program.places(ordered)]
     cached = [site for site in ordered if site["memory"]]
@@ -86,7 +87,14 @@ def _line(domain: str) -> str:
 def _place(place: Place) -> dict[str, Any]:
     name = "django-" + re.sub(r"[^0-9a-z]+", "-", str(place.listen)).strip("-")
     binds = django_balancer_program.addresses(place.listen, "0.0.0.0:{}", ":::{} v6only")
-    return {"name": name, "binds": binds, "sites": place.sites, "tls": place.tls}
+    domains = sorted({domain for site in place.sites for domain in site["domains"]})
+    wildcards = sorted(filter(django_site_domain.is_wildcard, domains), key=lambda domain: domain.count("."))
+    hosts = [domain for domain in domains if domain not in wildcards] if wildcards else []
+    return {
+        **{"name": name, "binds": binds, "sites": place.sites, "tls": place.tls},
+        "wildcards": wildcards,
+        "hosts": hosts,
+    }
 
 
 def masked(text: str) -> str:

@@ -4,6 +4,7 @@ import json
 import shlex
 
 import django_host_template
+import django_site_domain
 from django_compose_plan import Plan
 from django_host_command import DeploymentError
 from django_project_values import UNKNOWN
@@ -182,7 +183,9 @@ def start(plan: Plan) -> str:
 def healthy(plan: Plan) -> str:
     """Return the program of the health check."""
     path = plan.options.get("health", {}).get("path") or "/"
-    return _HEALTHY.format(name=plan.name, path=json.dumps(path), domain=json.dumps(plan.domains[0]))
+    return _HEALTHY.format(
+        name=plan.name, path=json.dumps(path), domain=json.dumps(django_site_domain.host(plan.domains[0]))
+    )
 
 
 def nginx(plan: Plan) -> str:

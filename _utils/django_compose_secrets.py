@@ -10,6 +10,7 @@ import django_compose_settings
 import django_database_engine
 import django_host_environment
 import django_project_environment
+import django_site_domain
 from django_compose_plan import Plan
 
 _LETTERS = string.ascii_letters + string.digits
@@ -69,7 +70,7 @@ def _words(plan: Plan, key: str, password: str) -> dict[str, Any]:
         "secret_key": key,
         "secret_key_file": "/run/secrets/secret_key",
         "secret_key_fallbacks": [],
-        "domains": plan.domains,
+        "domains": [*map(django_site_domain.in_django, plan.domains)],
         "static_root": "/srv/static",
         "media_root": "/srv/media",
         "shared": "/srv/data",

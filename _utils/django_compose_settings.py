@@ -4,6 +4,7 @@ import json
 from pathlib import PurePath
 
 import django_database_engine
+import django_site_domain
 from django_compose_plan import Plan
 
 
@@ -22,7 +23,7 @@ def overlay(plan: Plan, kind: str) -> str:
         f"from {plan.settings_module} import *",
         "",
         *(
-            _PRODUCTION.format(domains=json.dumps(plan.domains)).splitlines()
+            _PRODUCTION.format(domains=json.dumps([*map(django_site_domain.in_django, plan.domains)])).splitlines()
             if kind == "production"
             else _LOCAL.splitlines()
         ),

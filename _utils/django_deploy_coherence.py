@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import django_proxy_nginx
 import django_server
+import django_site_domain
 import django_wall_headers
 from django_site import Site
 
@@ -19,7 +20,7 @@ def contradictions(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
     """
     if not django_server.of_site(site).SERVES:
         return  # the hosts that serve the site say it
-    domains = site.config["domains"]
+    domains = [*map(django_site_domain.host, site.config["domains"])]
     if not all(_is_allowed(domain, settings["allowed_hosts"]) for domain in domains):
         yield f"ALLOWED_HOSTS is {settings['allowed_hosts']}, which does not include every domain of the site"
     if settings["media_root"] and Path(settings["media_root"]) != site.media.top:
@@ -95,7 +96,11 @@ def _of_https(site: Site, https: Mapping[str, Any]) -> Iterator[str]:
 def _of_origins(site: Site, origins: Sequence[str]) -> Iterator[str]:
     """Yield origins that no page of the site has; the project may trust others in addition to its own."""
     domains = site.config["domains"]
-    own = [origin for origin in origins if any(_is_allowed(domain, [_host(origin)]) for domain in domains)]
+    own = [
+        origin
+        for origin in origins
+        if any(_is_allowed(django_site_domain.host(one), [_host(origin)]) for one in domains)
+    ]
     if origins and not own:
         yield (
             f"CSRF_TRUSTED_ORIGINS is {list(origins)}, which includes no domain of the site ({', '.join(domains)}); "

@@ -183,7 +183,7 @@ class Probe:
 
 def _get_through_proxy(site: Site, path: str, timeout: float) -> Answer:
     deadline = time.monotonic() + timeout
-    headers = {"Host": site.config["domains"][0], "User-Agent": "django-formula", "Connection": "close"}
+    headers = {"Host": site.canonical, "User-Agent": "django-formula", "Connection": "close"}
     with contextlib.closing(django_proxy_connection.connection(site, timeout)) as connection:
         connection.connect()
         connection.sock = Bounded(connection.sock, deadline)

@@ -164,5 +164,10 @@ def tls_domains(site: Site, _own: Site) -> Iterator[Problem]:
             if re.fullmatch(r"[0-9.]+", domain):
                 text = f"{domain} is an address, and https needs a host name to tell sites apart: use a host name"
                 yield (key, index), text
-            elif kind == "acme" and "." not in domain:
+            elif kind == "acme" and domain.startswith("*.") and site["tls"]["challenge"] != "dns-01":
+                text = (
+                    f"an authority gives {domain} a certificate by dns-01 only: set tls:challenge: dns-01 and tls:hook"
+                )
+                yield (key, index), f"{text}, or tls:kind: files"
+            elif kind == "acme" and "." not in domain.removeprefix("*."):
                 yield (key, index), f"{domain} is not a public DNS name, and no authority issues a certificate for it"

@@ -80,6 +80,9 @@ def domains(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield a site without domains, and domains that redirect to themselves."""
     if site["state"] == "present" and not site["domains"]:
         yield ("domains",), "missing: a site needs at least one host name, such as [blog.example.org]"
+    if site["redirect_domains"] and site["domains"] and site["domains"][0].startswith("*."):
+        text = "are redirected to the first of domains, which is a wildcard: put a host name first there"
+        yield ("redirect_domains",), text
     for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
         yield ("redirect_domains",), f"{domain} is in domains too: remove one of them"
 

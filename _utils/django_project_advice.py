@@ -317,7 +317,7 @@ def not_in_pillar(
         has_page: whether the project has a page for every visitor at the path of the health check.
         routes: the paths that Django has routes for without arguments, as far as they are known.
     """
-    found = _asked(site, release, _found, _own(release, facts), site.config["domains"][0]) or {}
+    found = _asked(site, release, _found, _own(release, facts), site.canonical) or {}
     if found.get("build") and _built_before(site, release):
         found = {key: value for key, value in found.items() if key != "build"}
     lacking = [(key, value) for key, value in _lacking(site.config, found, step) if not _says(hint, key, value)]

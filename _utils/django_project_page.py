@@ -111,7 +111,7 @@ def _plain(text: str, secrets: list[str]) -> str:
 def _request(site: Site, facts: Mapping[str, Any], path: str) -> dict[str, Any]:
     headers = {**site.config["proxy"].get("headers", {}), **site.config["health"]["headers"]}
     target, _mark, query = path.partition("?")
-    variables = django_release_http.variables(site.config["domains"][0], target, query, site.scheme, headers)
+    variables = django_release_http.variables(site.canonical, target, query, site.scheme, headers)
     prefix = site.config["path"].rstrip("/")
     if prefix and f"{variables['PATH_INFO']}/".startswith(f"{prefix}/"):
         variables |= {"SCRIPT_NAME": prefix, "PATH_INFO": variables["PATH_INFO"][len(prefix) :]}

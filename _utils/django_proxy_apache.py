@@ -17,6 +17,7 @@ import django_host_template
 import django_kinds
 import django_proxy_advice
 import django_proxy_nginx
+import django_site_domain
 from django_host_command import DeploymentError
 from django_host_config import Files
 from django_host_folder import Folder
@@ -61,7 +62,7 @@ class Apache(Proxy):
     def share(self, site: Site, domain: str) -> Path:
         """Return the link by which a domain includes the rules of a site; Apache reads the longest path first."""
         depth = 999 - len(site.config["path"])
-        return ETC / "django" / domain / f"{depth:03}-{site.name}.conf"
+        return ETC / "django" / django_site_domain.file_name(domain) / f"{depth:03}-{site.name}.conf"
 
     def shares(self, site: Site) -> list[Path]:
         """Return the links of a site that exist, and the marks of domains that only redirect."""

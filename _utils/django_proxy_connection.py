@@ -6,6 +6,7 @@ import ssl
 import django_host_config
 import django_host_port
 import django_proxy
+import django_site_domain
 import django_tls
 from django_proxy_contract import Proxy
 from django_site import Site
@@ -25,13 +26,14 @@ def speaks_tls(site: Site) -> bool:
 def connection(site: Site, timeout: float) -> http.client.HTTPConnection:
     """Return a connection to the proxy on this host, as it serves the site now; the certificate is not verified."""
     domain, proxy = site.config["domains"][0], django_proxy.serving(site)
+    name = django_site_domain.host(domain)
     text = (proxy and django_host_config.read(proxy.server(domain))) or ""
     is_secure = speaks_tls(site)
     configured = django_host_port.split([*site.config["proxy"]["listen"], 80][0])
     host, port = (proxy and proxy.place(text, tls=is_secure)) or (("", 443) if is_secure else configured)
     host = {"": "127.0.0.1", **dict(zip(django_host_port.ALL, ("127.0.0.1", "::1"), strict=True))}.get(host, host)
     if is_secure:
-        return Secure(host, port, domain, timeout)
+        return Secure(host, port, name, timeout)
     return http.client.HTTPConnection(host, port, timeout=timeout)
 
 

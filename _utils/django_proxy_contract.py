@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import django_host_file
 import django_host_folder
 import django_host_template
+import django_site_domain
 from django_host_config import OURS, Files
 from django_host_folder import Folder
 from django_host_port import Listen, Place
@@ -71,11 +72,11 @@ class Proxy(ABC):
 
     def server(self, domain: str) -> Path:
         """Return the file with the servers of a domain."""
-        return self.etc / "sites-available" / f"{domain}{self.SUFFIX}"
+        return self.etc / "sites-available" / f"{django_site_domain.file_name(domain)}{self.SUFFIX}"
 
     def enabled(self, domain: str) -> Path:
         """Return the link to that file."""
-        return self.etc / "sites-enabled" / f"{domain}{self.SUFFIX}"
+        return self.etc / "sites-enabled" / f"{django_site_domain.file_name(domain)}{self.SUFFIX}"
 
     @abstractmethod
     def share(self, site: Site, domain: str) -> Path:

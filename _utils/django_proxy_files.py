@@ -11,6 +11,7 @@ import django_host_port
 import django_host_template
 import django_proxy
 import django_server
+import django_site_domain
 import django_tls
 import django_wall_headers
 from django_host_command import DeploymentError
@@ -155,9 +156,10 @@ def _server(
 ) -> Files:
     """Return the file of a domain, and its link."""
     paths = {"certificate": django_tls.path_of(domain), "challenges": django_tls.challenges()}
+    names = {"folder": django_site_domain.file_name(domain), "host": django_site_domain.host(domain)}
     path = proxy.server(domain)
     return {
-        path: django_host_template.render(templates, FILES + template, domain=domain, **paths, **variables),
+        path: django_host_template.render(templates, FILES + template, domain=domain, **names, **paths, **variables),
         proxy.enabled(domain): f"-> ../sites-available/{path.name}",
     }
 

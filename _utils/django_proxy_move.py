@@ -10,6 +10,7 @@ import django_proxy
 import django_release
 import django_secret
 import django_site
+import django_site_domain
 import django_tls
 from django_host_command import DeploymentError
 from django_site import Site
@@ -73,7 +74,10 @@ def present(site: Site) -> Domains:
     if not proxy:
         return {}
     path = proxy.path(django_host_config.read(proxy.locations(site)) or "")
-    return {share.parent.name: REDIRECT if share.suffix == ".redirect" else path for share in proxy.shares(site)}
+    return {
+        django_site_domain.of_file(share.parent.name): REDIRECT if share.suffix == ".redirect" else path
+        for share in proxy.shares(site)
+    }
 
 
 def _wanted(site: Site) -> Domains:

@@ -16,6 +16,7 @@ import django_host_template
 import django_kinds
 import django_proxy_advice
 import django_proxy_nginx_config
+import django_site_domain
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
 from django_host_port import Listen, Place
@@ -51,7 +52,7 @@ class Nginx(Proxy):
 
     def share(self, site: Site, domain: str) -> Path:
         """Return the link by which the servers of a domain include the locations of a site."""
-        return ETC / "django" / domain / f"{site.name}.conf"
+        return ETC / "django" / django_site_domain.file_name(domain) / f"{site.name}.conf"
 
     def shares(self, site: Site) -> list[Path]:
         """Return the links of a site that exist, and the marks of domains that only redirect."""

@@ -14,6 +14,7 @@ import django_proxy_rival
 import django_release_cure
 import django_release_http
 import django_release_instance
+import django_site_domain
 from django_host_command import DeploymentError
 from django_host_port import Place
 from django_proxy_connection import Secure
@@ -62,7 +63,7 @@ def _unanswered(site: Site, proxy: Proxy, deadline: float) -> Iterator[str]:
             own = {one for one, known in bound if known == port and one in (host or one, *django_host_port.ALL)}
             if not own:
                 yield f"{proxy.DAEMON.service} does not listen on {f'{host} ' if host else ''}port {port}"
-            for domain in site.config["domains"] if own else ():
+            for domain in map(django_site_domain.host, site.config["domains"] if own else ()):
                 expected = _of_instance(site, scheme, domain, deadline)
                 for address in [host] if host else _loopbacks(own):
                     found = expected and _differs(site, scheme, (address, port), domain, expected, deadline)

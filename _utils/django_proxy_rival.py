@@ -7,6 +7,7 @@ from typing import NamedTuple
 import django_host_config
 import django_host_port
 import django_proxy
+import django_site_domain
 from django_host_command import DeploymentError
 from django_host_port import Place
 from django_proxy_contract import Proxy, Server
@@ -73,7 +74,7 @@ def _at(proxy: Proxy, servers: list[Server], domain: str, host: str, port: int) 
     bound = {one.host for server in servers for one in server.listens if one.port in (port, 0)}
     seen: list[Server | None] = []
     for one in [host] if host else sorted(bound) or [""]:
-        found = answering(proxy, servers, (one, port), domain)
+        found = answering(proxy, servers, (one, port), django_site_domain.host(domain))
         is_ours = is_included and found and (found.path == own or django_host_config.is_managed(Path(found.path)))
         if not is_ours and found not in seen:
             seen.append(found)

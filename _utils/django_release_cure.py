@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import django_host_file
 import django_server
 import django_site_cause
+import django_site_domain
 from django_site import Site
 from django_wall_text import in_pillar
 
@@ -52,7 +53,7 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
     if found.target:
         return _of_redirect(site, facts, found)
     if found.status == 400 and not _allows(site, facts):
-        domain = site.config["domains"][0]
+        domain = site.canonical
         return (
             f"ALLOWED_HOSTS is {facts['allowed_hosts']}, without {domain}: add it, or correct {at}:domains; "
             f"the setting is {_setting(site, 'ALLOWED_HOSTS')}"
@@ -81,7 +82,7 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
 def _of_redirect(site: Site, facts: Mapping[str, Any], found: Finding) -> str:
     """Return what to do about a redirect: to https, to http, in a circle, or to another host."""
     at, target = f"django:sites:{site.name}", urlsplit(found.target)
-    if target.hostname not in site.config["domains"]:
+    if not django_site_domain.has(site.config["domains"], target.hostname):
         return (
             f"add {target.hostname} to {at}:domains if it is a name of this site, correct the setting that redirects "
             f"there, or set {at}:health:path to a page without the redirect"
@@ -114,7 +115,7 @@ def _scheme_header(https: Mapping[str, Any]) -> str:
 
 def _allows(site: Site, facts: Mapping[str, Any]) -> bool:
     """Return whether the project's ALLOWED_HOSTS has the domain of the request, as far as it is known."""
-    domain = f".{site.config['domains'][0]}"
+    domain = f".{site.canonical}"
     hosts = facts.get("allowed_hosts", ["*"])
     return any(host == "*" or f".{host}" == domain or (host[:1] == "." and domain.endswith(host)) for host in hosts)
 

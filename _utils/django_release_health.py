@@ -13,6 +13,7 @@ from urllib.parse import urljoin, urlsplit
 import django_release_cure
 import django_release_http
 import django_release_instance
+import django_site_domain
 from django_host_command import DeploymentError, seconds
 from django_release_cure import Finding
 from django_release_http import Answer
@@ -206,7 +207,7 @@ def raised_in(log: str, release: Path) -> Raised | None:
 def page(site: Site) -> dict[str, Any]:
     """Return what decides which page is requested, and what a healthy one is, for the record of a release."""
     health = {key: site.config["health"][key] for key in ("path", "status", "contains")}
-    return {"domain": site.config["domains"][0], "path": site.config["path"], "health": health}
+    return {"domain": site.canonical, "path": site.config["path"], "health": health}
 
 
 def as_checked(site: Site, record: Mapping[str, Any]) -> Site:
@@ -282,7 +283,7 @@ def look(site: Site, get: Callable[[str, float], Answer], deadline: float, schem
         scheme: that of the requests.
     """
     health = site.config["health"]
-    path, base = django_release_cure.page(site), f"{scheme}://{site.config['domains'][0]}"
+    path, base = django_release_cure.page(site), f"{scheme}://{site.canonical}"
     target = urlsplit(base)
     try:
         for _hop in range(_HOPS):
@@ -295,7 +296,7 @@ def look(site: Site, get: Callable[[str, float], Answer], deadline: float, schem
                 problem = f"returned {answer.status} (expected {expected})"
                 return Finding(problem, path, answer.status, said=_said(answer))
             target = urlsplit(urljoin(f"{base}{path}", answer.headers.get("location", "")))
-            if target.hostname not in site.config["domains"] or target.scheme != scheme:
+            if not django_site_domain.has(site.config["domains"], target.hostname) or target.scheme != scheme:
                 return Finding(f"redirected to {target.geturl()}", path, answer.status, target.geturl())
             path = target.path + (f"?{target.query}" if target.query else "")
         return Finding(f"redirected {_HOPS} times, last to {path}", django_release_cure.page(site), 0, target.geturl())

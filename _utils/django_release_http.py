@@ -45,7 +45,7 @@ def get(
         http.client.HTTPException: the response is not HTTP, or too long.
     """
     deadline = time.monotonic() + timeout
-    host = host or site.config["domains"][0]
+    host = host or site.canonical
     where = django_release_instance.address(site, release)
     headers = {**site.config["proxy"].get("headers", {}), **(headers or {})}
     target, _mark, query = path.partition("?")

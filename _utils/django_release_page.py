@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import django_site_domain
 from django_site import Site
 
 _TAG = re.compile(r"<(?:(?P<link>link)|script)\b(?P<attributes>[^>]{0,1000})>", re.IGNORECASE)
@@ -77,5 +78,6 @@ def _below(site: Site, static_url: str, url: str) -> str:
         parts, static = urlsplit(url.strip()), urlsplit(static_url)
     except ValueError:
         return ""
-    is_here = not static.netloc and parts.netloc.partition(":")[0] in ("", *site.config["domains"])
+    name = parts.netloc.partition(":")[0]
+    is_here = not static.netloc and (not name or django_site_domain.has(site.config["domains"], name))
     return unquote(parts.path[len(static.path) :]) if is_here and parts.path.startswith(static.path) else ""

@@ -13,6 +13,7 @@ import django_host_template
 import django_host_user
 import django_kinds
 import django_site
+import django_site_domain
 import django_store
 import django_virtualenv_packages
 from django_host_command import PATH, DeploymentError
@@ -46,7 +47,7 @@ def overlay(
         "conn_max_age": _CONN_MAX_AGE if keeps_threads else 0,
         "always": {
             "DEBUG": False,
-            "ALLOWED_HOSTS": [*config["domains"], *leaving],
+            "ALLOWED_HOSTS": [*map(django_site_domain.in_django, [*config["domains"], *leaving])],
             **({"STATIC_ROOT": str(release / "static")} if config["static"]["collect"] else {}),
             "MEDIA_ROOT": str(site.media),
         },
@@ -98,7 +99,8 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any], leaving: Se
         "DJANGO_SITE": site.name,
         "DJANGO_RELEASE": release.name,
     }
-    known = {**_known_values(site, release, facts), "domains": [*site.config["domains"], *leaving]}
+    domains = [*map(django_site_domain.in_django, [*site.config["domains"], *leaving])]
+    known = {**_known_values(site, release, facts), "domains": domains}
     for name, value in config["environment"].items():
         if not isinstance(value, dict):
             variables[name] = json.dumps(value) if isinstance(value, bool) else str(value)

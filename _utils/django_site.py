@@ -15,6 +15,7 @@ import django_host_service
 import django_host_template
 import django_host_user
 import django_kinds
+import django_site_domain
 from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_host_lock import Lock
@@ -56,6 +57,8 @@ class Site:
         #: The ports of https that visitors use: those of its balancers, where these have the certificates.
         self.public_https: list[int] = self.https or (config.get("fleet") or {}).get("https", [])
         self.scheme = "https" if self.public_https else "http"
+        #: The host name by which the formula itself requests the site.
+        self.canonical: str = django_site_domain.host(next(iter(config.get("domains") or ()), ""))
         #: The address on which systemd listens for a site without a proxy; empty if none is configured.
         self.listener: str = config.get("listener", "")
         self.root = Path(config["root"])

@@ -129,7 +129,12 @@ def _virtual_hosts(site: Site, existing: ExistingDeployment) -> list[VirtualHost
 def _with_domain(site: Site, virtual_hosts: Iterable[VirtualHost]) -> list[VirtualHost]:
     """Return the virtual hosts that have a domain of the site."""
     domains = {*site.config["domains"], *site.config["redirect_domains"]}
-    return [one for one in virtual_hosts if domains & {name.removeprefix(".") for name in one.names}]
+    return [one for one in virtual_hosts if domains & {known for name in one.names for known in _names(name)}]
+
+
+def _names(name: str) -> list[str]:
+    """Return the domains that a name of a virtual host stands for: ``.example.org`` is nginx's for two."""
+    return [name[1:], f"*{name}"] if name.startswith(".") else [name]
 
 
 def _file_finding(kind: str, path: Path, virtual_hosts: list[VirtualHost]) -> Finding:

@@ -44,7 +44,7 @@ def refusals(site: Site, path: Path, inside: Collection[VirtualHost]) -> Iterato
     if path.name in ("nginx.conf", "apache2.conf"):
         yield f"{path} contains the virtual host itself: move that to a file of its own in sites-enabled"
     others = {name for one in inside for name in one.names} - domains - {"_", "localhost", '""'}
-    others = {name for name in others if name.removeprefix(".") not in domains}
+    others = {name for name in others if not {name.removeprefix("."), f"*{name}"} & domains}
     if others:
         names = ", ".join(sorted(others))
         yield f"{path} also serves {names}: add that to {key}:domains or redirect_domains, or move it to another file"

@@ -20,6 +20,7 @@ import django_host_clock
 import django_host_command
 import django_host_file
 import django_host_folder
+import django_site_domain
 from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_site import Site
@@ -79,7 +80,7 @@ def domains(site: Site) -> list[str]:
 
 def path_of(domain: str) -> Path:
     """Return the file with key and chain of a domain."""
-    return STATE / "certificates" / f"{domain}.pem"
+    return STATE / "certificates" / f"{django_site_domain.file_name(domain)}.pem"
 
 
 def challenges() -> Path:
@@ -425,5 +426,8 @@ def remove_challenges() -> None:
 def belongings(domain: str) -> list[Path]:
     """Return the files of a domain's certificates that exist on this host."""
     own = [path_of(domain), path_of(domain).with_suffix(".failed")]
-    ordered = [*STATE.glob(f"acme/*/{domain}"), *STATE.glob(f"acme/*/private/{domain}")]
+    of_client = [] if django_site_domain.is_wildcard(domain) else [domain]  # whose orders are those of the name below
+    ordered = [
+        path for name in of_client for path in (*STATE.glob(f"acme/*/{name}"), *STATE.glob(f"acme/*/private/{name}"))
+    ]
     return [path for path in [*own, *ordered] if os.path.lexists(path)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import django_host_file
 import django_host_folder
+import django_site_domain
 from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_site import Site
@@ -41,7 +42,7 @@ class Certbot(Client):
     def issue(self, site: Site, folder: Path, domain: str, challenges: Path, patience: float) -> tuple[str, str]:
         """Order a certificate, and return its key and its chain."""
         tls = site.config["tls"]
-        root = folder / "webroot/.well-known"
+        name, root = django_site_domain.file_name(domain), folder / "webroot/.well-known"
         for path in (folder / "webroot", root):
             django_host_folder.make(Folder(path, "root", "root", 0o755))
         django_host_file.link(root / "acme-challenge", str(challenges))
@@ -53,9 +54,9 @@ class Certbot(Client):
             arguments += ["--manual-auth-hook", begin, "--manual-cleanup-hook", done]
         _remove_orders(folder)
         try:
-            arguments += ["--key-type", "ecdsa", "--cert-name", domain, "--domain", domain]
+            arguments += ["--key-type", "ecdsa", "--cert-name", name, "--domain", domain]
             self._certbot(site, folder, ["certonly", *arguments], f"certbot {domain}", patience)
-            live = folder / "etc/live" / domain
+            live = folder / "etc/live" / name
             return (live / "privkey.pem").read_text(), (live / "fullchain.pem").read_text()
         finally:
             _remove_orders(folder)

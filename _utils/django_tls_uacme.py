@@ -28,7 +28,8 @@ class Uacme(Client):
         argv = _argv(site, folder, "-f", "-h", hook, "issue", domain)
         environment = {"UACME_CHALLENGE_PATH": str(challenges)}
         self.run(argv, doing=f"uacme {domain}", patience=patience, environment=environment)
-        return (folder / "private" / domain / "key.pem").read_text(), (folder / domain / "cert.pem").read_text()
+        name = domain.removeprefix("*.")  # uacme's name of a wildcard's files
+        return (folder / "private" / name / "key.pem").read_text(), (folder / name / "cert.pem").read_text()
 
     def cause(self, log: str) -> str:
         """Return what the authority or uacme reports of an order that failed."""

@@ -1,5 +1,8 @@
 """A host that answers in place of a site, in the ways of served.yaml: the apply and the status say which file it is."""
 
+import json
+import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,42 @@ def test_site_that_another_server_hides_is_refused_before_nginx_reads_it(blog: S
     assert shop.get("/").status_code == blog.get("/").status_code == 200
     (status,) = host.call("django.status", "shop")
     assert status["unreached"] == ""
+
+
+@pytest.mark.parametrize(
+    "fixture", [pytest.param("secure", marks=pytest.mark.full), pytest.param("behind_apache", marks=pytest.mark.full)]
+)
+def test_wildcard_and_a_name_below_it_are_two_sites(request: pytest.FixtureRequest, fixture: str) -> None:
+    tenants: Site = request.getfixturevalue(fixture)
+    host = tenants.host
+    tenants.deploy(domains=["*.example.org"], tls={"kind": "self_signed"})
+    options = {key: tenants.options[key] for key in ("proxy", "tls") if key in tenants.options}
+    shop = Site(host, tenants.repository, "shop", neighbour=tenants, **options)
+    shop.deploy()
+    assert shop.live != tenants.live
+    context = ssl.create_default_context(cadata=host.read("/var/lib/django-formula/authority/root.pem"))
+
+    def release(name: str) -> str:
+        plain = socket.create_connection((host.address, 443))
+        with plain, context.wrap_socket(plain, server_hostname=name) as connection:
+            connection.sendall(f"GET /release HTTP/1.0\r\nHost: {name}\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        return str(json.loads(answer.partition(b"\r\n\r\n")[2])["release"])
+
+    assert release("shop.example.org") == shop.live
+    assert release("a.example.org") == release("b.example.org") == tenants.live
+    redirect = host.http("/x?y=1", "a.example.org")
+    assert (redirect.status_code, redirect.headers["Location"]) == (301, "https://a.example.org/x?y=1")
+    for site in (tenants, shop):
+        (status,) = host.call("django.status", site.name)
+        assert status["unreached"] == "", status["unreached"]
+    assert not tenants.apply().changed
+    shop.sites["shop"] = {"state": "absent"}
+    tenants.deploy()
+    assert release("shop.example.org") == tenants.live
+    del tenants.sites["shop"]
+    tenants.deploy(domains=["blog.example.org"])
+    assert "wildcard" not in host.run("ls -R /etc/nginx /etc/apache2 /var/lib/django-formula", check=False).stdout
 
 
 def test_proxy_that_may_not_connect_is_no_served_site(blog: Site) -> None:
