@@ -295,14 +295,19 @@ def test_certbot_orders_without_showing_the_key(shop, acme, authority, watched):
 def test_a_hook_proves_a_domain_by_dns(shop, acme, client):
     shop.host.write("/usr/local/lib/dns-hook", pebble.HOOK, mode="0755")
     shop.host.run(["rm", "-f", "/var/log/dns-hook"])
-    shop.deploy(tls={**acme, "client": client, "challenge": "dns-01", "hook": "/usr/local/lib/dns-hook"})
+    names = shop.options["domains"]
+    tls = {**acme, "client": client, "challenge": "dns-01", "hook": "/usr/local/lib/dns-hook"}
+    shop.deploy(tls=tls, domains=[*names, "*.tenants.example.org"])
     assert rating(shop) <= 3.0
     before = served(shop)
     done = shop.host.call("django.renew", "shop", force=True)
     assert {*done["renewed"]} == {*shop.options["domains"]} and served(shop) != before
-    called = [f"{verb} {domain}" for domain in shop.options["domains"] for verb in ("begin", "done")]
+    called = [f"{verb} {name}" for name in (*names, "tenants.example.org") for verb in ("begin", "done")]
     assert [*dict.fromkeys(shop.host.read("/var/log/dns-hook").splitlines())] == called
-    shop.deploy(tls=acme)
+    path = "/var/lib/django-formula/certificates/~wildcard7.tenants.example.org.pem"
+    text = shop.host.run(["openssl", "x509", "-in", path, "-noout", "-ext", "subjectAltName"]).stdout
+    assert "DNS:*.tenants.example.org" in text
+    shop.deploy(tls=acme, domains=names)
 
 
 @pytest.mark.full
