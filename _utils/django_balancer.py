@@ -6,6 +6,7 @@ and take a host out and in again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import re
@@ -138,10 +139,17 @@ def _plan(record: dict[str, Any]) -> Plan:
     record = {"sites": sites, "templates": {url: record["templates"][url] for url in program.TEMPLATES if sites}}
     files = program.files(sites, record["templates"])
     changes = django_balancer_program.differences(program, files)
-    for other in PROGRAMS.values():
-        if other is not program and other.UNIT.exists():
-            changes |= django_balancer_program.differences(other, other.files({}, {}))
+    for other in _former(program):
+        changes |= django_balancer_program.differences(other, other.files({}, {}))
+        if sites:
+            replaced = f"{program.TITLE} in place of {other.TITLE}"
+            changes["balancer:kind"] = f"{replaced}: new connections are refused for up to a second"
     return Plan(record, program, files, changes)
+
+
+def _former(program: Program) -> list[Program]:
+    """Return the programs of another kind that balance on this host."""
+    return [other for other in PROGRAMS.values() if other is not program and other.UNIT.exists()]
 
 
 def _kind(sites: Mapping[str, Entry]) -> str:
@@ -274,17 +282,56 @@ def _apply(plan: Plan, keys: Mapping[Path, str]) -> None:
 
 
 def _install(plan: Plan, keys: Mapping[Path, str]) -> None:
-    """Install the files of a program; that of another kind gives up its ports first, once they are known to be good."""
-    leaving = [other for other in PROGRAMS.values() if other is not plan.program and other.UNIT.exists()]
+    """Install the files of a program, in place of one of another kind; without sites remove what there is."""
+    former = _former(plan.program)
     if not plan.record["sites"]:
-        leaving.append(plan.program)
-    elif leaving:
-        django_balancer_program.write(plan.program, keys)
-        plan.program.check(plan.files)
-    for program in leaving:
-        django_balancer_program.remove(program)
-    if plan.record["sites"]:
+        for program in (*former, plan.program):
+            django_balancer_program.remove(program)
+    elif former:
+        _replace(plan, keys, former)
+    else:
         django_balancer_program.install(plan.program, plan.files, keys)
+
+
+def _replace(plan: Plan, keys: Mapping[Path, str], former: Collection[Program]) -> None:
+    """Start a program in place of others, which serve until all that it needs is there; on failure they serve on.
+
+    Raises:
+        DeploymentError: it refuses its configuration, or does not start.
+    """
+    new, sites, states = plan.program, plan.record["sites"], _states(former)
+    before = {path: django_host_config.read(path) for path in (*keys, *plan.files)}
+    try:
+        django_balancer_program.write(new, keys)
+        new.check(plan.files)
+        django_balancer_program.write(new, plan.files)
+        new.prepare(sites)
+        for program in former:
+            django_balancer_program.give_up(program, _places(_recorded()["sites"].values()))
+        new.run()
+    except BaseException:
+        with contextlib.suppress(DeploymentError):
+            django_host_service.stop(new.DAEMON)
+        django_balancer_program.write(new, before)
+        for program in former:
+            with contextlib.suppress(DeploymentError):
+                django_host_service.start(program.DAEMON)
+        raise
+    for program in former:
+        django_balancer_program.remove(program)
+    for site, host, state in states:
+        if any(server["name"] == host for server in sites.get(site, {"servers": ()})["servers"]):
+            new.set_state(sites, site, host, state)
+
+
+def _states(programs: Collection[Program]) -> list[tuple[str, str, str]]:
+    """Return the hosts that people have taken out: site, host and state; none of a program that does not run."""
+    found = []
+    for program in programs:
+        for site in _recorded()["sites"]:
+            with contextlib.suppress(DeploymentError):
+                found += [(site, host, row["state"]) for host, row in program.servers(site).items()]
+    return [row for row in found if row[2] != "ready"]
 
 
 def lock() -> Lock:

@@ -124,6 +124,10 @@ def check(wanted: Files) -> None:
             raise django_balancer_program.refused(TITLE, error, pattern, folder, CONFIG.parent) from None
 
 
+def prepare(sites: Entries) -> None:
+    """Do nothing: HAProxy takes hosts for up until its first checks."""
+
+
 def forget() -> None:
     """Remove what HAProxy knew of its servers, and Varnish."""
     for path in django_balancer_varnish.files("", {}):

@@ -148,6 +148,11 @@ def run() -> None:
         django_host_command.run(["systemctl", "enable", "--quiet", "--now", TIMER.name], doing=f"starting {TIMER.name}")
 
 
+def prepare(sites: Entries) -> None:
+    """Ask the hosts before nginx starts, which gives requests only to those that have passed."""
+    django_balancer_check.keep(sites, django_balancer_check.ask(sites, django_balancer_check.states()))
+
+
 def forget() -> None:
     """Stop the checks, and remove what they know."""
     django_host_command.run(["systemctl", "disable", "--quiet", "--now", TIMER.name], doing=f"stopping {TIMER.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +25,8 @@ STATE = Path("/var/lib/django-formula/balancer")
 IPV6 = Path("/proc/net/if_inet6")
 #: The states of a host, for all programs.
 STATES = ("ready", "drain", "maint")
+#: Seconds in which a program that is stopped closes its ports.
+PATIENCE = 15.0
 KEPT = "the balancer keeps its running configuration; correct the pillar and apply again"
 
 Entries = Mapping[str, Mapping[str, Any]]  # the sites of a balancer, by name
@@ -51,6 +54,9 @@ class Program(Protocol):
 
     def run(self) -> None:
         """Start it and enable it at boot, or have it read its configuration anew."""
+
+    def prepare(self, sites: Entries) -> None:
+        """Have it know which hosts may get requests, before it starts."""
 
     def forget(self) -> None:
         """Remove what it has recorded, once it has stopped."""
@@ -150,6 +156,29 @@ def install(program: Program, wanted: Files, keys: Mapping[Path, str]) -> None:
             with contextlib.suppress(DeploymentError):
                 program.run()
         raise
+
+
+def give_up(program: Program, places: Collection[Listen]) -> None:
+    """Have a program close its ports, and wait until it has; it may still finish the requests that it has.
+
+    Raises:
+        DeploymentError: it does not.
+    """
+    service = f"{program.DAEMON.service}.service"
+    django_host_command.run(["systemctl", "stop", "--no-block", service], doing=f"stopping {service}")
+    deadline = time.monotonic() + PATIENCE
+    while taken := [place for place in places if _is_open(place)]:
+        if time.monotonic() > deadline:
+            raise DeploymentError(
+                f"{program.TITLE} still listens on {taken[0]} after it was stopped",
+                hint=f"run systemctl status {service}",
+            )
+        time.sleep(0.01)
+
+
+def _is_open(place: Listen) -> bool:
+    host, port = django_host_port.split(place)
+    return bool(django_host_port.listening(host).get(port))
 
 
 def remove(program: Program) -> None:

@@ -250,6 +250,66 @@ def test_everything_is_as_before_when_haproxy_does_not_run_with_it(
     assert django_balancer_haproxy.CONFIG.read_text() == before
 
 
+@pytest.fixture
+def nginx(haproxy: list[str], own_host: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is done where nginx takes the place of HAProxy, which has web1 drained."""
+    apply(blog(), [])
+    haproxy.clear()
+    program = django_balancer_nginx
+    for name, path in (("CONFIG", "nginx/django-balancer.conf"), ("CHECKS", "c.service"), ("TIMER", "c.timer")):
+        monkeypatch.setattr(program, name, own_host / "etc" / path)
+    for name in ("check", "prepare", "run", "set_state", "settle"):
+        monkeypatch.setattr(
+            program,
+            name,
+            lambda *arguments, name=name: haproxy.append(" ".join(["nginx", name, *map(str, arguments[1:])])),
+        )
+    monkeypatch.setattr(program.django_proxy_nginx, "version", lambda: (1, 22, 1))
+    seen = {"web1": {"state": "drain"}, "web2": {"state": "ready"}}
+    monkeypatch.setattr(django_balancer_haproxy, "servers", lambda _site: seen)
+    monkeypatch.setattr(django_host_port, "listening", lambda _host="": {})
+    for name in ("start", "stop"):
+        monkeypatch.setattr(
+            django_balancer.django_host_service,
+            name,
+            lambda daemon, name=name: haproxy.append(f"{name} {daemon.service}"),
+        )
+    return haproxy
+
+
+def test_another_kind_is_ready_before_the_former_gives_up_its_ports(nginx: list[str]) -> None:
+    other = blog(balancer={"kind": "nginx"})
+    said = "nginx in place of HAProxy: new connections are refused for up to a second"
+    assert django_balancer.planned(other, [], templates()).changes["balancer:kind"] == said and nginx == []
+    assert apply(other, [])["balancer:kind"] == said
+    assert nginx == [
+        "nginx check",
+        "systemctl daemon-reload",
+        "nginx prepare",
+        "systemctl stop --no-block django-haproxy.service",
+        "nginx run",
+        "stop django-haproxy",
+        "systemctl daemon-reload",
+        "nginx set_state blog web1 drain",
+        "nginx settle",
+    ]
+    assert not django_balancer_haproxy.CONFIG.exists() and apply(other, []) == {}
+
+
+def test_another_kind_that_does_not_start_leaves_the_former_one(
+    nginx: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> None:
+        raise DeploymentError("it does not start")
+
+    monkeypatch.setattr(django_balancer_nginx, "run", refused)
+    with pytest.raises(DeploymentError, match="it does not start"):
+        apply(blog(balancer={"kind": "nginx"}), [])
+    assert nginx[-1] == "start django-haproxy"
+    assert django_balancer_haproxy.CONFIG.exists() and not django_balancer_nginx.UNIT.exists()
+    assert django_balancer.recorded()["blog"]["kind"] == "haproxy" and apply(blog(), []) == {}
+
+
 def test_password_is_in_no_change(haproxy: list[str]) -> None:
     apply(blog(), [])
     changes = apply(blog(balancer={"status": {"password": "of-the-page"}}), [])

@@ -176,13 +176,25 @@ def test_https_ends_at_the_balancer(fleet: Fleet) -> None:
 
 
 def test_other_kind_takes_over_and_the_last_site_takes_the_balancer_with_it(fleet: Fleet) -> None:
-    lb = fleet.lb
-    fleet.balancer = {"kind": "haproxy"}
-    fleet.apply()
-    assert fleet.ask() and lb.apply().changed == {}
-    fleet.balancer = {"kind": "nginx"}
-    fleet.apply()
-    assert fleet.ask() and lb.apply().changed == {}
+    lb, late = fleet.lb, fleet.web[1]
+    fleet.backend(late.name, "drain")
+    for kind, title in (("haproxy", "HAProxy in place of nginx"), ("nginx", "nginx in place of HAProxy")):
+        fleet.balancer = {"kind": kind}
+        fleet.configure()
+        planned = lb.apply(test=True)["The balancer serves its sites"].changes
+        with fleet.load() as load:
+            load.wait(50)
+            changes = fleet.apply()["The balancer serves its sites"].changes
+            load.wait(100)
+        said = f"{title}: new connections are refused for up to a second"
+        assert planned["balancer:kind"] == changes["balancer:kind"] == said
+        times = [answer.time for answer in load.failed] or [0.0]
+        seconds = max(times) - min(times)
+        print(f"{title}: {len(load.failed)} of {len(load.answers)} requests failed, within {seconds:.2f} s")
+        assert seconds < 3, "a second at most, on a machine that is not busy"
+        assert fleet.ask() and lb.apply().changed == {}
+        assert fleet.states() == {"web1": "UP", late.name: "DRAIN"}, "a drain survives"
+    fleet.backend(late.name, "ready")
     fleet.hosts["lb2"] = {**fleet.hosts.pop("lb1")}
     fleet.hosts["lb1"] = {"parts": [], "address": lb.address}
     fleet.apply()
