@@ -198,6 +198,26 @@ def switch(site, deployment, by, until):
     return _answer(lambda: _done(*django_verbs_fleet.switch(site, deployment, by, until)))
 
 
+def start_older(site, deployment, by, until, commit, force=False):
+    """
+    Start the newest release of an older commit that is still on this host, for ``rollback``.
+
+    site, deployment, by, until
+        As for ``django_fleet.migrate``.
+    commit
+        Commit of the release.
+    force
+        Also where it does not work with the schema of the databases.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.start_older blog ID 'root on master1' 1772366460 3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d
+    """
+    return _answer(lambda: _done(*django_verbs_fleet.start_older(site, deployment, by, until, commit, force=force)))
+
+
 def rollback(site, deployment, by, until, commit, force=False):
     """
     Activate the newest release of an older commit that is still on this host.

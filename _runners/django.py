@@ -37,7 +37,7 @@ def __virtual__():
     return __virtualname__
 
 
-def deploy(site, revision=None, roster=False, batch="25%"):
+def deploy(site, revision=None, roster=False, batch="25%", exclude=()):
     """
     Release a site on all its hosts: as a whole, or not at all. The exit code is 1 when it was not released.
 
@@ -49,6 +49,9 @@ def deploy(site, revision=None, roster=False, batch="25%"):
         By salt-ssh, to the hosts of its roster, instead of by minions.
     batch
         How many hosts switch at once, after the first one: a number, or a percentage of all.
+    exclude
+        Hosts to leave out, such as dead ones, with commas between them. ``status`` shows them until an apply has
+        brought them to the common release.
 
     CLI Example:
 
@@ -58,13 +61,16 @@ def deploy(site, revision=None, roster=False, batch="25%"):
         salt-run django.deploy blog v2.4.1
         salt-run django.deploy blog roster=True
         salt-run django.deploy blog batch=1
+        salt-run django.deploy blog exclude=web7
     """
     revision = None if revision is None else str(revision)
     with _watched(site, roster):
-        return _answer(lambda: _fleet(site, "deploy", roster, batch=str(batch)).deploy(revision))
+        return _answer(
+            lambda: _fleet(site, "deploy", roster, batch=str(batch), exclude=_names(exclude)).deploy(revision)
+        )
 
 
-def rollback(site, to=None, force=False, roster=False, batch="25%"):
+def rollback(site, to=None, force=False, roster=False, batch="25%", exclude=()):
     """
     Roll all hosts of a site back to an older commit, of which each host still has a release. The commit that was
     active is put on hold.
@@ -79,6 +85,8 @@ def rollback(site, to=None, force=False, roster=False, batch="25%"):
         By salt-ssh, to the hosts of its roster, instead of by minions.
     batch
         How many hosts switch at once, after the first one: a number, or a percentage of all.
+    exclude
+        Hosts to leave out, as for ``deploy``.
 
     CLI Example:
 
@@ -89,7 +97,11 @@ def rollback(site, to=None, force=False, roster=False, batch="25%"):
     """
     to = None if to is None else str(to)
     with _watched(site, roster):
-        return _answer(lambda: _fleet(site, "rollback", roster, batch=str(batch)).rollback(to, force=force))
+        return _answer(
+            lambda: _fleet(site, "rollback", roster, batch=str(batch), exclude=_names(exclude)).rollback(
+                to, force=force
+            )
+        )
 
 
 def rotate_secret_key(site):
@@ -196,6 +208,12 @@ def abandon(site, roster=False, own=False):
         salt-run django.abandon blog
     """
     return _answer(lambda: _fleet(site, "abandon", roster).abandon(own=own))
+
+
+def _names(hosts):
+    """Return the names of hosts: those of a list, or of a text with commas between them."""
+    names = hosts.split(",") if isinstance(hosts, str) else hosts
+    return [str(name).strip() for name in names if str(name).strip()]
 
 
 def _folder():

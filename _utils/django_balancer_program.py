@@ -19,6 +19,7 @@ from django_host_command import DeploymentError
 from django_host_config import Files
 from django_host_port import Listen
 from django_host_service import Daemon
+from django_wall_text import in_command
 
 #: Where the balancer of this host has its records. Of root alone.
 STATE = Path("/var/lib/django-formula/balancer")
@@ -171,7 +172,7 @@ def give_up(program: Program, places: Collection[Listen]) -> None:
         if time.monotonic() > deadline:
             raise DeploymentError(
                 f"{program.TITLE} still listens on {taken[0]} after it was stopped",
-                hint=f"run systemctl status {service}",
+                hint=in_command("systemctl", "status", service),
             )
         time.sleep(0.01)
 

@@ -11,12 +11,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import django_host_clock
+import django_master_excluded
 import django_secret
 import django_wall_shape
 from django_host_command import DeploymentError
 from django_master_keys import Keys
 from django_master_minions import Answer
 from django_master_store import Progress, Store
+from django_wall_text import in_command
 
 #: A claim holds for so many times the patience, unless it is renewed; after the death of the runner it ends by itself.
 CLAIM = 3
@@ -49,6 +51,8 @@ _ANSWERS: dict[str, dict[str, Any]] = {
     "prepare": {"pending": [str]},
     "migrate": {"migrated": [str]},
 }
+#: How a balancer sees a host.
+_SEEN = {"state": str, "is_up": bool, "check": str}
 _OTHER_VERSION = "its answer is not that of this version of the formula: apply on it"
 #: The highest number of a release, as the schema has it.
 _LAST = 99_999_999
@@ -111,12 +115,21 @@ class Fleet:
         by: who asks, and how.
         report: is called with the name of each phase and what has become of it.
         batch: how many hosts switch at once, after the first one: a number, or a percentage of all.
+        exclude: hosts that are left out.
 
     Raises:
-        DeploymentError: it is neither.
+        DeploymentError: `batch` is neither.
     """
 
-    def __init__(self, store: Store, hosts: Hosts, by: str, report: Report, batch: str = "25%"):
+    def __init__(
+        self,
+        store: Store,
+        hosts: Hosts,
+        by: str,
+        report: Report,
+        batch: str = "25%",
+        exclude: Collection[str] = (),
+    ):
         if not _BATCH.fullmatch(batch):
             raise DeploymentError(f"batch: expected a number of hosts or a percentage of them, got {batch}")
         self.store = store
@@ -126,6 +139,8 @@ class Fleet:
         self._hosts = hosts
         self._report = report
         self._batch = batch
+        self._excluded = {*exclude}
+        self._drained: dict[str, list[str]] = {}
         self._progress: Progress | None = None
         self._renewed = 0.0
         self._parts: dict[str, list[str]] = {}
@@ -142,7 +157,8 @@ class Fleet:
                 f"the master knows no hosts of {self.site}",
                 hint="name them in the pillar (hosts), and apply on them: salt '*' state.apply django",
             )
-        return sorted(name for name, parts in known.items() if part in parts)
+        django_master_excluded.refuse(self.site, self._excluded, known)
+        return sorted(name for name, parts in known.items() if part in parts and name not in self._excluded)
 
     def released(self) -> list[str]:
         """Return the hosts that have the site's releases; those that only run workers are last.
@@ -236,7 +252,7 @@ class Fleet:
             started = self._start(hosts, migrated)
             self._expect([*_commits(ready), commit])
         switched = self._switch(hosts, ready, "switch")
-        return self._complete(hosts, commit, sequence, [built, started, switched], began)
+        return self._complete(hosts, commit, sequence, [built, started, switched], began, migrated=migrated)
 
     def rollback(self, to: str | None, *, force: bool) -> dict[str, Any]:
         """Activate an older commit again on all hosts, of releases that they still have.
@@ -265,9 +281,11 @@ class Fleet:
             with self._undone(hosts, ready):
                 self._claim(hosts)
                 commit, sequence = self._whole(hosts, commit)
+                arguments = (self.id, self.by, self._until(), commit, force)
+                started = self.phase("start", hosts, "start_older", *arguments, meanwhile=self.renew(hosts))
                 self._expect([*_commits(ready), commit])
             switched = self._switch(hosts, ready, "rollback", commit, force)
-            return self._complete(hosts, commit, sequence, [switched], began, held=first["commit"])
+            return self._complete(hosts, commit, sequence, [started, switched], began, held=first["commit"])
 
     def abandon(self, *, own: bool = False) -> dict[str, Any]:
         """End the deployment that has claimed the site's hosts, whose runner is gone; return each answer.
@@ -301,20 +319,26 @@ class Fleet:
 
         Returns:
             ``commit``, ``sequence``, ``held``; ``hosts``: ``parts``, ``answers``, ``error``, and what it serves;
-            ``behind``: the hosts that serve another commit, or do not answer.
+            ``behind``: the hosts that serve another commit, do not answer, or were left out of the common release.
         """
         answers = self._first("status", self.released(), "ready")
-        errors = _errors([answers, *self._others(answers).values()])
+        others = self._others(answers)
+        errors, seen = _errors([answers, *others.values()]), _seen(others["balancer"])
         known, rows = self.store.release(), {}
+        commits = {host: str(answer.value.get("commit", "")) for host, answer in answers.items() if not answer.error}
+        excluded = django_master_excluded.rows(self.store, commits, seen, self._parts)
         behind = {host for host, found in errors.items() if found}
         behind |= {host for host, answer in answers.items() if answer.value.get("commit") != known["commit"]}
         for host, found in sorted(errors.items()):
             row: dict[str, Any] = {"parts": ", ".join(self._parts[host]), "answers": not found}
             value = answers[host].value if host in answers else {}
             row |= {key: value[key] for key in ("release", "commit", "claim", "deployment") if value.get(key)}
+            out = [text for drained in (True, False) for text in _out(seen, drained=drained).get(host, ())]
+            row |= {"no_requests": ", ".join(out)} if out else {}
+            row |= {"excluded": excluded[host]} if host in excluded else {}
             rows[host] = row | ({"error": "; ".join(found)} if found else {})
         del known["count"]
-        return {**known, "hosts": rows, "behind": sorted(behind)}
+        return {**known, "hosts": rows, "behind": sorted(behind | {*excluded})}
 
     def set_backend(self, host: str, state: str) -> dict[str, Any]:
         """Have all balancers give a host of the site no new requests (``drain``), or requests again (``ready``).
@@ -361,10 +385,15 @@ class Fleet:
         for part, what in _WHAT.items():
             for host, text in _not_let_in(others[part], values, what).items():
                 problems[host].append(text)
-        if any(problems.values()):
-            raise Failed("preflight", {host: "; ".join(found) for host, found in problems.items() if found})
-        in_use = {key for value in values.values() for key in accepted(value)}
-        Keys(self.store).forget(lambda key: django_secret.fingerprint(key) in in_use)
+        if found := {host: "; ".join(texts) for host, texts in problems.items() if texts}:
+            failure = Failed("preflight", found)
+            lost = {host for some in (answers, *others.values()) for host, answer in some.items() if answer.is_lost}
+            failure.hint = django_master_excluded.hint(self.site, lost, self._excluded, self._parts)
+            raise failure
+        if not self._excluded:  # what a host that was left out signs with, the others go on to accept
+            in_use = {key for value in values.values() for key in accepted(value)}
+            Keys(self.store).forget(lambda key: django_secret.fingerprint(key) in in_use)
+        self._drained = _out(_seen(others["balancer"]), drained=True)
         return answers
 
     def _others(self, known: Answers) -> dict[str, Answers]:
@@ -537,18 +566,28 @@ class Fleet:
         return text
 
     def _complete(
-        self, hosts: list[str], commit: str, sequence: int, parts: list[Answers], began: float, *, held: str = ""
+        self,
+        hosts: list[str],
+        commit: str,
+        sequence: int,
+        parts: list[Answers],
+        began: float,
+        *,
+        held: str = "",
+        migrated: Collection[str] = (),
     ) -> dict[str, Any]:
         """Keep the release in the store, and end the deployment on each host.
 
         Args:
             held: the commit that was rolled back.
+            migrated: the migrations that were applied.
 
         Raises:
             Failed: it did not end on all of them; the release stays.
         """
         on_hold = [one for one in self.store.release()["held"] if one != commit]
         new = {"commit": commit, "sequence": sequence, "held": [*on_hold, held] if held else on_hold}
+        django_master_excluded.keep(self.store, self._excluded, self.by, commit)
         self.store.set_release(new, self.id)
         release = self.store.release()
         arguments = (self.id, self.by, "" if held else hosts[0], release)
@@ -558,7 +597,10 @@ class Fleet:
             failure = Failed("finish", problems)
             failure.hint = f"the hosts of {self.site} serve {commit[:12]}: apply on those that failed"
             raise failure
-        warnings: dict[str, list[str]] = {}
+        warnings = django_master_excluded.warnings(self._excluded, self._parts, migrated)
+        for host, texts in self._drained.items():
+            again = in_command("salt-run", "django.join", self.site, host)
+            warnings.setdefault(host, []).append(f"it gets no requests ({', '.join(texts)}) until {again}")
         for answers in (*parts, ended):
             for host, answer in answers.items():
                 warnings.setdefault(host, []).extend(answer.value.get("warnings", ()))
@@ -624,6 +666,30 @@ def _is_ready(answer: Answer) -> bool:
 def _commits(ready: Answers) -> list[str]:
     """Return the commits that the hosts serve."""
     return sorted({answer.value["commit"] for answer in ready.values()} - {""})
+
+
+def _seen(balancers: Answers) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the hosts of a site as each of its balancers sees them; nothing of an answer in another form."""
+    return {
+        name: {host: row for host, row in answer.value.items() if django_wall_shape.fits(row, _SEEN)}
+        for name, answer in balancers.items()
+        if not answer.error
+    }
+
+
+def _out(seen: Mapping[str, Mapping[str, Mapping[str, Any]]], *, drained: bool) -> dict[str, list[str]]:
+    """Return the hosts that get no requests: at which balancers, and why.
+
+    Args:
+        drained: those that people have taken out; else those whose checks fail.
+    """
+    found: dict[str, list[str]] = {}
+    for balancer, hosts in sorted(seen.items()):
+        for host, row in hosts.items():
+            why = row["state"] if row["state"] != "ready" else "" if row["is_up"] else f"down ({row['check']})"
+            if why and drained == (row["state"] != "ready"):
+                found.setdefault(host, []).append(f"{balancer}: {why}")
+    return found
 
 
 def _errors(asked: Collection[Answers]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ The store is a folder that only root reads, with a folder for each site:
     addresses.json  the address of each host, as its grains had it when its pillar was compiled last
     fleet.json      commit and number of the release, the commits that were rolled back, how many times that was another
                     release, and the id of its deployment
+    excluded.json   the hosts that a deployment has left out, until they have caught up
     lock            held by the runner that deploys the site, with what it does
     last            the id of the last deployment with claims, which is over where the lock is free
 """
@@ -38,6 +39,7 @@ _LENGTH = 50
 NAME = re.compile("[a-z]([a-z0-9-]{0,24}[a-z0-9])?")
 SECRET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FLEET = {"commit": str, "sequence": int, "held": [str], "count?": int, "deployment?": str}
+_EXCLUDED = {"since": str, "by": str, "commit": str}
 #: What hosts without a release have in common.
 _NONE = {"commit": "", "sequence": 0, "held": [], "count": 0}
 
@@ -177,6 +179,15 @@ class Store:
         found = re.search(r", pid (\d+) of (\S+), since ", django_host_file.read_text(self.folder / "lock") or "")
         lives = found and (found[2] != socket.gethostname() or django_host_proc.exists(int(found[1])))
         return "" if lives else last
+
+    def excluded(self) -> dict[str, dict[str, str]]:
+        """Return the hosts that were left out, and have not caught up: ``since``, ``by`` whom, of which ``commit``."""
+        return django_host_file.read_json(self.folder / "excluded.json", {str: _EXCLUDED}) or {}
+
+    def keep_excluded(self, hosts: Mapping[str, Mapping[str, str]]) -> None:
+        """Keep which hosts were left out of a release."""
+        with self._alone():
+            django_host_file.write_json(self.folder / "excluded.json", hosts, mode=0o600)
 
     def begin(self, deployment: str) -> None:
         """Keep the id of a deployment that holds the lock and is about to claim hosts."""

@@ -119,18 +119,11 @@ def rollback(
     site = django_site.find(name)
     if alone:
         django_release_claim.refuse_alone(site, "rollback")
-    deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
-    with deployment.step("rollback"):
-        with deployment.deciding():
-            deployment.take_lock(look_again=True)
-            left = _live(site)
-            target, outlook = _outlook(deployment, left, to, migrate=migrate, force=force)
-        deployment.return_to(target, left)
-        reverses = migrate and bool(outlook.schema) and not outlook.lasting
-        if reverses:
+    deployment, left, outlook = returning(site, to, migrate=migrate, force=force, asked_by=asked_by)
+    reverses = migrate and bool(outlook.schema) and not outlook.lasting
+    if reverses:
+        with deployment.step("rollback"):
             django_deploy_rollback.reverse(left, outlook, deployment.masked())
-        else:
-            deployment.warn(django_deploy_rollback.warnings(target, outlook))
     changes = {"rollback": {"schema": outlook.answer, "newer": outlook.names, "taken_back": reverses}}
     try:
         return deployment, changes | django_deploy_steps.walk(deployment, django_deploy_steps.BACK)
@@ -138,6 +131,39 @@ def rollback(
         if reverses and not deployment.is_activated:
             error.hint += f"\n{django_deploy_rollback.restore(left, deployment.masked())}"
         raise
+
+
+def returning(
+    site: django_site.Site,
+    to: str | int | None,
+    *,
+    migrate: bool,
+    force: bool,
+    asked_by: str,
+    is_judged: bool = False,
+) -> tuple[Deployment, Release, django_deploy_rollback.Outlook]:
+    """Return a deployment whose next steps are those of a rollback, the active release, and how the target fits.
+
+    Args:
+        is_judged: this deployment has found before that the target fits.
+
+    Raises:
+        DeploymentError: as `rollback`.
+    """
+    deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
+    with deployment.step("rollback"):
+        with deployment.deciding():
+            deployment.take_lock(look_again=True)
+            left = _live(site)
+            if is_judged:
+                target, outlook = django_deploy_rollback.target(site, left, to), django_deploy_rollback.Outlook({}, [])
+                deployment.read_secrets()
+            else:
+                target, outlook = _outlook(deployment, left, to, migrate=migrate, force=force)
+        deployment.return_to(target, left)
+        if not migrate or not outlook.schema or outlook.lasting:
+            deployment.warn(django_deploy_rollback.warnings(target, outlook))
+    return deployment, left, outlook
 
 
 def _outlook(

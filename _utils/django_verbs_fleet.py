@@ -215,21 +215,42 @@ def switch(name: str, deployment: str, by: str, until: float) -> tuple[Deploymen
     return own, {"changes": changes}
 
 
-def rollback(
+def start_older(
     name: str, deployment: str, by: str, until: float, commit: str, *, force: bool
 ) -> tuple[Deployment, dict[str, Any]]:
-    """Activate the newest good release of an older commit again.
+    """Start the newest good release of an older commit for `rollback`, and check its health; the active one serves.
 
     Args:
         force: also where it does not work with the databases' schema.
 
     Raises:
-        DeploymentError: this host has none, it does not work with the databases' schema, it does not start, or it is
-            too late.
+        DeploymentError: as `rollback`.
     """
-    _in_time(name, deployment, until, "rollback")
-    own, changes = django_verbs.rollback(name, commit, force=force, asked_by=by, alone=False)
+    site = _in_time(name, deployment, until, "start")
+    own, _left, _outlook = django_verbs.returning(site, commit, migrate=False, force=force, asked_by=by)
+    changes = django_deploy_steps.walk(own, (instance,))
+    own.end_probe()
+    own.lock.release()
+    return own, {"commit": commit, "changes": changes}
+
+
+def rollback(
+    name: str, deployment: str, by: str, until: float, commit: str, *, force: bool
+) -> tuple[Deployment, dict[str, Any]]:
+    """Activate the newest good release of an older commit again, which `start_older` has judged and started.
+
+    Args:
+        force: as it was given there.
+
+    Raises:
+        DeploymentError: this host has none, it does not run any more, or it is too late.
+    """
+    site = _in_time(name, deployment, until, "rollback")
+    own, _left, _outlook = django_verbs.returning(site, commit, migrate=False, force=force, asked_by=by, is_judged=True)
     assert own.release is not None  # noqa: S101 - the target of the rollback
+    with own.step("instance"):
+        django_deploy_step_instance.take_up(own)
+    changes = django_deploy_steps.walk(own, django_deploy_steps.BACK)
     own.release.update(fleet=deployment)
     return own, {"commit": own.release.record["commit"], "changes": changes}
 

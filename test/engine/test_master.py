@@ -43,6 +43,8 @@ class Played:
         self.before: dict[str, str] = {}
         self.claims: dict[str, str] = {}
         self.prepared: dict[str, str] = {}
+        self.started: dict[str, str] = {}
+        self.seen: dict[str, dict[str, Any]] = {}
         self.sequence = dict.fromkeys(names, 5)
         self.expected: list[str] = []
         self.counted = 0
@@ -125,8 +127,15 @@ class Played:
         self.before[host], self.live[host] = self.live[host], self.prepared.pop(host)
         return {"release": f"{self.sequence[host]:04}-{self.live[host][:12]}"}
 
+    def _start_older(
+        self, host: str, deployment: str, by: str, until: float, commit: str, force: bool
+    ) -> dict[str, Any]:
+        assert self.claims[host] == deployment
+        self.started[host] = commit
+        return {"release": f"0003-{commit[:12]}", "commit": commit}
+
     def _rollback(self, host: str, deployment: str, by: str, until: float, commit: str, force: bool) -> dict[str, Any]:
-        assert time.time() < until
+        assert time.time() < until and [*self.started.values()] == [commit] * len(self.live), "all have started it"
         self.before[host], self.live[host] = self.live[host], commit
         return {"release": f"0003-{commit[:12]}", "commit": commit}
 
@@ -141,8 +150,8 @@ class Played:
             self.live[host] = self.before.pop(host, self.live[host])
         self.prepared.pop(host, None)
 
-    def _backend(self, host: str, *_arguments: str) -> None:
-        pass
+    def _backend(self, host: str, *_arguments: str) -> dict[str, Any]:
+        return self.seen
 
     def _serves(self, host: str) -> dict[str, Any]:
         return {"clients": self.clients}
@@ -167,8 +176,9 @@ class World:
         self.told: list[str] = []
         self.number = 0
 
-    def fleet(self) -> Fleet:
-        fleet = Fleet(self.store, self.hosts, "ops on master1", lambda phase, found: self.told.append(phase))
+    def fleet(self, *exclude: str) -> Fleet:
+        told = self.told
+        fleet = Fleet(self.store, self.hosts, "ops on master1", lambda phase, _: told.append(phase), exclude=exclude)
         self.number += 1
         fleet.id += f"-{self.number}"
         return fleet
@@ -511,6 +521,15 @@ def test_hosts_that_find_different_older_commits_roll_nothing_back(world: World,
     assert "rollback" not in world.hosts.verbs() and not world.hosts.claims
 
 
+def test_a_rollback_that_does_not_start_everywhere_switches_nowhere(world: World) -> None:
+    world.fleet().deploy(None)
+    world.fail("web3", "start_older", "it does not start")
+    with pytest.raises(DeploymentError, match="start failed on 1 of the hosts:\nweb3: it does not start"):
+        world.fleet().rollback(None, force=False)
+    assert "rollback" not in world.hosts.verbs() and not world.hosts.claims
+    assert {*world.hosts.live.values()} == {NEW} and world.store.release()["commit"] == NEW
+
+
 def test_a_rollback_that_fails_on_one_host_leaves_all_on_the_newer_release(world: World) -> None:
     world.fleet().deploy(None)
     world.fail("web3", "rollback", "it does not start")
@@ -548,6 +567,113 @@ def test_status_shows_every_host_with_its_parts(world: World) -> None:
     assert status["behind"] == ["cache1", "lb1"] and status["hosts"]["db1"] == others["db1"]
     error = {"answers": False, "error": "the store does not answer"}
     assert status["hosts"]["cache1"] == {"parts": "cache", **error}
+
+
+UP = {"state": "ready", "is_up": True, "check": "L7OK", "requests": 0, "weight": 100}
+
+
+def test_hosts_that_get_no_requests_are_shown_and_warned_of(world: World) -> None:
+    world.fleet().deploy(None)
+    world.hosts.seen = {
+        "web1": UP,
+        "web2": {**UP, "state": "drain"},
+        "web3": {**UP, "is_up": False, "check": "L7STS 503"},
+    }
+    status = world.fleet().status()
+    assert {host: row.get("no_requests") for host, row in status["hosts"].items()} == {
+        **{"lb1": None, "web1": None, "web2": "lb1: drain", "web3": "lb1: down (L7STS 503)"}
+    }
+    assert status["behind"] == [], "they serve the common release, and answer"
+    warnings = world.fleet().deploy(None)["warnings"]
+    assert warnings["web2"][0] == "it gets no requests (lb1: drain) until salt-run django.join blog web2"
+    assert not any("no requests" in text for host in ("web1", "web3") for text in warnings[host])
+
+
+def test_what_a_balancer_answers_in_another_form_is_not_shown(world: World) -> None:
+    world.hosts.seen = {"web1": "up", "web2": {"state": 7, "is_up": True, "check": ""}}
+    assert not any("no_requests" in row for row in world.fleet().status()["hosts"].values())
+
+
+# Hosts that are left out
+
+
+def silent(world: World, host: str) -> None:
+    for verb in ("ready", "backend", "claim", "prepare", "abandon"):
+        world.fail(host, verb, "it does not answer", is_lost=True)
+
+
+def test_a_dead_host_is_left_out_and_shown_until_it_has_caught_up(world: World) -> None:
+    world.fleet().deploy(None)
+    world.hosts.finds = dict.fromkeys(world.hosts.live, "c" * 40)
+    silent(world, "web3")
+    with pytest.raises(DeploymentError, match="web3: it does not answer") as refused:
+        world.fleet().deploy(None)
+    command = "salt-run django.deploy blog exclude=web3"
+    assert refused.value.hint == f"repair web3; or release without, and apply there later: {command}"
+    del world.hosts.live["web3"]  # no phase of the other hosts waits for it
+    done = world.fleet("web3").deploy(None)
+    assert {*done["hosts"]} == {"web1", "web2"} and {*world.hosts.live.values()} == {"c" * 40}
+    assert done["warnings"]["web3"][0].startswith("left out: no balancer gives it requests until an apply")
+    assert world.store.release()["commit"] == "c" * 40
+    shown = world.fleet().status()
+    assert shown["behind"] == ["web3"] and "by ops on master1" in shown["hosts"]["web3"]["excluded"]
+    world.hosts.fails.clear()
+    world.hosts.live["web3"] = NEW
+    shown = world.fleet().status()
+    assert shown["behind"] == ["web3"] and shown["hosts"]["web3"]["excluded"]
+    with pytest.raises(DeploymentError, match="web3: it serves bbbbbbbbbbbb, the others cccccccccccc: apply on it"):
+        world.fleet().deploy(None)
+    world.hosts.live["web3"] = "c" * 40
+    shown = world.fleet().status()
+    assert shown["behind"] == [] and "excluded" not in shown["hosts"]["web3"] and world.store.excluded() == {}
+
+
+def test_a_balancer_that_was_left_out_has_caught_up_once_it_lets_the_common_release_in(world: World) -> None:
+    apps, balancers = dict.fromkeys(world.hosts.live, "app"), {"lb1": "balancer", "lb2": "balancer"}
+    world.store.keep_hosts({name: [part] for name, part in (apps | balancers).items()})
+    silent(world, "lb2")
+    done = world.fleet("lb2").deploy(None)
+    assert "lets in hosts with the former release alone" in done["warnings"]["lb2"][0]
+    world.hosts.fails.clear()
+    world.hosts.seen = {"web1": {**UP, "is_up": False}}
+    assert world.fleet().status()["behind"] == ["lb2"]
+    world.hosts.seen = {"web1": UP}
+    assert world.fleet().status()["behind"] == []
+
+
+@pytest.mark.parametrize(
+    ("exclude", "text"),
+    [
+        (["web9"], "exclude: web9 is no host of blog"),
+        (["db1"], "exclude: db1 is the only host of blog with the part database"),
+        (["web1", "web2"], "is the only host of blog with the part app"),
+        (["lb1"], "lb1 is the only host of blog with the part balancer"),
+        (["jobs1"], "jobs1 is the only host of blog with the part cache and worker"),
+    ],
+)
+def test_a_host_that_the_others_need_is_not_left_out(world: World, exclude: list[str], text: str) -> None:
+    parts = {"web1": ["app"], "web2": ["app"], "lb1": ["balancer"], "db1": ["database"], "jobs1": ["worker", "cache"]}
+    world.store.keep_hosts(parts)
+    with pytest.raises(DeploymentError, match=text):
+        world.fleet(*exclude).deploy(None)
+    assert world.hosts.calls == []
+
+
+def test_no_way_out_is_named_where_there_is_none(world: World) -> None:
+    world.store.keep_hosts({"web1": ["app"], "web2": ["app"], "web3": ["app"], "db1": ["database"]})
+    world.fail("db1", "serves", "it does not answer", is_lost=True)
+    with pytest.raises(DeploymentError, match="db1: it does not answer") as refused:
+        world.fleet().deploy(None)
+    assert refused.value.hint == ""
+
+
+def test_what_only_the_host_that_is_left_out_did_is_named(world: World) -> None:
+    world.hosts.pending = ["blog.0004"]
+    silent(world, "web1")
+    del world.hosts.live["web1"]
+    texts = " ".join(world.fleet("web1").deploy(None)["warnings"]["web1"])
+    assert "it makes the backups at times for all hosts" in texts and "it runs the schedules" in texts
+    assert "not judged whether blog.0004 fits" in texts
 
 
 def test_drain_needs_a_balancer(world: World) -> None:

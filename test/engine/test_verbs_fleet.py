@@ -320,6 +320,58 @@ def test_a_start_that_fails_leaves_the_active_release(host):
     host.check()
 
 
+def newer(host) -> str:
+    """Release the second commit by a deployment of the fleet; return the first one's name."""
+    prepared(TWO, 2)
+    verbs.start("blog", ID, BY, soon(), [])
+    verbs.switch("blog", ID, BY, soon())
+    verbs.finish("blog", ID, BY, "web1", {"commit": TWO, "sequence": 2, "held": [], "count": 1})
+    host.options = known(TWO, 2)
+    assert host.live == f"0002-{TWO[:12]}" and len(host.running) == 2
+    return f"0001-{ONE[:12]}"
+
+
+def test_an_older_release_runs_on_all_hosts_before_one_activates_it(host):
+    one, back = newer(host), "20260301T130000-8"
+    claim(back)
+    verbs.start_older("blog", back, BY, soon(), ONE, force=False)
+    assert host.live == f"0002-{TWO[:12]}" and len(host.running) == 4
+    host.commands.clear()
+    own, answer = verbs.rollback("blog", back, BY, soon(), ONE, force=False)
+    assert host.live == one and answer["commit"] == ONE and own.release.record["fleet"] == back
+    assert not [line for line in host.commands if "classify" in line], "it was judged before"
+    verbs.finish("blog", back, BY, "", {"commit": ONE, "sequence": 1, "held": [], "count": 1})
+    assert len(host.running) == 2 and Release(host.site, f"0002-{TWO[:12]}").record["state"] == "held"
+    host.options = known(ONE, 1)
+    assert host.apply() == {}
+    host.check()
+
+
+def test_an_older_release_that_was_only_started_is_stopped_again(host):
+    newer(host)
+    back = "20260301T130000-8"
+    claim(back)
+    verbs.start_older("blog", back, BY, soon(), ONE, force=False)
+    verbs.abandon("blog", back, BY, False)
+    assert host.live == f"0002-{TWO[:12]}" and len(host.running) == 2
+    assert Release(host.site, f"0001-{ONE[:12]}").record["state"] == "good"
+    assert host.apply() == {}
+    host.check()
+
+
+def test_an_older_release_that_does_not_start_leaves_the_active_one(host):
+    newer(host)
+    back = "20260301T130000-8"
+    claim(back)
+    host.fails["enable --quiet"] = DeploymentError("no memory")
+    with pytest.raises(DeploymentError, match="instance: "):
+        verbs.start_older("blog", back, BY, soon(), ONE, force=False)
+    host.fails.clear()
+    verbs.abandon("blog", back, BY, False)
+    assert host.live == f"0002-{TWO[:12]}" and len(host.running) == 2 and host.apply() == {}
+    host.check()
+
+
 def test_after_switch_runs_once_for_all_hosts(host):
     host.options = known(ONE, 1) | {"commands": {"after_switch": ["manage.py tell"]}}
     host.apply()

@@ -1,6 +1,7 @@
 """One site on several hosts of a master: releases on all or none, rollbacks, plain applies between them."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -59,8 +60,28 @@ def test_deployments_and_a_rollback_lose_no_request(fleet):
         newer = fleet.release("2.0")
         back = fleet.run("rollback")
     assert back.returncode == 0, back
+    phases = re.findall(r"(?m)^(start|rollback) [0-9.]+ s: (.*)$", back.stderr)
+    assert [phase for phase, _ in phases] == ["start", "rollback", "rollback"], "all start before the first switches"
+    assert "web1" in phases[0][1] and "web2" in phases[0][1]
     assert load.releases == [fleet.first["hosts"]["web1"], newer["hosts"]["web1"]]
     assert fleet.live() == fleet.first["hosts"]
+
+
+@pytest.mark.full
+def test_a_rollback_to_the_live_commit_names_a_command_that_works(fleet):
+    refused = json.loads(fleet.run("rollback", fleet.first["commit"]).stdout)["error"]
+    again = re.search(r"salt-run django.deploy blog (\w+) releases its commit anew", refused)
+    assert again and fleet.deploy(again[1])["commit"] == fleet.first["commit"]
+
+
+@pytest.mark.full
+def test_a_drained_host_is_shown(fleet):
+    fleet.run("drain", "web2").check()
+    shown = fleet.run("status")
+    rows = json.loads(shown.stdout)["blog"]["hosts"]
+    assert shown.returncode == 0 and rows["web2"]["no_requests"] == "lb1: drain" and "no_requests" not in rows["web1"]
+    fleet.run("join", "web2").check()
+    assert "no_requests" not in json.loads(fleet.run("status").stdout)["blog"]["hosts"]["web2"]
 
 
 @pytest.mark.full
@@ -97,10 +118,21 @@ def test_a_host_that_is_lost_in_a_deployment_is_named_and_comes_back(fleet):
     assert lost.returncode == silent.returncode == 1 and fleet.live() == before
     assert "prepare failed on 1 of the hosts:\nweb2: " in json.loads(lost.stdout)["error"]
     assert "preflight failed on 1 of the hosts:\nweb2: it does not answer" in json.loads(silent.stdout)["error"]
+    with fleet.lossless():
+        without = fleet.deploy("exclude=web2")
+    assert without["hosts"].keys() == {"web1"} and without["warnings"]["web2"][0].startswith("left out: no balancer")
+    assert "exclude=web2" in json.loads(silent.stdout)["error"]
     web2.run("until systemctl reset-failed salt-minion; do sleep 0.1; done", timeout=60)
     start_minions(fleet.master, [web2])
+    late = fleet.run("status")
+    shown = json.loads(late.stdout)["blog"]
+    assert (
+        late.returncode == 1 and shown["behind"] == ["web2"] and "left out since" in shown["hosts"]["web2"]["excluded"]
+    )
+    fleet.apply("web2")
+    assert fleet.run("status").returncode == 0 and "excluded" not in fleet.run("status").stdout
+    assert len({*fleet.commits().values()}) == 1 and fleet.live()["web1"] != before["web1"]
     fleet.deploy()
-    assert len({*fleet.live().values()}) == 1 and fleet.live() != before
     assert_nothing_is_left(fleet)
 
 
