@@ -19,8 +19,8 @@ import pytest
 KEPT = Path(__file__).with_name("seconds.json")
 #: Projects from outside are a part of their own: they are long, and change by themselves.
 OUTSIDE = "test_projects"
-#: Seconds of CPU of one test above which --quick leaves its function out.
-SLOW = 0.1
+#: Seconds of CPU of one test above which --quick leaves its function out; of one that looks at all of the code.
+SLOW, SLOW_STYLE = 0.1, 2.0
 
 
 def is_full(item: pytest.Item) -> bool:
@@ -165,7 +165,8 @@ class Meter:
         for name, ran in self.ran.items():
             (default, every), seconds = self.sizes[name], round(self.sums[name], 1)
             if ".py::" in name:  # a function
-                (slow.add if seconds / len(ran) > SLOW else slow.discard)(name)
+                limit = SLOW_STYLE if name.startswith("style/") else SLOW
+                (slow.add if seconds / len(ran) > limit else slow.discard)(name)
             elif default < len(ran) == every:
                 measured.full[name] = seconds
             elif len(ran) == default:
