@@ -34,7 +34,6 @@ from django_host_folder import Folder
 from django_host_lock import Lock
 from django_host_port import Listen
 from django_site import Site
-from django_wall_text import in_command
 
 PROGRAMS: dict[str, Program] = {"haproxy": django_balancer_haproxy, "nginx": django_balancer_nginx}
 #: The sites as they were applied, and the texts of the templates. Of root alone: it has passwords.
@@ -249,15 +248,11 @@ def _refuse_taken_ports(sites: Collection[Entry]) -> None:
             )
         holder = django_host_port.listener(port, ports=django_host_port.listening(host))
         if holder and holder.unit not in own and not (holder.pid == 0 and _listens(listen)):
-            stop = (
-                in_command("systemctl", "disable", "--now", holder.unit)
-                if holder.unit
-                else f"ss -ltnp 'sport = :{port}' shows it"
-            )
             raise DeploymentError(
                 f"{listen if host else f'port {port}'} is taken by {holder}, so the balancer cannot listen there; "
                 "nothing has been changed",
-                hint=f"stop that process ({stop}), or set another port in balancer:listen or tls:listen of the site",
+                hint=f"stop that process ({holder.way_to_stop(port)}), or set another port in balancer:listen or "
+                "tls:listen of the site",
             )
 
 

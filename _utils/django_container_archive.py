@@ -71,6 +71,6 @@ def _refuse_unsafe(file: Path) -> None:
     if not file.is_absolute():
         raise DeploymentError(f"{file} is no absolute path", hint="name it from the root, such as /root/blog.tar")
     try:
-        django_host_folder.refuse_unsafe_parents(file, str(file))
+        django_host_folder.refuse_unsafe_parents(file)
     except DeploymentError as error:
         raise DeploymentError(error.message, hint="name a file in a folder that only root may write to") from None

@@ -11,6 +11,7 @@ import django_container_registry
 import django_host_file
 import django_host_folder
 import django_host_user
+import django_proxy_files
 import django_proxy_listener
 import django_proxy_ports
 import django_push
@@ -77,6 +78,8 @@ def _refuse_impossible(deployment: Deployment) -> None:
     proxy, listens = site.config["proxy"], [*site.config["proxy"]["listen"], *site.listens_tls]
     django_proxy_ports.refuse_foreign_addresses(site)
     django_proxy_ports.refuse_taken_ports(site.name, proxy["kind"], listens, listening, deployment.coming)
+    if not deployment.takeover:  # whose files have these names as long as it serves
+        django_proxy_files.refuse_in_the_way(site)
     django_proxy_listener.refuse_impossible(site, listening)
     django_tls.refuse_bad_files(site, deployment.tls, deployment.templates)
     django_schedule.refuse_impossible(site)

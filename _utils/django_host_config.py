@@ -43,13 +43,22 @@ def differences(files: Files) -> dict[str, str]:
     for path, content in files.items():
         present = read(path)
         if present != content:
-            if present is not None and not is_managed(path):
-                raise DeploymentError(
-                    f"{path} is in the way: it was not written by this formula",
-                    hint=proposal("move it away: {}", "mv", str(path), "/root/"),
-                )
+            refuse_in_the_way(path)
             found[str(path)] = _diff(present, content)
     return found
+
+
+def refuse_in_the_way(path: Path) -> None:
+    """Refuse a file that the formula did not write.
+
+    Raises:
+        DeploymentError: there is such a file.
+    """
+    if read(path) is not None and not is_managed(path):
+        raise DeploymentError(
+            f"{path} is in the way: it was not written by this formula",
+            hint=proposal("move it away: {}", "mv", str(path), "/root/"),
+        )
 
 
 def _diff(old: str | None, new: str | None) -> str:

@@ -41,11 +41,11 @@ def problem(folder: Folder) -> str:
     )
 
 
-def refuse_unsafe_parents(path: Path, at: str) -> None:
+def refuse_unsafe_parents(path: Path, at: str = "") -> None:
     """Refuse a path below a folder that users other than root may write to: they could replace the folders in it.
 
     Args:
-        at: the pillar key that sets the path.
+        at: the pillar key that sets the path, if one does.
 
     Raises:
         DeploymentError: a folder above the path is such a folder.
@@ -64,7 +64,7 @@ def refuse_unsafe_parents(path: Path, at: str) -> None:
             raise DeploymentError(
                 f"{path} cannot be used: users other than root may write to {parent} ({found}), "
                 "and could replace the folders below it, in which root works",
-                hint=proposal(f"remove {at}, which uses the default folder; or run {{}}", *command, str(parent)),
+                hint=proposal("{}" + f", or set {at} to a path below others" * bool(at), *command, str(parent)),
             )
 
 

@@ -6,10 +6,14 @@ import re
 import socket
 import struct
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import django_host_proc
+from django_wall_text import in_command
 
+#: Units that no file describes, such as those of systemd-run.
+TRANSIENT = Path("/run/systemd/transient")
 _LISTENING = "0A"
 #: The states of an established connection, and of one that only the other end has closed.
 _OPEN = ("01", "08")
@@ -33,6 +37,13 @@ class Listener(NamedTuple):
         if not self.pid:
             return "an unknown process"
         return f"{self.program} ({', '.join(filter(None, [f'pid {self.pid}', self.unit]))})"
+
+    def way_to_stop(self, port: int) -> str:
+        """Return the command that stops it or, where no unit has it, one that shows it."""
+        if not self.unit:
+            return f"ss -ltnp 'sport = :{port}' shows it"
+        has_file = not (TRANSIENT / self.unit).exists()  # others cannot be disabled
+        return in_command("systemctl", *(("disable", "--now") if has_file else ("stop",)), self.unit)
 
 
 def split(listen: Listen) -> Place:

@@ -375,6 +375,10 @@ def _more_time(site: Site, doing: str, error: DeploymentError) -> str:
     return f"give it more time: set django:sites:{site.name}:{option} to a longer one" if is_late else ""
 
 
+#: The keys of the pillar that name a module of the project.
+_MODULES = ("settings_module", "wsgi", "asgi")
+
+
 def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[str, str], cause: str, log: str) -> str:
     """Return what to do about a failure of a project: a lock, a missing module or variable, or a known cause.
 
@@ -398,6 +402,9 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     folders = _import_folders(site, release, facts["folder"], module.group(1), cause) if module else []
     if folders:
         return f"the module is in the source: set {at}:python_path: {in_pillar([folders[0]])}"
+    named = [key for key in _MODULES if module and f"{site.config.get(key) or ''}.".startswith(f"{module[1]}.")]
+    if named:
+        return f"correct {at}:{named[0]}: the source has no such module"
     own = _absent_file(site, release, facts, cause)
     if own:
         variable = django_project_advice.choosing_variable(site, release, facts)

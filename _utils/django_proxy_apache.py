@@ -121,8 +121,9 @@ class Apache(Proxy):
             for name, other in permutations(sorted(names, key=lambda name: paths[name] not in files), 2):
                 for url in _OF_FILES.findall(texts[name]):
                     if f'RewriteRule "^{url}' in texts[other]:
+                        domain = django_site_domain.of_file(folder.name)
                         raise DeploymentError(
-                            f"{url.replace(chr(92), '')} on {folder.name} already serves files of site {other}",
+                            f"{url.replace(chr(92), '')} on {domain} already serves files of site {other}",
                             hint=f"set another STATIC_URL or MEDIA_URL in django:sites:{name}:settings",
                         )
 
@@ -183,7 +184,7 @@ class Apache(Proxy):
 
     def servers(self) -> list[Server]:
         """Return all virtual hosts of Apache's whole configuration, in their order."""
-        return _virtual_hosts(django_host_command.run(["apache2ctl", "-S"], doing="apache2ctl -S"))
+        return _virtual_hosts(_tested("-S"))
 
     def chosen(self, candidates: Sequence[Server], name: str, is_default: Sequence[bool]) -> Server | None:
         """Return which virtual host answers for a name: the first that fits, or the first of all."""
@@ -197,19 +198,7 @@ class Apache(Proxy):
         Raises:
             DeploymentError: Apache refuses it; the message is Apache's, with file and line.
         """
-        try:
-            django_host_command.run(["apache2ctl", "configtest"], doing="apache2ctl configtest")
-        except DeploymentError as error:
-            lines = [re.sub(r"^AH\d+: ", "", line.strip()) for line in error.log.splitlines()]
-            cause = [
-                line
-                for line in lines
-                if line and not re.search("ServerName|Action 'configtest'|Apache error log|ulimit", line)
-            ]
-            text = " ".join(cause) or error.message
-            raise DeploymentError(
-                f"Apache refuses its configuration: {text}", hint=django_proxy_advice.hint("Apache", text)
-            ) from None
+        _tested("configtest")
 
     def is_idle(self) -> bool:
         """Return whether Apache has no site any more, of the formula or other ones."""
@@ -269,6 +258,23 @@ def _members(upstreams: Mapping[str, Any]) -> dict[str, str]:
         words.append(f"retry={django_proxy_nginx.age(options.get('fail_timeout') or '10s')}")
         members[name] = " ".join([*words, *(["status=+H"] if options.get("backup") else [])])
     return members
+
+
+def _tested(argument: str) -> str:
+    """Return what apache2ctl prints of Apache's configuration, with ``configtest`` or ``-S``.
+
+    Raises:
+        DeploymentError: Apache refuses it; the message is Apache's, with file and line.
+    """
+    try:
+        return django_host_command.run(["apache2ctl", argument], doing=f"apache2ctl {argument}")
+    except DeploymentError as error:
+        lines = [re.sub(r"^AH\d+: ", "", line.strip()) for line in error.log.splitlines()]
+        noise = "ServerName|Action '[^']*'|Apache error log|ulimit"
+        text = " ".join(line for line in lines if line and not re.search(noise, line)) or error.message
+        raise DeploymentError(
+            f"Apache refuses its configuration: {text}", hint=django_proxy_advice.hint("Apache", text)
+        ) from None
 
 
 def _existing_listens() -> tuple[set[int], set[Place]]:

@@ -217,6 +217,21 @@ def _local(url: str, site: Site) -> str:
     return parts.path
 
 
+def refuse_in_the_way(site: Site) -> None:
+    """Refuse files of the host with the names of those that the proxy needs, before a release is made.
+
+    Raises:
+        DeploymentError: there is such a file.
+    """
+    proxy = django_proxy.of_site(site)
+    if proxy:
+        for path in (proxy.main_file(site), proxy.locations(site)):
+            django_host_config.refuse_in_the_way(path)
+        for domain in (*site.config["domains"], *site.config["redirect_domains"]):
+            for path in (proxy.server(domain), proxy.enabled(domain)):
+                django_host_config.refuse_in_the_way(path)
+
+
 def opening(site: Site, templates: Mapping[str, str]) -> Files:
     """Return the files by which domains that are served by http alone get https in addition; none once they have it.
 

@@ -132,7 +132,7 @@ class Nginx(Proxy):
 
     def places(self) -> set[Place]:
         """Return where nginx listens by its whole configuration; an address is left out where it listens on all."""
-        text = re.sub(r"(?m)(^|\s)#.*", "", django_host_command.run(["nginx", "-T", "-q"], doing="nginx -T"))
+        text = re.sub(r"(?m)(^|\s)#.*", "", _tested("-T"))
         found = set()
         for listen in re.findall(r"(?<![^\s;{])listen\s+([^\s;]+)", text):
             is_whole = re.fullmatch(r"(?:(?:(\[.*\]|[^:]*):)?(\d+))|(\[.*\]|[^:]+)", listen)
@@ -146,7 +146,7 @@ class Nginx(Proxy):
 
     def servers(self) -> list[Server]:
         """Return all servers of nginx's whole configuration, in their order."""
-        return django_proxy_nginx_config.servers(django_host_command.run(["nginx", "-T", "-q"], doing="nginx -T"))
+        return django_proxy_nginx_config.servers(_tested("-T"))
 
     def chosen(self, candidates: Sequence[Server], name: str, is_default: Sequence[bool]) -> Server | None:
         """Return which server answers for a name: of several that fit, nginx takes the best."""
@@ -158,15 +158,7 @@ class Nginx(Proxy):
         Raises:
             DeploymentError: nginx refuses it; the message is nginx's, with file and line.
         """
-        try:
-            django_host_command.run(["nginx", "-t", "-q"], doing="nginx -t")
-        except DeploymentError as error:
-            found = re.search(r"\[emerg\] (?:\d+#\d+: )?(.*)", error.log)
-            cause = found.group(1) if found else error.message
-            raise DeploymentError(
-                f"nginx refuses its configuration: {cause}",
-                hint=django_proxy_advice.hint("nginx", cause),
-            ) from None
+        _tested("-t")
 
     def is_idle(self) -> bool:
         """Return whether nginx has no site any more, of the formula or other ones."""
@@ -215,6 +207,22 @@ class Nginx(Proxy):
             ETC / "sites-available" / name: content,
             ETC / "sites-enabled" / name: f"-> ../sites-available/{name}",
         }
+
+
+def _tested(option: str) -> str:
+    """Return what nginx prints of its configuration, with ``-t`` or ``-T``.
+
+    Raises:
+        DeploymentError: nginx refuses it; the message is nginx's, with file and line.
+    """
+    try:
+        return django_host_command.run(["nginx", option, "-q"], doing=f"nginx {option}")
+    except DeploymentError as error:
+        found = re.search(r"\[emerg\] (?:\d+#\d+: )?(.*)", error.log)
+        cause = found.group(1) if found else error.message
+        raise DeploymentError(
+            f"nginx refuses its configuration: {cause}", hint=django_proxy_advice.hint("nginx", cause)
+        ) from None
 
 
 def _nameless() -> str:

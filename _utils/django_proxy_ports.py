@@ -11,7 +11,6 @@ from django_host_command import DeploymentError
 from django_host_port import Listen, Listener
 from django_proxy_contract import Proxy
 from django_site import Site
-from django_wall_text import in_command
 
 
 def refuse_foreign_addresses(site: Site) -> None:
@@ -84,12 +83,10 @@ def refuse_taken_ports(
         if former and holder and _is(former, holder):
             _refuse_kept_port(name, proxy, former, port, coming)
         elif holder and holder.unit != f"{proxy.DAEMON.service}.service":
-            disable = in_command("systemctl", "disable", "--now", holder.unit or "")
-            stop = disable if holder.unit else f"ss -ltnp 'sport = :{port}' shows it"
             raise DeploymentError(
                 f"{listen if host else f'port {port}'} is taken by {holder}, so {kind} cannot listen there; "
                 "nothing has been changed",
-                hint=f"stop that process ({stop}), or set another port: {_another(name, port)}",
+                hint=f"stop that process ({holder.way_to_stop(port)}), or set another port: {_another(name, port)}",
             )
 
 

@@ -231,7 +231,7 @@ def identity(owner: tuple[int, int] | None, path: Path) -> dict[str, Any]:
         status = os.lstat(path)
         uid, gid = status.st_uid, status.st_gid
     if not uid:
-        django_host_folder.refuse_unsafe_parents(path, "a path of the existing deployment")
+        django_host_folder.refuse_unsafe_parents(path)
         return {}
     groups = [gid]
     with contextlib.suppress(KeyError):

@@ -130,7 +130,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     crontabs = [tmp_path / "var/spool/cron/crontabs", tmp_path / "etc/cron.d"]
     monkeypatch.setattr(django_takeover_manager, "CRONTABS", crontabs)
     monkeypatch.setattr(django_takeover_manager, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
-    monkeypatch.setattr(django_host_folder, "refuse_unsafe_parents", lambda path, at: None)
+    monkeypatch.setattr(django_host_folder, "refuse_unsafe_parents", lambda path, at="": None)
     identity = django_host_command.identity
     monkeypatch.setattr(django_host_command, "identity", lambda user: identity(user) if _is_there(user) else {})
     monkeypatch.setattr(django_host_user, "user_id", lambda name: os.getuid())

@@ -384,7 +384,7 @@ def test_an_archive_has_the_virtualenv_under_a_name_that_waits_for_its_release(
     engine.images[own] = {PATH: str(site.virtualenvs / "abc")}
     monkeypatch.setattr(django_container, "of_release", lambda _release: container)
     monkeypatch.setattr(django_container, "of_site", lambda _site: engine)
-    monkeypatch.setattr(django_container_archive.django_host_folder, "refuse_unsafe_parents", lambda _path, _at: None)
+    monkeypatch.setattr(django_container_archive.django_host_folder, "refuse_unsafe_parents", lambda _path: None)
     assert django_container_archive.save(site, release, tmp_path / "a.tar") == [carried]
     assert ("save", "--output", str(tmp_path / "a.tar"), carried) in engine.ran and [*engine.images] == [own]
     assert stat.S_IMODE(os.stat(tmp_path / "a.tar").st_mode) == 0o600
@@ -401,7 +401,7 @@ def test_the_image_of_a_dockerfile_is_taken_from_an_archive_by_its_commit(site_w
     container = django_container.Container(engine, "x", OWN, (), "Dockerfile")
     engine.images[OWN] = {}
     monkeypatch.setattr(django_container, "of_release", lambda _release: container)
-    monkeypatch.setattr(django_container_archive.django_host_folder, "refuse_unsafe_parents", lambda _path, _at: None)
+    monkeypatch.setattr(django_container_archive.django_host_folder, "refuse_unsafe_parents", lambda _path: None)
     (carried,) = django_container_archive.save(site, release, tmp_path / "a.tar")
     assert carried.startswith(f"localhost/django/blog-carried:{COMMIT[:12]}-") and [*engine.images] == [OWN]
     engine.images.clear()
@@ -415,7 +415,7 @@ def test_an_archive_where_others_may_write_is_refused(site_with, engine, monkeyp
     site, _release = site_with()
     monkeypatch.setattr(django_container, "of_site", lambda _site: engine)
 
-    def refuse(path, _at):
+    def refuse(path):
         raise DeploymentError(f"{path} cannot be used: users other than root may write to /tmp", hint="chmod go-w /tmp")
 
     monkeypatch.setattr(django_container_archive.django_host_folder, "refuse_unsafe_parents", refuse)

@@ -337,7 +337,7 @@ def test_a_file_in_the_way_is_left_to_the_step_that_says_it(two):
     two.options = {"redirect_domains": ["old.example.org"]}
     path = django_proxy_nginx.ETC / "sites-available/old.example.org"
     path.write_text("mine")
-    with pytest.raises(DeploymentError, match=r"^proxy: .*old\.example\.org is in the way"):
+    with pytest.raises(DeploymentError, match=r"^site: .*old\.example\.org is in the way"):
         two.apply()
 
 

@@ -205,7 +205,7 @@ def test_tree_with_a_file_that_its_owner_cannot_read_is_not_copied(shelf):
 
 
 def test_tree_of_root_is_not_copied_when_another_user_can_write_in_it(shelf, monkeypatch):
-    monkeypatch.setattr(django_host_folder, "refuse_unsafe_parents", lambda path, key: None)
+    monkeypatch.setattr(django_host_folder, "refuse_unsafe_parents", lambda path, key="": None)
     tree = shelf / "root/source"
     (tree / "media").mkdir(parents=True)
     (shelf / "root").chmod(0o755)

@@ -71,7 +71,7 @@ def test_existing_file_at_the_path_of_a_virtual_host_is_refused(blog):
     path = "/etc/nginx/sites-available/news.example.org"
     blog.host.write(path, "# mine\n")
     applied = blog.apply(domains=["blog.example.org", "news.example.org"])
-    comment = applied.failed["blog is served"]
+    comment = applied.failed["blog has its directories"]
     assert f"{path} is in the way" in comment and lines(comment) <= 10
     assert blog.host.read(path) == "# mine\n" and blog.get().status_code == 200
     blog.host.run(["rm", path])
