@@ -603,8 +603,9 @@ def workers(site, full=None):
 
 def queue(site, names=False, give_back=False, drop="", full=None):
     """
-    Show the queues of a site's workers: how many tasks wait in each, and how many are parked, since the active release
-    does not know their names. The workers are not disturbed.
+    Show the queues of a site's workers: how many tasks wait in each, how many a worker of Celery holds in Redis
+    (unacknowledged; abandoned if that worker is gone), and how many are parked, since the active release does not know
+    their names. The workers are not disturbed.
 
     site
         Name of the site.

@@ -140,6 +140,7 @@ WORKERS = {
     "celery": WorkerKind(
         (
             *("django_formula_celery.py", "django_formula_celery_worker.py", "django_formula_celery_app.py"),
+            "django_formula_celery_unacked.py",
             *_WORKER_PROGRAMS,
         ),
         ("app", "queues", "processes", "options"),

@@ -19,7 +19,7 @@ _SHAPE = {
     "queues": {
         str: {
             "waiting": int,
-            **dict.fromkeys(("parked?", "failed?", "scheduled?"), int),
+            **dict.fromkeys(("unacknowledged?", "abandoned?", "parked?", "failed?", "scheduled?"), int),
             **dict.fromkeys(("names?", "parked_names?"), _COUNTS),
         }
     }
@@ -38,6 +38,8 @@ def read(
     task: str = "task",
 ) -> dict[str, dict[str, Any]]:
     """Return what is in the queues of the workers of a release: queue → ``waiting``, and with Celery ``parked``.
+
+    With Redis it has ``unacknowledged`` too, and of these ``abandoned``, whose worker is gone.
 
     Args:
         names: count by the names of tasks too: ``names`` and ``parked_names``; None where the broker cannot show them.

@@ -224,12 +224,17 @@ def usage(site: Site) -> Iterator[tuple[OwnServer, Usage | None, dict[str, int]]
 
 
 def summary(site: Site) -> str:
-    """Return what the site's own servers use, for people: ``queue 12M of 256M, 14 tasks wait; cache 3M of 64M``."""
+    """Return what the site's own servers use, for people: ``queue 12M of 256M, 14 tasks wait; cache 3M of 64M``.
+
+    Tasks that a worker of Celery has taken and not acknowledged are named next to them.
+    """
     parts = []
     for server, found, waiting in usage(site):
         text = f"{found.used / (1 << 20):.0f}M of {found.limit >> 20}M" if found else NO_ANSWER
-        tasks = sum(waiting.values())
-        parts.append(f"{server.name} {text}{f', {tasks} tasks wait' if tasks else ''}")
+        taken = waiting.get(django_store_redis.UNACKED, 0)
+        tasks = sum(waiting.values()) - taken
+        wait = f", {tasks} tasks wait" if tasks else ""
+        parts.append(f"{server.name} {text}{wait}{f', {taken} unacknowledged' if taken else ''}")
     return "; ".join(parts)
 
 

@@ -10,6 +10,8 @@ from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
 
+#: What is counted of a queue, as far as its kind has it.
+_COUNTS = ("waiting", "unacknowledged", "abandoned", "parked", "failed", "scheduled")
 #: Characters of a task's name that are shown; the queue's tasks may be anybody's.
 _LONGEST = 200
 
@@ -42,7 +44,7 @@ def rows(site: Site, live: Release, *, names: bool, give_back: bool, drop: str) 
 
 
 def _row(queue: dict[str, Any]) -> dict[str, Any]:
-    counts = {key: queue.get(key) for key in ("waiting", "parked", "failed", "scheduled")}
+    counts = {key: queue.get(key) for key in _COUNTS}
     return {**counts, **{key: _counted(queue.get(key)) for key in ("names", "parked_names")}}
 
 

@@ -88,11 +88,10 @@ def workers(rows: Sequence[Row]) -> list[str] | str:
 
 def queue(rows: Sequence[Row]) -> list[str] | str:
     """Return what people see of ``django.queue``."""
-    keys = ("waiting", "parked", "failed", "scheduled")
     texts = [
         {
             "queue": row["queue"],
-            "tasks": ", ".join(f"{row[key]} {key}" for key in keys if row[key] is not None),
+            "tasks": _queued(row),
             "names": _counts(row["names"]),
             "parked": _counts(row["parked_names"]),
             "memory": row["memory"],
@@ -100,6 +99,13 @@ def queue(rows: Sequence[Row]) -> list[str] | str:
         for row in rows
     ]
     return _listing(texts, ("queue", "tasks"), ("names", "parked", "memory"))
+
+
+def _queued(row: Row) -> str:
+    """Return the numbers of a queue's tasks that its kind counts; those that workers hold only where there are any."""
+    held = [f"{row[key]} {key}" for key in ("unacknowledged", "abandoned") if row[key]]
+    rest = [f"{row[key]} {key}" for key in ("parked", "failed", "scheduled") if row[key] is not None]
+    return ", ".join([f"{row['waiting']} waiting", *held, *rest])
 
 
 def _counts(names: Row) -> str:
@@ -136,6 +142,7 @@ def _problems(row: Row) -> dict[str, str]:
     found["restore_drill"] = f"restore drill: {row['restore_drill']}" if is_bad else ""
     schedules = [text for text in row.get("schedules", "").split("; ") if " failed" in text or " interrupted" in text]
     found["schedules"] = f"schedules: {'; '.join(schedules)}" if schedules else ""
+    found["cron"] = f"cron {row['cron']}" if row.get("cron") else ""
     stores = [text for text in row.get("stores", "").split("; ") if text.endswith("does not answer")]
     found["stores"] = f"stores: {'; '.join(stores)}" if stores else ""
     found["managed"] = "this minion's pillar does not have it" if row.get("managed") is False else ""

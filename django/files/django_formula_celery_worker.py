@@ -15,6 +15,7 @@ from queue import Empty
 
 import django
 import django_formula_celery_app
+import django_formula_celery_unacked
 import django_formula_worker
 from celery import bootsteps, signals
 from celery.worker import state
@@ -79,6 +80,11 @@ def park(consumer, _body, message, _error):
     print(f"{name} is not known to this release: parked in {queue.name}", file=sys.stderr, flush=True)
 
 
+def in_hand():
+    """Return the tags of the messages that the worker runs, or is about to run."""
+    return {request.message.delivery_tag for request in [*state.active_requests, *state.reserved_requests]}
+
+
 class Parked:
     """Looks through parked messages, some at a time: gives back those whose task is known, or deletes those of one."""
 
@@ -128,6 +134,7 @@ class Follower:
     def __init__(self, given, app, pool):
         self.given, self.app, self.waits = given, app, pool in WAITING
         self.report = django_formula_worker.Report(given)
+        self.holder = django_formula_celery_unacked.Holder(app, given["unit"])
         self.consumer, self.queues, self.giving_back, self.entry = None, [], None, None
         self.futures = weakref.WeakValueDictionary()
         self.is_ready = self.is_stopping = self.is_reporting = self.is_waiting = False
@@ -137,6 +144,7 @@ class Follower:
         queues = self.app.amqp.queues
         self.queues = list(queues.consume_from)
         queues.deselect(self.queues)
+        self.holder.start()
         pool = instance.pool
         pool.apply_async = self.looking_after(pool.apply_async)
         if hasattr(pool, "executor"):  # of threads, which would run what is reserved too, up to Celery 5.6
@@ -186,6 +194,8 @@ class Follower:
                     self.giving_back = Parked(self.app, self.queues) if may_take else None
             if self.giving_back and not self.giving_back.step():
                 self.giving_back = None
+            if may_take:
+                self.holder.look(consumer.channel, in_hand)
         if not self.is_reporting:
             self.write()
         if not self.is_ready:
@@ -276,6 +286,7 @@ def watching(follower):
 
         def start(self, _consumer):
             if follower.consumer is not None:  # at the first connection it begins once the worker is ready
+                follower.holder.reconnected()
                 follower.watch()
 
         def stop(self, consumer):

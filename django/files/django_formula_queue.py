@@ -44,7 +44,25 @@ def celery(worker, request):
 
         connection = Connection(url)
     with connection:
-        return {name: celery_queue(connection, name, request["names"]) for name in worker["queues"]}
+        held = unacknowledged(connection)
+        return {
+            name: {**celery_queue(connection, name, request["names"]), **held.get(name, held[""])}
+            for name in worker["queues"]
+        }
+
+
+def unacknowledged(connection):
+    """Return how many messages of each queue workers have taken and not acknowledged; `""` is for all other queues."""
+    if connection.transport.driver_type != "redis":  # other brokers give them back when the connection ends
+        return {"": {}}
+    import django_formula_celery_unacked
+
+    found, none = django_formula_celery_unacked.count(connection.default_channel, LIMIT)
+    counts = {"": none, **found}
+    return {
+        queue: {"unacknowledged": taken, **({} if left is None else {"abandoned": left})}
+        for queue, (taken, left) in counts.items()
+    }
 
 
 def change_parked(app, url, names, request):

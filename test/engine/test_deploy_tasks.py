@@ -110,14 +110,16 @@ def test_queues_are_shown_with_their_names(monkeypatch):
     found = {
         "mail": {"waiting": 0, "parked": 0},
         "default": {"waiting": 3, "parked": 1, "names": {"b": 1, "a\x1b[1m": 2}, "parked_names": {"old": 1}},
+        "reports": {"waiting": 0, "unacknowledged": 7, "abandoned": 5, "parked": 0},
     }
     monkeypatch.setattr(django_project_queue, "read", lambda *_arguments, **_options: found)
     live: Any = SimpleNamespace(path=None, facts={})
     rows = django_verbs_queue.rows(configured(workers=WORKERS), live, names=True, give_back=False, drop="")
-    assert [row["queue"] for row in rows] == ["default", "mail"] and rows[0]["names"] == {"a[1m": 2, "b": 1}
+    assert [row["queue"] for row in rows] == ["default", "mail", "reports"] and rows[0]["names"] == {"a[1m": 2, "b": 1}
     assert django_verbs_terminal.queue(rows) == [
         "default  3 waiting, 1 parked\n    names: 2 a[1m, 1 b | parked: 1 old",
         "mail     0 waiting, 0 parked",
+        "reports  0 waiting, 7 unacknowledged, 5 abandoned, 0 parked",
     ]
 
 

@@ -231,6 +231,56 @@ def test_worker_connects_again_after_a_restart_of_redis(lab, more):
     until(lambda: lab.counts("end")[5] == 1)
 
 
+def unacked(lab: Lab) -> int:
+    return int(lab.redis("HLEN", "unacked"))
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["", "acks_late"])
+def test_what_a_killed_worker_had_taken_is_given_back(lab, late):
+    """All but what it ran, which Celery loses unless it acknowledges late; a living one keeps what it has."""
+    for number in ("0001", "0002"):
+        release(lab, number, LONG.replace("LATE", str(late)))
+    lab.activate("0001")
+    busy = lab.start("0001", "celery", "busy", **{**GIVEN, "processes": 1, "queues": ["busy"]}).ready()
+    send(lab, "0001", "for number in range(90, 93): long.apply_async((number,), queue='busy')")
+    until(lambda: lab.counts("begin")[90] == 1)
+    first = celery(lab, "0001").ready()
+    send(lab, "0001", "for number in range(2): long.delay(number)")
+    until(lambda: first.state["active"] == 2)
+    send(lab, "0001", "for number in range(2, 4): old.delay(number)")
+    send(lab, "0001", "for number in range(4, 7): old.apply_async((number,), countdown=600)")
+    until(lambda: unacked(lab) == (10 if late else 7))
+    first.kill()
+    again = celery(lab, "0001", processes=4).ready()
+    until(lambda: lab.counts("end").keys() >= {2, 3})
+    until(lambda: unacked(lab) == (8 if late else 5))
+    assert "which is gone, are given back" in again.log.read_text() + busy.log.read_text()
+    assert lab.counts("begin")[91] == 0 and busy.process.poll() is None
+    (lab.folder / "go").touch()
+    numbers = {2, 3, 90, 91, 92, *([0, 1] if late else [])}
+    until(lambda: lab.counts("end").keys() == numbers)
+    until(lambda: unacked(lab) == 3)
+    assert lab.counts("end") == dict.fromkeys(numbers, 1)
+    assert lab.counts("begin") == {**dict.fromkeys(numbers, 1), **dict.fromkeys((0, 1), 2 if late else 1)}
+    assert len(lab.redis("HGETALL", "unacked_holders").splitlines()) == 4  # names and numbers of two
+
+
+def test_what_a_worker_had_taken_by_a_connection_that_was_lost_is_given_back(lab):
+    release(lab, "0001", LONG.replace("LATE", "True"))
+    lab.activate("0001")
+    first = celery(lab, "0001").ready()
+    send(lab, "0001", "for number in range(2): long.delay(number)")
+    until(lambda: first.state["active"] == 2)
+    send(lab, "0001", "for number in range(2, 6): old.delay(number)")
+    until(lambda: unacked(lab) == 6)
+    lab.redis("CLIENT", "KILL", "TYPE", "normal")
+    time.sleep(30)
+    assert lab.counts("begin").keys() == {0, 1}
+    (lab.folder / "go").touch()
+    until(lambda: unacked(lab) == 0)
+    assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(range(6), 1)
+
+
 @pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
 def test_other_pools(lab, pool):
     lab.python = python("workers-gevent")

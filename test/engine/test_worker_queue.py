@@ -62,12 +62,13 @@ def test_waiting_tasks_are_counted_by_queue_and_name(lab):
     app.send_task("shop.new", queue="mail")
     """
     send(lab, "0001", code)
+    none = {"parked": 0, "unacknowledged": 0, "abandoned": 0}
     assert asked(lab, "0001", celery("celery"), celery("mail", "none")) == {
-        "celery": {"waiting": 5, "names": {"shop.old": 5}, "parked": 0, "parked_names": {}},
-        "mail": {"waiting": 2, "names": {"shop.new": 2}, "parked": 0, "parked_names": {}},
-        "none": {"waiting": 0, "names": {}, "parked": 0, "parked_names": {}},
+        "celery": {"waiting": 5, "names": {"shop.old": 5}, **none, "parked_names": {}},
+        "mail": {"waiting": 2, "names": {"shop.new": 2}, **none, "parked_names": {}},
+        "none": {"waiting": 0, "names": {}, **none, "parked_names": {}},
     }
-    assert asked(lab, "0001", celery("celery"), names=False) == {"celery": {"waiting": 5, "parked": 0}}
+    assert asked(lab, "0001", celery("celery"), names=False) == {"celery": {"waiting": 5, **none}}
     assert lab.redis("LLEN", "celery") == "5" and lab.redis("KEYS", "none*") == ""
 
 
@@ -108,7 +109,23 @@ def test_parked_tasks_are_given_back_or_deleted_by_name(lab):
     after = asked(lab, "0002", celery("celery"), drop="gone")["celery"]
     assert after["parked_names"] == {"shop.old": 2, "lost": 1} and after["waiting"] == 0
     after = asked(lab, "0002", celery("celery"), give_back=True)["celery"]
-    assert after == {"waiting": 2, "names": {"shop.old": 2}, "parked": 1, "parked_names": {"lost": 1}}
+    counts = {"waiting": 2, "parked": 1, "unacknowledged": 0, "abandoned": 0}
+    assert after == {**counts, "names": {"shop.old": 2}, "parked_names": {"lost": 1}}
+
+
+def test_tasks_that_a_worker_has_taken_are_counted_and_those_of_one_that_is_gone(lab):
+    lab.make("0001", {"project/celery.py": APP})
+    given: dict[str, Any] = {"app": None, "queues": ["celery", "mail"], "processes": 1, "options": {}}
+    lab.activate("0001")
+    worker = lab.start("0001", "celery", **given).ready()
+    send(lab, "0001", "for _number in range(3): app.send_task('shop.old', (1,), countdown=600, queue='mail')")
+    until(lambda: lab.redis("HLEN", "unacked") == "3")
+    queues = celery("celery", "mail")
+    counts = {"waiting": 0, "parked": 0, "unacknowledged": 3, "abandoned": 0}
+    none = {**counts, "unacknowledged": 0}
+    assert asked(lab, "0001", queues, names=False) == {"celery": none, "mail": counts}
+    worker.kill()
+    until(lambda: asked(lab, "0001", queues, names=False)["mail"] == {**counts, "abandoned": 3})
 
 
 def test_jobs_of_rq_and_tasks_of_huey_are_counted_by_name(lab):
