@@ -77,7 +77,8 @@ def stale(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> dict
     timer = _timer(site, task)
     if timer in files and not os.path.lexists(_link(site, task)):
         found[timer] = found[timer] or "disabled"
-    return {str(path): difference for path, difference in found.items() if difference}
+    differences = {str(path): difference for path, difference in found.items() if difference}
+    return differences | ({"cron": "started"} if _cron(site, task) in files and not has_running_cron() else {})
 
 
 def difference(path: Path, content: bytes) -> str:
@@ -107,6 +108,18 @@ def apply(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> None
         timer = _timer(site, task).name
         django_host_command.run(["systemctl", "enable", "--quiet", timer], doing=f"enabling {timer}")
         django_host_command.run(["systemctl", "restart", timer], doing=f"starting {timer}")
+    elif _cron(site, task) in files and not has_running_cron():
+        django_host_service.start(django_host_service.CRON)
+
+
+def by_cron(site: Site) -> list[str]:
+    """Return the titles of the tasks of a site that cron starts on this host."""
+    return [task.title for task in TASKS if _cron(site, task).exists()]
+
+
+def has_running_cron() -> bool:
+    """Return whether cron runs; in a container that was restarted only what its command starts does."""
+    return django_host_service.is_running(django_host_service.CRON)
 
 
 def present(site: Site, task: Task = BACKUP) -> list[Path]:

@@ -45,7 +45,7 @@ def status(name: str) -> dict[str, Any]:
     site = django_site.find(name)
     try:
         parts = {**django_verbs_status.status(site), **django_backup.status(site), **django_tls.summary(site)}
-        return {**parts, "schedules": django_verbs_schedule.status(site)}
+        return {**parts, "schedules": django_verbs_schedule.status(site), "cron": django_verbs_schedule.idle(site)}
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what was written
         raise DeploymentError(
             f"a file of {name}'s records is damaged: {type(error).__name__}: {error}",

@@ -9,6 +9,7 @@ import django_host_service
 import django_schedule
 import django_schedule_run
 import django_site
+import django_timer
 from django_site import Site
 
 
@@ -60,6 +61,18 @@ def status(site: Site) -> str:
         ago = f" for {age}" if records["running"] else f" {age} ago" if age else ""
         parts.append(f"{name} {result(records)}{ago}")
     return "; ".join(parts)
+
+
+def idle(site: Site) -> str:
+    """Return what cron would start of a site where it does not run; empty where it runs, or has nothing to start."""
+    if django_host_service.has_systemd():
+        return ""
+    schedules = django_schedule.installed(site)
+    tasks = [title.lower() for title in django_timer.by_cron(site)]
+    waiting = [*([f"schedules ({', '.join(schedules)})"] if schedules else []), *tasks]
+    if not waiting or django_timer.has_running_cron():
+        return ""
+    return f"does not run, so these wait: {', '.join(waiting)}; salt-call state.apply django starts it"
 
 
 def result(records: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import django_host_service
 import django_process_systemd
 import django_removal
 import django_timer
+import django_verbs_schedule
 import pytest
 from django_host_command import DeploymentError
 from specimen import formula_templates
@@ -148,6 +149,20 @@ def test_cron_is_used_without_systemd(daily, cron):
     daily.options = {}
     daily.apply()
     assert not cron.exists()
+
+
+def test_cron_that_does_not_run_is_shown_and_started(daily, cron, monkeypatch):
+    """As after the restart of a container, whose command starts supervisor and nginx alone."""
+    daily.apply()
+    assert cron.exists() and django_verbs_schedule.idle(daily.site) == ""
+    started = []
+    monkeypatch.setattr(django_host_service, "is_running", lambda daemon: daemon.service in started)
+    monkeypatch.setattr(django_host_service, "start", lambda daemon: started.append(daemon.service))
+    told = "does not run, so these wait: backups; salt-call state.apply django starts it"
+    assert django_verbs_schedule.idle(daily.site) == told
+    assert daily.apply(test=True)["site"]["schedule"] == {"cron": "started"} and not started
+    assert daily.apply()["site"]["schedule"] == {"cron": "started"} and started == ["cron"]
+    assert daily.apply() == {} and django_verbs_schedule.idle(daily.site) == ""
 
 
 @pytest.mark.parametrize(

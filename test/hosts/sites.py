@@ -1,6 +1,8 @@
 """A site of the bundled example on a host, as a test configures, applies and asks it."""
 
 import json
+import re
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -10,10 +12,14 @@ from typing import Any
 
 import requests
 from client import Load
-from lab import PREPARED, Applied, Browser, Host
+from lab import PREPARED, ROOT, Applied, Browser, Host
 from repository import PATH, Repository
 
 VERSION = "guestbook/version.py"
+#: What a container without systemd runs that is to serve again after its restart, as the docs have it.
+AFTER_RESTART = shlex.split(
+    re.findall(r"(?m)^    (sh -c '.*')$", (ROOT / "docs/guides/without-systemd.md").read_text())[0]
+)
 
 
 class Site:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sites import Site, version
+from sites import AFTER_RESTART, Site, version
 
 #: A command of the project that waits for a file, and imports a module of its release only then.
 WAIT = """
@@ -207,7 +207,7 @@ def test_removed_site_leaves_no_timer_and_no_command(blog):
 
 @pytest.mark.full
 def test_cron_runs_schedules_without_systemd(hosts, repositories):
-    host = hosts(kind="ready", init=False, options=["--tmpfs=/run"])
+    host = hosts(kind="ready", init=False, options=["--tmpfs=/run"], command=AFTER_RESTART)
     blog = Site(host, repositories(host), environment={"MEDIA": {"from": "media_root"}})
     blog.repository.commit(COMMANDS)
     wrong = blog.apply(schedules={"often": {**OFTEN, "at": "Mon 06:00"}})
@@ -229,5 +229,11 @@ def test_cron_runs_schedules_without_systemd(hosts, repositories):
     (done,) = until(lambda: [run for run in runs(blog, "slow") if "ended" in run])
     assert (done["exit"], done["release"]) == (0, first)
     until(lambda: "late 1" in host.read("/root/slow"))
+    host.restart()
+    assert host.call("django.status", "blog", full=True)[0]["cron"] == ""
+    host.run("kill $(cat /run/crond.pid); while pgrep -x cron >/dev/null; do sleep 0.1; done")
+    waiting = "cron does not run, so these wait: schedules (often, slow)"
+    assert any(waiting in text for text in host.call("django.status", "blog")["problems"])
+    assert "cron runs" in blog.apply().changed and not blog.apply().changed
     blog.deploy(schedules=None)
     assert host.run("ls /etc/cron.d | grep django", check=False).stdout == ""

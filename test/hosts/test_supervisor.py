@@ -5,17 +5,15 @@ import time
 import pytest
 from client import Load
 from products import shortened
-from sites import Site, lines, ownership, release_of, version
+from sites import AFTER_RESTART, Site, lines, ownership, release_of, version
 
-#: What a container runs that is to serve again after its restart.
-COMMAND = ("sh", "-c", "service supervisor start; service nginx start; exec sleep infinity")
 CANARY = "canary-of-the-api-key"
 
 
 @pytest.fixture(scope="module")
 def blog(module_hosts, repositories) -> Site:
     """A site on a container whose /run is empty after each restart."""
-    host = module_hosts(kind="ready", init=False, command=COMMAND, options=["--tmpfs=/run"])
+    host = module_hosts(kind="ready", init=False, command=AFTER_RESTART, options=["--tmpfs=/run"])
     return Site(host, repositories(host), secrets={"API_KEY": CANARY})
 
 
