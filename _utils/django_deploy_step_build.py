@@ -117,7 +117,9 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
             changes["virtualenv"] = f"{key}, from an image ({where})"
         else:
             log.info("%s: installing %s", site.name, ", ".join(requirements.files) or "packages")
-            added = django_virtualenv.build(site, tree, requirements.files, key, deployment.index_password)
+            added = django_virtualenv.build(
+                site, tree, requirements.files, key, deployment.index_password, release.facts["folder"]
+            )
             if added:
                 changes["added"] = added
         if site.config.get("container") and where != "pulled" and not deployment.aside:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import django_server
 import django_site_cause_repository
 import django_store
 import django_virtualenv_index
+import django_virtualenv_local
 import django_virtualenv_lock
 import django_virtualenv_project_indexes
 import django_virtualenv_python
@@ -110,12 +112,15 @@ def unused(site: Site, used: set[str]) -> list[Path]:
 # How it is built
 
 
-def build(site: Site, source: Path, files: list[str], key: str, password: str | None = None) -> list[str]:
+def build(
+    site: Site, source: Path, files: list[str], key: str, password: str | None = None, folder: str = "."
+) -> list[str]:
     """Build a virtualenv as the build user, then give it to root.
 
     Args:
         files: the requirements files, relative to the source.
         password: the password of the pillar's index.
+        folder: that of manage.py, relative to the source.
 
     Returns:
         What was installed because the project's requirements lack it: drivers of databases and stores, setuptools.
@@ -123,27 +128,27 @@ def build(site: Site, source: Path, files: list[str], key: str, password: str | 
     Raises:
         DeploymentError: a package cannot be resolved, downloaded or built; no part of the virtualenv remains.
     """
-    folder, work = site.virtualenvs / key, site.build / "requirements"
+    virtualenv, work = site.virtualenvs / key, site.build / "requirements"
     django_process_build.end_processes(site)
-    django_host_file.remove_tree(folder)
-    folder.mkdir(mode=0o700)  # uv makes its lock in it for all users, and waits for a holder
+    django_host_file.remove_tree(virtualenv)
+    virtualenv.mkdir(mode=0o700)  # uv makes its lock in it for all users, and waits for a holder
     builder = django_host_user.owner(site.build_user, site.build_user)
-    tree = Foreign(folder)
+    tree = Foreign(virtualenv)
     tree.give(builder, None, of=0)
     try:
         prepared = django_wall_delegate.ask(
-            site.build_user, _prepare, site, source, work, files, doing="reading the requirements", timeout=120
+            site.build_user, _prepare, site, source, work, files, folder, doing="reading the requirements", timeout=120
         )
-        added = _install(site, prepared, Uv(site, folder, str(work), password, prepared["indexes"] is True))
+        added = _install(site, prepared, Uv(site, virtualenv, str(work), password, prepared["indexes"] is True))
         (tree / ".lock").remove()
         tree.give(django_host_user.ROOT, PUBLIC, of=builder[0])
     except (DeploymentError, OSError):
-        django_host_file.remove_tree(folder)
+        django_host_file.remove_tree(virtualenv)
         raise
     finally:
         with contextlib.suppress(DeploymentError):
             work.remove()
-    django_host_file.write(folder / COMPLETE, "")
+    django_host_file.write(virtualenv / COMPLETE, "")
     return added
 
 
@@ -155,10 +160,13 @@ def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
     """
     python = django_virtualenv_python.path(site)
     uv.run("venv", "--quiet", "--no-project", "--allow-existing", "--python", python, str(uv.folder))
-    for lock, target, groups in prepared["exports"]:
+    for lock, target, groups, member in prepared["exports"]:
         exported = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header"]
+        exported += [f"--package={member}"] if member else []
         exported += [f"--group={group}" for group in groups]
         uv.run(*exported, "--output-file", target, doing="reading uv.lock", folder=str(Path(lock).parent))
+    doing = "looking for the packages of the source"
+    django_wall_delegate.ask(site.build_user, _resolve, uv.work, prepared["required"], doing=doing, timeout=120)
     present = _install_packages(uv, prepared, site.config["python_packages"])
     added = [*_missing_drivers(site, uv.folder), *_missing_setuptools(site, uv.folder)]
     for requirement in added:
@@ -269,28 +277,56 @@ def _missing_setuptools(site: Site, folder: Path) -> list[str]:
 # What uv reads of a source, as the build user
 
 
-def _prepare(site: Site, source: Path, folder: Foreign, files: list[str]) -> dict[str, Any]:
+def _prepare(site: Site, source: Path, copy: Foreign, files: list[str], folder: str) -> dict[str, Any]:
     """Copy what uv needs of a source into a folder of the build user.
+
+    Args:
+        copy: the folder.
+        folder: that of manage.py, relative to the source.
 
     Returns:
         ``required``, the arguments of ``uv pip install`` for the project's requirements; empty if it has none;
         ``limit``, the arguments for the constraints, which are among them; ``override``, those by which the versions of
         the pillar's packages replace the project's;
-        ``exports``, each uv.lock, the path that uv exports it to and the groups that a site needs; ``indexes``, whether
-        the project configures indexes of uv.
+        ``exports``, each uv.lock, the path that uv exports it to, the groups that a site needs and the member of a
+        workspace that the site is; ``indexes``, whether the project configures indexes of uv.
     """
-    work = folder.path
+    work = copy.path
     django_host_file.remove_tree(work)
     runs_code = any((source / name).with_name("setup.py").is_file() for name in files)  # which may read any file
-    shutil.copytree(source, work, symlinks=True, ignore=None if runs_code else _other_files)
-    folder.give((os.geteuid(), os.getegid()), OWN, of=os.geteuid())  # with modes that allow changes
+    contents = django_virtualenv_requirements.contents(source, files)
+    local = django_virtualenv_local.find(source, contents, folder)  # these are built of all that is in them
+    shutil.copytree(source, work, symlinks=True, ignore=None if runs_code or local else _other_files)
+    copy.give((os.geteuid(), os.getegid()), OWN, of=os.geteuid())  # with modes that allow changes
     locks = [work / name for name in files if Path(name).name == "uv.lock"]
     required = _required(site, work, files)
-    lock_file = django_virtualenv_lock
-    exports = [[str(path), str(lock_file.converted_path(path)), lock_file.groups_of_uv(path)] for path in locks]
+    if required:  # uv's cache knows a package that it has built by its path, and another release is at the same one
+        required += [f"--reinstall-package={name}" for name in local.values() if name]
+    exports = [_export(path, os.path.relpath(work / folder, path.parent)) for path in locks]
     indexes = django_virtualenv_project_indexes.are_configured(work, files)
     found = {"required": required, "limit": _limit(site, work), "override": _override(site, work)}
     return {**found, "exports": exports, "indexes": indexes}
+
+
+def _export(lock: Path, folder: str) -> list[Any]:
+    """Return a uv.lock, the path that uv exports it to, the groups that a site needs, and the member that it is.
+
+    Args:
+        folder: that of manage.py, relative to the lock's.
+    """
+    of_lock = django_virtualenv_lock
+    target, member = str(of_lock.converted_path(lock)), of_lock.member_of_uv(lock, folder)
+    return [str(lock), target, of_lock.groups_of_uv(lock, folder), member]
+
+
+def _resolve(work: str, arguments: list[str]) -> None:
+    """Write the paths of the source's own packages in the requirements as they are in the copy of the source."""
+    top = Path(work)
+    paths = [Path(value) for option, value in itertools.pairwise(arguments) if option == "--requirement"]
+    for path in [top / path for path in paths]:
+        if path.suffix in (".txt", ".in") and path.is_file():
+            included = [*django_virtualenv_requirements.with_included(top, path, set())]
+            django_virtualenv_local.make_absolute(top.resolve(), included)
 
 
 def _other_files(folder: str, names: list[str]) -> list[str]:

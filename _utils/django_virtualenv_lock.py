@@ -107,17 +107,66 @@ def of_uv(lock: Path) -> list[str]:
         return []
 
 
-def groups_of_uv(lock: Path) -> list[str]:
-    """Return the groups of a uv.lock that a site needs, such as ``production``; empty for a lock that is damaged."""
+def groups_of_uv(lock: Path, folder: str = ".") -> list[str]:
+    """Return the groups of a uv.lock that a site needs, such as ``production``; empty for a lock that is damaged.
+
+    Args:
+        folder: that of manage.py, relative to the lock's.
+    """
     try:
-        return [group for entry in _own(read_toml(lock)["package"]) for group in _groups(entry)]
+        return [group for entry in _own(read_toml(lock)["package"], folder) for group in _groups(entry)]
     except (ValueError, LookupError, TypeError, AttributeError):
         return []
 
 
-def _own(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the project itself among the packages of its uv.lock."""
-    return [entry for entry in entries if [*entry.get("source", {}).values()] == ["."]]
+def member_of_uv(lock: Path, folder: str) -> str:
+    """Return the member of a workspace that a project is, where that is not its top; else an empty text.
+
+    Args:
+        folder: that of manage.py, relative to the lock's.
+    """
+    try:
+        own = _own(read_toml(lock)["package"], folder)
+        return "" if not own or _local(own[0]) == "." else str(own[0]["name"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ""
+
+
+def local_of_uv(text: str, folder: str) -> list[str] | None:
+    """Return the folders of the packages in a uv.lock that a site needs and that are in the source itself.
+
+    None for a lock that is damaged, or does not have the project.
+
+    Args:
+        folder: that of manage.py, relative to the lock's.
+    """
+    try:
+        entries = django_host_toml.loads(text)["package"]
+        own = _own(entries, folder)
+        needed = {*_needed(entries, folder)} | {entry["name"] for entry in own}
+        found = [_local(entry) for entry in entries if entry["name"] in needed]
+        return [path for path in found if path] if own else None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _local(entry: dict[str, Any]) -> str:
+    """Return the path of a package of a uv.lock that is in the source; empty for another one."""
+    source = entry.get("source", {})
+    return next((str(source[kind]) for kind in ("editable", "virtual", "directory", "path") if kind in source), "")
+
+
+def _own(entries: list[dict[str, Any]], folder: str = ".") -> list[dict[str, Any]]:
+    """Return the project itself among the packages of its uv.lock, as a list of at most one.
+
+    It is what is at the top, or else, of a workspace whose top does not require it, the member with manage.py.
+    """
+    top = [entry for entry in entries if _local(entry) == "."]
+    around = [path for path in (folder, *map(str, Path(folder).parents)) if path != "." and not path.startswith("..")]
+    members = [entry for path in around for entry in entries if _local(entry) == path]
+    if not members or (top and members[0]["name"] in _closure(entries, top)):
+        return top
+    return members[:1]
 
 
 def _groups(entry: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -125,10 +174,14 @@ def _groups(entry: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {name: listed for name, listed in entry.get("dev-dependencies", {}).items() if _GROUP.fullmatch(name)}
 
 
-def _needed(entries: list[dict[str, Any]]) -> dict[str, set[str]]:
+def _needed(entries: list[dict[str, Any]], folder: str = ".") -> dict[str, set[str]]:
     """Return the packages that the project itself requires, directly or not, with the extras of each."""
+    return _closure(entries, _own(entries, folder))
+
+
+def _closure(entries: list[dict[str, Any]], own: list[dict[str, Any]]) -> dict[str, set[str]]:
     packages = {entry["name"]: entry for entry in entries}
-    listed = [[entry.get("dependencies", []), *_groups(entry).values()] for entry in _own(entries)]
+    listed = [[entry.get("dependencies", []), *_groups(entry).values()] for entry in own]
     waiting = [*itertools.chain.from_iterable(itertools.chain.from_iterable(listed))]
     needed: dict[str, set[str]] = {}
     while waiting:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import django_host_file
+import django_virtualenv_local
 import django_virtualenv_lock
 import django_wall_delegate
 from django_host_command import DeploymentError
@@ -58,7 +59,8 @@ class Requirements(NamedTuple):
 
     Attributes:
         files: the files that list them, relative to the source.
-        contents: the texts of these and of the files that they include, by path.
+        contents: the texts of these and of the files that they include, by path; and of the source's own packages
+            that they name a hash of all that is in their folders.
         python: the versions of Python that the project supports, such as ``>=3.12``; empty if none are declared.
     """
 
@@ -83,9 +85,10 @@ def read(site: Site, source: Path, folder: str) -> Requirements:
 def _read(site: Site, source: Path, folder: str) -> Requirements:
     names = files(site, source, folder)
     texts = contents(source, names)
+    local = django_virtualenv_local.hashes(source, django_virtualenv_local.find(source, texts, folder))
     if sum(map(len, texts.values())) > _MOST:
         raise DeploymentError(f"{', '.join(names)} and the files that they include exceed {_MOST >> 20} MiB")
-    return Requirements(names, texts, python_versions(source, names))
+    return Requirements(names, texts | local, python_versions(source, names))
 
 
 def files(site: Site, source: Path, folder: str) -> list[str]:
@@ -381,16 +384,16 @@ def contents(source: Path, names: list[str]) -> dict[str, str]:
             texts[str(pyproject.relative_to(source))] = django_host_file.decoded(pyproject.read_bytes())
     if any(PROJECT.search(text) for name, text in texts.items() if name.endswith((".txt", ".in"))):
         texts |= {name: text for name in PACKAGING if (text := django_host_file.read_text(source / name)) is not None}
-    return texts | {name: _hash(source / name) for text in [*texts.values()] for name in _archives(source, text)}
+    archives = [path for name, text in texts.items() for path in _archives(source, Path(name).parent, text)]
+    return texts | {name: _hash(source / name) for name in archives}
 
 
-def _archives(source: Path, text: str) -> Iterator[str]:
-    """Yield the files of a source that requirements name as packages: their paths are those from its top."""
+def _archives(source: Path, folder: Path, text: str) -> Iterator[str]:
+    """Yield the files of a source that requirements name as packages: from their own folder, or from one above it."""
     top = source.resolve()
     for name in _ARCHIVE.findall(text):
-        path = (source / name).resolve()
-        if path.is_file() and path.is_relative_to(top):
-            yield str(path.relative_to(top))
+        paths = [(source / parent / name).resolve() for parent in (folder, *folder.parents)]
+        yield from [str(path.relative_to(top)) for path in paths if path.is_file() and path.is_relative_to(top)][:1]
 
 
 def _hash(path: Path) -> str:

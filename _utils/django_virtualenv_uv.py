@@ -156,6 +156,7 @@ class Uv:
             "UV_CACHE_DIR": str(self._cache()),
             "UV_LINK_MODE": "copy",
             "UV_COMPILE_BYTECODE": "1",
+            "UV_NO_EDITABLE": "1",  # the folder that a build is made from is not there later
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_SYSTEM_CERTS": "1",
             "UV_NO_PROGRESS": "1",

@@ -428,7 +428,9 @@ class World:
         except FileNotFoundError:  # a test has taken the folder away
             return "no answer"
 
-    def build(self, site: Site, source: Path, files: list[str], key: str, password: str | None) -> list[str]:
+    def build(
+        self, site: Site, source: Path, files: list[str], key: str, password: str | None, folder: str
+    ) -> list[str]:
         django_host_file.remove_tree(site.virtualenvs / key)
         (site.virtualenvs / key / "bin").mkdir(parents=True)
         for name in ("bin/python", "bin/uwsgi", ".complete"):

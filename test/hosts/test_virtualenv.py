@@ -65,6 +65,27 @@ FORMS = {
         {"django": "5.2.19", "python-dotenv": "1.1.1"},
     ),
 }
+#: A package of the repository itself, with data and an extension module.
+KIT = {
+    "libs/kit/pyproject.toml": """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+""",
+    "libs/kit/setup.py": """
+from setuptools import Extension, setup
+
+fast = Extension("kit.fast", ["fast.c"])
+setup(name="kit", version="1", packages=["kit"], package_data={"kit": ["*.csv"]}, ext_modules=[fast])
+""",
+    "libs/kit/fast.c": """
+#include <Python.h>
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "fast", NULL, -1, NULL};
+PyMODINIT_FUNC PyInit_fast(void) { return PyModule_Create(&module); }
+""",
+    "libs/kit/kit/__init__.py": "value = 1\n",
+    "libs/kit/kit/prices.csv": "a,b\n",
+}
 UNSET = {"requirements": None, "constraints": None, "python_packages": None}
 FILES = {name: None for files, _options, _has in FORMS.values() for name in files}
 
@@ -105,6 +126,34 @@ def test_virtualenv_is_shared_and_an_unused_one_removed(blog):
     blog.repository.commit({"notes.txt": "2\n"})
     blog.deploy()
     assert blog.host.run(["ls", f"{blog.root}/virtualenvs"]).stdout.split() == [key]
+
+
+@pytest.mark.full
+def test_own_packages_of_the_repository_are_deployed_whole(blog):
+    """Built as the build user, and of what a release has: a change in them is a change of the virtualenv."""
+
+    def kit() -> dict[str, str]:
+        program = "import json, kit, kit.fast, os, pathlib; folder = pathlib.Path(kit.__file__).parent; "
+        program += "print(json.dumps({'value': kit.value, 'data': (folder / 'prices.csv').read_text()}))"
+        argv = ["runuser", "-u", "blog", "--", f"{blog.root}/current/virtualenv/bin/python", "-I", "-c", program]
+        return json.loads(blog.host.run(argv).stdout)
+
+    blog.repository.commit(FILES | KIT | {"requirements.txt": "Django==5.2.19\n-e ./libs/kit\n"})
+    blog.deploy(**UNSET, packages=["gcc", "libc6-dev", "python3-dev"])
+    assert kit() == {"value": 1, "data": "a,b\n"} and not blog.apply().changed
+    before = blog.host.run(["readlink", f"{blog.root}/current/virtualenv"]).stdout
+    blog.repository.commit({"libs/kit/kit/__init__.py": "value = 2\n", "libs/kit/kit/prices.csv": "c,d\n"})
+    blog.deploy()
+    assert kit() == {"value": 2, "data": "c,d\n"}
+    assert blog.host.run(["readlink", f"{blog.root}/current/virtualenv"]).stdout != before
+    blog.repository.commit({"notes.txt": "3\n"})
+    assert "shared" in str(blog.deploy().changed)
+    live = blog.live
+    blog.repository.commit({"requirements.txt": "Django==5.2.19\n-e ../kit\n"})
+    comment = blog.apply().failed["blog has its virtualenv"]
+    assert "requirements.txt requires ../kit, which is not in the source" in comment and blog.live == live
+    blog.repository.commit(dict.fromkeys(KIT) | {"requirements.txt": "Django==5.2.19\n"})
+    blog.deploy(packages=None)
 
 
 def test_build_commands_run_in_the_new_source_without_secrets(blog):
