@@ -62,6 +62,8 @@ def site(deployment: Deployment) -> Iterator[Changes]:
         django_release_claim.end(deployment.site, over)
     former, takeover = deployment.takeover, deployment.find_takeover()
     _refuse_impossible(deployment)
+    if takeover:
+        takeover.check_data()
     pending = _look(deployment)
     if takeover and (not former or former.plan != takeover.plan):
         pending.changes["adopted"] = takeover.as_state_changes()

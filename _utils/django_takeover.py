@@ -8,7 +8,7 @@ import contextlib
 import os
 import shutil
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ from django_takeover_existing import ExistingDeployment
 from django_takeover_supervisor import Ending
 from django_wall_foreign import Foreign, Modes
 from django_wall_handover import FormerOwners
-from django_wall_text import in_pillar, proposal
+from django_wall_text import Log, in_pillar, proposal
+
+log = Log.of(__name__)
 
 #: Seconds to wait for a lock on a database of the existing deployment.
 LOCK_TIMEOUT = 30.0
@@ -78,8 +80,9 @@ class Takeover:
         self._shared: list[tuple[Foreign, FormerOwners]] = []
         #: The processes of Apache before the switch, which may run the existing deployment.
         self._apache_processes: set[int] = set()
-        #: The programs of old workers under supervisor, which end.
+        #: The programs of old workers under supervisor, which end; whether the old workers were asked to.
         self._ending: list[Ending] = []
+        self._has_stopped_workers = False
 
     def write(self, **values: Any) -> None:
         """Change values of the plan, and write it to disk."""
@@ -121,14 +124,35 @@ class Takeover:
         own = [folder for folder in rest if str(folder.path) not in self.plan["kept"]]
         return [root, Folder(self.site.adopted, "root", "root", 0o700), *own]
 
+    def check_data(self) -> None:
+        """Refuse data that could not be handed over; nothing is changed, and a dry run does the same.
+
+        Raises:
+            DeploymentError: it belongs to a third user or cannot be read, or there is no room for copies of it.
+        """
+        if self.plan["phase"] != "waiting":
+            return
+        self._check_room()
+        allowed = {*([self.plan["owner"][0]] if self.plan["owner"] else []), django_host_user.user_id(self.site.user)}
+        for tree, is_alone in self._used_in_place(final=False):
+            if is_alone:
+                self._check_folder_owner(tree.parent)
+            django_wall_handover.check(tree, of=allowed)
+
     def hand_over(self) -> None:
         """Copy or share the data. From here on, the existing deployment can only read a database that was copied.
+
+        Where it cannot write any more, its workers stop first, and their tasks in hand end.
 
         Raises:
             DeploymentError: a database cannot be read or locked, or there is no room for the copies.
         """
         self.release_data()
         self._check_room()
+        if self._is_closed_to_writes():
+            log.info("%s: waiting until the workers of the existing deployment have ended", self.site.name)
+            self._stop_workers()
+            django_takeover_worker.wait(self.site, self.plan, self._ending)
         for old, new in self.databases.items():
             if old != new:
                 self._copy(old, new)
@@ -136,11 +160,35 @@ class Takeover:
         self._copy_uploads()
         self._give(final=False)
 
+    def _is_closed_to_writes(self) -> bool:
+        """Return whether the existing deployment cannot write to a database from the copy or the handover on."""
+        owner = self.plan["owner"]
+        is_copied = any(old != new for old, new in self.databases.items())
+        return is_copied or bool(
+            self.databases and owner and owner[0] not in (0, django_host_user.user_id(self.site.user))
+        )
+
+    def _stop_workers(self) -> None:
+        if not self._has_stopped_workers:
+            self._has_stopped_workers = True
+            self._ending = django_takeover_worker.ask_to_stop(self.site, self.plan)
+
+    def _start_workers(self) -> None:
+        """Start the old workers again, if they were stopped.
+
+        Raises:
+            DeploymentError: systemd or supervisor refuses it.
+        """
+        if self._has_stopped_workers:
+            self._has_stopped_workers = False
+            django_takeover_worker.start_again(self.plan, self._ending)
+
     def _check_room(self) -> None:
         copied = [old for old, new in self.databases.items() if old != new]
         copied += [Path(path) for path in self.plan["media"] if path != str(self.site.media)]
         needed = sum(django_takeover_copy.measure([path], self._identity(path), self._copy_timeout) for path in copied)
-        free = shutil.disk_usage(self.site.root).free
+        there = next(path for path in (self.site.root, *self.site.root.parents) if path.is_dir())
+        free = shutil.disk_usage(there).free
         if needed * 1.1 > free:
             raise DeploymentError(
                 f"the existing data needs {needed >> 20} MiB in {self.site.root}, and {free >> 20} MiB are free",
@@ -196,17 +244,24 @@ class Takeover:
         owner = self.plan["owner"]
         is_shared = not final and owner and owner[0] not in (0, django_host_user.user_id(site.user))
         group = self.plan["group"] if is_shared else site.user
+        for tree, is_alone in self._used_in_place(final=final):
+            if is_alone:
+                self._check_folder_owner(tree.parent)
+            is_media = tree == site.media
+            self._hand(tree, site.proxy_group if is_media else group, final=final, extra=0o2000 if is_media else 0)
+        if not is_shared:
+            self._shared.clear()
+
+    def _used_in_place(self, *, final: bool) -> Iterator[tuple[Foreign, bool]]:
+        """Yield the data that both use in the same place, and whether it is a file in a folder of others."""
+        site = self.site
         if str(site.database) in self.plan["kept"] or final:
-            self._hand(site.database, group, final=final)
+            yield site.database, False
         for old, new in self.databases.items():
             if old == new and not old.is_relative_to(site.database.top):
                 place = Foreign(Path("/"), *old.parts[1:])
-                self._check_folder_owner(place.parent)
-                for ending in _SUFFIXES:
-                    self._hand(place.parent / f"{place.name}{ending}", group, final=final)
-        self._hand(site.media, site.proxy_group, final=final, extra=0o2000)
-        if not is_shared:
-            self._shared.clear()
+                yield from ((place.parent / f"{place.name}{ending}", True) for ending in _SUFFIXES)
+        yield site.media, False
 
     def _hand(self, tree: Foreign, group: str, *, final: bool, extra: int = 0) -> None:
         """Give a tree or a file to the site's user: folders 0750 with the bits of `extra`, files 0640."""
@@ -245,7 +300,15 @@ class Takeover:
             )
 
     def release_data(self) -> None:
-        """Allow the existing deployment to write again."""
+        """Allow the existing deployment to write again, and start its workers, if they were stopped for that."""
+        self._unlock()
+        if self.plan["phase"] not in ("switched", "done"):
+            try:
+                self._start_workers()
+            except DeploymentError as error:
+                log.error("%s: the existing workers do not run: %s", self.site.name, error.message)
+
+    def _unlock(self) -> None:
         while self._locked:
             self._locked.pop().unlock()
         while self._shared:
@@ -264,17 +327,19 @@ class Takeover:
             DeploymentError: the proxy refuses the files, or the existing deployment has written since it was copied.
         """
         self._refuse_late_writes()
-        self._ending = django_takeover_worker.ask_to_stop(self.site, self.plan)
+        self._stop_workers()
         try:
             self._switch_proxy(files, templates)
         except DeploymentError as error:
+            self._unlock()  # the workers write as soon as they run
             try:
-                django_takeover_worker.start_again(self.plan, self._ending)
+                self._start_workers()
             except DeploymentError as another:
                 error.message += f"; the existing workers do not run: {another.message}"
             raise
         except BaseException:
-            django_takeover_worker.start_again(self.plan, self._ending)
+            self._unlock()
+            self._start_workers()
             raise
 
     def _switch_proxy(self, files: Files, templates: Mapping[str, str]) -> None:

@@ -193,7 +193,7 @@ with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
             os.close(folder)
 """
 
-#: Print the bytes that would be copied.
+#: Print the bytes that would be copied; fail if a file cannot be read.
 _MEASURE = r"""
 import os
 import stat
@@ -209,7 +209,10 @@ for top in sys.argv[1:]:
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+            if stat.S_ISREG(status.st_mode):
+                size += status.st_size
+                if not os.access(name, os.R_OK, dir_fd=folder):
+                    sys.exit("%s: Permission denied" % os.path.join(_parent, name))
 sys.stdout.write(str(size))
 """
 

@@ -17,6 +17,9 @@ from django_host_command import seconds
 from django_site import Site
 from django_takeover_supervisor import Ending
 
+#: Seconds in which systemd has ended a unit whose time to stop is over.
+_MORE = 30.0
+
 
 def rows(path: Path, folders: Sequence[Path]) -> list[str]:
     """Return the lines of a crontab that name a path below one of these folders."""
@@ -80,6 +83,22 @@ def ask_to_stop(site: Site, plan: Mapping[str, Any]) -> list[Ending]:
         django_host_command.run(["systemctl", "stop", "--no-block", *units], doing="stopping the old workers")
     programs = [(name, signal) for name, signal in plan.get("replaced", {}).items() if name in plan["names"]]
     return [Ending(*program, patience(site)) for program in programs]
+
+
+def wait(site: Site, plan: Mapping[str, Any], ending: Sequence[Ending]) -> None:
+    """Wait until the old workers have ended, which finish what they have in hand, for `patience` at most.
+
+    Args:
+        ending: what `ask_to_stop` has returned.
+
+    Raises:
+        DeploymentError: systemd refuses it.
+    """
+    for program in ending:
+        program.join()
+    if units := _units(plan):
+        doing, timeout = "waiting for the old workers", patience(site) + _MORE
+        django_host_command.run(["systemctl", "stop", *units], doing=doing, timeout=timeout)
 
 
 def start_again(plan: Mapping[str, Any], ending: Sequence[Ending]) -> None:

@@ -44,6 +44,20 @@ def hand_over(tree: Foreign, owner: Owner, modes: Modes, *, of: Collection[int],
     return former
 
 
+def check(tree: Foreign, *, of: Collection[int]) -> None:
+    """Refuse a tree that `hand_over` would refuse; nothing is changed.
+
+    Args:
+        of: the uids of the present owners.
+
+    Raises:
+        DeploymentError: an entry is owned by another user.
+    """
+    with contextlib.suppress(FileNotFoundError), tree.folder_above() as (folder, name):
+        for _one in _walk_in_use(folder, name, str(tree), {*of}, True, is_roots=True):
+            pass
+
+
 def take_back(tree: Foreign, former: FormerOwners) -> None:
     """Restore the owners and modes that entries had before `hand_over`; new entries stay as they are."""
     uids = {0, *(uid for uid, _gid, _mode in former.values())}

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import stat
+import types
 from pathlib import Path
 
 import django_deploy_steps
@@ -23,6 +24,8 @@ import django_takeover_existing
 import django_takeover_manager
 import django_takeover_process
 import django_takeover_stop
+import django_takeover_worker
+import django_wall_handover
 import pytest
 from django_host_command import DeploymentError
 
@@ -309,6 +312,30 @@ def occupied(path_aside):
     return made
 
 
+@pytest.mark.parametrize("problem", ["room", "unreadable", "third user"])
+def test_dry_run_refuses_the_data_that_the_apply_refuses(world, old, own_host, monkeypatch, problem):
+    if problem == "room":
+        usage = types.SimpleNamespace(total=100, used=100, free=10)
+        monkeypatch.setattr(django_takeover.shutil, "disk_usage", lambda _path: usage)
+    else:
+        module, name = {
+            "unreadable": (django_takeover_copy, "measure"),
+            "third user": (django_wall_handover, "check"),
+        }[problem]
+
+        def refuse(*_arguments, **_options):
+            raise DeploymentError(f"photo.jpg: {problem}")
+
+        monkeypatch.setattr(module, name, refuse)
+    errors = []
+    for test in (True, False):
+        with pytest.raises(DeploymentError) as error:
+            world.apply(test=test)
+        errors.append(error.value.message)
+    assert errors[0] == errors[1] and errors[0].startswith("site: ")
+    assert old.nginx.exists() and world.live == ""
+
+
 # Workers
 
 
@@ -331,6 +358,7 @@ def test_old_worker_finishes_what_it_has_in_hand(world, worker, monkeypatch):
     ]
     assert ours == [
         ["systemctl", "stop", "--no-block", "tasks.service"],
+        ["systemctl", "stop", "tasks.service"],
         ["systemctl", "reload", "nginx.service"],
         ["systemctl", "disable", "--quiet", "--now", "shop.service", "tasks.service"],
     ]
@@ -345,12 +373,33 @@ def looking(apply, given: list[str], path: Path):
     return applied
 
 
-def test_old_worker_starts_again_where_the_switch_fails(world, worker):
+def test_old_worker_ends_before_the_database_is_locked(world, worker, old, monkeypatch):
+    """A task in hand that wrote while it is copied would fail."""
+    wait = django_takeover_worker.wait
+
+    def waiting(*arguments):
+        old.sign("a task")
+        wait(*arguments)
+
+    monkeypatch.setattr(django_takeover_worker, "wait", waiting)
+    world.apply()
+    assert old.guests(world.site.database.top / "db.sqlite3") == ["Ada", "a task"]
+
+
+@pytest.mark.parametrize("where", ["nginx -t", "migrate"])
+def test_old_worker_starts_again_where_the_switch_or_a_step_before_it_fails(world, worker, monkeypatch, where):
     world.fails = {"nginx -t": DeploymentError("it does not", transient=True)}
-    with pytest.raises(DeploymentError):
+    if where == "migrate":
+
+        def fails(*_arguments):
+            raise DeploymentError("it does not", transient=True)
+
+        monkeypatch.setattr(django_takeover.Takeover, "check", fails)
+    with pytest.raises(DeploymentError, match="it does not"):
         world.apply()
     assert [command for command in world.commands if "tasks.service" in command] == [
         ["systemctl", "stop", "--no-block", "tasks.service"],
+        ["systemctl", "stop", "tasks.service"],
         ["systemctl", "start", "tasks.service"],
     ]
     assert not worker.parent.exists() and (django_takeover_manager.SYSTEMD / "tasks.service").exists()

@@ -255,8 +255,24 @@ def test_file_of_root_keeps_its_owner(shelf):
         DeploymentError, match=r"data/dump belongs to uid 0, neither to the old site nor to the new one"
     ):
         django_wall_handover.hand_over(tree, owner, MODES, of={evil.pw_uid})
+    with pytest.raises(DeploymentError, match="belongs to uid 0"):  # as a dry run looks at it
+        django_wall_handover.check(tree, of={evil.pw_uid, ours.pw_uid})
     django_wall_handover.hand_over(tree, owner, MODES, of={evil.pw_uid}, strict=False)
     assert (top / "dump").stat().st_uid == 0
+
+
+def test_upload_that_the_old_user_cannot_read_is_found_by_measuring(shelf):
+    top = shelf / "new/data"
+    (top / "below").mkdir(parents=True)
+    (top / "below/photo").write_text("x" * 100)
+    evil = pwd.getpwnam(EVIL)
+    for path in (top, *top.rglob("*")):
+        os.lchown(path, evil.pw_uid, evil.pw_gid)
+    identity = django_takeover_copy.identity((evil.pw_uid, evil.pw_gid), top)
+    assert django_takeover_copy.measure([top], identity, 10) == 100
+    (top / "below/photo").chmod(0)
+    with pytest.raises(DeploymentError, match=r"measuring the existing data: .*below/photo: Permission denied"):
+        django_takeover_copy.measure([top], identity, 10)
 
 
 # The migrations in a SQLite file of a site
