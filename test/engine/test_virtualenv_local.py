@@ -140,7 +140,7 @@ def test_own_packages_of_a_repository_are_installed_whole(make_site, uv, tmp_pat
     if listing == "uv.lock":
         lock(source)
     django_virtualenv.build(site, source, [listing], "key", None, folder)
-    assert installed(site, "key") == dict.fromkeys(expected, ["__init__.py", "made.py", "prices.csv"])
+    assert installed(site, "key") == {one: ["__init__.py", "made.py", "prices.csv"] for one in expected}
     (packages,) = (site.virtualenvs / "key").glob("lib/python*/site-packages")
     links = [path.read_text() for path in packages.glob("*.pth")]
     assert not [text for text in links if "requirements" in text]
@@ -178,7 +178,7 @@ def test_key_changes_with_an_own_package_and_no_other_code(make_site, tmp_path, 
 )
 def test_path_that_is_not_in_the_source_is_refused(tmp_path, line):
     work = write_tree(tmp_path / "work", {"requirements.txt": f"{line}\n", **KIT})
-    with pytest.raises(DeploymentError, match="requirements.txt requires .*, which is not in the source") as error:
+    with pytest.raises(DeploymentError, match=r"requirements\.txt requires .*, which is not in the source") as error:
         django_virtualenv_local.make_absolute(work, [work / "requirements.txt"])
     assert "commit that folder" in error.value.hint
 
