@@ -112,7 +112,7 @@ def _hash(top: Path) -> str:
                 found.update(os.readlink(path).encode(errors="surrogateescape"))
             elif stat.S_ISREG(mode):
                 with open(path, "rb") as file:
-                    found.update(hashlib.sha256(file.read()).digest())
+                    found.update(django_host_file.sha256(file).encode())
     return found.hexdigest()
 
 

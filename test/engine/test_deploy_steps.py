@@ -427,8 +427,8 @@ def installs(world, monkeypatch, *packages):
     """Let the virtualenv of each release have these packages."""
     build = django_virtualenv.build
 
-    def more(site, source, files, key, password=None):
-        drivers = build(site, source, files, key, password)
+    def more(site, source, files, key, password, folder):
+        drivers = build(site, source, files, key, password, folder)
         for name in packages:
             folder = site.virtualenvs / key / "lib/python3.11/site-packages" / name
             (folder / "css").mkdir(parents=True)
