@@ -557,6 +557,8 @@ def packages(name, pkgs):
     if result["result"] is False and not django_host_package.missing(pkgs, __salt__["pkg.list_pkgs"]()):
         # pkg.installed does not find a package by a name that another one provides, which apt installs for it
         return shown_answer({**result, "result": True, "comment": "the packages were installed"})
+    if result["result"] is False:
+        result["comment"] += django_host_package.hint(result["comment"], __pillar__.get("django") or {})
     return shown_answer(result)
 
 

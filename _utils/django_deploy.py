@@ -26,6 +26,7 @@ import django_release_instance
 import django_release_workers
 import django_secret
 import django_secret_rotation
+import django_site_hint
 import django_source
 import django_source_folder
 import django_takeover
@@ -455,6 +456,8 @@ class Deployment:
         error.log = redact(error.log, self.masked())
         error.message = redact(error.message, self.masked())
         error.hint = redact(error.hint, self.masked())
+        if "more time" not in error.hint and (more_time := django_site_hint.more_time(self.site, error.message)):
+            error.hint = "; ".join(filter(None, [more_time, error.hint]))
         django_host_disk.add_hint(error, self.site.root)
         self._restore_secrets()
         release = self.release if self.is_new and not self.is_activated else None

@@ -1,8 +1,10 @@
 """What hints for a site's failures are made of: the output that is searched, and the options of the site."""
 
+import re
 from collections.abc import Collection
 from typing import Any
 
+from django_host_command import seconds
 from django_site import Site
 from django_wall_text import InPillar, in_pillar, uncoloured
 
@@ -33,3 +35,10 @@ def listed(names: Collection[str]) -> InPillar:
 def extended(site: Site, option: str, more: Collection[str]) -> str:
     """Return an option that is a list, with the values that the pillar has and more, so that it can be pasted."""
     return f"{at(site)}:{option}: {listed([*site.config.get(option, []), *more])}"
+
+
+def more_time(site: Site, message: str) -> str:
+    """Return the options by which a step gets more time, where one of the site's timeouts ended it; else nothing."""
+    late = re.search(r"timed out after ([0-9.]+) s\b", message)
+    keys = [key for key, value in site.config["timeouts"].items() if late and seconds(value) == float(late[1])]
+    return f"give it more time: set {' or '.join(f'{at(site)}:timeouts:{key}' for key in keys)}" if keys else ""

@@ -326,7 +326,8 @@ def _given(site: Site, name: str, files: Mapping[str, str], templates: Mapping[s
         return Path(value).read_text(errors="replace")
     except OSError as error:
         raise DeploymentError(
-            f"django:sites:{site.name}:tls:{name}: {value} cannot be read: {error.strerror}"
+            f"django:sites:{site.name}:tls:{name}: {value} cannot be read: {error.strerror}",
+            hint=f"put the file there, or correct django:sites:{site.name}:tls:{name}",
         ) from None
 
 

@@ -21,3 +21,24 @@ def test_package_that_another_one_provides_is_not_missing(monkeypatch, names, ex
 def test_no_program_is_run_where_all_are_installed(monkeypatch):
     monkeypatch.setattr(django_host_command, "run", pytest.fail)
     assert django_host_package.missing(["git"], ["git", "mawk"]) == set()
+
+
+@pytest.mark.parametrize(
+    ("comment", "pillar", "expected"),
+    [
+        (
+            "E: Unable to locate package libnope",
+            {"sites": {"blog": {"packages": ["libnope"]}, "shop": {}}},
+            "correct django:sites:blog:packages, or add the repository that has libnope to apt's sources",
+        ),
+        (
+            "E: Package 'libnope' has no installation candidate",
+            {"sites": {"blog": None}, "defaults": {"packages": ["libnope"]}},
+            "correct django:defaults:packages, or add the repository that has libnope to apt's sources",
+        ),
+        ("E: Unable to locate package nginx", {"sites": {}}, "add the repository that has nginx to apt's sources"),
+        ("E: Could not get lock /var/lib/dpkg/lock", {"sites": {"blog": {"packages": ["x"]}}}, ""),
+    ],
+)
+def test_packages_that_apt_does_not_find_are_said_with_their_key(comment, pillar, expected):
+    assert django_host_package.hint(comment, pillar).strip() == expected

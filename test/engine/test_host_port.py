@@ -117,3 +117,11 @@ def test_bind_error_is_returned_for_foreign_addresses(host, is_ours):
 def test_addresses_are_ordered_by_port():
     listens = ["[::1]:80", "192.0.2.1:80", 80, 9, "10.0.0.1:8", 80]
     assert django_host_port.ordered(listens) == ["10.0.0.1:8", 9, 80, "192.0.2.1:80", "[::1]:80"]
+
+
+def test_way_to_stop_is_a_command_that_works_for_the_unit(tmp_path, monkeypatch):
+    monkeypatch.setattr(django_host_port, "TRANSIENT", tmp_path)
+    (tmp_path / "run-7.service").touch()
+    ways = [django_host_port.Listener("x", 7, unit).way_to_stop(80) for unit in ("x.service", "run-7.service", "")]
+    shown = "ss -ltnp 'sport = :80' shows it"
+    assert ways == ["systemctl disable --now x.service", "systemctl stop run-7.service", shown]

@@ -138,6 +138,23 @@ def test_missing_variable_is_named_in_the_hint(project_commands):
     assert error.value.log == "KeyError: 'TOKEN'"
 
 
+@pytest.mark.parametrize(
+    ("options", "module"),
+    [
+        ({"settings_module": "blog.production"}, "blog.production"),
+        ({"settings_module": "web.production"}, "web"),
+        ({"wsgi": "web.wsgi"}, "web"),
+    ],
+)
+def test_module_that_the_pillar_names_is_corrected_there(project_commands, options, module):
+    log = f"cause: ModuleNotFoundError: No module named '{module}' (blog/wsgi.py:7)\n"
+    project_commands.error = DeploymentError("starting Django failed (exit 1)", log=log)
+    with pytest.raises(DeploymentError) as error:
+        django_project_program.start(configured(**options), RELEASE, FACTS, [])
+    (key,) = options
+    assert error.value.hint == f"correct django:sites:blog:{key}: the source has no such module"
+
+
 def test_known_cause_has_its_cure_and_is_not_tried_again(project_commands):
     """A read-only file system may be the disk's, which may recover; in the release it is the pillar's matter."""
     path = "/srv/django/blog/releases/0042-3f2a9c1b77de/source/logs/tock.log"
