@@ -116,6 +116,14 @@ class Site:
             return in_command(*filter(None, ["salt-run", "django.rollback", self.name, commit]))
         return in_command("salt-call", "django.rollback", self.name, release)
 
+    def to_workers(self) -> str:
+        """Return where the site's workers run if not on this host, for hints; without any, the key that sets them."""
+        fleet = self.config.get("fleet") or {"hosts": {}, "parts": []}
+        elsewhere = [name for name, entry in fleet["hosts"].items() if "worker" in entry["parts"]]
+        if not elsewhere or "worker" in fleet["parts"]:
+            return f"set django:sites:{self.name}:workers"
+        return f"the workers of {self.name} run on {', '.join(elsewhere)}: give the command there"
+
     @property
     def stores(self) -> dict[str, dict[str, Any]]:
         """The site's queue and caches by name: ``queue``, ``cache`` (the default one) and ``cache_<alias>``."""

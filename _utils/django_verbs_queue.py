@@ -29,9 +29,7 @@ def rows(site: Site, live: Release, *, names: bool, give_back: bool, drop: str) 
     """
     workers = (site.config.get("workers") or {}).values()
     if not any(worker["kind"] in ("celery", "rq", "huey") for worker in workers):
-        raise DeploymentError(
-            f"no worker of {site.name} takes tasks from a queue", hint=f"set django:sites:{site.name}:workers"
-        )
+        raise DeploymentError(f"no worker of {site.name} takes tasks from a queue on this host", hint=site.to_workers())
     if (give_back or drop) and not any(worker["kind"] == "celery" for worker in workers):
         raise DeploymentError("only tasks of Celery are parked", hint="leave out give_back and drop")
     secrets = list(django_secret.values(site, {}).values())

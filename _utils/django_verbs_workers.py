@@ -144,5 +144,6 @@ def check_name(release: Release, worker: str | None) -> None:
     """
     names = [*django_worker.recorded(release.path)]
     if worker is not None and worker not in names:
-        hint = f"its workers are {', '.join(names)}" if names else f"set django:sites:{release.site.name}:workers"
+        hint = f"its workers are {', '.join(names)}"
+        hint = hint if names else release.site.to_workers()
         raise DeploymentError(f"{release.name} has no worker {worker!r}", hint=hint)

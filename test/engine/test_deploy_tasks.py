@@ -125,8 +125,14 @@ def test_queues_are_shown_with_their_names(monkeypatch):
 
 def test_queue_of_a_site_without_such_workers_is_refused():
     site = configured(workers={"feed": {"kind": "command", "command": "manage.py feed"}})
-    with pytest.raises(DeploymentError, match="no worker of blog takes tasks from a queue"):
+    with pytest.raises(DeploymentError, match="no worker of blog takes tasks from a queue on this host") as refused:
         django_verbs_queue.rows(site, None, names=False, give_back=False, drop="")  # type: ignore[arg-type]
+    assert refused.value.hint == "set django:sites:blog:workers"
+    hosts = {"web1": {"parts": ["app"]}, "jobs1": {"parts": ["worker"]}}
+    site.config = {**site.config, "workers": None, "fleet": {"host": "web1", "parts": ["app"], "hosts": hosts}}
+    with pytest.raises(DeploymentError) as refused:
+        django_verbs_queue.rows(site, None, names=False, give_back=False, drop="")  # type: ignore[arg-type]
+    assert refused.value.hint == "the workers of blog run on jobs1: give the command there"
     site = configured(workers={"jobs": {"kind": "rq"}})
     with pytest.raises(DeploymentError, match="only tasks of Celery are parked"):
         django_verbs_queue.rows(site, None, names=False, give_back=True, drop="")  # type: ignore[arg-type]
