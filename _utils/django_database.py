@@ -13,13 +13,15 @@ from django_database_engine import ENGINES, POSTGIS, SERVERS, login_pair
 from django_host_command import DeploymentError
 from django_site import Site
 
+#: How Debian's PostgreSQL knows a system user over its socket.
+_PEER = "restore Debian's line in the server's pg_hba.conf: local all all peer"
 #: Error texts of drivers and servers (regular expressions), and the hint for each. {key} is the database's pillar key.
 _HINTS = {
     "Error loading (psycopg|MySQLdb)": "add the database's driver to the virtualenv, {site}:python_packages: "
     "['psycopg[binary]'] or [mysqlclient]; or the library that it needs to the host, {site}:packages: [libpq5] or "
     "[libmariadb3]",
     "password authentication failed|access denied for user|no password supplied|role \\S+ does not exist": "{login}",
-    "peer authentication failed": "restore Debian's line in the server's pg_hba.conf: local all all peer",
+    "peer authentication failed": _PEER,
     "login rejected|no authentication method is found|no such database": "apply on the host of the database first: its "
     "PgBouncer does not have {key}:pool, or does not let in this host",
     "no pg_hba.conf entry|is not allowed to connect": "{entry}",
@@ -259,6 +261,8 @@ def _of_server(site: Site, message: str) -> str:
     if elsewhere:
         return f"apply on {', '.join(elsewhere)}, which sets up the database and the login for this host, then here"
     is_own = used and all(one["manage"] for one in used)
+    if is_own and not any(one["password"] for one in used) and re.search("password (authentication|supplied)", message):
+        return _PEER
     return "apply, which sets up the database and its login on this host" if is_own else ""
 
 

@@ -12,8 +12,10 @@ import django_host_folder
 import django_host_service
 import django_host_template
 import django_host_unit
+import django_host_user
 import django_kinds
 import django_process_sandbox
+import django_site
 import django_store_client
 import django_store_contract
 from django_host_command import DeploymentError
@@ -71,8 +73,13 @@ def files(kind: ServerStore, server: OwnServer, texts: Mapping[str, str]) -> dic
 
 
 def try_sandbox(site: Site) -> None:
-    """Have the sandbox tried once for each boot: the unit of a server leaves out what keeps units from starting."""
-    if site.process == "systemd" and site.user_exists():
+    """Have the sandbox tried once for each boot: the unit of a server leaves out what keeps units from starting.
+
+    A host that has them for the site's other hosts has no build user, at least not yet.
+    """
+    if site.process == "systemd" and django_host_user.user_id(site.user) >= 0:
+        if not django_site.RUNTIME.is_dir():
+            django_host_folder.make(Folder(django_site.RUNTIME, "root", "root", 0o755))
         SYSTEMD.warnings(site)
 
 

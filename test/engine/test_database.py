@@ -470,7 +470,6 @@ def test_hint_for_server_error(message, several):
 @pytest.mark.parametrize(
     "message",
     [
-        'OperationalError: connection to server on socket "/run/x" failed: fe_sendauth: no password supplied',
         'OperationalError: connection to server on socket "/run/x" failed: FATAL:  role "blog" does not exist',
         'OperationalError: connection failed: FATAL:  database "blog" does not exist',
         "OperationalError: (1045, \"Access denied for user 'blog'@'localhost' (using password: NO)\")",
@@ -485,6 +484,14 @@ def test_hint_for_a_login_that_the_formula_sets_up_names_no_password(message):
         error = DeploymentError(f"starting Django: {message}", hint="")
         django_database.add_hint(configured(database=database), error)
         assert hint in error.hint and "password" not in error.hint
+
+
+def test_hint_for_a_login_over_the_socket_that_is_asked_for_a_password():
+    """Its server's pg_hba.conf was changed, and an apply leaves what is Debian's there."""
+    message = 'connection to server on socket "/run/postgresql" failed: fe_sendauth: no password supplied'
+    error = DeploymentError(f"starting Django: OperationalError: {message}", hint="")
+    django_database.add_hint(configured(database={"engine": "postgres"}), error)
+    assert error.hint == "restore Debian's line in the server's pg_hba.conf: local all all peer"
 
 
 def test_hint_for_a_login_on_the_host_of_the_database_names_that_host():

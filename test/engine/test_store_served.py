@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import django_host_command
@@ -19,6 +20,7 @@ import django_host_user
 import django_kinds
 import django_master_certificate
 import django_secret
+import django_site
 import django_store_client
 import django_store_contract
 import django_store_redis
@@ -95,6 +97,22 @@ def ask(server: OwnServer, *commands: str, context: ssl.SSLContext | None = None
             connected.sendall(django_store_client._encoded(command.split()))
             found = django_store_client.answer(stream, server.socket)
     return found
+
+
+def test_the_sandbox_is_tried_on_a_host_without_the_build_user(
+    site: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A container of Debian 13 starts no unit with all directives, and this host has the site's user alone."""
+    users, tried = {site.user: 990}, []
+    monkeypatch.setattr(django_host_user, "user_id", lambda name: users.get(name, -1))
+    monkeypatch.setattr(django_site, "RUNTIME", tmp_path / "django")
+    monkeypatch.setattr(django_store_service.django_host_folder, "make", lambda folder: folder.path.mkdir())
+    monkeypatch.setattr(django_store_service, "SYSTEMD", SimpleNamespace(warnings=tried.append))
+    django_store_service.try_sandbox(site)
+    assert tried == [site] and (tmp_path / "django").is_dir(), "what it finds is kept there"
+    users.clear()
+    django_store_service.try_sandbox(site)
+    assert len(tried) == 1, "a dry run on a fresh host"
 
 
 def test_hosts_that_come_and_go_are_let_in_without_a_restart(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:

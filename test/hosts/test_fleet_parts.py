@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fleet import Shared, await_minions, start_master, start_salt
+from images import RELEASES
 from lab import ROOT, Host
 from test_fleet_cache import FILES
 
@@ -40,11 +41,11 @@ class OneHost:
         self.host: Host
         self.name = ""
 
-    def begin(self, parts: tuple[str, ...]) -> None:
-        """Start a fresh host."""
+    def begin(self, release: str, parts: tuple[str, ...]) -> None:
+        """Start a fresh host of a release of Debian."""
         self.name = f"h{len(self.sites)}"
         kind = "ready" if {"app", "worker"} & {*parts} else "salt"
-        self.host = self._start(["bookworm", "trixie"][len(self.sites) % 2], kind=kind, name=self.name)
+        self.host = self._start(release, kind=kind, name=self.name)
         self.repository.hosts = [self.host]
         self.repository.push()
         self.host.run("rm -rf /srv/formula /srv/pillar")
@@ -124,21 +125,24 @@ def one(master, sites, hosts) -> OneHost:
     return found
 
 
-def named(parts: tuple[str, ...]) -> str:
-    return "+".join(parts)
+def on_both(parts: list[tuple[str, ...]]) -> list[Any]:
+    """The releases of Debian in turn: each pair of parts meets both, the one order on the first."""
+    return [
+        pytest.param(RELEASES[at % 2], one, id=f"{RELEASES[at % 2]}-{'+'.join(one)}") for at, one in enumerate(parts)
+    ]
 
 
-@pytest.mark.parametrize("parts", TOGETHER, ids=named)
-def test_parts_that_a_fresh_host_gets_at_once(one: OneHost, parts: tuple[str, ...]) -> None:
-    one.begin(parts)
+@pytest.mark.parametrize(("release", "parts"), on_both(TOGETHER))
+def test_parts_that_a_fresh_host_gets_at_once(one: OneHost, release: str, parts: tuple[str, ...]) -> None:
+    one.begin(release, parts)
     one.configure(parts)
     assert one.apply() != []
     one.has_all(parts)
 
 
-@pytest.mark.parametrize("parts", PAIRS, ids=named)
-def test_a_part_that_a_host_gets_after_another_one(one: OneHost, parts: tuple[str, ...]) -> None:
-    one.begin(parts)
+@pytest.mark.parametrize(("release", "parts"), on_both(PAIRS))
+def test_a_part_that_a_host_gets_after_another_one(one: OneHost, release: str, parts: tuple[str, ...]) -> None:
+    one.begin(release, parts)
     one.configure(parts[:1])
     one.apply()
     assert one.apply() == []

@@ -69,6 +69,28 @@ def test_bare_host_gets_server_role_and_database(blog):
     assert not blog.apply().changed and not blog.apply(test=True).changed
 
 
+@pytest.mark.full
+def test_hints_for_a_login_over_the_socket_end_the_failure(blog):
+    """Neither is a password: the login of a live site over the socket would refuse it."""
+
+    def migrate() -> str:
+        return blog.host.run(["salt-call", "--out=json", "django.migrate", "blog"], check=False).stdout
+
+    def reload(text: str) -> None:
+        blog.host.write(path, text)
+        blog.host.run(["systemctl", "reload", "postgresql"])
+
+    path = blog.host.run("ls /etc/postgresql/*/main/pg_hba.conf").stdout.strip()
+    before = blog.host.read(path)
+    reload(re.sub(r"(?m)^(local\s+all\s+all\s+)peer$", r"\1scram-sha-256", before))
+    assert "restore Debian's line in the server's pg_hba.conf: local all all peer" in migrate()
+    reload(before)
+    assert "hint" not in migrate() and "pg_hba" not in migrate()
+    psql(blog, "postgres", "ALTER ROLE blog RENAME TO gone", "postgres")
+    assert "apply, which sets up the database and its login on this host" in migrate()
+    assert blog.apply().ok and "apply, which" not in migrate() and blog.get().status_code == 200
+
+
 def test_site_with_databases_on_both_servers(blog, shop):
     applied = blog.deploy()
     assert set(applied["shop has its databases"].changes) == {"mysql", "postgres"}
