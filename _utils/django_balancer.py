@@ -304,13 +304,15 @@ def _replace(plan: Plan, keys: Mapping[Path, str], former: Collection[Program]) 
         for program in former:
             django_balancer_program.give_up(program, _places(_recorded()["sites"].values()))
         new.run()
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(DeploymentError):
             django_host_service.stop(new.DAEMON)
         django_balancer_program.write(new, before)
         for program in former:
             with contextlib.suppress(DeploymentError):
                 django_host_service.start(program.DAEMON)
+        if isinstance(error, DeploymentError) and django_balancer_program.KEPT not in error.hint:
+            error.hint = "\n".join(filter(None, [error.hint, django_balancer_program.KEPT]))
         raise
     for program in former:
         django_balancer_program.remove(program)

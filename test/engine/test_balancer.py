@@ -303,7 +303,7 @@ def test_another_kind_that_does_not_start_leaves_the_former_one(
         raise DeploymentError("it does not start")
 
     monkeypatch.setattr(django_balancer_nginx, "run", refused)
-    with pytest.raises(DeploymentError, match="it does not start"):
+    with pytest.raises(DeploymentError, match="it does not start\nthe balancer keeps its running configuration"):
         apply(blog(balancer={"kind": "nginx"}), [])
     assert nginx[-1] == "start django-haproxy"
     assert django_balancer_haproxy.CONFIG.exists() and not django_balancer_nginx.UNIT.exists()
