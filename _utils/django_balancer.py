@@ -73,6 +73,7 @@ def entry(site: Site, password: str | None) -> Entry:
         **{key: balancer[key] for key in ("listen", "balance", "sticky")},
         "https": site.listens_tls,
         "tls": _tls(site),
+        "clients": {key: site.config["tls"][key] for key in ("client_ca", "verify")} if site.https else {},
         "challenge": config["tls"]["kind"] == "acme" and config["tls"]["challenge"] == "http-01",
         "others": [
             _address(host["address"])

@@ -21,6 +21,7 @@ import django_host_service
 import django_host_template
 import django_site_domain
 import django_tls
+import django_wall_headers
 from django_balancer_program import Entries, Place
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
@@ -61,27 +62,38 @@ def files(sites: Entries, templates: Mapping[str, str]) -> Files:
         templates: texts of `TEMPLATES`.
     """
     if not sites:
-        return {**django_balancer_varnish.files("", {}), **dict.fromkeys((CONFIG, CERTIFICATES, UNIT))}
-    ordered = [{**site, "host": django_site_domain.host(site["domains"][0])} for _name, site in sorted(sites.items())]
-    domains = sorted({domain for site in ordered if site["https"] for domain in site["domains"]})
+        _sites, authorities = django_balancer_program.with_clients({}, CONFIG.parent)
+        return {**django_balancer_varnish.files("", {}), **authorities, **dict.fromkeys((CONFIG, CERTIFICATES, UNIT))}
+    ordered, authorities = django_balancer_program.with_clients(sites, CONFIG.parent)
+    secure = {domain: _clients(site) for site in ordered if site["https"] for domain in site["domains"]}
     places = [_place(place) for place in django_balancer_program.places(ordered)]
     cached = [site for site in ordered if site["memory"]]
     varnish = django_balancer_varnish.files(max((site["memory"] for site in cached), key=_bytes, default=""), templates)
     cache = {"cached": cached, "cache": django_balancer_varnish.SOCKET, "hosts": django_balancer_varnish.HOSTS}
     cache |= django_balancer_program.challenges(ordered)
+    cache["subject"] = django_wall_headers.CLIENT_SUBJECT
     paths = {**cache, "socket": SOCKET, "state": SERVERS, "certificates": CERTIFICATES}
     text = django_host_template.render(templates, TEMPLATES[0], ours=OURS, sites=ordered, places=places, **paths)
-    listed = [f"{OURS}: key and certificate of each domain.", *map(_line, domains), ""] if domains else []
+    listed = (
+        [f"{OURS}: key and certificate of each domain.", *(_line(*one) for one in sorted(secure.items())), ""]
+        if secure
+        else []
+    )
     unit = django_host_template.render(templates, TEMPLATES[1], ours=OURS, name=NAME, config=CONFIG, cached=cached)
-    return {**varnish, CERTIFICATES: "\n".join(listed) or None, CONFIG: text, UNIT: unit}
+    return {**varnish, **authorities, CERTIFICATES: "\n".join(listed) or None, CONFIG: text, UNIT: unit}
 
 
 def _bytes(memory: str) -> int:
     return int(memory[:-1]) << {"M": 20, "G": 30}[memory[-1]]
 
 
-def _line(domain: str) -> str:
-    return f"{django_tls.path_of(domain)} {domain}"
+def _line(domain: str, clients: str) -> str:
+    return f"{django_tls.path_of(domain)} {clients}{domain}"
+
+
+def _clients(site: Mapping[str, Any]) -> str:
+    """Return the options by which HAProxy asks the clients of a site for a certificate."""
+    return f"[ca-file {site['authorities']} verify {site['verify']}] " if site["authorities"] else ""
 
 
 def _place(place: Place) -> dict[str, Any]:
@@ -116,6 +128,10 @@ def check(wanted: Files) -> None:
         path, listed = Path(folder, CONFIG.name), Path(folder, CERTIFICATES.name)
         django_host_file.write(listed, wanted[CERTIFICATES] or "", durable=False)
         text = (wanted[CONFIG] or "").replace(f"crt-list {CERTIFICATES}", f"crt-list {listed}")
+        for file in (file for file in wanted if file.name.endswith(".clients.pem") and wanted[file]):
+            django_host_file.write(Path(folder, file.name), wanted[file] or "", durable=False)
+            lines = listed.read_text().replace(f"ca-file {file} ", f"ca-file {Path(folder, file.name)} ")
+            django_host_file.write(listed, lines, durable=False)
         django_host_file.write(path, text, mode=0o600, durable=False)
         try:
             django_host_command.run(["haproxy", "-c", "-f", str(path)], doing="haproxy -c")

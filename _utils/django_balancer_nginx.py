@@ -22,6 +22,7 @@ import django_host_template
 import django_proxy_nginx
 import django_site
 import django_tls
+import django_wall_headers
 from django_balancer_program import STATE, Entries, Place
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
@@ -51,9 +52,10 @@ def files(sites: Entries, templates: Mapping[str, str]) -> Files:
         templates: texts of `TEMPLATES`.
     """
     present = dict.fromkeys(sorted(django_balancer_check.SERVERS.glob("*.conf")))
+    completed, authorities = django_balancer_program.with_clients(sites, CONFIG.parent)
     if not sites:
-        return {**present, **dict.fromkeys((CONFIG, UNIT, CHECKS, TIMER))}
-    ordered = [_with_login(site, number) for number, (_name, site) in enumerate(sorted(sites.items()))]
+        return {**present, **authorities, **dict.fromkeys((CONFIG, UNIT, CHECKS, TIMER))}
+    ordered = [_with_login(site, number) for number, site in enumerate(completed)]
     known = django_balancer_check.states()
     listed = {
         django_balancer_check.SERVERS / f"{site['name']}.conf": django_balancer_check.servers(site, known)
@@ -71,12 +73,13 @@ def files(sites: Entries, templates: Mapping[str, str]) -> Files:
         "user": ordered[0]["user"],
         "rejects": django_proxy_nginx.version() >= _REJECTS,
         "program": PROGRAM,
+        "subject": django_wall_headers.CLIENT_SUBJECT,
         "digest": hashlib.sha256(django_host_archive.packed("django_balancer_check")).hexdigest(),
         "lock": django_site.RUNTIME / "balancer.lock",
         "record": STATE / "sites.json",
     }
     texts = [django_host_template.render(templates, url, **variables) for url in TEMPLATES]
-    return {**present, **listed, **dict(zip((CONFIG, UNIT, CHECKS, TIMER), texts, strict=True))}
+    return {**present, **authorities, **listed, **dict(zip((CONFIG, UNIT, CHECKS, TIMER), texts, strict=True))}
 
 
 def _place(place: Place) -> dict[str, Any]:

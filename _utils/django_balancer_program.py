@@ -14,6 +14,8 @@ import django_host_config
 import django_host_file
 import django_host_port
 import django_host_service
+import django_site_domain
+import django_tls
 import django_tls_challenge
 from django_host_command import DeploymentError
 from django_host_config import Files
@@ -81,6 +83,27 @@ class Place(NamedTuple):
     listen: Listen
     tls: bool
     sites: list[Mapping[str, Any]]
+
+
+def with_clients(sites: Entries, etc: Path) -> tuple[list[dict[str, Any]], Files]:
+    """Return the sites by their names with what programs read in addition, and the files of authorities of clients.
+
+    Each gets ``host``, the name by which its health is asked for, ``authorities``, the file by which certificates of
+    its clients are verified or empty, and ``verify``, ``required`` or ``optional``.
+
+    Args:
+        sites: as `django_balancer` records them.
+        etc: the folder of the program's files.
+    """
+    found: list[dict[str, Any]] = []
+    files: Files = dict.fromkeys(etc.glob("django-*.clients.pem"))
+    for name, site in sorted(sites.items()):
+        clients = site.get("clients") or {}
+        path, written = django_tls.client_authorities(name, clients, etc)
+        files |= written
+        more = {"authorities": path, "verify": clients.get("verify") or "required"}
+        found.append({**site, "host": django_site_domain.host(site["domains"][0]), **more})
+    return found, files
 
 
 def places(sites: Collection[Mapping[str, Any]]) -> list[Place]:

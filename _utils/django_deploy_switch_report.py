@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import django_proxy_connection
 import django_release_health
 import django_release_http
+import django_tls
 from django_host_command import seconds
 from django_release_http import Answer
 from django_site import Site
@@ -52,7 +53,7 @@ class Probe:
     def __init__(self, site: Site, *, through_proxy: bool, before: Site | None = None):
         self.site = site
         self.before = before or site
-        self.through_proxy = through_proxy
+        self.through_proxy = through_proxy and not django_tls.requires_clients(site)
         self.samples: list[Sample] = []
         #: When the switch began and when it was complete, by the monotonic clock.
         self.leaves = self.switched = math.inf

@@ -9,6 +9,7 @@ import django_kinds
 from django_pillar_check import Problem
 from django_pillar_fleet import hosts_with
 from django_pillar_listen import https, port_of
+from django_pillar_proxy import CLIENT_SUBJECT
 
 Site = dict[str, Any]
 
@@ -47,7 +48,9 @@ def settle(site: Site) -> None:
     if is_balancer or not is_behind or not https(site):
         return
     site["fleet"]["https"] = sorted({port_of(place) for place in https(site)})
-    unused = dict.fromkeys(("certificate", "key", "hook", "email", "client"))
+    if site["tls"]["client_ca"]:  # which the balancer verifies, and passes on
+        site["proxy"]["trusted_headers"] = [*site["proxy"]["trusted_headers"], CLIENT_SUBJECT]
+    unused = dict.fromkeys(("certificate", "key", "hook", "email", "client", "client_ca", "verify"))
     site["tls"] = {**site["tls"], **unused, "kind": "none", "eab": {"key_id": None, "key": None}}
 
 

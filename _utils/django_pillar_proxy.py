@@ -12,6 +12,8 @@ from django_pillar_listen import invalid_place, port_of
 
 Site = dict[str, Any]  # the configuration of a site
 
+#: The header that has the subject of a client's certificate, see `django_wall_headers`.
+CLIENT_SUBJECT = "SSL-Client-S-DN"
 #: Options of `tls` that one kind of certificates has alone.
 OF_KIND = {"certificate": "files", "key": "files", "email": "acme", "hook": "acme", "client": "acme"}
 
@@ -131,6 +133,13 @@ def tls_options(site: Site, _own: Site) -> Iterator[Problem]:
     for key, needed in OF_KIND.items():
         if tls[key] and kind != needed:
             yield ("tls", key), f"has no effect with kind: {kind}; it is an option of kind: {needed}"
+    if tls["client_ca"] and kind == "none":
+        yield ("tls", "client_ca"), "has no effect with kind: none: without https no client shows a certificate"
+    if tls["verify"] and not tls["client_ca"]:
+        yield ("tls", "verify"), "has no effect without client_ca"
+    for name in (CLIENT_SUBJECT,) if tls["client_ca"] else ():
+        if name.lower() in map(str.lower, [*site["proxy"]["headers"], *site["proxy"]["trusted_headers"]]):
+            yield ("proxy", "headers"), f"{name} is refused: with tls:client_ca the proxy sets it"
     for key in ("key_id", "key"):
         if tls["eab"][key] and kind != "acme":
             yield ("tls", "eab", key), f"has no effect with kind: {kind}; it is an option of kind: acme"

@@ -101,10 +101,12 @@ def _present(
         **_server_variables(site, recorded),
         **_listening(proxy, site),
         **django_wall_headers.variables(site.config["proxy"]),
+        "clients": django_tls.client_authorities(site.name, site.config["tls"], proxy.etc)[0],
         "static_url": _local(_static_url(site, facts), site) if facts.get("collected") is not None else "",
         "media_url": _local(facts.get("media_url", ""), site),
     }
     files = proxy.files(site, variables, templates)
+    files |= django_tls.client_authorities(site.name, site.config["tls"], proxy.etc)[1]
     if site.https:
         files |= proxy.shared_protocols(templates)
     for domain in site.config["domains"]:
@@ -170,7 +172,9 @@ def _stale(proxy: Proxy, site: Site, files: Files) -> Files:
 
 
 def _absent(proxy: Proxy, site: Site) -> Files:
-    return {**_stale(proxy, site, {}), proxy.main_file(site): None, proxy.locations(site): None}
+    clients = proxy.etc / f"django-{site.name}.clients.pem"
+    gone: Files = {clients: None} if clients.exists() else {}
+    return {**_stale(proxy, site, {}), proxy.main_file(site): None, proxy.locations(site): None, **gone}
 
 
 def deserted(files: Files) -> Files:
@@ -241,7 +245,8 @@ def opening(site: Site, templates: Mapping[str, str]) -> Files:
     if not site.https or not proxy or django_proxy.serving(site) is not proxy:
         return {}
     files: Files = {}
-    variables = {"ours": OURS, "site": site.config, **_listening(proxy, site), "redirects": False}
+    clients, written = django_tls.client_authorities(site.name, site.config["tls"], proxy.etc)
+    variables = {"ours": OURS, "site": site.config, **_listening(proxy, site), "redirects": False, "clients": clients}
     for domain in site.config["domains"]:
         path = proxy.server(domain)
         present = django_host_config.read(path)
@@ -251,7 +256,7 @@ def opening(site: Site, templates: Mapping[str, str]) -> Files:
             and not proxy.has_certificate(present, django_tls.path_of(domain))
         ):
             files[path] = _server(proxy, proxy.KIND.domain, domain, templates, variables)[path]
-    return {**files, **proxy.needs(site), **proxy.shared_protocols(templates)} if files else {}
+    return {**files, **written, **proxy.needs(site), **proxy.shared_protocols(templates)} if files else {}
 
 
 def leftovers(site: Site, files: Files) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import ssl
 import time
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ import django_release_cure
 import django_release_http
 import django_release_instance
 import django_site_domain
+import django_tls
 from django_host_command import DeploymentError
 from django_host_port import Place
 from django_proxy_connection import Secure
@@ -28,6 +30,8 @@ _PATIENCE, _PAUSE = 5.0, 0.3
 _TRIES = 3
 #: What the proxy itself may answer by the site's options: a login, access rules, a rate.
 _RULES = (401, 403, 429)
+#: What nginx answers a client without a certificate that it requires.
+_NO_CERTIFICATE = 400
 _REDIRECTS = (301, 302, 307, 308)
 #: Problems that one text names.
 _NAMED = 3
@@ -79,6 +83,7 @@ def _loopbacks(addresses: set[str]) -> list[str]:
 
 def _differs(site: Site, scheme: str, place: Place, domain: str, expected: int, deadline: float) -> str:
     """Return how what a visitor gets differs from what the instance answers; empty where it is the same, or late."""
+    asks = scheme == "https" and django_tls.requires_clients(site)
     found = ""
     for turn in range(_TRIES):
         if turn and time.monotonic() + _PAUSE < deadline:
@@ -88,8 +93,12 @@ def _differs(site: Site, scheme: str, place: Place, domain: str, expected: int, 
         except TimeoutError:  # an instance as slow as that answers by the proxy no sooner
             return ""
         except (OSError, http.client.HTTPException) as error:
+            if asks and isinstance(error, ssl.SSLError | ConnectionResetError):
+                return ""  # Apache ends the connection of a client without a certificate
             found = f"gives no response ({shown(str(error))})"
             continue
+        if asks:
+            return "" if status == _NO_CERTIFICATE else f"returns {status} without a certificate of the client"
         if site.https and scheme == "http" and status in _REDIRECTS and location.startswith(f"https://{domain}"):
             return ""
         if status in (expected, *_RULES) or (site.config["proxy"].get("upstreams") and status < 500):

@@ -12,6 +12,9 @@ import django_host_file
 import django_host_port
 from django_site import Site
 
+#: What has nginx or Apache ask clients for a certificate.
+_ASKS = re.compile(r"(?mi)^\s*(ssl_verify_client\s+o(?:n|ptional)|SSLVerifyClient\s+(?:require|optional))\b")
+
 
 class VirtualHost(NamedTuple):
     """A virtual host of Apache, or a server block of nginx.
@@ -53,6 +56,9 @@ def refusals(site: Site, path: Path, inside: Collection[VirtualHost]) -> Iterato
         yield f"{path} serves https: set {key}:tls to the source of the site's certificate"
     elif secure - {*site.https}:
         yield f"{path} serves https on {', '.join(map(str, sorted(secure)))}: add that to {key}:tls:listen"
+    asks = _ASKS.search(read(path))
+    if asks and not site.config["tls"]["client_ca"]:
+        yield f"{path} asks clients for a certificate ({asks[1]}): set {key}:tls:client_ca"
     own = {django_host_port.split(listen)[1] for listen in site.config["proxy"]["listen"]}
     ports = {port for one in inside for port in one.ports if not one.tls} - own
     if ports:

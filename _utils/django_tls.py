@@ -287,6 +287,54 @@ def refuse_bad_files(site: Site, files: Mapping[str, str], templates: Mapping[st
     """
     if site.https and site.config["tls"]["kind"] == "files":
         from_files(site, files, templates)
+    refuse_bad_authorities(site)
+
+
+def refuse_bad_authorities(site: Site) -> None:
+    """Check the authorities of clients' certificates (`tls:client_ca`), before anything is changed.
+
+    Raises:
+        DeploymentError: they cannot be read, or are no certificates.
+    """
+    given = (site.config.get("tls") or {}).get("client_ca")
+    if not site.https or not given:
+        return
+    at = f"django:sites:{site.name}:tls:client_ca"
+    try:
+        text = given if given.startswith("-----") else Path(given).read_text(errors="replace")
+    except OSError as error:
+        raise DeploymentError(f"{at}: {given} cannot be read: {error.strerror}") from None
+    blocks = [found[0] for found in _BLOCK.finditer(text) if found[1] == "CERTIFICATE"]
+    if not blocks:
+        raise DeploymentError(f"{at} has no certificate in PEM")
+    for number, block in enumerate(blocks, 1):
+        try:
+            with _in_memory(block + "\n") as path:
+                _decode(path)
+        except (OSError, ValueError):
+            raise DeploymentError(f"{at}: block {number} is not a certificate") from None
+
+
+def requires_clients(site: Site) -> bool:
+    """Return whether the proxy refuses clients without a certificate, such as the formula itself."""
+    tls = site.config.get("tls") or {}
+    return bool(site.https and tls.get("client_ca") and tls.get("verify") != "optional")
+
+
+def client_authorities(name: str, tls: Mapping[str, Any], etc: Path) -> tuple[str, dict[Path, str | None]]:
+    """Return the file with the authorities of a site's clients, and what is to be written there; empty without any.
+
+    Args:
+        name: of the site.
+        tls: of its pillar.
+        etc: the folder of the proxy's or the balancer's files.
+    """
+    given = tls.get("client_ca") if tls.get("kind") != "none" else None
+    own = etc / f"django-{name}.clients.pem"
+    if given and given.startswith("-----"):
+        blocks = [found[0] for found in _BLOCK.finditer(given)]
+        return str(own), {own: "\n".join([f"{OURS}tls:client_ca of {name}", *blocks, ""])}
+    return given or "", {own: None} if own.exists() else {}
 
 
 def from_files(site: Site, files: Mapping[str, str], templates: Mapping[str, str]) -> str:

@@ -12,6 +12,9 @@ from typing import Any
 #: Headers that the templates of the proxies set: the peer's address and the scheme.
 SET = ("X-Forwarded-For", "X-Forwarded-Proto")
 
+#: The header that they set to the subject of the certificate that a client has shown, with `tls:client_ca`.
+CLIENT_SUBJECT = "SSL-Client-S-DN"
+
 #: Headers that they remove.
 REMOVED = (
     # The address of the client
@@ -112,6 +115,7 @@ def variables(proxy: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         "removed_headers": removed(proxy),
+        "subject": CLIENT_SUBJECT,
         "underscored_headers": underscored([*SET, *REMOVED, *(proxy.get("headers") or {})]),
         "inert": INERT,
         "policies": {"inert": INERT_POLICY, "document": DOCUMENT_POLICY},

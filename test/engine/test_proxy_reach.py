@@ -1,6 +1,7 @@
 """Whether visitors reach a site through the proxy: what a real server at its port answers, next to the instance."""
 
 import socket
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -123,3 +124,25 @@ def test_nothing_is_asked_during_maintenance_and_what_nginx_refuses_is_said(visi
         assert visited(503) == ""
         patched.setattr(django_proxy_rival, "of_site", refused)
         assert visited(200) == "nginx -T failed"
+
+
+@pytest.mark.parametrize(("status", "said"), [(400, ""), (200, "returns 200 without a certificate of the client")])
+def test_site_that_requires_a_certificate_of_clients_has_to_refuse_the_formula(visited, monkeypatch, status, said):
+    monkeypatch.setattr(django_proxy_reach, "_ask", lambda *_arguments: (status, ""))
+    site = configured(tls={"kind": "self_signed", "client_ca": "/etc/ssl/clients.pem"})
+    found = django_proxy_reach._differs(
+        site, "https", ("127.0.0.1", 443), "blog.example.org", 200, time.monotonic() + 1
+    )
+    assert found == said
+
+
+def test_apache_ends_the_connection_of_a_client_without_a_certificate(visited, monkeypatch):
+    def ends(*_arguments):
+        raise ssl.SSLError(1, "tlsv13 alert certificate required")
+
+    monkeypatch.setattr(django_proxy_reach, "_ask", ends)
+    place, deadline = ("127.0.0.1", 443), time.monotonic() + 1
+    for verify, said in (("required", ""), ("optional", "gives no response")):
+        tls = {"kind": "self_signed", "client_ca": "/etc/ssl/clients.pem", "verify": verify}
+        found = django_proxy_reach._differs(configured(tls=tls), "https", place, "blog.example.org", 200, deadline)
+        assert found.startswith(said) if said else found == ""

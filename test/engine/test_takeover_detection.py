@@ -681,6 +681,21 @@ def test_uploads_found_by_nginx_location(host):
     assert django_takeover_detection.find(host.site()).media == [folder]
 
 
+@pytest.mark.parametrize(
+    ("directive", "refuses"),
+    [("ssl_verify_client on;", True), ("ssl_verify_client optional;", True), ("ssl_verify_client off;", False)],
+)
+def test_certificates_of_clients_are_asked_for_by_the_new_site_too(host, directive, refuses):
+    host.write("opt/blog/manage.py")
+    host.nginx(f"server {{ listen 80; server_name blog.example.org;\n {directive} proxy_pass http://127.0.0.1:8000; }}")
+    host.run("opt/blog", "/opt/blog/venv/bin/gunicorn", listens="8000")
+    texts = django_takeover_detection.find(host.site(adopt=True)).refusals
+    assert [text for text in texts if "asks clients for a certificate" in text] == [
+        f"{host.top}/etc/nginx/sites-enabled/old asks clients for a certificate ({directive.strip(';')}): set "
+        "django:sites:blog:tls:client_ca"
+    ] * refuses
+
+
 # The application server
 
 

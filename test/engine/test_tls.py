@@ -424,3 +424,48 @@ def test_default_server_of_nginx_1_18_has_a_certificate_of_no_host(own_host, mon
 def test_times_are_read_from_the_certificate():
     found = django_tls.Certificate([DOMAIN], (), (), time.time() - 300, time.time() + 100)
     assert 0.24 < found.part_left < 0.26 and found.is_due and found.covers(DOMAIN)
+
+
+# Certificates of clients
+
+
+@pytest.fixture
+def asking(make_site, own_host):
+    def make(**tls):
+        return make_site(tls={"kind": "self_signed", **tls})
+
+    return make
+
+
+def test_authorities_of_clients_are_checked_before_anything_is_changed(asking, own_host):
+    root = signed("An authority", ca=True).certificate
+    path = own_host / "clients.pem"
+    django_tls.refuse_bad_files(asking(client_ca=root), {}, {})
+    for text, problem in (
+        (None, f"{path} cannot be read: No such file or directory"),
+        ("no", " has no certificate in PEM"),
+        ("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "block 1 is not a certificate"),
+    ):
+        if text:
+            path.write_text(text)
+        with pytest.raises(DeploymentError) as error:
+            django_tls.refuse_bad_files(asking(client_ca=str(path)), {}, {})
+        assert error.value.message.startswith("django:sites:blog:tls:client_ca") and problem in error.value.message
+    path.write_text(root)
+    django_tls.refuse_bad_files(asking(client_ca=str(path)), {}, {})
+
+
+def test_text_of_authorities_is_a_file_of_the_proxy_and_goes_with_the_option(asking, own_host):
+    root, etc = signed("An authority", ca=True).certificate, own_host / "etc/nginx"
+    site = asking(client_ca=root)
+    path, files = django_tls.client_authorities(site.name, site.config["tls"], etc)
+    assert path == f"{etc}/django-blog.clients.pem" and [*files] == [etc / "django-blog.clients.pem"]
+    assert files[etc / "django-blog.clients.pem"].endswith(root)
+    (etc / "django-blog.clients.pem").write_text("x")
+    site = asking(client_ca="/etc/ssl/clients.pem")
+    assert django_tls.client_authorities(site.name, site.config["tls"], etc) == (
+        "/etc/ssl/clients.pem",
+        {etc / "django-blog.clients.pem": None},
+    )
+    assert django_tls.requires_clients(site) and not django_tls.requires_clients(asking())
+    assert not django_tls.requires_clients(asking(client_ca="/etc/ssl/clients.pem", verify="optional"))

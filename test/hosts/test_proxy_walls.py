@@ -1,11 +1,17 @@
 """What neither a visitor nor an upload, nor a link among static files, gets past nginx or Apache."""
 
+import http.client
 import itertools
+import json
+import socket
+import ssl
+import tempfile
 from collections.abc import Iterator
 
 import django_wall_headers
 import pytest
 import requests
+from certificates import Authority, Signed
 from sites import Site, version
 
 VIEW = """
@@ -106,6 +112,60 @@ def test_headers_of_the_pillar_and_of_trusted_proxies_are_passed(blog, kind):
         blog.deploy(proxy={**named, "trusted": ["192.0.2.1"]})
         seen = blog.get("/healthz", headers=sent).json()
         assert "joe" not in str(seen) and "198.51.100.7" not in str(seen) and seen["HTTP_X_REAL_IP"] == "ours"
+
+
+def over_tls(blog: Site, client: Signed | None, name: str = "") -> tuple[int, str]:
+    """What a client with a certificate gets that sends forged subjects: status and body; 0 where TLS ends."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(client.key + client.certificate if client else "")
+        file.flush()
+        if client:
+            context.load_cert_chain(file.name)
+    subject = django_wall_headers.CLIENT_SUBJECT
+    forged = [f"{one}: {FORGED}" for one in (subject, *django_wall_headers.underscored([subject]))]
+    lines = ["GET /healthz HTTP/1.1", f"Host: {blog.domain}", "Connection: close", *forged, "", ""]
+    try:
+        plain = socket.create_connection((blog.host.address, 443), timeout=30)
+        with plain, context.wrap_socket(plain, server_hostname=name or blog.domain) as connection:
+            connection.sendall("\r\n".join(lines).encode())
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            return answer.status, answer.read().decode()
+    except (OSError, http.client.HTTPException):
+        return 0, ""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("server", ["uwsgi", "gunicorn"])
+@pytest.mark.parametrize("kind", EACH)
+def test_subject_of_a_client_is_that_of_its_certificate(blog, kind, server):
+    authority = Authority()
+    ada, eve = authority.sign("Ada"), Authority("Another authority").sign("Eve")
+    blog.deploy(
+        proxy={"kind": kind},
+        server={"kind": server},
+        tls={"kind": "self_signed", "client_ca": authority.root, "verify": "optional"},
+        redirect_domains=["www.example.org"],
+    )
+    status, body = over_tls(blog, None)
+    assert status == 200 and FORGED not in body and not json.loads(body).get("HTTP_SSL_CLIENT_S_DN")
+    status, body = over_tls(blog, ada)
+    assert status == 200 and FORGED not in body and json.loads(body)["HTTP_SSL_CLIENT_S_DN"] == "CN=Ada"
+    assert over_tls(blog, eve)[0] in (0, 400) and over_tls(blog, ada, "www.example.org")[0] == 421
+    applied = blog.deploy(tls={"kind": "self_signed", "client_ca": authority.root})
+    assert not applied.warnings and not blog.apply().changed
+    assert over_tls(blog, None)[0] in (0, 400) and over_tls(blog, eve)[0] in (0, 400)
+    assert over_tls(blog, None, "www.example.org")[0] in (400, 421)
+    status, body = over_tls(blog, ada)
+    assert status == 200 and FORGED not in body and json.loads(body)["HTTP_SSL_CLIENT_S_DN"] == "CN=Ada"
+    (shown,) = blog.host.call("django.status", "blog")
+    assert shown["unreached"] == ""
+    failed = blog.apply(tls={"kind": "self_signed", "client_ca": "/etc/hostname"}).failed
+    assert "django:sites:blog:tls:client_ca has no certificate in PEM" in str(failed)
+    blog.deploy(tls=None, redirect_domains=None)
+    assert "clients.pem" not in blog.host.run("ls /etc/nginx /etc/apache2", check=False).stdout
 
 
 @pytest.mark.parametrize("kind", EACH)

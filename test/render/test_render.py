@@ -153,6 +153,8 @@ def test_the_files_of_a_case_are_read_without_surprises(case: Path) -> None:
             assert read_environment(content) or name.endswith("/secrets")
         elif name.endswith(".json"):
             assert read_json(content)
+        elif name.endswith(".pem"):
+            assert "\n-----BEGIN CERTIFICATE-----\n" in content
         elif name.startswith(("nginx/", "apache2/")) and not content.startswith("-> "):
             assert read_nginx(content) if name.startswith("nginx/") else read_apache(content)
 
