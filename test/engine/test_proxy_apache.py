@@ -128,7 +128,7 @@ def rules(site):
 
 VARIABLES = {
     **{"ours": "# ours", "through": "/srv/blog/current", "upstream": "django-blog", "unix": True, "timeout": 65},
-    **{"static_url": "/static/", "media_url": "/media/", "keepalive": None, "websockets": False},
+    **{"static_url": "/static/", "media_url": "/media/", "keepalive": None, "clients": "", "websockets": False},
     **django_wall_headers.variables({}),
 }
 

@@ -80,7 +80,9 @@ def proxy_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     wanted = django_proxy_files.of_site(site, facts, formula_templates())
     units = django_proxy_listener.files(site, formula_templates())
     return {f"{site.name}/{path.name}": text or "" for path, text in units.items()} | {
-        str(path.relative_to(django_proxy_nginx.ETC.parent)): content
+        str(path.relative_to(django_proxy_nginx.ETC.parent)): content.replace(
+            str(django_proxy_nginx.ETC.parent), "/etc"
+        )
         for path, content in wanted.items()
         if content is not None
     }
