@@ -8,20 +8,35 @@ import pathlib
 import time
 
 import django
+from django.conf import global_settings
 from django.utils.log import AdminEmailHandler
 
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
 #: Backends of Django that send nothing.
 SILENT = tuple(f"django.core.mail.backends.{name}.EmailBackend" for name in ("console", "dummy", "filebased", "locmem"))
+#: The options of a mailer that settings name otherwise.
+OPTIONS = {
+    "EMAIL_HOST": "host",
+    "EMAIL_PORT": "port",
+    "EMAIL_HOST_USER": "username",
+    "EMAIL_HOST_PASSWORD": "password",
+    "EMAIL_USE_TLS": "use_tls",
+    "EMAIL_USE_SSL": "use_ssl",
+    "EMAIL_TIMEOUT": "timeout",
+}
 HOUR = 3600
 
 
 def settings(project, values, email):
     """The settings of mail; a LOGGING of the project stays as it is."""
     password = pathlib.Path(email["password_file"]).read_text() if email["password_file"] else ""
-    backend = project.get("EMAIL_BACKEND", SMTP)
-    found = {"EMAIL_BACKEND": SMTP if backend in SILENT else backend, "EMAIL_HOST_PASSWORD": password}
-    found.update(email["settings"])
+    found = {**email["settings"], "EMAIL_HOST_PASSWORD": password}
+    if uses_mailers(project):
+        server = {option: found.pop(name) for name, option in OPTIONS.items()}
+        found["MAILERS"] = mailers(project.get("MAILERS") or {}, server)
+    else:
+        backend = project.get("EMAIL_BACKEND", SMTP)
+        found["EMAIL_BACKEND"] = SMTP if backend in SILENT else backend
     if email["admins"]:
         is_new = django.VERSION >= (6, 0)
         found["ADMINS"] = [address if is_new else (address.partition("@")[0], address) for address in email["admins"]]
@@ -35,6 +50,22 @@ def settings(project, values, email):
             "loggers": {**logging["loggers"], "django": of_django},
         }
     return found
+
+
+def uses_mailers(project):
+    """Whether Django takes the mail server from MAILERS: it refuses EMAIL_* next to it, which it knows until 2028."""
+    return django.VERSION >= (6, 1) and ("MAILERS" in project or not hasattr(global_settings, "EMAIL_HOST"))
+
+
+def mailers(own, server):
+    """MAILERS of a project, of which the default one uses the server, unless it sends by other means."""
+    default = own.get("default") or {}
+    backend, options = default.get("BACKEND", SMTP), default.get("OPTIONS") or {}
+    if backend in SILENT:
+        default = {"BACKEND": SMTP, "OPTIONS": server}
+    elif backend == SMTP or "host" in options:
+        default = {**default, "OPTIONS": {**options, **server}}
+    return {**own, "default": default}
 
 
 class ErrorMails(AdminEmailHandler):

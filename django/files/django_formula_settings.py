@@ -44,7 +44,7 @@ def _over(project, data):
         values.update(_stores(project, data["stores"]))
     if "email" in data:
         email = importlib.import_module("django_formula_email")
-        values.update(email.settings(project, values, data["email"]))
+        values.update(email.settings({**project, **data["settings"]}, values, data["email"]))
     values = {**values, **data["settings"]}
     if "silenced_checks" in data:
         silenced = values.get("SILENCED_SYSTEM_CHECKS", project.get("SILENCED_SYSTEM_CHECKS", []))

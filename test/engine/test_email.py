@@ -208,3 +208,59 @@ def test_site_without_mail_is_unchanged(make_site):
 def test_null_takes_inherited_mail_back():
     result = compiled({"blog": {**three_keys(), "email": None}}, {"email": {"host": "localhost"}})
     assert result["errors"] == [] and "email" not in result["sites"]["blog"]
+
+
+#: Prints the settings of mail that another version of Django gets, of a project with these.
+OF_VERSION = """
+import json, sys
+import django
+django.VERSION = tuple(json.loads(sys.argv[1]))
+import django_formula_settings as s
+print(json.dumps({name: getattr(s, name) for name in dir(s) if name.startswith(("EMAIL_H", "EMAIL_B", "MAILERS"))}))
+"""
+SMTP = "django.core.mail.backends.smtp.EmailBackend"
+SERVER = {
+    **{"host": "smtp.example.org", "port": 587, "username": "blog@example.org", "password": "grenadier"},
+    **{"use_tls": True, "use_ssl": False, "timeout": 10},
+}
+
+
+@pytest.mark.parametrize(
+    ("project", "expected"),
+    [
+        ("MAILERS = {}", {"default": {"OPTIONS": SERVER}}),
+        (
+            "MAILERS = {'default': {'BACKEND': 'django.core.mail.backends.console.EmailBackend', 'OPTIONS': {}}, "
+            "'news': {'OPTIONS': {'host': 'x'}}}",
+            {"default": {"BACKEND": SMTP, "OPTIONS": SERVER}, "news": {"OPTIONS": {"host": "x"}}},
+        ),
+        (
+            "MAILERS = {'default': {'OPTIONS': {'host': 'localhost', 'ssl_certfile': '/x'}}}",
+            {"default": {"OPTIONS": {"ssl_certfile": "/x", **SERVER}}},
+        ),
+        (
+            "MAILERS = {'default': {'BACKEND': 'anymail.Backend', 'OPTIONS': {'api_key': 'x'}}}",
+            {"default": {"BACKEND": "anymail.Backend", "OPTIONS": {"api_key": "x"}}},
+        ),
+        ("", None),
+    ],
+)
+def test_mailers_of_a_project_take_the_place_of_single_settings(tmp_path, project, expected):
+    folder = config_of(tmp_path / "config", project, **LOGIN)
+    new, old = (json.loads(finished(run(folder, OF_VERSION, version))) for version in ("[6, 1, 3]", "[6, 0, 9]"))
+    assert old["EMAIL_HOST"] == "smtp.example.org" and old["EMAIL_HOST_PASSWORD"] == "grenadier"
+    if expected is None:
+        assert new == old and "MAILERS" not in new
+    else:
+        assert new == {"MAILERS": expected}
+
+
+def test_mailers_of_the_pillar_are_those_of_the_site(tmp_path):
+    site = configured(email=LOGIN, settings={"MAILERS": {"default": {"OPTIONS": {"host": "own"}}}})
+    folder = config_of(tmp_path / "config", **LOGIN)
+    data = json.loads((folder / "settings.json").read_text())
+    data["settings"] = json.loads(django_release_settings.overlay(site, folder, "project"))["settings"]
+    (folder / "settings.json").write_text(json.dumps(data))
+    assert json.loads(finished(run(folder, OF_VERSION, "[6, 1, 3]"))) == {
+        "MAILERS": {"default": {"OPTIONS": {"host": "own"}}}
+    }
