@@ -26,6 +26,7 @@ import django_secret
 import django_site
 import django_takeover
 import django_verbs_terminal
+import django_virtualenv_managed
 import django_virtualenv_uv
 from django_deploy import Deployment
 from django_deploy_request import asked_by
@@ -769,6 +770,51 @@ def uv(name, index=None):
     except DeploymentError as error:
         return shown_answer({**ret, "changes": {}, "result": False, "comment": str(error)})
     return shown_answer({**ret, "comment": "uv has been installed"})
+
+
+def python(name, version, table, mirror):
+    """
+    Install an interpreter for the virtualenvs of sites, unless the host has one of that version.
+
+    It is one of uv's managed interpreters, in ``/usr/local/lib/django-formula/python``. Its archive is used if it has
+    the digest that the formula knows. One that is older than the newest known stays where that cannot be fetched.
+
+    name
+        Any name.
+    version
+        Version of Python, such as ``'3.13'``.
+    table
+        What ``django/pythons.yaml`` has of it.
+    mirror
+        URL that the path of the archive is below.
+
+    .. code-block:: yaml
+
+        Python 3.13 is installed:
+          django.python:
+            - version: '3.13'
+            - table: {{ pythons | tojson }}
+            - mirror: https://mirror.example.org/pythons
+    """
+    managed = django_virtualenv_managed
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"Python {version} is already installed"}
+    if managed.of_host(version):
+        return shown_answer({**ret, "comment": f"this host has its own Python {version}"})
+    try:
+        archive = managed.known(table, version)
+        if managed.is_installed(archive["release"]):
+            return shown_answer(ret)
+        ret["changes"] = {"python": archive["release"]}
+        if __opts__["test"]:
+            text = f"Python {archive['release']} would be installed from {mirror}"
+            return shown_answer({**ret, "result": None, "comment": text})
+        managed.install(archive, mirror, __salt__["cp.cache_file"])
+    except (DeploymentError, OSError) as error:
+        if not managed.executable(version):
+            return shown_answer({**ret, "changes": {}, "result": False, "comment": str(error)})
+        text = f"an older Python {version} stays: {error}"
+        return shown_answer({**ret, "changes": {}, "comment": text, "warnings": [text]})
+    return shown_answer({**ret, "comment": f"Python {archive['release']} has been installed"})
 
 
 def running(name, enable=False):

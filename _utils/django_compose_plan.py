@@ -22,8 +22,6 @@ from django_project_report import Report
 from django_project_settings import Settings
 from django_wall_foreign import Foreign
 
-#: Versions of Python that there are official images of, the best first; the last ones are for old versions of Django.
-_PYTHONS = ("3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.14")
 #: Options of a site that replace what inspection finds.
 _OF_SITE = (
     *("settings_module", "requirements", "python_packages", "constraints", "packages", "build", "environment"),
@@ -135,7 +133,7 @@ def of_site(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a site's configuration that compose files take, as `make` reads them."""
     given = {key: config[key] for key in _OF_SITE if config.get(key)}
     database = (config["databases"].get("default") or {}).get("engine")
-    version = re.fullmatch(r"(?:.*/)?python(3\.\d+)", config["python"])
+    version = re.fullmatch(r"(?:(?:.*/)?python)?(3\.\d+)", config["python"])
     if config["health"]["path"] == "/":
         given.pop("health")
     email = config["tls"].get("email") if config["tls"]["kind"] == "acme" else None
@@ -248,10 +246,10 @@ def _python(tree: Path, files: list[str]) -> str:
     compiled = django_project_requirements.compiled_for(contents)
     own = [compiled] if compiled else []
     limits = (supported, django_virtualenv_python.of_django(django))
-    for version in (*own, *_PYTHONS):
+    for version in (*own, *django_virtualenv_python.SERIES):
         if all(django_virtualenv_python.is_among(f"{version}.9", limit) for limit in limits if limit):
             return version
-    return _PYTHONS[0]
+    return django_virtualenv_python.SERIES[0]
 
 
 def _needs_source(text: str) -> bool:

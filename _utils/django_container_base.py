@@ -187,7 +187,7 @@ def python(site: Site) -> tuple[str, str]:
     Raises:
         DeploymentError: the image has none.
     """
-    found = _python(django_container.engine(site), require(site), site.config["python"]).split(maxsplit=1)
+    found = _python(django_container.engine(site), require(site), site.python).split(maxsplit=1)
     return found[0], found[1]
 
 

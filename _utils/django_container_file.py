@@ -230,7 +230,7 @@ def look(site: Site, engine: Engine, image: str) -> dict[str, Any]:
     Raises:
         DeploymentError: it has no such Python, or its packages are not in a folder of its own.
     """
-    python, at = site.config["python"], f"django:sites:{site.name}:python"
+    python, at = site.python, f"django:sites:{site.name}:python"
     hint = f"set {at} to the interpreter of the image, such as /venv/bin/python"
     doing = f"looking for {python} in the image of {of_site(site)}"
     printed = engine.look(image, [python, "-I", "-B", "-c", _LOOK], doing=doing, hint=hint)

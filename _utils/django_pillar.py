@@ -48,6 +48,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         ``default_servers``: by proxy, templates of the server that refuses unknown hosts.
         ``templates``: those of each site's server and process manager, URLs by the name of the site.
         ``platform``: the entry of ``platforms.yaml``. ``process``: the process manager of the sites.
+        ``python_mirror``: where interpreters are installed from, instead of their publisher.
     """
     found: list[Problem] = []
     platform = _platform(platforms, grains, found)
@@ -65,7 +66,14 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         problems += django_pillar_container.without_systemd(configurations)
     report(found, problems)
     sites = {} if found else configurations
-    return {"errors": lines(found), **_summary(sites), "platform": platform, "process": process}
+    mirror = layers.get("python_mirror")
+    return {
+        "errors": lines(found),
+        **_summary(sites),
+        "platform": platform,
+        "process": process,
+        "python_mirror": mirror,
+    }
 
 
 def _summary(configurations: dict[str, Any]) -> dict[str, Any]:

@@ -134,6 +134,7 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     pinned = django_project_requirements.versions(contents)
     contradictory = django_project_requirements.contradictory(contents)
     pinned |= contradictory
+    host = _chosen_python(report, host, pinned.get("django", ""), python)
     of_system = django_project_requirements.of_system(pinned)
     if of_system:
         left_out = [f"{name}; sys_platform == 'none'" for name in of_system]
@@ -192,6 +193,27 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         report.remarks.append(f"packages come from {url} too; a mirror, or a login, is set by `index`")
     _python(report, host, pinned.get("django", ""), python, django_project_requirements.compiled_for(contents))
     return required
+
+
+def _chosen_python(report: Report, host: str, django: str, supported: str) -> str:
+    """Choose another Python than this host's where the project, or its Django, is for newer or older ones only.
+
+    A Django that is too old is replaced instead where that is possible.
+
+    Returns:
+        The version of the site's Python.
+    """
+    of_django = django_virtualenv_python.of_django(django)
+    has_newer = django_virtualenv_python.newer_django(django, host)
+    limits = [supported, "" if has_newer else of_django]
+    if not host or all(not limit or django_virtualenv_python.is_of_series_among(host, limit) for limit in limits):
+        return host
+    version = django_virtualenv_python.suggested(*limits)
+    if not version:
+        return host
+    needed = f"it requires Python {supported}" if supported else f"Django {django} runs on Python {of_django}"
+    report.set("python", version, f"{needed}, and python3 of this host is {host}")
+    return f"{version}.0"
 
 
 def _newer_django(report: Report, tree: Path, pinned: dict[str, str], host: str) -> None:

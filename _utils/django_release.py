@@ -25,6 +25,7 @@ import django_secret
 import django_secret_undo
 import django_server
 import django_virtualenv
+import django_virtualenv_managed
 import django_wall_shape
 from django_host_command import DeploymentError
 from django_site import Site
@@ -316,6 +317,7 @@ def prune(site: Site) -> list[str]:
     used = {os.path.basename(os.readlink(link)) for link in links if link.is_symlink()}
     for path in django_virtualenv.unused(site, used):
         stuck += _tried(f"the virtualenv {path.name}", partial(django_host_file.remove_whole, path))
+    stuck += _tried("an interpreter", django_virtualenv_managed.prune)
     return [*stuck, *django_container_image.prune(site, engines)]
 
 

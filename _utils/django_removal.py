@@ -28,6 +28,8 @@ import django_store_setup
 import django_takeover
 import django_timer
 import django_tls
+import django_virtualenv_kept
+import django_virtualenv_managed
 import django_worker
 from django_host_command import DeploymentError
 from django_site import Site
@@ -201,6 +203,9 @@ def _remove(site: Site) -> None:
             django_host_file.remove_whole(path)  # of half a cache or virtualenv a later release would be made
         else:
             django_host_file.remove_tree(path)
+    django_virtualenv_managed.prune()
+    if django_virtualenv_kept.changes():
+        django_virtualenv_kept.apply()
     if not django_site.registered():
         django_host_mount.remove(django_site.RUNTIME)
     django_tls.remove_challenges()

@@ -2,12 +2,14 @@
 
 import os
 import re
+import shutil
 import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+import django_host_command
 import django_host_file
 import django_host_folder
 import django_host_port
@@ -50,6 +52,11 @@ class Site:
         self.build_user = f"{self.user}-build"
         self.proxy_group: str = platform["nginx"]["group"]
         self.process: str = config.get("process", "systemd")
+        python = str(config.get("python", ""))
+        #: The version of Python that the pillar has in place of the name of an interpreter, such as ``3.13``.
+        self.python_version = python if python[:1].isdigit() else ""
+        #: The name or path of its interpreter.
+        self.python = f"python{python}" if self.python_version else python
         tls = config.get("tls") or {"kind": "none"}
         #: Where it is served by https, as in the pillar, and on which ports; empty without a certificate.
         self.listens_tls: list[django_host_port.Listen] = list(tls["listen"]) if tls["kind"] != "none" else []
@@ -99,6 +106,11 @@ class Site:
         #: The database logins that were chosen since this object was created, by alias.
         self.logins: dict[str, str] = {}
         self.tmpfiles = TMPFILES / f"django-{self.name}.conf"
+
+    def has_managed_python(self) -> bool:
+        """Return whether the formula installs its interpreter, as the host has none of that version."""
+        on_host = not self.config.get("container")
+        return on_host and bool(self.python_version) and not shutil.which(self.python, path=django_host_command.PATH)
 
     @property
     def has_common_release(self) -> bool:

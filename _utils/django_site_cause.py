@@ -459,7 +459,7 @@ def _of_node(site: Site, text: str) -> str:
 
 def _of_table(site: Site, text: str, *, building: bool) -> str:
     at = django_site_hint.at(site)
-    values = {"at": at, "python": site.config["python"], "user": site.user, "where": f"{at}:environment", "index": ""}
+    values = {"at": at, "python": site.python, "user": site.user, "where": f"{at}:environment", "index": ""}
     values |= {"site": site.name, "again": site.to_release(), "in_build": ", with build: true" if building else ""}
     values["database"] = site.config["databases"].get("default", {}).get("name") or "DATABASE"
     for word, (option, more) in _ADDED.items():

@@ -134,7 +134,9 @@ def of_packages(site: Site, text: str) -> str:
     """Return the packages for all headers or libraries that are missing; a compilation needs the compiler too."""
     headers = [names for pattern, names in _HEADERS if re.search(pattern, text)]
     if headers:
-        python = site.config["python"].rpartition("/")[2]
+        python = site.python.rpartition("/")[2]
+        if site.has_managed_python():
+            python = ""  # it has its own
         names = {name.lower().replace("_", "-") for pair in _NOT_BUILT.findall(text) for name in pair if name}
         return _install(site, "a package is built from source", [*headers, build_packages(names, python)])
     libraries = [names for pattern, names in _LIBRARIES if re.search(pattern, text)]
@@ -149,11 +151,11 @@ def build_packages(names: Collection[str], python: str = "python3") -> list[str]
 
     Args:
         names: the normalised names of the Python packages.
-        python: the name of the interpreter.
+        python: the name of the interpreter; empty if it has its own headers.
     """
     headers = [header for pattern, found in _BUILT for name in names if re.fullmatch(pattern, name) for header in found]
     of_python = f"{python}-dev" if re.fullmatch(r"python3(\.\d+)?", python) else "python3-dev"
-    return ["gcc", "libc6-dev", *headers, of_python]
+    return ["gcc", "libc6-dev", *headers, *([of_python] if python else [])]
 
 
 def of_contradiction(site: Site, text: str) -> str:

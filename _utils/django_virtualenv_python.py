@@ -10,6 +10,7 @@ import django_container_base
 import django_host_command
 import django_server
 import django_site_hint
+import django_virtualenv_managed
 from django_host_command import DeploymentError
 from django_site import Site
 
@@ -25,8 +26,12 @@ _DJANGO = (
     ("6.0", ">=3.10"),
     ("7.0", ">=3.12"),
 )
+#: The versions of Django with which the tests deploy sites, the newest last.
+TESTED = ("4.2", "5.2", "6.0", "6.1")
 #: The versions of Django with long-term support: one replaces a pinned version that an interpreter does not run.
 _SUPPORTED_LONG = ("2.2", "3.2", "4.2", "5.2")
+#: The versions of Python that are chosen for a project, the first one that it supports.
+SERIES = ("3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.14")
 #: The releases that a series of Python has at most: 3.11.0, 3.11.1, …
 _RELEASES = 50
 
@@ -71,17 +76,26 @@ def path(site: Site) -> str:
     Raises:
         DeploymentError: it is not installed on this host.
     """
-    python = site.config["python"]
     if site.config.get("container"):
         return interpreter(site).path
-    found = shutil.which(python, path=django_host_command.PATH)
+    found = shutil.which(site.python, path=django_host_command.PATH)
+    if not found and site.python_version:
+        found = django_virtualenv_managed.executable(site.python_version)
     if not found:
-        at = f"django:sites:{site.name}"
         raise DeploymentError(
-            f"the interpreter {python} is not installed on this host",
-            hint=f"add it to {at}:packages, or set {at}:python to another one",
+            f"the interpreter {site.python} is not installed on this host", hint=_hint_of_missing(site)
         )
     return str(Path(found).resolve())
+
+
+def _hint_of_missing(site: Site) -> str:
+    at = f"{django_site_hint.at(site)}:python"
+    if site.python_version:
+        return f"state.apply django installs it, or set {at} to another one"
+    version = re.fullmatch(r"python(3\.\d+)", site.python)
+    if version and version[1] in SERIES:
+        return f"set {at} to '{version[1]}' in quotes, which installs it, or to another one"
+    return f"add it to {django_site_hint.at(site)}:packages, or set {at} to another one"
 
 
 @functools.lru_cache(maxsize=16)
@@ -142,18 +156,51 @@ def require(site: Site, versions: str) -> None:
         DeploymentError: the interpreter's version is not among them.
     """
     version = interpreter(site).version
-    series = ".".join(version.split(".")[:2])
-    if not any(is_among(f"{series}.{number}", versions) for number in range(_RELEASES)):
+    if not is_of_series_among(version, versions):
         raise DeploymentError(
-            f"the project requires Python {versions}, and {site.config['python']} is {version}",
-            hint=f"set django:sites:{site.name}:python to another interpreter",
+            f"the project requires Python {versions}, and {site.python} is {version}", hint=_another(site, versions)
         )
+
+
+def suggested(*versions: str) -> str:
+    """Return the version of Python for which all of these restrictions hold, such as ``3.13``; empty if none is known.
+
+    Args:
+        versions: the versions that a project, its lock file or its Django are for; an empty one is no restriction.
+    """
+    return next((one for one in SERIES if all(is_of_series_among(one, limit) for limit in versions if limit)), "")
+
+
+def is_of_series_among(version: str, versions: str) -> bool:
+    """Return whether any release of the series of a version is among those that a project declares."""
+    series = ".".join(version.split(".")[:2])
+    return any(is_among(f"{series}.{number}", versions) for number in range(_RELEASES))
+
+
+def _another(site: Site, *versions: str) -> str:
+    """Return how to choose an interpreter that these versions allow."""
+    at, version = f"{django_site_hint.at(site)}:python", suggested(*versions)
+    if version and not site.config.get("container"):
+        return f"set {at} to '{version}' in quotes, which is installed where the host does not have it"
+    return f"set {at} to another interpreter"
 
 
 def of_django(version: str) -> str:
     """Return the versions of Python that a version of Django runs on, such as ``>=3.6,<3.12``; empty if not known."""
     numbers = _numbers(version)
     return next((python for before, python in _DJANGO if numbers and numbers < _numbers(before)), "")
+
+
+def warning_of_django(version: str) -> str:
+    """Return a warning of a Django that is newer than what the tests deploy; empty for another one.
+
+    Args:
+        version: the version of Django; empty if it is not known.
+    """
+    if not _numbers(version) or _numbers(version) <= _numbers(TESTED[-1]):
+        return ""
+    text = f"Django {version} is newer than what this version of the formula is tested with ({TESTED[-1]})"
+    return f"{text}: look for a newer one, and try releases and rollbacks on another host first"
 
 
 def newer_django(version: str, python: str) -> str:
@@ -189,8 +236,8 @@ def require_for_django(site: Site, version: str) -> None:
         newer = newer_django(version, found)
         cure = django_site_hint.extended(site, "python_packages", [f"django~={newer}.0"]) if newer else ""
         raise DeploymentError(
-            f"Django {version} does not run on {site.config['python']}, which is Python {found}: it needs {versions}",
-            hint=f"set {django_site_hint.at(site)}:python to another interpreter" + (f", or {cure}" if cure else ""),
+            f"Django {version} does not run on {site.python}, which is Python {found}: it needs {versions}",
+            hint=_another(site, versions) + (f", or {cure}" if cure else ""),
         )
 
 
@@ -207,6 +254,6 @@ def require_for_server(site: Site) -> None:
     if found.tag != f"cpython-{version.replace('.', '')}":
         raise DeploymentError(
             f"{site.config['server']['kind']} of this system is built for Python {version}, and "
-            f"{site.config['python']} is {found.version} ({found.tag})",
+            f"{site.python} is {found.version} ({found.tag})",
             hint=f"set django:sites:{site.name}:python to python{version}, or choose another server:kind",
         )

@@ -78,3 +78,19 @@ uv is installed:
     - index: {{ indexes | first | default(none) | tojson }}
     - require:
       - django: The packages of the sites are installed
+{% set versions = django.sites.values() | selectattr('container', 'undefined') | map(attribute='python')
+                  | select('match', '3[.]') | unique | sort %}
+{% if versions %}
+{% import_yaml "django/pythons.yaml" as pythons %}
+{% for version in versions %}
+{% set table = {'versions': {version: pythons.versions[version]} if version in pythons.versions else pythons.versions} %}
+
+Python {{ version }} is installed:
+  django.python:
+    - version: {{ version | tojson }}
+    - table: {{ table | tojson }}
+    - mirror: {{ (django.python_mirror or pythons.origin) | tojson }}
+    - require:
+      - django: uv is installed
+{% endfor %}
+{% endif %}

@@ -50,6 +50,9 @@
     - require:
       - django: {{ name }} has its users
       - django: uv is installed
+{% if site.container is not defined and site.python[:2] == '3.' %}
+      - django: Python {{ site.python }} is installed
+{% endif %}
 {% if site.container is defined and site.container.engine == 'docker' %}
       - django: Docker runs
 {% endif %}

@@ -60,7 +60,8 @@ def page(schema: Rules, given: Examples) -> str:
     site = resolve(schema, schema)["properties"]["django"]["properties"]["sites"]["additionalProperties"]
     options = site["properties"]
     host = resolve(schema, schema)["properties"]["django"]["properties"]
-    sections = [section("The host", HOST, {"process": host["process"]}, [], [given])]
+    of_host = {key: host[key] for key in ("process", "python_mirror")}
+    sections = [section("The host", HOST, of_host, [], [given])]
     plain = {name: rules for name, rules in options.items() if not is_map(rules)}
     sections += [section("A site", "", plain, [], sites)]
     for name, rules in options.items():

@@ -24,6 +24,8 @@ import django_proxy_nginx
 import django_site
 import django_takeover_manager
 import django_tls
+import django_virtualenv_kept
+import django_virtualenv_managed
 import django_virtualenv_uv
 import pytest
 import yaml
@@ -118,6 +120,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (django_proxy_apache, "ETC"): "etc/apache2",
         (django_proxy_apache, "NOTES"): "var/lib/apache2/module",
         (django_tls, "STATE"): "var/lib/django-formula",
+        (django_virtualenv_managed, "FOLDER"): "usr/local/lib/django-formula/python",
         (django_virtualenv_uv, "UV"): "usr/local/lib/django-formula/uv",
         (django_takeover_manager, "SYSTEMD"): "etc/systemd/system",
         (django_takeover_manager, "SUPERVISOR"): "etc/supervisor/conf.d",
@@ -127,6 +130,8 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(module, name, tmp_path / folder)
     monkeypatch.setattr(django_host_template, "COMPILED", tmp_path / "var/lib/django-formula/templates")
     (tmp_path / "proc/meminfo").symlink_to("/proc/meminfo")
+    (tmp_path / "etc/apt/apt.conf.d").mkdir(parents=True)
+    monkeypatch.setattr(django_virtualenv_kept, "CONFIGURATION", tmp_path / "etc/apt/apt.conf.d/60django-formula")
     crontabs = [tmp_path / "var/spool/cron/crontabs", tmp_path / "etc/cron.d"]
     monkeypatch.setattr(django_takeover_manager, "CRONTABS", crontabs)
     monkeypatch.setattr(django_takeover_manager, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])

@@ -8,8 +8,10 @@ import django_virtualenv_python
 import django_virtualenv_requirements
 import pytest
 from django_host_command import DeploymentError
-from specimen import configured
+from specimen import ROOT, configured
 from trees import write_tree
+
+QUOTED = "'{}' in quotes, which is installed where the host does not have it"
 
 
 def test_interpreter_is_found_by_name_and_a_missing_one_refused():
@@ -21,6 +23,35 @@ def test_interpreter_is_found_by_name_and_a_missing_one_refused():
         "add it to django:sites:blog:packages, or set django:sites:blog:python to another one"
     )
     assert django_virtualenv_python._identity(sys.executable, 0).startswith(sys.implementation.cache_tag)
+
+
+@pytest.mark.parametrize(
+    ("python", "hint"),
+    [
+        ("3.7", "state.apply django installs it, or set django:sites:blog:python to another one"),
+        ("python3.8", "set django:sites:blog:python to '3.8' in quotes, which installs it, or to another one"),
+    ],
+)
+def test_missing_version_of_python_can_be_installed(own_host, monkeypatch, python, hint):
+    monkeypatch.setattr(shutil, "which", lambda name, path: None)
+    with pytest.raises(DeploymentError) as error:
+        django_virtualenv_python.path(configured(python=python))
+    name = "python3.7" if python == "3.7" else python
+    assert str(error.value) == f"the interpreter {name} is not installed on this host\n{hint}"
+
+
+def test_host_s_own_python_comes_before_an_installed_one(own_host, monkeypatch):
+    installed = own_host / "usr/local/lib/django-formula/python"
+    for release in ("3.13.9", "3.13.18", "3.12.20"):
+        write_tree(installed / release, {".complete": "", f"x/bin/python{release[:4]}": ""})
+    write_tree(installed / "3.13.19", {"x/bin/python3.13": ""})  # half of it
+    monkeypatch.setattr(shutil, "which", lambda name, path: None)
+    site = configured(python="3.13")
+    assert django_virtualenv_python.path(site) == str(installed / "3.13.18/x/bin/python3.13")
+    assert site.has_managed_python()
+    monkeypatch.setattr(shutil, "which", lambda name, path: f"/usr/bin/{name}")
+    assert django_virtualenv_python.path(site) == "/usr/bin/python3.13"
+    assert not site.has_managed_python() and not configured(python="python3.13").has_managed_python()
 
 
 @pytest.mark.parametrize(
@@ -61,8 +92,8 @@ def test_interpreter_that_the_project_does_not_support_is_refused(make_site, tmp
     with pytest.raises(DeploymentError) as error:
         django_virtualenv_python.require(site, django_virtualenv_requirements.python_versions(source, [*files]))
     assert str(error.value) == (
-        f"the project requires Python {expected}, and python3 is 3.11.2\n"
-        "set django:sites:blog:python to another interpreter"
+        f"the project requires Python {expected}, and python3 is 3.11.2\nset django:sites:blog:python to "
+        + ("another interpreter" if "3.99" in expected or "==3.2" in expected else QUOTED.format("3.13"))
     )
 
 
@@ -98,23 +129,25 @@ def test_version_of_python_is_compared_as_packaging_and_poetry_do(versions, supp
 
 
 @pytest.mark.parametrize(
-    ("version", "python", "needed", "newer"),
+    ("version", "python", "needed", "newer", "suggested"),
     [
-        ("1.11.29", "3.11.2", ">=3.4,<3.10", "3.2"),
-        ("2.2.28", "3.11.2", ">=3.5,<3.11", "3.2"),
-        ("2.2.28", "3.10.4", None, ""),
-        ("3.2.25", "3.12.1", ">=3.6,<3.12", "4.2"),
-        ("3.2.25", "3.11.2", None, ""),
-        ("4.0.3", "3.13.5", ">=3.8,<3.13", "4.2"),
-        ("4.2.26", "3.13.0", None, ""),
-        ("4.2.26", "3.14.0", ">=3.8,<3.14", "5.2"),
-        ("5.2.1", "3.9.2", ">=3.10", ""),
-        ("6.0", "3.11.2", ">=3.12", ""),
-        ("99.0", "3.11.2", None, ""),
-        ("", "3.11.2", None, ""),
+        ("1.11.29", "3.11.2", ">=3.4,<3.10", "3.2", "3.9"),
+        ("2.2.28", "3.11.2", ">=3.5,<3.11", "3.2", "3.10"),
+        ("2.2.28", "3.10.4", None, "", ""),
+        ("3.2.25", "3.12.1", ">=3.6,<3.12", "4.2", "3.11"),
+        ("3.2.25", "3.11.2", None, "", ""),
+        ("4.0.3", "3.13.5", ">=3.8,<3.13", "4.2", "3.12"),
+        ("4.2.26", "3.13.0", None, "", ""),
+        ("4.2.26", "3.14.0", ">=3.8,<3.14", "5.2", "3.13"),
+        ("5.2.1", "3.9.2", ">=3.10", "", "3.13"),
+        ("6.0", "3.11.2", ">=3.12", "", "3.13"),
+        ("99.0", "3.11.2", None, "", ""),
+        ("", "3.11.2", None, "", ""),
     ],
 )
-def test_django_that_does_not_run_on_the_interpreter_is_refused(make_site, monkeypatch, version, python, needed, newer):
+def test_django_that_does_not_run_on_the_interpreter_is_refused(
+    make_site, monkeypatch, version, python, needed, newer, suggested
+):
     site = make_site(python_packages=["six"])
     monkeypatch.setattr(django_virtualenv_python, "path", lambda site: sys.executable)
     monkeypatch.setattr(
@@ -130,8 +163,19 @@ def test_django_that_does_not_run_on_the_interpreter_is_refused(make_site, monke
     cure = f", or django:sites:blog:python_packages: [six, 'django~={newer}.0']" if newer else ""
     assert str(error.value) == (
         f"Django {version} does not run on python3, which is Python {python}: it needs {needed}\n"
-        f"set django:sites:blog:python to another interpreter{cure}"
+        f"set django:sites:blog:python to {QUOTED.format(suggested)}{cure}"
     )
+
+
+def test_django_that_is_newer_than_the_tested_ones_has_a_warning():
+    newest = django_virtualenv_python.TESTED[-1]
+    for version in ("", "4.2.26", "5.1", newest, f"{newest}.9", f"{newest}rc1"):
+        assert django_virtualenv_python.warning_of_django(version) == ""
+    for version in ("9.0", "10.0a1", f"{newest}9.1"):
+        warning = django_virtualenv_python.warning_of_django(version)
+        assert warning.startswith(f"Django {version} is newer than what this version of the formula is tested with")
+    row = next(line for line in (ROOT / "docs/reference/support.md").read_text().splitlines() if "| Django |" in line)
+    assert f"| {', '.join(django_virtualenv_python.TESTED)} |" in row and f"4.2 to {newest};" in row
 
 
 @pytest.mark.parametrize(

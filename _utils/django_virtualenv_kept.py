@@ -1,0 +1,67 @@
+"""Debian's interpreters of virtualenvs, which `apt autoremove` keeps after an upgrade (docs/decisions/0086)."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import django_host_command
+import django_host_file
+import django_site
+from django_host_command import DeploymentError
+
+#: Has the names of the packages that apt does not remove by itself, and which interpreters they are for.
+CONFIGURATION = Path("/etc/apt/apt.conf.d/60django-formula")
+_HEAD = "// Written by django-formula: apt autoremove keeps the interpreters of virtualenvs. See docs/decisions/0086.\n"
+
+
+def changes() -> dict[str, str]:
+    """Return the interpreters that apt has to keep, or needs to keep no longer, by their paths."""
+    if not CONFIGURATION.parent.is_dir():
+        return {}
+    kept = {*re.findall(r"(?m)^// (/.*)$", django_host_file.read_text(CONFIGURATION) or "")}
+    used = {*_used()}
+    return {path: "kept" if path in used else "kept no longer" for path in sorted(kept ^ used)}
+
+
+def apply() -> None:
+    """Have apt keep the packages of the interpreters of all virtualenvs of this host, and no others."""
+    used = _used()
+    packages = sorted({name for path in used for name in _packages(path)})
+    lines = [_HEAD, *(f"// {path}\n" for path in used)]
+    if packages:
+        patterns = " ".join('"^{}$";'.format(name.replace(".", r"\.").replace("+", r"\+")) for name in packages)
+        lines.append(f"APT::NeverAutoRemove {{ {patterns} }};\n")
+    if used:
+        django_host_file.write(CONFIGURATION, "".join(lines))
+    else:
+        CONFIGURATION.unlink(missing_ok=True)
+
+
+def _used() -> list[str]:
+    """Return the real paths of the interpreters of virtualenvs that are in Debian's folders."""
+    links = django_site.REGISTRY.glob("*/virtualenvs/*/bin/python")
+    paths = {os.path.realpath(link) for link in links}
+    return sorted(path for path in paths if re.fullmatch(r"/usr/(?!local/)[\w.+/-]+", path) and os.path.exists(path))
+
+
+def _packages(path: str) -> Iterable[str]:
+    """Yield the packages of an interpreter: its own one, and those of its version that its library is of."""
+    yield from _owners(path)
+    name = os.path.basename(path)
+    version = re.sub(r"^\D+", "", name)
+    for owner in _owners(f"/usr/lib/{name}") if version else ():
+        if version in owner:
+            yield owner
+
+
+def _owners(path: str) -> list[str]:
+    """Return the packages that a path is of."""
+    try:
+        text = django_host_command.run(["dpkg-query", "--search", path], doing=f"looking for the package of {path}")
+    except DeploymentError:
+        return []
+    names = [
+        name for line in text.splitlines() if line.endswith(f": {path}") for name in line.split(": ")[0].split(", ")
+    ]
+    return sorted({name.partition(":")[0] for name in names if re.fullmatch(r"[a-z0-9][a-z0-9+.:-]+", name)})
