@@ -25,6 +25,7 @@ import django_project_program
 import django_proxy_handover
 import django_release
 import django_release_instance
+import django_release_python
 import django_secret
 import django_site
 import django_virtualenv
@@ -66,10 +67,12 @@ def _plan(deployment: Deployment) -> Plan:
     if not live:
         raise DeploymentError(f"{site.name} has no live release to compare with", hint="salt-call state.apply django")
     recorded, inputs = deployment.find_inputs()
-    if live.record.get("inputs") == inputs and live.is_whole():
+    python = django_release_python.difference(site, live)
+    if live.record.get("inputs") == inputs and live.is_whole() and not python:
         return {"release": f"none: {live.name} is of this commit, and nothing else has changed"}
     deployment.plan(django_release.next_name(site, deployment.commit))
     changes = django_deploy_step_source.differences(deployment, recorded, inputs)
+    changes |= {"python": python} if python else {}
     outlook = django_deploy_preflight.look(deployment, changes)  # before the plan itself uses disk space
     with _aside(deployment) as release:
         _build(deployment, release)

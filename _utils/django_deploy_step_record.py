@@ -9,6 +9,7 @@ import django_release
 import django_release_attempt
 import django_release_workers
 import django_store_setup
+import django_virtualenv_kept
 from django_deploy import Changes, Deployment
 from django_host_command import DeploymentError, redact
 from django_release import Release
@@ -23,6 +24,7 @@ def record(deployment: Deployment) -> Iterator[Changes]:
     release = deployment.release
     stores = _unused_stores(deployment, release) if release else []
     removed = {"stores": {f"django-{deployment.site.name}-{part}": "removed" for part in stores}} if stores else {}
+    kept = {} if deployment.is_activated else _kept(deployment)
     if release and not deployment.is_activated and "steps" not in release.record:
         yield {"release": f"{release.name}, whose deployment was interrupted", **removed}
         deployment.take_lock()
@@ -39,15 +41,25 @@ def record(deployment: Deployment) -> Iterator[Changes]:
             release.update(step="record", error=redact(str(error), deployment.masked()))
             raise
         deployment.write_attempt(deployment.result())
-    elif removed:
-        yield removed
-        deployment.take_lock()
+    elif removed or kept:
+        yield {**removed, **kept}
+        if removed:
+            deployment.take_lock()
     elif (
         release and deployment.is_resolved and not deployment.test and django_release_attempt.failures(deployment.site)
     ):
         deployment.write_attempt("unchanged")  # the failures before are over: the active release is the one to have
+    if kept or (deployment.is_activated and django_virtualenv_kept.changes()):
+        django_virtualenv_kept.apply()
     django_store_setup.remove_parts(deployment.site, stores)
     deployment.lock.release()
+
+
+def _kept(deployment: Deployment) -> Changes:
+    """Return what apt has to be told of interpreters where no release was made."""
+    release = deployment.release
+    changes = django_virtualenv_kept.lacking(release.path / "virtualenv") if release else {}
+    return {"interpreters": changes} if changes else {}
 
 
 def _unused_stores(deployment: Deployment, release: Release) -> list[str]:

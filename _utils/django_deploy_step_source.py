@@ -14,6 +14,7 @@ import django_project
 import django_release
 import django_release_claim
 import django_release_instance
+import django_release_python
 import django_source
 import django_source_history
 import django_source_mirror
@@ -36,9 +37,11 @@ def source(deployment: Deployment) -> Iterator[Changes]:
         deployment.read_secrets()
         return
     recorded, inputs = deployment.find_inputs()
-    if not deployment.again and (_is_made_of(live, inputs) or _is_on_hold(deployment, inputs)):
+    python = django_release_python.difference(site, live)
+    is_made = _is_made_of(live, inputs) and not python
+    if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
         return
-    changes = differences(deployment, recorded, inputs)
+    changes = {**differences(deployment, recorded, inputs), **({"python": python} if python else {})}
     deployment.plan(django_release.next_name(site, deployment.commit, deployment.sequence))
     foreseen = _foresee(deployment, live) if deployment.test and live else {}
     outlook = django_deploy_preflight.look(deployment, changes)
@@ -49,7 +52,8 @@ def source(deployment: Deployment) -> Iterator[Changes]:
         raise outlook.refusal
     deployment.warn(django_release_instance.warnings(site))
     deployment.take_lock(look_again=True)
-    if _is_made_of(deployment.live, inputs) and not deployment.again:
+    has_same = not django_release_python.difference(site, deployment.live)
+    if _is_made_of(deployment.live, inputs) and has_same and not deployment.again:
         deployment.keep_live()
     else:
         _begin(deployment, inputs)
@@ -147,7 +151,8 @@ def _is_on_hold(deployment: Deployment, inputs: dict[str, str]) -> bool:
         again = f"{site.to_release()} releases it anyway"
         if former[-1].is_whole():
             again = f"{site.to_return(former[-1].name, former[-1].record['commit'])} activates it again"
-        deployment.warn([f"{text} {again}"])
+        python = django_release_python.problem(live)
+        deployment.warn([f"{text} {again}", *([f"{site.name}: {python}"] if python else [])])
         return True
     if state == "failed" and former[-1].record.get("judged_by") == deployment.configuration_hash():
         record = former[-1].record

@@ -45,6 +45,9 @@ LISTEN = "django_formula_listen.py"
 #: Where the control groups are mounted; each unit has its own.
 CGROUP = Path("/sys/fs/cgroup")
 
+#: The program of systemd.
+PROGRAM = Path("/usr/lib/systemd/systemd")
+
 _BUS = Path("/run/dbus/system_bus_socket")
 #: Where systemd keeps the files of transient units as long as they are loaded, and the seconds that unloading may take.
 _TRANSIENT, _UNLOADED = "/run/systemd/transient", 5.0
@@ -64,8 +67,8 @@ class Systemd(ProcessManager):
     def warnings(self, site: Site) -> list[str]:
         """Return the directives of the sandbox and the limits that are not in force on this host.
 
-        A process that is confined as the project's own tries them, once for each boot and each such sandbox. Of a site
-        in containers, which the engine confines, it is what is weak about the engine.
+        A process that is confined as the project's own tries them, once for each boot, each systemd and each such
+        sandbox. Of a site in containers, which the engine confines, it is what is weak about the engine.
         """
         if site.config.get("container"):
             return django_container_host.warnings(site)
@@ -357,8 +360,18 @@ def _confined(
 
 
 def _known(site: Site) -> dict[str, Any]:
-    """Return what the trial of a site's sandbox found since the boot."""
-    return django_host_file.read_verified(site.confinement)
+    """Return what the trial of a site's sandbox found since the boot, with this systemd."""
+    known = django_host_file.read_verified(site.confinement)
+    return known if known.get("systemd") == _systemd() else {}
+
+
+def _systemd() -> list[int]:
+    """Return what tells systemd's program from that of another version: an upgrade replaces it without a boot."""
+    try:
+        status = PROGRAM.stat()
+    except OSError:
+        return []
+    return [status.st_size, int(status.st_mtime)]
 
 
 def _wanted(site: Site) -> list[str]:
@@ -400,7 +413,8 @@ def _try(site: Site, asked: Mapping[str, Any]) -> dict[str, Any]:
     ):
         refused = _refused_by_ours(site, name)
     found = {**django_process_trial.parse_answer(answer, asked), "outside": django_process_trial.outside()}
-    return {"wanted": _wanted(site), "asked": dict(asked), "refused": refused, "found": found}
+    trial = {"wanted": _wanted(site), "asked": dict(asked), "systemd": _systemd()}
+    return {**trial, "refused": refused, "found": found}
 
 
 def _refused_by_ours(site: Site, name: str) -> list[str]:

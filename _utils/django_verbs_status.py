@@ -12,6 +12,7 @@ import django_proxy_reach
 import django_release
 import django_release_attempt
 import django_release_instance
+import django_release_python
 import django_server
 import django_store_setup
 import django_verbs_workers
@@ -108,6 +109,7 @@ def status(site: Site) -> dict[str, Any]:
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
         "maintenance": django_proxy_maintenance.summary(site),
         "unreached": django_proxy_reach.problem(site) if live else "",
+        "interpreter": django_release_python.problem(live) if live else "",
         **django_verbs_workers.status(site, live),
         "stores": django_store_setup.summary(site),
         **_container(live),

@@ -131,6 +131,7 @@ def _problems(row: Row) -> dict[str, str]:
         found["release"] = "" if release else "no release is active"
         found["running"] = "" if row["running"] or not release else f"{release} is not running"
     found["unreached"] = row.get("unreached", "") and f"visitors do not reach it: {row['unreached']}"
+    found["interpreter"] = row.get("interpreter", "") and f"{row['interpreter']}: state.apply makes a new release"
     workers = row.get("workers", "").split(", ")
     stopped = [text for text in workers if text.endswith(" does not run") or re.search(r" fails \(\d+ times\)$", text)]
     found["workers"] = f"worker {', '.join(stopped)}" if stopped else ""

@@ -15,18 +15,27 @@ CONFIGURATION = Path("/etc/apt/apt.conf.d/60django-formula")
 _HEAD = "// Written by django-formula: apt autoremove keeps the interpreters of virtualenvs. See docs/decisions/0086.\n"
 
 
+def lacking(virtualenv: Path) -> dict[str, str]:
+    """Return the interpreter of a virtualenv if apt does not keep it yet, which is cheap to find."""
+    used = _used([virtualenv / "bin/python"]) if CONFIGURATION.parent.is_dir() else []
+    return {path: "kept" for path in used if path not in _kept()}
+
+
 def changes() -> dict[str, str]:
     """Return the interpreters that apt has to keep, or needs to keep no longer, by their paths."""
     if not CONFIGURATION.parent.is_dir():
         return {}
-    kept = {*re.findall(r"(?m)^// (/.*)$", django_host_file.read_text(CONFIGURATION) or "")}
-    used = {*_used()}
+    kept, used = _kept(), {*_used(_links())}
     return {path: "kept" if path in used else "kept no longer" for path in sorted(kept ^ used)}
+
+
+def _kept() -> set[str]:
+    return {*re.findall(r"(?m)^// (/.*)$", django_host_file.read_text(CONFIGURATION) or "")}
 
 
 def apply() -> None:
     """Have apt keep the packages of the interpreters of all virtualenvs of this host, and no others."""
-    used = _used()
+    used = _used(_links())
     packages = sorted({name for path in used for name in _packages(path)})
     lines = [_HEAD, *(f"// {path}\n" for path in used)]
     if packages:
@@ -38,9 +47,13 @@ def apply() -> None:
         CONFIGURATION.unlink(missing_ok=True)
 
 
-def _used() -> list[str]:
-    """Return the real paths of the interpreters of virtualenvs that are in Debian's folders."""
-    links = django_site.REGISTRY.glob("*/virtualenvs/*/bin/python")
+def _links() -> Iterable[Path]:
+    """Return the links to the interpreters of all virtualenvs of this host's sites."""
+    return django_site.REGISTRY.glob("*/virtualenvs/*/bin/python")
+
+
+def _used(links: Iterable[Path]) -> list[str]:
+    """Return the real paths of interpreters that are in Debian's folders."""
     paths = {os.path.realpath(link) for link in links}
     return sorted(path for path in paths if re.fullmatch(r"/usr/(?!local/)[\w.+/-]+", path) and os.path.exists(path))
 

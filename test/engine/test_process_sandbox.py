@@ -317,7 +317,7 @@ def test_stores_have_none_where_the_pillar_takes_that_of_the_site_off(world, wit
     assert "TemporaryFileSystem" not in django_process_sandbox.closed(world.site)
 
 
-def test_units_have_no_own_file_system_without_mounts(world, with_it):
+def test_units_have_no_own_file_system_without_mounts(world, with_it, monkeypatch):
     """All other walls of mounts are left out without a word."""
     world.sandbox["namespaces"] = dict.fromkeys(("ipc", "mnt", "net", "user"), "1")
     world.apply()
@@ -328,3 +328,7 @@ def test_units_have_no_own_file_system_without_mounts(world, with_it):
     release = world.site.releases / world.live
     django_process_systemd.MANAGER.run(ProjectCommand(world.site, release, FACTS, ["x"], doing="x", timeout=1.0))
     assert len(with_it) == 2, "after a boot it is tried anew before the first command"
+    monkeypatch.setattr(django_process_systemd, "PROGRAM", release / "release.json")
+    for _time in range(2):
+        django_process_systemd.MANAGER.run(ProjectCommand(world.site, release, FACTS, ["x"], doing="x", timeout=1.0))
+    assert len(with_it) == 3, "and once after an upgrade of systemd"

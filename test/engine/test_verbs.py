@@ -384,6 +384,7 @@ def test_what_there_is(two):
         "sandbox": "",
         "maintenance": "",
         "unreached": "",
+        "interpreter": "",
         "damage": "",
     }
     assert [row["health"].split(",")[0] for row in rows[:2]] == ["", "runs"] and rows[1]["age"].endswith(" s")

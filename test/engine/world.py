@@ -179,6 +179,8 @@ class World:
         #: What answers in place of the site by the proxy's configuration, and what its visitors meet.
         self.rivals: list[Rival] = []
         self.unreached = ""
+        #: The version of the host's Python.
+        self.python = "3.11.2"
         self.home = 0, ""
         self.sandbox = dict(CONFINED)
         self.last: Deployment | None = None
@@ -435,6 +437,7 @@ class World:
         (site.virtualenvs / key / "bin").mkdir(parents=True)
         for name in ("bin/python", "bin/uwsgi", ".complete"):
             (site.virtualenvs / key / name).write_text("#!")
+        (site.virtualenvs / key / "pyvenv.cfg").write_text(f"home = /usr/bin\nversion_info = {self.python}\n")
         for name, version in self.packages.items():
             (site.virtualenvs / key / f"lib/python3.11/site-packages/{name}-{version}.dist-info").mkdir(parents=True)
         return list(self.drivers)
@@ -485,7 +488,7 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_backup_dump, "free"): lambda folder: 1 << 20,
         (django_deploy_step_site, "refuse_closed_parents"): lambda site: None,
         (django_virtualenv_python, "path"): lambda site: sys.executable,
-        (django_virtualenv_python, "_identity"): lambda path, modified: f"cpython-311 {path} 3.11.2",
+        (django_virtualenv_python, "_identity"): lambda path, modified: f"cpython-311 {path} {world.python}",
         (django_server_mod_wsgi.SERVER, "python"): lambda site: "3.11",
         (django_virtualenv, "build"): world.build,
         (django_process_build, "run"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),
