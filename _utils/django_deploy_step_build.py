@@ -93,7 +93,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
         log.info("%s: building the image of %s", site.name, file)
         key = django_virtualenv_image.make(site, release.path, again=deployment.again, aside=deployment.aside)
         django_release_manifest.make(site.virtualenvs / key, django_secret.record_key(site))
-        _link_virtualenv(release, key)
+        _link_virtualenv(deployment, release, key)
         return
     tree = release.path / "source"
     requirements = django_virtualenv_requirements.read(site, tree, release.facts["folder"])
@@ -125,12 +125,15 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
         if site.config.get("container") and where != "pulled" and not deployment.aside:
             django_virtualenv_image.share(site, key)
         django_release_manifest.make(site.virtualenvs / key, django_secret.record_key(site))
-    _link_virtualenv(release, key)
+    _link_virtualenv(deployment, release, key)
 
 
-def _link_virtualenv(release: Release, key: str) -> None:
+def _link_virtualenv(deployment: Deployment, release: Release, key: str) -> None:
     django_host_file.link(release.path / "virtualenv", f"../../virtualenvs/{key}", durable=False)
-    release.update(virtualenv=key, packages=django_virtualenv.packages(release.site.virtualenvs / key))
+    packages = django_virtualenv.packages(release.site.virtualenvs / key)
+    release.update(virtualenv=key, packages=packages)
+    warning = django_virtualenv_python.warning_of_django(packages.get("django", ""))
+    deployment.warn([f"{release.site.name}: {warning}"] if warning else [])
 
 
 def build(deployment: Deployment) -> Iterator[Changes]:
