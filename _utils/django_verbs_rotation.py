@@ -62,11 +62,16 @@ def rotate_database_password(
 
 def _refuse_to_rotate(site: django_site.Site, alias: str) -> None:
     """Check that the password of a database was generated on this host."""
-    database = site.config["databases"].get(alias, {})
+    database = site.config["databases"].get(alias)
     at = django_database.pillar_key(site, alias)
-    if not database.get("engine"):
+    if database is None:
         known = ", ".join(site.config["databases"]) or "none"
         raise DeploymentError(f"the pillar of {site.name} has no database {alias!r}", hint=f"it has {known}")
+    if database.get("engine") in (None, "sqlite"):
+        raise DeploymentError(
+            f"the pillar of {site.name} has the database {alias!r} on no server, and so no password of it",
+            hint=f"set {at}:engine for a database on a server (docs/guides/databases.md)",
+        )
     if database.get("served_by"):
         raise DeploymentError(
             f"the master's store has the password of the database {alias!r} of {site.name}",

@@ -206,7 +206,7 @@ def test_damaged_login_file_restored(blog, server, torn):
         ({"engine": "postgres"}, "default", "the database 'default' of blog has no password"),
         ({**POSTGRES, "password": "x"}, "default", "the pillar gives blog the password of its database 'default'"),
         ({"engine": "postgres", "host": "db1", "password": "x"}, "default", "is not on a server that the formula"),
-        ({"engine": "sqlite"}, "default", "is not on a server that the formula sets up"),
+        ({"engine": "sqlite"}, "default", "has the database 'default' on no server"),
         (POSTGRES, "metrics", "the pillar of blog has no database 'metrics'"),
     ],
 )
