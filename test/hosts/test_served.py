@@ -106,6 +106,17 @@ def test_site_that_another_server_hides_is_refused_before_nginx_reads_it(blog: S
     assert status["unreached"] == ""
 
 
+@pytest.mark.full
+def test_directive_that_nginx_refuses_is_named_by_its_key(blog: Site) -> None:
+    applied = blog.apply(proxy={"options": {"gzip_comp_level": "99"}})
+    (failure,) = (text for text in applied.failed.values() if "nginx refuses" in text)
+    assert "correct django:sites:blog:proxy:options:gzip_comp_level, from which that line is" in failure
+    last = applied.states[-1]
+    assert last.function == "django.outcome" and failure.splitlines()[0] in last.comment
+    assert blog.get("/").status_code == 200
+    blog.deploy(proxy=None)
+
+
 @pytest.mark.parametrize(
     "fixture", [pytest.param("secure", marks=pytest.mark.full), pytest.param("behind_apache", marks=pytest.mark.full)]
 )
