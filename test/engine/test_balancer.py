@@ -25,7 +25,7 @@ from django_balancer import Entry
 from django_host_command import DeploymentError
 from django_host_template import haproxy_format, haproxy_value
 from django_site import Site
-from specimen import GRAINS, contract, formula_templates
+from specimen import GRAINS, contract, formula_templates, three_keys
 
 ROOT = Path(__file__).parents[2]
 RENDER = ROOT / "test/render/balancer"
@@ -427,3 +427,17 @@ def test_pillar_of_the_guide_is_valid() -> None:
 def test_what_a_balancer_cannot_do_is_refused(options: dict[str, Any], key: str, problem: str) -> None:
     errors = compiled({"blog": {**yaml.safe_load(_sites())["blog"], **options}})["errors"]
     assert any(line.startswith(f"django:sites:blog:{key} — ") and problem in line for line in errors), errors
+
+
+@pytest.mark.parametrize(("host", "verifies"), [("web1", False), ("lb1", True)])
+def test_balancer_verifies_clients_and_hosts_accept_the_subject_from_it(host, verifies):
+    hosts = {"web1": {"parts": ["app"], "address": "10.0.0.1"}, "lb1": {"parts": ["balancer"], "address": "10.0.0.9"}}
+    tls = {"kind": "self_signed", "client_ca": "/etc/ssl/clients.pem", "verify": "optional"}
+    site = {**three_keys(), **COMMON, "hosts": hosts, "tls": tls}
+    pillar = {"django": {"sites": {"blog": site}}}
+    rules = [contract(name) for name in ("schema.yaml", "platforms.yaml")]
+    result = django_pillar.compile(pillar, *rules, {**GRAINS, "id": host})
+    site = (result["sites"] | result["balanced"])["blog"]
+    assert result["errors"] == [] and "10.0.0.9" in site["proxy"]["trusted"]
+    assert site["proxy"]["trusted_headers"] == ([] if verifies else ["SSL-Client-S-DN"])
+    assert site["tls"]["client_ca"] == (tls["client_ca"] if verifies else None)
