@@ -241,5 +241,15 @@ def refused(title: str, error: DeploymentError, pattern: str, folder: str, insta
         installed: the folder that they are for.
     """
     found = re.search(pattern, error.log)
-    cause = (found[1] if found else error.message).replace(f"{folder}/", f"{installed}/")
-    return DeploymentError(f"{title} refuses its new configuration: {cause}", hint=KEPT)
+    reason = found[1] if found else error.message
+    line, cause = _line(reason, Path(folder)), reason.replace(f"{folder}/", f"{installed}/")
+    details = [f"the line: {line}"] if line else []
+    return DeploymentError(f"{title} refuses its new configuration: {cause}", details=details, hint=KEPT)
+
+
+def _line(cause: str, folder: Path) -> str:
+    """Return the line that an error is about, of a file that is not installed; empty for one with a password."""
+    found = re.search(r"/([\w.-]+):(\d+)", cause)
+    lines = (django_host_file.read_text(folder / found[1]) or "").splitlines() if found else []
+    line = lines[int(found[2]) - 1].strip() if found and 0 < int(found[2]) <= len(lines) else ""
+    return "" if re.search("password|Basic", line) else line

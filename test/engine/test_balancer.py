@@ -441,3 +441,16 @@ def test_balancer_verifies_clients_and_hosts_accept_the_subject_from_it(host, ve
     assert result["errors"] == [] and "10.0.0.9" in site["proxy"]["trusted"]
     assert site["proxy"]["trusted_headers"] == ([] if verifies else ["SSL-Client-S-DN"])
     assert site["tls"]["client_ca"] == (tls["client_ca"] if verifies else None)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(2, "\n  the line: timeout server 5x"), (3, ""), (9, "")], ids=["", "password", "beyond"]
+)
+def test_line_that_a_balancer_refuses_is_shown_unless_it_has_a_password(tmp_path, number, said):
+    (tmp_path / "django.cfg").write_text("a\n  timeout server 5x\n  user ops insecure-password x\n")
+    error = DeploymentError(
+        "haproxy -c failed", log=f"[ALERT] : config : [{tmp_path}/django.cfg:{number}] : unexpected\n"
+    )
+    found = django_balancer_program.refused("HAProxy", error, r"config : (.*)", str(tmp_path), Path("/etc/haproxy"))
+    where = f"[/etc/haproxy/django.cfg:{number}] : unexpected"
+    assert found.message == f"HAProxy refuses its new configuration: {where}{said}"
