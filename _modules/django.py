@@ -702,7 +702,7 @@ def inspect(source, revision="HEAD", deploy_key=None):
     return _answer(lambda: django_project_inspection.inspect(source, revision, deploy_key))
 
 
-def compose(site, folder, python=""):
+def compose(site, folder, python="", database=""):
     """
     Write the files by which Docker or podman runs a site's project without Salt: a Dockerfile, compose files for
     production and for development, and variables with secrets of their own. No file that differs is overwritten; ours
@@ -714,14 +714,17 @@ def compose(site, folder, python=""):
         Work tree of the project, where the files are written as the user who owns it.
     python
         Version of Python of the image, such as ``3.12``. By default the newest that the project is for.
+    database
+        ``postgres``, ``mysql`` or ``sqlite`` in place of the site's database.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt-call django.compose blog /home/ray/blog
+        salt-call django.compose blog /home/ray/blog database=postgres
     """
-    return _answer(lambda: "\n".join(django_compose.of_site(site, folder, str(python))))
+    return _answer(lambda: "\n".join(django_compose.of_site(site, folder, str(python), database)))
 
 
 def save_images(site, file):

@@ -1,10 +1,11 @@
 """Compose files for a project: written into its source, for Docker and podman, without Salt."""
 
 import argparse
+import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import django_compose_secrets
 import django_compose_services
 import django_compose_settings
 import django_host_environment
+import django_host_file
 import django_site
 import django_source_reader
 import django_wall_delegate
@@ -29,18 +31,38 @@ from django_wall_text import proposal, shown, tell
 _NOT_ROOT = 10001
 
 
-def of_site(name: str, folder: str, python: str = "") -> list[str]:
+#: The databases that there is a service for, or a file.
+DATABASES = ("postgres", "mysql", "sqlite")
+#: Where it is kept which files were written, and what was written next to those that differ, in this work tree.
+_RECORD = ".envs/written.json"
+_SHAPE = {"files": [str], "offered": {str: str}}
+
+
+def of_site(name: str, folder: str, python: str = "", database: str = "") -> list[str]:
     """Write the compose files of a site of this host; return what was done.
 
     Args:
         folder: a work tree of the project.
         python: the version of Python of the image, such as ``3.12``.
+        database: one of `DATABASES`, in place of the site's.
 
     Raises:
         DeploymentError: there is no such site, or no project in the folder.
     """
     given = django_compose_plan.of_site(django_site.find(name).config)
-    return write(folder, name, {**given, **({"python": python} if python else {})})
+    return write(folder, name, {**given, **chosen(python, database)})
+
+
+def chosen(python: str, database: str) -> dict[str, Any]:
+    """Return the options that are chosen on the command line.
+
+    Raises:
+        DeploymentError: there is no such database.
+    """
+    if database and database not in DATABASES:
+        raise DeploymentError(f"database is {database!r}", hint=f"one of {', '.join(DATABASES)}")
+    own = {"engine": database} if database else {}
+    return {**({"python": python} if python else {}), **({"database": own} if own else {})}
 
 
 def write(where: str, name: str = "", given: Mapping[str, Any] | None = None) -> list[str]:
@@ -68,7 +90,6 @@ def write(where: str, name: str = "", given: Mapping[str, Any] | None = None) ->
             f"{folder} is owned by uid {reader.uid}, which is not a user of this host",
             hint=proposal("change its owner: {}", "chown", "-R", "root", str(folder)),
         )
-    name = name or re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-") or "site"
     arguments = (folder, name, dict(given or {}))
     doing = f"writing the compose files of {folder}"
     lines = django_wall_delegate.ask(reader.name, _write, *arguments, doing=doing, timeout=120, memory=1 << 30)
@@ -79,10 +100,12 @@ def write(where: str, name: str = "", given: Mapping[str, Any] | None = None) ->
 
 def _write(folder: Path, name: str, given: dict[str, Any]) -> list[str]:
     """Inspect the project and write the files; this runs as the user who can change them."""
-    plan = django_compose_plan.make(folder, name, given)
     own = os.geteuid(), os.getegid()
     user = own if own[0] else (_NOT_ROOT, _NOT_ROOT)
     top = Foreign(folder)
+    record = _record(top)
+    name = name or _named(top) or re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-") or "site"
+    plan = django_compose_plan.make(folder, name, _with_written(given, top, record["files"]))
     (top / ".envs").make_folder(mode=0o700, owner=own)
     done = {}
     for path, text in secrets(plan, top).items():
@@ -90,7 +113,11 @@ def _write(folder: Path, name: str, given: dict[str, Any]) -> list[str]:
         done[path] = django_compose_files.put(top / path, text, **own_file, replaces_empty=True)
     named = _named_user(top) or user
     for path, (text, mode) in files(plan, folder, named).items():
-        done[path] = django_compose_files.put(top / path, text, mode=mode, owner=own, of_folder=own)
+        offered = record["offered"].get(path, "")
+        done[path] = django_compose_files.put(top / path, text, mode=mode, owner=own, of_folder=own, offered=offered)
+        record["offered"][path] = django_host_file.checksum(text)
+    record["files"] = sorted({*record["files"], *plan.contents})
+    (top / _RECORD).write(json.dumps(record, indent=1, sort_keys=True) + "\n", mode=0o600, owner=own)
     written = [path for path, what in done.items() if what == "written"]
     lines = [f"written: {', '.join(written)}"] if written else ["nothing had to be written"]
     lines += [
@@ -102,6 +129,29 @@ def _write(folder: Path, name: str, given: dict[str, Any]) -> list[str]:
         own_user = f"APP_USER={user[0]}:{user[1]}"
         lines.append(f"the compose files are for uid {named[0]}, and .envs is of {user[0]}: add {own_user} to .env")
     return [*lines, *plan.notes]
+
+
+def _record(top: Foreign) -> dict[str, Any]:
+    """Return what earlier runs have written in this work tree."""
+    try:
+        found: dict[str, Any] = django_wall_shape.parse((top / _RECORD).text() or "", _SHAPE, doing="reading it")
+    except DeploymentError:
+        return {"files": [], "offered": {}}
+    return found
+
+
+def _with_written(given: dict[str, Any], top: Foreign, paths: Collection[str]) -> dict[str, Any]:
+    """Return the options with the files of the project that an earlier run has written: they are there, and ours."""
+    texts = {path: text for path in paths if (text := (top / path).text())}
+    files = {path: {"contents": text} for path, text in texts.items()}
+    return {**given, **({"files": {**files, **given.get("files", {})}} if files else {})}
+
+
+def _named(top: Foreign) -> str:
+    """Return the name that the compose files have, which a clone in a folder of another name keeps; else empty."""
+    text = (top / "compose.production.yml").text() or ""
+    found = re.search(r"^  image: localhost/([a-z0-9][a-z0-9_-]*):production$", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _named_user(top: Foreign) -> tuple[int, int] | None:
@@ -158,9 +208,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder")
     parser.add_argument("--domain", action="append", default=[])
     parser.add_argument("--python", default="")
+    parser.add_argument("--database", choices=DATABASES, default="")
     parser.add_argument("--certificates", metavar="EMAIL", default="")
     given = parser.parse_args(arguments)
-    options = {"domains": given.domain, "python": given.python, "email": given.certificates}
+    options = {"domains": given.domain, "email": given.certificates, **chosen(given.python, given.database)}
     try:
         tell("\n".join(write(given.folder, given={key: value for key, value in options.items() if value})))
     except (DeploymentError, OSError) as failure:

@@ -8,6 +8,7 @@ from pathlib import Path
 import django_compose_files
 import django_compose_plan
 import django_project
+import django_virtualenv_setuptools
 import django_virtualenv_uv
 from django_compose_plan import Plan
 from django_wall_foreign import Foreign
@@ -63,10 +64,8 @@ ENV VIRTUAL_ENV=/venv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 WORKDIR /app
 {copy}
 {install}
-# Packages of before 2021 import pkg_resources, which setuptools had until version 80, and do not require it.
-RUN if grep --recursive --quiet --extended-regexp --include='*.py' '^(import|from) pkg_resources' /venv/lib; then \\
-    uv pip install 'setuptools<81'; fi
-
+# Older packages import modules that they do not require, since every environment had them once.
+{modules}
 FROM packages AS source
 COPY . /app
 # As .dockerignore has it, where the project has another one.
@@ -105,9 +104,20 @@ def dockerfile(plan: Plan, tree: Path) -> str:
         copy="\n".join(_copy(name) for name in copied) or "COPY . /app",
         remove=_remove(plan, tree),
         install="\n".join(f"RUN {command}" for command in _install(plan, tree)),
+        modules="".join(map(_module, django_virtualenv_setuptools.MODULES)),
         build=f"WORKDIR {path[0]}\n{build}" if build else "",
         folders=" ".join(FOLDERS),
         folder=path[0],
+    )
+
+
+def _module(module: str) -> str:
+    """Return the lines that install what has a module, where a package imports it."""
+    found = f"'{django_virtualenv_setuptools.IMPORT.format(module=module)}' /venv/lib"
+    requirement = _quoted(django_virtualenv_setuptools.MODULES[module])
+    return (
+        f"RUN if ! python -c 'import {module}' 2>/dev/null && grep --recursive --quiet --extended-regexp "
+        f"--include='*.py' \\\n    {found}; then uv pip install {requirement}; fi\n"
     )
 
 

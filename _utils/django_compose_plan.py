@@ -12,8 +12,14 @@ import django_project_code
 import django_project_environment
 import django_project_layout
 import django_project_options
+import django_project_process_files
 import django_project_python_path
 import django_project_requirements
+import django_project_shell
+import django_project_tasks
+import django_project_worker
+import django_server_gunicorn
+import django_server_uvicorn
 import django_virtualenv_lock
 import django_virtualenv_python
 import django_virtualenv_requirements
@@ -25,11 +31,13 @@ from django_wall_foreign import Foreign
 #: Options of a site that replace what inspection finds.
 _OF_SITE = (
     *("settings_module", "requirements", "python_packages", "constraints", "packages", "build", "environment"),
-    *("secrets", "settings", "queue", "caches", "workers", "schedules", "writable", "health", "files"),
+    *("secrets", "settings", "queue", "caches", "workers", "schedules", "writable", "health", "files", "commands"),
 )
 #: What names of modules and of files may be, as in the pillar: they are written into YAML, Dockerfiles and scripts.
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 PATH = re.compile(r"(?!-)[\w.@+~=,/-]+", re.ASCII)
+#: Commands of a service that serves the project itself.
+_SERVES = re.compile(r"\b(gunicorn|uwsgi|uvicorn|daphne|hypercorn|granian|runserver\w*)\b")
 #: How our Dockerfile begins.
 HEADER = "# The image of "
 
@@ -94,6 +102,11 @@ class Plan:
         """Return whether a variable has what the formula knows, such as ``database_url``, by the start of its name."""
         values = self.options.get("environment", {}).values()
         return any(isinstance(value, dict) and value.get("from", "").startswith(word) for value in values)
+
+    def commands(self, stage: str) -> list[str]:
+        """Return the commands of a stage of a release: ``after_static`` or ``after_migrate``."""
+        given = self.options.get("commands") or {}
+        return [str(one) for one in given.get(stage) or []]
 
     @property
     def queue(self) -> str:
@@ -175,6 +188,7 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
     roots = [tree / path for path in (folder, *python_path)]
     module = options.get("settings_module") or report.settings_module
     settings = django_project_environment.read(roots, module, report.application)
+    _name_apps(options, roots, [module, report.application])
     if "redis-server" in options.get("packages", []) and not (options.get("queue") or options.get("cache")):
         options["queue"] = {"engine": "redis"}
     engine = _database(settings, options)
@@ -205,8 +219,25 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
     )
     _refuse_names(plan)
     plan.driver = [*_added(plan, required, contents)]
-    plan.notes = [*_notes(plan, settings), *_assigning(plan, roots)]
+    plan.notes = [*_notes(plan, settings, tree), *_assigning(plan, roots), *_left_out(plan, tree)]
     return plan
+
+
+def _name_apps(options: dict[str, Any], roots: list[Path], modules: list[str]) -> None:
+    """Name the app of each worker of Celery that has none, as its program finds it in a deployment.
+
+    Args:
+        modules: of the project; the app is in one of the packages that they are in, the outer ones first.
+    """
+    options["workers"] = {name: one and {**one} for name, one in (options.get("workers") or {}).items()}
+    workers = options["workers"].values()
+    unnamed = [one for one in workers if one and one["kind"].startswith("celery") and not one.get("app")]
+    apps = [*django_project_tasks.read(roots).apps] if unnamed else []
+    packages = dict.fromkeys(".".join(one.split(".")[:end]) for one in modules for end in range(1, one.count(".") + 1))
+    named = [f"{package}{end}" for package in packages for end in ("", ".celery", ".celery_app", ".celeryapp")]
+    found = [app for module in named for app in apps if app.partition(":")[0] == module] or apps
+    for worker in unnamed if found else ():
+        worker["app"] = found[0]
 
 
 def _dockerfile(top: Foreign) -> str:
@@ -280,8 +311,8 @@ def _added(plan: Plan, required: list[str], contents: Mapping[str, str]) -> list
     names = {re.sub(r"\[.*", "", name).lower().replace("_", "-") for name in listed}
     version = django_project_requirements.versions(dict(contents)).get("django", "99")
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-    server = ["gunicorn"] if plan.interface == "wsgi" else ["uvicorn[standard]"]
-    added = [one for one in server if one.partition("[")[0] not in names]
+    of_server = django_server_gunicorn if plan.interface == "wsgi" else django_server_uvicorn
+    added = [one for any_of, pins in of_server.REQUIREMENTS.items() if not names & {*any_of} for one in pins]
     engine = django_database_engine.ENGINES[plan.engine]
     if engine.is_server and not {name.replace("-", "_") for name in names} & engine.drivers:
         added.append(engine.driver_requirement(numbers))
@@ -292,7 +323,7 @@ def _added(plan: Plan, required: list[str], contents: Mapping[str, str]) -> list
     return added
 
 
-def _notes(plan: Plan, settings: Settings) -> list[str]:
+def _notes(plan: Plan, settings: Settings, tree: Path) -> list[str]:
     """Return what the files do not have."""
     notes = [f"set {name} in .envs/production and .envs/local: the project requires it" for name in plan.open]
     if plan.options.get("path"):
@@ -303,15 +334,56 @@ def _notes(plan: Plan, settings: Settings) -> list[str]:
         notes.append(f"no service for the databases {', '.join(others)}: set them in compose/settings_production.py")
     if "rabbitmq-server" in plan.options.get("packages", []):
         notes.append("no service for RabbitMQ: add one to the compose files, and its address to .envs")
-    missing = sorted({*plan.options.get("files", {})} - {*plan.contents})
+    missing = sorted(
+        path for path in plan.options.get("files", {}) if path not in plan.contents and not (tree / path).exists()
+    )
     if missing:
         notes.append(f"no file {', '.join(missing)}: write it, and mount it in compose.production.yml")
+    notes += [f"no service runs after a switch: {command}" for command in plan.commands("after_switch")]
     for name, one in (plan.options.get("schedules") or {}).items():
         command = one.get("command", "") if isinstance(one, dict) else one
         notes.append(f"no service for the schedule {name}: have cron run it in the service app: {command}")
     if plan.options.get("writable_packages"):
         notes.append(f"{', '.join(plan.options['writable_packages'])} write into their own folder, which is read-only")
     return notes
+
+
+def _left_out(plan: Plan, tree: Path) -> Iterator[str]:
+    """Yield a note for each compose file of the project itself that has services which ours lack."""
+    own = {"app", "nginx", "database", "queue", "cache", *(plan.options.get("workers") or {})}
+    for path in sorted(path for path in tree.iterdir() if django_project_process_files.is_compose_file(path)):
+        if path.name in ("compose.production.yml", "compose.local.yml"):
+            continue
+        remarks: list[str] = []
+        found = django_project_process_files.services(path, remarks)
+        left = [name for name, service in found.items() if name not in own and not _has_service(plan, service)]
+        if left:
+            yield f"{path.name} has services that are not in these files: {', '.join(left)}; add those that you need"
+
+
+def _has_service(plan: Plan, service: Mapping[str, Any]) -> bool:
+    """Return whether the files have what a service of a compose file of the project runs."""
+    image = str(service.get("image") or "").rpartition("/")[2].partition(":")[0]
+    kinds = {
+        "nginx": True,
+        "postgres": plan.engine == "postgres",
+        "postgis": plan.engine == "postgres",
+        "mysql": plan.engine == "mysql",
+        "mariadb": plan.engine == "mysql",
+        "redis": bool(plan.queue or plan.cache == "redis"),
+        "valkey": bool(plan.queue or plan.cache == "redis"),
+        "memcached": plan.cache == "memcached",
+    }
+    if image in kinds:
+        return kinds[image]
+    line = django_project_process_files.line_of(dict(service))
+    commands = django_project_shell.commands(line) or []
+    is_server = any(_SERVES.search(" ".join(words)) for words in commands) or not line
+    workers = (plan.options.get("workers") or {}).values()
+    kinds_of_workers = {one["kind"] for one in workers if one}
+    found = [worker for words in commands if (worker := django_project_worker.of(words, is_process=True))]
+    is_worker = any(worker.kind in kinds_of_workers for worker in found)
+    return ("build" in service and is_server) or is_worker
 
 
 def _assigning(plan: Plan, roots: list[Path]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 import shlex
 
+import django_compose_services
 import django_host_template
 import django_site_domain
 from django_compose_plan import Plan
@@ -18,13 +19,13 @@ set -a
 set +a
 case "$1" in
 serve)
-    python {django} migrate --noinput
     python {django} collectstatic --noinput
-    exec {server}
+{after_static}    python {django} migrate --noinput
+{after_migrate}    exec {server}
     ;;
 develop)
     python {django} migrate --noinput
-    exec python {django} runserver 0.0.0.0:8000
+{after_migrate}    exec python {django} runserver 0.0.0.0:8000
     ;;
 esac
 exec "$@"
@@ -177,7 +178,15 @@ done
 def start(plan: Plan) -> str:
     """Return the program that containers of the project begin with."""
     server = (_GUNICORN if plan.interface == "wsgi" else _UVICORN).format(application=plan.application)
-    return _START.format(name=plan.name, django=" ".join(plan.django), server=server)
+    stages = {stage: _lines(plan, stage) for stage in ("after_static", "after_migrate")}
+    stages["after_migrate"] += _lines(plan, "before_switch")
+    return _START.format(name=plan.name, django=" ".join(plan.django), server=server, **stages)
+
+
+def _lines(plan: Plan, stage: str) -> str:
+    """Return the lines of the shell for the commands of a stage of a release, as a deployment runs them."""
+    words = [django_compose_services.words(plan, command) for command in plan.commands(stage)]
+    return "".join(f"    {shlex.join(one)}\n" for one in words)
 
 
 def healthy(plan: Plan) -> str:

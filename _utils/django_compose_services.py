@@ -19,7 +19,8 @@ x-app: &app
 """
 _PRODUCTION = """\
 # {name} in production: docker compose -f compose.production.yml up --detach
-# nginx listens on 127.0.0.1:8080 only, for the proxy of this host: a published port passes the host's firewall.
+# nginx listens on 127.0.0.1:8080 only, for the proxy of this host: a published port passes the host's firewall. It does
+# not depend on app, or compose would stop it for each release of app alone.
 {common}  volumes: [data:/srv/data, media:/srv/media, run:/srv/run, static:/srv/static{contents}]
   read_only: true
   tmpfs: [/tmp]
@@ -47,8 +48,6 @@ services:
     cap_add: [CHOWN, SETGID, SETUID]
     security_opt: ["no-new-privileges:true"]
     restart: unless-stopped
-    depends_on:
-      app: {{condition: service_healthy}}
 {services}
 volumes:
   data:
@@ -240,8 +239,8 @@ def _services(plan: Plan, suffix: str, own: str) -> list[str]:
     )
     workers = django_compose_secrets.workers(plan)
     for worker, about in workers.items():
-        words = json.dumps(command(plan, about)).replace("$", "$$")
-        found.append(_WORKER.format(service=service(worker, workers), command=words, after=after))
+        line = json.dumps(command(plan, about)).replace("$", "$$")
+        found.append(_WORKER.format(service=service(worker, workers), command=line, after=after))
     return [*found, _CERTIFICATES] if plan.email and not suffix else found
 
 
@@ -280,5 +279,10 @@ def command(plan: Plan, worker: dict[str, Any]) -> list[str]:
         return ["python", *plan.django, "rqworker", *(queues or ["default"]), *options]
     if kind == "huey":
         return ["python", *plan.django, "run_huey", *([f"--workers={number}"] if number else []), *options]
-    words = shlex.split(worker["command"])
-    return ["python", *plan.django, *words[1:]] if words[0] in ("manage.py", "./manage.py") else words
+    return words(plan, worker["command"])
+
+
+def words(plan: Plan, command: str) -> list[str]:
+    """Return the words of a command of the project, as the containers run it."""
+    found = shlex.split(command)
+    return ["python", *plan.django, *found[1:]] if found[0] in ("manage.py", "./manage.py") else found

@@ -23,6 +23,8 @@ _CRON = re.compile(
     r"\s*(?P<at>@(?:hourly|daily|midnight|weekly|monthly|yearly|annually)"
     r"|(?:[\d*/,A-Za-z-]+[ \t]+){4}[\d*/,A-Za-z-]+)[ \t]+(?P<rest>\S.*)"
 )
+#: How the compose files begin that the formula has written of what is found in the project.
+_OURS = re.compile(r"# \S+ (in production|on the machine of a developer): docker compose -f compose\.\w+\.yml up")
 _CRONTAB_NAME = re.compile(r"(crontab|cron)(\.\w+)?|[\w-]+\.(cron|crontab)|[\w-]*crontab")
 _COMPOSE_NAME = re.compile(r"(docker-)?compose[\w.-]*\.ya?ml|(production|prod|live)\.ya?ml")
 #: Names that any of these files may have; scripts have none, or .sh, at their end.
@@ -149,7 +151,8 @@ def is_compose_file(path: Path) -> bool:
 
 
 def _compose_files(path: Path, place: str, remarks: list[str]) -> Iterator[Line]:
-    if is_compose_file(path):
+    is_ours = _OURS.match(django_project_code.read(path)) if is_compose_file(path) else None
+    if is_compose_file(path) and not is_ours:
         found: list[str] = []
         for name, service in services(path, found).items():
             yield from _service(name, service, place)

@@ -10,7 +10,8 @@ from django_host_command import seconds
 from django_server_contract import KEPT_ALIVE, Requirements, Server
 from django_site import Site
 
-_GUNICORN: Requirements = {
+#: What is installed where the project does not require it.
+REQUIREMENTS: Requirements = {
     ("gunicorn",): ("gunicorn==27.0.1; python_version >= '3.10'", "gunicorn==23.0.0; python_version < '3.10'")
 }
 #: What a class of workers needs in addition.
@@ -35,7 +36,7 @@ class Gunicorn(Server):
 
     def requirements(self, site: Site) -> Requirements:
         """Return Gunicorn, and the packages of its workers."""
-        return {**_GUNICORN, **_WORKERS.get(_worker_class(site), {})}
+        return {**REQUIREMENTS, **_WORKERS.get(_worker_class(site), {})}
 
     def configuration(
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]

@@ -168,7 +168,7 @@ def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
     doing = "looking for the packages of the source"
     django_wall_delegate.ask(site.build_user, _resolve, uv.work, prepared["required"], doing=doing, timeout=120)
     present = _install_packages(uv, prepared, site.config["python_packages"])
-    added = [*_missing_drivers(site, uv.folder), *_missing_setuptools(site, uv.folder)]
+    added = [*_missing_drivers(site, uv.folder), *_missing_modules(site, uv.folder)]
     for requirement in added:
         _add_missing(uv, present, requirement, prepared["limit"])
     server = django_server.requirements(site, packages(uv.folder))
@@ -265,13 +265,13 @@ def _missing_drivers(site: Site, folder: Path) -> list[str]:
     return [*drivers, *django_store.requirements(site, version, {*installed})]
 
 
-def _missing_setuptools(site: Site, folder: Path) -> list[str]:
-    """Return setuptools if a package of the virtualenv needs it and does not require it."""
+def _missing_modules(site: Site, folder: Path) -> list[str]:
+    """Return what has the modules that packages of the virtualenv import and do not require."""
     find = django_virtualenv_setuptools.needed_by
-    module = django_wall_delegate.ask(site.build_user, find, folder, doing="reading the packages", timeout=120)
-    if module:
-        log.info("%s: %s imports pkg_resources", site.name, module)
-    return [django_virtualenv_setuptools.REQUIREMENT] if module else []
+    found = django_wall_delegate.ask(site.build_user, find, folder, doing="reading the packages", timeout=120)
+    for module, path in found.items():
+        log.info("%s: %s imports %s", site.name, path, module)
+    return [requirement for module, requirement in django_virtualenv_setuptools.MODULES.items() if module in found]
 
 
 # What uv reads of a source, as the build user

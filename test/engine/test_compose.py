@@ -68,7 +68,7 @@ def new_files(folder: Path, case: str) -> dict[str, str]:
     return {
         name: (folder / name).read_text().replace(f":-{owner}}}", ":-1000:1000}")
         for name in names
-        if name not in SOURCES[case]["files"]
+        if name not in SOURCES[case]["files"] and name != ".envs/written.json"  # checksums, of the user too
     }
 
 
@@ -211,7 +211,7 @@ def test_a_certificate_of_the_source_is_in_the_image_and_no_private_key(tmp_path
 def test_secrets_are_in_files_of_the_user_alone_and_in_no_other(tmp_path):
     folder, _lines = written("celery", tmp_path)
     secret = {path.name: path.read_text() for path in (folder / ".envs").iterdir()}
-    assert {*secret} == {".gitignore", "database_password", "local", "production"}
+    assert {*secret} == {".gitignore", "database_password", "local", "production", "written.json"}
     assert secret[".gitignore"] == "*\n"
     assert {path.stat().st_mode & 0o777 for path in (folder / ".envs").iterdir()} == {0o600}
     assert (folder / ".envs").stat().st_mode & 0o777 == 0o700
@@ -316,6 +316,115 @@ def test_a_dockerfile_of_the_project_stays_and_ours_is_the_one_of_compose(tmp_pa
     assert "**/.env" in (folder / "compose/Dockerfile.dockerignore").read_text().splitlines()
     assert django_compose.write(str(folder), "sqlite") == ["nothing had to be written"]
     assert django_project_inspection.inspect(str(folder)) == before
+
+
+def test_what_was_merged_is_not_written_next_to_a_file_again(tmp_path):
+    folder = project("sqlite", tmp_path)
+    write_tree(folder, dict.fromkeys((".dockerignore", "compose/nginx.conf"), "of the user\n"))
+    told = [f"{name} is another one and stays" for name in (".dockerignore", "compose/nginx.conf")]
+    for _time in range(2):  # as long as it is not merged
+        lines = django_compose.write(str(folder), "sqlite")[1:]
+        assert [line.partition(" as it is")[0] for line in lines] == told
+    merged = (folder / ".dockerignore.new").read_text()
+    (folder / ".dockerignore").write_text(f"of the user\n{merged}")
+    for name in (".dockerignore.new", "compose/nginx.conf.new"):
+        (folder / name).unlink()
+    assert django_compose.write(str(folder), "sqlite") == ["nothing had to be written"]
+    assert not [*folder.rglob("*.new")]
+    (folder / ".envs/written.json").unlink()  # as in another clone
+    (line,) = django_compose.write(str(folder), "sqlite")[1:]
+    assert line.startswith("compose/nginx.conf is another one")
+
+
+def test_a_clone_in_a_folder_of_another_name_logs_in_to_its_database(tmp_path):
+    """The name is that of the files, which both have; each has a password of its own."""
+    first = project("celery", tmp_path)
+    django_compose.write(str(first))
+    second = tmp_path / "srv-copy"
+    shutil.copytree(first, second, ignore=shutil.ignore_patterns(".envs"))
+    lines = django_compose.write(str(second))
+    assert not [line for line in lines if "is another one" in line]
+    environments = [(folder / ".envs/production").read_text() for folder in (first, second)]
+    names = [re.findall(r"@database:\d+/(\w+)|DB_NAME=\"?(\w+)", text) for text in environments]
+    assert names[0] == names[1] and (second / "compose.production.yml").read_text().count("localhost/celery:") == 1
+
+
+def test_commands_of_a_release_run_as_in_a_deployment(tmp_path):
+    folder = project("sqlite", tmp_path)
+    commands = {"after_static": ["manage.py compress --force"], "after_migrate": ["./load 'a b'"]}
+    commands |= {"before_switch": ["manage.py warm"], "after_switch": ["manage.py tell"]}
+    lines = django_compose.write(str(folder), "sqlite", {"commands": commands})
+    serve = (folder / "compose/start").read_text().partition("serve)\n")[2].partition("    ;;")[0].splitlines()
+    assert [line.strip().removeprefix("python ") for line in serve][:5] == [
+        *("manage.py collectstatic --noinput", "manage.py compress --force", "manage.py migrate --noinput"),
+        *("./load 'a b'", "manage.py warm"),
+    ]
+    assert lines[1:] == ["no service runs after a switch: manage.py tell"]
+
+
+def test_celery_gets_the_app_that_its_program_finds_in_a_deployment(tmp_path):
+    files = {**SOURCES["sqlite"]["files"]}
+    settings = next(name for name in files if name.endswith("settings.py"))
+    package = Path(settings).parts[-2]
+    app = 'from celery import Celery\n{} = Celery("x")\n'
+    top = Path(settings).parents[1]
+    folder = write_tree(
+        tmp_path / "blog",
+        {**files, str(top / package / "celery.py"): app.format("app"), str(top / "other/tasks.py"): app.format("app")},
+    )
+    workers = {"default": {"kind": "celery"}, "beat": {"kind": "celery_beat"}}
+    django_compose.write(str(folder), "blog", {"workers": workers})
+    services = yaml.safe_load((folder / "compose.production.yml").read_text())["services"]
+    assert {services[name]["command"][1] for name in ("worker", "beat")} == {f"--app={package}.celery"}
+    assert all(services[name]["command"][0] == "celery" for name in ("worker", "beat"))
+
+
+@pytest.mark.parametrize("engine", ["postgres", "mysql", "sqlite"])
+def test_the_database_can_be_chosen(tmp_path, engine):
+    folder = project("sqlite", tmp_path)
+    django_compose.write(str(folder), "sqlite", django_compose.chosen("", engine))
+    services = yaml.safe_load((folder / "compose.production.yml").read_text())["services"]
+    image = services.get("database", {}).get("image", "")
+    assert image == {"postgres": "docker.io/library/postgres:17", "mysql": "docker.io/library/mariadb:11.8"}.get(
+        engine, ""
+    )
+    assert ('"HOST"' in (folder / "compose/settings_production.py").read_text()) is (engine != "sqlite")
+
+
+def test_another_database_is_refused():
+    with pytest.raises(DeploymentError, match="database is 'oracle'"):
+        django_compose.chosen("", "oracle")
+
+
+def test_services_of_the_project_s_own_compose_file_are_named(tmp_path):
+    own = {
+        "web": {"build": ".", "command": "./manage.py runserver"},
+        "db": {"image": "postgres:16"},
+        "search": {"image": "getmeili/meilisearch:v1"},
+        "cleaner": {"build": ".", "command": "manage.py clean"},
+    }
+    folder = write_tree(project("sqlite", tmp_path), {"docker-compose.yml": yaml.safe_dump({"services": own})})
+    lines = django_compose.write(str(folder), "sqlite")[1:]
+    assert lines == ["docker-compose.yml has services that are not in these files: db, search; add those that you need"]
+    assert "worker_cleaner" in yaml.safe_load((folder / "compose.production.yml").read_text())["services"]
+    assert django_compose.write(str(folder), "sqlite")[0] == "nothing had to be written"
+
+
+def test_a_file_that_was_written_for_the_project_stays_in_the_containers(tmp_path):
+    """The next run finds it in the source, where inspection no longer misses it."""
+    folder = project("sqlite", tmp_path)
+    write_tree(folder, {"site/there.py": "B = 1\n"})
+    given = {"files": {"site/local.py": {"contents": "A = 1\n"}, "site/there.py": {"source": "salt://there.py"}}}
+    assert django_compose.write(str(folder), "sqlite", given)[1:] == []
+    first = (folder / "compose.production.yml").read_text()
+    assert "./site/local.py:/app/site/local.py:ro" in first
+    assert django_compose.write(str(folder), "sqlite") == ["nothing had to be written"]
+
+
+def test_nginx_outlives_a_release_of_the_application(tmp_path):
+    folder, _lines = written("celery", tmp_path)
+    services = yaml.safe_load((folder / "compose.production.yml").read_text())["services"]
+    assert "depends_on" not in services["nginx"]
 
 
 def test_a_clone_on_another_machine_keeps_the_files_and_names_its_own_user(tmp_path):

@@ -519,9 +519,11 @@ def test_missing_database_driver_is_installed(make_site, uv, tmp_path, monkeypat
         ({"widgets/a.py": "def plugins():\n    from pkg_resources import x\n"}, []),
         ({"widgets/tests/a.py": "import pkg_resources\n", "widgets/a.txt": "import pkg_resources\n"}, []),
         ({"widgets/a.py": "import pkg_resources_of_mine\n"}, []),
+        ({"broker/a.py": "from packaging.version import Version\n"}, ["packaging"]),
+        ({"broker/a.py": "from packaging import version\n", "packaging/__init__.py": ""}, []),
     ],
 )
-def test_setuptools_is_installed_for_a_package_that_does_not_require_it(
+def test_what_a_package_imports_and_does_not_require_is_installed(
     make_site, uv, tmp_path, monkeypatch, files, expected
 ):
     run = uv.run

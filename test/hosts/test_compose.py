@@ -78,6 +78,11 @@ def test_production_serves_with_database_queue_cache_worker_and_beat(clean, impl
     assert listening(host) - before == {"127.0.0.1:8080"}
     wait_for_tick(shop)
     assert hits(shop) == {}
+    if shop.engine == "docker":
+        nginx, before_release = service_of(shop, "nginx"), app_of(shop)
+        shop("up --detach --force-recreate app", timeout=180)
+        shop.wait(URL, DOMAIN, 120)
+        assert app_of(shop) != before_release and service_of(shop, "nginx") == nginx, "nginx serves on"
     app = app_of(shop)
     status = run(host, f"{shop.engine} exec {app} cat /proc/1/status").stdout
     assert re.search(r"^Uid:\t10001", status, re.M) and re.search(r"^CapEff:\t0+$", status, re.M)
@@ -88,9 +93,14 @@ def test_production_serves_with_database_queue_cache_worker_and_beat(clean, impl
 
 
 def app_of(shop: Composed) -> str:
-    format = '{{.Id}} {{index .Config.Labels "com.docker.compose.service"}}'
+    return service_of(shop, "app").split()[0]
+
+
+def service_of(shop: Composed, name: str) -> str:
+    """Return the container of a service, and when it has started."""
+    format = '{{.Id}} {{.State.StartedAt}} {{index .Config.Labels "com.docker.compose.service"}}'
     found = run(shop.host, f"{shop.engine} inspect --format '{format}' {' '.join(shop.containers())}").stdout
-    return next(line.split()[0] for line in found.splitlines() if line.endswith(" app"))
+    return next(line.rpartition(" ")[0] for line in found.splitlines() if line.endswith(f" {name}"))
 
 
 def wait_for_tick(shop: Composed) -> None:
