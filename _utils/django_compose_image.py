@@ -8,6 +8,7 @@ from pathlib import Path
 import django_compose_files
 import django_compose_plan
 import django_project
+import django_virtualenv_local
 import django_virtualenv_setuptools
 import django_virtualenv_uv
 from django_compose_plan import Plan
@@ -175,11 +176,19 @@ def _copy(name: str) -> str:
 def _install(plan: Plan, tree: Path) -> list[str]:
     """Return the commands that install the project's packages into /venv."""
     commands, arguments = [], []
+    starts = "."
     for name in plan.requirements:
         kind, folder = Path(name).name, f"/app/{Path(name).parent}".removesuffix("/.")
         if kind in _LOCKS:
-            commands.append(f"cd {folder} && {_LOCKS[kind].format(groups=_groups(plan, tree))}")
+            options = django_compose_plan.options_of_uv(plan, tree, name) if kind == "uv.lock" else []
+            words = "".join(f" {_quoted(option)}" for option in options)
+            commands.append(f"cd {folder} && {_LOCKS[kind].format(options=words)}")
+            starts = str(Path(name).parent)  # an export has its paths from there
             name = f"/tmp/{kind}.txt"  # noqa: S108  # nosec B108 - in the image
+        else:
+            text = (Foreign(tree) / name).text() or ""
+            starts = django_virtualenv_local.start_folder(tree, name, text)
+            name = f"/app/{name}" if starts != "." else name
         arguments.append(f"--requirement={_quoted(name)}")
     constraints = plan.options.get("constraints", [])
     if constraints:
@@ -187,7 +196,8 @@ def _install(plan: Plan, tree: Path) -> list[str]:
         arguments += ["--constraint=/tmp/constraints.txt", "--build-constraint=/tmp/constraints.txt"]
     own = plan.options.get("python_packages", [])
     if arguments or own:
-        commands.append(" ".join(["uv pip install", *arguments, *map(_quoted, own)]))
+        start = f"cd {_quoted(f'/app/{starts}')} && " if starts != "." else ""
+        commands.append(" ".join([f"{start}uv pip install", *arguments, *map(_quoted, own)]))
     if plan.driver:
         commands.append(" ".join(["uv pip install", *map(_quoted, plan.driver)]))
     return commands
@@ -195,15 +205,11 @@ def _install(plan: Plan, tree: Path) -> list[str]:
 
 #: The commands that write a lock file as requirements.
 _LOCKS = {
-    "uv.lock": "uv export --quiet --frozen --no-dev --no-emit-project{groups} --output-file /tmp/uv.lock.txt",
+    "uv.lock": "uv export --quiet --frozen --no-dev --no-emit-project{options} --output-file /tmp/uv.lock.txt",
     "Pipfile.lock": "uv tool run --quiet pipenv requirements >/tmp/Pipfile.lock.txt",
     "poetry.lock": "uv tool run --quiet --with poetry-plugin-export poetry export --output /tmp/poetry.lock.txt",
     "pdm.lock": "PDM_USE_VENV=false uv tool run --quiet pdm export --prod --output /tmp/pdm.lock.txt",
 }
-
-
-def _groups(plan: Plan, tree: Path) -> str:
-    return "".join(f" --group={_quoted(group)}" for group in django_compose_plan.groups(plan, tree))
 
 
 def _quoted(text: str) -> str:

@@ -1,6 +1,7 @@
 """What compose files are made from: a project as inspection finds it, and over it the options of a site."""
 
 import ast
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import django_project_tasks
 import django_project_worker
 import django_server_gunicorn
 import django_server_uvicorn
+import django_virtualenv_local
 import django_virtualenv_lock
 import django_virtualenv_python
 import django_virtualenv_requirements
@@ -193,6 +195,7 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
         options["queue"] = {"engine": "redis"}
     engine = _database(settings, options)
     required, contents, _supported = django_project_requirements.read(tree, files)
+    local = django_virtualenv_local.find(tree, contents, folder)
     interface = "wsgi" if options.get("server", {}).get("kind") in (None, "gunicorn", "uwsgi", "mod_wsgi") else "asgi"
     application = _application(report, roots, options, interface)
     if not application:  # a server of ASGI and a project without it
@@ -209,7 +212,7 @@ def make(tree: Path, name: str, given: Mapping[str, Any]) -> Plan:
         interface=interface,
         django=["manage.py"] if (tree / folder / "manage.py").is_file() else ["-m", "django"],
         requirements=files,
-        copied=[] if any(map(_needs_source, contents.values())) else [*contents],
+        copied=[] if local or any(map(_needs_source, contents.values())) else [*contents],
         driver=[],
         options=options,
         engine=engine,
@@ -404,10 +407,9 @@ def has_lock(plan: Plan, name: str) -> bool:
     return any(Path(file).name == name for file in plan.requirements)
 
 
-def groups(plan: Plan, tree: Path) -> list[str]:
-    """Return the dependency groups of a uv.lock that a site needs."""
-    return [group for file in plan.requirements if file.endswith("uv.lock") for group in _groups(tree / file)]
-
-
-def _groups(lock: Path) -> list[str]:
-    return list(django_virtualenv_lock.groups_of_uv(lock))
+def options_of_uv(plan: Plan, tree: Path, file: str) -> list[str]:
+    """Return the options by which uv exports what a site needs of a uv.lock: its groups, and its member."""
+    lock, folder = tree / file, os.path.relpath(plan.folder, Path(file).parent)
+    member = django_virtualenv_lock.member_of_uv(lock, folder)
+    groups = django_virtualenv_lock.groups_of_uv(lock, folder)
+    return [*([f"--package={member}"] if member else []), *(f"--group={group}" for group in groups)]

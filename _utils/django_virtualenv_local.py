@@ -116,6 +116,18 @@ def _hash(top: Path) -> str:
     return found.hexdigest()
 
 
+def start_folder(source: Path, file: str, text: str) -> str:
+    """Return the folder from which all paths of a requirements file are right: its own, or the first above it.
+
+    Args:
+        file: its path in the source.
+    """
+    paths = [found["path"] for found in _BY_PATH.finditer(text) if _is_path(found)]
+    folders = [Path(file).parent, *Path(file).parent.parents]
+    there = (one for one in folders if all(os.path.lexists(source / one / path) for path in paths))
+    return str(next(there, Path(file).parent) if paths else Path())
+
+
 def make_absolute(work: Path, files: Iterable[Path]) -> None:
     """Write the paths of local packages in requirements as they are in a copy of the source, and without `-e`.
 
@@ -135,12 +147,18 @@ def make_absolute(work: Path, files: Iterable[Path]) -> None:
             django_virtualenv_lock.replace(file, written)
 
 
-def _absolute(work: Path, file: Path, found: re.Match[str]) -> str:
-    path = found["path"].replace("${PROJECT_ROOT}", str(work))
+def _is_path(found: re.Match[str]) -> bool:
+    """Return whether a requirement is one by a path, and not by a name or a URL."""
+    path = found["path"]
     is_path = bool(found["editable"] or found["scheme"]) or path.startswith(("./", "../", "${"))
     is_path = is_path or ("/" in path and not path.startswith("-"))
-    if not is_path or "://" in path or path.startswith(("git+", "hg+", "svn+", "bzr+")):
+    return is_path and "://" not in path and not path.startswith(("git+", "hg+", "svn+", "bzr+"))
+
+
+def _absolute(work: Path, file: Path, found: re.Match[str]) -> str:
+    if not _is_path(found):
         return found[0]
+    path = found["path"].replace("${PROJECT_ROOT}", str(work))
     folders = [file.parent, *(parent for parent in file.parent.parents if parent == work or work in parent.parents)]
     candidates = [Path(os.path.normpath(folder / path)) for folder in folders]
     there = [one for one in candidates if one == work or work in one.parents if os.path.lexists(one)]

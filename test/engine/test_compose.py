@@ -584,3 +584,40 @@ def test_inspection_is_not_changed_by_the_files(tmp_path):
     before = django_project_inspection.inspect(str(folder))
     django_compose.write(str(folder), "sqlite")
     assert django_project_inspection.inspect(str(folder)) == before
+
+
+@pytest.mark.parametrize(
+    ("files", "folder", "installs"),
+    [
+        ({"requirements.txt": "-e ./libs/kit\n"}, ".", "uv pip install --requirement=requirements.txt"),
+        (
+            {"apps/web/requirements.txt": "Django\n../../libs/kit\n"},
+            "apps/web",
+            "cd /app/apps/web && uv pip install --requirement=/app/apps/web/requirements.txt",
+        ),
+        (
+            {
+                "pyproject.toml": '[tool.uv.workspace]\nmembers = ["apps/*", "libs/*"]\n',
+                "apps/web/pyproject.toml": '[project]\nname = "web"\nversion = "1"\ndependencies = ["kit"]\n',
+                "uv.lock": '[[package]]\nname = "web"\nsource = { virtual = "apps/web" }\n'
+                'dependencies = [{ name = "kit" }]\n[[package]]\nname = "kit"\nsource = { editable = "libs/kit" }\n',
+            },
+            "apps/web",
+            "cd /app && uv export --quiet --frozen --no-dev --no-emit-project --package=web --output-file",
+        ),
+    ],
+    ids=["editable", "above", "workspace"],
+)
+def test_own_packages_of_a_repository_are_in_the_image(tmp_path, files, folder, installs):
+    source = {f"{folder}/{name}": text for name, text in SOURCES["sqlite"]["files"].items() if not is_listing(name)}
+    kit = {"libs/kit/pyproject.toml": '[project]\nname = "kit"\n', "libs/kit/kit/__init__.py": ""}
+    tree = write_tree(tmp_path / "shop", {**source, **kit, **files})
+    django_compose.write(str(tree), "shop")
+    lines = (tree / "Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith(f"RUN {installs}")], lines
+    packages = lines[lines.index("FROM base AS packages") : lines.index("FROM packages AS source")]
+    assert "COPY . /app" in packages
+
+
+def is_listing(name: str) -> bool:
+    return name.endswith((".lock", "requirements.txt", "pyproject.toml"))
