@@ -81,7 +81,7 @@ def test_sites_keep_their_domains_where_one_of_them_is_not_released(sites: list[
 
 
 #: How many arrangements follow one another; each is a release of up to four sites. test_proxy_move.py has 200 of them.
-ROUNDS = 3
+ROUNDS = 5
 DOMAINS = [f"{letter}.example.org" for letter in "abcd"]
 
 
