@@ -227,7 +227,7 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
     site, templates, masked = deployment.site, deployment.templates, deployment.masked()
     files = django_deploy_difference.of_instance(live, release.path, release.facts, templates, masked)
     of_proxy = django_host_config.differences(
-        django_proxy_handover.files(site, release.facts, templates, upcoming=True)
+        django_proxy_handover.files(site, release.facts, templates, upcoming=True, alone=True)
     )
     files |= {path: redact(text, masked) for path, text in of_proxy.items()}
     old, new = (django_process.unit(site, one.path) for one in (live, release))

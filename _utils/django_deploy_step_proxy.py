@@ -50,7 +50,7 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     upcoming = bool(deployment.planned and deployment.test)
     expected = django_deploy_difference.expected_facts
     facts = expected(site, release, deployment.commit) if upcoming else release.facts
-    files = django_proxy_handover.files(site, facts, templates, upcoming=deployment.test)
+    files = django_proxy_handover.files(site, facts, templates, upcoming=upcoming, alone=deployment.test)
     move = Move([site], "") if deployment.test else django_proxy_move.of_site(site)
     deployment.set_waiting(move.waits)
     if move.waits and deployment.coming is None:  # of the site alone: no other one is released after it

@@ -26,6 +26,7 @@ def files(
     through: Path | None = None,
     *,
     upcoming: bool = False,
+    alone: bool = False,
 ) -> Files:
     """Return every file that the proxy of a site needs, with those of other sites that have to change at the same time.
 
@@ -38,9 +39,10 @@ def files(
         facts: of the release, see `django_proxy_files.of_site`.
         templates: their texts.
         through: see `django_proxy_files.of_site`.
-        upcoming: see `django_proxy_files.of_site`; other sites are as they are then.
+        upcoming: see `django_proxy_files.of_site`.
+        alone: whether other sites count as they are, as in a dry run, where their pillar has not been applied.
     """
-    move = Move([site], "") if upcoming else django_proxy_move.of_site(site)
+    move = Move([site], "") if alone else django_proxy_move.of_site(site)
     now = django_proxy_move.as_present(site, facts) if move.waits else (site, facts)
     mine = django_proxy_files.part(*now, templates, through, upcoming=upcoming) if now else {}
     parts = [mine, *(_part(other) for other in move.sites[1:] if not move.waits)]

@@ -54,7 +54,7 @@ def visited(monkeypatch):
         (django_proxy_rival, "of_site"): lambda site: [],
         (django_proxy_maintenance, "is_on"): lambda site: None,
         (django_release_instance, "serves"): lambda release: True,
-        (django_proxy_reach, "_PATIENCE"): 0.5,
+        (django_proxy_reach, "_PATIENCE"): 60.0,
         (django_proxy_reach, "_PAUSE"): 0.01,
     }
     for (module, name), value in played.items():
@@ -90,8 +90,9 @@ def test_other_status_is_said(visited, status):
     assert f"returns {status}, and the instance {instance}" in visited(status, instance=instance)
 
 
-def test_slow_site_is_not_judged(visited):
+def test_slow_site_is_not_judged(visited, monkeypatch):
     """Neither the first apply nor a verb fails for it, or waits for it."""
+    monkeypatch.setattr(django_proxy_reach, "_PATIENCE", 0.5)
     began = time.monotonic()
     assert visited(LATE) == visited(404, instance=None) == ""
     assert time.monotonic() - began < 10
