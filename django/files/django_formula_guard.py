@@ -350,7 +350,7 @@ class Guard:
 
     def _judge_AddConstraint(self, operation, old, new):
         constraint = operation.constraint
-        condition = getattr(constraint, "check", None) or getattr(constraint, "condition", None)
+        condition = getattr(constraint, "condition", None) or getattr(constraint, "check", None)  # Django 6: a method
         fields = getattr(constraint, "fields", ()) or ()
         if type(constraint).__name__ == "CheckConstraint":
             names = list(_names(condition))
@@ -462,7 +462,9 @@ def _target(field):
 def _names(condition):
     """Yield the fields in a condition; None for a part that is not a field, or that refuses NULL."""
     for child in getattr(condition, "children", [None]):
-        if isinstance(child, tuple):
+        if child is None:
+            yield None
+        elif isinstance(child, tuple):
             yield None if child[0].endswith("__isnull") else child[0].split("__")[0]
         else:
             yield from _names(child)

@@ -76,6 +76,10 @@ class Keeping:
             return expression, []
         return self._constant(field) if is_constant else None
 
+    def _has_defaults_of_text(self):
+        """Return whether the server has defaults of texts, and computed ones; Django 6.1 requires one that does."""
+        return getattr(self, "_supports_limited_data_type_defaults", True)
+
     def _is_same(self, field, first):
         """Return whether each call of a default returns the same."""
         time.sleep(TICK)
@@ -104,7 +108,7 @@ class Keeping:
         vendor, connection = self.connection.vendor, self.connection
         if vendor == "postgresql" and connection.pg_version < 130000:
             return ""
-        if vendor == "mysql" and not self._supports_limited_data_type_defaults:
+        if vendor == "mysql" and not self._has_defaults_of_text():
             return ""
         is_native = vendor == "mysql" and field.db_type(connection) == "uuid"
         return UUID["mysql uuid" if is_native else vendor]
@@ -118,9 +122,7 @@ class Keeping:
             return NOW[vendor]
         if vendor == "sqlite" and not settings.USE_TZ:  # a process of Django's has its TIME_ZONE as local time
             return NOW["sqlite local"]
-        if self.connection.timezone_name != "UTC" or (
-            vendor == "mysql" and not self._supports_limited_data_type_defaults
-        ):
+        if self.connection.timezone_name != "UTC" or (vendor == "mysql" and not self._has_defaults_of_text()):
             return ""
         return NOW[vendor]
 
@@ -212,9 +214,7 @@ class Keeping:
 
     def skip_default(self, field):
         """Return whether an added column gets no default; an empty text gets one, which Django 5.2 leaves out."""
-        return super().skip_default(field) and not (
-            self._supports_limited_data_type_defaults and self._is_empty_text(field)
-        )
+        return super().skip_default(field) and not (self._has_defaults_of_text() and self._is_empty_text(field))
 
     def skip_default_on_alter(self, field):
         return super().skip_default_on_alter(field) and not (

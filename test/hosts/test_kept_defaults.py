@@ -1,4 +1,4 @@
-"""Defaults of new columns on SQLite, PostgreSQL and MariaDB, by Django 3.2, 4.2 and 5.2, under a release's INSERTs."""
+"""Defaults of new columns on SQLite, PostgreSQL and MariaDB, by Django 3.2 to 6.1, under a release's INSERTs."""
 
 import json
 
@@ -33,9 +33,13 @@ DRIVERS = "psycopg2-binary==2.9.11 PyMySQL==1.1.2 setuptools==80.9.0"
 PROGRAMS, TESTS = "/srv/programs", "/srv/tests"
 
 
+#: Versions of Django, and the Debian whose Python runs them.
+DJANGOS = {"3.2.25": "bookworm", "4.2.30": "bookworm", "5.2.19": "bookworm", "6.0.10": "trixie", "6.1.3": "trixie"}
+
+
 @pytest.fixture(scope="module")
-def host(module_hosts) -> Host:
-    host = module_hosts(kind="ready")
+def host(module_hosts, request) -> Host:
+    host = module_hosts(request.param, kind="ready")
     servers.set_up(host, postgres=ROLES, mysql=USERS)
     for path in (ROOT / "django/files").glob("django_formula_*.py"):
         host.write(f"{PROGRAMS}/{path.name}", path.read_text())
@@ -44,7 +48,12 @@ def host(module_hosts) -> Host:
     return host
 
 
-@pytest.fixture(scope="module", params=["3.2.25", "4.2.30", "5.2.19"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    pairs = [(release, version) for version, release in DJANGOS.items()]
+    metafunc.parametrize(("host", "django"), pairs, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def django(request, host) -> str:
     """A version that the host has a virtualenv of."""
     folder = f"/srv/django-{request.param}"
