@@ -127,6 +127,7 @@ def test_the_smallest_one_is_the_same_site(host):
     assert applied(host, "examples/pillars/minimal.sls")["blog"].live == before
 
 
+@pytest.mark.full
 def test_two_sites_share_a_domain_and_nothing_else(host):
     sites = applied(host, "examples/pillars/two-sites.sls")
     www, guestbook = sites["www"], sites["guestbook"]
@@ -167,6 +168,7 @@ def test_two_sites_have_their_databases_on_this_host(host):
     assert listed.split().count("database.default") == 1
 
 
+@pytest.mark.full
 def test_a_folder_is_released_when_it_has_changed(host):
     kiosk = applied(host, "examples/pillars/folder.sls")["kiosk"]
     assert "Guestbook" in kiosk.get().text
@@ -176,6 +178,7 @@ def test_a_folder_is_released_when_it_has_changed(host):
     assert host.apply().ok and kiosk.answering["version"] == "2.0"
 
 
+@pytest.mark.full
 def test_a_site_by_https(host):
     intranet = applied(host, "examples/pillars/https.sls")["intranet"]
     moved = host.http("/sign/", "wiki.example.org")
@@ -203,6 +206,7 @@ def test_a_hardened_site_passes_the_checks_for_deployment(host):
     assert warned == told and bool(told) is (str(512 << 20) not in limits)
 
 
+@pytest.mark.full
 def test_a_site_with_background_work(host):
     host.run("echo 127.0.0.1 minio.example.org >>/etc/hosts")
     host.write("/opt/s3_store.py", (Path(__file__).parent / "s3_store.py").read_bytes())
@@ -220,6 +224,7 @@ def test_a_site_with_background_work(host):
     assert {"django-shop-queue.service", "django-shop-cache.service"} <= {*shop.units}
 
 
+@pytest.mark.full
 def test_all_examples_applied_to_one_host_serve(host):
     status = {row["site"]: row for row in host.call("django.status")}
     assert set(status) == SITES and all(row["running"] for row in status.values())
