@@ -59,7 +59,7 @@ def lay(host: Host, case: Path, program: str) -> bool:
     # The host has not the addresses of the cases, and nginx binds them for its test.
     host.run(f"sed -i 's/listen 192.0.2.10:/listen 127.0.0.1:/; s/listen .2001:db8::10]:/listen [::1]:/' {LISTENING}")
     text = "".join(path.read_text() for path in (case / program).rglob("*") if path.is_file())
-    for path in {*re.findall(r"(?i)ssl_?certificate(?:file)? \"?([^\";\n]+)", text)}:
+    for path in {*re.findall(r"(?i)ssl_?(?:client_|ca)?certificate(?:file)? \"?([^\";\n]+)", text)}:
         host.run(["install", "-D", "/tmp/both", path])
     for site, path in {*re.findall(r"include (\S+/([^/\s]+)/current/config/upstream\.conf);", text)}:
         host.write(site, (case / path.removesuffix(".example.org") / "upstream.conf").read_text())
@@ -76,7 +76,7 @@ def test_nginx_accepts_its_files_without_warnings(host, cases):
 
 def test_apache_accepts_its_files(host, cases):
     laid = [case for case in cases if lay(host, case, "apache2") and host.run(["apache2ctl", "configtest"])]
-    assert laid and "blog.conf" in host.run("ls /etc/apache2/django").stdout
+    assert len(laid) > 2
 
 
 def test_apache_of_a_release_accepts_its_file(host, cases):
