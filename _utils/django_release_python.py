@@ -42,7 +42,7 @@ def _series(version: str) -> list[str]:
 
 
 def _configuration(release: Release) -> dict[str, str]:
-    """Return what the virtualenv of a release says about itself."""
-    lines = (django_host_file.read_text(release.path / "virtualenv/pyvenv.cfg") or "").splitlines()
-    pairs = (line.partition("=") for line in lines)
+    """Return what the virtualenv of a release says about itself; nothing where its build has put a link there."""
+    content = django_host_file.read_untrusted(release.path / "virtualenv/pyvenv.cfg", follow=False)
+    pairs = (line.partition("=") for line in content.decode(errors="replace").splitlines())
     return {name.strip(): value.strip() for name, _is, value in pairs}

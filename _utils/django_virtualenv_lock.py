@@ -3,16 +3,20 @@
 import itertools
 import json
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import django_host_file
 import django_host_toml
 from django_host_command import DeploymentError
 
 #: The names of lock files; the first that a project has is taken.
 NAMES = ("uv.lock", "Pipfile.lock", "poetry.lock", "pdm.lock")
 _INDEX = "--extra-index-url"
+#: Bytes of a TOML file that are read: uv's locks of large projects have some megabytes.
+_MOST = 64 << 20
 #: Groups of dependencies that a site needs; others are for development.
 _GROUP = re.compile(r"main|prod\w*|live|deploy\w*|server|web")
 _DEVELOPMENT = re.compile(r"(^|[._-])(dev\w*|tests?|testing|docs?|lint\w*|ci|typing|types|debug|local)([._-]|$)", re.I)
@@ -23,9 +27,12 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return the content of a TOML file.
 
     Raises:
-        ValueError: it is no TOML.
+        OSError: it does not exist.
+        ValueError: it is no file, such as a link of a repository to a device, or no TOML.
     """
-    return django_host_toml.loads(path.read_text())
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path.name} is no file")
+    return django_host_toml.loads(django_host_file.decoded(django_host_file.read_untrusted(path, _MOST)))
 
 
 def groups_of_pyproject(path: Path) -> dict[str, list[str]]:

@@ -37,6 +37,24 @@ def test_another_series_of_python_makes_a_new_release_of_the_commit(world):
     world.check()
 
 
+@pytest.mark.parametrize("what", ["a FIFO", "/dev/zero", "a file of the site"])
+def test_link_instead_of_the_configuration_of_a_virtualenv_not_followed(world, what):
+    world.apply()
+    target = world.site.media.top / "x"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if what == "a FIFO":
+        os.mkfifo(target)
+    elif what == "/dev/zero":
+        target.symlink_to(what)
+    else:
+        target.write_text("version_info = 3.99.1\n")
+    configuration = world.last.release.path / "virtualenv/pyvenv.cfg"
+    configuration.unlink()
+    configuration.symlink_to(target)
+    world.python = "3.13.5"
+    assert django_release_python.difference(world.site, world.last.release) == {}
+
+
 def test_release_stays_where_its_packages_are_for_the_former_python_only(world, monkeypatch):
     world.apply()
     first, world.python = world.live, "3.13.5"

@@ -1,5 +1,6 @@
 """Lock files become requirements files."""
 
+import os
 from pathlib import Path
 
 import django_virtualenv_lock
@@ -58,3 +59,14 @@ other = ["django-extensions"]
 def test_dependency_groups_that_a_site_needs(tmp_path, pyproject, expected):
     path = write_tree(tmp_path, {"pyproject.toml": pyproject}) / "pyproject.toml"
     assert django_virtualenv_lock.groups_of_pyproject(path) == expected
+
+
+@pytest.mark.parametrize("what", ["a FIFO", "a device"])
+def test_toml_that_is_no_file_is_refused_and_not_read(tmp_path, what):
+    path = tmp_path / "pyproject.toml"
+    if what == "a FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"pyproject\.toml is no file"):
+        django_virtualenv_lock.read_toml(path)
