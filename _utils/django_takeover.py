@@ -59,6 +59,7 @@ _PLAN = {
     "crontabs?": [str],
     "replaced?": {str: str},
     "server?": str,
+    "stopped?": bool,
 }
 
 
@@ -80,7 +81,7 @@ class Takeover:
         self._shared: list[tuple[Foreign, FormerOwners]] = []
         #: The processes of Apache before the switch, which may run the existing deployment.
         self._apache_processes: set[int] = set()
-        #: The programs of old workers under supervisor, which end; whether the old workers were asked to.
+        #: The programs of old workers under supervisor, which end; whether this process has asked them to.
         self._ending: list[Ending] = []
         self._has_stopped_workers = False
 
@@ -171,6 +172,7 @@ class Takeover:
     def _stop_workers(self) -> None:
         if not self._has_stopped_workers:
             self._has_stopped_workers = True
+            self.write(stopped=True)  # an apply that is killed leaves it to the next one to start them
             self._ending = django_takeover_worker.ask_to_stop(self.site, self.plan)
 
     def _start_workers(self) -> None:
@@ -179,9 +181,11 @@ class Takeover:
         Raises:
             DeploymentError: systemd or supervisor refuses it.
         """
-        if self._has_stopped_workers:
+        if self._has_stopped_workers or self.plan.get("stopped"):
             self._has_stopped_workers = False
             django_takeover_worker.start_again(self.plan, self._ending)
+            self._ending = []
+            self.write(stopped=False)
 
     def _check_room(self) -> None:
         copied = [old for old, new in self.databases.items() if old != new]
@@ -454,6 +458,7 @@ def _begin(site: Site, existing: ExistingDeployment, begun: Takeover | None) -> 
             "owner": list(existing.owner) if existing.owner else None,
             "group": django_host_user.group_name(existing.owner[1]) if existing.owner else "root",
             "kept": before["kept"],
+            "stopped": before.get("stopped", False),
         },
     )
 

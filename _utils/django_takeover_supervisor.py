@@ -57,9 +57,18 @@ class Ending:
             DeploymentError: supervisor refuses it.
         """
         self.join()
-        _run("add", self._name, name=self._name, doing="starting")
+        add(self._name)
         if self._pids:  # supervisor starts those with autostart only
             _run("start", f"{self._name}:*", name=self._name, doing="starting")
+
+
+def add(name: str) -> None:
+    """Have supervisor know a program again that was removed; one that starts by itself runs then.
+
+    Raises:
+        DeploymentError: supervisor refuses it.
+    """
+    _run("add", name, name=name, doing="starting")
 
 
 def stop(name: str) -> None:

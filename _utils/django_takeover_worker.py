@@ -13,6 +13,7 @@ import django_host_file
 import django_host_service
 import django_host_user
 import django_takeover_existing
+import django_takeover_supervisor
 from django_host_command import seconds
 from django_site import Site
 from django_takeover_supervisor import Ending
@@ -102,16 +103,19 @@ def wait(site: Site, plan: Mapping[str, Any], ending: Sequence[Ending]) -> None:
 
 
 def start_again(plan: Mapping[str, Any], ending: Sequence[Ending]) -> None:
-    """Start the old workers again where the switch has failed.
+    """Start the old workers again where the switch has failed, or an apply was killed before it.
 
     Args:
-        ending: what `ask_to_stop` has returned.
+        ending: what `ask_to_stop` has returned; nothing of an apply that was killed.
 
     Raises:
         DeploymentError: systemd or supervisor refuses it.
     """
     for program in ending:
         program.start_again()
+    for name in plan["names"] if not ending else ():
+        if name in plan.get("replaced", {}):
+            django_takeover_supervisor.add(name)
     units = _units(plan)
     if units:
         forget(plan)

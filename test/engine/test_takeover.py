@@ -405,6 +405,26 @@ def test_old_worker_starts_again_where_the_switch_or_a_step_before_it_fails(worl
     assert not worker.parent.exists() and (django_takeover_manager.SYSTEMD / "tasks.service").exists()
 
 
+def test_old_worker_starts_again_after_an_apply_that_was_killed(world, worker, monkeypatch):
+    """The next one does so, also where it fails before it stops workers itself."""
+
+    def fails(*_arguments):
+        raise DeploymentError("it does not", transient=True)
+
+    with monkeypatch.context() as killed, pytest.raises(DeploymentError, match="it does not"):
+        killed.setattr(django_takeover.Takeover, "check", fails)
+        killed.setattr(django_takeover.Takeover, "_start_workers", lambda takeover: None)
+        world.apply()
+    assert worker.exists()
+    world.commands.clear()
+    monkeypatch.setattr(django_takeover.Takeover, "check_data", fails)
+    for _time in range(2):
+        with pytest.raises(DeploymentError, match="it does not"):
+            world.apply()
+    started = [command for command in world.commands if "tasks.service" in command]
+    assert started == [["systemctl", "start", "tasks.service"]] and not worker.parent.exists()
+
+
 def test_worker_that_nothing_replaces_is_named(world, old):
     unit = f"[Service]\nWorkingDirectory={old.folder}\nExecStart={old.folder}/bot\n"
     (django_takeover_manager.SYSTEMD / "bot.service").write_text(unit)
