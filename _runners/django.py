@@ -126,7 +126,8 @@ def rotate_secret_key(site):
 
 def status(site=None, roster=False):
     """
-    Show what the hosts of sites serve. The exit code is 1 when one does not answer or is behind.
+    Show what the hosts of sites serve, which of them get no requests from balancers (``no_requests``), and which ones a
+    deployment has left out (``excluded``). The exit code is 1 when one does not answer, is behind or was left out.
 
     site
         Name of the site. All sites with hosts by default.

@@ -1101,7 +1101,7 @@ def outcome(name):
     )
     if failed:
         skipped = len(failed) - len(causes)
-        not_run = f"{skipped} states that require it were not run:" if skipped else "failed:"
+        not_run = f"failed (states that were not run because of these failures: {skipped}):" if skipped else "failed:"
         texts = [f"{one['__id__']}:\n{textwrap.indent(one['comment'], '  ')}" for one in causes]
         ret.update(result=False, comment="\n".join([not_run, *texts]))
     return shown_answer(ret)

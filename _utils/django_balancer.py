@@ -142,7 +142,7 @@ def _plan(record: dict[str, Any]) -> Plan:
     for other in _former(program):
         changes |= django_balancer_program.differences(other, other.files({}, {}))
         if sites:
-            replaced = f"{program.TITLE} in place of {other.TITLE}"
+            replaced = f"{program.TITLE} instead of {other.TITLE}"
             changes["balancer:kind"] = f"{replaced}: new connections are refused for up to a second"
     return Plan(record, program, files, changes)
 
@@ -278,7 +278,7 @@ def _apply(plan: Plan, keys: Mapping[Path, str]) -> None:
 
 
 def _install(plan: Plan, keys: Mapping[Path, str]) -> None:
-    """Install the files of a program, in place of one of another kind; without sites remove what there is."""
+    """Install the files of a program, which replaces one of another kind; without sites remove both."""
     former = _former(plan.program)
     if not plan.record["sites"]:
         for program in (*former, plan.program):
@@ -290,7 +290,7 @@ def _install(plan: Plan, keys: Mapping[Path, str]) -> None:
 
 
 def _replace(plan: Plan, keys: Mapping[Path, str], former: Collection[Program]) -> None:
-    """Start a program in place of others, which serve until all that it needs is there; on failure they serve on.
+    """Start a program instead of others, which serve until all that it needs is there; on failure they serve on.
 
     Raises:
         DeploymentError: it refuses its configuration, or does not start.

@@ -248,8 +248,8 @@ def refused(title: str, error: DeploymentError, pattern: str, folder: str, insta
 
 
 def _line(cause: str, folder: Path) -> str:
-    """Return the line that an error is about, of a file that is not installed; empty for one with a password."""
+    """Return the line that an error is about, of a file that is not installed; empty for one that may have a secret."""
     found = re.search(r"/([\w.-]+):(\d+)", cause)
     lines = (django_host_file.read_text(folder / found[1]) or "").splitlines() if found else []
     line = lines[int(found[2]) - 1].strip() if found and 0 < int(found[2]) <= len(lines) else ""
-    return "" if re.search("password|Basic", line) else line
+    return "" if re.search(r"password|Basic|\bhdr\b|set-header|add-header|set_header|http-check", line) else line

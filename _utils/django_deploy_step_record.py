@@ -58,7 +58,7 @@ def record(deployment: Deployment) -> Iterator[Changes]:
 def _kept(deployment: Deployment) -> Changes:
     """Return what apt has to be told of interpreters where no release was made."""
     release = deployment.release
-    changes = django_virtualenv_kept.lacking(release.path / "virtualenv") if release else {}
+    changes = django_virtualenv_kept.not_kept(release.path / "virtualenv") if release else {}
     return {"interpreters": changes} if changes else {}
 
 

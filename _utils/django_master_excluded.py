@@ -26,7 +26,7 @@ def refuse(site: str, names: Collection[str], parts: Parts) -> None:
     for name in names:
         if name not in parts:
             raise DeploymentError(f"exclude: {name} is no host of {site}", hint=f"its hosts are {', '.join(parts)}")
-        if needed := only_there(name, names, parts):
+        if needed := parts_of_no_other(name, names, parts):
             raise DeploymentError(
                 f"exclude: {name} is the only host of {site} with the part {' and '.join(needed)}, and the release "
                 "needs it; nothing was begun",
@@ -34,7 +34,7 @@ def refuse(site: str, names: Collection[str], parts: Parts) -> None:
             )
 
 
-def only_there(name: str, names: Collection[str], parts: Parts) -> list[str]:
+def parts_of_no_other(name: str, names: Collection[str], parts: Parts) -> list[str]:
     """Return the parts of a host that no host has which is not left out."""
     stay = {part for other, its in parts.items() if other not in {*names, name} for part in its}
     return sorted({*parts[name]} - stay)
@@ -47,7 +47,7 @@ def hint(site: str, lost: Collection[str], excluded: Collection[str], parts: Par
         excluded: those that are left out already.
     """
     names = sorted({*lost, *excluded})
-    if not lost or any(only_there(name, names, parts) for name in names):
+    if not lost or any(parts_of_no_other(name, names, parts) for name in names):
         return ""
     command = in_command("salt-run", "django.deploy", site, f"exclude={','.join(names)}")
     return f"repair {', '.join(sorted(lost))}; or release without, and apply there later: {command}"
@@ -66,7 +66,7 @@ def warnings(names: Collection[str], parts: Parts, migrated: Collection[str]) ->
         if "balancer" in parts[name]:
             texts = ["left out: it lets in hosts with the former release alone until an apply on it"]
         texts += [
-            f"{does} for all hosts, so nothing does until it is back or out of hosts" for does in _does(name, parts)
+            f"{does} for all hosts, so nothing does until it is back or out of hosts" for does in _duties(name, parts)
         ]
         if migrated and {*django_kinds.RELEASED} & {*parts[name]}:
             texts.append(f"it was not judged whether {', '.join(migrated)} fits what it still runs, if it runs")
@@ -74,7 +74,7 @@ def warnings(names: Collection[str], parts: Parts, migrated: Collection[str]) ->
     return found
 
 
-def _does(name: str, parts: Parts) -> Iterator[str]:
+def _duties(name: str, parts: Parts) -> Iterator[str]:
     """Yield what a host does for all others: the first one in the order of names does."""
     apps, workers = ([one for one in sorted(parts) if part in parts[one]] for part in ("app", "worker"))
     if name in apps[:1]:

@@ -72,6 +72,11 @@ def balancer(site: Site, own: Site) -> Iterator[Problem]:
         yield ("proxy", "listen"), "missing: the balancer sends requests to the first port"
     if "balancer" in site["fleet"]["parts"] and site["process"] != "systemd":
         yield ("hosts", site["fleet"]["host"]), "a balancer needs systemd as PID 1 of its host"
+    balancers = {site["fleet"]["hosts"][name]["address"] for name in hosts_with(site, "balancer")}
+    others = sorted({*site["proxy"]["trusted"]} - balancers)
+    if site["tls"]["client_ca"] and others:
+        text = "the hosts take the subject of a client from these addresses too, and only balancers verify it"
+        yield ("proxy", "trusted"), f"{text}: remove {', '.join(others)}, or tls:client_ca"
     yield from _of_nginx(site)
     yield from _of_varnish(site, own)
 

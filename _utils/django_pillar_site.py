@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import django_kinds
@@ -235,6 +235,38 @@ def addresses(sites: Sites) -> Iterator[Problem]:
                 owners.setdefault(domain, []).append((name, path))
 
 
+def below_wildcards(sites: Sites) -> Iterator[Problem]:
+    """Yield domains that a wildcard of another site would answer for, where that listens and their own site does not.
+
+    A proxy prefers the exact name, but only among its servers at that address and port.
+    """
+    served = {name: site for name, site in sites.items() if site["server"]["kind"] != django_kinds.NO_SERVER}
+    wildcards = [(name, one) for name, site in served.items() for one in _domains(site) if one.startswith("*.")]
+    for name, site in served.items():
+        for domain, (owner, wildcard) in itertools.product(_domains(site), wildcards):
+            parts = [part for part in ("proxy", "balancer") if part in site]
+            missing = {*_places(served[owner], parts)} - {*_places(site, parts)}
+            if owner != name and domain != wildcard and domain.endswith(wildcard[1:]) and missing:
+                (part, key), listen = min(missing, key=str)
+                text = f"expected {listen} among them: {wildcard} of site {owner} would answer for {domain} there"
+                yield ("django", "sites", name, part, key), f"{text}; or give {domain} another name"
+
+
+def _domains(site: Site) -> list[str]:
+    return [*site["domains"], *site["redirect_domains"]]
+
+
+def _places(site: Site, parts: Collection[str]) -> Iterator[tuple[tuple[str, str], int | str]]:
+    """Yield where the proxy and the balancer listen for a site, each with its key.
+
+    Args:
+        parts: those of the pillar that count for http; without balancers a site has no such part.
+    """
+    for key in [*parts, *(["tls"] if site["tls"]["kind"] != "none" else [])]:
+        for place in site.get(key, {}).get("listen", ()):
+            yield (key, "listen"), place
+
+
 def _same_address(mine: tuple[str, str, str | None], theirs: tuple[str, str | None], domain: str) -> Iterator[Problem]:
     """Yield a domain that cannot be shared; a path is None where the domain redirects."""
     (name, key, path), (other, other_path) = mine, theirs
@@ -286,6 +318,7 @@ def _is_nested(one: str, other: str) -> bool:
 #: Every rule for the present sites of a host.
 BETWEEN: tuple[Callable[[Sites], Iterator[Problem]], ...] = (
     addresses,
+    below_wildcards,
     django_pillar_listen.between,
     django_pillar_database.between,
     django_pillar_store.between,

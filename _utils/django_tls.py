@@ -304,7 +304,12 @@ def refuse_bad_authorities(site: Site) -> None:
         text = given if given.startswith("-----") else Path(given).read_text(errors="replace")
     except OSError as error:
         raise DeploymentError(f"{at}: {given} cannot be read: {error.strerror}") from None
-    blocks = [found[0] for found in _BLOCK.finditer(text) if found[1] == "CERTIFICATE"]
+    others = [found[1] for found in _BLOCK.finditer(text) if found[1] != "CERTIFICATE"]
+    if others:
+        raise DeploymentError(
+            f"{at} has a {others[0]} besides certificates", hint="remove it: each user may read these"
+        )
+    blocks = _certificates(text)
     if not blocks:
         raise DeploymentError(f"{at} has no certificate in PEM")
     for number, block in enumerate(blocks, 1):
@@ -313,6 +318,10 @@ def refuse_bad_authorities(site: Site) -> None:
                 _decode(path)
         except (OSError, ValueError):
             raise DeploymentError(f"{at}: block {number} is not a certificate") from None
+
+
+def _certificates(text: str) -> list[str]:
+    return [found[0] for found in _BLOCK.finditer(text) if found[1] == "CERTIFICATE"]
 
 
 def requires_clients(site: Site) -> bool:
@@ -332,8 +341,7 @@ def client_authorities(name: str, tls: Mapping[str, Any], etc: Path) -> tuple[st
     given = tls.get("client_ca") if tls.get("kind") != "none" else None
     own = etc / f"django-{name}.clients.pem"
     if given and given.startswith("-----"):
-        blocks = [found[0] for found in _BLOCK.finditer(given)]
-        return str(own), {own: "\n".join([f"{OURS}tls:client_ca of {name}", *blocks, ""])}
+        return str(own), {own: "\n".join([f"{OURS}tls:client_ca of {name}", *_certificates(given), ""])}
     return given or "", {own: None} if own.exists() else {}
 
 

@@ -15,8 +15,8 @@ CONFIGURATION = Path("/etc/apt/apt.conf.d/60django-formula")
 _HEAD = "// Written by django-formula: apt autoremove keeps the interpreters of virtualenvs. See docs/decisions/0086.\n"
 
 
-def lacking(virtualenv: Path) -> dict[str, str]:
-    """Return the interpreter of a virtualenv if apt does not keep it yet, which is cheap to find."""
+def not_kept(virtualenv: Path) -> dict[str, str]:
+    """Return the interpreter of a virtualenv if apt does not keep it yet; it looks at no other one."""
     used = _used([virtualenv / "bin/python"]) if CONFIGURATION.parent.is_dir() else []
     return {path: "kept" for path in used if path not in _kept()}
 

@@ -41,6 +41,8 @@ _LIMIT, _TIMEOUT = 400 << 20, 900.0
 #: Seconds without a byte after which a mirror has failed.
 _SILENCE = 60.0
 _CHUNK = 1 << 20
+#: Seconds for which an interpreter stays that no site has: an apply installs it before its new site is registered.
+_FRESH = 3600.0
 _BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -212,7 +214,8 @@ def prune() -> None:
 
 def _unused() -> list[Path]:
     kept = {executable(version) for version in _wanted()} | {*_homes()}
-    return [folder for folder in _installed() if not any(Path(path).is_relative_to(folder) for path in kept if path)]
+    unused = [folder for folder in _installed() if not any(Path(path).is_relative_to(folder) for path in kept if path)]
+    return [folder for folder in unused if time.time() - (folder / COMPLETE).stat().st_mtime > _FRESH]
 
 
 def _wanted() -> Iterator[str]:

@@ -15,7 +15,7 @@ django.supervisor  the process manager where it is not systemd
 django.cache       queue and caches that this host has for the other hosts of a site
 django.site        each site, step by step
 
-The last state repeats the errors of all, which are far up where the states that require them follow.
+The last state repeats all errors: Salt prints them far above, followed by every state that was not run.
 
 They are rendered here, with one compilation of the pillar, and not included: of each included file Salt asks the master
 for the file itself and for all that it imports. See docs/decisions/0065.

@@ -109,8 +109,8 @@
 {% endfor %}
 
 {% if django.sites | length > 1 %}
-# A domain that moves from one site to another does so when both are released. No requisites: what has failed before has
-# been said.
+# A domain that moves from one site to another does so when both are released. No requisites: the state
+# that failed has reported the error.
 {% for name in django.sites %}
 
 {{ name }} has its domains:

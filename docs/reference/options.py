@@ -152,7 +152,9 @@ def meaning(rules: Rules) -> str:
 def refusals(rules: Rules, prefix: str) -> list[str]:
     """Return the names in a map that something else decides, as patterns."""
     names = rules.get("propertyNames", {})
-    refused = [part for part in [names, *names.get("allOf", ())] if "not" in part]
+    parts = [names, *names.get("allOf", ())]
+    parts += [inner for part in parts[1:] for inner in part.get("allOf", ())]
+    refused = [part for part in parts if "not" in part]
     lines = [f"* `{prefix}{part['not']['pattern'].strip('^$')}` — {part['refuse']}" for part in refused]
     for server, part in rules.get("kinds", {}).items():
         lines += [f"{line} (of {server})" for line in refusals(part, prefix)]

@@ -279,7 +279,7 @@ def nginx(haproxy: list[str], own_host: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_another_kind_is_ready_before_the_former_gives_up_its_ports(nginx: list[str]) -> None:
     other = blog(balancer={"kind": "nginx"})
-    said = "nginx in place of HAProxy: new connections are refused for up to a second"
+    said = "nginx instead of HAProxy: new connections are refused for up to a second"
     assert django_balancer.planned(other, [], templates()).changes["balancer:kind"] == said and nginx == []
     assert apply(other, [])["balancer:kind"] == said
     assert nginx == [
@@ -421,6 +421,14 @@ def test_pillar_of_the_guide_is_valid() -> None:
         ({"balancer": {"kind": "varnish", "sticky": True}}, "balancer:sticky", "not supported by varnish"),
         ({"balancer": {"memory": "1G"}}, "balancer:memory", "has no effect without balancer:kind: varnish"),
         ({"balancer": {"status": {}}}, "balancer:status:password", "missing"),
+        (
+            {
+                "tls": {"kind": "self_signed", "client_ca": "/etc/ssl/clients.pem"},
+                "proxy": {"trusted": ["10.0.0.0/8"]},
+            },
+            "proxy:trusted",
+            "only balancers verify it: remove 10.0.0.0/8",
+        ),
         ({"hosts": {"web1": ["app"]}, "balancer": {"sticky": True}}, "balancer", "no effect without a host with the"),
     ],
 )
@@ -444,10 +452,18 @@ def test_balancer_verifies_clients_and_hosts_accept_the_subject_from_it(host, ve
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(2, "\n  the line: timeout server 5x"), (3, ""), (9, "")], ids=["", "password", "beyond"]
+    ("number", "said"),
+    [(2, "\n  the line: timeout server 5x"), (3, ""), (4, ""), (9, "")],
+    ids=["", "password", "header", "beyond"],
 )
-def test_line_that_a_balancer_refuses_is_shown_unless_it_has_a_password(tmp_path, number, said):
-    (tmp_path / "django.cfg").write_text("a\n  timeout server 5x\n  user ops insecure-password x\n")
+def test_line_that_a_balancer_refuses_is_shown_unless_it_may_have_a_secret(tmp_path, number, said):
+    lines = [
+        "a",
+        "  timeout server 5x",
+        "  user ops insecure-password x",
+        '  http-check send hdr Authorization "Bearer x"',
+    ]
+    (tmp_path / "django.cfg").write_text("\n".join([*lines, ""]))
     error = DeploymentError(
         "haproxy -c failed", log=f"[ALERT] : config : [{tmp_path}/django.cfg:{number}] : unexpected\n"
     )

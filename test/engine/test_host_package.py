@@ -40,5 +40,5 @@ def test_no_program_is_run_where_all_are_installed(monkeypatch):
         ("E: Could not get lock /var/lib/dpkg/lock", {"sites": {"blog": {"packages": ["x"]}}}, ""),
     ],
 )
-def test_packages_that_apt_does_not_find_are_said_with_their_key(comment, pillar, expected):
+def test_hint_names_the_key_when_apt_does_not_find_a_package(comment, pillar, expected):
     assert django_host_package.hint(comment, pillar).strip() == expected

@@ -133,14 +133,14 @@ def test_apt_keeps_the_interpreters_of_virtualenvs_and_no_others(make_site, monk
     for name in PATHS:
         write_tree(site.virtualenvs / name, {"bin/python": ""})
     kept = django_virtualenv_kept
-    assert kept.changes() == {"/usr/bin/python3.11": "kept"} == kept.lacking(site.virtualenvs / "debian")
-    assert kept.lacking(site.virtualenvs / "own") == {}
+    assert kept.changes() == {"/usr/bin/python3.11": "kept"} == kept.not_kept(site.virtualenvs / "debian")
+    assert kept.not_kept(site.virtualenvs / "own") == {}
     kept.apply()
     assert kept.CONFIGURATION.read_text().splitlines()[1:] == [
         "// /usr/bin/python3.11",
         r'APT::NeverAutoRemove { "^libpython3\.11-minimal$"; "^libpython3\.11-stdlib$"; "^python3\.11-minimal$"; };',
     ]
-    assert kept.changes() == {} == kept.lacking(site.virtualenvs / "debian")
+    assert kept.changes() == {} == kept.not_kept(site.virtualenvs / "debian")
     (site.virtualenvs / "debian").rename(site.root / "gone")
     assert kept.changes() == {"/usr/bin/python3.11": "kept no longer"}
     kept.apply()

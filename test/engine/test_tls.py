@@ -445,6 +445,7 @@ def test_authorities_of_clients_are_checked_before_anything_is_changed(asking, o
         (None, f"{path} cannot be read: No such file or directory"),
         ("no", " has no certificate in PEM"),
         ("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "block 1 is not a certificate"),
+        (root + "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n", "PRIVATE KEY besides certificates"),
     ):
         if text:
             path.write_text(text)
@@ -461,6 +462,8 @@ def test_text_of_authorities_is_a_file_of_the_proxy_and_goes_with_the_option(ask
     path, files = django_tls.client_authorities(site.name, site.config["tls"], etc)
     assert path == f"{etc}/django-blog.clients.pem" and [*files] == [etc / "django-blog.clients.pem"]
     assert files[etc / "django-blog.clients.pem"].endswith(root)
+    key = "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n"
+    assert django_tls.client_authorities(site.name, {**site.config["tls"], "client_ca": root + key}, etc)[1] == files
     (etc / "django-blog.clients.pem").write_text("x")
     site = asking(client_ca="/etc/ssl/clients.pem")
     assert django_tls.client_authorities(site.name, site.config["tls"], etc) == (

@@ -148,4 +148,8 @@ def test_interpreters_that_no_virtualenv_has_are_deleted(folder, make_site):
     write_tree(site.virtualenvs / "two", {"pyvenv.cfg": f"version = 1\nhome={folder}/3.13.7/x/bin\n"})
     write_tree(site.virtualenvs, {"three/bin/python": ""})
     django_virtualenv_managed.prune()
+    assert len(os.listdir(folder)) == 5, "of what was installed just now the site may not be registered yet"
+    for complete in folder.glob("*/.complete"):
+        os.utime(complete, (1, 1))
+    django_virtualenv_managed.prune()
     assert sorted(os.listdir(folder)) == ["3.12.1", "3.13.18", "3.13.7"]

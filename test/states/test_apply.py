@@ -190,7 +190,11 @@ def test_last_state_repeats_what_has_failed(salt, world, monkeypatch):
     last = max(apply.returned.values(), key=lambda one: one["__run_num__"])
     failed = [state for state in states if state.result is False]
     assert (last["result"], last["changes"]) == (False, {})
-    told = [f"{len(failed) - 1} states that require it were not run:", "blog is built:", "  build: it is broken"]
+    told = [
+        f"failed (states that were not run because of these failures: {len(failed) - 1}):",
+        "blog is built:",
+        "  build: it is broken",
+    ]
     assert last["comment"].splitlines()[:5] == [*told, "    | a line", "  mend it"]
     assert last["comment"].count("blog") == 1
 
