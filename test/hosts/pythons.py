@@ -1,6 +1,6 @@
-"""An archive of an interpreter, as uv has them, made of Debian 13's: it has a C library with it, for Debian 12.
+"""An archive of an interpreter in the layout of uv's, made of Debian 13's Python and its C library.
 
-The real ones are not to be had in tests. Theirs begins at `python/` too, with `bin`, `lib` and `include`.
+So it runs on Debian 12. Tests cannot download the real archives, which begin at `python/` too.
 """
 
 import json

@@ -178,7 +178,7 @@ def test_https_ends_at_the_balancer(fleet: Fleet) -> None:
 def test_other_kind_takes_over_and_the_last_site_takes_the_balancer_with_it(fleet: Fleet) -> None:
     lb, late = fleet.lb, fleet.web[1]
     fleet.backend(late.name, "drain")
-    for kind, title in (("haproxy", "HAProxy in place of nginx"), ("nginx", "nginx in place of HAProxy")):
+    for kind, title in (("haproxy", "HAProxy instead of nginx"), ("nginx", "nginx instead of HAProxy")):
         fleet.balancer = {"kind": kind}
         fleet.configure()
         planned = lb.apply(test=True)["The balancer serves its sites"].changes
@@ -191,7 +191,7 @@ def test_other_kind_takes_over_and_the_last_site_takes_the_balancer_with_it(flee
         times = [answer.time for answer in load.failed] or [0.0]
         seconds = max(times) - min(times)
         print(f"{title}: {len(load.failed)} of {len(load.answers)} requests failed, within {seconds:.2f} s")
-        assert seconds < 3, "a second at most, on a machine that is not busy"
+        assert seconds < 2, "about a second, and twice that on a busy machine"
         assert fleet.ask() and lb.apply().changed == {}
         assert fleet.states() == {"web1": "UP", late.name: "DRAIN"}, "a drain survives"
     fleet.backend(late.name, "ready")

@@ -118,6 +118,7 @@ def test_200_clients_share_ten_connections(fleet):
         load.wait(200, timeout=120)
         assert servers(fleet) == POOL
     print(f"{len(load.answers)} requests, {len(load.failed)} failed, at most {most} clients on {POOL} connections")
+    # A sample may be taken while some of the 200 have been answered and have not connected again.
     assert load.failed == [] and most > 15 * POOL
     assert int(sql(fleet, "SHOW max_connections")[0]) == 100, "as PostgreSQL has it: ten and twenty are enough"
     page = fleet.apps[0].http("/pooled", "blog.example.org").json()

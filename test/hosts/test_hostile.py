@@ -40,7 +40,7 @@ KNOWN = {
 def test_names_are_found_in_the_code():
     names = names_in_code()
     assert names >= KNOWN, KNOWN - names
-    assert 100 < len(names) < 4000
+    assert len(names) > 100
     assert keys_of_paths().keys() >= {"shared", "writable", "requirements", "files"}
 
 

@@ -126,14 +126,14 @@ def over_tls(blog: Site, client: Signed | None, name: str = "") -> tuple[int, st
     subject = django_wall_headers.CLIENT_SUBJECT
     forged = [f"{one}: {FORGED}" for one in (subject, *django_wall_headers.underscored([subject]))]
     lines = ["GET /healthz HTTP/1.1", f"Host: {blog.domain}", "Connection: close", *forged, "", ""]
+    plain = socket.create_connection((blog.host.address, 443), timeout=30)
     try:
-        plain = socket.create_connection((blog.host.address, 443), timeout=30)
         with plain, context.wrap_socket(plain, server_hostname=name or blog.domain) as connection:
             connection.sendall("\r\n".join(lines).encode())
             answer = http.client.HTTPResponse(connection)
             answer.begin()
             return answer.status, answer.read().decode()
-    except (OSError, http.client.HTTPException):
+    except (ssl.SSLError, ConnectionError, http.client.BadStatusLine):  # refused by TLS
         return 0, ""
 
 

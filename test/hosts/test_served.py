@@ -1,11 +1,10 @@
 """A host that answers in place of a site, in the ways of served.yaml: the apply and the status say which file it is."""
 
 import json
-import socket
-import ssl
 from pathlib import Path
 from typing import Any
 
+import certificates
 import pytest
 import requests
 import yaml
@@ -117,9 +116,8 @@ def test_directive_that_nginx_refuses_is_named_by_its_key(blog: Site) -> None:
     blog.deploy(proxy=None)
 
 
-@pytest.mark.parametrize(
-    "fixture", [pytest.param("secure", marks=pytest.mark.full), pytest.param("behind_apache", marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("fixture", ["secure", "behind_apache"])
 def test_wildcard_and_a_name_below_it_are_two_sites(request: pytest.FixtureRequest, fixture: str) -> None:
     tenants: Site = request.getfixturevalue(fixture)
     host = tenants.host
@@ -128,14 +126,10 @@ def test_wildcard_and_a_name_below_it_are_two_sites(request: pytest.FixtureReque
     shop = Site(host, tenants.repository, "shop", neighbour=tenants, **options)
     shop.deploy()
     assert shop.live != tenants.live
-    context = ssl.create_default_context(cadata=host.read("/var/lib/django-formula/authority/root.pem"))
+    root = host.read("/var/lib/django-formula/authority/root.pem")
 
     def release(name: str) -> str:
-        plain = socket.create_connection((host.address, 443))
-        with plain, context.wrap_socket(plain, server_hostname=name) as connection:
-            connection.sendall(f"GET /release HTTP/1.0\r\nHost: {name}\r\n\r\n".encode())
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
-        return str(json.loads(answer.partition(b"\r\n\r\n")[2])["release"])
+        return str(json.loads(certificates.ask(host.address, name, "/release", root=root).body)["release"])
 
     assert release("shop.example.org") == shop.live
     assert release("a.example.org") == release("b.example.org") == tenants.live
