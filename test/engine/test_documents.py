@@ -17,6 +17,8 @@ from specimen import FACTS, configured
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+#: Paragraphs of the next version in CHANGELOG.md, as links in them are.
+CHANGES = sorted((ROOT / "changes").glob("*.md"))
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
 PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
 DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
@@ -68,12 +70,12 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*PAGES, *CHANGES], ids=name)
 def test_links_have_targets(page):
-    broken = []
+    folder, broken = ROOT if page in CHANGES else page.parent, []
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         path, _mark, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
+        target = (folder / path).resolve() if path else page
         if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
             broken.append(link)
     assert not broken
@@ -213,7 +215,7 @@ def test_the_page_of_faults_is_up_to_date():
     assert page.read_text() == text, "UPDATE=1 test/run test/engine/test_documents.py writes it"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*PAGES, *CHANGES], ids=name)
 def test_modules_that_pages_name_exist(page):
     files = {
         path.stem for folder in ("_utils", "_states", "_modules", "django/files") for path in (ROOT / folder).iterdir()
