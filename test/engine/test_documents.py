@@ -316,6 +316,21 @@ def quoted() -> list[str]:
     return [piece.strip(" :").removesuffix(" failed") for phrase in phrases for piece in phrase.split("…")]
 
 
+def test_the_fifteen_most_likely_errors_are_fifteen():
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    likely, *others = re.findall(r"^## .+?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    entries = re.findall(r"^\* .*?(?=^\* |\Z)", likely, re.MULTILINE | re.DOTALL)
+    assert likely.startswith("## The fifteen most likely\n") and len(entries) == 15
+    assert [entry for entry in entries if entry in "".join(others)] == []
+
+
+def test_every_part_of_troubleshooting_is_named_at_its_top():
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    named = re.findall(r"\]\((#[\w-]+)\)", page.partition("An error has this form")[0])
+    headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    assert named == ["#" + heading.lower().replace(" ", "-") for heading in headings]
+
+
 def test_every_quoted_error_exists():
     code = messages()
     unknown = [piece for piece in quoted() if piece not in code and piece not in FOREIGN]
