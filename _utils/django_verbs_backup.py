@@ -5,6 +5,7 @@ from typing import Any
 import django_backup
 import django_backup_restore
 import django_deploy_steps
+import django_release_claim
 import django_secret
 import django_site
 from django_deploy import Deployment
@@ -45,6 +46,8 @@ def restore(
         DeploymentError: it does not fit, or cannot be restored; the data stays unchanged then.
     """
     site = django_site.find(name)
+    if rollback:
+        django_release_claim.refuse_alone(site, "rollback")
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
     with deployment.step("restore"):
         deployment.take_lock(look_again=True)

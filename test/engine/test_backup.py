@@ -15,6 +15,7 @@ import django_deploy_migration
 import django_host_file
 import django_proxy_maintenance
 import django_release
+import django_site
 import django_verbs
 import django_verbs_backup
 import pytest
@@ -417,6 +418,14 @@ def test_restore_with_rollback_refused_when_release_is_gone(world, site, pending
     with pytest.raises(DeploymentError, match=f"{before}, which the backup was made under, is not on this host") as no:
         django_verbs_backup.restore("blog", rollback=True)
     assert "migrate=True" in no.value.hint
+
+
+def test_restore_with_rollback_refused_where_hosts_have_their_release_in_common(world, site, clock, monkeypatch):
+    backup(site)
+    monkeypatch.setattr(django_site.Site, "has_common_release", True)
+    with pytest.raises(DeploymentError, match="have their release in common") as no:
+        django_verbs_backup.restore("blog", rollback=True)
+    assert "salt-run django.rollback blog" in no.value.hint and django_backup.overview(site)
 
 
 def test_restore_with_migrate_applies_migrations(world, site, clock):
