@@ -23,6 +23,9 @@ if cache := os.environ.get("DJANGO_FORMULA_CACHE"):
 # Thousands of small tests leave little garbage, and Salt's loaders much that is looked through in vain.
 gc.set_threshold(100_000, 50, 50)
 
+#: Tests that run side by side on two cores: those on hosts mostly wait.
+AT_ONCE = 4
+
 # What Salt logs before its logging is set up, it keeps for the end; pytest shows it where it belongs.
 salt._logging.shutdown_temp_handler()
 # Salt has each of its messages made, for handlers of its own; pytest's take log_level of pyproject.toml and above.
@@ -38,6 +41,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--keep-hosts", action="store_true", help="leave the hosts of a failed run; the next run removes them"
     )
+    group.addoption(
+        "--side-by-side", metavar="DIST", help="run tests at once, as xdist's --dist, unless arguments name some"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Turn --side-by-side into options of xdist, which reads them after this; -n and --dist have their way."""
+    option = config.option
+    names = config.args_source is not config.ArgsSource.TESTPATHS or option.keyword
+    on_terminal = option.usepdb or option.trace or option.capture == "no"
+    if option.side_by_side and not (names or on_terminal or hasattr(config, "workerinput")):
+        if option.numprocesses is None:
+            option.numprocesses = AT_ONCE
+        if option.numprocesses and option.dist == "no":
+            option.dist = option.side_by_side
+        option.loadscopereorder = False
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -1,0 +1,67 @@
+"""What arguments of test/run make of it: tests run side by side, unless arguments name some."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+#: Prints in place of a run how it would run; after xdist, and before pytest's own.
+PLUGIN = """
+def pytest_cmdline_main(config):
+    option = config.option
+    print("\\nWOULD", option.numprocesses or 0, option.dist, option.markexpr, option.verbose, option.maxfail or 0)
+    return 0
+"""
+#: Runs pytest in one process for each case, since Salt's imports take most of a start.
+CASES = f"""
+import json, sys, types, pytest
+plugin = types.ModuleType("would")
+exec({PLUGIN!r}, plugin.__dict__)
+for arguments in json.loads(sys.argv[1]):
+    pytest.main([*arguments, "--side-by-side=loadfile"], plugins=[plugin])
+"""
+RUNS = {
+    "": "4 loadfile",
+    "--all": "4 loadfile",
+    "-q": "4 loadfile",
+    "-v": "4 loadfile",
+    "-x": "4 loadfile",
+    "-r A --tb short --maxfail 3": "4 loadfile",
+    "--for proxy": "4 loadfile",
+    "--part 3/32": "4 loadfile",
+    "--ignore test/hosts": "4 loadfile",
+    "-n 2": "2 loadfile",
+    "-n 2 --dist worksteal": "2 worksteal",
+    "-n 0": "0 no",
+    "-s": "0 no",
+    "--pdb": "0 no",
+    "-k reboot": "0 no",
+    "test/style": "0 no",
+    "--all test/hosts/test_lab.py -q": "0 no",
+    "test/style -q -n 2": "2 load",
+}
+
+
+def would(*argv: str, **environment: str) -> list[str]:
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")} | environment
+    done = subprocess.run(argv, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    return [line.removeprefix("WOULD ") for line in done.stdout.splitlines() if line.startswith("WOULD ")]
+
+
+def test_tests_run_side_by_side_unless_some_are_named():
+    runs = would(sys.executable, "-c", CASES, json.dumps([arguments.split() for arguments in RUNS]))
+    assert dict(zip(RUNS, [" ".join(run.split()[:2]) for run in runs], strict=True)) == RUNS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "run"),
+    [("--quick -q -x", "4 worksteal not slow -1 1"), ("--smoke", "4 loadfile smoke 0 0")],
+)
+def test_flags_of_pytest_go_with_those_of_run(tmp_path, arguments, run):
+    (tmp_path / "would.py").write_text(PLUGIN)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    assert would("test/run", *arguments.split(), "-p", "would", PYTHONPATH=path) == [run]
