@@ -92,6 +92,25 @@ def releases(site, full=None):
     )
 
 
+def steps(site, full=None):
+    """
+    Show the steps of a site's releases in their order: what each does, the user that runs what it runs of the project,
+    and how long it took in the active release.
+
+    site
+        Name of the site.
+    full
+        Return rows with every key, as for ``django.status``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call django.steps blog
+    """
+    return _answer(lambda: _rows(django_verbs_status.steps(django_site.find(site)), django_verbs_terminal.steps, full))
+
+
 def record(site, release=None):
     """
     Return everything that is recorded about a release: commit, packages, migrations, duration of each step, who

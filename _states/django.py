@@ -3,7 +3,7 @@ Deploy Django sites: each step of a release is a state, and ``absent`` removes a
 
 ``django/site.sls`` has the states of a site in their order; use it with ``state.apply django`` instead of writing
 them out. Each state compares the host with the configuration, reports the changes if ``test=True``, and makes them
-otherwise. The steps are in ``_utils/django_deploy_steps.py``.
+otherwise. The steps are in ``_utils/django_deploy_order.py``, and a state is generated for each.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import django_database_setup
 import django_deploy_database
+import django_deploy_order
 import django_deploy_steps
 import django_host_file
 import django_host_fileserver
@@ -36,29 +37,6 @@ from django_wall_text import shown_answer
 django_host_import.keep_folder()
 
 __virtualname__ = "django"
-
-# What each step is about, and what is done to it, for comments.
-_STEPS = {
-    "site": ("site directories and configuration", "updated"),
-    "database": ("databases and logins", "created"),
-    "store": ("queue and caches", "set up"),
-    "tls": ("certificates", "installed"),
-    "source": ("source", "exported"),
-    "virtualenv": ("virtualenv", "built"),
-    "build": ("build commands", "run"),
-    "secret_key": ("secrets", "written"),
-    "settings": ("settings", "written"),
-    "static": ("static files", "collected"),
-    "push": ("static files", "pushed"),
-    "migration": ("migrations", "applied"),
-    "instance": ("instance", "started"),
-    "live": ("active release", "switched"),
-    "proxy": ("proxy configuration", "updated"),
-    "acme": ("certificates", "ordered"),
-    "schedules": ("schedules", "installed"),
-    "record": ("record of the release", "written"),
-    "domains": ("certificates", "ordered"),
-}
 
 
 def __virtual__():
@@ -162,297 +140,32 @@ def adoption(name, config, platform):
     return shown_answer(ret)
 
 
-def database(name):
-    """
-    Create the site's databases and logins on database servers of this host that the formula sets up.
+def _state(step):
+    """Return the state function of a step; Salt shows its documentation."""
+
+    def state(name):
+        if step is django_deploy_order.DOMAINS and name not in _deployments():
+            return shown_answer({"name": name, "changes": {}, "result": True, "comment": f"{name} was not deployed"})
+        return _run(step.name, name)
+
+    state.__name__ = state.__qualname__ = step.name
+    state.__doc__ = f"""
+    {textwrap.fill(f"The step {step.name} of a release: it {step.does}.", 116, subsequent_indent="    ")}
 
     name
         Name of the site.
 
     .. code-block:: yaml
 
-        blog has its databases:
-          django.database:
+        blog {step.state}:
+          django.{step.name}:
             - name: blog
     """
-    return _run("database", name)
+    return state
 
 
-def store(name):
-    """
-    Have the site's queue and caches in servers of its own on this host, each on a unix socket.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its stores:
-          django.store:
-            - name: blog
-    """
-    return _run("store", name)
-
-
-def tls(name):
-    """
-    Install a certificate for each domain. Certificates from the pillar are validated; a domain whose certificate
-    has to be ordered gets a self-signed one until then.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its certificates:
-          django.tls:
-            - name: blog
-    """
-    return _run("tls", name)
-
-
-def source(name):
-    """
-    Export the commit that the revision resolves to, if a new release is required.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its source:
-          django.source:
-            - name: blog
-    """
-    return _run("source", name)
-
-
-def virtualenv(name):
-    """
-    Build the virtualenv of the new release, or reuse that of an earlier release with the same requirements.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its virtualenv:
-          django.virtualenv:
-            - name: blog
-    """
-    return _run("virtualenv", name)
-
-
-def build(name):
-    """
-    Run the pillar's build commands in the source of the new release, and compile it to bytecode.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog is built:
-          django.build:
-            - name: blog
-    """
-    return _run("build", name)
-
-
-def secret_key(name):
-    """
-    Generate the secret key if the site has none, and write it and the pillar's secrets.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its secrets:
-          django.secret_key:
-            - name: blog
-    """
-    return _run("secret_key", name)
-
-
-def settings(name):
-    """
-    Write the settings overlay, the environment and the pillar's files into the new release.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its settings:
-          django.settings:
-            - name: blog
-    """
-    return _run("settings", name)
-
-
-def static(name):
-    """
-    Start Django once in the new release: collect static files, read the effective settings, list pending
-    migrations.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its static files:
-          django.static:
-            - name: blog
-    """
-    return _run("static", name)
-
-
-def push(name):
-    """
-    Push the static files of the new release that are missing at the destination, which ``static:push`` names.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its static files pushed:
-          django.push:
-            - name: blog
-    """
-    return _run("push", name)
-
-
-def migration(name):
-    """
-    Apply pending migrations to the databases, then run Django's system checks.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its database migrated:
-          django.migration:
-            - name: blog
-    """
-    return _run("migration", name)
-
-
-def instance(name):
-    """
-    Start the application server of the new release, and wait until its health check passes.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its instance:
-          django.instance:
-            - name: blog
-    """
-    return _run("instance", name)
-
-
-def live(name):
-    """
-    Activate the new release, drain and stop the previous instance, and delete releases over ``releases:keep``.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog is live:
-          django.live:
-            - name: blog
-    """
-    return _run("live", name)
-
-
-def proxy(name):
-    """
-    Write the proxy configuration of the site, test it, and reload the proxy.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog is served:
-          django.proxy:
-            - name: blog
-    """
-    return _run("proxy", name)
-
-
-def acme(name):
-    """
-    Order the certificates that are due from the ACME authority. A failed order is a warning.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its certificates ordered:
-          django.acme:
-            - name: blog
-    """
-    return _run("acme", name)
-
-
-def schedules(name):
-    """
-    Install the schedules of the site: commands that run at times, in the release that is active then.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its schedules:
-          django.schedules:
-            - name: blog
-    """
-    return _run("schedules", name)
-
-
-def record(name):
-    """
-    Record the release and the deployment.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog is recorded:
-          django.record:
-            - name: blog
-    """
-    return _run("record", name)
-
-
-def domains(name):
-    """
-    Check that the site has its domains, where it gets some of another site: the proxy gives them to it once both sites
-    are released. Certificates of these domains are ordered then.
-
-    name
-        Name of the site.
-
-    .. code-block:: yaml
-
-        blog has its domains:
-          django.domains:
-            - name: blog
-    """
-    if name not in _deployments():
-        return shown_answer({"name": name, "changes": {}, "result": True, "comment": f"{name} was not deployed"})
-    return _run("domains", name)
+# A state for each step but `site`, which has arguments of its own: django.source, django.virtualenv and so on.
+globals().update({step.name: _state(step) for step in django_deploy_order.BY_NAME.values() if step.name != "site"})
 
 
 def absent(name, config, platform):
@@ -1132,14 +845,14 @@ def _deployments():
 
 def _run(step, name):
     """Run a step of a site's deployment as a state."""
-    what, done = _STEPS[step]
-    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name}: {what} unchanged"}
+    row = django_deploy_order.BY_NAME[step]
+    ret = {"name": name, "changes": {}, "result": True, "comment": f"{name}: {row.subject} unchanged"}
     test = __opts__["test"]
     deployment = None
     try:
         deployment = _deployments().get(name) or _from_disk(name)
         with deployment.step(step):
-            work = django_deploy_steps.look(getattr(django_deploy_steps, step), deployment)
+            work = django_deploy_steps.as_state(getattr(django_deploy_steps, step), deployment)
             changes = next(work, None)
             if changes and not test:
                 next(work, None)
@@ -1149,7 +862,7 @@ def _run(step, name):
         if changes:
             ret["changes"] = changes
             ret["result"] = None if test else True
-            ret["comment"] = f"{name}: {what} {'would be ' if test else ''}{done}"
+            ret["comment"] = f"{name}: {row.subject} {'would be ' if test else ''}{row.done}"
     if deployment:
         new = deployment.unreported_warnings()
         if new:

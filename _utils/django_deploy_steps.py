@@ -1,4 +1,4 @@
-"""The steps of a release, in their order.
+"""The steps of a release, by their functions; `django_deploy_order` has what each is about.
 
 A step is a generator: it looks, yields the changes that it would make, and acts when it is resumed. One that finds
 nothing to do yields nothing. Each is a state; a dry run does not resume it. What is known only after it has acted, it
@@ -7,7 +7,7 @@ adds to the changes that it has yielded.
 
 from collections.abc import Callable, Iterator
 
-import django_push
+import django_deploy_order
 from django_deploy import Changes, Deployment
 from django_deploy_step_build import build, virtualenv
 from django_deploy_step_database import database, migration
@@ -22,7 +22,6 @@ from django_deploy_step_site import site
 from django_deploy_step_source import source
 from django_deploy_step_static import static
 from django_deploy_step_store import store
-from django_site import Site
 
 Step = Callable[[Deployment], Iterator[Changes]]
 
@@ -55,23 +54,17 @@ BACK: tuple[Step, ...] = (instance, live, proxy, record)
 _OF_A_NEW_RELEASE = (virtualenv, build, settings, static, push, migration, instance, live, record)
 
 
-def look(step: Step, deployment: Deployment) -> Iterator[Changes]:
+def as_state(step: Step, deployment: Deployment) -> Iterator[Changes]:
     """Run a step as the states do: in a dry run, steps after a new source report the name of its release."""
     name = step.__name__
     is_later = name in [one.__name__ for one in _OF_A_NEW_RELEASE] or not deployment.release
-    if deployment.test and deployment.planned and is_later and _has(deployment.site, name):
+    is_missing = not django_deploy_order.BY_NAME[name].is_for(deployment.site.config)
+    if deployment.test and deployment.planned and is_later and not is_missing:
         yield {"release": deployment.planned, **deployment.foreseen.get(name, {})}
     elif name != "site" or deployment.site.user_exists() or not deployment.test:
         yield from step(deployment)
     else:
         yield {str(deployment.site.root): "would be created"}
-
-
-def _has(site: Site, name: str) -> bool:
-    """Return whether a site has anything that a step is for."""
-    if name == "push":
-        return bool(django_push.of_site(site))
-    return name != "schedules" or bool(site.config.get("schedules"))
 
 
 def walk(deployment: Deployment, steps: tuple[Step, ...]) -> Changes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import django_deploy_order
 import django_kinds
 import django_pillar_balancer
 import django_pillar_cache
@@ -47,6 +48,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         ``stores``: kinds of the servers that each site has of its own. ``proxies``: kinds of proxies.
         ``default_servers``: by proxy, templates of the server that refuses unknown hosts.
         ``templates``: those of each site's server and process manager, URLs by the name of the site.
+        ``steps``: those of each site, by its name: pairs of the state function and what the state's id says.
         ``platform``: the entry of ``platforms.yaml``. ``process``: the process manager of the sites.
         ``python_mirror``: where interpreters are installed from, instead of their publisher.
     """
@@ -93,6 +95,7 @@ def _summary(configurations: dict[str, Any]) -> dict[str, Any]:
         },
         "servers": sorted({database["engine"] for database in databases if database["manage"]} | served_engines),
         "stores": {name: django_kinds.own_stores(site) for name, site in sites.items()},
+        "steps": {name: django_deploy_order.states(site) for name, site in sites.items()},
         "templates": {name: django_kinds.templates(site) for name, site in sites.items()},
         "default_servers": {kind: _default_server(kind, sites) for kind in proxies},
         "proxies": proxies,

@@ -19,6 +19,7 @@ import yaml
 #: What compiles the pillar, in the order of its imports.
 MODULES = (
     "django_kinds",
+    "django_deploy_order",
     "django_database_engine",
     "django_pillar_check",
     "django_pillar_layers",

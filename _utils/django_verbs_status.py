@@ -5,6 +5,7 @@ from typing import Any
 
 import django_container
 import django_database_schema
+import django_deploy_order
 import django_host_clock
 import django_process
 import django_proxy_maintenance
@@ -37,6 +38,16 @@ def releases(site: Site) -> list[dict[str, Any]]:
         age = record.get("live_since") or record.get("began")
         rows.append(_row({**record, "release": release.name}, role=role, age=age, health=health, schema=schema))
     return rows
+
+
+def steps(site: Site) -> list[dict[str, Any]]:
+    """Return the rows of `django.steps`: the steps of a site in their order, with what they took last."""
+    live = django_release.linked(site, site.current)
+    took = (live.record.get("steps") or {}) if live else {}
+    return [
+        {"step": step.name, "user": step.user, "seconds": took.get(step.name, ""), "does": step.does}
+        for step in django_deploy_order.steps(site.config)
+    ]
 
 
 def _row(record: Mapping[str, Any], *, age: str | None, **more: str) -> dict[str, Any]:

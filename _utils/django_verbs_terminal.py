@@ -75,6 +75,15 @@ def releases(rows: Sequence[Row]) -> list[str] | str:
     return _listing(rows, ("release", "role", "state", "age"), ("failure", "health", "schema", "subject", "asked_by"))
 
 
+def steps(rows: Sequence[Row]) -> list[str]:
+    """Return what people see of ``django.steps``: a release from its begin to its end."""
+    cells = [
+        (f"{number}.", row["step"], row["user"], f"{row['seconds']} s" if row["seconds"] != "" else "")
+        for number, row in enumerate(rows, 1)
+    ]
+    return [f"{head}\n{_wrapped(row['does'], '    ')}" for head, row in zip(_columns(cells), rows, strict=True)]
+
+
 def schedules(rows: Sequence[Row]) -> list[str] | str:
     """Return what people see of ``django.schedules``."""
     return _listing(rows, ("schedule", "last", "age"), ("at", "next", "command", "release", "by", "error", "skipped"))

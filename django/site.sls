@@ -1,4 +1,4 @@
-# The steps of each site, in the order of _utils/django_deploy_steps.py. Users and directories come first, for all sites,
+# The steps of each site, in the order of _utils/django_deploy_order.py. Users and directories come first, for all sites,
 # so that all remotes are queried at the same time. A step that finds nothing to do reports no change; one that fails
 # stops its own site only. Nothing that serves is changed before "is live".
 {% if django is not defined %}{% from "django/map.jinja" import django with context %}{% endif %}
@@ -71,30 +71,9 @@
 {% endfor %}
 
 {% for name, site in django.sites.items() %}
-{% set ns = namespace(before='has its directories', function='site') %}
+{% set ns = namespace(before='has its directories') %}
 {% set servers = site.databases.values() | selectattr('manage') | map(attribute='engine') | unique | list %}
-{% for function, sentence in [
-     ('database', 'has its databases'),
-     ('store', 'has its stores'),
-     ('tls', 'has its certificates'),
-     ('source', 'has its source'),
-     ('virtualenv', 'has its virtualenv'),
-     ('build', 'is built'),
-     ('secret_key', 'has its secrets'),
-     ('settings', 'has its settings'),
-     ('static', 'has its static files'),
-     ('push', 'has its static files pushed'),
-     ('migration', 'has its database migrated'),
-     ('instance', 'has its instance'),
-     ('live', 'is live'),
-     ('proxy', 'is served'),
-     ('acme', 'has its certificates ordered'),
-     ('schedules', 'has its schedules'),
-     ('record', 'is recorded'),
-   ] if (function != 'database' or servers) and (function != 'store' or django.stores[name])
-     and (function != 'tls' or site.tls.kind != 'none')
-     and (function != 'acme' or site.tls.kind == 'acme') and (function != 'schedules' or site.schedules is defined)
-     and (function != 'push' or site.static.push is defined) %}
+{% for function, sentence in django.steps[name] if function != 'site' %}
 
 {{ name }} {{ sentence }}:
   django.{{ function }}:

@@ -1,9 +1,10 @@
-"""The order of the steps is written once, in django_deploy_steps; states and docs follow it."""
+"""The steps are described once, in django_deploy_order; functions, states and docs follow it."""
 
 import ast
 import re
 from pathlib import Path
 
+import django_deploy_order
 import django_deploy_steps
 import pytest
 
@@ -23,20 +24,40 @@ def assignments(tree: ast.AST) -> set[str]:
     return found
 
 
-def test_site_sls_has_the_steps_in_their_order():
-    text = (ROOT / "django/site.sls").read_text()
-    assert ["site", *re.findall(r"^     \('(\w+)', '", text, re.MULTILINE)] == ORDER
+def test_functions_have_the_order_of_their_rows():
+    assert [step.name for step in django_deploy_order.STEPS] == ORDER
 
 
-def test_states_have_the_steps_in_their_order():
-    tree = ast.parse((ROOT / "_states/django.py").read_text())
-    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-    assert [name for name in functions if name in ORDER] == ORDER
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, {"site", "source", "migration", "record"}),
+        ({"database": {"engine": "postgres"}}, {"database"}),
+        ({"database": {"engine": "postgres", "host": "db1", "password": "x"}}, set()),
+        ({"queue": {"engine": "redis"}}, {"store"}),
+        ({"caches": {"default": {"engine": "redis", "host": "cache1"}}}, set()),
+        ({"tls": {"kind": "acme"}}, {"tls", "acme"}),
+        ({"static": {"push": {"kind": "s3"}}}, {"push"}),
+        ({"schedules": {"clean": {}}}, {"schedules"}),
+    ],
+)
+def test_site_has_the_steps_that_its_configuration_needs(given, expected):
+    database = {"engine": "sqlite", "manage": False, **given.get("database", {})}
+    database["manage"] = database["engine"] != "sqlite" and "host" not in database
+    caches = {name: {"host": "", **one} for name, one in given.get("caches", {}).items()}
+    queue = {"host": "", **given["queue"]} if "queue" in given else None
+    site = {"databases": {"default": database}, "tls": {"kind": "none"}, "static": {}, **given, "caches": caches}
+    names = [step.name for step in django_deploy_order.steps({**site, "queue": queue})]
+    optional = {"database", "store", "tls", "push", "acme", "schedules"}
+    assert {*names} - optional == {*ORDER} - optional and names == [name for name in ORDER if name in names]
+    assert {*names} & optional == expected & optional
 
 
 def test_docs_have_the_steps_in_their_order():
-    page = (ROOT / "docs/guides/releases.md").read_text()
-    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)[: len(ORDER) - 1] == ORDER[1:]
+    page = re.sub(r"\[([^]]*)\]\([^)]*\)|`", r"\1", (ROOT / "docs/guides/releases.md").read_text())
+    rows = re.findall(r"^\| (\w+) \| (.*?)(?:; only with [^|]*)? \| ([^|]*) \|$", page, re.MULTILINE)
+    known = [("step", "does", "as"), *((step.name, step.does, step.user) for step in django_deploy_order.STEPS[1:])]
+    assert rows[: len(known)] == known
 
 
 @pytest.mark.parametrize("steps", [django_deploy_steps.RELEASE, django_deploy_steps.BACK], ids=["release", "back"])

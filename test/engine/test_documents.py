@@ -232,12 +232,6 @@ def test_every_verb_has_a_section():
     assert [verb for verb in verbs if f"[`{verb}`](#{verb})" not in page] == []
 
 
-def test_every_step_has_a_row():
-    steps = re.findall(r"\('(\w+)', '", (ROOT / "django/site.sls").read_text())
-    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/guides/releases.md").read_text(), re.MULTILINE)
-    assert rows[: len(steps)] == steps
-
-
 def test_every_directive_of_the_sandbox_has_a_row():
     """With its value, and with what switches it off, which the pillar takes."""
     release = Path("/srv/django/blog/releases/0001-0123456789ab")

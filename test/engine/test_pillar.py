@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import django_deploy_order
 import django_kinds
 import django_pillar
 import django_pillar_check
@@ -96,8 +97,10 @@ def test_pillar_compiles_to_the_recorded_configuration(folder: Path) -> None:
     """A case keeps what differs from three-keys, which is kept whole: the defaults."""
     expected = folder / "configuration.json"
     result = compiled(yaml.safe_load((folder / "pillar.yaml").read_text()))
+    assert result.pop("steps") == {name: django_deploy_order.states(one) for name, one in result["sites"].items()}
     if folder != DEFAULTS:
         default = compiled(yaml.safe_load((DEFAULTS / "pillar.yaml").read_text()))
+        del default["steps"]
         sites = {name: changes(one, default["sites"]["blog"]) for name, one in result["sites"].items()}
         result = {**changes(result, default), "sites": sites}
     rendered = json.dumps(result, indent=2, sort_keys=True)
@@ -250,9 +253,11 @@ def test_schema_and_modules_are_read_once_for_one_pillar(rendered: Render, monke
 
 def test_every_pillar_module_is_rendered() -> None:
     modules = {path.stem for path in (ROOT / "_utils").glob("django_pillar*.py")}
-    assert {*django_pillar_render.MODULES} == {"django_kinds", "django_database_engine"} | modules - {
-        "django_pillar_render"
-    }
+    assert {*django_pillar_render.MODULES} == {
+        "django_kinds",
+        "django_database_engine",
+        "django_deploy_order",
+    } | modules - {"django_pillar_render"}
 
 
 # The hosts of a site

@@ -14,6 +14,7 @@ import django_verbs
 import django_verbs_rotation
 import django_verbs_status
 import django_verbs_superuser
+import django_verbs_terminal
 import django_virtualenv
 import pytest
 from django_host_command import DeploymentError
@@ -461,6 +462,17 @@ def test_all_of_one_release(two):
     for name in ("3", "0003-x", "x", ""):
         with pytest.raises(DeploymentError, match=f"blog has no release {name} on this host"):
             django_verbs.record("blog", name)
+
+
+def test_steps_have_what_they_took_in_the_active_release(two):
+    live = django_release.linked(two.site, two.site.current)
+    live.update(steps={"source": 0.1, "live": 1.5})
+    rows = django_verbs_status.steps(two.site)
+    assert [row["step"] for row in rows][:3] == ["site", "source", "virtualenv"] and rows[-1]["step"] == "record"
+    assert {row["step"]: row["seconds"] for row in rows if row["seconds"] != ""} == {"source": 0.1, "live": 1.5}
+    text = django_verbs_terminal.steps(rows)
+    assert text[1].startswith("2.   source      root         0.1 s\n    decides whether") and len(text) == len(rows)
+    assert max(map(len, "\n".join(text).splitlines())) <= django_verbs_terminal.WIDTH
 
 
 def test_a_superuser(two):

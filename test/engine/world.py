@@ -227,7 +227,7 @@ class World:
         *release, record = django_deploy_steps.RELEASE
         for step in (django_deploy_steps.site, *release, django_deploy_steps.schedules, record):
             with deployment.step(step.__name__):
-                work = django_deploy_steps.look(step, deployment)
+                work = django_deploy_steps.as_state(step, deployment)
                 found = next(work, None)
                 if found:
                     changes[step.__name__] = found
