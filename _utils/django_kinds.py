@@ -118,7 +118,6 @@ class WorkerKind(NamedTuple):
 
     Attributes:
         templates: names of its programs in ``django/files``.
-        used_options: the options of a worker that have an effect, besides those that every kind has.
         is_single: whether a site may have only one of it.
         has_schedule: whether it keeps what it has sent on a schedule in a folder of the site, ``beat``.
         broker: the word of ``environment`` for the queue that tasks are sent to; in upper case it is the variable by
@@ -126,7 +125,6 @@ class WorkerKind(NamedTuple):
     """
 
     templates: tuple[str, ...]
-    used_options: tuple[str, ...]
     is_single: bool = False
     has_schedule: bool = False
     broker: str = ""
@@ -143,21 +141,17 @@ WORKERS = {
             "django_formula_celery_unacked.py",
             *_WORKER_PROGRAMS,
         ),
-        ("app", "queues", "processes", "options"),
         broker="celery_broker_url",
     ),
     "celery_beat": WorkerKind(
         ("django_formula_celery_beat.py", "django_formula_celery_app.py", *_WORKER_PROGRAMS),
-        ("app", "options"),
         is_single=True,
         has_schedule=True,
         broker="celery_broker_url",
     ),
-    "rq": WorkerKind(("django_formula_rq.py", *_WORKER_PROGRAMS), ("queues", "processes", "options")),
-    "huey": WorkerKind(
-        ("django_formula_huey.py", *_WORKER_PROGRAMS), ("app", "processes", "options"), has_schedule=True
-    ),
-    "command": WorkerKind(("django_formula_command.py", *_WORKER_PROGRAMS), ("command", "processes", "stop", "ready")),
+    "rq": WorkerKind(("django_formula_rq.py", *_WORKER_PROGRAMS)),
+    "huey": WorkerKind(("django_formula_huey.py", *_WORKER_PROGRAMS), has_schedule=True),
+    "command": WorkerKind(("django_formula_command.py", *_WORKER_PROGRAMS)),
 }
 
 
@@ -171,31 +165,9 @@ def brokers(site: Mapping[str, Any]) -> set[str]:
     return {*own, *site.get("enqueues", ())} - {""}
 
 
-class PushKind(NamedTuple):
-    """A kind of destination that static files are pushed to.
-
-    Attributes:
-        options: the options of ``static:push`` that have an effect, besides those that every kind has.
-        needed: those of them that the pillar must have.
-        secret: the one that is its secret.
-    """
-
-    options: tuple[str, ...]
-    needed: tuple[str, ...]
-    secret: str
-
-
-#: Every kind of destination of static files, by its name in the pillar.
-PUSHES = {
-    "s3": PushKind(
-        ("bucket", "endpoint", "prefix", "style", "region", "key", "secret"), ("bucket", "key", "secret"), "secret"
-    ),
-    "rsync": PushKind(
-        ("host", "port", "user", "path", "ssh_key", "known_hosts"),
-        ("host", "path", "ssh_key", "known_hosts"),
-        "ssh_key",
-    ),
-}
+#: Every kind of destination of static files by its name in the pillar, with the option of ``static:push`` that is its
+#: secret.
+PUSHES = {"s3": "secret", "rsync": "ssh_key"}
 
 
 class StoreKind(NamedTuple):
@@ -204,28 +176,18 @@ class StoreKind(NamedTuple):
     Attributes:
         title: as its makers write it, for people.
         port: where a server of it listens unless it is configured otherwise; 0 for what is no server.
-        own_options: the options that a server of the site's own has.
-        options_elsewhere: the options that a server elsewhere has, next to ``host``.
         keeps_queue: whether tasks can be queued in it.
     """
 
     title: str
     port: int = 0
-    own_options: tuple[str, ...] = ()
-    options_elsewhere: tuple[str, ...] = ()
     keeps_queue: bool = False
 
 
 #: Every kind of store, by its name in the pillar.
 STORES = {
-    "redis": StoreKind(
-        "Redis",
-        6379,
-        ("memory", "sync"),
-        ("port", "user", "password", "tls", "ca", "number", "prefix"),
-        keeps_queue=True,
-    ),
-    "memcached": StoreKind("Memcached", 11211, ("memory",), ("port", "prefix")),
+    "redis": StoreKind("Redis", 6379, keeps_queue=True),
+    "memcached": StoreKind("Memcached", 11211),
     "database": StoreKind("Django's database cache"),
 }
 
@@ -279,9 +241,7 @@ class ProxyKind(NamedTuple):
         redirect: template of those of a domain that redirects.
         tls: template of the file that all servers of https include.
         default_server: template of the server that refuses unknown hosts; empty where each server does that.
-        balance: values of `proxy:balance` that it supports.
         max_weight: the greatest weight of a server in `proxy:upstreams`.
-        has_max_fails: whether it counts the failures of a server; else one failure excludes it.
         has_rate_limit: whether it limits requests, and has errors 429 of its own.
         evaluated: the beginning of the values of headers that it would evaluate; empty where there are none.
         access: the directive that would override `proxy:allow`; empty where there is none.
@@ -293,9 +253,7 @@ class ProxyKind(NamedTuple):
     redirect: str
     tls: str
     default_server: str = ""
-    balance: tuple[str, ...] = ("round_robin", "least_conn")
     max_weight: int = 65535
-    has_max_fails: bool = False
     has_rate_limit: bool = False
     evaluated: str = ""
     access: str = ""
@@ -310,8 +268,6 @@ PROXIES = {
         redirect="nginx/redirect.conf",
         tls="nginx/tls.conf",
         default_server="nginx/default.conf",
-        balance=("round_robin", "least_conn", "ip_hash", "hash"),
-        has_max_fails=True,
         has_rate_limit=True,
     ),
     "apache": ProxyKind(

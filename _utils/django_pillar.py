@@ -16,10 +16,11 @@ import django_pillar_container
 import django_pillar_database_host
 import django_pillar_fleet
 import django_pillar_pool
+import django_pillar_rules
 import django_pillar_worker
 from django_pillar_check import Problem, Rules, check, lines, plain, prune, report, resolve, shown, traps
 from django_pillar_database import oversized
-from django_pillar_layers import complete, fill, fill_by_kind, merge
+from django_pillar_layers import as_given, complete, fill, fill_by_kind, merge
 from django_pillar_site import contradictions, contradictions_between
 
 
@@ -148,7 +149,9 @@ def _configurations(
             problems.append(((*path, "databases"), "expected either database or databases, got both"))
         if merged.get("cache") and merged.get("caches"):
             problems.append(((*path, "caches"), "expected either cache or caches, got both"))
-        site = configurations[name] = {**complete(name, fill(merged, site_rules)), "process": process}
+        given = fill(merged, site_rules)
+        completed = complete(name, fill(merged, site_rules), site_rules)
+        site = configurations[name] = {**completed, "process": process}
         for part in ("server", "proxy"):
             part_rules = site_rules["properties"][part]
             problems += fill_by_kind((part,), site[part], own.get(part) or {}, part_rules, name)
@@ -157,6 +160,9 @@ def _configurations(
         problems += [((*path, *key), text) for key, text in django_pillar_database_host.complete(site)]
         problems += [((*path, *key), text) for key, text in django_pillar_pool.complete(site)]
         django_pillar_balancer.complete(site)
+        host_scope = django_pillar_rules.Scope(rules["properties"], {"process": process})
+        effective = as_given(site, given)
+        problems += django_pillar_rules.contradictions(given, own, effective, site_rules, [host_scope], path)
         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
         problems += oversized(own, path)
         django_pillar_cache.settle(site)

@@ -78,14 +78,12 @@ def balancer(site: Site, own: Site) -> Iterator[Problem]:
         text = "the hosts take the subject of a client from these addresses too, and only balancers verify it"
         yield ("proxy", "trusted"), f"{text}: remove {', '.join(others)}, or tls:client_ca"
     yield from _of_nginx(site)
-    yield from _of_varnish(site, own)
+    yield from _of_varnish(site)
 
 
-def _of_varnish(site: Site, own: Site) -> Iterator[Problem]:
+def _of_varnish(site: Site) -> Iterator[Problem]:
     """Yield what does not go together with a cache."""
     is_cached = site["balancer"]["kind"] == "varnish"
-    if not is_cached and (own.get("balancer") or {}).get("memory"):
-        yield ("balancer", "memory"), "has no effect without balancer:kind: varnish"
     if is_cached and site["balancer"]["sticky"]:
         why = "not supported by varnish: a response that sets the cookie of a host is never kept"
         yield ("balancer", "sticky"), why

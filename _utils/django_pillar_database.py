@@ -15,7 +15,6 @@ Database = dict[str, Any]
 LOCAL = ("localhost", "127.0.0.1", "::1")  # hosts of a server on this host
 RESERVED_DATABASES = ("postgres", "template0", "template1", "mysql", "sys", "information_schema", "performance_schema")
 RESERVED_LOGINS = ("postgres", "root", "mysql", "mariadb.sys", "public", "none")
-_OF_PROJECT = ("engine", "migrate", "replaces")  # keys of a database that the project's settings have
 LONGEST_NAME = 63  # characters of a name on PostgreSQL
 ARGUMENT = 128 * 1024  # bytes of one NAME=value, with its closing NUL, that Linux accepts when a process starts
 
@@ -30,48 +29,28 @@ def databases(site: Site, own: Site) -> Iterator[Problem]:
     for alias, database in site["databases"].items():
         place = ("databases", alias) if "databases" in own or alias != "default" else ("database",)
         in_url = alias == "default" and {"from": "database_url", "join": ","} in site["environment"].values()
-        for key, text in _contradictions(database, site["overlay"], in_url or database["as"] == "environment"):
+        for key, text in _contradictions(database, in_url or database["as"] == "environment"):
             yield (*place, key), text
         for key, text in _managed(database, site["user"]) if database["manage"] else ():
             yield (*place, key), text
 
 
-def _contradictions(database: Database, overlay: bool, in_url: bool) -> Iterator[tuple[str, str]]:
+def _contradictions(database: Database, in_url: bool) -> Iterator[tuple[str, str]]:
     """Yield contradictions by key; ``in_url`` is whether the project gets the database as a URL."""
-    engine, way = database["engine"], database["as"]
-    given = [key for key, value in database.items() if key not in _OF_PROJECT and value not in (None, {})]
+    engine = database["engine"]
     if not engine:
-        yield from ((key, "has no effect without an engine: add engine: sqlite, postgres or mysql") for key in given)
         return
-    if engine == "sqlite":
-        unused = [key for key in given if key in ("user", "host", "port", "password", "manage")]
-        yield from (
-            (key, "not supported by SQLite, which is a file: remove it, or set another engine") for key in unused
-        )
-    elif not database["name"]:
+    if engine in SERVERS and not database["name"]:
         yield "name", "missing: expected the name of the database on its server"
-    elif database["name"].startswith("/"):
+    elif engine in SERVERS and database["name"].startswith("/"):
         yield "name", "expected the name of the database on its server, got a path"
-    elif way == "settings" and not overlay:
-        yield "as", "has no effect with overlay: false, which changes no settings: set as: environment"
-    yield from (("extensions", text) for text in _useless_extensions(database))
-    if way == "settings" and database["variable"]:
-        yield "variable", "has no effect without as: environment"
-    if way == "environment" and database["settings"]:
-        yield "settings", "a URL cannot hold them: set as: settings instead"
+    others = [name for name in database.get("extensions", []) if name != "postgis"]
+    if engine == "postgres" and others and not database["manage"] and "served_by" not in database:
+        text = f"a superuser of that server creates {', '.join(others)}: remove it here, only postgis has an effect"
+        yield "extensions", text
     for name, value in database["options"].items() if in_url else ():
         if engine == "sqlite" or not isinstance(value, str | int | float):
             yield "options", f"a URL cannot hold {name}: set as: settings instead"
-
-
-def _useless_extensions(database: Database) -> Iterator[str]:
-    """Yield what is wrong with the extensions of a database that they have no effect on."""
-    extensions = database.get("extensions", [])
-    others = [name for name in extensions if name != "postgis"]
-    if extensions and database["engine"] != "postgres":
-        yield "supported by PostgreSQL only: remove it, or set engine: postgres"
-    elif others and not database["manage"] and "served_by" not in database:
-        yield f"a superuser of that server creates {', '.join(others)}: remove it here, only postgis has an effect"
 
 
 def _managed(database: Database, user: str) -> Iterator[tuple[str, str]]:
@@ -143,8 +122,6 @@ def environment(site: Site, _own: Site) -> Iterator[Problem]:
             yield ("environment", name), f"{source} is not known: set database:engine"
         elif key and not _has(database, key):
             yield ("environment", name), f"{source} is not known: the database has no {key}"
-        if value.get("join", ",") != "," and source not in ("domains", "secret_key_fallbacks"):
-            yield ("environment", name, "join"), "has an effect for domains and secret_key_fallbacks only"
 
 
 def _has(database: Database, key: str) -> bool:
@@ -165,8 +142,6 @@ def variables(site: Site, _own: Site) -> Iterator[Problem]:
             yield ("environment", name), f"{setters[name]} sets {name} already: remove one of them"
     for name, entry in site["secrets"].items():
         variable = entry["variable"]
-        if variable != name and entry["as"] == "variable":
-            yield ("secrets", name, "variable"), "has no effect without as: file"
         if variable in setters:
             yield ("secrets", name), f"{setters[variable]} sets {variable} already: remove one of them"
         setters[variable] = "secrets"

@@ -15,20 +15,14 @@ def run() -> dict[str, Any]:
 
 
 def email(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
-    """Yield a mail server that is missing, a login that is incomplete or readable, and words without a server."""
+    """Yield a login that everybody on the way can read, mail without an effect, and words without a server."""
     words = {name: value.get("from", "") for name, value in site["environment"].items() if isinstance(value, dict)}
     used = {name: word for name, word in words.items() if word.startswith("email_")}
     mail = site.get("email")
     if not mail:
         yield from ((("environment", name), f"{word} is not known: set email:host") for name, word in used.items())
         return
-    if not mail["host"]:
-        yield ("email", "host"), "missing: mail needs a server, such as smtp.example.org, or localhost"
-    if bool(mail["user"]) != bool(mail["password"]):
-        yield ("email", "password" if mail["user"] else "user"), "missing: a login needs a user and a password"
-    elif mail["password"] and mail["tls"] == "none" and mail["host"] not in LOOPBACK:
+    if mail["user"] and mail["password"] and mail["tls"] == "none" and mail["host"] not in LOOPBACK:
         yield ("email", "tls"), f"expected starttls or tls, since the password is sent to {mail['host']}"
     if not site["overlay"] and not used:
         yield ("email",), "has no effect with overlay: false, unless environment takes email_url or another word of it"
-    if not site["overlay"] and mail["admins"]:
-        yield ("email", "admins"), "has no effect with overlay: false; set ADMINS in the project"

@@ -41,8 +41,6 @@ def complete(site: Site, host: str) -> Iterator[Problem]:
     """
     hosts, known = site.pop("hosts", None), site.pop("fleet", None)
     if not hosts:
-        for key in [("fleet",)] * bool(known) + [("media", "shared")] * (site["media"]["shared"] is not None):
-            yield key, "has no effect without hosts"
         return
     addresses = known["addresses"] if known else {}
     found: dict[str, Any] = {}
@@ -208,7 +206,7 @@ def _leave_to_first(site: Site) -> None:
 # Contradictions within a site
 
 
-def hosts(site: Site, own: Site) -> Iterator[Problem]:
+def hosts(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield hosts that cannot be one fleet."""
     if "fleet" not in site or site["state"] != "present":
         return
@@ -229,13 +227,6 @@ def hosts(site: Site, own: Site) -> Iterator[Problem]:
     if hosts_with(site, "balancer"):
         for name in unknown:
             yield ("hosts", name), f"its address {UNKNOWN}"
-    if not site["releases"]["overlap"]:
-        text = "expected true: with hosts, the active instance runs until every host has started the new one"
-        yield ("releases", "overlap"), text
-    if site["folder"]:
-        yield ("folder",), "the hosts of a site get the same commit: set repository instead"
-    if own.get("deploy") == "manual":
-        yield ("deploy",), "has no effect with hosts: salt-run django.deploy makes their releases"
 
 
 def _is_address(text: str) -> bool:

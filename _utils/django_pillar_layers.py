@@ -14,6 +14,7 @@ from typing import Any
 import django_database_engine
 import django_kinds
 from django_pillar_check import Path, Problem, Rules, check, rule_of
+from django_pillar_rules import used
 
 NOTHING_INHERITED = (
     "expected a value, got nothing (null): write '' for an empty text; nothing is inherited that null could take back"
@@ -91,15 +92,21 @@ def fill_by_kind(part: Path, chosen: dict[str, Any], own: dict[str, Any], rules:
             yield ("django", *layer, *part, option, *place), text
 
 
-def complete(name: str, site: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration with what is derived, and in one shape where the pillar has several ways to write it."""
+def complete(name: str, site: dict[str, Any], rules: Rules) -> dict[str, Any]:
+    """Return the configuration with what is derived, and in one shape where the pillar has several ways to write it.
+
+    Args:
+        name: of the site.
+        site: its configuration, with defaults.
+        rules: of a site.
+    """
     derived = {"name": name, "root": f"/srv/django/{name}", "user": name, "domains": [], "listener": ""}
     databases = site["databases"] or {"default": site["database"]}
     unused = {key for key in _LEFT_OUT if not site[key]}
     return {
         **derived,
         **{key: value for key, value in site.items() if key not in {"database", "cache", *unused}},
-        **_complete_stores(site),
+        **_complete_stores(site, rules["properties"]["queue"]),
         **_complete_tls(site),
         **_complete_address(name, site),
         **_complete_static(name, site),
@@ -187,22 +194,38 @@ def _complete_database(name: str, alias: str, database: dict[str, Any], site: di
     return complete if complete["extensions"] else {key: complete[key] for key in complete if key != "extensions"}
 
 
-def _complete_stores(site: dict[str, Any]) -> dict[str, Any]:
+def as_given(site: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return a completed configuration in the shape that the pillar has."""
+    shaped = {**given, **site}
+    for several, one in (("databases", "database"), ("caches", "cache")):
+        if given.get(several):
+            shaped.pop(one, None)
+        else:
+            shaped[one] = shaped.pop(several, {}).get("default")
+    return shaped
+
+
+def _complete_stores(site: dict[str, Any], rules: Rules) -> dict[str, Any]:
     """Return the queue and the caches of a site, by alias; nothing for a site without them."""
     caches = site.get("caches") or ({"default": site["cache"]} if site.get("cache") else {})
-    found: dict[str, Any] = {"queue": _complete_store(site["queue"], is_queue=True)} if site.get("queue") else {}
+    found: dict[str, Any] = {}
+    if site.get("queue"):
+        found["queue"] = _complete_store(site["queue"], rules, is_queue=True)
     if caches:
-        found["caches"] = {alias: _complete_store(entry, is_queue=False) for alias, entry in caches.items()}
+        found["caches"] = {alias: _complete_store(entry, rules, is_queue=False) for alias, entry in caches.items()}
     return found
 
 
-def _complete_store(entry: dict[str, Any], *, is_queue: bool) -> dict[str, Any]:
+def _complete_store(entry: dict[str, Any], rules: Rules, *, is_queue: bool) -> dict[str, Any]:
     """Return a store with what is derived: of a server of its own memory and files, of one elsewhere the port."""
-    kind = django_kinds.STORES.get(entry["engine"], django_kinds.StoreKind(""))
+    kind = django_kinds.STORES.get(entry["engine"])
     derived: dict[str, Any] = {"memory": "256M" if is_queue else "64M", "sync": "everysec" if is_queue else "never"}
-    derived = {key: value for key, value in derived.items() if key in kind.own_options}
     if entry["host"]:
-        derived = {"port": kind.port}
+        derived = {"port": kind.port if kind else 0}
+    elif kind:
+        derived = {key: value for key, value in derived.items() if key in used(rules, entry)}
+    else:
+        derived = {}
     return {**entry, **{key: value for key, value in derived.items() if entry[key] is None}}
 
 

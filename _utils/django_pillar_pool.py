@@ -37,8 +37,6 @@ def complete(site: Site) -> Iterator[Problem]:
             first = pooled.setdefault(database["name"], alias)
             if first != alias:
                 yield (*place, "pool"), f"{database['name']} has a pool as the database {first} already: remove one"
-        elif database.get("pool_port") and not database["pool"]:
-            yield (*place, "pool_port"), "has no effect without pool"
         else:
             database.pop("pool", None)
             database.pop("pool_port", None)
@@ -46,11 +44,9 @@ def complete(site: Site) -> Iterator[Problem]:
 
 def _contradictions(site: Site, database: Database) -> Iterator[tuple[str, str]]:
     """Yield what a database with a pool cannot have."""
-    if not database["engine"]:
-        return
     if database["engine"] != "postgres":
-        yield "pool", "PgBouncer is for PostgreSQL: set engine: postgres, or remove pool"
-    elif not hosts_with(site, "database"):
+        return
+    if not hosts_with(site, "database"):
         yield "pool", "PgBouncer is on the host with the part database, and hosts has none: remove pool"
     if database["as"] == "environment":
         yield "as", "commands need a connection past the pool, and a URL is the same for all: set as: settings"

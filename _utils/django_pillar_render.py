@@ -22,6 +22,7 @@ MODULES = (
     "django_deploy_order",
     "django_database_engine",
     "django_pillar_check",
+    "django_pillar_rules",
     "django_pillar_layers",
     "django_pillar_worker",
     "django_pillar_email",

@@ -1,6 +1,7 @@
-"""Contradictions within a site, and between the sites of a host: what the schema cannot check option by option.
+"""Contradictions within a site, and between the sites of a host: what takes more than other options' values.
 
-`WITHIN` and `BETWEEN` list every rule; a new one is a function there.
+What does not is in `django/schema.yaml` (`django_pillar_rules`). `WITHIN` and `BETWEEN` list every other rule; a new
+one is a function there.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ Sites = dict[str, Site]  # those of a host by name
 SOCKET_PATH = 107  # bytes that the kernel accepts as the path of a unix socket
 #: The longest path of a socket below the root: one of those of mod_wsgi.
 _LONGEST = "/runtime/10000/wsgi.4194304.10.10.sock"
-SYSTEMD_ONLY = ("sandbox", "build_sandbox", "resources", "mount")
 SHELL_OPERATORS = {"&&", "||", "|", ";", "&", ">", ">>", "<"}
 
 
@@ -66,50 +66,13 @@ def contradictions_between(sites: Sites) -> Iterator[Problem]:
 # Within a site
 
 
-def source(site: Site, own: Site) -> Iterator[Problem]:
-    """Yield a site with two sources, or none, or with a revision of a folder."""
-    if site["repository"] and site["folder"]:
-        yield ("folder",), "expected either repository or folder, got both"
-    if site["state"] == "present" and not (site["repository"] or site["folder"]):
-        yield ("repository",), "missing: a site needs a repository or a folder"
-    if site["folder"] and own.get("revision"):
-        yield ("revision",), "has no effect with folder: remove it, or set repository instead of folder"
-
-
 def domains(site: Site, _own: Site) -> Iterator[Problem]:
-    """Yield a site without domains, and domains that redirect to themselves."""
-    if site["state"] == "present" and not site["domains"]:
-        yield ("domains",), "missing: a site needs at least one host name, such as [blog.example.org]"
+    """Yield domains that redirect to a wildcard or to themselves."""
     if site["redirect_domains"] and site["domains"] and site["domains"][0].startswith("*."):
         text = "are redirected to the first of domains, which is a wildcard: put a host name first there"
         yield ("redirect_domains",), text
     for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
         yield ("redirect_domains",), f"{domain} is in domains too: remove one of them"
-
-
-def overlay(site: Site, _own: Site) -> Iterator[Problem]:
-    """Yield settings that are not applied."""
-    if site["settings"] and not site["overlay"]:
-        yield ("settings",), "has no effect with overlay: false; use environment instead"
-
-
-def systemd(site: Site, _own: Site) -> Iterator[Problem]:
-    """Yield options that only systemd supports, on a host with another process manager."""
-    for key in SYSTEMD_ONLY if site.get("container") is None else ():  # an engine has limits too
-        if site[key] and site["process"] != "systemd":
-            yield (
-                (key,),
-                f"supported with systemd only, and the process manager of this host is {site['process']}: remove it",
-            )
-
-
-def index(site: Site, _own: Site) -> Iterator[Problem]:
-    """Yield an incomplete login at a package index."""
-    user, password = site["index"]["user"], site["index"]["password"]
-    if user and not site["index"]["url"]:
-        yield ("index", "url"), "missing: user and password need the url of the index"
-    if bool(user) != bool(password):
-        yield ("index", "password" if user else "user"), "missing: a login needs a user and a password"
 
 
 def paths(site: Site, _own: Site) -> Iterator[Problem]:
@@ -139,14 +102,6 @@ def source_paths(site: Site, _own: Site) -> Iterator[Problem]:
             yield (key,), f"{path} and {first} (in {first_key}) are within each other: remove one of them"
 
 
-def files(site: Site, _own: Site) -> Iterator[Problem]:
-    """Yield files for builds that have, or may have, secrets."""
-    for path, about in site["files"].items():
-        if about.get("build") and "contents" not in about:
-            text = "has no effect without contents: others may have secrets, which no build reads"
-            yield ("files", path, "build"), text
-
-
 def commands(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield commands that only a shell could run."""
     listed: dict[Path, list[str]] = {("build",): site["build"]}
@@ -170,14 +125,10 @@ def commands(site: Site, _own: Site) -> Iterator[Problem]:
 
 #: Every rule for one site: what contradicts it, by paths relative to the site.
 WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
-    source,
     domains,
-    overlay,
     django_pillar_server.modules,
     django_pillar_server.threads,
     django_pillar_server.embedded,
-    systemd,
-    index,
     paths,
     django_pillar_listen.server_port,
     django_pillar_listen.networks,
@@ -187,11 +138,10 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_proxy.unsupported,
     django_pillar_proxy.headers,
     django_pillar_proxy.without_proxy,
-    django_pillar_proxy.tls_options,
+    django_pillar_proxy.client_subject,
     django_pillar_proxy.tls_ports,
     django_pillar_proxy.tls_domains,
     source_paths,
-    files,
     django_pillar_database.databases,
     django_pillar_database.logins,
     django_pillar_database.environment,
@@ -200,14 +150,10 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     django_pillar_store.sessions,
     django_pillar_store.environment,
     django_pillar_static.url,
-    django_pillar_static.push,
-    django_pillar_static.mount,
     commands,
     django_pillar_container.container,
-    django_pillar_worker.commands,
     django_pillar_worker.single,
     django_pillar_worker.signals,
-    django_pillar_worker.resources,
     django_pillar_schedule.schedules,
     django_pillar_email.email,
     django_pillar_fleet.hosts,

@@ -1,4 +1,4 @@
-"""Contradictions about static files that are served or pushed elsewhere, and about the mount of uploads."""
+"""Contradictions about static files that are served or pushed elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import django_kinds
 from django_pillar_check import Problem
 
 
@@ -16,46 +15,9 @@ def run() -> dict[str, Any]:
 
 
 def url(site: dict[str, Any], _own: Any) -> Iterator[Problem]:
-    """Yield a URL of static files that is not applied, or set twice."""
-    if not site["static"].get("url"):
-        return
-    if not site["overlay"]:
-        yield ("static", "url"), "has no effect with overlay: false; have the project set STATIC_URL"
-    if not site["static"]["collect"]:
-        yield ("static", "url"), "has no effect with static:collect: false; have the project set STATIC_URL"
-    if "STATIC_URL" in site["settings"]:
+    """Yield a URL of static files that is set twice."""
+    if site["static"].get("url") and "STATIC_URL" in site["settings"]:
         yield ("settings", "STATIC_URL"), "static:url sets it too: remove one of them"
-
-
-def push(site: dict[str, Any], own: dict[str, Any]) -> Iterator[Problem]:
-    """Yield a push without static files, with missing options, or with options of another kind."""
-    push = site["static"].get("push")
-    if not push:
-        return
-    if not site["static"]["collect"]:
-        yield ("static", "push"), "has no effect with static:collect: false: remove one of them"
-    kind = push.get("kind")
-    if kind not in django_kinds.PUSHES:
-        return  # which the schema reports
-    for name in django_kinds.PUSHES[kind].needed:
-        if not push[name]:
-            yield ("static", "push", name), f"missing: kind: {kind} needs it"
-    given = (own.get("static") or {}).get("push") or {}
-    for other, facts in django_kinds.PUSHES.items():
-        for name in facts.options if other != kind else ():
-            if given.get(name):
-                yield ("static", "push", name), f"has no effect with kind: {kind}: remove it"
-
-
-def mount(site: dict[str, Any], _own: Any) -> Iterator[Problem]:
-    """Yield a mount of uploads that contradicts another option, or that nothing would wait for."""
-    if "mount" not in site["media"]:
-        return
-    if site["media"]["shared"] is False and "fleet" in site:
-        yield ("media", "shared"), "expected true, or nothing, with media:mount"
-    if site["process"] != "systemd":
-        text = f"supported with systemd only, and the process manager of this host is {site['process']}: mount it there"
-        yield ("media", "mount"), text
 
 
 def between(sites: dict[str, Any]) -> Iterator[Problem]:

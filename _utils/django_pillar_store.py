@@ -14,8 +14,6 @@ Store = dict[str, Any]
 
 #: The words of ``environment`` that a queue has.
 QUEUE_WORDS = ("queue_url", "queue_socket", "celery_broker_url")
-#: What an option of a store is where the pillar does not have it.
-_UNSET = (None, False, 0)
 
 
 def run() -> dict[str, Any]:
@@ -26,12 +24,12 @@ def run() -> dict[str, Any]:
 def stores(site: Site, own: Site) -> Iterator[Problem]:
     """Yield what contradicts itself in a queue or cache, and between the two."""
     queue, caches = site.get("queue"), site.get("caches") or {}
-    own_options = {"port"} if hosts_with(site, "cache") else set()
+    has_host = bool(hosts_with(site, "cache"))
     if queue:
-        yield from ((("queue", key), text) for key, text in _queue(queue, own_options))
+        yield from ((("queue", key), text) for key, text in _queue(queue, has_host=has_host))
     for alias, cache in caches.items():
         place = _place(alias, own)
-        yield from (((*place, key), text) for key, text in _contradictions(cache, own_options, is_queue=False))
+        yield from (((*place, key), text) for key, text in _incomplete(cache, has_host=has_host))
         if queue and cache["host"] and (cache["host"], cache["port"]) == (queue["host"], queue["port"]):
             text = "is the server of the queue too, and a server that drops what a cache no longer needs drops tasks"
             yield (*place, "host"), f"{cache['host']} {text}: use another one"
@@ -49,50 +47,29 @@ def _place(alias: str, own: Site) -> Path:
     return ("caches", alias) if "caches" in own or alias != "default" else ("cache",)
 
 
-def _queue(queue: Store, own_options: set[str]) -> Iterator[tuple[str, str]]:
+def _queue(queue: Store, *, has_host: bool) -> Iterator[tuple[str, str]]:
     kind = django_kinds.STORES.get(queue["engine"])
     if kind and not kind.keeps_queue:
         yield "engine", f"expected redis, got {queue['engine']}: {kind.title} cannot keep queued tasks"
         return
-    yield from _contradictions(queue, own_options, is_queue=True)
-
-
-def _contradictions(store: Store, own_options: set[str], *, is_queue: bool) -> Iterator[tuple[str, str]]:
-    """Yield what contradicts itself in one store, by key.
-
-    Args:
-        own_options: of a server of the site's own, besides those of the kind.
-    """
-    kind = django_kinds.STORES.get(store["engine"])
-    if not kind:
-        yield "engine", f"missing: expected {'redis' if is_queue else 'redis, memcached or database'}"
-        return
-    options = {*kind.own_options, *kind.options_elsewhere, *(["host"] if kind.port else [])}
-    for key in sorted(key for key, value in store.items() if key != "engine" and value not in _UNSET):
-        if key not in options:
-            yield key, f"not supported by {kind.title}: remove it"
-        elif store["host"] and key in kind.own_options:
-            yield key, "has no effect with host: a server elsewhere has its own configuration"
-        elif not store["host"] and key in {*kind.options_elsewhere} - own_options:
-            yield key, "has no effect without host: the site's own server needs none"
-    if is_queue and store["sync"] == "never":
+    yield from _incomplete(queue, has_host=has_host)
+    if kind and queue["sync"] == "never":
         yield "sync", "expected everysec or always, got never: a restart would lose the queued tasks"
-    if store["user"] and not store["password"]:
-        yield "password", "missing: a login has a password"
-    if store["ca"] and not store["tls"]:
-        yield "ca", "has no effect without tls: true"
+
+
+def _incomplete(store: Store, *, has_host: bool) -> Iterator[tuple[str, str]]:
+    """Yield a port of a server that has none, by key: one of the site's own, unless a host has it for the others."""
+    kind = django_kinds.STORES.get(store["engine"])
+    if kind and kind.port and store["port"] and not store["host"] and not has_host:
+        yield "port", "has no effect without host: the site's own server needs none"
 
 
 def sessions(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield sessions in a cache that the site does not have, or that loses them with a restart."""
     kept = site.get("sessions")
-    if not kept:
-        return
-    if not site["overlay"]:
-        yield ("sessions",), "has no effect with overlay: false, which changes no settings"
     caches = site.get("caches") or {}
     cache = caches.get("sessions") or caches.get("default")
-    if kept == "db":
+    if not kept or kept == "db":
         return
     if not cache:
         yield ("sessions",), f"{kept} needs a cache: set cache: {{engine: redis}}, or sessions: db"
@@ -117,8 +94,6 @@ def environment(site: Site, _own: Site) -> Iterator[Problem]:
             yield ("environment", name), f"cache_url is not known: the site has no cache {alias}"
         elif word == "cache_url" and caches[alias]["engine"] == "database":
             yield ("environment", name), f"cache_url is not known: the cache {alias} is a table of the database"
-        if word and word != "cache_url" and "alias" in value:
-            yield ("environment", name, "alias"), "has an effect for cache_url only"
 
 
 def _takes_url(site: Site, alias: str) -> bool:

@@ -73,7 +73,7 @@ def _secret_file(site: Site) -> Path:
 def reference(config: Mapping[str, Any]) -> Any:
     """Return the reference to the secret in the pillar; None where nothing is pushed."""
     push = config["static"].get("push")
-    return push[django_kinds.PUSHES[push["kind"]].secret] if push else None
+    return push[django_kinds.PUSHES[push["kind"]]] if push else None
 
 
 def secret(site: Site, given: str | None) -> str | None:

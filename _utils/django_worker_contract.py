@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 import django_kinds
 from django_site import Site
 
+#: The options of every kind of worker, which its program does not read.
+OF_EVERY_KIND = ("kind", "patience", "resources")
+
 
 class Worker(ABC):
     """One kind of worker. Each is a subclass in a module of its own, ``django_worker_<kind>.py``.
@@ -58,6 +61,5 @@ class Worker(ABC):
             facts: what the start of the project reported.
             worker: the worker's part of the configuration.
         """
-        kind = django_kinds.WORKERS[self.KIND]
-        beat = {"beat": str(site.beat)} if kind.has_schedule else {}
-        return {**{option: worker[option] for option in kind.used_options}, **beat}
+        beat = {"beat": str(site.beat)} if django_kinds.WORKERS[self.KIND].has_schedule else {}
+        return {**{option: value for option, value in worker.items() if option not in OF_EVERY_KIND}, **beat}

@@ -1,5 +1,6 @@
 """
-Write options.md next to this file from django/schema.yaml and pillar.example; with --check report whether it is stale.
+Write options.md and pillar.schema.json next to this file, from django/schema.yaml and pillar.example; with --check
+report whether they are stale.
 
     python docs/reference/options.py [--check]
 """
@@ -16,8 +17,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/reference/options.md"
+EDITOR = ROOT / "docs/reference/pillar.schema.json"
 sys.path.insert(0, str(ROOT / "_utils"))
 
+import editor  # noqa: E402
 from django_pillar_check import Rules, expectation, resolve  # noqa: E402
 
 INTRODUCTION = """\
@@ -28,7 +31,8 @@ INTRODUCTION = """\
 A site's options are in `django:sites:<site>`. `django:defaults` has the same options, for every site. Maps merge key by
 key; lists and other values replace what is inherited; null removes an inherited value. Most examples are those of
 [pillar.example](../../pillar.example). An editor that knows JSON Schema completes and checks a pillar with
-`django/schema.yaml`. What provides `sdb://vault/…`: [secrets](../guides/secrets.md).
+[pillar.schema.json](pillar.schema.json), which has what options need and exclude too, within one site. What provides
+`sdb://vault/…`: [secrets](../guides/secrets.md).
 """
 HOST = "Next to `sites` and `defaults` in `django`."
 #: The map of options of which a value is an example.
@@ -37,15 +41,18 @@ Examples = Mapping[str, Any]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if options.md is stale")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a file is stale")
     check = parser.parse_args().check
-    text = page(yaml.safe_load((ROOT / "django/schema.yaml").read_text()), examples())
-    if check and PAGE.read_text() != text:
-        print("docs/reference/options.md is out of date: run python docs/reference/options.py", file=sys.stderr)
-        return 1
-    if not check:
-        PAGE.write_text(text)
-    return 0
+    schema = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
+    written = {PAGE: page(schema, examples()), EDITOR: editor.text(schema)}
+    stale = [path for path, text in written.items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        if check:
+            name = path.relative_to(ROOT)
+            print(f"{name} is out of date: run python docs/reference/options.py", file=sys.stderr)
+        else:
+            path.write_text(written[path])
+    return 1 if check and stale else 0
 
 
 def examples() -> Examples:
@@ -68,7 +75,7 @@ def page(schema: Rules, given: Examples) -> str:
         if is_map(rules):
             rows = dict(entries(rules))
             maps = [site[name] for site in sites if isinstance(site.get(name), dict)]
-            sections.append(section(name, rules["description"], rows, refusals(rules, ""), maps))
+            sections.append(section(name, meaning(rules), rows, refusals(rules, ""), maps))
     return re.sub(r"docs/(guides/([\w-]+)\.md(#[\w-]+)?)", r"[\2](../\1)", "\n".join([INTRODUCTION, *sections]))
 
 
@@ -146,7 +153,7 @@ def at(values: Any, path: Sequence[str]) -> Iterator[Any]:
 
 
 def meaning(rules: Rules) -> str:
-    return cell(rules.get("description", ""))
+    return cell(" ".join([rules.get("description", ""), *editor.sentences(rules)]).strip())
 
 
 def refusals(rules: Rules, prefix: str) -> list[str]:

@@ -1,4 +1,4 @@
-# yaml-language-server: $schema=../../django/schema.yaml
+# yaml-language-server: $schema=../../docs/reference/pillar.schema.json
 # A site with background work: tasks by Celery, a queue and a cache of its own, commands at times, and static files in
 # an S3-compatible store. docs/guides/workers.md, stores.md, schedules.md and static.md explain the parts.
 django:

@@ -1,4 +1,4 @@
-# yaml-language-server: $schema=../../django/schema.yaml
+# yaml-language-server: $schema=../../docs/reference/pillar.schema.json
 # Two sites with databases in one PostgreSQL on this host, which the first apply installs. Neither can read the other's.
 # `library` uses the unix socket and no password; `archive` is a project that only uses TCP, by DATABASE_URL, with a
 # generated password. With another `host` it would be a server elsewhere.

@@ -1,4 +1,4 @@
-# yaml-language-server: $schema=../../django/schema.yaml
+# yaml-language-server: $schema=../../docs/reference/pillar.schema.json
 # A project that reads its configuration from the environment (twelve-factor). `overlay: false` leaves its settings
 # alone; `{from: …}` passes values of the formula under the names that the project reads.
 django:

@@ -1,4 +1,4 @@
-# yaml-language-server: $schema=../../django/schema.yaml
+# yaml-language-server: $schema=../../docs/reference/pillar.schema.json
 # A site from a folder of the host, without git: the next apply releases the files in it, if they have changed.
 django:
   sites:

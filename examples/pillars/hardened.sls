@@ -1,4 +1,4 @@
-# yaml-language-server: $schema=../../django/schema.yaml
+# yaml-language-server: $schema=../../docs/reference/pillar.schema.json
 # A site that has to pass `manage.py check --deploy`, behind a proxy that ends https; secrets from a vault (any sdb
 # profile of the minion), a deploy key, and limits of memory, CPU and tasks.
 django:

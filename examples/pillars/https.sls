@@ -1,4 +1,4 @@
-# yaml-language-server: $schema=../../django/schema.yaml
+# yaml-language-server: $schema=../../docs/reference/pillar.schema.json
 # A site with https: http redirects to it, HTTP/2 and Django's settings are set. An authority of this host signs the
 # certificate, for an internal network; with `kind: acme` and an e-mail address it is one of Let's Encrypt.
 django:

@@ -1,4 +1,4 @@
-# yaml-language-server: $schema=../../django/schema.yaml
+# yaml-language-server: $schema=../../docs/reference/pillar.schema.json
 # Two sites on one domain under different paths; `defaults` has what they share. Each has its own user, releases,
 # database and uploads. `www` follows a branch; `guestbook` is released only by django.release.
 django:

@@ -15,7 +15,7 @@ PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
 def engine_enums(rules):
     """Yield the values that the pillar accepts as the engine of a database."""
     if isinstance(rules, dict):
-        if "enum" in (rules.get("engine") or {}):
+        if isinstance(rules.get("engine"), dict) and "enum" in rules["engine"]:
             yield rules["engine"]["enum"]
         for value in rules.values():
             yield from engine_enums(value)

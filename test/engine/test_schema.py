@@ -12,7 +12,9 @@ from typing import Any
 
 import django_pillar
 import django_pillar_check
+import django_pillar_rules
 import pytest
+import test_pillar
 import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
 
@@ -220,7 +222,7 @@ def test_checker_agrees_with_jsonschema_on_whole_pillars() -> None:
 
 
 def test_checker_implements_every_keyword_of_the_schema() -> None:
-    ours = {"hint", "plain", "refuse", "secret", "verbatim", "whole", "derived", "kinds"}
+    ours = {"hint", "plain", "refuse", "secret", "verbatim", "whole", "derived", "kinds", *django_pillar_rules.KEYWORDS}
     annotations = {"$schema", "$defs", "title", "description", "default", "examples", "format"}
     checked = {"$ref", "type", "enum", "properties", "additionalProperties", "propertyNames", "required", "pattern"}
     checked |= {"maxLength", "minimum", "maximum", "items", "minItems", "uniqueItems", "not", "allOf", "oneOf"}
@@ -293,5 +295,79 @@ def test_the_page_of_options_is_up_to_date() -> None:
     subprocess.run([sys.executable, ROOT / "docs/reference/options.py", "--check"], check=True)
 
 
-def test_schema_has_at_most_125_kb() -> None:
-    assert (ROOT / "django/schema.yaml").stat().st_size < 125_000
+def test_schema_has_at_most_135_kb() -> None:
+    assert (ROOT / "django/schema.yaml").stat().st_size < 135_000
+
+
+# Rules between options
+
+
+def rules_between(rules: Any, scopes: tuple[Any, ...], way: str = "") -> Iterator[Any]:
+    """Every option with rules, as its path, those, and the maps around it."""
+    scopes = (*scopes, rules.get("properties", {}))
+    for name, part in rules.get("properties", {}).items():
+        if {*part} & {*django_pillar_rules.KEYWORDS}:
+            yield f"{way}{name}", part, scopes
+        yield from rules_between(part, scopes, f"{way}{name}:")
+    if isinstance(rules.get("additionalProperties"), dict):
+        yield from rules_between(rules["additionalProperties"], scopes, f"{way}*:")
+
+
+HOST = RULES["properties"]["django"]["properties"]
+BETWEEN = [*rules_between(HOST["defaults"], (HOST,))]
+
+
+@pytest.mark.parametrize(("way", "part", "scopes"), BETWEEN, ids=[way for way, *_ in BETWEEN])
+def test_rule_names_options_and_values_that_exist(way: str, part: Any, scopes: Any) -> None:
+    for keyword in django_pillar_rules.KEYWORDS:
+        for entry in django_pillar_rules.entries(part, keyword):
+            names = django_pillar_rules.conditions(entry)
+            assert names or keyword == "required_with", "it would hold always"
+            assert len(names) == 1 or keyword != "only_with", "each condition is an entry of its own"
+            for name, wanted in names.items():
+                first, *steps = name.split(":")
+                rule = next(known[first] for known in reversed(scopes) if first in known)
+                for step in steps:
+                    rule = rule["properties"][step]
+                if not isinstance(wanted, bool):
+                    assert {*django_pillar_rules.values_of(wanted)} <= {*rule["enum"]}, name
+            values = django_pillar_rules.values_of(entry["value"]) if "value" in entry else []
+            assert [problem for value in values for problem in django_pillar_check.check(value, part)] == []
+            shown = {*re.findall(r"\{([a-z_:]+)\}", entry.get("text", ""))} - {"value"}
+            assert shown <= {*names}
+            assert not part.get("secret") or "{value}" not in entry.get("text", "")
+
+
+EDITOR = json.loads((ROOT / "docs/reference/pillar.schema.json").read_text())
+OF_EDITOR = validators.extend(Draft202012Validator, {"pattern": ecma_pattern})(EDITOR)
+CASES: list[Any] = yaml.load((ROOT / "test/engine/pillar_errors.yaml").read_text(), Loader=test_pillar.Cases)
+
+
+def test_schema_for_editors_refuses_no_valid_pillar() -> None:
+    Draft202012Validator.check_schema(EDITOR)
+    assert not {*django_pillar_rules.KEYWORDS, "kinds", "hint"} & {
+        keyword for _, part in parts(EDITOR) for keyword in part
+    }
+    for pillar in json.loads(json.dumps(PILLARS)):
+        assert [*OF_EDITOR.iter_errors(pillar)] == []
+    inherited = {"defaults": {"tls": {"kind": "acme", "email": "ops@example.org"}}, "sites": {"blog": {"tls": None}}}
+    assert OF_EDITOR.is_valid({"django": {**inherited, "sites": {"blog": {"tls": {"certificate": "/etc/a.pem"}}}}})
+    assert OF_EDITOR.is_valid({"django": inherited})
+
+
+def test_schema_for_editors_refuses_what_a_site_contradicts_itself() -> None:
+    """It sees what is written side by side; the formula refuses all of that too."""
+    seen = []
+    for case in CASES:
+        pillar = case.get("pillar", {"django": {"sites": {"blog": {**test_pillar.SITE, **case.get("site", {})}}}})
+        try:
+            pillar = json.loads(json.dumps(pillar))
+        except TypeError:
+            continue  # a date
+        if LIBRARY.is_valid(pillar) and not OF_EDITOR.is_valid(pillar):
+            seen.append(case["case"])
+            assert test_pillar.compiled(pillar)["errors"]
+    expected = {"options without effect with proxy none", "options that a kind of worker does not have"}
+    expected |= {"a static host without its key", "stores that contradict themselves", "repository and folder"}
+    assert expected <= {*seen}
+    assert len(seen) > 25
