@@ -88,7 +88,7 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
 
 def _not_reached(sites: list[Site]) -> list[str]:
     """Return for each site that visitors do not reach a text that says what they meet instead."""
-    found = {site.name: django_proxy_reach.problem(site) for site in sites}
+    found = {site.name: django_proxy_reach.problem(site, anew=False) for site in sites}
     return [f"visitors do not reach {name}: {problem}" for name, problem in found.items() if problem]
 
 

@@ -12,6 +12,7 @@ import django_proxy
 import django_proxy_maintenance
 import django_proxy_move
 import django_proxy_rival
+import django_proxy_watch
 import django_release_cure
 import django_release_http
 import django_release_instance
@@ -37,30 +38,40 @@ _REDIRECTS = (301, 302, 307, 308)
 _NAMED = 3
 
 
-def problem(site: Site) -> str:
+def problem(site: Site, *, anew: bool = True) -> str:
     """Return what visitors of a site meet in its place; empty where they reach it, or where it has no proxy.
 
     A site whose instance does not answer within some seconds gets no problem: that is not the proxy's.
 
+    Args:
+        anew: look at all of it; otherwise at what may have changed since it was right (`django_proxy_watch`).
+
     Example: ``"blog.example.org on port 80 is answered by /etc/nginx/conf.d/default.conf:1, not by …"``
     """
     proxy = django_proxy.serving(site)
-    if not proxy or not django_release_instance.serves(site.current):
+    if not proxy:
+        return ""
+    memory = django_proxy_watch.Memory(site, proxy)
+    if (not anew and memory.is_reached()) or not django_release_instance.serves(site.current):
         return ""
     if waits := django_proxy_move.of_site(site).waits:
         return waits
+    answers: list[str | None] = [None]
     try:
-        found = list(map(str, django_proxy_rival.of_site(site)))
+        found = [] if not anew and memory.has_no_rival() else list(map(str, django_proxy_rival.of_site(site)))
     except DeploymentError as error:
         return error.message
     if not found and not django_proxy_maintenance.is_on(site):
-        found = list(_unanswered(site, proxy, time.monotonic() + _PATIENCE))
+        answers = list(_answers(site, proxy, time.monotonic() + _PATIENCE))
+        found = list(filter(None, answers))
+    if not found:
+        memory.keep(is_reached=None not in answers)
     more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return "; ".join(found[:_NAMED]) + more
 
 
-def _unanswered(site: Site, proxy: Proxy, deadline: float) -> Iterator[str]:
-    """Yield each domain and place at which the proxy answers otherwise than the instance."""
+def _answers(site: Site, proxy: Proxy, deadline: float) -> Iterator[str | None]:
+    """Yield for each domain and place how the proxy's answer differs from the instance's, as `_differs` does."""
     bound = django_host_port.addresses(django_host_service.pid(proxy.DAEMON) or 0)
     for listens, scheme in ((site.config["proxy"]["listen"], "http"), (site.listens_tls, "https")):
         for host, port in map(django_host_port.split, listens):
@@ -70,9 +81,8 @@ def _unanswered(site: Site, proxy: Proxy, deadline: float) -> Iterator[str]:
             for domain in map(django_site_domain.host, site.config["domains"] if own else ()):
                 expected = _of_instance(site, scheme, domain, deadline)
                 for address in [host] if host else _loopbacks(own):
-                    found = expected and _differs(site, scheme, (address, port), domain, expected, deadline)
-                    if found:
-                        yield f"{scheme}://{domain} on {address} port {port} {found}"
+                    found = _differs(site, scheme, (address, port), domain, expected, deadline) if expected else None
+                    yield found and f"{scheme}://{domain} on {address} port {port} {found}"
 
 
 def _loopbacks(addresses: set[str]) -> list[str]:
@@ -81,8 +91,8 @@ def _loopbacks(addresses: set[str]) -> list[str]:
     return [*(["127.0.0.1"] if four in addresses else []), *(["::1"] if six in addresses else [])] or [*addresses][:1]
 
 
-def _differs(site: Site, scheme: str, place: Place, domain: str, expected: int, deadline: float) -> str:
-    """Return how what a visitor gets differs from what the instance answers; empty where it is the same, or late."""
+def _differs(site: Site, scheme: str, place: Place, domain: str, expected: int, deadline: float) -> str | None:
+    """Return how what a visitor gets differs from what the instance answers: empty if it does not, None if late."""
     asks = scheme == "https" and django_tls.requires_clients(site)
     found = ""
     for turn in range(_TRIES):
@@ -91,7 +101,7 @@ def _differs(site: Site, scheme: str, place: Place, domain: str, expected: int, 
         try:
             status, location = _ask(site, scheme, place, domain, deadline)
         except TimeoutError:  # an instance as slow as that answers by the proxy no sooner
-            return ""
+            return None
         except (OSError, http.client.HTTPException) as error:
             if asks and isinstance(error, ssl.SSLError | ConnectionResetError):
                 return ""  # Apache ends the connection of a client without a certificate

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import django_host_config
 import django_host_port
 import django_proxy
+import django_proxy_watch
 import django_site_domain
 from django_host_command import DeploymentError
 from django_host_port import Place
@@ -56,7 +57,7 @@ def of_site(site: Site) -> list[Rival]:
     proxy = django_proxy.serving(site)
     if not proxy:
         return []
-    servers = proxy.servers()
+    servers = django_proxy_watch.configuration(proxy).servers()
     domains = [*site.config["domains"], *site.config["redirect_domains"]]
     listens = [*site.config["proxy"]["listen"], *site.listens_tls]
     return [

@@ -193,7 +193,7 @@ def _remove(site: Site) -> None:
     if site.config["remove_data"] and site.user == site.name:  # a user that has processes cannot be removed
         django_process_build.end_user(site.user)
     django_site_mount.remove(site)
-    gone = [*_paths(site), site.confinement, site.schema, django_worker.switch_lock(site), *certificates]
+    gone = [*_paths(site), site.confinement, site.schema, site.proxied, django_worker.switch_lock(site), *certificates]
     if site.config["remove_data"]:
         django_database_setup.drop(_as_applied(site))
         gone += data(site)

@@ -101,6 +101,8 @@ class Site:
         self.runtime = RUNTIME / self.name
         #: The result of the sandbox trial since the boot; not in `runtime`, which the site may write to.
         self.confinement = RUNTIME / f"{self.name}.sandbox.json"
+        #: What was found to be right of its proxy since the boot.
+        self.proxied = RUNTIME / f"{self.name}.proxy.json"
         #: The applied migrations of its SQLite files; not in `runtime` either.
         self.schema = RUNTIME / f"{self.name}.schema.json"
         #: The database logins that were chosen since this object was created, by alias.

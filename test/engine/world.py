@@ -528,7 +528,7 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_source_history, "difference"): lambda site, old, new: {"files": 1},
         (django_wall_delegate, "ask"): ask_here,
         (django_proxy_rival, "of_site"): lambda site: world.rivals,
-        (django_proxy_reach, "problem"): lambda site: world.unreached,
+        (django_proxy_reach, "problem"): lambda site, **_: world.unreached,
     }
     for (module, name), replacement in played.items():
         monkeypatch.setattr(module, name, replacement)

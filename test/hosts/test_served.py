@@ -89,6 +89,35 @@ def test_what_answers_in_place_of_a_site_behind_apache_is_named(behind_apache: S
     judge(behind_apache, way, "/etc/apache2", "apache2.conf", "apache2")
 
 
+def test_apply_that_finds_the_proxy_unchanged_asks_it_nothing(blog: Site) -> None:
+    """One after a change asks it once, and `django.status` each time."""
+    blog.host.write("/usr/local/sbin/nginx", '#!/bin/sh\necho "nginx $*" >>/run/asked\nexec /usr/sbin/nginx "$@"\n')
+    blog.host.run("chmod 0755 /usr/local/sbin/nginx")
+
+    def asked() -> tuple[int, int]:
+        """How often nginx has printed its configuration, and answered the formula, since the last call."""
+        counted = (
+            "touch /run/asked; grep -c -e -T /run/asked; cat /var/log/nginx/*.log | grep -c '\"django-formula\"'; true"
+        )
+        read, requested = blog.host.run(counted).stdout.split()
+        blog.host.run("rm /run/asked; for log in /var/log/nginx/*.log; do : >$log; done")
+        return int(read), int(requested)
+
+    try:
+        assert blog.apply().ok
+        asked()
+        assert not blog.apply().changed and asked() == (0, 0)
+        blog.host.run("touch /etc/nginx/nginx.conf")
+        assert not blog.apply().changed
+        read, requested = asked()  # by IPv4, and by IPv6 where the host has it
+        assert read == 1 and requested in (1, 2)
+        blog.host.call("django.status", "blog")
+        assert asked() == (1, requested)
+        assert not blog.apply().changed and asked() == (0, 0)
+    finally:
+        blog.host.run(["rm", "-f", "/usr/local/sbin/nginx", "/run/asked"])
+
+
 def test_site_that_another_server_hides_is_refused_before_nginx_reads_it(blog: Site) -> None:
     host, other = blog.host, "/etc/nginx/conf.d/other.conf"
     host.write(other, f"server {{\n    listen {host.address}:80;\n    return 200 theirs;\n}}\n")
