@@ -13,10 +13,10 @@ from typing import Any
 
 import django_balancer
 import django_host_archive
-import django_host_command
 import django_host_config
 import django_host_file
 import django_host_template
+import django_host_unit
 import django_tls
 import django_tls_acme
 import django_tls_challenge
@@ -155,12 +155,11 @@ def install(wanted: Files) -> None:
             path.unlink()
     if wanted[TIMER] is None and TIMER.exists():
         with contextlib.suppress(DeploymentError):
-            django_host_command.run(["systemctl", "disable", "--quiet", "--now", TIMER.name], doing="stopping it")
+            django_host_unit.end_timer(TIMER.name)
     elif wanted[TIMER] is not None and not program.exists():
         django_host_file.write(program, django_host_archive.packed("django_balancer_certificates"), mode=0o600)
     if django_host_config.differences(wanted):
         django_host_config.install(wanted)
-        django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
-    if wanted[TIMER] is not None and not (TIMER.parent / "timers.target.wants" / TIMER.name).exists():
-        argv = ["systemctl", "enable", "--quiet", "--now", TIMER.name]
-        django_host_command.run(argv, doing=f"enabling {TIMER.name}")
+        django_host_unit.daemon_reload()
+    if wanted[TIMER] is not None:
+        django_host_unit.start_timer(TIMER.name)

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import django_host_command
 import django_host_file
+import django_host_unit
 import django_site_domain
 from django_host_lock import Lock
 from django_wall_response import Bounded
@@ -56,7 +56,7 @@ def main(record: str, lock: str) -> int:
     with holder.held():
         if _recorded(record) == sites and keep(sites, found):
             tell("\n".join(_news(before, found)))
-            django_host_command.run(["systemctl", "reload", UNIT], doing=f"reloading {UNIT}")
+            django_host_unit.control("reload", UNIT, doing=f"reloading {UNIT}")
     return 0
 
 

@@ -19,6 +19,7 @@ import django_host_command
 import django_host_file
 import django_host_service
 import django_host_template
+import django_host_unit
 import django_site_domain
 import django_tls
 import django_wall_headers
@@ -194,7 +195,7 @@ def reload() -> None:
     """
     keep_servers()
     before = _worker()
-    django_host_command.run(["systemctl", "reload", f"{NAME}.service"], doing=f"reloading {NAME}")
+    django_host_unit.control("reload", f"{NAME}.service", doing=f"reloading {NAME}")
     deadline = time.monotonic() + PATIENCE
     while _worker() in (None, before):
         if time.monotonic() > deadline:

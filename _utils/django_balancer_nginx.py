@@ -19,6 +19,7 @@ import django_host_command
 import django_host_file
 import django_host_service
 import django_host_template
+import django_host_unit
 import django_proxy_nginx
 import django_site
 import django_tls
@@ -147,8 +148,7 @@ def run() -> None:
     django_host_service.reload(DAEMON)
     if not django_host_service.is_enabled(DAEMON):
         django_host_service.enable(DAEMON)
-    if not (UNIT.parent / "timers.target.wants" / TIMER.name).exists():
-        django_host_command.run(["systemctl", "enable", "--quiet", "--now", TIMER.name], doing=f"starting {TIMER.name}")
+    django_host_unit.start_timer(TIMER.name)
 
 
 def prepare(sites: Entries) -> None:
@@ -158,7 +158,7 @@ def prepare(sites: Entries) -> None:
 
 def forget() -> None:
     """Stop the checks, and remove what they know."""
-    django_host_command.run(["systemctl", "disable", "--quiet", "--now", TIMER.name], doing=f"stopping {TIMER.name}")
+    django_host_unit.end_timer(TIMER.name)
     for path in (PROGRAM, django_balancer_check.STATES):
         path.unlink(missing_ok=True)
 

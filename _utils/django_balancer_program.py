@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import django_host_command
 import django_host_config
 import django_host_file
 import django_host_port
 import django_host_service
+import django_host_unit
 import django_site_domain
 import django_tls
 import django_tls_challenge
@@ -189,7 +189,7 @@ def give_up(program: Program, places: Collection[Listen]) -> None:
         DeploymentError: it does not.
     """
     service = f"{program.DAEMON.service}.service"
-    django_host_command.run(["systemctl", "stop", "--no-block", service], doing=f"stopping {service}")
+    django_host_unit.control("stop", "--no-block", service, doing=f"stopping {service}")
     deadline = time.monotonic() + PATIENCE
     while taken := [place for place in places if _is_open(place)]:
         if time.monotonic() > deadline:
@@ -227,7 +227,7 @@ def write(program: Program, wanted: Mapping[Path, str | None]) -> None:
             is_public = path in units or path.suffix == ".vcl"  # which Varnish reads without being root
             django_host_file.write(path, text, mode=0o644 if is_public else 0o600)
     if units != before:
-        django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
+        django_host_unit.daemon_reload()
 
 
 def refused(title: str, error: DeploymentError, pattern: str, folder: str, installed: Path) -> DeploymentError:

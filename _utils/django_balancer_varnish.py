@@ -15,6 +15,7 @@ import django_host_command
 import django_host_file
 import django_host_service
 import django_host_template
+import django_host_unit
 from django_host_command import DeploymentError
 from django_host_config import OURS, Files
 from django_kinds import FILES
@@ -90,7 +91,7 @@ def run() -> None:
 def _stop() -> None:
     """Stop Varnish, whose unit is removed."""
     if django_host_service.pid(DAEMON) is not None:
-        django_host_command.run(["systemctl", "stop", f"{NAME}.service"], doing=f"stopping {NAME}")
+        django_host_unit.control("stop", f"{NAME}.service", doing=f"stopping {NAME}")
     link = UNIT.parent / "multi-user.target.wants" / UNIT.name
     if os.path.lexists(link):
         link.unlink()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import django_host_command
+import django_host_unit
 from django_host_command import DeploymentError
 
 #: What keeps podman 5 from a warning in each answer where control groups are of version 1, and selects BuildKit.
@@ -352,7 +353,7 @@ def _within(slice_name: str, run: Callable[..., str], doing: str, timeout: float
 
 def _kill(slice_name: str) -> None:
     with contextlib.suppress(DeploymentError):  # nothing has run in it yet
-        django_host_command.run(["systemctl", "kill", "--signal=SIGKILL", slice_name], doing=f"ending {slice_name}")
+        django_host_unit.control("kill", "--signal=SIGKILL", slice_name, doing=f"ending {slice_name}")
 
 
 def _limit(kind: int) -> str:

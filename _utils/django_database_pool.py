@@ -19,6 +19,7 @@ import django_host_file
 import django_host_folder
 import django_host_service
 import django_host_template
+import django_host_unit
 from django_database_engine import POSTGRES
 from django_database_postgres import POOL_USER
 from django_database_server import ManagedDatabase, Network
@@ -138,7 +139,7 @@ def apply(databases: Sequence[ManagedDatabase], wanted: Collection[str], place: 
         _console("RELOAD", doing="reloading PgBouncer")
         _end_others(now["pools"])
     # After that, for the unit's filter would drop the packets that end a connection.
-    django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
+    django_host_unit.daemon_reload()
     if starts:
         _start(place)
     if not django_host_service.is_enabled(DAEMON):
@@ -231,7 +232,7 @@ def _remove() -> None:
     if UNIT.exists():
         django_host_service.stop(DAEMON)
         UNIT.unlink()
-        django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
+        django_host_unit.daemon_reload()
     django_host_file.remove_tree(FOLDER)
 
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import django_host_command
 import django_host_file
 import django_host_folder
 import django_host_port
 import django_host_service
+import django_host_unit
 from django_database_engine import Engine
 from django_host_command import DeploymentError
 from django_host_folder import Folder
@@ -183,7 +183,7 @@ def start_after_network(unit: str) -> None:
     if django_host_service.has_systemd() and django_host_file.read_text(path) != _AFTER_NETWORK:
         path.parent.mkdir(exist_ok=True)
         django_host_file.write(path, _AFTER_NETWORK)
-        django_host_command.run(["systemctl", "daemon-reload"], doing="systemctl daemon-reload")
+        django_host_unit.daemon_reload()
 
 
 class DatabaseServer:

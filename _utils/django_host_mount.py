@@ -13,6 +13,7 @@ import django_host_command
 import django_host_config
 import django_host_file
 import django_host_proc
+import django_host_unit
 from django_host_command import DeploymentError
 from django_host_proc import Mount
 
@@ -74,8 +75,8 @@ def follow_no_link(folder: Path) -> str:
         return problem
     try:
         django_host_file.write(path, text)
-        _systemctl("daemon-reload")
-        _systemctl("enable", "--quiet", "--now", path.name)
+        django_host_unit.daemon_reload()
+        django_host_unit.control("enable", "--quiet", "--now", path.name)
     except DeploymentError as error:
         _remove(path)  # without stopping it: systemd would stop all sites that have a socket below the folder
         return str(error).splitlines()[0]
@@ -104,10 +105,6 @@ def remove(folder: Path) -> None:
 
 def _remove(path: Path, *options: str) -> None:
     with contextlib.suppress(DeploymentError):
-        _systemctl("disable", "--quiet", *options, path.name)
+        django_host_unit.control("disable", "--quiet", *options, path.name)
     path.unlink()
-    _systemctl("daemon-reload")
-
-
-def _systemctl(*arguments: str) -> None:
-    django_host_command.run(["systemctl", *arguments], doing=f"systemctl {arguments[0]} {arguments[-1]}")
+    django_host_unit.daemon_reload()

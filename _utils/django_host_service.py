@@ -12,6 +12,7 @@ from typing import NamedTuple
 import django_host_command
 import django_host_port
 import django_host_proc
+import django_host_unit
 from django_host_command import DeploymentError
 from django_wall_foreign import Foreign
 
@@ -75,8 +76,10 @@ def never_started(service: str) -> Iterator[None]:
         guard.unlink()
         if not _is_defined(service):  # the package was not installed
             (NOTES / service).unlink()
-    argv = ["systemctl", "disable", "--now", service] if has_systemd() else ["update-rc.d", service, "disable"]
-    django_host_command.run(argv, doing=f"disabling {service}")
+    if has_systemd():
+        django_host_unit.control("disable", "--now", service, doing=f"disabling {service}")
+    else:
+        django_host_command.run(["update-rc.d", service, "disable"], doing=f"disabling {service}")
     (NOTES / service).unlink(missing_ok=True)
 
 
@@ -146,7 +149,7 @@ def is_enabled(daemon: Daemon) -> bool:
 def _systemd_confirms(verb: str, daemon: Daemon) -> bool:
     unit = f"{daemon.service}.service"
     try:
-        django_host_command.run(["systemctl", verb, "--quiet", unit], doing=f"querying {unit}")
+        django_host_unit.control(verb, "--quiet", unit, doing=f"querying {unit}")
     except DeploymentError:
         return False
     return True
@@ -159,9 +162,8 @@ def enable(daemon: Daemon) -> None:
         DeploymentError: systemd refuses, for instance because the unit is masked.
     """
     name = daemon.service
-    argv = ["systemctl", "enable", "--quiet", f"{name}.service"]
     hint = f"run systemctl status {name}; a masked unit cannot be enabled"
-    django_host_command.run(argv, doing=f"enabling {name}", hint=hint)
+    django_host_unit.control("enable", "--quiet", f"{name}.service", doing=f"enabling {name}", hint=hint)
 
 
 def age(daemon: Daemon) -> float:
@@ -201,17 +203,17 @@ def start(daemon: Daemon) -> None:
         DeploymentError: it does not start; its output is in the log of the error.
     """
     name = daemon.service
-    output = _systemctl("start", daemon) if has_systemd() else _start_by_script(daemon)
+    output = _by_systemd("start", daemon) if has_systemd() else _start_by_script(daemon)
     if not _starts_within(daemon, PATIENCE):
         hint = f"service {name} start"
         raise DeploymentError(f"{name} does not run after it was started", log=output, hint=hint)
 
 
-def _systemctl(verb: str, daemon: Daemon) -> str:
+def _by_systemd(verb: str, daemon: Daemon) -> str:
     """Have systemd start or restart a daemon; an error has the lines that the daemon wrote to the journal."""
     began, name = time.time(), daemon.service
     try:
-        return django_host_command.run(["systemctl", verb, f"{name}.service"], doing=f"{verb}ing {name}")
+        return django_host_unit.control(verb, f"{name}.service", doing=f"{verb}ing {name}")
     except DeploymentError as error:
         error.log = journal(name, began) or error.log
         raise
@@ -249,8 +251,7 @@ def stop(daemon: Daemon) -> None:
     """
     name, main = daemon.service, pid(daemon)
     if has_systemd():
-        argv = ["systemctl", "disable", "--quiet", "--now", f"{name}.service"]
-        django_host_command.run(argv, doing=f"stopping {name}")
+        django_host_unit.control("disable", "--quiet", "--now", f"{name}.service", doing=f"stopping {name}")
     elif main is not None:
         # Not by its script: Apache's fails if another Apache runs, or if the process stays a zombie.
         with contextlib.suppress(ProcessLookupError):
@@ -270,7 +271,7 @@ def restart(daemon: Daemon) -> None:
     """
     name, main = daemon.service, pid(daemon)
     if has_systemd():
-        _systemctl("restart", daemon)
+        _by_systemd("restart", daemon)
     else:
         stop(daemon)
         start(daemon)
@@ -294,7 +295,7 @@ def reload(daemon: Daemon) -> None:
         return
     old = _workers(daemon, main)
     if has_systemd():
-        django_host_command.run(["systemctl", "reload", f"{name}.service"], doing=f"reloading {name}")
+        django_host_unit.control("reload", f"{name}.service", doing=f"reloading {name}")
     else:
         django_host_command.run(list(daemon.reload), doing=f"reloading {name}")
     deadline = time.monotonic() + PATIENCE

@@ -1,15 +1,19 @@
-"""Commands of systemctl that wait for a unit, with a deadline of ours: what a site sends to systemd does not extend it.
+"""Units of systemd: every call of systemctl.
 
-The main process of a unit with ``Type=notify`` may send ``EXTEND_TIMEOUT_USEC`` for as long as it runs, with which
-systemd waits for its start or its end for ever.
+`start` and `stop` have a deadline of ours, which what a site sends to systemd does not extend: the main process of a
+unit with ``Type=notify`` may send ``EXTEND_TIMEOUT_USEC`` for as long as it runs, with which systemd waits for its
+start or its end for ever.
 """
 
 import contextlib
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import django_host_command
 from django_host_command import DeploymentError, TimedOut
+from django_wall_text import in_command
 
 #: Seconds after a unit's own timeout until its processes are killed.
 SPARE = 5.0
@@ -19,8 +23,74 @@ _KILLED, _AGAIN = 10.0, 0.2
 _ENDED = ("inactive", "failed")
 
 
+#: The links by which systemd starts timers at boot.
+_TIMERS = Path("/etc/systemd/system/timers.target.wants")
+
+
 class Overdue(DeploymentError):
     """A unit did not start in time, and was killed."""
+
+
+def control(*arguments: str, doing: str = "", **options: Any) -> str:
+    """Run a command of systemctl, and return its output.
+
+    Args:
+        arguments: the command and its units: ``enable``, ``--quiet``, ``backup.timer``.
+        doing: what that is, for errors; the command by default.
+        options: as for `django_host_command.run`.
+
+    Raises:
+        DeploymentError: it failed.
+    """
+    doing = doing or in_command("systemctl", *dict.fromkeys((arguments[0], arguments[-1])))
+    return django_host_command.run(["systemctl", *arguments], doing=doing, **options)
+
+
+def attempt(*arguments: str, doing: str, timeout: float = 90) -> None:
+    """Run a command of systemctl that may fail, as for a unit that is not loaded any more: what counts is the state.
+
+    Args:
+        timeout: in seconds.
+    """
+    with contextlib.suppress(DeploymentError):
+        control(*arguments, doing=doing, timeout=timeout)
+
+
+def daemon_reload() -> None:
+    """Have systemd read its files again, those of units that were written, and those that are gone.
+
+    Raises:
+        DeploymentError: it does not.
+    """
+    control("daemon-reload")
+
+
+def value(unit: str, name: str, **options: Any) -> str:
+    """Return the value of a property of a unit, such as ``ActiveState``.
+
+    Raises:
+        DeploymentError: systemd does not answer.
+    """
+    return control("show", f"--property={name}", "--value", unit, doing=f"querying {unit}", **options).strip()
+
+
+def start_timer(name: str) -> None:
+    """Have systemd start a timer now and at each boot; nothing where it does.
+
+    Raises:
+        DeploymentError: it refuses the timer.
+    """
+    if not (_TIMERS / name).exists():
+        control("enable", "--quiet", "--now", name, doing=f"starting {name}")
+
+
+def end_timer(*names: str) -> None:
+    """Stop timers, and have systemd start them no more.
+
+    Raises:
+        DeploymentError: it does not.
+    """
+    control("disable", "--quiet", "--now", *names, doing=f"stopping {' and '.join(names)}")
 
 
 def start(*arguments: str, units: Sequence[str], doing: str, within: float) -> None:
@@ -55,12 +125,14 @@ def stop(*arguments: str, units: Sequence[str], doing: str, within: float) -> No
 
 def kill(*units: str) -> None:
     """Have units stop, and kill their processes until none is left, for a short time."""
-    _quietly("stop", "--no-block", *units)  # so that systemd does not start them again
+    attempt(
+        "stop", "--no-block", *units, doing="ending units", timeout=_KILLED
+    )  # so that systemd does not start them again
     deadline = time.monotonic() + _KILLED
-    _quietly("kill", "--signal=SIGKILL", *units)
+    attempt("kill", "--signal=SIGKILL", *units, doing="killing units", timeout=_KILLED)
     while not _have_ended(units) and time.monotonic() < deadline:
         time.sleep(_AGAIN)
-        _quietly("kill", "--signal=SIGKILL", *units)
+        attempt("kill", "--signal=SIGKILL", *units, doing="killing units", timeout=_KILLED)
 
 
 def _is_done(*arguments: str, units: Sequence[str], doing: str, within: float) -> bool:
@@ -70,20 +142,15 @@ def _is_done(*arguments: str, units: Sequence[str], doing: str, within: float) -
         DeploymentError: it failed.
     """
     try:
-        django_host_command.run(["systemctl", *arguments, *units], doing=doing, timeout=within)
+        control(*arguments, *units, doing=doing, timeout=within)
     except TimedOut:
         return False
     return True
 
 
 def _have_ended(units: Sequence[str]) -> bool:
-    argv = ["systemctl", "show", "--property=ActiveState", "--value", *units]
+    asked = ("show", "--property=ActiveState", "--value", *units)
     with contextlib.suppress(DeploymentError):
-        states = django_host_command.run(argv, doing="querying units", timeout=_KILLED).split()
+        states = control(*asked, doing="querying units", timeout=_KILLED).split()
         return all(state in _ENDED for state in states)
     return False
-
-
-def _quietly(*arguments: str) -> None:
-    with contextlib.suppress(DeploymentError):  # of a unit without processes; what counts is the state
-        django_host_command.run(["systemctl", *arguments], doing="ending units", timeout=_KILLED)

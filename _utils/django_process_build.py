@@ -21,6 +21,7 @@ import django_host_environment
 import django_host_file
 import django_host_proc
 import django_host_service
+import django_host_unit
 import django_host_user
 import django_process_sandbox
 import django_process_systemd
@@ -213,7 +214,7 @@ def _stop(unit: str) -> None:
     """Stop the unit of a build whose deployment was killed, or that timed out."""
     if Path("/run/systemd/transient", unit).exists():
         with contextlib.suppress(DeploymentError):
-            django_host_command.run(["systemctl", "stop", unit], doing=f"stopping {unit}", timeout=30)
+            django_host_unit.control("stop", unit, doing=f"stopping {unit}", timeout=30)
 
 
 def directives(site: Site, folder: str, writable: Sequence[str]) -> list[tuple[str, str]]:

@@ -202,7 +202,7 @@ class Systemd(ProcessManager):
             DeploymentError: systemd has no such unit.
         """
         name = unit(site, release, part)
-        _systemctl("restart", "--no-block", f"{name}.service", doing=f"restarting {name}")
+        django_host_unit.control("restart", "--no-block", f"{name}.service", doing=f"restarting {name}")
 
     def pause(self, site: Site, release: Path, part: str = "") -> None:
         """Stop the units of a part, both in one call, so that no late connection starts it again."""
@@ -228,7 +228,7 @@ class Systemd(ProcessManager):
             name = f"{unit(site, release, part)}.service"
             if part:
                 _await_end(name, deadlines[part])
-            _systemctl("reset-failed", name, doing="resetting the unit", check=False)
+            django_host_unit.attempt("reset-failed", name, doing="resetting the unit")
         for part in parts:
             for suffix in (".service", ".socket"):
                 (UNITS / f"{unit(site, release, part)}{suffix}").unlink(missing_ok=True)
@@ -306,8 +306,7 @@ class Systemd(ProcessManager):
         name = f"django-{site.name}-{task}.service"
         if not _is_loaded(name):
             return False
-        argv = ["systemctl", "show", "--property=ActiveState", "--value", name]
-        state = django_host_command.run(argv, doing=f"querying {name}", timeout=10).strip()
+        state = django_host_unit.value(name, "ActiveState", timeout=10)
         if state in ("inactive", "failed"):
             _end(name)
         return state not in ("inactive", "failed")
@@ -467,7 +466,7 @@ def _await_end(name: str, deadline: float) -> None:
         time.sleep(0.05)
     if _members(name):
         django_host_unit.kill(name)
-    _systemctl("stop", name, doing=f"stopping {name}", check=False)
+    django_host_unit.attempt("stop", name, doing=f"stopping {name}")
 
 
 def _members(name: str) -> list[int] | None:
@@ -489,9 +488,8 @@ def _members(name: str) -> list[int] | None:
 
 def _main_pid(name: str) -> int | None:
     """Return the main process of a service as systemd reports it."""
-    argv = ["systemctl", "show", "--property=MainPID", "--value", name]
     try:
-        return int(django_host_command.run(argv, doing=f"querying {name}", timeout=10)) or None
+        return int(django_host_unit.value(name, "MainPID", timeout=10)) or None
     except (DeploymentError, ValueError):
         return None
 
@@ -499,7 +497,7 @@ def _main_pid(name: str) -> int | None:
 def forget() -> None:
     """Have systemd forget units whose files are deleted: it still knows those that it started at boot."""
     if django_host_service.has_systemd():
-        _systemctl("daemon-reload", doing="reloading units")
+        django_host_unit.daemon_reload()
 
 
 def releases_of_commands(site: Site) -> set[str]:
@@ -525,14 +523,6 @@ def _links(name: str) -> list[Path]:
     """Return the links that start the units of a release at boot."""
     links = (UNITS / f"multi-user.target.wants/{name}.service", UNITS / f"sockets.target.wants/{name}.socket")
     return [path for path in links if os.path.lexists(path)]
-
-
-def _systemctl(*arguments: str, doing: str, timeout: float = 90, check: bool = True) -> None:
-    try:
-        django_host_command.run(["systemctl", *arguments], doing=doing, timeout=timeout)
-    except DeploymentError:
-        if check:
-            raise
 
 
 def _run_unit(
@@ -580,8 +570,7 @@ def _succeeded(name: str, since: float) -> bool:
     started.
     """
     properties = "ExecMainCode,ExecMainStatus,ExecMainStartTimestampMonotonic"
-    argv = ["systemctl", "show", f"--property={properties}", name]
-    shown = django_host_command.run(argv, doing="querying how a command ended")
+    shown = django_host_unit.control("show", f"--property={properties}", name, doing="querying how a command ended")
     found = dict(line.partition("=")[::2] for line in shown.splitlines())
     code, status, started = (found.get(key, "") for key in properties.split(","))
     return (code, status) == ("1", "0") and int(started or 0) >= since * 1e6
@@ -609,7 +598,7 @@ def _cannot_start(error: DeploymentError, doing: str, name: str, since: float) -
 def start_bus() -> None:
     """Start the system bus, over which systemd-run passes input and output: it does not run where just installed."""
     if not _BUS.exists():
-        django_host_command.run(["systemctl", "start", "dbus.socket"], doing="starting the system bus")
+        django_host_unit.control("start", "dbus.socket", doing="starting the system bus")
 
 
 def _end(name: str) -> None:
@@ -621,7 +610,7 @@ def _end(name: str) -> None:
     except DeploymentError:
         if _is_loaded(name):
             raise
-    _systemctl("reset-failed", name, doing="resetting the unit", check=False)
+    django_host_unit.attempt("reset-failed", name, doing="resetting the unit")
     deadline = time.monotonic() + _UNLOADED
     while Path(_TRANSIENT, name).exists() and time.monotonic() < deadline:  # systemd unloads it a moment later
         time.sleep(0.02)

@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import django_host_command
 import django_host_config
 import django_host_file
 import django_host_port
 import django_host_service
 import django_host_template
+import django_host_unit
 import django_process_sandbox
 import django_process_systemd
 from django_host_command import DeploymentError
@@ -106,16 +106,16 @@ def apply(site: Site, templates: Mapping[str, str]) -> None:
     socket, service = _units(site)
     try:
         _install(units)
-        _systemctl("enable", "--quiet", socket.name)
+        django_host_unit.control("enable", "--quiet", socket.name)
         # systemd does not open a socket again while its service has it.
-        _systemctl("stop", service.name, socket.name)
-        _systemctl("start", socket.name)
+        django_host_unit.control("stop", service.name, socket.name)
+        django_host_unit.control("start", socket.name)
     except DeploymentError:
         if before[socket] is None:
             remove(site)
         else:
             _install(before)
-            _systemctl("restart", socket.name)
+            django_host_unit.control("restart", socket.name)
         raise
 
 
@@ -123,20 +123,15 @@ def _install(units: Files) -> None:
     for path, text in units.items():
         if text is not None:
             django_host_file.write(path, text)
-    _systemctl("daemon-reload")
+    django_host_unit.daemon_reload()
 
 
 def remove(site: Site) -> None:
     """Remove the units of a site from the host."""
     socket, service = _units(site)
     if present(site):
-        _systemctl("disable", "--quiet", "--now", socket.name)
-        _systemctl("stop", service.name)
+        django_host_unit.control("disable", "--quiet", "--now", socket.name)
+        django_host_unit.control("stop", service.name)
         for path in present(site):
             path.unlink()
-        _systemctl("daemon-reload")
-
-
-def _systemctl(*arguments: str) -> None:
-    units = [name for name in arguments if name.endswith((".socket", ".service"))]
-    django_host_command.run(["systemctl", *arguments], doing=f"{arguments[0]} of {' and '.join(units) or 'systemd'}")
+        django_host_unit.daemon_reload()

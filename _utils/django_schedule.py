@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import django_host_archive
-import django_host_command
 import django_host_file
 import django_host_service
 import django_host_template
+import django_host_unit
 import django_process_systemd
 import django_schedule_run
 import django_schedule_time
@@ -89,9 +89,9 @@ def _start(site: Site, changed: Collection[str]) -> None:
     for name in late:
         (STAMPS / f"stamp-{name}").unlink(missing_ok=True)  # a new time does not make up for the former one
     names = [one.name for one in timers.values()]
-    _systemctl("enable", "--quiet", *names, doing=f"enabling the schedules of {site.name}")
+    django_host_unit.control("enable", "--quiet", *names, doing=f"enabling the schedules of {site.name}")
     if late:
-        _systemctl("restart", *late, doing=f"starting the schedules of {site.name}")
+        django_host_unit.control("restart", *late, doing=f"starting the schedules of {site.name}")
 
 
 def dropped(site: Site) -> dict[str, str]:
@@ -129,10 +129,10 @@ def _forget(site: Site, services: Sequence[str]) -> None:
     doing = f"forgetting the schedules of {site.name}"
     django_process_systemd.forget()  # nothing starts them any more
     deadline = time.monotonic() + _FORGOTTEN
-    while _systemctl("list-units", "--all", "--plain", "--no-legend", *services, doing=doing):
+    while django_host_unit.control("list-units", "--all", "--plain", "--no-legend", *services, doing=doing):
         for verb in ("stop", "reset-failed"):
             with contextlib.suppress(DeploymentError):  # of those that have gone meanwhile systemd knows nothing
-                _systemctl(verb, *services, doing=doing)
+                django_host_unit.control(verb, *services, doing=doing)
         if time.monotonic() > deadline:
             return
         time.sleep(0.02)
@@ -201,7 +201,7 @@ def _remove(site: Site, names: Collection[str]) -> None:
     known = [one for one in timers if one.exists() or os.path.lexists(_link(one))]
     if known:
         doing = f"stopping the schedules of {site.name}"
-        _systemctl("disable", "--quiet", "--now", *(one.name for one in known), doing=doing)
+        django_host_unit.control("disable", "--quiet", "--now", *(one.name for one in known), doing=doing)
     for path in _files_of(site, names):
         path.unlink(missing_ok=True)
     for one in timers:
@@ -237,7 +237,3 @@ def _cron(site: Site, name: str) -> Path:
 
 def _link(timer: Path) -> Path:
     return django_process_systemd.UNITS / "timers.target.wants" / timer.name
-
-
-def _systemctl(*arguments: str, doing: str) -> str:
-    return django_host_command.run(["systemctl", *arguments], doing=doing)

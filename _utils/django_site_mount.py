@@ -19,6 +19,7 @@ import django_host_folder
 import django_host_mount
 import django_host_proc
 import django_host_service
+import django_host_unit
 import django_host_user
 import django_wall_delegate
 from django_host_command import DeploymentError
@@ -124,7 +125,7 @@ def apply(site: Site) -> None:
         if django_host_file.read_text(path) != _text(site) or not django_host_mount.mount(site.media.top):
             _mount(site, path)
         if not os.path.lexists(_link(path)):
-            _systemctl("enable", "--quiet", path.name)
+            django_host_unit.control("enable", "--quiet", path.name)
     elif _is_ours(path):
         _forget(path)
     if _owner_changes(site):
@@ -148,7 +149,7 @@ def taken_away(site: Site) -> Iterator[None]:
         yield
     except BaseException:
         django_host_folder.make(_below(site))
-        _systemctl("start", path.name)
+        django_host_unit.control("start", path.name, timeout=_MOUNTED)
         raise
     _forget(path)
 
@@ -323,9 +324,9 @@ def _start(site: Site, path: Path, text: str) -> None:
     """
     began = time.time()
     django_host_file.write(path, text)
-    _systemctl("daemon-reload")
+    django_host_unit.daemon_reload()
     try:
-        _systemctl("start", path.name)
+        django_host_unit.control("start", path.name, timeout=_MOUNTED)
     except DeploymentError as error:
         log = django_host_service.journal(path.name, began)
         cause = next((line for line in reversed(log.splitlines()) if line.startswith("mount")), error.message)
@@ -359,8 +360,7 @@ def _unmount(site: Site, path: Path) -> None:
     if not django_host_mount.mount(site.media.top):
         return
     django_host_command.run(["umount", "--lazy", "--no-canonicalize", folder], doing=f"unmounting {folder}")
-    argv = ["systemctl", "show", "--property=ActiveState", "--value", path.name]
-    while django_host_command.run(argv, doing=f"querying {path.name}").strip() == "active":
+    while django_host_unit.value(path.name, "ActiveState") == "active":
         if time.monotonic() > deadline:
             raise DeploymentError(f"systemd does not notice that {folder} is not mounted any more", transient=True)
         time.sleep(0.05)
@@ -370,9 +370,4 @@ def _forget(path: Path) -> None:
     """Remove a mount unit; what is mounted stays."""
     _link(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
-    _systemctl("daemon-reload")
-
-
-def _systemctl(*arguments: str) -> None:
-    argv = ["systemctl", *arguments]
-    django_host_command.run(argv, doing=f"systemctl {arguments[0]} {arguments[-1]}", timeout=_MOUNTED)
+    django_host_unit.daemon_reload()

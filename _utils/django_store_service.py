@@ -182,15 +182,15 @@ def let_in(server: OwnServer) -> None:
         return
     unit = f"{server.unit}.service"
     allowed = [f"IPAddressAllow={one}" for one in ("", *_network(server)["IPAddressAllow"])]
-    argv = ["systemctl", "set-property", "--runtime", unit, *allowed]
-    django_host_command.run(argv, doing=f"letting hosts in to {server.unit}")
+    doing = f"letting hosts in to {server.unit}"
+    django_host_unit.control("set-property", "--runtime", unit, *allowed, doing=doing)
     Path(PROPERTY.format(unit=unit)).unlink(missing_ok=True)
 
 
 def reload(server: OwnServer) -> None:
     """Have the process manager read the changed files of a running server, for its next start."""
     if server.site.process == "systemd":
-        django_host_command.run(["systemctl", "daemon-reload"], doing=f"reloading the unit of {server.unit}")
+        django_host_unit.daemon_reload()
 
 
 def stop(server: OwnServer) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import django_database
 import django_host_clock
-import django_host_command
 import django_host_file
 import django_host_folder
 import django_host_port
 import django_host_service
+import django_host_unit
 import django_host_user
 import django_kinds
 import django_proxy
@@ -398,7 +398,7 @@ class Takeover:
             django_takeover_stop.move_aside(Path(path), aside)
         django_takeover_worker.forget(plan)
         if plan["units"] and django_host_service.has_systemd():
-            django_host_command.run(["systemctl", "daemon-reload"], doing="reloading the units")
+            django_host_unit.daemon_reload()
         for path in map(Path, plan.get("crontabs", [])):
             folders = [Path(folder) for folder in plan["folders"]]
             django_takeover_worker.remove_rows(path, folders, django_takeover_stop.path_aside(path, aside))

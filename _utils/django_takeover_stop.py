@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import django_host_command
 import django_host_file
 import django_host_port
 import django_host_proc
 import django_host_service
+import django_host_unit
 import django_release_drain
 import django_takeover_copy
 import django_takeover_process
@@ -78,9 +78,10 @@ def stop(site: Site, plan: dict[str, Any], aside: Path) -> None:
     """
     units = [Path(path).name for path in plan["units"] if Path(path).exists()]
     if units and django_host_service.has_systemd():
-        argv = ["systemctl", "disable", "--quiet", "--now", *units]
         timeout = 120 + django_takeover_worker.patience(site)
-        django_host_command.run(argv, doing=f"stopping {' '.join(units)}", timeout=timeout)
+        django_host_unit.control(
+            "disable", "--quiet", "--now", *units, doing=f"stopping {' '.join(units)}", timeout=timeout
+        )
     for name in plan["names"]:
         django_takeover_supervisor.stop(name)
     uwsgi_files = [Path(path) for path in plan["apps"]]

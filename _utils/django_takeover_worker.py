@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import django_host_command
 import django_host_file
 import django_host_service
+import django_host_unit
 import django_host_user
 import django_takeover_existing
 import django_takeover_supervisor
@@ -80,8 +80,8 @@ def ask_to_stop(site: Site, plan: Mapping[str, Any]) -> list[Ending]:
         _drop_in(unit).parent.mkdir(parents=True, exist_ok=True)
         django_host_file.write(_drop_in(unit), "\n".join([*lines, *filter(None, [signal]), ""]), mode=0o644)
     if units:
-        django_host_command.run(["systemctl", "daemon-reload"], doing="reloading the units")
-        django_host_command.run(["systemctl", "stop", "--no-block", *units], doing="stopping the old workers")
+        django_host_unit.daemon_reload()
+        django_host_unit.control("stop", "--no-block", *units, doing="stopping the old workers")
     programs = [(name, signal) for name, signal in plan.get("replaced", {}).items() if name in plan["names"]]
     return [Ending(*program, patience(site)) for program in programs]
 
@@ -99,7 +99,7 @@ def wait(site: Site, plan: Mapping[str, Any], ending: Sequence[Ending]) -> None:
         program.join()
     if units := _units(plan):
         doing, timeout = "waiting for the old workers", patience(site) + _MORE
-        django_host_command.run(["systemctl", "stop", *units], doing=doing, timeout=timeout)
+        django_host_unit.control("stop", *units, doing=doing, timeout=timeout)
 
 
 def start_again(plan: Mapping[str, Any], ending: Sequence[Ending]) -> None:
@@ -119,8 +119,8 @@ def start_again(plan: Mapping[str, Any], ending: Sequence[Ending]) -> None:
     units = _units(plan)
     if units:
         forget(plan)
-        django_host_command.run(["systemctl", "daemon-reload"], doing="reloading the units")
-        django_host_command.run(["systemctl", "start", *units], doing="starting the old workers")
+        django_host_unit.daemon_reload()
+        django_host_unit.control("start", *units, doing="starting the old workers")
 
 
 def forget(plan: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ import django_host_command
 import django_host_file
 import django_host_service
 import django_host_template
+import django_host_unit
 import django_process_systemd
 import django_release
 import django_secret
@@ -106,8 +107,8 @@ def apply(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> None
         django_host_file.write(path, content, mode=0o600 if path == _program(site, task) else 0o644)
     if django_host_service.has_systemd():
         timer = _timer(site, task).name
-        django_host_command.run(["systemctl", "enable", "--quiet", timer], doing=f"enabling {timer}")
-        django_host_command.run(["systemctl", "restart", timer], doing=f"starting {timer}")
+        django_host_unit.control("enable", "--quiet", timer, doing=f"enabling {timer}")
+        django_host_unit.control("restart", timer, doing=f"starting {timer}")
     elif _cron(site, task) in files and not has_running_cron():
         django_host_service.start(django_host_service.CRON)
 
@@ -132,9 +133,7 @@ def remove(site: Site, task: Task = BACKUP) -> None:
     """Remove a task of a site from the host."""
     timer = _timer(site, task)
     if timer.exists() or os.path.lexists(_link(site, task)):
-        django_host_command.run(
-            ["systemctl", "disable", "--quiet", "--now", timer.name], doing=f"stopping {timer.name}"
-        )
+        django_host_unit.end_timer(timer.name)
     for path in present(site, task):
         path.unlink()
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import django_host_clock
-import django_host_command
 import django_host_service
+import django_host_unit
 import django_schedule
 import django_schedule_run
 import django_site
@@ -102,5 +102,4 @@ def _next(site: Site, name: str) -> str:
     if not django_host_service.has_systemd():
         return ""
     timer = f"{django_schedule_run.unit(site, name)}.timer"
-    argv = ["systemctl", "show", "--property=NextElapseUSecRealtime", "--value", timer]
-    return django_host_command.run(argv, doing=f"querying {timer}", timeout=10).strip()
+    return django_host_unit.value(timer, "NextElapseUSecRealtime", timeout=10)

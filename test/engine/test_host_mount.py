@@ -2,6 +2,7 @@ from pathlib import Path
 
 import django_host_mount
 import django_host_proc
+import django_host_unit
 import pytest
 from django_host_command import DeploymentError
 
@@ -69,8 +70,8 @@ def test_nothing_is_stopped_when_systemd_does_not_mount(host, commands, monkeypa
     done, known = commands
     known["refuses"] = "systemctl enable"
     options = []
-    run = django_host_mount._systemctl
-    monkeypatch.setattr(django_host_mount, "_systemctl", lambda *words: (options.extend(words), run(*words)))
+    run = django_host_unit.control
+    monkeypatch.setattr(django_host_unit, "control", lambda *words: (options.extend(words), run(*words)))
     assert "permission denied" in django_host_mount.follow_no_link(host)
     assert done[-2:] == ["systemctl disable", "systemctl daemon-reload"]
     assert options.count("--now") == 1 and not django_host_mount.unit(host).exists()

@@ -38,3 +38,8 @@ def test_no_module_imports_itself_by_way_of_others():
 
 def test_page_names_every_family_that_exists():
     assert {family(path.stem) for path in MODULES} == LAYER.keys()
+
+
+def test_systemctl_is_called_by_one_module():
+    calls = [path.stem for path in sorted((ROOT / "_utils").glob("*.py")) if '["systemctl"' in path.read_text()]
+    assert calls == ["django_host_unit"]
