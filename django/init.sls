@@ -17,8 +17,9 @@ django.site        each site, step by step
 
 The last state repeats all errors: Salt prints them far above, followed by every state that was not run.
 
-They are rendered here, with one compilation of the pillar, and not included: of each included file Salt asks the master
-for the file itself and for all that it imports. See docs/decisions/0065.
+They are put together here, with one compilation of the pillar, and not included: of each included file Salt asks the
+master for the file itself and for all that it imports. See docs/decisions/0065. Those that every host with sites has are
+made by _utils/django_pillar_states.py, and their files are for a part that is applied alone: docs/decisions/0107.
 """
 
 OUTCOME = "All of it has succeeded"
@@ -31,10 +32,12 @@ def run():
         return _failing(django["errors"])
     states = {}
     for part in _parts(django):
-        path = files.path(f"salt://django/{part}.sls")
-        own = _rendered(path, "jinja|yaml", sls=f"django.{part}", files=files, django=django) or {}
-        own.pop("include", None)
+        own = django["parts"].get(part)
+        if own is None:
+            path = files.path(f"salt://django/{part}.sls")
+            own = _rendered(path, "jinja|yaml", sls=f"django.{part}", files=files, django=django) or {}
         # As if the part had been included: requisites may name its SLS.
+        own = {name: state for name, state in own.items() if name != "include"}
         states.update({name: {**state, "__sls__": f"django.{part}"} for name, state in own.items()})
     states[OUTCOME] = {"django.outcome": [{"order": "last"}], "__sls__": "django"}
     return states

@@ -3,6 +3,7 @@
 import django_backup
 import django_database_engine
 import django_database_setup
+import django_pillar_states
 import pytest
 import yaml
 from django_database_engine import ENGINES, SERVERS
@@ -36,7 +37,7 @@ def test_every_server_has_its_packages_and_its_state(name):
     packages = PLATFORMS["Debian"]["packages"]
     assert SERVERS[name].client_package in packages[name] and packages[f"{name}_server"]
     assert f"{SERVERS[name].title} runs:" in (ROOT / f"django/{name}.sls").read_text()
-    assert f"'{name}': '{SERVERS[name].title}'" in (ROOT / "django/site.sls").read_text()
+    assert django_pillar_states.SERVERS[name] == f"{SERVERS[name].title} runs"
 
 
 @pytest.mark.parametrize(

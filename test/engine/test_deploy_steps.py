@@ -19,6 +19,7 @@ import django_deploy_steps
 import django_host_file
 import django_host_service
 import django_host_user
+import django_pillar_states
 import django_process_build
 import django_project_advice
 import django_project_page
@@ -84,10 +85,9 @@ def test_every_release_has_the_modules_that_its_programs_import():
 
 
 def test_states_are_given_every_program_of_a_release():
-    """The engine's tests have all templates; on a host `django/site.sls` names them."""
-    named = (ROOT / "django/site.sls").read_text()
+    """The engine's tests have all templates; on a host `django_pillar_states` names them."""
     names = [url.rpartition("/")[2] for url in (*django_deploy_inputs.PROGRAMS, django_deploy_inputs.OVERLAY)]
-    assert [name for name in names if f"'{name}'" not in named] == []
+    assert [name for name in names if name not in django_pillar_states.PROGRAMS] == []
 
 
 def test_programs_of_a_release_have_the_modules_that_they_import():

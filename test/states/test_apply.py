@@ -16,6 +16,7 @@ import django_timer
 import django_tls
 import django_tls_acme
 import pytest
+import salt.utils.templates as salt_templates
 from authority import signed
 from django_host_command import DeploymentError
 from specimen import ROOT, compiled
@@ -609,6 +610,18 @@ def test_default_server_is_configured_on_new_ports(salt, world):
     world.fails["nginx -t"] = DeploymentError("no")
     refused = state([81])
     assert refused.result is False and refused.comment.startswith("nginx refuses its configuration")
+
+
+def test_apply_of_sites_compiles_no_template(salt, monkeypatch):
+    """What every host with sites has is made by Python; a part that is applied alone has the same states."""
+    rendered = []
+    jinja = salt_templates.JINJA
+    monkeypatch.setattr(salt_templates, "JINJA", lambda path, **more: rendered.append(path) or jinja(path, **more))
+    apply = salt({"sites": {"blog": SITE}})
+    ids = [state.id for state in apply(test=True)]
+    assert rendered == []
+    own = [state.id for part in ("django.proxy", "django.site") for state in apply(part, test=True)]
+    assert rendered and {*own} <= {*ids}
 
 
 @pytest.mark.parametrize("stale", ["nothing is synced", "one is old"])
