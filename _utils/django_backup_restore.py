@@ -12,7 +12,7 @@ import django_backup_dump
 import django_backup_store
 import django_host_clock
 import django_host_file
-import django_process_systemd
+import django_process_transient
 import django_project_program
 import django_proxy_maintenance
 import django_release
@@ -361,7 +361,7 @@ def _refuse_running_commands(site: Site) -> None:
             hint=f"restore again once it has ended, or end it: systemctl stop 'django-{site.name}-at-*'",
             transient=True,
         )
-    commands = django_process_systemd.management_commands(site)
+    commands = django_process_transient.management_commands(site)
     if commands:
         raise DeploymentError(
             f"a command of django.manage runs for {site.name}, and would go on with the former database",

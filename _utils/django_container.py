@@ -13,11 +13,10 @@ from typing import Any
 import django_container_engine
 import django_host_file
 import django_host_user
+import django_wall_shape
 from django_container_engine import ENGINES, Engine
 from django_site import RUNTIME, Site
 
-#: What a release records of its image.
-RECORD = {"engine": str, "image": str, "base": str, "mounts": [str], "file?": str, "pulled?": str}
 #: Forgets the options that an image has for the server of its own CMD, such as UWSGI_HTTP=:8000, a port of the host.
 _FORGET = (
     'eval "$(export -p | while IFS= read -r one; do case $one in '
@@ -98,7 +97,7 @@ def engine(site: Site) -> Engine:
 
 def of_release(release: Path) -> Container | None:
     """Return the container of a release, also while it is built; None for one without."""
-    found = django_host_file.read_json(release / "release.json", {"container": RECORD})
+    found = django_host_file.read_json(release / "release.json", {"container": django_wall_shape.CONTAINER})
     if not found or found["container"]["engine"] not in ENGINES:
         return None
     container = found["container"]

@@ -23,7 +23,8 @@ import django_process
 import django_project
 import django_project_program
 import django_proxy_handover
-import django_release
+import django_release_attempt
+import django_release_disk
 import django_release_instance
 import django_release_python
 import django_secret
@@ -68,9 +69,9 @@ def _plan(deployment: Deployment) -> Plan:
         raise DeploymentError(f"{site.name} has no live release to compare with", hint="salt-call state.apply django")
     recorded, inputs = deployment.find_inputs()
     python = django_release_python.difference(site, live)
-    if live.record.get("inputs") == inputs and live.is_whole() and not python:
+    if live.record.get("inputs") == inputs and django_release_disk.is_whole(live) and not python:
         return {"release": f"none: {live.name} is of this commit, and nothing else has changed"}
-    deployment.plan(django_release.next_name(site, deployment.commit))
+    deployment.plan(django_release_attempt.next_name(site, deployment.commit))
     changes = django_deploy_step_source.differences(deployment, recorded, inputs)
     changes |= {"python": python} if python else {}
     outlook = django_deploy_preflight.look(deployment, changes)  # before the plan itself uses disk space
@@ -100,7 +101,7 @@ def _plan(deployment: Deployment) -> Plan:
 def _aside(deployment: Deployment) -> Iterator[Release]:
     """Yield a release in a folder of this process, apart from the site's releases; remove it in any case."""
     site, umask = deployment.site, os.umask(0o022)
-    django_release.clear_plans(site)
+    django_release_disk.clear_plans(site)
     folder = site.root / f"plan-{os.getpid()}"
     django_host_file.remove_tree(folder)
     try:

@@ -11,6 +11,7 @@ import django_database_sqlite
 import django_deploy_migration
 import django_project_program
 import django_release
+import django_release_disk
 import django_store_setup
 from django_deploy_migration import Schema
 from django_host_command import DeploymentError
@@ -62,7 +63,7 @@ def target(site: Site, live: Release, to: str | int | None) -> Release:
     """
     lists = f"salt-call django.releases {site.name} lists them"
     if to is None:
-        found = django_release.older_good(site, live)
+        found = django_release_disk.older_good(site, live)
         if not found:
             raise DeploymentError(f"{site.name} has no older good release to roll back to", hint=lists)
         return found
@@ -70,7 +71,7 @@ def target(site: Site, live: Release, to: str | int | None) -> Release:
     if found.name == live.name:
         again = site.to_release(found.record.get("commit", ""))
         raise DeploymentError(f"{found.name} is live", hint=f"{again} releases its commit anew")
-    if found.record.get("state") not in ("good", "held") or not found.is_whole():
+    if found.record.get("state") not in ("good", "held") or not django_release_disk.is_whole(found):
         problem = "has failed" if found.record.get("state") == "failed" else "is not complete"
         raise DeploymentError(f"{found.name} cannot be activated again: it {problem}", hint=lists)
     return found

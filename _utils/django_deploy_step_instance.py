@@ -14,6 +14,7 @@ import django_host_template
 import django_process
 import django_project_page
 import django_proxy
+import django_release_disk
 import django_release_health
 import django_release_instance
 import django_release_page
@@ -187,6 +188,6 @@ def _finish_files(deployment: Deployment, release: Release) -> None:
             django_release_static.compress(release.path / "static", before)
         django_deploy_drift.note(release)
         with contextlib.suppress(DeploymentError):  # the switch does it again, and fails where it fails
-            release.sync()
+            django_release_disk.sync(release)
     proxy = django_proxy.of_site(deployment.site)
     django_host_template.compile_templates(deployment.templates, proxy.templates if proxy else ())

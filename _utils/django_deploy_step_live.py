@@ -8,8 +8,8 @@ import django_database_setup
 import django_deploy_migration
 import django_deploy_switch
 import django_proxy_maintenance
-import django_release
 import django_release_claim
+import django_release_disk
 import django_release_drain
 import django_release_instance
 import django_release_workers
@@ -82,7 +82,7 @@ def _stop_and_prune(deployment: Deployment, connections: dict[Path, int], *, has
         stopped = pool.submit(django_deploy_switch.stop, deployment, connections)
         if has_strays:  # they may belong to a release that is deleted then
             wait([stopped])
-        stuck = django_release.prune(deployment.site)
+        stuck = django_release_disk.prune(deployment.site)
         stopped.result()
     return stuck
 

@@ -12,7 +12,9 @@ import django_host_folder
 import django_process
 import django_project
 import django_release
+import django_release_attempt
 import django_release_claim
+import django_release_disk
 import django_release_instance
 import django_release_python
 import django_source
@@ -42,7 +44,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
         return
     changes = {**differences(deployment, recorded, inputs), **({"python": python} if python else {})}
-    deployment.plan(django_release.next_name(site, deployment.commit, deployment.sequence))
+    deployment.plan(django_release_attempt.next_name(site, deployment.commit, deployment.sequence))
     foreseen = _foresee(deployment, live) if deployment.test and live else {}
     outlook = django_deploy_preflight.look(deployment, changes)
     release = {"old": live.name if live else None, "new": deployment.planned}
@@ -84,14 +86,14 @@ def _waits_for_fleet(deployment: Deployment) -> bool:
 
 
 def _is_made_of(release: Release | None, inputs: dict[str, str]) -> bool:
-    return bool(release and release.record.get("inputs") == inputs and release.is_whole())
+    return bool(release and release.record.get("inputs") == inputs and django_release_disk.is_whole(release))
 
 
 def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
     """Make the folder and the record of a new release, and export its source."""
     site = deployment.site
-    release = Release(site, django_release.next_name(site, deployment.commit, deployment.sequence))
-    django_release.clear_leftovers(site)
+    release = Release(site, django_release_attempt.next_name(site, deployment.commit, deployment.sequence))
+    django_release_disk.clear_leftovers(site)
     release.path.mkdir(mode=0o755)
     if site.config.get("fleet"):
         django_host_file.write(release.path / django_release.COMMIT, deployment.commit, mode=0o644, durable=False)
@@ -149,7 +151,7 @@ def _is_on_hold(deployment: Deployment, inputs: dict[str, str]) -> bool:
     if state == "held" and live and not deployment.release_of_fleet:
         text = f"{former[-1].name} is on hold since it was rolled back; {live.name} stays live."
         again = f"{site.to_release()} releases it anyway"
-        if former[-1].is_whole():
+        if django_release_disk.is_whole(former[-1]):
             again = f"{site.to_return(former[-1].name, former[-1].record['commit'])} activates it again"
         python = django_release_python.problem(live)
         deployment.warn([f"{text} {again}", *([f"{site.name}: {python}"] if python else [])])

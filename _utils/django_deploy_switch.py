@@ -17,6 +17,7 @@ import django_proxy_files
 import django_proxy_handover
 import django_proxy_switch
 import django_release_cure
+import django_release_disk
 import django_release_drain
 import django_release_health
 import django_release_instance
@@ -69,7 +70,7 @@ def activate(deployment: Deployment, release: Release) -> None:
         raise _exited(site, release, deployment.began)
     log.info("%s: activating %s", site.name, release.name)
     if deployment.is_new:
-        release.sync()
+        django_release_disk.sync(release)
     if deployment.probe:
         deployment.probe.wait_for_first()
     with django_proxy_switch.alone():
@@ -207,7 +208,7 @@ def watch(deployment: Deployment, release: Release, leaving: Collection[Path], f
     drained = threading.Thread(target=_drain, args=(site, connections), daemon=True)
     drained.start()
     with contextlib.suppress(OSError):  # a full disk
-        release.measure()
+        django_release_disk.measure(release)
     failed = ""
     while True:
         failed = failed or watched.failure()
@@ -230,7 +231,7 @@ def _leave_to_workers(deployment: Deployment, release: Release, leaving: Collect
     """Let the workers of a release without a server take tasks: there is nothing else to watch."""
     deployment.let_tasks_go()
     with contextlib.suppress(OSError):  # a full disk
-        release.measure()
+        django_release_disk.measure(release)
     connections = dict.fromkeys(leaving, 0)
     _drain(deployment.site, connections)
     return connections

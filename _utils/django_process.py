@@ -4,10 +4,9 @@ A release has several parts, each with a unit of its own: its server, whose part
 whose parts are their names.
 """
 
-import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ import django_host_unix
 import django_kinds
 from django_host_command import seconds
 from django_host_folder import Folder
+from django_process_command import ProjectCommand
 from django_site import Site
 from django_wall_foreign import Foreign
 
@@ -26,39 +26,6 @@ RUN = Path("/run")
 STOP = 10
 #: Seconds after the timeouts of a unit in which its job ends; those of the engine come before (`django_host_unit`).
 _JOB = 30
-
-
-@dataclasses.dataclass(frozen=True)
-class ProjectCommand:
-    """A command of a project, run as the site's user, confined as an instance, in the environment of a release.
-
-    Attributes:
-        facts: what starting the project reported (`django_project_program.start`).
-        doing: what the command does; errors begin with it.
-        timeout: seconds.
-        writable: folders that the command may write in addition to the site's own.
-        stdin: its standard input.
-        secrets: texts that are masked in errors and logs.
-        task: the name of the command. A deployment's commands share ``task``: one that outlived its deployment is
-            ended before the next starts. Commands that may run at the same time have names of their own.
-        environment_file: a file with additional variables, in systemd's format.
-        errors_too: whether its standard error is part of the returned output.
-        only_the_end: whether only the end of its output is returned; otherwise too much of it is an error.
-    """
-
-    site: Site
-    release: Path
-    facts: Mapping[str, Any]
-    argv: Sequence[str]
-    doing: str
-    timeout: float
-    writable: Sequence[Path] = ()
-    stdin: str = dataclasses.field(default="", repr=False)
-    secrets: Sequence[str] = dataclasses.field(default=(), repr=False)
-    task: str = "task"
-    environment_file: str | None = None
-    errors_too: bool = False
-    only_the_end: bool = False
 
 
 class ProcessManager(ABC):

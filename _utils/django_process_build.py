@@ -24,7 +24,7 @@ import django_host_service
 import django_host_unit
 import django_host_user
 import django_process_sandbox
-import django_process_systemd
+import django_process_transient
 import django_site
 import django_site_cause
 import django_wall_delegate
@@ -193,7 +193,7 @@ def _in_unit(site: Site, command: Command, writable: Sequence[str]) -> Ended:
     argv = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={unit}"]
     argv += [f"--property={name}={value}" for name, value in properties]
     argv += ["--", "/bin/sh", "-c", script, "sh", *command.argv]
-    django_process_systemd.start_bus()
+    django_process_transient.start_bus()
     text = django_host_environment.environment_file(command.environment or {})
     django_host_file.write(variables, text, mode=0o600, durable=False)
     try:

@@ -1,7 +1,8 @@
 """A command of a project in a container, whichever process manager runs it."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import django_container
@@ -10,7 +11,42 @@ import django_host_environment
 import django_host_file
 import django_site
 from django_container import Container
-from django_process import ProjectCommand
+from django_container_engine import QUIET as QUIET
+from django_host_command import DeploymentError
+from django_process_command import ProjectCommand
+
+
+@contextlib.contextmanager
+def confining(command: ProjectCommand, name: str) -> Iterator[tuple[list[tuple[str, str]], Sequence[str]]]:
+    """Yield the properties of the transient unit of a command in a container of a name, and its arguments.
+
+    Raises:
+        DeploymentError: the container of the release is unknown.
+    """
+    container = django_container.of_release(command.release)
+    if not container:
+        raise DeploymentError(f"{command.doing}: {command.release.name} does not record the container that it runs in")
+    try:
+        yield confined(command, container, name)
+    finally:
+        forget(name)
+
+
+@contextlib.contextmanager
+def ending(command: ProjectCommand, name: str) -> Iterator[Sequence[str]]:
+    """Yield the arguments that run a command in a container of a name, which is ended however the command ends.
+
+    Raises:
+        DeploymentError: the container of the release is unknown, or does not end.
+    """
+    with confining(command, name) as (_properties, argv):
+        container = django_container.of_release(command.release)
+        assert container is not None  # noqa: S101 - `confining` has refused that
+        container.engine.end(name)
+        try:
+            yield argv
+        finally:
+            container.engine.end(name)
 
 
 def confined(command: ProjectCommand, container: Container, name: str) -> tuple[list[tuple[str, str]], Sequence[str]]:

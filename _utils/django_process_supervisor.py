@@ -16,7 +16,6 @@ import django_container_host
 import django_container_image
 import django_container_program
 import django_host_command
-import django_host_environment
 import django_host_file
 import django_host_proc
 import django_host_service
@@ -24,14 +23,12 @@ import django_host_template
 import django_host_user
 import django_kinds
 import django_process
-import django_process_container
+import django_process_reaped
 import django_server
 import django_wall_delegate
-import django_wall_reaper
-from django_container import Container
-from django_container_engine import QUIET
 from django_host_command import DeploymentError, seconds
-from django_process import ProcessManager, ProjectCommand, unit
+from django_process import ProcessManager, unit
+from django_process_command import ProjectCommand
 from django_site import Site
 from django_wall_foreign import Foreign
 from django_wall_response import Bounded
@@ -317,37 +314,10 @@ class Supervisor(ProcessManager):
     def run(self, command: ProjectCommand) -> str:
         """Run a command of a project and return its output; there is no sandbox: it may write what its user may.
 
-        A process of root's is its parent, which ends all processes that it leaves behind, and also where the deployment
-        is killed; until then that parent holds the site's lock, so that no other command runs at the same time.
-
         Raises:
             DeploymentError: the command fails or times out.
         """
-        site, release = command.site, command.release
-        if container := django_container.of_release(release):
-            return _run_in_container(command, container)
-        user = django_host_user.find_user(site.user)
-        paths = [release / "config/environment", site.secrets / "environment"]
-        paths += [Path(command.environment_file)] if command.environment_file else []
-        variables = {"HOME": user.pw_dir if user else "/nonexistent", "USER": site.user, "LOGNAME": site.user}
-        for path in paths:
-            variables |= django_host_environment.read_environment(path.read_text())
-        group = user.pw_gid if user else django_host_user.group_id(site.user)
-        groups = os.getgrouplist(site.user, group) if user else []
-        folder = str(site.project_folder(release, command.facts))
-        return django_host_command.run(
-            django_wall_reaper.command(command.argv, django_host_user.user_id(site.user), group, groups, folder),
-            doing=command.doing,
-            environment=variables,
-            timeout=command.timeout,
-            stdin=command.stdin,
-            secrets=command.secrets,
-            umask=0o027,
-            descriptors=django_host_command.locks,
-            grace=django_wall_reaper.PATIENCE,
-            errors_too=command.errors_too,
-            only_the_end=command.only_the_end,
-        )
+        return django_process_reaped.run(command)
 
     def is_command_active(self, site: Site, task: str) -> bool:
         """Return whether the container of a command still runs whose starter was killed."""
@@ -370,31 +340,6 @@ class Supervisor(ProcessManager):
             DeploymentError: it does not end.
         """
         self.end_command(site, "task")
-
-
-def _run_in_container(command: ProjectCommand, container: Container) -> str:
-    """Run a command of a project in a container, which is ended however the command ends, and return its output.
-
-    Raises:
-        DeploymentError: the command fails or times out.
-    """
-    name = f"django-{command.site.name}-{command.task}"
-    _properties, argv = django_process_container.confined(command, container, name)
-    container.engine.end(name)
-    try:
-        return django_host_command.run(
-            argv,
-            doing=command.doing,
-            environment=QUIET,
-            timeout=command.timeout,
-            stdin=command.stdin,
-            secrets=command.secrets,
-            errors_too=command.errors_too,
-            only_the_end=command.only_the_end,
-        )
-    finally:
-        container.engine.end(name)
-        django_process_container.forget(name)
 
 
 def _identity(site: Site) -> list[str]:

@@ -3,11 +3,10 @@
 Why each release has units of its own: docs/decisions/0003.
 """
 
-import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,12 @@ import django_host_template
 import django_host_unit
 import django_kinds
 import django_process
-import django_process_container
 import django_process_sandbox
-import django_process_trial
+import django_process_transient
 import django_server
-import django_site_mount
-from django_container import Container
-from django_host_command import Command, DeploymentError, seconds
-from django_process import ProcessManager, ProjectCommand, unit
+from django_host_command import DeploymentError, seconds
+from django_process import ProcessManager, unit
+from django_process_command import ProjectCommand
 from django_site import Site
 from django_wall_text import Log
 
@@ -45,43 +42,11 @@ LISTEN = "django_formula_listen.py"
 #: Where the control groups are mounted; each unit has its own.
 CGROUP = Path("/sys/fs/cgroup")
 
-#: The program of systemd.
-PROGRAM = Path("/usr/lib/systemd/systemd")
-
-_BUS = Path("/run/dbus/system_bus_socket")
-#: Where systemd keeps the files of transient units as long as they are loaded, and the seconds that unloading may take.
-_TRANSIENT, _UNLOADED = "/run/systemd/transient", 5.0
-#: Seconds that a container engine has to end a container, which is much more than it needs.
-_ENGINE_STOP = 15
-#: What systemd logs where it cannot execute a command at all; the cause is on the host, in a drop-in for example.
-CANNOT_START = re.compile(
-    r"Failed (at step|to (determine|load|locate|set up)) .*|Main process exited, code=exited, status=2\d\d/[A-Z]+"
-)
-
 
 class Systemd(ProcessManager):
     """systemd, where it is PID 1."""
 
     KIND = "systemd"
-
-    def warnings(self, site: Site) -> list[str]:
-        """Return the directives of the sandbox and the limits that are not in force on this host.
-
-        A process that is confined as the project's own tries them, once for each boot, each systemd and each such
-        sandbox. Of a site in containers, which the engine confines, it is what is weak about the engine.
-        """
-        if site.config.get("container"):
-            return django_container_host.warnings(site)
-        asked = django_process_trial.questions(site)
-        known = _known(site)
-        if known.get("wanted") != _wanted(site) or known.get("asked") != asked:
-            try:
-                known = _try(site, asked)
-            except (DeploymentError, OSError, ValueError) as error:
-                cause = error.message if isinstance(error, DeploymentError) else str(error)
-                return [f"the sandbox of {site.name} could not be tried: {cause}"]
-            django_host_file.write_json(site.confinement, django_host_file.with_checksum(known), mode=0o600)
-        return django_process_trial.not_in_force(site, known["found"])
 
     def configuration(
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
@@ -240,7 +205,7 @@ class Systemd(ProcessManager):
         The reason why systemd could not execute the server (exits 203, 217, 226 …) is kept.
         """
         noise = re.compile(
-            rf"^(django-\S+\.(service|socket): (?!{CANNOT_START.pattern})"
+            rf"^(django-\S+\.(service|socket): (?!{django_process_transient.CANNOT_START.pattern})"
             r"|Started |Starting |Stopped |Stopping |Listening on |Closed |Failed to start "
             r"|\*\*\* )|^\s*$"
         )
@@ -264,56 +229,30 @@ class Systemd(ProcessManager):
         """Return the command that prints the journal of a release's part."""
         return f"read the whole log: journalctl -u {unit(site, release, part)}"
 
+    def warnings(self, site: Site) -> list[str]:
+        """Return the directives of the sandbox and the limits that are not in force on this host.
+
+        Of a site in containers, which the engine confines, it is what is weak about the engine.
+        """
+        if site.config.get("container"):
+            return django_container_host.warnings(site)
+        return django_process_transient.not_in_force(site)
+
     def run(self, command: ProjectCommand) -> str:
-        """Run a command of a project as a transient unit, `command.task` last in its name, and return its output.
+        """Run a command of a project as a transient unit, and return its output.
 
         Raises:
             DeploymentError: the command fails or times out.
         """
-        site = command.site
-        name = f"django-{site.name}-{command.task}.service"
-        container = django_container.of_release(command.release)
-        if not container and "refused" not in _known(site):
-            self.warnings(site)  # after a boot: a directive that this host refuses would fail the unit
-        sandbox, argv = _confined(command, container, name.removesuffix(".service"))
-        if django_site_mount.is_shared(site):
-            sandbox.append(("RequiresMountsFor", str(site.media)))
-        if command.task == "task":
-            _end(name)
-        start_bus()
-        began = time.time()
-        try:
-            return _run_unit(
-                name,
-                _options(sandbox),
-                argv,
-                doing=command.doing,
-                timeout=command.timeout,
-                stdin=command.stdin,
-                secrets=command.secrets,
-                errors_too=command.errors_too,
-                only_the_end=command.only_the_end,
-                stop=_ENGINE_STOP if container else 1,
-            )
-        except DeploymentError as error:
-            raise _cannot_start(error, command.doing, name, began) from None
-        finally:
-            if container:
-                django_process_container.forget(name.removesuffix(".service"))
+        return django_process_transient.run(command)
 
     def is_command_active(self, site: Site, task: str) -> bool:
         """Return whether the transient unit of a command still runs; one that only failed is unloaded."""
-        name = f"django-{site.name}-{task}.service"
-        if not _is_loaded(name):
-            return False
-        state = django_host_unit.value(name, "ActiveState", timeout=10)
-        if state in ("inactive", "failed"):
-            _end(name)
-        return state not in ("inactive", "failed")
+        return django_process_transient.is_active(f"django-{site.name}-{task}.service")
 
     def end_command(self, site: Site, task: str) -> None:
         """End a command of a name."""
-        _end(f"django-{site.name}-{task}.service")
+        django_process_transient.end(f"django-{site.name}-{task}.service")
 
     def end_tasks(self, site: Site) -> None:
         """End a command of a deployment that outlived it.
@@ -321,7 +260,7 @@ class Systemd(ProcessManager):
         Raises:
             DeploymentError: it does not end.
         """
-        _end(f"django-{site.name}-task.service")
+        django_process_transient.end(f"django-{site.name}-task.service")
 
 
 def _of_container(name: str) -> list[str]:
@@ -341,101 +280,6 @@ def _around(site: Site, release: Path, variables: Mapping[str, Any], writable: S
         "sandbox": django_process_sandbox.directives(site, release, variables["facts"], writable),
         "container": [],
     }
-
-
-def _confined(
-    command: ProjectCommand, container: Container | None, name: str
-) -> tuple[list[tuple[str, str]], Sequence[str]]:
-    """Return the properties of the transient unit of a command, and the arguments that run it there.
-
-    Raises:
-        DeploymentError: it runs in a container and has variables in a file of its own.
-    """
-    site, release = command.site, command.release
-    if not container:
-        more = [("EnvironmentFile", command.environment_file)] if command.environment_file else []
-        return [*django_process_sandbox.directives(site, release, command.facts, command.writable), *more], command.argv
-    return django_process_container.confined(command, container, name)
-
-
-def _known(site: Site) -> dict[str, Any]:
-    """Return what the trial of a site's sandbox found since the boot, with this systemd."""
-    known = django_host_file.read_verified(site.confinement)
-    return known if known.get("systemd") == _systemd() else {}
-
-
-def _systemd() -> list[int]:
-    """Return what tells systemd's program from that of another version: an upgrade replaces it without a boot."""
-    try:
-        status = PROGRAM.stat()
-    except OSError:
-        return []
-    return [status.st_size, int(status.st_mtime)]
-
-
-def _wanted(site: Site) -> list[str]:
-    return _options(django_process_trial.properties(site))
-
-
-def _options(properties: Iterable[tuple[str, str]]) -> list[str]:
-    return [f"--property={key}={value}" for key, value in properties]
-
-
-def _try(site: Site, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the trial of a site's sandbox finds. A unit with TemporaryFileSystem fails where it cannot mount one.
-
-    Raises:
-        DeploymentError: the trial cannot be run.
-        ValueError: its answer is unusable.
-    """
-    start_bus()
-    name = f"django-{site.name}-trial-{os.getpid()}.service"
-    refused: list[str] = []
-    while True:
-        properties = _options(django_process_trial.properties(site, refused))
-        try:
-            answer = _run_unit(
-                name,
-                properties,
-                django_process_trial.LOOK,
-                doing="trying the sandbox",
-                timeout=30,
-                stdin=json.dumps(asked),
-            )
-            break
-        except DeploymentError as error:
-            if refused or not _is_of_mounts(error):
-                raise
-            refused = ["TemporaryFileSystem"]
-    if not refused and not django_process_sandbox.is_on(
-        django_process_sandbox.confinement(site), "TemporaryFileSystem"
-    ):
-        refused = _refused_by_ours(site, name)
-    found = {**django_process_trial.parse_answer(answer, asked), "outside": django_process_trial.outside()}
-    trial = {"wanted": _wanted(site), "asked": dict(asked), "systemd": _systemd()}
-    return {**trial, "refused": refused, "found": found}
-
-
-def _refused_by_ours(site: Site, name: str) -> list[str]:
-    """Return what units of stores start without, which have our sandbox, whatever the pillar takes off the site's.
-
-    Raises:
-        DeploymentError: such a unit cannot be run at all.
-    """
-    user = [("User", site.user), ("Group", site.user)]
-    properties = _options([*user, *django_process_sandbox.flattened(django_process_sandbox.closed(site, without=()))])
-    try:
-        _run_unit(name, properties, ["/bin/true"], doing="trying the sandbox of stores", timeout=30)
-    except DeploymentError as error:
-        if not _is_of_mounts(error):
-            raise
-        return ["TemporaryFileSystem"]
-    return []
-
-
-def _is_of_mounts(error: DeploymentError) -> bool:
-    """Return whether a unit failed at its file systems (226/NAMESPACE)."""
-    return "(exit 226)" in error.message
 
 
 def _units(site: Site, release: Path, part: str = "") -> list[str]:
@@ -500,20 +344,6 @@ def forget() -> None:
         django_host_unit.daemon_reload()
 
 
-def releases_of_commands(site: Site) -> set[str]:
-    """Return the names of the releases in whose environment a transient unit of the site runs."""
-    pattern = rf"{re.escape(str(site.releases))}/(\d{{4,}}-[0-9a-f]{{12}})/"
-    units = Path(_TRANSIENT).glob(f"django-{site.name}-*.service")
-    return {name for path in units for name in re.findall(pattern, django_host_file.read_text(path) or "")}
-
-
-def management_commands(site: Site) -> list[str]:
-    """Return the units of commands that `django.manage` runs for the site."""
-    pattern = re.compile(rf"django-{re.escape(site.name)}-manage-\d+\.service")
-    units = Path(_TRANSIENT).glob(f"django-{site.name}-manage-*.service")
-    return sorted(path.name for path in units if pattern.fullmatch(path.name))
-
-
 def drop_ins(site: Site) -> list[Path]:
     """Return the drop-in folders of the units of a site's releases: the formula makes none."""
     return sorted(path for path in UNITS.glob(f"django-{site.name}-*.d") if _is_unit(site, path.with_suffix("")))
@@ -523,101 +353,6 @@ def _links(name: str) -> list[Path]:
     """Return the links that start the units of a release at boot."""
     links = (UNITS / f"multi-user.target.wants/{name}.service", UNITS / f"sockets.target.wants/{name}.socket")
     return [path for path in links if os.path.lexists(path)]
-
-
-def _run_unit(
-    name: str,
-    properties: Sequence[str],
-    argv: Sequence[str],
-    *,
-    doing: str,
-    timeout: float,
-    stop: int = 1,
-    **options: Any,
-) -> str:
-    """Run a command in a transient unit, return its output, and end every process that it left behind.
-
-    Args:
-        stop: seconds that its processes have to end before they are killed.
-
-    Raises:
-        DeploymentError: it fails, or times out.
-    """
-    own = ["--quiet", "--pipe", "--wait", "--service-type=exec", f"--unit={name}"]
-    limits = [
-        # Our own timeout comes first: the unit's is for the case that this process is killed.
-        f"--property=RuntimeMaxSec={timeout + 15:g}",
-        *(f"--property=TimeoutStopSec={stop}", "--property=KillMode=control-group", "--property=SendSIGKILL=yes"),
-    ]
-    began, began_monotonic = time.time(), time.monotonic()
-    command = Command(["systemd-run", *own, *properties, *limits, "--", *argv], doing=doing, timeout=timeout, **options)
-    try:
-        ended = django_host_command.execute(command)
-        if ended.code and _succeeded(name, began_monotonic):
-            _end_left_processes(name, doing, began)
-            ended = ended._replace(code=0)
-        return django_host_command.check(command, ended)
-    except BaseException:
-        _end(name)
-        raise
-
-
-def _succeeded(name: str, since: float) -> bool:
-    """Return whether a command itself succeeded whose unit failed: for systemd-run a process left behind is a failure.
-
-    On cgroup v1 in a container systemd also fails units of which it is not notified that they are empty. A unit that
-    was started before `since` (seconds, monotonic) is a former one, still loaded, because of which this one was not
-    started.
-    """
-    properties = "ExecMainCode,ExecMainStatus,ExecMainStartTimestampMonotonic"
-    shown = django_host_unit.control("show", f"--property={properties}", name, doing="querying how a command ended")
-    found = dict(line.partition("=")[::2] for line in shown.splitlines())
-    code, status, started = (found.get(key, "") for key in properties.split(","))
-    return (code, status) == ("1", "0") and int(started or 0) >= since * 1e6
-
-
-def _end_left_processes(name: str, doing: str, since: float) -> None:
-    """End what a command left behind, and log the processes that systemd had to kill."""
-    left = re.findall(r"(?:Killing|Unit) process (\d+ \([^)]*\))", django_host_service.journal(name, since))
-    if left:
-        names = ", ".join(dict.fromkeys(left))
-        _log.warning("%s left processes behind, which were ended: %s", doing, names)
-    _end(name)
-
-
-def _cannot_start(error: DeploymentError, doing: str, name: str, since: float) -> DeploymentError:
-    """Return the error of a command, or that systemd could not execute it, where the exit code is systemd's own."""
-    own_exit = re.search(r"\(exit 2[0-4]\d\)$", error.message)
-    reason = CANNOT_START.search(django_host_service.journal(name, since)) if own_exit else None
-    if not reason:
-        return error
-    hint = "list the drop-in files that change units of this host: systemd-delta --type=extended"
-    return DeploymentError(f"{doing}: systemd cannot execute the command: {reason[0]}", hint=hint, transient=True)
-
-
-def start_bus() -> None:
-    """Start the system bus, over which systemd-run passes input and output: it does not run where just installed."""
-    if not _BUS.exists():
-        django_host_unit.control("start", "dbus.socket", doing="starting the system bus")
-
-
-def _end(name: str) -> None:
-    """Stop a unit if it is loaded, and have systemd forget that it failed; one that just ended is no error."""
-    if not _is_loaded(name):
-        return
-    try:
-        django_host_unit.stop("stop", units=[name], doing=f"stopping {name}", within=60)
-    except DeploymentError:
-        if _is_loaded(name):
-            raise
-    django_host_unit.attempt("reset-failed", name, doing="resetting the unit")
-    deadline = time.monotonic() + _UNLOADED
-    while Path(_TRANSIENT, name).exists() and time.monotonic() < deadline:  # systemd unloads it a moment later
-        time.sleep(0.02)
-
-
-def _is_loaded(name: str) -> bool:
-    return any(Path(folder, name).exists() for folder in (_TRANSIENT, "/etc/systemd/system"))
 
 
 MANAGER = Systemd()

@@ -11,7 +11,7 @@ import django_process
 import django_project_program
 import django_site_cause
 from django_host_command import DeploymentError, seconds
-from django_process import ProjectCommand
+from django_process_command import ProjectCommand
 from django_site import Site
 from django_wall_text import Log
 

@@ -10,7 +10,7 @@ import django_release_http
 import django_server
 import django_wall_shape
 from django_host_command import DeploymentError, redact, seconds
-from django_process import ProjectCommand
+from django_process_command import ProjectCommand
 from django_release_health import Explain, Raised
 from django_site import Site
 from django_wall_text import Log

@@ -22,7 +22,7 @@ import django_wall_delegate
 import django_wall_shape
 import django_worker
 from django_host_command import DeploymentError, seconds
-from django_process import ProjectCommand
+from django_process_command import ProjectCommand
 from django_site import Site
 from django_wall_foreign import Foreign
 from django_wall_text import in_pillar

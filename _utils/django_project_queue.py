@@ -10,7 +10,7 @@ import django_project_program
 import django_wall_shape
 import django_worker
 from django_host_command import seconds
-from django_process import ProjectCommand
+from django_process_command import ProjectCommand
 from django_site import Site
 
 PROGRAM = "django_formula_queue.py"

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import django_host_config
 import django_host_port
 import django_host_template
+import django_process_command
 import django_proxy
 import django_server
 import django_site_domain
@@ -91,7 +92,7 @@ def _present(
 ) -> Files:
     """Return the files of a site for one proxy."""
     # A rollback may have activated a release whose server differs from the pillar's.
-    recorded = {} if upcoming else django_server.recorded(through or site.current) or {}
+    recorded = {} if upcoming else django_process_command.recorded(through or site.current) or {}
     variables = {
         "ours": OURS,
         "root": str(site.root),

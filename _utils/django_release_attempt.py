@@ -1,4 +1,4 @@
-"""Attempts: every deployment of a site with its result, one line each in ``deploys.jsonl``."""
+"""Attempts: each deployment of a site with its result, a line of ``deploys.jsonl``, and the number of the next one."""
 
 import itertools
 import json
@@ -54,3 +54,14 @@ def _text(site: Site) -> str:
         return site.deploys.read_bytes().decode(errors="replace")
     except FileNotFoundError:
         return ""
+
+
+def next_sequence(site: Site) -> int:
+    """Return the next sequence number: one more than that of any release and attempt."""
+    names = [path.name.split("-")[0] for path in site.releases.iterdir()] if site.releases.is_dir() else []
+    return max([*(int(name) for name in names if name.isdigit()), *sequences(site)], default=0) + 1
+
+
+def next_name(site: Site, commit: str, least: int = 0) -> str:
+    """Return the name of the next release: ``0042-3f2a9c1b77de``; its number is not less than `least`."""
+    return f"{max(next_sequence(site), least):04d}-{commit[:12]}"

@@ -18,8 +18,10 @@ import django_host_memory
 import django_host_proc
 import django_kinds
 import django_process
+import django_process_command
 import django_process_supervisor
 import django_process_systemd
+import django_process_transient
 import django_server
 import django_site_cause
 import django_worker
@@ -62,7 +64,7 @@ def address(site: Site, release: Path) -> str:
     A socket that systemd makes is in the site's folder, which is root's; one that the server binds by itself is in a
     folder of its own below. Releases alternate between two ports; the active one's is never used.
     """
-    recorded = django_server.recorded(release)
+    recorded = django_process_command.recorded(release)
     if recorded:
         return str(recorded["address"])
     bind = site.config["server"]["bind"]
@@ -72,19 +74,19 @@ def address(site: Site, release: Path) -> str:
         return f"{site.runtime}/{sequence}.sock" if is_inherited else f"{site.sockets(release)}/server.sock"
     host, _colon, port = bind.rpartition(":")
     one, other = (f"{host}:{int(port) + (int(sequence) + turn) % 2}" for turn in (0, 1))
-    taken = (django_server.recorded(site.current) or {}).get("address")
+    taken = (django_process_command.recorded(site.current) or {}).get("address")
     return other if one == taken else one
 
 
 def kind(release: Path) -> tuple[str, str]:
     """Return how the proxy reaches a release, (``unix`` or ``tcp``, protocol): a rename cannot change that."""
-    recorded = django_server.recorded(release) or {"address": "/", "protocol": "uwsgi"}
+    recorded = django_process_command.recorded(release) or {"address": "/", "protocol": "uwsgi"}
     return ("unix" if recorded["address"].startswith("/") else "tcp", recorded["protocol"])
 
 
 def is_kept_connected(release: Path) -> bool:
     """Return whether the proxy keeps connections to a release open, which a rename does not close."""
-    return bool((django_server.recorded(release) or {}).get("keepalive"))
+    return bool((django_process_command.recorded(release) or {}).get("keepalive"))
 
 
 def next_kind(site: Site) -> tuple[str, str]:
@@ -205,7 +207,7 @@ def processes(site: Site) -> int:
 
 def process_manager(site: Site, release: Path) -> ProcessManager:
     """Return the process manager of a release: as recorded, else the one that has files of it, else the pillar's."""
-    recorded = django_server.recorded(release)
+    recorded = django_process_command.recorded(release)
     if recorded:
         return PROCESS_MANAGERS[recorded.get("process", "systemd")]
     name = unit(site, release)
@@ -279,7 +281,7 @@ def _start_worker(site: Site, release: Path, name: str) -> None:
             f"the worker {name} of {release.name} does not start{why}",
             log=log,
             hint=_hint(site, error, log) or own.where_the_log_is(site, release, name),
-            transient=error.transient or bool(django_process_systemd.CANNOT_START.search(log)),
+            transient=error.transient or bool(django_process_transient.CANNOT_START.search(log)),
         ) from None
 
 
@@ -300,7 +302,7 @@ def _start(site: Site, release: Path) -> None:
             f"the application server of {release.name} does not start{why}",
             log=log,
             hint=_hint(site, error, log) or own.where_the_log_is(site, release),
-            transient=error.transient or bool(django_process_systemd.CANNOT_START.search(log)),
+            transient=error.transient or bool(django_process_transient.CANNOT_START.search(log)),
         ) from None
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-import django_process_systemd
+import django_process_transient
 from django_host_lock import Lock
 from django_site import Site
 
@@ -12,7 +12,7 @@ LOCK = ".lock"
 
 def names(site: Site) -> set[str]:
     """Return the names of the releases that a schedule or a command of the command line runs in."""
-    return {*schedules(site).values()} | django_process_systemd.releases_of_commands(site)
+    return {*schedules(site).values()} | django_process_transient.releases_of_commands(site)
 
 
 def schedules(site: Site) -> dict[str, str]:

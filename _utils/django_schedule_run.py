@@ -190,7 +190,7 @@ def unit(site: Site, name: str) -> str:
 
 
 def task(name: str) -> str:
-    """Return the name of the command of a schedule, for `django_process.ProjectCommand`."""
+    """Return the name of the command of a schedule, for `django_process_command.ProjectCommand`."""
     return f"at-{name}-run"
 
 

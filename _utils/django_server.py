@@ -1,11 +1,8 @@
 """The application servers: every kind, the one that a site is configured with, and the one that a release has."""
 
 import importlib
-import re
-import types
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import django_host_file
 import django_kinds
@@ -17,28 +14,10 @@ SERVERS: dict[str, Server] = {
     kind: importlib.import_module(f"django_server_{kind}").SERVER for kind in django_kinds.SERVERS
 }
 
-#: The shape of what `recorded` returns.
-_RECORDED = {
-    **dict.fromkeys(("address", "protocol"), str),
-    **dict.fromkeys(("server?", "process?"), str),
-    "keepalive?": (bool, int, types.NoneType),
-}
-
 
 def of_site(site: Site) -> Server:
     """Return the server of a site's new releases."""
     return SERVERS[site.config["server"]["kind"]]
-
-
-def recorded(release: Path) -> dict[str, Any] | None:
-    """Return what ``config/instance.json`` of a release records, or None where it is missing or torn."""
-    found = django_host_file.read_json(release / "config/instance.json", _RECORDED)
-    if not found:
-        return None
-    is_known = (
-        found.get("server", "uwsgi") in SERVERS and found.get("process", "systemd") in django_kinds.PROCESS_MANAGERS
-    )
-    return found if is_known and re.fullmatch(r"/.*|.*:\d{1,5}", found["address"]) else None
 
 
 def of_release(release: Path) -> Server:

@@ -6,6 +6,7 @@ import django_backup
 import django_backup_restore
 import django_deploy_steps
 import django_release_claim
+import django_release_disk
 import django_secret
 import django_site
 from django_deploy import Deployment
@@ -73,7 +74,7 @@ def _made_under(site: django_site.Site, which: str | None, live: Release) -> Rel
     release = Release(site, django_backup.find(site, which)[0]["release"])
     if release.name == live.name:
         return None
-    if not release.is_whole() or release.record.get("state") not in ("good", "held"):
+    if not django_release_disk.is_whole(release) or release.record.get("state") not in ("good", "held"):
         raise DeploymentError(
             f"the release {release.name}, which the backup was made under, is not on this host any more",
             hint=f"migrate=True brings the backup to what {live.name} needs",

@@ -15,7 +15,9 @@ import django_deploy_step_instance
 import django_deploy_steps
 import django_host_file
 import django_release
+import django_release_attempt
 import django_release_claim
+import django_release_disk
 import django_secret
 import django_secret_undo
 import django_site
@@ -61,14 +63,14 @@ def ready(name: str) -> dict[str, Any]:
     """
     site = _find(name)
     found = django_release.linked(site, site.current)
-    older = django_release.older_good(site, found) if found else None
+    older = django_release_disk.older_good(site, found) if found else None
     key = django_secret.values(site, {}).get("secret_key")
     claimed, last = django_release_claim.current(site), django_release_claim.last(site)
     return {
         "release": found.name if found else "",
         "commit": found.record["commit"] if found else "",
         "older": older.record["commit"] if older else "",
-        "sequence": django_release.next_sequence(site),
+        "sequence": django_release_attempt.next_sequence(site),
         "key": django_secret.fingerprint(key) if key else "",
         "accepts": [django_secret.fingerprint(other) for other in django_secret.fallbacks(site)],
         "has_keys": site.config["fleet"].get("has_keys", False),
@@ -310,7 +312,7 @@ def abandon(name: str, deployment: str, by: str, keep: bool) -> dict[str, Any]:
     own.take_lock(look_again=True)
     if not keep:
         django_secret_undo.restore(site)
-    django_release.clear_leftovers(site)
+    django_release_disk.clear_leftovers(site)
     found = django_release.linked(site, site.current)
     if not keep and deployment and found and found.record.get("fleet") == deployment:
         own.lock.release()

@@ -8,6 +8,7 @@ import django_database_schema
 import django_deploy_order
 import django_host_clock
 import django_process
+import django_process_command
 import django_proxy_maintenance
 import django_proxy_reach
 import django_release
@@ -88,7 +89,7 @@ def _server(live: Release) -> str:
     """Return the server of the active release, and what it reports of its processes; empty without a server."""
     if not django_release_instance.serves(live.path):
         return ""
-    kind = (django_server.recorded(live.path) or {}).get("server", "")
+    kind = (django_process_command.recorded(live.path) or {}).get("server", "")
     workers = django_server.of_release(live.path).workers(django_process.folder(live.site, live.path))
     return f"{kind}: {workers}" if workers else kind
 

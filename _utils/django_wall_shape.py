@@ -131,6 +131,8 @@ START = {
     "checks?": [str],
     "cache_tables?": [str],
 }
+#: What a release records of the image of its containers.
+CONTAINER = {"engine": str, "image": str, "base": str, "mounts": [str], "file?": str, "pulled?": str}
 #: What a release records of its source and its start, as far as it has got.
 FACTS = {
     **dict.fromkeys(("commit?", "folder?", "settings_module?", "application?"), str),

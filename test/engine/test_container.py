@@ -20,14 +20,16 @@ import django_process
 import django_process_container
 import django_process_supervisor
 import django_process_systemd
+import django_process_transient
 import django_release
+import django_release_disk
 import django_release_instance
 import django_verbs_attempt
 import pytest
 from django_container import Container
 from django_container_engine import ENGINES
 from django_host_command import DeploymentError
-from django_process import ProjectCommand
+from django_process_command import ProjectCommand
 from specimen import FACTS, formula_templates
 
 PODMAN = ENGINES["podman"]
@@ -68,7 +70,7 @@ def test_an_unknown_engine_in_a_record_is_no_container(tmp_path):
 
 
 def test_a_command_runs_locked_down_with_the_paths_and_limits_of_its_site(site, release):
-    _properties, argv = django_process_systemd._confined(
+    _properties, argv = django_process_container.confined(
         command(site, release), django_container.of_release(release), "django-blog-task"
     )
     variables = [f"{release}/config/environment", f"{site.secrets}/environment"]
@@ -92,7 +94,7 @@ def test_a_command_runs_locked_down_with_the_paths_and_limits_of_its_site(site, 
 
 def test_a_command_may_write_only_what_it_names(site, release):
     def modes(**options):
-        confined = django_process_systemd._confined(
+        confined = django_process_container.confined(
             command(site, release, **options), django_container.of_release(release), "django-blog-task"
         )
         return [word.rpartition(":")[2] for word in confined[1] if word.startswith(f"--volume={release}/static:")]
@@ -107,8 +109,8 @@ def test_variables_of_a_command_are_in_a_file_of_its_site_while_it_runs(site, re
     given.write_text("PASSWORD='it is $(secret)'\n")
     monkeypatch.setattr(django_process_container.django_site, "RUNTIME", tmp_path)
     monkeypatch.setattr(django_container_engine.Engine, "end", lambda _engine, _name: None)
-    monkeypatch.setattr(django_process_systemd, "start_bus", lambda: None)
-    monkeypatch.setattr(django_process_systemd, "_end", lambda _name: None)
+    monkeypatch.setattr(django_process_transient, "start_bus", lambda: None)
+    monkeypatch.setattr(django_process_transient, "end", lambda _name: None)
     seen = []
 
     def execute(command):
@@ -363,9 +365,9 @@ def test_an_image_on_another_file_system_is_on_the_disk_before_its_release_serve
     synced = []
     monkeypatch.setattr(django_release.django_host_file, "sync", synced.append)
     monkeypatch.setitem(django_container_engine._STORAGE, "podman", "/proc")
-    django_release.Release(site, NAME).sync()
+    django_release_disk.sync(django_release.Release(site, NAME))
     monkeypatch.setitem(django_container_engine._STORAGE, "podman", str(tmp_path))
-    django_release.Release(site, NAME).sync()
+    django_release_disk.sync(django_release.Release(site, NAME))
     assert synced == [release, Path("/proc"), release]
 
 
@@ -430,8 +432,8 @@ def test_a_secret_below_a_folder_with_brackets_is_in_no_image(site, release, eng
 def test_a_command_that_times_out_ends_with_its_container(site, release, monkeypatch):
     """The engine ends it first: a process with the number 1 may ignore SIGTERM, and go on without the engine."""
     commands = []
-    monkeypatch.setattr(django_process_systemd, "start_bus", lambda: None)
-    monkeypatch.setattr(django_process_systemd, "_end", lambda _name: None)
+    monkeypatch.setattr(django_process_transient, "start_bus", lambda: None)
+    monkeypatch.setattr(django_process_transient, "end", lambda _name: None)
     monkeypatch.setattr(
         django_process_systemd.django_host_command,
         "execute",

@@ -15,6 +15,7 @@ import django_process_systemd
 import django_proxy_ports
 import django_release
 import django_release_attempt
+import django_release_disk
 import django_release_health
 import django_release_instance
 import django_secret
@@ -151,18 +152,18 @@ def test_an_old_release_that_cannot_be_deleted_stops_nothing(world, monkeypatch)
     for number in range(3):
         world.push(f"commit {number}")
         world.apply()
-    remove = django_release.remove
+    remove = django_release_disk.remove
 
     def stuck(release):
         if release.sequence == 1:
             raise OSError(errno.EPERM, "Operation not permitted")
         remove(release)
 
-    monkeypatch.setattr(django_release, "remove", stuck)
+    monkeypatch.setattr(django_release_disk, "remove", stuck)
     world.options["releases"] = {"keep": 2}
     site = world.site
     stuck = f"0001-{commit('commit 0')[:12]} could not be deleted: [Errno 1] Operation not permitted"
-    assert django_release.prune(site) == [stuck]
+    assert django_release_disk.prune(site) == [stuck]
     world.push("last")
     assert "live" in world.apply() and world.last.warnings == [stuck]
 
@@ -1032,7 +1033,7 @@ def test_folders_of_images_that_a_killed_process_has_left_are_cleared_and_no_oth
     for name in ("image-4194305", running, *others):
         (world.site.root / name).mkdir()
     (django_host_proc.PROC / "4711").mkdir()
-    django_release.clear_leftovers(world.site)
+    django_release_disk.clear_leftovers(world.site)
     assert sorted(path.name for path in world.site.root.glob("image-*")) == sorted([running, *others])
 
 
@@ -1044,7 +1045,7 @@ def test_which_releases_are_left_over(world, state):
     if state:
         live = django_release.linked(world.site, world.site.current)
         other.update(**{**live.record, "name": other.name, "state": state})
-    django_release.clear_leftovers(world.site)
+    django_release_disk.clear_leftovers(world.site)
     assert (other.name in world.releases) is (state in ("failed", "good", "held"))
     assert world.live in world.releases
 
@@ -1052,12 +1053,12 @@ def test_which_releases_are_left_over(world, state):
 def test_a_number_is_never_given_twice(world):
     world.apply()
     site = world.site
-    assert django_release.next_sequence(site) == 2
+    assert django_release_attempt.next_sequence(site) == 2
     site.deploys.write_text('{"release": "0041-aaaaaaaaaaaa"}\ntorn {"release": "12')
-    assert django_release.next_sequence(site) == 42
+    assert django_release_attempt.next_sequence(site) == 42
     (site.releases / "9999-bbbbbbbbbbbb").mkdir()
     (site.releases / "lost+found").mkdir()
-    assert django_release.next_sequence(site) == 10000
+    assert django_release_attempt.next_sequence(site) == 10000
     world.push("two")
     world.apply()
     assert world.live == f"10000-{TWO[:12]}"

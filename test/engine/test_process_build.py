@@ -52,7 +52,7 @@ def played(make_site, monkeypatch):
 
     played = Played()
     monkeypatch.setattr(django_host_command, "execute", played.execute)
-    monkeypatch.setattr(django_process_build.django_process_systemd, "start_bus", lambda: None)
+    monkeypatch.setattr(django_process_build.django_process_transient, "start_bus", lambda: None)
     return played
 
 

@@ -8,11 +8,12 @@ import sys
 
 import django_process_sandbox
 import django_process_systemd
+import django_process_transient
 import django_process_trial
 import django_site
 import pytest
 from django_host_command import DeploymentError
-from django_process import ProjectCommand
+from django_process_command import ProjectCommand
 from specimen import FACTS, configured
 from world import CONFINED
 
@@ -328,7 +329,7 @@ def test_units_have_no_own_file_system_without_mounts(world, with_it, monkeypatc
     release = world.site.releases / world.live
     django_process_systemd.MANAGER.run(ProjectCommand(world.site, release, FACTS, ["x"], doing="x", timeout=1.0))
     assert len(with_it) == 2, "after a boot it is tried anew before the first command"
-    monkeypatch.setattr(django_process_systemd, "PROGRAM", release / "release.json")
+    monkeypatch.setattr(django_process_transient, "PROGRAM", release / "release.json")
     for _time in range(2):
         django_process_systemd.MANAGER.run(ProjectCommand(world.site, release, FACTS, ["x"], doing="x", timeout=1.0))
     assert len(with_it) == 3, "and once after an upgrade of systemd"

@@ -29,7 +29,7 @@ import django_wall_delegate
 import django_wall_reaper
 import pytest
 from django_host_command import DeploymentError
-from django_process import ProjectCommand
+from django_process_command import ProjectCommand
 from django_process_supervisor import Program
 from specimen import FACTS, formula_templates
 from world import commit

@@ -14,11 +14,12 @@ import django_host_unit
 import django_process
 import django_process_sandbox
 import django_process_systemd
+import django_process_transient
 import django_release_instance
 import pytest
 from django_host_command import DeploymentError, Ended, TimedOut
 from django_host_unit import Overdue
-from django_process import ProjectCommand
+from django_process_command import ProjectCommand
 from specimen import FACTS, configured
 
 RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
@@ -302,7 +303,7 @@ def test_server_that_binds_its_socket_has_no_socket_unit(make_site, tmp_path, mo
 @pytest.fixture(autouse=True)
 def tried(monkeypatch):
     """The sandbox was tried since the boot."""
-    monkeypatch.setattr(django_process_systemd, "_known", lambda site: {"refused": []})
+    monkeypatch.setattr(django_process_transient, "_known", lambda site: {"refused": []})
 
 
 @pytest.fixture
@@ -325,8 +326,8 @@ def play(monkeypatch):
 def test_command_runs_in_transient_unit(monkeypatch, play):
     ran = []
     play(lambda argv, **options: ran.append((argv, options)) or "output")
-    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: unit == "django-blog-task.service")
-    monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
+    monkeypatch.setattr(django_process_transient, "_is_loaded", lambda unit: unit == "django-blog-task.service")
+    monkeypatch.setattr(django_process_transient, "_BUS", Path("/"))
     site = configured(sandbox={"PrivateTmp": False, "ReadWritePaths": ["/srv/a b", "/srv/100%"]}, writable=["logs"])
     options = {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"], "writable": [Path("/w")]}
     command = ProjectCommand(site, RELEASE, FACTS, ["python", "x y"], environment_file="/root/x", **options)
@@ -357,8 +358,8 @@ def test_command_runs_in_transient_unit(monkeypatch, play):
 def test_system_bus_is_started_when_it_does_not_run(monkeypatch, tmp_path, play):
     ran = []
     play(lambda argv, **_options: ran.append(argv) or "")
-    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: False)
-    monkeypatch.setattr(django_process_systemd, "_BUS", tmp_path / "system_bus_socket")
+    monkeypatch.setattr(django_process_transient, "_is_loaded", lambda unit: False)
+    monkeypatch.setattr(django_process_transient, "_BUS", tmp_path / "system_bus_socket")
     django_process_systemd.MANAGER.run(ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0))
     assert [argv[:3] for argv in ran] == [["systemctl", "start", "dbus.socket"], ["systemd-run", "--quiet", "--pipe"]]
 
@@ -385,8 +386,8 @@ def test_failed_command_leaves_no_unit(monkeypatch, play, task, stops):
         stopped.append(argv)
 
     play(run)
-    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: True)
-    monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
+    monkeypatch.setattr(django_process_transient, "_is_loaded", lambda unit: True)
+    monkeypatch.setattr(django_process_transient, "_BUS", Path("/"))
     with pytest.raises(KeyboardInterrupt):
         django_process_systemd.MANAGER.run(
             ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="x", timeout=1.0, task=task)
@@ -420,8 +421,8 @@ def test_exit_code_is_of_the_command_not_of_systemd_run(monkeypatch, play, caplo
 
     journal = "Killing process 42 (celery) with signal SIGKILL.\nUnit process 42 (celery) remains running\nx"
     play(run)
-    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: False)
-    monkeypatch.setattr(django_process_systemd, "_BUS", Path("/"))
+    monkeypatch.setattr(django_process_transient, "_is_loaded", lambda unit: False)
+    monkeypatch.setattr(django_process_transient, "_BUS", Path("/"))
     monkeypatch.setattr(django_process_systemd.django_host_service, "journal", lambda name, since: journal)
     command = ProjectCommand(configured(), RELEASE, FACTS, ["x"], doing="starting Django", timeout=1.0)
     if expected:
@@ -441,12 +442,12 @@ def test_unit_that_ended_meanwhile_counts_as_stopped(monkeypatch, ends):
         raise DeploymentError("Unit not loaded")
 
     monkeypatch.setattr(django_host_command, "run", fails)
-    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: next(loaded))
+    monkeypatch.setattr(django_process_transient, "_is_loaded", lambda unit: next(loaded))
     if ends:
-        django_process_systemd._end("x.service")
+        django_process_transient.end("x.service")
     else:
         with pytest.raises(DeploymentError, match="Unit not loaded"):
-            django_process_systemd._end("x.service")
+            django_process_transient.end("x.service")
 
 
 @pytest.mark.parametrize(
@@ -496,7 +497,7 @@ def test_command_that_systemd_cannot_execute_fails_as_transient(make_site, monke
         return journal if argv[0] == "journalctl" else ""
 
     play(run)
-    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda _unit: False)
+    monkeypatch.setattr(django_process_transient, "_is_loaded", lambda _unit: False)
     site = make_site()
     release = site.releases / "0001-3f2a9c1b77de"
     facts = {"commit": "3f2a", "folder": ".", "settings_module": "blog.settings"}

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import django_database_setup
 import django_host_file
 import django_process_systemd
+import django_process_transient
 import django_proxy_nginx
 import django_removal
 import django_site
@@ -123,7 +124,7 @@ def test_units_without_a_release_are_removed(world):
 
 def test_a_command_that_still_runs_is_ended(world, monkeypatch):
     world.apply()
-    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda unit: unit == "django-blog-task.service")
+    monkeypatch.setattr(django_process_transient, "_is_loaded", lambda unit: unit == "django-blog-task.service")
     world.commands.clear()
     django_removal.remove(world.site, "a test")
     assert ["systemctl", "stop", "django-blog-task.service"] in world.commands

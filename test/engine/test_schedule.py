@@ -14,8 +14,10 @@ import django_deploy_inputs
 import django_host_lock
 import django_host_service
 import django_process_systemd
+import django_process_transient
 import django_proxy_maintenance
 import django_release
+import django_release_disk
 import django_release_use
 import django_removal
 import django_schedule
@@ -350,14 +352,14 @@ def test_run_is_not_missed_while_its_status_is_read(scheduled, monkeypatch):
 
 
 def test_command_of_a_killed_program_is_not_started_twice(scheduled, monkeypatch):
-    monkeypatch.setattr(django_process_systemd, "_is_loaded", lambda name: name == "django-blog-at-clear-run.service")
+    monkeypatch.setattr(django_process_transient, "_is_loaded", lambda name: name == "django-blog-at-clear-run.service")
     scheduled.prints["systemctl"] = "active\n"
     with pytest.raises(DeploymentError, match="clear of blog is under way: its program was killed"):
         django_verbs_schedule.run("blog", "clear")
 
 
 def test_release_in_which_a_schedule_runs_is_not_deleted(scheduled, own_host, monkeypatch):
-    monkeypatch.setattr(django_process_systemd, "_TRANSIENT", str(own_host / "transient"))
+    monkeypatch.setattr(django_process_transient, "_TRANSIENT", str(own_host / "transient"))
     first = scheduled.live
     scheduled.options["releases"] = {"keep": 2}
     lock = django_schedule_run._lock(scheduled.site, "clear", f"{first} by timer")
@@ -369,9 +371,9 @@ def test_release_in_which_a_schedule_runs_is_not_deleted(scheduled, own_host, mo
     (own_host / "transient").mkdir()
     text = f"[Service]\nEnvironmentFile={scheduled.site.releases / first}/config/environment\n"
     (own_host / "transient/django-blog-manage-7.service").write_text(text)
-    assert django_release.prune(scheduled.site) == [] and first in scheduled.releases
+    assert django_release_disk.prune(scheduled.site) == [] and first in scheduled.releases
     (own_host / "transient/django-blog-manage-7.service").unlink()
-    assert django_release.prune(scheduled.site) == [] and first not in scheduled.releases
+    assert django_release_disk.prune(scheduled.site) == [] and first not in scheduled.releases
 
 
 def test_databases_are_not_exchanged_while_a_schedule_runs(scheduled):
@@ -383,7 +385,7 @@ def test_databases_are_not_exchanged_while_a_schedule_runs(scheduled):
 
 
 def test_databases_are_not_exchanged_while_a_command_of_the_command_line_runs(scheduled, own_host, monkeypatch):
-    monkeypatch.setattr(django_process_systemd, "_TRANSIENT", str(own_host / "transient"))
+    monkeypatch.setattr(django_process_transient, "_TRANSIENT", str(own_host / "transient"))
     (own_host / "transient").mkdir()
     for name in ("django-blog-manage-71", "django-blog-manage-manage-8"):
         (own_host / f"transient/{name}.service").touch()

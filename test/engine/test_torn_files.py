@@ -9,6 +9,7 @@ import django_host_command
 import django_host_file
 import django_process_systemd
 import django_release
+import django_release_attempt
 import django_secret_rotation
 import django_verbs
 import django_verbs_rotation
@@ -90,7 +91,7 @@ def check_a_tear(blog, name, tear):
     assert bool(changes) == (expected != "nothing"), tear
     assert blog.apply() == {} and blog.releases[blog.live] == "good", tear
     django_verbs.release("blog")
-    assert django_release.next_sequence(blog.site) > int(live.split("-")[0]) + 1, tear
+    assert django_release_attempt.next_sequence(blog.site) > int(live.split("-")[0]) + 1, tear
     assert django_verbs.drift("blog")["drift"] == [], tear
     blog.check()
 

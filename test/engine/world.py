@@ -25,11 +25,12 @@ import django_process
 import django_process_build
 import django_process_supervisor
 import django_process_systemd
+import django_process_transient
 import django_process_trial
 import django_project_program
 import django_proxy_reach
 import django_proxy_rival
-import django_release
+import django_release_disk
 import django_release_drain
 import django_release_health
 import django_release_instance
@@ -301,7 +302,7 @@ class World:
         deployment = self.deployment()
         with deployment.step("rollback"):
             deployment.lock.take()
-            deployment.return_to(django_release.older_good(self.site, deployment.live), deployment.live)
+            deployment.return_to(django_release_disk.older_good(self.site, deployment.live), deployment.live)
         return django_deploy_steps.walk(deployment, django_deploy_steps.BACK)
 
     def systemctl(self, verb: str, *arguments: str) -> None:
@@ -511,8 +512,8 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (django_deploy_switch_report.Probe, "problem"): lambda probe: world.problem(),
         (django_host_memory, "of_tree"): lambda pid: world.takes,
         (django_host_memory, "available"): lambda: world.memory,
-        (django_process_systemd, "_is_loaded"): lambda unit: False,
-        (django_process_systemd, "_BUS"): Path("/"),
+        (django_process_transient, "_is_loaded"): lambda unit: False,
+        (django_process_transient, "_BUS"): Path("/"),
         (django_process_trial, "outside"): lambda: {
             "namespaces": dict.fromkeys(("ipc", "mnt", "net", "user"), "1"),
             "filters": 0,

@@ -12,6 +12,7 @@ PRELUDE = """
 import json, logging, subprocess, sys, time
 sys.path.insert(0, "/srv/formula/_utils")
 import django_process_sandbox, django_site, django_process_systemd, django_process_trial
+import django_process_transient
 from django_host_command import DeploymentError
 from pathlib import Path
 config = {"name": "blog", "user": "blog", "root": "/srv/django/blog", "sandbox": {}, "resources": {}, "writable": []}
@@ -26,8 +27,8 @@ asked = django_process_trial.questions(site)
 answers = {"": sorted(names(django_process_systemd.MANAGER.warnings(site)))}
 directives = django_process_trial.properties(site, django_process_sandbox.refused(site))
 for left_out in sorted({name for name, _value in directives} & set(sys.argv[1:])):
-    properties = django_process_systemd._options((name, value) for name, value in directives if name != left_out)
-    answer = django_process_systemd._run_unit(
+    properties = django_process_transient.options((name, value) for name, value in directives if name != left_out)
+    answer = django_process_transient.run_unit(
         "trial.service", properties, django_process_trial.LOOK, doing="x", timeout=30, stdin=json.dumps(asked)
     )
     found = {**django_process_trial.parse_answer(answer, asked), "outside": django_process_trial.outside()}
@@ -73,8 +74,8 @@ print(json.dumps({
 '''
 for path in ("/dev/shm/of-the-host", "/run/lock/of-the-host"):
     Path(path).touch()
-print(django_process_systemd._run_unit(
-    "walls.service", django_process_systemd._options([*directives, *more]), ["/usr/bin/python3", "-c", program],
+print(django_process_transient.run_unit(
+    "walls.service", django_process_transient.options([*directives, *more]), ["/usr/bin/python3", "-c", program],
     doing="x", timeout=30,
 ))
 """
@@ -84,10 +85,10 @@ said = io.StringIO()
 logging.basicConfig(level=logging.WARNING, stream=said)
 def run(program, timeout=20.0, clear=True):
     if clear:
-        django_process_systemd._end("django-blog-task.service")  # as MANAGER.run does
+        django_process_transient.end("django-blog-task.service")  # as MANAGER.run does
     began = time.monotonic()
     try:
-        end = django_process_systemd._run_unit(
+        end = django_process_transient.run_unit(
             "django-blog-task.service", ["--property=User=blog"], ["/bin/sh", "-c", program],
             doing="trying", timeout=timeout,
         )
