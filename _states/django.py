@@ -866,8 +866,8 @@ def _run(step, name):
     if deployment:
         new = deployment.unreported_warnings()
         if new:
-            ret["warnings"] = django_verbs_terminal.warnings(redact(text, deployment.masked()) for text in new)
-        ret["comment"] = redact(ret["comment"], deployment.masked())
+            ret["warnings"] = django_verbs_terminal.warnings(redact(text, deployment.secrets.masked()) for text in new)
+        ret["comment"] = redact(ret["comment"], deployment.secrets.masked())
     return shown_answer(ret)
 
 

@@ -5,33 +5,24 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import django_container_image
-import django_container_registry
 import django_deploy_inputs
 import django_deploy_migration
 import django_host_clock
 import django_host_disk
-import django_host_file
-import django_project_page
 import django_push
 import django_release
 import django_release_attempt
-import django_release_cure
-import django_release_health
 import django_release_instance
 import django_release_workers
 import django_secret
-import django_secret_rotation
 import django_site_hint
 import django_source
 import django_source_folder
 import django_takeover
-import django_virtualenv_index
 import django_worker
+from django_deploy_secret import Secrets
 from django_deploy_switch_report import Probe
 from django_host_command import DeploymentError, redact
 from django_release import Release
@@ -51,8 +42,7 @@ class Deployment:
 
     Args:
         site: the site with its effective configuration.
-        given: secrets from the pillar by name, and ``deploy_key``, ``index_password``, ``push_secret``,
-            ``registry_password``, ``tls:<key>``, ``trusted:<host>``.
+        given: secrets from the pillar, as for `Secrets`.
         templates: text of the templates, by URL.
         asked_by: origin of the deployment, for the lock and the record.
         revision: overrides the revision of the configuration.
@@ -112,17 +102,7 @@ class Deployment:
         sequence: int = 0,
     ):
         self.site = site
-        keys = ("deploy_key", "index_password", "push_secret", "registry_password")
-        ours = ("tls:", "trusted:")
-        self.given = {name: value for name, value in given.items() if name not in keys and not name.startswith(ours)}
-        #: Certificates of the hosts that have servers for all hosts of the site, by the names of these hosts.
-        self.trusted = {name[8:]: value for name, value in given.items() if name[:8] == "trusted:"}
-        #: What the pillar gives for ``tls``, by its key there, where it is no path.
-        self.tls = {name[4:]: value for name, value in given.items() if name[:4] == "tls:"}
-        self.deploy_key = given.get("deploy_key")
-        self.index_password = django_virtualenv_index.password(site, given.get("index_password"))
-        self.push_secret = django_push.secret(site, given.get("push_secret"))
-        self.registry_password = django_container_registry.password(site, given.get("registry_password"))
+        self.secrets = Secrets(site, given)
         self.templates = templates
         self.asked_by = asked_by
         self.revision = revision
@@ -143,16 +123,10 @@ class Deployment:
         self.takeover: Takeover | None = django_takeover.load(site)
         #: In a dry run, the known changes of steps after `source`, by the step's name.
         self.foreseen: dict[str, Changes] = {}
-        self.secrets: dict[str, str] = {}
-        #: Former secret keys that the new release no longer accepts.
-        self.lapsed: list[str] = []
-        #: The files of secrets that were replaced for the new release: path → content before.
-        self._replaced: dict[Path, bytes] = {}
         self.warnings: list[str] = []
         self.switch_report: dict[str, Any] = {}
         self.began = time.time()
         self.seconds: dict[str, float] = {}
-        self._fallbacks: list[str] = []
 
     @property
     def release_of_fleet(self) -> dict[str, Any]:
@@ -187,31 +161,19 @@ class Deployment:
             self.warn(self.takeover.end())
         self.takeover = None
 
-    def read_secrets(self) -> None:
-        """Read the secrets of the site.
-
-        Raises:
-            DeploymentError: a file holds no usable secret.
-        """
-        self.secrets = django_secret.values(self.site, self.given)
-
-    def add_secret(self, name: str, value: str) -> None:
-        """Add a secret that was generated."""
-        self.secrets[name] = value
-
     def find_inputs(self) -> tuple[dict[str, str], dict[str, str]]:
         """Find out the secrets and the commit; return the inputs of the last release, and those of the next one.
 
         Raises:
             DeploymentError: a secret is lost or damaged, or the revision cannot be resolved.
         """
-        self.read_secrets()
+        self.secrets.read()
         recorded = self.recorded_inputs()
-        django_secret.missing(self.site, self.secrets, recorded)
-        django_release.refuse_unknown_secrets(self.site, self.secrets, self.given, recorded)
+        django_secret.missing(self.site, self.secrets.by_name, recorded)
+        django_release.refuse_unknown_secrets(self.site, self.secrets.by_name, self.secrets.given, recorded)
         self.commit = self.resolve_commit()
         if self.live and self.live.record.get("commit") == self.commit:
-            self.lapsed = self.lapsed_keys(self.live)
+            self.secrets.drop(self.secrets.expired_keys(self.live, test=self.test))
         return recorded, self.inputs()
 
     def plan(self, name: str, foreseen: dict[str, Changes] | None = None) -> None:
@@ -234,7 +196,7 @@ class Deployment:
         """
         self.begin(release)
         self.commit = release.record["commit"]
-        self.read_secrets()
+        self.secrets.read()
 
     def keep_live(self) -> None:
         """Let the steps work on the active release, which another deployment has made meanwhile."""
@@ -255,10 +217,6 @@ class Deployment:
         self._is_undecided = True
         yield
         self._is_undecided = False
-
-    def keep_replaced(self, paths: Iterable[Path]) -> None:
-        """Keep the content of secrets' files; where the deployment fails, they are restored."""
-        self._replaced = {path: path.read_bytes() for path in paths if path.is_file() and not path.is_symlink()}
 
     def pause(self, live: Release) -> None:
         """Stop the active instance before the new one starts; where that fails, it is started again."""
@@ -319,19 +277,11 @@ class Deployment:
 
     # What a release is made of
 
-    def masked(self) -> list[str]:
-        """Return the texts that no output may contain, as they are and URL-encoded."""
-        keys = [value for name, value in self.tls.items() if name != "certificate"]
-        own = (self.deploy_key, self.index_password, self.push_secret, self.registry_password)
-        given = filter(None, [*self.given.values(), *own, *keys])
-        with contextlib.suppress(OSError):  # no file can be opened any more: those read before are still known
-            self._fallbacks = django_secret.fallbacks(self.site)
-        known = list(dict.fromkeys([*self.secrets.values(), *given, *self._fallbacks]))
-        return [*known, *(quoted for value in known if (quoted := quote(value, safe="")) != value)]
-
     def inputs(self) -> dict[str, str]:
         """Return what the release is made of: see `django_deploy_inputs`."""
-        return django_deploy_inputs.hashes(self.site, self.commit, self.secrets, self.former_keys(), self.templates)
+        return django_deploy_inputs.hashes(
+            self.site, self.commit, self.secrets.by_name, self.secrets.former_keys(), self.templates
+        )
 
     def recorded_inputs(self) -> dict[str, Any]:
         """Return the inputs of the active release, or of the last good one."""
@@ -344,24 +294,12 @@ class Deployment:
             recorded.setdefault("secrets:secret_key", "")
         return recorded
 
-    def former_keys(self) -> list[str]:
-        """Return the former secret keys that the release accepts, the last one first."""
-        former = django_secret.fallbacks_with(self.site, self.secrets.get("secret_key", ""), self.given)
-        return [key for key in former if key not in self.lapsed]
-
-    def lapsed_keys(self, live: Release) -> list[str]:
-        """Return the former secret keys of which every signature has expired, counted from the release's activation."""
-        key = django_secret.keyed_hash(django_secret.record_key(self.site), self.secrets.get("secret_key"))
-        if live.record["inputs"].get("secrets:secret_key") != key:
-            return []
-        expired = django_secret_rotation.expired(self.site, live.facts.get("signed_for"), test=self.test)
-        return [key for key in expired if key != self.given.get(django_secret.NEXT_KEY)]
-
     def configuration_hash(self) -> str:
         """Return a keyed hash of all that judges a release: whether one that failed is worth a new try."""
-        own = {"registry_password": self.registry_password} if self.registry_password else {}
+        password = self.secrets.registry_password
+        own = {"registry_password": password} if password else {}
         own["formula"] = django_deploy_inputs.formula()
-        configuration = {**self.site.config, "index_password": self.index_password, **own}
+        configuration = {**self.site.config, "index_password": self.secrets.index_password, **own}
         return django_secret.keyed_hash(django_secret.record_key(self.site), configuration)
 
     def begin_to_resolve(self) -> Callable[[], str]:
@@ -453,15 +391,16 @@ class Deployment:
     def _fail(self, step: str, error: DeploymentError) -> None:
         """Stop the new release and keep it as failed, or delete it where a new try may help; complete the error."""
         self.let_tasks_go()
-        error.log = redact(error.log, self.masked())
-        error.message = redact(error.message, self.masked())
-        error.hint = redact(error.hint, self.masked())
+        error.log = redact(error.log, self.secrets.masked())
+        error.message = redact(error.message, self.secrets.masked())
+        error.hint = redact(error.hint, self.secrets.masked())
         if "more time" not in error.hint and (more_time := django_site_hint.more_time(self.site, error.message)):
             error.hint = "; ".join(filter(None, [more_time, error.hint]))
         django_host_disk.add_hint(error, self.site.root)
         self._restore_secrets()
         release = self.release if self.is_new and not self.is_activated else None
-        found = self._not_in_pillar(release, step, error) if release and not error.transient else ""
+        is_tried_again = error.transient or self.aside
+        advice = self._advice(release, step, error) if release and not is_tried_again else ""
         self._record_failure(step, error)
         with contextlib.suppress(DeploymentError, OSError):
             if release and release.path.exists():
@@ -469,24 +408,14 @@ class Deployment:
             elif self.left and self.release and not self.is_activated and self.release.name != self.left.name:
                 django_release_instance.stop(self.site, self.release.path)
         error.message = f"{step}: {error.message}"
-        error.hint = "\n".join(filter(None, [error.hint, found, self._what_serves()]))
+        error.hint = "\n".join(filter(None, [error.hint, advice, self._what_serves()]))
         self._let_go()
 
-    def _not_in_pillar(self, release: Release, step: str, error: DeploymentError) -> str:
+    def _advice(self, release: Release, step: str, error: DeploymentError) -> str:
         """Return what a failed release has in its source and the pillar lacks; complete the hint of the error."""
-        if self.aside or "settings_module" not in release.facts or not (release.path / "source").is_dir():
-            return ""
-        import django_project_advice  # which only a failure needs
+        import django_deploy_failure  # which only a failure needs
 
-        has_page = not isinstance(error, django_release_health.NoPage)
-        about = self.site, release.path, release.facts
-        error.hint = django_project_advice.with_fixtures(*about, error.hint)
-        if error.hint.startswith(django_release_cure.GENERAL):
-            error.hint = django_project_advice.unset_variables(*about, error.message) or error.hint
-        routes = [] if has_page else django_project_page.routes(*about, self.masked())
-        found = django_project_advice.not_in_pillar(*about, step, error.hint, has_page=has_page, routes=routes)
-        pages = "" if "health:path: " in found else django_project_page.named(routes)
-        return "\n".join(filter(None, [found, pages]))
+        return django_deploy_failure.advice(release, step, error, self.secrets.masked())
 
     def _what_serves(self) -> str:
         """Return what serves after a failure; an instance that was stopped is started again."""
@@ -520,12 +449,9 @@ class Deployment:
         return ""
 
     def _restore_secrets(self) -> None:
-        """Restore the secrets of the active release, which reads them at its next start."""
         if self.live and not self.is_activated:
-            for path, content in self._replaced.items():
-                with contextlib.suppress(OSError):
-                    django_host_file.write(path, content, mode=0o640, group=self.site.user)
-        self._replaced = {}
+            self.secrets.restore_replaced()
+        self.secrets.forget_replaced()
 
     def _let_go(self) -> None:
         if self.probe:
@@ -545,20 +471,11 @@ class Deployment:
         return f"{live.name} runs again"
 
     def _clear_away(self, release: Release, step: str, error: DeploymentError) -> None:
-        django_release_instance.remove(self.site, release.path)
-        # Before a first release, the newest that failed keeps its source for `django.manage` and `django.check`.
-        keeps = not self.live and (release.path / "config/environment").exists()
-        for one in () if self.live else django_release.releases(self.site):
-            if one.name != release.name:
-                django_host_file.remove_tree(one.path / "source")
-        for part in ("static",) if keeps else ("source", "static"):
-            django_host_file.remove_tree(release.path / part)
-        if error.transient:
-            django_host_file.remove_tree(release.path)
-        else:
-            failure = {"step": step, "error": str(error), "judged_by": self.configuration_hash()}
-            release.update(state="failed", steps=self.seconds, **failure)
-        self.warnings += django_container_image.prune(self.site, django_container_image.used(self.site))
+        import django_deploy_failure  # which only a failure needs
+
+        judged_by = self.configuration_hash()
+        record = {"steps": self.seconds, "step": step, "error": str(error), "judged_by": judged_by}
+        self.warnings += django_deploy_failure.clear_away(release, self.live, record, is_transient=error.transient)
 
     # The record
 

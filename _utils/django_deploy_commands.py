@@ -28,7 +28,7 @@ def run(deployment: Deployment, stage: str, writable: Sequence[Path] = ()) -> No
     release = deployment.release
     if release and deployment.is_new:
         django_project_command.run_stage(
-            deployment.site, release.path, release.facts, stage, deployment.masked(), writable
+            deployment.site, release.path, release.facts, stage, deployment.secrets.masked(), writable
         )
 
 
@@ -39,6 +39,6 @@ def create_cache_tables(deployment: Deployment, release: Release) -> None:
         DeploymentError: Django cannot create them.
     """
     site, timeout = deployment.site, seconds(deployment.site.config["timeouts"]["command"])
-    secrets = deployment.masked()
+    secrets = deployment.secrets.masked()
     django_project_command.manage(site, release.path, release.facts, ["createcachetable"], None, timeout, secrets)
     release.update(facts={**release.facts, "cache_tables": []})

@@ -57,7 +57,9 @@ def make(name: str, revision: str | None = None, asked_by: str = "django.plan") 
     try:
         return _plan(deployment)
     except DeploymentError as error:
-        error.log, error.message = (redact(text, deployment.masked()) for text in (error.log, f"plan: {error.message}"))
+        error.log, error.message = (
+            redact(text, deployment.secrets.masked()) for text in (error.log, f"plan: {error.message}")
+        )
         raise
     finally:
         deployment.lock.release()
@@ -80,13 +82,13 @@ def _plan(deployment: Deployment) -> Plan:
         changes.pop("migrations", None)  # new files; the start of Django tells which of them are pending
         plan = {"release": {"old": live.name, "new": release.name}, **changes, **outlook.changes()}
         plan |= _packages(live, release)
-        ungenerated = django_secret.missing(site, deployment.secrets, recorded)
+        ungenerated = django_secret.missing(site, deployment.secrets.by_name, recorded)
         if ungenerated:
             why = f"{', '.join(ungenerated)} would have to be generated, which a plan does not do"
             return {**plan, "not known": f"migrations, settings, rendered files: {why}"}
         deployment.warn(outlook.warnings)
         plan |= _start(deployment, live, release)
-        masked = deployment.masked()
+        masked = deployment.secrets.masked()
         refusals = [redact(str(error), masked) for error in (outlook.refusal, _refusal(deployment)) if error]
         warnings = [redact(text, masked) for text in deployment.warnings]
         return {
@@ -148,7 +150,7 @@ def _start(deployment: Deployment, live: Release, release: Release) -> Plan:
     list(django_deploy_step_settings.settings(deployment))
     folder = release.path / "static"
     django_host_folder.make(django_host_folder.Folder(folder, site.user, site.user, 0o755))
-    answer = django_project_program.start(site, release.path, release.facts, deployment.masked(), task=_task())
+    answer = django_project_program.start(site, release.path, release.facts, deployment.secrets.masked(), task=_task())
     django_deploy_step_static.record_start(deployment, release, answer)
     pending = django_deploy_migration.recorded_schema(release) or django_deploy_migration.pending(
         site, release, is_new=True
@@ -181,7 +183,7 @@ def _settings(deployment: Deployment, live: Release, release: Release) -> Plan:
     django_host_folder.make(django_host_folder.Folder(folder, "root", site.user, 0o750))
     for url in (SETTINGS_PROGRAM, SETTINGS_PROGRAM.replace("_plan", "_start")):
         django_host_file.write(folder / url.rpartition("/")[2], deployment.templates[url], mode=0o640, group=site.user)
-    own = [value for value in [*deployment.secrets.values(), *django_secret.fallbacks(site)] if len(value) > 3]
+    own = [value for value in [*deployment.secrets.by_name.values(), *django_secret.fallbacks(site)] if len(value) > 3]
     request = {"mode": "settings", "key": secrets_module.token_hex(), "secrets": own}
     found = []
     for one in (live, release):
@@ -190,13 +192,13 @@ def _settings(deployment: Deployment, live: Release, release: Release) -> Plan:
         program = folder / SETTINGS_PROGRAM.rpartition("/")[2]
         try:
             answer = django_project_program.settings(
-                site, one.path, one.facts, program, asked, deployment.masked(), _task()
+                site, one.path, one.facts, program, asked, deployment.secrets.masked(), _task()
             )
         except DeploymentError as error:
             return {"settings": f"not known, since {one.name} does not start: {error.message}"}
         found.append(answer)
     changed = dict(_changed_settings(*found))
-    masked = {name: redact(text, deployment.masked()) for name, text in changed.items()}
+    masked = {name: redact(text, deployment.secrets.masked()) for name, text in changed.items()}
     return {"settings": masked} if masked else {}
 
 
@@ -225,7 +227,7 @@ def _workers(live: Release, release: Release) -> list[str]:
 
 def _differences(deployment: Deployment, live: Release, release: Release) -> Plan:
     """Return the files that would change, and what would be started, stopped and reloaded."""
-    site, templates, masked = deployment.site, deployment.templates, deployment.masked()
+    site, templates, masked = deployment.site, deployment.templates, deployment.secrets.masked()
     files = django_deploy_difference.of_instance(live, release.path, release.facts, templates, masked)
     of_proxy = django_host_config.differences(
         django_proxy_handover.files(site, release.facts, templates, upcoming=True, alone=True)

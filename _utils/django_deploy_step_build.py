@@ -118,7 +118,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
         else:
             log.info("%s: installing %s", site.name, ", ".join(requirements.files) or "packages")
             added = django_virtualenv.build(
-                site, tree, requirements.files, key, deployment.index_password, release.facts["folder"]
+                site, tree, requirements.files, key, deployment.secrets.index_password, release.facts["folder"]
             )
             if added:
                 changes["added"] = added

@@ -15,7 +15,7 @@ def database(deployment: Deployment) -> Iterator[Changes]:
     site = deployment.site
     if not django_database.has_managed(site):
         return
-    known = django_secret.values(site, deployment.given)
+    known = django_secret.values(site, deployment.secrets.given)
     missing = django_secret.missing(site, known, deployment.recorded_inputs())
     passwords = {name: django_secret.generate(site, name) for name in missing if name.startswith("database.")}
     known |= passwords
@@ -57,7 +57,9 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
     deployment.take_lock()
     if pending:
         live = deployment.live if deployment.is_new else None
-        deployment.warn(django_deploy_migration.back_up_and_migrate(live, release, pending, deployment.masked()))
+        deployment.warn(
+            django_deploy_migration.back_up_and_migrate(live, release, pending, deployment.secrets.masked())
+        )
     if tables:
         django_deploy_commands.create_cache_tables(deployment, release)
     django_deploy_commands.run(deployment, "after_migrate")

@@ -103,7 +103,7 @@ def _check_health(deployment: Deployment, release: Release) -> None:
     is_other = live and live.name != release.name and django_release_instance.serves(live.path)
     if live and is_other and not deployment.paused:
         deployment.set_probe(_probe(site, live)).start()
-    explain = django_project_page.explain(site, release.path, release.facts, deployment.masked())
+    explain = django_project_page.explain(site, release.path, release.facts, deployment.secrets.masked())
     django_release_health.check(site, release.path, explain)
     deployment.set_healthy(django_release_instance.pid(site, release.path))
 

@@ -93,7 +93,7 @@ def _failed_workers(deployment: Deployment, release: Release) -> list[str]:
     manager = django_release_instance.process_manager(site, release.path)
     for name in django_release_workers.failed_after_switch(site, release.path):
         lines = manager.journal(site, release.path, deployment.began, name).strip().splitlines()
-        why = f": {redact(lines[-1], deployment.masked())}" if lines else ""
+        why = f": {redact(lines[-1], deployment.secrets.masked())}" if lines else ""
         where = f"django.logs {site.name} worker={name}"
         texts.append(f"the command of the worker {name} failed, and is started again and again{why} ({where})")
     return texts
@@ -101,7 +101,7 @@ def _failed_workers(deployment: Deployment, release: Release) -> list[str]:
 
 def _revoke_passwords(deployment: Deployment, release: Release) -> Changes:
     """Let the database servers of this host accept the new passwords only; where that fails, the next apply does."""
-    databases = django_database_setup.databases(deployment.site, deployment.secrets, release.record["inputs"])
+    databases = django_database_setup.databases(deployment.site, deployment.secrets.by_name, release.record["inputs"])
     try:
         return django_database_setup.as_state_changes(django_database_setup.apply(databases, deployment.servers))
     except DeploymentError as error:

@@ -24,7 +24,7 @@ from django_site import Site
 
 def tls(deployment: Deployment) -> Iterator[Changes]:
     """Have a certificate for each domain, a temporary one until it is issued, and https in the proxy."""
-    site, files, templates = deployment.site, deployment.tls, deployment.templates
+    site, files, templates = deployment.site, deployment.secrets.tls, deployment.templates
     if not site.https:
         return
     missing = django_tls.missing(site, files, templates)
@@ -110,7 +110,7 @@ def acme(deployment: Deployment) -> Iterator[Changes]:
     if due:
         changes: Changes = {"certificates": due}
         yield changes
-        ordered, failed = django_tls_acme.renew(site, due, deployment.tls)
+        ordered, failed = django_tls_acme.renew(site, due, deployment.secrets.tls)
         deployment.warn(failed)
         changes.clear()
         changes.update({"certificates": ordered} if ordered else {})

@@ -25,7 +25,7 @@ def push(deployment: Deployment) -> Iterator[Changes]:
         former = deployment.live.path / "static" if deployment.live else None
         django_release_static.compress(release.path / "static", former)
     log.info("%s: pushing static files to %s", site.name, django_push.place(site))
-    sent = django_push.send(site, release.path / "static", names, deployment.push_secret)
+    sent = django_push.send(site, release.path / "static", names, deployment.secrets.push_secret)
     release.update(pushed={"files": len(names), "sent": len(sent)})
     changes["pushed"] = f"{len(sent)} of {len(names)} files to {django_push.place(site)}"
 
@@ -49,7 +49,7 @@ def prune(deployment: Deployment) -> None:
     kept = [one for one in django_release.releases(site) if one.record.get("state") in ("good", "held")]
     folders = [(one.path / "static", one.facts.get("static_storage", {})) for one in kept]
     try:
-        count = django_push.prune(site, folders, deployment.push_secret)
+        count = django_push.prune(site, folders, deployment.secrets.push_secret)
     except (DeploymentError, OSError) as error:
         deployment.warn([f"static files of deleted releases stay at {django_push.place(site)}: {error}"])
         return

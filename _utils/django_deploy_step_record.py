@@ -34,11 +34,11 @@ def record(deployment: Deployment) -> Iterator[Changes]:
         django_deploy_step_push.prune(deployment)
         report = {"receipt": deployment.switch_report} if deployment.switch_report else {}
         release.update(steps=deployment.seconds, warnings=deployment.warnings, **report)
-        deployment.lapsed_keys(release)
+        deployment.secrets.expired_keys(release, test=deployment.test)
         try:
             django_deploy_commands.run(deployment, "after_switch")
         except DeploymentError as error:
-            release.update(step="record", error=redact(str(error), deployment.masked()))
+            release.update(step="record", error=redact(str(error), deployment.secrets.masked()))
             raise
         deployment.write_attempt(deployment.result())
     elif removed or kept:

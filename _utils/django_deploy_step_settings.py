@@ -22,11 +22,11 @@ from django_release import Release
 def secret_key(deployment: Deployment) -> Iterator[Changes]:
     """Generate missing secrets, and keep them and the pillar's."""
     site = deployment.site
-    missing = django_secret.missing(site, deployment.secrets, deployment.recorded_inputs())
+    missing = django_secret.missing(site, deployment.secrets.by_name, deployment.recorded_inputs())
     logins = django_database.logins(site)
-    changed = django_secret.changed(site, {**deployment.secrets, **logins})
-    lapsed = deployment.lapsed if deployment.is_new else []
-    begun = deployment.given.get(django_secret.NEXT_KEY)
+    changed = django_secret.changed(site, {**deployment.secrets.by_name, **logins})
+    lapsed = deployment.secrets.lapsed if deployment.is_new else []
+    begun = deployment.secrets.given.get(django_secret.NEXT_KEY)
     is_changed = bool(lapsed or (begun and begun not in django_secret.fallbacks(site)))
     environment = site.secrets / "environment"
     is_current = not missing and django_host_file.read_text(environment) == _secret_environment(deployment)
@@ -40,19 +40,21 @@ def secret_key(deployment: Deployment) -> Iterator[Changes]:
     exposed = django_secret.exposed(site, changed)
     deployment.warn(f"{path} was readable by every user until now: replace that secret" for path in exposed)
     for name in missing:
-        deployment.add_secret(name, django_secret.generate(site, name))
+        deployment.secrets.add(name, django_secret.generate(site, name))
     if deployment.is_new:
-        deployment.keep_replaced([environment, *(django_secret.path_of(site, name) for name in changed)])
+        deployment.secrets.keep_replaced([environment, *(django_secret.path_of(site, name) for name in changed)])
     for name in {*missing, *changed} | ({"secret_key"} if is_changed else set()):
-        django_secret.store(site, name, logins.get(name) or deployment.secrets[name], lapsed, deployment.given)
+        django_secret.store(
+            site, name, logins.get(name) or deployment.secrets.by_name[name], lapsed, deployment.secrets.given
+        )
     django_host_file.write(environment, _secret_environment(deployment), mode=0o640, group=site.user)
     if deployment.is_new and deployment.release:
         deployment.release.update(inputs=deployment.inputs())
 
 
 def _secret_variables(deployment: Deployment) -> dict[str, str]:
-    site, secrets = deployment.site, deployment.secrets
-    return django_release_settings.secret_environment(site, secrets, deployment.former_keys())
+    site, secrets = deployment.site, deployment.secrets.by_name
+    return django_release_settings.secret_environment(site, secrets, deployment.secrets.former_keys())
 
 
 def _secret_environment(deployment: Deployment) -> str:
@@ -67,7 +69,7 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
     leaving = django_proxy_move.leaving(site)
     environment = django_release_settings.environment(site, release.path, release.facts, leaving)
     variables = {**environment, **_secret_variables(deployment)}
-    key = deployment.secrets["secret_key"]
+    key = deployment.secrets.by_name["secret_key"]
     files = django_release_settings.project_files(site, deployment.templates, variables, key)
     contents = {"environment": django_host_environment.environment_file(environment), **_programs(deployment)}
     written = [

@@ -83,7 +83,7 @@ def _refuse_impossible(deployment: Deployment) -> None:
     if not deployment.takeover:  # whose files have these names as long as it serves
         django_proxy_files.refuse_in_the_way(site)
     django_proxy_listener.refuse_impossible(site, listening)
-    django_tls.refuse_bad_files(site, deployment.tls, deployment.templates)
+    django_tls.refuse_bad_files(site, deployment.secrets.tls, deployment.templates)
     django_schedule.refuse_impossible(site)
 
 
@@ -134,14 +134,14 @@ def _look(deployment: Deployment) -> _Pending:
         changes["templates"] = stale
     if not site.is_registered():
         changes["registered"] = str(site.root)
-    if keys := django_source_mirror.unprepared(site, deployment.deploy_key):
+    if keys := django_source_mirror.unprepared(site, deployment.secrets.deploy_key):
         changes["mirror"] = keys
-    if not django_virtualenv_index.is_kept(site, deployment.index_password):
-        changes["index"] = "password kept" if deployment.index_password else "password removed"
-    if not django_container_registry.is_kept(site, deployment.registry_password):
-        changes["registry"] = "password kept" if deployment.registry_password else "password removed"
-    if not django_push.is_kept(site, deployment.push_secret):
-        changes["push"] = "secret kept" if deployment.push_secret else "secret removed"
+    if not django_virtualenv_index.is_kept(site, deployment.secrets.index_password):
+        changes["index"] = "password kept" if deployment.secrets.index_password else "password removed"
+    if not django_container_registry.is_kept(site, deployment.secrets.registry_password):
+        changes["registry"] = "password kept" if deployment.secrets.registry_password else "password removed"
+    if not django_push.is_kept(site, deployment.secrets.push_secret):
+        changes["push"] = "secret kept" if deployment.secrets.push_secret else "secret removed"
     if os.path.lexists(django_push.keys(site)) and not deployment.lock.holder():
         changes[str(django_push.keys(site))] = "removed: a push was interrupted"
     changes |= {str(path): "kept" for path in _untrusted(deployment)} | django_store_served.gone(site)
@@ -159,7 +159,7 @@ def _look(deployment: Deployment) -> _Pending:
 
 def _untrusted(deployment: Deployment) -> dict[Path, str]:
     """Return the certificates that the site's processes have to trust, and that are not in their files yet."""
-    files = {deployment.site.trusted / f"{host}.pem": text for host, text in deployment.trusted.items()}
+    files = {deployment.site.trusted / f"{host}.pem": text for host, text in deployment.secrets.trusted.items()}
     return {path: text for path, text in files.items() if django_host_file.read_text(path) != text}
 
 
@@ -185,10 +185,10 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
         deployment.takeover.write()
     if pending.templates:
         site.keep_templates(templates)
-    django_source_mirror.prepare(site, deployment.deploy_key)
-    django_virtualenv_index.keep(site, deployment.index_password)
-    django_push.keep(site, deployment.push_secret)
-    django_container_registry.keep(site, deployment.registry_password)
+    django_source_mirror.prepare(site, deployment.secrets.deploy_key)
+    django_virtualenv_index.keep(site, deployment.secrets.index_password)
+    django_push.keep(site, deployment.secrets.push_secret)
+    django_container_registry.keep(site, deployment.secrets.registry_password)
     for path, text in _untrusted(deployment).items():
         django_host_file.write(path, text)
     django_store_served.remove(site)

@@ -36,7 +36,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
         yield {"release": f"would be built from {site.config['folder'] or site.config['revision']}"}
         return
     if _waits_for_fleet(deployment):
-        deployment.read_secrets()
+        deployment.secrets.read()
         return
     recorded, inputs = deployment.find_inputs()
     python = django_release_python.difference(site, live)
@@ -123,7 +123,7 @@ def _foresee(deployment: Deployment, live: Release) -> Changes:
     site = deployment.site
     path = site.releases / deployment.planned
     facts = django_deploy_difference.expected_facts(site, live, deployment.commit)
-    files = django_deploy_difference.of_instance(live, path, facts, deployment.templates, deployment.masked())
+    files = django_deploy_difference.of_instance(live, path, facts, deployment.templates, deployment.secrets.masked())
     starts = [django_process.unit(site, path, name) for name in django_worker.of_site(site)]
     stops = django_release_instance.units(site, live.path)[1:]
     instance: Changes = {**({"files": files} if files else {}), **({"starts": ", ".join(starts)} if starts else {})}
@@ -184,7 +184,7 @@ def differences(deployment: Deployment, recorded: dict[str, str], inputs: dict[s
             **django_source_history.difference(site, old, deployment.commit),
         }
         diffs = changes.get("requirements", {})
-        diffs.update({path: redact(text, deployment.masked()) for path, text in diffs.items()})
+        diffs.update({path: redact(text, deployment.secrets.masked()) for path, text in diffs.items()})
     paths = {*recorded, *inputs} - {"commit"}
     pillar = sorted(path for path in paths if recorded.get(path) != inputs.get(path))
     return {**changes, **({"changed": pillar} if pillar else {})}

@@ -44,7 +44,7 @@ def static(deployment: Deployment) -> Iterator[Changes]:
         urls = django_release_instance.templates(site)
         pool.submit(django_host_template.compile_templates, deployment.templates, urls)
         answer = django_project_program.start(
-            site, release.path, release.facts, deployment.masked(), write_ahead=not deployment.takeover
+            site, release.path, release.facts, deployment.secrets.masked(), write_ahead=not deployment.takeover
         )
     record_start(deployment, release, answer)
     django_deploy_commands.run(deployment, "after_static", writable=[folder])

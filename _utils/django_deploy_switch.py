@@ -299,7 +299,7 @@ def _raised(deployment: Deployment, release: Release, why: str) -> Raised | None
     if "returned 500" not in why:
         return None
     page = django_release_cure.page(site)
-    return django_project_page.raised(site, release.path, release.facts, page, deployment.masked())
+    return django_project_page.raised(site, release.path, release.facts, page, deployment.secrets.masked())
 
 
 def _activate_old(deployment: Deployment, release: Release, old: Release, former: Path | None) -> None:

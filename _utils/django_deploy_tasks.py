@@ -89,7 +89,9 @@ def _vanished(deployment: Deployment, live: Release, release: Release) -> Iterat
     if not before - after:
         return
     try:
-        found = django_project_queue.read(deployment.site, release.path, release.facts, deployment.masked(), names=True)
+        found = django_project_queue.read(
+            deployment.site, release.path, release.facts, deployment.secrets.masked(), names=True
+        )
     except DeploymentError as error:
         yield f"whether tasks wait that {release.name} does not know was not found out: {error.message}"
         return

@@ -123,13 +123,13 @@ def rollback(
     reverses = migrate and bool(outlook.schema) and not outlook.lasting
     if reverses:
         with deployment.step("rollback"):
-            django_deploy_rollback.reverse(left, outlook, deployment.masked())
+            django_deploy_rollback.reverse(left, outlook, deployment.secrets.masked())
     changes = {"rollback": {"schema": outlook.answer, "newer": outlook.names, "taken_back": reverses}}
     try:
         return deployment, changes | django_deploy_steps.walk(deployment, django_deploy_steps.BACK)
     except DeploymentError as error:
         if reverses and not deployment.is_activated:
-            error.hint += f"\n{django_deploy_rollback.restore(left, deployment.masked())}"
+            error.hint += f"\n{django_deploy_rollback.restore(left, deployment.secrets.masked())}"
         raise
 
 
@@ -157,7 +157,7 @@ def returning(
             left = _live(site)
             if is_judged:
                 target, outlook = django_deploy_rollback.target(site, left, to), django_deploy_rollback.Outlook({}, [])
-                deployment.read_secrets()
+                deployment.secrets.read()
             else:
                 target, outlook = _outlook(deployment, left, to, migrate=migrate, force=force)
         deployment.return_to(target, left)
@@ -176,14 +176,14 @@ def _outlook(
     """
     site = deployment.site
     target = django_deploy_rollback.target(site, left, to)
-    deployment.read_secrets()
+    deployment.secrets.read()
     django_deploy_rollback.refuse_missing_stores(site, target)
-    outlook = django_deploy_rollback.look(site, left, target, deployment.masked())
+    outlook = django_deploy_rollback.look(site, left, target, deployment.secrets.masked())
     if not force:
         django_deploy_rollback.refuse(site, target, outlook, reverses=migrate)
         django_deploy_database.refuse_other(left, target)
-        django_deploy_rollback.refuse_without_database(left, target, deployment.masked())
-        django_deploy_rollback.refuse_unmigrated(left, target, deployment.masked())
+        django_deploy_rollback.refuse_without_database(left, target, deployment.secrets.masked())
+        django_deploy_rollback.refuse_unmigrated(left, target, deployment.secrets.masked())
     return target, outlook
 
 

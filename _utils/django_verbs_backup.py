@@ -53,7 +53,7 @@ def restore(
     with deployment.step("restore"):
         deployment.take_lock(look_again=True)
         live = _live(site)
-        deployment.read_secrets()
+        deployment.secrets.read()
         to = _made_under(site, which, live) if rollback else None
 
         def go_back() -> None:
@@ -63,7 +63,7 @@ def restore(
 
         options: dict[str, Any] = {"to": to, "serve": go_back} if to else {}
         answer = django_backup_restore.restore(
-            site, live, which, media=media, queue=queue, migrate=migrate, secrets=deployment.masked(), **options
+            site, live, which, media=media, queue=queue, migrate=migrate, secrets=deployment.secrets.masked(), **options
         )
         deployment.lock.release()
     return {**answer, "release": (to or live).name}

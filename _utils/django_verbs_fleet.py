@@ -196,7 +196,7 @@ def start(name: str, deployment: str, by: str, until: float, migrated: list[str]
     own, release = _resumed(name, deployment, by, until, "start")
     if own.site.config["migrate"]["run"] and django_deploy_migration.pending(own.site, release, True):
         with own.step("migration"):
-            own.warn(django_deploy_migration.follow(release, migrated, own.masked()))
+            own.warn(django_deploy_migration.follow(release, migrated, own.secrets.masked()))
     changes = django_deploy_steps.walk(own, (instance,))
     own.end_probe()
     own.lock.release()

@@ -4,7 +4,7 @@ import re
 
 import django_database_postgres
 import django_database_setup
-import django_deploy
+import django_deploy_secret
 import django_deploy_steps
 import django_host_command
 import django_host_file
@@ -131,7 +131,7 @@ def test_failed_release_keeps_login_of_active_one(blog, server, monkeypatch):
 
 
 def test_killed_deployment_resumed_with_new_login(blog, server, monkeypatch):
-    monkeypatch.setattr(django_deploy.Deployment, "_restore_secrets", lambda deployment: None)
+    monkeypatch.setattr(django_deploy_secret.Secrets, "restore_replaced", lambda secrets: None)
     start = django_release_instance.start
     monkeypatch.setattr(django_release_instance, "start", lambda site, release: 1 / 0)
     with pytest.raises(ZeroDivisionError):

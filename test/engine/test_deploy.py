@@ -530,7 +530,7 @@ def test_secrets_and_templates_are_inputs_too(laid_out):
     world.templates["salt://a.jinja"] = "one"
     before = deployment.inputs()
     assert deployment.inputs() == before
-    deployment.secrets = {"API": "hunter2", "secret_key": "key"}
+    deployment.secrets.by_name = {"API": "hunter2", "secret_key": "key"}
     deployment.templates = world.templates | {"salt://a.jinja": "two", "salt://other": "x"}
     deployment.templates[django_server_uwsgi.SERVER.templates[0]] += "\n"
     deployment.templates["salt://django/files/nginx/locations.conf"] += "\n"

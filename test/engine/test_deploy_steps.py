@@ -134,7 +134,7 @@ def test_keys_are_laid_into_the_mirror(world, monkeypatch):
     monkeypatch.setattr(django_source_mirror, "prepare", lambda site, key: laid.append(key))
     world.given = {"deploy_key": "the key"}
     assert world.apply() == {"site": {"mirror": ["deploy_key"]}} and laid == ["the key"]
-    assert "the key" in world.last.masked()
+    assert "the key" in world.last.secrets.masked()
 
 
 @pytest.mark.parametrize("key", ["root", "user"])

@@ -32,7 +32,7 @@ def judged(live: Any = None, workers: Any = None, **app: Any) -> list[str]:
     """What a release with such an app is warned of."""
     told: list[str] = []
     site = configured(workers=workers or WORKERS)
-    deployment = SimpleNamespace(site=site, live=live, warn=told.extend, masked=list)
+    deployment = SimpleNamespace(site=site, live=live, warn=told.extend, secrets=SimpleNamespace(masked=list))
     release = SimpleNamespace(name="0042-x", path=None, facts={"celery": {"default": {**APP, **app}}})
     apps = {name: {**APP, **app} for name in workers or WORKERS}
     django_deploy_tasks.judge(deployment, release, apps)  # type: ignore[arg-type]

@@ -247,7 +247,7 @@ def test_project_without_the_overlay_gets_the_former_keys(world, clock):
     old, _none = keys(world)
     deployment, _changes = django_verbs_rotation.rotate_secret_key("blog")
     kept = django_host_environment.read_environment(environment.read_text())
-    assert kept == {"OLD": old} and deployment.warnings == [] and old in deployment.masked()
+    assert kept == {"OLD": old} and deployment.warnings == [] and old in deployment.secrets.masked()
     assert world.apply() == {} and django_verbs.drift("blog")["drift"] == []
     clock.up += DAY + 1
     assert "live" in world.apply() and environment.read_text() == 'OLD=""\n'
