@@ -13,6 +13,7 @@ import django_compose
 import django_deploy_plan
 import django_host_import
 import django_project_inspection
+import django_project_program
 import django_site
 import django_verbs
 import django_verbs_backup
@@ -790,6 +791,7 @@ def _answer(verb):
         return shown_answer(verb())
     except (DeploymentError, OSError) as error:
         __context__["retcode"] = 1
+        django_project_program.explain(error)
         return shown_answer(str(error))
 
 

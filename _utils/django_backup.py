@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import django_backup_dump
-import django_backup_store
 import django_host_clock
 import django_host_file
 import django_release
-import django_site_mount
+import django_site_media
 from django_backup_dump import Database, Dumper
 from django_backup_media import MediaDumper
 from django_backup_mysql import MySQLDumper
 from django_backup_postgres import PostgreSQLDumper
 from django_backup_sqlite import SQLiteDumper
-from django_backup_store import StoreDumper
 from django_database_engine import MYSQL, POSTGRES, SQLITE
 from django_host_command import DeploymentError
 from django_host_lock import Lock
@@ -29,25 +27,52 @@ from django_wall_text import Log, in_command
 
 log = Log.of(__name__)
 
-#: The kinds of data that are backed up: every database engine, by its name in the pillar, uploads and the queue.
+#: What backs up each kind of data: every database engine, by its name in the pillar, uploads, and the queue once used.
 DUMPERS: dict[str, Dumper] = {
     SQLITE.name: SQLiteDumper(),
     POSTGRES.name: PostgreSQLDumper(),
     MYSQL.name: MySQLDumper(),
     "media": MediaDumper(),
-    "redis": StoreDumper(),
 }
+#: The kind of the queue, and the last part of the name of its dump.
+QUEUE, _OF_QUEUE = "redis", "rdb"
+#: All kinds of data that are backed up.
+KINDS = (*DUMPERS, QUEUE)
 #: What takes the lock of backups for a restore.
 RESTORE = "django.restore"
 #: Those that are no database, and are restored only where that is requested.
-ON_REQUEST = ("media", "redis")
+ON_REQUEST = ("media", QUEUE)
 #: Why a backup was made; those before a migration stay as long as the release that they were made for.
 BY_COMMAND, BY_TIMER, MIGRATION = "command", "timer", "migration"
 _TEXTS = ("name", "backup", "alias", "engine", "database", "taken", "why", "release", "sha256")
 #: The required shape of a manifest; the backup of another one is ignored.
 _MANIFEST = {**dict.fromkeys(_TEXTS, str), "size": int, "rows": {str: int}, "migrations": [str], "verified?": str}
-_SUFFIXES = "|".join(re.escape(dumper.suffix) for dumper in DUMPERS.values())
+_SUFFIXES = "|".join(re.escape(suffix) for suffix in [*(one.suffix for one in DUMPERS.values()), _OF_QUEUE])
 _NAME = re.compile(rf"(\w+)-(\d{{8}}T\d{{6}}Z-\d{{4,}}-[0-9a-f]{{12}})\.({_SUFFIXES})")
+
+
+def dumper(kind: str) -> Dumper:
+    """Return what backs up a kind of data."""
+    if kind == QUEUE and kind not in DUMPERS:
+        import django_backup_store  # which the program of a timer has where its site has a queue
+
+        DUMPERS[kind] = django_backup_store.StoreDumper()
+    return DUMPERS[kind]
+
+
+def has_queue(site: Site) -> bool:
+    """Return whether there is a queue of a site's own to back up, or what a killed restore has left of one."""
+    own = any(name == "queue" and not options["host"] for name, options in site.stores.items())
+    return own or any(entry["kind"] == QUEUE for entry in _read_journal(site))
+
+
+def _queue(site: Site) -> list[Database]:
+    """Return the queue of a site as what is backed up; nothing where it has none of its own."""
+    if not has_queue(site):
+        return []
+    import django_backup_store
+
+    return django_backup_store.of_site(site)
 
 
 def make(
@@ -73,10 +98,10 @@ def make(
         databases = django_backup_dump.databases(release, aliases_of, secrets)
         remove_leftovers(site, databases)
         if aliases is None and site.config["backup"]["media"]:
-            django_site_mount.refuse_unmounted(site)
+            django_site_media.refuse_unmounted(site)
             databases.append(Database(site, "media", "media", str(site.media)))
-        databases += django_backup_store.of_site(site) if aliases is None else []
-        measured = {one.alias: DUMPERS[one.kind].measure(one) for one in databases}
+        databases += _queue(site) if aliases is None else []
+        measured = {one.alias: dumper(one.kind).measure(one) for one in databases}
         if aliases is None:
             _refuse_lost(release, [one for one in databases if not measured[one.alias]["tables"]])
         databases = [one for one in databases if measured[one.alias]["tables"]]
@@ -225,7 +250,7 @@ def leftovers(site: Site) -> list[str]:
 
 
 def _is_path(kind: str) -> bool:
-    return kind in DUMPERS and DUMPERS[kind].is_path
+    return kind in KINDS and dumper(kind).is_path
 
 
 def remove_leftovers(site: Site, databases: Collection[Database] = ()) -> list[str]:
@@ -246,12 +271,12 @@ def remove_leftovers(site: Site, databases: Collection[Database] = ()) -> list[s
         one = Database(site, entry["alias"], entry["kind"], entry["database"])
         if not _is_path(entry["kind"]):
             one = connected.get((entry["alias"], entry["kind"]), one)
-        if entry["kind"] not in DUMPERS or (not _is_path(entry["kind"]) and one not in databases):
+        if entry["kind"] not in KINDS or (not _is_path(entry["kind"]) and one not in databases):
             rest.append(entry)
             continue
         if entry["kept"]:
-            DUMPERS[entry["kind"]].undo_partial_swap(one, entry["kept"])
-        DUMPERS[entry["kind"]].drop(one, entry["name"])
+            dumper(entry["kind"]).undo_partial_swap(one, entry["kept"])
+        dumper(entry["kind"]).drop(one, entry["name"])
         removed.append(entry["name"])
     if rest:
         django_host_file.write_json(journal(site), {"loaded": rest}, mode=0o600)
@@ -312,15 +337,15 @@ def _new_name(site: Site, live: Release) -> str:
 
 
 def _dump(database: Database, name: str, live: Release, why: str) -> Path:
-    site, dumper = database.site, DUMPERS[database.kind]
-    path = site.backups / f"{re.sub(r'[^a-zA-Z0-9_]', '_', database.alias)}-{name}.{dumper.suffix}"
+    site, own = database.site, dumper(database.kind)
+    path = site.backups / f"{re.sub(r'[^a-zA-Z0-9_]', '_', database.alias)}-{name}.{own.suffix}"
     log.info("%s: backing up %s", site.name, database.alias)
     new = path.with_name(f".{path.name}.new")
     began, taken = time.monotonic(), django_host_clock.now()
     descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with open(descriptor, "rb+") as file:
-            found = dumper.dump(database, descriptor)
+            found = own.dump(database, descriptor)
             os.fsync(descriptor)
             file.seek(0)
             digest = django_host_file.sha256(file)

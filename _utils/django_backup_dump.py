@@ -16,7 +16,7 @@ import django_database_engine
 import django_database_sqlite
 import django_host_command
 import django_host_user
-import django_project_program
+import django_project_ask
 import django_wall_delegate
 import django_wall_shape
 from django_host_command import DeploymentError
@@ -55,6 +55,15 @@ class Database(NamedTuple):
         return django_host_command.seconds(self.site.config["timeouts"]["backup"])
 
 
+#: Prepares the copy of a database: creates in it what only the server's superuser may, and returns whether it did.
+Prepare = Callable[[Database, str], bool]
+
+
+def nothing(_database: Database, _name: str) -> bool:
+    """Prepare nothing, as for a server that the formula does not set up."""
+    return False
+
+
 class Dumper:
     """How one kind of data is dumped, loaded and exchanged. Dumps are descriptors of files that root has opened.
 
@@ -76,8 +85,12 @@ class Dumper:
         """Write a dump of a single moment; returns the ``rows`` of each table in it, and its ``migrations``."""
         raise NotImplementedError
 
-    def load(self, database: Database, name: str, file: int) -> dict[str, Any]:
-        """Load a dump into a new database and check that; returns its ``rows`` and ``migrations``."""
+    def load(self, database: Database, name: str, file: int, prepare: Prepare = nothing) -> dict[str, Any]:
+        """Load a dump into a new database and check that; returns its ``rows`` and ``migrations``.
+
+        Args:
+            prepare: called once that database exists, before it is loaded.
+        """
         raise NotImplementedError
 
     def count_rows(self, database: Database) -> dict[str, int]:
@@ -123,7 +136,7 @@ def databases(release: Release, aliases: list[str], secrets: list[str]) -> list[
             on_servers.append(alias)
     if on_servers:
         request = {"mode": "connections", "aliases": on_servers}
-        answer = django_project_program.backup(site, release.path, release.facts, request, secrets)
+        answer = django_project_ask.backup(site, release.path, release.facts, request, secrets)
         for alias, connection in answer.items():
             name = str(connection.get("name") or found[alias].name)
             found[alias] = found[alias]._replace(name=name, connection=connection)

@@ -8,10 +8,10 @@ import django_backup_dump
 import django_host_command
 import django_host_file
 import django_host_folder
-import django_host_mount
+import django_host_proc
 import django_wall_delegate
 import django_wall_move
-from django_backup_dump import Database, Dumper
+from django_backup_dump import Database, Dumper, Prepare, nothing
 from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_wall_text import in_command
@@ -50,7 +50,7 @@ class MediaDumper(Dumper):
             _run(database, ["tar", "--list"], doing="listing the uploads", stdin=file, output=pipe)
         return {"rows": {"files": counter.files}, "migrations": []}
 
-    def load(self, database: Database, name: str, file: int) -> dict[str, Any]:
+    def load(self, database: Database, name: str, file: int, _prepare: Prepare = nothing) -> dict[str, Any]:
         site = database.site
         django_host_folder.make(Folder(Path(name), site.user, site.proxy_group, 0o2750))
         argv = ["tar", "--extract", "--preserve-permissions", f"--directory={name}"]
@@ -63,7 +63,7 @@ class MediaDumper(Dumper):
 
     def check_swappable(self, database: Database) -> None:
         site, folder = database.site, database.name
-        if django_host_mount.mount(Path(folder)):
+        if django_host_proc.mount(Path(folder)):
             raise DeploymentError(
                 f"{folder} is a mount, which cannot be exchanged for a folder on this host",
                 hint=f"restore without media=True, and unpack the uploads over those that are there: "

@@ -13,7 +13,7 @@ from typing import Any
 import django_backup_dump
 import django_host_command
 import django_wall_shape
-from django_backup_dump import Database, Dumper
+from django_backup_dump import Database, Dumper, Prepare, nothing
 from django_host_command import DeploymentError
 
 #: Bytes of a line of a dump, which holds one row or more; by default the clients refuse larger rows.
@@ -69,7 +69,7 @@ class MySQLDumper(Dumper):
             raise DeploymentError(f"the dump of {database.name} is incomplete", transient=True)
         return {"rows": counter.rows, "migrations": migrations}
 
-    def load(self, database: Database, name: str, file: int) -> dict[str, Any]:
+    def load(self, database: Database, name: str, file: int, _prepare: Prepare = nothing) -> dict[str, Any]:
         _create(database, name)
         read, write = os.pipe()
         feeder = _Feeder(file, write)

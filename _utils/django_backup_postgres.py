@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
 import django_backup_dump
-import django_database_setup
 import django_host_command
 import django_wall_shape
-from django_backup_dump import Database, Dumper
+from django_backup_dump import Database, Dumper, Prepare, nothing
 from django_host_command import DeploymentError
 
 #: Characters of an answer, and its shape where it has the rows of each table.
@@ -108,12 +107,12 @@ class PostgreSQLDumper(Dumper):
                 _run(database, argv, doing=doing, output=pipe)
         return found
 
-    def load(self, database: Database, name: str, file: int) -> dict[str, Any]:
+    def load(self, database: Database, name: str, file: int, prepare: Prepare = nothing) -> dict[str, Any]:
         program = django_backup_dump.client(database, "pg_restore")
         _create(database, name)
         loaded = database._replace(name=name)
         argv = [program, "--exit-on-error", "--no-owner", "--no-password", f"--dbname={name}"]
-        if django_database_setup.prepare_copy(database.site, database.alias, name):
+        if prepare(database, name):
             listed_entries = _run(database, [program, "--list"], doing="reading the dump", stdin=file)
             entries = _entries_of_site(loaded, listed_entries)
             os.lseek(file, 0, os.SEEK_SET)

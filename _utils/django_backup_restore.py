@@ -10,6 +10,7 @@ from typing import Any
 import django_backup
 import django_backup_dump
 import django_backup_store
+import django_database_setup
 import django_host_clock
 import django_host_file
 import django_process_transient
@@ -21,7 +22,8 @@ import django_release_health
 import django_release_instance
 import django_release_use
 import django_release_workers
-from django_backup import DUMPERS
+import django_site_maintenance
+from django_backup import dumper
 from django_backup_dump import Database
 from django_database_engine import SQLITE
 from django_host_command import DeploymentError
@@ -70,7 +72,7 @@ def restore(
         databases = _databases(live, chosen, secrets)
         django_backup.remove_leftovers(site, databases)
         for one in databases:
-            DUMPERS[one.kind].check_swappable(one)
+            dumper(one.kind).check_swappable(one)
         stamp = _stamp()
         names, kept = _names(databases, f"restore_{stamp}"), _names(databases, f"before_{stamp}")
         with _loaded(chosen, databases, names, kept) as found:
@@ -201,7 +203,7 @@ def _stamp() -> str:
 def _names(databases: list[Database], suffix: str) -> dict[str, str]:
     """Return names for copies of databases: not too long for servers; for files, paths in the same folder."""
     return {
-        one.alias: f"{one.name}.{suffix}" if DUMPERS[one.kind].is_path else f"{one.name[:40]}_{suffix}"
+        one.alias: f"{one.name}.{suffix}" if dumper(one.kind).is_path else f"{one.name[:40]}_{suffix}"
         for one in databases
     }
 
@@ -227,7 +229,7 @@ def _loaded(
     finally:
         for database in databases:
             try:
-                DUMPERS[database.kind].drop(database, names[database.alias])
+                dumper(database.kind).drop(database, names[database.alias])
             except DeploymentError as error:
                 is_complete = False
                 log.warning("%s: %s was not removed: %s", database.site.name, names[database.alias], error)
@@ -235,12 +237,17 @@ def _loaded(
             django_backup.journal(site).unlink(missing_ok=True)
 
 
+def _prepare(database: Database, name: str) -> bool:
+    """Create the extensions of a database in its copy."""
+    return django_database_setup.prepare_copy(database.site, database.alias, name)
+
+
 def _load(manifest: Manifest, database: Database, name: str) -> dict[str, Any]:
     log.info("%s: loading %s", database.site.name, manifest["name"])
     _check_room(manifest, database)
     descriptor = os.open(database.site.backups / manifest["name"], os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        found = DUMPERS[database.kind].load(database, name, descriptor)
+        found = dumper(database.kind).load(database, name, descriptor, _prepare)
     finally:
         os.close(descriptor)
     different = django_backup_dump.differences(manifest["rows"], found["rows"])
@@ -255,7 +262,7 @@ def _load(manifest: Manifest, database: Database, name: str) -> dict[str, Any]:
 
 def _check_room(manifest: Manifest, database: Database) -> None:
     """Refuse a dump for which the disk has not enough room; a database server reports that while loading."""
-    if not DUMPERS[database.kind].is_path:
+    if not dumper(database.kind).is_path:
         return
     site, folder = database.site, Path(database.name).parent
     is_projects = database.kind == SQLITE.name
@@ -320,7 +327,7 @@ def _exchange(
     The maintenance page is shown from before the site is stopped until its health check passes again.
     """
     _refuse_running_commands(site)
-    was_on = django_proxy_maintenance.is_on(site) is not None
+    was_on = django_site_maintenance.known(site) is not None
     if not was_on:
         django_proxy_maintenance.on(site, by="django.restore")
     holds = not django_proxy_maintenance.holds_workers(site)
@@ -330,11 +337,11 @@ def _exchange(
         _refuse_running_commands(site)  # in maintenance no other begins
         _stop(site, live)
         for one in databases:
-            DUMPERS[one.kind].swap(one, names[one.alias], kept[one.alias])
+            dumper(one.kind).swap(one, names[one.alias], kept[one.alias])
             swapped.append(one)
     except BaseException:
         for one in reversed(swapped):
-            DUMPERS[one.kind].swap(one, kept[one.alias], names[one.alias])
+            dumper(one.kind).swap(one, kept[one.alias], names[one.alias])
         _start(site, live)
         _reopen(site, was_on=was_on, holds=holds)
         raise
@@ -396,7 +403,7 @@ def _start(site: Site, release: Release) -> None:
 def _count_rows(database: Database) -> dict[str, int]:
     """Return the rows of a former database, or nothing if they cannot be counted."""
     try:
-        return DUMPERS[database.kind].count_rows(database)
+        return dumper(database.kind).count_rows(database)
     except DeploymentError as error:
         log.warning("%s: %s", database.site.name, error)
         return {}

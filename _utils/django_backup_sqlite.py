@@ -6,7 +6,7 @@ from typing import Any
 import django_backup_dump
 import django_host_command
 import django_host_file
-from django_backup_dump import CONTENTS, Database, Dumper
+from django_backup_dump import CONTENTS, Database, Dumper, Prepare, nothing
 from django_host_command import DeploymentError
 
 PROGRAM = "salt://django/files/django_formula_sqlite.py"
@@ -28,7 +28,7 @@ class SQLiteDumper(Dumper):
             found: dict[str, Any] = _run(database, CONTENTS, "dump", database.name, output=pipe)
         return found
 
-    def load(self, database: Database, name: str, file: int) -> dict[str, Any]:
+    def load(self, database: Database, name: str, file: int, _prepare: Prepare = nothing) -> dict[str, Any]:
         found: dict[str, Any] = _run(database, CONTENTS, "load", name, stdin=file)
         return found
 

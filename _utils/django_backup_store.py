@@ -21,7 +21,7 @@ import django_store_contract
 import django_store_redis
 import django_store_service
 import django_wall_move
-from django_backup_dump import Database, Dumper
+from django_backup_dump import Database, Dumper, Prepare, nothing
 from django_host_command import DeploymentError
 from django_host_folder import Folder
 from django_site import Site
@@ -71,7 +71,7 @@ class StoreDumper(Dumper):
                 left -= len(part)
         return {"rows": {}, "migrations": []}
 
-    def load(self, database: Database, name: str, file: int) -> dict[str, Any]:
+    def load(self, database: Database, name: str, file: int, _prepare: Prepare = nothing) -> dict[str, Any]:
         """Copy a snapshot into a folder next to that of the queue, and have Redis's own program check it."""
         site, user = database.site, django_store_contract.user(database.site)
         path = Path(name) / _FILE

@@ -11,6 +11,7 @@ import django_deploy_inputs
 import django_deploy_migration
 import django_host_clock
 import django_host_disk
+import django_project_program
 import django_push
 import django_release
 import django_release_attempt
@@ -391,6 +392,7 @@ class Deployment:
     def _fail(self, step: str, error: DeploymentError) -> None:
         """Stop the new release and keep it as failed, or delete it where a new try may help; complete the error."""
         self.let_tasks_go()
+        django_project_program.explain(error)
         error.log = redact(error.log, self.secrets.masked())
         error.message = redact(error.message, self.secrets.masked())
         error.hint = redact(error.hint, self.secrets.masked())

@@ -6,9 +6,11 @@ from typing import Any
 
 import django_backup
 import django_database
+import django_project_ask
 import django_project_program
 import django_proxy_maintenance
 import django_release_workers
+import django_site_maintenance
 from django_host_command import DeploymentError
 from django_release import Release
 from django_site import Site
@@ -138,14 +140,14 @@ def maintenance_for(release: Release | None) -> Iterator[None]:
         yield
         return
     site = release.site
-    closes, holds = not django_proxy_maintenance.is_on(site), not django_proxy_maintenance.holds_workers(site)
+    closes, holds = not django_site_maintenance.known(site), not django_proxy_maintenance.holds_workers(site)
     if closes:
         django_proxy_maintenance.on(site, by=f"{_CLOSED} {release.name} cannot run with")
     django_proxy_maintenance.hold_workers(site)
     django_release_workers.await_quiet(site, release.path)
     try:
         yield
-    except django_project_program.PartlyMigrated:
+    except django_project_ask.PartlyMigrated:
         raise
     except DeploymentError:
         if closes:
@@ -161,7 +163,7 @@ def is_in_maintenance(site: Site, release: Release | None = None) -> bool:
     Args:
         release: only for a migration that this release cannot run with.
     """
-    by = (django_proxy_maintenance.is_on(site) or {"by": ""})["by"]
+    by = (django_site_maintenance.known(site) or {"by": ""})["by"]
     return by.startswith(_CLOSED) and (not release or release.name in by)
 
 
@@ -181,7 +183,7 @@ def migrate(release: Release, secrets: list[str]) -> list[str]:
     log.info("%s: migrating the databases of %s", release.site.name, release.name)
     try:
         answer = django_project_program.migrate(release.site, release.path, release.facts, secrets)
-    except django_project_program.PartlyMigrated as error:
+    except django_project_ask.PartlyMigrated as error:
         record_move(release, error.names, "pending", "applied")
         _record_migrated(release, error.names)
         raise

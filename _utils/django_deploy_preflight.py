@@ -16,9 +16,9 @@ import django_host_service
 import django_host_user
 import django_proxy
 import django_proxy_files
-import django_proxy_maintenance
 import django_release_instance
-import django_site_mount
+import django_site_maintenance
+import django_site_media
 import django_store_setup
 import django_virtualenv_python
 import django_wall_delegate
@@ -72,7 +72,7 @@ def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
     try:
         django_virtualenv_python.require_for_server(site)
         if not deployment.test:  # a dry run has mounted nothing
-            django_site_mount.refuse_unmounted(site)
+            django_site_media.refuse_unmounted(site)
         refuse_without_disk(site, live, with_virtualenv=bool(changes.get("requirements")))
         django_store_setup.refuse_lost_tasks(site)
         outlook.warnings += django_store_setup.warnings(site)
@@ -103,7 +103,7 @@ def _gapless(deployment: Deployment) -> str:
     at = f"django:sites:{site.name}"
     if not live or not django_release_instance.serves(live.path):
         return ""
-    if django_proxy_maintenance.is_on(site):
+    if django_site_maintenance.known(site):
         return f"yes, visitors get the maintenance page, before and after: django.maintenance {site.name} off ends that"
     if django_release_instance.pid(site, live.path) is None:
         return f"no: {live.name} does not run"

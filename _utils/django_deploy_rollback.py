@@ -9,6 +9,7 @@ import django_backup
 import django_database
 import django_database_sqlite
 import django_deploy_migration
+import django_project_ask
 import django_project_program
 import django_release
 import django_release_disk
@@ -288,7 +289,7 @@ def reverse(left: Release, outlook: Outlook, secrets: list[str]) -> None:
             django_deploy_migration.maintenance_for(left),
         ):
             django_project_program.reverse(site, left.path, left.facts, databases, secrets)
-    except django_project_program.PartlyMigrated as error:
+    except django_project_ask.PartlyMigrated as error:
         error.hint = "\n".join(filter(None, [error.hint, restore(left, secrets)]))
         raise
     for release in [left, *(one for one in django_release.releases(site) if one.name != left.name)]:

@@ -21,6 +21,7 @@ import django_release_page
 import django_release_static
 import django_server
 import django_site
+import django_site_media
 import django_site_mount
 import django_virtualenv
 import django_worker
@@ -45,7 +46,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     commands = django_deploy_commands.changes(deployment, "before_switch")
     yield {"instance": f"{', '.join(_units(deployment, release))} started", **commands}
     deployment.take_lock()
-    django_site_mount.refuse_unmounted(site)
+    django_site_media.refuse_unmounted(site)
     live = deployment.live if deployment.live and deployment.live.name != release.name else None
     if live and site.config["releases"]["overlap"]:
         django_deploy_preflight.refuse_without_memory(site, live)

@@ -18,6 +18,7 @@ import django_push
 import django_release_claim
 import django_schedule
 import django_secret
+import django_site_media
 import django_site_mount
 import django_source_mirror
 import django_store
@@ -119,7 +120,7 @@ def _refuse_writable_parents(site: Site) -> None:
 def _look(deployment: Deployment) -> _Pending:
     site, templates = deployment.site, deployment.templates
     folders = deployment.takeover.folders() if deployment.takeover else site.folders()
-    if django_site_mount.is_shared(site):  # root may have no rights on its mount
+    if django_site_media.is_shared(site):  # root may have no rights on its mount
         folders = [folder for folder in folders if folder.path != site.media.top]
     wrong = {folder: problem for folder in folders if (problem := django_host_folder.problem(folder))}
     applied = django_host_file.with_checksum({"config": dict(site.config), "platform": dict(site.platform)})

@@ -13,13 +13,17 @@ IS_PACKED = not _MODULES.is_dir()
 
 
 @functools.cache
-def packed(module: str) -> bytes:
-    """Return a program as an archive that Python runs: a module and those that it imports; equal for equal code."""
+def packed(module: str, without: frozenset[str] = frozenset()) -> bytes:
+    """Return a program as an archive that Python runs: a module and those that it imports; equal for equal code.
+
+    Args:
+        without: modules that it does not need, with those that only they import.
+    """
     sources = {"__main__": f"import sys\nimport {module}\nsys.exit({module}.main(*sys.argv[1:]))\n"}
     names = [module]
     for name in names:  # grows meanwhile
         sources[name] = (_MODULES / f"{name}.py").read_text(encoding="utf-8")
-        names += [one for one in dict.fromkeys(_imported(sources[name])) if one not in names]
+        names += [one for one in dict.fromkeys(_imported(sources[name])) if one not in names and one not in without]
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as members:
         for name, source in sources.items():

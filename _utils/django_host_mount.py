@@ -15,7 +15,6 @@ import django_host_file
 import django_host_proc
 import django_host_unit
 from django_host_command import DeploymentError
-from django_host_proc import Mount
 
 UNITS = Path("/etc/systemd/system")
 #: Where a mount is tried: root's.
@@ -39,12 +38,6 @@ WantedBy=multi-user.target
 """
 
 
-def mount(folder: Path) -> Mount | None:
-    """Return what is mounted at a folder, or None."""
-    real = django_host_proc.real_path(folder)
-    return next((one for one in reversed(django_host_proc.mounts()) if one.folder == real), None)
-
-
 def unit(folder: Path) -> Path:
     """Return the mount unit of a folder, whose name systemd prescribes (systemd.unit(5), "string escaping")."""
     name = "-".join(re.sub(r"[^A-Za-z0-9:_.]", _escaped, part) for part in folder.parts[1:])
@@ -57,7 +50,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 def follows_no_link(folder: Path) -> bool:
     """Return whether the folder is mounted so that no link in it is followed."""
-    found = mount(folder)
+    found = django_host_proc.mount(folder)
     return found is not None and "nosymfollow" in found.options
 
 

@@ -220,6 +220,12 @@ def boot_id() -> str:
         return ""
 
 
+def mount(folder: Path) -> Mount | None:
+    """Return what is mounted at a folder, or None."""
+    real = real_path(folder)
+    return next((one for one in reversed(mounts()) if one.folder == real), None)
+
+
 def mounts() -> list[Mount]:
     """Return all mounts of this host, a later one after an earlier one of the same folder."""
     try:

@@ -4,19 +4,14 @@ import contextlib
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import django_host_compiled
 import django_wall_headers
 from django_host_command import DeploymentError
 
 if TYPE_CHECKING:
     import jinja2
-
-#: Templates as Jinja has compiled them: it takes longer than all else that an apply with nothing to do does with them.
-COMPILED = Path("/var/lib/django-formula/templates")
-#: Those that were compiled before there was a folder to keep them in.
-_unkept: list["jinja2.bccache.Bucket"] = []
 
 
 def unit_value(value: Any) -> str:
@@ -122,28 +117,12 @@ def _jinja() -> "jinja2.Environment":
 @functools.lru_cache(maxsize=64)
 def _template(url: str, text: str) -> "jinja2.Template":
     """Return a template, compiled now or by an earlier apply; Jinja compares the text that was compiled."""
-    import jinja2
-
-    environment, cache = _jinja(), jinja2.FileSystemBytecodeCache(str(COMPILED))
+    environment, cache = _jinja(), django_host_compiled.cache()
     bucket = cache.get_bucket(environment, url, None, text)
     if bucket.code is None:
         bucket.code = environment.compile(text, url)
-        if COMPILED.is_dir():
-            with contextlib.suppress(OSError):  # a full disk is reported by what needs it
-                cache.set_bucket(bucket)
-        else:
-            _unkept.append(bucket)
+        django_host_compiled.add(bucket)
     return environment.template_class.from_code(environment, bucket.code, environment.make_globals(None))
-
-
-def keep_compiled() -> None:
-    """Make the folder of compiled templates, and keep in it those of this apply: the next one compiles none."""
-    import jinja2
-
-    COMPILED.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(OSError):
-        while _unkept:
-            jinja2.FileSystemBytecodeCache(str(COMPILED)).set_bucket(_unkept.pop())
 
 
 def compile_templates(templates: Mapping[str, str], urls: Iterable[str]) -> None:

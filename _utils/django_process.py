@@ -190,12 +190,6 @@ def parse(site: Site, name: str) -> tuple[str, str] | None:
     return (found[1], found[2] or "") if found and not django_kinds.is_of_site(found[2] or "") else None
 
 
-def management(release: Path, facts: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of Python for management commands: Django's own program where there is no manage.py."""
-    folder = release / "source" / str(facts["folder"])
-    return ["-m", "django"] if folder.is_dir() and not (folder / "manage.py").is_file() else ["manage.py"]
-
-
 def run_folder(site: Site, release: Path, part: str = "") -> Path:
     """Return the path of the folder of a part: ``<root>/runtime/0042``, ``<root>/runtime/0042-mail``.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,3 +66,16 @@ def recorded(release: Path) -> dict[str, Any] | None:
 def has_container(release: Path) -> bool:
     """Return whether a release runs in containers."""
     return bool((django_host_file.read_json(release / "release.json") or {}).get("container"))
+
+
+def management(release: Path, facts: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of Python for management commands: Django's own program where there is no manage.py."""
+    folder = release / "source" / str(facts["folder"])
+    return ["-m", "django"] if folder.is_dir() and not (folder / "manage.py").is_file() else ["manage.py"]
+
+
+def words(release: Path, facts: Mapping[str, Any], command: str) -> list[str]:
+    """Return a command of the pillar as arguments; manage.py is run by the Python of the release."""
+    first, *others = shlex.split(command)
+    program = ["python", *management(release, facts)] if first in ("manage.py", "./manage.py") else [first]
+    return ["/usr/bin/env", *program, *others]

@@ -49,6 +49,12 @@ def ending(command: ProjectCommand, name: str) -> Iterator[Sequence[str]]:
             container.engine.end(name)
 
 
+def is_active(release: Path, name: str) -> bool:
+    """Return whether a container of a name runs, by the engine of a release."""
+    container = django_container.of_release(release)
+    return container is not None and container.engine.pid(name) is not None
+
+
 def confined(command: ProjectCommand, container: Container, name: str) -> tuple[list[tuple[str, str]], Sequence[str]]:
     """Return the properties of the transient unit of a command, and the arguments that run it in a container.
 

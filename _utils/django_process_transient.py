@@ -18,7 +18,7 @@ import django_host_unit
 import django_process_command
 import django_process_sandbox
 import django_process_trial
-import django_site_mount
+import django_site_media
 from django_host_command import Command, DeploymentError
 from django_process_command import ProjectCommand
 from django_site import Site
@@ -63,7 +63,7 @@ def _run(
     command: ProjectCommand, name: str, properties: Sequence[tuple[str, str]], argv: Sequence[str], *, stop: int
 ) -> str:
     """Run a command of a project in a transient unit of a name, and return its output."""
-    mounts = [("RequiresMountsFor", str(command.site.media))] if django_site_mount.is_shared(command.site) else []
+    mounts = [("RequiresMountsFor", str(command.site.media))] if django_site_media.is_shared(command.site) else []
     if command.task == "task":
         end(name)
     start_bus()

@@ -2,12 +2,12 @@
 
 import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import django_process
+import django_process_command
+import django_project_ask
 import django_project_program
 import django_site_cause
 from django_host_command import DeploymentError, seconds
@@ -38,10 +38,10 @@ def manage(
     Raises:
         DeploymentError: the command fails.
     """
-    program = django_process.management(release, facts)
+    program = django_process_command.management(release, facts)
     if command and command[0] == "migrate":
         request = {"application": facts["application"], **django_project_program.limits(site)}
-        program = [django_project_program.path_of(release, django_project_program.MIGRATE), json.dumps(request)]
+        program = [django_project_ask.path_of(release, django_project_ask.MIGRATE), json.dumps(request)]
     project_command = ProjectCommand(
         site,
         release,
@@ -67,47 +67,6 @@ def _run(command: ProjectCommand, *, hint: str) -> str:
         raise
 
 
-def _words(release: Path, facts: Mapping[str, Any], command: str) -> list[str]:
-    """Return a command of the pillar as arguments; manage.py is run by the Python of the release."""
-    words = shlex.split(command)
-    is_manage = words[0] in ("manage.py", "./manage.py")
-    program = ["python", *django_process.management(release, facts)] if is_manage else words[:1]
-    return ["/usr/bin/env", *program, *words[1:]]
-
-
-def run_command(
-    site: Site,
-    release: Path,
-    facts: Mapping[str, Any],
-    command: str,
-    timeout: str,
-    secrets: list[str],
-    task: str,
-) -> str:
-    """Run a command of the pillar in a release, and return the end of its output.
-
-    Args:
-        timeout: how long it may take, as a duration of the pillar.
-        task: its name, which no other command of the site has that may run at the same time.
-
-    Raises:
-        DeploymentError: it fails or times out.
-    """
-    project_command = ProjectCommand(
-        site,
-        release,
-        facts,
-        _words(release, facts, command),
-        doing=command,
-        timeout=seconds(timeout),
-        secrets=secrets,
-        task=task,
-        errors_too=True,
-        only_the_end=True,
-    )
-    return _run(project_command, hint="")
-
-
 def run_stage(
     site: Site,
     release: Path,
@@ -131,7 +90,7 @@ def run_stage(
             site,
             release,
             facts,
-            _words(release, facts, command),
+            django_process_command.words(release, facts, command),
             doing=command,
             timeout=seconds(site.config["timeouts"]["command"]),
             writable=writable,

@@ -9,7 +9,6 @@ import tempfile
 import time
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any
 
 import django_host_clock
 import django_host_command
@@ -18,6 +17,7 @@ import django_host_template
 import django_kinds
 import django_proxy
 import django_proxy_page
+import django_site_maintenance
 from django_host_command import DeploymentError
 from django_site import Site
 from django_wall_text import Log
@@ -125,22 +125,9 @@ def release_workers(site: Site) -> None:
         (site.maintenance / "on/hold").unlink()
 
 
-def is_on(site: Site) -> dict[str, Any] | None:
-    """Return what is known of the maintenance of a site, or None where it is off.
-
-    Returns:
-        ``since``, ``by``, ``message``, ``page`` (``own``, or the path of the project's), and ``until`` if the message
-        has a time.
-    """
-    if not (site.maintenance / "on/index.html").is_file():
-        return None
-    nothing = dict.fromkeys(("since", "by", "message", "page"), "")
-    return {**nothing, **(django_host_file.read_json(site.maintenance / "on/about.json") or {})}
-
-
 def summary(site: Site) -> str:
     """Return maintenance in a line, such as ``since 2026-03-01T12:00:00Z: back at 14:00``; empty where it is off."""
-    about = is_on(site)
+    about = django_site_maintenance.known(site)
     since = f"since {about['since']}" if about and about["since"] else "on"
     return ": ".join(filter(None, [since, about["message"]])) if about else ""
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import django_host_port
 import django_host_service
 import django_proxy
-import django_proxy_maintenance
 import django_proxy_move
 import django_proxy_rival
 import django_proxy_watch
@@ -17,6 +16,7 @@ import django_release_cure
 import django_release_http
 import django_release_instance
 import django_site_domain
+import django_site_maintenance
 import django_tls
 from django_host_command import DeploymentError
 from django_host_port import Place
@@ -61,7 +61,7 @@ def problem(site: Site, *, anew: bool = True) -> str:
         found = [] if not anew and memory.has_no_rival() else list(map(str, django_proxy_rival.of_site(site)))
     except DeploymentError as error:
         return error.message
-    if not found and not django_proxy_maintenance.is_on(site):
+    if not found and not django_site_maintenance.known(site):
         answers = list(_answers(site, proxy, time.monotonic() + _PATIENCE))
         found = list(filter(None, answers))
     if not found:

@@ -18,6 +18,7 @@ import django_host_service
 import django_host_template
 import django_host_unit
 import django_process_systemd
+import django_release_instance
 import django_schedule_run
 import django_schedule_time
 import django_timer
@@ -114,7 +115,7 @@ def remove(site: Site) -> None:
     names = installed(site)
     _remove(site, names)
     for name in names:
-        django_schedule_run.end(site, name)
+        _end(site, name)
     known = sorted({*names, *django_schedule_run.recorded(site)})
     if known and django_host_service.has_systemd():
         _forget(site, [_service(site, name).name for name in known])
@@ -185,7 +186,11 @@ def files(site: Site, templates: Mapping[str, str]) -> dict[Path, bytes]:
         else:
             line = f"{django_schedule_time.cron(definition['at'])} root {command}"
             wanted[_cron(site, name)] = f"# Schedule {name} of the Django site {site.name}\n{line}\n".encode()
-    return {_program(site): django_host_archive.packed("django_schedule_run"), **wanted} if wanted else {}
+    return (
+        {_program(site): django_host_archive.packed("django_schedule_run", django_timer.unused(site)), **wanted}
+        if wanted
+        else {}
+    )
 
 
 def _configured(site: Site) -> list[str]:
@@ -237,3 +242,12 @@ def _cron(site: Site, name: str) -> Path:
 
 def _link(timer: Path) -> Path:
     return django_process_systemd.UNITS / "timers.target.wants" / timer.name
+
+
+def _end(site: Site, name: str) -> None:
+    """End the command of a schedule, whatever started it."""
+    for manager in django_release_instance.PROCESS_MANAGERS.values():
+        manager.end_command(site, django_schedule_run.task(name))
+    lock = django_schedule_run.lock(site, name, "")
+    if lock.holder():
+        lock.end_holders()

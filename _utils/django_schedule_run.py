@@ -16,15 +16,16 @@ from typing import Any
 
 import django_host_clock
 import django_host_file
-import django_project_command
-import django_proxy_maintenance
+import django_process_command
+import django_process_runner
 import django_release
-import django_release_instance
 import django_release_use
 import django_secret
 import django_site
-from django_host_command import DeploymentError, redact
+import django_site_maintenance
+from django_host_command import DeploymentError, redact, seconds
 from django_host_lock import Lock
+from django_process_command import ProjectCommand
 from django_release import Release
 from django_site import Site
 from django_wall_text import tell
@@ -47,7 +48,7 @@ def main(name: str, schedule: str) -> int:
     signal.signal(signal.SIGTERM, _exit)  # so that the command is ended, and recorded
     try:
         site = django_site.find(name)
-        if running := _lock(site, schedule, "").holder():
+        if running := lock(site, schedule, "").holder():
             tell(f"{schedule} of {name} does not run: it is running already ({running})")
             return 0
         if reason := skipped(site, schedule):
@@ -71,7 +72,7 @@ def obstacle(site: Site) -> str:
     """Return why schedules of a site do not run now, or an empty text."""
     if not django_release.linked(site, site.current):
         return f"{site.name} has no active release yet"
-    maintenance = django_proxy_maintenance.is_on(site)
+    maintenance = django_site_maintenance.known(site)
     return f"{site.name} is in maintenance since {maintenance['since']}" if maintenance else ""
 
 
@@ -79,7 +80,7 @@ def skipped(site: Site, name: str) -> str:
     """Return why a schedule does not run now, which is recorded, or an empty text."""
     reason = obstacle(site)
     if reason and site.schedules.is_dir():
-        with _lock(site, name, "none").held():
+        with lock(site, name, "none").held():
             records = _read(site, name)
             _write(site, name, {**records, "skipped": {"time": django_host_clock.now(), "why": reason}})
     return reason
@@ -122,11 +123,11 @@ def _held(site: Site, name: str, by: str) -> Iterator[Release]:
     """
     while True:
         live = django_release.linked(site, site.current)
-        lock = _lock(site, name, f"{live.name if live else ''} by {by}")
-        with lock.held():
+        held = lock(site, name, f"{live.name if live else ''} by {by}")
+        with held.held():
             active = django_release.linked(site, site.current)
             if live and active and active.name == live.name:  # else it was switched meanwhile
-                _refuse_leftover(live, name, lock)
+                _refuse_leftover(live, name, held)
                 yield live
                 return
         if not live:
@@ -135,7 +136,7 @@ def _held(site: Site, name: str, by: str) -> Iterator[Release]:
 
 def _refuse_leftover(live: Release, name: str, lock: Lock) -> None:
     """Check that no command of a schedule has outlived the program that started it."""
-    if django_release_instance.process_manager(live.site, live.path).is_command_active(live.site, task(name)):
+    if django_process_runner.is_active(live.site, live.path, task(name)):
         raise DeploymentError(f"{lock.busy} is under way: its program was killed", hint="wait until it has ended")
 
 
@@ -159,8 +160,19 @@ def _outcome(release: Release, name: str, definition: Mapping[str, Any]) -> tupl
     site = release.site
     secrets = list(django_secret.values(site, {}).values())
     try:
-        output = django_project_command.run_command(
-            site, release.path, release.facts, definition["command"], definition["timeout"], secrets, task(name)
+        output = django_process_runner.run(
+            ProjectCommand(
+                site,
+                release.path,
+                release.facts,
+                django_process_command.words(release.path, release.facts, definition["command"]),
+                doing=definition["command"],
+                timeout=seconds(definition["timeout"]),
+                secrets=secrets,
+                task=task(name),
+                errors_too=True,
+                only_the_end=True,
+            )
         )
     except DeploymentError as error:
         found = re.search(r"\(exit (\d+)\)", error.message)
@@ -170,18 +182,9 @@ def _outcome(release: Release, name: str, definition: Mapping[str, Any]) -> tupl
     return redact(output, secrets), {"exit": 0}
 
 
-def end(site: Site, name: str) -> None:
-    """End the command of a schedule, whatever started it."""
-    for manager in django_release_instance.PROCESS_MANAGERS.values():
-        manager.end_command(site, task(name))
-    lock = _lock(site, name, "")
-    if lock.holder():
-        lock.end_holders()
-
-
 def records(site: Site, name: str) -> dict[str, Any]:
     """Return the records of a schedule: its ``runs``, the oldest first, whether it is ``running``, and ``skipped``."""
-    return {**_read(site, name), "running": bool(_lock(site, name, "").holder())}
+    return {**_read(site, name), "running": bool(lock(site, name, "").holder())}
 
 
 def unit(site: Site, name: str) -> str:
@@ -199,7 +202,8 @@ def definition_of(site: Site, name: str) -> Path:
     return site.schedules / f"{name}.json"
 
 
-def _lock(site: Site, name: str, holder: str) -> Lock:
+def lock(site: Site, name: str, holder: str) -> Lock:
+    """Return the lock of a schedule, which its program holds as long as it runs."""
     return Lock(
         site.schedules / f"{name}{django_release_use.LOCK}",
         holder,

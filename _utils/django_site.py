@@ -10,11 +10,11 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import django_host_command
+import django_host_compiled
 import django_host_file
 import django_host_folder
 import django_host_port
 import django_host_service
-import django_host_template
 import django_host_user
 import django_kinds
 import django_site_domain
@@ -265,7 +265,7 @@ class Site:
         return (
             entry.is_symlink()
             and os.readlink(entry) == str(self.root)
-            and django_host_template.COMPILED.is_dir()
+            and django_host_compiled.FOLDER.is_dir()
             and (
                 not django_host_service.has_systemd()
                 or django_host_file.read_text(self.tmpfiles) == self._tmpfiles(self.current)
@@ -277,7 +277,7 @@ class Site:
         if self.is_registered():
             return
         REGISTRY.mkdir(parents=True, exist_ok=True)
-        django_host_template.keep_compiled()
+        django_host_compiled.keep()
         django_host_file.link(REGISTRY / self.name, str(self.root))
         if django_host_service.has_systemd():
             django_host_file.write(self.tmpfiles, self._tmpfiles(self.current))

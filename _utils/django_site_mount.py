@@ -21,6 +21,7 @@ import django_host_proc
 import django_host_service
 import django_host_unit
 import django_host_user
+import django_site_media
 import django_wall_delegate
 from django_host_command import DeploymentError
 from django_host_folder import Folder
@@ -49,38 +50,16 @@ WantedBy=multi-user.target
 """
 
 
-def is_shared(site: Site) -> bool:
-    """Return whether the site's uploads are to be on a mount."""
-    return bool(site.config["media"].get("shared"))
-
-
 def unit(site: Site) -> Path:
     """Return the mount unit of a site's uploads."""
     return django_host_mount.unit(site.media.top)
 
 
-def refuse_unmounted(site: Site) -> None:
-    """Check that the site's uploads are on a mount where the pillar says so.
-
-    Raises:
-        DeploymentError: nothing is mounted there.
-    """
-    if is_shared(site) and not django_host_mount.mount(site.media.top):
-        mount = site.config["media"].get("mount")
-        way = "salt-call state.apply django mounts it" if mount else "mount it, by /etc/fstab for example"
-        raise DeploymentError(
-            f"uploads of {site.name} are to be on a mount, and nothing is mounted at {site.media}"
-            + (f": {mount['device']} is missing" if mount else ""),
-            hint=f"{way}; if the hosts share no uploads: django:sites:{site.name}:media: {{shared: false}}",
-            transient=True,
-        )
-
-
 def problem(site: Site) -> str:
     """Return why the site cannot have its uploads on its mount; empty where it can, or is to have none."""
     try:
-        refuse_unmounted(site)
-        return f"{site.media} is {found}" if is_shared(site) and (found := _wrong_owner(site)) else ""
+        django_site_media.refuse_unmounted(site)
+        return f"{site.media} is {found}" if django_site_media.is_shared(site) and (found := _wrong_owner(site)) else ""
     except DeploymentError as error:
         return error.message
 
@@ -93,14 +72,14 @@ def look(site: Site) -> dict[str, str]:
             missing, or its files belong to another user.
     """
     mount, path = site.config["media"].get("mount"), unit(site)
-    if not is_shared(site):
+    if not django_site_media.is_shared(site):
         return {}
     if not mount:
-        refuse_unmounted(site)
+        django_site_media.refuse_unmounted(site)
         kept = {str(path): "removed: the host mounts it itself"} if _is_ours(path) else {}
         return kept | _owner_changes(site)
     _refuse_links(site)
-    found = django_host_mount.mount(site.media.top)
+    found = django_host_proc.mount(site.media.top)
     _refuse_another(site, path, found is not None)
     changes = {}
     if django_host_file.read_text(path) != _text(site) or not os.path.lexists(_link(path)):
@@ -118,11 +97,11 @@ def apply(site: Site) -> None:
     Raises:
         DeploymentError: it cannot be mounted; what was mounted before is mounted again.
     """
-    if not is_shared(site):
+    if not django_site_media.is_shared(site):
         return
     path = unit(site)
     if site.config["media"].get("mount"):
-        if django_host_file.read_text(path) != _text(site) or not django_host_mount.mount(site.media.top):
+        if django_host_file.read_text(path) != _text(site) or not django_host_proc.mount(site.media.top):
             _mount(site, path)
         if not os.path.lexists(_link(path)):
             django_host_unit.control("enable", "--quiet", path.name)
@@ -140,7 +119,7 @@ def taken_away(site: Site) -> Iterator[None]:
     `systemctl stop`, which would stop the active release with it.
     """
     path = unit(site)
-    if is_shared(site) or not _is_ours(path):
+    if django_site_media.is_shared(site) or not _is_ours(path):
         yield
         return
     _unmount(site, path)
@@ -300,7 +279,7 @@ def _link(path: Path) -> Path:
 
 def _mount(site: Site, path: Path) -> None:
     former = django_host_file.read_text(path)
-    if django_host_mount.mount(site.media.top):
+    if django_host_proc.mount(site.media.top):
         _unmount(site, path)
     try:
         django_host_folder.make(_below(site))  # from here on no process of the site adds a file
@@ -357,7 +336,7 @@ def _own(site: Site) -> None:
 def _unmount(site: Site, path: Path) -> None:
     """Unmount it at once, also while files are open, which are finished there; wait until systemd has noticed."""
     folder, deadline = str(site.media), time.monotonic() + _NOTICED
-    if not django_host_mount.mount(site.media.top):
+    if not django_host_proc.mount(site.media.top):
         return
     django_host_command.run(["umount", "--lazy", "--no-canonicalize", folder], doing=f"unmounting {folder}")
     while django_host_unit.value(path.name, "ActiveState") == "active":

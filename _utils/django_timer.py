@@ -19,13 +19,11 @@ import django_host_file
 import django_host_service
 import django_host_template
 import django_host_unit
+import django_process_command
 import django_process_systemd
 import django_release
-import django_secret
-import django_site
 from django_host_command import DeploymentError
 from django_site import Site
-from django_wall_text import tell
 
 CRON = Path("/etc/cron.d")
 #: The schedules of cron for the calendar expressions of systemd.
@@ -44,26 +42,9 @@ class Task(NamedTuple):
         return site.config["backup"]["schedule"] if self == BACKUP else "hourly" if site.https else None
 
 
-BACKUP = Task("backup", "Backups", "django_timer")
+BACKUP = Task("backup", "Backups", "django_backup_program")
 RENEWAL = Task("tls", "Renewal of the certificates", "django_tls_renewal")
 TASKS = (BACKUP, RENEWAL)
-
-
-def main(name: str) -> int:
-    """Back up a site as last applied, and return the exit code: the program of the backup task."""
-    try:
-        site = django_site.find(name)
-        live = django_release.linked(site, site.current)
-        if not live:
-            tell(f"{name} has no active release yet")
-            return 0
-        secrets = list(django_secret.values(site, {}).values())
-        for path in django_backup.make(site, live, why=django_backup.BY_TIMER, secrets=secrets):
-            tell(path)
-    except (DeploymentError, OSError) as error:
-        tell(error, is_error=True)
-        return 1
-    return 0
 
 
 def stale(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> dict[str, str]:
@@ -165,7 +146,7 @@ def _files(site: Site, templates: Mapping[str, str], task: Task) -> dict[Path, b
         return {}
     program = _program(site, task)
     command = f"/usr/bin/python3 -I {program} {site.name}"
-    files = {program: django_host_archive.packed(task.module)}
+    files = {program: django_host_archive.packed(task.module, unused(site))}
     if django_host_service.has_systemd():
         variables: dict[str, Any] = {"site": site.config, "command": command, "schedule": schedule}
         variables |= {"local": django_database.are_local(site), "at_home": is_at_home(site)}
@@ -180,6 +161,24 @@ def _files(site: Site, templates: Mapping[str, str], task: Task) -> dict[Path, b
     when = _CRON[schedule] if task == BACKUP else f"{sum(site.name.encode()) % 60} * * * *"
     files[_cron(site, task)] = f"# {task.title} of the Django site {site.name}\n{when} root {command}\n".encode()
     return files
+
+
+def unused(site: Site) -> frozenset[str]:
+    """Return the modules that a program of a site does not need: of what neither it nor a kept release has."""
+    releases = [release.path for release in django_release.releases(site)]
+    recorded = [django_process_command.recorded(path) or {} for path in releases]
+    managers = {site.process, *(one["process"] for one in recorded if "process" in one)}
+    has_containers = site.config.get("container") or any(map(django_process_command.has_container, releases))
+    return frozenset(
+        module
+        for module, is_used in {
+            "django_process_container": has_containers,
+            "django_process_reaped": "supervisor" in managers,
+            "django_process_transient": "systemd" in managers,
+            "django_backup_store": django_backup.has_queue(site),
+        }.items()
+        if not is_used
+    )
 
 
 def has_cron() -> bool:

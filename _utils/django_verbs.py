@@ -23,6 +23,7 @@ import django_release_claim
 import django_release_instance
 import django_secret
 import django_site
+import django_site_maintenance
 import django_tls
 import django_tls_renewal
 import django_verbs_attempt
@@ -337,7 +338,7 @@ def maintenance(name: str, switch: str, message: str, asked_by: str = "django.ma
         django_proxy_maintenance.on(site, message, by=asked_by)
     elif switch == "off":
         django_proxy_maintenance.off(site)
-    about = django_proxy_maintenance.is_on(site)
+    about = django_site_maintenance.known(site)
     return {"maintenance": "on", **about} if about else {"maintenance": "off"}
 
 

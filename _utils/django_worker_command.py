@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import django_process
+import django_process_command
 from django_host_command import seconds
 from django_site import Site
 from django_worker_contract import Worker
@@ -24,7 +24,7 @@ class Command(Worker):
         """Return the command and its arguments, the signal that stops it, and when it is ready."""
         words = shlex.split(worker["command"])
         if words[0] in ("manage.py", "./manage.py"):
-            words = [f"{release}/virtualenv/bin/python", *django_process.management(release, facts), *words[1:]]
+            words = [f"{release}/virtualenv/bin/python", *django_process_command.management(release, facts), *words[1:]]
         reports = worker["ready"] == "notify"
         return {
             "argv": words,

@@ -3,7 +3,7 @@
 import dataclasses
 
 import django_host_command
-import django_process_systemd
+import django_process_transient
 import pytest
 
 
@@ -26,6 +26,6 @@ def project_commands(monkeypatch):
             return self.output
 
     fake = FakeManager()
-    monkeypatch.setattr(django_process_systemd.MANAGER, "run", fake.run)
+    monkeypatch.setattr(django_process_transient, "run", fake.run)
     monkeypatch.setattr(django_host_command, "identity", lambda user: {})
     return fake

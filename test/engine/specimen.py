@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import django_host_command
+import django_host_compiled
 import django_host_folder
 import django_host_mount
 import django_host_proc
 import django_host_service
-import django_host_template
 import django_host_user
 import django_pillar
 import django_process
@@ -128,7 +128,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for (module, name), folder in folders.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
-    monkeypatch.setattr(django_host_template, "COMPILED", tmp_path / "var/lib/django-formula/templates")
+    monkeypatch.setattr(django_host_compiled, "FOLDER", tmp_path / "var/lib/django-formula/templates")
     (tmp_path / "proc/meminfo").symlink_to("/proc/meminfo")
     (tmp_path / "etc/apt/apt.conf.d").mkdir(parents=True)
     monkeypatch.setattr(django_virtualenv_kept, "CONFIGURATION", tmp_path / "etc/apt/apt.conf.d/60django-formula")

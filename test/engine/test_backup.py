@@ -16,6 +16,7 @@ import django_host_file
 import django_proxy_maintenance
 import django_release
 import django_site
+import django_site_maintenance
 import django_verbs
 import django_verbs_backup
 import pytest
@@ -52,7 +53,7 @@ def site(world, monkeypatch):
     monkeypatch.setattr(django_proxy_maintenance, "on", on)
     monkeypatch.setattr(django_proxy_maintenance, "off", lambda site: (site.root / "maintenance/on").unlink())
     about = {"by": "django.restore"}
-    monkeypatch.setattr(django_proxy_maintenance, "is_on", lambda site: about if _page(site).exists() else None)
+    monkeypatch.setattr(django_site_maintenance, "known", lambda site: about if _page(site).exists() else None)
     return world.site
 
 
@@ -303,7 +304,7 @@ def test_restore_exchanges_databases(world, site, clock):
     assert world.server.databases[kept]["rows"]["public.guestbook_entry"] == 5
     assert answer["kept"] == {"default": kept} and kept in answer["note"]
     assert answer["rows"] == {"default": {"public.guestbook_entry": "5 before, 3 now"}}
-    assert world.server.swapped == [("blog", True)] and not django_proxy_maintenance.is_on(site)
+    assert world.server.swapped == [("blog", True)] and not django_site_maintenance.known(site)
     assert django_backup.overview(site)[0]["verified"] == "2026-03-01T13:00:00Z"
     world.check()
 
@@ -313,7 +314,7 @@ def test_maintenance_stays_on_after_restore(site, clock):
     django_proxy_maintenance.on(site, by="Ada")
     clock()
     django_verbs_backup.restore("blog")
-    assert django_proxy_maintenance.is_on(site)
+    assert django_site_maintenance.known(site)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +334,7 @@ def damaged(world, site):
 def other_rows(world, site):
     load = world.server.load
 
-    def lossy(database, name, file):
+    def lossy(database, name, file, *_):
         found = load(database, name, file)
         return {**found, "rows": {**found["rows"], "public.auth_user": 0}}
 
@@ -364,7 +365,7 @@ def test_failed_restore_changes_nothing(world, site, clock, breaks, message):
     assert error.value.hint.endswith(f"{world.live} still runs")
     assert set(world.server.databases) == {"blog"}
     assert world.server.databases["blog"]["rows"]["public.guestbook_entry"] == 5
-    assert not django_proxy_maintenance.is_on(site) and django_backup.overview(site)[0]["verified"] == ""
+    assert not django_site_maintenance.known(site) and django_backup.overview(site)[0]["verified"] == ""
     world.check()
 
 
@@ -381,7 +382,7 @@ def test_databases_exchanged_all_or_none(world, site, clock):
     clock()
     with pytest.raises(DeploymentError, match="the server says no"):
         django_verbs_backup.restore("blog")
-    assert set(world.server.databases) == {"blog", "m"} and not django_proxy_maintenance.is_on(site)
+    assert set(world.server.databases) == {"blog", "m"} and not django_site_maintenance.known(site)
     assert all("public.new" in database["rows"] for database in world.server.databases.values())
     world.server.fails.clear()
     answer = django_verbs_backup.restore("blog", f"metrics-20260301T120000Z-{world.live}.dump")
@@ -396,7 +397,7 @@ def test_maintenance_stays_when_restored_site_fails(world, site, clock):
         django_verbs_backup.restore("blog")
     told = "the backup is restored; the former databases are in blog_before_20260301t130000"
     assert told in error.value.hint and "salt-call django.maintenance blog off" in error.value.hint
-    assert django_proxy_maintenance.is_on(site) and world.server.databases["blog"]["rows"] == ROWS
+    assert django_site_maintenance.known(site) and world.server.databases["blog"]["rows"] == ROWS
 
 
 def test_restore_with_rollback_activates_former_release(world, site, pending, clock):
@@ -405,7 +406,7 @@ def test_restore_with_rollback_activates_former_release(world, site, pending, cl
     world.apply()
     clock()
     answer = django_verbs_backup.restore("blog", rollback=True)
-    assert world.live == answer["release"] == before and not django_proxy_maintenance.is_on(site)
+    assert world.live == answer["release"] == before and not django_site_maintenance.known(site)
     world.check()
     assert world.apply() == {}
 

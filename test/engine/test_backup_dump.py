@@ -18,7 +18,7 @@ import django_backup_dump
 import django_backup_mysql
 import django_backup_postgres
 import django_host_command
-import django_project_program
+import django_project_ask
 import django_release
 import pytest
 from django_backup import DUMPERS
@@ -383,10 +383,10 @@ def test_program_reports_connection_parameters(site, tmp_path, reads_tables):
     )
     raises = "from django.db import DatabaseError\nraise DatabaseError('no such table: blog_post')\n"
     (tmp_path / "wsgi.py").write_text(f"print('noise')\n{raises * reads_tables}")
-    program = site.kept_template(django_project_program.BACKUP).read_bytes()
+    program = site.kept_template(django_project_ask.BACKUP).read_bytes()
     request = json.dumps({"mode": "connections", "aliases": ["default"], "application": "wsgi"}).encode()
     done = subprocess.run(
-        [sys.executable, "-u", "-c", django_project_program._READ],  # as every command of a release runs
+        [sys.executable, "-u", "-c", django_project_ask._READ],  # as every command of a release runs
         input=b"%d\n%s%s" % (len(program), program, request),
         cwd=tmp_path,
         capture_output=True,
@@ -405,7 +405,7 @@ def test_connections_queried_only_for_servers(site, monkeypatch):
         asked.append(request)
         return {alias: {"name": "blog2", "password": PASSWORD} for alias in request["aliases"]}
 
-    monkeypatch.setattr(django_project_program, "backup", backup)
+    monkeypatch.setattr(django_project_ask, "backup", backup)
     release = django_release.Release(site, "0001-3f2a9c1b77de")
     databases = {
         "default": {"engine": "django_prometheus.db.backends.postgresql", "name": "blog"},

@@ -29,7 +29,7 @@ def test_pillar_accepts_every_engine():
 
 def test_every_server_is_set_up_and_every_engine_backed_up():
     assert {*django_database_setup.SERVERS} == {*SERVERS}
-    assert {*django_backup.DUMPERS} == {*ENGINES, *django_backup.ON_REQUEST}
+    assert {*django_backup.KINDS} == {*ENGINES, *django_backup.ON_REQUEST}
 
 
 @pytest.mark.parametrize("name", SERVERS)

@@ -8,7 +8,7 @@ import django_deploy_secret
 import django_deploy_steps
 import django_host_command
 import django_host_file
-import django_project_program
+import django_project_ask
 import django_release_health
 import django_release_instance
 import django_verbs
@@ -166,13 +166,13 @@ def test_rollback_uses_new_login(blog, server):
 def test_rollback_refused_when_database_is_unreachable(blog, monkeypatch):
     asked = []
 
-    def ask(site, path, facts, request, secrets):
+    def ask(site, path, facts, request, secrets, *_):
         asked.append((path.name, request))
         raise DeploymentError('FATAL: database "blog" does not exist')
 
     blog.push("two")
     blog.apply()
-    monkeypatch.setattr(django_project_program, "backup", ask)
+    monkeypatch.setattr(django_project_ask, "backup", ask)
     django_verbs.rollback("blog")
     assert asked == [] and blog.live == f"0001-{commit('one')[:12]}"
     django_verbs_rotation.rotate_database_password("blog")

@@ -4,9 +4,11 @@ import sqlite3
 
 import django_deploy_migration
 import django_host_file
+import django_project_ask
 import django_project_program
 import django_proxy_maintenance
 import django_release
+import django_site_maintenance
 import django_verbs
 import pytest
 from django_host_command import DeploymentError
@@ -243,7 +245,7 @@ def test_an_older_release_that_does_not_come_up_once_migrations_are_taken_back(w
 
 def test_taking_back_that_stops_half_way(went, monkeypatch):
     world = went(ADDED, RENAMED)
-    stopped = django_project_program.PartlyMigrated("it does not balance", hint="mend it")
+    stopped = django_project_ask.PartlyMigrated("it does not balance", hint="mend it")
     facts = django_release.Release(world.site, TWO).facts
 
     def reverse(*_arguments):
@@ -411,7 +413,7 @@ def closing(one, monkeypatch):
     migrate, one.seen, one.stops = django_project_program.migrate, [], None
 
     def watched(site, *arguments):
-        one.seen.append((django_proxy_maintenance.is_on(site) or {}).get("by"))
+        one.seen.append((django_site_maintenance.known(site) or {}).get("by"))
         if one.stops:
             raise one.stops
         return migrate(site, *arguments)
@@ -425,7 +427,7 @@ CLOSED = f"a migration that {ONE} cannot run with"
 
 def test_the_site_is_closed_for_a_migration(closing):
     changes = closing.apply()
-    assert closing.seen == [CLOSED] and closing.live == TWO and django_proxy_maintenance.is_on(closing.site) is None
+    assert closing.seen == [CLOSED] and closing.live == TWO and django_site_maintenance.known(closing.site) is None
     assert changes["live"].pop("receipt")
     assert changes["live"] == {"live": {"old": ONE, "new": TWO}, "maintenance": "off"}
     closing.check()
@@ -448,49 +450,49 @@ def test_the_site_is_not_closed_for_what_is_safe(closing):
 def test_maintenance_switched_on_by_an_operator_stays_on(closing):
     django_proxy_maintenance.on(closing.site, "back soon", by="Ada")
     closing.apply()
-    assert closing.seen == ["Ada"] and django_proxy_maintenance.is_on(closing.site)["by"] == "Ada"
+    assert closing.seen == ["Ada"] and django_site_maintenance.known(closing.site)["by"] == "Ada"
 
 
 def test_a_migration_that_fails_and_has_left_nothing(closing):
     closing.stops = DeploymentError("it does not balance")
     with pytest.raises(DeploymentError, match=f"it does not balance\n{ONE} still runs"):
         closing.apply()
-    assert closing.seen == [CLOSED] and django_proxy_maintenance.is_on(closing.site) is None
+    assert closing.seen == [CLOSED] and django_site_maintenance.known(closing.site) is None
 
 
 @pytest.mark.parametrize("where", ["migration", "instance"])
 def test_the_site_stays_closed_where_the_live_release_cannot_live_with_it(closing, where):
     if where == "migration":
-        closing.stops = django_project_program.PartlyMigrated("it does not balance")
+        closing.stops = django_project_ask.PartlyMigrated("it does not balance")
         closing.stops.names = ["blog.0002_gone"]
     else:
         closing.fails["enable"] = DeploymentError("it does not start")
     with pytest.raises(DeploymentError) as error:
         closing.apply()
     assert "visitors get the maintenance page" in error.value.hint and closing.live == ONE
-    assert django_proxy_maintenance.is_on(closing.site)["by"] == CLOSED
+    assert django_site_maintenance.known(closing.site)["by"] == CLOSED
     facts = django_release.Release(closing.site, TWO).facts["migrations"]["default"]
     assert where == "instance" or facts == {"applied": ["blog.0001", "blog.0002_gone"], "pending": []}
     closing.push("one")
-    assert closing.apply() == {} and django_proxy_maintenance.is_on(closing.site)
+    assert closing.apply() == {} and django_site_maintenance.known(closing.site)
     closing.stops, closing.fails = DeploymentError("nor does it now"), {}
     closing.push("next")
     with pytest.raises(DeploymentError, match="nor does it now"):
         closing.apply()
-    assert django_proxy_maintenance.is_on(closing.site)["by"] == CLOSED
+    assert django_site_maintenance.known(closing.site)["by"] == CLOSED
     closing.stops = None
     closing.push("three")
     closing.answers["migrations"] = {"default": {"applied": ["blog.0001", "blog.0002_gone"], "pending": []}}
     del closing.answers["schema"]
     closing.apply()
-    assert closing.live.endswith(commit("three")[:12]) and django_proxy_maintenance.is_on(closing.site) is None
+    assert closing.live.endswith(commit("three")[:12]) and django_site_maintenance.known(closing.site) is None
 
 
 def test_a_deployment_that_was_killed_before_it_opened_the_site(closing):
     closing.apply()
     django_proxy_maintenance.on(closing.site, by=CLOSED)
     assert closing.apply() == {"live": {"maintenance": "off"}}
-    assert closing.apply() == {} and django_proxy_maintenance.is_on(closing.site) is None
+    assert closing.apply() == {} and django_site_maintenance.known(closing.site) is None
 
 
 def test_the_backup_that_has_what_is_gone(went):

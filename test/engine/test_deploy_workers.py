@@ -15,11 +15,13 @@ import django_kinds
 import django_process
 import django_process_supervisor
 import django_process_systemd
+import django_project_ask
 import django_project_program
 import django_proxy_maintenance
 import django_release
 import django_release_workers
 import django_removal
+import django_site_maintenance
 import django_verbs
 import django_verbs_terminal
 import django_worker
@@ -292,7 +294,7 @@ def test_workers_wait_behind_the_maintenance_page_of_an_operator_too(breaking):
     django_proxy_maintenance.on(breaking.site, "back soon", by="Ada")
     breaking.apply()
     assert breaking.during == [set()] and breaking.fetching() == units(TWO)
-    assert django_proxy_maintenance.is_on(breaking.site)["by"] == "Ada"
+    assert django_site_maintenance.known(breaking.site)["by"] == "Ada"
 
 
 def test_workers_go_on_after_a_migration_that_has_left_nothing(breaking):
@@ -303,7 +305,7 @@ def test_workers_go_on_after_a_migration_that_has_left_nothing(breaking):
 
 
 def test_workers_wait_where_their_release_cannot_run_with_the_database_until_maintenance_ends(breaking):
-    breaking.stops = django_project_program.PartlyMigrated("it does not balance")
+    breaking.stops = django_project_ask.PartlyMigrated("it does not balance")
     breaking.stops.names = ["blog.0002_gone"]
     with pytest.raises(DeploymentError, match="it does not balance"):
         breaking.apply()

@@ -99,7 +99,7 @@ def test_unit_has_the_name_of_systemd_escape(folder, unit):
 def test_blanks_in_the_table_of_mounts_are_read(host):
     row = f"584 583 0:57 / {host}/my\\040folder rw,noatime shared:1 - cifs //files1/my\\040share rw\n"
     (django_host_proc.PROC / "self/mountinfo").write_text(row)
-    found = django_host_mount.mount(host / "my folder")
+    found = django_host_proc.mount(host / "my folder")
     assert found == (host / "my folder", ["rw", "noatime"], "cifs", "//files1/my share")
     assert django_host_proc.mounted_within(host) == [host / "my folder"]
-    assert django_host_proc.mounted_within(host / "my") == [] and django_host_mount.mount(host) is None
+    assert django_host_proc.mounted_within(host / "my") == [] and django_host_proc.mount(host) is None

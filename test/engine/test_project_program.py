@@ -78,8 +78,8 @@ def test_migrate_sends_its_time_limits(project_commands):
             "blog.0012: it fails (applied before it: 11 migrations)",
             "PartlyMigrated",
         ),
-        ("migration: blog.0002\napplied: ", "blog.0002: it fails", "DeploymentError"),
-        ("migration: blog.0002\napplied: \nblocked: yes", "blog.0002: it fails", "DeploymentError"),
+        ("migration: blog.0002\napplied: ", "blog.0002: it fails", "ProjectError"),
+        ("migration: blog.0002\napplied: \nblocked: yes", "blog.0002: it fails", "ProjectError"),
     ],
 )
 def test_failed_migration_is_named_with_those_applied_before_it(project_commands, report, message, kind):

@@ -6,6 +6,7 @@ import django_host_user
 import django_proxy_maintenance
 import django_proxy_nginx
 import django_removal
+import django_site_maintenance
 import django_verbs
 import django_verbs_status
 import pytest
@@ -32,10 +33,10 @@ def retry_after(site):
 
 def test_maintenance_is_switched_on_and_off(blog):
     site = blog.site
-    assert django_proxy_maintenance.is_on(site) is None and django_proxy_maintenance.summary(site) == ""
+    assert django_site_maintenance.known(site) is None and django_proxy_maintenance.summary(site) == ""
     blog.commands.clear()
     django_proxy_maintenance.on(site, "back <b>soon</b> & safe", by="ada")
-    about = django_proxy_maintenance.is_on(site)
+    about = django_site_maintenance.known(site)
     assert {**about, "since": ""} == {"since": "", "by": "ada", "message": "back <b>soon</b> & safe", "page": "own"}
     assert "<p>back &lt;b&gt;soon&lt;/b&gt; &amp; safe</p>" in page(site)
     assert retry_after(site) == "300"
@@ -43,7 +44,7 @@ def test_maintenance_is_switched_on_and_off(blog):
     assert django_verbs_status.status(site)["maintenance"] == django_proxy_maintenance.summary(site)
     django_proxy_maintenance.off(site)
     django_proxy_maintenance.off(site)
-    assert django_proxy_maintenance.is_on(site) is None and blog.commands == []
+    assert django_site_maintenance.known(site) is None and blog.commands == []
     blog.check_leftovers()
 
 
@@ -64,7 +65,7 @@ def test_second_message_replaces_the_first(blog):
         django_proxy_maintenance.on(blog.site, f"message {number}", by="ada")
         assert f"message {number}" in page(blog.site)
     assert len([*blog.site.maintenance.iterdir()]) == 3  # the link, its folder, and that of the one before
-    assert django_proxy_maintenance.is_on(blog.site)["message"] == "message 3"
+    assert django_site_maintenance.known(blog.site)["message"] == "message 3"
 
 
 def test_maintenance_lasts_through_releases_and_is_removed_with_the_site(blog):
@@ -72,7 +73,7 @@ def test_maintenance_lasts_through_releases_and_is_removed_with_the_site(blog):
     blog.push("two")
     blog.apply()
     django_verbs.rollback("blog")
-    assert django_proxy_maintenance.is_on(blog.site)
+    assert django_site_maintenance.known(blog.site)
     assert str(blog.site.maintenance) in django_removal.present(blog.site)
     django_removal.remove(blog.site, "a test")
     assert not blog.site.maintenance.exists()
@@ -116,14 +117,14 @@ def test_time_in_the_message_is_of_the_hosts_time_zone(monkeypatch):
 def test_retry_after_is_the_end_of_maintenance(blog):
     django_proxy_maintenance.on(blog.site, "2026-03-01 14:00 UTC", by="ada")
     assert retry_after(blog.site) == "Sun, 01 Mar 2026 14:00:00 GMT"
-    assert django_proxy_maintenance.is_on(blog.site)["until"] == "2026-03-01T14:00:00Z"
+    assert django_site_maintenance.known(blog.site)["until"] == "2026-03-01T14:00:00Z"
 
 
 def test_maintenance_refused_when_proxy_files_do_not_support_it(blog):
     django_proxy_nginx.PROXY.locations(blog.site).write_text("location / {}\n")
     with pytest.raises(DeploymentError, match="its files do not support maintenance"):
         django_proxy_maintenance.on(blog.site, by="ada")
-    assert django_proxy_maintenance.is_on(blog.site) is None
+    assert django_site_maintenance.known(blog.site) is None
 
 
 def test_maintenance_refused_without_a_proxy(make_site):
@@ -135,7 +136,7 @@ def test_maintenance_refused_without_a_proxy(make_site):
 def test_maintenance_is_on_when_its_record_is_torn(blog, torn):
     django_proxy_maintenance.on(blog.site, "soon", by="ada")
     (blog.site.maintenance / "on/about.json").write_text(torn)
-    assert django_proxy_maintenance.is_on(blog.site) == dict.fromkeys(("since", "by", "message", "page"), "")
+    assert django_site_maintenance.known(blog.site) == dict.fromkeys(("since", "by", "message", "page"), "")
     assert django_proxy_maintenance.summary(blog.site) == "on"
 
 
@@ -152,7 +153,7 @@ def test_page_of_the_project_is_shown_with_the_message(blog):
     project_page(blog)
     django_proxy_maintenance.on(blog.site, "<soon>", by="ada")
     assert page(blog.site) == "<p>ours: &lt;soon&gt;</p>"
-    assert django_proxy_maintenance.is_on(blog.site)["page"] == "pages/down.html"
+    assert django_site_maintenance.known(blog.site)["page"] == "pages/down.html"
 
 
 @pytest.mark.parametrize("how", ["gone", "link", "folder is a link", "hard link", "folder", "fifo", "another's"])
@@ -182,7 +183,7 @@ def test_link_or_foreign_file_is_not_shown_as_page(blog, how, monkeypatch):
     monkeypatch.setattr(os, "fchown", lambda *arguments: None)
     django_proxy_maintenance.on(site, "soon", by="ada")
     assert "hunter2" not in page(site) and "soon" in page(site)
-    assert django_proxy_maintenance.is_on(site)["page"] == "own"
+    assert django_site_maintenance.known(site)["page"] == "own"
 
 
 def test_release_refused_when_the_page_is_missing(blog):

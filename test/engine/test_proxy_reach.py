@@ -9,11 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import django_host_port
 import django_host_service
 import django_proxy
-import django_proxy_maintenance
 import django_proxy_reach
 import django_proxy_rival
 import django_release_http
 import django_release_instance
+import django_site_maintenance
 import pytest
 from django_host_command import DeploymentError
 from django_release_http import Answer
@@ -52,7 +52,7 @@ def visited(monkeypatch):
         (django_host_port, "addresses"): lambda pid: listening,
         (django_proxy, "serving"): lambda site: django_proxy.PROXIES["nginx"],
         (django_proxy_rival, "of_site"): lambda site: [],
-        (django_proxy_maintenance, "is_on"): lambda site: None,
+        (django_site_maintenance, "known"): lambda site: None,
         (django_release_instance, "serves"): lambda release: True,
         (django_proxy_reach, "_PATIENCE"): 60.0,
         (django_proxy_reach, "_PAUSE"): 0.01,
@@ -121,7 +121,7 @@ def test_nothing_is_asked_during_maintenance_and_what_nginx_refuses_is_said(visi
         raise DeploymentError("nginx -T failed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(django_proxy_maintenance, "is_on", lambda site: {"by": "ray"})
+        patched.setattr(django_site_maintenance, "known", lambda site: {"by": "ray"})
         assert visited(503) == ""
         patched.setattr(django_proxy_rival, "of_site", refused)
         assert visited(200) == "nginx -T failed"

@@ -4,13 +4,13 @@ import os
 
 import django_host_proc
 import django_host_service
-import django_proxy_maintenance
 import django_proxy_nginx
 import django_proxy_reach
 import django_proxy_rival
 import django_proxy_watch
 import django_release_instance
 import django_site
+import django_site_maintenance
 import pytest
 from django_proxy_contract import Bound, Server
 
@@ -47,7 +47,7 @@ class Host:
         played = {
             (django_host_service, "pid"): lambda daemon: self.pid,
             (django_host_proc, "stat"): lambda pid: None,
-            (django_proxy_maintenance, "is_on"): lambda site: None,
+            (django_site_maintenance, "known"): lambda site: None,
             (django_release_instance, "serves"): lambda release: True,
             (django_proxy_reach, "_answers"): self.ask,
             (django_proxy_nginx.Nginx, "servers"): self.print_configuration,

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import decouple
+import django_host_compiled
 import django_host_environment
 import django_host_template
 import django_release_settings
@@ -699,15 +700,15 @@ def test_a_template_that_cannot_be_rendered(template, message):
 
 def test_compiled_template_is_kept_for_the_next_apply(tmp_path, monkeypatch):
     url, kept = "salt://django/files/x", tmp_path / "lib/templates"
-    monkeypatch.setattr(django_host_template, "COMPILED", kept)
+    monkeypatch.setattr(django_host_compiled, "FOLDER", kept)
 
     def rendered(text):
         django_host_template._template.cache_clear()
         return django_host_template.render({url: text}, url, name="blog")
 
-    monkeypatch.setattr(django_host_template, "_unkept", [])
+    monkeypatch.setattr(django_host_compiled, "_unkept", [])
     assert rendered("{{ name }}") == "blog" and not kept.exists()  # a host without a site keeps nothing
-    django_host_template.keep_compiled()
+    django_host_compiled.keep()
     assert kept.stat().st_mode & 0o777 == 0o700
     [file] = kept.iterdir()
     with monkeypatch.context() as patch:

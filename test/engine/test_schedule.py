@@ -15,7 +15,6 @@ import django_host_lock
 import django_host_service
 import django_process_systemd
 import django_process_transient
-import django_proxy_maintenance
 import django_release
 import django_release_disk
 import django_release_use
@@ -23,6 +22,7 @@ import django_removal
 import django_schedule
 import django_schedule_run
 import django_schedule_time
+import django_site_maintenance
 import django_timer
 import django_verbs
 import django_verbs_schedule
@@ -331,7 +331,7 @@ def test_records_are_bounded(scheduled, monkeypatch):
 
 @pytest.mark.slow
 def test_schedule_runs_once_at_a_time(scheduled, capsys):
-    lock = django_schedule_run._lock(scheduled.site, "clear", f"{scheduled.live} by timer")
+    lock = django_schedule_run.lock(scheduled.site, "clear", f"{scheduled.live} by timer")
     with lock.held():
         assert django_schedule_run.main("blog", "clear") == 0
         assert "clear of blog does not run: it is running already" in capsys.readouterr().out
@@ -362,7 +362,7 @@ def test_release_in_which_a_schedule_runs_is_not_deleted(scheduled, own_host, mo
     monkeypatch.setattr(django_process_transient, "_TRANSIENT", str(own_host / "transient"))
     first = scheduled.live
     scheduled.options["releases"] = {"keep": 2}
-    lock = django_schedule_run._lock(scheduled.site, "clear", f"{first} by timer")
+    lock = django_schedule_run.lock(scheduled.site, "clear", f"{first} by timer")
     with lock.held():
         for name in ("two", "three", "four"):
             scheduled.push(name)
@@ -378,10 +378,10 @@ def test_release_in_which_a_schedule_runs_is_not_deleted(scheduled, own_host, mo
 
 def test_databases_are_not_exchanged_while_a_schedule_runs(scheduled):
     live = django_release.Release(scheduled.site, scheduled.live)
-    lock = django_schedule_run._lock(scheduled.site, "clear", f"{live.name} by timer")
+    lock = django_schedule_run.lock(scheduled.site, "clear", f"{live.name} by timer")
     with lock.held(), pytest.raises(DeploymentError, match="the schedule clear of blog runs"):
         django_backup_restore._exchange(scheduled.site, live, [], {}, {}, None)
-    assert not django_proxy_maintenance.is_on(scheduled.site)
+    assert not django_site_maintenance.known(scheduled.site)
 
 
 def test_databases_are_not_exchanged_while_a_command_of_the_command_line_runs(scheduled, own_host, monkeypatch):
@@ -404,7 +404,7 @@ def test_schedule_does_not_run_where_maintenance_begins_while_it_starts(schedule
 
 
 def test_nothing_runs_in_maintenance_or_before_a_release(scheduled, monkeypatch, capsys):
-    monkeypatch.setattr(django_proxy_maintenance, "is_on", lambda site: {"since": "2026-03-01T12:00:00Z"})
+    monkeypatch.setattr(django_site_maintenance, "known", lambda site: {"since": "2026-03-01T12:00:00Z"})
     assert django_schedule_run.main("blog", "clear") == 0
     assert "clear of blog does not run: blog is in maintenance since 2026-03-01" in capsys.readouterr().out
     assert records(scheduled)["runs"] == []
@@ -448,7 +448,7 @@ def test_signal_ends_the_run_and_records_it(scheduled, monkeypatch):
     def ends(*_arguments, **_options):
         os.kill(os.getpid(), 15)
 
-    monkeypatch.setattr(django_schedule_run.django_project_command, "run_command", ends)
+    monkeypatch.setattr(django_schedule_run.django_process_runner, "run", ends)
     with pytest.raises(SystemExit) as end:
         django_schedule_run.main("blog", "clear")
     (run,) = records(scheduled)["runs"]

@@ -8,7 +8,7 @@ import django_backup
 import django_deploy_step_instance
 import django_host_command
 import django_host_folder
-import django_host_mount
+import django_host_proc
 import django_process_systemd
 import django_release_instance
 import django_removal
@@ -171,7 +171,7 @@ def test_former_mount_comes_back_where_another_one_fails(world, server):
     world.options, server.refuses = {"media": {"mount": {**MOUNT, "device": "files2:/blog"}}}, {"files2:/blog"}
     with pytest.raises(DeploymentError, match="files2:/blog cannot be mounted"):
         world.apply()
-    assert f"What={DEVICE}\n" in server.unit.read_text() and django_host_mount.mount(server.media).device == DEVICE
+    assert f"What={DEVICE}\n" in server.unit.read_text() and django_host_proc.mount(server.media).device == DEVICE
 
 
 def test_mount_that_is_taken_away_is_there_until_the_new_release_starts(world, server, monkeypatch):
@@ -182,13 +182,13 @@ def test_mount_that_is_taken_away_is_there_until_the_new_release_starts(world, s
     start = django_release_instance.start
 
     def started(site, release):
-        seen["mounted"] = django_host_mount.mount(server.media)
+        seen["mounted"] = django_host_proc.mount(server.media)
         start(site, release)
 
     check = django_deploy_step_instance._configure
 
     def configured(deployment, release):
-        seen["before"] = django_host_mount.mount(server.media)
+        seen["before"] = django_host_proc.mount(server.media)
         check(deployment, release)
 
     monkeypatch.setattr(django_release_instance, "start", started)
@@ -207,12 +207,12 @@ def test_mount_is_back_where_the_release_without_it_does_not_start(world, server
     world.options, world.fails = {}, {"enable --quiet --no-reload --now django-blog-0002": DeploymentError("no")}
     with pytest.raises(DeploymentError):
         world.apply()
-    assert django_host_mount.mount(server.media) and server.unit.exists() and world.live.startswith("0001")
+    assert django_host_proc.mount(server.media) and server.unit.exists() and world.live.startswith("0001")
     assert mode(server.below) == 0o700
     world.fails = {}
     world.push("two")
     world.apply()
-    assert not django_host_mount.mount(server.media) and not server.unit.exists()
+    assert not django_host_proc.mount(server.media) and not server.unit.exists()
 
 
 def test_mount_that_went_is_mounted_again(world, server):
@@ -220,7 +220,7 @@ def test_mount_that_went_is_mounted_again(world, server):
     world.apply()
     server.unmount()
     assert world.apply() == {"site": {str(server.media): f"{DEVICE} mounted"}}
-    assert django_host_mount.mount(server.media) and world.apply() == {}
+    assert django_host_proc.mount(server.media) and world.apply() == {}
 
 
 def test_mount_that_went_and_is_refused_is_tried_once(world, server):
@@ -270,7 +270,7 @@ def test_mount_of_the_formula_can_become_one_of_the_host(world, server):
     world.apply()
     world.options = OWN
     assert "removed: the host mounts it itself" in world.apply()["site"].values()
-    assert not server.unit.exists() and django_host_mount.mount(server.media) and "umount --lazy" not in server.done
+    assert not server.unit.exists() and django_host_proc.mount(server.media) and "umount --lazy" not in server.done
 
 
 def test_link_in_the_root_is_named(world, server, tmp_path):
@@ -281,7 +281,7 @@ def test_link_in_the_root_is_named(world, server, tmp_path):
     with pytest.raises(DeploymentError, match=r"a link in it leads to .*/disk/blog, and systemd follows none"):
         world.apply()
     (tmp_path / "proc/self/mountinfo").write_text(f"5 1 0:5 / {tmp_path}/disk/blog/media rw - nfs4 x rw\n")
-    assert django_host_mount.mount(server.media) and server.done == []
+    assert django_host_proc.mount(server.media) and server.done == []
 
 
 @pytest.mark.parametrize("unit", [False, True])
@@ -356,7 +356,7 @@ def test_root_that_may_not_change_the_owner_says_what_to_do_on_the_server(world,
     make = django_host_folder.make
 
     def make_squashed(folder):
-        if folder.path == server.media and folder.owner != "root" and django_host_mount.mount(folder.path):
+        if folder.path == server.media and folder.owner != "root" and django_host_proc.mount(folder.path):
             raise PermissionError(errno.EPERM, "Operation not permitted")
         make(folder)
 

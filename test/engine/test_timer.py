@@ -1,12 +1,14 @@
 """Scheduled backups: the timer, cron without systemd, and the program that does not require Salt."""
 
 import io
+import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import django_backup
+import django_backup_program
 import django_deploy_steps
 import django_host_archive
 import django_host_service
@@ -17,6 +19,9 @@ import django_verbs_schedule
 import pytest
 from django_host_command import DeploymentError
 from specimen import formula_templates
+
+#: What a release in a container records of it.
+CONTAINER = {"engine": "podman", "image": "localhost/django/blog:0001", "base": "x", "mounts": []}
 
 
 @pytest.fixture
@@ -195,21 +200,64 @@ def test_program_requires_only_python(daily):
     assert not names & {"django_deploy.py", "django_deploy_steps.py", "django_backup_restore.py"}
 
 
+def modules(program):
+    """The names of the modules of a program."""
+    return {name.removesuffix(".py") for name in zipfile.ZipFile(program).namelist()} - {"__main__"}
+
+
+@pytest.mark.parametrize(
+    ("module", "most"),
+    [
+        ("django_backup_program", 40),
+        ("django_tls_renewal", 40),
+        ("django_schedule_run", 40),
+        ("django_balancer_certificates", 55),
+    ],
+)
+def test_program_of_a_timer_has_few_modules_and_no_inspection(daily, module, most):
+    names = modules(io.BytesIO(django_host_archive.packed(module, django_timer.unused(daily.site))))
+    assert len(names) <= most
+    assert {name for name in names if name.startswith(("django_project_", "django_container"))} <= {
+        "django_project_ask"
+    }
+
+
+def test_program_has_what_its_site_and_its_releases_use(daily):
+    everything = modules(io.BytesIO(django_host_archive.packed("django_backup_program")))
+    of_containers, of_queue = {"django_process_container", "django_container"}, {"django_backup_store"}
+    of_supervisor = {"django_process_reaped", "django_wall_reaper"}
+    assert of_containers | of_supervisor | of_queue <= everything
+    daily.apply()
+    assert not modules(daily.site.root / "backup.pyz") & (of_containers | of_supervisor | of_queue)
+    daily.options = {**daily.options, "queue": {"engine": "redis"}}
+    assert of_queue <= modules(
+        io.BytesIO(django_host_archive.packed("django_backup_program", django_timer.unused(daily.site)))
+    )
+    (daily.site.current / "config/instance.json").write_text(
+        '{"process": "supervisor", "address": "/run/x", "protocol": "http"}'
+    )
+    record = json.loads((daily.site.current / "release.json").read_text())
+    (daily.site.current / "release.json").write_text(json.dumps({**record, "container": CONTAINER}))
+    assert of_containers | of_supervisor <= modules(
+        io.BytesIO(django_host_archive.packed("django_backup_program", django_timer.unused(daily.site)))
+    )
+
+
 def test_program_backs_up_the_site(daily, capsys):
     daily.server.databases["blog"]["rows"] = {"public.guestbook_entry": 3}
-    assert django_timer.main("blog") == 0
+    assert django_backup_program.main("blog") == 0
     (about,) = django_backup.manifests(daily.site)
     assert capsys.readouterr().out == f"{daily.site.backups}/{about['name']}\n" and about["why"] == "timer"
     daily.server.fails["dump"] = DeploymentError("the server is gone", hint="start it")
-    assert django_timer.main("blog") == 1
+    assert django_backup_program.main("blog") == 1
     assert capsys.readouterr().err == "the server is gone\nstart it\n"
-    assert django_timer.main("nobody") == 1
+    assert django_backup_program.main("nobody") == 1
     daily.site.current.unlink()
-    assert django_timer.main("blog") == 0 and "has no active release yet" in capsys.readouterr().out
+    assert django_backup_program.main("blog") == 0 and "has no active release yet" in capsys.readouterr().out
 
 
 def test_modules_of_the_program_import_only_the_standard_library():
-    packed = zipfile.ZipFile(io.BytesIO(django_host_archive.packed("django_timer")))
+    packed = zipfile.ZipFile(io.BytesIO(django_host_archive.packed("django_backup_program")))
     sources = {name: packed.read(name).decode() for name in packed.namelist()}
     words = {line.split()[1].split(".")[0] for text in sources.values() for line in text.splitlines()
              if line.startswith(("import ", "from "))}  # fmt: skip
@@ -277,7 +325,8 @@ def test_foreign_acme_client_has_more_rights(make_site, tls, more):
 
 def test_program_does_not_depend_on_what_was_imported_before():
     """Otherwise an apply in another process would change the program, and the next one again."""
-    code = "import hashlib, django_host_archive as t; {}; print(hashlib.sha256(t.packed('django_timer')).hexdigest())"
+    digest = "hashlib.sha256(t.packed('django_backup_program')).hexdigest()"
+    code = f"import hashlib, django_host_archive as t; {{}}; print({digest})"
     environment = {"PYTHONPATH": str(Path(django_timer.__file__).parent), "PYTHONDONTWRITEBYTECODE": "1"}
     sums = set()
     for first in ("pass", "import django_project_advice, django_deploy_plan"):

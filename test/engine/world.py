@@ -27,7 +27,7 @@ import django_process_supervisor
 import django_process_systemd
 import django_process_transient
 import django_process_trial
-import django_project_program
+import django_project_ask
 import django_proxy_reach
 import django_proxy_rival
 import django_release_disk
@@ -45,7 +45,7 @@ import django_wall_foreign
 import django_wall_reaper
 import django_worker
 import pytest
-from django_backup_dump import Database, Dumper
+from django_backup_dump import Database, Dumper, Prepare, nothing
 from django_deploy import Deployment
 from django_host_command import Command, DeploymentError, Ended
 from django_proxy_rival import Rival
@@ -100,7 +100,7 @@ class Server(Dumper):
         os.write(file, json.dumps(self.databases[database.name]).encode())
         return dict(self.databases[database.name])
 
-    def load(self, database: Database, name: str, file: int) -> dict[str, Any]:
+    def load(self, database: Database, name: str, file: int, prepare: Prepare = nothing) -> dict[str, Any]:
         self.databases[name] = json.loads(os.read(file, 1 << 20))
         self._fail("load")
         return self.databases[name]
@@ -401,7 +401,7 @@ class World:
         return json.dumps({"migrations": migrations, "checks": self.answers.get("checks", []), **done})
 
     def ask(
-        self, site: Site, release: Path, facts: dict[str, Any], request: dict[str, Any], secrets: list[str]
+        self, site: Site, release: Path, facts: dict[str, Any], request: dict[str, Any], secrets: list[str], *_: Any
     ) -> dict[str, Any]:
         """What the program of backups answers."""
         if request["mode"] == "connections":
@@ -485,7 +485,7 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
     played = {
         (os, "fsync"): lambda file: None,
         (django_host_command, "run"): world.run,
-        (django_project_program, "backup"): world.ask,
+        (django_project_ask, "backup"): world.ask,
         (django_backup_dump, "free"): lambda folder: 1 << 20,
         (django_deploy_step_site, "refuse_closed_parents"): lambda site: None,
         (django_virtualenv_python, "path"): lambda site: sys.executable,
