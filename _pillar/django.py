@@ -26,6 +26,7 @@ import salt.pillar
 for _name in ("_utils", "utils"):  # of the formula, or of what Salt has synced
     sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), _name))
 
+import django_database_verifier  # noqa: E402
 import django_kinds  # noqa: E402
 import django_master_certificate  # noqa: E402
 import django_master_keys  # noqa: E402
@@ -210,7 +211,8 @@ def _is_address(text):
 def _verifiers(part, *passwords):
     """Return what the server of a part may know of its password, and after a comma of the former one."""
     made = django_master_password
-    kinds = {"postgres": made.scram, "mysql": made.native} if part == "database" else {"redis": made.sha256}
+    of_databases = {"postgres": made.scram, "mysql": django_database_verifier.mariadb}
+    kinds = of_databases if part == "database" else {"redis": made.sha256}
     return {kind: ",".join(of(one) for one in passwords if one) for kind, of in kinds.items()}
 
 

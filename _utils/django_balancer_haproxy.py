@@ -24,7 +24,7 @@ import django_site_domain
 import django_tls
 import django_wall_headers
 from django_balancer_program import Entries, Place
-from django_host_command import DeploymentError
+from django_host_command import DeploymentError, size
 from django_host_config import OURS, Files
 from django_kinds import FILES
 
@@ -69,7 +69,7 @@ def files(sites: Entries, templates: Mapping[str, str]) -> Files:
     secure = {domain: _clients(site) for site in ordered if site["https"] for domain in site["domains"]}
     places = [_place(place) for place in django_balancer_program.places(ordered)]
     cached = [site for site in ordered if site["memory"]]
-    varnish = django_balancer_varnish.files(max((site["memory"] for site in cached), key=_bytes, default=""), templates)
+    varnish = django_balancer_varnish.files(max((site["memory"] for site in cached), key=size, default=""), templates)
     cache = {"cached": cached, "cache": django_balancer_varnish.SOCKET, "hosts": django_balancer_varnish.HOSTS}
     cache |= django_balancer_program.challenges(ordered)
     cache["subject"] = django_wall_headers.CLIENT_SUBJECT
@@ -82,10 +82,6 @@ def files(sites: Entries, templates: Mapping[str, str]) -> Files:
     )
     unit = django_host_template.render(templates, TEMPLATES[1], ours=OURS, name=NAME, config=CONFIG, cached=cached)
     return {**varnish, **authorities, CERTIFICATES: "\n".join(listed) or None, CONFIG: text, UNIT: unit}
-
-
-def _bytes(memory: str) -> int:
-    return int(memory[:-1]) << {"M": 20, "G": 30}[memory[-1]]
 
 
 def _line(domain: str, clients: str) -> str:

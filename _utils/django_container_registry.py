@@ -9,12 +9,14 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import django_host_file
 from django_container_engine import Engine
 from django_host_command import DeploymentError
+from django_secret_kept import KeptSecret
 from django_site import Site
 
 #: Seconds to pull or push an image.
@@ -26,33 +28,12 @@ _UNKNOWN = re.compile(
 )
 #: The name by which Docker looks up a login at Docker Hub.
 _DOCKER_HUB = "https://index.docker.io/v1/"
+#: The password of the pillar's registry.
+PASSWORD = KeptSecret(".registry_password", lambda config: _login(config).get("password"))
 
 
-def _file(site: Site) -> Path:
-    return site.secrets / ".registry_password"
-
-
-def _login(site: Site) -> dict[str, str]:
-    return (site.config.get("container") or {}).get("login") or {}
-
-
-def password(site: Site, given: str | None) -> str | None:
-    """Return the password of the pillar's registry: the pillar's, else the one that the last apply kept."""
-    return (given or django_host_file.read_text(_file(site))) if _login(site) else None
-
-
-def is_kept(site: Site, value: str | None) -> bool:
-    """Return whether `keep` would change nothing."""
-    return django_host_file.read_text(_file(site)) == value
-
-
-def keep(site: Site, value: str | None) -> None:
-    """Keep the password for commands, which have no pillar, in a file that only root can read; None removes it."""
-    if value:
-        django_host_file.write(_file(site), value, mode=0o600)
-    else:
-        _file(site).unlink(missing_ok=True)
-        clear(site)
+def _login(config: Mapping[str, Any]) -> dict[str, str]:
+    return (config.get("container") or {}).get("login") or {}
 
 
 def clear(site: Site) -> None:
@@ -66,7 +47,7 @@ def clear(site: Site) -> None:
 def login(site: Site) -> Iterator[dict[str, str]]:
     """Yield the variables by which an engine finds the login of a site's registry, in a folder that is then removed."""
     clear(site)
-    known, value = _login(site), password(site, None)
+    known, value = _login(site.config), PASSWORD.value(site, None)
     if not known or not value:
         yield {}
         return
@@ -94,8 +75,8 @@ def is_by_another_login(site: Site, name: str, others: Iterable[Site]) -> bool:
     registry = place if rest and re.search(r"[.:]|^localhost$", place) else "docker.io"
     if registry == "docker.io" and (not rest or rest.startswith("library/") or place == "library"):
         return False
-    own = [_login(site).get(key) for key in ("registry", "user")]
-    logins = [[_login(one).get(key) for key in ("registry", "user")] for one in others]
+    own = [_login(site.config).get(key) for key in ("registry", "user")]
+    logins = [[_login(one.config).get(key) for key in ("registry", "user")] for one in others]
     return any(one[0] == registry and one != own for one in logins)
 
 

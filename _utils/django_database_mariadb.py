@@ -1,7 +1,6 @@
 """Set MariaDB up on this host: read its state once, and make databases and users with its client."""
 
 import contextlib
-import hashlib
 import json
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import django_database_server
+import django_database_verifier
 import django_host_command
 import django_host_config
 import django_host_file
@@ -293,7 +293,7 @@ def _for_other_login(database: ManagedDatabase) -> str:
 def _authenticates(user: Mapping[str, Any], password: str | None) -> bool:
     """Return whether a user is authenticated by this password; without one, as the system user of its name."""
     if password:
-        return verifier(password) in _hashes(user)
+        return django_database_verifier.mariadb(password) in _hashes(user)
     return _SOCKET in [plugin.get("plugin") for plugin in _plugins(user)]
 
 
@@ -340,15 +340,10 @@ def _granted(grants: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
     return {(user, _pattern(name.replace("\\", ""))) for user, name in grants}
 
 
-def verifier(password: str) -> str:
-    """Return what a server stores of a password; computed here, so that no statement or log contains the password."""
-    once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
-    return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
-
-
 def _identified(database: ManagedDatabase) -> str:
-    plugin = f"{_NATIVE} USING {_text(verifier(database.password))}" if database.password else _SOCKET
-    return f"IDENTIFIED VIA {plugin}"
+    if not database.password:
+        return f"IDENTIFIED VIA {_SOCKET}"
+    return f"IDENTIFIED VIA {_NATIVE} USING {_text(django_database_verifier.mariadb(database.password))}"
 
 
 def _login(database: ManagedDatabase) -> str:

@@ -1,17 +1,13 @@
 """Set PostgreSQL up on this host: read its state with one query, and make roles and databases with psql."""
 
-import base64
-import hashlib
-import hmac
 import json
 import re
-import secrets as secrets_module
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import django_database_server
+import django_database_verifier
 import django_host_command
 import django_host_file
 import django_host_service
@@ -79,7 +75,7 @@ class PostgreSQLServer(DatabaseServer):
         comment, roles = owner_comment(database.site), state["roles"].items()
         verifiers = {name: role["verifier"] or "" for name, role in roles if role["comment"] == comment}
         for user in (database.user, database.other_user):
-            if is_verifier_of(verifiers.get(user, ""), database.password or "", user):
+            if django_database_verifier.is_of(verifiers.get(user, ""), database.password or "", user):
                 return user
         is_used = database.has_active_release and verifiers.get(database.user)
         return database.other_user if is_used else database.user
@@ -180,7 +176,7 @@ def _end_others(database: ManagedDatabase) -> str:
 def _role(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:
     name, role = _name(database.user), state["roles"].get(database.user)
     comment, item = owner_comment(database.site), f"role {database.user}"
-    kept = database.verifier or (verifier(database.password) if database.password else "")
+    kept = database.verifier or (django_database_verifier.postgres(database.password) if database.password else "")
     password = f" PASSWORD {_text(kept)}" if kept else ""
     if role is None:
         create = f"BEGIN; CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEROLE CREATEDB{password};"
@@ -207,7 +203,7 @@ def _is_kept(database: ManagedDatabase, stored: str) -> bool:
     """Return whether what a server stores of a role's password is that of the database."""
     if database.verifier:
         return stored == database.verifier
-    return not database.password or is_verifier_of(stored, database.password, database.user)
+    return not database.password or django_database_verifier.is_of(stored, database.password, database.user)
 
 
 def _close_former_login(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:
@@ -378,23 +374,6 @@ def _with_lines(text: str, site: str, lines: Iterable[str]) -> str:
     rest = re.sub(_block(site), "", text)
     block = "".join(f"{line}\n" for line in lines)
     return f"# django-formula: {site}\n{block}# django-formula: end of {site}\n{rest}" if block else rest
-
-
-def verifier(password: str, salt: bytes = b"") -> str:
-    """Return what a server stores of a password; computed here, so that no statement or log contains the password."""
-    salt = salt or secrets_module.token_bytes(16)
-    salted = hashlib.pbkdf2_hmac("sha256", unicodedata.normalize("NFKC", password).encode(), salt, _ITERATIONS)
-    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
-    parts = [base64.b64encode(part).decode() for part in (salt, stored, hmac.digest(salted, b"Server Key", "sha256"))]
-    return f"SCRAM-SHA-256${_ITERATIONS}:{parts[0]}${parts[1]}:{parts[2]}"
-
-
-def is_verifier_of(stored: str, password: str, user: str) -> bool:
-    """Return whether what a server stores belongs to this password; before PostgreSQL 14 that was an MD5 hash."""
-    found = re.fullmatch(rf"SCRAM-SHA-256\${_ITERATIONS}:([^$]+)\$.*", stored)
-    if found:
-        return hmac.compare_digest(stored, verifier(password, base64.b64decode(found[1])))
-    return stored == "md5" + hashlib.md5(f"{password}{user}".encode(), usedforsecurity=False).hexdigest()
 
 
 def _name(text: str) -> str:

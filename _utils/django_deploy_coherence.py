@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import django_proxy_nginx
 import django_server
 import django_site_domain
+import django_site_hint
 import django_wall_headers
 from django_site import Site
 
@@ -45,11 +46,6 @@ def _is_allowed(domain: str, hosts: Sequence[str]) -> bool:
     return any(host in ("*", domain) or (host.startswith(".") and f".{domain}".endswith(host)) for host in patterns)
 
 
-def _setting(site: Site, name: str) -> str:
-    """Return the key of the pillar that changes a setting of the project."""
-    return f"django:sites:{site.name}:{f'settings:{name}' if site.config['overlay'] else 'environment'}"
-
-
 def _of_cookies(site: Site, cookies: Mapping[str, Any]) -> Iterator[str]:
     """Yield cookies that no browser sends back: those of another domain, or over https only on a site without it."""
     secure = [name for name, value in cookies.items() if name.endswith("_SECURE") and value]
@@ -64,7 +60,7 @@ def _of_cookies(site: Site, cookies: Mapping[str, Any]) -> Iterator[str]:
             if not f".{domain}".endswith(f".{value.lower().lstrip('.')}"):
                 yield (
                     f"{name} is {value}, which does not include {domain}: browsers reject the cookie there; "
-                    f"correct {_setting(site, name)}"
+                    f"correct {django_site_hint.setting(site, name)}"
                 )
 
 
@@ -104,13 +100,13 @@ def _of_origins(site: Site, origins: Sequence[str]) -> Iterator[str]:
     if origins and not own:
         yield (
             f"CSRF_TRUSTED_ORIGINS is {list(origins)}, which includes no domain of the site ({', '.join(domains)}); "
-            f"correct {_setting(site, 'CSRF_TRUSTED_ORIGINS')}"
+            f"correct {django_site_hint.setting(site, 'CSRF_TRUSTED_ORIGINS')}"
         )
     plain = [origin for origin in own if origin.lower().startswith("http://")]
     if plain and site.public_https:
         yield (
             f"CSRF_TRUSTED_ORIGINS has {' and '.join(plain)}, and the site is served by https only; "
-            f"correct {_setting(site, 'CSRF_TRUSTED_ORIGINS')}"
+            f"correct {django_site_hint.setting(site, 'CSRF_TRUSTED_ORIGINS')}"
         )
 
 
@@ -126,7 +122,7 @@ def _of_paths(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
     if prefix is not None and prefix.rstrip("/") != path:
         yield (
             f"FORCE_SCRIPT_NAME is {prefix!r}, and the site's path is {path or '/'!r}: links lead to the former; "
-            f"correct {_setting(site, 'FORCE_SCRIPT_NAME')}, or {at}:path"
+            f"correct {django_site_hint.setting(site, 'FORCE_SCRIPT_NAME')}, or {at}:path"
         )
     static, media = (str(settings.get(key, "")) for key in ("static_url", "media_url"))
     if settings.get("collected") is None or not _is_here(static) or not _is_ours(site):
@@ -134,12 +130,12 @@ def _of_paths(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
     if static.rstrip("/") in ("", path):
         yield (
             f"STATIC_URL is {static!r}, and the site's path is {path or '/'!r}: no static files are served there; "
-            f"correct {_setting(site, 'STATIC_URL')}"
+            f"correct {django_site_hint.setting(site, 'STATIC_URL')}"
         )
     elif _is_here(media) and media.strip("/") and (static.startswith(media) or media.startswith(static)):
         yield (
             f"MEDIA_URL is {media!r}, and STATIC_URL is {static!r}: a file below both is served from one of them; "
-            f"correct {_setting(site, 'MEDIA_URL')}, or STATIC_URL"
+            f"correct {django_site_hint.setting(site, 'MEDIA_URL')}, or STATIC_URL"
         )
 
 

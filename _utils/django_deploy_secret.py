@@ -43,9 +43,9 @@ class Secrets:
         own = {name: value for name, value in given.items() if not name.startswith((_TLS, _TRUSTED))}
         self.given = {name: value for name, value in own.items() if name not in _FOR_PROGRAMS}
         self.deploy_key = given.get("deploy_key")
-        self.index_password = django_virtualenv_index.password(site, given.get("index_password"))
-        self.push_secret = django_push.secret(site, given.get("push_secret"))
-        self.registry_password = django_container_registry.password(site, given.get("registry_password"))
+        self.index_password = django_virtualenv_index.PASSWORD.value(site, given.get("index_password"))
+        self.push_secret = django_push.SECRET.value(site, given.get("push_secret"))
+        self.registry_password = django_container_registry.PASSWORD.value(site, given.get("registry_password"))
         self.by_name: dict[str, str] = {}
         self.lapsed: list[str] = []
         #: The files of secrets that were replaced for the new release: path → content before.

@@ -137,11 +137,11 @@ def _look(deployment: Deployment) -> _Pending:
         changes["registered"] = str(site.root)
     if keys := django_source_mirror.unprepared(site, deployment.secrets.deploy_key):
         changes["mirror"] = keys
-    if not django_virtualenv_index.is_kept(site, deployment.secrets.index_password):
+    if not django_virtualenv_index.PASSWORD.is_kept(site, deployment.secrets.index_password):
         changes["index"] = "password kept" if deployment.secrets.index_password else "password removed"
-    if not django_container_registry.is_kept(site, deployment.secrets.registry_password):
+    if not django_container_registry.PASSWORD.is_kept(site, deployment.secrets.registry_password):
         changes["registry"] = "password kept" if deployment.secrets.registry_password else "password removed"
-    if not django_push.is_kept(site, deployment.secrets.push_secret):
+    if not django_push.SECRET.is_kept(site, deployment.secrets.push_secret):
         changes["push"] = "secret kept" if deployment.secrets.push_secret else "secret removed"
     if os.path.lexists(django_push.keys(site)) and not deployment.lock.holder():
         changes[str(django_push.keys(site))] = "removed: a push was interrupted"
@@ -187,9 +187,10 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
     if pending.templates:
         site.keep_templates(templates)
     django_source_mirror.prepare(site, deployment.secrets.deploy_key)
-    django_virtualenv_index.keep(site, deployment.secrets.index_password)
-    django_push.keep(site, deployment.secrets.push_secret)
-    django_container_registry.keep(site, deployment.secrets.registry_password)
+    django_virtualenv_index.PASSWORD.keep(site, deployment.secrets.index_password)
+    django_push.SECRET.keep(site, deployment.secrets.push_secret)
+    django_container_registry.PASSWORD.keep(site, deployment.secrets.registry_password)
+    django_container_registry.clear(site)
     for path, text in _untrusted(deployment).items():
         django_host_file.write(path, text)
     django_store_served.remove(site)

@@ -78,7 +78,9 @@ _TRANSIENT = re.compile(
 
 #: The lines of a traceback, which supervisor's log begins with a time: the first one, those of a frame, its code.
 _HEADER = re.compile(r"(?:\d{4}-\S+ )?Traceback \(most recent call last\):")
-_FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "(?:[^"]*/)?(?P<file>[^"/]+)", line \d+')
+FRAME = re.compile(
+    r'(?:\d{4}-\S+ )?  File "(?P<path>(?:[^"]*/)?(?P<file>[^"/]+))", line (?P<line>\d+)(?:, in (?P<function>.*))?'
+)
 _CODE = re.compile(r"(?:\d{4}-\S+ )?    ")
 #: A frame of a JavaScript stack: the error is above it.
 _JAVASCRIPT_FRAME = re.compile(r"\s+at (?:async )?(?:new )?[\w.<>$\[\] ]*\(?(?:file:|node:|/|<anonymous>)\S*\)?$")
@@ -151,7 +153,7 @@ def _without_own_frames(text: str) -> Iterator[str]:
     for line in text.splitlines():
         if _JAVASCRIPT_FRAME.fullmatch(line) or _OF_GULP.fullmatch(line):
             continue
-        frame = _FRAME.match(line)
+        frame = FRAME.match(line)
         if frame:
             is_own = frame["file"].startswith(("django_formula_", "<string>"))
         elif not _CODE.match(line):
@@ -162,6 +164,11 @@ def _without_own_frames(text: str) -> Iterator[str]:
             yield from filter(None, [header])
             yield line
             header = ""
+
+
+def size(text: str) -> int:
+    """Return the bytes of a size as the pillar has it: ``256M``, ``2G``."""
+    return int(text[:-1]) << {"M": 20, "G": 30}[text[-1]]
 
 
 def seconds(duration: str) -> float:

@@ -3,17 +3,17 @@
 Passwords of the master's store are long and random, so that what is derived from one cannot be guessed back.
 """
 
-import base64
 import hashlib
 import hmac
 import secrets
 import string
 
+import django_database_verifier
+
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 40
 #: That of passwords of the second login of a pair: a password tells which one it belongs to (docs/decisions/0071).
 _SECOND = 41
-_ROUNDS = 4096  # PostgreSQL's own number
 
 
 def new(length: int = _LENGTH) -> str:
@@ -36,18 +36,7 @@ def scram(password: str) -> str:
 
     Its salt follows from the password, so that the verifier is the same each time.
     """
-    salt = hmac.digest(password.encode(), b"salt", "sha256")[:16]
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _ROUNDS)
-    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
-    server = hmac.digest(salted, b"Server Key", "sha256")
-    parts = [base64.b64encode(part).decode() for part in (salt, stored, server)]
-    return f"SCRAM-SHA-256${_ROUNDS}:{parts[0]}${parts[1]}:{parts[2]}"
-
-
-def native(password: str) -> str:
-    """Return the hash that MariaDB's `mysql_native_password` keeps of a password."""
-    once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
-    return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
+    return django_database_verifier.postgres(password, hmac.digest(password.encode(), b"salt", "sha256")[:16])
 
 
 def sha256(password: str) -> str:

@@ -52,6 +52,11 @@ class ProjectCommand:
     errors_too: bool = False
     only_the_end: bool = False
 
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of `django_host_command.run` that are the same however it is run."""
+        same = ("doing", "timeout", "stdin", "secrets", "errors_too", "only_the_end")
+        return {name: getattr(self, name) for name in same}
+
 
 def recorded(release: Path) -> dict[str, Any] | None:
     """Return what ``config/instance.json`` of a release records, or None where it is missing or torn."""

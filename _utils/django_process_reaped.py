@@ -34,16 +34,11 @@ def run(command: ProjectCommand) -> str:
     folder = str(site.project_folder(release, command.facts))
     return django_host_command.run(
         django_wall_reaper.command(command.argv, django_host_user.user_id(site.user), group, groups, folder),
-        doing=command.doing,
         environment=variables,
-        timeout=command.timeout,
-        stdin=command.stdin,
-        secrets=command.secrets,
         umask=0o027,
         descriptors=django_host_command.locks,
         grace=django_wall_reaper.PATIENCE,
-        errors_too=command.errors_too,
-        only_the_end=command.only_the_end,
+        **command.options(),
     )
 
 
@@ -57,13 +52,4 @@ def _run_in_container(command: ProjectCommand) -> str:
 
     name = f"django-{command.site.name}-{command.task}"
     with django_process_container.ending(command, name) as argv:
-        return django_host_command.run(
-            argv,
-            doing=command.doing,
-            environment=django_process_container.QUIET,
-            timeout=command.timeout,
-            stdin=command.stdin,
-            secrets=command.secrets,
-            errors_too=command.errors_too,
-            only_the_end=command.only_the_end,
-        )
+        return django_host_command.run(argv, environment=django_process_container.QUIET, **command.options())

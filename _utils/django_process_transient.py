@@ -69,18 +69,7 @@ def _run(
     start_bus()
     began = time.time()
     try:
-        return run_unit(
-            name,
-            options([*properties, *mounts]),
-            argv,
-            doing=command.doing,
-            timeout=command.timeout,
-            stdin=command.stdin,
-            secrets=command.secrets,
-            errors_too=command.errors_too,
-            only_the_end=command.only_the_end,
-            stop=stop,
-        )
+        return run_unit(name, options([*properties, *mounts]), argv, stop=stop, **command.options())
     except DeploymentError as error:
         raise _cannot_start(error, command.doing, name, began) from None
 

@@ -17,6 +17,7 @@ import django_kinds
 import django_site
 import django_wall_shape
 from django_host_command import DeploymentError
+from django_secret_kept import KeptSecret
 from django_site import Site
 from django_wall_foreign import Foreign
 
@@ -66,34 +67,14 @@ def place(site: Site) -> str:
 # The secret
 
 
-def _secret_file(site: Site) -> Path:
-    return site.secrets / ".push_secret"
-
-
 def reference(config: Mapping[str, Any]) -> Any:
     """Return the reference to the secret in the pillar; None where nothing is pushed."""
     push = config["static"].get("push")
     return push[django_kinds.PUSHES[push["kind"]]] if push else None
 
 
-def secret(site: Site, given: str | None) -> str | None:
-    """Return the secret of the destination: the pillar's, else the one that the last apply kept."""
-    if not of_site(site):
-        return None
-    return given or django_host_file.read_text(_secret_file(site))
-
-
-def is_kept(site: Site, value: str | None) -> bool:
-    """Return whether `keep` would change nothing."""
-    return django_host_file.read_text(_secret_file(site)) == value
-
-
-def keep(site: Site, value: str | None) -> None:
-    """Keep the secret for commands, which have no pillar, in a file that only root can read; None removes it."""
-    if value:
-        django_host_file.write(_secret_file(site), value, mode=0o600)
-    else:
-        _secret_file(site).unlink(missing_ok=True)
+#: The secret of the destination.
+SECRET = KeptSecret(".push_secret", reference)
 
 
 def keys(site: Site) -> Path:
@@ -188,7 +169,7 @@ def send(site: Site, folder: Path, found: list[str], value: str | None) -> list[
         return []
     if not value:
         raise DeploymentError(
-            f"{_secret_file(site)} does not exist yet: its value is in the pillar, which only an apply reads",
+            f"{SECRET.path(site)} does not exist yet: its value is in the pillar, which only an apply reads",
             hint="salt-call state.apply django",
         )
     _write(site, {*pushed(site), *found})  # before they are sent: a push that is interrupted leaves some

@@ -9,6 +9,7 @@ import django_host_file
 import django_server
 import django_site_cause
 import django_site_domain
+import django_site_hint
 from django_site import Site
 from django_wall_text import in_pillar
 
@@ -56,7 +57,7 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
         domain = site.canonical
         return (
             f"ALLOWED_HOSTS is {facts['allowed_hosts']}, without {domain}: add it, or correct {at}:domains; "
-            f"the setting is {_setting(site, 'ALLOWED_HOSTS')}"
+            f"the setting is {django_site_hint.setting(site, 'ALLOWED_HOSTS')}"
         )
     if found.status in (401, 403):
         return (
@@ -90,7 +91,7 @@ def _of_redirect(site: Site, facts: Mapping[str, Any], found: Finding) -> str:
     https = facts.get("https") or {}
     passes = f"{at}:health:headers: {in_pillar({_scheme_header(https): 'https'})}"
     if target.scheme == "https" and site.scheme == "http":
-        setting = _setting(site, "SECURE_SSL_REDIRECT")
+        setting = django_site_hint.setting(site, "SECURE_SSL_REDIRECT")
         switch_off = f"switch SECURE_SSL_REDIRECT off ({setting}), or " if https.get("redirect") else ""
         return (
             f"the project redirects to https, and the site has no tls: set {at}:tls; where a proxy in front has the "
@@ -100,9 +101,10 @@ def _of_redirect(site: Site, facts: Mapping[str, Any], found: Finding) -> str:
     if found.problem.startswith("redirected to"):
         return f"correct the project, or set {at}:health:path to a page without the redirect"
     if https.get("redirect") and site.scheme == "https":
+        header = django_site_hint.setting(site, "SECURE_PROXY_SSL_HEADER")
         return (
-            f"SECURE_SSL_REDIRECT is on, and the project takes a request over https for one over http: set "
-            f"{_setting(site, 'SECURE_PROXY_SSL_HEADER')} to [HTTP_X_FORWARDED_PROTO, https], or {passes}"
+            "SECURE_SSL_REDIRECT is on, and the project takes a request over https for one over http: set "
+            f"{header} to [HTTP_X_FORWARDED_PROTO, https], or {passes}"
         )
     return f"the page redirects in a circle: correct the project, or set {at}:health:path to another page"
 
@@ -118,8 +120,3 @@ def _allows(site: Site, facts: Mapping[str, Any]) -> bool:
     domain = f".{site.canonical}"
     hosts = facts.get("allowed_hosts", ["*"])
     return any(host == "*" or f".{host}" == domain or (host[:1] == "." and domain.endswith(host)) for host in hosts)
-
-
-def _setting(site: Site, name: str) -> str:
-    """Return the key of the pillar that changes a setting of the project."""
-    return f"django:sites:{site.name}:{f'settings:{name}' if site.config['overlay'] else 'environment'}"

@@ -14,7 +14,7 @@ import django_release_cure
 import django_release_http
 import django_release_instance
 import django_site_domain
-from django_host_command import DeploymentError, seconds
+from django_host_command import FRAME, DeploymentError, seconds
 from django_release_cure import Finding
 from django_release_http import Answer
 from django_site import Site
@@ -30,8 +30,7 @@ _EQUAL = 3
 _LATER = (408, 423, 425, 429)
 #: The problems of a page whose view raises; where Django's own handlers raise too, uWSGI closes the connection.
 _RAISES = ("returned 500", "got no response (Remote end closed connection without response)")
-#: A frame of a traceback in a log, and the line with the exception after the last one; supervisor's begin with a time.
-_FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "([^"]+)", line (\d+)(?:, in (.*))?')
+#: The time that a line of supervisor's log begins with.
 _TIME = re.compile(r"^\d{4}-\S+ ")
 #: Characters of an answer that an error shows.
 _SAID = 300
@@ -188,12 +187,13 @@ def raised_in(log: str, release: Path) -> Raised | None:
     """Return the last exception with a traceback in a log, and the last places in the project's own code."""
     found, frames, has_frames = None, [], False
     for line, after in itertools.pairwise([*log.splitlines(), ""]):
-        frame, exception = _FRAME.match(line), _EXCEPTION.match(line)
+        frame, exception = FRAME.match(line), _EXCEPTION.match(line)
         if frame:
             has_frames = True
-            if not _NOT_THE_PROJECTS.search(frame[1]):
-                code = "" if _FRAME.match(after) else _TIME.sub("", after).strip()
-                frames.append((f"{frame[1].removeprefix(f'{release}/source/')}:{frame[2]}", frame[3], code))
+            if not _NOT_THE_PROJECTS.search(frame["path"]):
+                code = "" if FRAME.match(after) else _TIME.sub("", after).strip()
+                path = frame["path"].removeprefix(f"{release}/source/")
+                frames.append((f"{path}:{frame['line']}", frame["function"], code))
         elif has_frames and exception:
             text = exception[2] or ""  # never cut: a part of a secret would not be masked
             place = f" ({frames[-1][0]})" if frames else ""

@@ -43,8 +43,6 @@ _SETTLES = 0.4
 _REDIRECTS = (301, 302, 303, 307, 308)
 #: What is wrong with a page where the project raises; past Django's own handlers, uWSGI closes the connection.
 _RAISES = ("it answers 500", "no answer (Remote end closed connection without response)")
-#: A frame of a traceback in a log, and the line with the exception behind the last one; supervisor's have a time first.
-_FRAME = re.compile(r'(?:\d{4}-\S+ )?  File "([^"]+)", line (\d+)')
 _EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 import django_site_hint
+import django_site_package
 from django_site import Site
 
 #: The command of uv that failed, and the requirement that it is for, which uv does not always name.
@@ -96,4 +97,4 @@ def is_replaced(text: str, packages: Sequence[str]) -> bool:
 
 
 def _normalised(name: str) -> str:
-    return re.sub("[-_.]+", "-", name).lower()
+    return django_site_package.normalised(name)

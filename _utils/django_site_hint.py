@@ -22,6 +22,11 @@ def at(site: Site) -> str:
     return f"django:sites:{site.name}"
 
 
+def setting(site: Site, name: str) -> str:
+    """Return the key of the pillar that changes a setting of the project."""
+    return f"{at(site)}:{f'settings:{name}' if site.config['overlay'] else 'environment'}"
+
+
 def flow(value: Any) -> InPillar:
     """Return a value of the pillar in one line of YAML."""
     return in_pillar(value, quote="'")

@@ -119,8 +119,8 @@ SELDOM = {
 
 def has(package: str, module: str) -> bool:
     """Return whether a package, in lower case, has a module, of which several packages may be known."""
-    normalised = re.sub(r"[-_.]+", "-", package_of(module)).lower()
-    return package == normalised or bool(re.fullmatch(_ALSO.get(module, ""), package))
+    name = normalised(package_of(module))
+    return package == name or bool(re.fullmatch(_ALSO.get(module, ""), package))
 
 
 def package_of(module: str) -> str:
@@ -133,3 +133,11 @@ def package_of(module: str) -> str:
     if module in _OF_DJANGO:
         return f"django-{name}"
     return name if module in _OWN_NAMES or _BY_PREFIX.match(module) else ""
+
+
+def normalised(name: str) -> str:
+    """Return the name of a package as indexes and metadata compare it (PEP 503).
+
+    Written here: `packaging.utils` has it too, and takes as long to import as a step without work may take.
+    """
+    return re.sub("[-_.]+", "-", name).lower()

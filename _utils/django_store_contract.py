@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from django_host_command import size
 from django_site import Site
 
 RUN = Path("/run")
@@ -204,8 +205,3 @@ class ServerStore(Store):
     def waiting(self, server: OwnServer) -> int:
         """Return the number of tasks that wait in it."""
         return 0
-
-
-def size(text: str) -> int:
-    """Return the bytes of a size as the pillar has it: ``256M``, ``2G``."""
-    return int(text[:-1]) << {"M": 20, "G": 30}[text[-1]]

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import django_store_client
-from django_store_contract import OwnServer, ServerStore, Usage, size
+from django_host_command import size
+from django_store_contract import OwnServer, ServerStore, Usage
 
 
 class MemcachedStore(ServerStore):

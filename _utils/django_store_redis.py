@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import django_secret
 import django_store_client
-from django_host_command import DeploymentError
-from django_store_contract import OwnServer, ServerStore, Service, Usage, size
+from django_host_command import DeploymentError, size
+from django_store_contract import OwnServer, ServerStore, Service, Usage
 
 #: The hash of the messages that workers of Celery have taken and not acknowledged.
 UNACKED = "unacked"

@@ -18,6 +18,7 @@ import django_host_user
 import django_process_build
 import django_server
 import django_site_cause_repository
+import django_site_package
 import django_store
 import django_virtualenv_index
 import django_virtualenv_local
@@ -97,7 +98,7 @@ def is_complete(site: Site, key: str) -> bool:
 def packages(folder: Path) -> dict[str, str]:
     """Return the packages of a virtualenv by the names of its dist-info folders: normalised name → version."""
     infos = (path.stem.partition("-") for path in folder.glob("lib/python*/site-packages/*.dist-info"))
-    return {re.sub("[-_.]+", "-", name).lower(): version for name, _dash, version in sorted(infos)}
+    return {django_site_package.normalised(name): version for name, _dash, version in sorted(infos)}
 
 
 def unused(site: Site, used: set[str]) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import django_host_command
-import django_host_file
+from django_secret_kept import KeptSecret
 from django_site import Site
 
 #: The name of the pillar's index in uv's variables.
@@ -22,30 +22,8 @@ _NAMED = re.compile(r"(?:([\w.-]+)=)?(.+)", re.ASCII)
 #: may. The file of a version never changes: indexes refuse a second upload.
 _FILES_ARE_KEPT = 'cache-control = { files = "max-age=31536000, immutable" }'
 _VARIABLES = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_EXTRA_INDEX_URL": "UV_INDEX", "PIP_FIND_LINKS": "UV_FIND_LINKS"}
-
-
-def _file(site: Site) -> Path:
-    return site.secrets / ".index_password"
-
-
-def password(site: Site, given: str | None) -> str | None:
-    """Return the password of the pillar's index: the pillar's, else the one that the last apply kept."""
-    if not site.config["index"]["password"]:
-        return None
-    return given or django_host_file.read_text(_file(site))
-
-
-def is_kept(site: Site, value: str | None) -> bool:
-    """Return whether `keep` would change nothing."""
-    return django_host_file.read_text(_file(site)) == value
-
-
-def keep(site: Site, value: str | None) -> None:
-    """Keep the password for commands, which have no pillar, in a file that only root can read; None removes it."""
-    if value:
-        django_host_file.write(_file(site), value, mode=0o600)
-    else:
-        _file(site).unlink(missing_ok=True)
+#: The password of the pillar's index.
+PASSWORD = KeptSecret(".index_password", lambda config: config["index"]["password"])
 
 
 def is_only(site: Site) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import django_host_file
+import django_site_package
 import django_virtualenv_lock
 from django_host_command import DeploymentError
 
@@ -90,7 +91,7 @@ def _words(path: str, text: str, folder: str) -> set[str]:
 
 
 def _normal(name: str) -> str:
-    return re.sub("[-_.]+", "-", name).lower().strip("-")
+    return django_site_package.normalised(name).strip("-")
 
 
 def hashes(source: Path, folders: Iterable[str]) -> dict[str, str]:

@@ -144,7 +144,7 @@ def verbs(engine: Played) -> list[str]:
 
 def test_the_login_is_in_a_folder_of_roots_while_an_engine_needs_it(site_with, engine):
     site, _release = site_with(login=LOGIN)
-    django_container_registry.keep(site, "s3cret")
+    django_container_registry.PASSWORD.keep(site, "s3cret")
     assert stat.S_IMODE(os.stat(site.secrets / ".registry_password").st_mode) == 0o600
     with django_container_registry.login(site) as variables:
         folder = Path(variables["DOCKER_CONFIG"])
@@ -167,13 +167,13 @@ def test_the_login_that_a_killed_deployment_has_left_is_removed(site_with):
 
 def test_the_password_is_that_of_the_pillar_or_the_one_that_was_kept(site_with):
     site, _release = site_with(login=LOGIN)
-    assert django_container_registry.password(site, None) is None
-    django_container_registry.keep(site, "kept")
-    assert django_container_registry.password(site, None) == "kept"
-    assert django_container_registry.password(site, "new") == "new"
+    assert django_container_registry.PASSWORD.value(site, None) is None
+    django_container_registry.PASSWORD.keep(site, "kept")
+    assert django_container_registry.PASSWORD.value(site, None) == "kept"
+    assert django_container_registry.PASSWORD.value(site, "new") == "new"
     without, _release = site_with()
-    assert django_container_registry.password(without, None) is None
-    django_container_registry.keep(without, None)
+    assert django_container_registry.PASSWORD.value(without, None) is None
+    django_container_registry.PASSWORD.keep(without, None)
     assert not (site.secrets / ".registry_password").exists()
 
 
@@ -182,7 +182,7 @@ def test_the_password_is_that_of_the_pillar_or_the_one_that_was_kept(site_with):
 
 def test_the_image_of_a_commit_is_pulled_and_remembered_by_its_digest(site_with, engine):
     site, release = site_with(image=REGISTRY + "/team/blog:v-{commit:8}", login=LOGIN)
-    django_container_registry.keep(site, "s3cret")
+    django_container_registry.PASSWORD.keep(site, "s3cret")
     engine.registry[f"{REGISTRY}/team/blog:v-3f2a9c1b"] = {}
     django_container_file.make(site, release, engine, OWN, again=False, aside=False)
     assert engine.images == {

@@ -4,6 +4,7 @@ import json
 
 import django_database_mariadb
 import django_database_setup
+import django_database_verifier
 import django_host_command
 import pytest
 from django_database_server import ManagedDatabase
@@ -17,7 +18,7 @@ SOCKET = {"access": 0, "plugin": "unix_socket", "authentication_string": ""}
 BY_PASSWORD = {
     "access": 0,
     "plugin": "mysql_native_password",
-    "authentication_string": django_database_mariadb.verifier("sesame 'open'"),
+    "authentication_string": django_database_verifier.mariadb("sesame 'open'"),
 }
 NEW = {
     "database my_blog": "CREATE DATABASE `my_blog` CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_520_ci "
@@ -110,11 +111,11 @@ def test_hint_for_another_login_is_accepted_by_the_pillar(has):
 
 
 def test_password_sent_as_hash():
-    assert django_database_mariadb.verifier("password") == "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
+    assert django_database_verifier.mariadb("password") == "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
     has = answer({"blog": BY_PASSWORD}, OURS, GRANTS)
     assert MARIADB.pending_changes([WITH_PASSWORD], has) == []
     (changed,) = MARIADB.pending_changes([WITH_PASSWORD._replace(password="other")], has)
-    kept = django_database_mariadb.verifier("other")
+    kept = django_database_verifier.mariadb("other")
     assert (changed.item, changed.action) == ("user blog", "password changed")
     assert changed.statements == [f"ALTER USER 'blog'@'localhost' IDENTIFIED VIA mysql_native_password USING '{kept}';"]
 
@@ -124,11 +125,11 @@ def test_new_password_added_to_active_one():
     new = WITH_PASSWORD._replace(has_active_release=True, password="new")
     (added,) = MARIADB.pending_changes([new], has)
     ways = [
-        f"mysql_native_password USING '{django_database_mariadb.verifier(text)}'" for text in ("new", "sesame 'open'")
+        f"mysql_native_password USING '{django_database_verifier.mariadb(text)}'" for text in ("new", "sesame 'open'")
     ]
     assert (added.item, added.action) == ("user blog", "password added")
     assert added.statements == [f"ALTER USER 'blog'@'localhost' IDENTIFIED VIA {' OR '.join(ways)};"]
-    second = {"plugin": "mysql_native_password", "authentication_string": django_database_mariadb.verifier("new")}
+    second = {"plugin": "mysql_native_password", "authentication_string": django_database_verifier.mariadb("new")}
     has["users"]["blog"] = {**BY_PASSWORD, "auth_or": [second, {}]}
     assert (
         MARIADB.pending_changes([new], has)

@@ -2,8 +2,8 @@
 
 import re
 
-import django_database_postgres
 import django_database_setup
+import django_database_verifier
 import django_deploy_secret
 import django_deploy_steps
 import django_host_command
@@ -58,7 +58,7 @@ class Server:
 
     def lets_in(self, login):
         user, password = login
-        return django_database_postgres.is_verifier_of(self.roles.get(user, {}).get("verifier") or "", password, user)
+        return django_database_verifier.is_of(self.roles.get(user, {}).get("verifier") or "", password, user)
 
 
 @pytest.fixture

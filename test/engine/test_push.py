@@ -324,14 +324,14 @@ def test_nothing_is_deleted_with_prune_off_or_in_another_place(pushing, store, t
 
 def test_secret_is_kept_for_commands_and_removed(pushing, make_site):
     site = pushing()
-    assert django_push.secret(site, None) is None and not django_push.is_kept(site, SECRET)
-    django_push.keep(site, SECRET)
-    assert django_push.secret(site, None) == SECRET and django_push.is_kept(site, SECRET)
+    assert django_push.SECRET.value(site, None) is None and not django_push.SECRET.is_kept(site, SECRET)
+    django_push.SECRET.keep(site, SECRET)
+    assert django_push.SECRET.value(site, None) == SECRET and django_push.SECRET.is_kept(site, SECRET)
     assert (site.secrets / ".push_secret").stat().st_mode & 0o777 == 0o600
     former = make_site()
-    assert django_push.secret(former, None) is None and not django_push.is_kept(former, None)
-    django_push.keep(former, None)
-    assert django_push.is_kept(former, None)
+    assert django_push.SECRET.value(former, None) is None and not django_push.SECRET.is_kept(former, None)
+    django_push.SECRET.keep(former, None)
+    assert django_push.SECRET.is_kept(former, None)
 
 
 def test_bucket_does_not_show_its_secret():
@@ -364,7 +364,7 @@ def test_release_pushes_before_it_is_migrated_and_started(deploying, store):
     changes = deploying.apply()
     assert changes["push"] == {"pushed": f"3 of 3 files to s3://static/blog/ at {store.url}"}
     assert [*changes].index("static") < [*changes].index("push") < [*changes].index("instance")
-    assert django_push.is_kept(deploying.site, SECRET)
+    assert django_push.SECRET.is_kept(deploying.site, SECRET)
     record = json.loads((deploying.site.current / "release.json").read_text())
     assert record["pushed"] == {"files": 3, "sent": 3}
     deploying.check()
@@ -445,7 +445,7 @@ def test_secret_is_removed_with_the_push(deploying):
     answer = deploying.project
     deploying.project = lambda request: answer({**request, "push": True})
     deploying.apply()
-    assert django_push.is_kept(deploying.site, None)
+    assert django_push.SECRET.is_kept(deploying.site, None)
 
 
 def test_key_that_a_killed_push_has_left_is_removed_by_the_next_apply(deploying):

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import django_database_postgres
 import django_database_server
 import django_database_setup
+import django_database_verifier
 import django_deploy_steps
 import django_host_port
 import django_host_service
@@ -479,7 +479,7 @@ def test_password_is_generated_for_a_login_over_tcp(salt, world, own_host, postg
     kept = (own_host / "srv/django/blog/secrets/database.default").read_text()
     assert len(kept) == 40 and kept not in str([vars(state) for state in states.values()])
     assert states["blog has its databases"].changes["passwords"] == ["database.default"]
-    postgres.answer["roles"]["blog"]["verifier"] = django_database_postgres.verifier(kept)
+    postgres.answer["roles"]["blog"]["verifier"] = django_database_verifier.postgres(kept)
     assert changed(apply()) == []
 
 

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import django_database_verifier
 import django_master_certificate
 import django_master_keys
 import django_master_known
@@ -300,14 +301,14 @@ def test_a_former_password_is_valid_until_its_file_is_deleted(pillar_of, tmp_pat
         assert {*now.values()}.isdisjoint(before.values()) and hosts["db1"].get("login") == hosts["web1"].get("login")
         assert hosts["db1"]["passwords"] == {
             "postgres": ",".join(map(django_master_password.scram, (now["database"], before["database"]))),
-            "mysql": ",".join(map(django_master_password.native, (now["database"], before["database"]))),
+            "mysql": ",".join(map(django_database_verifier.mariadb, (now["database"], before["database"]))),
             "redis": ",".join(map(django_master_password.sha256, (now["cache"], before["cache"]))),
         }
         logins.append(hosts["web1"].get("login", 1))
         for name in ("database", "cache"):
             (kept / f"{name}.former").unlink()
         alone = pillar_of("db1", sites)["blog"]["fleet"]["passwords"]
-        assert alone["mysql"] == django_master_password.native(now["database"])
+        assert alone["mysql"] == django_database_verifier.mariadb(now["database"])
     assert logins == [2, 1, 2]
 
 
@@ -352,7 +353,7 @@ def test_a_certificate_is_kept_under_the_name_of_a_minion_only(tmp_path, host):
 
 
 def test_what_servers_know_of_a_password_is_what_they_make_of_it():
-    assert django_master_password.native("secret") == "*14E65567ABDB5135D0CFD9A70B3032C179A49EE7"
+    assert django_database_verifier.mariadb("secret") == "*14E65567ABDB5135D0CFD9A70B3032C179A49EE7"
     assert django_master_password.sha256("secret") == hashlib.sha256(b"secret").hexdigest()
     scheme, rounds, keys = django_master_password.scram("pencil").split("$")
     count, salt = rounds.split(":")
