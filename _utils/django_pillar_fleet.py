@@ -39,33 +39,51 @@ def complete(site: Site, host: str) -> Iterator[Problem]:
         site: its configuration, which is changed.
         host: the name of this host's minion.
     """
-    hosts, known = site.pop("hosts", None), site.pop("fleet", None)
+    hosts, known = site.pop("hosts", None), site.pop("fleet", None) or {}
     if not hosts:
         return
-    addresses = known["addresses"] if known else {}
-    found: dict[str, Any] = {}
-    yield from _named(hosts, known, found)
-    for name, entry in found.items():
+    entries: dict[str, Any] = {}
+    yield from _named(hosts, known, entries)
+    yield from _addressed(entries, known)
+    if not known and host not in entries:
+        yield ("hosts",), f"expected {host}, the name of this host's minion, among {', '.join(entries)}"
+    site["fleet"] = _fleet(site, host, entries, known)
+    _take_generated(site, known.get("secrets", {}))
+    trusted = site["proxy"]["trusted"]
+    balancers = [entry["address"] for entry in entries.values() if "balancer" in entry["parts"] and entry["address"]]
+    site["proxy"]["trusted"] = [*trusted, *(address for address in balancers if address not in trusted)]
+
+
+def _addressed(entries: dict[str, Any], known: dict[str, Any]) -> Iterator[Problem]:
+    """Give the hosts of a site their addresses, and yield those that no minion of the master has the name of."""
+    addresses = known.get("addresses", {})
+    for name, entry in entries.items():
         if known and name not in addresses and not entry["address"]:
             yield ("hosts", name), "no minion of this master has that name: start it and accept its key, or set address"
         entry["address"] = entry["address"] or addresses.get(name, "")
-    if not known and host not in found:
-        yield ("hosts",), f"expected {host}, the name of this host's minion, among {', '.join(found)}"
-    parts = found[host]["parts"] if host in found and site["state"] == "present" else []
-    release = {key: known[key] for key in ("commit", "sequence", "held", "count")} if known else None
-    given = {key: (known or {}).get(key) for key in ("passwords", "certificates", "key", "cpus", "login")}
-    site["fleet"] = {"host": host, "parts": parts, "hosts": dict(sorted(found.items())), "release": release}
-    site["fleet"]["given"] = given
-    site["fleet"]["has_keys"] = bool(known) and known["keys"] is not None
-    for name in {*site["secrets"]} & {*(known["secrets"] if known else ())}:
+
+
+def _fleet(site: Site, host: str, entries: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Return what a host knows of the hosts of its site: their entries, its own parts, and what the master says."""
+    parts = entries[host]["parts"] if host in entries and site["state"] == "present" else []
+    claimed = {"over": known["over"]} if known.get("over") and {*RELEASED} & {*parts} else {}
+    return {
+        "host": host,
+        "parts": parts,
+        "hosts": dict(sorted(entries.items())),
+        "release": {key: known[key] for key in ("commit", "sequence", "held", "count")} if known else None,
+        "given": {key: known.get(key) for key in ("passwords", "certificates", "key", "cpus", "login")},
+        "has_keys": known.get("keys") is not None,
+        **claimed,
+    }
+
+
+def _take_generated(site: Site, values: dict[str, Any]) -> None:
+    """Give a site the values of the secrets that the master has generated for all of its hosts."""
+    for name in {*site["secrets"]} & {*values}:
         if "generate" in site["secrets"][name]:
             kept = {key: site["secrets"][name][key] for key in ("as", "variable")}
-            site["secrets"][name] = {"value": known["secrets"][name], **kept}
-    if known and known["over"] and {*RELEASED} & {*parts}:
-        site["fleet"]["over"] = known["over"]
-    trusted = site["proxy"]["trusted"]
-    balancers = [entry["address"] for entry in found.values() if "balancer" in entry["parts"] and entry["address"]]
-    site["proxy"]["trusted"] = [*trusted, *(address for address in balancers if address not in trusted)]
+            site["secrets"][name] = {"value": values[name], **kept}
 
 
 def _named(hosts: dict[str, Any], known: Any, found: dict[str, Any]) -> Iterator[Problem]:
@@ -80,7 +98,7 @@ def _named(hosts: dict[str, Any], known: Any, found: dict[str, Any]) -> Iterator
         found: gets the hosts.
     """
     patterns = sorted(filter(is_pattern, hosts))
-    names = {*(known["addresses"] if known else ()), *(name for name in hosts if not is_pattern(name))}
+    names = {*known.get("addresses", ()), *(name for name in hosts if not is_pattern(name))}
     by = {pattern: fnmatch.filter(sorted(names), pattern) for pattern in patterns}
     for pattern in patterns:
         if not known:

@@ -8,7 +8,7 @@ import functools
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -16,52 +16,88 @@ class Surprise(Exception):
     """The file makes its program do something else than take a value."""
 
 
+class _EnvironmentFile:
+    """parse_env_file_internal() of systemd 252 (src/basic/env-file.c): a method for each state returns the next one."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+        self.key = self.value = ""
+        self.trimmed = 0
+
+    def before_key(self, letter: str) -> "_State":
+        if letter in "#;":
+            return self.comment
+        if letter.isspace():
+            return self.before_key
+        self.key, self.value, self.trimmed = letter, "", 0
+        return self.in_key
+
+    def comment(self, letter: str) -> "_State":
+        return self.before_key if letter == "\n" else self.comment
+
+    def in_key(self, letter: str) -> "_State":
+        if letter == "\n":
+            raise Surprise(f"a line without a value: {self.key}")
+        if letter == "=":
+            return self.before_value
+        self.key += letter
+        return self.in_key
+
+    def before_value(self, letter: str) -> "_State":
+        if letter == "\n":
+            return self._ended(self.value)
+        if letter in "'\"":
+            return self.in_single_quotes if letter == "'" else self.in_double_quotes
+        return self.before_value if letter.isspace() else self.in_value(letter)
+
+    def in_value(self, letter: str) -> "_State":
+        if letter == "\n":
+            return self._ended(self.value[: self.trimmed])
+        if letter == "\\":
+            return self.escape
+        self.value += letter
+        self.trimmed = self.trimmed if letter.isspace() else len(self.value)
+        return self.in_value
+
+    def escape(self, letter: str) -> "_State":
+        self.value += "" if letter == "\n" else letter
+        self.trimmed = len(self.value)
+        return self.in_value
+
+    def in_single_quotes(self, letter: str) -> "_State":
+        if letter == "'":
+            return self.before_value
+        self.value += letter
+        return self.in_single_quotes
+
+    def in_double_quotes(self, letter: str) -> "_State":
+        if letter in '"\\':
+            return self.before_value if letter == '"' else self.escape_in_quotes
+        self.value += letter
+        return self.in_double_quotes
+
+    def escape_in_quotes(self, letter: str) -> "_State":
+        self.value += letter if letter in '"\\`$' else "" if letter == "\n" else f"\\{letter}"
+        return self.in_double_quotes
+
+    def _ended(self, value: str) -> "_State":
+        self.found[self.key.rstrip()] = value
+        return self.before_key
+
+
+_State = Callable[[str], Any]
+
+
 @functools.lru_cache(1000)
 def read_environment(text: str) -> dict[str, str]:
-    """An EnvironmentFile, after parse_env_file_internal() of systemd 252 (src/basic/env-file.c)."""
-    found: dict[str, str] = {}
-    state, key, value, trimmed = "before key", "", "", 0
+    """An EnvironmentFile, as systemd reads it."""
+    file = _EnvironmentFile()
+    state: _State = file.before_key
     for letter in f"{text}\n":
-        if state == "before key":
-            if letter in "#;":
-                state = "comment"
-            elif not letter.isspace():
-                state, key, value, trimmed = "key", letter, "", 0
-        elif state == "key":
-            if letter == "\n":
-                raise Surprise(f"a line without a value: {key}")
-            state, key = ("before value", key) if letter == "=" else ("key", key + letter)
-        elif state in ("before value", "value"):
-            if letter == "\n":
-                found[key.rstrip()] = value[:trimmed] if state == "value" else value
-                state = "before key"
-            elif letter in "'\"" and state == "before value":
-                state = letter
-            elif letter == "\\":
-                state = "escape"
-            elif state == "value" or not letter.isspace():
-                state, value = "value", value + letter
-                trimmed = trimmed if letter.isspace() else len(value)
-        elif state == "escape":
-            state, value = "value", value + ("" if letter == "\n" else letter)
-            trimmed = len(value)
-        elif state == "'":
-            state, value = ("before value", value) if letter == "'" else (state, value + letter)
-        elif state == '"':
-            if letter == '"':
-                state = "before value"
-            elif letter == "\\":
-                state = "escape in quotes"
-            else:
-                value += letter
-        elif state == "escape in quotes":
-            state = '"'
-            value += letter if letter in '"\\`$' else "" if letter == "\n" else f"\\{letter}"
-        elif state == "comment" and letter == "\n":
-            state = "before key"
-    if state != "before key":
-        raise Surprise(f"the file ends within {key}")
-    return found
+        state = state(letter)
+    if state != file.before_key:
+        raise Surprise(f"the file ends within {file.key}")
+    return file.found
 
 
 def read_environ(text: str) -> dict[str, str]:

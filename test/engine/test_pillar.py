@@ -3,6 +3,7 @@
 UPDATE=1 writes what is rendered now into test/render; the diff is then the change to review.
 """
 
+import importlib
 import itertools
 import json
 import os
@@ -219,7 +220,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
     """Return what compiles a pillar as map.jinja does, and the files that Salt read for it."""
     renderer = Renderer(monkeypatch, request.param)
     for name in django_pillar_render.MODULES:
-        monkeypatch.setitem(sys.modules, name, sys.modules.get(name) or ModuleType(name))
+        monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
 
     def render(pillar: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         renderer.pillar = pillar
