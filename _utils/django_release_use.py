@@ -4,10 +4,8 @@ import re
 
 import django_process_transient
 from django_host_lock import Lock
+from django_release import LOCK_OF_SCHEDULE
 from django_site import Site
-
-#: The end of the name of a lock that the program of a schedule holds; its holder begins with the name of a release.
-LOCK = ".lock"
 
 
 def names(site: Site) -> set[str]:
@@ -17,6 +15,6 @@ def names(site: Site) -> set[str]:
 
 def schedules(site: Site) -> dict[str, str]:
     """Return the schedules whose command runs: name → the name of the release that it runs in."""
-    paths = sorted(site.schedules.glob(f"*{LOCK}"))
+    paths = sorted(site.schedules.glob(f"*{LOCK_OF_SCHEDULE}"))
     holders = {path.stem: Lock(path, "", busy="", timeout="0s", hint="").holder() for path in paths}
     return {name: text.split()[0] for name, text in holders.items() if re.match(r"\d{4,}-[0-9a-f]{12} ", text)}

@@ -19,7 +19,6 @@ import django_host_file
 import django_process_command
 import django_process_runner
 import django_release
-import django_release_use
 import django_secret
 import django_site
 import django_site_maintenance
@@ -205,7 +204,7 @@ def definition_of(site: Site, name: str) -> Path:
 def lock(site: Site, name: str, holder: str) -> Lock:
     """Return the lock of a schedule, which its program holds as long as it runs."""
     return Lock(
-        site.schedules / f"{name}{django_release_use.LOCK}",
+        site.schedules / f"{name}{django_release.LOCK_OF_SCHEDULE}",
         holder,
         busy=f"{name} of {site.name}",
         timeout="1s",  # `holder` locks the file for a moment, and no run may be missed for that

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import django_backup
 import django_backup_program
@@ -220,6 +221,27 @@ def test_program_of_a_timer_has_few_modules_and_no_inspection(daily, module, mos
     assert {name for name in names if name.startswith(("django_project_", "django_container"))} <= {
         "django_project_ask"
     }
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("django_backup_program", ["nobody"]),
+        ("django_tls_renewal", ["nobody"]),
+        ("django_schedule_run", ["nobody", "clear"]),
+    ],
+)
+def test_program_starts_without_what_its_site_does_not_use(tmp_path, monkeypatch, module, arguments):
+    """What is left out is imported by the functions that need it alone."""
+    site = SimpleNamespace(process="", config={})
+    monkeypatch.setattr(django_timer.django_release, "releases", lambda _site: [])
+    monkeypatch.setattr(django_timer.django_backup, "has_queue", lambda _site: False)
+    unused = django_timer.unused(site)
+    assert len(unused) == 4
+    program = tmp_path / "program.pyz"
+    program.write_bytes(django_host_archive.packed(module, unused))
+    done = subprocess.run(["/usr/bin/python3", "-I", program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "there is no site 'nobody' on this host" in done.stderr, done.stderr
 
 
 def test_program_has_what_its_site_and_its_releases_use(daily):
