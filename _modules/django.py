@@ -8,6 +8,9 @@ return code.
 
 import shlex
 
+import django_host_lazy  # noqa: F401 - the others run when they are used
+
+# isort: split
 import django_backup
 import django_compose
 import django_deploy_plan

@@ -3,6 +3,9 @@ What the master's runner ``django`` has the hosts of a site do, one part of a re
 docs/guides/fleet.md. People call the runner instead: ``salt-run django.deploy blog``.
 """
 
+import django_host_lazy  # noqa: F401 - the others run when they are used
+
+# isort: split
 import django_balancer
 import django_database_served
 import django_host_import

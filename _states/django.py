@@ -10,6 +10,9 @@ import json
 import textwrap
 from pathlib import Path
 
+import django_host_lazy  # noqa: F401 - the others run when they are used
+
+# isort: split
 import django_database_setup
 import django_deploy_database
 import django_deploy_order

@@ -97,6 +97,30 @@ def resolved(site: Site, *paths: Path) -> list[Path]:
     return [Path(name) for name in names]
 
 
+def problem(site: Site, path: Path) -> str:
+    """Return why a site cannot write a file; the site's user checks it, since the project has chosen its path."""
+    try:
+        found: str = django_wall_delegate.ask(site.user, _problem, site, path, doing=f"looking at {path}")
+    except DeploymentError as error:
+        return error.message
+    return found
+
+
+def _problem(site: Site, path: Path) -> str:
+    if not path.exists():
+        return f"there is no file {path}"
+    folder = path.resolve().parent
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return f"the file system of {folder} is read-only"
+    if folder in {own.path for own in site.folders()}:
+        return ""  # the step `site` has just corrected its owner and mode
+    status, user = folder.stat(), django_host_user.find_user(site.user)
+    groups = os.getgrouplist(user.pw_name, user.pw_gid) if user else [status.st_gid]
+    mine = status.st_mode & 0o200 and status.st_uid == django_host_user.user_id(site.user)
+    ours = status.st_mode & 0o020 and status.st_gid in groups
+    return "" if mine or ours or status.st_mode & 0o002 else f"{site.user} cannot write in {folder}"
+
+
 def copy_command(site: Site, source: Path, target: Path) -> InCommand:
     """Return the command that copies a database into another file, as the site's user."""
     one, other = (json.dumps(str(path), ensure_ascii=False) for path in (source, target))

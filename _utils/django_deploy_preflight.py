@@ -1,6 +1,5 @@
 """The preflight: whether this host has the resources for another release, and whether visitors notice the switch."""
 
-import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,11 +8,11 @@ from typing import Any
 
 import django_database
 import django_database_engine
+import django_database_sqlite
 import django_host_config
 import django_host_disk
 import django_host_memory
 import django_host_service
-import django_host_user
 import django_proxy
 import django_proxy_files
 import django_release_instance
@@ -21,7 +20,6 @@ import django_site_maintenance
 import django_site_media
 import django_store_setup
 import django_virtualenv_python
-import django_wall_delegate
 import django_worker
 from django_deploy import Deployment
 from django_host_command import DeploymentError
@@ -209,37 +207,13 @@ def _refuse_without_database(site: Site, live: Release) -> None:
         if not migrated.get(alias, {}).get("applied"):
             continue
         path = django_database.database_file(site, live.path, live.facts, database)
-        problem = _problem_of_file(site, path) if path else _server_problem(database)
+        problem = django_database_sqlite.problem(site, path) if path else _server_problem(database)
         if problem:
             raise DeploymentError(
                 f"the database {alias!r} of {live.name} is not available: {problem}",
                 hint=f"correct that; if the new release has another database: {site.to_release()}",
                 transient=True,
             )
-
-
-def _problem_of_file(site: Site, path: Path) -> str:
-    """Return the problem of a SQLite file; the site's user checks it, since the project has chosen its path."""
-    try:
-        problem: str = django_wall_delegate.ask(site.user, _file_problem, site, path, doing=f"looking at {path}")
-    except DeploymentError as error:
-        return error.message
-    return problem
-
-
-def _file_problem(site: Site, path: Path) -> str:
-    if not path.exists():
-        return f"there is no file {path}"
-    folder = path.resolve().parent
-    if os.statvfs(folder).f_flag & os.ST_RDONLY:
-        return f"the file system of {folder} is read-only"
-    if folder in {own.path for own in site.folders()}:
-        return ""  # the step `site` has just corrected its owner and mode
-    status, user = folder.stat(), django_host_user.find_user(site.user)
-    groups = os.getgrouplist(user.pw_name, user.pw_gid) if user else [status.st_gid]
-    mine = status.st_mode & 0o200 and status.st_uid == django_host_user.user_id(site.user)
-    ours = status.st_mode & 0o020 and status.st_gid in groups
-    return "" if mine or ours or status.st_mode & 0o002 else f"{site.user} cannot write in {folder}"
 
 
 def _server_problem(database: Mapping[str, str]) -> str:

@@ -8,11 +8,41 @@ on); the values that the pillar may have for it are in ``django/schema.yaml``. T
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 #: Where the templates are, on Salt's fileserver.
 FILES = "salt://django/files/"
+_Member = TypeVar("_Member")
+
+
+class Members(Mapping[str, _Member]):
+    """The member of each kind by its name, each loaded when it is first looked at: sites have few of all kinds.
+
+    Args:
+        names: of the kinds.
+        load: returns the member of a kind.
+    """
+
+    def __init__(self, names: Iterable[str], load: Callable[[str], _Member]):
+        self._names, self._load = tuple(names), load
+        self._loaded: dict[str, _Member] = {}
+
+    def __getitem__(self, name: str) -> _Member:
+        if name not in self._loaded:
+            if name not in self._names:
+                raise KeyError(name)
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def run() -> dict[str, Any]:

@@ -10,9 +10,9 @@ from django_server_contract import Server
 from django_site import Site
 
 #: Every application server, by its name in the pillar.
-SERVERS: dict[str, Server] = {
-    kind: importlib.import_module(f"django_server_{kind}").SERVER for kind in django_kinds.SERVERS
-}
+SERVERS: django_kinds.Members[Server] = django_kinds.Members(
+    django_kinds.SERVERS, lambda kind: importlib.import_module(f"django_server_{kind}").SERVER
+)
 
 
 def of_site(site: Site) -> Server:
@@ -23,7 +23,7 @@ def of_site(site: Site) -> Server:
 def of_release(release: Path) -> Server:
     """Return the server of a release."""
     of_instance = django_host_file.read_json(release / "config/instance.json", {"server?": str}) or {}
-    return SERVERS.get(of_instance.get("server", "uwsgi"), SERVERS["uwsgi"])
+    return SERVERS.get(of_instance.get("server", "uwsgi")) or SERVERS["uwsgi"]
 
 
 def requirements(site: Site, packages: Collection[str] = ()) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import django_kinds
 import django_secret
 import django_store_database
 import django_store_memcached
@@ -11,9 +12,8 @@ from django_site import Site
 from django_store_contract import OwnServer, ServerStore, Store
 
 #: Every kind of store, by its name in the pillar.
-STORES: dict[str, Store] = {
-    store.KIND: store for store in (django_store_redis.STORE, django_store_memcached.STORE, django_store_database.STORE)
-}
+_MODULES = {"redis": django_store_redis, "memcached": django_store_memcached, "database": django_store_database}
+STORES: django_kinds.Members[Store] = django_kinds.Members(_MODULES, lambda kind: _MODULES[kind].STORE)
 
 
 def own_servers(site: Site) -> list[tuple[ServerStore, OwnServer]]:

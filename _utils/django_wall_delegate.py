@@ -53,6 +53,8 @@ def ask(
         DeploymentError: the function's own, or it timed out or ended without an answer.
     """
     what = doing or f"{function.__name__} as {user}"
+    called = {getattr(one, "__module__", None) or "" for one in (function, *filter(callable, arguments))}
+    _of_finder("run_reachable", called)  # the process cannot read them later
     identity = django_host_command.identity(user)
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -69,6 +71,13 @@ def ask(
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     return _result(text, what, user, timeout)
+
+
+def _of_finder(name: str, *arguments: Any) -> None:
+    """Call a method of what finds our modules (`django_host_lazy`), which archives of timers do not have."""
+    for finder in sys.meta_path:
+        if hasattr(finder, name):
+            getattr(finder, name)(*arguments)
 
 
 def _result(text: bytes | None, what: str, user: str | None, timeout: float) -> Any:
@@ -118,6 +127,8 @@ def _answer(
     """Become the user, call the function, send its answer, and exit: this never returns."""
     try:
         _confine(identity, writer, timeout, memory)
+        if identity:
+            _of_finder("seal")
         text = json.dumps(_called(function, arguments)).encode()
         while text:
             text = text[os.write(writer, text) :]

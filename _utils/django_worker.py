@@ -20,9 +20,9 @@ from django_wall_foreign import Foreign
 from django_worker_contract import Worker
 
 #: Every kind of worker, by its name in the pillar.
-WORKERS: dict[str, Worker] = {
-    kind: importlib.import_module(f"django_worker_{kind}").WORKER for kind in django_kinds.WORKERS
-}
+WORKERS: django_kinds.Members[Worker] = django_kinds.Members(
+    django_kinds.WORKERS, lambda kind: importlib.import_module(f"django_worker_{kind}").WORKER
+)
 
 #: Bytes of a state file that are read, names of tasks that are taken from it, and the highest of its numbers.
 _STATE, _NAMES, _HIGHEST = 1 << 16, 100, 10**12

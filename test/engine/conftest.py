@@ -1,5 +1,8 @@
 """Fixtures of the engine's tests."""
 
+import django_host_lazy  # noqa: F401 - modules run when they are used, as on hosts
+
+# isort: split
 from project_commands import project_commands
 from specimen import make_site, own_host
 from world import world

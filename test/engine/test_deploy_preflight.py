@@ -2,6 +2,7 @@ import os
 import socket
 import sys
 
+import django_database_sqlite
 import django_deploy_preflight
 import django_host_disk
 import django_host_file
@@ -206,17 +207,17 @@ def test_a_folder_in_which_the_site_cannot_write(two, tmp_path, monkeypatch, mod
     (folder / "db.sqlite3").touch()
     real = django_host_user.user_id
     monkeypatch.setattr(django_host_user, "user_id", lambda name: real(name) if owner else 4242)
-    problem = django_deploy_preflight._file_problem(two.site, folder / "db.sqlite3")
+    problem = django_database_sqlite._problem(two.site, folder / "db.sqlite3")
     assert problem == ("" if well else f"blog cannot write in {folder}")
     (two.site.database.top / "db.sqlite3").touch()
-    assert django_deploy_preflight._file_problem(two.site, two.site.database.top / "db.sqlite3") == ""
+    assert django_database_sqlite._problem(two.site, two.site.database.top / "db.sqlite3") == ""
 
 
 def test_a_file_system_that_is_read_only(two, tmp_path, monkeypatch):
     (tmp_path / "db.sqlite3").touch()
     found = os.statvfs_result((4096, 4096, 100, 50, 40, 10, 5, 5, os.ST_RDONLY, 255))
     monkeypatch.setattr(os, "statvfs", lambda path: found)
-    problem = django_deploy_preflight._file_problem(two.site, tmp_path / "db.sqlite3")
+    problem = django_database_sqlite._problem(two.site, tmp_path / "db.sqlite3")
     assert problem == f"the file system of {tmp_path} is read-only"
 
 
