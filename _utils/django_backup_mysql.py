@@ -120,7 +120,9 @@ class MySQLDumper(Dumper):
         self.drop(database, name)
 
     def drop(self, database: Database, name: str) -> None:
-        _sql(database, f"DROP DATABASE IF EXISTS `{name}`")
+        # To drop one that is not there needs the right to drop it; a login sees the databases that it may use.
+        if name in _sql(database, "SHOW DATABASES").splitlines():
+            _sql(database, f"DROP DATABASE `{name}`")
 
 
 def _create(database: Database, name: str) -> None:

@@ -302,6 +302,20 @@ def test_loading_refused_when_login_cannot_create_databases(site, monkeypatch):
     assert error.value.hint == "as root there: GRANT ALL ON `my\\_blog\\_%`.* TO 'blog'@'localhost';"
 
 
+@pytest.mark.parametrize("shown, dropped", [("blog\nblog_drill_1\n", True), ("blog\nblog_drill_10\n", False)])
+def test_database_that_was_never_created_is_not_dropped(site, monkeypatch, shown, dropped):
+    """A login that may not create it may not drop it either, which would stop each later backup."""
+    statements = []
+
+    def sql(database, text):
+        statements.append(text)
+        return shown
+
+    monkeypatch.setattr(django_backup_mysql, "_sql", sql)
+    DUMPERS["mysql"].drop(Database(site, "default", "mysql", "blog"), "blog_drill_1")
+    assert statements == ["SHOW DATABASES", *(["DROP DATABASE `blog_drill_1`"] if dropped else [])]
+
+
 def test_error_reported_when_disk_is_full_at_the_last_bytes():
     read, write = os.pipe()
     with open("/dev/full", "wb") as full, open(write, "wb") as pipe:
