@@ -167,7 +167,7 @@ def listener(port: int) -> str | None:
 
 def engine(module: str) -> Any:
     """Return a module of the engine."""
-    folder = str(FORMULA / "_utils")
+    folder = str(FORMULA / "engine")
     if folder not in sys.path:
         sys.path.append(folder)
     return importlib.import_module(module)
@@ -175,8 +175,8 @@ def engine(module: str) -> Any:
 
 def inspect(options: Options) -> dict[str, Any]:
     """Return the options of the site that are found in the source of the project, and need not be completed."""
-    failure = engine("django_host_command").DeploymentError
-    inspection = engine("django_project_inspection")
+    failure = engine("django_formula.host.commands").DeploymentError
+    inspection = engine("django_formula.inspect.inspection")
     domain = (options.domains or own_names())[0]
     try:
         keys: dict[str, Any] = inspection.found(str(options.repository), options.revision or "HEAD", domain)
@@ -221,7 +221,7 @@ def pillar_of(options: Options) -> str:
     site |= {key: value for key, value in options.found.items() if key not in site}
     former = {name: {"state": "absent"} for name in options.sites if name != options.site}
     pillar = {"django": {"sites": {options.site: site, **former}}}
-    text: str = engine("django_wall_text").pillar_block(0, pillar)
+    text: str = engine("django_formula.untrusted.text").pillar_block(0, pillar)
     return f"{HEADER.format(formula=FORMULA, salt_call=salt_call())}{text}\n"
 
 

@@ -8,28 +8,27 @@ return code.
 
 import shlex
 
-import django_host_lazy  # noqa: F401 - the others run when they are used
+import django_engine
+
+django_engine.use()
+
+from django_formula.host import lazy  # noqa: F401 - the others run when they are used
 
 # isort: split
-import django_backup
-import django_compose
-import django_deploy_plan
-import django_host_import
-import django_project_inspection
-import django_project_program
-import django_site
-import django_verbs
-import django_verbs_backup
-import django_verbs_rotation
-import django_verbs_schedule
-import django_verbs_status
-import django_verbs_superuser
-import django_verbs_terminal
-from django_deploy_request import asked_by
-from django_host_command import DeploymentError, seconds
-from django_wall_text import shown_answer
-
-django_host_import.keep_folder()
+from django_formula.backup import backups as backup_backups
+from django_formula.compose import project
+from django_formula.deploy import plan as deploy_plan
+from django_formula.deploy.request import asked_by
+from django_formula.host.commands import DeploymentError, seconds
+from django_formula.inspect import inspection
+from django_formula.project import program
+from django_formula.site import sites as site_sites
+from django_formula.untrusted.text import shown_answer
+from django_formula.verbs import backup as verbs_backup
+from django_formula.verbs import operations, rotation, terminal
+from django_formula.verbs import schedule as verbs_schedule
+from django_formula.verbs import status as verbs_status
+from django_formula.verbs import superuser as verbs_superuser
 
 __virtualname__ = "django"
 
@@ -62,11 +61,11 @@ def status(site=None, full=None):
         salt-call django.status
         salt-call django.status blog --out json
     """
-    return _answer(lambda: _rows(_status(site), django_verbs_terminal.status, full))
+    return _answer(lambda: _rows(_status(site), terminal.status, full))
 
 
 def _status(site):
-    rows = [django_verbs.status(site)] if site else django_verbs.every_status()
+    rows = [operations.status(site)] if site else operations.every_status()
     # A running minion has an older pillar in memory. By salt-ssh a verb has none.
     pillar = __salt__["pillar.items"]()
     sites = (pillar.get("django") or {}).get("sites") or {}
@@ -91,9 +90,7 @@ def releases(site, full=None):
 
         salt-call django.releases blog
     """
-    return _answer(
-        lambda: _rows(django_verbs_status.releases(django_site.find(site)), django_verbs_terminal.releases, full)
-    )
+    return _answer(lambda: _rows(verbs_status.releases(site_sites.find(site)), terminal.releases, full))
 
 
 def steps(site, full=None):
@@ -112,7 +109,7 @@ def steps(site, full=None):
 
         salt-call django.steps blog
     """
-    return _answer(lambda: _rows(django_verbs_status.steps(django_site.find(site)), django_verbs_terminal.steps, full))
+    return _answer(lambda: _rows(verbs_status.steps(site_sites.find(site)), terminal.steps, full))
 
 
 def record(site, release=None):
@@ -132,7 +129,7 @@ def record(site, release=None):
         salt-call django.record blog
         salt-call django.record blog 42 --out json
     """
-    return _answer(lambda: django_verbs.record(site, release))
+    return _answer(lambda: operations.record(site, release))
 
 
 def release(site, revision=None):
@@ -152,7 +149,7 @@ def release(site, revision=None):
         salt-call django.release blog
         salt-call django.release blog v2.4.1
     """
-    return _answer(lambda: _deployed(*django_verbs.release(site, revision, _asked_by("release"))))
+    return _answer(lambda: _deployed(*operations.release(site, revision, _asked_by("release"))))
 
 
 def plan(site, revision=None):
@@ -173,7 +170,7 @@ def plan(site, revision=None):
         salt-call django.plan blog
         salt-call django.plan blog v2.4.1
     """
-    return _answer(lambda: django_deploy_plan.make(site, revision, _asked_by("plan")))
+    return _answer(lambda: deploy_plan.make(site, revision, _asked_by("plan")))
 
 
 def unlock(site):
@@ -190,7 +187,7 @@ def unlock(site):
 
         salt-call django.unlock blog
     """
-    return _answer(lambda: django_verbs.unlock(site))
+    return _answer(lambda: operations.unlock(site))
 
 
 def rollback(site, to=None, migrate=False, force=False):
@@ -219,7 +216,7 @@ def rollback(site, to=None, migrate=False, force=False):
         salt-call django.rollback blog 0041-9be1c07d2a44 migrate=True
     """
     options = {"migrate": migrate, "force": force, "asked_by": _asked_by("rollback")}
-    return _answer(lambda: _deployed(*django_verbs.rollback(site, to, **options)))
+    return _answer(lambda: _deployed(*operations.rollback(site, to, **options)))
 
 
 def rotate_secret_key(site):
@@ -236,7 +233,7 @@ def rotate_secret_key(site):
 
         salt-call django.rotate_secret_key blog
     """
-    return _answer(lambda: _deployed(*django_verbs_rotation.rotate_secret_key(site, _asked_by("rotate_secret_key"))))
+    return _answer(lambda: _deployed(*rotation.rotate_secret_key(site, _asked_by("rotate_secret_key"))))
 
 
 def rotate_database_password(site, database="default"):
@@ -258,9 +255,7 @@ def rotate_database_password(site, database="default"):
         salt-call django.rotate_database_password blog metrics
     """
     return _answer(
-        lambda: _deployed(
-            *django_verbs_rotation.rotate_database_password(site, database, _asked_by("rotate_database_password"))
-        )
+        lambda: _deployed(*rotation.rotate_database_password(site, database, _asked_by("rotate_database_password")))
     )
 
 
@@ -279,7 +274,7 @@ def drift(site):
 
         salt-call django.drift blog
     """
-    answer = _answer(lambda: django_verbs.drift(site))
+    answer = _answer(lambda: operations.drift(site))
     if isinstance(answer, dict) and answer["drift"]:
         __context__["retcode"] = 1
     return answer
@@ -301,7 +296,7 @@ def renew(site, force=False):
 
         salt-call django.renew blog
     """
-    answer = _answer(lambda: django_verbs.renew(site, force=force))
+    answer = _answer(lambda: operations.renew(site, force=force))
     if isinstance(answer, dict) and answer["warnings"]:
         __context__["retcode"] = 1
     return answer
@@ -331,7 +326,7 @@ def maintenance(site, switch="", message=""):
     # Salt reads arguments as YAML: on and off are booleans, 14:00 is the number of its minutes.
     switch = {True: "on", False: "off"}.get(switch, switch) if isinstance(switch, bool) else switch
     message = "{:02}:{:02}".format(*divmod(message, 60)) if isinstance(message, int) else str(message)
-    return _answer(lambda: django_verbs.maintenance(site, switch, message, _asked_by("maintenance")))
+    return _answer(lambda: operations.maintenance(site, switch, message, _asked_by("maintenance")))
 
 
 def manage(site, *command, environment_file=None, timeout="1h"):
@@ -357,7 +352,7 @@ def manage(site, *command, environment_file=None, timeout="1h"):
         salt-call django.manage blog showmigrations
         salt-call django.manage blog 'createsuperuser --noinput --username admin' environment_file=/root/admin
     """
-    return _answer(lambda: django_verbs.manage(site, _words(command), environment_file, seconds(timeout)))
+    return _answer(lambda: operations.manage(site, _words(command), environment_file, seconds(timeout)))
 
 
 def _words(command):
@@ -391,7 +386,7 @@ def superuser(site, username="admin", email="admin@localhost", command=""):
         salt-call django.superuser blog ada ada@example.org command='createsuperuser --noinput --first_name Ada'
         salt-call django.superuser blog elspeth elspeth@example.org
     """
-    return _answer(lambda: django_verbs_superuser.create(site, username, email, _words([command])))
+    return _answer(lambda: verbs_superuser.create(site, username, email, _words([command])))
 
 
 def run(site, schedule):
@@ -411,7 +406,7 @@ def run(site, schedule):
 
         salt-call django.run blog clearsessions
     """
-    return _answer(lambda: _ran(django_verbs_schedule.run(site, schedule, _asked_by("run"))))
+    return _answer(lambda: _ran(verbs_schedule.run(site, schedule, _asked_by("run"))))
 
 
 def _ran(result):
@@ -436,7 +431,7 @@ def schedules(site, full=None):
         salt-call django.schedules blog
         salt-call django.schedules blog --out json
     """
-    return _answer(lambda: _rows(django_verbs_schedule.rows(site), django_verbs_terminal.schedules, full))
+    return _answer(lambda: _rows(verbs_schedule.rows(site), terminal.schedules, full))
 
 
 def migrate(site):
@@ -452,7 +447,7 @@ def migrate(site):
 
         salt-call django.migrate blog
     """
-    return _answer(lambda: django_verbs.migrate(site, _asked_by("migrate")))
+    return _answer(lambda: operations.migrate(site, _asked_by("migrate")))
 
 
 def backup(site):
@@ -468,7 +463,7 @@ def backup(site):
 
         salt-call django.backup blog
     """
-    return _answer(lambda: django_verbs_backup.backup(site, _asked_by("backup")))
+    return _answer(lambda: verbs_backup.backup(site, _asked_by("backup")))
 
 
 def backups(site, full=None):
@@ -487,7 +482,7 @@ def backups(site, full=None):
 
         salt-call django.backups blog
     """
-    return _answer(lambda: _rows(django_backup.overview(django_site.find(site)), django_verbs_terminal.backups, full))
+    return _answer(lambda: _rows(backup_backups.overview(site_sites.find(site)), terminal.backups, full))
 
 
 def restore(site, which=None, media=False, migrate=False, rollback=False, queue=False):
@@ -517,7 +512,7 @@ def restore(site, which=None, media=False, migrate=False, rollback=False, queue=
         salt-call django.restore blog 20260301T120000Z-0041-9be1c07d2a44 rollback=True
     """
     options = {"media": bool(media), "migrate": bool(migrate), "rollback": bool(rollback), "queue": bool(queue)}
-    return _answer(lambda: django_verbs_backup.restore(site, which, asked_by=_asked_by("restore"), **options))
+    return _answer(lambda: verbs_backup.restore(site, which, asked_by=_asked_by("restore"), **options))
 
 
 def restore_drill(site):
@@ -534,7 +529,7 @@ def restore_drill(site):
 
         salt-call django.restore_drill blog
     """
-    return _answer(lambda: django_verbs_backup.restore_drill(site))
+    return _answer(lambda: verbs_backup.restore_drill(site))
 
 
 def collectstatic(site):
@@ -550,7 +545,7 @@ def collectstatic(site):
 
         salt-call django.collectstatic blog
     """
-    return _answer(lambda: _deployed(*django_verbs.collectstatic(site, _asked_by("collectstatic"))))
+    return _answer(lambda: _deployed(*operations.collectstatic(site, _asked_by("collectstatic"))))
 
 
 def check(site):
@@ -568,7 +563,7 @@ def check(site):
 
         salt-call django.check blog
     """
-    return _answer(lambda: django_verbs.check(site))
+    return _answer(lambda: operations.check(site))
 
 
 def secret_key(site):
@@ -585,7 +580,7 @@ def secret_key(site):
 
         salt-call django.secret_key blog
     """
-    return _answer(lambda: django_verbs.secret_key(site))
+    return _answer(lambda: operations.secret_key(site))
 
 
 def config(site):
@@ -602,7 +597,7 @@ def config(site):
 
         salt-call django.config blog
     """
-    return _answer(lambda: django_verbs.config(site))
+    return _answer(lambda: operations.config(site))
 
 
 def workers(site, full=None):
@@ -621,7 +616,7 @@ def workers(site, full=None):
         salt-call django.workers blog
         salt-call django.workers blog --out json
     """
-    return _answer(lambda: _rows(django_verbs.workers(site), django_verbs_terminal.workers, full))
+    return _answer(lambda: _rows(operations.workers(site), terminal.workers, full))
 
 
 def queue(site, names=False, give_back=False, drop="", full=None):
@@ -652,8 +647,8 @@ def queue(site, names=False, give_back=False, drop="", full=None):
     """
 
     def read():
-        rows = django_verbs.queue(site, names=bool(names or give_back or drop), give_back=give_back, drop=drop)
-        return _rows(rows, django_verbs_terminal.queue, full)
+        rows = operations.queue(site, names=bool(names or give_back or drop), give_back=give_back, drop=drop)
+        return _rows(rows, terminal.queue, full)
 
     return _answer(read)
 
@@ -676,7 +671,7 @@ def restart(site, worker=None):
         salt-call django.restart blog
         salt-call django.restart blog worker=default
     """
-    return _answer(lambda: django_verbs.restart(site, worker, asked_by=_asked_by("restart")))
+    return _answer(lambda: operations.restart(site, worker, asked_by=_asked_by("restart")))
 
 
 def logs(site, lines=50, worker=None):
@@ -699,7 +694,7 @@ def logs(site, lines=50, worker=None):
         salt-call django.logs blog 500
         salt-call django.logs blog worker=default
     """
-    return _answer(lambda: django_verbs.logs(site, lines, worker))
+    return _answer(lambda: operations.logs(site, lines, worker))
 
 
 def inspect(source, revision="HEAD", deploy_key=None):
@@ -722,7 +717,7 @@ def inspect(source, revision="HEAD", deploy_key=None):
         salt-call django.inspect https://git.example.org/blog.git
         salt-call django.inspect /home/ray/blog
     """
-    return _answer(lambda: django_project_inspection.inspect(source, revision, deploy_key))
+    return _answer(lambda: inspection.inspect(source, revision, deploy_key))
 
 
 def compose(site, folder, python="", database=""):
@@ -747,7 +742,7 @@ def compose(site, folder, python="", database=""):
         salt-call django.compose blog /home/ray/blog
         salt-call django.compose blog /home/ray/blog database=postgres
     """
-    return _answer(lambda: "\n".join(django_compose.of_site(site, folder, str(python), database)))
+    return _answer(lambda: "\n".join(project.of_site(site, folder, str(python), database)))
 
 
 def save_images(site, file):
@@ -767,7 +762,7 @@ def save_images(site, file):
 
         salt-call django.save_images blog /root/blog.tar
     """
-    return _answer(lambda: django_verbs.save_images(site, file))
+    return _answer(lambda: operations.save_images(site, file))
 
 
 def load_images(site, file):
@@ -786,7 +781,7 @@ def load_images(site, file):
 
         salt-call django.load_images blog /root/blog.tar
     """
-    return _answer(lambda: django_verbs.load_images(site, file))
+    return _answer(lambda: operations.load_images(site, file))
 
 
 def _answer(verb):
@@ -794,7 +789,7 @@ def _answer(verb):
         return shown_answer(verb())
     except (DeploymentError, OSError) as error:
         __context__["retcode"] = 1
-        django_project_program.explain(error)
+        program.explain(error)
         return shown_answer(str(error))
 
 

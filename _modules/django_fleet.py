@@ -3,19 +3,20 @@ What the master's runner ``django`` has the hosts of a site do, one part of a re
 docs/guides/fleet.md. People call the runner instead: ``salt-run django.deploy blog``.
 """
 
-import django_host_lazy  # noqa: F401 - the others run when they are used
+import django_engine
+import salt.pillar
+
+django_engine.use()
+
+from django_formula.host import lazy  # noqa: F401 - the others run when they are used
 
 # isort: split
-import django_balancer
-import django_database_served
-import django_host_import
-import django_secret
-import django_store_served
-import django_verbs_fleet
-import salt.pillar
-from django_host_command import DeploymentError
-
-django_host_import.keep_folder()
+from django_formula.balancer import plan
+from django_formula.database import served as database_served
+from django_formula.host.commands import DeploymentError
+from django_formula.secret import secrets as secret_secrets
+from django_formula.store import served as store_served
+from django_formula.verbs import fleet
 
 __virtualname__ = "django_fleet"
 
@@ -38,7 +39,7 @@ def ready(site):
 
         salt web1 django_fleet.ready blog
     """
-    return _answer(lambda: django_verbs_fleet.ready(site))
+    return _answer(lambda: fleet.ready(site))
 
 
 def resolve(site, revision=None):
@@ -56,7 +57,7 @@ def resolve(site, revision=None):
 
         salt web1 django_fleet.resolve blog main
     """
-    return _answer(lambda: {"commit": django_verbs_fleet.resolve(site, None if revision is None else str(revision))})
+    return _answer(lambda: {"commit": fleet.resolve(site, None if revision is None else str(revision))})
 
 
 def release(site, commit):
@@ -74,7 +75,7 @@ def release(site, commit):
 
         salt web1 django_fleet.release blog 3f2a9c1b77de
     """
-    return _answer(lambda: django_verbs_fleet.release(site, str(commit)))
+    return _answer(lambda: fleet.release(site, str(commit)))
 
 
 def claim(site, deployment, by, until):
@@ -96,7 +97,7 @@ def claim(site, deployment, by, until):
 
         salt web1 django_fleet.claim blog 20260301T120000-4711 'root on master1' 1772366460
     """
-    return _answer(lambda: django_verbs_fleet.claim(site, deployment, by, until))
+    return _answer(lambda: fleet.claim(site, deployment, by, until))
 
 
 def renew(site, deployment, until):
@@ -112,7 +113,7 @@ def renew(site, deployment, until):
 
         salt web1 django_fleet.renew blog 20260301T120000-4711 1772366520
     """
-    return _answer(lambda: django_verbs_fleet.renew(site, deployment, until))
+    return _answer(lambda: fleet.renew(site, deployment, until))
 
 
 def keys(site, deployment, by):
@@ -128,7 +129,7 @@ def keys(site, deployment, by):
 
         salt web1 django_fleet.keys blog ID 'root on master1'
     """
-    return _answer(lambda: django_verbs_fleet.keys(site, deployment, by, _keys(site)))
+    return _answer(lambda: fleet.keys(site, deployment, by, _keys(site)))
 
 
 def prepare(site, deployment, by, commit, sequence):
@@ -148,7 +149,7 @@ def prepare(site, deployment, by, commit, sequence):
 
         salt web1 django_fleet.prepare blog ID 'root on master1' 3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d 42
     """
-    return _answer(lambda: _done(*django_verbs_fleet.prepare(site, deployment, by, commit, sequence)))
+    return _answer(lambda: _done(*fleet.prepare(site, deployment, by, commit, sequence)))
 
 
 def migrate(site, deployment, by, until):
@@ -164,7 +165,7 @@ def migrate(site, deployment, by, until):
 
         salt web1 django_fleet.migrate blog ID 'root on master1' 1772366460
     """
-    return _answer(lambda: _done(*django_verbs_fleet.migrate(site, deployment, by, until)))
+    return _answer(lambda: _done(*fleet.migrate(site, deployment, by, until)))
 
 
 def start(site, deployment, by, until, migrated):
@@ -182,7 +183,7 @@ def start(site, deployment, by, until, migrated):
 
         salt web1 django_fleet.start blog ID 'root on master1' 1772366460 '[]'
     """
-    return _answer(lambda: _done(*django_verbs_fleet.start(site, deployment, by, until, migrated)))
+    return _answer(lambda: _done(*fleet.start(site, deployment, by, until, migrated)))
 
 
 def switch(site, deployment, by, until):
@@ -198,7 +199,7 @@ def switch(site, deployment, by, until):
 
         salt web1 django_fleet.switch blog ID 'root on master1' 1772366460
     """
-    return _answer(lambda: _done(*django_verbs_fleet.switch(site, deployment, by, until)))
+    return _answer(lambda: _done(*fleet.switch(site, deployment, by, until)))
 
 
 def start_older(site, deployment, by, until, commit, force=False):
@@ -218,7 +219,7 @@ def start_older(site, deployment, by, until, commit, force=False):
 
         salt web1 django_fleet.start_older blog ID 'root on master1' 1772366460 3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d
     """
-    return _answer(lambda: _done(*django_verbs_fleet.start_older(site, deployment, by, until, commit, force=force)))
+    return _answer(lambda: _done(*fleet.start_older(site, deployment, by, until, commit, force=force)))
 
 
 def rollback(site, deployment, by, until, commit, force=False):
@@ -238,7 +239,7 @@ def rollback(site, deployment, by, until, commit, force=False):
 
         salt web1 django_fleet.rollback blog ID 'root on master1' 1772366460 3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d
     """
-    return _answer(lambda: _done(*django_verbs_fleet.rollback(site, deployment, by, until, commit, force=force)))
+    return _answer(lambda: _done(*fleet.rollback(site, deployment, by, until, commit, force=force)))
 
 
 def finish(site, deployment, by, first, known):
@@ -258,7 +259,7 @@ def finish(site, deployment, by, first, known):
 
         salt web1 django_fleet.finish blog ID 'root on master1' web1 '{commit: …, sequence: 42, held: []}'
     """
-    return _answer(lambda: _done(*django_verbs_fleet.finish(site, deployment, by, first, known)))
+    return _answer(lambda: _done(*fleet.finish(site, deployment, by, first, known)))
 
 
 def abandon(site, deployment, by, keep=False):
@@ -278,7 +279,7 @@ def abandon(site, deployment, by, keep=False):
 
         salt web1 django_fleet.abandon blog '' 'root on master1'
     """
-    return _answer(lambda: django_verbs_fleet.abandon(site, deployment, by, keep))
+    return _answer(lambda: fleet.abandon(site, deployment, by, keep))
 
 
 def backend(site, host=None, state="state"):
@@ -301,7 +302,7 @@ def backend(site, host=None, state="state"):
         salt lb1 django_fleet.backend blog
         salt lb1 django_fleet.backend blog web2 drain
     """
-    return _answer(lambda: django_balancer.backend(site, host, state))
+    return _answer(lambda: plan.backend(site, host, state))
 
 
 def expect(site, commits, count=None):
@@ -322,7 +323,7 @@ def expect(site, commits, count=None):
 
         salt lb1 django_fleet.expect blog '[3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d]'
     """
-    return _answer(lambda: django_balancer.expect(site, commits, count))
+    return _answer(lambda: plan.expect(site, commits, count))
 
 
 def serves(site):
@@ -339,7 +340,7 @@ def serves(site):
 
         salt db1 django_fleet.serves blog
     """
-    return _answer(lambda: {"clients": django_database_served.clients(site)})
+    return _answer(lambda: {"clients": database_served.clients(site)})
 
 
 def stores(site):
@@ -358,7 +359,7 @@ def stores(site):
     """
 
     def found():
-        clients = django_store_served.clients(site)
+        clients = store_served.clients(site)
         return {} if clients is None else {"clients": clients}
 
     return _answer(found)
@@ -369,7 +370,7 @@ def _keys(site):
     found = salt.pillar.get_pillar(__opts__, __grains__, __opts__["id"], __opts__.get("saltenv"))
     own = found.compile_pillar().get("django", {}).get("sites", {}).get(site, {})
     given = {"secret_key": own.get("secret_key"), **(own.get("fleet", {}).get("keys") or {})}
-    return django_secret.named_keys(given)
+    return secret_secrets.named_keys(given)
 
 
 def _done(deployment, answer):

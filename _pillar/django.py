@@ -23,17 +23,18 @@ import salt.cache
 import salt.exceptions
 import salt.pillar
 
-for _name in ("_utils", "utils"):  # of the formula, or of what Salt has synced
+for _name in ("engine", "utils"):  # of the formula, or of what Salt has synced
     sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), _name))
 
-import django_database_verifier  # noqa: E402
-import django_kinds  # noqa: E402
-import django_master_certificate  # noqa: E402
-import django_master_keys  # noqa: E402
-import django_master_known  # noqa: E402
-import django_master_password  # noqa: E402
-import django_master_store  # noqa: E402
-import django_master_withheld  # noqa: E402
+import django_engine
+
+django_engine.use()
+
+from django_formula.database import verifier
+from django_formula.fleet import certificate, known_minions, secret_keys, withheld_secrets
+from django_formula.fleet import password as fleet_password
+from django_formula.fleet import store as fleet_store
+from django_formula.kind import kinds as kind_kinds
 
 #: The parts whose servers other hosts use.
 _SERVERS = ("database", "cache")
@@ -64,18 +65,18 @@ def ext_pillar(minion_id, pillar, store):
     for name, site in _map(given.get("sites")).items():
         whole = _over(defaults, site) if isinstance(site, dict) else {}
         hosts = _map(whole.get("hosts"))
-        if hosts and django_master_store.NAME.fullmatch(str(name)):
+        if hosts and fleet_store.NAME.fullmatch(str(name)):
             roster = roster or _roster()
             own, every = _parts(minion_id, hosts), {part for one in hosts for part in _parts(one, hosts)}
             parts.append((own, every))
-            withheld = django_master_withheld.of_site(whole, own, every)
+            withheld = withheld_secrets.of_site(whole, own, every)
             found[name] = {**withheld, **_of_site(minion_id, name, whole, hosts, store, roster)}
         else:
             parts.append(None)
     if not found:
         return {}
     _refuse_old_minions()
-    withheld = django_master_withheld.of_defaults(defaults, parts)
+    withheld = withheld_secrets.of_defaults(defaults, parts)
     return {"django": {"sites": found, **({"defaults": withheld} if withheld else {})}}
 
 
@@ -135,8 +136,8 @@ def _over(lower, upper):
 
 
 def _of_site(minion_id, name, site, hosts, folder, roster):
-    store = django_master_store.Store(folder, name)
-    accepted = sorted(roster or django_master_known.accepted(__opts__))
+    store = fleet_store.Store(folder, name)
+    accepted = sorted(roster or known_minions.accepted(__opts__))
     names = [
         one for one in accepted if _ID.fullmatch(one) and any(fnmatch.fnmatchcase(one, pattern) for pattern in hosts)
     ]
@@ -151,12 +152,12 @@ def _of_site(minion_id, name, site, hosts, folder, roster):
         cache = salt.cache.factory(__opts__)
         apps = [one for one in names if "app" in parts[one]]
         known["cpus"] = {one: _cpus(_grains(cache, one)) for one in apps}
-    if not {*django_kinds.RELEASED} & {*parts.get(minion_id, ())}:
+    if not {*kind_kinds.RELEASED} & {*parts.get(minion_id, ())}:
         return {"fleet": known}
     known["secrets"] = _generated(store, site)
     if site.get("secret_key"):
         return {"fleet": known}
-    keys = django_master_keys.Keys(store)
+    keys = secret_keys.Keys(store)
     return {"secret_key": keys.current(), "fleet": {**known, "keys": keys.given()}}
 
 
@@ -164,9 +165,9 @@ def _generated(store, site):
     """Return the values of the secrets that the pillar has generated."""
     lengths = {name: _map(entry).get("generate") for name, entry in _map(site.get("secrets")).items()}
     return {
-        name: store.secret(f"variable.{name}", lambda length=length: django_master_password.new(length))
+        name: store.secret(f"variable.{name}", lambda length=length: fleet_password.new(length))
         for name, length in lengths.items()
-        if type(length) is int and 16 <= length <= 1024 and django_master_store.SECRET.fullmatch(f"variable.{name}")
+        if type(length) is int and 16 <= length <= 1024 and fleet_store.SECRET.fullmatch(f"variable.{name}")
     }
 
 
@@ -176,7 +177,7 @@ def _servers(minion_id, store, parts, hosts, addresses):
     them, the certificates of the servers, and the key of its own.
     """
     own = {*parts.get(minion_id, ())}
-    uses = {*django_kinds.RELEASED} & own
+    uses = {*kind_kinds.RELEASED} & own
     passwords: dict[str, str] = {}
     certificates: dict[str, str] = {}
     own_key: dict[str, str] = {}
@@ -186,14 +187,14 @@ def _servers(minion_id, store, parts, hosts, addresses):
         for host in hosts_with:
             address = _map(hosts.get(host)).get("address") or addresses.get(host)
             if _is_address(address):
-                certificates[host], key = django_master_certificate.of_host(store.folder.parent, host, address)
+                certificates[host], key = certificate.of_host(store.folder.parent, host, address)
                 own_key |= {"key": key} if host == minion_id else {}
         if hosts_with and (uses or part in own):
             former = store.former_secret(part)
-            password = store.secret(part, lambda former=former: django_master_password.following(former))
+            password = store.secret(part, lambda former=former: fleet_password.following(former))
             passwords |= {part: password} if uses else {}
             passwords |= _verifiers(part, password, former) if part in own else {}
-            if part == "database" and (login := django_master_password.login(password)) > 1:
+            if part == "database" and (login := fleet_password.login(password)) > 1:
                 login_given = {"login": login}
     given = {"passwords": passwords, "certificates": certificates, **own_key, **login_given}
     return given if certificates or passwords else {}
@@ -210,8 +211,8 @@ def _is_address(text):
 
 def _verifiers(part, *passwords):
     """Return what the server of a part may know of its password, and after a comma of the former one."""
-    made = django_master_password
-    of_databases = {"postgres": made.scram, "mysql": django_database_verifier.mariadb}
+    made = fleet_password
+    of_databases = {"postgres": made.scram, "mysql": verifier.mariadb}
     kinds = of_databases if part == "database" else {"redis": made.sha256}
     return {kind: ",".join(of(one) for one in passwords if one) for kind, of in kinds.items()}
 
@@ -220,9 +221,9 @@ def _roster():
     """Return the entries of salt-ssh's roster by name of the host; None where the master compiles this pillar."""
     if "_ssh_version" not in __opts__:
         return None
-    import django_master_roster  # only here: the master needs nothing of salt-ssh
+    from django_formula.fleet import roster as fleet_roster  # only here: the master needs nothing of salt-ssh
 
-    return django_master_roster.targets(__opts__)
+    return fleet_roster.targets(__opts__)
 
 
 def _addresses(minion_id, store, names, roster):

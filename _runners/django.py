@@ -20,15 +20,17 @@ import sys
 
 import salt.utils.event
 
-for _name in ("_utils", "utils"):  # of the formula, or of what Salt has synced
+for _name in ("engine", "utils"):  # of the formula, or of what Salt has synced
     sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), _name))
 
-import django_master_deploy  # noqa: E402
-import django_master_minions  # noqa: E402
-import django_master_rotation  # noqa: E402
-import django_master_store  # noqa: E402
-from django_host_command import DeploymentError  # noqa: E402
-from django_wall_text import shown_answer, tell  # noqa: E402
+import django_engine
+
+django_engine.use()
+
+from django_formula.fleet import deployment, minions, rotation
+from django_formula.fleet import store as fleet_store
+from django_formula.host.commands import DeploymentError
+from django_formula.untrusted.text import shown_answer, tell
 
 __virtualname__ = "django"
 
@@ -119,9 +121,7 @@ def rotate_secret_key(site):
         salt-run django.rotate_secret_key blog
     """
     with _watched(site, False):
-        return _answer(
-            lambda: _fleet(site, "rotate_secret_key", False, django_master_rotation.Rotation).rotate_secret_key()
-        )
+        return _answer(lambda: _fleet(site, "rotate_secret_key", False, rotation.Rotation).rotate_secret_key())
 
 
 def status(site=None, roster=False):
@@ -141,7 +141,7 @@ def status(site=None, roster=False):
         salt-run django.status
         salt-run django.status blog
     """
-    names = [site] if site else django_master_store.sites(_folder())
+    names = [site] if site else fleet_store.sites(_folder())
     answer = _answer(lambda: {name: _fleet(name, "status", roster).status() for name in names})
     if any(isinstance(row, dict) and row.get("behind") for row in answer.values()):
         __context__["retcode"] = 1
@@ -228,7 +228,7 @@ def _folder():
     )
 
 
-def _fleet(site, verb, roster, kind=django_master_deploy.Fleet, **options):
+def _fleet(site, verb, roster, kind=deployment.Fleet, **options):
     def report(phase, found):
         if os.path.exists(os.path.join(__opts__["sock_dir"], "master_event_pull.ipc")):  # without a master, no bus
             with salt.utils.event.get_event("master", opts=__opts__, listen=False) as events:
@@ -238,7 +238,7 @@ def _fleet(site, verb, roster, kind=django_master_deploy.Fleet, **options):
         tell(f"{phase} {found['seconds']} s: {hosts}", is_error=True)
 
     by = f"{getpass.getuser()} (salt-run django.{verb}{' roster=True' if roster else ''} on {socket.gethostname()})"
-    store = django_master_store.Store(_folder(), site)
+    store = fleet_store.Store(_folder(), site)
     return kind(store, _hosts(roster), by, report, **options)
 
 
@@ -250,12 +250,12 @@ def _hosts(roster):
                 "the master keeps the pillars of its minions, so an apply would take hosts back to an older release",
                 hint="set pillar_cache: false in its configuration, and restart it",
             )
-        return django_master_minions.Minions(__opts__)
+        return minions.Minions(__opts__)
     try:
-        import django_master_roster  # only here: salt-ssh is a package of its own
+        from django_formula.fleet import roster as fleet_roster  # only here: salt-ssh is a package of its own
     except ImportError as error:
         raise DeploymentError(f"salt-ssh is not installed here: {error}", hint="apt install salt-ssh") from None
-    return django_master_roster.Roster(__opts__)
+    return fleet_roster.Roster(__opts__)
 
 
 @contextlib.contextmanager

@@ -3,41 +3,40 @@ Deploy Django sites: each step of a release is a state, and ``absent`` removes a
 
 ``django/site.sls`` has the states of a site in their order; use it with ``state.apply django`` instead of writing
 them out. Each state compares the host with the configuration, reports the changes if ``test=True``, and makes them
-otherwise. The steps are in ``_utils/django_deploy_order.py``, and a state is generated for each.
+otherwise. The steps are in ``engine/django_formula/deploy/order.py``, and a state is generated for each.
 """
 
 import json
 import textwrap
 from pathlib import Path
 
-import django_host_lazy  # noqa: F401 - the others run when they are used
+import django_engine
+
+django_engine.use()
+
+from django_formula.host import lazy  # noqa: F401 - the others run when they are used
 
 # isort: split
-import django_database_setup
-import django_deploy_database
-import django_deploy_order
-import django_deploy_steps
-import django_host_file
-import django_host_fileserver
-import django_host_import
-import django_host_package
-import django_host_service
-import django_host_user
-import django_push
-import django_release
-import django_removal
-import django_secret
-import django_site
-import django_takeover
-import django_verbs_terminal
-import django_virtualenv_managed
-import django_virtualenv_uv
-from django_deploy import Deployment
-from django_deploy_request import asked_by
-from django_host_command import DeploymentError, redact
-from django_wall_text import shown_answer
-
-django_host_import.keep_folder()
+import django_fileserver
+from django_formula.database import setup
+from django_formula.deploy import database as deploy_database
+from django_formula.deploy import order, removal, steps
+from django_formula.deploy.deployment import Deployment
+from django_formula.deploy.request import asked_by
+from django_formula.host import daemons
+from django_formula.host import file as host_file
+from django_formula.host import packages as host_packages
+from django_formula.host import users as host_users
+from django_formula.host.commands import DeploymentError, redact
+from django_formula.push import static_files
+from django_formula.release import releases
+from django_formula.secret import secrets as secret_secrets
+from django_formula.site import sites as site_sites
+from django_formula.takeover import takeovers
+from django_formula.untrusted.text import shown_answer
+from django_formula.verbs import terminal
+from django_formula.virtualenv import managed as virtualenv_managed
+from django_formula.virtualenv import uv as virtualenv_uv
 
 __virtualname__ = "django"
 
@@ -75,7 +74,7 @@ def site(name, config, platform, templates):
     config = json.loads(config)
     try:
         texts = {url: _text(url) for url in templates}
-        site = django_site.Site(config, platform)
+        site = site_sites.Site(config, platform)
         deployment = Deployment(
             site,
             _given(site),
@@ -116,18 +115,18 @@ def adoption(name, config, platform):
             - platform: {{ django.platform | tojson }}
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": ""}
-    site = django_site.Site(json.loads(config), platform)
+    site = site_sites.Site(json.loads(config), platform)
     ret["comment"] = f"no other deployment found in {site.root}"
     try:
-        django_site.refuse_another_identity(site, (__pillar__.get("django") or {}).get("sites") or ())
-        takeover = django_takeover.pending(site)
-        live = django_release.linked(site, site.current)
+        site_sites.refuse_another_identity(site, (__pillar__.get("django") or {}).get("sites") or ())
+        takeover = takeovers.pending(site)
+        live = releases.linked(site, site.current)
         found = [
             *(takeover.warnings() if takeover else []),
-            *(django_deploy_database.foresee(site, live) if live else []),
+            *(deploy_database.foresee(site, live) if live else []),
         ]
         if found:
-            ret["warnings"] = django_verbs_terminal.warnings(found)
+            ret["warnings"] = terminal.warnings(found)
     except (DeploymentError, OSError) as error:
         return shown_answer({**ret, "result": False, "comment": str(error)})
     if takeover and __opts__["test"]:
@@ -147,7 +146,7 @@ def _state(step):
     """Return the state function of a step; Salt shows its documentation."""
 
     def state(name):
-        if step is django_deploy_order.DOMAINS and name not in _deployments():
+        if step is order.DOMAINS and name not in _deployments():
             return shown_answer({"name": name, "changes": {}, "result": True, "comment": f"{name} was not deployed"})
         return _run(step.name, name)
 
@@ -168,7 +167,7 @@ def _state(step):
 
 
 # A state for each step but `site`, which has arguments of its own: django.source, django.virtualenv and so on.
-globals().update({step.name: _state(step) for step in django_deploy_order.BY_NAME.values() if step.name != "site"})
+globals().update({step.name: _state(step) for step in order.BY_NAME.values() if step.name != "site"})
 
 
 def absent(name, config, platform):
@@ -192,13 +191,13 @@ def absent(name, config, platform):
             - platform: {{ django.platform | tojson }}
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} is already absent"}
-    site = django_site.Site(json.loads(config), platform)
+    site = site_sites.Site(json.loads(config), platform)
     try:
-        present = django_removal.present(site)
+        present = removal.present(site)
         if present and __opts__["test"]:
             ret.update(result=None, comment=f"{name} would be removed", changes=present)
         elif present:
-            django_removal.remove(site, asked_by("state.apply", __opts__["cachedir"]))
+            removal.remove(site, asked_by("state.apply", __opts__["cachedir"]))
             ret.update(comment=f"{name} has been removed", changes=present)
     except (DeploymentError, OSError) as error:
         ret.update(result=False, comment=str(error))
@@ -228,15 +227,15 @@ def cache(name, config, platform, templates):
             - platform: {{ django.platform | tojson }}
             - templates: [salt://django/files/store.service]
     """
-    import django_store_served
+    from django_formula.store import served as store_served
 
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name}: the servers for its hosts are unchanged"}
-    site = django_site.Site(json.loads(config), platform)
+    site = site_sites.Site(json.loads(config), platform)
     stores = site.config["fleet"]["stores"]
     try:
         texts = {url: _text(url) for url in templates}
         pem = {key: _pem(stores[key]) for key in ("certificate", "key")}
-        served = django_store_served.Served(site, _secret(stores["password"]["pillar"]), pem)
+        served = store_served.Served(site, _secret(stores["password"]["pillar"]), pem)
         ret["changes"] = served.changes(texts)
         if ret["changes"] and not __opts__["test"]:
             warnings = served.apply(texts)
@@ -266,16 +265,16 @@ def packages(name, pkgs):
           django.packages:
             - pkgs: [git, python3-venv]
     """
-    if not django_host_package.missing(pkgs, __salt__["pkg.list_pkgs"]()):
+    if not host_packages.missing(pkgs, __salt__["pkg.list_pkgs"]()):
         return shown_answer(
             {"name": name, "changes": {}, "result": True, "comment": "all packages are already installed"}
         )
     result = __states__["pkg.installed"](name=name, pkgs=pkgs, refresh=True, cache_valid_time=300)
-    if result["result"] is False and not django_host_package.missing(pkgs, __salt__["pkg.list_pkgs"]()):
+    if result["result"] is False and not host_packages.missing(pkgs, __salt__["pkg.list_pkgs"]()):
         # pkg.installed does not find a package by a name that another one provides, which apt installs for it
         return shown_answer({**result, "result": True, "comment": "the packages were installed"})
     if result["result"] is False:
-        result["comment"] += django_host_package.hint(result["comment"], __pillar__.get("django") or {})
+        result["comment"] += host_packages.hint(result["comment"], __pillar__.get("django") or {})
     return shown_answer(result)
 
 
@@ -297,10 +296,10 @@ def web_server(name, kind, pkgs):
             - kind: nginx
             - pkgs: [nginx]
     """
-    import django_proxy
+    from django_formula.proxy import proxies
 
-    if not __opts__["test"] and django_host_package.missing(pkgs, __salt__["pkg.list_pkgs"]()):
-        django_proxy.PROXIES[kind].leave_out_the_default_site()
+    if not __opts__["test"] and host_packages.missing(pkgs, __salt__["pkg.list_pkgs"]()):
+        proxies.PROXIES[kind].leave_out_the_default_site()
     return shown_answer(packages(name, pkgs))
 
 
@@ -322,10 +321,10 @@ def apache_module(name, module, pkgs):
             - module: wsgi
             - pkgs: [libapache2-mod-wsgi-py3]
     """
-    import django_proxy_apache
+    from django_formula.proxy import apache
 
     if not __opts__["test"] and not set(pkgs) <= set(__salt__["pkg.list_pkgs"]()):
-        django_proxy_apache.leave_out(module)
+        apache.leave_out(module)
     return shown_answer(packages(name, pkgs))
 
 
@@ -349,9 +348,9 @@ def quiet_packages(name, pkgs, service):
             - service: memcached
     """
     are_installed = set(pkgs) <= set(__salt__["pkg.list_pkgs"]())
-    if __opts__["test"] or (are_installed and not django_host_service.is_half_installed(service)):
+    if __opts__["test"] or (are_installed and not daemons.is_half_installed(service)):
         return shown_answer(packages(name, pkgs))
-    with django_host_service.never_started(service):
+    with daemons.never_started(service):
         return shown_answer(packages(name, pkgs))
 
 
@@ -373,7 +372,7 @@ def server(name, engine, pkgs):
             - engine: postgres
             - pkgs: [postgresql]
     """
-    if django_database_setup.is_installed(engine):
+    if setup.is_installed(engine):
         return shown_answer(
             {"name": name, "changes": {}, "result": True, "comment": f"a server for {engine} is already installed"}
         )
@@ -415,7 +414,7 @@ def users(name, user, shell, stores=False, build=True, uid=None):
     ret = {"name": name, "changes": {}, "result": True, "comment": f"the users of {name} already exist"}
     fullname = f"Django site {name}"
     groups = {user: None, **({f"{user}-build": None} if build else {}), **({f"{user}-store": user} if stores else {})}
-    found = {one: django_host_user.find_user(one) for one in groups}
+    found = {one: host_users.find_user(one) for one in groups}
     for one, existing in found.items():
         is_own = one != user or user == name  # else the pillar names a user that may exist already
         if existing and is_own and existing.pw_gecos.split(",")[0] != fullname:
@@ -431,7 +430,7 @@ def users(name, user, shell, stores=False, build=True, uid=None):
             f"\nstop the site, then: usermod --uid {uid} {user}; chown its files in the site's root; and apply"
         )
         return shown_answer({**ret, "result": False, "comment": comment})
-    if uid and not existing and (other := django_host_user.user_name(uid)):
+    if uid and not existing and (other := host_users.user_name(uid)):
         comment = (
             f"{uid}, which django:sites:{name}:uid has, is the number of the user {other} on this host"
             f"\nset it to a number that is free on all hosts of the site"
@@ -475,14 +474,14 @@ def uv(name, index=None):
                   pillar: django:defaults:index:password
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "uv is already installed"}
-    if django_virtualenv_uv.is_installed():
+    if virtualenv_uv.is_installed():
         return shown_answer(ret)
-    ret["changes"] = {"uv": django_virtualenv_uv.VERSION}
+    ret["changes"] = {"uv": virtualenv_uv.VERSION}
     if __opts__["test"]:
         return shown_answer({**ret, "result": None, "comment": "uv would be installed"})
     try:
         password = _secret(index["password"]["pillar"]) if index and index["password"] else None
-        django_virtualenv_uv.install(index, password)
+        virtualenv_uv.install(index, password)
     except DeploymentError as error:
         return shown_answer({**ret, "changes": {}, "result": False, "comment": str(error)})
     return shown_answer({**ret, "comment": "uv has been installed"})
@@ -512,7 +511,7 @@ def python(name, version, table, mirror):
             - table: {{ pythons | tojson }}
             - mirror: https://mirror.example.org/pythons
     """
-    managed = django_virtualenv_managed
+    managed = virtualenv_managed
     ret = {"name": name, "changes": {}, "result": True, "comment": f"Python {version} is already installed"}
     if managed.of_host(version):
         return shown_answer({**ret, "comment": f"this host has its own Python {version}"})
@@ -553,9 +552,9 @@ def running(name, enable=False):
             - enable: True
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name} is already running"}
-    daemon = django_host_service.DAEMONS[name]
-    starts = not django_host_service.is_running(daemon)
-    enables = enable and not django_host_service.is_enabled(daemon)
+    daemon = daemons.DAEMONS[name]
+    starts = not daemons.is_running(daemon)
+    enables = enable and not daemons.is_enabled(daemon)
     done = [verb for verb, is_due in (("started", starts), ("enabled", enables)) if is_due]
     if not done:
         return shown_answer(ret)
@@ -564,9 +563,9 @@ def running(name, enable=False):
         return shown_answer({**ret, "result": None, "comment": f"{name} would be {' and '.join(done)}"})
     try:
         if starts:
-            django_host_service.start(daemon)
+            daemons.start(daemon)
         if enables:
-            django_host_service.enable(daemon)
+            daemons.enable(daemon)
     except DeploymentError as error:
         return shown_answer({**ret, "changes": {}, "result": False, "comment": str(error)})
     return shown_answer({**ret, "comment": f"{name} has been {' and '.join(done)}"})
@@ -592,14 +591,14 @@ def ports(name, kind, sites):
             - sites:
                 blog: [80, 443]
     """
-    import django_host_port
-    import django_proxy_ports
+    from django_formula.host import ports as host_ports
+    from django_formula.proxy import ports as proxy_ports
 
-    listening = __context__["django.listening"] = django_host_port.listening()
+    listening = __context__["django.listening"] = host_ports.listening()
     coming = __context__.setdefault("django.coming", {})[kind] = list(sites)
     try:
         for site, listens in sites.items():
-            django_proxy_ports.refuse_taken_ports(site, kind, listens, listening, coming)
+            proxy_ports.refuse_taken_ports(site, kind, listens, listening, coming)
     except DeploymentError as error:
         return shown_answer({"name": name, "changes": {}, "result": False, "comment": str(error)})
     return shown_answer(
@@ -642,10 +641,9 @@ def proxy_runs(name, kind, http, templates, https=()):
               - salt://django/files/nginx/default.conf
               - salt://django/files/nginx/tls.conf
     """
-    import django_host_config
-    import django_proxy
-    import django_proxy_ports
-    import django_proxy_switch
+    from django_formula.host import config_files
+    from django_formula.proxy import ports as proxy_ports
+    from django_formula.proxy import proxies, switch
 
     ret = {
         "name": name,
@@ -653,22 +651,22 @@ def proxy_runs(name, kind, http, templates, https=()):
         "result": True,
         "comment": f"{kind} is already running and rejects unknown hosts",
     }
-    proxy = django_proxy.PROXIES[kind]
+    proxy = proxies.PROXIES[kind]
     try:
-        if django_proxy_ports.holder_of([*http, *https], __context__.get("django.listening")) not in (None, proxy):
+        if proxy_ports.holder_of([*http, *https], __context__.get("django.listening")) not in (None, proxy):
             return shown_answer(
                 {
                     **ret,
                     "comment": f"another proxy uses the ports until the sites are handed over to {kind}",
                 }
             )
-        http, https = django_proxy_ports.served(proxy, http), django_proxy_ports.served(proxy, https)
+        http, https = proxy_ports.served(proxy, http), proxy_ports.served(proxy, https)
         files = proxy.default_server(http, https, {url: _text(url) for url in templates})
-        changes = django_host_config.differences(files)
+        changes = config_files.differences(files)
         if changes and __opts__["test"]:
             ret.update(result=None, comment="the default server would be configured", changes=changes)
         elif changes:
-            django_proxy_switch.apply(files)
+            switch.apply(files)
             ret.update(comment="the default server has been configured", changes=changes)
     except DeploymentError as error:
         return shown_answer({**ret, "result": False, "comment": str(error)})
@@ -706,32 +704,32 @@ def balancer(name, sites, gone, platform, templates):
               - salt://django/files/haproxy/haproxy.cfg
               - salt://django/files/haproxy/haproxy.service
     """
-    import django_balancer
-    import django_balancer_certificates
-    import django_tls
+    from django_formula.balancer import certificates as balancer_certificates
+    from django_formula.balancer import plan
+    from django_formula.tls import certificates as tls_certificates
 
     ret = {"name": name, "changes": {}, "result": True, "comment": "the balancer is unchanged"}
     sites = json.loads(sites)
     try:
         texts = {url: _text(url) for url in templates}
         given = {key: _given_to_balancer(config) for key, config in sites.items()}
-        served = {key: django_site.Site(config, platform) for key, config in sites.items()}
-        entries = {key: django_balancer.entry(site, given[key].get("password")) for key, site in served.items()}
-        missing = {key: django_tls.missing(site, given[key], texts) for key, site in served.items() if site.https}
-        files = {url: texts[url] for url in django_balancer.templates([one["kind"] for one in entries.values()])}
+        served = {key: site_sites.Site(config, platform) for key, config in sites.items()}
+        entries = {key: plan.entry(site, given[key].get("password")) for key, site in served.items()}
+        missing = {key: tls_certificates.missing(site, given[key], texts) for key, site in served.items() if site.https}
+        files = {url: texts[url] for url in plan.templates([one["kind"] for one in entries.values()])}
         if __opts__["test"]:
-            changes = django_balancer.planned(entries, gone, files).changes
-            later, warnings = django_balancer_certificates.planned(entries, texts)
+            changes = plan.planned(entries, gone, files).changes
+            later, warnings = balancer_certificates.planned(entries, texts)
         else:
-            made = [django_tls.texts(served[key], due, given[key], texts) for key, due in missing.items() if due]
+            made = [tls_certificates.texts(served[key], due, given[key], texts) for key, due in missing.items() if due]
             keys = {path: text for one in made for path, text in one.items()}
-            changes = django_balancer.apply(entries, gone, files, keys)
-            later, warnings = django_balancer_certificates.apply(django_balancer.recorded(), texts, given)
+            changes = plan.apply(entries, gone, files, keys)
+            later, warnings = balancer_certificates.apply(plan.recorded(), texts, given)
         certificates = {domain: reason for due in missing.values() for domain, reason in due.items()}
         certificates |= later.pop("certificates", {})
         ret["changes"] = {**changes, **later, **({"certificates": certificates} if certificates else {})}
         if warnings:
-            ret["warnings"] = django_verbs_terminal.warnings(warnings)
+            ret["warnings"] = terminal.warnings(warnings)
     except DeploymentError as error:
         return shown_answer({**ret, "result": False, "comment": str(error)})
     if ret["changes"]:
@@ -739,7 +737,7 @@ def balancer(name, sites, gone, platform, templates):
         ret.update(result=None if __opts__["test"] else True, comment=comment)
     elif not sites:
         return shown_answer({**ret, "comment": "this host is no balancer"})
-    for service in [] if ret["changes"] else django_balancer.services():
+    for service in [] if ret["changes"] else plan.services():
         runs = running(service, enable=True)
         if runs["changes"] or runs["result"] is False:
             return shown_answer({**runs, "name": name})
@@ -775,15 +773,15 @@ def databases(name, sites, gone, platform, templates=()):
               - salt://django/files/pgbouncer.ini
               - salt://django/files/pgbouncer.service
     """
-    import django_database_pool
-    import django_database_served
+    from django_formula.database import pool
+    from django_formula.database import served as database_served
 
     ret = {"name": name, "changes": {}, "result": True, "comment": "the databases for other hosts are unchanged"}
     test = __opts__["test"]
     try:
-        served = [_served(django_site.Site(config, platform)) for config in json.loads(sites).values()]
-        texts = {url: _text(url) for url in templates if django_database_served.has_pools(served)}
-        ret["changes"] = django_database_served.serve(served, gone, texts, test=test)
+        served = [_served(site_sites.Site(config, platform)) for config in json.loads(sites).values()]
+        texts = {url: _text(url) for url in templates if database_served.has_pools(served)}
+        ret["changes"] = database_served.serve(served, gone, texts, test=test)
     except DeploymentError as error:
         return shown_answer({**ret, "result": False, "comment": str(error)})
     if ret["changes"]:
@@ -791,7 +789,7 @@ def databases(name, sites, gone, platform, templates=()):
         ret.update(result=None if test else True, comment=comment)
     elif not served:
         ret["comment"] = "this host has no databases for other hosts"
-    if left := django_database_pool.leftover():
+    if left := pool.leftover():
         ret["comment"] += f"; hosts still use the pool of {', '.join(left)}: it ends with an apply here that finds none"
     return shown_answer(ret)
 
@@ -825,13 +823,13 @@ def outcome(name):
 
 def _served(site):
     """Return a site whose databases this host has, with what the pillar has for their server."""
-    import django_database_served
+    from django_formula.database import served as database_served
 
     given = f"django:sites:{site.name}:fleet"
-    engines = django_database_served.engines(site)
+    engines = database_served.engines(site)
     verifiers = {engine: _secret(f"{given}:passwords:{engine}") for engine in engines}
     certificate = _secret(f"{given}:certificates:{site.config['fleet']['host']}")
-    return django_database_served.Served(site, verifiers, certificate, _secret(f"{given}:key"))
+    return database_served.Served(site, verifiers, certificate, _secret(f"{given}:key"))
 
 
 def _given_to_balancer(config):
@@ -848,14 +846,14 @@ def _deployments():
 
 def _run(step, name):
     """Run a step of a site's deployment as a state."""
-    row = django_deploy_order.BY_NAME[step]
+    row = order.BY_NAME[step]
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{name}: {row.subject} unchanged"}
     test = __opts__["test"]
     deployment = None
     try:
         deployment = _deployments().get(name) or _from_disk(name)
         with deployment.step(step):
-            work = django_deploy_steps.as_state(getattr(django_deploy_steps, step), deployment)
+            work = steps.as_state(getattr(steps, step), deployment)
             changes = next(work, None)
             if changes and not test:
                 next(work, None)
@@ -869,14 +867,14 @@ def _run(step, name):
     if deployment:
         new = deployment.unreported_warnings()
         if new:
-            ret["warnings"] = django_verbs_terminal.warnings(redact(text, deployment.secrets.masked()) for text in new)
+            ret["warnings"] = terminal.warnings(redact(text, deployment.secrets.masked()) for text in new)
         ret["comment"] = redact(ret["comment"], deployment.secrets.masked())
     return shown_answer(ret)
 
 
 def _from_disk(name):
     """Return the deployment of a site that has no ``django.site`` state in this run."""
-    site = django_site.find(name)
+    site = site_sites.find(name)
     _deployments()[name] = Deployment(
         site, {}, site.kept_templates(), asked_by=asked_by("state.apply", __opts__["cachedir"]), test=__opts__["test"]
     )
@@ -886,7 +884,7 @@ def _from_disk(name):
 def _text(url):
     """Return the text of a file of the file server, fetched once in a run."""
     texts = __context__.setdefault("django.templates", {})
-    files = __context__.setdefault("django.files", django_host_fileserver.of_states(__opts__, __salt__, __env__))
+    files = __context__.setdefault("django.files", django_fileserver.of_states(__opts__, __salt__, __env__))
     if url not in texts:
         path = files.path(url)
         if not path:
@@ -898,11 +896,11 @@ def _text(url):
 
 def _given(site):
     """Return the secrets that the pillar has for a site, by name."""
-    references = {name: entry.get("value") for name, entry in django_secret.configured(site).items()}
+    references = {name: entry.get("value") for name, entry in secret_secrets.configured(site).items()}
     references |= {f"tls:{key}": site.config["tls"][key] for key in ("certificate", "key")}
     references["tls:eab:key"] = site.config["tls"]["eab"]["key"]
     references |= _other_keys(site)
-    references["push_secret"] = django_push.reference(site.config)
+    references["push_secret"] = static_files.reference(site.config)
     references |= {"deploy_key": site.config["deploy_key"], "index_password": site.config["index"]["password"]}
     references["registry_password"] = ((site.config.get("container") or {}).get("login") or {}).get("password")
     given = {name: _secret(entry["pillar"]) for name, entry in references.items() if isinstance(entry, dict) and entry}
@@ -916,7 +914,7 @@ def _pem(value):
         return _secret(value["pillar"])
     if value.startswith("salt://"):
         return _text(value)
-    text = django_host_file.read_text(Path(value))
+    text = host_file.read_text(Path(value))
     if text is None:
         raise DeploymentError(f"{value} does not exist", hint="put the file there, or correct the pillar")
     return text
@@ -928,7 +926,7 @@ def _other_keys(site):
         return {}
     path = f"django:sites:{site.name}:fleet:keys"
     keys = __pillar__["django"]["sites"][site.name]["fleet"]["keys"]
-    return django_secret.named_keys({name: {"pillar": f"{path}:{name}"} for name in keys})
+    return secret_secrets.named_keys({name: {"pillar": f"{path}:{name}"} for name in keys})
 
 
 def _secret(path):

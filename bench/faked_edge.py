@@ -6,10 +6,11 @@ same: the verbs, their arguments and their answers are.
 
 from typing import Any
 
-import django_host_import
-import django_verbs_fleet
+import django_engine
 
-django_host_import.keep_folder()
+django_engine.use()
+
+from django_formula.verbs import fleet  # noqa: E402
 
 __virtualname__ = "django_fleet"
 
@@ -23,11 +24,11 @@ def __virtual__() -> str:
 
 
 def ready(site: str) -> Answer:
-    return django_verbs_fleet.ready(site)
+    return fleet.ready(site)
 
 
 def resolve(site: str, revision: str | None = None) -> Answer:
-    return {"commit": django_verbs_fleet.resolve(site, revision)}
+    return {"commit": fleet.resolve(site, revision)}
 
 
 def claim(site: str, deployment: str, by: str, until: float) -> Answer:
@@ -63,5 +64,5 @@ def abandon(site: str, deployment: str, by: str, keep: bool = False) -> Answer:
 
 
 def _done(site: str) -> Answer:
-    release = django_verbs_fleet.ready(site)["release"]
+    release = fleet.ready(site)["release"]
     return {"release": release, "seconds": _STEPS, "warnings": []}

@@ -5,13 +5,12 @@ The minions of `scale` share a few cores with each other and with the master: ho
 
 import sys
 
-sys.path.append("/srv/formula/_utils")
+sys.path.append("/srv/formula/engine")
 
-import django_master_deploy
-import django_master_minions
 import salt.scripts
+from django_formula.fleet import deployment, minions
 
-django_master_deploy._LOOK_FIRST = 600.0
-django_master_minions.Minions.patience = 600.0
-django_master_minions.Minions.ask.__kwdefaults__ |= {"look": 600.0, "every": 600.0}  # type: ignore[operator]
+deployment._LOOK_FIRST = 600.0
+minions.Minions.patience = 600.0
+minions.Minions.ask.__kwdefaults__ |= {"look": 600.0, "every": 600.0}  # type: ignore[operator]
 salt.scripts.salt_run()

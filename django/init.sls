@@ -19,14 +19,14 @@ The last state repeats all errors: Salt prints them far above, followed by every
 
 They are put together here, with one compilation of the pillar, and not included: of each included file Salt asks the
 master for the file itself and for all that it imports. See docs/decisions/0065. Those that every host with sites has are
-made by _utils/django_pillar_states.py, and their files are for a part that is applied alone: docs/decisions/0107.
+made by engine/django_formula/pillar/states.py, and their files are for a part that is applied alone: docs/decisions/0107.
 """
 
 OUTCOME = "All of it has succeeded"
 
 
 def run():
-    files = _rendered("salt://_utils/django_host_fileserver.py", "py")
+    files = _rendered("salt://_utils/django_fileserver.py", "py")
     django = _rendered(files.path("salt://_utils/django_pillar_render.py"), "py", files=files)
     if django["errors"]:
         return _failing(django["errors"])

@@ -1,4 +1,4 @@
 #!jinja|json
-{# The web servers that face the clients. _utils/django_pillar_states.py has the states. #}
+{# The web servers that face the clients. engine/django_formula/pillar/states.py has the states. #}
 {% from "django/map.jinja" import django with context %}
 {{ django.parts.proxy | default({}) | tojson }}

@@ -7,7 +7,7 @@ synced while this file is rendered, and reloaded before the first state runs. sa
 docs/decisions/0011.
 """
 
-SERVER = "salt://_utils/django_host_fileserver.py"
+SERVER = "salt://_utils/django_fileserver.py"
 
 
 def run():

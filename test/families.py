@@ -31,4 +31,4 @@ def covers(family: str, path: Path) -> bool:
     name = path.stem.removeprefix("test_")
     if path.parent.name == "hosts":
         return name in files_of(family)
-    return path.parent.name == "engine" and (name == family or name.startswith(f"{family}_"))
+    return path.parent.name == family and path.parent.parent.name == "engine"

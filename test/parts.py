@@ -47,7 +47,7 @@ def story(item: pytest.Item) -> str:
     The hosts of a file are those of its module's fixtures, one story for each of their parameters. The tests of a file
     that is marked `apart` need no other test before them: there each chunk is a story.
     """
-    name = item.path.stem if item.path.parent.name == "hosts" else f"{item.path.parent.name}/{item.path.stem}"
+    name = item.path.stem if item.path.parent.name == "hosts" else below(item.path).removesuffix(".py")
     if CHUNK in item.stash:
         return f"{name}#{item.stash[CHUNK]}"
     callspec = getattr(item, "callspec", None)
@@ -74,9 +74,14 @@ class Seconds(NamedTuple):
     slow: list[str]
 
 
+def below(path: Path) -> str:
+    """The path of a file of tests from the folder of all."""
+    return path.relative_to(KEPT.parent).as_posix()
+
+
 def function(item: pytest.Item) -> str:
-    """The name of a test's function, with its file: `engine/test_deploy.py::test_a_number_is_never_given_twice`."""
-    return f"{item.path.parent.name}/{item.path.name}::{item.originalname}"  # type: ignore[attr-defined]
+    """The name of a test's function, with its file: `engine/test_keep.py::test_constant_is_kept`."""
+    return f"{below(item.path)}::{item.originalname}"  # type: ignore[attr-defined]
 
 
 def kept() -> Seconds:

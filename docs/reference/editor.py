@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from django_pillar_check import Rules, resolve
-from django_pillar_rules import conditions, entries, values_of
+from django_formula.pillar.check import Rules, resolve
+from django_formula.pillar.rules import conditions, entries, values_of
 
 #: A way to an option from the map of a site; `ANY` stands for a name of the operator's own.
 Way = tuple[str, ...]

@@ -18,10 +18,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/reference/options.md"
 EDITOR = ROOT / "docs/reference/pillar.schema.json"
-sys.path.insert(0, str(ROOT / "_utils"))
+sys.path.insert(0, str(ROOT / "engine"))
 
 import editor  # noqa: E402
-from django_pillar_check import Rules, expectation, resolve  # noqa: E402
+from django_formula.pillar.check import Rules, expectation, resolve  # noqa: E402
 
 INTRODUCTION = """\
 # Options

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import django_store_redis
 import pytest
+from django_formula.store import redis as store_redis
 from in_django import python
 from specimen import ROOT
 
@@ -144,7 +144,7 @@ class Lab:
             "WORK_LOG": str(self.log),
         }
         argv = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(folder)]
-        argv += ["--user", *f"default on nopass ~* &* {django_store_redis.SITE}".split()]  # as in a site's own server
+        argv += ["--user", *f"default on nopass ~* &* {store_redis.SITE}".split()]  # as in a site's own server
         argv += ["--user", "operator", "on", "nopass", "~*", "&*", "+@all"]
         self.server = subprocess.Popen(["redis-server", *argv], executable=SERVER, stdout=subprocess.DEVNULL)
         until(self.socket.exists)

@@ -1,6 +1,6 @@
 """Fixtures of the engine's tests."""
 
-import django_host_lazy  # noqa: F401 - modules run when they are used, as on hosts
+from django_formula.host import lazy  # noqa: F401 - modules run when they are used, as on hosts
 
 # isort: split
 from project_commands import project_commands

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-import django_host_command
-import django_process_transient
 import pytest
+from django_formula.host import commands
+from django_formula.process import transient
 
 
 @pytest.fixture
@@ -26,6 +26,6 @@ def project_commands(monkeypatch):
             return self.output
 
     fake = FakeManager()
-    monkeypatch.setattr(django_process_transient, "run", fake.run)
-    monkeypatch.setattr(django_host_command, "identity", lambda user: {})
+    monkeypatch.setattr(transient, "run", fake.run)
+    monkeypatch.setattr(commands, "identity", lambda user: {})
     return fake

@@ -8,28 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import django_host_command
-import django_host_compiled
-import django_host_folder
-import django_host_mount
-import django_host_proc
-import django_host_service
-import django_host_user
-import django_pillar
-import django_process
-import django_process_supervisor
-import django_process_systemd
-import django_proxy_apache
-import django_proxy_nginx
-import django_site
-import django_takeover_manager
-import django_tls
-import django_virtualenv_kept
-import django_virtualenv_managed
-import django_virtualenv_uv
 import pytest
 import yaml
-from django_site import Site
+from django_formula.host import commands, daemons, mounts, proc, users
+from django_formula.host import compiled as host_compiled
+from django_formula.host import folders as host_folders
+from django_formula.pillar import compiler
+from django_formula.process import contract as process_contract
+from django_formula.process import supervisor, systemd
+from django_formula.proxy import apache, nginx
+from django_formula.site import sites as site_sites
+from django_formula.site.sites import Site
+from django_formula.takeover import manager
+from django_formula.tls import certificates
+from django_formula.virtualenv import kept, managed, uv
 
 ROOT = Path(__file__).parents[2]
 GRAINS = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd", "id": "web1"}
@@ -63,7 +55,7 @@ def compiled(
 ) -> dict[str, Any]:
     """What the pillar of these sites becomes: errors, or the configuration of each."""
     pillar = {"django": {"sites": sites, "defaults": defaults or {}, "process": process}}
-    return django_pillar.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), GRAINS)
+    return compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), GRAINS)
 
 
 def three_keys(name: str = "blog") -> dict[str, Any]:
@@ -103,43 +95,43 @@ def formula_templates() -> dict[str, str]:
 def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host below a temporary folder, on which every user and group is that of the tests."""
     folders = {
-        (django_site, "REGISTRY"): "var/lib/django-formula/sites",
-        (django_site, "RUNTIME"): "run/django",
-        (django_site, "TMPFILES"): "etc/tmpfiles.d",
-        (django_process_systemd, "UNITS"): "etc/systemd/system",
-        (django_host_mount, "UNITS"): "etc/systemd/system",
-        (django_host_service, "SYSTEMD"): "run/systemd/system",
-        (django_host_service, "UNITS"): "etc/systemd/system",
-        (django_process_systemd, "CGROUP"): "sys/fs/cgroup",
-        (django_host_service, "RUN"): "run",
-        (django_process_supervisor, "PROGRAMS"): "etc/supervisor/conf.d",
-        (django_process_supervisor, "OUTPUT"): "var/log/supervisor",
-        (django_process, "RUN"): "run",
-        (django_host_proc, "PROC"): "proc",
-        (django_proxy_nginx, "ETC"): "etc/nginx",
-        (django_proxy_apache, "ETC"): "etc/apache2",
-        (django_proxy_apache, "NOTES"): "var/lib/apache2/module",
-        (django_tls, "STATE"): "var/lib/django-formula",
-        (django_virtualenv_managed, "FOLDER"): "usr/local/lib/django-formula/python",
-        (django_virtualenv_uv, "UV"): "usr/local/lib/django-formula/uv",
-        (django_takeover_manager, "SYSTEMD"): "etc/systemd/system",
-        (django_takeover_manager, "SUPERVISOR"): "etc/supervisor/conf.d",
+        (site_sites, "REGISTRY"): "var/lib/django-formula/sites",
+        (site_sites, "RUNTIME"): "run/django",
+        (site_sites, "TMPFILES"): "etc/tmpfiles.d",
+        (systemd, "UNITS"): "etc/systemd/system",
+        (mounts, "UNITS"): "etc/systemd/system",
+        (daemons, "SYSTEMD"): "run/systemd/system",
+        (daemons, "UNITS"): "etc/systemd/system",
+        (systemd, "CGROUP"): "sys/fs/cgroup",
+        (daemons, "RUN"): "run",
+        (supervisor, "PROGRAMS"): "etc/supervisor/conf.d",
+        (supervisor, "OUTPUT"): "var/log/supervisor",
+        (process_contract, "RUN"): "run",
+        (proc, "PROC"): "proc",
+        (nginx, "ETC"): "etc/nginx",
+        (apache, "ETC"): "etc/apache2",
+        (apache, "NOTES"): "var/lib/apache2/module",
+        (certificates, "STATE"): "var/lib/django-formula",
+        (managed, "FOLDER"): "usr/local/lib/django-formula/python",
+        (uv, "UV"): "usr/local/lib/django-formula/uv",
+        (manager, "SYSTEMD"): "etc/systemd/system",
+        (manager, "SUPERVISOR"): "etc/supervisor/conf.d",
     }
     for (module, name), folder in folders.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
-    monkeypatch.setattr(django_host_compiled, "FOLDER", tmp_path / "var/lib/django-formula/templates")
+    monkeypatch.setattr(host_compiled, "FOLDER", tmp_path / "var/lib/django-formula/templates")
     (tmp_path / "proc/meminfo").symlink_to("/proc/meminfo")
     (tmp_path / "etc/apt/apt.conf.d").mkdir(parents=True)
-    monkeypatch.setattr(django_virtualenv_kept, "CONFIGURATION", tmp_path / "etc/apt/apt.conf.d/60django-formula")
+    monkeypatch.setattr(kept, "CONFIGURATION", tmp_path / "etc/apt/apt.conf.d/60django-formula")
     crontabs = [tmp_path / "var/spool/cron/crontabs", tmp_path / "etc/cron.d"]
-    monkeypatch.setattr(django_takeover_manager, "CRONTABS", crontabs)
-    monkeypatch.setattr(django_takeover_manager, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
-    monkeypatch.setattr(django_host_folder, "refuse_unsafe_parents", lambda path, at="": None)
-    identity = django_host_command.identity
-    monkeypatch.setattr(django_host_command, "identity", lambda user: identity(user) if _is_there(user) else {})
-    monkeypatch.setattr(django_host_user, "user_id", lambda name: os.getuid())
-    monkeypatch.setattr(django_host_user, "group_id", lambda name: os.getgid())
+    monkeypatch.setattr(manager, "CRONTABS", crontabs)
+    monkeypatch.setattr(manager, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
+    monkeypatch.setattr(host_folders, "refuse_unsafe_parents", lambda path, at="": None)
+    identity = commands.identity
+    monkeypatch.setattr(commands, "identity", lambda user: identity(user) if _is_there(user) else {})
+    monkeypatch.setattr(users, "user_id", lambda name: os.getuid())
+    monkeypatch.setattr(users, "group_id", lambda name: os.getgid())
     return tmp_path
 
 
@@ -159,7 +151,7 @@ def make_site(own_host: Path) -> MakeSite:
         site = configured(name, **options)
         site = Site({**site.config, "root": str(own_host / "srv/django" / name)}, site.platform)
         for folder in site.folders() if folders else ():
-            django_host_folder.make(folder)
+            host_folders.make(folder)
         return site
 
     return make

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import django_pillar
-import django_process_sandbox
-import django_process_trial
 import faults
 import pytest
 import yaml
+from django_formula.pillar import compiler
+from django_formula.process import sandbox, trial
 from specimen import FACTS, configured
 
 ROOT = Path(__file__).parents[2]
+TREE = ROOT / "engine/django_formula"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 #: Paragraphs of the next version in CHANGELOG.md, as links in them are.
 CHANGES = sorted((ROOT / "changes").glob("*.md"))
@@ -152,7 +152,7 @@ def pillars() -> list[Any]:
 
 @pytest.mark.parametrize("pillar", pillars())
 def test_pillars_in_pages_are_valid(pillar):
-    assert django_pillar.compile(pillar, SCHEMA, PLATFORMS, DEBIAN)["errors"] == []
+    assert compiler.compile(pillar, SCHEMA, PLATFORMS, DEBIAN)["errors"] == []
 
 
 def test_the_readme_has_a_pillar_of_ten_lines():
@@ -220,8 +220,15 @@ def test_modules_that_pages_name_exist(page):
     files = {
         path.stem for folder in ("_utils", "_states", "_modules", "django/files") for path in (ROOT / folder).iterdir()
     }
-    named = set(re.findall(r"`(?:_utils/|django/files/)?(django_[a-z_]+)(?:\.\w+)*(?:\(\))?`", page.read_text()))
-    assert named - files - {"django_sendfile"} == set()
+    text = page.read_text()
+    named = set(re.findall(r"`(?:_utils/|django/files/)?(django_[a-z_]+)(?:\.\w+)*(?:\(\))?`", text))
+    assert named - files - {"django_sendfile", "django_formula"} == set()
+    families = "|".join(path.parent.name for path in TREE.glob("*/__init__.py"))
+    if page.parent.name not in ("internals", "decisions") and page.name != "CONTRIBUTING.md":
+        return  # its files are those of a site
+    files = re.findall(rf"`(?:engine/django_formula/)?({families})/(\w+)\.py\b", text)
+    modules = re.findall(rf"`({families})\.(\w+)\.(?!json|sls|yml)[A-Za-z]\w*[`(]", text)
+    assert [module for module in files + modules if not (TREE / f"{'/'.join(module)}.py").exists()] == []
 
 
 def test_every_verb_has_a_section():
@@ -236,7 +243,7 @@ def test_every_directive_of_the_sandbox_has_a_row():
     """With its value, and with what switches it off, which the pillar takes."""
     release = Path("/srv/django/blog/releases/0001-0123456789ab")
     had: dict[str, list[str]] = {}
-    for directive, value in django_process_sandbox.directives(configured(), release, FACTS):
+    for directive, value in sandbox.directives(configured(), release, FACTS):
         had.setdefault(directive, []).append(value)
     for directive in ("User", "Group", "WorkingDirectory", "EnvironmentFile"):
         del had[directive]
@@ -247,11 +254,9 @@ def test_every_directive_of_the_sandbox_has_a_row():
     assert wrong == [] and documented["CapabilityBoundingSet"] == []
     off = {directive: yaml.safe_load(value.strip("`")) for directive, _value, value in rows if value}
     pillar = {"django": {"sites": {"blog": {"folder": "/app", "domains": ["blog.example.org"], "sandbox": off}}}}
-    compiled = django_pillar.compile(pillar, SCHEMA, PLATFORMS, DEBIAN)
+    compiled = compiler.compile(pillar, SCHEMA, PLATFORMS, DEBIAN)
     assert compiled["errors"] == [] and len(off) > 25
-    assert not [
-        name for name in off if django_process_sandbox.is_on(off, name) and name in django_process_trial._OF_SECCOMP
-    ]
+    assert not [name for name in off if sandbox.is_on(off, name) and name in trial._OF_SECCOMP]
 
 
 def test_every_folder_of_a_site_is_in_the_table_of_owners():
@@ -290,7 +295,7 @@ def sandbox_table() -> str:
 def messages() -> str:
     """Return the string literals of the code, joined as Python joins them, with … for inserted values."""
     words = []
-    for path in [*ROOT.glob("_*/*.py"), *ROOT.glob("django/files/*.py")]:
+    for path in [*TREE.rglob("*.py"), *ROOT.glob("_*/*.py"), *ROOT.glob("django/files/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
@@ -333,14 +338,14 @@ def test_every_quoted_error_exists():
 
 def errors() -> Iterator[tuple[str, list[str]]]:
     """Yield where each DeploymentError is raised, and the fixed words of its message."""
-    for path in sorted(ROOT.glob("_utils/django_*.py")):
+    for path in sorted(TREE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeploymentError" and node.args:
                 constants = [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)]
                 clauses = (clause.strip(" '") for text in constants for clause in re.split("[:;,(]", str(text)))
                 words = [clause for clause in clauses if len(clause) > 8]
                 if words:
-                    yield f"{path.name}:{node.lineno}", words
+                    yield f"{path.relative_to(TREE)}:{node.lineno}", words
 
 
 def test_every_error_is_in_troubleshooting():

@@ -5,10 +5,10 @@ import hmac
 from pathlib import Path
 from typing import Any
 
-import django_pillar
 import pytest
-import test_database_served
 import yaml
+from django_formula.pillar import compiler
+from engine.database import test_served
 from specimen import compiled
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def test_a_pillar_is_valid(path: Path) -> None:
         yaml.safe_load((ROOT / "django" / name).read_text()) for name in ("schema.yaml", "platforms.yaml")
     )
     grains = {"os_family": "Debian", "osmajorrelease": 13, "init": "systemd"}
-    result = django_pillar.compile(yaml.safe_load(path.read_text()), schema, platforms, grains)
+    result = compiler.compile(yaml.safe_load(path.read_text()), schema, platforms, grains)
     assert result["errors"] == [] and result["sites"]
 
 
@@ -34,9 +34,9 @@ def test_a_pillar_is_valid(path: Path) -> None:
 def test_the_pillar_of_several_hosts_is_valid_on_each(host: str, place: str) -> None:
     """`test/hosts/test_fleet_example.py` applies it; here is what the master would add."""
     example: dict[str, Any] = yaml.safe_load((ROOT / "examples/fleet.sls").read_text())["django"]["sites"]["blog"]
-    example["fleet"] = test_database_served.pillar()["fleet"]
+    example["fleet"] = test_served.pillar()["fleet"]
     example["fleet"]["passwords"] |= {"redis": "5e" * 32, "cache": "hunter2-and-more"}
-    found = test_database_served.on(host, {"blog": {**example, "secret_key": "at-least-twenty-characters"}})
+    found = test_served.on(host, {"blog": {**example, "secret_key": "at-least-twenty-characters"}})
     assert found["errors"] == [] and [*found[place]] == ["blog"]
 
 

@@ -4,10 +4,9 @@ import copy
 import re
 from typing import Any
 
-import django_pillar
-import django_process_build
-import django_process_sandbox
 import pytest
+from django_formula.pillar import compiler
+from django_formula.process import build_user, sandbox
 from specimen import ROOT, contract
 
 SITE = {"repository": "https://git.example.org/blog.git", "domains": ["blog.example.org"]}
@@ -27,7 +26,7 @@ NEWER = {
 
 def compiled(grains: dict[str, Any], **options: Any) -> dict[str, Any]:
     pillar = {"django": {"sites": {"blog": {**SITE, **options}}}}
-    return django_pillar.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), grains)
+    return compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), grains)
 
 
 def of(os: str, release: int) -> dict[str, Any]:
@@ -71,6 +70,6 @@ def test_no_unit_has_a_directive_that_systemd_249_does_not_know():
     files = [*ROOT.glob("django/files/**/*"), *ROOT.glob("test/render/**/*")]
     units = [path for path in files if path.suffix in (".service", ".socket", ".timer", ".mount")]
     used = {name for path in units for name in re.findall(r"(?m)^([A-Z]\w+)=", path.read_text())}
-    used |= {*django_process_build._SANDBOX, *django_process_sandbox._DEFAULTS}
+    used |= {*build_user._SANDBOX, *sandbox._DEFAULTS}
     assert {"ExecStart", "SocketMode", "OnCalendar", "CPUWeight", "ProtectProc"} <= used
     assert used & newer == set()

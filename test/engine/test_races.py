@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from django_host_command import DeploymentError
-from django_wall_foreign import GROUP, OWN, PUBLIC, Foreign
+from django_formula.host.commands import DeploymentError
+from django_formula.untrusted.foreign import GROUP, OWN, PUBLIC, Foreign
 
 pytestmark = [
     pytest.mark.skipif(os.getuid() != 0, reason="left out: an attacker with another uid, which needs root"),

@@ -10,17 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import django_pillar
-import django_pillar_check
-import django_pillar_rules
 import pytest
-import test_pillar
 import yaml
+from django_formula.pillar import check, compiler
+from django_formula.pillar import rules as pillar_rules
+from engine.pillar import test_compiler as test_pillar
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
-RULES = django_pillar_check.resolve(SCHEMA, SCHEMA)
+RULES = check.resolve(SCHEMA, SCHEMA)
 PILLARS = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "test/render").glob("*/pillar.yaml"))]
 SUBSCHEMAS = ("additionalProperties", "items", "propertyNames", "not")
 # What SECURITY.md's fuzz list and YAML make of a value, and the shapes that the schema tells apart.
@@ -171,9 +170,9 @@ KNOWN = list({json.dumps(value): value for value in [*VALUES, *leaves(PILLARS)]}
 @pytest.mark.parametrize(("path", "part"), PARTS, ids=[path or "/" for path, _ in PARTS])
 def test_checker_agrees_with_jsonschema_on_every_part(path: str, part: Any, step: int) -> None:
     library = LIBRARY.evolve(schema=part)
-    ours = {"refuse": "", "hint": "", **django_pillar_check.resolve(part, SCHEMA)}
+    ours = {"refuse": "", "hint": "", **check.resolve(part, SCHEMA)}
     for value in [*KNOWN[len(path) % step :: step], *edges(part)]:
-        problems = django_pillar_check.check(value, ours)
+        problems = check.check(value, ours)
         assert (not problems) == library.is_valid(value), (value, problems)
 
 
@@ -212,17 +211,17 @@ def test_checker_agrees_with_jsonschema_on_whole_pillars() -> None:
         pillar = json.loads(json.dumps(chance.choice(PILLARS)))
         for _ in range(chance.randrange(3)):
             mutate(pillar["django"], chance)
-        problems = django_pillar_check.check(pillar, RULES)
+        problems = check.check(pillar, RULES)
         assert (not problems) == LIBRARY.is_valid(pillar), (pillar, problems)
         verdicts.append(not problems)
-        errors = django_pillar.compile(pillar, SCHEMA, {"Debian": {}}, {"os_family": "Debian"})["errors"]
+        errors = compiler.compile(pillar, SCHEMA, {"Debian": {}}, {"os_family": "Debian"})["errors"]
         assert bool(errors) >= bool(problems), (pillar, problems)
         assert "\n" not in "".join(errors)
     assert 100 < sum(verdicts) < 300
 
 
 def test_checker_implements_every_keyword_of_the_schema() -> None:
-    ours = {"hint", "plain", "refuse", "secret", "verbatim", "whole", "derived", "kinds", *django_pillar_rules.KEYWORDS}
+    ours = {"hint", "plain", "refuse", "secret", "verbatim", "whole", "derived", "kinds", *pillar_rules.KEYWORDS}
     annotations = {"$schema", "$defs", "title", "description", "default", "examples", "format"}
     checked = {"$ref", "type", "enum", "properties", "additionalProperties", "propertyNames", "required", "pattern"}
     checked |= {"maxLength", "minimum", "maximum", "items", "minItems", "uniqueItems", "not", "allOf", "oneOf"}
@@ -235,15 +234,15 @@ def test_the_schema_is_valid() -> None:
 
 @pytest.mark.parametrize(("path", "part"), NAMED, ids=[path for path, _ in NAMED])
 def test_every_option_is_described_and_its_default_is_valid(path: str, part: Any) -> None:
-    rules = django_pillar_check.resolve(part, SCHEMA)
+    rules = check.resolve(part, SCHEMA)
     assert re.fullmatch(r"[A-Z`].*\.|.*DEBUG", rules.get("description", rules.get("hint")), re.DOTALL)
-    assert not django_pillar_check.check(rules.get("default"), rules) or "default" not in rules
+    assert not check.check(rules.get("default"), rules) or "default" not in rules
 
 
 @pytest.mark.parametrize(("path", "part"), [(path, part) for path, part in PARTS if "examples" in part], ids=str)
 def test_every_example_is_valid(path: str, part: Any) -> None:
-    rules = django_pillar_check.resolve(part, SCHEMA)
-    assert [problem for value in part["examples"] for problem in django_pillar_check.check(value, rules)] == []
+    rules = check.resolve(part, SCHEMA)
+    assert [problem for value in part["examples"] for problem in check.check(value, rules)] == []
 
 
 def test_every_option_has_an_example() -> None:
@@ -279,8 +278,8 @@ def texts() -> list[tuple[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "part"), texts(), ids=[path for path, _ in texts()])
 def test_control_characters_are_refused(path: str, part: Any) -> None:
-    rules = django_pillar_check.resolve(part, SCHEMA)
-    valid = [value for value in KNOWN if isinstance(value, str) and not django_pillar_check.check(value, rules)]
+    rules = check.resolve(part, SCHEMA)
+    valid = [value for value in KNOWN if isinstance(value, str) and not check.check(value, rules)]
     allowed = "\n" * ("contents" in path or "environment" in path or "secrets" in path or path == "/$defs/private_key")
     allowed += "\n" * path.endswith(("/$defs/pem", "/client_ca")) + "\t" * ("contents" in path)
     assert valid
@@ -288,7 +287,7 @@ def test_control_characters_are_refused(path: str, part: Any) -> None:
     for character in {*map(chr, range(32)), "\x7f", "\x85", "\u2028", "\u2029", "\ud800"} - {*allowed}:
         for value in valid:
             for changed in (value + character, character + value, f"{value[:1]}{character}{value[1:]}"):
-                assert django_pillar_check.check(changed, rules), changed
+                assert check.check(changed, rules), changed
 
 
 def test_the_page_of_options_is_up_to_date() -> None:
@@ -306,7 +305,7 @@ def rules_between(rules: Any, scopes: tuple[Any, ...], way: str = "") -> Iterato
     """Every option with rules, as its path, those, and the maps around it."""
     scopes = (*scopes, rules.get("properties", {}))
     for name, part in rules.get("properties", {}).items():
-        if {*part} & {*django_pillar_rules.KEYWORDS}:
+        if {*part} & {*pillar_rules.KEYWORDS}:
             yield f"{way}{name}", part, scopes
         yield from rules_between(part, scopes, f"{way}{name}:")
     if isinstance(rules.get("additionalProperties"), dict):
@@ -319,9 +318,9 @@ BETWEEN = [*rules_between(HOST["defaults"], (HOST,))]
 
 @pytest.mark.parametrize(("way", "part", "scopes"), BETWEEN, ids=[way for way, *_ in BETWEEN])
 def test_rule_names_options_and_values_that_exist(way: str, part: Any, scopes: Any) -> None:
-    for keyword in django_pillar_rules.KEYWORDS:
-        for entry in django_pillar_rules.entries(part, keyword):
-            names = django_pillar_rules.conditions(entry)
+    for keyword in pillar_rules.KEYWORDS:
+        for entry in pillar_rules.entries(part, keyword):
+            names = pillar_rules.conditions(entry)
             assert names or keyword == "required_with", "it would hold always"
             assert len(names) == 1 or keyword != "only_with", "each condition is an entry of its own"
             for name, wanted in names.items():
@@ -330,9 +329,9 @@ def test_rule_names_options_and_values_that_exist(way: str, part: Any, scopes: A
                 for step in steps:
                     rule = rule["properties"][step]
                 if not isinstance(wanted, bool):
-                    assert {*django_pillar_rules.values_of(wanted)} <= {*rule["enum"]}, name
-            values = django_pillar_rules.values_of(entry["value"]) if "value" in entry else []
-            assert [problem for value in values for problem in django_pillar_check.check(value, part)] == []
+                    assert {*pillar_rules.values_of(wanted)} <= {*rule["enum"]}, name
+            values = pillar_rules.values_of(entry["value"]) if "value" in entry else []
+            assert [problem for value in values for problem in check.check(value, part)] == []
             shown = {*re.findall(r"\{([a-z_:]+)\}", entry.get("text", ""))} - {"value"}
             assert shown <= {*names}
             assert not part.get("secret") or "{value}" not in entry.get("text", "")
@@ -345,9 +344,7 @@ CASES: list[Any] = yaml.load((ROOT / "test/engine/pillar_errors.yaml").read_text
 
 def test_schema_for_editors_refuses_no_valid_pillar() -> None:
     Draft202012Validator.check_schema(EDITOR)
-    assert not {*django_pillar_rules.KEYWORDS, "kinds", "hint"} & {
-        keyword for _, part in parts(EDITOR) for keyword in part
-    }
+    assert not {*pillar_rules.KEYWORDS, "kinds", "hint"} & {keyword for _, part in parts(EDITOR) for keyword in part}
     for pillar in json.loads(json.dumps(PILLARS)):
         assert [*OF_EDITOR.iter_errors(pillar)] == []
     inherited = {"defaults": {"tls": {"kind": "acme", "email": "ops@example.org"}}, "sites": {"blog": {"tls": None}}}

@@ -4,18 +4,16 @@ import json
 import os
 from pathlib import Path
 
-import django_backup
-import django_host_command
-import django_host_file
-import django_process_systemd
-import django_release
-import django_release_attempt
-import django_secret_rotation
-import django_verbs
-import django_verbs_rotation
-import django_verbs_status
 import pytest
-from django_host_command import DeploymentError
+from django_formula.backup import backups
+from django_formula.host import commands as host_commands
+from django_formula.host import file
+from django_formula.host.commands import DeploymentError
+from django_formula.process import systemd
+from django_formula.release import attempt, releases
+from django_formula.secret import rotation as secret_rotation
+from django_formula.verbs import operations, status
+from django_formula.verbs import rotation as verbs_rotation
 
 pytestmark = pytest.mark.slow  # many applies for each file
 
@@ -53,7 +51,7 @@ def blog(world):
     world.options["secrets"] = {"TOKEN": {"generate": 40}}
     world.answers["signed_for"] = 1e9
     world.apply()
-    django_verbs_rotation.rotate_secret_key("blog")
+    verbs_rotation.rotate_secret_key("blog")
     world.push("two")
     world.apply()
     assert world.apply() == {}
@@ -73,7 +71,7 @@ def check_a_tear(blog, name, tear):
     path.write_bytes(TEARS[tear](whole))
     is_json = path.suffix == ".json"
     harmless = is_json and tear == "all but a byte"  # the line's end
-    for verb in (django_verbs.drift, django_verbs.secret_key, lambda name: django_verbs_status.status(blog.site)):
+    for verb in (operations.drift, operations.secret_key, lambda name: status.status(blog.site)):
         try:
             verb("blog")
         except DeploymentError as error:
@@ -90,9 +88,9 @@ def check_a_tear(blog, name, tear):
     assert ("live" in changes) == (expected == "released"), tear
     assert bool(changes) == (expected != "nothing"), tear
     assert blog.apply() == {} and blog.releases[blog.live] == "good", tear
-    django_verbs.release("blog")
-    assert django_release_attempt.next_sequence(blog.site) > int(live.split("-")[0]) + 1, tear
-    assert django_verbs.drift("blog")["drift"] == [], tear
+    operations.release("blog")
+    assert attempt.next_sequence(blog.site) > int(live.split("-")[0]) + 1, tear
+    assert operations.drift("blog")["drift"] == [], tear
     blog.check()
 
 
@@ -100,7 +98,7 @@ def check_a_tear(blog, name, tear):
 def test_what_was_torn_is_read_past(blog, tear):
     path = blog.site.deploys
     path.write_bytes(TEARS[tear](path.read_bytes()))
-    django_verbs.release("blog", asked_by="after the tear")
+    operations.release("blog", asked_by="after the tear")
     last = path.read_bytes().splitlines()[-1]
     assert b'"asked_by": "after the tear"' in last and last.startswith(b"{") and last.endswith(b"}")
 
@@ -108,7 +106,7 @@ def test_what_was_torn_is_read_past(blog, tear):
 def test_a_site_whose_configuration_is_damaged_is_named(blog):
     blog.site.applied.write_text("{")
     with pytest.raises(DeploymentError) as error:
-        django_verbs.config("blog")
+        operations.config("blog")
     assert error.value.message == f"{blog.site.applied}, the applied configuration of blog, is missing or damaged"
     assert error.value.hint == "salt-call state.apply django writes it again"
 
@@ -134,23 +132,23 @@ def order(monkeypatch):
 
 
 def test_a_file_its_name_and_its_folder_come_to_the_disk_in_this_order(order, tmp_path):
-    django_host_file.write(tmp_path / "file", "content")
+    file.write(tmp_path / "file", "content")
     new = f"{tmp_path}/.file.new"
     assert order == [("fsync", new), ("rename", f"{tmp_path}/file", "file", new), ("fsync", str(tmp_path))]
     order.clear()
-    django_host_file.link(tmp_path / "link", "file")
+    file.link(tmp_path / "link", "file")
     new = f"{tmp_path}/.link.new"
     assert order == [("rename", f"{tmp_path}/link", "link", new), ("fsync", str(tmp_path))]
     order.clear()
-    django_host_file.write(tmp_path / "file", "of a release in the making", durable=False)
-    django_host_file.link(tmp_path / "link", "file", durable=False)
+    file.write(tmp_path / "file", "of a release in the making", durable=False)
+    file.link(tmp_path / "link", "file", durable=False)
     assert [event[0] for event in order] == ["rename", "rename"]
     order.clear()
-    django_host_file.append(tmp_path / "lines", "one", mode=0o640)
+    file.append(tmp_path / "lines", "one", mode=0o640)
     assert order == [("fsync", f"{tmp_path}/lines"), ("fsync", str(tmp_path))]
     order.clear()
     (tmp_path / "lines").write_text("one\ntw")
-    django_host_file.append(tmp_path / "lines", "three", mode=0o640)
+    file.append(tmp_path / "lines", "three", mode=0o640)
     assert order == [("fsync", f"{tmp_path}/lines")]
     assert (tmp_path / "lines").read_text() == "one\ntw\nthree\n"
 
@@ -161,12 +159,12 @@ def test_all_that_a_deployment_writes_down_comes_to_the_disk(world, order, monke
             order.append(("sync", argv[-1]))
         return real(argv, **options)
 
-    real = django_host_command.run
-    monkeypatch.setattr(django_host_command, "run", run)
+    real = host_commands.run
+    monkeypatch.setattr(host_commands, "run", run)
     world.apply()
     world.push("two")
     world.apply()
-    django_verbs.rollback("blog")
+    operations.rollback("blog")
     renamed = [event for event in order if event[0] == "rename"]
     written = {Path(event[1]).name for event in renamed}
     assert {"release.json", "site.json", "secret_key.json", "current", "previous", "environment"} <= written
@@ -221,14 +219,14 @@ def replaced(value, path, by):
 
 def commands(site):
     """Whatever reads what a site has written down, without changing it."""
-    yield lambda: django_verbs_status.releases(site)
-    yield lambda: django_verbs_status.status(site)
-    yield lambda: django_verbs.drift("blog")
-    yield lambda: django_verbs.config("blog")
-    yield lambda: django_backup.overview(site)
-    yield lambda: django_backup.status(site)
-    yield lambda: django_secret_rotation.expired(site, 1e9, test=True)
-    yield lambda: django_process_systemd.MANAGER.warnings(site)
+    yield lambda: status.releases(site)
+    yield lambda: status.status(site)
+    yield lambda: operations.drift("blog")
+    yield lambda: operations.config("blog")
+    yield lambda: backups.overview(site)
+    yield lambda: backups.status(site)
+    yield lambda: secret_rotation.expired(site, 1e9, test=True)
+    yield lambda: systemd.MANAGER.warnings(site)
 
 
 def survive(site):
@@ -250,7 +248,7 @@ def test_values_of_wrong_types_are_survived(blog, name, step):
     site, path = blog.site, path_of(blog.site, name)
     if name.startswith("backups"):
         path.write_text('{"date": "2026-03-01T12:00:00Z", "seconds": 1.5, "result": "good"}')
-    django_process_systemd.MANAGER.warnings(site)
+    systemd.MANAGER.warnings(site)
     whole = path.read_text()
     value = json.loads(whole)
     every = [(), *places(value, depth=1 if "release" in name else 3)]
@@ -292,7 +290,7 @@ def test_a_configuration_of_wrong_types_is_written_anew(blog):
         config = {**whole["config"], key: [[7]]}
         blog.site.applied.write_text(json.dumps({**whole, "config": config}))
         with pytest.raises(DeploymentError, match="the applied configuration of blog, is missing or damaged"):
-            django_verbs.config("blog")
+            operations.config("blog")
     assert list(blog.apply()) == ["site"] and blog.apply() == {}
 
 
@@ -310,14 +308,14 @@ def test_attempts_of_wrong_types_are_passed_over(blog, wrong):
 def test_a_manifest_of_a_backup_of_wrong_types_counts_as_none(blog, wrong):
     site = blog.site
     blog.server.databases["blog"] = {"rows": {"public.guest": 3}, "migrations": []}
-    live = django_release.linked(site, site.current)
-    (made,) = django_backup.make(site, live, why=django_backup.BY_COMMAND, secrets=[])
+    live = releases.linked(site, site.current)
+    (made,) = backups.make(site, live, why=backups.BY_COMMAND, secrets=[])
     path = made.with_name(f"{made.name}.json")
     whole = json.loads(path.read_text())
     for key in whole:
         path.write_text(json.dumps({**whole, key: wrong}))
         survive(site)
         try:
-            django_backup.find(site, None)
+            backups.find(site, None)
         except DeploymentError as error:
             assert error.message == "blog has no backup"

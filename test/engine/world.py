@@ -10,47 +10,27 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import django_backup
-import django_backup_dump
-import django_database_sqlite
-import django_deploy_step_site
-import django_deploy_steps
-import django_deploy_switch
-import django_deploy_switch_report
-import django_host_command
-import django_host_file
-import django_host_memory
-import django_host_service
-import django_process
-import django_process_build
-import django_process_supervisor
-import django_process_systemd
-import django_process_transient
-import django_process_trial
-import django_project_ask
-import django_proxy_reach
-import django_proxy_rival
-import django_release_disk
-import django_release_drain
-import django_release_health
-import django_release_instance
-import django_server_mod_wsgi
-import django_source
-import django_source_history
-import django_source_mirror
-import django_virtualenv
-import django_virtualenv_python
-import django_wall_delegate
-import django_wall_foreign
-import django_wall_reaper
-import django_worker
 import pytest
-from django_backup_dump import Database, Dumper, Prepare, nothing
-from django_deploy import Deployment
-from django_host_command import Command, DeploymentError, Ended
-from django_proxy_rival import Rival
-from django_site import Site
-from django_wall_foreign import Foreign
+from django_formula.backup import backups, dumps
+from django_formula.backup.dumps import Database, Dumper, Prepare, nothing
+from django_formula.database import sqlite
+from django_formula.deploy import step_site, steps, switch, switch_report
+from django_formula.deploy.deployment import Deployment
+from django_formula.host import commands, daemons, memory
+from django_formula.host import file as host_file
+from django_formula.host.commands import Command, DeploymentError, Ended
+from django_formula.process import build_user, contract, supervisor, systemd, transient, trial
+from django_formula.project import ask as project_ask
+from django_formula.proxy import reach, rival
+from django_formula.proxy.rival import Rival
+from django_formula.release import disk, drain, health, instances
+from django_formula.server import mod_wsgi
+from django_formula.site.sites import Site
+from django_formula.source import history, mirror, sources
+from django_formula.untrusted import delegate, foreign, reaper
+from django_formula.untrusted.foreign import Foreign
+from django_formula.virtualenv import interpreter, virtualenvs
+from django_formula.worker import workers
 from specimen import MakeSite, formula_templates
 
 __all__ = ["World", "world"]
@@ -165,7 +145,7 @@ class World:
         self.fails: dict[str, DeploymentError] = {}
         self.prints: dict[str, str] = {}
         self.commands: list[list[str]] = []
-        self.daemons: list[django_host_service.Daemon] = []
+        self.daemons: list[daemons.Daemon] = []
         self.requests: list[dict[str, Any]] = []
         self.takes, self.memory = 90 << 20, 1 << 30
         self.server = Server()
@@ -195,7 +175,7 @@ class World:
     def releases(self) -> dict[str, str]:
         """The state of each release on disk."""
         return {
-            path.name: (django_host_file.read_json(path / "release.json") or {}).get("state", "")
+            path.name: (host_file.read_json(path / "release.json") or {}).get("state", "")
             for path in sorted(self.site.releases.iterdir())
         }
 
@@ -207,10 +187,7 @@ class World:
     @property
     def enabled(self) -> set[str]:
         """The units that start at boot, and the programs that supervisor starts."""
-        return {
-            path.name
-            for path in [*django_process_systemd.UNITS.glob("*.wants/*"), *django_process_supervisor.PROGRAMS.iterdir()]
-        }
+        return {path.name for path in [*systemd.UNITS.glob("*.wants/*"), *supervisor.PROGRAMS.iterdir()]}
 
     def push(self, name: str, branch: str = "main") -> str:
         """A commit of that name is the head of a branch from now on."""
@@ -225,10 +202,10 @@ class World:
         """Take the steps as the states do; returns the changes of each that had some, by its name."""
         self.last = deployment = self.deployment(**options)
         changes = {}
-        *release, record = django_deploy_steps.RELEASE
-        for step in (django_deploy_steps.site, *release, django_deploy_steps.schedules, record):
+        *release, record = steps.RELEASE
+        for step in (steps.site, *release, steps.schedules, record):
             with deployment.step(step.__name__):
-                work = django_deploy_steps.as_state(step, deployment)
+                work = steps.as_state(step, deployment)
                 found = next(work, None)
                 if found:
                     changes[step.__name__] = found
@@ -239,9 +216,9 @@ class World:
     def check(self) -> None:
         """What holds after an apply that has ended well: one release is live, whole, and it alone runs."""
         site = self.site
-        names = django_release_instance.units(site, site.releases / self.live)
-        recorded = django_host_file.read_json(site.current / "config/instance.json") or {}
-        server = names[:1] if django_release_instance.serves(site.current) else []
+        names = instances.units(site, site.releases / self.live)
+        recorded = host_file.read_json(site.current / "config/instance.json") or {}
+        server = names[:1] if instances.serves(site.current) else []
         suffix, more = {"systemd": (".service", [f"{name}.socket" for name in server]), "supervisor": (".conf", [])}[
             recorded.get("process", "systemd")
         ]
@@ -249,12 +226,12 @@ class World:
         units = {
             path.stem
             for path in [
-                *django_process_systemd.UNITS.glob("django-*.*"),
-                *django_process_supervisor.PROGRAMS.iterdir(),
+                *systemd.UNITS.glob("django-*.*"),
+                *supervisor.PROGRAMS.iterdir(),
             ]
         }
         known = {name.split("-")[0] for name in self.releases}
-        assert {*names} <= units and {django_process.parse(site, name)[0] for name in units} <= known
+        assert {*names} <= units and {contract.parse(site, name)[0] for name in units} <= known
         assert self.fetching() == {*names} - {*server}
         assert self.releases[self.live] == "good"
         assert "building" not in self.releases.values()
@@ -264,7 +241,7 @@ class World:
         """What holds after any apply: no temporary file, no lock."""
         site = self.site
         assert list(site.root.rglob(".*.new")) == []
-        assert django_host_command.locks == set()
+        assert commands.locks == set()
         assert not site.lock_file.exists() or site.lock_file.read_text() == ""
 
     # systemd, supervisor, nginx and uv
@@ -279,9 +256,9 @@ class World:
             self.systemctl(*argv[1:])
         elif argv[0] == "supervisorctl":
             return self.supervisorctl(*argv[1:])
-        elif argv[-1:] == [django_process_trial.LOOK[-1]]:
+        elif argv[-1:] == [trial.LOOK[-1]]:
             return json.dumps(self.sandbox)
-        elif argv[0] == "systemd-run" or django_wall_reaper.__file__ in argv:
+        elif argv[0] == "systemd-run" or reaper.__file__ in argv:
             return self.project(json.loads(stdin)) if stdin else "printed by the command\n"
         elif argv[:3] == ["python3", "-m", "venv"]:
             Path(argv[3]).mkdir(exist_ok=True)
@@ -291,19 +268,19 @@ class World:
 
     def execute(self, command: Command) -> Ended:
         """A command in a unit; the program that reads SQLite files runs for real."""
-        if command.argv[-3] == django_database_sqlite._PROGRAM:
+        if command.argv[-3] == sqlite._PROGRAM:
             done = subprocess.run(command.argv, capture_output=True, text=True, check=True)
             return Ended(done.returncode, done.stdout, done.stderr)
         assert isinstance(command.stdin, str)
-        return Ended(0, django_host_command.run(command.argv, doing=command.doing, stdin=command.stdin), "")
+        return Ended(0, commands.run(command.argv, doing=command.doing, stdin=command.stdin), "")
 
     def roll_back(self) -> dict[str, Any]:
-        """Go back as django_verbs.rollback does."""
+        """Go back as verbs.operations.rollback does."""
         deployment = self.deployment()
         with deployment.step("rollback"):
             deployment.lock.take()
-            deployment.return_to(django_release_disk.older_good(self.site, deployment.live), deployment.live)
-        return django_deploy_steps.walk(deployment, django_deploy_steps.BACK)
+            deployment.return_to(disk.older_good(self.site, deployment.live), deployment.live)
+        return steps.walk(deployment, steps.BACK)
 
     def systemctl(self, verb: str, *arguments: str) -> None:
         units = [name for name in arguments if not name.startswith("--")]
@@ -314,13 +291,13 @@ class World:
             self.busy -= {*units}
         for name in units if verb in ("enable", "disable") else ():
             wants = {".socket": "sockets", ".timer": "timers"}.get(Path(name).suffix, "multi-user")
-            folder = django_process_systemd.UNITS / f"{wants}.target.wants"
+            folder = systemd.UNITS / f"{wants}.target.wants"
             folder.mkdir(exist_ok=True)
             if verb == "enable":
-                assert (django_process_systemd.UNITS / name).is_file()
+                assert (systemd.UNITS / name).is_file()
                 self.running |= {name} if wants != "timers" else set()
                 (folder / name).unlink(missing_ok=True)
-                (folder / name).symlink_to(django_process_systemd.UNITS / name)
+                (folder / name).symlink_to(systemd.UNITS / name)
             else:
                 self.running -= {name} - self.busy
                 (folder / name).unlink(missing_ok=True)
@@ -338,20 +315,20 @@ class World:
         """The folder of a part, by its unit."""
         return Foreign(self.site.run / unit.removeprefix(f"django-{self.site.name}-"))
 
-    def state(self, run: Foreign) -> django_worker.State | None:
+    def state(self, run: Foreign) -> workers.State | None:
         """What a worker reports: it takes tasks while its release is active, and nothing holds it."""
         unit = f"django-{self.site.name}-{run.name}"
-        number, part = django_process.parse(self.site, unit) or ("", "")
+        number, part = contract.parse(self.site, unit) or ("", "")
         if not part or not {f"{unit}.service", f"{unit}.conf"} & self.running:
             return None
         is_held = (self.site.root / "maintenance/on/hold").exists() or not self.is_free()
         is_enabled = {f"{unit}.service", f"{unit}.conf"} & self.enabled
-        return django_worker.State(42, 1.0, bool(is_enabled) and self.live[:4] == number and not is_held)
+        return workers.State(42, 1.0, bool(is_enabled) and self.live[:4] == number and not is_held)
 
     def is_free(self) -> bool:
         """Whether no deployment holds the switch lock."""
         try:
-            with open(django_worker.switch_lock(self.site), "rb") as file:
+            with open(workers.switch_lock(self.site), "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return True
@@ -361,7 +338,7 @@ class World:
 
     def supervisorctl(self, verb: str, name: str) -> str:
         program, before = f"{name}.conf", set(self.running)
-        there = (django_process_supervisor.PROGRAMS / program).is_file()
+        there = (supervisor.PROGRAMS / program).is_file()
         assert verb in ("update", "stop")
         if verb == "stop":
             self.running.discard(program)
@@ -412,17 +389,17 @@ class World:
         return {} if request["migrate"] else self.lacking
 
     def pid(self, site: Site, release: Path, part: str = "") -> int | None:
-        return 42 if f"{django_process.unit(site, release, part)}.service" in self.running else None
+        return 42 if f"{contract.unit(site, release, part)}.service" in self.running else None
 
     def is_whole(self, site: Site, release: Path, part: str = "") -> bool:
-        return django_release_instance.process_manager(site, release).pid(site, release, part) is not None
+        return instances.process_manager(site, release).pid(site, release, part) is not None
 
-    def program(self, name: str) -> django_process_supervisor.Program | None:
+    def program(self, name: str) -> supervisor.Program | None:
         """What supervisor says of a program."""
-        return django_process_supervisor.Program(43, 100.0, "RUNNING") if f"{name}.conf" in self.running else None
+        return supervisor.Program(43, 100.0, "RUNNING") if f"{name}.conf" in self.running else None
 
     def problem_of(self, site: Site, release: Path, deadline: float) -> str:
-        runs = django_release_instance.pid(site, release) is not None
+        runs = instances.pid(site, release) is not None
         return self.problems.get(release.name[:4], "") if runs else "no answer"
 
     def problem(self) -> str:
@@ -434,7 +411,7 @@ class World:
     def build(
         self, site: Site, source: Path, files: list[str], key: str, password: str | None, folder: str
     ) -> list[str]:
-        django_host_file.remove_tree(site.virtualenvs / key)
+        host_file.remove_tree(site.virtualenvs / key)
         (site.virtualenvs / key / "bin").mkdir(parents=True)
         for name in ("bin/python", "bin/uwsgi", ".complete"):
             (site.virtualenvs / key / name).write_text("#!")
@@ -469,13 +446,13 @@ def commit(name: str) -> str:
 
 
 def ask_here(user: str | None, function: Callable[..., Any], *arguments: Any, doing: str = "", **_limits: Any) -> Any:
-    """Call a function as `django_wall_delegate.ask` does, but in this process: a fork of the tests costs 30 ms."""
-    django_wall_foreign.Trust.is_root = False
+    """Call a function as `untrusted.delegate.ask` does, but in this process: a fork of the tests costs 30 ms."""
+    foreign.Trust.is_root = False
     try:
-        text = json.dumps(django_wall_delegate._called(function, arguments)).encode()
+        text = json.dumps(delegate._called(function, arguments)).encode()
     finally:
-        django_wall_foreign.Trust.is_root = True
-    return django_wall_delegate._result(text, doing or f"{function.__name__} as {user}", user, 30)
+        foreign.Trust.is_root = True
+    return delegate._result(text, doing or f"{function.__name__} as {user}", user, 30)
 
 
 @pytest.fixture
@@ -484,55 +461,53 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
     world = World(make_site)
     played = {
         (os, "fsync"): lambda file: None,
-        (django_host_command, "run"): world.run,
-        (django_project_ask, "backup"): world.ask,
-        (django_backup_dump, "free"): lambda folder: 1 << 20,
-        (django_deploy_step_site, "refuse_closed_parents"): lambda site: None,
-        (django_virtualenv_python, "path"): lambda site: sys.executable,
-        (django_virtualenv_python, "_identity"): lambda path, modified: f"cpython-311 {path} {world.python}",
-        (django_server_mod_wsgi.SERVER, "python"): lambda site: "3.11",
-        (django_virtualenv, "build"): world.build,
-        (django_process_build, "run"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),
-        (django_process_systemd.MANAGER, "pid"): world.pid,
-        (django_process_supervisor, "_program"): world.program,
-        (django_host_service, "pid"): lambda daemon: 7,
-        (django_host_service, "is_enabled"): lambda daemon: daemon in world.daemons,
-        (django_host_service, "enable"): world.daemons.append,
-        (django_process, "is_whole"): world.is_whole,
-        (django_process_systemd, "_members"): world.members,
-        (django_worker, "state"): world.state,
-        (django_host_command, "execute"): world.execute,
-        (django_release_health, "check"): lambda site, release, explain=None: None,
-        (django_release_health, "body"): lambda site, release, deadline: world.page,
-        (django_release_health, "home"): lambda site, release, deadline: world.home,
-        (django_release_health, "problem_of"): world.problem_of,
-        (django_release_drain, "drain"): lambda site, release: world.connections,
-        (django_deploy_switch_report, "RATE"): 2000,
-        (django_deploy_switch, "_PAUSE"): 0.001,
-        (django_deploy_switch_report.Probe, "problem"): lambda probe: world.problem(),
-        (django_host_memory, "of_tree"): lambda pid: world.takes,
-        (django_host_memory, "available"): lambda: world.memory,
-        (django_process_transient, "_is_loaded"): lambda unit: False,
-        (django_process_transient, "_BUS"): Path("/"),
-        (django_process_trial, "outside"): lambda: {
+        (commands, "run"): world.run,
+        (project_ask, "backup"): world.ask,
+        (dumps, "free"): lambda folder: 1 << 20,
+        (step_site, "refuse_closed_parents"): lambda site: None,
+        (interpreter, "path"): lambda site: sys.executable,
+        (interpreter, "_identity"): lambda path, modified: f"cpython-311 {path} {world.python}",
+        (mod_wsgi.SERVER, "python"): lambda site: "3.11",
+        (virtualenvs, "build"): world.build,
+        (build_user, "run"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),
+        (systemd.MANAGER, "pid"): world.pid,
+        (supervisor, "_program"): world.program,
+        (daemons, "pid"): lambda daemon: 7,
+        (daemons, "is_enabled"): lambda daemon: daemon in world.daemons,
+        (daemons, "enable"): world.daemons.append,
+        (contract, "is_whole"): world.is_whole,
+        (systemd, "_members"): world.members,
+        (workers, "state"): world.state,
+        (commands, "execute"): world.execute,
+        (health, "check"): lambda site, release, explain=None: None,
+        (health, "body"): lambda site, release, deadline: world.page,
+        (health, "home"): lambda site, release, deadline: world.home,
+        (health, "problem_of"): world.problem_of,
+        (drain, "drain"): lambda site, release: world.connections,
+        (switch_report, "RATE"): 2000,
+        (switch, "_PAUSE"): 0.001,
+        (switch_report.Probe, "problem"): lambda probe: world.problem(),
+        (memory, "of_tree"): lambda pid: world.takes,
+        (memory, "available"): lambda: world.memory,
+        (transient, "_is_loaded"): lambda unit: False,
+        (transient, "_BUS"): Path("/"),
+        (trial, "outside"): lambda: {
             "namespaces": dict.fromkeys(("ipc", "mnt", "net", "user"), "1"),
             "filters": 0,
         },
-        (django_source_mirror, "prepare"): lambda site, key: (site.mirror / "HEAD").write_text(
-            "ref: refs/heads/main\n"
-        ),
-        (django_source_mirror, "unprepared"): lambda site, key: [],
-        (django_source, "resolve"): world.resolve,
-        (django_source_mirror, "has"): lambda site, commit: True,
-        (django_source, "export"): world.export,
-        (django_source_history, "describe"): lambda site, commit: {"author": "Ada", "subject": commit[:7]},
-        (django_source_history, "difference"): lambda site, old, new: {"files": 1},
-        (django_wall_delegate, "ask"): ask_here,
-        (django_proxy_rival, "of_site"): lambda site: world.rivals,
-        (django_proxy_reach, "problem"): lambda site, **_: world.unreached,
+        (mirror, "prepare"): lambda site, key: (site.mirror / "HEAD").write_text("ref: refs/heads/main\n"),
+        (mirror, "unprepared"): lambda site, key: [],
+        (sources, "resolve"): world.resolve,
+        (mirror, "has"): lambda site, commit: True,
+        (sources, "export"): world.export,
+        (history, "describe"): lambda site, commit: {"author": "Ada", "subject": commit[:7]},
+        (history, "difference"): lambda site, old, new: {"files": 1},
+        (delegate, "ask"): ask_here,
+        (rival, "of_site"): lambda site: world.rivals,
+        (reach, "problem"): lambda site, **_: world.unreached,
     }
     for (module, name), replacement in played.items():
         monkeypatch.setattr(module, name, replacement)
     for kind in ("sqlite", "postgres"):
-        monkeypatch.setitem(django_backup.DUMPERS, kind, world.server)
+        monkeypatch.setitem(backups.DUMPERS, kind, world.server)
     yield world

@@ -434,7 +434,7 @@ def names_in_code() -> set[str]:
     """
     found: set[str] = set()
     frames: set[tuple[str, str]] = set()
-    modules = [ast.parse(module.read_text()) for module in sorted((ROOT / "_utils").glob("*.py"))]
+    modules = [ast.parse(module.read_text()) for module in sorted((ROOT / "engine/django_formula").rglob("*.py"))]
     every = [node for module in modules for node in ast.walk(module)]
     texts = {node.value for node in every if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     for node in every:

@@ -67,7 +67,7 @@ def break_commands(module: Any) -> None:
     module.run = run
 
 
-BREAKS = {"django_deploy": break_steps, "django_host_command": break_commands}
+BREAKS = {"django_formula.deploy.deployment": break_steps, "django_formula.host.commands": break_commands}
 
 
 class Finder:

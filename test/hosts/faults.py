@@ -172,7 +172,7 @@ class Judge:
         """No secret, no traceback of ours or of Salt's in what an apply prints."""
         text = result.stdout + result.stderr
         self.expect(not [secret for secret in self.secrets if secret in text], "a secret is printed")
-        own = re.search(r'File \\?"[^"]*(/salt/|/extmods/|/_utils/|/_states/)[^"]*", line', text)
+        own = re.search(r'File \\?"[^"]*(/salt/|/extmods/|/django-formula/|/_utils/|/_states/)[^"]*", line', text)
         self.expect(not own, f"a traceback of ours:\n{text[-3000:]}")
 
     def converges(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import servers
-from django_virtualenv_python import TESTED
+from django_formula.virtualenv.interpreter import TESTED
 from sites import Site, lines, version
 from test_mail import VIEWS, mails, sink
 from test_maintenance import is_logged_in, login

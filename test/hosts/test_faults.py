@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import django_deploy_steps
 import pytest
 import yaml
 from conftest import live_site
+from django_formula.deploy import steps
 from faults import APPLY, Fault, Judge, provoked, report
 from lab import MACHINE, ROOT, Host, Needs, applied
 from products import shortened
@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 CASES, NUMBERS = yaml.safe_load_all((HERE / "faults.yaml").read_text())
 FAULTS = [Fault(**case) for case in CASES]
 #: The steps of this site, which pushes no static files.
-STEPS = ["site", *(step.__name__ for step in django_deploy_steps.RELEASE if step is not django_deploy_steps.push)]
+STEPS = ["site", *(step.__name__ for step in steps.RELEASE if step is not steps.push)]
 #: Those in which a kill leaves the old release live.
 BEFORE = STEPS[: STEPS.index("live")]
 #: Salt itself refuses a second state.apply on a minion; with this it is our own lock that counts.

@@ -15,11 +15,11 @@ MASTER = {
     "pillar_roots": {"base": ["/srv/pillar"]},
 }
 
-#: Writes the digests of the master's files anew.
-DIGESTS = ["python3", "/srv/formula/django/digests.py"]
+#: Writes what minions get of the master's files anew.
+PACK = ["python3", "/srv/formula/engine/pack.py"]
 #: Appended to a module of each kind on the master; the minion shows which code it runs.
 CHANGED = {
-    "_utils/django_verbs_status.py": """
+    "engine/django_formula/verbs/status.py": """
 CODE = "new"
 _status = status
 
@@ -27,12 +27,12 @@ def status(site):
     return _status(site) | {"code": CODE}
 """,
     "_states/django.py": """
-import django_verbs_status
+from django_formula.verbs.status import CODE
 _as_before = _run
 
 def _run(step, name):
     ret = _as_before(step, name)
-    return ret | {"comment": f"{ret['comment']} ({django_verbs_status.CODE} code)"}
+    return ret | {"comment": f"{ret['comment']} ({CODE} code)"}
 """,
 }
 
@@ -62,7 +62,9 @@ def blog(master, module_hosts, repositories) -> Site:
     blog = Site(web1, repositories(minion), secret_key=key, secrets={"API_TOKEN": token})
     blog.configure(packages=["libmagic1"])  # which libmagic1t64 provides on Debian 13
     master.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=180)
+    master.run(["truncate", "--size=0", REQUESTS])
     blog.foreseen = blog.apply(test=True)
+    blog.asked = master.read(REQUESTS).splitlines()
     blog.before = minion.run("ls /srv /usr/bin/git /usr/sbin/nginx", check=False).stdout.split()
     blog.first = blog.deploy()
     return blog
@@ -73,6 +75,10 @@ def test_a_bare_minion_is_dry_run_without_a_sync(blog):
     would = blog.foreseen["blog has its source"]
     assert would.result is None and "main" in str(would.changes)
     assert blog.before == ["/srv:", "git"]
+
+
+def test_a_first_apply_asks_the_master_for_few_files(blog):
+    assert len(blog.asked) <= 150, blog.asked
 
 
 @pytest.mark.smoke
@@ -91,8 +97,18 @@ def test_an_apply_with_nothing_to_do_asks_the_master_for_four_files(blog, master
     assert not blog.apply().changed
     requests = master.read(REQUESTS).splitlines()
     files = {line.partition(" ")[2] for line in requests if line.startswith("_file_hash")}
-    assert files == {"django.sls", "django/init.sls", "_utils/django_host_fileserver.py", "django/digests"}, requests
-    assert len(requests) <= 12, requests
+    assert files == {"django.sls", "django/init.sls", "_utils/django_fileserver.py", "django/digests"}, requests
+    assert len(requests) <= 8, requests
+
+
+def test_a_sync_and_a_highstate_ask_the_master_for_few_files(blog, master):
+    for function, most in (("saltutil.sync_all", 30), ("state.highstate", 40)):
+        master.run(["truncate", "--size=0", REQUESTS])
+        assert blog.host.salt(function).returncode == 0
+        requests = master.read(REQUESTS).splitlines()
+        assert len(requests) <= most, " | ".join([function, *requests])
+        master.write("/srv/formula/top.sls", "base: {web1: [django]}")
+    master.run(["rm", "/srv/formula/top.sls"])
 
 
 @pytest.mark.full
@@ -162,10 +178,31 @@ def test_changed_code_reaches_a_running_minion_by_the_next_apply(blog, master):
     for name, lines in CHANGED.items():
         path = f"/srv/formula/{name}"
         master.write(path, master.read(path) + lines)
-    master.run(DIGESTS)
+    master.run(PACK)
     applied = blog.deploy()
     assert "(new code)" in applied["blog is live"].comment
     assert blog.host.call("django.status", "blog", full=True)[0]["code"] == "new"
+    assert not blog.apply().changed
+
+
+@pytest.mark.full
+def test_changed_code_reaches_a_minion_that_runs_all_jobs_in_one_process(blog, master):
+    minion = blog.host
+    minion.write("/etc/salt/minion", json.dumps({"id": "web1", "master": "master", "multiprocessing": False}))
+    minion.run(["systemctl", "restart", "salt-minion"])
+    master.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=180)
+    assert not blog.apply().changed
+    path = "/srv/formula/engine/django_formula/verbs/status.py"
+    for number in ("one", "two"):
+        master.write(path, master.read(path) + f'\nCODE = "{number}"\n')
+        master.run(PACK)
+        assert f"({number} code)" in blog.deploy()["blog is live"].comment
+        assert minion.call("django.status", "blog", full=True)[0]["code"] == number
+    master.write(path, master.read(path) + '\nCODE = "three"\n')
+    master.run(PACK)
+    assert minion.salt("saltutil.sync_all").returncode == 0
+    assert minion.call("django.status", "blog", full=True)[0]["code"] == "three"
+    assert len(minion.run(["ls", "/var/cache/salt/minion/django-formula"]).stdout.split()) <= 4
     assert not blog.apply().changed
 
 
@@ -190,7 +227,7 @@ def test_a_changed_template_without_a_digest_is_found_at_once_after_the_cache_is
     master.write(path, master.read(path) + "<!-- ours -->\n")
     assert blog.host.call("saltutil.clear_cache") is True
     assert "blog has its directories" in blog.deploy().changed
-    master.run(DIGESTS)
+    master.run(PACK)
     assert not blog.apply().changed
 
 

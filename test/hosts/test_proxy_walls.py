@@ -8,10 +8,10 @@ import ssl
 import tempfile
 from collections.abc import Iterator
 
-import django_wall_headers
 import pytest
 import requests
 from certificates import Authority, Signed
+from django_formula.untrusted import headers
 from sites import Site, version
 
 VIEW = """
@@ -40,8 +40,8 @@ def blog(request, module_hosts, repositories) -> Site:
 
 def forgeries() -> dict[str, str]:
     """Every header that a proxy might send, in each spelling."""
-    names = [*django_wall_headers.SET, *django_wall_headers.REMOVED]
-    return dict.fromkeys([*names, *django_wall_headers.underscored(names)], FORGED)
+    names = [*headers.SET, *headers.REMOVED]
+    return dict.fromkeys([*names, *headers.underscored(names)], FORGED)
 
 
 def believed(blog: Site) -> dict[str, str]:
@@ -123,8 +123,8 @@ def over_tls(blog: Site, client: Signed | None, name: str = "") -> tuple[int, st
         file.flush()
         if client:
             context.load_cert_chain(file.name)
-    subject = django_wall_headers.CLIENT_SUBJECT
-    forged = [f"{one}: {FORGED}" for one in (subject, *django_wall_headers.underscored([subject]))]
+    subject = headers.CLIENT_SUBJECT
+    forged = [f"{one}: {FORGED}" for one in (subject, *headers.underscored([subject]))]
     lines = ["GET /healthz HTTP/1.1", f"Host: {blog.domain}", "Connection: close", *forged, "", ""]
     plain = socket.create_connection((blog.host.address, 443), timeout=30)
     try:

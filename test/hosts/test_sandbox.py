@@ -10,29 +10,32 @@ NEEDS = Needs(MACHINE, "each wall of a unit is seen in force")
 #: Run on a host, with the formula's modules: what is to be known of its sandbox, in JSON.
 PRELUDE = """
 import json, logging, subprocess, sys, time
-sys.path.insert(0, "/srv/formula/_utils")
-import django_process_sandbox, django_site, django_process_systemd, django_process_trial
-import django_process_transient
-from django_host_command import DeploymentError
+sys.path.insert(0, "/srv/formula/engine")
+from django_formula.process import sandbox
+from django_formula.site import sites
+from django_formula.process import systemd
+from django_formula.process import trial
+from django_formula.process import transient
+from django_formula.host.commands import DeploymentError
 from pathlib import Path
 config = {"name": "blog", "user": "blog", "root": "/srv/django/blog", "sandbox": {}, "resources": {}, "writable": []}
 config |= {"databases": {}, "mount": ""}
-site = django_site.Site(config, {"nginx": {"group": "www-data"}})
+site = sites.Site(config, {"nginx": {"group": "www-data"}})
 Path("/run/django").mkdir(exist_ok=True)
 """
 TRIAL = """
 def names(lines):
     return {name for line in lines for name in line.partition(": ")[2].partition(";")[0].split(", ")}
-asked = django_process_trial.questions(site)
-answers = {"": sorted(names(django_process_systemd.MANAGER.warnings(site)))}
-directives = django_process_trial.properties(site, django_process_sandbox.refused(site))
+asked = trial.questions(site)
+answers = {"": sorted(names(systemd.MANAGER.warnings(site)))}
+directives = trial.properties(site, sandbox.refused(site))
 for left_out in sorted({name for name, _value in directives} & set(sys.argv[1:])):
-    properties = django_process_transient.options((name, value) for name, value in directives if name != left_out)
-    answer = django_process_transient.run_unit(
-        "trial.service", properties, django_process_trial.LOOK, doing="x", timeout=30, stdin=json.dumps(asked)
+    properties = transient.options((name, value) for name, value in directives if name != left_out)
+    answer = transient.run_unit(
+        "trial.service", properties, trial.LOOK, doing="x", timeout=30, stdin=json.dumps(asked)
     )
-    found = {**django_process_trial.parse_answer(answer, asked), "outside": django_process_trial.outside()}
-    answers[left_out] = sorted(names(django_process_trial.not_in_force(site, found)))
+    found = {**trial.parse_answer(answer, asked), "outside": trial.outside()}
+    answers[left_out] = sorted(names(trial.not_in_force(site, found)))
 print(json.dumps(answers))
 """
 #: Directives that the trial sees one by one; the others are filters of system calls, or the same by other means.
@@ -42,7 +45,7 @@ SEEN = (
     *("ReadOnlyPaths", "TemporaryFileSystem"),
 )
 WALLS = """
-directives = django_process_trial.properties(site, django_process_sandbox.refused(site))
+directives = trial.properties(site, sandbox.refused(site))
 more = [("ReadWritePaths", "/srv/django/blog/runtime/0001")]
 program = '''
 import json, multiprocessing, os, socket
@@ -74,8 +77,8 @@ print(json.dumps({
 '''
 for path in ("/dev/shm/of-the-host", "/run/lock/of-the-host"):
     Path(path).touch()
-print(django_process_transient.run_unit(
-    "walls.service", django_process_transient.options([*directives, *more]), ["/usr/bin/python3", "-c", program],
+print(transient.run_unit(
+    "walls.service", transient.options([*directives, *more]), ["/usr/bin/python3", "-c", program],
     doing="x", timeout=30,
 ))
 """
@@ -85,10 +88,10 @@ said = io.StringIO()
 logging.basicConfig(level=logging.WARNING, stream=said)
 def run(program, timeout=20.0, clear=True):
     if clear:
-        django_process_transient.end("django-blog-task.service")  # as MANAGER.run does
+        transient.end("django-blog-task.service")  # as MANAGER.run does
     began = time.monotonic()
     try:
-        end = django_process_transient.run_unit(
+        end = transient.run_unit(
             "django-blog-task.service", ["--property=User=blog"], ["/bin/sh", "-c", program],
             doing="trying", timeout=timeout,
         )

@@ -26,10 +26,17 @@ def blog(module_hosts, repositories) -> Site:
     web1 = Driven(bare, by=desk, command=("salt-ssh",))
     files = {"website/place.py": {"source": "salt://blog/place.py.jinja"}}
     blog = Site(web1, repositories(bare), files=files, secrets={"API_TOKEN": TOKEN})
+    blog.inspected = web1.printed("django.inspect", blog.repository.path)
     blog.foreseen = blog.apply(test=True)
     blog.before = bare.run("ls /srv /usr/bin/git /usr/sbin/nginx", check=False).stdout.split()
     blog.first = blog.deploy()
     return blog
+
+
+def test_a_bare_host_inspects_a_project(blog):
+    """Before any apply: nothing but salt-ssh's own programs is on it."""
+    (site,) = yaml.safe_load(blog.inspected)["web1"]["django"]["sites"].values()
+    assert site["repository"] == blog.repository.path, blog.inspected
 
 
 def test_a_bare_host_is_dry_run(blog):

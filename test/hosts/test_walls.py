@@ -626,10 +626,10 @@ def test_finding_14_environment_and_pid_file_are_no_word(lair, with_systemd):
         ["systemctl", "show", "--value", "-p", "MainPID", f"{lair.mallory.unit}.service"]
     ).stdout.strip()
     text = (
-        "import sys; sys.path.insert(0, '/srv/formula/_utils'); "
-        "import django_site, django_release_instance, django_release; "
-        "site = django_site.find('mallory'); release = django_release.linked(site, site.current); "
-        "print(django_release_instance.pid(site, release.path))"
+        "import sys; sys.path.insert(0, '/srv/formula/engine'); "
+        "from django_formula.release import instances, releases; from django_formula.site import sites; "
+        "site = sites.find('mallory'); release = releases.linked(site, site.current); "
+        "print(instances.pid(site, release.path))"
     )
     found = lair.host.run(["/opt/salt/bin/python", "-c", text]).stdout.strip()
     lair.restart()

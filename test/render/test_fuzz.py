@@ -14,28 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import django_host_environment
-import django_host_memory
-import django_pillar
-import django_pillar_check
-import django_pillar_layers
-import django_proxy_apache
-import django_proxy_files
-import django_proxy_listener
-import django_proxy_nginx
-import django_release_instance
-import django_release_settings
-import django_secret
-import django_server_uwsgi
-import django_source_mirror
-import django_store
-import django_store_service
 import dotenv
 import pytest
-from django_deploy import Deployment
-from django_host_command import DeploymentError
-from django_process_supervisor import PROGRAMS
-from django_site import Site
+from django_formula.deploy.deployment import Deployment
+from django_formula.host import environment_files, memory
+from django_formula.host.commands import DeploymentError
+from django_formula.pillar import check, compiler, layers
+from django_formula.process.supervisor import PROGRAMS
+from django_formula.proxy import apache, listener, nginx, site_files
+from django_formula.release import instances, settings
+from django_formula.secret import secrets as secret_secrets
+from django_formula.server import uwsgi
+from django_formula.site.sites import Site
+from django_formula.source import mirror
+from django_formula.store import service, stores
 from readers import read_apache, read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
 from specimen import FACTS, compiled, contract, formula_templates, three_keys
 
@@ -141,7 +133,7 @@ Place = tuple[str, ...]
 @functools.cache
 def rules_of_pillars() -> dict[str, Any]:
     schema = contract("schema.yaml")
-    rules: dict[str, Any] = django_pillar_check.resolve(schema, schema)
+    rules: dict[str, Any] = check.resolve(schema, schema)
     return rules
 
 
@@ -171,7 +163,7 @@ def places(rules: dict[str, Any], path: Place = ()) -> Iterator[Place]:
             yield from places({**rules, "kinds": {}, **inner}, (*path, f"kind={kind}"))
 
 
-#: What only a site with `hosts` has reaches the balancer alone: test/engine/test_balancer.py.
+#: What only a site with `hosts` has reaches the balancer alone: test/engine/balancer/test_plan.py.
 OF_FLEETS = {"hosts", "fleet", "balancer"}
 PLACES = [path for path in places(site_rules()) if path and path[0] not in OF_FLEETS]
 
@@ -191,7 +183,7 @@ def rules_of(path: Place) -> dict[str, Any]:
 
 
 def accepts(path: Place, value: str) -> bool:
-    return not django_pillar_check.check(value, rules_of(path))
+    return not check.check(value, rules_of(path))
 
 
 def harmless(path: Place, similar_to: str = "") -> str | None:
@@ -207,7 +199,7 @@ def some_name(path: Place) -> str:
     """A name for which a map takes a value."""
     rules = rules_of((*path, "*")) if rules_of(path).get("propertyNames") else {}
     names = ["some_name", "some-name", "SOME_NAME", "SomeName", "/some-name/", "192.0.2.1:80"]
-    return next(name for name in [*names, *rules.get("enum", [])[-1:]] if not django_pillar_check.check(name, rules))
+    return next(name for name in [*names, *rules.get("enum", [])[-1:]] if not check.check(name, rules))
 
 
 def options(path: Place, value: str) -> dict[str, Any]:
@@ -256,7 +248,7 @@ def needed(path: Place) -> Any:
     if "object" in rules.get("type", ()) and rules.get("oneOf"):
         name = next(choice["required"][0] for choice in rules["oneOf"] if "required" in choice)
         return {name: needed((*path, name))}
-    return next(value for value in ("x", True, 5, "/x", "x" * 20, {}) if not django_pillar_check.check(value, rules))
+    return next(value for value in ("x", True, 5, "/x", "x" * 20, {}) if not check.check(value, rules))
 
 
 def sites(path: Place, values: list[str]) -> dict[str, dict[str, Any]]:
@@ -304,40 +296,40 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
     templates = formula_templates() | dict.fromkeys(said, "{{ site.name }}\n")
     secret = value if rules_of(path).get("secret") and path[0] != "deploy_key" else SECRET
     deploy_key = value.strip() if path[0] == "deploy_key" else SECRET
-    secrets = dict.fromkeys(django_secret.configured(site), secret)
-    plain = django_release_settings.environment(site, release, facts)
-    hidden = django_release_settings.secret_environment(site, secrets, [])
+    secrets = dict.fromkeys(secret_secrets.configured(site), secret)
+    plain = settings.environment(site, release, facts)
+    hidden = settings.secret_environment(site, secrets, [])
     files: dict[str, Any] = {
-        "environment": read_environment(django_host_environment.environment_file(plain)),
-        "secrets": read_environment(django_host_environment.environment_file(hidden)),
-        "settings.json": read_json(django_release_settings.overlay(site, release, facts["settings_module"])),
+        "environment": read_environment(environment_files.environment_file(plain)),
+        "secrets": read_environment(environment_files.environment_file(hidden)),
+        "settings.json": read_json(settings.overlay(site, release, facts["settings_module"])),
         "tmpfiles": site._tmpfiles(site.current),
-        "ssh": [path.name + text for path, text, _mode in django_source_mirror.ssh_files(site, deploy_key)],
+        "ssh": [path.name + text for path, text, _mode in mirror.ssh_files(site, deploy_key)],
         "inputs": sorted(Deployment(site, {}, templates).inputs()),
     }
-    files["dotenv"] = dict(dotenv.dotenv_values(stream=io.StringIO(django_host_environment.dotenv_file(hidden))))
-    for name, text in django_release_settings.project_files(site, templates, plain | hidden).items():
+    files["dotenv"] = dict(dotenv.dotenv_values(stream=io.StringIO(environment_files.dotenv_file(hidden))))
+    for name, text in settings.project_files(site, templates, plain | hidden).items():
         files[f"source/{name}"] = text
     files["site.json"] = read_json(json.dumps(site.config))
     for kept in (site, Site({**site.config, "process": "supervisor"}, site.platform)):
-        for name, text in django_release_instance.configuration(kept, release, facts, templates).items():
+        for name, text in instances.configuration(kept, release, facts, templates).items():
             if text in templates.values():
                 continue  # a program, the same for every site
             own_readers = {f"django-{site.name}-0042.conf": read_program, "mod_wsgi.conf": read_apache}
             reader = own_readers.get(name, READERS[Path(name).suffix])
             files[name if kept is site else f"supervised {name}"] = reader(text)
     for kept in (site, Site({**site.config, "process": "supervisor"}, site.platform)):
-        for kind, server in django_store.own_servers(kept):
-            for file, text in django_store_service.files(kind, server, templates).items():
+        for kind, server in stores.own_servers(kept):
+            for file, text in service.files(kind, server, templates).items():
                 own_readers = {str(PROGRAMS): read_program, str(server.configuration.parent): str.splitlines}
                 reader = read_script if file.suffix == ".sh" else own_readers.get(str(file.parent), read_unit)
                 files[str(file)] = reader(text)
     listened = Site({**site.config, "listener": "127.0.0.1:8000"}, site.platform)
-    for file, content in django_proxy_listener.files(listened, templates).items():
+    for file, content in listener.files(listened, templates).items():
         files[f"listener {file.suffix}"] = read_unit(content or "")
     for kind, reader in (("nginx", read_nginx), ("apache", read_apache)):
         served = Site({**site.config, "proxy": {**site.config["proxy"], "kind": kind}}, site.platform)
-        for file, content in django_proxy_files.of_site(served, facts, templates).items():
+        for file, content in site_files.of_site(served, facts, templates).items():
             if content is not None:
                 file = re.sub(r"/\d{3}-(?=[^/]+$)", "/by-length-", str(file))
                 files[file] = content if content.startswith("-> ") else reader(content)
@@ -361,15 +353,15 @@ def replaced(value: Any, *pairs: tuple[str, str]) -> Any:
 
 @pytest.fixture(autouse=True)
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(django_server_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
-    monkeypatch.setattr(django_host_memory, "total", lambda: 16 << 30)
-    monkeypatch.setattr(django_secret, "store_password", lambda _site: "5e" * 32)
-    monkeypatch.setattr(django_proxy_nginx, "ETC", tmp_path / "etc/nginx")
-    monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 22, 1))
-    monkeypatch.setattr(django_proxy_nginx, "shared_variable", lambda purpose, *_values: f"django_{purpose}")
-    monkeypatch.setattr(django_proxy_apache, "ETC", tmp_path / "etc/apache2")
+    monkeypatch.setattr(uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
+    monkeypatch.setattr(memory, "total", lambda: 16 << 30)
+    monkeypatch.setattr(secret_secrets, "store_password", lambda _site: "5e" * 32)
+    monkeypatch.setattr(nginx, "ETC", tmp_path / "etc/nginx")
+    monkeypatch.setattr(nginx, "version", lambda: (1, 22, 1))
+    monkeypatch.setattr(nginx, "shared_variable", lambda purpose, *_values: f"django_{purpose}")
+    monkeypatch.setattr(apache, "ETC", tmp_path / "etc/apache2")
     resolved = rules_of_pillars()  # which takes as long as the rest for a small pillar
-    monkeypatch.setattr(django_pillar, "resolve", lambda rules, schema: resolved)
+    monkeypatch.setattr(compiler, "resolve", lambda rules, schema: resolved)
 
 
 @pytest.mark.parametrize("forms", ["one of each", pytest.param("all", marks=pytest.mark.full)])
@@ -418,7 +410,7 @@ def check_accepted(path: Place, good: str, name: str, files: Any, text: str, val
         return
     new = value.strip() if path[0] == "deploy_key" else value
     variables = (name.replace("-", "_"), site.name.replace("-", "_"))
-    addresses = (django_pillar_layers.loopback(name), django_pillar_layers.loopback(site.name))
+    addresses = (layers.loopback(name), layers.loopback(site.name))
     # A header's name becomes a variable of WSGI.
     in_wsgi = tuple(f"HTTP_{one.upper().replace('-', '_')}" for one in (good, new))
     pairs = ((name, site.name), variables, addresses, in_wsgi, (good, new))

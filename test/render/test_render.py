@@ -1,8 +1,8 @@
 """What a pillar becomes on the host, whole: a case is a folder with a pillar.yaml, and all files rendered from it.
 
 A file that is byte for byte one of an earlier case is kept there only: same.yaml names it (file → case/file).
-configuration.json is compared by test/engine/test_pillar.py; facts.yaml, where there is one, has facts of the sources.
-A new case is a new folder; UPDATE=1 writes what is rendered now, and the diff is the change to review.
+configuration.json is compared by test/engine/pillar/test_compiler.py; facts.yaml, where there is one, has facts of the
+sources. A new case is a new folder; UPDATE=1 writes what is rendered now, and the diff is the change to review.
 """
 
 import os
@@ -11,23 +11,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import django_container
-import django_host_environment
-import django_host_memory
-import django_host_user
-import django_proxy_apache
-import django_proxy_files
-import django_proxy_listener
-import django_proxy_nginx
-import django_release_instance
-import django_release_settings
-import django_secret
-import django_server
-import django_server_uwsgi
 import pytest
 import yaml
 from cases import CASES, kept
-from django_site import Site
+from django_formula.container import containers
+from django_formula.host import environment_files, memory, users
+from django_formula.proxy import apache, listener, nginx, site_files
+from django_formula.release import instances, settings
+from django_formula.secret import secrets as secret_secrets
+from django_formula.server import servers, uwsgi
+from django_formula.site.sites import Site
 from readers import read_apache, read_environment, read_ini, read_json, read_nginx, read_program, read_script, read_unit
 from specimen import FACTS, compiled, formula_templates
 
@@ -38,35 +31,35 @@ RELEASE = "0042-3f2a9c1b77de"
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing depends on the machine of the tests."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(django_server_uwsgi, "_backlog", lambda: 1024)
-    monkeypatch.setattr(django_server_uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
-    monkeypatch.setattr(django_proxy_nginx, "IPV6", Path(__file__))
-    monkeypatch.setattr(django_host_memory, "total", lambda: 16 << 30)
-    monkeypatch.setattr(django_proxy_nginx, "ETC", tmp_path / "etc/nginx")
-    monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 26, 3))
-    monkeypatch.setattr(django_proxy_apache, "ETC", tmp_path / "etc/apache2")
-    monkeypatch.setattr(django_proxy_apache, "unescapes", lambda _site: True)
-    monkeypatch.setattr(django_container, "_existing", lambda _site, _release, paths: list(map(str, paths)))
-    monkeypatch.setattr(django_host_user, "owner", lambda _user, _group: (998, 998))
-    monkeypatch.setattr(django_host_user, "find_user", lambda _name: None)
+    monkeypatch.setattr(uwsgi, "_backlog", lambda: 1024)
+    monkeypatch.setattr(uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
+    monkeypatch.setattr(nginx, "IPV6", Path(__file__))
+    monkeypatch.setattr(memory, "total", lambda: 16 << 30)
+    monkeypatch.setattr(nginx, "ETC", tmp_path / "etc/nginx")
+    monkeypatch.setattr(nginx, "version", lambda: (1, 26, 3))
+    monkeypatch.setattr(apache, "ETC", tmp_path / "etc/apache2")
+    monkeypatch.setattr(apache, "unescapes", lambda _site: True)
+    monkeypatch.setattr(containers, "_existing", lambda _site, _release, paths: list(map(str, paths)))
+    monkeypatch.setattr(users, "owner", lambda _user, _group: (998, 998))
+    monkeypatch.setattr(users, "find_user", lambda _name: None)
 
 
 def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     """Every file of a release of a site: its name below the site's folder → content."""
     release = site.releases / RELEASE
-    secrets = {name: f"secret of {name}" for name in django_secret.configured(site)}
-    plain = django_release_settings.environment(site, release, facts)
-    hidden = django_release_settings.secret_environment(site, secrets, [])
-    configuration = django_release_instance.configuration(site, release, facts, formula_templates())
+    secrets = {name: f"secret of {name}" for name in secret_secrets.configured(site)}
+    plain = settings.environment(site, release, facts)
+    hidden = settings.secret_environment(site, secrets, [])
+    configuration = instances.configuration(site, release, facts, formula_templates())
     templates = {url: f"# {url}\n{{{{ environment | tojson }}}}\n" for url in sources(site)} | formula_templates()
     return {
-        "environment": django_host_environment.environment_file(plain),
-        "secrets": django_host_environment.environment_file(hidden),
-        **({"settings.json": django_release_settings.overlay(site, release, "x")} if site.config["overlay"] else {}),
+        "environment": environment_files.environment_file(plain),
+        "secrets": environment_files.environment_file(hidden),
+        **({"settings.json": settings.overlay(site, release, "x")} if site.config["overlay"] else {}),
         **{name: text for name, text in configuration.items() if text not in formula_templates().values()},
         **{
             f"source/{path}": text
-            for path, text in django_release_settings.project_files(site, templates, {**plain, **hidden}).items()
+            for path, text in settings.project_files(site, templates, {**plain, **hidden}).items()
         },
     }
 
@@ -77,12 +70,10 @@ def sources(site: Site) -> list[str]:
 
 def proxy_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     """The files of the proxy of a site: name below /etc → content, or where a link leads; or the units without one."""
-    wanted = django_proxy_files.of_site(site, facts, formula_templates())
-    units = django_proxy_listener.files(site, formula_templates())
+    wanted = site_files.of_site(site, facts, formula_templates())
+    units = listener.files(site, formula_templates())
     return {f"{site.name}/{path.name}": text or "" for path, text in units.items()} | {
-        str(path.relative_to(django_proxy_nginx.ETC.parent)): content.replace(
-            str(django_proxy_nginx.ETC.parent), "/etc"
-        )
+        str(path.relative_to(nginx.ETC.parent)): content.replace(str(nginx.ETC.parent), "/etc")
         for path, content in wanted.items()
         if content is not None
     }
@@ -100,7 +91,7 @@ def rendered(case: Path) -> dict[str, str]:
         facts = {
             **FACTS,
             "settings_module": config["settings_module"] or FACTS["settings_module"],
-            "application": config[django_server.of_site(site).interface(site)] or FACTS["application"],
+            "application": config[servers.of_site(site).interface(site)] or FACTS["application"],
             **known.get(name, {}),
         }
         files |= {f"{name}/{path}": text for path, text in files_of(site, facts).items()}

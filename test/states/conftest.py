@@ -10,8 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import django_host_user
-import django_site
+import django_engine
 import jinja2
 import played_host
 import pytest
@@ -19,6 +18,8 @@ import salt.config
 import salt.loader
 import salt.loader.lazy
 import salt.utils.event
+from django_formula.host import users as host_users
+from django_formula.site import sites
 from saltfactories.utils.functional import Loaders
 from specimen import make_site, own_host
 from world import world
@@ -60,6 +61,13 @@ def compiled_once() -> Iterator[None]:
         mock.patch.object(SourceFileLoader, "source_to_code", module),
     ):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packed_engine() -> None:
+    """What renders has the packed engine: the modules of this process, where it is that of the tree."""
+    digest = django_engine.digest(django_engine.tree(str(ROOT / "engine")))
+    assert f'DIGEST = "{digest}"' in (ROOT / "_utils/django_engine.py").read_text(), "run: python3 engine/pack.py"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -154,7 +162,7 @@ def apply_states(loaders, world, own_host, monkeypatch):
     The whole return, with warnings, is in `returned` of what `salt(pillar)` answers.
     """
 
-    class Below(django_site.Site):
+    class Below(sites.Site):
         """A site whose root is below the host's folder."""
 
         def __init__(self, config, platform):
@@ -172,8 +180,8 @@ def apply_states(loaders, world, own_host, monkeypatch):
         "module_dirs": [str(ROOT / "_modules"), str(played / "modules")],
         "states_dirs": [str(ROOT / "_states"), str(played / "states")],
     }
-    monkeypatch.setattr(django_site, "Site", Below)
-    monkeypatch.setattr(django_host_user, "find_user", lambda name: find_user(options, name))
+    monkeypatch.setattr(sites, "Site", Below)
+    monkeypatch.setattr(host_users, "find_user", lambda name: find_user(options, name))
 
     def on(pillar, current=True, **more):
         made = loaders({"django": pillar}, **options, **more)

@@ -4,27 +4,25 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import django_database_server
-import django_database_setup
-import django_database_verifier
-import django_deploy_steps
-import django_host_port
-import django_host_service
-import django_host_user
-import django_proxy_nginx
-import django_timer
-import django_tls
-import django_tls_acme
 import pytest
 import salt.utils.templates as salt_templates
 from authority import signed
-from django_host_command import DeploymentError
+from django_formula.database import server as database_server
+from django_formula.database import setup, verifier
+from django_formula.deploy import steps as deploy_steps
+from django_formula.host import daemons
+from django_formula.host import ports as host_ports
+from django_formula.host import users as host_users
+from django_formula.host.commands import DeploymentError
+from django_formula.proxy import nginx as proxy_nginx
+from django_formula.schedule import timer
+from django_formula.tls import acme, certificates
 from specimen import ROOT, compiled
 from world import commit
 
 pytestmark = pytest.mark.slow  # whole applies by Salt
 
-POSTGRESQL = django_database_setup.SERVERS["postgres"]
+POSTGRESQL = setup.SERVERS["postgres"]
 KEY = "canary-0123456789-canary"
 SITE = {"repository": "https://git.example.org/blog.git", "revision": "main", "domains": ["blog.example.org"]}
 SENTENCES = [
@@ -39,7 +37,7 @@ SENTENCES = [
     *["blog has its instance", "blog is live", "blog is served", "blog is recorded"],
 ]
 #: The steps of a site that pushes no static files.
-STEPS = [step for step in django_deploy_steps.RELEASE if step.__name__ != "push"]
+STEPS = [step for step in deploy_steps.RELEASE if step.__name__ != "push"]
 HOST = ["blog can be deployed", "The packages of the sites are installed", "uv is installed"]
 HOST += ["The ports of nginx are free", "nginx is installed"]
 HOST += ["The default site of a fresh nginx is off", "nginx runs"]
@@ -69,7 +67,7 @@ def test_pillar_errors_are_listed_by_one_failing_state(salt):
 
 def test_dry_run_of_a_bare_host_reports_all_changes_and_makes_none(salt, world, own_host, monkeypatch):
     for name in ("user_id", "group_id"):
-        monkeypatch.setattr(django_host_user, name, lambda name: -2)
+        monkeypatch.setattr(host_users, name, lambda name: -2)
     before = {str(path) for path in own_host.rglob("*")}
     states = salt({"sites": {"blog": SITE}})(test=True)
     assert [state.id for state in states] == [*HOST, *SENTENCES]
@@ -115,8 +113,8 @@ def test_site_runs_under_supervisor_when_the_host_has_no_systemd(salt, world):
 def test_daemon_is_started_when_it_is_not_running(salt, world, monkeypatch):
     running = salt({"sites": {}}).loaders.states.django.running
     assert running(name="nginx").comment == "nginx is already running" and running(name="nginx").changes == {}
-    monkeypatch.setattr(django_host_service, "is_running", lambda daemon: False)
-    monkeypatch.setattr(django_host_service, "start", lambda daemon: world.commands.append([daemon.service]))
+    monkeypatch.setattr(daemons, "is_running", lambda daemon: False)
+    monkeypatch.setattr(daemons, "start", lambda daemon: world.commands.append([daemon.service]))
     for test, comment in ((True, "nginx would be started"), (False, "nginx has been started")):
         state = running(name="nginx", test=test)
         assert (state.result, state.comment) == (None if test else True, comment)
@@ -125,7 +123,7 @@ def test_daemon_is_started_when_it_is_not_running(salt, world, monkeypatch):
     def fails(daemon):
         raise DeploymentError("it does not run")
 
-    monkeypatch.setattr(django_host_service, "start", fails)
+    monkeypatch.setattr(daemons, "start", fails)
     state = running(name="supervisor")
     assert (state.result, state.changes, state.comment) == (False, {}, "it does not run")
 
@@ -133,8 +131,8 @@ def test_daemon_is_started_when_it_is_not_running(salt, world, monkeypatch):
 def test_running_daemon_is_enabled_when_systemd_does_not_start_it_at_boot(salt, world, monkeypatch):
     running = salt({"sites": {}}).loaders.states.django.running
     enabled = []
-    monkeypatch.setattr(django_host_service, "is_enabled", lambda daemon: daemon.service in enabled)
-    monkeypatch.setattr(django_host_service, "enable", lambda daemon: enabled.append(daemon.service))
+    monkeypatch.setattr(daemons, "is_enabled", lambda daemon: daemon.service in enabled)
+    monkeypatch.setattr(daemons, "enable", lambda daemon: enabled.append(daemon.service))
     assert running(name="nginx").changes == {}
     for test, comment in ((True, "nginx would be enabled"), (False, "nginx has been enabled")):
         state = running(name="nginx", enable=True, test=test)
@@ -171,7 +169,7 @@ def test_failed_step_stops_only_its_own_site(salt, world, monkeypatch):
     for step, sentence in [*zip(STEPS, SENTENCES[2:], strict=True)][::4]:
         world.push(step.__name__)
         with monkeypatch.context() as patched:
-            patched.setattr(django_deploy_steps, step.__name__, broken_for_the_blog(step))
+            patched.setattr(deploy_steps, step.__name__, broken_for_the_blog(step))
             states = apply()
         failed = [state for state in states if state.result is False]
         assert [state.id for state in failed] == SENTENCES[SENTENCES.index(sentence) :]
@@ -186,7 +184,7 @@ def test_last_state_repeats_what_has_failed(salt, world, monkeypatch):
     apply(test=True)
     last = max(apply.returned.values(), key=lambda one: one["__run_num__"])
     assert (last["result"], last["comment"], last["changes"]) == (True, "no state of this formula has failed", {})
-    monkeypatch.setattr(django_deploy_steps, "build", broken_for_the_blog(django_deploy_steps.build))
+    monkeypatch.setattr(deploy_steps, "build", broken_for_the_blog(deploy_steps.build))
     states = apply()
     last = max(apply.returned.values(), key=lambda one: one["__run_num__"])
     failed = [state for state in states if state.result is False]
@@ -243,7 +241,7 @@ def test_apache_module_is_installed_only_when_a_site_requires_it(salt, own_host)
 @pytest.mark.parametrize("name", ["blog", "blog-build"])
 def test_existing_user_with_the_name_of_the_site_is_refused(salt, world, monkeypatch, name):
     ada = SimpleNamespace(pw_name=name, pw_gecos="Ada Lovelace", pw_dir="/home/ada")
-    monkeypatch.setattr(django_host_user, "find_user", {name: ada}.get)
+    monkeypatch.setattr(host_users, "find_user", {name: ada}.get)
     states = salt({"sites": {"blog": SITE}})()
     failed = [state for state in states if state.result is False]
     assert [state.id for state in failed] == SENTENCES
@@ -253,7 +251,7 @@ def test_existing_user_with_the_name_of_the_site_is_refused(salt, world, monkeyp
 
 def test_existing_user_with_another_number_is_refused(salt, world, monkeypatch):
     blog = SimpleNamespace(pw_name="blog", pw_gecos="Django site blog", pw_uid=998)
-    monkeypatch.setattr(django_host_user, "find_user", {"blog": blog}.get)
+    monkeypatch.setattr(host_users, "find_user", {"blog": blog}.get)
     states = salt({"sites": {"blog": {**SITE, "uid": 1500}}})()
     failed = [state for state in states if state.result is False]
     text = "the user blog has the number 998 on this host, and django:sites:blog:uid is 1500"
@@ -262,9 +260,9 @@ def test_existing_user_with_another_number_is_refused(salt, world, monkeypatch):
 
 
 def test_number_that_another_user_has_is_refused_in_a_dry_run_too(salt, world, monkeypatch):
-    monkeypatch.setattr(django_host_user, "find_user", {}.get)
+    monkeypatch.setattr(host_users, "find_user", {}.get)
     states = salt({"sites": {"blog": {**SITE, "uid": 100}}})
-    monkeypatch.setattr(django_host_user, "user_name", {100: "ada"}.get)
+    monkeypatch.setattr(host_users, "user_name", {100: "ada"}.get)
     for test in (True, False):
         failed = [state for state in states(test=test) if state.result is False]
         assert failed[0].id == "blog has its users" and not failed[0].changes and not world.live
@@ -413,7 +411,7 @@ def postgres(monkeypatch):
         server.made += [change.item for change in changes]
         role = {"comment": "Django site blog", "login": True, "rights": False, "verifier": None}
         database = {"comment": "Django site blog", "owner": managed.user, "is_public": False}
-        server.answer["roles"][managed.user] = role | {"comment": django_database_server.owner_comment(managed.site)}
+        server.answer["roles"][managed.user] = role | {"comment": database_server.owner_comment(managed.site)}
         server.answer["databases"][managed.database] = database
 
     monkeypatch.setattr(POSTGRESQL, "is_installed", lambda: server.installed)
@@ -479,7 +477,7 @@ def test_password_is_generated_for_a_login_over_tcp(salt, world, own_host, postg
     kept = (own_host / "srv/django/blog/secrets/database.default").read_text()
     assert len(kept) == 40 and kept not in str([vars(state) for state in states.values()])
     assert states["blog has its databases"].changes["passwords"] == ["database.default"]
-    postgres.answer["roles"]["blog"]["verifier"] = django_database_verifier.postgres(kept)
+    postgres.answer["roles"]["blog"]["verifier"] = verifier.postgres(kept)
     assert changed(apply()) == []
 
 
@@ -560,8 +558,8 @@ def test_error_of_the_installation_of_uv_is_reported(salt, world):
 
 
 def test_port_used_by_another_process_stops_the_site_and_installs_no_nginx(salt, world, monkeypatch):
-    taken = {80: django_host_port.Listener("apache2", 7, "apache2.service")}
-    monkeypatch.setattr(django_host_port, "listener", lambda port, exclude, ports=None: taken.get(port))
+    taken = {80: host_ports.Listener("apache2", 7, "apache2.service")}
+    monkeypatch.setattr(host_ports, "listener", lambda port, exclude, ports=None: taken.get(port))
     states = salt({"sites": {"blog": SITE, "shop": {**SITE, "domains": ["a.org"], "proxy": {"listen": [8080]}}}})()
     failed = {state.id: state.comment for state in states if state.result is False}
     message = failed["The ports of nginx are free"]
@@ -581,10 +579,10 @@ def test_port_that_nginx_keeps_for_a_site_without_pillar_stops_the_site_and_inst
     """Each site of the pillar, though the records of those that come along have nginx still."""
     sites = {name: {**SITE, "domains": [f"{name}.example.org"]} for name in ("blog", "old", "shop")}
     salt({"sites": sites})()
-    holder = django_host_port.Listener("nginx", 7, "nginx.service")
-    monkeypatch.setattr(django_host_port, "listener", lambda port, exclude, ports=None: holder if port == 80 else None)
-    monkeypatch.setattr(django_host_port, "listens_on", lambda pid, port, ports=None: (pid, port) == (7, 80))
-    monkeypatch.setattr(django_host_service, "pid", lambda daemon: 7 if daemon.service == "nginx" else None)
+    holder = host_ports.Listener("nginx", 7, "nginx.service")
+    monkeypatch.setattr(host_ports, "listener", lambda port, exclude, ports=None: holder if port == 80 else None)
+    monkeypatch.setattr(host_ports, "listens_on", lambda pid, port, ports=None: (pid, port) == (7, 80))
+    monkeypatch.setattr(daemons, "pid", lambda daemon: 7 if daemon.service == "nginx" else None)
     apache = {name: {**sites[name], "proxy": {"kind": "apache"}} for name in ("blog", "shop")}
     states = salt({"sites": apache})()
     failed = {state.id: state.comment.splitlines() for state in states if state.result is False}
@@ -632,13 +630,11 @@ def test_modules_of_the_formula_are_synced_when_stale(salt, stale):
         (modules / "utils").unlink()
         (modules / "utils").mkdir()
         for path in (ROOT / "_utils").glob("*.py"):
-            (modules / "utils" / path.name).write_text(path.read_text() + ("# old" if "steps" in path.name else ""))
+            (modules / "utils" / path.name).write_text(path.read_text() + ("# old" if "engine" in path.name else ""))
     first = apply(test=True)[0]
     assert first.id == "The modules of the formula are current"
     assert first.name == ("utils" if stale == "one is old" else "modules, states, utils")
-    assert (modules / "utils/django_deploy_steps.py").read_text() == (
-        ROOT / "_utils/django_deploy_steps.py"
-    ).read_text()
+    assert (modules / "utils/django_engine.py").read_text() == (ROOT / "_utils/django_engine.py").read_text()
     assert apply(test=True)[0].id == HOST[0]
 
 
@@ -649,20 +645,20 @@ def authorities(monkeypatch):
 
     def certificate(origin, domain):
         made = signed(domain)
-        return django_tls.joined(origin, made.key, made.certificate)
+        return certificates.joined(origin, made.key, made.certificate)
 
     def order(site, domain, files):
         played.ordered.append((domain, files))
         if played.fails:
             raise played.fails
-        return certificate(django_tls.origin(site), domain)
+        return certificate(certificates.origin(site), domain)
 
-    monkeypatch.setattr(django_tls, "make_authority", lambda: None)
-    own = f"self_signed {django_tls._fingerprint()}"
-    monkeypatch.setattr(django_tls, "_issued", lambda domain: certificate(own, domain))
-    monkeypatch.setattr(django_tls_acme, "_order", order)
-    monkeypatch.setattr(django_proxy_nginx, "version", lambda: (1, 22, 1))
-    monkeypatch.setattr(django_timer, "_link", lambda site, task: Path("/"))  # which the world does not play
+    monkeypatch.setattr(certificates, "make_authority", lambda: None)
+    own = f"self_signed {certificates._fingerprint()}"
+    monkeypatch.setattr(certificates, "_issued", lambda domain: certificate(own, domain))
+    monkeypatch.setattr(acme, "_order", order)
+    monkeypatch.setattr(proxy_nginx, "version", lambda: (1, 22, 1))
+    monkeypatch.setattr(timer, "_link", lambda site, task: Path("/"))  # which the world does not play
     return played
 
 
@@ -691,9 +687,9 @@ def test_https_is_added_and_removed_by_the_pillar(salt, world, own_host, authori
     assert "return 301" in states["blog is served"].changes[str(domain)]
     assert world.live.startswith("0002-")
     states = {state.id: state for state in salt({"sites": {"blog": SITE}})()}
-    assert states["blog is served"].changes[str(django_tls.path_of("blog.example.org"))] == "removed"
+    assert states["blog is served"].changes[str(certificates.path_of("blog.example.org"))] == "removed"
     assert world.live.startswith("0003-") and "ssl" not in domain.read_text()
-    assert not django_tls.path_of("blog.example.org").exists()
+    assert not certificates.path_of("blog.example.org").exists()
 
 
 def test_certificates_are_ordered_after_the_site_is_served(salt, world, own_host, authorities):
@@ -708,7 +704,7 @@ def test_certificates_are_ordered_after_the_site_is_served(salt, world, own_host
     assert "blog has its certificates ordered" not in changed(states)
     (own_host / "etc/nginx/sites-enabled/default").unlink()
     assert changed(apply()) == [] and len(authorities.ordered) == 1, "it is not tried again at once"
-    django_tls.path_of("blog.example.org").with_suffix(".failed").unlink()
+    certificates.path_of("blog.example.org").with_suffix(".failed").unlink()
     authorities.fails = None
     assert changed(apply(test=True)) == changed(apply()) == ["blog has its certificates ordered"]
     assert changed(apply()) == []
@@ -733,7 +729,7 @@ def test_site_that_pushes_has_a_state_and_the_host_a_user_for_it(salt):
     ]
     low = salt({"sites": {"blog": {**SITE, "static": {"push": push}}}}).loaders.modules.state.show_low_sls("django")
     steps = [chunk["fun"] for chunk in low if chunk["state"] == "django" and chunk["name"] == "blog"]
-    assert steps[3:] == [step.__name__ for step in django_deploy_steps.RELEASE]
+    assert steps[3:] == [step.__name__ for step in deploy_steps.RELEASE]
     assert [chunk["name"] for chunk in low if chunk["state"] == "user"] == ["_django-push"]
     (packages,) = [chunk["pkgs"] for chunk in low if chunk["fun"] == "packages"]
     assert "rsync" in packages

@@ -16,12 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-import django_database_verifier
-import django_master_certificate
-import django_master_keys
-import django_master_known
-import django_master_password
-import django_master_store
 import pytest
 import salt.cache
 import salt.config
@@ -29,7 +23,11 @@ import salt.exceptions
 import salt.key
 import salt.pillar
 import salt.utils.dictupdate
-from django_host_command import DeploymentError
+from django_formula.database import verifier
+from django_formula.fleet import certificate as fleet_certificate
+from django_formula.fleet import known_minions, secret_keys, store
+from django_formula.fleet import password as fleet_password
+from django_formula.host.commands import DeploymentError
 
 ROOT = Path(__file__).parents[2]
 GRAINS = {
@@ -192,15 +190,15 @@ def test_the_names_of_keys_are_read_again_after_a_change(tmp_path, monkeypatch):
     monkeypatch.setattr(salt.key, "get_key", lambda _opts: SimpleNamespace(list_keys=lambda: reads.append(1) or keys))
     options, folder = {"pki_dir": str(tmp_path)}, tmp_path / "minions"
     folder.mkdir()
-    assert [django_master_known.accepted(options) for _ in range(2)] == [["web1"]] * 2 and len(reads) == 2, "just made"
+    assert [known_minions.accepted(options) for _ in range(2)] == [["web1"]] * 2 and len(reads) == 2, "just made"
     os.utime(folder, (1, 1))
-    assert [django_master_known.accepted(options) for _ in range(3)] == [["web1"]] * 3 and len(reads) == 3
+    assert [known_minions.accepted(options) for _ in range(3)] == [["web1"]] * 3 and len(reads) == 3
     keys["minions"] = ["web2", "web1"]
     os.utime(folder, (2, 2))
-    assert django_master_known.accepted(options) == ["web1", "web2"] and len(reads) == 4
+    assert known_minions.accepted(options) == ["web1", "web2"] and len(reads) == 4
     elsewhere = {**options, "keys.cache_driver": "etcd"}
     os.utime(folder, (3, 3))
-    assert [django_master_known.accepted(elsewhere) for _ in range(2)] == [["web1", "web2"]] * 2 and len(reads) == 6
+    assert [known_minions.accepted(elsewhere) for _ in range(2)] == [["web1", "web2"]] * 2 and len(reads) == 6
 
 
 def test_a_balancer_gets_no_key_and_a_key_of_the_pillar_is_left(pillar_of):
@@ -211,7 +209,7 @@ def test_a_balancer_gets_no_key_and_a_key_of_the_pillar_is_left(pillar_of):
 def test_the_other_keys_of_a_rotation_are_given_to_those_who_sign(pillar_of, tmp_path):
     sites = {"blog": {"hosts": {"web1": ["app"], "web2": ["worker"], "lb1": ["balancer"]}}}
     before = pillar_of("web1", sites)["blog"]["secret_key"]
-    keys = django_master_keys.Keys(django_master_store.Store(tmp_path / "store", "blog"))
+    keys = secret_keys.Keys(store.Store(tmp_path / "store", "blog"))
     following = keys.begin()
     for host in ("web1", "web2"):
         given = pillar_of(host, sites)["blog"]
@@ -300,21 +298,21 @@ def test_a_former_password_is_valid_until_its_file_is_deleted(pillar_of, tmp_pat
         now = hosts["web1"]["passwords"]
         assert {*now.values()}.isdisjoint(before.values()) and hosts["db1"].get("login") == hosts["web1"].get("login")
         assert hosts["db1"]["passwords"] == {
-            "postgres": ",".join(map(django_master_password.scram, (now["database"], before["database"]))),
-            "mysql": ",".join(map(django_database_verifier.mariadb, (now["database"], before["database"]))),
-            "redis": ",".join(map(django_master_password.sha256, (now["cache"], before["cache"]))),
+            "postgres": ",".join(map(fleet_password.scram, (now["database"], before["database"]))),
+            "mysql": ",".join(map(verifier.mariadb, (now["database"], before["database"]))),
+            "redis": ",".join(map(fleet_password.sha256, (now["cache"], before["cache"]))),
         }
         logins.append(hosts["web1"].get("login", 1))
         for name in ("database", "cache"):
             (kept / f"{name}.former").unlink()
         alone = pillar_of("db1", sites)["blog"]["fleet"]["passwords"]
-        assert alone["mysql"] == django_database_verifier.mariadb(now["database"])
+        assert alone["mysql"] == verifier.mariadb(now["database"])
     assert logins == [2, 1, 2]
 
 
 def test_the_certificate_of_a_server_holds_until_its_address_changes(tmp_path):
     first, again, other = (
-        django_master_certificate.of_host(tmp_path, "db1", one) for one in ("10.0.0.5", "10.0.0.5", "2001:db8::5")
+        fleet_certificate.of_host(tmp_path, "db1", one) for one in ("10.0.0.5", "10.0.0.5", "2001:db8::5")
     )
     assert first == again and first[0] != other[0]
     for text, address in ((first, "10.0.0.5"), (other, "2001:db8::5")):
@@ -333,36 +331,36 @@ def test_the_certificate_of_a_server_holds_until_its_address_changes(tmp_path):
 
 
 def test_a_certificate_that_is_replaced_is_trusted_until_its_file_is_deleted(tmp_path):
-    certificate, key = django_master_certificate.of_host(tmp_path, "db1", "10.0.0.5")
+    certificate, key = fleet_certificate.of_host(tmp_path, "db1", "10.0.0.5")
     kept = tmp_path / ".certificates/db1/10.0.0.5.pem"
     kept.rename(kept.with_suffix(".former.pem"))
-    both, new_key = django_master_certificate.of_host(tmp_path, "db1", "10.0.0.5")
+    both, new_key = fleet_certificate.of_host(tmp_path, "db1", "10.0.0.5")
     assert both.endswith(certificate) and both != certificate and new_key != key and key not in both
     for name, text in {"both": both, "former": certificate, "new": both.removesuffix(certificate)}.items():
         (tmp_path / name).write_text(text)
     for name in ("former", "new"):
         subprocess.run(["openssl", "verify", "-CAfile", tmp_path / "both", tmp_path / name], check=True)
     kept.with_suffix(".former.pem").unlink()
-    assert django_master_certificate.of_host(tmp_path, "db1", "10.0.0.5") == (both.removesuffix(certificate), new_key)
+    assert fleet_certificate.of_host(tmp_path, "db1", "10.0.0.5") == (both.removesuffix(certificate), new_key)
 
 
 @pytest.mark.parametrize("host", ["../x", "a/b", "", ".x"])
 def test_a_certificate_is_kept_under_the_name_of_a_minion_only(tmp_path, host):
     with pytest.raises(DeploymentError, match="is no name of a minion"):
-        django_master_certificate.of_host(tmp_path, host, "10.0.0.5")
+        fleet_certificate.of_host(tmp_path, host, "10.0.0.5")
 
 
 def test_what_servers_know_of_a_password_is_what_they_make_of_it():
-    assert django_database_verifier.mariadb("secret") == "*14E65567ABDB5135D0CFD9A70B3032C179A49EE7"
-    assert django_master_password.sha256("secret") == hashlib.sha256(b"secret").hexdigest()
-    scheme, rounds, keys = django_master_password.scram("pencil").split("$")
+    assert verifier.mariadb("secret") == "*14E65567ABDB5135D0CFD9A70B3032C179A49EE7"
+    assert fleet_password.sha256("secret") == hashlib.sha256(b"secret").hexdigest()
+    scheme, rounds, keys = fleet_password.scram("pencil").split("$")
     count, salt = rounds.split(":")
     stored, server = (base64.b64decode(key) for key in keys.split(":"))
     salted = hashlib.pbkdf2_hmac("sha256", b"pencil", base64.b64decode(salt), int(count))
     assert (scheme, count, len(base64.b64decode(salt))) == ("SCRAM-SHA-256", "4096", 16)
     assert server == hmac.digest(salted, b"Server Key", "sha256")
     assert stored == hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
-    assert django_master_password.scram("pencil") == django_master_password.scram("pencil")
+    assert fleet_password.scram("pencil") == fleet_password.scram("pencil")
 
 
 def test_by_salt_ssh_the_hosts_and_their_addresses_are_those_of_the_roster(pillar_of, options, monkeypatch):
@@ -374,7 +372,7 @@ def test_by_salt_ssh_the_hosts_and_their_addresses_are_those_of_the_roster(pilla
         "lb1": {"host": "203.0.113.9"},
         "mail": {"host": "203.0.113.10"},
     }
-    monkeypatch.setattr("django_master_roster.targets", lambda _options: roster)
+    monkeypatch.setattr("django_formula.fleet.roster.targets", lambda _options: roster)
     web4 = pillar_of("web4", {"blog": {"hosts": HOSTS}})["blog"]
     assert len(web4["secret_key"]) == 50
     # web1 and lb1 have minions too, which the master has seen: by a minion they get the same.
@@ -425,9 +423,9 @@ def test_null_of_a_site_removes_what_the_defaults_have(pillar_of):
 
 def test_the_hosts_of_an_absent_site_are_no_hosts_any_more(pillar_of, tmp_path):
     pillar_of("web1", {"blog": {"hosts": HOSTS}})
-    assert django_master_store.sites(tmp_path / "store") == ["blog"]
+    assert store.sites(tmp_path / "store") == ["blog"]
     pillar_of("web1", {"blog": {"hosts": HOSTS, "state": "absent"}})
-    assert django_master_store.sites(tmp_path / "store") == []
+    assert store.sites(tmp_path / "store") == []
 
 
 @pytest.mark.parametrize(("grains", "cpus"), [({"num_cpus": 4}, 4), ({"num_cpus": 60000}, 256), ({"num_cpus": "x"}, 0)])

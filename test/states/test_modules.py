@@ -7,12 +7,11 @@ import ast
 import json
 import re
 
-import django_host_file
-import django_verbs
-import django_verbs_terminal
 import pytest
 import salt.loader
 import yaml
+from django_formula.host import file as host_file
+from django_formula.verbs import operations, terminal
 from specimen import ROOT
 from world import commit
 
@@ -108,7 +107,7 @@ def printed(loaders, verb, answer, **options):
 
 def test_status_of_ten_sites_fits_a_screen(loaders):
     names = ["blog", "shop", "wiki", "docs", "api", "newsletter", "intranet", "stats", "forum", "jobs"]
-    lines = printed(loaders, "status", django_verbs_terminal.status([{**ROW, "site": name} for name in names]))
+    lines = printed(loaders, "status", terminal.status([{**ROW, "site": name} for name in names]))
     assert 24 <= len(lines) <= 40 and max(map(len, lines)) <= 100
     assert all(any(name in line for line in lines) for name in names)
 
@@ -129,7 +128,7 @@ def test_status_shows_problems_first(loaders):
         {**ROW, "site": "docs", "restore_drill": "2026-03-01T03:00:00Z, 3.2 s: failed: damaged", "maintenance": "on"},
         {**ROW, "site": "new", "release": "", "live_since": "", "running": False, "server": ""},
     ]
-    view = django_verbs_terminal.status(rows)
+    view = terminal.status(rows)
     assert [" ".join(text.split())[:40] for text in view["problems"]] == [
         "shop: 0042-3f2a9c1b77de is not running",
         "shop: failed since the active release: 0043-abcdefabcdef: static"[:40],
@@ -143,11 +142,11 @@ def test_status_shows_problems_first(loaders):
     assert [text.split()[0] for text in view["sites"]] == ["shop", "torn", "wiki", "docs", "new", "blog"]
     lines = printed(loaders, "status", view)
     assert lines[2] == "    problems:" and max(map(len, lines)) <= 100
-    assert django_verbs_terminal.status([]) == "no site is registered on this host"
+    assert terminal.status([]) == "no site is registered on this host"
 
 
 def test_status_of_one_site_shows_every_value(loaders):
-    (text,) = django_verbs_terminal.status([{**ROW, "sandbox": "ProtectHome=false"}])["sites"]
+    (text,) = terminal.status([{**ROW, "sandbox": "ProtectHome=false"}])["sites"]
     shown = [key for key in ROW if str(ROW[key]) in text and ROW[key] not in ("", True)]
     assert set(shown) == {key for key in ROW if ROW[key]} - {"running", "managed"}
     assert "sandbox: ProtectHome=false" in text and text.splitlines()[0].split()[2] == "running"
@@ -157,12 +156,12 @@ def test_long_and_odd_values_stay_within_a_hundred_columns(loaders):
     odd = "\x1b[31m" + "Grüße 日本 {0} %s\n" * 9 + "x" * 300
     row = {"release": "0002-93850b1145f5", "role": "live", "state": "good", "age": "21 s", "health": "runs"}
     row |= {"schema": "fits", "subject": odd, "asked_by": "root", "failure": odd}
-    lines = printed(loaders, "releases", django_verbs_terminal.releases([row, {**row, "role": "previous"}]))
+    lines = printed(loaders, "releases", terminal.releases([row, {**row, "role": "previous"}]))
     assert max(map(len, lines)) <= 100 and "\x1b" not in "".join(lines)
-    lines = printed(loaders, "status", django_verbs_terminal.status([{**ROW, "failed": odd, "domains": odd}]))
+    lines = printed(loaders, "status", terminal.status([{**ROW, "failed": odd, "domains": odd}]))
     assert max(map(len, lines)) <= 100 and "\x1b" not in "".join(lines)
     row = {"backup": "20260301T120000Z", "age": "3 h", "size": "3 MB", "why": "timer", "release": "0002-93850b1145f5"}
-    lines = printed(loaders, "backups", django_verbs_terminal.backups([{**row, "rows": 7, "verified": ""}]))
+    lines = printed(loaders, "backups", terminal.backups([{**row, "rows": 7, "verified": ""}]))
     assert lines[1:] == [
         "    - 20260301T120000Z  3 h  3 MB",
         "          why: timer | release: 0002-93850b1145f5 | rows: 7",
@@ -192,7 +191,7 @@ def test_status_shows_other_sites_when_files_of_one_are_damaged(call, world, mak
     shop.register()
     for path in ("site.json", "releases/0001-abcdefabcdef/release.json"):
         (shop.root / path).parent.mkdir(parents=True, exist_ok=True)
-    django_host_file.write_json(shop.applied, {"config": dict(shop.config), "platform": dict(shop.platform)})
+    host_file.write_json(shop.applied, {"config": dict(shop.config), "platform": dict(shop.platform)})
     shop.current.symlink_to("releases/0001-abcdefabcdef")
     record = {"state": "good", "commit": "", "inputs": {}, "facts": {"folder": ".", "application": "blog.wsgi"}}
     (shop.current / "release.json").write_text(json.dumps(record))
@@ -239,7 +238,7 @@ def test_invalid_timeout_is_refused(call, timeout):
 
 def test_what_a_project_prints_cannot_write_to_the_terminal(call, monkeypatch):
     printed = "\x1b[31mred\x1b[0m\n\x1b]0;title\x07\x85\u2028\u202e\x9b2J\tend\n"
-    monkeypatch.setattr(django_verbs, "manage", lambda *_, **__: printed)
+    monkeypatch.setattr(operations, "manage", lambda *_, **__: printed)
     assert call("manage", "blog", "shout") == ("red\n\\x1b]0;title\\x07\\x85\\u2028\\u202e\\x9b2J\tend\n", 0)
 
 

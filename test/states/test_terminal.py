@@ -4,18 +4,18 @@ import copy
 import re
 from itertools import product
 
-import django_deploy_steps
-import django_proxy_switch
-import django_takeover
-import django_verbs_terminal
 import pytest
 import salt.loader
-from django_host_command import DeploymentError
+from django_formula.deploy import steps
+from django_formula.host.commands import DeploymentError
+from django_formula.proxy import switch
+from django_formula.takeover import takeovers
+from django_formula.verbs import terminal
 
 pytestmark = pytest.mark.slow  # whole applies by Salt
 
 SITE = {"repository": "https://git.example.org/blog.git", "revision": "main", "domains": ["blog.example.org"]}
-STEPS = ("database", "tls", *(step.__name__ for step in django_deploy_steps.RELEASE), "acme")
+STEPS = ("database", "tls", *(step.__name__ for step in steps.RELEASE), "acme")
 #: What an error, a value or a project's own text may have.
 TEXTS = {
     "braces": "sandbox {ProtectProc: default}, {0}, {} and {{name}} {0[key]!r:>10}",
@@ -81,7 +81,7 @@ def test_outputter_prints_a_step_when_texts_have_any_character(run, monkeypatch,
         yield {name: {"new": text, "old": [text, None, 1]} for name, text in TEXTS.items()} | {"{0} {a}": "{0} {a}"}
 
     changes.__name__ = step
-    monkeypatch.setattr(django_deploy_steps, step, changes)
+    monkeypatch.setattr(steps, step, changes)
     for test in (True, False):
         made, returned = run(step, test=test)
         (state,) = returned.values()
@@ -99,14 +99,14 @@ def test_outputter_prints_an_error_when_texts_have_any_character(run, monkeypatc
         yield
 
     fails.__name__ = step
-    monkeypatch.setattr(django_deploy_steps, step, fails)
+    monkeypatch.setattr(steps, step, fails)
     made, returned = run(step)
     (state,) = returned.values()
     assert state["result"] is False and state["warnings"] and state["comment"].startswith(f"{step}: it failed")
     check_all_modes(made, returned)
 
 
-@pytest.mark.parametrize(("module", "name"), [(django_takeover, "pending"), (django_proxy_switch, "apply")])
+@pytest.mark.parametrize(("module", "name"), [(takeovers, "pending"), (switch, "apply")])
 def test_outputter_prints_a_failed_state_of_the_host(salt, world, monkeypatch, module, name):
     text = "\n".join(TEXTS.values())
 
@@ -154,4 +154,4 @@ def test_outputter_prints_a_release_and_a_site_that_is_removed(salt, world):
     ],
 )
 def test_warning_is_a_sentence_that_the_outputter_cannot_format(text, warning):
-    assert django_verbs_terminal.warnings([text, text]) == [warning]
+    assert terminal.warnings([text, text]) == [warning]

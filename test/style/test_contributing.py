@@ -26,7 +26,7 @@ def test_each_file_on_hosts_is_of_a_family():
 
 
 def test_each_family_of_the_engine_is_listed():
-    found = {path.stem.split("_")[1] for path in (ROOT / "_utils").glob("django_*_*.py")}
+    found = {path.parent.name for path in (ROOT / "engine/django_formula").glob("*/__init__.py")}
     assert found <= {*families.on_hosts()}
 
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import django_pillar_check
 import pytest
 import yaml
+from django_formula.pillar import check
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("_utils", "_modules", "_states", "_runners", "_pillar")
+FOLDERS = ("engine/django_formula", "_modules", "_states", "_runners", "_pillar")
 #: Stands for a value in a text.
 VALUE = "\0"
 #: A key below a site, by its full path or by itself: `django:sites:blog:tls:kind`, `tls:kind`.
@@ -39,7 +39,7 @@ def texts() -> list[Text]:
     return [
         text
         for folder in FOLDERS
-        for path in sorted((ROOT / folder).glob("*.py"))
+        for path in sorted((ROOT / folder).rglob("*.py"))
         for text in _texts(f"{folder}/{path.stem}", ast.parse(path.read_text()))
     ]
 
@@ -91,7 +91,7 @@ def _joined(node: ast.JoinedStr, prefixes: dict[str, str]) -> str:
 @functools.cache
 def site() -> Any:
     schema = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
-    return django_pillar_check.resolve(schema["$defs"]["site"], schema)
+    return check.resolve(schema["$defs"]["site"], schema)
 
 
 def problem(rules: Any, names: list[str]) -> str:
@@ -108,7 +108,7 @@ def problem(rules: Any, names: list[str]) -> str:
             return name
         else:
             refused = rules.get("propertyNames", {})
-            if refused and list(django_pillar_check._check_name(name, refused, ())):
+            if refused and list(check._check_name(name, refused, ())):
                 return f"{name} is refused"
             rules = other
     return ""

@@ -1,4 +1,4 @@
-"""Text of others leaves the formula by `django_wall_text` alone: the places are found in the code, and each is checked.
+"""Text of others leaves the formula by `untrusted.text` alone: the places are found in the code, and each is checked.
 
 A place is a value within a text of ours (an f-string, or a template of ``str.format``) that is a part of a pillar or of
 a command, and each way to a terminal: an error, a log, a print, what Salt gets from a function.
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WALL = "django_wall_text"
+WALL = "untrusted/text"
 #: The types of text that has left by a function of the wall.
 TYPES = {"Shown", "InPillar", "InCommand"}
 #: Programs that a hint or a comment may propose to root.
@@ -37,28 +37,28 @@ NAMES = re.compile(
 OWN = {
     ("_runners/django", "' roster=True' if roster else ''"): "our own word",
     ("_runners/django", "socket.gethostname()"): "who asks, which the master shows",
-    ("django_compose_image", "_quoted(path)"): "a Dockerfile, whose paths have the characters of a pattern",
-    ("django_compose_image", "files"): "of these",
-    ("django_compose_services", "condition"): "a compose file: our own word",
-    ("django_compose_services", "suffix"): "of ours",
-    ("django_compose_services", "path"): "of ours",
-    ("django_compose_settings", "queue"): "a module of settings: an address of ours",
-    ("django_deploy_request", "path.name"): "a prose: the number of a job of Salt",
-    ("django_site_mount", "site.media"): "prose: the mount, whose path the pillar has",
-    ("django_site_mount", "mount['device']"): "prose, of the pillar",
-    ("django_site_mount", "owner"): "a number",
-    ("django_site_mount", "path.name"): "our own unit",
-    ("django_backup_dump", "package"): "a package of our table",
-    ("django_database_server", "database.user"): "of the pillar",
-    ("django_host_port", "row[9]"): "the number of a socket of Linux",
-    ("django_takeover_process", "inode"): "the number of a socket of Linux",
-    ("django_pillar_store", "_alias_of(alias)"): "of the pillar",
-    ("django_schedule", "at"): "prose: the value that the pillar has",
-    ("django_site_cause", "word"): "our own word",
-    ("django_site_cause", "engine"): "our own word",
-    ("django_site_cause_file", "top"): "made of the name of the site",
-    ("django_takeover_detection", "kind"): "our own word",
-    ("django_tls", "reason"): "prose of OpenSSL",
+    ("compose/image", "_quoted(path)"): "a Dockerfile, whose paths have the characters of a pattern",
+    ("compose/image", "files"): "of these",
+    ("compose/services", "condition"): "a compose file: our own word",
+    ("compose/services", "suffix"): "of ours",
+    ("compose/services", "path"): "of ours",
+    ("compose/settings", "queue"): "a module of settings: an address of ours",
+    ("deploy/request", "path.name"): "a prose: the number of a job of Salt",
+    ("site/mount", "site.media"): "prose: the mount, whose path the pillar has",
+    ("site/mount", "mount['device']"): "prose, of the pillar",
+    ("site/mount", "owner"): "a number",
+    ("site/mount", "path.name"): "our own unit",
+    ("backup/dumps", "package"): "a package of our table",
+    ("database/server", "database.user"): "of the pillar",
+    ("host/ports", "row[9]"): "the number of a socket of Linux",
+    ("takeover/process", "inode"): "the number of a socket of Linux",
+    ("pillar/store", "_alias_of(alias)"): "of the pillar",
+    ("schedule/schedules", "at"): "prose: the value that the pillar has",
+    ("knowledge/cause", "word"): "our own word",
+    ("knowledge/cause", "engine"): "our own word",
+    ("knowledge/cause_file", "top"): "made of the name of the site",
+    ("takeover/detection", "kind"): "our own word",
+    ("tls/certificates", "reason"): "prose of OpenSSL",
 }
 
 
@@ -73,16 +73,16 @@ class Place(NamedTuple):
 
 @functools.cache
 def trees() -> dict[str, ast.Module]:
-    folders = ("_utils", "_modules", "_states", "_runners", "_pillar")
-    paths = sorted(path for folder in folders for path in (ROOT / folder).glob("*.py"))
-    return {f"{path.parent.name}/{path.stem}".removeprefix("_utils/"): ast.parse(path.read_text()) for path in paths}
+    folders = ("engine/django_formula", "_modules", "_states", "_runners", "_pillar")
+    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return {f"{path.parent.name}/{path.stem}": ast.parse(path.read_text()) for path in paths}
 
 
 @functools.cache
 def makers() -> frozenset[str]:
     """The functions whose result has one of the types, as `module.function`."""
     return frozenset(
-        f"{module}.{node.name}"
+        f"{module.rpartition('/')[2]}.{node.name}"
         for module, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef) and node.returns
@@ -94,7 +94,7 @@ def is_made(node: ast.AST, function: ast.AST, module: str) -> bool:
     """Whether a value comes from the wall: a call, or a name that only such calls are assigned to."""
     if isinstance(node, ast.Call):
         name = ast.unparse(node.func)
-        is_maker = bool({name, f"{module}.{name}", f"{WALL}.{name}"} & makers())
+        is_maker = bool({name, f"{module.rpartition('/')[2]}.{name}", f"text.{name}"} & makers())
         return is_maker or (name.endswith(".join") and all(_all_made(one, function, module) for one in node.args))
     return isinstance(node, ast.Name) and _all_made(node, function, module)
 
@@ -189,7 +189,7 @@ def test_a_value_that_nothing_writes_is_found(pattern, line):
 
 
 def test_a_value_of_the_wall_is_known():
-    code = "def a(x):\n one = in_command('mv', x)\n return f'run: rm {one} and {django_site_hint.flow(x)}, mv {b}'"
+    code = "def a(x):\n one = in_command('mv', x)\n return f'run: rm {one} and {hints.flow(x)}, mv {b}'"
     found = [*places(ast.parse(code), re.compile(r"\0"))]
     assert [is_made(value, function, "x") for _, value, function in found] == [True, True, False]
 
@@ -212,7 +212,7 @@ def test_no_other_module_makes_the_types():
 
 
 #: A program that imports nothing of ours: what it prints is the output of a command, which the engine shows.
-ALONE = {"django_wall_reaper"}
+ALONE = {"untrusted/reaper"}
 
 
 def test_what_is_printed_and_logged_is_shown():

@@ -16,13 +16,13 @@ ROOT = Path(__file__).parent.parent.parent
 _OPENS = re.compile(
     r"^(open|Path|pathlib\.Path|os\.(?!path\.(join|basename|dirname)|geteuid|getuid|getpid).*|shutil\..*|sqlite3\..*)$"
 )
-#: The folders of a site whose entries others decide, as `django_site.Site` names them.
+#: The folders of a site whose entries others decide, as `site.sites.Site` names them.
 FOLDERS = ("build", "database", "log", "media", "shared")
 MISUSES = """\
 import os
 import shutil
 from pathlib import Path
-from django_site import Site
+from django_formula.site.sites import Site
 
 def misuse(site: Site) -> None:
 {lines}
@@ -32,8 +32,8 @@ def misuse(site: Site) -> None:
 @functools.cache
 def trees() -> dict[Path, ast.Module]:
     """The formula's modules, and the code of each."""
-    folders = ("_utils", "_modules", "_states", "_runners", "_pillar")
-    paths = sorted(path for folder in folders for path in (ROOT / folder).glob("*.py"))
+    folders = ("engine/django_formula", "_modules", "_states", "_runners", "_pillar")
+    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
     assert len(paths) > 300
     return {path: ast.parse(path.read_text()) for path in paths}
 
@@ -55,7 +55,7 @@ def test_types_refuse_a_path_of_others(tmp_path, line):
     lines = [f"    {line.format(folder=folder)}" for folder in FOLDERS]
     (tmp_path / "misuse.py").write_text(MISUSES.format(lines="\n".join(lines)))
     argv = ["mypy", "--config-file", str(ROOT / "pyproject.toml"), str(tmp_path / "misuse.py")]
-    environment = os.environ | {"MYPYPATH": str(ROOT / "_utils")}
+    environment = os.environ | {"MYPYPATH": str(ROOT / "engine")}
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     told = set(re.findall(r"misuse\.py:(\d+): error: ", done.stdout))
     assert told == {str(number) for number in range(7, 7 + len(FOLDERS))}, done.stdout
@@ -118,11 +118,11 @@ def test_root_parses_no_database():
 
 
 def test_only_one_module_works_by_descriptors_of_folders():
-    """``dir_fd`` is needed only in trees that other users control, which only `django_wall_foreign` opens."""
+    """``dir_fd`` is needed only in trees that other users control, which only `untrusted.foreign` opens."""
     found = [
         f"{module.name}:{call.lineno}"
         for module, tree in trees().items()
-        if module.stem not in {"django_wall_foreign", *BY_DESCRIPTOR}
+        if f"{module.parent.name}/{module.stem}" not in {"untrusted/foreign", *BY_DESCRIPTOR}
         for call in calls(tree)
         if any(keyword.arg in ("dir_fd", "src_dir_fd", "dst_dir_fd") for keyword in call.keywords)
     ]
@@ -131,9 +131,9 @@ def test_only_one_module_works_by_descriptors_of_folders():
 
 #: Modules that look at the way to a path, read one file or change the owners of a tree by descriptors: each says why.
 BY_DESCRIPTOR = {
-    "django_proxy_page",
-    "django_source_reader",
-    "django_source_submodule",
-    "django_wall_handover",
-    "django_wall_move",
+    "proxy/page",
+    "source/reader",
+    "source/submodule",
+    "untrusted/handover",
+    "untrusted/move",
 }

@@ -22,6 +22,7 @@ TEXTS = [
     name
     for name in style.files(
         *(
+            "engine/*.py",
             "_utils/*.py",
             "_modules/*.py",
             "_states/*.py",
@@ -35,7 +36,7 @@ TEXTS = [
         ),
         *("*.md", "pillar.example", "pyproject.toml", "quickstart", "quickstart.py"),
     )
-    if not name.startswith(QUOTES)
+    if not name.startswith((*QUOTES, style.PACKED))
 ]
 
 

@@ -1,0 +1,504 @@
+"""Backups of a site: dumps of its databases, each with a manifest of its contents; list, verify and delete them."""
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from django_formula.backup import dumps
+from django_formula.backup.dumps import Database, Dumper
+from django_formula.backup.media import MediaDumper
+from django_formula.backup.mysql import MySQLDumper
+from django_formula.backup.postgres import PostgreSQLDumper
+from django_formula.backup.sqlite import SQLiteDumper
+from django_formula.database.engines import MYSQL, POSTGRES, SQLITE
+from django_formula.host import clock
+from django_formula.host import file as host_file
+from django_formula.host.commands import DeploymentError
+from django_formula.host.locks import Lock
+from django_formula.release import releases
+from django_formula.release.releases import Release
+from django_formula.site import media
+from django_formula.site.sites import Site
+from django_formula.untrusted.text import Log, in_command
+
+log = Log.of(__name__)
+
+#: What backs up each kind of data: every database engine, by its name in the pillar, uploads, and the queue once used.
+DUMPERS: dict[str, Dumper] = {
+    SQLITE.name: SQLiteDumper(),
+    POSTGRES.name: PostgreSQLDumper(),
+    MYSQL.name: MySQLDumper(),
+    "media": MediaDumper(),
+}
+#: The kind of the queue, and the last part of the name of its dump.
+QUEUE, _OF_QUEUE = "redis", "rdb"
+#: All kinds of data that are backed up.
+KINDS = (*DUMPERS, QUEUE)
+#: What takes the lock of backups for a restore.
+RESTORE = "django.restore"
+#: Those that are no database, and are restored only where that is requested.
+ON_REQUEST = ("media", QUEUE)
+#: Why a backup was made; those before a migration stay as long as the release that they were made for.
+BY_COMMAND, BY_TIMER, MIGRATION = "command", "timer", "migration"
+_TEXTS = ("name", "backup", "alias", "engine", "database", "taken", "why", "release", "sha256")
+#: The required shape of a manifest; the backup of another one is ignored.
+_MANIFEST = {**dict.fromkeys(_TEXTS, str), "size": int, "rows": {str: int}, "migrations": [str], "verified?": str}
+_SUFFIXES = "|".join(re.escape(suffix) for suffix in [*(one.suffix for one in DUMPERS.values()), _OF_QUEUE])
+_NAME = re.compile(rf"(\w+)-(\d{{8}}T\d{{6}}Z-\d{{4,}}-[0-9a-f]{{12}})\.({_SUFFIXES})")
+
+
+def dumper(kind: str) -> Dumper:
+    """Return what backs up a kind of data."""
+    if kind == QUEUE and kind not in DUMPERS:
+        from django_formula.backup import store  # which the program of a timer has where its site has a queue
+
+        DUMPERS[kind] = store.StoreDumper()
+    return DUMPERS[kind]
+
+
+def has_queue(site: Site) -> bool:
+    """Return whether there is a queue of a site's own to back up, or what a killed restore has left of one."""
+    own = any(name == "queue" and not options["host"] for name, options in site.stores.items())
+    return own or any(entry["kind"] == QUEUE for entry in _read_journal(site))
+
+
+def _queue(site: Site) -> list[Database]:
+    """Return the queue of a site as what is backed up; nothing where it has none of its own."""
+    if not has_queue(site):
+        return []
+    from django_formula.backup import store
+
+    return store.of_site(site)
+
+
+def make(
+    site: Site, release: Release, *, why: str, secrets: list[str], aliases: Collection[str] | None = None
+) -> list[Path]:
+    """Back up the databases of a site, each by a dump of a single moment; those without tables are left out.
+
+    Args:
+        release: the release whose settings name the databases.
+        why: `BY_COMMAND`, `BY_TIMER` or `MIGRATION`.
+        secrets: texts that no output may show.
+        aliases: the databases; by default all that the site migrates, and with ``backup:media`` its uploads.
+
+    Returns:
+        The files, complete and written to disk.
+
+    Raises:
+        DeploymentError: there is not enough room, or a server or client fails; then no file is left.
+    """
+    with lock(site, f"backup ({why})").held():
+        _remove_incomplete(site)
+        aliases_of = sorted(release.facts["migrations"]) if aliases is None else sorted(aliases)
+        databases = dumps.databases(release, aliases_of, secrets)
+        remove_leftovers(site, databases)
+        if aliases is None and site.config["backup"]["media"]:
+            media.refuse_unmounted(site)
+            databases.append(Database(site, "media", "media", str(site.media)))
+        databases += _queue(site) if aliases is None else []
+        measured = {one.alias: dumper(one.kind).measure(one) for one in databases}
+        if aliases is None:
+            _refuse_lost(release, [one for one in databases if not measured[one.alias]["tables"]])
+        databases = [one for one in databases if measured[one.alias]["tables"]]
+        _check_room(site, databases, {alias: one["size"] for alias, one in measured.items()})
+        live = releases.linked(site, site.current) or release
+        name, made = _new_name(site, live), []
+        try:
+            for one in databases:
+                made.append(_dump(one, name, live, why))
+        except BaseException:
+            for path in made:
+                remove(path)
+            raise
+        prune(site)
+    return made
+
+
+def _refuse_lost(release: Release, empty: Sequence[Database]) -> None:
+    """Refuse a backup without a database that has lost its tables: the next one would replace the last good backup.
+
+    Raises:
+        DeploymentError: a database has none, though the release has migrated it.
+    """
+    migrations = release.facts["migrations"]
+    for one in empty if release.record.get("state") == "good" else ():
+        if any(migrations.get(one.alias, {}).values()):
+            name = release.site.name
+            raise DeploymentError(
+                f"the database {one.alias!r} has no tables, though {release.name} has migrated it: "
+                f"{one.name} is missing or empty",
+                hint=f"restore the newest backup: salt-call django.restore {name}",
+            )
+
+
+@contextlib.contextmanager
+def before_migration(release: Release, aliases: Collection[str], secrets: list[str]) -> Iterator[list[Path]]:
+    """Back up databases before the migration in the block, unless the pillar disables it, and record it in the release.
+
+    Yields:
+        The files.
+
+    Raises:
+        DeploymentError: as `make`; the hint of an error of the migration names the backup.
+    """
+    site = release.site
+    made: list[Path] = []
+    if aliases and site.config["migrate"]["backup"]:
+        made = make(site, release, why=MIGRATION, secrets=secrets, aliases=aliases)
+    if made:
+        release.update(backups=[*release.record.get("backups", ()), *(path.name for path in made)])
+    try:
+        yield made
+    except DeploymentError as error:
+        found = _NAME.fullmatch(made[0].name) if made else None
+        command = in_command("salt-call", "django.restore", site.name, found[2]) if found else ""
+        undo = f"to restore the database as it was before: {command}" if command else ""
+        error.hint = "\n".join(filter(None, [error.hint, undo]))
+        raise
+
+
+def discard(release: Release, made: Collection[Path]) -> list[str]:
+    """Remove backups that were made before the migrations of a release, which another host has applied.
+
+    Returns:
+        A warning where they stay, since another backup is being made.
+    """
+    try:
+        with lock(release.site, "discarding a backup").held():
+            for path in made:
+                remove(path)
+    except DeploymentError as error:
+        return [f"a backup stays that another host has too: {error.message}"]
+    names = {path.name for path in made}
+    release.update(backups=[name for name in release.record["backups"] if name not in names])
+    return []
+
+
+def refuse_during_restore(site: Site) -> None:
+    """Check that no restore runs: it replaces the databases, with what a command writes now.
+
+    Raises:
+        DeploymentError: one runs.
+    """
+    found = lock(site, "")
+    if found.holder().startswith(f"{RESTORE},"):
+        raise DeploymentError(
+            f"a restore of {site.name} is under way, and would discard what the command writes: {found.holder()}",
+            hint=found.hint,
+            transient=True,
+        )
+
+
+def lock(site: Site, holder: str) -> Lock:
+    """Return the lock under which the backups of a site are made, restored and deleted."""
+    return Lock(
+        site.backups / ".lock",
+        holder,
+        busy=f"another backup of {site.name}",
+        timeout=site.config["timeouts"]["lock"],
+        hint=f"wait until it has finished, or end it: salt-call django.unlock {site.name}",
+    )
+
+
+def journal(site: Site) -> Path:
+    """Return the file in which a restore records what it loads, from which leftovers of a killed restore are known."""
+    return site.backups / ".restore.json"
+
+
+def write_journal(
+    site: Site, databases: Collection[Database], names: Mapping[str, str], kept: Mapping[str, str]
+) -> None:
+    """Record what a restore is about to load, and the names under which the former databases will be kept.
+
+    Args:
+        names: the names that the databases are loaded under, by alias.
+        kept: the names that the former databases will have, by alias.
+    """
+    loaded = [
+        {
+            "alias": one.alias,
+            "kind": one.kind,
+            "database": one.name,
+            "name": names[one.alias],
+            "kept": kept.get(one.alias, ""),
+        }
+        for one in databases
+    ]
+    host_file.write_json(journal(site), {"loaded": loaded}, mode=0o600)
+
+
+def _read_journal(site: Site) -> list[dict[str, str]]:
+    names = ("alias", "kind", "database", "name", "kept")
+    found = host_file.read_json(journal(site), {"loaded": [dict.fromkeys(names, str)]})
+    loaded: list[dict[str, str]] = (found or {"loaded": []})["loaded"]
+    return loaded
+
+
+def leftovers(site: Site) -> list[str]:
+    """Return the paths that a killed restore has left: SQLite databases and uploads; none while a restore runs.
+
+    What it has left on database servers is only reachable with the project's login: see `remove_leftovers`.
+    """
+    if not journal(site).exists() or lock(site, "").holder():
+        return []
+    return [entry["name"] for entry in _read_journal(site) if _is_path(entry["kind"])]
+
+
+def _is_path(kind: str) -> bool:
+    return kind in KINDS and dumper(kind).is_path
+
+
+def remove_leftovers(site: Site, databases: Collection[Database] = ()) -> list[str]:
+    """Remove what a killed restore or drill has loaded; the caller holds the lock of backups.
+
+    A restore that was killed between the two renames of an exchange is undone: the former database gets its name back.
+
+    Args:
+        databases: those whose connection is known; leftovers on servers without one stay until the next backup,
+            restore or drill.
+
+    Returns:
+        The names of what was removed.
+    """
+    connected = {(one.alias, one.kind): one for one in databases}
+    rest, removed = [], []
+    for entry in _read_journal(site):
+        one = Database(site, entry["alias"], entry["kind"], entry["database"])
+        if not _is_path(entry["kind"]):
+            one = connected.get((entry["alias"], entry["kind"]), one)
+        if entry["kind"] not in KINDS or (not _is_path(entry["kind"]) and one not in databases):
+            rest.append(entry)
+            continue
+        if entry["kept"]:
+            dumper(entry["kind"]).undo_partial_swap(one, entry["kept"])
+        dumper(entry["kind"]).drop(one, entry["name"])
+        removed.append(entry["name"])
+    if rest:
+        host_file.write_json(journal(site), {"loaded": rest}, mode=0o600)
+    else:
+        journal(site).unlink(missing_ok=True)
+    if removed:
+        log.warning("%s: removed what a killed restore has left: %s", site.name, ", ".join(removed))
+    return removed
+
+
+def _remove_incomplete(site: Site) -> None:
+    """Remove the files of a killed backup: a dump without a manifest, a manifest without a dump, temporary files."""
+    for path in site.backups.iterdir():
+        temporary = host_file.is_temporary(path) and _NAME.fullmatch(path.name[1:-4].removesuffix(".json"))
+        dump_only = _NAME.fullmatch(path.name) and not _manifest_path(path).exists()
+        manifest_only = _NAME.fullmatch(path.stem) and path.suffix == ".json" and not path.with_suffix("").exists()
+        if temporary or dump_only or manifest_only:
+            path.unlink()
+
+
+def _check_room(site: Site, databases: list[Database], sizes: Mapping[str, int]) -> None:
+    """Refuse a backup for which a disk has not enough room.
+
+    A dump is estimated at the size of its database, or at twice the last dump if that is less. A SQLite database is
+    first copied next to itself.
+    """
+    last: dict[str, int] = {}
+    for manifest in manifests(site):
+        last.setdefault(manifest["alias"], 2 * manifest["size"] + (1 << 20))
+    needed: dict[int, list[tuple[Path, int, int]]] = {}
+    for one in databases:
+        size = sizes[one.alias]
+        own = (site.backups, site.backups.stat().st_dev, dumps.free(site.backups))
+        needs = [(*own, min(size, last.get(one.alias, size)))]
+        if one.kind == SQLITE.name:
+            folder = Path(one.name).parent
+            needs.append((folder, *dumps.free_as_site(site, folder), size))
+        for folder, device, left, more in needs:
+            needed.setdefault(device, []).append((folder, left, more))
+    for on_device in needed.values():
+        (folder, left, _more), size = on_device[0], sum(more for _folder, _left, more in on_device)
+        if size > left:
+            raise DeploymentError(
+                f"a backup needs {_size(size)} in {folder}, and {_size(left)} are free",
+                hint=f"make room, or set django:sites:{site.name}:backup:directory to another folder; "
+                "migrate: {backup: false} turns backups before migrations off",
+                transient=True,
+            )
+
+
+def _new_name(site: Site, live: Release) -> str:
+    """Return the part of the name that all files of a new backup share, unique for the site."""
+    while True:
+        name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{live.name}"
+        if not any(site.backups.glob(f"*-{name}.*")):
+            return name
+        time.sleep(0.2)
+
+
+def _dump(database: Database, name: str, live: Release, why: str) -> Path:
+    site, own = database.site, dumper(database.kind)
+    path = site.backups / f"{re.sub(r'[^a-zA-Z0-9_]', '_', database.alias)}-{name}.{own.suffix}"
+    log.info("%s: backing up %s", site.name, database.alias)
+    new = path.with_name(f".{path.name}.new")
+    began, taken = time.monotonic(), clock.now()
+    descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(descriptor, "rb+") as file:
+            found = own.dump(database, descriptor)
+            os.fsync(descriptor)
+            file.seek(0)
+            digest = host_file.sha256(file)
+        manifest = {
+            "name": path.name,
+            "backup": name,
+            "alias": database.alias,
+            "engine": database.kind,
+            "database": database.name,
+            "taken": taken,
+            "why": why,
+            "release": live.name,
+            "commit": live.record["commit"],
+            "size": new.stat().st_size,
+            "sha256": digest,
+            "seconds": round(time.monotonic() - began, 1),
+            **found,
+        }
+        host_file.write_json(_manifest_path(path), manifest, mode=0o600)
+        new.replace(path)
+        host_file.sync_folder(path.parent)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        _manifest_path(path).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _manifest_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def remove(path: Path) -> None:
+    """Delete a dump and its manifest."""
+    path.unlink(missing_ok=True)
+    _manifest_path(path).unlink(missing_ok=True)
+
+
+def manifests(site: Site) -> list[dict[str, Any]]:
+    """Return the manifest of each dump, the newest first, without dumps that are missing or truncated."""
+    paths = site.backups.iterdir() if site.backups.is_dir() else ()
+    read = (
+        (path, host_file.read_json(_manifest_path(path), _MANIFEST)) for path in paths if _NAME.fullmatch(path.name)
+    )
+    whole = [one for path, one in read if one and one["name"] == path.name and path.stat().st_size == one["size"]]
+    return sorted(whole, key=lambda one: (one["backup"], one["alias"]), reverse=True)
+
+
+def newest_before(site: Site, moment: str) -> dict[str, Any] | None:
+    """Return the manifest of the newest backup of the default database that was made before a moment, or None.
+
+    Args:
+        moment: in the format of `host.clock.now`.
+    """
+    return next((one for one in manifests(site) if one["alias"] == "default" and one["taken"] <= moment), None)
+
+
+def overview(site: Site) -> list[dict[str, Any]]:
+    """Return the backups on the host, the newest first: a row for each dump."""
+    return [
+        {
+            "backup": one["name"],
+            "age": clock.age(one["taken"]),
+            "size": _size(one["size"]),
+            "why": one["why"],
+            "release": one["release"],
+            "rows": sum(one["rows"].values()),
+            "verified": one.get("verified", ""),
+        }
+        for one in manifests(site)
+    ]
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.4g} GB"
+
+
+def prune(site: Site) -> list[str]:
+    """Delete backups beyond ``backup:keep``, and those before migrations of releases that were deleted.
+
+    Of the latter, as many stay as releases do: a failed release is deleted, but its migrations may have been applied in
+    part. The newest backup always stays.
+
+    Returns:
+        The names of the files that were deleted.
+    """
+    present = manifests(site)
+    named = {name for release in releases.releases(site) for name in release.record.get("backups", ())}
+    migrations = _distinct(one["backup"] for one in present if one["why"] == MIGRATION)
+    regular = _distinct(one["backup"] for one in present if one["why"] != MIGRATION)
+    kept = {*migrations[: site.config["releases"]["keep"]], *regular[: site.config["backup"]["keep"]]}
+    kept |= {one["backup"] for one in present if one["name"] in named}
+    kept |= {one["backup"] for one in present[:1]}
+    deleted = [one["name"] for one in present if one["backup"] not in kept]
+    for name in deleted:
+        remove(site.backups / name)
+    return deleted
+
+
+def _distinct(names: Iterator[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def status(site: Site) -> dict[str, str]:
+    """Return when the newest backup was made, and the result of the last restore drill."""
+    newest = next(iter(manifests(site)), None)
+    drill = host_file.read_json(site.backups / "drill.json", {"date": str, "seconds": float, "result": str}) or {}
+    drilled = f"{drill['date']}, {drill['seconds']:g} s: {drill['result']}" if drill else ""
+    return {"backup": newest["taken"] if newest else "", "restore_drill": drilled}
+
+
+def verify(site: Site, manifest: dict[str, Any]) -> None:
+    """Compare a dump with the checksum in its manifest.
+
+    Raises:
+        DeploymentError: it is damaged.
+    """
+    path = site.backups / manifest["name"]
+    with open(path, "rb") as file:
+        if host_file.sha256(file) != manifest["sha256"]:
+            raise DeploymentError(
+                f"the backup {manifest['name']} is damaged: it has changed since it was written on {manifest['taken']}",
+                hint=f"use another one: salt-call django.backups {site.name} lists them",
+            )
+
+
+def find(site: Site, which: str | None) -> list[dict[str, Any]]:
+    """Return the manifests of a backup.
+
+    Args:
+        which: the name of a dump, or the part that the dumps of a backup share; None for the newest backup.
+
+    Raises:
+        DeploymentError: there is no such backup.
+    """
+    present = manifests(site)
+    name = which or (present[0]["backup"] if present else "")
+    found = [one for one in present if name in (one["name"], one["backup"])]
+    if not found:
+        raise DeploymentError(
+            f"there is no backup {which} of {site.name}" if which else f"{site.name} has no backup",
+            hint=f"salt-call django.backups {site.name} lists them"
+            if present
+            else f"salt-call django.backup {site.name} makes one",
+        )
+    return found
+
+
+def mark_verified(site: Site, manifest: dict[str, Any]) -> None:
+    """Record in the manifest that a dump was loaded and found to be complete."""
+    path = site.backups / manifest["name"]
+    host_file.write_json(_manifest_path(path), {**manifest, "verified": clock.now()}, mode=0o600)

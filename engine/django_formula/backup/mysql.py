@@ -1,0 +1,264 @@
+"""Back up and restore MySQL and MariaDB with their clients, as the site's user, with the login in a file in memory."""
+
+import contextlib
+import errno
+import gzip
+import os
+import re
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from django_formula.backup import dumps
+from django_formula.backup.dumps import Database, Dumper, Prepare, nothing
+from django_formula.host import commands
+from django_formula.host.commands import DeploymentError
+from django_formula.untrusted import shapes
+
+#: Bytes of a line of a dump, which holds one row or more; by default the clients refuse larger rows.
+_LINE = 64 << 20
+#: Parameters of a driver, and the names of the same options of the clients.
+_OPTIONS = {"user": "user", "password": "password", "port": "port", "connect_timeout": "connect-timeout"}
+_TLS = {"ca": "ssl-ca", "capath": "ssl-capath", "cert": "ssl-cert", "key": "ssl-key", "cipher": "ssl-cipher"}
+_DUMP = ["--single-transaction", "--quick", "--routines", "--hex-blob", "--no-tablespaces"]
+_TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
+_MEASURE = """SELECT JSON_OBJECT('size', COALESCE(SUM(data_length + index_length), 0), 'tables', COUNT(*))
+  FROM information_schema.tables WHERE table_schema = DATABASE()"""
+_UNMOVABLE = """SELECT COALESCE(GROUP_CONCAT(what), '') FROM (
+  SELECT CONCAT('view ', table_name) AS what FROM information_schema.views WHERE table_schema = DATABASE()
+  UNION SELECT CONCAT('trigger ', trigger_name) FROM information_schema.triggers WHERE trigger_schema = DATABASE()
+  UNION SELECT CONCAT(LOWER(routine_type), ' ', routine_name) FROM information_schema.routines
+    WHERE routine_schema = DATABASE()) AS unmovable"""
+#: The last line of a complete dump.
+_END = b"-- Dump completed"
+_STRINGS = re.compile(rb"'[^'\\]*(?:\\.[^'\\]*)*'", re.DOTALL)
+
+
+class MySQLDumper(Dumper):
+    """MySQL and MariaDB."""
+
+    suffix = "sql.gz"
+
+    def measure(self, database: Database) -> dict[str, int]:
+        shape, doing = {"size": float, "tables": int}, f"querying {database.name}"
+        found: dict[str, int] = shapes.parse(_sql(database, _MEASURE), shape, doing=doing)
+        return found
+
+    def dump(self, database: Database, file: int) -> dict[str, Any]:
+        """Write a dump, and count its rows in passing: no other session can share its snapshot."""
+        program = dumps.client(database, "mariadb-dump", "mysqldump")
+        migrations = _migrations(database)
+        read, write = os.pipe()
+        counter = _Counter(read, file)
+        counter.start()
+        try:
+            argv = [*_DUMP, database.name]
+            _run(database, program, argv, doing=f"dumping {database.name}", output=write)
+        except DeploymentError:
+            if not counter.error:
+                raise
+        finally:
+            os.close(write)
+            counter.join(dumps.PIPE_TIMEOUT)
+        if counter.is_alive():
+            raise DeploymentError(f"dumping {database.name}: a process that it left behind keeps writing")
+        if counter.error:
+            raise counter.error
+        if not counter.last.startswith(_END):
+            raise DeploymentError(f"the dump of {database.name} is incomplete", transient=True)
+        return {"rows": counter.rows, "migrations": migrations}
+
+    def load(self, database: Database, name: str, file: int, _prepare: Prepare = nothing) -> dict[str, Any]:
+        _create(database, name)
+        read, write = os.pipe()
+        feeder = _Feeder(file, write)
+        feeder.start()
+        loaded = database._replace(name=name)
+        try:
+            _run(loaded, _client(database), [name], doing=f"loading {name}", stdin=read)
+        finally:
+            os.close(read)
+            feeder.join()
+        if feeder.error:
+            raise DeploymentError(f"the dump cannot be decompressed: {feeder.error}")
+        return {"rows": self.count_rows(loaded), "migrations": _migrations(loaded)}
+
+    def count_rows(self, database: Database) -> dict[str, int]:
+        names = _tables(database)
+        if not names:
+            return {}
+        counts = " UNION ALL ".join(f"SELECT COUNT(*) FROM {_quoted(name)}" for name in names)  # noqa: S608  # nosec B608
+        numbers = _sql(database, counts).split()
+        if len(numbers) != len(names) or not all(number.isdecimal() and len(number) < 19 for number in numbers):
+            raise DeploymentError(f"querying {database.name}: it ended without a usable answer")
+        return dict(zip(names, map(int, numbers), strict=True))
+
+    def check_swappable(self, database: Database) -> None:
+        """Refuse a database with views, triggers or routines: only tables can be moved to another database."""
+        unmovable = _sql(database, _UNMOVABLE).strip()
+        if unmovable:
+            raise DeploymentError(
+                f"{database.name} cannot be exchanged: only tables can be moved to another database, and it has "
+                f"{unmovable}",
+                hint="load the dump into a new database on the command line (docs/guides/backups.md), and set "
+                f"django:sites:{database.site.name}:database:name to that",
+            )
+
+    def swap(self, database: Database, name: str, kept: str) -> None:
+        """Move all tables of both databases in one statement."""
+        former, loaded = _tables(database), _tables(database._replace(name=name))
+        _sql(database, f"CREATE DATABASE `{kept}`")
+        own = _quoted(database.name)
+        moves = [f"{own}.{_quoted(table)} TO `{kept}`.{_quoted(table)}" for table in former]
+        moves += [f"`{name}`.{_quoted(table)} TO {own}.{_quoted(table)}" for table in loaded]
+        try:
+            _sql(database, f"SET FOREIGN_KEY_CHECKS = 0; RENAME TABLE {', '.join(moves)}")
+        except DeploymentError:
+            _sql(database, f"DROP DATABASE `{kept}`")
+            raise
+        self.drop(database, name)
+
+    def drop(self, database: Database, name: str) -> None:
+        # To drop one that is not there needs the right to drop it; a login sees the databases that it may use.
+        if name in _sql(database, "SHOW DATABASES").splitlines():
+            _sql(database, f"DROP DATABASE `{name}`")
+
+
+def _create(database: Database, name: str) -> None:
+    """Create a database with the character set of another one."""
+    how = _sql(database, "SELECT CONCAT(@@character_set_database, ' COLLATE ', @@collation_database)").strip()
+    try:
+        _sql(database, f"CREATE DATABASE `{name}` CHARACTER SET {how}")
+    except DeploymentError as error:
+        if "Access denied" not in error.log:
+            raise
+        pattern = re.sub(r"([_%])", r"\\\1", database.name[:40])
+        user = database.connection.get("user")
+        login = _sql(database, "SELECT CURRENT_USER()").strip().replace("@", "'@'")
+        raise DeploymentError(
+            f"{user} may not create databases on its server, and a backup is loaded into one",
+            hint=f"as root there: GRANT ALL ON `{pattern}\\_%`.* TO '{login}';",
+        ) from None
+
+
+class _Counter(threading.Thread):
+    """Compresses a dump that comes through a pipe, and counts the rows of each table."""
+
+    def __init__(self, read: int, file: int):
+        super().__init__(daemon=True)
+        self.read, self.file = read, file
+        self.rows: dict[str, int] = {}
+        self.table, self.last = "", b""
+        self.error: OSError | None = None
+
+    def run(self) -> None:
+        try:
+            with (
+                open(self.read, "rb") as lines,
+                open(os.dup(self.file), "wb") as raw,
+                gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
+            ):
+                while line := lines.readline(_LINE):
+                    if len(line) == _LINE:
+                        raise OSError(errno.EFBIG, f"a row has more than {_LINE >> 20} MiB")
+                    self._count(line)
+                    packed.write(line)
+        except OSError as error:  # also of the last bytes, which are written when the file is closed
+            self.error = error
+
+    def _count(self, line: bytes) -> None:
+        made = re.match(rb"CREATE TABLE `((?:[^`]|``)+)`", line)
+        filled = re.match(rb"INSERT INTO `((?:[^`]|``)+)` (?:\([^)]*\) )?VALUES", line)
+        if made:
+            self.rows[_table_name(made)] = 0
+        elif filled or (self.table and line.startswith(b"(")):
+            self.table = _table_name(filled) if filled else self.table
+            values = _STRINGS.sub(b"", line[filled.end() :] if filled else line)
+            self.rows[self.table] = self.rows.get(self.table, 0) + values.count(b"(")
+            self.table = "" if values.rstrip().endswith(b";") else self.table
+        if line.strip():
+            self.last = line
+
+
+def _table_name(found: re.Match[bytes]) -> str:
+    """Return the name of a table in a statement."""
+    return found[1].replace(b"``", b"`").decode(errors="surrogateescape")
+
+
+class _Feeder(threading.Thread):
+    """Decompresses a dump into a pipe."""
+
+    def __init__(self, file: int, write: int):
+        super().__init__(daemon=True)
+        self.file, self.write = file, write
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            with (
+                open(self.write, "wb") as pipe,
+                open(os.dup(self.file), "rb") as raw,
+                gzip.GzipFile(fileobj=raw) as packed,
+            ):
+                while block := packed.read(1 << 20):
+                    pipe.write(block)
+        except BrokenPipeError:  # the client has exited, and reports why
+            pass
+        except (OSError, EOFError, zlib.error) as error:
+            self.error = error
+
+
+def _tables(database: Database) -> list[str]:
+    return _sql(database, f"{_TABLES} AND table_type = 'BASE TABLE' ORDER BY table_name").splitlines()
+
+
+def _migrations(database: Database) -> list[str]:
+    if "django_migrations" not in _tables(database):
+        return []
+    return sorted(_sql(database, "SELECT CONCAT(app, '.', name) FROM django_migrations").split())
+
+
+def _sql(database: Database, statements: str) -> str:
+    """Return the output of statements, without headers."""
+    options = ["--batch", "--skip-column-names", "--raw", "--default-character-set=utf8mb4", database.name]
+    return _run(database, _client(database), options, doing=f"querying {database.name}", stdin=statements)
+
+
+def _client(database: Database) -> str:
+    return dumps.client(database, "mariadb", "mysql")
+
+
+def _run(database: Database, program: str, arguments: list[str], *, doing: str, **streams: Any) -> str:
+    with _option_file(database) as descriptor:
+        argv = [program, f"--defaults-extra-file=/proc/self/fd/{descriptor}", *arguments]
+        return commands.run(
+            argv,
+            doing=doing,
+            user=database.site.user,
+            descriptors=[descriptor],
+            timeout=database.timeout(),
+            secrets=database.secrets(),
+            **streams,
+        )
+
+
+@contextlib.contextmanager
+def _option_file(database: Database) -> Iterator[int]:
+    """Yield a file in memory with the options by which a client connects to the database."""
+    connection, tls = database.connection, database.connection.get("ssl") or {}
+    options = {_OPTIONS[key]: value for key, value in connection.items() if key in _OPTIONS}
+    options |= {_TLS[key]: value for key, value in tls.items() if key in _TLS} if isinstance(tls, dict) else {}
+    if connection.get("host"):
+        options["socket" if str(connection["host"]).startswith("/") else "host"] = connection["host"]
+    lines = [f"{name}={_option(str(value))}" for name, value in options.items()]
+    with dumps.private_file(database.site, "\n".join(["[client]", *lines, ""])) as descriptor:
+        yield descriptor
+
+
+def _option(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"

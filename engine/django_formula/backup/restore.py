@@ -1,0 +1,406 @@
+"""Restore backups: load one next to the present databases, check it, exchange them, keep the former ones; drills."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from django_formula.backup import backups, dumps, store
+from django_formula.backup.backups import dumper
+from django_formula.backup.dumps import Database
+from django_formula.database import setup
+from django_formula.database.engines import SQLITE
+from django_formula.host import clock, file
+from django_formula.host.commands import DeploymentError
+from django_formula.process import transient
+from django_formula.project import program
+from django_formula.proxy import maintenance as proxy_maintenance
+from django_formula.release import drain, health, instances, releases, use, workers
+from django_formula.release.releases import Release
+from django_formula.site import maintenance as site_maintenance
+from django_formula.site.sites import Site
+from django_formula.untrusted.text import Log, proposal
+
+log = Log.of(__name__)
+
+Manifest = dict[str, Any]
+
+
+def restore(
+    site: Site,
+    live: Release,
+    which: str | None,
+    *,
+    media: bool = False,
+    queue: bool = False,
+    migrate: bool = False,
+    to: Release | None = None,
+    serve: Callable[[], None] | None = None,
+    secrets: list[str],
+) -> dict[str, Any]:
+    """Replace the databases of a site by those of a backup; the caller holds the site's lock.
+
+    The site serves until everything is loaded and checked; then it shows the maintenance page. The former databases,
+    with everything written since the backup, are kept under the names in the result.
+
+    Args:
+        live: the active release.
+        which: as for `backup.backups.find`.
+        media: restore the uploads of the backup too.
+        queue: restore the site's own queue too; tasks in it that have run since the backup run again.
+        migrate: apply the migrations that the release requires to the restored databases.
+        to: the release that serves afterwards, if it is not the active one; `serve` activates it.
+        secrets: texts that no output may show.
+
+    Raises:
+        DeploymentError: the backup is damaged or does not fit the release, or a server fails; then nothing is replaced.
+    """
+    requested = {"media": media, "redis": queue}
+    chosen = [one for one in backups.find(site, which) if requested.get(one["engine"], True)]
+    _check_selection(site, chosen, requested)
+    with backups.lock(site, backups.RESTORE).held():
+        databases = _databases(live, chosen, secrets)
+        backups.remove_leftovers(site, databases)
+        for one in databases:
+            dumper(one.kind).check_swappable(one)
+        stamp = _stamp()
+        names, kept = _names(databases, f"restore_{stamp}"), _names(databases, f"before_{stamp}")
+        with _loaded(chosen, databases, names, kept) as found:
+            _check_schema(to or live, databases, names, migrate, secrets)
+            _exchange(site, live, databases, names, kept, serve)
+        for manifest in chosen:
+            backups.mark_verified(site, manifest)
+        before = {one.alias: _count_rows(one._replace(name=kept[one.alias])) for one in databases}
+    return {
+        "restored": {one["alias"]: f"{one['name']}, taken {one['taken']}" for one in chosen},
+        "kept": kept,
+        "rows": {alias: _row_changes(before[alias], one["rows"]) for alias, one in found.items()},
+        "note": f"what was written since the backup is only in {', '.join(kept.values())}",
+    }
+
+
+def drill(site: Site, release: Release, secrets: list[str]) -> dict[str, Any]:
+    """Load the newest backup next to the databases, and check it against the manifest and the active release.
+
+    The result is recorded, good or bad, and what was loaded is removed.
+
+    Args:
+        release: the active release.
+        secrets: texts that no output may show.
+
+    Raises:
+        DeploymentError: the backup cannot be restored.
+    """
+    began = time.monotonic()
+    result: dict[str, Any] = {"date": clock.now(), "result": "failed:"}
+    try:
+        with backups.lock(site, "django.restore_drill").held():
+            has_queue = bool(store.of_site(site))
+            chosen = [one for one in backups.find(site, None) if one["engine"] != "redis" or has_queue]
+            result["backup"] = chosen[0]["backup"]
+            databases = _databases(release, chosen, secrets)
+            backups.remove_leftovers(site, databases)
+            names = _names(databases, f"drill_{_stamp()}")
+            with _loaded(chosen, databases, names) as found:
+                missing = _missing_migrations(release, databases, names, False, secrets)
+            lost = _lost_migrations(chosen, missing)
+            if lost:
+                raise DeploymentError(
+                    f"migrations that the backup had when it was made are missing in it: {', '.join(lost)}",
+                    hint=f"make a new one: salt-call django.backup {site.name}",
+                )
+            for manifest in chosen:
+                backups.mark_verified(site, manifest)
+            result |= {
+                "result": "good",
+                "rows": {alias: sum(one["rows"].values()) for alias, one in found.items()},
+                "migrations to apply": {alias: names for alias, names in missing.items() if names},
+            }
+    except DeploymentError as error:
+        result["result"] = f"failed: {error.message}"
+        raise
+    finally:
+        result["seconds"] = round(time.monotonic() - began, 1)
+        file.write_json(site.backups / "drill.json", result, mode=0o600)
+    return result
+
+
+def _check_selection(site: Site, chosen: list[Manifest], requested: Mapping[str, bool]) -> None:
+    """Refuse what the backup does not have.
+
+    Args:
+        requested: whether uploads and the queue are, by their kinds.
+    """
+    if not chosen:
+        raise DeploymentError(
+            "this backup has no database",
+            hint=f"restore what it has: salt-call django.restore {site.name} … media=True, or queue=True",
+        )
+    kinds = {one["engine"] for one in chosen}
+    if requested["media"] and "media" not in kinds:
+        raise DeploymentError(
+            "this backup has no uploads",
+            hint=f"restore without media=True; django:sites:{site.name}:backup: {{media: true}} adds them from now on",
+        )
+    if requested["redis"] and "redis" not in kinds:
+        raise DeploymentError("this backup has no queue", hint="restore without queue=True: the queue was empty then")
+
+
+def _databases(release: Release, chosen: list[Manifest], secrets: list[str]) -> list[Database]:
+    """Return the present databases that a backup was made of, in its order."""
+    site = release.site
+    aliases = [one["alias"] for one in chosen if one["engine"] not in backups.ON_REQUEST]
+    missing = [alias for alias in aliases if alias not in release.facts["databases"]]
+    if missing:
+        raise DeploymentError(
+            f"{release.name} has no database {missing[0]!r}, which is in the backup",
+            hint="restore a single dump of the backup by its name",
+        )
+    found = {one.alias: one for one in dumps.databases(release, aliases, secrets)}
+    if any(one["engine"] == "media" for one in chosen):
+        found["media"] = Database(site, "media", "media", str(site.media))
+    if any(one["engine"] == "redis" for one in chosen):
+        found |= {one.alias: one for one in _queue(site)}
+    for one in chosen:
+        if found[one["alias"]].kind != one["engine"]:
+            raise DeploymentError(
+                f"the backup {one['name']} is a dump of {one['engine']}, and the database {one['alias']!r} is now "
+                f"{found[one['alias']].kind}",
+                hint="restore it while the pillar names the old one, and move its data then (docs/guides/databases.md)",
+            )
+    return [found[one["alias"]] for one in chosen]
+
+
+def _queue(site: Site) -> list[Database]:
+    """Return the queue of a site.
+
+    Raises:
+        DeploymentError: it has none of its own now.
+    """
+    found = store.of_site(site)
+    if not found:
+        raise DeploymentError(
+            f"{site.name} has no queue of its own on this host",
+            hint=f"restore without queue=True, or set django:sites:{site.name}:queue, and apply",
+        )
+    return found
+
+
+def _stamp() -> str:
+    return time.strftime("%Y%m%dt%H%M%S", time.gmtime())
+
+
+def _names(databases: list[Database], suffix: str) -> dict[str, str]:
+    """Return names for copies of databases: not too long for servers; for files, paths in the same folder."""
+    return {
+        one.alias: f"{one.name}.{suffix}" if dumper(one.kind).is_path else f"{one.name[:40]}_{suffix}"
+        for one in databases
+    }
+
+
+@contextlib.contextmanager
+def _loaded(
+    chosen: list[Manifest], databases: list[Database], names: dict[str, str], kept: Mapping[str, str] | None = None
+) -> Iterator[dict[str, dict[str, Any]]]:
+    """Load the databases of a backup under other names and check them; what is left of them after the block is removed.
+
+    Raises:
+        DeploymentError: there is not enough room, a dump is damaged, or the loaded rows are not those in its manifest.
+    """
+    found = {}
+    for manifest in chosen:
+        backups.verify(databases[0].site, manifest)
+    site, is_complete = databases[0].site, True
+    backups.write_journal(site, databases, names, kept or {})
+    try:
+        for manifest, database in zip(chosen, databases, strict=True):
+            found[database.alias] = _load(manifest, database, names[database.alias])
+        yield found
+    finally:
+        for database in databases:
+            try:
+                dumper(database.kind).drop(database, names[database.alias])
+            except DeploymentError as error:
+                is_complete = False
+                log.warning("%s: %s was not removed: %s", database.site.name, names[database.alias], error)
+        if is_complete:
+            backups.journal(site).unlink(missing_ok=True)
+
+
+def _prepare(database: Database, name: str) -> bool:
+    """Create the extensions of a database in its copy."""
+    return setup.prepare_copy(database.site, database.alias, name)
+
+
+def _load(manifest: Manifest, database: Database, name: str) -> dict[str, Any]:
+    log.info("%s: loading %s", database.site.name, manifest["name"])
+    _check_room(manifest, database)
+    descriptor = os.open(database.site.backups / manifest["name"], os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        found = dumper(database.kind).load(database, name, descriptor, _prepare)
+    finally:
+        os.close(descriptor)
+    different = dumps.differences(manifest["rows"], found["rows"])
+    if different:
+        table, (expected, rows) = next(iter(different.items()))
+        raise DeploymentError(
+            f"the backup {manifest['name']} is incomplete: {table} has {rows} rows, expected {expected}",
+            hint=f"use another one: salt-call django.backups {database.site.name} lists them",
+        )
+    return found
+
+
+def _check_room(manifest: Manifest, database: Database) -> None:
+    """Refuse a dump for which the disk has not enough room; a database server reports that while loading."""
+    if not dumper(database.kind).is_path:
+        return
+    site, folder = database.site, Path(database.name).parent
+    is_projects = database.kind == SQLITE.name
+    left = dumps.free_as_site(site, folder)[1] if is_projects else dumps.free(folder)
+    if manifest["size"] > left:
+        raise DeploymentError(
+            f"restoring needs {manifest['size'] >> 20} MB in {folder}, and {left >> 20} are free",
+            hint="make room there; nothing was changed",
+            transient=True,
+        )
+
+
+def _missing_migrations(
+    release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
+) -> dict[str, list[str]]:
+    """Return the migrations of a release that are missing in loaded databases, by alias."""
+    own = [one for one in databases if one.kind not in backups.ON_REQUEST]
+    loaded = {one.alias: _path_in_project(release, names[one.alias]) for one in own}
+    request = {"mode": "fit", "names": loaded, "migrate": migrate}
+    found: dict[str, list[str]] = (
+        program.backup(release.site, release.path, release.facts, request, secrets) if loaded else {}
+    )
+    return found
+
+
+def _path_in_project(release: Release, name: str) -> str:
+    """Return the name of a database as the project opens it, with the pillar's ``mount`` for the release's source."""
+    mount, source = release.site.config["mount"], release.path / "source"
+    return f"{mount}/{Path(name).relative_to(source)}" if mount and Path(name).is_relative_to(source) else name
+
+
+def _lost_migrations(chosen: list[Manifest], missing: dict[str, list[str]]) -> list[str]:
+    """Return the migrations that are missing in a loaded database, although its manifest has them."""
+    had = {one["alias"]: set(one["migrations"]) for one in chosen}
+    return sorted(name for alias, names in missing.items() for name in names if name in had[alias])
+
+
+def _check_schema(
+    release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
+) -> None:
+    site = release.site
+    by_alias = _missing_migrations(release, databases, names, migrate, secrets)
+    missing = [name for names in by_alias.values() for name in names]
+    if missing:
+        raise DeploymentError(
+            f"{release.name}, which is active, requires migrations that the backup does not have: {', '.join(missing)}",
+            hint="migrate=True applies them to the restored databases; rollback=True returns to the release that the "
+            f"backup was made under (salt-call django.backups {site.name})",
+        )
+
+
+def _exchange(
+    site: Site,
+    live: Release,
+    databases: list[Database],
+    names: dict[str, str],
+    kept: dict[str, str],
+    serve: Callable[[], None] | None,
+) -> None:
+    """Exchange the databases while the site is stopped, all of them or none.
+
+    The maintenance page is shown from before the site is stopped until its health check passes again.
+    """
+    _refuse_running_commands(site)
+    was_on = site_maintenance.known(site) is not None
+    if not was_on:
+        proxy_maintenance.on(site, by="django.restore")
+    holds = not proxy_maintenance.holds_workers(site)
+    proxy_maintenance.hold_workers(site)
+    swapped: list[Database] = []
+    try:
+        _refuse_running_commands(site)  # in maintenance no other begins
+        _stop(site, live)
+        for one in databases:
+            dumper(one.kind).swap(one, names[one.alias], kept[one.alias])
+            swapped.append(one)
+    except BaseException:
+        for one in reversed(swapped):
+            dumper(one.kind).swap(one, kept[one.alias], names[one.alias])
+        _start(site, live)
+        _reopen(site, was_on=was_on, holds=holds)
+        raise
+    try:
+        serve() if serve else _start(site, live)
+    except DeploymentError as error:
+        restored = f"the backup is restored; the former databases are in {', '.join(kept.values())}"
+        off = f"to end the maintenance: salt-call django.maintenance {site.name} off"
+        error.hint = "\n".join(filter(None, [error.hint, restored, off]))
+        raise
+    _reopen(site, was_on=was_on, holds=holds)
+
+
+def _refuse_running_commands(site: Site) -> None:
+    """Check that neither a schedule nor `django.manage` runs: what it writes would be in the former database.
+
+    Raises:
+        DeploymentError: one runs.
+    """
+    running = ", ".join(use.schedules(site))
+    if running:
+        raise DeploymentError(
+            f"the schedule {running} of {site.name} runs, and would go on with the former database",
+            hint=f"restore again once it has ended, or end it: systemctl stop 'django-{site.name}-at-*'",
+            transient=True,
+        )
+    commands = transient.management_commands(site)
+    if commands:
+        raise DeploymentError(
+            f"a command of django.manage runs for {site.name}, and would go on with the former database",
+            hint=proposal("restore again once it has ended, or end it: {}", "systemctl", "stop", *commands),
+            transient=True,
+        )
+
+
+def _reopen(site: Site, *, was_on: bool, holds: bool) -> None:
+    """End the maintenance of a restore, and let workers take tasks, unless another has begun the one or the other."""
+    if not was_on:
+        proxy_maintenance.off(site)
+    elif holds:
+        proxy_maintenance.release_workers(site)
+
+
+def _stop(site: Site, live: Release) -> None:
+    """Stop all processes of the site that use its databases, tasks of older releases too."""
+    drain.drain(site, live.path)
+    instances.pause(site, live.path)
+    older = [release.path for release in releases.releases(site) if release.name != live.name]
+    for one in workers.finishing(site, older):
+        instances.process_manager(site, one.release).stop(site, one.release, one.worker)
+
+
+def _start(site: Site, release: Release) -> None:
+    instances.start(site, release.path)
+    if instances.serves(release.path):
+        health.check(site, release.path)
+
+
+def _count_rows(database: Database) -> dict[str, int]:
+    """Return the rows of a former database, or nothing if they cannot be counted."""
+    try:
+        return dumper(database.kind).count_rows(database)
+    except DeploymentError as error:
+        log.warning("%s: %s", database.site.name, error)
+        return {}
+
+
+def _row_changes(before: dict[str, int], now: dict[str, int]) -> dict[str, str]:
+    """Return the tables whose numbers of rows changed, in words."""
+    return {name: f"{was} before, {there} now" for name, (was, there) in dumps.differences(before, now).items()}

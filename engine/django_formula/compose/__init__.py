@@ -1,0 +1,1 @@
+"""Compose files, by which a project runs without the formula."""

@@ -1,0 +1,1 @@
+"""Containers of sites: engines, images, registries, and commands in containers."""

@@ -1,0 +1,1 @@
+"""Databases of sites: engines, what projects get of them, and servers of this host."""

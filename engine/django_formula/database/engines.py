@@ -1,0 +1,118 @@
+"""The kinds of databases: what each is called, how it is reached, and which packages belong to it.
+
+The table `ENGINES` has all of them. Two concerns have a class per engine of their own: setting a server up
+(`database.server`) and backing up (`backup.backups`); the pillar's enumeration is in `django/schema.yaml`. This
+module runs while Salt renders too (`django_pillar_render`), so it imports the standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def login_pair(user: str) -> tuple[str, str]:
+    """Return the two logins of a database: the pillar's, and the one that alternates with it at each new password."""
+    return user, f"{user[:61]}_2"
+
+
+class Engine:
+    """A kind of database.
+
+    Attributes:
+        name: as the pillar has it.
+        title: as its makers write it, for people.
+        backend: the dotted path of Django's own backend.
+        spatial_backend: that of GeoDjango for a database with PostGIS; empty for other kinds.
+        backend_words: parts of a backend's dotted path, also of a third party's, that are only in those of this kind.
+        is_server: whether it is reached over a connection; otherwise a database is a file.
+        port: the one that a server listens on unless it is configured otherwise.
+        socket_path: the unix socket of a server on this host; ``{}`` is its port.
+        default_sockets: values of ``host`` that mean the socket that clients use anyway.
+        drivers: Python packages that Django reaches it by, as their ``dist-info`` folders are named.
+        client_package: the distribution's package with the programs that dump and load it.
+    """
+
+    name = ""
+    title = ""
+    backend = ""
+    spatial_backend = ""
+    backend_words: tuple[str, ...] = ()
+    is_server = True
+    port = 0
+    socket_path = ""
+    default_sockets: tuple[str, ...] = ()
+    drivers: frozenset[str] = frozenset()
+    client_package = ""
+
+    def is_backend(self, backend: str) -> bool:
+        """Return whether a Django backend, given by its dotted path, is for this kind of database."""
+        return any(word in backend for word in self.backend_words)
+
+    def driver_requirement(self, django_version: tuple[int, ...]) -> str:
+        """Return the requirement that is installed where the project brings no driver; empty where none is needed."""
+        return ""
+
+
+class SQLite(Engine):
+    """SQLite, a file that the site's user owns; Python brings its driver."""
+
+    name = "sqlite"
+    title = "SQLite"
+    backend = "django.db.backends.sqlite3"
+    backend_words = ("sqlite", "spatialite")
+    is_server = False
+
+
+class PostgreSQL(Engine):
+    """PostgreSQL, and servers that speak its protocol."""
+
+    name = "postgres"
+    title = "PostgreSQL"
+    backend = "django.db.backends.postgresql"
+    spatial_backend = "django.contrib.gis.db.backends.postgis"
+    backend_words = ("postg",)
+    port = 5432
+    socket_path = "/run/postgresql/.s.PGSQL.{}"
+    default_sockets = ("/run/postgresql", "/var/run/postgresql")
+    drivers = frozenset({"psycopg", "psycopg2", "psycopg2_binary", "psycopg2cffi"})
+    client_package = "postgresql-client"
+
+    def driver_requirement(self, django_version: tuple[int, ...]) -> str:
+        """Return psycopg 3 for the Django versions that support it."""
+        return "psycopg[binary]>=3.1.8" if django_version >= (4, 2) else "psycopg2-binary>=2.8.6"
+
+
+class MySQL(Engine):
+    """MySQL and MariaDB, which Django and the pillar do not tell apart."""
+
+    name = "mysql"
+    title = "MariaDB"
+    backend = "django.db.backends.mysql"
+    backend_words = ("mysql", "mariadb")
+    port = 3306
+    socket_path = "/run/mysqld/mysqld.sock"
+    default_sockets = ("/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock")
+    drivers = frozenset({"mysqlclient", "pymysql", "mysql_connector_python"})
+    client_package = "mariadb-client"
+
+    def driver_requirement(self, django_version: tuple[int, ...]) -> str:
+        """Return mysqlclient, which Django recommends."""
+        return "mysqlclient>=2.2.1"
+
+
+#: The extension of PostgreSQL that GeoDjango uses, and the scheme of its URLs.
+POSTGIS = "postgis"
+SQLITE, POSTGRES, MYSQL = SQLite(), PostgreSQL(), MySQL()
+#: Every kind of database, by its name in the pillar.
+ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (SQLITE, POSTGRES, MYSQL)}
+#: Those that are reached over a connection.
+SERVERS = {name: engine for name, engine in ENGINES.items() if engine.is_server}
+
+
+def find(backend: str) -> Engine | None:
+    """Return the kind of database that a Django backend is for, or None for one that is not supported.
+
+    Args:
+        backend: the dotted path, as in ``DATABASES[…]["ENGINE"]``.
+    """
+    return next((engine for engine in ENGINES.values() if engine.is_backend(backend)), None)

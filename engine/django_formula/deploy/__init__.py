@@ -1,0 +1,1 @@
+"""What a deployment does: steps, plan, switch, migrations, rollback, and the removal of a site."""

@@ -1,0 +1,198 @@
+"""Contradictions between the project's settings, the pillar and the proxy: each is a sentence with both values."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from django_formula.knowledge import hints
+from django_formula.proxy import nginx
+from django_formula.server import servers
+from django_formula.site import domains as site_domains
+from django_formula.site.sites import Site
+from django_formula.untrusted import headers
+
+
+def contradictions(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the contradictions: the site works, but not for every visitor or not on every page.
+
+    Args:
+        settings: the effective settings, as Django reported them at its start.
+    """
+    if not servers.of_site(site).SERVES:
+        return  # the hosts that serve the site say it
+    domains = [*map(site_domains.host, site.config["domains"])]
+    if not all(_is_allowed(domain, settings["allowed_hosts"]) for domain in domains):
+        yield f"ALLOWED_HOSTS is {settings['allowed_hosts']}, which does not include every domain of the site"
+    if settings["media_root"] and Path(settings["media_root"]) != site.media.top:
+        yield f"MEDIA_ROOT is {settings['media_root']}, not {site.media}: uploads are not served"
+    yield from _of_cookies(site, settings.get("cookies", {}))
+    yield from _of_https(site, settings.get("https", {}))
+    yield from _of_origins(site, settings.get("trusted_origins", ()))
+    yield from _of_paths(site, settings)
+    yield from _of_static_files(site, settings)
+    yield from _of_sizes(site, settings.get("largest_body"))
+    yield from _of_times(site, settings.get("timeouts", {}))
+    for text in settings.get("unready", ()):
+        yield (
+            "AppConfig.ready() of an application reads what migrations have yet to make, and ends there until they "
+            f"are applied: {text}; have the project read it later, or in a data migration"
+        )
+
+
+def _is_allowed(domain: str, hosts: Sequence[str]) -> bool:
+    """Return whether Django's ALLOWED_HOSTS allows a domain; ``.example.org`` allows subdomains too."""
+    patterns = [host.lower() for host in hosts]
+    return any(host in ("*", domain) or (host.startswith(".") and f".{domain}".endswith(host)) for host in patterns)
+
+
+def _of_cookies(site: Site, cookies: Mapping[str, Any]) -> Iterator[str]:
+    """Yield cookies that no browser sends back: those of another domain, or over https only on a site without it."""
+    secure = [name for name, value in cookies.items() if name.endswith("_SECURE") and value]
+    if secure and not _may_be_https(site):
+        names = " and ".join(secure)
+        yield (
+            f"{names} {'are' if len(secure) > 1 else 'is'} on, so that browsers send the cookie over https only, and "
+            "the site has no tls: set tls, or list the proxy in front that serves https in proxy:trusted"
+        )
+    for name, value in cookies.items():
+        for domain in site.config["domains"] if name.endswith("_DOMAIN") and value else ():
+            if not f".{domain}".endswith(f".{value.lower().lstrip('.')}"):
+                yield (
+                    f"{name} is {value}, which does not include {domain}: browsers reject the cookie there; "
+                    f"correct {hints.setting(site, name)}"
+                )
+
+
+def _may_be_https(site: Site) -> bool:
+    """Return whether visitors may use https: to the site's proxy, or to another one in front of it or instead of it."""
+    return bool(site.https or site.config["proxy"]["trusted"] or not _is_ours(site))
+
+
+def _of_https(site: Site, https: Mapping[str, Any]) -> Iterator[str]:
+    """Yield redirects to https on a site without it, or with a header that the proxy removes."""
+    header = https.get("header")
+    is_custom = header not in (None, "HTTP_X_FORWARDED_PROTO")  # which the proxy passes on from the visitor
+    removed = {headers.meta(name): name for name in headers.removed(site.config["proxy"])}
+    if _is_ours(site) and header in removed:
+        name, at = removed[header], f"django:sites:{site.name}:proxy"
+        yield (
+            f"SECURE_PROXY_SSL_HEADER is {header}, and the proxy removes {name} from requests: use "
+            f"HTTP_X_FORWARDED_PROTO, or list {name} in {at}:trusted_headers and the proxy that sends it in "
+            f"{at}:trusted"
+        )
+    if https.get("redirect") and not _may_be_https(site) and not is_custom:
+        at = f"django:sites:{site.name}"
+        yield (
+            "SECURE_SSL_REDIRECT redirects every visitor to https, and the site has no tls: set "
+            f"{at}:tls, or list the proxy in front that serves https in {at}:proxy:trusted"
+        )
+
+
+def _of_origins(site: Site, origins: Sequence[str]) -> Iterator[str]:
+    """Yield origins that no page of the site has; the project may trust others in addition to its own."""
+    domains = site.config["domains"]
+    own = [origin for origin in origins if any(_is_allowed(site_domains.host(one), [_host(origin)]) for one in domains)]
+    if origins and not own:
+        yield (
+            f"CSRF_TRUSTED_ORIGINS is {list(origins)}, which includes no domain of the site ({', '.join(domains)}); "
+            f"correct {hints.setting(site, 'CSRF_TRUSTED_ORIGINS')}"
+        )
+    plain = [origin for origin in own if origin.lower().startswith("http://")]
+    if plain and site.public_https:
+        yield (
+            f"CSRF_TRUSTED_ORIGINS has {' and '.join(plain)}, and the site is served by https only; "
+            f"correct {hints.setting(site, 'CSRF_TRUSTED_ORIGINS')}"
+        )
+
+
+def _host(origin: str) -> str:
+    """Return the host of an origin in the form of ALLOWED_HOSTS; before Django 4 an origin has no scheme."""
+    return origin.rpartition("://")[2].partition(":")[0].removeprefix("*")
+
+
+def _of_paths(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield links to another path than that of the site, and URLs of files that shadow each other."""
+    at = f"django:sites:{site.name}"
+    prefix, path = settings.get("script_name"), site.config["path"].rstrip("/")
+    if prefix is not None and prefix.rstrip("/") != path:
+        yield (
+            f"FORCE_SCRIPT_NAME is {prefix!r}, and the site's path is {path or '/'!r}: links lead to the former; "
+            f"correct {hints.setting(site, 'FORCE_SCRIPT_NAME')}, or {at}:path"
+        )
+    static, media = (str(settings.get(key, "")) for key in ("static_url", "media_url"))
+    if settings.get("collected") is None or not _is_here(static) or not _is_ours(site):
+        return
+    if static.rstrip("/") in ("", path):
+        yield (
+            f"STATIC_URL is {static!r}, and the site's path is {path or '/'!r}: no static files are served there; "
+            f"correct {hints.setting(site, 'STATIC_URL')}"
+        )
+    elif _is_here(media) and media.strip("/") and (static.startswith(media) or media.startswith(static)):
+        yield (
+            f"MEDIA_URL is {media!r}, and STATIC_URL is {static!r}: a file below both is served from one of them; "
+            f"correct {hints.setting(site, 'MEDIA_URL')}, or STATIC_URL"
+        )
+
+
+def _of_static_files(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a storage that names the files of the next release too early, and code among the files."""
+    code = settings.get("static_code") or []
+    if code:
+        first = next((name for name in code if "settings" in name), code[0])
+        yield (
+            f"STATICFILES_DIRS has a folder with the project's code, and everyone can read {first} below STATIC_URL: "
+            "have it name folders without code"
+        )
+    storage = settings.get("static_storage") or {}
+    if storage.get("elsewhere") and storage.get("manifest"):
+        yield (
+            f"{storage['class']} uploads its manifest while collectstatic runs: from then on processes of the active "
+            "release that start name static files of this one, even if it fails; use ManifestStaticFilesStorage with "
+            f"django:sites:{site.name}:static:push (docs/guides/static.md)"
+        )
+
+
+def _is_ours(site: Site) -> bool:
+    """Return whether the formula manages the proxy of the site."""
+    return bool(site.config["proxy"]["kind"] != "none")
+
+
+def _is_here(url: str) -> bool:
+    """Return whether a URL is a path of this host."""
+    return url.startswith("/") and not urlsplit(url).netloc
+
+
+def _of_sizes(site: Site, largest: int | None) -> Iterator[str]:
+    """Yield a limit of Django that is above the proxy's; one below is fine, since Django does not count files."""
+    sizes = [site.config["media"]["max_upload"]]
+    parts = site.config["proxy"]["locations"].values()
+    sizes += [part[name] for part in parts for name in ("client_max_body_size", "LimitRequestBody") if name in part]
+    limits = [size for size in map(nginx.size, sizes) if size is not None]
+    if largest and _is_ours(site) and 0 not in limits and largest > max(limits):
+        yield (
+            f"DATA_UPLOAD_MAX_MEMORY_SIZE is {largest} bytes, and the proxy refuses requests over {sizes[0]}: "
+            f"raise django:sites:{site.name}:media:max_upload"
+        )
+
+
+def _of_times(site: Site, timeouts: Mapping[str, float]) -> Iterator[str]:
+    """Yield timeouts of databases that are longer than the server's timeout of a request."""
+    server = servers.of_site(site)
+    limit = server.timeout(site)
+    longer = f", or a longer django:sites:{site.name}:server:options:{server.TIMEOUT}" if server.TIMEOUT else ""
+    for name, seconds in timeouts.items():
+        if seconds > limit:
+            yield (
+                f"{name} is {seconds:g} s, and the server ends a request after {limit} s, before Django can report the "
+                f"timeout: set a shorter one in {_options(site, name)}{longer}"
+            )
+
+
+def _options(site: Site, name: str) -> str:
+    """Return the key of the pillar that has the options of a database, or ``the project``."""
+    for alias, database in site.config["databases"].items():
+        if database["engine"] and name.startswith(f"DATABASES[{alias!r}]"):
+            is_alone = alias == "default" and len(site.config["databases"]) == 1
+            return f"django:sites:{site.name}:{'database' if is_alone else f'databases:{alias}'}:options"
+    return "the project"

@@ -1,0 +1,55 @@
+"""What is left of a release that failed, and what its source has and the pillar lacks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django_formula.container import images
+from django_formula.host import file
+from django_formula.host.commands import DeploymentError
+from django_formula.inspect import advice as inspect_advice
+from django_formula.project import page
+from django_formula.release import cure, health, instances, releases
+from django_formula.release.releases import Release
+
+
+def advice(release: Release, step: str, error: DeploymentError, masked: list[str]) -> str:
+    """Return what a failed release has in its source and the pillar lacks; complete the hint of the error.
+
+    Args:
+        masked: texts that no output may show.
+    """
+    if "settings_module" not in release.facts or not (release.path / "source").is_dir():
+        return ""
+    has_page = not isinstance(error, health.NoPage)
+    about = release.site, release.path, release.facts
+    error.hint = inspect_advice.with_fixtures(*about, error.hint)
+    if error.hint.startswith(cure.GENERAL):
+        error.hint = inspect_advice.unset_variables(*about, error.message) or error.hint
+    routes = [] if has_page else page.routes(*about, masked)
+    lacking = inspect_advice.not_in_pillar(*about, step, error.hint, has_page=has_page, routes=routes)
+    pages = "" if "health:path: " in lacking else page.named(routes)
+    return "\n".join(filter(None, [lacking, pages]))
+
+
+def clear_away(release: Release, live: Release | None, record: Mapping[str, Any], *, is_transient: bool) -> list[str]:
+    """Stop a release that failed, and keep its record, or nothing of it where a new try may help; return warnings.
+
+    Args:
+        live: the active release.
+        record: what is recorded of the failure.
+        is_transient: whether a new try may help.
+    """
+    site = release.site
+    instances.remove(site, release.path)
+    # Before a first release, the newest that failed keeps its source for `django.manage` and `django.check`.
+    keeps = not live and (release.path / "config/environment").exists()
+    for other in () if live else releases.releases(site):
+        if other.name != release.name:
+            file.remove_tree(other.path / "source")
+    for part in ("static",) if keeps else ("source", "static"):
+        file.remove_tree(release.path / part)
+    if is_transient:
+        file.remove_tree(release.path)
+    else:
+        release.update(state="failed", **record)
+    return images.prune(site, images.used(site))

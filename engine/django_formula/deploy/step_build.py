@@ -1,0 +1,248 @@
+"""The steps `virtualenv` and `build`: what runs without secrets, as the build user."""
+
+import contextlib
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+
+from django_formula.container import containers, images
+from django_formula.container import file as container_file
+from django_formula.deploy import drift, preflight
+from django_formula.deploy.deployment import Changes, Deployment
+from django_formula.host import commands, users
+from django_formula.host import file as host_file
+from django_formula.host.commands import DeploymentError, seconds
+from django_formula.inspect import requirements as inspect_requirements
+from django_formula.process import build_user as process_build_user
+from django_formula.process import sandbox
+from django_formula.release import manifest, releases, settings
+from django_formula.release.releases import Release
+from django_formula.secret import secrets
+from django_formula.site import sites
+from django_formula.site.sites import Site
+from django_formula.untrusted import delegate
+from django_formula.untrusted.foreign import GROUP, Foreign
+from django_formula.untrusted.text import Log
+from django_formula.virtualenv import image as virtualenv_image
+from django_formula.virtualenv import interpreter, uv, virtualenvs
+from django_formula.virtualenv import packages as virtualenv_packages
+from django_formula.virtualenv import requirements as virtualenv_requirements
+
+log = Log.of(__name__)
+
+#: Compiles a source as compileall does, whose own start takes longer than that.
+COMPILE = """
+import os, py_compile, sys
+for parent, folders, names in os.walk(sys.argv[1]):
+    folders[:] = [name for name in folders if name != "node_modules" and not name.startswith(".")]
+    for name in names:
+        if name.endswith(".py") and not name.startswith("."):
+            try:
+                py_compile.compile(os.path.join(parent, name), doraise=True)
+            except Exception:
+                pass  # its import fails with the same error
+"""
+
+#: Copies what an image has in its working directory to a source, such as the assets that its Dockerfile has made.
+TAKE = """
+import os, shutil, sys
+made, tree, folder = sys.argv[1:]
+inner = os.path.normpath(os.path.join(tree, folder))
+if not made:
+    sys.exit()
+if not os.path.exists(os.path.join(made, folder, "manage.py")):
+    if not os.path.exists(os.path.join(made, "manage.py")):
+        sys.exit()
+    tree = inner
+never = {"__pycache__", "node_modules", ".git"}
+for parent, folders, names in os.walk(made):
+    folders[:] = [n for n in folders if n not in never and not os.path.exists(os.path.join(parent, n, "pyvenv.cfg"))]
+    target = os.path.join(tree, os.path.relpath(parent, made))
+    for name in [*folders, *names]:
+        old, new = os.path.join(parent, name), os.path.join(target, name)
+        if os.path.islink(old):
+            if not os.path.lexists(new):
+                os.symlink(os.readlink(old), new)
+        elif os.path.isdir(old):
+            os.makedirs(new, exist_ok=True)
+        elif os.path.isfile(old) and not os.path.islink(new):
+            shutil.copyfile(old, new)
+            shutil.copymode(old, new)
+"""
+
+#: Timeout for copying a release's files into ``shared/``.
+_COPY_TIMEOUT = "10m"
+
+
+def virtualenv(deployment: Deployment) -> Iterator[Changes]:
+    """Build the virtualenv for the requirements, or share that of a release with the same."""
+    site, release = deployment.site, deployment.release
+    if not deployment.is_new or not release:
+        return
+    if file := container_file.of_site(site):
+        yield {"virtualenv": f"that of the image of {file}"}
+        preflight.refuse_without_disk(site, deployment.live, with_virtualenv=True)
+        log.info("%s: building the image of %s", site.name, file)
+        key = virtualenv_image.make(site, release.path, again=deployment.again, aside=deployment.aside)
+        manifest.make(site.virtualenvs / key, secrets.record_key(site))
+        _link_virtualenv(deployment, release, key)
+        return
+    tree = release.path / "source"
+    requirements = virtualenv_requirements.read(site, tree, release.facts["folder"])
+    key = virtualenvs.newest(site, virtualenvs.key_of(site, requirements.contents))
+    exists = virtualenvs.is_complete(site, key)
+    if exists and deployment.again and drift.of_virtualenv(site, key):
+        exists = False
+    if not exists and any(other.record.get("virtualenv") == key for other in releases.releases(site)):
+        key = virtualenvs.next_of(site, key.partition(".")[0])  # the live release still imports from the other
+    if not exists:
+        interpreter.require(site, requirements.python)
+        pinned = inspect_requirements.versions(requirements.contents)
+        pinned |= inspect_requirements.replacing(site.config["python_packages"])
+        interpreter.require_for_django(site, pinned.get("django", ""))
+    changes: Changes = {"virtualenv": f"{key}, {'shared' if exists else 'new'}", "requirements": requirements.files}
+    yield changes
+    if not exists:
+        preflight.refuse_without_disk(site, deployment.live, with_virtualenv=True)
+        where = virtualenv_image.taken(site, key) if site.config.get("container") else ""
+        if where:
+            changes["virtualenv"] = f"{key}, from an image ({where})"
+        else:
+            log.info("%s: installing %s", site.name, ", ".join(requirements.files) or "packages")
+            added = virtualenvs.build(
+                site, tree, requirements.files, key, deployment.secrets.index_password, release.facts["folder"]
+            )
+            if added:
+                changes["added"] = added
+        if site.config.get("container") and where != "pulled" and not deployment.aside:
+            virtualenv_image.share(site, key)
+        manifest.make(site.virtualenvs / key, secrets.record_key(site))
+    _link_virtualenv(deployment, release, key)
+
+
+def _link_virtualenv(deployment: Deployment, release: Release, key: str) -> None:
+    host_file.link(release.path / "virtualenv", f"../../virtualenvs/{key}", durable=False)
+    packages = virtualenvs.packages(release.site.virtualenvs / key)
+    release.update(virtualenv=key, packages=packages)
+    warning = interpreter.warning_of_django(packages.get("django", ""))
+    deployment.warn([f"{release.site.name}: {warning}"] if warning else [])
+
+
+def build(deployment: Deployment) -> Iterator[Changes]:
+    """Run the build commands in the new source and compile it, as the build user; then give it to root."""
+    site, release = deployment.site, deployment.release
+    if not deployment.is_new or not release:
+        return
+    copied = virtualenv_packages.names(site)
+    changes: Changes = {"commands": site.config["build"] or "none", "source": "compiled"}
+    yield {**changes, **({"packages": copied} if copied else {})}
+    tree = Foreign(release.path / "source")
+    build_user = users.owner(site.build_user, site.build_user)
+    process_build_user.end_processes(site)
+    for path, content in settings.files_of_build(site).items():
+        settings.write_project_file(site, release.path / "source", path, content)
+    tree.give(build_user, None, of=0)
+    _run_commands(site, release, tree)
+    process_build_user.end_processes(site)
+    tree.give(users.owner("root", site.user), GROUP, of=build_user[0])
+    _link_shared(site, tree, fill=not deployment.aside)
+    _make_writable(site, tree)
+    virtualenv_packages.copy(site, release.path)
+    if site.config.get("container"):
+        container = images.of_release(site, release.path, release.record["virtualenv"])
+        release.update(container=containers.record(container))
+
+
+def _run_commands(site: Site, release: Release, tree: Foreign) -> None:
+    image, virtualenv = "", release.path / "virtualenv"
+    if site.config.get("container"):  # whose image has no link of a release yet
+        image, virtualenv = images.for_commands(site, release.path, release.record["virtualenv"])
+    environment = {
+        **uv.build_environment(site),
+        "VIRTUAL_ENV": str(virtualenv),
+        "PATH": f"{virtualenv}/bin:{commands.PATH}",
+    }
+
+    def run(argv: list[str], doing: str) -> None:
+        process_build_user.run(
+            site,
+            argv,
+            doing=doing,
+            environment=environment,
+            folder=str(tree / release.facts["folder"]),
+            writable=[str(tree)],
+            timeout=seconds(site.config["timeouts"]["build"]),
+            hint=f"the command is from django:sites:{site.name}:build",
+            image=image,
+        )
+
+    if container_file.of_site(site):
+        made = container_file.working_folder(containers.engine(site), image)
+        argv = [f"{virtualenv}/bin/python", "-I", "-S", "-c", TAKE, made, str(tree), release.facts["folder"]]
+        run(argv, "copying what the Dockerfile has made")
+    for command in site.config["build"]:
+        log.info("%s: %s", site.name, command)
+        run(shlex.split(command), shlex.join(shlex.split(command)))
+    with contextlib.suppress(DeploymentError):
+        run([f"{virtualenv}/bin/python", "-I", "-S", "-c", COMPILE, str(tree)], "compiling the source")
+
+
+def _make_writable(site: Site, tree: Foreign) -> None:
+    """Make the folders of ``writable``, and give them to the site's user."""
+    for path in sorted(site.config["writable"]):
+        folder = sites.inside(tree, path, f"django:sites:{site.name}:writable", link=False)
+        if not folder.is_folder():
+            folder.make_folder(mode=0o750, owner=users.owner("root", site.user))
+    for path in sandbox.outermost(site.config["writable"]):
+        (tree / path).give(users.owner(site.user, site.user), GROUP, of=0)
+
+
+def _link_shared(site: Site, tree: Foreign, *, fill: bool) -> None:
+    """Replace the paths of ``shared`` by links to what outlives a release; fill it from the first release.
+
+    The site's processes may be working in ``shared/``, so it is filled as the site's user. A path below another one
+    is a folder that is created there.
+
+    Args:
+        fill: whether to fill it; otherwise a path that is not shared yet stays as the source has it.
+    """
+    at = f"django:sites:{site.name}:shared"
+    outermost = sandbox.outermost(site.config["shared"])
+    for path in outermost:
+        inside = sites.inside(tree, path, at)
+        kept = sites.inside(site.shared, path, at)
+        if not kept.exists():
+            if not fill:
+                continue
+            timeout = seconds(_COPY_TIMEOUT)
+            delegate.ask(site.user, _fill, inside, kept, doing=f"filling {kept}", timeout=timeout)
+        inside.remove()
+        inside.parent.make_folder(mode=0o750, owner=users.owner("root", site.user))
+        inside.link(str(kept))
+    for path in sorted({*site.config["shared"]} - {*outermost}) if fill else ():
+        kept = sites.inside(site.shared, path, at)
+        delegate.ask(site.user, _make_folder, kept, doing=f"creating {kept}")
+
+
+def _make_folder(folder: Foreign) -> None:
+    folder.path.mkdir(mode=0o750, parents=True, exist_ok=True)
+
+
+def _fill(source: Foreign, target: Foreign) -> None:
+    """Copy a path of a release to ``shared/``, completely or not at all; make a folder where it has none."""
+    old, new = source.path, target.path
+    new.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    temporary = new.with_name(f".{new.name}.new")
+    if temporary.is_dir():
+        shutil.rmtree(temporary)
+    if source.is_folder():
+        shutil.copytree(old, temporary, symlinks=True)
+        Foreign(temporary).give((os.geteuid(), os.getegid()), GROUP, of=os.geteuid())
+        temporary.rename(new)
+    elif source.is_file():
+        shutil.copyfile(old, temporary)
+        temporary.chmod(0o640)
+        temporary.rename(new)
+    elif "." not in new.name:
+        new.mkdir(mode=0o750)

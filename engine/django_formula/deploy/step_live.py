@@ -1,0 +1,103 @@
+"""The step `live`: the switch to the new release, and the end of the old one."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+
+from django_formula.database import setup
+from django_formula.deploy import migration, switch
+from django_formula.deploy.deployment import Changes, Deployment
+from django_formula.host.commands import DeploymentError, redact
+from django_formula.proxy import maintenance
+from django_formula.release import claim, disk, drain, instances
+from django_formula.release import workers as release_workers
+from django_formula.release.releases import Release
+
+
+def live(deployment: Deployment) -> Iterator[Changes]:
+    """Switch to the release by one rename; watch it while the old one is drained; stop that and prune.
+
+    Where the new release fails meanwhile, the old one is activated again: see `deploy.switch.watch`. While a
+    deployment on several hosts has claimed the site every instance stays, until all hosts have switched.
+    """
+    site, release, old = deployment.site, deployment.release, deployment.live
+    if not release:
+        return
+    keeps = claim.current(site) is not None
+    strays = [] if keeps else instances.strays(site, release.path)
+    switches = not old or old.name != release.name
+    reopens = migration.is_in_maintenance(site) and not migration.is_in_maintenance(site, release)
+    if not (switches or strays or deployment.takeover or reopens):
+        return
+    changes: Changes = {"live": {"old": old.name if old else None, "new": release.name}} if switches else {}
+    workers = instances.units(site, old.path)[1:] if old and switches else []
+    if workers:
+        changes["stops"] = ", ".join(workers)
+    if reopens:
+        changes["maintenance"] = "off"
+    if strays and not switches:
+        changes["stopped"] = [path.name for path in strays]
+    if deployment.takeover:
+        changes["adopted"] = deployment.takeover.as_state_changes()
+    yield changes
+    deployment.take_lock()
+    leaving = {*strays, *([old.path] if old and switches and not keeps else [])}
+    connections = _switch(deployment, release, leaving, switches=switches)
+    if switches and deployment.switch_report:
+        changes["receipt"] = deployment.switch_report
+    if reopens:
+        migration.end_maintenance(site)
+    elif switches:
+        maintenance.release_workers(site)
+    stuck = [] if keeps else _stop_and_prune(deployment, connections, has_strays=bool(strays))
+    if switches:
+        deployment.warn(_failed_workers(deployment, release))
+    if switches and old and setup.has_new_password(site, old.record, release.record):
+        changes |= _revoke_passwords(deployment, release)
+    deployment.warn(stuck)
+
+
+def _switch(deployment: Deployment, release: Release, leaving: set[Path], *, switches: bool) -> dict[Path, int]:
+    """Activate the release and drain the instances that are left; return the connections still open at each."""
+    site = deployment.site
+    former = site.previous.readlink() if site.previous.is_symlink() else None
+    if deployment.takeover:
+        switch.take_over(deployment, release, deployment.takeover, switches=switches)
+    elif switches:
+        switch.activate(deployment, release)
+    if switches:
+        return switch.watch(deployment, release, leaving, former)
+    return {path: drain.drain(site, path) for path in leaving}
+
+
+def _stop_and_prune(deployment: Deployment, connections: dict[Path, int], *, has_strays: bool) -> list[str]:
+    """Stop the instances that are left, and delete old releases; return what could not be deleted."""
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(switch.stop, deployment, connections)
+        if has_strays:  # they may belong to a release that is deleted then
+            wait([stopped])
+        stuck = disk.prune(deployment.site)
+        stopped.result()
+    return stuck
+
+
+def _failed_workers(deployment: Deployment, release: Release) -> list[str]:
+    """Return a warning for each worker whose command, which is started only after the switch, has failed."""
+    site, texts = deployment.site, []
+    manager = instances.process_manager(site, release.path)
+    for name in release_workers.failed_after_switch(site, release.path):
+        lines = manager.journal(site, release.path, deployment.began, name).strip().splitlines()
+        why = f": {redact(lines[-1], deployment.secrets.masked())}" if lines else ""
+        where = f"django.logs {site.name} worker={name}"
+        texts.append(f"the command of the worker {name} failed, and is started again and again{why} ({where})")
+    return texts
+
+
+def _revoke_passwords(deployment: Deployment, release: Release) -> Changes:
+    """Let the database servers of this host accept the new passwords only; where that fails, the next apply does."""
+    databases = setup.databases(deployment.site, deployment.secrets.by_name, release.record["inputs"])
+    try:
+        return setup.as_state_changes(setup.apply(databases, deployment.servers))
+    except DeploymentError as error:
+        deployment.warn([f"the former database password is still valid: {error.message}; apply again"])
+        return {}

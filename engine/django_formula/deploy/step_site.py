@@ -1,0 +1,201 @@
+"""The step `site`: what a site has on the host outside of its releases."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django_formula.backup import backups
+from django_formula.container import registry
+from django_formula.deploy.deployment import Changes, Deployment
+from django_formula.host import file, users
+from django_formula.host import folders as host_folders
+from django_formula.host.commands import DeploymentError
+from django_formula.host.folders import Folder
+from django_formula.proxy import listener, ports, site_files
+from django_formula.push import static_files
+from django_formula.release import claim
+from django_formula.schedule import schedules as schedule_schedules
+from django_formula.schedule import timer
+from django_formula.schedule.timer import Task
+from django_formula.secret import secrets
+from django_formula.site import media, mount
+from django_formula.site.sites import Site
+from django_formula.source import mirror
+from django_formula.store import served, stores
+from django_formula.tls import (
+    certificates,
+    renewal,  # noqa: F401 - schedule.timer packs its program from the modules that are loaded
+)
+from django_formula.untrusted.text import in_command
+from django_formula.virtualenv import index
+
+
+@dataclass
+class _Pending:
+    """What the step has to change on the host.
+
+    Attributes:
+        changes: for people; empty where there is nothing to do.
+        applied: the content of ``site.json``.
+        folders: those that are missing or have another owner or mode.
+        templates: those that differ from the site's copies.
+        tasks: whose timers differ.
+        leftovers: databases and files of an interrupted restore.
+    """
+
+    changes: Changes
+    applied: dict[str, Any]
+    folders: list[Folder]
+    templates: list[str]
+    tasks: list[Task]
+    leftovers: list[str]
+
+
+def site(deployment: Deployment) -> Iterator[Changes]:
+    """Have the site's folders, its registration, its configuration as applied, and the mirror with its keys."""
+    over = deployment.site.config.get("fleet", {}).pop("over", "")  # no configuration: it changes by each deployment
+    if over and not deployment.test:
+        claim.end(deployment.site, over)
+    former, takeover = deployment.takeover, deployment.find_takeover()
+    _refuse_impossible(deployment)
+    if takeover:
+        takeover.check_data()
+    pending = _look(deployment)
+    if takeover and (not former or former.plan != takeover.plan):
+        pending.changes["adopted"] = takeover.as_state_changes()
+    if pending.changes:
+        yield pending.changes
+        _apply(deployment, pending)
+    deployment.begin_to_resolve()
+
+
+def _refuse_impossible(deployment: Deployment) -> None:
+    site, listening = deployment.site, deployment.listening
+    refuse_closed_parents(site)
+    _refuse_writable_parents(site)
+    proxy, listens = site.config["proxy"], [*site.config["proxy"]["listen"], *site.listens_tls]
+    ports.refuse_foreign_addresses(site)
+    ports.refuse_taken_ports(site.name, proxy["kind"], listens, listening, deployment.coming)
+    if not deployment.takeover:  # whose files have these names as long as it serves
+        site_files.refuse_in_the_way(site)
+    listener.refuse_impossible(site, listening)
+    certificates.refuse_bad_files(site, deployment.secrets.tls, deployment.templates)
+    schedule_schedules.refuse_impossible(site)
+
+
+def refuse_closed_parents(site: Site) -> None:
+    """Check that the proxy can traverse the folders above the site's root.
+
+    Raises:
+        DeploymentError: it cannot.
+    """
+    group = users.group_id(site.proxy_group)
+    for parent in reversed(site.root.parents):
+        try:
+            status = os.stat(parent)
+        except FileNotFoundError:
+            return
+        if not status.st_mode & 0o001 and not (status.st_gid == group and status.st_mode & 0o010):
+            mode = f"{users.owner_of(status)} {status.st_mode & 0o7777:04o}"
+            raise DeploymentError(
+                f"{site.proxy_group} cannot traverse {parent} ({mode}), which is above {site.root}",
+                hint=f"{in_command('chmod', 'o+x', str(parent))}, or set django:sites:{site.name}:root to another "
+                "folder",
+            )
+
+
+def _refuse_writable_parents(site: Site) -> None:
+    """Check that only root can rename folders above the site's: another user could replace them by a link."""
+    at = f"django:sites:{site.name}"
+    host_folders.refuse_unsafe_parents(site.root, f"{at}:root")
+    if not site.backups.is_relative_to(site.root):
+        host_folders.refuse_unsafe_parents(site.backups, f"{at}:backup:directory")
+
+
+def _look(deployment: Deployment) -> _Pending:
+    site, templates = deployment.site, deployment.templates
+    folders = deployment.takeover.folders() if deployment.takeover else site.folders()
+    if media.is_shared(site):  # root may have no rights on its mount
+        folders = [folder for folder in folders if folder.path != site.media.top]
+    wrong = {folder: problem for folder in folders if (problem := host_folders.problem(folder))}
+    applied = file.with_checksum({"config": dict(site.config), "platform": dict(site.platform)})
+    stale = site.stale_templates(templates)
+    schedules = {task: timer.stale(site, templates, task) for task in timer.TASKS}
+    leftovers = backups.leftovers(site)
+    changes: Changes = {str(folder.path): problem for folder, problem in wrong.items()}
+    changes |= mount.look(site)
+    if file.read_json(site.applied) != applied:
+        changes[str(site.applied)] = "new" if not site.applied.exists() else "changed"
+    if stale:
+        changes["templates"] = stale
+    if not site.is_registered():
+        changes["registered"] = str(site.root)
+    if keys := mirror.unprepared(site, deployment.secrets.deploy_key):
+        changes["mirror"] = keys
+    if not index.PASSWORD.is_kept(site, deployment.secrets.index_password):
+        changes["index"] = "password kept" if deployment.secrets.index_password else "password removed"
+    if not registry.PASSWORD.is_kept(site, deployment.secrets.registry_password):
+        changes["registry"] = "password kept" if deployment.secrets.registry_password else "password removed"
+    if not static_files.SECRET.is_kept(site, deployment.secrets.push_secret):
+        changes["push"] = "secret kept" if deployment.secrets.push_secret else "secret removed"
+    if os.path.lexists(static_files.keys(site)) and not deployment.lock.holder():
+        changes[str(static_files.keys(site))] = "removed: a push was interrupted"
+    changes |= {str(path): "kept" for path in _untrusted(deployment)} | served.gone(site)
+    if _lacks_store_password(site):
+        changes[str(secrets.store_password_file(site))] = "new"
+    if schedule := {path: change for found in schedules.values() for path, change in found.items()}:
+        changes["schedule"] = schedule
+    if dropped := schedule_schedules.dropped(site):
+        changes["schedules"] = dropped
+    if leftovers:
+        changes["removed"] = f"leftovers of an interrupted restore: {', '.join(leftovers)}"
+    tasks = [task for task, found in schedules.items() if found]
+    return _Pending(changes, applied, [*wrong], stale, tasks, leftovers)
+
+
+def _untrusted(deployment: Deployment) -> dict[Path, str]:
+    """Return the certificates that the site's processes have to trust, and that are not in their files yet."""
+    files = {deployment.site.trusted / f"{host}.pem": text for host, text in deployment.secrets.trusted.items()}
+    return {path: text for path, text in files.items() if file.read_text(path) != text}
+
+
+def _lacks_store_password(site: Site) -> bool:
+    has_redis = any(kind.KIND == "redis" for kind, _server in stores.own_servers(site))
+    return has_redis and not secrets.store_password_file(site).exists()
+
+
+def _apply(deployment: Deployment, pending: _Pending) -> None:
+    site, templates = deployment.site, deployment.templates
+    if str(static_files.keys(site)) in pending.changes:
+        deployment.take_lock(look_again=True)
+    if pending.leftovers:
+        with backups.lock(site, "state.apply").held():
+            backups.remove_leftovers(site)
+    for folder in pending.folders:
+        if folder.path == site.runtime:
+            site.prepare_runtime(site.current)
+        else:
+            host_folders.make(folder)
+    mount.apply(site)
+    if deployment.takeover:
+        deployment.takeover.write()
+    if pending.templates:
+        site.keep_templates(templates)
+    mirror.prepare(site, deployment.secrets.deploy_key)
+    index.PASSWORD.keep(site, deployment.secrets.index_password)
+    static_files.SECRET.keep(site, deployment.secrets.push_secret)
+    registry.PASSWORD.keep(site, deployment.secrets.registry_password)
+    registry.clear(site)
+    for path, text in _untrusted(deployment).items():
+        file.write(path, text)
+    served.remove(site)
+    if _lacks_store_password(site):
+        password = secrets.store_password(site)
+        file.write(secrets.store_password_file(site), password, mode=0o600)
+    file.write_json(site.applied, pending.applied, mode=0o600)
+    site.register()
+    for task in pending.tasks:
+        timer.apply(site, templates, task)
+    schedule_schedules.drop(site)

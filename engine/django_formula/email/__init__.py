@@ -1,0 +1,1 @@
+"""Mail of a site: its server, as settings and environment name it."""

@@ -1,0 +1,1 @@
+"""This host: commands, files, locks, users, ports, /proc, daemons, templates, and DeploymentError."""

@@ -1,0 +1,60 @@
+"""Programs of timers: archives of our modules, which Python runs without Salt."""
+
+import functools
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+#: Where our modules are. An archive has those that a source imports, loaded or not: it is equal for equal code.
+_PACKAGE = Path(__file__).parents[1]
+#: Whether this runs in such a program, which makes no other one.
+IS_PACKED = not _PACKAGE.is_dir()
+#: What a source imports: of a family, of a module, and by a name that it composes.
+_OF_FAMILY = re.compile(r"^ *from django_formula\.(\w+) import (\([^)]*\)|.*)", re.MULTILINE)
+_OF_MODULE = re.compile(r"^ *from django_formula\.(\w+)\.(\w+) import", re.MULTILINE)
+_COMPOSED = re.compile(r"""import_module\(f["']django_formula\.(\w+)\.{""")
+
+
+@functools.cache
+def packed(module: str, without: frozenset[str] = frozenset()) -> bytes:
+    """Return a program as an archive that Python runs: a module and those that it imports; equal for equal code.
+
+    Args:
+        module: its whole name. Its `main` gets the arguments.
+        without: modules that it does not need, with those that only they import.
+    """
+    package, _, name = module.rpartition(".")
+    main = f"import sys\nfrom {package} import {name}\nsys.exit({name}.main(*sys.argv[1:]))\n"
+    sources: dict[str, str] = {}
+    names = [module]
+    for name in names:  # grows meanwhile
+        sources[name] = _path(name).read_text(encoding="utf-8")
+        imported = dict.fromkeys(_imported(sources[name]))
+        names += [other for other in imported if other not in names and other not in without]
+    packages = dict.fromkeys([_PACKAGE.name, *(name.rpartition(".")[0] for name in sources)])
+    sources |= {f"{name}.__init__": _path(f"{name}.__init__").read_text(encoding="utf-8") for name in packages}
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr(zipfile.ZipInfo("__main__.py"), main)
+        for name, source in sources.items():
+            members.writestr(zipfile.ZipInfo(f"{name.replace('.', '/')}.py"), source)
+    return archive.getvalue()
+
+
+def _path(name: str) -> Path:
+    return _PACKAGE.parent / f"{name.replace('.', '/')}.py"
+
+
+def _imported(source: str) -> Iterator[str]:
+    """Yield the names of our modules that a source imports, also in a function, and by a name that it composes."""
+    for family, name in _OF_MODULE.findall(source):
+        yield f"{_PACKAGE.name}.{family}.{name}"
+    for family, names in _OF_FAMILY.findall(source):
+        for name in re.sub(r"#.*|[()]", "", names).split(","):
+            if name.strip():
+                yield f"{_PACKAGE.name}.{family}.{name.split()[0]}"
+    for family in _COMPOSED.findall(source):
+        paths = sorted((_PACKAGE / family).glob("*.py"))
+        yield from (f"{_PACKAGE.name}.{family}.{path.stem}" for path in paths if path.stem[0] != "_")

@@ -1,0 +1,169 @@
+"""Packages that do not go with each other: one uses what the installed version of another no longer has."""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+
+from django_formula.inspect import project, removed, requirements
+from django_formula.knowledge import hints
+from django_formula.knowledge import package as knowledge_package
+from django_formula.site.sites import Site
+
+#: How Python reports a name that a module does not have.
+_NO_NAME = re.compile(
+    r"cannot import name '(?P<name>\w+)' from (?:partially initialized module )?'(?P<of>[\w.]+)'"
+    r"|module '(?P<module>[\w.]+)' has no attribute '(?P<attribute>\w+)'"
+    r"|No module named '(?P<missing>\w+\.[\w.]+)'"
+)
+#: How Python reports that a module of the project is imported where an installed package is meant.
+_HIDING = re.compile(
+    r"partially initialized module '(?P<name>\w+)'.*\(\S*?/source/(?P<path>(?:\S+/)?(?P=name)(?:/__init__)?\.py)\)"
+)
+#: How Python reports what its own library no longer has.
+_OF_PYTHON = re.compile(
+    r"cannot import name '(?P<name>\w+)' from "
+    r"'(?P<of>inspect|collections|asyncio|fractions|html|typing|locale|unittest)'"
+    r"|module '(?P<module>inspect|collections|asyncio|fractions|html|typing|locale|unittest)' has no attribute "
+    r"'(?P<attribute>\w+)'"
+    r"|No module named '(?P<missing>imp|cgi|asynchat|asyncore|telnetlib)'"
+)
+_FRAME = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
+_PACKAGE = re.compile(r"/site-packages/([A-Za-z_]\w*)(?:/|\.py$)")
+
+
+def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) -> str:
+    """Return what replaces a package that uses what this Python no longer has; empty for the project's own code.
+
+    Args:
+        cause: the exception.
+        log: the output with its frames.
+        installed: the packages of the virtualenv: normalised name → version.
+    """
+    found = _OF_PYTHON.search(cause)
+    if not found:
+        return ""
+    if found["name"] == "formatargspec" and "celery" in installed:
+        return hint(site, cause, installed)
+    package = _importing(log)
+    version = installed.get(package, "")
+    if not version or package in requirements.replacing(site.config["python_packages"]):
+        return ""
+    known = dict(requirements.not_running({package: version}, "3.99"))
+    newer = f"{package}~={known[package]}" if package in known else f"{package}>{version}"
+    gone = found["missing"] or f"{found['of'] or found['module']}.{found['name'] or found['attribute']}"
+    return (
+        f"{package} {version} uses {gone}, which this Python no longer has: set "
+        f"{hints.extended(site, 'python_packages', [newer])}, whose version replaces the one that the "
+        f"project requires, or {hints.at(site)}:python to a version that the packages support; it is "
+        f"{site.config['python']} now"
+    )
+
+
+def _importing(log: str) -> str:
+    """Return the normalised name of the package whose code raises; empty for the project's own code.
+
+    Args:
+        log: the output with the frames of the exception.
+    """
+    frames = [path for path in _FRAME.findall(log) if not re.search(r"/python3[\d.]*/(?!site-packages/)", path)]
+    module = _PACKAGE.search(frames[-1]) if frames else None
+    return _package(module[1]) if module else ""
+
+
+def _package(module: str) -> str:
+    """Return the normalised name of the package that has a module."""
+    return re.sub("[-_.]+", "-", knowledge_package.package_of(module) or module).lower()
+
+
+def hint(
+    site: Site,
+    cause: str,
+    installed: Mapping[str, str],
+    log: str = "",
+    outdated: Callable[[], Collection[str]] = tuple,
+) -> str:
+    """Return the packages or the constraint for an installed version that lacks what a module uses, or empty text.
+
+    Args:
+        cause: the exception.
+        log: the output with its frames.
+        installed: the packages of the virtualenv: normalised name → version.
+        outdated: returns the installed modules that import what the installed Django no longer has.
+    """
+    found = _NO_NAME.search(cause)
+    if not found:
+        return _of_psycopg(site, cause, installed)
+    celery = requirements.newer_celery(installed, "3.11") if found["name"] == "formatargspec" else []
+    if celery:
+        cure = hints.extended(site, "python_packages", celery)
+        return f"Celery {installed['celery']} does not run on Python since 3.11: set {cure}"
+    if found["missing"] and re.match(r"celery\.(task|decorators)\b", found["missing"]):
+        return (
+            f"Celery 5 does not have {found['missing']}, and Celery 4 does not run on Python since 3.11: have the "
+            f"project take shared_task from celery, or set django:sites:{site.name}:python to an older interpreter"
+        )
+    hiding = _HIDING.search(cause)
+    if hiding:
+        return (
+            f"{hiding['path']} has the name of the package {hiding['name']} and is imported in its place: "
+            f"take its folder out of django:sites:{site.name}:python_path, or rename the file"
+        )
+    module = found["of"] or found["module"] or found["missing"]
+    name = found["name"] or found["attribute"] or found["missing"]
+    top = module.partition(".")[0]
+    package = knowledge_package.package_of(top)
+    limit = removed.version_of_package_without(package, module)
+    package = package if limit else re.sub("[-_.]+", "-", top).lower()
+    version = installed.get(package, "")
+    limit = limit or removed.version_without(module, name.rpartition(".")[2]) or _below(version)
+    if not version:
+        return _older(site, re.sub("[-_.]+", "-", knowledge_package.package_of(top)).lower(), name, installed)
+    replacing = requirements.replacing(site.config["python_packages"])
+    if package in replacing:
+        user = _importing(log)
+        if user in ("", package, *replacing) or user not in installed:
+            return ""
+        outdated_too = {_package(module) for module in outdated()} if package == "django" else set()
+        others = sorted(outdated_too & installed.keys() - {user, *replacing})
+        users = [f"{one} {installed[one]}" for one in (user, *others)]
+        known = dict(requirements.not_running_with_django(installed, version))
+        newer = [f"{one}~={known[one]}" if one in known else f"{one}>{installed[one]}" for one in (user, *others)]
+        cure = hints.extended(site, "python_packages", newer)
+        what = f"{users[0]} uses {name}, which {package} {version} no longer has"
+        if others:
+            older = f"{project.listed(users[1:])} {'is' if len(others) == 1 else 'are'} too old for it as well"
+            return f"{what}, and {older}: set {cure}, whose versions replace those that the project requires"
+        return f"{what}: set {cure}, whose version replaces the one that the project requires"
+    present: list[str] = site.config["constraints"]
+    if not limit or not version or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
+        return ""
+    what = f"the module {name}" if found["missing"] else name
+    cure = hints.extended(site, "constraints", [f"{package}<{limit}"])
+    return f"{package} {version}, which is installed, does not have {what}: set {cure}"
+
+
+def _older(site: Site, package: str, name: str, installed: Mapping[str, str]) -> str:
+    """Return the series before that of a package with another name than its modules, which a lock may pin."""
+    version = installed.get(package, "")
+    limit = ".".join(re.findall(r"\d+", version)[:2])
+    present: list[str] = site.config["python_packages"]
+    if not version or not limit.strip("0.") or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
+        return ""
+    cure = hints.extended(site, "python_packages", [f"{package}<{limit}"])
+    return f"{package} {version}, which is installed, does not have {name}: set {cure}"
+
+
+def _of_psycopg(site: Site, cause: str, installed: Mapping[str, str]) -> str:
+    """Return the version that replaces a psycopg2 that can be built for this Python and not imported; or empty text."""
+    name = next((one for one in ("psycopg2", "psycopg2-binary") if one in installed), "")
+    if not name or "initialization of _psycopg raised" not in cause:
+        return ""
+    cure = hints.extended(site, "python_packages", [f"{name}~=2.9.5"])
+    return f"{name} {installed[name]} does not run on this Python: set {cure}"
+
+
+def _below(version: str) -> str:
+    """Return the first version of a series: ``4`` of 4.1.2, ``0.3`` of 0.3.1; empty if there is none before it."""
+    numbers = re.findall(r"\d+", version)
+    if len(numbers) > 1 and numbers[0] == "0":
+        return "" if numbers[1] == "0" else f"0.{numbers[1]}"
+    return numbers[0] if numbers and int(numbers[0]) > 1 else ""

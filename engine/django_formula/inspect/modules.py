@@ -1,0 +1,175 @@
+"""Modules that the settings of a project need: which package has them, and which are missing."""
+
+import ast
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from django_formula.inspect import code, imports, python_path, storages
+from django_formula.inspect import project as inspect_project
+from django_formula.inspect.settings import Settings
+from django_formula.knowledge import hints
+from django_formula.knowledge import package as knowledge_package
+from django_formula.site.sites import Site
+
+
+def needed(settings: Settings) -> list[str]:
+    """Return the top-level modules that settings import in every case, and those of applications and indexes."""
+    found = {name: None for path in settings.files for name in _imported(path)}
+    for setting in ("INSTALLED_APPS", "MIDDLEWARE"):
+        entries = settings.get(setting)
+        texts = entries if isinstance(entries, list) else []
+        found |= {text.partition(".")[0]: None for text in texts if isinstance(text, str)}
+    found |= {name.partition(".")[0]: None for name in _backends(settings)}
+    indexes = settings.get("HAYSTACK_CONNECTIONS")
+    found |= {"whoosh": None} if "whoosh" in str(indexes) else {}
+    return [name for name in found if name.isidentifier() and name != "django"]
+
+
+def _backends(settings: Settings) -> list[str]:
+    """Return the backends that the settings name for authentication, files, caches and channel layers."""
+    found = settings.get("AUTHENTICATION_BACKENDS")
+    backends = [*(found if isinstance(found, list) else []), *storages.named(settings)]
+    for setting in ("CACHES", "CHANNEL_LAYERS"):
+        aliases = settings.get(setting)
+        if isinstance(aliases, dict):
+            backends = [*backends, *(settings.get(setting, alias, "BACKEND") for alias in aliases)]
+    return [backend for backend in backends if isinstance(backend, str)]
+
+
+def _uses_s3(settings: Settings, roots: Sequence[Path]) -> bool:
+    """Return whether the storages that the settings name are those of django-storages for S3, or made of them."""
+    modules = imports.imported(roots, settings).values()
+    named = [*storages.named(settings), *(name for names in modules for name in names)]
+    return any(name.startswith(("storages.backends.s3.", "storages.backends.s3boto3.")) for name in named)
+
+
+def imports_itself(project: Path) -> bool:
+    """Return whether modules of a project import the folder of its manage.py as a package, from the folder above."""
+    pattern = re.compile(rf"^[ \t]*(?:from|import)[ \t]+{re.escape(project.name)}\.(\w+)", re.MULTILINE)
+    modules = [path for path in inspect_project.files(project, None, depth=6) if path.suffix == ".py"]
+    named = (name for path in modules for name in pattern.findall(code.read(path)))
+    return any(python_path.is_own([project], name) for name in named)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in code.tree(path).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
+
+
+def _imported_if_present(path: Path) -> Iterator[str]:
+    """Yield the modules whose absence a module of the settings handles."""
+    for node in ast.walk(code.tree(path)):
+        if not isinstance(node, ast.Try | ast.With):
+            continue
+        handled = [one.type for one in node.handlers] if isinstance(node, ast.Try) else []
+        handled += [one.context_expr for one in node.items] if isinstance(node, ast.With) else []
+        if any(one and re.search(r"ImportError|ModuleNotFoundError", ast.unparse(one)) for one in handled):
+            for part in ast.walk(ast.Module(node.body, [])):
+                names = [part.module or ""] if isinstance(part, ast.ImportFrom) else []
+                names += [alias.name for alias in part.names] if isinstance(part, ast.Import) else []
+                yield from (name.partition(".")[0] for name in names)
+
+
+def left_out(
+    settings: Settings, roots: Sequence[Path], required: Collection[str], offered: Mapping[str, str]
+) -> list[str]:
+    """Return the packages that the settings and the code of pages need and the requirements do not have.
+
+    Args:
+        roots: the folders that the project is imported from.
+        required: the names of the required packages, in lower case.
+        offered: the packages of the project's extras, which are not installed: name in lower case → requirement.
+    """
+    names = {*required, *(re.sub(r"\[.*", "", name) for name in required)}
+    optional = {name for path in settings.files for name in _imported_if_present(path)}
+    imported = dict.fromkeys([*needed(settings), *imports.foreign(roots, settings)])
+    imported |= {"boto3": None} if _uses_s3(settings, roots) else {}
+    wanted = [name for name in imported if name not in optional and not python_path.is_own(roots, name)]
+    missing = [name for name in wanted if _is_left_out(name, names)]
+    missing += ["PIL"] if _is_left_out("PIL", names) and _has_image_field(roots[0]) else []
+    missing = [name for name in missing if not any(knowledge_package.has(package, name) for package in names)]
+    packages = [re.sub(r"[-_.]+", "-", knowledge_package.package_of(name)).lower() for name in missing]
+    in_extras = {_plain(one): one for one in offered if one not in names}
+    known = [_plain(name) for module in wanted for name in (module, knowledge_package.package_of(module))]
+    packages += [in_extras[name] for name in known if name in in_extras]
+    return sorted({offered.get(package, package) for package in packages})
+
+
+def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
+    """Return Django and the packages of all modules that the settings need, and of known ones that others import.
+
+    Of an unknown one its name is the guess.
+    """
+    known = [name for name in imports.foreign(roots, settings) if knowledge_package.package_of(name)]
+    of_images = ["PIL"] if _has_image_field(roots[0]) else []
+    names = [name for name in [*needed(settings), *known, *of_images] if name not in sys.stdlib_module_names]
+    own = [name for name in names if python_path.is_own(roots, name)]
+    known_here = {*own, *in_other_case(settings, roots)}
+    foreign = [name for name in names if name not in known_here]
+    packages = (_guess(name, roots) for name in foreign)
+    return [*dict.fromkeys(["django", *packages])]
+
+
+def in_other_case(settings: Settings, roots: Sequence[Path]) -> dict[str, Path]:
+    """Return the modules that the settings need and the project has under a name with other capital letters.
+
+    As where a folder was renamed on Windows or macOS: git keeps its former name. A module of Python or of a known
+    package is none of them.
+    """
+    names = [name for name in needed(settings) if not python_path.is_own(roots, name)]
+    wanted = {name for name in names if name not in sys.stdlib_module_names and not knowledge_package.package_of(name)}
+    own = {path.parent.name.lower(): path.parent for root in roots for path in root.glob("*/__init__.py")}
+    return {name: own[name.lower()] for name in sorted(wanted) if name.lower() in own}
+
+
+def _guess(module: str, roots: Sequence[Path]) -> str:
+    """Return the package that has a module, or the module's name, which on PyPI is often another one."""
+    if module == "captcha":
+        paths = (path for path in inspect_project.files(roots[0], None, depth=6) if path.suffix == ".py")
+        texts = map(code.read, paths)
+        return "django-recaptcha<4" if any("ReCaptcha" in text for text in texts) else "django-simple-captcha"
+    return knowledge_package.package_of(module) or module.replace("_", "-")
+
+
+def _is_left_out(module: str, names: Collection[str]) -> bool:
+    """Return whether no package that the requirements bring has a module.
+
+    Where they name sqlparse, which Django brings, they are all packages of a virtualenv, as `pip freeze` lists them.
+    """
+    if module in knowledge_package.LEFT_OUT:
+        return True
+    bringing = knowledge_package.SELDOM.get(module)
+    if bringing:
+        package = knowledge_package.package_of(module).lower()
+        return not any(name == package or re.search(bringing, name) for name in names)
+    package = knowledge_package.package_of(module)
+    words = (_plain(module), _plain(package))
+    return "sqlparse" in names and bool(package) and not any(word in _plain(name) for name in names for word in words)
+
+
+def _plain(name: str) -> str:
+    """Return the name of a module or package by which they are compared; Django REST framework has two."""
+    return re.sub(r"[-_.]", "", name.lower()).replace("djangorestframework", "drf").replace("restframework", "drf")
+
+
+def _has_image_field(root: Path) -> bool:
+    """Return whether a migration of the project has an ImageField, which Django's checks require Pillow for."""
+    paths = (path for path in inspect_project.files(root, None, depth=6) if path.parent.name == "migrations")
+    return any("models.ImageField(" in code.read(path) for path in paths if path.suffix == ".py")
+
+
+def hint(site: Site, modules: Sequence[str]) -> str:
+    """Return what installs modules that are missing."""
+    packages = [*filter(None, map(knowledge_package.package_of, modules))]
+    unknown = [module for module in modules if not knowledge_package.package_of(module)]
+    cure = f"add the packages that have them to {hints.at(site)}:python_packages"
+    if packages:
+        cure = f"set {hints.extended(site, 'python_packages', packages)}"
+    also = f", and the packages that have {', '.join(unknown)}" if unknown and packages else ""
+    many = "modules" if len(modules) > 1 else "module"
+    return f"no package that is installed has the {many} {', '.join(modules)}: {cure}{also}"

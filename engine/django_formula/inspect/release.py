@@ -1,0 +1,115 @@
+"""The management commands that a project runs after migrations: in its Procfile, entry point or compose file."""
+
+import contextlib
+import json
+import re
+import shlex
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from django_formula.inspect import code, process_files, project, shell
+
+_SCRIPT = re.compile(r"(\w+[-_])?entry-?point(\.sh)?|release([-_]\w+)?(\.sh)?")
+#: Commands that a release has anyway, or that are not for one.
+_OTHERS = re.compile(
+    r"(make|show)?migrat\w*|collectstatic|createcachetable|compress|compilemessages|compilescss|check|createsuperuser"
+    r"|run\w*|shell\w*|test\w*|loaddata|flush|wait\w*"
+)
+#: Words of shell by which lines are in a block of their own.
+_OPENS, _ENDS = re.compile(r"(if|case|for|while|until)\b|.*\)\s*\{$|\{$"), re.compile(r"(fi|esac|done)\b|\}")
+_ELSE = re.compile(r"else\b|elif\b|.*;;$")
+_PLAIN = re.compile(r"manage\.py( [\w./=@:+-]+)+")
+
+
+def after_migrate(tree: Path) -> tuple[list[str], str]:
+    """Return the commands of manage.py that the project runs after migrate, and the file that has them."""
+    for path, commands in _files(tree):
+        texts = [shlex.join(words) for words in commands if not _OTHERS.fullmatch(words[1])]
+        found = [text for text in texts if _PLAIN.fullmatch(text)]
+        if found:
+            return found, path
+    return [], ""
+
+
+def loaded(tree: Path, installed: Collection[str]) -> tuple[list[str], str]:
+    """Return the fixtures that the project loads after migrate, and the file that has the command.
+
+    Those that are named for development or tests, or are for applications that are not installed, are left out.
+
+    Args:
+        installed: the entries of INSTALLED_APPS.
+    """
+    for path, commands in _files(tree):
+        words = [word for command in commands if command[1] == "loaddata" for word in command[2:]]
+        names = [name for word in words if re.fullmatch(r"[\w./*-]+", word) for name in _fixtures(tree, word)]
+        names = [
+            name for name in names if _labels(tree / name) <= {part for app in installed for part in app.split(".")}
+        ]
+        if names:
+            return names, path
+    return [], ""
+
+
+def _labels(path: Path) -> set[str]:
+    """Return the labels of the applications whose rows a fixture in JSON has; none for another file."""
+    with contextlib.suppress(ValueError, RecursionError):
+        rows = json.loads(code.read(path)) if path.suffix == ".json" else []
+        models = [str(row.get("model")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        return {model.partition(".")[0] for model in models}
+    return set()
+
+
+def _fixtures(tree: Path, word: str) -> list[str]:
+    """Return the fixtures that a word of loaddata names, which a shell expands."""
+    if word.startswith(("/", "-")) or ".." in word:
+        return []
+    names = sorted(str(path.relative_to(tree)) for path in tree.glob(word)) if "*" in word else [word]
+    return [name for name in names if process_files.is_for_live(Path(name))]
+
+
+def _files(tree: Path) -> Iterator[tuple[str, list[list[str]]]]:
+    """Yield the files that have commands of manage.py after migrate, and these commands."""
+    paths = [path.relative_to(tree) for path in project.files(tree, None, depth=4)]
+    is_compose = process_files.is_compose_file
+    paths = [path for path in paths if path.name == "Procfile" or _SCRIPT.fullmatch(path.name) or is_compose(path)]
+    order = [(path.name != "Procfile", is_compose(path), "prod" not in str(path), len(path.parts)) for path in paths]
+    for _rank, path in sorted(zip(order, paths, strict=True)):
+        if process_files.is_for_live(path):
+            yield str(path), [*_following(_commands(tree / path))]
+
+
+def _commands(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the commands of a file's lines, each with the number of the block that it is in."""
+    text = code.read(path)
+    if path.name == "Procfile":
+        found = re.search(r"^release:\s*(\S.*)", text, re.MULTILINE)
+        yield from ((0, words) for words in shell.commands(found[1] if found else "") or ())
+        return
+    if process_files.is_compose_file(path):
+        lines = process_files.services(path, [])
+        for block, service in enumerate(lines.values()):
+            line = process_files.line_of(service)
+            yield from ((block, words) for words in shell.commands(line) or ())
+        return
+    blocks, last = [0], 0
+    for line in re.sub(r"\\\n\s*", " ", text[:20_000]).splitlines():
+        row = re.sub(r"\|\|.*", "", line).strip()
+        if _ENDS.match(row):
+            blocks = blocks[:-1] or [0]
+        elif _OPENS.match(row) or _ELSE.match(row):
+            last += 1
+            blocks = [*(blocks if _OPENS.match(row) else blocks[:-1]), last]
+            if re.search(r";\s*(fi|done|esac)$", row):
+                blocks = blocks[:-1]
+        elif not row.startswith(("exec ", "#")):
+            yield from ((blocks[-1], words) for words in shell.commands(row) or ())
+
+
+def _following(commands: Iterable[tuple[int, list[str]]]) -> Iterator[list[str]]:
+    """Yield the commands of manage.py that come after migrate in the same block."""
+    migrated: set[int] = set()
+    for block, words in commands:
+        if words[:2] == ["manage.py", "migrate"]:
+            migrated.add(block)
+        elif block in migrated and words[:1] == ["manage.py"] and len(words) > 1:
+            yield words

@@ -1,0 +1,156 @@
+"""The result of an inspection: a site's pillar as YAML, with comments for what was found and guessed."""
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django_formula.untrusted.text import InPillar, in_command, pillar_comment, pillar_head, pillar_line, shown
+
+#: The order of the keys in the pillar.
+_ORDER = (
+    *("repository", "folder", "revision", "submodules", "domains", "project", "python_path", "settings_module", "wsgi"),
+    *(
+        "python",
+        "requirements",
+        "python_packages",
+        "constraints",
+        "packages",
+        "build",
+        "commands",
+        "files",
+        "shared",
+        "writable",
+    ),
+    *("writable_packages", "static"),
+    *("environment", "secrets", "settings", "database", "queue", "cache", "caches", "sessions"),
+    *("server", "sandbox", "workers", "schedules", "health"),
+)
+#: Keys with an entry on each line, each with a comment of its own.
+_ENTRIES = ("environment", "secrets", "workers", "schedules")
+
+
+@dataclass
+class Report:
+    """The pillar of a site and remarks on its project.
+
+    Attributes:
+        remarks: comments above the pillar; a list has the words of a command.
+        pillar: key → (value, comment).
+        settings_module: the settings module of the project.
+        application: its WSGI or ASGI module.
+        open: keys whose values have to be completed.
+        open_variables: the same of ``environment``.
+    """
+
+    remarks: list[str | list[str]] = field(default_factory=list)
+    pillar: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    settings_module: str = ""
+    application: str = ""
+    open: list[str] = field(default_factory=list)
+    open_variables: list[str] = field(default_factory=list)
+
+    def set(self, key: str, value: Any, comment: str = "", *, is_open: bool = False) -> None:
+        """Set a key of the pillar.
+
+        Args:
+            is_open: whether the value is only an example.
+        """
+        self.pillar[key] = (value, comment)
+        self.open += [key] if is_open else []
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """Return the value of a key."""
+        return self.pillar.get(key, (default, ""))[0]
+
+    def keys(self) -> dict[str, Any]:
+        """Return the pillar without what has to be completed, and without source and domains."""
+        found: dict[str, Any] = {}
+        for key in sorted(self.pillar, key=_ORDER.index):
+            value = self.value(key)
+            if key in _ENTRIES:
+                value = {name: inner for name, (inner, _comment) in value.items() if name not in self.open_variables}
+            elif key == "commands":
+                value = _by_stage(value)
+            if value and key not in (*self.open, "repository", "folder", "revision", "domains"):
+                found[key] = value
+        return found
+
+    def merge(self, key: str, values: dict[str, Any], comment: str) -> None:
+        """Add entries to a map of the pillar."""
+        before, comment_before = self.pillar.get(key, ({}, ""))
+        if values:
+            self.set(key, {**before, **values}, "; ".join(filter(None, [comment_before, comment])))
+
+    def extend(self, key: str, values: list[Any], comment: str) -> None:
+        """Add entries to a list of the pillar, each once."""
+        before, comments_before = self.pillar.get(key, ([], ""))
+        comments = dict.fromkeys([*filter(None, comments_before.split("; ")), comment])
+        self.set(key, [*before, *(value for value in values if value not in before)], "; ".join(comments))
+
+    def propose(self, *words: str) -> None:
+        """Add a command to the remarks: the one above it says what for."""
+        self.remarks.append([*words])
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the lines of the pillar as data, of the shape `LINE`; those of an entry are further inside."""
+        found: list[dict[str, Any]] = []
+        for key in sorted(self.pillar, key=_ORDER.index):
+            value, remark = self.pillar[key]
+            if key in _ENTRIES:
+                found.append({"key": key, "entries": [_line(name, *inner) for name, inner in value.items()]})
+            else:
+                found.append(_line(key, _by_stage(value) if key == "commands" else value, remark))
+        return found
+
+
+#: The shape of a line of the pillar as data: with a value, or with entries that have lines of their own.
+_VALUE = {"key": str, "value": Any, "remark": str}
+LINE = (_VALUE, {"key": str, "entries": [_VALUE]})
+#: The shape of a remark: a text, or the words of a command.
+REMARK = (str, [str])
+
+
+def text(title: str, name: str, remarks: Iterable[str | list[str]], lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return the pillar of a site as YAML.
+
+    Args:
+        title: the first line: the repository or folder.
+        name: the name of the site.
+        remarks: comments above the pillar; a list has the words of a command.
+        lines: the lines of the pillar, of the shape `LINE`.
+    """
+    found = [pillar_comment(title)]
+    found += [comment for remark in remarks for comment in _comments(remark)]
+    found += map(InPillar, ("django:", "  sites:"))
+    found.append(pillar_head(4, name))
+    for line in lines:
+        if "entries" in line:
+            found.append(pillar_head(6, line["key"]))
+            found += [pillar_line(8, one["key"], one["value"], one["remark"]) for one in line["entries"]]
+        else:
+            found.append(pillar_line(6, line["key"], line["value"], line["remark"]))
+    return "\n".join(found) + "\n"
+
+
+def _line(key: str, value: Any, remark: str) -> dict[str, Any]:
+    return {"key": key, "value": value, "remark": remark}
+
+
+def _by_stage(commands: list[tuple[str, list[str]]]) -> dict[str, list[str]]:
+    """Return the commands of each stage of a release."""
+    found: dict[str, list[str]] = {}
+    for stage, listed in commands:
+        found.setdefault(stage, []).extend(listed)
+    return found
+
+
+def _comments(remark: str | list[str]) -> list[InPillar]:
+    """Return the lines of a remark; a command has one line, so that it can be pasted."""
+    if isinstance(remark, str):
+        return [pillar_comment(f"  {line}") for line in textwrap.wrap(shown(remark), 110, subsequent_indent="  ")]
+    command = in_command(*remark)
+    comment = pillar_comment(f"  {command}")
+    if command and comment.endswith(command):
+        return [comment]
+    return [pillar_comment("  (no command is proposed: a name in it cannot be quoted)")]

@@ -1,0 +1,50 @@
+"""Settings of a project that no site can use: log files, URLs of a developer's machine, storages."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from django_formula.inspect import storages
+from django_formula.inspect.settings import Settings
+
+#: Folders outside of the source that every site may write to.
+_OF_ALL = ("/dev", "/proc")
+#: Folders that are empty when a unit starts: its process can write files there, and finds no folder.
+_EMPTY = ("/tmp", "/var/tmp")  # noqa: S108  # nosec B108 - paths of projects
+_OF_DEVELOPMENT = re.compile(r"https?://(localhost|127\.0\.0\.1|0\.0\.0\.0)(:\d+)?/")
+#: Messages on the standard error, which the journal has.
+_TO_JOURNAL = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+}
+
+
+def instead(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[tuple[str, Any, str]]:
+    """Yield settings that the pillar has to replace: the name, the value and the reason.
+
+    Args:
+        roots: the folders that the project is imported from.
+    """
+    path = next(_log_files(settings, tree), None)
+    if path:
+        yield "LOGGING", _TO_JOURNAL, f"to the journal: the project's writes {path}, which a site may not"
+    yield from storages.instead(settings, roots)
+    for name, folder in (("STATIC_URL", "/static/"), ("MEDIA_URL", "/media/")):
+        url = settings.get(name)
+        if isinstance(url, str) and _OF_DEVELOPMENT.match(url):
+            yield name, folder, f"the project's is {url}"
+
+
+def _log_files(settings: Settings, tree: Path) -> Iterator[PurePosixPath]:
+    """Yield the files of LOGGING that are neither in the source nor where every site may write."""
+    handlers = settings.get("LOGGING", "handlers")
+    for handler in handlers.values() if isinstance(handlers, dict) else ():
+        name = handler.get("filename") if isinstance(handler, dict) else None
+        path = PurePosixPath(name) if isinstance(name, str | PurePosixPath) else PurePosixPath()
+        is_made = str(path.parent) in _EMPTY or path.parent in settings.written
+        folders = (tree, *_OF_ALL, *(_EMPTY if is_made else ()))
+        if path.is_absolute() and not any(path.is_relative_to(one) for one in folders):
+            yield path

@@ -1,0 +1,49 @@
+"""What hints for a site's failures are made of: the output that is searched, and the options of the site."""
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from django_formula.host.commands import seconds
+from django_formula.site.sites import Site
+from django_formula.untrusted.text import InPillar, in_pillar, uncoloured
+
+#: The most characters of an output, and of each of its lines, that are searched for causes.
+_TEXT, _LINE = 20_000, 2_000
+
+
+def bounded(text: str) -> str:
+    """Return the end of an output, with the beginnings of its lines: a project controls how much it prints."""
+    return "\n".join(line[:_LINE] for line in uncoloured(text[-_TEXT:]).splitlines())
+
+
+def at(site: Site) -> str:
+    """Return the key of a site in the pillar."""
+    return f"django:sites:{site.name}"
+
+
+def setting(site: Site, name: str) -> str:
+    """Return the key of the pillar that changes a setting of the project."""
+    return f"{at(site)}:{f'settings:{name}' if site.config['overlay'] else 'environment'}"
+
+
+def flow(value: Any) -> InPillar:
+    """Return a value of the pillar in one line of YAML."""
+    return in_pillar(value, quote="'")
+
+
+def listed(names: Collection[str]) -> InPillar:
+    """Return a list in one line of YAML."""
+    return flow([*dict.fromkeys(names)])
+
+
+def extended(site: Site, option: str, more: Collection[str]) -> str:
+    """Return an option that is a list, with the values that the pillar has and more, so that it can be pasted."""
+    return f"{at(site)}:{option}: {listed([*site.config.get(option, []), *more])}"
+
+
+def more_time(site: Site, message: str) -> str:
+    """Return the options by which a step gets more time, where one of the site's timeouts ended it; else nothing."""
+    late = re.search(r"timed out after ([0-9.]+) s\b", message)
+    keys = [key for key, value in site.config["timeouts"].items() if late and seconds(value) == float(late[1])]
+    return f"give it more time: set {' or '.join(f'{at(site)}:timeouts:{key}' for key in keys)}" if keys else ""

@@ -1,0 +1,1 @@
+"""Process managers, commands of the build user, and the sandbox of a site's processes."""

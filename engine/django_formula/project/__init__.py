@@ -1,0 +1,1 @@
+"""Programs and commands that run in a project's virtualenv, and what they answer."""

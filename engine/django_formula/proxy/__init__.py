@@ -1,0 +1,1 @@
+"""nginx and Apache in front of sites: files, ports, switches, maintenance."""

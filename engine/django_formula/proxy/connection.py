@@ -1,0 +1,51 @@
+"""Connections to a site through the proxy of this host, as a client has them."""
+
+import http.client
+import ssl
+
+from django_formula.host import config_files, ports
+from django_formula.proxy import proxies
+from django_formula.proxy.contract import Proxy
+from django_formula.site import domains
+from django_formula.site.sites import Site
+from django_formula.tls import certificates
+
+
+def has_certificate(proxy: Proxy, domain: str) -> bool:
+    """Return whether the servers of a domain use its certificate."""
+    return proxy.has_certificate(config_files.read(proxy.server(domain)) or "", certificates.path_of(domain))
+
+
+def speaks_tls(site: Site) -> bool:
+    """Return whether the site is served by https, by the proxy's present files."""
+    proxy = proxies.serving(site)
+    return proxy is not None and has_certificate(proxy, site.config["domains"][0])
+
+
+def connection(site: Site, timeout: float) -> http.client.HTTPConnection:
+    """Return a connection to the proxy on this host, as it serves the site now; the certificate is not verified."""
+    domain, proxy = site.config["domains"][0], proxies.serving(site)
+    name = domains.host(domain)
+    text = (proxy and config_files.read(proxy.server(domain))) or ""
+    is_secure = speaks_tls(site)
+    configured = ports.split([*site.config["proxy"]["listen"], 80][0])
+    host, port = (proxy and proxy.place(text, tls=is_secure)) or (("", 443) if is_secure else configured)
+    host = {"": "127.0.0.1", **dict(zip(ports.ALL, ("127.0.0.1", "::1"), strict=True))}.get(host, host)
+    if is_secure:
+        return Secure(host, port, name, timeout)
+    return http.client.HTTPConnection(host, port, timeout=timeout)
+
+
+class Secure(http.client.HTTPConnection):
+    """A connection by TLS to an address, with the name of a host."""
+
+    def __init__(self, address: str, port: int, name: str, timeout: float):
+        super().__init__(address, port, timeout=timeout)
+        self.name = name
+
+    def connect(self) -> None:
+        """Connect, and send the name (SNI)."""
+        super().connect()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self.sock = context.wrap_socket(self.sock, server_hostname=self.name)

@@ -1,0 +1,214 @@
+"""The contract of a proxy: what the others use of nginx and Apache, with what is the same for both."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from django_formula.host import file, folders, template
+from django_formula.host.config_files import OURS, Files
+from django_formula.host.daemons import Daemon
+from django_formula.host.folders import Folder
+from django_formula.host.ports import Listen, Place
+from django_formula.kind.kinds import FILES, ProxyKind
+from django_formula.site import domains
+from django_formula.site.sites import Site
+
+
+class Bound(NamedTuple):
+    """Where a server listens: an address, one of `host.ports.ALL` or empty for all; and whether by default."""
+
+    host: str
+    port: int
+    is_default: bool
+
+
+class Server(NamedTuple):
+    """A server of nginx or a virtual host of Apache: where it is written, where it listens, and for which names."""
+
+    path: str
+    line: int
+    listens: list[Bound]
+    names: list[str]
+
+
+class Proxy(ABC):
+    """A proxy; each kind is a class in a module of its own.
+
+    A domain has a file with its servers, which include the locations of each of its sites: sites that share a domain
+    do not depend on each other. The proxy reaches a site through ``current``, so that a rename switches it.
+    """
+
+    #: Its daemon.
+    DAEMON: ClassVar[Daemon]
+    #: Its facts that the pillar and the states read too.
+    KIND: ClassVar[ProxyKind]
+    #: The end of the name of a domain's file.
+    SUFFIX: ClassVar[str] = ""
+    #: Debian's default site in ``sites-enabled``.
+    DEFAULT_SITE: ClassVar[str]
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The URLs of the templates of a site's files."""
+        return tuple(FILES + name for name in (*self.KIND.site, self.KIND.domain, self.KIND.redirect))
+
+    @property
+    @abstractmethod
+    def etc(self) -> Path:
+        """The folder of its configuration."""
+
+    def main_file(self, site: Site) -> Path:
+        """Return the file without which the proxy does not serve a site."""
+        return self.locations(site)
+
+    def locations(self, site: Site) -> Path:
+        """Return the file with the locations of a site."""
+        return self.etc / "django" / f"{site.name}.conf"
+
+    def server(self, domain: str) -> Path:
+        """Return the file with the servers of a domain."""
+        return self.etc / "sites-available" / f"{domains.file_name(domain)}{self.SUFFIX}"
+
+    def enabled(self, domain: str) -> Path:
+        """Return the link to that file."""
+        return self.etc / "sites-enabled" / f"{domains.file_name(domain)}{self.SUFFIX}"
+
+    @abstractmethod
+    def share(self, site: Site, domain: str) -> Path:
+        """Return the link by which the servers of a domain include the locations of a site."""
+
+    @abstractmethod
+    def shares(self, site: Site) -> list[Path]:
+        """Return the links of a site that exist, and the marks (``.redirect``) of domains that only redirect."""
+
+    @abstractmethod
+    def protocols(self) -> Path:
+        """Return the file with what all servers of https have in common."""
+
+    def shared_protocols(self, templates: Mapping[str, str]) -> Files:
+        """Return that file with its content."""
+        text = template.render(templates, FILES + self.KIND.tls, ours=OURS, **self.tls_variables())
+        return {self.protocols(): text}
+
+    def tls_variables(self) -> dict[str, Any]:
+        """Return the template variables of that file."""
+        return {}
+
+    @abstractmethod
+    def files(self, site: Site, variables: Mapping[str, Any], templates: Mapping[str, str]) -> Files:
+        """Return what a site has in addition to the servers of its domains."""
+
+    def refuse_conflicts(self, files: Files) -> None:
+        """Refuse files with which a site would answer for another one, where the proxy itself accepts them.
+
+        Raises:
+            DeploymentError: such files.
+        """
+        del files
+
+    def for_names(self, names: Collection[str]) -> Files:
+        """Return what the proxy needs for servers of these names, all that it has."""
+        del names
+        return {}
+
+    @abstractmethod
+    def listening(self, http: Collection[Listen], https: Collection[Listen]) -> dict[str, Any]:
+        """Return the template variables about where it listens, ``http`` and ``https`` among them, in its syntax."""
+
+    @abstractmethod
+    def has_certificate(self, text: str, certificate: Path) -> bool:
+        """Return whether the servers in the text of a domain's file use a certificate."""
+
+    @abstractmethod
+    def place(self, text: str, *, tls: bool) -> Place | None:
+        """Return the first place where the servers in the text of a domain's file listen, for https or for http."""
+
+    @abstractmethod
+    def path(self, text: str) -> str:
+        """Return the path of a site by the text of its locations; ``/`` for an empty one."""
+
+    @abstractmethod
+    def listens(self, text: str) -> set[str]:
+        """Return where the servers in the text of a domain's file listen, in the proxy's syntax."""
+
+    @abstractmethod
+    def places(self) -> set[Place]:
+        """Return where the proxy listens by its whole configuration, files of other programs included."""
+
+    @abstractmethod
+    def servers(self) -> list[Server]:
+        """Return all servers of its whole configuration, files of other programs included, in their order."""
+
+    @abstractmethod
+    def chosen(self, candidates: Sequence[Server], name: str, is_default: Sequence[bool]) -> Server | None:
+        """Return which of the servers of an address and port answers for a name in lower case, by the proxy's rules.
+
+        Args:
+            candidates: the servers, in their order.
+            name: a host name.
+            is_default: whether each is the default server there.
+        """
+
+    @abstractmethod
+    def check(self) -> None:
+        """Have the proxy test its configuration.
+
+        Raises:
+            DeploymentError: the proxy refuses it; the message is the proxy's, with file and line.
+        """
+
+    @abstractmethod
+    def is_idle(self) -> bool:
+        """Return whether the proxy has no site any more, of the formula or other ones."""
+
+    @abstractmethod
+    def foreign_servers(self, port: int) -> list[Path]:
+        """Return the enabled files that the formula did not write, and for which the proxy listens on a port."""
+
+    def names_addresses(self, site: Site) -> bool:
+        """Return whether the proxy's own files name the address of a release: a release over TCP then changes them."""
+        del site
+        return True
+
+    def needs(self, site: Site) -> Files:
+        """Return what the proxy does not have yet for the servers of a site's domains."""
+        del site
+        return {}
+
+    def leave_out_the_default_site(self) -> None:
+        """Have a proxy that is about to be installed start without Debian's default site: its package keeps the file.
+
+        nginx does not start with that site on a kernel without IPv6, and its installation fails then.
+        """
+        for path in (self.etc, self.etc / "sites-enabled"):
+            folders.make(Folder(path, "root", "root", 0o755))
+        file.write(self.etc / "sites-enabled" / self.DEFAULT_SITE, "")
+
+    def needed_ports(self) -> set[int]:
+        """Return the ports that the proxy listens on whatever the sites are."""
+        return set()
+
+    def refused(self) -> tuple[list[Listen], list[Listen]]:
+        """Return where a default server of the formula refuses unknown hosts, by http and by https."""
+        return [], []
+
+    def default_server(
+        self,
+        http: Collection[Listen],
+        https: Collection[Listen],
+        templates: Mapping[str, str],
+        without: Collection[Path] = (),
+    ) -> Files:
+        """Return the server that refuses unknown hosts; none where the servers of domains do that themselves.
+
+        Args:
+            http: where it listens.
+            https: where it listens; a client of an unknown name gets no certificate.
+            templates: their texts.
+            without: existing files that are about to be removed.
+        """
+        del http, https, templates, without
+        return {}

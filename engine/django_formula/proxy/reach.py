@@ -1,0 +1,139 @@
+"""Whether visitors reach a site through the proxy of this host: what it answers, next to what the instance does."""
+
+import contextlib
+import http.client
+import ssl
+import time
+from collections.abc import Iterator
+
+from django_formula.host import daemons, ports
+from django_formula.host.commands import DeploymentError
+from django_formula.host.ports import Place
+from django_formula.proxy import move, proxies, rival, watch
+from django_formula.proxy.connection import Secure
+from django_formula.proxy.contract import Proxy
+from django_formula.release import cure, instances
+from django_formula.release import http as release_http
+from django_formula.site import domains, maintenance
+from django_formula.site.sites import Site
+from django_formula.tls import certificates
+from django_formula.untrusted.response import Bounded
+from django_formula.untrusted.text import shown
+
+#: Seconds for all requests of one site, and between two of which the first was answered otherwise than by the instance.
+_PATIENCE, _PAUSE = 5.0, 0.3
+_TRIES = 3
+#: What the proxy itself may answer by the site's options: a login, access rules, a rate.
+_RULES = (401, 403, 429)
+#: What nginx answers a client without a certificate that it requires.
+_NO_CERTIFICATE = 400
+_REDIRECTS = (301, 302, 307, 308)
+#: Problems that one text names.
+_NAMED = 3
+
+
+def problem(site: Site, *, anew: bool = True) -> str:
+    """Return what visitors of a site meet in its place; empty where they reach it, or where it has no proxy.
+
+    A site whose instance does not answer within some seconds gets no problem: that is not the proxy's.
+
+    Args:
+        anew: look at all of it; otherwise at what may have changed since it was right (`proxy.watch`).
+
+    Example: ``"blog.example.org on port 80 is answered by /etc/nginx/conf.d/default.conf:1, not by …"``
+    """
+    proxy = proxies.serving(site)
+    if not proxy:
+        return ""
+    memory = watch.Memory(site, proxy)
+    if (not anew and memory.is_reached()) or not instances.serves(site.current):
+        return ""
+    if waits := move.of_site(site).waits:
+        return waits
+    answers: list[str | None] = [None]
+    try:
+        found = [] if not anew and memory.has_no_rival() else list(map(str, rival.of_site(site)))
+    except DeploymentError as error:
+        return error.message
+    if not found and not maintenance.known(site):
+        answers = list(_answers(site, proxy, time.monotonic() + _PATIENCE))
+        found = list(filter(None, answers))
+    if not found:
+        memory.keep(is_reached=None not in answers)
+    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return "; ".join(found[:_NAMED]) + more
+
+
+def _answers(site: Site, proxy: Proxy, deadline: float) -> Iterator[str | None]:
+    """Yield for each domain and place how the proxy's answer differs from the instance's, as `_differs` does."""
+    bound = ports.addresses(daemons.pid(proxy.DAEMON) or 0)
+    for listens, scheme in ((site.config["proxy"]["listen"], "http"), (site.listens_tls, "https")):
+        for host, port in map(ports.split, listens):
+            own = {one for one, known in bound if known == port and one in (host or one, *ports.ALL)}
+            if not own:
+                yield f"{proxy.DAEMON.service} does not listen on {f'{host} ' if host else ''}port {port}"
+            for domain in map(domains.host, site.config["domains"] if own else ()):
+                expected = _of_instance(site, scheme, domain, deadline)
+                for address in [host] if host else _loopbacks(own):
+                    found = _differs(site, scheme, (address, port), domain, expected, deadline) if expected else None
+                    yield found and f"{scheme}://{domain} on {address} port {port} {found}"
+
+
+def _loopbacks(addresses: set[str]) -> list[str]:
+    """Return addresses of this host by which it reaches what listens on all addresses."""
+    four, six = ports.ALL
+    return [*(["127.0.0.1"] if four in addresses else []), *(["::1"] if six in addresses else [])] or [*addresses][:1]
+
+
+def _differs(site: Site, scheme: str, place: Place, domain: str, expected: int, deadline: float) -> str | None:
+    """Return how what a visitor gets differs from what the instance answers: empty if it does not, None if late."""
+    asks = scheme == "https" and certificates.requires_clients(site)
+    found = ""
+    for turn in range(_TRIES):
+        if turn and time.monotonic() + _PAUSE < deadline:
+            time.sleep(_PAUSE)
+        try:
+            status, location = _ask(site, scheme, place, domain, deadline)
+        except TimeoutError:  # an instance as slow as that answers by the proxy no sooner
+            return None
+        except (OSError, http.client.HTTPException) as error:
+            if asks and isinstance(error, ssl.SSLError | ConnectionResetError):
+                return ""  # Apache ends the connection of a client without a certificate
+            found = f"gives no response ({shown(str(error))})"
+            continue
+        if asks:
+            return "" if status == _NO_CERTIFICATE else f"returns {status} without a certificate of the client"
+        if site.https and scheme == "http" and status in _REDIRECTS and location.startswith(f"https://{domain}"):
+            return ""
+        if status in (expected, *_RULES) or (site.config["proxy"].get("upstreams") and status < 500):
+            return ""
+        found = f"returns {status}, and the instance {expected}"
+    return found
+
+
+def _ask(site: Site, scheme: str, place: Place, domain: str, deadline: float) -> tuple[int, str]:
+    """Request the health page through the proxy; return the status and the header Location."""
+    left = max(deadline - time.monotonic(), 0.05)
+    connection = Secure(*place, domain, left) if scheme == "https" else http.client.HTTPConnection(*place, timeout=left)
+    headers = {
+        "Host": domain,
+        "User-Agent": "django-formula",
+        "Connection": "close",
+        **site.config["health"]["headers"],
+    }
+    with contextlib.closing(connection):
+        connection.connect()
+        connection.sock = Bounded(connection.sock, deadline)
+        connection.request("GET", cure.page(site), headers=headers)
+        response = connection.getresponse()
+        return response.status, response.headers.get("Location", "")
+
+
+def _of_instance(site: Site, scheme: str, domain: str, deadline: float) -> int:
+    """Return the status of the same page from the instance itself; 0 where it does not answer in time."""
+    path, headers = cure.page(site), site.config["health"]["headers"]
+    left = max(deadline - time.monotonic(), 0.05)
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        release = site.current.resolve()
+        return release_http.get(site, release, path, host=domain, scheme=scheme, headers=headers, timeout=left).status
+    return 0

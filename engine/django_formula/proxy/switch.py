@@ -1,0 +1,187 @@
+"""Switch the proxies of this host to other files or certificates, or leave everything as it was."""
+
+import contextlib
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+
+from django_formula.host import config_files, daemons, file, ports
+from django_formula.host import folders as host_folders
+from django_formula.host.commands import DeploymentError
+from django_formula.host.config_files import Files
+from django_formula.host.folders import Folder
+from django_formula.host.locks import Lock
+from django_formula.proxy import connection
+from django_formula.proxy import proxies as proxy_proxies
+from django_formula.proxy.contract import Proxy
+from django_formula.site import sites
+from django_formula.tls import certificates
+
+#: How long to wait for another site's switch.
+PATIENCE = "60s"
+#: The lock file, while this process holds the lock.
+_held: list[Path] = []
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Hold the lock of this host's proxies: switches of several sites, in several processes, wait for each other.
+
+    A process that holds it may enter again.
+
+    Raises:
+        DeploymentError: another process holds the lock for longer than `PATIENCE`.
+    """
+    if _held:
+        yield
+        return
+    lock = sites.RUNTIME / "flip.lock"
+    if not lock.parent.is_dir():
+        host_folders.make(Folder(lock.parent, "root", "root", 0o755))  # whatever the umask is
+    switch = Lock(
+        lock,
+        "switch",
+        busy="the switch of another site of this host",
+        timeout=PATIENCE,
+        hint="wait for it, or end that process, which releases the lock",
+        interval=0.02,
+    )
+    with switch.held():
+        _held.append(lock)
+        try:
+            yield
+        finally:
+            _held.clear()
+
+
+def apply(files: Files, accept: Callable[[], object] = lambda: None) -> None:
+    """Install files and reload the proxies that have them; on failure everything is as it was before.
+
+    A proxy that has nothing to serve any more is stopped before another one takes its ports.
+
+    Args:
+        files: what is installed.
+        accept: is called before a proxy reads them; it raises DeploymentError where they are not to be used.
+
+    Raises:
+        DeploymentError: a proxy refuses the files of this site or of another one; the message has file and line. Or
+            it keeps its old configuration after a reload.
+    """
+    with alone():
+        _apply(files, accept)
+
+
+def _apply(files: Files, accept: Callable[[], object]) -> None:
+    before = {path: config_files.read(path) for path in files}
+    proxies = proxy_proxies.PROXIES.values()
+    coming = [proxy for proxy in proxies if any(text is not None for text in _of(proxy, files).values())]
+    leaving = [
+        proxy
+        for proxy in proxies
+        if proxy not in coming and any(before[path] is not None for path in _of(proxy, files))
+    ]
+    folders = [proxy.etc / "django" for proxy in proxies]
+    try:
+        config_files.install(files, folders)
+        for proxy in [*leaving, *coming]:
+            if proxy in coming or not coming or daemons.pid(proxy.DAEMON):
+                proxy.check()
+        accept()
+    except BaseException:
+        config_files.install(before, folders)
+        raise
+    moving = [proxy for proxy in coming if moves(proxy, files, before)]
+    try:
+        _switch(leaving, coming, moving)
+    except BaseException:
+        config_files.install(before, folders)
+        with contextlib.suppress(DeploymentError):  # a proxy may have read the new files before another one failed
+            _switch(coming if leaving else [], leaving or coming, moving)
+        raise
+
+
+def _of(proxy: Proxy, files: Files) -> Files:
+    """Return the files of one proxy."""
+    return {path: text for path, text in files.items() if path.is_relative_to(proxy.etc)}
+
+
+def moves(proxy: Proxy, files: Files, before: Files | None = None) -> bool:
+    """Return whether files change where a proxy listens, and a single address is among the places before or after.
+
+    Args:
+        proxy: the proxy.
+        files: the new files.
+        before: the files before; without it, as they are now.
+    """
+    paths = _of(proxy, files)
+    old = before if before is not None else {path: config_files.read(path) for path in paths}
+    places = {place for path in paths for place in proxy.listens(old[path] or "") ^ proxy.listens(files[path] or "")}
+    return any(re.search(r"\d\.|\[.*[0-9a-f].*\]", place) for place in places)
+
+
+def _switch(leaving: Collection[Proxy], coming: Collection[Proxy], moving: Collection[Proxy]) -> None:
+    """Have proxies read their files: first those that lose servers.
+
+    Args:
+        leaving: proxies that lose servers, and get none.
+        coming: proxies that get servers.
+        moving: of ``coming``, those that may have to close a socket on all addresses before they open one on a single
+            address of the port, or the other way round, which a reload cannot do.
+    """
+    for proxy in leaving:
+        if coming and proxy.is_idle():
+            daemons.stop(proxy.DAEMON)
+        elif not coming or daemons.pid(proxy.DAEMON):
+            daemons.reload(proxy.DAEMON)
+    for proxy in coming:
+        if proxy in moving and _has_conflicting_sockets(proxy):
+            daemons.restart(proxy.DAEMON)
+        else:
+            daemons.reload(proxy.DAEMON)
+        if leaving:
+            daemons.enable(proxy.DAEMON)
+
+
+def _has_conflicting_sockets(proxy: Proxy) -> bool:
+    """Return whether a proxy cannot open its new sockets while it holds the present ones."""
+    pid = daemons.pid(proxy.DAEMON)
+    held, needed = ports.addresses(pid) if pid else set(), proxy.places()
+    return any(
+        port == new_port and {host, new_host} & {*ports.ALL}
+        for host, port in held - needed
+        for new_host, new_port in needed - held
+    )
+
+
+def change_certificates(texts: Mapping[Path, str]) -> None:
+    """Install certificates, and reload the proxies that serve their domains; on failure all is as it was before.
+
+    Raises:
+        DeploymentError: a proxy does not accept them.
+    """
+    with alone():
+        host_folders.make(Folder(certificates.STATE, "root", "root", 0o755))
+        host_folders.make(Folder(certificates.STATE / "certificates", "root", "root", 0o700))
+        host_folders.make(Folder(certificates.challenges(), "root", "root", 0o755))
+        before = {path: file.read_text(path) for path in texts}
+        _write_secretly(texts)
+        serving = [
+            proxy
+            for proxy in proxy_proxies.PROXIES.values()
+            if any(connection.has_certificate(proxy, path.stem) for path in texts)
+        ]
+        try:
+            for proxy in serving:
+                proxy.check()
+                daemons.reload(proxy.DAEMON)
+        except BaseException:
+            _write_secretly(before)
+            raise
+
+
+def _write_secretly(texts: Mapping[Path, str | None]) -> None:
+    for path, text in texts.items():
+        if text is None:
+            path.unlink(missing_ok=True)
+        else:
+            file.write(path, text, mode=0o600)

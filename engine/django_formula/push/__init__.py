@@ -1,0 +1,1 @@
+"""Static files that are pushed to a destination elsewhere."""

@@ -1,0 +1,189 @@
+"""Releases on the disk: writing and measuring them, and deleting old ones and what killed deployments left."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from django_formula.container import containers, images
+from django_formula.host import clock, disk, file, proc
+from django_formula.host.commands import DeploymentError
+from django_formula.process import contract, systemd
+from django_formula.release import attempt, claim, instances, releases, use, workers
+from django_formula.release.releases import Release
+from django_formula.secret import undo
+from django_formula.server import servers
+from django_formula.site.sites import Site
+from django_formula.untrusted.text import Log, in_command
+from django_formula.virtualenv import managed, virtualenvs
+
+log = Log.of(__name__)
+
+
+def is_whole(release: Release) -> bool:
+    """Return whether every part of a finished release exists, and balancers see its commit."""
+    server = f"config/{servers.of_release(release.path).MAIN}"
+    parts = ("source", "static", "config/environment", server)
+    whole = all((release.path / part).exists() for part in parts) and os.path.lexists(release.path / "socket")
+    seen = file.read_text(release.path / releases.COMMIT)
+    is_seen = seen is None or seen == release.record.get("commit")
+    return bool(release.record) and whole and is_seen and release.has_python
+
+
+def sync(release: Release) -> None:
+    """Write a release to the disk, and its image with it.
+
+    Raises:
+        DeploymentError: syncing fails.
+    """
+    container = containers.of_release(release.path)
+    for folder in (release.path, *(container.engine.apart_from(release.path) if container else ())):
+        file.sync(folder)
+
+
+def measure(release: Release) -> None:
+    """Record the disk space of a release and its virtualenv, unless it is recorded already."""
+    if "size" in release.record:
+        return
+    site, key = release.site, release.record.get("virtualenv")
+    others = (other.record for other in releases.releases(site))
+    known = next((one for one in others if one.get("virtualenv") == key and "size" in one), None)
+    space = known["size"]["virtualenv"] if known else disk.of_tree(site.virtualenvs / str(key))
+    release.update(size={"release": disk.of_tree(release.path), "virtualenv": space})
+
+
+def older_good(site: Site, than: Release) -> Release | None:
+    """Return the newest good release before another, the default target of a rollback; not one on hold or failed."""
+    older = [release for release in releases.releases(site) if release.sequence < than.sequence]
+    good = [release for release in older if release.record.get("state") == "good" and is_whole(release)]
+    return good[-1] if good else None
+
+
+def clear_leftovers(site: Site) -> None:
+    """Remove the unfinished release of a deployment that was killed, and record it as an attempt.
+
+    The caller holds the lock, so that no process works on it. The targets of ``current`` and ``previous`` stay even
+    where their record is damaged: they may serve.
+    """
+    kept = {Path(os.readlink(link)).name for link in (site.current, site.previous) if link.is_symlink()}
+    if claim.current(site):
+        kept.add(claim.prepared(site))
+    else:
+        claim.drop(site)
+        live = releases.linked(site, site.current)
+        undo.settle(site, live.record.get("fleet", "") if live else "")
+    clear_plans(site)
+    for problem in _clear_removed(site):
+        log.warning("%s: %s", site.name, problem)
+    for folder in site.root.glob("image-[0-9]*"):  # of a build that was killed
+        pid = folder.name.removeprefix("image-")
+        if pid.isdigit() and not proc.exists(int(pid)):
+            file.remove_tree(folder)
+    for release in releases.releases(site):
+        if release.name not in kept and release.record.get("state") not in ("good", "failed", "held"):
+            try:
+                remove(release)
+            except OSError as error:
+                log.warning("%s: %s cannot be deleted: %s", site.name, release.name, error)
+                continue
+            about = {key: release.record.get(key) or "" for key in ("commit", "asked_by", "began")}
+            attempt.append(site, {"time": clock.now(), "release": release.name, "result": "interrupted", **about})
+
+
+def _clear_removed(site: Site) -> list[str]:
+    """Delete what is left of trees whose deletion was killed; return a sentence for each that could not be deleted."""
+    left = [path for folder in (site.root, site.releases) for path in file.removed(folder)]
+    tried = (_tried(str(path.relative_to(site.root)), partial(file.remove_tree, path)) for path in left)
+    return [problem for problems in tried for problem in problems]
+
+
+def clear_plans(site: Site) -> None:
+    """Remove the folders of plans that were killed; each is named after its process."""
+    for path in site.plans():
+        if not proc.exists(int(path.name.removeprefix("plan-"))):
+            file.remove_tree(path)
+
+
+def remove(release: Release) -> None:
+    """Delete a release with its units."""
+    instances.remove(release.site, release.path)
+    file.remove_whole(release.path)
+
+
+def prune(site: Site) -> list[str]:
+    """Delete failed releases, those over ``releases:keep``, and units and virtualenvs that no release has.
+
+    The targets of ``current`` and ``previous`` stay, and so do releases on hold that are newer than the active one, and
+    those in which a schedule or another command still runs, and up to ``releases:keep`` more whose workers still finish
+    tasks.
+
+    Returns:
+        A sentence for each thing that could not be deleted, and for each drop-in of a release that was deleted.
+    """
+    live, previous = releases.linked(site, site.current), releases.linked(site, site.previous)
+    kept = {release.name for release in (live, previous) if release}
+    present = releases.releases(site)
+    good = [release for release in present if release.record.get("state") == "good"]
+    kept |= {release.name for release in good[-site.config["releases"]["keep"] :]}
+    kept |= {
+        release.name
+        for release in present
+        if release.record.get("state") == "held" and live and release.sequence > live.sequence
+    }
+    kept |= use.names(site)
+    stuck: list[str] = []
+    engines = images.used(site)
+    finishing = [release for release in present if release.name not in kept and _has_workers_left(release)]
+    kept |= {release.name for release in finishing[-site.config["releases"]["keep"] :]}
+    for release in present:
+        if release.name not in kept:
+            stuck += _tried(release.name, partial(remove, release))
+    stuck += _clear_removed(site)
+    stuck += [
+        f"tasks of {release.name} were ended: more releases than releases:keep wait for their workers"
+        for release in finishing
+        if release.name not in kept
+    ]
+    there = {release.name.split("-")[0] for release in releases.releases(site)}
+    for number in sorted(instances.numbers(site) - there):
+        gone = site.releases / f"{number}-gone"
+        stuck += _tried(contract.unit(site, gone), partial(instances.remove, site, gone))
+    stuck += [
+        f"{path} overrides the unit of a deleted release: set it in the pillar (resources, sandbox), then "
+        f"{in_command('rm', '-r', str(path))}"
+        for path in systemd.drop_ins(site)
+        if _number(site, path) not in there and not _is_removed_empty(path)
+    ]
+    links = [link for folder in (site.releases, *site.plans()) for link in folder.glob("*/virtualenv")]
+    used = {os.path.basename(os.readlink(link)) for link in links if link.is_symlink()}
+    for path in virtualenvs.unused(site, used):
+        stuck += _tried(f"the virtualenv {path.name}", partial(file.remove_whole, path))
+    stuck += _tried("an interpreter", managed.prune)
+    return [*stuck, *images.prune(site, engines)]
+
+
+def _has_workers_left(release: Release) -> bool:
+    """Return whether a worker of a release still runs; it imports modules from the release's files."""
+    return bool(workers.finishing(release.site, [release.path]))
+
+
+def _number(site: Site, drop_in: Path) -> str:
+    """Return the number of the release of whose unit a folder has drop-ins."""
+    return (contract.parse(site, drop_in.name.partition(".")[0]) or ("", ""))[0]
+
+
+def _is_removed_empty(folder: Path) -> bool:
+    """Delete a folder if it is empty; return whether it was."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        return True
+    return False
+
+
+def _tried(what: str, delete: Callable[[], None]) -> list[str]:
+    try:
+        delete()
+    except (OSError, DeploymentError) as error:
+        return [f"{what} could not be deleted: {str(error).splitlines()[0]}"]
+    return []

@@ -1,0 +1,98 @@
+"""A request to the application server of one release, at its own socket, as the proxy would send it."""
+
+import http.client
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from django_formula.host import unix_sockets, users
+from django_formula.release import instances
+from django_formula.site.sites import Site
+from django_formula.untrusted.response import Bounded
+
+
+class Answer(NamedTuple):
+    """An HTTP response: status, headers (names in lower case), the first 64 KiB of the body."""
+
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+def get(
+    site: Site,
+    release: Path,
+    path: str,
+    *,
+    host: str = "",
+    scheme: str = "http",
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 10,
+) -> Answer:
+    """Request a page from a release's own socket, as the proxy would.
+
+    Args:
+        host: the domain; without it the first one of the site.
+        timeout: seconds until the response is complete.
+
+    Raises:
+        OSError: nothing listens there, or the response is not complete in time (TimeoutError).
+        http.client.HTTPException: the response is not HTTP, or too long.
+    """
+    deadline = time.monotonic() + timeout
+    host = host or site.canonical
+    where = instances.address(site, release)
+    headers = {**site.config["proxy"].get("headers", {}), **(headers or {})}
+    target, _mark, query = path.partition("?")
+    with _connect(site, where, timeout) as connection:
+        bounded = Bounded(connection, deadline)
+        if instances.kind(release)[1] == "uwsgi":
+            bounded.sendall(_uwsgi_request(variables(host, target, query, scheme, headers)))
+        else:
+            fields = {"Host": host, "X-Forwarded-Proto": scheme, "User-Agent": "django-formula"}
+            fields |= {name.title(): value for name, value in headers.items()}
+            lines = [f"GET {path} HTTP/1.0", *(f"{name}: {value}" for name, value in fields.items())]
+            bounded.sendall("\r\n".join([*lines, "", ""]).encode())
+        response = http.client.HTTPResponse(bounded)  # type: ignore[arg-type]
+        response.begin()
+        body = response.read(65536).decode(errors="replace")
+        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+
+
+def _connect(site: Site, where: str, timeout: float) -> socket.socket:
+    """Connect to an instance; at the path of a socket that the site's user makes, there may be anything."""
+    if where.startswith("/"):
+        return unix_sockets.connect(where, users.user_id(site.user), timeout)
+    return socket.create_connection(instances.endpoint(where), timeout)
+
+
+def variables(host: str, path: str, query: str, scheme: str, headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the CGI variables of a request, as the proxy passes them."""
+    return {
+        "REQUEST_METHOD": "GET",
+        "REQUEST_URI": f"{path}?{query}" if query else path,
+        "PATH_INFO": unquote(path),
+        "QUERY_STRING": query,
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REQUEST_SCHEME": scheme,
+        "UWSGI_SCHEME": scheme,
+        "HTTPS": "on" if scheme == "https" else "",
+        "HTTP_HOST": host,
+        "HTTP_X_FORWARDED_PROTO": scheme,
+        "HTTP_USER_AGENT": "django-formula",
+        "REMOTE_ADDR": "127.0.0.1",
+        "SERVER_NAME": host,
+        "SERVER_PORT": "443" if scheme == "https" else "80",
+        **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
+    }
+
+
+def _uwsgi_request(given: Mapping[str, str]) -> bytes:
+    """Return a request in the uwsgi protocol (https://uwsgi-docs.readthedocs.io/en/latest/Protocol.html)."""
+    pairs = ((name.encode(), value.encode()) for name, value in given.items())
+    block = b"".join(struct.pack("<H", len(n)) + n + struct.pack("<H", len(v)) + v for n, v in pairs)
+    return struct.pack("<BHB", 0, len(block), 0) + block

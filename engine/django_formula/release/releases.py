@@ -1,0 +1,164 @@
+"""Releases: their records, the active one, and that of a name."""
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from django_formula.host import file
+from django_formula.host.commands import DeploymentError
+from django_formula.secret import secrets
+from django_formula.site.sites import Site
+from django_formula.untrusted import shapes
+from django_formula.untrusted.text import proposal
+
+#: The end of the name of a lock that the program of a schedule holds; its holder begins with the name of a release.
+LOCK_OF_SCHEDULE = ".lock"
+#: The file of a release with its commit, which the proxy of a fleet's host serves to balancers.
+COMMIT = "commit"
+#: The shape of a release's record; another one is damaged. Keys that are missing here are only displayed.
+RECORD = {
+    **dict.fromkeys(("name?", "state?", "commit?", "asked_by?", "began?", "live_since?", "held_since?"), str),
+    **dict.fromkeys(("author?", "subject?", "committed?", "virtualenv?"), shapes.MAYBE),
+    **dict.fromkeys(("step?", "error?", "fleet?"), str),
+    "inputs?": {str: str},
+    "facts?": shapes.FACTS,
+    "schema?": shapes.SCHEMA,
+    "packages?": {str: str},
+    "steps?": {str: float},
+    "size?": {"release": [int], "virtualenv": [int]},
+    "backups?": [str],
+    "container?": shapes.CONTAINER,
+    "receipt?": {"sent": int, "failed": int},
+    "page?": {
+        "domain": str,
+        "path": str,
+        "health": {"path": str, "status": [int], "contains": shapes.MAYBE},
+    },
+}
+#: What the record of a release that may serve has in addition.
+_FINISHED = {"commit": str, "inputs": {str: str}, "facts": {"folder": str, "application": str}}
+
+
+class Release:
+    """A release on disk: ``releases/0042-3f2a9c1b77de``, with its record in ``release.json``; a plan's in its folder.
+
+    The record holds ``state`` (building, good, failed, held), ``commit`` with ``author``, ``subject`` and ``committed``
+    (when), ``inputs`` (keyed hashes), ``packages`` (name → version), ``facts`` (what was found in the source, what the
+    start of Django has answered, the migrations of its databases), ``steps`` (seconds) and ``asked_by``.
+    """
+
+    def __init__(self, site: Site, name: str, folder: Path | None = None):
+        self.site = site
+        self.name = name
+        self.path = (folder or site.releases) / name
+        record = file.read_json(self.path / "release.json", RECORD) or {}
+        is_known = record.get("state") in ("building", "failed") or (
+            record.get("state") in ("good", "held") and shapes.fits(record, _FINISHED)
+        )
+        self.record: dict[str, Any] = {"name": name, **record} if is_known else {}
+
+    @property
+    def sequence(self) -> int:
+        return int(self.name.split("-")[0])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.record.get("facts", {})
+        return facts
+
+    @property
+    def has_python(self) -> bool:
+        """Whether its interpreter exists; of a container it may be one that this host does not have."""
+        python = self.path / "virtualenv/bin/python"
+        return os.path.lexists(python) if "container" in self.record else python.exists()
+
+    def update(self, **values: Any) -> None:
+        """Change the record, also on disk; it is synced only once the release is finished."""
+        self.record.update(values)
+        durable = self.record.get("state") != "building"
+        file.write_json(self.path / "release.json", self.record, mode=0o640, durable=durable)
+
+
+def releases(site: Site) -> list[Release]:
+    """Return the releases on disk, oldest first."""
+    names = [path.name for path in site.releases.iterdir()] if site.releases.is_dir() else []
+    found = [Release(site, name) for name in names if re.fullmatch(r"\d{4,}-[0-9a-f]{12}", name)]
+    return sorted(found, key=lambda release: release.sequence)
+
+
+def has_used(site: Site, name: str, value: str) -> bool:
+    """Return whether a release on disk was made with that value of a secret."""
+    used = secrets.keyed_hash(secrets.record_key(site), value)
+    return any(release.record.get("inputs", {}).get(f"secrets:{name}") == used for release in reversed(releases(site)))
+
+
+def refuse_unknown_secrets(
+    site: Site, known: Mapping[str, str], given: Collection[str], recorded: Mapping[str, Any]
+) -> None:
+    """Check that the secrets that only the disk has are those of a release: a truncated password looks complete.
+
+    The secret key is left out: its file shows itself whether it is complete, and may be edited.
+
+    Args:
+        known: the value of each secret.
+        given: the names of those that the pillar gives now.
+        recorded: the inputs of the live release.
+
+    Raises:
+        DeploymentError: one has another value than any release on disk.
+    """
+    key = secrets.record_key(site)
+    if recorded.get("name") != secrets.keyed_hash(key, site.name):
+        return  # the key of the records was lost: nothing can be compared
+    for name, value in known.items():
+        used = recorded.get(f"secrets:{name}")
+        if name in given or name == "secret_key" or not used or used == secrets.keyed_hash(key, value):
+            continue
+        if not has_used(site, name, value):
+            raise DeploymentError(
+                f"{secrets.path_of(site, name)} contains a value that no release was made with: "
+                "it is damaged or was edited",
+                hint=f"restore it from a backup, or set {secrets.pillar_key(site, name)}, and apply",
+            )
+
+
+def linked(site: Site, link: Path) -> Release | None:
+    """Return the release that ``current`` or ``previous`` points to; None if the link is missing or its target is.
+
+    Raises:
+        DeploymentError: it is no link, or points elsewhere.
+    """
+    try:
+        target = Path(os.readlink(link))
+    except FileNotFoundError:
+        return None
+    except OSError:
+        raise DeploymentError(
+            f"{link} is not a link",
+            hint=proposal("move it away, then apply again: {}", "mv", str(link), f"{link}.aside"),
+        ) from None
+    if (link.parent / target).parent != site.releases:
+        raise DeploymentError(
+            f"{link} points to {target}, which is not one of the site's releases",
+            hint=proposal("remove it, then apply again: {}", "rm", str(link)),
+        )
+    release = Release(site, target.name)
+    return release if shapes.fits(release.record, _FINISHED) else None
+
+
+def named(site: Site, name: str) -> Release:
+    """Return the newest release of a name, number or commit (from seven digits on): ``42``, ``3f2a9c1``.
+
+    Raises:
+        DeploymentError: there is none on this host.
+    """
+    for release in reversed(releases(site)):
+        if name == release.name or (name.isdigit() and int(name) == release.sequence):
+            return release
+        if re.fullmatch(r"[0-9a-f]{7,40}", name) and str(release.record.get("commit", "")).startswith(name):
+            return release
+    raise DeploymentError(
+        f"{site.name} has no release {name} on this host", hint=f"salt-call django.releases {site.name} lists them"
+    )

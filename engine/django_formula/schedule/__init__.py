@@ -1,0 +1,1 @@
+"""What runs at times: schedules of sites, timers of backups and renewals."""

@@ -1,0 +1,1 @@
+"""Secrets of a site, and the rotation of its secret key."""

@@ -1,0 +1,259 @@
+"""The secrets of a site: one file each in ``secrets/``, readable by the site's user, outside of releases."""
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+import string
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from django_formula.database import databases as database_databases
+from django_formula.email import mail
+from django_formula.host import file, users
+from django_formula.host.commands import DeploymentError
+from django_formula.site.sites import Site
+
+#: The file of the secret key has its fallbacks too, so that one rename changes both.
+KEY_FILE = "secret_key.json"
+#: A copy of the secret key alone, for projects that read it from a file.
+PLAIN_KEY_FILE = "secret_key"
+MASK = "**********"
+#: The name of the key that the hosts of a site will sign with, and what those of the former ones begin with.
+NEXT_KEY = "secret_key.next"
+_FORMER = "secret_key.former."
+#: Without a comma, which separates former keys in a list.
+_ALPHABET = string.ascii_letters + string.digits + "!#%&()*+-.:;<=>?@[]^_{|}~"
+_URL_SAFE = string.ascii_letters + string.digits + "-_"
+#: What the names of passwords of queues and caches begin with.
+_STORE = "store."
+
+
+def configured(site: Site) -> dict[str, dict[str, Any]]:
+    """Return the secrets of the configuration: ``secret_key``, ``secrets``, passwords of databases, stores and mail."""
+    key = site.config["secret_key"]
+    named = {"secret_key": {"value": key} if key else {"generate": 50}, **site.config["secrets"]}
+    stores = {of_store(name): {"value": one["password"]} for name, one in site.stores.items() if one["password"]}
+    databases = {**database_databases.passwords(site), **database_databases.certificates(site)}
+    return {**named, **databases, **stores, **mail.passwords(site)}
+
+
+def of_store(name: str) -> str:
+    """Return the name of the secret that is the password of a queue or cache, by the name of that (`Site.stores`)."""
+    return f"{_STORE}{name}"
+
+
+def values(site: Site, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the value of each known secret: that of the pillar, or the stored one.
+
+    Raises:
+        DeploymentError: a file does not have a usable secret.
+    """
+    known = {name: given.get(name) or _read(site, name) for name in configured(site)}
+    return {name: value for name, value in known.items() if value}
+
+
+def known(site: Site) -> list[str]:
+    """Return the values of all secrets that are stored on this host, for masking them in output."""
+    return list(values(site, {}).values())
+
+
+def stored(site: Site, name: str) -> str | None:
+    """Return the stored value of a secret, or None if there is none or it is not usable."""
+    try:
+        return _read(site, name)
+    except DeploymentError:
+        return None
+
+
+def fallbacks(site: Site) -> list[str]:
+    """Return the former secret keys that still verify signatures."""
+    return list((file.read_json(site.secrets / KEY_FILE) or {}).get("fallbacks", []))
+
+
+def fallbacks_with(site: Site, key: str, given: Mapping[str, str] | None = None) -> list[str]:
+    """Return the fallbacks for when a key is used: the key that it replaces, and the present fallbacks.
+
+    Args:
+        given: what the master gives: the next key comes first, and with another key the former ones that it knows.
+    """
+    given = given or {}
+    before = (file.read_json(site.secrets / KEY_FILE) or {}).get("key")
+    known = [given[name] for name in given if name.startswith(_FORMER)] if before != key else []
+    found = [given.get(NEXT_KEY), before, *fallbacks(site), *known]
+    return [other for other in dict.fromkeys(found) if other and other != key]
+
+
+def named_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that the master gives, by the names that they have among the secrets of a deployment."""
+    usual = {"secret_key": "secret_key", "next": NEXT_KEY}
+    return {usual.get(name, f"{_FORMER}{name}"): key for name, key in keys.items()}
+
+
+def path_of(site: Site, name: str) -> Path:
+    """Return the file of a secret."""
+    return site.secrets / (KEY_FILE if name == "secret_key" else name)
+
+
+def _read(site: Site, name: str) -> str | None:
+    path = path_of(site, name)
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    problem = ""
+    text = ""
+    if not stat.S_ISREG(status.st_mode):
+        problem = "is not a plain file"
+    elif status.st_uid != users.user_id("root"):
+        problem = f"is owned by {users.owner_of(status)}, not by root"
+    else:
+        text = path.read_bytes().decode(errors="replace")
+        if name == "secret_key":
+            text = str((file.read_json(path) or {}).get("key", ""))
+        if not text or text.strip() in ("", MASK) or "\r" in text or "\0" in text:
+            problem = "is empty or damaged"
+    if problem:
+        raise DeploymentError(
+            f"{path} {problem}",
+            hint=f"restore it from a backup, or set it: {pillar_key(site, name)}",
+        )
+    return text
+
+
+def pillar_key(site: Site, name: str) -> str:
+    """Return the pillar key that sets a secret."""
+    if name.startswith("database."):
+        return f"{database_databases.pillar_key(site, name.removeprefix('database.'))}:password"
+    if name.startswith(_STORE):
+        return f"{store_key(site, name.removeprefix(_STORE))}:password"
+    if name == mail.SECRET:
+        return f"django:sites:{site.name}:email:password"
+    if name in database_databases.certificates(site):
+        return f"django:sites:{site.name}:fleet:certificates"
+    return f"django:sites:{site.name}:{name if name == 'secret_key' else f'secrets:{name}'}"
+
+
+def store_key(site: Site, name: str) -> str:
+    """Return the pillar key of a queue or cache, for messages."""
+    alias = name.removeprefix("cache_") if name != "cache" else "default"
+    key = name if name == "queue" or [*site.config["caches"]] == ["default"] else f"caches:{alias}"
+    return f"django:sites:{site.name}:{key}"
+
+
+def missing(site: Site, known: Mapping[str, str], recorded: Mapping[str, Any]) -> list[str]:
+    """Return the secrets that have to be generated.
+
+    Args:
+        recorded: the inputs of the last good release: its secrets must not be generated again.
+
+    Raises:
+        DeploymentError: a secret of that release is missing, or no apply has stored one of the pillar yet.
+    """
+    absent = [name for name in configured(site) if name not in known]
+    for name in absent:
+        if f"secrets:{name}" in recorded:
+            raise DeploymentError(
+                f"{path_of(site, name)} is missing; a new value would invalidate what the old one signed "
+                "(all sessions, for the secret key)",
+                hint=f"restore it from a backup, or set it: {pillar_key(site, name)}",
+            )
+        if "value" in configured(site)[name]:
+            raise DeploymentError(
+                f"{path_of(site, name)} does not exist yet: its value is in the pillar, which only an apply reads",
+                hint="salt-call state.apply django",
+            )
+    return absent
+
+
+def changed(site: Site, known: Mapping[str, str]) -> list[str]:
+    """Return the secrets whose file has another value, or another group or mode than the site's and 0640."""
+    return [name for name, value in known.items() if not _is_stored(site, name, value)]
+
+
+def _is_stored(site: Site, name: str, value: str) -> bool:
+    try:
+        if _read(site, name) != value:
+            return False
+    except DeploymentError:
+        return False
+    paths = [path_of(site, name)]
+    if name == "secret_key" and _has_plain_key(site):
+        paths.append(site.secrets / PLAIN_KEY_FILE)
+        if file.read_text(paths[-1]) != value:
+            return False
+    found = {(status.st_gid, stat.S_IMODE(status.st_mode)) for status in map(os.lstat, paths)}
+    return found == {(users.group_id(site.user), 0o640)}
+
+
+def _has_plain_key(site: Site) -> bool:
+    """Return whether a variable has the path of the plain key, or had: an older release may read it."""
+    sources = [value["from"] for value in site.config["environment"].values() if isinstance(value, dict)]
+    return "secret_key_file" in sources or os.path.lexists(site.secrets / PLAIN_KEY_FILE)
+
+
+def exposed(site: Site, names: Collection[str]) -> list[Path]:
+    """Return the files of some secrets that every user may read."""
+    paths = [path_of(site, name) for name in names]
+    return [path for path in paths if path.is_file() and os.lstat(path).st_mode & 0o004]
+
+
+def generate(site: Site, name: str) -> str:
+    """Return a random value of the configured length."""
+    alphabet = _ALPHABET if name == "secret_key" else _URL_SAFE
+    return "".join(secrets.choice(alphabet) for _ in range(configured(site)[name].get("generate", 50)))
+
+
+def store(
+    site: Site, name: str, value: str, without: Collection[str] = (), given: Mapping[str, str] | None = None
+) -> None:
+    """Store a secret; a secret key that is replaced becomes the first fallback.
+
+    Args:
+        without: former keys to drop.
+        given: see `fallbacks_with`.
+    """
+    content = value
+    if name == "secret_key":
+        former = [key for key in fallbacks_with(site, value, given) if key not in without]
+        content = json.dumps({"key": value, "fallbacks": former}) + "\n"
+    file.write(path_of(site, name), content, mode=0o640, group=site.user)
+    if name == "secret_key" and _has_plain_key(site):
+        file.write(site.secrets / PLAIN_KEY_FILE, value, mode=0o640, group=site.user)
+
+
+def fingerprint(key: str) -> str:
+    """Return a fingerprint by which secret keys can be compared, and nothing else."""
+    return hmac.new(key.encode(), b"django-formula fingerprint", hashlib.sha256).hexdigest()[:16]
+
+
+def record_key(site: Site) -> bytes:
+    """Return the key for hashes of values in this host's records, so that guessing values does not reveal them."""
+    path = site.secrets / ".record_key"
+    with contextlib.suppress(FileNotFoundError):
+        stored_key = path.read_bytes()
+        if len(stored_key) == 32:
+            return stored_key
+    key = secrets.token_bytes(32)
+    if site.secrets.is_dir():
+        file.write(path, key, mode=0o600)
+    return key
+
+
+def store_password_file(site: Site) -> Path:
+    """Return the file of the password with which root administers the site's own Redis; only root can read it."""
+    return site.secrets / ".store_password"
+
+
+def store_password(site: Site) -> str:
+    """Return the password with which root administers the site's own Redis: a new one as long as none is kept."""
+    return file.read_text(store_password_file(site)) or secrets.token_hex(32)
+
+
+def keyed_hash(key: bytes, value: Any) -> str:
+    """Return a short hash of a JSON value that can be compared only with the key."""
+    return hmac.new(key, json.dumps(value, sort_keys=True).encode(), hashlib.sha256).hexdigest()[:16]

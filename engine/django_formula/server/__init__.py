@@ -1,0 +1,1 @@
+"""Application servers: a contract, and a module for each kind."""

@@ -1,0 +1,1 @@
+"""A site on disk: paths, owners, registration, domains, the mount of its uploads."""

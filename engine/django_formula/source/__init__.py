@@ -1,0 +1,1 @@
+"""The code of a site, from git or a local folder."""

@@ -1,0 +1,236 @@
+"""The source of a release: a commit of a bare mirror, or the files of a local folder, exported without ``.git``."""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from django_formula.host import commands
+from django_formula.host import file as host_file
+from django_formula.host.commands import DeploymentError
+from django_formula.site.sites import Site
+from django_formula.source import git
+from django_formula.source import mirror as source_mirror
+from django_formula.source import submodule as source_submodule
+from django_formula.source.submodule import Submodule
+
+COMMIT = git.COMMIT
+_CORRUPT = re.compile(
+    r"corrupt|bad object|unable to read|inflate|packfile .* (cannot|does not)|is empty|not a git repository",
+    re.IGNORECASE,
+)
+#: What git reports of a commit that a remote does not have.
+_NO_COMMIT = "not our ref|no such remote ref|couldn't find remote ref|unadvertised"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def resolve(site: Site, revision: str) -> str:
+    """Return the commit of a revision: a full commit as it is, a branch or tag as the remote has it now.
+
+    Raises:
+        DeploymentError: the remote does not answer, does not have the revision, or has a branch and a tag of that
+            name.
+    """
+    if COMMIT.fullmatch(revision):
+        return revision
+    url = site.config["repository"]
+    doing = f"looking up {revision} in {commands.redact(url)}"
+    listed = git.ask(site, "ls-remote", url=url, doing=doing, mirror="/nonexistent")
+    refs = {name: commit for commit, name in (line.split("\t", 1) for line in listed.splitlines() if "\t" in line)}
+    found = {
+        name: refs.get(f"{name}^{{}}", refs[name])
+        for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}")
+        if name in refs and (name == "HEAD" or name.startswith("refs/"))
+    }
+    if len(set(found.values())) > 1:
+        branch, tag = (found[f"refs/{kind}/{revision}"][:12] for kind in ("heads", "tags"))
+        raise DeploymentError(
+            f"{doing}: it is both a branch ({branch}) and a tag ({tag})",
+            hint=f"set django:sites:{site.name}:revision to refs/heads/{revision} or refs/tags/{revision}",
+        )
+    commit = next(iter(found.values()), "") or _complete(site, revision)
+    if not commit:
+        raise _unknown_revision(site, doing, list(refs))
+    return commit
+
+
+def _complete(site: Site, revision: str) -> str:
+    """Return the commit that a short one stands for, or an empty text."""
+    if not re.fullmatch(r"[0-9a-f]{7,39}", revision):
+        return ""
+    fetch(site, None)
+    argv = ["rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
+    try:
+        return git.run(site, *argv, doing="looking up the short commit").strip()
+    except DeploymentError:
+        return ""
+
+
+def _unknown_revision(site: Site, doing: str, refs: list[str]) -> DeploymentError:
+    prefixes = ("refs/heads/", "refs/tags/")
+    names = [name.split("/", 2)[2] for name in refs if name.startswith(prefixes) and not name.endswith("^{}")]
+    shown = f"{', '.join(map(git.plain, names[:8])) or 'no branches'}{' …' if len(names) > 8 else ''}"
+    return DeploymentError(
+        f"{doing}: no such branch, tag or commit",
+        hint=f"the repository has {shown}; correct django:sites:{site.name}:revision",
+    )
+
+
+def fetch(
+    site: Site,
+    commit: str | None,
+    *,
+    url: str | None = None,
+    mirror: Path | None = None,
+    protocols: tuple[str, ...] = git.PROTOCOLS,
+) -> None:
+    """Fetch all branches and tags of the remote into the mirror, and the commit if none of them has it.
+
+    Args:
+        url: the URL of a submodule, with a `mirror` of its own and the `protocols` that it may be fetched by.
+
+    Raises:
+        DeploymentError: the remote cannot be reached, or does not have the commit.
+    """
+    url = url or site.config["repository"]
+    doing = f"fetching {commands.redact(url)}"
+
+    def fetch_refs(*references: str) -> None:
+        options = ("--prune", "--no-write-fetch-head", "--force", "--update-shallow")
+        git.ask(
+            site, "fetch", *options, url=url, references=references, doing=doing, protocols=protocols, mirror=mirror
+        )
+
+    fetch_refs("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+    if not commit or source_mirror.has(site, commit, mirror):
+        return
+    try:
+        fetch_refs(f"+{commit}:refs/formula/{commit}")
+    except DeploymentError as error:
+        if error.transient and not re.search(_NO_COMMIT, error.log):
+            raise
+        raise DeploymentError(
+            f"{doing}: commit {commit} not found", hint=f"push it, or correct django:sites:{site.name}:revision"
+        ) from None
+
+
+def fetch_only(site: Site, commit: str) -> None:
+    """Fetch one commit into the mirror, without its history.
+
+    Raises:
+        DeploymentError: the remote cannot be reached, or does not send that commit.
+    """
+    url = site.config["repository"]
+    doing = f"fetching {commands.redact(url)}"
+    options = ("--depth=1", "--no-tags", "--no-write-fetch-head")
+    git.ask(site, "fetch", *options, url=url, references=(commit,), doing=doing)
+
+
+def export(site: Site, commit: str, target: Path) -> None:
+    """Write the files of a commit, submodules included, into a new folder.
+
+    A damaged mirror is deleted and fetched again, once.
+
+    Raises:
+        DeploymentError: the commit or a submodule cannot be fetched, or a file is a pointer of Git LFS.
+    """
+    if site.config["folder"]:
+        _export(site, commit, target, site.mirror)
+    else:
+        try:
+            if not source_mirror.has(site, commit):
+                fetch(site, commit)
+            _export(site, commit, target, site.mirror, url=site.config["repository"])
+        except DeploymentError as error:
+            if not _CORRUPT.search(error.log):
+                raise
+            for name in ("objects", "refs", "packed-refs", "HEAD", "modules", "config", "folder.tree"):
+                host_file.remove_tree(site.mirror / name)
+            source_mirror.initialise(site, site.mirror)
+            fetch(site, commit)
+            host_file.remove_tree(target)
+            _export(site, commit, target, site.mirror, url=site.config["repository"])
+    pointers = lfs_pointers(target)
+    if pointers:
+        more = f" and {len(pointers) - 3} more" if len(pointers) > 3 else ""
+        raise DeploymentError(
+            f"{', '.join(pointers[:3])}{more} are Git LFS pointers, not the files themselves",
+            hint="Git LFS is not supported: commit the files themselves, or serve them from another place",
+        )
+
+
+def _export(
+    site: Site,
+    commit: str,
+    target: Path,
+    mirror: Path,
+    url: str | None = None,
+    depth: int = 0,
+    left: Iterator[int] | None = None,
+) -> None:
+    """Export a commit into a folder that is empty or missing, then its submodules.
+
+    Args:
+        url: the URL of the repository; without one it has no submodules.
+        depth: the number of submodules above it.
+        left: yields an item for each further submodule that is allowed.
+    """
+    listed = source_submodule.entries(site, commit, mirror)
+    target.mkdir(parents=True, exist_ok=True)
+    git.set_attributes(site, mirror)
+    index = mirror / "export.index"
+    index.unlink(missing_ok=True)
+    work = {"GIT_WORK_TREE": str(target), "GIT_INDEX_FILE": str(index)}
+    git.run(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
+    argv = ["checkout-index", "--all", "--force"]
+    git.run(site, *argv, doing="exporting the commit", extra=work, mirror=mirror, timeout=600)
+    index.unlink(missing_ok=True)
+    if not url or site.config["submodules"] is False:
+        return
+    left = iter(range(source_submodule.NUMBER)) if left is None else left
+    for submodule in source_submodule.of_commit(site, listed, mirror, url):
+        if depth >= source_submodule.DEPTH:
+            raise DeploymentError(f"{commands.redact(url)}: submodules are nested more than five deep")
+        if next(left, None) is None:
+            raise DeploymentError(f"there are more than {source_submodule.NUMBER} submodules")
+        module = _fetched(site, submodule)
+        folder = source_submodule.make_folder(target, submodule.path)
+        _export(site, submodule.commit, folder, module, url=submodule.url, depth=depth + 1, left=left)
+
+
+def _fetched(site: Site, submodule: Submodule) -> Path:
+    """Return the mirror of a submodule, which has its commit."""
+    module = _module(site, submodule.url)
+    if not (module / "HEAD").exists():
+        source_mirror.initialise(site, module)
+    if not source_mirror.has(site, submodule.commit, module):
+        try:
+            fetch(site, submodule.commit, url=submodule.url, mirror=module, protocols=submodule.protocols)
+        except DeploymentError as error:
+            error.message = f"the submodule {submodule.path}: {error.message}"
+            without = f"set django:sites:{site.name}:submodules to false if the site does without its submodules"
+            error.hint = f"{error.hint}; or {without}" if error.hint else without
+            raise
+    return module
+
+
+def _module(site: Site, url: str) -> Path:
+    """Return the path of a submodule's mirror, which differs for each URL."""
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", commands.redact(url))[-80:]
+    return site.mirror / "modules" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+
+
+def lfs_pointers(source: Path) -> list[str]:
+    """Return the files of a source that are pointers of Git LFS."""
+    found = []
+    for parent, _folders, files in os.walk(source):
+        for name in files:
+            path = os.path.join(parent, name)
+            status = os.lstat(path)
+            if stat.S_ISREG(status.st_mode) and 100 < status.st_size < 1024:
+                with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                    if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                        found.append(git.plain(os.path.relpath(path, source)))
+    return sorted(found)

@@ -1,0 +1,1 @@
+"""Queue and caches of a site, and their servers on this host."""

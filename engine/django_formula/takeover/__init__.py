@@ -1,0 +1,1 @@
+"""The takeover of an existing deployment: detection, data, processes, virtual hosts."""

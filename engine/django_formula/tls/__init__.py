@@ -1,0 +1,1 @@
+"""Certificates: files, ACME clients, orders, renewal."""

@@ -1,0 +1,51 @@
+"""Renew a site's certificates by its systemd timer, without Salt and without the pillar."""
+
+from django_formula.host.commands import DeploymentError
+from django_formula.proxy import switch
+from django_formula.site import sites
+from django_formula.site.sites import Site
+from django_formula.tls import acme, certificates
+from django_formula.untrusted.text import tell
+
+
+def main(name: str) -> int:
+    """Renew the certificates of a site that are due, and return the exit code: 1 where something failed."""
+    try:
+        site = sites.find(name)
+        changed, warnings = renew(site)
+    except (DeploymentError, OSError) as error:
+        tell(error, is_error=True)
+        return 1
+    for domain, how in changed.items():
+        tell(f"{domain}: {how}")
+    for warning in warnings:
+        tell(warning, is_error=True)
+    return 1 if warnings else 0
+
+
+def renew(site: Site, *, force: bool = False, again: bool = False) -> tuple[dict[str, str], list[str]]:
+    """Renew the certificates of a site.
+
+    Args:
+        site: the site.
+        force: renew certificates of an authority that are not due, too.
+        again: retry those that failed a short while ago, too.
+
+    Returns:
+        What changed, by domain, and warnings.
+
+    Raises:
+        DeploymentError: a certificate cannot be made, or the proxy refuses it.
+    """
+    if not site.https:
+        return {}, []
+    templates = site.kept_templates()
+    changed = certificates.missing(site, {}, templates)
+    if changed:
+        switch.change_certificates(certificates.texts(site, changed, {}, templates))
+    if site.config["tls"]["kind"] != "acme":
+        return changed, []
+    due, deferred = acme.due(site, again=again)
+    domains = certificates.domains(site) if force else list(due)
+    ordered, warnings = acme.renew(site, domains, {})
+    return changed | ordered, [*([] if force else deferred), *warnings]

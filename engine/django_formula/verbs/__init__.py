@@ -1,0 +1,1 @@
+"""Execution functions: what each does, and how it is printed."""

@@ -1,0 +1,202 @@
+"""Texts for people at a terminal, as Salt's own outputters print them."""
+
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from django_formula.host import clock
+from django_formula.untrusted.text import shown
+
+#: A row of ``django.status``, ``django.releases`` or ``django.backups``.
+Row = Mapping[str, Any]
+
+#: Columns of a line: the nested outputter indents it by ten more at most.
+WIDTH = 90
+#: What the first line of a site has, and which values come next.
+_IN_HEAD = ("site", "release", "running", "live_since", "managed")
+_FIRST = ("maintenance", "held_back", "domains", "certificate", "server", "workers", "finishing", "backup", "schema")
+
+#: A map of one key as the value of a key, with no map in it: ``migrate: {backup: false}``.
+_ONE_KEY = re.compile(r": \{([\w:-]+): ([^{},]+)\}")
+_PARENTHESES = str.maketrans("{}", "()")
+_ENDS = (".", "!", "?", "…")
+
+
+def plain(text: str) -> str:
+    """Return a text to be read: what a project or another program reported may have control characters."""
+    return shown(text, lines=True)
+
+
+def warnings(texts: Iterable[str]) -> list[str]:
+    """Return the warnings of a state: each one once, a sentence that ends with a period, without braces.
+
+    Salt's highstate outputter formats warnings with ``str.format`` where ``state_output`` is terse or mixed, so that a
+    brace is a KeyError there. Where it is full, the outputter fills all warnings of a state into one paragraph.
+    """
+    return list(dict.fromkeys(map(_sentence, texts)))
+
+
+def _sentence(text: str) -> str:
+    words = "; ".join(line.strip() for line in plain(text).splitlines() if line.strip())
+    while (shorter := _ONE_KEY.sub(r":\1: \2", words)) != words:  # migrate:backup: false, which has no brace
+        words = shorter
+    words = words.translate(_PARENTHESES)
+    return words if words.endswith(_ENDS) else f"{words}."
+
+
+# Views of rows: the same values for people, without what has none, as text that Salt's nested outputter indents
+
+
+def status(rows: Sequence[Row]) -> dict[str, list[str]] | str:
+    """Return what people see of ``django.status``: problems, then each site in few lines; of one site a line each."""
+    if not rows:
+        return "no site is registered on this host"
+    heads = _columns([(row["site"], row["release"], _runs(row), _since(row)) for row in rows])
+    listed, texts = [], []
+    for row, head, problems in sorted(zip(rows, heads, map(_problems, rows), strict=True), key=lambda one: not one[2]):
+        shown = {key: row[key] for key in (*_FIRST, *row) if key in row and key not in {*_IN_HEAD, *problems}}
+        listed.append(_block(head, shown if len(rows) == 1 else _shortened(shown), is_whole=len(rows) == 1))
+        texts += [_wrapped(f"{row['site']}: {text}", "") for text in problems.values()]
+    return {**({"problems": texts} if texts else {}), "sites": listed}
+
+
+def _shortened(values: Row) -> Row:
+    """Return the values of one of several sites: two lines if it has no problems."""
+    first, *more = str(values.get("domains", "")).split(", ")
+    made = clock.age(str(values.get("backup", "")))
+    is_usual = {"schema": values.get("schema") == "fits", "restore_drill": True}
+    short = {"domains": f"{first} and {len(more)} more" if more else first, "backup": f"{made} ago" if made else ""}
+    return {key: short.get(key, value) for key, value in values.items() if not is_usual.get(key)}
+
+
+def releases(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``django.releases``."""
+    return _listing(rows, ("release", "role", "state", "age"), ("failure", "health", "schema", "subject", "asked_by"))
+
+
+def steps(rows: Sequence[Row]) -> list[str]:
+    """Return what people see of ``django.steps``: a release from its begin to its end."""
+    cells = [
+        (f"{number}.", row["step"], row["user"], f"{row['seconds']} s" if row["seconds"] != "" else "")
+        for number, row in enumerate(rows, 1)
+    ]
+    return [f"{head}\n{_wrapped(row['does'], '    ')}" for head, row in zip(_columns(cells), rows, strict=True)]
+
+
+def schedules(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``django.schedules``."""
+    return _listing(rows, ("schedule", "last", "age"), ("at", "next", "command", "release", "by", "error", "skipped"))
+
+
+def workers(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``django.workers``."""
+    texts = [{**row, "active": _tasks(row)} for row in rows]
+    return _listing(texts, ("worker", "release", "does", "active"), ("tasks", "pid", "memory", "age", "unit"))
+
+
+def queue(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``django.queue``."""
+    texts = [
+        {
+            "queue": row["queue"],
+            "tasks": _queued(row),
+            "names": _counts(row["names"]),
+            "parked": _counts(row["parked_names"]),
+            "memory": row["memory"],
+        }
+        for row in rows
+    ]
+    return _listing(texts, ("queue", "tasks"), ("names", "parked", "memory"))
+
+
+def _queued(row: Row) -> str:
+    """Return the numbers of a queue's tasks that its kind counts; those that workers hold only where there are any."""
+    held = [f"{row[key]} {key}" for key in ("unacknowledged", "abandoned") if row[key]]
+    rest = [f"{row[key]} {key}" for key in ("parked", "failed", "scheduled") if row[key] is not None]
+    return ", ".join([f"{row['waiting']} waiting", *held, *rest])
+
+
+def _counts(names: Row) -> str:
+    return ", ".join(f"{count} {name}" for name, count in names.items())
+
+
+def _tasks(row: Row) -> str:
+    """Return the numbers of a worker's tasks that its kind reports."""
+    counts = ((row["active"], "running"), (row["reserved"], "reserved"), (row["done"], "done"))
+    return ", ".join(f"{count} {what}" for count, what in counts if count is not None)
+
+
+def backups(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``django.backups``."""
+    return _listing(rows, ("backup", "age", "size"), ("why", "release", "rows", "verified"))
+
+
+def _problems(row: Row) -> dict[str, str]:
+    """Return what is wrong with a site, by the key of its row."""
+    release, schema, certificate = row["release"], row.get("schema", ""), row.get("certificate", "")
+    found = {"damage": row["damage"]}
+    if not row["damage"]:
+        found["release"] = "" if release else "no release is active"
+        found["running"] = "" if row["running"] or not release else f"{release} is not running"
+    found["unreached"] = row.get("unreached", "") and f"visitors do not reach it: {row['unreached']}"
+    found["interpreter"] = row.get("interpreter", "") and f"{row['interpreter']}: state.apply makes a new release"
+    workers = row.get("workers", "").split(", ")
+    stopped = [text for text in workers if text.endswith(" does not run") or re.search(r" fails \(\d+ times\)$", text)]
+    found["workers"] = f"worker {', '.join(stopped)}" if stopped else ""
+    found["failed"] = row["failed"] and f"failed since the active release: {row['failed']}"
+    found["schema"] = "" if schema.startswith("fits") else schema
+    is_bad = "WARNING" in certificate or "missing" in certificate
+    found["certificate"] = f"certificate: {certificate}" if is_bad else ""
+    is_bad = " s: failed" in row.get("restore_drill", "")
+    found["restore_drill"] = f"restore drill: {row['restore_drill']}" if is_bad else ""
+    schedules = [text for text in row.get("schedules", "").split("; ") if " failed" in text or " interrupted" in text]
+    found["schedules"] = f"schedules: {'; '.join(schedules)}" if schedules else ""
+    found["cron"] = f"cron {row['cron']}" if row.get("cron") else ""
+    stores = [text for text in row.get("stores", "").split("; ") if text.endswith("does not answer")]
+    found["stores"] = f"stores: {'; '.join(stores)}" if stores else ""
+    found["managed"] = "this minion's pillar does not have it" if row.get("managed") is False else ""
+    return {key: text for key, text in found.items() if text}
+
+
+def _runs(row: Row) -> str:
+    return {True: "running", False: "not running"}.get(row["running"], "") if row["release"] else ""
+
+
+def _since(row: Row) -> str:
+    return f"since {row['live_since']}" if row["live_since"] else ""
+
+
+def _listing(rows: Sequence[Row], head: Sequence[str], keys: Sequence[str]) -> list[str] | str:
+    heads = _columns([[str(row[key]) for key in head] for row in rows])
+    blocks = [_block(first, {key: row[key] for key in keys}) for first, row in zip(heads, rows, strict=True)]
+    return blocks or "none"
+
+
+def _columns(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of text, their cells in columns; a column without a value is left out."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(plain(cell).ljust(width) for cell, width in zip(row, widths, strict=True) if width).rstrip()
+        for row in cells
+    ]
+
+
+def _block(head: str, values: Row, *, is_whole: bool = False) -> str:
+    """Return a row as text: its head, then what has a value, several in a line unless `is_whole`."""
+    lines: list[str] = []
+    for key, value in values.items():
+        text = str(value) if key == "server" else f"{key.replace('_', ' ')}: {value}"
+        if value in ("", None):
+            continue
+        if lines and not is_whole and len(lines[-1]) + len(text) + 3 <= WIDTH - 4:
+            lines[-1] += f" | {text}"
+        else:
+            lines.append(text)
+    return "\n".join([_wrapped(head, ""), *(_wrapped(line, "    ") for line in lines)])
+
+
+def _wrapped(text: str, indent: str) -> str:
+    words = " ".join(plain(text).split()) if indent else plain(text).replace("\n", " ")
+    more = f"{indent}    "
+    return textwrap.fill(words, WIDTH, initial_indent=indent, subsequent_indent=more, break_on_hyphens=False)

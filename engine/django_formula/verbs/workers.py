@@ -1,0 +1,146 @@
+"""What the workers of a site do: `django.workers`, the lines of `django.status`, `django.restart`."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from django_formula.host import clock, memory, proc
+from django_formula.host.commands import DeploymentError
+from django_formula.process import contract
+from django_formula.proxy import maintenance
+from django_formula.release import instances, releases
+from django_formula.release import workers as release_workers
+from django_formula.release.releases import Release
+from django_formula.release.workers import Finishing
+from django_formula.site.sites import Site
+from django_formula.worker import workers as worker_workers
+from django_formula.worker.workers import State
+
+#: Names of tasks that a line has.
+_NAMES = 5
+
+
+def rows(site: Site, live: Release | None) -> list[dict[str, Any]]:
+    """Return the rows of `django.workers`: those of the active release, then what older ones still finish."""
+    states = release_workers.states(site, live.path) if live else {}
+    found = [_row(site, live.path, name, state) for name, state in states.items()] if live else []
+    for one in _finishing(site, live):
+        found.append(_row(site, one.release, one.worker, one.state, does="finishes tasks"))
+    return found
+
+
+def _row(site: Site, release: Path, name: str, state: State | None, does: str = "") -> dict[str, Any]:
+    pid = instances.process_manager(site, release).pid(site, release, name)
+    return {
+        "worker": name,
+        "kind": worker_workers.recorded(release)[name]["kind"],
+        "release": release.name,
+        "unit": contract.unit(site, release, name),
+        "does": (does or _does(site, state)) if pid else "does not run",
+        "active": state.active if state and pid else None,
+        "reserved": state.reserved if state and pid else None,
+        "done": state.done if state and pid else None,
+        "tasks": _named(state) if pid else "",
+        "pid": pid,
+        "memory": f"{memory.of_tree(pid) >> 20} MB" if pid else "",
+        "age": _age(pid) if pid else "",
+    }
+
+
+def _age(pid: int) -> str:
+    return clock.age(clock.timestamp(time.time() - proc.age(pid)))
+
+
+def _does(site: Site, state: State | None) -> str:
+    """Return what a worker of the active release does."""
+    if state is None:
+        return "starting"
+    if state.failed and not state.active:
+        return f"fails ({state.failed} times)"
+    if state.fetching:
+        return "takes tasks"
+    return "waits until maintenance ends" if maintenance.holds_workers(site) else "takes no tasks"
+
+
+def _named(state: State | None) -> str:
+    names = state.tasks if state else ()
+    return ", ".join([*names[:_NAMES], *([f"and {len(names) - _NAMES} more"] if len(names) > _NAMES else [])])
+
+
+def _finishing(site: Site, live: Release | None) -> list[Finishing]:
+    older = [one.path for one in releases.releases(site) if not live or one.name != live.name]
+    return release_workers.finishing(site, older)
+
+
+def status(site: Site, live: Release | None) -> dict[str, str]:
+    """Return the workers' lines of `django.status`; empty without workers."""
+    states = release_workers.states(site, live.path) if live else {}
+    manager = instances.process_manager(site, live.path) if live and states else None
+    running = {name for name in states if manager and live and manager.pid(site, live.path, name)}
+    return {
+        "workers": ", ".join(_short(site, name, state, name in running) for name, state in states.items()),
+        "finishing": ", ".join(
+            f"{one.release.name.split('-')[0]} {one.worker}{_count(one.state)}" for one in _finishing(site, live)
+        ),
+    }
+
+
+def _short(site: Site, name: str, state: State | None, runs: bool) -> str:
+    return f"{name} {_does(site, state)}{_count(state)}" if runs else f"{name} does not run"
+
+
+def _count(state: State | None) -> str:
+    """Return the number of tasks that a worker has, and their names."""
+    if not state or not state.active:
+        return ""
+    names = _named(state)
+    return f" ({state.active} running{f': {names}' if names else ''})"
+
+
+def restart(site: Site, live: Release, worker: str | None) -> dict[str, str]:
+    """Restart the workers of the active release, or one of them; each finishes its tasks first.
+
+    Returns:
+        What each does, by name; it is not waited for.
+
+    Raises:
+        DeploymentError: there is no such worker.
+    """
+    check_name(live, worker)
+    states = release_workers.states(site, live.path)
+    manager = instances.process_manager(site, live.path)
+    chosen = [worker] if worker else [*states]
+    for name in chosen:
+        manager.restart(site, live.path, name)
+    return {name: f"restarts{_first(states[name])}" for name in chosen}
+
+
+def _first(state: State | None) -> str:
+    return f"; tasks that run are finished first: {state.active}" if state and state.active else ""
+
+
+def refuse_without_server(release: Release, worker: str | None) -> None:
+    """Check that a release has a server, where no worker is named.
+
+    Raises:
+        DeploymentError: this host only runs workers of the site.
+    """
+    if worker is None and not instances.serves(release.path):
+        names = ", ".join(worker_workers.recorded(release.path)) or "none"
+        raise DeploymentError(
+            f"{release.name} has no application server on this host, which has the part worker",
+            hint=f"name one of its workers: {names}",
+        )
+
+
+def check_name(release: Release, worker: str | None) -> None:
+    """Check that a release has a worker of this name, or none is asked for.
+
+    Raises:
+        DeploymentError: there is no such worker.
+    """
+    names = [*worker_workers.recorded(release.path)]
+    if worker is not None and worker not in names:
+        hint = f"its workers are {', '.join(names)}"
+        hint = hint if names else release.site.to_workers()
+        raise DeploymentError(f"{release.name} has no worker {worker!r}", hint=hint)

@@ -1,0 +1,1 @@
+"""Virtualenvs: requirements, lock files, interpreters, indexes, uv."""

@@ -1,0 +1,259 @@
+"""The Python interpreter of a site's virtualenvs: its path, its version, and the versions that a site supports."""
+
+import functools
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from django_formula.container import base
+from django_formula.host import commands
+from django_formula.host.commands import DeploymentError
+from django_formula.knowledge import hints
+from django_formula.server import servers
+from django_formula.site.sites import Site
+from django_formula.virtualenv import managed
+
+#: Versions of Django, and the versions of Python that they run on: another one has removed a module that they import,
+#: or is refused by them.
+_DJANGO = (
+    ("2.1", ">=3.4,<3.10"),
+    ("3.0", ">=3.5,<3.11"),
+    ("4.0", ">=3.6,<3.12"),
+    ("4.2", ">=3.8,<3.13"),
+    ("5.0", ">=3.8,<3.14"),
+    ("5.2", ">=3.10,<3.14"),
+    ("6.0", ">=3.10"),
+    ("7.0", ">=3.12"),
+)
+#: The versions of Django with which the tests deploy sites, the newest last.
+TESTED = ("4.2", "5.2", "6.0", "6.1")
+#: The versions of Django with long-term support: one replaces a pinned version that an interpreter does not run.
+_SUPPORTED_LONG = ("2.2", "3.2", "4.2", "5.2")
+#: The versions of Python that are chosen for a project, the first one that it supports.
+SERIES = ("3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.14")
+#: The releases that a series of Python has at most: 3.11.0, 3.11.1, …
+_RELEASES = 50
+
+
+class Interpreter(NamedTuple):
+    """An interpreter of this host, or of the base image of a site with containers.
+
+    Attributes:
+        path: its real path.
+        identity: cache tag, platform, C library and version, separated by blanks.
+    """
+
+    path: str
+    identity: str
+
+    @property
+    def tag(self) -> str:
+        """Return the implementation and its minor version: ``cpython-311``."""
+        return self.identity.split()[0]
+
+    @property
+    def version(self) -> str:
+        """Return the version: ``3.11.2``."""
+        return self.identity.split()[-1]
+
+
+def interpreter(site: Site) -> Interpreter:
+    """Return the interpreter of a site, which is run once to report its version.
+
+    Raises:
+        DeploymentError: it is not installed on this host.
+    """
+    if site.config.get("container"):
+        return Interpreter(*base.python(site))
+    found = path(site)
+    return Interpreter(found, _identity(found, Path(found).stat().st_mtime))
+
+
+def path(site: Site) -> str:
+    """Return the real path of a site's interpreter.
+
+    Raises:
+        DeploymentError: it is not installed on this host.
+    """
+    if site.config.get("container"):
+        return interpreter(site).path
+    found = shutil.which(site.python, path=commands.PATH)
+    if not found and site.python_version:
+        found = managed.executable(site.python_version)
+    if not found:
+        raise DeploymentError(
+            f"the interpreter {site.python} is not installed on this host", hint=_hint_of_missing(site)
+        )
+    return str(Path(found).resolve())
+
+
+def _hint_of_missing(site: Site) -> str:
+    at = f"{hints.at(site)}:python"
+    if site.python_version:
+        return f"state.apply django installs it, or set {at} to another one"
+    version = re.fullmatch(r"python(3\.\d+)", site.python)
+    if version and version[1] in SERIES:
+        return f"set {at} to '{version[1]}' in quotes, which installs it, or to another one"
+    return f"add it to {hints.at(site)}:packages, or set {at} to another one"
+
+
+@functools.lru_cache(maxsize=16)
+def _identity(path: str, _modified: float) -> str:
+    program = (
+        "import platform, sys, sysconfig; "
+        "print(sys.implementation.cache_tag, sysconfig.get_platform(), *platform.libc_ver(), platform.python_version())"
+    )
+    return commands.run([path, "-I", "-S", "-c", program], doing=f"reading the version of {path}").strip()
+
+
+def is_among(version: str, versions: str) -> bool:
+    """Return whether a version of Python is among those that a project declares, such as ``>=3.12`` or ``^3.11``.
+
+    What cannot be read is no restriction.
+    """
+    numbers = _numbers(version, 3)
+    return any(all(_fits(numbers, part) for part in re.split(r"[,\s]+", one)) for one in _spaced(versions).split("||"))
+
+
+def _spaced(versions: str) -> str:
+    """Return restrictions without blanks between an operator and its version."""
+    return re.sub(r"([<>=!~^])\s+", r"\1", versions).strip()
+
+
+def _fits(version: list[int], restriction: str) -> bool:
+    found = re.fullmatch(r"(===?|!=|~=|>=|<=|<|>|\^|~)?(\d[\d.]*?)(\.\*)?", restriction)
+    if not found:
+        return True
+    operator, numbers = found.group(1) or "", _numbers(found.group(2), 3)
+    if not operator or found.group(3):
+        return (version[: len(numbers)] == numbers) == (operator != "!=")
+    if operator in ("^", "~=", "~"):
+        same = 1 if operator == "^" else max(1, len(numbers) - (operator == "~=" or len(numbers) > 2))
+        return version >= numbers and version[:same] == numbers[:same]
+    exact = [*numbers, 0, 0][:3]
+    is_equal = version == exact
+    return {
+        ">=": version >= exact,
+        "<=": version <= exact,
+        "<": version < exact,
+        ">": version > exact,
+        "==": is_equal,
+        "===": is_equal,
+        "!=": not is_equal,
+    }[operator]
+
+
+def require(site: Site, versions: str) -> None:
+    """Refuse an interpreter whose version the project does not support.
+
+    Any release of its series may be among them: a distribution has one of each, with the corrections of later ones.
+
+    Args:
+        versions: the versions that the project or its lock file supports, such as ``>=3.12``.
+
+    Raises:
+        DeploymentError: the interpreter's version is not among them.
+    """
+    version = interpreter(site).version
+    if not is_of_series_among(version, versions):
+        raise DeploymentError(
+            f"the project requires Python {versions}, and {site.python} is {version}", hint=_another(site, versions)
+        )
+
+
+def suggested(*versions: str) -> str:
+    """Return the version of Python for which all of these restrictions hold, such as ``3.13``; empty if none is known.
+
+    Args:
+        versions: the versions that a project, its lock file or its Django are for; an empty one is no restriction.
+    """
+    return next((one for one in SERIES if all(is_of_series_among(one, limit) for limit in versions if limit)), "")
+
+
+def is_of_series_among(version: str, versions: str) -> bool:
+    """Return whether any release of the series of a version is among those that a project declares."""
+    series = ".".join(version.split(".")[:2])
+    return any(is_among(f"{series}.{number}", versions) for number in range(_RELEASES))
+
+
+def _another(site: Site, *versions: str) -> str:
+    """Return how to choose an interpreter that these versions allow."""
+    at, version = f"{hints.at(site)}:python", suggested(*versions)
+    if version and not site.config.get("container"):
+        return f"set {at} to '{version}' in quotes, which is installed where the host does not have it"
+    return f"set {at} to another interpreter"
+
+
+def of_django(version: str) -> str:
+    """Return the versions of Python that a version of Django runs on, such as ``>=3.6,<3.12``; empty if not known."""
+    numbers = _numbers(version)
+    return next((python for before, python in _DJANGO if numbers and numbers < _numbers(before)), "")
+
+
+def warning_of_django(version: str) -> str:
+    """Return a warning of a Django that is newer than what the tests deploy; empty for another one.
+
+    Args:
+        version: the version of Django; empty if it is not known.
+    """
+    if not _numbers(version) or _numbers(version) <= _numbers(TESTED[-1]):
+        return ""
+    text = f"Django {version} is newer than what this version of the formula is tested with ({TESTED[-1]})"
+    return f"{text}: look for a newer one, and try releases and rollbacks on another host first"
+
+
+def newer_django(version: str, python: str) -> str:
+    """Return the nearest version of Django with long-term support after one that a Python does not run; empty if none.
+
+    Args:
+        version: the version of Django; empty if it is not known.
+        python: the version of Python; empty if it is not known.
+    """
+    versions = of_django(version)
+    if not versions or not python or is_among(python, versions):
+        return ""
+    newer = (one for one in _SUPPORTED_LONG if _numbers(one) > _numbers(version))
+    return next((one for one in newer if is_among(python, of_django(one))), "")
+
+
+def _numbers(version: str, most: int = 2) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:most]]
+
+
+def require_for_django(site: Site, version: str) -> None:
+    """Refuse an interpreter that the project's version of Django does not run on, before anything is installed.
+
+    Args:
+        version: the version that the project's requirements pin; empty if they do not.
+
+    Raises:
+        DeploymentError: Django does not run on the interpreter.
+    """
+    versions = of_django(version)
+    found = interpreter(site).version if versions else ""
+    if versions and not is_among(found, versions):
+        newer = newer_django(version, found)
+        cure = hints.extended(site, "python_packages", [f"django~={newer}.0"]) if newer else ""
+        raise DeploymentError(
+            f"Django {version} does not run on {site.python}, which is Python {found}: it needs {versions}",
+            hint=_another(site, versions) + (f", or {cure}" if cure else ""),
+        )
+
+
+def require_for_server(site: Site) -> None:
+    """Refuse an interpreter that the application server of a site was not built for.
+
+    Raises:
+        DeploymentError: the server was built for another version of Python.
+    """
+    version = servers.of_site(site).python(site)
+    if not version:
+        return
+    found = interpreter(site)
+    if found.tag != f"cpython-{version.replace('.', '')}":
+        raise DeploymentError(
+            f"{site.config['server']['kind']} of this system is built for Python {version}, and "
+            f"{site.python} is {found.version} ({found.tag})",
+            hint=f"set django:sites:{site.name}:python to python{version}, or choose another server:kind",
+        )

@@ -1,0 +1,434 @@
+"""Virtualenvs: named by a hash of their inputs, built once by uv, shared by releases, never modified."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from django_formula.container import base
+from django_formula.database import databases
+from django_formula.database.engines import SERVERS
+from django_formula.host import file, users
+from django_formula.host.commands import DeploymentError
+from django_formula.knowledge import cause_repository
+from django_formula.knowledge import package as knowledge_package
+from django_formula.process import build_user
+from django_formula.server import servers
+from django_formula.site.sites import Site
+from django_formula.store import stores as store_stores
+from django_formula.untrusted import delegate
+from django_formula.untrusted.foreign import OWN, PUBLIC, Foreign
+from django_formula.untrusted.text import Log
+from django_formula.virtualenv import index, interpreter, project_indexes, requirements, setuptools
+from django_formula.virtualenv import local as virtualenv_local
+from django_formula.virtualenv import lock as virtualenv_lock
+from django_formula.virtualenv.uv import Uv
+
+log = Log.of(__name__)
+
+#: The file of a virtualenv that was built to its end.
+COMPLETE = ".complete"
+#: The lines of a requirement for what Python has since 3.9, with its hashes; one with a marker is for older ones.
+_ZONEINFO = re.compile(r"^backports[.-]zoneinfo\b(?![^\n]*;)(?:[^\n\\]|\\\n?)*\n?", re.MULTILINE | re.IGNORECASE)
+#: A requirement from a repository that is editable, which uv refuses, or named at its end, which uv fetches to name it.
+_EDITABLE = re.compile(r"^([ \t]*)(?:-e|--editable)[ \t=]+(?=(?:[\w.-]+\s*@\s*)?git\+)", re.MULTILINE)
+_EGG = re.compile(r"^([ \t]*)(git\+[^\s#;]+)#egg=([A-Za-z][\w.-]*(?:\[[\w,-]*\])?)(?![^\s;])", re.MULTILINE)
+#: A requirement from an archive that is not named, which uv fetches to name it.
+_ARCHIVE = re.compile(r"^([ \t]*)(https?://[^\s#;]+)", re.MULTILINE)
+#: A requirement with an option after it that pip takes no notice of there, and uv refuses.
+_OPTION = re.compile(r"^(\s*[A-Za-z][^#\n]*?)[ \t]+(--(?:no|only)-binary)\b", re.MULTILINE)
+
+
+# Which virtualenv
+
+
+def key_of(site: Site, contents: Mapping[str, str]) -> str:
+    """Return the name of the virtualenv for these requirements: a hash of them, the interpreter and the platform.
+
+    Args:
+        contents: the texts of the requirements files, by path.
+    """
+    inputs = {
+        "files": dict(contents),
+        "packages": site.config["python_packages"],
+        "constraints": site.config["constraints"],
+        "server": " ".join(servers.requirements(site)),
+        "databases": databases.server_engines(site),
+        "python": [*interpreter.interpreter(site)],
+        **({"stores": stores} if (stores := store_stores.engines(site)) else {}),
+        **({"base": base.identity(site)} if site.config.get("container") else {}),
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def newest(site: Site, key: str) -> str:
+    """Return the name of the last virtualenv that was built for a key: the key itself, unless it was built again."""
+    return _generations(site, key)[-1]
+
+
+def next_of(site: Site, key: str) -> str:
+    """Return a new name for a key: releases may still run in the virtualenvs that exist."""
+    return f"{key}.{int(newest(site, key).partition('.')[2] or 1) + 1}"
+
+
+def _generations(site: Site, key: str) -> list[str]:
+    found = [path.name for path in site.virtualenvs.glob(f"{key}.*") if path.suffix[1:].isdigit()]
+    return [key, *sorted(found, key=lambda name: int(name.partition(".")[2]))]
+
+
+def is_complete(site: Site, key: str) -> bool:
+    """Return whether a virtualenv was built to its end and its interpreter is still on this host."""
+    folder = site.virtualenvs / key
+    python = folder / "bin/python"  # of a container it may be one that this host does not have
+    has_python = os.path.lexists(python) if site.config.get("container") else python.exists()
+    return has_python and (folder / COMPLETE).exists()
+
+
+def packages(folder: Path) -> dict[str, str]:
+    """Return the packages of a virtualenv by the names of its dist-info folders: normalised name → version."""
+    infos = (path.stem.partition("-") for path in folder.glob("lib/python*/site-packages/*.dist-info"))
+    return {knowledge_package.normalised(name): version for name, _dash, version in sorted(infos)}
+
+
+def unused(site: Site, used: set[str]) -> list[Path]:
+    """Return the virtualenvs of a site that none of its releases uses.
+
+    Args:
+        used: the names of those that releases use.
+    """
+    return sorted(path for path in site.virtualenvs.iterdir() if path.name not in used)
+
+
+# How it is built
+
+
+def build(
+    site: Site, source: Path, files: list[str], key: str, password: str | None = None, folder: str = "."
+) -> list[str]:
+    """Build a virtualenv as the build user, then give it to root.
+
+    Args:
+        files: the requirements files, relative to the source.
+        password: the password of the pillar's index.
+        folder: that of manage.py, relative to the source.
+
+    Returns:
+        What was installed because the project's requirements lack it: drivers of databases and stores, setuptools.
+
+    Raises:
+        DeploymentError: a package cannot be resolved, downloaded or built; no part of the virtualenv remains.
+    """
+    virtualenv, work = site.virtualenvs / key, site.build / "requirements"
+    build_user.end_processes(site)
+    file.remove_tree(virtualenv)
+    virtualenv.mkdir(mode=0o700)  # uv makes its lock in it for all users, and waits for a holder
+    builder = users.owner(site.build_user, site.build_user)
+    tree = Foreign(virtualenv)
+    tree.give(builder, None, of=0)
+    try:
+        prepared = delegate.ask(
+            site.build_user, _prepare, site, source, work, files, folder, doing="reading the requirements", timeout=120
+        )
+        added = _install(site, prepared, Uv(site, virtualenv, str(work), password, prepared["indexes"] is True))
+        (tree / ".lock").remove()
+        tree.give(users.ROOT, PUBLIC, of=builder[0])
+    except (DeploymentError, OSError):
+        file.remove_tree(virtualenv)
+        raise
+    finally:
+        with contextlib.suppress(DeploymentError):
+            work.remove()
+    file.write(virtualenv / COMPLETE, "")
+    return added
+
+
+def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
+    """Create the virtualenv and install the project's packages, what these lack, and the server.
+
+    Returns:
+        What the requirements lack.
+    """
+    python = interpreter.path(site)
+    uv.run("venv", "--quiet", "--no-project", "--allow-existing", "--python", python, str(uv.folder))
+    for lock, target, groups, member in prepared["exports"]:
+        exported = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header"]
+        exported += [f"--package={member}"] if member else []
+        exported += [f"--group={group}" for group in groups]
+        uv.run(*exported, "--output-file", target, doing="reading uv.lock", folder=str(Path(lock).parent))
+    doing = "looking for the packages of the source"
+    delegate.ask(site.build_user, _resolve, uv.work, prepared["required"], doing=doing, timeout=120)
+    present = _install_packages(uv, prepared, site.config["python_packages"])
+    added = [*_missing_drivers(site, uv.folder), *_missing_modules(site, uv.folder)]
+    for requirement in added:
+        _add_missing(uv, present, requirement, prepared["limit"])
+    server = servers.requirements(site, packages(uv.folder))
+    if server:
+        uv.install(*server, doing=f"installing {site.config['server']['kind']}")
+    return added
+
+
+def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) -> list[str]:
+    """Install the project's requirements, and the pillar's packages in versions that suit these.
+
+    Where there are no such versions, those of the pillar replace what the project requires of the same packages, so
+    that one which cannot be built for this Python is not built, and one of a repository that is out of reach not
+    fetched. Where other requirements of the project exclude them, they are installed over these.
+
+    Returns:
+        The arguments of ``uv pip install`` that the virtualenv complies with.
+    """
+    required, limit, override = (list(prepared[key]) for key in ("required", "limit", "override"))
+    more = ["--", *packages]
+    if not required or not packages:
+        if required or packages:
+            uv.install(*(required or limit), *(more if packages else []))
+        return [*(required or limit), *more]
+    with_override = [*required, *override, *more]
+    if not _unsolved(uv, [*required, *more], packages, may_replace=bool(override)):
+        return [*required, *more]
+    unsolved = _unsolved(uv, with_override, packages)
+    if not unsolved:
+        return with_override
+    try:
+        uv.install(*required)
+    except DeploymentError as error:
+        raise _without_solution(uv.site, unsolved, error) from error
+    uv.install(*limit, *more)
+    return [*limit, *more]
+
+
+def _without_solution(site: Site, unsolved: DeploymentError, error: DeploymentError) -> DeploymentError:
+    """Return the error where versions exclude each other, and the project's own packages cannot be installed either.
+
+    Args:
+        unsolved: what excludes what.
+        error: that of the project's packages.
+    """
+    at = f"django:sites:{site.name}:python_packages"
+    hint = f"no versions suit both the requirements and {at}: add what the lines above name to it, in a version that "
+    hint += f"suits the rest. The requirements alone cannot be installed: {error.message}"
+    return DeploymentError(unsolved.message, log=unsolved.log, hint="; ".join(filter(None, [hint, error.hint])))
+
+
+def _unsolved(
+    uv: Uv, arguments: list[str], packages: list[str], *, may_replace: bool = False
+) -> DeploymentError | None:
+    """Install packages if there are versions that suit all arguments; return the error where there are none.
+
+    Args:
+        packages: those of the pillar, of which one that the index lacks is no matter of versions.
+        may_replace: whether to return the error of a git repository too, whose package they replace.
+    """
+    try:
+        uv.install(*arguments)
+    except DeploymentError as error:
+        if may_replace and cause_repository.is_replaced(error.log, packages):
+            return error
+        absent = re.search(r"Because ([\w.-]+) was not found in the package registry", error.log)
+        wanted = [package for package in packages if ";" not in package]  # one with a marker may be left out by it
+        named = [name.partition("[")[0] for name in requirements.names(wanted)]
+        if "No solution found" not in error.log or (absent and absent[1] in named):
+            raise
+        return error
+    return None
+
+
+def _add_missing(uv: Uv, present: list[str], requirement: str, limit: list[str]) -> None:
+    """Install what the requirements lack, in a version that suits them: a newer django-redis brings a newer Django.
+
+    Args:
+        present: the arguments of ``uv pip install`` that the virtualenv complies with.
+        limit: those for the constraints.
+    """
+    with contextlib.suppress(DeploymentError):
+        uv.install(*present, requirement)
+        return
+    uv.install(*limit, requirement, doing=f"installing {requirement}")
+
+
+def _missing_drivers(site: Site, folder: Path) -> list[str]:
+    """Return a driver or client for each database server and store of the pillar for which the virtualenv has none."""
+    installed = {name.replace("-", "_"): version for name, version in packages(folder).items()}
+    version = tuple(int(part) for part in re.findall(r"\d+", installed.get("django", ""))[:2])
+    engines = [SERVERS[name] for name in databases.server_engines(site)]
+    drivers = [engine.driver_requirement(version) for engine in engines if not engine.drivers & {*installed}]
+    return [*drivers, *store_stores.requirements(site, version, {*installed})]
+
+
+def _missing_modules(site: Site, folder: Path) -> list[str]:
+    """Return what has the modules that packages of the virtualenv import and do not require."""
+    find = setuptools.needed_by
+    found = delegate.ask(site.build_user, find, folder, doing="reading the packages", timeout=120)
+    for module, path in found.items():
+        log.info("%s: %s imports %s", site.name, path, module)
+    return [requirement for module, requirement in setuptools.MODULES.items() if module in found]
+
+
+# What uv reads of a source, as the build user
+
+
+def _prepare(site: Site, source: Path, copy: Foreign, files: list[str], folder: str) -> dict[str, Any]:
+    """Copy what uv needs of a source into a folder of the build user.
+
+    Args:
+        copy: the folder.
+        folder: that of manage.py, relative to the source.
+
+    Returns:
+        ``required``, the arguments of ``uv pip install`` for the project's requirements; empty if it has none;
+        ``limit``, the arguments for the constraints, which are among them; ``override``, those by which the versions of
+        the pillar's packages replace the project's;
+        ``exports``, each uv.lock, the path that uv exports it to, the groups that a site needs and the member of a
+        workspace that the site is; ``indexes``, whether the project configures indexes of uv.
+    """
+    work = copy.path
+    file.remove_tree(work)
+    runs_code = any((source / name).with_name("setup.py").is_file() for name in files)  # which may read any file
+    contents = requirements.contents(source, files)
+    local = virtualenv_local.find(source, contents, folder)  # these are built of all that is in them
+    shutil.copytree(source, work, symlinks=True, ignore=None if runs_code or local else _other_files)
+    copy.give((os.geteuid(), os.getegid()), OWN, of=os.geteuid())  # with modes that allow changes
+    locks = [work / name for name in files if Path(name).name == "uv.lock"]
+    required = _required(site, work, files)
+    if required:  # uv's cache knows a package that it has built by its path, and another release is at the same one
+        required += [f"--reinstall-package={name}" for name in local.values() if name]
+    exports = [_export(path, os.path.relpath(work / folder, path.parent)) for path in locks]
+    indexes = project_indexes.are_configured(work, files)
+    found = {"required": required, "limit": _limit(site, work), "override": _override(site, work)}
+    return {**found, "exports": exports, "indexes": indexes}
+
+
+def _export(lock: Path, folder: str) -> list[Any]:
+    """Return a uv.lock, the path that uv exports it to, the groups that a site needs, and the member that it is.
+
+    Args:
+        folder: that of manage.py, relative to the lock's.
+    """
+    of_lock = virtualenv_lock
+    target, member = str(of_lock.converted_path(lock)), of_lock.member_of_uv(lock, folder)
+    return [str(lock), target, of_lock.groups_of_uv(lock, folder), member]
+
+
+def _resolve(work: str, arguments: list[str]) -> None:
+    """Write the paths of the source's own packages in the requirements as they are in the copy of the source."""
+    top = Path(work)
+    paths = [Path(value) for option, value in itertools.pairwise(arguments) if option == "--requirement"]
+    for path in [top / path for path in paths]:
+        if path.suffix in (".txt", ".in") and path.is_file():
+            included = [*requirements.with_included(top, path, set())]
+            virtualenv_local.make_absolute(top.resolve(), included)
+
+
+def _other_files(folder: str, names: list[str]) -> list[str]:
+    """Return what uv does not need: everything except folders and the files that describe packages."""
+    needed = (".txt", ".in", ".toml", ".lock", ".cfg", ".py", ".md", ".rst", ".json", ".pip")
+    return [
+        name
+        for name in names
+        if not os.path.isdir(os.path.join(folder, name))
+        and not name.endswith((*needed, *requirements.ARCHIVES))
+        and name not in ("Pipfile", "README", "LICENSE", "VERSION")
+    ]
+
+
+def _required(site: Site, work: Path, files: list[str]) -> list[str]:
+    """Return the arguments of ``uv pip install`` for the project's requirements; empty if it has none."""
+    limit = _limit(site, work)
+    extras = _remove_project(work, files)
+    _remove_backports(site, work, files)
+    _rewrite(work, files, _OPTION, r"\1\n\2")
+    _rewrite(work, files, _EDITABLE, r"\1")
+    _rewrite(work, files, _EGG, r"\1\3 @ \2")
+    replaced = cause_repository.replaced(site.config["python_packages"])
+    _rewrite(work, files, _ARCHIVE, lambda found: _named(found, replaced))
+    is_only = index.is_only(site)
+    if is_only:
+        project_indexes.replace(work, files, site.config["index"]["url"])
+    paths = [virtualenv_lock.as_requirements(work, name, indexes=not is_only) for name in files]
+    locks = [work / name for name in files if Path(name).name == "uv.lock" and not is_only]
+    indexes = [path for lock in locks if (path := virtualenv_lock.uv_indexes(lock))]
+    listed = [argument for path in [*indexes, *paths] for argument in _arguments(path)]
+    if indexes:  # each version is pinned by its hash: it does not matter which index another version is on
+        listed += ["--index-strategy", "unsafe-best-match"]
+    if extras is not None:
+        declares = requirements.declares_dependencies
+        names = requirements.PACKAGING
+        packaging = next((name for name in names if (work / name).is_file() and declares(work / name)), None)
+        listed += ["--requirement", packaging, *(f"--extra={extra}" for extra in extras)] if packaging else []
+    return [*limit, *listed] if listed else []
+
+
+def _arguments(path: Path) -> Iterator[str]:
+    """Yield the arguments of ``uv pip install`` for a file with requirements, and for its groups that a site needs."""
+    is_pyproject = path.name == "pyproject.toml"
+    if not is_pyproject or requirements.is_package(path):
+        yield from ("--requirement", str(path))
+    if is_pyproject:
+        yield from (f"--group={path}:{group}" for group in virtualenv_lock.groups_of_pyproject(path))
+
+
+def _remove_project(work: Path, files: list[str]) -> list[str] | None:
+    """Remove the lines for the project itself from its requirements.
+
+    Returns:
+        The extras in these lines, or None if there is no such line.
+    """
+    project = requirements.PROJECT
+    done: set[Path] = set()
+    extras: list[str] | None = None
+    for name in files:
+        for path in requirements.with_included(work, work / name, done):
+            text = path.read_text(errors="replace") if path.suffix in (".txt", ".in") else ""
+            for found in project.finditer(text):
+                extras = [*(extras or []), *re.findall(r"[\w-]+", found.group(1) or "")]
+            if project.search(text):
+                virtualenv_lock.replace(path, project.sub("", text))
+    return extras
+
+
+def _remove_backports(site: Site, work: Path, files: list[str]) -> None:
+    """Remove the lines for a backport of a module that the site's Python has, and that cannot be built for it.
+
+    pip-compile writes it without a marker where it runs with an older Python.
+    """
+    if not interpreter.is_among(interpreter.interpreter(site).version, ">=3.9"):
+        return
+    _rewrite(work, files, _ZONEINFO, "")
+
+
+def _named(archive: re.Match[str], replaced: list[str]) -> str:
+    """Return the requirement of an archive with the name of its package, where the pillar replaces that."""
+    name = cause_repository.package_of(archive[2])
+    return f"{archive[1]}{name} @ {archive[2]}" if name in replaced else archive[0]
+
+
+def _rewrite(work: Path, files: list[str], pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str]) -> None:
+    """Replace what a pattern matches in the requirements, and in the files that they include."""
+    for name in files:
+        for path in requirements.with_included(work, work / name, set()):
+            text = path.read_text(errors="replace") if path.suffix in (".txt", ".in") else ""
+            if pattern.search(text):
+                virtualenv_lock.replace(path, pattern.sub(by, text))
+
+
+def _limit(site: Site, work: Path) -> list[str]:
+    """Return the arguments for the pillar's constraints, of builds of packages too, which are written into a file."""
+    constraints = work / ".constraints.txt"
+    virtualenv_lock.replace(constraints, "".join(f"{line}\n" for line in site.config["constraints"]))
+    if not site.config["constraints"]:
+        return []
+    return ["--constraint", str(constraints), "--build-constraint", str(constraints)]
+
+
+def _override(site: Site, work: Path) -> list[str]:
+    """Return the arguments by which the pillar's packages that name a version replace the project's."""
+    versions = [package for package in site.config["python_packages"] if re.search("[<>=!~@]", package)]
+    overrides = work / ".overrides.txt"
+    virtualenv_lock.replace(overrides, "".join(f"{line}\n" for line in versions))
+    return ["--overrides", str(overrides)] if versions else []

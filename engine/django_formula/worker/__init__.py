@@ -1,0 +1,1 @@
+"""Workers: a contract, and a module for each kind."""

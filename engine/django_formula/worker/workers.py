@@ -1,0 +1,166 @@
+"""The workers of a site: every kind, those that the pillar has, and those that a release has."""
+
+import dataclasses
+import importlib
+import json
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django_formula.container import containers
+from django_formula.host import file
+from django_formula.host.commands import DeploymentError, seconds
+from django_formula.kind import kinds
+from django_formula.process import contract
+from django_formula.site import sites
+from django_formula.site.sites import Site
+from django_formula.untrusted import shapes
+from django_formula.untrusted.foreign import Foreign
+from django_formula.worker.contract import Worker
+
+#: Every kind of worker, by its name in the pillar.
+WORKERS: kinds.Members[Worker] = kinds.Members(
+    kinds.WORKERS, lambda kind: importlib.import_module(f"django_formula.worker.{kind}").WORKER
+)
+
+#: Bytes of a state file that are read, names of tasks that are taken from it, and the highest of its numbers.
+_STATE, _NAMES, _HIGHEST = 1 << 16, 100, 10**12
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a worker's program reports of itself in its file ``state``; the site's user may have written anything.
+
+    Attributes:
+        pid: its process.
+        time: when it was written, in seconds since 1970.
+        fetching: whether it takes tasks.
+        active: number of tasks that run; None where the kind does not report it.
+        reserved: number of tasks that it has taken and not begun.
+        done: number of tasks that have ended.
+        tasks: names of those that run.
+        failed: number of processes that failed, since the program was started; None where the kind does not report it.
+    """
+
+    pid: int
+    time: float
+    fetching: bool
+    active: int | None = None
+    reserved: int | None = None
+    done: int | None = None
+    tasks: tuple[str, ...] = ()
+    failed: int | None = None
+
+
+_COUNT = (int, types.NoneType)
+_SHAPE = {
+    **{"pid": int, "time": float, "fetching": bool, "tasks?": [str]},
+    **dict.fromkeys(("active?", "reserved?", "done?", "failed?"), _COUNT),
+}
+
+
+def state(run: Foreign) -> State | None:
+    """Return what a worker reports of itself, or None where it reports nothing that can be read.
+
+    Args:
+        run: the folder of the worker's unit in /run.
+    """
+    try:
+        found = json.loads((run / "state").text(_STATE) or "null")
+    except (DeploymentError, OSError, ValueError, RecursionError):  # a unit that has ended has no folder
+        return None
+    if not isinstance(found, dict) or not shapes.fits(found, _SHAPE):
+        return None
+    tasks = tuple(name[:200] for name in found.get("tasks", ())[:_NAMES] if name.isprintable())
+    counts = {name: found.get(name) for name in ("active", "reserved", "done", "failed")}
+    if not all(0 <= (number or 0) <= _HIGHEST for number in (found["pid"], *counts.values())):
+        return None
+    return State(found["pid"], found["time"], found["fetching"], tasks=tasks, **counts)
+
+
+def of_site(site: Site) -> dict[str, Worker]:
+    """Return the workers of a site's new releases, by name."""
+    return {name: WORKERS[worker["kind"]] for name, worker in _configured(site).items()}
+
+
+def recorded(release: Path) -> dict[str, dict[str, Any]]:
+    """Return what ``config/workers.json`` of a release records: name → ``kind`` and ``patience`` (seconds)."""
+    shape = {str: {"kind": str, "patience": int}}
+    found = file.read_json(release / "config/workers.json", shape) or {}
+    return {name: worker for name, worker in found.items() if worker["kind"] in WORKERS}
+
+
+def _configured(site: Site) -> dict[str, dict[str, Any]]:
+    return dict(site.config.get("workers") or {})
+
+
+def of_celery(site: Site) -> dict[str, dict[str, Any]]:
+    """Return the workers that run the project's Celery app, by name."""
+    return {name: worker for name, worker in _configured(site).items() if worker["kind"] in ("celery", "celery_beat")}
+
+
+def celery_request(site: Site, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the request for the start of Django has for the site's Celery apps; nothing for a site without."""
+    workers = of_celery(site)
+    apps = {name: worker["app"] or "" for name, worker in workers.items()}
+    return {"celery": {"workers": apps, "modules": modules(facts)}} if workers else {}
+
+
+def modules(facts: Mapping[str, Any]) -> list[str]:
+    """Return the modules of a project that are in the packages in which its Celery app is looked for."""
+    return [facts["settings_module"], facts["application"]]
+
+
+def programs(site: Site) -> list[str]:
+    """Return the URLs of the programs that look at a site's workers before these are configured."""
+    names: list[str] = []
+    for worker in _configured(site).values():
+        names += [name for name in kinds.WORKERS[worker["kind"]].templates if name not in names]
+    return [f"{kinds.FILES}{name}" for name in names]
+
+
+def switch_lock(site: Site) -> Path:
+    """Return the file that a deployment locks while it switches: as long as it does, no worker takes a task."""
+    return sites.RUNTIME / f"{site.name}.switch"
+
+
+def unit(site: Site, release: Path, name: str) -> str:
+    """Return the name of the unit or program of a release's worker: ``django-blog-0042-default``."""
+    return f"{contract.unit(site, release)}-{name}"
+
+
+def configuration(
+    site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the workers' files of a release: name in ``config/`` → content; none for a site without workers.
+
+    Args:
+        variables: those of the release's instance (`release.instances`).
+    """
+    files: dict[str, str] = {}
+    configured = _configured(site)
+    top = containers.ROOT if containers.expected(site, release) else site.root
+    for name, worker in configured.items():
+        kind, own_unit = WORKERS[worker["kind"]], unit(site, release, name)
+        given = {
+            "name": name,
+            "unit": own_unit,
+            "run": str(contract.run_folder(site, release, name)),
+            "release": str(release),
+            "current": str(top / site.current.name),
+            "switch": str(switch_lock(site)),
+            "hold": str(top / site.maintenance.name / "on/hold"),
+            "folder": variables["chdir"],
+            "modules": modules(variables["facts"]),
+            **kind.settings(site, release, variables["facts"], worker),
+        }
+        files[f"worker-{name}.json"] = json.dumps(given, indent=1, sort_keys=True) + "\n"
+        files |= {url.rpartition("/")[2]: templates[url] for url in kind.templates}
+    if configured:
+        parts = {
+            name: {"kind": worker["kind"], "patience": int(seconds(worker["patience"]))}
+            for name, worker in configured.items()
+        }
+        files["workers.json"] = json.dumps(parts, sort_keys=True) + "\n"
+    return files

@@ -1,0 +1,41 @@
+"""Write what hosts get of the engine: `python3 engine/pack.py` after any change in it, and after each merge or rebase.
+
+* `_utils/django_engine.py`: `engine/django_engine.py`, and the whole tree `engine/django_formula` as comments.
+* `django/digests`: the digest of each file that a minion fetches from its master one by one, in the format of
+  sha256sum, so that `sha256sum --check django/digests` compares it too.
+
+Neither is edited or merged otherwise. See docs/decisions/0065 and 0100.
+"""
+
+import hashlib
+from pathlib import Path
+
+import django_engine
+
+ROOT = Path(__file__).resolve().parent.parent
+TREE = ROOT / "engine/django_formula"
+LOADER = ROOT / "engine/django_engine.py"
+ENGINE = ROOT / "_utils/django_engine.py"
+DIGESTS = ROOT / "django/digests"
+#: What minions fetch.
+PATTERNS = ("_modules/*.py", "_states/*.py", "_utils/*.py", "django/**/*")
+
+
+def engine() -> str:
+    """Return the text of `_utils/django_engine.py` that is true of the tree as it is."""
+    tree = django_engine.tree(str(TREE.parent))
+    digest = f'DIGEST = "{django_engine.digest(tree)}"\n'
+    loader = LOADER.read_text(encoding="utf-8").replace('DIGEST = ""\n', digest)
+    return f"{loader}\n\n# Written by engine/pack.py.\n{django_engine.TREE}{tree}"
+
+
+def digests() -> list[str]:
+    """Return the lines of `django/digests` that are true of the files as they are."""
+    files = {path for pattern in PATTERNS for path in ROOT.glob(pattern) if path.is_file()} - {DIGESTS}
+    names = {path.relative_to(ROOT).as_posix(): path for path in files if "__pycache__" not in path.parts}
+    return [f"{hashlib.sha256(names[name].read_bytes()).hexdigest()}  {name}\n" for name in sorted(names)]
+
+
+if __name__ == "__main__":
+    ENGINE.write_text(engine(), encoding="utf-8")
+    DIGESTS.write_text("".join(digests()), encoding="utf-8")

@@ -1,0 +1,61 @@
+"""The table of database engines: what it says of each, and that everything that has a row per engine follows it."""
+
+import pytest
+import yaml
+from django_formula.backup import backups
+from django_formula.database import engines, setup
+from django_formula.database.engines import ENGINES, SERVERS
+from django_formula.pillar import states
+from specimen import ROOT
+
+SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
+PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
+
+
+def engine_enums(rules):
+    """Yield the values that the pillar accepts as the engine of a database."""
+    if isinstance(rules, dict):
+        if isinstance(rules.get("engine"), dict) and "enum" in rules["engine"]:
+            yield rules["engine"]["enum"]
+        for value in rules.values():
+            yield from engine_enums(value)
+
+
+def test_pillar_accepts_every_engine():
+    (enum,) = engine_enums(SCHEMA["$defs"]["database"])
+    assert {*enum} - {None} == {*ENGINES}
+
+
+def test_every_server_is_set_up_and_every_engine_backed_up():
+    assert {*setup.SERVERS} == {*SERVERS}
+    assert {*backups.KINDS} == {*ENGINES, *backups.ON_REQUEST}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_every_server_has_its_packages_and_its_state(name):
+    packages = PLATFORMS["Debian"]["packages"]
+    assert SERVERS[name].client_package in packages[name] and packages[f"{name}_server"]
+    assert f"{SERVERS[name].title} runs:" in (ROOT / f"django/{name}.sls").read_text()
+    assert states.SERVERS[name] == f"{SERVERS[name].title} runs"
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        ("django.db.backends.sqlite3", "sqlite"),
+        ("django.contrib.gis.db.backends.spatialite", "sqlite"),
+        ("django.db.backends.postgresql", "postgres"),
+        ("django.contrib.gis.db.backends.postgis", "postgres"),
+        ("django_prometheus.db.backends.mysql", "mysql"),
+        ("mysql.connector.django", "mysql"),
+        ("django.db.backends.oracle", None),
+    ],
+)
+def test_engine_is_found_by_the_backend_of_django(backend, name):
+    engine = engines.find(backend)
+    assert (engine and engine.name) == name
+
+
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=lambda engine: engine.name)
+def test_own_backend_belongs_to_one_engine(engine):
+    assert [one for one in ENGINES.values() if one.is_backend(engine.backend)] == [engine]

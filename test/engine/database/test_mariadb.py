@@ -1,0 +1,239 @@
+"""MariaDB on this host: what a site lacks on it, and how it comes to it."""
+
+import json
+
+import pytest
+from django_formula.database import mariadb, setup, verifier
+from django_formula.database.server import ManagedDatabase
+from django_formula.host import commands
+from django_formula.host.commands import DeploymentError
+from specimen import compiled, configured, three_keys
+
+MARIADB = setup.SERVERS["mysql"]
+BLOG = ManagedDatabase("blog", "blog", "default", "django:sites:blog:database", "my_blog", "blog")
+WITH_PASSWORD = BLOG._replace(password="sesame 'open'", over_socket=False)
+SOCKET = {"access": 0, "plugin": "unix_socket", "authentication_string": ""}
+BY_PASSWORD = {
+    "access": 0,
+    "plugin": "mysql_native_password",
+    "authentication_string": verifier.mariadb("sesame 'open'"),
+}
+NEW = {
+    "database my_blog": "CREATE DATABASE `my_blog` CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_520_ci "
+    "COMMENT 'Django site blog';",
+    "user blog": "CREATE USER 'blog'@'localhost' IDENTIFIED VIA unix_socket;",
+    "grant blog on my_blog": " ".join(
+        f"GRANT ALL PRIVILEGES ON `my\\_blog{copy}`.* TO 'blog'@'localhost';"
+        for copy in ("", "\\_restore\\_%", "\\_before\\_%", "\\_drill\\_%")
+    ),
+}
+
+
+def answer(users=None, databases=None, grants=(), zones=500):
+    return {"users": users or {}, "databases": databases or {}, "grants": list(grants), "zones": zones}
+
+
+OURS = {"my_blog": "Django site blog"}
+GRANT = ("blog", "my\\_blog")
+GRANTS = [GRANT, *(("blog", f"my\\_blog\\_{why}\\_%") for why in ("restore", "before", "drill"))]
+THERE = answer({"blog": SOCKET}, OURS, GRANTS)
+
+
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [
+        (answer(), NEW),
+        (answer(databases=OURS), {what: NEW[what] for what in list(NEW)[1:]}),
+        (answer({"blog": SOCKET}, OURS), {what: NEW[what] for what in list(NEW)[2:]}),
+        (answer({"blog": SOCKET}), {what: NEW[what] for what in list(NEW) if "user" not in what}),
+        (THERE, {}),
+        (answer({"blog": SOCKET}, {"my_blog": ""}, [("blog", "my_blog")]), {}),
+        (answer({"blog": {**SOCKET, "access": 5}}, OURS, GRANTS), {}),
+        (
+            answer({"blog": {**BY_PASSWORD, "auth_or": [{}, {"plugin": "unix_socket"}]}}, OURS, GRANTS),
+            {},
+        ),
+        (
+            answer({"blog": BY_PASSWORD}, OURS, GRANTS),
+            {"user blog": "ALTER USER 'blog'@'localhost' IDENTIFIED VIA unix_socket;"},
+        ),
+    ],
+)
+def test_pending_changes_by_state(has, expected):
+    changes = MARIADB.pending_changes([BLOG], has)
+    assert {change.item: " ".join(change.statements) for change in changes} == expected
+
+
+@pytest.mark.parametrize(
+    ("has", "managed", "told"),
+    [
+        (
+            answer({"blog": {**SOCKET, "access": 1}}),
+            BLOG,
+            "MariaDB already has a user blog@localhost, and it has rights",
+        ),
+        (
+            answer({"blog": BY_PASSWORD}),
+            BLOG,
+            "MariaDB already has a user blog@localhost, with another password or authentication",
+        ),
+        (answer({"blog": SOCKET}), WITH_PASSWORD, "with another password or authentication"),
+        (answer({"blog": BY_PASSWORD}, OURS), BLOG, "with another password or authentication"),
+        (
+            answer(databases={"my_blog": ""}),
+            BLOG,
+            "MariaDB already has a database my_blog, and blog@localhost has no rights",
+        ),
+        (
+            answer({"blog": SOCKET}, {"my_blog": "Django site shop"}, [("shop", "my\\_blog")]),
+            BLOG,
+            "MariaDB already has a database my_blog",
+        ),
+    ],
+)
+def test_item_of_another_owner_refused(has, managed, told):
+    with pytest.raises(DeploymentError) as error:
+        MARIADB.pending_changes([managed], has)
+    assert told in error.value.message and error.value.hint
+
+
+@pytest.mark.parametrize("has", [answer({"blog": BY_PASSWORD}), answer({"blog": {**SOCKET, "access": 1}})])
+def test_hint_for_another_login_is_accepted_by_the_pillar(has):
+    with pytest.raises(DeploymentError) as error:
+        MARIADB.pending_changes([BLOG], has)
+    assert "user to another name and django:sites:blog:database:password to one for it" in error.value.hint
+    for more, errors in (({"password": "of-its-own"}, 0), ({}, 1)):
+        pillar = {"engine": "mysql", "user": "other", **more}
+        found = compiled({"blog": {**three_keys("blog"), "database": pillar}})["errors"]
+        assert len(found) == errors, found
+
+
+def test_password_sent_as_hash():
+    assert verifier.mariadb("password") == "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
+    has = answer({"blog": BY_PASSWORD}, OURS, GRANTS)
+    assert MARIADB.pending_changes([WITH_PASSWORD], has) == []
+    (changed,) = MARIADB.pending_changes([WITH_PASSWORD._replace(password="other")], has)
+    kept = verifier.mariadb("other")
+    assert (changed.item, changed.action) == ("user blog", "password changed")
+    assert changed.statements == [f"ALTER USER 'blog'@'localhost' IDENTIFIED VIA mysql_native_password USING '{kept}';"]
+
+
+def test_new_password_added_to_active_one():
+    has = answer({"blog": BY_PASSWORD}, OURS, GRANTS)
+    new = WITH_PASSWORD._replace(has_active_release=True, password="new")
+    (added,) = MARIADB.pending_changes([new], has)
+    ways = [f"mysql_native_password USING '{verifier.mariadb(text)}'" for text in ("new", "sesame 'open'")]
+    assert (added.item, added.action) == ("user blog", "password added")
+    assert added.statements == [f"ALTER USER 'blog'@'localhost' IDENTIFIED VIA {' OR '.join(ways)};"]
+    second = {"plugin": "mysql_native_password", "authentication_string": verifier.mariadb("new")}
+    has["users"]["blog"] = {**BY_PASSWORD, "auth_or": [second, {}]}
+    assert (
+        MARIADB.pending_changes([new], has)
+        == MARIADB.pending_changes([WITH_PASSWORD._replace(has_active_release=True)], has)
+        == []
+    )
+    (taken,) = MARIADB.pending_changes([new._replace(is_password_active=True)], has)
+    assert (taken.item, taken.action) == ("user blog", "former password removed")
+    assert taken.statements == [f"ALTER USER 'blog'@'localhost' IDENTIFIED VIA {ways[0]};"]
+    has["users"]["blog"] = {**BY_PASSWORD, **second, "auth_or": [{}, {"plugin": "unix_socket"}]}
+    assert MARIADB.pending_changes([new._replace(is_password_active=True)], has) == []
+
+
+def test_new_authentication_added_to_active_one():
+    has = answer({"blog": SOCKET}, OURS, GRANTS)
+    password = f"mysql_native_password USING '{BY_PASSWORD['authentication_string']}'"
+    (added,) = MARIADB.pending_changes([WITH_PASSWORD._replace(has_active_release=True)], has)
+    assert added.statements == [f"ALTER USER 'blog'@'localhost' IDENTIFIED VIA {password} OR unix_socket;"]
+    has["users"]["blog"] = BY_PASSWORD
+    (added,) = MARIADB.pending_changes([BLOG._replace(has_active_release=True)], has)
+    assert added.action == "login over the socket added"
+    assert added.statements == [f"ALTER USER 'blog'@'localhost' IDENTIFIED VIA unix_socket OR {password};"]
+
+
+def test_unknown_authentication_kept_and_new_login_made():
+    has = answer({"blog": {**SOCKET, "plugin": "ed25519"}}, OURS, GRANTS)
+    live = WITH_PASSWORD._replace(has_active_release=True)
+    with pytest.raises(DeploymentError, match="the login blog cannot be changed: the active release uses it"):
+        MARIADB.pending_changes([live], has)
+    made = MARIADB.pending_changes([live._replace(user="blog2")], has)
+    assert [change.item for change in made] == ["user blog2", "grant blog2 on my_blog"]
+
+
+def test_databases_of_a_site_share_login():
+    metrics = BLOG._replace(alias="metrics", database="metrics")
+    assert [change.item for change in MARIADB.pending_changes([BLOG, metrics], THERE)] == [
+        "database metrics",
+        "grant blog on metrics",
+    ]
+
+
+def test_removals_drop_only_own_items():
+    users = dict.fromkeys(("blog", "shop", "reader"), SOCKET)
+    databases = {**OURS, "my_blog_before_20260101": "", "my_blogs": "", "shop": "Django site shop", "theirs": ""}
+    grants = [*GRANTS, ("shop", "shop"), ("reader", "my\\_blog"), ("reader", "theirs")]
+    dropped = MARIADB.removals(BLOG, answer(users, databases, grants))
+    gone = ["DROP USER 'blog'@'localhost';", "DROP DATABASE `my_blog`;", "DROP DATABASE `my_blog_before_20260101`;"]
+    assert [change.statements for change in dropped] == [[statement] for statement in gone]
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    """A client that answers `client.lines`; its input is in `client.received`."""
+
+    class Played:
+        lines, received, argv, error = ["zones\t500"], [], [], None
+
+    def run(argv, *, stdin="", **options):
+        Played.argv.append(argv)
+        Played.received.append(stdin)
+        if Played.error:
+            raise Played.error
+        return "\n".join(Played.lines) if stdin == mariadb._STATE else f"printed by {argv[0]}"
+
+    Played.received, Played.argv = [], []
+    monkeypatch.setattr(commands, "run", run)
+    monkeypatch.setattr(mariadb, "PROGRAMS", (tmp_path,))
+    monkeypatch.setattr(mariadb, "ZONES", tmp_path)
+    return Played
+
+
+def test_state_of_mariadb_parsed(client):
+    client.lines = ["zones\t7", f"user\tblog\t{json.dumps(SOCKET)}", "database\tmy_blog\tDjango site blog"]
+    client.lines += ["database\tmysql\t", "grant\tblog\tmy\\_blog"]
+    client.lines += [f"account\tblog@10.0.0.1\t{json.dumps(BY_PASSWORD)}", "right\tblog@10.0.0.1\tmy\\_blog"]
+    client.lines += ["variable\tbind\t127.0.0.1"]
+    found = MARIADB.query(BLOG._replace(socket="/run/other.sock"))
+    assert found == {
+        **{"users": {"blog": SOCKET}, "databases": {**OURS, "mysql": ""}, "grants": [GRANT], "zones": 7},
+        "accounts": {"blog@10.0.0.1": BY_PASSWORD},
+        "rights": [("blog@10.0.0.1", "my\\_blog")],
+        "variables": {"bind": "127.0.0.1"},
+    }
+    assert client.argv[0][-1] == "--socket=/run/other.sock"
+
+
+def test_time_zones_loaded_when_missing(client):
+    client.lines = ["zones\t0"]
+    setup.apply({"mysql": [BLOG]}, {})
+    assert client.received[1].replace("\n", " ") == " ".join(NEW.values())
+    assert client.argv[2][0] == "mariadb-tzinfo-to-sql"
+    assert (client.argv[3][-1], client.received[3]) == ("mysql", "printed by mariadb-tzinfo-to-sql")
+
+
+def test_mysql_server_not_set_up(client):
+    client.error = DeploymentError("querying MariaDB failed", log="Table 'mysql.global_priv' doesn't exist")
+    with pytest.raises(DeploymentError, match="the server on this host is MySQL, not MariaDB") as error:
+        MARIADB.query(BLOG)
+    assert "django:sites:blog:database:manage: false" in error.value.hint
+    client.error = DeploymentError("querying MariaDB failed", log="Access denied")
+    with pytest.raises(DeploymentError, match="querying MariaDB failed"):
+        MARIADB.query(BLOG)
+
+
+def test_removals_of_a_site_on_its_servers(client):
+    client.lines = ["zones\t7", "database\tmy_blog\tDjango site blog"]
+    site = configured(database={"engine": "mysql", "name": "my_blog"})
+    assert [change.item for change in setup.removals(site)["mysql"]] == ["database my_blog"]
+    setup.drop(site)
+    assert client.received[-1] == "DROP DATABASE `my_blog`;"
+    assert setup.removals(configured(database={"engine": "mysql", "host": "db1"})) == {}

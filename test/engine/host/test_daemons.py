@@ -1,0 +1,249 @@
+"""Daemons: started, reloaded and stopped with and without systemd."""
+
+import contextlib
+import os
+import signal
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from django_formula.host import commands, daemons
+from django_formula.host.commands import DeploymentError
+from django_formula.host.daemons import NGINX, POSTGRES, SUPERVISOR
+
+
+@pytest.fixture
+def host(own_host, monkeypatch):
+    """A host without systemd: `host(7, "nginx: master")` has a process; its commands are in `host.commands`."""
+    monkeypatch.setattr(daemons, "SYSTEMD", own_host / "none")
+
+    def process(number, line, pid_file="nginx.pid"):
+        (own_host / "run" / pid_file).write_text(f"{number}\n")
+        (own_host / "proc" / str(number)).mkdir(parents=True, exist_ok=True)
+        (own_host / "proc" / str(number) / "cmdline").write_bytes(line)
+
+    process.commands, process.plays = [], lambda: None
+
+    def run(argv, **options):
+        process.commands.append(argv)
+        assert options.get("daemon", False) is ("service" in argv)
+        process.plays()
+        return "it says that it does\n"
+
+    monkeypatch.setattr(commands, "run", run)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [(b"nginx: master process /usr/sbin/nginx", 7), (b"sleep\0infinity\0", None), (b"", None), (None, None)],
+)
+def test_daemon_runs_while_its_process_does(host, line, expected):
+    if line is not None:
+        host(7, line)
+    assert daemons.pid(NGINX) == expected
+
+
+def test_reused_pid_is_not_the_daemon(host):
+    host(7, b"/usr/bin/python3\0/usr/bin/supervisord\0", "supervisord.pid")
+    host(8, b"sleep\0")
+    assert (daemons.pid(SUPERVISOR), daemons.pid(NGINX)) == (7, None)
+
+
+def test_running_server_is_found_among_several_pid_files(host, own_host):
+    (own_host / "run/postgresql").mkdir(parents=True)
+    host(8, b"sleep\0", "postgresql/13-main.pid")
+    assert daemons.pid(POSTGRES) is None
+    host(9, b"/usr/lib/postgresql/15/bin/postgres\0-D\0", "postgresql/15-main.pid")
+    assert daemons.pid(POSTGRES) == 9
+
+
+@pytest.mark.parametrize("what", ["a fifo", "/dev/zero", "a folder"])
+def test_pid_file_that_is_not_a_regular_file_is_ignored(own_host, what):
+    folder = own_host / "run/postgresql"
+    folder.mkdir(parents=True)
+    if what == "a fifo":
+        os.mkfifo(folder / "15-main.pid")
+    elif what == "a folder":
+        (folder / "15-main.pid").mkdir()
+    else:
+        (folder / "15-main.pid").symlink_to(what)
+    assert daemons.pid(POSTGRES) is None
+
+
+def test_daemon_is_started_by_its_init_script(host):
+    host(6, b"")
+    assert (daemons.RUN / "nginx.pid").exists()
+
+    def starts():
+        assert not (daemons.RUN / "nginx.pid").exists()
+        host(7, b"nginx: master")
+
+    host.plays = starts
+    daemons.start(NGINX)
+    assert host.commands == [["service", "nginx", "start"]]
+
+
+def test_daemon_that_does_not_run_after_its_start_is_an_error(host, monkeypatch):
+    monkeypatch.setattr(daemons, "PATIENCE", 0.1)
+    with pytest.raises(DeploymentError) as error:
+        daemons.reload(NGINX)
+    assert error.value.message == "nginx does not run after it was started"
+    assert error.value.log == "it says that it does\n" and error.value.hint == "service nginx start"
+
+
+def test_slow_start_of_a_daemon_is_waited_for(host, own_host, monkeypatch):
+    monkeypatch.setattr(daemons, "SYSTEMD", own_host)
+    host.plays = lambda: threading.Timer(0.2, host, [7, b"supervisord", "supervisord.pid"]).start()
+    daemons.start(SUPERVISOR)
+    assert host.commands == [["systemctl", "start", "supervisor.service"]]
+    assert daemons.pid(SUPERVISOR) == 7
+
+
+@pytest.mark.parametrize(
+    ("links", "says", "expected", "asked"),
+    [
+        ({"multi-user.target.wants/nginx.service": "/lib/systemd/system/nginx.service"}, "", True, 0),
+        ({}, "generated", True, 1),
+        ({}, "", False, 1),
+        ({"nginx.service": "/dev/null"}, "", False, 1),
+        (
+            {
+                "nginx.service": "/dev/null",
+                "multi-user.target.wants/nginx.service": "/lib/systemd/system/nginx.service",
+            },
+            "",
+            False,
+            1,
+        ),
+    ],
+    ids=["linked", "otherwise", "disabled", "masked", "masked and linked"],
+)
+def test_daemon_is_enabled_by_link_or_by_systemd(host, own_host, monkeypatch, links, says, expected, asked):
+    monkeypatch.setattr(daemons, "SYSTEMD", own_host)
+    for path, target in links.items():
+        link = daemons.UNITS / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+
+    def answers():
+        if not says:
+            raise DeploymentError("asking for nginx.service failed (exit 1)")
+
+    host.plays = answers
+    assert daemons.is_enabled(NGINX) is expected
+    assert host.commands == [["systemctl", "is-enabled", "--quiet", "nginx.service"]] * asked
+
+
+@pytest.mark.parametrize(
+    ("daemon", "active", "expected"), [(NGINX, True, True), (NGINX, False, False), (POSTGRES, True, False)]
+)
+def test_daemon_without_its_pid_file_runs_if_systemd_confirms_it(host, own_host, monkeypatch, daemon, active, expected):
+    assert not daemons.is_running(daemon) and host.commands == [], "there is no systemd"
+    monkeypatch.setattr(daemons, "SYSTEMD", own_host)
+
+    def answers():
+        if not active:
+            raise DeploymentError("asking for it failed (exit 3)")
+
+    host.plays = answers
+    assert daemons.is_running(daemon) is expected
+    assert host.commands == [["systemctl", "is-active", "--quiet", "nginx.service"]] * (daemon == NGINX)
+
+
+def test_daemon_is_enabled_without_systemd(host):
+    assert daemons.is_enabled(NGINX) and host.commands == []
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_failed_start_is_accepted_if_the_daemon_runs(host, monkeypatch, comes):
+    monkeypatch.setattr(daemons, "CONTEST", 0.3)
+
+    def gives_up():
+        if comes:
+            threading.Timer(0.1, host, [7, b"supervisord", "supervisord.pid"]).start()
+        raise DeploymentError("starting supervisor failed (exit 1)")
+
+    host.plays = gives_up
+    if comes:
+        daemons.start(SUPERVISOR)
+        return
+    with pytest.raises(DeploymentError, match="exit 1"):
+        daemons.start(SUPERVISOR)
+
+
+@pytest.mark.parametrize(("runs", "ends"), [(True, True), (True, False), (False, True)])
+def test_daemon_is_stopped_by_sigterm_without_systemd(host, monkeypatch, runs, ends):
+    sent = []
+
+    def kill(number, what):
+        sent.append((number, what))
+        if ends:
+            host(number, b"")  # a zombie
+
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(daemons, "PATIENCE", 0.05)
+    host(8, b"/usr/sbin/nginx" if runs else b"")
+    with contextlib.nullcontext() if ends else pytest.raises(DeploymentError, match=r"^nginx does not stop"):
+        daemons.stop(NGINX)
+    assert sent == ([(8, signal.SIGTERM)] if runs else []) and host.commands == []
+
+
+def test_nginx_is_reloaded_without_systemd(host):
+    host(7, b"nginx: master")
+    daemons.reload(NGINX)
+    assert host.commands == [["nginx", "-s", "reload"]]
+
+
+@pytest.fixture(params=["systemd", "init"])
+def packages(host, own_host, monkeypatch, request):
+    """Install a package with a service that Debian starts; `installed` has whether that was kept from starting."""
+    units, state = (
+        own_host / "etc/systemd/system",
+        SimpleNamespace(installed=[], has_systemd=request.param == "systemd"),
+    )
+    monkeypatch.setattr(daemons, "has_systemd", lambda: state.has_systemd)
+    monkeypatch.setattr(daemons, "SYSTEMD", own_host / "run/units")
+    monkeypatch.setattr(daemons, "POLICY", own_host / "policy-rc.d")
+    monkeypatch.setattr(daemons, "NOTES", own_host / "notes")
+    monkeypatch.setattr(daemons, "_places", lambda service: [(str(units), f"{service}.service")])
+
+    def install(error=None):
+        with daemons.never_started("memcached"):
+            mask, policy = own_host / "run/units/memcached.service", own_host / "policy-rc.d"
+            state.installed.append(os.path.lexists(mask if state.has_systemd else policy))
+            if isinstance(error, OSError):
+                raise error
+            (units / "memcached.service").touch()
+            if error:
+                raise error
+
+    return SimpleNamespace(install=install, state=state, guards=[own_host / "run/units", own_host / "policy-rc.d"])
+
+
+def test_service_of_a_package_is_neither_started_nor_enabled(packages, host):
+    packages.install()
+    disabled = ["systemctl", "disable", "--now", "memcached"]
+    disabled = disabled if packages.state.has_systemd else ["update-rc.d", "memcached", "disable"]
+    assert host.commands == [disabled] and packages.state.installed == [True]
+    assert not any(path.is_file() or (path.is_dir() and [*path.iterdir()]) for path in packages.guards)
+    packages.install()  # it is there by now
+    assert host.commands == [disabled] and packages.state.installed == [True, False]
+
+
+def test_installation_that_was_killed_is_finished(packages, host, monkeypatch):
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(Path, "unlink", lambda *_arguments, **_options: None)
+        packages.install(KeyboardInterrupt())
+    assert host.commands == [] and daemons.is_half_installed("memcached")
+    packages.install()
+    assert host.commands[-1][-2:] in (["--now", "memcached"], ["memcached", "disable"])
+    assert not any(path.is_file() or (path.is_dir() and [*path.iterdir()]) for path in packages.guards)
+    assert not daemons.is_half_installed("memcached")
+
+
+def test_installation_that_failed_is_not_continued_for_a_service_that_comes_later(packages, host):
+    with pytest.raises(OSError, match="no such package"):
+        packages.install(OSError("no such package"))
+    assert host.commands == [] and not daemons.is_half_installed("memcached")

@@ -1,0 +1,154 @@
+"""Files that root writes completely or not at all."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from django_formula.host import file as host_file
+
+
+def test_file_is_synced_before_and_after_its_rename(own_host, monkeypatch):
+    """The content is on disk before the name leads to it, and the name before anything goes on."""
+    order = []
+    sync, replace, give = os.fsync, Path.replace, os.fchown
+    modes = []
+    monkeypatch.setattr(
+        os, "fchown", lambda file, *ids: modes.append(os.fstat(file).st_mode & 0o777) or give(file, *ids)
+    )
+    monkeypatch.setattr(os, "fsync", lambda file: order.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
+    monkeypatch.setattr(Path, "replace", lambda path, to: order.append((str(path), str(to))) or replace(path, to))
+    path, new = own_host / "site.json", own_host / ".site.json.new"
+    host_file.write(path, "grüße\n", mode=0o640, user="root", group="blog")
+    assert order == [str(new), (str(new), str(path)), str(own_host)]
+    assert path.read_text() == "grüße\n" and stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert modes == [0o600], "nobody else reads it before it has its owner"
+    host_file.write(path, b"bytes")
+    assert path.read_bytes() == b"bytes" and stat.S_IMODE(path.stat().st_mode) == 0o644
+    order.clear()
+    host_file.link(own_host / "current", "releases/0001")
+    assert order == [(str(own_host / ".current.new"), str(own_host / "current")), str(own_host)]
+    assert os.readlink(own_host / "current") == "releases/0001"
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_interrupted_write_leaves_the_old_file(own_host, monkeypatch, what):
+    path, new = own_host / "one", own_host / ".one.new"
+
+    def put(content):
+        host_file.link(path, content) if what == "link" else host_file.write(path, content)
+
+    put("old")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", lambda *_: os.kill(os.getpid(), 0) or (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            put("new")
+    assert (os.readlink(path) if what == "link" else path.read_text()) == "old"
+    assert os.path.lexists(new)
+    put("newer")
+    assert (os.readlink(path) if what == "link" else path.read_text()) == "newer"
+    assert not os.path.lexists(new)
+
+
+def test_write_replaces_a_link_without_following_it(own_host):
+    target = own_host / "target"
+    target.write_text("untouched")
+    for name in ("one", ".one.new"):
+        (own_host / name).symlink_to(target)
+    host_file.write(own_host / "one", "content")
+    assert target.read_text() == "untouched" and not (own_host / "one").is_symlink()
+
+
+WHOLE = b'{\n "key": "value"\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (WHOLE, {"key": "value"}),
+        (b"", None),
+        (WHOLE[: len(WHOLE) // 2], None),
+        (WHOLE[:-2], None),
+        (WHOLE + b"garbage", None),
+        (b"\0" * len(WHOLE), None),
+        (b"\xff\xfe", None),
+        (b'["a list"]', None),
+        (None, None),
+    ],
+    ids=["whole", "empty", "half", "all but its end", "garbage behind", "zeros", "not utf-8", "a list", "missing"],
+)
+def test_damaged_json_is_read_as_none(own_host, content, expected):
+    path = own_host / "record.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert host_file.read_json(path) == expected
+
+
+def test_written_json_is_read(own_host):
+    value = {"text": "ü\n\0", "list": [1, 2.5, None, True]}
+    host_file.write_json(own_host / "record.json", value)
+    assert host_file.read_json(own_host / "record.json") == value
+    assert host_file.read_text(own_host / "no such file") is None
+
+
+def test_tree_is_removed_without_following_links(own_host):
+    (own_host / "outside").mkdir()
+    (own_host / "tree").mkdir()
+    (own_host / "tree/link").symlink_to(own_host / "outside")
+    (own_host / "link").symlink_to(own_host / "outside")
+    for name in ("tree", "link", "missing"):
+        host_file.remove_tree(own_host / name)
+    assert not os.path.lexists(own_host / "tree") and not os.path.lexists(own_host / "link")
+    assert (own_host / "outside").is_dir()
+
+
+def test_what_another_process_deletes_meanwhile_is_removed_without_failure(own_host, monkeypatch):
+    """systemd deletes a runtime folder after `systemctl stop` has returned."""
+    (own_host / "tree/inner").mkdir(parents=True)
+    rmtree = host_file.shutil.rmtree
+
+    def late(path, **options):
+        rmtree(path)
+        return rmtree(path, **options)
+
+    monkeypatch.setattr(host_file.shutil, "rmtree", late)
+    host_file.remove_tree(own_host / "tree")
+    assert not (own_host / "tree").exists()
+
+
+def test_what_cannot_be_deleted_is_reported(own_host, monkeypatch):
+    (own_host / "tree").mkdir()
+
+    def stuck(path, onerror):
+        onerror(os.rmdir, str(path), (OSError, OSError(errno.EPERM, "Operation not permitted", str(path)), None))
+
+    monkeypatch.setattr(host_file.shutil, "rmtree", stuck)
+    with pytest.raises(OSError, match="Operation not permitted"):
+        host_file.remove_tree(own_host / "tree")
+
+
+def test_nothing_is_deleted_where_something_is_mounted(own_host):
+    (own_host / "tree/uploads").mkdir(parents=True)
+    (own_host / "tree/uploads/photo.jpg").touch()
+    (own_host / "tree/other").touch()
+    (own_host / "proc/self").mkdir()
+    (own_host / "proc/self/mountinfo").write_text(f"5 1 0:5 / {own_host}/tree/uploads rw - nfs4 files1:/export rw\n")
+    for name in ("tree", "tree/uploads"):
+        with pytest.raises(OSError, match="something is mounted there") as error:
+            host_file.remove_tree(own_host / name)
+        assert error.value.errno == errno.EBUSY and error.value.filename == str(own_host / "tree/uploads")
+    host_file.remove_tree(own_host / "tree/other")
+    assert (own_host / "tree/uploads/photo.jpg").exists()
+
+
+def test_tree_of_an_image_is_deleted_in_its_place(own_host, monkeypatch):
+    """overlayfs renames no folder that is in a lower layer: EXDEV, as to another disk."""
+
+    def refuse(path, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link", str(path), None, str(target))
+
+    (own_host / "release/source").mkdir(parents=True)
+    monkeypatch.setattr(Path, "rename", refuse)
+    host_file.remove_whole(own_host / "release")
+    assert not (own_host / "release").exists()

@@ -1,0 +1,112 @@
+"""Modules that run when something of them is used; each case is a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django_formula.host import lazy
+
+ROOT = Path(__file__).parents[3]
+ENGINE = Path(lazy.__file__).parents[2]
+
+
+def run(program: str) -> object:
+    """Return what a program prints, as JSON, in a process that has the engine on its path and nothing of it loaded."""
+    folders = [str(ENGINE), str(ROOT / "_utils")]
+    text = f"import json, sys\nsys.path[:0] = {folders!r}\nfrom django_formula.host import lazy\n{program}"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+LOADED = "print(json.dumps(lazy.loaded()))"
+
+
+def test_import_runs_nothing_and_the_first_use_does():
+    first, second = run(
+        "from django_formula.host import clock\nfrom django_formula.backup import backups\n"
+        "from django_formula.backup import backups\nfirst = lazy.loaded()\n"
+        "clock.now()\nprint(json.dumps([first, lazy.loaded()]))"
+    )
+    assert first == ["django_formula.host.lazy"]
+    assert second == ["django_formula.host.clock", "django_formula.host.lazy"]
+
+
+def test_name_that_is_imported_runs_its_module():
+    assert "django_formula.host.clock" in run(f"from django_formula.host.clock import now\n{LOADED}")
+
+
+def test_attribute_that_is_set_replaces_that_of_the_module():
+    assert run("from django_formula.host import clock\nclock.now = lambda: 7\nprint(clock.now())") == 7
+
+
+def test_module_runs_once_for_threads_that_use_it_at_once(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import time\nruns = __import__('builtins').runs\nruns.append(1)\ntime.sleep(0.3)\nvalue = 7\n"
+    )
+    program = (
+        "import builtins, threading\nbuiltins.runs = []\nsys.modules['django_formula.host'].__path__.append({0!r})\n"
+        "lazy._FOLDER = {0!r}\nfrom django_formula.host import slow\nseen = []\n"
+        "threads = [threading.Thread(target=lambda: seen.append(slow.value)) for _ in range(8)]\n"
+        "[one.start() for one in threads]; [one.join() for one in threads]\nprint(json.dumps([seen, builtins.runs]))"
+    )
+    assert run(program.format(str(tmp_path))) == [[7] * 8, [1]]
+
+
+def test_module_that_fails_is_tried_again(tmp_path):
+    (tmp_path / "broken.py").write_text("value = 1 / __import__('builtins').divisor\n")
+    program = (
+        "import builtins\nbuiltins.divisor = 0\nsys.modules['django_formula.host'].__path__.append({0!r})\n"
+        "lazy._FOLDER = {0!r}\nfrom django_formula.host import broken\n"
+        "try:\n    broken.value\nexcept ZeroDivisionError:\n    builtins.divisor = 1\nprint(broken.value)"
+    )
+    assert run(program.format(str(tmp_path))) == 1
+
+
+def test_process_that_cannot_read_the_engine_has_what_it_calls():
+    """`ask` loads all that the function can reach; what it cannot is an error, and no other version of the engine."""
+    loaded = run(
+        "from django_formula.inspect import code\nfinder = sys.meta_path[0]\n"
+        "finder.run_reachable(['django_formula.inspect.code'])\nfinder.seal()\n"
+        "from django_formula.backup import backups\ntry:\n    backups.make\nexcept ImportError as error:\n"
+        "    print(json.dumps([str(error), lazy.loaded()]))"
+    )
+    assert loaded[0] == "django_formula.backup.backups was not loaded before this process became another user"
+    assert "django_formula.inspect.code" in loaded[1]
+
+
+#: What an apply and a verb of a site that uses nothing special never run.
+UNUSED = (
+    "backup.",
+    "balancer.",
+    "compose.",
+    "container.d",
+    "fleet.",
+    "inspect.",
+    "project.",
+    "push.",
+    "schedule.",
+    "server.",
+    "store.c",
+    "takeover.d",
+    "tls.",
+    "virtualenv.",
+    "worker.c",
+)
+
+
+@pytest.mark.parametrize(
+    ("entrance", "most"),
+    [("_states/django.py", 45), ("_modules/django.py", 12), ("_modules/django_fleet.py", 12)],
+)
+def test_entrances_run_few_modules(entrance, most):
+    loaded = run(
+        "import importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('entered', {str(ROOT / entrance)!r})\n"
+        f"spec.loader.exec_module(importlib.util.module_from_spec(spec))\n{LOADED}"
+    )
+    names = {name.removeprefix("django_formula.") for name in loaded}
+    assert [name for name in names if name.startswith(UNUSED)] == []
+    assert len(loaded) <= most, loaded

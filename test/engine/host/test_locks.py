@@ -1,0 +1,156 @@
+"""Locks between processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from django_formula.host import commands, file, proc
+from django_formula.host.commands import DeploymentError
+from specimen import ROOT
+
+
+@pytest.fixture(autouse=True)
+def own_processes(own_host, monkeypatch):
+    """A host whose processes are those that run the tests."""
+    monkeypatch.setattr(proc, "PROC", Path("/proc"))
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from django_formula.host.locks import Lock
+lock = Lock(Path(sys.argv[1]), "salt job 42", busy="another deployment of blog", timeout="1s", hint="")
+lock.take()
+if sys.argv[2:]:
+    from django_formula.host import commands
+    commands.run(["sh", "-c", "echo $$ > " + sys.argv[2] + "; exec sleep 60"], doing="sleeping")
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def holder(lock_file: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Another process that takes the lock."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "engine")}
+    argv = [sys.executable, "-c", HOLD, str(lock_file), *arguments]
+    return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_lock_is_exclusive_and_ends_with_its_process(make_site):
+    site = make_site(timeouts={"lock": "300ms"})
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        lock = site.lock("salt job 43")
+        began = time.monotonic()
+        with pytest.raises(DeploymentError) as error:
+            lock.take()
+        assert 0.3 <= time.monotonic() - began < 2
+        expected = rf"another deployment of blog is under way: salt job 42, pid {other.pid}, since \S+Z; waited 300ms"
+        assert error.match(expected) and error.value.transient and not commands.locks
+        other.send_signal(signal.SIGSTOP)
+        with pytest.raises(DeploymentError):
+            lock.take()
+        other.kill()
+    lock.take()
+    assert f"salt job 43, pid {os.getpid()}, since" in site.lock_file.read_text()
+    lock.take()
+    with pytest.raises(DeploymentError, match="salt job 43"):
+        site.lock("salt job 44").take()
+    lock.release()
+    lock.release()
+    assert site.lock_file.read_text() == "" and not commands.locks
+    after = site.lock("salt job 44")
+    after.take()
+    after.release()
+
+
+def test_lock_is_taken_once_its_holder_ends(make_site):
+    site = make_site(timeouts={"lock": "5s"})
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -9 {other.pid}"])
+        lock = site.lock("next")
+        lock.take()
+        lock.release()
+
+
+def test_who_waits_for_a_lock_that_is_removed_takes_the_next_one(make_site):
+    """Or a deployment that waited for a removal would run next to one that came after it."""
+    site = make_site(timeouts={"lock": "10s"})
+    removal, waiting, later = (site.lock(f"salt job {number}") for number in range(3))
+    removal.take()
+    with ThreadPoolExecutor() as threads:
+        taken = threads.submit(waiting.take)
+        time.sleep(0.3)
+        later.path = site.lock_file.with_name("later")
+        later.take()
+        later.path = later.path.replace(site.lock_file)  # in one step, or the one that waits may be the first
+        removal.release()
+        time.sleep(0.3)
+        assert not waiting.is_held and site.lock("").holder().startswith("salt job 2")
+        later.release()
+        taken.result()
+    assert site.lock("").holder().startswith("salt job 1")
+    waiting.release()
+
+
+def test_a_lock_whose_folder_is_removed_meanwhile_is_refused(make_site):
+    site = make_site(timeouts={"lock": "10s"})
+    removal, waiting = site.lock("salt job 1"), site.lock("salt job 2")
+    removal.take()
+    with ThreadPoolExecutor() as threads:
+        taken = threads.submit(waiting.take)
+        time.sleep(0.3)
+        site.root.rename(site.root.with_name("removed"))  # at once: the other one would make the lock file again
+        removal.release()
+        message = f"{site.root} was removed while another deployment of blog was waited for"
+        with pytest.raises(DeploymentError, match=message):
+            taken.result()
+
+
+def test_lock_ends_with_its_process_while_a_child_runs(make_site, tmp_path):
+    site = make_site(timeouts={"lock": "200ms"})
+    with holder(site.lock_file, str(tmp_path / "child")) as other:
+        deadline = time.monotonic() + 5
+        while not (child := file.read_text(tmp_path / "child")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        other.kill()
+        other.wait()
+        lock = site.lock("next")
+        lock.take()
+        lock.release()
+        assert child
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_lock_file_that_is_a_link_is_refused(make_site):
+    site = make_site()
+    site.lock_file.symlink_to("/dev/null")
+    with pytest.raises(OSError, match="symbolic links"):
+        site.lock("next").take()
+
+
+def test_holder_of_a_lock_is_ended(make_site):
+    site = make_site(timeouts={"lock": "2s"})
+    assert site.lock("next").end_holders() == []
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        lock = site.lock("next")
+        assert lock.holder().startswith("salt job 42, pid ") and lock.end_holders() == [other.pid]
+        assert other.wait(5) == -signal.SIGTERM
+    lock.take()
+    lock.release()
+
+
+def test_holder_of_a_lock_is_killed_after_the_patience(make_site):
+    site = make_site()
+    with holder(site.lock_file) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        other.send_signal(signal.SIGSTOP)
+        assert site.lock("next").end_holders(patience=0.3) == [other.pid]
+        assert other.wait(5) in (-signal.SIGKILL, -signal.SIGTERM)  # both are there for it once it goes on

@@ -1,0 +1,26 @@
+"""Users and groups by their names."""
+
+import os
+import resource
+
+import pytest
+from django_formula.host import users
+
+
+def test_ids_and_names_of_users_and_groups():
+    assert users.user_id("root") == users.group_id("root") == 0
+    assert users.user_id("no-such-user") == users.group_id("no-such-group") == -2
+    assert users.owner_of(os.stat("/")) == "root:root"
+    assert users.owner_of(os.stat_result((0, 0, 0, 0, 999999, 999998, 0, 0, 0, 0))) == "999999:999998"
+
+
+def test_failed_lookup_of_a_user_is_an_error():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        for look_up in (users.find_user, users.user_id, users.group_id):
+            with pytest.raises(OSError, match="Too many open files"):
+                look_up("nobody-at-all")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert users.find_user("nobody-at-all") is None and users.user_id("nobody-at-all") == -2

@@ -1,0 +1,399 @@
+"""The pillar that an inspection writes for a project."""
+
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from django_formula.host import daemons
+from django_formula.host.commands import DeploymentError
+from django_formula.inspect import inspection, options, removed, requirements
+from django_formula.pillar import compiler
+from engine.inspect.test_project import Cases
+from specimen import contract
+from trees import write_tree
+
+INSPECTIONS = yaml.load((Path(__file__).parents[1] / "inspections.yaml").read_text(), Loader=Cases)
+DEBIAN = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd"}
+BACKGROUND = yaml.safe_load((Path(__file__).parents[1] / "inspections_background.yaml").read_text())
+#: What inspection proposes for background work; `environment` too.
+OF_BACKGROUND = ("workers", "schedules", "queue", "cache", "caches", "sessions", "environment")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in INSPECTIONS])
+def test_inspection_writes_a_valid_pillar(tmp_path, case, monkeypatch):
+    monkeypatch.setattr(daemons, "SYSTEMD", tmp_path)
+    monkeypatch.setattr(inspection, "_host_python", lambda: "3.11.2")
+    tree = write_tree(tmp_path / case["folder"], case["files"])
+    text = inspection.inspect(str(tree))
+    text = text.replace(str(tree), "<tree>")
+    assert re.sub(r"(host is|for Python)(\s+#?\s*)3[\d.]+", r"\1\2<python>", text) == case["pillar"]
+    pillar = yaml.safe_load(text.replace("<tree>", str(tree)))
+    assert compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in BACKGROUND])
+def test_background_work_is_proposed_as_the_project_has_it(tmp_path, case):
+    files = {
+        "manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'site.settings')",
+        "site/__init__.py": "",
+        "site/wsgi.py": "application = get_wsgi_application()",
+        "site/settings.py": f"import environ, os\nenv = environ.Env()\n{case['settings']}",
+        "requirements.txt": case["requirements"].replace(" ", "\n"),
+    }
+    tree = write_tree(tmp_path / "shop", files | case.get("files", {}))
+    text = inspection.inspect(str(tree))
+    pillar = yaml.safe_load(text)
+    (site,) = pillar["django"]["sites"].values()
+    assert {key: site[key] for key in OF_BACKGROUND if key in site} == case.get("keys", {}), text
+    told = re.sub(r"\n#     ", " ", text)
+    assert [remark for remark in case.get("remarks", []) if f"#   {remark}\n" not in told] == [], text
+    assert ("not understood" in told) == ("not understood" in str(case.get("remarks"))) and "secret" not in text
+    assert compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
+
+
+@pytest.mark.parametrize(("distribution", "packages"), [("trixie", ["postgresql-17-pgvector"]), ("bookworm", None)])
+def test_extension_vector_is_installed_with_the_server(tmp_path, monkeypatch, distribution, packages):
+    settings = "INSTALLED_APPS = []\nDATABASES = {'default': {'ENGINE': 'django.db.backends.postgresql'}}\n"
+    files = {"manage.py": "", "site/wsgi.py": "application = get_wsgi_application()", "site/settings.py": settings}
+    migration = "from pgvector.django import VectorExtension\noperations = [VectorExtension()]\n"
+    tree = write_tree(tmp_path / "x", files | {"site/migrations/1.py": migration, "requirements.txt": "django\n"})
+    monkeypatch.setattr(options, "_distribution", lambda: distribution)
+    text = inspection.inspect(str(tree))
+    (site,) = yaml.safe_load(text)["django"]["sites"].values()
+    assert site["database"] == {"engine": "postgres", "extensions": ["vector"]}
+    assert site.get("packages") == packages
+    assert ("extension vector, of which bookworm has no package" in text) == (distribution == "bookworm")
+
+
+def test_inspection_of_a_repository_at_a_revision(tmp_path):
+    tree = write_tree(
+        tmp_path / "work", {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django"}
+    )
+    git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "one"], ["tag", "v1"]):
+        subprocess.run([*git, *arguments], check=True)
+    write_tree(tree, {"later/manage.py": ""})
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "two"], check=True)
+    bare = tmp_path / "blog.git"
+    subprocess.run(["git", "clone", "-q", "--bare", str(tree), str(bare)], check=True)
+    assert "manage.py is in later, ." in inspection.inspect(str(bare))
+    text = inspection.inspect(f"file://{bare}", "v1")
+    assert yaml.safe_load(text)["django"]["sites"]["blog"]["revision"] == "v1" and "manage.py is in" not in text
+    assert text.splitlines()[1].startswith("#   commit ")
+
+
+def test_sandbox_is_not_proposed_without_systemd(tmp_path, monkeypatch):
+    files = {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django\nnumba"}
+    tree = write_tree(tmp_path / "tree", files)
+    for is_there in (True, False):
+        monkeypatch.setattr(daemons, "SYSTEMD", tmp_path / ("." if is_there else "missing"))
+        assert ("sandbox: {Memory" in inspection.inspect(str(tree))) == is_there
+
+
+def test_names_that_the_schema_refuses_are_not_proposed():
+    refused = contract("schema.yaml")["$defs"]["user"]["not"]["pattern"]
+    names = [word for word in re.findall(r"[\w-]+", refused) if word.isascii()]
+    proposed = [inspection._name(f"https://host/{name}.git") for name in [*names, "x-build", "build"]]
+    assert len(names) > 30 and not [name for name in proposed if re.match(refused, name)]
+
+
+def test_inspection_skips_links_that_lead_nowhere(tmp_path):
+    tree = write_tree(tmp_path, {"manage.py": "", "site/wsgi.py": "get_wsgi_application", "requirements.txt": "django"})
+    for name in ("package.json", "site/urls.py", "site/settings.py"):
+        (tree / name).symlink_to("../nowhere")
+    assert "build" not in yaml.safe_load(inspection.inspect(str(tree)))["django"]["sites"]
+
+
+def test_inspection_refuses_a_source_without_project(tmp_path):
+    with pytest.raises(DeploymentError, match=r"no manage\.py found in the source"):
+        inspection.inspect(str(tmp_path))
+    with pytest.raises(DeploymentError, match="no repository found at"):
+        inspection.inspect(f"file://{tmp_path}/missing")
+
+
+def test_health_page_of_an_included_module_is_found():
+    """The bundled example includes the routes of its application without a prefix."""
+    example = Path(__file__).parents[3] / "examples/project"
+    assert "\n      health: {path: /healthz}  # guessed\n" in inspection.inspect(str(example))
+
+
+@pytest.mark.parametrize(
+    ("pinned", "python", "reasons"),
+    [
+        ({"psycopg2-binary": "2.9.3"}, "3.11.2", ["psycopg2-binary 2.9.3, of which there is no wheel for Python 3.11"]),
+        ({"psycopg2-binary": "2.9.5"}, "3.11.2", []),
+        ({"psycopg2-binary": "2.9.9"}, "3.12.3", []),
+        ({"psycopg2-binary": "2.9.9"}, "3.13.5", ["psycopg2-binary 2.9.9, of which there is no wheel for Python 3.13"]),
+        ({"psycopg2-binary": "2.9.10", "pillow": "10.4.0"}, "3.13.5", []),
+        ({"psycopg2-binary": "2.8"}, "", []),
+        ({}, "3.13.5", []),
+    ],
+)
+def test_compiler_is_proposed_for_a_pinned_package_without_a_wheel(pinned, python, reasons):
+    found = [*requirements.without_wheel(pinned, python)]
+    assert [reason for reason, _packages in found] == reasons
+    assert all(packages == ["gcc", "libc6-dev", "libpq-dev", "python3-dev"] for _reason, packages in found)
+
+
+@pytest.mark.parametrize(
+    ("pinned", "python", "expected"),
+    [
+        ({"pylibmc": "1.6.0", "lxml": "4.6.3"}, "3.11.2", [("lxml", "4.9.1"), ("pylibmc", "1.6.3")]),
+        ({"pylibmc": "1.6.0", "lxml": "4.6.3"}, "3.13.5", [("lxml", "5.3"), ("pylibmc", "1.6.3")]),
+        ({"pylibmc": "1.6.0", "lxml": "4.6.3"}, "3.10.1", []),
+        ({"pylibmc": "1.6.2", "lxml": "4.9.0", "cffi": "1.14.6"}, "3.11.2", []),
+        ({"uwsgi": "2.0.21", "greenlet": "1.1.3"}, "3.12.3", []),
+        ({"uwsgi": "2.0.21", "greenlet": "1.1.3"}, "3.13.5", [("greenlet", "3.1"), ("uwsgi", "2.0.28")]),
+        ({"ruamel-yaml-clib": "0.2.6"}, "3.11.2", [("ruamel-yaml-clib", "0.2.7")]),
+        ({"pylibmc": "1.6.0"}, "", []),
+        ({}, "3.11.2", []),
+        ({"rpds-py": "0.12.0"}, "3.13.5", [("rpds-py", "0.20")]),
+        ({"rpds-py": "0.12.0"}, "3.11.2", []),
+        ({"numpy": "1.19.5", "pandas": "1.4.4"}, "3.11.2", [("numpy", "1.23.2"), ("pandas", "1.5.0")]),
+        ({"numpy": "1.26.4", "scipy": "1.14.1"}, "3.13.5", [("numpy", "2.1.0")]),
+        ({"psycopg2-binary": "2.9.9"}, "3.13.5", [("psycopg2-binary", "2.9.10")]),
+        ({"psycopg2": "2.9.9"}, "3.12.3", []),
+        ({"pillow": "10.1.0"}, "3.13.5", [("pillow", "10.4.0")]),
+        ({"pillow": "10.2.0"}, "3.13.5", []),
+    ],
+)
+def test_a_pinned_package_that_cannot_be_built_is_replaced(pinned, python, expected):
+    assert [*requirements.unbuilt(pinned, python)] == expected
+
+
+def test_an_open_version_is_no_pin_of_a_package_that_cannot_be_built():
+    text = "psycopg2-binary==2.*\ndjango==1.11.*  # old\npillow ==9.1.0; python_version > '3'\nsix==1.*,<1.16\n"
+    assert requirements.versions({"requirements.txt": text}) == {"django": "1.11", "pillow": "9.1.0"}
+
+
+@pytest.mark.parametrize(
+    ("pinned", "required", "constraint"),
+    [
+        ({"redis": "4.2.1"}, ["celery", "redis"], ["kombu<5.7"]),
+        ({"redis": "6.4.0"}, ["celery", "redis"], []),
+        ({"redis": "4.2.1", "kombu": "5.2.4"}, ["celery", "kombu", "redis"], []),
+        ({"redis": "4.2.1"}, ["django-redis", "redis"], []),
+        ({}, ["celery", "redis"], []),
+        ({"django-allauth": "65.2.0"}, ["django-allauth[mfa]"], ["fido2<2"]),
+        ({"django-allauth": "65.8.0"}, ["django-allauth[headless,mfa,socialaccount]"], ["fido2<2"]),
+        ({"django-allauth": "65.2.0"}, ["django-allauth[socialaccount]"], []),
+        ({"django-allauth": "63.6.0"}, ["django-allauth[mfa]"], []),
+        ({"django-allauth": "65.8.1"}, ["django-allauth[mfa]"], []),
+        ({"django-allauth": "65.2.0", "fido2": "1.1.3"}, ["django-allauth[mfa]", "fido2"], []),
+        ({"jinja2": "2.11.3", "openai": "1.50.2"}, ["jinja2[i18n]", "openai"], ["markupsafe<2.1", "httpx<0.28"]),
+        ({"jinja2": "3.1", "openai": "0.27.8"}, ["jinja2", "openai"], []),
+    ],
+)
+def test_package_that_is_too_new_for_a_pinned_one_is_not_installed(pinned, required, constraint):
+    assert [one for one, _why in requirements.fitting(pinned, required)] == constraint
+
+
+@pytest.mark.parametrize(
+    ("pinned", "expected"),
+    [
+        (
+            {"ufw": "0.36.1", "distro-info": "1.1+ubuntu0.2", "dbus-python": "1.2.18", "six": "1.16.0"},
+            ["dbus-python", "distro-info", "ufw"],
+        ),
+        ({"python-debian": "0.1.49+deb12u1", "pygobject": "3.42.1"}, ["pygobject", "python-debian"]),
+        ({"pygobject": "3.42.1", "torch": "2.1.0+cpu"}, []),
+    ],
+)
+def test_packages_of_the_system_are_left_out(pinned, expected):
+    assert requirements.of_system(pinned) == expected
+
+
+@pytest.mark.parametrize(
+    ("pinned", "code", "expected"),
+    [
+        (
+            "4.2.20",
+            "models.CheckConstraint(condition=x, name='a')",
+            ("5.2", "a/migrations/0002.py has CheckConstraint(condition=…), which Django 4.2.20 does not have"),
+        ),
+        (
+            "4.2.20",
+            "models.GeneratedField(db_comment='x', db_persist=True)",
+            ("5.2", "a/migrations/0002.py has GeneratedField, which Django 4.2.20 does not have"),
+        ),
+        ("5.1", "models.CheckConstraint(condition=x, name='a')", ("", "")),
+        ("5.2", "models.CompositePrimaryKey('a', 'b')", ("", "")),
+        ("4.2.20", "models.CheckConstraint(check=x, name='a')", ("", "")),
+        ("", "models.CheckConstraint(condition=x, name='a')", ("", "")),
+    ],
+)
+def test_migration_that_the_pinned_django_cannot_run_has_a_newer_one_installed(tmp_path, pinned, code, expected):
+    text = f"# Generated by Django 5.2.5 on 2025-08-13 22:15\nfrom django.db import models\nx = {code}\n"
+    tree = write_tree(tmp_path, {"a/migrations/0001.py": "", "a/migrations/0002.py": text, "a/models.py": text})
+    assert removed.newer(tree, pinned) == expected
+
+
+@pytest.mark.parametrize(
+    ("pinned", "required", "is_limited"),
+    [
+        ({}, ["django", "djangorestframework"], True),
+        ({"djangorestframework": "3.16.0"}, ["djangorestframework"], False),
+        ({}, ["django"], False),
+    ],
+)
+def test_package_that_lacks_a_module_which_the_code_names_is_limited(tmp_path, pinned, required, is_limited):
+    code = "from rest_framework.documentation import include_docs_urls\n"
+    tree = write_tree(tmp_path, {"blog/urls.py": code, "blog/views.py": "import rest_framework.documents\n"})
+    why = "blog/urls.py names rest_framework.documentation, which djangorestframework 3.17 does not have"
+    expected = [("djangorestframework<3.17", why)] if is_limited else []
+    assert [*removed.limits_of_packages(tree, pinned, required)] == expected
+
+
+@pytest.mark.parametrize("is_host", [True, False])
+def test_module_that_the_python_of_this_host_cannot_read_is_named(monkeypatch, tmp_path, is_host):
+    own = ".".join(platform.python_version_tuple()[:2])
+    monkeypatch.setattr(inspection, "_host_python", lambda: f"{own}.1" if is_host else "3.1.1")
+    files = {"manage.py": "", "new/wsgi.py": "get_wsgi_application", "requirements.txt": "django\n"}
+    files["new/settings.py"] = "INSTALLED_APPS = ['rows']\nROOT_URLCONF = 'new.urls'\n"
+    files |= {"new/urls.py": "import rows.views\n", "rows/views.py": "import a\nx = = 1\n", "rows/unused.py": "y = =\n"}
+    text = inspection.inspect(str(write_tree(tmp_path / "new", files)))
+    remark = (
+        f"rows/views.py:2: invalid syntax, a SyntaxError for Python {own}: set `python` to the one that the project "
+    )
+    assert (f"{remark}is for, or correct it" in text.replace("\n#     ", " ")) is is_host
+    assert "unused" not in text
+
+
+@pytest.mark.parametrize(("host", "is_replaced"), [("3.11.2", True), ("3.13.5", True), ("3.10.1", False), ("", False)])
+def test_celery_that_the_python_of_this_host_cannot_import_is_replaced(monkeypatch, tmp_path, host, is_replaced):
+    monkeypatch.setattr(inspection, "_host_python", lambda: host)
+    files = {"manage.py": "", "old/wsgi.py": "get_wsgi_application", "old/settings.py": "INSTALLED_APPS = []\n"}
+    pins = "django==4.2\ncelery[redis]==4.4.2\nvine==1.3.0\nbilliard==3.6.3.0\n"
+    text = inspection.inspect(str(write_tree(tmp_path / "old", {**files, "requirements.txt": pins})))
+    line = '["celery~=5.4.0", "vine~=5.1", "billiard~=4.2"]  # Celery 4.4.2 does not run on this host\'s Python\n'
+    assert (f"      python_packages: {line}" in text) is is_replaced
+    remark = f"Celery 4.4.2 runs on Python <3.11, and python3 of this host is {host}: `python_packages` replaces it by "
+    remark += "Celery 5, unless `python` is an older one"
+    assert (remark in text.replace("\n#     ", " ")) is is_replaced
+
+
+@pytest.mark.parametrize(
+    ("pinned", "host", "code", "newer"),
+    [
+        ("4.0.3", "3.13.5", "", "4.2"),
+        ("3.2.25", "3.13.5", "from django.utils.timezone import utc\n", "4.2"),
+        ("3.2.25", "3.13.5", "from django.conf.urls import url\n", ""),
+        ("2.2.28", "3.13.5", "", ""),
+        ("4.0.3", "3.11.2", "", ""),
+        ("4.0.3", "", "", ""),
+    ],
+)
+def test_django_that_the_python_of_this_host_does_not_run_is_replaced(monkeypatch, tmp_path, pinned, host, code, newer):
+    monkeypatch.setattr(inspection, "_host_python", lambda: host)
+    files = {"manage.py": "", "old/wsgi.py": "get_wsgi_application", "old/settings.py": "INSTALLED_APPS = []\n"}
+    files |= {"old/views.py": code, "requirements.txt": f"django=={pinned}\n"}
+    text = inspection.inspect(str(write_tree(tmp_path / "old", files)))
+    line = f'["django~={newer}.0"]  # Django {pinned} does not run on this host\'s Python\n'
+    assert (f"      python_packages: {line}" in text) is bool(newer)
+    remark = f"and python3 of this host is {host}: `python_packages` replaces it by Django {newer}, unless `python` is "
+    assert (remark in text.replace("\n#     ", " ")) is bool(newer)
+    assert ("set `python` to another one" in text) is (host == "3.13.5" and not newer)
+
+
+def test_packages_that_do_not_run_with_a_newer_django_or_python_are_replaced_with_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(inspection, "_host_python", lambda: "3.13.5")
+    files = {"manage.py": "", "old/wsgi.py": "get_wsgi_application", "old/settings.py": "INSTALLED_APPS = []\n"}
+    pins = "Django==4.0.3\nchannels==3.0.4\nchannels-redis==3.4.0\ndjangorestframework==3.13.1\n"
+    pins += "django-compressor==2.4.1\ndjango-haystack==3.1\n"
+    text = inspection.inspect(str(write_tree(tmp_path / "old", {**files, "requirements.txt": pins})))
+    versions = '"channels~=4.0.0", "channels-redis~=4.0.0", "django~=4.2.0", "django-compressor~=3.1"'
+    versions += ', "django-haystack~=3.2.1", "djangorestframework~=3.14.0"'
+    assert f"      python_packages: [{versions}]  # channels 3.0.4 is too old for Python 3.13; " in text
+    assert "; djangorestframework 3.13.1 is too old for Django 4.2\n" in text
+
+    monkeypatch.setattr(inspection, "_host_python", lambda: "3.11.2")
+    pins = "Django==2.2.14\ndjango-allauth==0.39.1\ndjango-countries==5.3.3\ndjango-debug-toolbar==3.2.4\n"
+    pins += "django-compressor==2.3\ndjango-haystack==2.8.1\n"
+    text = inspection.inspect(str(write_tree(tmp_path / "older", {**files, "requirements.txt": pins})))
+    versions = '"django-allauth~=0.54.0", "django-compressor~=2.4.1", "django-countries~=7.5.1"'
+    assert f'python_packages: ["django~=3.2.0", {versions}, "django-haystack~=3.2.1"]' in text
+
+
+@pytest.mark.parametrize(
+    ("packages", "found"),
+    [
+        (["Django~=4.2.0", "six"], {"django": "4.2.0"}),
+        (["django [argon2] == 5.2"], {"django": "5.2"}),
+        (["django>=4.2,<5"], {"django": ""}),
+        (["typing_extensions!=4", "Django @ file:///srv/django.whl"], {"typing-extensions": "", "django": ""}),
+        (["django", "djangorestframework[x]"], {}),
+    ],
+)
+def test_package_of_the_pillar_with_a_version_replaces_the_pin_of_the_project(packages, found):
+    assert requirements.replacing(packages) == found
+
+
+def test_what_replaces_a_pinned_package_needs_no_compiler_where_it_has_a_wheel(monkeypatch, tmp_path):
+    monkeypatch.setattr(inspection, "_host_python", lambda: "3.11.2")
+    manage = "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'old.settings')\n"
+    files = {"manage.py": manage, "old/settings.py": "INSTALLED_APPS = []\n"}
+    pins = "django==4.2\nlxml==4.6.3\npsycopg2-binary==2.8\n"
+    text = inspection.inspect(str(write_tree(tmp_path, {**files, "requirements.txt": pins})))
+    assert (
+        '      python_packages: ["lxml~=4.9.1", "psycopg2-binary~=2.9.5"]'
+        "  # lxml 4.6.3 cannot be built for Python 3.11; psycopg2-binary 2.8 cannot be built for Python 3.11\n"
+    ) in text and "      packages: " not in text
+
+
+@pytest.mark.parametrize(
+    ("pinned", "python", "constraint"),
+    [("5.4.1", "3.11.2", "cython<3"), ("6.0", "3.11.2", ""), ("6.0", "3.13.5", "cython<3"), ("6.0.2", "3.13.5", "")],
+)
+def test_build_of_a_pinned_package_needs_an_older_cython(pinned, python, constraint):
+    found = [*requirements.built_with({"pyyaml": pinned}, python)]
+    assert found == ([(constraint, f"for the build of pyyaml {pinned}")] if constraint else [])
+    assert [*requirements.built_with({}, python)] == []
+    assert [*requirements.built_with({"pyyaml": pinned}, "")] == []
+
+
+def test_build_of_each_pinned_package_has_its_constraint():
+    found = requirements.built_with({"pyyaml": "5.4", "django-allauth": "0.47.0"}, "3.11.2")
+    assert [constraint for constraint, _why in found] == ["cython<3", "setuptools<70"]
+    assert [*requirements.built_with({"django-allauth": "0.51.0"}, "3.11.2")] == []
+
+
+DEEP = {
+    "sum": "X = " + "+".join(["'a'"] * 2500),
+    "calls": "X = a" + ".b()" * 300 + "\nINSTALLED_APPS = ['a'" + " + 'b'" * 2500 + "]",
+    "conditions": "if A:\n    X = 1\n" + "elif B:\n    X = 2\n" * 2000,
+}
+
+
+@pytest.mark.parametrize("name", ["shop/settings.py", "shop/urls.py"])
+@pytest.mark.parametrize("deep", DEEP)
+def test_statement_that_is_nested_too_deep_is_named_and_left_out(tmp_path, deep, name):
+    files = {
+        "manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')",
+        "shop/settings.py": "ROOT_URLCONF = 'shop.urls'\nSTATIC_ROOT = 'static'\n",
+        "shop/urls.py": "urlpatterns = []\n\n",
+        "shop/wsgi.py": "application = get_wsgi_application()",
+        "requirements.txt": "django\n",
+    }
+    tree = write_tree(tmp_path / "shop", files | {name: files[name] + DEEP[deep]})
+    text = inspection.inspect(str(tree))
+    assert f"not read: {name}:3 is nested too deep" in re.sub(r"\n#     ", " ", text)
+    assert yaml.safe_load(text)["django"]["sites"]["shop"]["folder"] == str(tree)
+
+
+@pytest.mark.parametrize("error", [RecursionError("maximum recursion depth exceeded"), KeyError("a"), MemoryError()])
+def test_inspection_that_fails_names_the_file_that_was_read(tmp_path, monkeypatch, error):
+    def add(_report, tree, *_more):
+        inspection.code.read(tree / "shop/models.py")
+        raise error
+
+    monkeypatch.setattr(options, "add", add)
+    tree = write_tree(tmp_path / "shop", {"manage.py": "", "shop/models.py": "", "shop/settings.py": ""})
+    with pytest.raises(DeploymentError) as failed:
+        inspection.inspect(str(tree))
+    expected = f"the project could not be inspected: {type(error).__name__}: {error}, after shop/models.py was read"
+    assert failed.value.message == expected and "without that file" in failed.value.hint

@@ -1,0 +1,87 @@
+"""The commands that a project runs in each of its releases."""
+
+import pytest
+from django_formula.inspect import release
+from trees import write_tree
+
+SCRIPT = """#!/bin/bash
+set -e
+python manage.py before_it
+if [ "$1" = "gunicorn" ]; then
+    python manage.py migrate || die "failed"
+    python manage.py initdb --limit=group || die "failed"
+    if [ "$DEMO" ]; then
+        python manage.py load_demo
+    else
+        python manage.py load_little
+    fi
+    python manage.py tell "$1"
+    python manage.py collectstatic --no-input
+    env A=b /venv/bin/python manage.py sync_roles
+fi
+python manage.py after_it
+exec python manage.py serve
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"entrypoint.sh": SCRIPT}, (["manage.py initdb --limit=group", "manage.py sync_roles"], "entrypoint.sh")),
+        (
+            {"docker/entrypoint.sh": "python manage.py migrate\npython manage.py a", "docker/prod/entrypoint": SCRIPT},
+            (["manage.py initdb --limit=group", "manage.py sync_roles"], "docker/prod/entrypoint"),
+        ),
+        (
+            {
+                "Procfile": "web: x\nrelease: python manage.py migrate && ./manage.py clear_cache && sh x.sh\n",
+                "entrypoint.sh": SCRIPT,
+            },
+            (["manage.py clear_cache"], "Procfile"),
+        ),
+        ({"Procfile": "release: python manage.py migrate | tee log\n"}, ([], "")),
+        ({"Procfile": "release: python manage.py sync && python manage.py migrate\n"}, ([], "")),
+        ({"dev/entrypoint.sh": SCRIPT, "start.sh": SCRIPT}, ([], "")),
+        ({"release.sh": "migrate() {\n  python manage.py migrate\n}\npython manage.py seed\n"}, ([], "")),
+        (
+            {"release.sh": "case $1 in\na) x\n;;\nesac\nmanage.py migrate\nmanage.py a\n"},
+            (["manage.py a"], "release.sh"),
+        ),
+        (
+            {
+                "compose.yml": "services:\n"
+                "  web: {entrypoint: /bin/sh, command: -c 'manage.py migrate && manage.py a && manage.py check'}\n",
+                "docker-compose.dev.yml": "services: {web: {command: manage.py migrate && manage.py b}}\n",
+            },
+            (["manage.py a"], "compose.yml"),
+        ),
+    ],
+)
+def test_commands_after_migrate(tmp_path, files, expected):
+    assert release.after_migrate(write_tree(tmp_path, files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (
+            {
+                "compose.yml": "services:\n"
+                "  web: {command: [sh, -c, manage.py migrate && manage.py loaddata a/*.json b /x]}\n",
+                "a/2.json": '[{"model": "own.kind", "pk": 1}, {"model": "auth.group"}]',
+                "a/1.json": "no JSON",
+                "a/1_test.json": "",
+                "a/3.json": '[{"model": "own.kind"}, {"model": "gone.kind"}]',
+            },
+            (["a/1.json", "a/2.json", "b"], "compose.yml"),
+        ),
+        (
+            {"entrypoint.sh": "manage.py migrate\nmanage.py loaddata -i $FIXTURES ../x* one\n"},
+            (["one"], "entrypoint.sh"),
+        ),
+        ({"compose.yml": "services: {web: {command: manage.py loaddata one && manage.py migrate}}\n"}, ([], "")),
+        ({"compose.yml": "services: [\n"}, ([], "")),
+    ],
+)
+def test_fixtures_that_are_loaded_after_migrate(tmp_path, files, expected):
+    assert release.loaded(write_tree(tmp_path, files), ["django.contrib.auth", "own.apps.Own"]) == expected

@@ -1,0 +1,228 @@
+"""Setting up and removing the site's own servers, where a deployment is killed meanwhile or a task comes late."""
+
+from types import SimpleNamespace
+
+import pytest
+from django_formula.backup import store
+from django_formula.deploy import step_record, step_store
+from django_formula.host import commands, daemons, proc
+from django_formula.host.commands import DeploymentError
+from django_formula.release import releases, workers
+from django_formula.secret import secrets
+from django_formula.store import client, contract, redis, service, setup, stores
+from django_formula.store.contract import OwnServer
+from django_formula.worker.workers import State
+from specimen import formula_templates
+
+
+@pytest.fixture
+def host(own_host, tmp_path, monkeypatch):
+    """A host whose stores answer; `did` has what was done with them."""
+    found = SimpleNamespace(did=[], waiting=0)
+    run, programs = tmp_path / "run", tmp_path / "programs"
+    for folder in (run, programs):
+        folder.mkdir(exist_ok=True)
+    monkeypatch.setattr(contract, "RUN", run)
+    monkeypatch.setattr(service, "PROGRAMS", programs)
+    monkeypatch.setattr(daemons, "pid", lambda _daemon: 1)
+    monkeypatch.setattr(service, "folders", lambda _server: [])
+    monkeypatch.setattr(secrets, "store_password", lambda _site: "5e" * 32)
+    monkeypatch.setattr(service, "answers", lambda _server: True)
+    monkeypatch.setattr(redis.RedisStore, "differences", lambda _self, _server: {})
+    monkeypatch.setattr(redis, "lengths", lambda _server: {"celery": found.waiting})
+    monkeypatch.setattr(commands, "run", lambda argv, **_: found.did.append(" ".join(argv)) or "")
+    return found
+
+
+def pending(site):
+    """What differs on the host, for the servers of the site's own."""
+    return setup.pending(stores.own_servers(site), formula_templates())
+
+
+@pytest.fixture
+def queue(host, make_site):
+    """The site with a queue that is set up."""
+    site = make_site(queue={"engine": "redis"}, process="supervisor")
+    contract.folder(site).mkdir(parents=True)
+    (one,) = pending(site)
+    setup.apply(one)
+    setup.restart(one.server)
+    host.did.clear()
+    return site
+
+
+def stop_at(monkeypatch, module, name, what):
+    """Have the deployment end where a function is called with an argument that has a text in it."""
+    called = getattr(module, name)
+
+    def ends(*arguments, **options):
+        if what in str(arguments):
+            raise KeyboardInterrupt
+        return called(*arguments, **options)
+
+    monkeypatch.setattr(module, name, ends)
+
+
+@pytest.mark.parametrize("at", ["reload", "restart"])
+def test_server_whose_files_a_killed_deployment_has_changed_is_restarted(queue, host, monkeypatch, at):
+    script = contract.folder(queue) / "queue.sh"
+    script.write_text("of an older version\n")
+    (one,) = pending(queue)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        stop_at(killed, service, at, "queue")
+        setup.apply(one)
+        setup.restart(one.server)
+    (one,) = pending(queue)
+    assert one.restarts and not one.files
+    setup.apply(one)
+    setup.restart(one.server)
+    assert host.did[-1] == "supervisorctl restart django-blog-queue"
+    assert pending(queue) == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_server_that_the_site_keeps_busy_delays_no_deployment(queue, host, monkeypatch, ends):
+    """It is restarted at most once, with its new files."""
+    busy, seen = iter([True, not ends]), []
+
+    def differences(_self, _server):
+        if next(busy, False):
+            raise client.BusyError("BUSY")
+        return {"maxmemory": "1"}
+
+    kind = redis.RedisStore
+    monkeypatch.setattr(kind, "differences", differences)
+    monkeypatch.setattr(kind, "end_scripts", lambda _self, _server: True)
+    monkeypatch.setattr(kind, "change", lambda _self, _server, settings: seen.append(settings))
+    deployment = SimpleNamespace(
+        site=queue, templates=formula_templates(), take_lock=lambda: None, warnings=[], switch_lock=SimpleNamespace()
+    )
+    deployment.warn = deployment.warnings.extend
+    (changes,) = step_store.store(deployment)
+    assert changes == {"django-blog-queue": "freed of what keeps it busy, or restarted"}
+    (warning,) = deployment.warnings
+    assert ("until the script that it ran was ended: BUSY" in warning) is ends
+    assert host.did == (
+        [] if ends else ["supervisorctl update django-blog-queue", "supervisorctl restart django-blog-queue"]
+    )
+    assert seen == ([{"maxmemory": "1"}] if ends else [])
+
+
+@pytest.fixture
+def cache(host, make_site, tmp_path, monkeypatch):
+    """Set up a cache under systemd, with a given memory; `did` has the order of what changes then."""
+    (tmp_path / "units").mkdir()
+    monkeypatch.setattr(service, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(service, "is_enabled", lambda _server: True)
+    host.used = 0
+    kind, wanted = redis.RedisStore, []
+    monkeypatch.setattr(kind, "differences", lambda _self, _server: dict(wanted))
+    monkeypatch.setattr(kind, "change", lambda _self, _server, changes: host.did.append(changes) or wanted.clear())
+    monkeypatch.setattr(kind, "compact", lambda _self, _server: host.did.append("compact"))
+    monkeypatch.setattr(client, "process", lambda _socket: 7)
+    monkeypatch.setattr(proc, "memory", lambda _pid: host.used)
+
+    def apply(memory):
+        """Return the warning of an apply, and the limit in the unit."""
+        wanted[:] = [("maxmemory", memory)]
+        (one,) = pending(make_site(cache={"engine": "redis", "memory": memory}))
+        warning = setup.apply(one)
+        unit = (tmp_path / "units/django-blog-cache.service").read_text()
+        return warning, int(setup._LIMIT.search(unit)[1]) >> 20
+
+    contract.folder(make_site()).mkdir()
+    apply("1G")
+    setup._restart_mark(OwnServer(make_site(), "cache", "cache", {})).unlink(missing_ok=True)
+    host.did.clear()
+    return apply
+
+
+RELOAD = "systemctl daemon-reload"
+
+
+def test_limit_is_raised_before_a_server_stores_more(cache, host):
+    assert cache("2G") == ("", 2 * 2048 + 128) and host.did == [RELOAD, {"maxmemory": "2G"}]
+
+
+def test_limit_is_lowered_once_the_server_uses_less(cache, host):
+    host.used = 128 << 20
+    assert cache("64M") == ("", 2 * 64 + 128) and host.did == [{"maxmemory": "64M"}, "compact", RELOAD]
+
+
+def test_server_that_uses_more_keeps_its_limit_until_a_later_apply(cache, host):
+    host.used = 500 << 20
+    warning, kept = cache("64M")
+    assert kept == 2 * 1024 + 128 and "django-blog-cache keeps MemoryMax=2281701376 until a later apply" in warning
+    assert warning.endswith("it still uses 500M")
+    host.used = 100 << 20
+    assert cache("64M") == ("", 2 * 64 + 128)
+
+
+def test_removal_that_was_killed_is_repeated(queue, host, make_site, monkeypatch):
+    site = make_site(process="supervisor", folders=False)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        stop_at(killed, commands, "run", "supervisorctl")
+        setup.remove_parts(site, ["queue"])
+    assert setup.obsolete(site) == ["queue"] and setup.lost_tasks(site) == 0
+    setup.remove_parts(site, ["queue"])
+    assert host.did == ["supervisorctl update django-blog-queue"] and setup.obsolete(site) == []
+
+
+def unused(site):
+    told = []
+    release = SimpleNamespace(name="0002-3f2a9c1b77de", path=site.releases / "0002-3f2a9c1b77de")
+    deployment = SimpleNamespace(site=site, warn=told.extend)
+    return step_record._unused_stores(deployment, release), told
+
+
+def test_queue_in_which_a_task_waits_after_the_switch_is_not_removed(queue, host, make_site):
+    site = make_site(process="supervisor", folders=False)
+    assert unused(site) == (["queue"], [])
+    host.waiting = 2  # the former release has added them before the switch
+    parts, (warning,) = unused(site)
+    assert parts == [] and "2 tasks wait in the queue of blog, which the pillar no longer has" in warning
+
+
+def test_stores_are_not_removed_while_tasks_of_older_releases_run(queue, host, make_site, monkeypatch):
+    site = make_site(process="supervisor", folders=False)
+    state = State(pid=1, time=1.0, fetching=False, active=1)
+    finishing = [workers.Finishing(site.releases / "0001-x", "mail", 1, state)]
+    monkeypatch.setattr(releases, "releases", lambda _site: [])
+    monkeypatch.setattr(workers, "finishing", lambda _site, _releases: finishing)
+    assert unused(site) == ([], [])
+    finishing.clear()
+    assert unused(site) == (["queue"], [])
+
+
+def test_queue_that_does_not_answer_is_not_taken_for_an_empty_one(queue, make_site, monkeypatch):
+    site = make_site(process="supervisor", folders=False)
+
+    def refuses(_server):
+        raise DeploymentError("the store does not answer")
+
+    monkeypatch.setattr(redis, "lengths", refuses)
+    with pytest.raises(DeploymentError) as refused:
+        setup.refuse_lost_tasks(site)
+    assert "removed only once it reports that no task waits" in refused.value.hint
+
+
+@pytest.mark.parametrize("fails", ["stop", "restart"])
+def test_queue_that_does_not_start_with_a_backup_has_its_own_tasks_again(queue, host, monkeypatch, fails):
+    (database,) = store.of_site(queue)
+    folder = contract.folder(queue)
+    for name, text in (("queue", "its own"), ("queue-new", "the backup")):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "tasks").write_text(text)
+    called, results = getattr(service, fails), iter([DeploymentError("it does not end or start"), None])
+
+    def failing(server):
+        if error := next(results):
+            raise error
+        called(server)
+
+    monkeypatch.setattr(service, fails, failing)
+    with pytest.raises(DeploymentError, match="it does not end or start"):
+        store.StoreDumper().swap(database, str(folder / "queue-new"), str(folder / "queue-kept"))
+    assert (folder / "queue/tasks").read_text() == "its own" and not (folder / "queue-kept").exists()
+    assert (folder / "queue-new/tasks").read_text() == "the backup"
+    assert host.did[-1] == "supervisorctl restart django-blog-queue"

@@ -1,0 +1,130 @@
+"""The requirements files of a project."""
+
+import pytest
+from django_formula.host.commands import DeploymentError
+from django_formula.virtualenv import requirements
+from trees import write_tree
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_requirements_as_windows_writes_them(tmp_path, encoding):
+    (tmp_path / "requirements.txt").write_bytes("Django==3.2\r\npsycopg2-binary==2.9.9\r\n".encode(encoding))
+    names = requirements.package_names(tmp_path, ["requirements.txt"])
+    assert sorted(names) == ["django", "psycopg2-binary"]
+    (text,) = requirements.contents(tmp_path, ["requirements.txt"]).values()
+    assert text.startswith("Django==3.2")
+
+
+@pytest.mark.parametrize(
+    ("files", "folder", "options", "expected"),
+    [
+        (["requirements.txt"], ".", {}, ["requirements.txt"]),
+        (["requirements/base.txt", "requirements/production.txt"], ".", {}, ["requirements/production.txt"]),
+        (["requirements/base.txt", "requirements/prod.txt"], ".", {}, ["requirements/prod.txt"]),
+        (["requirements/base.txt", "requirements/local.txt"], ".", {}, ["requirements/base.txt"]),
+        (["requirements-prod.txt"], ".", {}, ["requirements-prod.txt"]),
+        (["uv.lock", "pyproject.toml", "requirements.txt"], ".", {}, ["uv.lock"]),
+        (["Pipfile.lock", "Pipfile", "requirements.txt"], ".", {}, ["Pipfile.lock"]),
+        (["poetry.lock", "pyproject.toml"], ".", {}, ["poetry.lock"]),
+        (["pdm.lock", "pyproject.toml"], ".", {}, ["pdm.lock"]),
+        (["pyproject.toml"], ".", {}, ["pyproject.toml"]),
+        (["pyproject.toml", "requirements.txt"], ".", {}, ["requirements.txt"]),
+        (["src/requirements.txt", "requirements.txt"], "src", {}, ["src/requirements.txt"]),
+        (["requirements.txt", "src/manage.py"], "src", {}, ["requirements.txt"]),
+        (["uv.lock", "src/requirements.txt"], "src", {}, ["uv.lock"]),
+        (["a.txt", "b.txt", "uv.lock"], ".", {"requirements": ["b.txt", "a.txt"]}, ["b.txt", "a.txt"]),
+        ([], ".", {"python_packages": ["django"]}, []),
+        (
+            ["a.txt"],
+            ".",
+            {"requirements": ["a.txt", "b.txt"]},
+            "the requirements file b.txt is not in the source\ncorrect django:sites:blog:requirements",
+        ),
+        (
+            ["setup.py"],
+            ".",
+            {},
+            "no requirements found in the source; searched for uv.lock, Pipfile.lock, poetry.lock, pdm.lock, "
+            "requirements.txt, requirements/production.txt, requirements/prod.txt, requirements/base.txt, "
+            "requirements-prod.txt, pyproject.toml\nname the file in django:sites:blog:requirements, or list the "
+            "packages in django:sites:blog:python_packages",
+        ),
+    ],
+)
+def test_requirements_files_are_found_or_named_by_the_pillar(make_site, tmp_path, files, folder, options, expected):
+    source = write_tree(tmp_path / "source", dict.fromkeys(["manage.py", *files], "[project]"))
+    site = make_site(**options)
+    if isinstance(expected, list):
+        assert requirements.files(site, source, folder) == expected
+    else:
+        with pytest.raises(DeploymentError) as error:
+            requirements.files(site, source, folder)
+        assert str(error.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"reqs.txt": "django"}, ["reqs.txt"]),
+        (
+            {
+                "base-requirements.txt": "django",
+                "dev-requirements.txt": "x",
+                "prod-requirements.txt": "-r base-requirements.txt",
+            },
+            ["prod-requirements.txt"],
+        ),
+        (
+            {"requirements/common.txt": "django", "requirements/test.txt": "x", "requirements/docs.txt": "x"},
+            ["requirements/common.txt"],
+        ),
+        (
+            {"deploy/requirements.txt": "django", "notes.txt": "django", "doc/requirements.txt": "sphinx"},
+            ["deploy/requirements.txt"],
+        ),
+        (
+            {"requirements.txt": "django", "requirements-dev.txt": "x", "requirements-prod.txt": "-r requirements.txt"},
+            ["requirements-prod.txt"],
+        ),
+        ({"requirements.txt": "django", "requirements-prod.txt": "-r base.txt"}, ["requirements.txt"]),
+        ({"requirements-live.txt": "-r missing.txt", "requirements-web.txt": "django"}, ["requirements-web.txt"]),
+        ({"requirements-x.txt": "# none"}, []),
+        (
+            {"REQUIREMENTS.txt": "-r deploy/docker/REQUIREMENTS.txt", "deploy/docker/REQUIREMENTS.txt": "Django"},
+            ["REQUIREMENTS.txt"],
+        ),
+        ({"Pipfile.lock": "\n", "poetry.lock": "", "requirements.txt": "django"}, ["requirements.txt"]),
+        (
+            {
+                "pyproject.toml": "[project]\nname = 'a'\n[project.optional-dependencies]\ndocs = ['mkdocs']\n",
+                "requirements/common.txt": "Django==5.2",
+                "requirements/dev.txt": "pytest",
+            },
+            ["requirements/common.txt"],
+        ),
+        (
+            {
+                "pyproject.toml": "[project]\n[project.optional-dependencies]\nsite = ['Django[argon2]>5']\n",
+                "requirements/common.txt": "Django",
+            },
+            ["pyproject.toml"],
+        ),
+        ({"pyproject.toml": "[project]\n", "requirements/tools.txt": "ruff"}, ["pyproject.toml"]),
+        (
+            {"pyproject.toml": "[project]\ndynamic = ['dependencies']\n", "requirements/all.txt": "Django"},
+            ["pyproject.toml"],
+        ),
+        ({"pyproject.toml": "[project]\n= 1\n", "requirements/all.txt": "Django"}, ["pyproject.toml"]),
+        ({"a/pip/requirements.txt": "fabric", "b/pip/requirements.txt": "Django==5.2"}, ["b/pip/requirements.txt"]),
+    ],
+)
+def test_requirements_of_other_names_are_found(tmp_path, files, expected):
+    source = write_tree(tmp_path / "source", {"manage.py": "", **files})
+    assert requirements.default_files(source, ".") == expected
+
+
+@pytest.mark.parametrize("name", ["Pipfile.lock", "poetry.lock", "pdm.lock", "uv.lock", "pyproject.toml"])
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n{}\n", '["default"]'])
+def test_damaged_file_lists_no_packages(tmp_path, name, text):
+    source = write_tree(tmp_path / "source", {name: text})
+    assert requirements.package_names(source, [name]) == []
