@@ -4,13 +4,15 @@ import ast
 import re
 from pathlib import Path
 
+from django_formula.deploy import order
+
 ROOT = Path(__file__).parents[2]
 TREE = ROOT / "engine/django_formula"
 MODULES = {f"{path.parent.name}.{path.stem}": path for path in sorted(TREE.glob("*/[!_]*.py"))}
 ARCHITECTURE = (ROOT / "docs/internals/architecture.md").read_text()
-#: The families of each layer, the lowest first: the rows of the page's table.
-LAYERS = [re.findall(r"`(\w+)`", row) for row in re.findall(r"(?m)^\| \d+ \| ([^|]+) \|", ARCHITECTURE)]
-LAYER = {family: number for number, families in enumerate(LAYERS) for family in families}
+#: The layer of each family, and its sentence: the rows of the page's table.
+ROWS = re.findall(r"(?m)^\| (\d+) \| `(\w+)` \| (.+) \|$", ARCHITECTURE)
+LAYER = {family: int(layer) for layer, family, _sentence in ROWS}
 
 
 def family(module: str) -> str:
@@ -36,8 +38,18 @@ def test_no_module_imports_itself_by_way_of_others():
     assert below == {}
 
 
-def test_page_names_every_family_that_exists():
+def test_page_has_every_family_with_its_sentence():
+    docstrings = {
+        path.parent.name: ast.get_docstring(ast.parse(path.read_text())) for path in TREE.glob("*/__init__.py")
+    }
+    assert {family: f"{sentence}." for _layer, family, sentence in ROWS} == docstrings
     assert {family(module) for module in MODULES} == LAYER.keys()
+
+
+def test_life_of_a_release_has_every_step_in_its_file():
+    steps = re.findall(r"(?m)^  (\w+) .* deploy/(step_\w+)\.py\b", ARCHITECTURE)
+    assert [name for name, _module in steps] == [step.name for step in order.STEPS]
+    assert [name for name, module in steps if f"\ndef {name}(" not in MODULES[f"deploy.{module}"].read_text()] == []
 
 
 def test_systemctl_is_called_by_one_module():

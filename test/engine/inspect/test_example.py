@@ -57,7 +57,9 @@ def test_the_example_of_the_guide_is_printed(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     argv = [str(ROOT / "quickstart"), "--inspect", str(folder)]
-    printed = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.replace(str(tmp_path), "/home/ray")
+    printed = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.replace(
+        str(tmp_path), "/home/ray"
+    )
     page = (ROOT / "docs/guides/projects.md").read_text()
     command, *shown = re.search(r"(?m)^    \$ (?:.+\n)+(?:    .*\n)+", page)[0].splitlines()
     assert command == "    $ ./quickstart --inspect /home/ray/blog"
