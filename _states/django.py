@@ -825,7 +825,7 @@ def _served(site):
     """Return a site whose databases this host has, with what the pillar has for their server."""
     from django_formula.database import served as database_served
 
-    given = f"django:sites:{site.name}:fleet"
+    given = f"{site.at}:fleet"
     engines = database_served.engines(site)
     verifiers = {engine: _secret(f"{given}:passwords:{engine}") for engine in engines}
     certificate = _secret(f"{given}:certificates:{site.config['fleet']['host']}")
@@ -924,7 +924,7 @@ def _other_keys(site):
     """Return where the pillar has the secret keys that the master lets the site accept: references by name."""
     if not site.config.get("fleet", {}).get("has_keys"):
         return {}
-    path = f"django:sites:{site.name}:fleet:keys"
+    path = f"{site.at}:fleet:keys"
     keys = __pillar__["django"]["sites"][site.name]["fleet"]["keys"]
     return secret_secrets.named_keys({name: {"pillar": f"{path}:{name}"} for name in keys})
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "90565875110d9ee6"
+DIGEST = "392ff90274109e47"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -619,7 +619,7 @@ def _clear(home: str, folder: str) -> None:
 #         if size > left:
 #             raise DeploymentError(
 #                 f"a backup needs {_size(size)} in {folder}, and {_size(left)} are free",
-#                 hint=f"make room, or set django:sites:{site.name}:backup:directory to another folder; "
+#                 hint=f"make room, or set {site.at}:backup:directory to another folder; "
 #                 "migrate: {backup: false} turns backups before migrations off",
 #                 transient=True,
 #             )
@@ -927,7 +927,7 @@ def _clear(home: str, folder: str) -> None:
 #         if engine is None:
 #             raise DeploymentError(
 #                 f"the database {alias!r} cannot be backed up: {settings['engine']} is not supported",
-#                 hint=f"back it up by other means, and set django:sites:{site.name}:migrate: {{backup: false}}",
+#                 hint=f"back it up by other means, and set {site.at}:migrate: {{backup: false}}",
 #             )
 #         if path:
 #             found[alias] = Database(site, alias, engine.name, str(sqlite.resolved(site, path)[0]))
@@ -969,7 +969,7 @@ def _clear(home: str, folder: str) -> None:
 #         if path:
 #             return path
 #     package = engines.ENGINES[database.kind].client_package
-#     key = f"django:sites:{database.site.name}:packages"
+#     key = f"{database.site.at}:packages"
 #     raise DeploymentError(f"{programs[0]} is not installed", hint=f"{key}: [{package}], then apply")
 #
 #
@@ -1320,7 +1320,7 @@ def _clear(home: str, folder: str) -> None:
 #                 f"{database.name} cannot be exchanged: only tables can be moved to another database, and it has "
 #                 f"{unmovable}",
 #                 hint="load the dump into a new database on the command line (docs/guides/backups.md), and set "
-#                 f"django:sites:{database.site.name}:database:name to that",
+#                 f"{database.site.at}:database:name to that",
 #             )
 #
 #     def swap(self, database: Database, name: str, kept: str) -> None:
@@ -1918,7 +1918,7 @@ def _clear(home: str, folder: str) -> None:
 #     if requested["media"] and "media" not in kinds:
 #         raise DeploymentError(
 #             "this backup has no uploads",
-#             hint=f"restore without media=True; django:sites:{site.name}:backup: {{media: true}} adds them from now on",
+#             hint=f"restore without media=True; {site.at}:backup: {{media: true}} adds them from now on",
 #         )
 #     if requested["redis"] and "redis" not in kinds:
 #         raise DeploymentError("this backup has no queue", hint="restore without queue=True: the queue was empty then")
@@ -1959,7 +1959,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not found:
 #         raise DeploymentError(
 #             f"{site.name} has no queue of its own on this host",
-#             hint=f"restore without queue=True, or set django:sites:{site.name}:queue, and apply",
+#             hint=f"restore without queue=True, or set {site.at}:queue, and apply",
 #         )
 #     return found
 #
@@ -2372,7 +2372,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not found:
 #         raise DeploymentError(
 #             f"{database.site.name} has no queue of its own on this host",
-#             hint=f"set django:sites:{database.site.name}:queue, and apply",
+#             hint=f"set {database.site.at}:queue, and apply",
 #         )
 #     return found[0]
 #
@@ -5866,7 +5866,7 @@ def _clear(home: str, folder: str) -> None:
 #         return _found[engine.name, name]
 #     found = engine.image(name)
 #     if not found and site.config["container"]["base"]:
-#         at = f"django:sites:{site.name}:container"
+#         at = f"{site.at}:container"
 #         hint = f"correct {at}:base or {at}:login, or give this host the image: {engine.name} load"
 #         registry.pull(site, engine, name, hint)
 #     elif not found:
@@ -5925,7 +5925,7 @@ def _clear(home: str, folder: str) -> None:
 #             doing=f"making a base image of Debian {_suite()}",
 #             timeout=_TIMEOUT,
 #             environment=_network(),
-#             hint=f"correct django:sites:{site.name}:packages, or set container:base to an image instead",
+#             hint=f"correct {site.at}:packages, or set container:base to an image instead",
 #         )
 #         changes = [f"--change=ENV PATH={commands.PATH}", f"--change=LABEL {BASE}={_suite()}"]
 #         engine.run("import", *changes, str(tree), name, doing="importing the base image", timeout=_TIMEOUT)
@@ -7080,7 +7080,7 @@ def _clear(home: str, folder: str) -> None:
 #         if not aside:
 #             engine.forget(loaded)
 #     elif container["image"]:
-#         named, at = _named(container["image"], commit), f"django:sites:{site.name}:container"
+#         named, at = _named(container["image"], commit), f"{site.at}:container"
 #         hint = f"push it, then apply again; or correct {at}:image or {at}:login"
 #         registry.pull(site, engine, named, hint)
 #         try:
@@ -7164,7 +7164,7 @@ def _clear(home: str, folder: str) -> None:
 #         return
 #     context = _context(release)
 #     source = Foreign(context)
-#     at = f"django:sites:{site.name}:container:file"
+#     at = f"{site.at}:container:file"
 #     text = sites.inside(source, file, at, link=False).text(_MOST)
 #     if text is None:
 #         raise DeploymentError(f"the source has no file {file}", hint=f"correct {at}")
@@ -7222,7 +7222,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: it has no such Python, or its packages are not in a folder of its own.
 #     """
-#     python, at = site.python, f"django:sites:{site.name}:python"
+#     python, at = site.python, f"{site.at}:python"
 #     hint = f"set {at} to the interpreter of the image, such as /venv/bin/python"
 #     doing = f"looking for {python} in the image of {of_site(site)}"
 #     printed = engine.look(image, [python, "-I", "-B", "-c", _LOOK], doing=doing, hint=hint)
@@ -7884,7 +7884,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _hint(site: Site) -> str:
-#     at = f"django:sites:{site.name}:container"
+#     at = f"{site.at}:container"
 #     text = f"correct {at}:share and {at}:login, or remove them"
 #     return f"check that this host reaches the registry, and that the repository was created there; {text}"
 #: django_formula/container/unit.py
@@ -8103,7 +8103,7 @@ def _clear(home: str, folder: str) -> None:
 # def pillar_key(site: Site, alias: str) -> str:
 #     """Return the pillar key of a database, for messages."""
 #     is_only = list(site.config["databases"]) == ["default"] == [alias]
-#     return f"django:sites:{site.name}:{'database' if is_only else f'databases:{alias}'}"
+#     return f"{site.at}:{'database' if is_only else f'databases:{alias}'}"
 #
 #
 # def server_engines(site: Site) -> list[str]:
@@ -8243,10 +8243,10 @@ def _clear(home: str, folder: str) -> None:
 #     An error of the server counts as transient: it may be gone at the next apply without a change on this host.
 #     """
 #     is_only = len(site.config["databases"]) == 1
-#     key = pillar_key(site, "default") if is_only else f"django:sites:{site.name}:databases:…"
+#     key = pillar_key(site, "default") if is_only else f"{site.at}:databases:…"
 #     for pattern, hint in _HINTS.items():
 #         if re.search(f"(OperationalError|ImproperlyConfigured): .*({pattern})", error.message, re.IGNORECASE):
-#             values = {"key": key, "site": f"django:sites:{site.name}"}
+#             values = {"key": key, "site": site.at}
 #             values |= {
 #                 word: _of_server(site, error.message) or text.format(**values) for word, text in _OF_OTHERS.items()
 #             }
@@ -8282,7 +8282,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not (user and user[1] not in users) and not (address and address not in hosts):
 #         return ""
 #     words = [f"user {user[1]}" if user else "", f"host {address}" if address else ""]
-#     at = f"django:sites:{site.name}"
+#     at = site.at
 #     return (
 #         f"the project itself connects with {', '.join(filter(None, words))}, which no database of {at} has: change the "
 #         f"variables or settings that it takes them from, {at}:environment or {at}:settings; or the file that has them, "
@@ -10637,14 +10637,14 @@ def _clear(home: str, folder: str) -> None:
 #     is_custom = header not in (None, "HTTP_X_FORWARDED_PROTO")  # which the proxy passes on from the visitor
 #     removed = {headers.meta(name): name for name in headers.removed(site.config["proxy"])}
 #     if _is_ours(site) and header in removed:
-#         name, at = removed[header], f"django:sites:{site.name}:proxy"
+#         name, at = removed[header], f"{site.at}:proxy"
 #         yield (
 #             f"SECURE_PROXY_SSL_HEADER is {header}, and the proxy removes {name} from requests: use "
 #             f"HTTP_X_FORWARDED_PROTO, or list {name} in {at}:trusted_headers and the proxy that sends it in "
 #             f"{at}:trusted"
 #         )
 #     if https.get("redirect") and not _may_be_https(site) and not is_custom:
-#         at = f"django:sites:{site.name}"
+#         at = site.at
 #         yield (
 #             "SECURE_SSL_REDIRECT redirects every visitor to https, and the site has no tls: set "
 #             f"{at}:tls, or list the proxy in front that serves https in {at}:proxy:trusted"
@@ -10675,7 +10675,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _of_paths(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
 #     """Yield links to another path than that of the site, and URLs of files that shadow each other."""
-#     at = f"django:sites:{site.name}"
+#     at = site.at
 #     prefix, path = settings.get("script_name"), site.config["path"].rstrip("/")
 #     if prefix is not None and prefix.rstrip("/") != path:
 #         yield (
@@ -10711,7 +10711,7 @@ def _clear(home: str, folder: str) -> None:
 #         yield (
 #             f"{storage['class']} uploads its manifest while collectstatic runs: from then on processes of the active "
 #             "release that start name static files of this one, even if it fails; use ManifestStaticFilesStorage with "
-#             f"django:sites:{site.name}:static:push (docs/guides/static.md)"
+#             f"{site.at}:static:push (docs/guides/static.md)"
 #         )
 #
 #
@@ -10734,7 +10734,7 @@ def _clear(home: str, folder: str) -> None:
 #     if largest and _is_ours(site) and 0 not in limits and largest > max(limits):
 #         yield (
 #             f"DATA_UPLOAD_MAX_MEMORY_SIZE is {largest} bytes, and the proxy refuses requests over {sizes[0]}: "
-#             f"raise django:sites:{site.name}:media:max_upload"
+#             f"raise {site.at}:media:max_upload"
 #         )
 #
 #
@@ -10742,7 +10742,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Yield timeouts of databases that are longer than the server's timeout of a request."""
 #     server = servers.of_site(site)
 #     limit = server.timeout(site)
-#     longer = f", or a longer django:sites:{site.name}:server:options:{server.TIMEOUT}" if server.TIMEOUT else ""
+#     longer = f", or a longer {site.at}:server:options:{server.TIMEOUT}" if server.TIMEOUT else ""
 #     for name, seconds in timeouts.items():
 #         if seconds > limit:
 #             yield (
@@ -10756,7 +10756,7 @@ def _clear(home: str, folder: str) -> None:
 #     for alias, database in site.config["databases"].items():
 #         if database["engine"] and name.startswith(f"DATABASES[{alias!r}]"):
 #             is_alone = alias == "default" and len(site.config["databases"]) == 1
-#             return f"django:sites:{site.name}:{'database' if is_alone else f'databases:{alias}'}:options"
+#             return f"{site.at}:{'database' if is_alone else f'databases:{alias}'}:options"
 #     return "the project"
 #: django_formula/deploy/commands.py
 # """The pillar's ``commands`` of a release, stage by stage: once in each new release, as the site's user."""
@@ -12005,7 +12005,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the error for operations that break the active release."""
 #     lines = [f"{one['migration']}: {described(one)}: {one['why']}" for one in broken]
 #     ways = list(dict.fromkeys(filter(None, (one["way"] for one in broken))))
-#     key = f"{'or ' * bool(ways)}django:sites:{site.name}:migrate:unsafe"
+#     key = f"{'or ' * bool(ways)}{site.at}:migrate:unsafe"
 #     return DeploymentError(
 #         f"{len(broken)} operation{'s' * (len(broken) > 1)} would break {active.name}, which still serves",
 #         log="\n".join(shortened(lines, 5)),
@@ -12695,7 +12695,7 @@ def _clear(home: str, folder: str) -> None:
 # def _gapless(deployment: Deployment) -> str:
 #     """Return whether visitors will notice the switch, why, and how to avoid it."""
 #     site, live = deployment.site, deployment.live
-#     at = f"django:sites:{site.name}"
+#     at = site.at
 #     if not live or not instances.serves(live.path):
 #         return ""
 #     if maintenance.known(site):
@@ -12728,12 +12728,12 @@ def _clear(home: str, folder: str) -> None:
 #     if instances.kind(live.path) != new:
 #         return f"it will reach the site by {' and '.join(new)}; the next release needs none over a unix socket"
 #     if site.config["proxy"].get("keepalive") or instances.is_kept_connected(live.path):
-#         return f"django:sites:{site.name}:proxy:keepalive keeps connections; without it a rename is enough"
+#         return f"{site.at}:proxy:keepalive keeps connections; without it a rename is enough"
 #     if new[0] != "tcp":
 #         return ""
 #     if site.config["server"]["kind"] == "mod_wsgi":
-#         return f"django:sites:{site.name}:server:kind listens on ports; for another on a unix socket a rename is enough"
-#     return f"django:sites:{site.name}:server:bind is an address; with unix a rename is enough"
+#         return f"{site.at}:server:kind listens on ports; for another on a unix socket a rename is enough"
+#     return f"{site.at}:server:bind is an address; with unix a rename is enough"
 #
 #
 # def _has_new_files(deployment: Deployment) -> bool:
@@ -12762,7 +12762,7 @@ def _clear(home: str, folder: str) -> None:
 #         raise DeploymentError(
 #             f"another instance next to the active one needs {needed >> 20} MB of memory, "
 #             f"and {left >> 20} MB are available",
-#             hint=f"django:sites:{site.name}:releases:overlap: false stops the active one first, which visitors notice; "
+#             hint=f"{site.at}:releases:overlap: false stops the active one first, which visitors notice; "
 #             f"or fewer {'processes of server and workers' if workers else 'server:processes'}",
 #             transient=True,
 #         )
@@ -12788,7 +12788,7 @@ def _clear(home: str, folder: str) -> None:
 #         flag = "-h" if left.bytes < needed.bytes else "-i"
 #         raise DeploymentError(
 #             f"the disk has {left} left, and two releases like the last one take {needed}",
-#             hint=f"df {flag} {site.root}; make room there, or keep fewer: django:sites:{site.name}:releases:keep",
+#             hint=f"df {flag} {site.root}; make room there, or keep fewer: {site.at}:releases:keep",
 #             transient=True,
 #         )
 #
@@ -13294,7 +13294,7 @@ def _clear(home: str, folder: str) -> None:
 #         request = {"mode": "fit", "names": names, "migrate": False}
 #         program.backup(target.site, target.path, target.facts, request, secrets)
 #     except DeploymentError as error:
-#         at, again = f"django:sites:{target.site.name}", _again(target)
+#         at, again = target.site.at, _again(target)
 #         raise DeploymentError(
 #             f"{target.name} cannot connect to its databases with the present passwords: {error.message}",
 #             log=error.log,
@@ -13667,7 +13667,7 @@ def _clear(home: str, folder: str) -> None:
 #             folder=str(tree / release.facts["folder"]),
 #             writable=[str(tree)],
 #             timeout=seconds(site.config["timeouts"]["build"]),
-#             hint=f"the command is from django:sites:{site.name}:build",
+#             hint=f"the command is from {site.at}:build",
 #             image=image,
 #         )
 #
@@ -13685,7 +13685,7 @@ def _clear(home: str, folder: str) -> None:
 # def _make_writable(site: Site, tree: Foreign) -> None:
 #     """Make the folders of ``writable``, and give them to the site's user."""
 #     for path in sorted(site.config["writable"]):
-#         folder = sites.inside(tree, path, f"django:sites:{site.name}:writable", link=False)
+#         folder = sites.inside(tree, path, f"{site.at}:writable", link=False)
 #         if not folder.is_folder():
 #             folder.make_folder(mode=0o750, owner=users.owner("root", site.user))
 #     for path in sandbox.outermost(site.config["writable"]):
@@ -13701,7 +13701,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         fill: whether to fill it; otherwise a path that is not shared yet stays as the source has it.
 #     """
-#     at = f"django:sites:{site.name}:shared"
+#     at = f"{site.at}:shared"
 #     outermost = sandbox.outermost(site.config["shared"])
 #     for path in outermost:
 #         inside = sites.inside(tree, path, at)
@@ -14597,14 +14597,13 @@ def _clear(home: str, folder: str) -> None:
 #             mode = f"{users.owner_of(status)} {status.st_mode & 0o7777:04o}"
 #             raise DeploymentError(
 #                 f"{site.proxy_group} cannot traverse {parent} ({mode}), which is above {site.root}",
-#                 hint=f"{in_command('chmod', 'o+x', str(parent))}, or set django:sites:{site.name}:root to another "
-#                 "folder",
+#                 hint=f"{in_command('chmod', 'o+x', str(parent))}, or set {site.at}:root to another folder",
 #             )
 #
 #
 # def _refuse_writable_parents(site: Site) -> None:
 #     """Check that only root can rename folders above the site's: another user could replace them by a link."""
-#     at = f"django:sites:{site.name}"
+#     at = site.at
 #     host_folders.refuse_unsafe_parents(site.root, f"{at}:root")
 #     if not site.backups.is_relative_to(site.root):
 #         host_folders.refuse_unsafe_parents(site.backups, f"{at}:backup:directory")
@@ -14964,7 +14963,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the release would not be secure, or would lose its data.
 #     """
-#     at = f"django:sites:{site.name}"
+#     at = site.at
 #     if answer["settings_module"] != answer["expected_settings_module"]:
 #         raise DeploymentError(
 #             f"the project overrides DJANGO_SETTINGS_MODULE with {answer['settings_module']}",
@@ -14988,7 +14987,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _refuse_database_in_release(site: Site, release: Release, databases: dict[str, Any]) -> None:
-#     at = f"django:sites:{site.name}"
+#     at = site.at
 #     for alias, database in databases.items():
 #         path = database_databases.database_file(site, release.path, release.facts, database)
 #         is_inside = path is not None and path.is_relative_to(release.path)
@@ -15761,7 +15760,7 @@ def _clear(home: str, folder: str) -> None:
 #             f"the Celery app of worker {name} uses the broker {app['broker']} "
 #             f"instead of CELERY_BROKER_URL ({app['place'] or 'its place was not found'})",
 #             hint="remove broker_read_url and broker_write_url from its settings, since they override the variable; "
-#             f"or remove the variable: django:sites:{site.name}:environment, django:sites:{site.name}:queue",
+#             f"or remove the variable: {site.at}:environment, {site.at}:queue",
 #         )
 #
 #
@@ -15776,7 +15775,7 @@ def _clear(home: str, folder: str) -> None:
 #     if app.get("no_results"):
 #         yield (
 #             f"worker {name}: results of tasks are lost, since their server does not answer ({app['no_results']}): "
-#             f"django:sites:{site.name}:environment: {{CELERY_RESULT_BACKEND: {{from: celery_broker_url}}}}"
+#             f"{site.at}:environment: {{CELERY_RESULT_BACKEND: {{from: celery_broker_url}}}}"
 #         )
 #     patience = seconds(worker["patience"])
 #     if app["acks_late"] and not app["rejects_lost"]:
@@ -32203,12 +32202,12 @@ def _clear(home: str, folder: str) -> None:
 #     cure = hints.extended(site, "python_packages", [node.wheel(found[1].replace(" or ", "||"))])
 #     return (
 #         f"the build needs Node.js {found[1]}, which Debian does not have: set {cure}, and take npm out of "
-#         f"{hints.at(site)}:packages"
+#         f"{site.at}:packages"
 #     )
 #
 #
 # def _of_table(site: Site, text: str, *, building: bool) -> str:
-#     at = hints.at(site)
+#     at = site.at
 #     values = {"at": at, "python": site.python, "user": site.user, "where": f"{at}:environment", "index": ""}
 #     values |= {"site": site.name, "again": site.to_release(), "in_build": ", with build: true" if building else ""}
 #     values["database"] = site.config["databases"].get("default", {}).get("name") or "DATABASE"
@@ -32247,7 +32246,7 @@ def _clear(home: str, folder: str) -> None:
 #         return ""
 #     read = re.findall(r"""(?:environ|env|config)\S*?[\[(]\s*["'](\w+)["']""", text)
 #     names = [name for name in dict.fromkeys(read) if isinstance(site.config["environment"].get(name), str)]
-#     keys = [f"{hints.at(site)}:environment:{name}" for name in names]
+#     keys = [f"{site.at}:environment:{name}" for name in names]
 #     empty = [f"{key} is empty" for key, name in zip(keys, names, strict=True) if not site.config["environment"][name]]
 #     if empty:
 #         return f"{', '.join(empty)}: set a value that the code can read"
@@ -32256,7 +32255,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _of_store(site: Site, text: str) -> str:
 #     """Return which store the project needs that the site does not have, or does not use."""
-#     at, redis = hints.at(site), _REDIS.search(text)
+#     at, redis = site.at, _REDIS.search(text)
 #     if _MEMCACHED.search(text):
 #         return _store(site, "the project does not reach Memcached", "cache", "memcached")
 #     if redis and _OF_CACHE.search(text):
@@ -32274,7 +32273,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _store(site: Site, what: str, key: str, engine: str) -> str:
 #     """Return the hint to set a store; where the site has it, to have the project use it."""
-#     at, word = hints.at(site), {"queue": "queue_url", "cache": "cache_url"}[key]
+#     at, word = site.at, {"queue": "queue_url", "cache": "cache_url"}[key]
 #     if not site.config.get("caches" if key == "cache" else key):
 #         return f"{what}: set {at}:{key}: {{engine: {engine}}}"
 #     return (
@@ -32289,7 +32288,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not is_missing or not any("compress" in command for command in site.config["commands"]["after_static"]):
 #         return ""
 #     return (
-#         f"a compressed block has variables of the page: set {hints.at(site)}:settings: "
+#         f"a compressed block has variables of the page: set {site.at}:settings: "
 #         "{COMPRESS_OFFLINE_CONTEXT: [{LANGUAGE_CODE: en}]}, with an entry for all that they may be"
 #     )
 #
@@ -32300,7 +32299,7 @@ def _clear(home: str, folder: str) -> None:
 #         return ""
 #     return (
 #         "the project asks for the URL of a static file when it is imported, and a build is before collectstatic: move "
-#         f"the command to {hints.at(site)}:commands:after_static"
+#         f"the command to {site.at}:commands:after_static"
 #     )
 #: django_formula/knowledge/cause_file.py
 # """Failures whose cause is a file: the project may not read or write it, or it does not exist."""
@@ -32410,7 +32409,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         inside: the path relative to the source of a release, or None.
 #     """
-#     files = f"{hints.at(site)}:files"
+#     files = f"{site.at}:files"
 #     if inside:
 #         return f"the project reads {inside}, which is not in the source: add it to {files}, or commit it"
 #     above = re.match(
@@ -32419,7 +32418,7 @@ def _clear(home: str, folder: str) -> None:
 #     if above and not site.config["mount"] and ".." not in path.parts:
 #         top = f"/opt/{site.name}"
 #         what = f"the project reads {above[1]} from the folder above its source"
-#         return f"{what}: set {hints.at(site)}:mount: {top}/source, and put the file into {top}/{above[1]}"
+#         return f"{what}: set {site.at}:mount: {top}/source, and put the file into {top}/{above[1]}"
 #     if path.is_relative_to(site.root.parent) or ".." in path.parts:
 #         return ""
 #     by_name = f"add it to {files} and set the variable that has its path to that one, relative to manage.py's folder"
@@ -32468,13 +32467,13 @@ def _clear(home: str, folder: str) -> None:
 #     if path.is_relative_to("/nonexistent"):
 #         return (
 #             f"the project writes to its home, which {site.user} does not have: set the variable that names the folder, "
-#             f"in {hints.at(site)}:environment, to {{from: shared}}, or have the project write below "
+#             f"in {site.at}:environment, to {{from: shared}}, or have the project write below "
 #             f"{site.shared.top}"
 #         )
 #     if ".." in path.parts or re.match(_OF_SYSTEM, str(path)):
 #         return f"have the project write below {site.shared.top}"
 #     key, user = ("build_sandbox", site.build_user) if building else ("sandbox", site.user)
-#     exception = f"set {hints.at(site)}:{key}: {hints.flow({'ReadWritePaths': [str(folder)]})}"
+#     exception = f"set {site.at}:{key}: {hints.flow({'ReadWritePaths': [str(folder)]})}"
 #     is_there = os.path.isdir(folder)  # systemd refuses a unit with a path of these that does not exist
 #     is_sandbox = why in ("Read-only file system", "EROFS") and site.process == "systemd"
 #     if why.startswith("No such") or (is_sandbox and not is_there):
@@ -32498,11 +32497,11 @@ def _clear(home: str, folder: str) -> None:
 #         named = rf"(?:Error|No such file)\b[^\n]*/source/{re.escape(path)}(?![\w/.-])"
 #         if about.get("build") or not (is_module or re.search(named, text)):
 #             continue
-#         after = f"run the command after collectstatic, by {hints.at(site)}:commands:after_static"
-#         what = f"{path} is in {hints.at(site)}:files, which are written after the build"
+#         after = f"run the command after collectstatic, by {site.at}:commands:after_static"
+#         what = f"{path} is in {site.at}:files, which are written after the build"
 #         if about.get("contents") is None:
-#             return f"{what}, since they may have secrets: {after}, or take it out of {hints.at(site)}:build"
-#         key = f"{hints.at(site)}:files:{path}:build: true"
+#             return f"{what}, since they may have secrets: {after}, or take it out of {site.at}:build"
+#         key = f"{site.at}:files:{path}:build: true"
 #         return f"{what}: set {key} if the file has no secret, or {after}"
 #     return ""
 #
@@ -32515,7 +32514,7 @@ def _clear(home: str, folder: str) -> None:
 #     for path, about in site.config["files"].items():
 #         is_next = f"/{path}".rpartition("/")[0].endswith(f"/{found[2]}".rpartition("/")[0])
 #         if path.endswith(".py") and is_next and about.get("contents") is not None:
-#             key = f"{hints.at(site)}:files:{path}:contents"
+#             key = f"{site.at}:files:{path}:contents"
 #             return f"{found[2]} uses {found[1]}, which {path} has to set: add it and the others of the site to {key}"
 #     return ""
 #
@@ -32716,7 +32715,7 @@ def _clear(home: str, folder: str) -> None:
 #     build = [f"{one} --legacy-peer-deps" if _INSTALLS.fullmatch(one) else one for one in commands]
 #     if not found or build == [*commands]:
 #         return ""
-#     cure = f"{hints.at(site)}:build: {hints.listed(build)}"
+#     cure = f"{site.at}:build: {hints.listed(build)}"
 #     return (
 #         f"{found[3]} is for {found[1]} {found[2]}, and package.json requires another version: correct it there, or set "
 #         f"{cure}, by which npm installs them nevertheless"
@@ -32738,7 +32737,7 @@ def _clear(home: str, folder: str) -> None:
 #     newer = hints.extended(site, "python_packages", [f"{name}>{version}"])
 #     return (
 #         f"{name} {version} cannot be built for {site.config['python']}: set {newer}, whose version replaces the one "
-#         f"that the project requires, or {hints.at(site)}:python to a Python that it supports"
+#         f"that the project requires, or {site.at}:python to a Python that it supports"
 #     )
 #
 #
@@ -32751,7 +32750,7 @@ def _clear(home: str, folder: str) -> None:
 #     runs = rf"{_EXEC}{_OF_NPM.get(name)} -- \1"
 #     build = [re.sub(r"^(npm (?:--prefix \S+ )?run\b)", runs, one) for one in site.config["build"]]
 #     if name in _OF_NPM and build != site.config["build"]:
-#         cure = f"{hints.at(site)}:build: {hints.listed(build)}"
+#         cure = f"{site.at}:build: {hints.listed(build)}"
 #         return f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
 #     if name in _PACKAGES:
 #         return _install(site, f"the program {name} is missing on this host", [[_PACKAGES[name]]])
@@ -32759,7 +32758,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _unknown_package(site: Site, what: str) -> str:
-#     return f"{what} is missing on this host: add the Debian package that has it to {hints.at(site)}:packages"
+#     return f"{what} is missing on this host: add the Debian package that has it to {site.at}:packages"
 #
 #
 # def _install(site: Site, why: str, packages: Collection[Collection[str]]) -> str:
@@ -32848,7 +32847,7 @@ def _clear(home: str, folder: str) -> None:
 #     if name and _REFUSED.search(text):
 #         return (
 #             f"{name} comes from {url}, which requires a login or a key, and a build has none: have the requirements "
-#             f"name a repository that is public, by https, or an index serve it ({hints.at(site)}:index) and "
+#             f"name a repository that is public, by https, or an index serve it ({site.at}:index) and "
 #             f"set {instead}, which replaces it"
 #         )
 #     return ""
@@ -32888,7 +32887,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def at(site: Site) -> str:
 #     """Return the key of a site in the pillar."""
-#     return f"django:sites:{site.name}"
+#     return site.at
 #
 #
 # def setting(site: Site, name: str) -> str:
@@ -38471,7 +38470,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         found: the answer of `LOOK`, and that of `outside` under its name.
 #     """
-#     confinement, at = sandbox.confinement(site), f"django:sites:{site.name}"
+#     confinement, at = sandbox.confinement(site), site.at
 #     missing: dict[str, list[str]] = {}
 #     for names, reason_of in _EVIDENCE:
 #         reported = [name for before in missing.values() for name in before]
@@ -38858,7 +38857,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the option for the time that a program did not end in; empty for other failures."""
 #     option = "migrate:timeout" if "migrat" in doing else "timeouts:start"
 #     is_late = error.message.startswith(f"{doing}: timed out after")
-#     return f"give it more time: set django:sites:{site.name}:{option} to a longer one" if is_late else ""
+#     return f"give it more time: set {site.at}:{option} to a longer one" if is_late else ""
 #
 #
 # def _report(error: DeploymentError) -> dict[str, str]:
@@ -38974,7 +38973,7 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #         _run(
 #             project_command,
-#             hint=f"correct django:sites:{site.name}:commands:{stage}:{position}, or the command itself",
+#             hint=f"correct {site.at}:commands:{stage}:{position}, or the command itself",
 #         )
 #: django_formula/project/failure.py
 # """What to do about a failure of a project: the hint, by what the failure carries."""
@@ -39035,7 +39034,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         log: the output of the program, with frames.
 #     """
-#     at = f"django:sites:{site.name}"
+#     at = site.at
 #     if report["blocked"]:
 #         return f"end it, or apply again later; {at}:migrate:lock_timeout and migrate:timeout set how long to wait"
 #     was_empty = "contenttypes.0001_initial" in report["applied"].split(", ")
@@ -39664,7 +39663,7 @@ def _clear(home: str, folder: str) -> None:
 #         ]
 #         longest = max((len(text) for _path, text in texts), default=0)
 #         found = [path for path, text in texts if len(text) == longest and longest > 1]
-#     return [f"django:sites:{site.name}:{':'.join(path)}" for path in found]
+#     return [f"{site.at}:{':'.join(path)}" for path in found]
 #
 #
 # def _sets(directive: str, header: str) -> bool:
@@ -40423,14 +40422,14 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the host has no systemd, or another process has the port.
 #     """
-#     at = f"django:sites:{site.name}:server:bind"
+#     at = f"{site.at}:server:bind"
 #     if not site.listener:
 #         return
 #     if not daemons.has_systemd():
 #         raise DeploymentError(
 #             f"{site.name} has no proxy, and this host no systemd to listen on {site.listener}",
 #             hint=f"set {at} to unix and have your own proxy connect to {site.current}/socket, or set "
-#             f"django:sites:{site.name}:proxy:kind to nginx",
+#             f"{site.at}:proxy:kind to nginx",
 #         )
 #     socket, _service = _units(site)
 #     if f"ListenStream={site.listener}\n" in (file.read_text(socket) or ""):
@@ -40555,7 +40554,7 @@ def _clear(home: str, folder: str) -> None:
 #     proxy = proxies.serving(site)
 #     if not proxies.of_site(site):
 #         raise DeploymentError(
-#             f"{site.name} has no proxy of the formula: django:sites:{site.name}:proxy:kind is none",
+#             f"{site.name} has no proxy of the formula: {site.at}:proxy:kind is none",
 #             hint="have your own proxy respond with 503",
 #         )
 #     if not proxy or f"{site.maintenance}/on" not in (file.read_text(proxy.locations(site)) or ""):
@@ -40667,7 +40666,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _of_project(site: Site, release: Path, folder: str) -> str:
-#     at = f"django:sites:{site.name}:maintenance:page"
+#     at = f"{site.at}:maintenance:page"
 #     return proxy_page.of_project(release, folder, site.config["maintenance"]["page"], at)
 #
 #
@@ -41371,7 +41370,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: a page that the pillar names is missing in the project.
 #     """
-#     pages, at = site.config["proxy"].get("error_pages") or {}, f"django:sites:{site.name}:proxy:error_pages"
+#     pages, at = site.config["proxy"].get("error_pages") or {}, f"{site.at}:proxy:error_pages"
 #     return {
 #         site.errors / f"{status}.html": of_project(release, folder, page, f"{at}:{status}")
 #         for status, page in pages.items()
@@ -41432,8 +41431,7 @@ def _clear(home: str, folder: str) -> None:
 #             problem = host_ports.bind_error(host) if host else ""
 #             if problem:
 #                 raise DeploymentError(
-#                     f"django:sites:{site.name}:{key}: this host cannot listen on {listen} ({problem}); "
-#                     "nothing has been changed",
+#                     f"{site.at}:{key}: this host cannot listen on {listen} ({problem}); nothing has been changed",
 #                     hint="choose an address that ip address shows; for one that the host gets later, as with "
 #                     "keepalived, set sysctl net.ipv4.ip_nonlocal_bind=1 (or net.ipv6)",
 #                 )
@@ -42640,7 +42638,7 @@ def _clear(home: str, folder: str) -> None:
 #     push = site.config["static"]["push"]
 #     text = f"{error.message}\n{error.log}"
 #     known = {
-#         "at": f"django:sites:{site.name}:static:push",
+#         "at": f"{site.at}:static:push",
 #         **{name: push[name] for name in ("host", "port", "user", "path")},
 #     }
 #     return next((hint.format(**known) for cause, hint in _HINTS if cause in text), "")
@@ -42783,7 +42781,7 @@ def _clear(home: str, folder: str) -> None:
 #     push = site.config["static"]["push"]
 #     endpoint = push.get("endpoint") or f"https://s3.{push['region']}.amazonaws.com"
 #     by_path = push["style"] == "path"
-#     at = f"django:sites:{site.name}:static:push"
+#     at = f"{site.at}:static:push"
 #     return Bucket(endpoint, push["bucket"], _prefix(push), push["region"], by_path, push["key"], secret, at)
 #
 #
@@ -43085,7 +43083,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the files have no hash in their names, or a name leads out of the folder.
 #     """
-#     hint = _HINT.format(at=f"django:sites:{site.name}")
+#     hint = _HINT.format(at=site.at)
 #     found = _named(folder, _manifest(storage))
 #     if found is None:
 #         raise DeploymentError(
@@ -43476,7 +43474,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         raised: the exception that the page raises.
 #     """
-#     at = f"django:sites:{site.name}"
+#     at = site.at
 #     facts = (file.read_json(release / "release.json") or {}).get("facts") or {}
 #     known = cause.hint(site, raised, facts) if raised else ""
 #     if known:
@@ -43512,7 +43510,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _of_redirect(site: Site, facts: Mapping[str, Any], found: Finding) -> str:
 #     """Return what to do about a redirect: to https, to http, in a circle, or to another host."""
-#     at, target = f"django:sites:{site.name}", urlsplit(found.target)
+#     at, target = site.at, urlsplit(found.target)
 #     if not domains.has(site.config["domains"], target.hostname):
 #         return (
 #             f"add {target.hostname} to {at}:domains if it is a name of this site, correct the setting that redirects "
@@ -44507,7 +44505,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _hint(site: Site, error: DeploymentError, log: str) -> str:
 #     """Return what to do where the cause is known, from the log of a part that does not start; else an empty text."""
-#     slow = f"if its imports take that long, set django:sites:{site.name}:timeouts:start"
+#     slow = f"if its imports take that long, set {site.at}:timeouts:start"
 #     return cause.hint(site, log) or (slow if isinstance(error, Overdue) else "")
 #
 #
@@ -44521,7 +44519,7 @@ def _clear(home: str, folder: str) -> None:
 #             port = where.rpartition(":")[2]
 #             raise DeploymentError(
 #                 f"another process listens on {where}",
-#                 hint=f"ss -ltnp 'sport = :{port}' names it; stop it, or set django:sites:{site.name}:server:bind",
+#                 hint=f"ss -ltnp 'sport = :{port}' names it; stop it, or set {site.at}:server:bind",
 #                 transient=True,
 #             )
 #
@@ -44811,7 +44809,7 @@ def _clear(home: str, folder: str) -> None:
 #     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
 #     text = (
 #         f"{beginning} {', '.join(names[:_SHOWN])}{more}, not among the static files: have "
-#         f"django:sites:{site.name}:build create what is generated, or correct the names in the project"
+#         f"{site.at}:build create what is generated, or correct the names in the project"
 #     )
 #     return [text] if names else []
 #
@@ -45180,7 +45178,7 @@ def _clear(home: str, folder: str) -> None:
 #     if any(between in key for key in keys):
 #         raise DeploymentError(
 #             f"a former secret key contains {between!r}, which separates the keys in {name}",
-#             hint=f"let the project split them at another separator, and set django:sites:{site.name}:environment:"
+#             hint=f"let the project split them at another separator, and set {site.at}:environment:"
 #             f"{name}:join, such as ' ' or '|||'",
 #         )
 #     return between.join(keys)
@@ -45225,7 +45223,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: a folder on the way is a link.
 #     """
-#     target = sites.inside(Foreign(source), path, f"django:sites:{site.name}:files")
+#     target = sites.inside(Foreign(source), path, f"{site.at}:files")
 #     readable = users.owner("root", site.user)
 #     target.parent.make_folder(mode=0o750, owner=readable)
 #     target.write(content, mode=0o640, owner=readable)
@@ -45826,7 +45824,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: it cannot.
 #     """
 #     for name in _configured(site):
-#         schedule, key = site.config["schedules"][name], f"django:sites:{site.name}:schedules:{name}"
+#         schedule, key = site.config["schedules"][name], f"{site.at}:schedules:{name}"
 #         if not daemons.has_systemd():
 #             _refuse_without_systemd(schedule, key)
 #         elif file.read_json(_definition(site, name)) != schedule:
@@ -46205,7 +46203,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _refuse_without_cron(site: Site) -> None:
-#     at = f"django:sites:{site.name}:backup:schedule"
+#     at = f"{site.at}:backup:schedule"
 #     schedule = site.config["backup"]["schedule"]
 #     if schedule not in _CRON:
 #         raise DeploymentError(
@@ -46216,7 +46214,7 @@ def _clear(home: str, folder: str) -> None:
 #         raise DeploymentError(
 #             "this host has neither systemd nor cron to run scheduled backups",
 #             hint=f"remove {at}, and run django.backup {site.name} from elsewhere; "
-#             f"or install and start cron: django:sites:{site.name}:packages: [cron]",
+#             f"or install and start cron: {site.at}:packages: [cron]",
 #         )
 #: django_formula/secret/__init__.py
 # """Secrets of a site, and the rotation of its secret key."""
@@ -46461,17 +46459,17 @@ def _clear(home: str, folder: str) -> None:
 #     if name.startswith(_STORE):
 #         return f"{store_key(site, name.removeprefix(_STORE))}:password"
 #     if name == mail.SECRET:
-#         return f"django:sites:{site.name}:email:password"
+#         return f"{site.at}:email:password"
 #     if name in database_databases.certificates(site):
-#         return f"django:sites:{site.name}:fleet:certificates"
-#     return f"django:sites:{site.name}:{name if name == 'secret_key' else f'secrets:{name}'}"
+#         return f"{site.at}:fleet:certificates"
+#     return f"{site.at}:{name if name == 'secret_key' else f'secrets:{name}'}"
 #
 #
 # def store_key(site: Site, name: str) -> str:
 #     """Return the pillar key of a queue or cache, for messages."""
 #     alias = name.removeprefix("cache_") if name != "cache" else "default"
 #     key = name if name == "queue" or [*site.config["caches"]] == ["default"] else f"caches:{alias}"
-#     return f"django:sites:{site.name}:{key}"
+#     return f"{site.at}:{key}"
 #
 #
 # def missing(site: Site, known: Mapping[str, str], recorded: Mapping[str, Any]) -> list[str]:
@@ -47408,7 +47406,7 @@ def _clear(home: str, folder: str) -> None:
 #         raise DeploymentError(
 #             f"uploads of {site.name} are to be on a mount, and nothing is mounted at {site.media}"
 #             + (f": {mount['device']} is missing" if mount else ""),
-#             hint=f"{way}; if the hosts share no uploads: django:sites:{site.name}:media: {{shared: false}}",
+#             hint=f"{way}; if the hosts share no uploads: {site.at}:media: {{shared: false}}",
 #             transient=True,
 #         )
 #: django_formula/site/mount.py
@@ -47574,7 +47572,7 @@ def _clear(home: str, folder: str) -> None:
 #     if real != str(site.root):
 #         raise DeploymentError(
 #             f"nothing can be mounted below {site.root}: a link in it leads to {real}, and systemd follows none",
-#             hint=f"django:sites:{site.name}:root: {in_pillar(real)}",
+#             hint=f"{site.at}:root: {in_pillar(real)}",
 #         )
 #
 #
@@ -47588,7 +47586,7 @@ def _clear(home: str, folder: str) -> None:
 #         what = f"{path} is a unit that the formula did not write" if path.exists() else "something is mounted there"
 #         raise DeploymentError(
 #             f"{site.config['media']['mount']['device']} cannot be mounted at {site.media}: {what}",
-#             hint=f"keep that and set django:sites:{site.name}:media: {{shared: true}} instead of mount, with hosts; or "
+#             hint=f"keep that and set {site.at}:media: {{shared: true}} instead of mount, with hosts; or "
 #             f"{in_command('umount', str(site.media))}, and remove it from /etc/fstab and {path.parent}",
 #         )
 #
@@ -47639,7 +47637,7 @@ def _clear(home: str, folder: str) -> None:
 #     if owner not in (uid, *_NO_OWNERS):
 #         raise DeploymentError(
 #             f"the mount {site.media} belongs to the user {owner}, and {site.user} is the user {uid} on this host",
-#             hint=f"give {site.user} the same number on all hosts: django:sites:{site.name}:uid; or chown the folder on "
+#             hint=f"give {site.user} the same number on all hosts: {site.at}:uid; or chown the folder on "
 #             f"the file server: {_commands(site)}; with cifs: options: uid={site.user},gid={site.proxy_group}",
 #         )
 #     return f"{owner}:{group} {mode:04o}, not {site.user}:{site.proxy_group} 2750"
@@ -47716,7 +47714,7 @@ def _clear(home: str, folder: str) -> None:
 #         raise DeploymentError(
 #             f"{site.config['media']['mount']['device']} cannot be mounted at {site.media}: {cause}",
 #             log=log,
-#             hint=f"correct django:sites:{site.name}:media:mount, or what the file server gives to this host; "
+#             hint=f"correct {site.at}:media:mount, or what the file server gives to this host; "
 #             f"journalctl --unit '{path.name}' has more",
 #             transient=True,
 #         ) from None
@@ -47800,6 +47798,8 @@ def _clear(home: str, folder: str) -> None:
 #         self.config = config
 #         self.platform = platform
 #         self.name: str = config["name"]
+#         #: Its key in the pillar.
+#         self.at: str = f"django:sites:{self.name}"
 #         self.user: str = config["user"]
 #         self.build_user = f"{self.user}-build"
 #         self.proxy_group: str = platform["nginx"]["group"]
@@ -48123,8 +48123,7 @@ def _clear(home: str, folder: str) -> None:
 #             raise DeploymentError(
 #                 f"{site.name} cannot change its {key} from {before[key]} to {site.config[key]}: "
 #                 "its data belongs to the former",
-#                 hint=f"keep django:sites:{site.name}:{key}: {before[key]}, "
-#                 "or remove the site first (state: absent) and move its data",
+#                 hint=f"keep {site.at}:{key}: {before[key]}, or remove the site first (state: absent) and move its data",
 #             )
 #     for name in sorted({*registered()} - {site.name, *managed}):
 #         other = (read_applied(REGISTRY / name / "site.json") or {}).get("config")
@@ -48206,7 +48205,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     folder = site.config["folder"]
 #     if not Path(folder).is_dir():
-#         raise DeploymentError(f"the folder {folder} does not exist", hint=f"correct django:sites:{site.name}:folder")
+#         raise DeploymentError(f"the folder {folder} does not exist", hint=f"correct {site.at}:folder")
 #     try:
 #         reader = source_reader.reader(folder)
 #     except OSError as error:
@@ -48221,7 +48220,7 @@ def _clear(home: str, folder: str) -> None:
 #     if nested:
 #         raise DeploymentError(
 #             f"{folder} contains other repositories: {', '.join(nested)}",
-#             hint=f"set django:sites:{site.name}:repository for a project with submodules",
+#             hint=f"set {site.at}:repository for a project with submodules",
 #         )
 #     if not reader.uid:
 #         try:
@@ -48588,7 +48587,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the error of a command that connects to a remote with its cause and a hint."""
 #     shown = commands.redact(url)
 #     log = "\n".join(line for line in map(plain, error.log.splitlines()) if not _PROGRESS.match(line))
-#     fields = {"url": shown, "host": _host(shown), "at": f"django:sites:{site.name}"}
+#     fields = {"url": shown, "host": _host(shown), "at": site.at}
 #     for pattern, message, hint, transient in _REFUSALS:
 #         if re.search(pattern, log, re.IGNORECASE):
 #             cause = f"{doing}: {message.format(**fields)}"
@@ -48958,7 +48957,7 @@ def _clear(home: str, folder: str) -> None:
 #         branch, tag = (found[f"refs/{kind}/{revision}"][:12] for kind in ("heads", "tags"))
 #         raise DeploymentError(
 #             f"{doing}: it is both a branch ({branch}) and a tag ({tag})",
-#             hint=f"set django:sites:{site.name}:revision to refs/heads/{revision} or refs/tags/{revision}",
+#             hint=f"set {site.at}:revision to refs/heads/{revision} or refs/tags/{revision}",
 #         )
 #     commit = next(iter(found.values()), "") or _complete(site, revision)
 #     if not commit:
@@ -48984,7 +48983,7 @@ def _clear(home: str, folder: str) -> None:
 #     shown = f"{', '.join(map(git.plain, names[:8])) or 'no branches'}{' …' if len(names) > 8 else ''}"
 #     return DeploymentError(
 #         f"{doing}: no such branch, tag or commit",
-#         hint=f"the repository has {shown}; correct django:sites:{site.name}:revision",
+#         hint=f"the repository has {shown}; correct {site.at}:revision",
 #     )
 #
 #
@@ -49022,7 +49021,7 @@ def _clear(home: str, folder: str) -> None:
 #         if error.transient and not re.search(_NO_COMMIT, error.log):
 #             raise
 #         raise DeploymentError(
-#             f"{doing}: commit {commit} not found", hint=f"push it, or correct django:sites:{site.name}:revision"
+#             f"{doing}: commit {commit} not found", hint=f"push it, or correct {site.at}:revision"
 #         ) from None
 #
 #
@@ -49120,7 +49119,7 @@ def _clear(home: str, folder: str) -> None:
 #             fetch(site, submodule.commit, url=submodule.url, mirror=module, protocols=submodule.protocols)
 #         except DeploymentError as error:
 #             error.message = f"the submodule {submodule.path}: {error.message}"
-#             without = f"set django:sites:{site.name}:submodules to false if the site does without its submodules"
+#             without = f"set {site.at}:submodules to false if the site does without its submodules"
 #             error.hint = f"{error.hint}; or {without}" if error.hint else without
 #             raise
 #     return module
@@ -49257,7 +49256,7 @@ def _clear(home: str, folder: str) -> None:
 #         if entry.path not in urls:
 #             raise DeploymentError(
 #                 f"the submodule {entry.path} has no url in .gitmodules",
-#                 hint=f"add it there, or set django:sites:{site.name}:submodules to false",
+#                 hint=f"add it there, or set {site.at}:submodules to false",
 #             )
 #         address, protocols = permitted(site, absolute(urls[entry.path], url), url, entry.path)
 #         found.append(Submodule(entry.path, entry.name, address, protocols))
@@ -49338,7 +49337,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: its protocol is not allowed, or it is on this host and the pillar does not list it.
 #     """
-#     at = f"django:sites:{site.name}:submodules"
+#     at = f"{site.at}:submodules"
 #     kind, shown = protocol(url), commands.redact(url)
 #     if kind == "file":
 #         listed = [] if isinstance(site.config["submodules"], bool) else site.config["submodules"]
@@ -50820,7 +50819,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return what is wrong with the site's own servers at present: a queue that is nearly full."""
 #     return [
 #         f"the queue of {site.name} is nearly full: {found.used >> 20}M of {found.limit >> 20}M; tasks that do not fit "
-#         f"are refused (django:sites:{site.name}:queue:memory)"
+#         f"are refused ({site.at}:queue:memory)"
 #         for server, found, _waiting in usage(site)
 #         if found and server.name == "queue" and found.used > _FULL * found.limit
 #     ]
@@ -50842,7 +50841,7 @@ def _clear(home: str, folder: str) -> None:
 #     if waiting:
 #         raise DeploymentError(
 #             f"{waiting} tasks wait in the queue of {site.name}, which the pillar no longer has",
-#             hint=f"have django:sites:{site.name}:queue in the pillar until the workers have emptied it",
+#             hint=f"have {site.at}:queue in the pillar until the workers have emptied it",
 #         )
 #
 #
@@ -51815,7 +51814,7 @@ def _clear(home: str, folder: str) -> None:
 #     existing = find(site, kept)
 #     if not existing.findings:
 #         return None
-#     key = f"django:sites:{site.name}"
+#     key = site.at
 #     findings = [str(finding) for finding in existing.findings]
 #     if not site.config["adopt"]:
 #         is_supported = site.config["proxy"]["kind"] in READERS
@@ -51925,8 +51924,7 @@ def _clear(home: str, folder: str) -> None:
 #         if own and path.parent.name != "sites-available":
 #             existing.findings.append(_file_finding(kind, path, own))
 #             existing.refusals.append(
-#                 f"{path} is a file of {kind}, which listens on the port: set django:sites:{site.name}:proxy: "
-#                 f"{{kind: {kind}}}"
+#                 f"{path} is a file of {kind}, which listens on the port: set {site.at}:proxy: {{kind: {kind}}}"
 #             )
 #
 #
@@ -51953,7 +51951,7 @@ def _clear(home: str, folder: str) -> None:
 #         if is_taken:
 #             existing.refusals.append(
 #                 f"{path} has a name that the formula uses itself, and the existing deployment may need it: "
-#                 f"set django:sites:{site.name}:root to another folder"
+#                 f"set {site.at}:root to another folder"
 #             )
 #     if existing.folders:
 #         is_project = (site.root / "manage.py").exists()
@@ -52605,7 +52603,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def review(site: Site, existing: ExistingDeployment) -> None:
 #     """Refuse workers and jobs that the pillar does not have, and note those that it has."""
-#     at = f"django:sites:{site.name}"
+#     at = site.at
 #     present = (site.config.get("workers") or {}).values()
 #     for name, command in existing.commands.items():
 #         worker = _worker(command)
@@ -53050,7 +53048,7 @@ def _clear(home: str, folder: str) -> None:
 #         old, new = self.plan.get("server", ""), self.site.config["server"]["kind"]
 #         if not old or old in (new, "runserver"):
 #             return []
-#         keeps = f"django:sites:{self.site.name}:server:kind: {in_pillar(old)} keeps it"
+#         keeps = f"{self.site.at}:server:kind: {in_pillar(old)} keeps it"
 #         way = keeps if old in kinds.SERVERS else f"the formula has {', '.join(kinds.SERVERS)}"
 #         return [f"the existing deployment runs in {old}, and the new release runs in {new}: {way}"]
 #
@@ -53136,7 +53134,7 @@ def _clear(home: str, folder: str) -> None:
 #         if needed * 1.1 > free:
 #             raise DeploymentError(
 #                 f"the existing data needs {needed >> 20} MiB in {self.site.root}, and {free >> 20} MiB are free",
-#                 hint=f"make room, or set django:sites:{self.site.name}:root to the folder of the existing deployment",
+#                 hint=f"make room, or set {self.site.at}:root to the folder of the existing deployment",
 #                 transient=True,
 #             )
 #
@@ -53451,7 +53449,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         inside: the virtual hosts in the file.
 #     """
-#     key = f"django:sites:{site.name}"
+#     key = site.at
 #     domains = {*site.config["domains"], *site.config["redirect_domains"]}
 #     if path.name in ("nginx.conf", "apache2.conf"):
 #         yield f"{path} contains the virtual host itself: move that to a file of its own in sites-enabled"
@@ -54275,7 +54273,7 @@ def _clear(home: str, folder: str) -> None:
 #     given = (site.config.get("tls") or {}).get("client_ca")
 #     if not site.https or not given:
 #         return
-#     at = f"django:sites:{site.name}:tls:client_ca"
+#     at = f"{site.at}:tls:client_ca"
 #     try:
 #         text = given if given.startswith("-----") else Path(given).read_text(errors="replace")
 #     except OSError as error:
@@ -54331,7 +54329,7 @@ def _clear(home: str, folder: str) -> None:
 #     chain, key = (_given(site, name, files, templates) for name in ("certificate", "key"))
 #     if chain is None or key is None:
 #         return ""
-#     at = f"django:sites:{site.name}:tls"
+#     at = f"{site.at}:tls"
 #     keys = [found[0] for found in _BLOCK.finditer(key) if found[1].endswith("PRIVATE KEY")]
 #     if len(keys) != 1 or "ENCRYPTED" in keys[0]:
 #         problem = "is encrypted" if "ENCRYPTED" in key else f"has {len(keys) or 'no'} private keys"
@@ -54358,8 +54356,8 @@ def _clear(home: str, folder: str) -> None:
 #         return Path(value).read_text(errors="replace")
 #     except OSError as error:
 #         raise DeploymentError(
-#             f"django:sites:{site.name}:tls:{name}: {value} cannot be read: {error.strerror}",
-#             hint=f"put the file there, or correct django:sites:{site.name}:tls:{name}",
+#             f"{site.at}:tls:{name}: {value} cannot be read: {error.strerror}",
+#             hint=f"put the file there, or correct {site.at}:tls:{name}",
 #         ) from None
 #
 #
@@ -54369,7 +54367,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: a check fails.
 #     """
-#     at = f"django:sites:{site.name}:tls"
+#     at = f"{site.at}:tls"
 #     chain = []
 #     for number, block in enumerate(blocks, 1):
 #         try:
@@ -58317,7 +58315,7 @@ def _clear(home: str, folder: str) -> None:
 #         raise DeploymentError(
 #             f"the image of {file} lacks {', '.join(missing)}",
 #             hint="have the Dockerfile install it, mostly by the project's requirements; or set "
-#             f"django:sites:{site.name}:python to the interpreter that has it, such as /venv/bin/python",
+#             f"{site.at}:python to the interpreter that has it, such as /venv/bin/python",
 #         )
 #: django_formula/virtualenv/index.py
 # """The package index of a site: how uv and pip are configured with it, and its password, which is kept for commands."""
@@ -58501,13 +58499,13 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _hint_of_missing(site: Site) -> str:
-#     at = f"{hints.at(site)}:python"
+#     at = f"{site.at}:python"
 #     if site.python_version:
 #         return f"state.apply django installs it, or set {at} to another one"
 #     version = re.fullmatch(r"python(3\.\d+)", site.python)
 #     if version and version[1] in SERIES:
 #         return f"set {at} to '{version[1]}' in quotes, which installs it, or to another one"
-#     return f"add it to {hints.at(site)}:packages, or set {at} to another one"
+#     return f"add it to {site.at}:packages, or set {at} to another one"
 #
 #
 # @functools.lru_cache(maxsize=16)
@@ -58591,7 +58589,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _another(site: Site, *versions: str) -> str:
 #     """Return how to choose an interpreter that these versions allow."""
-#     at, version = f"{hints.at(site)}:python", suggested(*versions)
+#     at, version = f"{site.at}:python", suggested(*versions)
 #     if version and not site.config.get("container"):
 #         return f"set {at} to '{version}' in quotes, which is installed where the host does not have it"
 #     return f"set {at} to another interpreter"
@@ -58667,7 +58665,7 @@ def _clear(home: str, folder: str) -> None:
 #         raise DeploymentError(
 #             f"{site.config['server']['kind']} of this system is built for Python {version}, and "
 #             f"{site.python} is {found.version} ({found.tag})",
-#             hint=f"set django:sites:{site.name}:python to python{version}, or choose another server:kind",
+#             hint=f"set {site.at}:python to python{version}, or choose another server:kind",
 #         )
 #: django_formula/virtualenv/kept.py
 # """Debian's interpreters of virtualenvs, which `apt autoremove` keeps after an upgrade (docs/decisions/0086)."""
@@ -59610,7 +59608,7 @@ def _clear(home: str, folder: str) -> None:
 #         return
 #     target = folder(release)
 #     folders.make(folders.Folder(target, site.user, site.user, 0o750))
-#     at = f"django:sites:{site.name}:writable_packages"
+#     at = f"{site.at}:writable_packages"
 #     doing, virtualenv = "copying packages of the virtualenv", release / "virtualenv"
 #     delegate.ask(site.user, _copy, virtualenv, target, names(site), at, doing=doing, timeout=_TIMEOUT)
 #
@@ -59817,7 +59815,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: the pillar names a file that does not exist, or no file is found.
 #     """
 #     named = site.config["requirements"]
-#     at = f"django:sites:{site.name}"
+#     at = site.at
 #     if named:
 #         missing = [path for path in named if not (source / path).is_file()]
 #         if missing:
@@ -60266,7 +60264,7 @@ def _clear(home: str, folder: str) -> None:
 #             self._run(*arguments, doing=doing, folder=folder)
 #
 #     def _run(self, *arguments: str, doing: str, folder: str) -> None:
-#         site, at = self.site, f"django:sites:{self.site.name}"
+#         site, at = self.site, self.site.at
 #         with self._configured() as environment:
 #             build_user.run(
 #                 site,
@@ -60529,7 +60527,7 @@ def _clear(home: str, folder: str) -> None:
 #         unsolved: what excludes what.
 #         error: that of the project's packages.
 #     """
-#     at = f"django:sites:{site.name}:python_packages"
+#     at = f"{site.at}:python_packages"
 #     hint = f"no versions suit both the requirements and {at}: add what the lines above name to it, in a version that "
 #     hint += f"suits the rest. The requirements alone cannot be installed: {error.message}"
 #     return DeploymentError(unsolved.message, log=unsolved.log, hint="; ".join(filter(None, [hint, error.hint])))

@@ -70,11 +70,16 @@ def _prefixes(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
             pairs = [*zip(node.targets[0].elts, node.value.elts, strict=False)]
         for target, value in pairs:
             if isinstance(target, ast.Name):
-                text = _joined(value, {}) if isinstance(value, ast.JoinedStr) else ""
+                text = _joined(value, {}) if isinstance(value, ast.JoinedStr) else _key_of(ast.unparse(value))
                 yield node.lineno, target.id, text if re.fullmatch(rf"django:sites:{VALUE}(:\w+)*", text) else VALUE
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
         for argument in function.args.args:
             yield function.lineno, argument.arg, VALUE
+
+
+def _key_of(expression: str) -> str:
+    """Return what `Site.at` is; empty for any other expression."""
+    return f"django:sites:{VALUE}" if re.fullmatch(r"(\w+\.)*site\.at", expression) else ""
 
 
 def _joined(node: ast.JoinedStr, prefixes: dict[str, str]) -> str:
@@ -84,7 +89,7 @@ def _joined(node: ast.JoinedStr, prefixes: dict[str, str]) -> str:
             parts.append(str(part.value))
         else:
             name = ast.unparse(part.value) if isinstance(part, ast.FormattedValue) else ""
-            parts.append(prefixes.get(name, VALUE))
+            parts.append(_key_of(name) or prefixes.get(name, VALUE))
     return "".join(parts)
 
 

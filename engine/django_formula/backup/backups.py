@@ -321,7 +321,7 @@ def _check_room(site: Site, databases: list[Database], sizes: Mapping[str, int])
         if size > left:
             raise DeploymentError(
                 f"a backup needs {_size(size)} in {folder}, and {_size(left)} are free",
-                hint=f"make room, or set django:sites:{site.name}:backup:directory to another folder; "
+                hint=f"make room, or set {site.at}:backup:directory to another folder; "
                 "migrate: {backup: false} turns backups before migrations off",
                 transient=True,
             )

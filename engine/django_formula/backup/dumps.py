@@ -124,7 +124,7 @@ def databases(release: Release, aliases: list[str], secrets: list[str]) -> list[
         if engine is None:
             raise DeploymentError(
                 f"the database {alias!r} cannot be backed up: {settings['engine']} is not supported",
-                hint=f"back it up by other means, and set django:sites:{site.name}:migrate: {{backup: false}}",
+                hint=f"back it up by other means, and set {site.at}:migrate: {{backup: false}}",
             )
         if path:
             found[alias] = Database(site, alias, engine.name, str(sqlite.resolved(site, path)[0]))
@@ -166,7 +166,7 @@ def client(database: Database, *programs: str) -> str:
         if path:
             return path
     package = engines.ENGINES[database.kind].client_package
-    key = f"django:sites:{database.site.name}:packages"
+    key = f"{database.site.at}:packages"
     raise DeploymentError(f"{programs[0]} is not installed", hint=f"{key}: [{package}], then apply")
 
 

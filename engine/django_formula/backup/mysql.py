@@ -102,7 +102,7 @@ class MySQLDumper(Dumper):
                 f"{database.name} cannot be exchanged: only tables can be moved to another database, and it has "
                 f"{unmovable}",
                 hint="load the dump into a new database on the command line (docs/guides/backups.md), and set "
-                f"django:sites:{database.site.name}:database:name to that",
+                f"{database.site.at}:database:name to that",
             )
 
     def swap(self, database: Database, name: str, kept: str) -> None:

@@ -142,7 +142,7 @@ def _check_selection(site: Site, chosen: list[Manifest], requested: Mapping[str,
     if requested["media"] and "media" not in kinds:
         raise DeploymentError(
             "this backup has no uploads",
-            hint=f"restore without media=True; django:sites:{site.name}:backup: {{media: true}} adds them from now on",
+            hint=f"restore without media=True; {site.at}:backup: {{media: true}} adds them from now on",
         )
     if requested["redis"] and "redis" not in kinds:
         raise DeploymentError("this backup has no queue", hint="restore without queue=True: the queue was empty then")
@@ -183,7 +183,7 @@ def _queue(site: Site) -> list[Database]:
     if not found:
         raise DeploymentError(
             f"{site.name} has no queue of its own on this host",
-            hint=f"restore without queue=True, or set django:sites:{site.name}:queue, and apply",
+            hint=f"restore without queue=True, or set {site.at}:queue, and apply",
         )
     return found
 

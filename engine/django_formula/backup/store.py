@@ -119,7 +119,7 @@ def _server(database: Database) -> OwnServer:
     if not found:
         raise DeploymentError(
             f"{database.site.name} has no queue of its own on this host",
-            hint=f"set django:sites:{database.site.name}:queue, and apply",
+            hint=f"set {database.site.at}:queue, and apply",
         )
     return found[0]
 

@@ -64,7 +64,7 @@ def require(site: Site) -> str:
         return _found[engine.name, name]
     found = engine.image(name)
     if not found and site.config["container"]["base"]:
-        at = f"django:sites:{site.name}:container"
+        at = f"{site.at}:container"
         hint = f"correct {at}:base or {at}:login, or give this host the image: {engine.name} load"
         registry.pull(site, engine, name, hint)
     elif not found:
@@ -123,7 +123,7 @@ def _import(site: Site, engine: Engine, name: str) -> None:
             doing=f"making a base image of Debian {_suite()}",
             timeout=_TIMEOUT,
             environment=_network(),
-            hint=f"correct django:sites:{site.name}:packages, or set container:base to an image instead",
+            hint=f"correct {site.at}:packages, or set container:base to an image instead",
         )
         changes = [f"--change=ENV PATH={commands.PATH}", f"--change=LABEL {BASE}={_suite()}"]
         engine.run("import", *changes, str(tree), name, doing="importing the base image", timeout=_TIMEOUT)

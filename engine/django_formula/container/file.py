@@ -86,7 +86,7 @@ def make(site: Site, release: Path, engine: Engine, image: str, *, again: bool, 
         if not aside:
             engine.forget(loaded)
     elif container["image"]:
-        named, at = _named(container["image"], commit), f"django:sites:{site.name}:container"
+        named, at = _named(container["image"], commit), f"{site.at}:container"
         hint = f"push it, then apply again; or correct {at}:image or {at}:login"
         registry.pull(site, engine, named, hint)
         try:
@@ -170,7 +170,7 @@ def require(site: Site, release: Path, engine: Engine, image: str, file: str) ->
         return
     context = _context(release)
     source = Foreign(context)
-    at = f"django:sites:{site.name}:container:file"
+    at = f"{site.at}:container:file"
     text = sites.inside(source, file, at, link=False).text(_MOST)
     if text is None:
         raise DeploymentError(f"the source has no file {file}", hint=f"correct {at}")
@@ -228,7 +228,7 @@ def look(site: Site, engine: Engine, image: str) -> dict[str, Any]:
     Raises:
         DeploymentError: it has no such Python, or its packages are not in a folder of its own.
     """
-    python, at = site.python, f"django:sites:{site.name}:python"
+    python, at = site.python, f"{site.at}:python"
     hint = f"set {at} to the interpreter of the image, such as /venv/bin/python"
     doing = f"looking for {python} in the image of {of_site(site)}"
     printed = engine.look(image, [python, "-I", "-B", "-c", _LOOK], doing=doing, hint=hint)

@@ -154,6 +154,6 @@ def push(site: Site, engine: Engine, image: str, name: str) -> None:
 
 
 def _hint(site: Site) -> str:
-    at = f"django:sites:{site.name}:container"
+    at = f"{site.at}:container"
     text = f"correct {at}:share and {at}:login, or remove them"
     return f"check that this host reaches the registry, and that the repository was created there; {text}"

@@ -96,7 +96,7 @@ def logins(site: Site) -> dict[str, str]:
 def pillar_key(site: Site, alias: str) -> str:
     """Return the pillar key of a database, for messages."""
     is_only = list(site.config["databases"]) == ["default"] == [alias]
-    return f"django:sites:{site.name}:{'database' if is_only else f'databases:{alias}'}"
+    return f"{site.at}:{'database' if is_only else f'databases:{alias}'}"
 
 
 def server_engines(site: Site) -> list[str]:
@@ -236,10 +236,10 @@ def add_hint(site: Site, error: DeploymentError) -> None:
     An error of the server counts as transient: it may be gone at the next apply without a change on this host.
     """
     is_only = len(site.config["databases"]) == 1
-    key = pillar_key(site, "default") if is_only else f"django:sites:{site.name}:databases:…"
+    key = pillar_key(site, "default") if is_only else f"{site.at}:databases:…"
     for pattern, hint in _HINTS.items():
         if re.search(f"(OperationalError|ImproperlyConfigured): .*({pattern})", error.message, re.IGNORECASE):
-            values = {"key": key, "site": f"django:sites:{site.name}"}
+            values = {"key": key, "site": site.at}
             values |= {
                 word: _of_server(site, error.message) or text.format(**values) for word, text in _OF_OTHERS.items()
             }
@@ -275,7 +275,7 @@ def _of_project(site: Site, message: str) -> str:
     if not (user and user[1] not in users) and not (address and address not in hosts):
         return ""
     words = [f"user {user[1]}" if user else "", f"host {address}" if address else ""]
-    at = f"django:sites:{site.name}"
+    at = site.at
     return (
         f"the project itself connects with {', '.join(filter(None, words))}, which no database of {at} has: change the "
         f"variables or settings that it takes them from, {at}:environment or {at}:settings; or the file that has them, "

@@ -75,14 +75,14 @@ def _of_https(site: Site, https: Mapping[str, Any]) -> Iterator[str]:
     is_custom = header not in (None, "HTTP_X_FORWARDED_PROTO")  # which the proxy passes on from the visitor
     removed = {headers.meta(name): name for name in headers.removed(site.config["proxy"])}
     if _is_ours(site) and header in removed:
-        name, at = removed[header], f"django:sites:{site.name}:proxy"
+        name, at = removed[header], f"{site.at}:proxy"
         yield (
             f"SECURE_PROXY_SSL_HEADER is {header}, and the proxy removes {name} from requests: use "
             f"HTTP_X_FORWARDED_PROTO, or list {name} in {at}:trusted_headers and the proxy that sends it in "
             f"{at}:trusted"
         )
     if https.get("redirect") and not _may_be_https(site) and not is_custom:
-        at = f"django:sites:{site.name}"
+        at = site.at
         yield (
             "SECURE_SSL_REDIRECT redirects every visitor to https, and the site has no tls: set "
             f"{at}:tls, or list the proxy in front that serves https in {at}:proxy:trusted"
@@ -113,7 +113,7 @@ def _host(origin: str) -> str:
 
 def _of_paths(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield links to another path than that of the site, and URLs of files that shadow each other."""
-    at = f"django:sites:{site.name}"
+    at = site.at
     prefix, path = settings.get("script_name"), site.config["path"].rstrip("/")
     if prefix is not None and prefix.rstrip("/") != path:
         yield (
@@ -149,7 +149,7 @@ def _of_static_files(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"{storage['class']} uploads its manifest while collectstatic runs: from then on processes of the active "
             "release that start name static files of this one, even if it fails; use ManifestStaticFilesStorage with "
-            f"django:sites:{site.name}:static:push (docs/guides/static.md)"
+            f"{site.at}:static:push (docs/guides/static.md)"
         )
 
 
@@ -172,7 +172,7 @@ def _of_sizes(site: Site, largest: int | None) -> Iterator[str]:
     if largest and _is_ours(site) and 0 not in limits and largest > max(limits):
         yield (
             f"DATA_UPLOAD_MAX_MEMORY_SIZE is {largest} bytes, and the proxy refuses requests over {sizes[0]}: "
-            f"raise django:sites:{site.name}:media:max_upload"
+            f"raise {site.at}:media:max_upload"
         )
 
 
@@ -180,7 +180,7 @@ def _of_times(site: Site, timeouts: Mapping[str, float]) -> Iterator[str]:
     """Yield timeouts of databases that are longer than the server's timeout of a request."""
     server = servers.of_site(site)
     limit = server.timeout(site)
-    longer = f", or a longer django:sites:{site.name}:server:options:{server.TIMEOUT}" if server.TIMEOUT else ""
+    longer = f", or a longer {site.at}:server:options:{server.TIMEOUT}" if server.TIMEOUT else ""
     for name, seconds in timeouts.items():
         if seconds > limit:
             yield (
@@ -194,5 +194,5 @@ def _options(site: Site, name: str) -> str:
     for alias, database in site.config["databases"].items():
         if database["engine"] and name.startswith(f"DATABASES[{alias!r}]"):
             is_alone = alias == "default" and len(site.config["databases"]) == 1
-            return f"django:sites:{site.name}:{'database' if is_alone else f'databases:{alias}'}:options"
+            return f"{site.at}:{'database' if is_alone else f'databases:{alias}'}:options"
     return "the project"

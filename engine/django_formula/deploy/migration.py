@@ -86,7 +86,7 @@ def _breaks(site: Site, active: Release, broken: list[dict[str, Any]]) -> Deploy
     """Return the error for operations that break the active release."""
     lines = [f"{one['migration']}: {described(one)}: {one['why']}" for one in broken]
     ways = list(dict.fromkeys(filter(None, (one["way"] for one in broken))))
-    key = f"{'or ' * bool(ways)}django:sites:{site.name}:migrate:unsafe"
+    key = f"{'or ' * bool(ways)}{site.at}:migrate:unsafe"
     return DeploymentError(
         f"{len(broken)} operation{'s' * (len(broken) > 1)} would break {active.name}, which still serves",
         log="\n".join(shortened(lines, 5)),

@@ -91,7 +91,7 @@ def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
 def _gapless(deployment: Deployment) -> str:
     """Return whether visitors will notice the switch, why, and how to avoid it."""
     site, live = deployment.site, deployment.live
-    at = f"django:sites:{site.name}"
+    at = site.at
     if not live or not instances.serves(live.path):
         return ""
     if maintenance.known(site):
@@ -124,12 +124,12 @@ def _reloads(site: Site, live: Release | None) -> str:
     if instances.kind(live.path) != new:
         return f"it will reach the site by {' and '.join(new)}; the next release needs none over a unix socket"
     if site.config["proxy"].get("keepalive") or instances.is_kept_connected(live.path):
-        return f"django:sites:{site.name}:proxy:keepalive keeps connections; without it a rename is enough"
+        return f"{site.at}:proxy:keepalive keeps connections; without it a rename is enough"
     if new[0] != "tcp":
         return ""
     if site.config["server"]["kind"] == "mod_wsgi":
-        return f"django:sites:{site.name}:server:kind listens on ports; for another on a unix socket a rename is enough"
-    return f"django:sites:{site.name}:server:bind is an address; with unix a rename is enough"
+        return f"{site.at}:server:kind listens on ports; for another on a unix socket a rename is enough"
+    return f"{site.at}:server:bind is an address; with unix a rename is enough"
 
 
 def _has_new_files(deployment: Deployment) -> bool:
@@ -158,7 +158,7 @@ def refuse_without_memory(site: Site, live: Release) -> None:
         raise DeploymentError(
             f"another instance next to the active one needs {needed >> 20} MB of memory, "
             f"and {left >> 20} MB are available",
-            hint=f"django:sites:{site.name}:releases:overlap: false stops the active one first, which visitors notice; "
+            hint=f"{site.at}:releases:overlap: false stops the active one first, which visitors notice; "
             f"or fewer {'processes of server and workers' if workers else 'server:processes'}",
             transient=True,
         )
@@ -184,7 +184,7 @@ def refuse_without_disk(site: Site, last: Release | None, *, with_virtualenv: bo
         flag = "-h" if left.bytes < needed.bytes else "-i"
         raise DeploymentError(
             f"the disk has {left} left, and two releases like the last one take {needed}",
-            hint=f"df {flag} {site.root}; make room there, or keep fewer: django:sites:{site.name}:releases:keep",
+            hint=f"df {flag} {site.root}; make room there, or keep fewer: {site.at}:releases:keep",
             transient=True,
         )
 

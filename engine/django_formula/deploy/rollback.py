@@ -218,7 +218,7 @@ def refuse_without_database(left: Release, target: Release, secrets: list[str]) 
         request = {"mode": "fit", "names": names, "migrate": False}
         program.backup(target.site, target.path, target.facts, request, secrets)
     except DeploymentError as error:
-        at, again = f"django:sites:{target.site.name}", _again(target)
+        at, again = target.site.at, _again(target)
         raise DeploymentError(
             f"{target.name} cannot connect to its databases with the present passwords: {error.message}",
             log=error.log,

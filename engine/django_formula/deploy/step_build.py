@@ -173,7 +173,7 @@ def _run_commands(site: Site, release: Release, tree: Foreign) -> None:
             folder=str(tree / release.facts["folder"]),
             writable=[str(tree)],
             timeout=seconds(site.config["timeouts"]["build"]),
-            hint=f"the command is from django:sites:{site.name}:build",
+            hint=f"the command is from {site.at}:build",
             image=image,
         )
 
@@ -191,7 +191,7 @@ def _run_commands(site: Site, release: Release, tree: Foreign) -> None:
 def _make_writable(site: Site, tree: Foreign) -> None:
     """Make the folders of ``writable``, and give them to the site's user."""
     for path in sorted(site.config["writable"]):
-        folder = sites.inside(tree, path, f"django:sites:{site.name}:writable", link=False)
+        folder = sites.inside(tree, path, f"{site.at}:writable", link=False)
         if not folder.is_folder():
             folder.make_folder(mode=0o750, owner=users.owner("root", site.user))
     for path in sandbox.outermost(site.config["writable"]):
@@ -207,7 +207,7 @@ def _link_shared(site: Site, tree: Foreign, *, fill: bool) -> None:
     Args:
         fill: whether to fill it; otherwise a path that is not shared yet stays as the source has it.
     """
-    at = f"django:sites:{site.name}:shared"
+    at = f"{site.at}:shared"
     outermost = sandbox.outermost(site.config["shared"])
     for path in outermost:
         inside = sites.inside(tree, path, at)

@@ -101,14 +101,13 @@ def refuse_closed_parents(site: Site) -> None:
             mode = f"{users.owner_of(status)} {status.st_mode & 0o7777:04o}"
             raise DeploymentError(
                 f"{site.proxy_group} cannot traverse {parent} ({mode}), which is above {site.root}",
-                hint=f"{in_command('chmod', 'o+x', str(parent))}, or set django:sites:{site.name}:root to another "
-                "folder",
+                hint=f"{in_command('chmod', 'o+x', str(parent))}, or set {site.at}:root to another folder",
             )
 
 
 def _refuse_writable_parents(site: Site) -> None:
     """Check that only root can rename folders above the site's: another user could replace them by a link."""
-    at = f"django:sites:{site.name}"
+    at = site.at
     host_folders.refuse_unsafe_parents(site.root, f"{at}:root")
     if not site.backups.is_relative_to(site.root):
         host_folders.refuse_unsafe_parents(site.backups, f"{at}:backup:directory")

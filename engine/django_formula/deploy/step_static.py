@@ -82,7 +82,7 @@ def _project_warnings(site: Site, release: Release, answer: dict[str, Any]) -> l
     Raises:
         DeploymentError: the release would not be secure, or would lose its data.
     """
-    at = f"django:sites:{site.name}"
+    at = site.at
     if answer["settings_module"] != answer["expected_settings_module"]:
         raise DeploymentError(
             f"the project overrides DJANGO_SETTINGS_MODULE with {answer['settings_module']}",
@@ -106,7 +106,7 @@ def _project_warnings(site: Site, release: Release, answer: dict[str, Any]) -> l
 
 
 def _refuse_database_in_release(site: Site, release: Release, databases: dict[str, Any]) -> None:
-    at = f"django:sites:{site.name}"
+    at = site.at
     for alias, database in databases.items():
         path = database_databases.database_file(site, release.path, release.facts, database)
         is_inside = path is not None and path.is_relative_to(release.path)

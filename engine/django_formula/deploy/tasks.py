@@ -38,7 +38,7 @@ def _refuse_other_broker(site: Site, name: str, app: Mapping[str, Any]) -> None:
             f"the Celery app of worker {name} uses the broker {app['broker']} "
             f"instead of CELERY_BROKER_URL ({app['place'] or 'its place was not found'})",
             hint="remove broker_read_url and broker_write_url from its settings, since they override the variable; "
-            f"or remove the variable: django:sites:{site.name}:environment, django:sites:{site.name}:queue",
+            f"or remove the variable: {site.at}:environment, {site.at}:queue",
         )
 
 
@@ -53,7 +53,7 @@ def _warnings(site: Site, name: str, app: Mapping[str, Any]) -> Iterator[str]:
     if app.get("no_results"):
         yield (
             f"worker {name}: results of tasks are lost, since their server does not answer ({app['no_results']}): "
-            f"django:sites:{site.name}:environment: {{CELERY_RESULT_BACKEND: {{from: celery_broker_url}}}}"
+            f"{site.at}:environment: {{CELERY_RESULT_BACKEND: {{from: celery_broker_url}}}}"
         )
     patience = seconds(worker["patience"])
     if app["acks_late"] and not app["rejects_lost"]:

@@ -449,12 +449,12 @@ def _of_node(site: Site, text: str) -> str:
     cure = hints.extended(site, "python_packages", [node.wheel(found[1].replace(" or ", "||"))])
     return (
         f"the build needs Node.js {found[1]}, which Debian does not have: set {cure}, and take npm out of "
-        f"{hints.at(site)}:packages"
+        f"{site.at}:packages"
     )
 
 
 def _of_table(site: Site, text: str, *, building: bool) -> str:
-    at = hints.at(site)
+    at = site.at
     values = {"at": at, "python": site.python, "user": site.user, "where": f"{at}:environment", "index": ""}
     values |= {"site": site.name, "again": site.to_release(), "in_build": ", with build: true" if building else ""}
     values["database"] = site.config["databases"].get("default", {}).get("name") or "DATABASE"
@@ -493,7 +493,7 @@ def _of_variable(site: Site, text: str) -> str:
         return ""
     read = re.findall(r"""(?:environ|env|config)\S*?[\[(]\s*["'](\w+)["']""", text)
     names = [name for name in dict.fromkeys(read) if isinstance(site.config["environment"].get(name), str)]
-    keys = [f"{hints.at(site)}:environment:{name}" for name in names]
+    keys = [f"{site.at}:environment:{name}" for name in names]
     empty = [f"{key} is empty" for key, name in zip(keys, names, strict=True) if not site.config["environment"][name]]
     if empty:
         return f"{', '.join(empty)}: set a value that the code can read"
@@ -502,7 +502,7 @@ def _of_variable(site: Site, text: str) -> str:
 
 def _of_store(site: Site, text: str) -> str:
     """Return which store the project needs that the site does not have, or does not use."""
-    at, redis = hints.at(site), _REDIS.search(text)
+    at, redis = site.at, _REDIS.search(text)
     if _MEMCACHED.search(text):
         return _store(site, "the project does not reach Memcached", "cache", "memcached")
     if redis and _OF_CACHE.search(text):
@@ -520,7 +520,7 @@ def _of_store(site: Site, text: str) -> str:
 
 def _store(site: Site, what: str, key: str, engine: str) -> str:
     """Return the hint to set a store; where the site has it, to have the project use it."""
-    at, word = hints.at(site), {"queue": "queue_url", "cache": "cache_url"}[key]
+    at, word = site.at, {"queue": "queue_url", "cache": "cache_url"}[key]
     if not site.config.get("caches" if key == "cache" else key):
         return f"{what}: set {at}:{key}: {{engine: {engine}}}"
     return (
@@ -535,7 +535,7 @@ def _of_compressed_block(site: Site, text: str) -> str:
     if not is_missing or not any("compress" in command for command in site.config["commands"]["after_static"]):
         return ""
     return (
-        f"a compressed block has variables of the page: set {hints.at(site)}:settings: "
+        f"a compressed block has variables of the page: set {site.at}:settings: "
         "{COMPRESS_OFFLINE_CONTEXT: [{LANGUAGE_CODE: en}]}, with an entry for all that they may be"
     )
 
@@ -546,5 +546,5 @@ def _of_static_url(site: Site, text: str) -> str:
         return ""
     return (
         "the project asks for the URL of a static file when it is imported, and a build is before collectstatic: move "
-        f"the command to {hints.at(site)}:commands:after_static"
+        f"the command to {site.at}:commands:after_static"
     )

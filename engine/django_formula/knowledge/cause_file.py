@@ -105,7 +105,7 @@ def _add_file(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> 
     Args:
         inside: the path relative to the source of a release, or None.
     """
-    files = f"{hints.at(site)}:files"
+    files = f"{site.at}:files"
     if inside:
         return f"the project reads {inside}, which is not in the source: add it to {files}, or commit it"
     above = re.match(
@@ -114,7 +114,7 @@ def _add_file(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> 
     if above and not site.config["mount"] and ".." not in path.parts:
         top = f"/opt/{site.name}"
         what = f"the project reads {above[1]} from the folder above its source"
-        return f"{what}: set {hints.at(site)}:mount: {top}/source, and put the file into {top}/{above[1]}"
+        return f"{what}: set {site.at}:mount: {top}/source, and put the file into {top}/{above[1]}"
     if path.is_relative_to(site.root.parent) or ".." in path.parts:
         return ""
     by_name = f"add it to {files} and set the variable that has its path to that one, relative to manage.py's folder"
@@ -163,13 +163,13 @@ def _let_write(site: Site, path: PurePosixPath, why: str, *, building: bool) -> 
     if path.is_relative_to("/nonexistent"):
         return (
             f"the project writes to its home, which {site.user} does not have: set the variable that names the folder, "
-            f"in {hints.at(site)}:environment, to {{from: shared}}, or have the project write below "
+            f"in {site.at}:environment, to {{from: shared}}, or have the project write below "
             f"{site.shared.top}"
         )
     if ".." in path.parts or re.match(_OF_SYSTEM, str(path)):
         return f"have the project write below {site.shared.top}"
     key, user = ("build_sandbox", site.build_user) if building else ("sandbox", site.user)
-    exception = f"set {hints.at(site)}:{key}: {hints.flow({'ReadWritePaths': [str(folder)]})}"
+    exception = f"set {site.at}:{key}: {hints.flow({'ReadWritePaths': [str(folder)]})}"
     is_there = os.path.isdir(folder)  # systemd refuses a unit with a path of these that does not exist
     is_sandbox = why in ("Read-only file system", "EROFS") and site.process == "systemd"
     if why.startswith("No such") or (is_sandbox and not is_there):
@@ -193,11 +193,11 @@ def of_file_of_pillar(site: Site, text: str) -> str:
         named = rf"(?:Error|No such file)\b[^\n]*/source/{re.escape(path)}(?![\w/.-])"
         if about.get("build") or not (is_module or re.search(named, text)):
             continue
-        after = f"run the command after collectstatic, by {hints.at(site)}:commands:after_static"
-        what = f"{path} is in {hints.at(site)}:files, which are written after the build"
+        after = f"run the command after collectstatic, by {site.at}:commands:after_static"
+        what = f"{path} is in {site.at}:files, which are written after the build"
         if about.get("contents") is None:
-            return f"{what}, since they may have secrets: {after}, or take it out of {hints.at(site)}:build"
-        key = f"{hints.at(site)}:files:{path}:build: true"
+            return f"{what}, since they may have secrets: {after}, or take it out of {site.at}:build"
+        key = f"{site.at}:files:{path}:build: true"
         return f"{what}: set {key} if the file has no secret, or {after}"
     return ""
 
@@ -210,7 +210,7 @@ def of_file_of_settings(site: Site, text: str) -> str:
     for path, about in site.config["files"].items():
         is_next = f"/{path}".rpartition("/")[0].endswith(f"/{found[2]}".rpartition("/")[0])
         if path.endswith(".py") and is_next and about.get("contents") is not None:
-            key = f"{hints.at(site)}:files:{path}:contents"
+            key = f"{site.at}:files:{path}:contents"
             return f"{found[2]} uses {found[1]}, which {path} has to set: add it and the others of the site to {key}"
     return ""
 

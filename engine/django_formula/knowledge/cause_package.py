@@ -178,7 +178,7 @@ def of_peers(site: Site, text: str) -> str:
     build = [f"{one} --legacy-peer-deps" if _INSTALLS.fullmatch(one) else one for one in commands]
     if not found or build == [*commands]:
         return ""
-    cure = f"{hints.at(site)}:build: {hints.listed(build)}"
+    cure = f"{site.at}:build: {hints.listed(build)}"
     return (
         f"{found[3]} is for {found[1]} {found[2]}, and package.json requires another version: correct it there, or set "
         f"{cure}, by which npm installs them nevertheless"
@@ -200,7 +200,7 @@ def of_unbuilt_package(site: Site, text: str) -> str:
     newer = hints.extended(site, "python_packages", [f"{name}>{version}"])
     return (
         f"{name} {version} cannot be built for {site.config['python']}: set {newer}, whose version replaces the one "
-        f"that the project requires, or {hints.at(site)}:python to a Python that it supports"
+        f"that the project requires, or {site.at}:python to a Python that it supports"
     )
 
 
@@ -213,7 +213,7 @@ def of_program(site: Site, text: str) -> str:
     runs = rf"{_EXEC}{_OF_NPM.get(name)} -- \1"
     build = [re.sub(r"^(npm (?:--prefix \S+ )?run\b)", runs, one) for one in site.config["build"]]
     if name in _OF_NPM and build != site.config["build"]:
-        cure = f"{hints.at(site)}:build: {hints.listed(build)}"
+        cure = f"{site.at}:build: {hints.listed(build)}"
         return f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
     if name in _PACKAGES:
         return _install(site, f"the program {name} is missing on this host", [[_PACKAGES[name]]])
@@ -221,7 +221,7 @@ def of_program(site: Site, text: str) -> str:
 
 
 def _unknown_package(site: Site, what: str) -> str:
-    return f"{what} is missing on this host: add the Debian package that has it to {hints.at(site)}:packages"
+    return f"{what} is missing on this host: add the Debian package that has it to {site.at}:packages"
 
 
 def _install(site: Site, why: str, packages: Collection[Collection[str]]) -> str:

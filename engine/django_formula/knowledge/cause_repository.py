@@ -79,7 +79,7 @@ def of_repository(site: Site, text: str) -> str:
     if name and _REFUSED.search(text):
         return (
             f"{name} comes from {url}, which requires a login or a key, and a build has none: have the requirements "
-            f"name a repository that is public, by https, or an index serve it ({hints.at(site)}:index) and "
+            f"name a repository that is public, by https, or an index serve it ({site.at}:index) and "
             f"set {instead}, which replaces it"
         )
     return ""

@@ -19,7 +19,7 @@ def bounded(text: str) -> str:
 
 def at(site: Site) -> str:
     """Return the key of a site in the pillar."""
-    return f"django:sites:{site.name}"
+    return site.at
 
 
 def setting(site: Site, name: str) -> str:

@@ -287,7 +287,7 @@ def not_in_force(site: Site, found: Mapping[str, Any]) -> list[str]:
     Args:
         found: the answer of `LOOK`, and that of `outside` under its name.
     """
-    confinement, at = sandbox.confinement(site), f"django:sites:{site.name}"
+    confinement, at = sandbox.confinement(site), site.at
     missing: dict[str, list[str]] = {}
     for names, reason_of in _EVIDENCE:
         reported = [name for before in missing.values() for name in before]

@@ -201,7 +201,7 @@ def _more_time(site: Site, doing: str, error: DeploymentError) -> str:
     """Return the option for the time that a program did not end in; empty for other failures."""
     option = "migrate:timeout" if "migrat" in doing else "timeouts:start"
     is_late = error.message.startswith(f"{doing}: timed out after")
-    return f"give it more time: set django:sites:{site.name}:{option} to a longer one" if is_late else ""
+    return f"give it more time: set {site.at}:{option} to a longer one" if is_late else ""
 
 
 def _report(error: DeploymentError) -> dict[str, str]:

@@ -98,5 +98,5 @@ def run_stage(
         )
         _run(
             project_command,
-            hint=f"correct django:sites:{site.name}:commands:{stage}:{position}, or the command itself",
+            hint=f"correct {site.at}:commands:{stage}:{position}, or the command itself",
         )

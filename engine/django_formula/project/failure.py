@@ -56,7 +56,7 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     Args:
         log: the output of the program, with frames.
     """
-    at = f"django:sites:{site.name}"
+    at = site.at
     if report["blocked"]:
         return f"end it, or apply again later; {at}:migrate:lock_timeout and migrate:timeout set how long to wait"
     was_empty = "contenttypes.0001_initial" in report["applied"].split(", ")

@@ -68,7 +68,7 @@ def _keys_of(site: Site, directive: str) -> list[str]:
         ]
         longest = max((len(text) for _path, text in texts), default=0)
         found = [path for path, text in texts if len(text) == longest and longest > 1]
-    return [f"django:sites:{site.name}:{':'.join(path)}" for path in found]
+    return [f"{site.at}:{':'.join(path)}" for path in found]
 
 
 def _sets(directive: str, header: str) -> bool:

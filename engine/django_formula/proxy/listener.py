@@ -68,14 +68,14 @@ def refuse_impossible(site: Site, ports: Mapping[int, set[str]] | None = None) -
     Raises:
         DeploymentError: the host has no systemd, or another process has the port.
     """
-    at = f"django:sites:{site.name}:server:bind"
+    at = f"{site.at}:server:bind"
     if not site.listener:
         return
     if not daemons.has_systemd():
         raise DeploymentError(
             f"{site.name} has no proxy, and this host no systemd to listen on {site.listener}",
             hint=f"set {at} to unix and have your own proxy connect to {site.current}/socket, or set "
-            f"django:sites:{site.name}:proxy:kind to nginx",
+            f"{site.at}:proxy:kind to nginx",
         )
     socket, _service = _units(site)
     if f"ListenStream={site.listener}\n" in (file.read_text(socket) or ""):

@@ -68,7 +68,7 @@ def _refuse_unsupported(site: Site) -> None:
     proxy = proxies.serving(site)
     if not proxies.of_site(site):
         raise DeploymentError(
-            f"{site.name} has no proxy of the formula: django:sites:{site.name}:proxy:kind is none",
+            f"{site.name} has no proxy of the formula: {site.at}:proxy:kind is none",
             hint="have your own proxy respond with 503",
         )
     if not proxy or f"{site.maintenance}/on" not in (file.read_text(proxy.locations(site)) or ""):
@@ -180,7 +180,7 @@ def _page(site: Site, message: str) -> tuple[str, str]:
 
 
 def _of_project(site: Site, release: Path, folder: str) -> str:
-    at = f"django:sites:{site.name}:maintenance:page"
+    at = f"{site.at}:maintenance:page"
     return proxy_page.of_project(release, folder, site.config["maintenance"]["page"], at)
 
 

@@ -58,7 +58,7 @@ def of_errors(site: Site, release: Path, folder: str) -> dict[Path, str]:
     Raises:
         DeploymentError: a page that the pillar names is missing in the project.
     """
-    pages, at = site.config["proxy"].get("error_pages") or {}, f"django:sites:{site.name}:proxy:error_pages"
+    pages, at = site.config["proxy"].get("error_pages") or {}, f"{site.at}:proxy:error_pages"
     return {
         site.errors / f"{status}.html": of_project(release, folder, page, f"{at}:{status}")
         for status, page in pages.items()

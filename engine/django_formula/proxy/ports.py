@@ -25,8 +25,7 @@ def refuse_foreign_addresses(site: Site) -> None:
             problem = host_ports.bind_error(host) if host else ""
             if problem:
                 raise DeploymentError(
-                    f"django:sites:{site.name}:{key}: this host cannot listen on {listen} ({problem}); "
-                    "nothing has been changed",
+                    f"{site.at}:{key}: this host cannot listen on {listen} ({problem}); nothing has been changed",
                     hint="choose an address that ip address shows; for one that the host gets later, as with "
                     "keepalived, set sysctl net.ipv4.ip_nonlocal_bind=1 (or net.ipv6)",
                 )

@@ -129,7 +129,7 @@ def _hint(site: Site, error: DeploymentError) -> str:
     push = site.config["static"]["push"]
     text = f"{error.message}\n{error.log}"
     known = {
-        "at": f"django:sites:{site.name}:static:push",
+        "at": f"{site.at}:static:push",
         **{name: push[name] for name in ("host", "port", "user", "path")},
     }
     return next((hint.format(**known) for cause, hint in _HINTS if cause in text), "")

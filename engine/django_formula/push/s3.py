@@ -136,7 +136,7 @@ def _bucket(site: Site, secret: str) -> Bucket:
     push = site.config["static"]["push"]
     endpoint = push.get("endpoint") or f"https://s3.{push['region']}.amazonaws.com"
     by_path = push["style"] == "path"
-    at = f"django:sites:{site.name}:static:push"
+    at = f"{site.at}:static:push"
     return Bucket(endpoint, push["bucket"], _prefix(push), push["region"], by_path, push["key"], secret, at)
 
 

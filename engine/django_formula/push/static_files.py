@@ -101,7 +101,7 @@ def names(site: Site, folder: Path, storage: Mapping[str, Any]) -> list[str]:
     Raises:
         DeploymentError: the files have no hash in their names, or a name leads out of the folder.
     """
-    hint = _HINT.format(at=f"django:sites:{site.name}")
+    hint = _HINT.format(at=site.at)
     found = _named(folder, _manifest(storage))
     if found is None:
         raise DeploymentError(

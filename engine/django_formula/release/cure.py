@@ -45,7 +45,7 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
     Args:
         raised: the exception that the page raises.
     """
-    at = f"django:sites:{site.name}"
+    at = site.at
     facts = (file.read_json(release / "release.json") or {}).get("facts") or {}
     known = cause.hint(site, raised, facts) if raised else ""
     if known:
@@ -81,7 +81,7 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
 
 def _of_redirect(site: Site, facts: Mapping[str, Any], found: Finding) -> str:
     """Return what to do about a redirect: to https, to http, in a circle, or to another host."""
-    at, target = f"django:sites:{site.name}", urlsplit(found.target)
+    at, target = site.at, urlsplit(found.target)
     if not domains.has(site.config["domains"], target.hostname):
         return (
             f"add {target.hostname} to {at}:domains if it is a name of this site, correct the setting that redirects "

@@ -301,7 +301,7 @@ def _start(site: Site, release: Path) -> None:
 
 def _hint(site: Site, error: DeploymentError, log: str) -> str:
     """Return what to do where the cause is known, from the log of a part that does not start; else an empty text."""
-    slow = f"if its imports take that long, set django:sites:{site.name}:timeouts:start"
+    slow = f"if its imports take that long, set {site.at}:timeouts:start"
     return cause.hint(site, log) or (slow if isinstance(error, Overdue) else "")
 
 
@@ -315,7 +315,7 @@ def _refuse_foreign_socket(site: Site, release: Path) -> None:
             port = where.rpartition(":")[2]
             raise DeploymentError(
                 f"another process listens on {where}",
-                hint=f"ss -ltnp 'sport = :{port}' names it; stop it, or set django:sites:{site.name}:server:bind",
+                hint=f"ss -ltnp 'sport = :{port}' names it; stop it, or set {site.at}:server:bind",
                 transient=True,
             )
 

@@ -55,7 +55,7 @@ def _warning(site: Site, beginning: str, names: list[str]) -> list[str]:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     text = (
         f"{beginning} {', '.join(names[:_SHOWN])}{more}, not among the static files: have "
-        f"django:sites:{site.name}:build create what is generated, or correct the names in the project"
+        f"{site.at}:build create what is generated, or correct the names in the project"
     )
     return [text] if names else []
 

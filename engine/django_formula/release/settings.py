@@ -175,7 +175,7 @@ def _joined(site: Site, name: str, keys: Sequence[str]) -> str:
     if any(between in key for key in keys):
         raise DeploymentError(
             f"a former secret key contains {between!r}, which separates the keys in {name}",
-            hint=f"let the project split them at another separator, and set django:sites:{site.name}:environment:"
+            hint=f"let the project split them at another separator, and set {site.at}:environment:"
             f"{name}:join, such as ' ' or '|||'",
         )
     return between.join(keys)
@@ -220,7 +220,7 @@ def write_project_file(site: Site, source: Path, path: str, content: str) -> Non
     Raises:
         DeploymentError: a folder on the way is a link.
     """
-    target = sites.inside(Foreign(source), path, f"django:sites:{site.name}:files")
+    target = sites.inside(Foreign(source), path, f"{site.at}:files")
     readable = users.owner("root", site.user)
     target.parent.make_folder(mode=0o750, owner=readable)
     target.write(content, mode=0o640, owner=readable)

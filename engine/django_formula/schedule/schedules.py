@@ -142,7 +142,7 @@ def refuse_impossible(site: Site) -> None:
         DeploymentError: it cannot.
     """
     for name in _configured(site):
-        schedule, key = site.config["schedules"][name], f"django:sites:{site.name}:schedules:{name}"
+        schedule, key = site.config["schedules"][name], f"{site.at}:schedules:{name}"
         if not daemons.has_systemd():
             _refuse_without_systemd(schedule, key)
         elif file.read_json(_definition(site, name)) != schedule:

@@ -188,7 +188,7 @@ def is_at_home(site: Site) -> bool:
 
 
 def _refuse_without_cron(site: Site) -> None:
-    at = f"django:sites:{site.name}:backup:schedule"
+    at = f"{site.at}:backup:schedule"
     schedule = site.config["backup"]["schedule"]
     if schedule not in _CRON:
         raise DeploymentError(
@@ -199,5 +199,5 @@ def _refuse_without_cron(site: Site) -> None:
         raise DeploymentError(
             "this host has neither systemd nor cron to run scheduled backups",
             hint=f"remove {at}, and run django.backup {site.name} from elsewhere; "
-            f"or install and start cron: django:sites:{site.name}:packages: [cron]",
+            f"or install and start cron: {site.at}:packages: [cron]",
         )

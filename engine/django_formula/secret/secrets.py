@@ -132,17 +132,17 @@ def pillar_key(site: Site, name: str) -> str:
     if name.startswith(_STORE):
         return f"{store_key(site, name.removeprefix(_STORE))}:password"
     if name == mail.SECRET:
-        return f"django:sites:{site.name}:email:password"
+        return f"{site.at}:email:password"
     if name in database_databases.certificates(site):
-        return f"django:sites:{site.name}:fleet:certificates"
-    return f"django:sites:{site.name}:{name if name == 'secret_key' else f'secrets:{name}'}"
+        return f"{site.at}:fleet:certificates"
+    return f"{site.at}:{name if name == 'secret_key' else f'secrets:{name}'}"
 
 
 def store_key(site: Site, name: str) -> str:
     """Return the pillar key of a queue or cache, for messages."""
     alias = name.removeprefix("cache_") if name != "cache" else "default"
     key = name if name == "queue" or [*site.config["caches"]] == ["default"] else f"caches:{alias}"
-    return f"django:sites:{site.name}:{key}"
+    return f"{site.at}:{key}"
 
 
 def missing(site: Site, known: Mapping[str, str], recorded: Mapping[str, Any]) -> list[str]:

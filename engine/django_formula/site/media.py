@@ -22,6 +22,6 @@ def refuse_unmounted(site: Site) -> None:
         raise DeploymentError(
             f"uploads of {site.name} are to be on a mount, and nothing is mounted at {site.media}"
             + (f": {mount['device']} is missing" if mount else ""),
-            hint=f"{way}; if the hosts share no uploads: django:sites:{site.name}:media: {{shared: false}}",
+            hint=f"{way}; if the hosts share no uploads: {site.at}:media: {{shared: false}}",
             transient=True,
         )

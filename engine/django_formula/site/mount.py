@@ -160,7 +160,7 @@ def _refuse_links(site: Site) -> None:
     if real != str(site.root):
         raise DeploymentError(
             f"nothing can be mounted below {site.root}: a link in it leads to {real}, and systemd follows none",
-            hint=f"django:sites:{site.name}:root: {in_pillar(real)}",
+            hint=f"{site.at}:root: {in_pillar(real)}",
         )
 
 
@@ -174,7 +174,7 @@ def _refuse_another(site: Site, path: Path, is_mounted: bool) -> None:
         what = f"{path} is a unit that the formula did not write" if path.exists() else "something is mounted there"
         raise DeploymentError(
             f"{site.config['media']['mount']['device']} cannot be mounted at {site.media}: {what}",
-            hint=f"keep that and set django:sites:{site.name}:media: {{shared: true}} instead of mount, with hosts; or "
+            hint=f"keep that and set {site.at}:media: {{shared: true}} instead of mount, with hosts; or "
             f"{in_command('umount', str(site.media))}, and remove it from /etc/fstab and {path.parent}",
         )
 
@@ -225,7 +225,7 @@ def _wrong_owner(site: Site) -> str:
     if owner not in (uid, *_NO_OWNERS):
         raise DeploymentError(
             f"the mount {site.media} belongs to the user {owner}, and {site.user} is the user {uid} on this host",
-            hint=f"give {site.user} the same number on all hosts: django:sites:{site.name}:uid; or chown the folder on "
+            hint=f"give {site.user} the same number on all hosts: {site.at}:uid; or chown the folder on "
             f"the file server: {_commands(site)}; with cifs: options: uid={site.user},gid={site.proxy_group}",
         )
     return f"{owner}:{group} {mode:04o}, not {site.user}:{site.proxy_group} 2750"
@@ -302,7 +302,7 @@ def _start(site: Site, path: Path, text: str) -> None:
         raise DeploymentError(
             f"{site.config['media']['mount']['device']} cannot be mounted at {site.media}: {cause}",
             log=log,
-            hint=f"correct django:sites:{site.name}:media:mount, or what the file server gives to this host; "
+            hint=f"correct {site.at}:media:mount, or what the file server gives to this host; "
             f"journalctl --unit '{path.name}' has more",
             transient=True,
         ) from None

@@ -43,6 +43,8 @@ class Site:
         self.config = config
         self.platform = platform
         self.name: str = config["name"]
+        #: Its key in the pillar.
+        self.at: str = f"django:sites:{self.name}"
         self.user: str = config["user"]
         self.build_user = f"{self.user}-build"
         self.proxy_group: str = platform["nginx"]["group"]
@@ -366,8 +368,7 @@ def refuse_another_identity(site: Site, managed: Collection[str]) -> None:
             raise DeploymentError(
                 f"{site.name} cannot change its {key} from {before[key]} to {site.config[key]}: "
                 "its data belongs to the former",
-                hint=f"keep django:sites:{site.name}:{key}: {before[key]}, "
-                "or remove the site first (state: absent) and move its data",
+                hint=f"keep {site.at}:{key}: {before[key]}, or remove the site first (state: absent) and move its data",
             )
     for name in sorted({*registered()} - {site.name, *managed}):
         other = (read_applied(REGISTRY / name / "site.json") or {}).get("config")

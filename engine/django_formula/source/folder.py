@@ -41,7 +41,7 @@ def tree(site: Site) -> str:
     """
     folder = site.config["folder"]
     if not Path(folder).is_dir():
-        raise DeploymentError(f"the folder {folder} does not exist", hint=f"correct django:sites:{site.name}:folder")
+        raise DeploymentError(f"the folder {folder} does not exist", hint=f"correct {site.at}:folder")
     try:
         reader = source_reader.reader(folder)
     except OSError as error:
@@ -56,7 +56,7 @@ def tree(site: Site) -> str:
     if nested:
         raise DeploymentError(
             f"{folder} contains other repositories: {', '.join(nested)}",
-            hint=f"set django:sites:{site.name}:repository for a project with submodules",
+            hint=f"set {site.at}:repository for a project with submodules",
         )
     if not reader.uid:
         try:

@@ -201,7 +201,7 @@ def _explained(site: Site, url: str, doing: str, error: DeploymentError) -> Depl
     """Return the error of a command that connects to a remote with its cause and a hint."""
     shown = commands.redact(url)
     log = "\n".join(line for line in map(plain, error.log.splitlines()) if not _PROGRESS.match(line))
-    fields = {"url": shown, "host": _host(shown), "at": f"django:sites:{site.name}"}
+    fields = {"url": shown, "host": _host(shown), "at": site.at}
     for pattern, message, hint, transient in _REFUSALS:
         if re.search(pattern, log, re.IGNORECASE):
             cause = f"{doing}: {message.format(**fields)}"

@@ -48,7 +48,7 @@ def resolve(site: Site, revision: str) -> str:
         branch, tag = (found[f"refs/{kind}/{revision}"][:12] for kind in ("heads", "tags"))
         raise DeploymentError(
             f"{doing}: it is both a branch ({branch}) and a tag ({tag})",
-            hint=f"set django:sites:{site.name}:revision to refs/heads/{revision} or refs/tags/{revision}",
+            hint=f"set {site.at}:revision to refs/heads/{revision} or refs/tags/{revision}",
         )
     commit = next(iter(found.values()), "") or _complete(site, revision)
     if not commit:
@@ -74,7 +74,7 @@ def _unknown_revision(site: Site, doing: str, refs: list[str]) -> DeploymentErro
     shown = f"{', '.join(map(git.plain, names[:8])) or 'no branches'}{' …' if len(names) > 8 else ''}"
     return DeploymentError(
         f"{doing}: no such branch, tag or commit",
-        hint=f"the repository has {shown}; correct django:sites:{site.name}:revision",
+        hint=f"the repository has {shown}; correct {site.at}:revision",
     )
 
 
@@ -112,7 +112,7 @@ def fetch(
         if error.transient and not re.search(_NO_COMMIT, error.log):
             raise
         raise DeploymentError(
-            f"{doing}: commit {commit} not found", hint=f"push it, or correct django:sites:{site.name}:revision"
+            f"{doing}: commit {commit} not found", hint=f"push it, or correct {site.at}:revision"
         ) from None
 
 
@@ -210,7 +210,7 @@ def _fetched(site: Site, submodule: Submodule) -> Path:
             fetch(site, submodule.commit, url=submodule.url, mirror=module, protocols=submodule.protocols)
         except DeploymentError as error:
             error.message = f"the submodule {submodule.path}: {error.message}"
-            without = f"set django:sites:{site.name}:submodules to false if the site does without its submodules"
+            without = f"set {site.at}:submodules to false if the site does without its submodules"
             error.hint = f"{error.hint}; or {without}" if error.hint else without
             raise
     return module

@@ -110,7 +110,7 @@ def of_commit(site: Site, listed: list[Entry], mirror: Path, url: str) -> list[S
         if entry.path not in urls:
             raise DeploymentError(
                 f"the submodule {entry.path} has no url in .gitmodules",
-                hint=f"add it there, or set django:sites:{site.name}:submodules to false",
+                hint=f"add it there, or set {site.at}:submodules to false",
             )
         address, protocols = permitted(site, absolute(urls[entry.path], url), url, entry.path)
         found.append(Submodule(entry.path, entry.name, address, protocols))
@@ -191,7 +191,7 @@ def permitted(site: Site, url: str, parent: str, path: str) -> tuple[str, tuple[
     Raises:
         DeploymentError: its protocol is not allowed, or it is on this host and the pillar does not list it.
     """
-    at = f"django:sites:{site.name}:submodules"
+    at = f"{site.at}:submodules"
     kind, shown = protocol(url), commands.redact(url)
     if kind == "file":
         listed = [] if isinstance(site.config["submodules"], bool) else site.config["submodules"]

@@ -237,7 +237,7 @@ def warnings(site: Site) -> list[str]:
     """Return what is wrong with the site's own servers at present: a queue that is nearly full."""
     return [
         f"the queue of {site.name} is nearly full: {found.used >> 20}M of {found.limit >> 20}M; tasks that do not fit "
-        f"are refused (django:sites:{site.name}:queue:memory)"
+        f"are refused ({site.at}:queue:memory)"
         for server, found, _waiting in usage(site)
         if found and server.name == "queue" and found.used > _FULL * found.limit
     ]
@@ -259,7 +259,7 @@ def refuse_lost_tasks(site: Site) -> None:
     if waiting:
         raise DeploymentError(
             f"{waiting} tasks wait in the queue of {site.name}, which the pillar no longer has",
-            hint=f"have django:sites:{site.name}:queue in the pillar until the workers have emptied it",
+            hint=f"have {site.at}:queue in the pillar until the workers have emptied it",
         )
 
 

@@ -41,7 +41,7 @@ def check(site: Site, kept: Sequence[str] = ()) -> ExistingDeployment | None:
     existing = find(site, kept)
     if not existing.findings:
         return None
-    key = f"django:sites:{site.name}"
+    key = site.at
     findings = [str(finding) for finding in existing.findings]
     if not site.config["adopt"]:
         is_supported = site.config["proxy"]["kind"] in READERS
@@ -151,8 +151,7 @@ def _refuse_other_web_server(site: Site, existing: ExistingDeployment, kind: str
         if own and path.parent.name != "sites-available":
             existing.findings.append(_file_finding(kind, path, own))
             existing.refusals.append(
-                f"{path} is a file of {kind}, which listens on the port: set django:sites:{site.name}:proxy: "
-                f"{{kind: {kind}}}"
+                f"{path} is a file of {kind}, which listens on the port: set {site.at}:proxy: {{kind: {kind}}}"
             )
 
 
@@ -179,7 +178,7 @@ def _entries(site: Site, existing: ExistingDeployment, kept: Sequence[str]) -> N
         if is_taken:
             existing.refusals.append(
                 f"{path} has a name that the formula uses itself, and the existing deployment may need it: "
-                f"set django:sites:{site.name}:root to another folder"
+                f"set {site.at}:root to another folder"
             )
     if existing.folders:
         is_project = (site.root / "manage.py").exists()

@@ -24,7 +24,7 @@ _SYSTEM_CRONTABS = "cron.d"
 
 def review(site: Site, existing: ExistingDeployment) -> None:
     """Refuse workers and jobs that the pillar does not have, and note those that it has."""
-    at = f"django:sites:{site.name}"
+    at = site.at
     present = (site.config.get("workers") or {}).values()
     for name, command in existing.commands.items():
         worker = _worker(command)

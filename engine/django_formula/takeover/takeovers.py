@@ -101,7 +101,7 @@ class Takeover:
         old, new = self.plan.get("server", ""), self.site.config["server"]["kind"]
         if not old or old in (new, "runserver"):
             return []
-        keeps = f"django:sites:{self.site.name}:server:kind: {in_pillar(old)} keeps it"
+        keeps = f"{self.site.at}:server:kind: {in_pillar(old)} keeps it"
         way = keeps if old in kinds.SERVERS else f"the formula has {', '.join(kinds.SERVERS)}"
         return [f"the existing deployment runs in {old}, and the new release runs in {new}: {way}"]
 
@@ -187,7 +187,7 @@ class Takeover:
         if needed * 1.1 > free:
             raise DeploymentError(
                 f"the existing data needs {needed >> 20} MiB in {self.site.root}, and {free >> 20} MiB are free",
-                hint=f"make room, or set django:sites:{self.site.name}:root to the folder of the existing deployment",
+                hint=f"make room, or set {self.site.at}:root to the folder of the existing deployment",
                 transient=True,
             )
 

@@ -41,7 +41,7 @@ def refusals(site: Site, path: Path, inside: Collection[VirtualHost]) -> Iterato
     Args:
         inside: the virtual hosts in the file.
     """
-    key = f"django:sites:{site.name}"
+    key = site.at
     domains = {*site.config["domains"], *site.config["redirect_domains"]}
     if path.name in ("nginx.conf", "apache2.conf"):
         yield f"{path} contains the virtual host itself: move that to a file of its own in sites-enabled"

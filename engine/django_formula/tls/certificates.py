@@ -297,7 +297,7 @@ def refuse_bad_authorities(site: Site) -> None:
     given = (site.config.get("tls") or {}).get("client_ca")
     if not site.https or not given:
         return
-    at = f"django:sites:{site.name}:tls:client_ca"
+    at = f"{site.at}:tls:client_ca"
     try:
         text = given if given.startswith("-----") else Path(given).read_text(errors="replace")
     except OSError as error:
@@ -353,7 +353,7 @@ def from_files(site: Site, files: Mapping[str, str], templates: Mapping[str, str
     chain, key = (_given(site, name, files, templates) for name in ("certificate", "key"))
     if chain is None or key is None:
         return ""
-    at = f"django:sites:{site.name}:tls"
+    at = f"{site.at}:tls"
     keys = [found[0] for found in _BLOCK.finditer(key) if found[1].endswith("PRIVATE KEY")]
     if len(keys) != 1 or "ENCRYPTED" in keys[0]:
         problem = "is encrypted" if "ENCRYPTED" in key else f"has {len(keys) or 'no'} private keys"
@@ -380,8 +380,8 @@ def _given(site: Site, name: str, files: Mapping[str, str], templates: Mapping[s
         return Path(value).read_text(errors="replace")
     except OSError as error:
         raise DeploymentError(
-            f"django:sites:{site.name}:tls:{name}: {value} cannot be read: {error.strerror}",
-            hint=f"put the file there, or correct django:sites:{site.name}:tls:{name}",
+            f"{site.at}:tls:{name}: {value} cannot be read: {error.strerror}",
+            hint=f"put the file there, or correct {site.at}:tls:{name}",
         ) from None
 
 
@@ -391,7 +391,7 @@ def _check(site: Site, text: str, blocks: list[str]) -> None:
     Raises:
         DeploymentError: a check fails.
     """
-    at = f"django:sites:{site.name}:tls"
+    at = f"{site.at}:tls"
     chain = []
     for number, block in enumerate(blocks, 1):
         try:

@@ -146,5 +146,5 @@ def _refuse_without(site: Site, file: str, packages: set[str]) -> None:
         raise DeploymentError(
             f"the image of {file} lacks {', '.join(missing)}",
             hint="have the Dockerfile install it, mostly by the project's requirements; or set "
-            f"django:sites:{site.name}:python to the interpreter that has it, such as /venv/bin/python",
+            f"{site.at}:python to the interpreter that has it, such as /venv/bin/python",
         )

@@ -89,13 +89,13 @@ def path(site: Site) -> str:
 
 
 def _hint_of_missing(site: Site) -> str:
-    at = f"{hints.at(site)}:python"
+    at = f"{site.at}:python"
     if site.python_version:
         return f"state.apply django installs it, or set {at} to another one"
     version = re.fullmatch(r"python(3\.\d+)", site.python)
     if version and version[1] in SERIES:
         return f"set {at} to '{version[1]}' in quotes, which installs it, or to another one"
-    return f"add it to {hints.at(site)}:packages, or set {at} to another one"
+    return f"add it to {site.at}:packages, or set {at} to another one"
 
 
 @functools.lru_cache(maxsize=16)
@@ -179,7 +179,7 @@ def is_of_series_among(version: str, versions: str) -> bool:
 
 def _another(site: Site, *versions: str) -> str:
     """Return how to choose an interpreter that these versions allow."""
-    at, version = f"{hints.at(site)}:python", suggested(*versions)
+    at, version = f"{site.at}:python", suggested(*versions)
     if version and not site.config.get("container"):
         return f"set {at} to '{version}' in quotes, which is installed where the host does not have it"
     return f"set {at} to another interpreter"
@@ -255,5 +255,5 @@ def require_for_server(site: Site) -> None:
         raise DeploymentError(
             f"{site.config['server']['kind']} of this system is built for Python {version}, and "
             f"{site.python} is {found.version} ({found.tag})",
-            hint=f"set django:sites:{site.name}:python to python{version}, or choose another server:kind",
+            hint=f"set {site.at}:python to python{version}, or choose another server:kind",
         )

@@ -39,7 +39,7 @@ def copy(site: Site, release: Path) -> None:
         return
     target = folder(release)
     folders.make(folders.Folder(target, site.user, site.user, 0o750))
-    at = f"django:sites:{site.name}:writable_packages"
+    at = f"{site.at}:writable_packages"
     doing, virtualenv = "copying packages of the virtualenv", release / "virtualenv"
     delegate.ask(site.user, _copy, virtualenv, target, names(site), at, doing=doing, timeout=_TIMEOUT)
 

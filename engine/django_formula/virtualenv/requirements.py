@@ -101,7 +101,7 @@ def files(site: Site, source: Path, folder: str) -> list[str]:
         DeploymentError: the pillar names a file that does not exist, or no file is found.
     """
     named = site.config["requirements"]
-    at = f"django:sites:{site.name}"
+    at = site.at
     if named:
         missing = [path for path in named if not (source / path).is_file()]
         if missing:

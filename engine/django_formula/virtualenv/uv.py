@@ -107,7 +107,7 @@ class Uv:
             self._run(*arguments, doing=doing, folder=folder)
 
     def _run(self, *arguments: str, doing: str, folder: str) -> None:
-        site, at = self.site, f"django:sites:{self.site.name}"
+        site, at = self.site, self.site.at
         with self._configured() as environment:
             build_user.run(
                 site,

@@ -210,7 +210,7 @@ def _without_solution(site: Site, unsolved: DeploymentError, error: DeploymentEr
         unsolved: what excludes what.
         error: that of the project's packages.
     """
-    at = f"django:sites:{site.name}:python_packages"
+    at = f"{site.at}:python_packages"
     hint = f"no versions suit both the requirements and {at}: add what the lines above name to it, in a version that "
     hint += f"suits the rest. The requirements alone cannot be installed: {error.message}"
     return DeploymentError(unsolved.message, log=unsolved.log, hint="; ".join(filter(None, [hint, error.hint])))
