@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "392ff90274109e47"
+DIGEST = "d1e4db43865fc353"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -11043,7 +11043,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets
 # from django_formula.site.sites import Site
-# from django_formula.source import folder, sources
+# from django_formula.source import commits, folder
 # from django_formula.takeover import takeovers
 # from django_formula.takeover.takeovers import Takeover
 # from django_formula.worker import workers as worker_workers
@@ -11329,11 +11329,11 @@ def _clear(home: str, folder: str) -> None:
 #             self._find_commit = lambda: str(self.release_of_fleet["commit"])
 #         elif live and site.config["deploy"] == "manual" and not self.again:
 #             self._find_commit = lambda: live.record["commit"]
-#         elif sources.COMMIT.fullmatch(revision):
+#         elif commits.COMMIT.fullmatch(revision):
 #             self._find_commit = lambda: revision
 #         else:
 #             pool = ThreadPoolExecutor(1)
-#             self._find_commit = pool.submit(sources.resolve, site, revision).result
+#             self._find_commit = pool.submit(commits.resolve, site, revision).result
 #             pool.shutdown(wait=False)
 #         return self._find_commit
 #
@@ -14105,10 +14105,9 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy.deployment import Changes, Deployment
 # from django_formula.host import config_files, file
 # from django_formula.host.commands import DeploymentError
-# from django_formula.proxy import handover, page, proxies, reach, rival, site_files, switch
+# from django_formula.proxy import domain_moves, handover, page, proxies, reach, rival, site_files, switch
 # from django_formula.proxy import listener as proxy_listener
-# from django_formula.proxy import move as proxy_move
-# from django_formula.proxy.move import Move
+# from django_formula.proxy.domain_moves import Move
 # from django_formula.site.sites import Site
 # from django_formula.tls import acme as tls_acme
 # from django_formula.tls import certificates
@@ -14143,7 +14142,7 @@ def _clear(home: str, folder: str) -> None:
 #     expected = difference.expected_facts
 #     facts = expected(site, release, deployment.commit) if upcoming else release.facts
 #     files = handover.files(site, facts, templates, upcoming=upcoming, alone=deployment.test)
-#     move = Move([site], "") if deployment.test else proxy_move.of_site(site)
+#     move = Move([site], "") if deployment.test else domain_moves.of_site(site)
 #     deployment.set_waiting(move.waits)
 #     if move.waits and deployment.coming is None:  # of the site alone: no other one is released after it
 #         deployment.warn([f"{site.name} keeps the domains that it has: {move.waits}"])
@@ -14216,7 +14215,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     if not deployment.waiting:
 #         return
-#     waits = proxy_move.of_site(deployment.site).waits
+#     waits = domain_moves.of_site(deployment.site).waits
 #     if waits:
 #         raise DeploymentError(
 #             f"{waits}; until then the sites keep the domains that they have",
@@ -14399,7 +14398,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy.inputs import OVERLAY, PROGRAMS
 # from django_formula.email import mail
 # from django_formula.host import environment_files, file, folders
-# from django_formula.proxy import maintenance, move, page
+# from django_formula.proxy import domain_moves, maintenance, page
 # from django_formula.release import settings as release_settings
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets as secret_secrets
@@ -14454,7 +14453,7 @@ def _clear(home: str, folder: str) -> None:
 #     site, release = deployment.site, deployment.release
 #     if not deployment.is_new or not release:
 #         return
-#     leaving = move.leaving(site)
+#     leaving = domain_moves.leaving(site)
 #     environment = release_settings.environment(site, release.path, release.facts, leaving)
 #     variables = {**environment, **_secret_variables(deployment)}
 #     key = deployment.secrets.by_name["secret_key"]
@@ -14712,7 +14711,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release import claim as release_claim
 # from django_formula.release import interpreter as release_interpreter
 # from django_formula.release.releases import Release
-# from django_formula.source import history, mirror, sources
+# from django_formula.source import commits, history, mirror
 # from django_formula.store import setup
 # from django_formula.virtualenv import interpreter as virtualenv_interpreter
 # from django_formula.worker import workers
@@ -14804,7 +14803,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Write the files of the commit into a release, readable by the build user only."""
 #     folder = folders.Folder(release.path / "source", "root", deployment.site.build_user, 0o750)
 #     folders.make(folder)
-#     sources.export(deployment.site, deployment.commit, folder.path)
+#     commits.export(deployment.site, deployment.commit, folder.path)
 #     folders.make(folder)  # a damaged mirror is fetched anew, and the folder made anew with it
 #
 #
@@ -14868,7 +14867,7 @@ def _clear(home: str, folder: str) -> None:
 #     changes: Changes = {}
 #     if old != deployment.commit:
 #         if deployment.test and not site.config["folder"] and not mirror.has(site, deployment.commit):
-#             sources.fetch(site, deployment.commit)
+#             commits.fetch(site, deployment.commit)
 #         changes = {
 #             "commit": {"old": old, "new": deployment.commit},
 #             **history.difference(site, old, deployment.commit),
@@ -24945,7 +24944,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect import report as inspect_report
 # from django_formula.inspect.report import Report
 # from django_formula.site.sites import Site
-# from django_formula.source import mirror, sources
+# from django_formula.source import commits, mirror
 # from django_formula.source import reader as source_reader
 # from django_formula.untrusted import delegate, shapes
 # from django_formula.untrusted.foreign import OWN, Foreign
@@ -25069,10 +25068,10 @@ def _clear(home: str, folder: str) -> None:
 #     site = Site(config, {"nginx": {"group": "root"}})
 #     site.mirror.mkdir(mode=0o700)
 #     mirror.prepare(site, Path(deploy_key).read_text() if deploy_key else None)
-#     commit = sources.resolve(site, revision)
-#     sources.fetch_only(site, commit)
+#     commit = commits.resolve(site, revision)
+#     commits.fetch_only(site, commit)
 #     tree = site.root / "source"
-#     sources.export(site, commit, tree)
+#     commits.export(site, commit, tree)
 #     return tree, commit
 #
 #
@@ -40254,6 +40253,173 @@ def _clear(home: str, folder: str) -> None:
 #         """
 #         del http, https, templates, without
 #         return {}
+#: django_formula/proxy/domain_moves.py
+# """Domains and paths that move between the sites of a host: the proxy gets them as one change (docs/decisions/0075)."""
+#
+# import contextlib
+# from collections.abc import Collection, Iterator, Mapping
+# from itertools import combinations
+# from typing import Any, NamedTuple
+#
+# from django_formula.host import config_files
+# from django_formula.host.commands import DeploymentError
+# from django_formula.proxy import proxies
+# from django_formula.release import releases
+# from django_formula.secret import secrets
+# from django_formula.site import domains as site_domains
+# from django_formula.site import sites as site_sites
+# from django_formula.site.sites import Site
+# from django_formula.tls import certificates
+#
+# #: What a domain is for a site that it only redirects to; otherwise it is the path of the site there.
+# REDIRECT = "redirect"
+# #: The domains of a site: name → `REDIRECT`, or the path at which the site is.
+# Domains = dict[str, str]
+# #: The keys of the pillar by which a release depends on its domains.
+# _OF_RELEASE = ("domains", "path")
+#
+#
+# class Move(NamedTuple):
+#     """The change of a site's domains, and those of other sites without which it cannot be made.
+#
+#     Attributes:
+#         sites: the site, and the others.
+#         waits: why the change cannot be made yet, for people; empty where it can.
+#     """
+#
+#     sites: list[Site]
+#     waits: str
+#
+#
+# class _Change(NamedTuple):
+#     """What the proxy's files have for a site, and what the pillar wants."""
+#
+#     site: Site
+#     present: Domains
+#     wanted: Domains
+#
+#     @property
+#     def domains(self) -> set[str]:
+#         """The domains that differ."""
+#         every = {*self.present, *self.wanted}
+#         return {domain for domain in every if self.present.get(domain) != self.wanted.get(domain)}
+#
+#
+# def of_site(site: Site) -> Move:
+#     """Return the change of a site's domains that its proxy's files do not have yet."""
+#     change = _change(site)
+#     if not change.domains:
+#         return Move([site], "")
+#     left = [_change(other) for other in _others(site)]
+#     together = [change]
+#     for one in together:  # it grows
+#         linked = [other for other in left if _depend(one, other)]
+#         together += linked
+#         left = [other for other in left if other not in linked]
+#     sites = [one.site for one in together]
+#     return Move(sites, "; ".join(_missing(together)) if len(sites) > 1 else "")
+#
+#
+# def _change(site: Site) -> _Change:
+#     return _Change(site, present(site), _wanted(site))
+#
+#
+# def present(site: Site) -> Domains:
+#     """Return the domains that a site has by the present files of its proxy."""
+#     proxy = proxies.serving(site)
+#     if not proxy:
+#         return {}
+#     path = proxy.path(config_files.read(proxy.locations(site)) or "")
+#     return {
+#         site_domains.of_file(share.parent.name): REDIRECT if share.suffix == ".redirect" else path
+#         for share in proxy.shares(site)
+#     }
+#
+#
+# def _wanted(site: Site) -> Domains:
+#     if not proxies.of_site(site):
+#         return {}
+#     path = site.config["path"].rstrip("/") or "/"
+#     return dict.fromkeys(site.config["redirect_domains"], REDIRECT) | dict.fromkeys(site.config["domains"], path)
+#
+#
+# def _others(site: Site) -> Iterator[Site]:
+#     for name in site_sites.registered():
+#         if name != site.name:
+#             with contextlib.suppress(DeploymentError):  # its applied configuration is damaged
+#                 yield site_sites.find(name)
+#
+#
+# def _depend(one: _Change, other: _Change) -> bool:
+#     """Return whether the changes of two sites have to be made at once: one gets what the other has had."""
+#     return _gets(one, other) or _gets(other, one)
+#
+#
+# def _gets(one: _Change, other: _Change) -> bool:
+#     if any(domain in one.wanted and domain in other.present for domain in one.domains & other.domains):
+#         return True
+#     return any(_collide(one.wanted.get(domain), other.present.get(domain)) for domain in one.domains)
+#
+#
+# def _collide(one: str | None, other: str | None) -> bool:
+#     """Return whether no proxy can have both for a domain: the same path, or a server that redirects all paths."""
+#     return one is not None and other is not None and (one == other or REDIRECT in (one, other))
+#
+#
+# def _missing(changes: Collection[_Change]) -> Iterator[str]:
+#     for one, other in combinations(changes, 2):
+#         for domain in sorted({*one.wanted} & {*other.wanted}):
+#             if _collide(one.wanted[domain], other.wanted[domain]):
+#                 yield f"{domain} belongs to both {one.site.name} and {other.site.name}"
+#     names = sorted(change.site.name for change in changes if not _is_released(change.site))
+#     if names:
+#         domains = sorted({domain for change in changes for domain in change.domains})
+#         yield f"{', '.join(domains)} change as soon as {' and '.join(names)} is released with its new domains"
+#
+#
+# def _is_released(site: Site) -> bool:
+#     """Return whether the active release of a site was made with its present domains and path."""
+#     live = releases.linked(site, site.current)
+#     recorded, key = live.record.get("inputs", {}) if live else {}, secrets.record_key(site)
+#     return all(recorded.get(name) == secrets.keyed_hash(key, site.config[name]) for name in _OF_RELEASE)
+#
+#
+# def as_present(site: Site, facts: Mapping[str, Any]) -> tuple[Site, dict[str, Any]] | None:
+#     """Return a site and the facts of its release with the domains and the path that its proxy's files have.
+#
+#     Args:
+#         site: the site.
+#         facts: of the release, see `proxy.site_files.of_site`; their URLs begin with the path of the pillar.
+#
+#     Returns:
+#         None where the proxy has no files of the site.
+#     """
+#     now, proxy = present(site), proxies.serving(site)
+#     if not now or not proxy:
+#         return None
+#     served = [domain for domain, what in now.items() if what != REDIRECT]
+#     path = next((now[domain] for domain in served), site.config["path"])
+#     texts = [(domain, config_files.read(proxy.server(domain)) or "") for domain in now]
+#     has_tls = all(proxy.has_certificate(text, certificates.path_of(domain)) for domain, text in texts)
+#     config = {
+#         **site.config,
+#         "domains": sorted(served, key=lambda domain: (domain not in site.config["domains"], domain)),
+#         "redirect_domains": sorted({*now} - {*served}),
+#         "path": path,
+#         "tls": {**site.config["tls"], **({} if has_tls else {"kind": "none"})},
+#     }
+#     prefix, own = site.config["path"].rstrip("/"), path.rstrip("/")
+#     urls = {name: str(facts[name]) for name in ("static_url", "media_url") if name in facts}
+#     moved = {name: own + url[len(prefix) :] for name, url in urls.items() if url.startswith(f"{prefix}/")}
+#     return Site(config, site.platform), {**facts, **moved}
+#
+#
+# def leaving(site: Site) -> list[str]:
+#     """Return the domains of a site that other sites of this host get; until then its next release has requests."""
+#     change = _change(site)
+#     given_up = {domain for domain in change.domains if change.present.get(domain, REDIRECT) != REDIRECT}
+#     wanted = {domain for other in _others(site) for domain in _wanted(other)} if given_up else set()
+#     return sorted((given_up & wanted) - {*site.config["domains"]})
 #: django_formula/proxy/handover.py
 # """Hand sites over from one proxy of the formula to another, all at once: one process can listen on a port."""
 #
@@ -40264,11 +40430,10 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import ports as host_ports
 # from django_formula.host.config_files import Files
 # from django_formula.host.ports import Listen
-# from django_formula.proxy import move as proxy_move
+# from django_formula.proxy import domain_moves, proxies, site_files, switch
 # from django_formula.proxy import ports as proxy_ports
-# from django_formula.proxy import proxies, site_files, switch
 # from django_formula.proxy.contract import Proxy
-# from django_formula.proxy.move import Move
+# from django_formula.proxy.domain_moves import Move
 # from django_formula.release import releases
 # from django_formula.site import sites as site_sites
 # from django_formula.site.sites import Site
@@ -40285,7 +40450,7 @@ def _clear(home: str, folder: str) -> None:
 # ) -> Files:
 #     """Return every file that the proxy of a site needs, with those of other sites that have to change at the same time.
 #
-#     These are the sites that its domains come from or go to (`proxy.move`); all sites of a proxy that hands its
+#     These are the sites that its domains come from or go to (`proxy.domain_moves`); all sites of a proxy that hands its
 #     sites over to another one; and all of a proxy that changes the addresses that it listens on, since a socket on all
 #     addresses serves all sites.
 #
@@ -40297,8 +40462,8 @@ def _clear(home: str, folder: str) -> None:
 #         upcoming: see `proxy.site_files.of_site`.
 #         alone: whether other sites count as they are, as in a dry run, where their pillar has not been applied.
 #     """
-#     move = Move([site], "") if alone else proxy_move.of_site(site)
-#     now = proxy_move.as_present(site, facts) if move.waits else (site, facts)
+#     move = Move([site], "") if alone else domain_moves.of_site(site)
+#     now = domain_moves.as_present(site, facts) if move.waits else (site, facts)
 #     mine = site_files.part(*now, templates, through, upcoming=upcoming) if now else {}
 #     parts = [mine, *(_part(other) for other in move.sites[1:] if not move.waits)]
 #     wanted = site_files.together(parts)
@@ -40328,7 +40493,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return what a site has in these files with its active release."""
 #     live = releases.linked(site, site.current)
 #     facts = live.facts if live else {}
-#     now = proxy_move.as_present(site, facts) if proxy_move.of_site(site).waits else (site, facts)
+#     now = domain_moves.as_present(site, facts) if domain_moves.of_site(site).waits else (site, facts)
 #     return site_files.part(*now, site.kept_templates()) if now else {}
 #
 #
@@ -40675,173 +40840,6 @@ def _clear(home: str, folder: str) -> None:
 #         return os.readlink(site.maintenance / "on")
 #     except OSError:
 #         return ""
-#: django_formula/proxy/move.py
-# """Domains and paths that move between the sites of a host: the proxy gets them as one change (docs/decisions/0075)."""
-#
-# import contextlib
-# from collections.abc import Collection, Iterator, Mapping
-# from itertools import combinations
-# from typing import Any, NamedTuple
-#
-# from django_formula.host import config_files
-# from django_formula.host.commands import DeploymentError
-# from django_formula.proxy import proxies
-# from django_formula.release import releases
-# from django_formula.secret import secrets
-# from django_formula.site import domains as site_domains
-# from django_formula.site import sites as site_sites
-# from django_formula.site.sites import Site
-# from django_formula.tls import certificates
-#
-# #: What a domain is for a site that it only redirects to; otherwise it is the path of the site there.
-# REDIRECT = "redirect"
-# #: The domains of a site: name → `REDIRECT`, or the path at which the site is.
-# Domains = dict[str, str]
-# #: The keys of the pillar by which a release depends on its domains.
-# _OF_RELEASE = ("domains", "path")
-#
-#
-# class Move(NamedTuple):
-#     """The change of a site's domains, and those of other sites without which it cannot be made.
-#
-#     Attributes:
-#         sites: the site, and the others.
-#         waits: why the change cannot be made yet, for people; empty where it can.
-#     """
-#
-#     sites: list[Site]
-#     waits: str
-#
-#
-# class _Change(NamedTuple):
-#     """What the proxy's files have for a site, and what the pillar wants."""
-#
-#     site: Site
-#     present: Domains
-#     wanted: Domains
-#
-#     @property
-#     def domains(self) -> set[str]:
-#         """The domains that differ."""
-#         every = {*self.present, *self.wanted}
-#         return {domain for domain in every if self.present.get(domain) != self.wanted.get(domain)}
-#
-#
-# def of_site(site: Site) -> Move:
-#     """Return the change of a site's domains that its proxy's files do not have yet."""
-#     change = _change(site)
-#     if not change.domains:
-#         return Move([site], "")
-#     left = [_change(other) for other in _others(site)]
-#     together = [change]
-#     for one in together:  # it grows
-#         linked = [other for other in left if _depend(one, other)]
-#         together += linked
-#         left = [other for other in left if other not in linked]
-#     sites = [one.site for one in together]
-#     return Move(sites, "; ".join(_missing(together)) if len(sites) > 1 else "")
-#
-#
-# def _change(site: Site) -> _Change:
-#     return _Change(site, present(site), _wanted(site))
-#
-#
-# def present(site: Site) -> Domains:
-#     """Return the domains that a site has by the present files of its proxy."""
-#     proxy = proxies.serving(site)
-#     if not proxy:
-#         return {}
-#     path = proxy.path(config_files.read(proxy.locations(site)) or "")
-#     return {
-#         site_domains.of_file(share.parent.name): REDIRECT if share.suffix == ".redirect" else path
-#         for share in proxy.shares(site)
-#     }
-#
-#
-# def _wanted(site: Site) -> Domains:
-#     if not proxies.of_site(site):
-#         return {}
-#     path = site.config["path"].rstrip("/") or "/"
-#     return dict.fromkeys(site.config["redirect_domains"], REDIRECT) | dict.fromkeys(site.config["domains"], path)
-#
-#
-# def _others(site: Site) -> Iterator[Site]:
-#     for name in site_sites.registered():
-#         if name != site.name:
-#             with contextlib.suppress(DeploymentError):  # its applied configuration is damaged
-#                 yield site_sites.find(name)
-#
-#
-# def _depend(one: _Change, other: _Change) -> bool:
-#     """Return whether the changes of two sites have to be made at once: one gets what the other has had."""
-#     return _gets(one, other) or _gets(other, one)
-#
-#
-# def _gets(one: _Change, other: _Change) -> bool:
-#     if any(domain in one.wanted and domain in other.present for domain in one.domains & other.domains):
-#         return True
-#     return any(_collide(one.wanted.get(domain), other.present.get(domain)) for domain in one.domains)
-#
-#
-# def _collide(one: str | None, other: str | None) -> bool:
-#     """Return whether no proxy can have both for a domain: the same path, or a server that redirects all paths."""
-#     return one is not None and other is not None and (one == other or REDIRECT in (one, other))
-#
-#
-# def _missing(changes: Collection[_Change]) -> Iterator[str]:
-#     for one, other in combinations(changes, 2):
-#         for domain in sorted({*one.wanted} & {*other.wanted}):
-#             if _collide(one.wanted[domain], other.wanted[domain]):
-#                 yield f"{domain} belongs to both {one.site.name} and {other.site.name}"
-#     names = sorted(change.site.name for change in changes if not _is_released(change.site))
-#     if names:
-#         domains = sorted({domain for change in changes for domain in change.domains})
-#         yield f"{', '.join(domains)} change as soon as {' and '.join(names)} is released with its new domains"
-#
-#
-# def _is_released(site: Site) -> bool:
-#     """Return whether the active release of a site was made with its present domains and path."""
-#     live = releases.linked(site, site.current)
-#     recorded, key = live.record.get("inputs", {}) if live else {}, secrets.record_key(site)
-#     return all(recorded.get(name) == secrets.keyed_hash(key, site.config[name]) for name in _OF_RELEASE)
-#
-#
-# def as_present(site: Site, facts: Mapping[str, Any]) -> tuple[Site, dict[str, Any]] | None:
-#     """Return a site and the facts of its release with the domains and the path that its proxy's files have.
-#
-#     Args:
-#         site: the site.
-#         facts: of the release, see `proxy.site_files.of_site`; their URLs begin with the path of the pillar.
-#
-#     Returns:
-#         None where the proxy has no files of the site.
-#     """
-#     now, proxy = present(site), proxies.serving(site)
-#     if not now or not proxy:
-#         return None
-#     served = [domain for domain, what in now.items() if what != REDIRECT]
-#     path = next((now[domain] for domain in served), site.config["path"])
-#     texts = [(domain, config_files.read(proxy.server(domain)) or "") for domain in now]
-#     has_tls = all(proxy.has_certificate(text, certificates.path_of(domain)) for domain, text in texts)
-#     config = {
-#         **site.config,
-#         "domains": sorted(served, key=lambda domain: (domain not in site.config["domains"], domain)),
-#         "redirect_domains": sorted({*now} - {*served}),
-#         "path": path,
-#         "tls": {**site.config["tls"], **({} if has_tls else {"kind": "none"})},
-#     }
-#     prefix, own = site.config["path"].rstrip("/"), path.rstrip("/")
-#     urls = {name: str(facts[name]) for name in ("static_url", "media_url") if name in facts}
-#     moved = {name: own + url[len(prefix) :] for name, url in urls.items() if url.startswith(f"{prefix}/")}
-#     return Site(config, site.platform), {**facts, **moved}
-#
-#
-# def leaving(site: Site) -> list[str]:
-#     """Return the domains of a site that other sites of this host get; until then its next release has requests."""
-#     change = _change(site)
-#     given_up = {domain for domain in change.domains if change.present.get(domain, REDIRECT) != REDIRECT}
-#     wanted = {domain for other in _others(site) for domain in _wanted(other)} if given_up else set()
-#     return sorted((given_up & wanted) - {*site.config["domains"]})
 #: django_formula/proxy/nginx.py
 # """nginx (https://nginx.org/en/docs/) as the proxy of sites: a server for each domain includes the domain's sites."""
 #
@@ -40858,7 +40856,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.config_files import OURS, Files
 # from django_formula.host.ports import Listen, Place
 # from django_formula.kind import kinds
-# from django_formula.proxy import advice, nginx_config
+# from django_formula.proxy import advice, nginx_dump
 # from django_formula.proxy.contract import Proxy, Server
 # from django_formula.site import domains
 # from django_formula.site.sites import Site
@@ -40986,11 +40984,11 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def servers(self) -> list[Server]:
 #         """Return all servers of nginx's whole configuration, in their order."""
-#         return nginx_config.servers(_tested("-T"))
+#         return nginx_dump.servers(_tested("-T"))
 #
 #     def chosen(self, candidates: Sequence[Server], name: str, is_default: Sequence[bool]) -> Server | None:
 #         """Return which server answers for a name: of several that fit, nginx takes the best."""
-#         return nginx_config.chosen(candidates, name, is_default)
+#         return nginx_dump.chosen(candidates, name, is_default)
 #
 #     def check(self) -> None:
 #         """Have nginx test its configuration.
@@ -41161,7 +41159,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # PROXY = Nginx()
-#: django_formula/proxy/nginx_config.py
+#: django_formula/proxy/nginx_dump.py
 # """The servers of nginx's whole configuration, as ``nginx -T`` prints it: with includes, files and lines."""
 #
 # import fnmatch
@@ -41608,7 +41606,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import daemons, ports
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.ports import Place
-# from django_formula.proxy import move, proxies, rival, watch
+# from django_formula.proxy import domain_moves, proxies, rival, watch
 # from django_formula.proxy.connection import Secure
 # from django_formula.proxy.contract import Proxy
 # from django_formula.release import cure, instances
@@ -41647,7 +41645,7 @@ def _clear(home: str, folder: str) -> None:
 #     memory = watch.Memory(site, proxy)
 #     if (not anew and memory.is_reached()) or not instances.serves(site.current):
 #         return ""
-#     if waits := move.of_site(site).waits:
+#     if waits := domain_moves.of_site(site).waits:
 #         return waits
 #     answers: list[str | None] = [None]
 #     try:
@@ -48161,6 +48159,243 @@ def _clear(home: str, folder: str) -> None:
 #     return applied if applied and applied.get("sum") in (None, file.with_checksum(applied)["sum"]) else None
 #: django_formula/source/__init__.py
 # """The code of a site, from git or a local folder."""
+#: django_formula/source/commits.py
+# """The source of a release: a commit of a bare mirror, or the files of a local folder, exported without ``.git``."""
+#
+# import hashlib
+# import os
+# import re
+# import stat
+# from collections.abc import Iterator
+# from pathlib import Path
+#
+# from django_formula.host import commands
+# from django_formula.host import file as host_file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.site.sites import Site
+# from django_formula.source import git
+# from django_formula.source import mirror as source_mirror
+# from django_formula.source import submodule as source_submodule
+# from django_formula.source.submodule import Submodule
+#
+# COMMIT = git.COMMIT
+# _CORRUPT = re.compile(
+#     r"corrupt|bad object|unable to read|inflate|packfile .* (cannot|does not)|is empty|not a git repository",
+#     re.IGNORECASE,
+# )
+# #: What git reports of a commit that a remote does not have.
+# _NO_COMMIT = "not our ref|no such remote ref|couldn't find remote ref|unadvertised"
+# _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+#
+#
+# def resolve(site: Site, revision: str) -> str:
+#     """Return the commit of a revision: a full commit as it is, a branch or tag as the remote has it now.
+#
+#     Raises:
+#         DeploymentError: the remote does not answer, does not have the revision, or has a branch and a tag of that
+#             name.
+#     """
+#     if COMMIT.fullmatch(revision):
+#         return revision
+#     url = site.config["repository"]
+#     doing = f"looking up {revision} in {commands.redact(url)}"
+#     listed = git.ask(site, "ls-remote", url=url, doing=doing, mirror="/nonexistent")
+#     refs = {name: commit for commit, name in (line.split("\t", 1) for line in listed.splitlines() if "\t" in line)}
+#     found = {
+#         name: refs.get(f"{name}^{{}}", refs[name])
+#         for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}")
+#         if name in refs and (name == "HEAD" or name.startswith("refs/"))
+#     }
+#     if len(set(found.values())) > 1:
+#         branch, tag = (found[f"refs/{kind}/{revision}"][:12] for kind in ("heads", "tags"))
+#         raise DeploymentError(
+#             f"{doing}: it is both a branch ({branch}) and a tag ({tag})",
+#             hint=f"set {site.at}:revision to refs/heads/{revision} or refs/tags/{revision}",
+#         )
+#     commit = next(iter(found.values()), "") or _complete(site, revision)
+#     if not commit:
+#         raise _unknown_revision(site, doing, list(refs))
+#     return commit
+#
+#
+# def _complete(site: Site, revision: str) -> str:
+#     """Return the commit that a short one stands for, or an empty text."""
+#     if not re.fullmatch(r"[0-9a-f]{7,39}", revision):
+#         return ""
+#     fetch(site, None)
+#     argv = ["rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
+#     try:
+#         return git.run(site, *argv, doing="looking up the short commit").strip()
+#     except DeploymentError:
+#         return ""
+#
+#
+# def _unknown_revision(site: Site, doing: str, refs: list[str]) -> DeploymentError:
+#     prefixes = ("refs/heads/", "refs/tags/")
+#     names = [name.split("/", 2)[2] for name in refs if name.startswith(prefixes) and not name.endswith("^{}")]
+#     shown = f"{', '.join(map(git.plain, names[:8])) or 'no branches'}{' …' if len(names) > 8 else ''}"
+#     return DeploymentError(
+#         f"{doing}: no such branch, tag or commit",
+#         hint=f"the repository has {shown}; correct {site.at}:revision",
+#     )
+#
+#
+# def fetch(
+#     site: Site,
+#     commit: str | None,
+#     *,
+#     url: str | None = None,
+#     mirror: Path | None = None,
+#     protocols: tuple[str, ...] = git.PROTOCOLS,
+# ) -> None:
+#     """Fetch all branches and tags of the remote into the mirror, and the commit if none of them has it.
+#
+#     Args:
+#         url: the URL of a submodule, with a `mirror` of its own and the `protocols` that it may be fetched by.
+#
+#     Raises:
+#         DeploymentError: the remote cannot be reached, or does not have the commit.
+#     """
+#     url = url or site.config["repository"]
+#     doing = f"fetching {commands.redact(url)}"
+#
+#     def fetch_refs(*references: str) -> None:
+#         options = ("--prune", "--no-write-fetch-head", "--force", "--update-shallow")
+#         git.ask(
+#             site, "fetch", *options, url=url, references=references, doing=doing, protocols=protocols, mirror=mirror
+#         )
+#
+#     fetch_refs("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+#     if not commit or source_mirror.has(site, commit, mirror):
+#         return
+#     try:
+#         fetch_refs(f"+{commit}:refs/formula/{commit}")
+#     except DeploymentError as error:
+#         if error.transient and not re.search(_NO_COMMIT, error.log):
+#             raise
+#         raise DeploymentError(
+#             f"{doing}: commit {commit} not found", hint=f"push it, or correct {site.at}:revision"
+#         ) from None
+#
+#
+# def fetch_only(site: Site, commit: str) -> None:
+#     """Fetch one commit into the mirror, without its history.
+#
+#     Raises:
+#         DeploymentError: the remote cannot be reached, or does not send that commit.
+#     """
+#     url = site.config["repository"]
+#     doing = f"fetching {commands.redact(url)}"
+#     options = ("--depth=1", "--no-tags", "--no-write-fetch-head")
+#     git.ask(site, "fetch", *options, url=url, references=(commit,), doing=doing)
+#
+#
+# def export(site: Site, commit: str, target: Path) -> None:
+#     """Write the files of a commit, submodules included, into a new folder.
+#
+#     A damaged mirror is deleted and fetched again, once.
+#
+#     Raises:
+#         DeploymentError: the commit or a submodule cannot be fetched, or a file is a pointer of Git LFS.
+#     """
+#     if site.config["folder"]:
+#         _export(site, commit, target, site.mirror)
+#     else:
+#         try:
+#             if not source_mirror.has(site, commit):
+#                 fetch(site, commit)
+#             _export(site, commit, target, site.mirror, url=site.config["repository"])
+#         except DeploymentError as error:
+#             if not _CORRUPT.search(error.log):
+#                 raise
+#             for name in ("objects", "refs", "packed-refs", "HEAD", "modules", "config", "folder.tree"):
+#                 host_file.remove_tree(site.mirror / name)
+#             source_mirror.initialise(site, site.mirror)
+#             fetch(site, commit)
+#             host_file.remove_tree(target)
+#             _export(site, commit, target, site.mirror, url=site.config["repository"])
+#     pointers = lfs_pointers(target)
+#     if pointers:
+#         more = f" and {len(pointers) - 3} more" if len(pointers) > 3 else ""
+#         raise DeploymentError(
+#             f"{', '.join(pointers[:3])}{more} are Git LFS pointers, not the files themselves",
+#             hint="Git LFS is not supported: commit the files themselves, or serve them from another place",
+#         )
+#
+#
+# def _export(
+#     site: Site,
+#     commit: str,
+#     target: Path,
+#     mirror: Path,
+#     url: str | None = None,
+#     depth: int = 0,
+#     left: Iterator[int] | None = None,
+# ) -> None:
+#     """Export a commit into a folder that is empty or missing, then its submodules.
+#
+#     Args:
+#         url: the URL of the repository; without one it has no submodules.
+#         depth: the number of submodules above it.
+#         left: yields an item for each further submodule that is allowed.
+#     """
+#     listed = source_submodule.entries(site, commit, mirror)
+#     target.mkdir(parents=True, exist_ok=True)
+#     git.set_attributes(site, mirror)
+#     index = mirror / "export.index"
+#     index.unlink(missing_ok=True)
+#     work = {"GIT_WORK_TREE": str(target), "GIT_INDEX_FILE": str(index)}
+#     git.run(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
+#     argv = ["checkout-index", "--all", "--force"]
+#     git.run(site, *argv, doing="exporting the commit", extra=work, mirror=mirror, timeout=600)
+#     index.unlink(missing_ok=True)
+#     if not url or site.config["submodules"] is False:
+#         return
+#     left = iter(range(source_submodule.NUMBER)) if left is None else left
+#     for submodule in source_submodule.of_commit(site, listed, mirror, url):
+#         if depth >= source_submodule.DEPTH:
+#             raise DeploymentError(f"{commands.redact(url)}: submodules are nested more than five deep")
+#         if next(left, None) is None:
+#             raise DeploymentError(f"there are more than {source_submodule.NUMBER} submodules")
+#         module = _fetched(site, submodule)
+#         folder = source_submodule.make_folder(target, submodule.path)
+#         _export(site, submodule.commit, folder, module, url=submodule.url, depth=depth + 1, left=left)
+#
+#
+# def _fetched(site: Site, submodule: Submodule) -> Path:
+#     """Return the mirror of a submodule, which has its commit."""
+#     module = _module(site, submodule.url)
+#     if not (module / "HEAD").exists():
+#         source_mirror.initialise(site, module)
+#     if not source_mirror.has(site, submodule.commit, module):
+#         try:
+#             fetch(site, submodule.commit, url=submodule.url, mirror=module, protocols=submodule.protocols)
+#         except DeploymentError as error:
+#             error.message = f"the submodule {submodule.path}: {error.message}"
+#             without = f"set {site.at}:submodules to false if the site does without its submodules"
+#             error.hint = f"{error.hint}; or {without}" if error.hint else without
+#             raise
+#     return module
+#
+#
+# def _module(site: Site, url: str) -> Path:
+#     """Return the path of a submodule's mirror, which differs for each URL."""
+#     name = re.sub(r"[^A-Za-z0-9.-]+", "_", commands.redact(url))[-80:]
+#     return site.mirror / "modules" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+#
+#
+# def lfs_pointers(source: Path) -> list[str]:
+#     """Return the files of a source that are pointers of Git LFS."""
+#     found = []
+#     for parent, _folders, files in os.walk(source):
+#         for name in files:
+#             path = os.path.join(parent, name)
+#             status = os.lstat(path)
+#             if stat.S_ISREG(status.st_mode) and 100 < status.st_size < 1024:
+#                 with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+#                     if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+#                         found.append(git.plain(os.path.relpath(path, source)))
+#     return sorted(found)
 #: django_formula/source/folder.py
 # """The source of a site that is deployed from a local folder: the tree that git would commit of it.
 #
@@ -48906,243 +49141,6 @@ def _clear(home: str, folder: str) -> None:
 #         user = pwd.getpwuid(uid)
 #         return Reader(uid, user.pw_gid, user.pw_name)
 #     return Reader(uid, gid, None)
-#: django_formula/source/sources.py
-# """The source of a release: a commit of a bare mirror, or the files of a local folder, exported without ``.git``."""
-#
-# import hashlib
-# import os
-# import re
-# import stat
-# from collections.abc import Iterator
-# from pathlib import Path
-#
-# from django_formula.host import commands
-# from django_formula.host import file as host_file
-# from django_formula.host.commands import DeploymentError
-# from django_formula.site.sites import Site
-# from django_formula.source import git
-# from django_formula.source import mirror as source_mirror
-# from django_formula.source import submodule as source_submodule
-# from django_formula.source.submodule import Submodule
-#
-# COMMIT = git.COMMIT
-# _CORRUPT = re.compile(
-#     r"corrupt|bad object|unable to read|inflate|packfile .* (cannot|does not)|is empty|not a git repository",
-#     re.IGNORECASE,
-# )
-# #: What git reports of a commit that a remote does not have.
-# _NO_COMMIT = "not our ref|no such remote ref|couldn't find remote ref|unadvertised"
-# _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-#
-#
-# def resolve(site: Site, revision: str) -> str:
-#     """Return the commit of a revision: a full commit as it is, a branch or tag as the remote has it now.
-#
-#     Raises:
-#         DeploymentError: the remote does not answer, does not have the revision, or has a branch and a tag of that
-#             name.
-#     """
-#     if COMMIT.fullmatch(revision):
-#         return revision
-#     url = site.config["repository"]
-#     doing = f"looking up {revision} in {commands.redact(url)}"
-#     listed = git.ask(site, "ls-remote", url=url, doing=doing, mirror="/nonexistent")
-#     refs = {name: commit for commit, name in (line.split("\t", 1) for line in listed.splitlines() if "\t" in line)}
-#     found = {
-#         name: refs.get(f"{name}^{{}}", refs[name])
-#         for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}")
-#         if name in refs and (name == "HEAD" or name.startswith("refs/"))
-#     }
-#     if len(set(found.values())) > 1:
-#         branch, tag = (found[f"refs/{kind}/{revision}"][:12] for kind in ("heads", "tags"))
-#         raise DeploymentError(
-#             f"{doing}: it is both a branch ({branch}) and a tag ({tag})",
-#             hint=f"set {site.at}:revision to refs/heads/{revision} or refs/tags/{revision}",
-#         )
-#     commit = next(iter(found.values()), "") or _complete(site, revision)
-#     if not commit:
-#         raise _unknown_revision(site, doing, list(refs))
-#     return commit
-#
-#
-# def _complete(site: Site, revision: str) -> str:
-#     """Return the commit that a short one stands for, or an empty text."""
-#     if not re.fullmatch(r"[0-9a-f]{7,39}", revision):
-#         return ""
-#     fetch(site, None)
-#     argv = ["rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
-#     try:
-#         return git.run(site, *argv, doing="looking up the short commit").strip()
-#     except DeploymentError:
-#         return ""
-#
-#
-# def _unknown_revision(site: Site, doing: str, refs: list[str]) -> DeploymentError:
-#     prefixes = ("refs/heads/", "refs/tags/")
-#     names = [name.split("/", 2)[2] for name in refs if name.startswith(prefixes) and not name.endswith("^{}")]
-#     shown = f"{', '.join(map(git.plain, names[:8])) or 'no branches'}{' …' if len(names) > 8 else ''}"
-#     return DeploymentError(
-#         f"{doing}: no such branch, tag or commit",
-#         hint=f"the repository has {shown}; correct {site.at}:revision",
-#     )
-#
-#
-# def fetch(
-#     site: Site,
-#     commit: str | None,
-#     *,
-#     url: str | None = None,
-#     mirror: Path | None = None,
-#     protocols: tuple[str, ...] = git.PROTOCOLS,
-# ) -> None:
-#     """Fetch all branches and tags of the remote into the mirror, and the commit if none of them has it.
-#
-#     Args:
-#         url: the URL of a submodule, with a `mirror` of its own and the `protocols` that it may be fetched by.
-#
-#     Raises:
-#         DeploymentError: the remote cannot be reached, or does not have the commit.
-#     """
-#     url = url or site.config["repository"]
-#     doing = f"fetching {commands.redact(url)}"
-#
-#     def fetch_refs(*references: str) -> None:
-#         options = ("--prune", "--no-write-fetch-head", "--force", "--update-shallow")
-#         git.ask(
-#             site, "fetch", *options, url=url, references=references, doing=doing, protocols=protocols, mirror=mirror
-#         )
-#
-#     fetch_refs("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
-#     if not commit or source_mirror.has(site, commit, mirror):
-#         return
-#     try:
-#         fetch_refs(f"+{commit}:refs/formula/{commit}")
-#     except DeploymentError as error:
-#         if error.transient and not re.search(_NO_COMMIT, error.log):
-#             raise
-#         raise DeploymentError(
-#             f"{doing}: commit {commit} not found", hint=f"push it, or correct {site.at}:revision"
-#         ) from None
-#
-#
-# def fetch_only(site: Site, commit: str) -> None:
-#     """Fetch one commit into the mirror, without its history.
-#
-#     Raises:
-#         DeploymentError: the remote cannot be reached, or does not send that commit.
-#     """
-#     url = site.config["repository"]
-#     doing = f"fetching {commands.redact(url)}"
-#     options = ("--depth=1", "--no-tags", "--no-write-fetch-head")
-#     git.ask(site, "fetch", *options, url=url, references=(commit,), doing=doing)
-#
-#
-# def export(site: Site, commit: str, target: Path) -> None:
-#     """Write the files of a commit, submodules included, into a new folder.
-#
-#     A damaged mirror is deleted and fetched again, once.
-#
-#     Raises:
-#         DeploymentError: the commit or a submodule cannot be fetched, or a file is a pointer of Git LFS.
-#     """
-#     if site.config["folder"]:
-#         _export(site, commit, target, site.mirror)
-#     else:
-#         try:
-#             if not source_mirror.has(site, commit):
-#                 fetch(site, commit)
-#             _export(site, commit, target, site.mirror, url=site.config["repository"])
-#         except DeploymentError as error:
-#             if not _CORRUPT.search(error.log):
-#                 raise
-#             for name in ("objects", "refs", "packed-refs", "HEAD", "modules", "config", "folder.tree"):
-#                 host_file.remove_tree(site.mirror / name)
-#             source_mirror.initialise(site, site.mirror)
-#             fetch(site, commit)
-#             host_file.remove_tree(target)
-#             _export(site, commit, target, site.mirror, url=site.config["repository"])
-#     pointers = lfs_pointers(target)
-#     if pointers:
-#         more = f" and {len(pointers) - 3} more" if len(pointers) > 3 else ""
-#         raise DeploymentError(
-#             f"{', '.join(pointers[:3])}{more} are Git LFS pointers, not the files themselves",
-#             hint="Git LFS is not supported: commit the files themselves, or serve them from another place",
-#         )
-#
-#
-# def _export(
-#     site: Site,
-#     commit: str,
-#     target: Path,
-#     mirror: Path,
-#     url: str | None = None,
-#     depth: int = 0,
-#     left: Iterator[int] | None = None,
-# ) -> None:
-#     """Export a commit into a folder that is empty or missing, then its submodules.
-#
-#     Args:
-#         url: the URL of the repository; without one it has no submodules.
-#         depth: the number of submodules above it.
-#         left: yields an item for each further submodule that is allowed.
-#     """
-#     listed = source_submodule.entries(site, commit, mirror)
-#     target.mkdir(parents=True, exist_ok=True)
-#     git.set_attributes(site, mirror)
-#     index = mirror / "export.index"
-#     index.unlink(missing_ok=True)
-#     work = {"GIT_WORK_TREE": str(target), "GIT_INDEX_FILE": str(index)}
-#     git.run(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
-#     argv = ["checkout-index", "--all", "--force"]
-#     git.run(site, *argv, doing="exporting the commit", extra=work, mirror=mirror, timeout=600)
-#     index.unlink(missing_ok=True)
-#     if not url or site.config["submodules"] is False:
-#         return
-#     left = iter(range(source_submodule.NUMBER)) if left is None else left
-#     for submodule in source_submodule.of_commit(site, listed, mirror, url):
-#         if depth >= source_submodule.DEPTH:
-#             raise DeploymentError(f"{commands.redact(url)}: submodules are nested more than five deep")
-#         if next(left, None) is None:
-#             raise DeploymentError(f"there are more than {source_submodule.NUMBER} submodules")
-#         module = _fetched(site, submodule)
-#         folder = source_submodule.make_folder(target, submodule.path)
-#         _export(site, submodule.commit, folder, module, url=submodule.url, depth=depth + 1, left=left)
-#
-#
-# def _fetched(site: Site, submodule: Submodule) -> Path:
-#     """Return the mirror of a submodule, which has its commit."""
-#     module = _module(site, submodule.url)
-#     if not (module / "HEAD").exists():
-#         source_mirror.initialise(site, module)
-#     if not source_mirror.has(site, submodule.commit, module):
-#         try:
-#             fetch(site, submodule.commit, url=submodule.url, mirror=module, protocols=submodule.protocols)
-#         except DeploymentError as error:
-#             error.message = f"the submodule {submodule.path}: {error.message}"
-#             without = f"set {site.at}:submodules to false if the site does without its submodules"
-#             error.hint = f"{error.hint}; or {without}" if error.hint else without
-#             raise
-#     return module
-#
-#
-# def _module(site: Site, url: str) -> Path:
-#     """Return the path of a submodule's mirror, which differs for each URL."""
-#     name = re.sub(r"[^A-Za-z0-9.-]+", "_", commands.redact(url))[-80:]
-#     return site.mirror / "modules" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
-#
-#
-# def lfs_pointers(source: Path) -> list[str]:
-#     """Return the files of a source that are pointers of Git LFS."""
-#     found = []
-#     for parent, _folders, files in os.walk(source):
-#         for name in files:
-#             path = os.path.join(parent, name)
-#             status = os.lstat(path)
-#             if stat.S_ISREG(status.st_mode) and 100 < status.st_size < 1024:
-#                 with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-#                     if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-#                         found.append(git.plain(os.path.relpath(path, source)))
-#     return sorted(found)
 #: django_formula/source/submodule.py
 # """Submodules: the URLs and paths that a repository may give them.
 #
@@ -56582,7 +56580,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.secret import secrets, undo
 # from django_formula.site import mount, sites
 # from django_formula.site.sites import Site
-# from django_formula.source import sources
+# from django_formula.source import commits
 # from django_formula.verbs import attempt as verbs_attempt
 # from django_formula.verbs import operations
 #
@@ -56638,7 +56636,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     site = _find(name)
 #     revision = revision or site.config["revision"]
-#     return revision if sources.COMMIT.fullmatch(revision) else sources.resolve(site, revision)
+#     return revision if commits.COMMIT.fullmatch(revision) else commits.resolve(site, revision)
 #
 #
 # def release(name: str, commit: str) -> dict[str, Any]:

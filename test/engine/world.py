@@ -26,7 +26,7 @@ from django_formula.proxy.rival import Rival
 from django_formula.release import disk, drain, health, instances
 from django_formula.server import mod_wsgi
 from django_formula.site.sites import Site
-from django_formula.source import history, mirror, sources
+from django_formula.source import commits, history, mirror
 from django_formula.untrusted import delegate, foreign, reaper
 from django_formula.untrusted.foreign import Foreign
 from django_formula.virtualenv import interpreter, virtualenvs
@@ -497,9 +497,9 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         },
         (mirror, "prepare"): lambda site, key: (site.mirror / "HEAD").write_text("ref: refs/heads/main\n"),
         (mirror, "unprepared"): lambda site, key: [],
-        (sources, "resolve"): world.resolve,
+        (commits, "resolve"): world.resolve,
         (mirror, "has"): lambda site, commit: True,
-        (sources, "export"): world.export,
+        (commits, "export"): world.export,
         (history, "describe"): lambda site, commit: {"author": "Ada", "subject": commit[:7]},
         (history, "difference"): lambda site, old, new: {"files": 1},
         (delegate, "ask"): ask_here,

@@ -22,7 +22,7 @@ from django_formula.release import workers as release_workers
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
 from django_formula.site.sites import Site
-from django_formula.source import folder, sources
+from django_formula.source import commits, folder
 from django_formula.takeover import takeovers
 from django_formula.takeover.takeovers import Takeover
 from django_formula.worker import workers as worker_workers
@@ -308,11 +308,11 @@ class Deployment:
             self._find_commit = lambda: str(self.release_of_fleet["commit"])
         elif live and site.config["deploy"] == "manual" and not self.again:
             self._find_commit = lambda: live.record["commit"]
-        elif sources.COMMIT.fullmatch(revision):
+        elif commits.COMMIT.fullmatch(revision):
             self._find_commit = lambda: revision
         else:
             pool = ThreadPoolExecutor(1)
-            self._find_commit = pool.submit(sources.resolve, site, revision).result
+            self._find_commit = pool.submit(commits.resolve, site, revision).result
             pool.shutdown(wait=False)
         return self._find_commit
 

@@ -15,7 +15,7 @@ from django_formula.release import attempt, disk, instances, releases
 from django_formula.release import claim as release_claim
 from django_formula.release import interpreter as release_interpreter
 from django_formula.release.releases import Release
-from django_formula.source import history, mirror, sources
+from django_formula.source import commits, history, mirror
 from django_formula.store import setup
 from django_formula.virtualenv import interpreter as virtualenv_interpreter
 from django_formula.worker import workers
@@ -107,7 +107,7 @@ def export(deployment: Deployment, release: Release) -> None:
     """Write the files of the commit into a release, readable by the build user only."""
     folder = folders.Folder(release.path / "source", "root", deployment.site.build_user, 0o750)
     folders.make(folder)
-    sources.export(deployment.site, deployment.commit, folder.path)
+    commits.export(deployment.site, deployment.commit, folder.path)
     folders.make(folder)  # a damaged mirror is fetched anew, and the folder made anew with it
 
 
@@ -171,7 +171,7 @@ def differences(deployment: Deployment, recorded: dict[str, str], inputs: dict[s
     changes: Changes = {}
     if old != deployment.commit:
         if deployment.test and not site.config["folder"] and not mirror.has(site, deployment.commit):
-            sources.fetch(site, deployment.commit)
+            commits.fetch(site, deployment.commit)
         changes = {
             "commit": {"old": old, "new": deployment.commit},
             **history.difference(site, old, deployment.commit),

@@ -16,7 +16,7 @@ from django_formula.inspect import code, layout, options
 from django_formula.inspect import report as inspect_report
 from django_formula.inspect.report import Report
 from django_formula.site.sites import Site
-from django_formula.source import mirror, sources
+from django_formula.source import commits, mirror
 from django_formula.source import reader as source_reader
 from django_formula.untrusted import delegate, shapes
 from django_formula.untrusted.foreign import OWN, Foreign
@@ -140,10 +140,10 @@ def _fetched(folder: str, where: str, revision: str, deploy_key: str | None) -> 
     site = Site(config, {"nginx": {"group": "root"}})
     site.mirror.mkdir(mode=0o700)
     mirror.prepare(site, Path(deploy_key).read_text() if deploy_key else None)
-    commit = sources.resolve(site, revision)
-    sources.fetch_only(site, commit)
+    commit = commits.resolve(site, revision)
+    commits.fetch_only(site, commit)
     tree = site.root / "source"
-    sources.export(site, commit, tree)
+    commits.export(site, commit, tree)
     return tree, commit
 
 

@@ -7,11 +7,10 @@ from typing import Any
 from django_formula.host import ports as host_ports
 from django_formula.host.config_files import Files
 from django_formula.host.ports import Listen
-from django_formula.proxy import move as proxy_move
+from django_formula.proxy import domain_moves, proxies, site_files, switch
 from django_formula.proxy import ports as proxy_ports
-from django_formula.proxy import proxies, site_files, switch
 from django_formula.proxy.contract import Proxy
-from django_formula.proxy.move import Move
+from django_formula.proxy.domain_moves import Move
 from django_formula.release import releases
 from django_formula.site import sites as site_sites
 from django_formula.site.sites import Site
@@ -28,7 +27,7 @@ def files(
 ) -> Files:
     """Return every file that the proxy of a site needs, with those of other sites that have to change at the same time.
 
-    These are the sites that its domains come from or go to (`proxy.move`); all sites of a proxy that hands its
+    These are the sites that its domains come from or go to (`proxy.domain_moves`); all sites of a proxy that hands its
     sites over to another one; and all of a proxy that changes the addresses that it listens on, since a socket on all
     addresses serves all sites.
 
@@ -40,8 +39,8 @@ def files(
         upcoming: see `proxy.site_files.of_site`.
         alone: whether other sites count as they are, as in a dry run, where their pillar has not been applied.
     """
-    move = Move([site], "") if alone else proxy_move.of_site(site)
-    now = proxy_move.as_present(site, facts) if move.waits else (site, facts)
+    move = Move([site], "") if alone else domain_moves.of_site(site)
+    now = domain_moves.as_present(site, facts) if move.waits else (site, facts)
     mine = site_files.part(*now, templates, through, upcoming=upcoming) if now else {}
     parts = [mine, *(_part(other) for other in move.sites[1:] if not move.waits)]
     wanted = site_files.together(parts)
@@ -71,7 +70,7 @@ def _part(site: Site) -> Files:
     """Return what a site has in these files with its active release."""
     live = releases.linked(site, site.current)
     facts = live.facts if live else {}
-    now = proxy_move.as_present(site, facts) if proxy_move.of_site(site).waits else (site, facts)
+    now = domain_moves.as_present(site, facts) if domain_moves.of_site(site).waits else (site, facts)
     return site_files.part(*now, site.kept_templates()) if now else {}
 
 

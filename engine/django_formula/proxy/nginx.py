@@ -13,7 +13,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import OURS, Files
 from django_formula.host.ports import Listen, Place
 from django_formula.kind import kinds
-from django_formula.proxy import advice, nginx_config
+from django_formula.proxy import advice, nginx_dump
 from django_formula.proxy.contract import Proxy, Server
 from django_formula.site import domains
 from django_formula.site.sites import Site
@@ -141,11 +141,11 @@ class Nginx(Proxy):
 
     def servers(self) -> list[Server]:
         """Return all servers of nginx's whole configuration, in their order."""
-        return nginx_config.servers(_tested("-T"))
+        return nginx_dump.servers(_tested("-T"))
 
     def chosen(self, candidates: Sequence[Server], name: str, is_default: Sequence[bool]) -> Server | None:
         """Return which server answers for a name: of several that fit, nginx takes the best."""
-        return nginx_config.chosen(candidates, name, is_default)
+        return nginx_dump.chosen(candidates, name, is_default)
 
     def check(self) -> None:
         """Have nginx test its configuration.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from django_formula.host import daemons, ports
 from django_formula.host.commands import DeploymentError
 from django_formula.host.ports import Place
-from django_formula.proxy import move, proxies, rival, watch
+from django_formula.proxy import domain_moves, proxies, rival, watch
 from django_formula.proxy.connection import Secure
 from django_formula.proxy.contract import Proxy
 from django_formula.release import cure, instances
@@ -48,7 +48,7 @@ def problem(site: Site, *, anew: bool = True) -> str:
     memory = watch.Memory(site, proxy)
     if (not anew and memory.is_reached()) or not instances.serves(site.current):
         return ""
-    if waits := move.of_site(site).waits:
+    if waits := domain_moves.of_site(site).waits:
         return waits
     answers: list[str | None] = [None]
     try:

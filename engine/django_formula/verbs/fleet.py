@@ -31,7 +31,7 @@ from django_formula.release.releases import Release
 from django_formula.secret import secrets, undo
 from django_formula.site import mount, sites
 from django_formula.site.sites import Site
-from django_formula.source import sources
+from django_formula.source import commits
 from django_formula.verbs import attempt as verbs_attempt
 from django_formula.verbs import operations
 
@@ -87,7 +87,7 @@ def resolve(name: str, revision: str | None) -> str:
     """
     site = _find(name)
     revision = revision or site.config["revision"]
-    return revision if sources.COMMIT.fullmatch(revision) else sources.resolve(site, revision)
+    return revision if commits.COMMIT.fullmatch(revision) else commits.resolve(site, revision)
 
 
 def release(name: str, commit: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from django_formula.host import commands, file, proc
 from django_formula.host.commands import DeploymentError
 from django_formula.release import attempt, releases
 from django_formula.secret import secrets
-from django_formula.source import sources
+from django_formula.source import commits
 from specimen import ROOT
 from world import commit
 
@@ -250,14 +250,14 @@ def test_a_virtualenv_of_a_plan_under_way_stays(pushed):
 
 
 def test_what_is_shared_is_left_as_it_is(pushed, monkeypatch):
-    export = sources.export
+    export = commits.export
 
     def with_data(site, commit, target):
         export(site, commit, target)
         (target / "more").mkdir()
         (target / "more/file").write_text("x")
 
-    monkeypatch.setattr(sources, "export", with_data)
+    monkeypatch.setattr(commits, "export", with_data)
     pushed.options = pushed.options | {"shared": ["data", "more"]}
     list(steps.site(pushed.deployment()))
     deploy_plan.make("blog")

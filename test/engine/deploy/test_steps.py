@@ -23,7 +23,7 @@ from django_formula.proxy import nginx
 from django_formula.release import drain, health, instances
 from django_formula.release import static as release_static
 from django_formula.site import sites
-from django_formula.source import mirror, sources
+from django_formula.source import commits, mirror
 from django_formula.untrusted.foreign import Foreign
 from django_formula.virtualenv import virtualenvs
 from specimen import ROOT, configured
@@ -380,7 +380,7 @@ def brings(world, monkeypatch, **files):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(world.site.root.parent) if content is None else path.write_text(content)
 
-    monkeypatch.setattr(sources, "export", more)
+    monkeypatch.setattr(commits, "export", more)
 
 
 def test_what_is_shared_outlives_its_release(world, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import apache, nginx, nginx_config, proxies, rival
+from django_formula.proxy import apache, nginx, nginx_dump, proxies, rival
 from specimen import configured
 
 WAYS = yaml.safe_load((Path(__file__).parents[2] / "hosts/served.yaml").read_text())
@@ -104,15 +104,15 @@ def test_what_was_there_before_refuses_nothing(site, monkeypatch):
 )
 def test_nginx_takes_the_best_name(name, winner):
     names = ["first", "*.b.example.org", ".example.org", "mail.*", "~^shop\\d+\\.test$", "default"]
-    servers = [nginx_config.Server("f", line, [], [one]) for line, one in enumerate(names)]
-    found = nginx_config.chosen(servers, name, [one == "default" for one in names])
+    servers = [nginx_dump.Server("f", line, [], [one]) for line, one in enumerate(names)]
+    found = nginx_dump.chosen(servers, name, [one == "default" for one in names])
     assert found.names == [winner]
 
 
 def test_text_that_is_no_configuration_is_survived():
     for text in ("", "}}}", "server {", '"', "{ ; }", "a" * 10_000, "include a;"):
-        assert nginx_config.servers(f"# configuration file /n.conf:\n{text}") == []
-    assert nginx_config.servers("") == []
+        assert nginx_dump.servers(f"# configuration file /n.conf:\n{text}") == []
+    assert nginx_dump.servers("") == []
 
 
 PRINTED = """VirtualHost configuration:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
+from django_formula.source import commits, mirror, reader
 from django_formula.source import folder as source_folder
-from django_formula.source import mirror, reader, sources
 
 pytestmark = [
     pytest.mark.skipif(os.getuid() != 0, reason="takes the identity of users"),
@@ -50,7 +50,7 @@ def ray(make_site, passable):
 
 def files(site, tree):
     target = site.releases / tree[:12]
-    sources.export(site, tree, target)
+    commits.export(site, tree, target)
     return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
 
 
@@ -232,10 +232,10 @@ def test_repository_of_another_user_is_read_as_that_user(make_site, passable):
     subprocess.run(["chown", "-R", "nobody:nogroup", theirs], check=True)
     site = make_site(repository=str(theirs))
     mirror.prepare(site, None)
-    main = sources.resolve(site, "main")
+    main = commits.resolve(site, "main")
     with pytest.raises(DeploymentError):
-        sources.export(site, stolen, site.releases / "stolen")
+        commits.export(site, stolen, site.releases / "stolen")
     assert not list(site.releases.rglob("root.txt"))
     (theirs / ".git/refs/heads/stolen").unlink()
-    sources.export(site, main, site.releases / "one")
+    commits.export(site, main, site.releases / "one")
     assert (site.releases / "one/theirs.txt").exists()

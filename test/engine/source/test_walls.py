@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
-from django_formula.source import git, history, mirror, sources, submodule
+from django_formula.source import commits, git, history, mirror, submodule
 from upstream import Upstream
 
 pytestmark = pytest.mark.slow  # transfers that wait
@@ -51,7 +51,7 @@ def cloned(make_site):
 
 
 def export(site, commit):
-    sources.export(site, commit, site.releases / "one")
+    commits.export(site, commit, site.releases / "one")
     return site.releases / "one"
 
 
@@ -128,7 +128,7 @@ def test_mirror_of_a_listed_submodule_is_not_exported_once_it_is_no_longer_liste
     export(site, commit)
     site.config["submodules"] = True
     with pytest.raises(DeploymentError, match="which is on this host"):
-        sources.export(site, commit, site.releases / "two")
+        commits.export(site, commit, site.releases / "two")
 
 
 @pytest.mark.parametrize(
@@ -202,10 +202,10 @@ def test_login_of_the_parent_is_not_sent_to_another_host(cloned, upstream):
     with web(require_login) as (port, requests):
         commit = upstream.submodule(f"http://localhost:{port}/library.git", "vendor", "1" * 40)
         site = cloned(upstream)
-        sources.fetch(site, commit)
+        commits.fetch(site, commit)
         parent = f"http://ci:hunter2@127.0.0.1:{port}/team/blog.git"
         with pytest.raises(DeploymentError, match="requires a login"):
-            sources._export(site, commit, site.releases / "one", site.mirror, url=parent)
+            commits._export(site, commit, site.releases / "one", site.mirror, url=parent)
     assert requests and not any(login for _path, login in requests)
 
 
@@ -226,8 +226,8 @@ def test_redirect_to_a_file_is_not_followed(cloned, upstream, secret):
 def test_two_urls_have_two_mirrors(cloned, upstream):
     site = cloned(upstream)
     urls = [f"https://a.org/{'x' * 200}{name}/library.git" for name in ("", "_", "/")] + ["https://a.org/library.git"]
-    assert len({sources._module(site, url) for url in urls}) == len(urls)
-    assert "hunter2" not in str(sources._module(site, "https://ci:hunter2@a.org/x.git"))
+    assert len({commits._module(site, url) for url in urls}) == len(urls)
+    assert "hunter2" not in str(commits._module(site, "https://ci:hunter2@a.org/x.git"))
 
 
 # Paths of submodules
@@ -455,7 +455,7 @@ def test_configuration_of_the_system_applies_to_remotes(cloned, upstream, tmp_pa
     """Commands that connect to a remote use the system's configuration, as companies have it."""
     with open(tmp_path / "gitconfig", "a") as file:
         file.write(f'[url "{upstream.folder}"]\n\tinsteadOf = https://git.example.org/blog.git\n')
-    assert sources.resolve(cloned("https://git.example.org/blog.git"), "main") == upstream.first
+    assert commits.resolve(cloned("https://git.example.org/blog.git"), "main") == upstream.first
 
 
 # What git prints
@@ -482,7 +482,7 @@ def test_control_characters_of_a_server_are_not_passed_on(cloned, upstream):
         handler.wfile.write(b"001e# service=git-upload-pack\n00000015ERR x\x1b[2Jy\x07 rude\n")
 
     with web(rude) as (port, _requests), pytest.raises(DeploymentError) as error:
-        sources.resolve(cloned(f"http://127.0.0.1:{port}/x.git"), "main")
+        commits.resolve(cloned(f"http://127.0.0.1:{port}/x.git"), "main")
     assert "rude" in str(error.value) and "\x1b" not in str(error.value) and "\x07" not in str(error.value)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from django_formula.host import clock, commands
 from django_formula.host.commands import DeploymentError
+from django_formula.source import commits, submodule
 from django_formula.source import folder as source_folder
 from django_formula.source import history as source_history
 from django_formula.source import mirror as source_mirror
-from django_formula.source import sources, submodule
 from upstream import Upstream
 
 
@@ -56,7 +56,7 @@ def cloned(make_site):
 def exported(site, commit, target=None):
     """Export a commit, and return its files: path → content."""
     target = target or site.releases / commit[:12]
-    sources.export(site, commit, target)
+    commits.export(site, commit, target)
     return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
 
 
@@ -76,17 +76,17 @@ def exported(site, commit, target=None):
     ],
 )
 def test_revision_is_resolved_to_a_commit(cloned, history, revision, name):
-    assert sources.resolve(cloned(history), revision) == history.names[name]
+    assert commits.resolve(cloned(history), revision) == history.names[name]
 
 
 def test_short_commit_is_completed(cloned, history):
     site = cloned(history)
-    assert sources.resolve(site, history.names["feature"][:10]) == history.names["feature"]
+    assert commits.resolve(site, history.names["feature"][:10]) == history.names["feature"]
 
 
 def test_full_commit_is_resolved_without_network(cloned, history):
     site = cloned("https://127.0.0.1:1/nowhere.git")
-    assert sources.resolve(site, history.first) == history.first
+    assert commits.resolve(site, history.first) == history.first
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_full_commit_is_resolved_without_network(cloned, history):
 )
 def test_unknown_or_ambiguous_revision_is_refused(cloned, history, revision, message, hint):
     with pytest.raises(DeploymentError) as error:
-        sources.resolve(cloned(history), revision)
+        commits.resolve(cloned(history), revision)
     assert error.value.message == message.format(url=history.folder, **history.names)
     assert error.value.hint == hint and not error.value.transient
 
@@ -163,7 +163,7 @@ def test_remote_without_its_older_commits_is_exported(cloned, upstream, tmp_path
     shallow = tmp_path / "shallow.git"
     subprocess.run(["git", "clone", "--quiet", "--bare", "--depth=1", f"file://{upstream.folder}", shallow], check=True)
     site = cloned(shallow)
-    sources.fetch(site, commit)
+    commits.fetch(site, commit)
     assert "two.txt" in exported(site, commit)
     assert source_history.describe(site, commit)["subject"] == "A change"
     newer = upstream.commit({"three.txt": "three\n"})
@@ -171,7 +171,7 @@ def test_remote_without_its_older_commits_is_exported(cloned, upstream, tmp_path
     subprocess.run(
         ["git", "-C", shallow, "fetch", "--quiet", "--depth=1", f"file://{upstream.folder}", refs], check=True
     )
-    sources.fetch(site, newer)
+    commits.fetch(site, newer)
     assert "three.txt" in exported(site, newer)
     assert source_history.difference(site, commit, newer)["files"] == 1
 
@@ -186,12 +186,12 @@ def test_missing_commit_is_refused(cloned, upstream):
 def test_force_pushed_branch_is_followed(cloned, upstream):
     site = cloned(upstream)
     old = upstream.commit({"old.py": ""})
-    assert "old.py" in exported(site, sources.resolve(site, "main"))
+    assert "old.py" in exported(site, commits.resolve(site, "main"))
     upstream.git("reset", "--quiet", "--hard", "HEAD^")
     upstream.git("branch", "gone")
     new = upstream.commit({"new.py": ""})
     upstream.git("branch", "--delete", "--force", "gone")
-    assert sources.resolve(site, "main") == new
+    assert commits.resolve(site, "main") == new
     assert exported(site, new).keys() == {"manage.py", "new.py"}
     shutil.rmtree(site.releases / old[:12])
     assert "old.py" in exported(site, old)
@@ -331,7 +331,7 @@ def test_silent_remote_times_out(cloned, scheme):
         site = cloned(f"{scheme}://127.0.0.1:{port}/blog.git", timeouts={"fetch": "500ms"})
         began = time.monotonic()
         with pytest.raises(DeploymentError) as error:
-            sources.resolve(site, "main")
+            commits.resolve(site, "main")
     assert time.monotonic() - began < 3
     assert error.value.transient and "/blog.git: timed out after 0.5 s" in error.value.message
     assert (
@@ -344,7 +344,7 @@ def test_refused_connection_is_transient(cloned, scheme):
     with silent_server() as port:
         pass
     with pytest.raises(DeploymentError) as error:
-        sources.resolve(cloned(f"{scheme}://127.0.0.1:{port}/blog.git"), "main")
+        commits.resolve(cloned(f"{scheme}://127.0.0.1:{port}/blog.git"), "main")
     assert error.value.transient
     assert (
         error.value.hint == "check that 127.0.0.1 is reachable from this host (DNS, proxies: docs/guides/networks.md)"
@@ -414,7 +414,7 @@ def test_error_of_a_remote_is_explained(cloned, monkeypatch, output, message, hi
 
     monkeypatch.setattr(commands, "run", refuse)
     with pytest.raises(DeploymentError) as error:
-        sources.resolve(site, "main")
+        commits.resolve(site, "main")
     assert error.value.message == (f"{doing}: {message}" if message else f"{doing} failed (exit 128)")
     assert (error.value.hint, error.value.transient) == (hint, transient)
 
@@ -428,13 +428,13 @@ def test_refused_ssh_key_names_the_host(cloned, monkeypatch, url):
 
     monkeypatch.setattr(commands, "run", refuse)
     with pytest.raises(DeploymentError, match=r"git\.example\.org refused the SSH key"):
-        sources.resolve(site, "main")
+        commits.resolve(site, "main")
 
 
 @pytest.mark.parametrize("url", ["/nowhere/blog.git", "file:///nowhere/blog.git"])
 def test_missing_local_repository_is_refused(cloned, url):
     with pytest.raises(DeploymentError, match="no repository found at "):
-        sources.resolve(cloned(url), "main")
+        commits.resolve(cloned(url), "main")
 
 
 def test_git_runs_without_prompts_and_system_configuration(cloned, history, monkeypatch):
@@ -447,7 +447,7 @@ def test_git_runs_without_prompts_and_system_configuration(cloned, history, monk
     monkeypatch.setenv("GIT_SSH_COMMAND", "ssh -o StrictHostKeyChecking=no")
     monkeypatch.setenv("SSL_CERT_FILE", "/etc/company.pem")
     monkeypatch.delenv("GIT_SSL_CAINFO", raising=False)
-    sources.fetch(site, None)
+    commits.fetch(site, None)
     mirror = site.mirror
     assert given["argv"] == [
         *[
