@@ -8,7 +8,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from django_formula.backup import restore
+from django_formula.backup import backups, restore
 from django_formula.deploy import removal as deploy_removal
 from django_formula.deploy import switch
 from django_formula.host import commands
@@ -327,7 +327,7 @@ def test_restore_ends_tasks_of_all_releases_before_the_databases_are_exchanged(o
     seen = []
     names = {"default": "blog"}
     swap = lambda *_: seen.append({name for name in one.running if name.count("-") == 3})  # noqa: E731
-    restore.DUMPERS["postgres"].swap = swap
+    backups.DUMPERS["postgres"].swap = swap
     live = releases.Release(one.site, TWO)
     [database] = [SimpleNamespace(kind="postgres", alias="default")]
     restore._exchange(one.site, live, [database], names, {"default": "blog_before"}, None)
