@@ -108,14 +108,14 @@ def test_index_password_is_kept_for_commands_and_masked(world):
     assert world.apply() == {}
     command = world.deployment()
     world.given = {}
-    assert command.index_password == world.deployment().index_password == PASSWORD
-    assert PASSWORD in command.masked()
+    assert command.secrets.index_password == world.deployment().secrets.index_password == PASSWORD
+    assert PASSWORD in command.secrets.masked()
 
     world.given = {"index_password": "another"}
     assert world.apply() == {"site": {"index": "password kept"}} and file.read_text() == "another"
     world.options, world.given = {}, {}
     assert world.apply()["site"]["index"] == "password removed" and not file.exists()
-    assert world.deployment().index_password is None
+    assert world.deployment().secrets.index_password is None
 
 
 def test_failed_build_is_tried_again_when_the_index_password_changes(world, monkeypatch):
