@@ -12,7 +12,6 @@ import importlib.machinery
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -70,22 +69,16 @@ def break_commands(module: Any) -> None:
 BREAKS = {"django_formula.deploy.deployment": break_steps, "django_formula.host.commands": break_commands}
 
 
-class Finder:
-    """Finds modules of the formula as Python does, and has them changed once they are loaded."""
+def break_modules() -> None:
+    """Have modules of the formula changed once they have run."""
+    execute = importlib.machinery.SourceFileLoader.exec_module
 
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
-        if name not in BREAKS:
-            return None
-        spec: Any = importlib.machinery.PathFinder.find_spec(name, path, target)
-        execute = spec.loader.exec_module
+    def exec_module(loader: Any, module: Any) -> None:
+        execute(loader, module)
+        if module.__name__ in BREAKS:
+            BREAKS[module.__name__](module)
 
-        def exec_module(module: Any) -> None:
-            execute(module)
-            BREAKS[name](module)
-
-        spec.loader.exec_module = exec_module
-        return spec
+    importlib.machinery.SourceFileLoader.exec_module = exec_module  # type: ignore[method-assign]
 
 
 def move_clock(seconds: float) -> None:
@@ -100,4 +93,4 @@ def move_clock(seconds: float) -> None:
 if CLOCK:
     move_clock(CLOCK)
 if STEP:
-    sys.meta_path.insert(0, Finder)
+    break_modules()

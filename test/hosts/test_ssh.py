@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import subprocess
 
 import pytest
 import yaml
 from driven import Driven, reachable_by_ssh
+from repository import EXAMPLE
 from sites import Site, version
 
 TOKEN = "hunter2 $HOME 'and' \"quotes\""
@@ -26,7 +28,10 @@ def blog(module_hosts, repositories) -> Site:
     web1 = Driven(bare, by=desk, command=("salt-ssh",))
     files = {"website/place.py": {"source": "salt://blog/place.py.jinja"}}
     blog = Site(web1, repositories(bare), files=files, secrets={"API_TOKEN": TOKEN})
-    blog.inspected = web1.printed("django.inspect", blog.repository.path)
+    bare.send(
+        subprocess.run(["tar", "--create", "."], cwd=EXAMPLE, stdout=subprocess.PIPE, check=True).stdout, "/root/blog"
+    )
+    blog.inspected = web1.printed("django.inspect", "/root/blog")
     blog.foreseen = blog.apply(test=True)
     blog.before = bare.run("ls /srv /usr/bin/git /usr/sbin/nginx", check=False).stdout.split()
     blog.first = blog.deploy()
@@ -34,9 +39,9 @@ def blog(module_hosts, repositories) -> Site:
 
 
 def test_a_bare_host_inspects_a_project(blog):
-    """Before any apply: nothing but salt-ssh's own programs is on it."""
+    """Before any apply: a folder, for even git is not there."""
     (site,) = yaml.safe_load(blog.inspected)["web1"]["django"]["sites"].values()
-    assert site["repository"] == blog.repository.path, blog.inspected
+    assert site["folder"] == "/root/blog", blog.inspected
 
 
 def test_a_bare_host_is_dry_run(blog):
