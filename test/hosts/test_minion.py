@@ -186,27 +186,6 @@ def test_changed_code_reaches_a_running_minion_by_the_next_apply(blog, master):
 
 
 @pytest.mark.full
-def test_changed_code_reaches_a_minion_that_runs_all_jobs_in_one_process(blog, master):
-    minion = blog.host
-    minion.write("/etc/salt/minion", json.dumps({"id": "web1", "master": "master", "multiprocessing": False}))
-    minion.run(["systemctl", "restart", "salt-minion"])
-    master.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=180)
-    assert not blog.apply().changed
-    path = "/srv/formula/engine/django_formula/verbs/status.py"
-    for number in ("one", "two"):
-        master.write(path, master.read(path) + f'\nCODE = "{number}"\n')
-        master.run(PACK)
-        assert f"({number} code)" in blog.deploy()["blog is live"].comment
-        assert minion.call("django.status", "blog", full=True)[0]["code"] == number
-    master.write(path, master.read(path) + '\nCODE = "three"\n')
-    master.run(PACK)
-    assert minion.salt("saltutil.sync_all").returncode == 0
-    assert minion.call("django.status", "blog", full=True)[0]["code"] == "three"
-    assert len(minion.run(["ls", "/var/cache/salt/minion/django-formula"]).stdout.split()) <= 4
-    assert not blog.apply().changed
-
-
-@pytest.mark.full
 def test_a_changed_template_without_a_digest_is_found_within_a_day_and_followed_from_then_on(blog, master):
     path = "/srv/formula/django/files/maintenance.html"
     text, templates = master.read(path), "blog has its directories"

@@ -1,14 +1,19 @@
-"""Masterless in two further ways: the formula by gitfs, and Salt 3007."""
+"""Further ways to run: the formula by gitfs, Salt 3007, and an upgrade from modules that were flat files."""
 
 import io
 import json
+import subprocess
 import tarfile
 
 import pytest
-from fleet import Fleet, start_master
+from driven import Driven, reachable_by_ssh
+from fleet import Fleet, await_minions, start_master
 from images import pins
-from lab import MINION, tree
+from lab import MINION, ROOT, Host, tree
 from sites import Site, version
+
+#: The last commit in which `_utils` had each module of the engine as a file.
+FLAT = "742c587f"
 
 
 @pytest.fixture
@@ -82,3 +87,55 @@ def test_salt_3007_deploys_by_a_master(hosts, repositories, tmp_path):
     assert [state["comment"] for state in fleet.apply()["web1"].values() if state["changes"]] == []
     known = host.run(["salt-run", "--out=json", "cache.grains", "web1"]).stdout
     assert host.address in str(json.loads(known)["web1"]["ipv4"])
+
+
+def serve(host: Host, formula: bytes) -> None:
+    """Have a host serve this version of the formula."""
+    host.run("find /srv/formula -mindepth 1 -maxdepth 1 -not -name test -exec rm -r {} +")
+    host.send(formula, "/srv/formula")
+    host.run("rm -rf /var/cache/salt/*/file_lists")  # Salt lists a folder once in twenty seconds
+
+
+def served_by(way: str, hosts, repositories) -> tuple[Site, Host]:
+    """A site that is deployed in one way, and the host that serves the formula."""
+    if way == "salt-ssh":
+        desk, bare = hosts(name="desk"), hosts(kind="bare", name="web1")
+        reachable_by_ssh(desk, bare)
+        files = {"file_roots": {"base": ["/srv/formula"]}, "pillar_roots": {"base": ["/srv/pillar"]}}
+        desk.write("/etc/salt/master", json.dumps(files))
+        desk.write("/etc/salt/roster", "web1:\n  host: web1\n  user: root\n  priv: /root/.ssh/id_ed25519\n")
+        return Site(Driven(bare, by=desk, command=("salt-ssh",)), repositories(bare)), desk
+    host = hosts(kind="ready", name="web1")
+    if way == "masterless":
+        return Site(host, repositories(host)), host
+    start_master(host)
+    host.write("/etc/salt/minion", json.dumps({"id": "web1", "master": "localhost"}))
+    host.run(["systemd-run", "--unit=salt-minion", "salt-minion"])
+    await_minions(host, [host])
+    return Site(Driven(host, by=host, command=("salt", "--timeout=600")), repositories(host)), host
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("way", ["masterless", "master", "salt-ssh"])
+def test_upgrade_from_flat_modules_makes_no_release(hosts, repositories, way):
+    folders = ("django", "_modules", "_pillar", "_runners", "_states", "_utils")
+    known = subprocess.run(["git", "archive", FLAT, *folders], cwd=ROOT, capture_output=True, check=False)
+    if known.returncode:
+        pytest.skip("a clone without that commit")
+    blog, server = served_by(way, hosts, repositories)
+    serve(server, known.stdout)
+    blog.configure(backup={"schedule": "daily"})
+    blog.deploy()
+    live, before = blog.live, blog.host.run("find / -xdev -name 'django_site*.py'").stdout
+    assert before and not blog.apply().changed
+    serve(server, tree())
+    foreseen, upgraded = blog.apply(test=True), blog.apply()
+    assert not foreseen.failed and upgraded.ok and blog.live == live, upgraded
+    assert {*upgraded.changed} <= {"The modules of the formula are current", "blog has its directories"}, upgraded
+    assert {*upgraded.changed} <= {*foreseen.changed} | {"The modules of the formula are current"}
+    assert not blog.apply().changed
+    if way != "salt-ssh":  # which never removes a module
+        assert blog.host.run("find /var/cache -path '*extmods/utils/django_site*.py'").stdout == ""
+    assert blog.host.call("django.status", "blog", full=True)[0]["release"] == live
+    blog.repository.commit(version("2.0"))
+    assert blog.host.call("django.release", "blog")["release"] == blog.live != live
