@@ -57,7 +57,7 @@ def prepare(master: Host) -> None:
     changed = code.replace("    try:\n        return verb()\n", _WAITS)
     assert changed.count("/run/hold-") == 2
     master.write(path, changed)
-    master.run(["python3", "-B", "/srv/formula/django/digests.py"])
+    master.run(["python3", "-B", "/srv/formula/engine/pack.py"])
 
 
 class Running(threading.Thread):
