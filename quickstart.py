@@ -30,6 +30,8 @@ SALT_CALL = FORMULA.parent / "salt-call"
 PILLAR = Path("/etc/django-formula/pillar/django.sls")
 STATE = Path("/var/lib/django-formula/quickstart")
 SITES = Path("/var/lib/django-formula/sites")
+#: Where a site is that quickstart has taken off before, and that is registered no more.
+ROOTS = Path("/srv/django")
 SYSTEMD = Path("/run/systemd/system")
 START = "service supervisor start; service nginx start"
 #: The state that repeats the errors of all.
@@ -572,7 +574,7 @@ def remove(given: argparse.Namespace) -> None:
         Refusal: one is not gone, or the machine has other sites, which need what quickstart has installed.
     """
     options = Options.read()
-    roots = {name: (SITES / name).resolve() for name in options.sites}
+    roots = {name: (SITES / name if (SITES / name).exists() else ROOTS / name).resolve() for name in options.sites}
     gone = {"state": "absent", "remove_data": given.remove_data}
     pillar = {"django": {"sites": dict.fromkeys(options.sites, gone)}}
     apply(options, "django.sync,django.clean", f"pillar={json.dumps(pillar)}")
@@ -582,7 +584,7 @@ def remove(given: argparse.Namespace) -> None:
     if left:
         raise Refusal(f"{', '.join(left)} of this machine need Salt, nginx and the packages, so these stay")
     for name, root in roots.items():
-        if root != SITES / name and root.is_dir():
+        if root.is_dir():
             say(f"the data of {name} stays in {root}; to delete it: rm -r {root}; userdel {name}")
 
 
