@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "d1e4db43865fc353"
+DIGEST = "ce2e79016274cd8e"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -42325,7 +42325,6 @@ def _clear(home: str, folder: str) -> None:
 # import json
 # import os
 # import re
-# import stat
 # import time
 # from collections.abc import Iterator
 # from pathlib import Path
@@ -42404,37 +42403,42 @@ def _clear(home: str, folder: str) -> None:
 # def seen(proxy: Proxy) -> Seen:
 #     """Return the files and folders of a proxy's configuration, and the files that it loads, such as certificates.
 #
+#     Only the text of what the proxy reads as configuration is searched for others: certificates may be another user's.
 #     Where it has too many, none is returned, and it is read each time.
 #     """
 #     found: Seen = {}
-#     left = [str(proxy.etc)]
+#     left, folders, included = [str(proxy.etc)], set(), set()
 #     for path in left:  # it grows
 #         if path in found:
 #             continue
 #         if len(found) >= _FILES:
 #             return {}
 #         found[path] = _numbers(path)
-#         is_own = path == str(proxy.etc) or not os.path.islink(path)
+#         is_own = Path(path).is_relative_to(proxy.etc)
 #         if is_own and os.path.isdir(path):
-#             left += sorted(entry.path for entry in os.scandir(path))
-#         else:
-#             left += _named(path)
+#             if (real := os.path.realpath(path)) not in folders:  # a link may lead back
+#                 folders.add(real)
+#                 left += sorted(entry.path for entry in os.scandir(path))
+#         elif is_own or path in included:
+#             for named, is_included in _named(Path(path)):
+#                 left.append(named)
+#                 included |= {named} if is_included else set()
 #     return found
 #
 #
-# def _named(path: str) -> Iterator[str]:
-#     """Yield the paths that a file of the configuration names; of a pattern, the folder and what fits now."""
-#     with contextlib.suppress(OSError):
-#         if not stat.S_ISREG(os.stat(path).st_mode):
-#             return
-#         with open(path, encoding="utf-8", errors="replace") as file:
-#             text = file.read(_SIZE)
-#         for one in _NAMED.finditer(text):
-#             if one["directive"].lower().startswith("include") and glob.has_magic(one["path"]):
-#                 yield os.path.dirname(one["path"])
-#                 yield from sorted(glob.glob(one["path"]))
-#             else:
-#                 yield one["path"]
+# def _named(path: Path) -> Iterator[tuple[str, bool]]:
+#     """Yield the paths that a file of the configuration names, and whether they are configuration too.
+#
+#     Of a pattern these are its folder, and what fits now.
+#     """
+#     text = host_file.read_untrusted(path, _SIZE).decode(errors="replace")
+#     for one in _NAMED.finditer(text):
+#         is_included = one["directive"].lower().startswith("include")
+#         if is_included and glob.has_magic(one["path"]):
+#             yield os.path.dirname(one["path"]), False
+#             yield from ((name, True) for name in sorted(glob.glob(one["path"])))
+#         else:
+#             yield one["path"], is_included
 #
 #
 # def _numbers(path: str) -> list[int]:

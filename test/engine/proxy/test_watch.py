@@ -108,6 +108,28 @@ def test_what_changes_the_configuration_is_read(host, change):
     assert host.apply() == ("", 0, 0)
 
 
+def test_folder_of_links_is_part_of_the_configuration(host):
+    """Some hosts have conf.d elsewhere, and a link may lead back to where it is."""
+    (host.etc / "conf.d").rename(host.elsewhere / "conf.d")
+    (host.etc / "conf.d").symlink_to(host.elsewhere / "conf.d")
+    (host.etc / "loop").symlink_to(host.etc)
+    host.apply()
+    assert host.apply() == ("", 0, 0)
+    rewritten(host.etc / "conf.d/django-blog.conf")
+    assert host.apply() == ("", 1, 1)
+
+
+def test_no_text_of_a_certificate_is_searched_and_a_pipe_blocks_nothing(host):
+    """The owner of a certificate is not root everywhere: it names no further files, whatever it has."""
+    secret = host.elsewhere / "more/secret"
+    secret.mkdir()
+    (host.elsewhere / "blog.pem").write_text(f"include {secret}/*;\ninclude {secret}/one;\n")
+    os.mkfifo(host.elsewhere / "more/late.conf")
+    assert host.apply() == ("", 1, 1)
+    paths = watch.seen(nginx.PROXY)
+    assert str(host.elsewhere / "more/late.conf") in paths and not [one for one in paths if one.startswith(str(secret))]
+
+
 def test_new_domain_is_looked_at(host):
     host.apply()
     host.site.config["domains"].append("new.example.org")
