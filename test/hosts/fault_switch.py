@@ -78,7 +78,7 @@ def break_modules() -> None:
         if module.__name__ in BREAKS:
             BREAKS[module.__name__](module)
 
-    importlib.machinery.SourceFileLoader.exec_module = exec_module  # type: ignore[method-assign]
+    importlib.machinery.SourceFileLoader.exec_module = exec_module  # type: ignore[assignment, method-assign]
 
 
 def move_clock(seconds: float) -> None:
