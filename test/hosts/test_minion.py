@@ -174,14 +174,40 @@ def test_a_minion_that_ends_within_a_deployment(blog, master, ends):
     assert not blog.apply().changed
 
 
-def test_changed_code_reaches_a_running_minion_by_the_next_apply(blog, master):
+@pytest.fixture(scope="module")
+def changed_code(blog, master) -> None:
+    """The master's code is another one than what the minion has run."""
     for name, lines in CHANGED.items():
         path = f"/srv/formula/{name}"
         master.write(path, master.read(path) + lines)
     master.run(PACK)
+
+
+def test_changed_code_reaches_a_running_minion_by_the_next_apply(blog, changed_code):
     applied = blog.deploy()
     assert "(new code)" in applied["blog is live"].comment
     assert blog.host.call("django.status", "blog", full=True)[0]["code"] == "new"
+    assert not blog.apply().changed
+
+
+@pytest.mark.full
+def test_changed_code_reaches_a_minion_that_runs_all_jobs_in_one_process(blog, changed_code, master):
+    minion = blog.host
+    minion.write("/etc/salt/minion", json.dumps({"id": "web1", "master": "master", "multiprocessing": False}))
+    minion.run(["systemctl", "restart", "salt-minion"])
+    master.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=180)
+    assert not blog.apply().changed
+    path = "/srv/formula/engine/django_formula/verbs/status.py"
+    for number in ("one", "two"):
+        master.write(path, master.read(path) + f'\nCODE = "{number}"\n')
+        master.run(PACK)
+        assert f"({number} code)" in blog.deploy()["blog is live"].comment
+        assert minion.call("django.status", "blog", full=True)[0]["code"] == number
+    master.write(path, master.read(path) + '\nCODE = "three"\n')
+    master.run(PACK)
+    assert minion.salt("saltutil.sync_all").returncode == 0
+    assert minion.call("django.status", "blog", full=True)[0]["code"] == "three"
+    assert len(minion.run(["ls", "/var/cache/salt/minion/django-formula"]).stdout.split()) <= 4
     assert not blog.apply().changed
 
 
