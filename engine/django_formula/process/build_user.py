@@ -166,12 +166,18 @@ def _below_reaper(site: Site, command: Command) -> Ended:
 
 
 def _in_unit(site: Site, command: Command, writable: Sequence[str]) -> Ended:
-    """Run a command in a unit, and return its own exit code: systemd's also counts processes that it left behind."""
+    """Run a command in a unit, and return its own exit code: systemd's also counts processes that it left behind.
+
+    The unit's standard input is a pipe that this process keeps open, so that the command ends where this one is killed.
+    """
     unit = _unit(site)
     _stop(unit)
     variables = sites.RUNTIME / f"{site.name}.build.environment"
     mark = f"ended {secrets_module.token_hex(8)}"
-    script = f'"$@"; code=$?; printf "\\n{mark} %s\\n" "$code" >&2; exit "$code"'
+    script = (
+        "exec 3<&0 </dev/null; { read -r _ <&3; kill -KILL -1; } & watch=$!; exec 3<&-; "
+        f'"$@"; code=$?; kill "$watch"; printf "\\n{mark} %s\\n" "$code" >&2; exit "$code"'
+    )
     properties = [
         *directives(site, command.folder, writable),
         ("EnvironmentFile", str(variables)),
@@ -186,9 +192,12 @@ def _in_unit(site: Site, command: Command, writable: Sequence[str]) -> Ended:
     transient.start_bus()
     text = environment_files.environment_file(command.environment or {})
     file.write(variables, text, mode=0o600, durable=False)
+    alive, kept = os.pipe()
     try:
-        ended = commands.execute(dataclasses.replace(command, argv=argv, folder="/", environment=None))
+        ended = commands.execute(dataclasses.replace(command, argv=argv, folder="/", environment=None, stdin=alive))
     finally:
+        os.close(alive)
+        os.close(kept)
         variables.unlink(missing_ok=True)
         _stop(unit)
     found = re.findall(rf"^{mark} (\d+)$\n?", ended.errors, re.MULTILINE)
