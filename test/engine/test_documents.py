@@ -302,6 +302,8 @@ def messages() -> str:
                 words.append("".join(map(str, parts)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 words.append(re.sub(r"\{\w+\}", "…", node.value))
+    for row in yaml.safe_load((TREE / "knowledge/knowledge.yaml").read_text())["causes"]:
+        words += [row["match"], re.sub(r"\{\w+\}", "…", row["say"])]
     words += [path.read_text() for path in [*ROOT.glob("django/*.sls"), ROOT / "django/schema.yaml"]]
     return "\n".join(words)
 

@@ -248,7 +248,7 @@ def needed(path: Place) -> Any:
     if "object" in rules.get("type", ()) and rules.get("oneOf"):
         name = next(choice["required"][0] for choice in rules["oneOf"] if "required" in choice)
         return {name: needed((*path, name))}
-    return next(value for value in ("x", True, 5, "/x", "x" * 20, {}) if not check.check(value, rules))
+    return next(value for value in ("x", True, 5, "/x", "x" * 20, {}, []) if not check.check(value, rules))
 
 
 def sites(path: Place, values: list[str]) -> dict[str, dict[str, Any]]:

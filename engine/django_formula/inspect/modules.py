@@ -11,6 +11,7 @@ from django_formula.inspect import project as inspect_project
 from django_formula.inspect.settings import Settings
 from django_formula.knowledge import hints
 from django_formula.knowledge import package as knowledge_package
+from django_formula.knowledge.rows import rows
 from django_formula.site.sites import Site
 
 
@@ -141,9 +142,9 @@ def _is_left_out(module: str, names: Collection[str]) -> bool:
 
     Where they name sqlparse, which Django brings, they are all packages of a virtualenv, as `pip freeze` lists them.
     """
-    if module in knowledge_package.LEFT_OUT:
+    if module in rows("left_out"):
         return True
-    bringing = knowledge_package.SELDOM.get(module)
+    bringing = rows("seldom").get(module)
     if bringing:
         package = knowledge_package.package_of(module).lower()
         return not any(name == package or re.search(bringing, name) for name in names)

@@ -5,72 +5,15 @@ from collections.abc import Collection
 
 from django_formula.knowledge import hints
 from django_formula.knowledge import package as knowledge_package
+from django_formula.knowledge.rows import rows
 from django_formula.site.sites import Site
 
-#: What a build reports where headers or a compiler are missing → the packages of Debian that it needs.
-_HEADERS: tuple[tuple[str, list[str]], ...] = (
-    (r"command '?\S*gcc'? failed: No such file|execute '?\S*gcc|directory: '\S*gcc'|need a C compiler", []),
-    (r"(Python|stdlib|stdio|limits|errno)\.h: No such file", []),
-    (r"cc1plus|command '?\S*g\+\+'? failed: No such file|directory: '\S*g\+\+'", ["g++"]),
-    (r"pg_config|libpq-fe\.h|postgres_ext\.h", ["libpq-dev"]),
-    (r"mysql_config|mysqlclient\.pc|MYSQLCLIENT_CFLAGS|mariadb_config", ["default-libmysqlclient-dev", "pkg-config"]),
-    (r"lber\.h|ldap\.h", ["libldap2-dev", "libsasl2-dev"]),
-    (r"\bffi\.h: No such file", ["libffi-dev"]),
-    (r"libxml2 and libxslt development packages|lib(xml|xslt)/\S+\.h: No such file", ["libxml2-dev", "libxslt1-dev"]),
-    (r"xmlsec1? (is|was) not found|Unable to invoke pkg-config|xmlsec/\S+\.h", ["libxmlsec1-dev", "pkg-config"]),
-    (r"jpeglib\.h|not be found for jpeg|RequiredDependencyException: (jpeg|zlib)", ["libjpeg-dev", "zlib1g-dev"]),
-    (r"\bzlib\.h: No such file", ["zlib1g-dev"]),
-    (r"ft2build\.h", ["libfreetype-dev"]),
-    (r"gdal-config|\bgdal\.h", ["g++", "libgdal-dev"]),
-    (r"geos-config|geos_c\.h", ["libgeos-dev"]),
-    (r"curl-config|curl/curl\.h", ["libcurl4-openssl-dev", "libssl-dev"]),
-    (r"openssl/\w+\.h: No such file", ["libssl-dev"]),
-    (r"krb5-config|gssapi/\S+\.h", ["libkrb5-dev"]),
-    (r"\bsql\.h: No such file", ["unixodbc-dev"]),
-    (r"\bsqlite3\.h: No such file", ["libsqlite3-dev"]),
-    (r"\bcairo\.h: No such file|[Dd]ependency \"?cairo\"? not found", ["libcairo2-dev", "pkg-config"]),
-    (r"graphviz/\w+\.h", ["libgraphviz-dev", "pkg-config"]),
-    (r"libmemcached/memcached\.h", ["libmemcached-dev", "zlib1g-dev"]),
-    (r"\bpuccinialin\b", ["cargo"]),  # which downloads Rust where it is not installed
-)
-#: Python packages that uv reports as not built → the packages of Debian that their compilation needs.
-_BUILT = (
-    (r"psycopg2(cffi|-binary)?|psycopg-c", ["libpq-dev"]),
-    (r"mysqlclient", ["default-libmysqlclient-dev", "pkg-config"]),
-    (r"pillow(-simd)?", ["libfreetype-dev", "libjpeg-dev", "zlib1g-dev"]),
-    (r"pylibmc", ["libmemcached-dev", "zlib1g-dev"]),
-    (r"lxml", ["libxml2-dev", "libxslt1-dev"]),
-    (r"python-ldap", ["libldap2-dev", "libsasl2-dev"]),
-    (r"xmlsec", ["libxmlsec1-dev", "pkg-config"]),
-    (r"pycairo", ["libcairo2-dev", "pkg-config"]),
-    (r"pycurl", ["libcurl4-openssl-dev", "libssl-dev"]),
-    (r"cffi", ["libffi-dev"]),
-    (r"cryptography", ["cargo", "libffi-dev", "libssl-dev", "pkg-config"]),
-    (r"pydantic-core|orjson|rpds-py|bcrypt|nh3", ["cargo"]),
-    (r"pyodbc", ["unixodbc-dev"]),
-    (r"gdal", ["g++", "libgdal-dev"]),
-    (r"greenlet|gevent|numpy|pandas|scipy|grpcio", ["g++"]),
-)
 _NOT_BUILT = re.compile(r"Failed to (?:build|download and build) `([\w.-]+)(?:==|@)|\bfor `([\w.-]+)@")
 _UNBUILT = re.compile(r"Failed to (?:build|download and build) `([\w.-]+)==([\w.!+]+)`")
 #: Headers of older versions of Python: no package of Debian has them.
 _REMOVED = r"(?:longintrepr|code|eval|grammar|graminit|parsetok|asdl|ucnhash|pyfpe|(?:cell|class|func|gen)object)\.h"
 #: A header that no row names, as uv and GCC report it.
 _HEADER = re.compile(rf"(?:provides `|fatal error: )(?!{_REMOVED})([\w./+-]+\.h(?:pp|xx)?)(?:`|: No such)")
-#: What a running project reports where a library is missing → the packages of Debian that have it.
-_LIBRARIES = (
-    (r"libpq\.so|no pq wrapper available", ["libpq5"]),
-    (r"libmariadb\.so", ["libmariadb3"]),
-    (r"Could not find the G(DAL|EOS) library", ["gdal-bin"]),
-    (r"mod_spatialite|SpatiaLite library", ["libsqlite3-mod-spatialite"]),
-    (r"failed to find libmagic", ["libmagic-dev"]),
-    (r"cannot load library '?(lib)?(gobject|pango)", ["libpango-1.0-0", "libpangoft2-1.0-0"]),
-    (r"libGL\.so\.1|libgthread-2\.0\.so", ["libgl1", "libglib2.0-bin"]),  # OpenCV needs both
-    (r"libcairo\.so|no library called \"cairo", ["libcairo2"]),
-    (r"libxmlsec1[\w-]*\.so", ["libxmlsec1-openssl"]),
-    (r"libodbc\.so", ["unixodbc"]),
-    (r"libzbar\.so|Unable to find zbar", ["libzbar0"]),
-)
 #: What uv says of requirements without a solution: what a package depends on, and what the project requires.
 _REQUIREMENT = r"([\w.-]+)(?:\[[^\]]*\])?(?:\{[^}]*\})?([<>=!~][\w.*<>=!~,+]*\w)"  # with extras, and with a marker
 _DEPENDS = re.compile(rf"(\S+) depends? on {_REQUIREMENT}")
@@ -88,41 +31,14 @@ _PROGRAM = re.compile(
     r"|(?P<what>msgfmt|[Gg]it(?= executable)|C[Mm]ake|cmake|cargo)\b.*"
     r"(?:not found|not installed|must be installed|Make sure)"
 )
-#: Programs → their packages of Debian.
-_PACKAGES = {
-    "npx": "npm",
-    "node": "nodejs",
-    "msgfmt": "gettext",
-    "convert": "imagemagick",
-    "pdftotext": "poppler-utils",
-    "pg_dump": "postgresql-client",
-    "mysqldump": "default-mysql-client",
-    "java": "default-jre-headless",
-    "lessc": "node-less",
-    "sassc": "sassc",
-    **{name: name for name in ("npm", "git", "cargo", "cmake", "make", "gettext", "xmlsec1", "ffmpeg", "pandoc")},
-    **{name: name for name in ("wkhtmltopdf", "curl", "wget", "unzip", "rsync")},
-}
 #: How npm runs a command with a package that package.json lacks.
 _EXEC = "npm exec --yes --package="
-#: Programs that npm has, not Debian → their packages.
-_OF_NPM = {
-    **{name: name for name in ("sass", "vite", "rollup", "esbuild", "rimraf", "cross-env")},
-    **{"tsc": "typescript", "gulp": "gulp-cli", "grunt": "grunt-cli", "yarn": "yarn@1", "pnpm": "pnpm@10"},
-    **{
-        "postcss": "postcss-cli",
-        "cleancss": "clean-css-cli",
-        "uglifyjs": "uglify-js",
-        "tailwindcss": "@tailwindcss/cli",
-    },
-    **{"run-s": "npm-run-all", "run-p": "npm-run-all"},
-}
 
 
 def of_module(site: Site, text: str) -> str:
     """Return the package of a module that is not installed, with those that the pillar has; empty for another cause."""
     found = _NO_MODULE.search(text)
-    package = knowledge_package.package_of(found[1]) if found else ""
+    package = knowledge_package.package_of(found[1], site) if found else ""
     present: list[str] = site.config["python_packages"]
     if not found or not package or package in present:
         return ""
@@ -132,28 +48,30 @@ def of_module(site: Site, text: str) -> str:
 
 def of_packages(site: Site, text: str) -> str:
     """Return the packages for all headers or libraries that are missing; a compilation needs the compiler too."""
-    headers = [names for pattern, names in _HEADERS if re.search(pattern, text)]
+    headers = [row["packages"] for row in rows("headers", site) if re.search(row["match"], text)]
     if headers:
         python = site.python.rpartition("/")[2]
         if site.has_managed_python():
             python = ""  # it has its own
         names = {name.lower().replace("_", "-") for pair in _NOT_BUILT.findall(text) for name in pair if name}
-        return _install(site, "a package is built from source", [*headers, build_packages(names, python)])
-    libraries = [names for pattern, names in _LIBRARIES if re.search(pattern, text)]
+        return _install(site, "a package is built from source", [*headers, build_packages(names, python, site)])
+    libraries = [row["packages"] for row in rows("libraries", site) if re.search(row["match"], text)]
     if libraries:
         return _install(site, "a library is missing on this host", libraries)
     unknown = re.search(r"(\w[\w+.-]*\.so[.\d]*): cannot open shared object file", text) or _HEADER.search(text)
     return _unknown_package(site, unknown[1]) if unknown else ""
 
 
-def build_packages(names: Collection[str], python: str = "python3") -> list[str]:
+def build_packages(names: Collection[str], python: str = "python3", site: Site | None = None) -> list[str]:
     """Return the packages of Debian by which Python packages are built: a compiler, and their headers.
 
     Args:
         names: the normalised names of the Python packages.
         python: the name of the interpreter; empty if it has its own headers.
+        site: the site whose rows count too.
     """
-    headers = [header for pattern, found in _BUILT for name in names if re.fullmatch(pattern, name) for header in found]
+    known = rows("packages", site)
+    headers = [header for name in names for header in known.get(name, [])]
     of_python = f"{python}-dev" if re.fullmatch(r"python3(\.\d+)?", python) else "python3-dev"
     return ["gcc", "libc6-dev", *headers, *([of_python] if python else [])]
 
@@ -210,13 +128,14 @@ def of_program(site: Site, text: str) -> str:
     if not found:
         return ""
     name = next(filter(None, found.groups())).lower()
-    runs = rf"{_EXEC}{_OF_NPM.get(name)} -- \1"
+    of_npm, programs = rows("npm", site), rows("programs", site)
+    runs = rf"{_EXEC}{of_npm.get(name)} -- \1"
     build = [re.sub(r"^(npm (?:--prefix \S+ )?run\b)", runs, one) for one in site.config["build"]]
-    if name in _OF_NPM and build != site.config["build"]:
+    if name in of_npm and build != site.config["build"]:
         cure = f"{site.at}:build: {hints.listed(build)}"
         return f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
-    if name in _PACKAGES:
-        return _install(site, f"the program {name} is missing on this host", [[_PACKAGES[name]]])
+    if name in programs:
+        return _install(site, f"the program {name} is missing on this host", [[programs[name]]])
     return _unknown_package(site, f"the program {name}")
 
 

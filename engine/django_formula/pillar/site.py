@@ -12,7 +12,19 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from django_formula.kind import kinds
-from django_formula.pillar import balancer, cache, container, database, email, fleet, pool, server, static, store
+from django_formula.pillar import (
+    balancer,
+    cache,
+    container,
+    database,
+    email,
+    fleet,
+    knowledge,
+    pool,
+    server,
+    static,
+    store,
+)
 from django_formula.pillar import listen as pillar_listen
 from django_formula.pillar import proxy as pillar_proxy
 from django_formula.pillar import schedule as pillar_schedule
@@ -142,6 +154,7 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     pillar_worker.signals,
     pillar_schedule.schedules,
     email.email,
+    knowledge.patterns,
     fleet.hosts,
     fleet.shared,
     cache.cache,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from django_formula.knowledge import cause as knowledge_cause
-from django_formula.knowledge import cause_package
+from django_formula.knowledge import rows as knowledge_rows
 from specimen import configured
 
 AT = "django:sites:blog"
@@ -23,10 +23,73 @@ def test_known_cause_has_its_cure(text, hint, building):
     assert knowledge_cause.hint(configured(), text, building=building) == hint
 
 
-def test_every_row_of_the_tables_has_a_case():
+def test_every_row_that_is_searched_for_has_a_case():
     texts = "\n".join(case.values[0] for case in CASES)
-    rows = [*cause_package._HEADERS, *cause_package._LIBRARIES, *knowledge_cause._HINTS]
-    assert [pattern for pattern, _cure in rows if not re.search(pattern, texts)] == []
+    rows = [row for part in ("headers", "libraries", "causes") for row in knowledge_rows.rows(part)]
+    assert [row["match"] for row in rows if not re.search(row["match"], texts)] == []
+
+
+def test_rows_of_the_formula_have_the_form_of_those_of_the_pillar():
+    named = {
+        part: {f"row-{number}": row for number, row in enumerate(knowledge_rows.rows(part))}
+        for part in ("causes", "headers", "libraries")
+    }
+    maps = {part: knowledge_rows.rows(part) for part in ("packages", "programs", "modules")}
+    assert configured(knowledge={**named, **maps}).config["knowledge"]["packages"] == maps["packages"]
+
+
+OWN = {
+    "causes": {
+        "licence": {"match": r"LicenceError: (\w+)", "say": "{1} has no licence", "set": {"environment": {"L": "{1}"}}},
+        "again": {"match": "no licence", "say": "{set}, {nothing} and run {again}", "set": {"build": ["make"]}},
+        "building": {"match": "LicenceError", "at": "build", "say": "{user} needs a licence"},
+        "before": {"match": "MEDIA_URL and STATIC_URL", "say": "ask Ada ({site})"},
+    },
+    "headers": {"ours": {"match": r"ours\.h", "packages": ["libours-dev"]}},
+    "libraries": {"ours": {"match": r"libours\.so", "packages": ["libours1"]}},
+    "packages": {"ours": ["libours-dev"]},
+    "programs": {"oursc": "ours-tools", "convert": "graphicsmagick-imagemagick-compat"},
+    "modules": {"ours": "ours-of-company"},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "building", "hint"),
+    [
+        ("LicenceError: pro", False, f"pro has no licence: set {AT}:environment: {{L: pro}}"),
+        ("no licence", False, f"set {AT}:build: [npm ci, make], {{nothing}} and run salt-call django.release blog"),
+        ("LicenceError", True, "blog-build needs a licence"),
+        ("The MEDIA_URL and STATIC_URL settings must have different values", False, "ask Ada (blog)"),
+        (
+            "fatal error: ours.h: No such file",
+            True,
+            f"a package is built from source: set {AT}:packages: [gcc, libc6-dev, libours-dev, python3-dev]",
+        ),
+        (
+            "Failed to build `ours==1.0`\ncommand 'gcc' failed: No such file",
+            True,
+            f"a package is built from source: set {AT}:packages: [gcc, libc6-dev, libours-dev, python3-dev]",
+        ),
+        ("libours.so.1: cannot open", False, f"a library is missing on this host: set {AT}:packages: [libours1]"),
+        (
+            "sh: 1: oursc: not found",
+            True,
+            f"the program oursc is missing on this host: set {AT}:packages: [ours-tools]",
+        ),
+        (
+            "sh: 1: convert: not found",
+            True,
+            f"the program convert is missing on this host: set {AT}:packages: [graphicsmagick-imagemagick-compat]",
+        ),
+        (
+            "ModuleNotFoundError: No module named 'ours'",
+            False,
+            f"no package that is installed has the module ours: set {AT}:python_packages: [ours-of-company]",
+        ),
+    ],
+)
+def test_rows_of_the_pillar_come_first(text, building, hint):
+    assert knowledge_cause.hint(configured(knowledge=OWN, build=["npm ci"]), text, building=building) == hint
 
 
 @pytest.mark.parametrize(
