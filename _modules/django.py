@@ -6,7 +6,7 @@ it does the same with a master, masterless and by salt-ssh. A verb that fails re
 return code.
 """
 
-import shlex
+import functools
 
 import django_engine
 
@@ -16,8 +16,8 @@ from django_formula.host import lazy  # noqa: F401 - the others run when they ar
 
 # isort: split
 from django_formula.backup import backups as backup_backups
-from django_formula.compose import project
 from django_formula.deploy import plan as deploy_plan
+from django_formula.deploy.entries import entry
 from django_formula.deploy.request import asked_by
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.inspect import inspection
@@ -25,7 +25,7 @@ from django_formula.project import program
 from django_formula.site import sites as site_sites
 from django_formula.untrusted.text import shown_answer
 from django_formula.verbs import backup as verbs_backup
-from django_formula.verbs import operations, rotation, terminal
+from django_formula.verbs import documentation, operations, rotation, terminal
 from django_formula.verbs import schedule as verbs_schedule
 from django_formula.verbs import status as verbs_status
 from django_formula.verbs import superuser as verbs_superuser
@@ -36,12 +36,41 @@ __virtualname__ = "django"
 __outputter__ = {"manage": "txt", "logs": "txt"}
 
 _FOR_PROGRAMS = ("json", "pprint", "raw", "yaml")
+#: What is said of arguments that several verbs have.
+_ARGUMENTS = {
+    "site": "Name of the site.",
+    "full": "Return rows with every key, as for ``django.status``.",
+}
 
 
 def __virtual__():
     return __virtualname__
 
 
+def _verb(*examples):
+    """Make a verb of a function: its answer is shown, and an error is one; its documentation is completed.
+
+    The examples are what follows its name on the command line.
+    """
+
+    def made(function):
+        @functools.wraps(function)
+        def verb(*arguments, **named):
+            try:
+                return shown_answer(function(*arguments, **named))
+            except (DeploymentError, OSError) as error:
+                __context__["retcode"] = 1
+                program.explain(error)
+                return shown_answer(str(error))
+
+        example = documentation.commands(f"{__virtualname__}.{function.__name__}", examples)
+        verb.__doc__ = documentation.completed(function, _ARGUMENTS, example)
+        return verb
+
+    return made
+
+
+@_verb("", "blog --out json")
 def status(site=None, full=None):
     """
     Show the sites of this host: the problems first, then each site with its active release and every value that it
@@ -53,15 +82,8 @@ def status(site=None, full=None):
         Return a list with one row per site and every key, also those without a value. By default ``salt-call`` does
         this when ``--out`` names an outputter for programs (json, yaml, pprint, raw). ``salt`` and ``salt-ssh`` do
         not send ``--out`` to the host; use ``full=True`` there.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.status
-        salt-call django.status blog --out json
     """
-    return _answer(lambda: _rows(_status(site), terminal.status, full))
+    return _rows(_status(site), terminal.status, full)
 
 
 def _status(site):
@@ -74,122 +96,71 @@ def _status(site):
     return [{**row, "managed": row["site"] in sites if pillar else None} for row in rows]
 
 
+@_verb("blog")
 def releases(site, full=None):
     """
     Show the releases of a site on this host, the newest first, with age, health and whether the databases fit them.
     Failed attempts since the active release that left no release are listed first.
-
-    site
-        Name of the site.
-    full
-        Return rows with every key, as for ``django.status``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.releases blog
     """
-    return _answer(lambda: _rows(verbs_status.releases(site_sites.find(site)), terminal.releases, full))
+    return _rows(verbs_status.releases(site_sites.find(site)), terminal.releases, full)
 
 
+@_verb("blog")
 def steps(site, full=None):
     """
     Show the steps of a site's releases in their order: what each does, the user that runs what it runs of the project,
     and how long it took in the active release.
-
-    site
-        Name of the site.
-    full
-        Return rows with every key, as for ``django.status``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.steps blog
     """
-    return _answer(lambda: _rows(verbs_status.steps(site_sites.find(site)), terminal.steps, full))
+    return _rows(verbs_status.steps(site_sites.find(site)), terminal.steps, full)
 
 
+@_verb("blog", "blog 42 --out json")
 def record(site, release=None):
     """
     Return everything that is recorded about a release: commit, packages, migrations, duration of each step, who
     started it, requests that failed during the switch.
 
-    site
-        Name of the site.
     release
         Name, number or commit (at least seven digits) of the release. The active release by default.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.record blog
-        salt-call django.record blog 42 --out json
     """
-    return _answer(lambda: operations.record(site, release))
+    return operations.record(site, release)
 
 
+@_verb("blog", "blog v2.4.1")
 def release(site, revision=None):
     """
     Release a site now, also when nothing has changed, its commit is on hold, or it failed before.
 
-    site
-        Name of the site.
     revision
         Branch, tag or commit to release instead of the revision of the last apply. The next apply uses the pillar's
         revision again, unless the site has ``deploy: manual``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.release blog
-        salt-call django.release blog v2.4.1
     """
-    return _answer(lambda: _deployed(*operations.release(site, revision, _asked_by("release"))))
+    return operations.answer(*operations.release(site, revision, _asked_by("release")))
 
 
+@_verb("blog", "blog v2.4.1")
 def plan(site, revision=None):
     """
     Show what a release would change: commits, packages, migrations, effective settings, files, and what restarts.
     The release is built in a temporary folder, compared with the active release, and removed; nothing that serves
     is touched. The virtualenv is kept for the next release.
 
-    site
-        Name of the site.
     revision
         Branch, tag or commit to compare instead of the revision of the last apply.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.plan blog
-        salt-call django.plan blog v2.4.1
     """
-    return _answer(lambda: deploy_plan.make(site, revision, _asked_by("plan")))
+    return deploy_plan.make(site, revision, _asked_by("plan"))
 
 
+@_verb("blog")
 def unlock(site):
     """
     End the deployment that holds the lock of a site: SIGTERM, after ten seconds SIGKILL. The active release keeps
     serving; the next apply repairs what the deployment left unfinished.
-
-    site
-        Name of the site.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.unlock blog
     """
-    return _answer(lambda: operations.unlock(site))
+    return operations.unlock(site)
 
 
+@_verb("blog", "blog 0041-9be1c07d2a44 migrate=True")
 def rollback(site, to=None, migrate=False, force=False):
     """
     Roll back to the last good release before the active one, or to another release. The commit that was active is
@@ -199,143 +170,85 @@ def rollback(site, to=None, migrate=False, force=False):
     When the databases have migrations that the older release does not have, the answer is ``safe`` (the older
     release works with them), ``reversible`` or ``unsafe``. In the last two cases the rollback is refused.
 
-    site
-        Name of the site.
     to
         Name, number or commit (at least seven digits) of a release.
     migrate
         Reverse the migrations that the older release does not have, before the switch.
     force
         Roll back even if the older release does not work with the schema of the databases.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.rollback blog
-        salt-call django.rollback blog 0041-9be1c07d2a44 migrate=True
     """
     options = {"migrate": migrate, "force": force, "asked_by": _asked_by("rollback")}
-    return _answer(lambda: _deployed(*operations.rollback(site, to, **options)))
+    return operations.answer(*operations.rollback(site, to, **options))
 
 
+@_verb("blog")
 def rotate_secret_key(site):
     """
     Generate a new secret key for a site and release the active commit with it. The old key becomes a fallback, so
     sessions remain valid.
-
-    site
-        Name of the site.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.rotate_secret_key blog
     """
-    return _answer(lambda: _deployed(*rotation.rotate_secret_key(site, _asked_by("rotate_secret_key"))))
+    return operations.answer(*rotation.rotate_secret_key(site, _asked_by("rotate_secret_key")))
 
 
+@_verb("blog", "blog metrics")
 def rotate_database_password(site, database="default"):
     """
     Generate a new password for a database and release the active commit with it. The database has to be on a server
     that the formula sets up, and its login has to use a password. The server accepts both passwords until the old
     instance has exited, so no request fails.
 
-    site
-        Name of the site.
     database
         Alias of the database in Django.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.rotate_database_password blog
-        salt-call django.rotate_database_password blog metrics
     """
-    return _answer(
-        lambda: _deployed(*rotation.rotate_database_password(site, database, _asked_by("rotate_database_password")))
-    )
+    return operations.answer(*rotation.rotate_database_password(site, database, _asked_by("rotate_database_password")))
 
 
+@_verb("blog")
 def drift(site):
     """
     Report files that differ from the active release: source, static files, configuration, virtualenv, units, the
     proxy's files and secrets. Each path is reported as changed, missing or added, with its owner and modification
     time. The return code is 1 when there is one; a new release restores them.
-
-    site
-        Name of the site.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.drift blog
     """
-    answer = _answer(lambda: operations.drift(site))
-    if isinstance(answer, dict) and answer["drift"]:
-        __context__["retcode"] = 1
-    return answer
+    return _failing(operations.drift(site), "drift")
 
 
+@_verb("blog")
 def renew(site, force=False):
     """
     Renew the certificates of a site that are due, and order those that failed before, without waiting for the
     timer. The return code is 1 when an order fails; the existing certificate remains in use then.
 
-    site
-        Name of the site.
     force
         Order certificates from the ACME authority even if they are not due.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.renew blog
     """
-    answer = _answer(lambda: operations.renew(site, force=force))
-    if isinstance(answer, dict) and answer["warnings"]:
-        __context__["retcode"] = 1
-    return answer
+    return _failing(operations.renew(site, force=force), "warnings")
 
 
+@_verb("blog on 'back at 14:00'", "blog off", "blog")
 def maintenance(site, switch="", message=""):
     """
     Switch the maintenance page of a site on or off, or report its state. While it is on, visitors get the page with
     status 503. It remains on during releases and reboots. Static files and uploads are still served, and the
     addresses in ``maintenance:allow`` of the pillar see the site.
 
-    site
-        Name of the site.
     switch
         ``on`` or ``off``. Without it, the state is reported.
     message
         Text of the page. A time (14:00, 2026-03-01 06:00 UTC) or a duration (30m) in it is sent as ``Retry-After``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.maintenance blog on 'back at 14:00'
-        salt-call django.maintenance blog off
-        salt-call django.maintenance blog
     """
     # Salt reads arguments as YAML: on and off are booleans, 14:00 is the number of its minutes.
     switch = {True: "on", False: "off"}.get(switch, switch) if isinstance(switch, bool) else switch
     message = "{:02}:{:02}".format(*divmod(message, 60)) if isinstance(message, int) else str(message)
-    return _answer(lambda: operations.maintenance(site, switch, message, _asked_by("maintenance")))
+    return operations.maintenance(site, switch, message, _asked_by("maintenance"))
 
 
+@_verb("blog showmigrations", "blog 'createsuperuser --noinput --username admin' environment_file=/root/admin")
 def manage(site, *command, environment_file=None, timeout="1h"):
     """
     Run a management command of the active release as the site's user, with its environment, in its sandbox. Before
     the first release is active, it runs in the newest one that failed; the first line of the output says so.
 
-    site
-        Name of the site.
     command
         The command and its arguments, as several words or as one string. Salt would parse options as its own; pass
         a command with options as one string.
@@ -344,31 +257,20 @@ def manage(site, *command, environment_file=None, timeout="1h"):
         process list.
     timeout
         Maximum duration, such as ``30s``, ``5m`` or ``1h``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.manage blog showmigrations
-        salt-call django.manage blog 'createsuperuser --noinput --username admin' environment_file=/root/admin
     """
-    return _answer(lambda: operations.manage(site, _words(command), environment_file, seconds(timeout)))
+    return operations.manage(site, operations.words(command), environment_file, seconds(timeout))
 
 
-def _words(command):
-    try:
-        return shlex.split(command[0]) if len(command) == 1 else [str(word) for word in command]
-    except ValueError as error:
-        raise DeploymentError(f"cannot split {command[0]!r} into words: {error}") from None
-
-
+@_verb(
+    "blog",
+    "blog ada ada@example.org command='createsuperuser --noinput --first_name Ada'",
+    "blog elspeth elspeth@example.org",
+)
 def superuser(site, username="admin", email="admin@localhost", command=""):
     """
     Create a superuser with a generated password. The password is written to a file that only root can read; the
     answer names the file.
 
-    site
-        Name of the site.
     username
         Username of the superuser.
     email
@@ -377,36 +279,21 @@ def superuser(site, username="admin", email="admin@localhost", command=""):
         The management command that creates the user, with its options, by default ``createsuperuser --noinput``. It
         gets the variables ``DJANGO_SUPERUSER_USERNAME``, ``_EMAIL`` and ``_PASSWORD``. Where the project's own
         ``createsuperuser`` fails without options, Django's creates the user.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.superuser blog
-        salt-call django.superuser blog ada ada@example.org command='createsuperuser --noinput --first_name Ada'
-        salt-call django.superuser blog elspeth elspeth@example.org
     """
-    return _answer(lambda: verbs_superuser.create(site, username, email, _words([command])))
+    return verbs_superuser.create(site, username, email, operations.words([command]))
 
 
+@_verb("blog clearsessions")
 def run(site, schedule):
     """
     Run a schedule of a site now, in the active release, and wait until it has ended. The answer has its output, its
     exit code and the release. The return code is the exit code of the command. While the schedule runs already it is
     not started a second time.
 
-    site
-        Name of the site.
     schedule
         Name of the schedule in the pillar.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.run blog clearsessions
     """
-    return _answer(lambda: _ran(verbs_schedule.run(site, schedule, _asked_by("run"))))
+    return _ran(verbs_schedule.run(site, schedule, _asked_by("run")))
 
 
 def _ran(result):
@@ -415,83 +302,48 @@ def _ran(result):
     return result
 
 
+@_verb("blog", "blog --out json")
 def schedules(site, full=None):
     """
     Show the schedules of a site: when each runs next, and how its last run ended.
 
-    site
-        Name of the site.
     full
         Return rows with every key, as for ``django.status``; ``runs`` has the records of the last hundred runs.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.schedules blog
-        salt-call django.schedules blog --out json
     """
-    return _answer(lambda: _rows(verbs_schedule.rows(site), terminal.schedules, full))
+    return _rows(verbs_schedule.rows(site), terminal.schedules, full)
 
 
+@_verb("blog")
 def migrate(site):
     """
     Apply the migrations of the active release to the databases, then run Django's checks.
-
-    site
-        Name of the site.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.migrate blog
     """
-    return _answer(lambda: operations.migrate(site, _asked_by("migrate")))
+    return operations.migrate(site, _asked_by("migrate"))
 
 
+@_verb("blog")
 def backup(site):
     """
     Back up the databases of a site now, and its uploads if the pillar has ``backup: {media: true}``.
-
-    site
-        Name of the site.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.backup blog
     """
-    return _answer(lambda: verbs_backup.backup(site, _asked_by("backup")))
+    return verbs_backup.backup(site, _asked_by("backup"))
 
 
+@_verb("blog")
 def backups(site, full=None):
     """
     Show the backups of a site on this host, the newest first: age, size, reason, release, and when the backup was
     last loaded successfully.
-
-    site
-        Name of the site.
-    full
-        Return rows with every key, as for ``django.status``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.backups blog
     """
-    return _answer(lambda: _rows(backup_backups.overview(site_sites.find(site)), terminal.backups, full))
+    return _rows(backup_backups.overview(site_sites.find(site)), terminal.backups, full)
 
 
+@_verb("blog", "blog 20260301T120000Z-0041-9be1c07d2a44 rollback=True")
 def restore(site, which=None, media=False, migrate=False, rollback=False, queue=False):
     """
     Restore a backup. It is loaded into spare databases and checked; then the site is in maintenance while they
     replace the current ones. The current databases are kept under a name that the answer reports.
 
-    site
-        Name of the site.
     which
         Name of a backup as in ``django.backups``, or the part from the time on to restore all its files. The newest
         backup by default.
@@ -503,130 +355,71 @@ def restore(site, which=None, media=False, migrate=False, rollback=False, queue=
         Roll back to the release that the backup was made with.
     queue
         Restore the site's own queue too. Tasks in it that have run since the backup run again.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.restore blog
-        salt-call django.restore blog 20260301T120000Z-0041-9be1c07d2a44 rollback=True
     """
     options = {"media": bool(media), "migrate": bool(migrate), "rollback": bool(rollback), "queue": bool(queue)}
-    return _answer(lambda: verbs_backup.restore(site, which, asked_by=_asked_by("restore"), **options))
+    return verbs_backup.restore(site, which, asked_by=_asked_by("restore"), **options)
 
 
+@_verb("blog")
 def restore_drill(site):
     """
     Check whether the newest backup can be restored: load it into a spare database, count its rows, and compare its
     migrations with the active release. The spare database is removed. The site keeps serving.
-
-    site
-        Name of the site.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.restore_drill blog
     """
-    return _answer(lambda: verbs_backup.restore_drill(site))
+    return verbs_backup.restore_drill(site)
 
 
+@_verb("blog")
 def collectstatic(site):
     """
     Collect static files again. The active release is never modified, so this releases the active commit once more.
-
-    site
-        Name of the site.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.collectstatic blog
     """
-    return _answer(lambda: _deployed(*operations.collectstatic(site, _asked_by("collectstatic"))))
+    return operations.answer(*operations.collectstatic(site, _asked_by("collectstatic")))
 
 
+@_verb("blog")
 def check(site):
     """
     Run Django's system checks in the active release, including those for deployment, and return the warnings. The
     return code is 1 on an error, and on a warning if the pillar has ``check: deploy``. Before the first release is
     active, they run in the newest one that failed; the first line says so.
-
-    site
-        Name of the site.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.check blog
     """
-    return _answer(lambda: operations.check(site))
+    return operations.check(site)
 
 
+@_verb("blog")
 def secret_key(site):
     """
     Return fingerprints of the secret key and its fallbacks, never the keys. Hosts with equal keys have equal
     fingerprints.
-
-    site
-        Name of the site.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.secret_key blog
     """
-    return _answer(lambda: operations.secret_key(site))
+    return operations.secret_key(site)
 
 
+@_verb("blog")
 def config(site):
     """
     Return the configuration of a site as it was last applied, including defaults. Secrets are shown as their path
     in the pillar.
-
-    site
-        Name of the site.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.config blog
     """
-    return _answer(lambda: operations.config(site))
+    return operations.config(site)
 
 
+@_verb("blog", "blog --out json")
 def workers(site, full=None):
     """
     Show the workers of a site: those of the active release, then those of older ones that still finish tasks.
-
-    site
-        Name of the site.
-    full
-        Return rows with every key, as for ``django.status``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.workers blog
-        salt-call django.workers blog --out json
     """
-    return _answer(lambda: _rows(operations.workers(site), terminal.workers, full))
+    return _rows(operations.workers(site), terminal.workers, full)
 
 
+@_verb("blog", "blog names=True", "blog drop=shop.tasks.old_name")
 def queue(site, names=False, give_back=False, drop="", full=None):
     """
     Show the queues of a site's workers: how many tasks wait in each, how many a worker of Celery holds in Redis
     (unacknowledged; abandoned if that worker is gone), and how many are parked, since the active release does not know
     their names. The workers are not disturbed.
 
-    site
-        Name of the site.
     names
         Count by the names of the tasks too. Not for a broker that shows a message only by taking it (RabbitMQ).
     give_back
@@ -634,69 +427,39 @@ def queue(site, names=False, give_back=False, drop="", full=None):
         take tasks.
     drop
         Delete the parked tasks of this name.
-    full
-        Return rows with every key, as for ``django.status``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.queue blog
-        salt-call django.queue blog names=True
-        salt-call django.queue blog drop=shop.tasks.old_name
     """
-
-    def read():
-        rows = operations.queue(site, names=bool(names or give_back or drop), give_back=give_back, drop=drop)
-        return _rows(rows, terminal.queue, full)
-
-    return _answer(read)
+    rows = operations.queue(site, names=bool(names or give_back or drop), give_back=give_back, drop=drop)
+    return _rows(rows, terminal.queue, full)
 
 
+@_verb("blog", "blog worker=default")
 def restart(site, worker=None):
     """
     Restart the workers of the active release. Each takes no more tasks, finishes those that it runs, and starts again;
     the command does not wait for that. The application server is not restarted: ``django.release`` replaces it without
     a failed request.
 
-    site
-        Name of the site.
     worker
         Name of one worker. All of them by default.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.restart blog
-        salt-call django.restart blog worker=default
     """
-    return _answer(lambda: operations.restart(site, worker, asked_by=_asked_by("restart")))
+    return operations.restart(site, worker, asked_by=_asked_by("restart"))
 
 
+@_verb("blog", "blog 500", "blog worker=default")
 def logs(site, lines=50, worker=None):
     """
     Return the last lines that the active release logged. Before the first release is active: the error and the last
     lines of the newest one that failed.
 
-    site
-        Name of the site.
     lines
         Number of lines.
     worker
         Name of a worker, whose log is returned instead of the application server's.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.logs blog
-        salt-call django.logs blog 500
-        salt-call django.logs blog worker=default
     """
-    return _answer(lambda: operations.logs(site, lines, worker))
+    return operations.logs(site, lines, worker)
 
 
+@_verb("https://git.example.org/blog.git", "/home/ray/blog")
 def inspect(source, revision="HEAD", deploy_key=None):
     """
     Inspect a project and return a pillar that deploys it, with comments where a value is a guess. The source is
@@ -709,17 +472,11 @@ def inspect(source, revision="HEAD", deploy_key=None):
         Branch, tag or commit of the repository.
     deploy_key
         File with the private SSH key to fetch with. Host keys are read from ``/etc/ssh/ssh_known_hosts``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.inspect https://git.example.org/blog.git
-        salt-call django.inspect /home/ray/blog
     """
-    return _answer(lambda: inspection.inspect(source, revision, deploy_key))
+    return inspection.inspect(source, revision, deploy_key)
 
 
+@_verb("blog /home/ray/blog", "blog /home/ray/blog database=postgres")
 def compose(site, folder, python="", database=""):
     """
     Write the files by which Docker or podman runs a site's project without Salt: a Dockerfile, compose files for
@@ -734,63 +491,40 @@ def compose(site, folder, python="", database=""):
         Version of Python of the image, such as ``3.12``. By default the newest that the project is for.
     database
         ``postgres``, ``mysql`` or ``sqlite`` in place of the site's database.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.compose blog /home/ray/blog
-        salt-call django.compose blog /home/ray/blog database=postgres
     """
-    return _answer(lambda: "\n".join(project.of_site(site, folder, str(python), database)))
+    return "\n".join(entry("compose files")(site, folder, str(python), database))
 
 
+@_verb("blog /root/blog.tar")
 def save_images(site, file):
     """
     Write the image that the active release of a site in containers begins with into a file, for another host whose
     engine gets it by ``django.load_images``: a release of the same commit or the same requirements is then made
     without building it. Return its name.
 
-    site
-        Name of the site.
     file
         Path of a new file in a folder that only root may write to.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.save_images blog /root/blog.tar
     """
-    return _answer(lambda: operations.save_images(site, file))
+    return operations.save_images(site, file)
 
 
+@_verb("blog /root/blog.tar")
 def load_images(site, file):
     """
     Give the engine of a site in containers the images of a file that ``django.save_images`` has written on another
     host. Return their names.
 
-    site
-        Name of the site.
     file
         Path of the file, in a folder that only root may write to.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call django.load_images blog /root/blog.tar
     """
-    return _answer(lambda: operations.load_images(site, file))
+    return operations.load_images(site, file)
 
 
-def _answer(verb):
-    try:
-        return shown_answer(verb())
-    except (DeploymentError, OSError) as error:
+def _failing(answer, key):
+    """Have Salt end with 1 where an answer has something under a key."""
+    if answer[key]:
         __context__["retcode"] = 1
-        program.explain(error)
-        return shown_answer(str(error))
+    return answer
 
 
 def _rows(rows, view, full):
@@ -799,13 +533,6 @@ def _rows(rows, view, full):
         # salt-ssh calls salt-call with --metadata and --out=json, whatever its own --out is.
         full = __opts__.get("output") in _FOR_PROGRAMS and not __opts__.get("print_metadata")
     return rows if full else view(rows)
-
-
-def _deployed(deployment, changes):
-    """Return what a deployment did: its release, the seconds of each step, changes and warnings."""
-    answer = {"release": deployment.release.name, "took": deployment.seconds, "changes": changes}
-    warnings = list(dict.fromkeys(deployment.warnings))
-    return answer | ({"warnings": warnings} if warnings else {})
 
 
 def _asked_by(verb):

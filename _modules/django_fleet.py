@@ -11,8 +11,8 @@ django_engine.use()
 from django_formula.host import lazy  # noqa: F401 - the others run when they are used
 
 # isort: split
-from django_formula.balancer import plan
 from django_formula.database import served as database_served
+from django_formula.deploy.entries import entry
 from django_formula.host.commands import DeploymentError
 from django_formula.secret import secrets as secret_secrets
 from django_formula.store import served as store_served
@@ -302,7 +302,7 @@ def backend(site, host=None, state="state"):
         salt lb1 django_fleet.backend blog
         salt lb1 django_fleet.backend blog web2 drain
     """
-    return _answer(lambda: plan.backend(site, host, state))
+    return _answer(lambda: entry("state of a backend")(site, host, state))
 
 
 def expect(site, commits, count=None):
@@ -323,7 +323,7 @@ def expect(site, commits, count=None):
 
         salt lb1 django_fleet.expect blog '[3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d]'
     """
-    return _answer(lambda: plan.expect(site, commits, count))
+    return _answer(lambda: entry("commits that are expected")(site, commits, count))
 
 
 def serves(site):

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "f5d9bada8ad4c05c"
+DIGEST = "92cc1bc45a44d610"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -2389,6 +2389,67 @@ def _clear(home: str, folder: str) -> None:
 #             raise ConnectionError("the connection was closed")
 #: django_formula/balancer/__init__.py
 # """What balances a site between its hosts: HAProxy or nginx, Varnish, their checks and certificates."""
+#: django_formula/balancer/balancers.py
+# """The state of this host's balancer: its configuration, its certificates, and its services."""
+#
+# from collections.abc import Collection, Mapping
+# from typing import Any
+#
+# from django_formula.balancer import certificates, plan
+# from django_formula.host import daemons
+# from django_formula.host.outcome import Outcome
+# from django_formula.site.sites import Site
+# from django_formula.tls import certificates as tls_certificates
+#
+#
+# def balance(
+#     sites: Mapping[str, Site],
+#     gone: Collection[str],
+#     given: Mapping[str, Mapping[str, str]],
+#     templates: Mapping[str, str],
+#     *,
+#     test: bool,
+# ) -> Outcome:
+#     """Have this host balance sites between their hosts; with the last one, the balancer is stopped.
+#
+#     Args:
+#         sites: by name.
+#         gone: names of the sites that it does not balance.
+#         given: the secrets of each site: of its status page, and certificates.
+#         templates: the balancer's templates, by URL.
+#
+#     Raises:
+#         DeploymentError: a file of the pillar is not valid, or the program refuses its configuration.
+#     """
+#     entries = {name: plan.entry(site, given[name].get("password")) for name, site in sites.items()}
+#     missing = {
+#         name: tls_certificates.missing(site, given[name], templates) for name, site in sites.items() if site.https
+#     }
+#     files = {url: templates[url] for url in plan.templates([entry["kind"] for entry in entries.values()])}
+#     changes: dict[str, Any]
+#     if test:
+#         changes = dict(plan.planned(entries, gone, files).changes)
+#         later, warnings = certificates.planned(entries, templates)
+#     else:
+#         made = [
+#             tls_certificates.texts(sites[name], due, given[name], templates) for name, due in missing.items() if due
+#         ]
+#         keys = {path: text for texts in made for path, text in texts.items()}
+#         changes = dict(plan.apply(entries, gone, files, keys))
+#         later, warnings = certificates.apply(plan.recorded(), templates, given)
+#     domains = {domain: reason for due in missing.values() for domain, reason in due.items()}
+#     domains |= later.pop("certificates", {})
+#     changes |= later | ({"certificates": domains} if domains else {})
+#     if changes:
+#         comment = f"the balancer {'would be' if test else 'has been'} {'changed' if sites else 'removed'}"
+#         return Outcome(comment, changes, warnings)
+#     if not sites:
+#         return Outcome("this host is no balancer", warnings=warnings)
+#     for service in plan.services():
+#         runs = daemons.ensure(service, at_boot=True, test=test)
+#         if runs.changes:
+#             return runs
+#     return Outcome("the balancer is unchanged", warnings=warnings)
 #: django_formula/balancer/certificates.py
 # """The certificates of a balancer: ordered and renewed on its host, by an apply and by a timer.
 #
@@ -9610,6 +9671,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import file, folders
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.folders import Folder
+# from django_formula.host.outcome import Outcome
 # from django_formula.kind.kinds import RELEASED
 # from django_formula.site.sites import Site
 #
@@ -9860,6 +9922,21 @@ def _clear(home: str, folder: str) -> None:
 # def _merge(into: Changes, changes: Changes) -> None:
 #     for engine, items in changes.items():
 #         into.setdefault(engine, {}).update(items)
+#
+#
+# def outcome(served: Sequence[Served], gone: Collection[str], templates: Mapping[str, str], *, test: bool) -> Outcome:
+#     """Have the servers of this host serve sites to their hosts, as `serve` does; return what is said of it.
+#
+#     Raises:
+#         DeploymentError: as `serve`.
+#     """
+#     changes = serve(served, gone, templates, test=test)
+#     comment = "the databases for other hosts are unchanged" if served else "this host has no databases for other hosts"
+#     if changes:
+#         comment = f"the databases for other hosts {'would be' if test else 'have been'} set up"
+#     if left := pool.leftover():
+#         comment += f"; hosts still use the pool of {', '.join(left)}: it ends with an apply here that finds none"
+#     return Outcome(comment, changes)
 #: django_formula/database/server.py
 # """Database servers on this host: what a site has on them, and what every kind of server implements."""
 #
@@ -11030,8 +11107,10 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.deploy import inputs as deploy_inputs
 # from django_formula.deploy import migration
+# from django_formula.deploy import takeover as deploy_takeover
 # from django_formula.deploy.secret import Secrets
 # from django_formula.deploy.switch_report import Probe
+# from django_formula.deploy.takeover import Takeover
 # from django_formula.host import clock, disk
 # from django_formula.host.commands import DeploymentError, redact
 # from django_formula.knowledge import hints
@@ -11044,8 +11123,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.secret import secrets
 # from django_formula.site.sites import Site
 # from django_formula.source import commits, folder
-# from django_formula.takeover import takeovers
-# from django_formula.takeover.takeovers import Takeover
 # from django_formula.worker import workers as worker_workers
 #
 # #: What a step changes, for people: a path or a word → what happens to it.
@@ -11139,7 +11216,7 @@ def _clear(home: str, folder: str) -> None:
 #         #: The release that the steps work on: the active one until `source` begins another.
 #         self.release: Release | None = self.live
 #         #: The takeover of an existing deployment, until it is complete.
-#         self.takeover: Takeover | None = takeovers.load(site)
+#         self.takeover: Takeover | None = deploy_takeover.in_progress(site)
 #         #: In a dry run, the known changes of steps after `source`, by the step's name.
 #         self.foreseen: dict[str, Changes] = {}
 #         self.warnings: list[str] = []
@@ -11171,7 +11248,7 @@ def _clear(home: str, folder: str) -> None:
 #         Raises:
 #             DeploymentError: there is one, and the pillar does not say ``adopt``.
 #         """
-#         self.takeover = takeovers.pending(self.site)
+#         self.takeover = deploy_takeover.due(self.site)
 #         return self.takeover
 #
 #     def complete_takeover(self) -> None:
@@ -11750,6 +11827,34 @@ def _clear(home: str, folder: str) -> None:
 #         return {"owner": "", "modified": ""}
 #     modified = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.st_mtime))
 #     return {"owner": users.owner_of(status), "modified": modified}
+#: django_formula/deploy/entries.py
+# """Entry points of what most sites never use: takeovers, compose files, and what balances sites between hosts.
+#
+# Nothing else of the core imports these families (docs/decisions/0112): it names an entry, and calls it at once.
+# `test/style/test_entries.py` holds that each call fits its function.
+# """
+#
+# import importlib
+# from collections.abc import Callable
+# from typing import Any
+#
+# #: The function of each entry: a module of the engine, and its name in it.
+# ENTRIES = {
+#     "takeover in progress": "takeover.takeovers:load",
+#     "takeover that is due": "takeover.takeovers:pending",
+#     "compose files": "compose.project:of_site",
+#     "balance sites": "balancer.balancers:balance",
+#     "certificates of balancers": "balancer.plan:certificates",
+#     "state of a backend": "balancer.plan:backend",
+#     "commits that are expected": "balancer.plan:expect",
+# }
+#
+#
+# def entry(name: str) -> Callable[..., Any]:
+#     """Return the function of an entry; its family is loaded now."""
+#     module, _colon, function = ENTRIES[name].partition(":")
+#     found: Callable[..., Any] = getattr(importlib.import_module(f"django_formula.{module}"), function)
+#     return found
 #: django_formula/deploy/failure.py
 # """What is left of a release that failed, and what its source has and the pillar lacks."""
 #
@@ -11806,6 +11911,153 @@ def _clear(home: str, folder: str) -> None:
 #     else:
 #         release.update(state="failed", **record)
 #     return images.prune(site, images.used(site))
+#: django_formula/deploy/given.py
+# """What Salt gives an apply besides the configuration of sites: secrets of the pillar, files of the file server."""
+#
+# from collections.abc import Callable, Iterable, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.database import served
+# from django_formula.database.served import Served
+# from django_formula.host import file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.push import static_files
+# from django_formula.secret import secrets
+# from django_formula.site.sites import Site
+#
+#
+# class Given:
+#     """The pillar and the file server of an apply.
+#
+#     Args:
+#         pillar: all of it. It is read as it is: ``pillar.get`` returns ten asterisks with salt-ssh.
+#         sdb: returns what an ``sdb://`` URI refers to.
+#         path: returns the path on this host of a file of the file server; an empty text where there is none.
+#         texts: those that were read before in this apply, by URL.
+#     """
+#
+#     def __init__(
+#         self,
+#         pillar: Mapping[str, Any],
+#         sdb: Callable[[str], Any],
+#         path: Callable[[str], str],
+#         texts: dict[str, str],
+#     ):
+#         self._pillar, self._sdb, self._path, self._texts = pillar, sdb, path, texts
+#
+#     def text(self, url: str) -> str:
+#         """Return the text of a file of the file server, which is fetched once in an apply.
+#
+#         Raises:
+#             DeploymentError: there is none.
+#         """
+#         if url not in self._texts:
+#             path = self._path(url)
+#             if not path:
+#                 hint = "check file_roots and gitfs_remotes"
+#                 raise DeploymentError(f"cannot find {url} on the file server", hint=hint)
+#             self._texts[url] = Path(path).read_text(encoding="utf-8")
+#         return self._texts[url]
+#
+#     def texts(self, urls: Iterable[str]) -> dict[str, str]:
+#         """Return the texts of files by their URLs."""
+#         return {url: self.text(url) for url in urls}
+#
+#     def secret(self, path: str) -> str:
+#         """Return the value of a secret of the pillar, or what an ``sdb://`` URI there refers to.
+#
+#         Raises:
+#             DeploymentError: it has none.
+#         """
+#         first, *rest = path.split(":")
+#         value = self._pillar.get(first)
+#         for key in rest:
+#             value = value.get(key) if isinstance(value, dict) else None
+#         if isinstance(value, dict):
+#             value = value.get("value")
+#         if isinstance(value, str) and value.startswith("sdb://"):
+#             kept = self._sdb(value)
+#             if not isinstance(kept, str) or kept == value:
+#                 raise DeploymentError(
+#                     f"{path}: {value} has no value",
+#                     hint="configure the sdb profile on this minion: docs/guides/secrets.md",
+#                 )
+#             value = kept
+#         if not isinstance(value, str) or not value or value == "**********":
+#             raise DeploymentError(
+#                 f"{path} has no value in this minion's pillar", hint="run: salt-call saltutil.refresh_pillar"
+#             )
+#         return value
+#
+#     def pem(self, value: Any) -> str:
+#         """Return a certificate or key: it is in the pillar, on the file server, or in a file of this host.
+#
+#         Raises:
+#             DeploymentError: it is not there.
+#         """
+#         if isinstance(value, dict):
+#             return self.secret(value["pillar"])
+#         if value.startswith("salt://"):
+#             return self.text(value)
+#         text = file.read_text(Path(value))
+#         if text is None:
+#             raise DeploymentError(f"{value} does not exist", hint="put the file there, or correct the pillar")
+#         return text
+#
+#     def of_site(self, site: Site) -> dict[str, str]:
+#         """Return the secrets that the pillar has for a site, by name.
+#
+#         Raises:
+#             DeploymentError: one has no value.
+#         """
+#         config = site.config
+#         references = {name: entry.get("value") for name, entry in secrets.configured(site).items()}
+#         references |= {f"tls:{key}": config["tls"][key] for key in ("certificate", "key")}
+#         references["tls:eab:key"] = config["tls"]["eab"]["key"]
+#         references |= self._other_keys(site)
+#         references["push_secret"] = static_files.reference(config)
+#         references |= {"deploy_key": config["deploy_key"], "index_password": config["index"]["password"]}
+#         references["registry_password"] = ((config.get("container") or {}).get("login") or {}).get("password")
+#         trusted = (config.get("fleet") or {}).get("trusted") or {}
+#         return self._values(references) | {f"trusted:{host}": self.pem(value) for host, value in trusted.items()}
+#
+#     def of_balancer(self, site: Site) -> dict[str, str]:
+#         """Return the secrets that the pillar has for the balancer of a site: of its status page, and certificates.
+#
+#         Raises:
+#             DeploymentError: one has no value.
+#         """
+#         references = {key: site.config["tls"][key] for key in ("certificate", "key")}
+#         references["eab:key"] = site.config["tls"]["eab"]["key"]
+#         references["password"] = (site.config["balancer"]["status"] or {}).get("password")
+#         return self._values(references)
+#
+#     def of_databases(self, site: Site) -> Served:
+#         """Return a site whose databases this host has, with what the pillar has for their server.
+#
+#         Raises:
+#             DeploymentError: a secret has no value.
+#         """
+#         given = f"{site.at}:fleet"
+#         verifiers = {engine: self.secret(f"{given}:passwords:{engine}") for engine in served.engines(site)}
+#         certificate = self.secret(f"{given}:certificates:{site.config['fleet']['host']}")
+#         return Served(site, verifiers, certificate, self.secret(f"{given}:key"))
+#
+#     def _values(self, references: Mapping[str, Any]) -> dict[str, str]:
+#         return {
+#             name: self.secret(entry["pillar"])
+#             for name, entry in references.items()
+#             if isinstance(entry, dict) and entry
+#         }
+#
+#     def _other_keys(self, site: Site) -> dict[str, Any]:
+#         """Return where the pillar has the secret keys that the master lets the site accept: references by name."""
+#         if not site.config.get("fleet", {}).get("has_keys"):
+#             return {}
+#         path = f"{site.at}:fleet:keys"
+#         keys = self._pillar["django"]["sites"][site.name]["fleet"]["keys"]
+#         return secrets.named_keys({name: {"pillar": f"{path}:{name}"} for name in keys})
 #: django_formula/deploy/inputs.py
 # """The inputs of a release: everything it is made of, as keyed hashes; a release is made when one of them changes."""
 #
@@ -12851,8 +13103,11 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.container import images
 # from django_formula.database import setup as database_setup
+# from django_formula.deploy import takeover
+# from django_formula.deploy.entries import entry
 # from django_formula.host import file, mounts, proc
 # from django_formula.host.commands import DeploymentError
+# from django_formula.host.outcome import Outcome
 # from django_formula.process import build_user, systemd
 # from django_formula.proxy import listener, site_files, switch
 # from django_formula.release import claim, instances, releases
@@ -12862,7 +13117,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.store import contract, service
 # from django_formula.store import served as store_served
 # from django_formula.store import setup as store_setup
-# from django_formula.takeover import takeovers
 # from django_formula.tls import certificates as tls_certificates
 # from django_formula.virtualenv import kept, managed
 # from django_formula.worker import workers
@@ -12877,8 +13131,8 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Files of an existing deployment that has not been taken over yet do not belong to the site, nor do those on a mount.
 #     """
-#     takeover = takeovers.load(site)
-#     not_ours = takeover.plan["kept"] if takeover and takeover.plan["phase"] == "waiting" else []
+#     existing = takeover.in_progress(site)
+#     not_ours = existing.plan["kept"] if existing and existing.plan["phase"] == "waiting" else []
 #     own = [tree.top for tree in (site.database, site.media, site.shared, site.log)]
 #     own += [contract.folder(site), site.secrets, site.backups, site.deploys, site.applied, site.schedules]
 #     own += [site.root / "backups"] if site.backups != site.root / "backups" else []
@@ -12983,9 +13237,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _certificates(site: Site) -> list[Path]:
 #     """Return the certificates that no proxy needs any more, nor the balancer of the site's hosts, if that is here."""
-#     from django_formula.balancer import plan  # a site is seldom removed
-#
-#     served = plan.certificates()
+#     served = entry("certificates of balancers")()
 #     return [path for path in site_files.leftovers(site, site_files.absent(site)) if path not in served]
 #
 #
@@ -13042,6 +13294,19 @@ def _clear(home: str, folder: str) -> None:
 #     if not sites.registered():
 #         mounts.remove(sites.RUNTIME)
 #     tls_certificates.remove_challenges()
+#
+#
+# def absent(site: Site, asked_by: str, *, test: bool) -> Outcome:
+#     """Remove a site, if this host has something of it.
+#
+#     Raises:
+#         DeploymentError: as `remove`.
+#     """
+#     changes = present(site)
+#     if changes and not test:
+#         remove(site, asked_by)
+#     done = "would be removed" if test else "has been removed"
+#     return Outcome(f"{site.name} {done if changes else 'is already absent'}", changes)
 #: django_formula/deploy/request.py
 # """The origin of a deployment: the function that was called, its user, and the Salt job."""
 #
@@ -15126,6 +15391,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy.step_source import source
 # from django_formula.deploy.step_static import static
 # from django_formula.deploy.step_store import store
+# from django_formula.host.outcome import Outcome
 #
 # Step = Callable[[Deployment], Iterator[Changes]]
 #
@@ -15179,6 +15445,22 @@ def _clear(home: str, folder: str) -> None:
 #             for changes in step(deployment):
 #                 taken[step.__name__] = changes
 #     return taken
+#
+#
+# def outcome(step: str, deployment: Deployment) -> Outcome:
+#     """Run a step as a state, in a dry run without its changes.
+#
+#     Raises:
+#         DeploymentError: the step fails.
+#     """
+#     row, name = order.BY_NAME[step], deployment.site.name
+#     with deployment.step(step):
+#         work = as_state(globals()[step], deployment)
+#         changes = next(work, None)
+#         if changes and not deployment.test:
+#             next(work, None)
+#     done = f"{'would be ' if deployment.test else ''}{row.done}" if changes else "unchanged"
+#     return Outcome(f"{name}: {row.subject} {done}", changes or {})
 #: django_formula/deploy/switch.py
 # """The switch: a release is activated instead of the active one or of an existing deployment, and watched."""
 #
@@ -15193,6 +15475,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy import migration
 # from django_formula.deploy.deployment import Deployment
 # from django_formula.deploy.switch_report import Probe
+# from django_formula.deploy.takeover import Takeover
 # from django_formula.host import clock, file
 # from django_formula.host.commands import DeploymentError, seconds
 # from django_formula.project import page as project_page
@@ -15203,7 +15486,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release.health import Raised
 # from django_formula.release.releases import Release
 # from django_formula.site.sites import Site
-# from django_formula.takeover.takeovers import Takeover
 # from django_formula.untrusted.text import Log
 #
 # log = Log.of(__name__)
@@ -15719,6 +16001,103 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the median time to a successful response."""
 #     times = [sample.ended - sample.sent for sample in samples if not sample.problem]
 #     return round(statistics.median(times), 4) if times else None
+#: django_formula/deploy/takeover.py
+# """The takeover of an existing deployment, as steps use it; it is loaded for a site that may have one."""
+#
+# from collections.abc import Collection, Mapping
+# from typing import Any, Protocol
+#
+# from django_formula.deploy import database
+# from django_formula.deploy.entries import entry
+# from django_formula.host.config_files import Files
+# from django_formula.host.folders import Folder
+# from django_formula.host.outcome import Outcome
+# from django_formula.release import releases
+# from django_formula.release.releases import Release
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+#
+#
+# class Takeover(Protocol):
+#     """The takeover of an existing deployment, as steps use it.
+#
+#     Attributes:
+#         plan: ``phase``, ``found``, ``kept`` and more.
+#     """
+#
+#     plan: dict[str, Any]
+#
+#     def write(self, **values: Any) -> None:
+#         """Change values of the plan, and write it to disk."""
+#
+#     def as_state_changes(self) -> dict[str, str]:
+#         """Return what becomes of each part, by its path."""
+#
+#     def warnings(self) -> list[str]:
+#         """Return what the operator has to know of it."""
+#
+#     def folders(self) -> list[Folder]:
+#         """Return the site's folders, as long as the existing deployment has its data there."""
+#
+#     def check_data(self) -> None:
+#         """Refuse data that could not be handed over."""
+#
+#     def hand_over(self) -> None:
+#         """Copy or share the data."""
+#
+#     def check(self, release: Release, databases: dict[str, dict[str, str]]) -> None:
+#         """Refuse a release that would not use the data."""
+#
+#     def release_data(self) -> None:
+#         """Let the existing deployment use its data again."""
+#
+#     def switch(self, files: Files, templates: Mapping[str, str]) -> None:
+#         """Let the proxy serve the release instead of the existing deployment."""
+#
+#     def end(self) -> list[str]:
+#         """Stop the existing deployment and move it aside; return warnings."""
+#
+#
+# def in_progress(site: Site) -> Takeover | None:
+#     """Return the takeover that an apply has begun, or None."""
+#     takeover: Takeover | None = entry("takeover in progress")(site) if site.adopted.is_dir() else None
+#     return takeover
+#
+#
+# def due(site: Site) -> Takeover | None:
+#     """Return the takeover that is in progress or would begin, or None.
+#
+#     Raises:
+#         DeploymentError: there is an existing deployment, and the pillar does not say ``adopt``.
+#     """
+#     if not site.adopted.is_dir() and site.current.is_symlink() and site.applied.exists():
+#         return None
+#     takeover: Takeover | None = entry("takeover that is due")(site)
+#     return takeover
+#
+#
+# def adoption(site: Site, names: Collection[str], *, test: bool) -> Outcome:
+#     """Look for another deployment where a site is going to be; nothing is changed.
+#
+#     Args:
+#         site: the site.
+#         names: those of all sites in the pillar.
+#         test: whether this is a dry run.
+#
+#     Raises:
+#         DeploymentError: there is one that is not to be taken over, or the pillar gives the site an empty database.
+#     """
+#     sites.refuse_another_identity(site, names)
+#     takeover = due(site)
+#     live = releases.linked(site, site.current)
+#     warnings = [*(takeover.warnings() if takeover else []), *(database.foresee(site, live) if live else [])]
+#     if not takeover:
+#         return Outcome(f"no other deployment found in {site.root}", warnings=warnings)
+#     if test:
+#         comment = f"{site.name}: the existing deployment would be taken over"
+#         return Outcome(comment, takeover.as_state_changes(), warnings)
+#     begins = f"{site.name}: the existing deployment is taken over when the new release is activated:"
+#     return Outcome("\n  ".join([begins, *takeover.plan["found"]]), warnings=warnings)
 #: django_formula/deploy/tasks.py
 # """What the Celery app of a new release is refused for or warned of: its broker, its limits, tasks that wait."""
 #
@@ -18502,6 +18881,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import ports as host_ports
 # from django_formula.host import units as host_units
 # from django_formula.host.commands import DeploymentError
+# from django_formula.host.outcome import Outcome
 # from django_formula.untrusted.foreign import Foreign
 #
 # SYSTEMD = Path("/run/systemd/system")
@@ -18682,6 +19062,29 @@ def _clear(home: str, folder: str) -> None:
 #         return "\n".join(reversed(commands.run(argv, doing="reading the journal").splitlines()))
 #     except DeploymentError:
 #         return ""
+#
+#
+# def ensure(name: str, *, at_boot: bool, test: bool) -> Outcome:
+#     """Start a service whose process does not run, and have it start at boot.
+#
+#     Args:
+#         name: the service, one of `DAEMONS`.
+#         at_boot: whether it is to start at boot.
+#         test: whether this is a dry run.
+#
+#     Raises:
+#         DeploymentError: it does not start, or systemd refuses to enable it.
+#     """
+#     daemon = DAEMONS[name]
+#     starts, enables = not is_running(daemon), at_boot and not is_enabled(daemon)
+#     done = [verb for verb, is_due in (("started", starts), ("enabled", enables)) if is_due]
+#     if not done:
+#         return Outcome(f"{name} is already running")
+#     if starts and not test:
+#         start(daemon)
+#     if enables and not test:
+#         enable(daemon)
+#     return Outcome(f"{name} {'would be' if test else 'has been'} {' and '.join(done)}", {name: ", ".join(done)})
 #
 #
 # def start(daemon: Daemon) -> None:
@@ -19707,6 +20110,46 @@ def _clear(home: str, folder: str) -> None:
 #         units.control("disable", "--quiet", *options, path.name)
 #     path.unlink()
 #     units.daemon_reload()
+#: django_formula/host/outcome.py
+# """What a state found and did on this host."""
+#
+# import textwrap
+# from collections.abc import Iterable, Mapping, Sequence
+# from typing import Any, NamedTuple
+#
+#
+# class Outcome(NamedTuple):
+#     """What a state has to say.
+#
+#     Attributes:
+#         comment: what it found, or what it has done, or in a dry run would do.
+#         changes: what it has changed, or would change.
+#         warnings: what the operator has to know besides.
+#         failed: whether it has failed after these changes; before any it raises `DeploymentError`.
+#     """
+#
+#     comment: str
+#     changes: Mapping[str, Any] = {}
+#     warnings: Sequence[str] = ()
+#     failed: bool = False
+#
+#
+# def failures(states: Iterable[Mapping[str, Any]]) -> Outcome:
+#     """Return what has failed in a run, without the states that were not run because of it.
+#
+#     Args:
+#         states: those that have run, as Salt keeps them.
+#     """
+#     own = [state for state in states if (state.get("__sls__") or "").split(".")[0] == "django"]
+#     failed = [state for state in own if state["result"] is False]
+#     if not failed:
+#         return Outcome("no state of this formula has failed")
+#     ran = (state for state in failed if state.get("__state_ran__", True))
+#     causes = sorted(ran, key=lambda state: state.get("__run_num__", 0))
+#     skipped = len(failed) - len(causes)
+#     not_run = f"failed (states that were not run because of these failures: {skipped}):" if skipped else "failed:"
+#     texts = [f"{state['__id__']}:\n{textwrap.indent(state['comment'], '  ')}" for state in causes]
+#     return Outcome("\n".join([not_run, *texts]), failed=True)
 #: django_formula/host/output.py
 # """Exchange input and output with a process through its pipes, without blocking and within bounds."""
 #
@@ -41492,13 +41935,14 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/proxy/ports.py
 # """Where the proxies of the formula may listen: which process has a port, and which places exist and are free."""
 #
-# from collections.abc import Collection, Mapping
+# from collections.abc import Callable, Collection, Mapping
 #
 # from django_formula.host import config_files, daemons
 # from django_formula.host import ports as host_ports
 # from django_formula.host.commands import DeploymentError
+# from django_formula.host.outcome import Outcome
 # from django_formula.host.ports import Listen, Listener
-# from django_formula.proxy import proxies
+# from django_formula.proxy import proxies, switch
 # from django_formula.proxy.contract import Proxy
 # from django_formula.site import sites as site_sites
 # from django_formula.site.sites import Site
@@ -41634,6 +42078,48 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _is_address(listen: Listen) -> bool:
 #     return not isinstance(listen, int)
+#
+#
+# def reject_others(
+#     kind: str,
+#     http: Collection[Listen],
+#     https: Collection[Listen],
+#     templates: Collection[str],
+#     texts: Callable[[Collection[str]], Mapping[str, str]],
+#     listening: Mapping[int, set[str]] | None,
+#     *,
+#     test: bool,
+# ) -> Outcome:
+#     """Run a web server that rejects unknown hosts, unless another proxy of the formula still uses its ports.
+#
+#     Args:
+#         kind: the proxy.
+#         http: its ports for http.
+#         https: its ports for https.
+#         templates: URLs of those of its default server.
+#         texts: returns their texts by their URLs.
+#         listening: as `host.ports.listening` found them in this apply.
+#         test: whether this is a dry run.
+#
+#     Raises:
+#         DeploymentError: it refuses its configuration.
+#     """
+#     proxy = proxies.PROXIES[kind]
+#     if holder_of([*http, *https], listening) not in (None, proxy):
+#         return Outcome(f"another proxy uses the ports until the sites are handed over to {kind}")
+#     files = proxy.default_server(served(proxy, http), served(proxy, https), texts(templates))
+#     changes = config_files.differences(files)
+#     if changes and not test:
+#         switch.apply(files)
+#     try:
+#         runs = daemons.ensure(proxy.DAEMON.service, at_boot=True, test=test)
+#     except DeploymentError as error:
+#         return Outcome(str(error), changes, failed=True)
+#     if runs.changes:
+#         return runs._replace(changes={**changes, **runs.changes})
+#     if changes:
+#         return Outcome(f"the default server {'would be' if test else 'has been'} configured", changes)
+#     return Outcome(f"{kind} is already running and rejects unknown hosts")
 #: django_formula/proxy/proxies.py
 # """The proxies in front of sites: every kind, the one that a site is configured with, and the one that serves it."""
 #
@@ -48249,6 +48735,52 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the content of ``site.json``, or None if it is missing, damaged or its checksum is wrong."""
 #     applied = file.read_json(path, _APPLIED)
 #     return applied if applied and applied.get("sum") in (None, file.with_checksum(applied)["sum"]) else None
+#: django_formula/site/users.py
+# """The users of a site: the one that it runs as, its build user, and the user of its own queue and caches."""
+#
+# from collections.abc import Collection
+#
+# from django_formula.host import users
+# from django_formula.host.commands import DeploymentError
+#
+#
+# def title(name: str) -> str:
+#     """Return the full name of a user of a site, by which it is known that the user belongs to the site."""
+#     return f"Django site {name}"
+#
+#
+# def missing(name: str, user: str, every: Collection[str], uid: int | None) -> list[str]:
+#     """Return the users of a site that this host does not have.
+#
+#     Args:
+#         name: of the site.
+#         user: the user that it runs as, whom the pillar may name.
+#         every: all its users.
+#         uid: the number that the pillar has for `user`, or None.
+#
+#     Raises:
+#         DeploymentError: a user has the name of one and does not belong to the site, or the number is not free.
+#     """
+#     found = {one: users.find_user(one) for one in every}
+#     for one, existing in found.items():
+#         is_own = one != user or user == name  # else the pillar names a user that may exist already
+#         if existing and is_own and existing.pw_gecos.split(",")[0] != title(name):
+#             raise DeploymentError(
+#                 f"the user {one} exists on this host and does not belong to the site {name}",
+#                 hint=f"set django:sites:{name}:user to another name",
+#             )
+#     existing = found[user]
+#     if uid and existing and existing.pw_uid != uid:
+#         raise DeploymentError(
+#             f"the user {user} has the number {existing.pw_uid} on this host, and django:sites:{name}:uid is {uid}",
+#             hint=f"stop the site, then: usermod --uid {uid} {user}; chown its files in the site's root; and apply",
+#         )
+#     if uid and not existing and (other := users.user_name(uid)):
+#         raise DeploymentError(
+#             f"{uid}, which django:sites:{name}:uid has, is the number of the user {other} on this host",
+#             hint="set it to a number that is free on all hosts of the site",
+#         )
+#     return [one for one, existing in found.items() if not existing]
 #: django_formula/source/__init__.py
 # """The code of a site, from git or a local folder."""
 #: django_formula/source/commits.py
@@ -50222,6 +50754,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import file, folders, ports
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.folders import Folder
+# from django_formula.host.outcome import Outcome
 # from django_formula.secret import secrets
 # from django_formula.site.sites import Site
 # from django_formula.store import client, contract, setup
@@ -50392,6 +50925,20 @@ def _clear(home: str, folder: str) -> None:
 #     stores = (site.config.get("fleet") or {}).get("stores") or {"servers": {}}
 #     parts = {f"{contract.SERVED}{name}" for name in stores["servers"]}
 #     return [part for part in store_service.served_on_host(site) if part not in parts]
+#
+#
+# def serve(served: Served, templates: Mapping[str, str], *, test: bool) -> Outcome:
+#     """Have the servers that this host has for all hosts of a site."""
+#     name, changes = served.site.name, served.changes(templates)
+#     if not changes:
+#         return Outcome(f"{name}: the servers for its hosts are unchanged")
+#     if test:
+#         return Outcome(f"{name}: the servers for its hosts would be set up", changes)
+#     try:
+#         warnings = served.apply(templates)
+#     except (DeploymentError, OSError) as error:
+#         return Outcome(str(error), changes, failed=True)
+#     return Outcome("\n".join([f"{name}: the servers for its hosts have been set up", *warnings]), changes)
 #: django_formula/store/service.py
 # """The servers of a site's stores as services of the process manager: their files, start, restart and removal."""
 #
@@ -56638,6 +57185,58 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     site = sites.find(name)
 #     return backup_restore.drill(site, _live(site), secrets.known(site))
+#: django_formula/verbs/documentation.py
+# """The documentation of functions that Salt shows (``sys.doc``), where many share a part of it."""
+#
+# import inspect
+# import re
+# import textwrap
+# import types
+# from collections.abc import Iterable, Mapping
+#
+# #: An argument in a docstring: its name, and what is said of it.
+# _ARGUMENT = re.compile(r"(?m)^(\w+)\n((?:(?: {4}.*)?\n)+)")
+# #: What comes after the arguments.
+# _EXAMPLE = re.compile(r"(?m)^(?=CLI Example:|\.\. code-block::)")
+#
+#
+# def completed(function: types.FunctionType, shared: Mapping[str, str], example: str = "") -> str:
+#     """Return the docstring of a function with the arguments that it leaves out, in the order of its parameters.
+#
+#     Args:
+#         function: the function.
+#         shared: what is said of arguments that it does not describe itself.
+#         example: what comes last, where the docstring has none.
+#     """
+#     given = function.__doc__ or ""
+#     text, *own_example = _EXAMPLE.split(inspect.cleandoc(given) + "\n", maxsplit=1)
+#     own = {name: body.strip("\n") for name, body in _ARGUMENT.findall(text)}
+#     description = _ARGUMENT.split(text, maxsplit=1)[0]
+#     described = {name: own.get(name) or textwrap.indent(shared[name], "    ") for name in _parameters(function)}
+#     arguments = "\n".join(f"{name}\n{body}" for name, body in described.items())
+#     parts = [description.strip(), arguments, (own_example or [example])[0].strip()]
+#     indentation = " " * (len(given) - len(given.lstrip()) - 1)  # Python 3.13 removes it
+#     return "\n" + textwrap.indent("\n\n".join(filter(None, parts)), indentation) + "\n" + indentation
+#
+#
+# def commands(verb: str, arguments: Iterable[str]) -> str:
+#     """Return the examples of a verb on the command line.
+#
+#     Args:
+#         verb: its name in Salt.
+#         arguments: what follows it in each example.
+#     """
+#     lines = [" ".join(("    salt-call", verb, one)).rstrip() for one in arguments]
+#     return "\n".join(["CLI Example:", "", ".. code-block:: bash", "", *lines])
+#
+#
+# def _parameters(function: types.FunctionType) -> list[str]:
+#     """Return the names of its parameters, for a tenth of what `inspect.signature` takes."""
+#     code = function.__code__
+#     positional, only = code.co_argcount, code.co_kwonlyargcount
+#     end = positional + only
+#     has_more = bool(code.co_flags & inspect.CO_VARARGS)
+#     return [*code.co_varnames[:positional], *code.co_varnames[end : end + has_more], *code.co_varnames[positional:end]]
 #: django_formula/verbs/fleet.py
 # """What the master's runner has a host do for a fleet's deployment: each verb is a part of one release.
 #
@@ -57017,6 +57616,7 @@ def _clear(home: str, folder: str) -> None:
 # """
 #
 # import contextlib
+# import shlex
 # from collections.abc import Iterator, Sequence
 # from pathlib import Path
 # from typing import Any
@@ -57026,7 +57626,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy import database, migration, steps
 # from django_formula.deploy import drift as deploy_drift
 # from django_formula.deploy import rollback as deploy_rollback
-# from django_formula.deploy.deployment import Deployment
+# from django_formula.deploy.deployment import Changes, Deployment
 # from django_formula.host.commands import DeploymentError, redact
 # from django_formula.project import command as project_command
 # from django_formula.project import program
@@ -57042,6 +57642,26 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.verbs import status as verbs_status
 # from django_formula.verbs import workers as verbs_workers
 # from django_formula.verbs.attempt import live as _live
+#
+#
+# def words(command: Sequence[Any]) -> list[str]:
+#     """Return the words of a command that is given as several words or as one text.
+#
+#     Raises:
+#         DeploymentError: a quote in the text is not closed.
+#     """
+#     try:
+#         return shlex.split(command[0]) if len(command) == 1 else [str(word) for word in command]
+#     except ValueError as error:
+#         raise DeploymentError(f"cannot split {command[0]!r} into words: {error}") from None
+#
+#
+# def answer(deployment: Deployment, changes: Changes) -> dict[str, Any]:
+#     """Return what a deployment did: its release, the seconds of each step, changes and warnings."""
+#     name = deployment.release.name if deployment.release else ""
+#     given = {"release": name, "took": deployment.seconds, "changes": changes}
+#     warnings = list(dict.fromkeys(deployment.warnings))
+#     return given | ({"warnings": warnings} if warnings else {})
 #
 #
 # def status(name: str) -> dict[str, Any]:
@@ -59448,6 +60068,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import folders as host_folders
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.folders import Folder
+# from django_formula.host.outcome import Outcome
 # from django_formula.site import sites
 # from django_formula.untrusted.foreign import PUBLIC, Foreign
 # from django_formula.untrusted.text import Log
@@ -59519,6 +60140,39 @@ def _clear(home: str, folder: str) -> None:
 #             hint="set python to one of these, or to the path of an interpreter that you install",
 #         )
 #     return {"release": versions[version]["version"], **found}
+#
+#
+# def ensure(
+#     version: str, table: Mapping[str, Any], mirror: str, cached: Callable[[str], str | bool], *, test: bool
+# ) -> Outcome:
+#     """Install the newest known interpreter of a version, unless the host has its own; an older one may stay.
+#
+#     Args:
+#         version: such as ``3.13``.
+#         table: what `django/pythons.yaml` has.
+#         mirror: the URL that the path of the archive is below.
+#         cached: fetches a ``salt://`` URL, and returns its path.
+#         test: whether this is a dry run.
+#
+#     Raises:
+#         DeploymentError: there is none, and none can be installed.
+#     """
+#     if of_host(version):
+#         return Outcome(f"this host has its own Python {version}")
+#     try:
+#         archive = known(table, version)
+#         release = archive["release"]
+#         if is_installed(release):
+#             return Outcome(f"Python {version} is already installed")
+#         if test:
+#             return Outcome(f"Python {release} would be installed from {mirror}", {"python": release})
+#         install(archive, mirror, cached)
+#     except (DeploymentError, OSError) as error:
+#         if not executable(version):
+#             raise
+#         text = f"an older Python {version} stays: {error}"
+#         return Outcome(text, warnings=[text])
+#     return Outcome(f"Python {release} has been installed", {"python": release})
 #
 #
 # def install(archive: Mapping[str, str], mirror: str, cached: Callable[[str], str | bool]) -> None:
@@ -60249,7 +60903,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # import contextlib
 # import re
-# from collections.abc import Iterator, Mapping
+# from collections.abc import Callable, Iterator, Mapping
 # from pathlib import Path
 # from typing import Any
 #
@@ -60257,6 +60911,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import commands, file, folders
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.folders import Folder
+# from django_formula.host.outcome import Outcome
 # from django_formula.process import build_user
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
@@ -60274,6 +60929,24 @@ def _clear(home: str, folder: str) -> None:
 # def is_installed() -> bool:
 #     """Return whether the formula's uv is on this host, in its version."""
 #     return file.read_text(UV / "version") == VERSION
+#
+#
+# def ensure(index: Mapping[str, Any] | None, password: Callable[[], str | None], *, test: bool) -> Outcome:
+#     """Install uv, if this host does not have it.
+#
+#     Args:
+#         index: the index of the pillar.
+#         password: returns its password.
+#         test: whether this is a dry run.
+#
+#     Raises:
+#         DeploymentError: pip fails.
+#     """
+#     if is_installed():
+#         return Outcome("uv is already installed")
+#     if not test:
+#         install(index, password())
+#     return Outcome(f"uv {'would be' if test else 'has been'} installed", {"uv": VERSION})
 #
 #
 # def install(index: Mapping[str, Any] | None = None, password: str | None = None) -> None:

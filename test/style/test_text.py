@@ -232,7 +232,9 @@ def test_what_salt_gets_is_shown():
     found = []
     for module in ("_modules/django", "_states/django", "_runners/django"):
         for function in trees()[module].body:
-            if isinstance(function, ast.FunctionDef) and not function.name.startswith("_"):
+            if not isinstance(function, ast.FunctionDef) or function.name.startswith("_"):
+                continue
+            if not {ast.unparse(one).partition("(")[0] for one in function.decorator_list} & {"_state", "_verb"}:
                 found += [f"{module}:{one.lineno}" for one in _returns(function) if not _is_shown(one.value, function)]
     assert found == []
 

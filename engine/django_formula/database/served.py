@@ -17,6 +17,7 @@ from django_formula.database.setup import SERVERS
 from django_formula.host import file, folders
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
+from django_formula.host.outcome import Outcome
 from django_formula.kind.kinds import RELEASED
 from django_formula.site.sites import Site
 
@@ -267,3 +268,18 @@ def _as_changes(engine: str, changes: Sequence[Change]) -> Changes:
 def _merge(into: Changes, changes: Changes) -> None:
     for engine, items in changes.items():
         into.setdefault(engine, {}).update(items)
+
+
+def outcome(served: Sequence[Served], gone: Collection[str], templates: Mapping[str, str], *, test: bool) -> Outcome:
+    """Have the servers of this host serve sites to their hosts, as `serve` does; return what is said of it.
+
+    Raises:
+        DeploymentError: as `serve`.
+    """
+    changes = serve(served, gone, templates, test=test)
+    comment = "the databases for other hosts are unchanged" if served else "this host has no databases for other hosts"
+    if changes:
+        comment = f"the databases for other hosts {'would be' if test else 'have been'} set up"
+    if left := pool.leftover():
+        comment += f"; hosts still use the pool of {', '.join(left)}: it ends with an apply here that finds none"
+    return Outcome(comment, changes)

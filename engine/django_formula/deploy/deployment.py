@@ -9,8 +9,10 @@ from typing import Any
 
 from django_formula.deploy import inputs as deploy_inputs
 from django_formula.deploy import migration
+from django_formula.deploy import takeover as deploy_takeover
 from django_formula.deploy.secret import Secrets
 from django_formula.deploy.switch_report import Probe
+from django_formula.deploy.takeover import Takeover
 from django_formula.host import clock, disk
 from django_formula.host.commands import DeploymentError, redact
 from django_formula.knowledge import hints
@@ -23,8 +25,6 @@ from django_formula.release.releases import Release
 from django_formula.secret import secrets
 from django_formula.site.sites import Site
 from django_formula.source import commits, folder
-from django_formula.takeover import takeovers
-from django_formula.takeover.takeovers import Takeover
 from django_formula.worker import workers as worker_workers
 
 #: What a step changes, for people: a path or a word → what happens to it.
@@ -118,7 +118,7 @@ class Deployment:
         #: The release that the steps work on: the active one until `source` begins another.
         self.release: Release | None = self.live
         #: The takeover of an existing deployment, until it is complete.
-        self.takeover: Takeover | None = takeovers.load(site)
+        self.takeover: Takeover | None = deploy_takeover.in_progress(site)
         #: In a dry run, the known changes of steps after `source`, by the step's name.
         self.foreseen: dict[str, Changes] = {}
         self.warnings: list[str] = []
@@ -150,7 +150,7 @@ class Deployment:
         Raises:
             DeploymentError: there is one, and the pillar does not say ``adopt``.
         """
-        self.takeover = takeovers.pending(self.site)
+        self.takeover = deploy_takeover.due(self.site)
         return self.takeover
 
     def complete_takeover(self) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from django_formula.container import images
 from django_formula.database import setup as database_setup
+from django_formula.deploy import takeover
+from django_formula.deploy.entries import entry
 from django_formula.host import file, mounts, proc
 from django_formula.host.commands import DeploymentError
+from django_formula.host.outcome import Outcome
 from django_formula.process import build_user, systemd
 from django_formula.proxy import listener, site_files, switch
 from django_formula.release import claim, instances, releases
@@ -18,7 +21,6 @@ from django_formula.site.sites import Site
 from django_formula.store import contract, service
 from django_formula.store import served as store_served
 from django_formula.store import setup as store_setup
-from django_formula.takeover import takeovers
 from django_formula.tls import certificates as tls_certificates
 from django_formula.virtualenv import kept, managed
 from django_formula.worker import workers
@@ -33,8 +35,8 @@ def data(site: Site) -> list[Path]:
 
     Files of an existing deployment that has not been taken over yet do not belong to the site, nor do those on a mount.
     """
-    takeover = takeovers.load(site)
-    not_ours = takeover.plan["kept"] if takeover and takeover.plan["phase"] == "waiting" else []
+    existing = takeover.in_progress(site)
+    not_ours = existing.plan["kept"] if existing and existing.plan["phase"] == "waiting" else []
     own = [tree.top for tree in (site.database, site.media, site.shared, site.log)]
     own += [contract.folder(site), site.secrets, site.backups, site.deploys, site.applied, site.schedules]
     own += [site.root / "backups"] if site.backups != site.root / "backups" else []
@@ -139,9 +141,7 @@ def _active(site: Site) -> str:
 
 def _certificates(site: Site) -> list[Path]:
     """Return the certificates that no proxy needs any more, nor the balancer of the site's hosts, if that is here."""
-    from django_formula.balancer import plan  # a site is seldom removed
-
-    served = plan.certificates()
+    served = entry("certificates of balancers")()
     return [path for path in site_files.leftovers(site, site_files.absent(site)) if path not in served]
 
 
@@ -198,3 +198,16 @@ def _remove(site: Site) -> None:
     if not sites.registered():
         mounts.remove(sites.RUNTIME)
     tls_certificates.remove_challenges()
+
+
+def absent(site: Site, asked_by: str, *, test: bool) -> Outcome:
+    """Remove a site, if this host has something of it.
+
+    Raises:
+        DeploymentError: as `remove`.
+    """
+    changes = present(site)
+    if changes and not test:
+        remove(site, asked_by)
+    done = "would be removed" if test else "has been removed"
+    return Outcome(f"{site.name} {done if changes else 'is already absent'}", changes)

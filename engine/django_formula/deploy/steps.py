@@ -22,6 +22,7 @@ from django_formula.deploy.step_site import site
 from django_formula.deploy.step_source import source
 from django_formula.deploy.step_static import static
 from django_formula.deploy.step_store import store
+from django_formula.host.outcome import Outcome
 
 Step = Callable[[Deployment], Iterator[Changes]]
 
@@ -75,3 +76,19 @@ def walk(deployment: Deployment, steps: tuple[Step, ...]) -> Changes:
             for changes in step(deployment):
                 taken[step.__name__] = changes
     return taken
+
+
+def outcome(step: str, deployment: Deployment) -> Outcome:
+    """Run a step as a state, in a dry run without its changes.
+
+    Raises:
+        DeploymentError: the step fails.
+    """
+    row, name = order.BY_NAME[step], deployment.site.name
+    with deployment.step(step):
+        work = as_state(globals()[step], deployment)
+        changes = next(work, None)
+        if changes and not deployment.test:
+            next(work, None)
+    done = f"{'would be ' if deployment.test else ''}{row.done}" if changes else "unchanged"
+    return Outcome(f"{name}: {row.subject} {done}", changes or {})

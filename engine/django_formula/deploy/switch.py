@@ -11,6 +11,7 @@ from typing import NoReturn
 from django_formula.deploy import migration
 from django_formula.deploy.deployment import Deployment
 from django_formula.deploy.switch_report import Probe
+from django_formula.deploy.takeover import Takeover
 from django_formula.host import clock, file
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.project import page as project_page
@@ -21,7 +22,6 @@ from django_formula.release import drain as release_drain
 from django_formula.release.health import Raised
 from django_formula.release.releases import Release
 from django_formula.site.sites import Site
-from django_formula.takeover.takeovers import Takeover
 from django_formula.untrusted.text import Log
 
 log = Log.of(__name__)

@@ -1,12 +1,13 @@
 """Where the proxies of the formula may listen: which process has a port, and which places exist and are free."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from django_formula.host import config_files, daemons
 from django_formula.host import ports as host_ports
 from django_formula.host.commands import DeploymentError
+from django_formula.host.outcome import Outcome
 from django_formula.host.ports import Listen, Listener
-from django_formula.proxy import proxies
+from django_formula.proxy import proxies, switch
 from django_formula.proxy.contract import Proxy
 from django_formula.site import sites as site_sites
 from django_formula.site.sites import Site
@@ -142,3 +143,45 @@ def served(proxy: Proxy, listens: Collection[Listen]) -> list[Listen]:
 
 def _is_address(listen: Listen) -> bool:
     return not isinstance(listen, int)
+
+
+def reject_others(
+    kind: str,
+    http: Collection[Listen],
+    https: Collection[Listen],
+    templates: Collection[str],
+    texts: Callable[[Collection[str]], Mapping[str, str]],
+    listening: Mapping[int, set[str]] | None,
+    *,
+    test: bool,
+) -> Outcome:
+    """Run a web server that rejects unknown hosts, unless another proxy of the formula still uses its ports.
+
+    Args:
+        kind: the proxy.
+        http: its ports for http.
+        https: its ports for https.
+        templates: URLs of those of its default server.
+        texts: returns their texts by their URLs.
+        listening: as `host.ports.listening` found them in this apply.
+        test: whether this is a dry run.
+
+    Raises:
+        DeploymentError: it refuses its configuration.
+    """
+    proxy = proxies.PROXIES[kind]
+    if holder_of([*http, *https], listening) not in (None, proxy):
+        return Outcome(f"another proxy uses the ports until the sites are handed over to {kind}")
+    files = proxy.default_server(served(proxy, http), served(proxy, https), texts(templates))
+    changes = config_files.differences(files)
+    if changes and not test:
+        switch.apply(files)
+    try:
+        runs = daemons.ensure(proxy.DAEMON.service, at_boot=True, test=test)
+    except DeploymentError as error:
+        return Outcome(str(error), changes, failed=True)
+    if runs.changes:
+        return runs._replace(changes={**changes, **runs.changes})
+    if changes:
+        return Outcome(f"the default server {'would be' if test else 'has been'} configured", changes)
+    return Outcome(f"{kind} is already running and rejects unknown hosts")

@@ -13,6 +13,7 @@ from pathlib import Path
 from django_formula.host import file, folders, ports
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
+from django_formula.host.outcome import Outcome
 from django_formula.secret import secrets
 from django_formula.site.sites import Site
 from django_formula.store import client, contract, setup
@@ -183,3 +184,17 @@ def _unwanted(site: Site) -> list[str]:
     stores = (site.config.get("fleet") or {}).get("stores") or {"servers": {}}
     parts = {f"{contract.SERVED}{name}" for name in stores["servers"]}
     return [part for part in store_service.served_on_host(site) if part not in parts]
+
+
+def serve(served: Served, templates: Mapping[str, str], *, test: bool) -> Outcome:
+    """Have the servers that this host has for all hosts of a site."""
+    name, changes = served.site.name, served.changes(templates)
+    if not changes:
+        return Outcome(f"{name}: the servers for its hosts are unchanged")
+    if test:
+        return Outcome(f"{name}: the servers for its hosts would be set up", changes)
+    try:
+        warnings = served.apply(templates)
+    except (DeploymentError, OSError) as error:
+        return Outcome(str(error), changes, failed=True)
+    return Outcome("\n".join([f"{name}: the servers for its hosts have been set up", *warnings]), changes)

@@ -4,6 +4,7 @@ They compile no pillar: docs/decisions/0012.
 """
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from django_formula.container import archive
 from django_formula.deploy import database, migration, steps
 from django_formula.deploy import drift as deploy_drift
 from django_formula.deploy import rollback as deploy_rollback
-from django_formula.deploy.deployment import Deployment
+from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host.commands import DeploymentError, redact
 from django_formula.project import command as project_command
 from django_formula.project import program
@@ -29,6 +30,26 @@ from django_formula.verbs import queue as verbs_queue
 from django_formula.verbs import status as verbs_status
 from django_formula.verbs import workers as verbs_workers
 from django_formula.verbs.attempt import live as _live
+
+
+def words(command: Sequence[Any]) -> list[str]:
+    """Return the words of a command that is given as several words or as one text.
+
+    Raises:
+        DeploymentError: a quote in the text is not closed.
+    """
+    try:
+        return shlex.split(command[0]) if len(command) == 1 else [str(word) for word in command]
+    except ValueError as error:
+        raise DeploymentError(f"cannot split {command[0]!r} into words: {error}") from None
+
+
+def answer(deployment: Deployment, changes: Changes) -> dict[str, Any]:
+    """Return what a deployment did: its release, the seconds of each step, changes and warnings."""
+    name = deployment.release.name if deployment.release else ""
+    given = {"release": name, "took": deployment.seconds, "changes": changes}
+    warnings = list(dict.fromkeys(deployment.warnings))
+    return given | ({"warnings": warnings} if warnings else {})
 
 
 def status(name: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from django_formula.host import file as host_file
 from django_formula.host import folders as host_folders
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
+from django_formula.host.outcome import Outcome
 from django_formula.site import sites
 from django_formula.untrusted.foreign import PUBLIC, Foreign
 from django_formula.untrusted.text import Log
@@ -95,6 +96,39 @@ def known(table: Mapping[str, Any], version: str) -> dict[str, str]:
             hint="set python to one of these, or to the path of an interpreter that you install",
         )
     return {"release": versions[version]["version"], **found}
+
+
+def ensure(
+    version: str, table: Mapping[str, Any], mirror: str, cached: Callable[[str], str | bool], *, test: bool
+) -> Outcome:
+    """Install the newest known interpreter of a version, unless the host has its own; an older one may stay.
+
+    Args:
+        version: such as ``3.13``.
+        table: what `django/pythons.yaml` has.
+        mirror: the URL that the path of the archive is below.
+        cached: fetches a ``salt://`` URL, and returns its path.
+        test: whether this is a dry run.
+
+    Raises:
+        DeploymentError: there is none, and none can be installed.
+    """
+    if of_host(version):
+        return Outcome(f"this host has its own Python {version}")
+    try:
+        archive = known(table, version)
+        release = archive["release"]
+        if is_installed(release):
+            return Outcome(f"Python {version} is already installed")
+        if test:
+            return Outcome(f"Python {release} would be installed from {mirror}", {"python": release})
+        install(archive, mirror, cached)
+    except (DeploymentError, OSError) as error:
+        if not executable(version):
+            raise
+        text = f"an older Python {version} stays: {error}"
+        return Outcome(text, warnings=[text])
+    return Outcome(f"Python {release} has been installed", {"python": release})
 
 
 def install(archive: Mapping[str, str], mirror: str, cached: Callable[[str], str | bool]) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from django_formula.container import base
 from django_formula.host import commands, file, folders
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
+from django_formula.host.outcome import Outcome
 from django_formula.process import build_user
 from django_formula.site import sites
 from django_formula.site.sites import Site
@@ -27,6 +28,24 @@ _DAMAGED = re.compile(r"Missing \.dist-info directory|The wheel is invalid|Faile
 def is_installed() -> bool:
     """Return whether the formula's uv is on this host, in its version."""
     return file.read_text(UV / "version") == VERSION
+
+
+def ensure(index: Mapping[str, Any] | None, password: Callable[[], str | None], *, test: bool) -> Outcome:
+    """Install uv, if this host does not have it.
+
+    Args:
+        index: the index of the pillar.
+        password: returns its password.
+        test: whether this is a dry run.
+
+    Raises:
+        DeploymentError: pip fails.
+    """
+    if is_installed():
+        return Outcome("uv is already installed")
+    if not test:
+        install(index, password())
+    return Outcome(f"uv {'would be' if test else 'has been'} installed", {"uv": VERSION})
 
 
 def install(index: Mapping[str, Any] | None = None, password: str | None = None) -> None:
