@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "92cc1bc45a44d610"
+DIGEST = "e093bd0e751fee5f"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -22591,12 +22591,13 @@ def _clear(home: str, folder: str) -> None:
 # """The code of a project as a syntax tree, and the settings module and application that it names. Nothing is run."""
 #
 # import ast
+# import contextlib
 # import functools
 # import re
 # import warnings
 # from collections.abc import Iterator
-# from pathlib import Path
-# from typing import ClassVar
+# from pathlib import Path, PurePosixPath
+# from typing import Any, ClassVar
 #
 # #: Statements at the top level that continue the one before.
 # _CONTINUED = re.compile(r"(elif|else|except|finally)\b|[)\]}]|\s|#|$")
@@ -22619,6 +22620,8 @@ def _clear(home: str, folder: str) -> None:
 #     rf"(?P<name>[a-z]\w*)(?:\.py{_OF_EXAMPLE}(?:[.-]\w+)?|{_OF_EXAMPLE}\.py|\.(?:example|sample|template|dist))",
 #     re.IGNORECASE,
 # )
+# #: What reading a hostile or damaged file may raise; OSError names its file.
+# UNEXPECTED = (RecursionError, MemoryError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 # #: What a template of Jinja has, and a module does not: {{ name }}, which would be a set in a set.
 # _OF_TEMPLATE = re.compile(r"\{\{ ?\w+ ?\}\}|\{%")
 #
@@ -22637,6 +22640,16 @@ def _clear(home: str, folder: str) -> None:
 #     Reading.path = None
 #     Reading.unread.clear()
 #     parse.cache_clear()
+#
+#
+# def matching(folder: Path, pattern: Any) -> list[Path]:
+#     """Return the paths in a folder that a pattern of a project names, sorted; none for one elsewhere, or of no use."""
+#     if not isinstance(pattern, str) or not pattern or pattern.startswith("/") or ".." in pattern:
+#         return []
+#     parts = PurePosixPath(pattern).parts
+#     with contextlib.suppress(ValueError, LookupError, NotImplementedError):
+#         return sorted(folder.glob("/".join(parts))) if parts else [folder]
+#     return []
 #
 #
 # def example_of(path: Path) -> Path | None:
@@ -24849,8 +24862,7 @@ def _clear(home: str, folder: str) -> None:
 # def _is_member(folder: Path, outer: Path, content: dict[str, Any]) -> bool:
 #     """Return whether a folder is a workspace of an outer package, whose own command builds it."""
 #     return folder.is_relative_to(outer) and any(
-#         folder.relative_to(outer).match(pattern.removeprefix("./").rstrip("/"))
-#         for pattern in _workspaces(outer, content)
+#         folder in code.matching(outer, pattern) for pattern in _workspaces(outer, content)
 #     )
 #
 #
@@ -25075,8 +25087,7 @@ def _clear(home: str, folder: str) -> None:
 #     inside = [
 #         path
 #         for pattern in _workspaces(folder, content)
-#         if not pattern.startswith("/")
-#         for path in folder.glob(pattern)
+#         for path in code.matching(folder, pattern)
 #         if (path / "package.json").is_file()
 #     ]
 #     members = [path for path in inside if not top.is_relative_to(path)]
@@ -25398,8 +25409,6 @@ def _clear(home: str, folder: str) -> None:
 # _READER = "nobody"
 # #: What the process answers that has read a source; another one of its user may have replaced it.
 # _ANSWER = {"remarks": [inspect_report.REMARK], "lines": [inspect_report.LINE]}
-# #: What reading a hostile or damaged file may raise; OSError names its file.
-# _UNEXPECTED = (RecursionError, MemoryError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 # #: Names that the schema refuses.
 # _RESERVED = re.compile(
 #     r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|gnats|nobody|messagebus|sshd"
@@ -25473,7 +25482,7 @@ def _clear(home: str, folder: str) -> None:
 #     code.begin()
 #     try:
 #         options.add(report, tree, layout.add(report, tree), domain, host)
-#     except _UNEXPECTED as error:
+#     except code.UNEXPECTED as error:
 #         path = code.Reading.path
 #         after = f", after {os.path.relpath(path, tree)} was read" if path else ""
 #         raise DeploymentError(
@@ -26451,6 +26460,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # import ast
 # import contextlib
+# import functools
 # import os
 # import platform
 # import re
@@ -26513,39 +26523,71 @@ def _clear(home: str, folder: str) -> None:
 #         domain: the domain of the site.
 #         host: the version of this host's python3; empty if there is none.
 #     """
-#     files, required = inspect_packages.add(report, tree, project, host)
+#     part = functools.partial(_part, report, tree)
+#     files, required = list[str](), list[str]()
+#     settings, examples, engine, words = Settings(), dict[str, Any](), "", dict[str, dict[str, str]]()
+#     with part("the requirements"):
+#         files, required = inspect_packages.add(report, tree, project, host)
 #     roots = [tree / folder for folder in (project, *report.value("python_path", []))]
-#     settings = environment.read(roots, report.settings_module, report.application)
-#     settings = _without_errors(report, settings, roots)
-#     _syntax(report, settings, tree)
-#     _configured(report, tree / project)
-#     roots += _own_folders(report, settings, tree, project, roots)
-#     _newer_syntax(report, settings, tree, roots, host)
-#     required = inspect_packages.complete(report, settings, tree, roots, files, required)
-#     _front_ends(report, settings, tree, project)
-#     why = "the project reads its own metadata, and is not installed as a package"
-#     report.merge("files", metadata.files(tree, project, roots), why)
-#     examples = inspect_examples.find([*roots, tree], environment.may_be_secret)
-#     engine = _database(report, settings, tree, requirements.drivers(required), examples)
-#     _extensions(report, settings, tree)
-#     _sandbox(report, settings)
-#     inspect_variables.add(settings, roots, inspect_variables.of_files([*roots, tree]))
-#     stores = background.add(report, tree, roots, settings, required)
-#     _environment(report, settings, roots, examples, engine, domain, stores.words)
-#     _dotenv(report, settings, tree, roots[0])
-#     _configuration(report, settings, tree, roots)
-#     for name, value, why in unusable.instead(settings, tree, roots):
-#         report.merge("settings", {name: value}, why)
-#     _mail(report, settings)
-#     _assets(report, settings, tree)
-#     _commands(report, settings, tree)
-#     _after_migrate(report, settings, tree)
-#     _data(report, settings, tree, project)
-#     _migrations(report, settings, roots)
+#     with part("the settings"):
+#         settings = environment.read(roots, report.settings_module, report.application)
+#         settings = _without_errors(report, settings, roots)
+#         _syntax(report, settings, tree)
+#         _configured(report, tree / project)
+#     with part("the modules that the project imports"):
+#         roots += _own_folders(report, settings, tree, project, roots)
+#         _newer_syntax(report, settings, tree, roots, host)
+#         required = inspect_packages.complete(report, settings, tree, roots, files, required)
+#     with part("the front end"):
+#         _front_ends(report, settings, tree, project)
+#     with part("the project's own metadata"):
+#         why = "the project reads its own metadata, and is not installed as a package"
+#         report.merge("files", metadata.files(tree, project, roots), why)
+#     with part("examples of its variables"):
+#         examples = inspect_examples.find([*roots, tree], environment.may_be_secret)
+#     with part("the database"):
+#         engine = _database(report, settings, tree, requirements.drivers(required), examples)
+#         _extensions(report, settings, tree)
+#     with part("the sandbox"):
+#         _sandbox(report, settings)
+#     with part("the variables"):
+#         inspect_variables.add(settings, roots, inspect_variables.of_files([*roots, tree]))
+#     with part("workers, schedules and stores"):
+#         words = background.add(report, tree, roots, settings, required).words
+#     with part("the environment"):
+#         _environment(report, settings, roots, examples, engine, domain, words)
+#         _dotenv(report, settings, tree, roots[0])
+#         _configuration(report, settings, tree, roots)
+#     with part("settings for this host"):
+#         for name, value, why in unusable.instead(settings, tree, roots):
+#             report.merge("settings", {name: value}, why)
+#         _mail(report, settings)
+#         _assets(report, settings, tree)
+#     with part("commands"):
+#         _commands(report, settings, tree)
+#         _after_migrate(report, settings, tree)
+#     with part("data"):
+#         _data(report, settings, tree, project)
+#     with part("migrations"):
+#         _migrations(report, settings, roots)
 #     build.add_files(report)
-#     _health(report, roots, settings)
+#     with part("the health check"):
+#         _health(report, roots, settings)
 #     if re.search(r"^\s*url\s*=\s*\./\w", code.read(tree / ".gitmodules"), re.MULTILINE):
 #         report.set("submodules", False, "the URL of one leads into this repository itself, where no repository is")
+#
+#
+# @contextlib.contextmanager
+# def _part(report: Report, tree: Path, what: str) -> Iterator[None]:
+#     """Look at a part of a project; where an odd file ends that, say so, and have the other parts go on."""
+#     code.Reading.path = None
+#     try:
+#         yield
+#     except (*code.UNEXPECTED, OSError) as error:
+#         path = code.Reading.path
+#         after = f", after {os.path.relpath(path, tree)} was read" if path else ""
+#         cause = f"{type(error).__name__}: {str(error)[:300]}".removesuffix(": ")
+#         report.remarks.append(f"{what}: not completely inspected ({cause}{after}); complete it in the pillar")
 #
 #
 # def _without_errors(report: Report, settings: Settings, roots: Sequence[Path]) -> Settings:
@@ -28600,7 +28642,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the fixtures that a word of loaddata names, which a shell expands."""
 #     if word.startswith(("/", "-")) or ".." in word:
 #         return []
-#     names = sorted(str(path.relative_to(tree)) for path in tree.glob(word)) if "*" in word else [word]
+#     names = sorted(str(path.relative_to(tree)) for path in code.matching(tree, word)) if "*" in word else [word]
 #     return [name for name in names if process_files.is_for_live(Path(name))]
 #
 #
@@ -30577,7 +30619,7 @@ def _clear(home: str, folder: str) -> None:
 #         for value in called.args:
 #             name, needed = value.content, isinstance(value.content, str)
 #             name = name.args[0].content if isinstance(name, Called) and name.args else name
-#             found = _matching(frame.file.parent, name)
+#             found = code.matching(frame.file.parent, name)
 #             example = code.example_of(frame.file.parent / name) if needed and not found else None
 #             for path in [*found, *filter(None, [example])]:
 #                 if path.is_file() and path not in self.modules and len(self.modules) < _MODULES:
@@ -30732,12 +30774,6 @@ def _clear(home: str, folder: str) -> None:
 #         for name, value in frame.names.items()
 #     }
 #     return Frame(names, frame.file, frame.module, frame.outer, frame.called_from)
-#
-#
-# def _matching(folder: Path, pattern: Any) -> list[Path]:
-#     """Return the files in a folder that a pattern names; none for a path elsewhere, which is not the project's."""
-#     is_inside = isinstance(pattern, str) and pattern and not pattern.startswith("/") and ".." not in pattern
-#     return sorted(folder.glob(pattern)) if is_inside else []
 #
 #
 # def _handled(handler: ast.ExceptHandler) -> set[str]:

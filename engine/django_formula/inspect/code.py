@@ -1,12 +1,13 @@
 """The code of a project as a syntax tree, and the settings module and application that it names. Nothing is run."""
 
 import ast
+import contextlib
 import functools
 import re
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
-from typing import ClassVar
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
 
 #: Statements at the top level that continue the one before.
 _CONTINUED = re.compile(r"(elif|else|except|finally)\b|[)\]}]|\s|#|$")
@@ -29,6 +30,8 @@ _EXAMPLE = re.compile(
     rf"(?P<name>[a-z]\w*)(?:\.py{_OF_EXAMPLE}(?:[.-]\w+)?|{_OF_EXAMPLE}\.py|\.(?:example|sample|template|dist))",
     re.IGNORECASE,
 )
+#: What reading a hostile or damaged file may raise; OSError names its file.
+UNEXPECTED = (RecursionError, MemoryError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 #: What a template of Jinja has, and a module does not: {{ name }}, which would be a set in a set.
 _OF_TEMPLATE = re.compile(r"\{\{ ?\w+ ?\}\}|\{%")
 
@@ -47,6 +50,16 @@ def begin() -> None:
     Reading.path = None
     Reading.unread.clear()
     parse.cache_clear()
+
+
+def matching(folder: Path, pattern: Any) -> list[Path]:
+    """Return the paths in a folder that a pattern of a project names, sorted; none for one elsewhere, or of no use."""
+    if not isinstance(pattern, str) or not pattern or pattern.startswith("/") or ".." in pattern:
+        return []
+    parts = PurePosixPath(pattern).parts
+    with contextlib.suppress(ValueError, LookupError, NotImplementedError):
+        return sorted(folder.glob("/".join(parts))) if parts else [folder]
+    return []
 
 
 def example_of(path: Path) -> Path | None:

@@ -119,8 +119,7 @@ def _content(path: Path) -> dict[str, Any]:
 def _is_member(folder: Path, outer: Path, content: dict[str, Any]) -> bool:
     """Return whether a folder is a workspace of an outer package, whose own command builds it."""
     return folder.is_relative_to(outer) and any(
-        folder.relative_to(outer).match(pattern.removeprefix("./").rstrip("/"))
-        for pattern in _workspaces(outer, content)
+        folder in code.matching(outer, pattern) for pattern in _workspaces(outer, content)
     )
 
 
@@ -345,8 +344,7 @@ def _has_only_applications(tree: Path, project: str, folder: Path, content: dict
     inside = [
         path
         for pattern in _workspaces(folder, content)
-        if not pattern.startswith("/")
-        for path in folder.glob(pattern)
+        for path in code.matching(folder, pattern)
         if (path / "package.json").is_file()
     ]
     members = [path for path in inside if not top.is_relative_to(path)]

@@ -26,8 +26,6 @@ from django_formula.untrusted.text import proposal, shown, tell
 _READER = "nobody"
 #: What the process answers that has read a source; another one of its user may have replaced it.
 _ANSWER = {"remarks": [inspect_report.REMARK], "lines": [inspect_report.LINE]}
-#: What reading a hostile or damaged file may raise; OSError names its file.
-_UNEXPECTED = (RecursionError, MemoryError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 #: Names that the schema refuses.
 _RESERVED = re.compile(
     r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|gnats|nobody|messagebus|sshd"
@@ -101,7 +99,7 @@ def _read(report: Report, tree: Path, domain: str, host: str) -> None:
     code.begin()
     try:
         options.add(report, tree, layout.add(report, tree), domain, host)
-    except _UNEXPECTED as error:
+    except code.UNEXPECTED as error:
         path = code.Reading.path
         after = f", after {os.path.relpath(path, tree)} was read" if path else ""
         raise DeploymentError(

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import os
 import platform
 import re
@@ -64,39 +65,71 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         domain: the domain of the site.
         host: the version of this host's python3; empty if there is none.
     """
-    files, required = inspect_packages.add(report, tree, project, host)
+    part = functools.partial(_part, report, tree)
+    files, required = list[str](), list[str]()
+    settings, examples, engine, words = Settings(), dict[str, Any](), "", dict[str, dict[str, str]]()
+    with part("the requirements"):
+        files, required = inspect_packages.add(report, tree, project, host)
     roots = [tree / folder for folder in (project, *report.value("python_path", []))]
-    settings = environment.read(roots, report.settings_module, report.application)
-    settings = _without_errors(report, settings, roots)
-    _syntax(report, settings, tree)
-    _configured(report, tree / project)
-    roots += _own_folders(report, settings, tree, project, roots)
-    _newer_syntax(report, settings, tree, roots, host)
-    required = inspect_packages.complete(report, settings, tree, roots, files, required)
-    _front_ends(report, settings, tree, project)
-    why = "the project reads its own metadata, and is not installed as a package"
-    report.merge("files", metadata.files(tree, project, roots), why)
-    examples = inspect_examples.find([*roots, tree], environment.may_be_secret)
-    engine = _database(report, settings, tree, requirements.drivers(required), examples)
-    _extensions(report, settings, tree)
-    _sandbox(report, settings)
-    inspect_variables.add(settings, roots, inspect_variables.of_files([*roots, tree]))
-    stores = background.add(report, tree, roots, settings, required)
-    _environment(report, settings, roots, examples, engine, domain, stores.words)
-    _dotenv(report, settings, tree, roots[0])
-    _configuration(report, settings, tree, roots)
-    for name, value, why in unusable.instead(settings, tree, roots):
-        report.merge("settings", {name: value}, why)
-    _mail(report, settings)
-    _assets(report, settings, tree)
-    _commands(report, settings, tree)
-    _after_migrate(report, settings, tree)
-    _data(report, settings, tree, project)
-    _migrations(report, settings, roots)
+    with part("the settings"):
+        settings = environment.read(roots, report.settings_module, report.application)
+        settings = _without_errors(report, settings, roots)
+        _syntax(report, settings, tree)
+        _configured(report, tree / project)
+    with part("the modules that the project imports"):
+        roots += _own_folders(report, settings, tree, project, roots)
+        _newer_syntax(report, settings, tree, roots, host)
+        required = inspect_packages.complete(report, settings, tree, roots, files, required)
+    with part("the front end"):
+        _front_ends(report, settings, tree, project)
+    with part("the project's own metadata"):
+        why = "the project reads its own metadata, and is not installed as a package"
+        report.merge("files", metadata.files(tree, project, roots), why)
+    with part("examples of its variables"):
+        examples = inspect_examples.find([*roots, tree], environment.may_be_secret)
+    with part("the database"):
+        engine = _database(report, settings, tree, requirements.drivers(required), examples)
+        _extensions(report, settings, tree)
+    with part("the sandbox"):
+        _sandbox(report, settings)
+    with part("the variables"):
+        inspect_variables.add(settings, roots, inspect_variables.of_files([*roots, tree]))
+    with part("workers, schedules and stores"):
+        words = background.add(report, tree, roots, settings, required).words
+    with part("the environment"):
+        _environment(report, settings, roots, examples, engine, domain, words)
+        _dotenv(report, settings, tree, roots[0])
+        _configuration(report, settings, tree, roots)
+    with part("settings for this host"):
+        for name, value, why in unusable.instead(settings, tree, roots):
+            report.merge("settings", {name: value}, why)
+        _mail(report, settings)
+        _assets(report, settings, tree)
+    with part("commands"):
+        _commands(report, settings, tree)
+        _after_migrate(report, settings, tree)
+    with part("data"):
+        _data(report, settings, tree, project)
+    with part("migrations"):
+        _migrations(report, settings, roots)
     build.add_files(report)
-    _health(report, roots, settings)
+    with part("the health check"):
+        _health(report, roots, settings)
     if re.search(r"^\s*url\s*=\s*\./\w", code.read(tree / ".gitmodules"), re.MULTILINE):
         report.set("submodules", False, "the URL of one leads into this repository itself, where no repository is")
+
+
+@contextlib.contextmanager
+def _part(report: Report, tree: Path, what: str) -> Iterator[None]:
+    """Look at a part of a project; where an odd file ends that, say so, and have the other parts go on."""
+    code.Reading.path = None
+    try:
+        yield
+    except (*code.UNEXPECTED, OSError) as error:
+        path = code.Reading.path
+        after = f", after {os.path.relpath(path, tree)} was read" if path else ""
+        cause = f"{type(error).__name__}: {str(error)[:300]}".removesuffix(": ")
+        report.remarks.append(f"{what}: not completely inspected ({cause}{after}); complete it in the pillar")
 
 
 def _without_errors(report: Report, settings: Settings, roots: Sequence[Path]) -> Settings:

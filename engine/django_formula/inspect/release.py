@@ -63,7 +63,7 @@ def _fixtures(tree: Path, word: str) -> list[str]:
     """Return the fixtures that a word of loaddata names, which a shell expands."""
     if word.startswith(("/", "-")) or ".." in word:
         return []
-    names = sorted(str(path.relative_to(tree)) for path in tree.glob(word)) if "*" in word else [word]
+    names = sorted(str(path.relative_to(tree)) for path in code.matching(tree, word)) if "*" in word else [word]
     return [name for name in names if process_files.is_for_live(Path(name))]
 
 

@@ -339,7 +339,7 @@ class Statements(Readers):
         for value in called.args:
             name, needed = value.content, isinstance(value.content, str)
             name = name.args[0].content if isinstance(name, Called) and name.args else name
-            found = _matching(frame.file.parent, name)
+            found = code.matching(frame.file.parent, name)
             example = code.example_of(frame.file.parent / name) if needed and not found else None
             for path in [*found, *filter(None, [example])]:
                 if path.is_file() and path not in self.modules and len(self.modules) < _MODULES:
@@ -494,12 +494,6 @@ def _apart(frame: Frame) -> Frame:
         for name, value in frame.names.items()
     }
     return Frame(names, frame.file, frame.module, frame.outer, frame.called_from)
-
-
-def _matching(folder: Path, pattern: Any) -> list[Path]:
-    """Return the files in a folder that a pattern names; none for a path elsewhere, which is not the project's."""
-    is_inside = isinstance(pattern, str) and pattern and not pattern.startswith("/") and ".." not in pattern
-    return sorted(folder.glob(pattern)) if is_inside else []
 
 
 def _handled(handler: ast.ExceptHandler) -> set[str]:

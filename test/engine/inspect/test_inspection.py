@@ -1,5 +1,6 @@
 """The pillar that an inspection writes for a project."""
 
+import json
 import platform
 import re
 import subprocess
@@ -397,3 +398,42 @@ def test_inspection_that_fails_names_the_file_that_was_read(tmp_path, monkeypatc
         inspection.inspect(str(tree))
     expected = f"the project could not be inspected: {type(error).__name__}: {error}, after shop/models.py was read"
     assert failed.value.message == expected and "without that file" in failed.value.hint
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "what", "keys"),
+    [
+        ("inspect_packages", "add", "the requirements", {"folder", "domains", "environment"}),
+        ("environment", "read", "the settings", {"folder", "domains"}),
+        ("background", "add", "workers, schedules and stores", {"folder", "environment"}),
+        ("options", "_front_ends", "the front end", {"folder", "environment"}),
+        ("options", "_health", "the health check", {"folder", "environment"}),
+    ],
+)
+@pytest.mark.parametrize("error", [IndexError("tuple index out of range"), RecursionError(), OSError(36, "too long")])
+def test_a_part_that_fails_leaves_the_others(tmp_path, monkeypatch, module, function, what, keys, error):
+    def fail(*_arguments):
+        inspection.code.read(tmp_path / "shop/odd.yaml")
+        raise error
+
+    settings = (
+        "import os\nSECRET_KEY = os.environ['KEY']\nDATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3'}}"
+    )
+    files = {"manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')", "odd.yaml": ""}
+    tree = write_tree(tmp_path / "shop", files | {"shop/settings.py": settings, "requirements.txt": "django\n"})
+    monkeypatch.setattr(options if module == "options" else getattr(options, module), function, fail)
+    text = inspection.inspect(str(tree))
+    assert f"{what}: not completely inspected ({type(error).__name__}" in re.sub(r"\n#     ", " ", text)
+    assert "after odd.yaml was read); complete it in the pillar" in re.sub(r"\n#     ", " ", text)
+    assert {*yaml.safe_load(text)["django"]["sites"]["shop"]} >= keys
+
+
+@pytest.mark.parametrize(
+    "pattern", [".", "./", "", "..", "/", "**/..", "packages/***", "a\0b", "packages/*", "[", "\ud800"]
+)
+def test_workspaces_of_each_form_are_read(tmp_path, pattern):
+    """pnpm-workspace.yaml and package.json may name the folder itself, and what is no pattern."""
+    package = {"workspaces": [pattern], "scripts": {"build": "vite build"}, "packageManager": "npm@10.0.0"}
+    files = {"src/manage.py": "", "src/shop/settings.py": "DEBUG = False", "package.json": json.dumps(package)}
+    tree = write_tree(tmp_path / "shop", files | {"packages/a/package.json": "{}", "requirements.txt": "django"})
+    assert "not completely inspected" not in inspection.inspect(str(tree))
