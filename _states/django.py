@@ -27,10 +27,11 @@ from django_formula.deploy.entries import entry
 from django_formula.deploy.given import Given
 from django_formula.deploy.request import asked_by
 from django_formula.host import daemons
+from django_formula.host import outcome as host_outcome
 from django_formula.host import packages as host_packages
 from django_formula.host import ports as host_ports
 from django_formula.host.commands import DeploymentError, redact
-from django_formula.host.outcome import Outcome, failures
+from django_formula.host.outcome import Outcome
 from django_formula.proxy import apache, proxies
 from django_formula.proxy import ports as proxy_ports
 from django_formula.site import sites as site_sites
@@ -462,7 +463,7 @@ def running(name, enable=False):
             - name: nginx
             - enable: True
     """
-    return daemons.ensure(name, at_boot=enable, test=__opts__["test"])
+    return host_outcome.running(name, at_boot=enable, test=__opts__["test"])
 
 
 @_state
@@ -598,7 +599,7 @@ def outcome(name):
         All of it has succeeded:
           django.outcome: []
     """
-    return failures(__running__.values())
+    return host_outcome.failures(__running__.values())
 
 
 def _deployments():

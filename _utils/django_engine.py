@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "e093bd0e751fee5f"
+DIGEST = "7fcb9b94504aa285"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -2396,7 +2396,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.balancer import certificates, plan
-# from django_formula.host import daemons
+# from django_formula.host import outcome
 # from django_formula.host.outcome import Outcome
 # from django_formula.site.sites import Site
 # from django_formula.tls import certificates as tls_certificates
@@ -2446,7 +2446,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not sites:
 #         return Outcome("this host is no balancer", warnings=warnings)
 #     for service in plan.services():
-#         runs = daemons.ensure(service, at_boot=True, test=test)
+#         runs = outcome.running(service, at_boot=True, test=test)
 #         if runs.changes:
 #             return runs
 #     return Outcome("the balancer is unchanged", warnings=warnings)
@@ -18881,7 +18881,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import ports as host_ports
 # from django_formula.host import units as host_units
 # from django_formula.host.commands import DeploymentError
-# from django_formula.host.outcome import Outcome
 # from django_formula.untrusted.foreign import Foreign
 #
 # SYSTEMD = Path("/run/systemd/system")
@@ -19062,29 +19061,6 @@ def _clear(home: str, folder: str) -> None:
 #         return "\n".join(reversed(commands.run(argv, doing="reading the journal").splitlines()))
 #     except DeploymentError:
 #         return ""
-#
-#
-# def ensure(name: str, *, at_boot: bool, test: bool) -> Outcome:
-#     """Start a service whose process does not run, and have it start at boot.
-#
-#     Args:
-#         name: the service, one of `DAEMONS`.
-#         at_boot: whether it is to start at boot.
-#         test: whether this is a dry run.
-#
-#     Raises:
-#         DeploymentError: it does not start, or systemd refuses to enable it.
-#     """
-#     daemon = DAEMONS[name]
-#     starts, enables = not is_running(daemon), at_boot and not is_enabled(daemon)
-#     done = [verb for verb, is_due in (("started", starts), ("enabled", enables)) if is_due]
-#     if not done:
-#         return Outcome(f"{name} is already running")
-#     if starts and not test:
-#         start(daemon)
-#     if enables and not test:
-#         enable(daemon)
-#     return Outcome(f"{name} {'would be' if test else 'has been'} {' and '.join(done)}", {name: ", ".join(done)})
 #
 #
 # def start(daemon: Daemon) -> None:
@@ -20111,11 +20087,13 @@ def _clear(home: str, folder: str) -> None:
 #     path.unlink()
 #     units.daemon_reload()
 #: django_formula/host/outcome.py
-# """What a state found and did on this host."""
+# """What a state found and did on this host, and those that services and failures have."""
 #
 # import textwrap
 # from collections.abc import Iterable, Mapping, Sequence
 # from typing import Any, NamedTuple
+#
+# from django_formula.host import daemons
 #
 #
 # class Outcome(NamedTuple):
@@ -20132,6 +20110,29 @@ def _clear(home: str, folder: str) -> None:
 #     changes: Mapping[str, Any] = {}
 #     warnings: Sequence[str] = ()
 #     failed: bool = False
+#
+#
+# def running(name: str, *, at_boot: bool, test: bool) -> Outcome:
+#     """Start a service whose process does not run, and have it start at boot.
+#
+#     Args:
+#         name: the service, one of `host.daemons.DAEMONS`.
+#         at_boot: whether it is to start at boot.
+#         test: whether this is a dry run.
+#
+#     Raises:
+#         DeploymentError: it does not start, or systemd refuses to enable it.
+#     """
+#     daemon = daemons.DAEMONS[name]
+#     starts, enables = not daemons.is_running(daemon), at_boot and not daemons.is_enabled(daemon)
+#     done = [verb for verb, is_due in (("started", starts), ("enabled", enables)) if is_due]
+#     if not done:
+#         return Outcome(f"{name} is already running")
+#     if starts and not test:
+#         daemons.start(daemon)
+#     if enables and not test:
+#         daemons.enable(daemon)
+#     return Outcome(f"{name} {'would be' if test else 'has been'} {' and '.join(done)}", {name: ", ".join(done)})
 #
 #
 # def failures(states: Iterable[Mapping[str, Any]]) -> Outcome:
@@ -41973,7 +41974,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from collections.abc import Callable, Collection, Mapping
 #
-# from django_formula.host import config_files, daemons
+# from django_formula.host import config_files, daemons, outcome
 # from django_formula.host import ports as host_ports
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.outcome import Outcome
@@ -42148,7 +42149,7 @@ def _clear(home: str, folder: str) -> None:
 #     if changes and not test:
 #         switch.apply(files)
 #     try:
-#         runs = daemons.ensure(proxy.DAEMON.service, at_boot=True, test=test)
+#         runs = outcome.running(proxy.DAEMON.service, at_boot=True, test=test)
 #     except DeploymentError as error:
 #         return Outcome(str(error), changes, failed=True)
 #     if runs.changes:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from django_formula.balancer import certificates, plan
-from django_formula.host import daemons
+from django_formula.host import outcome
 from django_formula.host.outcome import Outcome
 from django_formula.site.sites import Site
 from django_formula.tls import certificates as tls_certificates
@@ -54,7 +54,7 @@ def balance(
     if not sites:
         return Outcome("this host is no balancer", warnings=warnings)
     for service in plan.services():
-        runs = daemons.ensure(service, at_boot=True, test=test)
+        runs = outcome.running(service, at_boot=True, test=test)
         if runs.changes:
             return runs
     return Outcome("the balancer is unchanged", warnings=warnings)

@@ -13,7 +13,6 @@ from django_formula.host import commands, proc
 from django_formula.host import ports as host_ports
 from django_formula.host import units as host_units
 from django_formula.host.commands import DeploymentError
-from django_formula.host.outcome import Outcome
 from django_formula.untrusted.foreign import Foreign
 
 SYSTEMD = Path("/run/systemd/system")
@@ -194,29 +193,6 @@ def journal(name: str, since: float, lines_of: Sequence[str] = ()) -> str:
         return "\n".join(reversed(commands.run(argv, doing="reading the journal").splitlines()))
     except DeploymentError:
         return ""
-
-
-def ensure(name: str, *, at_boot: bool, test: bool) -> Outcome:
-    """Start a service whose process does not run, and have it start at boot.
-
-    Args:
-        name: the service, one of `DAEMONS`.
-        at_boot: whether it is to start at boot.
-        test: whether this is a dry run.
-
-    Raises:
-        DeploymentError: it does not start, or systemd refuses to enable it.
-    """
-    daemon = DAEMONS[name]
-    starts, enables = not is_running(daemon), at_boot and not is_enabled(daemon)
-    done = [verb for verb, is_due in (("started", starts), ("enabled", enables)) if is_due]
-    if not done:
-        return Outcome(f"{name} is already running")
-    if starts and not test:
-        start(daemon)
-    if enables and not test:
-        enable(daemon)
-    return Outcome(f"{name} {'would be' if test else 'has been'} {' and '.join(done)}", {name: ", ".join(done)})
 
 
 def start(daemon: Daemon) -> None:

@@ -1,8 +1,10 @@
-"""What a state found and did on this host."""
+"""What a state found and did on this host, and those that services and failures have."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from django_formula.host import daemons
 
 
 class Outcome(NamedTuple):
@@ -19,6 +21,29 @@ class Outcome(NamedTuple):
     changes: Mapping[str, Any] = {}
     warnings: Sequence[str] = ()
     failed: bool = False
+
+
+def running(name: str, *, at_boot: bool, test: bool) -> Outcome:
+    """Start a service whose process does not run, and have it start at boot.
+
+    Args:
+        name: the service, one of `host.daemons.DAEMONS`.
+        at_boot: whether it is to start at boot.
+        test: whether this is a dry run.
+
+    Raises:
+        DeploymentError: it does not start, or systemd refuses to enable it.
+    """
+    daemon = daemons.DAEMONS[name]
+    starts, enables = not daemons.is_running(daemon), at_boot and not daemons.is_enabled(daemon)
+    done = [verb for verb, is_due in (("started", starts), ("enabled", enables)) if is_due]
+    if not done:
+        return Outcome(f"{name} is already running")
+    if starts and not test:
+        daemons.start(daemon)
+    if enables and not test:
+        daemons.enable(daemon)
+    return Outcome(f"{name} {'would be' if test else 'has been'} {' and '.join(done)}", {name: ", ".join(done)})
 
 
 def failures(states: Iterable[Mapping[str, Any]]) -> Outcome:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
-from django_formula.host import config_files, daemons
+from django_formula.host import config_files, daemons, outcome
 from django_formula.host import ports as host_ports
 from django_formula.host.commands import DeploymentError
 from django_formula.host.outcome import Outcome
@@ -177,7 +177,7 @@ def reject_others(
     if changes and not test:
         switch.apply(files)
     try:
-        runs = daemons.ensure(proxy.DAEMON.service, at_boot=True, test=test)
+        runs = outcome.running(proxy.DAEMON.service, at_boot=True, test=test)
     except DeploymentError as error:
         return Outcome(str(error), changes, failed=True)
     if runs.changes:
