@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "7fcb9b94504aa285"
+DIGEST = "65134ca71c50b568"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -4426,7 +4426,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect import worker as inspect_worker
 # from django_formula.inspect.report import Report
 # from django_formula.inspect.settings import Settings
-# from django_formula.server import gunicorn, uvicorn
+# from django_formula.server import gunicorn, servers, uvicorn
 # from django_formula.untrusted.foreign import Foreign
 # from django_formula.virtualenv import interpreter
 # from django_formula.virtualenv import local as virtualenv_local
@@ -4442,7 +4442,7 @@ def _clear(home: str, folder: str) -> None:
 # _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 # PATH = re.compile(r"(?!-)[\w.@+~=,/-]+", re.ASCII)
 # #: Commands of a service that serves the project itself.
-# _SERVES = re.compile(r"\b(gunicorn|uwsgi|uvicorn|daphne|hypercorn|granian|runserver\w*)\b")
+# _SERVES = re.compile(rf"\b({servers.programs()}|runserver\w*)\b")
 # #: How our Dockerfile begins.
 # HEADER = "# The image of "
 #
@@ -22209,7 +22209,10 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect.stores import Stores
 # from django_formula.inspect.values import Called, Value, truth
 # from django_formula.inspect.worker import Worker
+# from django_formula.server import servers
 #
+# #: Programs that serve pages, and those of the host.
+# _SERVERS = re.compile(rf"{servers.programs()}|nginx|caddy|celery|flower|npm|yarn|node")
 # #: Applications of other packages whose workers a project runs by a command.
 # _COMMANDS = {
 #     "django_q": "qcluster",
@@ -22347,8 +22350,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _is_server(words: Sequence[str]) -> bool:
 #     """Return whether a command serves pages, or is a program of the host and not of the project."""
-#     served = r"gunicorn|uwsgi|uvicorn|daphne|hypercorn|granian|waitress-serve|nginx|caddy|celery|flower|npm|yarn|node"
-#     return bool(re.fullmatch(served, words[0]))
+#     return bool(_SERVERS.fullmatch(words[0]))
 #
 #
 # def _schedule(found: _Found, line: Line, commands: list[list[str]]) -> None:
@@ -27022,7 +27024,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect import requirements as inspect_requirements
 # from django_formula.inspect.report import Report
 # from django_formula.inspect.settings import Settings
-# from django_formula.kind import kinds
+# from django_formula.server import servers
 # from django_formula.untrusted.text import in_command
 # from django_formula.virtualenv import interpreter
 # from django_formula.virtualenv import requirements as virtualenv_requirements
@@ -27268,6 +27270,10 @@ def _clear(home: str, folder: str) -> None:
 #         report.remarks.append(f"{text}: set `python` to another one")
 #
 #
+# #: What has to be known of each server; loaded here, since a user who reads a source cannot read the engine.
+# _SERVERS = {kind: server.TRAITS for kind, server in servers.SERVERS.items()}
+#
+#
 # def _server(report: Report, tree: Path, folder: str, required: Collection[str], channels: str) -> None:
 #     """Propose the application server that the project's requirements are for, if it is not the default.
 #
@@ -27282,9 +27288,9 @@ def _clear(home: str, folder: str) -> None:
 #         where = without_http.relative_to(tree)
 #         report.remarks.append(f"{where} serves websockets only, and no http: the site's server runs the WSGI module")
 #         return
-#     for name, kind in kinds.SERVERS.items():
+#     for name, kind in _SERVERS.items():
 #         packages = [package for package in kind.suggested_by if package in names]
-#         every = (other for other, one in kinds.SERVERS.items() if one.interface == kind.interface)
+#         every = (other for other, one in _SERVERS.items() if one.interface == kind.interface)
 #         others = [other for other in every if other != name and other in names]
 #         if not packages or not project.application_modules(roots, kind.interface):
 #             continue
@@ -31870,142 +31876,25 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/kind/kinds.py
 # """The kinds of servers, workers, stores, process managers and the like: facts that pillar, states and engine all read.
 #
-# `SERVERS`, `WORKERS`, `STORES`, `PUSHES`, `PROCESS_MANAGERS` and `PROXIES` have every kind, and each fact is here once.
-# What the engine alone reads of a kind is in its module (``server/<kind>.py``, ``worker/<kind>.py`` and so
-# on); the values that the pillar may have for it are in ``django/schema.yaml``. This module runs while Salt renders too
-# (`django_pillar_render`), so it imports the standard library only.
+# `WORKERS`, `STORES`, `PUSHES`, `PROCESS_MANAGERS` and `PROXIES` have every kind, and each fact is here once. What the
+# engine alone reads of a kind is in its module (``store/<kind>.py`` and so on); all of an application server is in
+# ``server/<kind>.py``. The values that the pillar may have are in ``django/schema.yaml``. This module is packed with each
+# program of a timer, so it imports the standard library only.
 # """
 #
 # from __future__ import annotations
 #
-# from collections.abc import Callable, Iterable, Iterator, Mapping
-# from typing import Any, NamedTuple, TypeVar
+# from collections.abc import Mapping
+# from typing import Any, NamedTuple
 #
 # #: Where the templates are, on Salt's fileserver.
 # FILES = "salt://django/files/"
-# _Member = TypeVar("_Member")
-#
-#
-# class Members(Mapping[str, _Member]):
-#     """The member of each kind by its name, each loaded when it is first looked at: sites have few of all kinds.
-#
-#     Args:
-#         names: of the kinds.
-#         load: returns the member of a kind.
-#     """
-#
-#     def __init__(self, names: Iterable[str], load: Callable[[str], _Member]):
-#         self._names, self._load = tuple(names), load
-#         self._loaded: dict[str, _Member] = {}
-#
-#     def __getitem__(self, name: str) -> _Member:
-#         if name not in self._loaded:
-#             if name not in self._names:
-#                 raise KeyError(name)
-#             self._loaded[name] = self._load(name)
-#         return self._loaded[name]
-#
-#     def __contains__(self, name: object) -> bool:
-#         return name in self._names
-#
-#     def __iter__(self) -> Iterator[str]:
-#         return iter(self._names)
-#
-#     def __len__(self) -> int:
-#         return len(self._names)
-#
-#
-# class ServerKind(NamedTuple):
-#     """A kind of application server.
-#
-#     Attributes:
-#         templates: names of its files in ``django/files``. All but the server's main file are copied as they are.
-#         interface: what it runs of the project, ``wsgi`` or ``asgi``.
-#         concurrency: what lets one thread serve many requests at a time; empty where each request needs a thread.
-#         keepalive: the option for the seconds that it keeps an idle connection of the proxy; empty where it may close
-#             one that the proxy is about to use.
-#         is_cutting: whether it cuts the connections of a process that it replaces.
-#         max_requests: the default of `server:max_requests`, where options change that of the schema.
-#         port: the first of the two ports that a site gets on a loopback address of its own, for a server without unix
-#             sockets; else 0.
-#         used_options: the only `server:options` that have an effect; None where all have.
-#         suggested_by: packages in a project's requirements for which an inspection proposes this kind, if they have no
-#             other server for its interface, and the project has a module for it.
-#         title: how messages call it, where that is not its name.
-#         variants: pairs of conditions and the attributes that differ where they hold. A condition is an option, or
-#             ``threads``, and its values; None stands for an option that is not set.
-#     """
-#
-#     templates: tuple[str, ...]
-#     interface: str = "wsgi"
-#     concurrency: str = ""
-#     keepalive: str = ""
-#     is_cutting: bool = False
-#     max_requests: int | None = None
-#     port: int = 0
-#     used_options: tuple[str, ...] | None = None
-#     suggested_by: tuple[str, ...] = ()
-#     title: str = ""
-#     variants: tuple[tuple[Mapping[str, tuple[Any, ...]], Mapping[str, Any]], ...] = ()
 #
 #
 # #: The parts of a site's hosts that have its releases.
 # RELEASED = ("app", "worker")
 # #: The kind of a host without an application server, which no pillar names.
 # NO_SERVER = "none"
-# #: Every application server, by its name in the pillar.
-# SERVERS = {
-#     "uwsgi": ServerKind(
-#         ("uwsgi.ini", "django_formula_uwsgi.py", "django_formula_warm.py", "django_formula_unread.py"),
-#     ),
-#     "gunicorn": ServerKind(
-#         ("gunicorn.conf.py", "django_formula_gunicorn.py", "django_formula_warm.py", "django_formula_unread.py"),
-#         keepalive="keepalive",
-#         variants=(
-#             (
-#                 {"worker_class": (None, "sync"), "threads": (1,)},
-#                 {"keepalive": "", "title": "gunicorn with worker_class sync"},
-#             ),
-#             ({"worker_class": ("gevent",)}, {"concurrency": "gevent"}),
-#             (
-#                 {"worker_class": ("uvicorn",)},
-#                 {"interface": "asgi", "concurrency": "uvicorn", "is_cutting": True, "max_requests": 0},
-#             ),
-#         ),
-#     ),
-#     "uvicorn": ServerKind(
-#         ("django_formula_uvicorn.py", "django_formula_ready.py"),
-#         interface="asgi",
-#         concurrency="ASGI",
-#         keepalive="timeout_keep_alive",
-#         is_cutting=True,
-#     ),
-#     "granian": ServerKind(
-#         ("django_formula_granian.py", "django_formula_ready.py", "django_formula_unread.py"),
-#         interface="asgi",
-#         concurrency="ASGI",
-#         variants=(({"interface": ("wsgi",)}, {"interface": "wsgi", "concurrency": ""}),),
-#     ),
-#     "daphne": ServerKind(
-#         ("django_formula_daphne.py", "django_formula_ready.py"),
-#         interface="asgi",
-#         concurrency="ASGI",
-#         suggested_by=("daphne", "channels"),
-#     ),
-#     "mod_wsgi": ServerKind(
-#         (
-#             "mod_wsgi.conf",
-#             "django_formula_mod_wsgi.py",
-#             "django_formula_ready.py",
-#             "django_formula_wsgi.py",
-#             "django_formula_warm.py",
-#         ),
-#         port=8471,
-#         variants=(({"mode": ("embedded",)}, {"used_options": ("mode",)}),),
-#     ),
-#     # What a host has that runs only the workers of a site; its interface is that of the hosts that serve it.
-#     NO_SERVER: ServerKind((), variants=(({"interface": ("asgi",)}, {"interface": "asgi"}),)),
-# }
 #
 #
 # class WorkerKind(NamedTuple):
@@ -32015,6 +31904,7 @@ def _clear(home: str, folder: str) -> None:
 #         templates: names of its programs in ``django/files``.
 #         is_single: whether a site may have only one of it.
 #         has_schedule: whether it keeps what it has sent on a schedule in a folder of the site, ``beat``.
+#         takes_tasks: whether it takes tasks from a queue, whose length can be shown.
 #         broker: the word of ``environment`` for the queue that tasks are sent to; in upper case it is the variable by
 #             which its client finds the queue. Empty where the project's settings have it.
 #     """
@@ -32022,6 +31912,7 @@ def _clear(home: str, folder: str) -> None:
 #     templates: tuple[str, ...]
 #     is_single: bool = False
 #     has_schedule: bool = False
+#     takes_tasks: bool = False
 #     broker: str = ""
 #
 #
@@ -32036,6 +31927,7 @@ def _clear(home: str, folder: str) -> None:
 #             "django_formula_celery_unacked.py",
 #             *_WORKER_PROGRAMS,
 #         ),
+#         takes_tasks=True,
 #         broker="celery_broker_url",
 #     ),
 #     "celery_beat": WorkerKind(
@@ -32044,8 +31936,8 @@ def _clear(home: str, folder: str) -> None:
 #         has_schedule=True,
 #         broker="celery_broker_url",
 #     ),
-#     "rq": WorkerKind(("django_formula_rq.py", *_WORKER_PROGRAMS)),
-#     "huey": WorkerKind(("django_formula_huey.py", *_WORKER_PROGRAMS), has_schedule=True),
+#     "rq": WorkerKind(("django_formula_rq.py", *_WORKER_PROGRAMS), takes_tasks=True),
+#     "huey": WorkerKind(("django_formula_huey.py", *_WORKER_PROGRAMS), has_schedule=True, takes_tasks=True),
 #     "command": WorkerKind(("django_formula_command.py", *_WORKER_PROGRAMS)),
 # }
 #
@@ -32176,52 +32068,6 @@ def _clear(home: str, folder: str) -> None:
 #         access="Require",
 #     ),
 # }
-#
-#
-# def server_of(server: Mapping[str, Any]) -> ServerKind:
-#     """Return the kind of a site's server, with what its options change.
-#
-#     Args:
-#         server: the part `server` of a site's configuration.
-#     """
-#     kind = SERVERS[server["kind"]]
-#     values = {**server["options"], "threads": server["threads"]}
-#     for conditions, differences in kind.variants:
-#         if all(values.get(name) in allowed for name, allowed in conditions.items()):
-#             kind = kind._replace(**differences)
-#     return kind._replace(title=kind.title or server["kind"])
-#
-#
-# def instance_templates(site: Mapping[str, Any]) -> list[str]:
-#     """Return the URLs of the templates of a site's server, workers and process manager, which a release is made of.
-#
-#     Args:
-#         site: its configuration.
-#     """
-#     names = [*PROCESS_MANAGERS[site["process"]], *SERVERS[site["server"]["kind"]].templates]
-#     if site.get("container"):
-#         own = CONTAINER_TEMPLATES[site["process"]][site["container"]["engine"]]
-#         names += [name for name in own if name not in names]
-#     for worker in (site.get("workers") or {}).values():
-#         own = (*WORKER_TEMPLATES[site["process"]], *WORKERS[worker["kind"]].templates)
-#         names += [name for name in own if name not in names]
-#     return [f"{FILES}{name}" for name in names if name]
-#
-#
-# def templates(site: Mapping[str, Any]) -> list[str]:
-#     """Return the URLs of the templates of a site's server, workers, stores, process manager and proxy.
-#
-#     Args:
-#         site: its configuration.
-#     """
-#     names = []
-#     has_https = site["tls"]["kind"] != "none"
-#     proxy = PROXIES.get(site["proxy"]["kind"])
-#     if proxy:
-#         names = [*proxy.site, proxy.domain, proxy.redirect, proxy.default_server, *([proxy.tls] if has_https else [])]
-#     if own_stores(site):
-#         names += STORE_TEMPLATES[site["process"]]
-#     return [*instance_templates(site), *(f"{FILES}{name}" for name in names if name)]
 #
 #
 # def default_server_templates(kind: str, *, has_https: bool) -> list[str]:
@@ -34201,6 +34047,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.pillar.database import oversized
 # from django_formula.pillar.layers import as_given, complete, fill, fill_by_kind, merge
 # from django_formula.pillar.site import contradictions, contradictions_between
+# from django_formula.release import templates
 #
 #
 # def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) -> dict[str, Any]:
@@ -34271,7 +34118,7 @@ def _clear(home: str, folder: str) -> None:
 #         "servers": sorted({database["engine"] for database in databases if database["manage"]} | served_engines),
 #         "stores": {name: kinds.own_stores(site) for name, site in sites.items()},
 #         "steps": {name: order.states(site) for name, site in sites.items()},
-#         "templates": {name: kinds.templates(site) for name, site in sites.items()},
+#         "templates": {name: templates.of_kinds(site) for name, site in sites.items()},
 #         "default_servers": {kind: _default_server(kind, sites) for kind in proxies},
 #         "proxies": proxies,
 #     }
@@ -34546,12 +34393,12 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.database.engines import SERVERS, login_pair
-# from django_formula.kind import kinds
 # from django_formula.kind.kinds import RELEASED
 # from django_formula.pillar import pool
 # from django_formula.pillar.check import Problem
 # from django_formula.pillar.database import reserved
 # from django_formula.pillar.fleet import MASTER, UNKNOWN, hosts_with
+# from django_formula.server import servers
 #
 # Site = dict[str, Any]  # the configuration of a site
 # Database = dict[str, Any]
@@ -34647,7 +34494,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Where PgBouncer is in between, those of its pool instead.
 #     """
-#     server, kind = site["server"], kinds.server_of(site["server"])
+#     server, kind = site["server"], servers.traits(site["server"])
 #     apps = hosts_with(site, "app")
 #     workers = sum((worker.get("processes") or 1) + 1 for worker in site.get("workers", {}).values())
 #     total = workers * len(hosts_with(site, "worker") or apps)
@@ -34705,6 +34552,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.kind import kinds
 # from django_formula.kind.kinds import RELEASED
 # from django_formula.pillar.check import Problem
+# from django_formula.server import servers
 #
 # Site = dict[str, Any]
 # #: The characters of a pattern of names.
@@ -34887,7 +34735,7 @@ def _clear(home: str, folder: str) -> None:
 # def _leave_visitors(site: Site) -> None:
 #     """Leave out what answers visitors: the application server and the proxy."""
 #     server = site["server"]
-#     options = {"interface": kinds.server_of(server).interface}
+#     options = {"interface": servers.traits(server).interface}
 #     site["server"] = {**server, "kind": kinds.NO_SERVER, "bind": "unix", "options": options}
 #     site["proxy"] = {**site["proxy"], "kind": "none", "keepalive": False}
 #     site["listener"] = ""
@@ -35009,6 +34857,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.kind import kinds
 # from django_formula.pillar.check import Path, Problem, Rules, check, rule_of
 # from django_formula.pillar.rules import used
+# from django_formula.server import servers
 #
 # NOTHING_INHERITED = (
 #     "expected a value, got nothing (null): write '' for an empty text; nothing is inherited that null could take back"
@@ -35073,7 +34922,7 @@ def _clear(home: str, folder: str) -> None:
 #     for option, rule in rules["properties"].items():
 #         kind = rule.get("kinds", {}).get(chosen["kind"])
 #         if kind and chosen[option] is None:
-#             varied = kinds.server_of(chosen).max_requests if option == "max_requests" else None
+#             varied = servers.traits(chosen).max_requests if option == "max_requests" else None
 #             chosen[option] = kind["default"] if varied is None else varied
 #         for place, text in check(chosen[option], kind) if kind else ():
 #             is_own = place[0] in (own.get(option) or {}) if place else option in own
@@ -35130,7 +34979,7 @@ def _clear(home: str, folder: str) -> None:
 # def _complete_address(name: str, site: dict[str, Any]) -> dict[str, Any]:
 #     """Return where the server listens, and without a proxy where systemd listens for the site."""
 #     server = site["server"]
-#     port = kinds.SERVERS[server["kind"]].port
+#     port = servers.SERVERS[server["kind"]].TRAITS.port
 #     if port and not server["bind"]:
 #         return {"server": {**server, "bind": f"{loopback(name)}:{port}"}}
 #     if site["proxy"]["kind"] == "none":  # systemd listens on that address, and connects to the socket of `current`
@@ -35508,6 +35357,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.kind import kinds
 # from django_formula.pillar.check import Problem
 # from django_formula.pillar.listen import invalid_place, port_of
+# from django_formula.server import servers
 #
 # Site = dict[str, Any]  # the configuration of a site
 #
@@ -35546,7 +35396,7 @@ def _clear(home: str, folder: str) -> None:
 # def without_proxy(site: Site, _own: Site) -> Iterator[Problem]:
 #     """Yield a server that has no socket for a proxy that is not the formula's."""
 #     kind = site["server"]["kind"]
-#     if site["proxy"]["kind"] == "none" and kinds.SERVERS[kind].port:
+#     if site["proxy"]["kind"] == "none" and servers.SERVERS[kind].TRAITS.port:
 #         text = f"{kind} has no socket that another proxy could connect to: set proxy:kind to nginx or apache"
 #         yield ("server", "kind"), text
 #
@@ -35814,8 +35664,8 @@ def _clear(home: str, folder: str) -> None:
 # from collections.abc import Iterator
 # from typing import Any
 #
-# from django_formula.kind import kinds
 # from django_formula.pillar.check import Problem, is_number
+# from django_formula.server import servers
 #
 # Site = dict[str, Any]  # the configuration of a site
 #
@@ -35824,7 +35674,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def modules(site: Site, own: Site) -> Iterator[Problem]:
 #     """Yield a module of the project that the server does not run."""
-#     runs = kinds.server_of(site["server"]).interface
+#     runs = servers.traits(site["server"]).interface
 #     unused = "wsgi" if runs == "asgi" else "asgi"
 #     if own.get(unused) and not own.get(runs):
 #         kind = site["server"]["kind"]
@@ -35834,7 +35684,7 @@ def _clear(home: str, folder: str) -> None:
 # def threads(site: Site, _own: Site) -> Iterator[Problem]:
 #     """Yield threads of a server whose processes serve many requests in one thread."""
 #     server = site["server"]
-#     concurrency = kinds.server_of(server).concurrency
+#     concurrency = servers.traits(server).concurrency
 #     if concurrency and server["threads"] > 1:
 #         text = f"expected 1 with {concurrency}, which serves many requests at a time in one thread"
 #         yield ("server", "threads"), f"{text}, got {server['threads']}"
@@ -35843,7 +35693,7 @@ def _clear(home: str, folder: str) -> None:
 # def embedded(site: Site, _own: Site) -> Iterator[Problem]:
 #     """Yield options of mod_wsgi's daemon processes where the project runs in Apache's own."""
 #     server = site["server"]
-#     used = kinds.server_of(server).used_options
+#     used = servers.traits(server).used_options
 #     for option in sorted({*server["options"]} - {*used}) if used is not None else ():
 #         text = "has no effect with mode: embedded; it is an option of the processes of mode: daemon"
 #         yield ("server", "options", option), text
@@ -35854,7 +35704,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not site["proxy"]["keepalive"] or site["proxy"]["kind"] == "none":
 #         return
 #     server = site["server"]
-#     kind, options = kinds.server_of(server), server["options"]
+#     kind, options = servers.traits(server), server["options"]
 #     if not kind.keepalive:
 #         text = f"not supported with {kind.title}; it is with uvicorn, and with gunicorn and threads, gevent or uvicorn"
 #         yield ("proxy", "keepalive"), text
@@ -36982,8 +36832,7 @@ def _clear(home: str, folder: str) -> None:
 #     found = file.read_json(release / "config/instance.json", _RECORDED)
 #     if not found:
 #         return None
-#     server, process = found.get("server", "uwsgi"), found.get("process", "systemd")
-#     is_known = server in kinds.SERVERS and process in kinds.PROCESS_MANAGERS
+#     is_known = found.get("process", "systemd") in kinds.PROCESS_MANAGERS
 #     return found if is_known and re.fullmatch(r"/.*|.*:\d{1,5}", found["address"]) else None
 #
 #
@@ -40086,6 +39935,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.host.commands import seconds
+# from django_formula.kind import kinds
 # from django_formula.process.command import ProjectCommand
 # from django_formula.project import program
 # from django_formula.site.sites import Site
@@ -40154,7 +40004,7 @@ def _clear(home: str, folder: str) -> None:
 #     apps, found = facts.get("celery", {}), []
 #     for name, worker in (site.config.get("workers") or {}).items():
 #         queues = worker.get("queues") or apps.get(name, {}).get("queues")
-#         if worker["kind"] in ("celery", "rq", "huey"):
+#         if kinds.WORKERS[worker["kind"]].takes_tasks:
 #             found.append({"kind": worker["kind"], "app": worker.get("app"), "queues": queues or []})
 #     return found
 #: django_formula/proxy/__init__.py
@@ -42593,7 +42443,7 @@ def _clear(home: str, folder: str) -> None:
 #         recorded: what the release records of its server; empty for the one of the pillar.
 #     """
 #     server = site.config["server"]
-#     kind = server_servers.SERVERS[recorded.get("server", server["kind"])]
+#     kind = server_servers.SERVERS.get(recorded.get("server", "")) or server_servers.of_site(site)
 #     address = str(recorded.get("address", "/" if server["bind"] == "unix" else server["bind"]))
 #     protocol = recorded.get("protocol", server["protocol"])
 #     keeps_alive = recorded.get("keepalive", not recorded)
@@ -44834,10 +44684,10 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import memory, proc
 # from django_formula.host.commands import DeploymentError, seconds
 # from django_formula.host.units import Overdue
-# from django_formula.kind import kinds
 # from django_formula.knowledge import cause
 # from django_formula.process import command, contract, supervisor, systemd, transient
 # from django_formula.process.contract import ProcessManager, unit
+# from django_formula.release import templates as release_templates
 # from django_formula.server import servers
 # from django_formula.site.sites import Site
 # from django_formula.worker import workers
@@ -44860,7 +44710,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def templates(site: Site) -> set[str]:
 #     """Return the templates of a release's configuration."""
-#     return {*kinds.instance_templates(site.config)}
+#     return {*release_templates.of_instance(site.config)}
 #
 #
 # def warnings(site: Site) -> list[str]:
@@ -45903,6 +45753,48 @@ def _clear(home: str, folder: str) -> None:
 #         with open(compressed, "xb") as file:
 #             file.write(smaller)
 #         compressed.chmod(0o644)
+#: django_formula/release/templates.py
+# """The templates that a site and its releases are rendered from, by its server, workers, process manager and proxy."""
+#
+# from __future__ import annotations
+#
+# from collections.abc import Mapping
+# from typing import Any
+#
+# from django_formula.kind import kinds
+# from django_formula.server import servers
+#
+#
+# def of_instance(site: Mapping[str, Any]) -> list[str]:
+#     """Return the URLs of the templates of a site's server, workers and process manager, which a release is made of.
+#
+#     Args:
+#         site: its configuration.
+#     """
+#     names = [*kinds.PROCESS_MANAGERS[site["process"]], *servers.SERVERS[site["server"]["kind"]].TRAITS.templates]
+#     if site.get("container"):
+#         own = kinds.CONTAINER_TEMPLATES[site["process"]][site["container"]["engine"]]
+#         names += [name for name in own if name not in names]
+#     for worker in (site.get("workers") or {}).values():
+#         own = (*kinds.WORKER_TEMPLATES[site["process"]], *kinds.WORKERS[worker["kind"]].templates)
+#         names += [name for name in own if name not in names]
+#     return [f"{kinds.FILES}{name}" for name in names if name]
+#
+#
+# def of_kinds(site: Mapping[str, Any]) -> list[str]:
+#     """Return the URLs of the templates of a site's server, workers, stores, process manager and proxy.
+#
+#     Args:
+#         site: its configuration.
+#     """
+#     names = []
+#     has_https = site["tls"]["kind"] != "none"
+#     proxy = kinds.PROXIES.get(site["proxy"]["kind"])
+#     if proxy:
+#         names = [*proxy.site, proxy.domain, proxy.redirect, proxy.default_server, *([proxy.tls] if has_https else [])]
+#     if kinds.own_stores(site):
+#         names += kinds.STORE_TEMPLATES[site["process"]]
+#     return [*of_instance(site), *(f"{kinds.FILES}{name}" for name in names if name)]
 #: django_formula/release/use.py
 # """Which releases commands run in that are no part of a deployment: those are not deleted."""
 #
@@ -47255,7 +47147,7 @@ def _clear(home: str, folder: str) -> None:
 # from abc import ABC, abstractmethod
 # from collections.abc import Mapping
 # from pathlib import Path
-# from typing import Any, ClassVar
+# from typing import Any, ClassVar, NamedTuple
 #
 # from django_formula.kind import kinds
 # from django_formula.site.sites import Site
@@ -47268,10 +47160,46 @@ def _clear(home: str, folder: str) -> None:
 # Requirements = dict[tuple[str, ...], tuple[str, ...]]
 #
 #
+# class Traits(NamedTuple):
+#     """What others have to know of a kind of application server: the pillar, the states, an inspection.
+#
+#     Attributes:
+#         place: its place in lists for people.
+#         templates: names of its files in ``django/files``. All but the server's main file are copied as they are.
+#         interface: what it runs of the project, ``wsgi`` or ``asgi``.
+#         concurrency: what lets one thread serve many requests at a time; empty where each request needs a thread.
+#         keepalive: the option for the seconds that it keeps an idle connection of the proxy; empty where it may close
+#             one that the proxy is about to use.
+#         is_cutting: whether it cuts the connections of a process that it replaces.
+#         max_requests: the default of `server:max_requests`, where options change that of the schema.
+#         port: the first of the two ports that a site gets on a loopback address of its own, for a server without unix
+#             sockets; else 0.
+#         used_options: the only `server:options` that have an effect; None where all have.
+#         suggested_by: packages in a project's requirements for which an inspection proposes this kind, if they have no
+#             other server for its interface, and the project has a module for it.
+#         programs: names of its programs on the command line; empty where it is that of the kind.
+#         title: how messages call it, where that is not its name.
+#         variants: pairs of conditions and the attributes that differ where they hold. A condition is an option, or
+#             ``threads``, and its values; None stands for an option that is not set.
+#     """
+#
+#     place: int
+#     templates: tuple[str, ...]
+#     interface: str = "wsgi"
+#     concurrency: str = ""
+#     keepalive: str = ""
+#     is_cutting: bool = False
+#     max_requests: int | None = None
+#     port: int = 0
+#     used_options: tuple[str, ...] | None = None
+#     suggested_by: tuple[str, ...] = ()
+#     programs: tuple[str, ...] = ()
+#     title: str = ""
+#     variants: tuple[tuple[Mapping[str, tuple[Any, ...]], Mapping[str, Any]], ...] = ()
+#
+#
 # class Server(ABC):
 #     """One application server. Each kind is a subclass in a module of its own, ``server/<kind>.py``.
-#
-#     What the pillar and the states read of it too is in `kind.kinds.SERVERS`.
 #
 #     The server reads everything from files in the release's ``config/``, takes an inherited socket (sd_listen_fds) or
 #     binds its own, and writes ``pid`` in its folder when it starts. Its main process reports that it is ready by
@@ -47279,6 +47207,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Attributes:
 #         KIND: its name in the pillar.
+#         TRAITS: what others have to know of it.
 #         MAIN: the file in ``config/`` without which a release cannot start.
 #         SERVES: whether there is a process that answers requests.
 #         BINDS: whether the server binds its socket itself where it inherits none.
@@ -47289,6 +47218,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #
 #     KIND: ClassVar[str]
+#     TRAITS: ClassVar[Traits]
 #     MAIN: ClassVar[str]
 #     SERVES: ClassVar[bool] = True
 #     BINDS: ClassVar[bool] = False
@@ -47309,12 +47239,24 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def interface(self, site: Site) -> str:
 #         """Return the interface of the project that the server calls: ``wsgi`` or ``asgi``."""
-#         return kinds.server_of({**site.config["server"], "kind": self.KIND}).interface
+#         return self.traits(site.config["server"]).interface
+#
+#     def traits(self, server: Mapping[str, Any]) -> Traits:
+#         """Return its traits, with what options change.
+#
+#         Args:
+#             server: the part `server` of a site's configuration.
+#         """
+#         traits, values = self.TRAITS, {**server["options"], "threads": server["threads"]}
+#         for conditions, differences in traits.variants:
+#             if all(values.get(name) in allowed for name, allowed in conditions.items()):
+#                 traits = traits._replace(**differences)
+#         return traits._replace(title=traits.title or self.KIND)
 #
 #     @property
 #     def templates(self) -> tuple[str, ...]:
 #         """The URLs of the templates of its files."""
-#         return tuple(f"{kinds.FILES}{name}" for name in kinds.SERVERS[self.KIND].templates)
+#         return tuple(f"{kinds.FILES}{name}" for name in self.TRAITS.templates)
 #
 #     def programs(self, templates: Mapping[str, str]) -> dict[str, str]:
 #         """Return its files that are copied as they are: name in ``config/`` → content."""
@@ -47354,7 +47296,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.host.commands import seconds
-# from django_formula.server.contract import Server
+# from django_formula.server.contract import Server, Traits
 # from django_formula.site.sites import Site
 #
 #
@@ -47362,6 +47304,13 @@ def _clear(home: str, folder: str) -> None:
 #     """Daphne, with as many processes as configured on one inherited socket."""
 #
 #     KIND = "daphne"
+#     TRAITS = Traits(
+#         place=5,
+#         templates=("django_formula_daphne.py", "django_formula_ready.py"),
+#         interface="asgi",
+#         concurrency="ASGI",
+#         suggested_by=("daphne", "channels"),
+#     )
 #     MAIN = "daphne.json"
 #     TIMEOUT = "http_timeout"
 #     #: What is installed where the project does not require it.
@@ -47409,7 +47358,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.host.commands import seconds
-# from django_formula.server.contract import Server
+# from django_formula.server.contract import Server, Traits
 # from django_formula.site.sites import Site
 #
 #
@@ -47417,6 +47366,13 @@ def _clear(home: str, folder: str) -> None:
 #     """Granian, which binds its socket itself: it takes no inherited one."""
 #
 #     KIND = "granian"
+#     TRAITS = Traits(
+#         place=4,
+#         templates=("django_formula_granian.py", "django_formula_ready.py", "django_formula_unread.py"),
+#         interface="asgi",
+#         concurrency="ASGI",
+#         variants=(({"interface": ("wsgi",)}, {"interface": "wsgi", "concurrency": ""}),),
+#     )
 #     MAIN = "granian.json"
 #     BINDS = True
 #     INHERITS = False
@@ -47471,7 +47427,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.host.commands import seconds
 # from django_formula.server import uvicorn
-# from django_formula.server.contract import KEPT_ALIVE, Requirements, Server
+# from django_formula.server.contract import KEPT_ALIVE, Requirements, Server, Traits
 # from django_formula.site.sites import Site
 #
 # #: What is installed where the project does not require it.
@@ -47495,6 +47451,27 @@ def _clear(home: str, folder: str) -> None:
 #     """Gunicorn, with workers that run WSGI, or Uvicorn's, which run ASGI."""
 #
 #     KIND = "gunicorn"
+#     TRAITS = Traits(
+#         place=2,
+#         templates=(
+#             "gunicorn.conf.py",
+#             "django_formula_gunicorn.py",
+#             "django_formula_warm.py",
+#             "django_formula_unread.py",
+#         ),
+#         keepalive="keepalive",
+#         variants=(
+#             (
+#                 {"worker_class": (None, "sync"), "threads": (1,)},
+#                 {"keepalive": "", "title": "gunicorn with worker_class sync"},
+#             ),
+#             ({"worker_class": ("gevent",)}, {"concurrency": "gevent"}),
+#             (
+#                 {"worker_class": ("uvicorn",)},
+#                 {"interface": "asgi", "concurrency": "uvicorn", "is_cutting": True, "max_requests": 0},
+#             ),
+#         ),
+#     )
 #     MAIN = "gunicorn.json"
 #     TIMEOUT = "timeout"
 #
@@ -47572,7 +47549,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.host import template
 # from django_formula.host.commands import seconds
-# from django_formula.server.contract import Server
+# from django_formula.server.contract import Server, Traits
 # from django_formula.site.sites import Site
 #
 # #: Requests that Apache's one process takes at a time, at least; further ones wait at its socket.
@@ -47583,6 +47560,19 @@ def _clear(home: str, folder: str) -> None:
 #     """An Apache with mod_wsgi, both packages of the system, in daemon or embedded mode."""
 #
 #     KIND = "mod_wsgi"
+#     TRAITS = Traits(
+#         place=6,
+#         templates=(
+#             "mod_wsgi.conf",
+#             "django_formula_mod_wsgi.py",
+#             "django_formula_ready.py",
+#             "django_formula_wsgi.py",
+#             "django_formula_warm.py",
+#         ),
+#         port=8471,
+#         variants=(({"mode": ("embedded",)}, {"used_options": ("mode",)}),),
+#         programs=("mod_wsgi-express",),
+#     )
 #     MAIN = "mod_wsgi.conf"
 #     BINDS = True
 #     INHERITS = False
@@ -47659,7 +47649,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.kind import kinds
-# from django_formula.server.contract import Server
+# from django_formula.server.contract import Server, Traits
 # from django_formula.site.sites import Site
 #
 #
@@ -47667,6 +47657,7 @@ def _clear(home: str, folder: str) -> None:
 #     """What a release has on a host that visitors do not reach."""
 #
 #     KIND = kinds.NO_SERVER
+#     TRAITS = Traits(place=7, templates=(), variants=(({"interface": ("asgi",)}, {"interface": "asgi"}),))
 #     MAIN = "instance.json"
 #     SERVES = False
 #
@@ -47686,18 +47677,64 @@ def _clear(home: str, folder: str) -> None:
 # """The application servers: every kind, the one that a site is configured with, and the one that a release has."""
 #
 # import importlib
-# from collections.abc import Collection
+# import re
+# from collections.abc import Collection, Iterator, Mapping
 # from pathlib import Path
+# from typing import Any
 #
 # from django_formula.host import file
-# from django_formula.kind import kinds
-# from django_formula.server.contract import Server
+# from django_formula.server.contract import Server, Traits
 # from django_formula.site.sites import Site
 #
+# #: Programs that serve projects and are no kind of the formula's.
+# _OTHERS = ("hypercorn", "waitress-serve")
+#
+#
+# class _Servers(Mapping[str, Server]):
+#     """The servers by their names in the pillar: `SERVER` of the module with that name, which is loaded by a look at it.
+#
+#     A kind is listed nowhere else; the folder is read by what looks at all kinds.
+#     """
+#
+#     def __getitem__(self, kind: str) -> Server:
+#         if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
+#             raise KeyError(kind)
+#         try:
+#             module = importlib.import_module(f"django_formula.server.{kind}")
+#         except ModuleNotFoundError:
+#             raise KeyError(kind) from None
+#         server: Server | None = getattr(module, "SERVER", None)
+#         if server is None:
+#             raise KeyError(kind)
+#         return server
+#
+#     def __iter__(self) -> Iterator[str]:
+#         names = [path.stem for path in Path(__file__).parent.glob("[a-z]*.py")]
+#         return iter(sorted((name for name in names if name in self), key=lambda name: self[name].TRAITS.place))
+#
+#     def __len__(self) -> int:
+#         return sum(1 for _kind in iter(self))  # `list` asks for the length first
+#
+#
 # #: Every application server, by its name in the pillar.
-# SERVERS: kinds.Members[Server] = kinds.Members(
-#     kinds.SERVERS, lambda kind: importlib.import_module(f"django_formula.server.{kind}").SERVER
-# )
+# SERVERS: Mapping[str, Server] = _Servers()
+#
+#
+# def traits(server: Mapping[str, Any]) -> Traits:
+#     """Return what has to be known of a site's server, with what its options change.
+#
+#     Args:
+#         server: the part `server` of a site's configuration.
+#     """
+#     return SERVERS[server["kind"]].traits(server)
+#
+#
+# def programs() -> str:
+#     """Return a pattern of the programs that serve projects, the formula's and others."""
+#     own = [
+#         program for kind, server in SERVERS.items() if server.SERVES for program in server.TRAITS.programs or (kind,)
+#     ]
+#     return "|".join(map(re.escape, sorted((*own, *_OTHERS), key=len, reverse=True)))
 #
 #
 # def of_site(site: Site) -> Server:
@@ -47728,7 +47765,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.host.commands import seconds
-# from django_formula.server.contract import KEPT_ALIVE, Requirements, Server
+# from django_formula.server.contract import KEPT_ALIVE, Requirements, Server, Traits
 # from django_formula.site.sites import Site
 #
 # #: What is installed where the project does not require it; for Python 3.9 and older the last versions are others.
@@ -47744,6 +47781,14 @@ def _clear(home: str, folder: str) -> None:
 #     """Uvicorn, with as many processes as configured on one inherited socket."""
 #
 #     KIND = "uvicorn"
+#     TRAITS = Traits(
+#         place=3,
+#         templates=("django_formula_uvicorn.py", "django_formula_ready.py"),
+#         interface="asgi",
+#         concurrency="ASGI",
+#         keepalive="timeout_keep_alive",
+#         is_cutting=True,
+#     )
 #     MAIN = "uvicorn.json"
 #     PACKAGES = REQUIREMENTS
 #
@@ -47794,7 +47839,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.host import template, unix_sockets
-# from django_formula.server.contract import Requirements, Server
+# from django_formula.server.contract import Requirements, Server, Traits
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.foreign import Foreign
 # from django_formula.untrusted.response import Bounded
@@ -47809,6 +47854,11 @@ def _clear(home: str, folder: str) -> None:
 #     """uWSGI, as the wheel pyuwsgi unless the project requires uWSGI itself."""
 #
 #     KIND = "uwsgi"
+#     TRAITS = Traits(
+#         place=1,
+#         templates=("uwsgi.ini", "django_formula_uwsgi.py", "django_formula_warm.py", "django_formula_unread.py"),
+#         programs=("uwsgi", "uwsgi-core"),
+#     )
 #     MAIN = "uwsgi.ini"
 #     BINDS = True
 #     WRITES_LOG = True
@@ -51570,18 +51620,32 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/store/stores.py
 # """The stores of a site: every kind, the site's own servers, and what the project gets of its queue and caches."""
 #
-# from collections.abc import Mapping
+# from collections.abc import Iterator, Mapping
 # from typing import Any
 #
-# from django_formula.kind import kinds as kind_kinds
 # from django_formula.secret import secrets as secret_secrets
 # from django_formula.site.sites import Site
 # from django_formula.store import database, memcached, redis
 # from django_formula.store.contract import OwnServer, ServerStore, Store
 #
-# #: Every kind of store, by its name in the pillar.
+# #: The module of each kind, which runs when the kind is looked at.
 # _MODULES = {"redis": redis, "memcached": memcached, "database": database}
-# STORES: kind_kinds.Members[Store] = kind_kinds.Members(_MODULES, lambda kind: _MODULES[kind].STORE)
+#
+#
+# class _Stores(Mapping[str, Store]):
+#     def __getitem__(self, kind: str) -> Store:
+#         store: Store = _MODULES[kind].STORE
+#         return store
+#
+#     def __iter__(self) -> Iterator[str]:
+#         return iter(_MODULES)
+#
+#     def __len__(self) -> int:
+#         return len(_MODULES)
+#
+#
+# #: Every kind of store, by its name in the pillar.
+# STORES: Mapping[str, Store] = _Stores()
 #
 #
 # def own_servers(site: Site) -> list[tuple[ServerStore, OwnServer]]:
@@ -53059,10 +53123,11 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.host import daemons, proc, unix_sockets
 # from django_formula.host.commands import DeploymentError
+# from django_formula.server import servers
 # from django_formula.takeover import existing
 # from django_formula.untrusted import delegate
 #
-# _SERVERS = r"gunicorn|uwsgi(-core)?|uvicorn|daphne|hypercorn|granian|waitress-serve|mod_wsgi-express"
+# _SERVERS = servers.programs()
 # _WORKERS = r"celery|rq|rqworker|dramatiq|huey|qcluster"
 # _APPLICATION = re.compile(rf"({_SERVERS}|{_WORKERS})(:|$)|manage\.py$")
 # #: Commands of manage.py that run until they are stopped.
@@ -53640,10 +53705,10 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.commands import DeploymentError, seconds
 # from django_formula.host.config_files import Files
 # from django_formula.host.folders import Folder
-# from django_formula.kind import kinds
 # from django_formula.proxy import proxies
 # from django_formula.proxy import switch as proxy_switch
 # from django_formula.release.releases import Release
+# from django_formula.server import servers
 # from django_formula.site.sites import Site
 # from django_formula.takeover import copy, detection, stop, worker
 # from django_formula.takeover.copy import LockedDatabase
@@ -53723,7 +53788,7 @@ def _clear(home: str, folder: str) -> None:
 #         if not old or old in (new, "runserver"):
 #             return []
 #         keeps = f"{self.site.at}:server:kind: {in_pillar(old)} keeps it"
-#         way = keeps if old in kinds.SERVERS else f"the formula has {', '.join(kinds.SERVERS)}"
+#         way = keeps if old in servers.SERVERS else f"the formula has {', '.join(servers.SERVERS)}"
 #         return [f"the existing deployment runs in {old}, and the new release runs in {new}: {way}"]
 #
 #     # The data
@@ -58099,6 +58164,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.host.commands import DeploymentError
+# from django_formula.kind import kinds
 # from django_formula.project import queue as project_queue
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets as secret_secrets
@@ -58123,7 +58189,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: the site has no such workers, or the broker does not answer.
 #     """
 #     workers = (site.config.get("workers") or {}).values()
-#     if not any(worker["kind"] in ("celery", "rq", "huey") for worker in workers):
+#     if not any(kinds.WORKERS[worker["kind"]].takes_tasks for worker in workers):
 #         raise DeploymentError(f"no worker of {site.name} takes tasks from a queue on this host", hint=site.to_workers())
 #     if (give_back or drop) and not any(worker["kind"] == "celery" for worker in workers):
 #         raise DeploymentError("only tasks of Celery are parked", hint="leave out give_back and drop")
@@ -61551,34 +61617,6 @@ def _clear(home: str, folder: str) -> None:
 #     return ["--overrides", str(overrides)] if versions else []
 #: django_formula/worker/__init__.py
 # """Workers: a contract, and a module for each kind."""
-#: django_formula/worker/celery.py
-# """Celery (https://docs.celeryq.dev): a worker of the project's Celery app."""
-#
-# from django_formula.worker.contract import Worker
-#
-#
-# class Celery(Worker):
-#     """A Celery worker, which parks tasks whose name its release does not know."""
-#
-#     KIND = "celery"
-#     PROGRAM = "django_formula_celery.py"
-#
-#
-# WORKER = Celery()
-#: django_formula/worker/celery_beat.py
-# """Celery beat: the scheduler of the project's Celery app, one for each site."""
-#
-# from django_formula.worker.contract import Worker
-#
-#
-# class CeleryBeat(Worker):
-#     """Celery beat, which begins when the beat of the release before it has ended."""
-#
-#     KIND = "celery_beat"
-#     PROGRAM = "django_formula_celery_beat.py"
-#
-#
-# WORKER = CeleryBeat()
 #: django_formula/worker/command.py
 # """A program of the project that runs until it is stopped, such as a management command."""
 #
@@ -61596,8 +61634,6 @@ def _clear(home: str, folder: str) -> None:
 # class Command(Worker):
 #     """A command of the pillar; its program starts it while it may take tasks, and stops it when it may not any more."""
 #
-#     KIND = "command"
-#     PROGRAM = "django_formula_command.py"
 #     HOLDS = False
 #
 #     def settings(
@@ -61614,16 +61650,12 @@ def _clear(home: str, folder: str) -> None:
 #             "stop": worker["stop"],
 #             "ready_after": None if reports else seconds(worker["ready"]),
 #         }
-#
-#
-# WORKER = Command()
 #: django_formula/worker/contract.py
 # """What every kind of worker of the formula is: a class with defaults, of which each kind overrides what differs.
 #
 # A worker is a process of a site that serves no requests: it runs tasks of a queue, or a program of the project.
 # """
 #
-# from abc import ABC
 # from collections.abc import Mapping
 # from pathlib import Path
 # from typing import Any, ClassVar
@@ -61635,10 +61667,10 @@ def _clear(home: str, folder: str) -> None:
 # OF_EVERY_KIND = ("kind", "patience", "resources")
 #
 #
-# class Worker(ABC):
-#     """One kind of worker. Each is a subclass in a module of its own, ``worker/<kind>.py``.
+# class Worker:
+#     """One kind of worker: a row of `kind.kinds.WORKERS`, and its program ``django/files/django_formula_<kind>.py``.
 #
-#     What the pillar and the states read of it too is in `kind.kinds.WORKERS`.
+#     A kind of which more is to be said is a subclass with the kind's name, in a module of its own, ``worker/<kind>.py``.
 #
 #     Its program runs in the release's virtualenv and reads ``config/worker-<name>.json``. It reports that it is ready by
 #     sd_notify and by its file ``ready``. On SIGTERM it takes nothing more, finishes what it has in hand and
@@ -61648,29 +61680,35 @@ def _clear(home: str, folder: str) -> None:
 #     without taking tasks starts what it runs only then, stops it when that ends, and reports that it takes tasks while
 #     any process of that is left.
 #
+#     Args:
+#         kind: its name in the pillar.
+#
 #     Attributes:
-#         KIND: its name in the pillar.
-#         PROGRAM: the program in ``config/`` that runs it.
 #         HOLDS: whether what it runs is started before the release is activated, and only takes no tasks until then.
 #     """
 #
-#     KIND: ClassVar[str]
-#     PROGRAM: ClassVar[str]
 #     HOLDS: ClassVar[bool] = True
+#
+#     def __init__(self, kind: str):
+#         self.kind = kind
 #
 #     @property
 #     def templates(self) -> tuple[str, ...]:
 #         """The URLs of its programs, which a release has copies of."""
-#         return tuple(f"{kinds.FILES}{name}" for name in kinds.WORKERS[self.KIND].templates)
+#         return tuple(f"{kinds.FILES}{name}" for name in kinds.WORKERS[self.kind].templates)
 #
 #     def command(self, release: Path, name: str) -> list[str]:
 #         """Return the command that runs the worker of this name."""
 #         config = f"{release}/config"
-#         return [f"{release}/virtualenv/bin/python", f"{config}/{self.PROGRAM}", f"{config}/worker-{name}.json"]
+#         return [
+#             f"{release}/virtualenv/bin/python",
+#             f"{config}/django_formula_{self.kind}.py",
+#             f"{config}/worker-{name}.json",
+#         ]
 #
 #     def writable(self, site: Site) -> list[Path]:
 #         """Return the folders that it may write to in addition to the site's own."""
-#         return [site.beat.top] if kinds.WORKERS[self.KIND].has_schedule else []
+#         return [site.beat.top] if kinds.WORKERS[self.kind].has_schedule else []
 #
 #     def settings(
 #         self, site: Site, release: Path, facts: Mapping[str, Any], worker: Mapping[str, Any]
@@ -61681,41 +61719,12 @@ def _clear(home: str, folder: str) -> None:
 #             facts: what the start of the project reported.
 #             worker: the worker's part of the configuration.
 #         """
-#         beat = {"beat": str(site.beat)} if kinds.WORKERS[self.KIND].has_schedule else {}
+#         beat = {"beat": str(site.beat)} if kinds.WORKERS[self.kind].has_schedule else {}
 #         return {**{option: value for option, value in worker.items() if option not in OF_EVERY_KIND}, **beat}
-#: django_formula/worker/huey.py
-# """huey (https://huey.readthedocs.io): a consumer of the project's Huey instance."""
-#
-# from django_formula.worker.contract import Worker
-#
-#
-# class Huey(Worker):
-#     """A consumer of huey."""
-#
-#     KIND = "huey"
-#     PROGRAM = "django_formula_huey.py"
-#
-#
-# WORKER = Huey()
-#: django_formula/worker/rq.py
-# """RQ (https://python-rq.org): workers of queues in Redis."""
-#
-# from django_formula.worker.contract import Worker
-#
-#
-# class Rq(Worker):
-#     """Workers of RQ, each a process that forks for each job."""
-#
-#     KIND = "rq"
-#     PROGRAM = "django_formula_rq.py"
-#
-#
-# WORKER = Rq()
 #: django_formula/worker/workers.py
 # """The workers of a site: every kind, those that the pillar has, and those that a release has."""
 #
 # import dataclasses
-# import importlib
 # import json
 # import types
 # from collections.abc import Mapping
@@ -61731,12 +61740,11 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.site.sites import Site
 # from django_formula.untrusted import shapes
 # from django_formula.untrusted.foreign import Foreign
+# from django_formula.worker.command import Command
 # from django_formula.worker.contract import Worker
 #
 # #: Every kind of worker, by its name in the pillar.
-# WORKERS: kinds.Members[Worker] = kinds.Members(
-#     kinds.WORKERS, lambda kind: importlib.import_module(f"django_formula.worker.{kind}").WORKER
-# )
+# WORKERS: dict[str, Worker] = {kind: {"command": Command}.get(kind, Worker)(kind) for kind in kinds.WORKERS}
 #
 # #: Bytes of a state file that are read, names of tasks that are taken from it, and the highest of its numbers.
 # _STATE, _NAMES, _HIGHEST = 1 << 16, 100, 10**12

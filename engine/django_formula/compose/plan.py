@@ -17,7 +17,7 @@ from django_formula.inspect import requirements as inspect_requirements
 from django_formula.inspect import worker as inspect_worker
 from django_formula.inspect.report import Report
 from django_formula.inspect.settings import Settings
-from django_formula.server import gunicorn, uvicorn
+from django_formula.server import gunicorn, servers, uvicorn
 from django_formula.untrusted.foreign import Foreign
 from django_formula.virtualenv import interpreter
 from django_formula.virtualenv import local as virtualenv_local
@@ -33,7 +33,7 @@ _OF_SITE = (
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 PATH = re.compile(r"(?!-)[\w.@+~=,/-]+", re.ASCII)
 #: Commands of a service that serves the project itself.
-_SERVES = re.compile(r"\b(gunicorn|uwsgi|uvicorn|daphne|hypercorn|granian|runserver\w*)\b")
+_SERVES = re.compile(rf"\b({servers.programs()}|runserver\w*)\b")
 #: How our Dockerfile begins.
 HEADER = "# The image of "
 

@@ -18,7 +18,10 @@ from django_formula.inspect.settings import Settings
 from django_formula.inspect.stores import Stores
 from django_formula.inspect.values import Called, Value, truth
 from django_formula.inspect.worker import Worker
+from django_formula.server import servers
 
+#: Programs that serve pages, and those of the host.
+_SERVERS = re.compile(rf"{servers.programs()}|nginx|caddy|celery|flower|npm|yarn|node")
 #: Applications of other packages whose workers a project runs by a command.
 _COMMANDS = {
     "django_q": "qcluster",
@@ -156,8 +159,7 @@ def _process(found: _Found, line: Line, commands: list[list[str]]) -> None:
 
 def _is_server(words: Sequence[str]) -> bool:
     """Return whether a command serves pages, or is a program of the host and not of the project."""
-    served = r"gunicorn|uwsgi|uvicorn|daphne|hypercorn|granian|waitress-serve|nginx|caddy|celery|flower|npm|yarn|node"
-    return bool(re.fullmatch(served, words[0]))
+    return bool(_SERVERS.fullmatch(words[0]))
 
 
 def _schedule(found: _Found, line: Line, commands: list[list[str]]) -> None:

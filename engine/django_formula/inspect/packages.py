@@ -11,7 +11,7 @@ from django_formula.inspect import code, imports, modules, project, removed, rep
 from django_formula.inspect import requirements as inspect_requirements
 from django_formula.inspect.report import Report
 from django_formula.inspect.settings import Settings
-from django_formula.kind import kinds
+from django_formula.server import servers
 from django_formula.untrusted.text import in_command
 from django_formula.virtualenv import interpreter
 from django_formula.virtualenv import requirements as virtualenv_requirements
@@ -257,6 +257,10 @@ def _python(report: Report, host: str, django: str, supported: str, compiled_for
         report.remarks.append(f"{text}: set `python` to another one")
 
 
+#: What has to be known of each server; loaded here, since a user who reads a source cannot read the engine.
+_SERVERS = {kind: server.TRAITS for kind, server in servers.SERVERS.items()}
+
+
 def _server(report: Report, tree: Path, folder: str, required: Collection[str], channels: str) -> None:
     """Propose the application server that the project's requirements are for, if it is not the default.
 
@@ -271,9 +275,9 @@ def _server(report: Report, tree: Path, folder: str, required: Collection[str], 
         where = without_http.relative_to(tree)
         report.remarks.append(f"{where} serves websockets only, and no http: the site's server runs the WSGI module")
         return
-    for name, kind in kinds.SERVERS.items():
+    for name, kind in _SERVERS.items():
         packages = [package for package in kind.suggested_by if package in names]
-        every = (other for other, one in kinds.SERVERS.items() if one.interface == kind.interface)
+        every = (other for other, one in _SERVERS.items() if one.interface == kind.interface)
         others = [other for other in every if other != name and other in names]
         if not packages or not project.application_modules(roots, kind.interface):
             continue

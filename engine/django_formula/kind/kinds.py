@@ -1,141 +1,24 @@
 """The kinds of servers, workers, stores, process managers and the like: facts that pillar, states and engine all read.
 
-`SERVERS`, `WORKERS`, `STORES`, `PUSHES`, `PROCESS_MANAGERS` and `PROXIES` have every kind, and each fact is here once.
-What the engine alone reads of a kind is in its module (``server/<kind>.py``, ``worker/<kind>.py`` and so
-on); the values that the pillar may have for it are in ``django/schema.yaml``. This module runs while Salt renders too
-(`django_pillar_render`), so it imports the standard library only.
+`WORKERS`, `STORES`, `PUSHES`, `PROCESS_MANAGERS` and `PROXIES` have every kind, and each fact is here once. What the
+engine alone reads of a kind is in its module (``store/<kind>.py`` and so on); all of an application server is in
+``server/<kind>.py``. The values that the pillar may have are in ``django/schema.yaml``. This module is packed with each
+program of a timer, so it imports the standard library only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 #: Where the templates are, on Salt's fileserver.
 FILES = "salt://django/files/"
-_Member = TypeVar("_Member")
-
-
-class Members(Mapping[str, _Member]):
-    """The member of each kind by its name, each loaded when it is first looked at: sites have few of all kinds.
-
-    Args:
-        names: of the kinds.
-        load: returns the member of a kind.
-    """
-
-    def __init__(self, names: Iterable[str], load: Callable[[str], _Member]):
-        self._names, self._load = tuple(names), load
-        self._loaded: dict[str, _Member] = {}
-
-    def __getitem__(self, name: str) -> _Member:
-        if name not in self._loaded:
-            if name not in self._names:
-                raise KeyError(name)
-            self._loaded[name] = self._load(name)
-        return self._loaded[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-class ServerKind(NamedTuple):
-    """A kind of application server.
-
-    Attributes:
-        templates: names of its files in ``django/files``. All but the server's main file are copied as they are.
-        interface: what it runs of the project, ``wsgi`` or ``asgi``.
-        concurrency: what lets one thread serve many requests at a time; empty where each request needs a thread.
-        keepalive: the option for the seconds that it keeps an idle connection of the proxy; empty where it may close
-            one that the proxy is about to use.
-        is_cutting: whether it cuts the connections of a process that it replaces.
-        max_requests: the default of `server:max_requests`, where options change that of the schema.
-        port: the first of the two ports that a site gets on a loopback address of its own, for a server without unix
-            sockets; else 0.
-        used_options: the only `server:options` that have an effect; None where all have.
-        suggested_by: packages in a project's requirements for which an inspection proposes this kind, if they have no
-            other server for its interface, and the project has a module for it.
-        title: how messages call it, where that is not its name.
-        variants: pairs of conditions and the attributes that differ where they hold. A condition is an option, or
-            ``threads``, and its values; None stands for an option that is not set.
-    """
-
-    templates: tuple[str, ...]
-    interface: str = "wsgi"
-    concurrency: str = ""
-    keepalive: str = ""
-    is_cutting: bool = False
-    max_requests: int | None = None
-    port: int = 0
-    used_options: tuple[str, ...] | None = None
-    suggested_by: tuple[str, ...] = ()
-    title: str = ""
-    variants: tuple[tuple[Mapping[str, tuple[Any, ...]], Mapping[str, Any]], ...] = ()
 
 
 #: The parts of a site's hosts that have its releases.
 RELEASED = ("app", "worker")
 #: The kind of a host without an application server, which no pillar names.
 NO_SERVER = "none"
-#: Every application server, by its name in the pillar.
-SERVERS = {
-    "uwsgi": ServerKind(
-        ("uwsgi.ini", "django_formula_uwsgi.py", "django_formula_warm.py", "django_formula_unread.py"),
-    ),
-    "gunicorn": ServerKind(
-        ("gunicorn.conf.py", "django_formula_gunicorn.py", "django_formula_warm.py", "django_formula_unread.py"),
-        keepalive="keepalive",
-        variants=(
-            (
-                {"worker_class": (None, "sync"), "threads": (1,)},
-                {"keepalive": "", "title": "gunicorn with worker_class sync"},
-            ),
-            ({"worker_class": ("gevent",)}, {"concurrency": "gevent"}),
-            (
-                {"worker_class": ("uvicorn",)},
-                {"interface": "asgi", "concurrency": "uvicorn", "is_cutting": True, "max_requests": 0},
-            ),
-        ),
-    ),
-    "uvicorn": ServerKind(
-        ("django_formula_uvicorn.py", "django_formula_ready.py"),
-        interface="asgi",
-        concurrency="ASGI",
-        keepalive="timeout_keep_alive",
-        is_cutting=True,
-    ),
-    "granian": ServerKind(
-        ("django_formula_granian.py", "django_formula_ready.py", "django_formula_unread.py"),
-        interface="asgi",
-        concurrency="ASGI",
-        variants=(({"interface": ("wsgi",)}, {"interface": "wsgi", "concurrency": ""}),),
-    ),
-    "daphne": ServerKind(
-        ("django_formula_daphne.py", "django_formula_ready.py"),
-        interface="asgi",
-        concurrency="ASGI",
-        suggested_by=("daphne", "channels"),
-    ),
-    "mod_wsgi": ServerKind(
-        (
-            "mod_wsgi.conf",
-            "django_formula_mod_wsgi.py",
-            "django_formula_ready.py",
-            "django_formula_wsgi.py",
-            "django_formula_warm.py",
-        ),
-        port=8471,
-        variants=(({"mode": ("embedded",)}, {"used_options": ("mode",)}),),
-    ),
-    # What a host has that runs only the workers of a site; its interface is that of the hosts that serve it.
-    NO_SERVER: ServerKind((), variants=(({"interface": ("asgi",)}, {"interface": "asgi"}),)),
-}
 
 
 class WorkerKind(NamedTuple):
@@ -145,6 +28,7 @@ class WorkerKind(NamedTuple):
         templates: names of its programs in ``django/files``.
         is_single: whether a site may have only one of it.
         has_schedule: whether it keeps what it has sent on a schedule in a folder of the site, ``beat``.
+        takes_tasks: whether it takes tasks from a queue, whose length can be shown.
         broker: the word of ``environment`` for the queue that tasks are sent to; in upper case it is the variable by
             which its client finds the queue. Empty where the project's settings have it.
     """
@@ -152,6 +36,7 @@ class WorkerKind(NamedTuple):
     templates: tuple[str, ...]
     is_single: bool = False
     has_schedule: bool = False
+    takes_tasks: bool = False
     broker: str = ""
 
 
@@ -166,6 +51,7 @@ WORKERS = {
             "django_formula_celery_unacked.py",
             *_WORKER_PROGRAMS,
         ),
+        takes_tasks=True,
         broker="celery_broker_url",
     ),
     "celery_beat": WorkerKind(
@@ -174,8 +60,8 @@ WORKERS = {
         has_schedule=True,
         broker="celery_broker_url",
     ),
-    "rq": WorkerKind(("django_formula_rq.py", *_WORKER_PROGRAMS)),
-    "huey": WorkerKind(("django_formula_huey.py", *_WORKER_PROGRAMS), has_schedule=True),
+    "rq": WorkerKind(("django_formula_rq.py", *_WORKER_PROGRAMS), takes_tasks=True),
+    "huey": WorkerKind(("django_formula_huey.py", *_WORKER_PROGRAMS), has_schedule=True, takes_tasks=True),
     "command": WorkerKind(("django_formula_command.py", *_WORKER_PROGRAMS)),
 }
 
@@ -306,52 +192,6 @@ PROXIES = {
         access="Require",
     ),
 }
-
-
-def server_of(server: Mapping[str, Any]) -> ServerKind:
-    """Return the kind of a site's server, with what its options change.
-
-    Args:
-        server: the part `server` of a site's configuration.
-    """
-    kind = SERVERS[server["kind"]]
-    values = {**server["options"], "threads": server["threads"]}
-    for conditions, differences in kind.variants:
-        if all(values.get(name) in allowed for name, allowed in conditions.items()):
-            kind = kind._replace(**differences)
-    return kind._replace(title=kind.title or server["kind"])
-
-
-def instance_templates(site: Mapping[str, Any]) -> list[str]:
-    """Return the URLs of the templates of a site's server, workers and process manager, which a release is made of.
-
-    Args:
-        site: its configuration.
-    """
-    names = [*PROCESS_MANAGERS[site["process"]], *SERVERS[site["server"]["kind"]].templates]
-    if site.get("container"):
-        own = CONTAINER_TEMPLATES[site["process"]][site["container"]["engine"]]
-        names += [name for name in own if name not in names]
-    for worker in (site.get("workers") or {}).values():
-        own = (*WORKER_TEMPLATES[site["process"]], *WORKERS[worker["kind"]].templates)
-        names += [name for name in own if name not in names]
-    return [f"{FILES}{name}" for name in names if name]
-
-
-def templates(site: Mapping[str, Any]) -> list[str]:
-    """Return the URLs of the templates of a site's server, workers, stores, process manager and proxy.
-
-    Args:
-        site: its configuration.
-    """
-    names = []
-    has_https = site["tls"]["kind"] != "none"
-    proxy = PROXIES.get(site["proxy"]["kind"])
-    if proxy:
-        names = [*proxy.site, proxy.domain, proxy.redirect, proxy.default_server, *([proxy.tls] if has_https else [])]
-    if own_stores(site):
-        names += STORE_TEMPLATES[site["process"]]
-    return [*instance_templates(site), *(f"{FILES}{name}" for name in names if name)]
 
 
 def default_server_templates(kind: str, *, has_https: bool) -> list[str]:

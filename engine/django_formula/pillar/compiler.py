@@ -16,6 +16,7 @@ from django_formula.pillar.check import Problem, Rules, check, lines, plain, pru
 from django_formula.pillar.database import oversized
 from django_formula.pillar.layers import as_given, complete, fill, fill_by_kind, merge
 from django_formula.pillar.site import contradictions, contradictions_between
+from django_formula.release import templates
 
 
 def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def _summary(configurations: dict[str, Any]) -> dict[str, Any]:
         "servers": sorted({database["engine"] for database in databases if database["manage"]} | served_engines),
         "stores": {name: kinds.own_stores(site) for name, site in sites.items()},
         "steps": {name: order.states(site) for name, site in sites.items()},
-        "templates": {name: kinds.templates(site) for name, site in sites.items()},
+        "templates": {name: templates.of_kinds(site) for name, site in sites.items()},
         "default_servers": {kind: _default_server(kind, sites) for kind in proxies},
         "proxies": proxies,
     }

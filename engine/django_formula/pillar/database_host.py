@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from django_formula.database.engines import SERVERS, login_pair
-from django_formula.kind import kinds
 from django_formula.kind.kinds import RELEASED
 from django_formula.pillar import pool
 from django_formula.pillar.check import Problem
 from django_formula.pillar.database import reserved
 from django_formula.pillar.fleet import MASTER, UNKNOWN, hosts_with
+from django_formula.server import servers
 
 Site = dict[str, Any]  # the configuration of a site
 Database = dict[str, Any]
@@ -111,7 +111,7 @@ def _connections(site: Site) -> int:
 
     Where PgBouncer is in between, those of its pool instead.
     """
-    server, kind = site["server"], kinds.server_of(site["server"])
+    server, kind = site["server"], servers.traits(site["server"])
     apps = hosts_with(site, "app")
     workers = sum((worker.get("processes") or 1) + 1 for worker in site.get("workers", {}).values())
     total = workers * len(hosts_with(site, "worker") or apps)

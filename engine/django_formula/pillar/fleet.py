@@ -15,6 +15,7 @@ from typing import Any
 from django_formula.kind import kinds
 from django_formula.kind.kinds import RELEASED
 from django_formula.pillar.check import Problem
+from django_formula.server import servers
 
 Site = dict[str, Any]
 #: The characters of a pattern of names.
@@ -197,7 +198,7 @@ def _leave_work(site: Site) -> None:
 def _leave_visitors(site: Site) -> None:
     """Leave out what answers visitors: the application server and the proxy."""
     server = site["server"]
-    options = {"interface": kinds.server_of(server).interface}
+    options = {"interface": servers.traits(server).interface}
     site["server"] = {**server, "kind": kinds.NO_SERVER, "bind": "unix", "options": options}
     site["proxy"] = {**site["proxy"], "kind": "none", "keepalive": False}
     site["listener"] = ""

@@ -15,6 +15,7 @@ from django_formula.database import engines
 from django_formula.kind import kinds
 from django_formula.pillar.check import Path, Problem, Rules, check, rule_of
 from django_formula.pillar.rules import used
+from django_formula.server import servers
 
 NOTHING_INHERITED = (
     "expected a value, got nothing (null): write '' for an empty text; nothing is inherited that null could take back"
@@ -79,7 +80,7 @@ def fill_by_kind(part: Path, chosen: dict[str, Any], own: dict[str, Any], rules:
     for option, rule in rules["properties"].items():
         kind = rule.get("kinds", {}).get(chosen["kind"])
         if kind and chosen[option] is None:
-            varied = kinds.server_of(chosen).max_requests if option == "max_requests" else None
+            varied = servers.traits(chosen).max_requests if option == "max_requests" else None
             chosen[option] = kind["default"] if varied is None else varied
         for place, text in check(chosen[option], kind) if kind else ():
             is_own = place[0] in (own.get(option) or {}) if place else option in own
@@ -136,7 +137,7 @@ def _complete_tls(site: dict[str, Any]) -> dict[str, Any]:
 def _complete_address(name: str, site: dict[str, Any]) -> dict[str, Any]:
     """Return where the server listens, and without a proxy where systemd listens for the site."""
     server = site["server"]
-    port = kinds.SERVERS[server["kind"]].port
+    port = servers.SERVERS[server["kind"]].TRAITS.port
     if port and not server["bind"]:
         return {"server": {**server, "bind": f"{loopback(name)}:{port}"}}
     if site["proxy"]["kind"] == "none":  # systemd listens on that address, and connects to the socket of `current`

@@ -9,6 +9,7 @@ from typing import Any
 from django_formula.kind import kinds
 from django_formula.pillar.check import Problem
 from django_formula.pillar.listen import invalid_place, port_of
+from django_formula.server import servers
 
 Site = dict[str, Any]  # the configuration of a site
 
@@ -47,7 +48,7 @@ def unsupported(site: Site, _own: Site) -> Iterator[Problem]:
 def without_proxy(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield a server that has no socket for a proxy that is not the formula's."""
     kind = site["server"]["kind"]
-    if site["proxy"]["kind"] == "none" and kinds.SERVERS[kind].port:
+    if site["proxy"]["kind"] == "none" and servers.SERVERS[kind].TRAITS.port:
         text = f"{kind} has no socket that another proxy could connect to: set proxy:kind to nginx or apache"
         yield ("server", "kind"), text
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from django_formula.kind import kinds
 from django_formula.pillar.check import Problem, is_number
+from django_formula.server import servers
 
 Site = dict[str, Any]  # the configuration of a site
 
@@ -15,7 +15,7 @@ KEPT_IDLE = 60  # seconds that a proxy keeps an idle connection to a server
 
 def modules(site: Site, own: Site) -> Iterator[Problem]:
     """Yield a module of the project that the server does not run."""
-    runs = kinds.server_of(site["server"]).interface
+    runs = servers.traits(site["server"]).interface
     unused = "wsgi" if runs == "asgi" else "asgi"
     if own.get(unused) and not own.get(runs):
         kind = site["server"]["kind"]
@@ -25,7 +25,7 @@ def modules(site: Site, own: Site) -> Iterator[Problem]:
 def threads(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield threads of a server whose processes serve many requests in one thread."""
     server = site["server"]
-    concurrency = kinds.server_of(server).concurrency
+    concurrency = servers.traits(server).concurrency
     if concurrency and server["threads"] > 1:
         text = f"expected 1 with {concurrency}, which serves many requests at a time in one thread"
         yield ("server", "threads"), f"{text}, got {server['threads']}"
@@ -34,7 +34,7 @@ def threads(site: Site, _own: Site) -> Iterator[Problem]:
 def embedded(site: Site, _own: Site) -> Iterator[Problem]:
     """Yield options of mod_wsgi's daemon processes where the project runs in Apache's own."""
     server = site["server"]
-    used = kinds.server_of(server).used_options
+    used = servers.traits(server).used_options
     for option in sorted({*server["options"]} - {*used}) if used is not None else ():
         text = "has no effect with mode: embedded; it is an option of the processes of mode: daemon"
         yield ("server", "options", option), text
@@ -45,7 +45,7 @@ def keepalive(site: Site, _own: Site) -> Iterator[Problem]:
     if not site["proxy"]["keepalive"] or site["proxy"]["kind"] == "none":
         return
     server = site["server"]
-    kind, options = kinds.server_of(server), server["options"]
+    kind, options = servers.traits(server), server["options"]
     if not kind.keepalive:
         text = f"not supported with {kind.title}; it is with uvicorn, and with gunicorn and threads, gevent or uvicorn"
         yield ("proxy", "keepalive"), text

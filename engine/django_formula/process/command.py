@@ -63,8 +63,7 @@ def recorded(release: Path) -> dict[str, Any] | None:
     found = file.read_json(release / "config/instance.json", _RECORDED)
     if not found:
         return None
-    server, process = found.get("server", "uwsgi"), found.get("process", "systemd")
-    is_known = server in kinds.SERVERS and process in kinds.PROCESS_MANAGERS
+    is_known = found.get("process", "systemd") in kinds.PROCESS_MANAGERS
     return found if is_known and re.fullmatch(r"/.*|.*:\d{1,5}", found["address"]) else None
 
 

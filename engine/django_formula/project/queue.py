@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.host.commands import seconds
+from django_formula.kind import kinds
 from django_formula.process.command import ProjectCommand
 from django_formula.project import program
 from django_formula.site.sites import Site
@@ -75,6 +76,6 @@ def _workers(site: Site, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     apps, found = facts.get("celery", {}), []
     for name, worker in (site.config.get("workers") or {}).items():
         queues = worker.get("queues") or apps.get(name, {}).get("queues")
-        if worker["kind"] in ("celery", "rq", "huey"):
+        if kinds.WORKERS[worker["kind"]].takes_tasks:
             found.append({"kind": worker["kind"], "app": worker.get("app"), "queues": queues or []})
     return found

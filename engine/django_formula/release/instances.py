@@ -17,10 +17,10 @@ from django_formula.container import containers
 from django_formula.host import memory, proc
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.host.units import Overdue
-from django_formula.kind import kinds
 from django_formula.knowledge import cause
 from django_formula.process import command, contract, supervisor, systemd, transient
 from django_formula.process.contract import ProcessManager, unit
+from django_formula.release import templates as release_templates
 from django_formula.server import servers
 from django_formula.site.sites import Site
 from django_formula.worker import workers
@@ -43,7 +43,7 @@ _EXCEPTION = re.compile(r"(?:\d{4}-\S+ )?([A-Za-z_][\w.]*)(: .*)?$")
 
 def templates(site: Site) -> set[str]:
     """Return the templates of a release's configuration."""
-    return {*kinds.instance_templates(site.config)}
+    return {*release_templates.of_instance(site.config)}
 
 
 def warnings(site: Site) -> list[str]:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from django_formula.kind import kinds
 from django_formula.site.sites import Site
@@ -16,10 +16,46 @@ KEPT_ALIVE = 75
 Requirements = dict[tuple[str, ...], tuple[str, ...]]
 
 
+class Traits(NamedTuple):
+    """What others have to know of a kind of application server: the pillar, the states, an inspection.
+
+    Attributes:
+        place: its place in lists for people.
+        templates: names of its files in ``django/files``. All but the server's main file are copied as they are.
+        interface: what it runs of the project, ``wsgi`` or ``asgi``.
+        concurrency: what lets one thread serve many requests at a time; empty where each request needs a thread.
+        keepalive: the option for the seconds that it keeps an idle connection of the proxy; empty where it may close
+            one that the proxy is about to use.
+        is_cutting: whether it cuts the connections of a process that it replaces.
+        max_requests: the default of `server:max_requests`, where options change that of the schema.
+        port: the first of the two ports that a site gets on a loopback address of its own, for a server without unix
+            sockets; else 0.
+        used_options: the only `server:options` that have an effect; None where all have.
+        suggested_by: packages in a project's requirements for which an inspection proposes this kind, if they have no
+            other server for its interface, and the project has a module for it.
+        programs: names of its programs on the command line; empty where it is that of the kind.
+        title: how messages call it, where that is not its name.
+        variants: pairs of conditions and the attributes that differ where they hold. A condition is an option, or
+            ``threads``, and its values; None stands for an option that is not set.
+    """
+
+    place: int
+    templates: tuple[str, ...]
+    interface: str = "wsgi"
+    concurrency: str = ""
+    keepalive: str = ""
+    is_cutting: bool = False
+    max_requests: int | None = None
+    port: int = 0
+    used_options: tuple[str, ...] | None = None
+    suggested_by: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    title: str = ""
+    variants: tuple[tuple[Mapping[str, tuple[Any, ...]], Mapping[str, Any]], ...] = ()
+
+
 class Server(ABC):
     """One application server. Each kind is a subclass in a module of its own, ``server/<kind>.py``.
-
-    What the pillar and the states read of it too is in `kind.kinds.SERVERS`.
 
     The server reads everything from files in the release's ``config/``, takes an inherited socket (sd_listen_fds) or
     binds its own, and writes ``pid`` in its folder when it starts. Its main process reports that it is ready by
@@ -27,6 +63,7 @@ class Server(ABC):
 
     Attributes:
         KIND: its name in the pillar.
+        TRAITS: what others have to know of it.
         MAIN: the file in ``config/`` without which a release cannot start.
         SERVES: whether there is a process that answers requests.
         BINDS: whether the server binds its socket itself where it inherits none.
@@ -37,6 +74,7 @@ class Server(ABC):
     """
 
     KIND: ClassVar[str]
+    TRAITS: ClassVar[Traits]
     MAIN: ClassVar[str]
     SERVES: ClassVar[bool] = True
     BINDS: ClassVar[bool] = False
@@ -57,12 +95,24 @@ class Server(ABC):
 
     def interface(self, site: Site) -> str:
         """Return the interface of the project that the server calls: ``wsgi`` or ``asgi``."""
-        return kinds.server_of({**site.config["server"], "kind": self.KIND}).interface
+        return self.traits(site.config["server"]).interface
+
+    def traits(self, server: Mapping[str, Any]) -> Traits:
+        """Return its traits, with what options change.
+
+        Args:
+            server: the part `server` of a site's configuration.
+        """
+        traits, values = self.TRAITS, {**server["options"], "threads": server["threads"]}
+        for conditions, differences in traits.variants:
+            if all(values.get(name) in allowed for name, allowed in conditions.items()):
+                traits = traits._replace(**differences)
+        return traits._replace(title=traits.title or self.KIND)
 
     @property
     def templates(self) -> tuple[str, ...]:
         """The URLs of the templates of its files."""
-        return tuple(f"{kinds.FILES}{name}" for name in kinds.SERVERS[self.KIND].templates)
+        return tuple(f"{kinds.FILES}{name}" for name in self.TRAITS.templates)
 
     def programs(self, templates: Mapping[str, str]) -> dict[str, str]:
         """Return its files that are copied as they are: name in ``config/`` → content."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.host.commands import seconds
-from django_formula.server.contract import Server
+from django_formula.server.contract import Server, Traits
 from django_formula.site.sites import Site
 
 
@@ -15,6 +15,13 @@ class Daphne(Server):
     """Daphne, with as many processes as configured on one inherited socket."""
 
     KIND = "daphne"
+    TRAITS = Traits(
+        place=5,
+        templates=("django_formula_daphne.py", "django_formula_ready.py"),
+        interface="asgi",
+        concurrency="ASGI",
+        suggested_by=("daphne", "channels"),
+    )
     MAIN = "daphne.json"
     TIMEOUT = "http_timeout"
     #: What is installed where the project does not require it.

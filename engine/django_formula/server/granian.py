@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.host.commands import seconds
-from django_formula.server.contract import Server
+from django_formula.server.contract import Server, Traits
 from django_formula.site.sites import Site
 
 
@@ -14,6 +14,13 @@ class Granian(Server):
     """Granian, which binds its socket itself: it takes no inherited one."""
 
     KIND = "granian"
+    TRAITS = Traits(
+        place=4,
+        templates=("django_formula_granian.py", "django_formula_ready.py", "django_formula_unread.py"),
+        interface="asgi",
+        concurrency="ASGI",
+        variants=(({"interface": ("wsgi",)}, {"interface": "wsgi", "concurrency": ""}),),
+    )
     MAIN = "granian.json"
     BINDS = True
     INHERITS = False

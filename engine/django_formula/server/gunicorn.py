@@ -7,7 +7,7 @@ from typing import Any
 
 from django_formula.host.commands import seconds
 from django_formula.server import uvicorn
-from django_formula.server.contract import KEPT_ALIVE, Requirements, Server
+from django_formula.server.contract import KEPT_ALIVE, Requirements, Server, Traits
 from django_formula.site.sites import Site
 
 #: What is installed where the project does not require it.
@@ -31,6 +31,27 @@ class Gunicorn(Server):
     """Gunicorn, with workers that run WSGI, or Uvicorn's, which run ASGI."""
 
     KIND = "gunicorn"
+    TRAITS = Traits(
+        place=2,
+        templates=(
+            "gunicorn.conf.py",
+            "django_formula_gunicorn.py",
+            "django_formula_warm.py",
+            "django_formula_unread.py",
+        ),
+        keepalive="keepalive",
+        variants=(
+            (
+                {"worker_class": (None, "sync"), "threads": (1,)},
+                {"keepalive": "", "title": "gunicorn with worker_class sync"},
+            ),
+            ({"worker_class": ("gevent",)}, {"concurrency": "gevent"}),
+            (
+                {"worker_class": ("uvicorn",)},
+                {"interface": "asgi", "concurrency": "uvicorn", "is_cutting": True, "max_requests": 0},
+            ),
+        ),
+    )
     MAIN = "gunicorn.json"
     TIMEOUT = "timeout"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django_formula.host import template
 from django_formula.host.commands import seconds
-from django_formula.server.contract import Server
+from django_formula.server.contract import Server, Traits
 from django_formula.site.sites import Site
 
 #: Requests that Apache's one process takes at a time, at least; further ones wait at its socket.
@@ -18,6 +18,19 @@ class ModWsgi(Server):
     """An Apache with mod_wsgi, both packages of the system, in daemon or embedded mode."""
 
     KIND = "mod_wsgi"
+    TRAITS = Traits(
+        place=6,
+        templates=(
+            "mod_wsgi.conf",
+            "django_formula_mod_wsgi.py",
+            "django_formula_ready.py",
+            "django_formula_wsgi.py",
+            "django_formula_warm.py",
+        ),
+        port=8471,
+        variants=(({"mode": ("embedded",)}, {"used_options": ("mode",)}),),
+        programs=("mod_wsgi-express",),
+    )
     MAIN = "mod_wsgi.conf"
     BINDS = True
     INHERITS = False

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.kind import kinds
-from django_formula.server.contract import Server
+from django_formula.server.contract import Server, Traits
 from django_formula.site.sites import Site
 
 
@@ -13,6 +13,7 @@ class NoServer(Server):
     """What a release has on a host that visitors do not reach."""
 
     KIND = kinds.NO_SERVER
+    TRAITS = Traits(place=7, templates=(), variants=(({"interface": ("asgi",)}, {"interface": "asgi"}),))
     MAIN = "instance.json"
     SERVES = False
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.host.commands import seconds
-from django_formula.server.contract import KEPT_ALIVE, Requirements, Server
+from django_formula.server.contract import KEPT_ALIVE, Requirements, Server, Traits
 from django_formula.site.sites import Site
 
 #: What is installed where the project does not require it; for Python 3.9 and older the last versions are others.
@@ -22,6 +22,14 @@ class Uvicorn(Server):
     """Uvicorn, with as many processes as configured on one inherited socket."""
 
     KIND = "uvicorn"
+    TRAITS = Traits(
+        place=3,
+        templates=("django_formula_uvicorn.py", "django_formula_ready.py"),
+        interface="asgi",
+        concurrency="ASGI",
+        keepalive="timeout_keep_alive",
+        is_cutting=True,
+    )
     MAIN = "uvicorn.json"
     PACKAGES = REQUIREMENTS
 

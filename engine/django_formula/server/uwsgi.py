@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.host import template, unix_sockets
-from django_formula.server.contract import Requirements, Server
+from django_formula.server.contract import Requirements, Server, Traits
 from django_formula.site.sites import Site
 from django_formula.untrusted.foreign import Foreign
 from django_formula.untrusted.response import Bounded
@@ -23,6 +23,11 @@ class Uwsgi(Server):
     """uWSGI, as the wheel pyuwsgi unless the project requires uWSGI itself."""
 
     KIND = "uwsgi"
+    TRAITS = Traits(
+        place=1,
+        templates=("uwsgi.ini", "django_formula_uwsgi.py", "django_formula_warm.py", "django_formula_unread.py"),
+        programs=("uwsgi", "uwsgi-core"),
+    )
     MAIN = "uwsgi.ini"
     BINDS = True
     WRITES_LOG = True

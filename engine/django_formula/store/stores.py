@@ -1,17 +1,31 @@
 """The stores of a site: every kind, the site's own servers, and what the project gets of its queue and caches."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from django_formula.kind import kinds as kind_kinds
 from django_formula.secret import secrets as secret_secrets
 from django_formula.site.sites import Site
 from django_formula.store import database, memcached, redis
 from django_formula.store.contract import OwnServer, ServerStore, Store
 
-#: Every kind of store, by its name in the pillar.
+#: The module of each kind, which runs when the kind is looked at.
 _MODULES = {"redis": redis, "memcached": memcached, "database": database}
-STORES: kind_kinds.Members[Store] = kind_kinds.Members(_MODULES, lambda kind: _MODULES[kind].STORE)
+
+
+class _Stores(Mapping[str, Store]):
+    def __getitem__(self, kind: str) -> Store:
+        store: Store = _MODULES[kind].STORE
+        return store
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULES)
+
+    def __len__(self) -> int:
+        return len(_MODULES)
+
+
+#: Every kind of store, by its name in the pillar.
+STORES: Mapping[str, Store] = _Stores()
 
 
 def own_servers(site: Site) -> list[tuple[ServerStore, OwnServer]]:

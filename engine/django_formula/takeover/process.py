@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from django_formula.host import daemons, proc, unix_sockets
 from django_formula.host.commands import DeploymentError
+from django_formula.server import servers
 from django_formula.takeover import existing
 from django_formula.untrusted import delegate
 
-_SERVERS = r"gunicorn|uwsgi(-core)?|uvicorn|daphne|hypercorn|granian|waitress-serve|mod_wsgi-express"
+_SERVERS = servers.programs()
 _WORKERS = r"celery|rq|rqworker|dramatiq|huey|qcluster"
 _APPLICATION = re.compile(rf"({_SERVERS}|{_WORKERS})(:|$)|manage\.py$")
 #: Commands of manage.py that run until they are stopped.

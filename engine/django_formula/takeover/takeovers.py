@@ -19,10 +19,10 @@ from django_formula.host import users as host_users
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.host.config_files import Files
 from django_formula.host.folders import Folder
-from django_formula.kind import kinds
 from django_formula.proxy import proxies
 from django_formula.proxy import switch as proxy_switch
 from django_formula.release.releases import Release
+from django_formula.server import servers
 from django_formula.site.sites import Site
 from django_formula.takeover import copy, detection, stop, worker
 from django_formula.takeover.copy import LockedDatabase
@@ -102,7 +102,7 @@ class Takeover:
         if not old or old in (new, "runserver"):
             return []
         keeps = f"{self.site.at}:server:kind: {in_pillar(old)} keeps it"
-        way = keeps if old in kinds.SERVERS else f"the formula has {', '.join(kinds.SERVERS)}"
+        way = keeps if old in servers.SERVERS else f"the formula has {', '.join(servers.SERVERS)}"
         return [f"the existing deployment runs in {old}, and the new release runs in {new}: {way}"]
 
     # The data

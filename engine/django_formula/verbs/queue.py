@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from django_formula.host.commands import DeploymentError
+from django_formula.kind import kinds
 from django_formula.project import queue as project_queue
 from django_formula.release.releases import Release
 from django_formula.secret import secrets as secret_secrets
@@ -28,7 +29,7 @@ def rows(site: Site, live: Release, *, names: bool, give_back: bool, drop: str) 
         DeploymentError: the site has no such workers, or the broker does not answer.
     """
     workers = (site.config.get("workers") or {}).values()
-    if not any(worker["kind"] in ("celery", "rq", "huey") for worker in workers):
+    if not any(kinds.WORKERS[worker["kind"]].takes_tasks for worker in workers):
         raise DeploymentError(f"no worker of {site.name} takes tasks from a queue on this host", hint=site.to_workers())
     if (give_back or drop) and not any(worker["kind"] == "celery" for worker in workers):
         raise DeploymentError("only tasks of Celery are parked", hint="leave out give_back and drop")

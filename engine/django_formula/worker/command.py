@@ -14,8 +14,6 @@ from django_formula.worker.contract import Worker
 class Command(Worker):
     """A command of the pillar; its program starts it while it may take tasks, and stops it when it may not any more."""
 
-    KIND = "command"
-    PROGRAM = "django_formula_command.py"
     HOLDS = False
 
     def settings(
@@ -32,6 +30,3 @@ class Command(Worker):
             "stop": worker["stop"],
             "ready_after": None if reports else seconds(worker["ready"]),
         }
-
-
-WORKER = Command()

@@ -3,7 +3,6 @@
 A worker is a process of a site that serves no requests: it runs tasks of a queue, or a program of the project.
 """
 
-from abc import ABC
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,10 +14,10 @@ from django_formula.site.sites import Site
 OF_EVERY_KIND = ("kind", "patience", "resources")
 
 
-class Worker(ABC):
-    """One kind of worker. Each is a subclass in a module of its own, ``worker/<kind>.py``.
+class Worker:
+    """One kind of worker: a row of `kind.kinds.WORKERS`, and its program ``django/files/django_formula_<kind>.py``.
 
-    What the pillar and the states read of it too is in `kind.kinds.WORKERS`.
+    A kind of which more is to be said is a subclass with the kind's name, in a module of its own, ``worker/<kind>.py``.
 
     Its program runs in the release's virtualenv and reads ``config/worker-<name>.json``. It reports that it is ready by
     sd_notify and by its file ``ready``. On SIGTERM it takes nothing more, finishes what it has in hand and
@@ -28,29 +27,35 @@ class Worker(ABC):
     without taking tasks starts what it runs only then, stops it when that ends, and reports that it takes tasks while
     any process of that is left.
 
+    Args:
+        kind: its name in the pillar.
+
     Attributes:
-        KIND: its name in the pillar.
-        PROGRAM: the program in ``config/`` that runs it.
         HOLDS: whether what it runs is started before the release is activated, and only takes no tasks until then.
     """
 
-    KIND: ClassVar[str]
-    PROGRAM: ClassVar[str]
     HOLDS: ClassVar[bool] = True
+
+    def __init__(self, kind: str):
+        self.kind = kind
 
     @property
     def templates(self) -> tuple[str, ...]:
         """The URLs of its programs, which a release has copies of."""
-        return tuple(f"{kinds.FILES}{name}" for name in kinds.WORKERS[self.KIND].templates)
+        return tuple(f"{kinds.FILES}{name}" for name in kinds.WORKERS[self.kind].templates)
 
     def command(self, release: Path, name: str) -> list[str]:
         """Return the command that runs the worker of this name."""
         config = f"{release}/config"
-        return [f"{release}/virtualenv/bin/python", f"{config}/{self.PROGRAM}", f"{config}/worker-{name}.json"]
+        return [
+            f"{release}/virtualenv/bin/python",
+            f"{config}/django_formula_{self.kind}.py",
+            f"{config}/worker-{name}.json",
+        ]
 
     def writable(self, site: Site) -> list[Path]:
         """Return the folders that it may write to in addition to the site's own."""
-        return [site.beat.top] if kinds.WORKERS[self.KIND].has_schedule else []
+        return [site.beat.top] if kinds.WORKERS[self.kind].has_schedule else []
 
     def settings(
         self, site: Site, release: Path, facts: Mapping[str, Any], worker: Mapping[str, Any]
@@ -61,5 +66,5 @@ class Worker(ABC):
             facts: what the start of the project reported.
             worker: the worker's part of the configuration.
         """
-        beat = {"beat": str(site.beat)} if kinds.WORKERS[self.KIND].has_schedule else {}
+        beat = {"beat": str(site.beat)} if kinds.WORKERS[self.kind].has_schedule else {}
         return {**{option: value for option, value in worker.items() if option not in OF_EVERY_KIND}, **beat}

@@ -1,7 +1,6 @@
 """The workers of a site: every kind, those that the pillar has, and those that a release has."""
 
 import dataclasses
-import importlib
 import json
 import types
 from collections.abc import Mapping
@@ -17,12 +16,11 @@ from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted import shapes
 from django_formula.untrusted.foreign import Foreign
+from django_formula.worker.command import Command
 from django_formula.worker.contract import Worker
 
 #: Every kind of worker, by its name in the pillar.
-WORKERS: kinds.Members[Worker] = kinds.Members(
-    kinds.WORKERS, lambda kind: importlib.import_module(f"django_formula.worker.{kind}").WORKER
-)
+WORKERS: dict[str, Worker] = {kind: {"command": Command}.get(kind, Worker)(kind) for kind in kinds.WORKERS}
 
 #: Bytes of a state file that are read, names of tasks that are taken from it, and the highest of its numbers.
 _STATE, _NAMES, _HIGHEST = 1 << 16, 100, 10**12

@@ -20,6 +20,7 @@ import yaml
 from django_formula.deploy import order
 from django_formula.kind import kinds
 from django_formula.pillar import check, compiler
+from django_formula.server import servers
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
@@ -331,7 +332,7 @@ def test_hosts_for_workers_run_them_instead_of_those_that_serve() -> None:
     assert [*jobs["workers"]] == ["tasks", "beat"] and [*jobs["schedules"]] == ["clean"]
     assert [site["backup"]["schedule"] for site in (web1, web2, jobs)] == ["daily", None, None]
     assert [site["server"]["kind"] for site in (web1, web2, jobs)] == ["gunicorn", "gunicorn", "none"]
-    assert kinds.server_of(jobs["server"]).interface == "asgi", "its settings are those of the hosts that serve"
+    assert servers.traits(jobs["server"]).interface == "asgi", "its settings are those of the hosts that serve"
     assert (jobs["tls"]["kind"], jobs["fleet"]["https"], found["lb1"]["proxies"]) == ("none", [443], [])
 
 

@@ -46,11 +46,14 @@ def test_every_kind_has_its_class_and_templates(kind):
 
 
 def test_schema_enumerates_every_kind():
+    assert len(servers.SERVERS) == len([*servers.SERVERS]) and "contract" not in servers.SERVERS
     host = contract("schema.yaml")["$defs"]
     assert host["site"]["properties"]["server"]["properties"]["kind"]["enum"] == [
-        *(kind for kind in kinds.SERVERS if kind != kinds.NO_SERVER),
+        *(kind for kind in servers.SERVERS if kind != kinds.NO_SERVER),
         None,
     ]
+    options = host["site"]["properties"]["server"]["properties"]["options"]["kinds"]
+    assert {*options} == {*servers.SERVERS} - {kinds.NO_SERVER}
     assert host["django"]["properties"]["process"]["enum"] == ["auto", *kinds.PROCESS_MANAGERS, None]
     assert [*instances.PROCESS_MANAGERS] == [*kinds.PROCESS_MANAGERS]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from django_formula.deploy import inputs as deploy_inputs
-from django_formula.kind import kinds
+from django_formula.release import templates
 from django_formula.untrusted.foreign import Foreign
 from django_formula.worker import workers as worker_workers
 from specimen import FACTS, configured, formula_templates
@@ -76,7 +76,7 @@ def test_site_without_workers_has_no_file_more_and_the_inputs_of_before():
     variables = {"chdir": "/x", "facts": FACTS}
     assert worker_workers.configuration(without, Path("/srv/0042-x"), variables, {}) == {}
     assert worker_workers.programs(without) == [] and worker_workers.celery_request(without, FACTS) == {}
-    assert not [name for name in kinds.templates(without.config) if "worker" in name or "celery" in name]
+    assert not [name for name in templates.of_kinds(without.config) if "worker" in name or "celery" in name]
     inputs = deploy_inputs._configuration(without)
     assert "workers" not in inputs
 
