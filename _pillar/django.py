@@ -35,9 +35,10 @@ from django_formula.fleet import certificate, known_minions, secret_keys, withhe
 from django_formula.fleet import password as fleet_password
 from django_formula.fleet import store as fleet_store
 from django_formula.kind import kinds as kind_kinds
+from django_formula.pillar import parts
 
 #: The parts whose servers other hosts use.
-_SERVERS = ("database", "cache")
+_SERVERS = tuple(part.name for part in parts.parts() if part.has_server)
 #: Names of minions that configurations of servers take as they are; Salt allows nearly all characters.
 _ID = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 #: Interfaces of containers and virtual machines on a host: no other host reaches it by their addresses.

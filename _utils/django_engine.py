@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "65134ca71c50b568"
+DIGEST = "3693c299f4400285"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -16375,6 +16375,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.fleet.store import Progress, Store
 # from django_formula.host import clock
 # from django_formula.host.commands import DeploymentError
+# from django_formula.pillar import parts as pillar_parts
 # from django_formula.secret import secrets
 # from django_formula.untrusted import shapes
 # from django_formula.untrusted.text import in_command
@@ -16389,9 +16390,9 @@ def _clear(home: str, folder: str) -> None:
 # _LOOK_FIRST = 1.3
 #
 # #: What hosts with the other parts are asked: the name of the phase, and the verb.
-# _OTHERS = {"balancer": ("balancers", "backend"), "database": ("databases", "serves"), "cache": ("caches", "stores")}
+# _OTHERS = {part.name: (part.phase, part.verb) for part in pillar_parts.parts() if part.phase}
 # #: What they have, if it lets in the site's hosts alone.
-# _WHAT = {"database": "database", "cache": "queue or cache"}
+# _WHAT = {part.name: part.what for part in pillar_parts.parts() if part.what}
 #
 # #: How many hosts switch at once.
 # _BATCH = re.compile("[1-9][0-9]{0,3}%?")
@@ -33473,6 +33474,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from __future__ import annotations
 #
+# import json
 # from collections.abc import Iterator
 # from typing import Any
 #
@@ -33480,9 +33482,16 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.pillar.check import Problem
 # from django_formula.pillar.fleet import hosts_with
 # from django_formula.pillar.listen import https, port_of
+# from django_formula.pillar.parts import Compiled, Part, States, gone
 # from django_formula.pillar.proxy import CLIENT_SUBJECT
 #
 # Site = dict[str, Any]
+# #: The templates of each program, below ``django/files``.
+# _FILES = {
+#     "haproxy": ("haproxy/haproxy.cfg", "haproxy/haproxy.service", "varnish/django.vcl", "varnish/varnish.service"),
+#     "varnish": (),
+#     "nginx": ("nginx/balancer.conf", "nginx/balancer.service", "nginx/checks.service", "nginx/checks.timer"),
+# }
 #
 #
 # def complete(site: Site) -> None:
@@ -33575,11 +33584,45 @@ def _clear(home: str, folder: str) -> None:
 #             if host["backup"]:
 #                 why = "not supported by nginx with sticky or balance: source: set balancer:kind to haproxy"
 #                 yield ("hosts", name, "backup"), why
+#
+#
+# def _states(django: Compiled) -> States:
+#     """Return the states of a balancer: a program with a unit and a configuration of its own.
+#
+#     The service of Debian's package is not started, and its haproxy.cfg or nginx.conf is left alone.
+#     """
+#     sites, named = django["balanced"], django["platform"]["packages"]
+#     kinds = list(dict.fromkeys(site["balancer"]["kind"] for site in sites.values()))
+#     programs = list(dict.fromkeys([*(["haproxy"] if "varnish" in kinds else []), *kinds]))
+#     files = [f"salt://django/files/{name}" for name in ("tls.service", "tls.timer") if kinds]
+#     files += [f"salt://django/files/{name}" for kind in programs for name in _FILES[kind]]
+#     own = [site["tls"][key] for site in sites.values() for key in ("certificate", "key")]
+#     files += [url for url in own if isinstance(url, str) and url.startswith("salt://")]
+#     packages = [named["tls"], *(named[one["tls"]["client"]] for one in sites.values() if one["tls"]["kind"] == "acme")]
+#     states: States = {
+#         f"The balancer {kind} is installed": {
+#             "django.quiet_packages": [{"pkgs": list(dict.fromkeys([named[kind], *packages]))}, {"service": kind}]
+#         }
+#         for kind in programs
+#     }
+#     required = [{"require": [{"django": sentence} for sentence in states]}] if states else []
+#     given = {"sites": json.dumps(sites), "gone": gone(django, sites), "platform": django["platform"]}
+#     given["templates"] = list(dict.fromkeys(files))
+#     arguments = [{name: value} for name, value in given.items()]
+#     return {**states, "The balancer serves its sites": {"django.balancer": [*arguments, *required]}}
+#
+#
+# def _is_due(django: Compiled) -> bool:
+#     return bool(django["balanced"]) or any("fleet" in site for site in django["absent"].values())
+#
+#
+# PART = Part("balancer", _states, _is_due, before="place", rules=balancer, phase="balancers", verb="backend")
 #: django_formula/pillar/cache.py
 # """The part `cache`: the host that has the queue and caches of a site for all of its hosts."""
 #
 # from __future__ import annotations
 #
+# import json
 # import zlib
 # from collections.abc import Iterator
 # from typing import Any
@@ -33588,6 +33631,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.kind.kinds import RELEASED
 # from django_formula.pillar.check import Problem
 # from django_formula.pillar.fleet import MASTER, UNKNOWN, hosts_with
+# from django_formula.pillar.parts import Compiled, Part, States
 #
 # Site = dict[str, Any]
 # Store = dict[str, Any]
@@ -33709,6 +33753,41 @@ def _clear(home: str, folder: str) -> None:
 #                 if other != f"{key} of {name}":
 #                     text = f"expected another port: {store['port']} of {store['host']} is that of the {other}"
 #                     yield ("django", "sites", name, *_place(key), "port"), text
+#
+#
+# def _states(django: Compiled) -> States:
+#     """Return the states of a host that has the queue and caches: the site's own Redis or Valkey."""
+#     platform, states = django["platform"], {}
+#     for name, site in _served(django).items():
+#         packages, user = (
+#             f"{name} has the packages of its queue and caches",
+#             f"{name} has the user of its queue and caches",
+#         )
+#         states[packages] = {"django.packages": [{"pkgs": [platform["packages"]["redis"]]}]}
+#         options = {"name": name, "user": site["user"], "shell": platform["shell"], "stores": True, "build": False}
+#         states[user] = {"django.users": [{key: value} for key, value in options.items()]}
+#         templates = [f"{kind_kinds.FILES}{file}" for file in kind_kinds.STORE_TEMPLATES[django["process"]]]
+#         given = {"name": name, "config": json.dumps(site), "platform": platform, "templates": templates}
+#         required = {"require": [{"django": packages}, {"django": user}]}
+#         arguments = [*({key: value} for key, value in given.items()), required]
+#         states[f"{name} has its queue and caches for its hosts"] = {"django.cache": arguments}
+#     return states
+#
+#
+# def _served(django: Compiled) -> dict[str, Site]:
+#     return {name: site for name, site in django["served"].items() if "stores" in site["fleet"]}
+#
+#
+# PART = Part(
+#     "cache",
+#     _states,
+#     lambda django: bool(_served(django)),
+#     rules=cache,
+#     has_server=True,
+#     phase="caches",
+#     verb="stores",
+#     what="queue or cache",
+# )
 #: django_formula/pillar/check.py
 # """Check values against `django/schema.yaml`, and word what is wrong for the operator.
 #
@@ -34389,15 +34468,17 @@ def _clear(home: str, folder: str) -> None:
 #
 # from __future__ import annotations
 #
+# import json
 # from collections.abc import Iterator
 # from typing import Any
 #
-# from django_formula.database.engines import SERVERS, login_pair
-# from django_formula.kind.kinds import RELEASED
+# from django_formula.database.engines import ENGINES, SERVERS, login_pair
+# from django_formula.kind.kinds import FILES, RELEASED
 # from django_formula.pillar import pool
 # from django_formula.pillar.check import Problem
 # from django_formula.pillar.database import reserved
 # from django_formula.pillar.fleet import MASTER, UNKNOWN, hosts_with
+# from django_formula.pillar.parts import Compiled, Part, States, gone
 # from django_formula.server import servers
 #
 # Site = dict[str, Any]  # the configuration of a site
@@ -34510,6 +34591,49 @@ def _clear(home: str, folder: str) -> None:
 #     host = site.get("fleet", {}).get("host")
 #     databases = site["databases"].values()
 #     return sorted({database["engine"] for database in databases if database.get("served_by", "") == host})
+#
+#
+# def _states(django: Compiled) -> States:
+#     """Return the states of a host that has the databases; `django.postgres` and `django.mysql` install the servers.
+#
+#     A host that has lost the part keeps the data, and lets no host in.
+#     """
+#     served = {name: site for name, site in django["served"].items() if "connections" in site["fleet"]}
+#     databases = [(site["fleet"]["host"], one) for site in served.values() for one in site["databases"].values()]
+#     has_pools = any("pool" in database and database["served_by"] == host for host, database in databases)
+#     states: States = {}
+#     if has_pools:
+#         packages = {"pkgs": django["platform"]["packages"]["pgbouncer"]}
+#         states["PgBouncer is installed"] = {"django.quiet_packages": [packages, {"service": "pgbouncer"}]}
+#         user = {
+#             "name": "_django-pool",
+#             "fullname": "Shares connections of PostgreSQL among hosts of Django sites",
+#             **{"system": True, "createhome": False, "home": "/nonexistent", "shell": django["platform"]["shell"]},
+#         }
+#         states["The user of PgBouncer exists"] = {"user.present": [{key: value} for key, value in user.items()]}
+#     required = [{"django": "PgBouncer is installed"}, {"user": "The user of PgBouncer exists"}] if has_pools else []
+#     required += [{"django": f"{ENGINES[engine].title} runs"} for engine in django["servers"]]
+#     given = {"sites": json.dumps(served), "gone": gone(django, served), "platform": django["platform"]}
+#     given["templates"] = [f"{FILES}{name}" for name in ("pgbouncer.ini", "pgbouncer.service")]
+#     arguments: list[dict[str, Any]] = [{key: value} for key, value in given.items()]
+#     arguments += [{"require": required}] if served and django["servers"] else []
+#     return {**states, "The databases of the sites are served": {"django.databases": arguments}}
+#
+#
+# def _is_due(django: Compiled) -> bool:
+#     return any("fleet" in site for site in [*django["sites"].values(), *django["absent"].values()])
+#
+#
+# PART = Part(
+#     "database",
+#     _states,
+#     _is_due,
+#     before="supervisor",
+#     has_server=True,
+#     phase="databases",
+#     verb="serves",
+#     what="database",
+# )
 #: django_formula/pillar/email.py
 # """Contradictions in the mail of a site: what the schema cannot check option by option."""
 #
@@ -35255,6 +35379,89 @@ def _clear(home: str, folder: str) -> None:
 #     """Return whether two servers cannot bind the same port: on two addresses of loopback they can."""
 #     hosts = {(site["listener"] or site["server"]["bind"]).rpartition(":")[0] for site in (one, other)}
 #     return len(hosts) == 1 or not all(host.startswith("127.") for host in hosts)
+#: django_formula/pillar/parts.py
+# """The parts of a site's hosts that do something for its other hosts: what contradicts them, and their states.
+#
+# A part is `PART` of a module in this folder, and its name is one of the schema's; it is listed nowhere else. Hosts with
+# the parts `app` and `worker` have the releases themselves.
+# """
+#
+# from __future__ import annotations
+#
+# import functools
+# import importlib
+# from collections.abc import Callable, Iterator, Mapping
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.pillar.check import Problem
+#
+# Site = dict[str, Any]  # the configuration of a site
+# Compiled = Mapping[str, Any]  # what `pillar.compiler.compile` returns
+# States = dict[str, Any]
+#
+#
+# #: What an apply does on a host with sites, in its order; the first two are for any host.
+# _STEPS = ("sync", "clean", "place", "host", "proxy", "mysql", "postgres", "supervisor", "site")
+#
+#
+# class Part(NamedTuple):
+#     """A part of a site's hosts.
+#
+#     Attributes:
+#         name: in the pillar, and of its states as an SLS, ``django.<name>``.
+#         states: returns the states of a host, by their ids.
+#         is_due: whether an apply has them.
+#         before: the part of an apply that they come before.
+#         rules: yields what contradicts the part within a site.
+#         has_server: whether the hosts of a release use a server of it, for which the master has a password.
+#         phase: of a deployment, in which these hosts are asked what they have; empty where they are not.
+#         verb: of `django_fleet` that they are asked with.
+#         what: what they have, if it lets in the site's hosts alone.
+#     """
+#
+#     name: str
+#     states: Callable[[Compiled], States]
+#     is_due: Callable[[Compiled], bool]
+#     before: str = "site"
+#     rules: Callable[[Site, Site], Iterator[Problem]] | None = None
+#     has_server: bool = False
+#     phase: str = ""
+#     verb: str = ""
+#     what: str = ""
+#
+#
+# @functools.cache
+# def parts() -> tuple[Part, ...]:
+#     """Return every part, in the order of their states."""
+#     folder = Path(__file__).parent
+#     names = sorted(path.stem for path in folder.glob("[a-z]*.py") if "\nPART = " in path.read_text(encoding="utf-8"))
+#     found = [importlib.import_module(f"django_formula.pillar.{name}").PART for name in names]
+#     return tuple(sorted(found, key=lambda part: (_STEPS.index(part.before), part.name)))
+#
+#
+# def contradictions(site: Site, own: Site) -> Iterator[Problem]:
+#     """Yield what contradicts the parts of a site's hosts."""
+#     for part in parts():
+#         yield from part.rules(site, own) if part.rules else ()
+#
+#
+# def order(django: Compiled) -> list[str]:
+#     """Return the parts of an apply, in their order; those that are made by templates among them."""
+#     has_sites = bool(django["sites"])
+#     due = dict.fromkeys(_STEPS, has_sites) | {"sync": True, "clean": bool(django["absent"])}
+#     due |= {engine: engine in django["servers"] for engine in ("mysql", "postgres")}
+#     due["supervisor"] = has_sites and django["process"] == "supervisor"
+#     names = []
+#     for step in _STEPS:
+#         names += [part.name for part in parts() if part.before == step and part.is_due(django)]
+#         names += [step] if due[step] else []
+#     return names
+#
+#
+# def gone(django: Compiled, served: Mapping[str, Any]) -> list[str]:
+#     """Return the names of the sites of the pillar for which this host does not have a part."""
+#     return [name for name in [*django["sites"], *django["absent"]] if name not in served]
 #: django_formula/pillar/pool.py
 # """A pool of connections (PgBouncer) on the host with the part `database`, and what contradicts it."""
 #
@@ -35731,13 +35938,13 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.kind import kinds
 # from django_formula.pillar import (
-#     balancer,
 #     cache,
 #     container,
 #     database,
 #     email,
 #     fleet,
 #     knowledge,
+#     parts,
 #     pool,
 #     server,
 #     static,
@@ -35875,8 +36082,7 @@ def _clear(home: str, folder: str) -> None:
 #     knowledge.patterns,
 #     fleet.hosts,
 #     fleet.shared,
-#     cache.cache,
-#     balancer.balancer,
+#     parts.contradictions,
 # )
 #
 #
@@ -35991,8 +36197,8 @@ def _clear(home: str, folder: str) -> None:
 # """The states of an apply that every host with sites has, by the part of `django/` that they belong to.
 #
 # They are made here, and not by templates: a template is compiled and its text parsed anew in each apply, for ten times
-# what this takes (docs/decisions/0107). This module runs while Salt renders (`django_pillar_render`), so it imports the
-# standard library only.
+# what this takes (docs/decisions/0107). This module runs while Salt renders (`django_pillar_render`), so it imports
+# little.
 # """
 #
 # from __future__ import annotations
@@ -36000,6 +36206,8 @@ def _clear(home: str, folder: str) -> None:
 # import json
 # from collections.abc import Callable, Iterable, Iterator, Mapping
 # from typing import Any
+#
+# from django_formula.pillar import parts as pillar_parts
 #
 # #: A state or the states of a part: an id, the function, and its arguments; `requisite` of another state.
 # States = dict[str, Any]
@@ -36029,16 +36237,18 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def parts(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], Any]) -> dict[str, States]:
-#     """Return the states of the parts `place`, `host`, `proxy` and `site`; none without sites.
+#     """Return the states of `place`, `host`, `proxy` and `site`, if there are sites, and of what other hosts use.
 #
 #     Args:
 #         django: what `pillar.compiler.compile` returns.
 #         grains: of the minion.
 #         table: returns what a YAML file of the formula has, by its name.
 #     """
+#     own = {part.name: part.states(django) for part in pillar_parts.parts()}
 #     if not django["sites"]:
-#         return {}
+#         return own
 #     return {
+#         **own,
 #         "place": _place(django),
 #         "host": _host(django, grains, table),
 #         "proxy": _proxies(django),

@@ -29,10 +29,14 @@ def run() -> dict[str, Any]:
     given = context["__pillar__"].get("django")
     if not KEPT or KEPT[0] is not given:
         KEPT[:] = [given, *_compiled(context, given)]
-    from django_formula.pillar import states
+    from django_formula.pillar import parts, states
 
     compiled, table = KEPT[1:]
-    return {**compiled, "parts": states.parts(compiled, context["__grains__"], table)}  # Salt writes into them
+    return {
+        **compiled,
+        "parts": states.parts(compiled, context["__grains__"], table),
+        "order": parts.order(compiled),
+    }  # Salt writes into them
 
 
 def _compiled(context: dict[str, Any], given: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:

@@ -31,7 +31,7 @@ def run():
     if django["errors"]:
         return _failing(django["errors"])
     states = {}
-    for part in _parts(django):
+    for part in django["order"]:
         own = django["parts"].get(part)
         if own is None:
             path = files.path(f"salt://django/{part}.sls")
@@ -41,27 +41,6 @@ def run():
         states.update({name: {**state, "__sls__": f"django.{part}"} for name, state in own.items()})
     states[OUTCOME] = {"django.outcome": [{"order": "last"}], "__sls__": "django"}
     return states
-
-
-def _parts(django):
-    parts = ["sync"]
-    if django["absent"]:
-        parts.append("clean")
-    if django["balanced"] or any("fleet" in site for site in django["absent"].values()):
-        parts.append("balancer")
-    if django["sites"]:
-        parts += ["place", "host", "proxy"]
-    parts += django["servers"]
-    if any("fleet" in site for site in [*django["sites"].values(), *django["absent"].values()]):
-        parts.append("database")
-    if django["sites"]:
-        if django["process"] == "supervisor":
-            parts.append("supervisor")
-    if any("stores" in site["fleet"] for site in django["served"].values()):
-        parts.append("cache")
-    if django["sites"]:
-        parts.append("site")
-    return parts
 
 
 def _rendered(path, renderer, **context):

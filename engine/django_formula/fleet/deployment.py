@@ -16,6 +16,7 @@ from django_formula.fleet.secret_keys import Keys
 from django_formula.fleet.store import Progress, Store
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
+from django_formula.pillar import parts as pillar_parts
 from django_formula.secret import secrets
 from django_formula.untrusted import shapes
 from django_formula.untrusted.text import in_command
@@ -30,9 +31,9 @@ SKEW = 5.0
 _LOOK_FIRST = 1.3
 
 #: What hosts with the other parts are asked: the name of the phase, and the verb.
-_OTHERS = {"balancer": ("balancers", "backend"), "database": ("databases", "serves"), "cache": ("caches", "stores")}
+_OTHERS = {part.name: (part.phase, part.verb) for part in pillar_parts.parts() if part.phase}
 #: What they have, if it lets in the site's hosts alone.
-_WHAT = {"database": "database", "cache": "queue or cache"}
+_WHAT = {part.name: part.what for part in pillar_parts.parts() if part.what}
 
 #: How many hosts switch at once.
 _BATCH = re.compile("[1-9][0-9]{0,3}%?")

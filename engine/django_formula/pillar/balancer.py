@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +10,16 @@ from django_formula.kind import kinds
 from django_formula.pillar.check import Problem
 from django_formula.pillar.fleet import hosts_with
 from django_formula.pillar.listen import https, port_of
+from django_formula.pillar.parts import Compiled, Part, States, gone
 from django_formula.pillar.proxy import CLIENT_SUBJECT
 
 Site = dict[str, Any]
+#: The templates of each program, below ``django/files``.
+_FILES = {
+    "haproxy": ("haproxy/haproxy.cfg", "haproxy/haproxy.service", "varnish/django.vcl", "varnish/varnish.service"),
+    "varnish": (),
+    "nginx": ("nginx/balancer.conf", "nginx/balancer.service", "nginx/checks.service", "nginx/checks.timer"),
+}
 
 
 def complete(site: Site) -> None:
@@ -104,3 +112,36 @@ def _of_nginx(site: Site) -> Iterator[Problem]:
             if host["backup"]:
                 why = "not supported by nginx with sticky or balance: source: set balancer:kind to haproxy"
                 yield ("hosts", name, "backup"), why
+
+
+def _states(django: Compiled) -> States:
+    """Return the states of a balancer: a program with a unit and a configuration of its own.
+
+    The service of Debian's package is not started, and its haproxy.cfg or nginx.conf is left alone.
+    """
+    sites, named = django["balanced"], django["platform"]["packages"]
+    kinds = list(dict.fromkeys(site["balancer"]["kind"] for site in sites.values()))
+    programs = list(dict.fromkeys([*(["haproxy"] if "varnish" in kinds else []), *kinds]))
+    files = [f"salt://django/files/{name}" for name in ("tls.service", "tls.timer") if kinds]
+    files += [f"salt://django/files/{name}" for kind in programs for name in _FILES[kind]]
+    own = [site["tls"][key] for site in sites.values() for key in ("certificate", "key")]
+    files += [url for url in own if isinstance(url, str) and url.startswith("salt://")]
+    packages = [named["tls"], *(named[one["tls"]["client"]] for one in sites.values() if one["tls"]["kind"] == "acme")]
+    states: States = {
+        f"The balancer {kind} is installed": {
+            "django.quiet_packages": [{"pkgs": list(dict.fromkeys([named[kind], *packages]))}, {"service": kind}]
+        }
+        for kind in programs
+    }
+    required = [{"require": [{"django": sentence} for sentence in states]}] if states else []
+    given = {"sites": json.dumps(sites), "gone": gone(django, sites), "platform": django["platform"]}
+    given["templates"] = list(dict.fromkeys(files))
+    arguments = [{name: value} for name, value in given.items()]
+    return {**states, "The balancer serves its sites": {"django.balancer": [*arguments, *required]}}
+
+
+def _is_due(django: Compiled) -> bool:
+    return bool(django["balanced"]) or any("fleet" in site for site in django["absent"].values())
+
+
+PART = Part("balancer", _states, _is_due, before="place", rules=balancer, phase="balancers", verb="backend")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from django_formula.kind import kinds as kind_kinds
 from django_formula.kind.kinds import RELEASED
 from django_formula.pillar.check import Problem
 from django_formula.pillar.fleet import MASTER, UNKNOWN, hosts_with
+from django_formula.pillar.parts import Compiled, Part, States
 
 Site = dict[str, Any]
 Store = dict[str, Any]
@@ -131,3 +133,38 @@ def between(sites: dict[str, Site]) -> Iterator[Problem]:
                 if other != f"{key} of {name}":
                     text = f"expected another port: {store['port']} of {store['host']} is that of the {other}"
                     yield ("django", "sites", name, *_place(key), "port"), text
+
+
+def _states(django: Compiled) -> States:
+    """Return the states of a host that has the queue and caches: the site's own Redis or Valkey."""
+    platform, states = django["platform"], {}
+    for name, site in _served(django).items():
+        packages, user = (
+            f"{name} has the packages of its queue and caches",
+            f"{name} has the user of its queue and caches",
+        )
+        states[packages] = {"django.packages": [{"pkgs": [platform["packages"]["redis"]]}]}
+        options = {"name": name, "user": site["user"], "shell": platform["shell"], "stores": True, "build": False}
+        states[user] = {"django.users": [{key: value} for key, value in options.items()]}
+        templates = [f"{kind_kinds.FILES}{file}" for file in kind_kinds.STORE_TEMPLATES[django["process"]]]
+        given = {"name": name, "config": json.dumps(site), "platform": platform, "templates": templates}
+        required = {"require": [{"django": packages}, {"django": user}]}
+        arguments = [*({key: value} for key, value in given.items()), required]
+        states[f"{name} has its queue and caches for its hosts"] = {"django.cache": arguments}
+    return states
+
+
+def _served(django: Compiled) -> dict[str, Site]:
+    return {name: site for name, site in django["served"].items() if "stores" in site["fleet"]}
+
+
+PART = Part(
+    "cache",
+    _states,
+    lambda django: bool(_served(django)),
+    rules=cache,
+    has_server=True,
+    phase="caches",
+    verb="stores",
+    what="queue or cache",
+)

@@ -6,15 +6,17 @@ certificate come from the master's store.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
-from django_formula.database.engines import SERVERS, login_pair
-from django_formula.kind.kinds import RELEASED
+from django_formula.database.engines import ENGINES, SERVERS, login_pair
+from django_formula.kind.kinds import FILES, RELEASED
 from django_formula.pillar import pool
 from django_formula.pillar.check import Problem
 from django_formula.pillar.database import reserved
 from django_formula.pillar.fleet import MASTER, UNKNOWN, hosts_with
+from django_formula.pillar.parts import Compiled, Part, States, gone
 from django_formula.server import servers
 
 Site = dict[str, Any]  # the configuration of a site
@@ -127,3 +129,46 @@ def serves(site: Site) -> list[str]:
     host = site.get("fleet", {}).get("host")
     databases = site["databases"].values()
     return sorted({database["engine"] for database in databases if database.get("served_by", "") == host})
+
+
+def _states(django: Compiled) -> States:
+    """Return the states of a host that has the databases; `django.postgres` and `django.mysql` install the servers.
+
+    A host that has lost the part keeps the data, and lets no host in.
+    """
+    served = {name: site for name, site in django["served"].items() if "connections" in site["fleet"]}
+    databases = [(site["fleet"]["host"], one) for site in served.values() for one in site["databases"].values()]
+    has_pools = any("pool" in database and database["served_by"] == host for host, database in databases)
+    states: States = {}
+    if has_pools:
+        packages = {"pkgs": django["platform"]["packages"]["pgbouncer"]}
+        states["PgBouncer is installed"] = {"django.quiet_packages": [packages, {"service": "pgbouncer"}]}
+        user = {
+            "name": "_django-pool",
+            "fullname": "Shares connections of PostgreSQL among hosts of Django sites",
+            **{"system": True, "createhome": False, "home": "/nonexistent", "shell": django["platform"]["shell"]},
+        }
+        states["The user of PgBouncer exists"] = {"user.present": [{key: value} for key, value in user.items()]}
+    required = [{"django": "PgBouncer is installed"}, {"user": "The user of PgBouncer exists"}] if has_pools else []
+    required += [{"django": f"{ENGINES[engine].title} runs"} for engine in django["servers"]]
+    given = {"sites": json.dumps(served), "gone": gone(django, served), "platform": django["platform"]}
+    given["templates"] = [f"{FILES}{name}" for name in ("pgbouncer.ini", "pgbouncer.service")]
+    arguments: list[dict[str, Any]] = [{key: value} for key, value in given.items()]
+    arguments += [{"require": required}] if served and django["servers"] else []
+    return {**states, "The databases of the sites are served": {"django.databases": arguments}}
+
+
+def _is_due(django: Compiled) -> bool:
+    return any("fleet" in site for site in [*django["sites"].values(), *django["absent"].values()])
+
+
+PART = Part(
+    "database",
+    _states,
+    _is_due,
+    before="supervisor",
+    has_server=True,
+    phase="databases",
+    verb="serves",
+    what="database",
+)

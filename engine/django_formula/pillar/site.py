@@ -13,13 +13,13 @@ from typing import Any
 
 from django_formula.kind import kinds
 from django_formula.pillar import (
-    balancer,
     cache,
     container,
     database,
     email,
     fleet,
     knowledge,
+    parts,
     pool,
     server,
     static,
@@ -157,8 +157,7 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     knowledge.patterns,
     fleet.hosts,
     fleet.shared,
-    cache.cache,
-    balancer.balancer,
+    parts.contradictions,
 )
 
 

@@ -1,8 +1,8 @@
 """The states of an apply that every host with sites has, by the part of `django/` that they belong to.
 
 They are made here, and not by templates: a template is compiled and its text parsed anew in each apply, for ten times
-what this takes (docs/decisions/0107). This module runs while Salt renders (`django_pillar_render`), so it imports the
-standard library only.
+what this takes (docs/decisions/0107). This module runs while Salt renders (`django_pillar_render`), so it imports
+little.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+from django_formula.pillar import parts as pillar_parts
 
 #: A state or the states of a part: an id, the function, and its arguments; `requisite` of another state.
 States = dict[str, Any]
@@ -39,16 +41,18 @@ SERVERS = {"postgres": "PostgreSQL runs", "mysql": "MariaDB runs"}
 
 
 def parts(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], Any]) -> dict[str, States]:
-    """Return the states of the parts `place`, `host`, `proxy` and `site`; none without sites.
+    """Return the states of `place`, `host`, `proxy` and `site`, if there are sites, and of what other hosts use.
 
     Args:
         django: what `pillar.compiler.compile` returns.
         grains: of the minion.
         table: returns what a YAML file of the formula has, by its name.
     """
+    own = {part.name: part.states(django) for part in pillar_parts.parts()}
     if not django["sites"]:
-        return {}
+        return own
     return {
+        **own,
         "place": _place(django),
         "host": _host(django, grains, table),
         "proxy": _proxies(django),

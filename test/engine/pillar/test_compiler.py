@@ -19,7 +19,7 @@ import pytest
 import yaml
 from django_formula.deploy import order
 from django_formula.kind import kinds
-from django_formula.pillar import check, compiler
+from django_formula.pillar import check, compiler, parts
 from django_formula.server import servers
 
 ROOT = Path(__file__).parents[3]
@@ -236,7 +236,7 @@ def test_schema_and_modules_are_read_once_for_one_pillar(rendered: Render, monke
     pillar = {"django": {"sites": {"blog": SITE}}}
     first, reads = rendered(pillar)
     assert reads == files
-    assert {name: value for name, value in first.items() if name != "parts"} == compiled(pillar)
+    assert {name: value for name, value in first.items() if name not in ("parts", "order")} == compiled(pillar)
     again, nothing = rendered(pillar)
     assert (again, nothing) == (first, []) and again["parts"]["site"] is not first["parts"]["site"]
     changed, reads = rendered({"django": {"sites": {"shop": SITE}}})
@@ -604,3 +604,18 @@ def test_pillar_example_has_every_option() -> None:
     given |= {"fleet", *fleet}  # `fleet` is set on the master
     given |= {"balancer:memory"}  # of another kind than that of the example
     assert {*options(rules)} - given == set()
+
+
+def test_parts_of_the_schema_are_those_that_release_and_modules() -> None:
+    known = parts.parts()
+    assert {*kinds.RELEASED, *(part.name for part in known)} == {*SCHEMA["$defs"]["part"]["enum"]}
+    assert [part.name for part in known] == ["balancer", "database", "cache"], "in the order of their states"
+    verbs = (ROOT / "_modules/django_fleet.py").read_text()
+    assert [part.verb for part in known if part.verb and f"\ndef {part.verb}(" not in verbs] == []
+    sites = {"sites": {}, "absent": {}, "balanced": {}, "served": {}, "servers": [], "process": "systemd"}
+    assert parts.order(sites) == ["sync"]
+    served = {**sites, "sites": {"blog": {"fleet": {}}}, "balanced": {"blog": {}}, "servers": ["mysql", "postgres"]}
+    order = ["sync", "balancer", "place", "host", "proxy", "mysql", "postgres", "database", "site"]
+    assert parts.order(served) == order
+    served |= {"process": "supervisor", "absent": {"old": {}}, "served": {"blog": {"fleet": {"stores": {}}}}}
+    assert parts.order(served) == ["sync", "clean", *order[1:-1], "supervisor", "cache", "site"]
