@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "3693c299f4400285"
+DIGEST = "342e9827d86343c1"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -11108,6 +11108,8 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy import inputs as deploy_inputs
 # from django_formula.deploy import migration
 # from django_formula.deploy import takeover as deploy_takeover
+# from django_formula.deploy.findings import Changes as Changes
+# from django_formula.deploy.findings import Findings
 # from django_formula.deploy.secret import Secrets
 # from django_formula.deploy.switch_report import Probe
 # from django_formula.deploy.takeover import Takeover
@@ -11124,9 +11126,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.site.sites import Site
 # from django_formula.source import commits, folder
 # from django_formula.worker import workers as worker_workers
-#
-# #: What a step changes, for people: a path or a word → what happens to it.
-# Changes = dict[str, Any]
 #
 #
 # class RepeatedFailure(DeploymentError):
@@ -11152,12 +11151,6 @@ def _clear(home: str, folder: str) -> None:
 #         sequence: the least number of a new release.
 #     """
 #
-#     #: In a dry run or a plan, the name of the release that would be made.
-#     planned = ""
-#     #: The commit that is to be released.
-#     commit = ""
-#     #: Whether `commit` is what the revision is now; otherwise the remote could not be reached.
-#     is_resolved = True
 #     #: Whether `release` is made by this deployment.
 #     is_new = False
 #     #: Whether `current` points to `release` by this deployment.
@@ -11169,10 +11162,6 @@ def _clear(home: str, folder: str) -> None:
 #     #: The active release, where it was stopped before the new one starts, and when (by the monotonic clock).
 #     paused: Release | None = None
 #     paused_at = 0.0
-#     #: Why the proxy has not given the site its domains yet; empty where it has.
-#     waiting = ""
-#     #: The main process of the new release when its health check passed.
-#     healthy_pid: int | None = None
 #     #: The requests for the health page during the switch.
 #     probe: Probe | None = None
 #     #: Whether it is still being decided if anything is done: a failure is recorded as refused.
@@ -11215,12 +11204,8 @@ def _clear(home: str, folder: str) -> None:
 #         self.live = releases.linked(site, site.current)
 #         #: The release that the steps work on: the active one until `source` begins another.
 #         self.release: Release | None = self.live
-#         #: The takeover of an existing deployment, until it is complete.
-#         self.takeover: Takeover | None = deploy_takeover.in_progress(site)
-#         #: In a dry run, the known changes of steps after `source`, by the step's name.
-#         self.foreseen: dict[str, Changes] = {}
+#         self.findings = Findings(deploy_takeover.in_progress(site))
 #         self.warnings: list[str] = []
-#         self.switch_report: dict[str, Any] = {}
 #         self.began = time.time()
 #         self.seconds: dict[str, float] = {}
 #
@@ -11248,14 +11233,14 @@ def _clear(home: str, folder: str) -> None:
 #         Raises:
 #             DeploymentError: there is one, and the pillar does not say ``adopt``.
 #         """
-#         self.takeover = deploy_takeover.due(self.site)
-#         return self.takeover
+#         self.findings.takeover = deploy_takeover.due(self.site)
+#         return self.findings.takeover
 #
 #     def complete_takeover(self) -> None:
 #         """End the takeover: the new release serves instead of the existing deployment."""
-#         if self.takeover:
-#             self.warn(self.takeover.end())
-#         self.takeover = None
+#         if self.findings.takeover:
+#             self.warn(self.findings.takeover.end())
+#         self.findings.takeover = None
 #
 #     def find_inputs(self) -> tuple[dict[str, str], dict[str, str]]:
 #         """Find out the secrets and the commit; return the inputs of the last release, and those of the next one.
@@ -11267,8 +11252,8 @@ def _clear(home: str, folder: str) -> None:
 #         recorded = self.recorded_inputs()
 #         secrets.missing(self.site, self.secrets.by_name, recorded)
 #         releases.refuse_unknown_secrets(self.site, self.secrets.by_name, self.secrets.given, recorded)
-#         self.commit = self.resolve_commit()
-#         if self.live and self.live.record.get("commit") == self.commit:
+#         self.findings.commit = self.resolve_commit()
+#         if self.live and self.live.record.get("commit") == self.findings.commit:
 #             self.secrets.drop(self.secrets.expired_keys(self.live, test=self.test))
 #         return recorded, self.inputs()
 #
@@ -11278,7 +11263,7 @@ def _clear(home: str, folder: str) -> None:
 #         Args:
 #             foreseen: the known changes of its steps, by the step's name.
 #         """
-#         self.planned, self.foreseen = name, foreseen or {}
+#         self.findings.planned, self.findings.foreseen = name, foreseen or {}
 #
 #     def begin(self, release: Release) -> None:
 #         """Let the steps work on a new release."""
@@ -11291,7 +11276,7 @@ def _clear(home: str, folder: str) -> None:
 #             DeploymentError: a file holds no usable secret.
 #         """
 #         self.begin(release)
-#         self.commit = release.record["commit"]
+#         self.findings.commit = release.record["commit"]
 #         self.secrets.read()
 #
 #     def keep_live(self) -> None:
@@ -11305,7 +11290,7 @@ def _clear(home: str, folder: str) -> None:
 #             left: the active release, which is put on hold if the other one is older.
 #         """
 #         self.holds_left = target.sequence < left.sequence
-#         self.release, self.left, self.commit = target, left, target.record["commit"]
+#         self.release, self.left, self.findings.commit = target, left, target.record["commit"]
 #
 #     @contextlib.contextmanager
 #     def deciding(self) -> Iterator[None]:
@@ -11341,11 +11326,11 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def set_healthy(self, pid: int | None) -> None:
 #         """Set the main process of the new release, whose health check has passed."""
-#         self.healthy_pid = pid
+#         self.findings.healthy_pid = pid
 #
 #     def set_waiting(self, why: str) -> None:
 #         """Set why the proxy does not give the site its domains yet; empty where it does."""
-#         self.waiting = why
+#         self.findings.waiting = why
 #
 #     def set_probe(self, probe: Probe) -> Probe:
 #         """Set the requests of the switch; the deployment ends them."""
@@ -11368,15 +11353,15 @@ def _clear(home: str, folder: str) -> None:
 #         Args:
 #             cut: connections that were still open on the old instance when it was stopped.
 #         """
-#         self.switch_report = self.probe.report(cut) if self.probe else {}
-#         return self.switch_report
+#         self.findings.switch_report = self.probe.report(cut) if self.probe else {}
+#         return self.findings.switch_report
 #
 #     # What a release is made of
 #
 #     def inputs(self) -> dict[str, str]:
 #         """Return what the release is made of: see `deploy.inputs`."""
 #         return deploy_inputs.hashes(
-#             self.site, self.commit, self.secrets.by_name, self.secrets.former_keys(), self.templates
+#             self.site, self.findings.commit, self.secrets.by_name, self.secrets.former_keys(), self.templates
 #         )
 #
 #     def recorded_inputs(self) -> dict[str, Any]:
@@ -11428,7 +11413,7 @@ def _clear(home: str, folder: str) -> None:
 #                 raise
 #             cause = next((line.strip() for line in reversed(error.log.splitlines()) if line.strip()), "")
 #             self.warn([f"{error.message}{f' ({cause})' if cause else ''}; {self.live.name} stays live"])
-#             self.is_resolved = False
+#             self.findings.is_resolved = False
 #             return str(self.live.record["commit"])
 #
 #     def take_lock(self, *, look_again: bool = False) -> None:
@@ -11515,11 +11500,11 @@ def _clear(home: str, folder: str) -> None:
 #     def _what_serves(self) -> str:
 #         """Return what serves after a failure; an instance that was stopped is started again."""
 #         live = self.release if self.is_activated else self.live
-#         nothing = "the old site still serves" if self.takeover else "nothing runs yet"
+#         nothing = "the old site still serves" if self.findings.takeover else "nothing runs yet"
 #         serves = f"{live.name} {'is live' if self.is_activated else 'still runs'}" if live else nothing
 #         if self.paused and not self.is_activated:
 #             serves = self._resume(self.paused)
-#         elif self.live and not self.is_activated and not self.takeover and not self.test:
+#         elif self.live and not self.is_activated and not self.findings.takeover and not self.test:
 #             serves = self._start_again(self.live) or serves
 #         with contextlib.suppress(OSError):
 #             if not self.is_activated and self.live and migration.is_in_maintenance(self.site, self.live):
@@ -11551,8 +11536,8 @@ def _clear(home: str, folder: str) -> None:
 #     def _let_go(self) -> None:
 #         if self.probe:
 #             self.probe.end()
-#         if self.takeover:
-#             self.takeover.release_data()
+#         if self.findings.takeover:
+#             self.findings.takeover.release_data()
 #         self.let_tasks_go()
 #         self.lock.release()
 #
@@ -11594,11 +11579,11 @@ def _clear(home: str, folder: str) -> None:
 #         attempt = {
 #             "time": clock.now(),
 #             "release": None if self.live and begun == self.live.name else begun,
-#             "commit": self.commit,
+#             "commit": self.findings.commit,
 #             "result": result,
 #             "asked_by": self.asked_by,
 #             "seconds": round(time.time() - self.began, 1),
-#             **({"receipt": self.switch_report} if self.switch_report else {}),
+#             **({"receipt": self.findings.switch_report} if self.findings.switch_report else {}),
 #             **more,
 #         }
 #         release_attempt.append(self.site, attempt)
@@ -11911,6 +11896,41 @@ def _clear(home: str, folder: str) -> None:
 #     else:
 #         release.update(state="failed", **record)
 #     return images.prune(site, images.used(site))
+#: django_formula/deploy/findings.py
+# """What a deployment has found out: what is to be released, what a dry run foresees, how the new release serves."""
+#
+# from dataclasses import dataclass, field
+# from typing import Any
+#
+# from django_formula.deploy.takeover import Takeover
+#
+# #: What a step changes, for people: a path or a word → what happens to it.
+# Changes = dict[str, Any]
+#
+#
+# @dataclass
+# class Findings:
+#     """What the steps of a deployment tell each other.
+#
+#     Attributes:
+#         takeover: the takeover of an existing deployment, until it is complete.
+#         commit: the commit that is to be released.
+#         is_resolved: whether `commit` is what the revision is now; otherwise the remote could not be reached.
+#         planned: in a dry run or a plan, the name of the release that would be made.
+#         foreseen: in a dry run, the known changes of steps after `source`, by the step's name.
+#         healthy_pid: the main process of the new release when its health check passed.
+#         waiting: why the proxy has not given the site its domains yet; empty where it has.
+#         switch_report: the requests of the switch.
+#     """
+#
+#     takeover: Takeover | None = None
+#     commit: str = ""
+#     is_resolved: bool = True
+#     planned: str = ""
+#     foreseen: dict[str, Changes] = field(default_factory=dict)
+#     healthy_pid: int | None = None
+#     waiting: str = ""
+#     switch_report: dict[str, Any] = field(default_factory=dict)
 #: django_formula/deploy/given.py
 # """What Salt gives an apply besides the configuration of sites: secrets of the pillar, files of the file server."""
 #
@@ -12681,7 +12701,7 @@ def _clear(home: str, folder: str) -> None:
 #     python = interpreter.difference(site, live)
 #     if live.record.get("inputs") == inputs and disk.is_whole(live) and not python:
 #         return {"release": f"none: {live.name} is of this commit, and nothing else has changed"}
-#     deployment.plan(attempt.next_name(site, deployment.commit))
+#     deployment.plan(attempt.next_name(site, deployment.findings.commit))
 #     changes = step_source.differences(deployment, recorded, inputs)
 #     changes |= {"python": python} if python else {}
 #     outlook = preflight.look(deployment, changes)  # before the plan itself uses disk space
@@ -12715,8 +12735,8 @@ def _clear(home: str, folder: str) -> None:
 #     folder = site.root / f"plan-{os.getpid()}"
 #     file.remove_tree(folder)
 #     try:
-#         (folder / deployment.planned).mkdir(parents=True)
-#         yield Release(site, deployment.planned, folder)
+#         (folder / deployment.findings.planned).mkdir(parents=True)
+#         yield Release(site, deployment.findings.planned, folder)
 #     finally:
 #         os.umask(umask)
 #         file.remove_tree(folder)
@@ -12733,7 +12753,7 @@ def _clear(home: str, folder: str) -> None:
 #     deployment.take_lock()
 #     step_source.export(deployment, release)
 #     found = project.find(site, release.path / "source")
-#     release.update(name=release.name, facts={"commit": deployment.commit, **found})
+#     release.update(name=release.name, facts={"commit": deployment.findings.commit, **found})
 #     list(step_build.virtualenv(deployment))
 #     deployment.lock.release()
 #     list(step_build.build(deployment))
@@ -14288,7 +14308,7 @@ def _clear(home: str, folder: str) -> None:
 #     strays = [] if keeps else instances.strays(site, release.path)
 #     switches = not old or old.name != release.name
 #     reopens = migration.is_in_maintenance(site) and not migration.is_in_maintenance(site, release)
-#     if not (switches or strays or deployment.takeover or reopens):
+#     if not (switches or strays or deployment.findings.takeover or reopens):
 #         return
 #     changes: Changes = {"live": {"old": old.name if old else None, "new": release.name}} if switches else {}
 #     workers = instances.units(site, old.path)[1:] if old and switches else []
@@ -14298,14 +14318,14 @@ def _clear(home: str, folder: str) -> None:
 #         changes["maintenance"] = "off"
 #     if strays and not switches:
 #         changes["stopped"] = [path.name for path in strays]
-#     if deployment.takeover:
-#         changes["adopted"] = deployment.takeover.as_state_changes()
+#     if deployment.findings.takeover:
+#         changes["adopted"] = deployment.findings.takeover.as_state_changes()
 #     yield changes
 #     deployment.take_lock()
 #     leaving = {*strays, *([old.path] if old and switches and not keeps else [])}
 #     connections = _switch(deployment, release, leaving, switches=switches)
-#     if switches and deployment.switch_report:
-#         changes["receipt"] = deployment.switch_report
+#     if switches and deployment.findings.switch_report:
+#         changes["receipt"] = deployment.findings.switch_report
 #     if reopens:
 #         migration.end_maintenance(site)
 #     elif switches:
@@ -14322,8 +14342,8 @@ def _clear(home: str, folder: str) -> None:
 #     """Activate the release and drain the instances that are left; return the connections still open at each."""
 #     site = deployment.site
 #     former = site.previous.readlink() if site.previous.is_symlink() else None
-#     if deployment.takeover:
-#         switch.take_over(deployment, release, deployment.takeover, switches=switches)
+#     if deployment.findings.takeover:
+#         switch.take_over(deployment, release, deployment.findings.takeover, switches=switches)
 #     elif switches:
 #         switch.activate(deployment, release)
 #     if switches:
@@ -14404,9 +14424,9 @@ def _clear(home: str, folder: str) -> None:
 #     site, release, templates = deployment.site, deployment.release, deployment.templates
 #     if not release:
 #         return
-#     upcoming = bool(deployment.planned and deployment.test)
+#     upcoming = bool(deployment.findings.planned and deployment.test)
 #     expected = difference.expected_facts
-#     facts = expected(site, release, deployment.commit) if upcoming else release.facts
+#     facts = expected(site, release, deployment.findings.commit) if upcoming else release.facts
 #     files = handover.files(site, facts, templates, upcoming=upcoming, alone=deployment.test)
 #     move = Move([site], "") if deployment.test else domain_moves.of_site(site)
 #     deployment.set_waiting(move.waits)
@@ -14456,7 +14476,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     site = deployment.site
 #     if (
-#         deployment.waiting
+#         deployment.findings.waiting
 #         or not site.https
 #         or site.config["tls"]["kind"] != "acme"
 #         or not (deployment.release or deployment.test)
@@ -14479,7 +14499,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: it has not; the sites serve the domains that they have had.
 #     """
-#     if not deployment.waiting:
+#     if not deployment.findings.waiting:
 #         return
 #     waits = domain_moves.of_site(deployment.site).waits
 #     if waits:
@@ -14584,7 +14604,7 @@ def _clear(home: str, folder: str) -> None:
 #     if deployment.is_activated and release:
 #         yield {"release": release.name, **deploy_commands.changes(deployment, "after_switch"), **removed}
 #         step_push.prune(deployment)
-#         report = {"receipt": deployment.switch_report} if deployment.switch_report else {}
+#         report = {"receipt": deployment.findings.switch_report} if deployment.findings.switch_report else {}
 #         release.update(steps=deployment.seconds, warnings=deployment.warnings, **report)
 #         deployment.secrets.expired_keys(release, test=deployment.test)
 #         try:
@@ -14597,7 +14617,12 @@ def _clear(home: str, folder: str) -> None:
 #         yield {**removed, **kept}
 #         if removed:
 #             deployment.take_lock()
-#     elif release and deployment.is_resolved and not deployment.test and release_attempt.failures(deployment.site):
+#     elif (
+#         release
+#         and deployment.findings.is_resolved
+#         and not deployment.test
+#         and release_attempt.failures(deployment.site)
+#     ):
 #         deployment.write_attempt("unchanged")  # the failures before are over: the active release is the one to have
 #     if kept or (deployment.is_activated and virtualenv_kept.changes()):
 #         virtualenv_kept.apply()
@@ -14819,7 +14844,7 @@ def _clear(home: str, folder: str) -> None:
 #     over = deployment.site.config.get("fleet", {}).pop("over", "")  # no configuration: it changes by each deployment
 #     if over and not deployment.test:
 #         claim.end(deployment.site, over)
-#     former, takeover = deployment.takeover, deployment.find_takeover()
+#     former, takeover = deployment.findings.takeover, deployment.find_takeover()
 #     _refuse_impossible(deployment)
 #     if takeover:
 #         takeover.check_data()
@@ -14839,7 +14864,7 @@ def _clear(home: str, folder: str) -> None:
 #     proxy, listens = site.config["proxy"], [*site.config["proxy"]["listen"], *site.listens_tls]
 #     ports.refuse_foreign_addresses(site)
 #     ports.refuse_taken_ports(site.name, proxy["kind"], listens, listening, deployment.coming)
-#     if not deployment.takeover:  # whose files have these names as long as it serves
+#     if not deployment.findings.takeover:  # whose files have these names as long as it serves
 #         site_files.refuse_in_the_way(site)
 #     listener.refuse_impossible(site, listening)
 #     certificates.refuse_bad_files(site, deployment.secrets.tls, deployment.templates)
@@ -14876,7 +14901,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _look(deployment: Deployment) -> _Pending:
 #     site, templates = deployment.site, deployment.templates
-#     folders = deployment.takeover.folders() if deployment.takeover else site.folders()
+#     folders = deployment.findings.takeover.folders() if deployment.findings.takeover else site.folders()
 #     if media.is_shared(site):  # root may have no rights on its mount
 #         folders = [folder for folder in folders if folder.path != site.media.top]
 #     wrong = {folder: problem for folder in folders if (problem := host_folders.problem(folder))}
@@ -14939,8 +14964,8 @@ def _clear(home: str, folder: str) -> None:
 #         else:
 #             host_folders.make(folder)
 #     mount.apply(site)
-#     if deployment.takeover:
-#         deployment.takeover.write()
+#     if deployment.findings.takeover:
+#         deployment.findings.takeover.write()
 #     if pending.templates:
 #         site.keep_templates(templates)
 #     mirror.prepare(site, deployment.secrets.deploy_key)
@@ -14999,10 +15024,10 @@ def _clear(home: str, folder: str) -> None:
 #     if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
 #         return
 #     changes = {**differences(deployment, recorded, inputs), **({"python": python} if python else {})}
-#     deployment.plan(attempt.next_name(site, deployment.commit, deployment.sequence))
+#     deployment.plan(attempt.next_name(site, deployment.findings.commit, deployment.sequence))
 #     foreseen = _foresee(deployment, live) if deployment.test and live else {}
 #     outlook = preflight.look(deployment, changes)
-#     release = {"old": live.name if live else None, "new": deployment.planned}
+#     release = {"old": live.name if live else None, "new": deployment.findings.planned}
 #     yield {"release": release, **changes, **outlook.changes(), **foreseen}
 #
 #     if outlook.refusal:
@@ -15047,13 +15072,13 @@ def _clear(home: str, folder: str) -> None:
 # def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
 #     """Make the folder and the record of a new release, and export its source."""
 #     site = deployment.site
-#     release = Release(site, attempt.next_name(site, deployment.commit, deployment.sequence))
+#     release = Release(site, attempt.next_name(site, deployment.findings.commit, deployment.sequence))
 #     disk.clear_leftovers(site)
 #     release.path.mkdir(mode=0o755)
 #     if site.config.get("fleet"):
-#         host_file.write(release.path / releases.COMMIT, deployment.commit, mode=0o644, durable=False)
+#         host_file.write(release.path / releases.COMMIT, deployment.findings.commit, mode=0o644, durable=False)
 #     deployment.begin(release)
-#     about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": clock.now()}
+#     about = {"commit": deployment.findings.commit, "asked_by": deployment.asked_by, "began": clock.now()}
 #     if deployment.fleet or deployment.release_of_fleet:
 #         about["fleet"] = deployment.fleet or "apply"
 #     release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
@@ -15061,23 +15086,23 @@ def _clear(home: str, folder: str) -> None:
 #         if not container_file.of_site(site):  # whose interpreter is that of an image which is not built yet
 #             pool.submit(virtualenv_interpreter.interpreter, site)
 #         export(deployment, release)
-#     release.update(**history.describe(site, deployment.commit))
-#     release.update(facts={"commit": deployment.commit, **project.find(site, release.path / "source")})
+#     release.update(**history.describe(site, deployment.findings.commit))
+#     release.update(facts={"commit": deployment.findings.commit, **project.find(site, release.path / "source")})
 #
 #
 # def export(deployment: Deployment, release: Release) -> None:
 #     """Write the files of the commit into a release, readable by the build user only."""
 #     folder = folders.Folder(release.path / "source", "root", deployment.site.build_user, 0o750)
 #     folders.make(folder)
-#     commits.export(deployment.site, deployment.commit, folder.path)
+#     commits.export(deployment.site, deployment.findings.commit, folder.path)
 #     folders.make(folder)  # a damaged mirror is fetched anew, and the folder made anew with it
 #
 #
 # def _foresee(deployment: Deployment, live: Release) -> Changes:
 #     """Render what can be rendered before the release is built; return what is not known before."""
 #     site = deployment.site
-#     path = site.releases / deployment.planned
-#     facts = difference.expected_facts(site, live, deployment.commit)
+#     path = site.releases / deployment.findings.planned
+#     facts = difference.expected_facts(site, live, deployment.findings.commit)
 #     files = difference.of_instance(live, path, facts, deployment.templates, deployment.secrets.masked())
 #     starts = [contract.unit(site, path, name) for name in workers.of_site(site)]
 #     stops = instances.units(site, live.path)[1:]
@@ -15088,8 +15113,8 @@ def _clear(home: str, folder: str) -> None:
 #         "live": {"stops": ", ".join(stops)} if stops else {},
 #         "record": {"stores": stores} if stores else {},
 #     }
-#     deployment.plan(deployment.planned, {step: changes for step, changes in known.items() if changes})
-#     is_new_commit = deployment.commit != live.record["commit"]
+#     deployment.plan(deployment.findings.planned, {step: changes for step, changes in known.items() if changes})
+#     is_new_commit = deployment.findings.commit != live.record["commit"]
 #     builds = f"; salt-call django.plan {site.name} builds the release to tell" if is_new_commit else ""
 #     return {"not known": f"packages, migrations' SQL, settings of the project (STATIC_URL in nginx's files){builds}"}
 #
@@ -15131,12 +15156,12 @@ def _clear(home: str, folder: str) -> None:
 #     if not old:
 #         return {}
 #     changes: Changes = {}
-#     if old != deployment.commit:
-#         if deployment.test and not site.config["folder"] and not mirror.has(site, deployment.commit):
-#             commits.fetch(site, deployment.commit)
+#     if old != deployment.findings.commit:
+#         if deployment.test and not site.config["folder"] and not mirror.has(site, deployment.findings.commit):
+#             commits.fetch(site, deployment.findings.commit)
 #         changes = {
-#             "commit": {"old": old, "new": deployment.commit},
-#             **history.difference(site, old, deployment.commit),
+#             "commit": {"old": old, "new": deployment.findings.commit},
+#             **history.difference(site, old, deployment.findings.commit),
 #         }
 #         diffs = changes.get("requirements", {})
 #         diffs.update({path: redact(text, deployment.secrets.masked()) for path, text in diffs.items()})
@@ -15176,8 +15201,8 @@ def _clear(home: str, folder: str) -> None:
 #         return
 #     collected = "collected" if site.config["static"]["collect"] else "not collected (static:collect is false)"
 #     yield {"static": collected, **commands.changes(deployment, "after_static")}
-#     if deployment.takeover:
-#         deployment.takeover.hand_over()
+#     if deployment.findings.takeover:
+#         deployment.findings.takeover.hand_over()
 #     folder = release.path / "static"
 #     folders.make(folders.Folder(folder, site.user, site.user, 0o755))
 #     log.info("%s: starting Django and collecting static files", site.name)
@@ -15185,7 +15210,7 @@ def _clear(home: str, folder: str) -> None:
 #         urls = instances.templates(site)
 #         pool.submit(template.compile_templates, deployment.templates, urls)
 #         answer = program.start(
-#             site, release.path, release.facts, deployment.secrets.masked(), write_ahead=not deployment.takeover
+#             site, release.path, release.facts, deployment.secrets.masked(), write_ahead=not deployment.findings.takeover
 #         )
 #     record_start(deployment, release, answer)
 #     commands.run(deployment, "after_static", writable=[folder])
@@ -15214,8 +15239,8 @@ def _clear(home: str, folder: str) -> None:
 #     schema, own_files = answer.pop("schema", {}), answer.pop("own_files", {})
 #     _refuse_two_databases(deployment.site, release, answer["databases"], own_files)
 #     deployment.warn([*_project_warnings(deployment.site, release, answer), *_lost_sessions(deployment, answer)])
-#     if deployment.takeover:
-#         deployment.takeover.check(release, answer["databases"])
+#     if deployment.findings.takeover:
+#         deployment.findings.takeover.check(release, answer["databases"])
 #     release.update(facts={**release.facts, **answer}, **({"schema": schema} if schema else {}))
 #     if deployment.live:
 #         deployment.warn(deploy_database.refuse_empty(deployment.live, release))
@@ -15429,8 +15454,8 @@ def _clear(home: str, folder: str) -> None:
 #     name = step.__name__
 #     is_later = name in [one.__name__ for one in _OF_A_NEW_RELEASE] or not deployment.release
 #     is_missing = not order.BY_NAME[name].is_for(deployment.site.config)
-#     if deployment.test and deployment.planned and is_later and not is_missing:
-#         yield {"release": deployment.planned, **deployment.foreseen.get(name, {})}
+#     if deployment.test and deployment.findings.planned and is_later and not is_missing:
+#         yield {"release": deployment.findings.planned, **deployment.findings.foreseen.get(name, {})}
 #     elif name != "site" or deployment.site.user_exists() or not deployment.test:
 #         yield from step(deployment)
 #     else:
@@ -15523,7 +15548,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: its instance has exited since its health check, or the proxy refuses its configuration.
 #     """
 #     site, old = deployment.site, deployment.live
-#     if deployment.healthy_pid and instances.pid(site, release.path) != deployment.healthy_pid:
+#     if deployment.findings.healthy_pid and instances.pid(site, release.path) != deployment.findings.healthy_pid:
 #         raise _exited(site, release, deployment.began)
 #     log.info("%s: activating %s", site.name, release.name)
 #     if deployment.is_new:
@@ -15655,7 +15680,7 @@ def _clear(home: str, folder: str) -> None:
 #         return _leave_to_workers(deployment, release, leaving)
 #     deadline = time.monotonic() + seconds(site.config["releases"]["watch"])
 #     probe = deployment.probe or deployment.set_probe(_probe_after_switch(site))
-#     pid = deployment.healthy_pid or instances.pid(site, release.path)
+#     pid = deployment.findings.healthy_pid or instances.pid(site, release.path)
 #     watched = _Watch(deployment, release, pid, probe, former, began)
 #     connections = dict.fromkeys(leaving, 0)
 #     drained = threading.Thread(target=_drain, args=(site, connections), daemon=True)
@@ -57713,7 +57738,10 @@ def _clear(home: str, folder: str) -> None:
 #         file.link(release_claim.next_link(site), f"releases/{own.release.name}")
 #         pending = deploy_migration.pending(site, own.release, True)
 #     own.lock.release()
-#     return own, {"commit": own.commit, "pending": sorted({name for names in pending.values() for name in names})}
+#     return own, {
+#         "commit": own.findings.commit,
+#         "pending": sorted({name for names in pending.values() for name in names}),
+#     }
 #
 #
 # def migrate(name: str, deployment: str, by: str, until: float) -> tuple[Deployment, dict[str, Any]]:

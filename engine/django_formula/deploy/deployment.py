@@ -10,6 +10,8 @@ from typing import Any
 from django_formula.deploy import inputs as deploy_inputs
 from django_formula.deploy import migration
 from django_formula.deploy import takeover as deploy_takeover
+from django_formula.deploy.findings import Changes as Changes
+from django_formula.deploy.findings import Findings
 from django_formula.deploy.secret import Secrets
 from django_formula.deploy.switch_report import Probe
 from django_formula.deploy.takeover import Takeover
@@ -26,9 +28,6 @@ from django_formula.secret import secrets
 from django_formula.site.sites import Site
 from django_formula.source import commits, folder
 from django_formula.worker import workers as worker_workers
-
-#: What a step changes, for people: a path or a word → what happens to it.
-Changes = dict[str, Any]
 
 
 class RepeatedFailure(DeploymentError):
@@ -54,12 +53,6 @@ class Deployment:
         sequence: the least number of a new release.
     """
 
-    #: In a dry run or a plan, the name of the release that would be made.
-    planned = ""
-    #: The commit that is to be released.
-    commit = ""
-    #: Whether `commit` is what the revision is now; otherwise the remote could not be reached.
-    is_resolved = True
     #: Whether `release` is made by this deployment.
     is_new = False
     #: Whether `current` points to `release` by this deployment.
@@ -71,10 +64,6 @@ class Deployment:
     #: The active release, where it was stopped before the new one starts, and when (by the monotonic clock).
     paused: Release | None = None
     paused_at = 0.0
-    #: Why the proxy has not given the site its domains yet; empty where it has.
-    waiting = ""
-    #: The main process of the new release when its health check passed.
-    healthy_pid: int | None = None
     #: The requests for the health page during the switch.
     probe: Probe | None = None
     #: Whether it is still being decided if anything is done: a failure is recorded as refused.
@@ -117,12 +106,8 @@ class Deployment:
         self.live = releases.linked(site, site.current)
         #: The release that the steps work on: the active one until `source` begins another.
         self.release: Release | None = self.live
-        #: The takeover of an existing deployment, until it is complete.
-        self.takeover: Takeover | None = deploy_takeover.in_progress(site)
-        #: In a dry run, the known changes of steps after `source`, by the step's name.
-        self.foreseen: dict[str, Changes] = {}
+        self.findings = Findings(deploy_takeover.in_progress(site))
         self.warnings: list[str] = []
-        self.switch_report: dict[str, Any] = {}
         self.began = time.time()
         self.seconds: dict[str, float] = {}
 
@@ -150,14 +135,14 @@ class Deployment:
         Raises:
             DeploymentError: there is one, and the pillar does not say ``adopt``.
         """
-        self.takeover = deploy_takeover.due(self.site)
-        return self.takeover
+        self.findings.takeover = deploy_takeover.due(self.site)
+        return self.findings.takeover
 
     def complete_takeover(self) -> None:
         """End the takeover: the new release serves instead of the existing deployment."""
-        if self.takeover:
-            self.warn(self.takeover.end())
-        self.takeover = None
+        if self.findings.takeover:
+            self.warn(self.findings.takeover.end())
+        self.findings.takeover = None
 
     def find_inputs(self) -> tuple[dict[str, str], dict[str, str]]:
         """Find out the secrets and the commit; return the inputs of the last release, and those of the next one.
@@ -169,8 +154,8 @@ class Deployment:
         recorded = self.recorded_inputs()
         secrets.missing(self.site, self.secrets.by_name, recorded)
         releases.refuse_unknown_secrets(self.site, self.secrets.by_name, self.secrets.given, recorded)
-        self.commit = self.resolve_commit()
-        if self.live and self.live.record.get("commit") == self.commit:
+        self.findings.commit = self.resolve_commit()
+        if self.live and self.live.record.get("commit") == self.findings.commit:
             self.secrets.drop(self.secrets.expired_keys(self.live, test=self.test))
         return recorded, self.inputs()
 
@@ -180,7 +165,7 @@ class Deployment:
         Args:
             foreseen: the known changes of its steps, by the step's name.
         """
-        self.planned, self.foreseen = name, foreseen or {}
+        self.findings.planned, self.findings.foreseen = name, foreseen or {}
 
     def begin(self, release: Release) -> None:
         """Let the steps work on a new release."""
@@ -193,7 +178,7 @@ class Deployment:
             DeploymentError: a file holds no usable secret.
         """
         self.begin(release)
-        self.commit = release.record["commit"]
+        self.findings.commit = release.record["commit"]
         self.secrets.read()
 
     def keep_live(self) -> None:
@@ -207,7 +192,7 @@ class Deployment:
             left: the active release, which is put on hold if the other one is older.
         """
         self.holds_left = target.sequence < left.sequence
-        self.release, self.left, self.commit = target, left, target.record["commit"]
+        self.release, self.left, self.findings.commit = target, left, target.record["commit"]
 
     @contextlib.contextmanager
     def deciding(self) -> Iterator[None]:
@@ -243,11 +228,11 @@ class Deployment:
 
     def set_healthy(self, pid: int | None) -> None:
         """Set the main process of the new release, whose health check has passed."""
-        self.healthy_pid = pid
+        self.findings.healthy_pid = pid
 
     def set_waiting(self, why: str) -> None:
         """Set why the proxy does not give the site its domains yet; empty where it does."""
-        self.waiting = why
+        self.findings.waiting = why
 
     def set_probe(self, probe: Probe) -> Probe:
         """Set the requests of the switch; the deployment ends them."""
@@ -270,15 +255,15 @@ class Deployment:
         Args:
             cut: connections that were still open on the old instance when it was stopped.
         """
-        self.switch_report = self.probe.report(cut) if self.probe else {}
-        return self.switch_report
+        self.findings.switch_report = self.probe.report(cut) if self.probe else {}
+        return self.findings.switch_report
 
     # What a release is made of
 
     def inputs(self) -> dict[str, str]:
         """Return what the release is made of: see `deploy.inputs`."""
         return deploy_inputs.hashes(
-            self.site, self.commit, self.secrets.by_name, self.secrets.former_keys(), self.templates
+            self.site, self.findings.commit, self.secrets.by_name, self.secrets.former_keys(), self.templates
         )
 
     def recorded_inputs(self) -> dict[str, Any]:
@@ -330,7 +315,7 @@ class Deployment:
                 raise
             cause = next((line.strip() for line in reversed(error.log.splitlines()) if line.strip()), "")
             self.warn([f"{error.message}{f' ({cause})' if cause else ''}; {self.live.name} stays live"])
-            self.is_resolved = False
+            self.findings.is_resolved = False
             return str(self.live.record["commit"])
 
     def take_lock(self, *, look_again: bool = False) -> None:
@@ -417,11 +402,11 @@ class Deployment:
     def _what_serves(self) -> str:
         """Return what serves after a failure; an instance that was stopped is started again."""
         live = self.release if self.is_activated else self.live
-        nothing = "the old site still serves" if self.takeover else "nothing runs yet"
+        nothing = "the old site still serves" if self.findings.takeover else "nothing runs yet"
         serves = f"{live.name} {'is live' if self.is_activated else 'still runs'}" if live else nothing
         if self.paused and not self.is_activated:
             serves = self._resume(self.paused)
-        elif self.live and not self.is_activated and not self.takeover and not self.test:
+        elif self.live and not self.is_activated and not self.findings.takeover and not self.test:
             serves = self._start_again(self.live) or serves
         with contextlib.suppress(OSError):
             if not self.is_activated and self.live and migration.is_in_maintenance(self.site, self.live):
@@ -453,8 +438,8 @@ class Deployment:
     def _let_go(self) -> None:
         if self.probe:
             self.probe.end()
-        if self.takeover:
-            self.takeover.release_data()
+        if self.findings.takeover:
+            self.findings.takeover.release_data()
         self.let_tasks_go()
         self.lock.release()
 
@@ -496,11 +481,11 @@ class Deployment:
         attempt = {
             "time": clock.now(),
             "release": None if self.live and begun == self.live.name else begun,
-            "commit": self.commit,
+            "commit": self.findings.commit,
             "result": result,
             "asked_by": self.asked_by,
             "seconds": round(time.time() - self.began, 1),
-            **({"receipt": self.switch_report} if self.switch_report else {}),
+            **({"receipt": self.findings.switch_report} if self.findings.switch_report else {}),
             **more,
         }
         release_attempt.append(self.site, attempt)

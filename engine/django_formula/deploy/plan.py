@@ -70,7 +70,7 @@ def _plan(deployment: Deployment) -> Plan:
     python = interpreter.difference(site, live)
     if live.record.get("inputs") == inputs and disk.is_whole(live) and not python:
         return {"release": f"none: {live.name} is of this commit, and nothing else has changed"}
-    deployment.plan(attempt.next_name(site, deployment.commit))
+    deployment.plan(attempt.next_name(site, deployment.findings.commit))
     changes = step_source.differences(deployment, recorded, inputs)
     changes |= {"python": python} if python else {}
     outlook = preflight.look(deployment, changes)  # before the plan itself uses disk space
@@ -104,8 +104,8 @@ def _aside(deployment: Deployment) -> Iterator[Release]:
     folder = site.root / f"plan-{os.getpid()}"
     file.remove_tree(folder)
     try:
-        (folder / deployment.planned).mkdir(parents=True)
-        yield Release(site, deployment.planned, folder)
+        (folder / deployment.findings.planned).mkdir(parents=True)
+        yield Release(site, deployment.findings.planned, folder)
     finally:
         os.umask(umask)
         file.remove_tree(folder)
@@ -122,7 +122,7 @@ def _build(deployment: Deployment, release: Release) -> None:
     deployment.take_lock()
     step_source.export(deployment, release)
     found = project.find(site, release.path / "source")
-    release.update(name=release.name, facts={"commit": deployment.commit, **found})
+    release.update(name=release.name, facts={"commit": deployment.findings.commit, **found})
     list(step_build.virtualenv(deployment))
     deployment.lock.release()
     list(step_build.build(deployment))

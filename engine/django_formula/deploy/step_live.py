@@ -27,7 +27,7 @@ def live(deployment: Deployment) -> Iterator[Changes]:
     strays = [] if keeps else instances.strays(site, release.path)
     switches = not old or old.name != release.name
     reopens = migration.is_in_maintenance(site) and not migration.is_in_maintenance(site, release)
-    if not (switches or strays or deployment.takeover or reopens):
+    if not (switches or strays or deployment.findings.takeover or reopens):
         return
     changes: Changes = {"live": {"old": old.name if old else None, "new": release.name}} if switches else {}
     workers = instances.units(site, old.path)[1:] if old and switches else []
@@ -37,14 +37,14 @@ def live(deployment: Deployment) -> Iterator[Changes]:
         changes["maintenance"] = "off"
     if strays and not switches:
         changes["stopped"] = [path.name for path in strays]
-    if deployment.takeover:
-        changes["adopted"] = deployment.takeover.as_state_changes()
+    if deployment.findings.takeover:
+        changes["adopted"] = deployment.findings.takeover.as_state_changes()
     yield changes
     deployment.take_lock()
     leaving = {*strays, *([old.path] if old and switches and not keeps else [])}
     connections = _switch(deployment, release, leaving, switches=switches)
-    if switches and deployment.switch_report:
-        changes["receipt"] = deployment.switch_report
+    if switches and deployment.findings.switch_report:
+        changes["receipt"] = deployment.findings.switch_report
     if reopens:
         migration.end_maintenance(site)
     elif switches:
@@ -61,8 +61,8 @@ def _switch(deployment: Deployment, release: Release, leaving: set[Path], *, swi
     """Activate the release and drain the instances that are left; return the connections still open at each."""
     site = deployment.site
     former = site.previous.readlink() if site.previous.is_symlink() else None
-    if deployment.takeover:
-        switch.take_over(deployment, release, deployment.takeover, switches=switches)
+    if deployment.findings.takeover:
+        switch.take_over(deployment, release, deployment.findings.takeover, switches=switches)
     elif switches:
         switch.activate(deployment, release)
     if switches:

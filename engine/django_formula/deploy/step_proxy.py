@@ -39,9 +39,9 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     site, release, templates = deployment.site, deployment.release, deployment.templates
     if not release:
         return
-    upcoming = bool(deployment.planned and deployment.test)
+    upcoming = bool(deployment.findings.planned and deployment.test)
     expected = difference.expected_facts
-    facts = expected(site, release, deployment.commit) if upcoming else release.facts
+    facts = expected(site, release, deployment.findings.commit) if upcoming else release.facts
     files = handover.files(site, facts, templates, upcoming=upcoming, alone=deployment.test)
     move = Move([site], "") if deployment.test else domain_moves.of_site(site)
     deployment.set_waiting(move.waits)
@@ -91,7 +91,7 @@ def acme(deployment: Deployment) -> Iterator[Changes]:
     """
     site = deployment.site
     if (
-        deployment.waiting
+        deployment.findings.waiting
         or not site.https
         or site.config["tls"]["kind"] != "acme"
         or not (deployment.release or deployment.test)
@@ -114,7 +114,7 @@ def domains(deployment: Deployment) -> Iterator[Changes]:
     Raises:
         DeploymentError: it has not; the sites serve the domains that they have had.
     """
-    if not deployment.waiting:
+    if not deployment.findings.waiting:
         return
     waits = domain_moves.of_site(deployment.site).waits
     if waits:

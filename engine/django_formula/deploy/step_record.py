@@ -31,7 +31,7 @@ def record(deployment: Deployment) -> Iterator[Changes]:
     if deployment.is_activated and release:
         yield {"release": release.name, **deploy_commands.changes(deployment, "after_switch"), **removed}
         step_push.prune(deployment)
-        report = {"receipt": deployment.switch_report} if deployment.switch_report else {}
+        report = {"receipt": deployment.findings.switch_report} if deployment.findings.switch_report else {}
         release.update(steps=deployment.seconds, warnings=deployment.warnings, **report)
         deployment.secrets.expired_keys(release, test=deployment.test)
         try:
@@ -44,7 +44,12 @@ def record(deployment: Deployment) -> Iterator[Changes]:
         yield {**removed, **kept}
         if removed:
             deployment.take_lock()
-    elif release and deployment.is_resolved and not deployment.test and release_attempt.failures(deployment.site):
+    elif (
+        release
+        and deployment.findings.is_resolved
+        and not deployment.test
+        and release_attempt.failures(deployment.site)
+    ):
         deployment.write_attempt("unchanged")  # the failures before are over: the active release is the one to have
     if kept or (deployment.is_activated and virtualenv_kept.changes()):
         virtualenv_kept.apply()

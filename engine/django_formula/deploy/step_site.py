@@ -58,7 +58,7 @@ def site(deployment: Deployment) -> Iterator[Changes]:
     over = deployment.site.config.get("fleet", {}).pop("over", "")  # no configuration: it changes by each deployment
     if over and not deployment.test:
         claim.end(deployment.site, over)
-    former, takeover = deployment.takeover, deployment.find_takeover()
+    former, takeover = deployment.findings.takeover, deployment.find_takeover()
     _refuse_impossible(deployment)
     if takeover:
         takeover.check_data()
@@ -78,7 +78,7 @@ def _refuse_impossible(deployment: Deployment) -> None:
     proxy, listens = site.config["proxy"], [*site.config["proxy"]["listen"], *site.listens_tls]
     ports.refuse_foreign_addresses(site)
     ports.refuse_taken_ports(site.name, proxy["kind"], listens, listening, deployment.coming)
-    if not deployment.takeover:  # whose files have these names as long as it serves
+    if not deployment.findings.takeover:  # whose files have these names as long as it serves
         site_files.refuse_in_the_way(site)
     listener.refuse_impossible(site, listening)
     certificates.refuse_bad_files(site, deployment.secrets.tls, deployment.templates)
@@ -115,7 +115,7 @@ def _refuse_writable_parents(site: Site) -> None:
 
 def _look(deployment: Deployment) -> _Pending:
     site, templates = deployment.site, deployment.templates
-    folders = deployment.takeover.folders() if deployment.takeover else site.folders()
+    folders = deployment.findings.takeover.folders() if deployment.findings.takeover else site.folders()
     if media.is_shared(site):  # root may have no rights on its mount
         folders = [folder for folder in folders if folder.path != site.media.top]
     wrong = {folder: problem for folder in folders if (problem := host_folders.problem(folder))}
@@ -178,8 +178,8 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
         else:
             host_folders.make(folder)
     mount.apply(site)
-    if deployment.takeover:
-        deployment.takeover.write()
+    if deployment.findings.takeover:
+        deployment.findings.takeover.write()
     if pending.templates:
         site.keep_templates(templates)
     mirror.prepare(site, deployment.secrets.deploy_key)

@@ -37,10 +37,10 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
         return
     changes = {**differences(deployment, recorded, inputs), **({"python": python} if python else {})}
-    deployment.plan(attempt.next_name(site, deployment.commit, deployment.sequence))
+    deployment.plan(attempt.next_name(site, deployment.findings.commit, deployment.sequence))
     foreseen = _foresee(deployment, live) if deployment.test and live else {}
     outlook = preflight.look(deployment, changes)
-    release = {"old": live.name if live else None, "new": deployment.planned}
+    release = {"old": live.name if live else None, "new": deployment.findings.planned}
     yield {"release": release, **changes, **outlook.changes(), **foreseen}
 
     if outlook.refusal:
@@ -85,13 +85,13 @@ def _is_made_of(release: Release | None, inputs: dict[str, str]) -> bool:
 def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
     """Make the folder and the record of a new release, and export its source."""
     site = deployment.site
-    release = Release(site, attempt.next_name(site, deployment.commit, deployment.sequence))
+    release = Release(site, attempt.next_name(site, deployment.findings.commit, deployment.sequence))
     disk.clear_leftovers(site)
     release.path.mkdir(mode=0o755)
     if site.config.get("fleet"):
-        host_file.write(release.path / releases.COMMIT, deployment.commit, mode=0o644, durable=False)
+        host_file.write(release.path / releases.COMMIT, deployment.findings.commit, mode=0o644, durable=False)
     deployment.begin(release)
-    about = {"commit": deployment.commit, "asked_by": deployment.asked_by, "began": clock.now()}
+    about = {"commit": deployment.findings.commit, "asked_by": deployment.asked_by, "began": clock.now()}
     if deployment.fleet or deployment.release_of_fleet:
         about["fleet"] = deployment.fleet or "apply"
     release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
@@ -99,23 +99,23 @@ def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
         if not container_file.of_site(site):  # whose interpreter is that of an image which is not built yet
             pool.submit(virtualenv_interpreter.interpreter, site)
         export(deployment, release)
-    release.update(**history.describe(site, deployment.commit))
-    release.update(facts={"commit": deployment.commit, **project.find(site, release.path / "source")})
+    release.update(**history.describe(site, deployment.findings.commit))
+    release.update(facts={"commit": deployment.findings.commit, **project.find(site, release.path / "source")})
 
 
 def export(deployment: Deployment, release: Release) -> None:
     """Write the files of the commit into a release, readable by the build user only."""
     folder = folders.Folder(release.path / "source", "root", deployment.site.build_user, 0o750)
     folders.make(folder)
-    commits.export(deployment.site, deployment.commit, folder.path)
+    commits.export(deployment.site, deployment.findings.commit, folder.path)
     folders.make(folder)  # a damaged mirror is fetched anew, and the folder made anew with it
 
 
 def _foresee(deployment: Deployment, live: Release) -> Changes:
     """Render what can be rendered before the release is built; return what is not known before."""
     site = deployment.site
-    path = site.releases / deployment.planned
-    facts = difference.expected_facts(site, live, deployment.commit)
+    path = site.releases / deployment.findings.planned
+    facts = difference.expected_facts(site, live, deployment.findings.commit)
     files = difference.of_instance(live, path, facts, deployment.templates, deployment.secrets.masked())
     starts = [contract.unit(site, path, name) for name in workers.of_site(site)]
     stops = instances.units(site, live.path)[1:]
@@ -126,8 +126,8 @@ def _foresee(deployment: Deployment, live: Release) -> Changes:
         "live": {"stops": ", ".join(stops)} if stops else {},
         "record": {"stores": stores} if stores else {},
     }
-    deployment.plan(deployment.planned, {step: changes for step, changes in known.items() if changes})
-    is_new_commit = deployment.commit != live.record["commit"]
+    deployment.plan(deployment.findings.planned, {step: changes for step, changes in known.items() if changes})
+    is_new_commit = deployment.findings.commit != live.record["commit"]
     builds = f"; salt-call django.plan {site.name} builds the release to tell" if is_new_commit else ""
     return {"not known": f"packages, migrations' SQL, settings of the project (STATIC_URL in nginx's files){builds}"}
 
@@ -169,12 +169,12 @@ def differences(deployment: Deployment, recorded: dict[str, str], inputs: dict[s
     if not old:
         return {}
     changes: Changes = {}
-    if old != deployment.commit:
-        if deployment.test and not site.config["folder"] and not mirror.has(site, deployment.commit):
-            commits.fetch(site, deployment.commit)
+    if old != deployment.findings.commit:
+        if deployment.test and not site.config["folder"] and not mirror.has(site, deployment.findings.commit):
+            commits.fetch(site, deployment.findings.commit)
         changes = {
-            "commit": {"old": old, "new": deployment.commit},
-            **history.difference(site, old, deployment.commit),
+            "commit": {"old": old, "new": deployment.findings.commit},
+            **history.difference(site, old, deployment.findings.commit),
         }
         diffs = changes.get("requirements", {})
         diffs.update({path: redact(text, deployment.secrets.masked()) for path, text in diffs.items()})

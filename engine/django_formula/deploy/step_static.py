@@ -30,8 +30,8 @@ def static(deployment: Deployment) -> Iterator[Changes]:
         return
     collected = "collected" if site.config["static"]["collect"] else "not collected (static:collect is false)"
     yield {"static": collected, **commands.changes(deployment, "after_static")}
-    if deployment.takeover:
-        deployment.takeover.hand_over()
+    if deployment.findings.takeover:
+        deployment.findings.takeover.hand_over()
     folder = release.path / "static"
     folders.make(folders.Folder(folder, site.user, site.user, 0o755))
     log.info("%s: starting Django and collecting static files", site.name)
@@ -39,7 +39,7 @@ def static(deployment: Deployment) -> Iterator[Changes]:
         urls = instances.templates(site)
         pool.submit(template.compile_templates, deployment.templates, urls)
         answer = program.start(
-            site, release.path, release.facts, deployment.secrets.masked(), write_ahead=not deployment.takeover
+            site, release.path, release.facts, deployment.secrets.masked(), write_ahead=not deployment.findings.takeover
         )
     record_start(deployment, release, answer)
     commands.run(deployment, "after_static", writable=[folder])
@@ -68,8 +68,8 @@ def record_start(deployment: Deployment, release: Release, answer: dict[str, Any
     schema, own_files = answer.pop("schema", {}), answer.pop("own_files", {})
     _refuse_two_databases(deployment.site, release, answer["databases"], own_files)
     deployment.warn([*_project_warnings(deployment.site, release, answer), *_lost_sessions(deployment, answer)])
-    if deployment.takeover:
-        deployment.takeover.check(release, answer["databases"])
+    if deployment.findings.takeover:
+        deployment.findings.takeover.check(release, answer["databases"])
     release.update(facts={**release.facts, **answer}, **({"schema": schema} if schema else {}))
     if deployment.live:
         deployment.warn(deploy_database.refuse_empty(deployment.live, release))

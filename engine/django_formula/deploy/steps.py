@@ -60,8 +60,8 @@ def as_state(step: Step, deployment: Deployment) -> Iterator[Changes]:
     name = step.__name__
     is_later = name in [one.__name__ for one in _OF_A_NEW_RELEASE] or not deployment.release
     is_missing = not order.BY_NAME[name].is_for(deployment.site.config)
-    if deployment.test and deployment.planned and is_later and not is_missing:
-        yield {"release": deployment.planned, **deployment.foreseen.get(name, {})}
+    if deployment.test and deployment.findings.planned and is_later and not is_missing:
+        yield {"release": deployment.findings.planned, **deployment.findings.foreseen.get(name, {})}
     elif name != "site" or deployment.site.user_exists() or not deployment.test:
         yield from step(deployment)
     else:

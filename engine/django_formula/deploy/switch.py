@@ -59,7 +59,7 @@ def activate(deployment: Deployment, release: Release) -> None:
         DeploymentError: its instance has exited since its health check, or the proxy refuses its configuration.
     """
     site, old = deployment.site, deployment.live
-    if deployment.healthy_pid and instances.pid(site, release.path) != deployment.healthy_pid:
+    if deployment.findings.healthy_pid and instances.pid(site, release.path) != deployment.findings.healthy_pid:
         raise _exited(site, release, deployment.began)
     log.info("%s: activating %s", site.name, release.name)
     if deployment.is_new:
@@ -191,7 +191,7 @@ def watch(deployment: Deployment, release: Release, leaving: Collection[Path], f
         return _leave_to_workers(deployment, release, leaving)
     deadline = time.monotonic() + seconds(site.config["releases"]["watch"])
     probe = deployment.probe or deployment.set_probe(_probe_after_switch(site))
-    pid = deployment.healthy_pid or instances.pid(site, release.path)
+    pid = deployment.findings.healthy_pid or instances.pid(site, release.path)
     watched = _Watch(deployment, release, pid, probe, former, began)
     connections = dict.fromkeys(leaving, 0)
     drained = threading.Thread(target=_drain, args=(site, connections), daemon=True)

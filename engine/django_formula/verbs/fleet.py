@@ -161,7 +161,10 @@ def prepare(name: str, deployment: str, by: str, commit: str, sequence: int) -> 
         file.link(release_claim.next_link(site), f"releases/{own.release.name}")
         pending = deploy_migration.pending(site, own.release, True)
     own.lock.release()
-    return own, {"commit": own.commit, "pending": sorted({name for names in pending.values() for name in names})}
+    return own, {
+        "commit": own.findings.commit,
+        "pending": sorted({name for names in pending.values() for name in names}),
+    }
 
 
 def migrate(name: str, deployment: str, by: str, until: float) -> tuple[Deployment, dict[str, Any]]:

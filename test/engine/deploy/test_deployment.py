@@ -47,7 +47,7 @@ def test_a_first_release(world):
         ]
     ]
     assert changes["source"] == {"release": {"old": None, "new": name}}
-    assert changes["live"] == {"live": {"old": None, "new": name}, "receipt": world.last.switch_report}
+    assert changes["live"] == {"live": {"old": None, "new": name}, "receipt": world.last.findings.switch_report}
     assert world.live == name and not world.site.previous.exists()
     world.check()
     record = host_file.read_json(world.site.current / "release.json")
@@ -106,7 +106,7 @@ def test_a_new_commit(world):
     }
     assert changes["virtualenv"]["virtualenv"].endswith(", shared")
     assert "secret_key" not in changes and "proxy" not in changes
-    assert changes["live"] == {"live": {"old": old, "new": new}, "receipt": world.last.switch_report}
+    assert changes["live"] == {"live": {"old": old, "new": new}, "receipt": world.last.findings.switch_report}
     assert world.live == new and os.readlink(world.site.previous) == f"releases/{old}"
     assert world.releases == {old: "good", new: "good"}
     world.check()
@@ -430,6 +430,7 @@ INPUTS = {
     "balancer": (None, {"sticky": True}),
     "fleet": (None, {"commit": "3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d"}),
     "container": ({"base": "localhost/base:1"}, None),
+    "knowledge": (None, {"causes": {"ours": {"match": "no route to the mainframe", "say": "start its tunnel"}}}),
 }
 
 

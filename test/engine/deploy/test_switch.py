@@ -140,7 +140,7 @@ def test_how_many_requests_may_fail(two, limit, stays):
     else:
         with pytest.raises(DeploymentError, match=f"{ONE} is live again"):
             two.apply()
-        assert two.live == ONE and two.last.switch_report["failed"] > limit
+        assert two.live == ONE and two.last.findings.switch_report["failed"] > limit
     two.check()
 
 
@@ -149,8 +149,8 @@ def test_failures_within_the_limit_give_a_warning(two):
     problems = iter(["returned 500", "returned 500"])
     two.problem = lambda: next(problems, "") if two.live == TWO else ""
     two.apply()
-    assert two.live == TWO and two.last.switch_report["failed"] in (1, 2)
-    report = two.last.switch_report
+    assert two.live == TWO and two.last.findings.switch_report["failed"] in (1, 2)
+    report = two.last.findings.switch_report
     assert two.last.warnings == [f"{report['failed']} of {report['sent']} requests failed"]
     two.check()
 
@@ -298,7 +298,7 @@ def test_the_old_instance_runs_until_the_new_one_is_seen_well(two, monkeypatch):
     )
     two.apply()
     assert {"django-blog-0001.service", "django-blog-0002.service"} <= seen[0]
-    assert two.last.switch_report["sent"] >= switch_report.STEADY
+    assert two.last.findings.switch_report["sent"] >= switch_report.STEADY
 
 
 def test_it_is_watched_as_long_as_the_pillar_says(two):
