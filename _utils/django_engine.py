@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "342e9827d86343c1"
+DIGEST = "8e29895d5e813108"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -11934,12 +11934,13 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/deploy/given.py
 # """What Salt gives an apply besides the configuration of sites: secrets of the pillar, files of the file server."""
 #
+# from __future__ import annotations
+#
 # from collections.abc import Callable, Iterable, Mapping
 # from pathlib import Path
 # from typing import Any
 #
 # from django_formula.database import served
-# from django_formula.database.served import Served
 # from django_formula.host import file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.push import static_files
@@ -12053,7 +12054,7 @@ def _clear(home: str, folder: str) -> None:
 #         references["password"] = (site.config["balancer"]["status"] or {}).get("password")
 #         return self._values(references)
 #
-#     def of_databases(self, site: Site) -> Served:
+#     def of_databases(self, site: Site) -> served.Served:
 #         """Return a site whose databases this host has, with what the pillar has for their server.
 #
 #         Raises:
@@ -12062,7 +12063,7 @@ def _clear(home: str, folder: str) -> None:
 #         given = f"{site.at}:fleet"
 #         verifiers = {engine: self.secret(f"{given}:passwords:{engine}") for engine in served.engines(site)}
 #         certificate = self.secret(f"{given}:certificates:{site.config['fleet']['host']}")
-#         return Served(site, verifiers, certificate, self.secret(f"{given}:key"))
+#         return served.Served(site, verifiers, certificate, self.secret(f"{given}:key"))
 #
 #     def _values(self, references: Mapping[str, Any]) -> dict[str, str]:
 #         return {

@@ -1,11 +1,12 @@
 """What Salt gives an apply besides the configuration of sites: secrets of the pillar, files of the file server."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from django_formula.database import served
-from django_formula.database.served import Served
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.push import static_files
@@ -119,7 +120,7 @@ class Given:
         references["password"] = (site.config["balancer"]["status"] or {}).get("password")
         return self._values(references)
 
-    def of_databases(self, site: Site) -> Served:
+    def of_databases(self, site: Site) -> served.Served:
         """Return a site whose databases this host has, with what the pillar has for their server.
 
         Raises:
@@ -128,7 +129,7 @@ class Given:
         given = f"{site.at}:fleet"
         verifiers = {engine: self.secret(f"{given}:passwords:{engine}") for engine in served.engines(site)}
         certificate = self.secret(f"{given}:certificates:{site.config['fleet']['host']}")
-        return Served(site, verifiers, certificate, self.secret(f"{given}:key"))
+        return served.Served(site, verifiers, certificate, self.secret(f"{given}:key"))
 
     def _values(self, references: Mapping[str, Any]) -> dict[str, str]:
         return {
