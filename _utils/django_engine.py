@@ -23,6 +23,8 @@ from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
 DIGEST = "8e29895d5e813108"
+DIGEST = "342e9827d86343c1"
+DIGEST = "b0f89a7a6ceec6c7"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -21860,7 +21862,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         facts: ``folder``, ``python_path`` and ``settings_module`` of the release.
 #     """
-#     found: list[str] = _asked(site, release, _required, _own(release, facts), _given(site)) or []
+#     found: list[str] = _asked(site, release, _required, own(release, facts), _given(site)) or []
 #     return found
 #
 #
@@ -21908,7 +21910,7 @@ def _clear(home: str, folder: str) -> None:
 #     lines = [line for line in hints.bounded(log).splitlines() if _OF_ERROR.search(line)][-_ERRORS:]
 #     words = dict.fromkeys(word for line in lines for word in _VARIABLE.findall(line))
 #     names = [word for word in words if word not in _given(site)][:_ERRORS]
-#     read: dict[str, str] = (_asked(site, release, _reading, _own(release, facts), names) if names else {}) or {}
+#     read: dict[str, str] = (_asked(site, release, _reading, own(release, facts), names) if names else {}) or {}
 #     name = next((name for name in names if name in read), "")
 #     if not name:
 #         return ""
@@ -21920,7 +21922,7 @@ def _clear(home: str, folder: str) -> None:
 # def refused_setting(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
 #     """Return the variable, not set, that a setting is made of which a failed check names, and its option; or empty."""
 #     names = [*dict.fromkeys(_VARIABLE.findall(cause))][:_ERRORS]
-#     made: dict[str, list[str]] = (_asked(site, release, _made_of, _own(release, facts), names) if names else {}) or {}
+#     made: dict[str, list[str]] = (_asked(site, release, _made_of, own(release, facts), names) if names else {}) or {}
 #     for setting in names:
 #         unset = [variable for variable in made.get(setting, []) if variable not in _given(site)]
 #         if unset and setting not in site.config["settings"]:
@@ -21985,7 +21987,7 @@ def _clear(home: str, folder: str) -> None:
 # def migrated_first(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
 #     """Return a hint where a migration refers to a model that another one has deleted before it; or empty text."""
 #     model = re.search(r"Related model '(\w+\.\w+)' cannot be resolved", cause)
-#     found: dict[str, str] = (_asked(site, release, _unordered, _own(release, facts)) if model else {}) or {}
+#     found: dict[str, str] = (_asked(site, release, _unordered, own(release, facts)) if model else {}) or {}
 #     if not model or found.get("model") != model[1].lower():
 #         return ""
 #     commands = [*site.config["commands"]["after_static"], f"manage.py migrate {found['first']}"]
@@ -22014,7 +22016,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the modules that the project needs and neither the source nor the virtualenv has; empty if not known."""
 #     folders = [*(release / "virtualenv").glob("lib/python3*/site-packages")]
 #     present = {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()}
-#     found: list[str] = _asked(site, release, _absent, _own(release, facts), present) if present else []
+#     found: list[str] = _asked(site, release, _absent, own(release, facts), present) if present else []
 #     return found or []
 #
 #
@@ -22045,7 +22047,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def choosing_variable(site: Site, release: Path, facts: Mapping[str, Any]) -> InPillar | None:
 #     """Return the variable, not set, by which the settings import those of a live site, as YAML; None if none does."""
-#     found: dict[str, str] = _asked(site, release, _choosing, _own(release, facts)) or {}
+#     found: dict[str, str] = _asked(site, release, _choosing, own(release, facts)) or {}
 #     unset = [(name, text) for name, text in found.items() if name not in _given(site)]
 #     return hints.flow(dict(unset[:1])) if unset else None
 #
@@ -22109,12 +22111,12 @@ def _clear(home: str, folder: str) -> None:
 #         has_page: whether the project has a page for every visitor at the path of the health check.
 #         routes: the paths that Django has routes for without arguments, as far as they are known.
 #     """
-#     found = _asked(site, release, _found, _own(release, facts), site.canonical) or {}
+#     found = _asked(site, release, _found, own(release, facts), site.canonical) or {}
 #     if found.get("build") and _built_before(site, release):
 #         found = {key: value for key, value in found.items() if key != "build"}
 #     lacking = [(key, value) for key, value in _lacking(site.config, found, step) if not _says(hint, key, value)]
 #     lines = [f"{key}: {in_pillar(value)}" for key, value in lacking]
-#     path = "" if has_page else _asked(site, release, _page, _own(release, facts), site.config["health"]["path"])
+#     path = "" if has_page else _asked(site, release, _page, own(release, facts), site.config["health"]["path"])
 #     if routes and path not in routes:  # what the code seems to have, and Django does not
 #         path = ""
 #     if path and not (path == "/" and "the database has no such" in hint):  # from which the owner has come here
@@ -22148,7 +22150,7 @@ def _clear(home: str, folder: str) -> None:
 #     return inspect_routes.health_path(Access(roots, settings), settings.get("ROOT_URLCONF"), but=but)[0]
 #
 #
-# def _own(release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+# def own(release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 #     """Return the facts with the settings module of the project; a start of Django has put the overlay there."""
 #     overlay = host_file.read_json(release / "config/settings.json") or {}
 #     return {**facts, "settings_module": overlay.get("settings_module", facts["settings_module"])}
@@ -33493,6 +33495,558 @@ def _clear(home: str, folder: str) -> None:
 # def _all() -> dict[str, Any]:
 #     content: dict[str, Any] = yaml.load(_FILE.read_text(encoding="utf-8"), _LOADER)  # noqa: S506  # nosec B506 - a safe one
 #     return content
+#: django_formula/observe/__init__.py
+# """Which variables a project needs, asked of its settings, which are imported until nothing is missing."""
+#: django_formula/observe/observation.py
+# """Ask a release which variables its settings need and do not have, after a start that has failed.
+#
+# The settings are imported again and again, so this is done where a start has failed anyway, never on the way of a
+# release that succeeds. The project's code runs as at that start: as the site's user, in the sandbox of an instance, but
+# without secrets and without network. What it answers is text from outside, and chooses only among words of the pillar.
+# See docs/decisions/0117.
+# """
+#
+# import json
+# import os
+# import re
+# from collections.abc import Mapping
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.host import daemons
+# from django_formula.host.commands import DeploymentError
+# from django_formula.process import command as process_command
+# from django_formula.process import transient
+# from django_formula.process.command import ProjectCommand
+# from django_formula.site.sites import Site
+# from django_formula.untrusted import shapes
+# from django_formula.untrusted.text import Log
+#
+# _log = Log.of(__name__)
+#
+# _PROGRAM = Path(__file__).with_name("program.py")
+# #: Runs the program, which is before its request in the standard input.
+# _READ = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"
+# #: Seconds that an observation may take, and those after which it says what it knows.
+# _TIMEOUT, _BUDGET = 120, 80
+# #: The most variables that are told.
+# _MOST = 50
+# _NAME = re.compile(r"[A-Za-z_]\w{0,80}")
+# _ANSWER = {
+#     "stage": str,
+#     "error": str,
+#     "attempts": int,
+#     "variables": [{"name": str, "place": str, "feeds": {str: str}}],
+# }
+# #: Settings, and how a variable is in them → the word of the pillar that it gets; a database's URL is in several.
+# _WORDS = (
+#     (r"DATABASES:default:(NAME|USER|HOST)", "part", "database_url"),
+#     (r"SECRET_KEY", "whole", "secret_key"),
+#     (r"DATABASES:default:NAME", "whole", "database_name"),
+#     (r"DATABASES:default:USER", "whole", "database_user"),
+#     (r"DATABASES:default:PASSWORD", "whole", "database_password"),
+#     (r"DATABASES:default:HOST", "whole", "database_host"),
+#     (r"DATABASES:default:PORT", "whole", "database_port"),
+#     (r"ALLOWED_HOSTS", "element", "domains"),
+#     (r"(CELERY_)?BROKER_URL", "whole", "celery_broker_url"),
+#     (r"CACHES:default:LOCATION", "whole|element", "cache_url"),
+#     (r"MEDIA_ROOT", "whole", "media_root"),
+# )
+#
+#
+# class Variable(NamedTuple):
+#     """A variable without which a project does not start.
+#
+#     Attributes:
+#         place: where it is read, relative to the source.
+#         word: the word of the pillar that gives its value, such as ``database_url``; empty if only its owner knows it.
+#     """
+#
+#     name: str
+#     place: str
+#     word: str
+#
+#
+# def needed(site: Site, release: Path, facts: Mapping[str, Any]) -> list[Variable]:
+#     """Return the variables that the settings of a release need and the site does not have; empty if that is not known.
+#
+#     Args:
+#         facts: ``folder``, ``python_path``, ``settings_module`` and ``application`` of the release.
+#     """
+#     if not daemons.has_systemd() or process_command.has_container(release):
+#         return []
+#     source = Path(site.config["mount"] or release / "source")
+#     made_up = {secret["variable"] for secret in site.config["secrets"].values() if secret["as"] == "variable"}
+#     made_up |= {name for name, value in site.config["environment"].items() if isinstance(value, dict)}
+#     request = {
+#         "root": str(source),
+#         "path": [str(source / folder) for folder in (facts["folder"], *facts["python_path"])],
+#         "module": facts["settings_module"],
+#         "application": facts.get("application") or "",
+#         "given": dict.fromkeys(sorted(made_up), "x" * 50),
+#         "seconds": _BUDGET,
+#     }
+#     program = _PROGRAM.read_text(encoding="utf-8")
+#     command = ProjectCommand(
+#         site,
+#         release,
+#         facts,
+#         [f"{release}/virtualenv/bin/python", "-c", _READ],
+#         doing="asking the settings for their variables",
+#         timeout=_TIMEOUT,
+#         stdin=f"{len(program.encode())}\n{program}{json.dumps(request)}",
+#         task=f"observe-{os.getpid()}",
+#         closed=True,
+#     )
+#     try:
+#         answer = shapes.parse(transient.run(command), _ANSWER, doing=command.doing)
+#     except DeploymentError as error:
+#         _log.info("%s: %s", site.name, error.message)
+#         return []
+#     given = {*made_up, *site.config["environment"]}
+#     return [
+#         Variable(one["name"], one["place"], _word(site, one["feeds"]))
+#         for one in answer["variables"][:_MOST]
+#         if _NAME.fullmatch(one["name"]) and one["name"] not in given
+#     ]
+#
+#
+# def _word(site: Site, feeds: Mapping[str, str]) -> str:
+#     """Return the word of the pillar that a variable gets by the settings that it is in; empty if the site has none."""
+#     has = {
+#         "database": bool(site.config["databases"].get("default")),
+#         "celery": bool(site.config.get("queue")),
+#         "cache": bool(site.config.get("caches")),
+#     }
+#     for setting, how, word in _WORDS:
+#         if has.get(word.partition("_")[0], True) and any(
+#             re.fullmatch(setting, path) and re.fullmatch(how, found) for path, found in feeds.items()
+#         ):
+#             return word
+#     return ""
+#: django_formula/observe/program.py
+# """Import the settings of a project, and note which environment variables they need. It runs in the project's Python.
+#
+# It reads a request from its standard input, and prints one line of JSON. Each attempt is a fork of this process, which
+# has imported Django. An attempt raises what a real start would raise; this process finds the variable that the exception
+# is about, gives it a text that can be found again (``obs007q``), and tries again, with a number, a URL and so on where
+# that text is refused. When all stages pass, each variable that was given is taken away once: was it needed? Nothing of
+# Django or the project is replaced; `os.environ` has another class only. The project may say anything here, so that the
+# answer is text from outside.
+#
+# This file runs as a program, so it imports nothing of ours. It runs on each Python that a site may have.
+# """
+#
+# import contextlib
+# import importlib
+# import io
+# import json
+# import os
+# import re
+# import select
+# import signal
+# import sys
+# import time
+# import traceback
+# from collections.abc import Callable, Iterator
+# from typing import Any
+#
+# #: What Python, Django, libraries and the sandbox ask for by themselves.
+# _NOT_ASKED = re.compile(
+#     r"PATH|HOME|LANG|LC_\w+|TMPDIR|TZ|PWD|USER|LOGNAME|SHELL|TERM|COLUMNS|LINES|PYTHON\w+|NO_COLOR|FORCE_COLOR|XDG_\w+"
+#     r"|SSLKEYLOGFILE|(?:HTTPS?|NO|ALL|FTP)_PROXY|\w+_proxy|DJANGO_SETTINGS_MODULE|DJANGO_RUNSERVER_HIDE_WARNING"
+#     r"|OPENBLAS\w*|OMP_\w+|MKL_\w+|GOTO_\w+|PYDANTIC_\w+|RUN_MAIN|DJANGO_CONFIGURATION"
+# )
+# #: Seconds of an attempt, and the most attempts and characters of its answer.
+# _PATIENCE, _ATTEMPTS, _ANSWER = 30.0, 120, 1 << 22
+# #: What a variable is given, in this order: {0} makes a text unique.
+# _LADDER = {
+#     "text": "obs{0:03d}q",
+#     "int": "1{0:04d}",
+#     "bool": "False",
+#     "url": "https://obs{0:03d}u@obs{0:03d}h.example/1{0:04d}",
+#     "database": "postgres://obs{0:03d}u:obs{0:03d}w@obs{0:03d}h:1{0:04d}/obs{0:03d}d",
+#     "redis": "redis://obs{0:03d}h:1{0:04d}/1",
+#     "list": "obs{0:03d}a,obs{0:03d}b",
+#     "json": '{{"obs{0:03d}k": "obs{0:03d}v"}}',
+#     "path": "/nonexistent/obs{0:03d}f",
+#     "key": "b2JzLW9icy1vYnMtb2JzLW9icy1vYnMtb2JzLW9{0:03d}0=",
+#     "email": "obs{0:03d}e@obs{0:03d}h.example",
+#     "truth": "True",
+# }
+# #: The first of these, by the type that a library was given, or by how the name ends.
+# _BY_CAST = {
+#     **{
+#         "int": "int",
+#         "float": "int",
+#         "bool": "bool",
+#         "boolean": "bool",
+#         "list": "list",
+#         "tuple": "list",
+#         "json": "json",
+#     },
+#     **{"dict": "json", "loads": "json", "db": "database", "db_url": "database", "url": "url", "path": "path"},
+#     "cache": "redis",
+# }
+# _BY_NAME = (
+#     (r"(DATABASE|DB|POSTGRES\w*)_UR[LI]$", "database"),
+#     (r"(REDIS|BROKER|CACHE|CELERY|RESULT)\w*UR[LI]$", "redis"),
+#     (r"(UR[LI]|DSN)$", "url"),
+#     (r"PORT$|_TIMEOUT$|_SIZE$|_AGE$", "int"),
+#     (r"(DEBUG|ENABLED?)$|^USE_", "bool"),
+#     (r"(DIR|FOLDER|ROOT|PATH|FILE)$", "path"),
+#     (r"EMAIL$", "email"),
+# )
+#
+# Answer = dict[str, Any]
+#
+# _base: Any = type(os.environ)
+# #: The variables that the project asked for in this attempt: name → its places, default, cast, order.
+# _asked: dict[str, Answer] = {}
+# _is_noting = False
+# _root = ""
+#
+#
+# class Recording(_base):  # type: ignore[misc]
+#     """`os.environ`, which notes what it is asked for, and answers as always."""
+#
+#     def __getitem__(self, name: Any) -> Any:
+#         try:
+#             return _base.__getitem__(self, name)
+#         finally:
+#             _note(name, None)
+#
+#     def get(self, name: Any, default: Any = None) -> Any:
+#         """Return a variable, or a default."""
+#         _note(name, default)
+#         return _base.__getitem__(self, name) if self.has(name) else default
+#
+#     def __contains__(self, name: Any) -> bool:
+#         _note(name, None)
+#         return self.has(name)
+#
+#     def has(self, name: Any) -> bool:
+#         """Return whether a variable is set, without a note."""
+#         try:
+#             _base.__getitem__(self, name)
+#         except (KeyError, TypeError):
+#             return False
+#         return True
+#
+#
+# def _note(name: Any, default: Any) -> None:
+#     """Note that the project, perhaps through a library, has asked for a variable."""
+#     global _is_noting
+#     if _is_noting or not isinstance(name, str) or _NOT_ASKED.fullmatch(name):
+#         return
+#     _is_noting = True
+#     try:
+#         frame, library = sys._getframe(2), []
+#         while frame and not _is_own(frame.f_code.co_filename):
+#             if "/site-packages/" in frame.f_code.co_filename:
+#                 library.append(frame)
+#             frame = frame.f_back  # type: ignore[assignment]
+#         if frame is None or any(one.f_code.co_name == "<module>" for one in library):
+#             return  # a package asks for itself, while it is imported
+#         about = _asked.setdefault(name, {"places": [], "order": len(_asked)})
+#         place = (frame.f_code.co_filename, frame.f_lineno)
+#         if place not in about["places"]:
+#             about["places"].append(place)
+#         for one in library:  # the arguments of its functions, by the names that all such libraries use
+#             about.update(_of_library(one))
+#         if default is not None:
+#             about["default"] = True
+#     finally:
+#         _is_noting = False
+#
+#
+# def _of_library(frame: Any) -> Answer:
+#     """Return the type and whether there is a default, from the arguments of a function that reads a variable."""
+#     found: Answer = {}
+#     for key in ("cast", "type", "subcast"):
+#         if isinstance(frame.f_locals.get(key), type):
+#             found["cast"] = frame.f_locals[key].__name__
+#     if frame.f_code.co_name in _BY_CAST:
+#         found["cast"] = frame.f_code.co_name
+#     if "default" in frame.f_locals:
+#         text = repr(frame.f_locals["default"])[:80]
+#         is_none = re.search(r"notset|undefined|missing|^<(class|marshmallow|environ)|^Ellipsis$|^None$", text, re.I)
+#         found.update({} if is_none else {"default": True})
+#     return found
+#
+#
+# def _is_own(file: str) -> bool:
+#     return file.startswith(_root) and "/site-packages/" not in file
+#
+#
+# # An attempt
+#
+#
+# def _attempt(request: Answer, given: dict[str, str]) -> Answer:
+#     """Return how a start with some variables ended; it is done by a child, which ends with all its children."""
+#     reader, writer = os.pipe()
+#     child = os.fork()
+#     if not child:
+#         os.setsid()
+#         os.close(reader)
+#         nothing = os.open(os.devnull, os.O_RDWR)
+#         for number in (0, 1, 2):
+#             os.dup2(nothing, number)
+#         with os.fdopen(writer, "w") as out:
+#             json.dump(_started(request, given), out, default=repr)
+#         os._exit(0)
+#     os.close(writer)
+#     data = _received(reader)
+#     os.close(reader)
+#     with contextlib.suppress(ProcessLookupError):
+#         os.killpg(child, signal.SIGKILL)
+#     os.waitpid(child, 0)
+#     try:
+#         answer: Answer = json.loads(data)
+#     except ValueError:
+#         answer = {"stage": "ended", "error": {"type": "Ended", "text": "no answer", "frames": []}, "asked": {}}
+#     return answer
+#
+#
+# def _received(reader: int) -> bytes:
+#     data, end = b"", time.monotonic() + _PATIENCE
+#     while select.select([reader], [], [], max(0.0, end - time.monotonic()))[0]:
+#         part = os.read(reader, 1 << 16)
+#         if not part or len(data) > _ANSWER:
+#             break
+#         data += part
+#     return data
+#
+#
+# def _started(request: Answer, given: dict[str, str]) -> Answer:
+#     """Start the project: its settings, its applications, Django's checks, and what serves requests."""
+#     os.environ.update(given)
+#     os.environ["DJANGO_SETTINGS_MODULE"] = request["module"]
+#     os.environ.__class__ = Recording
+#     stage, settings, error = "", Answer(), None
+#     try:
+#         for stage, run in _STAGES:
+#             found = run(request)
+#             settings = found if stage == "settings" else settings
+#         stage = "done"
+#     except BaseException as failure:  # SystemExit too: some settings end the process
+#         error = _described(failure)
+#     os.environ.__class__ = _base
+#     return {"stage": stage, "settings": settings, "error": error, "asked": _asked, "fields": _fields()}
+#
+#
+# def _settings(_request: Answer) -> Answer:
+#     if "DJANGO_CONFIGURATION" in os.environ:  # its classes are modules only after this
+#         importlib.import_module("configurations").setup()
+#     settings = importlib.import_module("django.conf").settings
+#     return {name: _plain(getattr(settings, name, None), 0) for name in dir(settings) if settings.is_overridden(name)}
+#
+#
+# def _setup(_request: Answer) -> None:
+#     importlib.import_module("django").setup()
+#
+#
+# def _checks(_request: Answer) -> None:
+#     importlib.import_module("django.core.checks").run_checks()
+#
+#
+# def _application(request: Answer) -> None:
+#     if request["application"]:
+#         importlib.import_module(request["application"])
+#
+#
+# _STAGES: tuple[tuple[str, Callable[[Answer], Any]], ...] = (
+#     ("settings", _settings),
+#     ("setup", _setup),
+#     ("checks", _checks),
+#     ("application", _application),
+# )
+#
+#
+# def _plain(value: Any, depth: int) -> Any:
+#     """Return a setting as JSON has it; texts are cut."""
+#     if isinstance(value, (bool, int, float)) or value is None:
+#         return value
+#     if isinstance(value, (str, os.PathLike)):
+#         return str(value)[:300]
+#     if isinstance(value, (list, tuple, set, frozenset)) and depth < 5:
+#         return [_plain(one, depth + 1) for one in list(value)[:100]]
+#     if isinstance(value, dict) and depth < 5:
+#         return {str(key)[:100]: _plain(one, depth + 1) for key, one in list(value.items())[:100]}
+#     return None
+#
+#
+# def _described(error: BaseException) -> Answer:
+#     chain = error.__cause__ or error.__context__
+#     text = str(error)[:2000] + (f" <- {type(chain).__name__}: {str(chain)[:300]}" if chain else "")
+#     frames = [[one.filename, one.lineno] for one in traceback.extract_tb(error.__traceback__)][-25:]
+#     found: Answer = {"type": type(error).__name__, "text": text, "frames": frames}
+#     if isinstance(error, KeyError) and error.args:
+#         found["key"] = str(error.args[0])
+#     if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):
+#         try:
+#             found["fields"] = [str(one["loc"][0]) for one in error.errors()]
+#         except Exception:
+#             found["fields"] = []  # marshmallow's has no such method
+#     return found
+#
+#
+# def _fields() -> dict[str, str]:
+#     """Return the variables of pydantic-settings' classes, by the names of their fields: it reads them at once."""
+#     base = getattr(sys.modules.get("pydantic_settings"), "BaseSettings", None)
+#     found: dict[str, str] = {}
+#     queue = list(base.__subclasses__()) if base else []
+#     while queue:
+#         one = queue.pop()
+#         queue += one.__subclasses__()
+#         if one.__module__.startswith(("pydantic_settings", "pydantic.")):
+#             continue
+#         for name, field in one.model_fields.items():
+#             alias = field.validation_alias or field.alias
+#             names = getattr(alias, "choices", [alias] if alias else [one.model_config.get("env_prefix", "") + name])
+#             for text in names:
+#                 found[name.lower()] = found[str(text).lower()] = str(text).upper()
+#     return found
+#
+#
+# # What an attempt is about
+#
+#
+# def _observe(request: Answer) -> Answer:
+#     """Try until all stages pass, or an exception is about nothing that can be given."""
+#     end = time.monotonic() + request["seconds"]
+#     given: dict[str, str] = dict(request["given"])
+#     tried: dict[str, list[str]] = {}
+#     numbers: dict[str, int] = {}
+#     attempts, result = 0, Answer()
+#     while attempts < _ATTEMPTS and time.monotonic() < end:
+#         result = _attempt(request, given)
+#         attempts += 1
+#         if not result["error"]:
+#             break
+#         moved = [name for name in _named(result, given) if _give(name, result, given, tried, numbers)]
+#         if not moved and not any(_give(name, result, given, tried, numbers) for name in _near(result, given)):
+#             break
+#     needed = []
+#     for name in tried:
+#         if name in request["given"] or time.monotonic() > end:
+#             continue
+#         without = _attempt(request, {key: text for key, text in given.items() if key != name})
+#         attempts += 1
+#         if without["stage"] != result["stage"] or bool(without["error"]) != bool(result["error"]):
+#             needed.append(name)
+#     variables = [
+#         {
+#             "name": name,
+#             "place": _place(result, name),
+#             "feeds": dict(_traces(result["settings"], given[name], numbers[name])),
+#         }
+#         for name in needed
+#     ]
+#     error = result["error"] or {"type": "", "text": ""}
+#     done = {"stage": result["stage"], "error": f"{error['type']}: {error['text']}"[:300] if error["type"] else ""}
+#     return {**done, "variables": variables, "attempts": attempts}
+#
+#
+# def _place(result: Answer, name: str) -> str:
+#     """Return where a variable is read: a file relative to the source, and a line."""
+#     places: list[Any] = result["asked"].get(name, {}).get("places", [])
+#     return f"{os.path.relpath(places[0][0], _root)}:{places[0][1]}" if places else ""
+#
+#
+# def _named(result: Answer, given: dict[str, str]) -> list[str]:
+#     """Return the variables that an exception names, by themselves, by their texts, or by the settings made of them."""
+#     error, asked, text = result["error"], result["asked"], result["error"]["text"]
+#     if "fields" in error:
+#         return [result["fields"].get(one.lower(), one.upper()) for one in error["fields"]]
+#     for name, value in given.items():
+#         if len(value) > 4 and value not in ("False", "True") and (value in text or value.partition(",")[0] in text):
+#             return [name]
+#     if error.get("key") in asked:
+#         return [error["key"]]
+#     absent = [name for name in asked if name not in given]
+#     named = [name for name in absent if re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", text)]
+#     words = re.findall(r"[A-Z][A-Z0-9_]{3,}", text)  # a setting, whose name a variable's ends with
+#     return named or [name for name in absent if any(f"_{name}".endswith(f"_{word}") for word in words)]
+#
+#
+# def _near(result: Answer, given: dict[str, str]) -> list[str]:
+#     """Return the variables that an exception may be about: read near the line that failed, then those before them.
+#
+#     One that is not given comes before those that are. Each is taken away later, to see whether it was.
+#     """
+#     error, asked = result["error"], result["asked"]
+#     if error["type"] in ("ModuleNotFoundError", "FileNotFoundError", "Ended"):
+#         return []
+#     own = [frame for frame in error["frames"] if _is_own(frame[0])]
+#     near = [
+#         (-depth, line - number, name in given, -about["order"], name)
+#         for depth, (file, line) in enumerate(own)
+#         for name, about in asked.items()
+#         for path, number in about["places"]
+#         if path == file and 0 <= line - number <= 12 and (name in given or "default" not in about)
+#     ]
+#     before = sorted(asked, key=lambda name: -int(asked[name]["order"]))
+#     before = [name for name in before if name in given or "default" not in asked[name]]
+#     is_own = bool(own) and own[-1] == error["frames"][-1]
+#     return list(dict.fromkeys([name for *_how, name in sorted(near)] + (before if is_own else [])))
+#
+#
+# def _give(
+#     name: str, result: Answer, given: dict[str, str], tried: dict[str, list[str]], numbers: dict[str, int]
+# ) -> bool:
+#     """Give a variable its first text, or the next; return whether there is one."""
+#     about = result["asked"].get(name, {})
+#     first = _BY_CAST.get(str(about.get("cast", "")).lower()) or next(
+#         (kind for end, kind in _BY_NAME if re.search(end, name)), "text"
+#     )
+#     done = tried.setdefault(name, [])
+#     left = [kind for kind in (first, *_LADDER) if kind not in done]
+#     text = result["error"]["text"]
+#     for pattern, wanted in ((r"invalid literal for int|valid integer|not an int", "int"), (r"bool|truth", "bool")):
+#         if re.search(pattern, text) and wanted in left:
+#             left.insert(0, wanted)
+#     kind = left[0] if left else done[0]
+#     done += left[:1]
+#     given[name] = _LADDER[kind].format(numbers.setdefault(name, len(numbers) + 1))
+#     return bool(left)
+#
+#
+# def _traces(settings: Answer, text: str, number: int) -> Iterator[tuple[str, str]]:
+#     """Yield the settings that a text is in, and how: as the whole, as a part, or as an element of a list."""
+#     mark = re.compile(rf"obs{number:03d}[a-z]|(?<!\d)1{number:04d}(?!\d)")
+#
+#     def walk(value: Any, path: str) -> Iterator[tuple[str, str]]:
+#         if isinstance(value, dict):
+#             for key, one in value.items():
+#                 yield from walk(one, f"{path}:{key}" if path else key)
+#         elif isinstance(value, list):
+#             if any(isinstance(one, str) and mark.search(one) for one in value):
+#                 yield path, "element"
+#         elif mark.search(str(value)):
+#             yield path, "whole" if str(value) == text else "part"
+#
+#     return walk(settings, "")
+#
+#
+# def main(text: str) -> str:
+#     """Return the answer to a request, both in JSON."""
+#     global _root
+#     request: Answer = json.loads(text)
+#     _root = request["root"].rstrip("/") + "/"
+#     sys.path[:0] = [folder for folder in request["path"] if folder not in sys.path]
+#     os.chdir(request["path"][0])
+#     for name in ("django", "django.conf", "django.core.checks", "django.urls"):
+#         try:
+#             importlib.import_module(name)
+#         except ImportError:
+#             break  # the first attempt says so
+#     return json.dumps(_observe(request))
+#
+#
+# if __name__ == "__main__":
+#     output, sys.stdout = sys.stdout, io.StringIO()
+#     print(main(sys.stdin.read()), file=output)
 #: django_formula/pillar/__init__.py
 # """From the pillar to the effective configuration of each site, or to all that is wrong with it."""
 #: django_formula/pillar/balancer.py
@@ -37041,6 +37595,7 @@ def _clear(home: str, folder: str) -> None:
 #         environment_file: a file with additional variables, in systemd's format.
 #         errors_too: whether its standard error is part of the returned output.
 #         only_the_end: whether only the end of its output is returned; otherwise too much of it is an error.
+#         closed: whether it gets no secret, no network and no socket, and little memory; in a unit of systemd only.
 #     """
 #
 #     site: Site
@@ -37056,6 +37611,7 @@ def _clear(home: str, folder: str) -> None:
 #     environment_file: str | None = None
 #     errors_too: bool = False
 #     only_the_end: bool = False
+#     closed: bool = False
 #
 #     def options(self) -> dict[str, Any]:
 #         """Return the arguments of `host.commands.run` that are the same however it is run."""
@@ -37651,6 +38207,14 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     left_out = refused(site) if without is None else without
 #     return {**{name: value for name, value in _DEFAULTS.items() if name not in left_out}, "ProtectHome": True}
+#
+#
+# def without_secrets(site: Site, directives: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+#     """Return the directives of a process that gets no secret, network or socket, and little memory."""
+#     limits = {"TasksMax": "64", "MemoryMax": "1G"}
+#     secret = ("EnvironmentFile", f"{site.secrets}/environment")
+#     kept = [line for line in directives if line[0] not in limits and line != secret]
+#     return [*kept, *limits.items(), ("SystemCallFilter", "~@network-io"), ("InaccessiblePaths", str(site.secrets))]
 #
 #
 # def refused(site: Site) -> list[str]:
@@ -38600,6 +39164,7 @@ def _clear(home: str, folder: str) -> None:
 #     if "refused" not in _known(site):
 #         not_in_force(site)  # after a boot: a directive that this host refuses would fail the unit
 #     properties = sandbox.directives(site, command.release, command.facts, command.writable)
+#     properties = sandbox.without_secrets(site, properties) if command.closed else properties
 #     properties += [("EnvironmentFile", command.environment_file)] if command.environment_file else []
 #     return _run(command, name, properties, command.argv, stop=1)
 #
@@ -39633,7 +40198,7 @@ def _clear(home: str, folder: str) -> None:
 # import contextlib
 # import functools
 # import re
-# from collections.abc import Mapping
+# from collections.abc import Collection, Mapping
 # from pathlib import Path
 # from typing import Any
 #
@@ -39641,7 +40206,9 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.commands import DeploymentError
 # from django_formula.inspect import advice, dependency, modules, project
 # from django_formula.knowledge import cause as knowledge_cause
-# from django_formula.knowledge import cause_file, package
+# from django_formula.knowledge import cause_file, hints, package
+# from django_formula.observe import observation
+# from django_formula.observe.observation import Variable
 # from django_formula.project.ask import ProjectError
 # from django_formula.site.sites import Site
 # from django_formula.untrusted import delegate
@@ -39711,10 +40278,8 @@ def _clear(home: str, folder: str) -> None:
 #     if module and module[1] in absent and len(absent) + bool(package.package_of(module[1])) > 1:
 #         return modules.hint(site, absent)
 #     missing = _missing(site, release, facts, report["missing"], cause)
-#     if len(missing) > 1:
-#         return f"set {', '.join(missing)}, which the settings require, in {at}:environment or {at}:secrets"
 #     if missing:
-#         return f"set {at}:environment:{missing[0]}, or {at}:secrets:{missing[0]}"
+#         return _set_variables(site, missing, observation.needed(site, release, advice.own(release, facts)))
 #     packages = virtualenvs.packages(release / "virtualenv")
 #     outdated = functools.partial(advice.outdated, site, release, packages)
 #     known = dependency.of_python(site, cause, log, packages)
@@ -39729,7 +40294,26 @@ def _clear(home: str, folder: str) -> None:
 #         known = f"{refused}; or {known}" if refused else known
 #     known = known or advice.newer_django(site, release, facts, cause, packages)
 #     known = known or advice.unset_variables(site, release, facts, cause)
-#     return known or advice.named_variables(site, release, facts, log)
+#     known = known or advice.named_variables(site, release, facts, log)
+#     observed = [] if known else observation.needed(site, release, advice.own(release, facts))
+#     return known or (_set_variables(site, [], observed) if observed else "")
+#
+#
+# def _set_variables(site: Site, missing: Collection[str], observed: Collection[Variable]) -> str:
+#     """Return a hint with all variables that a project lacks, and what the formula has for them.
+#
+#     Args:
+#         missing: those that were read in the source.
+#         observed: those without which a start does not get on.
+#     """
+#     at, words = site.at, {one.name: {"from": one.word} for one in sorted(observed) if one.word}
+#     names = sorted({*missing, *(one.name for one in observed)})
+#     if len(names) == 1 and words:
+#         return f"set {at}:environment: {hints.flow(words)}, which the settings require"
+#     if len(names) == 1:
+#         return f"set {at}:environment:{names[0]}, or {at}:secrets:{names[0]}"
+#     text = f"set {', '.join(names)}, which the settings require, in {at}:environment or {at}:secrets"
+#     return f"{text}; some as {at}:environment: {hints.flow(words)}" if words else text
 #
 #
 # def _absent_file(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:

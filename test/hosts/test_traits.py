@@ -142,3 +142,20 @@ def test_settings_are_classes(manor, repositories, tmp_path_factory):
     printed = guild.manage("shell -c 'from django.conf import settings; print(settings.TITLE)'")
     assert printed.splitlines()[-1] == "Guild in Production"
     assert not guild.apply().changed
+
+
+def test_all_that_a_project_needs_is_named_at_its_first_failure(manor, repositories, tmp_path_factory):
+    """Its source does not say it, and its error names no variable: the settings themselves were asked."""
+    repository, options = project("annex", repositories, tmp_path_factory, manor.host)
+    annex = Site(manor.host, repository, "annex", neighbour=manor, **options)
+    failed = annex.apply().failed["annex has its static files"]
+    at = "django:sites:annex:environment"
+    assert (
+        f"set ANNEX_FLOORS, ANNEX_REGION, ANNEX_SIGNATURE, ANNEX_STORE, which the settings require, in {at} or "
+        f"django:sites:annex:secrets; some as {at}: {{ANNEX_SIGNATURE: {{from: secret_key}}, "
+        "ANNEX_STORE: {from: database_url}}"
+    ) in " ".join(failed.replace("\n", " ").split())
+    words = {"ANNEX_SIGNATURE": {"from": "secret_key"}, "ANNEX_STORE": {"from": "database_url"}}
+    annex.deploy(environment={**words, "ANNEX_REGION": "north", "ANNEX_FLOORS": "3"})
+    assert annex.get("/").json() == {"region": "north", "floors": 3, "answer": 42}
+    assert not annex.apply().changed

@@ -70,7 +70,7 @@ def missing_variables(site: Site, release: Path, facts: Mapping[str, Any]) -> li
     Args:
         facts: ``folder``, ``python_path`` and ``settings_module`` of the release.
     """
-    found: list[str] = _asked(site, release, _required, _own(release, facts), _given(site)) or []
+    found: list[str] = _asked(site, release, _required, own(release, facts), _given(site)) or []
     return found
 
 
@@ -118,7 +118,7 @@ def named_variables(site: Site, release: Path, facts: Mapping[str, Any], log: st
     lines = [line for line in hints.bounded(log).splitlines() if _OF_ERROR.search(line)][-_ERRORS:]
     words = dict.fromkeys(word for line in lines for word in _VARIABLE.findall(line))
     names = [word for word in words if word not in _given(site)][:_ERRORS]
-    read: dict[str, str] = (_asked(site, release, _reading, _own(release, facts), names) if names else {}) or {}
+    read: dict[str, str] = (_asked(site, release, _reading, own(release, facts), names) if names else {}) or {}
     name = next((name for name in names if name in read), "")
     if not name:
         return ""
@@ -130,7 +130,7 @@ def named_variables(site: Site, release: Path, facts: Mapping[str, Any], log: st
 def refused_setting(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
     """Return the variable, not set, that a setting is made of which a failed check names, and its option; or empty."""
     names = [*dict.fromkeys(_VARIABLE.findall(cause))][:_ERRORS]
-    made: dict[str, list[str]] = (_asked(site, release, _made_of, _own(release, facts), names) if names else {}) or {}
+    made: dict[str, list[str]] = (_asked(site, release, _made_of, own(release, facts), names) if names else {}) or {}
     for setting in names:
         unset = [variable for variable in made.get(setting, []) if variable not in _given(site)]
         if unset and setting not in site.config["settings"]:
@@ -195,7 +195,7 @@ def _outdated(source: Path, version: str) -> list[str]:
 def migrated_first(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
     """Return a hint where a migration refers to a model that another one has deleted before it; or empty text."""
     model = re.search(r"Related model '(\w+\.\w+)' cannot be resolved", cause)
-    found: dict[str, str] = (_asked(site, release, _unordered, _own(release, facts)) if model else {}) or {}
+    found: dict[str, str] = (_asked(site, release, _unordered, own(release, facts)) if model else {}) or {}
     if not model or found.get("model") != model[1].lower():
         return ""
     commands = [*site.config["commands"]["after_static"], f"manage.py migrate {found['first']}"]
@@ -224,7 +224,7 @@ def missing_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> list
     """Return the modules that the project needs and neither the source nor the virtualenv has; empty if not known."""
     folders = [*(release / "virtualenv").glob("lib/python3*/site-packages")]
     present = {path.name.partition(".")[0] for folder in folders for path in folder.iterdir()}
-    found: list[str] = _asked(site, release, _absent, _own(release, facts), present) if present else []
+    found: list[str] = _asked(site, release, _absent, own(release, facts), present) if present else []
     return found or []
 
 
@@ -255,7 +255,7 @@ def _file_of(source: Path, facts: Mapping[str, Any], module: str) -> str:
 
 def choosing_variable(site: Site, release: Path, facts: Mapping[str, Any]) -> InPillar | None:
     """Return the variable, not set, by which the settings import those of a live site, as YAML; None if none does."""
-    found: dict[str, str] = _asked(site, release, _choosing, _own(release, facts)) or {}
+    found: dict[str, str] = _asked(site, release, _choosing, own(release, facts)) or {}
     unset = [(name, text) for name, text in found.items() if name not in _given(site)]
     return hints.flow(dict(unset[:1])) if unset else None
 
@@ -319,12 +319,12 @@ def not_in_pillar(
         has_page: whether the project has a page for every visitor at the path of the health check.
         routes: the paths that Django has routes for without arguments, as far as they are known.
     """
-    found = _asked(site, release, _found, _own(release, facts), site.canonical) or {}
+    found = _asked(site, release, _found, own(release, facts), site.canonical) or {}
     if found.get("build") and _built_before(site, release):
         found = {key: value for key, value in found.items() if key != "build"}
     lacking = [(key, value) for key, value in _lacking(site.config, found, step) if not _says(hint, key, value)]
     lines = [f"{key}: {in_pillar(value)}" for key, value in lacking]
-    path = "" if has_page else _asked(site, release, _page, _own(release, facts), site.config["health"]["path"])
+    path = "" if has_page else _asked(site, release, _page, own(release, facts), site.config["health"]["path"])
     if routes and path not in routes:  # what the code seems to have, and Django does not
         path = ""
     if path and not (path == "/" and "the database has no such" in hint):  # from which the owner has come here
@@ -358,7 +358,7 @@ def _page(source: Path, facts: Mapping[str, Any], but: str) -> str:
     return inspect_routes.health_path(Access(roots, settings), settings.get("ROOT_URLCONF"), but=but)[0]
 
 
-def _own(release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+def own(release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts with the settings module of the project; a start of Django has put the overlay there."""
     overlay = host_file.read_json(release / "config/settings.json") or {}
     return {**facts, "settings_module": overlay.get("settings_module", facts["settings_module"])}

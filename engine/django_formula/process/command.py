@@ -36,6 +36,7 @@ class ProjectCommand:
         environment_file: a file with additional variables, in systemd's format.
         errors_too: whether its standard error is part of the returned output.
         only_the_end: whether only the end of its output is returned; otherwise too much of it is an error.
+        closed: whether it gets no secret, no network and no socket, and little memory; in a unit of systemd only.
     """
 
     site: Site
@@ -51,6 +52,7 @@ class ProjectCommand:
     environment_file: str | None = None
     errors_too: bool = False
     only_the_end: bool = False
+    closed: bool = False
 
     def options(self) -> dict[str, Any]:
         """Return the arguments of `host.commands.run` that are the same however it is run."""

@@ -130,6 +130,14 @@ def closed(site: Site, without: Collection[str] | None = None) -> dict[str, Any]
     return {**{name: value for name, value in _DEFAULTS.items() if name not in left_out}, "ProtectHome": True}
 
 
+def without_secrets(site: Site, directives: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the directives of a process that gets no secret, network or socket, and little memory."""
+    limits = {"TasksMax": "64", "MemoryMax": "1G"}
+    secret = ("EnvironmentFile", f"{site.secrets}/environment")
+    kept = [line for line in directives if line[0] not in limits and line != secret]
+    return [*kept, *limits.items(), ("SystemCallFilter", "~@network-io"), ("InaccessiblePaths", str(site.secrets))]
+
+
 def refused(site: Site) -> list[str]:
     """Return the directives with which this host does not start units, as found by the trial since its boot."""
     known = file.read_verified(site.confinement)

@@ -53,6 +53,7 @@ def run(command: ProjectCommand) -> str:
     if "refused" not in _known(site):
         not_in_force(site)  # after a boot: a directive that this host refuses would fail the unit
     properties = sandbox.directives(site, command.release, command.facts, command.writable)
+    properties = sandbox.without_secrets(site, properties) if command.closed else properties
     properties += [("EnvironmentFile", command.environment_file)] if command.environment_file else []
     return _run(command, name, properties, command.argv, stop=1)
 

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from django_formula.database import databases
 from django_formula.host.commands import DeploymentError
 from django_formula.inspect import advice, dependency, modules, project
 from django_formula.knowledge import cause as knowledge_cause
-from django_formula.knowledge import cause_file, package
+from django_formula.knowledge import cause_file, hints, package
+from django_formula.observe import observation
+from django_formula.observe.observation import Variable
 from django_formula.project.ask import ProjectError
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate
@@ -81,10 +83,8 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     if module and module[1] in absent and len(absent) + bool(package.package_of(module[1])) > 1:
         return modules.hint(site, absent)
     missing = _missing(site, release, facts, report["missing"], cause)
-    if len(missing) > 1:
-        return f"set {', '.join(missing)}, which the settings require, in {at}:environment or {at}:secrets"
     if missing:
-        return f"set {at}:environment:{missing[0]}, or {at}:secrets:{missing[0]}"
+        return _set_variables(site, missing, observation.needed(site, release, advice.own(release, facts)))
     packages = virtualenvs.packages(release / "virtualenv")
     outdated = functools.partial(advice.outdated, site, release, packages)
     known = dependency.of_python(site, cause, log, packages)
@@ -99,7 +99,26 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
         known = f"{refused}; or {known}" if refused else known
     known = known or advice.newer_django(site, release, facts, cause, packages)
     known = known or advice.unset_variables(site, release, facts, cause)
-    return known or advice.named_variables(site, release, facts, log)
+    known = known or advice.named_variables(site, release, facts, log)
+    observed = [] if known else observation.needed(site, release, advice.own(release, facts))
+    return known or (_set_variables(site, [], observed) if observed else "")
+
+
+def _set_variables(site: Site, missing: Collection[str], observed: Collection[Variable]) -> str:
+    """Return a hint with all variables that a project lacks, and what the formula has for them.
+
+    Args:
+        missing: those that were read in the source.
+        observed: those without which a start does not get on.
+    """
+    at, words = site.at, {one.name: {"from": one.word} for one in sorted(observed) if one.word}
+    names = sorted({*missing, *(one.name for one in observed)})
+    if len(names) == 1 and words:
+        return f"set {at}:environment: {hints.flow(words)}, which the settings require"
+    if len(names) == 1:
+        return f"set {at}:environment:{names[0]}, or {at}:secrets:{names[0]}"
+    text = f"set {', '.join(names)}, which the settings require, in {at}:environment or {at}:secrets"
+    return f"{text}; some as {at}:environment: {hints.flow(words)}" if words else text
 
 
 def _absent_file(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:

@@ -1,0 +1,196 @@
+"""Which variables settings need, observed with a real Django in each of the ways that projects read them."""
+
+import json
+import subprocess
+import textwrap
+from typing import Any
+
+import in_django
+import pytest
+from specimen import ROOT
+
+PROGRAM = (ROOT / "engine/django_formula/observe/program.py").read_text()
+#: A reader as libraries have it: found in site-packages, with a default that is not None, and a type.
+LIBRARY = """
+import os
+class Undefined: pass
+class Config:
+    def __call__(self, name, default=Undefined, cast=str):
+        if name in os.environ:
+            return cast(os.environ[name])
+        if default is Undefined:
+            raise ValueError(f"{name} not found. Declare it as envvar or define a default value.")
+        return default
+    def bool(self, name, default=Undefined):
+        return self(name, default, lambda text: {"true": True, "false": False}[text.lower()])
+config = Config()
+"""
+
+
+def observe(tree, settings: str, given: dict[str, str] | None = None, **files: str) -> dict[str, Any]:
+    library = tree / "elsewhere/site-packages"
+    library.mkdir(parents=True)
+    (library / "reader.py").write_text(LIBRARY)
+    source = tree / "source"
+    texts = {"settings": f"import os\n{textwrap.dedent(settings)}", "urls": "urlpatterns = []\n", "wsgi": "", **files}
+    for name, text in texts.items():
+        path = source / f"{name.replace('__', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+    request = {
+        "root": str(source),
+        "path": [str(source)],
+        "module": "settings",
+        "application": "wsgi",
+        "given": given or {},
+        "seconds": 30,
+    }
+    done = subprocess.run(
+        [in_django.python("django"), "-B", "-c", PROGRAM],
+        input=json.dumps(request),
+        env={"PATH": "/usr/bin", "PYTHONPATH": str(library)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def needed(answer: dict[str, Any]) -> dict[str, Any]:
+    return {one["name"]: one["feeds"] for one in answer["variables"]}
+
+
+#: Writes an answer of its own to all that is open.
+FORGED = """
+import contextlib
+for number in range(3, 50):
+    with contextlib.suppress(OSError):
+        os.write(number, b"{}")
+"""
+URL = """
+from urllib.parse import urlsplit
+def parsed(text):
+    url = urlsplit(text)
+    if url.scheme not in ("postgres", "sqlite"):
+        raise ValueError(f"no database has the scheme {url.scheme!r}")
+    part = {"USER": url.username, "PASSWORD": url.password, "HOST": url.hostname, "PORT": url.port}
+    return {"ENGINE": "django.db.backends.sqlite3", "NAME": url.path[1:], **part}
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables"),
+    [
+        ("SECRET_KEY = os.environ['KEY']\n", {"KEY": {"SECRET_KEY": "whole"}}),
+        ("SECRET_KEY = os.getenv('KEY')\nassert SECRET_KEY, 'no key'\n", {"KEY": {"SECRET_KEY": "whole"}}),
+        ("SECRET_KEY = os.environ.get('KEY', 'a')\nTOKEN = os.environ.get('TOKEN')\n", {}),
+        ("A = os.environ['A_B']\nC = int(os.environ['C'])\n", {"A_B": {"A": "whole"}, "C": {"C": "whole"}}),
+        (
+            "from reader import config\nSITE_KEY = config('A')\nB = config('B', default='')\n",
+            {"A": {"SITE_KEY": "whole"}},
+        ),
+        (
+            "from reader import config\nUSE_IT = config.bool('USE_IT')\nN = config('N', cast=int)\n",
+            {"USE_IT": {}, "N": {"N": "whole"}},
+        ),
+        (
+            "ALLOWED_HOSTS = os.environ['HOSTS'].split(',')\n",
+            {"HOSTS": {"ALLOWED_HOSTS": "element"}},
+        ),
+        (
+            f"{URL}\nDATABASES = {{'default': parsed(os.environ['DATABASE_URL'])}}\n",
+            {
+                "DATABASE_URL": {
+                    "DATABASES:default:NAME": "part",
+                    "DATABASES:default:USER": "part",
+                    "DATABASES:default:PASSWORD": "part",
+                    "DATABASES:default:HOST": "part",
+                    "DATABASES:default:PORT": "part",
+                }
+            },
+        ),
+        (
+            "KEY, SECRET = os.environ.get('KEY'), os.environ.get('SECRET')\n"
+            "if not (KEY and SECRET):\n    raise RuntimeError('set KEY and SECRET')\n",
+            {"KEY": {"KEY": "whole"}, "SECRET": {"SECRET": "whole"}},
+        ),
+        (
+            "def taken(name):\n    text = os.environ.get(name)\n    if text:\n        return text\n"
+            "    raise RuntimeError('not complete')\nB, C, A = taken('B'), taken('C'), taken('A')\n",
+            {"B": {"B": "whole"}, "C": {"C": "whole"}, "A": {"A": "whole"}},
+        ),
+        (
+            "from urllib.parse import urlsplit\nURL = urlsplit(os.environ['STORE'])\nSECRET_KEY = os.environ['KEY']\n"
+            "KINDS = {'postgres': 'postgresql'}" + 20 * "\n" + "ENGINE = 'django.db.backends.' + KINDS[URL.scheme]\n"
+            "DATABASES = {'default': {'ENGINE': ENGINE.replace('postgresql', 'sqlite3'), 'HOST': URL.hostname}}\n",
+            {"KEY": {"SECRET_KEY": "whole"}, "STORE": {"URL": "element", "DATABASES:default:HOST": "part"}},
+        ),
+        ("try:\n    A = os.environ['A']\nexcept KeyError:\n    A = ''\n", {}),
+        ("import sys\nif 'A_B' not in os.environ:\n    sys.exit('A_B is missing')\n", {"A_B": {}}),
+        ("from elsewhere import nothing\n", {}),
+    ],
+)
+def test_variables_that_settings_need(tmp_path, settings, variables):
+    answer = observe(tmp_path, f"ROOT_URLCONF = 'urls'\n{settings}")
+    assert needed(answer) == variables
+    assert all(one["place"].startswith("settings.py:") for one in answer["variables"])
+
+
+def test_all_stages_are_asked(tmp_path):
+    """An application's ready(), a check and the module that serves need variables too."""
+    answer = observe(
+        tmp_path,
+        "INSTALLED_APPS = ['shop']\nROOT_URLCONF = 'urls'\nKEY = os.environ['KEY']\n",
+        shop__apps="""
+            import os
+            from django.apps import AppConfig
+            from django.core import checks
+            from django.core.exceptions import ImproperlyConfigured
+
+            class Shop(AppConfig):
+                name = "shop"
+                def ready(self):
+                    if not os.environ.get("UAA_CLIENT"):
+                        raise ImproperlyConfigured("UAA_CLIENT must be defined")
+                    checks.register(lambda **_: [] if os.environ["OF_CHECK"] else [])
+        """,
+        shop____init__="",
+        wsgi="import os\nTOKEN = os.environ['OF_SERVER']\n",
+    )
+    assert answer["stage"] == "done" and answer["error"] == ""
+    assert [*needed(answer)] == ["KEY", "UAA_CLIENT", "OF_CHECK", "OF_SERVER"]
+    assert answer["variables"][1]["place"].startswith("shop/apps.py:")
+    assert answer["attempts"] == 5 + 4
+
+
+def test_what_is_given_is_not_told(tmp_path):
+    settings = "A = int(os.environ['A'])\nB = os.environ['B']\nROOT_URLCONF = 'urls'\n"
+    answer = observe(tmp_path, settings, given={"A": "x" * 50})
+    assert [*needed(answer)] == ["B"] and answer["stage"] == "done"
+
+
+def test_a_variable_near_the_failure_is_tried_and_taken_away_again(tmp_path):
+    settings = "OTHER = os.environ.get('OTHER')\nVALUE = os.environ.get('VALUE')\nSHOWN = VALUE.upper()\n"
+    assert [*needed(observe(tmp_path, f"{settings}ROOT_URLCONF = 'urls'\n"))] == ["VALUE"]
+    wrong = "VALUE = os.environ.get('VALUE')\nSHOWN = {}['a']\nROOT_URLCONF = 'urls'\n"
+    assert needed(observe(tmp_path / "wrong", wrong)) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ("import os, signal\nos.kill(os.getppid(), 0)\nos.kill(os.getpid(), signal.SIGKILL)\n", "Ended: no answer"),
+        ("print('x' * 10_000_000)\nraise ValueError('loud')\n", "ValueError: loud"),
+        ("A = 'x' * 100_000_000\nraise ValueError('large')\n", "ValueError: large"),
+        (
+            FORGED,
+            "Ended",
+        ),
+        ("raise ValueError('\\ud800\\x1b[31m' + 'x' * 5000)\n", "ValueError: "),
+    ],
+)
+def test_hostile_settings_end_nothing_else(tmp_path, settings, error):
+    answer = observe(tmp_path, settings)
+    assert answer["error"].startswith(error) and answer["variables"] == [] and len(answer["error"]) <= 300
