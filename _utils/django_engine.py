@@ -22,9 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "8e29895d5e813108"
-DIGEST = "342e9827d86343c1"
-DIGEST = "b0f89a7a6ceec6c7"
+DIGEST = "1aea531a792b482e"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -33509,7 +33507,7 @@ def _clear(home: str, folder: str) -> None:
 # import json
 # import os
 # import re
-# from collections.abc import Mapping
+# from collections.abc import Collection, Mapping
 # from pathlib import Path
 # from typing import Any, NamedTuple
 #
@@ -33529,7 +33527,7 @@ def _clear(home: str, folder: str) -> None:
 # _READ = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"
 # #: Seconds that an observation may take, and those after which it says what it knows.
 # _TIMEOUT, _BUDGET = 120, 80
-# #: The most variables that are told.
+# #: The most variables that are named.
 # _MOST = 50
 # _NAME = re.compile(r"[A-Za-z_]\w{0,80}")
 # _ANSWER = {
@@ -33605,25 +33603,31 @@ def _clear(home: str, folder: str) -> None:
 #         return []
 #     given = {*made_up, *site.config["environment"]}
 #     return [
-#         Variable(one["name"], one["place"], _word(site, one["feeds"]))
+#         Variable(one["name"], one["place"], _word(one["feeds"]))
 #         for one in answer["variables"][:_MOST]
 #         if _NAME.fullmatch(one["name"]) and one["name"] not in given
 #     ]
 #
 #
-# def _word(site: Site, feeds: Mapping[str, str]) -> str:
-#     """Return the word of the pillar that a variable gets by the settings that it is in; empty if the site has none."""
-#     has = {
-#         "database": bool(site.config["databases"].get("default")),
-#         "celery": bool(site.config.get("queue")),
-#         "cache": bool(site.config.get("caches")),
-#     }
+# def _word(feeds: Mapping[str, str]) -> str:
+#     """Return the word of the pillar that a variable gets by the settings that it is in; empty if none is known."""
 #     for setting, how, word in _WORDS:
-#         if has.get(word.partition("_")[0], True) and any(
-#             re.fullmatch(setting, path) and re.fullmatch(how, found) for path, found in feeds.items()
-#         ):
+#         if any(re.fullmatch(setting, path) and re.fullmatch(how, found) for path, found in feeds.items()):
 #             return word
 #     return ""
+#
+#
+# def lacking(site: Site, variables: Collection[Variable]) -> dict[str, Any]:
+#     """Return the options of a site without which the words of some variables are not known."""
+#     kinds = {one.word.partition("_")[0] for one in variables}
+#     databases, options = site.config["databases"], dict[str, Any]()
+#     if "database" in kinds and not databases.get("default", {}).get("engine"):
+#         options["database"] = {"engine": "postgres"}
+#     if "celery" in kinds and not site.config.get("queue"):
+#         options["queue"] = {"engine": "redis"}
+#     if "cache" in kinds and not site.config.get("caches"):
+#         options["cache"] = {"engine": "redis"}
+#     return options
 #: django_formula/observe/program.py
 # """Import the settings of a project, and note which environment variables they need. It runs in the project's Python.
 #
@@ -40308,12 +40312,14 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     at, words = site.at, {one.name: {"from": one.word} for one in sorted(observed) if one.word}
 #     names = sorted({*missing, *(one.name for one in observed)})
+#     options = {"environment": words, **observation.lacking(site, observed)}
+#     known = " and ".join(f"{at}:{option}: {hints.flow(value)}" for option, value in options.items())
 #     if len(names) == 1 and words:
-#         return f"set {at}:environment: {hints.flow(words)}, which the settings require"
+#         return f"set {known}, which the settings require"
 #     if len(names) == 1:
 #         return f"set {at}:environment:{names[0]}, or {at}:secrets:{names[0]}"
 #     text = f"set {', '.join(names)}, which the settings require, in {at}:environment or {at}:secrets"
-#     return f"{text}; some as {at}:environment: {hints.flow(words)}" if words else text
+#     return f"{text}; some as {known}" if words else text
 #
 #
 # def _absent_file(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
@@ -42882,7 +42888,7 @@ def _clear(home: str, folder: str) -> None:
 # import http.client
 # import ssl
 # import time
-# from collections.abc import Iterator
+# from collections.abc import Collection, Iterator
 #
 # from django_formula.host import daemons, ports
 # from django_formula.host.commands import DeploymentError
@@ -42963,8 +42969,14 @@ def _clear(home: str, folder: str) -> None:
 #     return [*(["127.0.0.1"] if four in addresses else []), *(["::1"] if six in addresses else [])] or [*addresses][:1]
 #
 #
-# def _differs(site: Site, scheme: str, place: Place, domain: str, expected: int, deadline: float) -> str | None:
-#     """Return how what a visitor gets differs from what the instance answers: empty if it does not, None if late."""
+# def _differs(
+#     site: Site, scheme: str, place: Place, domain: str, expected: Collection[int], deadline: float
+# ) -> str | None:
+#     """Return how what a visitor gets differs from what the instance answers: empty if it does not, None if late.
+#
+#     Args:
+#         expected: what the instance answers.
+#     """
 #     asks = scheme == "https" and certificates.requires_clients(site)
 #     found = ""
 #     for turn in range(_TRIES):
@@ -42983,9 +42995,9 @@ def _clear(home: str, folder: str) -> None:
 #             return "" if status == _NO_CERTIFICATE else f"returns {status} without a certificate of the client"
 #         if site.https and scheme == "http" and status in _REDIRECTS and location.startswith(f"https://{domain}"):
 #             return ""
-#         if status in (expected, *_RULES) or (site.config["proxy"].get("upstreams") and status < 500):
+#         if status in (*expected, *_RULES) or (site.config["proxy"].get("upstreams") and status < 500):
 #             return ""
-#         found = f"returns {status}, and the instance {expected}"
+#         found = f"returns {status}, and the instance {' or '.join(map(str, expected))}"
 #     return found
 #
 #
@@ -43007,14 +43019,19 @@ def _clear(home: str, folder: str) -> None:
 #         return response.status, response.headers.get("Location", "")
 #
 #
-# def _of_instance(site: Site, scheme: str, domain: str, deadline: float) -> int:
-#     """Return the status of the same page from the instance itself; 0 where it does not answer in time."""
-#     path, headers = cure.page(site), site.config["health"]["headers"]
-#     left = max(deadline - time.monotonic(), 0.05)
+# def _of_instance(site: Site, scheme: str, domain: str, deadline: float) -> list[int]:
+#     """Return the status of the same page from the instance itself; nothing where it does not answer in time.
+#
+#     A proxy passes some headers from trusted addresses only, and those of this host need not be, so that the page
+#     without the headers of its health check is right too.
+#     """
+#     path, release, found = cure.page(site), site.current.resolve(), list[int]()
 #     with contextlib.suppress(OSError, http.client.HTTPException):
-#         release = site.current.resolve()
-#         return release_http.get(site, release, path, host=domain, scheme=scheme, headers=headers, timeout=left).status
-#     return 0
+#         for headers in [site.config["health"]["headers"], {}][: 2 if site.config["health"]["headers"] else 1]:
+#             left = max(deadline - time.monotonic(), 0.05)
+#             answer = release_http.get(site, release, path, host=domain, scheme=scheme, headers=headers, timeout=left)
+#             found += [answer.status] if answer.status not in found else []
+#     return found
 #: django_formula/proxy/rival.py
 # """Servers of the host that answer in place of a site, by the rules of nginx or Apache, with file and line."""
 #

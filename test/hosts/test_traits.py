@@ -153,9 +153,9 @@ def test_all_that_a_project_needs_is_named_at_its_first_failure(manor, repositor
     assert (
         f"set ANNEX_FLOORS, ANNEX_REGION, ANNEX_SIGNATURE, ANNEX_STORE, which the settings require, in {at} or "
         f"django:sites:annex:secrets; some as {at}: {{ANNEX_SIGNATURE: {{from: secret_key}}, "
-        "ANNEX_STORE: {from: database_url}}"
+        "ANNEX_STORE: {from: database_url}} and django:sites:annex:database: {engine: postgres}"
     ) in " ".join(failed.replace("\n", " ").split())
     words = {"ANNEX_SIGNATURE": {"from": "secret_key"}, "ANNEX_STORE": {"from": "database_url"}}
-    annex.deploy(environment={**words, "ANNEX_REGION": "north", "ANNEX_FLOORS": "3"})
+    annex.deploy(database={"engine": "sqlite"}, environment={**words, "ANNEX_REGION": "north", "ANNEX_FLOORS": "3"})
     assert annex.get("/").json() == {"region": "north", "floors": 3, "answer": 42}
     assert not annex.apply().changed

@@ -212,7 +212,7 @@ def test_no_other_module_makes_the_types():
 
 
 #: A program that imports nothing of ours: what it prints is the output of a command, which the engine shows.
-ALONE = {"untrusted/reaper"}
+ALONE = {"untrusted/reaper", "observe/program"}
 
 
 def test_what_is_printed_and_logged_is_shown():

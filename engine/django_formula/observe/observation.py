@@ -9,7 +9,7 @@ See docs/decisions/0117.
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ _PROGRAM = Path(__file__).with_name("program.py")
 _READ = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"
 #: Seconds that an observation may take, and those after which it says what it knows.
 _TIMEOUT, _BUDGET = 120, 80
-#: The most variables that are told.
+#: The most variables that are named.
 _MOST = 50
 _NAME = re.compile(r"[A-Za-z_]\w{0,80}")
 _ANSWER = {
@@ -105,22 +105,28 @@ def needed(site: Site, release: Path, facts: Mapping[str, Any]) -> list[Variable
         return []
     given = {*made_up, *site.config["environment"]}
     return [
-        Variable(one["name"], one["place"], _word(site, one["feeds"]))
+        Variable(one["name"], one["place"], _word(one["feeds"]))
         for one in answer["variables"][:_MOST]
         if _NAME.fullmatch(one["name"]) and one["name"] not in given
     ]
 
 
-def _word(site: Site, feeds: Mapping[str, str]) -> str:
-    """Return the word of the pillar that a variable gets by the settings that it is in; empty if the site has none."""
-    has = {
-        "database": bool(site.config["databases"].get("default")),
-        "celery": bool(site.config.get("queue")),
-        "cache": bool(site.config.get("caches")),
-    }
+def _word(feeds: Mapping[str, str]) -> str:
+    """Return the word of the pillar that a variable gets by the settings that it is in; empty if none is known."""
     for setting, how, word in _WORDS:
-        if has.get(word.partition("_")[0], True) and any(
-            re.fullmatch(setting, path) and re.fullmatch(how, found) for path, found in feeds.items()
-        ):
+        if any(re.fullmatch(setting, path) and re.fullmatch(how, found) for path, found in feeds.items()):
             return word
     return ""
+
+
+def lacking(site: Site, variables: Collection[Variable]) -> dict[str, Any]:
+    """Return the options of a site without which the words of some variables are not known."""
+    kinds = {one.word.partition("_")[0] for one in variables}
+    databases, options = site.config["databases"], dict[str, Any]()
+    if "database" in kinds and not databases.get("default", {}).get("engine"):
+        options["database"] = {"engine": "postgres"}
+    if "celery" in kinds and not site.config.get("queue"):
+        options["queue"] = {"engine": "redis"}
+    if "cache" in kinds and not site.config.get("caches"):
+        options["cache"] = {"engine": "redis"}
+    return options

@@ -113,12 +113,14 @@ def _set_variables(site: Site, missing: Collection[str], observed: Collection[Va
     """
     at, words = site.at, {one.name: {"from": one.word} for one in sorted(observed) if one.word}
     names = sorted({*missing, *(one.name for one in observed)})
+    options = {"environment": words, **observation.lacking(site, observed)}
+    known = " and ".join(f"{at}:{option}: {hints.flow(value)}" for option, value in options.items())
     if len(names) == 1 and words:
-        return f"set {at}:environment: {hints.flow(words)}, which the settings require"
+        return f"set {known}, which the settings require"
     if len(names) == 1:
         return f"set {at}:environment:{names[0]}, or {at}:secrets:{names[0]}"
     text = f"set {', '.join(names)}, which the settings require, in {at}:environment or {at}:secrets"
-    return f"{text}; some as {at}:environment: {hints.flow(words)}" if words else text
+    return f"{text}; some as {known}" if words else text
 
 
 def _absent_file(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import http.client
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from django_formula.host import daemons, ports
 from django_formula.host.commands import DeploymentError
@@ -85,8 +85,14 @@ def _loopbacks(addresses: set[str]) -> list[str]:
     return [*(["127.0.0.1"] if four in addresses else []), *(["::1"] if six in addresses else [])] or [*addresses][:1]
 
 
-def _differs(site: Site, scheme: str, place: Place, domain: str, expected: int, deadline: float) -> str | None:
-    """Return how what a visitor gets differs from what the instance answers: empty if it does not, None if late."""
+def _differs(
+    site: Site, scheme: str, place: Place, domain: str, expected: Collection[int], deadline: float
+) -> str | None:
+    """Return how what a visitor gets differs from what the instance answers: empty if it does not, None if late.
+
+    Args:
+        expected: what the instance answers.
+    """
     asks = scheme == "https" and certificates.requires_clients(site)
     found = ""
     for turn in range(_TRIES):
@@ -105,9 +111,9 @@ def _differs(site: Site, scheme: str, place: Place, domain: str, expected: int, 
             return "" if status == _NO_CERTIFICATE else f"returns {status} without a certificate of the client"
         if site.https and scheme == "http" and status in _REDIRECTS and location.startswith(f"https://{domain}"):
             return ""
-        if status in (expected, *_RULES) or (site.config["proxy"].get("upstreams") and status < 500):
+        if status in (*expected, *_RULES) or (site.config["proxy"].get("upstreams") and status < 500):
             return ""
-        found = f"returns {status}, and the instance {expected}"
+        found = f"returns {status}, and the instance {' or '.join(map(str, expected))}"
     return found
 
 
@@ -129,11 +135,16 @@ def _ask(site: Site, scheme: str, place: Place, domain: str, deadline: float) ->
         return response.status, response.headers.get("Location", "")
 
 
-def _of_instance(site: Site, scheme: str, domain: str, deadline: float) -> int:
-    """Return the status of the same page from the instance itself; 0 where it does not answer in time."""
-    path, headers = cure.page(site), site.config["health"]["headers"]
-    left = max(deadline - time.monotonic(), 0.05)
+def _of_instance(site: Site, scheme: str, domain: str, deadline: float) -> list[int]:
+    """Return the status of the same page from the instance itself; nothing where it does not answer in time.
+
+    A proxy passes some headers from trusted addresses only, and those of this host need not be, so that the page
+    without the headers of its health check is right too.
+    """
+    path, release, found = cure.page(site), site.current.resolve(), list[int]()
     with contextlib.suppress(OSError, http.client.HTTPException):
-        release = site.current.resolve()
-        return release_http.get(site, release, path, host=domain, scheme=scheme, headers=headers, timeout=left).status
-    return 0
+        for headers in [site.config["health"]["headers"], {}][: 2 if site.config["health"]["headers"] else 1]:
+            left = max(deadline - time.monotonic(), 0.05)
+            answer = release_http.get(site, release, path, host=domain, scheme=scheme, headers=headers, timeout=left)
+            found += [answer.status] if answer.status not in found else []
+    return found

@@ -56,7 +56,6 @@ def variable(name: str, **feeds: str) -> dict[str, Any]:
         ({"DATABASES:other:PASSWORD": "whole"}, {"database": {"engine": "postgres"}}, ""),
         ({"ALLOWED_HOSTS": "element"}, {}, "domains"),
         ({"CELERY_BROKER_URL": "whole"}, {"queue": {"engine": "redis"}}, "celery_broker_url"),
-        ({"CELERY_BROKER_URL": "whole"}, {}, ""),
         ({"CACHES:default:LOCATION": "whole"}, {"cache": {"engine": "redis"}}, "cache_url"),
         ({"MEDIA_ROOT": "whole"}, {}, "media_root"),
         ({"SECRET_KEY: {a: b}": "whole"}, {}, ""),
@@ -66,6 +65,23 @@ def variable(name: str, **feeds: str) -> dict[str, Any]:
 def test_variable_gets_a_word_by_the_setting_that_it_is_in(answered, tmp_path, feeds, options, word):
     answered.answer = answer(variable("KEY", **feeds))
     assert observation.needed(configured(**options), tmp_path, FACTS) == [Variable("KEY", "blog/settings.py:7", word)]
+
+
+@pytest.mark.parametrize(
+    ("word", "options", "lacking"),
+    [
+        ("database_url", {}, {"database": {"engine": "postgres"}}),
+        ("database_url", {"database": {"engine": "sqlite"}}, {}),
+        ("celery_broker_url", {}, {"queue": {"engine": "redis"}}),
+        ("celery_broker_url", {"queue": {"engine": "redis"}}, {}),
+        ("cache_url", {}, {"cache": {"engine": "redis"}}),
+        ("cache_url", {"cache": {"engine": "memcached"}}, {}),
+        ("secret_key", {}, {}),
+        ("", {}, {}),
+    ],
+)
+def test_a_word_may_need_an_option(word, options, lacking):
+    assert observation.lacking(configured(**options), [Variable("A", "", word)]) == lacking
 
 
 @pytest.mark.parametrize("name", ["", "A B", "a: {b: c}", "\x1b[31m", "A\n", "x" * 82, "1A", "A}}{{ 1 }}"])

@@ -56,11 +56,11 @@ def visited(monkeypatch):
     for (module, name), value in played.items():
         monkeypatch.setattr(module, name, value)
 
-    def ask(*statuses, instance=200, listen=None, **options):
-        def get(*_arguments, **_options):
+    def ask(*statuses, instance=200, without=0, listen=None, **options):
+        def get(*_arguments, headers, **_options):
             if instance is None:
                 raise TimeoutError("it hangs")
-            return Answer(instance, {}, "")
+            return Answer(instance if headers or not without else without, {}, "")
 
         monkeypatch.setattr(http, "get", get)
         server.statuses = [*statuses]
@@ -84,6 +84,13 @@ def test_nothing_is_said_where_the_proxy_answers_as_the_instance_or_by_its_rules
 def test_other_status_is_said(visited, status):
     instance = 302 if status == 200 else 200
     assert f"returns {status}, and the instance {instance}" in visited(status, instance=instance)
+
+
+@pytest.mark.parametrize(("status", "said"), [(200, ""), (301, ""), (302, "302, and the instance 200 or 301")])
+def test_a_header_of_the_health_check_need_not_pass_from_this_host(visited, status, said):
+    """A proxy takes the scheme of a visitor from trusted addresses only: without it the page is a redirect."""
+    found = visited(status, without=301, health={"headers": {"X-Scheme": "https"}})
+    assert found.endswith(said) and bool(found) == bool(said)
 
 
 def test_slow_site_is_not_judged(visited, monkeypatch):
@@ -127,7 +134,7 @@ def test_nothing_is_asked_during_maintenance_and_what_nginx_refuses_is_said(visi
 def test_site_that_requires_a_certificate_of_clients_has_to_refuse_the_formula(visited, monkeypatch, status, said):
     monkeypatch.setattr(reach, "_ask", lambda *_arguments: (status, ""))
     site = configured(tls={"kind": "self_signed", "client_ca": "/etc/ssl/clients.pem"})
-    found = reach._differs(site, "https", ("127.0.0.1", 443), "blog.example.org", 200, time.monotonic() + 1)
+    found = reach._differs(site, "https", ("127.0.0.1", 443), "blog.example.org", [200], time.monotonic() + 1)
     assert found == said
 
 
@@ -139,5 +146,5 @@ def test_apache_ends_the_connection_of_a_client_without_a_certificate(visited, m
     place, deadline = ("127.0.0.1", 443), time.monotonic() + 1
     for verify, said in (("required", ""), ("optional", "gives no response")):
         tls = {"kind": "self_signed", "client_ca": "/etc/ssl/clients.pem", "verify": verify}
-        found = reach._differs(configured(tls=tls), "https", place, "blog.example.org", 200, deadline)
+        found = reach._differs(configured(tls=tls), "https", place, "blog.example.org", [200], deadline)
         assert found.startswith(said) if said else found == ""
