@@ -23,6 +23,7 @@ from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
 DIGEST = "1aea531a792b482e"
+DIGEST = "dc1ad57436db62e6"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -34097,7 +34098,7 @@ def _clear(home: str, folder: str) -> None:
 #             site[part]["allow"] = [*allowed, *(one for one in addresses if one and one not in allowed)]
 #
 #
-# def settle(site: Site) -> None:
+# def settle_balancer(site: Site) -> None:
 #     """Leave the certificates to the hosts that visitors reach; any other one knows that visitors use https.
 #
 #     To be called once contradictions are found.
@@ -34264,10 +34265,10 @@ def _clear(home: str, folder: str) -> None:
 #         yield ("hosts", name), f"{text}: set {MASTER}"
 #
 #
-# def settle(site: Site) -> None:
+# def settle_stores(site: Site) -> None:
 #     """Give the stores their place on the host with the part `cache`; that host gets what it serves to whom.
 #
-#     To be called once contradictions are found, and before `pillar.fleet.settle`.
+#     To be called once contradictions are found, and before `pillar.fleet.settle_hosts`.
 #     """
 #     hosts, stores = hosts_with(site, "cache"), _managed(site)
 #     if not hosts or not stores:
@@ -34704,8 +34705,10 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.deploy import order
 # from django_formula.kind import kinds
-# from django_formula.pillar import balancer, cache, container, database_host, fleet, pool, worker
+# from django_formula.pillar import balancer, cache, fleet
+# from django_formula.pillar import database as pillar_database
 # from django_formula.pillar import rules as pillar_rules
+# from django_formula.pillar import site as pillar_site
 # from django_formula.pillar.check import Problem, Rules, check, lines, plain, prune, report, resolve, shown, traps
 # from django_formula.pillar.database import oversized
 # from django_formula.pillar.layers import as_given, complete, fill, fill_by_kind, merge
@@ -34750,7 +34753,7 @@ def _clear(home: str, folder: str) -> None:
 #     host = str(grains.get("id", ""))
 #     configurations, problems = _configurations(layers, platform.get("defaults", {}), rules, process, host)
 #     if grains.get("init") != "systemd":
-#         problems += container.without_systemd(configurations)
+#         problems += pillar_site.without_systemd(configurations)
 #     report(found, problems)
 #     sites = {} if found else configurations
 #     mirror = layers.get("python_mirror")
@@ -34769,7 +34772,7 @@ def _clear(home: str, folder: str) -> None:
 #     sites = {name: site for name, site in configurations.items() if name not in absent}
 #     fleets = {name: site["fleet"] for name, site in configurations.items() if "fleet" in site}
 #     databases = [database for site in sites.values() for database in site["databases"].values()]
-#     served_engines = {engine for site in configurations.values() for engine in database_host.serves(site)}
+#     served_engines = {engine for site in configurations.values() for engine in pillar_database.engines_served(site)}
 #     proxies = sorted({site["proxy"]["kind"] for site in sites.values()} - {"none"})
 #     return {
 #         "sites": sites,
@@ -34839,62 +34842,36 @@ def _clear(home: str, folder: str) -> None:
 #         for part in ("server", "proxy"):
 #             part_rules = site_rules["properties"][part]
 #             problems += fill_by_kind((part,), site[part], own.get(part) or {}, part_rules, name)
-#         problems += worker.complete(site, own, site_rules, name)
+#         problems += pillar_site.complete_workers(site, own, site_rules, name)
 #         problems += [((*path, *key), text) for key, text in fleet.complete(site, host)]
-#         problems += [((*path, *key), text) for key, text in database_host.complete(site)]
-#         problems += [((*path, *key), text) for key, text in pool.complete(site)]
+#         problems += [((*path, *key), text) for key, text in pillar_database.complete_on_host(site)]
+#         problems += [((*path, *key), text) for key, text in pillar_database.complete_pool(site)]
 #         balancer.complete(site)
 #         host_scope = pillar_rules.Scope(rules["properties"], {"process": process})
 #         effective = as_given(site, given)
 #         problems += pillar_rules.contradictions(given, own, effective, site_rules, [host_scope], path)
 #         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
 #         problems += oversized(own, path)
-#         cache.settle(site)
-#         fleet.settle(site)
-#         balancer.settle(site)
+#         cache.settle_stores(site)
+#         fleet.settle_hosts(site)
+#         balancer.settle_balancer(site)
 #     return configurations, [*problems, *contradictions_between(configurations)]
-#: django_formula/pillar/container.py
-# """Contradictions about the containers of a site."""
-#
-# from __future__ import annotations
-#
-# from collections.abc import Iterator
-# from typing import Any
-#
-# from django_formula.pillar.check import Problem
-#
-# Site = dict[str, Any]  # the configuration of a site
-#
-#
-# def container(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield limits that are a part of the host's, which engines do not take."""
-#     if site.get("container") is None:
-#         return
-#     places: dict[tuple[str, ...], Any] = {("resources",): site["resources"]}
-#     places |= {("workers", name, "resources"): one["resources"] for name, one in site.get("workers", {}).items()}
-#     for at, limits in places.items():
-#         for name in ("MemoryMax", "TasksMax"):
-#             if str(limits.get(name, "")).endswith("%"):
-#                 yield (*at, name), f"expected a number in a container, got {limits[name]}"
-#
-#
-# def without_systemd(sites: dict[str, Site]) -> Iterator[Problem]:
-#     """Yield the sites in containers of a host where systemd is not PID 1, whose control groups engines need."""
-#     for name, site in sorted(sites.items()):
-#         if site.get("container") is not None:
-#             text = "supported where systemd is PID 1, which it is not on this host"
-#             yield ("django", "sites", name, "container"), f"{text}: remove it, or see docs/guides/compose.md"
 #: django_formula/pillar/database.py
-# """Contradictions about databases and environment variables: within a site, and between the sites of a host."""
+# """Databases of a site: what contradicts itself about them, the host that has them for the others, and their pools."""
 #
 # from __future__ import annotations
 #
+# import json
 # from collections.abc import Iterator
 # from typing import Any
 #
-# from django_formula.database.engines import POSTGRES, SERVERS
+# from django_formula.database.engines import ENGINES, POSTGRES, SERVERS, login_pair
+# from django_formula.kind.kinds import FILES, RELEASED
 # from django_formula.pillar.check import Path, Problem
+# from django_formula.pillar.fleet import MASTER, UNKNOWN, hosts_with
 # from django_formula.pillar.layers import is_over_socket
+# from django_formula.pillar.parts import Compiled, Part, States, gone
+# from django_formula.server import servers
 #
 # Site = dict[str, Any]  # the configuration of a site
 # Database = dict[str, Any]
@@ -35043,30 +35020,92 @@ def _clear(home: str, folder: str) -> None:
 #             size = len(f"{name}={text}".encode("utf-8", "surrogatepass")) + 1
 #             if size > ARGUMENT:
 #                 yield (*path, key, name), f"expected at most {ARGUMENT} bytes with its name, got {size}"
-#: django_formula/pillar/database_host.py
-# """The database of a site on one of its hosts: what the other hosts are given, and what contradicts that.
 #
-# The host has the server and the database; the hosts with the part `app` or `worker` use it over TLS. Password and
-# certificate come from the master's store.
-# """
 #
-# from __future__ import annotations
+# # A pool of connections (PgBouncer) on the host with the part `database`
 #
-# import json
-# from collections.abc import Iterator
-# from typing import Any
+# #: PgBouncer's own port.
+# _PORT = 6432
+# #: OPTIONS of a database that last as long as a connection, which in a pool is another one for each transaction.
+# _OF_A_SESSION = ("options", "assume_role", "prepare_threshold")
 #
-# from django_formula.database.engines import ENGINES, SERVERS, login_pair
-# from django_formula.kind.kinds import FILES, RELEASED
-# from django_formula.pillar import pool
-# from django_formula.pillar.check import Problem
-# from django_formula.pillar.database import reserved
-# from django_formula.pillar.fleet import MASTER, UNKNOWN, hosts_with
-# from django_formula.pillar.parts import Compiled, Part, States, gone
-# from django_formula.server import servers
 #
-# Site = dict[str, Any]  # the configuration of a site
-# Database = dict[str, Any]
+# def complete_pool(site: Site) -> Iterator[Problem]:
+#     """Give each database with a pool the port of PgBouncer, and leave the options out of the others.
+#
+#     Args:
+#         site: its configuration once its databases are on one of its hosts, which is changed.
+#     """
+#     pooled: dict[str, str] = {}
+#     for alias, database in site["databases"].items():
+#         place = ("database",) if list(site["databases"]) == ["default"] else ("databases", alias)
+#         if database.get("pool") and site["state"] == "present":
+#             yield from (((*place, key), text) for key, text in _pool_contradictions(site, database))
+#             database["pool_port"] = database["pool_port"] or _PORT
+#             first = pooled.setdefault(database["name"], alias)
+#             if first != alias:
+#                 yield (*place, "pool"), f"{database['name']} has a pool as the database {first} already: remove one"
+#         else:
+#             database.pop("pool", None)
+#             database.pop("pool_port", None)
+#
+#
+# def _pool_contradictions(site: Site, database: Database) -> Iterator[tuple[str, str]]:
+#     """Yield what a database with a pool cannot have."""
+#     if database["engine"] != "postgres":
+#         return
+#     if not hosts_with(site, "database"):
+#         yield "pool", "PgBouncer is on the host with the part database, and hosts has none: remove pool"
+#     if database["as"] == "environment":
+#         yield "as", "commands need a connection past the pool, and a URL is the same for all: set as: settings"
+#     for name in _OF_A_SESSION:
+#         if name in database["options"]:
+#             yield "options", f"{name} is for a whole session, and a pool gives a transaction: remove it, or pool"
+#     if not database["settings"].get("DISABLE_SERVER_SIDE_CURSORS", True):
+#         yield "settings", "DISABLE_SERVER_SIDE_CURSORS has to be true with a pool: remove it"
+#     if "+" in (database["name"] or ""):
+#         yield "name", "PgBouncer accepts no + in the name of a database: remove pool, or the +"
+#     if database["name"] == "pgbouncer":
+#         yield "name", "PgBouncer has its console under that name: choose another one, or remove pool"
+#     if _is_here(site, database) and site["process"] != "systemd":
+#         yield "pool", f"PgBouncer runs as a unit of systemd, which {site['fleet']['host']} does not have: remove pool"
+#
+#
+# def _is_here(site: Site, database: Database) -> bool:
+#     """Return whether this host has a database for the other hosts of its site."""
+#     return "served_by" in database and database["served_by"] == site["fleet"]["host"]
+#
+#
+# def _pool_connections(site: Site, direct: int, reserve: int) -> int:
+#     """Return how many connections a site may open at its database's host.
+#
+#     Args:
+#         direct: those of its servers and workers where there is no pool.
+#         reserve: those of migrations, backups, schedules and people, which go past a pool.
+#     """
+#     served = [database for database in site["databases"].values() if "served_by" in database]
+#     pools = [database["pool"] for database in served if database.get("pool")]
+#     shared: int = sum(pools)
+#     return shared + (direct if len(pools) < len(served) else 0) + reserve
+#
+#
+# def pools_between(sites: dict[str, Site]) -> Iterator[Problem]:
+#     """Yield pools of one host with different ports: it has one PgBouncer."""
+#     first: tuple[str, int] | None = None
+#     for name, site in sites.items():
+#         for alias, database in site["databases"].items():
+#             if database.get("pool") and _is_here(site, database):
+#                 first = first or (name, database["pool_port"])
+#                 if database["pool_port"] != first[1]:
+#                     place = ("database",) if list(site["databases"]) == ["default"] else ("databases", alias)
+#                     text = f"expected {first[1]}, as for {first[0]}: this host has one PgBouncer for all sites"
+#                     yield ("django", "sites", name, *place, "pool_port"), text
+#
+#
+# # The host with the part `database`
+# #
+# # The host has the server and the database; the hosts with the part `app` or `worker` use it over TLS. Password and
+# # certificate come from the master's store.
 #
 # #: Hosts whose number of CPUs the master does not know yet count as ones with as many.
 # _CPUS = 8
@@ -35076,7 +35115,7 @@ def _clear(home: str, folder: str) -> None:
 # _RESERVE = 20
 #
 #
-# def complete(site: Site) -> Iterator[Problem]:
+# def complete_on_host(site: Site) -> Iterator[Problem]:
 #     """Have a site's databases on its host with the part `database`; without such a host nothing changes.
 #
 #     Each database gets ``served_by``, the name of that host, and ``certificate``, the only one that is trusted; the
@@ -35095,7 +35134,7 @@ def _clear(home: str, folder: str) -> None:
 #     host, problems, others = names[0], [], {}
 #     for alias, database in site["databases"].items():
 #         place = ("database",) if list(site["databases"]) == ["default"] else ("databases", alias)
-#         problems += [((*place, key), text) for key, text in _contradictions(database)]
+#         problems += [((*place, key), text) for key, text in _host_contradictions(database)]
 #         if database.get("manage"):
 #             pair = _logins(site, database)
 #             others[alias] = pair[1]
@@ -35122,7 +35161,7 @@ def _clear(home: str, folder: str) -> None:
 #     return ""
 #
 #
-# def _contradictions(database: Database) -> Iterator[tuple[str, str]]:
+# def _host_contradictions(database: Database) -> Iterator[tuple[str, str]]:
 #     """Yield what a database cannot have next to a host with the part `database`."""
 #     if database["engine"] not in SERVERS:
 #         return
@@ -35167,10 +35206,10 @@ def _clear(home: str, folder: str) -> None:
 #         cpus = (site["fleet"]["given"]["cpus"] or {}).get(name) or _CPUS
 #         processes = max(2, cpus) if server["processes"] == "auto" else server["processes"]
 #         total += processes * (_CONCURRENT if kind.concurrency else server["threads"])
-#     return pool.connections(site, 2 * total, _RESERVE)
+#     return _pool_connections(site, 2 * total, _RESERVE)
 #
 #
-# def serves(site: Site) -> list[str]:
+# def engines_served(site: Site) -> list[str]:
 #     """Return the engines of the databases that this host has for the hosts of a site."""
 #     host = site.get("fleet", {}).get("host")
 #     databases = site["databases"].values()
@@ -35218,30 +35257,6 @@ def _clear(home: str, folder: str) -> None:
 #     verb="serves",
 #     what="database",
 # )
-#: django_formula/pillar/email.py
-# """Contradictions in the mail of a site: what the schema cannot check option by option."""
-#
-# from __future__ import annotations
-#
-# from collections.abc import Iterator
-# from typing import Any
-#
-# from django_formula.pillar.check import Problem
-# from django_formula.pillar.layers import LOOPBACK
-#
-#
-# def email(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
-#     """Yield a login that everybody on the way can read, mail without an effect, and words without a server."""
-#     words = {name: value.get("from", "") for name, value in site["environment"].items() if isinstance(value, dict)}
-#     used = {name: word for name, word in words.items() if word.startswith("email_")}
-#     mail = site.get("email")
-#     if not mail:
-#         yield from ((("environment", name), f"{word} is not known: set email:host") for name, word in used.items())
-#         return
-#     if mail["user"] and mail["password"] and mail["tls"] == "none" and mail["host"] not in LOOPBACK:
-#         yield ("email", "tls"), f"expected starttls or tls, since the password is sent to {mail['host']}"
-#     if not site["overlay"] and not used:
-#         yield ("email",), "has no effect with overlay: false, unless environment takes email_url or another word of it"
 #: django_formula/pillar/fleet.py
 # """The hosts of a site: which there are, what each is for, and what contradicts that.
 #
@@ -35405,7 +35420,7 @@ def _clear(home: str, folder: str) -> None:
 #     return [name for name, entry in hosts if not {*parts}.isdisjoint(entry["parts"])]
 #
 #
-# def settle(site: Site) -> None:
+# def settle_hosts(site: Site) -> None:
 #     """Leave out what this host does not do: of the whole site, of its parts, and of what one host does for all.
 #
 #     To be called once contradictions are found, which are the same on every host.
@@ -36046,96 +36061,6 @@ def _clear(home: str, folder: str) -> None:
 # def gone(django: Compiled, served: Mapping[str, Any]) -> list[str]:
 #     """Return the names of the sites of the pillar for which this host does not have a part."""
 #     return [name for name in [*django["sites"], *django["absent"]] if name not in served]
-#: django_formula/pillar/pool.py
-# """A pool of connections (PgBouncer) on the host with the part `database`, and what contradicts it."""
-#
-# from __future__ import annotations
-#
-# from collections.abc import Iterator
-# from typing import Any
-#
-# from django_formula.pillar.check import Problem
-# from django_formula.pillar.fleet import hosts_with
-#
-# Site = dict[str, Any]  # the configuration of a site
-# Database = dict[str, Any]
-#
-# #: PgBouncer's own port.
-# _PORT = 6432
-# #: OPTIONS of a database that last as long as a connection, which in a pool is another one for each transaction.
-# _OF_A_SESSION = ("options", "assume_role", "prepare_threshold")
-#
-#
-# def complete(site: Site) -> Iterator[Problem]:
-#     """Give each database with a pool the port of PgBouncer, and leave the options out of the others.
-#
-#     Args:
-#         site: its configuration once its databases are on one of its hosts, which is changed.
-#     """
-#     pooled: dict[str, str] = {}
-#     for alias, database in site["databases"].items():
-#         place = ("database",) if list(site["databases"]) == ["default"] else ("databases", alias)
-#         if database.get("pool") and site["state"] == "present":
-#             yield from (((*place, key), text) for key, text in _contradictions(site, database))
-#             database["pool_port"] = database["pool_port"] or _PORT
-#             first = pooled.setdefault(database["name"], alias)
-#             if first != alias:
-#                 yield (*place, "pool"), f"{database['name']} has a pool as the database {first} already: remove one"
-#         else:
-#             database.pop("pool", None)
-#             database.pop("pool_port", None)
-#
-#
-# def _contradictions(site: Site, database: Database) -> Iterator[tuple[str, str]]:
-#     """Yield what a database with a pool cannot have."""
-#     if database["engine"] != "postgres":
-#         return
-#     if not hosts_with(site, "database"):
-#         yield "pool", "PgBouncer is on the host with the part database, and hosts has none: remove pool"
-#     if database["as"] == "environment":
-#         yield "as", "commands need a connection past the pool, and a URL is the same for all: set as: settings"
-#     for name in _OF_A_SESSION:
-#         if name in database["options"]:
-#             yield "options", f"{name} is for a whole session, and a pool gives a transaction: remove it, or pool"
-#     if not database["settings"].get("DISABLE_SERVER_SIDE_CURSORS", True):
-#         yield "settings", "DISABLE_SERVER_SIDE_CURSORS has to be true with a pool: remove it"
-#     if "+" in (database["name"] or ""):
-#         yield "name", "PgBouncer accepts no + in the name of a database: remove pool, or the +"
-#     if database["name"] == "pgbouncer":
-#         yield "name", "PgBouncer has its console under that name: choose another one, or remove pool"
-#     if _is_here(site, database) and site["process"] != "systemd":
-#         yield "pool", f"PgBouncer runs as a unit of systemd, which {site['fleet']['host']} does not have: remove pool"
-#
-#
-# def _is_here(site: Site, database: Database) -> bool:
-#     """Return whether this host has a database for the other hosts of its site."""
-#     return "served_by" in database and database["served_by"] == site["fleet"]["host"]
-#
-#
-# def connections(site: Site, direct: int, reserve: int) -> int:
-#     """Return how many connections a site may open at its database's host.
-#
-#     Args:
-#         direct: those of its servers and workers where there is no pool.
-#         reserve: those of migrations, backups, schedules and people, which go past a pool.
-#     """
-#     served = [database for database in site["databases"].values() if "served_by" in database]
-#     pools = [database["pool"] for database in served if database.get("pool")]
-#     shared: int = sum(pools)
-#     return shared + (direct if len(pools) < len(served) else 0) + reserve
-#
-#
-# def between(sites: dict[str, Site]) -> Iterator[Problem]:
-#     """Yield pools of one host with different ports: it has one PgBouncer."""
-#     first: tuple[str, int] | None = None
-#     for name, site in sites.items():
-#         for alias, database in site["databases"].items():
-#             if database.get("pool") and _is_here(site, database):
-#                 first = first or (name, database["pool_port"])
-#                 if database["pool_port"] != first[1]:
-#                     place = ("database",) if list(site["databases"]) == ["default"] else ("databases", alias)
-#                     text = f"expected {first[1]}, as for {first[0]}: this host has one PgBouncer for all sites"
-#                     yield ("django", "sites", name, *place, "pool_port"), text
 #: django_formula/pillar/proxy.py
 # """Contradictions about the proxy of a site and its certificates."""
 #
@@ -36429,83 +36354,6 @@ def _clear(home: str, folder: str) -> None:
 #     for step in rest:
 #         value = value.get(step) if isinstance(value, dict) else None
 #     return value
-#: django_formula/pillar/schedule.py
-# """Contradictions in the schedules of a site: what the schema cannot check option by option."""
-#
-# from __future__ import annotations
-#
-# import re
-# from collections.abc import Iterator
-# from typing import Any
-#
-# from django_formula.pillar.check import Problem
-#
-#
-# def schedules(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
-#     """Yield ranges of cron that end before they begin."""
-#     for name, schedule in site.get("schedules", {}).items():
-#         at = schedule["at"] or ""
-#         if len(at.split()) == 5 and any(int(start) > int(end) for start, end in re.findall(r"(\d+)-(\d+)", at)):
-#             yield ("schedules", name, "at"), f"{at} has a range that ends before it begins: write two ranges"
-#: django_formula/pillar/server.py
-# """Contradictions about the application server of a site."""
-#
-# from __future__ import annotations
-#
-# from collections.abc import Iterator
-# from typing import Any
-#
-# from django_formula.pillar.check import Problem, is_number
-# from django_formula.server import servers
-#
-# Site = dict[str, Any]  # the configuration of a site
-#
-# KEPT_IDLE = 60  # seconds that a proxy keeps an idle connection to a server
-#
-#
-# def modules(site: Site, own: Site) -> Iterator[Problem]:
-#     """Yield a module of the project that the server does not run."""
-#     runs = servers.traits(site["server"]).interface
-#     unused = "wsgi" if runs == "asgi" else "asgi"
-#     if own.get(unused) and not own.get(runs):
-#         kind = site["server"]["kind"]
-#         yield (unused,), f"has no effect: {kind} runs {runs.upper()} here; set {runs}, or another server:kind"
-#
-#
-# def threads(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield threads of a server whose processes serve many requests in one thread."""
-#     server = site["server"]
-#     concurrency = servers.traits(server).concurrency
-#     if concurrency and server["threads"] > 1:
-#         text = f"expected 1 with {concurrency}, which serves many requests at a time in one thread"
-#         yield ("server", "threads"), f"{text}, got {server['threads']}"
-#
-#
-# def embedded(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield options of mod_wsgi's daemon processes where the project runs in Apache's own."""
-#     server = site["server"]
-#     used = servers.traits(server).used_options
-#     for option in sorted({*server["options"]} - {*used}) if used is not None else ():
-#         text = "has no effect with mode: embedded; it is an option of the processes of mode: daemon"
-#         yield ("server", "options", option), text
-#
-#
-# def keepalive(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield servers that close a connection after its request, or before the proxy does."""
-#     if not site["proxy"]["keepalive"] or site["proxy"]["kind"] == "none":
-#         return
-#     server = site["server"]
-#     kind, options = servers.traits(server), server["options"]
-#     if not kind.keepalive:
-#         text = f"not supported with {kind.title}; it is with uvicorn, and with gunicorn and threads, gevent or uvicorn"
-#         yield ("proxy", "keepalive"), text
-#     elif kind.is_cutting and server["max_requests"]:
-#         text = "expected 0 with proxy:keepalive, since uvicorn cuts the connections of a process that it replaces"
-#         yield ("server", "max_requests"), f"{text}, got {server['max_requests']}"
-#     idle = options.get(kind.keepalive)
-#     if is_number(idle) and idle <= KEPT_IDLE:
-#         text = f"expected more than the {KEPT_IDLE} seconds that the proxy keeps a connection"
-#         yield ("server", "options", kind.keepalive), f"{text}, got {idle}"
 #: django_formula/pillar/site.py
 # """Contradictions within a site, and between the sites of a host: what takes more than other options' values.
 #
@@ -36516,29 +36364,19 @@ def _clear(home: str, folder: str) -> None:
 # from __future__ import annotations
 #
 # import itertools
+# import re
 # import shlex
 # from collections.abc import Callable, Collection, Iterator
 # from typing import Any
 #
 # from django_formula.kind import kinds
-# from django_formula.pillar import (
-#     cache,
-#     container,
-#     database,
-#     email,
-#     fleet,
-#     knowledge,
-#     parts,
-#     pool,
-#     server,
-#     static,
-#     store,
-# )
+# from django_formula.pillar import cache, database, fleet, knowledge, parts, store
 # from django_formula.pillar import listen as pillar_listen
 # from django_formula.pillar import proxy as pillar_proxy
-# from django_formula.pillar import schedule as pillar_schedule
-# from django_formula.pillar import worker as pillar_worker
-# from django_formula.pillar.check import Path, Problem, shown
+# from django_formula.pillar.check import Path, Problem, Rules, is_number, shown
+# from django_formula.pillar.layers import LOOPBACK, fill_by_kind
+# from django_formula.pillar.rules import used
+# from django_formula.server import servers
 #
 # Site = dict[str, Any]  # the configuration of a site
 # Sites = dict[str, Site]  # those of a host by name
@@ -36567,7 +36405,7 @@ def _clear(home: str, folder: str) -> None:
 #         yield from rule(present)
 #     yield from roots_and_users(sites)
 #     yield from cache.between(sites)
-#     yield from pool.between(sites)
+#     yield from database.pools_between(sites)
 #
 #
 # # Within a site
@@ -36628,46 +36466,6 @@ def _clear(home: str, folder: str) -> None:
 #         if operators:
 #             text = f"no shell runs commands, so {min(operators)} has no meaning: write several commands, or sh -c '…'"
 #             yield place, text
-#
-#
-# #: Every rule for one site: what contradicts it, by paths relative to the site.
-# WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
-#     domains,
-#     server.modules,
-#     server.threads,
-#     server.embedded,
-#     paths,
-#     pillar_listen.server_port,
-#     pillar_listen.networks,
-#     pillar_listen.within,
-#     pillar_proxy.upstreams,
-#     server.keepalive,
-#     pillar_proxy.unsupported,
-#     pillar_proxy.headers,
-#     pillar_proxy.without_proxy,
-#     pillar_proxy.client_subject,
-#     pillar_proxy.tls_ports,
-#     pillar_proxy.tls_domains,
-#     source_paths,
-#     database.databases,
-#     database.logins,
-#     database.environment,
-#     database.variables,
-#     store.stores,
-#     store.sessions,
-#     store.environment,
-#     static.url,
-#     commands,
-#     container.container,
-#     pillar_worker.single,
-#     pillar_worker.signals,
-#     pillar_schedule.schedules,
-#     email.email,
-#     knowledge.patterns,
-#     fleet.hosts,
-#     fleet.shared,
-#     parts.contradictions,
-# )
 #
 #
 # # Between sites
@@ -36768,6 +36566,222 @@ def _clear(home: str, folder: str) -> None:
 #     return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 #
 #
+# # Containers
+#
+#
+# def container(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield limits that are a part of the host's, which engines do not take."""
+#     if site.get("container") is None:
+#         return
+#     places: dict[tuple[str, ...], Any] = {("resources",): site["resources"]}
+#     places |= {("workers", name, "resources"): one["resources"] for name, one in site.get("workers", {}).items()}
+#     for at, limits in places.items():
+#         for name in ("MemoryMax", "TasksMax"):
+#             if str(limits.get(name, "")).endswith("%"):
+#                 yield (*at, name), f"expected a number in a container, got {limits[name]}"
+#
+#
+# def without_systemd(sites: dict[str, Site]) -> Iterator[Problem]:
+#     """Yield the sites in containers of a host where systemd is not PID 1, whose control groups engines need."""
+#     for name, site in sorted(sites.items()):
+#         if site.get("container") is not None:
+#             text = "supported where systemd is PID 1, which it is not on this host"
+#             yield ("django", "sites", name, "container"), f"{text}: remove it, or see docs/guides/compose.md"
+#
+#
+# # Mail
+#
+#
+# def email(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
+#     """Yield a login that everybody on the way can read, mail without an effect, and words without a server."""
+#     words = {name: value.get("from", "") for name, value in site["environment"].items() if isinstance(value, dict)}
+#     used = {name: word for name, word in words.items() if word.startswith("email_")}
+#     mail = site.get("email")
+#     if not mail:
+#         yield from ((("environment", name), f"{word} is not known: set email:host") for name, word in used.items())
+#         return
+#     if mail["user"] and mail["password"] and mail["tls"] == "none" and mail["host"] not in LOOPBACK:
+#         yield ("email", "tls"), f"expected starttls or tls, since the password is sent to {mail['host']}"
+#     if not site["overlay"] and not used:
+#         yield ("email",), "has no effect with overlay: false, unless environment takes email_url or another word of it"
+#
+#
+# # Schedules
+#
+#
+# def schedules(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
+#     """Yield ranges of cron that end before they begin."""
+#     for name, schedule in site.get("schedules", {}).items():
+#         at = schedule["at"] or ""
+#         if len(at.split()) == 5 and any(int(start) > int(end) for start, end in re.findall(r"(\d+)-(\d+)", at)):
+#             yield ("schedules", name, "at"), f"{at} has a range that ends before it begins: write two ranges"
+#
+#
+# # The application server
+#
+# KEPT_IDLE = 60  # seconds that a proxy keeps an idle connection to a server
+#
+#
+# def server_modules(site: Site, own: Site) -> Iterator[Problem]:
+#     """Yield a module of the project that the server does not run."""
+#     runs = servers.traits(site["server"]).interface
+#     unused = "wsgi" if runs == "asgi" else "asgi"
+#     if own.get(unused) and not own.get(runs):
+#         kind = site["server"]["kind"]
+#         yield (unused,), f"has no effect: {kind} runs {runs.upper()} here; set {runs}, or another server:kind"
+#
+#
+# def server_threads(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield threads of a server whose processes serve many requests in one thread."""
+#     server = site["server"]
+#     concurrency = servers.traits(server).concurrency
+#     if concurrency and server["threads"] > 1:
+#         text = f"expected 1 with {concurrency}, which serves many requests at a time in one thread"
+#         yield ("server", "threads"), f"{text}, got {server['threads']}"
+#
+#
+# def embedded_options(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield options of mod_wsgi's daemon processes where the project runs in Apache's own."""
+#     server = site["server"]
+#     used = servers.traits(server).used_options
+#     for option in sorted({*server["options"]} - {*used}) if used is not None else ():
+#         text = "has no effect with mode: embedded; it is an option of the processes of mode: daemon"
+#         yield ("server", "options", option), text
+#
+#
+# def server_keepalive(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield servers that close a connection after its request, or before the proxy does."""
+#     if not site["proxy"]["keepalive"] or site["proxy"]["kind"] == "none":
+#         return
+#     server = site["server"]
+#     kind, options = servers.traits(server), server["options"]
+#     if not kind.keepalive:
+#         text = f"not supported with {kind.title}; it is with uvicorn, and with gunicorn and threads, gevent or uvicorn"
+#         yield ("proxy", "keepalive"), text
+#     elif kind.is_cutting and server["max_requests"]:
+#         text = "expected 0 with proxy:keepalive, since uvicorn cuts the connections of a process that it replaces"
+#         yield ("server", "max_requests"), f"{text}, got {server['max_requests']}"
+#     idle = options.get(kind.keepalive)
+#     if is_number(idle) and idle <= KEPT_IDLE:
+#         text = f"expected more than the {KEPT_IDLE} seconds that the proxy keeps a connection"
+#         yield ("server", "options", kind.keepalive), f"{text}, got {idle}"
+#
+#
+# # Static files that are served or pushed elsewhere
+#
+#
+# def static_url(site: dict[str, Any], _own: Any) -> Iterator[Problem]:
+#     """Yield a URL of static files that is set twice."""
+#     if site["static"].get("url") and "STATIC_URL" in site["settings"]:
+#         yield ("settings", "STATIC_URL"), "static:url sets it too: remove one of them"
+#
+#
+# def same_destinations(sites: dict[str, Any]) -> Iterator[Problem]:
+#     """Yield sites that push to the same place, where each would delete files of the other."""
+#     pushing = {name: site for name, site in sites.items() if site["static"].get("push")}
+#     places = {name: _destination(site) for name, site in pushing.items()}
+#     for (first, one), (second, other) in itertools.combinations(places.items(), 2):
+#         if one == other:
+#             key = "prefix" if sites[second]["static"]["push"].get("kind") == "s3" else "path"
+#             text = f"site {first} pushes to the same place, and each would delete the other's files: choose another one"
+#             yield ("django", "sites", second, "static", "push", key), text
+#
+#
+# def _destination(site: dict[str, Any]) -> tuple[Any, ...]:
+#     push = site["static"]["push"]
+#     of_store = ("endpoint", "region", "bucket", "prefix") if push.get("kind") == "s3" else ("host", "path")
+#     return tuple(push[name] for name in of_store)
+#
+#
+# # Workers: what their kinds make of the configuration, and what contradicts itself in it
+#
+# #: The variable by which Celery takes the signals that end a worker for others, and why a site has none.
+# REMAP = "REMAP_SIGTERM"
+#
+#
+# def complete_workers(site: Site, own: Site, rules: Rules, name: str) -> Iterator[Problem]:
+#     """Complete the workers of a site by their kinds, and yield what these refuse; without workers nothing changes.
+#
+#     Args:
+#         site: the configuration, which is changed.
+#         own: what the site itself sets.
+#         rules: of a site.
+#         name: of the site.
+#     """
+#     of_one = rules["properties"]["workers"]["additionalProperties"]
+#     completed = {}
+#     for worker, chosen in (site.pop("workers", None) or {}).items():
+#         place = ("workers", worker)
+#         if not chosen["kind"]:
+#             continue
+#         own_part = (own.get("workers") or {}).get(worker) or {}
+#         yield from fill_by_kind(place, chosen, own_part, of_one, name)
+#         resources = {**site["resources"], **chosen["resources"]}
+#         completed[worker] = {**{option: chosen[option] for option in used(of_one, chosen)}, "resources": resources}
+#     if completed:
+#         site["workers"] = completed
+#
+#
+# def single_workers(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield a second worker of a kind of which a site has one."""
+#     first: dict[str, str] = {}
+#     for name, worker in site.get("workers", {}).items():
+#         kind = worker["kind"]
+#         other = first.setdefault(kind, name)
+#         if kinds.WORKERS[kind].is_single and other != name:
+#             yield ("workers", name, "kind"), f"{other} is of kind {kind} too, and two of them send each task twice"
+#
+#
+# def worker_signals(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield the variable by which a worker of Celery would lose what it has in hand when it is stopped."""
+#     if any(worker["kind"] == "celery" for worker in site.get("workers", {}).values()):
+#         for key in ("environment", "secrets"):
+#             if REMAP in site[key]:
+#                 text = "refused: with it Celery takes the SIGTERM of a stop for an order to abort running tasks"
+#                 yield (key, REMAP), text
+#
+#
+# # All of them
+#
+# #: Every rule for one site: what contradicts it, by paths relative to the site.
+# WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
+#     domains,
+#     server_modules,
+#     server_threads,
+#     embedded_options,
+#     paths,
+#     pillar_listen.server_port,
+#     pillar_listen.networks,
+#     pillar_listen.within,
+#     pillar_proxy.upstreams,
+#     server_keepalive,
+#     pillar_proxy.unsupported,
+#     pillar_proxy.headers,
+#     pillar_proxy.without_proxy,
+#     pillar_proxy.client_subject,
+#     pillar_proxy.tls_ports,
+#     pillar_proxy.tls_domains,
+#     source_paths,
+#     database.databases,
+#     database.logins,
+#     database.environment,
+#     database.variables,
+#     store.stores,
+#     store.sessions,
+#     store.environment,
+#     static_url,
+#     commands,
+#     container,
+#     single_workers,
+#     worker_signals,
+#     schedules,
+#     email,
+#     knowledge.patterns,
+#     fleet.hosts,
+#     fleet.shared,
+#     parts.contradictions,
+# )
+#
 # #: Every rule for the present sites of a host.
 # BETWEEN: tuple[Callable[[Sites], Iterator[Problem]], ...] = (
 #     addresses,
@@ -36775,7 +36789,7 @@ def _clear(home: str, folder: str) -> None:
 #     pillar_listen.between,
 #     database.between,
 #     store.between,
-#     static.between,
+#     same_destinations,
 # )
 #: django_formula/pillar/states.py
 # """The states of an apply that every host with sites has, by the part of `django/` that they belong to.
@@ -37076,39 +37090,6 @@ def _clear(home: str, folder: str) -> None:
 #     named = [site["tls"].get(key) for key in ("certificate", "key")]
 #     named += [one["source"] for one in site["files"].values() if "source" in one]
 #     yield from (url for url in named if isinstance(url, str) and url.startswith("salt://"))
-#: django_formula/pillar/static.py
-# """Contradictions about static files that are served or pushed elsewhere."""
-#
-# from __future__ import annotations
-#
-# import itertools
-# from collections.abc import Iterator
-# from typing import Any
-#
-# from django_formula.pillar.check import Problem
-#
-#
-# def url(site: dict[str, Any], _own: Any) -> Iterator[Problem]:
-#     """Yield a URL of static files that is set twice."""
-#     if site["static"].get("url") and "STATIC_URL" in site["settings"]:
-#         yield ("settings", "STATIC_URL"), "static:url sets it too: remove one of them"
-#
-#
-# def between(sites: dict[str, Any]) -> Iterator[Problem]:
-#     """Yield sites that push to the same place, where each would delete files of the other."""
-#     pushing = {name: site for name, site in sites.items() if site["static"].get("push")}
-#     places = {name: _place(site) for name, site in pushing.items()}
-#     for (first, one), (second, other) in itertools.combinations(places.items(), 2):
-#         if one == other:
-#             key = "prefix" if sites[second]["static"]["push"].get("kind") == "s3" else "path"
-#             text = f"site {first} pushes to the same place, and each would delete the other's files: choose another one"
-#             yield ("django", "sites", second, "static", "push", key), text
-#
-#
-# def _place(site: dict[str, Any]) -> tuple[Any, ...]:
-#     push = site["static"]["push"]
-#     of_store = ("endpoint", "region", "bucket", "prefix") if push.get("kind") == "s3" else ("host", "path")
-#     return tuple(push[name] for name in of_store)
 #: django_formula/pillar/store.py
 # """Contradictions about queues, caches and sessions: within a site, and between the sites of a host."""
 #
@@ -37217,65 +37198,6 @@ def _clear(home: str, folder: str) -> None:
 #         if other and (site.get("queue") or site.get("caches")):
 #             text = f"{site['user']}-store runs the queue and caches of this site, and is the user of site {other}"
 #             yield ("django", "sites", name, "user"), f"{text}: choose another one"
-#: django_formula/pillar/worker.py
-# """The workers of a site: what their kinds make of the configuration, and what contradicts itself in it."""
-#
-# from __future__ import annotations
-#
-# from collections.abc import Iterator
-# from typing import Any
-#
-# from django_formula.kind import kinds
-# from django_formula.pillar.check import Problem, Rules
-# from django_formula.pillar.layers import fill_by_kind
-# from django_formula.pillar.rules import used
-#
-# Site = dict[str, Any]  # the configuration of a site
-#
-# #: The variable by which Celery takes the signals that end a worker for others, and why a site has none.
-# REMAP = "REMAP_SIGTERM"
-#
-#
-# def complete(site: Site, own: Site, rules: Rules, name: str) -> Iterator[Problem]:
-#     """Complete the workers of a site by their kinds, and yield what these refuse; without workers nothing changes.
-#
-#     Args:
-#         site: the configuration, which is changed.
-#         own: what the site itself sets.
-#         rules: of a site.
-#         name: of the site.
-#     """
-#     of_one = rules["properties"]["workers"]["additionalProperties"]
-#     completed = {}
-#     for worker, chosen in (site.pop("workers", None) or {}).items():
-#         place = ("workers", worker)
-#         if not chosen["kind"]:
-#             continue
-#         own_part = (own.get("workers") or {}).get(worker) or {}
-#         yield from fill_by_kind(place, chosen, own_part, of_one, name)
-#         resources = {**site["resources"], **chosen["resources"]}
-#         completed[worker] = {**{option: chosen[option] for option in used(of_one, chosen)}, "resources": resources}
-#     if completed:
-#         site["workers"] = completed
-#
-#
-# def single(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield a second worker of a kind of which a site has one."""
-#     first: dict[str, str] = {}
-#     for name, worker in site.get("workers", {}).items():
-#         kind = worker["kind"]
-#         other = first.setdefault(kind, name)
-#         if kinds.WORKERS[kind].is_single and other != name:
-#             yield ("workers", name, "kind"), f"{other} is of kind {kind} too, and two of them send each task twice"
-#
-#
-# def signals(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield the variable by which a worker of Celery would lose what it has in hand when it is stopped."""
-#     if any(worker["kind"] == "celery" for worker in site.get("workers", {}).values()):
-#         for key in ("environment", "secrets"):
-#             if REMAP in site[key]:
-#                 text = "refused: with it Celery takes the SIGTERM of a stop for an order to abort running tasks"
-#                 yield (key, REMAP), text
 #: django_formula/process/__init__.py
 # """Process managers, commands of the build user, and the sandbox of a site's processes."""
 #: django_formula/process/build_user.py

@@ -41,7 +41,7 @@ def complete(site: Site) -> None:
             site[part]["allow"] = [*allowed, *(one for one in addresses if one and one not in allowed)]
 
 
-def settle(site: Site) -> None:
+def settle_balancer(site: Site) -> None:
     """Leave the certificates to the hosts that visitors reach; any other one knows that visitors use https.
 
     To be called once contradictions are found.

@@ -60,10 +60,10 @@ def _unknown(site: Site, name: str) -> Iterator[Problem]:
         yield ("hosts", name), f"{text}: set {MASTER}"
 
 
-def settle(site: Site) -> None:
+def settle_stores(site: Site) -> None:
     """Give the stores their place on the host with the part `cache`; that host gets what it serves to whom.
 
-    To be called once contradictions are found, and before `pillar.fleet.settle`.
+    To be called once contradictions are found, and before `pillar.fleet.settle_hosts`.
     """
     hosts, stores = hosts_with(site, "cache"), _managed(site)
     if not hosts or not stores:

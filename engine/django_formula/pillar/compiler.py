@@ -10,8 +10,10 @@ from typing import Any
 
 from django_formula.deploy import order
 from django_formula.kind import kinds
-from django_formula.pillar import balancer, cache, container, database_host, fleet, pool, worker
+from django_formula.pillar import balancer, cache, fleet
+from django_formula.pillar import database as pillar_database
 from django_formula.pillar import rules as pillar_rules
+from django_formula.pillar import site as pillar_site
 from django_formula.pillar.check import Problem, Rules, check, lines, plain, prune, report, resolve, shown, traps
 from django_formula.pillar.database import oversized
 from django_formula.pillar.layers import as_given, complete, fill, fill_by_kind, merge
@@ -56,7 +58,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     host = str(grains.get("id", ""))
     configurations, problems = _configurations(layers, platform.get("defaults", {}), rules, process, host)
     if grains.get("init") != "systemd":
-        problems += container.without_systemd(configurations)
+        problems += pillar_site.without_systemd(configurations)
     report(found, problems)
     sites = {} if found else configurations
     mirror = layers.get("python_mirror")
@@ -75,7 +77,7 @@ def _summary(configurations: dict[str, Any]) -> dict[str, Any]:
     sites = {name: site for name, site in configurations.items() if name not in absent}
     fleets = {name: site["fleet"] for name, site in configurations.items() if "fleet" in site}
     databases = [database for site in sites.values() for database in site["databases"].values()]
-    served_engines = {engine for site in configurations.values() for engine in database_host.serves(site)}
+    served_engines = {engine for site in configurations.values() for engine in pillar_database.engines_served(site)}
     proxies = sorted({site["proxy"]["kind"] for site in sites.values()} - {"none"})
     return {
         "sites": sites,
@@ -145,17 +147,17 @@ def _configurations(
         for part in ("server", "proxy"):
             part_rules = site_rules["properties"][part]
             problems += fill_by_kind((part,), site[part], own.get(part) or {}, part_rules, name)
-        problems += worker.complete(site, own, site_rules, name)
+        problems += pillar_site.complete_workers(site, own, site_rules, name)
         problems += [((*path, *key), text) for key, text in fleet.complete(site, host)]
-        problems += [((*path, *key), text) for key, text in database_host.complete(site)]
-        problems += [((*path, *key), text) for key, text in pool.complete(site)]
+        problems += [((*path, *key), text) for key, text in pillar_database.complete_on_host(site)]
+        problems += [((*path, *key), text) for key, text in pillar_database.complete_pool(site)]
         balancer.complete(site)
         host_scope = pillar_rules.Scope(rules["properties"], {"process": process})
         effective = as_given(site, given)
         problems += pillar_rules.contradictions(given, own, effective, site_rules, [host_scope], path)
         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
         problems += oversized(own, path)
-        cache.settle(site)
-        fleet.settle(site)
-        balancer.settle(site)
+        cache.settle_stores(site)
+        fleet.settle_hosts(site)
+        balancer.settle_balancer(site)
     return configurations, [*problems, *contradictions_between(configurations)]

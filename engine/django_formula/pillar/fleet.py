@@ -160,7 +160,7 @@ def hosts_with(site: Site, *parts: str) -> list[str]:
     return [name for name, entry in hosts if not {*parts}.isdisjoint(entry["parts"])]
 
 
-def settle(site: Site) -> None:
+def settle_hosts(site: Site) -> None:
     """Leave out what this host does not do: of the whole site, of its parts, and of what one host does for all.
 
     To be called once contradictions are found, which are the same on every host.

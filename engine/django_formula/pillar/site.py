@@ -7,29 +7,19 @@ one is a function there.
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from django_formula.kind import kinds
-from django_formula.pillar import (
-    cache,
-    container,
-    database,
-    email,
-    fleet,
-    knowledge,
-    parts,
-    pool,
-    server,
-    static,
-    store,
-)
+from django_formula.pillar import cache, database, fleet, knowledge, parts, store
 from django_formula.pillar import listen as pillar_listen
 from django_formula.pillar import proxy as pillar_proxy
-from django_formula.pillar import schedule as pillar_schedule
-from django_formula.pillar import worker as pillar_worker
-from django_formula.pillar.check import Path, Problem, shown
+from django_formula.pillar.check import Path, Problem, Rules, is_number, shown
+from django_formula.pillar.layers import LOOPBACK, fill_by_kind
+from django_formula.pillar.rules import used
+from django_formula.server import servers
 
 Site = dict[str, Any]  # the configuration of a site
 Sites = dict[str, Site]  # those of a host by name
@@ -58,7 +48,7 @@ def contradictions_between(sites: Sites) -> Iterator[Problem]:
         yield from rule(present)
     yield from roots_and_users(sites)
     yield from cache.between(sites)
-    yield from pool.between(sites)
+    yield from database.pools_between(sites)
 
 
 # Within a site
@@ -119,46 +109,6 @@ def commands(site: Site, _own: Site) -> Iterator[Problem]:
         if operators:
             text = f"no shell runs commands, so {min(operators)} has no meaning: write several commands, or sh -c '…'"
             yield place, text
-
-
-#: Every rule for one site: what contradicts it, by paths relative to the site.
-WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
-    domains,
-    server.modules,
-    server.threads,
-    server.embedded,
-    paths,
-    pillar_listen.server_port,
-    pillar_listen.networks,
-    pillar_listen.within,
-    pillar_proxy.upstreams,
-    server.keepalive,
-    pillar_proxy.unsupported,
-    pillar_proxy.headers,
-    pillar_proxy.without_proxy,
-    pillar_proxy.client_subject,
-    pillar_proxy.tls_ports,
-    pillar_proxy.tls_domains,
-    source_paths,
-    database.databases,
-    database.logins,
-    database.environment,
-    database.variables,
-    store.stores,
-    store.sessions,
-    store.environment,
-    static.url,
-    commands,
-    container.container,
-    pillar_worker.single,
-    pillar_worker.signals,
-    pillar_schedule.schedules,
-    email.email,
-    knowledge.patterns,
-    fleet.hosts,
-    fleet.shared,
-    parts.contradictions,
-)
 
 
 # Between sites
@@ -259,6 +209,222 @@ def _is_nested(one: str, other: str) -> bool:
     return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
+# Containers
+
+
+def container(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield limits that are a part of the host's, which engines do not take."""
+    if site.get("container") is None:
+        return
+    places: dict[tuple[str, ...], Any] = {("resources",): site["resources"]}
+    places |= {("workers", name, "resources"): one["resources"] for name, one in site.get("workers", {}).items()}
+    for at, limits in places.items():
+        for name in ("MemoryMax", "TasksMax"):
+            if str(limits.get(name, "")).endswith("%"):
+                yield (*at, name), f"expected a number in a container, got {limits[name]}"
+
+
+def without_systemd(sites: dict[str, Site]) -> Iterator[Problem]:
+    """Yield the sites in containers of a host where systemd is not PID 1, whose control groups engines need."""
+    for name, site in sorted(sites.items()):
+        if site.get("container") is not None:
+            text = "supported where systemd is PID 1, which it is not on this host"
+            yield ("django", "sites", name, "container"), f"{text}: remove it, or see docs/guides/compose.md"
+
+
+# Mail
+
+
+def email(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
+    """Yield a login that everybody on the way can read, mail without an effect, and words without a server."""
+    words = {name: value.get("from", "") for name, value in site["environment"].items() if isinstance(value, dict)}
+    used = {name: word for name, word in words.items() if word.startswith("email_")}
+    mail = site.get("email")
+    if not mail:
+        yield from ((("environment", name), f"{word} is not known: set email:host") for name, word in used.items())
+        return
+    if mail["user"] and mail["password"] and mail["tls"] == "none" and mail["host"] not in LOOPBACK:
+        yield ("email", "tls"), f"expected starttls or tls, since the password is sent to {mail['host']}"
+    if not site["overlay"] and not used:
+        yield ("email",), "has no effect with overlay: false, unless environment takes email_url or another word of it"
+
+
+# Schedules
+
+
+def schedules(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
+    """Yield ranges of cron that end before they begin."""
+    for name, schedule in site.get("schedules", {}).items():
+        at = schedule["at"] or ""
+        if len(at.split()) == 5 and any(int(start) > int(end) for start, end in re.findall(r"(\d+)-(\d+)", at)):
+            yield ("schedules", name, "at"), f"{at} has a range that ends before it begins: write two ranges"
+
+
+# The application server
+
+KEPT_IDLE = 60  # seconds that a proxy keeps an idle connection to a server
+
+
+def server_modules(site: Site, own: Site) -> Iterator[Problem]:
+    """Yield a module of the project that the server does not run."""
+    runs = servers.traits(site["server"]).interface
+    unused = "wsgi" if runs == "asgi" else "asgi"
+    if own.get(unused) and not own.get(runs):
+        kind = site["server"]["kind"]
+        yield (unused,), f"has no effect: {kind} runs {runs.upper()} here; set {runs}, or another server:kind"
+
+
+def server_threads(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield threads of a server whose processes serve many requests in one thread."""
+    server = site["server"]
+    concurrency = servers.traits(server).concurrency
+    if concurrency and server["threads"] > 1:
+        text = f"expected 1 with {concurrency}, which serves many requests at a time in one thread"
+        yield ("server", "threads"), f"{text}, got {server['threads']}"
+
+
+def embedded_options(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield options of mod_wsgi's daemon processes where the project runs in Apache's own."""
+    server = site["server"]
+    used = servers.traits(server).used_options
+    for option in sorted({*server["options"]} - {*used}) if used is not None else ():
+        text = "has no effect with mode: embedded; it is an option of the processes of mode: daemon"
+        yield ("server", "options", option), text
+
+
+def server_keepalive(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield servers that close a connection after its request, or before the proxy does."""
+    if not site["proxy"]["keepalive"] or site["proxy"]["kind"] == "none":
+        return
+    server = site["server"]
+    kind, options = servers.traits(server), server["options"]
+    if not kind.keepalive:
+        text = f"not supported with {kind.title}; it is with uvicorn, and with gunicorn and threads, gevent or uvicorn"
+        yield ("proxy", "keepalive"), text
+    elif kind.is_cutting and server["max_requests"]:
+        text = "expected 0 with proxy:keepalive, since uvicorn cuts the connections of a process that it replaces"
+        yield ("server", "max_requests"), f"{text}, got {server['max_requests']}"
+    idle = options.get(kind.keepalive)
+    if is_number(idle) and idle <= KEPT_IDLE:
+        text = f"expected more than the {KEPT_IDLE} seconds that the proxy keeps a connection"
+        yield ("server", "options", kind.keepalive), f"{text}, got {idle}"
+
+
+# Static files that are served or pushed elsewhere
+
+
+def static_url(site: dict[str, Any], _own: Any) -> Iterator[Problem]:
+    """Yield a URL of static files that is set twice."""
+    if site["static"].get("url") and "STATIC_URL" in site["settings"]:
+        yield ("settings", "STATIC_URL"), "static:url sets it too: remove one of them"
+
+
+def same_destinations(sites: dict[str, Any]) -> Iterator[Problem]:
+    """Yield sites that push to the same place, where each would delete files of the other."""
+    pushing = {name: site for name, site in sites.items() if site["static"].get("push")}
+    places = {name: _destination(site) for name, site in pushing.items()}
+    for (first, one), (second, other) in itertools.combinations(places.items(), 2):
+        if one == other:
+            key = "prefix" if sites[second]["static"]["push"].get("kind") == "s3" else "path"
+            text = f"site {first} pushes to the same place, and each would delete the other's files: choose another one"
+            yield ("django", "sites", second, "static", "push", key), text
+
+
+def _destination(site: dict[str, Any]) -> tuple[Any, ...]:
+    push = site["static"]["push"]
+    of_store = ("endpoint", "region", "bucket", "prefix") if push.get("kind") == "s3" else ("host", "path")
+    return tuple(push[name] for name in of_store)
+
+
+# Workers: what their kinds make of the configuration, and what contradicts itself in it
+
+#: The variable by which Celery takes the signals that end a worker for others, and why a site has none.
+REMAP = "REMAP_SIGTERM"
+
+
+def complete_workers(site: Site, own: Site, rules: Rules, name: str) -> Iterator[Problem]:
+    """Complete the workers of a site by their kinds, and yield what these refuse; without workers nothing changes.
+
+    Args:
+        site: the configuration, which is changed.
+        own: what the site itself sets.
+        rules: of a site.
+        name: of the site.
+    """
+    of_one = rules["properties"]["workers"]["additionalProperties"]
+    completed = {}
+    for worker, chosen in (site.pop("workers", None) or {}).items():
+        place = ("workers", worker)
+        if not chosen["kind"]:
+            continue
+        own_part = (own.get("workers") or {}).get(worker) or {}
+        yield from fill_by_kind(place, chosen, own_part, of_one, name)
+        resources = {**site["resources"], **chosen["resources"]}
+        completed[worker] = {**{option: chosen[option] for option in used(of_one, chosen)}, "resources": resources}
+    if completed:
+        site["workers"] = completed
+
+
+def single_workers(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield a second worker of a kind of which a site has one."""
+    first: dict[str, str] = {}
+    for name, worker in site.get("workers", {}).items():
+        kind = worker["kind"]
+        other = first.setdefault(kind, name)
+        if kinds.WORKERS[kind].is_single and other != name:
+            yield ("workers", name, "kind"), f"{other} is of kind {kind} too, and two of them send each task twice"
+
+
+def worker_signals(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield the variable by which a worker of Celery would lose what it has in hand when it is stopped."""
+    if any(worker["kind"] == "celery" for worker in site.get("workers", {}).values()):
+        for key in ("environment", "secrets"):
+            if REMAP in site[key]:
+                text = "refused: with it Celery takes the SIGTERM of a stop for an order to abort running tasks"
+                yield (key, REMAP), text
+
+
+# All of them
+
+#: Every rule for one site: what contradicts it, by paths relative to the site.
+WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
+    domains,
+    server_modules,
+    server_threads,
+    embedded_options,
+    paths,
+    pillar_listen.server_port,
+    pillar_listen.networks,
+    pillar_listen.within,
+    pillar_proxy.upstreams,
+    server_keepalive,
+    pillar_proxy.unsupported,
+    pillar_proxy.headers,
+    pillar_proxy.without_proxy,
+    pillar_proxy.client_subject,
+    pillar_proxy.tls_ports,
+    pillar_proxy.tls_domains,
+    source_paths,
+    database.databases,
+    database.logins,
+    database.environment,
+    database.variables,
+    store.stores,
+    store.sessions,
+    store.environment,
+    static_url,
+    commands,
+    container,
+    single_workers,
+    worker_signals,
+    schedules,
+    email,
+    knowledge.patterns,
+    fleet.hosts,
+    fleet.shared,
+    parts.contradictions,
+)
+
 #: Every rule for the present sites of a host.
 BETWEEN: tuple[Callable[[Sites], Iterator[Problem]], ...] = (
     addresses,
@@ -266,5 +432,5 @@ BETWEEN: tuple[Callable[[Sites], Iterator[Problem]], ...] = (
     pillar_listen.between,
     database.between,
     store.between,
-    static.between,
+    same_destinations,
 )
