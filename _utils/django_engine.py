@@ -24,6 +24,7 @@ from typing import Any
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
 DIGEST = "1aea531a792b482e"
 DIGEST = "dc1ad57436db62e6"
+DIGEST = "6209c18a3d31194c"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -3410,7 +3411,7 @@ def _clear(home: str, folder: str) -> None:
 #             if "balancer" in host["parts"] and name != fleet["host"]
 #         ],
 #         "port": f":{site.https[0]}" if site.https and site.https[0] != 443 else "",
-#         "timeout": servers.of_site(site).timeout(site) + 10,  # the host's own proxy times out first
+#         "timeout": servers.configured(site).timeout(site) + 10,  # the host's own proxy times out first
 #         "removed_headers": config["proxy"]["trusted_headers"],
 #         "health": {**health, "path": prefix + config["health"]["path"]},
 #         "status": status and {"user": status["user"], "password": password, "path": f"{prefix}/.django/balancer"},
@@ -10659,7 +10660,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         settings: the effective settings, as Django reported them at its start.
 #     """
-#     if not servers.of_site(site).SERVES:
+#     if not servers.configured(site).SERVES:
 #         return  # the hosts that serve the site say it
 #     domains = [*map(site_domains.host, site.config["domains"])]
 #     if not all(_is_allowed(domain, settings["allowed_hosts"]) for domain in domains):
@@ -10818,7 +10819,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _of_times(site: Site, timeouts: Mapping[str, float]) -> Iterator[str]:
 #     """Yield timeouts of databases that are longer than the server's timeout of a request."""
-#     server = servers.of_site(site)
+#     server = servers.configured(site)
 #     limit = server.timeout(site)
 #     longer = f", or a longer {site.at}:server:options:{server.TIMEOUT}" if server.TIMEOUT else ""
 #     for name, seconds in timeouts.items():
@@ -11645,7 +11646,7 @@ def _clear(home: str, folder: str) -> None:
 # def expected_facts(site: Site, live: Release, commit: str) -> dict[str, Any]:
 #     """Return what is known of the next release before it is built: the active one's facts, and what the pillar sets."""
 #     config = site.config
-#     interface = servers.of_site(site).interface(site)
+#     interface = servers.configured(site).interface(site)
 #     own = {"folder": config["project"], "application": config[interface], "settings_module": config["settings_module"]}
 #     if config["overlay"]:
 #         own |= {name.lower(): config["settings"].get(name) for name in ("STATIC_URL", "MEDIA_URL")}
@@ -12847,7 +12848,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return which units of workers would start and stop."""
 #     site = live.site
 #     old = [contract.unit(site, live.path, name) for name in workers.recorded(live.path)]
-#     new = [contract.unit(site, release.path, name) for name in workers.of_site(site)]
+#     new = [contract.unit(site, release.path, name) for name in workers.configured(site)]
 #     starts = f"{', '.join(new)} start, and take tasks once the release is active" if new else ""
 #     stops = f"{', '.join(old)} take no tasks from the switch on, finish those that they have, and end" if old else ""
 #     return [text for text in (starts, stops) if text]
@@ -14229,8 +14230,8 @@ def _clear(home: str, folder: str) -> None:
 #     site = deployment.site
 #     if not deployment.is_new:
 #         return instances.units(site, release.path)
-#     server = [""] if servers.of_site(site).SERVES else []
-#     return [contract.unit(site, release.path, part) for part in (*server, *workers.of_site(site))]
+#     server = [""] if servers.configured(site).SERVES else []
+#     return [contract.unit(site, release.path, part) for part in (*server, *workers.configured(site))]
 #
 #
 # def _probe(site: Site, live: Release) -> Probe:
@@ -14778,7 +14779,7 @@ def _clear(home: str, folder: str) -> None:
 # def _overlay(deployment: Deployment, release: Release, leaving: list[str]) -> dict[str, str]:
 #     """Return the overlay module and its data: file name in ``config/`` → content."""
 #     site, module = deployment.site, release.facts["settings_module"]
-#     keeps = servers.of_site(site).keeps_threads(site)
+#     keeps = servers.configured(site).keeps_threads(site)
 #     email = {"django_formula_email.py": deployment.templates[mail.MODULE]} if site.config.get("email") else {}
 #     return {
 #         **email,
@@ -15106,7 +15107,7 @@ def _clear(home: str, folder: str) -> None:
 #     path = site.releases / deployment.findings.planned
 #     facts = difference.expected_facts(site, live, deployment.findings.commit)
 #     files = difference.of_instance(live, path, facts, deployment.templates, deployment.secrets.masked())
-#     starts = [contract.unit(site, path, name) for name in workers.of_site(site)]
+#     starts = [contract.unit(site, path, name) for name in workers.configured(site)]
 #     stops = instances.units(site, live.path)[1:]
 #     instance: Changes = {**({"files": files} if files else {}), **({"starts": ", ".join(starts)} if starts else {})}
 #     stores = {f"django-{site.name}-{part}": "removed" for part in setup.obsolete(site)}
@@ -27665,7 +27666,7 @@ def _clear(home: str, folder: str) -> None:
 #     for path in paths:
 #         _refuse_missing(source, path, f"{at}:python_path")
 #     roots = [source / path for path in (folder, *paths)]
-#     interface = servers.of_site(site).interface(site)
+#     interface = servers.configured(site).interface(site)
 #     application = config[interface] or _application(roots, interface, at)
 #     settings_module = config["settings_module"] or _settings_module(roots, application, at)
 #     found = {"settings_module": settings_module, "application": application}
@@ -40418,7 +40419,7 @@ def _clear(home: str, folder: str) -> None:
 #         "mode": "page",
 #         "patience": _PATIENCE,
 #         "application": facts["application"],
-#         "interface": servers.of_site(site).interface(site),
+#         "interface": servers.configured(site).interface(site),
 #         "variables": variables,
 #     }
 #: django_formula/project/program.py
@@ -43202,7 +43203,7 @@ def _clear(home: str, folder: str) -> None:
 #         recorded: what the release records of its server; empty for the one of the pillar.
 #     """
 #     server = site.config["server"]
-#     kind = server_servers.SERVERS.get(recorded.get("server", "")) or server_servers.of_site(site)
+#     kind = server_servers.SERVERS.get(recorded.get("server", "")) or server_servers.configured(site)
 #     address = str(recorded.get("address", "/" if server["bind"] == "unix" else server["bind"]))
 #     protocol = recorded.get("protocol", server["protocol"])
 #     keeps_alive = recorded.get("keepalive", not recorded)
@@ -44723,7 +44724,7 @@ def _clear(home: str, folder: str) -> None:
 #         return f"the project has no page {found.path}: set {path}{at}:health:path to one that it has"
 #     if found.status == 405:
 #         server = f", or, where its ASGI module serves websockets only, {at}:server: {{kind: uwsgi}}"
-#         is_asgi = servers.of_site(site).interface(site) == "asgi"
+#         is_asgi = servers.configured(site).interface(site) == "asgi"
 #         return f"the project answers no GET at {found.path}: set {at}:health:path to a page{server if is_asgi else ''}"
 #     if found.said:
 #         return f"{GENERAL}{at}:health:path to a page that does not depend on what this one reports"
@@ -45522,7 +45523,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         built: a release whose virtualenv is used, where this one has none yet.
 #     """
-#     server, own = site.config["server"], servers.of_site(site)
+#     server, own = site.config["server"], servers.configured(site)
 #     variables = _variables(site, release, facts, built or release)
 #     recorded = {
 #         "address": variables["address"],
@@ -45548,7 +45549,7 @@ def _clear(home: str, folder: str) -> None:
 # ) -> dict[str, str]:
 #     """Return the configuration of the workers of a release; none for a site without workers."""
 #     files = workers.configuration(site, release, variables, templates)
-#     for name, kind in workers.of_site(site).items():
+#     for name, kind in workers.configured(site).items():
 #         worker = site.config["workers"][name]
 #         own = {
 #             "unit": unit(site, release, name),
@@ -45566,7 +45567,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _variables(site: Site, release: Path, facts: Mapping[str, Any], built: Path) -> dict[str, Any]:
 #     """Return the variables of the templates of a server and its process manager."""
-#     own, where = servers.of_site(site), address(site, release)
+#     own, where = servers.configured(site), address(site, release)
 #     stop_timeout = int(seconds(site.config["releases"]["drain"])) + contract.STOP
 #     is_own = where.startswith("/") and Path(where).parent != site.runtime
 #     is_unix = site.config["server"]["bind"] == "unix"
@@ -45600,12 +45601,12 @@ def _clear(home: str, folder: str) -> None:
 #     """Return whether the server of a release takes a socket that systemd makes."""
 #     container = containers.expected(site, release)
 #     is_passed = site.process == "systemd" and (not container or container.engine.passes_sockets)
-#     return servers.of_site(site).INHERITS and (not container or is_passed)
+#     return servers.configured(site).INHERITS and (not container or is_passed)
 #
 #
 # def _listening(site: Site, release: Path, where: str) -> list[str]:
 #     """Return the program that binds the socket which a server inherits, where systemd cannot pass it one."""
-#     own = servers.of_site(site)
+#     own = servers.configured(site)
 #     if site.process != "systemd" or not own.INHERITS or own.BINDS or _inherits(site, release):
 #         return []
 #     return [f"{release}/virtualenv/bin/python", "-I", f"{release}/config/django_formula_listen.py", where]
@@ -46578,7 +46579,7 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/release/workers.py
 # """The workers of releases while one release replaces another: which of them take tasks, and what they still run.
 #
-# The programs of workers decide by themselves whether they take tasks (`worker.contract`); nothing here tells them
+# The programs of workers decide by themselves whether they take tasks (`worker.workers`); nothing here tells them
 # to. See docs/decisions/0062.
 # """
 #
@@ -48496,7 +48497,7 @@ def _clear(home: str, folder: str) -> None:
 #     return "|".join(map(re.escape, sorted((*own, *_OTHERS), key=len, reverse=True)))
 #
 #
-# def of_site(site: Site) -> Server:
+# def configured(site: Site) -> Server:
 #     """Return the server of a site's new releases."""
 #     return SERVERS[site.config["server"]["kind"]]
 #
@@ -48513,7 +48514,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         packages: names of the packages that the virtualenv has already; the versions that the project requires stay.
 #     """
-#     needed = of_site(site).requirements(site).items()
+#     needed = configured(site).requirements(site).items()
 #     return [one for names, pins in needed if not {*names} & {*packages} for one in pins]
 #: django_formula/server/uvicorn.py
 # """Uvicorn (https://www.uvicorn.org): an ASGI server, run by a program of the formula that reads a JSON file."""
@@ -60232,7 +60233,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the server was built for another version of Python.
 #     """
-#     version = servers.of_site(site).python(site)
+#     version = servers.configured(site).python(site)
 #     if not version:
 #         return
 #     found = interpreter(site)
@@ -62379,60 +62380,38 @@ def _clear(home: str, folder: str) -> None:
 #     return ["--overrides", str(overrides)] if versions else []
 #: django_formula/worker/__init__.py
 # """Workers: a contract, and a module for each kind."""
-#: django_formula/worker/command.py
-# """A program of the project that runs until it is stopped, such as a management command."""
-#
-# import shlex
-# from collections.abc import Mapping
-# from pathlib import Path
-# from typing import Any
-#
-# from django_formula.host.commands import seconds
-# from django_formula.process import command
-# from django_formula.site.sites import Site
-# from django_formula.worker.contract import Worker
-#
-#
-# class Command(Worker):
-#     """A command of the pillar; its program starts it while it may take tasks, and stops it when it may not any more."""
-#
-#     HOLDS = False
-#
-#     def settings(
-#         self, site: Site, release: Path, facts: Mapping[str, Any], worker: Mapping[str, Any]
-#     ) -> dict[str, Any]:
-#         """Return the command and its arguments, the signal that stops it, and when it is ready."""
-#         words = shlex.split(worker["command"])
-#         if words[0] in ("manage.py", "./manage.py"):
-#             words = [f"{release}/virtualenv/bin/python", *command.management(release, facts), *words[1:]]
-#         reports = worker["ready"] == "notify"
-#         return {
-#             "argv": words,
-#             "processes": worker["processes"],
-#             "stop": worker["stop"],
-#             "ready_after": None if reports else seconds(worker["ready"]),
-#         }
-#: django_formula/worker/contract.py
-# """What every kind of worker of the formula is: a class with defaults, of which each kind overrides what differs.
+#: django_formula/worker/workers.py
+# """The workers of a site: every kind, those that the pillar has, and those that a release has.
 #
 # A worker is a process of a site that serves no requests: it runs tasks of a queue, or a program of the project.
 # """
 #
+# import dataclasses
+# import json
+# import shlex
+# import types
 # from collections.abc import Mapping
 # from pathlib import Path
 # from typing import Any, ClassVar
 #
+# from django_formula.container import containers
+# from django_formula.host import file
+# from django_formula.host.commands import DeploymentError, seconds
 # from django_formula.kind import kinds
+# from django_formula.process import command, contract
+# from django_formula.site import sites
 # from django_formula.site.sites import Site
+# from django_formula.untrusted import shapes
+# from django_formula.untrusted.foreign import Foreign
 #
 # #: The options of every kind of worker, which its program does not read.
-# OF_EVERY_KIND = ("kind", "patience", "resources")
+# _OF_EVERY_KIND = ("kind", "patience", "resources")
 #
 #
 # class Worker:
 #     """One kind of worker: a row of `kind.kinds.WORKERS`, and its program ``django/files/django_formula_<kind>.py``.
 #
-#     A kind of which more is to be said is a subclass with the kind's name, in a module of its own, ``worker/<kind>.py``.
+#     A kind of which more is to be said is a subclass.
 #
 #     Its program runs in the release's virtualenv and reads ``config/worker-<name>.json``. It reports that it is ready by
 #     sd_notify and by its file ``ready``. On SIGTERM it takes nothing more, finishes what it has in hand and
@@ -62482,28 +62461,29 @@ def _clear(home: str, folder: str) -> None:
 #             worker: the worker's part of the configuration.
 #         """
 #         beat = {"beat": str(site.beat)} if kinds.WORKERS[self.kind].has_schedule else {}
-#         return {**{option: value for option, value in worker.items() if option not in OF_EVERY_KIND}, **beat}
-#: django_formula/worker/workers.py
-# """The workers of a site: every kind, those that the pillar has, and those that a release has."""
+#         return {**{option: value for option, value in worker.items() if option not in _OF_EVERY_KIND}, **beat}
 #
-# import dataclasses
-# import json
-# import types
-# from collections.abc import Mapping
-# from pathlib import Path
-# from typing import Any
 #
-# from django_formula.container import containers
-# from django_formula.host import file
-# from django_formula.host.commands import DeploymentError, seconds
-# from django_formula.kind import kinds
-# from django_formula.process import contract
-# from django_formula.site import sites
-# from django_formula.site.sites import Site
-# from django_formula.untrusted import shapes
-# from django_formula.untrusted.foreign import Foreign
-# from django_formula.worker.command import Command
-# from django_formula.worker.contract import Worker
+# class Command(Worker):
+#     """A command of the pillar; its program starts it while it may take tasks, and stops it when it may not any more."""
+#
+#     HOLDS = False
+#
+#     def settings(
+#         self, site: Site, release: Path, facts: Mapping[str, Any], worker: Mapping[str, Any]
+#     ) -> dict[str, Any]:
+#         """Return the command and its arguments, the signal that stops it, and when it is ready."""
+#         words = shlex.split(worker["command"])
+#         if words[0] in ("manage.py", "./manage.py"):
+#             words = [f"{release}/virtualenv/bin/python", *command.management(release, facts), *words[1:]]
+#         reports = worker["ready"] == "notify"
+#         return {
+#             "argv": words,
+#             "processes": worker["processes"],
+#             "stop": worker["stop"],
+#             "ready_after": None if reports else seconds(worker["ready"]),
+#         }
+#
 #
 # #: Every kind of worker, by its name in the pillar.
 # WORKERS: dict[str, Worker] = {kind: {"command": Command}.get(kind, Worker)(kind) for kind in kinds.WORKERS}
@@ -62563,7 +62543,7 @@ def _clear(home: str, folder: str) -> None:
 #     return State(found["pid"], found["time"], found["fetching"], tasks=tasks, **counts)
 #
 #
-# def of_site(site: Site) -> dict[str, Worker]:
+# def configured(site: Site) -> dict[str, Worker]:
 #     """Return the workers of a site's new releases, by name."""
 #     return {name: WORKERS[worker["kind"]] for name, worker in _configured(site).items()}
 #

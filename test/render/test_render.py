@@ -91,7 +91,7 @@ def rendered(case: Path) -> dict[str, str]:
         facts = {
             **FACTS,
             "settings_module": config["settings_module"] or FACTS["settings_module"],
-            "application": config[servers.of_site(site).interface(site)] or FACTS["application"],
+            "application": config[servers.configured(site).interface(site)] or FACTS["application"],
             **known.get(name, {}),
         }
         files |= {f"{name}/{path}": text for path, text in files_of(site, facts).items()}

@@ -76,7 +76,7 @@ def entry(site: Site, password: str | None) -> Entry:
             if "balancer" in host["parts"] and name != fleet["host"]
         ],
         "port": f":{site.https[0]}" if site.https and site.https[0] != 443 else "",
-        "timeout": servers.of_site(site).timeout(site) + 10,  # the host's own proxy times out first
+        "timeout": servers.configured(site).timeout(site) + 10,  # the host's own proxy times out first
         "removed_headers": config["proxy"]["trusted_headers"],
         "health": {**health, "path": prefix + config["health"]["path"]},
         "status": status and {"user": status["user"], "password": password, "path": f"{prefix}/.django/balancer"},

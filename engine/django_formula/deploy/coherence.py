@@ -19,7 +19,7 @@ def contradictions(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
     Args:
         settings: the effective settings, as Django reported them at its start.
     """
-    if not servers.of_site(site).SERVES:
+    if not servers.configured(site).SERVES:
         return  # the hosts that serve the site say it
     domains = [*map(site_domains.host, site.config["domains"])]
     if not all(_is_allowed(domain, settings["allowed_hosts"]) for domain in domains):
@@ -178,7 +178,7 @@ def _of_sizes(site: Site, largest: int | None) -> Iterator[str]:
 
 def _of_times(site: Site, timeouts: Mapping[str, float]) -> Iterator[str]:
     """Yield timeouts of databases that are longer than the server's timeout of a request."""
-    server = servers.of_site(site)
+    server = servers.configured(site)
     limit = server.timeout(site)
     longer = f", or a longer {site.at}:server:options:{server.TIMEOUT}" if server.TIMEOUT else ""
     for name, seconds in timeouts.items():

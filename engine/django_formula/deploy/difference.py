@@ -54,7 +54,7 @@ def of_instance(
 def expected_facts(site: Site, live: Release, commit: str) -> dict[str, Any]:
     """Return what is known of the next release before it is built: the active one's facts, and what the pillar sets."""
     config = site.config
-    interface = servers.of_site(site).interface(site)
+    interface = servers.configured(site).interface(site)
     own = {"folder": config["project"], "application": config[interface], "settings_module": config["settings_module"]}
     if config["overlay"]:
         own |= {name.lower(): config["settings"].get(name) for name in ("STATIC_URL", "MEDIA_URL")}

@@ -214,7 +214,7 @@ def _workers(live: Release, release: Release) -> list[str]:
     """Return which units of workers would start and stop."""
     site = live.site
     old = [contract.unit(site, live.path, name) for name in workers.recorded(live.path)]
-    new = [contract.unit(site, release.path, name) for name in workers.of_site(site)]
+    new = [contract.unit(site, release.path, name) for name in workers.configured(site)]
     starts = f"{', '.join(new)} start, and take tasks once the release is active" if new else ""
     stops = f"{', '.join(old)} take no tasks from the switch on, finish those that they have, and end" if old else ""
     return [text for text in (starts, stops) if text]

@@ -134,8 +134,8 @@ def _units(deployment: Deployment, release: Release) -> list[str]:
     site = deployment.site
     if not deployment.is_new:
         return instances.units(site, release.path)
-    server = [""] if servers.of_site(site).SERVES else []
-    return [contract.unit(site, release.path, part) for part in (*server, *workers.of_site(site))]
+    server = [""] if servers.configured(site).SERVES else []
+    return [contract.unit(site, release.path, part) for part in (*server, *workers.configured(site))]
 
 
 def _probe(site: Site, live: Release) -> Probe:

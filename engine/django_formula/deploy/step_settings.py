@@ -94,7 +94,7 @@ def _programs(deployment: Deployment) -> dict[str, str]:
 def _overlay(deployment: Deployment, release: Release, leaving: list[str]) -> dict[str, str]:
     """Return the overlay module and its data: file name in ``config/`` → content."""
     site, module = deployment.site, release.facts["settings_module"]
-    keeps = servers.of_site(site).keeps_threads(site)
+    keeps = servers.configured(site).keeps_threads(site)
     email = {"django_formula_email.py": deployment.templates[mail.MODULE]} if site.config.get("email") else {}
     return {
         **email,

@@ -117,7 +117,7 @@ def _foresee(deployment: Deployment, live: Release) -> Changes:
     path = site.releases / deployment.findings.planned
     facts = difference.expected_facts(site, live, deployment.findings.commit)
     files = difference.of_instance(live, path, facts, deployment.templates, deployment.secrets.masked())
-    starts = [contract.unit(site, path, name) for name in workers.of_site(site)]
+    starts = [contract.unit(site, path, name) for name in workers.configured(site)]
     stops = instances.units(site, live.path)[1:]
     instance: Changes = {**({"files": files} if files else {}), **({"starts": ", ".join(starts)} if starts else {})}
     stores = {f"django-{site.name}-{part}": "removed" for part in setup.obsolete(site)}

@@ -40,7 +40,7 @@ def _find(site: Site, source: Path) -> dict[str, Any]:
     for path in paths:
         _refuse_missing(source, path, f"{at}:python_path")
     roots = [source / path for path in (folder, *paths)]
-    interface = servers.of_site(site).interface(site)
+    interface = servers.configured(site).interface(site)
     application = config[interface] or _application(roots, interface, at)
     settings_module = config["settings_module"] or _settings_module(roots, application, at)
     found = {"settings_module": settings_module, "application": application}

@@ -117,6 +117,6 @@ def _request(site: Site, facts: Mapping[str, Any], path: str) -> dict[str, Any]:
         "mode": "page",
         "patience": _PATIENCE,
         "application": facts["application"],
-        "interface": servers.of_site(site).interface(site),
+        "interface": servers.configured(site).interface(site),
         "variables": variables,
     }

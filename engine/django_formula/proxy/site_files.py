@@ -126,7 +126,7 @@ def _server_variables(site: Site, recorded: Mapping[str, Any]) -> dict[str, Any]
         recorded: what the release records of its server; empty for the one of the pillar.
     """
     server = site.config["server"]
-    kind = server_servers.SERVERS.get(recorded.get("server", "")) or server_servers.of_site(site)
+    kind = server_servers.SERVERS.get(recorded.get("server", "")) or server_servers.configured(site)
     address = str(recorded.get("address", "/" if server["bind"] == "unix" else server["bind"]))
     protocol = recorded.get("protocol", server["protocol"])
     keeps_alive = recorded.get("keepalive", not recorded)

@@ -72,7 +72,7 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
         return f"the project has no page {found.path}: set {path}{at}:health:path to one that it has"
     if found.status == 405:
         server = f", or, where its ASGI module serves websockets only, {at}:server: {{kind: uwsgi}}"
-        is_asgi = servers.of_site(site).interface(site) == "asgi"
+        is_asgi = servers.configured(site).interface(site) == "asgi"
         return f"the project answers no GET at {found.path}: set {at}:health:path to a page{server if is_asgi else ''}"
     if found.said:
         return f"{GENERAL}{at}:health:path to a page that does not depend on what this one reports"

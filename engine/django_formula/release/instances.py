@@ -96,7 +96,7 @@ def configuration(
     Args:
         built: a release whose virtualenv is used, where this one has none yet.
     """
-    server, own = site.config["server"], servers.of_site(site)
+    server, own = site.config["server"], servers.configured(site)
     variables = _variables(site, release, facts, built or release)
     recorded = {
         "address": variables["address"],
@@ -122,7 +122,7 @@ def _configuration_of_workers(
 ) -> dict[str, str]:
     """Return the configuration of the workers of a release; none for a site without workers."""
     files = workers.configuration(site, release, variables, templates)
-    for name, kind in workers.of_site(site).items():
+    for name, kind in workers.configured(site).items():
         worker = site.config["workers"][name]
         own = {
             "unit": unit(site, release, name),
@@ -140,7 +140,7 @@ def _configuration_of_workers(
 
 def _variables(site: Site, release: Path, facts: Mapping[str, Any], built: Path) -> dict[str, Any]:
     """Return the variables of the templates of a server and its process manager."""
-    own, where = servers.of_site(site), address(site, release)
+    own, where = servers.configured(site), address(site, release)
     stop_timeout = int(seconds(site.config["releases"]["drain"])) + contract.STOP
     is_own = where.startswith("/") and Path(where).parent != site.runtime
     is_unix = site.config["server"]["bind"] == "unix"
@@ -174,12 +174,12 @@ def _inherits(site: Site, release: Path) -> bool:
     """Return whether the server of a release takes a socket that systemd makes."""
     container = containers.expected(site, release)
     is_passed = site.process == "systemd" and (not container or container.engine.passes_sockets)
-    return servers.of_site(site).INHERITS and (not container or is_passed)
+    return servers.configured(site).INHERITS and (not container or is_passed)
 
 
 def _listening(site: Site, release: Path, where: str) -> list[str]:
     """Return the program that binds the socket which a server inherits, where systemd cannot pass it one."""
-    own = servers.of_site(site)
+    own = servers.configured(site)
     if site.process != "systemd" or not own.INHERITS or own.BINDS or _inherits(site, release):
         return []
     return [f"{release}/virtualenv/bin/python", "-I", f"{release}/config/django_formula_listen.py", where]

@@ -1,6 +1,6 @@
 """The workers of releases while one release replaces another: which of them take tasks, and what they still run.
 
-The programs of workers decide by themselves whether they take tasks (`worker.contract`); nothing here tells them
+The programs of workers decide by themselves whether they take tasks (`worker.workers`); nothing here tells them
 to. See docs/decisions/0062.
 """
 

@@ -61,7 +61,7 @@ def programs() -> str:
     return "|".join(map(re.escape, sorted((*own, *_OTHERS), key=len, reverse=True)))
 
 
-def of_site(site: Site) -> Server:
+def configured(site: Site) -> Server:
     """Return the server of a site's new releases."""
     return SERVERS[site.config["server"]["kind"]]
 
@@ -78,5 +78,5 @@ def requirements(site: Site, packages: Collection[str] = ()) -> list[str]:
     Args:
         packages: names of the packages that the virtualenv has already; the versions that the project requires stay.
     """
-    needed = of_site(site).requirements(site).items()
+    needed = configured(site).requirements(site).items()
     return [one for names, pins in needed if not {*names} & {*packages} for one in pins]

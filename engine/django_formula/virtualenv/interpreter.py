@@ -247,7 +247,7 @@ def require_for_server(site: Site) -> None:
     Raises:
         DeploymentError: the server was built for another version of Python.
     """
-    version = servers.of_site(site).python(site)
+    version = servers.configured(site).python(site)
     if not version:
         return
     found = interpreter(site)

@@ -1,23 +1,106 @@
-"""The workers of a site: every kind, those that the pillar has, and those that a release has."""
+"""The workers of a site: every kind, those that the pillar has, and those that a release has.
+
+A worker is a process of a site that serves no requests: it runs tasks of a queue, or a program of the project.
+"""
 
 import dataclasses
 import json
+import shlex
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from django_formula.container import containers
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.kind import kinds
-from django_formula.process import contract
+from django_formula.process import command, contract
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted import shapes
 from django_formula.untrusted.foreign import Foreign
-from django_formula.worker.command import Command
-from django_formula.worker.contract import Worker
+
+#: The options of every kind of worker, which its program does not read.
+_OF_EVERY_KIND = ("kind", "patience", "resources")
+
+
+class Worker:
+    """One kind of worker: a row of `kind.kinds.WORKERS`, and its program ``django/files/django_formula_<kind>.py``.
+
+    A kind of which more is to be said is a subclass.
+
+    Its program runs in the release's virtualenv and reads ``config/worker-<name>.json``. It reports that it is ready by
+    sd_notify and by its file ``ready``. On SIGTERM it takes nothing more, finishes what it has in hand and
+    exits, whatever the programs that it runs expect. It is started before its release is activated, connects, and takes
+    tasks only as long as ``current`` points to its release, no deployment holds the switch lock, and the file ``hold``
+    is missing, which a migration that the release cannot run with puts there. The program of a kind that cannot run
+    without taking tasks starts what it runs only then, stops it when that ends, and reports that it takes tasks while
+    any process of that is left.
+
+    Args:
+        kind: its name in the pillar.
+
+    Attributes:
+        HOLDS: whether what it runs is started before the release is activated, and only takes no tasks until then.
+    """
+
+    HOLDS: ClassVar[bool] = True
+
+    def __init__(self, kind: str):
+        self.kind = kind
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The URLs of its programs, which a release has copies of."""
+        return tuple(f"{kinds.FILES}{name}" for name in kinds.WORKERS[self.kind].templates)
+
+    def command(self, release: Path, name: str) -> list[str]:
+        """Return the command that runs the worker of this name."""
+        config = f"{release}/config"
+        return [
+            f"{release}/virtualenv/bin/python",
+            f"{config}/django_formula_{self.kind}.py",
+            f"{config}/worker-{name}.json",
+        ]
+
+    def writable(self, site: Site) -> list[Path]:
+        """Return the folders that it may write to in addition to the site's own."""
+        return [site.beat.top] if kinds.WORKERS[self.kind].has_schedule else []
+
+    def settings(
+        self, site: Site, release: Path, facts: Mapping[str, Any], worker: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what its program reads in addition to what every worker's does.
+
+        Args:
+            facts: what the start of the project reported.
+            worker: the worker's part of the configuration.
+        """
+        beat = {"beat": str(site.beat)} if kinds.WORKERS[self.kind].has_schedule else {}
+        return {**{option: value for option, value in worker.items() if option not in _OF_EVERY_KIND}, **beat}
+
+
+class Command(Worker):
+    """A command of the pillar; its program starts it while it may take tasks, and stops it when it may not any more."""
+
+    HOLDS = False
+
+    def settings(
+        self, site: Site, release: Path, facts: Mapping[str, Any], worker: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the command and its arguments, the signal that stops it, and when it is ready."""
+        words = shlex.split(worker["command"])
+        if words[0] in ("manage.py", "./manage.py"):
+            words = [f"{release}/virtualenv/bin/python", *command.management(release, facts), *words[1:]]
+        reports = worker["ready"] == "notify"
+        return {
+            "argv": words,
+            "processes": worker["processes"],
+            "stop": worker["stop"],
+            "ready_after": None if reports else seconds(worker["ready"]),
+        }
+
 
 #: Every kind of worker, by its name in the pillar.
 WORKERS: dict[str, Worker] = {kind: {"command": Command}.get(kind, Worker)(kind) for kind in kinds.WORKERS}
@@ -77,7 +160,7 @@ def state(run: Foreign) -> State | None:
     return State(found["pid"], found["time"], found["fetching"], tasks=tasks, **counts)
 
 
-def of_site(site: Site) -> dict[str, Worker]:
+def configured(site: Site) -> dict[str, Worker]:
     """Return the workers of a site's new releases, by name."""
     return {name: WORKERS[worker["kind"]] for name, worker in _configured(site).items()}
 

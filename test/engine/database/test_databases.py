@@ -329,7 +329,7 @@ def test_connection_age_by_backend(overlay, monkeypatch, database, age, version,
 @pytest.mark.parametrize(("server", "age"), [({}, 60), ({"kind": "uvicorn"}, 0), (GEVENT, 0)])
 def test_connections_persist_with_thread_workers(server, age):
     site = configured(server=server)
-    keeps = servers.of_site(site).keeps_threads(site)
+    keeps = servers.configured(site).keeps_threads(site)
     assert json.loads(settings.overlay(site, RELEASE, "x", keeps_threads=keeps))["conn_max_age"] == age
 
 

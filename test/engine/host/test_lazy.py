@@ -95,7 +95,7 @@ UNUSED = (
     "takeover.",
     "tls.",
     "virtualenv.",
-    "worker.c",
+    "worker.",
 )
 
 

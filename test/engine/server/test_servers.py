@@ -41,7 +41,7 @@ def serving(**server: object) -> Site:
 def test_every_kind_has_its_class_and_templates(kind):
     own = servers.SERVERS[kind]
     site = serving(kind=kind)
-    assert servers.of_site(site) is own and kind == own.KIND
+    assert servers.configured(site) is own and kind == own.KIND
     assert set(own.templates) <= set(formula_templates())
 
 
@@ -96,7 +96,7 @@ def test_only_missing_packages_are_installed(server, packages, expected):
 )
 def test_interface_and_threads_follow_kind_and_options(server, interface, keeps_threads):
     site = serving(**server)
-    own = servers.of_site(site)
+    own = servers.configured(site)
     assert (own.interface(site), own.keeps_threads(site)) == (interface, keeps_threads)
 
 
@@ -121,7 +121,7 @@ def test_server_of_release_is_the_recorded_one(tmp_path):
 )
 def test_timeout_follows_the_option_of_the_kind(server, seconds):
     site = serving(**server)
-    assert servers.of_site(site).timeout(site) == seconds
+    assert servers.configured(site).timeout(site) == seconds
 
 
 @pytest.fixture

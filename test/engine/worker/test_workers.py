@@ -101,7 +101,7 @@ def test_release_records_its_workers(tmp_path):
 
 def test_only_workers_with_a_schedule_may_write_to_its_folder():
     site = configured(workers={"default": {"kind": "celery"}, "beat": {"kind": "celery_beat"}})
-    workers = worker_workers.of_site(site)
+    workers = worker_workers.configured(site)
     assert workers["default"].writable(site) == [] and workers["beat"].writable(site) == [site.beat.top]
     assert site.beat.top in [folder.path for folder in site.folders()]
     assert configured().beat.top not in [folder.path for folder in configured().folders()]
@@ -111,7 +111,7 @@ def test_management_command_of_a_project_without_manage_py_is_django_s_own(tmp_p
     site = configured(workers={"feed": {"kind": "command", "command": "./manage.py feed 'a b'", "ready": "2s"}})
     release = tmp_path / "0042-x"
     (release / "source").mkdir(parents=True)
-    kind, worker = worker_workers.of_site(site)["feed"], site.config["workers"]["feed"]
+    kind, worker = worker_workers.configured(site)["feed"], site.config["workers"]["feed"]
     facts = {**FACTS, "folder": "."}
     python = f"{release}/virtualenv/bin/python"
     assert kind.settings(site, release, facts, worker) == {
