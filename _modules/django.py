@@ -28,7 +28,6 @@ from django_formula.verbs import backup as verbs_backup
 from django_formula.verbs import documentation, operations, rotation, terminal
 from django_formula.verbs import schedule as verbs_schedule
 from django_formula.verbs import status as verbs_status
-from django_formula.verbs import superuser as verbs_superuser
 
 __virtualname__ = "django"
 
@@ -280,7 +279,7 @@ def superuser(site, username="admin", email="admin@localhost", command=""):
         gets the variables ``DJANGO_SUPERUSER_USERNAME``, ``_EMAIL`` and ``_PASSWORD``. Where the project's own
         ``createsuperuser`` fails without options, Django's creates the user.
     """
-    return verbs_superuser.create(site, username, email, operations.words([command]))
+    return operations.create_superuser(site, username, email, operations.words([command]))
 
 
 @_verb("blog clearsessions")

@@ -25,6 +25,7 @@ from typing import Any
 DIGEST = "1aea531a792b482e"
 DIGEST = "dc1ad57436db62e6"
 DIGEST = "6209c18a3d31194c"
+DIGEST = "49b6422649e58700"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -2473,7 +2474,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.config_files import OURS, Files
 # from django_formula.kind.kinds import FILES
 # from django_formula.site.sites import Site
-# from django_formula.tls import acme, certificates, challenge
+# from django_formula.tls import acme, certificates
 # from django_formula.untrusted.text import tell
 #
 # SERVICE = Path("/etc/systemd/system/django-balancer-tls.service")
@@ -2524,7 +2525,7 @@ def _clear(home: str, folder: str) -> None:
 #         due, deferred = acme.due(site)
 #         warnings += deferred
 #         if due:
-#             with challenge.serving():
+#             with acme.serving_challenges():
 #                 secrets = given.get(site.name, {})
 #                 ordered, failed = acme.renew(site, due, secrets, install=plan.change_certificates)
 #             changed |= ordered
@@ -3798,7 +3799,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.daemons import Daemon
 # from django_formula.host.ports import Listen
 # from django_formula.site import domains
-# from django_formula.tls import certificates, challenge
+# from django_formula.tls import acme, certificates
 # from django_formula.untrusted.text import in_command
 #
 # #: Where the balancer of this host has its records. Of root alone.
@@ -3909,7 +3910,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the template variables of http-01: the socket of this host's answers, and the other balancers."""
 #     asked = [site for site in sites if site["challenge"]]
 #     others = sorted({address for site in asked for address in site["others"]})
-#     return {"challenges": challenge.SOCKET if asked else None, "others": others}
+#     return {"challenges": acme.CHALLENGES if asked else None, "others": others}
 #
 #
 # def addresses(listen: Listen, ipv4: str, ipv6: str) -> list[str]:
@@ -7809,7 +7810,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.container.engine import Engine
 # from django_formula.host import file as host_file
 # from django_formula.host.commands import DeploymentError
-# from django_formula.secret.kept import KeptSecret
+# from django_formula.secret.secrets import KeptSecret
 # from django_formula.site.sites import Site
 #
 # #: Seconds to pull or push an image.
@@ -13677,7 +13678,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import file
 # from django_formula.push import static_files
 # from django_formula.release.releases import Release
-# from django_formula.secret import rotation, secrets
+# from django_formula.secret import secrets
 # from django_formula.site.sites import Site
 # from django_formula.virtualenv import index
 #
@@ -13755,7 +13756,7 @@ def _clear(home: str, folder: str) -> None:
 #         key = secrets.keyed_hash(secrets.record_key(self._site), self.by_name.get("secret_key"))
 #         if live.record["inputs"].get("secrets:secret_key") != key:
 #             return []
-#         expired = rotation.expired(self._site, live.facts.get("signed_for"), test=test)
+#         expired = secrets.expired_keys(self._site, live.facts.get("signed_for"), test=test)
 #         return [key for key in expired if key != self.given.get(secrets.NEXT_KEY)]
 #
 #     def drop(self, keys: Iterable[str]) -> None:
@@ -44220,7 +44221,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.kind import kinds
-# from django_formula.secret.kept import KeptSecret
+# from django_formula.secret.secrets import KeptSecret
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.untrusted import shapes
@@ -44786,7 +44787,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.process import contract, systemd
 # from django_formula.release import attempt, claim, instances, releases, use, workers
 # from django_formula.release.releases import Release
-# from django_formula.secret import undo
+# from django_formula.secret import secrets
 # from django_formula.server import servers
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import Log, in_command
@@ -44846,7 +44847,7 @@ def _clear(home: str, folder: str) -> None:
 #     else:
 #         claim.drop(site)
 #         live = releases.linked(site, site.current)
-#         undo.settle(site, live.record.get("fleet", "") if live else "")
+#         secrets.settle_former_key(site, live.record.get("fleet", "") if live else "")
 #     clear_plans(site)
 #     for problem in _clear_removed(site):
 #         log.warning("%s: %s", site.name, problem)
@@ -46954,17 +46955,17 @@ def _clear(home: str, folder: str) -> None:
 # import contextlib
 # import json
 # import os
+# import re
 # import time
 # from collections.abc import Collection, Mapping, Sequence
 # from pathlib import Path
 # from typing import Any
 #
-# from django_formula.host import archive, daemons, file, template, units
+# from django_formula.host import archive, commands, daemons, file, template, units
 # from django_formula.host.commands import DeploymentError
 # from django_formula.process import systemd
 # from django_formula.release import instances
 # from django_formula.schedule import run
-# from django_formula.schedule import time as schedule_time
 # from django_formula.schedule import timer as schedule_timer
 # from django_formula.site.sites import Site
 #
@@ -46995,7 +46996,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
 #     """Return the files of the schedules that differ from the pillar: path → new, changed, removed or disabled."""
-#     expected = files(site, templates)
+#     expected = wanted_files(site, templates)
 #     found = {path: schedule_timer.difference(path, content) for path, content in expected.items()}
 #     for name in _configured(site):
 #         timer = _timer(site, name)
@@ -47013,7 +47014,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: systemd refuses a timer.
 #     """
-#     expected = files(site, templates)
+#     expected = wanted_files(site, templates)
 #     changed = {path for path, content in expected.items() if schedule_timer.difference(path, content)}
 #     definitions = {_definition(site, name): name for name in _configured(site)}
 #     for path in changed & definitions.keys():
@@ -47093,13 +47094,13 @@ def _clear(home: str, folder: str) -> None:
 #         if not daemons.has_systemd():
 #             _refuse_without_systemd(schedule, key)
 #         elif file.read_json(_definition(site, name)) != schedule:
-#             schedule_time.refuse_invalid(schedule["at"], f"{key}:at")
+#             refuse_invalid_time(schedule["at"], f"{key}:at")
 #
 #
 # def _refuse_without_systemd(schedule: Mapping[str, Any], key: str) -> None:
 #     at = schedule["at"]
-#     if not schedule_time.cron(at):
-#         words = ", ".join(schedule_time.WORDS)
+#     if not cron(at):
+#         words = ", ".join(WORDS)
 #         raise DeploymentError(
 #             f"{key}:at: {at} is a time in systemd's notation, and this host has cron",
 #             hint=f"write it in cron's five fields, such as '0 6 * * 1', or as one of {words}",
@@ -47112,7 +47113,7 @@ def _clear(home: str, folder: str) -> None:
 #             )
 #
 #
-# def files(site: Site, templates: Mapping[str, str]) -> dict[Path, bytes]:
+# def wanted_files(site: Site, templates: Mapping[str, str]) -> dict[Path, bytes]:
 #     """Return the files that the schedules of the pillar require."""
 #     wanted: dict[Path, bytes] = {}
 #     for name in _configured(site):
@@ -47122,12 +47123,12 @@ def _clear(home: str, folder: str) -> None:
 #         if daemons.has_systemd():
 #             variables: dict[str, Any] = {"site": site.config, "schedule": name, "definition": definition}
 #             variables |= {"command": command, "at_home": schedule_timer.is_at_home(site)}
-#             variables["calendar"] = schedule_time.calendar(definition["at"])
+#             variables["calendar"] = calendar(definition["at"])
 #             for path in (_service(site, name), _timer(site, name)):
 #                 url = f"salt://django/files/schedule{path.suffix}"
 #                 wanted[path] = template.render(templates, url, **variables).encode()
 #         else:
-#             line = f"{schedule_time.cron(definition['at'])} root {command}"
+#             line = f"{cron(definition['at'])} root {command}"
 #             wanted[_cron(site, name)] = f"# Schedule {name} of the Django site {site.name}\n{line}\n".encode()
 #     return (
 #         {_program(site): archive.packed("django_formula.schedule.run", schedule_timer.unused(site)), **wanted}
@@ -47194,13 +47195,9 @@ def _clear(home: str, folder: str) -> None:
 #     lock = run.lock(site, name, "")
 #     if lock.holder():
 #         lock.end_holders()
-#: django_formula/schedule/time.py
-# """When a schedule runs: systemd's calendar expressions and cron's five fields, and one in terms of the other."""
 #
-# import re
 #
-# from django_formula.host import commands
-# from django_formula.host.commands import DeploymentError
+# # When a schedule runs: systemd's calendar expressions and cron's five fields, and one in terms of the other
 #
 # #: Words for the start of each hour, day, week and so on, which both have: as cron's five fields.
 # WORDS = {
@@ -47255,7 +47252,7 @@ def _clear(home: str, folder: str) -> None:
 #     return [_DAYS[number] for number in (1, 2, 3, 4, 5, 6, 0) if number in found]
 #
 #
-# def refuse_invalid(at: str, key: str) -> None:
+# def refuse_invalid_time(at: str, key: str) -> None:
 #     """Check with systemd that a time is valid and comes again.
 #
 #     Args:
@@ -47483,112 +47480,6 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #: django_formula/secret/__init__.py
 # """Secrets of a site, and the rotation of its secret key."""
-#: django_formula/secret/kept.py
-# """Secrets of the pillar's that the formula itself uses: kept for commands, which have no pillar."""
-#
-# from collections.abc import Callable, Mapping
-# from pathlib import Path
-# from typing import Any, NamedTuple
-#
-# from django_formula.host import file
-# from django_formula.site.sites import Site
-#
-#
-# class KeptSecret(NamedTuple):
-#     """A secret that the last apply keeps in a file, which only root can read.
-#
-#     Attributes:
-#         name: of its file in the site's folder of secrets.
-#         reference: returns where the pillar has it, from a site's configuration; nothing where it has none.
-#     """
-#
-#     name: str
-#     reference: Callable[[Mapping[str, Any]], Any]
-#
-#     def path(self, site: Site) -> Path:
-#         """Return its file."""
-#         return site.secrets / self.name
-#
-#     def value(self, site: Site, given: str | None) -> str | None:
-#         """Return the secret: the pillar's, else the one that the last apply kept; None where the pillar has none."""
-#         return (given or file.read_text(self.path(site))) if self.reference(site.config) else None
-#
-#     def is_kept(self, site: Site, value: str | None) -> bool:
-#         """Return whether `keep` would change nothing."""
-#         return file.read_text(self.path(site)) == value
-#
-#     def keep(self, site: Site, value: str | None) -> None:
-#         """Keep a value; None removes it."""
-#         if value:
-#             file.write(self.path(site), value, mode=0o600)
-#         else:
-#             self.path(site).unlink(missing_ok=True)
-#: django_formula/secret/rotation.py
-# """Former secret keys: drop each once all that it signed has expired, measured by the uptime of the host.
-#
-# Why no wall clock is used: docs/decisions/0030.
-# """
-#
-# import time
-# from pathlib import Path
-# from typing import Any
-#
-# from django_formula.host import file, proc
-# from django_formula.secret import secrets
-# from django_formula.site.sites import Site
-# from django_formula.untrusted import shapes
-#
-#
-# def _file(site: Site) -> Path:
-#     return site.secrets / ".former_keys.json"
-#
-#
-# def expired(site: Site, age: float | None, *, test: bool = False) -> list[str]:
-#     """Return the former keys whose sessions, links and cookies have all expired.
-#
-#     What counts is how long the host was up since a key was replaced: at most the time that has passed, whatever
-#     the wall clock reads. A host that is often off drops a key late, and none drops it early. After a boot the wall
-#     clock can only delay it: a copy of the host may have been up for longer. A key without a record starts anew.
-#
-#     Args:
-#         age: the seconds for which the project accepts its signatures; None keeps every key.
-#         test: whether to leave the records as they are.
-#     """
-#     former = secrets.fallbacks(site)
-#     if not former or age is None:
-#         return []
-#     now = {"boot": proc.boot_id(), "uptime": _uptime(), "time": time.time()}
-#     records = file.read_json(_file(site)) or {}
-#     updated = {key: _updated(records.get(secrets.fingerprint(key)), now, age) for key in former}
-#     if not test and any(_is_worth_a_write(records.get(secrets.fingerprint(key)), updated[key]) for key in former):
-#         file.write_json(_file(site), {secrets.fingerprint(key): updated[key] for key in former}, mode=0o600)
-#     return [key for key in former if updated[key]["lived"] > updated[key]["age"]]
-#
-#
-# #: The record of a former key.
-# _RECORD = {"boot": str, **dict.fromkeys(("uptime", "time", "lived", "age"), float)}
-#
-#
-# def _uptime() -> float:
-#     return time.clock_gettime(time.CLOCK_BOOTTIME)
-#
-#
-# def _updated(record: Any, now: dict[str, Any], age: float) -> dict[str, Any]:
-#     """Return the record of a former key as of now: its age as a former key, and what that is counted from."""
-#     if not shapes.fits(record, _RECORD):
-#         return {**now, "lived": 0.0, "age": age}
-#     if record["boot"] == now["boot"]:
-#         more = now["uptime"] - record["uptime"]
-#     else:
-#         more = min(now["uptime"], now["time"] - record["time"])
-#     return {**now, "lived": record["lived"] + max(more, 0.0), "age": max(age, record["age"])}
-#
-#
-# def _is_worth_a_write(record: Any, updated: dict[str, Any]) -> bool:
-#     """Return whether a record changed enough to be written: another key, boot or age, or a tenth of its time."""
-#     if not isinstance(record, dict) or any(record.get(name) != updated[name] for name in ("boot", "age")):
-#         return True
-#     return bool(updated["lived"] - record.get("lived", 0.0) > updated["age"] / 10)
 #: django_formula/secret/secrets.py
 # """The secrets of a site: one file each in ``secrets/``, readable by the site's user, outside of releases."""
 #
@@ -47600,15 +47491,17 @@ def _clear(home: str, folder: str) -> None:
 # import secrets
 # import stat
 # import string
-# from collections.abc import Collection, Mapping
+# import time
+# from collections.abc import Callable, Collection, Mapping
 # from pathlib import Path
-# from typing import Any
+# from typing import Any, NamedTuple
 #
 # from django_formula.database import databases as database_databases
 # from django_formula.email import mail
-# from django_formula.host import file, users
+# from django_formula.host import file, proc, users
 # from django_formula.host.commands import DeploymentError
 # from django_formula.site.sites import Site
+# from django_formula.untrusted import shapes
 #
 # #: The file of the secret key has its fallbacks too, so that one rename changes both.
 # KEY_FILE = "secret_key.json"
@@ -47849,56 +47742,141 @@ def _clear(home: str, folder: str) -> None:
 # def keyed_hash(key: bytes, value: Any) -> str:
 #     """Return a short hash of a JSON value that can be compared only with the key."""
 #     return hmac.new(key, json.dumps(value, sort_keys=True).encode(), hashlib.sha256).hexdigest()[:16]
-#: django_formula/secret/undo.py
-# """What a site's secret key was before a deployment of the master's that has not ended: it may have to be restored.
-#
-# The release that serves reads the files of the key at its next start, and the next apply compares them with what that
-# release was made of.
-# """
-#
-# import json
-#
-# from django_formula.host import file
-# from django_formula.secret import secrets
-# from django_formula.site.sites import Site
-#
-# _FILE = ".before.json"
-# _SHAPE = {"deployment": str, "files": {str: str}}
 #
 #
-# def keep(site: Site, deployment: str) -> None:
+# # Secrets of the pillar's that the formula itself uses: kept for commands, which have no pillar
+#
+#
+# class KeptSecret(NamedTuple):
+#     """A secret that the last apply keeps in a file, which only root can read.
+#
+#     Attributes:
+#         name: of its file in the site's folder of secrets.
+#         reference: returns where the pillar has it, from a site's configuration; nothing where it has none.
+#     """
+#
+#     name: str
+#     reference: Callable[[Mapping[str, Any]], Any]
+#
+#     def path(self, site: Site) -> Path:
+#         """Return its file."""
+#         return site.secrets / self.name
+#
+#     def value(self, site: Site, given: str | None) -> str | None:
+#         """Return the secret: the pillar's, else the one that the last apply kept; None where the pillar has none."""
+#         return (given or file.read_text(self.path(site))) if self.reference(site.config) else None
+#
+#     def is_kept(self, site: Site, value: str | None) -> bool:
+#         """Return whether `keep` would change nothing."""
+#         return file.read_text(self.path(site)) == value
+#
+#     def keep(self, site: Site, value: str | None) -> None:
+#         """Keep a value; None removes it."""
+#         if value:
+#             file.write(self.path(site), value, mode=0o600)
+#         else:
+#             self.path(site).unlink(missing_ok=True)
+#
+#
+# # What a site's secret key was before a deployment of the master's that has not ended: it may have to be restored
+# #
+# # The release that serves reads the files of the key at its next start, and the next apply compares them with what that
+# # release was made of.
+#
+# _BEFORE = ".before.json"
+# _BEFORE_SHAPE = {"deployment": str, "files": {str: str}}
+#
+#
+# def keep_former_key(site: Site, deployment: str) -> None:
 #     """Keep the files of the secret key as they are, until the deployment ends."""
-#     names = (secrets.KEY_FILE, secrets.PLAIN_KEY_FILE, "environment")
+#     names = (KEY_FILE, PLAIN_KEY_FILE, "environment")
 #     found = {name: file.read_text(site.secrets / name) for name in names}
 #     files = {name: text for name, text in found.items() if text is not None}
 #     content = json.dumps({"deployment": deployment, "files": files})
-#     file.write(site.secrets / _FILE, content, mode=0o600)
+#     file.write(site.secrets / _BEFORE, content, mode=0o600)
 #
 #
-# def settle(site: Site, live: str) -> None:
+# def settle_former_key(site: Site, live: str) -> None:
 #     """Settle what a deployment has left that did not end on this host.
 #
 #     Args:
 #         live: the id of the deployment that has made the active release.
 #     """
-#     found = file.read_json(site.secrets / _FILE, _SHAPE)
+#     found = file.read_json(site.secrets / _BEFORE, _BEFORE_SHAPE)
 #     if found and found["deployment"] == live:
-#         forget(site)
+#         forget_former_key(site)
 #     elif found:
-#         restore(site)
+#         restore_former_key(site)
 #
 #
-# def restore(site: Site) -> None:
+# def restore_former_key(site: Site) -> None:
 #     """Restore the files, if some were kept."""
-#     found = file.read_json(site.secrets / _FILE, _SHAPE) or {"files": {}}
+#     found = file.read_json(site.secrets / _BEFORE, _BEFORE_SHAPE) or {"files": {}}
 #     for name, text in found["files"].items():
 #         file.write(site.secrets / name, text, mode=0o640, group=site.user)
-#     forget(site)
+#     forget_former_key(site)
 #
 #
-# def forget(site: Site) -> None:
+# def forget_former_key(site: Site) -> None:
 #     """Keep the files no longer: the deployment has succeeded."""
-#     (site.secrets / _FILE).unlink(missing_ok=True)
+#     (site.secrets / _BEFORE).unlink(missing_ok=True)
+#
+#
+# # Former secret keys: each is dropped once all that it signed has expired, measured by the uptime of the host
+# #
+# # Why no wall clock is used: docs/decisions/0030.
+#
+#
+# def _former_keys(site: Site) -> Path:
+#     return site.secrets / ".former_keys.json"
+#
+#
+# def expired_keys(site: Site, age: float | None, *, test: bool = False) -> list[str]:
+#     """Return the former keys whose sessions, links and cookies have all expired.
+#
+#     What counts is how long the host was up since a key was replaced: at most the time that has passed, whatever
+#     the wall clock reads. A host that is often off drops a key late, and none drops it early. After a boot the wall
+#     clock can only delay it: a copy of the host may have been up for longer. A key without a record starts anew.
+#
+#     Args:
+#         age: the seconds for which the project accepts its signatures; None keeps every key.
+#         test: whether to leave the records as they are.
+#     """
+#     former = fallbacks(site)
+#     if not former or age is None:
+#         return []
+#     now = {"boot": proc.boot_id(), "uptime": _uptime(), "time": time.time()}
+#     records = file.read_json(_former_keys(site)) or {}
+#     updated = {key: _updated(records.get(fingerprint(key)), now, age) for key in former}
+#     if not test and any(_is_worth_a_write(records.get(fingerprint(key)), updated[key]) for key in former):
+#         file.write_json(_former_keys(site), {fingerprint(key): updated[key] for key in former}, mode=0o600)
+#     return [key for key in former if updated[key]["lived"] > updated[key]["age"]]
+#
+#
+# #: The record of a former key.
+# _RECORD = {"boot": str, **dict.fromkeys(("uptime", "time", "lived", "age"), float)}
+#
+#
+# def _uptime() -> float:
+#     return time.clock_gettime(time.CLOCK_BOOTTIME)
+#
+#
+# def _updated(record: Any, now: dict[str, Any], age: float) -> dict[str, Any]:
+#     """Return the record of a former key as of now: its age as a former key, and what that is counted from."""
+#     if not shapes.fits(record, _RECORD):
+#         return {**now, "lived": 0.0, "age": age}
+#     if record["boot"] == now["boot"]:
+#         more = now["uptime"] - record["uptime"]
+#     else:
+#         more = min(now["uptime"], now["time"] - record["time"])
+#     return {**now, "lived": record["lived"] + max(more, 0.0), "age": max(age, record["age"])}
+#
+#
+# def _is_worth_a_write(record: Any, updated: dict[str, Any]) -> bool:
+#     """Return whether a record changed enough to be written: another key, boot or age, or a tenth of its time."""
+#     if not isinstance(record, dict) or any(record.get(name) != updated[name] for name in ("boot", "age")):
+#         return True
+#     return bool(updated["lived"] - record.get("lived", 0.0) > updated["age"] / 10)
 #: django_formula/server/__init__.py
 # """Application servers: a contract, and a module for each kind."""
 #: django_formula/server/contract.py
@@ -51255,76 +51233,6 @@ def _clear(home: str, folder: str) -> None:
 #     def waiting(self, server: OwnServer) -> int:
 #         """Return the number of tasks that wait in it."""
 #         return 0
-#: django_formula/store/database.py
-# """Django's cache in the default database: a table for each alias, which the step `migration` creates."""
-#
-# from django_formula.store.contract import Store
-#
-#
-# class DatabaseStore(Store):
-#     """A cache in a table, which needs nothing on the host."""
-#
-#     KIND = "database"
-#
-#
-# STORE = DatabaseStore()
-#: django_formula/store/memcached.py
-# """Memcached: a cache in memory alone."""
-#
-# import re
-# from collections.abc import Mapping
-# from typing import Any
-#
-# from django_formula.host.commands import size
-# from django_formula.store import client
-# from django_formula.store.contract import OwnServer, ServerStore, Usage
-#
-#
-# class MemcachedStore(ServerStore):
-#     """A cache that drops what is not read, and is empty after a restart."""
-#
-#     KIND = "memcached"
-#     CLIENTS = frozenset({"pymemcache", "pylibmc"})
-#     CHANGEABLE = re.compile(r" -m \d+")
-#
-#     def requirement(self, django_version: tuple[int, ...]) -> str:
-#         """Return pymemcache, which Django supports since 3.2."""
-#         return "pymemcache>=3.4"
-#
-#     def part(self, name: str) -> str:
-#         return name.replace("cache", "memcached", 1)
-#
-#     def url(self, address: Mapping[str, Any]) -> str:
-#         if address.get("socket"):
-#             return f"unix:{address['socket']}"
-#         return f"{address['host']}:{address['port']}"
-#
-#     def command(self, server: OwnServer, program: str) -> list[str]:
-#         megabytes = size(server.options["memory"]) >> 20
-#         return ["memcached", "-s", str(server.socket), "-a", "0770", "-m", str(megabytes), "-c", "1000"]
-#
-#     def configuration(self, server: OwnServer) -> str:
-#         """Return nothing but a line for people: Memcached has no configuration file."""
-#         return f"# {server.unit} has no configuration but its command line.\n"
-#
-#     def differences(self, server: OwnServer) -> dict[str, str]:
-#         wanted = size(server.options["memory"])
-#         return {} if _stats(server).get("limit_maxbytes") == wanted else {"memory": str(wanted >> 20)}
-#
-#     def change(self, server: OwnServer, settings: Mapping[str, str]) -> None:
-#         client.memcached(server.socket, f"cache_memlimit {settings['memory']}", ("OK",))
-#
-#     def usage(self, server: OwnServer) -> Usage:
-#         return Usage(_stats(server).get("bytes", 0), size(server.options["memory"]))
-#
-#
-# def _stats(server: OwnServer) -> dict[str, int]:
-#     lines = client.memcached(server.socket, "stats", ("END",))
-#     pairs = (line.split() for line in lines)
-#     return {parts[1]: int(parts[2]) for parts in pairs if len(parts) == 3 and parts[2].isdigit()}
-#
-#
-# STORE = MemcachedStore()
 #: django_formula/store/redis.py
 # """Redis, or Valkey: Debian has one or the other, and their servers, files and clients are the same."""
 #
@@ -52380,32 +52288,15 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/store/stores.py
 # """The stores of a site: every kind, the site's own servers, and what the project gets of its queue and caches."""
 #
+# import re
 # from collections.abc import Iterator, Mapping
 # from typing import Any
 #
+# from django_formula.host.commands import size
 # from django_formula.secret import secrets as secret_secrets
 # from django_formula.site.sites import Site
-# from django_formula.store import database, memcached, redis
-# from django_formula.store.contract import OwnServer, ServerStore, Store
-#
-# #: The module of each kind, which runs when the kind is looked at.
-# _MODULES = {"redis": redis, "memcached": memcached, "database": database}
-#
-#
-# class _Stores(Mapping[str, Store]):
-#     def __getitem__(self, kind: str) -> Store:
-#         store: Store = _MODULES[kind].STORE
-#         return store
-#
-#     def __iter__(self) -> Iterator[str]:
-#         return iter(_MODULES)
-#
-#     def __len__(self) -> int:
-#         return len(_MODULES)
-#
-#
-# #: Every kind of store, by its name in the pillar.
-# STORES: Mapping[str, Store] = _Stores()
+# from django_formula.store import client, redis
+# from django_formula.store.contract import OwnServer, ServerStore, Store, Usage
 #
 #
 # def own_servers(site: Site) -> list[tuple[ServerStore, OwnServer]]:
@@ -52526,6 +52417,84 @@ def _clear(home: str, folder: str) -> None:
 #     marked = kind.url(_address(site, name, {secret_secrets.of_store(name): "PASSWORD"}))
 #     head, _mark, tail = marked.rpartition(":PASSWORD@")
 #     return {"location": [f"{head}:", f"@{tail}"], "password_file": str(site.secrets / secret_secrets.of_store(name))}
+#
+#
+# # Memcached: a cache in memory alone
+#
+#
+# class MemcachedStore(ServerStore):
+#     """A cache that drops what is not read, and is empty after a restart."""
+#
+#     KIND = "memcached"
+#     CLIENTS = frozenset({"pymemcache", "pylibmc"})
+#     CHANGEABLE = re.compile(r" -m \d+")
+#
+#     def requirement(self, django_version: tuple[int, ...]) -> str:
+#         """Return pymemcache, which Django supports since 3.2."""
+#         return "pymemcache>=3.4"
+#
+#     def part(self, name: str) -> str:
+#         return name.replace("cache", "memcached", 1)
+#
+#     def url(self, address: Mapping[str, Any]) -> str:
+#         if address.get("socket"):
+#             return f"unix:{address['socket']}"
+#         return f"{address['host']}:{address['port']}"
+#
+#     def command(self, server: OwnServer, program: str) -> list[str]:
+#         megabytes = size(server.options["memory"]) >> 20
+#         return ["memcached", "-s", str(server.socket), "-a", "0770", "-m", str(megabytes), "-c", "1000"]
+#
+#     def configuration(self, server: OwnServer) -> str:
+#         """Return nothing but a line for people: Memcached has no configuration file."""
+#         return f"# {server.unit} has no configuration but its command line.\n"
+#
+#     def differences(self, server: OwnServer) -> dict[str, str]:
+#         wanted = size(server.options["memory"])
+#         return {} if _memcached_stats(server).get("limit_maxbytes") == wanted else {"memory": str(wanted >> 20)}
+#
+#     def change(self, server: OwnServer, settings: Mapping[str, str]) -> None:
+#         client.memcached(server.socket, f"cache_memlimit {settings['memory']}", ("OK",))
+#
+#     def usage(self, server: OwnServer) -> Usage:
+#         return Usage(_memcached_stats(server).get("bytes", 0), size(server.options["memory"]))
+#
+#
+# def _memcached_stats(server: OwnServer) -> dict[str, int]:
+#     lines = client.memcached(server.socket, "stats", ("END",))
+#     pairs = (line.split() for line in lines)
+#     return {parts[1]: int(parts[2]) for parts in pairs if len(parts) == 3 and parts[2].isdigit()}
+#
+#
+# # Django's cache in the default database
+#
+#
+# class DatabaseStore(Store):
+#     """A cache in a table, which needs nothing on the host."""
+#
+#     KIND = "database"
+#
+#
+# # All of them
+#
+# _SMALL: dict[str, Store] = {"memcached": MemcachedStore(), "database": DatabaseStore()}
+#
+#
+# class _Stores(Mapping[str, Store]):
+#     """The stores by their names in the pillar; the module of Redis runs when that is looked at."""
+#
+#     def __getitem__(self, kind: str) -> Store:
+#         return redis.STORE if kind == "redis" else _SMALL[kind]
+#
+#     def __iter__(self) -> Iterator[str]:
+#         return iter(("redis", *_SMALL))
+#
+#     def __len__(self) -> int:
+#         return 1 + len(_SMALL)
+#
+#
+# #: Every kind of store, by its name in the pillar.
+# STORES: Mapping[str, Store] = _Stores()
 #: django_formula/takeover/__init__.py
 # """The takeover of an existing deployment: detection, data, processes, virtual hosts."""
 #: django_formula/takeover/apache.py
@@ -55155,7 +55124,12 @@ def _clear(home: str, folder: str) -> None:
 #
 # import contextlib
 # import hashlib
+# import http.server
+# import os
+# import re
+# import socketserver
 # import textwrap
+# import threading
 # import time
 # from collections.abc import Callable, Iterable, Iterator, Mapping
 # from pathlib import Path
@@ -55166,9 +55140,10 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.folders import Folder
 # from django_formula.host.locks import Lock
 # from django_formula.proxy import switch
+# from django_formula.site import sites
 # from django_formula.site.sites import Site
-# from django_formula.tls import certbot, certificates, uacme
-# from django_formula.tls.client import Client
+# from django_formula.tls import certificates
+# from django_formula.tls.clients import CLIENTS, Client
 # from django_formula.untrusted.text import Log
 #
 # log = Log.of(__name__)
@@ -55180,10 +55155,6 @@ def _clear(home: str, folder: str) -> None:
 # #: Seconds after a failed order until the next one, doubled with each: Let's Encrypt accepts five failures an hour.
 # PAUSE, LONGEST_PAUSE = 900, 6 * 3600
 # _T = TypeVar("_T")
-#
-#
-# #: Every client, by the name that the pillar has for it.
-# CLIENTS: dict[str, Client] = {"uacme": uacme.CLIENT, "certbot": certbot.CLIENT}
 #
 #
 # def due(site: Site, *, again: bool = False) -> tuple[dict[str, str], list[str]]:
@@ -55374,104 +55345,53 @@ def _clear(home: str, folder: str) -> None:
 #     about = {"client": tls["client"], "directory": tls["directory"], "email": tls["email"]}
 #     file.write_json(made, about, mode=0o600)
 #     return folder
-#: django_formula/tls/certbot.py
-# """certbot (https://eff-certbot.readthedocs.io) in folders of the formula, apart from /etc/letsencrypt."""
-#
-# import json
-# import re
-# from collections.abc import Sequence
-# from pathlib import Path
-#
-# from django_formula.host import file as host_file
-# from django_formula.host import folders
-# from django_formula.host.commands import DeploymentError
-# from django_formula.host.folders import Folder
-# from django_formula.site import domains
-# from django_formula.site.sites import Site
-# from django_formula.tls.client import Client
-#
-# #: What an order leaves in its folder in addition to accounts: renewals do not use it, and a killed one's would collide.
-# _OF_ORDERS = ("archive", "csr", "keys", "live", "renewal")
-# _VERBS = ("begin", "done")
-# #: The lines of an authority's problem document; certbot reports some only by an AttributeError of its own.
-# _PROBLEM = re.compile(r'^ *("type": "urn:[^"]*"|"detail": "(?:[^"\\]|\\.)*")', re.MULTILINE)
 #
 #
-# class Certbot(Client):
-#     """certbot."""
+# # Answers to http-01 challenges behind a balancer: served on a socket for as long as an order lasts
+# #
+# # The balancer sends what an authority asks to this socket, and where there is none to the other balancers: each orders
+# # its own certificate, and the authority may ask any of them.
 #
-#     ACCOUNT_EXISTS = "existing account"
+# CHALLENGES = sites.RUNTIME / "challenges.sock"
+# _PATH = re.compile(r"/\.well-known/acme-challenge/([A-Za-z0-9_-]{1,200})")
 #
-#     def _register(self, site: Site, folder: Path, binding: tuple[str, str] | None, patience: float) -> None:
-#         """Register an account; during that the key of a binding is in a file that root alone reads."""
-#         email, file = site.config["tls"]["email"], folder / "binding.ini"
-#         arguments = ["--email", email, "--no-eff-email"] if email else ["--register-unsafely-without-email"]
+#
+# class _Server(socketserver.ThreadingUnixStreamServer):
+#     daemon_threads = True
+#
+#
+# class _Handler(http.server.BaseHTTPRequestHandler):
+#     def do_GET(self) -> None:
+#         """Answer with the file of a challenge."""
+#         found = _PATH.fullmatch(self.path)
 #         try:
-#             if binding:
-#                 text = f"eab-kid = {binding[0]}\neab-hmac-key = {binding[1]}\n"
-#                 host_file.write(file, text, mode=0o600)
-#                 arguments += ["--config", str(file)]
-#             secrets = binding[1:] if binding else ()
-#             self._certbot(site, folder, ["register", *arguments], "certbot register", patience, secrets)
-#         finally:
-#             file.unlink(missing_ok=True)
+#             content = (certificates.challenges() / found[1]).read_bytes() if found else None
+#         except OSError:
+#             content = None
+#         self.send_response(404 if content is None else 200)
+#         self.send_header("Content-Type", "text/plain")
+#         self.send_header("Content-Length", str(len(content or b"")))
+#         self.end_headers()
+#         self.wfile.write(content or b"")
 #
-#     def issue(self, site: Site, folder: Path, domain: str, challenges: Path, patience: float) -> tuple[str, str]:
-#         """Order a certificate, and return its key and its chain."""
-#         tls = site.config["tls"]
-#         name, root = domains.file_name(domain), folder / "webroot/.well-known"
-#         for path in (folder / "webroot", root):
-#             folders.make(Folder(path, "root", "root", 0o755))
-#         host_file.link(root / "acme-challenge", str(challenges))
-#         arguments = ["--webroot", "--webroot-path", str(folder / "webroot")]
-#         if tls["challenge"] == "dns-01":
-#             # certbot runs it by a shell, with domain and value in its environment
-#             begin, done = (f'{tls["hook"]} {verb} dns-01 "$CERTBOT_DOMAIN" "" "$CERTBOT_VALIDATION"' for verb in _VERBS)
-#             arguments = ["--manual", "--preferred-challenges", "dns"]
-#             arguments += ["--manual-auth-hook", begin, "--manual-cleanup-hook", done]
-#         _remove_orders(folder)
+#     def log_message(self, format: str, *args: object) -> None:
+#         """Say nothing: the client of the order reports what counts."""
+#
+#
+# @contextlib.contextmanager
+# def serving_challenges() -> Iterator[None]:
+#     """Serve the challenges of this host's orders in this block."""
+#     folders.make(Folder(CHALLENGES.parent, "root", "root", 0o755))
+#     new = Path(f"{CHALLENGES}.{os.getpid()}")
+#     with _Server(str(new), _Handler) as server:
+#         new.chmod(0o666)  # the balancer's workers connect; what is served is public
+#         new.replace(CHALLENGES)
+#         threading.Thread(target=server.serve_forever, daemon=True).start()
 #         try:
-#             arguments += ["--key-type", "ecdsa", "--cert-name", name, "--domain", domain]
-#             self._certbot(site, folder, ["certonly", *arguments], f"certbot {domain}", patience)
-#             live = folder / "etc/live" / name
-#             return (live / "privkey.pem").read_text(), (live / "fullchain.pem").read_text()
+#             yield
 #         finally:
-#             _remove_orders(folder)
-#
-#     def _certbot(
-#         self, site: Site, folder: Path, arguments: list[str], doing: str, patience: float, secrets: Sequence[str] = ()
-#     ) -> None:
-#         """Run certbot and remove its log; the authority's last error is added to the log of the DeploymentError."""
-#         argv = ["certbot", arguments[0], "--non-interactive", "--agree-tos", "--no-directory-hooks"]
-#         argv += ["--max-log-backups", "0", "--server", site.config["tls"]["directory"]]
-#         argv += ["--config-dir", f"{folder}/etc", "--work-dir", f"{folder}/work", "--logs-dir", f"{folder}/log"]
-#         environment = {"HOME": str(folder)}
-#         try:
-#             self.run([*argv, *arguments[1:]], doing=doing, patience=patience, environment=environment, secrets=secrets)
-#         except DeploymentError as error:
-#             log = host_file.read_text(folder / "log/letsencrypt.log") or ""
-#             error.log += "".join(f"\n{line}" for line in _PROBLEM.findall(log)[-2:])
-#             raise
-#         finally:
-#             host_file.remove_tree(folder / "log")
-#
-#     def cause(self, log: str) -> str:
-#         """Return what the authority or certbot reports of an order that failed."""
-#         lines = [line for line in log.splitlines() if line.strip()]
-#         details = [line.removeprefix('"detail": ') for line in lines if line.startswith('"detail": ')]
-#         if details:  # a hook that failed is the cause of what the authority does not find
-#             hooks = [line for line in lines if re.match("Hook '.* reported error code", line)]
-#             return "; ".join([*hooks[:1], str(json.loads(details[-1]))])
-#         messages = [line for line in lines if not re.match("Saving debug log|Ask for help|An unexpected error", line)]
-#         return messages[-1] if messages else ""
-#
-#
-# def _remove_orders(folder: Path) -> None:
-#     for name in _OF_ORDERS:
-#         host_file.remove_tree(folder / "etc" / name)
-#
-#
-# CLIENT = Certbot()
+#             server.shutdown()
+#             CHALLENGES.unlink(missing_ok=True)
 #: django_formula/tls/certificates.py
 # """The certificates of this host: one file for each domain, with key and chain, so that one rename changes both.
 #
@@ -55961,84 +55881,28 @@ def _clear(home: str, folder: str) -> None:
 #         path for name in of_client for path in (*STATE.glob(f"acme/*/{name}"), *STATE.glob(f"acme/*/private/{name}"))
 #     ]
 #     return [path for path in [*own, *ordered] if os.path.lexists(path)]
-#: django_formula/tls/challenge.py
-# """Answers to http-01 challenges behind a balancer: served on a socket for as long as an order lasts.
-#
-# The balancer sends what an authority asks to this socket, and where there is none to the other balancers: each orders
-# its own certificate, and the authority may ask any of them.
-# """
-#
-# import contextlib
-# import http.server
-# import os
-# import re
-# import socketserver
-# import threading
-# from collections.abc import Iterator
-# from pathlib import Path
-#
-# from django_formula.host import folders
-# from django_formula.host.folders import Folder
-# from django_formula.site import sites
-# from django_formula.tls import certificates
-#
-# SOCKET = sites.RUNTIME / "challenges.sock"
-# _PATH = re.compile(r"/\.well-known/acme-challenge/([A-Za-z0-9_-]{1,200})")
-#
-#
-# class _Server(socketserver.ThreadingUnixStreamServer):
-#     daemon_threads = True
-#
-#
-# class _Handler(http.server.BaseHTTPRequestHandler):
-#     def do_GET(self) -> None:
-#         """Answer with the file of a challenge."""
-#         found = _PATH.fullmatch(self.path)
-#         try:
-#             content = (certificates.challenges() / found[1]).read_bytes() if found else None
-#         except OSError:
-#             content = None
-#         self.send_response(404 if content is None else 200)
-#         self.send_header("Content-Type", "text/plain")
-#         self.send_header("Content-Length", str(len(content or b"")))
-#         self.end_headers()
-#         self.wfile.write(content or b"")
-#
-#     def log_message(self, format: str, *args: object) -> None:
-#         """Say nothing: the client of the order reports what counts."""
-#
-#
-# @contextlib.contextmanager
-# def serving() -> Iterator[None]:
-#     """Serve the challenges of this host's orders in this block."""
-#     folders.make(Folder(SOCKET.parent, "root", "root", 0o755))
-#     new = Path(f"{SOCKET}.{os.getpid()}")
-#     with _Server(str(new), _Handler) as server:
-#         new.chmod(0o666)  # the balancer's workers connect; what is served is public
-#         new.replace(SOCKET)
-#         threading.Thread(target=server.serve_forever, daemon=True).start()
-#         try:
-#             yield
-#         finally:
-#             server.shutdown()
-#             SOCKET.unlink(missing_ok=True)
-#: django_formula/tls/client.py
-# """The contract of an ACME client: a program of Debian's that orders certificates."""
+#: django_formula/tls/clients.py
+# """The ACME clients that order certificates, programs of Debian's: their contract, and each of them."""
 #
 # from __future__ import annotations
 #
+# import json
+# import re
 # from abc import ABC, abstractmethod
 # from collections.abc import Sequence
 # from pathlib import Path
 # from typing import ClassVar
 #
-# from django_formula.host import commands
+# from django_formula.host import commands, folders
+# from django_formula.host import file as host_file
 # from django_formula.host.commands import DeploymentError
+# from django_formula.host.folders import Folder
+# from django_formula.site import domains
 # from django_formula.site.sites import Site
 #
 #
 # class Client(ABC):
-#     """A program that speaks ACME; each kind is a class in a module of its own.
+#     """A program that speaks ACME; each kind is a class below.
 #
 #     What it keeps of an account is in a folder of root's. Errors of the authority are in the log of a DeploymentError,
 #     ``badNonce`` among them where that is the error.
@@ -56104,6 +55968,138 @@ def _clear(home: str, folder: str) -> None:
 #         """
 #         variables = {**commands.network_environment(), **environment}
 #         commands.run(list(argv), doing=doing, environment=variables, timeout=patience, secrets=secrets)
+#
+#
+# # uacme (https://github.com/ndilieto/uacme): a small client in C, which keeps keys and certificates only
+#
+# #: Debian's hook for http-01: it writes each challenge into the folder that its environment names.
+# HOOK = Path("/usr/share/uacme/uacme.sh")
+#
+#
+# class Uacme(Client):
+#     """uacme."""
+#
+#     ACCOUNT_EXISTS = "already exists"
+#
+#     def _register(self, site: Site, folder: Path, binding: tuple[str, str] | None, patience: float) -> None:
+#         """Register an account; uacme takes the key of a binding as an argument only."""
+#         email = site.config["tls"]["email"]
+#         arguments = [*(["-e", ":".join(binding)] if binding else []), "new", *([email] if email else [])]
+#         secrets = [binding[1]] if binding else []
+#         self.run(
+#             _uacme_argv(site, folder, *arguments), doing="uacme new", patience=patience, environment={}, secrets=secrets
+#         )
+#
+#     def issue(self, site: Site, folder: Path, domain: str, challenges: Path, patience: float) -> tuple[str, str]:
+#         """Order a certificate, and return its key and its chain."""
+#         tls = site.config["tls"]
+#         hook = tls["hook"] if tls["challenge"] == "dns-01" else str(HOOK)
+#         argv = _uacme_argv(site, folder, "-f", "-h", hook, "issue", domain)
+#         environment = {"UACME_CHALLENGE_PATH": str(challenges)}
+#         self.run(argv, doing=f"uacme {domain}", patience=patience, environment=environment)
+#         name = domain.removeprefix("*.")  # uacme's name of a wildcard's files
+#         return (folder / "private" / name / "key.pem").read_text(), (folder / name / "cert.pem").read_text()
+#
+#     def cause(self, log: str) -> str:
+#         """Return what the authority or uacme reports of an order that failed."""
+#         lines = [line.strip() for line in log.splitlines() if '"detail"' in line or line.startswith("uacme: ")]
+#         details = [line for line in lines if '"detail"' in line]
+#         if details:
+#             return details[-1].partition(":")[2].strip(' ",').replace('\\"', '"')
+#         return lines[-1] if lines else ""
+#
+#
+# def _uacme_argv(site: Site, folder: Path, *arguments: str) -> list[str]:
+#     return ["uacme", "-y", "-c", str(folder), "-a", site.config["tls"]["directory"], "-t", "EC", *arguments]
+#
+#
+# # certbot (https://eff-certbot.readthedocs.io) in folders of the formula, apart from /etc/letsencrypt
+#
+# #: What an order leaves in its folder in addition to accounts: renewals do not use it, and a killed one's would collide.
+# _OF_ORDERS = ("archive", "csr", "keys", "live", "renewal")
+# _VERBS = ("begin", "done")
+# #: The lines of an authority's problem document; certbot reports some only by an AttributeError of its own.
+# _PROBLEM = re.compile(r'^ *("type": "urn:[^"]*"|"detail": "(?:[^"\\]|\\.)*")', re.MULTILINE)
+#
+#
+# class Certbot(Client):
+#     """certbot."""
+#
+#     ACCOUNT_EXISTS = "existing account"
+#
+#     def _register(self, site: Site, folder: Path, binding: tuple[str, str] | None, patience: float) -> None:
+#         """Register an account; during that the key of a binding is in a file that root alone reads."""
+#         email, file = site.config["tls"]["email"], folder / "binding.ini"
+#         arguments = ["--email", email, "--no-eff-email"] if email else ["--register-unsafely-without-email"]
+#         try:
+#             if binding:
+#                 text = f"eab-kid = {binding[0]}\neab-hmac-key = {binding[1]}\n"
+#                 host_file.write(file, text, mode=0o600)
+#                 arguments += ["--config", str(file)]
+#             secrets = binding[1:] if binding else ()
+#             self._certbot(site, folder, ["register", *arguments], "certbot register", patience, secrets)
+#         finally:
+#             file.unlink(missing_ok=True)
+#
+#     def issue(self, site: Site, folder: Path, domain: str, challenges: Path, patience: float) -> tuple[str, str]:
+#         """Order a certificate, and return its key and its chain."""
+#         tls = site.config["tls"]
+#         name, root = domains.file_name(domain), folder / "webroot/.well-known"
+#         for path in (folder / "webroot", root):
+#             folders.make(Folder(path, "root", "root", 0o755))
+#         host_file.link(root / "acme-challenge", str(challenges))
+#         arguments = ["--webroot", "--webroot-path", str(folder / "webroot")]
+#         if tls["challenge"] == "dns-01":
+#             # certbot runs it by a shell, with domain and value in its environment
+#             begin, done = (f'{tls["hook"]} {verb} dns-01 "$CERTBOT_DOMAIN" "" "$CERTBOT_VALIDATION"' for verb in _VERBS)
+#             arguments = ["--manual", "--preferred-challenges", "dns"]
+#             arguments += ["--manual-auth-hook", begin, "--manual-cleanup-hook", done]
+#         _remove_orders(folder)
+#         try:
+#             arguments += ["--key-type", "ecdsa", "--cert-name", name, "--domain", domain]
+#             self._certbot(site, folder, ["certonly", *arguments], f"certbot {domain}", patience)
+#             live = folder / "etc/live" / name
+#             return (live / "privkey.pem").read_text(), (live / "fullchain.pem").read_text()
+#         finally:
+#             _remove_orders(folder)
+#
+#     def _certbot(
+#         self, site: Site, folder: Path, arguments: list[str], doing: str, patience: float, secrets: Sequence[str] = ()
+#     ) -> None:
+#         """Run certbot and remove its log; the authority's last error is added to the log of the DeploymentError."""
+#         argv = ["certbot", arguments[0], "--non-interactive", "--agree-tos", "--no-directory-hooks"]
+#         argv += ["--max-log-backups", "0", "--server", site.config["tls"]["directory"]]
+#         argv += ["--config-dir", f"{folder}/etc", "--work-dir", f"{folder}/work", "--logs-dir", f"{folder}/log"]
+#         environment = {"HOME": str(folder)}
+#         try:
+#             self.run([*argv, *arguments[1:]], doing=doing, patience=patience, environment=environment, secrets=secrets)
+#         except DeploymentError as error:
+#             log = host_file.read_text(folder / "log/letsencrypt.log") or ""
+#             error.log += "".join(f"\n{line}" for line in _PROBLEM.findall(log)[-2:])
+#             raise
+#         finally:
+#             host_file.remove_tree(folder / "log")
+#
+#     def cause(self, log: str) -> str:
+#         """Return what the authority or certbot reports of an order that failed."""
+#         lines = [line for line in log.splitlines() if line.strip()]
+#         details = [line.removeprefix('"detail": ') for line in lines if line.startswith('"detail": ')]
+#         if details:  # a hook that failed is the cause of what the authority does not find
+#             hooks = [line for line in lines if re.match("Hook '.* reported error code", line)]
+#             return "; ".join([*hooks[:1], str(json.loads(details[-1]))])
+#         messages = [line for line in lines if not re.match("Saving debug log|Ask for help|An unexpected error", line)]
+#         return messages[-1] if messages else ""
+#
+#
+# def _remove_orders(folder: Path) -> None:
+#     for name in _OF_ORDERS:
+#         host_file.remove_tree(folder / "etc" / name)
+#
+#
+# # All of them
+#
+# #: Every client, by the name that the pillar has for it.
+# CLIENTS: dict[str, Client] = {"uacme": Uacme(), "certbot": Certbot()}
 #: django_formula/tls/renewal.py
 # """Renew a site's certificates by its systemd timer, without Salt and without the pillar."""
 #
@@ -56156,54 +56152,6 @@ def _clear(home: str, folder: str) -> None:
 #     domains = certificates.domains(site) if force else list(due)
 #     ordered, warnings = acme.renew(site, domains, {})
 #     return changed | ordered, [*([] if force else deferred), *warnings]
-#: django_formula/tls/uacme.py
-# """uacme (https://github.com/ndilieto/uacme): a small ACME client in C, which keeps keys and certificates only."""
-#
-# from pathlib import Path
-#
-# from django_formula.site.sites import Site
-# from django_formula.tls.client import Client
-#
-# #: Debian's hook for http-01: it writes each challenge into the folder that its environment names.
-# HOOK = Path("/usr/share/uacme/uacme.sh")
-#
-#
-# class Uacme(Client):
-#     """uacme."""
-#
-#     ACCOUNT_EXISTS = "already exists"
-#
-#     def _register(self, site: Site, folder: Path, binding: tuple[str, str] | None, patience: float) -> None:
-#         """Register an account; uacme takes the key of a binding as an argument only."""
-#         email = site.config["tls"]["email"]
-#         arguments = [*(["-e", ":".join(binding)] if binding else []), "new", *([email] if email else [])]
-#         secrets = [binding[1]] if binding else []
-#         self.run(_argv(site, folder, *arguments), doing="uacme new", patience=patience, environment={}, secrets=secrets)
-#
-#     def issue(self, site: Site, folder: Path, domain: str, challenges: Path, patience: float) -> tuple[str, str]:
-#         """Order a certificate, and return its key and its chain."""
-#         tls = site.config["tls"]
-#         hook = tls["hook"] if tls["challenge"] == "dns-01" else str(HOOK)
-#         argv = _argv(site, folder, "-f", "-h", hook, "issue", domain)
-#         environment = {"UACME_CHALLENGE_PATH": str(challenges)}
-#         self.run(argv, doing=f"uacme {domain}", patience=patience, environment=environment)
-#         name = domain.removeprefix("*.")  # uacme's name of a wildcard's files
-#         return (folder / "private" / name / "key.pem").read_text(), (folder / name / "cert.pem").read_text()
-#
-#     def cause(self, log: str) -> str:
-#         """Return what the authority or uacme reports of an order that failed."""
-#         lines = [line.strip() for line in log.splitlines() if '"detail"' in line or line.startswith("uacme: ")]
-#         details = [line for line in lines if '"detail"' in line]
-#         if details:
-#             return details[-1].partition(":")[2].strip(' ",').replace('\\"', '"')
-#         return lines[-1] if lines else ""
-#
-#
-# def _argv(site: Site, folder: Path, *arguments: str) -> list[str]:
-#     return ["uacme", "-y", "-c", str(folder), "-a", site.config["tls"]["directory"], "-t", "EC", *arguments]
-#
-#
-# CLIENT = Uacme()
 #: django_formula/untrusted/__init__.py
 # """Files, answers and text that a site, a build or a visitor controls: how root reads and shows them."""
 #: django_formula/untrusted/delegate.py
@@ -58130,7 +58078,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release import claim as release_claim
 # from django_formula.release import disk, releases
 # from django_formula.release.releases import Release
-# from django_formula.secret import secrets, undo
+# from django_formula.secret import secrets
 # from django_formula.site import mount, sites
 # from django_formula.site.sites import Site
 # from django_formula.source import commits
@@ -58237,7 +58185,7 @@ def _clear(home: str, folder: str) -> None:
 #         raise DeploymentError(f"the master has no secret key of {name} for this host")
 #     with site.lock(by).held():
 #         release_claim.refuse_others(site, deployment, "keys")
-#         undo.keep(site, deployment)
+#         secrets.keep_former_key(site, deployment)
 #         secrets.store(site, "secret_key", given["secret_key"], given=given)
 #     return {}
 #
@@ -58374,7 +58322,7 @@ def _clear(home: str, folder: str) -> None:
 #         sites.keep_applied(site)
 #     own = Deployment(site, {}, site.kept_templates(), asked_by=by)
 #     own.take_lock()
-#     undo.forget(site)
+#     secrets.forget_former_key(site)
 #     changes = _end(own)
 #     if first == site.config["fleet"]["host"] and own.live and own.live.record.get("fleet") == deployment:
 #         own.resume(own.live)
@@ -58411,7 +58359,7 @@ def _clear(home: str, folder: str) -> None:
 #     own = Deployment(site, {}, site.kept_templates(), asked_by=by)
 #     own.take_lock(look_again=True)
 #     if not keep:
-#         undo.restore(site)
+#         secrets.restore_former_key(site)
 #     disk.clear_leftovers(site)
 #     found = releases.linked(site, site.current)
 #     if not keep and deployment and found and found.record.get("fleet") == deployment:
@@ -58481,6 +58429,8 @@ def _clear(home: str, folder: str) -> None:
 # """
 #
 # import contextlib
+# import re
+# import secrets as secrets_module
 # import shlex
 # from collections.abc import Iterator, Sequence
 # from pathlib import Path
@@ -58492,6 +58442,8 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy import drift as deploy_drift
 # from django_formula.deploy import rollback as deploy_rollback
 # from django_formula.deploy.deployment import Changes, Deployment
+# from django_formula.host import environment_files
+# from django_formula.host import file as host_file
 # from django_formula.host.commands import DeploymentError, redact
 # from django_formula.project import command as project_command
 # from django_formula.project import program
@@ -58503,7 +58455,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.site import sites
 # from django_formula.tls import certificates, renewal
 # from django_formula.verbs import attempt, schedule
-# from django_formula.verbs import queue as verbs_queue
 # from django_formula.verbs import status as verbs_status
 # from django_formula.verbs import workers as verbs_workers
 # from django_formula.verbs.attempt import live as _live
@@ -58884,7 +58835,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: there is no active release, it has no such worker, or the broker does not answer.
 #     """
 #     site = sites.find(name)
-#     return verbs_queue.rows(site, _live(site), names=names, give_back=give_back, drop=drop)
+#     return verbs_workers.queue_rows(site, _live(site), names=names, give_back=give_back, drop=drop)
 #
 #
 # def restart(name: str, worker: str | None = None, asked_by: str = "django.restart") -> dict[str, str]:
@@ -58920,69 +58871,76 @@ def _clear(home: str, folder: str) -> None:
 #     if notice:
 #         text = f"{notice}:\n{release.record['error']}\n{text}"
 #     return redact(text, secret_secrets.known(site))
-#: django_formula/verbs/queue.py
-# """What waits in the queues of a site's workers: `django.queue`."""
-#
-# import os
-# from typing import Any
-#
-# from django_formula.host.commands import DeploymentError
-# from django_formula.kind import kinds
-# from django_formula.project import queue as project_queue
-# from django_formula.release.releases import Release
-# from django_formula.secret import secrets as secret_secrets
-# from django_formula.site.sites import Site
-# from django_formula.store import stores
-#
-# #: What is counted of a queue, as far as its kind has it.
-# _COUNTS = ("waiting", "unacknowledged", "abandoned", "parked", "failed", "scheduled")
-# #: Characters of a task's name that are shown; the queue's tasks may be anybody's.
-# _LONGEST = 200
 #
 #
-# def rows(site: Site, live: Release, *, names: bool, give_back: bool, drop: str) -> list[dict[str, Any]]:
-#     """Return a row for each queue of the workers of the active release.
+# # The first account of a project that has users: `django.superuser`
+#
+# #: Creates a superuser by Django's own command, where the project has another one of that name.
+# _DJANGOS_OWN = (
+#     "from django.core.management import call_command, get_commands; "
+#     "from django.contrib.auth.management.commands.createsuperuser import Command; "
+#     "assert get_commands()['createsuperuser'] != 'django.contrib.auth'; "
+#     "call_command(Command(), interactive=False)"
+# )
+#
+#
+# def create_superuser(name: str, username: str, email: str, command: Sequence[str] = ()) -> dict[str, str]:
+#     """Create a superuser with a generated password, which is written to a file that only root can read.
+#
+#     The file is the environment of the command that creates the user; it is renamed once the user exists.
 #
 #     Args:
-#         names: with the number of waiting tasks by name.
-#         give_back: give parked tasks back that the active release knows.
-#         drop: delete parked tasks of this name.
+#         command: the management command that creates the user, by default createsuperuser. Where that one is the
+#             project's own and fails, Django's own creates the user.
 #
 #     Raises:
-#         DeploymentError: the site has no such workers, or the broker does not answer.
+#         DeploymentError: there is such a user already, no active release, or the project has no users.
 #     """
-#     workers = (site.config.get("workers") or {}).values()
-#     if not any(kinds.WORKERS[worker["kind"]].takes_tasks for worker in workers):
-#         raise DeploymentError(f"no worker of {site.name} takes tasks from a queue on this host", hint=site.to_workers())
-#     if (give_back or drop) and not any(worker["kind"] == "celery" for worker in workers):
-#         raise DeploymentError("only tasks of Celery are parked", hint="leave out give_back and drop")
-#     secrets = list(secret_secrets.values(site, {}).values())
-#     task = f"task-{os.getpid()}"  # the unit of a task named queue would be that of the site's own queue
-#     found = project_queue.read(
-#         site, live.path, live.facts, secrets, names=names, give_back=give_back, drop=drop, task=task
-#     )
-#     memory = _memory(site)
-#     return [{"queue": name, **_row(queue), "memory": memory} for name, queue in sorted(found.items())]
+#     site = sites.find(name)
+#     if not re.fullmatch(r"[A-Za-z0-9_.@+-]+", username) or not re.fullmatch(r"[A-Za-z0-9_.@+-]*", email):
+#         raise DeploymentError("a username and an e-mail address may contain only letters, digits and @ . + - _")
+#     file = site.secrets / f"superuser-{username}"
+#     if file.exists():
+#         raise DeploymentError(f"{username} has been created before; the password was written to {file}")
+#     attempt.live(site)
+#     password = secrets_module.token_urlsafe(15)
+#     values = {"USERNAME": username, "EMAIL": email, "PASSWORD": password}
+#     variables = {f"DJANGO_SUPERUSER_{key}": value for key, value in values.items()}
+#     new = file.with_name(f".{file.name}")
+#     host_file.write(new, environment_files.environment_file(variables), mode=0o600)
+#     try:
+#         created_by = _created_superuser(name, command, str(new))
+#     except DeploymentError:
+#         new.unlink()
+#         raise
+#     new.replace(file)
+#     return {"username": username, "password_file": str(file), **created_by}
 #
 #
-# def _row(queue: dict[str, Any]) -> dict[str, Any]:
-#     counts = {key: queue.get(key) for key in _COUNTS}
-#     return {**counts, **{key: _counted(queue.get(key)) for key in ("names", "parked_names")}}
+# def _created_superuser(name: str, command: Sequence[str], environment_file: str) -> dict[str, str]:
+#     """Run the command that creates a superuser; return what created it, if not that command."""
+#     try:
+#         manage(name, command or ["createsuperuser", "--noinput"], environment_file, timeout=300)
+#     except DeploymentError as error:
+#         if not error.message.startswith("manage.py"):
+#             raise
+#         error.hint = error.hint or (
+#             f"if the command requires more, give all of it: django.superuser {name} command='createsuperuser --noinput "
+#             "--first_name Ada'; DJANGO_SUPERUSER_USERNAME, _EMAIL and _PASSWORD are in its environment"
+#         )
+#         if command or not _is_created_by_django(name, environment_file):
+#             raise
+#         return {"created_by": "Django's own createsuperuser, since the project's failed"}
+#     return {}
 #
 #
-# def _counted(names: dict[str, int] | None) -> dict[str, int]:
-#     """Return the numbers of tasks by their names, the most first."""
-#     ordered = sorted((names or {}).items(), key=lambda one: (-one[1], one[0]))
-#     return {"".join(filter(str.isprintable, name))[:_LONGEST]: count for name, count in ordered}
-#
-#
-# def _memory(site: Site) -> str:
-#     """Return the memory of the site's own queue, empty where it has none."""
-#     for kind, server in stores.own_servers(site):
-#         if server.name == "queue":
-#             usage = kind.usage(server)
-#             return f"{usage.used >> 20}M of {usage.limit >> 20}M"
-#     return ""
+# def _is_created_by_django(name: str, environment_file: str) -> bool:
+#     """Run Django's own command, if the project's is another one; return whether it created the user."""
+#     try:
+#         manage(name, ["shell", "-c", _DJANGOS_OWN], environment_file, timeout=300)
+#     except DeploymentError:
+#         return False
+#     return True
 #: django_formula/verbs/rotation.py
 # """The verbs that give a site new secrets, by a release of its active commit."""
 #
@@ -59311,85 +59269,6 @@ def _clear(home: str, folder: str) -> None:
 #         return {}
 #     image = container.engine.image(container.image)
 #     return {"container": f"{container.engine.name}: {container.image} ({image[:12] or 'removed'})"}
-#: django_formula/verbs/superuser.py
-# """The verb `superuser`: the first account of a project that has users."""
-#
-# import re
-# import secrets as secrets_module
-# from collections.abc import Sequence
-#
-# from django_formula.host import environment_files
-# from django_formula.host import file as host_file
-# from django_formula.host.commands import DeploymentError
-# from django_formula.site import sites
-# from django_formula.verbs import attempt, operations
-#
-# #: Creates a superuser by Django's own command, where the project has another one of that name.
-# _DJANGOS_OWN = (
-#     "from django.core.management import call_command, get_commands; "
-#     "from django.contrib.auth.management.commands.createsuperuser import Command; "
-#     "assert get_commands()['createsuperuser'] != 'django.contrib.auth'; "
-#     "call_command(Command(), interactive=False)"
-# )
-#
-#
-# def create(name: str, username: str, email: str, command: Sequence[str] = ()) -> dict[str, str]:
-#     """Create a superuser with a generated password, which is written to a file that only root can read.
-#
-#     The file is the environment of the command that creates the user; it is renamed once the user exists.
-#
-#     Args:
-#         command: the management command that creates the user, by default createsuperuser. Where that one is the
-#             project's own and fails, Django's own creates the user.
-#
-#     Raises:
-#         DeploymentError: there is such a user already, no active release, or the project has no users.
-#     """
-#     site = sites.find(name)
-#     if not re.fullmatch(r"[A-Za-z0-9_.@+-]+", username) or not re.fullmatch(r"[A-Za-z0-9_.@+-]*", email):
-#         raise DeploymentError("a username and an e-mail address may contain only letters, digits and @ . + - _")
-#     file = site.secrets / f"superuser-{username}"
-#     if file.exists():
-#         raise DeploymentError(f"{username} has been created before; the password was written to {file}")
-#     attempt.live(site)
-#     password = secrets_module.token_urlsafe(15)
-#     values = {"USERNAME": username, "EMAIL": email, "PASSWORD": password}
-#     variables = {f"DJANGO_SUPERUSER_{key}": value for key, value in values.items()}
-#     new = file.with_name(f".{file.name}")
-#     host_file.write(new, environment_files.environment_file(variables), mode=0o600)
-#     try:
-#         created_by = _create_superuser(name, command, str(new))
-#     except DeploymentError:
-#         new.unlink()
-#         raise
-#     new.replace(file)
-#     return {"username": username, "password_file": str(file), **created_by}
-#
-#
-# def _create_superuser(name: str, command: Sequence[str], environment_file: str) -> dict[str, str]:
-#     """Run the command that creates a superuser; return what created it, if not that command."""
-#     try:
-#         operations.manage(name, command or ["createsuperuser", "--noinput"], environment_file, timeout=300)
-#     except DeploymentError as error:
-#         if not error.message.startswith("manage.py"):
-#             raise
-#         error.hint = error.hint or (
-#             f"if the command requires more, give all of it: django.superuser {name} command='createsuperuser --noinput "
-#             "--first_name Ada'; DJANGO_SUPERUSER_USERNAME, _EMAIL and _PASSWORD are in its environment"
-#         )
-#         if command or not _is_created_by_django(name, environment_file):
-#             raise
-#         return {"created_by": "Django's own createsuperuser, since the project's failed"}
-#     return {}
-#
-#
-# def _is_created_by_django(name: str, environment_file: str) -> bool:
-#     """Run Django's own command, if the project's is another one; return whether it created the user."""
-#     try:
-#         operations.manage(name, ["shell", "-c", _DJANGOS_OWN], environment_file, timeout=300)
-#     except DeploymentError:
-#         return False
-#     return True
 #: django_formula/verbs/terminal.py
 # """Texts for people at a terminal, as Salt's own outputters print them."""
 #
@@ -59596,19 +59475,24 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/verbs/workers.py
 # """What the workers of a site do: `django.workers`, the lines of `django.status`, `django.restart`."""
 #
+# import os
 # import time
 # from pathlib import Path
 # from typing import Any
 #
 # from django_formula.host import clock, memory, proc
 # from django_formula.host.commands import DeploymentError
+# from django_formula.kind import kinds
 # from django_formula.process import contract
+# from django_formula.project import queue as project_queue
 # from django_formula.proxy import maintenance
 # from django_formula.release import instances, releases
 # from django_formula.release import workers as release_workers
 # from django_formula.release.releases import Release
 # from django_formula.release.workers import Finishing
+# from django_formula.secret import secrets as secret_secrets
 # from django_formula.site.sites import Site
+# from django_formula.store import stores
 # from django_formula.worker import workers as worker_workers
 # from django_formula.worker.workers import State
 #
@@ -59740,6 +59624,59 @@ def _clear(home: str, folder: str) -> None:
 #         hint = f"its workers are {', '.join(names)}"
 #         hint = hint if names else release.site.to_workers()
 #         raise DeploymentError(f"{release.name} has no worker {worker!r}", hint=hint)
+#
+#
+# # What waits in their queues: `django.queue`
+#
+# #: What is counted of a queue, as far as its kind has it.
+# _COUNTS = ("waiting", "unacknowledged", "abandoned", "parked", "failed", "scheduled")
+# #: Characters of a task's name that are shown; the queue's tasks may be anybody's.
+# _LONGEST = 200
+#
+#
+# def queue_rows(site: Site, live: Release, *, names: bool, give_back: bool, drop: str) -> list[dict[str, Any]]:
+#     """Return a row for each queue of the workers of the active release.
+#
+#     Args:
+#         names: with the number of waiting tasks by name.
+#         give_back: give parked tasks back that the active release knows.
+#         drop: delete parked tasks of this name.
+#
+#     Raises:
+#         DeploymentError: the site has no such workers, or the broker does not answer.
+#     """
+#     workers = (site.config.get("workers") or {}).values()
+#     if not any(kinds.WORKERS[worker["kind"]].takes_tasks for worker in workers):
+#         raise DeploymentError(f"no worker of {site.name} takes tasks from a queue on this host", hint=site.to_workers())
+#     if (give_back or drop) and not any(worker["kind"] == "celery" for worker in workers):
+#         raise DeploymentError("only tasks of Celery are parked", hint="leave out give_back and drop")
+#     secrets = list(secret_secrets.values(site, {}).values())
+#     task = f"task-{os.getpid()}"  # the unit of a task named queue would be that of the site's own queue
+#     found = project_queue.read(
+#         site, live.path, live.facts, secrets, names=names, give_back=give_back, drop=drop, task=task
+#     )
+#     memory = _queue_memory(site)
+#     return [{"queue": name, **_queue_row(queue), "memory": memory} for name, queue in sorted(found.items())]
+#
+#
+# def _queue_row(queue: dict[str, Any]) -> dict[str, Any]:
+#     counts = {key: queue.get(key) for key in _COUNTS}
+#     return {**counts, **{key: _counted(queue.get(key)) for key in ("names", "parked_names")}}
+#
+#
+# def _counted(names: dict[str, int] | None) -> dict[str, int]:
+#     """Return the numbers of tasks by their names, the most first."""
+#     ordered = sorted((names or {}).items(), key=lambda one: (-one[1], one[0]))
+#     return {"".join(filter(str.isprintable, name))[:_LONGEST]: count for name, count in ordered}
+#
+#
+# def _queue_memory(site: Site) -> str:
+#     """Return the memory of the site's own queue, empty where it has none."""
+#     for kind, server in stores.own_servers(site):
+#         if server.name == "queue":
+#             usage = kind.usage(server)
+#             return f"{usage.used >> 20}M of {usage.limit >> 20}M"
+#     return ""
 #: django_formula/virtualenv/__init__.py
 # """Virtualenvs: requirements, lock files, interpreters, indexes, uv."""
 #: django_formula/virtualenv/image.py
@@ -59904,7 +59841,7 @@ def _clear(home: str, folder: str) -> None:
 # from urllib.parse import quote, urlsplit
 #
 # from django_formula.host import commands
-# from django_formula.secret.kept import KeptSecret
+# from django_formula.secret.secrets import KeptSecret
 # from django_formula.site.sites import Site
 #
 # #: The name of the pillar's index in uv's variables.

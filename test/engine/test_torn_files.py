@@ -11,7 +11,7 @@ from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.process import systemd
 from django_formula.release import attempt, releases
-from django_formula.secret import rotation as secret_rotation
+from django_formula.secret import secrets
 from django_formula.verbs import operations, status
 from django_formula.verbs import rotation as verbs_rotation
 
@@ -225,7 +225,7 @@ def commands(site):
     yield lambda: operations.config("blog")
     yield lambda: backups.overview(site)
     yield lambda: backups.status(site)
-    yield lambda: secret_rotation.expired(site, 1e9, test=True)
+    yield lambda: secrets.expired_keys(site, 1e9, test=True)
     yield lambda: systemd.MANAGER.warnings(site)
 
 

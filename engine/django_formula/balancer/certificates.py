@@ -18,7 +18,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import OURS, Files
 from django_formula.kind.kinds import FILES
 from django_formula.site.sites import Site
-from django_formula.tls import acme, certificates, challenge
+from django_formula.tls import acme, certificates
 from django_formula.untrusted.text import tell
 
 SERVICE = Path("/etc/systemd/system/django-balancer-tls.service")
@@ -69,7 +69,7 @@ def renew(entries: Entries, given: Mapping[str, Mapping[str, str]]) -> tuple[dic
         due, deferred = acme.due(site)
         warnings += deferred
         if due:
-            with challenge.serving():
+            with acme.serving_challenges():
                 secrets = given.get(site.name, {})
                 ordered, failed = acme.renew(site, due, secrets, install=plan.change_certificates)
             changed |= ordered

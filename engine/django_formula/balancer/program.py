@@ -16,7 +16,7 @@ from django_formula.host.config_files import Files
 from django_formula.host.daemons import Daemon
 from django_formula.host.ports import Listen
 from django_formula.site import domains
-from django_formula.tls import certificates, challenge
+from django_formula.tls import acme, certificates
 from django_formula.untrusted.text import in_command
 
 #: Where the balancer of this host has its records. Of root alone.
@@ -127,7 +127,7 @@ def challenges(sites: Collection[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the template variables of http-01: the socket of this host's answers, and the other balancers."""
     asked = [site for site in sites if site["challenge"]]
     others = sorted({address for site in asked for address in site["others"]})
-    return {"challenges": challenge.SOCKET if asked else None, "others": others}
+    return {"challenges": acme.CHALLENGES if asked else None, "others": others}
 
 
 def addresses(listen: Listen, ipv4: str, ipv6: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from django_formula.container.engine import Engine
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
-from django_formula.secret.kept import KeptSecret
+from django_formula.secret.secrets import KeptSecret
 from django_formula.site.sites import Site
 
 #: Seconds to pull or push an image.

@@ -9,7 +9,7 @@ from django_formula.container import registry
 from django_formula.host import file
 from django_formula.push import static_files
 from django_formula.release.releases import Release
-from django_formula.secret import rotation, secrets
+from django_formula.secret import secrets
 from django_formula.site.sites import Site
 from django_formula.virtualenv import index
 
@@ -87,7 +87,7 @@ class Secrets:
         key = secrets.keyed_hash(secrets.record_key(self._site), self.by_name.get("secret_key"))
         if live.record["inputs"].get("secrets:secret_key") != key:
             return []
-        expired = rotation.expired(self._site, live.facts.get("signed_for"), test=test)
+        expired = secrets.expired_keys(self._site, live.facts.get("signed_for"), test=test)
         return [key for key in expired if key != self.given.get(secrets.NEXT_KEY)]
 
     def drop(self, keys: Iterable[str]) -> None:

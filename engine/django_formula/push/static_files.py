@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.kind import kinds
-from django_formula.secret.kept import KeptSecret
+from django_formula.secret.secrets import KeptSecret
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted import shapes

@@ -12,7 +12,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.process import contract, systemd
 from django_formula.release import attempt, claim, instances, releases, use, workers
 from django_formula.release.releases import Release
-from django_formula.secret import undo
+from django_formula.secret import secrets
 from django_formula.server import servers
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log, in_command
@@ -72,7 +72,7 @@ def clear_leftovers(site: Site) -> None:
     else:
         claim.drop(site)
         live = releases.linked(site, site.current)
-        undo.settle(site, live.record.get("fleet", "") if live else "")
+        secrets.settle_former_key(site, live.record.get("fleet", "") if live else "")
     clear_plans(site)
     for problem in _clear_removed(site):
         log.warning("%s: %s", site.name, problem)

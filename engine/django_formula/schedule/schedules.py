@@ -7,17 +7,17 @@ which runs the command in the release that is active at that time: docs/decision
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import archive, daemons, file, template, units
+from django_formula.host import archive, commands, daemons, file, template, units
 from django_formula.host.commands import DeploymentError
 from django_formula.process import systemd
 from django_formula.release import instances
 from django_formula.schedule import run
-from django_formula.schedule import time as schedule_time
 from django_formula.schedule import timer as schedule_timer
 from django_formula.site.sites import Site
 
@@ -48,7 +48,7 @@ def definition(site: Site, name: str) -> dict[str, Any]:
 
 def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
     """Return the files of the schedules that differ from the pillar: path → new, changed, removed or disabled."""
-    expected = files(site, templates)
+    expected = wanted_files(site, templates)
     found = {path: schedule_timer.difference(path, content) for path, content in expected.items()}
     for name in _configured(site):
         timer = _timer(site, name)
@@ -66,7 +66,7 @@ def apply(site: Site, templates: Mapping[str, str]) -> None:
     Raises:
         DeploymentError: systemd refuses a timer.
     """
-    expected = files(site, templates)
+    expected = wanted_files(site, templates)
     changed = {path for path, content in expected.items() if schedule_timer.difference(path, content)}
     definitions = {_definition(site, name): name for name in _configured(site)}
     for path in changed & definitions.keys():
@@ -146,13 +146,13 @@ def refuse_impossible(site: Site) -> None:
         if not daemons.has_systemd():
             _refuse_without_systemd(schedule, key)
         elif file.read_json(_definition(site, name)) != schedule:
-            schedule_time.refuse_invalid(schedule["at"], f"{key}:at")
+            refuse_invalid_time(schedule["at"], f"{key}:at")
 
 
 def _refuse_without_systemd(schedule: Mapping[str, Any], key: str) -> None:
     at = schedule["at"]
-    if not schedule_time.cron(at):
-        words = ", ".join(schedule_time.WORDS)
+    if not cron(at):
+        words = ", ".join(WORDS)
         raise DeploymentError(
             f"{key}:at: {at} is a time in systemd's notation, and this host has cron",
             hint=f"write it in cron's five fields, such as '0 6 * * 1', or as one of {words}",
@@ -165,7 +165,7 @@ def _refuse_without_systemd(schedule: Mapping[str, Any], key: str) -> None:
             )
 
 
-def files(site: Site, templates: Mapping[str, str]) -> dict[Path, bytes]:
+def wanted_files(site: Site, templates: Mapping[str, str]) -> dict[Path, bytes]:
     """Return the files that the schedules of the pillar require."""
     wanted: dict[Path, bytes] = {}
     for name in _configured(site):
@@ -175,12 +175,12 @@ def files(site: Site, templates: Mapping[str, str]) -> dict[Path, bytes]:
         if daemons.has_systemd():
             variables: dict[str, Any] = {"site": site.config, "schedule": name, "definition": definition}
             variables |= {"command": command, "at_home": schedule_timer.is_at_home(site)}
-            variables["calendar"] = schedule_time.calendar(definition["at"])
+            variables["calendar"] = calendar(definition["at"])
             for path in (_service(site, name), _timer(site, name)):
                 url = f"salt://django/files/schedule{path.suffix}"
                 wanted[path] = template.render(templates, url, **variables).encode()
         else:
-            line = f"{schedule_time.cron(definition['at'])} root {command}"
+            line = f"{cron(definition['at'])} root {command}"
             wanted[_cron(site, name)] = f"# Schedule {name} of the Django site {site.name}\n{line}\n".encode()
     return (
         {_program(site): archive.packed("django_formula.schedule.run", schedule_timer.unused(site)), **wanted}
@@ -247,3 +247,82 @@ def _end(site: Site, name: str) -> None:
     lock = run.lock(site, name, "")
     if lock.holder():
         lock.end_holders()
+
+
+# When a schedule runs: systemd's calendar expressions and cron's five fields, and one in terms of the other
+
+#: Words for the start of each hour, day, week and so on, which both have: as cron's five fields.
+WORDS = {
+    "minutely": "* * * * *",
+    "hourly": "0 * * * *",
+    "daily": "0 0 * * *",
+    "weekly": "0 0 * * 1",
+    "monthly": "0 0 1 * *",
+    "yearly": "0 0 1 1 *",
+}
+_DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
+#: The first value of each of cron's fields: minute, hour, day of the month, month.
+_FIRST = (0, 0, 1, 1)
+
+
+def is_fields(at: str) -> bool:
+    """Return whether a time is written in cron's five fields."""
+    return len(at.split()) == 5 and bool(re.fullmatch(r"[0-9*/, -]+", at))
+
+
+def cron(at: str) -> str | None:
+    """Return a time as cron's five fields, or None if only systemd knows it."""
+    return " ".join(at.split()) if is_fields(at) else WORDS.get(at)
+
+
+def calendar(at: str) -> str:
+    """Return a time as an expression of ``OnCalendar``.
+
+    >>> calendar("*/15 8-18 * * 1-5")
+    'Mon,Tue,Wed,Thu,Fri *-*-* 8..18:0/15:00'
+    """
+    if not is_fields(at):
+        return at
+    *times, weekday = at.split()
+    minute, hour, day, month = (_field(text, first) for text, first in zip(times, _FIRST, strict=True))
+    days = "" if weekday == "*" else f"{','.join(_weekdays(weekday))} "
+    return f"{days}*-{month}-{day} {hour}:{minute}:00"
+
+
+def _field(text: str, first: int) -> str:
+    parts = [re.sub(r"^\*/", f"{first}/", part).replace("-", "..") for part in text.split(",")]
+    return ",".join(parts)
+
+
+def _weekdays(text: str) -> list[str]:
+    """Return the weekdays of cron's last field, in which both 0 and 7 are Sunday."""
+    found = set()
+    for part in text.split(","):
+        span, _slash, step = part.partition("/")
+        start, _hyphen, end = ("0-6" if span == "*" else span).partition("-")
+        found |= {number % 7 for number in range(int(start), int(end or start) + 1, int(step or 1))}
+    return [_DAYS[number] for number in (1, 2, 3, 4, 5, 6, 0) if number in found]
+
+
+def refuse_invalid_time(at: str, key: str) -> None:
+    """Check with systemd that a time is valid and comes again.
+
+    Args:
+        key: the pillar key that sets it, for the error.
+
+    Raises:
+        DeploymentError: it is not.
+    """
+    expression, reason = calendar(at), ""
+    try:
+        argv = ["systemd-analyze", "calendar", expression]
+        if "Next elapse: never" in commands.run(argv, doing="checking the time", timeout=10):
+            reason = "it is in the past, or on a day that no month has"
+    except DeploymentError as error:
+        reason = (error.log.strip().splitlines() or [error.message])[-1]
+    if reason:
+        written = expression if expression == at else f"{at} (in systemd's notation: {expression})"
+        raise DeploymentError(
+            f"{key}: systemd does not accept {written}: {reason}",
+            hint=f"try it: systemd-analyze calendar '{expression}'",
+        )

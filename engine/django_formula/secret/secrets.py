@@ -8,15 +8,17 @@ import os
 import secrets
 import stat
 import string
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from django_formula.database import databases as database_databases
 from django_formula.email import mail
-from django_formula.host import file, users
+from django_formula.host import file, proc, users
 from django_formula.host.commands import DeploymentError
 from django_formula.site.sites import Site
+from django_formula.untrusted import shapes
 
 #: The file of the secret key has its fallbacks too, so that one rename changes both.
 KEY_FILE = "secret_key.json"
@@ -257,3 +259,138 @@ def store_password(site: Site) -> str:
 def keyed_hash(key: bytes, value: Any) -> str:
     """Return a short hash of a JSON value that can be compared only with the key."""
     return hmac.new(key, json.dumps(value, sort_keys=True).encode(), hashlib.sha256).hexdigest()[:16]
+
+
+# Secrets of the pillar's that the formula itself uses: kept for commands, which have no pillar
+
+
+class KeptSecret(NamedTuple):
+    """A secret that the last apply keeps in a file, which only root can read.
+
+    Attributes:
+        name: of its file in the site's folder of secrets.
+        reference: returns where the pillar has it, from a site's configuration; nothing where it has none.
+    """
+
+    name: str
+    reference: Callable[[Mapping[str, Any]], Any]
+
+    def path(self, site: Site) -> Path:
+        """Return its file."""
+        return site.secrets / self.name
+
+    def value(self, site: Site, given: str | None) -> str | None:
+        """Return the secret: the pillar's, else the one that the last apply kept; None where the pillar has none."""
+        return (given or file.read_text(self.path(site))) if self.reference(site.config) else None
+
+    def is_kept(self, site: Site, value: str | None) -> bool:
+        """Return whether `keep` would change nothing."""
+        return file.read_text(self.path(site)) == value
+
+    def keep(self, site: Site, value: str | None) -> None:
+        """Keep a value; None removes it."""
+        if value:
+            file.write(self.path(site), value, mode=0o600)
+        else:
+            self.path(site).unlink(missing_ok=True)
+
+
+# What a site's secret key was before a deployment of the master's that has not ended: it may have to be restored
+#
+# The release that serves reads the files of the key at its next start, and the next apply compares them with what that
+# release was made of.
+
+_BEFORE = ".before.json"
+_BEFORE_SHAPE = {"deployment": str, "files": {str: str}}
+
+
+def keep_former_key(site: Site, deployment: str) -> None:
+    """Keep the files of the secret key as they are, until the deployment ends."""
+    names = (KEY_FILE, PLAIN_KEY_FILE, "environment")
+    found = {name: file.read_text(site.secrets / name) for name in names}
+    files = {name: text for name, text in found.items() if text is not None}
+    content = json.dumps({"deployment": deployment, "files": files})
+    file.write(site.secrets / _BEFORE, content, mode=0o600)
+
+
+def settle_former_key(site: Site, live: str) -> None:
+    """Settle what a deployment has left that did not end on this host.
+
+    Args:
+        live: the id of the deployment that has made the active release.
+    """
+    found = file.read_json(site.secrets / _BEFORE, _BEFORE_SHAPE)
+    if found and found["deployment"] == live:
+        forget_former_key(site)
+    elif found:
+        restore_former_key(site)
+
+
+def restore_former_key(site: Site) -> None:
+    """Restore the files, if some were kept."""
+    found = file.read_json(site.secrets / _BEFORE, _BEFORE_SHAPE) or {"files": {}}
+    for name, text in found["files"].items():
+        file.write(site.secrets / name, text, mode=0o640, group=site.user)
+    forget_former_key(site)
+
+
+def forget_former_key(site: Site) -> None:
+    """Keep the files no longer: the deployment has succeeded."""
+    (site.secrets / _BEFORE).unlink(missing_ok=True)
+
+
+# Former secret keys: each is dropped once all that it signed has expired, measured by the uptime of the host
+#
+# Why no wall clock is used: docs/decisions/0030.
+
+
+def _former_keys(site: Site) -> Path:
+    return site.secrets / ".former_keys.json"
+
+
+def expired_keys(site: Site, age: float | None, *, test: bool = False) -> list[str]:
+    """Return the former keys whose sessions, links and cookies have all expired.
+
+    What counts is how long the host was up since a key was replaced: at most the time that has passed, whatever
+    the wall clock reads. A host that is often off drops a key late, and none drops it early. After a boot the wall
+    clock can only delay it: a copy of the host may have been up for longer. A key without a record starts anew.
+
+    Args:
+        age: the seconds for which the project accepts its signatures; None keeps every key.
+        test: whether to leave the records as they are.
+    """
+    former = fallbacks(site)
+    if not former or age is None:
+        return []
+    now = {"boot": proc.boot_id(), "uptime": _uptime(), "time": time.time()}
+    records = file.read_json(_former_keys(site)) or {}
+    updated = {key: _updated(records.get(fingerprint(key)), now, age) for key in former}
+    if not test and any(_is_worth_a_write(records.get(fingerprint(key)), updated[key]) for key in former):
+        file.write_json(_former_keys(site), {fingerprint(key): updated[key] for key in former}, mode=0o600)
+    return [key for key in former if updated[key]["lived"] > updated[key]["age"]]
+
+
+#: The record of a former key.
+_RECORD = {"boot": str, **dict.fromkeys(("uptime", "time", "lived", "age"), float)}
+
+
+def _uptime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _updated(record: Any, now: dict[str, Any], age: float) -> dict[str, Any]:
+    """Return the record of a former key as of now: its age as a former key, and what that is counted from."""
+    if not shapes.fits(record, _RECORD):
+        return {**now, "lived": 0.0, "age": age}
+    if record["boot"] == now["boot"]:
+        more = now["uptime"] - record["uptime"]
+    else:
+        more = min(now["uptime"], now["time"] - record["time"])
+    return {**now, "lived": record["lived"] + max(more, 0.0), "age": max(age, record["age"])}
+
+
+def _is_worth_a_write(record: Any, updated: dict[str, Any]) -> bool:
+    """Return whether a record changed enough to be written: another key, boot or age, or a tenth of its time."""
+    if not isinstance(record, dict) or any(record.get(name) != updated[name] for name in ("boot", "age")):
+        return True
+    return bool(updated["lived"] - record.get("lived", 0.0) > updated["age"] / 10)

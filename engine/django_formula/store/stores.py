@@ -1,31 +1,14 @@
 """The stores of a site: every kind, the site's own servers, and what the project gets of its queue and caches."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from django_formula.host.commands import size
 from django_formula.secret import secrets as secret_secrets
 from django_formula.site.sites import Site
-from django_formula.store import database, memcached, redis
-from django_formula.store.contract import OwnServer, ServerStore, Store
-
-#: The module of each kind, which runs when the kind is looked at.
-_MODULES = {"redis": redis, "memcached": memcached, "database": database}
-
-
-class _Stores(Mapping[str, Store]):
-    def __getitem__(self, kind: str) -> Store:
-        store: Store = _MODULES[kind].STORE
-        return store
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_MODULES)
-
-    def __len__(self) -> int:
-        return len(_MODULES)
-
-
-#: Every kind of store, by its name in the pillar.
-STORES: Mapping[str, Store] = _Stores()
+from django_formula.store import client, redis
+from django_formula.store.contract import OwnServer, ServerStore, Store, Usage
 
 
 def own_servers(site: Site) -> list[tuple[ServerStore, OwnServer]]:
@@ -146,3 +129,81 @@ def _located(site: Site, name: str) -> dict[str, Any]:
     marked = kind.url(_address(site, name, {secret_secrets.of_store(name): "PASSWORD"}))
     head, _mark, tail = marked.rpartition(":PASSWORD@")
     return {"location": [f"{head}:", f"@{tail}"], "password_file": str(site.secrets / secret_secrets.of_store(name))}
+
+
+# Memcached: a cache in memory alone
+
+
+class MemcachedStore(ServerStore):
+    """A cache that drops what is not read, and is empty after a restart."""
+
+    KIND = "memcached"
+    CLIENTS = frozenset({"pymemcache", "pylibmc"})
+    CHANGEABLE = re.compile(r" -m \d+")
+
+    def requirement(self, django_version: tuple[int, ...]) -> str:
+        """Return pymemcache, which Django supports since 3.2."""
+        return "pymemcache>=3.4"
+
+    def part(self, name: str) -> str:
+        return name.replace("cache", "memcached", 1)
+
+    def url(self, address: Mapping[str, Any]) -> str:
+        if address.get("socket"):
+            return f"unix:{address['socket']}"
+        return f"{address['host']}:{address['port']}"
+
+    def command(self, server: OwnServer, program: str) -> list[str]:
+        megabytes = size(server.options["memory"]) >> 20
+        return ["memcached", "-s", str(server.socket), "-a", "0770", "-m", str(megabytes), "-c", "1000"]
+
+    def configuration(self, server: OwnServer) -> str:
+        """Return nothing but a line for people: Memcached has no configuration file."""
+        return f"# {server.unit} has no configuration but its command line.\n"
+
+    def differences(self, server: OwnServer) -> dict[str, str]:
+        wanted = size(server.options["memory"])
+        return {} if _memcached_stats(server).get("limit_maxbytes") == wanted else {"memory": str(wanted >> 20)}
+
+    def change(self, server: OwnServer, settings: Mapping[str, str]) -> None:
+        client.memcached(server.socket, f"cache_memlimit {settings['memory']}", ("OK",))
+
+    def usage(self, server: OwnServer) -> Usage:
+        return Usage(_memcached_stats(server).get("bytes", 0), size(server.options["memory"]))
+
+
+def _memcached_stats(server: OwnServer) -> dict[str, int]:
+    lines = client.memcached(server.socket, "stats", ("END",))
+    pairs = (line.split() for line in lines)
+    return {parts[1]: int(parts[2]) for parts in pairs if len(parts) == 3 and parts[2].isdigit()}
+
+
+# Django's cache in the default database
+
+
+class DatabaseStore(Store):
+    """A cache in a table, which needs nothing on the host."""
+
+    KIND = "database"
+
+
+# All of them
+
+_SMALL: dict[str, Store] = {"memcached": MemcachedStore(), "database": DatabaseStore()}
+
+
+class _Stores(Mapping[str, Store]):
+    """The stores by their names in the pillar; the module of Redis runs when that is looked at."""
+
+    def __getitem__(self, kind: str) -> Store:
+        return redis.STORE if kind == "redis" else _SMALL[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("redis", *_SMALL))
+
+    def __len__(self) -> int:
+        return 1 + len(_SMALL)
+
+
+#: Every kind of store, by its name in the pillar.
+STORES: Mapping[str, Store] = _Stores()

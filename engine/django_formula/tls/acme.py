@@ -2,7 +2,12 @@
 
 import contextlib
 import hashlib
+import http.server
+import os
+import re
+import socketserver
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,9 +18,10 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
 from django_formula.host.locks import Lock
 from django_formula.proxy import switch
+from django_formula.site import sites
 from django_formula.site.sites import Site
-from django_formula.tls import certbot, certificates, uacme
-from django_formula.tls.client import Client
+from django_formula.tls import certificates
+from django_formula.tls.clients import CLIENTS, Client
 from django_formula.untrusted.text import Log
 
 log = Log.of(__name__)
@@ -27,10 +33,6 @@ TRIES = 5
 #: Seconds after a failed order until the next one, doubled with each: Let's Encrypt accepts five failures an hour.
 PAUSE, LONGEST_PAUSE = 900, 6 * 3600
 _T = TypeVar("_T")
-
-
-#: Every client, by the name that the pillar has for it.
-CLIENTS: dict[str, Client] = {"uacme": uacme.CLIENT, "certbot": certbot.CLIENT}
 
 
 def due(site: Site, *, again: bool = False) -> tuple[dict[str, str], list[str]]:
@@ -221,3 +223,50 @@ def _account(site: Site, files: Mapping[str, str]) -> Path:
     about = {"client": tls["client"], "directory": tls["directory"], "email": tls["email"]}
     file.write_json(made, about, mode=0o600)
     return folder
+
+
+# Answers to http-01 challenges behind a balancer: served on a socket for as long as an order lasts
+#
+# The balancer sends what an authority asks to this socket, and where there is none to the other balancers: each orders
+# its own certificate, and the authority may ask any of them.
+
+CHALLENGES = sites.RUNTIME / "challenges.sock"
+_PATH = re.compile(r"/\.well-known/acme-challenge/([A-Za-z0-9_-]{1,200})")
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        """Answer with the file of a challenge."""
+        found = _PATH.fullmatch(self.path)
+        try:
+            content = (certificates.challenges() / found[1]).read_bytes() if found else None
+        except OSError:
+            content = None
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: the client of the order reports what counts."""
+
+
+@contextlib.contextmanager
+def serving_challenges() -> Iterator[None]:
+    """Serve the challenges of this host's orders in this block."""
+    folders.make(Folder(CHALLENGES.parent, "root", "root", 0o755))
+    new = Path(f"{CHALLENGES}.{os.getpid()}")
+    with _Server(str(new), _Handler) as server:
+        new.chmod(0o666)  # the balancer's workers connect; what is served is public
+        new.replace(CHALLENGES)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            CHALLENGES.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ from django_formula.release import attempt as release_attempt
 from django_formula.release import claim as release_claim
 from django_formula.release import disk, releases
 from django_formula.release.releases import Release
-from django_formula.secret import secrets, undo
+from django_formula.secret import secrets
 from django_formula.site import mount, sites
 from django_formula.site.sites import Site
 from django_formula.source import commits
@@ -135,7 +135,7 @@ def keys(name: str, deployment: str, by: str, given: Mapping[str, str]) -> dict[
         raise DeploymentError(f"the master has no secret key of {name} for this host")
     with site.lock(by).held():
         release_claim.refuse_others(site, deployment, "keys")
-        undo.keep(site, deployment)
+        secrets.keep_former_key(site, deployment)
         secrets.store(site, "secret_key", given["secret_key"], given=given)
     return {}
 
@@ -272,7 +272,7 @@ def finish(name: str, deployment: str, by: str, first: str, known: dict[str, Any
         sites.keep_applied(site)
     own = Deployment(site, {}, site.kept_templates(), asked_by=by)
     own.take_lock()
-    undo.forget(site)
+    secrets.forget_former_key(site)
     changes = _end(own)
     if first == site.config["fleet"]["host"] and own.live and own.live.record.get("fleet") == deployment:
         own.resume(own.live)
@@ -309,7 +309,7 @@ def abandon(name: str, deployment: str, by: str, keep: bool) -> dict[str, Any]:
     own = Deployment(site, {}, site.kept_templates(), asked_by=by)
     own.take_lock(look_again=True)
     if not keep:
-        undo.restore(site)
+        secrets.restore_former_key(site)
     disk.clear_leftovers(site)
     found = releases.linked(site, site.current)
     if not keep and deployment and found and found.record.get("fleet") == deployment:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from django_formula.host import commands
-from django_formula.secret.kept import KeptSecret
+from django_formula.secret.secrets import KeptSecret
 from django_formula.site.sites import Site
 
 #: The name of the pillar's index in uv's variables.

@@ -7,8 +7,8 @@ import pytest
 from django_formula.deploy import tasks
 from django_formula.host.commands import DeploymentError
 from django_formula.project import queue as project_queue
-from django_formula.verbs import queue as verbs_queue
 from django_formula.verbs import terminal
+from django_formula.verbs import workers as verbs_workers
 from specimen import configured
 
 APP: dict[str, Any] = {
@@ -114,7 +114,7 @@ def test_queues_are_shown_with_their_names(monkeypatch):
     }
     monkeypatch.setattr(project_queue, "read", lambda *_arguments, **_options: found)
     live: Any = SimpleNamespace(path=None, facts={})
-    rows = verbs_queue.rows(configured(workers=WORKERS), live, names=True, give_back=False, drop="")
+    rows = verbs_workers.queue_rows(configured(workers=WORKERS), live, names=True, give_back=False, drop="")
     assert [row["queue"] for row in rows] == ["default", "mail", "reports"] and rows[0]["names"] == {"a[1m": 2, "b": 1}
     assert terminal.queue(rows) == [
         "default  3 waiting, 1 parked\n    names: 2 a[1m, 1 b | parked: 1 old",
@@ -126,13 +126,13 @@ def test_queues_are_shown_with_their_names(monkeypatch):
 def test_queue_of_a_site_without_such_workers_is_refused():
     site = configured(workers={"feed": {"kind": "command", "command": "manage.py feed"}})
     with pytest.raises(DeploymentError, match="no worker of blog takes tasks from a queue on this host") as refused:
-        verbs_queue.rows(site, None, names=False, give_back=False, drop="")  # type: ignore[arg-type]
+        verbs_workers.queue_rows(site, None, names=False, give_back=False, drop="")  # type: ignore[arg-type]
     assert refused.value.hint == "set django:sites:blog:workers"
     hosts = {"web1": {"parts": ["app"]}, "jobs1": {"parts": ["worker"]}}
     site.config = {**site.config, "workers": None, "fleet": {"host": "web1", "parts": ["app"], "hosts": hosts}}
     with pytest.raises(DeploymentError) as refused:
-        verbs_queue.rows(site, None, names=False, give_back=False, drop="")  # type: ignore[arg-type]
+        verbs_workers.queue_rows(site, None, names=False, give_back=False, drop="")  # type: ignore[arg-type]
     assert refused.value.hint == "the workers of blog run on jobs1: give the command there"
     site = configured(workers={"jobs": {"kind": "rq"}})
     with pytest.raises(DeploymentError, match="only tasks of Celery are parked"):
-        verbs_queue.rows(site, None, names=False, give_back=True, drop="")  # type: ignore[arg-type]
+        verbs_workers.queue_rows(site, None, names=False, give_back=True, drop="")  # type: ignore[arg-type]

@@ -19,7 +19,6 @@ from django_formula.process import systemd, transient
 from django_formula.release import disk, releases, use
 from django_formula.schedule import run as schedule_run
 from django_formula.schedule import schedules as schedule_schedules
-from django_formula.schedule import time
 from django_formula.schedule import timer as schedule_timer
 from django_formula.site import maintenance
 from django_formula.verbs import operations, terminal
@@ -70,7 +69,7 @@ def unit(name):
     ],
 )
 def test_fields_of_cron_are_translated_for_systemd(at, calendar):
-    assert time.calendar(at) == calendar
+    assert schedule_schedules.calendar(at) == calendar
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def test_fields_of_cron_are_translated_for_systemd(at, calendar):
     [("daily", "0 0 * * *"), ("*/15  8-18 * * 1-5", "*/15 8-18 * * 1-5"), ("Mon 06:00", None), ("*:0/10", None)],
 )
 def test_times_are_translated_for_cron(at, fields):
-    assert time.cron(at) == fields
+    assert schedule_schedules.cron(at) == fields
 
 
 def test_time_that_systemd_refuses_is_refused_before_the_release(scheduled):

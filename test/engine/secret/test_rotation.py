@@ -9,7 +9,6 @@ from django_formula.host import environment_files
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.release import instances, releases
-from django_formula.secret import rotation as secret_rotation
 from django_formula.secret import secrets
 from django_formula.verbs import operations
 from django_formula.verbs import rotation as verbs_rotation
@@ -44,7 +43,7 @@ def site(make_site, clock):
     site = make_site()
     for key in ("old", "new"):
         secrets.store(site, "secret_key", key)
-    assert secret_rotation.expired(site, DAY) == []
+    assert secrets.expired_keys(site, DAY) == []
     return site
 
 
@@ -54,9 +53,9 @@ def record(site):
 
 def test_key_expires_after_its_age(site, clock):
     clock.up += DAY
-    assert secret_rotation.expired(site, DAY) == []
+    assert secrets.expired_keys(site, DAY) == []
     clock.up += 1
-    assert secret_rotation.expired(site, DAY) == ["old"]
+    assert secrets.expired_keys(site, DAY) == ["old"]
     assert [*json.loads(record(site))] == [secrets.fingerprint("old")]
 
 
@@ -64,57 +63,57 @@ def test_key_expires_after_its_age(site, clock):
 def test_wall_clock_is_ignored(site, clock, wall):
     clock.wall += wall
     clock.up += DAY - 60
-    assert secret_rotation.expired(site, DAY) == []
+    assert secrets.expired_keys(site, DAY) == []
     clock.up += 120
-    assert secret_rotation.expired(site, DAY) == ["old"]
+    assert secrets.expired_keys(site, DAY) == ["old"]
 
 
 def test_recorded_uptime_counts(site, clock):
     clock.up += DAY / 2
-    assert secret_rotation.expired(site, DAY) == []
+    assert secrets.expired_keys(site, DAY) == []
     clock.boot("second", DAY / 4)
-    assert secret_rotation.expired(site, DAY) == []
+    assert secrets.expired_keys(site, DAY) == []
     clock.boot("third", DAY / 4 - 10)
-    assert secret_rotation.expired(site, DAY) == []
+    assert secrets.expired_keys(site, DAY) == []
     clock.up += 20
-    assert secret_rotation.expired(site, DAY) == ["old"]
+    assert secrets.expired_keys(site, DAY) == ["old"]
 
 
 def test_unrecorded_uptime_does_not_count(site, clock):
     clock.up += 20 * DAY  # without an apply, then it was shut down
     clock.boot("second", 60)
-    assert secret_rotation.expired(site, DAY) == []
+    assert secrets.expired_keys(site, DAY) == []
     clock.up = 10  # a clock that cannot be
-    assert secret_rotation.expired(site, DAY) == []
+    assert secrets.expired_keys(site, DAY) == []
 
 
 @pytest.mark.parametrize(("wall", "lapses"), [(-DAY, False), (60, False), (2 * DAY, True), (365 * DAY, True)])
 def test_wall_clock_only_delays_after_a_boot(site, clock, wall, lapses):
     clock.boot("on another host", 300 * DAY, after=wall)
-    assert secret_rotation.expired(site, DAY) == (["old"] if lapses else [])
+    assert secrets.expired_keys(site, DAY) == (["old"] if lapses else [])
     clock.boot("third", DAY / 2, after=365 * DAY)
-    assert secret_rotation.expired(site, DAY) == (["old"] if lapses else [])
+    assert secrets.expired_keys(site, DAY) == (["old"] if lapses else [])
 
 
 def test_record_is_written_rarely_and_never_in_a_dry_run(site, clock):
     before = record(site)
     clock.up += DAY / 20
-    secret_rotation.expired(site, DAY)
+    secrets.expired_keys(site, DAY)
     clock.boot("second", 5)
-    secret_rotation.expired(site, DAY, test=True)
+    secrets.expired_keys(site, DAY, test=True)
     assert record(site) == before
-    secret_rotation.expired(site, DAY)
+    secrets.expired_keys(site, DAY)
     assert record(site) != before
 
 
 def test_longest_age_counts(site, clock):
     clock.up += DAY / 2
-    assert secret_rotation.expired(site, 10 * DAY) == []
+    assert secrets.expired_keys(site, 10 * DAY) == []
     clock.up += DAY
-    assert secret_rotation.expired(site, DAY) == []
-    assert secret_rotation.expired(site, None) == []
+    assert secrets.expired_keys(site, DAY) == []
+    assert secrets.expired_keys(site, None) == []
     clock.up += 10 * DAY
-    assert secret_rotation.expired(site, DAY) == ["old"]
+    assert secrets.expired_keys(site, DAY) == ["old"]
 
 
 @pytest.mark.parametrize("torn", ["", "{", "[]", '{"x": 1}', "\0\0", None])
@@ -125,17 +124,17 @@ def test_key_without_a_valid_record_starts_anew(site, clock, torn):
         file.unlink()
     else:
         file.write_text(torn)
-    assert secret_rotation.expired(site, DAY) == []
+    assert secrets.expired_keys(site, DAY) == []
     clock.up += DAY + 1
-    assert secret_rotation.expired(site, DAY) == ["old"]
+    assert secrets.expired_keys(site, DAY) == ["old"]
 
 
 def test_former_keys_expire_separately(site, clock):
     clock.up += DAY / 2
     secrets.store(site, "secret_key", "newest")
-    assert secret_rotation.expired(site, DAY) == []
+    assert secrets.expired_keys(site, DAY) == []
     clock.up += DAY / 2 + 1
-    assert secret_rotation.expired(site, DAY) == ["old"]
+    assert secrets.expired_keys(site, DAY) == ["old"]
     assert "old" not in json.loads(record(site)) and len(json.loads(record(site))) == 2
 
 

@@ -15,7 +15,7 @@ from django_formula.backup import store
 from django_formula.host.commands import DeploymentError
 from django_formula.release import settings
 from django_formula.secret import secrets as secret_secrets
-from django_formula.store import client, contract, memcached, redis, setup, stores
+from django_formula.store import client, contract, redis, setup, stores
 from specimen import FACTS, configured
 
 RELEASE = Path("/srv/django/blog/releases/0042-3f2a9c1b77de")
@@ -338,7 +338,7 @@ def test_memcached_gets_its_memory_while_it_runs(run):
     assert kind.usage(server) == (5, 96 << 20)
     stats.answer = b"SERVER_ERROR no\r\n"
     with pytest.raises(DeploymentError, match="refuses a command: SERVER_ERROR no"):
-        memcached.STORE.change(server, {"memory": "96"})
+        stores.STORES["memcached"].change(server, {"memory": "96"})
     stats.listener.close()
 
 

@@ -10,7 +10,7 @@ from authority import signed
 from django_formula.host import archive, commands, daemons, file
 from django_formula.host.commands import DeploymentError
 from django_formula.proxy import switch
-from django_formula.tls import acme, certificates, renewal
+from django_formula.tls import acme, certificates, clients, renewal
 from specimen import formula_templates
 
 DOMAIN = "blog.example.org"
@@ -248,7 +248,7 @@ def test_refused_account_is_reported(blog, authority):
     ],
 )
 def test_cause_is_the_error_of_the_authority(client, log, expected):
-    assert acme.CLIENTS[client].cause(log).removeprefix("uacme: ") == expected
+    assert clients.CLIENTS[client].cause(log).removeprefix("uacme: ") == expected
 
 
 def test_error_of_the_authority_is_read_from_certbots_log(make_site, authority):

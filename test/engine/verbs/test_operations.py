@@ -12,7 +12,7 @@ from django_formula.project import command as project_command
 from django_formula.release import releases
 from django_formula.secret import secrets
 from django_formula.site import sites
-from django_formula.verbs import operations, rotation, status, superuser, terminal
+from django_formula.verbs import operations, rotation, status, terminal
 from django_formula.virtualenv import virtualenvs
 from readers import read_environment
 from world import commit
@@ -216,7 +216,7 @@ def test_rotation_refused_when_the_pillar_gives_the_key(world):
     [
         operations.rollback,
         rotation.rotate_secret_key,
-        lambda name: superuser.create(name, "admin", ""),
+        lambda name: operations.create_superuser(name, "admin", ""),
     ],
     ids=["rollback", "rotate_secret_key", "superuser"],
 )
@@ -471,7 +471,7 @@ def test_steps_have_what_they_took_in_the_active_release(two):
 
 def test_a_superuser(two):
     two.commands.clear()
-    told = superuser.create("blog", "admin", "admin@localhost")
+    told = operations.create_superuser("blog", "admin", "admin@localhost")
     file = two.site.secrets / "superuser-admin"
     assert told == {"username": "admin", "password_file": str(file)}
     variables = read_environment(file.read_text())
@@ -484,10 +484,10 @@ def test_a_superuser(two):
     assert two.commands[0][-3:] == ["manage.py", "createsuperuser", "--noinput"]
     assert variables["DJANGO_SUPERUSER_PASSWORD"] not in repr(two.commands)
     with pytest.raises(DeploymentError, match="admin has been created before; the password was written to"):
-        superuser.create("blog", "admin", "")
+        operations.create_superuser("blog", "admin", "")
     two.fails["systemd-run"] = DeploymentError("that username is already taken")
     with pytest.raises(DeploymentError, match="already taken"):
-        superuser.create("blog", "other", "")
+        operations.create_superuser("blog", "other", "")
     assert [path.name for path in two.site.secrets.glob("*superuser*")] == ["superuser-admin"]
     two.check_leftovers()
 
@@ -513,11 +513,11 @@ def test_superuser_of_a_project_with_a_command_of_its_own(two, monkeypatch, comm
     monkeypatch.setattr(operations, "manage", manage)
     file = two.site.secrets / "superuser-ada"
     if expected is not None:
-        created = superuser.create("blog", "ada", "", command)
+        created = operations.create_superuser("blog", "ada", "", command)
         assert created == {"username": "ada", "password_file": str(file), **expected}
     else:
         with pytest.raises(DeploymentError) as error:
-            superuser.create("blog", "ada", "", command)
+            operations.create_superuser("blog", "ada", "", command)
         assert error.value.message == f"manage.py {fails[0]} failed (exit 2)"
         assert error.value.hint == (
             "if the command requires more, give all of it: django.superuser blog command='createsuperuser --noinput "
@@ -531,11 +531,11 @@ def test_superuser_where_no_command_can_be_run(make_site, monkeypatch):
     def manage(*_arguments, **_options):
         raise DeploymentError("no sandbox")
 
-    monkeypatch.setattr(superuser.attempt, "live", lambda site: None)
+    monkeypatch.setattr(operations.attempt, "live", lambda site: None)
     monkeypatch.setattr(operations.sites, "find", lambda name: make_site())
     monkeypatch.setattr(operations, "manage", manage)
     with pytest.raises(DeploymentError) as error:
-        superuser.create("blog", "ada", "")
+        operations.create_superuser("blog", "ada", "")
     assert (error.value.message, error.value.hint) == ("no sandbox", "")
 
 
@@ -544,7 +544,7 @@ def test_superuser_where_no_command_can_be_run(make_site, monkeypatch):
 )
 def test_a_superuser_whose_name_is_none(two, username, email):
     with pytest.raises(DeploymentError, match="may contain only letters, digits and"):
-        superuser.create("blog", username, email)
+        operations.create_superuser("blog", username, email)
 
 
 def test_migrate_verb_applies_pending_migrations(two):
