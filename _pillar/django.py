@@ -30,7 +30,7 @@ import django_engine
 
 django_engine.use()
 
-from django_formula.database import verifier
+from django_formula.database import engines
 from django_formula.fleet import certificate, known_minions, secret_keys, withheld_secrets
 from django_formula.fleet import password as fleet_password
 from django_formula.fleet import store as fleet_store
@@ -213,7 +213,7 @@ def _is_address(text):
 def _verifiers(part, *passwords):
     """Return what the server of a part may know of its password, and after a comma of the former one."""
     made = fleet_password
-    of_databases = {"postgres": made.scram, "mysql": verifier.mariadb}
+    of_databases = {"postgres": made.scram, "mysql": engines.mariadb_verifier}
     kinds = of_databases if part == "database" else {"redis": made.sha256}
     return {kind: ",".join(of(one) for one in passwords if one) for kind, of in kinds.items()}
 

@@ -22,10 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "1aea531a792b482e"
-DIGEST = "dc1ad57436db62e6"
-DIGEST = "6209c18a3d31194c"
-DIGEST = "49b6422649e58700"
+DIGEST = "3c5ba97685f6acd1"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -322,7 +319,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.locks import Lock
 # from django_formula.release import releases
 # from django_formula.release.releases import Release
-# from django_formula.site import media
+# from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import Log, in_command
 #
@@ -399,7 +396,7 @@ def _clear(home: str, folder: str) -> None:
 #         databases = dumps.databases(release, aliases_of, secrets)
 #         remove_leftovers(site, databases)
 #         if aliases is None and site.config["backup"]["media"]:
-#             media.refuse_unmounted(site)
+#             sites.refuse_unmounted_media(site)
 #             databases.append(Database(site, "media", "media", str(site.media)))
 #         databases += _queue(site) if aliases is None else []
 #         measured = {one.alias: dumper(one.kind).measure(one) for one in databases}
@@ -1796,9 +1793,9 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.process import transient
 # from django_formula.project import program
 # from django_formula.proxy import maintenance as proxy_maintenance
-# from django_formula.release import drain, health, instances, releases, use, workers
+# from django_formula.release import disk, health, instances, releases, workers
 # from django_formula.release.releases import Release
-# from django_formula.site import maintenance as site_maintenance
+# from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import Log, proposal
 #
@@ -2098,7 +2095,7 @@ def _clear(home: str, folder: str) -> None:
 #     The maintenance page is shown from before the site is stopped until its health check passes again.
 #     """
 #     _refuse_running_commands(site)
-#     was_on = site_maintenance.known(site) is not None
+#     was_on = sites.known_maintenance(site) is not None
 #     if not was_on:
 #         proxy_maintenance.on(site, by="django.restore")
 #     holds = not proxy_maintenance.holds_workers(site)
@@ -2132,7 +2129,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: one runs.
 #     """
-#     running = ", ".join(use.schedules(site))
+#     running = ", ".join(disk.running_schedules(site))
 #     if running:
 #         raise DeploymentError(
 #             f"the schedule {running} of {site.name} runs, and would go on with the former database",
@@ -2158,7 +2155,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _stop(site: Site, live: Release) -> None:
 #     """Stop all processes of the site that use its databases, tasks of older releases too."""
-#     drain.drain(site, live.path)
+#     instances.drain(site, live.path)
 #     instances.pause(site, live.path)
 #     older = [release.path for release in releases.releases(site) if release.name != live.name]
 #     for one in workers.finishing(site, older):
@@ -3359,7 +3356,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.folders import Folder
 # from django_formula.host.locks import Lock
 # from django_formula.host.ports import Listen
-# from django_formula.proxy import connection
 # from django_formula.proxy import proxies as proxy_proxies
 # from django_formula.server import servers
 # from django_formula.site import sites as site_sites
@@ -3547,7 +3543,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Remove the certificates of domains that no proxy of this host serves either."""
 #     proxies = proxy_proxies.PROXIES.values()
 #     for domain in domains:
-#         if not any(connection.has_certificate(proxy, domain) for proxy in proxies):
+#         if not any(proxy_proxies.has_certificate(proxy, domain) for proxy in proxies):
 #             for path in tls_certificates.belongings(domain):
 #                 path.unlink()
 #
@@ -5788,81 +5784,6 @@ def _clear(home: str, folder: str) -> None:
 #     return lines
 #: django_formula/container/__init__.py
 # """Containers of sites: engines, images, registries, and commands in containers."""
-#: django_formula/container/archive.py
-# """The images of a site in an archive, for hosts that share them without a registry."""
-#
-# import os
-# import re
-# from pathlib import Path
-#
-# from django_formula.container import containers, images, registry
-# from django_formula.container import file as container_file
-# from django_formula.container.containers import Container
-# from django_formula.host import folders
-# from django_formula.host.commands import DeploymentError
-# from django_formula.site.sites import Site
-#
-# #: Seconds to write or to read an archive.
-# _TIMEOUT = 1800
-# _LOADED = re.compile(r"^Loaded image(?:\(s\))?(?: ID)?:\s*(\S.*)$", re.MULTILINE)
-#
-#
-# def save(site: Site, release: Path, file: Path) -> list[str]:
-#     """Write the image that other hosts need not build for a release into a new file; return its name.
-#
-#     Raises:
-#         DeploymentError: the release is in no container, the file exists, or the engine cannot write it.
-#     """
-#     container = containers.of_release(release)
-#     if not container:
-#         raise DeploymentError(f"{release.name} is in no container", hint="set container in the pillar, and apply")
-#     _refuse_unsafe(file)
-#     try:
-#         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # podman would make it readable for all
-#     except FileExistsError:
-#         raise DeploymentError(f"{file} exists", hint="remove it, or name another file") from None
-#     engine, (image, name) = container.engine, _image(site, release, container)
-#     engine.run("tag", image, name, doing=f"naming the image {name}")
-#     try:
-#         engine.run("save", "--output", str(file), name, doing=f"writing {file}", timeout=_TIMEOUT)
-#     except DeploymentError:
-#         file.unlink(missing_ok=True)
-#         raise
-#     finally:
-#         engine.forget(name)
-#     return [name]
-#
-#
-# def load(site: Site, file: Path) -> list[str]:
-#     """Give the engine of a site the images of an archive; return their names.
-#
-#     Raises:
-#         DeploymentError: the site has no containers, or the engine cannot read the file.
-#     """
-#     engine = containers.of_site(site)
-#     if not engine:
-#         raise DeploymentError(f"{site.name} has no containers", hint="set container in the pillar, and apply")
-#     _refuse_unsafe(file)
-#     printed = engine.run("load", "--input", str(file), doing=f"reading {file}", timeout=_TIMEOUT)
-#     return [name for line in _LOADED.findall(printed) for name in re.split(r",\s*", line)]
-#
-#
-# def _image(site: Site, release: Path, container: Container) -> tuple[str, str]:
-#     """Return the image that other hosts do not have to build, and its name in an archive."""
-#     if container.is_of_project:
-#         return container.base, container_file.to_carry(site, release)
-#     key = os.path.basename(os.readlink(release / "virtualenv"))
-#     image = images.dependencies_of(site, container, key)
-#     return image, registry.carried(site, f"deps-{key}")
-#
-#
-# def _refuse_unsafe(file: Path) -> None:
-#     if not file.is_absolute():
-#         raise DeploymentError(f"{file} is no absolute path", hint="name it from the root, such as /root/blog.tar")
-#     try:
-#         folders.refuse_unsafe_parents(file)
-#     except DeploymentError as error:
-#         raise DeploymentError(error.message, hint="name a file in a folder that only root may write to") from None
 #: django_formula/container/base.py
 # """The image that all images of a site begin with: one that the pillar names, or Debian as it is on this host."""
 #
@@ -6286,24 +6207,110 @@ def _clear(home: str, folder: str) -> None:
 # import re
 # from collections.abc import Collection, Iterable, Iterator, Mapping
 # from pathlib import Path
+# from typing import NamedTuple
 #
-# from django_formula.container import instruction as container_instruction
 # from django_formula.container import registry
 # from django_formula.container.engine import Engine
-# from django_formula.container.instruction import (
-#     WORD,
-#     Instruction,
-#     instructions,
-#     normal,
-#     options_of,
-#     readings,
-#     texts,
-#     verb_of,
-# )
 # from django_formula.host import file as host_file
 # from django_formula.host.commands import DeploymentError, seconds
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.foreign import Foreign
+#
+# #: A word of an instruction as it is written: in quotes it may have blanks.
+# WORD = re.compile(r"""(?:[^\s"'\\]|\\.?|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)+""")
+# #: A word that begins a text in the lines below an instruction: whether tabs may precede its last line, and that line.
+# _HEREDOC = re.compile(r"""\d*<<(-?)(["']?)([^<"']+)\2""")
+# #: The beginning of a text in the lines below an instruction, however it is written.
+# _BEGINNING = re.compile(r"""(?:^|\s)([\d"'\\]*<<(?=[^<\s])\S*)""")
+# #: What every version of an engine takes for one, and the rest of an instruction in which each finds the same words.
+# _PLAIN = re.compile(r"""\d*<<-?(["']?)[A-Za-z][A-Za-z0-9]*\1""")
+# _ALIKE = re.compile(r"""(?:[^\\"'$]|"[^"\\$]*"|'[^']*'|\$(?:\w|\{\w+\}))*""")
+#
+#
+# class Instruction(NamedTuple):
+#     """An instruction of a Dockerfile: the number of its first line, and its text in one line.
+#
+#     Attributes:
+#         is_whole: whether each text in the lines below it ends.
+#     """
+#
+#     line: int
+#     text: str
+#     is_whole: bool = True
+#
+#
+# def instructions(text: str, *, doubled: bool = True) -> Iterator[Instruction]:
+#     """Yield the instructions of a Dockerfile, those over several lines as one line.
+#
+#     Args:
+#         doubled: whether two backslashes at the end of a line continue it, as for podman; for Docker they do not.
+#     """
+#     lines = enumerate((line.rstrip("\r") for line in text.removeprefix("\ufeff").split("\n")), 1)
+#     for number, first in lines:
+#         if _is_empty(first):
+#             continue
+#         parts, last = [], first.rstrip(" \t")
+#         while last.endswith("\\") and (doubled or not last.endswith("\\\\")):
+#             parts.append(last.removesuffix("\\"))
+#             last = next((line.rstrip(" \t") for _number, line in lines if not _is_empty(line)), "")
+#         whole = normal("".join([*parts, last]))
+#         is_whole = all(_skip_text(lines, tabs, end) for tabs, end in texts(whole))
+#         yield Instruction(number, whole, is_whole)
+#
+#
+# def _skip_text(lines: Iterator[tuple[int, str]], tabs: str, end: str) -> bool:
+#     """Skip the text below an instruction; return whether it ends."""
+#     return any((line.lstrip("\t") if tabs else line) == end for _number, line in lines)
+#
+#
+# def _is_empty(line: str) -> bool:
+#     return not line.strip() or line.lstrip().startswith("#")
+#
+#
+# def texts(instruction: str) -> list[tuple[str, str]]:
+#     """Return how the texts end that an instruction has in the lines below it: whether after tabs, and the last line."""
+#     verb, _rest = verb_of(instruction)
+#     words = WORD.findall(instruction) if verb in ("RUN", "COPY", "ADD") else []
+#     return [(found[1], found[3]) for word in words if (found := _HEREDOC.fullmatch(word))]
+#
+#
+# def is_read_alike(instruction: Instruction) -> bool:
+#     """Return whether all engines find the same texts in the lines below an instruction, if any.
+#
+#     They differ in the words that end one, and find none where they cannot read the words of the instruction.
+#     """
+#     verb, rest = verb_of(instruction.text)
+#     begun = _BEGINNING.findall(rest) if verb in ("RUN", "COPY", "ADD") else []
+#     is_plain = all(_PLAIN.fullmatch(word) or word[0] in "\"'" for word in begun)  # no text begins with a quote
+#     return instruction.is_whole and (not begun or (is_plain and bool(_ALIKE.fullmatch(rest))))
+#
+#
+# def readings(text: str) -> Iterator[list[Instruction]]:
+#     """Yield the instructions of a Dockerfile as podman and as Docker read it."""
+#     yield from (list(instructions(text, doubled=doubled)) for doubled in (True, False))
+#
+#
+# def options_of(rest: str) -> tuple[list[str], str]:
+#     """Return the options of an instruction without quotes and backslashes, as engines read them, and what follows."""
+#     options = []
+#     while (found := WORD.match(rest)) and found[0].startswith("--"):
+#         rest = rest[found.end() :].lstrip()
+#         if found[0] == "--":
+#             break
+#         options.append(re.sub(r"[\"'\\]", "", found[0]))
+#     return options, rest
+#
+#
+# def verb_of(instruction: str) -> tuple[str, str]:
+#     """Return the verb of an instruction in capitals, and what follows; of ONBUILD those of what it has."""
+#     word, _blank, rest = instruction.partition(" ")
+#     return verb_of(rest) if word.upper() == "ONBUILD" else (word.upper(), rest)
+#
+#
+# def normal(text: str) -> str:
+#     """Return a text in one line, with one blank between its words."""
+#     return " ".join(text.split())
+#
 #
 # #: Names in a source that are in no image: they may hold secrets. Containers have the first ones as mounts.
 # PRIVATE = (".env", ".env.*", ".envs", "*.pem", "*.key")
@@ -6442,7 +6449,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: it is one.
 #     """
-#     if not container_instruction.is_read_alike(one):
+#     if not is_read_alike(one):
 #         raise DeploymentError(
 #             f"line {one.line} of the Dockerfile may be read in more than one way: {ascii(one.text)[1:-1][:200]}",
 #             hint="end a text in the lines below by one word of letters, as in RUN <<EOF, and write its first line "
@@ -7407,7 +7414,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.container.dockerfile import NEVER, PRIVATE
 # from django_formula.container.engine import ENGINES, Engine
 # from django_formula.host import file as host_file
-# from django_formula.host import users
+# from django_formula.host import folders, users
 # from django_formula.host.commands import DeploymentError
 # from django_formula.site.sites import Site
 #
@@ -7542,11 +7549,11 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the name of one cannot be given to an engine.
 #     """
-#     for parent, folders, names in os.walk(source):
+#     for parent, inside, names in os.walk(source):
 #         inner = os.path.relpath(parent, source)
-#         folders[:] = [name for name in folders if os.path.normpath(f"{inner}/{name}") not in site.config["writable"]]
-#         found = [name for name in (*folders, *names) if any(fnmatch.fnmatch(name, one) for one in PRIVATE)]
-#         folders[:] = [name for name in folders if name not in found]
+#         inside[:] = [name for name in inside if os.path.normpath(f"{inner}/{name}") not in site.config["writable"]]
+#         found = [name for name in (*inside, *names) if any(fnmatch.fnmatch(name, one) for one in PRIVATE)]
+#         inside[:] = [name for name in inside if name not in found]
 #         for path in sorted(os.path.normpath(f"{inner}/{name}") for name in found):
 #             if ":" in path or not path.isprintable():
 #                 raise DeploymentError(
@@ -7627,107 +7634,71 @@ def _clear(home: str, folder: str) -> None:
 # def _has_failed(folder: Path) -> bool:
 #     """Return whether a folder is that of a release without its source."""
 #     return (folder / "release.json").exists() and not (folder / "source").is_dir()
-#: django_formula/container/instruction.py
-# """The instructions of a Dockerfile, as podman and as Docker read them."""
-#
-# import re
-# from collections.abc import Iterator
-# from typing import NamedTuple
-#
-# #: A word of an instruction as it is written: in quotes it may have blanks.
-# WORD = re.compile(r"""(?:[^\s"'\\]|\\.?|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)+""")
-# #: A word that begins a text in the lines below an instruction: whether tabs may precede its last line, and that line.
-# _HEREDOC = re.compile(r"""\d*<<(-?)(["']?)([^<"']+)\2""")
-# #: The beginning of a text in the lines below an instruction, however it is written.
-# _BEGINNING = re.compile(r"""(?:^|\s)([\d"'\\]*<<(?=[^<\s])\S*)""")
-# #: What every version of an engine takes for one, and the rest of an instruction in which each finds the same words.
-# _PLAIN = re.compile(r"""\d*<<-?(["']?)[A-Za-z][A-Za-z0-9]*\1""")
-# _ALIKE = re.compile(r"""(?:[^\\"'$]|"[^"\\$]*"|'[^']*'|\$(?:\w|\{\w+\}))*""")
 #
 #
-# class Instruction(NamedTuple):
-#     """An instruction of a Dockerfile: the number of its first line, and its text in one line.
+# # The images of a site in an archive, for hosts that share them without a registry
 #
-#     Attributes:
-#         is_whole: whether each text in the lines below it ends.
+# #: Seconds to write or to read an archive.
+# _TIMEOUT = 1800
+# _LOADED = re.compile(r"^Loaded image(?:\(s\))?(?: ID)?:\s*(\S.*)$", re.MULTILINE)
+#
+#
+# def save_archive(site: Site, release: Path, file: Path) -> list[str]:
+#     """Write the image that other hosts need not build for a release into a new file; return its name.
+#
+#     Raises:
+#         DeploymentError: the release is in no container, the file exists, or the engine cannot write it.
 #     """
+#     container = container_containers.of_release(release)
+#     if not container:
+#         raise DeploymentError(f"{release.name} is in no container", hint="set container in the pillar, and apply")
+#     _refuse_unsafe(file)
+#     try:
+#         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # podman would make it readable for all
+#     except FileExistsError:
+#         raise DeploymentError(f"{file} exists", hint="remove it, or name another file") from None
+#     engine, (image, name) = container.engine, _image(site, release, container)
+#     engine.run("tag", image, name, doing=f"naming the image {name}")
+#     try:
+#         engine.run("save", "--output", str(file), name, doing=f"writing {file}", timeout=_TIMEOUT)
+#     except DeploymentError:
+#         file.unlink(missing_ok=True)
+#         raise
+#     finally:
+#         engine.forget(name)
+#     return [name]
 #
-#     line: int
-#     text: str
-#     is_whole: bool = True
 #
+# def load_archive(site: Site, file: Path) -> list[str]:
+#     """Give the engine of a site the images of an archive; return their names.
 #
-# def instructions(text: str, *, doubled: bool = True) -> Iterator[Instruction]:
-#     """Yield the instructions of a Dockerfile, those over several lines as one line.
-#
-#     Args:
-#         doubled: whether two backslashes at the end of a line continue it, as for podman; for Docker they do not.
+#     Raises:
+#         DeploymentError: the site has no containers, or the engine cannot read the file.
 #     """
-#     lines = enumerate((line.rstrip("\r") for line in text.removeprefix("\ufeff").split("\n")), 1)
-#     for number, first in lines:
-#         if _is_empty(first):
-#             continue
-#         parts, last = [], first.rstrip(" \t")
-#         while last.endswith("\\") and (doubled or not last.endswith("\\\\")):
-#             parts.append(last.removesuffix("\\"))
-#             last = next((line.rstrip(" \t") for _number, line in lines if not _is_empty(line)), "")
-#         whole = normal("".join([*parts, last]))
-#         is_whole = all(_skip_text(lines, tabs, end) for tabs, end in texts(whole))
-#         yield Instruction(number, whole, is_whole)
+#     engine = container_containers.of_site(site)
+#     if not engine:
+#         raise DeploymentError(f"{site.name} has no containers", hint="set container in the pillar, and apply")
+#     _refuse_unsafe(file)
+#     printed = engine.run("load", "--input", str(file), doing=f"reading {file}", timeout=_TIMEOUT)
+#     return [name for line in _LOADED.findall(printed) for name in re.split(r",\s*", line)]
 #
 #
-# def _skip_text(lines: Iterator[tuple[int, str]], tabs: str, end: str) -> bool:
-#     """Skip the text below an instruction; return whether it ends."""
-#     return any((line.lstrip("\t") if tabs else line) == end for _number, line in lines)
+# def _image(site: Site, release: Path, container: Container) -> tuple[str, str]:
+#     """Return the image that other hosts do not have to build, and its name in an archive."""
+#     if container.is_of_project:
+#         return container.base, container_file.to_carry(site, release)
+#     key = os.path.basename(os.readlink(release / "virtualenv"))
+#     image = dependencies_of(site, container, key)
+#     return image, registry.carried(site, f"deps-{key}")
 #
 #
-# def _is_empty(line: str) -> bool:
-#     return not line.strip() or line.lstrip().startswith("#")
-#
-#
-# def texts(instruction: str) -> list[tuple[str, str]]:
-#     """Return how the texts end that an instruction has in the lines below it: whether after tabs, and the last line."""
-#     verb, _rest = verb_of(instruction)
-#     words = WORD.findall(instruction) if verb in ("RUN", "COPY", "ADD") else []
-#     return [(found[1], found[3]) for word in words if (found := _HEREDOC.fullmatch(word))]
-#
-#
-# def is_read_alike(instruction: Instruction) -> bool:
-#     """Return whether all engines find the same texts in the lines below an instruction, if any.
-#
-#     They differ in the words that end one, and find none where they cannot read the words of the instruction.
-#     """
-#     verb, rest = verb_of(instruction.text)
-#     begun = _BEGINNING.findall(rest) if verb in ("RUN", "COPY", "ADD") else []
-#     is_plain = all(_PLAIN.fullmatch(word) or word[0] in "\"'" for word in begun)  # no text begins with a quote
-#     return instruction.is_whole and (not begun or (is_plain and bool(_ALIKE.fullmatch(rest))))
-#
-#
-# def readings(text: str) -> Iterator[list[Instruction]]:
-#     """Yield the instructions of a Dockerfile as podman and as Docker read it."""
-#     yield from (list(instructions(text, doubled=doubled)) for doubled in (True, False))
-#
-#
-# def options_of(rest: str) -> tuple[list[str], str]:
-#     """Return the options of an instruction without quotes and backslashes, as engines read them, and what follows."""
-#     options = []
-#     while (found := WORD.match(rest)) and found[0].startswith("--"):
-#         rest = rest[found.end() :].lstrip()
-#         if found[0] == "--":
-#             break
-#         options.append(re.sub(r"[\"'\\]", "", found[0]))
-#     return options, rest
-#
-#
-# def verb_of(instruction: str) -> tuple[str, str]:
-#     """Return the verb of an instruction in capitals, and what follows; of ONBUILD those of what it has."""
-#     word, _blank, rest = instruction.partition(" ")
-#     return verb_of(rest) if word.upper() == "ONBUILD" else (word.upper(), rest)
-#
-#
-# def normal(text: str) -> str:
-#     """Return a text in one line, with one blank between its words."""
-#     return " ".join(text.split())
+# def _refuse_unsafe(file: Path) -> None:
+#     if not file.is_absolute():
+#         raise DeploymentError(f"{file} is no absolute path", hint="name it from the root, such as /root/blog.tar")
+#     try:
+#         folders.refuse_unsafe_parents(file)
+#     except DeploymentError as error:
+#         raise DeploymentError(error.message, hint="name a file in a folder that only root may write to") from None
 #: django_formula/container/program.py
 # """What supervisor runs for a server or a worker of a site in a container: the engine's program, in the foreground."""
 #
@@ -7906,7 +7877,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def carried(site: Site, tag: str) -> str:
-#     """Return the name of an image in an archive for other hosts (`container.archive`)."""
+#     """Return the name of an image in an archive for other hosts (`container.images`)."""
 #     return f"localhost/django/{site.name}-carried:{tag}"
 #
 #
@@ -8072,7 +8043,7 @@ def _clear(home: str, folder: str) -> None:
 # """The databases of a site: as the pillar gives them to the project, and as the project's settings name them."""
 #
 # import re
-# from collections.abc import Mapping
+# from collections.abc import Mapping, Sequence
 # from pathlib import Path
 # from typing import Any
 # from urllib.parse import quote, urlencode
@@ -8386,6 +8357,96 @@ def _clear(home: str, folder: str) -> None:
 #     if is_new or not path:
 #         return recorded["pending"] if is_new else []
 #     return sorted(set(recorded["applied"]) - sqlite.applied(site, path))
+#
+#
+# # The schema of a site's databases next to what each release requires, by migrations
+#
+# #: The record of a release (``release.json``).
+# Record = Mapping[str, Any]
+# #: What identifies a database of a release: alias, engine, name, host and port.
+# Database = tuple[str, ...]
+#
+#
+# def applied_migrations(site: Site, records: Sequence[Record]) -> dict[Database, set[str]]:
+#     """Return the applied migrations of each database: read from a SQLite file, otherwise as recorded by its releases.
+#
+#     Args:
+#         records: records of all releases on disk, the oldest first.
+#     """
+#     found: dict[Database, set[str]] = {}
+#     files: dict[Database, Path] = {}
+#     for record in records:
+#         for alias, names in _migrations(record).items():
+#             database = _database(record, alias)
+#             found.setdefault(database, set()).update(names["applied"])
+#             settings = record["facts"].get("databases", {}).get(alias)
+#             release = site.releases / record["name"]
+#             path = settings and database_file(site, release, record["facts"], settings)
+#             if path:
+#                 files[database] = path
+#     for database, path in files.items():
+#         found[database] = sqlite.applied(site, path) or found[database]
+#     return found
+#
+#
+# def schema_status(record: Record, records: Sequence[Record], present: Mapping[Database, set[str]]) -> str:
+#     """Return how the databases differ from what a release requires: additional and missing migrations, or ``fits``.
+#
+#     Args:
+#         records: records of all releases on disk, the oldest first.
+#         present: the applied migrations of each database.
+#     """
+#     migrations = _migrations(record)
+#     if not migrations:
+#         return ""
+#     by_alias = {alias: present[_database(record, alias)] for alias in migrations}
+#     newer = [name for alias in migrations for name in sorted(by_alias[alias] & _only_later(record, records, alias))]
+#     missing = [name for alias in migrations for name in sorted(_known(record, alias) - by_alias[alias])]
+#     classes = _classes(records)
+#     unsafe = [f"{name}: {classes[name]}" for name in newer if classes.get(name, "safe") != "safe"]
+#     is_safe = all(classes.get(name) == "safe" for name in newer)
+#     parts = [] if missing or not is_safe else ["fits"]
+#     if newer:
+#         remark = "all safe" if is_safe else ", ".join(unsafe)
+#         parts.append(f"database has {_number(newer)} more{f' ({remark})' if remark else ''}")
+#     if missing:
+#         parts.append(f"missing in the database: {_number(missing)}")
+#     return "; ".join(parts)
+#
+#
+# def _database(record: Record, alias: str) -> Database:
+#     """Return what identifies the database of a release; after a change of engine an alias names another one."""
+#     database = record["facts"].get("databases", {}).get(alias, {})
+#     return (alias, *(str(database.get(key, "")) for key in ("engine", "name", "host", "port")))
+#
+#
+# def _number(names: list[str]) -> str:
+#     return f"{len(names)} migration{'s' if len(names) > 1 else ''}"
+#
+#
+# def _migrations(record: Record) -> Mapping[str, Mapping[str, list[str]]]:
+#     migrations: Mapping[str, Mapping[str, list[str]]] = record.get("facts", {}).get("migrations", {})
+#     return migrations
+#
+#
+# def _known(record: Record, alias: str) -> set[str]:
+#     """Return the migrations in the source of a release."""
+#     names = _migrations(record).get(alias, {})
+#     return {*names.get("applied", []), *names.get("pending", [])}
+#
+#
+# def _only_later(record: Record, records: Sequence[Record], alias: str) -> set[str]:
+#     """Return the migrations that only later releases have; one that an older release had was squashed since."""
+#     names = [one["name"] for one in records]
+#     position = names.index(record["name"])
+#     later = {name for one in records[position + 1 :] for name in _known(one, alias)}
+#     return later - {name for one in records[: position + 1] for name in _known(one, alias)}
+#
+#
+# def _classes(records: Sequence[Record]) -> dict[str, str]:
+#     """Return the class of each migration whose operations have been classified."""
+#     schemas = [migrations for record in records for migrations in record.get("schema", {}).values()]
+#     return {migration["name"]: migration["class"] for migrations in schemas for migration in migrations}
 #: django_formula/database/engines.py
 # """The kinds of databases: what each is called, how it is reached, and which packages belong to it.
 #
@@ -8396,6 +8457,12 @@ def _clear(home: str, folder: str) -> None:
 #
 # from __future__ import annotations
 #
+# import base64
+# import hashlib
+# import hmac
+# import re
+# import secrets
+# import unicodedata
 # from collections.abc import Mapping
 #
 #
@@ -8505,6 +8572,38 @@ def _clear(home: str, folder: str) -> None:
 #         backend: the dotted path, as in ``DATABASES[…]["ENGINE"]``.
 #     """
 #     return next((engine for engine in ENGINES.values() if engine.is_backend(backend)), None)
+#
+#
+# # What servers store of a password; computed here, so that no statement or log contains the password
+#
+# _ROUNDS = 4096  # PostgreSQL's own number
+#
+#
+# def postgres_verifier(password: str, salt: bytes = b"") -> str:
+#     """Return what PostgreSQL stores of a password (SCRAM-SHA-256, RFC 5803).
+#
+#     Args:
+#         salt: of 16 bytes; by default another one each time.
+#     """
+#     salt = salt or secrets.token_bytes(16)
+#     salted = hashlib.pbkdf2_hmac("sha256", unicodedata.normalize("NFKC", password).encode(), salt, _ROUNDS)
+#     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+#     parts = [base64.b64encode(part).decode() for part in (salt, stored, hmac.digest(salted, b"Server Key", "sha256"))]
+#     return f"SCRAM-SHA-256${_ROUNDS}:{parts[0]}${parts[1]}:{parts[2]}"
+#
+#
+# def is_verifier_of(stored: str, password: str, user: str) -> bool:
+#     """Return whether what PostgreSQL stores belongs to this password; before version 14 that was an MD5 hash."""
+#     found = re.fullmatch(rf"SCRAM-SHA-256\${_ROUNDS}:([^$]+)\$.*", stored)
+#     if found:
+#         return hmac.compare_digest(stored, postgres_verifier(password, base64.b64decode(found[1])))
+#     return stored == "md5" + hashlib.md5(f"{password}{user}".encode(), usedforsecurity=False).hexdigest()
+#
+#
+# def mariadb_verifier(password: str) -> str:
+#     """Return what MariaDB's `mysql_native_password` stores of a password."""
+#     once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
+#     return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
 #: django_formula/database/mariadb.py
 # """Set MariaDB up on this host: read its state once, and make databases and users with its client."""
 #
@@ -8515,7 +8614,7 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 # from typing import Any
 #
-# from django_formula.database import server, verifier
+# from django_formula.database import engines, server
 # from django_formula.database.engines import MYSQL
 # from django_formula.database.server import Change, DatabaseServer, ManagedDatabase, Network, owner_comment
 # from django_formula.host import commands, config_files, daemons, file
@@ -8797,7 +8896,7 @@ def _clear(home: str, folder: str) -> None:
 # def _authenticates(user: Mapping[str, Any], password: str | None) -> bool:
 #     """Return whether a user is authenticated by this password; without one, as the system user of its name."""
 #     if password:
-#         return verifier.mariadb(password) in _hashes(user)
+#         return engines.mariadb_verifier(password) in _hashes(user)
 #     return _SOCKET in [plugin.get("plugin") for plugin in _plugins(user)]
 #
 #
@@ -8847,7 +8946,7 @@ def _clear(home: str, folder: str) -> None:
 # def _identified(database: ManagedDatabase) -> str:
 #     if not database.password:
 #         return f"IDENTIFIED VIA {_SOCKET}"
-#     return f"IDENTIFIED VIA {_NATIVE} USING {_text(verifier.mariadb(database.password))}"
+#     return f"IDENTIFIED VIA {_NATIVE} USING {_text(engines.mariadb_verifier(database.password))}"
 #
 #
 # def _login(database: ManagedDatabase) -> str:
@@ -9159,7 +9258,7 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 # from typing import Any
 #
-# from django_formula.database import server, verifier
+# from django_formula.database import engines, server
 # from django_formula.database.engines import POSTGRES
 # from django_formula.database.server import Change, DatabaseServer, ManagedDatabase, Network, owner_comment
 # from django_formula.host import commands, daemons, file
@@ -9225,7 +9324,7 @@ def _clear(home: str, folder: str) -> None:
 #         comment, roles = owner_comment(database.site), state["roles"].items()
 #         verifiers = {name: role["verifier"] or "" for name, role in roles if role["comment"] == comment}
 #         for user in (database.user, database.other_user):
-#             if verifier.is_of(verifiers.get(user, ""), database.password or "", user):
+#             if engines.is_verifier_of(verifiers.get(user, ""), database.password or "", user):
 #                 return user
 #         is_used = database.has_active_release and verifiers.get(database.user)
 #         return database.other_user if is_used else database.user
@@ -9326,7 +9425,7 @@ def _clear(home: str, folder: str) -> None:
 # def _role(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:
 #     name, role = _name(database.user), state["roles"].get(database.user)
 #     comment, item = owner_comment(database.site), f"role {database.user}"
-#     kept = database.verifier or (verifier.postgres(database.password) if database.password else "")
+#     kept = database.verifier or (engines.postgres_verifier(database.password) if database.password else "")
 #     password = f" PASSWORD {_text(kept)}" if kept else ""
 #     if role is None:
 #         create = f"BEGIN; CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEROLE CREATEDB{password};"
@@ -9353,7 +9452,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return whether what a server stores of a role's password is that of the database."""
 #     if database.verifier:
 #         return stored == database.verifier
-#     return not database.password or verifier.is_of(stored, database.password, database.user)
+#     return not database.password or engines.is_verifier_of(stored, database.password, database.user)
 #
 #
 # def _close_former_login(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:
@@ -9558,102 +9657,6 @@ def _clear(home: str, folder: str) -> None:
 #         secrets=re.findall(r"SCRAM-SHA-256\$[^']+", text),
 #         hint=f"check that it runs on port {port}, else set {database.key}:port{database.or_as_it_is}",
 #     )
-#: django_formula/database/schema.py
-# """Compare the schema of a site's databases with what each release requires, by migrations."""
-#
-# from collections.abc import Mapping, Sequence
-# from pathlib import Path
-# from typing import Any
-#
-# from django_formula.database import databases, sqlite
-# from django_formula.site.sites import Site
-#
-# #: The record of a release (``release.json``).
-# Record = Mapping[str, Any]
-# #: What identifies a database of a release: alias, engine, name, host and port.
-# Database = tuple[str, ...]
-#
-#
-# def applied(site: Site, records: Sequence[Record]) -> dict[Database, set[str]]:
-#     """Return the applied migrations of each database: read from a SQLite file, otherwise as recorded by its releases.
-#
-#     Args:
-#         records: records of all releases on disk, the oldest first.
-#     """
-#     found: dict[Database, set[str]] = {}
-#     files: dict[Database, Path] = {}
-#     for record in records:
-#         for alias, names in _migrations(record).items():
-#             database = _database(record, alias)
-#             found.setdefault(database, set()).update(names["applied"])
-#             settings = record["facts"].get("databases", {}).get(alias)
-#             release = site.releases / record["name"]
-#             path = settings and databases.database_file(site, release, record["facts"], settings)
-#             if path:
-#                 files[database] = path
-#     for database, path in files.items():
-#         found[database] = sqlite.applied(site, path) or found[database]
-#     return found
-#
-#
-# def status(record: Record, records: Sequence[Record], present: Mapping[Database, set[str]]) -> str:
-#     """Return how the databases differ from what a release requires: additional and missing migrations, or ``fits``.
-#
-#     Args:
-#         records: records of all releases on disk, the oldest first.
-#         present: the applied migrations of each database.
-#     """
-#     migrations = _migrations(record)
-#     if not migrations:
-#         return ""
-#     by_alias = {alias: present[_database(record, alias)] for alias in migrations}
-#     newer = [name for alias in migrations for name in sorted(by_alias[alias] & _only_later(record, records, alias))]
-#     missing = [name for alias in migrations for name in sorted(_known(record, alias) - by_alias[alias])]
-#     classes = _classes(records)
-#     unsafe = [f"{name}: {classes[name]}" for name in newer if classes.get(name, "safe") != "safe"]
-#     is_safe = all(classes.get(name) == "safe" for name in newer)
-#     parts = [] if missing or not is_safe else ["fits"]
-#     if newer:
-#         remark = "all safe" if is_safe else ", ".join(unsafe)
-#         parts.append(f"database has {_number(newer)} more{f' ({remark})' if remark else ''}")
-#     if missing:
-#         parts.append(f"missing in the database: {_number(missing)}")
-#     return "; ".join(parts)
-#
-#
-# def _database(record: Record, alias: str) -> Database:
-#     """Return what identifies the database of a release; after a change of engine an alias names another one."""
-#     database = record["facts"].get("databases", {}).get(alias, {})
-#     return (alias, *(str(database.get(key, "")) for key in ("engine", "name", "host", "port")))
-#
-#
-# def _number(names: list[str]) -> str:
-#     return f"{len(names)} migration{'s' if len(names) > 1 else ''}"
-#
-#
-# def _migrations(record: Record) -> Mapping[str, Mapping[str, list[str]]]:
-#     migrations: Mapping[str, Mapping[str, list[str]]] = record.get("facts", {}).get("migrations", {})
-#     return migrations
-#
-#
-# def _known(record: Record, alias: str) -> set[str]:
-#     """Return the migrations in the source of a release."""
-#     names = _migrations(record).get(alias, {})
-#     return {*names.get("applied", []), *names.get("pending", [])}
-#
-#
-# def _only_later(record: Record, records: Sequence[Record], alias: str) -> set[str]:
-#     """Return the migrations that only later releases have; one that an older release had was squashed since."""
-#     names = [one["name"] for one in records]
-#     position = names.index(record["name"])
-#     later = {name for one in records[position + 1 :] for name in _known(one, alias)}
-#     return later - {name for one in records[: position + 1] for name in _known(one, alias)}
-#
-#
-# def _classes(records: Sequence[Record]) -> dict[str, str]:
-#     """Return the class of each migration whose operations have been classified."""
-#     schemas = [migrations for record in records for migrations in record.get("schema", {}).values()]
-#     return {migration["name"]: migration["class"] for migrations in schemas for migration in migrations}
 #: django_formula/database/served.py
 # """The databases that this host has for the other hosts of sites: servers, logins of exactly those hosts, certificates.
 #
@@ -10599,44 +10602,6 @@ def _clear(home: str, folder: str) -> None:
 #     """Return whether a further write to the files would have changed their times."""
 #     now = time.time_ns()
 #     return all(now - moment > _TICK for one in stamp if len(one) > 1 for moment in one[-2:])
-#: django_formula/database/verifier.py
-# """What database servers store of a password; computed here, so that no statement or log contains the password."""
-#
-# import base64
-# import hashlib
-# import hmac
-# import re
-# import secrets
-# import unicodedata
-#
-# _ROUNDS = 4096  # PostgreSQL's own number
-#
-#
-# def postgres(password: str, salt: bytes = b"") -> str:
-#     """Return what PostgreSQL stores of a password (SCRAM-SHA-256, RFC 5803).
-#
-#     Args:
-#         salt: of 16 bytes; by default another one each time.
-#     """
-#     salt = salt or secrets.token_bytes(16)
-#     salted = hashlib.pbkdf2_hmac("sha256", unicodedata.normalize("NFKC", password).encode(), salt, _ROUNDS)
-#     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
-#     parts = [base64.b64encode(part).decode() for part in (salt, stored, hmac.digest(salted, b"Server Key", "sha256"))]
-#     return f"SCRAM-SHA-256${_ROUNDS}:{parts[0]}${parts[1]}:{parts[2]}"
-#
-#
-# def is_of(stored: str, password: str, user: str) -> bool:
-#     """Return whether what PostgreSQL stores belongs to this password; before version 14 that was an MD5 hash."""
-#     found = re.fullmatch(rf"SCRAM-SHA-256\${_ROUNDS}:([^$]+)\$.*", stored)
-#     if found:
-#         return hmac.compare_digest(stored, postgres(password, base64.b64decode(found[1])))
-#     return stored == "md5" + hashlib.md5(f"{password}{user}".encode(), usedforsecurity=False).hexdigest()
-#
-#
-# def mariadb(password: str) -> str:
-#     """Return what MariaDB's `mysql_native_password` stores of a password."""
-#     once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
-#     return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
 #: django_formula/deploy/__init__.py
 # """What a deployment does: steps, plan, switch, migrations, rollback, and the removal of a site."""
 #: django_formula/deploy/coherence.py
@@ -11121,7 +11086,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.knowledge import hints
 # from django_formula.project import program
 # from django_formula.push import static_files
-# from django_formula.release import attempt as release_attempt
 # from django_formula.release import instances, releases
 # from django_formula.release import workers as release_workers
 # from django_formula.release.releases import Release
@@ -11372,7 +11336,7 @@ def _clear(home: str, folder: str) -> None:
 #         good = [release for release in releases.releases(self.site) if release.record.get("state") in ("good", "held")]
 #         last = self.live or (good[-1] if good else None)
 #         recorded = dict(last.record.get("inputs", {})) if last else {}
-#         if release_attempt.has_released(self.site):
+#         if releases.has_released(self.site):
 #             recorded.setdefault("secrets:secret_key", "")
 #         return recorded
 #
@@ -11589,7 +11553,7 @@ def _clear(home: str, folder: str) -> None:
 #             **({"receipt": self.findings.switch_report} if self.findings.switch_report else {}),
 #             **more,
 #         }
-#         release_attempt.append(self.site, attempt)
+#         releases.append_attempt(self.site, attempt)
 #: django_formula/deploy/difference.py
 # """Differences between the files of the next release and those of the active one."""
 #
@@ -11854,7 +11818,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.commands import DeploymentError
 # from django_formula.inspect import advice as inspect_advice
 # from django_formula.project import page
-# from django_formula.release import cure, health, instances, releases
+# from django_formula.release import health, instances, releases
 # from django_formula.release.releases import Release
 #
 #
@@ -11869,7 +11833,7 @@ def _clear(home: str, folder: str) -> None:
 #     has_page = not isinstance(error, health.NoPage)
 #     about = release.site, release.path, release.facts
 #     error.hint = inspect_advice.with_fixtures(*about, error.hint)
-#     if error.hint.startswith(cure.GENERAL):
+#     if error.hint.startswith(health.GENERAL):
 #         error.hint = inspect_advice.unset_variables(*about, error.message) or error.hint
 #     routes = [] if has_page else page.routes(*about, masked)
 #     lacking = inspect_advice.not_in_pillar(*about, step, error.hint, has_page=has_page, routes=routes)
@@ -12207,7 +12171,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.proxy import maintenance as proxy_maintenance
 # from django_formula.release import workers
 # from django_formula.release.releases import Release
-# from django_formula.site import maintenance as site_maintenance
+# from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import Log
 #
@@ -12335,7 +12299,7 @@ def _clear(home: str, folder: str) -> None:
 #         yield
 #         return
 #     site = release.site
-#     closes, holds = not site_maintenance.known(site), not proxy_maintenance.holds_workers(site)
+#     closes, holds = not sites.known_maintenance(site), not proxy_maintenance.holds_workers(site)
 #     if closes:
 #         proxy_maintenance.on(site, by=f"{_CLOSED} {release.name} cannot run with")
 #     proxy_maintenance.hold_workers(site)
@@ -12358,7 +12322,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         release: only for a migration that this release cannot run with.
 #     """
-#     by = (site_maintenance.known(site) or {"by": ""})["by"]
+#     by = (sites.known_maintenance(site) or {"by": ""})["by"]
 #     return by.startswith(_CLOSED) and (not release or release.name in by)
 #
 #
@@ -12660,7 +12624,8 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.process import contract
 # from django_formula.project import program as project_program
 # from django_formula.proxy import handover
-# from django_formula.release import attempt, disk, instances, interpreter
+# from django_formula.release import disk, instances, releases
+# from django_formula.release import interpreter as release_interpreter
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets
 # from django_formula.site import sites
@@ -12702,10 +12667,10 @@ def _clear(home: str, folder: str) -> None:
 #     if not live:
 #         raise DeploymentError(f"{site.name} has no live release to compare with", hint="salt-call state.apply django")
 #     recorded, inputs = deployment.find_inputs()
-#     python = interpreter.difference(site, live)
+#     python = release_interpreter.difference(site, live)
 #     if live.record.get("inputs") == inputs and disk.is_whole(live) and not python:
 #         return {"release": f"none: {live.name} is of this commit, and nothing else has changed"}
-#     deployment.plan(attempt.next_name(site, deployment.findings.commit))
+#     deployment.plan(releases.next_name(site, deployment.findings.commit))
 #     changes = step_source.differences(deployment, recorded, inputs)
 #     changes |= {"python": python} if python else {}
 #     outlook = preflight.look(deployment, changes)  # before the plan itself uses disk space
@@ -12889,14 +12854,14 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.database import databases, engines, sqlite
 # from django_formula.deploy.deployment import Deployment
-# from django_formula.host import config_files, daemons, disk, memory
+# from django_formula.host import config_files, daemons, disk, proc
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.disk import Space
 # from django_formula.proxy import proxies, site_files
 # from django_formula.proxy.contract import Proxy
 # from django_formula.release import instances
 # from django_formula.release.releases import Release
-# from django_formula.site import maintenance, media
+# from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.store import setup
 # from django_formula.virtualenv import interpreter
@@ -12944,7 +12909,7 @@ def _clear(home: str, folder: str) -> None:
 #     try:
 #         interpreter.require_for_server(site)
 #         if not deployment.test:  # a dry run has mounted nothing
-#             media.refuse_unmounted(site)
+#             sites.refuse_unmounted_media(site)
 #         refuse_without_disk(site, live, with_virtualenv=bool(changes.get("requirements")))
 #         setup.refuse_lost_tasks(site)
 #         outlook.warnings += setup.warnings(site)
@@ -12975,7 +12940,7 @@ def _clear(home: str, folder: str) -> None:
 #     at = site.at
 #     if not live or not instances.serves(live.path):
 #         return ""
-#     if maintenance.known(site):
+#     if sites.known_maintenance(site):
 #         return f"yes, visitors get the maintenance page, before and after: django.maintenance {site.name} off ends that"
 #     if instances.pid(site, live.path) is None:
 #         return f"no: {live.name} does not run"
@@ -13000,7 +12965,7 @@ def _clear(home: str, folder: str) -> None:
 # def _reloads(site: Site, live: Release | None) -> str:
 #     """Return why the switch has to reload the proxy; empty where a rename is enough."""
 #     new = instances.next_kind(site)
-#     if not live or not proxies.of_site(site) or not proxies.is_installed(site):
+#     if not live or not proxies.configured(site) or not proxies.is_installed(site):
 #         return ""
 #     if instances.kind(live.path) != new:
 #         return f"it will reach the site by {' and '.join(new)}; the next release needs none over a unix socket"
@@ -13033,8 +12998,8 @@ def _clear(home: str, folder: str) -> None:
 #     manager = instances.process_manager(site, live.path)
 #     workers = [manager.pid(site, live.path, name) for name in worker_workers.recorded(live.path)]
 #     pids = [instances.pid(site, live.path), *workers]
-#     needed = sum(memory.of_tree(one) for one in pids if one)
-#     left = memory.available()
+#     needed = sum(proc.memory_of_tree(one) for one in pids if one)
+#     left = proc.available_memory()
 #     if needed > left:
 #         raise DeploymentError(
 #             f"another instance next to the active one needs {needed >> 20} MB of memory, "
@@ -14112,11 +14077,10 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.project import page as project_page
 # from django_formula.proxy import proxies
 # from django_formula.release import disk, health, instances
-# from django_formula.release import page as release_page
 # from django_formula.release import static as release_static
 # from django_formula.release.releases import Release
 # from django_formula.server import servers
-# from django_formula.site import media, mount, sites
+# from django_formula.site import mount, sites
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import Log
 # from django_formula.virtualenv import virtualenvs
@@ -14136,7 +14100,7 @@ def _clear(home: str, folder: str) -> None:
 #     commands = deploy_commands.changes(deployment, "before_switch")
 #     yield {"instance": f"{', '.join(_units(deployment, release))} started", **commands}
 #     deployment.take_lock()
-#     media.refuse_unmounted(site)
+#     sites.refuse_unmounted_media(site)
 #     live = deployment.live if deployment.live and deployment.live.name != release.name else None
 #     if live and site.config["releases"]["overlap"]:
 #         preflight.refuse_without_memory(site, live)
@@ -14207,11 +14171,11 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     site = deployment.site
 #     body = health.body(site, release.path, time.monotonic() + _PATIENCE)
-#     found = release_page.warnings(site, release.path, release.facts, body)
+#     found = release_static.page_warnings(site, release.path, release.facts, body)
 #     deployment.warn(found or _of_home(site, release))
-#     if release_page.INLINES & virtualenvs.packages(release.path / "virtualenv").keys():
+#     if release_static.INLINES & virtualenvs.packages(release.path / "virtualenv").keys():
 #         log = instances.process_manager(site, release.path).journal(site, release.path, began)
-#         deployment.warn(release_page.logged(site, log))
+#         deployment.warn(release_static.logged_warnings(site, log))
 #
 #
 # def _of_home(site: Site, release: Release) -> list[str]:
@@ -14223,7 +14187,7 @@ def _clear(home: str, folder: str) -> None:
 #             f"GET {path} on release {release.name} returned 500, and the health check requests another page: the "
 #             f"exception is in salt-call django.logs {site.name}, if the project logs it"
 #         ]
-#     return release_page.warnings(site, release.path, release.facts, body, f"the page {path}")
+#     return release_static.page_warnings(site, release.path, release.facts, body, f"the page {path}")
 #
 #
 # def _units(deployment: Deployment, release: Release) -> list[str]:
@@ -14239,7 +14203,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the requests of the switch: through the proxy, where its files serve both releases."""
 #     before = health.as_checked(site, live.record)
 #     moves = before.config["domains"][0] != site.config["domains"][0] or before.config["path"] != site.config["path"]
-#     through_proxy = proxies.is_installed(site) and proxies.of_site(site) is not None
+#     through_proxy = proxies.is_installed(site) and proxies.configured(site) is not None
 #     through_proxy &= not site.config["proxy"].get("upstreams") and not moves
 #     return Probe(site, through_proxy=through_proxy, before=before)
 #
@@ -14280,7 +14244,7 @@ def _clear(home: str, folder: str) -> None:
 #         drift.note(release)
 #         with contextlib.suppress(DeploymentError):  # the switch does it again, and fails where it fails
 #             disk.sync(release)
-#     proxy = proxies.of_site(deployment.site)
+#     proxy = proxies.configured(deployment.site)
 #     template.compile_templates(deployment.templates, proxy.templates if proxy else ())
 #: django_formula/deploy/step_live.py
 # """The step `live`: the switch to the new release, and the end of the old one."""
@@ -14294,7 +14258,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy.deployment import Changes, Deployment
 # from django_formula.host.commands import DeploymentError, redact
 # from django_formula.proxy import maintenance
-# from django_formula.release import claim, disk, drain, instances
+# from django_formula.release import claim, disk, instances
 # from django_formula.release import workers as release_workers
 # from django_formula.release.releases import Release
 #
@@ -14352,7 +14316,7 @@ def _clear(home: str, folder: str) -> None:
 #         switch.activate(deployment, release)
 #     if switches:
 #         return switch.watch(deployment, release, leaving, former)
-#     return {path: drain.drain(site, path) for path in leaving}
+#     return {path: instances.drain(site, path) for path in leaving}
 #
 #
 # def _stop_and_prune(deployment: Deployment, connections: dict[Path, int], *, has_strays: bool) -> list[str]:
@@ -14395,7 +14359,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy.deployment import Changes, Deployment
 # from django_formula.host import config_files, file
 # from django_formula.host.commands import DeploymentError
-# from django_formula.proxy import domain_moves, handover, page, proxies, reach, rival, site_files, switch
+# from django_formula.proxy import domain_moves, handover, page, proxies, reach, site_files, switch
 # from django_formula.proxy import listener as proxy_listener
 # from django_formula.proxy.domain_moves import Move
 # from django_formula.site.sites import Site
@@ -14453,8 +14417,8 @@ def _clear(home: str, folder: str) -> None:
 #     page.install(site, pages)
 #     was_served = bool(proxies.serving(site))
 #     if changes:
-#         rivals = [(one, rival.of_site(one)) for one in moving]
-#         switch.apply(files, lambda: rival.refuse(rivals))
+#         rivals = [(one, reach.rivals(one)) for one in moving]
+#         switch.apply(files, lambda: reach.refuse_rivals(rivals))
 #     page.remove_stale(site, pages)
 #     if listener and site.listener:
 #         proxy_listener.apply(site, templates)
@@ -14462,7 +14426,7 @@ def _clear(home: str, folder: str) -> None:
 #         file.remove_tree(path)
 #     found = _not_reached(moving)
 #     if found and not was_served:
-#         proxy = proxies.of_site(site)
+#         proxy = proxies.configured(site)
 #         raise DeploymentError(found[0], hint=f"see {proxy.DAEMON.log}, and apply again" if proxy else "")
 #     deployment.warn(found)
 #
@@ -14584,7 +14548,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy.deployment import Changes, Deployment
 # from django_formula.host import clock
 # from django_formula.host.commands import DeploymentError, redact
-# from django_formula.release import attempt as release_attempt
 # from django_formula.release import releases, workers
 # from django_formula.release.releases import Release
 # from django_formula.store import setup
@@ -14625,7 +14588,7 @@ def _clear(home: str, folder: str) -> None:
 #         release
 #         and deployment.findings.is_resolved
 #         and not deployment.test
-#         and release_attempt.failures(deployment.site)
+#         and releases.failed_attempts(deployment.site)
 #     ):
 #         deployment.write_attempt("unchanged")  # the failures before are over: the active release is the one to have
 #     if kept or (deployment.is_activated and virtualenv_kept.changes()):
@@ -14666,7 +14629,7 @@ def _clear(home: str, folder: str) -> None:
 #         deployment.warn([f"{text}: these commands may not have run: {', '.join(commands)}"])
 #     about = {key: release.record.get(key) or "" for key in ("commit", "asked_by")}
 #     attempt = {"time": clock.now(), "release": release.name, "result": "released", **about}
-#     release_attempt.append(deployment.site, attempt)
+#     releases.append_attempt(deployment.site, attempt)
 #     release.update(steps={})
 #: django_formula/deploy/step_schedules.py
 # """The step `schedules`: the commands that run at times, once the release that has them is active."""
@@ -14810,7 +14773,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.schedule import timer
 # from django_formula.schedule.timer import Task
 # from django_formula.secret import secrets
-# from django_formula.site import media, mount
+# from django_formula.site import mount, sites
 # from django_formula.site.sites import Site
 # from django_formula.source import mirror
 # from django_formula.store import served, stores
@@ -14906,7 +14869,7 @@ def _clear(home: str, folder: str) -> None:
 # def _look(deployment: Deployment) -> _Pending:
 #     site, templates = deployment.site, deployment.templates
 #     folders = deployment.findings.takeover.folders() if deployment.findings.takeover else site.folders()
-#     if media.is_shared(site):  # root may have no rights on its mount
+#     if sites.is_media_shared(site):  # root may have no rights on its mount
 #         folders = [folder for folder in folders if folder.path != site.media.top]
 #     wrong = {folder: problem for folder in folders if (problem := host_folders.problem(folder))}
 #     applied = file.with_checksum({"config": dict(site.config), "platform": dict(site.platform)})
@@ -15002,11 +14965,11 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.commands import redact
 # from django_formula.inspect import project
 # from django_formula.process import contract
-# from django_formula.release import attempt, disk, instances, releases
 # from django_formula.release import claim as release_claim
+# from django_formula.release import disk, instances, releases
 # from django_formula.release import interpreter as release_interpreter
 # from django_formula.release.releases import Release
-# from django_formula.source import commits, history, mirror
+# from django_formula.source import commits, mirror
 # from django_formula.store import setup
 # from django_formula.virtualenv import interpreter as virtualenv_interpreter
 # from django_formula.worker import workers
@@ -15028,7 +14991,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
 #         return
 #     changes = {**differences(deployment, recorded, inputs), **({"python": python} if python else {})}
-#     deployment.plan(attempt.next_name(site, deployment.findings.commit, deployment.sequence))
+#     deployment.plan(releases.next_name(site, deployment.findings.commit, deployment.sequence))
 #     foreseen = _foresee(deployment, live) if deployment.test and live else {}
 #     outlook = preflight.look(deployment, changes)
 #     release = {"old": live.name if live else None, "new": deployment.findings.planned}
@@ -15076,7 +15039,7 @@ def _clear(home: str, folder: str) -> None:
 # def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
 #     """Make the folder and the record of a new release, and export its source."""
 #     site = deployment.site
-#     release = Release(site, attempt.next_name(site, deployment.findings.commit, deployment.sequence))
+#     release = Release(site, releases.next_name(site, deployment.findings.commit, deployment.sequence))
 #     disk.clear_leftovers(site)
 #     release.path.mkdir(mode=0o755)
 #     if site.config.get("fleet"):
@@ -15090,7 +15053,7 @@ def _clear(home: str, folder: str) -> None:
 #         if not container_file.of_site(site):  # whose interpreter is that of an image which is not built yet
 #             pool.submit(virtualenv_interpreter.interpreter, site)
 #         export(deployment, release)
-#     release.update(**history.describe(site, deployment.findings.commit))
+#     release.update(**commits.describe(site, deployment.findings.commit))
 #     release.update(facts={"commit": deployment.findings.commit, **project.find(site, release.path / "source")})
 #
 #
@@ -15165,7 +15128,7 @@ def _clear(home: str, folder: str) -> None:
 #             commits.fetch(site, deployment.findings.commit)
 #         changes = {
 #             "commit": {"old": old, "new": deployment.findings.commit},
-#             **history.difference(site, old, deployment.findings.commit),
+#             **commits.commit_difference(site, old, deployment.findings.commit),
 #         }
 #         diffs = changes.get("requirements", {})
 #         diffs.update({path: redact(text, deployment.secrets.masked()) for path, text in diffs.items()})
@@ -15510,8 +15473,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.project import page as project_page
 # from django_formula.proxy import handover, proxies, site_files, switch
 # from django_formula.proxy.contract import Proxy
-# from django_formula.release import cure, disk, health, instances
-# from django_formula.release import drain as release_drain
+# from django_formula.release import disk, health, instances
 # from django_formula.release.health import Raised
 # from django_formula.release.releases import Release
 # from django_formula.site.sites import Site
@@ -15582,7 +15544,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Give the proxy the files that a release needs, where a rename is not enough; return whether it is reloaded."""
 #     site, old = deployment.site, deployment.live
 #     before = site.current.resolve() if site.current.is_symlink() else None  # serves even where its record is torn
-#     if before and old and proxies.of_site(site) and not proxies.is_ready(site):
+#     if before and old and proxies.configured(site) and not proxies.is_ready(site):
 #         switch.apply(handover.files(site, old.facts, deployment.templates))
 #     proxy = proxies.serving(site) if before else None
 #     if before and proxy and _needs_other_files(site, proxy, before, release.path):
@@ -15721,7 +15683,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _drain(site: Site, connections: dict[Path, int]) -> None:
 #     for path in connections:
-#         connections[path] = release_drain.drain(site, path)
+#         connections[path] = instances.drain(site, path)
 #
 #
 # def _report(deployment: Deployment, release: Release, cut: int, failed: str) -> None:
@@ -15770,7 +15732,7 @@ def _clear(home: str, folder: str) -> None:
 #         if not deployment.holds_left:
 #             release.update(state="held", held_since=clock.now())
 #     if deployment.probe:
-#         cut = 0 if deployment.is_activated else release_drain.drain(site, release.path)
+#         cut = 0 if deployment.is_activated else instances.drain(site, release.path)
 #         release.update(receipt=deployment.report_switch(cut))
 #     raise failure
 #
@@ -15780,7 +15742,7 @@ def _clear(home: str, folder: str) -> None:
 #     site = deployment.site
 #     if "returned 500" not in why:
 #         return None
-#     page = cure.page(site)
+#     page = health.page_path(site)
 #     return project_page.raised(site, release.path, release.facts, page, deployment.secrets.masked())
 #
 #
@@ -15835,7 +15797,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any, NamedTuple
 #
 # from django_formula.host.commands import seconds
-# from django_formula.proxy import connection as proxy_connection
+# from django_formula.proxy import proxies
 # from django_formula.release import health, http
 # from django_formula.release.http import Answer
 # from django_formula.site.sites import Site
@@ -15930,7 +15892,7 @@ def _clear(home: str, folder: str) -> None:
 #         deadline = time.monotonic() + min(seconds(site.config["health"]["timeout"]), PATIENCE)
 #         if not self.through_proxy:
 #             return health.problem(site, functools.partial(_get_at_socket, site), deadline, site.scheme)
-#         scheme = "https" if proxy_connection.speaks_tls(site) else "http"
+#         scheme = "https" if proxies.speaks_tls(site) else "http"
 #         return health.problem(site, functools.partial(_get_through_proxy, site), deadline, scheme)
 #
 #     def wait_for_first(self) -> None:
@@ -16008,7 +15970,7 @@ def _clear(home: str, folder: str) -> None:
 # def _get_through_proxy(site: Site, path: str, timeout: float) -> Answer:
 #     deadline = time.monotonic() + timeout
 #     headers = {"Host": site.canonical, "User-Agent": "django-formula", "Connection": "close"}
-#     with contextlib.closing(proxy_connection.connection(site, timeout)) as connection:
+#     with contextlib.closing(proxies.connection(site, timeout)) as connection:
 #         connection.connect()
 #         connection.sock = Bounded(connection.sock, deadline)
 #         connection.request("GET", path, headers=headers | site.config["health"]["headers"])
@@ -17566,7 +17528,7 @@ def _clear(home: str, folder: str) -> None:
 # import secrets
 # import string
 #
-# from django_formula.database import verifier
+# from django_formula.database import engines
 #
 # _ALPHABET = string.ascii_letters + string.digits
 # _LENGTH = 40
@@ -17594,7 +17556,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Its salt follows from the password, so that the verifier is the same each time.
 #     """
-#     return verifier.postgres(password, hmac.digest(password.encode(), b"salt", "sha256")[:16])
+#     return engines.postgres_verifier(password, hmac.digest(password.encode(), b"salt", "sha256")[:16])
 #
 #
 # def sha256(password: str) -> str:
@@ -18340,14 +18302,112 @@ def _clear(home: str, folder: str) -> None:
 # import os
 # import pwd
 # import re
+# import selectors
 # import signal
 # import subprocess
 # import time
 # from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 # from typing import Any, NamedTuple, ParamSpec
 #
-# from django_formula.host.output import Output
 # from django_formula.untrusted.text import Log, shown, uncoloured
+#
+# #: Bytes of standard output that are kept of a command, and bytes of an output of which only the end is kept.
+# WHOLE, END = 16 << 20, 256 << 10
+# #: Bytes in which the last line of an output is looked for.
+# _LINE = 8 << 10
+#
+#
+# class Output:
+#     """The output of a process so far, and the input that it has not read yet.
+#
+#     Args:
+#         process: its standard error is a pipe; its standard input and output may be.
+#         stdin: the text to write to its standard input, if that is a pipe.
+#         only_the_end: whether only the last `END` bytes of its standard output are kept.
+#     """
+#
+#     def __init__(self, process: "subprocess.Popen[bytes]", stdin: str, only_the_end: bool):
+#         self.last_time = time.monotonic()
+#         self._stdin: Any = process.stdin
+#         self._unsent = memoryview(stdin.encode(errors="surrogateescape"))
+#         self._limits = {process.stdout: END if only_the_end else WHOLE, process.stderr: END}
+#         self._is_cut = {process.stdout: only_the_end, process.stderr: True}
+#         self._content: dict[Any, bytearray] = {}
+#         self._selector = selectors.PollSelector()  # which takes no descriptor of its own
+#         for pipe in filter(None, (process.stdout, process.stderr)):
+#             os.set_blocking(pipe.fileno(), False)
+#             self._selector.register(pipe, selectors.EVENT_READ)
+#             self._content[pipe] = bytearray()
+#         if process.stdin:
+#             os.set_blocking(process.stdin.fileno(), False)
+#             self._selector.register(process.stdin, selectors.EVENT_WRITE)
+#
+#     def read(self, patience: float) -> bool:
+#         """Read the output that is there, or wait for some.
+#
+#         Args:
+#             patience: seconds to wait at most.
+#
+#         Returns:
+#             Whether all pipes are closed.
+#
+#         Raises:
+#             OverflowError: the output has more bytes than are kept.
+#         """
+#         for key, _events in self._selector.select(patience) if self._selector.get_map() else ():
+#             if key.fileobj is self._stdin:
+#                 self._send()
+#             else:
+#                 self._receive(key.fileobj)
+#         return not self._selector.get_map()
+#
+#     def _receive(self, pipe: Any) -> None:
+#         try:
+#             part = os.read(pipe.fileno(), 1 << 16)
+#         except BlockingIOError:
+#             return
+#         if not part:
+#             self._selector.unregister(pipe)
+#             return
+#         self.last_time = time.monotonic()
+#         content, limit = self._content[pipe], self._limits[pipe]
+#         content += part
+#         if len(content) > limit and not self._is_cut[pipe]:
+#             raise OverflowError(limit)
+#         if len(content) > 2 * limit:
+#             del content[:-limit]
+#
+#     def _send(self) -> None:
+#         """Write more of the input; a process that has closed its standard input gets no more of it."""
+#         with contextlib.suppress(BlockingIOError):
+#             try:
+#                 self._unsent = self._unsent[os.write(self._stdin.fileno(), self._unsent[: 1 << 16]) :]
+#             except BrokenPipeError:
+#                 self._unsent = self._unsent[:0]
+#         if not self._unsent:
+#             self._selector.unregister(self._stdin)
+#             self._stdin.close()
+#
+#     def read_rest(self) -> None:
+#         """Read what a process that has ended has left in its pipes, which its children may keep open."""
+#         deadline = time.monotonic() + 1
+#         with contextlib.suppress(OverflowError):
+#             while time.monotonic() < deadline and not self.read(0.05):
+#                 pass
+#
+#     def silence(self) -> float:
+#         """Return the seconds since the process last printed something."""
+#         return time.monotonic() - self.last_time
+#
+#     def tails(self) -> list[bytes]:
+#         """Return the end of each pipe's output, which has its last line."""
+#         return [bytes(content[-_LINE:]) for content in self._content.values()]
+#
+#     def text(self, pipe: Any) -> str:
+#         """Return the output of a pipe, or the end of it where only that is kept."""
+#         content = self._content.get(pipe, bytearray())
+#         return bytes(content[-self._limits[pipe] :] if self._is_cut[pipe] else content).decode(errors="replace")
+#
 #
 # log = Log.of(__name__)
 #
@@ -19960,62 +20020,6 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _recorded_holder(descriptor: int) -> str:
 #     return os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "a process"
-#: django_formula/host/memory.py
-# """Memory: what a process uses, and what the host or its container has."""
-#
-# import contextlib
-# from pathlib import Path
-#
-# from django_formula.host import proc
-#
-# CGROUP = Path("/sys/fs/cgroup")
-# #: The files of a control group's limit and usage, and the reclaimable part in memory.stat, for cgroup v2 and v1.
-# _LIMITS = (
-#     ("memory.max", "memory.current", "inactive_file"),
-#     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-# )
-#
-#
-# def of_tree(pid: int) -> int:
-#     """Return the bytes that a process and its descendants use; shared memory is counted once."""
-#     return sum(map(proc.memory, proc.tree(pid)))
-#
-#
-# def available() -> int:
-#     """Return the bytes that are available: those of the host with swap, or fewer if this container has a limit."""
-#     host = proc.host_memory()
-#     left = [host["MemAvailable"] + host.get("SwapFree", 0)]
-#     for limit, use, cache in _LIMITS:
-#         with contextlib.suppress(OSError, ValueError):  # without a limit it is "max", or the file is missing
-#             used = int((CGROUP / use).read_text()) - _bytes(CGROUP / use).get(cache, 0)
-#             left.append(int((CGROUP / limit).read_text()) - used)
-#     return max(0, min(left))
-#
-#
-# def total() -> int:
-#     """Return the bytes of memory of the host, without swap, or the limit of this container if that is lower."""
-#     limits = [proc.host_memory()["MemTotal"]]
-#     for limit, _use, _cache in _LIMITS:
-#         with contextlib.suppress(OSError, ValueError):  # without a limit it is "max", or the file is missing
-#             limits.append(int((CGROUP / limit).read_text()))
-#     return min(limits)
-#
-#
-# def limit(value: str | int | None) -> int | None:
-#     """Return the bytes of a limit in systemd's notation (``5000``, ``512M``, ``10%``), or None without a limit."""
-#     if value is None or value == "infinity":
-#         return None
-#     text = str(value)
-#     if text.endswith("%"):
-#         return total() * int(text[:-1]) // 100
-#     power = "KMGT".find(text[-1]) + 1
-#     return int(text.rstrip("KMGT")) << 10 * power
-#
-#
-# def _bytes(use: Path) -> dict[str, int]:
-#     """Return the fields of ``memory.stat`` in the folder of a usage file."""
-#     rows = (line.split() for line in use.with_name("memory.stat").read_text().splitlines())
-#     return {name: int(number) for name, number in rows}
 #: django_formula/host/mounts.py
 # """What is mounted on this host; and a folder mounted over itself, in which the kernel follows no link.
 #
@@ -20181,112 +20185,6 @@ def _clear(home: str, folder: str) -> None:
 #     not_run = f"failed (states that were not run because of these failures: {skipped}):" if skipped else "failed:"
 #     texts = [f"{state['__id__']}:\n{textwrap.indent(state['comment'], '  ')}" for state in causes]
 #     return Outcome("\n".join([not_run, *texts]), failed=True)
-#: django_formula/host/output.py
-# """Exchange input and output with a process through its pipes, without blocking and within bounds."""
-#
-# import contextlib
-# import os
-# import selectors
-# import subprocess
-# import time
-# from typing import Any
-#
-# #: Bytes of standard output that are kept of a command, and bytes of an output of which only the end is kept.
-# WHOLE, END = 16 << 20, 256 << 10
-# #: Bytes in which the last line of an output is looked for.
-# _LINE = 8 << 10
-#
-#
-# class Output:
-#     """The output of a process so far, and the input that it has not read yet.
-#
-#     Args:
-#         process: its standard error is a pipe; its standard input and output may be.
-#         stdin: the text to write to its standard input, if that is a pipe.
-#         only_the_end: whether only the last `END` bytes of its standard output are kept.
-#     """
-#
-#     def __init__(self, process: "subprocess.Popen[bytes]", stdin: str, only_the_end: bool):
-#         self.last_time = time.monotonic()
-#         self._stdin: Any = process.stdin
-#         self._unsent = memoryview(stdin.encode(errors="surrogateescape"))
-#         self._limits = {process.stdout: END if only_the_end else WHOLE, process.stderr: END}
-#         self._is_cut = {process.stdout: only_the_end, process.stderr: True}
-#         self._content: dict[Any, bytearray] = {}
-#         self._selector = selectors.PollSelector()  # which takes no descriptor of its own
-#         for pipe in filter(None, (process.stdout, process.stderr)):
-#             os.set_blocking(pipe.fileno(), False)
-#             self._selector.register(pipe, selectors.EVENT_READ)
-#             self._content[pipe] = bytearray()
-#         if process.stdin:
-#             os.set_blocking(process.stdin.fileno(), False)
-#             self._selector.register(process.stdin, selectors.EVENT_WRITE)
-#
-#     def read(self, patience: float) -> bool:
-#         """Read the output that is there, or wait for some.
-#
-#         Args:
-#             patience: seconds to wait at most.
-#
-#         Returns:
-#             Whether all pipes are closed.
-#
-#         Raises:
-#             OverflowError: the output has more bytes than are kept.
-#         """
-#         for key, _events in self._selector.select(patience) if self._selector.get_map() else ():
-#             if key.fileobj is self._stdin:
-#                 self._send()
-#             else:
-#                 self._receive(key.fileobj)
-#         return not self._selector.get_map()
-#
-#     def _receive(self, pipe: Any) -> None:
-#         try:
-#             part = os.read(pipe.fileno(), 1 << 16)
-#         except BlockingIOError:
-#             return
-#         if not part:
-#             self._selector.unregister(pipe)
-#             return
-#         self.last_time = time.monotonic()
-#         content, limit = self._content[pipe], self._limits[pipe]
-#         content += part
-#         if len(content) > limit and not self._is_cut[pipe]:
-#             raise OverflowError(limit)
-#         if len(content) > 2 * limit:
-#             del content[:-limit]
-#
-#     def _send(self) -> None:
-#         """Write more of the input; a process that has closed its standard input gets no more of it."""
-#         with contextlib.suppress(BlockingIOError):
-#             try:
-#                 self._unsent = self._unsent[os.write(self._stdin.fileno(), self._unsent[: 1 << 16]) :]
-#             except BrokenPipeError:
-#                 self._unsent = self._unsent[:0]
-#         if not self._unsent:
-#             self._selector.unregister(self._stdin)
-#             self._stdin.close()
-#
-#     def read_rest(self) -> None:
-#         """Read what a process that has ended has left in its pipes, which its children may keep open."""
-#         deadline = time.monotonic() + 1
-#         with contextlib.suppress(OverflowError):
-#             while time.monotonic() < deadline and not self.read(0.05):
-#                 pass
-#
-#     def silence(self) -> float:
-#         """Return the seconds since the process last printed something."""
-#         return time.monotonic() - self.last_time
-#
-#     def tails(self) -> list[bytes]:
-#         """Return the end of each pipe's output, which has its last line."""
-#         return [bytes(content[-_LINE:]) for content in self._content.values()]
-#
-#     def text(self, pipe: Any) -> str:
-#         """Return the output of a pipe, or the end of it where only that is kept."""
-#         content = self._content.get(pipe, bytearray())
-#         return bytes(content[-self._limits[pipe] :] if self._is_cut[pipe] else content).decode(errors="replace")
 #: django_formula/host/packages.py
 # """Packages of the operating system."""
 #
@@ -20780,6 +20678,58 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the lines ``name: number kB`` of a file, in bytes."""
 #     rows = (row.partition(":") for row in _read(path).decode(errors="replace").splitlines())
 #     return {field: int(size.split()[0]) * 1024 for field, _colon, size in rows if size.endswith(" kB")}
+#
+#
+# # Memory: what a process with its descendants uses, and what the host or its container has
+#
+# CGROUP = Path("/sys/fs/cgroup")
+# #: The files of a control group's limit and usage, and the reclaimable part in memory.stat, for cgroup v2 and v1.
+# _LIMITS = (
+#     ("memory.max", "memory.current", "inactive_file"),
+#     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+# )
+#
+#
+# def memory_of_tree(pid: int) -> int:
+#     """Return the bytes that a process and its descendants use; shared memory is counted once."""
+#     return sum(map(memory, tree(pid)))
+#
+#
+# def available_memory() -> int:
+#     """Return the bytes that are available: those of the host with swap, or fewer if this container has a limit."""
+#     host = host_memory()
+#     left = [host["MemAvailable"] + host.get("SwapFree", 0)]
+#     for limit, use, cache in _LIMITS:
+#         with contextlib.suppress(OSError, ValueError):  # without a limit it is "max", or the file is missing
+#             used = int((CGROUP / use).read_text()) - _memory_stat(CGROUP / use).get(cache, 0)
+#             left.append(int((CGROUP / limit).read_text()) - used)
+#     return max(0, min(left))
+#
+#
+# def total_memory() -> int:
+#     """Return the bytes of memory of the host, without swap, or the limit of this container if that is lower."""
+#     limits = [host_memory()["MemTotal"]]
+#     for limit, _use, _cache in _LIMITS:
+#         with contextlib.suppress(OSError, ValueError):  # without a limit it is "max", or the file is missing
+#             limits.append(int((CGROUP / limit).read_text()))
+#     return min(limits)
+#
+#
+# def memory_limit(value: str | int | None) -> int | None:
+#     """Return the bytes of a limit in systemd's notation (``5000``, ``512M``, ``10%``), or None without a limit."""
+#     if value is None or value == "infinity":
+#         return None
+#     text = str(value)
+#     if text.endswith("%"):
+#         return total_memory() * int(text[:-1]) // 100
+#     power = "KMGT".find(text[-1]) + 1
+#     return int(text.rstrip("KMGT")) << 10 * power
+#
+#
+# def _memory_stat(use: Path) -> dict[str, int]:
+#     """Return the fields of ``memory.stat`` in the folder of a usage file."""
+#     rows = (line.split() for line in use.with_name("memory.stat").read_text().splitlines())
+#     return {name: int(number) for name, number in rows}
 #: django_formula/host/template.py
 # """Templates of files: rendered with each value quoted for the program that reads it."""
 #
@@ -38211,7 +38161,8 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 # from typing import Any, NamedTuple
 #
-# from django_formula.container import containers, host, images
+# from django_formula.container import containers, images
+# from django_formula.container import host as container_host
 # from django_formula.container import program as container_program
 # from django_formula.host import commands, daemons, file, proc, template, users
 # from django_formula.host.commands import DeploymentError, seconds
@@ -38261,7 +38212,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def warnings(self, site: Site) -> list[str]:
 #         """Return that there is no sandbox, or what is weak about the engine of a site in containers."""
-#         return host.warnings(site) if site.config.get("container") else [_NO_SANDBOX]
+#         return container_host.warnings(site) if site.config.get("container") else [_NO_SANDBOX]
 #
 #     def configuration(
 #         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
@@ -38703,7 +38654,8 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 # from typing import Any
 #
-# from django_formula.container import containers, host, images
+# from django_formula.container import containers, images
+# from django_formula.container import host as container_host
 # from django_formula.container import unit as container_unit
 # from django_formula.host import commands, daemons, file, proc, template
 # from django_formula.host import units as host_units
@@ -38915,7 +38867,7 @@ def _clear(home: str, folder: str) -> None:
 #         Of a site in containers, which the engine confines, it is what is weak about the engine.
 #         """
 #         if site.config.get("container"):
-#             return host.warnings(site)
+#             return container_host.warnings(site)
 #         return transient.not_in_force(site)
 #
 #     def run(self, command: ProjectCommand) -> str:
@@ -39057,7 +39009,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.process import sandbox
 # from django_formula.process import trial as process_trial
 # from django_formula.process.command import ProjectCommand
-# from django_formula.site import media
+# from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import Log
 #
@@ -39101,7 +39053,7 @@ def _clear(home: str, folder: str) -> None:
 #     command: ProjectCommand, name: str, properties: Sequence[tuple[str, str]], argv: Sequence[str], *, stop: int
 # ) -> str:
 #     """Run a command of a project in a transient unit of a name, and return its output."""
-#     mounts = [("RequiresMountsFor", str(command.site.media))] if media.is_shared(command.site) else []
+#     mounts = [("RequiresMountsFor", str(command.site.media))] if sites.is_media_shared(command.site) else []
 #     if command.task == "task":
 #         end(name)
 #     start_bus()
@@ -40759,94 +40711,6 @@ def _clear(home: str, folder: str) -> None:
 #     return found
 #: django_formula/proxy/__init__.py
 # """nginx and Apache in front of sites: files, ports, switches, maintenance."""
-#: django_formula/proxy/advice.py
-# """What to do about a file that a proxy refuses: one of the formula's is written from the pillar, and names its key."""
-#
-# import re
-# from collections.abc import Iterator, Mapping
-# from pathlib import Path
-# from typing import Any
-#
-# from django_formula.host import config_files, file
-# from django_formula.host.commands import DeploymentError
-# from django_formula.site import sites
-# from django_formula.site.sites import Site
-# from django_formula.untrusted.headers import meta
-#
-# #: Where a proxy says that the error is: ``in /etc/nginx/nginx.conf:12``, ``on line 12 of /etc/apache2/apache2.conf``.
-# _PLACES = (re.compile(r" in (?P<path>/\S+?):(?P<line>\d+)\b"), re.compile(r" line (?P<line>\d+) of (?P<path>/[^\s:]+)"))
-# #: What the first line of a file of the formula is about.
-# _ABOUT = re.compile(r"for the (site|domain) ([^\s;]+?)[.;,]?(?:\s|$)")
-# #: The keys that these files are rendered from, those that a mistake is most often in first.
-# _KEYS = ("proxy", "media", "static", "tls", "maintenance", "domains", "redirect_domains")
-#
-#
-# def hint(title: str, cause: str) -> str:
-#     """Return what to do about a configuration that a proxy refuses.
-#
-#     Args:
-#         title: the name of the proxy.
-#         cause: its message.
-#     """
-#     keeps = f"until then {title} keeps its running configuration"
-#     found = next(filter(None, (place.search(cause) for place in _PLACES)), None)
-#     if not found:
-#         return f"correct that; {keeps}"
-#     path, line = Path(found["path"]), int(found["line"])
-#     text = (file.read_text(path) or "").splitlines()
-#     if not text or not config_files.is_managed(path):
-#         return f"correct that file; {keeps}"
-#     directive = text[line - 1].strip() if line <= len(text) else ""
-#     keys = list(dict.fromkeys(key for site in _sites(text[0]) for key in _keys_of(site, directive)))
-#     if keys:
-#         return f"correct {' or '.join(keys)}, from which that line is, and apply again; {keeps}"
-#     return f"the formula writes that file: apply again, which writes it anew; {keeps}"
-#
-#
-# def _sites(first: str) -> Iterator[Site]:
-#     """Yield the sites that a file is for, by its first line."""
-#     about = _ABOUT.search(first)
-#     for name in sites.registered() if about else ():
-#         try:
-#             site = sites.find(name)
-#         except DeploymentError:
-#             continue
-#         domains = [*site.config["domains"], *site.config["redirect_domains"]]
-#         if about and about[2] in ([name] if about[1] == "site" else domains):
-#             yield site
-#
-#
-# def _keys_of(site: Site, directive: str) -> list[str]:
-#     """Return the pillar keys that a line of a site's files may be from: that of its name, else of its longest value."""
-#     leaves = [leaf for key in _KEYS for leaf in _leaves(site.config.get(key), (key,))]
-#     word = directive.split(" ")[0]
-#     found = [path for path, _value in leaves if path[-1] == word]
-#     found = found or [path for path, _value in leaves if path[1:2] == ("headers",) and _sets(directive, path[-1])]
-#     if not found:
-#         texts = [(path[:3], path[2]) for path, _value in leaves if path[:2] == ("proxy", "upstreams")]
-#         texts += [(path, str(value)) for path, value in leaves if path[-1] != "kind" and not isinstance(value, bool)]
-#         texts = [
-#             (path, text) for path, text in texts if re.search(rf"(?<![\w.-]){re.escape(text)}(?![\w.-])", directive)
-#         ]
-#         longest = max((len(text) for _path, text in texts), default=0)
-#         found = [path for path, text in texts if len(text) == longest and longest > 1]
-#     return [f"{site.at}:{':'.join(path)}" for path in found]
-#
-#
-# def _sets(directive: str, header: str) -> bool:
-#     return {header, meta(header)} & {*directive.split()} != set()
-#
-#
-# def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-#     """Yield the values of a part of the pillar with their keys; those of a list have that of the list."""
-#     if isinstance(value, Mapping):
-#         for name, inner in value.items():
-#             yield from _leaves(inner, (*path, str(name)))
-#     elif isinstance(value, list):
-#         for inner in value:
-#             yield from _leaves(inner, path)
-#     elif value is not None:
-#         yield path, value
 #: django_formula/proxy/apache.py
 # """Apache (https://httpd.apache.org/docs/2.4/) as the proxy of sites: virtual hosts for each domain."""
 #
@@ -40864,7 +40728,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.folders import Folder
 # from django_formula.host.ports import Listen, Place
 # from django_formula.kind import kinds
-# from django_formula.proxy import advice, nginx
+# from django_formula.proxy import contract, nginx
 # from django_formula.proxy.contract import Bound, Proxy, Server
 # from django_formula.site import domains
 # from django_formula.site.sites import Site
@@ -41114,7 +40978,9 @@ def _clear(home: str, folder: str) -> None:
 #         lines = [re.sub(r"^AH\d+: ", "", line.strip()) for line in error.log.splitlines()]
 #         noise = "ServerName|Action '[^']*'|Apache error log|ulimit"
 #         text = " ".join(line for line in lines if line and not re.search(noise, line)) or error.message
-#         raise DeploymentError(f"Apache refuses its configuration: {text}", hint=advice.hint("Apache", text)) from None
+#         raise DeploymentError(
+#             f"Apache refuses its configuration: {text}", hint=contract.refusal_hint("Apache", text)
+#         ) from None
 #
 #
 # def _existing_listens() -> tuple[set[int], set[Place]]:
@@ -41154,76 +41020,27 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # PROXY = Apache()
-#: django_formula/proxy/connection.py
-# """Connections to a site through the proxy of this host, as a client has them."""
-#
-# import http.client
-# import ssl
-#
-# from django_formula.host import config_files, ports
-# from django_formula.proxy import proxies
-# from django_formula.proxy.contract import Proxy
-# from django_formula.site import domains
-# from django_formula.site.sites import Site
-# from django_formula.tls import certificates
-#
-#
-# def has_certificate(proxy: Proxy, domain: str) -> bool:
-#     """Return whether the servers of a domain use its certificate."""
-#     return proxy.has_certificate(config_files.read(proxy.server(domain)) or "", certificates.path_of(domain))
-#
-#
-# def speaks_tls(site: Site) -> bool:
-#     """Return whether the site is served by https, by the proxy's present files."""
-#     proxy = proxies.serving(site)
-#     return proxy is not None and has_certificate(proxy, site.config["domains"][0])
-#
-#
-# def connection(site: Site, timeout: float) -> http.client.HTTPConnection:
-#     """Return a connection to the proxy on this host, as it serves the site now; the certificate is not verified."""
-#     domain, proxy = site.config["domains"][0], proxies.serving(site)
-#     name = domains.host(domain)
-#     text = (proxy and config_files.read(proxy.server(domain))) or ""
-#     is_secure = speaks_tls(site)
-#     configured = ports.split([*site.config["proxy"]["listen"], 80][0])
-#     host, port = (proxy and proxy.place(text, tls=is_secure)) or (("", 443) if is_secure else configured)
-#     host = {"": "127.0.0.1", **dict(zip(ports.ALL, ("127.0.0.1", "::1"), strict=True))}.get(host, host)
-#     if is_secure:
-#         return Secure(host, port, name, timeout)
-#     return http.client.HTTPConnection(host, port, timeout=timeout)
-#
-#
-# class Secure(http.client.HTTPConnection):
-#     """A connection by TLS to an address, with the name of a host."""
-#
-#     def __init__(self, address: str, port: int, name: str, timeout: float):
-#         super().__init__(address, port, timeout=timeout)
-#         self.name = name
-#
-#     def connect(self) -> None:
-#         """Connect, and send the name (SNI)."""
-#         super().connect()
-#         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-#         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-#         self.sock = context.wrap_socket(self.sock, server_hostname=self.name)
 #: django_formula/proxy/contract.py
 # """The contract of a proxy: what the others use of nginx and Apache, with what is the same for both."""
 #
 # from __future__ import annotations
 #
+# import re
 # from abc import ABC, abstractmethod
-# from collections.abc import Collection, Mapping, Sequence
+# from collections.abc import Collection, Iterator, Mapping, Sequence
 # from pathlib import Path
 # from typing import Any, ClassVar, NamedTuple
 #
-# from django_formula.host import file, folders, template
+# from django_formula.host import config_files, file, folders, template
+# from django_formula.host.commands import DeploymentError
 # from django_formula.host.config_files import OURS, Files
 # from django_formula.host.daemons import Daemon
 # from django_formula.host.folders import Folder
 # from django_formula.host.ports import Listen, Place
 # from django_formula.kind.kinds import FILES, ProxyKind
-# from django_formula.site import domains
+# from django_formula.site import domains, sites
 # from django_formula.site.sites import Site
+# from django_formula.untrusted.headers import meta
 #
 #
 # class Bound(NamedTuple):
@@ -41421,6 +41238,84 @@ def _clear(home: str, folder: str) -> None:
 #         """
 #         del http, https, templates, without
 #         return {}
+#
+#
+# # What to do about a file that a proxy refuses: one of the formula's is written from the pillar, and names its key
+#
+# #: Where a proxy says that the error is: ``in /etc/nginx/nginx.conf:12``, ``on line 12 of /etc/apache2/apache2.conf``.
+# _PLACES = (re.compile(r" in (?P<path>/\S+?):(?P<line>\d+)\b"), re.compile(r" line (?P<line>\d+) of (?P<path>/[^\s:]+)"))
+# #: What the first line of a file of the formula is about.
+# _ABOUT = re.compile(r"for the (site|domain) ([^\s;]+?)[.;,]?(?:\s|$)")
+# #: The keys that these files are rendered from, those that a mistake is most often in first.
+# _KEYS = ("proxy", "media", "static", "tls", "maintenance", "domains", "redirect_domains")
+#
+#
+# def refusal_hint(title: str, cause: str) -> str:
+#     """Return what to do about a configuration that a proxy refuses.
+#
+#     Args:
+#         title: the name of the proxy.
+#         cause: its message.
+#     """
+#     keeps = f"until then {title} keeps its running configuration"
+#     found = next(filter(None, (place.search(cause) for place in _PLACES)), None)
+#     if not found:
+#         return f"correct that; {keeps}"
+#     path, line = Path(found["path"]), int(found["line"])
+#     text = (file.read_text(path) or "").splitlines()
+#     if not text or not config_files.is_managed(path):
+#         return f"correct that file; {keeps}"
+#     directive = text[line - 1].strip() if line <= len(text) else ""
+#     keys = list(dict.fromkeys(key for site in _sites(text[0]) for key in _keys_of(site, directive)))
+#     if keys:
+#         return f"correct {' or '.join(keys)}, from which that line is, and apply again; {keeps}"
+#     return f"the formula writes that file: apply again, which writes it anew; {keeps}"
+#
+#
+# def _sites(first: str) -> Iterator[Site]:
+#     """Yield the sites that a file is for, by its first line."""
+#     about = _ABOUT.search(first)
+#     for name in sites.registered() if about else ():
+#         try:
+#             site = sites.find(name)
+#         except DeploymentError:
+#             continue
+#         domains = [*site.config["domains"], *site.config["redirect_domains"]]
+#         if about and about[2] in ([name] if about[1] == "site" else domains):
+#             yield site
+#
+#
+# def _keys_of(site: Site, directive: str) -> list[str]:
+#     """Return the pillar keys that a line of a site's files may be from: that of its name, else of its longest value."""
+#     leaves = [leaf for key in _KEYS for leaf in _leaves(site.config.get(key), (key,))]
+#     word = directive.split(" ")[0]
+#     found = [path for path, _value in leaves if path[-1] == word]
+#     found = found or [path for path, _value in leaves if path[1:2] == ("headers",) and _sets(directive, path[-1])]
+#     if not found:
+#         texts = [(path[:3], path[2]) for path, _value in leaves if path[:2] == ("proxy", "upstreams")]
+#         texts += [(path, str(value)) for path, value in leaves if path[-1] != "kind" and not isinstance(value, bool)]
+#         texts = [
+#             (path, text) for path, text in texts if re.search(rf"(?<![\w.-]){re.escape(text)}(?![\w.-])", directive)
+#         ]
+#         longest = max((len(text) for _path, text in texts), default=0)
+#         found = [path for path, text in texts if len(text) == longest and longest > 1]
+#     return [f"{site.at}:{':'.join(path)}" for path in found]
+#
+#
+# def _sets(directive: str, header: str) -> bool:
+#     return {header, meta(header)} & {*directive.split()} != set()
+#
+#
+# def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+#     """Yield the values of a part of the pillar with their keys; those of a list have that of the list."""
+#     if isinstance(value, Mapping):
+#         for name, inner in value.items():
+#             yield from _leaves(inner, (*path, str(name)))
+#     elif isinstance(value, list):
+#         for inner in value:
+#             yield from _leaves(inner, path)
+#     elif value is not None:
+#         yield path, value
 #: django_formula/proxy/domain_moves.py
 # """Domains and paths that move between the sites of a host: the proxy gets them as one change (docs/decisions/0075)."""
 #
@@ -41505,7 +41400,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _wanted(site: Site) -> Domains:
-#     if not proxies.of_site(site):
+#     if not proxies.configured(site):
 #         return {}
 #     path = site.config["path"].rstrip("/") or "/"
 #     return dict.fromkeys(site.config["redirect_domains"], REDIRECT) | dict.fromkeys(site.config["domains"], path)
@@ -41635,12 +41530,12 @@ def _clear(home: str, folder: str) -> None:
 #     mine = site_files.part(*now, templates, through, upcoming=upcoming) if now else {}
 #     parts = [mine, *(_part(other) for other in move.sites[1:] if not move.waits)]
 #     wanted = site_files.together(parts)
-#     own = proxies.of_site(site)
+#     own = proxies.configured(site)
 #     listens = [*site.config["proxy"]["listen"], *site.listens_tls]
 #     former = proxies.serving(site) or (proxy_ports.holder_of(listens) if own else None)
 #     if own and former in (own, None):
 #         if switch.moves(own, wanted):
-#             others = [other for other in _others(site, own) if proxies.of_site(other) is own]
+#             others = [other for other in _others(site, own) if proxies.configured(other) is own]
 #             wanted = site_files.together([*parts, *map(_part, others)])
 #         has_addresses = any(not isinstance(listen, int) for listen in listens)
 #         return {**(_refusing(own, [site], templates, *own.refused()) if has_addresses else {}), **wanted}
@@ -41649,7 +41544,7 @@ def _clear(home: str, folder: str) -> None:
 #     left: list[Site] = []
 #     coming = [site]
 #     for other in _others(site, former):
-#         (coming if proxies.of_site(other) is own else left).append(other)
+#         (coming if proxies.configured(other) is own else left).append(other)
 #     return {
 #         **_refusing(former, left, left[0].kept_templates() if left else {}),
 #         **_refusing(own, coming, templates),
@@ -41834,7 +41729,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.kind import kinds
 # from django_formula.proxy import page as proxy_page
 # from django_formula.proxy import proxies
-# from django_formula.site import maintenance
+# from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import Log
 #
@@ -41885,7 +41780,7 @@ def _clear(home: str, folder: str) -> None:
 # def _refuse_unsupported(site: Site) -> None:
 #     """Refuse maintenance where no proxy of the formula would show its page."""
 #     proxy = proxies.serving(site)
-#     if not proxies.of_site(site):
+#     if not proxies.configured(site):
 #         raise DeploymentError(
 #             f"{site.name} has no proxy of the formula: {site.at}:proxy:kind is none",
 #             hint="have your own proxy respond with 503",
@@ -41943,7 +41838,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def summary(site: Site) -> str:
 #     """Return maintenance in a line, such as ``since 2026-03-01T12:00:00Z: back at 14:00``; empty where it is off."""
-#     about = maintenance.known(site)
+#     about = sites.known_maintenance(site)
 #     since = f"since {about['since']}" if about and about["since"] else "on"
 #     return ": ".join(filter(None, [since, about["message"]])) if about else ""
 #
@@ -42011,12 +41906,14 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/proxy/nginx.py
 # """nginx (https://nginx.org/en/docs/) as the proxy of sites: a server for each domain includes the domain's sites."""
 #
+# import fnmatch
 # import functools
 # import hashlib
+# import os.path
 # import re
-# from collections.abc import Collection, Mapping, Sequence
+# from collections.abc import Collection, Iterator, Mapping, Sequence
 # from pathlib import Path
-# from typing import Any
+# from typing import Any, NamedTuple
 #
 # from django_formula.host import commands, config_files, daemons, file, template
 # from django_formula.host import ports as host_ports
@@ -42024,8 +41921,8 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.config_files import OURS, Files
 # from django_formula.host.ports import Listen, Place
 # from django_formula.kind import kinds
-# from django_formula.proxy import advice, nginx_dump
-# from django_formula.proxy.contract import Proxy, Server
+# from django_formula.proxy import contract
+# from django_formula.proxy.contract import Bound, Proxy, Server
 # from django_formula.site import domains
 # from django_formula.site.sites import Site
 #
@@ -42152,11 +42049,11 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def servers(self) -> list[Server]:
 #         """Return all servers of nginx's whole configuration, in their order."""
-#         return nginx_dump.servers(_tested("-T"))
+#         return servers(_tested("-T"))
 #
 #     def chosen(self, candidates: Sequence[Server], name: str, is_default: Sequence[bool]) -> Server | None:
 #         """Return which server answers for a name: of several that fit, nginx takes the best."""
-#         return nginx_dump.chosen(candidates, name, is_default)
+#         return chosen(candidates, name, is_default)
 #
 #     def check(self) -> None:
 #         """Have nginx test its configuration.
@@ -42224,7 +42121,9 @@ def _clear(home: str, folder: str) -> None:
 #     except DeploymentError as error:
 #         found = re.search(r"\[emerg\] (?:\d+#\d+: )?(.*)", error.log)
 #         cause = found.group(1) if found else error.message
-#         raise DeploymentError(f"nginx refuses its configuration: {cause}", hint=advice.hint("nginx", cause)) from None
+#         raise DeploymentError(
+#             f"nginx refuses its configuration: {cause}", hint=contract.refusal_hint("nginx", cause)
+#         ) from None
 #
 #
 # def _nameless() -> str:
@@ -42327,17 +42226,9 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # PROXY = Nginx()
-#: django_formula/proxy/nginx_dump.py
-# """The servers of nginx's whole configuration, as ``nginx -T`` prints it: with includes, files and lines."""
 #
-# import fnmatch
-# import os.path
-# import re
-# from collections.abc import Iterator, Mapping, Sequence
-# from typing import NamedTuple
 #
-# from django_formula.host import ports
-# from django_formula.proxy.contract import Bound, Server
+# # The servers of nginx's whole configuration, as ``nginx -T`` prints it: with includes, files and lines
 #
 # #: A comment, a text in quotes, a word, or a character that ends a directive.
 # _TOKEN = re.compile(
@@ -42419,7 +42310,7 @@ def _clear(home: str, folder: str) -> None:
 #     own = [*_expand(directive.block, files, folder)]
 #     listens = [bound for one in own if one.words[0] == "listen" for bound in _bound(one.words[1:])]
 #     names = [name.lower() for one in own if one.words[0] == "server_name" for name in one.words[1:]]
-#     everywhere = Bound(ports.ALL[0], 80, is_default=False)
+#     everywhere = Bound(host_ports.ALL[0], 80, is_default=False)
 #     has_listen = any(one.words[0] == "listen" for one in own)
 #     return Server(directive.path, directive.line, listens if has_listen else [everywhere], names or [""])
 #
@@ -42430,11 +42321,11 @@ def _clear(home: str, folder: str) -> None:
 #     if not found:
 #         return
 #     host = (found[1] or found[3] or "*").strip("[]")
-#     host = {"*": ports.ALL[0], "localhost": "127.0.0.1"}.get(host, host)
+#     host = {"*": host_ports.ALL[0], "localhost": "127.0.0.1"}.get(host, host)
 #     port, is_default = int(found[2] or 80), bool({"default_server", "default"} & {*words})
 #     yield Bound(host, port, is_default)
-#     if host == ports.ALL[1] and "ipv6only=off" in words:
-#         yield Bound(ports.ALL[0], port, is_default)
+#     if host == host_ports.ALL[1] and "ipv6only=off" in words:
+#         yield Bound(host_ports.ALL[0], port, is_default)
 #
 #
 # def chosen(candidates: Sequence[Server], name: str, is_default: Sequence[bool]) -> Server | None:
@@ -42760,16 +42651,21 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/proxy/proxies.py
 # """The proxies in front of sites: every kind, the one that a site is configured with, and the one that serves it."""
 #
-# from django_formula.host import daemons
+# import http.client
+# import ssl
+#
+# from django_formula.host import config_files, daemons, ports
 # from django_formula.proxy import apache, nginx
 # from django_formula.proxy.contract import Proxy
+# from django_formula.site import domains
 # from django_formula.site.sites import Site
+# from django_formula.tls import certificates
 #
 # #: Every proxy, by the name that the pillar has for it; with ``none`` a proxy of the operator's connects to the site.
 # PROXIES: dict[str, Proxy] = {"nginx": nginx.PROXY, "apache": apache.PROXY}
 #
 #
-# def of_site(site: Site) -> Proxy | None:
+# def configured(site: Site) -> Proxy | None:
 #     """Return the proxy that a site is configured with, or None with `proxy:kind: none`."""
 #     return PROXIES.get(site.config["proxy"]["kind"])
 #
@@ -42786,7 +42682,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def is_ready(site: Site) -> bool:
 #     """Return whether the proxy that the site is configured with serves it, or it needs none."""
-#     return serving(site) is of_site(site)
+#     return serving(site) is configured(site)
 #
 #
 # def check(site: Site) -> None:
@@ -42805,6 +42701,49 @@ def _clear(home: str, folder: str) -> None:
 #     proxy = serving(site)
 #     if proxy:
 #         daemons.reload(proxy.DAEMON)
+#
+#
+# # Connections to a site through the proxy of this host, as a client has them
+#
+#
+# def has_certificate(proxy: Proxy, domain: str) -> bool:
+#     """Return whether the servers of a domain use its certificate."""
+#     return proxy.has_certificate(config_files.read(proxy.server(domain)) or "", certificates.path_of(domain))
+#
+#
+# def speaks_tls(site: Site) -> bool:
+#     """Return whether the site is served by https, by the proxy's present files."""
+#     proxy = serving(site)
+#     return proxy is not None and has_certificate(proxy, site.config["domains"][0])
+#
+#
+# def connection(site: Site, timeout: float) -> http.client.HTTPConnection:
+#     """Return a connection to the proxy on this host, as it serves the site now; the certificate is not verified."""
+#     domain, proxy = site.config["domains"][0], serving(site)
+#     name = domains.host(domain)
+#     text = (proxy and config_files.read(proxy.server(domain))) or ""
+#     is_secure = speaks_tls(site)
+#     configured = ports.split([*site.config["proxy"]["listen"], 80][0])
+#     host, port = (proxy and proxy.place(text, tls=is_secure)) or (("", 443) if is_secure else configured)
+#     host = {"": "127.0.0.1", **dict(zip(ports.ALL, ("127.0.0.1", "::1"), strict=True))}.get(host, host)
+#     if is_secure:
+#         return Secure(host, port, name, timeout)
+#     return http.client.HTTPConnection(host, port, timeout=timeout)
+#
+#
+# class Secure(http.client.HTTPConnection):
+#     """A connection by TLS to an address, with the name of a host."""
+#
+#     def __init__(self, address: str, port: int, name: str, timeout: float):
+#         super().__init__(address, port, timeout=timeout)
+#         self.name = name
+#
+#     def connect(self) -> None:
+#         """Connect, and send the name (SNI)."""
+#         super().connect()
+#         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+#         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+#         self.sock = context.wrap_socket(self.sock, server_hostname=self.name)
 #: django_formula/proxy/reach.py
 # """Whether visitors reach a site through the proxy of this host: what it answers, next to what the instance does."""
 #
@@ -42813,16 +42752,19 @@ def _clear(home: str, folder: str) -> None:
 # import ssl
 # import time
 # from collections.abc import Collection, Iterator
+# from pathlib import Path
+# from typing import NamedTuple
 #
-# from django_formula.host import daemons, ports
+# from django_formula.host import config_files, daemons, ports
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.ports import Place
-# from django_formula.proxy import domain_moves, proxies, rival, watch
-# from django_formula.proxy.connection import Secure
-# from django_formula.proxy.contract import Proxy
-# from django_formula.release import cure, instances
+# from django_formula.proxy import domain_moves, proxies, watch
+# from django_formula.proxy.contract import Proxy, Server
+# from django_formula.proxy.proxies import Secure
+# from django_formula.release import health, instances
 # from django_formula.release import http as release_http
-# from django_formula.site import domains, maintenance
+# from django_formula.site import domains
+# from django_formula.site import sites as site_sites
 # from django_formula.site.sites import Site
 # from django_formula.tls import certificates
 # from django_formula.untrusted.response import Bounded
@@ -42860,10 +42802,10 @@ def _clear(home: str, folder: str) -> None:
 #         return waits
 #     answers: list[str | None] = [None]
 #     try:
-#         found = [] if not anew and memory.has_no_rival() else list(map(str, rival.of_site(site)))
+#         found = [] if not anew and memory.has_no_rival() else list(map(str, rivals(site)))
 #     except DeploymentError as error:
 #         return error.message
-#     if not found and not maintenance.known(site):
+#     if not found and not site_sites.known_maintenance(site):
 #         answers = list(_answers(site, proxy, time.monotonic() + _PATIENCE))
 #         found = list(filter(None, answers))
 #     if not found:
@@ -42938,7 +42880,7 @@ def _clear(home: str, folder: str) -> None:
 #     with contextlib.closing(connection):
 #         connection.connect()
 #         connection.sock = Bounded(connection.sock, deadline)
-#         connection.request("GET", cure.page(site), headers=headers)
+#         connection.request("GET", health.page_path(site), headers=headers)
 #         response = connection.getresponse()
 #         return response.status, response.headers.get("Location", "")
 #
@@ -42949,27 +42891,16 @@ def _clear(home: str, folder: str) -> None:
 #     A proxy passes some headers from trusted addresses only, and those of this host need not be, so that the page
 #     without the headers of its health check is right too.
 #     """
-#     path, release, found = cure.page(site), site.current.resolve(), list[int]()
+#     path, release, found = health.page_path(site), site.current.resolve(), list[int]()
 #     with contextlib.suppress(OSError, http.client.HTTPException):
 #         for headers in [site.config["health"]["headers"], {}][: 2 if site.config["health"]["headers"] else 1]:
 #             left = max(deadline - time.monotonic(), 0.05)
 #             answer = release_http.get(site, release, path, host=domain, scheme=scheme, headers=headers, timeout=left)
 #             found += [answer.status] if answer.status not in found else []
 #     return found
-#: django_formula/proxy/rival.py
-# """Servers of the host that answer in place of a site, by the rules of nginx or Apache, with file and line."""
 #
-# from collections.abc import Collection, Iterator
-# from pathlib import Path
-# from typing import NamedTuple
 #
-# from django_formula.host import config_files, ports
-# from django_formula.host.commands import DeploymentError
-# from django_formula.host.ports import Place
-# from django_formula.proxy import proxies, watch
-# from django_formula.proxy.contract import Proxy, Server
-# from django_formula.site import domains as site_domains
-# from django_formula.site.sites import Site
+# # Servers of the host that answer in place of a site, by the rules of nginx or Apache, with file and line
 #
 # #: The addresses that stand for all.
 # _ALL = ("", *ports.ALL)
@@ -43005,7 +42936,7 @@ def _clear(home: str, folder: str) -> None:
 #     return f"for the proxy's configuration does not include {path}"
 #
 #
-# def of_site(site: Site) -> list[Rival]:
+# def rivals(site: Site) -> list[Rival]:
 #     """Return what answers in place of a site, by the present files of its proxy.
 #
 #     Raises:
@@ -43032,7 +42963,7 @@ def _clear(home: str, folder: str) -> None:
 #     bound = {one.host for server in servers for one in server.listens if one.port in (port, 0)}
 #     seen: list[Server | None] = []
 #     for one in [host] if host else sorted(bound) or [""]:
-#         found = answering(proxy, servers, (one, port), site_domains.host(domain))
+#         found = answering(proxy, servers, (one, port), domains.host(domain))
 #         is_ours = is_included and found and (found.path == own or config_files.is_managed(Path(found.path)))
 #         if not is_ours and found not in seen:
 #             seen.append(found)
@@ -43054,7 +42985,7 @@ def _clear(home: str, folder: str) -> None:
 #     return proxy.chosen([server for server, _default in candidates], name, [default for _server, default in candidates])
 #
 #
-# def refuse(sites: Collection[tuple[Site, list[Rival]]]) -> None:
+# def refuse_rivals(sites: Collection[tuple[Site, list[Rival]]]) -> None:
 #     """Refuse the present files of a proxy if another server would answer in place of a site.
 #
 #     Args:
@@ -43065,12 +42996,12 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     for site, before in sites:
 #         known = [rival.server for rival in before]
-#         found = [rival for rival in of_site(site) if rival.server not in known]
+#         found = [rival for rival in rivals(site) if rival.server not in known]
 #         if found:
-#             raise DeploymentError("; ".join(map(str, found)), hint=hint(found[0]))
+#             raise DeploymentError("; ".join(map(str, found)), hint=rival_hint(found[0]))
 #
 #
-# def hint(rival: Rival) -> str:
+# def rival_hint(rival: Rival) -> str:
 #     """Return what to do about what answers in place of a site."""
 #     if rival.is_included:
 #         return "remove that server, or its name or address there, or set other domains or another proxy:listen"
@@ -43128,7 +43059,7 @@ def _clear(home: str, folder: str) -> None:
 #     upcoming: bool = False,
 # ) -> Files:
 #     """Return what a site has in those files by itself, for `together`; the arguments are those of `of_site`."""
-#     own = proxy_proxies.of_site(site)
+#     own = proxy_proxies.configured(site)
 #     files: Files = {}
 #     for proxy in proxy_proxies.PROXIES.values():
 #         files |= _present(proxy, site, facts, templates, through, upcoming) if proxy is own else _absent(proxy, site)
@@ -43305,7 +43236,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: there is such a file.
 #     """
-#     proxy = proxy_proxies.of_site(site)
+#     proxy = proxy_proxies.configured(site)
 #     if proxy:
 #         for path in (proxy.main_file(site), proxy.locations(site)):
 #             config_files.refuse_in_the_way(path)
@@ -43319,7 +43250,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #     A release that needs https can be activated then, while the active one still gets its requests by http.
 #     """
-#     proxy = proxy_proxies.of_site(site)
+#     proxy = proxy_proxies.configured(site)
 #     if not site.https or not proxy or proxy_proxies.serving(site) is not proxy:
 #         return {}
 #     files: Files = {}
@@ -43364,7 +43295,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.config_files import Files
 # from django_formula.host.folders import Folder
 # from django_formula.host.locks import Lock
-# from django_formula.proxy import connection
 # from django_formula.proxy import proxies as proxy_proxies
 # from django_formula.proxy.contract import Proxy
 # from django_formula.site import sites
@@ -43521,7 +43451,7 @@ def _clear(home: str, folder: str) -> None:
 #         serving = [
 #             proxy
 #             for proxy in proxy_proxies.PROXIES.values()
-#             if any(connection.has_certificate(proxy, path.stem) for path in texts)
+#             if any(proxy_proxies.has_certificate(proxy, path.stem) for path in texts)
 #         ]
 #         try:
 #             for proxy in serving:
@@ -44415,74 +44345,6 @@ def _clear(home: str, folder: str) -> None:
 #     return storage.get("manifest") or "staticfiles.json"
 #: django_formula/release/__init__.py
 # """Releases on disk, and the instance of each: configuration, start, health, workers, end."""
-#: django_formula/release/attempt.py
-# """Attempts: each deployment of a site with its result, a line of ``deploys.jsonl``, and the number of the next one."""
-#
-# import itertools
-# import json
-# import re
-# from collections.abc import Iterator
-# from typing import Any
-#
-# from django_formula.host import file
-# from django_formula.site.sites import Site
-#
-#
-# def append(site: Site, attempt: dict[str, Any]) -> None:
-#     """Record an attempt durably, on a line of its own even where the last line is incomplete."""
-#     file.append(site.deploys, json.dumps(attempt, sort_keys=True), mode=0o640)
-#
-#
-# def attempts(site: Site) -> list[dict[str, Any]]:
-#     """Return the attempts in their order, without incomplete lines."""
-#     return list(_newest_first(site))[::-1]
-#
-#
-# def _newest_first(site: Site) -> Iterator[dict[str, Any]]:
-#     for line in reversed(_text(site).splitlines()):
-#         try:
-#             attempt = json.loads(line)
-#         except (ValueError, RecursionError):
-#             continue
-#         if isinstance(attempt, dict):
-#             yield attempt
-#
-#
-# def failures(site: Site) -> list[dict[str, Any]]:
-#     """Return the attempts that failed or were interrupted since the last good one, newest first.
-#
-#     An attempt is good as well where there was nothing to do. A refused one is neither.
-#     """
-#     decided = (attempt for attempt in _newest_first(site) if attempt.get("result") != "refused")
-#     return list(itertools.takewhile(lambda attempt: attempt.get("result") in ("failed", "interrupted"), decided))
-#
-#
-# def has_released(site: Site) -> bool:
-#     """Return whether a release of the site was ever activated."""
-#     return '"result": "released"' in _text(site)
-#
-#
-# def sequences(site: Site) -> list[int]:
-#     """Return the sequence numbers of the releases of all attempts, also from incomplete lines."""
-#     return [int(number) for number in re.findall(r'"release": "(\d+)-', _text(site))]
-#
-#
-# def _text(site: Site) -> str:
-#     try:
-#         return site.deploys.read_bytes().decode(errors="replace")
-#     except FileNotFoundError:
-#         return ""
-#
-#
-# def next_sequence(site: Site) -> int:
-#     """Return the next sequence number: one more than that of any release and attempt."""
-#     names = [path.name.split("-")[0] for path in site.releases.iterdir()] if site.releases.is_dir() else []
-#     return max([*(int(name) for name in names if name.isdigit()), *sequences(site)], default=0) + 1
-#
-#
-# def next_name(site: Site, commit: str, least: int = 0) -> str:
-#     """Return the name of the next release: ``0042-3f2a9c1b77de``; its number is not less than `least`."""
-#     return f"{max(next_sequence(site), least):04d}-{commit[:12]}"
 #: django_formula/release/claim.py
 # """The claim of a fleet's deployment on a site of this host: while it holds, no other one makes a release.
 #
@@ -44650,20 +44512,238 @@ def _clear(home: str, folder: str) -> None:
 #             f"the hosts of {site.name} have their release in common, and this is one of them",
 #             hint=f"on the master: salt-run django.{verb} {site.name}",
 #         )
-#: django_formula/release/cure.py
-# """What a health page answers, and which key of the pillar, or setting of the project, corrects it."""
+#: django_formula/release/disk.py
+# """Releases on the disk: writing and measuring them, and deleting old ones and what killed deployments left."""
 #
-# from collections.abc import Mapping
+# import contextlib
+# import os
+# import re
+# from collections.abc import Callable
+# from functools import partial
+# from pathlib import Path
+#
+# from django_formula.container import containers, images
+# from django_formula.host import clock, disk, file, proc
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.locks import Lock
+# from django_formula.process import contract, systemd, transient
+# from django_formula.release import claim, instances, releases, workers
+# from django_formula.release.releases import LOCK_OF_SCHEDULE, Release
+# from django_formula.secret import secrets
+# from django_formula.server import servers
+# from django_formula.site.sites import Site
+# from django_formula.untrusted.text import Log, in_command
+# from django_formula.virtualenv import managed, virtualenvs
+#
+# log = Log.of(__name__)
+#
+#
+# def is_whole(release: Release) -> bool:
+#     """Return whether every part of a finished release exists, and balancers see its commit."""
+#     server = f"config/{servers.of_release(release.path).MAIN}"
+#     parts = ("source", "static", "config/environment", server)
+#     whole = all((release.path / part).exists() for part in parts) and os.path.lexists(release.path / "socket")
+#     seen = file.read_text(release.path / releases.COMMIT)
+#     is_seen = seen is None or seen == release.record.get("commit")
+#     return bool(release.record) and whole and is_seen and release.has_python
+#
+#
+# def sync(release: Release) -> None:
+#     """Write a release to the disk, and its image with it.
+#
+#     Raises:
+#         DeploymentError: syncing fails.
+#     """
+#     container = containers.of_release(release.path)
+#     for folder in (release.path, *(container.engine.apart_from(release.path) if container else ())):
+#         file.sync(folder)
+#
+#
+# def measure(release: Release) -> None:
+#     """Record the disk space of a release and its virtualenv, unless it is recorded already."""
+#     if "size" in release.record:
+#         return
+#     site, key = release.site, release.record.get("virtualenv")
+#     others = (other.record for other in releases.releases(site))
+#     known = next((one for one in others if one.get("virtualenv") == key and "size" in one), None)
+#     space = known["size"]["virtualenv"] if known else disk.of_tree(site.virtualenvs / str(key))
+#     release.update(size={"release": disk.of_tree(release.path), "virtualenv": space})
+#
+#
+# def older_good(site: Site, than: Release) -> Release | None:
+#     """Return the newest good release before another, the default target of a rollback; not one on hold or failed."""
+#     older = [release for release in releases.releases(site) if release.sequence < than.sequence]
+#     good = [release for release in older if release.record.get("state") == "good" and is_whole(release)]
+#     return good[-1] if good else None
+#
+#
+# def clear_leftovers(site: Site) -> None:
+#     """Remove the unfinished release of a deployment that was killed, and record it as an attempt.
+#
+#     The caller holds the lock, so that no process works on it. The targets of ``current`` and ``previous`` stay even
+#     where their record is damaged: they may serve.
+#     """
+#     kept = {Path(os.readlink(link)).name for link in (site.current, site.previous) if link.is_symlink()}
+#     if claim.current(site):
+#         kept.add(claim.prepared(site))
+#     else:
+#         claim.drop(site)
+#         live = releases.linked(site, site.current)
+#         secrets.settle_former_key(site, live.record.get("fleet", "") if live else "")
+#     clear_plans(site)
+#     for problem in _clear_removed(site):
+#         log.warning("%s: %s", site.name, problem)
+#     for folder in site.root.glob("image-[0-9]*"):  # of a build that was killed
+#         pid = folder.name.removeprefix("image-")
+#         if pid.isdigit() and not proc.exists(int(pid)):
+#             file.remove_tree(folder)
+#     for release in releases.releases(site):
+#         if release.name not in kept and release.record.get("state") not in ("good", "failed", "held"):
+#             try:
+#                 remove(release)
+#             except OSError as error:
+#                 log.warning("%s: %s cannot be deleted: %s", site.name, release.name, error)
+#                 continue
+#             about = {key: release.record.get(key) or "" for key in ("commit", "asked_by", "began")}
+#             releases.append_attempt(
+#                 site, {"time": clock.now(), "release": release.name, "result": "interrupted", **about}
+#             )
+#
+#
+# def _clear_removed(site: Site) -> list[str]:
+#     """Delete what is left of trees whose deletion was killed; return a sentence for each that could not be deleted."""
+#     left = [path for folder in (site.root, site.releases) for path in file.removed(folder)]
+#     tried = (_tried(str(path.relative_to(site.root)), partial(file.remove_tree, path)) for path in left)
+#     return [problem for problems in tried for problem in problems]
+#
+#
+# def clear_plans(site: Site) -> None:
+#     """Remove the folders of plans that were killed; each is named after its process."""
+#     for path in site.plans():
+#         if not proc.exists(int(path.name.removeprefix("plan-"))):
+#             file.remove_tree(path)
+#
+#
+# def remove(release: Release) -> None:
+#     """Delete a release with its units."""
+#     instances.remove(release.site, release.path)
+#     file.remove_whole(release.path)
+#
+#
+# def prune(site: Site) -> list[str]:
+#     """Delete failed releases, those over ``releases:keep``, and units and virtualenvs that no release has.
+#
+#     The targets of ``current`` and ``previous`` stay, and so do releases on hold that are newer than the active one, and
+#     those in which a schedule or another command still runs, and up to ``releases:keep`` more whose workers still finish
+#     tasks.
+#
+#     Returns:
+#         A sentence for each thing that could not be deleted, and for each drop-in of a release that was deleted.
+#     """
+#     live, previous = releases.linked(site, site.current), releases.linked(site, site.previous)
+#     kept = {release.name for release in (live, previous) if release}
+#     present = releases.releases(site)
+#     good = [release for release in present if release.record.get("state") == "good"]
+#     kept |= {release.name for release in good[-site.config["releases"]["keep"] :]}
+#     kept |= {
+#         release.name
+#         for release in present
+#         if release.record.get("state") == "held" and live and release.sequence > live.sequence
+#     }
+#     kept |= names_in_use(site)
+#     stuck: list[str] = []
+#     engines = images.used(site)
+#     finishing = [release for release in present if release.name not in kept and _has_workers_left(release)]
+#     kept |= {release.name for release in finishing[-site.config["releases"]["keep"] :]}
+#     for release in present:
+#         if release.name not in kept:
+#             stuck += _tried(release.name, partial(remove, release))
+#     stuck += _clear_removed(site)
+#     stuck += [
+#         f"tasks of {release.name} were ended: more releases than releases:keep wait for their workers"
+#         for release in finishing
+#         if release.name not in kept
+#     ]
+#     there = {release.name.split("-")[0] for release in releases.releases(site)}
+#     for number in sorted(instances.numbers(site) - there):
+#         gone = site.releases / f"{number}-gone"
+#         stuck += _tried(contract.unit(site, gone), partial(instances.remove, site, gone))
+#     stuck += [
+#         f"{path} overrides the unit of a deleted release: set it in the pillar (resources, sandbox), then "
+#         f"{in_command('rm', '-r', str(path))}"
+#         for path in systemd.drop_ins(site)
+#         if _number(site, path) not in there and not _is_removed_empty(path)
+#     ]
+#     links = [link for folder in (site.releases, *site.plans()) for link in folder.glob("*/virtualenv")]
+#     used = {os.path.basename(os.readlink(link)) for link in links if link.is_symlink()}
+#     for path in virtualenvs.unused(site, used):
+#         stuck += _tried(f"the virtualenv {path.name}", partial(file.remove_whole, path))
+#     stuck += _tried("an interpreter", managed.prune)
+#     return [*stuck, *images.prune(site, engines)]
+#
+#
+# def _has_workers_left(release: Release) -> bool:
+#     """Return whether a worker of a release still runs; it imports modules from the release's files."""
+#     return bool(workers.finishing(release.site, [release.path]))
+#
+#
+# def _number(site: Site, drop_in: Path) -> str:
+#     """Return the number of the release of whose unit a folder has drop-ins."""
+#     return (contract.parse(site, drop_in.name.partition(".")[0]) or ("", ""))[0]
+#
+#
+# def _is_removed_empty(folder: Path) -> bool:
+#     """Delete a folder if it is empty; return whether it was."""
+#     with contextlib.suppress(OSError):
+#         folder.rmdir()
+#         return True
+#     return False
+#
+#
+# def _tried(what: str, delete: Callable[[], None]) -> list[str]:
+#     try:
+#         delete()
+#     except (OSError, DeploymentError) as error:
+#         return [f"{what} could not be deleted: {str(error).splitlines()[0]}"]
+#     return []
+#
+#
+# # Releases that commands run in that are no part of a deployment
+#
+#
+# def names_in_use(site: Site) -> set[str]:
+#     """Return the names of the releases that a schedule or a command of the command line runs in."""
+#     return {*running_schedules(site).values()} | transient.releases_of_commands(site)
+#
+#
+# def running_schedules(site: Site) -> dict[str, str]:
+#     """Return the schedules whose command runs: name → the name of the release that it runs in."""
+#     paths = sorted(site.schedules.glob(f"*{LOCK_OF_SCHEDULE}"))
+#     holders = {path.stem: Lock(path, "", busy="", timeout="0s", hint="").holder() for path in paths}
+#     return {name: text.split()[0] for name, text in holders.items() if re.match(r"\d{4,}-[0-9a-f]{12} ", text)}
+#: django_formula/release/health.py
+# """The health check of a release: its page, requested until it is healthy, and the exception where it is not."""
+#
+# import http.client
+# import itertools
+# import re
+# import time
+# from collections.abc import Callable, Mapping
+# from concurrent.futures import ThreadPoolExecutor
 # from pathlib import Path
 # from typing import Any, NamedTuple
-# from urllib.parse import urlsplit
+# from urllib.parse import urljoin, urlsplit
 #
 # from django_formula.host import file
+# from django_formula.host.commands import FRAME, DeploymentError, seconds
 # from django_formula.knowledge import cause, hints
+# from django_formula.release import http as release_http
+# from django_formula.release import instances
+# from django_formula.release.http import Answer
 # from django_formula.server import servers
 # from django_formula.site import domains
 # from django_formula.site.sites import Site
-# from django_formula.untrusted.text import in_pillar
+# from django_formula.untrusted.text import in_pillar, shown
 #
 # #: How the hint begins where nothing is known of a cause.
 # GENERAL = "correct the project, or set "
@@ -44687,7 +44767,7 @@ def _clear(home: str, folder: str) -> None:
 #     said: str = ""
 #
 #
-# def page(site: Site) -> str:
+# def page_path(site: Site) -> str:
 #     """Return the path of the health page, below that of the site."""
 #     return f"{site.config['path'].rstrip('/')}{site.config['health']['path']}"
 #
@@ -44772,266 +44852,7 @@ def _clear(home: str, folder: str) -> None:
 #     domain = f".{site.canonical}"
 #     hosts = facts.get("allowed_hosts", ["*"])
 #     return any(host == "*" or f".{host}" == domain or (host[:1] == "." and domain.endswith(host)) for host in hosts)
-#: django_formula/release/disk.py
-# """Releases on the disk: writing and measuring them, and deleting old ones and what killed deployments left."""
 #
-# import contextlib
-# import os
-# from collections.abc import Callable
-# from functools import partial
-# from pathlib import Path
-#
-# from django_formula.container import containers, images
-# from django_formula.host import clock, disk, file, proc
-# from django_formula.host.commands import DeploymentError
-# from django_formula.process import contract, systemd
-# from django_formula.release import attempt, claim, instances, releases, use, workers
-# from django_formula.release.releases import Release
-# from django_formula.secret import secrets
-# from django_formula.server import servers
-# from django_formula.site.sites import Site
-# from django_formula.untrusted.text import Log, in_command
-# from django_formula.virtualenv import managed, virtualenvs
-#
-# log = Log.of(__name__)
-#
-#
-# def is_whole(release: Release) -> bool:
-#     """Return whether every part of a finished release exists, and balancers see its commit."""
-#     server = f"config/{servers.of_release(release.path).MAIN}"
-#     parts = ("source", "static", "config/environment", server)
-#     whole = all((release.path / part).exists() for part in parts) and os.path.lexists(release.path / "socket")
-#     seen = file.read_text(release.path / releases.COMMIT)
-#     is_seen = seen is None or seen == release.record.get("commit")
-#     return bool(release.record) and whole and is_seen and release.has_python
-#
-#
-# def sync(release: Release) -> None:
-#     """Write a release to the disk, and its image with it.
-#
-#     Raises:
-#         DeploymentError: syncing fails.
-#     """
-#     container = containers.of_release(release.path)
-#     for folder in (release.path, *(container.engine.apart_from(release.path) if container else ())):
-#         file.sync(folder)
-#
-#
-# def measure(release: Release) -> None:
-#     """Record the disk space of a release and its virtualenv, unless it is recorded already."""
-#     if "size" in release.record:
-#         return
-#     site, key = release.site, release.record.get("virtualenv")
-#     others = (other.record for other in releases.releases(site))
-#     known = next((one for one in others if one.get("virtualenv") == key and "size" in one), None)
-#     space = known["size"]["virtualenv"] if known else disk.of_tree(site.virtualenvs / str(key))
-#     release.update(size={"release": disk.of_tree(release.path), "virtualenv": space})
-#
-#
-# def older_good(site: Site, than: Release) -> Release | None:
-#     """Return the newest good release before another, the default target of a rollback; not one on hold or failed."""
-#     older = [release for release in releases.releases(site) if release.sequence < than.sequence]
-#     good = [release for release in older if release.record.get("state") == "good" and is_whole(release)]
-#     return good[-1] if good else None
-#
-#
-# def clear_leftovers(site: Site) -> None:
-#     """Remove the unfinished release of a deployment that was killed, and record it as an attempt.
-#
-#     The caller holds the lock, so that no process works on it. The targets of ``current`` and ``previous`` stay even
-#     where their record is damaged: they may serve.
-#     """
-#     kept = {Path(os.readlink(link)).name for link in (site.current, site.previous) if link.is_symlink()}
-#     if claim.current(site):
-#         kept.add(claim.prepared(site))
-#     else:
-#         claim.drop(site)
-#         live = releases.linked(site, site.current)
-#         secrets.settle_former_key(site, live.record.get("fleet", "") if live else "")
-#     clear_plans(site)
-#     for problem in _clear_removed(site):
-#         log.warning("%s: %s", site.name, problem)
-#     for folder in site.root.glob("image-[0-9]*"):  # of a build that was killed
-#         pid = folder.name.removeprefix("image-")
-#         if pid.isdigit() and not proc.exists(int(pid)):
-#             file.remove_tree(folder)
-#     for release in releases.releases(site):
-#         if release.name not in kept and release.record.get("state") not in ("good", "failed", "held"):
-#             try:
-#                 remove(release)
-#             except OSError as error:
-#                 log.warning("%s: %s cannot be deleted: %s", site.name, release.name, error)
-#                 continue
-#             about = {key: release.record.get(key) or "" for key in ("commit", "asked_by", "began")}
-#             attempt.append(site, {"time": clock.now(), "release": release.name, "result": "interrupted", **about})
-#
-#
-# def _clear_removed(site: Site) -> list[str]:
-#     """Delete what is left of trees whose deletion was killed; return a sentence for each that could not be deleted."""
-#     left = [path for folder in (site.root, site.releases) for path in file.removed(folder)]
-#     tried = (_tried(str(path.relative_to(site.root)), partial(file.remove_tree, path)) for path in left)
-#     return [problem for problems in tried for problem in problems]
-#
-#
-# def clear_plans(site: Site) -> None:
-#     """Remove the folders of plans that were killed; each is named after its process."""
-#     for path in site.plans():
-#         if not proc.exists(int(path.name.removeprefix("plan-"))):
-#             file.remove_tree(path)
-#
-#
-# def remove(release: Release) -> None:
-#     """Delete a release with its units."""
-#     instances.remove(release.site, release.path)
-#     file.remove_whole(release.path)
-#
-#
-# def prune(site: Site) -> list[str]:
-#     """Delete failed releases, those over ``releases:keep``, and units and virtualenvs that no release has.
-#
-#     The targets of ``current`` and ``previous`` stay, and so do releases on hold that are newer than the active one, and
-#     those in which a schedule or another command still runs, and up to ``releases:keep`` more whose workers still finish
-#     tasks.
-#
-#     Returns:
-#         A sentence for each thing that could not be deleted, and for each drop-in of a release that was deleted.
-#     """
-#     live, previous = releases.linked(site, site.current), releases.linked(site, site.previous)
-#     kept = {release.name for release in (live, previous) if release}
-#     present = releases.releases(site)
-#     good = [release for release in present if release.record.get("state") == "good"]
-#     kept |= {release.name for release in good[-site.config["releases"]["keep"] :]}
-#     kept |= {
-#         release.name
-#         for release in present
-#         if release.record.get("state") == "held" and live and release.sequence > live.sequence
-#     }
-#     kept |= use.names(site)
-#     stuck: list[str] = []
-#     engines = images.used(site)
-#     finishing = [release for release in present if release.name not in kept and _has_workers_left(release)]
-#     kept |= {release.name for release in finishing[-site.config["releases"]["keep"] :]}
-#     for release in present:
-#         if release.name not in kept:
-#             stuck += _tried(release.name, partial(remove, release))
-#     stuck += _clear_removed(site)
-#     stuck += [
-#         f"tasks of {release.name} were ended: more releases than releases:keep wait for their workers"
-#         for release in finishing
-#         if release.name not in kept
-#     ]
-#     there = {release.name.split("-")[0] for release in releases.releases(site)}
-#     for number in sorted(instances.numbers(site) - there):
-#         gone = site.releases / f"{number}-gone"
-#         stuck += _tried(contract.unit(site, gone), partial(instances.remove, site, gone))
-#     stuck += [
-#         f"{path} overrides the unit of a deleted release: set it in the pillar (resources, sandbox), then "
-#         f"{in_command('rm', '-r', str(path))}"
-#         for path in systemd.drop_ins(site)
-#         if _number(site, path) not in there and not _is_removed_empty(path)
-#     ]
-#     links = [link for folder in (site.releases, *site.plans()) for link in folder.glob("*/virtualenv")]
-#     used = {os.path.basename(os.readlink(link)) for link in links if link.is_symlink()}
-#     for path in virtualenvs.unused(site, used):
-#         stuck += _tried(f"the virtualenv {path.name}", partial(file.remove_whole, path))
-#     stuck += _tried("an interpreter", managed.prune)
-#     return [*stuck, *images.prune(site, engines)]
-#
-#
-# def _has_workers_left(release: Release) -> bool:
-#     """Return whether a worker of a release still runs; it imports modules from the release's files."""
-#     return bool(workers.finishing(release.site, [release.path]))
-#
-#
-# def _number(site: Site, drop_in: Path) -> str:
-#     """Return the number of the release of whose unit a folder has drop-ins."""
-#     return (contract.parse(site, drop_in.name.partition(".")[0]) or ("", ""))[0]
-#
-#
-# def _is_removed_empty(folder: Path) -> bool:
-#     """Delete a folder if it is empty; return whether it was."""
-#     with contextlib.suppress(OSError):
-#         folder.rmdir()
-#         return True
-#     return False
-#
-#
-# def _tried(what: str, delete: Callable[[], None]) -> list[str]:
-#     try:
-#         delete()
-#     except (OSError, DeploymentError) as error:
-#         return [f"{what} could not be deleted: {str(error).splitlines()[0]}"]
-#     return []
-#: django_formula/release/drain.py
-# """The connections that are open on the socket of an instance, and the wait for their end."""
-#
-# import contextlib
-# import socket
-# import struct
-# import time
-# from pathlib import Path
-#
-# from django_formula.host import proc, unix_sockets
-# from django_formula.host.commands import seconds
-# from django_formula.release import instances
-# from django_formula.site.sites import Site
-#
-#
-# def connections(where: str) -> int:
-#     """Return the number of connections that wait or are open on a socket, at a path or at ``host:port``."""
-#     if where.startswith("/"):
-#         return unix_sockets.connections(where)
-#     suffix = _local_end(where)
-#     rows: list[list[str]] = []
-#     for table in ("tcp", "tcp6"):
-#         with contextlib.suppress(FileNotFoundError):
-#             rows += [row.decode().split() for row in proc.network_table(table)]
-#     # While connections open and close, the kernel may list one twice; its two addresses identify it.
-#     return len({(row[1], row[2]) for row in rows if row[1].endswith(suffix) and row[3] in ("01", "02", "03", "08")})
-#
-#
-# def _local_end(where: str) -> str:
-#     """Return the end of a local address in the kernel's tables, for ``host:port``: with the host if it is IPv4."""
-#     host, _colon, port = where.rpartition(":")
-#     is_one = ":" not in host and host.strip("0.")
-#     number = f"{struct.unpack('=I', socket.inet_aton(host))[0]:08X}" if is_one else ""
-#     return f"{number}:{int(port):04X}"
-#
-#
-# def drain(site: Site, release: Path) -> int:
-#     """Wait until an instance has no connections, at most ``releases:drain``; return the number that is left."""
-#     where = instances.address(site, release)
-#     deadline = time.monotonic() + seconds(site.config["releases"]["drain"])
-#     idle = 0
-#     while True:
-#         left = connections(where)
-#         idle = 0 if left else idle + 1
-#         if idle == 2:
-#             return 0
-#         if left and time.monotonic() > deadline:
-#             return left
-#         time.sleep(0.05)
-#: django_formula/release/health.py
-# """The health check of a release: its page, requested until it is healthy, and the exception where it is not."""
-#
-# import http.client
-# import itertools
-# import re
-# import time
-# from collections.abc import Callable, Mapping
-# from concurrent.futures import ThreadPoolExecutor
-# from pathlib import Path
-# from typing import Any, NamedTuple
-# from urllib.parse import urljoin, urlsplit
-#
-# from django_formula.host.commands import FRAME, DeploymentError, seconds
-# from django_formula.release import cure, instances
-# from django_formula.release import http as release_http
-# from django_formula.release.cure import Finding
-# from django_formula.release.http import Answer
-# from django_formula.site import domains
-# from django_formula.site.sites import Site
-# from django_formula.untrusted.text import shown
 #
 # #: Seconds without a new line after which a log counts as written.
 # _SETTLES = 0.4
@@ -45164,7 +44985,7 @@ def _clear(home: str, folder: str) -> None:
 #         if not problem:
 #             problem = f"{_timed_out(self.site)}: it is healthy, but too slow to be requested four times in a row"
 #         elif problem == _timed_out(self.site):
-#             self._raised = self._explain(self._found.path or cure.page(self.site))
+#             self._raised = self._explain(self._found.path or page_path(self.site))
 #             exception, log = self._raised or ("", "")
 #             problem = f"{problem}: {exception}" if exception else problem
 #         if problem.startswith(_RAISES):
@@ -45175,13 +44996,13 @@ def _clear(home: str, folder: str) -> None:
 #                 problem = f"returned 500: {exception}"
 #         if self._found.said and not exception:
 #             problem = f"{problem}: {self._found.said}"
-#         path = self._found.path or cure.page(self.site)
+#         path = self._found.path or page_path(self.site)
 #         is_page = self._found.status not in (401, 403, 404, 405) and not _OF_ROWS.search(exception)
 #         kind = DeploymentError if is_page else NoPage
 #         return kind(
 #             f"health check failed: GET {path} on release {self.release.name} {problem}",
 #             log=log or _settled_journal(self.site, self.release, self.began),
-#             hint=cure.hint(self.site, self.release, self._found, exception),
+#             hint=hint(self.site, self.release, self._found, exception),
 #         )
 #
 #
@@ -45277,15 +45098,15 @@ def _clear(home: str, folder: str) -> None:
 #         answers.append(release_http.get(site, release, path, scheme=site.scheme, headers=headers, timeout=timeout))
 #         return answers[-1]
 #
-#     return look(site, at_socket, deadline, site.scheme), answers
+#     return examine(site, at_socket, deadline, site.scheme), answers
 #
 #
 # def problem(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> str:
 #     """Return the problem of the health page, as `look` finds it; empty when it is healthy."""
-#     return look(site, get, deadline, scheme).problem
+#     return examine(site, get, deadline, scheme).problem
 #
 #
-# def look(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> Finding:
+# def examine(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> Finding:
 #     """Request the health page; redirects on the same host are followed.
 #
 #     Args:
@@ -45294,7 +45115,7 @@ def _clear(home: str, folder: str) -> None:
 #         scheme: that of the requests.
 #     """
 #     health = site.config["health"]
-#     path, base = cure.page(site), f"{scheme}://{site.canonical}"
+#     path, base = page_path(site), f"{scheme}://{site.canonical}"
 #     target = urlsplit(base)
 #     try:
 #         for _hop in range(_HOPS):
@@ -45310,7 +45131,7 @@ def _clear(home: str, folder: str) -> None:
 #             if not domains.has(site.config["domains"], target.hostname) or target.scheme != scheme:
 #                 return Finding(f"redirected to {target.geturl()}", path, answer.status, target.geturl())
 #             path = target.path + (f"?{target.query}" if target.query else "")
-#         return Finding(f"redirected {_HOPS} times, last to {path}", cure.page(site), 0, target.geturl())
+#         return Finding(f"redirected {_HOPS} times, last to {path}", page_path(site), 0, target.geturl())
 #     except TimeoutError:
 #         return Finding(_timed_out(site), path)
 #     except (OSError, http.client.HTTPException) as error:
@@ -45434,6 +45255,7 @@ def _clear(home: str, folder: str) -> None:
 # import re
 # import signal
 # import socket
+# import struct
 # import threading
 # import time
 # from collections.abc import Callable, Mapping
@@ -45442,7 +45264,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.container import containers
-# from django_formula.host import memory, proc
+# from django_formula.host import proc, unix_sockets
 # from django_formula.host.commands import DeploymentError, seconds
 # from django_formula.host.units import Overdue
 # from django_formula.knowledge import cause
@@ -45621,8 +45443,8 @@ def _clear(home: str, folder: str) -> None:
 #     configured = site.config["server"]["processes"]
 #     if configured != "auto":
 #         return int(configured)
-#     limits = (memory.limit(site.config["resources"].get(name)) for name in ("MemoryMax", "MemoryHigh"))
-#     rooms = [memory.total() // 2, *(limit for limit in limits if limit is not None)]
+#     limits = (proc.memory_limit(site.config["resources"].get(name)) for name in ("MemoryMax", "MemoryHigh"))
+#     rooms = [proc.total_memory() // 2, *(limit for limit in limits if limit is not None)]
 #     return max(2, min(os.cpu_count() or 1, min(rooms) // _PROCESS))
 #
 #
@@ -45826,6 +45648,45 @@ def _clear(home: str, folder: str) -> None:
 # def endpoint(where: str) -> tuple[str, int]:
 #     host, _colon, port = where.rpartition(":")
 #     return host.strip("[]"), int(port)
+#
+#
+# # The connections that are open on the socket of an instance, and the wait for their end
+#
+#
+# def connections(where: str) -> int:
+#     """Return the number of connections that wait or are open on a socket, at a path or at ``host:port``."""
+#     if where.startswith("/"):
+#         return unix_sockets.connections(where)
+#     suffix = _local_end(where)
+#     rows: list[list[str]] = []
+#     for table in ("tcp", "tcp6"):
+#         with contextlib.suppress(FileNotFoundError):
+#             rows += [row.decode().split() for row in proc.network_table(table)]
+#     # While connections open and close, the kernel may list one twice; its two addresses identify it.
+#     return len({(row[1], row[2]) for row in rows if row[1].endswith(suffix) and row[3] in ("01", "02", "03", "08")})
+#
+#
+# def _local_end(where: str) -> str:
+#     """Return the end of a local address in the kernel's tables, for ``host:port``: with the host if it is IPv4."""
+#     host, _colon, port = where.rpartition(":")
+#     is_one = ":" not in host and host.strip("0.")
+#     number = f"{struct.unpack('=I', socket.inet_aton(host))[0]:08X}" if is_one else ""
+#     return f"{number}:{int(port):04X}"
+#
+#
+# def drain(site: Site, release: Path) -> int:
+#     """Wait until an instance has no connections, at most ``releases:drain``; return the number that is left."""
+#     where = address(site, release)
+#     deadline = time.monotonic() + seconds(site.config["releases"]["drain"])
+#     idle = 0
+#     while True:
+#         left = connections(where)
+#         idle = 0 if left else idle + 1
+#         if idle == 2:
+#             return 0
+#         if left and time.monotonic() > deadline:
+#             return left
+#         time.sleep(0.05)
 #: django_formula/release/interpreter.py
 # """The interpreter of a release: whether it is still there, and is that of the site (docs/decisions/0086)."""
 #
@@ -45975,96 +45836,14 @@ def _clear(home: str, folder: str) -> None:
 #     finally:
 #         os.close(descriptor)
 #     return [*about, digest.hexdigest()]
-#: django_formula/release/page.py
-# """Stylesheets and scripts that pages of a release link to, or inline, and its static files lack."""
-#
-# import html
-# import os
-# import re
-# from collections.abc import Iterator, Mapping
-# from pathlib import Path
-# from typing import Any
-# from urllib.parse import unquote, urlsplit
-#
-# from django_formula.site import domains
-# from django_formula.site.sites import Site
-#
-# _TAG = re.compile(r"<(?:(?P<link>link)|script)\b(?P<attributes>[^>]{0,1000})>", re.IGNORECASE)
-# _URL = re.compile(r"""\b(?:href|src)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
-# _STYLESHEET = re.compile(r"""\brel\s*=\s*["']?stylesheet\b""", re.IGNORECASE)
-# #: Packages that write static files into pages, and only log which of them they do not find.
-# INLINES = {"django-staticinline"}
-# #: What the project's packages log of a static file that a page cannot have: its name.
-# _LOGGED = re.compile(
-#     r"""Unable to include inline static file "([^"\n]+)"|issing staticfiles manifest entry for '([^'\n]+)'"""
-# )
-# #: Files that a warning names, and the length of the names.
-# _SHOWN, _LONGEST = 5, 200
-#
-#
-# def warnings(
-#     site: Site, release: Path, facts: Mapping[str, Any], body: str, name: str = "the health page"
-# ) -> list[str]:
-#     """Return a warning with the files of STATIC_URL that a page links to and the release does not have.
-#
-#     Args:
-#         facts: of the release: ``static_url``, ``collected``.
-#         body: the page; the site controls it.
-#         name: what the warning calls the page.
-#     """
-#     if facts.get("collected") is None or not facts.get("static_url"):
-#         return []
-#     names = dict.fromkeys(_names(site, facts["static_url"], body))
-#     missing = [name for name in names if not os.path.isfile(release / "static" / name)]
-#     return _warning(site, f"{name} links to", missing)
-#
-#
-# def logged(site: Site, log: str) -> list[str]:
-#     """Return a warning with the static files that the health page uses otherwise and its log reports as missing.
-#
-#     Args:
-#         log: what the release logged; the site controls it.
-#     """
-#     names = (next(filter(None, found.groups())) for found in _LOGGED.finditer(log))
-#     return _warning(site, "the health page uses", [name for name in dict.fromkeys(names) if name.isprintable()])
-#
-#
-# def _warning(site: Site, beginning: str, names: list[str]) -> list[str]:
-#     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-#     text = (
-#         f"{beginning} {', '.join(names[:_SHOWN])}{more}, not among the static files: have "
-#         f"{site.at}:build create what is generated, or correct the names in the project"
-#     )
-#     return [text] if names else []
-#
-#
-# def _names(site: Site, static_url: str, body: str) -> Iterator[str]:
-#     """Yield the paths below STATIC_URL of a page's stylesheets and scripts; those in comments are not loaded."""
-#     first, *rest = body.split("<!--")
-#     for tag in _TAG.finditer("".join([first, *(part.partition("-->")[2] for part in rest)])):
-#         url = _URL.search(tag["attributes"])
-#         if not url or (tag["link"] and not _STYLESHEET.search(tag["attributes"])):
-#             continue
-#         name = _below(site, static_url, html.unescape(next(filter(None, url.groups()), "")))
-#         if name and len(name) <= _LONGEST and name.isprintable() and ".." not in name.split("/"):
-#             yield name
-#
-#
-# def _below(site: Site, static_url: str, url: str) -> str:
-#     """Return the path of a URL below STATIC_URL; empty for another one."""
-#     try:
-#         parts, static = urlsplit(url.strip()), urlsplit(static_url)
-#     except ValueError:
-#         return ""
-#     name = parts.netloc.partition(":")[0]
-#     is_here = not static.netloc and (not name or domains.has(site.config["domains"], name))
-#     return unquote(parts.path[len(static.path) :]) if is_here and parts.path.startswith(static.path) else ""
 #: django_formula/release/releases.py
 # """Releases: their records, the active one, and that of a name."""
 #
+# import itertools
+# import json
 # import os
 # import re
-# from collections.abc import Collection, Mapping
+# from collections.abc import Collection, Iterator, Mapping
 # from pathlib import Path
 # from typing import Any
 #
@@ -46224,6 +46003,66 @@ def _clear(home: str, folder: str) -> None:
 #     raise DeploymentError(
 #         f"{site.name} has no release {name} on this host", hint=f"salt-call django.releases {site.name} lists them"
 #     )
+#
+#
+# # Attempts: each deployment with its result, a line of ``deploys.jsonl``, and the number of the next one
+#
+#
+# def append_attempt(site: Site, attempt: dict[str, Any]) -> None:
+#     """Record an attempt durably, on a line of its own even where the last line is incomplete."""
+#     file.append(site.deploys, json.dumps(attempt, sort_keys=True), mode=0o640)
+#
+#
+# def attempts(site: Site) -> list[dict[str, Any]]:
+#     """Return the attempts in their order, without incomplete lines."""
+#     return list(_newest_first(site))[::-1]
+#
+#
+# def _newest_first(site: Site) -> Iterator[dict[str, Any]]:
+#     for line in reversed(_attempts_text(site).splitlines()):
+#         try:
+#             attempt = json.loads(line)
+#         except (ValueError, RecursionError):
+#             continue
+#         if isinstance(attempt, dict):
+#             yield attempt
+#
+#
+# def failed_attempts(site: Site) -> list[dict[str, Any]]:
+#     """Return the attempts that failed or were interrupted since the last good one, newest first.
+#
+#     An attempt is good as well where there was nothing to do. A refused one is neither.
+#     """
+#     decided = (attempt for attempt in _newest_first(site) if attempt.get("result") != "refused")
+#     return list(itertools.takewhile(lambda attempt: attempt.get("result") in ("failed", "interrupted"), decided))
+#
+#
+# def has_released(site: Site) -> bool:
+#     """Return whether a release of the site was ever activated."""
+#     return '"result": "released"' in _attempts_text(site)
+#
+#
+# def sequences(site: Site) -> list[int]:
+#     """Return the sequence numbers of the releases of all attempts, also from incomplete lines."""
+#     return [int(number) for number in re.findall(r'"release": "(\d+)-', _attempts_text(site))]
+#
+#
+# def _attempts_text(site: Site) -> str:
+#     try:
+#         return site.deploys.read_bytes().decode(errors="replace")
+#     except FileNotFoundError:
+#         return ""
+#
+#
+# def next_sequence(site: Site) -> int:
+#     """Return the next sequence number: one more than that of any release and attempt."""
+#     names = [path.name.split("-")[0] for path in site.releases.iterdir()] if site.releases.is_dir() else []
+#     return max([*(int(name) for name in names if name.isdigit()), *sequences(site)], default=0) + 1
+#
+#
+# def next_name(site: Site, commit: str, least: int = 0) -> str:
+#     """Return the name of the next release: ``0042-3f2a9c1b77de``; its number is not less than `least`."""
+#     return f"{max(next_sequence(site), least):04d}-{commit[:12]}"
 #: django_formula/release/settings.py
 # """The configuration of a release: the settings overlay and its data, the environment, the files in its source."""
 #
@@ -46452,13 +46291,20 @@ def _clear(home: str, folder: str) -> None:
 #     target.parent.make_folder(mode=0o750, owner=readable)
 #     target.write(content, mode=0o640, owner=readable)
 #: django_formula/release/static.py
-# """Static files of a release: compressed once, so that nginx does not at every request."""
+# """Static files of a release: compressed once, so that nginx does not at every request; those that its pages lack."""
 #
 # import gzip
+# import html
 # import os
+# import re
+# from collections.abc import Iterator, Mapping
 # from concurrent.futures import ThreadPoolExecutor
 # from pathlib import Path
+# from typing import Any
+# from urllib.parse import unquote, urlsplit
 #
+# from django_formula.site import domains
+# from django_formula.site.sites import Site
 # from django_formula.untrusted.foreign import Foreign
 #
 # _COMPRESSED = (
@@ -46514,6 +46360,80 @@ def _clear(home: str, folder: str) -> None:
 #         with open(compressed, "xb") as file:
 #             file.write(smaller)
 #         compressed.chmod(0o644)
+#
+#
+# # Stylesheets and scripts that pages of a release link to, or inline, and its static files lack
+#
+# _TAG = re.compile(r"<(?:(?P<link>link)|script)\b(?P<attributes>[^>]{0,1000})>", re.IGNORECASE)
+# _URL = re.compile(r"""\b(?:href|src)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
+# _STYLESHEET = re.compile(r"""\brel\s*=\s*["']?stylesheet\b""", re.IGNORECASE)
+# #: Packages that write static files into pages, and only log which of them they do not find.
+# INLINES = {"django-staticinline"}
+# #: What the project's packages log of a static file that a page cannot have: its name.
+# _LOGGED = re.compile(
+#     r"""Unable to include inline static file "([^"\n]+)"|issing staticfiles manifest entry for '([^'\n]+)'"""
+# )
+# #: Files that a warning names, and the length of the names.
+# _SHOWN, _LONGEST = 5, 200
+#
+#
+# def page_warnings(
+#     site: Site, release: Path, facts: Mapping[str, Any], body: str, name: str = "the health page"
+# ) -> list[str]:
+#     """Return a warning with the files of STATIC_URL that a page links to and the release does not have.
+#
+#     Args:
+#         facts: of the release: ``static_url``, ``collected``.
+#         body: the page; the site controls it.
+#         name: what the warning calls the page.
+#     """
+#     if facts.get("collected") is None or not facts.get("static_url"):
+#         return []
+#     names = dict.fromkeys(_names(site, facts["static_url"], body))
+#     missing = [name for name in names if not os.path.isfile(release / "static" / name)]
+#     return _warning(site, f"{name} links to", missing)
+#
+#
+# def logged_warnings(site: Site, log: str) -> list[str]:
+#     """Return a warning with the static files that the health page uses otherwise and its log reports as missing.
+#
+#     Args:
+#         log: what the release logged; the site controls it.
+#     """
+#     names = (next(filter(None, found.groups())) for found in _LOGGED.finditer(log))
+#     return _warning(site, "the health page uses", [name for name in dict.fromkeys(names) if name.isprintable()])
+#
+#
+# def _warning(site: Site, beginning: str, names: list[str]) -> list[str]:
+#     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+#     text = (
+#         f"{beginning} {', '.join(names[:_SHOWN])}{more}, not among the static files: have "
+#         f"{site.at}:build create what is generated, or correct the names in the project"
+#     )
+#     return [text] if names else []
+#
+#
+# def _names(site: Site, static_url: str, body: str) -> Iterator[str]:
+#     """Yield the paths below STATIC_URL of a page's stylesheets and scripts; those in comments are not loaded."""
+#     first, *rest = body.split("<!--")
+#     for tag in _TAG.finditer("".join([first, *(part.partition("-->")[2] for part in rest)])):
+#         url = _URL.search(tag["attributes"])
+#         if not url or (tag["link"] and not _STYLESHEET.search(tag["attributes"])):
+#             continue
+#         name = _below(site, static_url, html.unescape(next(filter(None, url.groups()), "")))
+#         if name and len(name) <= _LONGEST and name.isprintable() and ".." not in name.split("/"):
+#             yield name
+#
+#
+# def _below(site: Site, static_url: str, url: str) -> str:
+#     """Return the path of a URL below STATIC_URL; empty for another one."""
+#     try:
+#         parts, static = urlsplit(url.strip()), urlsplit(static_url)
+#     except ValueError:
+#         return ""
+#     name = parts.netloc.partition(":")[0]
+#     is_here = not static.netloc and (not name or domains.has(site.config["domains"], name))
+#     return unquote(parts.path[len(static.path) :]) if is_here and parts.path.startswith(static.path) else ""
 #: django_formula/release/templates.py
 # """The templates that a site and its releases are rendered from, by its server, workers, process manager and proxy."""
 #
@@ -46556,27 +46476,6 @@ def _clear(home: str, folder: str) -> None:
 #     if kinds.own_stores(site):
 #         names += kinds.STORE_TEMPLATES[site["process"]]
 #     return [*of_instance(site), *(f"{kinds.FILES}{name}" for name in names if name)]
-#: django_formula/release/use.py
-# """Which releases commands run in that are no part of a deployment: those are not deleted."""
-#
-# import re
-#
-# from django_formula.host.locks import Lock
-# from django_formula.process import transient
-# from django_formula.release.releases import LOCK_OF_SCHEDULE
-# from django_formula.site.sites import Site
-#
-#
-# def names(site: Site) -> set[str]:
-#     """Return the names of the releases that a schedule or a command of the command line runs in."""
-#     return {*schedules(site).values()} | transient.releases_of_commands(site)
-#
-#
-# def schedules(site: Site) -> dict[str, str]:
-#     """Return the schedules whose command runs: name → the name of the release that it runs in."""
-#     paths = sorted(site.schedules.glob(f"*{LOCK_OF_SCHEDULE}"))
-#     holders = {path.stem: Lock(path, "", busy="", timeout="0s", hint="").holder() for path in paths}
-#     return {name: text.split()[0] for name, text in holders.items() if re.match(r"\d{4,}-[0-9a-f]{12} ", text)}
 #: django_formula/release/workers.py
 # """The workers of releases while one release replaces another: which of them take tasks, and what they still run.
 #
@@ -46746,7 +46645,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release import releases
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets as secret_secrets
-# from django_formula.site import maintenance as site_maintenance
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import tell
@@ -46793,7 +46691,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return why schedules of a site do not run now, or an empty text."""
 #     if not releases.linked(site, site.current):
 #         return f"{site.name} has no active release yet"
-#     maintenance = site_maintenance.known(site)
+#     maintenance = sites.known_maintenance(site)
 #     return f"{site.name} is in maintenance since {maintenance['since']}" if maintenance else ""
 #
 #
@@ -48762,54 +48660,6 @@ def _clear(home: str, folder: str) -> None:
 # def has(domains: list[str], name: str | None) -> bool:
 #     """Return whether a host name is one of these domains, or below a wildcard among them."""
 #     return any(name == one or (is_wildcard(one) and (name or "").endswith(one[1:])) for one in domains)
-#: django_formula/site/maintenance.py
-# """Whether a site is in maintenance, as its files say."""
-#
-# from typing import Any
-#
-# from django_formula.host import file
-# from django_formula.site.sites import Site
-#
-#
-# def known(site: Site) -> dict[str, Any] | None:
-#     """Return what is known of the maintenance of a site, or None where it is off.
-#
-#     Returns:
-#         ``since``, ``by``, ``message``, ``page`` (``own``, or the path of the project's), and ``until`` if the message
-#         has a time.
-#     """
-#     if not (site.maintenance / "on/index.html").is_file():
-#         return None
-#     nothing = dict.fromkeys(("since", "by", "message", "page"), "")
-#     return {**nothing, **(file.read_json(site.maintenance / "on/about.json") or {})}
-#: django_formula/site/media.py
-# """Where a site's uploads are: on the disk of this host, or on a mount without which they are not."""
-#
-# from django_formula.host import proc
-# from django_formula.host.commands import DeploymentError
-# from django_formula.site.sites import Site
-#
-#
-# def is_shared(site: Site) -> bool:
-#     """Return whether the site's uploads are to be on a mount."""
-#     return bool(site.config["media"].get("shared"))
-#
-#
-# def refuse_unmounted(site: Site) -> None:
-#     """Check that the site's uploads are on a mount where the pillar says so.
-#
-#     Raises:
-#         DeploymentError: nothing is mounted there.
-#     """
-#     if is_shared(site) and not proc.mount(site.media.top):
-#         mount = site.config["media"].get("mount")
-#         way = "salt-call state.apply django mounts it" if mount else "mount it, by /etc/fstab for example"
-#         raise DeploymentError(
-#             f"uploads of {site.name} are to be on a mount, and nothing is mounted at {site.media}"
-#             + (f": {mount['device']} is missing" if mount else ""),
-#             hint=f"{way}; if the hosts share no uploads: {site.at}:media: {{shared: false}}",
-#             transient=True,
-#         )
 #: django_formula/site/mount.py
 # """The mount of a site's uploads: what is at ``<root>/media``, by the formula (``media:mount``) or of the host itself.
 #
@@ -48828,7 +48678,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import commands, config_files, daemons, file, folders, mounts, proc, units, users
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.folders import Folder
-# from django_formula.site import media
+# from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.untrusted import delegate
 # from django_formula.untrusted.text import in_command, in_pillar
@@ -48863,8 +48713,8 @@ def _clear(home: str, folder: str) -> None:
 # def problem(site: Site) -> str:
 #     """Return why the site cannot have its uploads on its mount; empty where it can, or is to have none."""
 #     try:
-#         media.refuse_unmounted(site)
-#         return f"{site.media} is {found}" if media.is_shared(site) and (found := _wrong_owner(site)) else ""
+#         sites.refuse_unmounted_media(site)
+#         return f"{site.media} is {found}" if sites.is_media_shared(site) and (found := _wrong_owner(site)) else ""
 #     except DeploymentError as error:
 #         return error.message
 #
@@ -48877,10 +48727,10 @@ def _clear(home: str, folder: str) -> None:
 #             missing, or its files belong to another user.
 #     """
 #     mount, path = site.config["media"].get("mount"), unit(site)
-#     if not media.is_shared(site):
+#     if not sites.is_media_shared(site):
 #         return {}
 #     if not mount:
-#         media.refuse_unmounted(site)
+#         sites.refuse_unmounted_media(site)
 #         kept = {str(path): "removed: the host mounts it itself"} if _is_ours(path) else {}
 #         return kept | _owner_changes(site)
 #     _refuse_links(site)
@@ -48902,7 +48752,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: it cannot be mounted; what was mounted before is mounted again.
 #     """
-#     if not media.is_shared(site):
+#     if not sites.is_media_shared(site):
 #         return
 #     path = unit(site)
 #     if site.config["media"].get("mount"):
@@ -48924,7 +48774,7 @@ def _clear(home: str, folder: str) -> None:
 #     `systemctl stop`, which would stop the active release with it.
 #     """
 #     path = unit(site)
-#     if media.is_shared(site) or not _is_ours(path):
+#     if sites.is_media_shared(site) or not _is_ours(path):
 #         yield
 #         return
 #     _unmount(site, path)
@@ -49165,7 +49015,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 # from urllib.parse import quote, unquote
 #
-# from django_formula.host import commands, compiled, daemons, file, ports, users
+# from django_formula.host import commands, compiled, daemons, file, ports, proc, users
 # from django_formula.host import folders as host_folders
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.folders import Folder
@@ -49560,6 +49410,47 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the content of ``site.json``, or None if it is missing, damaged or its checksum is wrong."""
 #     applied = file.read_json(path, _APPLIED)
 #     return applied if applied and applied.get("sum") in (None, file.with_checksum(applied)["sum"]) else None
+#
+#
+# # Whether a site is in maintenance, as its files say
+#
+#
+# def known_maintenance(site: Site) -> dict[str, Any] | None:
+#     """Return what is known of the maintenance of a site, or None where it is off.
+#
+#     Returns:
+#         ``since``, ``by``, ``message``, ``page`` (``own``, or the path of the project's), and ``until`` if the message
+#         has a time.
+#     """
+#     if not (site.maintenance / "on/index.html").is_file():
+#         return None
+#     nothing = dict.fromkeys(("since", "by", "message", "page"), "")
+#     return {**nothing, **(file.read_json(site.maintenance / "on/about.json") or {})}
+#
+#
+# # Where its uploads are: on the disk of this host, or on a mount without which they are not
+#
+#
+# def is_media_shared(site: Site) -> bool:
+#     """Return whether the site's uploads are to be on a mount."""
+#     return bool(site.config["media"].get("shared"))
+#
+#
+# def refuse_unmounted_media(site: Site) -> None:
+#     """Check that the site's uploads are on a mount where the pillar says so.
+#
+#     Raises:
+#         DeploymentError: nothing is mounted there.
+#     """
+#     if is_media_shared(site) and not proc.mount(site.media.top):
+#         mount = site.config["media"].get("mount")
+#         way = "salt-call state.apply django mounts it" if mount else "mount it, by /etc/fstab for example"
+#         raise DeploymentError(
+#             f"uploads of {site.name} are to be on a mount, and nothing is mounted at {site.media}"
+#             + (f": {mount['device']} is missing" if mount else ""),
+#             hint=f"{way}; if the hosts share no uploads: {site.at}:media: {{shared: false}}",
+#             transient=True,
+#         )
 #: django_formula/site/users.py
 # """The users of a site: the one that it runs as, its build user, and the user of its own queue and caches."""
 #
@@ -49617,8 +49508,9 @@ def _clear(home: str, folder: str) -> None:
 # import stat
 # from collections.abc import Iterator
 # from pathlib import Path
+# from typing import Any
 #
-# from django_formula.host import commands
+# from django_formula.host import clock, commands
 # from django_formula.host import file as host_file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.site.sites import Site
@@ -49845,6 +49737,66 @@ def _clear(home: str, folder: str) -> None:
 #                     if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
 #                         found.append(git.plain(os.path.relpath(path, source)))
 #     return sorted(found)
+#
+#
+# # The history of a site's source: what a commit is, and what differs between two
+#
+# _REQUIREMENTS = re.compile(r"(^|/)([^/]*requirements[^/]*(/[^/]+)?\.(txt|in)|[^/]*\.lock|pyproject\.toml)$")
+# _HEADER = re.compile(r"diff --git |index [0-9a-f]+\.\.|--- |\+\+\+ ")
+# #: The most commits between two that are shown, and the most lines of a diff.
+# _COMMITS, _LINES = 20, 60
+#
+#
+# def describe(site: Site, commit: str) -> dict[str, Any]:
+#     """Return author, subject and date of a commit; of the tree of a folder, the name of the folder."""
+#     if site.config["folder"]:
+#         return {"subject": f"the files of {site.config['folder']}"}
+#     shown = git.run(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit").strip()
+#     date, author, subject = [*shown.split("\n", 2), "", ""][:3]
+#     author, subject = (git.plain(text[:1000])[:200] for text in (author, subject))
+#     return {"author": author, "subject": subject, "committed": clock.timestamp(float(date))}
+#
+#
+# def commit_difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
+#     """Return the difference between two commits; nothing if the mirror does not have both.
+#
+#     Returns:
+#         ``files`` (the number that differ), ``commits`` (new ones, the newest first, at most 20), ``left`` (commits that
+#         the new one does not have), ``requirements`` (path → diff), ``migrations`` (paths of new ones).
+#     """
+#     if not old or not source_mirror.has_tree(site, old) or not source_mirror.has_tree(site, new):
+#         return {}
+#     changed = git.run(
+#         site, "diff", "--no-renames", "--name-status", "-z", old, new, doing="comparing the commits"
+#     ).split("\0")
+#     pairs = list(zip(changed[::2], changed[1::2], strict=False))
+#     answer: dict[str, Any] = {"files": len(pairs)}
+#     if not site.config["folder"]:
+#         answer |= {"commits": _log(site, old, new), "left": _log(site, new, old)}
+#     requirements = [path for _status, path in pairs if _REQUIREMENTS.search(path)]
+#     answer["requirements"] = {git.plain(path): _diff(site, old, new, path) for path in requirements[:10]}
+#     answer["migrations"] = [
+#         git.plain(p) for status, p in pairs if status == "A" and re.search(r"(^|/)migrations/(?!__init__)[^/]+\.py$", p)
+#     ]
+#     return {key: value for key, value in answer.items() if value}
+#
+#
+# def _log(site: Site, old: str, new: str) -> list[str]:
+#     """Return the commits of `new` that `old` does not have, a line each."""
+#     arguments = ["log", "--format=%h %an: %s", "-n", str(_COMMITS + 1), f"{old}..{new}"]
+#     lines = git.run(site, *arguments, doing="listing the commits").split("\n")
+#     lines = [git.plain(line[:1000])[:200] for line in lines if line]
+#     return [*lines[:_COMMITS], "…"] if len(lines) > _COMMITS else lines
+#
+#
+# def _diff(site: Site, old: str, new: str, path: str) -> str:
+#     """Return the diff of a file between two commits, without header and credentials."""
+#     options = ["--no-renames", "--no-ext-diff", "--no-textconv", "--unified=1"]
+#     arguments = ["-c", "core.bigFileThreshold=512k", "diff", *options, old, new, "--", path]
+#     lines = git.run(site, *arguments, doing="comparing the commits").splitlines()
+#     lines = [git.plain(line[:1000])[:300] for line in lines if not _HEADER.match(line)]
+#     more = [f"… {len(lines) - _LINES} lines more"] if len(lines) > _LINES else []
+#     return commands.redact("\n".join([*lines[:_LINES], *more]))
 #: django_formula/source/folder.py
 # """The source of a site that is deployed from a local folder: the tree that git would commit of it.
 #
@@ -50344,72 +50296,6 @@ def _clear(home: str, folder: str) -> None:
 #     become = f"setpriv --reuid={reader.uid} --regid={reader.gid} --clear-groups --no-new-privs"
 #     clean = f"env -i PATH={commands.PATH} HOME=/nonexistent LANG=C.UTF-8 {' '.join(environment)}"
 #     return [f"--upload-pack={become} {clean} git-upload-pack"]
-#: django_formula/source/history.py
-# """The history of a site's source: what a commit is, and what differs between two."""
-#
-# import re
-# from typing import Any
-#
-# from django_formula.host import clock, commands
-# from django_formula.site.sites import Site
-# from django_formula.source import git, mirror
-#
-# _REQUIREMENTS = re.compile(r"(^|/)([^/]*requirements[^/]*(/[^/]+)?\.(txt|in)|[^/]*\.lock|pyproject\.toml)$")
-# _HEADER = re.compile(r"diff --git |index [0-9a-f]+\.\.|--- |\+\+\+ ")
-# #: The most commits between two that are shown, and the most lines of a diff.
-# _COMMITS, _LINES = 20, 60
-#
-#
-# def describe(site: Site, commit: str) -> dict[str, Any]:
-#     """Return author, subject and date of a commit; of the tree of a folder, the name of the folder."""
-#     if site.config["folder"]:
-#         return {"subject": f"the files of {site.config['folder']}"}
-#     shown = git.run(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit").strip()
-#     date, author, subject = [*shown.split("\n", 2), "", ""][:3]
-#     author, subject = (git.plain(text[:1000])[:200] for text in (author, subject))
-#     return {"author": author, "subject": subject, "committed": clock.timestamp(float(date))}
-#
-#
-# def difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
-#     """Return the difference between two commits; nothing if the mirror does not have both.
-#
-#     Returns:
-#         ``files`` (the number that differ), ``commits`` (new ones, the newest first, at most 20), ``left`` (commits that
-#         the new one does not have), ``requirements`` (path → diff), ``migrations`` (paths of new ones).
-#     """
-#     if not old or not mirror.has_tree(site, old) or not mirror.has_tree(site, new):
-#         return {}
-#     changed = git.run(
-#         site, "diff", "--no-renames", "--name-status", "-z", old, new, doing="comparing the commits"
-#     ).split("\0")
-#     pairs = list(zip(changed[::2], changed[1::2], strict=False))
-#     answer: dict[str, Any] = {"files": len(pairs)}
-#     if not site.config["folder"]:
-#         answer |= {"commits": _log(site, old, new), "left": _log(site, new, old)}
-#     requirements = [path for _status, path in pairs if _REQUIREMENTS.search(path)]
-#     answer["requirements"] = {git.plain(path): _diff(site, old, new, path) for path in requirements[:10]}
-#     answer["migrations"] = [
-#         git.plain(p) for status, p in pairs if status == "A" and re.search(r"(^|/)migrations/(?!__init__)[^/]+\.py$", p)
-#     ]
-#     return {key: value for key, value in answer.items() if value}
-#
-#
-# def _log(site: Site, old: str, new: str) -> list[str]:
-#     """Return the commits of `new` that `old` does not have, a line each."""
-#     arguments = ["log", "--format=%h %an: %s", "-n", str(_COMMITS + 1), f"{old}..{new}"]
-#     lines = git.run(site, *arguments, doing="listing the commits").split("\n")
-#     lines = [git.plain(line[:1000])[:200] for line in lines if line]
-#     return [*lines[:_COMMITS], "…"] if len(lines) > _COMMITS else lines
-#
-#
-# def _diff(site: Site, old: str, new: str, path: str) -> str:
-#     """Return the diff of a file between two commits, without header and credentials."""
-#     options = ["--no-renames", "--no-ext-diff", "--no-textconv", "--unified=1"]
-#     arguments = ["-c", "core.bigFileThreshold=512k", "diff", *options, old, new, "--", path]
-#     lines = git.run(site, *arguments, doing="comparing the commits").splitlines()
-#     lines = [git.plain(line[:1000])[:300] for line in lines if not _HEADER.match(line)]
-#     more = [f"… {len(lines) - _LINES} lines more"] if len(lines) > _LINES else []
-#     return commands.redact("\n".join([*lines[:_LINES], *more]))
 #: django_formula/source/mirror.py
 # """The bare mirror of a site's repository: its configuration, its keys, and the commits that it has."""
 #
@@ -54196,7 +54082,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import daemons, file, ports, proc
 # from django_formula.host import units as host_units
 # from django_formula.host.commands import seconds
-# from django_formula.release import drain as release_drain
+# from django_formula.release import instances
 # from django_formula.site.sites import Site
 # from django_formula.takeover import copy, supervisor, worker
 # from django_formula.takeover import process as takeover_process
@@ -54220,7 +54106,7 @@ def _clear(home: str, folder: str) -> None:
 #     timeout = site.config["releases"]["drain"]
 #     deadline = time.monotonic() + seconds(timeout)
 #     for address in plan["addresses"]:
-#         left = _wait_until_none(functools.partial(release_drain.connections, address), deadline)
+#         left = _wait_until_none(functools.partial(instances.connections, address), deadline)
 #         if left:
 #             return [f"{left} connections to the existing deployment were still open after {timeout}, and were cut"]
 #     left = _wait_until_none(functools.partial(_answering, site, former), deadline) if plan["wsgi_user"] else 0
@@ -58074,7 +57960,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy.step_static import static
 # from django_formula.host import file
 # from django_formula.host.commands import DeploymentError
-# from django_formula.release import attempt as release_attempt
 # from django_formula.release import claim as release_claim
 # from django_formula.release import disk, releases
 # from django_formula.release.releases import Release
@@ -58115,7 +58000,7 @@ def _clear(home: str, folder: str) -> None:
 #         "release": found.name if found else "",
 #         "commit": found.record["commit"] if found else "",
 #         "older": older.record["commit"] if older else "",
-#         "sequence": release_attempt.next_sequence(site),
+#         "sequence": releases.next_sequence(site),
 #         "key": secrets.fingerprint(key) if key else "",
 #         "accepts": [secrets.fingerprint(other) for other in secrets.fallbacks(site)],
 #         "has_keys": site.config["fleet"].get("has_keys", False),
@@ -58437,7 +58322,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.backup import backups
-# from django_formula.container import archive
+# from django_formula.container import images
 # from django_formula.deploy import database, migration, steps
 # from django_formula.deploy import drift as deploy_drift
 # from django_formula.deploy import rollback as deploy_rollback
@@ -58451,7 +58336,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release import claim, instances, releases
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets as secret_secrets
-# from django_formula.site import maintenance as site_maintenance
 # from django_formula.site import sites
 # from django_formula.tls import certificates, renewal
 # from django_formula.verbs import attempt, schedule
@@ -58670,7 +58554,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: there is no active release, it is in no container, or the file cannot be written.
 #     """
 #     site = sites.find(name)
-#     return archive.save(site, _live(site).path, Path(file))
+#     return images.save_archive(site, _live(site).path, Path(file))
 #
 #
 # def load_images(name: str, file: str) -> list[str]:
@@ -58679,7 +58563,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the site has no containers, or the file cannot be read.
 #     """
-#     return archive.load(sites.find(name), Path(file))
+#     return images.load_archive(sites.find(name), Path(file))
 #
 #
 # def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:
@@ -58781,7 +58665,7 @@ def _clear(home: str, folder: str) -> None:
 #         proxy_maintenance.on(site, message, by=asked_by)
 #     elif switch == "off":
 #         proxy_maintenance.off(site)
-#     about = site_maintenance.known(site)
+#     about = sites.known_maintenance(site)
 #     return {"maintenance": "on", **about} if about else {"maintenance": "off"}
 #
 #
@@ -59143,13 +59027,13 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.container import containers
-# from django_formula.database import schema as database_schema
+# from django_formula.database import databases
 # from django_formula.deploy import order
 # from django_formula.host import clock
 # from django_formula.process import command, contract
 # from django_formula.proxy import maintenance, reach
-# from django_formula.release import attempt as release_attempt
-# from django_formula.release import instances, interpreter
+# from django_formula.release import instances
+# from django_formula.release import interpreter as release_interpreter
 # from django_formula.release import releases as release_releases
 # from django_formula.release.releases import Release
 # from django_formula.server import servers
@@ -59164,14 +59048,14 @@ def _clear(home: str, folder: str) -> None:
 #     roles = {release.name: role for role, release in (("previous", previous), ("live", live)) if release}
 #     present = release_releases.releases(site)
 #     records = [release.record for release in present if release.record]
-#     has = database_schema.applied(site, records)
+#     has = databases.applied_migrations(site, records)
 #     rows = [
 #         _row(attempt, state=attempt["result"], age=attempt.get("time")) for attempt in _lost_attempts(site, present)
 #     ]
 #     for release in reversed(present):
 #         record, role = release.record, roles.get(release.name, "")
 #         health = _health(release, role == "live")
-#         schema = database_schema.status(record, records, has) if record else ""
+#         schema = databases.schema_status(record, records, has) if record else ""
 #         age = record.get("live_since") or record.get("began")
 #         rows.append(_row({**record, "release": release.name}, role=role, age=age, health=health, schema=schema))
 #     return rows
@@ -59198,7 +59082,7 @@ def _clear(home: str, folder: str) -> None:
 # def _lost_attempts(site: Site, present: Sequence[Release]) -> list[dict[str, Any]]:
 #     """Return at most five attempts after the last good one that failed and have no release on disk, newest first."""
 #     names = {release.name for release in present}
-#     return [attempt for attempt in release_attempt.failures(site) if attempt.get("release") not in names][:5]
+#     return [attempt for attempt in release_releases.failed_attempts(site) if attempt.get("release") not in names][:5]
 #
 #
 # def _failed(site: Site, present: Sequence[Release], live: Release | None) -> list[Release]:
@@ -59206,8 +59090,8 @@ def _clear(home: str, folder: str) -> None:
 #     found = [r for r in present if r.record.get("state") == "failed" and (not live or r.sequence > live.sequence)]
 #     if not found:
 #         return []
-#     since = {attempt.get("release") for attempt in release_attempt.failures(site)}
-#     before = {attempt.get("release") for attempt in release_attempt.attempts(site)} - since
+#     since = {attempt.get("release") for attempt in release_releases.failed_attempts(site)}
+#     before = {attempt.get("release") for attempt in release_releases.attempts(site)} - since
 #     return [release for release in found if release.name not in before]
 #
 #
@@ -59249,13 +59133,15 @@ def _clear(home: str, folder: str) -> None:
 #         "live_since": live.record.get("live_since", "") if live else "",
 #         "running": live is not None and instances.is_running(site, live.path),
 #         "server": _server(live) if live else "",
-#         "schema": database_schema.status(live.record, records, database_schema.applied(site, records)) if live else "",
+#         "schema": databases.schema_status(live.record, records, databases.applied_migrations(site, records))
+#         if live
+#         else "",
 #         "held_back": ", ".join(r.name for r in present if r.record.get("state") == "held"),
 #         "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),
 #         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
 #         "maintenance": maintenance.summary(site),
 #         "unreached": reach.problem(site) if live else "",
-#         "interpreter": interpreter.problem(live) if live else "",
+#         "interpreter": release_interpreter.problem(live) if live else "",
 #         **verbs_workers.status(site, live),
 #         "stores": setup.summary(site),
 #         **_container(live),
@@ -59480,7 +59366,7 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 # from typing import Any
 #
-# from django_formula.host import clock, memory, proc
+# from django_formula.host import clock, proc
 # from django_formula.host.commands import DeploymentError
 # from django_formula.kind import kinds
 # from django_formula.process import contract
@@ -59522,7 +59408,7 @@ def _clear(home: str, folder: str) -> None:
 #         "done": state.done if state and pid else None,
 #         "tasks": _named(state) if pid else "",
 #         "pid": pid,
-#         "memory": f"{memory.of_tree(pid) >> 20} MB" if pid else "",
+#         "memory": f"{proc.memory_of_tree(pid) >> 20} MB" if pid else "",
 #         "age": _age(pid) if pid else "",
 #     }
 #

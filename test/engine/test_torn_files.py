@@ -10,7 +10,7 @@ from django_formula.host import commands as host_commands
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.process import systemd
-from django_formula.release import attempt, releases
+from django_formula.release import releases
 from django_formula.secret import secrets
 from django_formula.verbs import operations, status
 from django_formula.verbs import rotation as verbs_rotation
@@ -89,7 +89,7 @@ def check_a_tear(blog, name, tear):
     assert bool(changes) == (expected != "nothing"), tear
     assert blog.apply() == {} and blog.releases[blog.live] == "good", tear
     operations.release("blog")
-    assert attempt.next_sequence(blog.site) > int(live.split("-")[0]) + 1, tear
+    assert releases.next_sequence(blog.site) > int(live.split("-")[0]) + 1, tear
     assert operations.drift("blog")["drift"] == [], tear
     blog.check()
 

@@ -16,17 +16,17 @@ from django_formula.backup.dumps import Database, Dumper, Prepare, nothing
 from django_formula.database import sqlite
 from django_formula.deploy import step_site, steps, switch, switch_report
 from django_formula.deploy.deployment import Deployment
-from django_formula.host import commands, daemons, memory
+from django_formula.host import commands, daemons, proc
 from django_formula.host import file as host_file
 from django_formula.host.commands import Command, DeploymentError, Ended
 from django_formula.process import build_user, contract, supervisor, systemd, transient, trial
 from django_formula.project import ask as project_ask
-from django_formula.proxy import reach, rival
-from django_formula.proxy.rival import Rival
-from django_formula.release import disk, drain, health, instances
+from django_formula.proxy import reach
+from django_formula.proxy.reach import Rival
+from django_formula.release import disk, health, instances
 from django_formula.server import mod_wsgi
 from django_formula.site.sites import Site
-from django_formula.source import commits, history, mirror
+from django_formula.source import commits, mirror
 from django_formula.untrusted import delegate, foreign, reaper
 from django_formula.untrusted.foreign import Foreign
 from django_formula.virtualenv import interpreter, virtualenvs
@@ -483,12 +483,12 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (health, "body"): lambda site, release, deadline: world.page,
         (health, "home"): lambda site, release, deadline: world.home,
         (health, "problem_of"): world.problem_of,
-        (drain, "drain"): lambda site, release: world.connections,
+        (instances, "drain"): lambda site, release: world.connections,
         (switch_report, "RATE"): 2000,
         (switch, "_PAUSE"): 0.001,
         (switch_report.Probe, "problem"): lambda probe: world.problem(),
-        (memory, "of_tree"): lambda pid: world.takes,
-        (memory, "available"): lambda: world.memory,
+        (proc, "memory_of_tree"): lambda pid: world.takes,
+        (proc, "available_memory"): lambda: world.memory,
         (transient, "_is_loaded"): lambda unit: False,
         (transient, "_BUS"): Path("/"),
         (trial, "outside"): lambda: {
@@ -500,10 +500,10 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (commits, "resolve"): world.resolve,
         (mirror, "has"): lambda site, commit: True,
         (commits, "export"): world.export,
-        (history, "describe"): lambda site, commit: {"author": "Ada", "subject": commit[:7]},
-        (history, "difference"): lambda site, old, new: {"files": 1},
+        (commits, "describe"): lambda site, commit: {"author": "Ada", "subject": commit[:7]},
+        (commits, "commit_difference"): lambda site, old, new: {"files": 1},
         (delegate, "ask"): ask_here,
-        (rival, "of_site"): lambda site: world.rivals,
+        (reach, "rivals"): lambda site: world.rivals,
         (reach, "problem"): lambda site, **_: world.unreached,
     }
     for (module, name), replacement in played.items():

@@ -17,7 +17,7 @@ from typing import Any
 import dotenv
 import pytest
 from django_formula.deploy.deployment import Deployment
-from django_formula.host import environment_files, memory
+from django_formula.host import environment_files, proc
 from django_formula.host.commands import DeploymentError
 from django_formula.pillar import check, compiler, layers
 from django_formula.process.supervisor import PROGRAMS
@@ -354,7 +354,7 @@ def replaced(value: Any, *pairs: tuple[str, str]) -> Any:
 @pytest.fixture(autouse=True)
 def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
-    monkeypatch.setattr(memory, "total", lambda: 16 << 30)
+    monkeypatch.setattr(proc, "total_memory", lambda: 16 << 30)
     monkeypatch.setattr(secret_secrets, "store_password", lambda _site: "5e" * 32)
     monkeypatch.setattr(nginx, "ETC", tmp_path / "etc/nginx")
     monkeypatch.setattr(nginx, "version", lambda: (1, 22, 1))

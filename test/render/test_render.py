@@ -15,7 +15,7 @@ import pytest
 import yaml
 from cases import CASES, kept
 from django_formula.container import containers
-from django_formula.host import environment_files, memory, users
+from django_formula.host import environment_files, proc, users
 from django_formula.proxy import apache, listener, nginx, site_files
 from django_formula.release import instances, settings
 from django_formula.secret import secrets as secret_secrets
@@ -34,7 +34,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(uwsgi, "_backlog", lambda: 1024)
     monkeypatch.setattr(uwsgi, "_binary", lambda virtualenv: virtualenv / "bin/python")
     monkeypatch.setattr(nginx, "IPV6", Path(__file__))
-    monkeypatch.setattr(memory, "total", lambda: 16 << 30)
+    monkeypatch.setattr(proc, "total_memory", lambda: 16 << 30)
     monkeypatch.setattr(nginx, "ETC", tmp_path / "etc/nginx")
     monkeypatch.setattr(nginx, "version", lambda: (1, 26, 3))
     monkeypatch.setattr(apache, "ETC", tmp_path / "etc/apache2")

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import salt.utils.templates as salt_templates
 from authority import signed
+from django_formula.database import engines, setup
 from django_formula.database import server as database_server
-from django_formula.database import setup, verifier
 from django_formula.deploy import steps as deploy_steps
 from django_formula.host import daemons
 from django_formula.host import ports as host_ports
@@ -477,7 +477,7 @@ def test_password_is_generated_for_a_login_over_tcp(salt, world, own_host, postg
     kept = (own_host / "srv/django/blog/secrets/database.default").read_text()
     assert len(kept) == 40 and kept not in str([vars(state) for state in states.values()])
     assert states["blog has its databases"].changes["passwords"] == ["database.default"]
-    postgres.answer["roles"]["blog"]["verifier"] = verifier.postgres(kept)
+    postgres.answer["roles"]["blog"]["verifier"] = engines.postgres_verifier(kept)
     assert changed(apply()) == []
 
 

@@ -23,7 +23,7 @@ import salt.exceptions
 import salt.key
 import salt.pillar
 import salt.utils.dictupdate
-from django_formula.database import verifier
+from django_formula.database import engines
 from django_formula.fleet import certificate as fleet_certificate
 from django_formula.fleet import known_minions, secret_keys, store
 from django_formula.fleet import password as fleet_password
@@ -299,14 +299,14 @@ def test_a_former_password_is_valid_until_its_file_is_deleted(pillar_of, tmp_pat
         assert {*now.values()}.isdisjoint(before.values()) and hosts["db1"].get("login") == hosts["web1"].get("login")
         assert hosts["db1"]["passwords"] == {
             "postgres": ",".join(map(fleet_password.scram, (now["database"], before["database"]))),
-            "mysql": ",".join(map(verifier.mariadb, (now["database"], before["database"]))),
+            "mysql": ",".join(map(engines.mariadb_verifier, (now["database"], before["database"]))),
             "redis": ",".join(map(fleet_password.sha256, (now["cache"], before["cache"]))),
         }
         logins.append(hosts["web1"].get("login", 1))
         for name in ("database", "cache"):
             (kept / f"{name}.former").unlink()
         alone = pillar_of("db1", sites)["blog"]["fleet"]["passwords"]
-        assert alone["mysql"] == verifier.mariadb(now["database"])
+        assert alone["mysql"] == engines.mariadb_verifier(now["database"])
     assert logins == [2, 1, 2]
 
 
@@ -351,7 +351,7 @@ def test_a_certificate_is_kept_under_the_name_of_a_minion_only(tmp_path, host):
 
 
 def test_what_servers_know_of_a_password_is_what_they_make_of_it():
-    assert verifier.mariadb("secret") == "*14E65567ABDB5135D0CFD9A70B3032C179A49EE7"
+    assert engines.mariadb_verifier("secret") == "*14E65567ABDB5135D0CFD9A70B3032C179A49EE7"
     assert fleet_password.sha256("secret") == hashlib.sha256(b"secret").hexdigest()
     scheme, rounds, keys = fleet_password.scram("pencil").split("$")
     count, salt = rounds.split(":")

@@ -21,7 +21,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.locks import Lock
 from django_formula.release import releases
 from django_formula.release.releases import Release
-from django_formula.site import media
+from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log, in_command
 
@@ -98,7 +98,7 @@ def make(
         databases = dumps.databases(release, aliases_of, secrets)
         remove_leftovers(site, databases)
         if aliases is None and site.config["backup"]["media"]:
-            media.refuse_unmounted(site)
+            sites.refuse_unmounted_media(site)
             databases.append(Database(site, "media", "media", str(site.media)))
         databases += _queue(site) if aliases is None else []
         measured = {one.alias: dumper(one.kind).measure(one) for one in databases}

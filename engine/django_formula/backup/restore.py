@@ -17,9 +17,9 @@ from django_formula.host.commands import DeploymentError
 from django_formula.process import transient
 from django_formula.project import program
 from django_formula.proxy import maintenance as proxy_maintenance
-from django_formula.release import drain, health, instances, releases, use, workers
+from django_formula.release import disk, health, instances, releases, workers
 from django_formula.release.releases import Release
-from django_formula.site import maintenance as site_maintenance
+from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log, proposal
 
@@ -319,7 +319,7 @@ def _exchange(
     The maintenance page is shown from before the site is stopped until its health check passes again.
     """
     _refuse_running_commands(site)
-    was_on = site_maintenance.known(site) is not None
+    was_on = sites.known_maintenance(site) is not None
     if not was_on:
         proxy_maintenance.on(site, by="django.restore")
     holds = not proxy_maintenance.holds_workers(site)
@@ -353,7 +353,7 @@ def _refuse_running_commands(site: Site) -> None:
     Raises:
         DeploymentError: one runs.
     """
-    running = ", ".join(use.schedules(site))
+    running = ", ".join(disk.running_schedules(site))
     if running:
         raise DeploymentError(
             f"the schedule {running} of {site.name} runs, and would go on with the former database",
@@ -379,7 +379,7 @@ def _reopen(site: Site, *, was_on: bool, holds: bool) -> None:
 
 def _stop(site: Site, live: Release) -> None:
     """Stop all processes of the site that use its databases, tasks of older releases too."""
-    drain.drain(site, live.path)
+    instances.drain(site, live.path)
     instances.pause(site, live.path)
     older = [release.path for release in releases.releases(site) if release.name != live.name]
     for one in workers.finishing(site, older):

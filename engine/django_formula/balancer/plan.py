@@ -23,7 +23,6 @@ from django_formula.host.config_files import Files
 from django_formula.host.folders import Folder
 from django_formula.host.locks import Lock
 from django_formula.host.ports import Listen
-from django_formula.proxy import connection
 from django_formula.proxy import proxies as proxy_proxies
 from django_formula.server import servers
 from django_formula.site import sites as site_sites
@@ -211,7 +210,7 @@ def _remove_certificates(domains: Collection[str]) -> None:
     """Remove the certificates of domains that no proxy of this host serves either."""
     proxies = proxy_proxies.PROXIES.values()
     for domain in domains:
-        if not any(connection.has_certificate(proxy, domain) for proxy in proxies):
+        if not any(proxy_proxies.has_certificate(proxy, domain) for proxy in proxies):
             for path in tls_certificates.belongings(domain):
                 path.unlink()
 

@@ -112,7 +112,7 @@ def shared(site: Site, tag: str) -> str:
 
 
 def carried(site: Site, tag: str) -> str:
-    """Return the name of an image in an archive for other hosts (`container.archive`)."""
+    """Return the name of an image in an archive for other hosts (`container.images`)."""
     return f"localhost/django/{site.name}-carried:{tag}"
 
 

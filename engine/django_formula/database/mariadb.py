@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.database import server, verifier
+from django_formula.database import engines, server
 from django_formula.database.engines import MYSQL
 from django_formula.database.server import Change, DatabaseServer, ManagedDatabase, Network, owner_comment
 from django_formula.host import commands, config_files, daemons, file
@@ -289,7 +289,7 @@ def _for_other_login(database: ManagedDatabase) -> str:
 def _authenticates(user: Mapping[str, Any], password: str | None) -> bool:
     """Return whether a user is authenticated by this password; without one, as the system user of its name."""
     if password:
-        return verifier.mariadb(password) in _hashes(user)
+        return engines.mariadb_verifier(password) in _hashes(user)
     return _SOCKET in [plugin.get("plugin") for plugin in _plugins(user)]
 
 
@@ -339,7 +339,7 @@ def _granted(grants: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
 def _identified(database: ManagedDatabase) -> str:
     if not database.password:
         return f"IDENTIFIED VIA {_SOCKET}"
-    return f"IDENTIFIED VIA {_NATIVE} USING {_text(verifier.mariadb(database.password))}"
+    return f"IDENTIFIED VIA {_NATIVE} USING {_text(engines.mariadb_verifier(database.password))}"
 
 
 def _login(database: ManagedDatabase) -> str:

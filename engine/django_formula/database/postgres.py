@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.database import server, verifier
+from django_formula.database import engines, server
 from django_formula.database.engines import POSTGRES
 from django_formula.database.server import Change, DatabaseServer, ManagedDatabase, Network, owner_comment
 from django_formula.host import commands, daemons, file
@@ -72,7 +72,7 @@ class PostgreSQLServer(DatabaseServer):
         comment, roles = owner_comment(database.site), state["roles"].items()
         verifiers = {name: role["verifier"] or "" for name, role in roles if role["comment"] == comment}
         for user in (database.user, database.other_user):
-            if verifier.is_of(verifiers.get(user, ""), database.password or "", user):
+            if engines.is_verifier_of(verifiers.get(user, ""), database.password or "", user):
                 return user
         is_used = database.has_active_release and verifiers.get(database.user)
         return database.other_user if is_used else database.user
@@ -173,7 +173,7 @@ def _end_others(database: ManagedDatabase) -> str:
 def _role(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:
     name, role = _name(database.user), state["roles"].get(database.user)
     comment, item = owner_comment(database.site), f"role {database.user}"
-    kept = database.verifier or (verifier.postgres(database.password) if database.password else "")
+    kept = database.verifier or (engines.postgres_verifier(database.password) if database.password else "")
     password = f" PASSWORD {_text(kept)}" if kept else ""
     if role is None:
         create = f"BEGIN; CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEROLE CREATEDB{password};"
@@ -200,7 +200,7 @@ def _is_kept(database: ManagedDatabase, stored: str) -> bool:
     """Return whether what a server stores of a role's password is that of the database."""
     if database.verifier:
         return stored == database.verifier
-    return not database.password or verifier.is_of(stored, database.password, database.user)
+    return not database.password or engines.is_verifier_of(stored, database.password, database.user)
 
 
 def _close_former_login(database: ManagedDatabase, state: Mapping[str, Any]) -> Iterable[Change]:

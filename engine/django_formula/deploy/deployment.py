@@ -20,7 +20,6 @@ from django_formula.host.commands import DeploymentError, redact
 from django_formula.knowledge import hints
 from django_formula.project import program
 from django_formula.push import static_files
-from django_formula.release import attempt as release_attempt
 from django_formula.release import instances, releases
 from django_formula.release import workers as release_workers
 from django_formula.release.releases import Release
@@ -271,7 +270,7 @@ class Deployment:
         good = [release for release in releases.releases(self.site) if release.record.get("state") in ("good", "held")]
         last = self.live or (good[-1] if good else None)
         recorded = dict(last.record.get("inputs", {})) if last else {}
-        if release_attempt.has_released(self.site):
+        if releases.has_released(self.site):
             recorded.setdefault("secrets:secret_key", "")
         return recorded
 
@@ -488,4 +487,4 @@ class Deployment:
             **({"receipt": self.findings.switch_report} if self.findings.switch_report else {}),
             **more,
         }
-        release_attempt.append(self.site, attempt)
+        releases.append_attempt(self.site, attempt)

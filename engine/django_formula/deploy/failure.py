@@ -8,7 +8,7 @@ from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.inspect import advice as inspect_advice
 from django_formula.project import page
-from django_formula.release import cure, health, instances, releases
+from django_formula.release import health, instances, releases
 from django_formula.release.releases import Release
 
 
@@ -23,7 +23,7 @@ def advice(release: Release, step: str, error: DeploymentError, masked: list[str
     has_page = not isinstance(error, health.NoPage)
     about = release.site, release.path, release.facts
     error.hint = inspect_advice.with_fixtures(*about, error.hint)
-    if error.hint.startswith(cure.GENERAL):
+    if error.hint.startswith(health.GENERAL):
         error.hint = inspect_advice.unset_variables(*about, error.message) or error.hint
     routes = [] if has_page else page.routes(*about, masked)
     lacking = inspect_advice.not_in_pillar(*about, step, error.hint, has_page=has_page, routes=routes)

@@ -11,7 +11,7 @@ from django_formula.project import ask, program
 from django_formula.proxy import maintenance as proxy_maintenance
 from django_formula.release import workers
 from django_formula.release.releases import Release
-from django_formula.site import maintenance as site_maintenance
+from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log
 
@@ -139,7 +139,7 @@ def maintenance_for(release: Release | None) -> Iterator[None]:
         yield
         return
     site = release.site
-    closes, holds = not site_maintenance.known(site), not proxy_maintenance.holds_workers(site)
+    closes, holds = not sites.known_maintenance(site), not proxy_maintenance.holds_workers(site)
     if closes:
         proxy_maintenance.on(site, by=f"{_CLOSED} {release.name} cannot run with")
     proxy_maintenance.hold_workers(site)
@@ -162,7 +162,7 @@ def is_in_maintenance(site: Site, release: Release | None = None) -> bool:
     Args:
         release: only for a migration that this release cannot run with.
     """
-    by = (site_maintenance.known(site) or {"by": ""})["by"]
+    by = (sites.known_maintenance(site) or {"by": ""})["by"]
     return by.startswith(_CLOSED) and (not release or release.name in by)
 
 

@@ -25,7 +25,8 @@ from django_formula.inspect import project
 from django_formula.process import contract
 from django_formula.project import program as project_program
 from django_formula.proxy import handover
-from django_formula.release import attempt, disk, instances, interpreter
+from django_formula.release import disk, instances, releases
+from django_formula.release import interpreter as release_interpreter
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
 from django_formula.site import sites
@@ -67,10 +68,10 @@ def _plan(deployment: Deployment) -> Plan:
     if not live:
         raise DeploymentError(f"{site.name} has no live release to compare with", hint="salt-call state.apply django")
     recorded, inputs = deployment.find_inputs()
-    python = interpreter.difference(site, live)
+    python = release_interpreter.difference(site, live)
     if live.record.get("inputs") == inputs and disk.is_whole(live) and not python:
         return {"release": f"none: {live.name} is of this commit, and nothing else has changed"}
-    deployment.plan(attempt.next_name(site, deployment.findings.commit))
+    deployment.plan(releases.next_name(site, deployment.findings.commit))
     changes = step_source.differences(deployment, recorded, inputs)
     changes |= {"python": python} if python else {}
     outlook = preflight.look(deployment, changes)  # before the plan itself uses disk space

@@ -8,14 +8,14 @@ from typing import Any
 
 from django_formula.database import databases, engines, sqlite
 from django_formula.deploy.deployment import Deployment
-from django_formula.host import config_files, daemons, disk, memory
+from django_formula.host import config_files, daemons, disk, proc
 from django_formula.host.commands import DeploymentError
 from django_formula.host.disk import Space
 from django_formula.proxy import proxies, site_files
 from django_formula.proxy.contract import Proxy
 from django_formula.release import instances
 from django_formula.release.releases import Release
-from django_formula.site import maintenance, media
+from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.store import setup
 from django_formula.virtualenv import interpreter
@@ -63,7 +63,7 @@ def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
     try:
         interpreter.require_for_server(site)
         if not deployment.test:  # a dry run has mounted nothing
-            media.refuse_unmounted(site)
+            sites.refuse_unmounted_media(site)
         refuse_without_disk(site, live, with_virtualenv=bool(changes.get("requirements")))
         setup.refuse_lost_tasks(site)
         outlook.warnings += setup.warnings(site)
@@ -94,7 +94,7 @@ def _gapless(deployment: Deployment) -> str:
     at = site.at
     if not live or not instances.serves(live.path):
         return ""
-    if maintenance.known(site):
+    if sites.known_maintenance(site):
         return f"yes, visitors get the maintenance page, before and after: django.maintenance {site.name} off ends that"
     if instances.pid(site, live.path) is None:
         return f"no: {live.name} does not run"
@@ -119,7 +119,7 @@ def _serving(site: Site) -> Proxy | None:
 def _reloads(site: Site, live: Release | None) -> str:
     """Return why the switch has to reload the proxy; empty where a rename is enough."""
     new = instances.next_kind(site)
-    if not live or not proxies.of_site(site) or not proxies.is_installed(site):
+    if not live or not proxies.configured(site) or not proxies.is_installed(site):
         return ""
     if instances.kind(live.path) != new:
         return f"it will reach the site by {' and '.join(new)}; the next release needs none over a unix socket"
@@ -152,8 +152,8 @@ def refuse_without_memory(site: Site, live: Release) -> None:
     manager = instances.process_manager(site, live.path)
     workers = [manager.pid(site, live.path, name) for name in worker_workers.recorded(live.path)]
     pids = [instances.pid(site, live.path), *workers]
-    needed = sum(memory.of_tree(one) for one in pids if one)
-    left = memory.available()
+    needed = sum(proc.memory_of_tree(one) for one in pids if one)
+    left = proc.available_memory()
     if needed > left:
         raise DeploymentError(
             f"another instance next to the active one needs {needed >> 20} MB of memory, "

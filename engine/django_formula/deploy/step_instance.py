@@ -15,11 +15,10 @@ from django_formula.process import contract
 from django_formula.project import page as project_page
 from django_formula.proxy import proxies
 from django_formula.release import disk, health, instances
-from django_formula.release import page as release_page
 from django_formula.release import static as release_static
 from django_formula.release.releases import Release
 from django_formula.server import servers
-from django_formula.site import media, mount, sites
+from django_formula.site import mount, sites
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log
 from django_formula.virtualenv import virtualenvs
@@ -39,7 +38,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
     commands = deploy_commands.changes(deployment, "before_switch")
     yield {"instance": f"{', '.join(_units(deployment, release))} started", **commands}
     deployment.take_lock()
-    media.refuse_unmounted(site)
+    sites.refuse_unmounted_media(site)
     live = deployment.live if deployment.live and deployment.live.name != release.name else None
     if live and site.config["releases"]["overlap"]:
         preflight.refuse_without_memory(site, live)
@@ -110,11 +109,11 @@ def _warn_of_missing_files(deployment: Deployment, release: Release, began: floa
     """
     site = deployment.site
     body = health.body(site, release.path, time.monotonic() + _PATIENCE)
-    found = release_page.warnings(site, release.path, release.facts, body)
+    found = release_static.page_warnings(site, release.path, release.facts, body)
     deployment.warn(found or _of_home(site, release))
-    if release_page.INLINES & virtualenvs.packages(release.path / "virtualenv").keys():
+    if release_static.INLINES & virtualenvs.packages(release.path / "virtualenv").keys():
         log = instances.process_manager(site, release.path).journal(site, release.path, began)
-        deployment.warn(release_page.logged(site, log))
+        deployment.warn(release_static.logged_warnings(site, log))
 
 
 def _of_home(site: Site, release: Release) -> list[str]:
@@ -126,7 +125,7 @@ def _of_home(site: Site, release: Release) -> list[str]:
             f"GET {path} on release {release.name} returned 500, and the health check requests another page: the "
             f"exception is in salt-call django.logs {site.name}, if the project logs it"
         ]
-    return release_page.warnings(site, release.path, release.facts, body, f"the page {path}")
+    return release_static.page_warnings(site, release.path, release.facts, body, f"the page {path}")
 
 
 def _units(deployment: Deployment, release: Release) -> list[str]:
@@ -142,7 +141,7 @@ def _probe(site: Site, live: Release) -> Probe:
     """Return the requests of the switch: through the proxy, where its files serve both releases."""
     before = health.as_checked(site, live.record)
     moves = before.config["domains"][0] != site.config["domains"][0] or before.config["path"] != site.config["path"]
-    through_proxy = proxies.is_installed(site) and proxies.of_site(site) is not None
+    through_proxy = proxies.is_installed(site) and proxies.configured(site) is not None
     through_proxy &= not site.config["proxy"].get("upstreams") and not moves
     return Probe(site, through_proxy=through_proxy, before=before)
 
@@ -183,5 +182,5 @@ def _finish_files(deployment: Deployment, release: Release) -> None:
         drift.note(release)
         with contextlib.suppress(DeploymentError):  # the switch does it again, and fails where it fails
             disk.sync(release)
-    proxy = proxies.of_site(deployment.site)
+    proxy = proxies.configured(deployment.site)
     template.compile_templates(deployment.templates, proxy.templates if proxy else ())

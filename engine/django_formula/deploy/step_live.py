@@ -9,7 +9,7 @@ from django_formula.deploy import migration, switch
 from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host.commands import DeploymentError, redact
 from django_formula.proxy import maintenance
-from django_formula.release import claim, disk, drain, instances
+from django_formula.release import claim, disk, instances
 from django_formula.release import workers as release_workers
 from django_formula.release.releases import Release
 
@@ -67,7 +67,7 @@ def _switch(deployment: Deployment, release: Release, leaving: set[Path], *, swi
         switch.activate(deployment, release)
     if switches:
         return switch.watch(deployment, release, leaving, former)
-    return {path: drain.drain(site, path) for path in leaving}
+    return {path: instances.drain(site, path) for path in leaving}
 
 
 def _stop_and_prune(deployment: Deployment, connections: dict[Path, int], *, has_strays: bool) -> list[str]:

@@ -6,7 +6,7 @@ from django_formula.deploy import difference
 from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host import config_files, file
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import domain_moves, handover, page, proxies, reach, rival, site_files, switch
+from django_formula.proxy import domain_moves, handover, page, proxies, reach, site_files, switch
 from django_formula.proxy import listener as proxy_listener
 from django_formula.proxy.domain_moves import Move
 from django_formula.site.sites import Site
@@ -64,8 +64,8 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     page.install(site, pages)
     was_served = bool(proxies.serving(site))
     if changes:
-        rivals = [(one, rival.of_site(one)) for one in moving]
-        switch.apply(files, lambda: rival.refuse(rivals))
+        rivals = [(one, reach.rivals(one)) for one in moving]
+        switch.apply(files, lambda: reach.refuse_rivals(rivals))
     page.remove_stale(site, pages)
     if listener and site.listener:
         proxy_listener.apply(site, templates)
@@ -73,7 +73,7 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
         file.remove_tree(path)
     found = _not_reached(moving)
     if found and not was_served:
-        proxy = proxies.of_site(site)
+        proxy = proxies.configured(site)
         raise DeploymentError(found[0], hint=f"see {proxy.DAEMON.log}, and apply again" if proxy else "")
     deployment.warn(found)
 

@@ -7,7 +7,6 @@ from django_formula.deploy import step_push
 from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError, redact
-from django_formula.release import attempt as release_attempt
 from django_formula.release import releases, workers
 from django_formula.release.releases import Release
 from django_formula.store import setup
@@ -48,7 +47,7 @@ def record(deployment: Deployment) -> Iterator[Changes]:
         release
         and deployment.findings.is_resolved
         and not deployment.test
-        and release_attempt.failures(deployment.site)
+        and releases.failed_attempts(deployment.site)
     ):
         deployment.write_attempt("unchanged")  # the failures before are over: the active release is the one to have
     if kept or (deployment.is_activated and virtualenv_kept.changes()):
@@ -89,5 +88,5 @@ def _record_interrupted(deployment: Deployment, release: Release) -> None:
         deployment.warn([f"{text}: these commands may not have run: {', '.join(commands)}"])
     about = {key: release.record.get(key) or "" for key in ("commit", "asked_by")}
     attempt = {"time": clock.now(), "release": release.name, "result": "released", **about}
-    release_attempt.append(deployment.site, attempt)
+    releases.append_attempt(deployment.site, attempt)
     release.update(steps={})

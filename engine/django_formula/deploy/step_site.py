@@ -20,7 +20,7 @@ from django_formula.schedule import schedules as schedule_schedules
 from django_formula.schedule import timer
 from django_formula.schedule.timer import Task
 from django_formula.secret import secrets
-from django_formula.site import media, mount
+from django_formula.site import mount, sites
 from django_formula.site.sites import Site
 from django_formula.source import mirror
 from django_formula.store import served, stores
@@ -116,7 +116,7 @@ def _refuse_writable_parents(site: Site) -> None:
 def _look(deployment: Deployment) -> _Pending:
     site, templates = deployment.site, deployment.templates
     folders = deployment.findings.takeover.folders() if deployment.findings.takeover else site.folders()
-    if media.is_shared(site):  # root may have no rights on its mount
+    if sites.is_media_shared(site):  # root may have no rights on its mount
         folders = [folder for folder in folders if folder.path != site.media.top]
     wrong = {folder: problem for folder in folders if (problem := host_folders.problem(folder))}
     applied = file.with_checksum({"config": dict(site.config), "platform": dict(site.platform)})

@@ -11,11 +11,11 @@ from django_formula.host import file as host_file
 from django_formula.host.commands import redact
 from django_formula.inspect import project
 from django_formula.process import contract
-from django_formula.release import attempt, disk, instances, releases
 from django_formula.release import claim as release_claim
+from django_formula.release import disk, instances, releases
 from django_formula.release import interpreter as release_interpreter
 from django_formula.release.releases import Release
-from django_formula.source import commits, history, mirror
+from django_formula.source import commits, mirror
 from django_formula.store import setup
 from django_formula.virtualenv import interpreter as virtualenv_interpreter
 from django_formula.worker import workers
@@ -37,7 +37,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
         return
     changes = {**differences(deployment, recorded, inputs), **({"python": python} if python else {})}
-    deployment.plan(attempt.next_name(site, deployment.findings.commit, deployment.sequence))
+    deployment.plan(releases.next_name(site, deployment.findings.commit, deployment.sequence))
     foreseen = _foresee(deployment, live) if deployment.test and live else {}
     outlook = preflight.look(deployment, changes)
     release = {"old": live.name if live else None, "new": deployment.findings.planned}
@@ -85,7 +85,7 @@ def _is_made_of(release: Release | None, inputs: dict[str, str]) -> bool:
 def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
     """Make the folder and the record of a new release, and export its source."""
     site = deployment.site
-    release = Release(site, attempt.next_name(site, deployment.findings.commit, deployment.sequence))
+    release = Release(site, releases.next_name(site, deployment.findings.commit, deployment.sequence))
     disk.clear_leftovers(site)
     release.path.mkdir(mode=0o755)
     if site.config.get("fleet"):
@@ -99,7 +99,7 @@ def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
         if not container_file.of_site(site):  # whose interpreter is that of an image which is not built yet
             pool.submit(virtualenv_interpreter.interpreter, site)
         export(deployment, release)
-    release.update(**history.describe(site, deployment.findings.commit))
+    release.update(**commits.describe(site, deployment.findings.commit))
     release.update(facts={"commit": deployment.findings.commit, **project.find(site, release.path / "source")})
 
 
@@ -174,7 +174,7 @@ def differences(deployment: Deployment, recorded: dict[str, str], inputs: dict[s
             commits.fetch(site, deployment.findings.commit)
         changes = {
             "commit": {"old": old, "new": deployment.findings.commit},
-            **history.difference(site, old, deployment.findings.commit),
+            **commits.commit_difference(site, old, deployment.findings.commit),
         }
         diffs = changes.get("requirements", {})
         diffs.update({path: redact(text, deployment.secrets.masked()) for path, text in diffs.items()})

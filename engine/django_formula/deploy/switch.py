@@ -17,8 +17,7 @@ from django_formula.host.commands import DeploymentError, seconds
 from django_formula.project import page as project_page
 from django_formula.proxy import handover, proxies, site_files, switch
 from django_formula.proxy.contract import Proxy
-from django_formula.release import cure, disk, health, instances
-from django_formula.release import drain as release_drain
+from django_formula.release import disk, health, instances
 from django_formula.release.health import Raised
 from django_formula.release.releases import Release
 from django_formula.site.sites import Site
@@ -89,7 +88,7 @@ def _prepare_proxy(deployment: Deployment, release: Release) -> bool:
     """Give the proxy the files that a release needs, where a rename is not enough; return whether it is reloaded."""
     site, old = deployment.site, deployment.live
     before = site.current.resolve() if site.current.is_symlink() else None  # serves even where its record is torn
-    if before and old and proxies.of_site(site) and not proxies.is_ready(site):
+    if before and old and proxies.configured(site) and not proxies.is_ready(site):
         switch.apply(handover.files(site, old.facts, deployment.templates))
     proxy = proxies.serving(site) if before else None
     if before and proxy and _needs_other_files(site, proxy, before, release.path):
@@ -228,7 +227,7 @@ def _leave_to_workers(deployment: Deployment, release: Release, leaving: Collect
 
 def _drain(site: Site, connections: dict[Path, int]) -> None:
     for path in connections:
-        connections[path] = release_drain.drain(site, path)
+        connections[path] = instances.drain(site, path)
 
 
 def _report(deployment: Deployment, release: Release, cut: int, failed: str) -> None:
@@ -277,7 +276,7 @@ def _return_to_old(watched: _Watch, why: str) -> NoReturn:
         if not deployment.holds_left:
             release.update(state="held", held_since=clock.now())
     if deployment.probe:
-        cut = 0 if deployment.is_activated else release_drain.drain(site, release.path)
+        cut = 0 if deployment.is_activated else instances.drain(site, release.path)
         release.update(receipt=deployment.report_switch(cut))
     raise failure
 
@@ -287,7 +286,7 @@ def _raised(deployment: Deployment, release: Release, why: str) -> Raised | None
     site = deployment.site
     if "returned 500" not in why:
         return None
-    page = cure.page(site)
+    page = health.page_path(site)
     return project_page.raised(site, release.path, release.facts, page, deployment.secrets.masked())
 
 

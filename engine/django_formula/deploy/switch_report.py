@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from django_formula.host.commands import seconds
-from django_formula.proxy import connection as proxy_connection
+from django_formula.proxy import proxies
 from django_formula.release import health, http
 from django_formula.release.http import Answer
 from django_formula.site.sites import Site
@@ -106,7 +106,7 @@ class Probe:
         deadline = time.monotonic() + min(seconds(site.config["health"]["timeout"]), PATIENCE)
         if not self.through_proxy:
             return health.problem(site, functools.partial(_get_at_socket, site), deadline, site.scheme)
-        scheme = "https" if proxy_connection.speaks_tls(site) else "http"
+        scheme = "https" if proxies.speaks_tls(site) else "http"
         return health.problem(site, functools.partial(_get_through_proxy, site), deadline, scheme)
 
     def wait_for_first(self) -> None:
@@ -184,7 +184,7 @@ class Probe:
 def _get_through_proxy(site: Site, path: str, timeout: float) -> Answer:
     deadline = time.monotonic() + timeout
     headers = {"Host": site.canonical, "User-Agent": "django-formula", "Connection": "close"}
-    with contextlib.closing(proxy_connection.connection(site, timeout)) as connection:
+    with contextlib.closing(proxies.connection(site, timeout)) as connection:
         connection.connect()
         connection.sock = Bounded(connection.sock, deadline)
         connection.request("GET", path, headers=headers | site.config["health"]["headers"])

@@ -8,7 +8,7 @@ import hmac
 import secrets
 import string
 
-from django_formula.database import verifier
+from django_formula.database import engines
 
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 40
@@ -36,7 +36,7 @@ def scram(password: str) -> str:
 
     Its salt follows from the password, so that the verifier is the same each time.
     """
-    return verifier.postgres(password, hmac.digest(password.encode(), b"salt", "sha256")[:16])
+    return engines.postgres_verifier(password, hmac.digest(password.encode(), b"salt", "sha256")[:16])
 
 
 def sha256(password: str) -> str:

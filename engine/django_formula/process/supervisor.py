@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from django_formula.container import containers, host, images
+from django_formula.container import containers, images
+from django_formula.container import host as container_host
 from django_formula.container import program as container_program
 from django_formula.host import commands, daemons, file, proc, template, users
 from django_formula.host.commands import DeploymentError, seconds
@@ -61,7 +62,7 @@ class Supervisor(ProcessManager):
 
     def warnings(self, site: Site) -> list[str]:
         """Return that there is no sandbox, or what is weak about the engine of a site in containers."""
-        return host.warnings(site) if site.config.get("container") else [_NO_SANDBOX]
+        return container_host.warnings(site) if site.config.get("container") else [_NO_SANDBOX]
 
     def configuration(
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.container import containers, host, images
+from django_formula.container import containers, images
+from django_formula.container import host as container_host
 from django_formula.container import unit as container_unit
 from django_formula.host import commands, daemons, file, proc, template
 from django_formula.host import units as host_units
@@ -222,7 +223,7 @@ class Systemd(ProcessManager):
         Of a site in containers, which the engine confines, it is what is weak about the engine.
         """
         if site.config.get("container"):
-            return host.warnings(site)
+            return container_host.warnings(site)
         return transient.not_in_force(site)
 
     def run(self, command: ProjectCommand) -> str:

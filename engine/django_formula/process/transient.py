@@ -18,7 +18,7 @@ from django_formula.process import command as process_command
 from django_formula.process import sandbox
 from django_formula.process import trial as process_trial
 from django_formula.process.command import ProjectCommand
-from django_formula.site import media
+from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log
 
@@ -62,7 +62,7 @@ def _run(
     command: ProjectCommand, name: str, properties: Sequence[tuple[str, str]], argv: Sequence[str], *, stop: int
 ) -> str:
     """Run a command of a project in a transient unit of a name, and return its output."""
-    mounts = [("RequiresMountsFor", str(command.site.media))] if media.is_shared(command.site) else []
+    mounts = [("RequiresMountsFor", str(command.site.media))] if sites.is_media_shared(command.site) else []
     if command.task == "task":
         end(name)
     start_bus()

@@ -14,7 +14,7 @@ from django_formula.host.config_files import Files
 from django_formula.host.folders import Folder
 from django_formula.host.ports import Listen, Place
 from django_formula.kind import kinds
-from django_formula.proxy import advice, nginx
+from django_formula.proxy import contract, nginx
 from django_formula.proxy.contract import Bound, Proxy, Server
 from django_formula.site import domains
 from django_formula.site.sites import Site
@@ -264,7 +264,9 @@ def _tested(argument: str) -> str:
         lines = [re.sub(r"^AH\d+: ", "", line.strip()) for line in error.log.splitlines()]
         noise = "ServerName|Action '[^']*'|Apache error log|ulimit"
         text = " ".join(line for line in lines if line and not re.search(noise, line)) or error.message
-        raise DeploymentError(f"Apache refuses its configuration: {text}", hint=advice.hint("Apache", text)) from None
+        raise DeploymentError(
+            f"Apache refuses its configuration: {text}", hint=contract.refusal_hint("Apache", text)
+        ) from None
 
 
 def _existing_listens() -> tuple[set[int], set[Place]]:

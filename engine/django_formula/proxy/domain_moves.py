@@ -81,7 +81,7 @@ def present(site: Site) -> Domains:
 
 
 def _wanted(site: Site) -> Domains:
-    if not proxies.of_site(site):
+    if not proxies.configured(site):
         return {}
     path = site.config["path"].rstrip("/") or "/"
     return dict.fromkeys(site.config["redirect_domains"], REDIRECT) | dict.fromkeys(site.config["domains"], path)

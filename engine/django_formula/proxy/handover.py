@@ -44,12 +44,12 @@ def files(
     mine = site_files.part(*now, templates, through, upcoming=upcoming) if now else {}
     parts = [mine, *(_part(other) for other in move.sites[1:] if not move.waits)]
     wanted = site_files.together(parts)
-    own = proxies.of_site(site)
+    own = proxies.configured(site)
     listens = [*site.config["proxy"]["listen"], *site.listens_tls]
     former = proxies.serving(site) or (proxy_ports.holder_of(listens) if own else None)
     if own and former in (own, None):
         if switch.moves(own, wanted):
-            others = [other for other in _others(site, own) if proxies.of_site(other) is own]
+            others = [other for other in _others(site, own) if proxies.configured(other) is own]
             wanted = site_files.together([*parts, *map(_part, others)])
         has_addresses = any(not isinstance(listen, int) for listen in listens)
         return {**(_refusing(own, [site], templates, *own.refused()) if has_addresses else {}), **wanted}
@@ -58,7 +58,7 @@ def files(
     left: list[Site] = []
     coming = [site]
     for other in _others(site, former):
-        (coming if proxies.of_site(other) is own else left).append(other)
+        (coming if proxies.configured(other) is own else left).append(other)
     return {
         **_refusing(former, left, left[0].kept_templates() if left else {}),
         **_refusing(own, coming, templates),

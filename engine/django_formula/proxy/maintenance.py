@@ -15,7 +15,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.kind import kinds
 from django_formula.proxy import page as proxy_page
 from django_formula.proxy import proxies
-from django_formula.site import maintenance
+from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log
 
@@ -66,7 +66,7 @@ def on(site: Site, message: str = "", *, by: str) -> None:
 def _refuse_unsupported(site: Site) -> None:
     """Refuse maintenance where no proxy of the formula would show its page."""
     proxy = proxies.serving(site)
-    if not proxies.of_site(site):
+    if not proxies.configured(site):
         raise DeploymentError(
             f"{site.name} has no proxy of the formula: {site.at}:proxy:kind is none",
             hint="have your own proxy respond with 503",
@@ -124,7 +124,7 @@ def release_workers(site: Site) -> None:
 
 def summary(site: Site) -> str:
     """Return maintenance in a line, such as ``since 2026-03-01T12:00:00Z: back at 14:00``; empty where it is off."""
-    about = maintenance.known(site)
+    about = sites.known_maintenance(site)
     since = f"since {about['since']}" if about and about["since"] else "on"
     return ": ".join(filter(None, [since, about["message"]])) if about else ""
 

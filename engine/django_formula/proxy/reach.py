@@ -5,16 +5,19 @@ import http.client
 import ssl
 import time
 from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
-from django_formula.host import daemons, ports
+from django_formula.host import config_files, daemons, ports
 from django_formula.host.commands import DeploymentError
 from django_formula.host.ports import Place
-from django_formula.proxy import domain_moves, proxies, rival, watch
-from django_formula.proxy.connection import Secure
-from django_formula.proxy.contract import Proxy
-from django_formula.release import cure, instances
+from django_formula.proxy import domain_moves, proxies, watch
+from django_formula.proxy.contract import Proxy, Server
+from django_formula.proxy.proxies import Secure
+from django_formula.release import health, instances
 from django_formula.release import http as release_http
-from django_formula.site import domains, maintenance
+from django_formula.site import domains
+from django_formula.site import sites as site_sites
 from django_formula.site.sites import Site
 from django_formula.tls import certificates
 from django_formula.untrusted.response import Bounded
@@ -52,10 +55,10 @@ def problem(site: Site, *, anew: bool = True) -> str:
         return waits
     answers: list[str | None] = [None]
     try:
-        found = [] if not anew and memory.has_no_rival() else list(map(str, rival.of_site(site)))
+        found = [] if not anew and memory.has_no_rival() else list(map(str, rivals(site)))
     except DeploymentError as error:
         return error.message
-    if not found and not maintenance.known(site):
+    if not found and not site_sites.known_maintenance(site):
         answers = list(_answers(site, proxy, time.monotonic() + _PATIENCE))
         found = list(filter(None, answers))
     if not found:
@@ -130,7 +133,7 @@ def _ask(site: Site, scheme: str, place: Place, domain: str, deadline: float) ->
     with contextlib.closing(connection):
         connection.connect()
         connection.sock = Bounded(connection.sock, deadline)
-        connection.request("GET", cure.page(site), headers=headers)
+        connection.request("GET", health.page_path(site), headers=headers)
         response = connection.getresponse()
         return response.status, response.headers.get("Location", "")
 
@@ -141,10 +144,118 @@ def _of_instance(site: Site, scheme: str, domain: str, deadline: float) -> list[
     A proxy passes some headers from trusted addresses only, and those of this host need not be, so that the page
     without the headers of its health check is right too.
     """
-    path, release, found = cure.page(site), site.current.resolve(), list[int]()
+    path, release, found = health.page_path(site), site.current.resolve(), list[int]()
     with contextlib.suppress(OSError, http.client.HTTPException):
         for headers in [site.config["health"]["headers"], {}][: 2 if site.config["health"]["headers"] else 1]:
             left = max(deadline - time.monotonic(), 0.05)
             answer = release_http.get(site, release, path, host=domain, scheme=scheme, headers=headers, timeout=left)
             found += [answer.status] if answer.status not in found else []
     return found
+
+
+# Servers of the host that answer in place of a site, by the rules of nginx or Apache, with file and line
+
+#: The addresses that stand for all.
+_ALL = ("", *ports.ALL)
+
+
+class Rival(NamedTuple):
+    """What answers in place of a site.
+
+    Attributes:
+        domain: of the site.
+        place: the address and port at which that is so; the address is empty for all.
+        server: what answers; None where the proxy has no server there.
+        own: the file that should.
+        is_included: whether the proxy reads that file.
+    """
+
+    domain: str
+    place: Place
+    server: Server | None
+    own: str
+    is_included: bool
+
+    def __str__(self) -> str:
+        host, port = self.place
+        where = f"{self.domain} on {'' if host in _ALL else f'{host} '}port {port}"
+        if not self.server:
+            return f"{where} is not served, {_left_out(self.own)}"
+        rival = f"{self.server.path}:{self.server.line}"
+        return f"{where} is answered by {rival}, {f'not by {self.own}' if self.is_included else _left_out(self.own)}"
+
+
+def _left_out(path: str) -> str:
+    return f"for the proxy's configuration does not include {path}"
+
+
+def rivals(site: Site) -> list[Rival]:
+    """Return what answers in place of a site, by the present files of its proxy.
+
+    Raises:
+        DeploymentError: the proxy does not print its configuration.
+    """
+    proxy = proxies.serving(site)
+    if not proxy:
+        return []
+    servers = watch.configuration(proxy).servers()
+    domains = [*site.config["domains"], *site.config["redirect_domains"]]
+    listens = [*site.config["proxy"]["listen"], *site.listens_tls]
+    return [
+        rival
+        for domain in domains
+        for host, port in map(ports.split, listens)
+        for rival in _at(proxy, servers, domain, host, port)
+    ]
+
+
+def _at(proxy: Proxy, servers: list[Server], domain: str, host: str, port: int) -> Iterator[Rival]:
+    """Yield what answers for a domain on a port, on an address or on all of them."""
+    own = str(proxy.enabled(domain))
+    is_included = any(server.path == own for server in servers)
+    bound = {one.host for server in servers for one in server.listens if one.port in (port, 0)}
+    seen: list[Server | None] = []
+    for one in [host] if host else sorted(bound) or [""]:
+        found = answering(proxy, servers, (one, port), domains.host(domain))
+        is_ours = is_included and found and (found.path == own or config_files.is_managed(Path(found.path)))
+        if not is_ours and found not in seen:
+            seen.append(found)
+            yield Rival(domain, (one, port), found, own, is_included)
+
+
+def answering(proxy: Proxy, servers: list[Server], place: Place, name: str) -> Server | None:
+    """Return the server that answers for a name at an address and port: one on that address hides those on all."""
+    host, port = place
+    bound = {one.host for server in servers for one in server.listens if one.port in (port, 0)}
+    family = ports.ALL[":" in host]
+    where = host if host in bound else family if family in bound else ""
+    candidates = [
+        (server, one.is_default)
+        for server in servers
+        for one in server.listens
+        if one.port in (port, 0) and one.host == where
+    ]
+    return proxy.chosen([server for server, _default in candidates], name, [default for _server, default in candidates])
+
+
+def refuse_rivals(sites: Collection[tuple[Site, list[Rival]]]) -> None:
+    """Refuse the present files of a proxy if another server would answer in place of a site.
+
+    Args:
+        sites: each with what has answered in its place before these files; the operator knows it already.
+
+    Raises:
+        DeploymentError: another server would; the message has its file and line.
+    """
+    for site, before in sites:
+        known = [rival.server for rival in before]
+        found = [rival for rival in rivals(site) if rival.server not in known]
+        if found:
+            raise DeploymentError("; ".join(map(str, found)), hint=rival_hint(found[0]))
+
+
+def rival_hint(rival: Rival) -> str:
+    """Return what to do about what answers in place of a site."""
+    if rival.is_included:
+        return "remove that server, or its name or address there, or set other domains or another proxy:listen"
+    return f"have the proxy's main file include {Path(rival.own).parent}/*"

@@ -50,7 +50,7 @@ def part(
     upcoming: bool = False,
 ) -> Files:
     """Return what a site has in those files by itself, for `together`; the arguments are those of `of_site`."""
-    own = proxy_proxies.of_site(site)
+    own = proxy_proxies.configured(site)
     files: Files = {}
     for proxy in proxy_proxies.PROXIES.values():
         files |= _present(proxy, site, facts, templates, through, upcoming) if proxy is own else _absent(proxy, site)
@@ -227,7 +227,7 @@ def refuse_in_the_way(site: Site) -> None:
     Raises:
         DeploymentError: there is such a file.
     """
-    proxy = proxy_proxies.of_site(site)
+    proxy = proxy_proxies.configured(site)
     if proxy:
         for path in (proxy.main_file(site), proxy.locations(site)):
             config_files.refuse_in_the_way(path)
@@ -241,7 +241,7 @@ def opening(site: Site, templates: Mapping[str, str]) -> Files:
 
     A release that needs https can be activated then, while the active one still gets its requests by http.
     """
-    proxy = proxy_proxies.of_site(site)
+    proxy = proxy_proxies.configured(site)
     if not site.https or not proxy or proxy_proxies.serving(site) is not proxy:
         return {}
     files: Files = {}

@@ -11,7 +11,6 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.config_files import Files
 from django_formula.host.folders import Folder
 from django_formula.host.locks import Lock
-from django_formula.proxy import connection
 from django_formula.proxy import proxies as proxy_proxies
 from django_formula.proxy.contract import Proxy
 from django_formula.site import sites
@@ -168,7 +167,7 @@ def change_certificates(texts: Mapping[Path, str]) -> None:
         serving = [
             proxy
             for proxy in proxy_proxies.PROXIES.values()
-            if any(connection.has_certificate(proxy, path.stem) for path in texts)
+            if any(proxy_proxies.has_certificate(proxy, path.stem) for path in texts)
         ]
         try:
             for proxy in serving:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 from django_formula.container import containers, images
 from django_formula.host import clock, disk, file, proc
 from django_formula.host.commands import DeploymentError
-from django_formula.process import contract, systemd
-from django_formula.release import attempt, claim, instances, releases, use, workers
-from django_formula.release.releases import Release
+from django_formula.host.locks import Lock
+from django_formula.process import contract, systemd, transient
+from django_formula.release import claim, instances, releases, workers
+from django_formula.release.releases import LOCK_OF_SCHEDULE, Release
 from django_formula.secret import secrets
 from django_formula.server import servers
 from django_formula.site.sites import Site
@@ -88,7 +90,9 @@ def clear_leftovers(site: Site) -> None:
                 log.warning("%s: %s cannot be deleted: %s", site.name, release.name, error)
                 continue
             about = {key: release.record.get(key) or "" for key in ("commit", "asked_by", "began")}
-            attempt.append(site, {"time": clock.now(), "release": release.name, "result": "interrupted", **about})
+            releases.append_attempt(
+                site, {"time": clock.now(), "release": release.name, "result": "interrupted", **about}
+            )
 
 
 def _clear_removed(site: Site) -> list[str]:
@@ -131,7 +135,7 @@ def prune(site: Site) -> list[str]:
         for release in present
         if release.record.get("state") == "held" and live and release.sequence > live.sequence
     }
-    kept |= use.names(site)
+    kept |= names_in_use(site)
     stuck: list[str] = []
     engines = images.used(site)
     finishing = [release for release in present if release.name not in kept and _has_workers_left(release)]
@@ -187,3 +191,18 @@ def _tried(what: str, delete: Callable[[], None]) -> list[str]:
     except (OSError, DeploymentError) as error:
         return [f"{what} could not be deleted: {str(error).splitlines()[0]}"]
     return []
+
+
+# Releases that commands run in that are no part of a deployment
+
+
+def names_in_use(site: Site) -> set[str]:
+    """Return the names of the releases that a schedule or a command of the command line runs in."""
+    return {*running_schedules(site).values()} | transient.releases_of_commands(site)
+
+
+def running_schedules(site: Site) -> dict[str, str]:
+    """Return the schedules whose command runs: name → the name of the release that it runs in."""
+    paths = sorted(site.schedules.glob(f"*{LOCK_OF_SCHEDULE}"))
+    holders = {path.stem: Lock(path, "", busy="", timeout="0s", hint="").holder() for path in paths}
+    return {name: text.split()[0] for name, text in holders.items() if re.match(r"\d{4,}-[0-9a-f]{12} ", text)}

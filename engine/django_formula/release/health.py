@@ -10,14 +10,125 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
+from django_formula.host import file
 from django_formula.host.commands import FRAME, DeploymentError, seconds
-from django_formula.release import cure, instances
+from django_formula.knowledge import cause, hints
 from django_formula.release import http as release_http
-from django_formula.release.cure import Finding
+from django_formula.release import instances
 from django_formula.release.http import Answer
+from django_formula.server import servers
 from django_formula.site import domains
 from django_formula.site.sites import Site
-from django_formula.untrusted.text import shown
+from django_formula.untrusted.text import in_pillar, shown
+
+#: How the hint begins where nothing is known of a cause.
+GENERAL = "correct the project, or set "
+
+
+class Finding(NamedTuple):
+    """What a health page answered.
+
+    Attributes:
+        problem: what is wrong with it; empty when it is healthy.
+        path: the path of the last request.
+        status: its status, where there is a problem with that.
+        target: the URL of a redirect that was not followed.
+        said: the short text that came with an unexpected status, as health pages report what is wrong.
+    """
+
+    problem: str
+    path: str = ""
+    status: int = 0
+    target: str = ""
+    said: str = ""
+
+
+def page_path(site: Site) -> str:
+    """Return the path of the health page, below that of the site."""
+    return f"{site.config['path'].rstrip('/')}{site.config['health']['path']}"
+
+
+def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
+    """Return what to do about the answer of a health page.
+
+    Args:
+        raised: the exception that the page raises.
+    """
+    at = site.at
+    facts = (file.read_json(release / "release.json") or {}).get("facts") or {}
+    known = cause.hint(site, raised, facts) if raised else ""
+    if known:
+        return known
+    if found.target:
+        return _of_redirect(site, facts, found)
+    if found.status == 400 and not _allows(site, facts):
+        domain = site.canonical
+        return (
+            f"ALLOWED_HOSTS is {facts['allowed_hosts']}, without {domain}: add it, or correct {at}:domains; "
+            f"the setting is {hints.setting(site, 'ALLOWED_HOSTS')}"
+        )
+    if found.status in (401, 403):
+        return (
+            f"set {at}:health:path to a page without a login, {at}:health:headers to what it requires, or "
+            f"{at}:health:status: {in_pillar([*site.config['health']['status'], found.status])}"
+        )
+    if found.status == 404:
+        above = f"/{found.path.split('/')[1]}"
+        is_below = site.config["path"] == "/" and str(facts.get("static_url", "")).startswith(f"{above}/")
+        path = (
+            f"{at}:path: {in_pillar(above)}, below which the project has its static files too, or " if is_below else ""
+        )
+        return f"the project has no page {found.path}: set {path}{at}:health:path to one that it has"
+    if found.status == 405:
+        server = f", or, where its ASGI module serves websockets only, {at}:server: {{kind: uwsgi}}"
+        is_asgi = servers.configured(site).interface(site) == "asgi"
+        return f"the project answers no GET at {found.path}: set {at}:health:path to a page{server if is_asgi else ''}"
+    if found.said:
+        return f"{GENERAL}{at}:health:path to a page that does not depend on what this one reports"
+    return f"{GENERAL}{at}:health (path, status, contains, timeout)"
+
+
+def _of_redirect(site: Site, facts: Mapping[str, Any], found: Finding) -> str:
+    """Return what to do about a redirect: to https, to http, in a circle, or to another host."""
+    at, target = site.at, urlsplit(found.target)
+    if not domains.has(site.config["domains"], target.hostname):
+        return (
+            f"add {target.hostname} to {at}:domains if it is a name of this site, correct the setting that redirects "
+            f"there, or set {at}:health:path to a page without the redirect"
+        )
+    https = facts.get("https") or {}
+    passes = f"{at}:health:headers: {in_pillar({_scheme_header(https): 'https'})}"
+    if target.scheme == "https" and site.scheme == "http":
+        setting = hints.setting(site, "SECURE_SSL_REDIRECT")
+        switch_off = f"switch SECURE_SSL_REDIRECT off ({setting}), or " if https.get("redirect") else ""
+        return (
+            f"the project redirects to https, and the site has no tls: set {at}:tls; where a proxy in front has the "
+            f"certificate, set {at}:proxy:trusted to its address and {passes}; "
+            f"or {switch_off}set {at}:health:path to a page without the redirect"
+        )
+    if found.problem.startswith("redirected to"):
+        return f"correct the project, or set {at}:health:path to a page without the redirect"
+    if https.get("redirect") and site.scheme == "https":
+        header = hints.setting(site, "SECURE_PROXY_SSL_HEADER")
+        return (
+            "SECURE_SSL_REDIRECT is on, and the project takes a request over https for one over http: set "
+            f"{header} to [HTTP_X_FORWARDED_PROTO, https], or {passes}"
+        )
+    return f"the page redirects in a circle: correct the project, or set {at}:health:path to another page"
+
+
+def _scheme_header(https: Mapping[str, Any]) -> str:
+    """Return the header by which the project recognises requests over https."""
+    name = str(https.get("header") or "HTTP_X_FORWARDED_PROTO").removeprefix("HTTP_")
+    return name.replace("_", "-").title()
+
+
+def _allows(site: Site, facts: Mapping[str, Any]) -> bool:
+    """Return whether the project's ALLOWED_HOSTS has the domain of the request, as far as it is known."""
+    domain = f".{site.canonical}"
+    hosts = facts.get("allowed_hosts", ["*"])
+    return any(host == "*" or f".{host}" == domain or (host[:1] == "." and domain.endswith(host)) for host in hosts)
+
 
 #: Seconds without a new line after which a log counts as written.
 _SETTLES = 0.4
@@ -150,7 +261,7 @@ class _Wait:
         if not problem:
             problem = f"{_timed_out(self.site)}: it is healthy, but too slow to be requested four times in a row"
         elif problem == _timed_out(self.site):
-            self._raised = self._explain(self._found.path or cure.page(self.site))
+            self._raised = self._explain(self._found.path or page_path(self.site))
             exception, log = self._raised or ("", "")
             problem = f"{problem}: {exception}" if exception else problem
         if problem.startswith(_RAISES):
@@ -161,13 +272,13 @@ class _Wait:
                 problem = f"returned 500: {exception}"
         if self._found.said and not exception:
             problem = f"{problem}: {self._found.said}"
-        path = self._found.path or cure.page(self.site)
+        path = self._found.path or page_path(self.site)
         is_page = self._found.status not in (401, 403, 404, 405) and not _OF_ROWS.search(exception)
         kind = DeploymentError if is_page else NoPage
         return kind(
             f"health check failed: GET {path} on release {self.release.name} {problem}",
             log=log or _settled_journal(self.site, self.release, self.began),
-            hint=cure.hint(self.site, self.release, self._found, exception),
+            hint=hint(self.site, self.release, self._found, exception),
         )
 
 
@@ -263,15 +374,15 @@ def _find(site: Site, release: Path, deadline: float) -> tuple[Finding, list[Ans
         answers.append(release_http.get(site, release, path, scheme=site.scheme, headers=headers, timeout=timeout))
         return answers[-1]
 
-    return look(site, at_socket, deadline, site.scheme), answers
+    return examine(site, at_socket, deadline, site.scheme), answers
 
 
 def problem(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> str:
     """Return the problem of the health page, as `look` finds it; empty when it is healthy."""
-    return look(site, get, deadline, scheme).problem
+    return examine(site, get, deadline, scheme).problem
 
 
-def look(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> Finding:
+def examine(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> Finding:
     """Request the health page; redirects on the same host are followed.
 
     Args:
@@ -280,7 +391,7 @@ def look(site: Site, get: Callable[[str, float], Answer], deadline: float, schem
         scheme: that of the requests.
     """
     health = site.config["health"]
-    path, base = cure.page(site), f"{scheme}://{site.canonical}"
+    path, base = page_path(site), f"{scheme}://{site.canonical}"
     target = urlsplit(base)
     try:
         for _hop in range(_HOPS):
@@ -296,7 +407,7 @@ def look(site: Site, get: Callable[[str, float], Answer], deadline: float, schem
             if not domains.has(site.config["domains"], target.hostname) or target.scheme != scheme:
                 return Finding(f"redirected to {target.geturl()}", path, answer.status, target.geturl())
             path = target.path + (f"?{target.query}" if target.query else "")
-        return Finding(f"redirected {_HOPS} times, last to {path}", cure.page(site), 0, target.geturl())
+        return Finding(f"redirected {_HOPS} times, last to {path}", page_path(site), 0, target.geturl())
     except TimeoutError:
         return Finding(_timed_out(site), path)
     except (OSError, http.client.HTTPException) as error:

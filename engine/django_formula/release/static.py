@@ -1,10 +1,17 @@
-"""Static files of a release: compressed once, so that nginx does not at every request."""
+"""Static files of a release: compressed once, so that nginx does not at every request; those that its pages lack."""
 
 import gzip
+import html
 import os
+import re
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from django_formula.site import domains
+from django_formula.site.sites import Site
 from django_formula.untrusted.foreign import Foreign
 
 _COMPRESSED = (
@@ -60,3 +67,77 @@ def _compress_file(path: Path, former: Foreign | None) -> None:
         with open(compressed, "xb") as file:
             file.write(smaller)
         compressed.chmod(0o644)
+
+
+# Stylesheets and scripts that pages of a release link to, or inline, and its static files lack
+
+_TAG = re.compile(r"<(?:(?P<link>link)|script)\b(?P<attributes>[^>]{0,1000})>", re.IGNORECASE)
+_URL = re.compile(r"""\b(?:href|src)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
+_STYLESHEET = re.compile(r"""\brel\s*=\s*["']?stylesheet\b""", re.IGNORECASE)
+#: Packages that write static files into pages, and only log which of them they do not find.
+INLINES = {"django-staticinline"}
+#: What the project's packages log of a static file that a page cannot have: its name.
+_LOGGED = re.compile(
+    r"""Unable to include inline static file "([^"\n]+)"|issing staticfiles manifest entry for '([^'\n]+)'"""
+)
+#: Files that a warning names, and the length of the names.
+_SHOWN, _LONGEST = 5, 200
+
+
+def page_warnings(
+    site: Site, release: Path, facts: Mapping[str, Any], body: str, name: str = "the health page"
+) -> list[str]:
+    """Return a warning with the files of STATIC_URL that a page links to and the release does not have.
+
+    Args:
+        facts: of the release: ``static_url``, ``collected``.
+        body: the page; the site controls it.
+        name: what the warning calls the page.
+    """
+    if facts.get("collected") is None or not facts.get("static_url"):
+        return []
+    names = dict.fromkeys(_names(site, facts["static_url"], body))
+    missing = [name for name in names if not os.path.isfile(release / "static" / name)]
+    return _warning(site, f"{name} links to", missing)
+
+
+def logged_warnings(site: Site, log: str) -> list[str]:
+    """Return a warning with the static files that the health page uses otherwise and its log reports as missing.
+
+    Args:
+        log: what the release logged; the site controls it.
+    """
+    names = (next(filter(None, found.groups())) for found in _LOGGED.finditer(log))
+    return _warning(site, "the health page uses", [name for name in dict.fromkeys(names) if name.isprintable()])
+
+
+def _warning(site: Site, beginning: str, names: list[str]) -> list[str]:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    text = (
+        f"{beginning} {', '.join(names[:_SHOWN])}{more}, not among the static files: have "
+        f"{site.at}:build create what is generated, or correct the names in the project"
+    )
+    return [text] if names else []
+
+
+def _names(site: Site, static_url: str, body: str) -> Iterator[str]:
+    """Yield the paths below STATIC_URL of a page's stylesheets and scripts; those in comments are not loaded."""
+    first, *rest = body.split("<!--")
+    for tag in _TAG.finditer("".join([first, *(part.partition("-->")[2] for part in rest)])):
+        url = _URL.search(tag["attributes"])
+        if not url or (tag["link"] and not _STYLESHEET.search(tag["attributes"])):
+            continue
+        name = _below(site, static_url, html.unescape(next(filter(None, url.groups()), "")))
+        if name and len(name) <= _LONGEST and name.isprintable() and ".." not in name.split("/"):
+            yield name
+
+
+def _below(site: Site, static_url: str, url: str) -> str:
+    """Return the path of a URL below STATIC_URL; empty for another one."""
+    try:
+        parts, static = urlsplit(url.strip()), urlsplit(static_url)
+    except ValueError:
+        return ""
+    name = parts.netloc.partition(":")[0]
+    is_here = not static.netloc and (not name or domains.has(site.config["domains"], name))
+    return unquote(parts.path[len(static.path) :]) if is_here and parts.path.startswith(static.path) else ""

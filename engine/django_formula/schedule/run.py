@@ -22,7 +22,6 @@ from django_formula.process.command import ProjectCommand
 from django_formula.release import releases
 from django_formula.release.releases import Release
 from django_formula.secret import secrets as secret_secrets
-from django_formula.site import maintenance as site_maintenance
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import tell
@@ -69,7 +68,7 @@ def obstacle(site: Site) -> str:
     """Return why schedules of a site do not run now, or an empty text."""
     if not releases.linked(site, site.current):
         return f"{site.name} has no active release yet"
-    maintenance = site_maintenance.known(site)
+    maintenance = sites.known_maintenance(site)
     return f"{site.name} is in maintenance since {maintenance['since']}" if maintenance else ""
 
 

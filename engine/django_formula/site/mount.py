@@ -15,7 +15,7 @@ from typing import Any
 from django_formula.host import commands, config_files, daemons, file, folders, mounts, proc, units, users
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
-from django_formula.site import media
+from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate
 from django_formula.untrusted.text import in_command, in_pillar
@@ -50,8 +50,8 @@ def unit(site: Site) -> Path:
 def problem(site: Site) -> str:
     """Return why the site cannot have its uploads on its mount; empty where it can, or is to have none."""
     try:
-        media.refuse_unmounted(site)
-        return f"{site.media} is {found}" if media.is_shared(site) and (found := _wrong_owner(site)) else ""
+        sites.refuse_unmounted_media(site)
+        return f"{site.media} is {found}" if sites.is_media_shared(site) and (found := _wrong_owner(site)) else ""
     except DeploymentError as error:
         return error.message
 
@@ -64,10 +64,10 @@ def look(site: Site) -> dict[str, str]:
             missing, or its files belong to another user.
     """
     mount, path = site.config["media"].get("mount"), unit(site)
-    if not media.is_shared(site):
+    if not sites.is_media_shared(site):
         return {}
     if not mount:
-        media.refuse_unmounted(site)
+        sites.refuse_unmounted_media(site)
         kept = {str(path): "removed: the host mounts it itself"} if _is_ours(path) else {}
         return kept | _owner_changes(site)
     _refuse_links(site)
@@ -89,7 +89,7 @@ def apply(site: Site) -> None:
     Raises:
         DeploymentError: it cannot be mounted; what was mounted before is mounted again.
     """
-    if not media.is_shared(site):
+    if not sites.is_media_shared(site):
         return
     path = unit(site)
     if site.config["media"].get("mount"):
@@ -111,7 +111,7 @@ def taken_away(site: Site) -> Iterator[None]:
     `systemctl stop`, which would stop the active release with it.
     """
     path = unit(site)
-    if media.is_shared(site) or not _is_ours(path):
+    if sites.is_media_shared(site) or not _is_ours(path):
         yield
         return
     _unmount(site, path)

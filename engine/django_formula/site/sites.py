@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from django_formula.host import commands, compiled, daemons, file, ports, users
+from django_formula.host import commands, compiled, daemons, file, ports, proc, users
 from django_formula.host import folders as host_folders
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
@@ -404,3 +404,44 @@ def read_applied(path: Path) -> dict[str, Any] | None:
     """Return the content of ``site.json``, or None if it is missing, damaged or its checksum is wrong."""
     applied = file.read_json(path, _APPLIED)
     return applied if applied and applied.get("sum") in (None, file.with_checksum(applied)["sum"]) else None
+
+
+# Whether a site is in maintenance, as its files say
+
+
+def known_maintenance(site: Site) -> dict[str, Any] | None:
+    """Return what is known of the maintenance of a site, or None where it is off.
+
+    Returns:
+        ``since``, ``by``, ``message``, ``page`` (``own``, or the path of the project's), and ``until`` if the message
+        has a time.
+    """
+    if not (site.maintenance / "on/index.html").is_file():
+        return None
+    nothing = dict.fromkeys(("since", "by", "message", "page"), "")
+    return {**nothing, **(file.read_json(site.maintenance / "on/about.json") or {})}
+
+
+# Where its uploads are: on the disk of this host, or on a mount without which they are not
+
+
+def is_media_shared(site: Site) -> bool:
+    """Return whether the site's uploads are to be on a mount."""
+    return bool(site.config["media"].get("shared"))
+
+
+def refuse_unmounted_media(site: Site) -> None:
+    """Check that the site's uploads are on a mount where the pillar says so.
+
+    Raises:
+        DeploymentError: nothing is mounted there.
+    """
+    if is_media_shared(site) and not proc.mount(site.media.top):
+        mount = site.config["media"].get("mount")
+        way = "salt-call state.apply django mounts it" if mount else "mount it, by /etc/fstab for example"
+        raise DeploymentError(
+            f"uploads of {site.name} are to be on a mount, and nothing is mounted at {site.media}"
+            + (f": {mount['device']} is missing" if mount else ""),
+            hint=f"{way}; if the hosts share no uploads: {site.at}:media: {{shared: false}}",
+            transient=True,
+        )

@@ -13,7 +13,7 @@ from typing import Any
 from django_formula.host import daemons, file, ports, proc
 from django_formula.host import units as host_units
 from django_formula.host.commands import seconds
-from django_formula.release import drain as release_drain
+from django_formula.release import instances
 from django_formula.site.sites import Site
 from django_formula.takeover import copy, supervisor, worker
 from django_formula.takeover import process as takeover_process
@@ -37,7 +37,7 @@ def drain(site: Site, plan: dict[str, Any], former: set[int]) -> list[str]:
     timeout = site.config["releases"]["drain"]
     deadline = time.monotonic() + seconds(timeout)
     for address in plan["addresses"]:
-        left = _wait_until_none(functools.partial(release_drain.connections, address), deadline)
+        left = _wait_until_none(functools.partial(instances.connections, address), deadline)
         if left:
             return [f"{left} connections to the existing deployment were still open after {timeout}, and were cut"]
     left = _wait_until_none(functools.partial(_answering, site, former), deadline) if plan["wsgi_user"] else 0

@@ -24,7 +24,6 @@ from django_formula.deploy.step_source import source
 from django_formula.deploy.step_static import static
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
-from django_formula.release import attempt as release_attempt
 from django_formula.release import claim as release_claim
 from django_formula.release import disk, releases
 from django_formula.release.releases import Release
@@ -65,7 +64,7 @@ def ready(name: str) -> dict[str, Any]:
         "release": found.name if found else "",
         "commit": found.record["commit"] if found else "",
         "older": older.record["commit"] if older else "",
-        "sequence": release_attempt.next_sequence(site),
+        "sequence": releases.next_sequence(site),
         "key": secrets.fingerprint(key) if key else "",
         "accepts": [secrets.fingerprint(other) for other in secrets.fallbacks(site)],
         "has_keys": site.config["fleet"].get("has_keys", False),

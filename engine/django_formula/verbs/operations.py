@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.backup import backups
-from django_formula.container import archive
+from django_formula.container import images
 from django_formula.deploy import database, migration, steps
 from django_formula.deploy import drift as deploy_drift
 from django_formula.deploy import rollback as deploy_rollback
@@ -26,7 +26,6 @@ from django_formula.proxy import maintenance as proxy_maintenance
 from django_formula.release import claim, instances, releases
 from django_formula.release.releases import Release
 from django_formula.secret import secrets as secret_secrets
-from django_formula.site import maintenance as site_maintenance
 from django_formula.site import sites
 from django_formula.tls import certificates, renewal
 from django_formula.verbs import attempt, schedule
@@ -245,7 +244,7 @@ def save_images(name: str, file: str) -> list[str]:
         DeploymentError: there is no active release, it is in no container, or the file cannot be written.
     """
     site = sites.find(name)
-    return archive.save(site, _live(site).path, Path(file))
+    return images.save_archive(site, _live(site).path, Path(file))
 
 
 def load_images(name: str, file: str) -> list[str]:
@@ -254,7 +253,7 @@ def load_images(name: str, file: str) -> list[str]:
     Raises:
         DeploymentError: the site has no containers, or the file cannot be read.
     """
-    return archive.load(sites.find(name), Path(file))
+    return images.load_archive(sites.find(name), Path(file))
 
 
 def migrate(name: str, asked_by: str = "django.migrate") -> dict[str, Any]:
@@ -356,7 +355,7 @@ def maintenance(name: str, switch: str, message: str, asked_by: str = "django.ma
         proxy_maintenance.on(site, message, by=asked_by)
     elif switch == "off":
         proxy_maintenance.off(site)
-    about = site_maintenance.known(site)
+    about = sites.known_maintenance(site)
     return {"maintenance": "on", **about} if about else {"maintenance": "off"}
 
 

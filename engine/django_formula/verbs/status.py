@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django_formula.container import containers
-from django_formula.database import schema as database_schema
+from django_formula.database import databases
 from django_formula.deploy import order
 from django_formula.host import clock
 from django_formula.process import command, contract
 from django_formula.proxy import maintenance, reach
-from django_formula.release import attempt as release_attempt
-from django_formula.release import instances, interpreter
+from django_formula.release import instances
+from django_formula.release import interpreter as release_interpreter
 from django_formula.release import releases as release_releases
 from django_formula.release.releases import Release
 from django_formula.server import servers
@@ -25,14 +25,14 @@ def releases(site: Site) -> list[dict[str, Any]]:
     roles = {release.name: role for role, release in (("previous", previous), ("live", live)) if release}
     present = release_releases.releases(site)
     records = [release.record for release in present if release.record]
-    has = database_schema.applied(site, records)
+    has = databases.applied_migrations(site, records)
     rows = [
         _row(attempt, state=attempt["result"], age=attempt.get("time")) for attempt in _lost_attempts(site, present)
     ]
     for release in reversed(present):
         record, role = release.record, roles.get(release.name, "")
         health = _health(release, role == "live")
-        schema = database_schema.status(record, records, has) if record else ""
+        schema = databases.schema_status(record, records, has) if record else ""
         age = record.get("live_since") or record.get("began")
         rows.append(_row({**record, "release": release.name}, role=role, age=age, health=health, schema=schema))
     return rows
@@ -59,7 +59,7 @@ def _row(record: Mapping[str, Any], *, age: str | None, **more: str) -> dict[str
 def _lost_attempts(site: Site, present: Sequence[Release]) -> list[dict[str, Any]]:
     """Return at most five attempts after the last good one that failed and have no release on disk, newest first."""
     names = {release.name for release in present}
-    return [attempt for attempt in release_attempt.failures(site) if attempt.get("release") not in names][:5]
+    return [attempt for attempt in release_releases.failed_attempts(site) if attempt.get("release") not in names][:5]
 
 
 def _failed(site: Site, present: Sequence[Release], live: Release | None) -> list[Release]:
@@ -67,8 +67,8 @@ def _failed(site: Site, present: Sequence[Release], live: Release | None) -> lis
     found = [r for r in present if r.record.get("state") == "failed" and (not live or r.sequence > live.sequence)]
     if not found:
         return []
-    since = {attempt.get("release") for attempt in release_attempt.failures(site)}
-    before = {attempt.get("release") for attempt in release_attempt.attempts(site)} - since
+    since = {attempt.get("release") for attempt in release_releases.failed_attempts(site)}
+    before = {attempt.get("release") for attempt in release_releases.attempts(site)} - since
     return [release for release in found if release.name not in before]
 
 
@@ -110,13 +110,15 @@ def status(site: Site) -> dict[str, Any]:
         "live_since": live.record.get("live_since", "") if live else "",
         "running": live is not None and instances.is_running(site, live.path),
         "server": _server(live) if live else "",
-        "schema": database_schema.status(live.record, records, database_schema.applied(site, records)) if live else "",
+        "schema": databases.schema_status(live.record, records, databases.applied_migrations(site, records))
+        if live
+        else "",
         "held_back": ", ".join(r.name for r in present if r.record.get("state") == "held"),
         "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
         "maintenance": maintenance.summary(site),
         "unreached": reach.problem(site) if live else "",
-        "interpreter": interpreter.problem(live) if live else "",
+        "interpreter": release_interpreter.problem(live) if live else "",
         **verbs_workers.status(site, live),
         "stores": setup.summary(site),
         **_container(live),

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import clock, memory, proc
+from django_formula.host import clock, proc
 from django_formula.host.commands import DeploymentError
 from django_formula.kind import kinds
 from django_formula.process import contract
@@ -47,7 +47,7 @@ def _row(site: Site, release: Path, name: str, state: State | None, does: str = 
         "done": state.done if state and pid else None,
         "tasks": _named(state) if pid else "",
         "pid": pid,
-        "memory": f"{memory.of_tree(pid) >> 20} MB" if pid else "",
+        "memory": f"{proc.memory_of_tree(pid) >> 20} MB" if pid else "",
         "age": _age(pid) if pid else "",
     }
 

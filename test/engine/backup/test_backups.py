@@ -15,7 +15,6 @@ from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.proxy import maintenance as proxy_maintenance
 from django_formula.release import releases
-from django_formula.site import maintenance as site_maintenance
 from django_formula.site import sites
 from django_formula.verbs import backup as verbs_backup
 from django_formula.verbs import operations
@@ -51,7 +50,7 @@ def site(world, monkeypatch):
     monkeypatch.setattr(proxy_maintenance, "on", on)
     monkeypatch.setattr(proxy_maintenance, "off", lambda site: (site.root / "maintenance/on").unlink())
     about = {"by": "django.restore"}
-    monkeypatch.setattr(site_maintenance, "known", lambda site: about if _page(site).exists() else None)
+    monkeypatch.setattr(sites, "known_maintenance", lambda site: about if _page(site).exists() else None)
     return world.site
 
 
@@ -302,7 +301,7 @@ def test_restore_exchanges_databases(world, site, clock):
     assert world.server.databases[kept]["rows"]["public.guestbook_entry"] == 5
     assert answer["kept"] == {"default": kept} and kept in answer["note"]
     assert answer["rows"] == {"default": {"public.guestbook_entry": "5 before, 3 now"}}
-    assert world.server.swapped == [("blog", True)] and not site_maintenance.known(site)
+    assert world.server.swapped == [("blog", True)] and not sites.known_maintenance(site)
     assert backups.overview(site)[0]["verified"] == "2026-03-01T13:00:00Z"
     world.check()
 
@@ -312,7 +311,7 @@ def test_maintenance_stays_on_after_restore(site, clock):
     proxy_maintenance.on(site, by="Ada")
     clock()
     verbs_backup.restore("blog")
-    assert site_maintenance.known(site)
+    assert sites.known_maintenance(site)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +362,7 @@ def test_failed_restore_changes_nothing(world, site, clock, breaks, message):
     assert error.value.hint.endswith(f"{world.live} still runs")
     assert set(world.server.databases) == {"blog"}
     assert world.server.databases["blog"]["rows"]["public.guestbook_entry"] == 5
-    assert not site_maintenance.known(site) and backups.overview(site)[0]["verified"] == ""
+    assert not sites.known_maintenance(site) and backups.overview(site)[0]["verified"] == ""
     world.check()
 
 
@@ -380,7 +379,7 @@ def test_databases_exchanged_all_or_none(world, site, clock):
     clock()
     with pytest.raises(DeploymentError, match="the server says no"):
         verbs_backup.restore("blog")
-    assert set(world.server.databases) == {"blog", "m"} and not site_maintenance.known(site)
+    assert set(world.server.databases) == {"blog", "m"} and not sites.known_maintenance(site)
     assert all("public.new" in database["rows"] for database in world.server.databases.values())
     world.server.fails.clear()
     answer = verbs_backup.restore("blog", f"metrics-20260301T120000Z-{world.live}.dump")
@@ -395,7 +394,7 @@ def test_maintenance_stays_when_restored_site_fails(world, site, clock):
         verbs_backup.restore("blog")
     told = "the backup is restored; the former databases are in blog_before_20260301t130000"
     assert told in error.value.hint and "salt-call django.maintenance blog off" in error.value.hint
-    assert site_maintenance.known(site) and world.server.databases["blog"]["rows"] == ROWS
+    assert sites.known_maintenance(site) and world.server.databases["blog"]["rows"] == ROWS
 
 
 def test_restore_with_rollback_activates_former_release(world, site, pending, clock):
@@ -404,7 +403,7 @@ def test_restore_with_rollback_activates_former_release(world, site, pending, cl
     world.apply()
     clock()
     answer = verbs_backup.restore("blog", rollback=True)
-    assert world.live == answer["release"] == before and not site_maintenance.known(site)
+    assert world.live == answer["release"] == before and not sites.known_maintenance(site)
     world.check()
     assert world.apply() == {}
 

@@ -9,8 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from django_formula.container import base, containers, host
+from django_formula.container import base, containers
 from django_formula.container import engine as container_engine
+from django_formula.container import host as container_host
 from django_formula.container import images as container_images
 from django_formula.container import unit as container_unit
 from django_formula.container.containers import Container
@@ -557,20 +558,20 @@ def docker_host(monkeypatch, *, live_restore="true", members=(), ports=()):
     answers = {"info": live_restore, "ps": "\n".join(json.dumps({"Names": n, "Ports": p}) for n, p in ports)}
     monkeypatch.setattr(container_engine.Engine, "run", lambda _engine, command, *_rest, **_how: answers[command])
     group = grp.struct_group(("docker", "x", 999, list(members)))
-    monkeypatch.setattr(host.grp, "getgrnam", lambda _name: group)
+    monkeypatch.setattr(container_host.grp, "getgrnam", lambda _name: group)
     users = [pwd.struct_passwd((name, "x", 1000, gid, "", "/", "")) for name, gid in (("ray", 1000), ("deploy", 999))]
-    monkeypatch.setattr(host.pwd, "getpwall", lambda: users[: 2 if members else 1])
+    monkeypatch.setattr(container_host.pwd, "getpwall", lambda: users[: 2 if members else 1])
 
 
 def test_a_sound_docker_has_no_warning(make_site, monkeypatch):
     docker_host(monkeypatch, ports=[("db", "127.0.0.1:5432->5432/tcp, [::1]:5432->5432/tcp"), ("blog", "")])
-    assert host.warnings(make_site(container={"engine": "docker"})) == []
+    assert container_host.warnings(make_site(container={"engine": "docker"})) == []
 
 
 def test_what_is_weak_about_docker_is_reported(make_site, monkeypatch):
     ports = [("web", "0.0.0.0:8080->80/tcp, :::8080->80/tcp"), ("db", "127.0.0.1:5432->5432/tcp")]
     docker_host(monkeypatch, live_restore="false", members=["ray"], ports=ports)
-    restart, group, firewall = host.warnings(make_site(container={"engine": "docker"}))
+    restart, group, firewall = container_host.warnings(make_site(container={"engine": "docker"}))
     assert restart.startswith("Docker runs without live-restore")
     assert "root on this host: deploy, ray;" in group
     assert "past the firewall of this host: 8080 (web);" in firewall
@@ -578,7 +579,7 @@ def test_what_is_weak_about_docker_is_reported(make_site, monkeypatch):
 
 def test_podman_has_no_warning_of_docker(site, monkeypatch):
     docker_host(monkeypatch, live_restore="false", members=["ray"])
-    assert host.warnings(site) == []
+    assert container_host.warnings(site) == []
 
 
 def test_a_docker_that_does_not_answer_is_a_warning_and_no_failure(make_site, monkeypatch):
@@ -586,7 +587,7 @@ def test_a_docker_that_does_not_answer_is_a_warning_and_no_failure(make_site, mo
         raise DeploymentError("querying Docker failed (exit 1)")
 
     monkeypatch.setattr(container_engine.Engine, "run", failing)
-    (told,) = host.warnings(make_site(container={"engine": "docker"}))
+    (told,) = container_host.warnings(make_site(container={"engine": "docker"}))
     assert told == "Docker's configuration could not be read: querying Docker failed (exit 1)"
 
 

@@ -10,7 +10,6 @@ import threading
 import pytest
 from django_formula.container import containers, file, registry
 from django_formula.container import dockerfile as container_dockerfile
-from django_formula.container import instruction as container_instruction
 from django_formula.container.engine import ENGINES
 from django_formula.deploy import step_build
 from django_formula.host import commands
@@ -89,7 +88,7 @@ class Played:
 
 
 def test_instructions_have_the_number_of_their_first_line():
-    found = list(container_instruction.instructions(DOCKERFILE))
+    found = list(container_dockerfile.instructions(DOCKERFILE))
     assert [one.line for one in found] == [2, 4, 7, 9, 12]
     assert found[1].text == "RUN apt-get update && apt-get install -y libpq5"
     assert found[2].text == "COPY --chown=1:1 requirements.txt /app/"

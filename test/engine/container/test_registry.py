@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from django_formula.container import archive, base, containers
+from django_formula.container import base, containers
 from django_formula.container import file as container_file
 from django_formula.container import images as container_images
 from django_formula.container import registry as container_registry
@@ -382,15 +382,15 @@ def test_an_archive_has_the_virtualenv_under_a_name_that_waits_for_its_release(
     engine.images[own] = {PATH: str(site.virtualenvs / "abc")}
     monkeypatch.setattr(containers, "of_release", lambda _release: container)
     monkeypatch.setattr(containers, "of_site", lambda _site: engine)
-    monkeypatch.setattr(archive.folders, "refuse_unsafe_parents", lambda _path: None)
-    assert archive.save(site, release, tmp_path / "a.tar") == [carried]
+    monkeypatch.setattr(container_images.folders, "refuse_unsafe_parents", lambda _path: None)
+    assert container_images.save_archive(site, release, tmp_path / "a.tar") == [carried]
     assert ("save", "--output", str(tmp_path / "a.tar"), carried) in engine.ran and [*engine.images] == [own]
     assert stat.S_IMODE(os.stat(tmp_path / "a.tar").st_mode) == 0o600
     with pytest.raises(DeploymentError, match=r"a\.tar exists"):
-        archive.save(site, release, tmp_path / "a.tar")
+        container_images.save_archive(site, release, tmp_path / "a.tar")
     site.virtualenvs.mkdir(parents=True, exist_ok=True)
     engine.images[carried] = engine.images.pop(own)
-    assert archive.load(site, tmp_path / "a.tar") == [carried]
+    assert container_images.load_archive(site, tmp_path / "a.tar") == [carried]
     assert image.taken(site, "abc") == "loaded" and [*engine.images] == [own]
 
 
@@ -399,8 +399,8 @@ def test_the_image_of_a_dockerfile_is_taken_from_an_archive_by_its_commit(site_w
     container = containers.Container(engine, "x", OWN, (), "Dockerfile")
     engine.images[OWN] = {}
     monkeypatch.setattr(containers, "of_release", lambda _release: container)
-    monkeypatch.setattr(archive.folders, "refuse_unsafe_parents", lambda _path: None)
-    (carried,) = archive.save(site, release, tmp_path / "a.tar")
+    monkeypatch.setattr(container_images.folders, "refuse_unsafe_parents", lambda _path: None)
+    (carried,) = container_images.save_archive(site, release, tmp_path / "a.tar")
     assert carried.startswith(f"localhost/django/blog-carried:{COMMIT[:12]}-") and [*engine.images] == [OWN]
     engine.images.clear()
     engine.images[carried] = {}
@@ -416,10 +416,10 @@ def test_an_archive_where_others_may_write_is_refused(site_with, engine, monkeyp
     def refuse(path):
         raise DeploymentError(f"{path} cannot be used: users other than root may write to /tmp", hint="chmod go-w /tmp")
 
-    monkeypatch.setattr(archive.folders, "refuse_unsafe_parents", refuse)
+    monkeypatch.setattr(container_images.folders, "refuse_unsafe_parents", refuse)
     with pytest.raises(DeploymentError, match="users other than root may write to /tmp") as caught:
-        archive.load(site, Path("/tmp/blog.tar"))
+        container_images.load_archive(site, Path("/tmp/blog.tar"))
     assert caught.value.hint == "name a file in a folder that only root may write to"
     with pytest.raises(DeploymentError, match="is no absolute path"):
-        archive.load(site, Path("blog.tar"))
+        container_images.load_archive(site, Path("blog.tar"))
     assert engine.ran == []

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from django_formula.database import mariadb, setup, verifier
+from django_formula.database import engines, mariadb, setup
 from django_formula.database.server import ManagedDatabase
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
@@ -16,7 +16,7 @@ SOCKET = {"access": 0, "plugin": "unix_socket", "authentication_string": ""}
 BY_PASSWORD = {
     "access": 0,
     "plugin": "mysql_native_password",
-    "authentication_string": verifier.mariadb("sesame 'open'"),
+    "authentication_string": engines.mariadb_verifier("sesame 'open'"),
 }
 NEW = {
     "database my_blog": "CREATE DATABASE `my_blog` CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_520_ci "
@@ -109,11 +109,11 @@ def test_hint_for_another_login_is_accepted_by_the_pillar(has):
 
 
 def test_password_sent_as_hash():
-    assert verifier.mariadb("password") == "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
+    assert engines.mariadb_verifier("password") == "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
     has = answer({"blog": BY_PASSWORD}, OURS, GRANTS)
     assert MARIADB.pending_changes([WITH_PASSWORD], has) == []
     (changed,) = MARIADB.pending_changes([WITH_PASSWORD._replace(password="other")], has)
-    kept = verifier.mariadb("other")
+    kept = engines.mariadb_verifier("other")
     assert (changed.item, changed.action) == ("user blog", "password changed")
     assert changed.statements == [f"ALTER USER 'blog'@'localhost' IDENTIFIED VIA mysql_native_password USING '{kept}';"]
 
@@ -122,10 +122,10 @@ def test_new_password_added_to_active_one():
     has = answer({"blog": BY_PASSWORD}, OURS, GRANTS)
     new = WITH_PASSWORD._replace(has_active_release=True, password="new")
     (added,) = MARIADB.pending_changes([new], has)
-    ways = [f"mysql_native_password USING '{verifier.mariadb(text)}'" for text in ("new", "sesame 'open'")]
+    ways = [f"mysql_native_password USING '{engines.mariadb_verifier(text)}'" for text in ("new", "sesame 'open'")]
     assert (added.item, added.action) == ("user blog", "password added")
     assert added.statements == [f"ALTER USER 'blog'@'localhost' IDENTIFIED VIA {' OR '.join(ways)};"]
-    second = {"plugin": "mysql_native_password", "authentication_string": verifier.mariadb("new")}
+    second = {"plugin": "mysql_native_password", "authentication_string": engines.mariadb_verifier("new")}
     has["users"]["blog"] = {**BY_PASSWORD, "auth_or": [second, {}]}
     assert (
         MARIADB.pending_changes([new], has)

@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from django_formula.database import postgres, setup
-from django_formula.database import verifier as database_verifier
+from django_formula.database import engines, postgres, setup
 from django_formula.database.server import ManagedDatabase
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
@@ -140,9 +139,9 @@ def test_item_of_another_owner_refused(has, managed, told):
 def test_password_sent_as_hash():
     (new, _database) = POSTGRESQL.pending_changes([WITH_PASSWORD], answer())
     assert PASSWORD not in str(new) and "PASSWORD 'SCRAM-SHA-256$4096:" in new.statements[0]
-    kept = database_verifier.postgres(PASSWORD)
+    kept = engines.postgres_verifier(PASSWORD)
     assert not POSTGRESQL.pending_changes([WITH_PASSWORD], answer({"blog": role(verifier=kept)}, {"blog": database()}))
-    other = answer({"blog": role(verifier=database_verifier.postgres("other"))}, {"blog": database()})
+    other = answer({"blog": role(verifier=engines.postgres_verifier("other"))}, {"blog": database()})
     (changed,) = POSTGRESQL.pending_changes([WITH_PASSWORD], other)
     assert (changed.item, changed.action) == ("role blog", "password changed")
     assert changed.statements[0].startswith('ALTER ROLE "blog" PASSWORD \'SCRAM-SHA-256$')
@@ -154,11 +153,11 @@ def test_verifier_equals_that_of_postgresql():
         "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="
         ":wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
     )
-    assert database_verifier.postgres("pencil", b"[m\x99h\x9d\x125\x8e\xec\xa0K\x14\x126\xfa\x81") == made
-    assert database_verifier.is_of(made, "pencil", "blog") and not database_verifier.is_of(made, "pen", "blog")
-    assert database_verifier.is_of("md5", "x", "blog") is False
-    assert database_verifier.is_of("md5dcfc1c3638fb838ce4c701460fa35511", "pencil", "vm")
-    assert not database_verifier.is_of("md5dcfc1c3638fb838ce4c701460fa35511", "pencil", "blog")
+    assert engines.postgres_verifier("pencil", b"[m\x99h\x9d\x125\x8e\xec\xa0K\x14\x126\xfa\x81") == made
+    assert engines.is_verifier_of(made, "pencil", "blog") and not engines.is_verifier_of(made, "pen", "blog")
+    assert engines.is_verifier_of("md5", "x", "blog") is False
+    assert engines.is_verifier_of("md5dcfc1c3638fb838ce4c701460fa35511", "pencil", "vm")
+    assert not engines.is_verifier_of("md5dcfc1c3638fb838ce4c701460fa35511", "pencil", "blog")
 
 
 def test_login_of_another_name_mapped_in_server_files():
@@ -196,13 +195,13 @@ def test_former_login_authenticated_until_role_is_dropped():
 
 def test_password_required_over_socket():
     managed = BLOG._replace(password=PASSWORD)
-    has = answer({"blog": role(verifier=database_verifier.postgres(PASSWORD))}, {"blog": database()})
+    has = answer({"blog": role(verifier=engines.postgres_verifier(PASSWORD))}, {"blog": database()})
     (hba,) = POSTGRESQL.pending_changes([managed], has)
     assert 'local all "blog" scram-sha-256\n' in next(iter(hba.files.values()))
 
 
 def test_authentication_of_active_release_kept_and_new_login_made():
-    live, kept = WITH_PASSWORD._replace(has_active_release=True), database_verifier.postgres("former")
+    live, kept = WITH_PASSWORD._replace(has_active_release=True), engines.postgres_verifier("former")
     has = answer({"blog": role(verifier=kept)}, {"blog": database()})
     by_socket = BLOG._replace(has_active_release=True, password=PASSWORD)
     with pytest.raises(DeploymentError, match="the login blog cannot be changed: the active release uses it") as error:
@@ -216,14 +215,14 @@ def test_authentication_of_active_release_kept_and_new_login_made():
     assert member.statements == [
         'BEGIN; GRANT "blog" TO "blog2"; ALTER ROLE "blog2" IN DATABASE "blog" SET role = \'blog\'; COMMIT;'
     ]
-    has["roles"]["blog2"] = role(verifier=database_verifier.postgres(PASSWORD), member_of=["blog"])
+    has["roles"]["blog2"] = role(verifier=engines.postgres_verifier(PASSWORD), member_of=["blog"])
     assert [change.item for change in POSTGRESQL.pending_changes([second], has)] == ["membership of blog2"]
     has["databases"]["blog"]["acts_as"] = {"blog2": "role=blog"}
     assert POSTGRESQL.pending_changes([second], has) == []
 
 
 def test_new_password_comes_with_other_login():
-    former, new = (database_verifier.postgres(text) for text in ("former", PASSWORD))
+    former, new = (engines.postgres_verifier(text) for text in ("former", PASSWORD))
     managed = WITH_PASSWORD._replace(has_active_release=True)
     has = answer({"blog": role(verifier=former)}, {"blog": database()})
     assert POSTGRESQL.login(managed, has) == "blog_2"
@@ -250,7 +249,7 @@ def test_new_password_comes_with_other_login():
 def test_second_login_refused_when_another_database_uses_it():
     managed = WITH_PASSWORD._replace(has_active_release=True, is_password_active=True)
     metrics = managed._replace(alias="metrics", database="metrics", user="blog_2", other_user="blog_2_2")
-    kept = database_verifier.postgres(PASSWORD)
+    kept = engines.postgres_verifier(PASSWORD)
     databases = {"blog": database(), "metrics": database(owner="blog_2")}
     has = answer({"blog": role(verifier=kept), "blog_2": role(verifier=kept)}, databases)
     assert POSTGRESQL.pending_changes([managed, metrics], has) == []
@@ -269,7 +268,7 @@ def test_both_logins_authenticated_over_socket():
     hba = POSTGRESQL.pending_changes([managed], new)[-1]
     text = next(iter(hba.files.values()))
     assert 'local all "blog" scram-sha-256\nlocal all "blog_2" scram-sha-256\n' in text
-    has = answer({"blog": role(verifier=database_verifier.postgres("former"))}, {"blog": database()}, hba=text)
+    has = answer({"blog": role(verifier=engines.postgres_verifier("former"))}, {"blog": database()}, hba=text)
     second = managed._replace(user="blog_2", other_user="blog")
     assert [change.item for change in POSTGRESQL.pending_changes([second], has)] == [
         "role blog_2",

@@ -2,7 +2,7 @@ import contextlib
 import sqlite3
 
 import pytest
-from django_formula.database import schema
+from django_formula.database import databases
 
 
 def record(number, applied, pending=(), **more):
@@ -12,8 +12,8 @@ def record(number, applied, pending=(), **more):
 
 def fits(site, *records):
     """What is said of each release."""
-    has = schema.applied(site, records)
-    return [schema.status(one, records, has) for one in records]
+    has = databases.applied_migrations(site, records)
+    return [databases.schema_status(one, records, has) for one in records]
 
 
 SCHEMA = {

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from django_formula.database import setup, verifier
+from django_formula.database import engines, setup
 from django_formula.deploy import secret as deploy_secret
 from django_formula.deploy import steps
 from django_formula.host import commands
@@ -55,7 +55,7 @@ class Server:
 
     def lets_in(self, login):
         user, password = login
-        return verifier.is_of(self.roles.get(user, {}).get("verifier") or "", password, user)
+        return engines.is_verifier_of(self.roles.get(user, {}).get("verifier") or "", password, user)
 
 
 @pytest.fixture

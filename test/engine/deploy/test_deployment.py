@@ -15,7 +15,6 @@ from django_formula.host import folders as host_folders
 from django_formula.host.commands import DeploymentError
 from django_formula.process import systemd
 from django_formula.proxy import ports as proxy_ports
-from django_formula.release import attempt as release_attempt
 from django_formula.release import disk, health, instances, releases
 from django_formula.secret import secrets
 from django_formula.server import uwsgi
@@ -1047,12 +1046,12 @@ def test_which_releases_are_left_over(world, state):
 def test_a_number_is_never_given_twice(world):
     world.apply()
     site = world.site
-    assert release_attempt.next_sequence(site) == 2
+    assert releases.next_sequence(site) == 2
     site.deploys.write_text('{"release": "0041-aaaaaaaaaaaa"}\ntorn {"release": "12')
-    assert release_attempt.next_sequence(site) == 42
+    assert releases.next_sequence(site) == 42
     (site.releases / "9999-bbbbbbbbbbbb").mkdir()
     (site.releases / "lost+found").mkdir()
-    assert release_attempt.next_sequence(site) == 10000
+    assert releases.next_sequence(site) == 10000
     world.push("two")
     world.apply()
     assert world.live == f"10000-{TWO[:12]}"
@@ -1125,7 +1124,7 @@ def test_owners_and_modes_of_a_release(world, monkeypatch):
 
 
 def attempts(world):
-    return [(line["release"], line["result"], line.get("step")) for line in release_attempt.attempts(world.site)]
+    return [(line["release"], line["result"], line.get("step")) for line in releases.attempts(world.site)]
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
@@ -1142,7 +1141,7 @@ def test_what_fails_before_there_is_a_release_is_written_down(world, first):
         assert attempts(world) == before
         with pytest.raises(DeploymentError):
             world.apply(test=True)
-    last = release_attempt.attempts(world.site)[-1]
+    last = releases.attempts(world.site)[-1]
     assert last["error"] == "asking for **********: there is no such branch" and last["asked_by"] == "a test"
     assert last["seconds"] >= 0 and last["commit"] == ""
 
@@ -1198,7 +1197,7 @@ def test_a_deployment_that_was_killed_is_written_down_by_the_next(world, monkeyp
     assert not world.site.deploys.exists()
     world.apply()
     assert attempts(world) == [(f"0001-{ONE[:12]}", "interrupted", None), (f"0002-{ONE[:12]}", "released", None)]
-    assert release_attempt.attempts(world.site)[0].items() >= {"commit": ONE, "asked_by": "a test"}.items()
+    assert releases.attempts(world.site)[0].items() >= {"commit": ONE, "asked_by": "a test"}.items()
 
 
 def test_a_deployment_that_was_killed_after_the_switch_is_written_down_by_the_next(world, monkeypatch):

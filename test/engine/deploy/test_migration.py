@@ -9,7 +9,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.project import ask, program
 from django_formula.proxy import maintenance as proxy_maintenance
 from django_formula.release import releases
-from django_formula.site import maintenance as site_maintenance
+from django_formula.site import sites
 from django_formula.verbs import operations as verbs_operations
 from world import commit
 
@@ -412,7 +412,7 @@ def closing(one, monkeypatch):
     migrate, one.seen, one.stops = program.migrate, [], None
 
     def watched(site, *arguments):
-        one.seen.append((site_maintenance.known(site) or {}).get("by"))
+        one.seen.append((sites.known_maintenance(site) or {}).get("by"))
         if one.stops:
             raise one.stops
         return migrate(site, *arguments)
@@ -426,7 +426,7 @@ CLOSED = f"a migration that {ONE} cannot run with"
 
 def test_the_site_is_closed_for_a_migration(closing):
     changes = closing.apply()
-    assert closing.seen == [CLOSED] and closing.live == TWO and site_maintenance.known(closing.site) is None
+    assert closing.seen == [CLOSED] and closing.live == TWO and sites.known_maintenance(closing.site) is None
     assert changes["live"].pop("receipt")
     assert changes["live"] == {"live": {"old": ONE, "new": TWO}, "maintenance": "off"}
     closing.check()
@@ -449,14 +449,14 @@ def test_the_site_is_not_closed_for_what_is_safe(closing):
 def test_maintenance_switched_on_by_an_operator_stays_on(closing):
     proxy_maintenance.on(closing.site, "back soon", by="Ada")
     closing.apply()
-    assert closing.seen == ["Ada"] and site_maintenance.known(closing.site)["by"] == "Ada"
+    assert closing.seen == ["Ada"] and sites.known_maintenance(closing.site)["by"] == "Ada"
 
 
 def test_a_migration_that_fails_and_has_left_nothing(closing):
     closing.stops = DeploymentError("it does not balance")
     with pytest.raises(DeploymentError, match=f"it does not balance\n{ONE} still runs"):
         closing.apply()
-    assert closing.seen == [CLOSED] and site_maintenance.known(closing.site) is None
+    assert closing.seen == [CLOSED] and sites.known_maintenance(closing.site) is None
 
 
 @pytest.mark.parametrize("where", ["migration", "instance"])
@@ -469,29 +469,29 @@ def test_the_site_stays_closed_where_the_live_release_cannot_live_with_it(closin
     with pytest.raises(DeploymentError) as error:
         closing.apply()
     assert "visitors get the maintenance page" in error.value.hint and closing.live == ONE
-    assert site_maintenance.known(closing.site)["by"] == CLOSED
+    assert sites.known_maintenance(closing.site)["by"] == CLOSED
     facts = releases.Release(closing.site, TWO).facts["migrations"]["default"]
     assert where == "instance" or facts == {"applied": ["blog.0001", "blog.0002_gone"], "pending": []}
     closing.push("one")
-    assert closing.apply() == {} and site_maintenance.known(closing.site)
+    assert closing.apply() == {} and sites.known_maintenance(closing.site)
     closing.stops, closing.fails = DeploymentError("nor does it now"), {}
     closing.push("next")
     with pytest.raises(DeploymentError, match="nor does it now"):
         closing.apply()
-    assert site_maintenance.known(closing.site)["by"] == CLOSED
+    assert sites.known_maintenance(closing.site)["by"] == CLOSED
     closing.stops = None
     closing.push("three")
     closing.answers["migrations"] = {"default": {"applied": ["blog.0001", "blog.0002_gone"], "pending": []}}
     del closing.answers["schema"]
     closing.apply()
-    assert closing.live.endswith(commit("three")[:12]) and site_maintenance.known(closing.site) is None
+    assert closing.live.endswith(commit("three")[:12]) and sites.known_maintenance(closing.site) is None
 
 
 def test_a_deployment_that_was_killed_before_it_opened_the_site(closing):
     closing.apply()
     proxy_maintenance.on(closing.site, by=CLOSED)
     assert closing.apply() == {"live": {"maintenance": "off"}}
-    assert closing.apply() == {} and site_maintenance.known(closing.site) is None
+    assert closing.apply() == {} and sites.known_maintenance(closing.site) is None
 
 
 def test_the_backup_that_has_what_is_gone(went):

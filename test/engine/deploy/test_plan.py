@@ -10,7 +10,7 @@ from django_formula.deploy import preflight as deploy_preflight
 from django_formula.deploy import steps
 from django_formula.host import commands, file, proc
 from django_formula.host.commands import DeploymentError
-from django_formula.release import attempt, releases
+from django_formula.release import releases
 from django_formula.secret import secrets
 from django_formula.source import commits
 from specimen import ROOT
@@ -56,7 +56,7 @@ def test_a_plan_of_a_new_commit(pushed):
     assert not plan.keys() & {"packages", "migrations", "settings", "rendered", "refused", "warnings", "not known"}
     assert snapshot(pushed) == before and pushed.live == ONE
     pushed.check()
-    assert len(attempt.attempts(pushed.site)) == 1
+    assert len(releases.attempts(pushed.site)) == 1
     ran = [" ".join(argv) for argv in pushed.commands if argv[0] == "systemd-run"]
     assert len(ran) == 3 and all(f"--unit=django-blog-plan-{os.getpid()}.service" in line for line in ran)
     assert not any("compress" in line or "django-blog-task" in line for line in ran)

@@ -11,7 +11,7 @@ from django_formula.host.disk import Space
 from django_formula.process import systemd
 from django_formula.proxy import maintenance, nginx
 from django_formula.release import health, instances
-from django_formula.release.cure import Finding
+from django_formula.release.health import Finding
 from django_formula.server import mod_wsgi
 from django_formula.verbs import operations
 from world import commit
@@ -79,7 +79,7 @@ def test_a_disk_has_room_for_two_releases(two, monkeypatch, left, requirements, 
     monkeypatch.setattr(disk, "free", lambda path: left)
     if requirements:
         monkeypatch.setattr(
-            "django_formula.source.history.difference",
+            "django_formula.source.commits.commit_difference",
             lambda site, old, new: {"files": 1, "requirements": {"requirements.txt": "+x"}},
         )
     if flag is None:

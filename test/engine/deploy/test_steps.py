@@ -20,7 +20,7 @@ from django_formula.process import build_user
 from django_formula.project import page
 from django_formula.project import program as project_program
 from django_formula.proxy import nginx
-from django_formula.release import drain, health, instances
+from django_formula.release import health, instances
 from django_formula.release import static as release_static
 from django_formula.site import sites
 from django_formula.source import commits, mirror
@@ -986,7 +986,7 @@ def test_a_live_release_whose_record_is_torn_is_left_as_any_other(world, monkeyp
 def test_cut_connections_give_a_warning(world, monkeypatch):
     world.apply()
     world.push("two")
-    monkeypatch.setattr(drain, "drain", lambda site, release: 3)
+    monkeypatch.setattr(instances, "drain", lambda site, release: 3)
     world.apply()
     assert world.last.warnings == ["3 connections were still open after 30s, and were cut"]
 

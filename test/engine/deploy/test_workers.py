@@ -21,7 +21,7 @@ from django_formula.proxy import maintenance as proxy_maintenance
 from django_formula.release import releases
 from django_formula.release import workers as release_workers
 from django_formula.release.workers import SwitchLock
-from django_formula.site import maintenance as site_maintenance
+from django_formula.site import sites
 from django_formula.verbs import operations, terminal
 from django_formula.worker import workers as worker_workers
 from world import commit
@@ -122,7 +122,7 @@ def test_rollback_exchanges_the_workers(one):
 def test_tasks_do_not_wait_for_open_connections(one, monkeypatch):
     taking = []
     monkeypatch.setattr(
-        switch.release_drain,
+        switch.instances,
         "drain",
         lambda site, path: (time.sleep(0.5), taking.append(one.fetching()), 1)[2] if path.name == ONE else 0,
     )
@@ -140,7 +140,7 @@ def test_release_that_fails_while_connections_are_drained_is_held_again(one, mon
         time.sleep(0.5)
         return 0
 
-    monkeypatch.setattr(switch.release_drain, "drain", fails_late)
+    monkeypatch.setattr(switch.instances, "drain", fails_late)
     with pytest.raises(DeploymentError, match=f"{ONE} is live again"):
         one.apply()
     assert one.seen[1:] == [(set(), set()), (set(), set())] and one.fetching() == units(ONE)
@@ -290,7 +290,7 @@ def test_workers_wait_behind_the_maintenance_page_of_an_operator_too(breaking):
     proxy_maintenance.on(breaking.site, "back soon", by="Ada")
     breaking.apply()
     assert breaking.during == [set()] and breaking.fetching() == units(TWO)
-    assert site_maintenance.known(breaking.site)["by"] == "Ada"
+    assert sites.known_maintenance(breaking.site)["by"] == "Ada"
 
 
 def test_workers_go_on_after_a_migration_that_has_left_nothing(breaking):

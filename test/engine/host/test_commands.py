@@ -11,7 +11,6 @@ from unittest.mock import Mock
 
 import pytest
 from django_formula.host import commands
-from django_formula.host import output as host_output
 from django_formula.host.commands import Command, DeploymentError, _Progress, redact, run, seconds
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="left out: another identity is taken, which needs root")
@@ -326,7 +325,7 @@ def test_only_the_end_of_long_output_is_kept():
     before = resident()
     script = "yes begin | head -c 50000000; echo end; yes begin | head -c 50000000 >&2; echo err >&2"
     printed = run(["sh", "-c", script], doing="testing", only_the_end=True, errors_too=True)
-    assert len(printed) <= 2 * host_output.END and printed.endswith("err\n") and "end\n" in printed
+    assert len(printed) <= 2 * commands.END and printed.endswith("err\n") and "end\n" in printed
     assert resident() - before < 80
 
 

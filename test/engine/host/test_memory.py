@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from django_formula.host import memory, proc
+from django_formula.host import proc
 from django_formula.host.commands import DeploymentError
 from django_formula.release import health, instances
 from django_formula.verbs import operations
@@ -20,21 +20,21 @@ def test_memory_of_a_process_includes_its_descendants():
     argv = [sys.executable, "-c", EATER, CHILD]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"eaten\n"
-        assert 70 << 20 < memory.of_tree(process.pid) < 150 << 20
+        assert 70 << 20 < proc.memory_of_tree(process.pid) < 150 << 20
         process.stdin.close()
         process.wait()
-        assert memory.of_tree(process.pid) == 0
+        assert proc.memory_of_tree(process.pid) == 0
 
 
 @pytest.mark.parametrize(("limit", "total"), [("max", 2048000 << 10), ("9000", 9000), (None, 2048000 << 10)])
 def test_total_memory_is_limited_by_the_container(tmp_path, monkeypatch, limit, total):
     monkeypatch.setattr(proc, "PROC", tmp_path)
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(proc, "CGROUP", tmp_path)
     (tmp_path / "meminfo").write_text(MEMINFO)
     if limit:
         (tmp_path / "memory.max").write_text(limit)
-    assert memory.total() == total
-    assert memory.limit("10%") == total // 10
+    assert proc.total_memory() == total
+    assert proc.memory_limit("10%") == total // 10
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_total_memory_is_limited_by_the_container(tmp_path, monkeypatch, limit, 
     ],
 )
 def test_limit_is_converted_to_bytes(said, limit):
-    assert memory.limit(said) == limit
+    assert proc.memory_limit(said) == limit
 
 
 def test_memory_without_ptrace_is_the_unshared_part(monkeypatch, tmp_path):
@@ -67,11 +67,11 @@ def test_memory_without_ptrace_is_the_unshared_part(monkeypatch, tmp_path):
         return read(path, *limit)
 
     monkeypatch.setattr(proc, "_read", refused)
-    assert memory.of_tree(42) == 5000 << 10
+    assert proc.memory_of_tree(42) == 5000 << 10
 
 
 def test_memory_of_this_process_is_measured():
-    assert memory.of_tree(os.getpid()) > 5 << 20
+    assert proc.memory_of_tree(os.getpid()) > 5 << 20
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_memory_of_this_process_is_measured():
 )
 def test_available_memory_is_limited_by_the_container(tmp_path, monkeypatch, files, left):
     monkeypatch.setattr(proc, "PROC", tmp_path)
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(proc, "CGROUP", tmp_path)
     (tmp_path / "meminfo").write_text(MEMINFO)
     (tmp_path / "memory").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(f"{text}\n")
-    assert memory.available() == left
+    assert proc.available_memory() == left
 
 
 # A release where memory is short: see world.py
@@ -133,7 +133,7 @@ def test_instance_is_stopped_when_memory_runs_short(world, monkeypatch):
     world.apply()
     world.push("two")
     left = iter([1 << 30, 0])
-    monkeypatch.setattr(memory, "available", lambda: next(left))
+    monkeypatch.setattr(proc, "available_memory", lambda: next(left))
     with pytest.raises(DeploymentError, match=r"^instance: another instance .* needs 90 MB of memory"):
         world.apply()
     assert world.live.startswith("0001-")

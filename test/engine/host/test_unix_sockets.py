@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from django_formula.host import unix_sockets
-from django_formula.release import drain
+from django_formula.release import instances
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_forged_socket_name_is_ignored(folder, told, name, is_abstract):
             other.bind(str(folder / chosen.replace("/", "_")))
         other.listen()
         client.connect(other.getsockname())
-        assert not unix_sockets.listens(path) and drain.connections(path) == 0
+        assert not unix_sockets.listens(path) and instances.connections(path) == 0
         with listening(path):
             assert unix_sockets.listens(path)
             if told == "netlink":

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from django_formula.host import commands, config_files, daemons
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import apache, connection, handover, nginx, proxies, site_files, switch
+from django_formula.proxy import apache, handover, nginx, proxies, site_files, switch
 from django_formula.release import releases
 from django_formula.site import sites as site_sites
 from django_formula.untrusted import headers
@@ -93,7 +93,7 @@ def names(proxy):
 
 def test_site_with_apache_has_rules_and_virtual_hosts(make_site, host):
     site = make_site(proxy={"kind": "apache"}, domains=["a.org"], redirect_domains=["c.org"])
-    assert proxies.of_site(site) is apache.PROXY and proxies.serving(site) is None
+    assert proxies.configured(site) is apache.PROXY and proxies.serving(site) is None
     apply(site)
     assert host.done == ["apache2ctl", "start apache2"] and proxies.is_ready(site)
     assert names(apache.PROXY) == [
@@ -104,7 +104,7 @@ def test_site_with_apache_has_rules_and_virtual_hosts(make_site, host):
     assert (apache.ETC / "mods-enabled/proxy_uwsgi.load").is_symlink()
     assert not (apache.ETC / "mods-enabled/ssl.load").is_symlink()
     assert config_files.differences(handover.files(site, facts(site), formula_templates())) == {}
-    assert connection.connection(site, 1).port == 80
+    assert proxies.connection(site, 1).port == 80
     switch.apply(site_files.absent(site))
     assert names(apache.PROXY) == [] and (apache.ETC / "mods-enabled/proxy.load").is_symlink()
 
@@ -151,7 +151,7 @@ def test_https_modules_are_enabled_before_the_servers_need_them(make_site, host)
         apache.PROXY.server("a.org"),
     } <= opening.keys()
     switch.apply(opening)
-    assert site_files.opening(secure, formula_templates()) == {} and connection.speaks_tls(secure)
+    assert site_files.opening(secure, formula_templates()) == {} and proxies.speaks_tls(secure)
 
 
 def test_two_sites_of_one_domain_cannot_share_a_url_of_files(sites, host):

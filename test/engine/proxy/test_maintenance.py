@@ -8,7 +8,7 @@ from django_formula.host import users
 from django_formula.host.commands import DeploymentError
 from django_formula.proxy import maintenance as proxy_maintenance
 from django_formula.proxy import nginx
-from django_formula.site import maintenance as site_maintenance
+from django_formula.site import sites
 from django_formula.verbs import operations, status
 
 NOON = time.mktime((2026, 3, 1, 12, 0, 0, 0, 0, -1))
@@ -32,10 +32,10 @@ def retry_after(site):
 
 def test_maintenance_is_switched_on_and_off(blog):
     site = blog.site
-    assert site_maintenance.known(site) is None and proxy_maintenance.summary(site) == ""
+    assert sites.known_maintenance(site) is None and proxy_maintenance.summary(site) == ""
     blog.commands.clear()
     proxy_maintenance.on(site, "back <b>soon</b> & safe", by="ada")
-    about = site_maintenance.known(site)
+    about = sites.known_maintenance(site)
     assert {**about, "since": ""} == {"since": "", "by": "ada", "message": "back <b>soon</b> & safe", "page": "own"}
     assert "<p>back &lt;b&gt;soon&lt;/b&gt; &amp; safe</p>" in page(site)
     assert retry_after(site) == "300"
@@ -43,7 +43,7 @@ def test_maintenance_is_switched_on_and_off(blog):
     assert status.status(site)["maintenance"] == proxy_maintenance.summary(site)
     proxy_maintenance.off(site)
     proxy_maintenance.off(site)
-    assert site_maintenance.known(site) is None and blog.commands == []
+    assert sites.known_maintenance(site) is None and blog.commands == []
     blog.check_leftovers()
 
 
@@ -64,7 +64,7 @@ def test_second_message_replaces_the_first(blog):
         proxy_maintenance.on(blog.site, f"message {number}", by="ada")
         assert f"message {number}" in page(blog.site)
     assert len([*blog.site.maintenance.iterdir()]) == 3  # the link, its folder, and that of the one before
-    assert site_maintenance.known(blog.site)["message"] == "message 3"
+    assert sites.known_maintenance(blog.site)["message"] == "message 3"
 
 
 def test_maintenance_lasts_through_releases_and_is_removed_with_the_site(blog):
@@ -72,7 +72,7 @@ def test_maintenance_lasts_through_releases_and_is_removed_with_the_site(blog):
     blog.push("two")
     blog.apply()
     operations.rollback("blog")
-    assert site_maintenance.known(blog.site)
+    assert sites.known_maintenance(blog.site)
     assert str(blog.site.maintenance) in removal.present(blog.site)
     removal.remove(blog.site, "a test")
     assert not blog.site.maintenance.exists()
@@ -116,14 +116,14 @@ def test_time_in_the_message_is_of_the_hosts_time_zone(monkeypatch):
 def test_retry_after_is_the_end_of_maintenance(blog):
     proxy_maintenance.on(blog.site, "2026-03-01 14:00 UTC", by="ada")
     assert retry_after(blog.site) == "Sun, 01 Mar 2026 14:00:00 GMT"
-    assert site_maintenance.known(blog.site)["until"] == "2026-03-01T14:00:00Z"
+    assert sites.known_maintenance(blog.site)["until"] == "2026-03-01T14:00:00Z"
 
 
 def test_maintenance_refused_when_proxy_files_do_not_support_it(blog):
     nginx.PROXY.locations(blog.site).write_text("location / {}\n")
     with pytest.raises(DeploymentError, match="its files do not support maintenance"):
         proxy_maintenance.on(blog.site, by="ada")
-    assert site_maintenance.known(blog.site) is None
+    assert sites.known_maintenance(blog.site) is None
 
 
 def test_maintenance_refused_without_a_proxy(make_site):
@@ -135,7 +135,7 @@ def test_maintenance_refused_without_a_proxy(make_site):
 def test_maintenance_is_on_when_its_record_is_torn(blog, torn):
     proxy_maintenance.on(blog.site, "soon", by="ada")
     (blog.site.maintenance / "on/about.json").write_text(torn)
-    assert site_maintenance.known(blog.site) == dict.fromkeys(("since", "by", "message", "page"), "")
+    assert sites.known_maintenance(blog.site) == dict.fromkeys(("since", "by", "message", "page"), "")
     assert proxy_maintenance.summary(blog.site) == "on"
 
 
@@ -152,7 +152,7 @@ def test_page_of_the_project_is_shown_with_the_message(blog):
     project_page(blog)
     proxy_maintenance.on(blog.site, "<soon>", by="ada")
     assert page(blog.site) == "<p>ours: &lt;soon&gt;</p>"
-    assert site_maintenance.known(blog.site)["page"] == "pages/down.html"
+    assert sites.known_maintenance(blog.site)["page"] == "pages/down.html"
 
 
 @pytest.mark.parametrize("how", ["gone", "link", "folder is a link", "hard link", "folder", "fifo", "another's"])
@@ -182,7 +182,7 @@ def test_link_or_foreign_file_is_not_shown_as_page(blog, how, monkeypatch):
     monkeypatch.setattr(os, "fchown", lambda *arguments: None)
     proxy_maintenance.on(site, "soon", by="ada")
     assert "hunter2" not in page(site) and "soon" in page(site)
-    assert site_maintenance.known(site)["page"] == "own"
+    assert sites.known_maintenance(site)["page"] == "own"
 
 
 def test_release_refused_when_the_page_is_missing(blog):

@@ -7,8 +7,7 @@ from django_formula.host import commands as host_commands
 from django_formula.host import config_files, daemons, file
 from django_formula.host import ports as host_ports
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import advice, apache, handover, proxies, site_files, switch
-from django_formula.proxy import connection as proxy_connection
+from django_formula.proxy import apache, contract, handover, proxies, site_files, switch
 from django_formula.proxy import nginx as proxy_nginx
 from django_formula.proxy import ports as proxy_ports
 from django_formula.site import sites
@@ -512,17 +511,17 @@ TLS = {"kind": "self_signed", "listen": ["192.0.2.10:443", "[2001:db8::10]:443"]
 def test_probe_connects_to_the_configured_address(make_site, nginx, kind, tls, place):
     site = make_site(proxy={"kind": kind, "listen": ADDRESSES}, tls=tls)
     switch.apply(files(site))
-    connection = proxy_connection.connection(site, 1)
-    assert (connection.host, connection.port) == place and isinstance(connection, proxy_connection.Secure) == bool(tls)
+    connection = proxies.connection(site, 1)
+    assert (connection.host, connection.port) == place and isinstance(connection, proxies.Secure) == bool(tls)
 
 
 @pytest.mark.parametrize(("listen", "host"), [("0.0.0.0:80", "127.0.0.1"), ("[::]:80", "::1"), ("[::1]:80", "::1")])
 @pytest.mark.parametrize("kind", ["nginx", "apache"])
 def test_probe_connects_to_loopback_for_all_addresses_of_a_family(make_site, nginx, listen, host, kind):
     site = make_site(proxy={"kind": kind, "listen": [listen]})
-    assert proxy_connection.connection(site, 1).host == host, "before it has files too"
+    assert proxies.connection(site, 1).host == host, "before it has files too"
     switch.apply(files(site))
-    assert proxy_connection.connection(site, 1).host == host
+    assert proxies.connection(site, 1).host == host
 
 
 def test_apache_listens_where_no_other_file_does(make_site, nginx):
@@ -741,6 +740,6 @@ def test_advice_about_apache_reads_its_form_of_a_place(make_site, own_host):
     path = own_host / "blog.conf"
     path.write_text(f"{config_files.OURS} for the site blog.\n    LimitXMLRequestBody x\n")
     cause = f"Syntax error on line 2 of {path}: LimitXMLRequestBody requires a non-negative integer."
-    assert advice.hint("Apache", cause).startswith(
+    assert contract.refusal_hint("Apache", cause).startswith(
         "correct django:sites:blog:proxy:options:LimitXMLRequestBody, from which that line is"
     )

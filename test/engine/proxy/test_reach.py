@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from django_formula.host import daemons, ports
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import proxies, reach, rival
+from django_formula.proxy import proxies, reach
 from django_formula.release import http, instances
 from django_formula.release.http import Answer
-from django_formula.site import maintenance
+from django_formula.site import sites
 from specimen import configured
 
 
@@ -47,8 +47,8 @@ def visited(monkeypatch):
         (daemons, "pid"): lambda daemon: 7,
         (ports, "addresses"): lambda pid: listening,
         (proxies, "serving"): lambda site: proxies.PROXIES["nginx"],
-        (rival, "of_site"): lambda site: [],
-        (maintenance, "known"): lambda site: None,
+        (reach, "rivals"): lambda site: [],
+        (sites, "known_maintenance"): lambda site: None,
         (instances, "serves"): lambda release: True,
         (reach, "_PATIENCE"): 60.0,
         (reach, "_PAUSE"): 0.01,
@@ -124,9 +124,9 @@ def test_nothing_is_asked_during_maintenance_and_what_nginx_refuses_is_said(visi
         raise DeploymentError("nginx -T failed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(maintenance, "known", lambda site: {"by": "ray"})
+        patched.setattr(sites, "known_maintenance", lambda site: {"by": "ray"})
         assert visited(503) == ""
-        patched.setattr(rival, "of_site", refused)
+        patched.setattr(reach, "rivals", refused)
         assert visited(200) == "nginx -T failed"
 
 

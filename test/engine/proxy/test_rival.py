@@ -7,7 +7,7 @@ import pytest
 import yaml
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import apache, nginx, nginx_dump, proxies, rival
+from django_formula.proxy import apache, nginx, proxies, reach
 from specimen import configured
 
 WAYS = yaml.safe_load((Path(__file__).parents[2] / "hosts/served.yaml").read_text())
@@ -74,7 +74,7 @@ def test_table_has_at_least_25_ways():
 def test_nginx_has_the_server_that_wins(site, monkeypatch, way):
     etc = nginx.ETC
     monkeypatch.setattr(commands, "run", lambda argv, **_options: dump(way, etc))
-    found = list(map(str, rival.of_site(site)))
+    found = list(map(str, reach.rivals(site)))
     if way["answers"] == "the site":
         assert found == []
         return
@@ -82,13 +82,13 @@ def test_nginx_has_the_server_that_wins(site, monkeypatch, way):
     assert way["answers"] == "nothing" or f"answered by {etc}/{way['answers']}" in text, text
     assert way.get("says", "").replace("ADDRESS", ADDRESS) in text
     with pytest.raises(DeploymentError) as caught:
-        rival.refuse([(site, [])])
+        reach.refuse_rivals([(site, [])])
     assert way.get("says", "").replace("ADDRESS", ADDRESS) in caught.value.message and caught.value.hint
 
 
 def test_what_was_there_before_refuses_nothing(site, monkeypatch):
     monkeypatch.setattr(commands, "run", lambda argv, **_options: dump(NGINX[0], nginx.ETC))
-    rival.refuse([(site, rival.of_site(site))])
+    reach.refuse_rivals([(site, reach.rivals(site))])
 
 
 @pytest.mark.parametrize(
@@ -104,15 +104,15 @@ def test_what_was_there_before_refuses_nothing(site, monkeypatch):
 )
 def test_nginx_takes_the_best_name(name, winner):
     names = ["first", "*.b.example.org", ".example.org", "mail.*", "~^shop\\d+\\.test$", "default"]
-    servers = [nginx_dump.Server("f", line, [], [one]) for line, one in enumerate(names)]
-    found = nginx_dump.chosen(servers, name, [one == "default" for one in names])
+    servers = [nginx.Server("f", line, [], [one]) for line, one in enumerate(names)]
+    found = nginx.chosen(servers, name, [one == "default" for one in names])
     assert found.names == [winner]
 
 
 def test_text_that_is_no_configuration_is_survived():
     for text in ("", "}}}", "server {", '"', "{ ; }", "a" * 10_000, "include a;"):
-        assert nginx_dump.servers(f"# configuration file /n.conf:\n{text}") == []
-    assert nginx_dump.servers("") == []
+        assert nginx.servers(f"# configuration file /n.conf:\n{text}") == []
+    assert nginx.servers("") == []
 
 
 PRINTED = """VirtualHost configuration:
@@ -145,5 +145,5 @@ Define: DUMP_VHOSTS
 )
 def test_apache_has_the_virtual_host_that_wins(place, name, line):
     servers = apache._virtual_hosts(PRINTED)
-    found = rival.answering(proxies.PROXIES["apache"], servers, place, name)
+    found = reach.answering(proxies.PROXIES["apache"], servers, place, name)
     assert (found.line if found else None) == line

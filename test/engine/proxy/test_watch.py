@@ -4,10 +4,10 @@ import os
 
 import pytest
 from django_formula.host import daemons, proc
-from django_formula.proxy import nginx, reach, rival, watch
+from django_formula.proxy import nginx, reach, watch
 from django_formula.proxy.contract import Bound, Server
 from django_formula.release import instances
-from django_formula.site import maintenance, sites
+from django_formula.site import sites
 
 MAIN = "http {\n    include conf.d/*.conf;\n    include /CERTIFICATES/more/*.conf;\n}\n"
 OWN = """# Written by django-formula
@@ -42,7 +42,7 @@ class Host:
         played = {
             (daemons, "pid"): lambda daemon: self.pid,
             (proc, "stat"): lambda pid: None,
-            (maintenance, "known"): lambda site: None,
+            (sites, "known_maintenance"): lambda site: None,
             (instances, "serves"): lambda release: True,
             (reach, "_answers"): self.ask,
             (nginx.Nginx, "servers"): self.print_configuration,
@@ -182,10 +182,10 @@ def test_all_is_looked_at_after_a_day(host, monkeypatch):
 
 
 def test_configuration_is_read_once_in_an_apply_of_several_sites(host):
-    assert [bool(rival.of_site(host.site)) for _site in range(3)] == [False] * 3
+    assert [bool(reach.rivals(host.site)) for _site in range(3)] == [False] * 3
     assert host.read == 1
     (host.etc / "nginx.conf").write_text("http { }\n")
-    rival.of_site(host.site)
+    reach.rivals(host.site)
     assert host.read == 2
 
 

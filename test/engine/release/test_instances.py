@@ -13,13 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
-from django_formula.host import commands, memory, proc
+from django_formula.host import commands, proc
 from django_formula.host.commands import DeploymentError
 from django_formula.process import contract, systemd
-from django_formula.release import cure as release_cure
-from django_formula.release import drain, instances
 from django_formula.release import health as release_health
 from django_formula.release import http as release_http
+from django_formula.release import instances
 from django_formula.release.health import Raised
 from django_formula.site import sites
 from specimen import FACTS, formula_templates
@@ -374,9 +373,9 @@ def test_hint_of_a_failed_health_check_names_the_key_that_corrects_it(instance, 
 
 
 def test_hint_of_a_refused_get_names_another_server_for_asgi(make_site):
-    found = release_cure.Finding("returned 405", "/", 405)
+    found = release_health.Finding("returned 405", "/", 405)
     site = make_site(folders=False, server={"kind": "daphne"})
-    assert release_cure.hint(site, site.root / "releases/1", found) == (
+    assert release_health.hint(site, site.root / "releases/1", found) == (
         f"the project answers no GET at /: set {AT}:health:path to a page, or, where its ASGI module serves websockets "
         f"only, {AT}:server: {{kind: uwsgi}}"
     )
@@ -385,12 +384,12 @@ def test_hint_of_a_refused_get_names_another_server_for_asgi(make_site):
 def test_hint_of_a_login_page_below_a_path_that_the_site_does_not_have(instance):
     site, release, _server = instance()
     (release / "release.json").write_text(json.dumps({"facts": {"static_url": "/app/static/"}}))
-    found = release_cure.Finding("returned 404", "/app/login/?next=/", 404)
-    assert release_cure.hint(site, release, found) == (
+    found = release_health.Finding("returned 404", "/app/login/?next=/", 404)
+    assert release_health.hint(site, release, found) == (
         f"the project has no page /app/login/?next=/: set {AT}:path: /app, below which the project has its static "
         f"files too, or {AT}:health:path to one that it has"
     )
-    assert ":path: /app" not in release_cure.hint(site, release, found._replace(path="/login/"))
+    assert ":path: /app" not in release_health.hint(site, release, found._replace(path="/login/"))
 
 
 RAISED = Raised("ValueError: no ink (blog/views.py:6)", "blog/views.py:6 in home: write()")
@@ -669,17 +668,17 @@ def test_connections_of_a_unix_socket_are_counted(runtime):
         listener.listen(5)
         similar.bind(str(runtime / "x0001.sock"))
         similar.listen()
-        assert drain.connections(path) == 0
+        assert instances.connections(path) == 0
         with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
             first.connect(path)
-            assert drain.connections(path) == 1
+            assert instances.connections(path) == 1
             second.connect(path)
             accepted, _address = listener.accept()
-            assert drain.connections(path) == 2
+            assert instances.connections(path) == 2
             second.close()
             accepted.close()
-            assert drain.connections(path) == 1
-    assert drain.connections(path) == 0
+            assert instances.connections(path) == 1
+    assert instances.connections(path) == 0
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -691,41 +690,41 @@ def test_connections_of_a_port_are_counted(host):
         pytest.skip(f"left out: {host} is not on this machine")
     with listener:
         where = f"{host}:{listener.getsockname()[1]}"
-        assert drain.connections(where) == 0
+        assert instances.connections(where) == 0
         with socket.create_connection(listener.getsockname()[:2]):
-            assert drain.connections(where) == 1
+            assert instances.connections(where) == 1
             accepted, _address = listener.accept()
-            assert drain.connections(where) == 1
+            assert instances.connections(where) == 1
         accepted.close()
-        assert drain.connections(where) == 0
+        assert instances.connections(where) == 0
 
 
 def test_connections_to_the_same_port_of_another_address_are_not_counted():
     with socket.create_server(("127.1.2.3", 0)) as one:
         port = one.getsockname()[1]
         with socket.create_server(("127.1.2.4", port)), socket.create_connection(("127.1.2.4", port)):
-            assert drain.connections(f"127.1.2.3:{port}") == 0
-            assert drain.connections(f"127.1.2.4:{port}") == 1
-            assert drain.connections(f"0.0.0.0:{port}") == 1
+            assert instances.connections(f"127.1.2.3:{port}") == 0
+            assert instances.connections(f"127.1.2.4:{port}") == 1
+            assert instances.connections(f"0.0.0.0:{port}") == 1
 
 
 def test_a_connection_that_the_kernel_tells_twice_is_one(monkeypatch):
     rows = ["0100007F:1F41 0100007F:C350 01"] * 2 + ["0100007F:1F41 0100007F:C351 01", "0100007F:1F42 0100007F:C350 01"]
     table = [f"{number}: {row}".encode() for number, row in enumerate(rows)]
     monkeypatch.setattr(proc, "network_table", lambda name: table if name == "tcp" else [])
-    assert drain.connections("127.0.0.1:8001") == 2
+    assert instances.connections("127.0.0.1:8001") == 2
 
 
 def test_an_instance_is_drained(instance):
     site, release, server = instance(releases={"drain": "5s"})
     server.answers["/"] = None
-    assert drain.drain(site, release) == 0
+    assert instances.drain(site, release) == 0
     where = instances.address(site, release)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(where)
     threading.Timer(0.3, connection.close).start()
     began = time.monotonic()
-    assert drain.drain(site, release) == 0
+    assert instances.drain(site, release) == 0
     assert 0.3 < time.monotonic() - began < 3
 
 
@@ -745,7 +744,7 @@ def test_a_drain_comes_to_an_end(instance):
     site, release, _server = instance(releases={"drain": "100ms"})
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(instances.address(site, release))
-        assert drain.drain(site, release) == 1
+        assert instances.drain(site, release) == 1
 
 
 # Addresses, units and processes
@@ -820,7 +819,7 @@ def test_a_release_keeps_its_address(make_site):
 )
 def test_how_many_processes(make_site, monkeypatch, said, cores, gigabytes, limits, expected):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(memory, "total", lambda: int(gigabytes * 2**30))
+    monkeypatch.setattr(proc, "total_memory", lambda: int(gigabytes * 2**30))
     assert instances.processes(make_site(server={"processes": said}, resources=limits)) == expected
 
 

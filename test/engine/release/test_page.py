@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from django_formula.release import page as release_page
+from django_formula.release import static
 from specimen import configured
 from trees import write_tree
 
@@ -45,12 +45,12 @@ def release(tmp_path):
     ],
 )
 def test_missing_files_of_the_health_page_are_named(release, page, missing):
-    assert release_page.warnings(configured(), release, FACTS, page) == (warned(missing) if missing else [])
+    assert static.page_warnings(configured(), release, FACTS, page) == (warned(missing) if missing else [])
 
 
 def test_warning_has_the_name_of_the_page(release):
     page = '<script src="/static/b.js"></script>'
-    found = release_page.warnings(configured(), release, FACTS, page, "the page /")
+    found = static.page_warnings(configured(), release, FACTS, page, "the page /")
     assert found == [warned("b.js")[0].replace("the health page", "the page /")]
 
 
@@ -59,13 +59,13 @@ def test_warning_has_the_name_of_the_page(release):
 )
 def test_static_files_that_are_elsewhere_are_not_looked_for(release, facts):
     page = '<script src="/static/b.js"></script><script src="https://cdn.example.org/static/c.js"></script>'
-    assert release_page.warnings(configured(), release, FACTS | facts, page) == []
+    assert static.page_warnings(configured(), release, FACTS | facts, page) == []
 
 
 @pytest.mark.parametrize("piece", ["<link", "<!--", "<script ", "<script src=", "<script src='/static/", "<link>"])
 def test_page_of_a_hostile_site_takes_little_time(release, piece):
     began = time.process_time()
-    release_page.warnings(configured(), release, FACTS, (piece * 65536)[:65536])
+    static.page_warnings(configured(), release, FACTS, (piece * 65536)[:65536])
     assert time.process_time() - began < 2
 
 
@@ -76,8 +76,8 @@ def test_files_that_the_page_inlines_are_named():
         'WARNING Unable to include inline static file "site.css", file not found.\n'
         "GET / 200\n"
     )
-    assert release_page.logged(configured(), log) == [
+    assert static.logged_warnings(configured(), log) == [
         "the health page uses site.css, js/a.js, not among the static files: have django:sites:blog:build create what "
         "is generated, or correct the names in the project"
     ]
-    assert release_page.logged(configured(), "GET / 200\n") == []
+    assert static.logged_warnings(configured(), "GET / 200\n") == []

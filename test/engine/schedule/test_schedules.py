@@ -16,11 +16,11 @@ from django_formula.deploy import removal
 from django_formula.host import daemons, locks
 from django_formula.host.commands import DeploymentError
 from django_formula.process import systemd, transient
-from django_formula.release import disk, releases, use
+from django_formula.release import disk, releases
 from django_formula.schedule import run as schedule_run
 from django_formula.schedule import schedules as schedule_schedules
 from django_formula.schedule import timer as schedule_timer
-from django_formula.site import maintenance
+from django_formula.site import sites
 from django_formula.verbs import operations, terminal
 from django_formula.verbs import schedule as verbs_schedule
 from specimen import compiled, configured, three_keys
@@ -364,7 +364,7 @@ def test_release_in_which_a_schedule_runs_is_not_deleted(scheduled, own_host, mo
         for name in ("two", "three", "four"):
             scheduled.push(name)
             scheduled.apply()
-        assert use.names(scheduled.site) == {first} and first in scheduled.releases
+        assert disk.names_in_use(scheduled.site) == {first} and first in scheduled.releases
     (own_host / "transient").mkdir()
     text = f"[Service]\nEnvironmentFile={scheduled.site.releases / first}/config/environment\n"
     (own_host / "transient/django-blog-manage-7.service").write_text(text)
@@ -378,7 +378,7 @@ def test_databases_are_not_exchanged_while_a_schedule_runs(scheduled):
     lock = schedule_run.lock(scheduled.site, "clear", f"{live.name} by timer")
     with lock.held(), pytest.raises(DeploymentError, match="the schedule clear of blog runs"):
         restore._exchange(scheduled.site, live, [], {}, {}, None)
-    assert not maintenance.known(scheduled.site)
+    assert not sites.known_maintenance(scheduled.site)
 
 
 def test_databases_are_not_exchanged_while_a_command_of_the_command_line_runs(scheduled, own_host, monkeypatch):
@@ -401,7 +401,7 @@ def test_schedule_does_not_run_where_maintenance_begins_while_it_starts(schedule
 
 
 def test_nothing_runs_in_maintenance_or_before_a_release(scheduled, monkeypatch, capsys):
-    monkeypatch.setattr(maintenance, "known", lambda site: {"since": "2026-03-01T12:00:00Z"})
+    monkeypatch.setattr(sites, "known_maintenance", lambda site: {"since": "2026-03-01T12:00:00Z"})
     assert schedule_run.main("blog", "clear") == 0
     assert "clear of blog does not run: blog is in maintenance since 2026-03-01" in capsys.readouterr().out
     assert records(scheduled)["runs"] == []

@@ -5,8 +5,7 @@ import json
 import pytest
 from django_formula.deploy import coherence
 from django_formula.host import commands
-from django_formula.proxy import apache, nginx, proxies
-from django_formula.proxy import rival as proxy_rival
+from django_formula.proxy import apache, nginx, proxies, reach
 from django_formula.release import settings as release_settings
 from django_formula.site import domains as site_domains
 from django_formula.tls import certificates
@@ -101,7 +100,7 @@ def test_who_answers_for_a_wildcard_by_the_rules_of_nginx(own_host, monkeypatch,
         path.write_text(content)
     monkeypatch.setattr(commands, "run", lambda argv, **_options: dump)
     monkeypatch.setattr(proxies, "serving", lambda site: proxies.PROXIES["nginx"])
-    found = proxy_rival.of_site(configured(domains=["*.example.org"]))
+    found = reach.rivals(configured(domains=["*.example.org"]))
     assert [rival.server.path for rival in found if rival.server] == ([str(other)] if wins else [])
     if wins:
         assert str(found[0]).startswith("*.example.org on ")

@@ -12,7 +12,6 @@ from django_formula.host import clock, commands
 from django_formula.host.commands import DeploymentError
 from django_formula.source import commits, submodule
 from django_formula.source import folder as source_folder
-from django_formula.source import history as source_history
 from django_formula.source import mirror as source_mirror
 from upstream import Upstream
 
@@ -165,7 +164,7 @@ def test_remote_without_its_older_commits_is_exported(cloned, upstream, tmp_path
     site = cloned(shallow)
     commits.fetch(site, commit)
     assert "two.txt" in exported(site, commit)
-    assert source_history.describe(site, commit)["subject"] == "A change"
+    assert commits.describe(site, commit)["subject"] == "A change"
     newer = upstream.commit({"three.txt": "three\n"})
     refs = "+refs/heads/*:refs/heads/*"
     subprocess.run(
@@ -173,7 +172,7 @@ def test_remote_without_its_older_commits_is_exported(cloned, upstream, tmp_path
     )
     commits.fetch(site, newer)
     assert "three.txt" in exported(site, newer)
-    assert source_history.difference(site, commit, newer)["files"] == 1
+    assert commits.commit_difference(site, commit, newer)["files"] == 1
 
 
 def test_missing_commit_is_refused(cloned, upstream):
@@ -526,7 +525,7 @@ def test_folder_is_exported_as_a_tree(checkout):
         assert tree not in trees
         trees.add(tree)
     assert exported(checkout, tree) == {"blog/new.py": b"old", "debug.log": b"still ignored"}
-    assert source_history.describe(checkout, tree) == {"subject": f"the files of {folder}"}
+    assert commits.describe(checkout, tree) == {"subject": f"the files of {folder}"}
 
 
 def test_folder_with_a_repository_is_exported_as_it_is_on_disk(checkout):
@@ -562,15 +561,15 @@ def test_difference_of_two_commits(cloned, upstream):
     exported(site, second)
     committed = clock.timestamp(float(upstream.git("show", "-s", "--format=%ct", second)))
     about = {"author": "Ada", "subject": "It's the second: ünicode", "committed": committed}
-    assert source_history.describe(site, second) == about
+    assert commits.describe(site, second) == about
     new_file = "new file mode 100644"
-    assert source_history.difference(site, upstream.first, second) == {
+    assert commits.commit_difference(site, upstream.first, second) == {
         "files": 5,
         "commits": [f"{second[:7]} Ada: It's the second: ünicode"],
         "requirements": {"requirements/base.txt": "new file mode 100644\n@@ -0,0 +1 @@\n+django", "uv.lock": new_file},
         "migrations": ["blog/migrations/0001_initial.py"],
     }
-    assert source_history.difference(site, second, upstream.first) == {
+    assert commits.commit_difference(site, second, upstream.first) == {
         "files": 5,
         "left": [f"{second[:7]} Ada: It's the second: ünicode"],
         "requirements": {
@@ -582,11 +581,11 @@ def test_difference_of_two_commits(cloned, upstream):
     for number in range(21):
         fourth = upstream.commit({"uv.lock": "x\n" * number}, f"{number}")
     exported(site, fourth)
-    found = source_history.difference(site, second, fourth)
+    found = commits.commit_difference(site, second, fourth)
     assert "--index-url https://**********@pypi.example.org/simple" in found["requirements"]["requirements.txt"]
     assert len(found["commits"]) == 21 and found["commits"][0].endswith("Ada: 20") and found["commits"][-1] == "…"
     long = upstream.commit({"uv.lock": "".join(f"{number}\n" for number in range(100))})
     exported(site, long)
-    lines = source_history.difference(site, third, long)["requirements"]["uv.lock"].splitlines()
+    lines = commits.commit_difference(site, third, long)["requirements"]["uv.lock"].splitlines()
     assert len(lines) == 61 and lines[-1] == "… 41 lines more"
-    assert source_history.difference(site, None, second) == source_history.difference(site, "1" * 40, second) == {}
+    assert commits.commit_difference(site, None, second) == commits.commit_difference(site, "1" * 40, second) == {}

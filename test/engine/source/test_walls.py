@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
-from django_formula.source import commits, git, history, mirror, submodule
+from django_formula.source import commits, git, mirror, submodule
 from upstream import Upstream
 
 pytestmark = pytest.mark.slow  # transfers that wait
@@ -428,8 +428,8 @@ def test_filter_of_the_system_does_not_run(cloned, upstream, tmp_path, system, a
     commit = upstream.submodule("../library", "vendor", library.first)
     site = cloned(upstream, submodules=[str(library.folder)])
     source = export(site, commit)
-    history.difference(site, upstream.first, commit)
-    history.describe(site, commit)
+    commits.commit_difference(site, upstream.first, commit)
+    commits.describe(site, commit)
     assert (source / "vendor/requirements.txt").read_text() == "django\n" and not system.exists()
 
 
@@ -469,7 +469,7 @@ def test_control_characters_of_a_commit_are_not_passed_on(cloned, upstream):
     commit = upstream.git("rev-parse", "HEAD")
     site = cloned(upstream)
     export(site, commit)
-    text = str((history.describe(site, commit), history.difference(site, upstream.first, commit)))
+    text = str((commits.describe(site, commit), commits.commit_difference(site, upstream.first, commit)))
     assert "Sub[31mject" in text and "django[2J" in text and "0001_]0;x.py" in text
     assert "\\x1b" not in text and "\\u202e" not in text and "\\x07" not in text
 
@@ -490,7 +490,7 @@ def test_diff_of_a_huge_file_is_bounded(cloned, upstream):
     commit = upstream.commit({"requirements.txt": "x\n" * 10_000_000})
     site = cloned(upstream)
     export(site, commit)
-    diff = history.difference(site, upstream.first, commit)["requirements"]["requirements.txt"]
+    diff = commits.commit_difference(site, upstream.first, commit)["requirements"]["requirements.txt"]
     assert "Binary files" in diff and len(diff) < 500
 
 

@@ -7,8 +7,8 @@ from authority import serving, signed
 from django_formula.deploy import switch_report
 from django_formula.host import commands, daemons, file
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import connection, site_files, switch
 from django_formula.proxy import nginx as proxy_nginx
+from django_formula.proxy import proxies, site_files, switch
 from django_formula.release import health, http
 from django_formula.tls import certificates
 from specimen import FACTS, formula_templates
@@ -325,11 +325,11 @@ def test_https_is_added_before_http_redirects(blog, make_site, monkeypatch):
     assert site_files.opening(site, formula_templates()) == {}, "nothing is served yet"
     installed(plain)
     before = server()
-    assert not connection.speaks_tls(site)
+    assert not proxies.speaks_tls(site)
     switch.apply(site_files.opening(site, formula_templates()))
     assert "return 301" not in server() and "listen 443 ssl http2;" in server() and "listen 80;" in server()
     assert server().count(f"include /etc/nginx/django/{DOMAIN}/*.conf;") == 2
-    assert connection.speaks_tls(site) and site_files.opening(site, formula_templates()) == {}
+    assert proxies.speaks_tls(site) and site_files.opening(site, formula_templates()) == {}
     installed(site)
     assert f"return 301 https://{DOMAIN}$request_uri;" in server()
     put(DOMAIN, signed(DOMAIN), "self_signed x")

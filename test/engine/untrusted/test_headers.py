@@ -44,7 +44,7 @@ def test_spellings_with_underscores():
 def test_every_way_to_an_application_removes_each(make_site, kind, server):
     """In each location of a site, and nothing is there twice, which nginx warns of."""
     site = make_site(server=server, proxy={"kind": kind, "locations": {"/a/": {}, "/b": {}}})
-    proxy = proxies.of_site(site)
+    proxy = proxies.configured(site)
     text = site_files.of_site(site, FACTS, formula_templates())[proxy.locations(site)]
     patterns = {"apache": r"RequestHeader (?:unset|set) (\S+)", "nginx": r"proxy_set_header (\S+)"}
     pattern = r"uwsgi_param (HTTP_\S+)" if (kind, server["kind"]) == ("nginx", "uwsgi") else patterns[kind]
