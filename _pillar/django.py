@@ -31,8 +31,7 @@ import django_engine
 django_engine.use()
 
 from django_formula.database import engines
-from django_formula.fleet import certificate, known_minions, secret_keys, withheld_secrets
-from django_formula.fleet import password as fleet_password
+from django_formula.fleet import certificate, known_minions, secrets
 from django_formula.fleet import store as fleet_store
 from django_formula.kind import kinds as kind_kinds
 from django_formula.pillar import parts
@@ -70,14 +69,14 @@ def ext_pillar(minion_id, pillar, store):
             roster = roster or _roster()
             own, every = _parts(minion_id, hosts), {part for one in hosts for part in _parts(one, hosts)}
             parts.append((own, every))
-            withheld = withheld_secrets.of_site(whole, own, every)
+            withheld = secrets.withheld_of_site(whole, own, every)
             found[name] = {**withheld, **_of_site(minion_id, name, whole, hosts, store, roster)}
         else:
             parts.append(None)
     if not found:
         return {}
     _refuse_old_minions()
-    withheld = withheld_secrets.of_defaults(defaults, parts)
+    withheld = secrets.withheld_of_defaults(defaults, parts)
     return {"django": {"sites": found, **({"defaults": withheld} if withheld else {})}}
 
 
@@ -158,7 +157,7 @@ def _of_site(minion_id, name, site, hosts, folder, roster):
     known["secrets"] = _generated(store, site)
     if site.get("secret_key"):
         return {"fleet": known}
-    keys = secret_keys.Keys(store)
+    keys = secrets.Keys(store)
     return {"secret_key": keys.current(), "fleet": {**known, "keys": keys.given()}}
 
 
@@ -166,7 +165,7 @@ def _generated(store, site):
     """Return the values of the secrets that the pillar has generated."""
     lengths = {name: _map(entry).get("generate") for name, entry in _map(site.get("secrets")).items()}
     return {
-        name: store.secret(f"variable.{name}", lambda length=length: fleet_password.new(length))
+        name: store.secret(f"variable.{name}", lambda length=length: secrets.new_password(length))
         for name, length in lengths.items()
         if type(length) is int and 16 <= length <= 1024 and fleet_store.SECRET.fullmatch(f"variable.{name}")
     }
@@ -192,10 +191,10 @@ def _servers(minion_id, store, parts, hosts, addresses):
                 own_key |= {"key": key} if host == minion_id else {}
         if hosts_with and (uses or part in own):
             former = store.former_secret(part)
-            password = store.secret(part, lambda former=former: fleet_password.following(former))
+            password = store.secret(part, lambda former=former: secrets.following_password(former))
             passwords |= {part: password} if uses else {}
             passwords |= _verifiers(part, password, former) if part in own else {}
-            if part == "database" and (login := fleet_password.login(password)) > 1:
+            if part == "database" and (login := secrets.login_of(password)) > 1:
                 login_given = {"login": login}
     given = {"passwords": passwords, "certificates": certificates, **own_key, **login_given}
     return given if certificates or passwords else {}
@@ -212,9 +211,8 @@ def _is_address(text):
 
 def _verifiers(part, *passwords):
     """Return what the server of a part may know of its password, and after a comma of the former one."""
-    made = fleet_password
-    of_databases = {"postgres": made.scram, "mysql": engines.mariadb_verifier}
-    kinds = of_databases if part == "database" else {"redis": made.sha256}
+    of_databases = {"postgres": secrets.scram, "mysql": engines.mariadb_verifier}
+    kinds = of_databases if part == "database" else {"redis": secrets.sha256}
     return {kind: ",".join(of(one) for one in passwords if one) for kind, of in kinds.items()}
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
 DIGEST = "3c5ba97685f6acd1"
+DIGEST = "60e299169f9edc11"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -10612,12 +10613,17 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 # from urllib.parse import urlsplit
 #
+# from django_formula.deploy.deployment import Deployment
+# from django_formula.host.commands import DeploymentError, seconds
 # from django_formula.knowledge import hints
+# from django_formula.project import queue as project_queue
 # from django_formula.proxy import nginx
+# from django_formula.release.releases import Release
 # from django_formula.server import servers
 # from django_formula.site import domains as site_domains
 # from django_formula.site.sites import Site
 # from django_formula.untrusted import headers
+# from django_formula.worker import workers
 #
 #
 # def contradictions(site: Site, settings: Mapping[str, Any]) -> Iterator[str]:
@@ -10788,10 +10794,10 @@ def _clear(home: str, folder: str) -> None:
 #     server = servers.configured(site)
 #     limit = server.timeout(site)
 #     longer = f", or a longer {site.at}:server:options:{server.TIMEOUT}" if server.TIMEOUT else ""
-#     for name, seconds in timeouts.items():
-#         if seconds > limit:
+#     for name, timeout in timeouts.items():
+#         if timeout > limit:
 #             yield (
-#                 f"{name} is {seconds:g} s, and the server ends a request after {limit} s, before Django can report the "
+#                 f"{name} is {timeout:g} s, and the server ends a request after {limit} s, before Django can report the "
 #                 f"timeout: set a shorter one in {_options(site, name)}{longer}"
 #             )
 #
@@ -10803,6 +10809,109 @@ def _clear(home: str, folder: str) -> None:
 #             is_alone = alias == "default" and len(site.config["databases"]) == 1
 #             return f"{site.at}:{'database' if is_alone else f'databases:{alias}'}:options"
 #     return "the project"
+#
+#
+# # What the Celery app of a new release is refused for or warned of: its broker, its limits, tasks that wait
+#
+# #: Names of tasks that a warning has.
+# _SHOWN = 3
+#
+#
+# def judge_celery(deployment: Deployment, release: Release, apps: Mapping[str, Mapping[str, Any]]) -> None:
+#     """Warn of what the workers of a new release would lose.
+#
+#     Args:
+#         apps: what the start of the project reported of the Celery app of each worker.
+#
+#     Raises:
+#         DeploymentError: the app uses another broker than the site.
+#     """
+#     site = deployment.site
+#     apps = {name: app for name, app in apps.items() if name in workers.of_celery(site)}  # the project answers
+#     for name, app in apps.items():
+#         _refuse_other_broker(site, name, app)
+#     deployment.warn(dict.fromkeys(text for name, app in apps.items() for text in _celery_warnings(site, name, app)))
+#     if deployment.live and apps:
+#         deployment.warn(_vanished(deployment, deployment.live, release))
+#
+#
+# def _refuse_other_broker(site: Site, name: str, app: Mapping[str, Any]) -> None:
+#     if not app["uses_variable"]:
+#         raise DeploymentError(
+#             f"the Celery app of worker {name} uses the broker {app['broker']} "
+#             f"instead of CELERY_BROKER_URL ({app['place'] or 'its place was not found'})",
+#             hint="remove broker_read_url and broker_write_url from its settings, since they override the variable; "
+#             f"or remove the variable: {site.at}:environment, {site.at}:queue",
+#         )
+#
+#
+# def _celery_warnings(site: Site, name: str, app: Mapping[str, Any]) -> Iterator[str]:
+#     """Yield settings of Celery by which tasks are lost or run twice."""
+#     worker = site.config["workers"][name]
+#     if worker["kind"] == "celery_beat":
+#         unknown = {entry: task for entry, task in app["schedule"].items() if not _is_known(task, app)}
+#         for entry, task in sorted(unknown.items()):
+#             yield f"Celery beat: the entry {entry} sends {task}, and no task of the release has this name"
+#         return
+#     if app.get("no_results"):
+#         yield (
+#             f"worker {name}: results of tasks are lost, since their server does not answer ({app['no_results']}): "
+#             f"{site.at}:environment: {{CELERY_RESULT_BACKEND: {{from: celery_broker_url}}}}"
+#         )
+#     patience = seconds(worker["patience"])
+#     if app["acks_late"] and not app["rejects_lost"]:
+#         yield (
+#             f"worker {name}: task_acks_late without task_reject_on_worker_lost: "
+#             "a task is lost when the process that runs it is killed, for example where memory is short"
+#         )
+#     timeout = app["visibility_timeout"]
+#     if app["acks_late"] and timeout is not None and timeout <= patience:
+#         yield (
+#             f"worker {name}: a task that takes longer than visibility_timeout ({timeout:g} s) is run twice; "
+#             f"patience is {worker['patience']}"
+#         )
+#     if app["time_limit"] is not None and app["time_limit"] > patience:
+#         yield (
+#             f"worker {name}: task_time_limit is {app['time_limit']:g} s, and after patience ({worker['patience']}) "
+#             "a release's tasks are killed"
+#         )
+#     if app["waits_when_idle"]:
+#         yield (
+#             f"worker {name}: worker_enable_soft_shutdown_on_idle lets an idle worker wait for "
+#             "worker_soft_shutdown_timeout when it is stopped"
+#         )
+#
+#
+# def _is_known(task: str, app: Mapping[str, Any]) -> bool:
+#     return task in app["tasks"] or task.startswith("celery.")
+#
+#
+# def _vanished(deployment: Deployment, live: Release, release: Release) -> Iterator[str]:
+#     """Yield the names of tasks that the active release has and the new one does not, where tasks of these wait."""
+#     before, after = (tasks_of(one.facts) for one in (live, release))
+#     if not before - after:
+#         return
+#     try:
+#         found = project_queue.read(
+#             deployment.site, release.path, release.facts, deployment.secrets.masked(), names=True
+#         )
+#     except DeploymentError as error:
+#         yield f"whether tasks wait that {release.name} does not know was not found out: {error.message}"
+#         return
+#     waiting: dict[str, int] = {}
+#     for queue in found.values():
+#         for task, count in (queue.get("names") or {}).items():
+#             waiting[task] = waiting.get(task, 0) + count
+#     for task in sorted((before - after) & waiting.keys())[:_SHOWN]:
+#         yield (
+#             f"{waiting[task]} tasks of {task} wait, which {release.name} does not have: "
+#             f"they are parked (salt-call django.queue {deployment.site.name})"
+#         )
+#
+#
+# def tasks_of(facts: Mapping[str, Any]) -> set[str]:
+#     """Return the names of the tasks that the workers of a release know."""
+#     return {task for app in facts.get("celery", {}).values() for task in app["tasks"]}
 #: django_formula/deploy/commands.py
 # """The pillar's ``commands`` of a release, stage by stage: once in each new release, as the site's user."""
 #
@@ -11661,21 +11770,26 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/deploy/drift.py
 # """Drift: files of a site that differ from its active release, with their present owner."""
 #
+# import hashlib
+# import json
 # import os
+# import stat
 # import time
-# from collections.abc import Iterator
+# from collections.abc import Collection, Iterator, Mapping
 # from pathlib import Path
+# from typing import Any
 #
 # from django_formula.database import databases
 # from django_formula.host import config_files, environment_files, users
 # from django_formula.host import file as host_file
 # from django_formula.proxy import listener, site_files
-# from django_formula.release import instances, manifest, releases, settings
+# from django_formula.release import instances, releases, settings
 # from django_formula.release.releases import Release
 # from django_formula.schedule import schedules
 # from django_formula.secret import secrets
 # from django_formula.site.sites import Site
 # from django_formula.store import service, stores
+# from django_formula.untrusted import shapes
 # from django_formula.virtualenv import packages
 #
 #
@@ -11684,12 +11798,12 @@ def _clear(home: str, folder: str) -> None:
 #     site = release.site
 #     without = [f"source/{path}" for path in site.config["writable"]]
 #     without += [packages.folder(release.path).name] if packages.names(site) else []
-#     manifest.make(release.path, secrets.record_key(site), without, durable=False)
+#     make_manifest(release.path, secrets.record_key(site), without, durable=False)
 #
 #
 # def of_virtualenv(site: Site, key: str) -> dict[str, str]:
 #     """Return what differs in a virtualenv from when it was built: path below it → how."""
-#     return manifest.differences(site.virtualenvs / key, secrets.record_key(site))
+#     return manifest_differences(site.virtualenvs / key, secrets.record_key(site))
 #
 #
 # def of_site(site: Site, live: Release) -> list[dict[str, str]]:
@@ -11716,7 +11830,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _in_folders(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
-#     folders = {live.path: manifest.differences(live.path, secrets.record_key(site))}
+#     folders = {live.path: manifest_differences(live.path, secrets.record_key(site))}
 #     if live.record.get("virtualenv"):
 #         virtualenv = site.virtualenvs / live.record["virtualenv"]
 #         folders[virtualenv] = of_virtualenv(site, live.record["virtualenv"]) if virtualenv.is_dir() else {"": "missing"}
@@ -11779,6 +11893,96 @@ def _clear(home: str, folder: str) -> None:
 #         return {"owner": "", "modified": ""}
 #     modified = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.st_mtime))
 #     return {"owner": users.owner_of(status), "modified": modified}
+#
+#
+# # Manifests: the content of a folder when it was finished, to compare it later
+#
+# #: The manifest of a folder, in that folder. The record next to it changes, and is no part of it.
+# MANIFEST = ".manifest.json"
+# _LEFT_OUT = {MANIFEST, "release.json"}
+#
+#
+# def make_manifest(folder: Path, key: bytes, without: Collection[str] = (), *, durable: bool = True) -> None:
+#     """Write the manifest of a folder: owner, group and mode of each path, the hash of files, the target of links.
+#
+#     Args:
+#         key: for the hashes of contents, so that a short secret in a file cannot be guessed from its hash.
+#         without: paths below the folder that may change.
+#         durable: as for `host.file.write`.
+#     """
+#     entries = {path: _entry(f"{folder}/{path}", status, key) for path, status in _walk(str(folder), set(without))}
+#     text = json.dumps({"without": sorted(without), "entries": entries}, separators=(",", ":"))
+#     host_file.write(folder / MANIFEST, text, mode=0o600, durable=durable)
+#
+#
+# #: An entry has mode, owner and group, and of a file its hash, of a link its target.
+# _SHAPE = {"without": [str], "entries": {str: [(int, str)]}}
+#
+#
+# def has_manifest(folder: Path) -> bool:
+#     """Return whether a folder has a manifest."""
+#     return (folder / MANIFEST).exists()
+#
+#
+# def manifest_differences(folder: Path, key: bytes) -> dict[str, str]:
+#     """Return what differs from the manifest: path below the folder → ``missing``, ``added``, or what changed.
+#
+#     Where the manifest is missing or damaged, it is the only difference, since nothing can be compared.
+#     """
+#     manifest = host_file.read_json(folder / MANIFEST, _SHAPE) or {}
+#     entries: Mapping[str, Any] | None = manifest.get("entries")
+#     if entries is None:
+#         return {MANIFEST: "missing" if not has_manifest(folder) else "changed"}
+#     found = {}
+#     there = dict(_walk(str(folder), set(manifest["without"])))
+#     for path, status in there.items():
+#         if path not in entries:
+#             found[path] = "added"
+#         elif not shapes.fits(entries[path][:3], [int]) or len(entries[path]) < 3:
+#             found[path] = "changed"
+#         elif entries[path] != (now := _entry(f"{folder}/{path}", status, key)):
+#             found[path] = _changes(entries[path], now)
+#     return found | dict.fromkeys(entries.keys() - there.keys(), "missing")
+#
+#
+# def _changes(before: list[Any], now: list[Any]) -> str:
+#     """Return what differs between two entries, in a word or two."""
+#     changes = []
+#     if before[3:] != now[3:] or stat.S_IFMT(before[0]) != stat.S_IFMT(now[0]):
+#         changes.append("changed")
+#     if stat.S_IMODE(before[0]) != stat.S_IMODE(now[0]):
+#         changes.append(f"mode was {stat.S_IMODE(before[0]):04o}")
+#     if before[1:3] != now[1:3]:
+#         changes.append("owner")
+#     return ", ".join(changes)
+#
+#
+# def _walk(folder: str, without: set[str], below: str = "") -> Iterator[tuple[str, os.stat_result]]:
+#     with os.scandir(f"{folder}/{below}") as entries:
+#         for entry in entries:
+#             path = f"{below}{entry.name}"
+#             if path in without or path in _LEFT_OUT:
+#                 continue
+#             yield path, entry.stat(follow_symlinks=False)
+#             if entry.is_dir(follow_symlinks=False):
+#                 yield from _walk(folder, without, f"{path}/")
+#
+#
+# def _entry(path: str, status: os.stat_result, key: bytes) -> list[Any]:
+#     """Return mode, owner, group, and the hash of a file or the target of a link."""
+#     about: list[Any] = [status.st_mode, status.st_uid, status.st_gid]
+#     if stat.S_ISLNK(status.st_mode):
+#         return [*about, os.readlink(path)]
+#     if not stat.S_ISREG(status.st_mode):
+#         return about
+#     digest = hashlib.blake2b(key=key, digest_size=16)
+#     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+#     try:
+#         while part := os.read(descriptor, 1 << 20):
+#             digest.update(part)
+#     finally:
+#         os.close(descriptor)
+#     return [*about, digest.hexdigest()]
 #: django_formula/deploy/entries.py
 # """Entry points of what most sites never use: takeovers, compose files, and what balances sites between hosts.
 #
@@ -12394,7 +12598,7 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/deploy/order.py
 # """The steps of a release in their order, as data: what states, documents and `django.steps` say of each.
 #
-# What a step does is in ``deploy/step_<name>.py``, and `deploy.steps` has the functions. This module runs
+# What a step does is in ``deploy/step_….py``, and `deploy.steps` has the functions. This module runs
 # while Salt renders too (`django_pillar_render`), so it imports the standard library and `kind.kinds` only.
 # """
 #
@@ -12612,7 +12816,6 @@ def _clear(home: str, folder: str) -> None:
 #     preflight,
 #     step_build,
 #     step_database,
-#     step_push,
 #     step_settings,
 #     step_source,
 #     step_static,
@@ -12751,7 +12954,7 @@ def _clear(home: str, folder: str) -> None:
 #     step_static.record_start(deployment, release, answer)
 #     pending = migration.recorded_schema(release) or migration.pending(site, release, is_new=True)
 #     migrations = {"migrations": pending} if pending else {}
-#     pushed = step_push.outlook(deployment, release)
+#     pushed = step_static.push_outlook(deployment, release)
 #     return {**migrations, **pushed, **_settings(deployment, live, release)}
 #
 #
@@ -13765,7 +13968,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect import requirements as inspect_requirements
 # from django_formula.process import build_user as process_build_user
 # from django_formula.process import sandbox
-# from django_formula.release import manifest, releases, settings
+# from django_formula.release import releases, settings
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets
 # from django_formula.site import sites
@@ -13834,7 +14037,7 @@ def _clear(home: str, folder: str) -> None:
 #         preflight.refuse_without_disk(site, deployment.live, with_virtualenv=True)
 #         log.info("%s: building the image of %s", site.name, file)
 #         key = virtualenv_image.make(site, release.path, again=deployment.again, aside=deployment.aside)
-#         manifest.make(site.virtualenvs / key, secrets.record_key(site))
+#         drift.make_manifest(site.virtualenvs / key, secrets.record_key(site))
 #         _link_virtualenv(deployment, release, key)
 #         return
 #     tree = release.path / "source"
@@ -13866,7 +14069,7 @@ def _clear(home: str, folder: str) -> None:
 #                 changes["added"] = added
 #         if site.config.get("container") and where != "pulled" and not deployment.aside:
 #             virtualenv_image.share(site, key)
-#         manifest.make(site.virtualenvs / key, secrets.record_key(site))
+#         drift.make_manifest(site.virtualenvs / key, secrets.record_key(site))
 #     _link_virtualenv(deployment, release, key)
 #
 #
@@ -14477,74 +14680,13 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #     deployment.set_waiting("")
 #     yield from acme(deployment)
-#: django_formula/deploy/step_push.py
-# """The step `push`: the static files of a new release at another host, before its pages name them."""
-#
-# from collections.abc import Iterator
-#
-# from django_formula.deploy.deployment import Changes, Deployment
-# from django_formula.host.commands import DeploymentError
-# from django_formula.push import static_files
-# from django_formula.release import releases, static
-# from django_formula.release.releases import Release
-# from django_formula.untrusted.text import Log
-#
-# log = Log.of(__name__)
-#
-#
-# def push(deployment: Deployment) -> Iterator[Changes]:
-#     """Push the static files of a new release that are missing at the destination."""
-#     site, release = deployment.site, deployment.release
-#     if not deployment.is_new or not release or not static_files.of_site(site):
-#         return
-#     changes: Changes = {"pushed": f"to {static_files.place(site)}"}
-#     yield changes
-#     names = _names(release)
-#     if "gzip" in site.config["static"]["compress"]:
-#         former = deployment.live.path / "static" if deployment.live else None
-#         static.compress(release.path / "static", former)
-#     log.info("%s: pushing static files to %s", site.name, static_files.place(site))
-#     sent = static_files.send(site, release.path / "static", names, deployment.secrets.push_secret)
-#     release.update(pushed={"files": len(names), "sent": len(sent)})
-#     changes["pushed"] = f"{len(sent)} of {len(names)} files to {static_files.place(site)}"
-#
-#
-# def outlook(deployment: Deployment, release: Release) -> Changes:
-#     """Return what a push would send of a planned release, by what this host has pushed before; nothing is connected.
-#
-#     Raises:
-#         DeploymentError: its static files have no hash in their names.
-#     """
-#     if not static_files.of_site(deployment.site):
-#         return {}
-#     names = _names(release)
-#     new = {*names} - static_files.pushed(deployment.site)
-#     return {"pushed": f"{len(new)} of {len(names)} files to {static_files.place(deployment.site)}"} if new else {}
-#
-#
-# def prune(deployment: Deployment) -> None:
-#     """Delete what was pushed and no kept release names; where that fails, the next release tries it again."""
-#     site = deployment.site
-#     kept = [one for one in releases.releases(site) if one.record.get("state") in ("good", "held")]
-#     folders = [(one.path / "static", one.facts.get("static_storage", {})) for one in kept]
-#     try:
-#         count = static_files.prune(site, folders, deployment.secrets.push_secret)
-#     except (DeploymentError, OSError) as error:
-#         deployment.warn([f"static files of deleted releases stay at {static_files.place(site)}: {error}"])
-#         return
-#     if count:
-#         log.info("%s: deleted %d static files of deleted releases", site.name, count)
-#
-#
-# def _names(release: Release) -> list[str]:
-#     return static_files.names(release.site, release.path / "static", release.facts.get("static_storage", {}))
 #: django_formula/deploy/step_record.py
 # """The step `record`: what is written down of a deployment."""
 #
 # from collections.abc import Iterator
 #
 # from django_formula.deploy import commands as deploy_commands
-# from django_formula.deploy import step_push
+# from django_formula.deploy import step_static
 # from django_formula.deploy.deployment import Changes, Deployment
 # from django_formula.host import clock
 # from django_formula.host.commands import DeploymentError, redact
@@ -14570,7 +14712,7 @@ def _clear(home: str, folder: str) -> None:
 #         _record_interrupted(deployment, Release(deployment.site, release.name))
 #     if deployment.is_activated and release:
 #         yield {"release": release.name, **deploy_commands.changes(deployment, "after_switch"), **removed}
-#         step_push.prune(deployment)
+#         step_static.prune_pushed(deployment)
 #         report = {"receipt": deployment.findings.switch_report} if deployment.findings.switch_report else {}
 #         release.update(steps=deployment.seconds, warnings=deployment.warnings, **report)
 #         deployment.secrets.expired_keys(release, test=deployment.test)
@@ -14631,21 +14773,6 @@ def _clear(home: str, folder: str) -> None:
 #     attempt = {"time": clock.now(), "release": release.name, "result": "released", **about}
 #     releases.append_attempt(deployment.site, attempt)
 #     release.update(steps={})
-#: django_formula/deploy/step_schedules.py
-# """The step `schedules`: the commands that run at times, once the release that has them is active."""
-#
-# from collections.abc import Iterator
-#
-# from django_formula.deploy.deployment import Changes, Deployment
-# from django_formula.schedule import schedules as schedule_schedules
-#
-#
-# def schedules(deployment: Deployment) -> Iterator[Changes]:
-#     """Have the timers of the site's schedules, or their lines of cron; those that it lost the step `site` removed."""
-#     stale: Changes = {**schedule_schedules.stale(deployment.site, deployment.templates)}
-#     if stale:
-#         yield stale
-#         schedule_schedules.apply(deployment.site, deployment.templates)
 #: django_formula/deploy/step_settings.py
 # """The steps `secret_key` and `settings`: the secrets of a site, and the configuration of its new release."""
 #
@@ -14751,9 +14878,10 @@ def _clear(home: str, folder: str) -> None:
 #         "settings.json": release_settings.overlay(site, release.path, module, leaving=leaving, keeps_threads=keeps),
 #     }
 #: django_formula/deploy/step_site.py
-# """The step `site`: what a site has on the host outside of its releases."""
+# """The steps `site`, `store` and `schedules`: what a site has on the host outside of its releases."""
 #
 # import os
+# import time
 # from collections.abc import Iterator
 # from dataclasses import dataclass
 # from pathlib import Path
@@ -14768,7 +14896,8 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.folders import Folder
 # from django_formula.proxy import listener, ports, site_files
 # from django_formula.push import static_files
-# from django_formula.release import claim
+# from django_formula.release import claim, workers
+# from django_formula.release import releases as release_releases
 # from django_formula.schedule import schedules as schedule_schedules
 # from django_formula.schedule import timer
 # from django_formula.schedule.timer import Task
@@ -14776,7 +14905,8 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.site import mount, sites
 # from django_formula.site.sites import Site
 # from django_formula.source import mirror
-# from django_formula.store import served, stores
+# from django_formula.store import served, service, setup, stores
+# from django_formula.store.contract import OwnServer
 # from django_formula.tls import (
 #     certificates,
 #     renewal,  # noqa: F401 - schedule.timer packs its program from the modules that are loaded
@@ -14951,6 +15081,75 @@ def _clear(home: str, folder: str) -> None:
 #     for task in pending.tasks:
 #         timer.apply(site, templates, task)
 #     schedule_schedules.drop(site)
+#
+#
+# # The step `store`: the servers of the site's own for its queue and caches
+#
+# #: Seconds in which workers have to finish what they have taken, before the restart of a queue is put off.
+# _PATIENCE = 30.0
+# _PAUSE = 0.1
+#
+#
+# def store(deployment: Deployment) -> Iterator[Changes]:
+#     """Have the site's queue and caches in servers of its own; those that the pillar has no more are removed last."""
+#     servers = [*stores.own_servers(deployment.site)]
+#     if servers:
+#         service.try_sandbox(deployment.site)
+#     pending = setup.pending(servers, deployment.templates)
+#     if not pending:
+#         return
+#     yield {name: change for one in pending for name, change in one.changes().items()}
+#     deployment.take_lock()
+#     for found in pending:
+#         one, freed = setup.free(found)
+#         deployment.warn(filter(None, [freed, setup.apply(one)]))
+#         if one.restarts and one.server.name == "queue":
+#             _restart_queue(deployment, one.server)
+#         elif one.restarts:
+#             setup.restart(one.server)
+#
+#
+# def _restart_queue(deployment: Deployment, server: OwnServer) -> None:
+#     """Restart a queue while no worker takes tasks or has one in hand; otherwise warn, and leave it to a later apply.
+#
+#     What a worker has taken when its connection ends is given to another one only after Celery's visibility timeout.
+#     """
+#     deployment.switch_lock.take()
+#     try:
+#         deadline = time.monotonic() + _PATIENCE
+#         while busy := _busy(deployment, server):
+#             if time.monotonic() > deadline:
+#                 text = f"{server.unit} keeps running as it was started, until a later apply: {busy}, and a restart now"
+#                 deployment.warn([f"{text} would delay them by Celery's visibility timeout"])
+#                 return
+#             time.sleep(_PAUSE)
+#         setup.restart(server)
+#     finally:
+#         deployment.let_tasks_go()
+#
+#
+# def _busy(deployment: Deployment, server: OwnServer) -> str:
+#     """Return which tasks a restart of the queue would delay; empty where there is none."""
+#     site = deployment.site
+#     releases = [release.path for release in release_releases.releases(site)]
+#     running = [one for one in workers.finishing(site, releases) if one.state]
+#     names = [
+#         one.worker for one in running if one.state and (one.state.fetching or one.state.active or one.state.reserved)
+#     ]
+#     taken = setup.taken(server)
+#     found = [f"workers have tasks in hand ({', '.join(sorted(names))})"] if names else []
+#     return " and ".join([*found, *([f"{taken} messages are not acknowledged"] if taken else [])])
+#
+#
+# # The step `schedules`: the commands that run at times, once the release that has them is active
+#
+#
+# def schedules(deployment: Deployment) -> Iterator[Changes]:
+#     """Have the timers of the site's schedules, or their lines of cron; those that it lost the step `site` removed."""
+#     stale: Changes = {**schedule_schedules.stale(deployment.site, deployment.templates)}
+#     if stale:
+#         yield stale
+#         schedule_schedules.apply(deployment.site, deployment.templates)
 #: django_formula/deploy/step_source.py
 # """The step `source`: whether there is to be a new release, and its files."""
 #
@@ -15136,7 +15335,7 @@ def _clear(home: str, folder: str) -> None:
 #     pillar = sorted(path for path in paths if recorded.get(path) != inputs.get(path))
 #     return {**changes, **({"changed": pillar} if pillar else {})}
 #: django_formula/deploy/step_static.py
-# """The step `static`: one start of Django, which collects static files and reads the effective settings."""
+# """The steps `static` and `push`: one start of Django, which collects static files and reads the effective settings."""
 #
 # from collections.abc import Iterator
 # from concurrent.futures import ThreadPoolExecutor
@@ -15145,13 +15344,15 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.database import databases as database_databases
 # from django_formula.database import sqlite
-# from django_formula.deploy import coherence, commands, tasks
+# from django_formula.deploy import coherence, commands
 # from django_formula.deploy import database as deploy_database
 # from django_formula.deploy.deployment import Changes, Deployment
 # from django_formula.host import folders, template, users
 # from django_formula.host.commands import DeploymentError
 # from django_formula.project import program
-# from django_formula.release import instances, settings
+# from django_formula.push import static_files
+# from django_formula.release import instances, releases, settings
+# from django_formula.release import static as release_static
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets
 # from django_formula.site.sites import Site
@@ -15211,7 +15412,7 @@ def _clear(home: str, folder: str) -> None:
 #     release.update(facts={**release.facts, **answer}, **({"schema": schema} if schema else {}))
 #     if deployment.live:
 #         deployment.warn(deploy_database.refuse_empty(deployment.live, release))
-#     tasks.judge(deployment, release, answer.get("celery", {}))
+#     coherence.judge_celery(deployment, release, answer.get("celery", {}))
 #
 #
 # def _project_warnings(site: Site, release: Release, answer: dict[str, Any]) -> list[str]:
@@ -15292,72 +15493,54 @@ def _clear(home: str, folder: str) -> None:
 #     if not answer["django"].startswith(("1.", "2.", "3.", "4.0")):
 #         why = "SECRET_KEY_FALLBACKS in the project's settings does not contain the former key"
 #     return [f"the secret key has changed, and every session ends with this release: {why}"]
-#: django_formula/deploy/step_store.py
-# """The step `store`: the servers of the site's own for its queue and caches."""
-#
-# import time
-# from collections.abc import Iterator
-#
-# from django_formula.deploy.deployment import Changes, Deployment
-# from django_formula.release import releases as release_releases
-# from django_formula.release import workers
-# from django_formula.store import service, setup, stores
-# from django_formula.store.contract import OwnServer
-#
-# #: Seconds in which workers have to finish what they have taken, before the restart of a queue is put off.
-# _PATIENCE = 30.0
-# _PAUSE = 0.1
 #
 #
-# def store(deployment: Deployment) -> Iterator[Changes]:
-#     """Have the site's queue and caches in servers of its own; those that the pillar has no more are removed last."""
-#     servers = [*stores.own_servers(deployment.site)]
-#     if servers:
-#         service.try_sandbox(deployment.site)
-#     pending = setup.pending(servers, deployment.templates)
-#     if not pending:
+# def push(deployment: Deployment) -> Iterator[Changes]:
+#     """Push the static files of a new release that are missing at the destination."""
+#     site, release = deployment.site, deployment.release
+#     if not deployment.is_new or not release or not static_files.of_site(site):
 #         return
-#     yield {name: change for one in pending for name, change in one.changes().items()}
-#     deployment.take_lock()
-#     for found in pending:
-#         one, freed = setup.free(found)
-#         deployment.warn(filter(None, [freed, setup.apply(one)]))
-#         if one.restarts and one.server.name == "queue":
-#             _restart_queue(deployment, one.server)
-#         elif one.restarts:
-#             setup.restart(one.server)
+#     changes: Changes = {"pushed": f"to {static_files.place(site)}"}
+#     yield changes
+#     names = _names(release)
+#     if "gzip" in site.config["static"]["compress"]:
+#         former = deployment.live.path / "static" if deployment.live else None
+#         release_static.compress(release.path / "static", former)
+#     log.info("%s: pushing static files to %s", site.name, static_files.place(site))
+#     sent = static_files.send(site, release.path / "static", names, deployment.secrets.push_secret)
+#     release.update(pushed={"files": len(names), "sent": len(sent)})
+#     changes["pushed"] = f"{len(sent)} of {len(names)} files to {static_files.place(site)}"
 #
 #
-# def _restart_queue(deployment: Deployment, server: OwnServer) -> None:
-#     """Restart a queue while no worker takes tasks or has one in hand; otherwise warn, and leave it to a later apply.
+# def push_outlook(deployment: Deployment, release: Release) -> Changes:
+#     """Return what a push would send of a planned release, by what this host has pushed before; nothing is connected.
 #
-#     What a worker has taken when its connection ends is given to another one only after Celery's visibility timeout.
+#     Raises:
+#         DeploymentError: its static files have no hash in their names.
 #     """
-#     deployment.switch_lock.take()
-#     try:
-#         deadline = time.monotonic() + _PATIENCE
-#         while busy := _busy(deployment, server):
-#             if time.monotonic() > deadline:
-#                 text = f"{server.unit} keeps running as it was started, until a later apply: {busy}, and a restart now"
-#                 deployment.warn([f"{text} would delay them by Celery's visibility timeout"])
-#                 return
-#             time.sleep(_PAUSE)
-#         setup.restart(server)
-#     finally:
-#         deployment.let_tasks_go()
+#     if not static_files.of_site(deployment.site):
+#         return {}
+#     names = _names(release)
+#     new = {*names} - static_files.pushed(deployment.site)
+#     return {"pushed": f"{len(new)} of {len(names)} files to {static_files.place(deployment.site)}"} if new else {}
 #
 #
-# def _busy(deployment: Deployment, server: OwnServer) -> str:
-#     """Return which tasks a restart of the queue would delay; empty where there is none."""
+# def prune_pushed(deployment: Deployment) -> None:
+#     """Delete what was pushed and no kept release names; where that fails, the next release tries it again."""
 #     site = deployment.site
-#     releases = [release.path for release in release_releases.releases(site)]
-#     running = [one for one in workers.finishing(site, releases) if one.state]
-#     names = [
-#         one.worker for one in running if one.state and (one.state.fetching or one.state.active or one.state.reserved)
-#     ]
-#     taken = setup.taken(server)
-#     found = [f"workers have tasks in hand ({', '.join(sorted(names))})"] if names else []
-#     return " and ".join([*found, *([f"{taken} messages are not acknowledged"] if taken else [])])
+#     kept = [one for one in releases.releases(site) if one.record.get("state") in ("good", "held")]
+#     folders = [(one.path / "static", one.facts.get("static_storage", {})) for one in kept]
+#     try:
+#         count = static_files.prune(site, folders, deployment.secrets.push_secret)
+#     except (DeploymentError, OSError) as error:
+#         deployment.warn([f"static files of deleted releases stay at {static_files.place(site)}: {error}"])
+#         return
+#     if count:
+#         log.info("%s: deleted %d static files of deleted releases", site.name, count)
+#
+#
+# def _names(release: Release) -> list[str]:
+#     return static_files.names(release.site, release.path / "static", release.facts.get("static_storage", {}))
 #: django_formula/deploy/steps.py
 # """The steps of a release, by their functions; `deploy.order` has what each is about.
 #
@@ -15375,14 +15558,11 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy.step_instance import instance
 # from django_formula.deploy.step_live import live
 # from django_formula.deploy.step_proxy import acme, domains, proxy, tls  # noqa: F401 - a state of its own
-# from django_formula.deploy.step_push import push
 # from django_formula.deploy.step_record import record
-# from django_formula.deploy.step_schedules import schedules
 # from django_formula.deploy.step_settings import secret_key, settings
-# from django_formula.deploy.step_site import site
+# from django_formula.deploy.step_site import schedules, site, store
 # from django_formula.deploy.step_source import source
-# from django_formula.deploy.step_static import static
-# from django_formula.deploy.step_store import store
+# from django_formula.deploy.step_static import push, static
 # from django_formula.host.outcome import Outcome
 #
 # Step = Callable[[Deployment], Iterator[Changes]]
@@ -16089,118 +16269,6 @@ def _clear(home: str, folder: str) -> None:
 #         return Outcome(comment, takeover.as_state_changes(), warnings)
 #     begins = f"{site.name}: the existing deployment is taken over when the new release is activated:"
 #     return Outcome("\n  ".join([begins, *takeover.plan["found"]]), warnings=warnings)
-#: django_formula/deploy/tasks.py
-# """What the Celery app of a new release is refused for or warned of: its broker, its limits, tasks that wait."""
-#
-# from collections.abc import Iterator, Mapping
-# from typing import Any
-#
-# from django_formula.deploy.deployment import Deployment
-# from django_formula.host.commands import DeploymentError, seconds
-# from django_formula.project import queue as project_queue
-# from django_formula.release.releases import Release
-# from django_formula.site.sites import Site
-# from django_formula.worker import workers
-#
-# #: Names of tasks that a warning has.
-# _SHOWN = 3
-#
-#
-# def judge(deployment: Deployment, release: Release, apps: Mapping[str, Mapping[str, Any]]) -> None:
-#     """Warn of what the workers of a new release would lose.
-#
-#     Args:
-#         apps: what the start of the project reported of the Celery app of each worker.
-#
-#     Raises:
-#         DeploymentError: the app uses another broker than the site.
-#     """
-#     site = deployment.site
-#     apps = {name: app for name, app in apps.items() if name in workers.of_celery(site)}  # the project answers
-#     for name, app in apps.items():
-#         _refuse_other_broker(site, name, app)
-#     deployment.warn(dict.fromkeys(text for name, app in apps.items() for text in _warnings(site, name, app)))
-#     if deployment.live and apps:
-#         deployment.warn(_vanished(deployment, deployment.live, release))
-#
-#
-# def _refuse_other_broker(site: Site, name: str, app: Mapping[str, Any]) -> None:
-#     if not app["uses_variable"]:
-#         raise DeploymentError(
-#             f"the Celery app of worker {name} uses the broker {app['broker']} "
-#             f"instead of CELERY_BROKER_URL ({app['place'] or 'its place was not found'})",
-#             hint="remove broker_read_url and broker_write_url from its settings, since they override the variable; "
-#             f"or remove the variable: {site.at}:environment, {site.at}:queue",
-#         )
-#
-#
-# def _warnings(site: Site, name: str, app: Mapping[str, Any]) -> Iterator[str]:
-#     """Yield settings of Celery by which tasks are lost or run twice."""
-#     worker = site.config["workers"][name]
-#     if worker["kind"] == "celery_beat":
-#         unknown = {entry: task for entry, task in app["schedule"].items() if not _is_known(task, app)}
-#         for entry, task in sorted(unknown.items()):
-#             yield f"Celery beat: the entry {entry} sends {task}, and no task of the release has this name"
-#         return
-#     if app.get("no_results"):
-#         yield (
-#             f"worker {name}: results of tasks are lost, since their server does not answer ({app['no_results']}): "
-#             f"{site.at}:environment: {{CELERY_RESULT_BACKEND: {{from: celery_broker_url}}}}"
-#         )
-#     patience = seconds(worker["patience"])
-#     if app["acks_late"] and not app["rejects_lost"]:
-#         yield (
-#             f"worker {name}: task_acks_late without task_reject_on_worker_lost: "
-#             "a task is lost when the process that runs it is killed, for example where memory is short"
-#         )
-#     timeout = app["visibility_timeout"]
-#     if app["acks_late"] and timeout is not None and timeout <= patience:
-#         yield (
-#             f"worker {name}: a task that takes longer than visibility_timeout ({timeout:g} s) is run twice; "
-#             f"patience is {worker['patience']}"
-#         )
-#     if app["time_limit"] is not None and app["time_limit"] > patience:
-#         yield (
-#             f"worker {name}: task_time_limit is {app['time_limit']:g} s, and after patience ({worker['patience']}) "
-#             "a release's tasks are killed"
-#         )
-#     if app["waits_when_idle"]:
-#         yield (
-#             f"worker {name}: worker_enable_soft_shutdown_on_idle lets an idle worker wait for "
-#             "worker_soft_shutdown_timeout when it is stopped"
-#         )
-#
-#
-# def _is_known(task: str, app: Mapping[str, Any]) -> bool:
-#     return task in app["tasks"] or task.startswith("celery.")
-#
-#
-# def _vanished(deployment: Deployment, live: Release, release: Release) -> Iterator[str]:
-#     """Yield the names of tasks that the active release has and the new one does not, where tasks of these wait."""
-#     before, after = (tasks_of(one.facts) for one in (live, release))
-#     if not before - after:
-#         return
-#     try:
-#         found = project_queue.read(
-#             deployment.site, release.path, release.facts, deployment.secrets.masked(), names=True
-#         )
-#     except DeploymentError as error:
-#         yield f"whether tasks wait that {release.name} does not know was not found out: {error.message}"
-#         return
-#     waiting: dict[str, int] = {}
-#     for queue in found.values():
-#         for task, count in (queue.get("names") or {}).items():
-#             waiting[task] = waiting.get(task, 0) + count
-#     for task in sorted((before - after) & waiting.keys())[:_SHOWN]:
-#         yield (
-#             f"{waiting[task]} tasks of {task} wait, which {release.name} does not have: "
-#             f"they are parked (salt-call django.queue {deployment.site.name})"
-#         )
-#
-#
-# def tasks_of(facts: Mapping[str, Any]) -> set[str]:
-#     """Return the names of the tasks that the workers of a release know."""
-#     return {task for app in facts.get("celery", {}).values() for task in app["tasks"]}
 #: django_formula/email/__init__.py
 # """Mail of a site: its server, as settings and environment name it."""
 #: django_formula/email/mail.py
@@ -16362,7 +16430,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.fleet import excluded_hosts
 # from django_formula.fleet.minions import Answer
-# from django_formula.fleet.secret_keys import Keys
+# from django_formula.fleet.secrets import Keys
 # from django_formula.fleet.store import Progress, Store
 # from django_formula.host import clock
 # from django_formula.host.commands import DeploymentError
@@ -17517,51 +17585,6 @@ def _clear(home: str, folder: str) -> None:
 #     """Return what a host reports as terminals, events and logs can take it: a host may report anything."""
 #     kept = shown(text[: 4 * _LENGTH], lines=True)
 #     return kept if len(kept) <= _LENGTH else f"{kept[:_LENGTH]} [...]"
-#: django_formula/fleet/password.py
-# """What a server may know of a password: enough to check it, too little to log in elsewhere with it.
-#
-# Passwords of the master's store are long and random, so that what is derived from one cannot be guessed back.
-# """
-#
-# import hashlib
-# import hmac
-# import secrets
-# import string
-#
-# from django_formula.database import engines
-#
-# _ALPHABET = string.ascii_letters + string.digits
-# _LENGTH = 40
-# #: That of passwords of the second login of a pair: a password tells which one it belongs to (docs/decisions/0071).
-# _SECOND = 41
-#
-#
-# def new(length: int = _LENGTH) -> str:
-#     """Return a new password, of characters that URLs, configuration files and SQL take as they are."""
-#     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
-#
-#
-# def following(former: str) -> str:
-#     """Return a new password, for the login of a pair that the former one does not belong to, if there is one."""
-#     return new(_SECOND if former and login(former) == 1 else _LENGTH)
-#
-#
-# def login(password: str) -> int:
-#     """Return which login of a pair a password belongs to: 1 or 2."""
-#     return 2 if len(password) == _SECOND else 1
-#
-#
-# def scram(password: str) -> str:
-#     """Return the verifier that PostgreSQL keeps of a password (SCRAM-SHA-256, RFC 5803).
-#
-#     Its salt follows from the password, so that the verifier is the same each time.
-#     """
-#     return engines.postgres_verifier(password, hmac.digest(password.encode(), b"salt", "sha256")[:16])
-#
-#
-# def sha256(password: str) -> str:
-#     """Return the hash that an ACL of Redis keeps of a password."""
-#     return hashlib.sha256(password.encode()).hexdigest()
 #: django_formula/fleet/roster.py
 # """Functions on the hosts of salt-ssh's roster, from a runner: the same as `fleet.minions`, without minions.
 #
@@ -17711,7 +17734,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.fleet.deployment import Answers, Failed, Fleet, accepted
-# from django_formula.fleet.secret_keys import Keys
+# from django_formula.fleet.secrets import Keys
 # from django_formula.host.commands import DeploymentError
 # from django_formula.secret import secrets
 #
@@ -17773,7 +17796,7 @@ def _clear(home: str, folder: str) -> None:
 # def _without(ready: Answers, key: str) -> list[str]:
 #     """Return the hosts that do not accept a key, by its fingerprint."""
 #     return [host for host, answer in ready.items() if key not in accepted(answer.value)]
-#: django_formula/fleet/secret_keys.py
+#: django_formula/fleet/secrets.py
 # """The secret key of a site on several hosts: the one that they sign with, and the others that they accept.
 #
 # Two files in the site's folder of the store:
@@ -17785,11 +17808,19 @@ def _clear(home: str, folder: str) -> None:
 # they sign with is never missing among those that others accept. See docs/decisions/0067.
 # """
 #
-# from collections.abc import Callable
+# from __future__ import annotations
+#
+# import hashlib
+# import hmac
+# import secrets
+# import string
+# from collections.abc import Callable, Collection, Mapping
 # from typing import Any
 #
+# from django_formula.database import engines
 # from django_formula.fleet.store import Store, new_key
 # from django_formula.host import file
+# from django_formula.kind.kinds import RELEASED
 #
 # _SHAPE = {"next": str, "former": [str]}
 #
@@ -17857,6 +17888,130 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def _write(self, others: dict[str, Any]) -> None:
 #         file.write_json(self._others, others, mode=0o600)
+#
+#
+# # What a server may know of a password: enough to check it, too little to log in elsewhere with it
+# #
+# # Passwords of the master's store are long and random, so that what is derived from one cannot be guessed back.
+#
+# _ALPHABET = string.ascii_letters + string.digits
+# _LENGTH = 40
+# #: That of passwords of the second login of a pair: a password tells which one it belongs to (docs/decisions/0071).
+# _SECOND = 41
+#
+#
+# def new_password(length: int = _LENGTH) -> str:
+#     """Return a new password, of characters that URLs, configuration files and SQL take as they are."""
+#     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+#
+#
+# def following_password(former: str) -> str:
+#     """Return a new password, for the login of a pair that the former one does not belong to, if there is one."""
+#     return new_password(_SECOND if former and login_of(former) == 1 else _LENGTH)
+#
+#
+# def login_of(password: str) -> int:
+#     """Return which login of a pair a password belongs to: 1 or 2."""
+#     return 2 if len(password) == _SECOND else 1
+#
+#
+# def scram(password: str) -> str:
+#     """Return the verifier that PostgreSQL keeps of a password (SCRAM-SHA-256, RFC 5803).
+#
+#     Its salt follows from the password, so that the verifier is the same each time.
+#     """
+#     return engines.postgres_verifier(password, hmac.digest(password.encode(), b"salt", "sha256")[:16])
+#
+#
+# def sha256(password: str) -> str:
+#     """Return the hash that an ACL of Redis keeps of a password."""
+#     return hashlib.sha256(password.encode()).hexdigest()
+#
+#
+# # Plain secrets of a site's pillar, which the master gives only to the hosts that use them
+# #
+# # Salt gives the same pillar to every minion that `top.sls` names. What this module returns is merged over it, so that a
+# # host gets `WITHHELD` where it has no use for a secret. References (``sdb://``) and paths are no secrets, and stay.
+#
+# #: What a host gets instead of a secret. It has the form of a reference, which is valid wherever a secret is.
+# WITHHELD = "sdb://withheld/the-part-of-this-host-does-not-use-it"
+# #: The parts that use a secret, by its path in a site's pillar, with ``*`` for any name.
+# USES: dict[tuple[str, ...], Collection[str]] = {
+#     ("deploy_key",): RELEASED,
+#     ("index", "password"): RELEASED,
+#     ("secret_key",): RELEASED,
+#     ("secrets", "*"): RELEASED,
+#     ("secrets", "*", "value"): RELEASED,
+#     ("database", "password"): RELEASED,
+#     ("databases", "*", "password"): RELEASED,
+#     ("queue", "password"): RELEASED,
+#     ("cache", "password"): RELEASED,
+#     ("caches", "*", "password"): RELEASED,
+#     ("email", "password"): RELEASED,
+#     ("static", "push", "secret"): RELEASED,
+#     ("static", "push", "ssh_key"): RELEASED,
+#     ("container", "login", "password"): RELEASED,
+#     ("balancer", "status", "password"): ("balancer",),
+#     ("tls", "certificate"): ("app", "balancer"),
+#     ("tls", "key"): ("app", "balancer"),
+#     ("tls", "eab", "key"): ("app", "balancer"),
+# }
+#
+# Parts = Collection[str]
+#
+#
+# def withheld_of_site(site: Mapping[str, Any], parts: Parts, all_parts: Parts) -> dict[str, Any]:
+#     """Return what is merged over the pillar of a site for one of its hosts.
+#
+#     Args:
+#         site: its pillar, over that of the defaults.
+#         parts: those of the host; none for a minion that is no host of the site.
+#         all_parts: those of all hosts of the site. Behind a balancer, no other host has certificates.
+#     """
+#     unused = {path for path, users in USES.items() if not _uses(path, users, parts, all_parts)}
+#     replaced = _replaced(site, unused, ())
+#     return replaced if isinstance(replaced, dict) else {}
+#
+#
+# def withheld_of_defaults(defaults: Mapping[str, Any], sites: Collection[tuple[Parts, Parts] | None]) -> dict[str, Any]:
+#     """Return what is merged over the defaults of all sites: a secret is withheld if it is from each of them.
+#
+#     Args:
+#         defaults: their pillar.
+#         sites: for each site the parts of this host and those of all hosts; None for one that is on this host alone.
+#     """
+#     known = [one for one in sites if one]
+#     if len(known) < len(sites):
+#         return {}
+#     unused = {path for path, users in USES.items() if not any(_uses(path, users, *one) for one in known)}
+#     replaced = _replaced(defaults, unused, ())
+#     return replaced if isinstance(replaced, dict) else {}
+#
+#
+# def _uses(path: tuple[str, ...], users: Parts, parts: Parts, all_parts: Parts) -> bool:
+#     """Return whether a host uses a secret."""
+#     if path[0] == "tls" and "balancer" in all_parts:
+#         users = ("balancer",)
+#     return not {*users}.isdisjoint(parts)
+#
+#
+# def _replaced(value: Any, unused: Collection[tuple[str, ...]], path: tuple[str, ...]) -> Any:
+#     """Return the part of a pillar that is withheld, with the same keys; None where nothing is."""
+#     if isinstance(value, dict):
+#         below = {name: _replaced(one, unused, (*path, str(name))) for name, one in value.items()}
+#         return {name: one for name, one in below.items() if one is not None} or None
+#     if value is None or not any(_matches(path, one) for one in unused) or _is_reference(str(value), path):
+#         return None
+#     return WITHHELD
+#
+#
+# def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+#     return len(path) == len(pattern) and all(one in ("*", name) for name, one in zip(path, pattern, strict=True))
+#
+#
+# def _is_reference(value: str, path: tuple[str, ...]) -> bool:
+#     """Return whether a value is no secret itself; a certificate or its key may be a file."""
+#     return value.startswith(("sdb://", "salt://", "/") if path[0] == "tls" else "sdb://")
 #: django_formula/fleet/store.py
 # """What the master keeps of each site that is on several hosts: its secrets, and the release that they have in common.
 #
@@ -18108,99 +18263,6 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the names of the sites that the store knows."""
 #     found = (path.parent.name for path in Path(folder).glob("*/hosts.json"))
 #     return sorted(name for name in found if Store(folder, name).hosts())
-#: django_formula/fleet/withheld_secrets.py
-# """Plain secrets of a site's pillar, which the master gives only to the hosts that use them.
-#
-# Salt gives the same pillar to every minion that `top.sls` names. What this module returns is merged over it, so that a
-# host gets `WITHHELD` where it has no use for a secret. References (``sdb://``) and paths are no secrets, and stay.
-# """
-#
-# from __future__ import annotations
-#
-# from collections.abc import Collection, Mapping
-# from typing import Any
-#
-# from django_formula.kind.kinds import RELEASED
-#
-# #: What a host gets instead of a secret. It has the form of a reference, which is valid wherever a secret is.
-# WITHHELD = "sdb://withheld/the-part-of-this-host-does-not-use-it"
-# #: The parts that use a secret, by its path in a site's pillar, with ``*`` for any name.
-# USES: dict[tuple[str, ...], Collection[str]] = {
-#     ("deploy_key",): RELEASED,
-#     ("index", "password"): RELEASED,
-#     ("secret_key",): RELEASED,
-#     ("secrets", "*"): RELEASED,
-#     ("secrets", "*", "value"): RELEASED,
-#     ("database", "password"): RELEASED,
-#     ("databases", "*", "password"): RELEASED,
-#     ("queue", "password"): RELEASED,
-#     ("cache", "password"): RELEASED,
-#     ("caches", "*", "password"): RELEASED,
-#     ("email", "password"): RELEASED,
-#     ("static", "push", "secret"): RELEASED,
-#     ("static", "push", "ssh_key"): RELEASED,
-#     ("container", "login", "password"): RELEASED,
-#     ("balancer", "status", "password"): ("balancer",),
-#     ("tls", "certificate"): ("app", "balancer"),
-#     ("tls", "key"): ("app", "balancer"),
-#     ("tls", "eab", "key"): ("app", "balancer"),
-# }
-#
-# Parts = Collection[str]
-#
-#
-# def of_site(site: Mapping[str, Any], parts: Parts, all_parts: Parts) -> dict[str, Any]:
-#     """Return what is merged over the pillar of a site for one of its hosts.
-#
-#     Args:
-#         site: its pillar, over that of the defaults.
-#         parts: those of the host; none for a minion that is no host of the site.
-#         all_parts: those of all hosts of the site. Behind a balancer, no other host has certificates.
-#     """
-#     unused = {path for path, users in USES.items() if not _uses(path, users, parts, all_parts)}
-#     replaced = _replaced(site, unused, ())
-#     return replaced if isinstance(replaced, dict) else {}
-#
-#
-# def of_defaults(defaults: Mapping[str, Any], sites: Collection[tuple[Parts, Parts] | None]) -> dict[str, Any]:
-#     """Return what is merged over the defaults of all sites: a secret is withheld if it is from each of them.
-#
-#     Args:
-#         defaults: their pillar.
-#         sites: for each site the parts of this host and those of all hosts; None for one that is on this host alone.
-#     """
-#     known = [one for one in sites if one]
-#     if len(known) < len(sites):
-#         return {}
-#     unused = {path for path, users in USES.items() if not any(_uses(path, users, *one) for one in known)}
-#     replaced = _replaced(defaults, unused, ())
-#     return replaced if isinstance(replaced, dict) else {}
-#
-#
-# def _uses(path: tuple[str, ...], users: Parts, parts: Parts, all_parts: Parts) -> bool:
-#     """Return whether a host uses a secret."""
-#     if path[0] == "tls" and "balancer" in all_parts:
-#         users = ("balancer",)
-#     return not {*users}.isdisjoint(parts)
-#
-#
-# def _replaced(value: Any, unused: Collection[tuple[str, ...]], path: tuple[str, ...]) -> Any:
-#     """Return the part of a pillar that is withheld, with the same keys; None where nothing is."""
-#     if isinstance(value, dict):
-#         below = {name: _replaced(one, unused, (*path, str(name))) for name, one in value.items()}
-#         return {name: one for name, one in below.items() if one is not None} or None
-#     if value is None or not any(_matches(path, one) for one in unused) or _is_reference(str(value), path):
-#         return None
-#     return WITHHELD
-#
-#
-# def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-#     return len(path) == len(pattern) and all(one in ("*", name) for name, one in zip(path, pattern, strict=True))
-#
-#
-# def _is_reference(value: str, path: tuple[str, ...]) -> bool:
-#     """Return whether a value is no secret itself; a certificate or its key may be a file."""
-#     return value.startswith(("sdb://", "salt://", "/") if path[0] == "tls" else "sdb://")
 #: django_formula/host/__init__.py
 # """This host: commands, files, locks, users, ports, /proc, daemons, templates, and DeploymentError."""
 #: django_formula/host/archive.py
@@ -35494,26 +35556,6 @@ def _clear(home: str, folder: str) -> None:
 #             "files on all, or set media:mount; false if the project stores uploads elsewhere or has none"
 #         )
 #         yield ("media", "shared"), text
-#: django_formula/pillar/knowledge.py
-# """Rows of knowledge in the pillar of a site: what the schema cannot check."""
-#
-# from __future__ import annotations
-#
-# import re
-# from collections.abc import Iterator
-# from typing import Any
-#
-# from django_formula.pillar.check import Problem
-#
-#
-# def patterns(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
-#     """Yield patterns that are no regular expressions, as Python reports it."""
-#     for part in ("causes", "headers", "libraries"):
-#         for name, row in (site["knowledge"].get(part) or {}).items():
-#             try:
-#                 re.compile(row.get("match") or "")
-#             except re.error as error:
-#                 yield ("knowledge", part, name, "match"), f"expected a regular expression of Python: {error}"
 #: django_formula/pillar/layers.py
 # """Merge the layers of the pillar into a site's configuration, and complete it with what is derived.
 #
@@ -36322,7 +36364,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.kind import kinds
-# from django_formula.pillar import cache, database, fleet, knowledge, parts, store
+# from django_formula.pillar import cache, database, fleet, parts, store
 # from django_formula.pillar import listen as pillar_listen
 # from django_formula.pillar import proxy as pillar_proxy
 # from django_formula.pillar.check import Path, Problem, Rules, is_number, shown
@@ -36693,6 +36735,19 @@ def _clear(home: str, folder: str) -> None:
 #                 yield (key, REMAP), text
 #
 #
+# # Rows of knowledge
+#
+#
+# def knowledge_patterns(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
+#     """Yield patterns that are no regular expressions, as Python reports it."""
+#     for part in ("causes", "headers", "libraries"):
+#         for name, row in (site["knowledge"].get(part) or {}).items():
+#             try:
+#                 re.compile(row.get("match") or "")
+#             except re.error as error:
+#                 yield ("knowledge", part, name, "match"), f"expected a regular expression of Python: {error}"
+#
+#
 # # All of them
 #
 # #: Every rule for one site: what contradicts it, by paths relative to the site.
@@ -36728,7 +36783,7 @@ def _clear(home: str, folder: str) -> None:
 #     worker_signals,
 #     schedules,
 #     email,
-#     knowledge.patterns,
+#     knowledge_patterns,
 #     fleet.hosts,
 #     fleet.shared,
 #     parts.contradictions,
@@ -42748,21 +42803,28 @@ def _clear(home: str, folder: str) -> None:
 # """Whether visitors reach a site through the proxy of this host: what it answers, next to what the instance does."""
 #
 # import contextlib
+# import glob
+# import hashlib
 # import http.client
+# import json
+# import os
+# import re
 # import ssl
 # import time
 # from collections.abc import Collection, Iterator
 # from pathlib import Path
 # from typing import NamedTuple
 #
-# from django_formula.host import config_files, daemons, ports
+# from django_formula.host import config_files, daemons, ports, proc
+# from django_formula.host import file as host_file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.ports import Place
-# from django_formula.proxy import domain_moves, proxies, watch
+# from django_formula.proxy import domain_moves, proxies
 # from django_formula.proxy.contract import Proxy, Server
 # from django_formula.proxy.proxies import Secure
 # from django_formula.release import health, instances
 # from django_formula.release import http as release_http
+# from django_formula.secret import secrets
 # from django_formula.site import domains
 # from django_formula.site import sites as site_sites
 # from django_formula.site.sites import Site
@@ -42779,7 +42841,7 @@ def _clear(home: str, folder: str) -> None:
 # _NO_CERTIFICATE = 400
 # _REDIRECTS = (301, 302, 307, 308)
 # #: Problems that one text names.
-# _NAMED = 3
+# _SHOWN = 3
 #
 #
 # def problem(site: Site, *, anew: bool = True) -> str:
@@ -42788,14 +42850,14 @@ def _clear(home: str, folder: str) -> None:
 #     A site whose instance does not answer within some seconds gets no problem: that is not the proxy's.
 #
 #     Args:
-#         anew: look at all of it; otherwise at what may have changed since it was right (`proxy.watch`).
+#         anew: look at all of it; otherwise at what may have changed since it was right (`proxy.reach`).
 #
 #     Example: ``"blog.example.org on port 80 is answered by /etc/nginx/conf.d/default.conf:1, not by …"``
 #     """
 #     proxy = proxies.serving(site)
 #     if not proxy:
 #         return ""
-#     memory = watch.Memory(site, proxy)
+#     memory = Memory(site, proxy)
 #     if (not anew and memory.is_reached()) or not instances.serves(site.current):
 #         return ""
 #     if waits := domain_moves.of_site(site).waits:
@@ -42810,8 +42872,8 @@ def _clear(home: str, folder: str) -> None:
 #         found = list(filter(None, answers))
 #     if not found:
 #         memory.keep(is_reached=None not in answers)
-#     more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-#     return "; ".join(found[:_NAMED]) + more
+#     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+#     return "; ".join(found[:_SHOWN]) + more
 #
 #
 # def _answers(site: Site, proxy: Proxy, deadline: float) -> Iterator[str | None]:
@@ -42945,7 +43007,7 @@ def _clear(home: str, folder: str) -> None:
 #     proxy = proxies.serving(site)
 #     if not proxy:
 #         return []
-#     servers = watch.configuration(proxy).servers()
+#     servers = configuration(proxy).servers()
 #     domains = [*site.config["domains"], *site.config["redirect_domains"]]
 #     listens = [*site.config["proxy"]["listen"], *site.listens_tls]
 #     return [
@@ -43006,6 +43068,180 @@ def _clear(home: str, folder: str) -> None:
 #     if rival.is_included:
 #         return "remove that server, or its name or address there, or set other domains or another proxy:listen"
 #     return f"have the proxy's main file include {Path(rival.own).parent}/*"
+#
+#
+# # Whether what a proxy answers for a site can have changed since it was found to be right (docs/decisions/0106)
+#
+# #: Seconds after which everything is looked at again, whatever has not changed.
+# TRUSTED = 24 * 3600
+# #: What a file of a proxy names of files elsewhere that are read with it: includes, certificates, passwords.
+# _NAMED = re.compile(
+#     r"""(?im)^\s*(?P<directive>ssl\w*|auth_basic_user_file|AuthUserFile|include(?:optional)?)\s+["']?(?P<path>/[^\s;"']+)"""
+# )
+# #: Bytes of a file that are searched for such paths, and the most files.
+# _SIZE, _FILES = 1 << 20, 10_000
+#
+# #: Paths, and what `_numbers` returned of each.
+# Seen = dict[str, list[int]]
+# _SHAPE = {"time": (int, float), "places": str, "files": str, "visit": str}
+#
+#
+# class Configuration:
+#     """The whole configuration of a proxy, which is read once for as long as none of its files changes.
+#
+#     Args:
+#         proxy: the proxy.
+#     """
+#
+#     def __init__(self, proxy: Proxy):
+#         self._proxy = proxy
+#         self._file = site_sites.RUNTIME / f"proxy-{proxy.DAEMON.service}.json"
+#         kept = host_file.read_json(self._file, {"paths": {str: [int]}}) or {"paths": {}}
+#         #: What it had when it was looked at last, here or in an earlier apply.
+#         self._paths: Seen = kept["paths"]
+#         self._kept = self._paths
+#         self._servers: list[Server] | None = None
+#
+#     def is_same(self) -> bool:
+#         """Return whether nothing has changed since it was looked at."""
+#         return bool(self._paths) and all(_numbers(path) == numbers for path, numbers in self._paths.items())
+#
+#     def servers(self) -> list[Server]:
+#         """Return all servers of it.
+#
+#         Raises:
+#             DeploymentError: the proxy does not print its configuration.
+#         """
+#         if self._servers is None or not self.is_same():
+#             self._paths, self._servers = seen(self._proxy), None
+#             self._servers = self._proxy.servers()
+#         return self._servers
+#
+#     def state(self) -> str:
+#         """Return a hash of it, which is kept for later applies; empty where it has changed meanwhile."""
+#         if not self.is_same():
+#             return ""
+#         if self._kept != self._paths:
+#             with contextlib.suppress(OSError):  # it is read again then
+#                 host_file.write_json(self._file, {"paths": self._paths}, mode=0o600, durable=False)
+#                 self._kept = self._paths
+#         return hashlib.sha256(json.dumps(self._paths, sort_keys=True).encode()).hexdigest()[:16]
+#
+#
+# _configurations: dict[Path, Configuration] = {}
+#
+#
+# def configuration(proxy: Proxy) -> Configuration:
+#     """Return the configuration of a proxy, as this process knows it."""
+#     return _configurations.setdefault(proxy.etc, Configuration(proxy))
+#
+#
+# def seen(proxy: Proxy) -> Seen:
+#     """Return the files and folders of a proxy's configuration, and the files that it loads, such as certificates.
+#
+#     Only the text of what the proxy reads as configuration is searched for others: certificates may be another user's.
+#     Where it has too many, none is returned, and it is read each time.
+#     """
+#     found: Seen = {}
+#     left, folders, included = [str(proxy.etc)], set(), set()
+#     for path in left:  # it grows
+#         if path in found:
+#             continue
+#         if len(found) >= _FILES:
+#             return {}
+#         found[path] = _numbers(path)
+#         is_own = Path(path).is_relative_to(proxy.etc)
+#         if is_own and os.path.isdir(path):
+#             if (real := os.path.realpath(path)) not in folders:  # a link may lead back
+#                 folders.add(real)
+#                 left += sorted(entry.path for entry in os.scandir(path))
+#         elif is_own or path in included:
+#             for named, is_included in _named(Path(path)):
+#                 left.append(named)
+#                 included |= {named} if is_included else set()
+#     return found
+#
+#
+# def _named(path: Path) -> Iterator[tuple[str, bool]]:
+#     """Yield the paths that a file of the configuration names, and whether they are configuration too.
+#
+#     Of a pattern these are its folder, and what fits now.
+#     """
+#     text = host_file.read_untrusted(path, _SIZE).decode(errors="replace")
+#     for one in _NAMED.finditer(text):
+#         is_included = one["directive"].lower().startswith("include")
+#         if is_included and glob.has_magic(one["path"]):
+#             yield os.path.dirname(one["path"]), False
+#             yield from ((name, True) for name in sorted(glob.glob(one["path"])))
+#         else:
+#             yield one["path"], is_included
+#
+#
+# def _numbers(path: str) -> list[int]:
+#     """Return what differs once a file or the list of a folder's entries has changed; nothing where there is none."""
+#     try:
+#         found = os.stat(path)
+#     except OSError:
+#         return []
+#     return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+#
+#
+# class Memory:
+#     """What has been found to be right of a site's proxy; root's, in /run, so that a boot forgets it.
+#
+#     Args:
+#         site: the site.
+#         proxy: the proxy that serves it.
+#     """
+#
+#     def __init__(self, site: Site, proxy: Proxy):
+#         self._site, self._proxy = site, proxy
+#         known = host_file.read_json(site.proxied, _SHAPE) or {}
+#         self._known = known if 0 <= time.time() - known.get("time", 0) < TRUSTED else {}
+#
+#     def has_no_rival(self) -> bool:
+#         """Return whether no server has answered in place of the site, and nothing that decides it has changed."""
+#         if self._known.get("places") != _places(self._site, self._proxy):
+#             return False
+#         return bool(self._known["files"]) and self._known["files"] == configuration(self._proxy).state()
+#
+#     def is_reached(self) -> bool:
+#         """Return whether visitors have reached the site too, and nothing on their way has changed."""
+#         return self.has_no_rival() and self._known["visit"] == _visit(self._site, self._proxy)
+#
+#     def keep(self, *, is_reached: bool) -> None:
+#         """Keep that no server answers in place of the site, and whether visitors reach it."""
+#         files = configuration(self._proxy).state()
+#         visit = _visit(self._site, self._proxy) if is_reached else ""
+#         known = {"time": time.time(), "places": _places(self._site, self._proxy), "files": files, "visit": visit}
+#         with contextlib.suppress(OSError):  # it is looked at again then
+#             host_file.write_json(self._site.proxied, known, mode=0o600, durable=False)
+#
+#
+# def _places(site: Site, proxy: Proxy) -> str:
+#     """Return a hash of the proxy, and of the domains and places that the site has there."""
+#     config = site.config
+#     places = [config["domains"], config["redirect_domains"], config["proxy"]["listen"], site.listens_tls]
+#     return secrets.keyed_hash(secrets.record_key(site), [str(proxy.etc), *places])
+#
+#
+# def _visit(site: Site, proxy: Proxy) -> str:
+#     """Return a hash of what else decides on the answer to a visitor: the release, its socket, the proxy's process."""
+#     pid = daemons.pid(proxy.DAEMON) or 0
+#     process, socket = proc.stat(pid), os.path.realpath(site.current / "socket")
+#     ways = [_rights(one) for one in (socket, *map(str, Path(socket).parents))]
+#     options = [site.config[name] for name in ("path", "health", "proxy", "tls")]
+#     known = [pid, process and process.started, str(site.current.resolve()), ways, options]
+#     return secrets.keyed_hash(secrets.record_key(site), known)
+#
+#
+# def _rights(path: str) -> list[int]:
+#     """Return what decides who may connect to a socket, or reach what is in a folder; nothing where there is none."""
+#     try:
+#         found = os.lstat(path)
+#     except OSError:
+#         return []
+#     return [found.st_ino, found.st_mode, found.st_uid, found.st_gid]
 #: django_formula/proxy/site_files.py
 # """The files of a site for its proxy: those that it needs, and those that are removed."""
 #
@@ -43468,196 +43704,6 @@ def _clear(home: str, folder: str) -> None:
 #             path.unlink(missing_ok=True)
 #         else:
 #             file.write(path, text, mode=0o600)
-#: django_formula/proxy/watch.py
-# """Whether what a proxy answers for a site can have changed since it was found to be right (docs/decisions/0106)."""
-#
-# import contextlib
-# import glob
-# import hashlib
-# import json
-# import os
-# import re
-# import time
-# from collections.abc import Iterator
-# from pathlib import Path
-#
-# from django_formula.host import daemons, proc
-# from django_formula.host import file as host_file
-# from django_formula.proxy.contract import Proxy, Server
-# from django_formula.secret import secrets
-# from django_formula.site import sites
-# from django_formula.site.sites import Site
-#
-# #: Seconds after which everything is looked at again, whatever has not changed.
-# TRUSTED = 24 * 3600
-# #: What a file of a proxy names of files elsewhere that are read with it: includes, certificates, passwords.
-# _NAMED = re.compile(
-#     r"""(?im)^\s*(?P<directive>ssl\w*|auth_basic_user_file|AuthUserFile|include(?:optional)?)\s+["']?(?P<path>/[^\s;"']+)"""
-# )
-# #: Bytes of a file that are searched for such paths, and the most files.
-# _SIZE, _FILES = 1 << 20, 10_000
-#
-# #: Paths, and what `_numbers` returned of each.
-# Seen = dict[str, list[int]]
-# _SHAPE = {"time": (int, float), "places": str, "files": str, "visit": str}
-#
-#
-# class Configuration:
-#     """The whole configuration of a proxy, which is read once for as long as none of its files changes.
-#
-#     Args:
-#         proxy: the proxy.
-#     """
-#
-#     def __init__(self, proxy: Proxy):
-#         self._proxy = proxy
-#         self._file = sites.RUNTIME / f"proxy-{proxy.DAEMON.service}.json"
-#         kept = host_file.read_json(self._file, {"paths": {str: [int]}}) or {"paths": {}}
-#         #: What it had when it was looked at last, here or in an earlier apply.
-#         self._paths: Seen = kept["paths"]
-#         self._kept = self._paths
-#         self._servers: list[Server] | None = None
-#
-#     def is_same(self) -> bool:
-#         """Return whether nothing has changed since it was looked at."""
-#         return bool(self._paths) and all(_numbers(path) == numbers for path, numbers in self._paths.items())
-#
-#     def servers(self) -> list[Server]:
-#         """Return all servers of it.
-#
-#         Raises:
-#             DeploymentError: the proxy does not print its configuration.
-#         """
-#         if self._servers is None or not self.is_same():
-#             self._paths, self._servers = seen(self._proxy), None
-#             self._servers = self._proxy.servers()
-#         return self._servers
-#
-#     def state(self) -> str:
-#         """Return a hash of it, which is kept for later applies; empty where it has changed meanwhile."""
-#         if not self.is_same():
-#             return ""
-#         if self._kept != self._paths:
-#             with contextlib.suppress(OSError):  # it is read again then
-#                 host_file.write_json(self._file, {"paths": self._paths}, mode=0o600, durable=False)
-#                 self._kept = self._paths
-#         return hashlib.sha256(json.dumps(self._paths, sort_keys=True).encode()).hexdigest()[:16]
-#
-#
-# _configurations: dict[Path, Configuration] = {}
-#
-#
-# def configuration(proxy: Proxy) -> Configuration:
-#     """Return the configuration of a proxy, as this process knows it."""
-#     return _configurations.setdefault(proxy.etc, Configuration(proxy))
-#
-#
-# def seen(proxy: Proxy) -> Seen:
-#     """Return the files and folders of a proxy's configuration, and the files that it loads, such as certificates.
-#
-#     Only the text of what the proxy reads as configuration is searched for others: certificates may be another user's.
-#     Where it has too many, none is returned, and it is read each time.
-#     """
-#     found: Seen = {}
-#     left, folders, included = [str(proxy.etc)], set(), set()
-#     for path in left:  # it grows
-#         if path in found:
-#             continue
-#         if len(found) >= _FILES:
-#             return {}
-#         found[path] = _numbers(path)
-#         is_own = Path(path).is_relative_to(proxy.etc)
-#         if is_own and os.path.isdir(path):
-#             if (real := os.path.realpath(path)) not in folders:  # a link may lead back
-#                 folders.add(real)
-#                 left += sorted(entry.path for entry in os.scandir(path))
-#         elif is_own or path in included:
-#             for named, is_included in _named(Path(path)):
-#                 left.append(named)
-#                 included |= {named} if is_included else set()
-#     return found
-#
-#
-# def _named(path: Path) -> Iterator[tuple[str, bool]]:
-#     """Yield the paths that a file of the configuration names, and whether they are configuration too.
-#
-#     Of a pattern these are its folder, and what fits now.
-#     """
-#     text = host_file.read_untrusted(path, _SIZE).decode(errors="replace")
-#     for one in _NAMED.finditer(text):
-#         is_included = one["directive"].lower().startswith("include")
-#         if is_included and glob.has_magic(one["path"]):
-#             yield os.path.dirname(one["path"]), False
-#             yield from ((name, True) for name in sorted(glob.glob(one["path"])))
-#         else:
-#             yield one["path"], is_included
-#
-#
-# def _numbers(path: str) -> list[int]:
-#     """Return what differs once a file or the list of a folder's entries has changed; nothing where there is none."""
-#     try:
-#         found = os.stat(path)
-#     except OSError:
-#         return []
-#     return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
-#
-#
-# class Memory:
-#     """What has been found to be right of a site's proxy; root's, in /run, so that a boot forgets it.
-#
-#     Args:
-#         site: the site.
-#         proxy: the proxy that serves it.
-#     """
-#
-#     def __init__(self, site: Site, proxy: Proxy):
-#         self._site, self._proxy = site, proxy
-#         known = host_file.read_json(site.proxied, _SHAPE) or {}
-#         self._known = known if 0 <= time.time() - known.get("time", 0) < TRUSTED else {}
-#
-#     def has_no_rival(self) -> bool:
-#         """Return whether no server has answered in place of the site, and nothing that decides it has changed."""
-#         if self._known.get("places") != _places(self._site, self._proxy):
-#             return False
-#         return bool(self._known["files"]) and self._known["files"] == configuration(self._proxy).state()
-#
-#     def is_reached(self) -> bool:
-#         """Return whether visitors have reached the site too, and nothing on their way has changed."""
-#         return self.has_no_rival() and self._known["visit"] == _visit(self._site, self._proxy)
-#
-#     def keep(self, *, is_reached: bool) -> None:
-#         """Keep that no server answers in place of the site, and whether visitors reach it."""
-#         files = configuration(self._proxy).state()
-#         visit = _visit(self._site, self._proxy) if is_reached else ""
-#         known = {"time": time.time(), "places": _places(self._site, self._proxy), "files": files, "visit": visit}
-#         with contextlib.suppress(OSError):  # it is looked at again then
-#             host_file.write_json(self._site.proxied, known, mode=0o600, durable=False)
-#
-#
-# def _places(site: Site, proxy: Proxy) -> str:
-#     """Return a hash of the proxy, and of the domains and places that the site has there."""
-#     config = site.config
-#     places = [config["domains"], config["redirect_domains"], config["proxy"]["listen"], site.listens_tls]
-#     return secrets.keyed_hash(secrets.record_key(site), [str(proxy.etc), *places])
-#
-#
-# def _visit(site: Site, proxy: Proxy) -> str:
-#     """Return a hash of what else decides on the answer to a visitor: the release, its socket, the proxy's process."""
-#     pid = daemons.pid(proxy.DAEMON) or 0
-#     process, socket = proc.stat(pid), os.path.realpath(site.current / "socket")
-#     ways = [_rights(one) for one in (socket, *map(str, Path(socket).parents))]
-#     options = [site.config[name] for name in ("path", "health", "proxy", "tls")]
-#     known = [pid, process and process.started, str(site.current.resolve()), ways, options]
-#     return secrets.keyed_hash(secrets.record_key(site), known)
-#
-#
-# def _rights(path: str) -> list[int]:
-#     """Return what decides who may connect to a socket, or reach what is in a folder; nothing where there is none."""
-#     try:
-#         found = os.lstat(path)
-#     except OSError:
-#         return []
-#     return [found.st_ino, found.st_mode, found.st_uid, found.st_gid]
 #: django_formula/push/__init__.py
 # """Static files that are pushed to a destination elsewhere."""
 #: django_formula/push/rsync.py
@@ -45736,106 +45782,6 @@ def _clear(home: str, folder: str) -> None:
 #     content = file.read_untrusted(release.path / "virtualenv/pyvenv.cfg", follow=False)
 #     pairs = (line.partition("=") for line in content.decode(errors="replace").splitlines())
 #     return {name.strip(): value.strip() for name, _is, value in pairs}
-#: django_formula/release/manifest.py
-# """Manifests: the content of a folder when it was finished, to compare it later."""
-#
-# import hashlib
-# import json
-# import os
-# import stat
-# from collections.abc import Collection, Iterator, Mapping
-# from pathlib import Path
-# from typing import Any
-#
-# from django_formula.host import file
-# from django_formula.untrusted import shapes
-#
-# #: The manifest of a folder, in that folder. The record next to it changes, and is no part of it.
-# NAME = ".manifest.json"
-# _LEFT_OUT = {NAME, "release.json"}
-#
-#
-# def make(folder: Path, key: bytes, without: Collection[str] = (), *, durable: bool = True) -> None:
-#     """Write the manifest of a folder: owner, group and mode of each path, the hash of files, the target of links.
-#
-#     Args:
-#         key: for the hashes of contents, so that a short secret in a file cannot be guessed from its hash.
-#         without: paths below the folder that may change.
-#         durable: as for `host.file.write`.
-#     """
-#     entries = {path: _entry(f"{folder}/{path}", status, key) for path, status in _walk(str(folder), set(without))}
-#     text = json.dumps({"without": sorted(without), "entries": entries}, separators=(",", ":"))
-#     file.write(folder / NAME, text, mode=0o600, durable=durable)
-#
-#
-# #: An entry has mode, owner and group, and of a file its hash, of a link its target.
-# _MANIFEST = {"without": [str], "entries": {str: [(int, str)]}}
-#
-#
-# def exists(folder: Path) -> bool:
-#     """Return whether a folder has a manifest."""
-#     return (folder / NAME).exists()
-#
-#
-# def differences(folder: Path, key: bytes) -> dict[str, str]:
-#     """Return what differs from the manifest: path below the folder → ``missing``, ``added``, or what changed.
-#
-#     Where the manifest is missing or damaged, it is the only difference, since nothing can be compared.
-#     """
-#     manifest = file.read_json(folder / NAME, _MANIFEST) or {}
-#     entries: Mapping[str, Any] | None = manifest.get("entries")
-#     if entries is None:
-#         return {NAME: "missing" if not exists(folder) else "changed"}
-#     found = {}
-#     there = dict(_walk(str(folder), set(manifest["without"])))
-#     for path, status in there.items():
-#         if path not in entries:
-#             found[path] = "added"
-#         elif not shapes.fits(entries[path][:3], [int]) or len(entries[path]) < 3:
-#             found[path] = "changed"
-#         elif entries[path] != (now := _entry(f"{folder}/{path}", status, key)):
-#             found[path] = _changes(entries[path], now)
-#     return found | dict.fromkeys(entries.keys() - there.keys(), "missing")
-#
-#
-# def _changes(before: list[Any], now: list[Any]) -> str:
-#     """Return what differs between two entries, in a word or two."""
-#     changes = []
-#     if before[3:] != now[3:] or stat.S_IFMT(before[0]) != stat.S_IFMT(now[0]):
-#         changes.append("changed")
-#     if stat.S_IMODE(before[0]) != stat.S_IMODE(now[0]):
-#         changes.append(f"mode was {stat.S_IMODE(before[0]):04o}")
-#     if before[1:3] != now[1:3]:
-#         changes.append("owner")
-#     return ", ".join(changes)
-#
-#
-# def _walk(folder: str, without: set[str], below: str = "") -> Iterator[tuple[str, os.stat_result]]:
-#     with os.scandir(f"{folder}/{below}") as entries:
-#         for entry in entries:
-#             path = f"{below}{entry.name}"
-#             if path in without or path in _LEFT_OUT:
-#                 continue
-#             yield path, entry.stat(follow_symlinks=False)
-#             if entry.is_dir(follow_symlinks=False):
-#                 yield from _walk(folder, without, f"{path}/")
-#
-#
-# def _entry(path: str, status: os.stat_result, key: bytes) -> list[Any]:
-#     """Return mode, owner, group, and the hash of a file or the target of a link."""
-#     about: list[Any] = [status.st_mode, status.st_uid, status.st_gid]
-#     if stat.S_ISLNK(status.st_mode):
-#         return [*about, os.readlink(path)]
-#     if not stat.S_ISREG(status.st_mode):
-#         return about
-#     digest = hashlib.blake2b(key=key, digest_size=16)
-#     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-#     try:
-#         while part := os.read(descriptor, 1 << 20):
-#             digest.update(part)
-#     finally:
-#         os.close(descriptor)
-#     return [*about, digest.hexdigest()]
 #: django_formula/release/releases.py
 # """Releases: their records, the active one, and that of a name."""
 #
@@ -57953,11 +57899,10 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy.step_instance import instance
 # from django_formula.deploy.step_live import live
 # from django_formula.deploy.step_proxy import proxy
-# from django_formula.deploy.step_push import push
 # from django_formula.deploy.step_record import record
 # from django_formula.deploy.step_settings import secret_key, settings
 # from django_formula.deploy.step_source import source
-# from django_formula.deploy.step_static import static
+# from django_formula.deploy.step_static import push, static
 # from django_formula.host import file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.release import claim as release_claim

@@ -25,8 +25,8 @@ import salt.pillar
 import salt.utils.dictupdate
 from django_formula.database import engines
 from django_formula.fleet import certificate as fleet_certificate
-from django_formula.fleet import known_minions, secret_keys, store
-from django_formula.fleet import password as fleet_password
+from django_formula.fleet import known_minions, store
+from django_formula.fleet import secrets as fleet_secrets
 from django_formula.host.commands import DeploymentError
 
 ROOT = Path(__file__).parents[2]
@@ -209,7 +209,7 @@ def test_a_balancer_gets_no_key_and_a_key_of_the_pillar_is_left(pillar_of):
 def test_the_other_keys_of_a_rotation_are_given_to_those_who_sign(pillar_of, tmp_path):
     sites = {"blog": {"hosts": {"web1": ["app"], "web2": ["worker"], "lb1": ["balancer"]}}}
     before = pillar_of("web1", sites)["blog"]["secret_key"]
-    keys = secret_keys.Keys(store.Store(tmp_path / "store", "blog"))
+    keys = fleet_secrets.Keys(store.Store(tmp_path / "store", "blog"))
     following = keys.begin()
     for host in ("web1", "web2"):
         given = pillar_of(host, sites)["blog"]
@@ -298,9 +298,9 @@ def test_a_former_password_is_valid_until_its_file_is_deleted(pillar_of, tmp_pat
         now = hosts["web1"]["passwords"]
         assert {*now.values()}.isdisjoint(before.values()) and hosts["db1"].get("login") == hosts["web1"].get("login")
         assert hosts["db1"]["passwords"] == {
-            "postgres": ",".join(map(fleet_password.scram, (now["database"], before["database"]))),
+            "postgres": ",".join(map(fleet_secrets.scram, (now["database"], before["database"]))),
             "mysql": ",".join(map(engines.mariadb_verifier, (now["database"], before["database"]))),
-            "redis": ",".join(map(fleet_password.sha256, (now["cache"], before["cache"]))),
+            "redis": ",".join(map(fleet_secrets.sha256, (now["cache"], before["cache"]))),
         }
         logins.append(hosts["web1"].get("login", 1))
         for name in ("database", "cache"):
@@ -352,15 +352,15 @@ def test_a_certificate_is_kept_under_the_name_of_a_minion_only(tmp_path, host):
 
 def test_what_servers_know_of_a_password_is_what_they_make_of_it():
     assert engines.mariadb_verifier("secret") == "*14E65567ABDB5135D0CFD9A70B3032C179A49EE7"
-    assert fleet_password.sha256("secret") == hashlib.sha256(b"secret").hexdigest()
-    scheme, rounds, keys = fleet_password.scram("pencil").split("$")
+    assert fleet_secrets.sha256("secret") == hashlib.sha256(b"secret").hexdigest()
+    scheme, rounds, keys = fleet_secrets.scram("pencil").split("$")
     count, salt = rounds.split(":")
     stored, server = (base64.b64decode(key) for key in keys.split(":"))
     salted = hashlib.pbkdf2_hmac("sha256", b"pencil", base64.b64decode(salt), int(count))
     assert (scheme, count, len(base64.b64decode(salt))) == ("SCRAM-SHA-256", "4096", 16)
     assert server == hmac.digest(salted, b"Server Key", "sha256")
     assert stored == hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
-    assert fleet_password.scram("pencil") == fleet_password.scram("pencil")
+    assert fleet_secrets.scram("pencil") == fleet_secrets.scram("pencil")
 
 
 def test_by_salt_ssh_the_hosts_and_their_addresses_are_those_of_the_roster(pillar_of, options, monkeypatch):

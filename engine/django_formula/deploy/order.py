@@ -1,6 +1,6 @@
 """The steps of a release in their order, as data: what states, documents and `django.steps` say of each.
 
-What a step does is in ``deploy/step_<name>.py``, and `deploy.steps` has the functions. This module runs
+What a step does is in ``deploy/step_….py``, and `deploy.steps` has the functions. This module runs
 while Salt renders too (`django_pillar_render`), so it imports the standard library and `kind.kinds` only.
 """
 

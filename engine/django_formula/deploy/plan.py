@@ -13,7 +13,6 @@ from django_formula.deploy import (
     preflight,
     step_build,
     step_database,
-    step_push,
     step_settings,
     step_source,
     step_static,
@@ -152,7 +151,7 @@ def _start(deployment: Deployment, live: Release, release: Release) -> Plan:
     step_static.record_start(deployment, release, answer)
     pending = migration.recorded_schema(release) or migration.pending(site, release, is_new=True)
     migrations = {"migrations": pending} if pending else {}
-    pushed = step_push.outlook(deployment, release)
+    pushed = step_static.push_outlook(deployment, release)
     return {**migrations, **pushed, **_settings(deployment, live, release)}
 
 

@@ -16,7 +16,7 @@ from django_formula.host.commands import DeploymentError, seconds
 from django_formula.inspect import requirements as inspect_requirements
 from django_formula.process import build_user as process_build_user
 from django_formula.process import sandbox
-from django_formula.release import manifest, releases, settings
+from django_formula.release import releases, settings
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
 from django_formula.site import sites
@@ -85,7 +85,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
         preflight.refuse_without_disk(site, deployment.live, with_virtualenv=True)
         log.info("%s: building the image of %s", site.name, file)
         key = virtualenv_image.make(site, release.path, again=deployment.again, aside=deployment.aside)
-        manifest.make(site.virtualenvs / key, secrets.record_key(site))
+        drift.make_manifest(site.virtualenvs / key, secrets.record_key(site))
         _link_virtualenv(deployment, release, key)
         return
     tree = release.path / "source"
@@ -117,7 +117,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
                 changes["added"] = added
         if site.config.get("container") and where != "pulled" and not deployment.aside:
             virtualenv_image.share(site, key)
-        manifest.make(site.virtualenvs / key, secrets.record_key(site))
+        drift.make_manifest(site.virtualenvs / key, secrets.record_key(site))
     _link_virtualenv(deployment, release, key)
 
 

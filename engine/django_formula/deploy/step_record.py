@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from django_formula.deploy import commands as deploy_commands
-from django_formula.deploy import step_push
+from django_formula.deploy import step_static
 from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError, redact
@@ -29,7 +29,7 @@ def record(deployment: Deployment) -> Iterator[Changes]:
         _record_interrupted(deployment, Release(deployment.site, release.name))
     if deployment.is_activated and release:
         yield {"release": release.name, **deploy_commands.changes(deployment, "after_switch"), **removed}
-        step_push.prune(deployment)
+        step_static.prune_pushed(deployment)
         report = {"receipt": deployment.findings.switch_report} if deployment.findings.switch_report else {}
         release.update(steps=deployment.seconds, warnings=deployment.warnings, **report)
         deployment.secrets.expired_keys(release, test=deployment.test)

@@ -1,6 +1,7 @@
-"""The step `site`: what a site has on the host outside of its releases."""
+"""The steps `site`, `store` and `schedules`: what a site has on the host outside of its releases."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
 from django_formula.proxy import listener, ports, site_files
 from django_formula.push import static_files
-from django_formula.release import claim
+from django_formula.release import claim, workers
+from django_formula.release import releases as release_releases
 from django_formula.schedule import schedules as schedule_schedules
 from django_formula.schedule import timer
 from django_formula.schedule.timer import Task
@@ -23,7 +25,8 @@ from django_formula.secret import secrets
 from django_formula.site import mount, sites
 from django_formula.site.sites import Site
 from django_formula.source import mirror
-from django_formula.store import served, stores
+from django_formula.store import served, service, setup, stores
+from django_formula.store.contract import OwnServer
 from django_formula.tls import (
     certificates,
     renewal,  # noqa: F401 - schedule.timer packs its program from the modules that are loaded
@@ -198,3 +201,72 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
     for task in pending.tasks:
         timer.apply(site, templates, task)
     schedule_schedules.drop(site)
+
+
+# The step `store`: the servers of the site's own for its queue and caches
+
+#: Seconds in which workers have to finish what they have taken, before the restart of a queue is put off.
+_PATIENCE = 30.0
+_PAUSE = 0.1
+
+
+def store(deployment: Deployment) -> Iterator[Changes]:
+    """Have the site's queue and caches in servers of its own; those that the pillar has no more are removed last."""
+    servers = [*stores.own_servers(deployment.site)]
+    if servers:
+        service.try_sandbox(deployment.site)
+    pending = setup.pending(servers, deployment.templates)
+    if not pending:
+        return
+    yield {name: change for one in pending for name, change in one.changes().items()}
+    deployment.take_lock()
+    for found in pending:
+        one, freed = setup.free(found)
+        deployment.warn(filter(None, [freed, setup.apply(one)]))
+        if one.restarts and one.server.name == "queue":
+            _restart_queue(deployment, one.server)
+        elif one.restarts:
+            setup.restart(one.server)
+
+
+def _restart_queue(deployment: Deployment, server: OwnServer) -> None:
+    """Restart a queue while no worker takes tasks or has one in hand; otherwise warn, and leave it to a later apply.
+
+    What a worker has taken when its connection ends is given to another one only after Celery's visibility timeout.
+    """
+    deployment.switch_lock.take()
+    try:
+        deadline = time.monotonic() + _PATIENCE
+        while busy := _busy(deployment, server):
+            if time.monotonic() > deadline:
+                text = f"{server.unit} keeps running as it was started, until a later apply: {busy}, and a restart now"
+                deployment.warn([f"{text} would delay them by Celery's visibility timeout"])
+                return
+            time.sleep(_PAUSE)
+        setup.restart(server)
+    finally:
+        deployment.let_tasks_go()
+
+
+def _busy(deployment: Deployment, server: OwnServer) -> str:
+    """Return which tasks a restart of the queue would delay; empty where there is none."""
+    site = deployment.site
+    releases = [release.path for release in release_releases.releases(site)]
+    running = [one for one in workers.finishing(site, releases) if one.state]
+    names = [
+        one.worker for one in running if one.state and (one.state.fetching or one.state.active or one.state.reserved)
+    ]
+    taken = setup.taken(server)
+    found = [f"workers have tasks in hand ({', '.join(sorted(names))})"] if names else []
+    return " and ".join([*found, *([f"{taken} messages are not acknowledged"] if taken else [])])
+
+
+# The step `schedules`: the commands that run at times, once the release that has them is active
+
+
+def schedules(deployment: Deployment) -> Iterator[Changes]:
+    """Have the timers of the site's schedules, or their lines of cron; those that it lost the step `site` removed."""
+    stale: Changes = {**schedule_schedules.stale(deployment.site, deployment.templates)}
+    if stale:
+        yield stale
+        schedule_schedules.apply(deployment.site, deployment.templates)

@@ -14,14 +14,11 @@ from django_formula.deploy.step_database import database, migration
 from django_formula.deploy.step_instance import instance
 from django_formula.deploy.step_live import live
 from django_formula.deploy.step_proxy import acme, domains, proxy, tls  # noqa: F401 - a state of its own
-from django_formula.deploy.step_push import push
 from django_formula.deploy.step_record import record
-from django_formula.deploy.step_schedules import schedules
 from django_formula.deploy.step_settings import secret_key, settings
-from django_formula.deploy.step_site import site
+from django_formula.deploy.step_site import schedules, site, store
 from django_formula.deploy.step_source import source
-from django_formula.deploy.step_static import static
-from django_formula.deploy.step_store import store
+from django_formula.deploy.step_static import push, static
 from django_formula.host.outcome import Outcome
 
 Step = Callable[[Deployment], Iterator[Changes]]

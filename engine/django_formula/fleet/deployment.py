@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from django_formula.fleet import excluded_hosts
 from django_formula.fleet.minions import Answer
-from django_formula.fleet.secret_keys import Keys
+from django_formula.fleet.secrets import Keys
 from django_formula.fleet.store import Progress, Store
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django_formula.fleet.deployment import Answers, Failed, Fleet, accepted
-from django_formula.fleet.secret_keys import Keys
+from django_formula.fleet.secrets import Keys
 from django_formula.host.commands import DeploymentError
 from django_formula.secret import secrets
 

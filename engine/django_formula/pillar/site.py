@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from django_formula.kind import kinds
-from django_formula.pillar import cache, database, fleet, knowledge, parts, store
+from django_formula.pillar import cache, database, fleet, parts, store
 from django_formula.pillar import listen as pillar_listen
 from django_formula.pillar import proxy as pillar_proxy
 from django_formula.pillar.check import Path, Problem, Rules, is_number, shown
@@ -384,6 +384,19 @@ def worker_signals(site: Site, _own: Site) -> Iterator[Problem]:
                 yield (key, REMAP), text
 
 
+# Rows of knowledge
+
+
+def knowledge_patterns(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
+    """Yield patterns that are no regular expressions, as Python reports it."""
+    for part in ("causes", "headers", "libraries"):
+        for name, row in (site["knowledge"].get(part) or {}).items():
+            try:
+                re.compile(row.get("match") or "")
+            except re.error as error:
+                yield ("knowledge", part, name, "match"), f"expected a regular expression of Python: {error}"
+
+
 # All of them
 
 #: Every rule for one site: what contradicts it, by paths relative to the site.
@@ -419,7 +432,7 @@ WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     worker_signals,
     schedules,
     email,
-    knowledge.patterns,
+    knowledge_patterns,
     fleet.hosts,
     fleet.shared,
     parts.contradictions,

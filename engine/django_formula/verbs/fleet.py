@@ -17,11 +17,10 @@ from django_formula.deploy.step_database import migration
 from django_formula.deploy.step_instance import instance
 from django_formula.deploy.step_live import live
 from django_formula.deploy.step_proxy import proxy
-from django_formula.deploy.step_push import push
 from django_formula.deploy.step_record import record
 from django_formula.deploy.step_settings import secret_key, settings
 from django_formula.deploy.step_source import source
-from django_formula.deploy.step_static import static
+from django_formula.deploy.step_static import push, static
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.release import claim as release_claim

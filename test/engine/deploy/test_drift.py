@@ -6,7 +6,7 @@ from django_formula.deploy import drift as deploy_drift
 from django_formula.host import config_files, file, users
 from django_formula.process import systemd
 from django_formula.proxy import nginx
-from django_formula.release import manifest, releases
+from django_formula.release import releases
 from django_formula.secret import secrets
 from django_formula.verbs import operations
 
@@ -55,23 +55,23 @@ def test_what_is_otherwise_in_a_folder(own_host, what, told):
     for path in top.rglob("*"):
         if path.is_file() and not path.is_symlink():
             path.chmod(0o644)
-    assert not manifest.exists(top)
-    manifest.make(top, KEY, ["ours"])
+    assert not deploy_drift.has_manifest(top)
+    deploy_drift.make_manifest(top, KEY, ["ours"])
     what(top)
-    found = manifest.differences(top, KEY)
+    found = deploy_drift.manifest_differences(top, KEY)
     assert {path: how.replace("changed, mode was 0644", "changed") for path, how in found.items()} == told
 
 
 def test_changed_owner_is_drift():
     before, now = [0o100644, 0, 0, "hash"], [0o100600, 33, 0, "other"]
-    assert manifest._changes(before, now) == "changed, mode was 0644, owner"
+    assert deploy_drift._changes(before, now) == "changed, mode was 0644, owner"
 
 
 def test_contents_cannot_be_guessed(own_host):
     top = tree(own_host / "tree")
     texts = []
     for key in (KEY, b"other"):
-        manifest.make(top, key)
+        deploy_drift.make_manifest(top, key)
         texts.append((top / ".manifest.json").read_text())
         assert (top / ".manifest.json").stat().st_mode & 0o777 == 0o600
     assert texts[0] != texts[1]

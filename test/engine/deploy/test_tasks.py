@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django_formula.deploy import tasks
+from django_formula.deploy import coherence
 from django_formula.host.commands import DeploymentError
 from django_formula.project import queue as project_queue
 from django_formula.verbs import terminal
@@ -35,7 +35,7 @@ def judged(live: Any = None, workers: Any = None, **app: Any) -> list[str]:
     deployment = SimpleNamespace(site=site, live=live, warn=told.extend, secrets=SimpleNamespace(masked=list))
     release = SimpleNamespace(name="0042-x", path=None, facts={"celery": {"default": {**APP, **app}}})
     apps = {name: {**APP, **app} for name in workers or WORKERS}
-    tasks.judge(deployment, release, apps)  # type: ignore[arg-type]
+    coherence.judge_celery(deployment, release, apps)  # type: ignore[arg-type]
     return told
 
 
@@ -47,7 +47,7 @@ def test_app_with_the_site_s_broker_and_usual_settings_has_no_warning():
 def test_app_of_a_worker_that_the_pillar_does_not_have_is_ignored():
     told: list[str] = []
     deployment = SimpleNamespace(site=configured(workers=WORKERS), live=None, warn=told.extend)
-    tasks.judge(deployment, SimpleNamespace(), {"forged": {**APP, "acks_late": True}})  # type: ignore[arg-type]
+    coherence.judge_celery(deployment, SimpleNamespace(), {"forged": {**APP, "acks_late": True}})  # type: ignore[arg-type]
     assert told == []
 
 

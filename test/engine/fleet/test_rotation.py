@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django_formula.fleet.minions import Answer
 from django_formula.fleet.rotation import Rotation
-from django_formula.fleet.secret_keys import Keys
+from django_formula.fleet.secrets import Keys
 from django_formula.fleet.store import Store
 from django_formula.host.commands import DeploymentError
 from django_formula.secret.secrets import fingerprint

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from django_formula.fleet import withheld_secrets
-from django_formula.fleet.withheld_secrets import USES, WITHHELD
+from django_formula.fleet import secrets
+from django_formula.fleet.secrets import USES, WITHHELD
 from django_formula.pillar import compiler
 from django_formula.pillar.check import resolve
 
@@ -57,7 +57,7 @@ def merged(lower: Any, upper: Any) -> Any:
 
 def of_host(given: dict[str, Any], name: str) -> dict[str, Any]:
     every = {part for parts in PARTS.values() for part in parts}
-    return dict(merged(given, withheld_secrets.of_site(given, PARTS.get(name, []), every)))
+    return dict(merged(given, secrets.withheld_of_site(given, PARTS.get(name, []), every)))
 
 
 @pytest.mark.parametrize(
@@ -97,4 +97,4 @@ def test_default_is_withheld_where_no_site_of_the_host_uses_it() -> None:
         ([(["balancer"], ["app", "balancer"]), (["worker"], ["worker"])], {}),
         ([(["balancer"], ["app", "balancer"]), None], {}),
     ):
-        assert withheld_secrets.of_defaults(defaults, sites) == expected
+        assert secrets.withheld_of_defaults(defaults, sites) == expected

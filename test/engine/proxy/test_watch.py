@@ -4,7 +4,7 @@ import os
 
 import pytest
 from django_formula.host import daemons, proc
-from django_formula.proxy import nginx, reach, watch
+from django_formula.proxy import nginx, reach
 from django_formula.proxy.contract import Bound, Server
 from django_formula.release import instances
 from django_formula.site import sites
@@ -67,7 +67,7 @@ class Host:
 
     def apply(self, **options):
         """Look as an apply does, in a process of its own; return what is said, what was read and asked."""
-        watch._configurations.clear()
+        reach._configurations.clear()
         before = (self.read, self.asked)
         problem = reach.problem(self.site, anew=False, **options)
         return problem, self.read - before[0], self.asked - before[1]
@@ -126,7 +126,7 @@ def test_no_text_of_a_certificate_is_searched_and_a_pipe_blocks_nothing(host):
     (host.elsewhere / "blog.pem").write_text(f"include {secret}/*;\ninclude {secret}/one;\n")
     os.mkfifo(host.elsewhere / "more/late.conf")
     assert host.apply() == ("", 1, 1)
-    paths = watch.seen(nginx.PROXY)
+    paths = reach.seen(nginx.PROXY)
     assert str(host.elsewhere / "more/late.conf") in paths and not [one for one in paths if one.startswith(str(secret))]
 
 
@@ -170,14 +170,14 @@ def test_rival_is_reported_in_each_apply(host):
 
 def test_status_looks_anew(host):
     host.apply()
-    watch._configurations.clear()
+    reach._configurations.clear()
     assert reach.problem(host.site) == "" and (host.read, host.asked) == (2, 2)
 
 
 def test_all_is_looked_at_after_a_day(host, monkeypatch):
     host.apply()
-    later = watch.time.time() + watch.TRUSTED
-    monkeypatch.setattr(watch.time, "time", lambda: later)
+    later = reach.time.time() + reach.TRUSTED
+    monkeypatch.setattr(reach.time, "time", lambda: later)
     assert host.apply() == ("", 1, 1)
 
 

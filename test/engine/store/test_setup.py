@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from django_formula.backup import store
-from django_formula.deploy import step_record, step_store
+from django_formula.deploy import step_record, step_site
 from django_formula.host import commands, daemons, proc
 from django_formula.host.commands import DeploymentError
 from django_formula.release import releases, workers
@@ -98,7 +98,7 @@ def test_server_that_the_site_keeps_busy_delays_no_deployment(queue, host, monke
         site=queue, templates=formula_templates(), take_lock=lambda: None, warnings=[], switch_lock=SimpleNamespace()
     )
     deployment.warn = deployment.warnings.extend
-    (changes,) = step_store.store(deployment)
+    (changes,) = step_site.store(deployment)
     assert changes == {"django-blog-queue": "freed of what keeps it busy, or restarted"}
     (warning,) = deployment.warnings
     assert ("until the script that it ran was ended: BUSY" in warning) is ends
