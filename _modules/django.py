@@ -292,7 +292,7 @@ def run(site, schedule):
     schedule
         Name of the schedule in the pillar.
     """
-    return _ran(verbs_schedule.run(site, schedule, _asked_by("run")))
+    return _ran(verbs_schedule.run_now(site, schedule, _asked_by("run")))
 
 
 def _ran(result):

@@ -24,6 +24,7 @@ from typing import Any
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
 DIGEST = "3c5ba97685f6acd1"
 DIGEST = "60e299169f9edc11"
+DIGEST = "9e6765b2f9a69548"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -371,7 +372,7 @@ def _clear(home: str, folder: str) -> None:
 #         return []
 #     from django_formula.backup import store
 #
-#     return store.of_site(site)
+#     return store.own_queues(site)
 #
 #
 # def make(
@@ -1874,7 +1875,7 @@ def _clear(home: str, folder: str) -> None:
 #     result: dict[str, Any] = {"date": clock.now(), "result": "failed:"}
 #     try:
 #         with backups.lock(site, "django.restore_drill").held():
-#             has_queue = bool(store.of_site(site))
+#             has_queue = bool(store.own_queues(site))
 #             chosen = [one for one in backups.find(site, None) if one["engine"] != "redis" or has_queue]
 #             result["backup"] = chosen[0]["backup"]
 #             databases = _databases(release, chosen, secrets)
@@ -1956,7 +1957,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: it has none of its own now.
 #     """
-#     found = store.of_site(site)
+#     found = store.own_queues(site)
 #     if not found:
 #         raise DeploymentError(
 #             f"{site.name} has no queue of its own on this host",
@@ -2282,7 +2283,7 @@ def _clear(home: str, folder: str) -> None:
 # _PART = 1 << 20
 #
 #
-# def of_site(site: Site) -> list[Database]:
+# def own_queues(site: Site) -> list[Database]:
 #     """Return the queue of a site as what is backed up; nothing where it has none of its own."""
 #     queues = [server for _kind, server in stores.own_servers(site) if server.name == "queue"]
 #     return [Database(site, ALIAS, redis.STORE.KIND, str(server.data)) for server in queues]
@@ -2533,7 +2534,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def planned(entries: Entries, templates: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
 #     """Return what `apply` would change, and warnings."""
-#     changes: dict[str, Any] = dict(config_files.differences(files(entries, templates)))
+#     changes: dict[str, Any] = dict(config_files.differences(timer_files(entries, templates)))
 #     due: dict[str, str] = {}
 #     warnings: list[str] = []
 #     for site in sites(entries):
@@ -2559,7 +2560,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: systemd refuses the timer, or a certificate cannot be made.
 #     """
-#     wanted = files(entries, templates)
+#     wanted = timer_files(entries, templates)
 #     changes: dict[str, Any] = dict(config_files.differences(wanted))
 #     install(wanted)
 #     ordered, warnings = renew(entries, given)
@@ -2573,7 +2574,7 @@ def _clear(home: str, folder: str) -> None:
 # # The timer
 #
 #
-# def files(entries: Entries, templates: Mapping[str, str]) -> Files:
+# def timer_files(entries: Entries, templates: Mapping[str, str]) -> Files:
 #     """Return the units of the timer, or None for each where there is nothing to renew."""
 #     own = sites(entries)
 #     if not own:
@@ -2889,7 +2890,7 @@ def _clear(home: str, folder: str) -> None:
 # # Files
 #
 #
-# def files(sites: Entries, templates: Mapping[str, str]) -> Files:
+# def configuration_files(sites: Entries, templates: Mapping[str, str]) -> Files:
 #     """Return configuration and unit, or None for each where there is no site.
 #
 #     Args:
@@ -2898,12 +2899,18 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     if not sites:
 #         _sites, authorities = program.with_clients({}, CONFIG.parent)
-#         return {**balancer_varnish.files("", {}), **authorities, **dict.fromkeys((CONFIG, CERTIFICATES, UNIT))}
+#         return {
+#             **balancer_varnish.configuration_files("", {}),
+#             **authorities,
+#             **dict.fromkeys((CONFIG, CERTIFICATES, UNIT)),
+#         }
 #     ordered, authorities = program.with_clients(sites, CONFIG.parent)
 #     secure = {domain: _clients(site) for site in ordered if site["https"] for domain in site["domains"]}
 #     places = [_place(place) for place in program.places(ordered)]
 #     cached = [site for site in ordered if site["memory"]]
-#     varnish = balancer_varnish.files(max((site["memory"] for site in cached), key=size, default=""), templates)
+#     varnish = balancer_varnish.configuration_files(
+#         max((site["memory"] for site in cached), key=size, default=""), templates
+#     )
 #     cache = {"cached": cached, "cache": balancer_varnish.SOCKET, "hosts": balancer_varnish.HOSTS}
 #     cache |= program.challenges(ordered)
 #     cache["subject"] = headers.CLIENT_SUBJECT
@@ -2977,9 +2984,9 @@ def _clear(home: str, folder: str) -> None:
 #
 # def forget() -> None:
 #     """Remove what HAProxy knew of its servers, and Varnish."""
-#     for path in balancer_varnish.files("", {}):
+#     for path in balancer_varnish.configuration_files("", {}):
 #         path.unlink(missing_ok=True)
-#     balancer_varnish.run()
+#     balancer_varnish.start_or_reload()
 #     SERVERS.unlink(missing_ok=True)
 #
 #
@@ -2993,14 +3000,14 @@ def _clear(home: str, folder: str) -> None:
 #         balancer_varnish.purge(site)
 #
 #
-# def settle(sites: Entries) -> None:
+# def ask_hosts(sites: Entries) -> None:
 #     """Do nothing: HAProxy's own checks look at the release too."""
 #
 #
 # # The process
 #
 #
-# def run() -> None:
+# def start_or_reload() -> None:
 #     """Start HAProxy and enable it at boot, or have it read its configuration anew.
 #
 #     Raises:
@@ -3012,7 +3019,7 @@ def _clear(home: str, folder: str) -> None:
 #         daemons.start(DAEMON)
 #     else:
 #         reload()
-#     balancer_varnish.run()
+#     balancer_varnish.start_or_reload()
 #     if not daemons.is_enabled(DAEMON):
 #         daemons.enable(DAEMON)
 #
@@ -3176,7 +3183,7 @@ def _clear(home: str, folder: str) -> None:
 # _REJECTS = (1, 19, 4)
 #
 #
-# def files(sites: Entries, templates: Mapping[str, str]) -> Files:
+# def configuration_files(sites: Entries, templates: Mapping[str, str]) -> Files:
 #     """Return configuration and units, or None for each where there is no site.
 #
 #     Args:
@@ -3263,7 +3270,7 @@ def _clear(home: str, folder: str) -> None:
 #             raise balancer_program.refused(TITLE, error, pattern, folder, CONFIG.parent) from None
 #
 #
-# def run() -> None:
+# def start_or_reload() -> None:
 #     """Start nginx and its checks and enable them at boot, or have it read its configuration anew.
 #
 #     Raises:
@@ -3295,7 +3302,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Do nothing: nginx keeps no responses."""
 #
 #
-# def settle(sites: Entries) -> None:
+# def ask_hosts(sites: Entries) -> None:
 #     """Ask the hosts now, and give requests only to those that have passed.
 #
 #     Raises:
@@ -3330,7 +3337,7 @@ def _clear(home: str, folder: str) -> None:
 #     if balancer_check.set_state(sites, site, host, state):
 #         daemons.reload(DAEMON)
 #     if state == "ready":
-#         settle(sites)
+#         ask_hosts(sites)
 #: django_formula/balancer/plan.py
 # """The balancer of this host: which sites it balances between their hosts, and which releases let a host in.
 #
@@ -3465,10 +3472,10 @@ def _clear(home: str, folder: str) -> None:
 #     sites = record["sites"]
 #     program = PROGRAMS[_kind(sites) or _kind(_recorded()["sites"]) or "haproxy"]
 #     record = {"sites": sites, "templates": {url: record["templates"][url] for url in program.TEMPLATES if sites}}
-#     files = program.files(sites, record["templates"])
+#     files = program.configuration_files(sites, record["templates"])
 #     changes = balancer_program.differences(program, files)
 #     for other in _former(program):
-#         changes |= balancer_program.differences(other, other.files({}, {}))
+#         changes |= balancer_program.differences(other, other.configuration_files({}, {}))
 #         if sites:
 #             replaced = f"{program.TITLE} instead of {other.TITLE}"
 #             changes["balancer:kind"] = f"{replaced}: new connections are refused for up to a second"
@@ -3599,7 +3606,7 @@ def _clear(home: str, folder: str) -> None:
 #     elif (before := _recorded()) != plan.record:
 #         sites = plan.record["sites"]
 #         file.write_json(RECORD, plan.record, mode=0o600)
-#         plan.program.settle(sites)
+#         plan.program.ask_hosts(sites)
 #         for name, site in sites.items():
 #             if site["commits"] != before["sites"].get(name, site)["commits"]:
 #                 plan.program.purge(sites, name)
@@ -3632,7 +3639,7 @@ def _clear(home: str, folder: str) -> None:
 #         new.prepare(sites)
 #         for program in former:
 #             balancer_program.give_up(program, _places(_recorded()["sites"].values()))
-#         new.run()
+#         new.start_or_reload()
 #     except BaseException as error:
 #         with contextlib.suppress(DeploymentError):
 #             daemons.stop(new.DAEMON)
@@ -3764,7 +3771,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     with lock().held():
 #         program = _program()
-#         present = {path: config_files.read(path) for path in program.files({}, {})}
+#         present = {path: config_files.read(path) for path in program.configuration_files({}, {})}
 #         balancer_program.install(program, present, keys)
 #
 #
@@ -3822,7 +3829,7 @@ def _clear(home: str, folder: str) -> None:
 #     #: ``salt://`` URLs of its templates.
 #     TEMPLATES: tuple[str, ...]
 #
-#     def files(self, sites: Entries, templates: Mapping[str, str]) -> Files:
+#     def configuration_files(self, sites: Entries, templates: Mapping[str, str]) -> Files:
 #         """Return its files, or None for each where there is no site."""
 #
 #     def masked(self, text: str) -> str:
@@ -3831,7 +3838,7 @@ def _clear(home: str, folder: str) -> None:
 #     def check(self, wanted: Files) -> None:
 #         """Have the program test files that are not installed yet; raise what it says against them."""
 #
-#     def run(self) -> None:
+#     def start_or_reload(self) -> None:
 #         """Start it and enable it at boot, or have it read its configuration anew."""
 #
 #     def prepare(self, sites: Entries) -> None:
@@ -3840,7 +3847,7 @@ def _clear(home: str, folder: str) -> None:
 #     def forget(self) -> None:
 #         """Remove what it has recorded, once it has stopped."""
 #
-#     def settle(self, sites: Entries) -> None:
+#     def ask_hosts(self, sites: Entries) -> None:
 #         """Have the hosts that may not get requests now get none, if the program itself does not see to that."""
 #
 #     def purge(self, sites: Entries, site: str) -> None:
@@ -3949,12 +3956,12 @@ def _clear(home: str, folder: str) -> None:
 #         write(program, keys)
 #         program.check(wanted)
 #         write(program, wanted)
-#         program.run()
+#         program.start_or_reload()
 #     except BaseException:
 #         write(program, before)
 #         if before[program.CONFIG] is not None and daemons.pid(program.DAEMON):
 #             with contextlib.suppress(DeploymentError):
-#                 program.run()
+#                 program.start_or_reload()
 #         raise
 #
 #
@@ -3986,7 +3993,7 @@ def _clear(home: str, folder: str) -> None:
 #     if program.UNIT.exists():
 #         daemons.stop(program.DAEMON)
 #         program.forget()
-#     write(program, program.files({}, {}))
+#     write(program, program.configuration_files({}, {}))
 #
 #
 # def write(program: Program, wanted: Mapping[Path, str | None]) -> None:
@@ -4061,7 +4068,7 @@ def _clear(home: str, folder: str) -> None:
 # TEMPLATES = (f"{FILES}varnish/django.vcl", f"{FILES}varnish/varnish.service")
 #
 #
-# def files(memory: str, templates: Mapping[str, str]) -> Files:
+# def configuration_files(memory: str, templates: Mapping[str, str]) -> Files:
 #     """Return configuration and unit, or None for each.
 #
 #     Args:
@@ -4096,7 +4103,7 @@ def _clear(home: str, folder: str) -> None:
 #             ) from None
 #
 #
-# def run() -> None:
+# def start_or_reload() -> None:
 #     """Start Varnish and enable it at boot, restart it with a new configuration, or stop it where it has none.
 #
 #     HAProxy goes past it meanwhile.
@@ -4547,7 +4554,7 @@ def _clear(home: str, folder: str) -> None:
 #     return "" if engine == "database" else engine
 #
 #
-# def of_site(config: Mapping[str, Any]) -> dict[str, Any]:
+# def options_of_site(config: Mapping[str, Any]) -> dict[str, Any]:
 #     """Return the options of a site's configuration that compose files take, as `make` reads them."""
 #     given = {key: config[key] for key in _OF_SITE if config.get(key)}
 #     database = (config["databases"].get("default") or {}).get("engine")
@@ -5093,7 +5100,7 @@ def _clear(home: str, folder: str) -> None:
 # _SHAPE = {"files": [str], "offered": {str: str}}
 #
 #
-# def of_site(name: str, folder: str, python: str = "", database: str = "") -> list[str]:
+# def write_compose_files(name: str, folder: str, python: str = "", database: str = "") -> list[str]:
 #     """Write the compose files of a site of this host; return what was done.
 #
 #     Args:
@@ -5104,7 +5111,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: there is no such site, or no project in the folder.
 #     """
-#     given = compose_plan.of_site(sites.find(name).config)
+#     given = compose_plan.options_of_site(sites.find(name).config)
 #     return write(folder, name, {**given, **chosen(python, database)})
 #
 #
@@ -5167,7 +5174,7 @@ def _clear(home: str, folder: str) -> None:
 #         own_file: dict[str, Any] = {"mode": 0o600, "owner": user, "of_folder": own}
 #         done[path] = compose_files.put(top / path, text, **own_file, replaces_empty=True)
 #     named = _named_user(top) or user
-#     for path, (text, mode) in files(plan, folder, named).items():
+#     for path, (text, mode) in plain_files(plan, folder, named).items():
 #         offered = record["offered"].get(path, "")
 #         done[path] = compose_files.put(top / path, text, mode=mode, owner=own, of_folder=own, offered=offered)
 #         record["offered"][path] = file.checksum(text)
@@ -5215,7 +5222,7 @@ def _clear(home: str, folder: str) -> None:
 #     return (int(found[1]), int(found[2])) if found else None
 #
 #
-# def files(plan: Plan, folder: Path, owner: tuple[int, int]) -> dict[str, tuple[str, int]]:
+# def plain_files(plan: Plan, folder: Path, owner: tuple[int, int]) -> dict[str, tuple[str, int]]:
 #     """Return the files without secrets: path → content and mode.
 #
 #     Args:
@@ -6070,7 +6077,7 @@ def _clear(home: str, folder: str) -> None:
 #     root: Path | None = None
 #
 #
-# def of_site(site: Site) -> Engine | None:
+# def configured_engine(site: Site) -> Engine | None:
 #     """Return the engine of a site's new releases; None for a site without containers."""
 #     return engine(site) if site.config.get("container") else None
 #
@@ -7115,7 +7122,7 @@ def _clear(home: str, folder: str) -> None:
 # _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)+")
 #
 #
-# def of_site(site: Site) -> str:
+# def configured(site: Site) -> str:
 #     """Return the Dockerfile of a site's new releases, relative to their source, or the name of the image to pull.
 #
 #     Empty for a site whose images the formula makes.
@@ -7176,7 +7183,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _tag(site: Site, commit: str) -> str:
 #     """Return the tag of an image that other hosts may have built of a commit."""
-#     return f"{commit[:12]}-{hashlib.sha256(of_site(site).encode()).hexdigest()[:8]}"
+#     return f"{commit[:12]}-{hashlib.sha256(configured(site).encode()).hexdigest()[:8]}"
 #
 #
 # def to_carry(site: Site, release: Path) -> str:
@@ -7288,7 +7295,7 @@ def _clear(home: str, folder: str) -> None:
 #     return "\n".join([own, *(f"**/{one}" for one in (*PRIVATE, *NEVER))])
 #
 #
-# def look(site: Site, engine: Engine, image: str) -> dict[str, Any]:
+# def python_facts(site: Site, engine: Engine, image: str) -> dict[str, Any]:
 #     """Return what the Python of an image reports about itself: prefix, packages, names, has_python, uwsgi, version.
 #
 #     Raises:
@@ -7296,7 +7303,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     python, at = site.python, f"{site.at}:python"
 #     hint = f"set {at} to the interpreter of the image, such as /venv/bin/python"
-#     doing = f"looking for {python} in the image of {of_site(site)}"
+#     doing = f"looking for {python} in the image of {configured(site)}"
 #     printed = engine.look(image, [python, "-I", "-B", "-c", _LOOK], doing=doing, hint=hint)
 #     found: dict[str, Any] = shapes.parse(printed, _SHAPE, doing=doing)
 #     prefix, packages = found["prefix"], found["packages"]
@@ -7305,7 +7312,8 @@ def _clear(home: str, folder: str) -> None:
 #         found["has_python"] and _PREFIX.fullmatch(prefix) and packages == f"{prefix}/lib/python{series}/site-packages"
 #     ):
 #         raise DeploymentError(
-#             f"{python} in the image of {of_site(site)} has its packages in {json.dumps(packages)}, not in a virtualenv",
+#             f"{python} in the image of {configured(site)} has its packages in {json.dumps(packages)}, "
+#             "not in a virtualenv",
 #             hint=f"have it install into one (RUN python3 -m venv /venv), and set {at}: /venv/bin/python",
 #         )
 #     return found
@@ -7479,7 +7487,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     private = [*site.config["files"], *_private(site, release / "source")]
 #     mounts = tuple(f"{release}/source/{path}" for path in dict.fromkeys(private))
-#     is_of_project = bool(container_file.of_site(site))
+#     is_of_project = bool(container_file.configured(site))
 #     base = container_file.name(site, release) if is_of_project else container_base.reference(site)
 #     image = f"localhost/django/{site.name}:{container_base.tag(site, release)}"
 #     container = Container(container_containers.engine(site), image, base, mounts, *_origin(site, base))
@@ -7502,7 +7510,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the image cannot be made.
 #     """
-#     if not container_file.of_site(site):
+#     if not container_file.configured(site):
 #         return dependencies(site, key), site.virtualenvs / key
 #     return container_file.name(site, release), container_file.prefix(site, key)
 #
@@ -7583,7 +7591,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def used(site: Site) -> list[Engine]:
 #     """Return the engines of a site: that of its pillar, and those of its releases."""
-#     own = container_containers.of_site(site)
+#     own = container_containers.configured_engine(site)
 #     containers = [container_containers.of_release(path) for path in site.releases.glob("*-*")]
 #     names = {engine.name for engine in [own, *(one.engine for one in containers if one)] if engine}
 #     return [ENGINES[name] for name in sorted(names)]
@@ -7676,7 +7684,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the site has no containers, or the engine cannot read the file.
 #     """
-#     engine = container_containers.of_site(site)
+#     engine = container_containers.configured_engine(site)
 #     if not engine:
 #         raise DeploymentError(f"{site.name} has no containers", hint="set container in the pillar, and apply")
 #     _refuse_unsafe(file)
@@ -10931,7 +10939,7 @@ def _clear(home: str, folder: str) -> None:
 #     return {"commands": commands} if commands and deployment.is_new else {}
 #
 #
-# def run(deployment: Deployment, stage: str, writable: Sequence[Path] = ()) -> None:
+# def run_stage(deployment: Deployment, stage: str, writable: Sequence[Path] = ()) -> None:
 #     """Run the commands of a stage in a new release.
 #
 #     Args:
@@ -11806,7 +11814,7 @@ def _clear(home: str, folder: str) -> None:
 #     return manifest_differences(site.virtualenvs / key, secrets.record_key(site))
 #
 #
-# def of_site(site: Site, live: Release) -> list[dict[str, str]]:
+# def differing_paths(site: Site, live: Release) -> list[dict[str, str]]:
 #     """Return a row for each path that differs from the active release, sorted.
 #
 #     Compared are the release's folder (source, static files, configuration), its virtualenv, the files of its process
@@ -11823,7 +11831,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _of_stores(site: Site) -> Iterator[tuple[Path, str]]:
 #     for kind, server in stores.own_servers(site):
-#         for path, text in service.files(kind, server, site.kept_templates()).items():
+#         for path, text in service.server_files(kind, server, site.kept_templates()).items():
 #             present = host_file.read_text(path)
 #             if present != text:
 #                 yield path, "missing" if present is None else "changed"
@@ -11852,7 +11860,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _of_proxy(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
 #     templates = site.kept_templates()
-#     wanted = {**site_files.of_site(site, live.facts, templates), **listener.files(site, templates)}
+#     wanted = {**site_files.files_of_site(site, live.facts, templates), **listener.listener_units(site, templates)}
 #     for path, text in wanted.items():
 #         present = config_files.read(path)
 #         if present != text:
@@ -11998,7 +12006,7 @@ def _clear(home: str, folder: str) -> None:
 # ENTRIES = {
 #     "takeover in progress": "takeover.takeovers:load",
 #     "takeover that is due": "takeover.takeovers:pending",
-#     "compose files": "compose.project:of_site",
+#     "compose files": "compose.project:write_compose_files",
 #     "balance sites": "balancer.balancers:balance",
 #     "certificates of balancers": "balancer.plan:certificates",
 #     "state of a backend": "balancer.plan:backend",
@@ -12876,7 +12884,7 @@ def _clear(home: str, folder: str) -> None:
 #     deployment.plan(releases.next_name(site, deployment.findings.commit))
 #     changes = step_source.differences(deployment, recorded, inputs)
 #     changes |= {"python": python} if python else {}
-#     outlook = preflight.look(deployment, changes)  # before the plan itself uses disk space
+#     outlook = preflight.check_host(deployment, changes)  # before the plan itself uses disk space
 #     with _aside(deployment) as release:
 #         _build(deployment, release)
 #         changes.pop("migrations", None)  # new files; the start of Django tells which of them are pending
@@ -13027,7 +13035,9 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the files that would change, and what would be started, stopped and reloaded."""
 #     site, templates, masked = deployment.site, deployment.templates, deployment.secrets.masked()
 #     files = difference.of_instance(live, release.path, release.facts, templates, masked)
-#     of_proxy = config_files.differences(handover.files(site, release.facts, templates, upcoming=True, alone=True))
+#     of_proxy = config_files.differences(
+#         handover.handover_files(site, release.facts, templates, upcoming=True, alone=True)
+#     )
 #     files |= {path: redact(text, masked) for path, text in of_proxy.items()}
 #     old, new = (contract.unit(site, one.path) for one in (live, release))
 #     drain = site.config["releases"]["drain"]
@@ -13100,7 +13110,7 @@ def _clear(home: str, folder: str) -> None:
 #         return {**gapless, **refused, **waits, **({"warnings": self.warnings} if self.warnings else {})}
 #
 #
-# def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
+# def check_host(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
 #     """Check the host before a new release; change nothing.
 #
 #     Args:
@@ -13187,7 +13197,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not live or not _serving(site):
 #         return False
 #     try:
-#         return bool(config_files.differences(site_files.of_site(site, live.facts, deployment.templates)))
+#         return bool(config_files.differences(site_files.files_of_site(site, live.facts, deployment.templates)))
 #     except DeploymentError:
 #         return False  # the step `proxy` reports it
 #
@@ -13624,7 +13634,7 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #
 #
-# def look(site: Site, left: Release, target: Release, secrets: list[str]) -> Outlook:
+# def check_schema(site: Site, left: Release, target: Release, secrets: list[str]) -> Outlook:
 #     """Return whether a release works with the present schema of the databases.
 #
 #     The later releases have recorded what their migrations do; where none has, the active one is started to tell, and
@@ -14032,7 +14042,7 @@ def _clear(home: str, folder: str) -> None:
 #     site, release = deployment.site, deployment.release
 #     if not deployment.is_new or not release:
 #         return
-#     if file := container_file.of_site(site):
+#     if file := container_file.configured(site):
 #         yield {"virtualenv": f"that of the image of {file}"}
 #         preflight.refuse_without_disk(site, deployment.live, with_virtualenv=True)
 #         log.info("%s: building the image of %s", site.name, file)
@@ -14117,7 +14127,7 @@ def _clear(home: str, folder: str) -> None:
 #     }
 #
 #     def run(argv: list[str], doing: str) -> None:
-#         process_build_user.run(
+#         process_build_user.run_as_build_user(
 #             site,
 #             argv,
 #             doing=doing,
@@ -14129,7 +14139,7 @@ def _clear(home: str, folder: str) -> None:
 #             image=image,
 #         )
 #
-#     if container_file.of_site(site):
+#     if container_file.configured(site):
 #         made = container_file.working_folder(containers.engine(site), image)
 #         argv = [f"{virtualenv}/bin/python", "-I", "-S", "-c", TAKE, made, str(tree), release.facts["folder"]]
 #         run(argv, "copying what the Dockerfile has made")
@@ -14261,7 +14271,7 @@ def _clear(home: str, folder: str) -> None:
 #         deployment.warn(deploy_migration.back_up_and_migrate(live, release, pending, deployment.secrets.masked()))
 #     if tables:
 #         deploy_commands.create_cache_tables(deployment, release)
-#     deploy_commands.run(deployment, "after_migrate")
+#     deploy_commands.run_stage(deployment, "after_migrate")
 #: django_formula/deploy/step_instance.py
 # """The step `instance`: the new release's own application server, before it gets any request of a visitor."""
 #
@@ -14316,7 +14326,7 @@ def _clear(home: str, folder: str) -> None:
 #         _follow_no_link(deployment, release)
 #     with mount.taken_away(site):
 #         _start(deployment, release)
-#     deploy_commands.run(deployment, "before_switch")
+#     deploy_commands.run_stage(deployment, "before_switch")
 #
 #
 # def _start(deployment: Deployment, release: Release) -> None:
@@ -14598,8 +14608,8 @@ def _clear(home: str, folder: str) -> None:
 #     upcoming = bool(deployment.findings.planned and deployment.test)
 #     expected = difference.expected_facts
 #     facts = expected(site, release, deployment.findings.commit) if upcoming else release.facts
-#     files = handover.files(site, facts, templates, upcoming=upcoming, alone=deployment.test)
-#     move = Move([site], "") if deployment.test else domain_moves.of_site(site)
+#     files = handover.handover_files(site, facts, templates, upcoming=upcoming, alone=deployment.test)
+#     move = Move([site], "") if deployment.test else domain_moves.pending_move(site)
 #     deployment.set_waiting(move.waits)
 #     if move.waits and deployment.coming is None:  # of the site alone: no other one is released after it
 #         deployment.warn([f"{site.name} keeps the domains that it has: {move.waits}"])
@@ -14672,7 +14682,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     if not deployment.findings.waiting:
 #         return
-#     waits = domain_moves.of_site(deployment.site).waits
+#     waits = domain_moves.pending_move(deployment.site).waits
 #     if waits:
 #         raise DeploymentError(
 #             f"{waits}; until then the sites keep the domains that they have",
@@ -14717,7 +14727,7 @@ def _clear(home: str, folder: str) -> None:
 #         release.update(steps=deployment.seconds, warnings=deployment.warnings, **report)
 #         deployment.secrets.expired_keys(release, test=deployment.test)
 #         try:
-#             deploy_commands.run(deployment, "after_switch")
+#             deploy_commands.run_stage(deployment, "after_switch")
 #         except DeploymentError as error:
 #             release.update(step="record", error=redact(str(error), deployment.secrets.masked()))
 #             raise
@@ -15007,7 +15017,7 @@ def _clear(home: str, folder: str) -> None:
 #     schedules = {task: timer.stale(site, templates, task) for task in timer.TASKS}
 #     leftovers = backups.leftovers(site)
 #     changes: Changes = {str(folder.path): problem for folder, problem in wrong.items()}
-#     changes |= mount.look(site)
+#     changes |= mount.pending_changes(site)
 #     if file.read_json(site.applied) != applied:
 #         changes[str(site.applied)] = "new" if not site.applied.exists() else "changed"
 #     if stale:
@@ -15192,7 +15202,7 @@ def _clear(home: str, folder: str) -> None:
 #     changes = {**differences(deployment, recorded, inputs), **({"python": python} if python else {})}
 #     deployment.plan(releases.next_name(site, deployment.findings.commit, deployment.sequence))
 #     foreseen = _foresee(deployment, live) if deployment.test and live else {}
-#     outlook = preflight.look(deployment, changes)
+#     outlook = preflight.check_host(deployment, changes)
 #     release = {"old": live.name if live else None, "new": deployment.findings.planned}
 #     yield {"release": release, **changes, **outlook.changes(), **foreseen}
 #
@@ -15249,7 +15259,7 @@ def _clear(home: str, folder: str) -> None:
 #         about["fleet"] = deployment.fleet or "apply"
 #     release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
 #     with ThreadPoolExecutor(1) as pool:  # the interpreter is asked for its version while git works
-#         if not container_file.of_site(site):  # whose interpreter is that of an image which is not built yet
+#         if not container_file.configured(site):  # whose interpreter is that of an image which is not built yet
 #             pool.submit(virtualenv_interpreter.interpreter, site)
 #         export(deployment, release)
 #     release.update(**commits.describe(site, deployment.findings.commit))
@@ -15381,7 +15391,7 @@ def _clear(home: str, folder: str) -> None:
 #             site, release.path, release.facts, deployment.secrets.masked(), write_ahead=not deployment.findings.takeover
 #         )
 #     record_start(deployment, release, answer)
-#     commands.run(deployment, "after_static", writable=[folder])
+#     commands.run_stage(deployment, "after_static", writable=[folder])
 #     _take_static_files(site, folder)
 #
 #
@@ -15498,7 +15508,7 @@ def _clear(home: str, folder: str) -> None:
 # def push(deployment: Deployment) -> Iterator[Changes]:
 #     """Push the static files of a new release that are missing at the destination."""
 #     site, release = deployment.site, deployment.release
-#     if not deployment.is_new or not release or not static_files.of_site(site):
+#     if not deployment.is_new or not release or not static_files.configured(site):
 #         return
 #     changes: Changes = {"pushed": f"to {static_files.place(site)}"}
 #     yield changes
@@ -15518,7 +15528,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: its static files have no hash in their names.
 #     """
-#     if not static_files.of_site(deployment.site):
+#     if not static_files.configured(deployment.site):
 #         return {}
 #     names = _names(release)
 #     new = {*names} - static_files.pushed(deployment.site)
@@ -15673,7 +15683,7 @@ def _clear(home: str, folder: str) -> None:
 #         takeover.write(phase="switching")
 #         activate(deployment, release)
 #     try:
-#         takeover.switch(site_files.of_site(site, release.facts, deployment.templates), deployment.templates)
+#         takeover.switch(site_files.files_of_site(site, release.facts, deployment.templates), deployment.templates)
 #     except BaseException as error:
 #         if switches:
 #             site.current.unlink()
@@ -15725,10 +15735,10 @@ def _clear(home: str, folder: str) -> None:
 #     site, old = deployment.site, deployment.live
 #     before = site.current.resolve() if site.current.is_symlink() else None  # serves even where its record is torn
 #     if before and old and proxies.configured(site) and not proxies.is_ready(site):
-#         switch.apply(handover.files(site, old.facts, deployment.templates))
+#         switch.apply(handover.handover_files(site, old.facts, deployment.templates))
 #     proxy = proxies.serving(site) if before else None
 #     if before and proxy and _needs_other_files(site, proxy, before, release.path):
-#         switch.apply(handover.files(site, release.facts, deployment.templates, through=release.path))
+#         switch.apply(handover.handover_files(site, release.facts, deployment.templates, through=release.path))
 #     reloads = proxy is not None and _needs_reload(site, proxy, release.path)
 #     if reloads:
 #         proxies.check(site)
@@ -15934,7 +15944,7 @@ def _clear(home: str, folder: str) -> None:
 #         proxy = proxies.serving(site)
 #         needs_other_files = proxy is not None and _needs_other_files(site, proxy, release.path, old.path)
 #         if needs_other_files:
-#             switch.apply(handover.files(site, old.facts, deployment.templates, through=old.path))
+#             switch.apply(handover.handover_files(site, old.facts, deployment.templates, through=old.path))
 #         if former:
 #             file.link(site.previous, str(former))
 #         else:
@@ -15943,7 +15953,7 @@ def _clear(home: str, folder: str) -> None:
 #         file.link(site.current, f"releases/{old.name}")
 #         deployment.let_tasks_go()
 #         if needs_other_files:
-#             switch.apply(handover.files(site, old.facts, deployment.templates))
+#             switch.apply(handover.handover_files(site, old.facts, deployment.templates))
 #         elif proxy and _needs_reload(site, proxy, old.path):
 #             proxies.reload(site)
 #
@@ -37283,7 +37293,7 @@ def _clear(home: str, folder: str) -> None:
 # _LISTS = ("ReadWritePaths", "BindPaths", "BindReadOnlyPaths", "ReadOnlyPaths", "InaccessiblePaths")
 #
 #
-# def run(
+# def run_as_build_user(
 #     site: Site,
 #     argv: Sequence[str],
 #     *,
@@ -37922,7 +37932,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.untrusted import reaper
 #
 #
-# def run(command: ProjectCommand) -> str:
+# def run_command(command: ProjectCommand) -> str:
 #     """Run a command of a project and return its output; there is no sandbox: it may write what its user may.
 #
 #     A process of root's is its parent, which ends all processes that it leaves behind, and also where the deployment is
@@ -37977,7 +37987,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.site.sites import Site
 #
 #
-# def run(command: ProjectCommand) -> str:
+# def run_command(command: ProjectCommand) -> str:
 #     """Run a command of a project in a release that has been started, and return its output.
 #
 #     Raises:
@@ -37986,10 +37996,10 @@ def _clear(home: str, folder: str) -> None:
 #     if _manager(command.site, command.release) == "supervisor":
 #         from django_formula.process import reaped
 #
-#         return reaped.run(command)
+#         return reaped.run_command(command)
 #     from django_formula.process import transient
 #
-#     return transient.run(command)
+#     return transient.run_command(command)
 #
 #
 # def is_active(site: Site, release: Path, task: str) -> bool:
@@ -38511,7 +38521,7 @@ def _clear(home: str, folder: str) -> None:
 #         Raises:
 #             DeploymentError: the command fails or times out.
 #         """
-#         return reaped.run(command)
+#         return reaped.run_command(command)
 #
 #     def is_command_active(self, site: Site, task: str) -> bool:
 #         """Return whether the container of a command still runs whose starter was killed."""
@@ -38931,7 +38941,7 @@ def _clear(home: str, folder: str) -> None:
 #         Raises:
 #             DeploymentError: the command fails or times out.
 #         """
-#         return transient.run(command)
+#         return transient.run_command(command)
 #
 #     def is_command_active(self, site: Site, task: str) -> bool:
 #         """Return whether the transient unit of a command still runs; one that only failed is unloaded."""
@@ -39083,7 +39093,7 @@ def _clear(home: str, folder: str) -> None:
 # )
 #
 #
-# def run(command: ProjectCommand) -> str:
+# def run_command(command: ProjectCommand) -> str:
 #     """Run a command of a project as a transient unit, `command.task` last in its name, and return its output.
 #
 #     Raises:
@@ -39886,7 +39896,7 @@ def _clear(home: str, folder: str) -> None:
 #     facts: Mapping[str, Any],
 #     request: dict[str, Any],
 #     secrets: list[str],
-#     run: Runner = runner.run,
+#     run: Runner = runner.run_command,
 # ) -> Any:
 #     """Run the program for backups, and return its answer.
 #
@@ -39931,7 +39941,7 @@ def _clear(home: str, folder: str) -> None:
 #     secrets: list[str],
 #     shape: Any,
 #     program: str = START,
-#     run: Runner = runner.run,
+#     run: Runner = runner.run_command,
 #     **options: Any,
 # ) -> dict[str, Any]:
 #     """Run a program of the formula with a request, and return its answer.
@@ -40087,7 +40097,7 @@ def _clear(home: str, folder: str) -> None:
 # def _run(command: ProjectCommand, *, hint: str) -> str:
 #     """Run a command of a project; its error has the cure of its cause, or else the hint."""
 #     try:
-#         return project_program.run(command)
+#         return project_program.run_command(command)
 #     except DeploymentError as error:
 #         cure = cause.hint(command.site, f"{error.message}\n{error.log}", command.facts)
 #         error.hint = cure or hint or error.hint
@@ -40404,7 +40414,7 @@ def _clear(home: str, folder: str) -> None:
 #         secrets=secrets,
 #     )
 #     try:
-#         answer: dict[str, Any] = shapes.parse(project_program.run(command), shape, doing=command.doing)
+#         answer: dict[str, Any] = shapes.parse(project_program.run_command(command), shape, doing=command.doing)
 #     except DeploymentError as error:
 #         log.info("%s: %s", site.name, redact(str(error), secrets))
 #         return None
@@ -40637,7 +40647,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: the project does not start, or cannot reach a database.
 #     """
 #     with _explained():
-#         return ask.backup(site, release, facts, request, secrets, run)
+#         return ask.backup(site, release, facts, request, secrets, run_command)
 #
 #
 # def _ask(
@@ -40658,7 +40668,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: the project raises an exception, or the answer has another shape.
 #     """
 #     with _explained():
-#         return ask.ask(site, release, facts, request, secrets, shape, run=run, **options)
+#         return ask.ask(site, release, facts, request, secrets, shape, run=run_command, **options)
 #
 #
 # @contextlib.contextmanager
@@ -40679,7 +40689,7 @@ def _clear(home: str, folder: str) -> None:
 #         failure.explain(error)
 #
 #
-# def run(command: ProjectCommand) -> str:
+# def run_command(command: ProjectCommand) -> str:
 #     """Run a command of a project by the process manager of its release and return its output."""
 #     return instances.process_manager(command.site, command.release).run(command)
 #: django_formula/project/queue.py
@@ -40751,7 +40761,7 @@ def _clear(home: str, folder: str) -> None:
 #         secrets=secrets,
 #         task=task,
 #     )
-#     output = program.run(command)
+#     output = program.run_command(command)
 #     found: dict[str, dict[str, Any]] = shapes.parse(output, _SHAPE, doing=command.doing)["queues"]
 #     return found
 #
@@ -41423,7 +41433,7 @@ def _clear(home: str, folder: str) -> None:
 #         return {domain for domain in every if self.present.get(domain) != self.wanted.get(domain)}
 #
 #
-# def of_site(site: Site) -> Move:
+# def pending_move(site: Site) -> Move:
 #     """Return the change of a site's domains that its proxy's files do not have yet."""
 #     change = _change(site)
 #     if not change.domains:
@@ -41507,7 +41517,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Args:
 #         site: the site.
-#         facts: of the release, see `proxy.site_files.of_site`; their URLs begin with the path of the pillar.
+#         facts: of the release, see `proxy.site_files.files_of_site`; their URLs begin with the path of the pillar.
 #
 #     Returns:
 #         None where the proxy has no files of the site.
@@ -41557,7 +41567,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.site.sites import Site
 #
 #
-# def files(
+# def handover_files(
 #     site: Site,
 #     facts: Mapping[str, Any],
 #     templates: Mapping[str, str],
@@ -41574,13 +41584,13 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Args:
 #         site: the site.
-#         facts: of the release, see `proxy.site_files.of_site`.
+#         facts: of the release, see `proxy.site_files.files_of_site`.
 #         templates: their texts.
-#         through: see `proxy.site_files.of_site`.
-#         upcoming: see `proxy.site_files.of_site`.
+#         through: see `proxy.site_files.files_of_site`.
+#         upcoming: see `proxy.site_files.files_of_site`.
 #         alone: whether other sites count as they are, as in a dry run, where their pillar has not been applied.
 #     """
-#     move = Move([site], "") if alone else domain_moves.of_site(site)
+#     move = Move([site], "") if alone else domain_moves.pending_move(site)
 #     now = domain_moves.as_present(site, facts) if move.waits else (site, facts)
 #     mine = site_files.part(*now, templates, through, upcoming=upcoming) if now else {}
 #     parts = [mine, *(_part(other) for other in move.sites[1:] if not move.waits)]
@@ -41611,7 +41621,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return what a site has in these files with its active release."""
 #     live = releases.linked(site, site.current)
 #     facts = live.facts if live else {}
-#     now = domain_moves.as_present(site, facts) if domain_moves.of_site(site).waits else (site, facts)
+#     now = domain_moves.as_present(site, facts) if domain_moves.pending_move(site).waits else (site, facts)
 #     return site_files.part(*now, site.kept_templates()) if now else {}
 #
 #
@@ -41655,7 +41665,7 @@ def _clear(home: str, folder: str) -> None:
 # TEMPLATES = ("salt://django/files/listen.socket", "salt://django/files/listen.service")
 #
 #
-# def files(site: Site, templates: Mapping[str, str]) -> Files:
+# def listener_units(site: Site, templates: Mapping[str, str]) -> Files:
 #     """Return the units of a site; none where systemd does not listen for it."""
 #     variables = {
 #         "ours": OURS,
@@ -41690,7 +41700,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the units that differ from the pillar: path → in what way."""
 #     if not site.listener:
 #         return {str(path): "removed" for path in present(site)}
-#     found = config_files.differences(files(site, templates))
+#     found = config_files.differences(listener_units(site, templates))
 #     socket, _service = _units(site)
 #     return found or ({} if os.path.lexists(_link(socket)) else {str(socket): "disabled"})
 #
@@ -41732,7 +41742,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: systemd cannot listen there; everything is as it was before.
 #     """
-#     units = files(site, templates)
+#     units = listener_units(site, templates)
 #     before = {path: config_files.read(path) for path in units}
 #     socket, service = _units(site)
 #     try:
@@ -42860,7 +42870,7 @@ def _clear(home: str, folder: str) -> None:
 #     memory = Memory(site, proxy)
 #     if (not anew and memory.is_reached()) or not instances.serves(site.current):
 #         return ""
-#     if waits := domain_moves.of_site(site).waits:
+#     if waits := domain_moves.pending_move(site).waits:
 #         return waits
 #     answers: list[str | None] = [None]
 #     try:
@@ -43266,7 +43276,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.untrusted import headers
 #
 #
-# def of_site(
+# def files_of_site(
 #     site: Site,
 #     facts: Mapping[str, Any],
 #     templates: Mapping[str, str],
@@ -44228,7 +44238,7 @@ def _clear(home: str, folder: str) -> None:
 #         """Delete files."""
 #
 #
-# def of_site(site: Site) -> dict[str, Any] | None:
+# def configured(site: Site) -> dict[str, Any] | None:
 #     """Return where the pillar has the site's static files pushed; None where it does not."""
 #     push: dict[str, Any] | None = site.config["static"].get("push")
 #     return push
@@ -44242,7 +44252,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def place(site: Site) -> str:
 #     """Return where the site's files are pushed, for people; empty where they are not."""
-#     push = of_site(site)
+#     push = configured(site)
 #     return _destination(push).place(push) if push else ""
 #
 #
@@ -44346,7 +44356,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the secret is not known, or the destination does not take them all.
 #     """
-#     push = of_site(site)
+#     push = configured(site)
 #     if not push or not found:
 #         return []
 #     if not value:
@@ -44368,7 +44378,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the destination refuses it; the next release tries it again.
 #     """
-#     push = of_site(site)
+#     push = configured(site)
 #     present = pushed(site)
 #     if not push or not push["prune"] or not value or not present:
 #         return 0
@@ -46619,7 +46629,7 @@ def _clear(home: str, folder: str) -> None:
 #         if reason := skipped(site, schedule):
 #             tell(f"{schedule} of {name} does not run: {reason}")
 #             return 0
-#         result = run(site, schedule, by=BY_TIMER)
+#         result = run_schedule(site, schedule, by=BY_TIMER)
 #     except (DeploymentError, OSError) as error:
 #         tell(error, is_error=True)
 #         return 1
@@ -46651,7 +46661,7 @@ def _clear(home: str, folder: str) -> None:
 #     return reason
 #
 #
-# def run(site: Site, name: str, *, by: str) -> dict[str, Any]:
+# def run_schedule(site: Site, name: str, *, by: str) -> dict[str, Any]:
 #     """Run the command of a schedule in the active release, and record it.
 #
 #     Args:
@@ -46725,7 +46735,7 @@ def _clear(home: str, folder: str) -> None:
 #     site = release.site
 #     secrets = list(secret_secrets.values(site, {}).values())
 #     try:
-#         output = runner.run(
+#         output = runner.run_command(
 #             ProjectCommand(
 #                 site,
 #                 release.path,
@@ -48665,7 +48675,7 @@ def _clear(home: str, folder: str) -> None:
 #         return error.message
 #
 #
-# def look(site: Site) -> dict[str, str]:
+# def pending_changes(site: Site) -> dict[str, str]:
 #     """Return what `apply` would change, by path.
 #
 #     Raises:
@@ -49512,7 +49522,7 @@ def _clear(home: str, folder: str) -> None:
 #     fetch(site, None)
 #     argv = ["rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
 #     try:
-#         return git.run(site, *argv, doing="looking up the short commit").strip()
+#         return git.run_git(site, *argv, doing="looking up the short commit").strip()
 #     except DeploymentError:
 #         return ""
 #
@@ -49632,9 +49642,9 @@ def _clear(home: str, folder: str) -> None:
 #     index = mirror / "export.index"
 #     index.unlink(missing_ok=True)
 #     work = {"GIT_WORK_TREE": str(target), "GIT_INDEX_FILE": str(index)}
-#     git.run(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
+#     git.run_git(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
 #     argv = ["checkout-index", "--all", "--force"]
-#     git.run(site, *argv, doing="exporting the commit", extra=work, mirror=mirror, timeout=600)
+#     git.run_git(site, *argv, doing="exporting the commit", extra=work, mirror=mirror, timeout=600)
 #     index.unlink(missing_ok=True)
 #     if not url or site.config["submodules"] is False:
 #         return
@@ -49697,7 +49707,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return author, subject and date of a commit; of the tree of a folder, the name of the folder."""
 #     if site.config["folder"]:
 #         return {"subject": f"the files of {site.config['folder']}"}
-#     shown = git.run(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit").strip()
+#     shown = git.run_git(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit").strip()
 #     date, author, subject = [*shown.split("\n", 2), "", ""][:3]
 #     author, subject = (git.plain(text[:1000])[:200] for text in (author, subject))
 #     return {"author": author, "subject": subject, "committed": clock.timestamp(float(date))}
@@ -49712,7 +49722,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     if not old or not source_mirror.has_tree(site, old) or not source_mirror.has_tree(site, new):
 #         return {}
-#     changed = git.run(
+#     changed = git.run_git(
 #         site, "diff", "--no-renames", "--name-status", "-z", old, new, doing="comparing the commits"
 #     ).split("\0")
 #     pairs = list(zip(changed[::2], changed[1::2], strict=False))
@@ -49730,7 +49740,7 @@ def _clear(home: str, folder: str) -> None:
 # def _log(site: Site, old: str, new: str) -> list[str]:
 #     """Return the commits of `new` that `old` does not have, a line each."""
 #     arguments = ["log", "--format=%h %an: %s", "-n", str(_COMMITS + 1), f"{old}..{new}"]
-#     lines = git.run(site, *arguments, doing="listing the commits").split("\n")
+#     lines = git.run_git(site, *arguments, doing="listing the commits").split("\n")
 #     lines = [git.plain(line[:1000])[:200] for line in lines if line]
 #     return [*lines[:_COMMITS], "…"] if len(lines) > _COMMITS else lines
 #
@@ -49739,7 +49749,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the diff of a file between two commits, without header and credentials."""
 #     options = ["--no-renames", "--no-ext-diff", "--no-textconv", "--unified=1"]
 #     arguments = ["-c", "core.bigFileThreshold=512k", "diff", *options, old, new, "--", path]
-#     lines = git.run(site, *arguments, doing="comparing the commits").splitlines()
+#     lines = git.run_git(site, *arguments, doing="comparing the commits").splitlines()
 #     lines = [git.plain(line[:1000])[:300] for line in lines if not _HEADER.match(line)]
 #     more = [f"… {len(lines) - _LINES} lines more"] if len(lines) > _LINES else []
 #     return commands.redact("\n".join([*lines[:_LINES], *more]))
@@ -49820,8 +49830,8 @@ def _clear(home: str, folder: str) -> None:
 #     git.set_attributes(site, site.mirror)
 #     index = {"GIT_WORK_TREE": folder, "GIT_INDEX_FILE": str(site.mirror / "folder.index")}
 #     timeout = commands.seconds(site.config["timeouts"]["fetch"])
-#     git.run(site, "add", "--all", "--", ".", doing=f"reading {folder}", extra=index, timeout=timeout)
-#     return git.run(site, "write-tree", doing=f"reading {folder}", extra=index).strip()
+#     git.run_git(site, "add", "--all", "--", ".", doing=f"reading {folder}", extra=index, timeout=timeout)
+#     return git.run_git(site, "write-tree", doing=f"reading {folder}", extra=index).strip()
 #
 #
 # def _refuse_writable_folders(top: Path, folders: set[str]) -> None:
@@ -49964,7 +49974,7 @@ def _clear(home: str, folder: str) -> None:
 #         if number >= _UNPACKED:
 #             argv = ["index-pack", "--strict", "--stdin", "--fix-thin"]
 #         os.lseek(file.fileno(), 0, os.SEEK_SET)
-#         git.run(site, *argv, doing=doing, timeout=timeout, stdin=file.fileno())
+#         git.run_git(site, *argv, doing=doing, timeout=timeout, stdin=file.fileno())
 #: django_formula/source/git.py
 # """How git runs: as root on untrusted repositories, with no configuration but the formula's; and its errors.
 #
@@ -50093,7 +50103,7 @@ def _clear(home: str, folder: str) -> None:
 # )
 #
 #
-# def run(
+# def run_git(
 #     site: Site,
 #     *arguments: str,
 #     doing: str,
@@ -50287,7 +50297,9 @@ def _clear(home: str, folder: str) -> None:
 # def initialise(site: Site, mirror: Path) -> None:
 #     """Create an empty bare repository."""
 #     mirror.mkdir(mode=0o700, parents=True, exist_ok=True)
-#     git.run(site, "init", "--quiet", "--bare", "--template=", str(mirror), doing="creating the mirror", mirror=mirror)
+#     git.run_git(
+#         site, "init", "--quiet", "--bare", "--template=", str(mirror), doing="creating the mirror", mirror=mirror
+#     )
 #     (mirror / "info").mkdir(exist_ok=True)
 #
 #
@@ -50298,7 +50310,7 @@ def _clear(home: str, folder: str) -> None:
 #     if _loose_kind(mirror or site.mirror, commit) == "commit":
 #         return True
 #     try:
-#         git.run(site, "cat-file", "-e", f"{commit}^{{commit}}", doing="looking for a commit", mirror=mirror)
+#         git.run_git(site, "cat-file", "-e", f"{commit}^{{commit}}", doing="looking for a commit", mirror=mirror)
 #     except DeploymentError:
 #         return False
 #     return True
@@ -50322,7 +50334,7 @@ def _clear(home: str, folder: str) -> None:
 #     if _loose_kind(site.mirror, name) in ("commit", "tree"):
 #         return True
 #     try:
-#         git.run(site, "cat-file", "-e", name, doing="looking for a commit")
+#         git.run_git(site, "cat-file", "-e", name, doing="looking for a commit")
 #     except DeploymentError:
 #         return False
 #     return True
@@ -50488,7 +50500,7 @@ def _clear(home: str, folder: str) -> None:
 #         argv = ["ls-tree", "-r", "-t", "-z", "--full-tree", commit]
 #         limited = ["prlimit", f"--fsize={_LISTING}", "--core=0"]
 #         try:
-#             git.run(site, *argv, doing="listing the commit", mirror=mirror, output=file.fileno(), through=limited)
+#             git.run_git(site, *argv, doing="listing the commit", mirror=mirror, output=file.fileno(), through=limited)
 #         except DeploymentError:
 #             if os.fstat(file.fileno()).st_size >= _LISTING:
 #                 raise DeploymentError(f"the commit {commit[:12]} has too many files for a release") from None
@@ -50550,11 +50562,11 @@ def _clear(home: str, folder: str) -> None:
 #     doing = "reading .gitmodules"
 #     if not file.mode.startswith("100"):
 #         raise DeploymentError(f"{doing}: it is not a regular file")
-#     size = int(git.run(site, "cat-file", "-s", file.name, doing=doing, mirror=mirror))
+#     size = int(git.run_git(site, "cat-file", "-s", file.name, doing=doing, mirror=mirror))
 #     if size > _GITMODULES:
 #         raise DeploymentError(f"{doing}: it has {size} bytes, more than {_GITMODULES}")
 #     argv = ["config", "--no-includes", f"--blob={file.name}", "--null", "--list"]
-#     listing = git.run(site, *argv, doing=doing, mirror=mirror) if size else ""
+#     listing = git.run_git(site, *argv, doing=doing, mirror=mirror) if size else ""
 #     values: dict[str, dict[str, str]] = {}
 #     for entry in filter(None, listing.split("\0")):
 #         key, _newline, value = entry.partition("\n")
@@ -51563,7 +51575,7 @@ def _clear(home: str, folder: str) -> None:
 #     return [f"{kinds.FILES}{name}" for name in kinds.STORE_TEMPLATES[process]]
 #
 #
-# def files(kind: ServerStore, server: OwnServer, texts: Mapping[str, str]) -> dict[Path, str]:
+# def server_files(kind: ServerStore, server: OwnServer, texts: Mapping[str, str]) -> dict[Path, str]:
 #     """Return the files of a server: path → content.
 #
 #     Args:
@@ -51867,7 +51879,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _pending(kind: ServerStore, server: OwnServer, templates: Mapping[str, str]) -> Pending:
-#     wanted = service.files(kind, server, templates)
+#     wanted = service.server_files(kind, server, templates)
 #     before = {path: file.read_text(path) for path in wanted}
 #     files = {path: text for path, text in wanted.items() if before[path] != text}
 #     restarts = _restart_mark(server).exists()
@@ -58158,7 +58170,7 @@ def _clear(home: str, folder: str) -> None:
 #         own.resume(own.live)
 #         own.set_activated(True)
 #         with own.step("after_switch"):
-#             commands.run(own, "after_switch")
+#             commands.run_stage(own, "after_switch")
 #     own.lock.release()
 #     return own, {"changes": changes}
 #
@@ -58451,7 +58463,7 @@ def _clear(home: str, folder: str) -> None:
 #     target = deploy_rollback.target(site, left, to)
 #     deployment.secrets.read()
 #     deploy_rollback.refuse_missing_stores(site, target)
-#     outlook = deploy_rollback.look(site, left, target, deployment.secrets.masked())
+#     outlook = deploy_rollback.check_schema(site, left, target, deployment.secrets.masked())
 #     if not force:
 #         deploy_rollback.refuse(site, target, outlook, reverses=migrate)
 #         database.refuse_other(left, target)
@@ -58591,7 +58603,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     site = sites.find(name)
 #     live = _live(site)
-#     rows = deploy_drift.of_site(site, live)
+#     rows = deploy_drift.differing_paths(site, live)
 #     mended = {"mended_by": site.to_release(live.record["commit"])} if rows else {}
 #     return {"release": live.name, "drift": rows, **mended}
 #
@@ -58875,14 +58887,14 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.site.sites import Site
 #
 #
-# def run(name: str, schedule: str, asked_by: str = "django.run") -> dict[str, Any]:
+# def run_now(name: str, schedule: str, asked_by: str = "django.run") -> dict[str, Any]:
 #     """Run a schedule of a site now; return its record with the output of its command.
 #
 #     Raises:
 #         DeploymentError: there is no such schedule, it runs already, or the site has no active release or is in
 #             maintenance.
 #     """
-#     return schedule_run.run(sites.find(name), schedule, by=asked_by)
+#     return schedule_run.run_schedule(sites.find(name), schedule, by=asked_by)
 #
 #
 # def rows(name: str) -> list[dict[str, Any]]:
@@ -59549,10 +59561,10 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the image cannot be built, or has no Python environment that can serve the project.
 #     """
-#     engine, file = containers.engine(site), container_file.of_site(site)
+#     engine, file = containers.engine(site), container_file.configured(site)
 #     image = container_file.name(site, release)
 #     container_file.make(site, release, engine, image, again=again, aside=aside)
-#     found = container_file.look(site, engine, image)
+#     found = container_file.python_facts(site, engine, image)
 #     names = [name for name in found["names"] if _NAME.fullmatch(name)][:_MOST]
 #     key = hashlib.sha256(json.dumps({**found, "names": names}, sort_keys=True).encode()).hexdigest()[:16]
 #     folder = site.virtualenvs / key
@@ -61175,7 +61187,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _read(site: Site, source: Path, folder: str) -> Requirements:
-#     names = files(site, source, folder)
+#     names = requirement_files(site, source, folder)
 #     texts = contents(source, names)
 #     local = virtualenv_local.hashes(source, virtualenv_local.find(source, texts, folder))
 #     if sum(map(len, texts.values())) > _MOST:
@@ -61183,7 +61195,7 @@ def _clear(home: str, folder: str) -> None:
 #     return Requirements(names, texts | local, python_versions(source, names))
 #
 #
-# def files(site: Site, source: Path, folder: str) -> list[str]:
+# def requirement_files(site: Site, source: Path, folder: str) -> list[str]:
 #     """Return the files that list the requirements of a site's project, relative to its source.
 #
 #     Args:
@@ -61663,7 +61675,7 @@ def _clear(home: str, folder: str) -> None:
 #     def _run(self, *arguments: str, doing: str, folder: str) -> None:
 #         site, at = self.site, self.site.at
 #         with self._configured() as environment:
-#             build_user.run(
+#             build_user.run_as_build_user(
 #                 site,
 #                 [str(UV / "bin/uv"), *arguments],
 #                 doing=doing,

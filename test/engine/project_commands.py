@@ -26,6 +26,6 @@ def project_commands(monkeypatch):
             return self.output
 
     fake = FakeManager()
-    monkeypatch.setattr(transient, "run", fake.run)
+    monkeypatch.setattr(transient, "run_command", fake.run)
     monkeypatch.setattr(commands, "identity", lambda user: {})
     return fake

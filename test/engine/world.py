@@ -469,7 +469,7 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (interpreter, "_identity"): lambda path, modified: f"cpython-311 {path} {world.python}",
         (mod_wsgi.SERVER, "python"): lambda site: "3.11",
         (virtualenvs, "build"): world.build,
-        (build_user, "run"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),
+        (build_user, "run_as_build_user"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),
         (systemd.MANAGER, "pid"): world.pid,
         (supervisor, "_program"): world.program,
         (daemons, "pid"): lambda daemon: 7,

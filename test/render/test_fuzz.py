@@ -320,16 +320,16 @@ def parsed(site: Site, path: Place, value: str) -> dict[str, Any]:
             files[name if kept is site else f"supervised {name}"] = reader(text)
     for kept in (site, Site({**site.config, "process": "supervisor"}, site.platform)):
         for kind, server in stores.own_servers(kept):
-            for file, text in service.files(kind, server, templates).items():
+            for file, text in service.server_files(kind, server, templates).items():
                 own_readers = {str(PROGRAMS): read_program, str(server.configuration.parent): str.splitlines}
                 reader = read_script if file.suffix == ".sh" else own_readers.get(str(file.parent), read_unit)
                 files[str(file)] = reader(text)
     listened = Site({**site.config, "listener": "127.0.0.1:8000"}, site.platform)
-    for file, content in listener.files(listened, templates).items():
+    for file, content in listener.listener_units(listened, templates).items():
         files[f"listener {file.suffix}"] = read_unit(content or "")
     for kind, reader in (("nginx", read_nginx), ("apache", read_apache)):
         served = Site({**site.config, "proxy": {**site.config["proxy"], "kind": kind}}, site.platform)
-        for file, content in site_files.of_site(served, facts, templates).items():
+        for file, content in site_files.files_of_site(served, facts, templates).items():
             if content is not None:
                 file = re.sub(r"/\d{3}-(?=[^/]+$)", "/by-length-", str(file))
                 files[file] = content if content.startswith("-> ") else reader(content)

@@ -70,8 +70,8 @@ def sources(site: Site) -> list[str]:
 
 def proxy_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:
     """The files of the proxy of a site: name below /etc → content, or where a link leads; or the units without one."""
-    wanted = site_files.of_site(site, facts, formula_templates())
-    units = listener.files(site, formula_templates())
+    wanted = site_files.files_of_site(site, facts, formula_templates())
+    units = listener.listener_units(site, formula_templates())
     return {f"{site.name}/{path.name}": text or "" for path, text in units.items()} | {
         str(path.relative_to(nginx.ETC.parent)): content.replace(str(nginx.ETC.parent), "/etc")
         for path, content in wanted.items()

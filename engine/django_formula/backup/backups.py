@@ -72,7 +72,7 @@ def _queue(site: Site) -> list[Database]:
         return []
     from django_formula.backup import store
 
-    return store.of_site(site)
+    return store.own_queues(site)
 
 
 def make(

@@ -97,7 +97,7 @@ def drill(site: Site, release: Release, secrets: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {"date": clock.now(), "result": "failed:"}
     try:
         with backups.lock(site, "django.restore_drill").held():
-            has_queue = bool(store.of_site(site))
+            has_queue = bool(store.own_queues(site))
             chosen = [one for one in backups.find(site, None) if one["engine"] != "redis" or has_queue]
             result["backup"] = chosen[0]["backup"]
             databases = _databases(release, chosen, secrets)
@@ -179,7 +179,7 @@ def _queue(site: Site) -> list[Database]:
     Raises:
         DeploymentError: it has none of its own now.
     """
-    found = store.of_site(site)
+    found = store.own_queues(site)
     if not found:
         raise DeploymentError(
             f"{site.name} has no queue of its own on this host",

@@ -28,7 +28,7 @@ _FILE = "appendonly.aof"
 _PART = 1 << 20
 
 
-def of_site(site: Site) -> list[Database]:
+def own_queues(site: Site) -> list[Database]:
     """Return the queue of a site as what is backed up; nothing where it has none of its own."""
     queues = [server for _kind, server in stores.own_servers(site) if server.name == "queue"]
     return [Database(site, ALIAS, redis.STORE.KIND, str(server.data)) for server in queues]

@@ -79,7 +79,7 @@ def renew(entries: Entries, given: Mapping[str, Mapping[str, str]]) -> tuple[dic
 
 def planned(entries: Entries, templates: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Return what `apply` would change, and warnings."""
-    changes: dict[str, Any] = dict(config_files.differences(files(entries, templates)))
+    changes: dict[str, Any] = dict(config_files.differences(timer_files(entries, templates)))
     due: dict[str, str] = {}
     warnings: list[str] = []
     for site in sites(entries):
@@ -105,7 +105,7 @@ def apply(
     Raises:
         DeploymentError: systemd refuses the timer, or a certificate cannot be made.
     """
-    wanted = files(entries, templates)
+    wanted = timer_files(entries, templates)
     changes: dict[str, Any] = dict(config_files.differences(wanted))
     install(wanted)
     ordered, warnings = renew(entries, given)
@@ -119,7 +119,7 @@ def _is_acme(site: Site) -> bool:
 # The timer
 
 
-def files(entries: Entries, templates: Mapping[str, str]) -> Files:
+def timer_files(entries: Entries, templates: Mapping[str, str]) -> Files:
     """Return the units of the timer, or None for each where there is nothing to renew."""
     own = sites(entries)
     if not own:

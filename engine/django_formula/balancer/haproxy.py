@@ -52,7 +52,7 @@ _HEALTH = 12
 # Files
 
 
-def files(sites: Entries, templates: Mapping[str, str]) -> Files:
+def configuration_files(sites: Entries, templates: Mapping[str, str]) -> Files:
     """Return configuration and unit, or None for each where there is no site.
 
     Args:
@@ -61,12 +61,18 @@ def files(sites: Entries, templates: Mapping[str, str]) -> Files:
     """
     if not sites:
         _sites, authorities = program.with_clients({}, CONFIG.parent)
-        return {**balancer_varnish.files("", {}), **authorities, **dict.fromkeys((CONFIG, CERTIFICATES, UNIT))}
+        return {
+            **balancer_varnish.configuration_files("", {}),
+            **authorities,
+            **dict.fromkeys((CONFIG, CERTIFICATES, UNIT)),
+        }
     ordered, authorities = program.with_clients(sites, CONFIG.parent)
     secure = {domain: _clients(site) for site in ordered if site["https"] for domain in site["domains"]}
     places = [_place(place) for place in program.places(ordered)]
     cached = [site for site in ordered if site["memory"]]
-    varnish = balancer_varnish.files(max((site["memory"] for site in cached), key=size, default=""), templates)
+    varnish = balancer_varnish.configuration_files(
+        max((site["memory"] for site in cached), key=size, default=""), templates
+    )
     cache = {"cached": cached, "cache": balancer_varnish.SOCKET, "hosts": balancer_varnish.HOSTS}
     cache |= program.challenges(ordered)
     cache["subject"] = headers.CLIENT_SUBJECT
@@ -140,9 +146,9 @@ def prepare(sites: Entries) -> None:
 
 def forget() -> None:
     """Remove what HAProxy knew of its servers, and Varnish."""
-    for path in balancer_varnish.files("", {}):
+    for path in balancer_varnish.configuration_files("", {}):
         path.unlink(missing_ok=True)
-    balancer_varnish.run()
+    balancer_varnish.start_or_reload()
     SERVERS.unlink(missing_ok=True)
 
 
@@ -156,14 +162,14 @@ def purge(sites: Entries, site: str) -> None:
         balancer_varnish.purge(site)
 
 
-def settle(sites: Entries) -> None:
+def ask_hosts(sites: Entries) -> None:
     """Do nothing: HAProxy's own checks look at the release too."""
 
 
 # The process
 
 
-def run() -> None:
+def start_or_reload() -> None:
     """Start HAProxy and enable it at boot, or have it read its configuration anew.
 
     Raises:
@@ -175,7 +181,7 @@ def run() -> None:
         daemons.start(DAEMON)
     else:
         reload()
-    balancer_varnish.run()
+    balancer_varnish.start_or_reload()
     if not daemons.is_enabled(DAEMON):
         daemons.enable(DAEMON)
 

@@ -40,7 +40,7 @@ TEMPLATES = tuple(
 _REJECTS = (1, 19, 4)
 
 
-def files(sites: Entries, templates: Mapping[str, str]) -> Files:
+def configuration_files(sites: Entries, templates: Mapping[str, str]) -> Files:
     """Return configuration and units, or None for each where there is no site.
 
     Args:
@@ -127,7 +127,7 @@ def check(wanted: Files) -> None:
             raise balancer_program.refused(TITLE, error, pattern, folder, CONFIG.parent) from None
 
 
-def run() -> None:
+def start_or_reload() -> None:
     """Start nginx and its checks and enable them at boot, or have it read its configuration anew.
 
     Raises:
@@ -159,7 +159,7 @@ def purge(sites: Entries, site: str) -> None:
     """Do nothing: nginx keeps no responses."""
 
 
-def settle(sites: Entries) -> None:
+def ask_hosts(sites: Entries) -> None:
     """Ask the hosts now, and give requests only to those that have passed.
 
     Raises:
@@ -194,4 +194,4 @@ def set_state(sites: Entries, site: str, host: str, state: str) -> None:
     if balancer_check.set_state(sites, site, host, state):
         daemons.reload(DAEMON)
     if state == "ready":
-        settle(sites)
+        ask_hosts(sites)

@@ -131,10 +131,10 @@ def _plan(record: dict[str, Any]) -> Plan:
     sites = record["sites"]
     program = PROGRAMS[_kind(sites) or _kind(_recorded()["sites"]) or "haproxy"]
     record = {"sites": sites, "templates": {url: record["templates"][url] for url in program.TEMPLATES if sites}}
-    files = program.files(sites, record["templates"])
+    files = program.configuration_files(sites, record["templates"])
     changes = balancer_program.differences(program, files)
     for other in _former(program):
-        changes |= balancer_program.differences(other, other.files({}, {}))
+        changes |= balancer_program.differences(other, other.configuration_files({}, {}))
         if sites:
             replaced = f"{program.TITLE} instead of {other.TITLE}"
             changes["balancer:kind"] = f"{replaced}: new connections are refused for up to a second"
@@ -265,7 +265,7 @@ def _apply(plan: Plan, keys: Mapping[Path, str]) -> None:
     elif (before := _recorded()) != plan.record:
         sites = plan.record["sites"]
         file.write_json(RECORD, plan.record, mode=0o600)
-        plan.program.settle(sites)
+        plan.program.ask_hosts(sites)
         for name, site in sites.items():
             if site["commits"] != before["sites"].get(name, site)["commits"]:
                 plan.program.purge(sites, name)
@@ -298,7 +298,7 @@ def _replace(plan: Plan, keys: Mapping[Path, str], former: Collection[Program]) 
         new.prepare(sites)
         for program in former:
             balancer_program.give_up(program, _places(_recorded()["sites"].values()))
-        new.run()
+        new.start_or_reload()
     except BaseException as error:
         with contextlib.suppress(DeploymentError):
             daemons.stop(new.DAEMON)
@@ -430,7 +430,7 @@ def change_certificates(keys: Mapping[Path, str]) -> None:
     """
     with lock().held():
         program = _program()
-        present = {path: config_files.read(path) for path in program.files({}, {})}
+        present = {path: config_files.read(path) for path in program.configuration_files({}, {})}
         balancer_program.install(program, present, keys)
 
 

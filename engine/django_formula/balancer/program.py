@@ -42,7 +42,7 @@ class Program(Protocol):
     #: ``salt://`` URLs of its templates.
     TEMPLATES: tuple[str, ...]
 
-    def files(self, sites: Entries, templates: Mapping[str, str]) -> Files:
+    def configuration_files(self, sites: Entries, templates: Mapping[str, str]) -> Files:
         """Return its files, or None for each where there is no site."""
 
     def masked(self, text: str) -> str:
@@ -51,7 +51,7 @@ class Program(Protocol):
     def check(self, wanted: Files) -> None:
         """Have the program test files that are not installed yet; raise what it says against them."""
 
-    def run(self) -> None:
+    def start_or_reload(self) -> None:
         """Start it and enable it at boot, or have it read its configuration anew."""
 
     def prepare(self, sites: Entries) -> None:
@@ -60,7 +60,7 @@ class Program(Protocol):
     def forget(self) -> None:
         """Remove what it has recorded, once it has stopped."""
 
-    def settle(self, sites: Entries) -> None:
+    def ask_hosts(self, sites: Entries) -> None:
         """Have the hosts that may not get requests now get none, if the program itself does not see to that."""
 
     def purge(self, sites: Entries, site: str) -> None:
@@ -169,12 +169,12 @@ def install(program: Program, wanted: Files, keys: Mapping[Path, str]) -> None:
         write(program, keys)
         program.check(wanted)
         write(program, wanted)
-        program.run()
+        program.start_or_reload()
     except BaseException:
         write(program, before)
         if before[program.CONFIG] is not None and daemons.pid(program.DAEMON):
             with contextlib.suppress(DeploymentError):
-                program.run()
+                program.start_or_reload()
         raise
 
 
@@ -206,7 +206,7 @@ def remove(program: Program) -> None:
     if program.UNIT.exists():
         daemons.stop(program.DAEMON)
         program.forget()
-    write(program, program.files({}, {}))
+    write(program, program.configuration_files({}, {}))
 
 
 def write(program: Program, wanted: Mapping[Path, str | None]) -> None:

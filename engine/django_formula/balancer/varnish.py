@@ -29,7 +29,7 @@ WORK = Path("/var/lib/varnish/django")
 TEMPLATES = (f"{FILES}varnish/django.vcl", f"{FILES}varnish/varnish.service")
 
 
-def files(memory: str, templates: Mapping[str, str]) -> Files:
+def configuration_files(memory: str, templates: Mapping[str, str]) -> Files:
     """Return configuration and unit, or None for each.
 
     Args:
@@ -64,7 +64,7 @@ def check(text: str) -> None:
             ) from None
 
 
-def run() -> None:
+def start_or_reload() -> None:
     """Start Varnish and enable it at boot, restart it with a new configuration, or stop it where it has none.
 
     HAProxy goes past it meanwhile.

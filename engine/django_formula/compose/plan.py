@@ -138,7 +138,7 @@ def _engine(store: Mapping[str, Any] | None) -> str:
     return "" if engine == "database" else engine
 
 
-def of_site(config: Mapping[str, Any]) -> dict[str, Any]:
+def options_of_site(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a site's configuration that compose files take, as `make` reads them."""
     given = {key: config[key] for key in _OF_SITE if config.get(key)}
     database = (config["databases"].get("default") or {}).get("engine")

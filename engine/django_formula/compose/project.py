@@ -33,7 +33,7 @@ _RECORD = ".envs/written.json"
 _SHAPE = {"files": [str], "offered": {str: str}}
 
 
-def of_site(name: str, folder: str, python: str = "", database: str = "") -> list[str]:
+def write_compose_files(name: str, folder: str, python: str = "", database: str = "") -> list[str]:
     """Write the compose files of a site of this host; return what was done.
 
     Args:
@@ -44,7 +44,7 @@ def of_site(name: str, folder: str, python: str = "", database: str = "") -> lis
     Raises:
         DeploymentError: there is no such site, or no project in the folder.
     """
-    given = compose_plan.of_site(sites.find(name).config)
+    given = compose_plan.options_of_site(sites.find(name).config)
     return write(folder, name, {**given, **chosen(python, database)})
 
 
@@ -107,7 +107,7 @@ def _write(folder: Path, name: str, given: dict[str, Any]) -> list[str]:
         own_file: dict[str, Any] = {"mode": 0o600, "owner": user, "of_folder": own}
         done[path] = compose_files.put(top / path, text, **own_file, replaces_empty=True)
     named = _named_user(top) or user
-    for path, (text, mode) in files(plan, folder, named).items():
+    for path, (text, mode) in plain_files(plan, folder, named).items():
         offered = record["offered"].get(path, "")
         done[path] = compose_files.put(top / path, text, mode=mode, owner=own, of_folder=own, offered=offered)
         record["offered"][path] = file.checksum(text)
@@ -155,7 +155,7 @@ def _named_user(top: Foreign) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def files(plan: Plan, folder: Path, owner: tuple[int, int]) -> dict[str, tuple[str, int]]:
+def plain_files(plan: Plan, folder: Path, owner: tuple[int, int]) -> dict[str, tuple[str, int]]:
     """Return the files without secrets: path → content and mode.
 
     Args:

@@ -85,7 +85,7 @@ class Inside:
     root: Path | None = None
 
 
-def of_site(site: Site) -> Engine | None:
+def configured_engine(site: Site) -> Engine | None:
     """Return the engine of a site's new releases; None for a site without containers."""
     return engine(site) if site.config.get("container") else None
 

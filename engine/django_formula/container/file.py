@@ -49,7 +49,7 @@ _SHAPE = {"prefix": str, "packages": str, "names": [str], "has_python": bool, "u
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)+")
 
 
-def of_site(site: Site) -> str:
+def configured(site: Site) -> str:
     """Return the Dockerfile of a site's new releases, relative to their source, or the name of the image to pull.
 
     Empty for a site whose images the formula makes.
@@ -110,7 +110,7 @@ def _named(template: str | None, commit: str) -> str:
 
 def _tag(site: Site, commit: str) -> str:
     """Return the tag of an image that other hosts may have built of a commit."""
-    return f"{commit[:12]}-{hashlib.sha256(of_site(site).encode()).hexdigest()[:8]}"
+    return f"{commit[:12]}-{hashlib.sha256(configured(site).encode()).hexdigest()[:8]}"
 
 
 def to_carry(site: Site, release: Path) -> str:
@@ -222,7 +222,7 @@ def _ignored(source: Foreign, file: str) -> str:
     return "\n".join([own, *(f"**/{one}" for one in (*PRIVATE, *NEVER))])
 
 
-def look(site: Site, engine: Engine, image: str) -> dict[str, Any]:
+def python_facts(site: Site, engine: Engine, image: str) -> dict[str, Any]:
     """Return what the Python of an image reports about itself: prefix, packages, names, has_python, uwsgi, version.
 
     Raises:
@@ -230,7 +230,7 @@ def look(site: Site, engine: Engine, image: str) -> dict[str, Any]:
     """
     python, at = site.python, f"{site.at}:python"
     hint = f"set {at} to the interpreter of the image, such as /venv/bin/python"
-    doing = f"looking for {python} in the image of {of_site(site)}"
+    doing = f"looking for {python} in the image of {configured(site)}"
     printed = engine.look(image, [python, "-I", "-B", "-c", _LOOK], doing=doing, hint=hint)
     found: dict[str, Any] = shapes.parse(printed, _SHAPE, doing=doing)
     prefix, packages = found["prefix"], found["packages"]
@@ -239,7 +239,8 @@ def look(site: Site, engine: Engine, image: str) -> dict[str, Any]:
         found["has_python"] and _PREFIX.fullmatch(prefix) and packages == f"{prefix}/lib/python{series}/site-packages"
     ):
         raise DeploymentError(
-            f"{python} in the image of {of_site(site)} has its packages in {json.dumps(packages)}, not in a virtualenv",
+            f"{python} in the image of {configured(site)} has its packages in {json.dumps(packages)}, "
+            "not in a virtualenv",
             hint=f"have it install into one (RUN python3 -m venv /venv), and set {at}: /venv/bin/python",
         )
     return found

@@ -82,7 +82,7 @@ def of_release(site: Site, release: Path, key: str) -> Container:
     """
     private = [*site.config["files"], *_private(site, release / "source")]
     mounts = tuple(f"{release}/source/{path}" for path in dict.fromkeys(private))
-    is_of_project = bool(container_file.of_site(site))
+    is_of_project = bool(container_file.configured(site))
     base = container_file.name(site, release) if is_of_project else container_base.reference(site)
     image = f"localhost/django/{site.name}:{container_base.tag(site, release)}"
     container = Container(container_containers.engine(site), image, base, mounts, *_origin(site, base))
@@ -105,7 +105,7 @@ def for_commands(site: Site, release: Path, key: str) -> tuple[str, Path]:
     Raises:
         DeploymentError: the image cannot be made.
     """
-    if not container_file.of_site(site):
+    if not container_file.configured(site):
         return dependencies(site, key), site.virtualenvs / key
     return container_file.name(site, release), container_file.prefix(site, key)
 
@@ -186,7 +186,7 @@ def require(site: Site, release: Path) -> None:
 
 def used(site: Site) -> list[Engine]:
     """Return the engines of a site: that of its pillar, and those of its releases."""
-    own = container_containers.of_site(site)
+    own = container_containers.configured_engine(site)
     containers = [container_containers.of_release(path) for path in site.releases.glob("*-*")]
     names = {engine.name for engine in [own, *(one.engine for one in containers if one)] if engine}
     return [ENGINES[name] for name in sorted(names)]
@@ -279,7 +279,7 @@ def load_archive(site: Site, file: Path) -> list[str]:
     Raises:
         DeploymentError: the site has no containers, or the engine cannot read the file.
     """
-    engine = container_containers.of_site(site)
+    engine = container_containers.configured_engine(site)
     if not engine:
         raise DeploymentError(f"{site.name} has no containers", hint="set container in the pillar, and apply")
     _refuse_unsafe(file)

@@ -16,7 +16,7 @@ def changes(deployment: Deployment, stage: str) -> dict[str, Any]:
     return {"commands": commands} if commands and deployment.is_new else {}
 
 
-def run(deployment: Deployment, stage: str, writable: Sequence[Path] = ()) -> None:
+def run_stage(deployment: Deployment, stage: str, writable: Sequence[Path] = ()) -> None:
     """Run the commands of a stage in a new release.
 
     Args:

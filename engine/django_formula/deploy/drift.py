@@ -36,7 +36,7 @@ def of_virtualenv(site: Site, key: str) -> dict[str, str]:
     return manifest_differences(site.virtualenvs / key, secrets.record_key(site))
 
 
-def of_site(site: Site, live: Release) -> list[dict[str, str]]:
+def differing_paths(site: Site, live: Release) -> list[dict[str, str]]:
     """Return a row for each path that differs from the active release, sorted.
 
     Compared are the release's folder (source, static files, configuration), its virtualenv, the files of its process
@@ -53,7 +53,7 @@ def of_site(site: Site, live: Release) -> list[dict[str, str]]:
 
 def _of_stores(site: Site) -> Iterator[tuple[Path, str]]:
     for kind, server in stores.own_servers(site):
-        for path, text in service.files(kind, server, site.kept_templates()).items():
+        for path, text in service.server_files(kind, server, site.kept_templates()).items():
             present = host_file.read_text(path)
             if present != text:
                 yield path, "missing" if present is None else "changed"
@@ -82,7 +82,7 @@ def _of_process_manager(site: Site, live: Release) -> Iterator[tuple[Path, str]]
 
 def _of_proxy(site: Site, live: Release) -> Iterator[tuple[Path, str]]:
     templates = site.kept_templates()
-    wanted = {**site_files.of_site(site, live.facts, templates), **listener.files(site, templates)}
+    wanted = {**site_files.files_of_site(site, live.facts, templates), **listener.listener_units(site, templates)}
     for path, text in wanted.items():
         present = config_files.read(path)
         if present != text:

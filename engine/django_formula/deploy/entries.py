@@ -12,7 +12,7 @@ from typing import Any
 ENTRIES = {
     "takeover in progress": "takeover.takeovers:load",
     "takeover that is due": "takeover.takeovers:pending",
-    "compose files": "compose.project:of_site",
+    "compose files": "compose.project:write_compose_files",
     "balance sites": "balancer.balancers:balance",
     "certificates of balancers": "balancer.plan:certificates",
     "state of a backend": "balancer.plan:backend",

@@ -73,7 +73,7 @@ def _plan(deployment: Deployment) -> Plan:
     deployment.plan(releases.next_name(site, deployment.findings.commit))
     changes = step_source.differences(deployment, recorded, inputs)
     changes |= {"python": python} if python else {}
-    outlook = preflight.look(deployment, changes)  # before the plan itself uses disk space
+    outlook = preflight.check_host(deployment, changes)  # before the plan itself uses disk space
     with _aside(deployment) as release:
         _build(deployment, release)
         changes.pop("migrations", None)  # new files; the start of Django tells which of them are pending
@@ -224,7 +224,9 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
     """Return the files that would change, and what would be started, stopped and reloaded."""
     site, templates, masked = deployment.site, deployment.templates, deployment.secrets.masked()
     files = difference.of_instance(live, release.path, release.facts, templates, masked)
-    of_proxy = config_files.differences(handover.files(site, release.facts, templates, upcoming=True, alone=True))
+    of_proxy = config_files.differences(
+        handover.handover_files(site, release.facts, templates, upcoming=True, alone=True)
+    )
     files |= {path: redact(text, masked) for path, text in of_proxy.items()}
     old, new = (contract.unit(site, one.path) for one in (live, release))
     drain = site.config["releases"]["drain"]

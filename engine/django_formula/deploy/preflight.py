@@ -51,7 +51,7 @@ class Outlook:
         return {**gapless, **refused, **waits, **({"warnings": self.warnings} if self.warnings else {})}
 
 
-def look(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
+def check_host(deployment: Deployment, changes: Mapping[str, Any]) -> Outlook:
     """Check the host before a new release; change nothing.
 
     Args:
@@ -138,7 +138,7 @@ def _has_new_files(deployment: Deployment) -> bool:
     if not live or not _serving(site):
         return False
     try:
-        return bool(config_files.differences(site_files.of_site(site, live.facts, deployment.templates)))
+        return bool(config_files.differences(site_files.files_of_site(site, live.facts, deployment.templates)))
     except DeploymentError:
         return False  # the step `proxy` reports it
 

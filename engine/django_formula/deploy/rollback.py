@@ -90,7 +90,7 @@ def refuse_missing_stores(site: Site, target: Release) -> None:
         )
 
 
-def look(site: Site, left: Release, target: Release, secrets: list[str]) -> Outlook:
+def check_schema(site: Site, left: Release, target: Release, secrets: list[str]) -> Outlook:
     """Return whether a release works with the present schema of the databases.
 
     The later releases have recorded what their migrations do; where none has, the active one is started to tell, and

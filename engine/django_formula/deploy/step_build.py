@@ -80,7 +80,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
     site, release = deployment.site, deployment.release
     if not deployment.is_new or not release:
         return
-    if file := container_file.of_site(site):
+    if file := container_file.configured(site):
         yield {"virtualenv": f"that of the image of {file}"}
         preflight.refuse_without_disk(site, deployment.live, with_virtualenv=True)
         log.info("%s: building the image of %s", site.name, file)
@@ -165,7 +165,7 @@ def _run_commands(site: Site, release: Release, tree: Foreign) -> None:
     }
 
     def run(argv: list[str], doing: str) -> None:
-        process_build_user.run(
+        process_build_user.run_as_build_user(
             site,
             argv,
             doing=doing,
@@ -177,7 +177,7 @@ def _run_commands(site: Site, release: Release, tree: Foreign) -> None:
             image=image,
         )
 
-    if container_file.of_site(site):
+    if container_file.configured(site):
         made = container_file.working_folder(containers.engine(site), image)
         argv = [f"{virtualenv}/bin/python", "-I", "-S", "-c", TAKE, made, str(tree), release.facts["folder"]]
         run(argv, "copying what the Dockerfile has made")

@@ -60,4 +60,4 @@ def migration(deployment: Deployment) -> Iterator[Changes]:
         deployment.warn(deploy_migration.back_up_and_migrate(live, release, pending, deployment.secrets.masked()))
     if tables:
         deploy_commands.create_cache_tables(deployment, release)
-    deploy_commands.run(deployment, "after_migrate")
+    deploy_commands.run_stage(deployment, "after_migrate")

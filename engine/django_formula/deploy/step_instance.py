@@ -51,7 +51,7 @@ def instance(deployment: Deployment) -> Iterator[Changes]:
         _follow_no_link(deployment, release)
     with mount.taken_away(site):
         _start(deployment, release)
-    deploy_commands.run(deployment, "before_switch")
+    deploy_commands.run_stage(deployment, "before_switch")
 
 
 def _start(deployment: Deployment, release: Release) -> None:

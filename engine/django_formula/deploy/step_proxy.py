@@ -42,8 +42,8 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     upcoming = bool(deployment.findings.planned and deployment.test)
     expected = difference.expected_facts
     facts = expected(site, release, deployment.findings.commit) if upcoming else release.facts
-    files = handover.files(site, facts, templates, upcoming=upcoming, alone=deployment.test)
-    move = Move([site], "") if deployment.test else domain_moves.of_site(site)
+    files = handover.handover_files(site, facts, templates, upcoming=upcoming, alone=deployment.test)
+    move = Move([site], "") if deployment.test else domain_moves.pending_move(site)
     deployment.set_waiting(move.waits)
     if move.waits and deployment.coming is None:  # of the site alone: no other one is released after it
         deployment.warn([f"{site.name} keeps the domains that it has: {move.waits}"])
@@ -116,7 +116,7 @@ def domains(deployment: Deployment) -> Iterator[Changes]:
     """
     if not deployment.findings.waiting:
         return
-    waits = domain_moves.of_site(deployment.site).waits
+    waits = domain_moves.pending_move(deployment.site).waits
     if waits:
         raise DeploymentError(
             f"{waits}; until then the sites keep the domains that they have",

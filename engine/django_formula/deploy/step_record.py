@@ -34,7 +34,7 @@ def record(deployment: Deployment) -> Iterator[Changes]:
         release.update(steps=deployment.seconds, warnings=deployment.warnings, **report)
         deployment.secrets.expired_keys(release, test=deployment.test)
         try:
-            deploy_commands.run(deployment, "after_switch")
+            deploy_commands.run_stage(deployment, "after_switch")
         except DeploymentError as error:
             release.update(step="record", error=redact(str(error), deployment.secrets.masked()))
             raise

@@ -127,7 +127,7 @@ def _look(deployment: Deployment) -> _Pending:
     schedules = {task: timer.stale(site, templates, task) for task in timer.TASKS}
     leftovers = backups.leftovers(site)
     changes: Changes = {str(folder.path): problem for folder, problem in wrong.items()}
-    changes |= mount.look(site)
+    changes |= mount.pending_changes(site)
     if file.read_json(site.applied) != applied:
         changes[str(site.applied)] = "new" if not site.applied.exists() else "changed"
     if stale:

@@ -39,7 +39,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     changes = {**differences(deployment, recorded, inputs), **({"python": python} if python else {})}
     deployment.plan(releases.next_name(site, deployment.findings.commit, deployment.sequence))
     foreseen = _foresee(deployment, live) if deployment.test and live else {}
-    outlook = preflight.look(deployment, changes)
+    outlook = preflight.check_host(deployment, changes)
     release = {"old": live.name if live else None, "new": deployment.findings.planned}
     yield {"release": release, **changes, **outlook.changes(), **foreseen}
 
@@ -96,7 +96,7 @@ def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
         about["fleet"] = deployment.fleet or "apply"
     release.update(name=release.name, state="building", inputs=inputs, facts={}, **about)
     with ThreadPoolExecutor(1) as pool:  # the interpreter is asked for its version while git works
-        if not container_file.of_site(site):  # whose interpreter is that of an image which is not built yet
+        if not container_file.configured(site):  # whose interpreter is that of an image which is not built yet
             pool.submit(virtualenv_interpreter.interpreter, site)
         export(deployment, release)
     release.update(**commits.describe(site, deployment.findings.commit))

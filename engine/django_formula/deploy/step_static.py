@@ -44,7 +44,7 @@ def static(deployment: Deployment) -> Iterator[Changes]:
             site, release.path, release.facts, deployment.secrets.masked(), write_ahead=not deployment.findings.takeover
         )
     record_start(deployment, release, answer)
-    commands.run(deployment, "after_static", writable=[folder])
+    commands.run_stage(deployment, "after_static", writable=[folder])
     _take_static_files(site, folder)
 
 
@@ -161,7 +161,7 @@ def _lost_sessions(deployment: Deployment, answer: dict[str, Any]) -> list[str]:
 def push(deployment: Deployment) -> Iterator[Changes]:
     """Push the static files of a new release that are missing at the destination."""
     site, release = deployment.site, deployment.release
-    if not deployment.is_new or not release or not static_files.of_site(site):
+    if not deployment.is_new or not release or not static_files.configured(site):
         return
     changes: Changes = {"pushed": f"to {static_files.place(site)}"}
     yield changes
@@ -181,7 +181,7 @@ def push_outlook(deployment: Deployment, release: Release) -> Changes:
     Raises:
         DeploymentError: its static files have no hash in their names.
     """
-    if not static_files.of_site(deployment.site):
+    if not static_files.configured(deployment.site):
         return {}
     names = _names(release)
     new = {*names} - static_files.pushed(deployment.site)

@@ -73,7 +73,7 @@ _SANDBOX: dict[str, Any] = {
 _LISTS = ("ReadWritePaths", "BindPaths", "BindReadOnlyPaths", "ReadOnlyPaths", "InaccessiblePaths")
 
 
-def run(
+def run_as_build_user(
     site: Site,
     argv: Sequence[str],
     *,

@@ -9,7 +9,7 @@ from django_formula.process.command import ProjectCommand
 from django_formula.untrusted import reaper
 
 
-def run(command: ProjectCommand) -> str:
+def run_command(command: ProjectCommand) -> str:
     """Run a command of a project and return its output; there is no sandbox: it may write what its user may.
 
     A process of root's is its parent, which ends all processes that it leaves behind, and also where the deployment is

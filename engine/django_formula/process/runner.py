@@ -10,7 +10,7 @@ from django_formula.process.command import ProjectCommand
 from django_formula.site.sites import Site
 
 
-def run(command: ProjectCommand) -> str:
+def run_command(command: ProjectCommand) -> str:
     """Run a command of a project in a release that has been started, and return its output.
 
     Raises:
@@ -19,10 +19,10 @@ def run(command: ProjectCommand) -> str:
     if _manager(command.site, command.release) == "supervisor":
         from django_formula.process import reaped
 
-        return reaped.run(command)
+        return reaped.run_command(command)
     from django_formula.process import transient
 
-    return transient.run(command)
+    return transient.run_command(command)
 
 
 def is_active(site: Site, release: Path, task: str) -> bool:

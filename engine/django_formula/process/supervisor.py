@@ -306,7 +306,7 @@ class Supervisor(ProcessManager):
         Raises:
             DeploymentError: the command fails or times out.
         """
-        return reaped.run(command)
+        return reaped.run_command(command)
 
     def is_command_active(self, site: Site, task: str) -> bool:
         """Return whether the container of a command still runs whose starter was killed."""

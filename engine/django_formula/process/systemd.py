@@ -232,7 +232,7 @@ class Systemd(ProcessManager):
         Raises:
             DeploymentError: the command fails or times out.
         """
-        return transient.run(command)
+        return transient.run_command(command)
 
     def is_command_active(self, site: Site, task: str) -> bool:
         """Return whether the transient unit of a command still runs; one that only failed is unloaded."""

@@ -37,7 +37,7 @@ CANNOT_START = re.compile(
 )
 
 
-def run(command: ProjectCommand) -> str:
+def run_command(command: ProjectCommand) -> str:
     """Run a command of a project as a transient unit, `command.task` last in its name, and return its output.
 
     Raises:

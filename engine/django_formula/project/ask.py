@@ -78,7 +78,7 @@ def backup(
     facts: Mapping[str, Any],
     request: dict[str, Any],
     secrets: list[str],
-    run: Runner = runner.run,
+    run: Runner = runner.run_command,
 ) -> Any:
     """Run the program for backups, and return its answer.
 
@@ -123,7 +123,7 @@ def ask(
     secrets: list[str],
     shape: Any,
     program: str = START,
-    run: Runner = runner.run,
+    run: Runner = runner.run_command,
     **options: Any,
 ) -> dict[str, Any]:
     """Run a program of the formula with a request, and return its answer.

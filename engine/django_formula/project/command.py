@@ -60,7 +60,7 @@ def manage(
 def _run(command: ProjectCommand, *, hint: str) -> str:
     """Run a command of a project; its error has the cure of its cause, or else the hint."""
     try:
-        return project_program.run(command)
+        return project_program.run_command(command)
     except DeploymentError as error:
         cure = cause.hint(command.site, f"{error.message}\n{error.log}", command.facts)
         error.hint = cure or hint or error.hint

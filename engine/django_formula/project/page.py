@@ -94,7 +94,7 @@ def _answer(
         secrets=secrets,
     )
     try:
-        answer: dict[str, Any] = shapes.parse(project_program.run(command), shape, doing=command.doing)
+        answer: dict[str, Any] = shapes.parse(project_program.run_command(command), shape, doing=command.doing)
     except DeploymentError as error:
         log.info("%s: %s", site.name, redact(str(error), secrets))
         return None

@@ -204,7 +204,7 @@ def backup(site: Site, release: Path, facts: Mapping[str, Any], request: dict[st
         DeploymentError: the project does not start, or cannot reach a database.
     """
     with _explained():
-        return ask.backup(site, release, facts, request, secrets, run)
+        return ask.backup(site, release, facts, request, secrets, run_command)
 
 
 def _ask(
@@ -225,7 +225,7 @@ def _ask(
         DeploymentError: the project raises an exception, or the answer has another shape.
     """
     with _explained():
-        return ask.ask(site, release, facts, request, secrets, shape, run=run, **options)
+        return ask.ask(site, release, facts, request, secrets, shape, run=run_command, **options)
 
 
 @contextlib.contextmanager
@@ -246,6 +246,6 @@ def explain(error: Exception) -> None:
         failure.explain(error)
 
 
-def run(command: ProjectCommand) -> str:
+def run_command(command: ProjectCommand) -> str:
     """Run a command of a project by the process manager of its release and return its output."""
     return instances.process_manager(command.site, command.release).run(command)

@@ -66,7 +66,7 @@ def read(
         secrets=secrets,
         task=task,
     )
-    output = program.run(command)
+    output = program.run_command(command)
     found: dict[str, dict[str, Any]] = shapes.parse(output, _SHAPE, doing=command.doing)["queues"]
     return found
 

@@ -49,7 +49,7 @@ class _Change(NamedTuple):
         return {domain for domain in every if self.present.get(domain) != self.wanted.get(domain)}
 
 
-def of_site(site: Site) -> Move:
+def pending_move(site: Site) -> Move:
     """Return the change of a site's domains that its proxy's files do not have yet."""
     change = _change(site)
     if not change.domains:
@@ -133,7 +133,7 @@ def as_present(site: Site, facts: Mapping[str, Any]) -> tuple[Site, dict[str, An
 
     Args:
         site: the site.
-        facts: of the release, see `proxy.site_files.of_site`; their URLs begin with the path of the pillar.
+        facts: of the release, see `proxy.site_files.files_of_site`; their URLs begin with the path of the pillar.
 
     Returns:
         None where the proxy has no files of the site.

@@ -16,7 +16,7 @@ from django_formula.site import sites as site_sites
 from django_formula.site.sites import Site
 
 
-def files(
+def handover_files(
     site: Site,
     facts: Mapping[str, Any],
     templates: Mapping[str, str],
@@ -33,13 +33,13 @@ def files(
 
     Args:
         site: the site.
-        facts: of the release, see `proxy.site_files.of_site`.
+        facts: of the release, see `proxy.site_files.files_of_site`.
         templates: their texts.
-        through: see `proxy.site_files.of_site`.
-        upcoming: see `proxy.site_files.of_site`.
+        through: see `proxy.site_files.files_of_site`.
+        upcoming: see `proxy.site_files.files_of_site`.
         alone: whether other sites count as they are, as in a dry run, where their pillar has not been applied.
     """
-    move = Move([site], "") if alone else domain_moves.of_site(site)
+    move = Move([site], "") if alone else domain_moves.pending_move(site)
     now = domain_moves.as_present(site, facts) if move.waits else (site, facts)
     mine = site_files.part(*now, templates, through, upcoming=upcoming) if now else {}
     parts = [mine, *(_part(other) for other in move.sites[1:] if not move.waits)]
@@ -70,7 +70,7 @@ def _part(site: Site) -> Files:
     """Return what a site has in these files with its active release."""
     live = releases.linked(site, site.current)
     facts = live.facts if live else {}
-    now = domain_moves.as_present(site, facts) if domain_moves.of_site(site).waits else (site, facts)
+    now = domain_moves.as_present(site, facts) if domain_moves.pending_move(site).waits else (site, facts)
     return site_files.part(*now, site.kept_templates()) if now else {}
 
 

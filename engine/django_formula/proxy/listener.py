@@ -18,7 +18,7 @@ from django_formula.site.sites import Site
 TEMPLATES = ("salt://django/files/listen.socket", "salt://django/files/listen.service")
 
 
-def files(site: Site, templates: Mapping[str, str]) -> Files:
+def listener_units(site: Site, templates: Mapping[str, str]) -> Files:
     """Return the units of a site; none where systemd does not listen for it."""
     variables = {
         "ours": OURS,
@@ -53,7 +53,7 @@ def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
     """Return the units that differ from the pillar: path → in what way."""
     if not site.listener:
         return {str(path): "removed" for path in present(site)}
-    found = config_files.differences(files(site, templates))
+    found = config_files.differences(listener_units(site, templates))
     socket, _service = _units(site)
     return found or ({} if os.path.lexists(_link(socket)) else {str(socket): "disabled"})
 
@@ -95,7 +95,7 @@ def apply(site: Site, templates: Mapping[str, str]) -> None:
     Raises:
         DeploymentError: systemd cannot listen there; everything is as it was before.
     """
-    units = files(site, templates)
+    units = listener_units(site, templates)
     before = {path: config_files.read(path) for path in units}
     socket, service = _units(site)
     try:

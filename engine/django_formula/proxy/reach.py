@@ -58,7 +58,7 @@ def problem(site: Site, *, anew: bool = True) -> str:
     memory = Memory(site, proxy)
     if (not anew and memory.is_reached()) or not instances.serves(site.current):
         return ""
-    if waits := domain_moves.of_site(site).waits:
+    if waits := domain_moves.pending_move(site).waits:
         return waits
     answers: list[str | None] = [None]
     try:

@@ -21,7 +21,7 @@ from django_formula.tls import certificates
 from django_formula.untrusted import headers
 
 
-def of_site(
+def files_of_site(
     site: Site,
     facts: Mapping[str, Any],
     templates: Mapping[str, str],

@@ -46,7 +46,7 @@ class Destination(Protocol):
         """Delete files."""
 
 
-def of_site(site: Site) -> dict[str, Any] | None:
+def configured(site: Site) -> dict[str, Any] | None:
     """Return where the pillar has the site's static files pushed; None where it does not."""
     push: dict[str, Any] | None = site.config["static"].get("push")
     return push
@@ -60,7 +60,7 @@ def _destination(push: Mapping[str, Any]) -> Destination:
 
 def place(site: Site) -> str:
     """Return where the site's files are pushed, for people; empty where they are not."""
-    push = of_site(site)
+    push = configured(site)
     return _destination(push).place(push) if push else ""
 
 
@@ -164,7 +164,7 @@ def send(site: Site, folder: Path, found: list[str], value: str | None) -> list[
     Raises:
         DeploymentError: the secret is not known, or the destination does not take them all.
     """
-    push = of_site(site)
+    push = configured(site)
     if not push or not found:
         return []
     if not value:
@@ -186,7 +186,7 @@ def prune(site: Site, folders: Iterable[tuple[Path, Mapping[str, Any]]], value: 
     Raises:
         DeploymentError: the destination refuses it; the next release tries it again.
     """
-    push = of_site(site)
+    push = configured(site)
     present = pushed(site)
     if not push or not push["prune"] or not value or not present:
         return 0

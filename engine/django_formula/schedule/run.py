@@ -50,7 +50,7 @@ def main(name: str, schedule: str) -> int:
         if reason := skipped(site, schedule):
             tell(f"{schedule} of {name} does not run: {reason}")
             return 0
-        result = run(site, schedule, by=BY_TIMER)
+        result = run_schedule(site, schedule, by=BY_TIMER)
     except (DeploymentError, OSError) as error:
         tell(error, is_error=True)
         return 1
@@ -82,7 +82,7 @@ def skipped(site: Site, name: str) -> str:
     return reason
 
 
-def run(site: Site, name: str, *, by: str) -> dict[str, Any]:
+def run_schedule(site: Site, name: str, *, by: str) -> dict[str, Any]:
     """Run the command of a schedule in the active release, and record it.
 
     Args:
@@ -156,7 +156,7 @@ def _outcome(release: Release, name: str, definition: Mapping[str, Any]) -> tupl
     site = release.site
     secrets = list(secret_secrets.values(site, {}).values())
     try:
-        output = runner.run(
+        output = runner.run_command(
             ProjectCommand(
                 site,
                 release.path,

@@ -56,7 +56,7 @@ def problem(site: Site) -> str:
         return error.message
 
 
-def look(site: Site) -> dict[str, str]:
+def pending_changes(site: Site) -> dict[str, str]:
     """Return what `apply` would change, by path.
 
     Raises:

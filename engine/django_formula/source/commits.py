@@ -64,7 +64,7 @@ def _complete(site: Site, revision: str) -> str:
     fetch(site, None)
     argv = ["rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
     try:
-        return git.run(site, *argv, doing="looking up the short commit").strip()
+        return git.run_git(site, *argv, doing="looking up the short commit").strip()
     except DeploymentError:
         return ""
 
@@ -184,9 +184,9 @@ def _export(
     index = mirror / "export.index"
     index.unlink(missing_ok=True)
     work = {"GIT_WORK_TREE": str(target), "GIT_INDEX_FILE": str(index)}
-    git.run(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
+    git.run_git(site, "read-tree", commit, doing="reading the commit", extra=work, mirror=mirror)
     argv = ["checkout-index", "--all", "--force"]
-    git.run(site, *argv, doing="exporting the commit", extra=work, mirror=mirror, timeout=600)
+    git.run_git(site, *argv, doing="exporting the commit", extra=work, mirror=mirror, timeout=600)
     index.unlink(missing_ok=True)
     if not url or site.config["submodules"] is False:
         return
@@ -249,7 +249,7 @@ def describe(site: Site, commit: str) -> dict[str, Any]:
     """Return author, subject and date of a commit; of the tree of a folder, the name of the folder."""
     if site.config["folder"]:
         return {"subject": f"the files of {site.config['folder']}"}
-    shown = git.run(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit").strip()
+    shown = git.run_git(site, "show", "-s", "--format=%ct%n%an%n%s", commit, doing="reading the commit").strip()
     date, author, subject = [*shown.split("\n", 2), "", ""][:3]
     author, subject = (git.plain(text[:1000])[:200] for text in (author, subject))
     return {"author": author, "subject": subject, "committed": clock.timestamp(float(date))}
@@ -264,7 +264,7 @@ def commit_difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
     """
     if not old or not source_mirror.has_tree(site, old) or not source_mirror.has_tree(site, new):
         return {}
-    changed = git.run(
+    changed = git.run_git(
         site, "diff", "--no-renames", "--name-status", "-z", old, new, doing="comparing the commits"
     ).split("\0")
     pairs = list(zip(changed[::2], changed[1::2], strict=False))
@@ -282,7 +282,7 @@ def commit_difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
 def _log(site: Site, old: str, new: str) -> list[str]:
     """Return the commits of `new` that `old` does not have, a line each."""
     arguments = ["log", "--format=%h %an: %s", "-n", str(_COMMITS + 1), f"{old}..{new}"]
-    lines = git.run(site, *arguments, doing="listing the commits").split("\n")
+    lines = git.run_git(site, *arguments, doing="listing the commits").split("\n")
     lines = [git.plain(line[:1000])[:200] for line in lines if line]
     return [*lines[:_COMMITS], "…"] if len(lines) > _COMMITS else lines
 
@@ -291,7 +291,7 @@ def _diff(site: Site, old: str, new: str, path: str) -> str:
     """Return the diff of a file between two commits, without header and credentials."""
     options = ["--no-renames", "--no-ext-diff", "--no-textconv", "--unified=1"]
     arguments = ["-c", "core.bigFileThreshold=512k", "diff", *options, old, new, "--", path]
-    lines = git.run(site, *arguments, doing="comparing the commits").splitlines()
+    lines = git.run_git(site, *arguments, doing="comparing the commits").splitlines()
     lines = [git.plain(line[:1000])[:300] for line in lines if not _HEADER.match(line)]
     more = [f"… {len(lines) - _LINES} lines more"] if len(lines) > _LINES else []
     return commands.redact("\n".join([*lines[:_LINES], *more]))

@@ -74,8 +74,8 @@ def _as_root(site: Site) -> str:
     git.set_attributes(site, site.mirror)
     index = {"GIT_WORK_TREE": folder, "GIT_INDEX_FILE": str(site.mirror / "folder.index")}
     timeout = commands.seconds(site.config["timeouts"]["fetch"])
-    git.run(site, "add", "--all", "--", ".", doing=f"reading {folder}", extra=index, timeout=timeout)
-    return git.run(site, "write-tree", doing=f"reading {folder}", extra=index).strip()
+    git.run_git(site, "add", "--all", "--", ".", doing=f"reading {folder}", extra=index, timeout=timeout)
+    return git.run_git(site, "write-tree", doing=f"reading {folder}", extra=index).strip()
 
 
 def _refuse_writable_folders(top: Path, folders: set[str]) -> None:
@@ -218,4 +218,4 @@ def _stream(site: Site, reader: Reader, store: Path, revisions: str, doing: str)
         if number >= _UNPACKED:
             argv = ["index-pack", "--strict", "--stdin", "--fix-thin"]
         os.lseek(file.fileno(), 0, os.SEEK_SET)
-        git.run(site, *argv, doing=doing, timeout=timeout, stdin=file.fileno())
+        git.run_git(site, *argv, doing=doing, timeout=timeout, stdin=file.fileno())

@@ -125,7 +125,7 @@ _PROGRESS = re.compile(
 )
 
 
-def run(
+def run_git(
     site: Site,
     *arguments: str,
     doing: str,

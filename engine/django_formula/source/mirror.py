@@ -42,7 +42,9 @@ def ssh_files(site: Site, deploy_key: str | None) -> Iterator[tuple[Path, str, i
 def initialise(site: Site, mirror: Path) -> None:
     """Create an empty bare repository."""
     mirror.mkdir(mode=0o700, parents=True, exist_ok=True)
-    git.run(site, "init", "--quiet", "--bare", "--template=", str(mirror), doing="creating the mirror", mirror=mirror)
+    git.run_git(
+        site, "init", "--quiet", "--bare", "--template=", str(mirror), doing="creating the mirror", mirror=mirror
+    )
     (mirror / "info").mkdir(exist_ok=True)
 
 
@@ -53,7 +55,7 @@ def has(site: Site, commit: str, mirror: Path | None = None) -> bool:
     if _loose_kind(mirror or site.mirror, commit) == "commit":
         return True
     try:
-        git.run(site, "cat-file", "-e", f"{commit}^{{commit}}", doing="looking for a commit", mirror=mirror)
+        git.run_git(site, "cat-file", "-e", f"{commit}^{{commit}}", doing="looking for a commit", mirror=mirror)
     except DeploymentError:
         return False
     return True
@@ -77,7 +79,7 @@ def has_tree(site: Site, name: str) -> bool:
     if _loose_kind(site.mirror, name) in ("commit", "tree"):
         return True
     try:
-        git.run(site, "cat-file", "-e", name, doing="looking for a commit")
+        git.run_git(site, "cat-file", "-e", name, doing="looking for a commit")
     except DeploymentError:
         return False
     return True

@@ -63,7 +63,7 @@ def entries(site: Site, commit: str, mirror: Path | None = None) -> list[Entry]:
         argv = ["ls-tree", "-r", "-t", "-z", "--full-tree", commit]
         limited = ["prlimit", f"--fsize={_LISTING}", "--core=0"]
         try:
-            git.run(site, *argv, doing="listing the commit", mirror=mirror, output=file.fileno(), through=limited)
+            git.run_git(site, *argv, doing="listing the commit", mirror=mirror, output=file.fileno(), through=limited)
         except DeploymentError:
             if os.fstat(file.fileno()).st_size >= _LISTING:
                 raise DeploymentError(f"the commit {commit[:12]} has too many files for a release") from None
@@ -125,11 +125,11 @@ def _urls(site: Site, listed: list[Entry], mirror: Path) -> dict[str, str]:
     doing = "reading .gitmodules"
     if not file.mode.startswith("100"):
         raise DeploymentError(f"{doing}: it is not a regular file")
-    size = int(git.run(site, "cat-file", "-s", file.name, doing=doing, mirror=mirror))
+    size = int(git.run_git(site, "cat-file", "-s", file.name, doing=doing, mirror=mirror))
     if size > _GITMODULES:
         raise DeploymentError(f"{doing}: it has {size} bytes, more than {_GITMODULES}")
     argv = ["config", "--no-includes", f"--blob={file.name}", "--null", "--list"]
-    listing = git.run(site, *argv, doing=doing, mirror=mirror) if size else ""
+    listing = git.run_git(site, *argv, doing=doing, mirror=mirror) if size else ""
     values: dict[str, dict[str, str]] = {}
     for entry in filter(None, listing.split("\0")):
         key, _newline, value = entry.partition("\n")

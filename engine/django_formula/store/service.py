@@ -34,7 +34,7 @@ def templates(process: str) -> list[str]:
     return [f"{kinds.FILES}{name}" for name in kinds.STORE_TEMPLATES[process]]
 
 
-def files(kind: ServerStore, server: OwnServer, texts: Mapping[str, str]) -> dict[Path, str]:
+def server_files(kind: ServerStore, server: OwnServer, texts: Mapping[str, str]) -> dict[Path, str]:
     """Return the files of a server: path → content.
 
     Args:

@@ -61,7 +61,7 @@ def pending(servers: Iterable[tuple[ServerStore, OwnServer]], templates: Mapping
 
 
 def _pending(kind: ServerStore, server: OwnServer, templates: Mapping[str, str]) -> Pending:
-    wanted = service.files(kind, server, templates)
+    wanted = service.server_files(kind, server, templates)
     before = {path: file.read_text(path) for path in wanted}
     files = {path: text for path, text in wanted.items() if before[path] != text}
     restarts = _restart_mark(server).exists()

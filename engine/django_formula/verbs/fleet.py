@@ -276,7 +276,7 @@ def finish(name: str, deployment: str, by: str, first: str, known: dict[str, Any
         own.resume(own.live)
         own.set_activated(True)
         with own.step("after_switch"):
-            commands.run(own, "after_switch")
+            commands.run_stage(own, "after_switch")
     own.lock.release()
     return own, {"changes": changes}
 

@@ -196,7 +196,7 @@ def _outlook(
     target = deploy_rollback.target(site, left, to)
     deployment.secrets.read()
     deploy_rollback.refuse_missing_stores(site, target)
-    outlook = deploy_rollback.look(site, left, target, deployment.secrets.masked())
+    outlook = deploy_rollback.check_schema(site, left, target, deployment.secrets.masked())
     if not force:
         deploy_rollback.refuse(site, target, outlook, reverses=migrate)
         database.refuse_other(left, target)
@@ -336,7 +336,7 @@ def drift(name: str) -> dict[str, Any]:
     """
     site = sites.find(name)
     live = _live(site)
-    rows = deploy_drift.of_site(site, live)
+    rows = deploy_drift.differing_paths(site, live)
     mended = {"mended_by": site.to_release(live.record["commit"])} if rows else {}
     return {"release": live.name, "drift": rows, **mended}
 

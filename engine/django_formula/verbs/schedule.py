@@ -11,14 +11,14 @@ from django_formula.site import sites
 from django_formula.site.sites import Site
 
 
-def run(name: str, schedule: str, asked_by: str = "django.run") -> dict[str, Any]:
+def run_now(name: str, schedule: str, asked_by: str = "django.run") -> dict[str, Any]:
     """Run a schedule of a site now; return its record with the output of its command.
 
     Raises:
         DeploymentError: there is no such schedule, it runs already, or the site has no active release or is in
             maintenance.
     """
-    return schedule_run.run(sites.find(name), schedule, by=asked_by)
+    return schedule_run.run_schedule(sites.find(name), schedule, by=asked_by)
 
 
 def rows(name: str) -> list[dict[str, Any]]:

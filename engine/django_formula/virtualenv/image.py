@@ -36,10 +36,10 @@ def make(site: Site, release: Path, *, again: bool, aside: bool) -> str:
     Raises:
         DeploymentError: the image cannot be built, or has no Python environment that can serve the project.
     """
-    engine, file = containers.engine(site), container_file.of_site(site)
+    engine, file = containers.engine(site), container_file.configured(site)
     image = container_file.name(site, release)
     container_file.make(site, release, engine, image, again=again, aside=aside)
-    found = container_file.look(site, engine, image)
+    found = container_file.python_facts(site, engine, image)
     names = [name for name in found["names"] if _NAME.fullmatch(name)][:_MOST]
     key = hashlib.sha256(json.dumps({**found, "names": names}, sort_keys=True).encode()).hexdigest()[:16]
     folder = site.virtualenvs / key

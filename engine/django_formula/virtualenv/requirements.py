@@ -83,7 +83,7 @@ def read(site: Site, source: Path, folder: str) -> Requirements:
 
 
 def _read(site: Site, source: Path, folder: str) -> Requirements:
-    names = files(site, source, folder)
+    names = requirement_files(site, source, folder)
     texts = contents(source, names)
     local = virtualenv_local.hashes(source, virtualenv_local.find(source, texts, folder))
     if sum(map(len, texts.values())) > _MOST:
@@ -91,7 +91,7 @@ def _read(site: Site, source: Path, folder: str) -> Requirements:
     return Requirements(names, texts | local, python_versions(source, names))
 
 
-def files(site: Site, source: Path, folder: str) -> list[str]:
+def requirement_files(site: Site, source: Path, folder: str) -> list[str]:
     """Return the files that list the requirements of a site's project, relative to its source.
 
     Args:

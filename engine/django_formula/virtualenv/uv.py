@@ -128,7 +128,7 @@ class Uv:
     def _run(self, *arguments: str, doing: str, folder: str) -> None:
         site, at = self.site, self.site.at
         with self._configured() as environment:
-            build_user.run(
+            build_user.run_as_build_user(
                 site,
                 [str(UV / "bin/uv"), *arguments],
                 doing=doing,

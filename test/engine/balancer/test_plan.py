@@ -86,7 +86,7 @@ def haproxy(own_host: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(balancer_haproxy, "CERTIFICATES", own_host / "etc/haproxy/django.certificates")
     monkeypatch.setattr(balancer_haproxy, "UNIT", own_host / "etc/systemd/system/django-haproxy.service")
     monkeypatch.setattr(balancer_haproxy, "SOCKET", own_host / "run/django-haproxy/admin.sock")
-    monkeypatch.setattr(balancer_haproxy, "run", lambda: done.append("run"))
+    monkeypatch.setattr(balancer_haproxy, "start_or_reload", lambda: done.append("run"))
     monkeypatch.setattr(balancer_haproxy, "check", lambda _wanted: done.append("check"))
     monkeypatch.setattr(commands, "run", lambda argv, **_options: done.append(" ".join(argv)) or "")
     monkeypatch.setattr(plan.ports, "listener", lambda *_port, **_options: None)
@@ -104,7 +104,7 @@ def commits() -> Any:
 def test_configuration_of_haproxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole: UPDATE=1 writes what is rendered now, and the diff is the change to review."""
     monkeypatch.setattr(balancer_program, "IPV6", Path(__file__))
-    rendered = balancer_haproxy.files(entries(yaml.safe_load(_sites())), templates())
+    rendered = balancer_haproxy.configuration_files(entries(yaml.safe_load(_sites())), templates())
     assert rendered.pop(varnish.CONFIG) is rendered.pop(varnish.UNIT) is None
     compare(rendered, RENDER)
 
@@ -115,7 +115,7 @@ def test_configuration_of_varnish(monkeypatch: pytest.MonkeyPatch) -> None:
     found = entries(yaml.safe_load(_sites()))
     found["blog"]["memory"], found["shop"]["memory"] = "512M", "1G"
     found["shop"].update(challenge=True, others=["10.0.0.10", "[2001:db8::10]"])
-    compare(balancer_haproxy.files(found, templates()), RENDER / "varnish")
+    compare(balancer_haproxy.configuration_files(found, templates()), RENDER / "varnish")
 
 
 def compare(rendered: Mapping[Path, str | None], folder: Path) -> None:
@@ -138,7 +138,7 @@ def of_nginx(found: dict[str, Entry]) -> dict[str, Entry]:
 def test_configuration_of_nginx(haproxy: list[str], own_host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(balancer_program, "IPV6", Path(__file__))
     monkeypatch.setattr(balancer_nginx.nginx, "version", lambda: (1, 22, 1))
-    rendered = balancer_nginx.files(of_nginx(entries(yaml.safe_load(_sites()))), templates())
+    rendered = balancer_nginx.configuration_files(of_nginx(entries(yaml.safe_load(_sites()))), templates())
     texts = {
         path: re.sub(r"(?m)^# Program: .*", "# Program: …", text or "").replace(f"{own_host}/", "/")
         for path, text in rendered.items()
@@ -186,7 +186,7 @@ def test_values_stay_one_word_of_haproxy(value: str) -> None:
     }
     (site,) = blog(**configuration).values()
     site["status"]["password"] = value
-    text = balancer_haproxy.files({"blog": site}, templates())[balancer_haproxy.CONFIG] or ""
+    text = balancer_haproxy.configuration_files({"blog": site}, templates())[balancer_haproxy.CONFIG] or ""
     lines = [shlex.split(line) for line in text.splitlines() if " string " in line or "insecure" in line]
     assert lines == [["user", "ops", "insecure-password", value], ["http-check", "expect", "string", value]]
     (sent,) = [shlex.split(line) for line in text.splitlines() if "X-One" in line]
@@ -240,7 +240,7 @@ def test_everything_is_as_before_when_haproxy_does_not_run_with_it(
     def refused() -> None:
         raise DeploymentError("it keeps its old configuration")
 
-    monkeypatch.setattr(balancer_haproxy, "run", refused)
+    monkeypatch.setattr(balancer_haproxy, "start_or_reload", refused)
     with pytest.raises(DeploymentError, match="keeps its old"):
         apply(blog(balancer={"balance": "source"}), [])
     assert balancer_haproxy.CONFIG.read_text() == before
@@ -254,7 +254,7 @@ def nginx(haproxy: list[str], own_host: Path, monkeypatch: pytest.MonkeyPatch) -
     program = balancer_nginx
     for name, path in (("CONFIG", "nginx/django-balancer.conf"), ("CHECKS", "c.service"), ("TIMER", "c.timer")):
         monkeypatch.setattr(program, name, own_host / "etc" / path)
-    for name in ("check", "prepare", "run", "set_state", "settle"):
+    for name in ("check", "prepare", "start_or_reload", "set_state", "ask_hosts"):
         monkeypatch.setattr(
             program,
             name,
@@ -298,7 +298,7 @@ def test_another_kind_that_does_not_start_leaves_the_former_one(
     def refused() -> None:
         raise DeploymentError("it does not start")
 
-    monkeypatch.setattr(balancer_nginx, "run", refused)
+    monkeypatch.setattr(balancer_nginx, "start_or_reload", refused)
     with pytest.raises(DeploymentError, match="it does not start\nthe balancer keeps its running configuration"):
         apply(blog(balancer={"kind": "nginx"}), [])
     assert nginx[-1] == "start django-haproxy"
@@ -370,7 +370,7 @@ def test_place_of_http_and_of_https_is_refused() -> None:
     sites = entries({name: yaml.safe_load(_sites())[name] for name in ("blog", "shop")})
     sites["blog"]["listen"] = [443]
     with pytest.raises(DeploymentError, match="443 is for http of blog and for https of shop"):
-        balancer_haproxy.files(sites, templates())
+        balancer_haproxy.configuration_files(sites, templates())
 
 
 def test_balancer_may_ask_for_the_health_of_a_site_that_is_not_for_everybody() -> None:

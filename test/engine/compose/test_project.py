@@ -259,7 +259,7 @@ def test_secrets_that_cannot_be_generated_are_to_be_set(tmp_path, monkeypatch):
     folder = project("sqlite", tmp_path)
     secrets = {"TOKEN": "abc", "PIN": {"generate": 16, "as": "file", "variable": "PIN_PATH"}, "SALT": {"generate": 20}}
     monkeypatch.setattr(compose_project.sites, "find", lambda _name: configured(secrets=secrets))
-    lines = compose_project.of_site("blog", str(folder))
+    lines = compose_project.write_compose_files("blog", str(folder))
     environment = (folder / ".envs/production").read_text().splitlines()
     assert {'TOKEN=""', 'PIN_PATH=""', 'SALT="generated-20"'} <= {*environment}
     for name in ("TOKEN", "PIN_PATH"):
@@ -565,7 +565,7 @@ def test_the_options_of_a_site_replace_what_is_found(tmp_path, monkeypatch):
         path="/blog",
     )
     monkeypatch.setattr(compose_project.sites, "find", lambda _name: site)
-    lines = compose_project.of_site("blog", str(folder))
+    lines = compose_project.write_compose_files("blog", str(folder))
     assert lines[1:] == ["the site is served below /blog, the containers serve it at /"]
     assert "python:3.11-slim" in (folder / "Dockerfile").read_text()
     assert "libpq5" in (folder / "Dockerfile").read_text()

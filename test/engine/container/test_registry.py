@@ -381,7 +381,7 @@ def test_an_archive_has_the_virtualenv_under_a_name_that_waits_for_its_release(
     own, carried = "localhost/django/blog-deps:abc", "localhost/django/blog-carried:deps-abc"
     engine.images[own] = {PATH: str(site.virtualenvs / "abc")}
     monkeypatch.setattr(containers, "of_release", lambda _release: container)
-    monkeypatch.setattr(containers, "of_site", lambda _site: engine)
+    monkeypatch.setattr(containers, "configured_engine", lambda _site: engine)
     monkeypatch.setattr(container_images.folders, "refuse_unsafe_parents", lambda _path: None)
     assert container_images.save_archive(site, release, tmp_path / "a.tar") == [carried]
     assert ("save", "--output", str(tmp_path / "a.tar"), carried) in engine.ran and [*engine.images] == [own]
@@ -411,7 +411,7 @@ def test_the_image_of_a_dockerfile_is_taken_from_an_archive_by_its_commit(site_w
 
 def test_an_archive_where_others_may_write_is_refused(site_with, engine, monkeypatch):
     site, _release = site_with()
-    monkeypatch.setattr(containers, "of_site", lambda _site: engine)
+    monkeypatch.setattr(containers, "configured_engine", lambda _site: engine)
 
     def refuse(path):
         raise DeploymentError(f"{path} cannot be used: users other than root may write to /tmp", hint="chmod go-w /tmp")

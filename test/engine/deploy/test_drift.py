@@ -133,7 +133,7 @@ def test_each_part_is_looked_at_and_a_release_mends_it(blog):
         "etc/nginx/sites-enabled/blog.example.org": "missing",
         "srv/django/blog/secrets/environment": "changed",
     }
-    rows = {row["path"]: row for row in deploy_drift.of_site(site, live)}
+    rows = {row["path"]: row for row in deploy_drift.differing_paths(site, live)}
     there = rows[str(live.path / "source/manage.py")]
     assert there["owner"] == users.owner_of(os.stat(live.path)) and there["modified"].endswith("Z")
     assert rows[str(live.path / "config/uwsgi.ini")]["owner"] == ""

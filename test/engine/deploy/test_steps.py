@@ -173,7 +173,7 @@ def test_a_site_keeps_its_name(world, changed, managed, serves):
 def test_build_commands_run_as_the_build_identity(world, monkeypatch):
     world.options = {"build": ["npm ci", "make 'a b' c"], "timeouts": {"build": "1m"}}
     seen = []
-    monkeypatch.setattr(build_user, "run", lambda site, argv, **options: seen.append((argv, options)))
+    monkeypatch.setattr(build_user, "run_as_build_user", lambda site, argv, **options: seen.append((argv, options)))
     changes = world.apply()
     assert changes["build"] == {"commands": ["npm ci", "make 'a b' c"], "source": "compiled"}
     release = world.site.releases / world.live
@@ -199,7 +199,7 @@ def test_a_build_has_the_files_without_secrets_only(world, monkeypatch):
             seen.extend([path.read_text(), sorted(one.name for one in path.parent.iterdir())])
             path.write_text("of the build")
 
-    monkeypatch.setattr(build_user, "run", run)
+    monkeypatch.setattr(build_user, "run_as_build_user", run)
     world.apply()
     assert seen == ["DEBUG = False\n", ["local.py"]]
     app = world.site.releases / world.live / "source/app"
@@ -443,7 +443,7 @@ def test_package_that_writes_into_its_folder_is_copied_into_the_release(world, m
     (copied / "css/site.css").write_text("made")
     virtualenv = live / "virtualenv/lib/python3.11/site-packages/ours"
     assert not (virtualenv / "css/site.css").exists()
-    assert drift.of_site(world.site, world.last.release) == [] and world.apply() == {}
+    assert drift.differing_paths(world.site, world.last.release) == [] and world.apply() == {}
     world.push("two")
     world.apply()
     assert not (world.site.releases / world.live / "packages/ours/css/site.css").exists()

@@ -109,7 +109,7 @@ def ask(request, make_site, monkeypatch, tmp_path):
                 raise DeploymentError("failed", log=done.stderr)
             return done.stdout
 
-        monkeypatch.setattr(program, "run", run)
+        monkeypatch.setattr(program, "run_command", run)
         kind = site.config["server"]["protocol"]
         facts = {**FACTS, "application": "blog.asgi" if options.get("server") else "blog.wsgi"}
         return SimpleNamespace(
@@ -201,7 +201,7 @@ def test_answer_of_the_process_is_shown_as_plain_lines(make_site, monkeypatch):
     (release / "config").mkdir(parents=True)
     (release / "config" / page.PROGRAM).touch()
     answer = {"raised": "KeyError:\n\x1b[31mink", "frames": ["x" * 2000, *(f"f{number}" for number in range(9))]}
-    monkeypatch.setattr(program, "run", lambda command: json.dumps(answer))
+    monkeypatch.setattr(program, "run_command", lambda command: json.dumps(answer))
     raised = page.raised(site, release, FACTS, "/", ["ink"])
     assert raised == Raised("KeyError:[31mink", "f6\nf7\nf8\nKeyError:[31mink")
     answer["raised"] = "x" * 2000

@@ -45,7 +45,7 @@ def played(make_site, monkeypatch):
             site = make_site(**options)
             told = {"doing": "building", "environment": {"A": "canary"}, "timeout": 60, "secrets": ["canary"]}
             told["hint"] = hint
-            return build_user.run(site, ["make", "x y"], folder="/srv/x", writable=["/srv/x"], **told)
+            return build_user.run_as_build_user(site, ["make", "x y"], folder="/srv/x", writable=["/srv/x"], **told)
 
     played = Played()
     monkeypatch.setattr(commands, "execute", played.execute)

@@ -41,7 +41,7 @@ class Host:
         return site
 
     def files(self, name: str) -> config_files.Files:
-        return handover.files(self.sites[name], facts(self.sites[name]), formula_templates())
+        return handover.handover_files(self.sites[name], facts(self.sites[name]), formula_templates())
 
     def proxy(self, name: str) -> None:
         """The steps `live` and `proxy` of a site."""
@@ -77,11 +77,11 @@ def test_two_sites_change_their_domains(host: Host) -> None:
     host.configure("shop", domains=["a.org"])
     assert domain_moves.leaving(host.sites["blog"]) == ["a.org"], "its next release gets them until then"
     host.proxy("blog")
-    waits = domain_moves.of_site(host.sites["blog"]).waits
+    waits = domain_moves.pending_move(host.sites["blog"]).waits
     assert waits == "a.org, b.org change as soon as shop is released with its new domains"
     assert host.present() == {"blog": {"a.org": "/"}, "shop": {"b.org": "/"}}
     host.proxy("shop")
-    assert host.present() == host.wanted() and not domain_moves.of_site(host.sites["blog"]).waits
+    assert host.present() == host.wanted() and not domain_moves.pending_move(host.sites["blog"]).waits
     assert all(config_files.differences(host.files(name)) == {} for name in host.sites)
 
 
@@ -102,7 +102,7 @@ def test_domain_that_a_site_keeps_is_not_given_to_another_one(host: Host) -> Non
     host.proxy("blog")
     host.configure("shop", domains=["a.org", "c.org"])
     host.proxy("shop")
-    assert domain_moves.of_site(host.sites["shop"]).waits == "a.org belongs to both shop and blog"
+    assert domain_moves.pending_move(host.sites["shop"]).waits == "a.org belongs to both shop and blog"
     assert host.present() == {"blog": {"a.org": "/"}, "shop": {}}
 
 

@@ -44,7 +44,7 @@ def listening(make_site):
 
 def service_of(site):
     """The text of the unit that connects requests."""
-    files = listener.files(site, formula_templates())
+    files = listener.listener_units(site, formula_templates())
     return next(text for path, text in files.items() if path.suffix == ".service")
 
 

@@ -39,7 +39,7 @@ def nginx(own_host, monkeypatch):
 
 
 def files(site, **facts):
-    return site_files.of_site(site, {**FACTS, **facts}, formula_templates())
+    return site_files.files_of_site(site, {**FACTS, **facts}, formula_templates())
 
 
 def on_disk():
@@ -122,7 +122,7 @@ def test_upstream_is_that_of_the_given_release(make_site, nginx, bind):
     end = "socket" if bind == "unix" else "config/upstream.conf"
     assert f"{site.root}/current/{end};" in files(site)[upstream]
     release = site.releases / "0042-3f2a9c1b77de"
-    through = site_files.of_site(site, FACTS, formula_templates(), through=release)[upstream]
+    through = site_files.files_of_site(site, FACTS, formula_templates(), through=release)[upstream]
     assert f"{release}/{end};" in through and "current" not in through
 
 
@@ -269,7 +269,7 @@ def test_uncollected_files_are_not_served(make_site):
     locations = proxy_nginx.ETC / "django/blog.conf"
     without = {name: value for name, value in FACTS.items() if name != "collected"}
     assert "location ^~ /static/" in files(site)[locations]
-    assert "static" not in site_files.of_site(site, without, formula_templates())[locations]
+    assert "static" not in site_files.files_of_site(site, without, formula_templates())[locations]
     assert "location ^~ /static/" in files(site, collected=0)[locations]
     assert "media" not in files(site, media_url="")[locations]
 
@@ -544,14 +544,14 @@ def test_unknown_hosts_are_refused_on_an_address_after_a_site_is_served_there(ma
     default = proxy_nginx.ETC / "sites-available/django-default"
     assert proxy_ports.served(proxy_nginx.PROXY, [80, "192.0.2.10:80"]) == [80]
     site = make_site(proxy={"listen": ADDRESSES}, tls=TLS)
-    wanted = handover.files(site, FACTS, formula_templates())
+    wanted = handover.handover_files(site, FACTS, formula_templates())
     assert "listen 192.0.2.10:80 default_server;" in wanted[default]
     switch.apply(wanted)
     assert proxy_nginx.PROXY.refused() == (["192.0.2.10:80", "[2001:db8::10]:80", 8080], TLS["listen"])
     assert proxy_ports.served(proxy_nginx.PROXY, ADDRESSES) == ADDRESSES
     assert proxy_ports.served(proxy_nginx.PROXY, TLS["listen"]) == TLS["listen"]
-    assert config_files.differences(handover.files(site, FACTS, formula_templates())) == {}
-    assert default not in handover.files(make_site(), FACTS, formula_templates())
+    assert config_files.differences(handover.handover_files(site, FACTS, formula_templates())) == {}
+    assert default not in handover.handover_files(make_site(), FACTS, formula_templates())
 
 
 NGINX_T = """

@@ -173,7 +173,7 @@ def test_lost_schedule_is_removed_before_the_release(scheduled):
 
 def test_removed_site_has_no_schedules_and_keeps_their_records(scheduled):
     records = scheduled.site.schedules / "clear.runs.json"
-    verbs_schedule.run("blog", "clear")
+    verbs_schedule.run_now("blog", "clear")
     assert str(unit("clear.timer")) in removal.present(scheduled.site)
     scheduled.options["state"] = "absent"
     removal.remove(scheduled.site, "a test")
@@ -202,10 +202,10 @@ def test_switch_changes_no_unit_of_a_schedule(scheduled):
 
 def test_drift_knows_the_units(scheduled):
     live = releases.linked(scheduled.site, scheduled.site.current)
-    clean = {row["path"] for row in deploy_drift.of_site(scheduled.site, live)}
+    clean = {row["path"] for row in deploy_drift.differing_paths(scheduled.site, live)}
     unit("clear.service").write_text("[Service]\nExecStart=/bin/true\n")
     unit("clear.timer").unlink()
-    drift = {row["path"]: row["drift"] for row in deploy_drift.of_site(scheduled.site, live)}
+    drift = {row["path"]: row["drift"] for row in deploy_drift.differing_paths(scheduled.site, live)}
     found = {path: drift[path] for path in drift.keys() - clean}
     assert found == {str(unit("clear.service")): "changed", str(unit("clear.timer")): "missing"}
 
@@ -311,18 +311,18 @@ def test_failed_run_is_recorded_and_shown(scheduled, capsys):
 
 
 def test_run_on_the_command_line_returns_its_result(scheduled):
-    result = verbs_schedule.run("blog", "clear", "django.run by root")
+    result = verbs_schedule.run_now("blog", "clear", "django.run by root")
     expected = {"schedule": "clear", "exit": 0, "output": "printed by the command\n", "by": "django.run by root"}
     assert result == {**result, **expected}
     with pytest.raises(DeploymentError, match="blog has no schedule 'nothing' on this host") as error:
-        verbs_schedule.run("blog", "nothing")
+        verbs_schedule.run_now("blog", "nothing")
     assert error.value.hint == "it has: clear, invoices"
 
 
 def test_records_are_bounded(scheduled, monkeypatch):
     monkeypatch.setattr(schedule_run, "KEPT", 3)
     for number in range(5):
-        verbs_schedule.run("blog", "clear", f"test {number}")
+        verbs_schedule.run_now("blog", "clear", f"test {number}")
     assert [run["by"] for run in records(scheduled)["runs"]] == ["test 2", "test 3", "test 4"]
 
 
@@ -333,9 +333,9 @@ def test_schedule_runs_once_at_a_time(scheduled, capsys):
         assert schedule_run.main("blog", "clear") == 0
         assert "clear of blog does not run: it is running already" in capsys.readouterr().out
         with pytest.raises(DeploymentError, match="clear of blog is under way"):
-            verbs_schedule.run("blog", "clear")
+            verbs_schedule.run_now("blog", "clear")
         assert verbs_schedule.rows("blog")[0]["last"] == "running"
-        assert verbs_schedule.run("blog", "invoices")["exit"] == 0  # another one may run meanwhile
+        assert verbs_schedule.run_now("blog", "invoices")["exit"] == 0  # another one may run meanwhile
     assert not (scheduled.site.schedules / "clear.runs.json").exists()
 
 
@@ -352,7 +352,7 @@ def test_command_of_a_killed_program_is_not_started_twice(scheduled, monkeypatch
     monkeypatch.setattr(transient, "_is_loaded", lambda name: name == "django-blog-at-clear-run.service")
     scheduled.prints["systemctl"] = "active\n"
     with pytest.raises(DeploymentError, match="clear of blog is under way: its program was killed"):
-        verbs_schedule.run("blog", "clear")
+        verbs_schedule.run_now("blog", "clear")
 
 
 def test_release_in_which_a_schedule_runs_is_not_deleted(scheduled, own_host, monkeypatch):
@@ -396,7 +396,7 @@ def test_schedule_does_not_run_where_maintenance_begins_while_it_starts(schedule
     reasons = iter(["", "blog is in maintenance"])
     monkeypatch.setattr(schedule_run, "obstacle", lambda _site: next(reasons))
     with pytest.raises(DeploymentError, match="clear does not run: blog is in maintenance"):
-        schedule_run.run(scheduled.site, "clear", by="a test")
+        schedule_run.run_schedule(scheduled.site, "clear", by="a test")
     assert schedule_run.records(scheduled.site, "clear")["runs"] == []
 
 
@@ -409,7 +409,7 @@ def test_nothing_runs_in_maintenance_or_before_a_release(scheduled, monkeypatch,
     assert row["last"] == "never run"
     assert row["skipped"].endswith(" s ago: blog is in maintenance since 2026-03-01T12:00:00Z")
     with pytest.raises(DeploymentError, match="clear does not run: blog is in maintenance") as error:
-        verbs_schedule.run("blog", "clear")
+        verbs_schedule.run_now("blog", "clear")
     assert "django.manage blog" in error.value.hint
     monkeypatch.undo()
 
@@ -429,7 +429,7 @@ def test_killed_run_is_shown_as_interrupted(scheduled):
 
 def test_damaged_records_are_begun_anew(scheduled):
     (scheduled.site.schedules / "clear.runs.json").write_text('{"runs": [{"begun": 3}]}')
-    assert verbs_schedule.run("blog", "clear")["exit"] == 0 and len(records(scheduled)["runs"]) == 1
+    assert verbs_schedule.run_now("blog", "clear")["exit"] == 0 and len(records(scheduled)["runs"]) == 1
 
 
 def test_secrets_are_masked(scheduled):
@@ -437,7 +437,7 @@ def test_secrets_are_masked(scheduled):
     scheduled.options["secrets"] = {"TOKEN": {"value": "grenadier-7f3"}}
     scheduled.apply()
     scheduled.fails["clearsessions"] = DeploymentError("manage.py failed (exit 1)", log="it is grenadier-7f3")
-    result = verbs_schedule.run("blog", "clear")
+    result = verbs_schedule.run_now("blog", "clear")
     assert "grenadier" not in json.dumps(result) + json.dumps(records(scheduled)) and "it is" in result["error"]
 
 

@@ -172,7 +172,7 @@ def test_hosts_that_may_use_it_are_those_of_its_unit_once_it_answers(
     kind, _own = served(site).servers[0]
     with pytest.raises(DeploymentError, match="this host has no queue or cache of blog yet\napply on it"):
         store_served.clients("blog")
-    for path, text in store_service.files(kind, queue, formula_templates()).items():
+    for path, text in store_service.server_files(kind, queue, formula_templates()).items():
         path.write_text(text)
     queue.configuration.with_name("django-blog-served_queue.service.d").mkdir()
     assert store_served.clients("blog") == ["10.0.0.1", "10.0.0.2", "localhost"]
@@ -228,7 +228,7 @@ def test_site_may_not_administer_its_server(queue: OwnServer, command: str) -> N
 def test_unit_lets_in_the_hosts_of_the_site_alone(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     templates = {url: (Path("django/files") / Path(url).name).read_text() for url in store_service.templates("systemd")}
     ((kind, own), _cache) = served(site).servers
-    files = store_service.files(kind, own, templates)
+    files = store_service.server_files(kind, own, templates)
     (unit,) = (text for path, text in files.items() if path.suffix == ".service")
     lines = unit.splitlines()
     addresses = [line.partition("=")[2] for line in lines if line.startswith("IPAddressAllow=")]

@@ -208,7 +208,7 @@ def test_queue_that_does_not_answer_is_not_taken_for_an_empty_one(queue, make_si
 
 @pytest.mark.parametrize("fails", ["stop", "restart"])
 def test_queue_that_does_not_start_with_a_backup_has_its_own_tasks_again(queue, host, monkeypatch, fails):
-    (database,) = store.of_site(queue)
+    (database,) = store.own_queues(queue)
     folder = contract.folder(queue)
     for name, text in (("queue", "its own"), ("queue-new", "the backup")):
         (folder / name).mkdir(exist_ok=True)

@@ -264,7 +264,7 @@ def test_endless_list_of_names_is_not_read_to_its_end(run, monkeypatch):
 def test_dump_is_read_by_another_server(start, tmp_path):
     queue = start(queue={"engine": "redis"})
     queue("RPUSH", "celery", *(f"task {number}" for number in range(1000)))
-    (database,) = store.of_site(queue.own.site)
+    (database,) = store.own_queues(queue.own.site)
     dumper = store.StoreDumper()
     assert dumper.measure(database)["tables"] == 1
     with open(tmp_path / "dump", "wb+") as file:

@@ -265,7 +265,7 @@ class Nginx:
 
 
 def installed(site, **options):
-    switch.apply(site_files.of_site(site, FACTS, formula_templates(), **options))
+    switch.apply(site_files.files_of_site(site, FACTS, formula_templates(), **options))
 
 
 def server(domain=DOMAIN):
@@ -333,8 +333,8 @@ def test_https_is_added_before_http_redirects(blog, make_site, monkeypatch):
     installed(site)
     assert f"return 301 https://{DOMAIN}$request_uri;" in server()
     put(DOMAIN, signed(DOMAIN), "self_signed x")
-    wanted = site_files.of_site(plain, FACTS, formula_templates())
-    assert site_files.leftovers(site, site_files.of_site(site, FACTS, formula_templates())) == []
+    wanted = site_files.files_of_site(plain, FACTS, formula_templates())
+    assert site_files.leftovers(site, site_files.files_of_site(site, FACTS, formula_templates())) == []
     assert site_files.leftovers(site, wanted) == [certificates.path_of(DOMAIN)]
     switch.apply(wanted)
     assert server() == before

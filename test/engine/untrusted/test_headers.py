@@ -45,7 +45,7 @@ def test_every_way_to_an_application_removes_each(make_site, kind, server):
     """In each location of a site, and nothing is there twice, which nginx warns of."""
     site = make_site(server=server, proxy={"kind": kind, "locations": {"/a/": {}, "/b": {}}})
     proxy = proxies.configured(site)
-    text = site_files.of_site(site, FACTS, formula_templates())[proxy.locations(site)]
+    text = site_files.files_of_site(site, FACTS, formula_templates())[proxy.locations(site)]
     patterns = {"apache": r"RequestHeader (?:unset|set) (\S+)", "nginx": r"proxy_set_header (\S+)"}
     pattern = r"uwsgi_param (HTTP_\S+)" if (kind, server["kind"]) == ("nginx", "uwsgi") else patterns[kind]
     names = [name.upper().replace("-", "_").removeprefix("HTTP_") for name in re.findall(pattern, text)]

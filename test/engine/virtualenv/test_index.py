@@ -145,7 +145,7 @@ def test_index_login_is_in_the_environment_of_uv_only(make_site, monkeypatch):
         given.update(options, argv=argv)
         raise DeploymentError("installing packages failed", log="error: No solution found", hint=options["hint"])
 
-    monkeypatch.setattr(build_user, "run", run)
+    monkeypatch.setattr(build_user, "run_as_build_user", run)
     with pytest.raises(DeploymentError) as caught:
         uv.Uv(site, Path("v"), Path("w"), PASSWORD).install("x")
     assert caught.value.hint.startswith("check the requirements")

@@ -111,7 +111,7 @@ def uv(monkeypatch, tmp_path):
             raise DeploymentError(f"{doing} failed", log=done.stderr)
         return done.stdout
 
-    monkeypatch.setattr(build_user, "run", run)
+    monkeypatch.setattr(build_user, "run_as_build_user", run)
     monkeypatch.setattr(virtualenv_uv, "UV", tmp_path / "uv")
     monkeypatch.setattr(interpreter, "path", lambda site: "/usr/bin/python3")
     monkeypatch.setattr(servers, "requirements", lambda *_arguments: [])

@@ -55,10 +55,10 @@ def test_requirements_files_are_found_or_named_by_the_pillar(make_site, tmp_path
     source = write_tree(tmp_path / "source", dict.fromkeys(["manage.py", *files], "[project]"))
     site = make_site(**options)
     if isinstance(expected, list):
-        assert requirements.files(site, source, folder) == expected
+        assert requirements.requirement_files(site, source, folder) == expected
     else:
         with pytest.raises(DeploymentError) as error:
-            requirements.files(site, source, folder)
+            requirements.requirement_files(site, source, folder)
         assert str(error.value) == expected
 
 

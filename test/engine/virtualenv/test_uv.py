@@ -113,7 +113,7 @@ def install(make_site, monkeypatch, tmp_path, index):
         if done.returncode:
             raise DeploymentError("installing packages failed", log=done.stderr)
 
-    monkeypatch.setattr(build_user, "run", run)
+    monkeypatch.setattr(build_user, "run_as_build_user", run)
     for name in commands.network_environment():
         monkeypatch.delenv(name, raising=False)
     site = make_site(index={"url": index})

@@ -145,7 +145,7 @@ def uv(monkeypatch):
 
     fake = FakeUv()
     monkeypatch.setattr(virtualenv_interpreter, "path", lambda site: f"/usr/bin/{site.config['python']}")
-    monkeypatch.setattr(build_user, "run", fake.run)
+    monkeypatch.setattr(build_user, "run_as_build_user", fake.run)
     return fake
 
 
@@ -248,7 +248,7 @@ def test_setup_py_reads_all_files_of_the_source(make_site, uv, tmp_path, monkeyp
     seen = []
     monkeypatch.setattr(
         build_user,
-        "run",
+        "run_as_build_user",
         lambda site, argv, **options: (
             seen.append(sorted(site.build.top.rglob("a.scss"))) or uv.run(site, argv, **options)
         ),
@@ -352,7 +352,7 @@ def given(uv, monkeypatch) -> list[str]:
         texts.extend(Path(one).read_text() for one in argv if one.endswith("requirements.txt"))
         return uv.run(site, argv, **options)
 
-    monkeypatch.setattr(build_user, "run", run)
+    monkeypatch.setattr(build_user, "run_as_build_user", run)
     return texts
 
 
@@ -464,7 +464,7 @@ def test_server_is_not_installed_when_the_project_requires_one(make_site, uv, tm
             folder.mkdir(parents=True, exist_ok=True)
         return run(site, argv, **options)
 
-    monkeypatch.setattr(build_user, "run", with_server)
+    monkeypatch.setattr(build_user, "run_as_build_user", with_server)
     virtualenvs.build(make_site(), write_tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
     assert not any(uwsgi.PYUWSGI in argv for argv, _folder in uv.calls)
 
@@ -500,7 +500,7 @@ def test_missing_database_driver_is_installed(make_site, uv, tmp_path, monkeypat
                 )
         return run(site, argv, **options)
 
-    monkeypatch.setattr(build_user, "run", with_packages)
+    monkeypatch.setattr(build_user, "run_as_build_user", with_packages)
     site = make_site(databases=databases, constraints=["psycopg<4"])
     reported = virtualenvs.build(site, write_tree(tmp_path / "source", {"a.txt": ""}), ["a.txt"], "key")
     drivers = [argv[5:] for argv, _folder in uv.calls[2:-1]]
@@ -533,7 +533,7 @@ def test_what_a_package_imports_and_does_not_require_is_installed(
             write_tree(Path(argv[4]).parents[1] / "lib/python3.11/site-packages", files)
         return run(site, argv, **options)
 
-    monkeypatch.setattr(build_user, "run", with_packages)
+    monkeypatch.setattr(build_user, "run_as_build_user", with_packages)
     source = write_tree(tmp_path / "source", {"a.txt": ""})
     assert virtualenvs.build(make_site(constraints=["a<4"]), source, ["a.txt"], "key") == expected
     assert [argv[-1] for argv, _folder in uv.calls[2:-1]] == expected
