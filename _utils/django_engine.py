@@ -25,6 +25,7 @@ from typing import Any
 DIGEST = "3c5ba97685f6acd1"
 DIGEST = "60e299169f9edc11"
 DIGEST = "9e6765b2f9a69548"
+DIGEST = "d243d6584374ab3d"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -6235,7 +6236,7 @@ def _clear(home: str, folder: str) -> None:
 # _ALIKE = re.compile(r"""(?:[^\\"'$]|"[^"\\$]*"|'[^']*'|\$(?:\w|\{\w+\}))*""")
 #
 #
-# class Instruction(NamedTuple):
+# class _Instruction(NamedTuple):
 #     """An instruction of a Dockerfile: the number of its first line, and its text in one line.
 #
 #     Attributes:
@@ -6247,7 +6248,7 @@ def _clear(home: str, folder: str) -> None:
 #     is_whole: bool = True
 #
 #
-# def instructions(text: str, *, doubled: bool = True) -> Iterator[Instruction]:
+# def instructions(text: str, *, doubled: bool = True) -> Iterator[_Instruction]:
 #     """Yield the instructions of a Dockerfile, those over several lines as one line.
 #
 #     Args:
@@ -6263,7 +6264,7 @@ def _clear(home: str, folder: str) -> None:
 #             last = next((line.rstrip(" \t") for _number, line in lines if not _is_empty(line)), "")
 #         whole = normal("".join([*parts, last]))
 #         is_whole = all(_skip_text(lines, tabs, end) for tabs, end in texts(whole))
-#         yield Instruction(number, whole, is_whole)
+#         yield _Instruction(number, whole, is_whole)
 #
 #
 # def _skip_text(lines: Iterator[tuple[int, str]], tabs: str, end: str) -> bool:
@@ -6277,28 +6278,28 @@ def _clear(home: str, folder: str) -> None:
 #
 # def texts(instruction: str) -> list[tuple[str, str]]:
 #     """Return how the texts end that an instruction has in the lines below it: whether after tabs, and the last line."""
-#     verb, _rest = verb_of(instruction)
+#     verb, _rest = _verb_of(instruction)
 #     words = WORD.findall(instruction) if verb in ("RUN", "COPY", "ADD") else []
 #     return [(found[1], found[3]) for word in words if (found := _HEREDOC.fullmatch(word))]
 #
 #
-# def is_read_alike(instruction: Instruction) -> bool:
+# def _is_read_alike(instruction: _Instruction) -> bool:
 #     """Return whether all engines find the same texts in the lines below an instruction, if any.
 #
 #     They differ in the words that end one, and find none where they cannot read the words of the instruction.
 #     """
-#     verb, rest = verb_of(instruction.text)
+#     verb, rest = _verb_of(instruction.text)
 #     begun = _BEGINNING.findall(rest) if verb in ("RUN", "COPY", "ADD") else []
 #     is_plain = all(_PLAIN.fullmatch(word) or word[0] in "\"'" for word in begun)  # no text begins with a quote
 #     return instruction.is_whole and (not begun or (is_plain and bool(_ALIKE.fullmatch(rest))))
 #
 #
-# def readings(text: str) -> Iterator[list[Instruction]]:
+# def _readings(text: str) -> Iterator[list[_Instruction]]:
 #     """Yield the instructions of a Dockerfile as podman and as Docker read it."""
 #     yield from (list(instructions(text, doubled=doubled)) for doubled in (True, False))
 #
 #
-# def options_of(rest: str) -> tuple[list[str], str]:
+# def _options_of(rest: str) -> tuple[list[str], str]:
 #     """Return the options of an instruction without quotes and backslashes, as engines read them, and what follows."""
 #     options = []
 #     while (found := WORD.match(rest)) and found[0].startswith("--"):
@@ -6309,10 +6310,10 @@ def _clear(home: str, folder: str) -> None:
 #     return options, rest
 #
 #
-# def verb_of(instruction: str) -> tuple[str, str]:
+# def _verb_of(instruction: str) -> tuple[str, str]:
 #     """Return the verb of an instruction in capitals, and what follows; of ONBUILD those of what it has."""
 #     word, _blank, rest = instruction.partition(" ")
-#     return verb_of(rest) if word.upper() == "ONBUILD" else (word.upper(), rest)
+#     return _verb_of(rest) if word.upper() == "ONBUILD" else (word.upper(), rest)
 #
 #
 # def normal(text: str) -> str:
@@ -6402,7 +6403,7 @@ def _clear(home: str, folder: str) -> None:
 #     return Path("/var/lib/django-formula/caches") / site.name
 #
 #
-# def private_copy(text: str) -> Instruction | None:
+# def private_copy(text: str) -> _Instruction | None:
 #     """Return the first instruction that copies a file which no image may have; None if there is none."""
 #     return next((one for one in instructions(text) if any(map(_is_private, _copied(one.text)))), None)
 #
@@ -6417,8 +6418,8 @@ def _clear(home: str, folder: str) -> None:
 #     return list(dict.fromkeys(name for _one, name in _all_images(text)))
 #
 #
-# def _all_images(text: str) -> Iterator[tuple[Instruction, str]]:
-#     return itertools.chain.from_iterable(map(_images, readings(text)))
+# def _all_images(text: str) -> Iterator[tuple[_Instruction, str]]:
+#     return itertools.chain.from_iterable(map(_images, _readings(text)))
 #
 #
 # def refuse_foreign(text: str, own: str, others: Collection[str]) -> None:
@@ -6432,7 +6433,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: one does; the message names the line.
 #     """
 #     _refuse_directives(text)
-#     for reading in readings(text):
+#     for reading in _readings(text):
 #         for one in reading:
 #             _refuse_ambiguous(one)
 #             if found := _reaching(one.text):
@@ -6451,13 +6452,13 @@ def _clear(home: str, folder: str) -> None:
 #                 )
 #
 #
-# def _refuse_ambiguous(one: Instruction) -> None:
+# def _refuse_ambiguous(one: _Instruction) -> None:
 #     """Refuse an instruction of which engines may take other lines for its text than we do, or hide them in its words.
 #
 #     Raises:
 #         DeploymentError: it is one.
 #     """
-#     if not is_read_alike(one):
+#     if not _is_read_alike(one):
 #         raise DeploymentError(
 #             f"line {one.line} of the Dockerfile may be read in more than one way: {ascii(one.text)[1:-1][:200]}",
 #             hint="end a text in the lines below by one word of letters, as in RUN <<EOF, and write its first line "
@@ -6482,7 +6483,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: it is.
 #     """
-#     first = next(iter(instructions(text)), Instruction(0, ""))
+#     first = next(iter(instructions(text)), _Instruction(0, ""))
 #     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
 #         found = re.match(r"\s*(?:#|//)\s*(syntax|escape)\s*=\s*(\S*)", line, re.IGNORECASE)
 #         is_usual = found and (_SYNTAX.fullmatch(found[2]) if found[1].lower() == "syntax" else found[2] == "\\")
@@ -6507,7 +6508,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: it has such a line, which the message names.
 #     """
-#     known = list(itertools.chain.from_iterable(readings(text)))
+#     known = list(itertools.chain.from_iterable(_readings(text)))
 #     with_text = next((one for one in known if texts(one.text)), None)
 #     open_mount = _open_mount(known, context, caches(site))
 #     if not with_text and not open_mount:
@@ -6531,7 +6532,7 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #
 #
-# def _open_mount(known: Iterable[Instruction], context: Foreign, kept: Path) -> tuple[Instruction, str] | None:
+# def _open_mount(known: Iterable[_Instruction], context: Foreign, kept: Path) -> tuple[_Instruction, str] | None:
 #     """Return the first mount of a RUN that may lead out of the build where podman follows links, with its instruction.
 #
 #     Args:
@@ -6571,16 +6572,16 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _mounts(instruction: str) -> list[str]:
 #     """Return the mounts of a RUN, as it has them after ``--mount=``."""
-#     verb, rest = verb_of(instruction)
-#     pairs = (option.partition("=") for option in (options_of(rest)[0] if verb == "RUN" else ()))
+#     verb, rest = _verb_of(instruction)
+#     pairs = (option.partition("=") for option in (_options_of(rest)[0] if verb == "RUN" else ()))
 #     return [value for name, _is, value in pairs if name.lower() == "--mount"]
 #
 #
 # def _reaching(instruction: str) -> str:
 #     """Return by what a line would leave the network or the confinement of a build; empty for one that does not."""
-#     verb, rest = verb_of(instruction)
+#     verb, rest = _verb_of(instruction)
 #     if verb == "RUN":
-#         for option in options_of(rest)[0]:
+#         for option in _options_of(rest)[0]:
 #             name, _is, value = option.lower().partition("=")
 #             if value not in {"--network": ("none", "default"), "--security": ("sandbox",)}.get(name, (value,)):
 #                 return option
@@ -6591,7 +6592,7 @@ def _clear(home: str, folder: str) -> None:
 #     return ""
 #
 #
-# def _images(known: Iterable[Instruction]) -> Iterator[tuple[Instruction, str]]:
+# def _images(known: Iterable[_Instruction]) -> Iterator[tuple[_Instruction, str]]:
 #     """Yield each instruction that uses an image, with the name of that, which may have variables; no stages of its own.
 #
 #     Variables with a value before the first FROM are replaced in FROM; other instructions can have none there.
@@ -6600,8 +6601,8 @@ def _clear(home: str, folder: str) -> None:
 #     stages = {"scratch", ""}
 #     number = 0
 #     for one in known:
-#         verb, rest = verb_of(one.text)
-#         options, rest = options_of(rest)
+#         verb, rest = _verb_of(one.text)
+#         options, rest = _options_of(rest)
 #         named = []
 #         if verb == "ARG" and not number:
 #             for name, is_set, value in (part.partition("=") for part in rest.split()):
@@ -6636,7 +6637,7 @@ def _clear(home: str, folder: str) -> None:
 #     return re.sub(r"\$(?:(\w+)|\{(\w+)(?:(:[-+])([^}]*))?\})", value, name)
 #
 #
-# def failing(text: str, log: str) -> Instruction | None:
+# def failing(text: str, log: str) -> _Instruction | None:
 #     """Return the instruction whose failure an engine reports; None if it names none.
 #
 #     Args:
@@ -6654,8 +6655,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _copied(instruction: str) -> list[str]:
 #     """Return the paths of the context that an instruction copies; none for one that copies nothing of it."""
-#     verb, rest = verb_of(instruction)
-#     options, rest = options_of(rest)
+#     verb, rest = _verb_of(instruction)
+#     options, rest = _options_of(rest)
 #     if verb not in ("COPY", "ADD") or any(one.lower().startswith("--from=") for one in options):
 #         return []
 #     if rest.startswith("["):
@@ -10896,7 +10897,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _vanished(deployment: Deployment, live: Release, release: Release) -> Iterator[str]:
 #     """Yield the names of tasks that the active release has and the new one does not, where tasks of these wait."""
-#     before, after = (tasks_of(one.facts) for one in (live, release))
+#     before, after = (_tasks_of(one.facts) for one in (live, release))
 #     if not before - after:
 #         return
 #     try:
@@ -10917,7 +10918,7 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #
 #
-# def tasks_of(facts: Mapping[str, Any]) -> set[str]:
+# def _tasks_of(facts: Mapping[str, Any]) -> set[str]:
 #     """Return the names of the tasks that the workers of a release know."""
 #     return {task for app in facts.get("celery", {}).values() for task in app["tasks"]}
 #: django_formula/deploy/commands.py
@@ -18027,7 +18028,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # The store is a folder that only root reads, with a folder for each site:
 #
-#     secret_key      what the external pillar gives to the hosts that serve the site; fleet.secret_keys has the others
+#     secret_key      what the external pillar gives to the hosts that serve the site; fleet.secrets has the others
 #     secrets         folder of what else is generated once for all of them, a file for each; servers accept what
 #                     NAME.former has too
 #     hosts.json      the parts of each host, as the pillar had them when a host compiled it last
@@ -18389,7 +18390,7 @@ def _clear(home: str, folder: str) -> None:
 # _LINE = 8 << 10
 #
 #
-# class Output:
+# class _Output:
 #     """The output of a process so far, and the input that it has not read yet.
 #
 #     Args:
@@ -18785,7 +18786,7 @@ def _clear(home: str, folder: str) -> None:
 #     with contextlib.ExitStack() as pipes:
 #         for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
 #             pipes.enter_context(pipe)
-#         output = Output(process, command.stdin if isinstance(command.stdin, str) else "", command.only_the_end)
+#         output = _Output(process, command.stdin if isinstance(command.stdin, str) else "", command.only_the_end)
 #         try:
 #             has_ended = _wait(command, process, output, started + command.timeout)
 #         except BaseException:
@@ -18832,7 +18833,7 @@ def _clear(home: str, folder: str) -> None:
 #     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 #
 #
-# def _wait(command: Command, process: "subprocess.Popen[bytes]", output: Output, deadline: float) -> bool:
+# def _wait(command: Command, process: "subprocess.Popen[bytes]", output: _Output, deadline: float) -> bool:
 #     """Read the output of a process until it ends; meanwhile the log reports its progress.
 #
 #     Returns:
@@ -18865,7 +18866,7 @@ def _clear(home: str, folder: str) -> None:
 # class _Progress:
 #     """Reports a running command to the log, with the last line of its output where that is a new one."""
 #
-#     def __init__(self, command: Command, output: Output):
+#     def __init__(self, command: Command, output: _Output):
 #         self._command, self._output = command, output
 #         self._started = time.monotonic()
 #         self.next_time = self._started + PROGRESS
@@ -42304,11 +42305,11 @@ def _clear(home: str, folder: str) -> None:
 # _DEPTH = 20
 #
 #
-# class Directive(NamedTuple):
+# class _Directive(NamedTuple):
 #     """A directive with its words, and the directives of its block; empty where it has none."""
 #
 #     words: list[str]
-#     block: list["Directive"]
+#     block: list["_Directive"]
 #     path: str
 #     line: int
 #
@@ -42332,9 +42333,9 @@ def _clear(home: str, folder: str) -> None:
 #     ]
 #
 #
-# def parsed(text: str, path: str) -> list[Directive]:
+# def parsed(text: str, path: str) -> list[_Directive]:
 #     """Return the directives of a text; what is no configuration gives those before it."""
-#     top: list[Directive] = []
+#     top: list[_Directive] = []
 #     blocks, begins, line, place = [top], 1, 1, 0
 #     words: list[str] = []
 #     for found in _TOKEN.finditer(text):
@@ -42344,7 +42345,7 @@ def _clear(home: str, folder: str) -> None:
 #             continue
 #         if piece in "{};":
 #             if words:
-#                 directive = Directive(words, [], path, begins)
+#                 directive = _Directive(words, [], path, begins)
 #                 blocks[-1].append(directive)
 #                 if piece == "{":
 #                     blocks.append(directive.block)
@@ -42358,8 +42359,8 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _expand(
-#     directives: Sequence[Directive], files: Mapping[str, Sequence[Directive]], folder: str, depth: int = 0
-# ) -> Iterator[Directive]:
+#     directives: Sequence[_Directive], files: Mapping[str, Sequence[_Directive]], folder: str, depth: int = 0
+# ) -> Iterator[_Directive]:
 #     """Yield directives, in place of each ``include`` those of its files in the order of their names."""
 #     for directive in directives:
 #         if directive.words[0] != "include" or len(directive.words) != 2:
@@ -42371,7 +42372,7 @@ def _clear(home: str, folder: str) -> None:
 #                     yield from _expand(files[path], files, folder, depth + 1)
 #
 #
-# def _server(directive: Directive, files: Mapping[str, Sequence[Directive]], folder: str) -> Server:
+# def _server(directive: _Directive, files: Mapping[str, Sequence[_Directive]], folder: str) -> Server:
 #     own = [*_expand(directive.block, files, folder)]
 #     listens = [bound for one in own if one.words[0] == "listen" for bound in _bound(one.words[1:])]
 #     names = [name.lower() for one in own if one.words[0] == "server_name" for name in one.words[1:]]
@@ -43070,10 +43071,10 @@ def _clear(home: str, folder: str) -> None:
 #         known = [rival.server for rival in before]
 #         found = [rival for rival in rivals(site) if rival.server not in known]
 #         if found:
-#             raise DeploymentError("; ".join(map(str, found)), hint=rival_hint(found[0]))
+#             raise DeploymentError("; ".join(map(str, found)), hint=_rival_hint(found[0]))
 #
 #
-# def rival_hint(rival: Rival) -> str:
+# def _rival_hint(rival: Rival) -> str:
 #     """Return what to do about what answers in place of a site."""
 #     if rival.is_included:
 #         return "remove that server, or its name or address there, or set other domains or another proxy:listen"
@@ -45154,15 +45155,15 @@ def _clear(home: str, folder: str) -> None:
 #         answers.append(release_http.get(site, release, path, scheme=site.scheme, headers=headers, timeout=timeout))
 #         return answers[-1]
 #
-#     return examine(site, at_socket, deadline, site.scheme), answers
+#     return _examine(site, at_socket, deadline, site.scheme), answers
 #
 #
 # def problem(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> str:
 #     """Return the problem of the health page, as `look` finds it; empty when it is healthy."""
-#     return examine(site, get, deadline, scheme).problem
+#     return _examine(site, get, deadline, scheme).problem
 #
 #
-# def examine(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> Finding:
+# def _examine(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> Finding:
 #     """Request the health page; redirects on the same host are followed.
 #
 #     Args:
@@ -46850,7 +46851,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
 #     """Return the files of the schedules that differ from the pillar: path → new, changed, removed or disabled."""
-#     expected = wanted_files(site, templates)
+#     expected = _wanted_files(site, templates)
 #     found = {path: schedule_timer.difference(path, content) for path, content in expected.items()}
 #     for name in _configured(site):
 #         timer = _timer(site, name)
@@ -46868,7 +46869,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: systemd refuses a timer.
 #     """
-#     expected = wanted_files(site, templates)
+#     expected = _wanted_files(site, templates)
 #     changed = {path for path, content in expected.items() if schedule_timer.difference(path, content)}
 #     definitions = {_definition(site, name): name for name in _configured(site)}
 #     for path in changed & definitions.keys():
@@ -46948,7 +46949,7 @@ def _clear(home: str, folder: str) -> None:
 #         if not daemons.has_systemd():
 #             _refuse_without_systemd(schedule, key)
 #         elif file.read_json(_definition(site, name)) != schedule:
-#             refuse_invalid_time(schedule["at"], f"{key}:at")
+#             _refuse_invalid_time(schedule["at"], f"{key}:at")
 #
 #
 # def _refuse_without_systemd(schedule: Mapping[str, Any], key: str) -> None:
@@ -46967,7 +46968,7 @@ def _clear(home: str, folder: str) -> None:
 #             )
 #
 #
-# def wanted_files(site: Site, templates: Mapping[str, str]) -> dict[Path, bytes]:
+# def _wanted_files(site: Site, templates: Mapping[str, str]) -> dict[Path, bytes]:
 #     """Return the files that the schedules of the pillar require."""
 #     wanted: dict[Path, bytes] = {}
 #     for name in _configured(site):
@@ -47067,14 +47068,14 @@ def _clear(home: str, folder: str) -> None:
 # _FIRST = (0, 0, 1, 1)
 #
 #
-# def is_fields(at: str) -> bool:
+# def _is_fields(at: str) -> bool:
 #     """Return whether a time is written in cron's five fields."""
 #     return len(at.split()) == 5 and bool(re.fullmatch(r"[0-9*/, -]+", at))
 #
 #
 # def cron(at: str) -> str | None:
 #     """Return a time as cron's five fields, or None if only systemd knows it."""
-#     return " ".join(at.split()) if is_fields(at) else WORDS.get(at)
+#     return " ".join(at.split()) if _is_fields(at) else WORDS.get(at)
 #
 #
 # def calendar(at: str) -> str:
@@ -47083,7 +47084,7 @@ def _clear(home: str, folder: str) -> None:
 #     >>> calendar("*/15 8-18 * * 1-5")
 #     'Mon,Tue,Wed,Thu,Fri *-*-* 8..18:0/15:00'
 #     """
-#     if not is_fields(at):
+#     if not _is_fields(at):
 #         return at
 #     *times, weekday = at.split()
 #     minute, hour, day, month = (_field(text, first) for text, first in zip(times, _FIRST, strict=True))
@@ -47106,7 +47107,7 @@ def _clear(home: str, folder: str) -> None:
 #     return [_DAYS[number] for number in (1, 2, 3, 4, 5, 6, 0) if number in found]
 #
 #
-# def refuse_invalid_time(at: str, key: str) -> None:
+# def _refuse_invalid_time(at: str, key: str) -> None:
 #     """Check with systemd that a time is valid and comes again.
 #
 #     Args:
@@ -47358,9 +47359,9 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.untrusted import shapes
 #
 # #: The file of the secret key has its fallbacks too, so that one rename changes both.
-# KEY_FILE = "secret_key.json"
+# _KEY_FILE = "secret_key.json"
 # #: A copy of the secret key alone, for projects that read it from a file.
-# PLAIN_KEY_FILE = "secret_key"
+# _PLAIN_KEY_FILE = "secret_key"
 # MASK = "**********"
 # #: The name of the key that the hosts of a site will sign with, and what those of the former ones begin with.
 # NEXT_KEY = "secret_key.next"
@@ -47411,7 +47412,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def fallbacks(site: Site) -> list[str]:
 #     """Return the former secret keys that still verify signatures."""
-#     return list((file.read_json(site.secrets / KEY_FILE) or {}).get("fallbacks", []))
+#     return list((file.read_json(site.secrets / _KEY_FILE) or {}).get("fallbacks", []))
 #
 #
 # def fallbacks_with(site: Site, key: str, given: Mapping[str, str] | None = None) -> list[str]:
@@ -47421,7 +47422,7 @@ def _clear(home: str, folder: str) -> None:
 #         given: what the master gives: the next key comes first, and with another key the former ones that it knows.
 #     """
 #     given = given or {}
-#     before = (file.read_json(site.secrets / KEY_FILE) or {}).get("key")
+#     before = (file.read_json(site.secrets / _KEY_FILE) or {}).get("key")
 #     known = [given[name] for name in given if name.startswith(_FORMER)] if before != key else []
 #     found = [given.get(NEXT_KEY), before, *fallbacks(site), *known]
 #     return [other for other in dict.fromkeys(found) if other and other != key]
@@ -47435,7 +47436,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def path_of(site: Site, name: str) -> Path:
 #     """Return the file of a secret."""
-#     return site.secrets / (KEY_FILE if name == "secret_key" else name)
+#     return site.secrets / (_KEY_FILE if name == "secret_key" else name)
 #
 #
 # def _read(site: Site, name: str) -> str | None:
@@ -47522,7 +47523,7 @@ def _clear(home: str, folder: str) -> None:
 #         return False
 #     paths = [path_of(site, name)]
 #     if name == "secret_key" and _has_plain_key(site):
-#         paths.append(site.secrets / PLAIN_KEY_FILE)
+#         paths.append(site.secrets / _PLAIN_KEY_FILE)
 #         if file.read_text(paths[-1]) != value:
 #             return False
 #     found = {(status.st_gid, stat.S_IMODE(status.st_mode)) for status in map(os.lstat, paths)}
@@ -47532,7 +47533,7 @@ def _clear(home: str, folder: str) -> None:
 # def _has_plain_key(site: Site) -> bool:
 #     """Return whether a variable has the path of the plain key, or had: an older release may read it."""
 #     sources = [value["from"] for value in site.config["environment"].values() if isinstance(value, dict)]
-#     return "secret_key_file" in sources or os.path.lexists(site.secrets / PLAIN_KEY_FILE)
+#     return "secret_key_file" in sources or os.path.lexists(site.secrets / _PLAIN_KEY_FILE)
 #
 #
 # def exposed(site: Site, names: Collection[str]) -> list[Path]:
@@ -47562,7 +47563,7 @@ def _clear(home: str, folder: str) -> None:
 #         content = json.dumps({"key": value, "fallbacks": former}) + "\n"
 #     file.write(path_of(site, name), content, mode=0o640, group=site.user)
 #     if name == "secret_key" and _has_plain_key(site):
-#         file.write(site.secrets / PLAIN_KEY_FILE, value, mode=0o640, group=site.user)
+#         file.write(site.secrets / _PLAIN_KEY_FILE, value, mode=0o640, group=site.user)
 #
 #
 # def fingerprint(key: str) -> str:
@@ -47643,7 +47644,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def keep_former_key(site: Site, deployment: str) -> None:
 #     """Keep the files of the secret key as they are, until the deployment ends."""
-#     names = (KEY_FILE, PLAIN_KEY_FILE, "environment")
+#     names = (_KEY_FILE, _PLAIN_KEY_FILE, "environment")
 #     found = {name: file.read_text(site.secrets / name) for name in names}
 #     files = {name: text for name, text in found.items() if text is not None}
 #     content = json.dumps({"deployment": deployment, "files": files})

@@ -28,7 +28,7 @@ _PLAIN = re.compile(r"""\d*<<-?(["']?)[A-Za-z][A-Za-z0-9]*\1""")
 _ALIKE = re.compile(r"""(?:[^\\"'$]|"[^"\\$]*"|'[^']*'|\$(?:\w|\{\w+\}))*""")
 
 
-class Instruction(NamedTuple):
+class _Instruction(NamedTuple):
     """An instruction of a Dockerfile: the number of its first line, and its text in one line.
 
     Attributes:
@@ -40,7 +40,7 @@ class Instruction(NamedTuple):
     is_whole: bool = True
 
 
-def instructions(text: str, *, doubled: bool = True) -> Iterator[Instruction]:
+def instructions(text: str, *, doubled: bool = True) -> Iterator[_Instruction]:
     """Yield the instructions of a Dockerfile, those over several lines as one line.
 
     Args:
@@ -56,7 +56,7 @@ def instructions(text: str, *, doubled: bool = True) -> Iterator[Instruction]:
             last = next((line.rstrip(" \t") for _number, line in lines if not _is_empty(line)), "")
         whole = normal("".join([*parts, last]))
         is_whole = all(_skip_text(lines, tabs, end) for tabs, end in texts(whole))
-        yield Instruction(number, whole, is_whole)
+        yield _Instruction(number, whole, is_whole)
 
 
 def _skip_text(lines: Iterator[tuple[int, str]], tabs: str, end: str) -> bool:
@@ -70,28 +70,28 @@ def _is_empty(line: str) -> bool:
 
 def texts(instruction: str) -> list[tuple[str, str]]:
     """Return how the texts end that an instruction has in the lines below it: whether after tabs, and the last line."""
-    verb, _rest = verb_of(instruction)
+    verb, _rest = _verb_of(instruction)
     words = WORD.findall(instruction) if verb in ("RUN", "COPY", "ADD") else []
     return [(found[1], found[3]) for word in words if (found := _HEREDOC.fullmatch(word))]
 
 
-def is_read_alike(instruction: Instruction) -> bool:
+def _is_read_alike(instruction: _Instruction) -> bool:
     """Return whether all engines find the same texts in the lines below an instruction, if any.
 
     They differ in the words that end one, and find none where they cannot read the words of the instruction.
     """
-    verb, rest = verb_of(instruction.text)
+    verb, rest = _verb_of(instruction.text)
     begun = _BEGINNING.findall(rest) if verb in ("RUN", "COPY", "ADD") else []
     is_plain = all(_PLAIN.fullmatch(word) or word[0] in "\"'" for word in begun)  # no text begins with a quote
     return instruction.is_whole and (not begun or (is_plain and bool(_ALIKE.fullmatch(rest))))
 
 
-def readings(text: str) -> Iterator[list[Instruction]]:
+def _readings(text: str) -> Iterator[list[_Instruction]]:
     """Yield the instructions of a Dockerfile as podman and as Docker read it."""
     yield from (list(instructions(text, doubled=doubled)) for doubled in (True, False))
 
 
-def options_of(rest: str) -> tuple[list[str], str]:
+def _options_of(rest: str) -> tuple[list[str], str]:
     """Return the options of an instruction without quotes and backslashes, as engines read them, and what follows."""
     options = []
     while (found := WORD.match(rest)) and found[0].startswith("--"):
@@ -102,10 +102,10 @@ def options_of(rest: str) -> tuple[list[str], str]:
     return options, rest
 
 
-def verb_of(instruction: str) -> tuple[str, str]:
+def _verb_of(instruction: str) -> tuple[str, str]:
     """Return the verb of an instruction in capitals, and what follows; of ONBUILD those of what it has."""
     word, _blank, rest = instruction.partition(" ")
-    return verb_of(rest) if word.upper() == "ONBUILD" else (word.upper(), rest)
+    return _verb_of(rest) if word.upper() == "ONBUILD" else (word.upper(), rest)
 
 
 def normal(text: str) -> str:
@@ -195,7 +195,7 @@ def caches(site: Site) -> Path:
     return Path("/var/lib/django-formula/caches") / site.name
 
 
-def private_copy(text: str) -> Instruction | None:
+def private_copy(text: str) -> _Instruction | None:
     """Return the first instruction that copies a file which no image may have; None if there is none."""
     return next((one for one in instructions(text) if any(map(_is_private, _copied(one.text)))), None)
 
@@ -210,8 +210,8 @@ def images(text: str) -> list[str]:
     return list(dict.fromkeys(name for _one, name in _all_images(text)))
 
 
-def _all_images(text: str) -> Iterator[tuple[Instruction, str]]:
-    return itertools.chain.from_iterable(map(_images, readings(text)))
+def _all_images(text: str) -> Iterator[tuple[_Instruction, str]]:
+    return itertools.chain.from_iterable(map(_images, _readings(text)))
 
 
 def refuse_foreign(text: str, own: str, others: Collection[str]) -> None:
@@ -225,7 +225,7 @@ def refuse_foreign(text: str, own: str, others: Collection[str]) -> None:
         DeploymentError: one does; the message names the line.
     """
     _refuse_directives(text)
-    for reading in readings(text):
+    for reading in _readings(text):
         for one in reading:
             _refuse_ambiguous(one)
             if found := _reaching(one.text):
@@ -244,13 +244,13 @@ def refuse_foreign(text: str, own: str, others: Collection[str]) -> None:
                 )
 
 
-def _refuse_ambiguous(one: Instruction) -> None:
+def _refuse_ambiguous(one: _Instruction) -> None:
     """Refuse an instruction of which engines may take other lines for its text than we do, or hide them in its words.
 
     Raises:
         DeploymentError: it is one.
     """
-    if not is_read_alike(one):
+    if not _is_read_alike(one):
         raise DeploymentError(
             f"line {one.line} of the Dockerfile may be read in more than one way: {ascii(one.text)[1:-1][:200]}",
             hint="end a text in the lines below by one word of letters, as in RUN <<EOF, and write its first line "
@@ -275,7 +275,7 @@ def _refuse_directives(text: str) -> None:
     Raises:
         DeploymentError: it is.
     """
-    first = next(iter(instructions(text)), Instruction(0, ""))
+    first = next(iter(instructions(text)), _Instruction(0, ""))
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         found = re.match(r"\s*(?:#|//)\s*(syntax|escape)\s*=\s*(\S*)", line, re.IGNORECASE)
         is_usual = found and (_SYNTAX.fullmatch(found[2]) if found[1].lower() == "syntax" else found[2] == "\\")
@@ -300,7 +300,7 @@ def refuse_unsupported(text: str, site: Site, engine: Engine, context: Foreign) 
     Raises:
         DeploymentError: it has such a line, which the message names.
     """
-    known = list(itertools.chain.from_iterable(readings(text)))
+    known = list(itertools.chain.from_iterable(_readings(text)))
     with_text = next((one for one in known if texts(one.text)), None)
     open_mount = _open_mount(known, context, caches(site))
     if not with_text and not open_mount:
@@ -324,7 +324,7 @@ def refuse_unsupported(text: str, site: Site, engine: Engine, context: Foreign) 
         )
 
 
-def _open_mount(known: Iterable[Instruction], context: Foreign, kept: Path) -> tuple[Instruction, str] | None:
+def _open_mount(known: Iterable[_Instruction], context: Foreign, kept: Path) -> tuple[_Instruction, str] | None:
     """Return the first mount of a RUN that may lead out of the build where podman follows links, with its instruction.
 
     Args:
@@ -364,16 +364,16 @@ def _has_no_link(folder: Foreign, parts: tuple[str, ...]) -> bool:
 
 def _mounts(instruction: str) -> list[str]:
     """Return the mounts of a RUN, as it has them after ``--mount=``."""
-    verb, rest = verb_of(instruction)
-    pairs = (option.partition("=") for option in (options_of(rest)[0] if verb == "RUN" else ()))
+    verb, rest = _verb_of(instruction)
+    pairs = (option.partition("=") for option in (_options_of(rest)[0] if verb == "RUN" else ()))
     return [value for name, _is, value in pairs if name.lower() == "--mount"]
 
 
 def _reaching(instruction: str) -> str:
     """Return by what a line would leave the network or the confinement of a build; empty for one that does not."""
-    verb, rest = verb_of(instruction)
+    verb, rest = _verb_of(instruction)
     if verb == "RUN":
-        for option in options_of(rest)[0]:
+        for option in _options_of(rest)[0]:
             name, _is, value = option.lower().partition("=")
             if value not in {"--network": ("none", "default"), "--security": ("sandbox",)}.get(name, (value,)):
                 return option
@@ -384,7 +384,7 @@ def _reaching(instruction: str) -> str:
     return ""
 
 
-def _images(known: Iterable[Instruction]) -> Iterator[tuple[Instruction, str]]:
+def _images(known: Iterable[_Instruction]) -> Iterator[tuple[_Instruction, str]]:
     """Yield each instruction that uses an image, with the name of that, which may have variables; no stages of its own.
 
     Variables with a value before the first FROM are replaced in FROM; other instructions can have none there.
@@ -393,8 +393,8 @@ def _images(known: Iterable[Instruction]) -> Iterator[tuple[Instruction, str]]:
     stages = {"scratch", ""}
     number = 0
     for one in known:
-        verb, rest = verb_of(one.text)
-        options, rest = options_of(rest)
+        verb, rest = _verb_of(one.text)
+        options, rest = _options_of(rest)
         named = []
         if verb == "ARG" and not number:
             for name, is_set, value in (part.partition("=") for part in rest.split()):
@@ -429,7 +429,7 @@ def _expanded(name: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\$(?:(\w+)|\{(\w+)(?:(:[-+])([^}]*))?\})", value, name)
 
 
-def failing(text: str, log: str) -> Instruction | None:
+def failing(text: str, log: str) -> _Instruction | None:
     """Return the instruction whose failure an engine reports; None if it names none.
 
     Args:
@@ -447,8 +447,8 @@ def failing(text: str, log: str) -> Instruction | None:
 
 def _copied(instruction: str) -> list[str]:
     """Return the paths of the context that an instruction copies; none for one that copies nothing of it."""
-    verb, rest = verb_of(instruction)
-    options, rest = options_of(rest)
+    verb, rest = _verb_of(instruction)
+    options, rest = _options_of(rest)
     if verb not in ("COPY", "ADD") or any(one.lower().startswith("--from=") for one in options):
         return []
     if rest.startswith("["):

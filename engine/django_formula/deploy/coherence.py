@@ -280,7 +280,7 @@ def _is_known(task: str, app: Mapping[str, Any]) -> bool:
 
 def _vanished(deployment: Deployment, live: Release, release: Release) -> Iterator[str]:
     """Yield the names of tasks that the active release has and the new one does not, where tasks of these wait."""
-    before, after = (tasks_of(one.facts) for one in (live, release))
+    before, after = (_tasks_of(one.facts) for one in (live, release))
     if not before - after:
         return
     try:
@@ -301,6 +301,6 @@ def _vanished(deployment: Deployment, live: Release, release: Release) -> Iterat
         )
 
 
-def tasks_of(facts: Mapping[str, Any]) -> set[str]:
+def _tasks_of(facts: Mapping[str, Any]) -> set[str]:
     """Return the names of the tasks that the workers of a release know."""
     return {task for app in facts.get("celery", {}).values() for task in app["tasks"]}

@@ -2,7 +2,7 @@
 
 The store is a folder that only root reads, with a folder for each site:
 
-    secret_key      what the external pillar gives to the hosts that serve the site; fleet.secret_keys has the others
+    secret_key      what the external pillar gives to the hosts that serve the site; fleet.secrets has the others
     secrets         folder of what else is generated once for all of them, a file for each; servers accept what
                     NAME.former has too
     hosts.json      the parts of each host, as the pillar had them when a host compiled it last

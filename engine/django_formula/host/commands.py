@@ -23,7 +23,7 @@ WHOLE, END = 16 << 20, 256 << 10
 _LINE = 8 << 10
 
 
-class Output:
+class _Output:
     """The output of a process so far, and the input that it has not read yet.
 
     Args:
@@ -419,7 +419,7 @@ def execute(command: Command) -> Ended:
     with contextlib.ExitStack() as pipes:
         for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
             pipes.enter_context(pipe)
-        output = Output(process, command.stdin if isinstance(command.stdin, str) else "", command.only_the_end)
+        output = _Output(process, command.stdin if isinstance(command.stdin, str) else "", command.only_the_end)
         try:
             has_ended = _wait(command, process, output, started + command.timeout)
         except BaseException:
@@ -466,7 +466,7 @@ def identity(user: str | None) -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _wait(command: Command, process: "subprocess.Popen[bytes]", output: Output, deadline: float) -> bool:
+def _wait(command: Command, process: "subprocess.Popen[bytes]", output: _Output, deadline: float) -> bool:
     """Read the output of a process until it ends; meanwhile the log reports its progress.
 
     Returns:
@@ -499,7 +499,7 @@ def _wait(command: Command, process: "subprocess.Popen[bytes]", output: Output, 
 class _Progress:
     """Reports a running command to the log, with the last line of its output where that is a new one."""
 
-    def __init__(self, command: Command, output: Output):
+    def __init__(self, command: Command, output: _Output):
         self._command, self._output = command, output
         self._started = time.monotonic()
         self.next_time = self._started + PROGRESS

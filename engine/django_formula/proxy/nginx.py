@@ -333,11 +333,11 @@ _FILE = re.compile(r"(?m)^# configuration file (.+):\n")
 _DEPTH = 20
 
 
-class Directive(NamedTuple):
+class _Directive(NamedTuple):
     """A directive with its words, and the directives of its block; empty where it has none."""
 
     words: list[str]
-    block: list["Directive"]
+    block: list["_Directive"]
     path: str
     line: int
 
@@ -361,9 +361,9 @@ def servers(dump: str) -> list[Server]:
     ]
 
 
-def parsed(text: str, path: str) -> list[Directive]:
+def parsed(text: str, path: str) -> list[_Directive]:
     """Return the directives of a text; what is no configuration gives those before it."""
-    top: list[Directive] = []
+    top: list[_Directive] = []
     blocks, begins, line, place = [top], 1, 1, 0
     words: list[str] = []
     for found in _TOKEN.finditer(text):
@@ -373,7 +373,7 @@ def parsed(text: str, path: str) -> list[Directive]:
             continue
         if piece in "{};":
             if words:
-                directive = Directive(words, [], path, begins)
+                directive = _Directive(words, [], path, begins)
                 blocks[-1].append(directive)
                 if piece == "{":
                     blocks.append(directive.block)
@@ -387,8 +387,8 @@ def parsed(text: str, path: str) -> list[Directive]:
 
 
 def _expand(
-    directives: Sequence[Directive], files: Mapping[str, Sequence[Directive]], folder: str, depth: int = 0
-) -> Iterator[Directive]:
+    directives: Sequence[_Directive], files: Mapping[str, Sequence[_Directive]], folder: str, depth: int = 0
+) -> Iterator[_Directive]:
     """Yield directives, in place of each ``include`` those of its files in the order of their names."""
     for directive in directives:
         if directive.words[0] != "include" or len(directive.words) != 2:
@@ -400,7 +400,7 @@ def _expand(
                     yield from _expand(files[path], files, folder, depth + 1)
 
 
-def _server(directive: Directive, files: Mapping[str, Sequence[Directive]], folder: str) -> Server:
+def _server(directive: _Directive, files: Mapping[str, Sequence[_Directive]], folder: str) -> Server:
     own = [*_expand(directive.block, files, folder)]
     listens = [bound for one in own if one.words[0] == "listen" for bound in _bound(one.words[1:])]
     names = [name.lower() for one in own if one.words[0] == "server_name" for name in one.words[1:]]

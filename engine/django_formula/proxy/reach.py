@@ -258,10 +258,10 @@ def refuse_rivals(sites: Collection[tuple[Site, list[Rival]]]) -> None:
         known = [rival.server for rival in before]
         found = [rival for rival in rivals(site) if rival.server not in known]
         if found:
-            raise DeploymentError("; ".join(map(str, found)), hint=rival_hint(found[0]))
+            raise DeploymentError("; ".join(map(str, found)), hint=_rival_hint(found[0]))
 
 
-def rival_hint(rival: Rival) -> str:
+def _rival_hint(rival: Rival) -> str:
     """Return what to do about what answers in place of a site."""
     if rival.is_included:
         return "remove that server, or its name or address there, or set other domains or another proxy:listen"

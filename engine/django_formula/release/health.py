@@ -374,15 +374,15 @@ def _find(site: Site, release: Path, deadline: float) -> tuple[Finding, list[Ans
         answers.append(release_http.get(site, release, path, scheme=site.scheme, headers=headers, timeout=timeout))
         return answers[-1]
 
-    return examine(site, at_socket, deadline, site.scheme), answers
+    return _examine(site, at_socket, deadline, site.scheme), answers
 
 
 def problem(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> str:
     """Return the problem of the health page, as `look` finds it; empty when it is healthy."""
-    return examine(site, get, deadline, scheme).problem
+    return _examine(site, get, deadline, scheme).problem
 
 
-def examine(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> Finding:
+def _examine(site: Site, get: Callable[[str, float], Answer], deadline: float, scheme: str = "http") -> Finding:
     """Request the health page; redirects on the same host are followed.
 
     Args:

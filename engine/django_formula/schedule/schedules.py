@@ -48,7 +48,7 @@ def definition(site: Site, name: str) -> dict[str, Any]:
 
 def stale(site: Site, templates: Mapping[str, str]) -> dict[str, str]:
     """Return the files of the schedules that differ from the pillar: path → new, changed, removed or disabled."""
-    expected = wanted_files(site, templates)
+    expected = _wanted_files(site, templates)
     found = {path: schedule_timer.difference(path, content) for path, content in expected.items()}
     for name in _configured(site):
         timer = _timer(site, name)
@@ -66,7 +66,7 @@ def apply(site: Site, templates: Mapping[str, str]) -> None:
     Raises:
         DeploymentError: systemd refuses a timer.
     """
-    expected = wanted_files(site, templates)
+    expected = _wanted_files(site, templates)
     changed = {path for path, content in expected.items() if schedule_timer.difference(path, content)}
     definitions = {_definition(site, name): name for name in _configured(site)}
     for path in changed & definitions.keys():
@@ -146,7 +146,7 @@ def refuse_impossible(site: Site) -> None:
         if not daemons.has_systemd():
             _refuse_without_systemd(schedule, key)
         elif file.read_json(_definition(site, name)) != schedule:
-            refuse_invalid_time(schedule["at"], f"{key}:at")
+            _refuse_invalid_time(schedule["at"], f"{key}:at")
 
 
 def _refuse_without_systemd(schedule: Mapping[str, Any], key: str) -> None:
@@ -165,7 +165,7 @@ def _refuse_without_systemd(schedule: Mapping[str, Any], key: str) -> None:
             )
 
 
-def wanted_files(site: Site, templates: Mapping[str, str]) -> dict[Path, bytes]:
+def _wanted_files(site: Site, templates: Mapping[str, str]) -> dict[Path, bytes]:
     """Return the files that the schedules of the pillar require."""
     wanted: dict[Path, bytes] = {}
     for name in _configured(site):
@@ -265,14 +265,14 @@ _DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 _FIRST = (0, 0, 1, 1)
 
 
-def is_fields(at: str) -> bool:
+def _is_fields(at: str) -> bool:
     """Return whether a time is written in cron's five fields."""
     return len(at.split()) == 5 and bool(re.fullmatch(r"[0-9*/, -]+", at))
 
 
 def cron(at: str) -> str | None:
     """Return a time as cron's five fields, or None if only systemd knows it."""
-    return " ".join(at.split()) if is_fields(at) else WORDS.get(at)
+    return " ".join(at.split()) if _is_fields(at) else WORDS.get(at)
 
 
 def calendar(at: str) -> str:
@@ -281,7 +281,7 @@ def calendar(at: str) -> str:
     >>> calendar("*/15 8-18 * * 1-5")
     'Mon,Tue,Wed,Thu,Fri *-*-* 8..18:0/15:00'
     """
-    if not is_fields(at):
+    if not _is_fields(at):
         return at
     *times, weekday = at.split()
     minute, hour, day, month = (_field(text, first) for text, first in zip(times, _FIRST, strict=True))
@@ -304,7 +304,7 @@ def _weekdays(text: str) -> list[str]:
     return [_DAYS[number] for number in (1, 2, 3, 4, 5, 6, 0) if number in found]
 
 
-def refuse_invalid_time(at: str, key: str) -> None:
+def _refuse_invalid_time(at: str, key: str) -> None:
     """Check with systemd that a time is valid and comes again.
 
     Args:

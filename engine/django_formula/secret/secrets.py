@@ -21,9 +21,9 @@ from django_formula.site.sites import Site
 from django_formula.untrusted import shapes
 
 #: The file of the secret key has its fallbacks too, so that one rename changes both.
-KEY_FILE = "secret_key.json"
+_KEY_FILE = "secret_key.json"
 #: A copy of the secret key alone, for projects that read it from a file.
-PLAIN_KEY_FILE = "secret_key"
+_PLAIN_KEY_FILE = "secret_key"
 MASK = "**********"
 #: The name of the key that the hosts of a site will sign with, and what those of the former ones begin with.
 NEXT_KEY = "secret_key.next"
@@ -74,7 +74,7 @@ def stored(site: Site, name: str) -> str | None:
 
 def fallbacks(site: Site) -> list[str]:
     """Return the former secret keys that still verify signatures."""
-    return list((file.read_json(site.secrets / KEY_FILE) or {}).get("fallbacks", []))
+    return list((file.read_json(site.secrets / _KEY_FILE) or {}).get("fallbacks", []))
 
 
 def fallbacks_with(site: Site, key: str, given: Mapping[str, str] | None = None) -> list[str]:
@@ -84,7 +84,7 @@ def fallbacks_with(site: Site, key: str, given: Mapping[str, str] | None = None)
         given: what the master gives: the next key comes first, and with another key the former ones that it knows.
     """
     given = given or {}
-    before = (file.read_json(site.secrets / KEY_FILE) or {}).get("key")
+    before = (file.read_json(site.secrets / _KEY_FILE) or {}).get("key")
     known = [given[name] for name in given if name.startswith(_FORMER)] if before != key else []
     found = [given.get(NEXT_KEY), before, *fallbacks(site), *known]
     return [other for other in dict.fromkeys(found) if other and other != key]
@@ -98,7 +98,7 @@ def named_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 def path_of(site: Site, name: str) -> Path:
     """Return the file of a secret."""
-    return site.secrets / (KEY_FILE if name == "secret_key" else name)
+    return site.secrets / (_KEY_FILE if name == "secret_key" else name)
 
 
 def _read(site: Site, name: str) -> str | None:
@@ -185,7 +185,7 @@ def _is_stored(site: Site, name: str, value: str) -> bool:
         return False
     paths = [path_of(site, name)]
     if name == "secret_key" and _has_plain_key(site):
-        paths.append(site.secrets / PLAIN_KEY_FILE)
+        paths.append(site.secrets / _PLAIN_KEY_FILE)
         if file.read_text(paths[-1]) != value:
             return False
     found = {(status.st_gid, stat.S_IMODE(status.st_mode)) for status in map(os.lstat, paths)}
@@ -195,7 +195,7 @@ def _is_stored(site: Site, name: str, value: str) -> bool:
 def _has_plain_key(site: Site) -> bool:
     """Return whether a variable has the path of the plain key, or had: an older release may read it."""
     sources = [value["from"] for value in site.config["environment"].values() if isinstance(value, dict)]
-    return "secret_key_file" in sources or os.path.lexists(site.secrets / PLAIN_KEY_FILE)
+    return "secret_key_file" in sources or os.path.lexists(site.secrets / _PLAIN_KEY_FILE)
 
 
 def exposed(site: Site, names: Collection[str]) -> list[Path]:
@@ -225,7 +225,7 @@ def store(
         content = json.dumps({"key": value, "fallbacks": former}) + "\n"
     file.write(path_of(site, name), content, mode=0o640, group=site.user)
     if name == "secret_key" and _has_plain_key(site):
-        file.write(site.secrets / PLAIN_KEY_FILE, value, mode=0o640, group=site.user)
+        file.write(site.secrets / _PLAIN_KEY_FILE, value, mode=0o640, group=site.user)
 
 
 def fingerprint(key: str) -> str:
@@ -306,7 +306,7 @@ _BEFORE_SHAPE = {"deployment": str, "files": {str: str}}
 
 def keep_former_key(site: Site, deployment: str) -> None:
     """Keep the files of the secret key as they are, until the deployment ends."""
-    names = (KEY_FILE, PLAIN_KEY_FILE, "environment")
+    names = (_KEY_FILE, _PLAIN_KEY_FILE, "environment")
     found = {name: file.read_text(site.secrets / name) for name in names}
     files = {name: text for name, text in found.items() if text is not None}
     content = json.dumps({"deployment": deployment, "files": files})

@@ -445,7 +445,7 @@ def test_signal_ends_the_run_and_records_it(scheduled, monkeypatch):
     def ends(*_arguments, **_options):
         os.kill(os.getpid(), 15)
 
-    monkeypatch.setattr(schedule_run.runner, "run", ends)
+    monkeypatch.setattr(schedule_run.runner, "run_command", ends)
     with pytest.raises(SystemExit) as end:
         schedule_run.main("blog", "clear")
     (run,) = records(scheduled)["runs"]
