@@ -22,10 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "3c5ba97685f6acd1"
-DIGEST = "60e299169f9edc11"
-DIGEST = "9e6765b2f9a69548"
-DIGEST = "d243d6584374ab3d"
+DIGEST = "b8874417056af59f"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -12835,9 +12832,8 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect import project
 # from django_formula.process import contract
 # from django_formula.project import program as project_program
-# from django_formula.proxy import handover
+# from django_formula.proxy import moves
 # from django_formula.release import disk, instances, releases
-# from django_formula.release import interpreter as release_interpreter
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets
 # from django_formula.site import sites
@@ -12879,7 +12875,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not live:
 #         raise DeploymentError(f"{site.name} has no live release to compare with", hint="salt-call state.apply django")
 #     recorded, inputs = deployment.find_inputs()
-#     python = release_interpreter.difference(site, live)
+#     python = disk.interpreter_difference(site, live)
 #     if live.record.get("inputs") == inputs and disk.is_whole(live) and not python:
 #         return {"release": f"none: {live.name} is of this commit, and nothing else has changed"}
 #     deployment.plan(releases.next_name(site, deployment.findings.commit))
@@ -13036,9 +13032,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the files that would change, and what would be started, stopped and reloaded."""
 #     site, templates, masked = deployment.site, deployment.templates, deployment.secrets.masked()
 #     files = difference.of_instance(live, release.path, release.facts, templates, masked)
-#     of_proxy = config_files.differences(
-#         handover.handover_files(site, release.facts, templates, upcoming=True, alone=True)
-#     )
+#     of_proxy = config_files.differences(moves.handover_files(site, release.facts, templates, upcoming=True, alone=True))
 #     files |= {path: redact(text, masked) for path, text in of_proxy.items()}
 #     old, new = (contract.unit(site, one.path) for one in (live, release))
 #     drain = site.config["releases"]["drain"]
@@ -14573,9 +14567,9 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy.deployment import Changes, Deployment
 # from django_formula.host import config_files, file
 # from django_formula.host.commands import DeploymentError
-# from django_formula.proxy import domain_moves, handover, page, proxies, reach, site_files, switch
 # from django_formula.proxy import listener as proxy_listener
-# from django_formula.proxy.domain_moves import Move
+# from django_formula.proxy import moves, page, proxies, reach, site_files, switch
+# from django_formula.proxy.moves import Move
 # from django_formula.site.sites import Site
 # from django_formula.tls import acme as tls_acme
 # from django_formula.tls import certificates
@@ -14609,8 +14603,8 @@ def _clear(home: str, folder: str) -> None:
 #     upcoming = bool(deployment.findings.planned and deployment.test)
 #     expected = difference.expected_facts
 #     facts = expected(site, release, deployment.findings.commit) if upcoming else release.facts
-#     files = handover.handover_files(site, facts, templates, upcoming=upcoming, alone=deployment.test)
-#     move = Move([site], "") if deployment.test else domain_moves.pending_move(site)
+#     files = moves.handover_files(site, facts, templates, upcoming=upcoming, alone=deployment.test)
+#     move = Move([site], "") if deployment.test else moves.pending_move(site)
 #     deployment.set_waiting(move.waits)
 #     if move.waits and deployment.coming is None:  # of the site alone: no other one is released after it
 #         deployment.warn([f"{site.name} keeps the domains that it has: {move.waits}"])
@@ -14683,7 +14677,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     if not deployment.findings.waiting:
 #         return
-#     waits = domain_moves.pending_move(deployment.site).waits
+#     waits = moves.pending_move(deployment.site).waits
 #     if waits:
 #         raise DeploymentError(
 #             f"{waits}; until then the sites keep the domains that they have",
@@ -14794,7 +14788,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy.inputs import OVERLAY, PROGRAMS
 # from django_formula.email import mail
 # from django_formula.host import environment_files, file, folders
-# from django_formula.proxy import domain_moves, maintenance, page
+# from django_formula.proxy import maintenance, moves, page
 # from django_formula.release import settings as release_settings
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets as secret_secrets
@@ -14849,7 +14843,7 @@ def _clear(home: str, folder: str) -> None:
 #     site, release = deployment.site, deployment.release
 #     if not deployment.is_new or not release:
 #         return
-#     leaving = domain_moves.leaving(site)
+#     leaving = moves.leaving(site)
 #     environment = release_settings.environment(site, release.path, release.facts, leaving)
 #     variables = {**environment, **_secret_variables(deployment)}
 #     key = deployment.secrets.by_name["secret_key"]
@@ -15177,7 +15171,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.process import contract
 # from django_formula.release import claim as release_claim
 # from django_formula.release import disk, instances, releases
-# from django_formula.release import interpreter as release_interpreter
 # from django_formula.release.releases import Release
 # from django_formula.source import commits, mirror
 # from django_formula.store import setup
@@ -15196,7 +15189,7 @@ def _clear(home: str, folder: str) -> None:
 #         deployment.secrets.read()
 #         return
 #     recorded, inputs = deployment.find_inputs()
-#     python = release_interpreter.difference(site, live)
+#     python = disk.interpreter_difference(site, live)
 #     is_made = _is_made_of(live, inputs) and not python
 #     if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
 #         return
@@ -15211,7 +15204,7 @@ def _clear(home: str, folder: str) -> None:
 #         raise outlook.refusal
 #     deployment.warn(instances.warnings(site))
 #     deployment.take_lock(look_again=True)
-#     has_same = not release_interpreter.difference(site, deployment.live)
+#     has_same = not disk.interpreter_difference(site, deployment.live)
 #     if _is_made_of(deployment.live, inputs) and has_same and not deployment.again:
 #         deployment.keep_live()
 #     else:
@@ -15310,7 +15303,7 @@ def _clear(home: str, folder: str) -> None:
 #         again = f"{site.to_release()} releases it anyway"
 #         if disk.is_whole(former[-1]):
 #             again = f"{site.to_return(former[-1].name, former[-1].record['commit'])} activates it again"
-#         python = release_interpreter.problem(live)
+#         python = disk.interpreter_problem(live)
 #         deployment.warn([f"{text} {again}", *([f"{site.name}: {python}"] if python else [])])
 #         return True
 #     if state == "failed" and former[-1].record.get("judged_by") == deployment.configuration_hash():
@@ -15662,7 +15655,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import clock, file
 # from django_formula.host.commands import DeploymentError, seconds
 # from django_formula.project import page as project_page
-# from django_formula.proxy import handover, proxies, site_files, switch
+# from django_formula.proxy import moves, proxies, site_files, switch
 # from django_formula.proxy.contract import Proxy
 # from django_formula.release import disk, health, instances
 # from django_formula.release.health import Raised
@@ -15736,10 +15729,10 @@ def _clear(home: str, folder: str) -> None:
 #     site, old = deployment.site, deployment.live
 #     before = site.current.resolve() if site.current.is_symlink() else None  # serves even where its record is torn
 #     if before and old and proxies.configured(site) and not proxies.is_ready(site):
-#         switch.apply(handover.handover_files(site, old.facts, deployment.templates))
+#         switch.apply(moves.handover_files(site, old.facts, deployment.templates))
 #     proxy = proxies.serving(site) if before else None
 #     if before and proxy and _needs_other_files(site, proxy, before, release.path):
-#         switch.apply(handover.handover_files(site, release.facts, deployment.templates, through=release.path))
+#         switch.apply(moves.handover_files(site, release.facts, deployment.templates, through=release.path))
 #     reloads = proxy is not None and _needs_reload(site, proxy, release.path)
 #     if reloads:
 #         proxies.check(site)
@@ -15945,7 +15938,7 @@ def _clear(home: str, folder: str) -> None:
 #         proxy = proxies.serving(site)
 #         needs_other_files = proxy is not None and _needs_other_files(site, proxy, release.path, old.path)
 #         if needs_other_files:
-#             switch.apply(handover.handover_files(site, old.facts, deployment.templates, through=old.path))
+#             switch.apply(moves.handover_files(site, old.facts, deployment.templates, through=old.path))
 #         if former:
 #             file.link(site.previous, str(former))
 #         else:
@@ -15954,7 +15947,7 @@ def _clear(home: str, folder: str) -> None:
 #         file.link(site.current, f"releases/{old.name}")
 #         deployment.let_tasks_go()
 #         if needs_other_files:
-#             switch.apply(handover.handover_files(site, old.facts, deployment.templates))
+#             switch.apply(moves.handover_files(site, old.facts, deployment.templates))
 #         elif proxy and _needs_reload(site, proxy, old.path):
 #             proxies.reload(site)
 #
@@ -33623,7 +33616,7 @@ def _clear(home: str, folder: str) -> None:
 #         closed=True,
 #     )
 #     try:
-#         answer = shapes.parse(transient.run(command), _ANSWER, doing=command.doing)
+#         answer = shapes.parse(transient.run_command(command), _ANSWER, doing=command.doing)
 #     except DeploymentError as error:
 #         _log.info("%s: %s", site.name, error.message)
 #         return []
@@ -41382,269 +41375,6 @@ def _clear(home: str, folder: str) -> None:
 #             yield from _leaves(inner, path)
 #     elif value is not None:
 #         yield path, value
-#: django_formula/proxy/domain_moves.py
-# """Domains and paths that move between the sites of a host: the proxy gets them as one change (docs/decisions/0075)."""
-#
-# import contextlib
-# from collections.abc import Collection, Iterator, Mapping
-# from itertools import combinations
-# from typing import Any, NamedTuple
-#
-# from django_formula.host import config_files
-# from django_formula.host.commands import DeploymentError
-# from django_formula.proxy import proxies
-# from django_formula.release import releases
-# from django_formula.secret import secrets
-# from django_formula.site import domains as site_domains
-# from django_formula.site import sites as site_sites
-# from django_formula.site.sites import Site
-# from django_formula.tls import certificates
-#
-# #: What a domain is for a site that it only redirects to; otherwise it is the path of the site there.
-# REDIRECT = "redirect"
-# #: The domains of a site: name → `REDIRECT`, or the path at which the site is.
-# Domains = dict[str, str]
-# #: The keys of the pillar by which a release depends on its domains.
-# _OF_RELEASE = ("domains", "path")
-#
-#
-# class Move(NamedTuple):
-#     """The change of a site's domains, and those of other sites without which it cannot be made.
-#
-#     Attributes:
-#         sites: the site, and the others.
-#         waits: why the change cannot be made yet, for people; empty where it can.
-#     """
-#
-#     sites: list[Site]
-#     waits: str
-#
-#
-# class _Change(NamedTuple):
-#     """What the proxy's files have for a site, and what the pillar wants."""
-#
-#     site: Site
-#     present: Domains
-#     wanted: Domains
-#
-#     @property
-#     def domains(self) -> set[str]:
-#         """The domains that differ."""
-#         every = {*self.present, *self.wanted}
-#         return {domain for domain in every if self.present.get(domain) != self.wanted.get(domain)}
-#
-#
-# def pending_move(site: Site) -> Move:
-#     """Return the change of a site's domains that its proxy's files do not have yet."""
-#     change = _change(site)
-#     if not change.domains:
-#         return Move([site], "")
-#     left = [_change(other) for other in _others(site)]
-#     together = [change]
-#     for one in together:  # it grows
-#         linked = [other for other in left if _depend(one, other)]
-#         together += linked
-#         left = [other for other in left if other not in linked]
-#     sites = [one.site for one in together]
-#     return Move(sites, "; ".join(_missing(together)) if len(sites) > 1 else "")
-#
-#
-# def _change(site: Site) -> _Change:
-#     return _Change(site, present(site), _wanted(site))
-#
-#
-# def present(site: Site) -> Domains:
-#     """Return the domains that a site has by the present files of its proxy."""
-#     proxy = proxies.serving(site)
-#     if not proxy:
-#         return {}
-#     path = proxy.path(config_files.read(proxy.locations(site)) or "")
-#     return {
-#         site_domains.of_file(share.parent.name): REDIRECT if share.suffix == ".redirect" else path
-#         for share in proxy.shares(site)
-#     }
-#
-#
-# def _wanted(site: Site) -> Domains:
-#     if not proxies.configured(site):
-#         return {}
-#     path = site.config["path"].rstrip("/") or "/"
-#     return dict.fromkeys(site.config["redirect_domains"], REDIRECT) | dict.fromkeys(site.config["domains"], path)
-#
-#
-# def _others(site: Site) -> Iterator[Site]:
-#     for name in site_sites.registered():
-#         if name != site.name:
-#             with contextlib.suppress(DeploymentError):  # its applied configuration is damaged
-#                 yield site_sites.find(name)
-#
-#
-# def _depend(one: _Change, other: _Change) -> bool:
-#     """Return whether the changes of two sites have to be made at once: one gets what the other has had."""
-#     return _gets(one, other) or _gets(other, one)
-#
-#
-# def _gets(one: _Change, other: _Change) -> bool:
-#     if any(domain in one.wanted and domain in other.present for domain in one.domains & other.domains):
-#         return True
-#     return any(_collide(one.wanted.get(domain), other.present.get(domain)) for domain in one.domains)
-#
-#
-# def _collide(one: str | None, other: str | None) -> bool:
-#     """Return whether no proxy can have both for a domain: the same path, or a server that redirects all paths."""
-#     return one is not None and other is not None and (one == other or REDIRECT in (one, other))
-#
-#
-# def _missing(changes: Collection[_Change]) -> Iterator[str]:
-#     for one, other in combinations(changes, 2):
-#         for domain in sorted({*one.wanted} & {*other.wanted}):
-#             if _collide(one.wanted[domain], other.wanted[domain]):
-#                 yield f"{domain} belongs to both {one.site.name} and {other.site.name}"
-#     names = sorted(change.site.name for change in changes if not _is_released(change.site))
-#     if names:
-#         domains = sorted({domain for change in changes for domain in change.domains})
-#         yield f"{', '.join(domains)} change as soon as {' and '.join(names)} is released with its new domains"
-#
-#
-# def _is_released(site: Site) -> bool:
-#     """Return whether the active release of a site was made with its present domains and path."""
-#     live = releases.linked(site, site.current)
-#     recorded, key = live.record.get("inputs", {}) if live else {}, secrets.record_key(site)
-#     return all(recorded.get(name) == secrets.keyed_hash(key, site.config[name]) for name in _OF_RELEASE)
-#
-#
-# def as_present(site: Site, facts: Mapping[str, Any]) -> tuple[Site, dict[str, Any]] | None:
-#     """Return a site and the facts of its release with the domains and the path that its proxy's files have.
-#
-#     Args:
-#         site: the site.
-#         facts: of the release, see `proxy.site_files.files_of_site`; their URLs begin with the path of the pillar.
-#
-#     Returns:
-#         None where the proxy has no files of the site.
-#     """
-#     now, proxy = present(site), proxies.serving(site)
-#     if not now or not proxy:
-#         return None
-#     served = [domain for domain, what in now.items() if what != REDIRECT]
-#     path = next((now[domain] for domain in served), site.config["path"])
-#     texts = [(domain, config_files.read(proxy.server(domain)) or "") for domain in now]
-#     has_tls = all(proxy.has_certificate(text, certificates.path_of(domain)) for domain, text in texts)
-#     config = {
-#         **site.config,
-#         "domains": sorted(served, key=lambda domain: (domain not in site.config["domains"], domain)),
-#         "redirect_domains": sorted({*now} - {*served}),
-#         "path": path,
-#         "tls": {**site.config["tls"], **({} if has_tls else {"kind": "none"})},
-#     }
-#     prefix, own = site.config["path"].rstrip("/"), path.rstrip("/")
-#     urls = {name: str(facts[name]) for name in ("static_url", "media_url") if name in facts}
-#     moved = {name: own + url[len(prefix) :] for name, url in urls.items() if url.startswith(f"{prefix}/")}
-#     return Site(config, site.platform), {**facts, **moved}
-#
-#
-# def leaving(site: Site) -> list[str]:
-#     """Return the domains of a site that other sites of this host get; until then its next release has requests."""
-#     change = _change(site)
-#     given_up = {domain for domain in change.domains if change.present.get(domain, REDIRECT) != REDIRECT}
-#     wanted = {domain for other in _others(site) for domain in _wanted(other)} if given_up else set()
-#     return sorted((given_up & wanted) - {*site.config["domains"]})
-#: django_formula/proxy/handover.py
-# """Hand sites over from one proxy of the formula to another, all at once: one process can listen on a port."""
-#
-# from collections.abc import Collection, Iterator, Mapping
-# from pathlib import Path
-# from typing import Any
-#
-# from django_formula.host import ports as host_ports
-# from django_formula.host.config_files import Files
-# from django_formula.host.ports import Listen
-# from django_formula.proxy import domain_moves, proxies, site_files, switch
-# from django_formula.proxy import ports as proxy_ports
-# from django_formula.proxy.contract import Proxy
-# from django_formula.proxy.domain_moves import Move
-# from django_formula.release import releases
-# from django_formula.site import sites as site_sites
-# from django_formula.site.sites import Site
-#
-#
-# def handover_files(
-#     site: Site,
-#     facts: Mapping[str, Any],
-#     templates: Mapping[str, str],
-#     through: Path | None = None,
-#     *,
-#     upcoming: bool = False,
-#     alone: bool = False,
-# ) -> Files:
-#     """Return every file that the proxy of a site needs, with those of other sites that have to change at the same time.
-#
-#     These are the sites that its domains come from or go to (`proxy.domain_moves`); all sites of a proxy that hands its
-#     sites over to another one; and all of a proxy that changes the addresses that it listens on, since a socket on all
-#     addresses serves all sites.
-#
-#     Args:
-#         site: the site.
-#         facts: of the release, see `proxy.site_files.files_of_site`.
-#         templates: their texts.
-#         through: see `proxy.site_files.files_of_site`.
-#         upcoming: see `proxy.site_files.files_of_site`.
-#         alone: whether other sites count as they are, as in a dry run, where their pillar has not been applied.
-#     """
-#     move = Move([site], "") if alone else domain_moves.pending_move(site)
-#     now = domain_moves.as_present(site, facts) if move.waits else (site, facts)
-#     mine = site_files.part(*now, templates, through, upcoming=upcoming) if now else {}
-#     parts = [mine, *(_part(other) for other in move.sites[1:] if not move.waits)]
-#     wanted = site_files.together(parts)
-#     own = proxies.configured(site)
-#     listens = [*site.config["proxy"]["listen"], *site.listens_tls]
-#     former = proxies.serving(site) or (proxy_ports.holder_of(listens) if own else None)
-#     if own and former in (own, None):
-#         if switch.moves(own, wanted):
-#             others = [other for other in _others(site, own) if proxies.configured(other) is own]
-#             wanted = site_files.together([*parts, *map(_part, others)])
-#         has_addresses = any(not isinstance(listen, int) for listen in listens)
-#         return {**(_refusing(own, [site], templates, *own.refused()) if has_addresses else {}), **wanted}
-#     if not former or not own:
-#         return wanted
-#     left: list[Site] = []
-#     coming = [site]
-#     for other in _others(site, former):
-#         (coming if proxies.configured(other) is own else left).append(other)
-#     return {
-#         **_refusing(former, left, left[0].kept_templates() if left else {}),
-#         **_refusing(own, coming, templates),
-#         **site_files.together([*parts, *map(_part, coming[1:])]),
-#     }
-#
-#
-# def _part(site: Site) -> Files:
-#     """Return what a site has in these files with its active release."""
-#     live = releases.linked(site, site.current)
-#     facts = live.facts if live else {}
-#     now = domain_moves.as_present(site, facts) if domain_moves.pending_move(site).waits else (site, facts)
-#     return site_files.part(*now, site.kept_templates()) if now else {}
-#
-#
-# def _others(site: Site, proxy: Proxy) -> Iterator[Site]:
-#     """Yield the other sites of this host that a proxy serves."""
-#     for name in site_sites.registered():
-#         other = site_sites.find(name)
-#         if name != site.name and proxies.serving(other) is proxy:
-#             yield other
-#
-#
-# def _refusing(
-#     proxy: Proxy,
-#     sites: list[Site],
-#     templates: Mapping[str, str],
-#     plain: Collection[Listen] = (),
-#     secure: Collection[Listen] = (),
-# ) -> Files:
-#     """Return the default server for sites, and for further places."""
-#     http = {*plain, *(listen for site in sites for listen in site.config["proxy"]["listen"])}
-#     https = {*secure, *(listen for site in sites for listen in site.listens_tls)}
-#     return proxy.default_server(host_ports.ordered(http), host_ports.ordered(https), templates)
 #: django_formula/proxy/listener.py
 # """Serve a site without a proxy at an address: systemd listens there and connects requests to the active release.
 #
@@ -41969,6 +41699,264 @@ def _clear(home: str, folder: str) -> None:
 #         return os.readlink(site.maintenance / "on")
 #     except OSError:
 #         return ""
+#: django_formula/proxy/moves.py
+# """What moves as one change: domains and paths between the sites of a host, and sites between its proxies.
+#
+# See docs/decisions/0075.
+# """
+#
+# import contextlib
+# from collections.abc import Collection, Iterator, Mapping
+# from itertools import combinations
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.host import config_files
+# from django_formula.host import ports as host_ports
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.config_files import Files
+# from django_formula.host.ports import Listen
+# from django_formula.proxy import ports as proxy_ports
+# from django_formula.proxy import proxies, site_files, switch
+# from django_formula.proxy.contract import Proxy
+# from django_formula.release import releases
+# from django_formula.secret import secrets
+# from django_formula.site import domains as site_domains
+# from django_formula.site import sites as site_sites
+# from django_formula.site.sites import Site
+# from django_formula.tls import certificates
+#
+# #: What a domain is for a site that it only redirects to; otherwise it is the path of the site there.
+# REDIRECT = "redirect"
+# #: The domains of a site: name → `REDIRECT`, or the path at which the site is.
+# Domains = dict[str, str]
+# #: The keys of the pillar by which a release depends on its domains.
+# _OF_RELEASE = ("domains", "path")
+#
+#
+# class Move(NamedTuple):
+#     """The change of a site's domains, and those of other sites without which it cannot be made.
+#
+#     Attributes:
+#         sites: the site, and the others.
+#         waits: why the change cannot be made yet, for people; empty where it can.
+#     """
+#
+#     sites: list[Site]
+#     waits: str
+#
+#
+# class _Change(NamedTuple):
+#     """What the proxy's files have for a site, and what the pillar wants."""
+#
+#     site: Site
+#     present: Domains
+#     wanted: Domains
+#
+#     @property
+#     def domains(self) -> set[str]:
+#         """The domains that differ."""
+#         every = {*self.present, *self.wanted}
+#         return {domain for domain in every if self.present.get(domain) != self.wanted.get(domain)}
+#
+#
+# def pending_move(site: Site) -> Move:
+#     """Return the change of a site's domains that its proxy's files do not have yet."""
+#     change = _change(site)
+#     if not change.domains:
+#         return Move([site], "")
+#     left = [_change(other) for other in _others(site)]
+#     together = [change]
+#     for one in together:  # it grows
+#         linked = [other for other in left if _depend(one, other)]
+#         together += linked
+#         left = [other for other in left if other not in linked]
+#     sites = [one.site for one in together]
+#     return Move(sites, "; ".join(_missing(together)) if len(sites) > 1 else "")
+#
+#
+# def _change(site: Site) -> _Change:
+#     return _Change(site, present(site), _wanted(site))
+#
+#
+# def present(site: Site) -> Domains:
+#     """Return the domains that a site has by the present files of its proxy."""
+#     proxy = proxies.serving(site)
+#     if not proxy:
+#         return {}
+#     path = proxy.path(config_files.read(proxy.locations(site)) or "")
+#     return {
+#         site_domains.of_file(share.parent.name): REDIRECT if share.suffix == ".redirect" else path
+#         for share in proxy.shares(site)
+#     }
+#
+#
+# def _wanted(site: Site) -> Domains:
+#     if not proxies.configured(site):
+#         return {}
+#     path = site.config["path"].rstrip("/") or "/"
+#     return dict.fromkeys(site.config["redirect_domains"], REDIRECT) | dict.fromkeys(site.config["domains"], path)
+#
+#
+# def _others(site: Site) -> Iterator[Site]:
+#     for name in site_sites.registered():
+#         if name != site.name:
+#             with contextlib.suppress(DeploymentError):  # its applied configuration is damaged
+#                 yield site_sites.find(name)
+#
+#
+# def _depend(one: _Change, other: _Change) -> bool:
+#     """Return whether the changes of two sites have to be made at once: one gets what the other has had."""
+#     return _gets(one, other) or _gets(other, one)
+#
+#
+# def _gets(one: _Change, other: _Change) -> bool:
+#     if any(domain in one.wanted and domain in other.present for domain in one.domains & other.domains):
+#         return True
+#     return any(_collide(one.wanted.get(domain), other.present.get(domain)) for domain in one.domains)
+#
+#
+# def _collide(one: str | None, other: str | None) -> bool:
+#     """Return whether no proxy can have both for a domain: the same path, or a server that redirects all paths."""
+#     return one is not None and other is not None and (one == other or REDIRECT in (one, other))
+#
+#
+# def _missing(changes: Collection[_Change]) -> Iterator[str]:
+#     for one, other in combinations(changes, 2):
+#         for domain in sorted({*one.wanted} & {*other.wanted}):
+#             if _collide(one.wanted[domain], other.wanted[domain]):
+#                 yield f"{domain} belongs to both {one.site.name} and {other.site.name}"
+#     names = sorted(change.site.name for change in changes if not _is_released(change.site))
+#     if names:
+#         domains = sorted({domain for change in changes for domain in change.domains})
+#         yield f"{', '.join(domains)} change as soon as {' and '.join(names)} is released with its new domains"
+#
+#
+# def _is_released(site: Site) -> bool:
+#     """Return whether the active release of a site was made with its present domains and path."""
+#     live = releases.linked(site, site.current)
+#     recorded, key = live.record.get("inputs", {}) if live else {}, secrets.record_key(site)
+#     return all(recorded.get(name) == secrets.keyed_hash(key, site.config[name]) for name in _OF_RELEASE)
+#
+#
+# def as_present(site: Site, facts: Mapping[str, Any]) -> tuple[Site, dict[str, Any]] | None:
+#     """Return a site and the facts of its release with the domains and the path that its proxy's files have.
+#
+#     Args:
+#         site: the site.
+#         facts: of the release, see `proxy.site_files.files_of_site`; their URLs begin with the path of the pillar.
+#
+#     Returns:
+#         None where the proxy has no files of the site.
+#     """
+#     now, proxy = present(site), proxies.serving(site)
+#     if not now or not proxy:
+#         return None
+#     served = [domain for domain, what in now.items() if what != REDIRECT]
+#     path = next((now[domain] for domain in served), site.config["path"])
+#     texts = [(domain, config_files.read(proxy.server(domain)) or "") for domain in now]
+#     has_tls = all(proxy.has_certificate(text, certificates.path_of(domain)) for domain, text in texts)
+#     config = {
+#         **site.config,
+#         "domains": sorted(served, key=lambda domain: (domain not in site.config["domains"], domain)),
+#         "redirect_domains": sorted({*now} - {*served}),
+#         "path": path,
+#         "tls": {**site.config["tls"], **({} if has_tls else {"kind": "none"})},
+#     }
+#     prefix, own = site.config["path"].rstrip("/"), path.rstrip("/")
+#     urls = {name: str(facts[name]) for name in ("static_url", "media_url") if name in facts}
+#     moved = {name: own + url[len(prefix) :] for name, url in urls.items() if url.startswith(f"{prefix}/")}
+#     return Site(config, site.platform), {**facts, **moved}
+#
+#
+# def leaving(site: Site) -> list[str]:
+#     """Return the domains of a site that other sites of this host get; until then its next release has requests."""
+#     change = _change(site)
+#     given_up = {domain for domain in change.domains if change.present.get(domain, REDIRECT) != REDIRECT}
+#     wanted = {domain for other in _others(site) for domain in _wanted(other)} if given_up else set()
+#     return sorted((given_up & wanted) - {*site.config["domains"]})
+#
+#
+# # From one proxy of the formula to another, for all sites at once: one process can listen on a port
+#
+#
+# def handover_files(
+#     site: Site,
+#     facts: Mapping[str, Any],
+#     templates: Mapping[str, str],
+#     through: Path | None = None,
+#     *,
+#     upcoming: bool = False,
+#     alone: bool = False,
+# ) -> Files:
+#     """Return every file that the proxy of a site needs, with those of other sites that have to change at the same time.
+#
+#     These are the sites that its domains come from or go to (`proxy.moves`); all sites of a proxy that hands its
+#     sites over to another one; and all of a proxy that changes the addresses that it listens on, since a socket on all
+#     addresses serves all sites.
+#
+#     Args:
+#         site: the site.
+#         facts: of the release, see `proxy.site_files.files_of_site`.
+#         templates: their texts.
+#         through: see `proxy.site_files.files_of_site`.
+#         upcoming: see `proxy.site_files.files_of_site`.
+#         alone: whether other sites count as they are, as in a dry run, where their pillar has not been applied.
+#     """
+#     move = Move([site], "") if alone else pending_move(site)
+#     now = as_present(site, facts) if move.waits else (site, facts)
+#     mine = site_files.part(*now, templates, through, upcoming=upcoming) if now else {}
+#     parts = [mine, *(_part(other) for other in move.sites[1:] if not move.waits)]
+#     wanted = site_files.together(parts)
+#     own = proxies.configured(site)
+#     listens = [*site.config["proxy"]["listen"], *site.listens_tls]
+#     former = proxies.serving(site) or (proxy_ports.holder_of(listens) if own else None)
+#     if own and former in (own, None):
+#         if switch.moves(own, wanted):
+#             others = [other for other in _others_of(site, own) if proxies.configured(other) is own]
+#             wanted = site_files.together([*parts, *map(_part, others)])
+#         has_addresses = any(not isinstance(listen, int) for listen in listens)
+#         return {**(_refusing(own, [site], templates, *own.refused()) if has_addresses else {}), **wanted}
+#     if not former or not own:
+#         return wanted
+#     left: list[Site] = []
+#     coming = [site]
+#     for other in _others_of(site, former):
+#         (coming if proxies.configured(other) is own else left).append(other)
+#     return {
+#         **_refusing(former, left, left[0].kept_templates() if left else {}),
+#         **_refusing(own, coming, templates),
+#         **site_files.together([*parts, *map(_part, coming[1:])]),
+#     }
+#
+#
+# def _part(site: Site) -> Files:
+#     """Return what a site has in these files with its active release."""
+#     live = releases.linked(site, site.current)
+#     facts = live.facts if live else {}
+#     now = as_present(site, facts) if pending_move(site).waits else (site, facts)
+#     return site_files.part(*now, site.kept_templates()) if now else {}
+#
+#
+# def _others_of(site: Site, proxy: Proxy) -> Iterator[Site]:
+#     """Yield the other sites of this host that a proxy serves."""
+#     for name in site_sites.registered():
+#         other = site_sites.find(name)
+#         if name != site.name and proxies.serving(other) is proxy:
+#             yield other
+#
+#
+# def _refusing(
+#     proxy: Proxy,
+#     sites: list[Site],
+#     templates: Mapping[str, str],
+#     plain: Collection[Listen] = (),
+#     secure: Collection[Listen] = (),
+# ) -> Files:
+#     """Return the default server for sites, and for further places."""
+#     http = {*plain, *(listen for site in sites for listen in site.config["proxy"]["listen"])}
+#     https = {*secure, *(listen for site in sites for listen in site.listens_tls)}
+#     return proxy.default_server(host_ports.ordered(http), host_ports.ordered(https), templates)
 #: django_formula/proxy/nginx.py
 # """nginx (https://nginx.org/en/docs/) as the proxy of sites: a server for each domain includes the domain's sites."""
 #
@@ -42830,7 +42818,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import file as host_file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.ports import Place
-# from django_formula.proxy import domain_moves, proxies
+# from django_formula.proxy import moves, proxies
 # from django_formula.proxy.contract import Proxy, Server
 # from django_formula.proxy.proxies import Secure
 # from django_formula.release import health, instances
@@ -42871,7 +42859,7 @@ def _clear(home: str, folder: str) -> None:
 #     memory = Memory(site, proxy)
 #     if (not anew and memory.is_reached()) or not instances.serves(site.current):
 #         return ""
-#     if waits := domain_moves.pending_move(site).waits:
+#     if waits := moves.pending_move(site).waits:
 #         return waits
 #     answers: list[str | None] = [None]
 #     try:
@@ -44590,7 +44578,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.server import servers
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import Log, in_command
-# from django_formula.virtualenv import managed, virtualenvs
+# from django_formula.virtualenv import interpreter, managed, virtualenvs
 #
 # log = Log.of(__name__)
 #
@@ -44778,6 +44766,47 @@ def _clear(home: str, folder: str) -> None:
 #     paths = sorted(site.schedules.glob(f"*{LOCK_OF_SCHEDULE}"))
 #     holders = {path.stem: Lock(path, "", busy="", timeout="0s", hint="").holder() for path in paths}
 #     return {name: text.split()[0] for name, text in holders.items() if re.match(r"\d{4,}-[0-9a-f]{12} ", text)}
+#
+#
+# # The interpreter of a release: whether it is still there, and is that of the site (docs/decisions/0086)
+#
+#
+# def interpreter_problem(release: Release) -> str:
+#     """Return what is wrong with the interpreter of a release; empty where nothing is."""
+#     if not release.has_python:
+#         home = _configuration(release).get("home", "the interpreter")
+#         return f"its interpreter ({home}) is gone: {release.name} does not start again, and its commands fail"
+#     changes = interpreter_difference(release.site, release)
+#     return f"{release.site.python} is {changes['new']}, and {release.name} has {changes['old']}" if changes else ""
+#
+#
+# def interpreter_difference(site: Site, release: Release | None) -> dict[str, str]:
+#     """Return the versions ``old`` and ``new`` where the site's interpreter is of another series than that of a release.
+#
+#     One that is not installed is no other one.
+#     """
+#     if not release or "container" in release.record or site.config.get("container"):
+#         return {}
+#     try:
+#         path = interpreter.path(site)
+#         if os.path.realpath(release.path / "virtualenv/bin/python") == path:
+#             return {}
+#         old = _configuration(release).get("version_info", "")
+#         new = interpreter.interpreter(site).version
+#     except DeploymentError:
+#         return {}
+#     return {"old": old, "new": new} if old and _series(old) != _series(new) else {}
+#
+#
+# def _series(version: str) -> list[str]:
+#     return re.findall(r"\d+", version)[:2]
+#
+#
+# def _configuration(release: Release) -> dict[str, str]:
+#     """Return what the virtualenv of a release says about itself; nothing where its build has put a link there."""
+#     content = file.read_untrusted(release.path / "virtualenv/pyvenv.cfg", follow=False)
+#     pairs = (line.partition("=") for line in content.decode(errors="replace").splitlines())
+#     return {name.strip(): value.strip() for name, _is, value in pairs}
 #: django_formula/release/health.py
 # """The health check of a release: its page, requested until it is healthy, and the exception where it is not."""
 #
@@ -45744,55 +45773,6 @@ def _clear(home: str, folder: str) -> None:
 #         if left and time.monotonic() > deadline:
 #             return left
 #         time.sleep(0.05)
-#: django_formula/release/interpreter.py
-# """The interpreter of a release: whether it is still there, and is that of the site (docs/decisions/0086)."""
-#
-# import os
-# import re
-#
-# from django_formula.host import file
-# from django_formula.host.commands import DeploymentError
-# from django_formula.release.releases import Release
-# from django_formula.site.sites import Site
-# from django_formula.virtualenv import interpreter
-#
-#
-# def problem(release: Release) -> str:
-#     """Return what is wrong with the interpreter of a release; empty where nothing is."""
-#     if not release.has_python:
-#         home = _configuration(release).get("home", "the interpreter")
-#         return f"its interpreter ({home}) is gone: {release.name} does not start again, and its commands fail"
-#     changes = difference(release.site, release)
-#     return f"{release.site.python} is {changes['new']}, and {release.name} has {changes['old']}" if changes else ""
-#
-#
-# def difference(site: Site, release: Release | None) -> dict[str, str]:
-#     """Return the versions ``old`` and ``new`` where the site's interpreter is of another series than that of a release.
-#
-#     One that is not installed is no other one.
-#     """
-#     if not release or "container" in release.record or site.config.get("container"):
-#         return {}
-#     try:
-#         path = interpreter.path(site)
-#         if os.path.realpath(release.path / "virtualenv/bin/python") == path:
-#             return {}
-#         old = _configuration(release).get("version_info", "")
-#         new = interpreter.interpreter(site).version
-#     except DeploymentError:
-#         return {}
-#     return {"old": old, "new": new} if old and _series(old) != _series(new) else {}
-#
-#
-# def _series(version: str) -> list[str]:
-#     return re.findall(r"\d+", version)[:2]
-#
-#
-# def _configuration(release: Release) -> dict[str, str]:
-#     """Return what the virtualenv of a release says about itself; nothing where its build has put a link there."""
-#     content = file.read_untrusted(release.path / "virtualenv/pyvenv.cfg", follow=False)
-#     pairs = (line.partition("=") for line in content.decode(errors="replace").splitlines())
-#     return {name.strip(): value.strip() for name, _is, value in pairs}
 #: django_formula/release/releases.py
 # """Releases: their records, the active one, and that of a name."""
 #
@@ -58990,8 +58970,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import clock
 # from django_formula.process import command, contract
 # from django_formula.proxy import maintenance, reach
-# from django_formula.release import instances
-# from django_formula.release import interpreter as release_interpreter
+# from django_formula.release import disk, instances
 # from django_formula.release import releases as release_releases
 # from django_formula.release.releases import Release
 # from django_formula.server import servers
@@ -59099,7 +59078,7 @@ def _clear(home: str, folder: str) -> None:
 #         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
 #         "maintenance": maintenance.summary(site),
 #         "unreached": reach.problem(site) if live else "",
-#         "interpreter": release_interpreter.problem(live) if live else "",
+#         "interpreter": disk.interpreter_problem(live) if live else "",
 #         **verbs_workers.status(site, live),
 #         "stores": setup.summary(site),
 #         **_container(live),
@@ -62160,7 +62139,7 @@ def _clear(home: str, folder: str) -> None:
 #     virtualenv_lock.replace(overrides, "".join(f"{line}\n" for line in versions))
 #     return ["--overrides", str(overrides)] if versions else []
 #: django_formula/worker/__init__.py
-# """Workers: a contract, and a module for each kind."""
+# """Workers: what every kind is, and what a site and its releases have of them."""
 #: django_formula/worker/workers.py
 # """The workers of a site: every kind, those that the pillar has, and those that a release has.
 #

@@ -23,9 +23,8 @@ from django_formula.host.commands import DeploymentError, redact
 from django_formula.inspect import project
 from django_formula.process import contract
 from django_formula.project import program as project_program
-from django_formula.proxy import handover
+from django_formula.proxy import moves
 from django_formula.release import disk, instances, releases
-from django_formula.release import interpreter as release_interpreter
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
 from django_formula.site import sites
@@ -67,7 +66,7 @@ def _plan(deployment: Deployment) -> Plan:
     if not live:
         raise DeploymentError(f"{site.name} has no live release to compare with", hint="salt-call state.apply django")
     recorded, inputs = deployment.find_inputs()
-    python = release_interpreter.difference(site, live)
+    python = disk.interpreter_difference(site, live)
     if live.record.get("inputs") == inputs and disk.is_whole(live) and not python:
         return {"release": f"none: {live.name} is of this commit, and nothing else has changed"}
     deployment.plan(releases.next_name(site, deployment.findings.commit))
@@ -224,9 +223,7 @@ def _differences(deployment: Deployment, live: Release, release: Release) -> Pla
     """Return the files that would change, and what would be started, stopped and reloaded."""
     site, templates, masked = deployment.site, deployment.templates, deployment.secrets.masked()
     files = difference.of_instance(live, release.path, release.facts, templates, masked)
-    of_proxy = config_files.differences(
-        handover.handover_files(site, release.facts, templates, upcoming=True, alone=True)
-    )
+    of_proxy = config_files.differences(moves.handover_files(site, release.facts, templates, upcoming=True, alone=True))
     files |= {path: redact(text, masked) for path, text in of_proxy.items()}
     old, new = (contract.unit(site, one.path) for one in (live, release))
     drain = site.config["releases"]["drain"]

@@ -6,9 +6,9 @@ from django_formula.deploy import difference
 from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host import config_files, file
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import domain_moves, handover, page, proxies, reach, site_files, switch
 from django_formula.proxy import listener as proxy_listener
-from django_formula.proxy.domain_moves import Move
+from django_formula.proxy import moves, page, proxies, reach, site_files, switch
+from django_formula.proxy.moves import Move
 from django_formula.site.sites import Site
 from django_formula.tls import acme as tls_acme
 from django_formula.tls import certificates
@@ -42,8 +42,8 @@ def proxy(deployment: Deployment) -> Iterator[Changes]:
     upcoming = bool(deployment.findings.planned and deployment.test)
     expected = difference.expected_facts
     facts = expected(site, release, deployment.findings.commit) if upcoming else release.facts
-    files = handover.handover_files(site, facts, templates, upcoming=upcoming, alone=deployment.test)
-    move = Move([site], "") if deployment.test else domain_moves.pending_move(site)
+    files = moves.handover_files(site, facts, templates, upcoming=upcoming, alone=deployment.test)
+    move = Move([site], "") if deployment.test else moves.pending_move(site)
     deployment.set_waiting(move.waits)
     if move.waits and deployment.coming is None:  # of the site alone: no other one is released after it
         deployment.warn([f"{site.name} keeps the domains that it has: {move.waits}"])
@@ -116,7 +116,7 @@ def domains(deployment: Deployment) -> Iterator[Changes]:
     """
     if not deployment.findings.waiting:
         return
-    waits = domain_moves.pending_move(deployment.site).waits
+    waits = moves.pending_move(deployment.site).waits
     if waits:
         raise DeploymentError(
             f"{waits}; until then the sites keep the domains that they have",

@@ -7,7 +7,7 @@ from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.deploy.inputs import OVERLAY, PROGRAMS
 from django_formula.email import mail
 from django_formula.host import environment_files, file, folders
-from django_formula.proxy import domain_moves, maintenance, page
+from django_formula.proxy import maintenance, moves, page
 from django_formula.release import settings as release_settings
 from django_formula.release.releases import Release
 from django_formula.secret import secrets as secret_secrets
@@ -62,7 +62,7 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
     site, release = deployment.site, deployment.release
     if not deployment.is_new or not release:
         return
-    leaving = domain_moves.leaving(site)
+    leaving = moves.leaving(site)
     environment = release_settings.environment(site, release.path, release.facts, leaving)
     variables = {**environment, **_secret_variables(deployment)}
     key = deployment.secrets.by_name["secret_key"]

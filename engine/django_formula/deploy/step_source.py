@@ -13,7 +13,6 @@ from django_formula.inspect import project
 from django_formula.process import contract
 from django_formula.release import claim as release_claim
 from django_formula.release import disk, instances, releases
-from django_formula.release import interpreter as release_interpreter
 from django_formula.release.releases import Release
 from django_formula.source import commits, mirror
 from django_formula.store import setup
@@ -32,7 +31,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
         deployment.secrets.read()
         return
     recorded, inputs = deployment.find_inputs()
-    python = release_interpreter.difference(site, live)
+    python = disk.interpreter_difference(site, live)
     is_made = _is_made_of(live, inputs) and not python
     if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
         return
@@ -47,7 +46,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
         raise outlook.refusal
     deployment.warn(instances.warnings(site))
     deployment.take_lock(look_again=True)
-    has_same = not release_interpreter.difference(site, deployment.live)
+    has_same = not disk.interpreter_difference(site, deployment.live)
     if _is_made_of(deployment.live, inputs) and has_same and not deployment.again:
         deployment.keep_live()
     else:
@@ -146,7 +145,7 @@ def _is_on_hold(deployment: Deployment, inputs: dict[str, str]) -> bool:
         again = f"{site.to_release()} releases it anyway"
         if disk.is_whole(former[-1]):
             again = f"{site.to_return(former[-1].name, former[-1].record['commit'])} activates it again"
-        python = release_interpreter.problem(live)
+        python = disk.interpreter_problem(live)
         deployment.warn([f"{text} {again}", *([f"{site.name}: {python}"] if python else [])])
         return True
     if state == "failed" and former[-1].record.get("judged_by") == deployment.configuration_hash():

@@ -15,7 +15,7 @@ from django_formula.deploy.takeover import Takeover
 from django_formula.host import clock, file
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.project import page as project_page
-from django_formula.proxy import handover, proxies, site_files, switch
+from django_formula.proxy import moves, proxies, site_files, switch
 from django_formula.proxy.contract import Proxy
 from django_formula.release import disk, health, instances
 from django_formula.release.health import Raised
@@ -89,10 +89,10 @@ def _prepare_proxy(deployment: Deployment, release: Release) -> bool:
     site, old = deployment.site, deployment.live
     before = site.current.resolve() if site.current.is_symlink() else None  # serves even where its record is torn
     if before and old and proxies.configured(site) and not proxies.is_ready(site):
-        switch.apply(handover.handover_files(site, old.facts, deployment.templates))
+        switch.apply(moves.handover_files(site, old.facts, deployment.templates))
     proxy = proxies.serving(site) if before else None
     if before and proxy and _needs_other_files(site, proxy, before, release.path):
-        switch.apply(handover.handover_files(site, release.facts, deployment.templates, through=release.path))
+        switch.apply(moves.handover_files(site, release.facts, deployment.templates, through=release.path))
     reloads = proxy is not None and _needs_reload(site, proxy, release.path)
     if reloads:
         proxies.check(site)
@@ -298,7 +298,7 @@ def _activate_old(deployment: Deployment, release: Release, old: Release, former
         proxy = proxies.serving(site)
         needs_other_files = proxy is not None and _needs_other_files(site, proxy, release.path, old.path)
         if needs_other_files:
-            switch.apply(handover.handover_files(site, old.facts, deployment.templates, through=old.path))
+            switch.apply(moves.handover_files(site, old.facts, deployment.templates, through=old.path))
         if former:
             file.link(site.previous, str(former))
         else:
@@ -307,7 +307,7 @@ def _activate_old(deployment: Deployment, release: Release, old: Release, former
         file.link(site.current, f"releases/{old.name}")
         deployment.let_tasks_go()
         if needs_other_files:
-            switch.apply(handover.handover_files(site, old.facts, deployment.templates))
+            switch.apply(moves.handover_files(site, old.facts, deployment.templates))
         elif proxy and _needs_reload(site, proxy, old.path):
             proxies.reload(site)
 

@@ -99,7 +99,7 @@ def needed(site: Site, release: Path, facts: Mapping[str, Any]) -> list[Variable
         closed=True,
     )
     try:
-        answer = shapes.parse(transient.run(command), _ANSWER, doing=command.doing)
+        answer = shapes.parse(transient.run_command(command), _ANSWER, doing=command.doing)
     except DeploymentError as error:
         _log.info("%s: %s", site.name, error.message)
         return []

@@ -17,7 +17,7 @@ from django_formula.host import config_files, daemons, ports, proc
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
 from django_formula.host.ports import Place
-from django_formula.proxy import domain_moves, proxies
+from django_formula.proxy import moves, proxies
 from django_formula.proxy.contract import Proxy, Server
 from django_formula.proxy.proxies import Secure
 from django_formula.release import health, instances
@@ -58,7 +58,7 @@ def problem(site: Site, *, anew: bool = True) -> str:
     memory = Memory(site, proxy)
     if (not anew and memory.is_reached()) or not instances.serves(site.current):
         return ""
-    if waits := domain_moves.pending_move(site).waits:
+    if waits := moves.pending_move(site).waits:
         return waits
     answers: list[str | None] = [None]
     try:

@@ -9,8 +9,7 @@ from django_formula.deploy import order
 from django_formula.host import clock
 from django_formula.process import command, contract
 from django_formula.proxy import maintenance, reach
-from django_formula.release import instances
-from django_formula.release import interpreter as release_interpreter
+from django_formula.release import disk, instances
 from django_formula.release import releases as release_releases
 from django_formula.release.releases import Release
 from django_formula.server import servers
@@ -118,7 +117,7 @@ def status(site: Site) -> dict[str, Any]:
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
         "maintenance": maintenance.summary(site),
         "unreached": reach.problem(site) if live else "",
-        "interpreter": release_interpreter.problem(live) if live else "",
+        "interpreter": disk.interpreter_problem(live) if live else "",
         **verbs_workers.status(site, live),
         "stores": setup.summary(site),
         **_container(live),

@@ -1,1 +1,1 @@
-"""Workers: a contract, and a module for each kind."""
+"""Workers: what every kind is, and what a site and its releases have of them."""

@@ -283,11 +283,11 @@ def test_another_kind_is_ready_before_the_former_gives_up_its_ports(nginx: list[
         "systemctl daemon-reload",
         "nginx prepare",
         "systemctl stop --no-block django-haproxy.service",
-        "nginx run",
+        "nginx start_or_reload",
         "stop django-haproxy",
         "systemctl daemon-reload",
         "nginx set_state blog web1 drain",
-        "nginx settle",
+        "nginx ask_hosts",
     ]
     assert not balancer_haproxy.CONFIG.exists() and apply(other, []) == {}
 

@@ -30,7 +30,7 @@ def answered(monkeypatch):
 
     found = Answered()
     monkeypatch.setattr(daemons, "has_systemd", lambda: True)
-    monkeypatch.setattr(transient, "run", found.run)
+    monkeypatch.setattr(transient, "run_command", found.run)
     return found
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from django_formula.host import commands, config_files, daemons
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import apache, handover, nginx, proxies, site_files, switch
+from django_formula.proxy import apache, moves, nginx, proxies, site_files, switch
 from django_formula.release import releases
 from django_formula.site import sites as site_sites
 from django_formula.untrusted import headers
@@ -82,7 +82,7 @@ def facts(site):
 
 def apply(*sites):
     for site in sites:
-        wanted = handover.handover_files(site, facts(site), formula_templates())
+        wanted = moves.handover_files(site, facts(site), formula_templates())
         if config_files.differences(wanted):
             switch.apply(wanted)
 
@@ -103,7 +103,7 @@ def test_site_with_apache_has_rules_and_virtual_hosts(make_site, host):
     ]
     assert (apache.ETC / "mods-enabled/proxy_uwsgi.load").is_symlink()
     assert not (apache.ETC / "mods-enabled/ssl.load").is_symlink()
-    assert config_files.differences(handover.handover_files(site, facts(site), formula_templates())) == {}
+    assert config_files.differences(moves.handover_files(site, facts(site), formula_templates())) == {}
     assert proxies.connection(site, 1).port == 80
     switch.apply(site_files.absent(site))
     assert names(apache.PROXY) == [] and (apache.ETC / "mods-enabled/proxy.load").is_symlink()
@@ -158,7 +158,7 @@ def test_two_sites_of_one_domain_cannot_share_a_url_of_files(sites, host):
     blog, shop = sites("apache")
     apply(blog)
     with pytest.raises(DeploymentError) as refused:
-        handover.handover_files(shop, {**facts(shop), "media_url": "/blog/media/"}, formula_templates())
+        moves.handover_files(shop, {**facts(shop), "media_url": "/blog/media/"}, formula_templates())
     assert refused.value.message == "/blog/media/ on a.org already serves files of site blog"
     assert "django:sites:shop:settings" in refused.value.hint
     apply(shop)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django_formula.host import commands, config_files, daemons
-from django_formula.proxy import domain_moves, handover, proxies, site_files, switch
+from django_formula.proxy import moves, proxies, site_files, switch
 from django_formula.release import releases
 from django_formula.site import sites as site_sites
 from django_formula.site.sites import Site
@@ -41,7 +41,7 @@ class Host:
         return site
 
     def files(self, name: str) -> config_files.Files:
-        return handover.handover_files(self.sites[name], facts(self.sites[name]), formula_templates())
+        return moves.handover_files(self.sites[name], facts(self.sites[name]), formula_templates())
 
     def proxy(self, name: str) -> None:
         """The steps `live` and `proxy` of a site."""
@@ -49,10 +49,10 @@ class Host:
         switch.apply(self.files(name))
 
     def present(self) -> dict[str, dict[str, str]]:
-        return {name: domain_moves.present(site) for name, site in self.sites.items()}
+        return {name: moves.present(site) for name, site in self.sites.items()}
 
     def wanted(self) -> dict[str, dict[str, str]]:
-        return {name: domain_moves._wanted(site) for name, site in self.sites.items()}
+        return {name: moves._wanted(site) for name, site in self.sites.items()}
 
 
 @pytest.fixture(params=["nginx", "apache"])
@@ -65,7 +65,7 @@ def host(own_host: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     monkeypatch.setattr(site_sites, "find", lambda name: host.sites[name])
     monkeypatch.setattr(Site, "kept_templates", lambda site: formula_templates())
     monkeypatch.setattr(releases, "linked", lambda site, link: SimpleNamespace(facts=facts(site), record={}))
-    monkeypatch.setattr(domain_moves, "_is_released", lambda site: site.name in host.released)
+    monkeypatch.setattr(moves, "_is_released", lambda site: site.name in host.released)
     return host
 
 
@@ -75,13 +75,13 @@ def test_two_sites_change_their_domains(host: Host) -> None:
         host.proxy(name)
     host.configure("blog", domains=["b.org"])
     host.configure("shop", domains=["a.org"])
-    assert domain_moves.leaving(host.sites["blog"]) == ["a.org"], "its next release gets them until then"
+    assert moves.leaving(host.sites["blog"]) == ["a.org"], "its next release gets them until then"
     host.proxy("blog")
-    waits = domain_moves.pending_move(host.sites["blog"]).waits
+    waits = moves.pending_move(host.sites["blog"]).waits
     assert waits == "a.org, b.org change as soon as shop is released with its new domains"
     assert host.present() == {"blog": {"a.org": "/"}, "shop": {"b.org": "/"}}
     host.proxy("shop")
-    assert host.present() == host.wanted() and not domain_moves.pending_move(host.sites["blog"]).waits
+    assert host.present() == host.wanted() and not moves.pending_move(host.sites["blog"]).waits
     assert all(config_files.differences(host.files(name)) == {} for name in host.sites)
 
 
@@ -102,7 +102,7 @@ def test_domain_that_a_site_keeps_is_not_given_to_another_one(host: Host) -> Non
     host.proxy("blog")
     host.configure("shop", domains=["a.org", "c.org"])
     host.proxy("shop")
-    assert domain_moves.pending_move(host.sites["shop"]).waits == "a.org belongs to both shop and blog"
+    assert moves.pending_move(host.sites["shop"]).waits == "a.org belongs to both shop and blog"
     assert host.present() == {"blog": {"a.org": "/"}, "shop": {}}
 
 

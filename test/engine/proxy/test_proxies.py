@@ -7,7 +7,7 @@ from django_formula.host import commands as host_commands
 from django_formula.host import config_files, daemons, file
 from django_formula.host import ports as host_ports
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import apache, contract, handover, proxies, site_files, switch
+from django_formula.proxy import apache, contract, moves, proxies, site_files, switch
 from django_formula.proxy import nginx as proxy_nginx
 from django_formula.proxy import ports as proxy_ports
 from django_formula.site import sites
@@ -544,14 +544,14 @@ def test_unknown_hosts_are_refused_on_an_address_after_a_site_is_served_there(ma
     default = proxy_nginx.ETC / "sites-available/django-default"
     assert proxy_ports.served(proxy_nginx.PROXY, [80, "192.0.2.10:80"]) == [80]
     site = make_site(proxy={"listen": ADDRESSES}, tls=TLS)
-    wanted = handover.handover_files(site, FACTS, formula_templates())
+    wanted = moves.handover_files(site, FACTS, formula_templates())
     assert "listen 192.0.2.10:80 default_server;" in wanted[default]
     switch.apply(wanted)
     assert proxy_nginx.PROXY.refused() == (["192.0.2.10:80", "[2001:db8::10]:80", 8080], TLS["listen"])
     assert proxy_ports.served(proxy_nginx.PROXY, ADDRESSES) == ADDRESSES
     assert proxy_ports.served(proxy_nginx.PROXY, TLS["listen"]) == TLS["listen"]
-    assert config_files.differences(handover.handover_files(site, FACTS, formula_templates())) == {}
-    assert default not in handover.handover_files(make_site(), FACTS, formula_templates())
+    assert config_files.differences(moves.handover_files(site, FACTS, formula_templates())) == {}
+    assert default not in moves.handover_files(make_site(), FACTS, formula_templates())
 
 
 NGINX_T = """

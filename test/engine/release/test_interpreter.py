@@ -5,8 +5,7 @@ import os
 import pytest
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
-from django_formula.release import interpreter as release_interpreter
-from django_formula.release import releases
+from django_formula.release import disk, releases
 from django_formula.verbs import operations, status, terminal
 from django_formula.virtualenv import interpreter as virtualenv_interpreter
 from django_formula.virtualenv import kept as virtualenv_kept
@@ -50,7 +49,7 @@ def test_link_instead_of_the_configuration_of_a_virtualenv_not_followed(world, w
     configuration.unlink()
     configuration.symlink_to(target)
     world.python = "3.13.5"
-    assert release_interpreter.difference(world.site, world.last.release) == {}
+    assert disk.interpreter_difference(world.site, world.last.release) == {}
 
 
 def test_release_stays_where_its_packages_are_for_the_former_python_only(world, monkeypatch):
@@ -97,7 +96,7 @@ def test_python_that_is_not_found_any_more_is_no_other_one(world, monkeypatch):
         raise DeploymentError("the interpreter python3 is not installed on this host")
 
     monkeypatch.setattr(virtualenv_interpreter, "path", path)
-    assert release_interpreter.difference(world.site, live) == {}
+    assert disk.interpreter_difference(world.site, live) == {}
 
 
 def test_release_on_hold_warns_of_another_python(world):

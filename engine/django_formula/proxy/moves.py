@@ -1,13 +1,22 @@
-"""Domains and paths that move between the sites of a host: the proxy gets them as one change (docs/decisions/0075)."""
+"""What moves as one change: domains and paths between the sites of a host, and sites between its proxies.
+
+See docs/decisions/0075.
+"""
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from django_formula.host import config_files
+from django_formula.host import ports as host_ports
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import proxies
+from django_formula.host.config_files import Files
+from django_formula.host.ports import Listen
+from django_formula.proxy import ports as proxy_ports
+from django_formula.proxy import proxies, site_files, switch
+from django_formula.proxy.contract import Proxy
 from django_formula.release import releases
 from django_formula.secret import secrets
 from django_formula.site import domains as site_domains
@@ -164,3 +173,85 @@ def leaving(site: Site) -> list[str]:
     given_up = {domain for domain in change.domains if change.present.get(domain, REDIRECT) != REDIRECT}
     wanted = {domain for other in _others(site) for domain in _wanted(other)} if given_up else set()
     return sorted((given_up & wanted) - {*site.config["domains"]})
+
+
+# From one proxy of the formula to another, for all sites at once: one process can listen on a port
+
+
+def handover_files(
+    site: Site,
+    facts: Mapping[str, Any],
+    templates: Mapping[str, str],
+    through: Path | None = None,
+    *,
+    upcoming: bool = False,
+    alone: bool = False,
+) -> Files:
+    """Return every file that the proxy of a site needs, with those of other sites that have to change at the same time.
+
+    These are the sites that its domains come from or go to (`proxy.moves`); all sites of a proxy that hands its
+    sites over to another one; and all of a proxy that changes the addresses that it listens on, since a socket on all
+    addresses serves all sites.
+
+    Args:
+        site: the site.
+        facts: of the release, see `proxy.site_files.files_of_site`.
+        templates: their texts.
+        through: see `proxy.site_files.files_of_site`.
+        upcoming: see `proxy.site_files.files_of_site`.
+        alone: whether other sites count as they are, as in a dry run, where their pillar has not been applied.
+    """
+    move = Move([site], "") if alone else pending_move(site)
+    now = as_present(site, facts) if move.waits else (site, facts)
+    mine = site_files.part(*now, templates, through, upcoming=upcoming) if now else {}
+    parts = [mine, *(_part(other) for other in move.sites[1:] if not move.waits)]
+    wanted = site_files.together(parts)
+    own = proxies.configured(site)
+    listens = [*site.config["proxy"]["listen"], *site.listens_tls]
+    former = proxies.serving(site) or (proxy_ports.holder_of(listens) if own else None)
+    if own and former in (own, None):
+        if switch.moves(own, wanted):
+            others = [other for other in _others_of(site, own) if proxies.configured(other) is own]
+            wanted = site_files.together([*parts, *map(_part, others)])
+        has_addresses = any(not isinstance(listen, int) for listen in listens)
+        return {**(_refusing(own, [site], templates, *own.refused()) if has_addresses else {}), **wanted}
+    if not former or not own:
+        return wanted
+    left: list[Site] = []
+    coming = [site]
+    for other in _others_of(site, former):
+        (coming if proxies.configured(other) is own else left).append(other)
+    return {
+        **_refusing(former, left, left[0].kept_templates() if left else {}),
+        **_refusing(own, coming, templates),
+        **site_files.together([*parts, *map(_part, coming[1:])]),
+    }
+
+
+def _part(site: Site) -> Files:
+    """Return what a site has in these files with its active release."""
+    live = releases.linked(site, site.current)
+    facts = live.facts if live else {}
+    now = as_present(site, facts) if pending_move(site).waits else (site, facts)
+    return site_files.part(*now, site.kept_templates()) if now else {}
+
+
+def _others_of(site: Site, proxy: Proxy) -> Iterator[Site]:
+    """Yield the other sites of this host that a proxy serves."""
+    for name in site_sites.registered():
+        other = site_sites.find(name)
+        if name != site.name and proxies.serving(other) is proxy:
+            yield other
+
+
+def _refusing(
+    proxy: Proxy,
+    sites: list[Site],
+    templates: Mapping[str, str],
+    plain: Collection[Listen] = (),
+    secure: Collection[Listen] = (),
+) -> Files:
+    """Return the default server for sites, and for further places."""
+    http = {*plain, *(listen for site in sites for listen in site.config["proxy"]["listen"])}
+    https = {*secure, *(listen for site in sites for listen in site.listens_tls)}
+    return proxy.default_server(host_ports.ordered(http), host_ports.ordered(https), templates)
