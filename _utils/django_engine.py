@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "b8874417056af59f"
+DIGEST = "6d909ae523f204db"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -57675,59 +57675,6 @@ def _clear(home: str, folder: str) -> None:
 #     return f"\\{sign}" if sign in '"\\' else sign if sign.isprintable() else _visible(sign)
 #: django_formula/verbs/__init__.py
 # """Execution functions: what each does, and how it is printed."""
-#: django_formula/verbs/attempt.py
-# """The release that a verb looks into: the active one; before a first one, the newest that failed."""
-#
-# from django_formula.host.commands import DeploymentError
-# from django_formula.release import releases
-# from django_formula.release.releases import Release
-# from django_formula.site.sites import Site
-#
-#
-# def live(site: Site) -> Release:
-#     """Return the active release.
-#
-#     Raises:
-#         DeploymentError: there is none.
-#     """
-#     found = releases.linked(site, site.current)
-#     if not found:
-#         raise DeploymentError(f"{site.name} has no live release", hint="salt-call state.apply django")
-#     return found
-#
-#
-# def newest(site: Site) -> Release:
-#     """Return the active release; where there is none, the newest that failed.
-#
-#     Raises:
-#         DeploymentError: there is neither.
-#     """
-#     failed = [release for release in releases.releases(site) if release.record.get("state") == "failed"]
-#     return live(site) if not failed or releases.linked(site, site.current) else failed[-1]
-#
-#
-# def runnable(site: Site) -> Release:
-#     """Return the active release; where there is none, the newest that failed, if its commands can be run.
-#
-#     Raises:
-#         DeploymentError: there is neither, or the release failed before it had a configuration.
-#     """
-#     release = newest(site)
-#     is_there = release.has_python and all((release.path / part).exists() for part in ("source", "config/environment"))
-#     if notice(release) and not is_there:
-#         raise DeploymentError(
-#             f"{site.name} has no live release, and {release.name} failed too early to run commands in it, in the step "
-#             f"{release.record['step']}",
-#             hint=f"correct what failed: salt-call django.record {site.name} {release.name}",
-#         )
-#     return release
-#
-#
-# def notice(release: Release) -> str:
-#     """Return in which step a release failed; empty for one that is good."""
-#     if release.record.get("state") != "failed":
-#         return ""
-#     return f"no release is live: this is {release.name}, which failed in the step {release.record['step']}"
 #: django_formula/verbs/backup.py
 # """The verbs of backups: make one, restore one, and try whether the newest can be restored."""
 #
@@ -57742,7 +57689,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets
 # from django_formula.site import sites
-# from django_formula.verbs.attempt import live as _live
+# from django_formula.verbs.status import live_release as _live
 #
 #
 # def backup(name: str, asked_by: str = "django.backup") -> dict[str, Any]:
@@ -57905,8 +57852,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.site import mount, sites
 # from django_formula.site.sites import Site
 # from django_formula.source import commits
-# from django_formula.verbs import attempt as verbs_attempt
-# from django_formula.verbs import operations
+# from django_formula.verbs import operations, status
 #
 # #: What is done on all hosts before anything is visible, on the first host alone, and in the switch.
 # PREPARE = (source, virtualenv, build, secret_key, settings, static)
@@ -57970,7 +57916,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: this host has none.
 #     """
 #     site = _find(name)
-#     live = verbs_attempt.live(site)
+#     live = status.live_release(site)
 #     found = deploy_rollback.target(site, live, commit)
 #     return {"release": found.name, "commit": found.record["commit"]}
 #
@@ -58276,10 +58222,10 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.secret import secrets as secret_secrets
 # from django_formula.site import sites
 # from django_formula.tls import certificates, renewal
-# from django_formula.verbs import attempt, schedule
+# from django_formula.verbs import schedule
 # from django_formula.verbs import status as verbs_status
 # from django_formula.verbs import workers as verbs_workers
-# from django_formula.verbs.attempt import live as _live
+# from django_formula.verbs.status import live_release as _live
 #
 #
 # def words(command: Sequence[Any]) -> list[str]:
@@ -58463,7 +58409,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: there is no such release, the file is missing, a restore runs, or the command fails.
 #     """
 #     site = sites.find(name)
-#     release = attempt.runnable(site)
+#     release = verbs_status.runnable_release(site)
 #     if environment_file and not Path(environment_file).is_file():
 #         raise DeploymentError(f"there is no file {environment_file} on this host")
 #     backups.refuse_during_restore(site)
@@ -58477,7 +58423,7 @@ def _clear(home: str, folder: str) -> None:
 # @contextlib.contextmanager
 # def _noticed(release: Release) -> Iterator[str]:
 #     """Give the line that says if a release failed, and add it to the hint of an error."""
-#     notice = attempt.notice(release)
+#     notice = verbs_status.failure_notice(release)
 #     try:
 #         yield f"{notice}\n" if notice else ""
 #     except DeploymentError as error:
@@ -58570,7 +58516,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: there is no such release, or a check fails as configured by ``check``.
 #     """
 #     site = sites.find(name)
-#     release = attempt.runnable(site)
+#     release = verbs_status.runnable_release(site)
 #     with _noticed(release) as notice:
 #         found = program.check(site, release.path, release.facts, secret_secrets.known(site))
 #     return [*notice.splitlines(), *found]
@@ -58680,10 +58626,10 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: there is no such release or worker, or the log cannot be read.
 #     """
 #     site = sites.find(name)
-#     release = attempt.newest(site)
+#     release = verbs_status.newest_release(site)
 #     verbs_workers.check_name(release, worker)
 #     verbs_workers.refuse_without_server(release, worker)
-#     manager, notice = instances.process_manager(site, release.path), attempt.notice(release)
+#     manager, notice = instances.process_manager(site, release.path), verbs_status.failure_notice(release)
 #     try:
 #         text = manager.log(site, release.path, int(lines), worker or "")
 #     except DeploymentError:
@@ -58724,7 +58670,7 @@ def _clear(home: str, folder: str) -> None:
 #     file = site.secrets / f"superuser-{username}"
 #     if file.exists():
 #         raise DeploymentError(f"{username} has been created before; the password was written to {file}")
-#     attempt.live(site)
+#     verbs_status.live_release(site)
 #     password = secrets_module.token_urlsafe(15)
 #     values = {"USERNAME": username, "EMAIL": email, "PASSWORD": password}
 #     variables = {f"DJANGO_SUPERUSER_{key}": value for key, value in values.items()}
@@ -58775,7 +58721,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release import claim
 # from django_formula.secret import secrets
 # from django_formula.site import sites
-# from django_formula.verbs.attempt import live as _live
+# from django_formula.verbs.status import live_release as _live
 #
 #
 # def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> tuple[Deployment, dict[str, Any]]:
@@ -58959,7 +58905,7 @@ def _clear(home: str, folder: str) -> None:
 #     timer = f"{schedule_run.unit(site, name)}.timer"
 #     return units.value(timer, "NextElapseUSecRealtime", timeout=10)
 #: django_formula/verbs/status.py
-# """What runs of a site, and its releases: the rows of `django.status` and `django.releases`."""
+# """What runs of a site, and its releases: the rows of `django.status` and `django.releases`; which of them verbs use."""
 #
 # from collections.abc import Mapping, Sequence
 # from typing import Any
@@ -58968,6 +58914,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.database import databases
 # from django_formula.deploy import order
 # from django_formula.host import clock
+# from django_formula.host.commands import DeploymentError
 # from django_formula.process import command, contract
 # from django_formula.proxy import maintenance, reach
 # from django_formula.release import disk, instances
@@ -59092,6 +59039,55 @@ def _clear(home: str, folder: str) -> None:
 #         return {}
 #     image = container.engine.image(container.image)
 #     return {"container": f"{container.engine.name}: {container.image} ({image[:12] or 'removed'})"}
+#
+#
+# # The release that a verb looks into: the active one; before a first one, the newest that failed
+#
+#
+# def live_release(site: Site) -> Release:
+#     """Return the active release.
+#
+#     Raises:
+#         DeploymentError: there is none.
+#     """
+#     found = release_releases.linked(site, site.current)
+#     if not found:
+#         raise DeploymentError(f"{site.name} has no live release", hint="salt-call state.apply django")
+#     return found
+#
+#
+# def newest_release(site: Site) -> Release:
+#     """Return the active release; where there is none, the newest that failed.
+#
+#     Raises:
+#         DeploymentError: there is neither.
+#     """
+#     failed = [release for release in release_releases.releases(site) if release.record.get("state") == "failed"]
+#     return live_release(site) if not failed or release_releases.linked(site, site.current) else failed[-1]
+#
+#
+# def runnable_release(site: Site) -> Release:
+#     """Return the active release; where there is none, the newest that failed, if its commands can be run.
+#
+#     Raises:
+#         DeploymentError: there is neither, or the release failed before it had a configuration.
+#     """
+#     release = newest_release(site)
+#     is_there = release.has_python and all((release.path / part).exists() for part in ("source", "config/environment"))
+#     if failure_notice(release) and not is_there:
+#         raise DeploymentError(
+#             f"{site.name} has no live release, and {release.name} failed too early to run commands in it, in the step "
+#             f"{release.record['step']}",
+#             hint=f"correct what failed: salt-call django.record {site.name} {release.name}",
+#         )
+#     return release
+#
+#
+# def failure_notice(release: Release) -> str:
+#     """Return in which step a release failed; empty for one that is good."""
+#     if release.record.get("state") != "failed":
+#         return ""
+#     return f"no release is live: this is {release.name}, which failed in the step {release.record['step']}"
 #: django_formula/verbs/terminal.py
 # """Texts for people at a terminal, as Salt's own outputters print them."""
 #

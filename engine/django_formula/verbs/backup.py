@@ -11,7 +11,7 @@ from django_formula.release import claim, disk
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
 from django_formula.site import sites
-from django_formula.verbs.attempt import live as _live
+from django_formula.verbs.status import live_release as _live
 
 
 def backup(name: str, asked_by: str = "django.backup") -> dict[str, Any]:

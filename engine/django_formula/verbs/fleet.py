@@ -30,8 +30,7 @@ from django_formula.secret import secrets
 from django_formula.site import mount, sites
 from django_formula.site.sites import Site
 from django_formula.source import commits
-from django_formula.verbs import attempt as verbs_attempt
-from django_formula.verbs import operations
+from django_formula.verbs import operations, status
 
 #: What is done on all hosts before anything is visible, on the first host alone, and in the switch.
 PREPARE = (source, virtualenv, build, secret_key, settings, static)
@@ -95,7 +94,7 @@ def release(name: str, commit: str) -> dict[str, Any]:
         DeploymentError: this host has none.
     """
     site = _find(name)
-    live = verbs_attempt.live(site)
+    live = status.live_release(site)
     found = deploy_rollback.target(site, live, commit)
     return {"release": found.name, "commit": found.record["commit"]}
 

@@ -28,10 +28,10 @@ from django_formula.release.releases import Release
 from django_formula.secret import secrets as secret_secrets
 from django_formula.site import sites
 from django_formula.tls import certificates, renewal
-from django_formula.verbs import attempt, schedule
+from django_formula.verbs import schedule
 from django_formula.verbs import status as verbs_status
 from django_formula.verbs import workers as verbs_workers
-from django_formula.verbs.attempt import live as _live
+from django_formula.verbs.status import live_release as _live
 
 
 def words(command: Sequence[Any]) -> list[str]:
@@ -215,7 +215,7 @@ def manage(name: str, command: Sequence[str], environment_file: str | None, time
         DeploymentError: there is no such release, the file is missing, a restore runs, or the command fails.
     """
     site = sites.find(name)
-    release = attempt.runnable(site)
+    release = verbs_status.runnable_release(site)
     if environment_file and not Path(environment_file).is_file():
         raise DeploymentError(f"there is no file {environment_file} on this host")
     backups.refuse_during_restore(site)
@@ -229,7 +229,7 @@ def manage(name: str, command: Sequence[str], environment_file: str | None, time
 @contextlib.contextmanager
 def _noticed(release: Release) -> Iterator[str]:
     """Give the line that says if a release failed, and add it to the hint of an error."""
-    notice = attempt.notice(release)
+    notice = verbs_status.failure_notice(release)
     try:
         yield f"{notice}\n" if notice else ""
     except DeploymentError as error:
@@ -322,7 +322,7 @@ def check(name: str) -> list[str]:
         DeploymentError: there is no such release, or a check fails as configured by ``check``.
     """
     site = sites.find(name)
-    release = attempt.runnable(site)
+    release = verbs_status.runnable_release(site)
     with _noticed(release) as notice:
         found = program.check(site, release.path, release.facts, secret_secrets.known(site))
     return [*notice.splitlines(), *found]
@@ -432,10 +432,10 @@ def logs(name: str, lines: int, worker: str | None = None) -> str:
         DeploymentError: there is no such release or worker, or the log cannot be read.
     """
     site = sites.find(name)
-    release = attempt.newest(site)
+    release = verbs_status.newest_release(site)
     verbs_workers.check_name(release, worker)
     verbs_workers.refuse_without_server(release, worker)
-    manager, notice = instances.process_manager(site, release.path), attempt.notice(release)
+    manager, notice = instances.process_manager(site, release.path), verbs_status.failure_notice(release)
     try:
         text = manager.log(site, release.path, int(lines), worker or "")
     except DeploymentError:
@@ -476,7 +476,7 @@ def create_superuser(name: str, username: str, email: str, command: Sequence[str
     file = site.secrets / f"superuser-{username}"
     if file.exists():
         raise DeploymentError(f"{username} has been created before; the password was written to {file}")
-    attempt.live(site)
+    verbs_status.live_release(site)
     password = secrets_module.token_urlsafe(15)
     values = {"USERNAME": username, "EMAIL": email, "PASSWORD": password}
     variables = {f"DJANGO_SUPERUSER_{key}": value for key, value in values.items()}

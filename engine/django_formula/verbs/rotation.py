@@ -9,7 +9,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.release import claim
 from django_formula.secret import secrets
 from django_formula.site import sites
-from django_formula.verbs.attempt import live as _live
+from django_formula.verbs.status import live_release as _live
 
 
 def rotate_secret_key(name: str, asked_by: str = "django.rotate_secret_key") -> tuple[Deployment, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What runs of a site, and its releases: the rows of `django.status` and `django.releases`."""
+"""What runs of a site, and its releases: the rows of `django.status` and `django.releases`; which of them verbs use."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ from django_formula.container import containers
 from django_formula.database import databases
 from django_formula.deploy import order
 from django_formula.host import clock
+from django_formula.host.commands import DeploymentError
 from django_formula.process import command, contract
 from django_formula.proxy import maintenance, reach
 from django_formula.release import disk, instances
@@ -131,3 +132,52 @@ def _container(live: Release | None) -> dict[str, str]:
         return {}
     image = container.engine.image(container.image)
     return {"container": f"{container.engine.name}: {container.image} ({image[:12] or 'removed'})"}
+
+
+# The release that a verb looks into: the active one; before a first one, the newest that failed
+
+
+def live_release(site: Site) -> Release:
+    """Return the active release.
+
+    Raises:
+        DeploymentError: there is none.
+    """
+    found = release_releases.linked(site, site.current)
+    if not found:
+        raise DeploymentError(f"{site.name} has no live release", hint="salt-call state.apply django")
+    return found
+
+
+def newest_release(site: Site) -> Release:
+    """Return the active release; where there is none, the newest that failed.
+
+    Raises:
+        DeploymentError: there is neither.
+    """
+    failed = [release for release in release_releases.releases(site) if release.record.get("state") == "failed"]
+    return live_release(site) if not failed or release_releases.linked(site, site.current) else failed[-1]
+
+
+def runnable_release(site: Site) -> Release:
+    """Return the active release; where there is none, the newest that failed, if its commands can be run.
+
+    Raises:
+        DeploymentError: there is neither, or the release failed before it had a configuration.
+    """
+    release = newest_release(site)
+    is_there = release.has_python and all((release.path / part).exists() for part in ("source", "config/environment"))
+    if failure_notice(release) and not is_there:
+        raise DeploymentError(
+            f"{site.name} has no live release, and {release.name} failed too early to run commands in it, in the step "
+            f"{release.record['step']}",
+            hint=f"correct what failed: salt-call django.record {site.name} {release.name}",
+        )
+    return release
+
+
+def failure_notice(release: Release) -> str:
+    """Return in which step a release failed; empty for one that is good."""
+    if release.record.get("state") != "failed":
+        return ""
+    return f"no release is live: this is {release.name}, which failed in the step {release.record['step']}"

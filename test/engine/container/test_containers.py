@@ -23,7 +23,7 @@ from django_formula.process import container as process_container
 from django_formula.process import contract, supervisor, systemd, transient
 from django_formula.process.command import ProjectCommand
 from django_formula.release import disk, instances, releases
-from django_formula.verbs import attempt
+from django_formula.verbs import status
 from specimen import FACTS, formula_templates
 
 PODMAN = ENGINES["podman"]
@@ -125,9 +125,9 @@ def test_commands_run_in_a_first_release_that_failed_by_the_interpreter_of_its_i
     record = json.loads((release / "release.json").read_text()) | {"state": "failed", "step": "migration"}
     (release / "release.json").write_text(json.dumps(record))
     with pytest.raises(DeploymentError, match="failed too early to run commands in it"):
-        attempt.runnable(site)
+        status.runnable_release(site)
     (release / "virtualenv/bin/python").symlink_to("/of/the/image/bin/python")
-    assert attempt.runnable(site).name == NAME
+    assert status.runnable_release(site).name == NAME
 
 
 def test_variables_reach_the_command_and_no_argument(tmp_path):

@@ -531,7 +531,7 @@ def test_superuser_where_no_command_can_be_run(make_site, monkeypatch):
     def manage(*_arguments, **_options):
         raise DeploymentError("no sandbox")
 
-    monkeypatch.setattr(operations.attempt, "live", lambda site: None)
+    monkeypatch.setattr(operations.verbs_status, "live_release", lambda site: None)
     monkeypatch.setattr(operations.sites, "find", lambda name: make_site())
     monkeypatch.setattr(operations, "manage", manage)
     with pytest.raises(DeploymentError) as error:
