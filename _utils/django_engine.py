@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "6d909ae523f204db"
+DIGEST = "55388ebac38a95d0"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -13958,10 +13958,12 @@ def _clear(home: str, folder: str) -> None:
 # """The steps `virtualenv` and `build`: what runs without secrets, as the build user."""
 #
 # import contextlib
+# import functools
 # import os
 # import shlex
 # import shutil
-# from collections.abc import Iterator
+# from collections.abc import Iterator, Mapping
+# from typing import Any
 #
 # from django_formula.container import containers, images
 # from django_formula.container import file as container_file
@@ -13978,11 +13980,12 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.secret import secrets
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
+# from django_formula.source import commits as source_commits
 # from django_formula.untrusted import delegate
 # from django_formula.untrusted.foreign import GROUP, Foreign
 # from django_formula.untrusted.text import Log
 # from django_formula.virtualenv import image as virtualenv_image
-# from django_formula.virtualenv import interpreter, uv, virtualenvs
+# from django_formula.virtualenv import interpreter, judge, uv, virtualenvs
 # from django_formula.virtualenv import packages as virtualenv_packages
 # from django_formula.virtualenv import requirements as virtualenv_requirements
 #
@@ -14067,15 +14070,34 @@ def _clear(home: str, folder: str) -> None:
 #             changes["virtualenv"] = f"{key}, from an image ({where})"
 #         else:
 #             log.info("%s: installing %s", site.name, ", ".join(requirements.files) or "packages")
-#             added = virtualenvs.build(
-#                 site, tree, requirements.files, key, deployment.secrets.index_password, release.facts["folder"]
-#             )
+#             password, folder = deployment.secrets.index_password, release.facts["folder"]
+#             files = [path for path in requirements.contents if not path.endswith("/")]
+#             day = functools.partial(source_commits.last_change, site, deployment.findings.commit, files)
+#             added = virtualenvs.build(site, tree, requirements.files, key, password, folder, day)
 #             if added:
 #                 changes["added"] = added
 #         if site.config.get("container") and where != "pulled" and not deployment.aside:
 #             virtualenv_image.share(site, key)
 #         drift.make_manifest(site.virtualenvs / key, secrets.record_key(site))
+#     gave_way = virtualenvs.relaxed(site.virtualenvs / key)
+#     if gave_way:
+#         changes["relaxed"] = {name: value for name, value in gave_way.items() if value}
+#         release.update(relaxed=gave_way)
+#     if not exists and (gave_way.get("versions") or gave_way.get("until")):
+#         deployment.warn([_warning_of_relaxed(site, gave_way)])
 #     _link_virtualenv(deployment, release, key)
+#
+#
+# def _warning_of_relaxed(site: Site, gave_way: Mapping[str, Any]) -> str:
+#     """Return what gave way so that the requirements could be installed, and how the pillar keeps it."""
+#     changed = [f"{name} {new} instead of {old}" for name, (old, new) in gave_way["versions"].items()]
+#     bound = f"packages without a version, and those that builds need, as of {gave_way['until']}"
+#     what = ", ".join([*changed, *([bound] if gave_way["until"] else [])])
+#     cure = ""
+#     if changed:
+#         new = {name: new for name, (_old, new) in gave_way["versions"].items()}
+#         cure = f": to keep these versions, set {judge.proposal(site, new)}, or correct the requirements"
+#     return f"{site.name}: its requirements cannot be installed as they are; installed are {what}{cure}"
 #
 #
 # def _link_virtualenv(deployment: Deployment, release: Release, key: str) -> None:
@@ -27222,15 +27244,12 @@ def _clear(home: str, folder: str) -> None:
 #         report.extend("python_packages", chosen, "the requirements pin several versions of one package")
 #     for name, packages in inspect_requirements.system_packages(required):
 #         report.extend("packages", packages, f"for {name}")
-#     for reason, packages in inspect_requirements.without_wheel(pinned, host):
-#         report.extend("packages", packages, f"for {reason}")
 #     for name, imported in inspect_requirements.writable_packages(required):
 #         report.extend("writable_packages", [imported], f"{name} writes into its own folder")
 #     constraint, why = removed.limit(tree, contents)
 #     fitting = inspect_requirements.fitting(pinned, required)
 #     limits = removed.limits_of_packages(tree, pinned, required)
-#     built = inspect_requirements.built_with(pinned, host)
-#     for text, reason in ((constraint, why), *built, *fitting, *limits):
+#     for text, reason in ((constraint, why), *fitting, *limits):
 #         if text:
 #             report.extend("constraints", [text], reason)
 #     makes_code = inspect_requirements.makes_code(required)
@@ -29208,7 +29227,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import toml
 # from django_formula.inspect import code
 # from django_formula.inspect import project as inspect_project
-# from django_formula.knowledge import cause_package
 # from django_formula.virtualenv import lock, requirements
 #
 # #: A required Python package → packages of Debian that it needs to be built or loaded.
@@ -29234,50 +29252,10 @@ def _clear(home: str, folder: str) -> None:
 #     (r"pyzbar", ["libzbar0"]),
 #     (r"opencv-(contrib-)?python", ["libgl1", "libglib2.0-bin"]),
 # )
-# #: Package → Python, and the first version that has a wheel for it: an older one is built.
-# _WHEELS = {
-#     "psycopg2-binary": (("3.11", "2.9.5"), ("3.13", "2.9.10")),
-#     "pillow": (("3.11", "9.2"), ("3.13", "10.4")),
-#     "lxml": (("3.11", "4.9.1"), ("3.13", "5.3")),
-#     "cffi": (("3.11", "1.15.1"), ("3.13", "1.17")),
-#     "greenlet": (("3.11", "1.1.3"), ("3.13", "3.1")),
-#     "psutil": (("3.11", "5.9.4"),),
-#     "rcssmin": (("3.11", "1.1.1"), ("3.13", "1.2")),
-#     "rjsmin": (("3.11", "1.2.1"), ("3.13", "1.2.3")),
-# }
-# #: Package → Python, the first version that may be built for it with the libraries of Debian and imported, and the
-# #: version that replaces an older one: the nearest that has a wheel, or can be built.
+# #: Package of which Linux has no wheel → Python, the first version that may be built for it and imported, and the
+# #: version that replaces an older one. What cannot be built gives way in the build (virtualenv.judge).
 # _BUILT_SINCE = {
-#     "aiohttp": (("3.11", "3.8.3", "3.8.3"),),
-#     "cffi": (("3.11", "1.14.1", "1.15.1"), ("3.13", "1.14.1", "1.17")),
-#     "frozenlist": (("3.11", "1.3", "1.3.3"), ("3.13", "1.3.4", "1.4.1")),
-#     "greenlet": (("3.11", "1.1.3", "1.1.3"), ("3.13", "1.1.4", "3.1")),
-#     "grpcio": (("3.11", "1.49.1", "1.49.1"), ("3.13", "1.66.2", "1.66.2")),
-#     "httptools": (("3.11", "0.4.1", "0.5"), ("3.13", "0.5.1", "0.6.2")),
-#     "kiwisolver": (("3.11", "1.4.4", "1.4.4"), ("3.13", "1.4.7", "1.4.7")),
-#     "lxml": (("3.11", "4.8.1", "4.9.1"), ("3.13", "4.8.1", "5.3")),
-#     "matplotlib": (("3.11", "3.6", "3.6.0"), ("3.13", "3.9.2", "3.9.2")),
-#     "mysqlclient": (("3.11", "1.3.11", "2.2.5"),),
-#     "numba": (("3.11", "0.57", "0.57.0"), ("3.13", "0.61", "0.61.0")),
-#     "numpy": (("3.11", "1.23.2", "1.23.2"), ("3.13", "2.1", "2.1.0")),
-#     "orjson": (("3.11", "3.7.7", "3.7.7"), ("3.13", "3.10.7", "3.10.7")),
-#     "pandas": (("3.11", "1.5", "1.5.0"), ("3.13", "2.2.3", "2.2.3")),
-#     "pillow": (("3.13", "10.2", "10.4.0"),),
 #     "psycopg2": (("3.11", "2.9.2", "2.9.5"), ("3.13", "2.9.10", "2.9.10")),
-#     "psycopg2-binary": (("3.11", "2.9.2", "2.9.5"), ("3.13", "2.9.10", "2.9.10")),
-#     "pylibmc": (("3.11", "1.6.2", "1.6.3"),),
-#     "pyzmq": (("3.11", "23.2.1", "23.2.1"), ("3.13", "26.1", "26.1.0")),
-#     "regex": (("3.11", "2022.9.11", "2022.9.11"), ("3.13", "2024.9.11", "2024.9.11")),
-#     "reportlab": (("3.11", "3.6.9", "3.6.12"), ("3.13", "3.6.9", "4.0")),
-#     "rpds-py": (("3.13", "0.19", "0.20"),),
-#     "ruamel-yaml-clib": (("3.11", "0.2.7", "0.2.7"), ("3.13", "0.2.9", "0.2.12")),
-#     "scikit-learn": (("3.11", "1.1.3", "1.1.3"), ("3.13", "1.5.2", "1.5.2")),
-#     "scipy": (("3.11", "1.9.2", "1.9.2"), ("3.13", "1.14.1", "1.14.1")),
-#     "shapely": (("3.11", "1.8.5", "1.8.5"), ("3.13", "2.0.6", "2.0.6")),
-#     "ujson": (("3.11", "5.5", "5.5.0"), ("3.13", "5.10", "5.10.0")),
-#     "uvloop": (("3.11", "0.16.1", "0.17"), ("3.13", "0.16.1", "0.21")),
-#     "uwsgi": (("3.11", "2.0.21", "2.0.21"), ("3.13", "2.0.22", "2.0.28")),
-#     "yarl": (("3.11", "1.8", "1.8.2"), ("3.13", "1.8.3", "1.9.3")),
 # }
 # #: Package → Python, the first version that runs on it, and the nearest that replaces an older one, as above.
 # _RUNS_SINCE = {
@@ -29298,12 +29276,6 @@ def _clear(home: str, folder: str) -> None:
 # }
 # #: Packages that make code at run time, which the sandbox of the site's processes refuses.
 # _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
-# #: Pinned package, the first version that is built without it, the first Python without a wheel → what its build needs.
-# _BUILT_WITH = (
-#     ("pyyaml", "6.0.1", "3.12", "cython<3"),
-#     ("pyyaml", "6", "3.10", "cython<3"),
-#     ("django-allauth", "0.50", "3", "setuptools<70"),  # imports setuptools.convert_path
-# )
 # #: Packages of Ubuntu's own system, which ``pip freeze`` lists there and no index has; and others of a desktop that come
 # #: with them, whose builds need its libraries.
 # _OF_UBUNTU = {
@@ -29353,24 +29325,11 @@ def _clear(home: str, folder: str) -> None:
 #             yield matching[0], packages
 #
 #
-# def without_wheel(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, list[str]]]:
-#     """Yield the pinned packages that have no wheel for a Python, and the packages of Debian that their build needs.
-#
-#     Args:
-#         python: the version of Python that they are installed for; empty if it is not known.
-#     """
-#     for name, rows in _WHEELS.items() if python else ():
-#         if any(not _is_before(python, first) and _is_before(pinned.get(name, ""), version) for first, version in rows):
-#             minor = ".".join(python.split(".")[:2])
-#             reason = f"{name} {pinned[name]}, of which there is no wheel for Python {minor}"
-#             yield reason, cause_package.build_packages([name])
-#
-#
 # def unbuilt(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
 #     """Yield the pinned packages that cannot be built for a Python, and the version that is installed in their place.
 #
 #     Args:
-#         python: as for `without_wheel`.
+#         python: the version of Python that they are installed for; empty if it is not known.
 #     """
 #     yield from _outdated(_BUILT_SINCE, pinned, python)
 #
@@ -29379,7 +29338,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Yield the pinned packages that a Python cannot import, and the version that is installed in their place.
 #
 #     Args:
-#         python: as for `without_wheel`.
+#         python: as for `unbuilt`.
 #     """
 #     yield from _outdated(_RUNS_SINCE, pinned, python)
 #
@@ -29407,19 +29366,6 @@ def _clear(home: str, folder: str) -> None:
 #     for name, imported in _WRITE_INTO_THEMSELVES.items():
 #         if any(re.match(rf"{name}(\[|$)", one) for one in required):
 #             yield name, imported
-#
-#
-# def built_with(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
-#     """Yield constraints for the builds of pinned packages, and which these are.
-#
-#     Args:
-#         python: the version of Python that they are built for; empty if it is not known.
-#     """
-#     done = set[str]()
-#     for name, fixed, first, constraint in _BUILT_WITH if python else ():
-#         if name not in done and _is_before(pinned.get(name, ""), fixed) and not _is_before(python, first):
-#             done.add(name)
-#             yield constraint, f"for the build of {name} {pinned[name]}"
 #
 #
 # def fitting(pinned: Mapping[str, str], required: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -32653,6 +32599,13 @@ def _clear(home: str, folder: str) -> None:
 #         return _install(site, "a library is missing on this host", libraries)
 #     unknown = re.search(r"(\w[\w+.-]*\.so[.\d]*): cannot open shared object file", text) or _HEADER.search(text)
 #     return _unknown_package(site, unknown[1]) if unknown else ""
+#
+#
+# def is_missing(text: str, site: Site | None = None) -> bool:
+#     """Return whether a build reports that a compiler, a header or a program is missing on this host."""
+#     text = hints.bounded(text)
+#     headers = any(re.search(row["match"], text) for row in rows("headers", site))
+#     return headers or bool(_HEADER.search(text) or _PROGRAM.search(text))
 #
 #
 # def build_packages(names: Collection[str], python: str = "python3", site: Site | None = None) -> list[str]:
@@ -45804,6 +45757,7 @@ def _clear(home: str, folder: str) -> None:
 #     "facts?": shapes.FACTS,
 #     "schema?": shapes.SCHEMA,
 #     "packages?": {str: str},
+#     "relaxed?": shapes.RELAXED,
 #     "steps?": {str: float},
 #     "size?": {"release": [int], "virtualenv": [int]},
 #     "backups?": [str],
@@ -45823,8 +45777,9 @@ def _clear(home: str, folder: str) -> None:
 #     """A release on disk: ``releases/0042-3f2a9c1b77de``, with its record in ``release.json``; a plan's in its folder.
 #
 #     The record holds ``state`` (building, good, failed, held), ``commit`` with ``author``, ``subject`` and ``committed``
-#     (when), ``inputs`` (keyed hashes), ``packages`` (name → version), ``facts`` (what was found in the source, what the
-#     start of Django has answered, the migrations of its databases), ``steps`` (seconds) and ``asked_by``.
+#     (when), ``inputs`` (keyed hashes), ``packages`` (name → version), ``relaxed`` (what gave way of the requirements),
+#     ``facts`` (what was found in the source, what the start of Django has answered, the migrations of its databases),
+#     ``steps`` (seconds) and ``asked_by``.
 #     """
 #
 #     def __init__(self, site: Site, name: str, folder: Path | None = None):
@@ -49443,7 +49398,7 @@ def _clear(home: str, folder: str) -> None:
 # import os
 # import re
 # import stat
-# from collections.abc import Iterator
+# from collections.abc import Iterable, Iterator
 # from pathlib import Path
 # from typing import Any
 #
@@ -49692,6 +49647,18 @@ def _clear(home: str, folder: str) -> None:
 #     date, author, subject = [*shown.split("\n", 2), "", ""][:3]
 #     author, subject = (git.plain(text[:1000])[:200] for text in (author, subject))
 #     return {"author": author, "subject": subject, "committed": clock.timestamp(float(date))}
+#
+#
+# def last_change(site: Site, commit: str, paths: Iterable[str]) -> str:
+#     """Return the day of the newest commit that changed one of these files, ``2021-06-30``; empty if it is not known.
+#
+#     A folder has no history.
+#     """
+#     if site.config["folder"]:
+#         return ""
+#     arguments = ["log", "-1", "--no-show-signature", "--date=format:%Y-%m-%d", "--format=%cd", commit, "--", *paths]
+#     found = git.run_git(site, *arguments, doing="reading when the requirements were changed").strip()
+#     return found if re.fullmatch(r"\d{4}-\d\d-\d\d", found, re.ASCII) else ""
 #
 #
 # def commit_difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
@@ -57482,6 +57449,9 @@ def _clear(home: str, folder: str) -> None:
 # }
 # #: What a release records of the image of its containers.
 # CONTAINER = {"engine": str, "image": str, "base": str, "mounts": [str], "file?": str, "pulled?": str}
+# #: What gave way in a build of a virtualenv: pins with their old and new version, the day that bounds what has none, and
+# #: that of the tools of builds.
+# RELAXED = {"versions": {str: [str]}, "until": str, "tools": {str: str}}
 # #: What a release records of its source and its start, as far as it has got.
 # FACTS = {
 #     **dict.fromkeys(("commit?", "folder?", "settings_module?", "application?"), str),
@@ -59999,6 +59969,513 @@ def _clear(home: str, folder: str) -> None:
 #             f"{site.python} is {found.version} ({found.tag})",
 #             hint=f"set {site.at}:python to python{version}, or choose another server:kind",
 #         )
+#: django_formula/virtualenv/judge.py
+# """What gives way where uv cannot install a project's requirements: the kind of its failure decides.
+#
+# uv is asked, no table of versions: for the nearest version with a wheel, or for packages as of the day on which the
+# requirements were last changed. Only where they cannot be installed as they are (docs/decisions/0115).
+# """
+#
+# import datetime
+# import re
+# from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.host.commands import DeploymentError
+# from django_formula.knowledge import cause_package, hints
+# from django_formula.knowledge.package import normalised
+# from django_formula.site.sites import Site
+# from django_formula.untrusted import delegate, shapes
+# from django_formula.untrusted.text import Log
+# from django_formula.virtualenv import lock, requirements
+# from django_formula.virtualenv.uv import Uv
+#
+# log = Log.of(__name__)
+#
+# #: The files in the build user's folder: what uv is asked for, its answer, and the versions that replace pins.
+# _ASKED, _ANSWER, _RELAXED = ".judge.in", "pylock.judge.toml", ".relaxed.txt"
+# _NAME, _VERSION = r"[A-Za-z0-9](?:[\w.-]{0,98}[A-Za-z0-9])?", r"[A-Za-z0-9][\w.!+]{0,60}"
+# #: What uv says of a package that it cannot build: one of an index has a version.
+# _UNBUILT = re.compile(rf"Failed to (?:build|download and build) `({_NAME})(?:==({_VERSION})|\[|\s*@)", re.ASCII)
+# #: What uv says of a version that is for another Python.
+# _OTHER_PYTHON = re.compile(rf"({_NAME})==({_VERSION}) depends on Python", re.ASCII)
+# #: What uv says of versions that are younger than the day by which they are bound: of one that is pinned, its day.
+# _YOUNGER = re.compile(r"was filtered by `exclude-newer`[^\n]*?was published at (\d{4}-\d\d-\d\d)T", re.ASCII)
+# _FILTERED = re.compile(rf"`({_NAME})` was filtered by `exclude-newer`", re.ASCII)
+# #: What uv says of a package that has no wheel, or that the index lacks, at all or in this version.
+# _WITHOUT = re.compile(
+#     rf"[Bb]ecause (?:only |there (?:is|are) no versions? of |all versions of )?({_NAME})|"
+#     rf"(?:and|all versions of) ({_NAME})(?:[<>=!~]\S*)? ha(?:s|ve) no usable wheels",
+#     re.ASCII,
+# )
+# #: The packages that have built one: the backend that uv has called, and those whose code has run.
+# _TOOLS = re.compile(
+#     r"Call to `([A-Za-z]\w{0,60})[.:]|/builds-v\d+/[^\s\"]*/site-packages/([A-Za-z]\w{0,60})/", re.ASCII
+# )
+# _MOST_TOOLS = 5
+# #: What a package reports, while it is built, that is for other versions of Python.
+# _REFUSES_PYTHON = re.compile(
+#     r"^[^\n]*Error: [^\n]*(?:(?:support|requir|install|only)[^\n]{0,60}\bPython\b[^\n]{0,30}\d\.\d"
+#     r"|\bPython\b[^\n]{0,40}\d\.\d[^\n]{0,60}(?:support|requir|only))",
+#     re.MULTILINE | re.IGNORECASE,
+# )
+# #: What a compiler reports of code that it cannot compile.
+# _UNCOMPILED = re.compile(
+#     r"failed with exit (?:code|status) \d|fatal error: |\.(?:c|cc|cpp|cxx|h|hpp)(?::\d+)+: error: "
+#     r"|ninja: build stopped|can't find Rust|error: could not compile|CMake Error"
+# )
+# #: The most attempts to install, the most days, and how far apart these are; the most major versions that a pin moves.
+# _ATTEMPTS, _DAYS, _YEAR, _MAJORS = 24, 6, datetime.timedelta(days=365), 2
+# #: What is not bound by a day.
+# _ALWAYS = "2100-01-01"
+#
+#
+# class Pin(NamedTuple):
+#     """A version that requirements pin, with extras and marker as its line has them."""
+#
+#     version: str
+#     extras: str
+#     marker: str
+#
+#
+# class Judge:
+#     """What gives way in one build of a virtualenv.
+#
+#     Args:
+#         prepared: ``pins``, ``options`` (indexes), ``is_fixed`` (a lock, or hashes) and ``files`` of the requirements.
+#         day: returns the day on which the requirements were last changed, ``2021-06-30``; empty if it is not known.
+#
+#     Attributes:
+#         versions: what replaces pins: normalised name → the old and the new version.
+#         until: the day by which packages without a version and those of builds are bound; empty if there is none.
+#         tools: the packages by which others are built → the day by which they are bound.
+#     """
+#
+#     def __init__(self, uv: Uv, prepared: Mapping[str, Any], day: Callable[[], str]):
+#         self.uv, self.site, self.day = uv, uv.site, day
+#         self.is_fixed = prepared["is_fixed"] is True
+#         self.options, self.files = [str(line) for line in prepared["options"]], prepared["files"]
+#         self.pins = {name: Pin(*pin) for name, pin in prepared["pins"].items() if _is_pin(name, pin)}
+#         self.versions: dict[str, tuple[str, str]] = {}
+#         self.until = ""
+#         self.tools: dict[str, str] = {}
+#         self._free: set[str] = set()
+#         self._offered: dict[str, tuple[str, str]] = {}
+#         self._without_wheel: dict[str, tuple[str, bool]] | None = None
+#         #: What packages fail with before anything is bound by a day; of uv's resolution, which names none, as "".
+#         self._unbound: dict[str, DeploymentError] = {}
+#         self._log = ""
+#         self._attempts = self._days = self._tool_days = 0
+#
+#     def arguments(self) -> list[str]:
+#         """Return the arguments of ``uv pip install`` by which something gives way; none at first."""
+#         relaxed = ["--overrides", str(Path(self.uv.work) / _RELAXED)] if self.versions else []
+#         free = sorted({*self.versions, *self._free, *self._named_by("python_packages")}) if self.until else []
+#         bound = ["--exclude-newer", self.until] if self.until else []
+#         days = {**self.tools, **dict.fromkeys(free, _ALWAYS)}
+#         return [*relaxed, *bound, *(_bound(name, day) for name, day in days.items())]
+#
+#     def without_tools(self, arguments: Iterable[str]) -> list[str]:
+#         """Return the arguments of an installation for another one, in which all that the first has built is built."""
+#         tools = {_bound(name, day) for name, day in self.tools.items()}
+#         return [one for one in arguments if one not in tools]
+#
+#     def give_way(self, error: DeploymentError) -> None:
+#         """Choose what gives way after a failure, for the next attempt.
+#
+#         Args:
+#             error: that of the last attempt.
+#
+#         Raises:
+#             DeploymentError: nothing does; with the versions that a person may choose.
+#         """
+#         cause = _cause(error)
+#         kind, name, about = ("", "", "") if cause.transient else failure(cause.log, self.site)
+#         if not self.until and not self.tools:
+#             self._unbound[name] = error
+#         self._attempts, self._log = self._attempts + 1, cause.log
+#         if self._attempts >= _ATTEMPTS or not any(rung(kind, name, about) for rung in self._rungs(kind)):
+#             raise self._with_offer(self._as_written(name, error))
+#         log.info("%s: %s (%s); the next attempt has %s", self.site.name, error.message, kind, self.told())
+#
+#     def _rungs(self, kind: str) -> tuple[Callable[[str, str, str], bool], ...]:
+#         """Return what may give way after a failure of a kind, the first at first."""
+#         rungs: dict[str, tuple[Callable[[str, str, str], bool], ...]] = {
+#             "missing": (self._nearest,),
+#             "uncompiled": (self._nearest, self._newest, self._as_of_day),
+#             "build": (
+#                 *(self._nearest_of_series, self._older_tools),
+#                 *(self._as_of_day, self._a_year_later, self._nearest_of_today),
+#             ),
+#             "python": (self._nearest,),
+#             "unsolved": (self._as_of_day,),
+#             "younger": (self._as_of_younger,),
+#             "filtered": (self._without_day,),
+#         }
+#         return rungs.get(kind, ())
+#
+#     def _as_written(self, name: str, error: DeploymentError) -> DeploymentError:
+#         """Return the failure of a package as the requirements have it, and not that with what a day has bound."""
+#         latest = [*self._unbound.values()][-1] if self._unbound else error
+#         return self._unbound.get(name, error if name else latest)
+#
+#     def _depends_on_tools(self, name: str) -> bool:
+#         """Return whether a build fails in another way than with the tools of today."""
+#         unbound = self._unbound.get(name)
+#         return not unbound or _essence(self._log) != _essence(_cause(unbound).log)
+#
+#     def told(self) -> str:
+#         """Return what gives way, as one text; empty if nothing does."""
+#         changed = [f"{name} {new} instead of {old}" for name, (old, new) in sorted(self.versions.items())]
+#         bound = [f"packages without a version, and those that builds need, as of {self.until}"] if self.until else []
+#         return ", ".join([*changed, *(f"{name} of {day} for builds" for name, day in self.tools.items()), *bound])
+#
+#     # The rungs. Each returns whether something more gives way
+#
+#     def _older_tools(self, _kind: str, name: str, version: str) -> bool:
+#         """Bind what has built a package by the day on which that was published; by a later one where that fails too.
+#
+#         A build that fails with them as it does with those of today does not depend on them.
+#         """
+#         found = {normalised(one) for pair in _TOOLS.findall(self._log) for one in pair if one} - {normalised(name)}
+#         tools, self._tool_days = sorted(found)[:_MOST_TOOLS], self._tool_days + 1
+#         day = _day(max(self.tools.values(), default=""))
+#         if day:
+#             day = day + _YEAR if self._depends_on_tools(name) else None
+#         elif version and tools and not self.until:
+#             asked, _refused = self._ask([f"{normalised(name)}=={version}"])
+#             day = _day(asked.get(normalised(name), ("", "", ""))[2])
+#         is_usable = bool(tools and day and day < datetime.date.today() and self._tool_days <= _DAYS)
+#         self.tools = dict.fromkeys(sorted({*tools, *self.tools}), str(day)) if is_usable else {}
+#         return is_usable
+#
+#     def _as_of_day(self, kind: str, _name: str, _version: str) -> bool:
+#         """Bind what has no version by the day of the requirements."""
+#         if self.until or (self.is_fixed and kind == "unsolved"):
+#             return False
+#         return self._bind(_day(self.day()))
+#
+#     def _a_year_later(self, _kind: str, name: str, _version: str) -> bool:
+#         """Bind it by a later day: the tools of builds of that day do not run on this Python either."""
+#         day = _day(self.until)
+#         self._days += 1
+#         return self._days <= _DAYS and self._depends_on_tools(name) and self._bind(day and day + _YEAR)
+#
+#     def _as_of_younger(self, _kind: str, _name: str, day: str) -> bool:
+#         """Bind it by the day of a version that the requirements pin, where that is later."""
+#         return bool(self.until) and self._bind(_day(day))
+#
+#     def _without_day(self, _kind: str, name: str, _version: str) -> bool:
+#         """Leave a package unbound that one of the nearest versions requires."""
+#         is_new = bool(self.until and self.versions) and normalised(name) not in self._free
+#         self._free.add(normalised(name))
+#         return is_new
+#
+#     def _bind(self, day: datetime.date | None) -> bool:
+#         if not day or day >= datetime.date.today() or str(day) <= self.until:
+#             return False
+#         self.until = str(day)
+#         return True
+#
+#     def _nearest(self, _kind: str, name: str, version: str) -> bool:
+#         """Replace a version by the nearest that has a wheel, and with it all pins that have none for this Python.
+#
+#         A package that is only built of its sources keeps its pin, unless it is the one that fails.
+#         """
+#         name = normalised(name)
+#         if not version or name in self.versions or name in self._kept():
+#             return False
+#         found = self._find_nearest(name, version)
+#         compiled = {one: new for one, (new, is_compiled) in found.items() if is_compiled or one == name}
+#         old = {name: version, **{one: pin.version for one, pin in self.pins.items()}}
+#         near = {one: (old[one], new) for one, new in compiled.items() if _is_near(old[one], new)}
+#         if self.is_fixed or name not in near:
+#             is_offered = self.is_fixed or (name in found and found[name][1])
+#             self._offered = {one: (old[one], new) for one, new in compiled.items() if is_offered and found[one][1]}
+#             return False
+#         self.versions.update(near)
+#         self._write()
+#         return True
+#
+#     def _nearest_of_series(self, kind: str, name: str, version: str) -> bool:
+#         """Replace it where the nearest one is compiled, and of the same major version: less changes than by a day."""
+#         found = (
+#             self._find_nearest(normalised(name), version) if version and normalised(name) not in self._kept() else {}
+#         )
+#         new, is_compiled = found.get(normalised(name), ("", False))
+#         return is_compiled and _majors(version, new) == 0 and self._nearest(kind, name, version)
+#
+#     def _nearest_of_today(self, kind: str, name: str, version: str) -> bool:
+#         """Replace it, and bind nothing by a day any more, which did not help."""
+#         if not self._nearest(kind, name, version):
+#             return False
+#         self.until = ""
+#         return True
+#
+#     def _newest(self, _kind: str, name: str, version: str) -> bool:
+#         """Replace a version that does not compile, of which none has a wheel, by the newest of its major version.
+#
+#         Where that is the one, by the newest of the next major ones.
+#         """
+#         name = normalised(name)
+#         old = self.versions[name][0] if name in self.versions else version
+#         major = re.match(r"\d+(?=[.]|$)", old)
+#         if (
+#             self.is_fixed
+#             or not version
+#             or not major
+#             or name in self._kept()
+#             or name in self._find_nearest(name, version)
+#         ):
+#             return False
+#         for below in (int(major[0]) + 1, int(major[0]) + _MAJORS + 1):
+#             found, _refused = self._ask([f"{name}>{version},<{below}"])
+#             if name in found and found[name][0] != version:
+#                 self.versions[name] = (old, found[name][0])
+#                 self._write()
+#                 return True
+#         return False
+#
+#     # What uv is asked
+#
+#     def _find_nearest(self, name: str, version: str) -> dict[str, tuple[str, bool]]:
+#         """Return what `_newer` has of a package, and of all pins without a wheel; uv is asked once."""
+#         if self._without_wheel is None:
+#             self._without_wheel = self._find_without_wheel()
+#         if name not in self._without_wheel:
+#             own = self._newer({name: self.pins[name].version if name in self.pins else version})
+#             self._without_wheel |= {name: own.get(name, ("", False))}
+#         return {one: found for one, found in self._without_wheel.items() if found[0]}
+#
+#     def _find_without_wheel(self) -> dict[str, tuple[str, bool]]:
+#         """Return the pins without a wheel for this Python, and what `_newer` has of them."""
+#         pins = {name: pin.version for name, pin in sorted(self.pins.items()) if name not in self._kept()}
+#         found, refused = self._ask([f"{name}=={version}" for name, version in pins.items()])
+#         names = [name for name in pins if name in refused or (name in found and not found[name][1])]
+#         newer = self._newer({name: pins[name] for name in names}) if names else {}
+#         return {name: newer.get(name, ("", False)) for name in names}
+#
+#     def _newer(self, versions: Mapping[str, str]) -> dict[str, tuple[str, bool]]:
+#         """Return the nearest newer version of packages that has a wheel, and whether that is compiled."""
+#         options = [*(f"--only-binary={name}" for name in versions), "--resolution=lowest"]
+#         found, _refused = self._ask([f"{name}>={version}" for name, version in versions.items()], options)
+#         return {
+#             name: (version, not wheel.endswith("-none-any.whl"))
+#             for name, (version, wheel, _day_of_source) in found.items()
+#             if wheel and version != versions.get(name)
+#         }
+#
+#     def _ask(self, wanted: list[str], options: Sequence[str] = ()) -> tuple[dict[str, tuple[str, str, str]], set[str]]:
+#         """Ask uv which version of each package it takes.
+#
+#         Returns:
+#             name → version, the file of a wheel or nothing, and the day of its source; and the packages that are for
+#             other versions of Python. What the index lacks is in neither.
+#         """
+#         refused: set[str] = set()
+#         asked, answer = (str(Path(self.uv.work) / name) for name in (_ASKED, _ANSWER))
+#         arguments = ["--quiet", "--no-deps", "--format=pylock.toml", "--output-file", answer]
+#         arguments += ["--python", str(self.uv.folder / "bin/python"), *options, asked]
+#         while wanted:
+#             self._as_builder(_write_lines, asked, [*self.options, *wanted])
+#             try:
+#                 self.uv.run("pip", "compile", *arguments, doing="looking for wheels", folder=self.uv.work)
+#             except DeploymentError as error:
+#                 refused |= {normalised(name) for name, _version in _OTHER_PYTHON.findall(error.log)}
+#                 named = {normalised(one) for names in _WITHOUT.findall(error.log) for one in names if one} | refused
+#                 left = [one for one in wanted if normalised(re.split("[=>]", one)[0]) not in named]
+#                 wanted = left if left != wanted else []
+#             else:
+#                 return dict(_versions(self._as_builder(_read_answer, answer))), refused
+#         return {}, refused
+#
+#     def _kept(self) -> set[str]:
+#         """Return the packages of which the pillar has the version."""
+#         return self._named_by("python_packages") | self._named_by("constraints")
+#
+#     def _named_by(self, option: str) -> set[str]:
+#         return {normalised(name.partition("[")[0]) for name in requirements.names(self.site.config[option])}
+#
+#     def _write(self) -> None:
+#         pins = {name: self.pins.get(name, Pin("", "", "")) for name in sorted(self.versions)}
+#         lines = [f"{name}{pin.extras}=={self.versions[name][1]}{pin.marker}" for name, pin in pins.items()]
+#         self._as_builder(_write_lines, str(Path(self.uv.work) / _RELAXED), lines)
+#         changed = [[name, *versions] for name, versions in self.versions.items()]
+#         self._as_builder(_replace_pins, self.uv.work, self.files, changed)
+#
+#     def _as_builder(self, function: Callable[..., Any], *arguments: Any) -> Any:
+#         return delegate.ask(self.site.build_user, function, *arguments, doing="reading the requirements", timeout=60)
+#
+#     def _with_offer(self, error: DeploymentError) -> DeploymentError:
+#         """Return an error whose hint has the versions that only a person may choose, all at once."""
+#         if not self._offered:
+#             return error
+#         versions = {name: new for name, (_old, new) in {**self.versions, **self._offered}.items()}
+#         far = [f"{name} {new}" for name, (old, new) in sorted(self._offered.items()) if not _is_near(old, new)]
+#         why = "since the requirements are a lock or have hashes"
+#         if not self.is_fixed:
+#             why = f"since {', '.join(far)} is more than two major versions newer than what is required"
+#         offer = f"the nearest versions with a wheel for this Python are not taken unasked, {why}: set "
+#         error.hint = "; or ".join(filter(None, [offer + proposal(self.site, versions), error.hint]))
+#         return error
+#
+#
+# def _bound(name: str, day: str) -> str:
+#     return f"--exclude-newer-package={name}={day}"
+#
+#
+# def proposal(site: Site, versions: Mapping[str, str]) -> str:
+#     """Return the option of the pillar that keeps versions, with those that it has."""
+#     return hints.extended(site, "python_packages", [f"{name}=={new}" for name, new in sorted(versions.items())])
+#
+#
+# def failure(text: str, site: Site | None = None) -> tuple[str, str, str]:
+#     """Return the kind of uv's failure, and the package with its version; for ``younger`` its day. Empty for another.
+#
+#     Args:
+#         text: what uv printed, of which the output of builds is a part.
+#         site: the site whose rows of knowledge count too.
+#     """
+#     unbuilt = _UNBUILT.search(text)
+#     if unbuilt and "Hash mismatch" not in text:
+#         text = text[unbuilt.start() :]
+#         return _kind_of_build(text, site), unbuilt[1], unbuilt[2] or ""
+#     if "No solution found" not in text or "not found in the package registry" in text:
+#         return "", "", ""
+#     younger = _YOUNGER.findall(text)
+#     if younger:
+#         return "younger", "", max(younger)
+#     filtered = _FILTERED.search(text)
+#     if filtered:
+#         return "filtered", filtered[1], ""
+#     python = _OTHER_PYTHON.search(text)
+#     if python:
+#         return "python", python[1], python[2]
+#     return ("", "", "") if re.search(r"[Bb]ecause there (is|are) no versions? of", text) else ("unsolved", "", "")
+#
+#
+# def _kind_of_build(text: str, site: Site | None) -> str:
+#     if cause_package.is_missing(text, site):
+#         return "missing"
+#     if _REFUSES_PYTHON.search(text):
+#         return "python"
+#     return "uncompiled" if _UNCOMPILED.search(text) else "build"
+#
+#
+# def _cause(error: DeploymentError) -> DeploymentError:
+#     """Return the failure of the requirements where the versions of the pillar do not suit them either."""
+#     return error.__cause__ if isinstance(error.__cause__, DeploymentError) else error
+#
+#
+# def _essence(text: str) -> str:
+#     """Return the last error in an output without paths and numbers, by which failures are compared."""
+#     lines = [line.strip() for line in text.splitlines() if "rror" in line and not line.startswith("hint")]
+#     return re.sub(r"\S*/\S*|\d+", "", lines[-1]) if lines else ""
+#
+#
+# def is_fixed(files: Iterable[str], texts: Iterable[str]) -> bool:
+#     """Return whether requirements are a lock, or have hashes: their versions were chosen together."""
+#     locks = any(Path(name).name in lock.NAMES for name in files)
+#     return locks or any(re.search(r"--hash[ =]|--require-hashes", text) for text in texts)
+#
+#
+# def _is_pin(name: Any, pin: Any) -> bool:
+#     """Return whether what the build user's process answers is the name of a package and a version of it."""
+#     if not shapes.fits(pin, [str]) or len(pin) != 3 or not re.fullmatch(_NAME, name, re.ASCII):
+#         return False
+#     return all(part.isprintable() for part in pin) and bool(re.fullmatch(_VERSION, pin[0], re.ASCII))
+#
+#
+# def _versions(answer: Any) -> Iterator[tuple[str, tuple[str, str, str]]]:
+#     """Yield the packages of uv's answer that have a name and a version, a wheel of each, and the day of its source."""
+#     for found in answer if shapes.fits(answer, [[str]]) else ():
+#         name, version, wheel, day = (*found, "", "", "", "")[:4]
+#         wheel = wheel if re.fullmatch(r"[\w.+-]{1,300}\.whl", wheel, re.ASCII) else ""
+#         if re.fullmatch(_NAME, name, re.ASCII) and re.fullmatch(_VERSION, version, re.ASCII):
+#             yield normalised(name), (version, wheel, str(_day(day) or ""))
+#
+#
+# def _majors(old: str, new: str) -> int:
+#     """Return by how many major versions one is newer than another; -1 where that is not known."""
+#     numbers = [re.match(r"(?:\d+!)?(\d+)", version) for version in (old, new)]
+#     return int(numbers[1][1]) - int(numbers[0][1]) if numbers[0] and numbers[1] else -1
+#
+#
+# def _is_near(old: str, new: str) -> bool:
+#     return 0 <= _majors(old, new) <= _MAJORS
+#
+#
+# def _day(text: str) -> datetime.date | None:
+#     try:
+#         return datetime.date.fromisoformat(text[:10])
+#     except ValueError:
+#         return None
+#
+#
+# # What runs as the build user
+#
+#
+# def pins(source: Path, files: Iterable[str]) -> dict[str, list[str]]:
+#     """Return the versions that requirements pin: normalised name → version, extras and marker.
+#
+#     None of a package that lines pin to several versions, or in several ways. A constraint has no extras and no marker.
+#     """
+#     found: dict[str, list[tuple[list[str], bool]]] = {}
+#     for line, is_limit in requirements.lines(source, files):
+#         pin = _PIN.fullmatch(line)
+#         if pin:
+#             parts = [pin[3], pin[2] or "", (pin[4] or "").strip()]
+#             found.setdefault(normalised(pin[1]), []).append((parts, is_limit))
+#     required = {name: [parts for parts, is_limit in listed if not is_limit] for name, listed in found.items()}
+#     chosen = {name: required[name] or [parts for parts, _is_limit in listed] for name, listed in found.items()}
+#     several = {name for name, listed in found.items() if len({parts[0] for parts, _is_limit in listed}) > 1}
+#     return {name: ways[0] for name, ways in chosen.items() if name not in several and ways.count(ways[0]) == len(ways)}
+#
+#
+# _PIN = re.compile(
+#     rf"\s*({_NAME})\s*(\[[\w, .-]*\])?\s*===?\s*({_VERSION})\s*(;[^#\n\\]*?)?\s*(?:\s--[^\n]*|#[^\n]*|\\)?", re.ASCII
+# )
+# _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+\S+", re.MULTILINE)
+#
+#
+# def index_options(texts: Collection[str]) -> list[str]:
+#     """Return the lines of requirements that name an index."""
+#     return [found.strip() for text in texts for found in _INDEX.findall(text)]
+#
+#
+# def _write_lines(path: str, lines: list[str]) -> None:
+#     lock.replace(Path(path), "".join(f"{line}\n" for line in lines))
+#
+#
+# def _read_answer(path: str) -> list[list[str]]:
+#     answer = lock.read_toml(Path(path))
+#     Path(path).unlink()
+#     return [
+#         [
+#             *(str(one.get("name")), str(one.get("version")), _file_name((one.get("wheels") or [{}])[0])),
+#             str(one.get("sdist", {}).get("upload-time", ""))[:10],
+#         ]
+#         for one in answer.get("packages", [])
+#     ]
+#
+#
+# def _file_name(wheel: Mapping[str, Any]) -> str:
+#     return str(wheel.get("name") or wheel.get("url") or wheel.get("path") or "").partition("#")[0].rpartition("/")[2]
+#
+#
+# def _replace_pins(work: str, files: list[str], changed: list[list[str]]) -> None:
+#     """Write the new versions into the copies of the requirements, where constraints are too."""
+#     top = Path(work)
+#     for path in [one for name in files for one in requirements.with_included(top, top / name, set())]:
+#         text = path.read_text(errors="replace") if path.suffix in (".txt", ".in") else ""
+#         written = text
+#         for name, old, new in changed:
+#             spelled = re.escape(name).replace(r"\-", "[-_.]+")
+#             pattern = rf"(?im)^(\s*{spelled}\s*(?:\[[^\]\n]*\])?\s*===?\s*){re.escape(old)}(?![\w.!+*])"
+#             written = re.sub(pattern, rf"\g<1>{new}", written)
+#         if written != text:
+#             lock.replace(path, written)
 #: django_formula/virtualenv/kept.py
 # """Debian's interpreters of virtualenvs, which `apt autoremove` keeps after an upgrade (docs/decisions/0086)."""
 #
@@ -61127,6 +61604,7 @@ def _clear(home: str, folder: str) -> None:
 # PACKAGING = ("pyproject.toml", "setup.py", "setup.cfg")
 # _REQUIREMENT = re.compile(r"[A-Za-z][\w.-]*(\[[\w, -]+\])?")
 # _INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
+# _LIMIT = re.compile(r"^\s*(?:-c|--constraint)[\s=]+(\S+)", re.MULTILINE)
 # #: The ends of names of packages that are files, and such a file in a line of requirements.
 # ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # _ARCHIVE = re.compile(rf"(?:^|[\s:@])([\w./+-]+(?:{'|'.join(map(re.escape, ARCHIVES))}))(?=[\s;#]|$)", re.MULTILINE)
@@ -61336,6 +61814,24 @@ def _clear(home: str, folder: str) -> None:
 #         return []
 #
 #
+# def lines(source: Path, names: Iterable[str]) -> Iterator[tuple[str, bool]]:
+#     """Yield the lines of requirements in files and those that they include, none of a lock; and whether they limit."""
+#     paths = [path for name in names for path in with_included(source, source / name, set())]
+#     texts = {path: host_file.decoded(path.read_bytes()) for path in paths}
+#     limits = {(path.parent / one).resolve() for path, text in texts.items() for one in _LIMIT.findall(text)}
+#     for path, text in texts.items():
+#         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+#             yield from ((line, path in limits) for line in _lines(path, text))
+#
+#
+# def _lines(path: Path, text: str) -> list[str]:
+#     if path.suffix == ".lock" or path.name in lock.NAMES:
+#         return []
+#     if path.suffix == ".toml":
+#         return _dependencies(path)
+#     return _of_setup(path, text) if path.name in PACKAGING else text.splitlines()
+#
+#
 # def _listed(path: Path) -> list[str]:
 #     text = host_file.decoded(path.read_bytes())
 #     if path.name == "Pipfile.lock":
@@ -61348,11 +61844,7 @@ def _clear(home: str, folder: str) -> None:
 #         }
 #         needed = convert[path.name](path) if path.name in convert else []
 #         return needed or re.findall(r'^name = "([^"]+)"', text, re.MULTILINE)
-#     if path.suffix == ".toml":
-#         lines = _dependencies(path)
-#     else:
-#         lines = _of_setup(path, text) if path.name in PACKAGING else text.splitlines()
-#     return [found.group() for line in lines if (found := _REQUIREMENT.match(line.strip()))]
+#     return [found.group() for line in _lines(path, text) if (found := _REQUIREMENT.match(line.strip()))]
 #
 #
 # def _dependencies(pyproject: Path) -> list[str]:
@@ -61724,18 +62216,18 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.server import servers
 # from django_formula.site.sites import Site
 # from django_formula.store import stores as store_stores
-# from django_formula.untrusted import delegate
+# from django_formula.untrusted import delegate, shapes
 # from django_formula.untrusted.foreign import OWN, PUBLIC, Foreign
 # from django_formula.untrusted.text import Log
-# from django_formula.virtualenv import index, interpreter, project_indexes, requirements, setuptools
+# from django_formula.virtualenv import index, interpreter, judge, project_indexes, requirements, setuptools
 # from django_formula.virtualenv import local as virtualenv_local
 # from django_formula.virtualenv import lock as virtualenv_lock
 # from django_formula.virtualenv.uv import Uv
 #
 # log = Log.of(__name__)
 #
-# #: The file of a virtualenv that was built to its end.
-# COMPLETE = ".complete"
+# #: The file of a virtualenv that was built to its end, and that of one in whose build something gave way.
+# COMPLETE, RELAXED = ".complete", ".relaxed.json"
 # #: The lines of a requirement for what Python has since 3.9, with its hashes; one with a marker is for older ones.
 # _ZONEINFO = re.compile(r"^backports[.-]zoneinfo\b(?![^\n]*;)(?:[^\n\\]|\\\n?)*\n?", re.MULTILINE | re.IGNORECASE)
 # #: A requirement from a repository that is editable, which uv refuses, or named at its end, which uv fetches to name it.
@@ -61810,8 +62302,20 @@ def _clear(home: str, folder: str) -> None:
 # # How it is built
 #
 #
+# def relaxed(folder: Path) -> dict[str, Any]:
+#     """Return what gave way in the build of a virtualenv: `shapes.RELAXED`; empty if nothing did."""
+#     found: dict[str, Any] = file.read_json(folder / RELAXED, shapes.RELAXED) or {}
+#     return found
+#
+#
 # def build(
-#     site: Site, source: Path, files: list[str], key: str, password: str | None = None, folder: str = "."
+#     site: Site,
+#     source: Path,
+#     files: list[str],
+#     key: str,
+#     password: str | None = None,
+#     folder: str = ".",
+#     day: Callable[[], str] = str,
 # ) -> list[str]:
 #     """Build a virtualenv as the build user, then give it to root.
 #
@@ -61819,6 +62323,7 @@ def _clear(home: str, folder: str) -> None:
 #         files: the requirements files, relative to the source.
 #         password: the password of the pillar's index.
 #         folder: that of manage.py, relative to the source.
+#         day: returns the day on which the requirements were last changed; empty if it is not known.
 #
 #     Returns:
 #         What was installed because the project's requirements lack it: drivers of databases and stores, setuptools.
@@ -61837,7 +62342,8 @@ def _clear(home: str, folder: str) -> None:
 #         prepared = delegate.ask(
 #             site.build_user, _prepare, site, source, work, files, folder, doing="reading the requirements", timeout=120
 #         )
-#         added = _install(site, prepared, Uv(site, virtualenv, str(work), password, prepared["indexes"] is True))
+#         uv = Uv(site, virtualenv, str(work), password, prepared["indexes"] is True)
+#         added, gave_way = _install(site, prepared, uv, day)
 #         (tree / ".lock").remove()
 #         tree.give(users.ROOT, PUBLIC, of=builder[0])
 #     except (DeploymentError, OSError):
@@ -61846,15 +62352,19 @@ def _clear(home: str, folder: str) -> None:
 #     finally:
 #         with contextlib.suppress(DeploymentError):
 #             work.remove()
+#     if gave_way:
+#         file.write_json(virtualenv / RELAXED, gave_way)
 #     file.write(virtualenv / COMPLETE, "")
 #     return added
 #
 #
-# def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
+# def _install(
+#     site: Site, prepared: Mapping[str, Any], uv: Uv, day: Callable[[], str]
+# ) -> tuple[list[str], dict[str, Any]]:
 #     """Create the virtualenv and install the project's packages, what these lack, and the server.
 #
 #     Returns:
-#         What the requirements lack.
+#         What the requirements lack, and what gave way.
 #     """
 #     python = interpreter.path(site)
 #     uv.run("venv", "--quiet", "--no-project", "--allow-existing", "--python", python, str(uv.folder))
@@ -61865,14 +62375,36 @@ def _clear(home: str, folder: str) -> None:
 #         uv.run(*exported, "--output-file", target, doing="reading uv.lock", folder=str(Path(lock).parent))
 #     doing = "looking for the packages of the source"
 #     delegate.ask(site.build_user, _resolve, uv.work, prepared["required"], doing=doing, timeout=120)
-#     present = _install_packages(uv, prepared, site.config["python_packages"])
+#     present, gave_way = _install_judged(uv, prepared, site.config["python_packages"], day)
 #     added = [*_missing_drivers(site, uv.folder), *_missing_modules(site, uv.folder)]
 #     for requirement in added:
 #         _add_missing(uv, present, requirement, prepared["limit"])
 #     server = servers.requirements(site, packages(uv.folder))
 #     if server:
 #         uv.install(*server, doing=f"installing {site.config['server']['kind']}")
-#     return added
+#     return added, gave_way
+#
+#
+# def _install_judged(
+#     uv: Uv, prepared: Mapping[str, Any], packages: list[str], day: Callable[[], str]
+# ) -> tuple[list[str], dict[str, Any]]:
+#     """Install as `_install_packages` does; where that fails, again and again with what gives way then.
+#
+#     Returns:
+#         The arguments of ``uv pip install`` that the virtualenv complies with, and what gave way.
+#     """
+#     ladder = judge.Judge(uv, prepared, day)
+#     required = prepared["required"]
+#     while True:
+#         try:
+#             present = _install_packages(uv, {**prepared, "required": [*required, *ladder.arguments()]}, packages)
+#         except DeploymentError as error:
+#             if not required:
+#                 raise
+#             ladder.give_way(error)
+#         else:
+#             gave_way = {"versions": ladder.versions, "until": ladder.until, "tools": ladder.tools}
+#             return ladder.without_tools(present), gave_way if any(gave_way.values()) else {}
 #
 #
 # def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) -> list[str]:
@@ -62003,7 +62535,16 @@ def _clear(home: str, folder: str) -> None:
 #     exports = [_export(path, os.path.relpath(work / folder, path.parent)) for path in locks]
 #     indexes = project_indexes.are_configured(work, files)
 #     found = {"required": required, "limit": _limit(site, work), "override": _override(site, work)}
-#     return {**found, "exports": exports, "indexes": indexes}
+#     return {**found, "exports": exports, "indexes": indexes, **_judged(work, files)}
+#
+#
+# def _judged(work: Path, files: list[str]) -> dict[str, Any]:
+#     """Return what a judge of the requirements knows of them."""
+#     paths = {path for name in files for path in requirements.with_included(work, work / name, set())}
+#     texts = [path.read_text(errors="replace") for path in sorted(paths) if path.suffix in (".txt", ".in")]
+#     is_fixed = judge.is_fixed(files, texts)
+#     options = judge.index_options(texts)
+#     return {"pins": judge.pins(work, files), "options": options, "is_fixed": is_fixed, "files": files}
 #
 #
 # def _export(lock: Path, folder: str) -> list[Any]:

@@ -409,7 +409,7 @@ class World:
             return "no answer"
 
     def build(
-        self, site: Site, source: Path, files: list[str], key: str, password: str | None, folder: str
+        self, site: Site, source: Path, files: list[str], key: str, password: str | None, folder: str, _day: object
     ) -> list[str]:
         host_file.remove_tree(site.virtualenvs / key)
         (site.virtualenvs / key / "bin").mkdir(parents=True)

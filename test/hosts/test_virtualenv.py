@@ -189,6 +189,43 @@ def test_unsupported_python_version_is_refused(blog):
     blog.deploy()
 
 
+#: Pins of 2021: on a Python of 2022 or later three have no wheel, and the host has no compiler; what builds the fourth
+#: is no longer in setuptools.
+PINS_OF_2021 = """Django==5.2.19
+lxml==4.6.3
+Pillow==8.2.0
+psycopg2-binary==2.8.6
+django-allauth==0.39.1
+"""
+
+
+@pytest.mark.full
+def test_requirements_that_cannot_be_installed_give_way(blog):
+    blog.repository.commit({"requirements.txt": PINS_OF_2021})
+    applied = blog.deploy(**UNSET)
+    changes = applied["blog has its virtualenv"].changes["relaxed"]
+    assert changes["versions"]["lxml"][0] == "4.6.3" and {*changes["versions"]} == {"lxml", "pillow", "psycopg2-binary"}
+    assert {*changes["tools"]} == {"setuptools"} and blog.record()["relaxed"] == {**changes, "until": ""}
+    has = installed(blog)
+    kept = {name: new for name, (_old, new) in changes["versions"].items()}
+    assert kept.items() <= has.items() and has["django-allauth"] == "0.39.1" and has["django"] == "5.2.19"
+    offered = f"django:sites:blog:python_packages: {[f'{name}=={new}' for name, new in sorted(kept.items())]}"
+    (warning,) = applied["blog has its virtualenv"].warnings
+    assert offered in warning and "lxml 4.9.1 instead of 4.6.3" in warning, applied
+    assert not blog.apply().changed
+    blog.repository.commit({"notes.txt": "1\n"})
+    shared_apply = blog.deploy()
+    shared = shared_apply["blog has its virtualenv"].changes
+    assert shared["virtualenv"].endswith(", shared") and blog.record()["relaxed"]["tools"] == changes["tools"]
+    assert not shared_apply.warnings
+    taken = blog.deploy(python_packages=[f"{name}=={new}" for name, new in kept.items()])
+    assert not taken.warnings and "relaxed" not in blog.record(), "what was built once is in uv's cache"
+    assert kept.items() <= installed(blog).items()
+    blog.repository.commit({"requirements.txt": "Django==5.2.19\n"})
+    blog.deploy(**UNSET)
+    assert "relaxed" not in blog.record()
+
+
 @pytest.mark.full
 def test_missing_system_packages_are_named(blog):
     """psycopg2 has no wheel, and asks for pg_config before any compiler."""

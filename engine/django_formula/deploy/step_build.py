@@ -1,10 +1,12 @@
 """The steps `virtualenv` and `build`: what runs without secrets, as the build user."""
 
 import contextlib
+import functools
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from django_formula.container import containers, images
 from django_formula.container import file as container_file
@@ -21,11 +23,12 @@ from django_formula.release.releases import Release
 from django_formula.secret import secrets
 from django_formula.site import sites
 from django_formula.site.sites import Site
+from django_formula.source import commits as source_commits
 from django_formula.untrusted import delegate
 from django_formula.untrusted.foreign import GROUP, Foreign
 from django_formula.untrusted.text import Log
 from django_formula.virtualenv import image as virtualenv_image
-from django_formula.virtualenv import interpreter, uv, virtualenvs
+from django_formula.virtualenv import interpreter, judge, uv, virtualenvs
 from django_formula.virtualenv import packages as virtualenv_packages
 from django_formula.virtualenv import requirements as virtualenv_requirements
 
@@ -110,15 +113,34 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
             changes["virtualenv"] = f"{key}, from an image ({where})"
         else:
             log.info("%s: installing %s", site.name, ", ".join(requirements.files) or "packages")
-            added = virtualenvs.build(
-                site, tree, requirements.files, key, deployment.secrets.index_password, release.facts["folder"]
-            )
+            password, folder = deployment.secrets.index_password, release.facts["folder"]
+            files = [path for path in requirements.contents if not path.endswith("/")]
+            day = functools.partial(source_commits.last_change, site, deployment.findings.commit, files)
+            added = virtualenvs.build(site, tree, requirements.files, key, password, folder, day)
             if added:
                 changes["added"] = added
         if site.config.get("container") and where != "pulled" and not deployment.aside:
             virtualenv_image.share(site, key)
         drift.make_manifest(site.virtualenvs / key, secrets.record_key(site))
+    gave_way = virtualenvs.relaxed(site.virtualenvs / key)
+    if gave_way:
+        changes["relaxed"] = {name: value for name, value in gave_way.items() if value}
+        release.update(relaxed=gave_way)
+    if not exists and (gave_way.get("versions") or gave_way.get("until")):
+        deployment.warn([_warning_of_relaxed(site, gave_way)])
     _link_virtualenv(deployment, release, key)
+
+
+def _warning_of_relaxed(site: Site, gave_way: Mapping[str, Any]) -> str:
+    """Return what gave way so that the requirements could be installed, and how the pillar keeps it."""
+    changed = [f"{name} {new} instead of {old}" for name, (old, new) in gave_way["versions"].items()]
+    bound = f"packages without a version, and those that builds need, as of {gave_way['until']}"
+    what = ", ".join([*changed, *([bound] if gave_way["until"] else [])])
+    cure = ""
+    if changed:
+        new = {name: new for name, (_old, new) in gave_way["versions"].items()}
+        cure = f": to keep these versions, set {judge.proposal(site, new)}, or correct the requirements"
+    return f"{site.name}: its requirements cannot be installed as they are; installed are {what}{cure}"
 
 
 def _link_virtualenv(deployment: Deployment, release: Release, key: str) -> None:

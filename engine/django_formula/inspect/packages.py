@@ -163,15 +163,12 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         report.extend("python_packages", chosen, "the requirements pin several versions of one package")
     for name, packages in inspect_requirements.system_packages(required):
         report.extend("packages", packages, f"for {name}")
-    for reason, packages in inspect_requirements.without_wheel(pinned, host):
-        report.extend("packages", packages, f"for {reason}")
     for name, imported in inspect_requirements.writable_packages(required):
         report.extend("writable_packages", [imported], f"{name} writes into its own folder")
     constraint, why = removed.limit(tree, contents)
     fitting = inspect_requirements.fitting(pinned, required)
     limits = removed.limits_of_packages(tree, pinned, required)
-    built = inspect_requirements.built_with(pinned, host)
-    for text, reason in ((constraint, why), *built, *fitting, *limits):
+    for text, reason in ((constraint, why), *fitting, *limits):
         if text:
             report.extend("constraints", [text], reason)
     makes_code = inspect_requirements.makes_code(required)

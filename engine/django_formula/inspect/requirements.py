@@ -13,7 +13,6 @@ from django_formula.database import engines as database_engines
 from django_formula.host import toml
 from django_formula.inspect import code
 from django_formula.inspect import project as inspect_project
-from django_formula.knowledge import cause_package
 from django_formula.virtualenv import lock, requirements
 
 #: A required Python package → packages of Debian that it needs to be built or loaded.
@@ -39,50 +38,10 @@ _SYSTEM_PACKAGES = (
     (r"pyzbar", ["libzbar0"]),
     (r"opencv-(contrib-)?python", ["libgl1", "libglib2.0-bin"]),
 )
-#: Package → Python, and the first version that has a wheel for it: an older one is built.
-_WHEELS = {
-    "psycopg2-binary": (("3.11", "2.9.5"), ("3.13", "2.9.10")),
-    "pillow": (("3.11", "9.2"), ("3.13", "10.4")),
-    "lxml": (("3.11", "4.9.1"), ("3.13", "5.3")),
-    "cffi": (("3.11", "1.15.1"), ("3.13", "1.17")),
-    "greenlet": (("3.11", "1.1.3"), ("3.13", "3.1")),
-    "psutil": (("3.11", "5.9.4"),),
-    "rcssmin": (("3.11", "1.1.1"), ("3.13", "1.2")),
-    "rjsmin": (("3.11", "1.2.1"), ("3.13", "1.2.3")),
-}
-#: Package → Python, the first version that may be built for it with the libraries of Debian and imported, and the
-#: version that replaces an older one: the nearest that has a wheel, or can be built.
+#: Package of which Linux has no wheel → Python, the first version that may be built for it and imported, and the
+#: version that replaces an older one. What cannot be built gives way in the build (virtualenv.judge).
 _BUILT_SINCE = {
-    "aiohttp": (("3.11", "3.8.3", "3.8.3"),),
-    "cffi": (("3.11", "1.14.1", "1.15.1"), ("3.13", "1.14.1", "1.17")),
-    "frozenlist": (("3.11", "1.3", "1.3.3"), ("3.13", "1.3.4", "1.4.1")),
-    "greenlet": (("3.11", "1.1.3", "1.1.3"), ("3.13", "1.1.4", "3.1")),
-    "grpcio": (("3.11", "1.49.1", "1.49.1"), ("3.13", "1.66.2", "1.66.2")),
-    "httptools": (("3.11", "0.4.1", "0.5"), ("3.13", "0.5.1", "0.6.2")),
-    "kiwisolver": (("3.11", "1.4.4", "1.4.4"), ("3.13", "1.4.7", "1.4.7")),
-    "lxml": (("3.11", "4.8.1", "4.9.1"), ("3.13", "4.8.1", "5.3")),
-    "matplotlib": (("3.11", "3.6", "3.6.0"), ("3.13", "3.9.2", "3.9.2")),
-    "mysqlclient": (("3.11", "1.3.11", "2.2.5"),),
-    "numba": (("3.11", "0.57", "0.57.0"), ("3.13", "0.61", "0.61.0")),
-    "numpy": (("3.11", "1.23.2", "1.23.2"), ("3.13", "2.1", "2.1.0")),
-    "orjson": (("3.11", "3.7.7", "3.7.7"), ("3.13", "3.10.7", "3.10.7")),
-    "pandas": (("3.11", "1.5", "1.5.0"), ("3.13", "2.2.3", "2.2.3")),
-    "pillow": (("3.13", "10.2", "10.4.0"),),
     "psycopg2": (("3.11", "2.9.2", "2.9.5"), ("3.13", "2.9.10", "2.9.10")),
-    "psycopg2-binary": (("3.11", "2.9.2", "2.9.5"), ("3.13", "2.9.10", "2.9.10")),
-    "pylibmc": (("3.11", "1.6.2", "1.6.3"),),
-    "pyzmq": (("3.11", "23.2.1", "23.2.1"), ("3.13", "26.1", "26.1.0")),
-    "regex": (("3.11", "2022.9.11", "2022.9.11"), ("3.13", "2024.9.11", "2024.9.11")),
-    "reportlab": (("3.11", "3.6.9", "3.6.12"), ("3.13", "3.6.9", "4.0")),
-    "rpds-py": (("3.13", "0.19", "0.20"),),
-    "ruamel-yaml-clib": (("3.11", "0.2.7", "0.2.7"), ("3.13", "0.2.9", "0.2.12")),
-    "scikit-learn": (("3.11", "1.1.3", "1.1.3"), ("3.13", "1.5.2", "1.5.2")),
-    "scipy": (("3.11", "1.9.2", "1.9.2"), ("3.13", "1.14.1", "1.14.1")),
-    "shapely": (("3.11", "1.8.5", "1.8.5"), ("3.13", "2.0.6", "2.0.6")),
-    "ujson": (("3.11", "5.5", "5.5.0"), ("3.13", "5.10", "5.10.0")),
-    "uvloop": (("3.11", "0.16.1", "0.17"), ("3.13", "0.16.1", "0.21")),
-    "uwsgi": (("3.11", "2.0.21", "2.0.21"), ("3.13", "2.0.22", "2.0.28")),
-    "yarl": (("3.11", "1.8", "1.8.2"), ("3.13", "1.8.3", "1.9.3")),
 }
 #: Package → Python, the first version that runs on it, and the nearest that replaces an older one, as above.
 _RUNS_SINCE = {
@@ -103,12 +62,6 @@ _RUNS_WITH_DJANGO = {
 }
 #: Packages that make code at run time, which the sandbox of the site's processes refuses.
 _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
-#: Pinned package, the first version that is built without it, the first Python without a wheel → what its build needs.
-_BUILT_WITH = (
-    ("pyyaml", "6.0.1", "3.12", "cython<3"),
-    ("pyyaml", "6", "3.10", "cython<3"),
-    ("django-allauth", "0.50", "3", "setuptools<70"),  # imports setuptools.convert_path
-)
 #: Packages of Ubuntu's own system, which ``pip freeze`` lists there and no index has; and others of a desktop that come
 #: with them, whose builds need its libraries.
 _OF_UBUNTU = {
@@ -158,24 +111,11 @@ def system_packages(required: Collection[str]) -> Iterator[tuple[str, list[str]]
             yield matching[0], packages
 
 
-def without_wheel(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the pinned packages that have no wheel for a Python, and the packages of Debian that their build needs.
-
-    Args:
-        python: the version of Python that they are installed for; empty if it is not known.
-    """
-    for name, rows in _WHEELS.items() if python else ():
-        if any(not _is_before(python, first) and _is_before(pinned.get(name, ""), version) for first, version in rows):
-            minor = ".".join(python.split(".")[:2])
-            reason = f"{name} {pinned[name]}, of which there is no wheel for Python {minor}"
-            yield reason, cause_package.build_packages([name])
-
-
 def unbuilt(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
     """Yield the pinned packages that cannot be built for a Python, and the version that is installed in their place.
 
     Args:
-        python: as for `without_wheel`.
+        python: the version of Python that they are installed for; empty if it is not known.
     """
     yield from _outdated(_BUILT_SINCE, pinned, python)
 
@@ -184,7 +124,7 @@ def not_running(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, s
     """Yield the pinned packages that a Python cannot import, and the version that is installed in their place.
 
     Args:
-        python: as for `without_wheel`.
+        python: as for `unbuilt`.
     """
     yield from _outdated(_RUNS_SINCE, pinned, python)
 
@@ -212,19 +152,6 @@ def writable_packages(required: Collection[str]) -> Iterator[tuple[str, str]]:
     for name, imported in _WRITE_INTO_THEMSELVES.items():
         if any(re.match(rf"{name}(\[|$)", one) for one in required):
             yield name, imported
-
-
-def built_with(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
-    """Yield constraints for the builds of pinned packages, and which these are.
-
-    Args:
-        python: the version of Python that they are built for; empty if it is not known.
-    """
-    done = set[str]()
-    for name, fixed, first, constraint in _BUILT_WITH if python else ():
-        if name not in done and _is_before(pinned.get(name, ""), fixed) and not _is_before(python, first):
-            done.add(name)
-            yield constraint, f"for the build of {name} {pinned[name]}"
 
 
 def fitting(pinned: Mapping[str, str], required: Collection[str]) -> Iterator[tuple[str, str]]:

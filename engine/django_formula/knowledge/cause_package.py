@@ -62,6 +62,13 @@ def of_packages(site: Site, text: str) -> str:
     return _unknown_package(site, unknown[1]) if unknown else ""
 
 
+def is_missing(text: str, site: Site | None = None) -> bool:
+    """Return whether a build reports that a compiler, a header or a program is missing on this host."""
+    text = hints.bounded(text)
+    headers = any(re.search(row["match"], text) for row in rows("headers", site))
+    return headers or bool(_HEADER.search(text) or _PROGRAM.search(text))
+
+
 def build_packages(names: Collection[str], python: str = "python3", site: Site | None = None) -> list[str]:
     """Return the packages of Debian by which Python packages are built: a compiler, and their headers.
 

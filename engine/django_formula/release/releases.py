@@ -28,6 +28,7 @@ RECORD = {
     "facts?": shapes.FACTS,
     "schema?": shapes.SCHEMA,
     "packages?": {str: str},
+    "relaxed?": shapes.RELAXED,
     "steps?": {str: float},
     "size?": {"release": [int], "virtualenv": [int]},
     "backups?": [str],
@@ -47,8 +48,9 @@ class Release:
     """A release on disk: ``releases/0042-3f2a9c1b77de``, with its record in ``release.json``; a plan's in its folder.
 
     The record holds ``state`` (building, good, failed, held), ``commit`` with ``author``, ``subject`` and ``committed``
-    (when), ``inputs`` (keyed hashes), ``packages`` (name → version), ``facts`` (what was found in the source, what the
-    start of Django has answered, the migrations of its databases), ``steps`` (seconds) and ``asked_by``.
+    (when), ``inputs`` (keyed hashes), ``packages`` (name → version), ``relaxed`` (what gave way of the requirements),
+    ``facts`` (what was found in the source, what the start of Django has answered, the migrations of its databases),
+    ``steps`` (seconds) and ``asked_by``.
     """
 
     def __init__(self, site: Site, name: str, folder: Path | None = None):

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +253,18 @@ def describe(site: Site, commit: str) -> dict[str, Any]:
     date, author, subject = [*shown.split("\n", 2), "", ""][:3]
     author, subject = (git.plain(text[:1000])[:200] for text in (author, subject))
     return {"author": author, "subject": subject, "committed": clock.timestamp(float(date))}
+
+
+def last_change(site: Site, commit: str, paths: Iterable[str]) -> str:
+    """Return the day of the newest commit that changed one of these files, ``2021-06-30``; empty if it is not known.
+
+    A folder has no history.
+    """
+    if site.config["folder"]:
+        return ""
+    arguments = ["log", "-1", "--no-show-signature", "--date=format:%Y-%m-%d", "--format=%cd", commit, "--", *paths]
+    found = git.run_git(site, *arguments, doing="reading when the requirements were changed").strip()
+    return found if re.fullmatch(r"\d{4}-\d\d-\d\d", found, re.ASCII) else ""
 
 
 def commit_difference(site: Site, old: str | None, new: str) -> dict[str, Any]:

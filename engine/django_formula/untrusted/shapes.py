@@ -133,6 +133,9 @@ START = {
 }
 #: What a release records of the image of its containers.
 CONTAINER = {"engine": str, "image": str, "base": str, "mounts": [str], "file?": str, "pulled?": str}
+#: What gave way in a build of a virtualenv: pins with their old and new version, the day that bounds what has none, and
+#: that of the tools of builds.
+RELAXED = {"versions": {str: [str]}, "until": str, "tools": {str: str}}
 #: What a release records of its source and its start, as far as it has got.
 FACTS = {
     **dict.fromkeys(("commit?", "folder?", "settings_module?", "application?"), str),

@@ -47,6 +47,7 @@ PROJECT = re.compile(
 PACKAGING = ("pyproject.toml", "setup.py", "setup.cfg")
 _REQUIREMENT = re.compile(r"[A-Za-z][\w.-]*(\[[\w, -]+\])?")
 _INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]+(\S+)", re.MULTILINE)
+_LIMIT = re.compile(r"^\s*(?:-c|--constraint)[\s=]+(\S+)", re.MULTILINE)
 #: The ends of names of packages that are files, and such a file in a line of requirements.
 ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _ARCHIVE = re.compile(rf"(?:^|[\s:@])([\w./+-]+(?:{'|'.join(map(re.escape, ARCHIVES))}))(?=[\s;#]|$)", re.MULTILINE)
@@ -256,6 +257,24 @@ def _packages(path: Path) -> list[str]:
         return []
 
 
+def lines(source: Path, names: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """Yield the lines of requirements in files and those that they include, none of a lock; and whether they limit."""
+    paths = [path for name in names for path in with_included(source, source / name, set())]
+    texts = {path: host_file.decoded(path.read_bytes()) for path in paths}
+    limits = {(path.parent / one).resolve() for path, text in texts.items() for one in _LIMIT.findall(text)}
+    for path, text in texts.items():
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            yield from ((line, path in limits) for line in _lines(path, text))
+
+
+def _lines(path: Path, text: str) -> list[str]:
+    if path.suffix == ".lock" or path.name in lock.NAMES:
+        return []
+    if path.suffix == ".toml":
+        return _dependencies(path)
+    return _of_setup(path, text) if path.name in PACKAGING else text.splitlines()
+
+
 def _listed(path: Path) -> list[str]:
     text = host_file.decoded(path.read_bytes())
     if path.name == "Pipfile.lock":
@@ -268,11 +287,7 @@ def _listed(path: Path) -> list[str]:
         }
         needed = convert[path.name](path) if path.name in convert else []
         return needed or re.findall(r'^name = "([^"]+)"', text, re.MULTILINE)
-    if path.suffix == ".toml":
-        lines = _dependencies(path)
-    else:
-        lines = _of_setup(path, text) if path.name in PACKAGING else text.splitlines()
-    return [found.group() for line in lines if (found := _REQUIREMENT.match(line.strip()))]
+    return [found.group() for line in _lines(path, text) if (found := _REQUIREMENT.match(line.strip()))]
 
 
 def _dependencies(pyproject: Path) -> list[str]:

@@ -22,18 +22,18 @@ from django_formula.process import build_user
 from django_formula.server import servers
 from django_formula.site.sites import Site
 from django_formula.store import stores as store_stores
-from django_formula.untrusted import delegate
+from django_formula.untrusted import delegate, shapes
 from django_formula.untrusted.foreign import OWN, PUBLIC, Foreign
 from django_formula.untrusted.text import Log
-from django_formula.virtualenv import index, interpreter, project_indexes, requirements, setuptools
+from django_formula.virtualenv import index, interpreter, judge, project_indexes, requirements, setuptools
 from django_formula.virtualenv import local as virtualenv_local
 from django_formula.virtualenv import lock as virtualenv_lock
 from django_formula.virtualenv.uv import Uv
 
 log = Log.of(__name__)
 
-#: The file of a virtualenv that was built to its end.
-COMPLETE = ".complete"
+#: The file of a virtualenv that was built to its end, and that of one in whose build something gave way.
+COMPLETE, RELAXED = ".complete", ".relaxed.json"
 #: The lines of a requirement for what Python has since 3.9, with its hashes; one with a marker is for older ones.
 _ZONEINFO = re.compile(r"^backports[.-]zoneinfo\b(?![^\n]*;)(?:[^\n\\]|\\\n?)*\n?", re.MULTILINE | re.IGNORECASE)
 #: A requirement from a repository that is editable, which uv refuses, or named at its end, which uv fetches to name it.
@@ -108,8 +108,20 @@ def unused(site: Site, used: set[str]) -> list[Path]:
 # How it is built
 
 
+def relaxed(folder: Path) -> dict[str, Any]:
+    """Return what gave way in the build of a virtualenv: `shapes.RELAXED`; empty if nothing did."""
+    found: dict[str, Any] = file.read_json(folder / RELAXED, shapes.RELAXED) or {}
+    return found
+
+
 def build(
-    site: Site, source: Path, files: list[str], key: str, password: str | None = None, folder: str = "."
+    site: Site,
+    source: Path,
+    files: list[str],
+    key: str,
+    password: str | None = None,
+    folder: str = ".",
+    day: Callable[[], str] = str,
 ) -> list[str]:
     """Build a virtualenv as the build user, then give it to root.
 
@@ -117,6 +129,7 @@ def build(
         files: the requirements files, relative to the source.
         password: the password of the pillar's index.
         folder: that of manage.py, relative to the source.
+        day: returns the day on which the requirements were last changed; empty if it is not known.
 
     Returns:
         What was installed because the project's requirements lack it: drivers of databases and stores, setuptools.
@@ -135,7 +148,8 @@ def build(
         prepared = delegate.ask(
             site.build_user, _prepare, site, source, work, files, folder, doing="reading the requirements", timeout=120
         )
-        added = _install(site, prepared, Uv(site, virtualenv, str(work), password, prepared["indexes"] is True))
+        uv = Uv(site, virtualenv, str(work), password, prepared["indexes"] is True)
+        added, gave_way = _install(site, prepared, uv, day)
         (tree / ".lock").remove()
         tree.give(users.ROOT, PUBLIC, of=builder[0])
     except (DeploymentError, OSError):
@@ -144,15 +158,19 @@ def build(
     finally:
         with contextlib.suppress(DeploymentError):
             work.remove()
+    if gave_way:
+        file.write_json(virtualenv / RELAXED, gave_way)
     file.write(virtualenv / COMPLETE, "")
     return added
 
 
-def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
+def _install(
+    site: Site, prepared: Mapping[str, Any], uv: Uv, day: Callable[[], str]
+) -> tuple[list[str], dict[str, Any]]:
     """Create the virtualenv and install the project's packages, what these lack, and the server.
 
     Returns:
-        What the requirements lack.
+        What the requirements lack, and what gave way.
     """
     python = interpreter.path(site)
     uv.run("venv", "--quiet", "--no-project", "--allow-existing", "--python", python, str(uv.folder))
@@ -163,14 +181,36 @@ def _install(site: Site, prepared: Mapping[str, Any], uv: Uv) -> list[str]:
         uv.run(*exported, "--output-file", target, doing="reading uv.lock", folder=str(Path(lock).parent))
     doing = "looking for the packages of the source"
     delegate.ask(site.build_user, _resolve, uv.work, prepared["required"], doing=doing, timeout=120)
-    present = _install_packages(uv, prepared, site.config["python_packages"])
+    present, gave_way = _install_judged(uv, prepared, site.config["python_packages"], day)
     added = [*_missing_drivers(site, uv.folder), *_missing_modules(site, uv.folder)]
     for requirement in added:
         _add_missing(uv, present, requirement, prepared["limit"])
     server = servers.requirements(site, packages(uv.folder))
     if server:
         uv.install(*server, doing=f"installing {site.config['server']['kind']}")
-    return added
+    return added, gave_way
+
+
+def _install_judged(
+    uv: Uv, prepared: Mapping[str, Any], packages: list[str], day: Callable[[], str]
+) -> tuple[list[str], dict[str, Any]]:
+    """Install as `_install_packages` does; where that fails, again and again with what gives way then.
+
+    Returns:
+        The arguments of ``uv pip install`` that the virtualenv complies with, and what gave way.
+    """
+    ladder = judge.Judge(uv, prepared, day)
+    required = prepared["required"]
+    while True:
+        try:
+            present = _install_packages(uv, {**prepared, "required": [*required, *ladder.arguments()]}, packages)
+        except DeploymentError as error:
+            if not required:
+                raise
+            ladder.give_way(error)
+        else:
+            gave_way = {"versions": ladder.versions, "until": ladder.until, "tools": ladder.tools}
+            return ladder.without_tools(present), gave_way if any(gave_way.values()) else {}
 
 
 def _install_packages(uv: Uv, prepared: Mapping[str, Any], packages: list[str]) -> list[str]:
@@ -301,7 +341,16 @@ def _prepare(site: Site, source: Path, copy: Foreign, files: list[str], folder: 
     exports = [_export(path, os.path.relpath(work / folder, path.parent)) for path in locks]
     indexes = project_indexes.are_configured(work, files)
     found = {"required": required, "limit": _limit(site, work), "override": _override(site, work)}
-    return {**found, "exports": exports, "indexes": indexes}
+    return {**found, "exports": exports, "indexes": indexes, **_judged(work, files)}
+
+
+def _judged(work: Path, files: list[str]) -> dict[str, Any]:
+    """Return what a judge of the requirements knows of them."""
+    paths = {path for name in files for path in requirements.with_included(work, work / name, set())}
+    texts = [path.read_text(errors="replace") for path in sorted(paths) if path.suffix in (".txt", ".in")]
+    is_fixed = judge.is_fixed(files, texts)
+    options = judge.index_options(texts)
+    return {"pins": judge.pins(work, files), "options": options, "is_fixed": is_fixed, "files": files}
 
 
 def _export(lock: Path, folder: str) -> list[Any]:

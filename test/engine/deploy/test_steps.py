@@ -417,8 +417,8 @@ def installs(world, monkeypatch, *packages):
     """Let the virtualenv of each release have these packages."""
     build = virtualenvs.build
 
-    def more(site, source, files, key, password, folder):
-        drivers = build(site, source, files, key, password, folder)
+    def more(site, source, files, key, password, folder, day):
+        drivers = build(site, source, files, key, password, folder, day)
         for name in packages:
             folder = site.virtualenvs / key / "lib/python3.11/site-packages" / name
             (folder / "css").mkdir(parents=True)

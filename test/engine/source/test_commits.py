@@ -589,3 +589,22 @@ def test_difference_of_two_commits(cloned, upstream):
     lines = commits.commit_difference(site, third, long)["requirements"]["uv.lock"].splitlines()
     assert len(lines) == 61 and lines[-1] == "… 41 lines more"
     assert commits.commit_difference(site, None, second) == commits.commit_difference(site, "1" * 40, second) == {}
+
+
+def test_day_of_requirements_is_that_of_the_newest_commit_that_changed_one(cloned, upstream, monkeypatch):
+    def commit(day, files):
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"{day}T12:00:00+0000")
+        return upstream.commit(files)
+
+    commit("2019-03-01", {"requirements.txt": "-r base.txt\n", "base.txt": "django==2.2\n"})
+    commit("2021-06-30", {"base.txt": "django==3.2\n"})
+    last = commit("2024-01-01", {"blog/models.py": "models\n", "*.txt": ""})
+    site = cloned(upstream)
+    exported(site, last)
+    assert commits.last_change(site, last, ["requirements.txt", "base.txt"]) == "2021-06-30"
+    assert commits.last_change(site, last, ["requirements.txt"]) == "2019-03-01"
+    assert commits.last_change(site, last, ["missing.txt"]) == ""
+
+
+def test_files_of_a_folder_have_no_day(checkout):
+    assert commits.last_change(checkout, "0" * 40, ["requirements.txt"]) == ""

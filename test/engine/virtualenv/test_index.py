@@ -123,11 +123,11 @@ def test_failed_build_is_tried_again_when_the_index_password_changes(world, monk
     world.given = {"index_password": "wrong"}
     tried = []
 
-    def build(site, source, files, key, password, folder):
+    def build(site, source, files, key, password, folder, day):
         tried.append(password)
         if password == "wrong":
             raise DeploymentError("installing packages failed")
-        world.build(site, source, files, key, password, folder)
+        world.build(site, source, files, key, password, folder, day)
 
     monkeypatch.setattr(virtualenvs, "build", build)
     for message in ("virtualenv: installing packages failed", "failed before with the same inputs"):

@@ -1,0 +1,295 @@
+"""What gives way where requirements cannot be installed; uv is an index in a table that fails as uv 0.13.8 does."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from django_formula.host.commands import DeploymentError
+from django_formula.process import build_user
+from django_formula.virtualenv import interpreter as virtualenv_interpreter
+from django_formula.virtualenv import judge, virtualenvs
+from trees import write_tree
+
+#: What uv prints of a build that fails, after its first line.
+BACKEND = "  cause: The build backend returned an error\n  cause: Call to `setuptools.build_meta:__legacy__.x` failed\n"
+NO_HEADER = BACKEND + "\n  Error: Please make sure the libxml2 and libxslt development packages are installed.\n"
+NO_COMPILER = BACKEND + "\n  error: [Errno 2] No such file or directory: 'gcc'\n"
+NOT_COMPILED = BACKEND + "\n  src/lxml/etree.c: error\n  error: command '/usr/bin/gcc' failed with exit code 1\n"
+OLD_CYTHON = BACKEND + "\n  AttributeError: 'build_ext' object has no attribute 'cython_sources'\n"
+OLDER_TOOLS = BACKEND + "\n  AttributeError: 'HTMLParser' object has no attribute 'unescape'\n"
+NO_TOOLS = BACKEND + "\n  /build/x.cfg: Exception: an Error of its own at 0x1234\n"
+OLD_TOOLS = (
+    BACKEND + "\n  ImportError: cannot import name 'convert_path' from 'setuptools' (…/setuptools/__init__.py)\n"
+)
+OTHER_PYTHON = BACKEND + "\n  RuntimeError: Cannot install on Python version 3.11.2; only versions >=3.7,<3.11 are.\n"
+#: Name → version → the day it was published, the file of its wheel for this Python or nothing, and how its build fails.
+INDEX = {
+    "django": {"3.2.4": ("2021-06-02", "py3-none-any", ""), "6.0": ("2026-01-01", "py3-none-any", "")},
+    "lxml": {"4.6.3": ("2021-03-21", "", NO_HEADER), "4.9.1": ("2022-07-01", "cp311-cp311-linux", "")},
+    "pillow": {
+        **{"6.2.2": ("2020-01-02", "", NO_COMPILER), "8.2.0": ("2021-04-01", "", NO_COMPILER)},
+        **{"9.2.0": ("2022-07-01", "cp311-cp311-linux", ""), "10.0.0": ("2023-07-01", "cp311-cp311-linux", "")},
+    },
+    "psycopg2": {"2.8.6": ("2020-09-06", "", NO_COMPILER), "2.9.9": ("2023-10-03", "", NO_COMPILER)},
+    "allauth": {"0.39.1": ("2019-02-28", "", OLD_TOOLS), "65.13.0": ("2025-10-01", "py3-none-any", "")},
+    "forms": {"1.7.2": ("2018-03-09", "", ""), "1.8.0": ("2019-03-01", "py3-none-any", "")},
+    "yaml": {"5.4.1": ("2021-01-20", "", OLD_CYTHON), "6.0": ("2021-10-13", "cp311-cp311-linux", "")},
+    "numba": {"0.56.4": ("2022-11-04", "", OTHER_PYTHON), "0.57.0": ("2023-05-01", "cp311-cp311-linux", "")},
+    "numpy": {"1.19.5": ("2021-01-05", "", OLD_TOOLS), "1.23.2": ("2022-08-14", "cp311-cp311-linux", "")},
+    "client": {
+        **{"1.3": ("2018-01-01", "", NOT_COMPILED), "1.4": ("2019-01-01", "", NOT_COMPILED)},
+        **{"2.2": ("2022-01-01", "", ""), "9.0": ("2026-01-01", "", "")},
+    },
+    "odd": {"1.0": ("2020-01-01", "", NO_TOOLS)},
+    "speedups": {"1.0": ("2020-01-01", "", NOT_COMPILED), "1.1": ("2023-01-01", "cp311-cp311-linux", "")},
+}
+#: When the tools of builds did not run on this Python yet, and when they no longer had what old packages need.
+TOOLS = ("2020-01-01", "2022-01-01")
+
+
+class Index:
+    """uv, and the index that it asks."""
+
+    def __init__(self):
+        self.installs: list[list[str]] = []
+        self.asked = 0
+
+    def run(self, site, argv, *, folder, **_options):
+        if "venv" in argv:
+            Path(argv[-1], "bin").mkdir()
+            Path(argv[-1], "bin/python").write_text("")
+            Path(argv[-1], ".lock").write_text("")
+        if "compile" in argv:
+            self.asked += 1
+            self.compile(argv)
+        elif "--requirement" in argv:
+            self.installs.append(argv[5:])
+            self.install(argv)
+        return ""
+
+    def compile(self, argv):
+        only = [one.partition("=")[2] for one in argv if one.startswith("--only-binary=")]
+        text = ""
+        for line in Path(argv[-1]).read_text().splitlines():
+            name, how, version, below = re.fullmatch(r"(\w+)(>=|==|>)([^,]+)(?:,<(\d+))?", line).groups()
+            found = [one for one in INDEX.get(name, {}) if one == version or (how != "==" and numbers(one, version))]
+            if how == ">":
+                found = [one for one in found if one != version and not numbers(one, below)][::-1]
+            found = [one for one in found if name not in only or INDEX[name][one][1]]
+            if not found:
+                raise self.error(f"Because {name}{how}{version} has no usable wheels and you require {line}, we can …")
+            wheel = INDEX[name][found[0]][1]
+            wheels = f'wheels = [{{ url = "https://x.org/a/{name}-{found[0]}-{wheel}.whl" }}]\n' if wheel else ""
+            source = f'sdist = {{ url = "https://x.org/a.zip", upload-time = {INDEX[name][found[0]][0]}T01:02:03Z }}\n'
+            text += f'[[packages]]\nname = "{name}"\nversion = "{found[0]}"\n{source}{wheels}\n'
+        Path(argv[argv.index("--output-file") + 1]).write_text(text)
+
+    def install(self, argv):
+        until = argv[argv.index("--exclude-newer") + 1] if "--exclude-newer" in argv else ""
+        days = dict(one.split("=")[1:] for one in argv if one.startswith("--exclude-newer-package="))
+        overrides = argv[argv.index("--overrides") + 1] if "--overrides" in argv else ""
+        versions = {}
+        for path in [argv[argv.index("--requirement") + 1], *([overrides] if overrides else [])]:
+            for line in re.findall(r"^\w.*", Path(path).read_text(), re.MULTILINE):
+                name, version = re.match(r"(\w+)(?:\[\w+\])?(?: ?== ?)?([^ ;]*)", line).groups()
+                versions[name.lower()] = version
+        for name, version in versions.items():
+            published, wheel, failure = INDEX[name][version or [*INDEX[name]][-1]]
+            if until and published > until and name not in days and version:
+                text = (
+                    f"Because there is no version of {name}=={version} and you require it, we can conclude that …\n\n"
+                )
+                text += f"hint: `{name}` was filtered by `exclude-newer` to only include packages uploaded before X. "
+                raise self.error(text + f"The requested version, v{version}, was published at {published}T09:33:15Z.")
+            tools = days.get("setuptools", until) if failure == OLD_TOOLS else until
+            if failure in (OLD_TOOLS, OLD_CYTHON) and tools:
+                failure = "" if TOOLS[0] <= tools < TOOLS[1] else OLDER_TOOLS if tools < TOOLS[0] else failure
+            if not wheel and failure:
+                raise DeploymentError(
+                    "installing packages failed", log=f"error: Failed to build `{name}=={version}`\n{failure}"
+                )
+
+    def error(self, text):
+        return DeploymentError(
+            "it failed", log=f"error: No solution found when resolving dependencies\n  cause: {text}"
+        )
+
+
+def numbers(one, version):
+    return [int(part) for part in one.split(".")] >= [int(part) for part in version.split(".")]
+
+
+@pytest.fixture
+def index(monkeypatch):
+    index = Index()
+    monkeypatch.setattr(virtualenv_interpreter, "path", lambda site: "/usr/bin/python3")
+    monkeypatch.setattr(build_user, "run_as_build_user", index.run)
+    monkeypatch.setattr(virtualenvs.servers, "requirements", lambda *_: [])
+    return index
+
+
+@pytest.fixture
+def build(make_site, tmp_path, index):
+    """Return a function: what gave way in the build of a virtualenv for these requirements."""
+
+    def build(text, day="2021-06-30", **options):
+        site = make_site(**options)
+        source = write_tree(tmp_path / "source", {"requirements.txt": text})
+        virtualenvs.build(site, source, ["requirements.txt"], "key", day=lambda: day)
+        return virtualenvs.relaxed(site.virtualenvs / "key")
+
+    return build
+
+
+LXML, PILLOW = {"lxml": ["4.6.3", "4.9.1"]}, {"pillow": ["8.2.0", "9.2.0"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "day", "versions", "until", "tools"),
+    [
+        ("lxml==4.6.3\nforms==1.7.2\nPillow==8.2.0 ; python_version > '3'\n", "", LXML | PILLOW, "", ""),
+        ("speedups==1.0\nlxml==4.6.3\n", "", {"speedups": ["1.0", "1.1"]} | LXML, "", ""),
+        ("client==1.3\nforms==1.7.2\n", "", {"client": ["1.3", "2.2"]}, "", ""),
+        ("numba==0.56.4\nforms==1.7.2\n", "", {"numba": ["0.56.4", "0.57.0"]}, "", ""),
+        ("numpy==1.19.5\ndjango\n", "", {"numpy": ["1.19.5", "1.23.2"]}, "", ""),
+        ("allauth==0.39.1\nforms\n", "", {}, "", "2020-02-28"),
+        ("allauth==0.39.1\nlxml==4.6.3\n", "", LXML, "", "2020-02-28"),
+        ("yaml==5.4.1\n", "2021-02-01", {}, "2021-02-01", ""),
+        ("yaml==5.4.1\n", "2019-02-01", {}, "2021-01-20", ""),
+        ("yaml==5.4.1\ndjango==3.2.4\n", "2021-02-01", {}, "2021-06-02", ""),
+        ("yaml==5.4.1\nforms==1.7.2\n", "2022-06-01", {"yaml": ["5.4.1", "6.0"]}, "", ""),
+        ("yaml==5.4.1\nallauth==0.39.1\n", "2021-02-01", {}, "2021-02-01", ""),
+    ],
+)
+def test_the_kind_of_the_failure_decides_what_gives_way(build, text, day, versions, until, tools):
+    tools = {"setuptools": tools} if tools else {}
+    assert build(text, day) == {"versions": versions, "until": until, "tools": tools}
+
+
+def test_requirements_that_can_be_installed_are_not_judged(build, index):
+    assert build("django\nforms==1.7.2\n") == {} and index.asked == 0
+    assert [argv[-1].rpartition("/")[2] for argv in index.installs] == ["requirements.txt"]
+
+
+def test_all_pins_without_a_wheel_give_way_at_once(build, index):
+    build("lxml==4.6.3\nPillow==8.2.0\nspeedups==1.0\nforms==1.7.2\n")
+    assert len(index.installs) == 2 and index.asked == 2
+
+
+def test_extras_and_markers_of_a_pin_are_kept(make_site, tmp_path, index, monkeypatch):
+    found = []
+    listed = "lxml[html5] == 4.6.3 ; python_version > '3'  # pinned\n-c limits.txt\n"
+    source = write_tree(tmp_path / "source", {"requirements.txt": listed, "limits.txt": "LXML==4.6.3\n"})
+
+    def seen(site, argv, **options):
+        if "--overrides" in argv:
+            work = site.build.top / "requirements"
+            found.extend((work / name).read_text() for name in (".relaxed.txt", "requirements.txt", "limits.txt"))
+        return index.run(site, argv, **options)
+
+    monkeypatch.setattr(build_user, "run_as_build_user", seen)
+    virtualenvs.build(make_site(), source, ["requirements.txt"], "key")
+    assert found == [
+        "lxml[html5]==4.9.1; python_version > '3'\n",
+        "lxml[html5] == 4.9.1 ; python_version > '3'  # pinned\n-c limits.txt\n",
+        "LXML==4.9.1\n",
+    ]
+
+
+def fails(_argv):
+    raise DeploymentError("it failed", log=f"error: Failed to build `lxml @ https://x.org/x`\n{NO_HEADER}")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "offered"),
+    [
+        ("psycopg2==2.8.6\n", {}, []),
+        ("odd==1.0\n", {}, []),
+        ("lxml==4.6.3\nPillow==6.2.2\n", {}, ["lxml==4.9.1", "pillow==9.2.0"]),
+        ("lxml==4.6.3 --hash=sha256:00\nPillow==6.2.2 --hash=sha256:00\n", {}, ["lxml==4.9.1", "pillow==9.2.0"]),
+        ("lxml==4.6.3\n", {"python_packages": ["lxml<5"]}, []),
+        ("lxml==4.6.3\n", {"constraints": ["lxml<4.7"]}, []),
+        ("lxml @ https://x.org/lxml-4.6.3.tar.gz\n", {}, []),
+    ],
+)
+def test_what_only_a_person_decides_is_offered(build, monkeypatch, index, text, options, offered):
+    if "@" in text:
+        monkeypatch.setattr(index, "install", fails)
+    with pytest.raises(DeploymentError) as error:
+        build(text, "", **options)
+    hint = error.value.hint
+    assert (f"django:sites:blog:python_packages: {json.dumps(offered)}".replace('"', "'") in hint) == bool(offered), (
+        hint
+    )
+
+
+def test_a_lock_is_built_with_the_tools_of_its_day(build):
+    expected = {"versions": {}, "until": "", "tools": {"setuptools": "2020-02-28"}}
+    assert build("allauth==0.39.1 --hash=sha256:00\n") == expected
+
+
+@pytest.mark.parametrize("day", ["", "2999-01-01", "soon"])
+def test_without_a_usable_day_the_failure_is_that_of_the_build(build, monkeypatch, day):
+    monkeypatch.delitem(INDEX["yaml"], "6.0")
+    with pytest.raises(DeploymentError) as error:
+        build("yaml==5.4.1\n", day)
+    assert "cython_sources" in error.value.log
+
+
+def test_a_build_that_does_not_depend_on_its_tools_is_tried_twice(build, index):
+    with pytest.raises(DeploymentError):
+        build("odd==1.0\n")
+    assert len(index.installs) == 3  # as written, with older tools, as of the day
+
+
+def test_the_failure_as_written_is_reported_where_no_day_helps(build, monkeypatch):
+    monkeypatch.setitem(INDEX["allauth"], "0.39.1", ("2019-02-28", "", BACKEND + "\n  ValueError: no version\n"))
+    with pytest.raises(DeploymentError) as error:
+        build("allauth==0.39.1\ndjango==3.2.4\n", "2020-01-01")
+    assert "ValueError: no version" in error.value.log and "exclude-newer" not in error.value.log
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        (
+            "error: No solution found when resolving dependencies\n  cause: Because a==1 depends on b>=2 and …",
+            "unsolved",
+        ),
+        ("error: No solution found …\n  cause: Because there is no version of a==1 and you require a==1, we …", ""),
+        ("error: No solution found …\n  cause: Because a was not found in the package registry and you …", ""),
+        (
+            "error: No solution found …\n  cause: Because the requested Python version (>=3.11.2) does not satisfy "
+            "Python>=3.7,<3.11 and a==1 depends on Python>=3.7,<3.11, we can conclude that a==1 cannot be used.",
+            "python",
+        ),
+        (
+            "error: No solution found …\n\nhint: `b` was filtered by `exclude-newer` to only include packages …",
+            "filtered",
+        ),
+        (f"error: Failed to build `a==1`\n{NO_COMPILER}", "missing"),
+        (f"error: Failed to build `a @ git+https://x.org/a`\n{NOT_COMPILED}", "uncompiled"),
+        (
+            f"error: Failed to build `a==1`\n{BACKEND}\n  fatal error: longintrepr.h: No such file or directory",
+            "uncompiled",
+        ),
+        (f"error: Failed to build `a==1`\n{BACKEND}\n  error in a setup command: use_2to3 is invalid.", "build"),
+        ("error: Failed to download and build `a==1`\n  cause: Hash mismatch for `a==1`", ""),
+        ("error: Failed to fetch: `https://pypi.org/simple/a/`\n  cause: error sending request for url", ""),
+    ],
+)
+def test_failures_have_kinds(log, expected):
+    assert judge.failure(log)[0] == expected
+
+
+def test_an_answer_that_is_not_of_packages_is_nothing():
+    answer = [
+        ["a", "1", "a-1-py3-none-any.whl"],
+        ["b; import os", "1", ""],
+        ["c", "1 --pre", ""],
+        ["d", "2", "../d.whl"],
+    ]
+    assert dict(judge._versions(answer)) == {"a": ("1", "a-1-py3-none-any.whl", ""), "d": ("2", "", "")}
+    assert dict(judge._versions({"a": "1"})) == {} == dict(judge._versions([["a", 1]]))
+    assert not judge._is_pin("a", ["1", "", "\n-r /etc/passwd"]) and not judge._is_pin("a b", ["1", "", ""])
