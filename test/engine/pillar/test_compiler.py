@@ -204,7 +204,7 @@ class Renderer:
         exec(compile(file.read_text(), file.name, "exec"), module.__dict__)
         self.monkeypatch.setitem(sys.modules, file.stem, module)
         vars(module).update(__pillar__=self.pillar, __grains__=GRAINS, __salt__=self.salt, saltenv=saltenv)
-        vars(module).update(__opts__={"cachedir": "/nonexistent"})
+        vars(module).update(__opts__={"cachedir": "/dev/null/none"})
         return module.run()
 
     def cached(self, path: str, saltenv: str) -> str:
