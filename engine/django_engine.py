@@ -111,7 +111,7 @@ def tree(folder: str) -> str:
     """Return the tree in a folder as comments: of each file its name, and each of its lines."""
     names = []
     for top, _folders, files in os.walk(os.path.join(folder, _PACKAGE)):
-        names += [os.path.join(top, name) for name in files if name.endswith((".py", ".yaml"))]
+        names += [os.path.join(top, name) for name in files if name.endswith((".py", ".json"))]
     parts = []
     for path in sorted(names):
         with open(path, encoding="utf-8") as file:

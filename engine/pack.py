@@ -1,13 +1,17 @@
 """Write what hosts get of the engine: `python3 engine/pack.py` after any change in it, and after each merge or rebase.
 
+* `engine/django_formula/knowledge/knowledge.json`: `knowledge.yaml` next to it, where Python has PyYAML. A bare host's
+  has not, and `quickstart --inspect` runs there.
 * `_utils/django_engine.py`: `engine/django_engine.py`, and the whole tree `engine/django_formula` as comments.
 * `django/digests`: the digest of each file that a minion fetches from its master one by one, in the format of
   sha256sum, so that `sha256sum --check django/digests` compares it too.
 
-Neither is edited or merged otherwise. See docs/decisions/0065 and 0100.
+None of them is edited or merged otherwise. See docs/decisions/0065 and 0100.
 """
 
+import contextlib
 import hashlib
+import json
 from pathlib import Path
 
 import django_engine
@@ -17,8 +21,20 @@ TREE = ROOT / "engine/django_formula"
 LOADER = ROOT / "engine/django_engine.py"
 ENGINE = ROOT / "_utils/django_engine.py"
 DIGESTS = ROOT / "django/digests"
+KNOWLEDGE = TREE / "knowledge/knowledge.yaml"
 #: What minions fetch.
 PATTERNS = ("_modules/*.py", "_states/*.py", "_utils/*.py", "django/**/*")
+
+
+def knowledge() -> str:
+    """Return the text of `knowledge.json`.
+
+    Raises:
+        ImportError: this Python has no PyYAML.
+    """
+    import yaml
+
+    return f"{json.dumps(yaml.safe_load(KNOWLEDGE.read_text(encoding='utf-8')), indent=1, ensure_ascii=False)}\n"
 
 
 def engine() -> str:
@@ -37,5 +53,7 @@ def digests() -> list[str]:
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(ImportError):
+        KNOWLEDGE.with_suffix(".json").write_text(knowledge(), encoding="utf-8")
     ENGINE.write_text(engine(), encoding="utf-8")
     DIGESTS.write_text("".join(digests()), encoding="utf-8")

@@ -28,10 +28,10 @@ def status(site):
 """,
     "_states/django.py": """
 from django_formula.verbs.status import CODE
-_as_before = _run
+_as_before = _as_state
 
-def _run(step, name):
-    ret = _as_before(step, name)
+def _as_state(name, outcome):
+    ret = _as_before(name, outcome)
     return ret | {"comment": f"{ret['comment']} ({CODE} code)"}
 """,
 }

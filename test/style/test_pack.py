@@ -17,6 +17,11 @@ def test_packed_engine_is_that_of_the_tree():
         pytest.fail("_utils/django_engine.py is not that of the tree; run: python3 engine/pack.py", pytrace=False)
 
 
+def test_knowledge_is_that_of_the_rows():
+    if pack.KNOWLEDGE.with_suffix(".json").read_text() != pack.knowledge():
+        pytest.fail("knowledge.json is not that of knowledge.yaml; run: python3 engine/pack.py", pytrace=False)
+
+
 def test_digests_are_those_of_the_files():
     if pack.DIGESTS.read_text() != "".join(pack.digests()):
         pytest.fail("django/digests is not true of the files; run: python3 engine/pack.py", pytrace=False)
