@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "3a8f82503057d170"
+DIGEST = "55bd6fc3c45da161"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -13985,7 +13985,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.untrusted.foreign import GROUP, Foreign
 # from django_formula.untrusted.text import Log
 # from django_formula.virtualenv import image as virtualenv_image
-# from django_formula.virtualenv import interpreter, judge, uv, virtualenvs
+# from django_formula.virtualenv import interpreter, relaxed_pins, uv, virtualenvs
 # from django_formula.virtualenv import packages as virtualenv_packages
 # from django_formula.virtualenv import requirements as virtualenv_requirements
 #
@@ -14096,7 +14096,7 @@ def _clear(home: str, folder: str) -> None:
 #     cure = ""
 #     if changed:
 #         new = {name: new for name, (_old, new) in gave_way["versions"].items()}
-#         cure = f": to keep these versions, set {judge.proposal(site, new)}, or correct the requirements"
+#         cure = f": to keep these versions, set {relaxed_pins.proposal(site, new)}, or correct the requirements"
 #     return f"{site.name}: its requirements cannot be installed as they are; installed are {what}{cure}"
 #
 #
@@ -29253,7 +29253,7 @@ def _clear(home: str, folder: str) -> None:
 #     (r"opencv-(contrib-)?python", ["libgl1", "libglib2.0-bin"]),
 # )
 # #: Package of which Linux has no wheel → Python, the first version that may be built for it and imported, and the
-# #: version that replaces an older one. What cannot be built gives way in the build (virtualenv.judge).
+# #: version that replaces an older one. What cannot be built gives way in the build (virtualenv.relaxed_pins).
 # _BUILT_SINCE = {
 #     "psycopg2": (("3.11", "2.9.2", "2.9.5"), ("3.13", "2.9.10", "2.9.10")),
 # }
@@ -60464,513 +60464,6 @@ def _clear(home: str, folder: str) -> None:
 #             f"{site.python} is {found.version} ({found.tag})",
 #             hint=f"set {site.at}:python to python{version}, or choose another server:kind",
 #         )
-#: django_formula/virtualenv/judge.py
-# """What gives way where uv cannot install a project's requirements: the kind of its failure decides.
-#
-# uv is asked, no table of versions: for the nearest version with a wheel, or for packages as of the day on which the
-# requirements were last changed. Only where they cannot be installed as they are (docs/decisions/0115).
-# """
-#
-# import datetime
-# import re
-# from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-# from pathlib import Path
-# from typing import Any, NamedTuple
-#
-# from django_formula.host.commands import DeploymentError
-# from django_formula.knowledge import cause_package, hints
-# from django_formula.knowledge.package import normalised
-# from django_formula.site.sites import Site
-# from django_formula.untrusted import delegate, shapes
-# from django_formula.untrusted.text import Log
-# from django_formula.virtualenv import lock, requirements
-# from django_formula.virtualenv.uv import Uv
-#
-# log = Log.of(__name__)
-#
-# #: The files in the build user's folder: what uv is asked for, its answer, and the versions that replace pins.
-# _ASKED, _ANSWER, _RELAXED = ".judge.in", "pylock.judge.toml", ".relaxed.txt"
-# _NAME, _VERSION = r"[A-Za-z0-9](?:[\w.-]{0,98}[A-Za-z0-9])?", r"[A-Za-z0-9][\w.!+]{0,60}"
-# #: What uv says of a package that it cannot build: one of an index has a version.
-# _UNBUILT = re.compile(rf"Failed to (?:build|download and build) `({_NAME})(?:==({_VERSION})|\[|\s*@)", re.ASCII)
-# #: What uv says of a version that is for another Python.
-# _OTHER_PYTHON = re.compile(rf"({_NAME})==({_VERSION}) depends on Python", re.ASCII)
-# #: What uv says of versions that are younger than the day by which they are bound: of one that is pinned, its day.
-# _YOUNGER = re.compile(r"was filtered by `exclude-newer`[^\n]*?was published at (\d{4}-\d\d-\d\d)T", re.ASCII)
-# _FILTERED = re.compile(rf"`({_NAME})` was filtered by `exclude-newer`", re.ASCII)
-# #: What uv says of a package that has no wheel, or that the index lacks, at all or in this version.
-# _WITHOUT = re.compile(
-#     rf"[Bb]ecause (?:only |there (?:is|are) no versions? of |all versions of )?({_NAME})|"
-#     rf"(?:and|all versions of) ({_NAME})(?:[<>=!~]\S*)? ha(?:s|ve) no usable wheels",
-#     re.ASCII,
-# )
-# #: The packages that have built one: the backend that uv has called, and those whose code has run.
-# _TOOLS = re.compile(
-#     r"Call to `([A-Za-z]\w{0,60})[.:]|/builds-v\d+/[^\s\"]*/site-packages/([A-Za-z]\w{0,60})/", re.ASCII
-# )
-# _MOST_TOOLS = 5
-# #: What a package reports, while it is built, that is for other versions of Python.
-# _REFUSES_PYTHON = re.compile(
-#     r"^[^\n]*Error: [^\n]*(?:(?:support|requir|install|only)[^\n]{0,60}\bPython\b[^\n]{0,30}\d\.\d"
-#     r"|\bPython\b[^\n]{0,40}\d\.\d[^\n]{0,60}(?:support|requir|only))",
-#     re.MULTILINE | re.IGNORECASE,
-# )
-# #: What a compiler reports of code that it cannot compile.
-# _UNCOMPILED = re.compile(
-#     r"failed with exit (?:code|status) \d|fatal error: |\.(?:c|cc|cpp|cxx|h|hpp)(?::\d+)+: error: "
-#     r"|ninja: build stopped|can't find Rust|error: could not compile|CMake Error"
-# )
-# #: The most attempts to install, the most days, and how far apart these are; the most major versions that a pin moves.
-# _ATTEMPTS, _DAYS, _YEAR, _MAJORS = 24, 6, datetime.timedelta(days=365), 2
-# #: What is not bound by a day.
-# _ALWAYS = "2100-01-01"
-#
-#
-# class Pin(NamedTuple):
-#     """A version that requirements pin, with extras and marker as its line has them."""
-#
-#     version: str
-#     extras: str
-#     marker: str
-#
-#
-# class Judge:
-#     """What gives way in one build of a virtualenv.
-#
-#     Args:
-#         prepared: ``pins``, ``options`` (indexes), ``is_fixed`` (a lock, or hashes) and ``files`` of the requirements.
-#         day: returns the day on which the requirements were last changed, ``2021-06-30``; empty if it is not known.
-#
-#     Attributes:
-#         versions: what replaces pins: normalised name → the old and the new version.
-#         until: the day by which packages without a version and those of builds are bound; empty if there is none.
-#         tools: the packages by which others are built → the day by which they are bound.
-#     """
-#
-#     def __init__(self, uv: Uv, prepared: Mapping[str, Any], day: Callable[[], str]):
-#         self.uv, self.site, self.day = uv, uv.site, day
-#         self.is_fixed = prepared["is_fixed"] is True
-#         self.options, self.files = [str(line) for line in prepared["options"]], prepared["files"]
-#         self.pins = {name: Pin(*pin) for name, pin in prepared["pins"].items() if _is_pin(name, pin)}
-#         self.versions: dict[str, tuple[str, str]] = {}
-#         self.until = ""
-#         self.tools: dict[str, str] = {}
-#         self._free: set[str] = set()
-#         self._offered: dict[str, tuple[str, str]] = {}
-#         self._without_wheel: dict[str, tuple[str, bool]] | None = None
-#         #: What packages fail with before anything is bound by a day; of uv's resolution, which names none, as "".
-#         self._unbound: dict[str, DeploymentError] = {}
-#         self._log = ""
-#         self._attempts = self._days = self._tool_days = 0
-#
-#     def arguments(self) -> list[str]:
-#         """Return the arguments of ``uv pip install`` by which something gives way; none at first."""
-#         relaxed = ["--overrides", str(Path(self.uv.work) / _RELAXED)] if self.versions else []
-#         free = sorted({*self.versions, *self._free, *self._named_by("python_packages")}) if self.until else []
-#         bound = ["--exclude-newer", self.until] if self.until else []
-#         days = {**self.tools, **dict.fromkeys(free, _ALWAYS)}
-#         return [*relaxed, *bound, *(_bound(name, day) for name, day in days.items())]
-#
-#     def without_tools(self, arguments: Iterable[str]) -> list[str]:
-#         """Return the arguments of an installation for another one, in which all that the first has built is built."""
-#         tools = {_bound(name, day) for name, day in self.tools.items()}
-#         return [one for one in arguments if one not in tools]
-#
-#     def give_way(self, error: DeploymentError) -> None:
-#         """Choose what gives way after a failure, for the next attempt.
-#
-#         Args:
-#             error: that of the last attempt.
-#
-#         Raises:
-#             DeploymentError: nothing does; with the versions that a person may choose.
-#         """
-#         cause = _cause(error)
-#         kind, name, about = ("", "", "") if cause.transient else failure(cause.log, self.site)
-#         if not self.until and not self.tools:
-#             self._unbound[name] = error
-#         self._attempts, self._log = self._attempts + 1, cause.log
-#         if self._attempts >= _ATTEMPTS or not any(rung(kind, name, about) for rung in self._rungs(kind)):
-#             raise self._with_offer(self._as_written(name, error))
-#         log.info("%s: %s (%s); the next attempt has %s", self.site.name, error.message, kind, self.told())
-#
-#     def _rungs(self, kind: str) -> tuple[Callable[[str, str, str], bool], ...]:
-#         """Return what may give way after a failure of a kind, the first at first."""
-#         rungs: dict[str, tuple[Callable[[str, str, str], bool], ...]] = {
-#             "missing": (self._nearest,),
-#             "uncompiled": (self._nearest, self._newest, self._as_of_day),
-#             "build": (
-#                 *(self._nearest_of_series, self._older_tools),
-#                 *(self._as_of_day, self._a_year_later, self._nearest_of_today),
-#             ),
-#             "python": (self._nearest,),
-#             "unsolved": (self._as_of_day,),
-#             "younger": (self._as_of_younger,),
-#             "filtered": (self._without_day,),
-#         }
-#         return rungs.get(kind, ())
-#
-#     def _as_written(self, name: str, error: DeploymentError) -> DeploymentError:
-#         """Return the failure of a package as the requirements have it, and not that with what a day has bound."""
-#         latest = [*self._unbound.values()][-1] if self._unbound else error
-#         return self._unbound.get(name, error if name else latest)
-#
-#     def _depends_on_tools(self, name: str) -> bool:
-#         """Return whether a build fails in another way than with the tools of today."""
-#         unbound = self._unbound.get(name)
-#         return not unbound or _essence(self._log) != _essence(_cause(unbound).log)
-#
-#     def told(self) -> str:
-#         """Return what gives way, as one text; empty if nothing does."""
-#         changed = [f"{name} {new} instead of {old}" for name, (old, new) in sorted(self.versions.items())]
-#         bound = [f"packages without a version, and those that builds need, as of {self.until}"] if self.until else []
-#         return ", ".join([*changed, *(f"{name} of {day} for builds" for name, day in self.tools.items()), *bound])
-#
-#     # The rungs. Each returns whether something more gives way
-#
-#     def _older_tools(self, _kind: str, name: str, version: str) -> bool:
-#         """Bind what has built a package by the day on which that was published; by a later one where that fails too.
-#
-#         A build that fails with them as it does with those of today does not depend on them.
-#         """
-#         found = {normalised(one) for pair in _TOOLS.findall(self._log) for one in pair if one} - {normalised(name)}
-#         tools, self._tool_days = sorted(found)[:_MOST_TOOLS], self._tool_days + 1
-#         day = _day(max(self.tools.values(), default=""))
-#         if day:
-#             day = day + _YEAR if self._depends_on_tools(name) else None
-#         elif version and tools and not self.until:
-#             asked, _refused = self._ask([f"{normalised(name)}=={version}"])
-#             day = _day(asked.get(normalised(name), ("", "", ""))[2])
-#         is_usable = bool(tools and day and day < datetime.date.today() and self._tool_days <= _DAYS)
-#         self.tools = dict.fromkeys(sorted({*tools, *self.tools}), str(day)) if is_usable else {}
-#         return is_usable
-#
-#     def _as_of_day(self, kind: str, _name: str, _version: str) -> bool:
-#         """Bind what has no version by the day of the requirements."""
-#         if self.until or (self.is_fixed and kind == "unsolved"):
-#             return False
-#         return self._bind(_day(self.day()))
-#
-#     def _a_year_later(self, _kind: str, name: str, _version: str) -> bool:
-#         """Bind it by a later day: the tools of builds of that day do not run on this Python either."""
-#         day = _day(self.until)
-#         self._days += 1
-#         return self._days <= _DAYS and self._depends_on_tools(name) and self._bind(day and day + _YEAR)
-#
-#     def _as_of_younger(self, _kind: str, _name: str, day: str) -> bool:
-#         """Bind it by the day of a version that the requirements pin, where that is later."""
-#         return bool(self.until) and self._bind(_day(day))
-#
-#     def _without_day(self, _kind: str, name: str, _version: str) -> bool:
-#         """Leave a package unbound that one of the nearest versions requires."""
-#         is_new = bool(self.until and self.versions) and normalised(name) not in self._free
-#         self._free.add(normalised(name))
-#         return is_new
-#
-#     def _bind(self, day: datetime.date | None) -> bool:
-#         if not day or day >= datetime.date.today() or str(day) <= self.until:
-#             return False
-#         self.until = str(day)
-#         return True
-#
-#     def _nearest(self, _kind: str, name: str, version: str) -> bool:
-#         """Replace a version by the nearest that has a wheel, and with it all pins that have none for this Python.
-#
-#         A package that is only built of its sources keeps its pin, unless it is the one that fails.
-#         """
-#         name = normalised(name)
-#         if not version or name in self.versions or name in self._kept():
-#             return False
-#         found = self._find_nearest(name, version)
-#         compiled = {one: new for one, (new, is_compiled) in found.items() if is_compiled or one == name}
-#         old = {name: version, **{one: pin.version for one, pin in self.pins.items()}}
-#         near = {one: (old[one], new) for one, new in compiled.items() if _is_near(old[one], new)}
-#         if self.is_fixed or name not in near:
-#             is_offered = self.is_fixed or (name in found and found[name][1])
-#             self._offered = {one: (old[one], new) for one, new in compiled.items() if is_offered and found[one][1]}
-#             return False
-#         self.versions.update(near)
-#         self._write()
-#         return True
-#
-#     def _nearest_of_series(self, kind: str, name: str, version: str) -> bool:
-#         """Replace it where the nearest one is compiled, and of the same major version: less changes than by a day."""
-#         found = (
-#             self._find_nearest(normalised(name), version) if version and normalised(name) not in self._kept() else {}
-#         )
-#         new, is_compiled = found.get(normalised(name), ("", False))
-#         return is_compiled and _majors(version, new) == 0 and self._nearest(kind, name, version)
-#
-#     def _nearest_of_today(self, kind: str, name: str, version: str) -> bool:
-#         """Replace it, and bind nothing by a day any more, which did not help."""
-#         if not self._nearest(kind, name, version):
-#             return False
-#         self.until = ""
-#         return True
-#
-#     def _newest(self, _kind: str, name: str, version: str) -> bool:
-#         """Replace a version that does not compile, of which none has a wheel, by the newest of its major version.
-#
-#         Where that is the one, by the newest of the next major ones.
-#         """
-#         name = normalised(name)
-#         old = self.versions[name][0] if name in self.versions else version
-#         major = re.match(r"\d+(?=[.]|$)", old)
-#         if (
-#             self.is_fixed
-#             or not version
-#             or not major
-#             or name in self._kept()
-#             or name in self._find_nearest(name, version)
-#         ):
-#             return False
-#         for below in (int(major[0]) + 1, int(major[0]) + _MAJORS + 1):
-#             found, _refused = self._ask([f"{name}>{version},<{below}"])
-#             if name in found and found[name][0] != version:
-#                 self.versions[name] = (old, found[name][0])
-#                 self._write()
-#                 return True
-#         return False
-#
-#     # What uv is asked
-#
-#     def _find_nearest(self, name: str, version: str) -> dict[str, tuple[str, bool]]:
-#         """Return what `_newer` has of a package, and of all pins without a wheel; uv is asked once."""
-#         if self._without_wheel is None:
-#             self._without_wheel = self._find_without_wheel()
-#         if name not in self._without_wheel:
-#             own = self._newer({name: self.pins[name].version if name in self.pins else version})
-#             self._without_wheel |= {name: own.get(name, ("", False))}
-#         return {one: found for one, found in self._without_wheel.items() if found[0]}
-#
-#     def _find_without_wheel(self) -> dict[str, tuple[str, bool]]:
-#         """Return the pins without a wheel for this Python, and what `_newer` has of them."""
-#         pins = {name: pin.version for name, pin in sorted(self.pins.items()) if name not in self._kept()}
-#         found, refused = self._ask([f"{name}=={version}" for name, version in pins.items()])
-#         names = [name for name in pins if name in refused or (name in found and not found[name][1])]
-#         newer = self._newer({name: pins[name] for name in names}) if names else {}
-#         return {name: newer.get(name, ("", False)) for name in names}
-#
-#     def _newer(self, versions: Mapping[str, str]) -> dict[str, tuple[str, bool]]:
-#         """Return the nearest newer version of packages that has a wheel, and whether that is compiled."""
-#         options = [*(f"--only-binary={name}" for name in versions), "--resolution=lowest"]
-#         found, _refused = self._ask([f"{name}>={version}" for name, version in versions.items()], options)
-#         return {
-#             name: (version, not wheel.endswith("-none-any.whl"))
-#             for name, (version, wheel, _day_of_source) in found.items()
-#             if wheel and version != versions.get(name)
-#         }
-#
-#     def _ask(self, wanted: list[str], options: Sequence[str] = ()) -> tuple[dict[str, tuple[str, str, str]], set[str]]:
-#         """Ask uv which version of each package it takes.
-#
-#         Returns:
-#             name → version, the file of a wheel or nothing, and the day of its source; and the packages that are for
-#             other versions of Python. What the index lacks is in neither.
-#         """
-#         refused: set[str] = set()
-#         asked, answer = (str(Path(self.uv.work) / name) for name in (_ASKED, _ANSWER))
-#         arguments = ["--quiet", "--no-deps", "--format=pylock.toml", "--output-file", answer]
-#         arguments += ["--python", str(self.uv.folder / "bin/python"), *options, asked]
-#         while wanted:
-#             self._as_builder(_write_lines, asked, [*self.options, *wanted])
-#             try:
-#                 self.uv.run("pip", "compile", *arguments, doing="looking for wheels", folder=self.uv.work)
-#             except DeploymentError as error:
-#                 refused |= {normalised(name) for name, _version in _OTHER_PYTHON.findall(error.log)}
-#                 named = {normalised(one) for names in _WITHOUT.findall(error.log) for one in names if one} | refused
-#                 left = [one for one in wanted if normalised(re.split("[=>]", one)[0]) not in named]
-#                 wanted = left if left != wanted else []
-#             else:
-#                 return dict(_versions(self._as_builder(_read_answer, answer))), refused
-#         return {}, refused
-#
-#     def _kept(self) -> set[str]:
-#         """Return the packages of which the pillar has the version."""
-#         return self._named_by("python_packages") | self._named_by("constraints")
-#
-#     def _named_by(self, option: str) -> set[str]:
-#         return {normalised(name.partition("[")[0]) for name in requirements.names(self.site.config[option])}
-#
-#     def _write(self) -> None:
-#         pins = {name: self.pins.get(name, Pin("", "", "")) for name in sorted(self.versions)}
-#         lines = [f"{name}{pin.extras}=={self.versions[name][1]}{pin.marker}" for name, pin in pins.items()]
-#         self._as_builder(_write_lines, str(Path(self.uv.work) / _RELAXED), lines)
-#         changed = [[name, *versions] for name, versions in self.versions.items()]
-#         self._as_builder(_replace_pins, self.uv.work, self.files, changed)
-#
-#     def _as_builder(self, function: Callable[..., Any], *arguments: Any) -> Any:
-#         return delegate.ask(self.site.build_user, function, *arguments, doing="reading the requirements", timeout=60)
-#
-#     def _with_offer(self, error: DeploymentError) -> DeploymentError:
-#         """Return an error whose hint has the versions that only a person may choose, all at once."""
-#         if not self._offered:
-#             return error
-#         versions = {name: new for name, (_old, new) in {**self.versions, **self._offered}.items()}
-#         far = [f"{name} {new}" for name, (old, new) in sorted(self._offered.items()) if not _is_near(old, new)]
-#         why = "since the requirements are a lock or have hashes"
-#         if not self.is_fixed:
-#             why = f"since {', '.join(far)} is more than two major versions newer than what is required"
-#         offer = f"the nearest versions with a wheel for this Python are not taken unasked, {why}: set "
-#         error.hint = "; or ".join(filter(None, [offer + proposal(self.site, versions), error.hint]))
-#         return error
-#
-#
-# def _bound(name: str, day: str) -> str:
-#     return f"--exclude-newer-package={name}={day}"
-#
-#
-# def proposal(site: Site, versions: Mapping[str, str]) -> str:
-#     """Return the option of the pillar that keeps versions, with those that it has."""
-#     return hints.extended(site, "python_packages", [f"{name}=={new}" for name, new in sorted(versions.items())])
-#
-#
-# def failure(text: str, site: Site | None = None) -> tuple[str, str, str]:
-#     """Return the kind of uv's failure, and the package with its version; for ``younger`` its day. Empty for another.
-#
-#     Args:
-#         text: what uv printed, of which the output of builds is a part.
-#         site: the site whose rows of knowledge count too.
-#     """
-#     unbuilt = _UNBUILT.search(text)
-#     if unbuilt and "Hash mismatch" not in text:
-#         text = text[unbuilt.start() :]
-#         return _kind_of_build(text, site), unbuilt[1], unbuilt[2] or ""
-#     if "No solution found" not in text or "not found in the package registry" in text:
-#         return "", "", ""
-#     younger = _YOUNGER.findall(text)
-#     if younger:
-#         return "younger", "", max(younger)
-#     filtered = _FILTERED.search(text)
-#     if filtered:
-#         return "filtered", filtered[1], ""
-#     python = _OTHER_PYTHON.search(text)
-#     if python:
-#         return "python", python[1], python[2]
-#     return ("", "", "") if re.search(r"[Bb]ecause there (is|are) no versions? of", text) else ("unsolved", "", "")
-#
-#
-# def _kind_of_build(text: str, site: Site | None) -> str:
-#     if cause_package.is_missing(text, site):
-#         return "missing"
-#     if _REFUSES_PYTHON.search(text):
-#         return "python"
-#     return "uncompiled" if _UNCOMPILED.search(text) else "build"
-#
-#
-# def _cause(error: DeploymentError) -> DeploymentError:
-#     """Return the failure of the requirements where the versions of the pillar do not suit them either."""
-#     return error.__cause__ if isinstance(error.__cause__, DeploymentError) else error
-#
-#
-# def _essence(text: str) -> str:
-#     """Return the last error in an output without paths and numbers, by which failures are compared."""
-#     lines = [line.strip() for line in text.splitlines() if "rror" in line and not line.startswith("hint")]
-#     return re.sub(r"\S*/\S*|\d+", "", lines[-1]) if lines else ""
-#
-#
-# def is_fixed(files: Iterable[str], texts: Iterable[str]) -> bool:
-#     """Return whether requirements are a lock, or have hashes: their versions were chosen together."""
-#     locks = any(Path(name).name in lock.NAMES for name in files)
-#     return locks or any(re.search(r"--hash[ =]|--require-hashes", text) for text in texts)
-#
-#
-# def _is_pin(name: Any, pin: Any) -> bool:
-#     """Return whether what the build user's process answers is the name of a package and a version of it."""
-#     if not shapes.fits(pin, [str]) or len(pin) != 3 or not re.fullmatch(_NAME, name, re.ASCII):
-#         return False
-#     return all(part.isprintable() for part in pin) and bool(re.fullmatch(_VERSION, pin[0], re.ASCII))
-#
-#
-# def _versions(answer: Any) -> Iterator[tuple[str, tuple[str, str, str]]]:
-#     """Yield the packages of uv's answer that have a name and a version, a wheel of each, and the day of its source."""
-#     for found in answer if shapes.fits(answer, [[str]]) else ():
-#         name, version, wheel, day = (*found, "", "", "", "")[:4]
-#         wheel = wheel if re.fullmatch(r"[\w.+-]{1,300}\.whl", wheel, re.ASCII) else ""
-#         if re.fullmatch(_NAME, name, re.ASCII) and re.fullmatch(_VERSION, version, re.ASCII):
-#             yield normalised(name), (version, wheel, str(_day(day) or ""))
-#
-#
-# def _majors(old: str, new: str) -> int:
-#     """Return by how many major versions one is newer than another; -1 where that is not known."""
-#     numbers = [re.match(r"(?:\d+!)?(\d+)", version) for version in (old, new)]
-#     return int(numbers[1][1]) - int(numbers[0][1]) if numbers[0] and numbers[1] else -1
-#
-#
-# def _is_near(old: str, new: str) -> bool:
-#     return 0 <= _majors(old, new) <= _MAJORS
-#
-#
-# def _day(text: str) -> datetime.date | None:
-#     try:
-#         return datetime.date.fromisoformat(text[:10])
-#     except ValueError:
-#         return None
-#
-#
-# # What runs as the build user
-#
-#
-# def pins(source: Path, files: Iterable[str]) -> dict[str, list[str]]:
-#     """Return the versions that requirements pin: normalised name → version, extras and marker.
-#
-#     None of a package that lines pin to several versions, or in several ways. A constraint has no extras and no marker.
-#     """
-#     found: dict[str, list[tuple[list[str], bool]]] = {}
-#     for line, is_limit in requirements.lines(source, files):
-#         pin = _PIN.fullmatch(line)
-#         if pin:
-#             parts = [pin[3], pin[2] or "", (pin[4] or "").strip()]
-#             found.setdefault(normalised(pin[1]), []).append((parts, is_limit))
-#     required = {name: [parts for parts, is_limit in listed if not is_limit] for name, listed in found.items()}
-#     chosen = {name: required[name] or [parts for parts, _is_limit in listed] for name, listed in found.items()}
-#     several = {name for name, listed in found.items() if len({parts[0] for parts, _is_limit in listed}) > 1}
-#     return {name: ways[0] for name, ways in chosen.items() if name not in several and ways.count(ways[0]) == len(ways)}
-#
-#
-# _PIN = re.compile(
-#     rf"\s*({_NAME})\s*(\[[\w, .-]*\])?\s*===?\s*({_VERSION})\s*(;[^#\n\\]*?)?\s*(?:\s--[^\n]*|#[^\n]*|\\)?", re.ASCII
-# )
-# _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+\S+", re.MULTILINE)
-#
-#
-# def index_options(texts: Collection[str]) -> list[str]:
-#     """Return the lines of requirements that name an index."""
-#     return [found.strip() for text in texts for found in _INDEX.findall(text)]
-#
-#
-# def _write_lines(path: str, lines: list[str]) -> None:
-#     lock.replace(Path(path), "".join(f"{line}\n" for line in lines))
-#
-#
-# def _read_answer(path: str) -> list[list[str]]:
-#     answer = lock.read_toml(Path(path))
-#     Path(path).unlink()
-#     return [
-#         [
-#             *(str(one.get("name")), str(one.get("version")), _file_name((one.get("wheels") or [{}])[0])),
-#             str(one.get("sdist", {}).get("upload-time", ""))[:10],
-#         ]
-#         for one in answer.get("packages", [])
-#     ]
-#
-#
-# def _file_name(wheel: Mapping[str, Any]) -> str:
-#     return str(wheel.get("name") or wheel.get("url") or wheel.get("path") or "").partition("#")[0].rpartition("/")[2]
-#
-#
-# def _replace_pins(work: str, files: list[str], changed: list[list[str]]) -> None:
-#     """Write the new versions into the copies of the requirements, where constraints are too."""
-#     top = Path(work)
-#     for path in [one for name in files for one in requirements.with_included(top, top / name, set())]:
-#         text = path.read_text(errors="replace") if path.suffix in (".txt", ".in") else ""
-#         written = text
-#         for name, old, new in changed:
-#             spelled = re.escape(name).replace(r"\-", "[-_.]+")
-#             pattern = rf"(?im)^(\s*{spelled}\s*(?:\[[^\]\n]*\])?\s*===?\s*){re.escape(old)}(?![\w.!+*])"
-#             written = re.sub(pattern, rf"\g<1>{new}", written)
-#         if written != text:
-#             lock.replace(path, written)
 #: django_formula/virtualenv/kept.py
 # """Debian's interpreters of virtualenvs, which `apt autoremove` keeps after an upgrade (docs/decisions/0086)."""
 #
@@ -62049,6 +61542,513 @@ def _clear(home: str, folder: str) -> None:
 #             name, lines = header.group(1).replace(" ", "").replace('"', ""), []
 #         lines.append(line)
 #     yield name, "".join(lines)
+#: django_formula/virtualenv/relaxed_pins.py
+# """What gives way where uv cannot install a project's requirements: the kind of its failure decides.
+#
+# uv is asked, no table of versions: for the nearest version with a wheel, or for packages as of the day on which the
+# requirements were last changed. Only where they cannot be installed as they are (docs/decisions/0115).
+# """
+#
+# import datetime
+# import re
+# from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.host.commands import DeploymentError
+# from django_formula.knowledge import cause_package, hints
+# from django_formula.knowledge.package import normalised
+# from django_formula.site.sites import Site
+# from django_formula.untrusted import delegate, shapes
+# from django_formula.untrusted.text import Log
+# from django_formula.virtualenv import lock, requirements
+# from django_formula.virtualenv.uv import Uv
+#
+# log = Log.of(__name__)
+#
+# #: The files in the build user's folder: what uv is asked for, its answer, and the versions that replace pins.
+# _ASKED, _ANSWER, _RELAXED = ".relax.in", "pylock.relax.toml", ".relaxed.txt"
+# _NAME, _VERSION = r"[A-Za-z0-9](?:[\w.-]{0,98}[A-Za-z0-9])?", r"[A-Za-z0-9][\w.!+]{0,60}"
+# #: What uv says of a package that it cannot build: one of an index has a version.
+# _UNBUILT = re.compile(rf"Failed to (?:build|download and build) `({_NAME})(?:==({_VERSION})|\[|\s*@)", re.ASCII)
+# #: What uv says of a version that is for another Python.
+# _OTHER_PYTHON = re.compile(rf"({_NAME})==({_VERSION}) depends on Python", re.ASCII)
+# #: What uv says of versions that are younger than the day by which they are bound: of one that is pinned, its day.
+# _YOUNGER = re.compile(r"was filtered by `exclude-newer`[^\n]*?was published at (\d{4}-\d\d-\d\d)T", re.ASCII)
+# _FILTERED = re.compile(rf"`({_NAME})` was filtered by `exclude-newer`", re.ASCII)
+# #: What uv says of a package that has no wheel, or that the index lacks, at all or in this version.
+# _WITHOUT = re.compile(
+#     rf"[Bb]ecause (?:only |there (?:is|are) no versions? of |all versions of )?({_NAME})|"
+#     rf"(?:and|all versions of) ({_NAME})(?:[<>=!~]\S*)? ha(?:s|ve) no usable wheels",
+#     re.ASCII,
+# )
+# #: The packages that have built one: the backend that uv has called, and those whose code has run.
+# _TOOLS = re.compile(
+#     r"Call to `([A-Za-z]\w{0,60})[.:]|/builds-v\d+/[^\s\"]*/site-packages/([A-Za-z]\w{0,60})/", re.ASCII
+# )
+# _MOST_TOOLS = 5
+# #: What a package reports, while it is built, that is for other versions of Python.
+# _REFUSES_PYTHON = re.compile(
+#     r"^[^\n]*Error: [^\n]*(?:(?:support|requir|install|only)[^\n]{0,60}\bPython\b[^\n]{0,30}\d\.\d"
+#     r"|\bPython\b[^\n]{0,40}\d\.\d[^\n]{0,60}(?:support|requir|only))",
+#     re.MULTILINE | re.IGNORECASE,
+# )
+# #: What a compiler reports of code that it cannot compile.
+# _UNCOMPILED = re.compile(
+#     r"failed with exit (?:code|status) \d|fatal error: |\.(?:c|cc|cpp|cxx|h|hpp)(?::\d+)+: error: "
+#     r"|ninja: build stopped|can't find Rust|error: could not compile|CMake Error"
+# )
+# #: The most attempts to install, the most days, and how far apart these are; the most major versions that a pin moves.
+# _ATTEMPTS, _DAYS, _YEAR, _MAJORS = 24, 6, datetime.timedelta(days=365), 2
+# #: What is not bound by a day.
+# _ALWAYS = "2100-01-01"
+#
+#
+# class Pin(NamedTuple):
+#     """A version that requirements pin, with extras and marker as its line has them."""
+#
+#     version: str
+#     extras: str
+#     marker: str
+#
+#
+# class Ladder:
+#     """What gives way in one build of a virtualenv.
+#
+#     Args:
+#         prepared: ``pins``, ``options`` (indexes), ``is_fixed`` (a lock, or hashes) and ``files`` of the requirements.
+#         day: returns the day on which the requirements were last changed, ``2021-06-30``; empty if it is not known.
+#
+#     Attributes:
+#         versions: what replaces pins: normalised name → the old and the new version.
+#         until: the day by which packages without a version and those of builds are bound; empty if there is none.
+#         tools: the packages by which others are built → the day by which they are bound.
+#     """
+#
+#     def __init__(self, uv: Uv, prepared: Mapping[str, Any], day: Callable[[], str]):
+#         self.uv, self.site, self.day = uv, uv.site, day
+#         self.is_fixed = prepared["is_fixed"] is True
+#         self.options, self.files = [str(line) for line in prepared["options"]], prepared["files"]
+#         self.pins = {name: Pin(*pin) for name, pin in prepared["pins"].items() if _is_pin(name, pin)}
+#         self.versions: dict[str, tuple[str, str]] = {}
+#         self.until = ""
+#         self.tools: dict[str, str] = {}
+#         self._free: set[str] = set()
+#         self._offered: dict[str, tuple[str, str]] = {}
+#         self._without_wheel: dict[str, tuple[str, bool]] | None = None
+#         #: What packages fail with before anything is bound by a day; of uv's resolution, which names none, as "".
+#         self._unbound: dict[str, DeploymentError] = {}
+#         self._log = ""
+#         self._attempts = self._days = self._tool_days = 0
+#
+#     def arguments(self) -> list[str]:
+#         """Return the arguments of ``uv pip install`` by which something gives way; none at first."""
+#         relaxed = ["--overrides", str(Path(self.uv.work) / _RELAXED)] if self.versions else []
+#         free = sorted({*self.versions, *self._free, *self._named_by("python_packages")}) if self.until else []
+#         bound = ["--exclude-newer", self.until] if self.until else []
+#         days = {**self.tools, **dict.fromkeys(free, _ALWAYS)}
+#         return [*relaxed, *bound, *(_bound(name, day) for name, day in days.items())]
+#
+#     def without_tools(self, arguments: Iterable[str]) -> list[str]:
+#         """Return the arguments of an installation for another one, in which all that the first has built is built."""
+#         tools = {_bound(name, day) for name, day in self.tools.items()}
+#         return [one for one in arguments if one not in tools]
+#
+#     def give_way(self, error: DeploymentError) -> None:
+#         """Choose what gives way after a failure, for the next attempt.
+#
+#         Args:
+#             error: that of the last attempt.
+#
+#         Raises:
+#             DeploymentError: nothing does; with the versions that a person may choose.
+#         """
+#         cause = _cause(error)
+#         kind, name, about = ("", "", "") if cause.transient else failure(cause.log, self.site)
+#         if not self.until and not self.tools:
+#             self._unbound[name] = error
+#         self._attempts, self._log = self._attempts + 1, cause.log
+#         if self._attempts >= _ATTEMPTS or not any(rung(kind, name, about) for rung in self._rungs(kind)):
+#             raise self._with_offer(self._as_written(name, error))
+#         log.info("%s: %s (%s); the next attempt has %s", self.site.name, error.message, kind, self.told())
+#
+#     def _rungs(self, kind: str) -> tuple[Callable[[str, str, str], bool], ...]:
+#         """Return what may give way after a failure of a kind, the first at first."""
+#         rungs: dict[str, tuple[Callable[[str, str, str], bool], ...]] = {
+#             "missing": (self._nearest,),
+#             "uncompiled": (self._nearest, self._newest, self._as_of_day),
+#             "build": (
+#                 *(self._nearest_of_series, self._older_tools),
+#                 *(self._as_of_day, self._a_year_later, self._nearest_of_today),
+#             ),
+#             "python": (self._nearest,),
+#             "unsolved": (self._as_of_day,),
+#             "younger": (self._as_of_younger,),
+#             "filtered": (self._without_day,),
+#         }
+#         return rungs.get(kind, ())
+#
+#     def _as_written(self, name: str, error: DeploymentError) -> DeploymentError:
+#         """Return the failure of a package as the requirements have it, and not that with what a day has bound."""
+#         latest = [*self._unbound.values()][-1] if self._unbound else error
+#         return self._unbound.get(name, error if name else latest)
+#
+#     def _depends_on_tools(self, name: str) -> bool:
+#         """Return whether a build fails in another way than with the tools of today."""
+#         unbound = self._unbound.get(name)
+#         return not unbound or _essence(self._log) != _essence(_cause(unbound).log)
+#
+#     def told(self) -> str:
+#         """Return what gives way, as one text; empty if nothing does."""
+#         changed = [f"{name} {new} instead of {old}" for name, (old, new) in sorted(self.versions.items())]
+#         bound = [f"packages without a version, and those that builds need, as of {self.until}"] if self.until else []
+#         return ", ".join([*changed, *(f"{name} of {day} for builds" for name, day in self.tools.items()), *bound])
+#
+#     # The rungs. Each returns whether something more gives way
+#
+#     def _older_tools(self, _kind: str, name: str, version: str) -> bool:
+#         """Bind what has built a package by the day on which that was published; by a later one where that fails too.
+#
+#         A build that fails with them as it does with those of today does not depend on them.
+#         """
+#         found = {normalised(one) for pair in _TOOLS.findall(self._log) for one in pair if one} - {normalised(name)}
+#         tools, self._tool_days = sorted(found)[:_MOST_TOOLS], self._tool_days + 1
+#         day = _day(max(self.tools.values(), default=""))
+#         if day:
+#             day = day + _YEAR if self._depends_on_tools(name) else None
+#         elif version and tools and not self.until:
+#             asked, _refused = self._ask([f"{normalised(name)}=={version}"])
+#             day = _day(asked.get(normalised(name), ("", "", ""))[2])
+#         is_usable = bool(tools and day and day < datetime.date.today() and self._tool_days <= _DAYS)
+#         self.tools = dict.fromkeys(sorted({*tools, *self.tools}), str(day)) if is_usable else {}
+#         return is_usable
+#
+#     def _as_of_day(self, kind: str, _name: str, _version: str) -> bool:
+#         """Bind what has no version by the day of the requirements."""
+#         if self.until or (self.is_fixed and kind == "unsolved"):
+#             return False
+#         return self._bind(_day(self.day()))
+#
+#     def _a_year_later(self, _kind: str, name: str, _version: str) -> bool:
+#         """Bind it by a later day: the tools of builds of that day do not run on this Python either."""
+#         day = _day(self.until)
+#         self._days += 1
+#         return self._days <= _DAYS and self._depends_on_tools(name) and self._bind(day and day + _YEAR)
+#
+#     def _as_of_younger(self, _kind: str, _name: str, day: str) -> bool:
+#         """Bind it by the day of a version that the requirements pin, where that is later."""
+#         return bool(self.until) and self._bind(_day(day))
+#
+#     def _without_day(self, _kind: str, name: str, _version: str) -> bool:
+#         """Leave a package unbound that one of the nearest versions requires."""
+#         is_new = bool(self.until and self.versions) and normalised(name) not in self._free
+#         self._free.add(normalised(name))
+#         return is_new
+#
+#     def _bind(self, day: datetime.date | None) -> bool:
+#         if not day or day >= datetime.date.today() or str(day) <= self.until:
+#             return False
+#         self.until = str(day)
+#         return True
+#
+#     def _nearest(self, _kind: str, name: str, version: str) -> bool:
+#         """Replace a version by the nearest that has a wheel, and with it all pins that have none for this Python.
+#
+#         A package that is only built of its sources keeps its pin, unless it is the one that fails.
+#         """
+#         name = normalised(name)
+#         if not version or name in self.versions or name in self._kept():
+#             return False
+#         found = self._find_nearest(name, version)
+#         compiled = {one: new for one, (new, is_compiled) in found.items() if is_compiled or one == name}
+#         old = {name: version, **{one: pin.version for one, pin in self.pins.items()}}
+#         near = {one: (old[one], new) for one, new in compiled.items() if _is_near(old[one], new)}
+#         if self.is_fixed or name not in near:
+#             is_offered = self.is_fixed or (name in found and found[name][1])
+#             self._offered = {one: (old[one], new) for one, new in compiled.items() if is_offered and found[one][1]}
+#             return False
+#         self.versions.update(near)
+#         self._write()
+#         return True
+#
+#     def _nearest_of_series(self, kind: str, name: str, version: str) -> bool:
+#         """Replace it where the nearest one is compiled, and of the same major version: less changes than by a day."""
+#         found = (
+#             self._find_nearest(normalised(name), version) if version and normalised(name) not in self._kept() else {}
+#         )
+#         new, is_compiled = found.get(normalised(name), ("", False))
+#         return is_compiled and _majors(version, new) == 0 and self._nearest(kind, name, version)
+#
+#     def _nearest_of_today(self, kind: str, name: str, version: str) -> bool:
+#         """Replace it, and bind nothing by a day any more, which did not help."""
+#         if not self._nearest(kind, name, version):
+#             return False
+#         self.until = ""
+#         return True
+#
+#     def _newest(self, _kind: str, name: str, version: str) -> bool:
+#         """Replace a version that does not compile, of which none has a wheel, by the newest of its major version.
+#
+#         Where that is the one, by the newest of the next major ones.
+#         """
+#         name = normalised(name)
+#         old = self.versions[name][0] if name in self.versions else version
+#         major = re.match(r"\d+(?=[.]|$)", old)
+#         if (
+#             self.is_fixed
+#             or not version
+#             or not major
+#             or name in self._kept()
+#             or name in self._find_nearest(name, version)
+#         ):
+#             return False
+#         for below in (int(major[0]) + 1, int(major[0]) + _MAJORS + 1):
+#             found, _refused = self._ask([f"{name}>{version},<{below}"])
+#             if name in found and found[name][0] != version:
+#                 self.versions[name] = (old, found[name][0])
+#                 self._write()
+#                 return True
+#         return False
+#
+#     # What uv is asked
+#
+#     def _find_nearest(self, name: str, version: str) -> dict[str, tuple[str, bool]]:
+#         """Return what `_newer` has of a package, and of all pins without a wheel; uv is asked once."""
+#         if self._without_wheel is None:
+#             self._without_wheel = self._find_without_wheel()
+#         if name not in self._without_wheel:
+#             own = self._newer({name: self.pins[name].version if name in self.pins else version})
+#             self._without_wheel |= {name: own.get(name, ("", False))}
+#         return {one: found for one, found in self._without_wheel.items() if found[0]}
+#
+#     def _find_without_wheel(self) -> dict[str, tuple[str, bool]]:
+#         """Return the pins without a wheel for this Python, and what `_newer` has of them."""
+#         pins = {name: pin.version for name, pin in sorted(self.pins.items()) if name not in self._kept()}
+#         found, refused = self._ask([f"{name}=={version}" for name, version in pins.items()])
+#         names = [name for name in pins if name in refused or (name in found and not found[name][1])]
+#         newer = self._newer({name: pins[name] for name in names}) if names else {}
+#         return {name: newer.get(name, ("", False)) for name in names}
+#
+#     def _newer(self, versions: Mapping[str, str]) -> dict[str, tuple[str, bool]]:
+#         """Return the nearest newer version of packages that has a wheel, and whether that is compiled."""
+#         options = [*(f"--only-binary={name}" for name in versions), "--resolution=lowest"]
+#         found, _refused = self._ask([f"{name}>={version}" for name, version in versions.items()], options)
+#         return {
+#             name: (version, not wheel.endswith("-none-any.whl"))
+#             for name, (version, wheel, _day_of_source) in found.items()
+#             if wheel and version != versions.get(name)
+#         }
+#
+#     def _ask(self, wanted: list[str], options: Sequence[str] = ()) -> tuple[dict[str, tuple[str, str, str]], set[str]]:
+#         """Ask uv which version of each package it takes.
+#
+#         Returns:
+#             name → version, the file of a wheel or nothing, and the day of its source; and the packages that are for
+#             other versions of Python. What the index lacks is in neither.
+#         """
+#         refused: set[str] = set()
+#         asked, answer = (str(Path(self.uv.work) / name) for name in (_ASKED, _ANSWER))
+#         arguments = ["--quiet", "--no-deps", "--format=pylock.toml", "--output-file", answer]
+#         arguments += ["--python", str(self.uv.folder / "bin/python"), *options, asked]
+#         while wanted:
+#             self._as_builder(_write_lines, asked, [*self.options, *wanted])
+#             try:
+#                 self.uv.run("pip", "compile", *arguments, doing="looking for wheels", folder=self.uv.work)
+#             except DeploymentError as error:
+#                 refused |= {normalised(name) for name, _version in _OTHER_PYTHON.findall(error.log)}
+#                 named = {normalised(one) for names in _WITHOUT.findall(error.log) for one in names if one} | refused
+#                 left = [one for one in wanted if normalised(re.split("[=>]", one)[0]) not in named]
+#                 wanted = left if left != wanted else []
+#             else:
+#                 return dict(_versions(self._as_builder(_read_answer, answer))), refused
+#         return {}, refused
+#
+#     def _kept(self) -> set[str]:
+#         """Return the packages of which the pillar has the version."""
+#         return self._named_by("python_packages") | self._named_by("constraints")
+#
+#     def _named_by(self, option: str) -> set[str]:
+#         return {normalised(name.partition("[")[0]) for name in requirements.names(self.site.config[option])}
+#
+#     def _write(self) -> None:
+#         pins = {name: self.pins.get(name, Pin("", "", "")) for name in sorted(self.versions)}
+#         lines = [f"{name}{pin.extras}=={self.versions[name][1]}{pin.marker}" for name, pin in pins.items()]
+#         self._as_builder(_write_lines, str(Path(self.uv.work) / _RELAXED), lines)
+#         changed = [[name, *versions] for name, versions in self.versions.items()]
+#         self._as_builder(_replace_pins, self.uv.work, self.files, changed)
+#
+#     def _as_builder(self, function: Callable[..., Any], *arguments: Any) -> Any:
+#         return delegate.ask(self.site.build_user, function, *arguments, doing="reading the requirements", timeout=60)
+#
+#     def _with_offer(self, error: DeploymentError) -> DeploymentError:
+#         """Return an error whose hint has the versions that only a person may choose, all at once."""
+#         if not self._offered:
+#             return error
+#         versions = {name: new for name, (_old, new) in {**self.versions, **self._offered}.items()}
+#         far = [f"{name} {new}" for name, (old, new) in sorted(self._offered.items()) if not _is_near(old, new)]
+#         why = "since the requirements are a lock or have hashes"
+#         if not self.is_fixed:
+#             why = f"since {', '.join(far)} is more than two major versions newer than what is required"
+#         offer = f"the nearest versions with a wheel for this Python are not taken unasked, {why}: set "
+#         error.hint = "; or ".join(filter(None, [offer + proposal(self.site, versions), error.hint]))
+#         return error
+#
+#
+# def _bound(name: str, day: str) -> str:
+#     return f"--exclude-newer-package={name}={day}"
+#
+#
+# def proposal(site: Site, versions: Mapping[str, str]) -> str:
+#     """Return the option of the pillar that keeps versions, with those that it has."""
+#     return hints.extended(site, "python_packages", [f"{name}=={new}" for name, new in sorted(versions.items())])
+#
+#
+# def failure(text: str, site: Site | None = None) -> tuple[str, str, str]:
+#     """Return the kind of uv's failure, and the package with its version; for ``younger`` its day. Empty for another.
+#
+#     Args:
+#         text: what uv printed, of which the output of builds is a part.
+#         site: the site whose rows of knowledge count too.
+#     """
+#     unbuilt = _UNBUILT.search(text)
+#     if unbuilt and "Hash mismatch" not in text:
+#         text = text[unbuilt.start() :]
+#         return _kind_of_build(text, site), unbuilt[1], unbuilt[2] or ""
+#     if "No solution found" not in text or "not found in the package registry" in text:
+#         return "", "", ""
+#     younger = _YOUNGER.findall(text)
+#     if younger:
+#         return "younger", "", max(younger)
+#     filtered = _FILTERED.search(text)
+#     if filtered:
+#         return "filtered", filtered[1], ""
+#     python = _OTHER_PYTHON.search(text)
+#     if python:
+#         return "python", python[1], python[2]
+#     return ("", "", "") if re.search(r"[Bb]ecause there (is|are) no versions? of", text) else ("unsolved", "", "")
+#
+#
+# def _kind_of_build(text: str, site: Site | None) -> str:
+#     if cause_package.is_missing(text, site):
+#         return "missing"
+#     if _REFUSES_PYTHON.search(text):
+#         return "python"
+#     return "uncompiled" if _UNCOMPILED.search(text) else "build"
+#
+#
+# def _cause(error: DeploymentError) -> DeploymentError:
+#     """Return the failure of the requirements where the versions of the pillar do not suit them either."""
+#     return error.__cause__ if isinstance(error.__cause__, DeploymentError) else error
+#
+#
+# def _essence(text: str) -> str:
+#     """Return the last error in an output without paths and numbers, by which failures are compared."""
+#     lines = [line.strip() for line in text.splitlines() if "rror" in line and not line.startswith("hint")]
+#     return re.sub(r"\S*/\S*|\d+", "", lines[-1]) if lines else ""
+#
+#
+# def is_fixed(files: Iterable[str], texts: Iterable[str]) -> bool:
+#     """Return whether requirements are a lock, or have hashes: their versions were chosen together."""
+#     locks = any(Path(name).name in lock.NAMES for name in files)
+#     return locks or any(re.search(r"--hash[ =]|--require-hashes", text) for text in texts)
+#
+#
+# def _is_pin(name: Any, pin: Any) -> bool:
+#     """Return whether what the build user's process answers is the name of a package and a version of it."""
+#     if not shapes.fits(pin, [str]) or len(pin) != 3 or not re.fullmatch(_NAME, name, re.ASCII):
+#         return False
+#     return all(part.isprintable() for part in pin) and bool(re.fullmatch(_VERSION, pin[0], re.ASCII))
+#
+#
+# def _versions(answer: Any) -> Iterator[tuple[str, tuple[str, str, str]]]:
+#     """Yield the packages of uv's answer that have a name and a version, a wheel of each, and the day of its source."""
+#     for found in answer if shapes.fits(answer, [[str]]) else ():
+#         name, version, wheel, day = (*found, "", "", "", "")[:4]
+#         wheel = wheel if re.fullmatch(r"[\w.+-]{1,300}\.whl", wheel, re.ASCII) else ""
+#         if re.fullmatch(_NAME, name, re.ASCII) and re.fullmatch(_VERSION, version, re.ASCII):
+#             yield normalised(name), (version, wheel, str(_day(day) or ""))
+#
+#
+# def _majors(old: str, new: str) -> int:
+#     """Return by how many major versions one is newer than another; -1 where that is not known."""
+#     numbers = [re.match(r"(?:\d+!)?(\d+)", version) for version in (old, new)]
+#     return int(numbers[1][1]) - int(numbers[0][1]) if numbers[0] and numbers[1] else -1
+#
+#
+# def _is_near(old: str, new: str) -> bool:
+#     return 0 <= _majors(old, new) <= _MAJORS
+#
+#
+# def _day(text: str) -> datetime.date | None:
+#     try:
+#         return datetime.date.fromisoformat(text[:10])
+#     except ValueError:
+#         return None
+#
+#
+# # What runs as the build user
+#
+#
+# def pins(source: Path, files: Iterable[str]) -> dict[str, list[str]]:
+#     """Return the versions that requirements pin: normalised name → version, extras and marker.
+#
+#     None of a package that lines pin to several versions, or in several ways. A constraint has no extras and no marker.
+#     """
+#     found: dict[str, list[tuple[list[str], bool]]] = {}
+#     for line, is_limit in requirements.lines(source, files):
+#         pin = _PIN.fullmatch(line)
+#         if pin:
+#             parts = [pin[3], pin[2] or "", (pin[4] or "").strip()]
+#             found.setdefault(normalised(pin[1]), []).append((parts, is_limit))
+#     required = {name: [parts for parts, is_limit in listed if not is_limit] for name, listed in found.items()}
+#     chosen = {name: required[name] or [parts for parts, _is_limit in listed] for name, listed in found.items()}
+#     several = {name for name, listed in found.items() if len({parts[0] for parts, _is_limit in listed}) > 1}
+#     return {name: ways[0] for name, ways in chosen.items() if name not in several and ways.count(ways[0]) == len(ways)}
+#
+#
+# _PIN = re.compile(
+#     rf"\s*({_NAME})\s*(\[[\w, .-]*\])?\s*===?\s*({_VERSION})\s*(;[^#\n\\]*?)?\s*(?:\s--[^\n]*|#[^\n]*|\\)?", re.ASCII
+# )
+# _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+\S+", re.MULTILINE)
+#
+#
+# def index_options(texts: Collection[str]) -> list[str]:
+#     """Return the lines of requirements that name an index."""
+#     return [found.strip() for text in texts for found in _INDEX.findall(text)]
+#
+#
+# def _write_lines(path: str, lines: list[str]) -> None:
+#     lock.replace(Path(path), "".join(f"{line}\n" for line in lines))
+#
+#
+# def _read_answer(path: str) -> list[list[str]]:
+#     answer = lock.read_toml(Path(path))
+#     Path(path).unlink()
+#     return [
+#         [
+#             *(str(one.get("name")), str(one.get("version")), _file_name((one.get("wheels") or [{}])[0])),
+#             str(one.get("sdist", {}).get("upload-time", ""))[:10],
+#         ]
+#         for one in answer.get("packages", [])
+#     ]
+#
+#
+# def _file_name(wheel: Mapping[str, Any]) -> str:
+#     return str(wheel.get("name") or wheel.get("url") or wheel.get("path") or "").partition("#")[0].rpartition("/")[2]
+#
+#
+# def _replace_pins(work: str, files: list[str], changed: list[list[str]]) -> None:
+#     """Write the new versions into the copies of the requirements, where constraints are too."""
+#     top = Path(work)
+#     for path in [one for name in files for one in requirements.with_included(top, top / name, set())]:
+#         text = path.read_text(errors="replace") if path.suffix in (".txt", ".in") else ""
+#         written = text
+#         for name, old, new in changed:
+#             spelled = re.escape(name).replace(r"\-", "[-_.]+")
+#             pattern = rf"(?im)^(\s*{spelled}\s*(?:\[[^\]\n]*\])?\s*===?\s*){re.escape(old)}(?![\w.!+*])"
+#             written = re.sub(pattern, rf"\g<1>{new}", written)
+#         if written != text:
+#             lock.replace(path, written)
 #: django_formula/virtualenv/requirements.py
 # """The requirements of a project: the files in its source that list them, and what is in those."""
 #
@@ -62714,7 +62714,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.untrusted import delegate, shapes
 # from django_formula.untrusted.foreign import OWN, PUBLIC, Foreign
 # from django_formula.untrusted.text import Log
-# from django_formula.virtualenv import index, interpreter, judge, project_indexes, requirements, setuptools
+# from django_formula.virtualenv import index, interpreter, project_indexes, relaxed_pins, requirements, setuptools
 # from django_formula.virtualenv import local as virtualenv_local
 # from django_formula.virtualenv import lock as virtualenv_lock
 # from django_formula.virtualenv.uv import Uv
@@ -62870,7 +62870,7 @@ def _clear(home: str, folder: str) -> None:
 #         uv.run(*exported, "--output-file", target, doing="reading uv.lock", folder=str(Path(lock).parent))
 #     doing = "looking for the packages of the source"
 #     delegate.ask(site.build_user, _resolve, uv.work, prepared["required"], doing=doing, timeout=120)
-#     present, gave_way = _install_judged(uv, prepared, site.config["python_packages"], day)
+#     present, gave_way = _install_relaxed(uv, prepared, site.config["python_packages"], day)
 #     added = [*_missing_drivers(site, uv.folder), *_missing_modules(site, uv.folder)]
 #     for requirement in added:
 #         _add_missing(uv, present, requirement, prepared["limit"])
@@ -62880,7 +62880,7 @@ def _clear(home: str, folder: str) -> None:
 #     return added, gave_way
 #
 #
-# def _install_judged(
+# def _install_relaxed(
 #     uv: Uv, prepared: Mapping[str, Any], packages: list[str], day: Callable[[], str]
 # ) -> tuple[list[str], dict[str, Any]]:
 #     """Install as `_install_packages` does; where that fails, again and again with what gives way then.
@@ -62888,7 +62888,7 @@ def _clear(home: str, folder: str) -> None:
 #     Returns:
 #         The arguments of ``uv pip install`` that the virtualenv complies with, and what gave way.
 #     """
-#     ladder = judge.Judge(uv, prepared, day)
+#     ladder = relaxed_pins.Ladder(uv, prepared, day)
 #     required = prepared["required"]
 #     while True:
 #         try:
@@ -63030,16 +63030,16 @@ def _clear(home: str, folder: str) -> None:
 #     exports = [_export(path, os.path.relpath(work / folder, path.parent)) for path in locks]
 #     indexes = project_indexes.are_configured(work, files)
 #     found = {"required": required, "limit": _limit(site, work), "override": _override(site, work)}
-#     return {**found, "exports": exports, "indexes": indexes, **_judged(work, files)}
+#     return {**found, "exports": exports, "indexes": indexes, **_pins_facts(work, files)}
 #
 #
-# def _judged(work: Path, files: list[str]) -> dict[str, Any]:
-#     """Return what a judge of the requirements knows of them."""
+# def _pins_facts(work: Path, files: list[str]) -> dict[str, Any]:
+#     """Return what is known of the requirements where some of them have to give way."""
 #     paths = {path for name in files for path in requirements.with_included(work, work / name, set())}
 #     texts = [path.read_text(errors="replace") for path in sorted(paths) if path.suffix in (".txt", ".in")]
-#     is_fixed = judge.is_fixed(files, texts)
-#     options = judge.index_options(texts)
-#     return {"pins": judge.pins(work, files), "options": options, "is_fixed": is_fixed, "files": files}
+#     is_fixed = relaxed_pins.is_fixed(files, texts)
+#     options = relaxed_pins.index_options(texts)
+#     return {"pins": relaxed_pins.pins(work, files), "options": options, "is_fixed": is_fixed, "files": files}
 #
 #
 # def _export(lock: Path, folder: str) -> list[Any]:

@@ -28,7 +28,7 @@ from django_formula.untrusted import delegate
 from django_formula.untrusted.foreign import GROUP, Foreign
 from django_formula.untrusted.text import Log
 from django_formula.virtualenv import image as virtualenv_image
-from django_formula.virtualenv import interpreter, judge, uv, virtualenvs
+from django_formula.virtualenv import interpreter, relaxed_pins, uv, virtualenvs
 from django_formula.virtualenv import packages as virtualenv_packages
 from django_formula.virtualenv import requirements as virtualenv_requirements
 
@@ -139,7 +139,7 @@ def _warning_of_relaxed(site: Site, gave_way: Mapping[str, Any]) -> str:
     cure = ""
     if changed:
         new = {name: new for name, (_old, new) in gave_way["versions"].items()}
-        cure = f": to keep these versions, set {judge.proposal(site, new)}, or correct the requirements"
+        cure = f": to keep these versions, set {relaxed_pins.proposal(site, new)}, or correct the requirements"
     return f"{site.name}: its requirements cannot be installed as they are; installed are {what}{cure}"
 
 

@@ -39,7 +39,7 @@ _SYSTEM_PACKAGES = (
     (r"opencv-(contrib-)?python", ["libgl1", "libglib2.0-bin"]),
 )
 #: Package of which Linux has no wheel → Python, the first version that may be built for it and imported, and the
-#: version that replaces an older one. What cannot be built gives way in the build (virtualenv.judge).
+#: version that replaces an older one. What cannot be built gives way in the build (virtualenv.relaxed_pins).
 _BUILT_SINCE = {
     "psycopg2": (("3.11", "2.9.2", "2.9.5"), ("3.13", "2.9.10", "2.9.10")),
 }

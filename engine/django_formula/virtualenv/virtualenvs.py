@@ -25,7 +25,7 @@ from django_formula.store import stores as store_stores
 from django_formula.untrusted import delegate, shapes
 from django_formula.untrusted.foreign import OWN, PUBLIC, Foreign
 from django_formula.untrusted.text import Log
-from django_formula.virtualenv import index, interpreter, judge, project_indexes, requirements, setuptools
+from django_formula.virtualenv import index, interpreter, project_indexes, relaxed_pins, requirements, setuptools
 from django_formula.virtualenv import local as virtualenv_local
 from django_formula.virtualenv import lock as virtualenv_lock
 from django_formula.virtualenv.uv import Uv
@@ -181,7 +181,7 @@ def _install(
         uv.run(*exported, "--output-file", target, doing="reading uv.lock", folder=str(Path(lock).parent))
     doing = "looking for the packages of the source"
     delegate.ask(site.build_user, _resolve, uv.work, prepared["required"], doing=doing, timeout=120)
-    present, gave_way = _install_judged(uv, prepared, site.config["python_packages"], day)
+    present, gave_way = _install_relaxed(uv, prepared, site.config["python_packages"], day)
     added = [*_missing_drivers(site, uv.folder), *_missing_modules(site, uv.folder)]
     for requirement in added:
         _add_missing(uv, present, requirement, prepared["limit"])
@@ -191,7 +191,7 @@ def _install(
     return added, gave_way
 
 
-def _install_judged(
+def _install_relaxed(
     uv: Uv, prepared: Mapping[str, Any], packages: list[str], day: Callable[[], str]
 ) -> tuple[list[str], dict[str, Any]]:
     """Install as `_install_packages` does; where that fails, again and again with what gives way then.
@@ -199,7 +199,7 @@ def _install_judged(
     Returns:
         The arguments of ``uv pip install`` that the virtualenv complies with, and what gave way.
     """
-    ladder = judge.Judge(uv, prepared, day)
+    ladder = relaxed_pins.Ladder(uv, prepared, day)
     required = prepared["required"]
     while True:
         try:
@@ -341,16 +341,16 @@ def _prepare(site: Site, source: Path, copy: Foreign, files: list[str], folder: 
     exports = [_export(path, os.path.relpath(work / folder, path.parent)) for path in locks]
     indexes = project_indexes.are_configured(work, files)
     found = {"required": required, "limit": _limit(site, work), "override": _override(site, work)}
-    return {**found, "exports": exports, "indexes": indexes, **_judged(work, files)}
+    return {**found, "exports": exports, "indexes": indexes, **_pins_facts(work, files)}
 
 
-def _judged(work: Path, files: list[str]) -> dict[str, Any]:
-    """Return what a judge of the requirements knows of them."""
+def _pins_facts(work: Path, files: list[str]) -> dict[str, Any]:
+    """Return what is known of the requirements where some of them have to give way."""
     paths = {path for name in files for path in requirements.with_included(work, work / name, set())}
     texts = [path.read_text(errors="replace") for path in sorted(paths) if path.suffix in (".txt", ".in")]
-    is_fixed = judge.is_fixed(files, texts)
-    options = judge.index_options(texts)
-    return {"pins": judge.pins(work, files), "options": options, "is_fixed": is_fixed, "files": files}
+    is_fixed = relaxed_pins.is_fixed(files, texts)
+    options = relaxed_pins.index_options(texts)
+    return {"pins": relaxed_pins.pins(work, files), "options": options, "is_fixed": is_fixed, "files": files}
 
 
 def _export(lock: Path, folder: str) -> list[Any]:

@@ -22,7 +22,7 @@ from django_formula.virtualenv.uv import Uv
 log = Log.of(__name__)
 
 #: The files in the build user's folder: what uv is asked for, its answer, and the versions that replace pins.
-_ASKED, _ANSWER, _RELAXED = ".judge.in", "pylock.judge.toml", ".relaxed.txt"
+_ASKED, _ANSWER, _RELAXED = ".relax.in", "pylock.relax.toml", ".relaxed.txt"
 _NAME, _VERSION = r"[A-Za-z0-9](?:[\w.-]{0,98}[A-Za-z0-9])?", r"[A-Za-z0-9][\w.!+]{0,60}"
 #: What uv says of a package that it cannot build: one of an index has a version.
 _UNBUILT = re.compile(rf"Failed to (?:build|download and build) `({_NAME})(?:==({_VERSION})|\[|\s*@)", re.ASCII)
@@ -67,7 +67,7 @@ class Pin(NamedTuple):
     marker: str
 
 
-class Judge:
+class Ladder:
     """What gives way in one build of a virtualenv.
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 from django_formula.host.commands import DeploymentError
 from django_formula.process import build_user
 from django_formula.virtualenv import interpreter as virtualenv_interpreter
-from django_formula.virtualenv import judge, virtualenvs
+from django_formula.virtualenv import relaxed_pins, virtualenvs
 from trees import write_tree
 
 #: What uv prints of a build that fails, after its first line.
@@ -167,7 +167,7 @@ def test_the_kind_of_the_failure_decides_what_gives_way(build, text, day, versio
     assert build(text, day) == {"versions": versions, "until": until, "tools": tools}
 
 
-def test_requirements_that_can_be_installed_are_not_judged(build, index):
+def test_requirements_that_can_be_installed_are_not_relaxed(build, index):
     assert build("django\nforms==1.7.2\n") == {} and index.asked == 0
     assert [argv[-1].rpartition("/")[2] for argv in index.installs] == ["requirements.txt"]
 
@@ -280,7 +280,7 @@ def test_the_failure_as_written_is_reported_where_no_day_helps(build, monkeypatc
     ],
 )
 def test_failures_have_kinds(log, expected):
-    assert judge.failure(log)[0] == expected
+    assert relaxed_pins.failure(log)[0] == expected
 
 
 def test_an_answer_that_is_not_of_packages_is_nothing():
@@ -290,6 +290,7 @@ def test_an_answer_that_is_not_of_packages_is_nothing():
         ["c", "1 --pre", ""],
         ["d", "2", "../d.whl"],
     ]
-    assert dict(judge._versions(answer)) == {"a": ("1", "a-1-py3-none-any.whl", ""), "d": ("2", "", "")}
-    assert dict(judge._versions({"a": "1"})) == {} == dict(judge._versions([["a", 1]]))
-    assert not judge._is_pin("a", ["1", "", "\n-r /etc/passwd"]) and not judge._is_pin("a b", ["1", "", ""])
+    assert dict(relaxed_pins._versions(answer)) == {"a": ("1", "a-1-py3-none-any.whl", ""), "d": ("2", "", "")}
+    assert dict(relaxed_pins._versions({"a": "1"})) == {} == dict(relaxed_pins._versions([["a", 1]]))
+    assert not relaxed_pins._is_pin("a", ["1", "", "\n-r /etc/passwd"])
+    assert not relaxed_pins._is_pin("a b", ["1", "", ""])
