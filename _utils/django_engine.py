@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "55bd6fc3c45da161"
+DIGEST = "acf7bb555bcbb410"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -59563,6 +59563,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.host import clock
 # from django_formula.untrusted.text import shown
+# from django_formula.watch import problem
+# from django_formula.watch.problem import Problem
 #
 # #: A row of ``django.status``, ``django.releases`` or ``django.backups``.
 # Row = Mapping[str, Any]
@@ -59610,10 +59612,12 @@ def _clear(home: str, folder: str) -> None:
 #         return "no site is registered on this host"
 #     heads = _columns([(row["site"], row["release"], _runs(row), _since(row)) for row in rows])
 #     listed, texts = [], []
-#     for row, head, problems in sorted(zip(rows, heads, map(_problems, rows), strict=True), key=lambda one: not one[2]):
-#         shown = {key: row[key] for key in (*_FIRST, *row) if key in row and key not in {*_IN_HEAD, *problems}}
+#     problems = [problem.problems(row) for row in rows]
+#     for row, head, found in sorted(zip(rows, heads, problems, strict=True), key=lambda one: not one[2]):
+#         told = {*_IN_HEAD, *(one.key for one in found)}
+#         shown = {key: row[key] for key in (*_FIRST, *row) if key in row and key not in told}
 #         listed.append(_block(head, shown if len(rows) == 1 else _shortened(shown), is_whole=len(rows) == 1))
-#         texts += [_wrapped(f"{row['site']}: {text}", "") for text in problems.values()]
+#         texts += [_with_command(row["site"], one) for one in found]
 #     return {**({"problems": texts} if texts else {}), "sites": listed}
 #
 #
@@ -59688,31 +59692,10 @@ def _clear(home: str, folder: str) -> None:
 #     return _listing(rows, ("backup", "age", "size"), ("why", "release", "rows", "verified"))
 #
 #
-# def _problems(row: Row) -> dict[str, str]:
-#     """Return what is wrong with a site, by the key of its row."""
-#     release, schema, certificate = row["release"], row.get("schema", ""), row.get("certificate", "")
-#     found = {"damage": row["damage"]}
-#     if not row["damage"]:
-#         found["release"] = "" if release else "no release is active"
-#         found["running"] = "" if row["running"] or not release else f"{release} is not running"
-#     found["unreached"] = row.get("unreached", "") and f"visitors do not reach it: {row['unreached']}"
-#     found["interpreter"] = row.get("interpreter", "") and f"{row['interpreter']}: state.apply makes a new release"
-#     workers = row.get("workers", "").split(", ")
-#     stopped = [text for text in workers if text.endswith(" does not run") or re.search(r" fails \(\d+ times\)$", text)]
-#     found["workers"] = f"worker {', '.join(stopped)}" if stopped else ""
-#     found["failed"] = row["failed"] and f"failed since the active release: {row['failed']}"
-#     found["schema"] = "" if schema.startswith("fits") else schema
-#     is_bad = "WARNING" in certificate or "missing" in certificate
-#     found["certificate"] = f"certificate: {certificate}" if is_bad else ""
-#     is_bad = " s: failed" in row.get("restore_drill", "")
-#     found["restore_drill"] = f"restore drill: {row['restore_drill']}" if is_bad else ""
-#     schedules = [text for text in row.get("schedules", "").split("; ") if " failed" in text or " interrupted" in text]
-#     found["schedules"] = f"schedules: {'; '.join(schedules)}" if schedules else ""
-#     found["cron"] = f"cron {row['cron']}" if row.get("cron") else ""
-#     stores = [text for text in row.get("stores", "").split("; ") if text.endswith("does not answer")]
-#     found["stores"] = f"stores: {'; '.join(stores)}" if stores else ""
-#     found["managed"] = "this minion's pillar does not have it" if row.get("managed") is False else ""
-#     return {key: text for key, text in found.items() if text}
+# def _with_command(site: str, found: Problem) -> str:
+#     """Return a problem, and below it the command that cures it, in one line however long it is."""
+#     text = _wrapped(f"{site}: {found.text}", "")
+#     return f"{text}\n    do: {found.command}" if found.command else text
 #
 #
 # def _runs(row: Row) -> str:
@@ -63170,6 +63153,122 @@ def _clear(home: str, folder: str) -> None:
 #     overrides = work / ".overrides.txt"
 #     virtualenv_lock.replace(overrides, "".join(f"{line}\n" for line in versions))
 #     return ["--overrides", str(overrides)] if versions else []
+#: django_formula/watch/__init__.py
+# """What is wrong with sites and their host, and the messages that people get of it."""
+#: django_formula/watch/problem.py
+# """What is wrong with a site, each with the command that cures it, as its row of `django.status` has it."""
+#
+# import re
+# from collections.abc import Mapping
+# from typing import Any, NamedTuple
+#
+# from django_formula.untrusted.text import InCommand, in_command
+#
+# APPLY = in_command("salt-call", "state.apply", "django")
+# #: A failed release in the row's key `failed`, the newest last.
+# _RELEASE = re.compile(r"\b(\d{4,}-[0-9a-f]{12}):")
+# #: How the row's keys `workers` and `stores` begin and end where there is a problem.
+# _STOPPED = re.compile(r"^(\S+) (?:does not run|fails \(\d+ times\))$")
+# _SILENT = re.compile(r"^(\S+) does not answer$")
+# _BAD_RUN = re.compile(r"^(\S+) (?:failed|interrupted)\b")
+#
+#
+# class Problem(NamedTuple):
+#     """A problem of a site or of its host.
+#
+#     Attributes:
+#         kind: down, degraded, worker, queue, failed, schedule, backup, drill, certificate, disk, memory, drift,
+#             unmanaged, rebooted or watch.
+#         text: what is wrong, as one sentence without the name of the site.
+#         command: what cures it, or shows why where the project has to be corrected; empty where there is none.
+#         key: what it is about, within the site: the key of its row.
+#     """
+#
+#     kind: str
+#     text: str
+#     command: InCommand
+#     key: str = ""
+#
+#
+# def problems(row: Mapping[str, Any]) -> list[Problem]:
+#     """Return what is wrong with a site, the worst first.
+#
+#     Args:
+#         row: of the site, by `verbs.operations.status`; ``managed`` is False where the pillar does not have it.
+#     """
+#     found = [*_of_release(row), *_of_parts(row), *_of_data(row)]
+#     if row.get("managed") is False:
+#         command = in_command("salt-call", "pillar.keys", "django:sites")
+#         found.append(Problem("unmanaged", "this minion's pillar does not have it", command, "managed"))
+#     return found
+#
+#
+# def _of_release(row: Mapping[str, Any]) -> list[Problem]:
+#     site, release, failed = row["site"], row["release"], row.get("failed") or ""
+#     names = _RELEASE.findall(failed)
+#     why = _verb("record", site, names[-1]) if names else _verb("releases", site)
+#     found = []
+#     if row["damage"]:
+#         is_known = row["running"] is not None  # else the files that describe the site cannot be read
+#         found.append(Problem("down", row["damage"], APPLY if is_known else _verb("status", site), "damage"))
+#     elif not release:
+#         found.append(Problem("down", "no release is active", why if failed else APPLY, "release"))
+#     elif not row["running"]:
+#         found.append(Problem("down", f"{release} is not running", APPLY, "running"))
+#     if row.get("unreached"):
+#         found.append(Problem("down", f"visitors do not reach it: {row['unreached']}", APPLY, "unreached"))
+#     if row.get("interpreter"):
+#         text = f"{row['interpreter']}: state.apply makes a new release"
+#         found.append(Problem("degraded", text, APPLY, "interpreter"))
+#     if failed:
+#         found.append(Problem("failed", f"failed since the active release: {failed}", why, "failed"))
+#     return found
+#
+#
+# def _of_parts(row: Mapping[str, Any]) -> list[Problem]:
+#     """Return what is wrong with workers, schedules and stores."""
+#     site, found = row["site"], []
+#     if stopped := _matching(_STOPPED, row.get("workers"), ", "):
+#         name, text = next(iter(stopped.items()))
+#         is_failing = text.endswith(" times)")
+#         command = _verb("logs" if is_failing else "restart", site, f"worker={name}")
+#         found.append(Problem("worker", f"worker {', '.join(stopped.values())}", command, "workers"))
+#     if bad := _matching(_BAD_RUN, row.get("schedules"), "; "):
+#         text = f"schedules: {'; '.join(bad.values())}"
+#         found.append(Problem("schedule", text, _verb("schedules", site), "schedules"))
+#     if row.get("cron"):
+#         found.append(Problem("schedule", f"cron {row['cron']}", APPLY, "cron"))
+#     if silent := _matching(_SILENT, row.get("stores"), "; "):
+#         kind = "queue" if "queue" in silent else "degraded"
+#         found.append(Problem(kind, f"stores: {'; '.join(silent.values())}", APPLY, "stores"))
+#     return found
+#
+#
+# def _of_data(row: Mapping[str, Any]) -> list[Problem]:
+#     """Return what is wrong with databases, certificates and backups."""
+#     site, schema, certificate = row["site"], row.get("schema") or "", row.get("certificate") or ""
+#     found = []
+#     if schema and not schema.startswith("fits"):
+#         command = _verb("migrate" if "missing" in schema else "releases", site)
+#         found.append(Problem("degraded", schema, command, "schema"))
+#     if "WARNING" in certificate or "missing" in certificate:
+#         is_ours = "missing" not in certificate and not certificate.startswith("files,")
+#         command = _verb("renew", site, "force=True") if is_ours else APPLY
+#         found.append(Problem("certificate", f"certificate: {certificate}", command, "certificate"))
+#     if " s: failed" in (row.get("restore_drill") or ""):
+#         text = f"restore drill: {row['restore_drill']}"
+#         found.append(Problem("drill", text, _verb("restore_drill", site), "restore_drill"))
+#     return found
+#
+#
+# def _verb(name: str, *words: str) -> InCommand:
+#     return in_command("salt-call", f"django.{name}", *words)
+#
+#
+# def _matching(pattern: re.Pattern[str], texts: str | None, separator: str) -> dict[str, str]:
+#     """Return the parts of a value of a row that a pattern fits, by the name that they begin with."""
+#     found = (pattern.match(text) for text in (texts or "").split(separator))
+#     return {match[1]: match.string for match in found if match}
 #: django_formula/worker/__init__.py
 # """Workers: what every kind is, and what a site and its releases have of them."""
 #: django_formula/worker/workers.py

@@ -131,7 +131,7 @@ def test_status_shows_problems_first(loaders):
         {**ROW, "site": "new", "release": "", "live_since": "", "running": False, "server": ""},
     ]
     view = terminal.status(rows)
-    assert [" ".join(text.split())[:40] for text in view["problems"]] == [
+    assert [" ".join(text.partition("\n    do: ")[0].split())[:40] for text in view["problems"]] == [
         "shop: 0042-3f2a9c1b77de is not running",
         "shop: failed since the active release: 0043-abcdefabcdef: static"[:40],
         "shop: missing: 1 migration",
@@ -141,6 +141,7 @@ def test_status_shows_problems_first(loaders):
         "docs: restore drill: 2026-03-01T03:00:00Z, 3.2"[:40],
         "new: no release is active",
     ]
+    assert view["problems"][0].splitlines()[1:] == ["    do: salt-call state.apply django"]
     assert [text.split()[0] for text in view["sites"]] == ["shop", "torn", "wiki", "docs", "new", "blog"]
     lines = printed(loaders, "status", view)
     assert lines[2] == "    problems:" and max(map(len, lines)) <= 100

@@ -7,6 +7,8 @@ from typing import Any
 
 from django_formula.host import clock
 from django_formula.untrusted.text import shown
+from django_formula.watch import problem
+from django_formula.watch.problem import Problem
 
 #: A row of ``django.status``, ``django.releases`` or ``django.backups``.
 Row = Mapping[str, Any]
@@ -54,10 +56,12 @@ def status(rows: Sequence[Row]) -> dict[str, list[str]] | str:
         return "no site is registered on this host"
     heads = _columns([(row["site"], row["release"], _runs(row), _since(row)) for row in rows])
     listed, texts = [], []
-    for row, head, problems in sorted(zip(rows, heads, map(_problems, rows), strict=True), key=lambda one: not one[2]):
-        shown = {key: row[key] for key in (*_FIRST, *row) if key in row and key not in {*_IN_HEAD, *problems}}
+    problems = [problem.problems(row) for row in rows]
+    for row, head, found in sorted(zip(rows, heads, problems, strict=True), key=lambda one: not one[2]):
+        told = {*_IN_HEAD, *(one.key for one in found)}
+        shown = {key: row[key] for key in (*_FIRST, *row) if key in row and key not in told}
         listed.append(_block(head, shown if len(rows) == 1 else _shortened(shown), is_whole=len(rows) == 1))
-        texts += [_wrapped(f"{row['site']}: {text}", "") for text in problems.values()]
+        texts += [_with_command(row["site"], one) for one in found]
     return {**({"problems": texts} if texts else {}), "sites": listed}
 
 
@@ -132,31 +136,10 @@ def backups(rows: Sequence[Row]) -> list[str] | str:
     return _listing(rows, ("backup", "age", "size"), ("why", "release", "rows", "verified"))
 
 
-def _problems(row: Row) -> dict[str, str]:
-    """Return what is wrong with a site, by the key of its row."""
-    release, schema, certificate = row["release"], row.get("schema", ""), row.get("certificate", "")
-    found = {"damage": row["damage"]}
-    if not row["damage"]:
-        found["release"] = "" if release else "no release is active"
-        found["running"] = "" if row["running"] or not release else f"{release} is not running"
-    found["unreached"] = row.get("unreached", "") and f"visitors do not reach it: {row['unreached']}"
-    found["interpreter"] = row.get("interpreter", "") and f"{row['interpreter']}: state.apply makes a new release"
-    workers = row.get("workers", "").split(", ")
-    stopped = [text for text in workers if text.endswith(" does not run") or re.search(r" fails \(\d+ times\)$", text)]
-    found["workers"] = f"worker {', '.join(stopped)}" if stopped else ""
-    found["failed"] = row["failed"] and f"failed since the active release: {row['failed']}"
-    found["schema"] = "" if schema.startswith("fits") else schema
-    is_bad = "WARNING" in certificate or "missing" in certificate
-    found["certificate"] = f"certificate: {certificate}" if is_bad else ""
-    is_bad = " s: failed" in row.get("restore_drill", "")
-    found["restore_drill"] = f"restore drill: {row['restore_drill']}" if is_bad else ""
-    schedules = [text for text in row.get("schedules", "").split("; ") if " failed" in text or " interrupted" in text]
-    found["schedules"] = f"schedules: {'; '.join(schedules)}" if schedules else ""
-    found["cron"] = f"cron {row['cron']}" if row.get("cron") else ""
-    stores = [text for text in row.get("stores", "").split("; ") if text.endswith("does not answer")]
-    found["stores"] = f"stores: {'; '.join(stores)}" if stores else ""
-    found["managed"] = "this minion's pillar does not have it" if row.get("managed") is False else ""
-    return {key: text for key, text in found.items() if text}
+def _with_command(site: str, found: Problem) -> str:
+    """Return a problem, and below it the command that cures it, in one line however long it is."""
+    text = _wrapped(f"{site}: {found.text}", "")
+    return f"{text}\n    do: {found.command}" if found.command else text
 
 
 def _runs(row: Row) -> str:

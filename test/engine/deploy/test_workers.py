@@ -385,7 +385,7 @@ def test_status_names_workers_and_what_older_releases_still_run(busy):
     assert row["finishing"].startswith("0001 feed (2 running: shop.send")
     busy.running.discard("django-blog-0002-mail.service")
     view = terminal.status([operations.status("blog")])
-    assert "blog: worker mail does not run" in view["problems"]
+    assert "blog: worker mail does not run\n    do: salt-call django.restart blog worker=mail" in view["problems"]
 
 
 def test_workers_are_listed(busy):

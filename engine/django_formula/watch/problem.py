@@ -1,0 +1,113 @@
+"""What is wrong with a site, each with the command that cures it, as its row of `django.status` has it."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from django_formula.untrusted.text import InCommand, in_command
+
+APPLY = in_command("salt-call", "state.apply", "django")
+#: A failed release in the row's key `failed`, the newest last.
+_RELEASE = re.compile(r"\b(\d{4,}-[0-9a-f]{12}):")
+#: How the row's keys `workers` and `stores` begin and end where there is a problem.
+_STOPPED = re.compile(r"^(\S+) (?:does not run|fails \(\d+ times\))$")
+_SILENT = re.compile(r"^(\S+) does not answer$")
+_BAD_RUN = re.compile(r"^(\S+) (?:failed|interrupted)\b")
+
+
+class Problem(NamedTuple):
+    """A problem of a site or of its host.
+
+    Attributes:
+        kind: down, degraded, worker, queue, failed, schedule, backup, drill, certificate, disk, memory, drift,
+            unmanaged, rebooted or watch.
+        text: what is wrong, as one sentence without the name of the site.
+        command: what cures it, or shows why where the project has to be corrected; empty where there is none.
+        key: what it is about, within the site: the key of its row.
+    """
+
+    kind: str
+    text: str
+    command: InCommand
+    key: str = ""
+
+
+def problems(row: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with a site, the worst first.
+
+    Args:
+        row: of the site, by `verbs.operations.status`; ``managed`` is False where the pillar does not have it.
+    """
+    found = [*_of_release(row), *_of_parts(row), *_of_data(row)]
+    if row.get("managed") is False:
+        command = in_command("salt-call", "pillar.keys", "django:sites")
+        found.append(Problem("unmanaged", "this minion's pillar does not have it", command, "managed"))
+    return found
+
+
+def _of_release(row: Mapping[str, Any]) -> list[Problem]:
+    site, release, failed = row["site"], row["release"], row.get("failed") or ""
+    names = _RELEASE.findall(failed)
+    why = _verb("record", site, names[-1]) if names else _verb("releases", site)
+    found = []
+    if row["damage"]:
+        is_known = row["running"] is not None  # else the files that describe the site cannot be read
+        found.append(Problem("down", row["damage"], APPLY if is_known else _verb("status", site), "damage"))
+    elif not release:
+        found.append(Problem("down", "no release is active", why if failed else APPLY, "release"))
+    elif not row["running"]:
+        found.append(Problem("down", f"{release} is not running", APPLY, "running"))
+    if row.get("unreached"):
+        found.append(Problem("down", f"visitors do not reach it: {row['unreached']}", APPLY, "unreached"))
+    if row.get("interpreter"):
+        text = f"{row['interpreter']}: state.apply makes a new release"
+        found.append(Problem("degraded", text, APPLY, "interpreter"))
+    if failed:
+        found.append(Problem("failed", f"failed since the active release: {failed}", why, "failed"))
+    return found
+
+
+def _of_parts(row: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with workers, schedules and stores."""
+    site, found = row["site"], []
+    if stopped := _matching(_STOPPED, row.get("workers"), ", "):
+        name, text = next(iter(stopped.items()))
+        is_failing = text.endswith(" times)")
+        command = _verb("logs" if is_failing else "restart", site, f"worker={name}")
+        found.append(Problem("worker", f"worker {', '.join(stopped.values())}", command, "workers"))
+    if bad := _matching(_BAD_RUN, row.get("schedules"), "; "):
+        text = f"schedules: {'; '.join(bad.values())}"
+        found.append(Problem("schedule", text, _verb("schedules", site), "schedules"))
+    if row.get("cron"):
+        found.append(Problem("schedule", f"cron {row['cron']}", APPLY, "cron"))
+    if silent := _matching(_SILENT, row.get("stores"), "; "):
+        kind = "queue" if "queue" in silent else "degraded"
+        found.append(Problem(kind, f"stores: {'; '.join(silent.values())}", APPLY, "stores"))
+    return found
+
+
+def _of_data(row: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with databases, certificates and backups."""
+    site, schema, certificate = row["site"], row.get("schema") or "", row.get("certificate") or ""
+    found = []
+    if schema and not schema.startswith("fits"):
+        command = _verb("migrate" if "missing" in schema else "releases", site)
+        found.append(Problem("degraded", schema, command, "schema"))
+    if "WARNING" in certificate or "missing" in certificate:
+        is_ours = "missing" not in certificate and not certificate.startswith("files,")
+        command = _verb("renew", site, "force=True") if is_ours else APPLY
+        found.append(Problem("certificate", f"certificate: {certificate}", command, "certificate"))
+    if " s: failed" in (row.get("restore_drill") or ""):
+        text = f"restore drill: {row['restore_drill']}"
+        found.append(Problem("drill", text, _verb("restore_drill", site), "restore_drill"))
+    return found
+
+
+def _verb(name: str, *words: str) -> InCommand:
+    return in_command("salt-call", f"django.{name}", *words)
+
+
+def _matching(pattern: re.Pattern[str], texts: str | None, separator: str) -> dict[str, str]:
+    """Return the parts of a value of a row that a pattern fits, by the name that they begin with."""
+    found = (pattern.match(text) for text in (texts or "").split(separator))
+    return {match[1]: match.string for match in found if match}
