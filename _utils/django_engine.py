@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "acf7bb555bcbb410"
+DIGEST = "61102d8b462ffd2a"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -12073,6 +12073,95 @@ def _clear(home: str, folder: str) -> None:
 #     else:
 #         release.update(state="failed", **record)
 #     return images.prune(site, images.used(site))
+#: django_formula/deploy/faults.py
+# """What passes every check of a new release and fails without a sign: warnings, by what the start has found."""
+#
+# from collections.abc import Iterator, Mapping, Sequence
+# from typing import Any
+#
+# from django_formula.deploy.deployment import Deployment
+# from django_formula.inspect import advice, code, project
+# from django_formula.knowledge import hints
+# from django_formula.release.releases import Release
+# from django_formula.server import servers
+# from django_formula.site.sites import Site
+# from django_formula.untrusted.foreign import Foreign
+# from django_formula.worker import workers
+#
+# #: Static files that a warning names, and the most characters of a text of the project.
+# _SHOWN, _TEXT = 5, 200
+#
+#
+# def warnings(site: Site, release: Release, faults: Mapping[str, Any]) -> Iterator[str]:
+#     """Yield a warning for each fault but those of static files.
+#
+#     Args:
+#         faults: what the start of Django has reported.
+#     """
+#     at, configured = site.at, site.config["settings"]
+#     own = workers.configured(site)  # the project may name others
+#     at_once = {name: setting for name, setting in faults.get("at_once", {}).items() if name in own}
+#     for setting in sorted({*at_once.values()}):
+#         names = sorted(name for name, one in at_once.items() if one == setting)
+#         yield (
+#             f"worker {project.listed(names)} gets no task: {setting[:_TEXT]} has each run at once, in the process that "
+#             f"sends it; {_correction(site, release, setting)}"
+#         )
+#     if (mail := faults.get("mail", "")[:_TEXT]) and not {"EMAIL_BACKEND", "MAILERS"} & configured.keys():
+#         yield f"{mail}, which sends no mail: set {at}:email, or {_correction(site, release, mail)}"
+#     if sessions := faults.get("sessions", "")[:_TEXT]:
+#         processes = site.config["server"]["processes"] if servers.configured(site).SERVES else 1
+#         ends = "each release and each restart ends all sessions"
+#         if processes > 1:
+#             ends = f"each of {processes} processes has sessions of its own, so that visitors are logged out by chance"
+#         yield f"SESSION_ENGINE is the cache, and {sessions}: {ends}; set {at}:sessions: db, or {at}:cache"
+#     yield from _of_development(site, release)
+#
+#
+# def _correction(site: Site, release: Release, setting: str) -> str:
+#     """Return where a setting of the project is changed: by the variables that decide it, where these are known."""
+#     name = setting.partition(":")[0].partition(" ")[0]
+#     if not name.isupper():
+#         return "correct it in the project"
+#     variables = advice.deciding(site, release.path, release.facts, name)
+#     if variables:
+#         return f"correct {project.listed(variables)} in {site.at}:environment, which decides it"
+#     return f"correct {hints.setting(site, name)}"
+#
+#
+# def _of_development(site: Site, release: Release) -> Iterator[str]:
+#     """Yield a warning of settings that are named for development, where the source has others for a live site."""
+#     module = advice.own(release.path, release.facts)["settings_module"]
+#     if not code.NOT_LIVE.search(module):
+#         return
+#     live = [one for one in advice.settings_modules(site, release.path, release.facts) if code.LIVE.search(one)]
+#     if live:
+#         yield (
+#             f"the settings are those of {module}, which is named for development, and the source has "
+#             f"{project.listed(live)}: set {site.at}:settings_module"
+#         )
+#
+#
+# def not_collected(deployment: Deployment, release: Release, missing: Sequence[Mapping[str, str]]) -> None:
+#     """Warn of static files that templates name and that are not there once all commands have run.
+#
+#     Args:
+#         missing: the names that were not collected, each with the place in a template.
+#     """
+#     static = Foreign(release.path / "static")
+#     names = [one for one in missing if len(one["name"]) <= _TEXT and ".." not in one["name"].split("/")]
+#     gone = [one for one in names if not (static / one["name"].lstrip("/")).exists()]
+#     if not gone:
+#         return
+#     shown = [f"{one['name']} ({one['place'][-_TEXT:]})" for one in gone[:_SHOWN]]
+#     more = f" and {len(gone) - _SHOWN} more" if len(gone) > _SHOWN else ""
+#     deployment.warn(
+#         [
+#             f"templates name static files that were not collected: {', '.join(shown)}{more}; have "
+#             f"{release.site.at}:build create what is generated, without removing packages that are served, or correct "
+#             "the names in the project"
+#         ]
+#     )
 #: django_formula/deploy/findings.py
 # """What a deployment has found out: what is to be released, what a dry run foresees, how the new release serves."""
 #
@@ -15370,7 +15459,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.database import databases as database_databases
 # from django_formula.database import sqlite
-# from django_formula.deploy import coherence, commands
+# from django_formula.deploy import coherence, commands, faults
 # from django_formula.deploy import database as deploy_database
 # from django_formula.deploy.deployment import Changes, Deployment
 # from django_formula.host import folders, template, users
@@ -15406,9 +15495,11 @@ def _clear(home: str, folder: str) -> None:
 #         answer = program.start(
 #             site, release.path, release.facts, deployment.secrets.masked(), write_ahead=not deployment.findings.takeover
 #         )
+#     missing = answer.get("faults", {}).get("static", [])
 #     record_start(deployment, release, answer)
 #     commands.run_stage(deployment, "after_static", writable=[folder])
 #     _take_static_files(site, folder)
+#     faults.not_collected(deployment, release, missing)
 #
 #
 # def _take_static_files(site: Site, folder: Path) -> None:
@@ -15430,9 +15521,10 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the release would not be secure, or would lose or not find the site's data.
 #     """
-#     schema, own_files = answer.pop("schema", {}), answer.pop("own_files", {})
+#     schema, own_files, found = (answer.pop(name, {}) for name in ("schema", "own_files", "faults"))
 #     _refuse_two_databases(deployment.site, release, answer["databases"], own_files)
 #     deployment.warn([*_project_warnings(deployment.site, release, answer), *_lost_sessions(deployment, answer)])
+#     deployment.warn(faults.warnings(deployment.site, release, found))
 #     if deployment.findings.takeover:
 #         deployment.findings.takeover.check(release, answer["databases"])
 #     release.update(facts={**release.facts, **answer}, **({"schema": schema} if schema else {}))
@@ -21970,6 +22062,21 @@ def _clear(home: str, folder: str) -> None:
 #     return ""
 #
 #
+# def deciding(site: Site, release: Path, facts: Mapping[str, Any], setting: str) -> list[str]:
+#     """Return the variables that decide a setting of the project; empty where none does, or that is not known."""
+#     found: dict[str, list[str]] = _asked(site, release, _made_of, own(release, facts), [setting]) or {}
+#     return found.get(setting, [])
+#
+#
+# def settings_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> list[str]:
+#     """Return the settings modules of the project; empty if they are not known."""
+#     return _asked(site, release, _settings_modules, facts) or []
+#
+#
+# def _settings_modules(source: Path, facts: Mapping[str, Any]) -> list[str]:
+#     return project.settings_modules([source / folder for folder in (facts["folder"], *facts["python_path"])])
+#
+#
 # def _made_of(source: Path, facts: Mapping[str, Any], names: Collection[str]) -> dict[str, list[str]]:
 #     """Return which of the names are settings that variables decide, and these variables."""
 #     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]
@@ -22683,8 +22790,8 @@ def _clear(home: str, folder: str) -> None:
 #     r"(^|[._])(dev|devel|develop|development|local|tests?|testing|ci)$"
 #     r"|\.(dev|devel|develop|development|local|tests?|testing|ci)\.\w+$"
 # )
-#
-#
+# #: The last part of the name of one that is for a live site.
+# LIVE = re.compile(r"\.(prod\w*|live|deploy\w*)$")
 # #: Ends of names of examples that cannot be imported: settings.py.sample, settings.py.dist.dev, settings.example.py.
 # _OF_EXAMPLE = r"(?:[.-][\w-]+)?[.-]\w*(?:example|sample|template|dist)"
 # _EXAMPLE = re.compile(
@@ -37288,6 +37395,7 @@ def _clear(home: str, folder: str) -> None:
 #     "django_formula_backup.py",
 #     "django_formula_sqlite.py",
 #     "django_formula_tables.py",
+#     "django_formula_faults.py",
 # )
 # #: How the state of a database server is named.
 # SERVERS = {"postgres": "PostgreSQL runs", "mysql": "MariaDB runs"}
@@ -40946,7 +41054,7 @@ def _clear(home: str, folder: str) -> None:
 #         "migrate": {alias: database["migrate"] for alias, database in site.config["databases"].items()},
 #         "write_ahead": write_ahead,
 #         **({"cache_tables": tables} if (tables := sorted(stores.tables(site).values())) else {}),
-#         **workers.celery_request(site, facts),
+#         **workers.start_request(site, facts),
 #     }
 #     shape, timeout, writable = shapes.START, ask.start_timeout(site), [release / "static"]
 #     answer = _ask(site, release, facts, request, secrets, shape, timeout=timeout, writable=writable, task=task)
@@ -57914,6 +58022,9 @@ def _clear(home: str, folder: str) -> None:
 #         "schedule": {str: str},
 #     }
 # }
+# #: What fails without a sign, by the start of Django: the setting by which a worker gets no tasks, what sends no mail,
+# #: where sessions are lost, and static files that templates name, with the place.
+# FAULTS = {"at_once?": {str: str}, "mail?": str, "sessions?": str, "static?": [{"name": str, "place": str}]}
 # #: The answer of the program that starts Django.
 # START = {
 #     **dict.fromkeys(("django", "settings_module", "static_url", "static_root", "media_url", "media_root"), str),
@@ -57933,6 +58044,7 @@ def _clear(home: str, folder: str) -> None:
 #     "databases": DATABASES,
 #     "own_files?": {str: str},
 #     "unready?": [str],
+#     "faults?": FAULTS,
 #     "celery?": CELERY,
 #     "migrations": MIGRATIONS,
 #     "collected?": (int, types.NoneType),
@@ -63455,11 +63567,19 @@ def _clear(home: str, folder: str) -> None:
 #     return {name: worker for name, worker in _configured(site).items() if worker["kind"] in ("celery", "celery_beat")}
 #
 #
-# def celery_request(site: Site, facts: Mapping[str, Any]) -> dict[str, Any]:
-#     """Return what the request for the start of Django has for the site's Celery apps; nothing for a site without."""
+# def start_request(site: Site, facts: Mapping[str, Any]) -> dict[str, Any]:
+#     """Return what the request for the start of Django has for the site's workers; nothing for a site without."""
 #     workers = of_celery(site)
 #     apps = {name: worker["app"] or "" for name, worker in workers.items()}
-#     return {"celery": {"workers": apps, "modules": modules(facts)}} if workers else {}
+#     tasks = {name: worker for name, worker in _configured(site).items() if kinds.WORKERS[worker["kind"]].takes_tasks}
+#     about = {
+#         name: {"kind": worker["kind"], "app": worker.get("app") or "", "queues": worker.get("queues") or []}
+#         for name, worker in tasks.items()
+#     }
+#     return {
+#         **({"celery": {"workers": apps, "modules": modules(facts)}} if workers else {}),
+#         **({"workers": about, "modules": modules(facts)} if about else {}),
+#     }
 #
 #
 # def modules(facts: Mapping[str, Any]) -> list[str]:

@@ -44,6 +44,7 @@ def start(request):
         answer["cache_tables"] = missing_tables(request["cache_tables"])
     if request.get("celery"):
         answer["celery"] = celery_apps(request["celery"])
+    answer["faults"] = faults(settings, request, answer)
     databases = migrated_databases(request["migrate"])
     for alias in databases if request["write_ahead"] else ():
         write_ahead(alias)
@@ -193,6 +194,19 @@ def settings_module(settings):
     is_own = hasattr(sys.modules.get(module), "SETTINGS_MODULE")
     named = settings.SETTINGS_MODULE
     return named if isinstance(named, str) and not is_own else module
+
+
+def faults(settings, request, answer):
+    """Return what fails without a sign; a project in which that cannot be found out starts all the same."""
+    import django_formula_faults
+
+    is_here = "collected" in answer and not answer["static_storage"]["elsewhere"]
+    root = request["static_root"] if is_here else ""
+    try:
+        return django_formula_faults.found(settings, request.get("workers", {}), request.get("modules", []), root)
+    except Exception as error:
+        print(f"what fails without a sign was not found out: {cause(error)}", file=sys.stderr)
+        return {}
 
 
 def celery_apps(request):

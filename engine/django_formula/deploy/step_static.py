@@ -7,7 +7,7 @@ from typing import Any
 
 from django_formula.database import databases as database_databases
 from django_formula.database import sqlite
-from django_formula.deploy import coherence, commands
+from django_formula.deploy import coherence, commands, faults
 from django_formula.deploy import database as deploy_database
 from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host import folders, template, users
@@ -43,9 +43,11 @@ def static(deployment: Deployment) -> Iterator[Changes]:
         answer = program.start(
             site, release.path, release.facts, deployment.secrets.masked(), write_ahead=not deployment.findings.takeover
         )
+    missing = answer.get("faults", {}).get("static", [])
     record_start(deployment, release, answer)
     commands.run_stage(deployment, "after_static", writable=[folder])
     _take_static_files(site, folder)
+    faults.not_collected(deployment, release, missing)
 
 
 def _take_static_files(site: Site, folder: Path) -> None:
@@ -67,9 +69,10 @@ def record_start(deployment: Deployment, release: Release, answer: dict[str, Any
     Raises:
         DeploymentError: the release would not be secure, or would lose or not find the site's data.
     """
-    schema, own_files = answer.pop("schema", {}), answer.pop("own_files", {})
+    schema, own_files, found = (answer.pop(name, {}) for name in ("schema", "own_files", "faults"))
     _refuse_two_databases(deployment.site, release, answer["databases"], own_files)
     deployment.warn([*_project_warnings(deployment.site, release, answer), *_lost_sessions(deployment, answer)])
+    deployment.warn(faults.warnings(deployment.site, release, found))
     if deployment.findings.takeover:
         deployment.findings.takeover.check(release, answer["databases"])
     release.update(facts={**release.facts, **answer}, **({"schema": schema} if schema else {}))

@@ -139,6 +139,21 @@ def refused_setting(site: Site, release: Path, facts: Mapping[str, Any], cause: 
     return ""
 
 
+def deciding(site: Site, release: Path, facts: Mapping[str, Any], setting: str) -> list[str]:
+    """Return the variables that decide a setting of the project; empty where none does, or that is not known."""
+    found: dict[str, list[str]] = _asked(site, release, _made_of, own(release, facts), [setting]) or {}
+    return found.get(setting, [])
+
+
+def settings_modules(site: Site, release: Path, facts: Mapping[str, Any]) -> list[str]:
+    """Return the settings modules of the project; empty if they are not known."""
+    return _asked(site, release, _settings_modules, facts) or []
+
+
+def _settings_modules(source: Path, facts: Mapping[str, Any]) -> list[str]:
+    return project.settings_modules([source / folder for folder in (facts["folder"], *facts["python_path"])])
+
+
 def _made_of(source: Path, facts: Mapping[str, Any], names: Collection[str]) -> dict[str, list[str]]:
     """Return which of the names are settings that variables decide, and these variables."""
     roots = [source / folder for folder in (facts["folder"], *facts["python_path"])]

@@ -35,6 +35,7 @@ PROGRAMS = (
     "django_formula_backup.py",
     "django_formula_sqlite.py",
     "django_formula_tables.py",
+    "django_formula_faults.py",
 )
 #: How the state of a database server is named.
 SERVERS = {"postgres": "PostgreSQL runs", "mysql": "MariaDB runs"}

@@ -61,7 +61,7 @@ def start(
         "migrate": {alias: database["migrate"] for alias, database in site.config["databases"].items()},
         "write_ahead": write_ahead,
         **({"cache_tables": tables} if (tables := sorted(stores.tables(site).values())) else {}),
-        **workers.celery_request(site, facts),
+        **workers.start_request(site, facts),
     }
     shape, timeout, writable = shapes.START, ask.start_timeout(site), [release / "static"]
     answer = _ask(site, release, facts, request, secrets, shape, timeout=timeout, writable=writable, task=task)

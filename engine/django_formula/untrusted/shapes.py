@@ -103,6 +103,9 @@ CELERY = {
         "schedule": {str: str},
     }
 }
+#: What fails without a sign, by the start of Django: the setting by which a worker gets no tasks, what sends no mail,
+#: where sessions are lost, and static files that templates name, with the place.
+FAULTS = {"at_once?": {str: str}, "mail?": str, "sessions?": str, "static?": [{"name": str, "place": str}]}
 #: The answer of the program that starts Django.
 START = {
     **dict.fromkeys(("django", "settings_module", "static_url", "static_root", "media_url", "media_root"), str),
@@ -122,6 +125,7 @@ START = {
     "databases": DATABASES,
     "own_files?": {str: str},
     "unready?": [str],
+    "faults?": FAULTS,
     "celery?": CELERY,
     "migrations": MIGRATIONS,
     "collected?": (int, types.NoneType),

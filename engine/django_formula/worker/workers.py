@@ -181,11 +181,19 @@ def of_celery(site: Site) -> dict[str, dict[str, Any]]:
     return {name: worker for name, worker in _configured(site).items() if worker["kind"] in ("celery", "celery_beat")}
 
 
-def celery_request(site: Site, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the request for the start of Django has for the site's Celery apps; nothing for a site without."""
+def start_request(site: Site, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the request for the start of Django has for the site's workers; nothing for a site without."""
     workers = of_celery(site)
     apps = {name: worker["app"] or "" for name, worker in workers.items()}
-    return {"celery": {"workers": apps, "modules": modules(facts)}} if workers else {}
+    tasks = {name: worker for name, worker in _configured(site).items() if kinds.WORKERS[worker["kind"]].takes_tasks}
+    about = {
+        name: {"kind": worker["kind"], "app": worker.get("app") or "", "queues": worker.get("queues") or []}
+        for name, worker in tasks.items()
+    }
+    return {
+        **({"celery": {"workers": apps, "modules": modules(facts)}} if workers else {}),
+        **({"workers": about, "modules": modules(facts)} if about else {}),
+    }
 
 
 def modules(facts: Mapping[str, Any]) -> list[str]:

@@ -75,7 +75,7 @@ def test_site_without_workers_has_no_file_more_and_the_inputs_of_before():
     assert without.config == empty.config and "workers" not in without.config
     variables = {"chdir": "/x", "facts": FACTS}
     assert worker_workers.configuration(without, Path("/srv/0042-x"), variables, {}) == {}
-    assert worker_workers.programs(without) == [] and worker_workers.celery_request(without, FACTS) == {}
+    assert worker_workers.programs(without) == [] and worker_workers.start_request(without, FACTS) == {}
     assert not [name for name in templates.of_kinds(without.config) if "worker" in name or "celery" in name]
     inputs = deploy_inputs._configuration(without)
     assert "workers" not in inputs

@@ -1,0 +1,88 @@
+"""What passes every check of a new release and fails without a sign: warnings, by what the start has found."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from django_formula.deploy.deployment import Deployment
+from django_formula.inspect import advice, code, project
+from django_formula.knowledge import hints
+from django_formula.release.releases import Release
+from django_formula.server import servers
+from django_formula.site.sites import Site
+from django_formula.untrusted.foreign import Foreign
+from django_formula.worker import workers
+
+#: Static files that a warning names, and the most characters of a text of the project.
+_SHOWN, _TEXT = 5, 200
+
+
+def warnings(site: Site, release: Release, faults: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a warning for each fault but those of static files.
+
+    Args:
+        faults: what the start of Django has reported.
+    """
+    at, configured = site.at, site.config["settings"]
+    own = workers.configured(site)  # the project may name others
+    at_once = {name: setting for name, setting in faults.get("at_once", {}).items() if name in own}
+    for setting in sorted({*at_once.values()}):
+        names = sorted(name for name, one in at_once.items() if one == setting)
+        yield (
+            f"worker {project.listed(names)} gets no task: {setting[:_TEXT]} has each run at once, in the process that "
+            f"sends it; {_correction(site, release, setting)}"
+        )
+    if (mail := faults.get("mail", "")[:_TEXT]) and not {"EMAIL_BACKEND", "MAILERS"} & configured.keys():
+        yield f"{mail}, which sends no mail: set {at}:email, or {_correction(site, release, mail)}"
+    if sessions := faults.get("sessions", "")[:_TEXT]:
+        processes = site.config["server"]["processes"] if servers.configured(site).SERVES else 1
+        ends = "each release and each restart ends all sessions"
+        if processes > 1:
+            ends = f"each of {processes} processes has sessions of its own, so that visitors are logged out by chance"
+        yield f"SESSION_ENGINE is the cache, and {sessions}: {ends}; set {at}:sessions: db, or {at}:cache"
+    yield from _of_development(site, release)
+
+
+def _correction(site: Site, release: Release, setting: str) -> str:
+    """Return where a setting of the project is changed: by the variables that decide it, where these are known."""
+    name = setting.partition(":")[0].partition(" ")[0]
+    if not name.isupper():
+        return "correct it in the project"
+    variables = advice.deciding(site, release.path, release.facts, name)
+    if variables:
+        return f"correct {project.listed(variables)} in {site.at}:environment, which decides it"
+    return f"correct {hints.setting(site, name)}"
+
+
+def _of_development(site: Site, release: Release) -> Iterator[str]:
+    """Yield a warning of settings that are named for development, where the source has others for a live site."""
+    module = advice.own(release.path, release.facts)["settings_module"]
+    if not code.NOT_LIVE.search(module):
+        return
+    live = [one for one in advice.settings_modules(site, release.path, release.facts) if code.LIVE.search(one)]
+    if live:
+        yield (
+            f"the settings are those of {module}, which is named for development, and the source has "
+            f"{project.listed(live)}: set {site.at}:settings_module"
+        )
+
+
+def not_collected(deployment: Deployment, release: Release, missing: Sequence[Mapping[str, str]]) -> None:
+    """Warn of static files that templates name and that are not there once all commands have run.
+
+    Args:
+        missing: the names that were not collected, each with the place in a template.
+    """
+    static = Foreign(release.path / "static")
+    names = [one for one in missing if len(one["name"]) <= _TEXT and ".." not in one["name"].split("/")]
+    gone = [one for one in names if not (static / one["name"].lstrip("/")).exists()]
+    if not gone:
+        return
+    shown = [f"{one['name']} ({one['place'][-_TEXT:]})" for one in gone[:_SHOWN]]
+    more = f" and {len(gone) - _SHOWN} more" if len(gone) > _SHOWN else ""
+    deployment.warn(
+        [
+            f"templates name static files that were not collected: {', '.join(shown)}{more}; have "
+            f"{release.site.at}:build create what is generated, without removing packages that are served, or correct "
+            "the names in the project"
+        ]
+    )
