@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "61102d8b462ffd2a"
+DIGEST = "07e2e91a93b5eae7"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -23123,6 +23123,7 @@ def _clear(home: str, folder: str) -> None:
 # """Python files with the configuration of a project that it does not commit, and has examples of."""
 #
 # import ast
+# import os
 # import re
 # import sys
 # from collections.abc import Iterator, Sequence
@@ -23133,6 +23134,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect import project
 # from django_formula.inspect.settings import Settings
 # from django_formula.knowledge import package as knowledge_package
+# from django_formula.untrusted.text import in_command
 #
 # #: Names of examples that can be imported: configuration_example.py, example_local.py.
 # _EXAMPLE = re.compile(r"(?:(?:example|sample)_([a-z]\w*)|([a-z]\w*?)_(?:example|sample|template|dist))\.py")
@@ -23141,6 +23143,10 @@ def _clear(home: str, folder: str) -> None:
 #     r"\w*(local|prod|production|live|dev|development|private|secret|credential|config|setting|instance|server|custom"
 #     r"|override|host|deploy|docker|env|site)\w*"
 # )
+# #: Names of files that a command of a build may have without quotes.
+# _PLAIN = re.compile(r"[\w./-]+", re.ASCII)
+# #: Modules for development, which a live site does without.
+# _OF_DEVELOPMENT = re.compile(r"(\w+_)?(dev|devel|develop|development|debug|tests?|testing|ci)(_\w+)?")
 # #: Settings that the site knows → the word of the pillar for the variable of that name, and how it is read.
 # _KNOWN = {
 #     "ALLOWED_HOSTS": ("domains", 'os.environ["ALLOWED_HOSTS"].split(",")'),
@@ -23172,6 +23178,8 @@ def _clear(home: str, folder: str) -> None:
 #         contents: its text.
 #         words: the variables that it reads → the words of the pillar for them.
 #         unknown: the variables that it reads, and that the site has to set.
+#         command: the build command that makes it of its example, so that it follows that from release to release; empty
+#             where only its text can be given.
 #     """
 #
 #     path: str
@@ -23179,6 +23187,7 @@ def _clear(home: str, folder: str) -> None:
 #     contents: str
 #     words: dict[str, str]
 #     unknown: tuple[str, ...] = ()
+#     command: str = ""
 #
 #
 # def find(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Configuration]:
@@ -23191,13 +23200,14 @@ def _clear(home: str, folder: str) -> None:
 #     for example in settings.files:
 #         path = inspect_code.has_example(example)
 #         if path:
-#             yield _copy(path.relative_to(tree), example)
+#             yield _copy(path.relative_to(tree), example, roots[0])
 #     needed = {name for path in settings.files for name in _modules(path, roots)}
 #     for root in roots:
 #         for example in sorted(project.files(root, None, depth=4)):
 #             named = _EXAMPLE.fullmatch(example.name)
 #             path = example.with_name(f"{named[1] or named[2]}.py") if named else example
-#             if not path.exists() and _module(path, root) in needed:
+#             is_for_live = not _OF_DEVELOPMENT.fullmatch(path.stem)
+#             if is_for_live and not path.exists() and _module(path, root) in needed:
 #                 yield _configuration(path.relative_to(tree), example, _module(example, root))
 #
 #
@@ -23270,17 +23280,35 @@ def _clear(home: str, folder: str) -> None:
 #     return _with_known(path, example, [f"from {module} import *"])
 #
 #
-# def _copy(path: Path, example: Path) -> Configuration:
-#     """Return a file with the statements of its example, which cannot be imported."""
-#     return _with_known(path, example, ast.unparse(inspect_code.tree(example)).splitlines())
+# def _copy(path: Path, example: Path, folder: Path) -> Configuration:
+#     """Return a file with the statements of its example, which cannot be imported.
+#
+#     Args:
+#         folder: the folder of manage.py, in which builds run.
+#     """
+#     found = _with_known(path, example, ast.unparse(inspect_code.tree(example)).splitlines())
+#     old = in_command(os.path.relpath(example, folder))
+#     new = in_command(os.path.relpath(example.with_name(path.name), folder))
+#     ends = [f"{name} = {how}" for name, (_word, how) in _known(example).items()]
+#     command = in_command("cp", old, new)
+#     if ends:
+#         quoted = (line.replace('"', r"\"") for line in ("", "import os", *ends))
+#         lines = "; ".join(f'echo "{line}"' for line in quoted)
+#         command = in_command("sh", "-c", f"{{ cat {old}; {lines}; }} > {new}")
+#     return found._replace(command=command if old and new and _PLAIN.fullmatch(old + new) else "")
+#
+#
+# def _known(example: Path) -> dict[str, tuple[str, str]]:
+#     """Return those settings of an example that the site knows."""
+#     code = inspect_code.tree(example)
+#     return {name: known for name, known in _KNOWN.items() if inspect_code.assigns(code, name)}
 #
 #
 # def _with_known(path: Path, example: Path, lines: list[str]) -> Configuration:
 #     """Return a file that ends with the settings that the site knows, as far as the example has them."""
-#     code = inspect_code.tree(example)
-#     known = {name: how for name, how in _KNOWN.items() if inspect_code.assigns(code, name)}
-#     ends = [f"{name} = {expression}" for name, (_word, expression) in known.items()]
-#     words = {name: word for name, (word, _expression) in known.items()}
+#     known = _known(example)
+#     ends = [f"{name} = {how}" for name, (_word, how) in known.items()]
+#     words = {name: word for name, (word, _how) in known.items()}
 #     first = ["import os"] if known and "import os" not in lines else []
 #     text = "\n".join([*first, *lines, *ends, ""])
 #     return Configuration(str(path), example.name, text, words)
@@ -26685,6 +26713,8 @@ def _clear(home: str, folder: str) -> None:
 # #: The calls of the system that a project may make which changes the owner of a file of its own.
 # _WITH_CHOWN = ["@system-service", "~@privileged @resources", "@chown"]
 #
+# #: Commands for a new site that a remark proposes at most.
+# _SINGLE = 6
 # #: The command by which rows of a database are dumped; the program that copies the rows of a SQLite file.
 # _DUMP = "manage.py dumpdata --exclude contenttypes --exclude auth.permission --output rows.json"
 # _COPY = (
@@ -27021,7 +27051,10 @@ def _clear(home: str, folder: str) -> None:
 #     found = [*configuration.find(settings, tree, roots)]
 #     examples = "; ".join(one.example for one in found)
 #     why = f"not in the source, and needed: with the values of {examples}"
-#     report.merge("files", {one.path: {"contents": one.contents} for one in found}, why)
+#     report.merge("files", {one.path: {"contents": one.contents} for one in found if not one.command}, why)
+#     for one in found:
+#         if one.command:
+#             report.extend("build", [one.command], f"{one.path} is not in the source: made of {one.example}")
 #     absent = configuration.absent(settings, tree, roots)
 #     why = "not in the source, and imported by the settings; add settings of this site to it"
 #     report.merge("files", {path: {"contents": "# settings of this site\n"} for path in absent}, why)
@@ -27029,7 +27062,8 @@ def _clear(home: str, folder: str) -> None:
 #         known = [name for name in _SECRET_OF_EXAMPLE.findall(one.contents) if name not in one.words]
 #         if known:
 #             text = f"{inspect_project.listed(known)} in {one.path} has the value of {one.example}, which is public"
-#             report.remarks.append(f"{text}: set another one in `files`")
+#             how = "write the file in `files`, which comes after `build`" if one.command else "set another in `files`"
+#             report.remarks.append(f"{text}: {how}")
 #     paths = {one.path for one in found}
 #     ignored = [one for one in configuration.ignored(settings, tree, roots) if one.path not in paths]
 #     why = "imported by the settings, and kept out of the source by .gitignore: assigns the names that they import"
@@ -27077,6 +27111,12 @@ def _clear(home: str, folder: str) -> None:
 #         present = [one for stage, listed in report.value("commands", []) if stage == "after_migrate" for one in listed]
 #         commands_of_stage = in_pillar({"after_migrate": [*dict.fromkeys([*present, *found])]})
 #         report.remarks.append(f"{path} runs more after migrate; to have that: commands: {commands_of_stage}")
+#     single, path = release.once(tree, commands)
+#     if single:
+#         report.remarks.append(f"{path} runs what is for a new site; no release does, so run once after the first one:")
+#         for name in (command.removeprefix("manage.py ") for command in single[:_SINGLE]):
+#             is_user = name.startswith("createsuperuser")
+#             report.propose("salt-call", *(["django.superuser", "SITE"] if is_user else ["django.manage", "SITE", name]))
 #     installed = settings.get("INSTALLED_APPS")
 #     names = [name for name in installed if isinstance(name, str)] if isinstance(installed, list) else []
 #     fixtures, path = release.loaded(tree, names)
@@ -28756,7 +28796,7 @@ def _clear(home: str, folder: str) -> None:
 #             found = text.format(*known, **named)
 #     return Value(found, taint=taint(owner, *args, *keywords.values()))
 #: django_formula/inspect/release.py
-# """The management commands that a project runs after migrations: in its Procfile, entry point or compose file."""
+# """The management commands that a project runs after migrations, or once: in its Procfile, entry point, compose file."""
 #
 # import contextlib
 # import json
@@ -28773,6 +28813,12 @@ def _clear(home: str, folder: str) -> None:
 #     r"(make|show)?migrat\w*|collectstatic|createcachetable|compress|compilemessages|compilescss|check|createsuperuser"
 #     r"|run\w*|shell\w*|test\w*|loaddata|flush|wait\w*"
 # )
+# #: Commands that are for a new site, whatever a script runs whenever it starts, and those that may be; not of these.
+# _OF_NEW_SITE = re.compile(r"register_\w+|create_?(super|admin)\w*")
+# _ONCE = re.compile(
+#     r"(init|initiali[sz]e|seed|set_?up|bootstrap|populate|install|configure|ensure|create|load|import)(_\w+|db|data)"
+# )
+# _OF_DEVELOPMENT = re.compile(r"(^|_)(demo|samples?|dev|tests?|fake|dummy)(_|$)")
 # #: Words of shell by which lines are in a block of their own.
 # _OPENS, _ENDS = re.compile(r"(if|case|for|while|until)\b|.*\)\s*\{$|\{$"), re.compile(r"(fi|esac|done)\b|\}")
 # _ELSE = re.compile(r"else\b|elif\b|.*;;$")
@@ -28782,11 +28828,37 @@ def _clear(home: str, folder: str) -> None:
 # def after_migrate(tree: Path) -> tuple[list[str], str]:
 #     """Return the commands of manage.py that the project runs after migrate, and the file that has them."""
 #     for path, commands in _files(tree):
-#         texts = [shlex.join(words) for words in commands if not _OTHERS.fullmatch(words[1])]
+#         others = (_OTHERS, _OF_NEW_SITE)
+#         following = [one for one in _following(commands) if not any(name.fullmatch(one[1]) for name in others)]
+#         texts = [shlex.join(words) for words in following]
 #         found = [text for text in texts if _PLAIN.fullmatch(text)]
 #         if found:
 #             return found, path
 #     return [], ""
+#
+#
+# def once(tree: Path, known: Collection[str]) -> tuple[list[str], str]:
+#     """Return the commands of manage.py that a project runs for the first release, by its files, and the file.
+#
+#     Those with words that a shell expands are without their arguments.
+#
+#     Args:
+#         known: the commands that are known already.
+#     """
+#     for path, commands in _files(tree):
+#         words = [words[1:] for _block, words in commands if words[:1] == ["manage.py"] and len(words) > 1]
+#         words = [one for one in words if _is_for_new_site(one[0])]
+#         texts = [shlex.join(["manage.py", *one]) for one in words]
+#         found = [text if _PLAIN.fullmatch(text) else " ".join(text.split()[:2]) for text in texts]
+#         found = [text for text in dict.fromkeys(found) if text not in known]
+#         if found:
+#             return found, path
+#     return [], ""
+#
+#
+# def _is_for_new_site(name: str) -> bool:
+#     is_known = _OF_NEW_SITE.fullmatch(name) or _ONCE.fullmatch(name)
+#     return bool(is_known) and not _OF_DEVELOPMENT.search(name) and name not in ("createcachetable", "loaddata")
 #
 #
 # def loaded(tree: Path, installed: Collection[str]) -> tuple[list[str], str]:
@@ -28798,7 +28870,7 @@ def _clear(home: str, folder: str) -> None:
 #         installed: the entries of INSTALLED_APPS.
 #     """
 #     for path, commands in _files(tree):
-#         words = [word for command in commands if command[1] == "loaddata" for word in command[2:]]
+#         words = [word for command in _following(commands) if command[1] == "loaddata" for word in command[2:]]
 #         names = [name for word in words if re.fullmatch(r"[\w./*-]+", word) for name in _fixtures(tree, word)]
 #         names = [
 #             name for name in names if _labels(tree / name) <= {part for app in installed for part in app.split(".")}
@@ -28825,15 +28897,15 @@ def _clear(home: str, folder: str) -> None:
 #     return [name for name in names if process_files.is_for_live(Path(name))]
 #
 #
-# def _files(tree: Path) -> Iterator[tuple[str, list[list[str]]]]:
-#     """Yield the files that have commands of manage.py after migrate, and these commands."""
+# def _files(tree: Path) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:
+#     """Yield the files that may have commands for a release, and all their commands, as `_commands` has them."""
 #     paths = [path.relative_to(tree) for path in project.files(tree, None, depth=4)]
 #     is_compose = process_files.is_compose_file
 #     paths = [path for path in paths if path.name == "Procfile" or _SCRIPT.fullmatch(path.name) or is_compose(path)]
 #     order = [(path.name != "Procfile", is_compose(path), "prod" not in str(path), len(path.parts)) for path in paths]
 #     for _rank, path in sorted(zip(order, paths, strict=True)):
 #         if process_files.is_for_live(path):
-#             yield str(path), [*_following(_commands(tree / path))]
+#             yield str(path), [*_commands(tree / path)]
 #
 #
 # def _commands(path: Path) -> Iterator[tuple[int, list[str]]]:

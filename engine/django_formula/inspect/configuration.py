@@ -1,6 +1,7 @@
 """Python files with the configuration of a project that it does not commit, and has examples of."""
 
 import ast
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from django_formula.inspect import code as inspect_code
 from django_formula.inspect import project
 from django_formula.inspect.settings import Settings
 from django_formula.knowledge import package as knowledge_package
+from django_formula.untrusted.text import in_command
 
 #: Names of examples that can be imported: configuration_example.py, example_local.py.
 _EXAMPLE = re.compile(r"(?:(?:example|sample)_([a-z]\w*)|([a-z]\w*?)_(?:example|sample|template|dist))\.py")
@@ -19,6 +21,10 @@ _OF_SITE = re.compile(
     r"\w*(local|prod|production|live|dev|development|private|secret|credential|config|setting|instance|server|custom"
     r"|override|host|deploy|docker|env|site)\w*"
 )
+#: Names of files that a command of a build may have without quotes.
+_PLAIN = re.compile(r"[\w./-]+", re.ASCII)
+#: Modules for development, which a live site does without.
+_OF_DEVELOPMENT = re.compile(r"(\w+_)?(dev|devel|develop|development|debug|tests?|testing|ci)(_\w+)?")
 #: Settings that the site knows → the word of the pillar for the variable of that name, and how it is read.
 _KNOWN = {
     "ALLOWED_HOSTS": ("domains", 'os.environ["ALLOWED_HOSTS"].split(",")'),
@@ -50,6 +56,8 @@ class Configuration(NamedTuple):
         contents: its text.
         words: the variables that it reads → the words of the pillar for them.
         unknown: the variables that it reads, and that the site has to set.
+        command: the build command that makes it of its example, so that it follows that from release to release; empty
+            where only its text can be given.
     """
 
     path: str
@@ -57,6 +65,7 @@ class Configuration(NamedTuple):
     contents: str
     words: dict[str, str]
     unknown: tuple[str, ...] = ()
+    command: str = ""
 
 
 def find(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Configuration]:
@@ -69,13 +78,14 @@ def find(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Conf
     for example in settings.files:
         path = inspect_code.has_example(example)
         if path:
-            yield _copy(path.relative_to(tree), example)
+            yield _copy(path.relative_to(tree), example, roots[0])
     needed = {name for path in settings.files for name in _modules(path, roots)}
     for root in roots:
         for example in sorted(project.files(root, None, depth=4)):
             named = _EXAMPLE.fullmatch(example.name)
             path = example.with_name(f"{named[1] or named[2]}.py") if named else example
-            if not path.exists() and _module(path, root) in needed:
+            is_for_live = not _OF_DEVELOPMENT.fullmatch(path.stem)
+            if is_for_live and not path.exists() and _module(path, root) in needed:
                 yield _configuration(path.relative_to(tree), example, _module(example, root))
 
 
@@ -148,17 +158,35 @@ def _configuration(path: Path, example: Path, module: str) -> Configuration:
     return _with_known(path, example, [f"from {module} import *"])
 
 
-def _copy(path: Path, example: Path) -> Configuration:
-    """Return a file with the statements of its example, which cannot be imported."""
-    return _with_known(path, example, ast.unparse(inspect_code.tree(example)).splitlines())
+def _copy(path: Path, example: Path, folder: Path) -> Configuration:
+    """Return a file with the statements of its example, which cannot be imported.
+
+    Args:
+        folder: the folder of manage.py, in which builds run.
+    """
+    found = _with_known(path, example, ast.unparse(inspect_code.tree(example)).splitlines())
+    old = in_command(os.path.relpath(example, folder))
+    new = in_command(os.path.relpath(example.with_name(path.name), folder))
+    ends = [f"{name} = {how}" for name, (_word, how) in _known(example).items()]
+    command = in_command("cp", old, new)
+    if ends:
+        quoted = (line.replace('"', r"\"") for line in ("", "import os", *ends))
+        lines = "; ".join(f'echo "{line}"' for line in quoted)
+        command = in_command("sh", "-c", f"{{ cat {old}; {lines}; }} > {new}")
+    return found._replace(command=command if old and new and _PLAIN.fullmatch(old + new) else "")
+
+
+def _known(example: Path) -> dict[str, tuple[str, str]]:
+    """Return those settings of an example that the site knows."""
+    code = inspect_code.tree(example)
+    return {name: known for name, known in _KNOWN.items() if inspect_code.assigns(code, name)}
 
 
 def _with_known(path: Path, example: Path, lines: list[str]) -> Configuration:
     """Return a file that ends with the settings that the site knows, as far as the example has them."""
-    code = inspect_code.tree(example)
-    known = {name: how for name, how in _KNOWN.items() if inspect_code.assigns(code, name)}
-    ends = [f"{name} = {expression}" for name, (_word, expression) in known.items()]
-    words = {name: word for name, (word, _expression) in known.items()}
+    known = _known(example)
+    ends = [f"{name} = {how}" for name, (_word, how) in known.items()]
+    words = {name: word for name, (word, _how) in known.items()}
     first = ["import os"] if known and "import os" not in lines else []
     text = "\n".join([*first, *lines, *ends, ""])
     return Configuration(str(path), example.name, text, words)

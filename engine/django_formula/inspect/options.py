@@ -49,6 +49,8 @@ _MAKES_NAMES = re.compile(r"\b(globals|vars|locals|exec|setattr)\(")
 #: The calls of the system that a project may make which changes the owner of a file of its own.
 _WITH_CHOWN = ["@system-service", "~@privileged @resources", "@chown"]
 
+#: Commands for a new site that a remark proposes at most.
+_SINGLE = 6
 #: The command by which rows of a database are dumped; the program that copies the rows of a SQLite file.
 _DUMP = "manage.py dumpdata --exclude contenttypes --exclude auth.permission --output rows.json"
 _COPY = (
@@ -385,7 +387,10 @@ def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequen
     found = [*configuration.find(settings, tree, roots)]
     examples = "; ".join(one.example for one in found)
     why = f"not in the source, and needed: with the values of {examples}"
-    report.merge("files", {one.path: {"contents": one.contents} for one in found}, why)
+    report.merge("files", {one.path: {"contents": one.contents} for one in found if not one.command}, why)
+    for one in found:
+        if one.command:
+            report.extend("build", [one.command], f"{one.path} is not in the source: made of {one.example}")
     absent = configuration.absent(settings, tree, roots)
     why = "not in the source, and imported by the settings; add settings of this site to it"
     report.merge("files", {path: {"contents": "# settings of this site\n"} for path in absent}, why)
@@ -393,7 +398,8 @@ def _configuration(report: Report, settings: Settings, tree: Path, roots: Sequen
         known = [name for name in _SECRET_OF_EXAMPLE.findall(one.contents) if name not in one.words]
         if known:
             text = f"{inspect_project.listed(known)} in {one.path} has the value of {one.example}, which is public"
-            report.remarks.append(f"{text}: set another one in `files`")
+            how = "write the file in `files`, which comes after `build`" if one.command else "set another in `files`"
+            report.remarks.append(f"{text}: {how}")
     paths = {one.path for one in found}
     ignored = [one for one in configuration.ignored(settings, tree, roots) if one.path not in paths]
     why = "imported by the settings, and kept out of the source by .gitignore: assigns the names that they import"
@@ -441,6 +447,12 @@ def _after_migrate(report: Report, settings: Settings, tree: Path) -> None:
         present = [one for stage, listed in report.value("commands", []) if stage == "after_migrate" for one in listed]
         commands_of_stage = in_pillar({"after_migrate": [*dict.fromkeys([*present, *found])]})
         report.remarks.append(f"{path} runs more after migrate; to have that: commands: {commands_of_stage}")
+    single, path = release.once(tree, commands)
+    if single:
+        report.remarks.append(f"{path} runs what is for a new site; no release does, so run once after the first one:")
+        for name in (command.removeprefix("manage.py ") for command in single[:_SINGLE]):
+            is_user = name.startswith("createsuperuser")
+            report.propose("salt-call", *(["django.superuser", "SITE"] if is_user else ["django.manage", "SITE", name]))
     installed = settings.get("INSTALLED_APPS")
     names = [name for name in installed if isinstance(name, str)] if isinstance(installed, list) else []
     fixtures, path = release.loaded(tree, names)

@@ -1,4 +1,4 @@
-"""The management commands that a project runs after migrations: in its Procfile, entry point or compose file."""
+"""The management commands that a project runs after migrations, or once: in its Procfile, entry point, compose file."""
 
 import contextlib
 import json
@@ -15,6 +15,12 @@ _OTHERS = re.compile(
     r"(make|show)?migrat\w*|collectstatic|createcachetable|compress|compilemessages|compilescss|check|createsuperuser"
     r"|run\w*|shell\w*|test\w*|loaddata|flush|wait\w*"
 )
+#: Commands that are for a new site, whatever a script runs whenever it starts, and those that may be; not of these.
+_OF_NEW_SITE = re.compile(r"register_\w+|create_?(super|admin)\w*")
+_ONCE = re.compile(
+    r"(init|initiali[sz]e|seed|set_?up|bootstrap|populate|install|configure|ensure|create|load|import)(_\w+|db|data)"
+)
+_OF_DEVELOPMENT = re.compile(r"(^|_)(demo|samples?|dev|tests?|fake|dummy)(_|$)")
 #: Words of shell by which lines are in a block of their own.
 _OPENS, _ENDS = re.compile(r"(if|case|for|while|until)\b|.*\)\s*\{$|\{$"), re.compile(r"(fi|esac|done)\b|\}")
 _ELSE = re.compile(r"else\b|elif\b|.*;;$")
@@ -24,11 +30,37 @@ _PLAIN = re.compile(r"manage\.py( [\w./=@:+-]+)+")
 def after_migrate(tree: Path) -> tuple[list[str], str]:
     """Return the commands of manage.py that the project runs after migrate, and the file that has them."""
     for path, commands in _files(tree):
-        texts = [shlex.join(words) for words in commands if not _OTHERS.fullmatch(words[1])]
+        others = (_OTHERS, _OF_NEW_SITE)
+        following = [one for one in _following(commands) if not any(name.fullmatch(one[1]) for name in others)]
+        texts = [shlex.join(words) for words in following]
         found = [text for text in texts if _PLAIN.fullmatch(text)]
         if found:
             return found, path
     return [], ""
+
+
+def once(tree: Path, known: Collection[str]) -> tuple[list[str], str]:
+    """Return the commands of manage.py that a project runs for the first release, by its files, and the file.
+
+    Those with words that a shell expands are without their arguments.
+
+    Args:
+        known: the commands that are known already.
+    """
+    for path, commands in _files(tree):
+        words = [words[1:] for _block, words in commands if words[:1] == ["manage.py"] and len(words) > 1]
+        words = [one for one in words if _is_for_new_site(one[0])]
+        texts = [shlex.join(["manage.py", *one]) for one in words]
+        found = [text if _PLAIN.fullmatch(text) else " ".join(text.split()[:2]) for text in texts]
+        found = [text for text in dict.fromkeys(found) if text not in known]
+        if found:
+            return found, path
+    return [], ""
+
+
+def _is_for_new_site(name: str) -> bool:
+    is_known = _OF_NEW_SITE.fullmatch(name) or _ONCE.fullmatch(name)
+    return bool(is_known) and not _OF_DEVELOPMENT.search(name) and name not in ("createcachetable", "loaddata")
 
 
 def loaded(tree: Path, installed: Collection[str]) -> tuple[list[str], str]:
@@ -40,7 +72,7 @@ def loaded(tree: Path, installed: Collection[str]) -> tuple[list[str], str]:
         installed: the entries of INSTALLED_APPS.
     """
     for path, commands in _files(tree):
-        words = [word for command in commands if command[1] == "loaddata" for word in command[2:]]
+        words = [word for command in _following(commands) if command[1] == "loaddata" for word in command[2:]]
         names = [name for word in words if re.fullmatch(r"[\w./*-]+", word) for name in _fixtures(tree, word)]
         names = [
             name for name in names if _labels(tree / name) <= {part for app in installed for part in app.split(".")}
@@ -67,15 +99,15 @@ def _fixtures(tree: Path, word: str) -> list[str]:
     return [name for name in names if process_files.is_for_live(Path(name))]
 
 
-def _files(tree: Path) -> Iterator[tuple[str, list[list[str]]]]:
-    """Yield the files that have commands of manage.py after migrate, and these commands."""
+def _files(tree: Path) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:
+    """Yield the files that may have commands for a release, and all their commands, as `_commands` has them."""
     paths = [path.relative_to(tree) for path in project.files(tree, None, depth=4)]
     is_compose = process_files.is_compose_file
     paths = [path for path in paths if path.name == "Procfile" or _SCRIPT.fullmatch(path.name) or is_compose(path)]
     order = [(path.name != "Procfile", is_compose(path), "prod" not in str(path), len(path.parts)) for path in paths]
     for _rank, path in sorted(zip(order, paths, strict=True)):
         if process_files.is_for_live(path):
-            yield str(path), [*_following(_commands(tree / path))]
+            yield str(path), [*_commands(tree / path)]
 
 
 def _commands(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -122,7 +122,10 @@ def test_static_files_that_templates_name_and_nothing_makes(world, monkeypatch):
     """One that a command makes after collectstatic is there; a name that leads out of the folder is none."""
     names = ["made.css", "a.js", "../b.js", "/c.js", "d.js", "e.js", "f.js", "g.js"]
     world.answers = {"faults": {"static": [{"name": name, "place": "pages/home.html:3"} for name in names]}}
-    made = lambda _deployment, stage, writable=(): stage == "after_static" and (writable[0] / "made.css").touch()
+
+    def made(_deployment, stage, writable=()):
+        return stage == "after_static" and (writable[0] / "made.css").touch()
+
     monkeypatch.setattr(commands, "run_stage", made)
     assert warned(world) == [
         "templates name static files that were not collected: a.js (pages/home.html:3), /c.js (pages/home.html:3), "

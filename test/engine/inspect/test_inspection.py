@@ -1,8 +1,11 @@
 """The pillar that an inspection writes for a project."""
 
 import json
+import os
 import platform
 import re
+import runpy
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -54,6 +57,24 @@ def test_background_work_is_proposed_as_the_project_has_it(tmp_path, case):
     assert [remark for remark in case.get("remarks", []) if f"#   {remark}\n" not in told] == [], text
     assert ("not understood" in told) == ("not understood" in str(case.get("remarks"))) and "secret" not in text
     assert compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
+
+
+@pytest.mark.parametrize(("package", "is_command"), [("shop", True), ("shöp", False)])
+def test_file_of_an_example_is_made_by_a_command(tmp_path, monkeypatch, package, is_command):
+    """What the example has, and after it what the site knows; where its path is odd, its text is in the pillar."""
+    example = "KEY = 'x'\nALLOWED_HOSTS = []\nSECRET_KEY = '...'"
+    files = {"__init__.py": "", "wsgi.py": "application = get_wsgi_application()", "local.sample.py": example}
+    files |= {"settings.py": "INSTALLED_APPS = []\nfrom .local import *\n"}
+    tree = write_tree(tmp_path / "x", {"manage.py": ""} | {f"{package}/{name}": text for name, text in files.items()})
+    keys = inspection.found(str(tree))
+    assert ("build" in keys, "files" in keys) == (is_command, not is_command), keys
+    if is_command:
+        subprocess.run(shlex.split(keys["build"][0]), cwd=tree, check=True)
+        monkeypatch.setitem(os.environ, "ALLOWED_HOSTS", "a.example.org,b.example.org")
+        monkeypatch.setitem(os.environ, "SECRET_KEY", "of the site")
+        made = runpy.run_path(str(tree / "shop/local.py"))
+        hosts = ["a.example.org", "b.example.org"]
+        assert (made["KEY"], made["ALLOWED_HOSTS"], made["SECRET_KEY"]) == ("x", hosts, "of the site")
 
 
 @pytest.mark.parametrize(("distribution", "packages"), [("trixie", ["postgresql-17-pgvector"]), ("bookworm", None)])

@@ -85,3 +85,44 @@ def test_commands_after_migrate(tmp_path, files, expected):
 )
 def test_fixtures_that_are_loaded_after_migrate(tmp_path, files, expected):
     assert release.loaded(write_tree(tmp_path, files), ["django.contrib.auth", "own.apps.Own"]) == expected
+
+
+STARTS = """
+python manage.py wait_for_db
+python manage.py register_instance "$MACHINE_SIGNATURE"
+if [ -n "$DJANGO_SUPERUSER_USERNAME" ]; then
+    python manage.py createsuperuser --noinput || true
+fi
+python manage.py configure_instance -q
+python manage.py load_demo_data
+python manage.py createcachetable
+exec python manage.py runserver
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "known", "expected"),
+    [
+        (
+            {"bin/docker-entrypoint.sh": STARTS},
+            [],
+            (
+                [
+                    f"manage.py {one}"
+                    for one in ("register_instance", "createsuperuser --noinput", "configure_instance -q")
+                ],
+                "bin/docker-entrypoint.sh",
+            ),
+        ),
+        ({"entrypoint.sh": "manage.py initdb\nmanage.py migrate\n"}, [], (["manage.py initdb"], "entrypoint.sh")),
+        ({"entrypoint.sh": "manage.py migrate\nmanage.py initdb\n"}, ["manage.py initdb"], ([], "")),
+        ({"dev/entrypoint.sh": STARTS, "start.sh": STARTS, "Procfile": "web: manage.py init_it\n"}, [], ([], "")),
+    ],
+)
+def test_commands_for_a_new_site(tmp_path, files, known, expected):
+    assert release.once(write_tree(tmp_path, files), known) == expected
+
+
+def test_what_registers_a_site_is_for_no_release(tmp_path):
+    script = "manage.py migrate\nmanage.py register_site\nmanage.py create_admin a\nmanage.py sync_roles\n"
+    assert release.after_migrate(write_tree(tmp_path, {"entrypoint.sh": script}))[0] == ["manage.py sync_roles"]
