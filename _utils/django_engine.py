@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "07e2e91a93b5eae7"
+DIGEST = "c823432cf985c969"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -27835,11 +27835,13 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: one of them is not found, or found several times; the hint names the key that sets it.
 #     """
-#     found: dict[str, Any] = delegate.ask(site.build_user, _find, site, source, doing="reading the source")
+#     interface = servers.configured(site).interface(site)  # of a module that is loaded by its name
+#     doing = "reading the source"
+#     found: dict[str, Any] = delegate.ask(site.build_user, _find, site, source, interface, doing=doing)
 #     return found
 #
 #
-# def _find(site: Site, source: Path) -> dict[str, Any]:
+# def _find(site: Site, source: Path, interface: str) -> dict[str, Any]:
 #     config = site.config
 #     at = f"django:sites:{site.name}"
 #     folder = config["project"] or _folder(source, at)
@@ -27849,7 +27851,6 @@ def _clear(home: str, folder: str) -> None:
 #     for path in paths:
 #         _refuse_missing(source, path, f"{at}:python_path")
 #     roots = [source / path for path in (folder, *paths)]
-#     interface = servers.configured(site).interface(site)
 #     application = config[interface] or _application(roots, interface, at)
 #     settings_module = config["settings_module"] or _settings_module(roots, application, at)
 #     found = {"settings_module": settings_module, "application": application}
@@ -34113,32 +34114,26 @@ def _clear(home: str, folder: str) -> None:
 # """The rows of `knowledge.yaml`, and those that the pillar of a site adds, which come first.
 #
 # A list has rows that are tried in turn, a map has one for each name. They are read from `knowledge.json`, which
-# `engine/pack.py` writes: a bare host's Python has no PyYAML.
+# `engine/pack.py` writes: a bare host's Python has no PyYAML. They are read with this module, for a process that has
+# become another user (`untrusted.delegate`) cannot read the engine's files.
 # """
 #
-# import functools
 # import json
 # from pathlib import Path
 # from typing import Any
 #
 # from django_formula.site.sites import Site
 #
-# _FILE = Path(__file__).with_name("knowledge.json")
+# _KNOWN: dict[str, Any] = json.loads(Path(__file__).with_name("knowledge.json").read_text(encoding="utf-8"))
 #
 #
 # def rows(part: str, site: Site | None = None) -> Any:
 #     """Return the rows of a part, such as ``causes``, with those of a site."""
-#     known = _all()[part]
+#     known = _KNOWN[part]
 #     own = (site.config.get("knowledge") or {}).get(part) if site else None
 #     if not own:
 #         return known
 #     return {**known, **own} if isinstance(known, dict) else [*own.values(), *known]
-#
-#
-# @functools.cache
-# def _all() -> dict[str, Any]:
-#     content: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
-#     return content
 #: django_formula/observe/__init__.py
 # """Which variables a project needs, asked of its settings, which are imported until nothing is missing."""
 #: django_formula/observe/observation.py

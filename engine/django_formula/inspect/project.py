@@ -26,11 +26,13 @@ def find(site: Site, source: Path) -> dict[str, Any]:
     Raises:
         DeploymentError: one of them is not found, or found several times; the hint names the key that sets it.
     """
-    found: dict[str, Any] = delegate.ask(site.build_user, _find, site, source, doing="reading the source")
+    interface = servers.configured(site).interface(site)  # of a module that is loaded by its name
+    doing = "reading the source"
+    found: dict[str, Any] = delegate.ask(site.build_user, _find, site, source, interface, doing=doing)
     return found
 
 
-def _find(site: Site, source: Path) -> dict[str, Any]:
+def _find(site: Site, source: Path, interface: str) -> dict[str, Any]:
     config = site.config
     at = f"django:sites:{site.name}"
     folder = config["project"] or _folder(source, at)
@@ -40,7 +42,6 @@ def _find(site: Site, source: Path) -> dict[str, Any]:
     for path in paths:
         _refuse_missing(source, path, f"{at}:python_path")
     roots = [source / path for path in (folder, *paths)]
-    interface = servers.configured(site).interface(site)
     application = config[interface] or _application(roots, interface, at)
     settings_module = config["settings_module"] or _settings_module(roots, application, at)
     found = {"settings_module": settings_module, "application": application}

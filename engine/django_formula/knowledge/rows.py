@@ -1,29 +1,23 @@
 """The rows of `knowledge.yaml`, and those that the pillar of a site adds, which come first.
 
 A list has rows that are tried in turn, a map has one for each name. They are read from `knowledge.json`, which
-`engine/pack.py` writes: a bare host's Python has no PyYAML.
+`engine/pack.py` writes: a bare host's Python has no PyYAML. They are read with this module, for a process that has
+become another user (`untrusted.delegate`) cannot read the engine's files.
 """
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
 
 from django_formula.site.sites import Site
 
-_FILE = Path(__file__).with_name("knowledge.json")
+_KNOWN: dict[str, Any] = json.loads(Path(__file__).with_name("knowledge.json").read_text(encoding="utf-8"))
 
 
 def rows(part: str, site: Site | None = None) -> Any:
     """Return the rows of a part, such as ``causes``, with those of a site."""
-    known = _all()[part]
+    known = _KNOWN[part]
     own = (site.config.get("knowledge") or {}).get(part) if site else None
     if not own:
         return known
     return {**known, **own} if isinstance(known, dict) else [*own.values(), *known]
-
-
-@functools.cache
-def _all() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
-    return content

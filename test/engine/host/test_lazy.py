@@ -1,20 +1,23 @@
 """Modules that run when something of them is used; each case is a process of its own."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from django_formula.host import lazy
+from specimen import configured
+from trees import write_tree
 
 ROOT = Path(__file__).parents[3]
 ENGINE = Path(lazy.__file__).parents[2]
 
 
-def run(program: str) -> object:
+def run(program: str, engine: Path = ENGINE) -> object:
     """Return what a program prints, as JSON, in a process that has the engine on its path and nothing of it loaded."""
-    folders = [str(ENGINE), str(ROOT / "_utils")]
+    folders = [str(engine), str(ROOT / "_utils")]
     text = f"import json, sys\nsys.path[:0] = {folders!r}\nfrom django_formula.host import lazy\n{program}"
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -75,6 +78,50 @@ def test_process_that_cannot_read_the_engine_has_what_it_calls():
     )
     assert loaded[0] == "django_formula.backup.backups was not loaded before this process became another user"
     assert "django_formula.inspect.code" in loaded[1]
+
+
+#: A project of which every part of an inspection has something to tell.
+PROJECT = {
+    "manage.py": "import os\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')\n",
+    "shop/__init__.py": "",
+    "shop/wsgi.py": "from django.core.wsgi import get_wsgi_application\napplication = get_wsgi_application()\n",
+    "shop/settings.py": "import os\nSECRET_KEY = os.environ['SECRET_KEY']\nROOT_URLCONF = 'shop.urls'\n"
+    "INSTALLED_APPS = ['rest_framework', 'whitenoise']\n",
+    "shop/urls.py": "import bs4\nfrom django.urls import path\nurlpatterns = [path('', bs4.view)]\n",
+    "requirements.txt": "django==4.2\npsycopg2==2.9.9\n",
+    "package.json": '{"scripts": {"build": "vite build"}}',
+}
+FACTS = {"folder": ".", "python_path": [], "settings_module": "shop.settings", "application": "shop.wsgi"}
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "expected"),
+    [
+        ("inspect.inspection", "_found('/x/shop', 'HEAD', True, tree, '', '3.13.1')", "beautifulsoup4"),
+        ("inspect.inspection", "_keys(tree, 'a.org')", "beautifulsoup4"),
+        ("inspect.advice", f"_found(tree, {FACTS}, 'a.org')", "beautifulsoup4"),
+        ("inspect.advice", f"_required(tree, {FACTS}, {{}})", "SECRET_KEY"),
+        ("inspect.advice", f"_absent(tree, {FACTS}, ['django'])", "rest_framework"),
+        ("inspect.advice", f"_choosing(tree, {FACTS})", ""),
+        ("inspect.advice", f"_page(tree, {FACTS}, '/')", ""),
+        ("inspect.project", "_find(site, tree, 'wsgi')", "shop.wsgi"),
+        ("compose.project", "_write(tree, 'shop', {})", "compose.production.yml"),
+        ("virtualenv.requirements", "_read(site, tree, '.')", "psycopg2"),
+    ],
+)
+def test_what_runs_as_another_user_reads_nothing_of_the_engine(tmp_path, module, call, expected):
+    """Salt's cache, where the engine is on a host, is root's alone: what is read too late is lost."""
+    engine, tree = tmp_path / "engine", write_tree(tmp_path / "shop", PROJECT)
+    shutil.copytree(ENGINE, engine, ignore=shutil.ignore_patterns("__pycache__"))
+    program = (
+        f"import pathlib, shutil\nfrom django_formula.{module.replace('.', ' import ')} as called\n"
+        "from django_formula.site.sites import Site\n"
+        f"site, tree = Site({configured().config!r}, {{'nginx': {{'group': 'x'}}}}), pathlib.Path({str(tree)!r})\n"
+        f"finder = sys.meta_path[0]\nfinder.run_reachable(['django_formula.{module}'])\nfinder.seal()\n"
+        f"shutil.rmtree({str(engine)!r})\nprint(json.dumps(str(called.{call})))"
+    )
+    answer = run(program, engine)
+    assert "not completely inspected" not in str(answer) and expected in str(answer), answer
 
 
 #: What an apply and a verb of a site that uses nothing special never run.
