@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "c823432cf985c969"
+DIGEST = "7df5e68aab46f2c5"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -38025,7 +38025,7 @@ def _clear(home: str, folder: str) -> None:
 #     ]
 #     argv = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={unit}"]
 #     argv += [f"--property={name}={value}" for name, value in properties]
-#     argv += ["--", "/bin/sh", "-c", script, "sh", *command.argv]
+#     argv += ["--", "/bin/sh", "-c", script, "sh", *transient.literal(command.argv)]
 #     transient.start_bus()
 #     text = environment_files.environment_file(command.environment or {})
 #     file.write(variables, text, mode=0o600, durable=False)
@@ -39866,6 +39866,11 @@ def _clear(home: str, folder: str) -> None:
 #     return sorted(path.name for path in units if pattern.fullmatch(path.name))
 #
 #
+# def literal(argv: Sequence[str]) -> list[str]:
+#     """Return the words of a command so that systemd passes them on as they are, and takes none for a variable."""
+#     return [word.replace("$", "$$") for word in argv]
+#
+#
 # def run_unit(
 #     name: str,
 #     properties: Sequence[str],
@@ -39891,7 +39896,8 @@ def _clear(home: str, folder: str) -> None:
 #         *(f"--property=TimeoutStopSec={stop}", "--property=KillMode=control-group", "--property=SendSIGKILL=yes"),
 #     ]
 #     began, began_monotonic = time.time(), time.monotonic()
-#     command = Command(["systemd-run", *own, *properties, *limits, "--", *argv], doing=doing, timeout=timeout, **options)
+#     argv = ["systemd-run", *own, *properties, *limits, "--", *literal(argv)]
+#     command = Command(argv, doing=doing, timeout=timeout, **options)
 #     try:
 #         ended = commands.execute(command)
 #         if ended.code and _succeeded(name, began_monotonic):

@@ -160,7 +160,10 @@ def test_build_commands_run_in_the_new_source_without_secrets(blog):
     program = (
         "import json, os; print(json.dumps([os.getuid(), os.getcwd(), *os.environ]), file=open('built.json', 'w'))"
     )
-    blog.deploy(build=[f'python -c "{program}"'], secrets={"API_TOKEN": {"generate": 40}}, environment={"MOTTO": "x"})
+    echo = "sh -c 'printf %s \"$1 ${HOME:+set} $0\" > words.txt' $HOME '${PATH} $$'"
+    build = [f'python -c "{program}"', echo]
+    blog.deploy(build=build, secrets={"API_TOKEN": {"generate": 40}}, environment={"MOTTO": "x"})
+    assert blog.host.read(f"{blog.root}/current/source/words.txt") == "${PATH} $$ set $HOME"
     uid, folder, *names = json.loads(blog.host.read(f"{blog.root}/current/source/built.json"))
     assert str(uid) == blog.host.run(["id", "-u", "blog-build"]).stdout.strip()
     assert folder == f"{blog.root}/releases/{blog.live}/source"

@@ -188,7 +188,7 @@ def _in_unit(site: Site, command: Command, writable: Sequence[str]) -> Ended:
     ]
     argv = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={unit}"]
     argv += [f"--property={name}={value}" for name, value in properties]
-    argv += ["--", "/bin/sh", "-c", script, "sh", *command.argv]
+    argv += ["--", "/bin/sh", "-c", script, "sh", *transient.literal(command.argv)]
     transient.start_bus()
     text = environment_files.environment_file(command.environment or {})
     file.write(variables, text, mode=0o600, durable=False)

@@ -193,6 +193,11 @@ def management_commands(site: Site) -> list[str]:
     return sorted(path.name for path in units if pattern.fullmatch(path.name))
 
 
+def literal(argv: Sequence[str]) -> list[str]:
+    """Return the words of a command so that systemd passes them on as they are, and takes none for a variable."""
+    return [word.replace("$", "$$") for word in argv]
+
+
 def run_unit(
     name: str,
     properties: Sequence[str],
@@ -218,7 +223,8 @@ def run_unit(
         *(f"--property=TimeoutStopSec={stop}", "--property=KillMode=control-group", "--property=SendSIGKILL=yes"),
     ]
     began, began_monotonic = time.time(), time.monotonic()
-    command = Command(["systemd-run", *own, *properties, *limits, "--", *argv], doing=doing, timeout=timeout, **options)
+    argv = ["systemd-run", *own, *properties, *limits, "--", *literal(argv)]
+    command = Command(argv, doing=doing, timeout=timeout, **options)
     try:
         ended = commands.execute(command)
         if ended.code and _succeeded(name, began_monotonic):

@@ -41,11 +41,11 @@ def played(make_site, monkeypatch):
             self.mode = os.stat(names[0]).st_mode & 0o777 if names else None
             return self.ends(argv)
 
-        def run(self, hint="", **options):
+        def run(self, hint="", argv=("make", "x y"), **options):
             site = make_site(**options)
             told = {"doing": "building", "environment": {"A": "canary"}, "timeout": 60, "secrets": ["canary"]}
             told["hint"] = hint
-            return build_user.run_as_build_user(site, ["make", "x y"], folder="/srv/x", writable=["/srv/x"], **told)
+            return build_user.run_as_build_user(site, argv, folder="/srv/x", writable=["/srv/x"], **told)
 
     played = Played()
     monkeypatch.setattr(commands, "execute", played.execute)
@@ -90,6 +90,11 @@ def test_build_command_runs_in_a_unit_of_the_build_user(played, own_host):
     assert found["WorkingDirectory"] == ["/srv/x"] and found["RuntimeMaxSec"] == ["75"]
     assert "canary" not in " ".join(argv) and 'A="canary"' in played.environment and played.mode == 0o600
     assert list((own_host / "run/django").glob("*.environment")) == []
+
+
+def test_words_of_a_build_command_are_no_variables_of_systemd(played):
+    played.run(argv=["awk", "{print $2}", "$HOME", "${A}b", "a$$"])
+    assert played.calls[0][-5:] == ["awk", "{print $$2}", "$$HOME", "$${A}b", "a$$$$"]
 
 
 def test_build_unit_leaves_cpu_and_disk_to_the_site(played, own_host):
