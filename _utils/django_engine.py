@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "7df5e68aab46f2c5"
+DIGEST = "fba255008cae3501"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -32890,6 +32890,7 @@ def _clear(home: str, folder: str) -> None:
 #     r"(?:Request failed|Failed to fetch)[^\n]*\n\s*(?:cause: )?(?:Failed to fetch: )?`?(https?://[^\s`#]+)"
 # )
 # _OF_REPOSITORY = re.compile(r"https?://[^/]+/[^/]+/([\w.-]+)/(?:-/)?archive/")
+# _OF_GIT = re.compile(r"git\+\w+://[^/]+/(?:[^@]*/)?([\w.-]+?)(?:\.git)?/?(?:@.*)?")
 # _SUFFIX = re.compile(r"(?:-\d[^/]*)?\.(?:zip|whl|tgz|tar\.\w+)$")
 # _NAMED = re.compile(r"`([\w.-]+)(?:\[[^\]]*\])? @ git\+")
 # #: A requirement of the pillar that names a version.
@@ -32908,7 +32909,9 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def package_of(url: str) -> str:
-#     """Return the package that an archive seems to have: the name of its repository or file; empty for another URL."""
+#     """Return the package that an archive or a repository seems to have, by its name; empty for another URL."""
+#     if of_git := _OF_GIT.fullmatch(url):
+#         return _normalised(of_git[1])
 #     if not _SUFFIX.search(url):
 #         return ""
 #     of_repository = _OF_REPOSITORY.match(url)
@@ -60393,7 +60396,7 @@ def _clear(home: str, folder: str) -> None:
 # #: or is refused by them.
 # _DJANGO = (
 #     ("2.1", ">=3.4,<3.10"),
-#     ("3.0", ">=3.5,<3.11"),
+#     ("2.2", ">=3.5,<3.11"),
 #     ("4.0", ">=3.6,<3.12"),
 #     ("4.2", ">=3.8,<3.13"),
 #     ("5.0", ">=3.8,<3.14"),
@@ -60404,7 +60407,7 @@ def _clear(home: str, folder: str) -> None:
 # #: The versions of Django with which the tests deploy sites, the newest last.
 # TESTED = ("4.2", "5.2", "6.0", "6.1")
 # #: The versions of Django with long-term support: one replaces a pinned version that an interpreter does not run.
-# _SUPPORTED_LONG = ("2.2", "3.2", "4.2", "5.2")
+# _SUPPORTED_LONG = ("3.2", "4.2", "5.2")
 # #: The versions of Python that are chosen for a project, the first one that it supports.
 # SERIES = ("3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.14")
 # #: The releases that a series of Python has at most: 3.11.0, 3.11.1, …
@@ -62896,8 +62899,8 @@ def _clear(home: str, folder: str) -> None:
 # #: A requirement from a repository that is editable, which uv refuses, or named at its end, which uv fetches to name it.
 # _EDITABLE = re.compile(r"^([ \t]*)(?:-e|--editable)[ \t=]+(?=(?:[\w.-]+\s*@\s*)?git\+)", re.MULTILINE)
 # _EGG = re.compile(r"^([ \t]*)(git\+[^\s#;]+)#egg=([A-Za-z][\w.-]*(?:\[[\w,-]*\])?)(?![^\s;])", re.MULTILINE)
-# #: A requirement from an archive that is not named, which uv fetches to name it.
-# _ARCHIVE = re.compile(r"^([ \t]*)(https?://[^\s#;]+)", re.MULTILINE)
+# #: A requirement from an archive or a repository that is not named, which uv fetches to name it.
+# _ARCHIVE = re.compile(r"^([ \t]*)(https?://[^\s#;]+|git\+[^\s#;]+)", re.MULTILINE)
 # #: A requirement with an option after it that pip takes no notice of there, and uv refuses.
 # _OPTION = re.compile(r"^(\s*[A-Za-z][^#\n]*?)[ \t]+(--(?:no|only)-binary)\b", re.MULTILINE)
 #
@@ -63309,7 +63312,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _named(archive: re.Match[str], replaced: list[str]) -> str:
-#     """Return the requirement of an archive with the name of its package, where the pillar replaces that."""
+#     """Return the requirement of an archive or a repository with its package's name, where the pillar replaces that."""
 #     name = cause_repository.package_of(archive[2])
 #     return f"{archive[1]}{name} @ {archive[2]}" if name in replaced else archive[0]
 #

@@ -14,6 +14,7 @@ _UNNAMED = re.compile(
     r"(?:Request failed|Failed to fetch)[^\n]*\n\s*(?:cause: )?(?:Failed to fetch: )?`?(https?://[^\s`#]+)"
 )
 _OF_REPOSITORY = re.compile(r"https?://[^/]+/[^/]+/([\w.-]+)/(?:-/)?archive/")
+_OF_GIT = re.compile(r"git\+\w+://[^/]+/(?:[^@]*/)?([\w.-]+?)(?:\.git)?/?(?:@.*)?")
 _SUFFIX = re.compile(r"(?:-\d[^/]*)?\.(?:zip|whl|tgz|tar\.\w+)$")
 _NAMED = re.compile(r"`([\w.-]+)(?:\[[^\]]*\])? @ git\+")
 #: A requirement of the pillar that names a version.
@@ -32,7 +33,9 @@ _STATUS = re.compile(r"HTTP status client error \((\d+ [\w ]+)\)")
 
 
 def package_of(url: str) -> str:
-    """Return the package that an archive seems to have: the name of its repository or file; empty for another URL."""
+    """Return the package that an archive or a repository seems to have, by its name; empty for another URL."""
+    if of_git := _OF_GIT.fullmatch(url):
+        return _normalised(of_git[1])
     if not _SUFFIX.search(url):
         return ""
     of_repository = _OF_REPOSITORY.match(url)

@@ -18,7 +18,7 @@ from django_formula.virtualenv import managed
 #: or is refused by them.
 _DJANGO = (
     ("2.1", ">=3.4,<3.10"),
-    ("3.0", ">=3.5,<3.11"),
+    ("2.2", ">=3.5,<3.11"),
     ("4.0", ">=3.6,<3.12"),
     ("4.2", ">=3.8,<3.13"),
     ("5.0", ">=3.8,<3.14"),
@@ -29,7 +29,7 @@ _DJANGO = (
 #: The versions of Django with which the tests deploy sites, the newest last.
 TESTED = ("4.2", "5.2", "6.0", "6.1")
 #: The versions of Django with long-term support: one replaces a pinned version that an interpreter does not run.
-_SUPPORTED_LONG = ("2.2", "3.2", "4.2", "5.2")
+_SUPPORTED_LONG = ("3.2", "4.2", "5.2")
 #: The versions of Python that are chosen for a project, the first one that it supports.
 SERIES = ("3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.14")
 #: The releases that a series of Python has at most: 3.11.0, 3.11.1, …

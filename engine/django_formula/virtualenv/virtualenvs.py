@@ -39,8 +39,8 @@ _ZONEINFO = re.compile(r"^backports[.-]zoneinfo\b(?![^\n]*;)(?:[^\n\\]|\\\n?)*\n
 #: A requirement from a repository that is editable, which uv refuses, or named at its end, which uv fetches to name it.
 _EDITABLE = re.compile(r"^([ \t]*)(?:-e|--editable)[ \t=]+(?=(?:[\w.-]+\s*@\s*)?git\+)", re.MULTILINE)
 _EGG = re.compile(r"^([ \t]*)(git\+[^\s#;]+)#egg=([A-Za-z][\w.-]*(?:\[[\w,-]*\])?)(?![^\s;])", re.MULTILINE)
-#: A requirement from an archive that is not named, which uv fetches to name it.
-_ARCHIVE = re.compile(r"^([ \t]*)(https?://[^\s#;]+)", re.MULTILINE)
+#: A requirement from an archive or a repository that is not named, which uv fetches to name it.
+_ARCHIVE = re.compile(r"^([ \t]*)(https?://[^\s#;]+|git\+[^\s#;]+)", re.MULTILINE)
 #: A requirement with an option after it that pip takes no notice of there, and uv refuses.
 _OPTION = re.compile(r"^(\s*[A-Za-z][^#\n]*?)[ \t]+(--(?:no|only)-binary)\b", re.MULTILINE)
 
@@ -452,7 +452,7 @@ def _remove_backports(site: Site, work: Path, files: list[str]) -> None:
 
 
 def _named(archive: re.Match[str], replaced: list[str]) -> str:
-    """Return the requirement of an archive with the name of its package, where the pillar replaces that."""
+    """Return the requirement of an archive or a repository with its package's name, where the pillar replaces that."""
     name = cause_repository.package_of(archive[2])
     return f"{archive[1]}{name} @ {archive[2]}" if name in replaced else archive[0]
 

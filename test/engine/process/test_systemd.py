@@ -327,7 +327,9 @@ def test_command_runs_in_transient_unit(monkeypatch, play):
     monkeypatch.setattr(transient, "_BUS", Path("/"))
     site = configured(sandbox={"PrivateTmp": False, "ReadWritePaths": ["/srv/a b", "/srv/100%"]}, writable=["logs"])
     options = {"doing": "x", "timeout": 90.0, "stdin": "in", "secrets": ["s"], "writable": [Path("/w")]}
-    command = ProjectCommand(site, RELEASE, FACTS, ["python", "x y", "$HOME ${A}"], environment_file="/root/x", **options)
+    command = ProjectCommand(
+        site, RELEASE, FACTS, ["python", "x y", "$HOME ${A}"], environment_file="/root/x", **options
+    )
     assert systemd.MANAGER.run(command) == "output"
     (stop, _), (forget, _), (argv, given) = ran
     assert stop == ["systemctl", "stop", "django-blog-task.service"]

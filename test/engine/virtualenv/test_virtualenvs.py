@@ -356,6 +356,24 @@ def given(uv, monkeypatch) -> list[str]:
     return texts
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "git+https://git.example.org/team/Kit_X.git",
+        "git+https://git.example.org/kit-x@feature/one",
+        "git+ssh://git@git.example.org/team/kit-x.git@v1.2",
+        "https://git.example.org/team/kit-x/archive/v1.2.zip",
+    ],
+)
+def test_package_that_has_no_name_is_replaced_where_the_pillar_names_it(make_site, given, tmp_path, url):
+    """Else uv fetches it to learn its name, and fails where it is out of reach."""
+    for number, (packages, name) in enumerate(((["kit-x>=0"], "kit-x @ "), (["kit"], ""))):
+        given.clear()
+        source = write_tree(tmp_path / str(number), {"requirements.txt": f"django\n{url}#subdirectory=src\n"})
+        virtualenvs.build(make_site(python_packages=packages), source, ["requirements.txt"], "key")
+        assert given[0] == f"django\n{name}{url}#subdirectory=src\n"
+
+
 def test_requirement_of_a_repository_is_written_as_uv_reads_it(make_site, given, tmp_path):
     listed = """-e git+https://git.example.org/a.git@v1#egg=a
     --editable=git+ssh://git@git.example.org/b.git#egg=b[x]  # own
