@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "fba255008cae3501"
+DIGEST = "5fe47f663b2ef956"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -17453,8 +17453,9 @@ def _clear(home: str, folder: str) -> None:
 # #: How many questions in a row may stay without an answer; a host that builds a release answers late.
 # _UNANSWERED = 3
 # #: Seconds after a host has said that the job does not run, from which on it is asked for the last time: a minion says
-# #: so from the moment in which it begins to send the answer, and sends what gets lost again after five seconds or more.
-# _ENDED = 5.0
+# #: so from the moment in which it begins to send the answer, and sends what gets lost again after five to ten seconds
+# #: (return_retry_timer and return_retry_timer_max).
+# _ENDED = 12.0
 # #: Characters of an error that are shown of a host.
 # _LENGTH = 8000
 # #: The deepest nesting of an answer that is read.

@@ -28,8 +28,9 @@ _PING = 1.0
 #: How many questions in a row may stay without an answer; a host that builds a release answers late.
 _UNANSWERED = 3
 #: Seconds after a host has said that the job does not run, from which on it is asked for the last time: a minion says
-#: so from the moment in which it begins to send the answer, and sends what gets lost again after five seconds or more.
-_ENDED = 5.0
+#: so from the moment in which it begins to send the answer, and sends what gets lost again after five to ten seconds
+#: (return_retry_timer and return_retry_timer_max).
+_ENDED = 12.0
 #: Characters of an error that are shown of a host.
 _LENGTH = 8000
 #: The deepest nesting of an answer that is read.
