@@ -100,7 +100,8 @@ class Minions:
                 waiting.lose(*waiting.names, reason=unfinished(limit))
             elif waiting.has_to_look(now, look):
                 asked = self._publish(waiting.names, "saltutil.find_job", [waiting.job["jid"]])
-                if first is not self._client:  # answers that came meanwhile were on no bus; they are kept a bit later
+                # Answers that came while the master was away, or its bus was busy, were on no bus; they are kept.
+                if first is not self._client or waiting.has_ended:
                     with contextlib.suppress(salt.exceptions.SaltException):
                         waiting.take_kept(self._client.get_cache_returns(waiting.job["jid"]))
                 rest = 0.0 if client is self._client else _CONNECT
@@ -203,6 +204,11 @@ class _Waiting:
                 self._ended.pop(name, None)
             elif self._questions[jid] - self._ended.setdefault(name, now) >= _ENDED:
                 self.lose(name, reason="its job has ended without an answer")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a host has said that its job does not run, and its answer is missing."""
+        return not self._ended.keys().isdisjoint(self.names)
 
     def take_kept(self, kept: dict[str, Any]) -> None:
         """Take the answers to the job that the master has kept, as Salt's client returns them."""

@@ -978,6 +978,13 @@ def test_answers_that_came_while_a_runner_had_no_bus_are_those_that_the_master_k
     assert found.ask(["web1"], "django_fleet.prepare") == {"web1": Answer({"release": "x"})}
 
 
+def test_an_answer_that_was_on_no_bus_is_that_which_the_master_kept(minions: Callable[..., Minions]) -> None:
+    late: list[Any] = [None] * 70
+    ended = [*late, event("q1", "web1", {}), *late]
+    found = minions(["1", "q1", "q2"], ended, kept={"web1": {"ret": {"release": "x"}}})
+    assert found.ask(["web1"], "django_fleet.prepare") == {"web1": Answer({"release": "x"})}
+
+
 def test_a_host_that_stays_silent_after_a_restart_of_its_master_is_lost(minions: Callable[..., Minions]) -> None:
     found = minions(["1", "", "q1", "q2", "q3", "q4"])
     assert found.ask(["web1"], "django_fleet.prepare")["web1"].is_lost
