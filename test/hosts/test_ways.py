@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 from driven import Driven, reachable_by_ssh
-from fleet import Fleet, await_minions, start_master
+from fleet import MASTER, Fleet, await_minions, start_master, start_salt
 from images import pins
 from lab import MINION, ROOT, Host, tree
 from sites import Site, version
@@ -24,26 +24,35 @@ def formula(tmp_path):
     return tmp_path / "formula"
 
 
+#: Where a master or a minion finds the formula: a git repository, which its file server reads.
+GITFS = {
+    "file_roots": {"base": ["/srv/salt"]},
+    "fileserver_backend": ["roots", "gitfs"],
+    "gitfs_provider": "gitpython",
+    "gitfs_remotes": [{"file:///srv/git/formula.git": [{"base": "main"}]}],
+}
+
+
 @pytest.mark.full
-def test_the_formula_comes_by_gitfs(hosts, repositories, formula):
-    host = hosts(kind="ready")
+@pytest.mark.parametrize("way", ["masterless", "master"])
+def test_the_formula_comes_by_gitfs(hosts, repositories, formula, way):
+    host = hosts(kind="ready", name="web1")
     repositories(host, "/srv/git/formula.git", formula)
     others = "find /srv/formula -mindepth 1 -maxdepth 1 -not -name test"  # in which is what runs salt-call
     host.run(f"rm -r /var/cache/salt/minion $({others})")
-    minion = MINION | {
-        "id": host.name,
-        "file_roots": {"base": ["/srv/salt"]},
-        "fileserver_backend": ["roots", "gitfs"],
-        "gitfs_provider": "gitpython",
-        "gitfs_remotes": [{"file:///srv/git/formula.git": [{"base": "main"}]}],
-    }
-    host.write("/etc/salt/minion", json.dumps(minion))
-    blog = Site(host, repositories(host))
+    if way == "master":
+        start_salt(host, "master", MASTER | GITFS | {"runner_dirs": [], "pillar_dirs": [], "ext_pillar": []})
+        start_salt(host, "minion", {"id": "web1", "master": "localhost"})
+        await_minions(host, [host])
+        blog = Site(Driven(host, by=host, command=("salt", "--timeout=600")), repositories(host))
+    else:
+        host.write("/etc/salt/minion", json.dumps(MINION | GITFS | {"id": host.name}))
+        blog = Site(host, repositories(host))
     foreseen = blog.apply(test=True)
     assert not foreseen.failed and foreseen["blog has its source"].result is None, foreseen
     blog.deploy()
     assert "Guestbook" in blog.get().text
-    assert host.call("django.status", "blog")[0]["managed"] is True
+    assert blog.host.call("django.status", "blog", full=True)[0]["managed"] is True
     assert not blog.apply().changed
 
 
