@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "285cea1399ad18f5"
+DIGEST = "a403c9b3ece818cb"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -12373,7 +12373,7 @@ def _clear(home: str, folder: str) -> None:
 # #: The templates of a release that are not the application server's.
 # PROGRAMS = [
 #     f"salt://django/files/django_formula_{name}.py"
-#     for name in ("application", "start", "migrate", "lock", "guard", "keep", "request", "tables")
+#     for name in ("application", "start", "migrate", "lock", "guard", "keep", "request", "tables", "faults")
 # ]
 # OVERLAY = "salt://django/files/django_formula_settings.py"
 #

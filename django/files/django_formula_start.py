@@ -198,11 +198,11 @@ def settings_module(settings):
 
 def faults(settings, request, answer):
     """Return what fails without a sign; a project in which that cannot be found out starts all the same."""
-    import django_formula_faults
-
     is_here = "collected" in answer and not answer["static_storage"]["elsewhere"]
     root = request["static_root"] if is_here else ""
     try:
+        import django_formula_faults
+
         return django_formula_faults.found(settings, request.get("workers", {}), request.get("modules", []), root)
     except Exception as error:
         print(f"what fails without a sign was not found out: {cause(error)}", file=sys.stderr)

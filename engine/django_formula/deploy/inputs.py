@@ -25,7 +25,7 @@ _NOT_PUSHED = {"key", "secret", "ssh_key", "known_hosts", "prune", "timeout"}
 #: The templates of a release that are not the application server's.
 PROGRAMS = [
     f"salt://django/files/django_formula_{name}.py"
-    for name in ("application", "start", "migrate", "lock", "guard", "keep", "request", "tables")
+    for name in ("application", "start", "migrate", "lock", "guard", "keep", "request", "tables", "faults")
 ]
 OVERLAY = "salt://django/files/django_formula_settings.py"
 

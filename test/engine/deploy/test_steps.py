@@ -67,11 +67,14 @@ def test_parent_folder_closed_to_the_proxy_is_refused(open_folder, monkeypatch, 
     assert error.value.hint == f"chmod o+x {home}, or set django:sites:blog:root to another folder"
 
 
+OF_WORKERS = {"django_formula_celery_app", "django_formula_huey"}
+
+
 def test_every_release_has_the_modules_that_its_programs_import():
     given = {url.rpartition("/")[2].removesuffix(".py") for url in inputs.PROGRAMS}
     texts = [(ROOT / f"django/files/{name}.py").read_text() for name in given]
     imported = {name for text in texts for name in re.findall(r"^ *import (django_formula_\w+)", text, re.M)}
-    assert imported - given == {"django_formula_celery_app"}, "a release with workers of Celery has that"
+    assert imported - given == OF_WORKERS, "a release with workers of Celery or huey has that"
 
 
 def test_states_are_given_every_program_of_a_release():
@@ -81,10 +84,10 @@ def test_states_are_given_every_program_of_a_release():
 
 
 def test_programs_of_a_release_have_the_modules_that_they_import():
-    """They are all in one folder; that of Celery is there with its workers only."""
+    """They are all in one folder; those of Celery and huey are there with their workers only."""
     paths = [ROOT / url.removeprefix("salt://") for url in inputs.PROGRAMS]
     imported = {name for path in paths for name in re.findall(r"import (django_formula_\w+)", path.read_text())}
-    assert imported - {path.stem for path in paths} == {"django_formula_celery_app"}
+    assert imported - {path.stem for path in paths} == OF_WORKERS
 
 
 def test_existing_site_directories_are_unchanged(world):
