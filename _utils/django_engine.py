@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "a403c9b3ece818cb"
+DIGEST = "f678c2c6df9962bf"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -20375,12 +20375,16 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/host/packages.py
 # """Packages of the operating system."""
 #
+# import contextlib
 # import re
 # from collections.abc import Collection, Mapping
 # from typing import Any
 #
 # from django_formula.host import commands
+# from django_formula.host.commands import DeploymentError
 #
+# #: Seconds for an answer of apt's lists.
+# _PATIENCE = 10.0
 # #: What apt says of packages that none of its sources has.
 # _NOT_FOUND = re.compile(r"E: (?:Unable to locate package |Package ')([a-z0-9][a-z0-9.+-]*)")
 #
@@ -20418,6 +20422,23 @@ def _clear(home: str, folder: str) -> None:
 #     keys = [f"django:{place}:packages" for place, names in given.items() if {*absent} & {*names}]
 #     ways = f"correct {' and '.join(keys)}, or add" if keys else "add"
 #     return f"\n{ways} the repository that has {' and '.join(dict.fromkeys(absent))} to apt's sources"
+#
+#
+# def named(pattern: str, prefix: str) -> str:
+#     """Return the package of apt's lists whose name matches a pattern, the shortest one; empty if none does.
+#
+#     Args:
+#         prefix: what its name begins with, in the characters of such names.
+#     """
+#     if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]*", prefix):
+#         return ""
+#     with contextlib.suppress(DeploymentError, OSError):
+#         argv = ["apt-cache", "pkgnames", prefix]
+#         names = commands.run(argv, doing="reading the names of packages", timeout=_PATIENCE).split()
+#         return min(
+#             (name for name in names if re.fullmatch(pattern, name)), key=lambda name: (len(name), name), default=""
+#         )
+#     return ""
 #: django_formula/host/ports.py
 # """TCP ports of this host: which processes listen on them, and on which addresses."""
 #
@@ -21716,6 +21737,10 @@ def _clear(home: str, folder: str) -> None:
 # _EXEMPT = re.compile(r"exempt|public|skip|allow|open|white|ignore|exclude|anonymous|bypass|unprotected", re.IGNORECASE)
 # #: Code of a middleware that asks for a login.
 # _ANONYMOUS = re.compile(r"not request\.user\.is_authenticated|request\.user\.is_anonymous")
+# #: Code of a middleware that asks for the domain of a request, or of the page that it comes from.
+# _HOST = re.compile(
+#     r"get_host\(|HTTP_(HOST|ORIGIN|REFERER)|headers(\.get\(|\[)[\"'](Host|Origin|Referer)", re.IGNORECASE
+# )
 # #: Permissions of Django REST framework with which every visitor may read.
 # _OPEN = ("AllowAny", "IsAuthenticatedOrReadOnly", "DjangoModelPermissionsOrAnonReadOnly")
 # _API = re.compile(r"APIView|ViewSet|\bgenerics\.|\bapi_view\b")
@@ -21831,6 +21856,8 @@ def _clear(home: str, folder: str) -> None:
 #         if not path or not node:
 #             return None
 #         text = _text(path, node)
+#         if _HOST.search(text) and not _ANONYMOUS.search(text):
+#             return None  # it compares domains
 #         exempt = [*self._exempt(path, node)]
 #         return exempt if _REFUSAL.search(text) and (exempt or _ANONYMOUS.search(text)) else None
 #
@@ -22025,6 +22052,10 @@ def _clear(home: str, folder: str) -> None:
 #     at, given = f"django:sites:{site.name}", _given(site)
 #     for path, line in reversed(_PLACE.findall(cause)):
 #         used: dict[str, str] = _asked(site, release, _used, facts, path, int(line)) or {}
+#         store = _taken_apart(site, used, cause)
+#         if store:
+#             what = f"{path}:{line} takes the URL in {store} apart, and that of the site's store is a unix socket"
+#             return f"{what}: {_by_port(site, store)}"
 #         unset = sorted(name for name in used if not given.get(name))
 #         if unset:
 #             what = f"{path}:{line} uses {project.listed(unset)}, not set or empty"
@@ -22037,6 +22068,21 @@ def _clear(home: str, folder: str) -> None:
 #                 return f"{what}: set them in {at}:environment or {at}:secrets"
 #             return f"{what}: set {at}:environment:{unset[0]}, or {at}:secrets:{unset[0]}"
 #     return ""
+#
+#
+# def _taken_apart(site: Site, names: Collection[str], cause: str) -> str:
+#     """Return the variable with the URL of a store on this host that code cannot take apart; empty if it is not that."""
+#     values = {name: site.config["environment"].get(name) for name in sorted(names)}
+#     words = {name: value.get("from") for name, value in values.items() if isinstance(value, dict)}
+#     found = [name for name, word in words.items() if word in ("queue_url", "cache_url", "celery_broker_url")]
+#     return found[0] if found and re.search(r"\b(Value|Index|Attribute|Type|Key)Error\b", cause) else ""
+#
+#
+# def _by_port(site: Site, name: str) -> str:
+#     """Return how a variable has the URL of a Redis that listens on a port of this host."""
+#     at = hints.at(site)
+#     packages = hints.extended(site, "packages", ["redis-server"])
+#     return f"set {at}:environment:{name}: redis://localhost:6379/0 and {packages}, whose Redis listens on a port"
 #
 #
 # def named_variables(site: Site, release: Path, facts: Mapping[str, Any], log: str) -> str:
@@ -23154,6 +23200,8 @@ def _clear(home: str, folder: str) -> None:
 # _PLAIN = re.compile(r"[\w./-]+", re.ASCII)
 # #: Modules for development, which a live site does without.
 # _OF_DEVELOPMENT = re.compile(r"(\w+_)?(dev|devel|develop|development|debug|tests?|testing|ci)(_\w+)?")
+# #: A condition that looks for a file first.
+# _LOOKS = re.compile(r"\b(exists|is_file|isfile)\(")
 # #: Settings that the site knows → the word of the pillar for the variable of that name, and how it is read.
 # _KNOWN = {
 #     "ALLOWED_HOSTS": ("domains", 'os.environ["ALLOWED_HOSTS"].split(",")'),
@@ -23204,11 +23252,12 @@ def _clear(home: str, folder: str) -> None:
 #         tree: the source.
 #         roots: the folders that the project is imported from.
 #     """
+#     needed = {name for path in settings.files for name in _modules(path, roots)}
 #     for example in settings.files:
 #         path = inspect_code.has_example(example)
-#         if path:
+#         modules = {_module(path, root) for root in roots if path.is_relative_to(root)} if path else {}
+#         if path and (example not in settings.perhaps or needed.intersection(modules)):
 #             yield _copy(path.relative_to(tree), example, roots[0])
-#     needed = {name for path in settings.files for name in _modules(path, roots)}
 #     for root in roots:
 #         for example in sorted(project.files(root, None, depth=4)):
 #             named = _EXAMPLE.fullmatch(example.name)
@@ -23341,7 +23390,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _required(code: ast.Module) -> Iterator[ast.AST]:
 #     """Yield the parts of a module, but not those that it does without where they fail."""
-#     tries = [node for node in ast.walk(code) if isinstance(node, ast.Try)]
+#     tries: list[ast.Try | ast.If] = [node for node in ast.walk(code) if isinstance(node, ast.Try)]
+#     tries += [node for node in ast.walk(code) if isinstance(node, ast.If) and _LOOKS.search(ast.unparse(node.test))]
 #     optional = {id(part) for node in tries if not _raises(node) for one in node.body for part in ast.walk(one)}
 #     return (node for node in ast.walk(code) if id(node) not in optional)
 #
@@ -23355,8 +23405,10 @@ def _clear(home: str, folder: str) -> None:
 #             yield node
 #
 #
-# def _raises(node: ast.Try) -> bool:
-#     """Return whether every handler of an exception raises one itself."""
+# def _raises(node: ast.Try | ast.If) -> bool:
+#     """Return whether every handler of an exception raises one itself, or what is done where a file is missing."""
+#     if isinstance(node, ast.If):
+#         return any(isinstance(part, ast.Raise) for one in node.orelse for part in ast.walk(one))
 #     return all(any(isinstance(part, ast.Raise) for part in ast.walk(handler)) for handler in node.handlers)
 #: django_formula/inspect/data.py
 # """Files that a project writes or commits next to its code: data that outlives a release, logs, static files."""
@@ -23837,7 +23889,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any, NamedTuple
 #
 # from django_formula.database import engines
-# from django_formula.inspect import code, imports, python_path, variables
+# from django_formula.inspect import code, imports, python_path, unusable, variables
 # from django_formula.inspect import settings as inspect_settings
 # from django_formula.inspect.examples import Example
 # from django_formula.inspect.readers import HOME
@@ -24059,7 +24111,7 @@ def _clear(home: str, folder: str) -> None:
 #     return str(int(is_on)) if variable.kind == "int" else str(is_on)
 #
 #
-# def _is_made_up(name: str) -> bool:
+# def is_made_up(name: str) -> bool:
 #     """Return whether a variable is a secret by its name that only the site knows, and no address."""
 #     is_address = name.endswith(("_URL", "_URI", "_LINK"))
 #     return bool(_SECRET.search(name)) and not is_address and not _ISSUED.search(name)
@@ -24126,6 +24178,11 @@ def _clear(home: str, folder: str) -> None:
 #             place = f"{place}: of a further database, here the same one; replace it if that is another"
 #         if known is not None and not variable.required and (setting := _without_scheme(settings, name)):
 #             place = f"{place}: {setting} would have {variable.default!r}, which is no origin"
+#         cookies = [
+#             setting for setting in unusable.COOKIE_DOMAINS if settings.values.get(setting, Value()).source == name
+#         ]
+#         if known is None and cookies and unusable.is_of_others(variable.default, context.domain):
+#             known, place = context.domain, f"{place}: {variable.default} by default, of which no browser takes a cookie"
 #         if known == "" and variable.filled:
 #             known, place = _filled(settings, variable)
 #         if name in settings.set_by_application:
@@ -24147,7 +24204,7 @@ def _clear(home: str, folder: str) -> None:
 #         elif application := _refusing_none(settings, variable):
 #             result.environment[name] = ("", f"{place}: set it, {application} refuses None")
 #             result.open.append(name)
-#         elif variable.required and variable.kind == "text" and _is_made_up(name):
+#         elif variable.required and variable.kind == "text" and is_made_up(name):
 #             comment = f"{place}: if another service issued it, give that value instead"
 #             result.secrets[name] = ({"generate": 50}, comment)
 #         elif variable.required and variable.kind == "int" and _SWITCH.search(name):
@@ -25515,7 +25572,7 @@ def _clear(home: str, folder: str) -> None:
 # def from_own_folder(roots: Sequence[Path], settings: Settings) -> dict[Path, str]:
 #     """Return the packages whose modules import each other without the package's name, and one such module of each.
 #
-#     Not those whose folder would hide a package that has the same name as a module of theirs.
+#     Not those whose folder would hide a package, or a module of Python, that has the same name as a module of theirs.
 #
 #     Args:
 #         roots: the folders that the project is imported from.
@@ -25524,7 +25581,8 @@ def _clear(home: str, folder: str) -> None:
 #     for name, path in foreign(roots, settings).items():
 #         has_package = name in sys.stdlib_module_names or knowledge_package.package_of(name)
 #         is_beside = not has_package and python_path.module_file(path.parent, name)
-#         if is_beside and not python_path.hides_packages(path.parent):
+#         is_hiding = python_path.hides_packages(path.parent) or python_path.hides_python(path.parent)
+#         if is_beside and not is_hiding:
 #             found.setdefault(path.parent, name)
 #     return found
 #
@@ -26380,6 +26438,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.knowledge import package as knowledge_package
 # from django_formula.knowledge.rows import rows
 # from django_formula.site.sites import Site
+# from django_formula.virtualenv import interpreter
 #
 #
 # def needed(settings: Settings) -> list[str]:
@@ -26468,6 +26527,14 @@ def _clear(home: str, folder: str) -> None:
 #     return sorted({offered.get(package, package) for package in packages})
 #
 #
+# def of_removed(settings: Settings, roots: Sequence[Path], python: str) -> dict[str, str]:
+#     """Return the modules that the project imports and a version of Python no longer has, and their packages."""
+#     known: dict[str, dict[str, str]] = rows("removed_modules")
+#     names = dict.fromkeys([*needed(settings), *imports.foreign(roots, settings)])
+#     found = {name: known[name] for name in names if name in known and not python_path.is_own(roots, name)}
+#     return {name: row["package"] for name, row in found.items() if interpreter.is_among(python, row["python"])}
+#
+#
 # def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
 #     """Return Django and the packages of all modules that the settings need, and of known ones that others import.
 #
@@ -26509,6 +26576,8 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Where they name sqlparse, which Django brings, they are all packages of a virtualenv, as `pip freeze` lists them.
 #     """
+#     if module in rows("removed_modules"):
+#         return False  # `of_removed` has them
 #     if module in rows("left_out"):
 #         return True
 #     bringing = rows("seldom").get(module)
@@ -26712,7 +26781,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect.access import Access
 # from django_formula.inspect.report import Report
 # from django_formula.inspect.settings import Settings
-# from django_formula.inspect.values import UNKNOWN, Value
+# from django_formula.inspect.values import UNKNOWN, Value, Variable
 # from django_formula.untrusted.text import in_pillar
 #
 # #: What gives a module names that no statement assigns.
@@ -26753,6 +26822,7 @@ def _clear(home: str, folder: str) -> None:
 #         roots += _own_folders(report, settings, tree, project, roots)
 #         _newer_syntax(report, settings, tree, roots, host)
 #         required = inspect_packages.complete(report, settings, tree, roots, files, required)
+#         inspect_packages.add_removed(report, settings, roots, required, host)
 #     with part("the front end"):
 #         _front_ends(report, settings, tree, project)
 #     with part("the project's own metadata"):
@@ -26767,6 +26837,7 @@ def _clear(home: str, folder: str) -> None:
 #         _sandbox(report, settings)
 #     with part("the variables"):
 #         inspect_variables.add(settings, roots, inspect_variables.of_files([*roots, tree]))
+#         _random(report, settings, roots)
 #     with part("workers, schedules and stores"):
 #         words = background.add(report, tree, roots, settings, required).words
 #     with part("the environment"):
@@ -26774,7 +26845,7 @@ def _clear(home: str, folder: str) -> None:
 #         _dotenv(report, settings, tree, roots[0])
 #         _configuration(report, settings, tree, roots)
 #     with part("settings for this host"):
-#         for name, value, why in unusable.instead(settings, tree, roots):
+#         for name, value, why in unusable.instead(settings, tree, roots, domain):
 #             report.merge("settings", {name: value}, why)
 #         _mail(report, settings)
 #         _assets(report, settings, tree)
@@ -26872,6 +26943,7 @@ def _clear(home: str, folder: str) -> None:
 #         folders = inspect_project.import_folders(tree, project, module)
 #         tops = [tree / folder for folder in folders if (tree / folder / module / "__init__.py").is_file()]
 #         tops = [top for top in tops if not python_path.is_of_installed(top / module)]
+#         tops = [top for top in tops if not python_path.hides_python(top)]
 #         if len(tops) == 1 and not (tops[0] / "__init__.py").exists():
 #             report.extend("python_path", [str(tops[0].relative_to(tree))], f"has {module}")
 #             yield tops[0]
@@ -27043,6 +27115,21 @@ def _clear(home: str, folder: str) -> None:
 #         report.remarks.append(f"environment variables with a default: {', '.join(found.optional)}")
 #     if found.presence:
 #         report.remarks.append(f"switched on by a variable, so not written: {', '.join(found.presence)}")
+#
+#
+# def _random(report: Report, settings: Settings, roots: Sequence[Path]) -> None:
+#     """Have variables with a random default set, and name the secrets that each process makes for itself."""
+#     for name, setting, place in inspect_variables.random_defaults(settings):
+#         where = place.removeprefix(f"{roots[0]}/")
+#         if not name and environment.may_be_secret(setting) and setting != "SECRET_KEY":
+#             report.remarks.append(
+#                 f"{where}: each process has another {setting}: have the project read it from a variable"
+#             )
+#         elif name and setting == "SECRET_KEY" and name not in settings.sources.get("SECRET_KEY", {}):
+#             settings.sources.setdefault("SECRET_KEY", {})[name] = ""
+#             settings.variables.setdefault(name, Variable(name, place, is_read=True))
+#         elif name and environment.is_made_up(name):
+#             settings.variables.setdefault(name, Variable(name, place, is_read=True)).required = True
 #
 #
 # def _dotenv(report: Report, settings: Settings, tree: Path, root: Path) -> None:
@@ -27314,6 +27401,22 @@ def _clear(home: str, folder: str) -> None:
 #         return [*required, *virtualenv_requirements.names(left_out)]
 #     _guess(report, settings, roots, files)
 #     return required
+#
+#
+# def add_removed(
+#     report: Report, settings: Settings, roots: Sequence[Path], required: Collection[str], host: str
+# ) -> None:
+#     """Add the packages that carry on what the project imports and its Python no longer has.
+#
+#     Args:
+#         roots: the folders that the project is imported from.
+#         required: the packages that the project requires.
+#         host: the version of this host's python3; empty if there is none.
+#     """
+#     python = report.value("python") or host
+#     for module, package in modules.of_removed(settings, roots, python).items() if python else ():
+#         if package not in required:
+#             report.extend("python_packages", [package], f"Python {python} does not have {module}")
 #
 #
 # def _of_applications(
@@ -27924,7 +28027,8 @@ def _clear(home: str, folder: str) -> None:
 #     package = (source / folder).name
 #     if folder == "." or not (source / folder / "__init__.py").is_file() or (source / folder / package).is_dir():
 #         return False
-#     trees = (code.tree(path) for path in _own_files([source / folder], "settings.py", depth=3))
+#     paths = [path for path in _own_files([source / folder], None, depth=3) if path.suffix == ".py"]
+#     trees = (code.tree(path) for path in paths if "settings" in (path.stem, path.parent.name))
 #     texts = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
 #     return bool({f"{package}.urls", f"{package}.wsgi.application"} & texts)
 #
@@ -28115,6 +28219,7 @@ def _clear(home: str, folder: str) -> None:
 # import contextlib
 # import os
 # import re
+# import sys
 # from collections.abc import Iterator, Sequence
 # from pathlib import Path
 # from typing import Any
@@ -28122,6 +28227,8 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import toml
 # from django_formula.inspect import code
 #
+# #: Modules of Python that nothing imports.
+# _NEVER_IMPORTED = {"antigravity", "idlelib", "test", "this", "turtledemo"}
 # #: Calls that return the same path in another form.
 # _SAME = {"Path", "pathlib.Path", "str", "os.fspath", "os.path.abspath", "os.path.realpath", "os.path.normpath"}
 # _SAME_METHODS = {"resolve", "absolute", "as_posix"}
@@ -28172,6 +28279,15 @@ def _clear(home: str, folder: str) -> None:
 #     pattern = r"^(?:from|import)\s+{}\b"
 #     paths = [path for path in folder.glob("*.py") if path.stem.isidentifier()]
 #     return any(re.search(pattern.format(path.stem), code.read(path), re.MULTILINE) for path in paths)
+#
+#
+# def hides_python(folder: Path) -> bool:
+#     """Return whether a folder has a module or package with the name of one of Python's own: email, calendar.
+#
+#     On the import path it comes before Python's library, which imports that one itself.
+#     """
+#     names = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+#     return bool(names & (sys.stdlib_module_names - _NEVER_IMPORTED))
 #
 #
 # def is_of_installed(package: Path) -> bool:
@@ -31434,7 +31550,10 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.inspect import storages
 # from django_formula.inspect.settings import Settings
+# from django_formula.inspect.values import Value
 #
+# #: Settings with the domain of cookies: with another one no visitor can log in.
+# COOKIE_DOMAINS = ("SESSION_COOKIE_DOMAIN", "CSRF_COOKIE_DOMAIN", "LANGUAGE_COOKIE_DOMAIN")
 # #: Folders outside of the source that every site may write to.
 # _OF_ALL = ("/dev", "/proc")
 # #: Folders that are empty when a unit starts: its process can write files there, and finds no folder.
@@ -31449,12 +31568,17 @@ def _clear(home: str, folder: str) -> None:
 # }
 #
 #
-# def instead(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[tuple[str, Any, str]]:
+# def instead(settings: Settings, tree: Path, roots: Sequence[Path], domain: str) -> Iterator[tuple[str, Any, str]]:
 #     """Yield settings that the pillar has to replace: the name, the value and the reason.
 #
 #     Args:
 #         roots: the folders that the project is imported from.
+#         domain: that of the site.
 #     """
+#     for name in COOKIE_DOMAINS:
+#         value = settings.values.get(name, Value())
+#         if not value.source and is_of_others(value.content, domain):
+#             yield name, None, f"the project's is {value.content}, of which a browser takes no cookie here"
 #     path = next(_log_files(settings, tree), None)
 #     if path:
 #         yield "LOGGING", _TO_JOURNAL, f"to the journal: the project's writes {path}, which a site may not"
@@ -31463,6 +31587,12 @@ def _clear(home: str, folder: str) -> None:
 #         url = settings.get(name)
 #         if isinstance(url, str) and _OF_DEVELOPMENT.match(url):
 #             yield name, folder, f"the project's is {url}"
+#
+#
+# def is_of_others(text: Any, domain: str) -> bool:
+#     """Return whether a text is a domain that a site's own one is not part of."""
+#     is_domain = isinstance(text, str) and bool(re.fullmatch(r"\.?([\w-]+\.)+[a-z]{2,}", text))
+#     return is_domain and not f".{domain}".endswith(f".{text.lstrip('.')}")
 #
 #
 # def _log_files(settings: Settings, tree: Path) -> Iterator[PurePosixPath]:
@@ -31664,6 +31794,8 @@ def _clear(home: str, folder: str) -> None:
 # #: Functions of django-environ, environs and decouple that raise an exception for a variable that is not set.
 # _READERS = re.compile(r"(decouple\.)?config|env(\.\w+)?")
 # _NAME = re.compile(r"[A-Za-z_]\w*")
+# #: Functions whose result is another one at each call.
+# _RANDOM = re.compile(r"get_random_\w+|token_(hex|urlsafe|bytes)|urandom|uuid4|getrandbits|randbytes|generate_key")
 # #: A line of a .env file.
 # _OF_FILE = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
 # #: Expressions of which only the first part is surely evaluated, and where it is.
@@ -31683,6 +31815,32 @@ def _clear(home: str, folder: str) -> None:
 #     line: int
 #     is_needed: bool
 #     accepted: tuple[str, ...] = ()
+#
+#
+# def random_defaults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+#     """Yield the variables that have a random text by default, the setting of each, and the place.
+#
+#     Each process and release has another one. Settings that are random without a variable have an empty name.
+#     """
+#     for path in settings.files:
+#         for node in code.tree(path).body:
+#             target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+#             value = getattr(node, "value", None)
+#             if isinstance(target, ast.Name) and value and not isinstance(value, ast.Lambda) and _is_random(value):
+#                 yield _variable(value), target.id, f"{path}:{node.lineno}"
+#
+#
+# def _is_random(node: ast.expr) -> bool:
+#     calls = [part for part in ast.walk(node) if isinstance(part, ast.Call)]
+#     return any(_RANDOM.fullmatch(code.dotted(call.func).rpartition(".")[2]) for call in calls)
+#
+#
+# def _variable(node: ast.expr) -> str:
+#     """Return the first text in an expression that is the name of a variable; empty if there is none."""
+#     texts = (
+#         getattr(call.args[0], "value", None) for call in ast.walk(node) if isinstance(call, ast.Call) and call.args
+#     )
+#     return next((text for text in texts if isinstance(text, str) and re.fullmatch(r"[A-Z][A-Z0-9_]+", text)), "")
 #
 #
 # def of_files(folders: Iterable[Path]) -> set[str]:
@@ -32729,6 +32887,7 @@ def _clear(home: str, folder: str) -> None:
 # import re
 # from collections.abc import Collection
 #
+# from django_formula.host import packages as host_packages
 # from django_formula.knowledge import hints
 # from django_formula.knowledge import package as knowledge_package
 # from django_formula.knowledge.rows import rows
@@ -32785,7 +32944,7 @@ def _clear(home: str, folder: str) -> None:
 #     if libraries:
 #         return _install(site, "a library is missing on this host", libraries)
 #     unknown = re.search(r"(\w[\w+.-]*\.so[.\d]*): cannot open shared object file", text) or _HEADER.search(text)
-#     return _unknown_package(site, unknown[1]) if unknown else ""
+#     return _unknown_package(site, unknown[1], _having(unknown[1])) if unknown else ""
 #
 #
 # def is_missing(text: str, site: Site | None = None) -> bool:
@@ -32869,11 +33028,28 @@ def _clear(home: str, folder: str) -> None:
 #         return f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
 #     if name in programs:
 #         return _install(site, f"the program {name} is missing on this host", [[programs[name]]])
-#     return _unknown_package(site, f"the program {name}")
+#     return _unknown_package(site, f"the program {name}", host_packages.named(re.escape(name), name))
 #
 #
-# def _unknown_package(site: Site, what: str) -> str:
-#     return f"{what} is missing on this host: add the Debian package that has it to {site.at}:packages"
+# def _unknown_package(site: Site, what: str, likely: str) -> str:
+#     text = f"{what} is missing on this host: add the Debian package that has it to {site.at}:packages"
+#     return f"{text}, most likely {likely}" if likely else text
+#
+#
+# def _having(file: str) -> str:
+#     """Return the package of Debian that a header or a library is most likely in, by its name; empty if none is."""
+#     library = re.fullmatch(r"(lib[\w+.-]*?)\.so(?:\.(\d+)[.\d]*)?", file)
+#     if library:
+#         name = library[1].lower().replace("_", "-")
+#         number = rf"-?{library[2]}" if library[2] else r"[\d.-]*"
+#         return host_packages.named(rf"{re.escape(name)}{number}(t64)?", name)
+#     for word in dict.fromkeys(re.sub(r"\.h\w*$", "", part) for part in file.split("/")):
+#         name = word.lower().replace("_", "-").removeprefix("lib")
+#         known = host_packages.named(rf"lib{re.escape(name)}[\d.-]*-dev", f"lib{name}") if name else ""
+#         known = known or (host_packages.named(rf"{re.escape(name)}-dev", f"{name}-") if name else "")
+#         if known:
+#             return known
+#     return ""
 #
 #
 # def _install(site: Site, why: str, packages: Collection[Collection[str]]) -> str:
@@ -33452,6 +33628,76 @@ def _clear(home: str, folder: str) -> None:
 #   "telegram": "python-telegram-bot",
 #   "yaml": "PyYAML"
 #  },
+#  "removed_modules": {
+#   "asynchat": {
+#    "python": ">=3.12",
+#    "package": "standard-asynchat"
+#   },
+#   "asyncore": {
+#    "python": ">=3.12",
+#    "package": "standard-asyncore"
+#   },
+#   "smtpd": {
+#    "python": ">=3.12",
+#    "package": "standard-smtpd"
+#   },
+#   "audioop": {
+#    "python": ">=3.13",
+#    "package": "audioop-lts"
+#   },
+#   "cgi": {
+#    "python": ">=3.13",
+#    "package": "legacy-cgi"
+#   },
+#   "cgitb": {
+#    "python": ">=3.13",
+#    "package": "legacy-cgi"
+#   },
+#   "aifc": {
+#    "python": ">=3.13",
+#    "package": "standard-aifc"
+#   },
+#   "chunk": {
+#    "python": ">=3.13",
+#    "package": "standard-chunk"
+#   },
+#   "imghdr": {
+#    "python": ">=3.13",
+#    "package": "standard-imghdr"
+#   },
+#   "mailcap": {
+#    "python": ">=3.13",
+#    "package": "standard-mailcap"
+#   },
+#   "nntplib": {
+#    "python": ">=3.13",
+#    "package": "standard-nntplib"
+#   },
+#   "pipes": {
+#    "python": ">=3.13",
+#    "package": "standard-pipes"
+#   },
+#   "sndhdr": {
+#    "python": ">=3.13",
+#    "package": "standard-sndhdr"
+#   },
+#   "sunau": {
+#    "python": ">=3.13",
+#    "package": "standard-sunau"
+#   },
+#   "telnetlib": {
+#    "python": ">=3.13",
+#    "package": "standard-telnetlib"
+#   },
+#   "uu": {
+#    "python": ">=3.13",
+#    "package": "standard-uu"
+#   },
+#   "xdrlib": {
+#    "python": ">=3.13",
+#    "package": "standard-xdrlib"
+#   }
+#  },
 #  "django_modules": [
 #   "admin_interface",
 #   "allauth",
@@ -33957,7 +34203,7 @@ def _clear(home: str, folder: str) -> None:
 #    "say": "set {at}:python to an interpreter of a version that the packages support; it is {python} now"
 #   },
 #   {
-#    "match": "No module named '?(tomllib|zoneinfo|imp|cgi|asynchat|asyncore|telnetlib)\\b",
+#    "match": "No module named '?(tomllib|zoneinfo|imp|crypt|nis|spwd|lib2to3)\\b",
 #    "say": "{1} is not in every version of Python: set {at}:python to one that has it; it is {python} now"
 #   },
 #   {
@@ -34106,6 +34352,8 @@ def _clear(home: str, folder: str) -> None:
 #     packages = rows("modules", site)
 #     if module in packages:
 #         return str(packages[module])
+#     if module in rows("removed_modules"):
+#         return str(rows("removed_modules")[module]["package"])
 #     name = module.replace("_", "-")
 #     if module.startswith("rest_framework_"):  # as most extensions of Django REST framework are named
 #         return name.replace("rest-framework", "djangorestframework")
@@ -45521,6 +45769,11 @@ def _clear(home: str, folder: str) -> None:
 #             f"set {at}:health:path to a page without a login, {at}:health:headers to what it requires, or "
 #             f"{at}:health:status: {in_pillar([*site.config['health']['status'], found.status])}"
 #         )
+#     if found.status == 429:
+#         return (
+#             f"the project limits how many requests it answers, and counts those of the health check: set "
+#             f"{at}:health:path to a page without such a limit, or have the project exempt it"
+#         )
 #     if found.status == 404:
 #         above = f"/{found.path.split('/')[1]}"
 #         is_below = site.config["path"] == "/" and str(facts.get("static_url", "")).startswith(f"{above}/")
@@ -45722,7 +45975,7 @@ def _clear(home: str, folder: str) -> None:
 #         if self._found.said and not exception:
 #             problem = f"{problem}: {self._found.said}"
 #         path = self._found.path or page_path(self.site)
-#         is_page = self._found.status not in (401, 403, 404, 405) and not _OF_ROWS.search(exception)
+#         is_page = self._found.status not in (401, 403, 404, 405, 429) and not _OF_ROWS.search(exception)
 #         kind = DeploymentError if is_page else NoPage
 #         return kind(
 #             f"health check failed: GET {path} on release {self.release.name} {problem}",

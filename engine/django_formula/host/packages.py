@@ -1,11 +1,15 @@
 """Packages of the operating system."""
 
+import contextlib
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from django_formula.host import commands
+from django_formula.host.commands import DeploymentError
 
+#: Seconds for an answer of apt's lists.
+_PATIENCE = 10.0
 #: What apt says of packages that none of its sources has.
 _NOT_FOUND = re.compile(r"E: (?:Unable to locate package |Package ')([a-z0-9][a-z0-9.+-]*)")
 
@@ -43,3 +47,20 @@ def hint(comment: str, pillar: Mapping[str, Any]) -> str:
     keys = [f"django:{place}:packages" for place, names in given.items() if {*absent} & {*names}]
     ways = f"correct {' and '.join(keys)}, or add" if keys else "add"
     return f"\n{ways} the repository that has {' and '.join(dict.fromkeys(absent))} to apt's sources"
+
+
+def named(pattern: str, prefix: str) -> str:
+    """Return the package of apt's lists whose name matches a pattern, the shortest one; empty if none does.
+
+    Args:
+        prefix: what its name begins with, in the characters of such names.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]*", prefix):
+        return ""
+    with contextlib.suppress(DeploymentError, OSError):
+        argv = ["apt-cache", "pkgnames", prefix]
+        names = commands.run(argv, doing="reading the names of packages", timeout=_PATIENCE).split()
+        return min(
+            (name for name in names if re.fullmatch(pattern, name)), key=lambda name: (len(name), name), default=""
+        )
+    return ""

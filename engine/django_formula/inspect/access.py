@@ -25,6 +25,10 @@ _REFUSAL = re.compile(
 _EXEMPT = re.compile(r"exempt|public|skip|allow|open|white|ignore|exclude|anonymous|bypass|unprotected", re.IGNORECASE)
 #: Code of a middleware that asks for a login.
 _ANONYMOUS = re.compile(r"not request\.user\.is_authenticated|request\.user\.is_anonymous")
+#: Code of a middleware that asks for the domain of a request, or of the page that it comes from.
+_HOST = re.compile(
+    r"get_host\(|HTTP_(HOST|ORIGIN|REFERER)|headers(\.get\(|\[)[\"'](Host|Origin|Referer)", re.IGNORECASE
+)
 #: Permissions of Django REST framework with which every visitor may read.
 _OPEN = ("AllowAny", "IsAuthenticatedOrReadOnly", "DjangoModelPermissionsOrAnonReadOnly")
 _API = re.compile(r"APIView|ViewSet|\bgenerics\.|\bapi_view\b")
@@ -140,6 +144,8 @@ class Access:
         if not path or not node:
             return None
         text = _text(path, node)
+        if _HOST.search(text) and not _ANONYMOUS.search(text):
+            return None  # it compares domains
         exempt = [*self._exempt(path, node)]
         return exempt if _REFUSAL.search(text) and (exempt or _ANONYMOUS.search(text)) else None
 

@@ -95,6 +95,10 @@ def unset_variables(site: Site, release: Path, facts: Mapping[str, Any], cause: 
     at, given = f"django:sites:{site.name}", _given(site)
     for path, line in reversed(_PLACE.findall(cause)):
         used: dict[str, str] = _asked(site, release, _used, facts, path, int(line)) or {}
+        store = _taken_apart(site, used, cause)
+        if store:
+            what = f"{path}:{line} takes the URL in {store} apart, and that of the site's store is a unix socket"
+            return f"{what}: {_by_port(site, store)}"
         unset = sorted(name for name in used if not given.get(name))
         if unset:
             what = f"{path}:{line} uses {project.listed(unset)}, not set or empty"
@@ -107,6 +111,21 @@ def unset_variables(site: Site, release: Path, facts: Mapping[str, Any], cause: 
                 return f"{what}: set them in {at}:environment or {at}:secrets"
             return f"{what}: set {at}:environment:{unset[0]}, or {at}:secrets:{unset[0]}"
     return ""
+
+
+def _taken_apart(site: Site, names: Collection[str], cause: str) -> str:
+    """Return the variable with the URL of a store on this host that code cannot take apart; empty if it is not that."""
+    values = {name: site.config["environment"].get(name) for name in sorted(names)}
+    words = {name: value.get("from") for name, value in values.items() if isinstance(value, dict)}
+    found = [name for name, word in words.items() if word in ("queue_url", "cache_url", "celery_broker_url")]
+    return found[0] if found and re.search(r"\b(Value|Index|Attribute|Type|Key)Error\b", cause) else ""
+
+
+def _by_port(site: Site, name: str) -> str:
+    """Return how a variable has the URL of a Redis that listens on a port of this host."""
+    at = hints.at(site)
+    packages = hints.extended(site, "packages", ["redis-server"])
+    return f"set {at}:environment:{name}: redis://localhost:6379/0 and {packages}, whose Redis listens on a port"
 
 
 def named_variables(site: Site, release: Path, facts: Mapping[str, Any], log: str) -> str:

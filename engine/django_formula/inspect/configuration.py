@@ -25,6 +25,8 @@ _OF_SITE = re.compile(
 _PLAIN = re.compile(r"[\w./-]+", re.ASCII)
 #: Modules for development, which a live site does without.
 _OF_DEVELOPMENT = re.compile(r"(\w+_)?(dev|devel|develop|development|debug|tests?|testing|ci)(_\w+)?")
+#: A condition that looks for a file first.
+_LOOKS = re.compile(r"\b(exists|is_file|isfile)\(")
 #: Settings that the site knows → the word of the pillar for the variable of that name, and how it is read.
 _KNOWN = {
     "ALLOWED_HOSTS": ("domains", 'os.environ["ALLOWED_HOSTS"].split(",")'),
@@ -75,11 +77,12 @@ def find(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[Conf
         tree: the source.
         roots: the folders that the project is imported from.
     """
+    needed = {name for path in settings.files for name in _modules(path, roots)}
     for example in settings.files:
         path = inspect_code.has_example(example)
-        if path:
+        modules = {_module(path, root) for root in roots if path.is_relative_to(root)} if path else {}
+        if path and (example not in settings.perhaps or needed.intersection(modules)):
             yield _copy(path.relative_to(tree), example, roots[0])
-    needed = {name for path in settings.files for name in _modules(path, roots)}
     for root in roots:
         for example in sorted(project.files(root, None, depth=4)):
             named = _EXAMPLE.fullmatch(example.name)
@@ -212,7 +215,8 @@ def _modules(path: Path, roots: Sequence[Path]) -> Iterator[str]:
 
 def _required(code: ast.Module) -> Iterator[ast.AST]:
     """Yield the parts of a module, but not those that it does without where they fail."""
-    tries = [node for node in ast.walk(code) if isinstance(node, ast.Try)]
+    tries: list[ast.Try | ast.If] = [node for node in ast.walk(code) if isinstance(node, ast.Try)]
+    tries += [node for node in ast.walk(code) if isinstance(node, ast.If) and _LOOKS.search(ast.unparse(node.test))]
     optional = {id(part) for node in tries if not _raises(node) for one in node.body for part in ast.walk(one)}
     return (node for node in ast.walk(code) if id(node) not in optional)
 
@@ -226,6 +230,8 @@ def _certain(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
             yield node
 
 
-def _raises(node: ast.Try) -> bool:
-    """Return whether every handler of an exception raises one itself."""
+def _raises(node: ast.Try | ast.If) -> bool:
+    """Return whether every handler of an exception raises one itself, or what is done where a file is missing."""
+    if isinstance(node, ast.If):
+        return any(isinstance(part, ast.Raise) for one in node.orelse for part in ast.walk(one))
     return all(any(isinstance(part, ast.Raise) for part in ast.walk(handler)) for handler in node.handlers)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from django_formula.database import engines
-from django_formula.inspect import code, imports, python_path, variables
+from django_formula.inspect import code, imports, python_path, unusable, variables
 from django_formula.inspect import settings as inspect_settings
 from django_formula.inspect.examples import Example
 from django_formula.inspect.readers import HOME
@@ -232,7 +232,7 @@ def _of_live_site(variable: Variable) -> str:
     return str(int(is_on)) if variable.kind == "int" else str(is_on)
 
 
-def _is_made_up(name: str) -> bool:
+def is_made_up(name: str) -> bool:
     """Return whether a variable is a secret by its name that only the site knows, and no address."""
     is_address = name.endswith(("_URL", "_URI", "_LINK"))
     return bool(_SECRET.search(name)) and not is_address and not _ISSUED.search(name)
@@ -299,6 +299,11 @@ def of(settings: Settings, context: Context) -> Environment:
             place = f"{place}: of a further database, here the same one; replace it if that is another"
         if known is not None and not variable.required and (setting := _without_scheme(settings, name)):
             place = f"{place}: {setting} would have {variable.default!r}, which is no origin"
+        cookies = [
+            setting for setting in unusable.COOKIE_DOMAINS if settings.values.get(setting, Value()).source == name
+        ]
+        if known is None and cookies and unusable.is_of_others(variable.default, context.domain):
+            known, place = context.domain, f"{place}: {variable.default} by default, of which no browser takes a cookie"
         if known == "" and variable.filled:
             known, place = _filled(settings, variable)
         if name in settings.set_by_application:
@@ -320,7 +325,7 @@ def of(settings: Settings, context: Context) -> Environment:
         elif application := _refusing_none(settings, variable):
             result.environment[name] = ("", f"{place}: set it, {application} refuses None")
             result.open.append(name)
-        elif variable.required and variable.kind == "text" and _is_made_up(name):
+        elif variable.required and variable.kind == "text" and is_made_up(name):
             comment = f"{place}: if another service issued it, give that value instead"
             result.secrets[name] = ({"generate": 50}, comment)
         elif variable.required and variable.kind == "int" and _SWITCH.search(name):

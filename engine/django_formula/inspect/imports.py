@@ -34,7 +34,7 @@ def foreign(roots: Sequence[Path], settings: Settings) -> dict[str, Path]:
 def from_own_folder(roots: Sequence[Path], settings: Settings) -> dict[Path, str]:
     """Return the packages whose modules import each other without the package's name, and one such module of each.
 
-    Not those whose folder would hide a package that has the same name as a module of theirs.
+    Not those whose folder would hide a package, or a module of Python, that has the same name as a module of theirs.
 
     Args:
         roots: the folders that the project is imported from.
@@ -43,7 +43,8 @@ def from_own_folder(roots: Sequence[Path], settings: Settings) -> dict[Path, str
     for name, path in foreign(roots, settings).items():
         has_package = name in sys.stdlib_module_names or knowledge_package.package_of(name)
         is_beside = not has_package and python_path.module_file(path.parent, name)
-        if is_beside and not python_path.hides_packages(path.parent):
+        is_hiding = python_path.hides_packages(path.parent) or python_path.hides_python(path.parent)
+        if is_beside and not is_hiding:
             found.setdefault(path.parent, name)
     return found
 

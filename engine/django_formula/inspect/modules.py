@@ -13,6 +13,7 @@ from django_formula.knowledge import hints
 from django_formula.knowledge import package as knowledge_package
 from django_formula.knowledge.rows import rows
 from django_formula.site.sites import Site
+from django_formula.virtualenv import interpreter
 
 
 def needed(settings: Settings) -> list[str]:
@@ -101,6 +102,14 @@ def left_out(
     return sorted({offered.get(package, package) for package in packages})
 
 
+def of_removed(settings: Settings, roots: Sequence[Path], python: str) -> dict[str, str]:
+    """Return the modules that the project imports and a version of Python no longer has, and their packages."""
+    known: dict[str, dict[str, str]] = rows("removed_modules")
+    names = dict.fromkeys([*needed(settings), *imports.foreign(roots, settings)])
+    found = {name: known[name] for name in names if name in known and not python_path.is_own(roots, name)}
+    return {name: row["package"] for name, row in found.items() if interpreter.is_among(python, row["python"])}
+
+
 def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
     """Return Django and the packages of all modules that the settings need, and of known ones that others import.
 
@@ -142,6 +151,8 @@ def _is_left_out(module: str, names: Collection[str]) -> bool:
 
     Where they name sqlparse, which Django brings, they are all packages of a virtualenv, as `pip freeze` lists them.
     """
+    if module in rows("removed_modules"):
+        return False  # `of_removed` has them
     if module in rows("left_out"):
         return True
     bringing = rows("seldom").get(module)

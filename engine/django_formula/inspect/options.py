@@ -41,7 +41,7 @@ from django_formula.inspect import variables as inspect_variables
 from django_formula.inspect.access import Access
 from django_formula.inspect.report import Report
 from django_formula.inspect.settings import Settings
-from django_formula.inspect.values import UNKNOWN, Value
+from django_formula.inspect.values import UNKNOWN, Value, Variable
 from django_formula.untrusted.text import in_pillar
 
 #: What gives a module names that no statement assigns.
@@ -82,6 +82,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         roots += _own_folders(report, settings, tree, project, roots)
         _newer_syntax(report, settings, tree, roots, host)
         required = inspect_packages.complete(report, settings, tree, roots, files, required)
+        inspect_packages.add_removed(report, settings, roots, required, host)
     with part("the front end"):
         _front_ends(report, settings, tree, project)
     with part("the project's own metadata"):
@@ -96,6 +97,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         _sandbox(report, settings)
     with part("the variables"):
         inspect_variables.add(settings, roots, inspect_variables.of_files([*roots, tree]))
+        _random(report, settings, roots)
     with part("workers, schedules and stores"):
         words = background.add(report, tree, roots, settings, required).words
     with part("the environment"):
@@ -103,7 +105,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         _dotenv(report, settings, tree, roots[0])
         _configuration(report, settings, tree, roots)
     with part("settings for this host"):
-        for name, value, why in unusable.instead(settings, tree, roots):
+        for name, value, why in unusable.instead(settings, tree, roots, domain):
             report.merge("settings", {name: value}, why)
         _mail(report, settings)
         _assets(report, settings, tree)
@@ -201,6 +203,7 @@ def _own_folders(report: Report, settings: Settings, tree: Path, project: str, r
         folders = inspect_project.import_folders(tree, project, module)
         tops = [tree / folder for folder in folders if (tree / folder / module / "__init__.py").is_file()]
         tops = [top for top in tops if not python_path.is_of_installed(top / module)]
+        tops = [top for top in tops if not python_path.hides_python(top)]
         if len(tops) == 1 and not (tops[0] / "__init__.py").exists():
             report.extend("python_path", [str(tops[0].relative_to(tree))], f"has {module}")
             yield tops[0]
@@ -372,6 +375,21 @@ def _environment(
         report.remarks.append(f"environment variables with a default: {', '.join(found.optional)}")
     if found.presence:
         report.remarks.append(f"switched on by a variable, so not written: {', '.join(found.presence)}")
+
+
+def _random(report: Report, settings: Settings, roots: Sequence[Path]) -> None:
+    """Have variables with a random default set, and name the secrets that each process makes for itself."""
+    for name, setting, place in inspect_variables.random_defaults(settings):
+        where = place.removeprefix(f"{roots[0]}/")
+        if not name and environment.may_be_secret(setting) and setting != "SECRET_KEY":
+            report.remarks.append(
+                f"{where}: each process has another {setting}: have the project read it from a variable"
+            )
+        elif name and setting == "SECRET_KEY" and name not in settings.sources.get("SECRET_KEY", {}):
+            settings.sources.setdefault("SECRET_KEY", {})[name] = ""
+            settings.variables.setdefault(name, Variable(name, place, is_read=True))
+        elif name and environment.is_made_up(name):
+            settings.variables.setdefault(name, Variable(name, place, is_read=True)).required = True
 
 
 def _dotenv(report: Report, settings: Settings, tree: Path, root: Path) -> None:

@@ -81,6 +81,22 @@ def complete(
     return required
 
 
+def add_removed(
+    report: Report, settings: Settings, roots: Sequence[Path], required: Collection[str], host: str
+) -> None:
+    """Add the packages that carry on what the project imports and its Python no longer has.
+
+    Args:
+        roots: the folders that the project is imported from.
+        required: the packages that the project requires.
+        host: the version of this host's python3; empty if there is none.
+    """
+    python = report.value("python") or host
+    for module, package in modules.of_removed(settings, roots, python).items() if python else ():
+        if package not in required:
+            report.extend("python_packages", [package], f"Python {python} does not have {module}")
+
+
 def _of_applications(
     report: Report, settings: Settings, tree: Path, roots: Sequence[Path], files: list[str], required: Collection[str]
 ) -> list[str]:

@@ -108,7 +108,8 @@ def is_in_package(source: Path, folder: str) -> bool:
     package = (source / folder).name
     if folder == "." or not (source / folder / "__init__.py").is_file() or (source / folder / package).is_dir():
         return False
-    trees = (code.tree(path) for path in _own_files([source / folder], "settings.py", depth=3))
+    paths = [path for path in _own_files([source / folder], None, depth=3) if path.suffix == ".py"]
+    trees = (code.tree(path) for path in paths if "settings" in (path.stem, path.parent.name))
     texts = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     return bool({f"{package}.urls", f"{package}.wsgi.application"} & texts)
 

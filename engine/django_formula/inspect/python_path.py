@@ -4,6 +4,7 @@ import ast
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from django_formula.host import toml
 from django_formula.inspect import code
 
+#: Modules of Python that nothing imports.
+_NEVER_IMPORTED = {"antigravity", "idlelib", "test", "this", "turtledemo"}
 #: Calls that return the same path in another form.
 _SAME = {"Path", "pathlib.Path", "str", "os.fspath", "os.path.abspath", "os.path.realpath", "os.path.normpath"}
 _SAME_METHODS = {"resolve", "absolute", "as_posix"}
@@ -61,6 +64,15 @@ def hides_packages(folder: Path) -> bool:
     pattern = r"^(?:from|import)\s+{}\b"
     paths = [path for path in folder.glob("*.py") if path.stem.isidentifier()]
     return any(re.search(pattern.format(path.stem), code.read(path), re.MULTILINE) for path in paths)
+
+
+def hides_python(folder: Path) -> bool:
+    """Return whether a folder has a module or package with the name of one of Python's own: email, calendar.
+
+    On the import path it comes before Python's library, which imports that one itself.
+    """
+    names = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    return bool(names & (sys.stdlib_module_names - _NEVER_IMPORTED))
 
 
 def is_of_installed(package: Path) -> bool:

@@ -7,7 +7,10 @@ from typing import Any
 
 from django_formula.inspect import storages
 from django_formula.inspect.settings import Settings
+from django_formula.inspect.values import Value
 
+#: Settings with the domain of cookies: with another one no visitor can log in.
+COOKIE_DOMAINS = ("SESSION_COOKIE_DOMAIN", "CSRF_COOKIE_DOMAIN", "LANGUAGE_COOKIE_DOMAIN")
 #: Folders outside of the source that every site may write to.
 _OF_ALL = ("/dev", "/proc")
 #: Folders that are empty when a unit starts: its process can write files there, and finds no folder.
@@ -22,12 +25,17 @@ _TO_JOURNAL = {
 }
 
 
-def instead(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[tuple[str, Any, str]]:
+def instead(settings: Settings, tree: Path, roots: Sequence[Path], domain: str) -> Iterator[tuple[str, Any, str]]:
     """Yield settings that the pillar has to replace: the name, the value and the reason.
 
     Args:
         roots: the folders that the project is imported from.
+        domain: that of the site.
     """
+    for name in COOKIE_DOMAINS:
+        value = settings.values.get(name, Value())
+        if not value.source and is_of_others(value.content, domain):
+            yield name, None, f"the project's is {value.content}, of which a browser takes no cookie here"
     path = next(_log_files(settings, tree), None)
     if path:
         yield "LOGGING", _TO_JOURNAL, f"to the journal: the project's writes {path}, which a site may not"
@@ -36,6 +44,12 @@ def instead(settings: Settings, tree: Path, roots: Sequence[Path]) -> Iterator[t
         url = settings.get(name)
         if isinstance(url, str) and _OF_DEVELOPMENT.match(url):
             yield name, folder, f"the project's is {url}"
+
+
+def is_of_others(text: Any, domain: str) -> bool:
+    """Return whether a text is a domain that a site's own one is not part of."""
+    is_domain = isinstance(text, str) and bool(re.fullmatch(r"\.?([\w-]+\.)+[a-z]{2,}", text))
+    return is_domain and not f".{domain}".endswith(f".{text.lstrip('.')}")
 
 
 def _log_files(settings: Settings, tree: Path) -> Iterator[PurePosixPath]:

@@ -15,6 +15,8 @@ from django_formula.inspect.values import Variable
 #: Functions of django-environ, environs and decouple that raise an exception for a variable that is not set.
 _READERS = re.compile(r"(decouple\.)?config|env(\.\w+)?")
 _NAME = re.compile(r"[A-Za-z_]\w*")
+#: Functions whose result is another one at each call.
+_RANDOM = re.compile(r"get_random_\w+|token_(hex|urlsafe|bytes)|urandom|uuid4|getrandbits|randbytes|generate_key")
 #: A line of a .env file.
 _OF_FILE = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.MULTILINE)
 #: Expressions of which only the first part is surely evaluated, and where it is.
@@ -34,6 +36,32 @@ class Read(NamedTuple):
     line: int
     is_needed: bool
     accepted: tuple[str, ...] = ()
+
+
+def random_defaults(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Yield the variables that have a random text by default, the setting of each, and the place.
+
+    Each process and release has another one. Settings that are random without a variable have an empty name.
+    """
+    for path in settings.files:
+        for node in code.tree(path).body:
+            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+            value = getattr(node, "value", None)
+            if isinstance(target, ast.Name) and value and not isinstance(value, ast.Lambda) and _is_random(value):
+                yield _variable(value), target.id, f"{path}:{node.lineno}"
+
+
+def _is_random(node: ast.expr) -> bool:
+    calls = [part for part in ast.walk(node) if isinstance(part, ast.Call)]
+    return any(_RANDOM.fullmatch(code.dotted(call.func).rpartition(".")[2]) for call in calls)
+
+
+def _variable(node: ast.expr) -> str:
+    """Return the first text in an expression that is the name of a variable; empty if there is none."""
+    texts = (
+        getattr(call.args[0], "value", None) for call in ast.walk(node) if isinstance(call, ast.Call) and call.args
+    )
+    return next((text for text in texts if isinstance(text, str) and re.fullmatch(r"[A-Z][A-Z0-9_]+", text)), "")
 
 
 def of_files(folders: Iterable[Path]) -> set[str]:

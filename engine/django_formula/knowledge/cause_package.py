@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection
 
+from django_formula.host import packages as host_packages
 from django_formula.knowledge import hints
 from django_formula.knowledge import package as knowledge_package
 from django_formula.knowledge.rows import rows
@@ -59,7 +60,7 @@ def of_packages(site: Site, text: str) -> str:
     if libraries:
         return _install(site, "a library is missing on this host", libraries)
     unknown = re.search(r"(\w[\w+.-]*\.so[.\d]*): cannot open shared object file", text) or _HEADER.search(text)
-    return _unknown_package(site, unknown[1]) if unknown else ""
+    return _unknown_package(site, unknown[1], _having(unknown[1])) if unknown else ""
 
 
 def is_missing(text: str, site: Site | None = None) -> bool:
@@ -143,11 +144,28 @@ def of_program(site: Site, text: str) -> str:
         return f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
     if name in programs:
         return _install(site, f"the program {name} is missing on this host", [[programs[name]]])
-    return _unknown_package(site, f"the program {name}")
+    return _unknown_package(site, f"the program {name}", host_packages.named(re.escape(name), name))
 
 
-def _unknown_package(site: Site, what: str) -> str:
-    return f"{what} is missing on this host: add the Debian package that has it to {site.at}:packages"
+def _unknown_package(site: Site, what: str, likely: str) -> str:
+    text = f"{what} is missing on this host: add the Debian package that has it to {site.at}:packages"
+    return f"{text}, most likely {likely}" if likely else text
+
+
+def _having(file: str) -> str:
+    """Return the package of Debian that a header or a library is most likely in, by its name; empty if none is."""
+    library = re.fullmatch(r"(lib[\w+.-]*?)\.so(?:\.(\d+)[.\d]*)?", file)
+    if library:
+        name = library[1].lower().replace("_", "-")
+        number = rf"-?{library[2]}" if library[2] else r"[\d.-]*"
+        return host_packages.named(rf"{re.escape(name)}{number}(t64)?", name)
+    for word in dict.fromkeys(re.sub(r"\.h\w*$", "", part) for part in file.split("/")):
+        name = word.lower().replace("_", "-").removeprefix("lib")
+        known = host_packages.named(rf"lib{re.escape(name)}[\d.-]*-dev", f"lib{name}") if name else ""
+        known = known or (host_packages.named(rf"{re.escape(name)}-dev", f"{name}-") if name else "")
+        if known:
+            return known
+    return ""
 
 
 def _install(site: Site, why: str, packages: Collection[Collection[str]]) -> str:

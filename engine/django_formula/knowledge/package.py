@@ -20,6 +20,8 @@ def package_of(module: str, site: Site | None = None) -> str:
     packages = rows("modules", site)
     if module in packages:
         return str(packages[module])
+    if module in rows("removed_modules"):
+        return str(rows("removed_modules")[module]["package"])
     name = module.replace("_", "-")
     if module.startswith("rest_framework_"):  # as most extensions of Django REST framework are named
         return name.replace("rest-framework", "djangorestframework")

@@ -72,6 +72,11 @@ def hint(site: Site, release: Path, found: Finding, raised: str = "") -> str:
             f"set {at}:health:path to a page without a login, {at}:health:headers to what it requires, or "
             f"{at}:health:status: {in_pillar([*site.config['health']['status'], found.status])}"
         )
+    if found.status == 429:
+        return (
+            f"the project limits how many requests it answers, and counts those of the health check: set "
+            f"{at}:health:path to a page without such a limit, or have the project exempt it"
+        )
     if found.status == 404:
         above = f"/{found.path.split('/')[1]}"
         is_below = site.config["path"] == "/" and str(facts.get("static_url", "")).startswith(f"{above}/")
@@ -273,7 +278,7 @@ class _Wait:
         if self._found.said and not exception:
             problem = f"{problem}: {self._found.said}"
         path = self._found.path or page_path(self.site)
-        is_page = self._found.status not in (401, 403, 404, 405) and not _OF_ROWS.search(exception)
+        is_page = self._found.status not in (401, 403, 404, 405, 429) and not _OF_ROWS.search(exception)
         kind = DeploymentError if is_page else NoPage
         return kind(
             f"health check failed: GET {path} on release {self.release.name} {problem}",

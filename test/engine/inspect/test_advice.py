@@ -368,6 +368,30 @@ def test_variables_of_the_line_of_an_exception_are_in_the_hint(project_commands,
     assert error.value.hint == hint
 
 
+@pytest.mark.parametrize(
+    ("given", "cause", "is_it"),
+    [
+        ({"from": "queue_url"}, "ValueError: not enough values to unpack", True),
+        ({"from": "cache_url"}, "IndexError: list index out of range", True),
+        ({"from": "queue_url"}, "OSError: no", False),
+        ("redis://a/0", "IndexError: list index out of range", False),
+    ],
+)
+def test_url_of_a_store_that_code_takes_apart_has_a_port(release, given, cause, is_it):
+    """The settings ask for another variable in the same line, which is not the cause."""
+    code = "import os\nurl = os.environ['REDIS_URL']\nhost, port = url.split(os.environ.get('USE_X'))\n"
+    write_tree(release / "source", {"texts.py": code})
+    stores = {"queue": {"engine": "redis"}, "cache": {"engine": "redis"}}
+    site = configured(environment={"REDIS_URL": given}, **stores)
+    found = advice.unset_variables(site, release, FACTS, f"{cause} (texts.py:3)")
+    expected = (
+        "texts.py:3 takes the URL in REDIS_URL apart, and that of the site's store is a unix socket: set "
+        "django:sites:blog:environment:REDIS_URL: redis://localhost:6379/0 and django:sites:blog:packages: "
+        "[redis-server], whose Redis listens on a port"
+    )
+    assert (found == expected) is is_it, found
+
+
 @pytest.mark.parametrize("path", ["src/texts.py", "texts.py"])
 def test_variable_of_a_view_is_found_by_a_path_in_the_source_too(release, path):
     write_tree(release / "source/src", {"texts.py": TEXTS})

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from django_formula.host import daemons
 from django_formula.host.commands import DeploymentError
-from django_formula.inspect import inspection, options, removed, requirements
+from django_formula.inspect import access, inspection, options, removed, requirements
+from django_formula.inspect import settings as inspect_settings
 from django_formula.pillar import compiler
 from engine.inspect.test_project import Cases
 from specimen import contract
@@ -292,6 +293,125 @@ def test_django_that_the_python_of_this_host_does_not_run_is_replaced(monkeypatc
     remark = f"and python3 of this host is {host}: `python_packages` replaces it by Django {newer}, unless `python` is "
     assert (remark in text.replace("\n#     ", " ")) is bool(newer)
     assert ("set `python` to another one" in text) is (host == "3.13.5" and not newer)
+
+
+SHOP = {
+    "manage.py": "import os\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'conf.settings')\n",
+    "conf/__init__.py": "",
+    "conf/wsgi.py": "application = get_wsgi_application()\n",
+    "requirements.txt": "django\n",
+}
+
+
+def inspected(folder, settings, files=None) -> dict:
+    """The options of a site for a project with these settings."""
+    code = f"import os\nfrom pathlib import Path\nBASE_DIR = Path(__file__).parent.parent\n{settings}\n"
+    tree = write_tree(folder / "shop", {**SHOP, "conf/settings.py": code, **(files or {})})
+    pillar = yaml.safe_load(inspection.inspect(str(tree)))
+    assert compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
+    return pillar["django"]["sites"]["shop"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "expected"),
+    [
+        (
+            "SECRET_KEY = env.get_credential('DJANGO_KEY', get_random_string(50))",
+            "environment",
+            {"DJANGO_KEY": {"from": "secret_key"}},
+        ),
+        (
+            "SECRET_KEY = os.environ.get('KEY') or get_random_secret_key()",
+            "environment",
+            {"KEY": {"from": "secret_key"}},
+        ),
+        ("SECRET_KEY = get_random_secret_key()", "environment", None),
+        ("SALT = os.getenv('URL_SALT', secrets.token_hex(8))", "secrets", {"URL_SALT": {"generate": 50}}),
+        ("RUN = os.getenv('RUN', uuid4())", "secrets", None),
+        ("SALT = os.getenv('URL_SALT', 'x')", "secrets", None),
+        ("SESSION_COOKIE_DOMAIN = '.author.org'", "settings", {"SESSION_COOKIE_DOMAIN": None}),
+        ("SESSION_COOKIE_DOMAIN = '.example.org'", "settings", None),
+        ("CSRF_COOKIE_DOMAIN = None", "settings", None),
+        ("CSRF_COOKIE_DOMAIN = os.getenv('CD', 'author.org')", "environment", {"CD": "shop.example.org"}),
+        ("CSRF_COOKIE_DOMAIN = os.getenv('CD', 'example.org')", "environment", None),
+    ],
+)
+def test_what_would_be_another_one_for_each_process_or_another_site_is_set(tmp_path, settings, key, expected):
+    assert inspected(tmp_path, settings).get(key) == expected
+
+
+def test_secret_that_each_process_makes_is_named(tmp_path):
+    settings = "import secrets\nJWT_KEY = secrets.token_hex(8)\nTOKEN_SALT = uuid4().hex\nRUN_ID = uuid4().hex\n"
+    text = inspection.inspect(str(write_tree(tmp_path, {**SHOP, "conf/settings.py": settings})))
+    assert re.findall(r"(\S+): each process has another (\w+)", text.replace("\n#     ", " ")) == [
+        ("conf/settings.py:2", "JWT_KEY"),
+        ("conf/settings.py:3", "TOKEN_SALT"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_needed"),
+    [
+        ("if (BASE_DIR / 'conf' / 'local.py').exists():\n    from .local import *", False),
+        ("if os.path.isfile(BASE_DIR / 'conf/local.py'):\n    from .local import *\nelse:\n    print('none')", False),
+        ("if os.path.exists('conf/local.py'):\n    from .local import *\nelse:\n    raise SystemExit(1)", True),
+        ("from .local import *", True),
+    ],
+)
+@pytest.mark.parametrize("example", ["local.py.example", "local_example.py"])
+def test_file_that_settings_look_for_first_is_not_needed(tmp_path, settings, is_needed, example):
+    found = inspected(tmp_path, settings, files={f"conf/{example}": "NAME = 1\n"})
+    assert ("conf/local.py" in str(found)) is is_needed
+
+
+@pytest.mark.parametrize(
+    ("python", "required", "packages"),
+    [
+        ("3.13.5", "", ["legacy-cgi", "standard-telnetlib"]),
+        ("3.12.1", "", None),
+        ("3.13.5", "sqlparse\nlegacy-cgi\n", ["standard-telnetlib"]),
+        ("3.11.2", "sqlparse\n", None),
+    ],
+)
+def test_modules_that_python_has_removed_come_from_packages(tmp_path, monkeypatch, python, required, packages):
+    monkeypatch.setattr(inspection, "_host_python", lambda: python)
+    files = {"conf/urls.py": "import cgi\nimport telnetlib\n", "requirements.txt": f"django\n{required}"}
+    assert inspected(tmp_path, "ROOT_URLCONF = 'conf.urls'", files=files).get("python_packages") == packages
+
+
+@pytest.mark.parametrize(("name", "paths"), [("calendar", None), ("events", ["apps"])])
+def test_folder_that_would_hide_a_module_of_python_is_not_imported_from(tmp_path, name, paths):
+    files = {f"apps/{name}/__init__.py": "", "apps/shops/__init__.py": ""}
+    assert inspected(tmp_path, "INSTALLED_APPS = ['shops']", files=files).get("python_path") == paths
+
+
+def test_settings_package_next_to_manage_py_in_its_own_package(tmp_path):
+    files = {
+        "site/shop/manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings.live')",
+        "site/shop/__init__.py": "",
+        "site/shop/wsgi.py": "application = get_wsgi_application()",
+        "site/shop/settings/__init__.py": "",
+        "site/shop/settings/live.py": "ROOT_URLCONF = 'shop.urls'\nINSTALLED_APPS = []\n",
+        "requirements.txt": "django\n",
+    }
+    text = inspection.inspect(str(write_tree(tmp_path / "x", files)))
+    (site,) = yaml.safe_load(text)["django"]["sites"].values()
+    assert (site["project"], site["settings_module"], site["wsgi"]) == ("site", "shop.settings.live", "shop.wsgi")
+
+
+@pytest.mark.parametrize(
+    ("body", "gates"),
+    [
+        ("if request.get_host() not in ALLOWED:\n            raise Http404", 0),
+        ("if not request.user.is_authenticated:\n            raise PermissionDenied", 1),
+        ("if request.get_host() and not request.user.is_authenticated:\n            raise PermissionDenied", 1),
+    ],
+)
+def test_middleware_that_compares_domains_is_no_login(tmp_path, body, gates):
+    code = f"ALLOWED = ['https://a.org/']\nclass Gate:\n    def __call__(self, request):\n        {body}\n"
+    tree = write_tree(tmp_path, {**SHOP, "conf/gate.py": code, "conf/settings.py": "MIDDLEWARE = ['conf.gate.Gate']\n"})
+    settings = inspect_settings.read([tree], "conf.settings", {})
+    assert access.Access([tree], settings).gates("/") == gates
 
 
 def test_packages_that_do_not_run_with_a_newer_django_or_python_are_replaced_with_it(monkeypatch, tmp_path):

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from django_formula.host import packages as host_packages
 from django_formula.knowledge import cause as knowledge_cause
+from django_formula.knowledge import hints
 from django_formula.knowledge import rows as knowledge_rows
 from specimen import configured
 
@@ -16,6 +18,47 @@ CASES = [
     for name, cases in yaml.safe_load((Path(__file__).parents[1] / "causes.yaml").read_text()).items()
     for case in cases
 ]
+
+
+@pytest.fixture(autouse=True)
+def lists(monkeypatch):
+    """The names of apt's lists."""
+    names = ["librrd-dev", "librrd8t64", "librrds-perl", "libzmq3-dev", "libzmq5", "drawille", "draw"]
+
+    def run(argv, **options):
+        assert argv[:2] == ["apt-cache", "pkgnames"]
+        return "\n".join(name for name in names if name.startswith(argv[2]))
+
+    monkeypatch.setattr(host_packages.commands, "run", run)
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "likely"),
+    [
+        ("rrdmodule.c:1:10: fatal error: rrd.h: No such file", "rrd.h", "librrd-dev"),
+        ("you need to install a library that provides `rrd/rrd_client.h` for `x`", "rrd/rrd_client.h", "librrd-dev"),
+        ("fatal error: zmq.h: No such file", "zmq.h", "libzmq3-dev"),
+        ("fatal error: other.h: No such file", "other.h", ""),
+        ("ImportError: librrd.so.8: cannot open shared object file", "librrd.so.8", "librrd8t64"),
+        ("ImportError: libzmq.so.5: cannot open shared object file", "libzmq.so.5", "libzmq5"),
+        ("ImportError: libzmq.so.4: cannot open shared object file", "libzmq.so.4", ""),
+        ("sh: 1: draw: not found", "the program draw", "draw"),
+        ("sh: 1: drawi: not found", "the program drawi", ""),
+    ],
+)
+def test_file_that_no_row_knows_is_looked_for_in_the_names_of_apt(text, what, likely):
+    hint = f"{what} is missing on this host: add the Debian package that has it to {AT}:packages"
+    assert knowledge_cause.hint(configured(), text, building=True) == f"{hint}{likely and f', most likely {likely}'}"
+
+
+@pytest.mark.parametrize("module", [*knowledge_rows.rows("modules"), *knowledge_rows.rows("removed_modules")])
+def test_module_of_a_row_has_its_package(module):
+    row = {**knowledge_rows.rows("modules"), **knowledge_rows.rows("removed_modules")}[module]
+    package = row if isinstance(row, str) else row["package"]
+    site = configured(python_packages=["six"])
+    cure = hints.extended(site, "python_packages", [package])
+    found = knowledge_cause.hint(site, f"ModuleNotFoundError: No module named '{module}'")
+    assert found == f"no package that is installed has the module {module}: set {cure}" and package in found
 
 
 @pytest.mark.parametrize(("text", "hint", "building"), CASES)

@@ -301,6 +301,13 @@ TO_HTTPS = (
 CURES = [
     ((500, {}, ""), {}, {}, HEALTH),
     ((405, {}, ""), {}, {}, f"the project answers no GET at /: set {AT}:health:path to a page"),
+    (
+        (429, {}, ""),
+        {},
+        {},
+        "the project limits how many requests it answers, and counts those of the health check: set "
+        f"{AT}:health:path to a page without such a limit, or have the project exempt it",
+    ),
     ((404, {}, ""), {}, {}, f"the project has no page /: set {AT}:health:path to one that it has"),
     (
         (403, {}, ""),
