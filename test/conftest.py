@@ -12,6 +12,7 @@ import families
 import parts
 import pytest
 import salt._logging  # (puts an importer of the old protocol on sys.meta_path)
+import yaml
 
 # pytest's importlib mode asks every importer for find_spec, which Salt's has not.
 sys.meta_path[:] = [importer for importer in sys.meta_path if hasattr(importer, "find_spec")]
@@ -20,11 +21,15 @@ sys.meta_path[:] = [importer for importer in sys.meta_path if hasattr(importer, 
 if cache := os.environ.get("DJANGO_FORMULA_CACHE"):
     sys.dont_write_bytecode, sys.pycache_prefix = False, f"{cache}/bytecode"
 
+# The data of tests is read while they are collected, with the parser in C: the code of the formula has the other one.
+PARSER = yaml.SafeLoader
+yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc]
+
 # Thousands of small tests leave little garbage, and Salt's loaders much that is looked through in vain.
 gc.set_threshold(100_000, 50, 50)
 
-#: Tests that run side by side on two cores: those on hosts mostly wait.
-AT_ONCE = 4
+#: Tests that run side by side on two cores, by how they are split: those on hosts mostly wait, the others do not.
+AT_ONCE = {"loadfile": 4, "worksteal": 2}
 
 # What Salt logs before its logging is set up, it keeps for the end; pytest shows it where it belongs.
 salt._logging.shutdown_temp_handler()
@@ -54,7 +59,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     on_terminal = option.usepdb or option.trace or option.capture == "no"
     if option.side_by_side and not (names or on_terminal or hasattr(config, "workerinput")):
         if option.numprocesses is None:
-            option.numprocesses = AT_ONCE
+            option.numprocesses = AT_ONCE[option.side_by_side]
         if option.numprocesses and option.dist == "no":
             option.dist = option.side_by_side
         option.loadscopereorder = False
@@ -90,8 +95,9 @@ def keep(config: pytest.Config, items: list[pytest.Item], wanted: Callable[[pyte
 
 
 def pytest_collection_finish() -> None:
-    """What tests import from folders of their own is not kept."""
+    """What tests import from folders of their own is not kept, and they parse as hosts do."""
     sys.dont_write_bytecode, sys.pycache_prefix = True, None
+    yaml.SafeLoader = PARSER  # type: ignore[misc]
 
 
 @pytest.hookimpl(trylast=True)

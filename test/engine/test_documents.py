@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import faults
+import parsed
 import pytest
 import yaml
 from django_formula.pillar import compiler
@@ -232,7 +233,7 @@ def test_modules_that_pages_name_exist(page):
 
 
 def test_every_verb_has_a_section():
-    module = ast.parse((ROOT / "_modules/django.py").read_text())
+    module = parsed.tree(ROOT / "_modules/django.py")
     verbs = {node.name for node in module.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"}
     page = (ROOT / "docs/reference/commands.md").read_text()
     assert verbs == set(re.findall(r"^## ([a-z_]+)$", page, re.MULTILINE))
@@ -296,7 +297,7 @@ def messages() -> str:
     """Return the string literals of the code, joined as Python joins them, with … for inserted values."""
     words = []
     for path in [*TREE.rglob("*.py"), *ROOT.glob("_*/*.py"), *ROOT.glob("django/files/*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in parsed.nodes(path):
             if isinstance(node, ast.JoinedStr):
                 parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
                 words.append("".join(map(str, parts)))
@@ -341,7 +342,7 @@ def test_every_quoted_error_exists():
 def errors() -> Iterator[tuple[str, list[str]]]:
     """Yield where each DeploymentError is raised, and the fixed words of its message."""
     for path in sorted(TREE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in parsed.nodes(path):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeploymentError" and node.args:
                 constants = [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)]
                 clauses = (clause.strip(" '") for text in constants for clause in re.split("[:;,(]", str(text)))

@@ -1,11 +1,13 @@
 """Families that the core reaches by `deploy.entries` only, and calls that fit the functions of its entries."""
 
 import ast
+import functools
 import importlib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
+import parsed
 import pytest
 from django_formula.deploy import entries
 from django_formula.deploy.takeover import Takeover
@@ -24,16 +26,20 @@ CORE = [
 
 def nodes() -> Iterator[tuple[str, ast.AST]]:
     for path in CORE:
-        yield from ((path.relative_to(ROOT).as_posix(), node) for node in ast.walk(ast.parse(path.read_text())))
+        name = path.relative_to(ROOT).as_posix()
+        yield from ((name, node) for node in parsed.nodes(path))
 
 
-def calls() -> Iterator[tuple[str, str, ast.Call]]:
-    """Yield where the core calls entries: the file, the name of the entry, and the call of its function."""
+@functools.cache
+def calls() -> list[tuple[str, str, ast.Call]]:
+    """Where the core calls entries: the file, the name of the entry, and the call of its function."""
+    found = []
     for path, node in nodes():
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Call) and ast.unparse(node.func.func) == "entry":
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Call) and parsed.name(node.func.func) == "entry":
             (name,) = node.func.args
             assert isinstance(name, ast.Constant)
-            yield path, str(name.value), node
+            found.append((path, str(name.value), node))
+    return found
 
 
 def test_core_imports_none_of_them():
@@ -47,9 +53,9 @@ def test_every_entry_is_called_where_it_is_named():
     named = [
         (path, node.lineno)
         for path, node in nodes()
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("entry", "entries.entry")
+        if isinstance(node, ast.Call) and parsed.name(node.func) in ("entry", "entries.entry")
     ]
-    assert len(named) == len([*calls()])
+    assert len(named) == len(calls())
     assert {name for _path, name, _call in calls()} == {*entries.ENTRIES}
 
 

@@ -6,10 +6,11 @@ Every text of the code is looked at, hints, errors and comments of states alike;
 import ast
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import parsed
 import pytest
 import yaml
 from django_formula.pillar import check
@@ -40,20 +41,20 @@ def texts() -> list[Text]:
         text
         for folder in FOLDERS
         for path in sorted((ROOT / folder).rglob("*.py"))
-        for text in _texts(f"{folder}/{path.stem}", ast.parse(path.read_text()))
+        for text in _texts(f"{folder}/{path.stem}", parsed.nodes(path))
     ]
 
 
-def _texts(module: str, tree: ast.Module) -> Iterator[Text]:
+def _texts(module: str, nodes: Sequence[ast.AST]) -> Iterator[Text]:
     owners = (ast.FunctionDef, ast.ClassDef, ast.Module)
-    docstrings = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, owners) and _is_text(node.body)}
-    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
-    prefixes = sorted(_prefixes(tree))
-    for node in ast.walk(tree):
+    others = {id(node.body[0].value) for node in nodes if isinstance(node, owners) and _is_text(node.body)}
+    others |= {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+    prefixes = sorted(_prefixes(nodes))
+    for node in nodes:
         if isinstance(node, ast.JoinedStr):
             known = {name: text for line, name, text in prefixes if line <= node.lineno}  # the last one before it
             yield Text(module, node.lineno, _joined(node, known))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside | docstrings:
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in others:
             yield Text(module, node.lineno, re.sub(r"\{\w*\}", VALUE, node.value))
 
 
@@ -61,18 +62,18 @@ def _is_text(body: list[ast.stmt]) -> bool:
     return bool(body) and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
 
 
-def _prefixes(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
+def _prefixes(nodes: Sequence[ast.AST]) -> Iterator[tuple[int, str, str]]:
     """Yield what names stand for from a line on, where that is a path of the pillar: `at`, mostly."""
-    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    assigned = [node for node in nodes if isinstance(node, ast.Assign)]
     for node in sorted(assigned, key=lambda node: node.lineno):
         pairs = [(node.targets[0], node.value)]
         if isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple):
             pairs = [*zip(node.targets[0].elts, node.value.elts, strict=False)]
         for target, value in pairs:
             if isinstance(target, ast.Name):
-                text = _joined(value, {}) if isinstance(value, ast.JoinedStr) else _key_of(ast.unparse(value))
+                text = _joined(value, {}) if isinstance(value, ast.JoinedStr) else _key_of(parsed.name(value))
                 yield node.lineno, target.id, text if re.fullmatch(rf"django:sites:{VALUE}(:\w+)*", text) else VALUE
-    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+    for function in (node for node in nodes if isinstance(node, ast.FunctionDef)):
         for argument in function.args.args:
             yield function.lineno, argument.arg, VALUE
 
@@ -137,8 +138,7 @@ def test_keys_of_the_pillar_exist() -> None:
 
 @functools.cache
 def functions(path: str) -> set[str]:
-    tree = ast.parse((ROOT / path).read_text())
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return {node.name for node in parsed.tree(ROOT / path).body if isinstance(node, ast.FunctionDef)}
 
 
 def test_commands_exist() -> None:

@@ -4,6 +4,7 @@ import ast
 import re
 from pathlib import Path
 
+import parsed
 from django_formula.deploy import order
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +22,7 @@ def family(module: str) -> str:
 
 def imports(path: Path) -> set[str]:
     """Return the modules of the engine that a module imports, within functions too."""
-    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    nodes = [node for node in parsed.nodes(path) if isinstance(node, ast.ImportFrom)]
     names = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names} | {node.module for node in nodes}
     return {name.removeprefix("django_formula.") for name in names if name} & MODULES.keys()
 
@@ -39,9 +40,7 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 def test_page_has_every_family_with_its_sentence():
-    docstrings = {
-        path.parent.name: ast.get_docstring(ast.parse(path.read_text())) for path in TREE.glob("*/__init__.py")
-    }
+    docstrings = {path.parent.name: ast.get_docstring(parsed.tree(path)) for path in TREE.glob("*/__init__.py")}
     assert {family: f"{sentence}." for _layer, family, sentence in ROWS} == docstrings
     assert {family(module) for module in MODULES} == LAYER.keys()
 

@@ -59,7 +59,7 @@ def test_tests_run_side_by_side_unless_some_are_named():
 
 @pytest.mark.parametrize(
     ("arguments", "run"),
-    [("--quick -q -x", "4 worksteal not slow -1 1"), ("--smoke", "4 loadfile smoke 0 0")],
+    [("--quick -q -x", "2 worksteal not slow -1 1"), ("--smoke", "4 loadfile smoke 0 0")],
 )
 def test_flags_of_pytest_go_with_those_of_run(tmp_path, arguments, run):
     (tmp_path / "would.py").write_text(PLUGIN)

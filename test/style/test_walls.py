@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import parsed
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,7 +36,7 @@ def trees() -> dict[Path, ast.Module]:
     folders = ("engine/django_formula", "_modules", "_states", "_runners", "_pillar")
     paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
     assert len(paths) > 300
-    return {path: ast.parse(path.read_text()) for path in paths}
+    return {path: parsed.tree(path) for path in paths}
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 import ast
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
+import parsed
 import pytest
 from django_formula.deploy import order
 from django_formula.deploy import steps as deploy_steps
@@ -12,10 +14,10 @@ ROOT = Path(__file__).parents[3]
 ORDER = [step.__name__ for step in deploy_steps.ORDER]
 
 
-def assignments(tree: ast.AST) -> set[str]:
+def assignments(nodes: Iterable[ast.AST]) -> set[str]:
     """The attributes of ``deployment`` that a module assigns, those of their items included."""
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [getattr(node, "target", None)]
         parts = [part for target in targets if target for part in ast.walk(target)]
         for part in parts:
@@ -67,5 +69,5 @@ def test_parts_of_the_order_keep_the_order(steps):
 
 
 def test_deployment_is_changed_by_its_methods_only():
-    found = {str(path): assignments(ast.parse(path.read_text())) for path in sorted(ROOT.glob("engine/**/*.py"))}
+    found = {str(path): assignments(parsed.nodes(path)) for path in sorted(ROOT.glob("engine/**/*.py"))}
     assert len(found) > 300 and {name: some for name, some in found.items() if some} == {}

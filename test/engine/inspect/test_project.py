@@ -12,8 +12,8 @@ from django_formula.inspect import advice, project
 from specimen import configured
 
 
-class Cases(yaml.SafeLoader):
-    """A loader of YAML with tags for the files that django-admin creates."""
+class Cases(yaml.loader.SafeLoader):
+    """A loader of YAML with tags for the files that django-admin creates; halves of characters are not refused."""
 
 
 Cases.add_constructor(
