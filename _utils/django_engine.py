@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "f678c2c6df9962bf"
+DIGEST = "f6d344d635b076ac"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -35329,22 +35329,30 @@ def _clear(home: str, folder: str) -> None:
 # ]
 #
 #
-# def resolve(rules: Any, schema: Rules) -> Any:
-#     """Return the schema with each ``$ref`` replaced by what it names, and each ``type`` a list."""
+# def resolve(rules: Any, schema: Rules, known: dict[str, Rules] | None = None) -> Any:
+#     """Return the schema with each ``$ref`` replaced by what it names, and each ``type`` a list.
+#
+#     Args:
+#         known: definitions that are resolved already, by their names.
+#     """
+#     known = {} if known is None else known
 #     if isinstance(rules, list):
-#         return [resolve(item, schema) for item in rules]
+#         return [resolve(item, schema, known) for item in rules]
 #     if not isinstance(rules, dict):
 #         return rules
 #     resolved = {}
 #     if "$ref" in rules:
-#         resolved = resolve(schema["$defs"][rules["$ref"].rpartition("/")[2]], schema)
+#         name = rules["$ref"].rpartition("/")[2]
+#         if name not in known:
+#             known[name] = resolve(schema["$defs"][name], schema, known)
+#         resolved = {**known[name]}
 #     for keyword, value in rules.items():
 #         if keyword == "properties":
-#             value = {name: resolve(rule, schema) for name, rule in value.items()}
+#             value = {name: resolve(rule, schema, known) for name, rule in value.items()}
 #         elif keyword == "type":
 #             value = [value] if isinstance(value, str) else value
 #         elif keyword not in ("$defs", "default", "enum", "examples"):
-#             value = resolve(value, schema)
+#             value = resolve(value, schema, known)
 #         resolved[keyword] = value
 #     return resolved
 #
