@@ -28,6 +28,7 @@ from django_formula.verbs import backup as verbs_backup
 from django_formula.verbs import documentation, operations, rotation, terminal
 from django_formula.verbs import schedule as verbs_schedule
 from django_formula.verbs import status as verbs_status
+from django_formula.watch import notify as verbs_notify
 
 __virtualname__ = "django"
 
@@ -442,6 +443,24 @@ def restart(site, worker=None):
         Name of one worker. All of them by default.
     """
     return operations.restart(site, worker, asked_by=_asked_by("restart"))
+
+
+@_verb("", "test", "test chat", "quiet blog 2h 'moving the database'", "quiet blog off")
+def notify(action="", name="", duration="", why=""):
+    """
+    Show to which channels the watch of this host sends messages, what is wrong now and what waits; send a message to
+    try a channel; or send none about a site for some time.
+
+    action
+        ``test`` sends a message now and returns the answer of the channel; ``quiet`` sends none about a site.
+    name
+        Of a channel, all by default; with ``quiet`` of a site.
+    duration
+        How long, such as ``2h``; ``off`` ends it.
+    why
+        The reason, for those who look.
+    """
+    return verbs_notify.notify(action, name, duration, why, _asked_by("notify"))
 
 
 @_verb("blog", "blog 500", "blog worker=default")

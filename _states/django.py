@@ -41,6 +41,7 @@ from django_formula.untrusted.text import shown_answer
 from django_formula.verbs import documentation, terminal
 from django_formula.virtualenv import managed
 from django_formula.virtualenv import uv as virtualenv_uv
+from django_formula.watch import setup as watch_setup
 
 __virtualname__ = "django"
 
@@ -188,7 +189,8 @@ def absent(name, config, platform):
             - config: {{ django.absent.blog | tojson | yaml_dquote }}
             - platform: {{ django.platform | tojson }}
     """
-    return removal.absent(site_sites.Site(json.loads(config), platform), _asked_by(), test=__opts__["test"])
+    done = removal.absent(site_sites.Site(json.loads(config), platform), _asked_by(), test=__opts__["test"])
+    return done._replace(changes={**done.changes, **watch_setup.remove_if_last(test=__opts__["test"])})
 
 
 @_state
@@ -554,6 +556,26 @@ def balancer(name, sites, gone, platform, templates):
     served = {key: site_sites.Site(config, platform) for key, config in json.loads(sites).items()}
     secrets = {key: given.of_balancer(site) for key, site in served.items()}
     return entry("balance sites")(served, gone, secrets, texts, test=__opts__["test"])
+
+
+@_state
+def watch(name, config):
+    """
+    Have this host watched: the program, its timer, and what sends messages. Without a configuration the watch is
+    removed.
+
+    config
+        The configuration of the watch and of the senders, from ``map.jinja``, as JSON; ``null`` without a watch.
+
+    .. code-block:: yaml
+
+        The host is watched:
+          django.watch:
+            - config: {{ django.watch | tojson | yaml_dquote }}
+    """
+    wanted, given = json.loads(config), _given()
+    senders = {key: given.of_sender(sender) for key, sender in (wanted or {}).get("senders", {}).items()}
+    return watch_setup.watch(wanted and wanted["watch"], senders, test=__opts__["test"])
 
 
 @_state

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "f6d344d635b076ac"
+DIGEST = "04fd5882412320e2"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -12320,6 +12320,14 @@ def _clear(home: str, folder: str) -> None:
 #         references["password"] = (site.config["balancer"]["status"] or {}).get("password")
 #         return self._values(references)
 #
+#     def of_sender(self, sender: Mapping[str, Any]) -> dict[str, Any]:
+#         """Return what sends messages by a channel, with its secrets.
+#
+#         Raises:
+#             DeploymentError: one has no value.
+#         """
+#         return {**sender, **self._values(sender)}
+#
 #     def of_databases(self, site: Site) -> served.Served:
 #         """Return a site whose databases this host has, with what the pillar has for their server.
 #
@@ -12364,7 +12372,7 @@ def _clear(home: str, folder: str) -> None:
 #     *("state", "remove_data", "adopt", "repository", "folder", "revision", "deploy", "deploy_key", "known_hosts"),
 #     *("redirect_domains", "packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases"),
 #     *("uid", "timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules", "fleet", "balancer"),
-#     "knowledge",
+#     *("knowledge", "notify"),
 # }
 # #: Keys of a database that change nothing in the project.
 # _NOT_OF_DATABASE = {"manage", "served_by", "certificate", "pool", "replaces"}
@@ -15302,8 +15310,15 @@ def _clear(home: str, folder: str) -> None:
 #     recorded, inputs = deployment.find_inputs()
 #     python = disk.interpreter_difference(site, live)
 #     is_made = _is_made_of(live, inputs) and not python
-#     if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
-#         return
+#     try:
+#         if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
+#             return
+#     except RepeatedFailure:
+#         if live and not instances.is_kept_alive(site, live.path):  # this error is of another release
+#             yield {"instance": f"{', '.join(instances.units(site, live.path))} started"}
+#             deployment.take_lock()
+#             instances.start(site, live.path)
+#         raise
 #     changes = {**differences(deployment, recorded, inputs), **({"python": python} if python else {})}
 #     deployment.plan(releases.next_name(site, deployment.findings.commit, deployment.sequence))
 #     foreseen = _foresee(deployment, live) if deployment.test and live else {}
@@ -16189,9 +16204,9 @@ def _clear(home: str, folder: str) -> None:
 #         site = self.before if self.switched == math.inf else self.site
 #         deadline = time.monotonic() + min(seconds(site.config["health"]["timeout"]), PATIENCE)
 #         if not self.through_proxy:
-#             return health.problem(site, functools.partial(_get_at_socket, site), deadline, site.scheme)
+#             return health.problem(site, functools.partial(get_at_socket, site), deadline, site.scheme)
 #         scheme = "https" if proxies.speaks_tls(site) else "http"
-#         return health.problem(site, functools.partial(_get_through_proxy, site), deadline, scheme)
+#         return health.problem(site, functools.partial(get_through_proxy, site), deadline, scheme)
 #
 #     def wait_for_first(self) -> None:
 #         """Wait until one request is complete, at most `FIRST` seconds: on a busy host a release may start sooner."""
@@ -16265,7 +16280,7 @@ def _clear(home: str, folder: str) -> None:
 #         }
 #
 #
-# def _get_through_proxy(site: Site, path: str, timeout: float) -> Answer:
+# def get_through_proxy(site: Site, path: str, timeout: float) -> Answer:
 #     deadline = time.monotonic() + timeout
 #     headers = {"Host": site.canonical, "User-Agent": "django-formula", "Connection": "close"}
 #     with contextlib.closing(proxies.connection(site, timeout)) as connection:
@@ -16277,7 +16292,7 @@ def _clear(home: str, folder: str) -> None:
 #         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 #
 #
-# def _get_at_socket(site: Site, path: str, timeout: float) -> Answer:
+# def get_at_socket(site: Site, path: str, timeout: float) -> Answer:
 #     headers, release = site.config["health"]["headers"], site.current.resolve()
 #     return http.get(site, release, path, scheme=site.scheme, headers=headers, timeout=timeout)
 #
@@ -18394,11 +18409,15 @@ def _clear(home: str, folder: str) -> None:
 # """Programs of timers: archives of our modules, which Python runs without Salt."""
 #
 # import functools
+# import hashlib
 # import io
+# import os
 # import re
 # import zipfile
 # from collections.abc import Iterator
 # from pathlib import Path
+#
+# from django_formula.host import commands, file
 #
 # #: Where our modules are. An archive has those that a source imports, loaded or not: it is equal for equal code.
 # _PACKAGE = Path(__file__).parents[1]
@@ -18436,6 +18455,41 @@ def _clear(home: str, folder: str) -> None:
 #     return archive.getvalue()
 #
 #
+# #: Adds the bytecode of each module to an archive, for the Python that runs this: it is used as it is, without a look at
+# #: the source, and by another version of Python not at all.
+# _COMPILE = """
+# import importlib.util, marshal, sys, zipfile
+# with zipfile.ZipFile(sys.argv[1], "a") as members:
+#     for name in [name for name in members.namelist() if name.endswith(".py")]:
+#         source = members.read(name)
+#         code = compile(source, f"{sys.argv[2]}/{name}", "exec", dont_inherit=True)
+#         head = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source)
+#         members.writestr(zipfile.ZipInfo(f"{name}c"), head + marshal.dumps(code))
+# """
+# PYTHON = Path("/usr/bin/python3")
+#
+#
+# def version(module: str) -> str:
+#     """Return what a compiled program is made of: the engine, and the Python of this host."""
+#     name = _PACKAGE.parent.name
+#     is_digest = re.fullmatch(r"[0-9a-f]{16,}", name)
+#     engine = name if is_digest else hashlib.sha256(packed(module)).hexdigest()
+#     return f"{engine[:32]} {os.path.realpath(PYTHON)}"
+#
+#
+# def install(module: str, path: Path) -> None:
+#     """Write a program with its bytecode, for what runs often: compiling it takes longer than all else that it does.
+#
+#     Raises:
+#         DeploymentError: Python cannot compile it.
+#     """
+#     new = path.with_name(f".{path.name}.new")
+#     new.unlink(missing_ok=True)
+#     file.write(new, packed(module), mode=0o600)
+#     commands.run([str(PYTHON), "-I", "-c", _COMPILE, str(new), str(path)], doing=f"compiling {path.name}", timeout=120)
+#     new.replace(path)
+#
+#
 # def _path(name: str) -> Path:
 #     return _PACKAGE.parent / f"{name.replace('.', '/')}.py"
 #
@@ -18463,12 +18517,20 @@ def _clear(home: str, folder: str) -> None:
 #     return timestamp()
 #
 #
+# def seconds(when: str) -> float:
+#     """Return a timestamp as seconds since 1970, or 0 if it is not one."""
+#     try:
+#         return calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ"))
+#     except ValueError:
+#         return 0
+#
+#
 # def age(when: str) -> str:
 #     """Return the age of a timestamp (``40 s``, ``5 min``, ``3 h``, ``12 d``), or an empty text if it is not one."""
-#     try:
-#         passed = max(time.time() - calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ")), 0)
-#     except ValueError:
+#     moment = seconds(when)
+#     if not moment:
 #         return ""
+#     passed = max(time.time() - moment, 0)
 #     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
 #         if passed >= 2 * length:
 #             return f"{passed / length:.0f} {unit}"
@@ -19939,6 +20001,7 @@ def _clear(home: str, folder: str) -> None:
 # import sys
 # import threading
 # import types
+# import zipimport
 # from collections.abc import Iterable, Sequence
 # from typing import Any
 #
@@ -19959,7 +20022,7 @@ def _clear(home: str, folder: str) -> None:
 #     #: Whether this process may not read the engine any more.
 #     is_sealed = False
 #
-#     def __init__(self, loader: importlib.machinery.SourceFileLoader):
+#     def __init__(self, loader: importlib.machinery.SourceFileLoader | zipimport.zipimporter):
 #         self._loader = loader
 #         self._lock = threading.RLock()
 #         self._is_running = False
@@ -20024,7 +20087,7 @@ def _clear(home: str, folder: str) -> None:
 #         if not name.startswith(_NAMES):
 #             return None
 #         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-#         is_file = spec and isinstance(spec.loader, importlib.machinery.SourceFileLoader)
+#         is_file = spec and isinstance(spec.loader, importlib.machinery.SourceFileLoader | zipimport.zipimporter)
 #         if spec and is_file and not spec.submodule_search_locations and (spec.origin or "").startswith(_FOLDER):
 #             spec.loader = _Loader(spec.loader)  # type: ignore[arg-type, assignment]
 #         return spec
@@ -35615,6 +35678,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.pillar import database as pillar_database
 # from django_formula.pillar import rules as pillar_rules
 # from django_formula.pillar import site as pillar_site
+# from django_formula.pillar import watch as pillar_watch
 # from django_formula.pillar.check import Problem, Rules, check, lines, plain, prune, report, resolve, shown, traps
 # from django_formula.pillar.database import oversized
 # from django_formula.pillar.layers import as_given, complete, fill, fill_by_kind, merge
@@ -35645,6 +35709,7 @@ def _clear(home: str, folder: str) -> None:
 #         ``steps``: those of each site, by its name: pairs of the state function and what the state's id says.
 #         ``platform``: the entry of ``platforms.yaml``. ``process``: the process manager of the sites.
 #         ``python_mirror``: where interpreters are installed from, instead of their publisher.
+#         ``watch``: the configuration of the host's watch, and what sends its messages (`pillar.watch`); or None.
 #     """
 #     found: list[Problem] = []
 #     platform = _platform(platforms, grains, found)
@@ -35662,6 +35727,7 @@ def _clear(home: str, folder: str) -> None:
 #         problems += pillar_site.without_systemd(configurations)
 #     report(found, problems)
 #     sites = {} if found else configurations
+#     watch = pillar_watch.compiled(layers, rules, sites) if sites else None
 #     mirror = layers.get("python_mirror")
 #     return {
 #         "errors": lines(found),
@@ -35669,6 +35735,7 @@ def _clear(home: str, folder: str) -> None:
 #         "platform": platform,
 #         "process": process,
 #         "python_mirror": mirror,
+#         "watch": watch,
 #     }
 #
 #
@@ -35732,7 +35799,9 @@ def _clear(home: str, folder: str) -> None:
 #     problems: list[Problem] = []
 #     site_rules = rules["properties"]["defaults"]
 #     defaults = layers.get("defaults") or {}
-#     inherited = merge(platform, defaults, site_rules, ("django", "defaults"), problems)
+#     notify = pillar_watch.channels(layers, rules, problems)
+#     lower = {**platform, **({"notify": notify} if notify else {})}
+#     inherited = merge(lower, defaults, site_rules, ("django", "defaults"), problems)
 #     problems += oversized(defaults, ("django", "defaults"))
 #     configurations = {}
 #     for name, own in sorted((layers.get("sites") or {}).items()):
@@ -35757,6 +35826,8 @@ def _clear(home: str, folder: str) -> None:
 #         effective = as_given(site, given)
 #         problems += pillar_rules.contradictions(given, own, effective, site_rules, [host_scope], path)
 #         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
+#         own_channels = {name: one for name, one in site.get("notify", {}).items() if one != notify.get(name)}
+#         problems += [((*path, "notify", *key), text) for key, text in pillar_watch.contradictions(own_channels)]
 #         problems += oversized(own, path)
 #         cache.settle_stores(site)
 #         fleet.settle_hosts(site)
@@ -36474,7 +36545,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # #: Options that a site's configuration has only where they are used.
-# _LEFT_OUT = ("schedules", "email", "hosts", "fleet", "container", "uid")
+# _LEFT_OUT = ("schedules", "email", "hosts", "fleet", "container", "uid", "notify")
 # #: The names of this host for a mail server on it, and the ports of mail servers by their encryption.
 # LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # _MAIL_PORTS = {"none": 25, "starttls": 587, "tls": 465}
@@ -37807,7 +37878,9 @@ def _clear(home: str, folder: str) -> None:
 #             shell=django["platform"]["shell"],  # nosec B604
 #         )
 #     index = next((site["index"] for site in sites if site["index"].get("url")), None)
-#     return states | {"uv is installed": _state("django.uv", _require(PACKAGES), index=index)} | _pythons(django, table)
+#     states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
+#     watched = {"The host is watched": _state("django.watch", config=json.dumps(django["watch"]))}
+#     return states | _pythons(django, table) | watched
 #
 #
 # def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, has_systemd: bool) -> Iterator[str]:
@@ -38098,6 +38171,114 @@ def _clear(home: str, folder: str) -> None:
 #         if other and (site.get("queue") or site.get("caches")):
 #             text = f"{site['user']}-store runs the queue and caches of this site, and is the user of site {other}"
 #             yield ("django", "sites", name, "user"), f"{text}: choose another one"
+#: django_formula/pillar/watch.py
+# """The watch of a host and the channels of its messages: `django:watch`, `django:notify`, and `notify` of each site.
+#
+# A site inherits the channels of the host. One that it leaves as it is, is the same channel; one that it changes or adds
+# is a channel of its own, which gets what is about this site alone.
+# """
+#
+# from __future__ import annotations
+#
+# from collections.abc import Iterator, Mapping
+# from typing import Any
+#
+# from django_formula.pillar.check import Problem, Rules
+# from django_formula.pillar.layers import fill, merge
+#
+# #: What the heartbeat is named, among the channels.
+# HEARTBEAT = "_heartbeat"
+# _SECONDS = {"s": 1, "m": 60, "h": 3600}
+#
+#
+# def channels(layers: Mapping[str, Any], rules: Rules, problems: list[Problem]) -> dict[str, Any]:
+#     """Return the channels of the host, with defaults; their secrets are references.
+#
+#     Args:
+#         layers: what the pillar has below ``django``.
+#         rules: of ``django``.
+#         problems: to which is added what is wrong with them.
+#     """
+#     path = ("django", "notify")
+#     found: dict[str, Any] = fill(
+#         merge({}, layers.get("notify") or {}, rules["properties"]["notify"], path, problems),
+#         rules["properties"]["notify"],
+#     )
+#     problems += [((*path, *place), text) for place, text in contradictions(found)]
+#     return found
+#
+#
+# def contradictions(found: Mapping[str, Any]) -> Iterator[Problem]:
+#     """Yield what contradicts itself in channels, by the place within them."""
+#     for name, channel in found.items():
+#         if bool(channel["mail"]) == bool(channel["url"]):
+#             yield (name,), "expected either mail or url, got " + ("both" if channel["mail"] else "neither")
+#         elif channel["mail"] and channel["format"]:
+#             yield (name, "format"), "has no effect with mail: remove it"
+#         elif channel["token"] and channel["format"] in ("apprise",):
+#             yield (name, "token"), "has no effect with format: apprise: write it into the URL"
+#
+#
+# def compiled(layers: Mapping[str, Any], rules: Rules, configurations: Mapping[str, Any]) -> dict[str, Any] | None:
+#     """Return the configuration of the watch without secrets, and what each channel's sender needs; None without it.
+#
+#     Args:
+#         layers: what the pillar has below ``django``.
+#         rules: of ``django``.
+#         configurations: of the sites, which lose their ``notify``: it is nothing of a site on disk.
+#     """
+#     named = {name: site.pop("notify", {}) for name, site in configurations.items()}
+#     sites = {name: site for name, site in configurations.items() if site["state"] != "absent"}
+#     given, host = layers.get("watch"), channels(layers, rules, [])
+#     if given is False or not sites:
+#         return None
+#     rule = rules["properties"]["watch"]
+#     options = fill(merge({}, given if isinstance(given, dict) else {}, rule, ("django", "watch"), []), rule)
+#     found = {name: {**channel, "host": not channel["sites"], "sites": []} for name, channel in host.items()}
+#     for site in sorted(sites):
+#         for name, channel in named[site].items():
+#             if channel == host.get(name):
+#                 if not channel["sites"] or site in channel["sites"]:
+#                     found[name]["sites"].append(site)
+#             else:
+#                 found[f"{site}.{name}"] = {**channel, "host": False, "sites": [site]}
+#     senders = {name: _sender(channel, sites) for name, channel in found.items()}
+#     if options["heartbeat"]:
+#         senders[HEARTBEAT] = {"url": options["heartbeat"]}
+#     watch = {
+#         "every": int(options["every"][:-1]) * _SECONDS[options["every"][-1]],
+#         "disk": int(options["disk"][:-1]),
+#         "queue": options["queue"],
+#         "quiet": options["quiet"],
+#         "heartbeat": bool(options["heartbeat"]),
+#         "drift": any("drift" in (channel["kinds"] or ()) for channel in found.values()),
+#         "channels": {
+#             name: {
+#                 "kinds": channel["kinds"],
+#                 "sites": channel["sites"],
+#                 "host": channel["host"],
+#                 "format": senders[name]["format"],
+#             }
+#             for name, channel in found.items()
+#         },
+#         "deploys": [f"{site['root']}/deploys.jsonl" for _name, site in sorted(sites.items())],
+#     }
+#     return {"watch": watch, "senders": senders}
+#
+#
+# def _sender(channel: Mapping[str, Any], sites: Mapping[str, Any]) -> dict[str, Any]:
+#     """Return what sends by a channel needs: by mail the server of one of its sites, or that of this host."""
+#     if not channel["mail"]:
+#         return {key: channel[key] for key in ("url", "token") if channel[key]} | {"format": channel["format"] or "json"}
+#     servers = [sites[name]["email"] for name in channel["sites"] if sites[name].get("email")]
+#     server: Mapping[str, Any] = servers[0] if servers else {}
+#     return {
+#         "format": "mail",
+#         "mail": channel["mail"],
+#         "from": channel["from"] or server.get("server_email") or server.get("from") or "",
+#         **{key: server.get(key) or usual for key, usual in (("host", "localhost"), ("port", 25), ("tls", "none"))},
+#         **{key: server[key] for key in ("user", "password") if server.get(key)},
+#     }
 #: django_formula/process/__init__.py
 # """Process managers, commands of the build user, and the sandbox of a site's processes."""
 #: django_formula/process/build_user.py
@@ -59169,15 +59350,18 @@ def _clear(home: str, folder: str) -> None:
 #     return given | ({"warnings": warnings} if warnings else {})
 #
 #
-# def status(name: str) -> dict[str, Any]:
+# def status(name: str, *, visits: bool = True) -> dict[str, Any]:
 #     """Return the status of a site: one row.
+#
+#     Args:
+#         visits: whether it is tried if visitors reach the site.
 #
 #     Raises:
 #         DeploymentError: there is no such site, or a file of its records is damaged.
 #     """
 #     site = sites.find(name)
 #     try:
-#         parts = {**verbs_status.status(site), **backups.status(site), **certificates.summary(site)}
+#         parts = {**verbs_status.status(site, visits=visits), **backups.status(site), **certificates.summary(site)}
 #         return {**parts, "schedules": schedule.status(site), "cron": schedule.idle(site)}
 #     except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what was written
 #         raise DeploymentError(
@@ -59919,8 +60103,12 @@ def _clear(home: str, folder: str) -> None:
 #     return f"{kind}: {workers}" if workers else kind
 #
 #
-# def status(site: Site) -> dict[str, Any]:
-#     """Return the status of a site: one row."""
+# def status(site: Site, *, visits: bool = True) -> dict[str, Any]:
+#     """Return the status of a site: one row.
+#
+#     Args:
+#         visits: whether it is tried if visitors reach the site.
+#     """
 #     live = release_releases.linked(site, site.current)
 #     present = release_releases.releases(site)
 #     records = [release.record for release in present if release.record]
@@ -59945,7 +60133,7 @@ def _clear(home: str, folder: str) -> None:
 #         "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),
 #         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
 #         "maintenance": maintenance.summary(site),
-#         "unreached": reach.problem(site) if live else "",
+#         "unreached": reach.problem(site) if live and visits else "",
 #         "interpreter": disk.interpreter_problem(live) if live else "",
 #         **verbs_workers.status(site, live),
 #         "stores": setup.summary(site),
@@ -63611,6 +63799,881 @@ def _clear(home: str, folder: str) -> None:
 #     return ["--overrides", str(overrides)] if versions else []
 #: django_formula/watch/__init__.py
 # """What is wrong with sites and their host, and the messages that people get of it."""
+#: django_formula/watch/decide.py
+# """From what one look has found to the messages that people get of it; pure: no clock, no files, no network.
+#
+# A problem is reported when 2 of the last 5 looks had it, so that one bad answer is no message, and a site that fails
+# every second look is one. It is good again after 3 good looks. At its third time within an hour it is unstable, which is
+# reported once, and then nothing until it was good for an hour. What one look knows for sure is reported at once. See
+# docs/decisions/0130.
+# """
+#
+# import re
+# from collections.abc import Callable, Iterable, Mapping, Sequence
+# from typing import Any
+#
+# from django_formula.watch.problem import Problem
+#
+# BAD, OF, GOOD, TIMES, CALM = 2, 5, 3, 3, 3600.0
+# #: Seconds after which a problem of these kinds is reported again while it lasts.
+# AGAIN, LASTING = 86400.0, ("down", "backup", "certificate")
+# #: Sites from which on the same kind of problem is one line.
+# MANY = 3
+# #: What one look knows for sure.
+# SURE = ("backup", "certificate", "disk", "drill", "drift", "memory", "schedule", "unmanaged", "watch")
+# #: Why a site is down, the cause first: the others follow from it.
+# _CAUSES = ("damage", "release", "running", "unreached", "health")
+# #: The most characters of a text.
+# _LONGEST = 300
+# _RELEASE = re.compile(r"\b\d{4,}-[0-9a-f]{12}\b")
+#
+# #: What is known of each problem, by its key, between two looks.
+# Known = dict[str, dict[str, Any]]
+# Message = dict[str, Any]
+#
+#
+# def found(site: str, problems: Iterable[Problem], *, need: int = BAD) -> Known:
+#     """Return the problems of a site by their keys: why it is down is one problem, with the command of the cause.
+#
+#     Args:
+#         site: its name; empty for the host.
+#         need: looks that a problem needs which is not known for sure.
+#     """
+#     down = sorted((one for one in problems if one.kind == "down"), key=_cause)
+#     rest = [one for one in problems if one.kind != "down"]
+#     if down:
+#         text = "; ".join(dict.fromkeys(one.text for one in down))
+#         rest.insert(0, Problem("down", text, next((one.command for one in down if one.command), down[0].command)))
+#     return {
+#         f"{site}/{one.kind}{f'/{one.key}' if one.key else ''}": {
+#             "site": site,
+#             "kind": one.kind,
+#             "text": one.text[:_LONGEST],
+#             "command": one.command,
+#             "need": 1 if one.kind in SURE else need,
+#         }
+#         for one in rest
+#     }
+#
+#
+# def _cause(one: Problem) -> int:
+#     return _CAUSES.index(one.key) if one.key in _CAUSES else len(_CAUSES)
+#
+#
+# def decide(known: Known, problems: Known, now: float, is_quiet: Callable[[str, str], bool]) -> list[Message]:
+#     """Return the messages of a look, and update what is known.
+#
+#     Args:
+#         known: what is known from the looks before; it is changed.
+#         problems: those of this look, by `found`.
+#         now: seconds since 1970.
+#         is_quiet: whether messages of a site and a kind are on hold now; what is still open is reported afterwards.
+#     """
+#     messages = []
+#     for key in sorted({*known, *problems}):
+#         one = known.setdefault(key, {"looks": [], "told": 0, "times": [], "unstable": False, "since": now, "last": now})
+#         problem = problems.get(key)
+#         if problem:
+#             if not any(one["looks"]) and not one["told"]:
+#                 one["since"] = now
+#             one |= problem | {"last": now}
+#         one["looks"] = [*one["looks"], bool(problem)][-OF:]
+#         if not is_quiet(one["site"], one["kind"]):
+#             what = _told(one, now) if problem else _good(one, now)
+#             messages += [_message(what, one, now)] if what else []
+#         if not one["told"] and not any(one["looks"]) and now - one["last"] >= CALM:
+#             del known[key]
+#     return messages
+#
+#
+# def _told(one: dict[str, Any], now: float) -> str:
+#     """Return what is reported of a problem that a look has; empty for nothing."""
+#     if one["told"]:
+#         is_due = one["kind"] in LASTING and not one["unstable"] and now - one["told"] >= AGAIN
+#         one["told"] = now if is_due else one["told"]
+#         return "problem" if is_due else ""
+#     if sum(one["looks"]) < one["need"]:
+#         return ""
+#     one["told"], one["times"] = now, [*(time for time in one["times"] if now - time < CALM), now]
+#     if one["unstable"]:
+#         return ""
+#     one["unstable"] = len(one["times"]) >= TIMES
+#     return "unstable" if one["unstable"] else "problem"
+#
+#
+# def _good(one: dict[str, Any], now: float) -> str:
+#     """Return what is reported of a problem that a look does not have."""
+#     is_good = len(one["looks"]) >= GOOD and not any(one["looks"][-GOOD:])
+#     if not is_good or not (one["told"] or one["unstable"]):
+#         return ""
+#     if one["unstable"]:
+#         one["told"] = 0
+#         if now - one["last"] < CALM:
+#             return ""
+#         one |= {"unstable": False, "times": []}
+#     one |= {"told": 0, "looks": one["looks"][-GOOD:]}
+#     return "good"
+#
+#
+# def _message(what: str, one: Mapping[str, Any], now: float) -> Message:
+#     message = {key: one[key] for key in ("site", "kind", "text", "command", "since")}
+#     if what == "good":
+#         message |= {"text": f"good again after {span(one['last'] - one['since'])}", "command": ""}
+#     elif what == "unstable":
+#         text = f"unstable, for the third time within an hour: {one['text']}; no further message until it is good for an"
+#         message["text"] = f"{text} hour"
+#     elif now - one["since"] >= AGAIN:
+#         message["text"] = f"{one['text']}, for {span(now - one['since'])}"
+#     return {"what": what, **message}
+#
+#
+# def folded(messages: Sequence[Message]) -> list[Message]:
+#     """Return the messages of one channel with one line for the same kind of problem of many sites."""
+#     groups: dict[tuple[str, str], list[Message]] = {}
+#     for one in messages:
+#         groups.setdefault((one["what"], one["kind"]), []).append(one)
+#     folds = []
+#     for (what, kind), group in groups.items():
+#         names = sorted({one["site"] for one in group})
+#         if len(names) < MANY or what == "event":
+#             folds += group
+#             continue
+#         commands = {one["command"] for one in group}
+#         texts = {_RELEASE.sub("the active release", one["text"]) for one in group}
+#         text = f"{len(names)} sites are {'good again' if what == 'good' else kind}: {', '.join(names)}"
+#         if len(texts) == 1 and what != "good":
+#             text += f": {texts.pop()}"
+#         command = commands.pop() if len(commands) == 1 else "salt-call django.status"
+#         since = min(one["since"] for one in group)
+#         fold = {"what": what, "site": "", "kind": kind, "text": text, "command": command, "since": since}
+#         folds.append({**fold, "sites": names})
+#     return folds
+#
+#
+# def is_new(known: Known) -> bool:
+#     """Return whether a problem waits for a second look, which may be taken at once."""
+#     return any(
+#         one["looks"][-1] and not one["told"] and sum(one["looks"]) < one["need"] <= BAD for one in known.values()
+#     )
+#
+#
+# def span(seconds: float) -> str:
+#     """Return a number of seconds for people."""
+#     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+#         if seconds >= 2 * length:
+#             return f"{seconds / length:.0f} {unit}"
+#     return f"{max(seconds, 0):.0f} s"
+#
+#
+# # When messages are on hold: windows of the week, by the clock of the host
+#
+# _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+# _DAY, _WEEK = 1440, 7 * 1440
+#
+#
+# def in_window(window: str, weekday: int, minute: int) -> bool:
+#     """Return whether a time is in a window, such as ``Sat 22:00..Sun 06:00``, or ``22:00..06:00`` of each day.
+#
+#     Args:
+#         weekday: 0 is Monday.
+#         minute: of the day.
+#     """
+#     begin, end = map(_minute, window.split(".."))
+#     length, at = (_WEEK, weekday * _DAY + minute) if " " in window else (_DAY, minute)
+#     return (at - begin) % length < (end - begin) % length
+#
+#
+# def _minute(text: str) -> int:
+#     *day, time = text.split()
+#     hour, _colon, minute = time.partition(":")
+#     return (_DAYS.index(day[0]) * _DAY if day else 0) + int(hour) * 60 + int(minute)
+#: django_formula/watch/look.py
+# """One look at this host: what is wrong with each site and the host, and what has happened since the last look."""
+#
+# import contextlib
+# import functools
+# import http.client
+# import json
+# import os
+# import re
+# import ssl
+# import time
+# from collections.abc import Callable, Iterable, Iterator, Mapping
+# from concurrent.futures import ThreadPoolExecutor
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.deploy import switch_report
+# from django_formula.host import clock
+# from django_formula.host.commands import DeploymentError
+# from django_formula.proxy import proxies, reach
+# from django_formula.release import health
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.tls import certificates
+# from django_formula.untrusted.text import in_command, shown
+# from django_formula.verbs import operations
+# from django_formula.watch import decide, machine, problem, spool
+# from django_formula.watch.decide import Known, Message
+# from django_formula.watch.problem import Problem
+#
+# #: Seconds that the page of a site may take, and after which an answer is slow.
+# PATIENCE, SLOW = 5.0, 3.0
+# #: Sites that are looked at at once: most of the time they are waited for.
+# _AT_ONCE = 16
+# #: Looks that a problem needs while a deployment of the site is under way, which may be why.
+# _DURING = decide.OF
+# #: What a proxy answers instead of a site by the site's options: a login, access rules, a rate.
+# _RULES = re.compile(r"returned (401|403|429) ")
+# #: Seconds within which there is another backup, by its schedule.
+# _BACKUPS = {"hourly": 3 * 3600, "daily": 26 * 3600, "weekly": 7.5 * 86400, "monthly": 32 * 86400}
+# #: Seconds between two looks at the certificate that is served, and between two at the files of a release.
+# _SERVED, _DRIFT = 900, 86400
+# #: Kinds that maintenance explains.
+# _EXPLAINED = ("down", "degraded", "worker")
+# #: Results of attempts, and the kind of the message about each.
+# _RESULTS = {
+#     "failed": "failed",
+#     "interrupted": "interrupted",
+#     "rolled back": "rolled_back",
+#     "refused": "refused",
+#     "released": "released",
+#     "rolled forward": "released",
+# }
+# #: Kinds that a channel has only where it names them.
+# UNASKED = ("refused", "released", "drift")
+# #: The most events that are kept while messages are on hold.
+# _HELD = 50
+#
+#
+# class Seen(NamedTuple):
+#     """What a look has found.
+#
+#     Attributes:
+#         problems: by their keys (`decide.found`).
+#         events: what has happened since the last look.
+#         rows: of each site that of `django.status`, with ``ms``, the milliseconds in which it answered.
+#     """
+#
+#     problems: Known
+#     events: list[Message]
+#     rows: list[dict[str, Any]]
+#
+#
+# class _SiteSeen(NamedTuple):
+#     problems: list[Problem]
+#     events: list[Message]
+#     row: dict[str, Any]
+#     need: int = decide.BAD
+#
+#
+# def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
+#     """Look at all sites and at the host.
+#
+#     Args:
+#         state: what the last look has kept; what the next one needs is put there.
+#         config: of the watch.
+#         now: seconds since 1970.
+#     """
+#     names = sites.registered()
+#     units = machine.units()
+#     with ThreadPoolExecutor(_AT_ONCE) as pool:
+#         found = dict(zip(names, pool.map(lambda name: _of_site(name, state, config, now), names), strict=True))
+#     problems: Known = {}
+#     events: list[Message] = []
+#     for name, one in found.items():
+#         own, happened = machine.of_units(name, names, units, state)
+#         problems |= decide.found(name, [*one.problems, *own], need=one.need)
+#         events += [*one.events, *(_event(name, *what, now) for what in happened)]
+#     state["units"] = machine.counters(units)
+#     own, happened = machine.of_host(_roots(names), state, config, now)
+#     problems |= decide.found("", own)
+#     return Seen(
+#         problems, [*events, *(_event("", *what, now) for what in happened)], [one.row for one in found.values()]
+#     )
+#
+#
+# def _roots(names: Iterable[str]) -> list[Path]:
+#     """Return the folders whose disks are looked at."""
+#     found = [Path("/")]
+#     for name in names:
+#         with contextlib.suppress(DeploymentError, OSError):
+#             site = sites.find(name)
+#             found += [site.root, site.backups, site.media.top]
+#     return found
+#
+#
+# def _event(site: str, kind: str, text: str, command: str, now: float, **more: Any) -> Message:
+#     return {"what": "event", "site": site, "kind": kind, "text": text, "command": command, "since": now, **more}
+#
+#
+# def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: float) -> _SiteSeen:
+#     try:
+#         site = sites.find(name)
+#         row = operations.status(name, visits=False)
+#     except (DeploymentError, OSError) as error:
+#         row = {"site": name, "damage": str(error).splitlines()[0], "release": "", "running": None}
+#         return _SiteSeen(problem.problems(row), [], row)
+#     found = [one for one in problem.problems(row) if one.kind != "failed"]  # of which the attempt is reported
+#     own = state.setdefault("sites_seen", {}).setdefault(name, {})
+#     if row["running"] and not row["maintenance"]:
+#         found += _of_visit(site, row)
+#     found += [*_of_backups(site, row, now), *_of_queue(site, row, config), *_of_served(site, own, now)]
+#     if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
+#         own |= {"drift_at": now, "drift": _drift(name)}
+#     if config.get("drift") and own.get("drift"):
+#         command = in_command("salt-call", "django.drift", name)
+#         found.append(Problem("drift", f"{own['drift']} files differ from the active release", command, "drift"))
+#     need = _DURING if _is_deployed(site) else decide.BAD
+#     if need == _DURING and not row["release"]:  # the first release is not there yet
+#         found = [one for one in found if one.key != "release"]
+#     return _SiteSeen(found, list(_attempts(site, own, now)), row, need)
+#
+#
+# def _is_deployed(site: Site) -> bool:
+#     """Return whether a deployment holds the lock of a site, without taking the lock for even a moment."""
+#     with contextlib.suppress(OSError):
+#         holder = re.search(r"\bpid (\d+)", site.lock_file.read_text(errors="replace")[:4096])
+#         return holder is not None and os.path.isdir(f"/proc/{holder[1]}")
+#     return False
+#
+#
+# def _of_visit(site: Site, row: dict[str, Any]) -> Iterator[Problem]:
+#     """Request the health page as visitors do; yield what is wrong with its answer."""
+#     began = time.monotonic()
+#     text = visit(site)
+#     row["ms"] = round(1000 * (time.monotonic() - began))
+#     command = in_command("salt-call", "django.logs", site.name)
+#     path = health.page_path(site)
+#     if text:
+#         yield Problem("down", f"GET {path} {text}", command, "health")
+#         if unreached := reach.problem(site):
+#             yield Problem("down", f"visitors do not reach it: {unreached}", problem.APPLY, "unreached")
+#     elif row["ms"] > 1000 * SLOW:
+#         yield Problem("degraded", f"GET {path} takes {row['ms'] / 1000:.1f} s", command, "slow")
+#
+#
+# def visit(site: Site) -> str:
+#     """Return what is wrong with the health page of a site, through the proxy where it has one; empty if nothing is."""
+#     deadline = time.monotonic() + PATIENCE
+#     get = functools.partial(switch_report.get_at_socket, site)
+#     is_open = not site.config["proxy"].get("upstreams") and not certificates.requires_clients(site)
+#     if proxies.is_installed(site) and is_open:
+#         scheme = "https" if proxies.speaks_tls(site) else "http"
+#         text = health.problem(site, functools.partial(switch_report.get_through_proxy, site), deadline, scheme)
+#         if not _RULES.match(text):
+#             return _timed_out(text)
+#     return _timed_out(health.problem(site, get, deadline, site.scheme))
+#
+#
+# def _timed_out(text: str) -> str:
+#     return f"timed out after {PATIENCE:.0f} s" if text.startswith("timed out after ") else text
+#
+#
+# def _of_backups(site: Site, row: Mapping[str, Any], now: float) -> Iterator[Problem]:
+#     limit = _BACKUPS.get(site.config["backup"]["schedule"] or "")
+#     newest = clock.seconds(row.get("backup") or row.get("live_since") or "") if limit else 0
+#     if limit and newest and now - newest > limit:
+#         age = decide.span(now - newest)
+#         text = f"newest backup is {age} old" if row.get("backup") else f"no backup since it was released {age} ago"
+#         schedule = site.config["backup"]["schedule"]
+#         yield Problem("backup", f"{text} ({schedule})", in_command("salt-call", "django.backup", site.name), "age")
+#
+#
+# def _of_queue(site: Site, row: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
+#     waiting = re.search(r"\bqueue [^;]*, (\d+) tasks wait", row.get("stores") or "")
+#     if waiting and int(waiting[1]) > config["queue"]:
+#         command = in_command("salt-call", "django.queue", site.name, "names=True")
+#         yield Problem("queue", f"{waiting[1]} tasks wait in its queue", command, "waiting")
+#
+#
+# def _of_served(site: Site, own: dict[str, Any], now: float) -> list[Problem]:
+#     """Return what is wrong with the certificate that is really served, looked at now and then."""
+#     if not site.https or not proxies.is_installed(site):
+#         return []
+#     if now - own.get("served_at", 0) > _SERVED:
+#         own |= {"served_at": now, "served": _served(site)}
+#     if not own["served"]:
+#         return []
+#     command = in_command("salt-call", "django.renew", site.name)
+#     return [Problem("certificate", own["served"], command, "served")]
+#
+#
+# def _served(site: Site) -> str:
+#     """Return how the certificate that the proxy serves differs from that of the domain's file; empty if it does not."""
+#     domain = site.canonical
+#     try:
+#         pem = certificates.path_of(site.config["domains"][0]).read_text(errors="replace")
+#         with contextlib.closing(proxies.connection(site, PATIENCE)) as connection:
+#             connection.connect()
+#             served = connection.sock.getpeercert(True) if isinstance(connection.sock, ssl.SSLSocket) else None
+#     except (OSError, http.client.HTTPException):
+#         return ""  # that it does not answer is a problem of its own
+#     kept = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", pem, re.DOTALL)
+#     if not served or not kept or ssl.PEM_cert_to_DER_cert(kept[0]) == served:
+#         return ""
+#     return f"the proxy serves another certificate for {domain} than the one on this host: it was not reloaded"
+#
+#
+# def _drift(name: str) -> int:
+#     with contextlib.suppress(DeploymentError, OSError):
+#         return len(operations.drift(name)["drift"])
+#     return 0
+#
+#
+# def _attempts(site: Site, own: dict[str, Any], now: float) -> Iterator[Message]:
+#     """Yield the deployments that have ended since the last look, by complete lines of their file."""
+#     try:
+#         size = site.deploys.stat().st_size
+#     except OSError:
+#         size = 0
+#     offset = own.get("attempts")
+#     if offset is None or offset > size:  # the first look tells no history
+#         own["attempts"] = size
+#         return
+#     if offset == size:
+#         return
+#     with open(site.deploys, "rb") as file:
+#         file.seek(offset)
+#         data = file.read(1 << 20)
+#     end = data.rfind(b"\n") + 1
+#     own["attempts"] = offset + end
+#     for line in data[:end].splitlines():
+#         with contextlib.suppress(ValueError, RecursionError):
+#             attempt = json.loads(line)
+#             if isinstance(attempt, dict) and attempt.get("result") in _RESULTS:
+#                 yield _told_attempt(site, attempt, now)
+#
+#
+# def _told_attempt(site: Site, attempt: Mapping[str, Any], now: float) -> Message:
+#     kind, release = _RESULTS[attempt["result"]], str(attempt.get("release") or "")
+#     what = release or str(attempt.get("commit") or "")[:12] or "a deployment"
+#     text = f"{what} {'was interrupted' if kind == 'interrupted' else attempt['result']}"
+#     if attempt.get("step"):
+#         text += f" in the step {attempt['step']}"
+#     if error := str(attempt.get("error") or "").strip():
+#         text += f": {shown(error.splitlines()[0])[:300]}"
+#     live = os.path.basename(os.path.realpath(site.current)) if site.current.is_symlink() else ""
+#     if kind in ("failed", "interrupted", "rolled_back") and live:
+#         text += f"; {live} is active"
+#     command = ""
+#     if kind != "released":
+#         is_there = release and (site.releases / release / "release.json").exists()
+#         words = ("record", site.name, release) if is_there else ("releases", site.name)
+#         command = in_command("salt-call", f"django.{words[0]}", *words[1:])
+#     by = str(attempt.get("asked_by") or "").partition(", salt job")[0]
+#     return _event(site.name, kind, text, command, now, release=release, by=shown(by)[:200])
+#
+#
+# # Who gets which message
+#
+#
+# def takes(channel: Mapping[str, Any], one: Message) -> bool:
+#     """Return whether a channel takes a message, by its kinds and sites; those of the host need one of all sites."""
+#     kinds = channel["kinds"]
+#     is_of_kind = one["kind"] in kinds if kinds else one["kind"] not in UNASKED
+#     return is_of_kind and (one["site"] in channel["sites"] if one["site"] else channel["host"])
+#
+#
+# def quiet_by(config: Mapping[str, Any], seen: Seen, now: float) -> Callable[[str, str], bool]:
+#     """Return whether messages of a site and a kind are on hold: quiet times, a quiet site, maintenance."""
+#     local = time.localtime(now)
+#     minute = 60 * local.tm_hour + local.tm_min
+#     is_quiet = any(decide.in_window(window, local.tm_wday, minute) for window in config["quiet"])
+#     sites_quiet = spool.quiet()
+#     maintained = {row["site"] for row in seen.rows if row.get("maintenance")}
+#     return lambda site, kind: is_quiet or site in sites_quiet or (site in maintained and kind in _EXPLAINED)
+#
+#
+# def told_events(state: dict[str, Any], seen: Seen, is_quiet: Callable[[str, str], bool]) -> list[Message]:
+#     """Return the events to tell now; those of quiet times are kept until their end."""
+#     events = [*state.get("held", []), *seen.events]
+#     state["held"] = [one for one in events if is_quiet(one["site"], one["kind"])][-_HELD:]
+#     return [one for one in events if not is_quiet(one["site"], one["kind"])]
+#: django_formula/watch/machine.py
+# """What a look finds on the host itself: units, memory, disks, boots."""
+#
+# import contextlib
+# import os
+# import re
+# from collections.abc import Iterable, Iterator, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.host import daemons, proc
+# from django_formula.host import units as host_units
+# from django_formula.host.commands import DeploymentError
+# from django_formula.untrusted.text import InCommand, in_command
+# from django_formula.watch import decide
+# from django_formula.watch.problem import Problem
+#
+# #: Properties of units, by their ids.
+# Units = dict[str, dict[str, str]]
+# #: What has happened: kind, text, command.
+# Happened = tuple[str, str, InCommand]
+#
+# CGROUPS = Path("/sys/fs/cgroup")
+# BOOT = Path("/proc/sys/kernel/random/boot_id")
+# _PROPERTIES = "Id,ActiveState,NRestarts,Result,ControlGroup,ExecMainExitTimestampMonotonic"
+# _OF_RELEASE = re.compile(r"\d{4,}(-.*)?\.service")
+# #: Restarts since the last look that are a problem.
+# _RESTARTS = 2
+# #: The least share of free inodes, and the seconds within which a disk that fills up is a problem.
+# _INODES, _SOON = 0.05, 86400.0
+# #: Seconds between the two measurements that tell how fast a disk fills up.
+# _MEASURED = 3600.0
+# _NOTHING = in_command()
+#
+#
+# def units() -> Units:
+#     """Return the state of all units of sites, by one call; none on a host without systemd."""
+#     if not daemons.has_systemd():
+#         return {}
+#     try:
+#         text = host_units.control("show", f"--property={_PROPERTIES}", "django-*.service", timeout=10)
+#     except DeploymentError:
+#         return {}
+#     found = {}
+#     for block in text.split("\n\n"):
+#         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+#         if values.get("Id"):
+#             found[values["Id"]] = values
+#     return found
+#
+#
+# def _kills(unit: Mapping[str, str]) -> int:
+#     """Return how many processes of a unit the kernel has killed for memory; 0 where it does not count them."""
+#     with contextlib.suppress(OSError):
+#         events = (CGROUPS / unit.get("ControlGroup", "").lstrip("/") / "memory.events").read_text()
+#         counted = re.search(r"(?m)^oom_kill (\d+)", events)
+#         return int(counted[1]) if counted else 0
+#     return 0
+#
+#
+# def counters(units: Units) -> dict[str, list[int]]:
+#     """Return what the next look compares: restarts and kills of each unit."""
+#     return {name: [int(unit.get("NRestarts") or 0), _kills(unit)] for name, unit in units.items()}
+#
+#
+# def of_units(
+#     site: str, names: Iterable[str], units: Units, state: Mapping[str, Any]
+# ) -> tuple[list[Problem], list[Happened]]:
+#     """Return what is wrong with the units of a site, and what has happened to them since the last look.
+#
+#     Args:
+#         names: of all sites: the unit ``django-a-b-0001.service`` is of the site ``a-b``, if there is one.
+#     """
+#     problems: list[Problem] = []
+#     events: list[Happened] = []
+#     before = state.get("units", {})
+#     longer = tuple(f"django-{name}-" for name in names if name.startswith(f"{site}-"))
+#     for name, unit in units.items():
+#         rest = name.removeprefix(f"django-{site}-")
+#         if rest == name or name.startswith(longer or ("\n",)):
+#             continue
+#         restarts, kills = before.get(name, (None, 0))
+#         command = in_command("journalctl", "-n", "50", "-u", name)
+#         if _OF_RELEASE.fullmatch(rest) and restarts is not None and int(unit["NRestarts"] or 0) - restarts >= _RESTARTS:
+#             again = int(unit["NRestarts"]) - restarts
+#             problems.append(
+#                 Problem("degraded", f"{name} was restarted {again} times since the last look", command, name)
+#             )
+#         if restarts is not None and _kills(unit) > kills:
+#             text = f"the kernel killed {_kills(unit) - kills} processes of {name}: its memory is at its limit"
+#             events.append(("memory", f"{text} (resources:MemoryMax)", command))
+#         problems += _failed(site, name, rest, unit)
+#     return problems, events
+#
+#
+# def _failed(site: str, name: str, rest: str, unit: Mapping[str, str]) -> Iterator[Problem]:
+#     """Yield that the last run of a unit of a timer has failed; schedules have records of their own."""
+#     kind = {"backup.service": "backup", "tls.service": "certificate"}.get(rest)
+#     if not kind or unit["ActiveState"] != "failed":
+#         return
+#     what = "the last backup" if kind == "backup" else "renewing its certificates"
+#     text = f"{what} failed: journalctl -u {name}"
+#     yield Problem(kind, text, in_command("systemctl", "start", name), "unit")
+#
+#
+# def of_host(
+#     folders: Iterable[Path], state: dict[str, Any], config: Mapping[str, Any], now: float
+# ) -> tuple[list[Problem], list[Happened]]:
+#     """Return what is wrong with the host, and what has happened to it since the last look."""
+#     problems, events = list(_of_disks(folders, state, config["disk"] / 100, now)), []
+#     boot = f"{_text(BOOT)} {started.started if (started := proc.stat(1)) else ''}"
+#     before, gap = state.get("boot"), now - state.get("time", now)
+#     if before not in (None, boot):
+#         events.append(("rebooted", f"rebooted {decide.span(proc.age(1))} ago", _NOTHING))
+#     elif gap > 10 * config["every"]:
+#         command = in_command("journalctl", "-n", "50", "-u", "django-watch.service")
+#         events.append(("watch", f"the watch did not look for {decide.span(gap)}", command))
+#     state["boot"] = boot
+#     if state.get("took", 0) > 30:
+#         text = f"the last look of the watch took {state['took']:.0f} s"
+#         problems.append(Problem("watch", text, in_command("systemctl", "status", "django-watch.service"), "slow"))
+#     return problems, events
+#
+#
+# def _text(path: Path) -> str:
+#     with contextlib.suppress(OSError):
+#         return path.read_text().strip()
+#     return ""
+#
+#
+# def _of_disks(folders: Iterable[Path], state: dict[str, Any], least: float, now: float) -> Iterator[Problem]:
+#     before, measured = state.get("disks", {}), {}
+#     seen = set()
+#     for folder in folders:
+#         with contextlib.suppress(OSError):
+#             device, disk = str(os.stat(folder).st_dev), os.statvfs(folder)
+#             if device in seen or not disk.f_blocks:
+#                 continue
+#             seen.add(device)
+#             free = disk.f_bavail * disk.f_frsize
+#             measured[device] = before.get(device) or [now, free]
+#             yield from _of_disk(folder, device, disk, least, _rate(measured, device, free, now))
+#     state["disks"] = measured
+#
+#
+# def _rate(measured: dict[str, Any], device: str, free: int, now: float) -> float:
+#     """Return by how many bytes in a second a disk fills up, by a measurement of an hour ago; 0 before there is one."""
+#     since, before = measured[device][:2]
+#     if now - since < _MEASURED:
+#         return float(measured[device][2]) if len(measured[device]) > 2 else 0.0
+#     rate: float = max(before - free, 0) / (now - since)
+#     measured[device] = [now, free, rate]
+#     return rate
+#
+#
+# def _of_disk(folder: Path, device: str, disk: os.statvfs_result, least: float, rate: float) -> Iterator[Problem]:
+#     free, share = disk.f_bavail * disk.f_frsize, disk.f_bavail / disk.f_blocks
+#     command = in_command("du", "-xh", "--max-depth=2", str(folder))
+#     within = f", full in about {decide.span(free / rate)}" if rate and free / rate < _SOON else ""
+#     if share < least or within:
+#         size = f"{free / (1 << 30):.1f} GiB"
+#         yield Problem("disk", f"{100 * share:.0f} % of {folder} is free ({size}){within}", command, device)
+#     elif disk.f_files and disk.f_favail / disk.f_files < _INODES:
+#         yield Problem(
+#             "disk", f"{100 * disk.f_favail / disk.f_files:.0f} % of the inodes of {folder} are free", command, device
+#         )
+#: django_formula/watch/message.py
+# """Messages as people and programs read them: a batch as text, and as what each kind of channel takes.
+#
+# Texts of a project are data in each of them: no part of a message is markup, a link or a name that is called.
+# """
+#
+# import json
+# from collections.abc import Callable, Mapping
+# from typing import Any, NamedTuple
+#
+# from django_formula.untrusted.text import shown
+#
+# Batch = Mapping[str, Any]
+# #: The most messages of a batch that a text has.
+# _MOST = 30
+# _HEADS = {"good": "good again", "unstable": "unstable"}
+# _EVENTS = {"failed": "release failed", "interrupted": "deployment interrupted", "refused": "deployment refused"}
+#
+#
+# class Request(NamedTuple):
+#     """What is posted to a channel: a body, and headers."""
+#
+#     body: bytes
+#     headers: dict[str, str]
+#
+#
+# def title(batch: Batch) -> str:
+#     """Return the first line of a batch: ``[web1] shop: down``."""
+#     messages = batch["messages"]
+#     if len(messages) > 1:
+#         sites = {site for one in messages for site in one.get("sites") or [one["site"]]}
+#         return shown(f"[{batch['host']}] {len(messages)} messages of {len(sites)} site{'s' if len(sites) > 1 else ''}")
+#     one = messages[0]
+#     kind = one["kind"].replace("_", " ")
+#     head = f"{_HEADS[one['what']]}: {kind}" if one["what"] in _HEADS else _EVENTS.get(kind, kind)
+#     where = f"{one['site']}: " if one["site"] else ""
+#     return shown(f"[{batch['host']}] {where}{head}")
+#
+#
+# def text(batch: Batch, limit: int) -> str:
+#     """Return a batch as lines, cut after a number of characters."""
+#     lines = []
+#     for one in batch["messages"][:_MOST]:
+#         lines.append(f"{one['site'] or batch['host']}: {one['text']}")
+#         lines += [f"    do: {one['command']}"] if one.get("command") else []
+#         lines += [f"    by: {one['by']}"] if one.get("by") else []
+#     more = len(batch["messages"]) - _MOST
+#     lines += [f"and {more} more: salt-call django.status"] if more > 0 else []
+#     whole = "\n".join(shown(line) for line in lines)
+#     return whole if len(whole) <= limit else f"{whole[: limit - 1]}…"
+#
+#
+# def plain(batch: Batch) -> dict[str, Any]:
+#     """Return a batch as programs read it; within a version keys are only added."""
+#     return {"version": 1, **batch}
+#
+#
+# def _slack(batch: Batch) -> Any:
+#     return {"text": f"*{_in_slack(title(batch))}*\n```{_in_slack(text(batch, 2900))}```"}
+#
+#
+# def _in_slack(part: str) -> str:
+#     return _fenced(part).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+#
+#
+# def _fenced(part: str) -> str:
+#     """Return a text that does not end the block of code that it is in."""
+#     return part.replace("`", "'")
+#
+#
+# def _mattermost(batch: Batch) -> Any:
+#     # A block of code mentions no person; the title has the names of host, site and kind alone.
+#     return {
+#         "text": f"**{_fenced(title(batch))}**\n```\n{_fenced(text(batch, 3800))}\n```",
+#         "username": "django-formula",
+#     }
+#
+#
+# def _discord(batch: Batch) -> Any:
+#     content = f"**{_fenced(title(batch))[:100]}**\n```\n{_fenced(text(batch, 1850))}\n```"
+#     return {"content": content, "allowed_mentions": {"parse": []}}
+#
+#
+# def _teams(batch: Batch) -> Any:
+#     lines = [
+#         {"type": "TextRun", "text": f"{line}\n", "fontType": "Monospace"} for line in text(batch, 20000).split("\n")
+#     ]
+#     head = {"type": "TextRun", "text": title(batch), "weight": "Bolder"}
+#     card = {
+#         "type": "AdaptiveCard",
+#         "version": "1.4",
+#         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+#         "body": [{"type": "RichTextBlock", "inlines": inlines} for inlines in ([head], lines)],
+#     }
+#     return {
+#         "type": "message",
+#         "attachments": [{"contentType": "application/vnd.microsoft.card.adaptive", "content": card}],
+#     }
+#
+#
+# #: What is posted as JSON, by the format of a channel.
+# _JSON: dict[str, Callable[[Batch], Any]] = {
+#     "json": plain,
+#     "slack": _slack,
+#     "mattermost": _mattermost,
+#     "discord": _discord,
+#     "teams": _teams,
+# }
+# FORMATS = (*_JSON, "ntfy", "apprise")
+#
+#
+# def request(batch: Batch, form: str, token: str = "") -> Request:
+#     """Return what is posted to a channel of a format, other than by apprise.
+#
+#     Args:
+#         token: sent as a bearer token, if there is one.
+#     """
+#     headers = {"User-Agent": "django-formula"} | ({"Authorization": f"Bearer {token}"} if token else {})
+#     if form != "ntfy":
+#         body = json.dumps(_JSON[form](batch)).encode()
+#         return Request(body, {"Content-Type": "application/json", **headers})
+#     urgent = any(one["what"] == "problem" for one in batch["messages"])
+#     head = title(batch).encode("ascii", "replace").decode()
+#     headers |= {"Content-Type": "text/plain; charset=utf-8", "Title": head, "Priority": "4" if urgent else "3"}
+#     return Request(text(batch, 3900).encode(), headers)
+#: django_formula/watch/notify.py
+# """The verb `django.notify`: the channels of this host, a message to try one, and sites about which none is sent."""
+#
+# import contextlib
+# import time
+# from typing import Any
+#
+# from django_formula.host import clock, commands, file
+# from django_formula.host.commands import DeploymentError, seconds
+# from django_formula.site import sites
+# from django_formula.untrusted.text import shown
+# from django_formula.watch import send, setup, spool
+#
+#
+# def notify(action: str, name: str, duration: str, why: str, by: str) -> Any:
+#     """Do what `django.notify` asks for.
+#
+#     Raises:
+#         DeploymentError: the host is not watched, or there is no such action, channel or site.
+#     """
+#     config = spool.config()
+#     if not config:
+#         raise DeploymentError(
+#             "this host is not watched", hint="remove django:watch: false, and run salt-call state.apply django"
+#         )
+#     if action == "test":
+#         return _tried(config, name)
+#     if action == "quiet":
+#         return _quieten(name, duration, why, by)
+#     if action:
+#         raise DeploymentError(
+#             f"there is no action {action!r}", hint="django.notify test, or django.notify quiet blog 2h"
+#         )
+#     return overview(config)
+#
+#
+# def overview(config: dict[str, Any]) -> dict[str, Any]:
+#     """Return the channels, what is wrong now, and the sites about which no messages are sent."""
+#     state = spool.state()
+#     known = state.get("known", {}).values()
+#     return {
+#         "last look": clock.timestamp(state["time"]) if "time" in state else "none yet",
+#         "channels": {name: _channel(name, one) for name, one in config["channels"].items()},
+#         "problems": [f"{one['site'] or state['host']}: {one['text']}" for one in known if one["looks"][-1]],
+#         "quiet": {
+#             site: f"until {clock.timestamp(one['until'])} by {one['by']}: {one['why']}"
+#             for site, one in spool.quiet().items()
+#         },
+#     }
+#
+#
+# def _channel(name: str, one: dict[str, Any]) -> str:
+#     waits, retry = len(spool.batches(name)), spool.retry(name)
+#     parts = [one["format"], ", ".join(one["sites"]) if not one["host"] else "all sites"]
+#     parts += [f"{waits} wait"] if waits else []
+#     parts += [f"{retry['error']} ({retry['tries']} tries)"] if retry["error"] else []
+#     lost = len([*spool.folder(name).glob("*.lost")])
+#     return "; ".join([*parts, *([f"{lost} given up"] if lost else [])])
+#
+#
+# def _tried(config: dict[str, Any], name: str) -> dict[str, str]:
+#     if not config["channels"] or (name and name not in config["channels"]):
+#         known = ", ".join(config["channels"]) or "none"
+#         raise DeploymentError(f"there is no channel {name or 'yet'!r} (configured: {known})", hint="set django:notify")
+#     return {one: _try(one) for one in ([name] if name else config["channels"])}
+#
+#
+# def _try(name: str) -> str:
+#     """Have the program of the watch send a message by a channel, and return how that ended."""
+#     text = "a message to try this channel, from django.notify test"
+#     message = {"what": "event", "site": "", "kind": "watch", "text": text, "command": "", "since": time.time()}
+#     spool.put(name, {"host": send.host(), "time": time.time(), "messages": [message]})
+#     spool.keep_retry(name)
+#     argv = ["/usr/bin/python3", "-I", str(setup.PROGRAM), "send", name]
+#     with contextlib.suppress(DeploymentError):  # what it has to say is in the file of its next try
+#         commands.run(argv, doing=f"sending by {name}", timeout=120)
+#     return spool.retry(name)["error"] or ("it waits" if spool.batches(name) else "sent")
+#
+#
+# def _quieten(site: str, duration: str, why: str, by: str) -> dict[str, Any]:
+#     sites.find(site)
+#     kept = spool.quiet()
+#     kept.pop(site, None)
+#     if duration != "off":
+#         try:
+#             until = time.time() + seconds(duration)
+#         except (KeyError, TypeError, ValueError):
+#             raise DeploymentError(
+#                 f"{duration!r} is no duration", hint=f"django.notify quiet {site} 2h 'moving the database'"
+#             ) from None
+#         kept[site] = {"until": until, "why": shown(why)[:200], "by": by}
+#     file.write_json(spool.STATE / "quiet.json", kept, mode=0o600)
+#     return {site: f"no messages until {clock.timestamp(kept[site]['until'])}" if site in kept else "messages are sent"}
 #: django_formula/watch/problem.py
 # """What is wrong with a site, each with the command that cures it, as its row of `django.status` has it."""
 #
@@ -63725,6 +64788,574 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the parts of a value of a row that a pattern fits, by the name that they begin with."""
 #     found = (pattern.match(text) for text in (texts or "").split(separator))
 #     return {match[1]: match.string for match in found if match}
+#: django_formula/watch/send.py
+# """Send what waits for a channel: root keeps the spool, and a child that is root no more does all that the network sees.
+#
+# Each channel has a unit of its own, so that one that hangs delays no other (docs/decisions/0131).
+# """
+#
+# import contextlib
+# import functools
+# import http.client
+# import json
+# import os
+# import pwd
+# import random
+# import select
+# import signal
+# import socket
+# import ssl
+# import time
+# import urllib.error
+# import urllib.parse
+# import urllib.request
+# from collections.abc import Callable, Mapping
+# from email.message import EmailMessage
+# from email.utils import formatdate
+# from typing import Any
+#
+# from django_formula.host import file
+# from django_formula.host.commands import redact
+# from django_formula.untrusted import shapes
+# from django_formula.untrusted.text import shown, tell
+# from django_formula.watch import message, spool
+#
+# #: Seconds that one batch may take, and after which one that could not be sent is given up.
+# DEADLINE, KEPT = 15.0, 86400.0
+# #: Seconds within which a run of the sender begins with another batch: its unit has a timeout.
+# _RUN = 20.0
+# #: The longest pause before the next try, in seconds.
+# _LONGEST = 3600.0
+# #: The most bytes of what the child reports, and its shape.
+# _REPORT, _SHAPE = 4096, {"error": str, "after": (int, float)}
+#
+#
+# def main(name: str) -> int:
+#     """Send what waits for a channel, in its order, until one fails; return the exit code."""
+#     channel = file.read_json(spool.CHANNELS / f"{name}.json")
+#     if not channel:
+#         tell(f"there is no channel {name}", is_error=True)
+#         return 1
+#     secrets = [str(channel[key]) for key in ("url", "token", "password") if channel.get(key)]
+#     if name == spool.HEARTBEAT:
+#         error, _after = _as_sender(lambda: _get(channel["url"]))
+#         spool.folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+#         spool.keep_retry(name, **({"tries": 1, "at": 0, "error": redact(error, secrets)} if error else {}))
+#         tell(redact(error, secrets) or "sent", is_error=bool(error))
+#         return 0
+#     began, failed = time.monotonic(), ""
+#     known = spool.retry(name)
+#     for path in spool.batches(name) if known["at"] <= time.time() else ():
+#         batch = file.read_json(path)
+#         if not batch or time.time() - batch["time"] > KEPT:
+#             path.rename(path.with_suffix(".lost"))
+#             continue
+#         error, after = _as_sender(functools.partial(deliver, channel, {**batch, "id": path.stem}))
+#         if error:
+#             failed = redact(error, secrets)
+#             tries = known["tries"] + 1
+#             pause = max(after, min(60.0 * 2 ** (tries - 1), _LONGEST) * random.uniform(0.8, 1.2))  # noqa: S311
+#             spool.keep_retry(name, tries=tries, at=time.time() + min(pause, KEPT), error=failed)
+#             tell(f"{name}: {failed}; the next try is in {pause:.0f} s", is_error=True)
+#             return 0
+#         path.unlink(missing_ok=True)
+#         spool.keep_retry(name)
+#         if time.monotonic() - began > _RUN:
+#             break
+#     return 0
+#
+#
+# def _as_sender(action: Callable[[], None]) -> tuple[str, float]:
+#     """Run an action in a child that is the user of the sender; return its error, and the seconds it asks to wait."""
+#     user = pwd.getpwnam(spool.SENDER)
+#     reader, writer = os.pipe()
+#     child = os.fork()
+#     if not child:
+#         os.close(reader)
+#         with contextlib.suppress(BaseException):
+#             os.setgroups([])
+#             os.setgid(user.pw_gid)
+#             os.setuid(user.pw_uid)
+#             os.write(writer, json.dumps(_attempt(action)).encode()[:_REPORT])
+#         os._exit(0)
+#     os.close(writer)
+#     answer, deadline = b"", time.monotonic() + DEADLINE + 1
+#     while (left := deadline - time.monotonic()) > 0 and select.select([reader], [], [], left)[0]:
+#         part = os.read(reader, _REPORT)
+#         answer += part
+#         if not part or len(answer) > _REPORT:
+#             break
+#     os.close(reader)
+#     with contextlib.suppress(PermissionError, ProcessLookupError):
+#         os.kill(child, signal.SIGKILL)
+#     os.waitpid(child, 0)
+#     with contextlib.suppress(ValueError, RecursionError):
+#         report = json.loads(answer)
+#         if shapes.fits(report, _SHAPE):
+#             return str(report["error"]), min(max(report["after"], 0.0), KEPT)
+#     return f"no answer within {DEADLINE:.0f} s", 0.0
+#
+#
+# def _attempt(action: Callable[[], None]) -> dict[str, Any]:
+#     """Return how an action ended: its error, empty without one, and after how many seconds it may be tried again."""
+#     signal.setitimer(signal.ITIMER_REAL, DEADLINE)  # SIGALRM ends the child, however slowly the other end answers
+#     try:
+#         action()
+#     except urllib.error.HTTPError as error:
+#         after = error.headers.get("Retry-After", "")
+#         what = "redirects, which is not followed" if error.code in (301, 302, 303, 307, 308) else error.reason
+#         return {"error": shown(f"HTTP {error.code}: {what}")[:500], "after": int(after) if after.isdecimal() else 0}
+#     except (OSError, http.client.HTTPException, ValueError, ImportError) as error:
+#         reason = getattr(error, "reason", None) or error
+#         return {"error": shown(f"{type(error).__name__}: {reason}")[:500], "after": 0}
+#     return {"error": "", "after": 0}
+#
+#
+# class _NoRedirect(urllib.request.HTTPRedirectHandler):
+#     """Makes a redirect an error: the URL of a hook and its token go to no other place."""
+#
+#     def redirect_request(self, *_arguments: Any, **_options: Any) -> None:
+#         """Follow none."""
+#
+#
+# def _open(request: urllib.request.Request) -> None:
+#     opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=ssl.create_default_context()))
+#     with opener.open(request, timeout=DEADLINE) as answer:
+#         answer.read(1000)
+#
+#
+# def _get(url: str) -> None:
+#     _open(urllib.request.Request(url, headers={"User-Agent": "django-formula"}))  # noqa: S310 - http(s) by the schema
+#
+#
+# def deliver(channel: Mapping[str, Any], batch: message.Batch) -> None:
+#     """Send a batch by a channel.
+#
+#     Raises:
+#         OSError, ValueError, http.client.HTTPException: it was not accepted.
+#     """
+#     if channel["format"] == "mail":
+#         _mail(channel, batch)
+#     elif channel["format"] == "apprise":
+#         _apprise(channel, batch)
+#     else:
+#         made = message.request(batch, channel["format"], channel.get("token") or "")
+#         _open(urllib.request.Request(channel["url"], made.body, made.headers))  # noqa: S310 - as above
+#
+#
+# def mail(channel: Mapping[str, Any], batch: message.Batch) -> EmailMessage:
+#     """Return a batch as a mail: a retry has the same id, so that it is no second mail for a reader."""
+#     made = EmailMessage()
+#     made["Subject"] = message.title(batch)
+#     made["From"], made["To"] = channel["from"] or f"root@{batch['host']}", ", ".join(channel["mail"])
+#     made["Date"] = formatdate(batch["time"])
+#     made["Message-ID"] = f"<{batch['id']}@{batch['host']}>"
+#     made["Auto-Submitted"] = "auto-generated"
+#     made.set_content(f"{message.text(batch, 50000)}\n")
+#     return made
+#
+#
+# def _mail(channel: Mapping[str, Any], batch: message.Batch) -> None:
+#     import smtplib
+#
+#     context = ssl.create_default_context()
+#     place: dict[str, Any] = {"host": channel["host"], "port": channel["port"], "timeout": DEADLINE}
+#     secure = channel["tls"] == "tls"
+#     try:
+#         with smtplib.SMTP_SSL(**place, context=context) if secure else smtplib.SMTP(**place) as server:
+#             if channel["tls"] == "starttls":
+#                 server.starttls(context=context)
+#             if channel.get("user"):
+#                 server.login(channel["user"], channel["password"])
+#             server.send_message(mail(channel, batch))
+#     except smtplib.SMTPException as error:
+#         raise OSError(str(error)) from error
+#
+#
+# def _apprise(channel: Mapping[str, Any], batch: message.Batch) -> None:
+#     import apprise  # type: ignore[import-not-found, unused-ignore]
+#
+#     sender = apprise.Apprise()
+#     if not sender.add(channel["url"]):
+#         raise ValueError("apprise does not know this URL")
+#     if not sender.notify(title=message.title(batch), body=message.text(batch, 20000)):
+#         raise OSError("apprise could not send it")
+#
+#
+# def host() -> str:
+#     """Return the name of this host in messages."""
+#     return socket.gethostname()
+#: django_formula/watch/setup.py
+# """The watch of a host as files: its program, its configuration, the secrets of channels, units of systemd or cron.
+#
+# Its folder, its configuration and the secrets are root's alone: no site reads to whom messages go.
+# """
+#
+# import json
+# from collections.abc import Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.host import archive, commands, config_files, daemons, file, folders, units, users
+# from django_formula.host.folders import Folder
+# from django_formula.host.outcome import Outcome
+# from django_formula.site import sites
+# from django_formula.watch import spool
+#
+# PROGRAM = Path("/usr/local/lib/django-formula/watch.pyz")
+# MODULE = "django_formula.watch.watch"
+# UNITS, CRON = Path("/etc/systemd/system"), Path("/etc/cron.d/django-watch")
+# TIMER, EVENTS = "django-watch.timer", "django-watch.path"
+# _NAMES = ("django-watch.service", TIMER, EVENTS, "django-notify@.service")
+# _RUN = f"/usr/bin/python3 -I {PROGRAM}"
+# _TEXTS = {
+#     "django-watch.service": """\
+# [Unit]
+# Description=Watch of the Django sites of this host
+# StartLimitIntervalSec=0
+#
+# [Service]
+# Type=oneshot
+# ExecStart={run} look
+# TimeoutStartSec=45
+# Nice=10
+# CPUWeight=20
+# MemoryMax=128M
+# UMask=0077
+# {walls}
+# # It connects to the sockets of sites, and reads what is theirs; it writes its own folder alone.
+# CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_SYS_PTRACE
+# ReadWritePaths=/var/lib/django-formula/watch -/run/django
+# RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+# IPAddressAllow=localhost
+# IPAddressDeny=any
+# """,
+#     TIMER: """\
+# [Unit]
+# Description=Watch of the Django sites of this host
+#
+# [Timer]
+# OnBootSec=60
+# OnUnitActiveSec={every}
+# AccuracySec=5
+#
+# [Install]
+# WantedBy=timers.target
+# """,
+#     EVENTS: """\
+# [Unit]
+# Description=Deployments of the Django sites of this host, of which the watch tells
+#
+# [Path]
+# {paths}
+#
+# [Install]
+# WantedBy=paths.target
+# """,
+#     "django-notify@.service": """\
+# [Unit]
+# Description=Messages about Django sites to %i
+# StartLimitIntervalSec=0
+#
+# [Service]
+# Type=oneshot
+# ExecStart={run} send %i
+# TimeoutStartSec=60
+# Nice=10
+# MemoryMax=64M
+# UMask=0077
+# {walls}
+# # Its child becomes the user of the sender before it opens a connection, and is ended if it hangs.
+# CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_KILL
+# ReadWritePaths=/var/lib/django-formula/watch/spool
+# RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+# """,
+# }
+# _WALLS = """\
+# NoNewPrivileges=yes
+# ProtectSystem=strict
+# ProtectHome=read-only
+# PrivateTmp=yes
+# PrivateDevices=yes
+# ProtectKernelLogs=yes
+# ProtectKernelModules=yes
+# LockPersonality=yes
+# RestrictRealtime=yes
+# RestrictSUIDSGID=yes
+# SystemCallArchitectures=native"""
+#
+#
+# def watch(wanted: Mapping[str, Any] | None, secrets: Mapping[str, Mapping[str, Any]], *, test: bool) -> Outcome:
+#     """Have this host watched, or not any more.
+#
+#     Args:
+#         wanted: its configuration without secrets, as `pillar.watch` compiles it; None for no watch.
+#         secrets: what the sender of each channel needs, by its name.
+#         test: whether this is a dry run.
+#
+#     Raises:
+#         DeploymentError: systemd refuses a unit.
+#     """
+#     if wanted is None:
+#         return remove(test=test)
+#     files = _files(wanted)
+#     channels = {spool.CHANNELS / f"{name}.json": _json(values) for name, values in secrets.items()}
+#     changes = _differing(files) | _differing(channels)
+#     changes |= {str(path): "removed" for path in _present() if path not in {*files, *channels, PROGRAM}}
+#     if secrets and not users.find_user(spool.SENDER):
+#         changes[f"user {spool.SENDER}"] = "new"
+#     program = archive.version(MODULE)
+#     if not PROGRAM.exists() or spool.config().get("program") != program:
+#         changes[str(PROGRAM)] = "changed" if PROGRAM.exists() else "new"
+#     if daemons.has_systemd() and not _is_enabled():
+#         changes[TIMER] = "enabled"
+#     if not changes:
+#         return Outcome("the host is watched as configured")
+#     if test:
+#         return Outcome("the watch of the host would be changed", changes)
+#     _apply(files, channels, changes)
+#     return Outcome("the host is watched", changes)
+#
+#
+# def _apply(files: Mapping[Path, str], channels: Mapping[Path, str], changes: Mapping[str, str]) -> None:
+#     if f"user {spool.SENDER}" in changes:
+#         argv = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+#         argv += ["--shell", "/usr/sbin/nologin", "--comment", "Sends messages about Django sites", spool.SENDER]
+#         commands.run(argv, doing=f"creating the user {spool.SENDER}")
+#     for folder in (spool.STATE, spool.STATE / "spool", spool.CHANNELS):
+#         folder.parent.mkdir(parents=True, exist_ok=True)
+#         folders.make(Folder(folder, "root", "root", 0o700))
+#     PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+#     if str(PROGRAM) in changes:
+#         archive.install(MODULE, PROGRAM)
+#     for path in _present():
+#         if path not in {*files, *channels, PROGRAM}:
+#             path.unlink()
+#     for path, text in {**channels, **files}.items():
+#         if str(path) in changes:
+#             secret = path == spool.CONFIG or path.parent == spool.CHANNELS
+#             file.write(path, text, mode=0o600 if secret else 0o644)
+#     if daemons.has_systemd():
+#         units.daemon_reload()
+#         units.control("enable", "--quiet", TIMER, EVENTS, doing="enabling the watch")
+#         units.control("restart", TIMER, EVENTS, doing="starting the watch")
+#
+#
+# def remove(*, test: bool) -> Outcome:
+#     """Remove the watch of this host, with all that waits for channels."""
+#     present = [*_present(), *([spool.STATE] if spool.STATE.exists() else [])]
+#     changes = {str(path): "removed" for path in present}
+#     has_user = users.find_user(spool.SENDER) is not None
+#     changes |= {f"user {spool.SENDER}": "removed"} if has_user else {}
+#     if not changes:
+#         return Outcome("the host is not watched")
+#     if test:
+#         return Outcome("the watch of the host would be removed", changes)
+#     if daemons.has_systemd() and (UNITS / TIMER).exists():
+#         units.end_timer(TIMER, EVENTS)
+#         units.attempt("stop", "django-watch.service", "django-notify@*.service", doing="stopping the watch", timeout=30)
+#     for path in present:
+#         file.remove_tree(path)
+#     for folder in (spool.CHANNELS, PROGRAM.parent):
+#         if folder.is_dir() and not any(folder.iterdir()):
+#             folder.rmdir()
+#     if daemons.has_systemd():
+#         units.daemon_reload()
+#     if has_user:
+#         commands.run(["userdel", spool.SENDER], doing=f"removing the user {spool.SENDER}")
+#     return Outcome("the watch of the host is removed", changes)
+#
+#
+# def remove_if_last(*, test: bool) -> dict[str, str]:
+#     """Remove the watch of a host whose last site is removed; return what is removed."""
+#     return {} if sites.registered() else dict(remove(test=test).changes)
+#
+#
+# def _files(wanted: Mapping[str, Any]) -> dict[Path, str]:
+#     """Return the files of the watch but its program and secrets."""
+#     config = {**wanted, "program": archive.version(MODULE)}
+#     found = {spool.CONFIG: _json(config)}
+#     if not daemons.has_systemd():
+#         minutes = max(round(wanted["every"] / 60), 1)
+#         when = "0 * * * *" if minutes == 60 else f"*/{minutes} * * * *"
+#         found[CRON] = f"{config_files.OURS}\n{when} root {_RUN} look >/dev/null 2>&1\n"
+#         return found
+#     paths = "\n".join(f"PathModified={path}" for path in wanted["deploys"])
+#     for name, text in _TEXTS.items():
+#         body = text.format(run=_RUN, walls=_WALLS, every=wanted["every"], paths=paths)
+#         found[UNITS / name] = f"{config_files.OURS}\n{body}"
+#     return found
+#
+#
+# def _json(values: Mapping[str, Any]) -> str:
+#     return json.dumps(values, indent=1, sort_keys=True) + "\n"
+#
+#
+# def _present() -> list[Path]:
+#     """Return the files of a watch that this host has, of systemd and of cron."""
+#     own = [*(UNITS / name for name in _NAMES), CRON, spool.CONFIG, PROGRAM, *spool.CHANNELS.glob("*.json")]
+#     return [path for path in own if path.exists()]
+#
+#
+# def _differing(files: Mapping[Path, str]) -> dict[str, str]:
+#     found = {str(path): (file.read_text(path), text) for path, text in files.items()}
+#     return {path: "changed" if old is not None else "new" for path, (old, text) in found.items() if old != text}
+#
+#
+# def _is_enabled() -> bool:
+#     return all(
+#         (UNITS / folder / name).exists()
+#         for folder, name in (("timers.target.wants", TIMER), ("paths.target.wants", EVENTS))
+#     )
+#: django_formula/watch/spool.py
+# """The folder of the watch: its state, and what waits for each channel. All of it is root's."""
+#
+# import time
+# from collections.abc import Iterable, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.host import file
+#
+# STATE = Path("/var/lib/django-formula/watch")
+# CONFIG = Path("/etc/django-formula/watch.json")
+# CHANNELS = Path("/etc/django-formula/notify")
+# #: The user that sends messages: nothing on the host belongs to it but what waits for a channel.
+# SENDER = "_django-notify"
+# #: The channel of the heartbeat, which no channel of the pillar can have as its name.
+# HEARTBEAT = "_heartbeat"
+# #: The most messages that wait for a channel.
+# MOST = 200
+# _RETRY = {"tries": int, "at": (int, float), "error": str}
+#
+#
+# def state() -> dict[str, Any]:
+#     """Return what the watch has written after its last look."""
+#     return file.read_json(STATE / "state.json") or {}
+#
+#
+# def keep(state: Mapping[str, Any]) -> None:
+#     """Write what the next look, `django.notify` and the page read."""
+#     file.write_json(STATE / "state.json", state, mode=0o600, durable=False)
+#
+#
+# def config() -> dict[str, Any]:
+#     """Return the configuration of the watch, as the last apply wrote it; empty without a watch."""
+#     return file.read_json(CONFIG) or {}
+#
+#
+# def folder(channel: str) -> Path:
+#     """Return the folder of what waits for a channel."""
+#     return STATE / "spool" / channel
+#
+#
+# def put(channel: str, batch: Mapping[str, Any]) -> None:
+#     """Have a batch of messages sent by a channel."""
+#     folder(channel).mkdir(mode=0o700, parents=True, exist_ok=True)
+#     for path in batches(channel)[:-MOST]:
+#         path.unlink(missing_ok=True)
+#     file.write_json(folder(channel) / f"{time.time_ns()}.json", batch, mode=0o600, durable=False)
+#
+#
+# def batches(channel: str) -> list[Path]:
+#     """Return the batches that wait for a channel, the oldest first."""
+#     return sorted(folder(channel).glob("*.json"))
+#
+#
+# def due(channels: Iterable[str]) -> list[str]:
+#     """Return the channels for which something waits, and whose next try is due."""
+#     now = time.time()
+#     return [channel for channel in channels if batches(channel) and retry(channel)["at"] <= now]
+#
+#
+# def retry(channel: str) -> dict[str, Any]:
+#     """Return how often sending by a channel has failed since it last succeeded, when it is tried again, and why."""
+#     return file.read_json(folder(channel) / ".retry", _RETRY) or {"tries": 0, "at": 0, "error": ""}
+#
+#
+# def keep_retry(channel: str, **retry: Any) -> None:
+#     """Write when a channel is tried again; nothing, where it has succeeded."""
+#     path = folder(channel) / ".retry"
+#     if retry:
+#         file.write_json(path, retry, mode=0o600, durable=False)
+#     else:
+#         path.unlink(missing_ok=True)
+#
+#
+# def quiet() -> dict[str, dict[str, Any]]:
+#     """Return the sites whose messages are on hold by `django.notify quiet`: until, why and by whom."""
+#     now = time.time()
+#     kept = file.read_json(STATE / "quiet.json", {str: {"until": (int, float), "why": str, "by": str}}) or {}
+#     return {site: one for site, one in kept.items() if one["until"] > now}
+#: django_formula/watch/watch.py
+# """The program of the watch, an archive that a timer runs: `look` at this host, or `send` what waits for a channel."""
+#
+# from django_formula.host import lazy  # noqa: F401 - the others run when they are used
+#
+# # isort: split
+# import os
+# import time
+# from typing import Any
+#
+# from django_formula.host import daemons, units
+# from django_formula.untrusted.text import tell
+# from django_formula.watch import decide, look, send, spool
+#
+# #: Seconds until a second look, where one has found something new.
+# AGAIN = 10.0
+# #: Seconds of a look that are a problem.
+# SLOW = 30.0
+#
+#
+# def main(action: str, name: str = "") -> int:
+#     """Do what a unit or cron asks for; return the exit code."""
+#     return send.main(name) if action == "send" else take(spool.config())
+#
+#
+# def take(config: dict[str, Any]) -> int:
+#     """Look at this host, decide, and have messages sent; where something is new, look once more shortly after."""
+#     for turn in range(2):
+#         state = spool.state()
+#         began = time.time()
+#         seen = look.look(state, config, began)
+#         known = state.setdefault("known", {})
+#         is_quiet = look.quiet_by(config, seen, began)
+#         messages = decide.decide(known, seen.problems, began, is_quiet) + look.told_events(state, seen, is_quiet)
+#         took = time.time() - began
+#         state |= {"version": 1, "host": send.host(), "time": began, "took": round(took, 2), "sites": seen.rows}
+#         _have_sent(config, messages, began)
+#         spool.keep(state)
+#         _start(config)
+#         for one in messages:
+#             tell(f"{one['what']}: {one['site'] or state['host']}: {one['text']}")
+#         if turn or not decide.is_new(known):
+#             break
+#         time.sleep(AGAIN)
+#     return 0
+#
+#
+# def _have_sent(config: dict[str, Any], messages: list[decide.Message], now: float) -> None:
+#     """Put messages into the spool of each channel that takes them: a batch of this look."""
+#     for name, channel in config["channels"].items():
+#         own = decide.folded([one for one in messages if look.takes(channel, one)])
+#         if own:
+#             spool.put(name, {"host": send.host(), "time": now, "messages": own})
+#
+#
+# def _start(config: dict[str, Any]) -> None:
+#     """Start the senders of the channels for which something waits; nothing waits for them."""
+#     names = spool.due(config["channels"])
+#     names += [spool.HEARTBEAT] if config["heartbeat"] else []
+#     if not names:
+#         return
+#     if daemons.has_systemd():
+#         senders = (f"django-notify@{name}.service" for name in names)
+#         units.attempt("start", "--no-block", *senders, doing="starting senders", timeout=10)
+#         return
+#     for name in names:
+#         if not os.fork():
+#             os.setsid()
+#             os._exit(send.main(name))
 #: django_formula/worker/__init__.py
 # """Workers: what every kind is, and what a site and its releases have of them."""
 #: django_formula/worker/workers.py

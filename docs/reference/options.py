@@ -69,6 +69,10 @@ def page(schema: Rules, given: Examples) -> str:
     host = resolve(schema, schema)["properties"]["django"]["properties"]
     of_host = {key: host[key] for key in ("process", "python_mirror")}
     sections = [section("The host", HOST, of_host, [], [given])]
+    for name in ("watch", "notify"):
+        rules = host[name]
+        text = f"{meaning(rules)} {HOST}"
+        sections.append(section(f"The host: {name}", text, dict(entries(rules)), refusals(rules, ""), [given[name]]))
     plain = {name: rules for name, rules in options.items() if not is_map(rules)}
     sections += [section("A site", "", plain, [], sites)]
     for name, rules in options.items():

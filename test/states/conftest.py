@@ -20,6 +20,7 @@ import salt.loader.lazy
 import salt.utils.event
 from django_formula.host import users as host_users
 from django_formula.site import sites
+from django_formula.watch import spool
 from saltfactories.utils.functional import Loaders
 from specimen import make_site, own_host
 from world import world
@@ -181,10 +182,13 @@ def apply_states(loaders, world, own_host, monkeypatch):
         "states_dirs": [str(ROOT / "_states"), str(played / "states")],
     }
     monkeypatch.setattr(sites, "Site", Below)
-    monkeypatch.setattr(host_users, "find_user", lambda name: find_user(options, name))
+    monkeypatch.setattr(
+        host_users, "find_user", lambda name: find_user(options, name) if name != spool.SENDER else None
+    )
 
     def on(pillar, current=True, **more):
-        made = loaders({"django": pillar}, **options, **more)
+        # The watch is of the whole host: its files are in no folder of the test.
+        made = loaders({"django": {"watch": False, **pillar}}, **options, **more)
         for kind in ("modules", "states", "utils") if current else ():
             folder = Path(made.opts["extension_modules"]) / kind
             folder.symlink_to(ROOT / f"_{kind}")

@@ -39,10 +39,12 @@ SENTENCES = [
 #: The steps of a site that pushes no static files.
 STEPS = [step for step in deploy_steps.RELEASE if step.__name__ != "push"]
 HOST = ["blog can be deployed", "The packages of the sites are installed", "uv is installed"]
+HOST += ["The host is watched"]
 HOST += ["The ports of nginx are free", "nginx is installed"]
 HOST += ["The default site of a fresh nginx is off", "nginx runs"]
 UNCHANGED = {
     "blog can be deployed",
+    "The host is watched",
     "The ports of nginx are free",
     "The default site of a fresh nginx is off",
 }

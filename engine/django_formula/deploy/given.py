@@ -120,6 +120,14 @@ class Given:
         references["password"] = (site.config["balancer"]["status"] or {}).get("password")
         return self._values(references)
 
+    def of_sender(self, sender: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what sends messages by a channel, with its secrets.
+
+        Raises:
+            DeploymentError: one has no value.
+        """
+        return {**sender, **self._values(sender)}
+
     def of_databases(self, site: Site) -> served.Served:
         """Return a site whose databases this host has, with what the pillar has for their server.
 

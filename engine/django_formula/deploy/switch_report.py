@@ -105,9 +105,9 @@ class Probe:
         site = self.before if self.switched == math.inf else self.site
         deadline = time.monotonic() + min(seconds(site.config["health"]["timeout"]), PATIENCE)
         if not self.through_proxy:
-            return health.problem(site, functools.partial(_get_at_socket, site), deadline, site.scheme)
+            return health.problem(site, functools.partial(get_at_socket, site), deadline, site.scheme)
         scheme = "https" if proxies.speaks_tls(site) else "http"
-        return health.problem(site, functools.partial(_get_through_proxy, site), deadline, scheme)
+        return health.problem(site, functools.partial(get_through_proxy, site), deadline, scheme)
 
     def wait_for_first(self) -> None:
         """Wait until one request is complete, at most `FIRST` seconds: on a busy host a release may start sooner."""
@@ -181,7 +181,7 @@ class Probe:
         }
 
 
-def _get_through_proxy(site: Site, path: str, timeout: float) -> Answer:
+def get_through_proxy(site: Site, path: str, timeout: float) -> Answer:
     deadline = time.monotonic() + timeout
     headers = {"Host": site.canonical, "User-Agent": "django-formula", "Connection": "close"}
     with contextlib.closing(proxies.connection(site, timeout)) as connection:
@@ -193,7 +193,7 @@ def _get_through_proxy(site: Site, path: str, timeout: float) -> Answer:
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
 
-def _get_at_socket(site: Site, path: str, timeout: float) -> Answer:
+def get_at_socket(site: Site, path: str, timeout: float) -> Answer:
     headers, release = site.config["health"]["headers"], site.current.resolve()
     return http.get(site, release, path, scheme=site.scheme, headers=headers, timeout=timeout)
 

@@ -1,11 +1,15 @@
 """Programs of timers: archives of our modules, which Python runs without Salt."""
 
 import functools
+import hashlib
 import io
+import os
 import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from django_formula.host import commands, file
 
 #: Where our modules are. An archive has those that a source imports, loaded or not: it is equal for equal code.
 _PACKAGE = Path(__file__).parents[1]
@@ -41,6 +45,41 @@ def packed(module: str, without: frozenset[str] = frozenset()) -> bytes:
         for name, source in sources.items():
             members.writestr(zipfile.ZipInfo(f"{name.replace('.', '/')}.py"), source)
     return archive.getvalue()
+
+
+#: Adds the bytecode of each module to an archive, for the Python that runs this: it is used as it is, without a look at
+#: the source, and by another version of Python not at all.
+_COMPILE = """
+import importlib.util, marshal, sys, zipfile
+with zipfile.ZipFile(sys.argv[1], "a") as members:
+    for name in [name for name in members.namelist() if name.endswith(".py")]:
+        source = members.read(name)
+        code = compile(source, f"{sys.argv[2]}/{name}", "exec", dont_inherit=True)
+        head = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source)
+        members.writestr(zipfile.ZipInfo(f"{name}c"), head + marshal.dumps(code))
+"""
+PYTHON = Path("/usr/bin/python3")
+
+
+def version(module: str) -> str:
+    """Return what a compiled program is made of: the engine, and the Python of this host."""
+    name = _PACKAGE.parent.name
+    is_digest = re.fullmatch(r"[0-9a-f]{16,}", name)
+    engine = name if is_digest else hashlib.sha256(packed(module)).hexdigest()
+    return f"{engine[:32]} {os.path.realpath(PYTHON)}"
+
+
+def install(module: str, path: Path) -> None:
+    """Write a program with its bytecode, for what runs often: compiling it takes longer than all else that it does.
+
+    Raises:
+        DeploymentError: Python cannot compile it.
+    """
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    file.write(new, packed(module), mode=0o600)
+    commands.run([str(PYTHON), "-I", "-c", _COMPILE, str(new), str(path)], doing=f"compiling {path.name}", timeout=120)
+    new.replace(path)
 
 
 def _path(name: str) -> Path:

@@ -9,12 +9,20 @@ def now() -> str:
     return timestamp()
 
 
+def seconds(when: str) -> float:
+    """Return a timestamp as seconds since 1970, or 0 if it is not one."""
+    try:
+        return calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ"))
+    except ValueError:
+        return 0
+
+
 def age(when: str) -> str:
     """Return the age of a timestamp (``40 s``, ``5 min``, ``3 h``, ``12 d``), or an empty text if it is not one."""
-    try:
-        passed = max(time.time() - calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ")), 0)
-    except ValueError:
+    moment = seconds(when)
+    if not moment:
         return ""
+    passed = max(time.time() - moment, 0)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if passed >= 2 * length:
             return f"{passed / length:.0f} {unit}"

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import types
+import zipimport
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ class _Loader:
     #: Whether this process may not read the engine any more.
     is_sealed = False
 
-    def __init__(self, loader: importlib.machinery.SourceFileLoader):
+    def __init__(self, loader: importlib.machinery.SourceFileLoader | zipimport.zipimporter):
         self._loader = loader
         self._lock = threading.RLock()
         self._is_running = False
@@ -97,7 +98,7 @@ class _Finder:
         if not name.startswith(_NAMES):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        is_file = spec and isinstance(spec.loader, importlib.machinery.SourceFileLoader)
+        is_file = spec and isinstance(spec.loader, importlib.machinery.SourceFileLoader | zipimport.zipimporter)
         if spec and is_file and not spec.submodule_search_locations and (spec.origin or "").startswith(_FOLDER):
             spec.loader = _Loader(spec.loader)  # type: ignore[arg-type, assignment]
         return spec

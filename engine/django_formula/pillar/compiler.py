@@ -14,6 +14,7 @@ from django_formula.pillar import balancer, cache, fleet
 from django_formula.pillar import database as pillar_database
 from django_formula.pillar import rules as pillar_rules
 from django_formula.pillar import site as pillar_site
+from django_formula.pillar import watch as pillar_watch
 from django_formula.pillar.check import Problem, Rules, check, lines, plain, prune, report, resolve, shown, traps
 from django_formula.pillar.database import oversized
 from django_formula.pillar.layers import as_given, complete, fill, fill_by_kind, merge
@@ -44,6 +45,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         ``steps``: those of each site, by its name: pairs of the state function and what the state's id says.
         ``platform``: the entry of ``platforms.yaml``. ``process``: the process manager of the sites.
         ``python_mirror``: where interpreters are installed from, instead of their publisher.
+        ``watch``: the configuration of the host's watch, and what sends its messages (`pillar.watch`); or None.
     """
     found: list[Problem] = []
     platform = _platform(platforms, grains, found)
@@ -61,6 +63,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         problems += pillar_site.without_systemd(configurations)
     report(found, problems)
     sites = {} if found else configurations
+    watch = pillar_watch.compiled(layers, rules, sites) if sites else None
     mirror = layers.get("python_mirror")
     return {
         "errors": lines(found),
@@ -68,6 +71,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         "platform": platform,
         "process": process,
         "python_mirror": mirror,
+        "watch": watch,
     }
 
 
@@ -131,7 +135,9 @@ def _configurations(
     problems: list[Problem] = []
     site_rules = rules["properties"]["defaults"]
     defaults = layers.get("defaults") or {}
-    inherited = merge(platform, defaults, site_rules, ("django", "defaults"), problems)
+    notify = pillar_watch.channels(layers, rules, problems)
+    lower = {**platform, **({"notify": notify} if notify else {})}
+    inherited = merge(lower, defaults, site_rules, ("django", "defaults"), problems)
     problems += oversized(defaults, ("django", "defaults"))
     configurations = {}
     for name, own in sorted((layers.get("sites") or {}).items()):
@@ -156,6 +162,8 @@ def _configurations(
         effective = as_given(site, given)
         problems += pillar_rules.contradictions(given, own, effective, site_rules, [host_scope], path)
         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
+        own_channels = {name: one for name, one in site.get("notify", {}).items() if one != notify.get(name)}
+        problems += [((*path, "notify", *key), text) for key, text in pillar_watch.contradictions(own_channels)]
         problems += oversized(own, path)
         cache.settle_stores(site)
         fleet.settle_hosts(site)

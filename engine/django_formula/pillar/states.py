@@ -114,7 +114,9 @@ def _host(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], An
             shell=django["platform"]["shell"],  # nosec B604
         )
     index = next((site["index"] for site in sites if site["index"].get("url")), None)
-    return states | {"uv is installed": _state("django.uv", _require(PACKAGES), index=index)} | _pythons(django, table)
+    states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
+    watched = {"The host is watched": _state("django.watch", config=json.dumps(django["watch"]))}
+    return states | _pythons(django, table) | watched
 
 
 def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, has_systemd: bool) -> Iterator[str]:

@@ -54,15 +54,18 @@ def answer(deployment: Deployment, changes: Changes) -> dict[str, Any]:
     return given | ({"warnings": warnings} if warnings else {})
 
 
-def status(name: str) -> dict[str, Any]:
+def status(name: str, *, visits: bool = True) -> dict[str, Any]:
     """Return the status of a site: one row.
+
+    Args:
+        visits: whether it is tried if visitors reach the site.
 
     Raises:
         DeploymentError: there is no such site, or a file of its records is damaged.
     """
     site = sites.find(name)
     try:
-        parts = {**verbs_status.status(site), **backups.status(site), **certificates.summary(site)}
+        parts = {**verbs_status.status(site, visits=visits), **backups.status(site), **certificates.summary(site)}
         return {**parts, "schedules": schedule.status(site), "cron": schedule.idle(site)}
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what was written
         raise DeploymentError(

@@ -91,8 +91,12 @@ def _server(live: Release) -> str:
     return f"{kind}: {workers}" if workers else kind
 
 
-def status(site: Site) -> dict[str, Any]:
-    """Return the status of a site: one row."""
+def status(site: Site, *, visits: bool = True) -> dict[str, Any]:
+    """Return the status of a site: one row.
+
+    Args:
+        visits: whether it is tried if visitors reach the site.
+    """
     live = release_releases.linked(site, site.current)
     present = release_releases.releases(site)
     records = [release.record for release in present if release.record]
@@ -117,7 +121,7 @@ def status(site: Site) -> dict[str, Any]:
         "failed": ", ".join([*(f"{r.name}: {r.record.get('step', '?')}" for r in failed), *lost]),
         "sandbox": ", ".join(f"{name}={value}" for name, value in site.config["sandbox"].items()),
         "maintenance": maintenance.summary(site),
-        "unreached": reach.problem(site) if live else "",
+        "unreached": reach.problem(site) if live and visits else "",
         "interpreter": disk.interpreter_problem(live) if live else "",
         **verbs_workers.status(site, live),
         "stores": setup.summary(site),

@@ -1,0 +1,107 @@
+"""The watch of a host and the channels of its messages: `django:watch`, `django:notify`, and `notify` of each site.
+
+A site inherits the channels of the host. One that it leaves as it is, is the same channel; one that it changes or adds
+is a channel of its own, which gets what is about this site alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django_formula.pillar.check import Problem, Rules
+from django_formula.pillar.layers import fill, merge
+
+#: What the heartbeat is named, among the channels.
+HEARTBEAT = "_heartbeat"
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def channels(layers: Mapping[str, Any], rules: Rules, problems: list[Problem]) -> dict[str, Any]:
+    """Return the channels of the host, with defaults; their secrets are references.
+
+    Args:
+        layers: what the pillar has below ``django``.
+        rules: of ``django``.
+        problems: to which is added what is wrong with them.
+    """
+    path = ("django", "notify")
+    found: dict[str, Any] = fill(
+        merge({}, layers.get("notify") or {}, rules["properties"]["notify"], path, problems),
+        rules["properties"]["notify"],
+    )
+    problems += [((*path, *place), text) for place, text in contradictions(found)]
+    return found
+
+
+def contradictions(found: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what contradicts itself in channels, by the place within them."""
+    for name, channel in found.items():
+        if bool(channel["mail"]) == bool(channel["url"]):
+            yield (name,), "expected either mail or url, got " + ("both" if channel["mail"] else "neither")
+        elif channel["mail"] and channel["format"]:
+            yield (name, "format"), "has no effect with mail: remove it"
+        elif channel["token"] and channel["format"] in ("apprise",):
+            yield (name, "token"), "has no effect with format: apprise: write it into the URL"
+
+
+def compiled(layers: Mapping[str, Any], rules: Rules, configurations: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the configuration of the watch without secrets, and what each channel's sender needs; None without it.
+
+    Args:
+        layers: what the pillar has below ``django``.
+        rules: of ``django``.
+        configurations: of the sites, which lose their ``notify``: it is nothing of a site on disk.
+    """
+    named = {name: site.pop("notify", {}) for name, site in configurations.items()}
+    sites = {name: site for name, site in configurations.items() if site["state"] != "absent"}
+    given, host = layers.get("watch"), channels(layers, rules, [])
+    if given is False or not sites:
+        return None
+    rule = rules["properties"]["watch"]
+    options = fill(merge({}, given if isinstance(given, dict) else {}, rule, ("django", "watch"), []), rule)
+    found = {name: {**channel, "host": not channel["sites"], "sites": []} for name, channel in host.items()}
+    for site in sorted(sites):
+        for name, channel in named[site].items():
+            if channel == host.get(name):
+                if not channel["sites"] or site in channel["sites"]:
+                    found[name]["sites"].append(site)
+            else:
+                found[f"{site}.{name}"] = {**channel, "host": False, "sites": [site]}
+    senders = {name: _sender(channel, sites) for name, channel in found.items()}
+    if options["heartbeat"]:
+        senders[HEARTBEAT] = {"url": options["heartbeat"]}
+    watch = {
+        "every": int(options["every"][:-1]) * _SECONDS[options["every"][-1]],
+        "disk": int(options["disk"][:-1]),
+        "queue": options["queue"],
+        "quiet": options["quiet"],
+        "heartbeat": bool(options["heartbeat"]),
+        "drift": any("drift" in (channel["kinds"] or ()) for channel in found.values()),
+        "channels": {
+            name: {
+                "kinds": channel["kinds"],
+                "sites": channel["sites"],
+                "host": channel["host"],
+                "format": senders[name]["format"],
+            }
+            for name, channel in found.items()
+        },
+        "deploys": [f"{site['root']}/deploys.jsonl" for _name, site in sorted(sites.items())],
+    }
+    return {"watch": watch, "senders": senders}
+
+
+def _sender(channel: Mapping[str, Any], sites: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what sends by a channel needs: by mail the server of one of its sites, or that of this host."""
+    if not channel["mail"]:
+        return {key: channel[key] for key in ("url", "token") if channel[key]} | {"format": channel["format"] or "json"}
+    servers = [sites[name]["email"] for name in channel["sites"] if sites[name].get("email")]
+    server: Mapping[str, Any] = servers[0] if servers else {}
+    return {
+        "format": "mail",
+        "mail": channel["mail"],
+        "from": channel["from"] or server.get("server_email") or server.get("from") or "",
+        **{key: server.get(key) or usual for key, usual in (("host", "localhost"), ("port", 25), ("tls", "none"))},
+        **{key: server[key] for key in ("user", "password") if server.get(key)},
+    }

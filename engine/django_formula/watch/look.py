@@ -1,0 +1,302 @@
+"""One look at this host: what is wrong with each site and the host, and what has happened since the last look."""
+
+import contextlib
+import functools
+import http.client
+import json
+import os
+import re
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from django_formula.deploy import switch_report
+from django_formula.host import clock
+from django_formula.host.commands import DeploymentError
+from django_formula.proxy import proxies, reach
+from django_formula.release import health
+from django_formula.site import sites
+from django_formula.site.sites import Site
+from django_formula.tls import certificates
+from django_formula.untrusted.text import in_command, shown
+from django_formula.verbs import operations
+from django_formula.watch import decide, machine, problem, spool
+from django_formula.watch.decide import Known, Message
+from django_formula.watch.problem import Problem
+
+#: Seconds that the page of a site may take, and after which an answer is slow.
+PATIENCE, SLOW = 5.0, 3.0
+#: Sites that are looked at at once: most of the time they are waited for.
+_AT_ONCE = 16
+#: Looks that a problem needs while a deployment of the site is under way, which may be why.
+_DURING = decide.OF
+#: What a proxy answers instead of a site by the site's options: a login, access rules, a rate.
+_RULES = re.compile(r"returned (401|403|429) ")
+#: Seconds within which there is another backup, by its schedule.
+_BACKUPS = {"hourly": 3 * 3600, "daily": 26 * 3600, "weekly": 7.5 * 86400, "monthly": 32 * 86400}
+#: Seconds between two looks at the certificate that is served, and between two at the files of a release.
+_SERVED, _DRIFT = 900, 86400
+#: Kinds that maintenance explains.
+_EXPLAINED = ("down", "degraded", "worker")
+#: Results of attempts, and the kind of the message about each.
+_RESULTS = {
+    "failed": "failed",
+    "interrupted": "interrupted",
+    "rolled back": "rolled_back",
+    "refused": "refused",
+    "released": "released",
+    "rolled forward": "released",
+}
+#: Kinds that a channel has only where it names them.
+UNASKED = ("refused", "released", "drift")
+#: The most events that are kept while messages are on hold.
+_HELD = 50
+
+
+class Seen(NamedTuple):
+    """What a look has found.
+
+    Attributes:
+        problems: by their keys (`decide.found`).
+        events: what has happened since the last look.
+        rows: of each site that of `django.status`, with ``ms``, the milliseconds in which it answered.
+    """
+
+    problems: Known
+    events: list[Message]
+    rows: list[dict[str, Any]]
+
+
+class _SiteSeen(NamedTuple):
+    problems: list[Problem]
+    events: list[Message]
+    row: dict[str, Any]
+    need: int = decide.BAD
+
+
+def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
+    """Look at all sites and at the host.
+
+    Args:
+        state: what the last look has kept; what the next one needs is put there.
+        config: of the watch.
+        now: seconds since 1970.
+    """
+    names = sites.registered()
+    units = machine.units()
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = dict(zip(names, pool.map(lambda name: _of_site(name, state, config, now), names), strict=True))
+    problems: Known = {}
+    events: list[Message] = []
+    for name, one in found.items():
+        own, happened = machine.of_units(name, names, units, state)
+        problems |= decide.found(name, [*one.problems, *own], need=one.need)
+        events += [*one.events, *(_event(name, *what, now) for what in happened)]
+    state["units"] = machine.counters(units)
+    own, happened = machine.of_host(_roots(names), state, config, now)
+    problems |= decide.found("", own)
+    return Seen(
+        problems, [*events, *(_event("", *what, now) for what in happened)], [one.row for one in found.values()]
+    )
+
+
+def _roots(names: Iterable[str]) -> list[Path]:
+    """Return the folders whose disks are looked at."""
+    found = [Path("/")]
+    for name in names:
+        with contextlib.suppress(DeploymentError, OSError):
+            site = sites.find(name)
+            found += [site.root, site.backups, site.media.top]
+    return found
+
+
+def _event(site: str, kind: str, text: str, command: str, now: float, **more: Any) -> Message:
+    return {"what": "event", "site": site, "kind": kind, "text": text, "command": command, "since": now, **more}
+
+
+def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: float) -> _SiteSeen:
+    try:
+        site = sites.find(name)
+        row = operations.status(name, visits=False)
+    except (DeploymentError, OSError) as error:
+        row = {"site": name, "damage": str(error).splitlines()[0], "release": "", "running": None}
+        return _SiteSeen(problem.problems(row), [], row)
+    found = [one for one in problem.problems(row) if one.kind != "failed"]  # of which the attempt is reported
+    own = state.setdefault("sites_seen", {}).setdefault(name, {})
+    if row["running"] and not row["maintenance"]:
+        found += _of_visit(site, row)
+    found += [*_of_backups(site, row, now), *_of_queue(site, row, config), *_of_served(site, own, now)]
+    if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
+        own |= {"drift_at": now, "drift": _drift(name)}
+    if config.get("drift") and own.get("drift"):
+        command = in_command("salt-call", "django.drift", name)
+        found.append(Problem("drift", f"{own['drift']} files differ from the active release", command, "drift"))
+    need = _DURING if _is_deployed(site) else decide.BAD
+    if need == _DURING and not row["release"]:  # the first release is not there yet
+        found = [one for one in found if one.key != "release"]
+    return _SiteSeen(found, list(_attempts(site, own, now)), row, need)
+
+
+def _is_deployed(site: Site) -> bool:
+    """Return whether a deployment holds the lock of a site, without taking the lock for even a moment."""
+    with contextlib.suppress(OSError):
+        holder = re.search(r"\bpid (\d+)", site.lock_file.read_text(errors="replace")[:4096])
+        return holder is not None and os.path.isdir(f"/proc/{holder[1]}")
+    return False
+
+
+def _of_visit(site: Site, row: dict[str, Any]) -> Iterator[Problem]:
+    """Request the health page as visitors do; yield what is wrong with its answer."""
+    began = time.monotonic()
+    text = visit(site)
+    row["ms"] = round(1000 * (time.monotonic() - began))
+    command = in_command("salt-call", "django.logs", site.name)
+    path = health.page_path(site)
+    if text:
+        yield Problem("down", f"GET {path} {text}", command, "health")
+        if unreached := reach.problem(site):
+            yield Problem("down", f"visitors do not reach it: {unreached}", problem.APPLY, "unreached")
+    elif row["ms"] > 1000 * SLOW:
+        yield Problem("degraded", f"GET {path} takes {row['ms'] / 1000:.1f} s", command, "slow")
+
+
+def visit(site: Site) -> str:
+    """Return what is wrong with the health page of a site, through the proxy where it has one; empty if nothing is."""
+    deadline = time.monotonic() + PATIENCE
+    get = functools.partial(switch_report.get_at_socket, site)
+    is_open = not site.config["proxy"].get("upstreams") and not certificates.requires_clients(site)
+    if proxies.is_installed(site) and is_open:
+        scheme = "https" if proxies.speaks_tls(site) else "http"
+        text = health.problem(site, functools.partial(switch_report.get_through_proxy, site), deadline, scheme)
+        if not _RULES.match(text):
+            return _timed_out(text)
+    return _timed_out(health.problem(site, get, deadline, site.scheme))
+
+
+def _timed_out(text: str) -> str:
+    return f"timed out after {PATIENCE:.0f} s" if text.startswith("timed out after ") else text
+
+
+def _of_backups(site: Site, row: Mapping[str, Any], now: float) -> Iterator[Problem]:
+    limit = _BACKUPS.get(site.config["backup"]["schedule"] or "")
+    newest = clock.seconds(row.get("backup") or row.get("live_since") or "") if limit else 0
+    if limit and newest and now - newest > limit:
+        age = decide.span(now - newest)
+        text = f"newest backup is {age} old" if row.get("backup") else f"no backup since it was released {age} ago"
+        schedule = site.config["backup"]["schedule"]
+        yield Problem("backup", f"{text} ({schedule})", in_command("salt-call", "django.backup", site.name), "age")
+
+
+def _of_queue(site: Site, row: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
+    waiting = re.search(r"\bqueue [^;]*, (\d+) tasks wait", row.get("stores") or "")
+    if waiting and int(waiting[1]) > config["queue"]:
+        command = in_command("salt-call", "django.queue", site.name, "names=True")
+        yield Problem("queue", f"{waiting[1]} tasks wait in its queue", command, "waiting")
+
+
+def _of_served(site: Site, own: dict[str, Any], now: float) -> list[Problem]:
+    """Return what is wrong with the certificate that is really served, looked at now and then."""
+    if not site.https or not proxies.is_installed(site):
+        return []
+    if now - own.get("served_at", 0) > _SERVED:
+        own |= {"served_at": now, "served": _served(site)}
+    if not own["served"]:
+        return []
+    command = in_command("salt-call", "django.renew", site.name)
+    return [Problem("certificate", own["served"], command, "served")]
+
+
+def _served(site: Site) -> str:
+    """Return how the certificate that the proxy serves differs from that of the domain's file; empty if it does not."""
+    domain = site.canonical
+    try:
+        pem = certificates.path_of(site.config["domains"][0]).read_text(errors="replace")
+        with contextlib.closing(proxies.connection(site, PATIENCE)) as connection:
+            connection.connect()
+            served = connection.sock.getpeercert(True) if isinstance(connection.sock, ssl.SSLSocket) else None
+    except (OSError, http.client.HTTPException):
+        return ""  # that it does not answer is a problem of its own
+    kept = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", pem, re.DOTALL)
+    if not served or not kept or ssl.PEM_cert_to_DER_cert(kept[0]) == served:
+        return ""
+    return f"the proxy serves another certificate for {domain} than the one on this host: it was not reloaded"
+
+
+def _drift(name: str) -> int:
+    with contextlib.suppress(DeploymentError, OSError):
+        return len(operations.drift(name)["drift"])
+    return 0
+
+
+def _attempts(site: Site, own: dict[str, Any], now: float) -> Iterator[Message]:
+    """Yield the deployments that have ended since the last look, by complete lines of their file."""
+    try:
+        size = site.deploys.stat().st_size
+    except OSError:
+        size = 0
+    offset = own.get("attempts")
+    if offset is None or offset > size:  # the first look tells no history
+        own["attempts"] = size
+        return
+    if offset == size:
+        return
+    with open(site.deploys, "rb") as file:
+        file.seek(offset)
+        data = file.read(1 << 20)
+    end = data.rfind(b"\n") + 1
+    own["attempts"] = offset + end
+    for line in data[:end].splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            attempt = json.loads(line)
+            if isinstance(attempt, dict) and attempt.get("result") in _RESULTS:
+                yield _told_attempt(site, attempt, now)
+
+
+def _told_attempt(site: Site, attempt: Mapping[str, Any], now: float) -> Message:
+    kind, release = _RESULTS[attempt["result"]], str(attempt.get("release") or "")
+    what = release or str(attempt.get("commit") or "")[:12] or "a deployment"
+    text = f"{what} {'was interrupted' if kind == 'interrupted' else attempt['result']}"
+    if attempt.get("step"):
+        text += f" in the step {attempt['step']}"
+    if error := str(attempt.get("error") or "").strip():
+        text += f": {shown(error.splitlines()[0])[:300]}"
+    live = os.path.basename(os.path.realpath(site.current)) if site.current.is_symlink() else ""
+    if kind in ("failed", "interrupted", "rolled_back") and live:
+        text += f"; {live} is active"
+    command = ""
+    if kind != "released":
+        is_there = release and (site.releases / release / "release.json").exists()
+        words = ("record", site.name, release) if is_there else ("releases", site.name)
+        command = in_command("salt-call", f"django.{words[0]}", *words[1:])
+    by = str(attempt.get("asked_by") or "").partition(", salt job")[0]
+    return _event(site.name, kind, text, command, now, release=release, by=shown(by)[:200])
+
+
+# Who gets which message
+
+
+def takes(channel: Mapping[str, Any], one: Message) -> bool:
+    """Return whether a channel takes a message, by its kinds and sites; those of the host need one of all sites."""
+    kinds = channel["kinds"]
+    is_of_kind = one["kind"] in kinds if kinds else one["kind"] not in UNASKED
+    return is_of_kind and (one["site"] in channel["sites"] if one["site"] else channel["host"])
+
+
+def quiet_by(config: Mapping[str, Any], seen: Seen, now: float) -> Callable[[str, str], bool]:
+    """Return whether messages of a site and a kind are on hold: quiet times, a quiet site, maintenance."""
+    local = time.localtime(now)
+    minute = 60 * local.tm_hour + local.tm_min
+    is_quiet = any(decide.in_window(window, local.tm_wday, minute) for window in config["quiet"])
+    sites_quiet = spool.quiet()
+    maintained = {row["site"] for row in seen.rows if row.get("maintenance")}
+    return lambda site, kind: is_quiet or site in sites_quiet or (site in maintained and kind in _EXPLAINED)
+
+
+def told_events(state: dict[str, Any], seen: Seen, is_quiet: Callable[[str, str], bool]) -> list[Message]:
+    """Return the events to tell now; those of quiet times are kept until their end."""
+    events = [*state.get("held", []), *seen.events]
+    state["held"] = [one for one in events if is_quiet(one["site"], one["kind"])][-_HELD:]
+    return [one for one in events if not is_quiet(one["site"], one["kind"])]

@@ -1,0 +1,221 @@
+"""The watch of a host as files: its program, its configuration, the secrets of channels, units of systemd or cron.
+
+Its folder, its configuration and the secrets are root's alone: no site reads to whom messages go.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django_formula.host import archive, commands, config_files, daemons, file, folders, units, users
+from django_formula.host.folders import Folder
+from django_formula.host.outcome import Outcome
+from django_formula.site import sites
+from django_formula.watch import spool
+
+PROGRAM = Path("/usr/local/lib/django-formula/watch.pyz")
+MODULE = "django_formula.watch.watch"
+UNITS, CRON = Path("/etc/systemd/system"), Path("/etc/cron.d/django-watch")
+TIMER, EVENTS = "django-watch.timer", "django-watch.path"
+_NAMES = ("django-watch.service", TIMER, EVENTS, "django-notify@.service")
+_RUN = f"/usr/bin/python3 -I {PROGRAM}"
+_TEXTS = {
+    "django-watch.service": """\
+[Unit]
+Description=Watch of the Django sites of this host
+StartLimitIntervalSec=0
+
+[Service]
+Type=oneshot
+ExecStart={run} look
+TimeoutStartSec=45
+Nice=10
+CPUWeight=20
+MemoryMax=128M
+UMask=0077
+{walls}
+# It connects to the sockets of sites, and reads what is theirs; it writes its own folder alone.
+CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_SYS_PTRACE
+ReadWritePaths=/var/lib/django-formula/watch -/run/django
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+IPAddressAllow=localhost
+IPAddressDeny=any
+""",
+    TIMER: """\
+[Unit]
+Description=Watch of the Django sites of this host
+
+[Timer]
+OnBootSec=60
+OnUnitActiveSec={every}
+AccuracySec=5
+
+[Install]
+WantedBy=timers.target
+""",
+    EVENTS: """\
+[Unit]
+Description=Deployments of the Django sites of this host, of which the watch tells
+
+[Path]
+{paths}
+
+[Install]
+WantedBy=paths.target
+""",
+    "django-notify@.service": """\
+[Unit]
+Description=Messages about Django sites to %i
+StartLimitIntervalSec=0
+
+[Service]
+Type=oneshot
+ExecStart={run} send %i
+TimeoutStartSec=60
+Nice=10
+MemoryMax=64M
+UMask=0077
+{walls}
+# Its child becomes the user of the sender before it opens a connection, and is ended if it hangs.
+CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_KILL
+ReadWritePaths=/var/lib/django-formula/watch/spool
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+""",
+}
+_WALLS = """\
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=read-only
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+LockPersonality=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native"""
+
+
+def watch(wanted: Mapping[str, Any] | None, secrets: Mapping[str, Mapping[str, Any]], *, test: bool) -> Outcome:
+    """Have this host watched, or not any more.
+
+    Args:
+        wanted: its configuration without secrets, as `pillar.watch` compiles it; None for no watch.
+        secrets: what the sender of each channel needs, by its name.
+        test: whether this is a dry run.
+
+    Raises:
+        DeploymentError: systemd refuses a unit.
+    """
+    if wanted is None:
+        return remove(test=test)
+    files = _files(wanted)
+    channels = {spool.CHANNELS / f"{name}.json": _json(values) for name, values in secrets.items()}
+    changes = _differing(files) | _differing(channels)
+    changes |= {str(path): "removed" for path in _present() if path not in {*files, *channels, PROGRAM}}
+    if secrets and not users.find_user(spool.SENDER):
+        changes[f"user {spool.SENDER}"] = "new"
+    program = archive.version(MODULE)
+    if not PROGRAM.exists() or spool.config().get("program") != program:
+        changes[str(PROGRAM)] = "changed" if PROGRAM.exists() else "new"
+    if daemons.has_systemd() and not _is_enabled():
+        changes[TIMER] = "enabled"
+    if not changes:
+        return Outcome("the host is watched as configured")
+    if test:
+        return Outcome("the watch of the host would be changed", changes)
+    _apply(files, channels, changes)
+    return Outcome("the host is watched", changes)
+
+
+def _apply(files: Mapping[Path, str], channels: Mapping[Path, str], changes: Mapping[str, str]) -> None:
+    if f"user {spool.SENDER}" in changes:
+        argv = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+        argv += ["--shell", "/usr/sbin/nologin", "--comment", "Sends messages about Django sites", spool.SENDER]
+        commands.run(argv, doing=f"creating the user {spool.SENDER}")
+    for folder in (spool.STATE, spool.STATE / "spool", spool.CHANNELS):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folders.make(Folder(folder, "root", "root", 0o700))
+    PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+    if str(PROGRAM) in changes:
+        archive.install(MODULE, PROGRAM)
+    for path in _present():
+        if path not in {*files, *channels, PROGRAM}:
+            path.unlink()
+    for path, text in {**channels, **files}.items():
+        if str(path) in changes:
+            secret = path == spool.CONFIG or path.parent == spool.CHANNELS
+            file.write(path, text, mode=0o600 if secret else 0o644)
+    if daemons.has_systemd():
+        units.daemon_reload()
+        units.control("enable", "--quiet", TIMER, EVENTS, doing="enabling the watch")
+        units.control("restart", TIMER, EVENTS, doing="starting the watch")
+
+
+def remove(*, test: bool) -> Outcome:
+    """Remove the watch of this host, with all that waits for channels."""
+    present = [*_present(), *([spool.STATE] if spool.STATE.exists() else [])]
+    changes = {str(path): "removed" for path in present}
+    has_user = users.find_user(spool.SENDER) is not None
+    changes |= {f"user {spool.SENDER}": "removed"} if has_user else {}
+    if not changes:
+        return Outcome("the host is not watched")
+    if test:
+        return Outcome("the watch of the host would be removed", changes)
+    if daemons.has_systemd() and (UNITS / TIMER).exists():
+        units.end_timer(TIMER, EVENTS)
+        units.attempt("stop", "django-watch.service", "django-notify@*.service", doing="stopping the watch", timeout=30)
+    for path in present:
+        file.remove_tree(path)
+    for folder in (spool.CHANNELS, PROGRAM.parent):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    if daemons.has_systemd():
+        units.daemon_reload()
+    if has_user:
+        commands.run(["userdel", spool.SENDER], doing=f"removing the user {spool.SENDER}")
+    return Outcome("the watch of the host is removed", changes)
+
+
+def remove_if_last(*, test: bool) -> dict[str, str]:
+    """Remove the watch of a host whose last site is removed; return what is removed."""
+    return {} if sites.registered() else dict(remove(test=test).changes)
+
+
+def _files(wanted: Mapping[str, Any]) -> dict[Path, str]:
+    """Return the files of the watch but its program and secrets."""
+    config = {**wanted, "program": archive.version(MODULE)}
+    found = {spool.CONFIG: _json(config)}
+    if not daemons.has_systemd():
+        minutes = max(round(wanted["every"] / 60), 1)
+        when = "0 * * * *" if minutes == 60 else f"*/{minutes} * * * *"
+        found[CRON] = f"{config_files.OURS}\n{when} root {_RUN} look >/dev/null 2>&1\n"
+        return found
+    paths = "\n".join(f"PathModified={path}" for path in wanted["deploys"])
+    for name, text in _TEXTS.items():
+        body = text.format(run=_RUN, walls=_WALLS, every=wanted["every"], paths=paths)
+        found[UNITS / name] = f"{config_files.OURS}\n{body}"
+    return found
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=1, sort_keys=True) + "\n"
+
+
+def _present() -> list[Path]:
+    """Return the files of a watch that this host has, of systemd and of cron."""
+    own = [*(UNITS / name for name in _NAMES), CRON, spool.CONFIG, PROGRAM, *spool.CHANNELS.glob("*.json")]
+    return [path for path in own if path.exists()]
+
+
+def _differing(files: Mapping[Path, str]) -> dict[str, str]:
+    found = {str(path): (file.read_text(path), text) for path, text in files.items()}
+    return {path: "changed" if old is not None else "new" for path, (old, text) in found.items() if old != text}
+
+
+def _is_enabled() -> bool:
+    return all(
+        (UNITS / folder / name).exists()
+        for folder, name in (("timers.target.wants", TIMER), ("paths.target.wants", EVENTS))
+    )

@@ -1,0 +1,79 @@
+"""The folder of the watch: its state, and what waits for each channel. All of it is root's."""
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from django_formula.host import file
+
+STATE = Path("/var/lib/django-formula/watch")
+CONFIG = Path("/etc/django-formula/watch.json")
+CHANNELS = Path("/etc/django-formula/notify")
+#: The user that sends messages: nothing on the host belongs to it but what waits for a channel.
+SENDER = "_django-notify"
+#: The channel of the heartbeat, which no channel of the pillar can have as its name.
+HEARTBEAT = "_heartbeat"
+#: The most messages that wait for a channel.
+MOST = 200
+_RETRY = {"tries": int, "at": (int, float), "error": str}
+
+
+def state() -> dict[str, Any]:
+    """Return what the watch has written after its last look."""
+    return file.read_json(STATE / "state.json") or {}
+
+
+def keep(state: Mapping[str, Any]) -> None:
+    """Write what the next look, `django.notify` and the page read."""
+    file.write_json(STATE / "state.json", state, mode=0o600, durable=False)
+
+
+def config() -> dict[str, Any]:
+    """Return the configuration of the watch, as the last apply wrote it; empty without a watch."""
+    return file.read_json(CONFIG) or {}
+
+
+def folder(channel: str) -> Path:
+    """Return the folder of what waits for a channel."""
+    return STATE / "spool" / channel
+
+
+def put(channel: str, batch: Mapping[str, Any]) -> None:
+    """Have a batch of messages sent by a channel."""
+    folder(channel).mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in batches(channel)[:-MOST]:
+        path.unlink(missing_ok=True)
+    file.write_json(folder(channel) / f"{time.time_ns()}.json", batch, mode=0o600, durable=False)
+
+
+def batches(channel: str) -> list[Path]:
+    """Return the batches that wait for a channel, the oldest first."""
+    return sorted(folder(channel).glob("*.json"))
+
+
+def due(channels: Iterable[str]) -> list[str]:
+    """Return the channels for which something waits, and whose next try is due."""
+    now = time.time()
+    return [channel for channel in channels if batches(channel) and retry(channel)["at"] <= now]
+
+
+def retry(channel: str) -> dict[str, Any]:
+    """Return how often sending by a channel has failed since it last succeeded, when it is tried again, and why."""
+    return file.read_json(folder(channel) / ".retry", _RETRY) or {"tries": 0, "at": 0, "error": ""}
+
+
+def keep_retry(channel: str, **retry: Any) -> None:
+    """Write when a channel is tried again; nothing, where it has succeeded."""
+    path = folder(channel) / ".retry"
+    if retry:
+        file.write_json(path, retry, mode=0o600, durable=False)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def quiet() -> dict[str, dict[str, Any]]:
+    """Return the sites whose messages are on hold by `django.notify quiet`: until, why and by whom."""
+    now = time.time()
+    kept = file.read_json(STATE / "quiet.json", {str: {"until": (int, float), "why": str, "by": str}}) or {}
+    return {site: one for site, one in kept.items() if one["until"] > now}

@@ -1,0 +1,68 @@
+"""The program of the watch, an archive that a timer runs: `look` at this host, or `send` what waits for a channel."""
+
+from django_formula.host import lazy  # noqa: F401 - the others run when they are used
+
+# isort: split
+import os
+import time
+from typing import Any
+
+from django_formula.host import daemons, units
+from django_formula.untrusted.text import tell
+from django_formula.watch import decide, look, send, spool
+
+#: Seconds until a second look, where one has found something new.
+AGAIN = 10.0
+#: Seconds of a look that are a problem.
+SLOW = 30.0
+
+
+def main(action: str, name: str = "") -> int:
+    """Do what a unit or cron asks for; return the exit code."""
+    return send.main(name) if action == "send" else take(spool.config())
+
+
+def take(config: dict[str, Any]) -> int:
+    """Look at this host, decide, and have messages sent; where something is new, look once more shortly after."""
+    for turn in range(2):
+        state = spool.state()
+        began = time.time()
+        seen = look.look(state, config, began)
+        known = state.setdefault("known", {})
+        is_quiet = look.quiet_by(config, seen, began)
+        messages = decide.decide(known, seen.problems, began, is_quiet) + look.told_events(state, seen, is_quiet)
+        took = time.time() - began
+        state |= {"version": 1, "host": send.host(), "time": began, "took": round(took, 2), "sites": seen.rows}
+        _have_sent(config, messages, began)
+        spool.keep(state)
+        _start(config)
+        for one in messages:
+            tell(f"{one['what']}: {one['site'] or state['host']}: {one['text']}")
+        if turn or not decide.is_new(known):
+            break
+        time.sleep(AGAIN)
+    return 0
+
+
+def _have_sent(config: dict[str, Any], messages: list[decide.Message], now: float) -> None:
+    """Put messages into the spool of each channel that takes them: a batch of this look."""
+    for name, channel in config["channels"].items():
+        own = decide.folded([one for one in messages if look.takes(channel, one)])
+        if own:
+            spool.put(name, {"host": send.host(), "time": now, "messages": own})
+
+
+def _start(config: dict[str, Any]) -> None:
+    """Start the senders of the channels for which something waits; nothing waits for them."""
+    names = spool.due(config["channels"])
+    names += [spool.HEARTBEAT] if config["heartbeat"] else []
+    if not names:
+        return
+    if daemons.has_systemd():
+        senders = (f"django-notify@{name}.service" for name in names)
+        units.attempt("start", "--no-block", *senders, doing="starting senders", timeout=10)
+        return
+    for name in names:
+        if not os.fork():
+            os.setsid()
+            os._exit(send.main(name))
