@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "04fd5882412320e2"
+DIGEST = "e0b683058860c817"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -15310,15 +15310,8 @@ def _clear(home: str, folder: str) -> None:
 #     recorded, inputs = deployment.find_inputs()
 #     python = disk.interpreter_difference(site, live)
 #     is_made = _is_made_of(live, inputs) and not python
-#     try:
-#         if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
-#             return
-#     except RepeatedFailure:
-#         if live and not instances.is_kept_alive(site, live.path):  # this error is of another release
-#             yield {"instance": f"{', '.join(instances.units(site, live.path))} started"}
-#             deployment.take_lock()
-#             instances.start(site, live.path)
-#         raise
+#     if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
+#         return
 #     changes = {**differences(deployment, recorded, inputs), **({"python": python} if python else {})}
 #     deployment.plan(releases.next_name(site, deployment.findings.commit, deployment.sequence))
 #     foreseen = _foresee(deployment, live) if deployment.test and live else {}

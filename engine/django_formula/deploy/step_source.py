@@ -33,15 +33,8 @@ def source(deployment: Deployment) -> Iterator[Changes]:
     recorded, inputs = deployment.find_inputs()
     python = disk.interpreter_difference(site, live)
     is_made = _is_made_of(live, inputs) and not python
-    try:
-        if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
-            return
-    except RepeatedFailure:
-        if live and not instances.is_kept_alive(site, live.path):  # this error is of another release
-            yield {"instance": f"{', '.join(instances.units(site, live.path))} started"}
-            deployment.take_lock()
-            instances.start(site, live.path)
-        raise
+    if not deployment.again and (is_made or _is_on_hold(deployment, inputs)):
+        return
     changes = {**differences(deployment, recorded, inputs), **({"python": python} if python else {})}
     deployment.plan(releases.next_name(site, deployment.findings.commit, deployment.sequence))
     foreseen = _foresee(deployment, live) if deployment.test and live else {}

@@ -430,6 +430,7 @@ INPUTS = {
     "fleet": (None, {"commit": "3f2a9c1b77de24f0c7e5a1d8b9630e4f5a6b7c8d"}),
     "container": ({"base": "localhost/base:1"}, None),
     "knowledge": (None, {"causes": {"ours": {"match": "no route to the mainframe", "say": "start its tunnel"}}}),
+    "notify": (None, {"ops": {"mail": ["ops@example.org"]}}),
 }
 
 
