@@ -21,6 +21,7 @@ from django_formula.deploy.entries import entry
 from django_formula.deploy.request import asked_by
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.inspect import inspection
+from django_formula.observe import report as observe_report
 from django_formula.project import program
 from django_formula.site import sites as site_sites
 from django_formula.untrusted.text import shown_answer
@@ -477,21 +478,25 @@ def logs(site, lines=50, worker=None):
     return operations.logs(site, lines, worker)
 
 
-@_verb("https://git.example.org/blog.git", "/home/ray/blog")
-def inspect(source, revision="HEAD", deploy_key=None):
+@_verb("https://git.example.org/blog.git", "/home/ray/blog", "blog run=True")
+def inspect(source, revision="HEAD", deploy_key=None, run=False):
     """
     Inspect a project and return a pillar that deploys it, with comments where a value is a guess. The source is
     read; none of it is executed, and nothing on this host is changed. Except for its first line (``local:``) the
     output is an SLS.
 
     source
-        URL of a git repository, or a folder on this host.
+        URL of a git repository, or a folder on this host; with ``run``, the name of a site.
     revision
         Branch, tag or commit of the repository.
     deploy_key
         File with the private SSH key to fetch with. Host keys are read from ``/etc/ssh/ssh_known_hosts``.
+    run
+        Run the settings of a site's active release, or of its newest one that failed, in the site's sandbox without
+        network, secrets and databases, and return every variable that they ask for, which of these are required, the
+        settings that each is in, and what Django knows of the project.
     """
-    return inspection.inspect(source, revision, deploy_key)
+    return observe_report.of_site(source) if run else inspection.inspect(source, revision, deploy_key)
 
 
 @_verb("blog /home/ray/blog", "blog /home/ray/blog database=postgres")

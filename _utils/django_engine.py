@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "e0b683058860c817"
+DIGEST = "b0c5273e4bbf477f"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -29424,13 +29424,15 @@ def _clear(home: str, folder: str) -> None:
 #         title: the first line: the repository or folder.
 #         name: the name of the site.
 #         remarks: comments above the pillar; a list has the words of a command.
-#         lines: the lines of the pillar, of the shape `LINE`.
+#         lines: the lines of the pillar, of the shape `LINE`; without any there are only the comments.
 #     """
 #     found = [pillar_comment(title)]
 #     found += [comment for remark in remarks for comment in _comments(remark)]
-#     found += map(InPillar, ("django:", "  sites:"))
-#     found.append(pillar_head(4, name))
-#     for line in lines:
+#     listed = [*lines]
+#     if listed:
+#         found += map(InPillar, ("django:", "  sites:"))
+#         found.append(pillar_head(4, name))
+#     for line in listed:
 #         if "entries" in line:
 #             found.append(pillar_head(6, line["key"]))
 #             found += [pillar_line(8, one["key"], one["value"], one["remark"]) for one in line["entries"]]
@@ -34450,6 +34452,185 @@ def _clear(home: str, folder: str) -> None:
 #     return {**known, **own} if isinstance(known, dict) else [*own.values(), *known]
 #: django_formula/observe/__init__.py
 # """Which variables a project needs, asked of its settings, which are imported until nothing is missing."""
+#: django_formula/observe/facts.py
+# """What Django says of a project, in an attempt of an observation: its stages, its settings, and facts at the end.
+#
+# It runs in the project's Python and imports nothing of ours; see `observe.program`.
+# """
+#
+# import importlib
+# import os
+# import re
+# import sys
+# from collections.abc import Callable, Iterator
+# from typing import Any
+#
+# Answer = dict[str, Any]
+# #: The most of each kind in an answer.
+# _MOST = 200
+#
+#
+# def _settings(_request: Answer) -> Answer:
+#     if "DJANGO_CONFIGURATION" in os.environ:  # its classes are modules only after this
+#         importlib.import_module("configurations").setup()
+#     settings = importlib.import_module("django.conf").settings
+#     return {name: plain(getattr(settings, name, None), 0) for name in dir(settings) if settings.is_overridden(name)}
+#
+#
+# def _setup(_request: Answer) -> None:
+#     importlib.import_module("django").setup()
+#
+#
+# def _checks(_request: Answer) -> None:
+#     importlib.import_module("django.core.checks").run_checks()
+#
+#
+# def _application(request: Answer) -> None:
+#     if request["application"]:
+#         importlib.import_module(request["application"])
+#
+#
+# STAGES: tuple[tuple[str, Callable[[Answer], Any]], ...] = (
+#     ("settings", _settings),
+#     ("setup", _setup),
+#     ("checks", _checks),
+#     ("application", _application),
+# )
+#
+#
+# def plain(value: Any, depth: int) -> Any:
+#     """Return a setting as JSON has it; texts are cut."""
+#     if isinstance(value, (bool, int, float)) or value is None:
+#         return value
+#     if isinstance(value, (str, os.PathLike)):
+#         return str(value)[:300]
+#     if isinstance(value, (list, tuple, set, frozenset)) and depth < 5:
+#         return [plain(one, depth + 1) for one in list(value)[:100]]
+#     if isinstance(value, dict) and depth < 5:
+#         return {str(key)[:100]: plain(one, depth + 1) for key, one in list(value.items())[:100]}
+#     return None
+#
+#
+# def fields_of_pydantic() -> dict[str, str]:
+#     """Return the variables of pydantic-settings' classes, by the names of their fields: it reads them at once."""
+#     base = getattr(sys.modules.get("pydantic_settings"), "BaseSettings", None)
+#     found: dict[str, str] = {}
+#     queue = list(base.__subclasses__()) if base else []
+#     while queue:
+#         one = queue.pop()
+#         queue += one.__subclasses__()
+#         if one.__module__.startswith(("pydantic_settings", "pydantic.")):
+#             continue
+#         for name, field in one.model_fields.items():
+#             alias = field.validation_alias or field.alias
+#             names = getattr(alias, "choices", [alias] if alias else [one.model_config.get("env_prefix", "") + name])
+#             for text in names:
+#                 found[name.lower()] = found[str(text).lower()] = str(text).upper()
+#     return found
+#
+#
+# # What only a started project tells
+#
+#
+# def facts() -> Answer:
+#     """Return what a project that has started tells of itself; what cannot be told is left out."""
+#     found: Answer = {}
+#     for name, part in _FACTS:
+#         try:
+#             found[name] = part()
+#         except Exception:
+#             found.setdefault("untold", []).append(name)
+#     return found
+#
+#
+# def _own_settings() -> Any:
+#     return importlib.import_module("django.conf").settings
+#
+#
+# def _databases() -> dict[str, str]:
+#     """Return the engine, host and name of each database."""
+#     keys = ("ENGINE", "HOST", "NAME")
+#     return {
+#         alias: " ".join(str(one[key]) for key in keys if one.get(key))
+#         for alias, one in _own_settings().DATABASES.items()
+#     }
+#
+#
+# def _backends(setting: str) -> dict[str, str]:
+#     return {
+#         alias: str(one.get("BACKEND", "")) for alias, one in (getattr(_own_settings(), setting, None) or {}).items()
+#     }
+#
+#
+# def _storages() -> dict[str, str]:
+#     old = {"default": "DEFAULT_FILE_STORAGE", "staticfiles": "STATICFILES_STORAGE"}
+#     named = {alias: str(getattr(_own_settings(), name, "") or "") for alias, name in old.items()}
+#     return {**{alias: text for alias, text in named.items() if text}, **_backends("STORAGES")}
+#
+#
+# def _logs() -> list[str]:
+#     handlers = (getattr(_own_settings(), "LOGGING", None) or {}).get("handlers", {})
+#     return [str(one["filename"]) for one in handlers.values() if one.get("filename")][:_MOST]
+#
+#
+# def _tasks() -> list[str]:
+#     """Return what runs tasks within the process that asks for them, in place of a worker: no worker is needed."""
+#     state, settings = sys.modules.get("celery._state"), _own_settings()
+#     apps = list(state._get_active_apps()) if state else []
+#     found = ["Celery: task_always_eager" for app in apps if app.conf.task_always_eager]
+#     queues = getattr(settings, "RQ_QUEUES", None) or {}
+#     found += [f"RQ: ASYNC is off for {name}" for name, one in queues.items() if one.get("ASYNC") is False]
+#     huey = getattr(sys.modules.get("huey.contrib.djhuey"), "HUEY", None)
+#     return sorted({*found, *(["huey: immediate"] if getattr(huey, "immediate", False) else [])})[:_MOST]
+#
+#
+# def _brokers() -> list[str]:
+#     state = sys.modules.get("celery._state")
+#     urls = {str(app.conf.broker_url) for app in (state._get_active_apps() if state else ()) if app.conf.broker_url}
+#     return sorted(urls)[:_MOST]
+#
+#
+# def _routes() -> list[str]:
+#     """Return the paths of the project's pages without arguments."""
+#     resolver = importlib.import_module("django.urls").get_resolver()
+#     return list(dict.fromkeys(_paths(resolver.url_patterns, "/", 0)))[:_MOST]
+#
+#
+# def _paths(patterns: Any, prefix: str, depth: int) -> Iterator[str]:
+#     for one in patterns if depth < 6 else ():
+#         text = str(one.pattern)
+#         is_plain = type(one.pattern).__name__ == "RoutePattern"
+#         path = prefix + (text if is_plain else re.sub(r"[\^$]|\\(?=[./-])|\\Z", "", text))
+#         if hasattr(one, "url_patterns"):
+#             inner = [] if getattr(one, "app_name", "") == "admin" else one.url_patterns
+#             yield from _paths(inner, path, depth + 1)
+#         elif not re.search(r"[<(\[*+?]", path):
+#             yield path
+#
+#
+# def _migrations() -> list[str]:
+#     """Return the project's own applications whose models differ from their migrations; no database is asked."""
+#     apps = importlib.import_module("django.apps").apps
+#     part = "django.db.migrations"
+#     loader = importlib.import_module(f"{part}.loader").MigrationLoader(None, ignore_no_migrations=True)
+#     state = importlib.import_module(f"{part}.state").ProjectState.from_apps(apps)
+#     questioner = importlib.import_module(f"{part}.questioner").NonInteractiveMigrationQuestioner()
+#     detector = importlib.import_module(f"{part}.autodetector").MigrationAutodetector
+#     changed = {*detector(loader.project_state(), state, questioner).changes(graph=loader.graph)}
+#     changed |= {label for label in loader.unmigrated_apps if any(apps.get_app_config(label).get_models())}
+#     return sorted(one for one in changed if "/site-packages/" not in apps.get_app_config(one).path)[:_MOST]
+#
+#
+# _FACTS: tuple[tuple[str, Callable[[], Any]], ...] = (
+#     ("databases", _databases),
+#     ("caches", lambda: _backends("CACHES")),
+#     ("storages", _storages),
+#     ("logs", _logs),
+#     ("eager", _tasks),
+#     ("brokers", _brokers),
+#     ("routes", _routes),
+#     ("migrations", _migrations),
+# )
 #: django_formula/observe/observation.py
 # """Ask a release which variables its settings need and do not have, after a start that has failed.
 #
@@ -34464,32 +34645,59 @@ def _clear(home: str, folder: str) -> None:
 # import re
 # from collections.abc import Collection, Mapping
 # from pathlib import Path
+# from types import MappingProxyType
 # from typing import Any, NamedTuple
 #
 # from django_formula.host import daemons
-# from django_formula.host.commands import DeploymentError
+# from django_formula.host.commands import DeploymentError, redact
+# from django_formula.inspect import environment
 # from django_formula.process import command as process_command
 # from django_formula.process import transient
 # from django_formula.process.command import ProjectCommand
+# from django_formula.secret import secrets
+# from django_formula.site import build
 # from django_formula.site.sites import Site
 # from django_formula.untrusted import shapes
-# from django_formula.untrusted.text import Log
+# from django_formula.untrusted.text import Log, shown
 #
 # _log = Log.of(__name__)
 #
-# _PROGRAM = Path(__file__).with_name("program.py")
-# #: Runs the program, which is before its request in the standard input.
-# _READ = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"
+# #: The modules that run in the project's Python, in the order in which they import each other.
+# _MODULES = ("facts", "search", "program")
+# #: Makes modules of the texts in the request, and runs the last one.
+# READ = """
+# import json, sys, types
+# request = json.loads(sys.stdin.buffer.read())
+# for name in ("django_formula", "django_formula.observe"):
+#     sys.modules[name] = types.ModuleType(name)
+# for name, text in request.pop("modules").items():
+#     module = sys.modules[f"django_formula.observe.{name}"] = types.ModuleType(f"django_formula.observe.{name}")
+#     exec(compile(text, f"<{name}>", "exec"), module.__dict__)
+# module.main(request)
+# """
 # #: Seconds that an observation may take, and those after which it says what it knows.
 # _TIMEOUT, _BUDGET = 120, 80
-# #: The most variables that are named.
-# _MOST = 50
-# _NAME = re.compile(r"[A-Za-z_]\w{0,80}")
+# _STAGES = ("settings", "setup", "checks", "application", "done", "ended")
+# #: What stands for a secret, and for the URL of a database.
+# _LONG = "x" * 50
+# _URLS = {
+#     "sqlite": "sqlite:////nonexistent/x",
+#     "postgres": "postgres://x:x@localhost/x",
+#     "mysql": "mysql://x:x@localhost/x",
+# }
+# #: The most variables, entries of a list, characters of a text, and characters of the whole answer.
+# _MOST, _FEW, _LONGEST, _WHOLE = 500, 200, 300, 256 << 10
+# _NAME = re.compile(r"[A-Za-z_]\w{0,80}", re.ASCII)
+# _SETTING = re.compile(r"[A-Za-z_]\w{0,80}(:[\w.-]{1,60}){0,5}", re.ASCII)
+# #: What releases, which do not change, have answered to this process.
+# _ANSWERED: dict[Path, "list[Variable]"] = {}
+# _HOW = ("whole", "part", "element", "switched")
+# _VARIABLE = {"name": str, "place": str, "default": str, "kind": str, "feeds": {str: str}, "required": bool}
+# #: What a project that starts reports: maps of its settings, and lists.
+# MAPS, LISTS = ("databases", "caches", "storages"), ("logs", "eager", "brokers", "routes", "migrations")
 # _ANSWER = {
-#     "stage": str,
-#     "error": str,
-#     "attempts": int,
-#     "variables": [{"name": str, "place": str, "feeds": {str: str}}],
+#     **{"stage": str, "error": str, "attempts": int, "variables": [{**_VARIABLE, "together": bool}]},
+#     "facts": {**{f"{name}?": {str: str} for name in MAPS}, **{f"{name}?": [str] for name in LISTS}},
 # }
 # #: Settings, and how a variable is in them → the word of the pillar that it gets; a database's URL is in several.
 # _WORDS = (
@@ -34508,16 +34716,59 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # class Variable(NamedTuple):
-#     """A variable without which a project does not start.
+#     """A variable that a project asks for.
 #
 #     Attributes:
 #         place: where it is read, relative to the source.
 #         word: the word of the pillar that gives its value, such as ``database_url``; empty if only its owner knows it.
+#         feeds: the settings that it is in, and how: ``whole``, ``part``, ``element``, ``switched``.
+#         default: what the settings have without it, as Python writes it; empty if that is not known.
+#         is_required: whether the project does not start without it.
+#         is_together: whether it makes a database only together with others.
 #     """
 #
 #     name: str
 #     place: str
 #     word: str
+#     feeds: Mapping[str, str] = MappingProxyType({})
+#     default: str = ""
+#     kind: str = "text"
+#     is_required: bool = True
+#     is_together: bool = False
+#
+#     @property
+#     def is_made_up(self) -> bool:
+#         """Whether it is a secret that only the site has to know, so that one can be generated."""
+#         is_free = all(how == "whole" for how in self.feeds.values())
+#         return not self.word and self.kind == "text" and is_free and environment.is_made_up(self.name)
+#
+#
+# class Observation(NamedTuple):
+#     """What a project has answered: text from outside, with names and shapes that were checked.
+#
+#     Attributes:
+#         stage: the one that it reached: ``settings``, ``setup``, ``checks``, ``application``, or ``done``.
+#         error: the exception with which it ended there; empty after the last.
+#         facts: of a project that starts: `MAPS` and `LISTS`.
+#     """
+#
+#     stage: str
+#     error: str
+#     attempts: int
+#     variables: list[Variable]
+#     facts: dict[str, Any]
+#
+#
+# def impossible(release: Path) -> str:
+#     """Return why the settings of a release cannot be asked, in a line; empty where they can.
+#
+#     Nothing but a unit of systemd keeps them from the network and from the site's secrets.
+#     """
+#     if process_command.has_container(release):
+#         return "the release runs in containers, from which nothing here takes the network and the site's secrets"
+#     if not daemons.has_systemd():
+#         return "this host has no systemd, without which nothing takes the network and the site's secrets from them"
+#     return ""
 #
 #
 # def needed(site: Site, release: Path, facts: Mapping[str, Any]) -> list[Variable]:
@@ -34526,42 +34777,103 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         facts: ``folder``, ``python_path``, ``settings_module`` and ``application`` of the release.
 #     """
-#     if not daemons.has_systemd() or process_command.has_container(release):
-#         return []
+#     if release in _ANSWERED:
+#         return _ANSWERED[release]
+#     why = impossible(release)
+#     if not why:
+#         try:
+#             return _ANSWERED.setdefault(release, of(site, release, facts).variables)
+#         except DeploymentError as error:
+#             why = error.message
+#     _log.info("%s: its settings are not asked for variables: %s", site.name, why)
+#     return []
+#
+#
+# def of(site: Site, release: Path, facts: Mapping[str, Any], *, everything: bool = False) -> Observation:
+#     """Ask the settings of a release for the variables that they need and the site does not have.
+#
+#     Args:
+#         everything: ask for all variables that the site does not have, and for facts of the project.
+#
+#     Raises:
+#         DeploymentError: they cannot be asked, or answer nothing that can be used.
+#     """
 #     source = Path(site.config["mount"] or release / "source")
-#     made_up = {secret["variable"] for secret in site.config["secrets"].values() if secret["as"] == "variable"}
-#     made_up |= {name for name, value in site.config["environment"].items() if isinstance(value, dict)}
+#     given = _given(site)
 #     request = {
 #         "root": str(source),
 #         "path": [str(source / folder) for folder in (facts["folder"], *facts["python_path"])],
 #         "module": facts["settings_module"],
 #         "application": facts.get("application") or "",
-#         "given": dict.fromkeys(sorted(made_up), "x" * 50),
+#         "given": given,
 #         "seconds": _BUDGET,
+#         "all": everything,
 #     }
-#     program = _PROGRAM.read_text(encoding="utf-8")
 #     command = ProjectCommand(
 #         site,
 #         release,
 #         facts,
-#         [f"{release}/virtualenv/bin/python", "-c", _READ],
+#         [f"{release}/virtualenv/bin/python", "-c", READ],
 #         doing="asking the settings for their variables",
 #         timeout=_TIMEOUT,
-#         stdin=f"{len(program.encode())}\n{program}{json.dumps(request)}",
+#         stdin=stdin(request),
 #         task=f"observe-{os.getpid()}",
 #         closed=True,
 #     )
-#     try:
-#         answer = shapes.parse(transient.run_command(command), _ANSWER, doing=command.doing)
-#     except DeploymentError as error:
-#         _log.info("%s: %s", site.name, error.message)
-#         return []
-#     given = {*made_up, *site.config["environment"]}
-#     return [
-#         Variable(one["name"], one["place"], _word(one["feeds"]))
-#         for one in answer["variables"][:_MOST]
-#         if _NAME.fullmatch(one["name"]) and one["name"] not in given
-#     ]
+#     return parse(transient.run_command(command), {*given, *site.config["environment"]}, secrets.known(site))
+#
+#
+# def stdin(request: Mapping[str, Any]) -> str:
+#     """Return what the program reads: a request, and its own modules."""
+#     modules = {name: Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in _MODULES}
+#     return json.dumps({**request, "modules": modules})
+#
+#
+# def _given(site: Site) -> dict[str, str]:
+#     """Return texts for the variables that the site has as secrets or by words: the sandbox has none of these."""
+#     engine = (site.config["databases"].get("default") or {}).get("engine") or "sqlite"
+#     texts = {**build.VALUES, "database_url": _URLS.get(engine, _URLS["sqlite"])}
+#     given = {secret["variable"]: _LONG for secret in site.config["secrets"].values() if secret["as"] == "variable"}
+#     words = {name: value.get("from") for name, value in site.config["environment"].items() if isinstance(value, dict)}
+#     return {**given, **{name: texts.get(str(word), _LONG) for name, word in sorted(words.items())}}
+#
+#
+# def parse(text: str, given: Collection[str], masked: Collection[str] = ()) -> Observation:
+#     """Return an answer; what has no form of a name is left out, and the rest is cut.
+#
+#     Args:
+#         given: the variables that the site has, which are left out.
+#         masked: texts that no output may show.
+#
+#     Raises:
+#         DeploymentError: it is too long, or has another shape.
+#     """
+#     doing = "asking the settings for their variables"
+#     if len(text) > _WHOLE:
+#         raise DeploymentError(f"{doing}: the answer has more than {_WHOLE >> 10} KiB")
+#     answer = shapes.parse(redact(text, masked), _ANSWER, doing=doing)
+#     told = [one for one in answer["variables"][:_MOST] if _NAME.fullmatch(one["name"]) and one["name"] not in given]
+#     facts = answer["facts"]
+#     maps = {name: facts[name] for name in MAPS if facts.get(name)}
+#     kept: dict[str, Any] = {
+#         name: {_line(key): _line(value) for key, value in [*found.items()][:_FEW]} for name, found in maps.items()
+#     }
+#     kept |= {name: [_line(one) for one in facts[name][:_FEW]] for name in LISTS if facts.get(name)}
+#     stage = answer["stage"] if answer["stage"] in _STAGES else ""
+#     return Observation(stage, _line(answer["error"]), answer["attempts"], [*map(_variable, told)], kept)
+#
+#
+# def _variable(one: Mapping[str, Any]) -> Variable:
+#     feeds = {path: how for path, how in one["feeds"].items() if _SETTING.fullmatch(path) and how in _HOW}
+#     kind = one["kind"] if _NAME.fullmatch(one["kind"]) else "text"
+#     place, default = _line(one["place"]), _line(one["default"])
+#     return Variable(
+#         one["name"], place, _word(feeds), dict([*feeds.items()][:_FEW]), default, kind, one["required"], one["together"]
+#     )
+#
+#
+# def _line(text: str) -> str:
+#     return redact(shown(text))[:_LONGEST]
 #
 #
 # def _word(feeds: Mapping[str, str]) -> str:
@@ -34593,7 +34905,8 @@ def _clear(home: str, folder: str) -> None:
 # Django or the project is replaced; `os.environ` has another class only. The project may say anything here, so that the
 # answer is text from outside.
 #
-# This file runs as a program, so it imports nothing of ours. It runs on each Python that a site may have.
+# It runs on each Python that a site may have, and imports nothing of ours but the two modules that come with it
+# (`observation.program`).
 # """
 #
 # import contextlib
@@ -34607,8 +34920,10 @@ def _clear(home: str, folder: str) -> None:
 # import sys
 # import time
 # import traceback
-# from collections.abc import Callable, Iterator
 # from typing import Any
+#
+# from django_formula.observe import facts
+# from django_formula.observe.search import KINDS, Search
 #
 # #: What Python, Django, libraries and the sandbox ask for by themselves.
 # _NOT_ASKED = re.compile(
@@ -34616,47 +34931,8 @@ def _clear(home: str, folder: str) -> None:
 #     r"|SSLKEYLOGFILE|(?:HTTPS?|NO|ALL|FTP)_PROXY|\w+_proxy|DJANGO_SETTINGS_MODULE|DJANGO_RUNSERVER_HIDE_WARNING"
 #     r"|OPENBLAS\w*|OMP_\w+|MKL_\w+|GOTO_\w+|PYDANTIC_\w+|RUN_MAIN|DJANGO_CONFIGURATION"
 # )
-# #: Seconds of an attempt, and the most attempts and characters of its answer.
-# _PATIENCE, _ATTEMPTS, _ANSWER = 30.0, 120, 1 << 22
-# #: What a variable is given, in this order: {0} makes a text unique.
-# _LADDER = {
-#     "text": "obs{0:03d}q",
-#     "int": "1{0:04d}",
-#     "bool": "False",
-#     "url": "https://obs{0:03d}u@obs{0:03d}h.example/1{0:04d}",
-#     "database": "postgres://obs{0:03d}u:obs{0:03d}w@obs{0:03d}h:1{0:04d}/obs{0:03d}d",
-#     "redis": "redis://obs{0:03d}h:1{0:04d}/1",
-#     "list": "obs{0:03d}a,obs{0:03d}b",
-#     "json": '{{"obs{0:03d}k": "obs{0:03d}v"}}',
-#     "path": "/nonexistent/obs{0:03d}f",
-#     "key": "b2JzLW9icy1vYnMtb2JzLW9icy1vYnMtb2JzLW9{0:03d}0=",
-#     "email": "obs{0:03d}e@obs{0:03d}h.example",
-#     "truth": "True",
-# }
-# #: The first of these, by the type that a library was given, or by how the name ends.
-# _BY_CAST = {
-#     **{
-#         "int": "int",
-#         "float": "int",
-#         "bool": "bool",
-#         "boolean": "bool",
-#         "list": "list",
-#         "tuple": "list",
-#         "json": "json",
-#     },
-#     **{"dict": "json", "loads": "json", "db": "database", "db_url": "database", "url": "url", "path": "path"},
-#     "cache": "redis",
-# }
-# _BY_NAME = (
-#     (r"(DATABASE|DB|POSTGRES\w*)_UR[LI]$", "database"),
-#     (r"(REDIS|BROKER|CACHE|CELERY|RESULT)\w*UR[LI]$", "redis"),
-#     (r"(UR[LI]|DSN)$", "url"),
-#     (r"PORT$|_TIMEOUT$|_SIZE$|_AGE$", "int"),
-#     (r"(DEBUG|ENABLED?)$|^USE_", "bool"),
-#     (r"(DIR|FOLDER|ROOT|PATH|FILE)$", "path"),
-#     (r"EMAIL$", "email"),
-# )
-#
+# #: Seconds of an attempt, and the most characters of its answer.
+# _PATIENCE, _ANSWER = 30.0, 1 << 22
 # Answer = dict[str, Any]
 #
 # _base: Any = type(os.environ)
@@ -34664,6 +34940,8 @@ def _clear(home: str, folder: str) -> None:
 # _asked: dict[str, Answer] = {}
 # _is_noting = False
 # _root = ""
+# #: The most variables, and characters of a default, in an answer.
+# _MOST, _SHOWN = 500, 80
 #
 #
 # class Recording(_base):  # type: ignore[misc]
@@ -34707,6 +34985,8 @@ def _clear(home: str, folder: str) -> None:
 #             frame = frame.f_back  # type: ignore[assignment]
 #         if frame is None or any(one.f_code.co_name == "<module>" for one in library):
 #             return  # a package asks for itself, while it is imported
+#         if len(_asked) >= _MOST and name not in _asked:
+#             return
 #         about = _asked.setdefault(name, {"places": [], "order": len(_asked)})
 #         place = (frame.f_code.co_filename, frame.f_lineno)
 #         if place not in about["places"]:
@@ -34714,7 +34994,7 @@ def _clear(home: str, folder: str) -> None:
 #         for one in library:  # the arguments of its functions, by the names that all such libraries use
 #             about.update(_of_library(one))
 #         if default is not None:
-#             about["default"] = True
+#             about["default"] = repr(default)[:_SHOWN]
 #     finally:
 #         _is_noting = False
 #
@@ -34725,12 +35005,12 @@ def _clear(home: str, folder: str) -> None:
 #     for key in ("cast", "type", "subcast"):
 #         if isinstance(frame.f_locals.get(key), type):
 #             found["cast"] = frame.f_locals[key].__name__
-#     if frame.f_code.co_name in _BY_CAST:
+#     if frame.f_code.co_name in KINDS:
 #         found["cast"] = frame.f_code.co_name
 #     if "default" in frame.f_locals:
-#         text = repr(frame.f_locals["default"])[:80]
+#         text = repr(frame.f_locals["default"])[:_SHOWN]
 #         is_none = re.search(r"notset|undefined|missing|^<(class|marshmallow|environ)|^Ellipsis$|^None$", text, re.I)
-#         found.update({} if is_none else {"default": True})
+#         found.update({} if is_none else {"default": text})
 #     return found
 #
 #
@@ -34741,8 +35021,13 @@ def _clear(home: str, folder: str) -> None:
 # # An attempt
 #
 #
-# def _attempt(request: Answer, given: dict[str, str]) -> Answer:
-#     """Return how a start with some variables ended; it is done by a child, which ends with all its children."""
+# def _attempt(request: Answer, given: dict[str, str], until: str = "", tells: bool = False) -> Answer:
+#     """Return how a start with some variables ended; it is done by a child, which ends with all its children.
+#
+#     Args:
+#         until: the last stage, if not all of them are run.
+#         tells: whether facts of the started project are in the answer.
+#     """
 #     reader, writer = os.pipe()
 #     child = os.fork()
 #     if not child:
@@ -34752,7 +35037,7 @@ def _clear(home: str, folder: str) -> None:
 #         for number in (0, 1, 2):
 #             os.dup2(nothing, number)
 #         with os.fdopen(writer, "w") as out:
-#             json.dump(_started(request, given), out, default=repr)
+#             json.dump(_started(request, given, until, tells), out, default=repr)
 #         os._exit(0)
 #     os.close(writer)
 #     data = _received(reader)
@@ -34764,6 +35049,7 @@ def _clear(home: str, folder: str) -> None:
 #         answer: Answer = json.loads(data)
 #     except ValueError:
 #         answer = {"stage": "ended", "error": {"type": "Ended", "text": "no answer", "frames": []}, "asked": {}}
+#     answer.setdefault("settings", {})
 #     return answer
 #
 #
@@ -34777,62 +35063,26 @@ def _clear(home: str, folder: str) -> None:
 #     return data
 #
 #
-# def _started(request: Answer, given: dict[str, str]) -> Answer:
+# def _started(request: Answer, given: dict[str, str], until: str, tells: bool) -> Answer:
 #     """Start the project: its settings, its applications, Django's checks, and what serves requests."""
 #     os.environ.update(given)
 #     os.environ["DJANGO_SETTINGS_MODULE"] = request["module"]
 #     os.environ.__class__ = Recording
-#     stage, settings, error = "", Answer(), None
+#     stage, settings, error, told = "", Answer(), None, Answer()
 #     try:
-#         for stage, run in _STAGES:
+#         for stage, run in facts.STAGES:
 #             found = run(request)
 #             settings = found if stage == "settings" else settings
-#         stage = "done"
+#             if stage == until:
+#                 break
+#         else:
+#             stage = "done"
+#             told = facts.facts() if tells else {}
 #     except BaseException as failure:  # SystemExit too: some settings end the process
 #         error = _described(failure)
 #     os.environ.__class__ = _base
-#     return {"stage": stage, "settings": settings, "error": error, "asked": _asked, "fields": _fields()}
-#
-#
-# def _settings(_request: Answer) -> Answer:
-#     if "DJANGO_CONFIGURATION" in os.environ:  # its classes are modules only after this
-#         importlib.import_module("configurations").setup()
-#     settings = importlib.import_module("django.conf").settings
-#     return {name: _plain(getattr(settings, name, None), 0) for name in dir(settings) if settings.is_overridden(name)}
-#
-#
-# def _setup(_request: Answer) -> None:
-#     importlib.import_module("django").setup()
-#
-#
-# def _checks(_request: Answer) -> None:
-#     importlib.import_module("django.core.checks").run_checks()
-#
-#
-# def _application(request: Answer) -> None:
-#     if request["application"]:
-#         importlib.import_module(request["application"])
-#
-#
-# _STAGES: tuple[tuple[str, Callable[[Answer], Any]], ...] = (
-#     ("settings", _settings),
-#     ("setup", _setup),
-#     ("checks", _checks),
-#     ("application", _application),
-# )
-#
-#
-# def _plain(value: Any, depth: int) -> Any:
-#     """Return a setting as JSON has it; texts are cut."""
-#     if isinstance(value, (bool, int, float)) or value is None:
-#         return value
-#     if isinstance(value, (str, os.PathLike)):
-#         return str(value)[:300]
-#     if isinstance(value, (list, tuple, set, frozenset)) and depth < 5:
-#         return [_plain(one, depth + 1) for one in list(value)[:100]]
-#     if isinstance(value, dict) and depth < 5:
-#         return {str(key)[:100]: _plain(one, depth + 1) for key, one in list(value.items())[:100]}
-#     return None
+#     answer = {"stage": stage, "settings": settings, "error": error, "asked": _asked, "facts": told}
+#     return {**answer, "fields": facts.fields_of_pydantic()}
 #
 #
 # def _described(error: BaseException) -> Answer:
@@ -34850,125 +35100,393 @@ def _clear(home: str, folder: str) -> None:
 #     return found
 #
 #
-# def _fields() -> dict[str, str]:
-#     """Return the variables of pydantic-settings' classes, by the names of their fields: it reads them at once."""
-#     base = getattr(sys.modules.get("pydantic_settings"), "BaseSettings", None)
-#     found: dict[str, str] = {}
-#     queue = list(base.__subclasses__()) if base else []
-#     while queue:
-#         one = queue.pop()
-#         queue += one.__subclasses__()
-#         if one.__module__.startswith(("pydantic_settings", "pydantic.")):
-#             continue
-#         for name, field in one.model_fields.items():
-#             alias = field.validation_alias or field.alias
-#             names = getattr(alias, "choices", [alias] if alias else [one.model_config.get("env_prefix", "") + name])
-#             for text in names:
-#                 found[name.lower()] = found[str(text).lower()] = str(text).upper()
-#     return found
-#
-#
-# # What an attempt is about
-#
-#
 # def _observe(request: Answer) -> Answer:
-#     """Try until all stages pass, or an exception is about nothing that can be given."""
-#     end = time.monotonic() + request["seconds"]
-#     given: dict[str, str] = dict(request["given"])
-#     tried: dict[str, list[str]] = {}
-#     numbers: dict[str, int] = {}
-#     attempts, result = 0, Answer()
-#     while attempts < _ATTEMPTS and time.monotonic() < end:
-#         result = _attempt(request, given)
-#         attempts += 1
-#         if not result["error"]:
-#             break
-#         moved = [name for name in _named(result, given) if _give(name, result, given, tried, numbers)]
-#         if not moved and not any(_give(name, result, given, tried, numbers) for name in _near(result, given)):
-#             break
-#     needed = []
-#     for name in tried:
-#         if name in request["given"] or time.monotonic() > end:
-#             continue
-#         without = _attempt(request, {key: text for key, text in given.items() if key != name})
-#         attempts += 1
-#         if without["stage"] != result["stage"] or bool(without["error"]) != bool(result["error"]):
-#             needed.append(name)
-#     variables = [
-#         {
-#             "name": name,
-#             "place": _place(result, name),
-#             "feeds": dict(_traces(result["settings"], given[name], numbers[name])),
-#         }
-#         for name in needed
-#     ]
+#     """Return the variables without which the project does not start; where it is asked, all of them, and facts."""
+#     search = Search(request, _root, _attempt)
+#     result = search.complete()
+#     needed = search.needed(result)
 #     error = result["error"] or {"type": "", "text": ""}
 #     done = {"stage": result["stage"], "error": f"{error['type']}: {error['text']}"[:300] if error["type"] else ""}
-#     return {**done, "variables": variables, "attempts": attempts}
+#     variables = [search.described(result, name, is_required=True) for name in needed]
+#     told: Answer = {}
+#     if request.get("all") and result["settings"]:
+#         told = search.attempt(search.given, tells=True)["facts"]
+#         variables = search.survey(result, needed) or variables
+#     return {**done, "variables": variables, "facts": told, "attempts": search.attempts}
 #
 #
-# def _place(result: Answer, name: str) -> str:
-#     """Return where a variable is read: a file relative to the source, and a line."""
-#     places: list[Any] = result["asked"].get(name, {}).get("places", [])
-#     return f"{os.path.relpath(places[0][0], _root)}:{places[0][1]}" if places else ""
+# def main(request: Answer) -> None:
+#     """Print the answer to a request, in JSON on one line."""
+#     global _root
+#     output, sys.stdout = sys.stdout, io.StringIO()
+#     _root = request["root"].rstrip("/") + "/"
+#     sys.path[:0] = [folder for folder in request["path"] if folder not in sys.path]
+#     os.chdir(request["path"][0])
+#     for name in ("django", "django.conf", "django.core.checks", "django.urls"):
+#         try:
+#             importlib.import_module(name)
+#         except ImportError:
+#             break  # the first attempt says so
+#     print(json.dumps(_observe(request)), file=output)
+#: django_formula/observe/report.py
+# """What the settings of a release answer, as a person reads it: comments, and the part of a pillar that follows."""
+#
+# from collections.abc import Iterator, Mapping
+# from typing import Any
+#
+# from django_formula.host.commands import DeploymentError
+# from django_formula.inspect import advice
+# from django_formula.inspect import report as inspect_report
+# from django_formula.observe import observation
+# from django_formula.observe.observation import LISTS, MAPS, Observation, Variable
+# from django_formula.release import releases
+# from django_formula.release.releases import Release
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+#
+# #: The words for each fact.
+# _TOLD = {
+#     "databases": "databases",
+#     "caches": "caches",
+#     "storages": "storages",
+#     "logs": "files of logs",
+#     "eager": "tasks run in the process that asks for them, not in a worker",
+#     "brokers": "brokers of Celery",
+#     "routes": "pages",
+#     "migrations": "applications whose models differ from their committed migrations",
+# }
+# #: How a variable is in a setting.
+# _HOW = {"whole": "", "part": " (a part of it)", "element": " (one of a list)", "switched": " (another value)"}
+# #: The most settings and pages that a line names.
+# _SETTINGS, _ENTRIES = 8, 30
 #
 #
-# def _named(result: Answer, given: dict[str, str]) -> list[str]:
-#     """Return the variables that an exception names, by themselves, by their texts, or by the settings made of them."""
-#     error, asked, text = result["error"], result["asked"], result["error"]["text"]
-#     if "fields" in error:
-#         return [result["fields"].get(one.lower(), one.upper()) for one in error["fields"]]
-#     for name, value in given.items():
-#         if len(value) > 4 and value not in ("False", "True") and (value in text or value.partition(",")[0] in text):
-#             return [name]
-#     if error.get("key") in asked:
-#         return [error["key"]]
-#     absent = [name for name in asked if name not in given]
-#     named = [name for name in absent if re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", text)]
-#     words = re.findall(r"[A-Z][A-Z0-9_]{3,}", text)  # a setting, whose name a variable's ends with
-#     return named or [name for name in absent if any(f"_{name}".endswith(f"_{word}") for word in words)]
+# def of_site(name: str) -> str:
+#     """Return what the settings of a site's release ask for and say, and the part of a pillar that follows from it.
 #
-#
-# def _near(result: Answer, given: dict[str, str]) -> list[str]:
-#     """Return the variables that an exception may be about: read near the line that failed, then those before them.
-#
-#     One that is not given comes before those that are. Each is taken away later, to see whether it was.
+#     Raises:
+#         DeploymentError: there is no such site or release, or its settings cannot be asked.
 #     """
-#     error, asked = result["error"], result["asked"]
-#     if error["type"] in ("ModuleNotFoundError", "FileNotFoundError", "Ended"):
-#         return []
-#     own = [frame for frame in error["frames"] if _is_own(frame[0])]
-#     near = [
-#         (-depth, line - number, name in given, -about["order"], name)
-#         for depth, (file, line) in enumerate(own)
-#         for name, about in asked.items()
-#         for path, number in about["places"]
-#         if path == file and 0 <= line - number <= 12 and (name in given or "default" not in about)
-#     ]
-#     before = sorted(asked, key=lambda name: -int(asked[name]["order"]))
-#     before = [name for name in before if name in given or "default" not in asked[name]]
-#     is_own = bool(own) and own[-1] == error["frames"][-1]
-#     return list(dict.fromkeys([name for *_how, name in sorted(near)] + (before if is_own else [])))
+#     site = sites.find(name)
+#     release = _release(site)
+#     why = observation.impossible(release.path)
+#     if why:
+#         raise DeploymentError(f"the settings of {name} cannot be asked: {why}", hint=f"salt-call django.check {name}")
+#     found = observation.of(site, release.path, advice.own(release.path, release.facts), everything=True)
+#     return text(site, release.name, found)
 #
 #
-# def _give(
-#     name: str, result: Answer, given: dict[str, str], tried: dict[str, list[str]], numbers: dict[str, int]
-# ) -> bool:
-#     """Give a variable its first text, or the next; return whether there is one."""
-#     about = result["asked"].get(name, {})
-#     first = _BY_CAST.get(str(about.get("cast", "")).lower()) or next(
-#         (kind for end, kind in _BY_NAME if re.search(end, name)), "text"
+# def _release(site: Site) -> Release:
+#     """Return the active release; before the first one, the newest that failed and has its source and packages."""
+#     live = releases.linked(site, site.current)
+#     for release in [live] if live else reversed(releases.releases(site)):
+#         parts = [release.path / part for part in ("source", "virtualenv/bin/python", "config/environment")]
+#         if "settings_module" in release.facts and all(part.exists() for part in parts):
+#             return release
+#     raise DeploymentError(
+#         f"{site.name} has no release on this host whose settings can be asked", hint="salt-call state.apply django"
 #     )
-#     done = tried.setdefault(name, [])
-#     left = [kind for kind in (first, *_LADDER) if kind not in done]
-#     text = result["error"]["text"]
-#     for pattern, wanted in ((r"invalid literal for int|valid integer|not an int", "int"), (r"bool|truth", "bool")):
-#         if re.search(pattern, text) and wanted in left:
-#             left.insert(0, wanted)
-#     kind = left[0] if left else done[0]
-#     done += left[:1]
-#     given[name] = _LADDER[kind].format(numbers.setdefault(name, len(numbers) + 1))
-#     return bool(left)
+#
+#
+# def text(site: Site, release: str, found: Observation) -> str:
+#     """Return an observation as a part of a pillar, with comments."""
+#     remarks = [*_remarks(found), *(_variable(one) for one in _sorted(found))]
+#     return inspect_report.text(f"{site.name}, asked of {release}", site.name, remarks, _lines(site, found))
+#
+#
+# def _sorted(found: Observation) -> list[Variable]:
+#     return sorted(found.variables, key=lambda one: (not one.is_required, one.name))
+#
+#
+# def _remarks(found: Observation) -> Iterator[str]:
+#     reached = "started without network, secrets and database" if found.stage == "done" else f"ended at {found.stage}"
+#     yield f"{reached}{f': {found.error}' if found.error else ''} ({found.attempts} attempts)"
+#     for name in (*MAPS, *LISTS):
+#         told = found.facts.get(name) or []
+#         entries = [f"{key}: {value}" for key, value in told.items()] if isinstance(told, Mapping) else [*told]
+#         if entries:
+#             more = f" and {len(entries) - _ENTRIES} more" if len(entries) > _ENTRIES else ""
+#             yield f"{_TOLD[name]}: {', '.join(entries[:_ENTRIES])}{more}"
+#     group = [one.name for one in found.variables if one.is_together]
+#     if group:
+#         yield f"a database that only these variables make together: {', '.join(group)}"
+#
+#
+# def _variable(one: Variable) -> str:
+#     """Return a line on a variable: whether it is required, where it is read, its settings, and what is without it."""
+#     settings = [f"{path}{_HOW[how]}" for path, how in one.feeds.items()]
+#     parts = ["required" if one.is_required else f"without it {one.default}" if one.default else "not required"]
+#     parts += [f"read in {one.place}"] if one.place else []
+#     parts += [f"in {', '.join(settings[:_SETTINGS])}"] if settings else []
+#     return f"{one.name}: {'; '.join(parts)}"
+#
+#
+# def _lines(site: Site, found: Observation) -> Iterator[dict[str, Any]]:
+#     """Yield the lines of a pillar for what is required, and for a database that has to be made of variables."""
+#     wanted = [one for one in _sorted(found) if one.is_required or one.is_together]
+#     words = {one.name: {"from": one.word} for one in wanted if one.word}
+#     made_up = {one.name: {"generate": 50} for one in wanted if one.is_made_up}
+#     for key, entries in (("environment", words), ("secrets", made_up)):
+#         if entries:
+#             listed = [{"key": name, "value": value, "remark": ""} for name, value in entries.items()]
+#             yield {"key": key, "entries": listed}
+#     for key, value in observation.lacking(site, wanted).items():
+#         yield {"key": key, "value": value, "remark": ""}
+#: django_formula/observe/search.py
+# """Which variable an exception is about, what it is given, and in which settings it is found again.
+#
+# It runs in the project's Python and imports nothing of ours; see `observe.program`.
+# """
+#
+# import os
+# import re
+# import time
+# from collections.abc import Callable, Collection, Iterator
+# from typing import Any
+#
+# Answer = dict[str, Any]
+# #: Attempts until all stages pass, and of the survey after it; how many texts a variable is given there.
+# _ATTEMPTS, _SURVEYED, _TEXTS = 120, 80, 4
+# #: What a variable is given, in this order: {0} makes a text unique.
+# _LADDER = {
+#     "text": "obs{0:03d}q",
+#     "int": "1{0:04d}",
+#     "bool": "False",
+#     "url": "https://obs{0:03d}u@obs{0:03d}h.example/1{0:04d}",
+#     "database": "postgres://obs{0:03d}u:obs{0:03d}w@obs{0:03d}h:1{0:04d}/obs{0:03d}d",
+#     "redis": "redis://obs{0:03d}h:1{0:04d}/1",
+#     "list": "obs{0:03d}a,obs{0:03d}b",
+#     "json": '{{"obs{0:03d}k": "obs{0:03d}v"}}',
+#     "path": "/nonexistent/obs{0:03d}f",
+#     "key": "b2JzLW9icy1vYnMtb2JzLW9icy1vYnMtb2JzLW9{0:03d}0=",
+#     "email": "obs{0:03d}e@obs{0:03d}h.example",
+#     "truth": "True",
+# }
+# #: The first of these, by the type that a library was given, or by how the name ends.
+# KINDS = {
+#     **{
+#         "int": "int",
+#         "float": "int",
+#         "bool": "bool",
+#         "boolean": "bool",
+#         "list": "list",
+#         "tuple": "list",
+#         "json": "json",
+#     },
+#     **{"dict": "json", "loads": "json", "db": "database", "db_url": "database", "url": "url", "path": "path"},
+#     "cache": "redis",
+# }
+# _BY_NAME = (
+#     (r"(DATABASE|DB|POSTGRES\w*)_UR[LI]$", "database"),
+#     (r"(REDIS|BROKER|CACHE|CELERY|RESULT)\w*UR[LI]$", "redis"),
+#     (r"(UR[LI]|DSN)$", "url"),
+#     (r"PORT$|_TIMEOUT$|_SIZE$|_AGE$", "int"),
+#     (r"(DEBUG|ENABLED?)$|^USE_", "bool"),
+#     (r"(DIR|FOLDER|ROOT|PATH|FILE)$", "path"),
+#     (r"EMAIL$", "email"),
+# )
+# #: What a switch is given whose default is on.
+# _ON = re.compile(r"'?(true|1|yes|on)'?", re.IGNORECASE)
+#
+#
+# class Search:
+#     """Attempts to start a project, each with other variables.
+#
+#     Args:
+#         request: what is asked.
+#         root: the folder of the source, with a slash.
+#         attempt: starts the project with some variables, up to a stage if one is named, and returns how that ended.
+#     """
+#
+#     def __init__(self, request: Answer, root: str, attempt: Callable[..., Answer]):
+#         self.end = time.monotonic() + request["seconds"]
+#         self.given: dict[str, str] = dict(request["given"])
+#         self.attempts = 0
+#         self._request, self._root, self._attempt = request, root, attempt
+#         self._tried: dict[str, list[str]] = {}
+#         self._numbers: dict[str, int] = {}
+#         self._kinds: dict[str, str] = {}
+#
+#     def attempt(self, given: dict[str, str], **options: Any) -> Answer:
+#         """Return how a start with some variables ended."""
+#         self.attempts += 1
+#         return self._attempt(self._request, given, **options)
+#
+#     def may(self, most: int) -> bool:
+#         """Return whether there is time for another attempt."""
+#         return self.attempts < most and time.monotonic() < self.end
+#
+#     def complete(self) -> Answer:
+#         """Try until all stages pass, or an exception is about nothing that can be given; return the last attempt."""
+#         result = Answer()
+#         while self.may(_ATTEMPTS):
+#             result = self.attempt(self.given)
+#             if not result["error"]:
+#                 break
+#             is_given = self._gives(self._named(result, self.given), result)
+#             if not is_given and not any(self._gives([name], result) for name in self._near(result, self.given)):
+#                 break
+#         return result
+#
+#     def needed(self, result: Answer) -> list[str]:
+#         """Return the variables that were given without which a start ends earlier than an attempt did."""
+#         found = []
+#         for name in self._tried:
+#             if name in self._request["given"] or time.monotonic() > self.end:
+#                 continue
+#             without = self.attempt({key: text for key, text in self.given.items() if key != name})
+#             if without["stage"] != result["stage"] or bool(without["error"]) != bool(result["error"]):
+#                 found.append(name)
+#         return found
+#
+#     def described(self, result: Answer, name: str, *, is_required: bool) -> Answer:
+#         """Return what is known of a variable."""
+#         feeds = self.traces(result["settings"], self.given, name) if name in self._numbers else {}
+#         about = result["asked"].get(name, {})
+#         kind = self._kinds.get(name) or self._first(name, about)
+#         told = {"name": name, "place": self._place(about), "default": about.get("default", ""), "kind": kind}
+#         return {**told, "feeds": feeds, "required": is_required, "together": False}
+#
+#     def _place(self, about: Answer) -> str:
+#         """Return where a variable is read: a file relative to the source, and a line."""
+#         places: list[Any] = about.get("places", [])
+#         return f"{os.path.relpath(places[0][0], self._root)}:{places[0][1]}" if places else ""
+#
+#     # All that is asked
+#
+#     def survey(self, result: Answer, needed: Collection[str]) -> list[Answer]:
+#         """Return all variables that were asked for, with the settings that each is in.
+#
+#         Those that are no switches are all changed at once, and each text is found again; what is refused is given
+#         another text, and then left out. A switch is changed alone: which settings are others with it?
+#         """
+#         base = {name: text for name, text in self.given.items() if name in needed or name in self._request["given"]}
+#         self.given, most = dict(base), self.attempts + _SURVEYED
+#         left_out: set[str] = set()
+#         together = result
+#         while self.may(most):
+#             asked = {**result["asked"], **together["asked"]}
+#             new = [one for one in asked if one not in self.given and one not in left_out]
+#             new = [one for one in new if self._first(one, asked[one]) not in ("bool", "truth")]
+#             self._gives(new, {"asked": asked, "error": {"text": ""}})
+#             if together is not result and not together["error"] and not new:
+#                 break
+#             together = self.attempt(self.given)
+#             if not together["error"]:
+#                 continue
+#             guilty = [one for one in self._named(together, self.given) if one not in base]
+#             guilty = guilty or [
+#                 one for one in self._near(together, self.given) if one in self.given and one not in base
+#             ]
+#             if not guilty:
+#                 break
+#             for one in guilty[:1]:
+#                 if len(self._tried[one]) >= _TEXTS or not self._gives([one], together):
+#                     left_out.add(one)
+#                     del self.given[one]
+#         asked = {**together["asked"], **result["asked"]}
+#         reached = together if together["settings"] else result
+#         found = []
+#         for name in asked:
+#             if name not in self._request["given"]:
+#                 found.append(self.described({**reached, "asked": asked}, name, is_required=name in needed))
+#         self.given = base
+#         self._databases(found, most)
+#         for about in found:
+#             if about["kind"] in ("bool", "truth") and not about["required"] and self.may(most):
+#                 about["feeds"] = self._switched(result, about, base)
+#         return found
+#
+#     def _databases(self, found: list[Answer], most: int) -> None:
+#         """Mark the variables of a database that only several of them together make."""
+#         group = [one for one in found if any(path.startswith("DATABASES:") for path in one["feeds"])]
+#         optional = [one["name"] for one in group if not one["required"]]
+#         texts = {name: self._text(name) for name in optional}
+#         for one in group if len(optional) > 1 else ():
+#             if one["name"] in texts and self.may(most):
+#                 alone = self.attempt({**self.given, one["name"]: texts[one["name"]]}, until="settings")
+#                 traced = self.traces(alone["settings"], {one["name"]: texts[one["name"]]}, one["name"])
+#                 one["together"] = not any(path.startswith("DATABASES:") for path in traced)
+#
+#     def _switched(self, result: Answer, one: Answer, base: dict[str, str]) -> dict[str, str]:
+#         """Return the settings that are others with a switch than without it."""
+#         other = "False" if _ON.fullmatch(one["default"]) else "True"
+#         changed = self.attempt({**base, one["name"]: other}, until="settings")["settings"]
+#         before = result["settings"]
+#         names = [name for name in {**before, **changed} if before.get(name) != changed.get(name)] if changed else []
+#         return dict.fromkeys(sorted(names)[:20], "switched")
+#
+#     # One variable
+#
+#     def _named(self, result: Answer, given: dict[str, str]) -> list[str]:
+#         """Return the variables that an exception names: themselves, their texts, or the settings made of them."""
+#         error, asked, text = result["error"], result["asked"], result["error"]["text"]
+#         if "fields" in error:
+#             return [result["fields"].get(one.lower(), one.upper()) for one in error["fields"]]
+#         for name, value in given.items():
+#             if len(value) > 4 and value not in ("False", "True") and (value in text or value.partition(",")[0] in text):
+#                 return [name]
+#         if error.get("key") in asked:
+#             return [error["key"]]
+#         absent = [name for name in asked if name not in given]
+#         named = [name for name in absent if re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", text)]
+#         words = re.findall(r"[A-Z][A-Z0-9_]{3,}", text)  # a setting, whose name a variable's ends with
+#         return named or [name for name in absent if any(f"_{name}".endswith(f"_{word}") for word in words)]
+#
+#     def _near(self, result: Answer, given: dict[str, str]) -> list[str]:
+#         """Return the variables that an exception may be about: read near the line that failed, then those before them.
+#
+#         One that is not given comes before those that are. Each is taken away later, to see whether it was.
+#         """
+#         error, asked = result["error"], result["asked"]
+#         if error["type"] in ("ModuleNotFoundError", "FileNotFoundError", "Ended"):
+#             return []
+#         own = [frame for frame in error["frames"] if self._is_own(frame[0])]
+#         near = [
+#             (-depth, line - number, name in given, -about["order"], name)
+#             for depth, (file, line) in enumerate(own)
+#             for name, about in asked.items()
+#             for path, number in about["places"]
+#             if path == file and 0 <= line - number <= 12 and (name in given or "default" not in about)
+#         ]
+#         before = sorted(asked, key=lambda name: -int(asked[name]["order"]))
+#         before = [name for name in before if name in given or "default" not in asked[name]]
+#         is_own = bool(own) and own[-1] == error["frames"][-1]
+#         return list(dict.fromkeys([name for *_how, name in sorted(near)] + (before if is_own else [])))
+#
+#     def _is_own(self, file: str) -> bool:
+#         return file.startswith(self._root) and "/site-packages/" not in file
+#
+#     def _first(self, name: str, about: Answer) -> str:
+#         """Return what a variable is given first, by the type that a library was given, or by its name."""
+#         return KINDS.get(str(about.get("cast", "")).lower()) or next(
+#             (kind for end, kind in _BY_NAME if re.search(end, name)), "text"
+#         )
+#
+#     def _gives(self, names: Collection[str], result: Answer) -> bool:
+#         """Give variables their first text, or the next; return whether there is one for any."""
+#         return sum(self._give(name, result) for name in names) > 0
+#
+#     def _give(self, name: str, result: Answer) -> bool:
+#         """Give a variable its first text, or the next; return whether there is one."""
+#         done = self._tried.setdefault(name, [])
+#         left = [kind for kind in (self._first(name, result["asked"].get(name, {})), *_LADDER) if kind not in done]
+#         text = result["error"]["text"]
+#         for pattern, wanted in ((r"invalid literal for int|valid integer|not an int", "int"), (r"bool|truth", "bool")):
+#             if re.search(pattern, text) and wanted in left:
+#                 left.insert(0, wanted)
+#         done += left[:1]
+#         self._numbers.setdefault(name, len(self._numbers) + 1)
+#         self._kinds[name] = left[0] if left else done[0]
+#         self.given[name] = self._text(name)
+#         return bool(left)
+#
+#     def _text(self, name: str) -> str:
+#         return _LADDER[self._kinds[name]].format(self._numbers[name])
+#
+#     def traces(self, settings: Answer, given: dict[str, str], name: str) -> dict[str, str]:
+#         """Return the settings that the text of a variable is in, and how."""
+#         return dict(_traces(settings, given[name], self._numbers[name])) if name in given else {}
 #
 #
 # def _traces(settings: Answer, text: str, number: int) -> Iterator[tuple[str, str]]:
@@ -34986,26 +35504,6 @@ def _clear(home: str, folder: str) -> None:
 #             yield path, "whole" if str(value) == text else "part"
 #
 #     return walk(settings, "")
-#
-#
-# def main(text: str) -> str:
-#     """Return the answer to a request, both in JSON."""
-#     global _root
-#     request: Answer = json.loads(text)
-#     _root = request["root"].rstrip("/") + "/"
-#     sys.path[:0] = [folder for folder in request["path"] if folder not in sys.path]
-#     os.chdir(request["path"][0])
-#     for name in ("django", "django.conf", "django.core.checks", "django.urls"):
-#         try:
-#             importlib.import_module(name)
-#         except ImportError:
-#             break  # the first attempt says so
-#     return json.dumps(_observe(request))
-#
-#
-# if __name__ == "__main__":
-#     output, sys.stdout = sys.stdout, io.StringIO()
-#     print(main(sys.stdin.read()), file=output)
 #: django_formula/pillar/__init__.py
 # """From the pillar to the effective configuration of each site, or to all that is wrong with it."""
 #: django_formula/pillar/balancer.py
@@ -39084,7 +39582,7 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 # from typing import Any
 #
-# from django_formula.host import file
+# from django_formula.host import file, proc, users
 # from django_formula.site.sites import Site
 #
 # _DEFAULTS: dict[str, Any] = {
@@ -39210,11 +39708,29 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def without_secrets(site: Site, directives: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-#     """Return the directives of a process that gets no secret, network or socket, and little memory."""
+#     """Return the directives of a process that gets no secret, network or socket, little memory, no data to write.
+#
+#     `LimitAS` and `LimitNPROC`, which counts all of the user's, hold where a container's systemd has no controllers.
+#     """
+#     pids = proc.pids_of(users.user_id(site.user))
+#     tasks = sum(map(_threads, pids))
 #     limits = {"TasksMax": "64", "MemoryMax": "1G"}
+#     limits |= {"LimitAS": "4G", "LimitFSIZE": "64M", "LimitNPROC": str(tasks + 64)}
 #     secret = ("EnvironmentFile", f"{site.secrets}/environment")
-#     kept = [line for line in directives if line[0] not in limits and line != secret]
-#     return [*kept, *limits.items(), ("SystemCallFilter", "~@network-io"), ("InaccessiblePaths", str(site.secrets))]
+#     data = [("ReadWritePaths", str(path)) for path in (site.database, site.media, *_database_folders(site))]
+#     kept = [line for line in directives if line[0] not in limits and line not in (secret, *data)]
+#     # The environment of a process that runs has secrets, and its own user may read it.
+#     running = [("InaccessiblePaths", f"-/proc/{pid}") for pid in pids]
+#     closed = [("SystemCallFilter", "~@network-io"), ("InaccessiblePaths", str(site.secrets))]
+#     return [*kept, *limits.items(), *closed, *running]
+#
+#
+# def _threads(pid: int) -> int:
+#     """Return the number of threads of a process; 0 where it has ended."""
+#     try:
+#         return int(proc.status(pid).get("Threads", 1))
+#     except OSError:
+#         return 0
 #
 #
 # def refused(site: Site) -> list[str]:
@@ -49587,7 +50103,7 @@ def _clear(home: str, folder: str) -> None:
 # #: The login in a URL.
 # _LOGIN = re.compile(r"(?<=://)[^/\s]*@")
 # #: Words of the pillar → a value of the same kind, which settings may parse while they are imported.
-# _VALUES = {
+# VALUES = {
 #     "domains": "localhost",
 #     "database_url": "sqlite:///x",
 #     "database_port": "5432",
@@ -49622,7 +50138,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _value(name: str, value: Any) -> str:
 #     if isinstance(value, dict):
-#         return _VALUES.get(value["from"], str(value["from"]))
+#         return VALUES.get(value["from"], str(value["from"]))
 #     if not isinstance(value, str):
 #         return json.dumps(value)
 #     is_secret = _SECRET.search(name) and "://" not in value and not _NONE.fullmatch(value)

@@ -118,13 +118,15 @@ def text(title: str, name: str, remarks: Iterable[str | list[str]], lines: Itera
         title: the first line: the repository or folder.
         name: the name of the site.
         remarks: comments above the pillar; a list has the words of a command.
-        lines: the lines of the pillar, of the shape `LINE`.
+        lines: the lines of the pillar, of the shape `LINE`; without any there are only the comments.
     """
     found = [pillar_comment(title)]
     found += [comment for remark in remarks for comment in _comments(remark)]
-    found += map(InPillar, ("django:", "  sites:"))
-    found.append(pillar_head(4, name))
-    for line in lines:
+    listed = [*lines]
+    if listed:
+        found += map(InPillar, ("django:", "  sites:"))
+        found.append(pillar_head(4, name))
+    for line in listed:
         if "entries" in line:
             found.append(pillar_head(6, line["key"]))
             found += [pillar_line(8, one["key"], one["value"], one["remark"]) for one in line["entries"]]

@@ -11,32 +11,59 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from django_formula.host import daemons
-from django_formula.host.commands import DeploymentError
+from django_formula.host.commands import DeploymentError, redact
+from django_formula.inspect import environment
 from django_formula.process import command as process_command
 from django_formula.process import transient
 from django_formula.process.command import ProjectCommand
+from django_formula.secret import secrets
+from django_formula.site import build
 from django_formula.site.sites import Site
 from django_formula.untrusted import shapes
-from django_formula.untrusted.text import Log
+from django_formula.untrusted.text import Log, shown
 
 _log = Log.of(__name__)
 
-_PROGRAM = Path(__file__).with_name("program.py")
-#: Runs the program, which is before its request in the standard input.
-_READ = "import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())).decode())"
+#: The modules that run in the project's Python, in the order in which they import each other.
+_MODULES = ("facts", "search", "program")
+#: Makes modules of the texts in the request, and runs the last one.
+READ = """
+import json, sys, types
+request = json.loads(sys.stdin.buffer.read())
+for name in ("django_formula", "django_formula.observe"):
+    sys.modules[name] = types.ModuleType(name)
+for name, text in request.pop("modules").items():
+    module = sys.modules[f"django_formula.observe.{name}"] = types.ModuleType(f"django_formula.observe.{name}")
+    exec(compile(text, f"<{name}>", "exec"), module.__dict__)
+module.main(request)
+"""
 #: Seconds that an observation may take, and those after which it says what it knows.
 _TIMEOUT, _BUDGET = 120, 80
-#: The most variables that are named.
-_MOST = 50
-_NAME = re.compile(r"[A-Za-z_]\w{0,80}")
+_STAGES = ("settings", "setup", "checks", "application", "done", "ended")
+#: What stands for a secret, and for the URL of a database.
+_LONG = "x" * 50
+_URLS = {
+    "sqlite": "sqlite:////nonexistent/x",
+    "postgres": "postgres://x:x@localhost/x",
+    "mysql": "mysql://x:x@localhost/x",
+}
+#: The most variables, entries of a list, characters of a text, and characters of the whole answer.
+_MOST, _FEW, _LONGEST, _WHOLE = 500, 200, 300, 256 << 10
+_NAME = re.compile(r"[A-Za-z_]\w{0,80}", re.ASCII)
+_SETTING = re.compile(r"[A-Za-z_]\w{0,80}(:[\w.-]{1,60}){0,5}", re.ASCII)
+#: What releases, which do not change, have answered to this process.
+_ANSWERED: dict[Path, "list[Variable]"] = {}
+_HOW = ("whole", "part", "element", "switched")
+_VARIABLE = {"name": str, "place": str, "default": str, "kind": str, "feeds": {str: str}, "required": bool}
+#: What a project that starts reports: maps of its settings, and lists.
+MAPS, LISTS = ("databases", "caches", "storages"), ("logs", "eager", "brokers", "routes", "migrations")
 _ANSWER = {
-    "stage": str,
-    "error": str,
-    "attempts": int,
-    "variables": [{"name": str, "place": str, "feeds": {str: str}}],
+    **{"stage": str, "error": str, "attempts": int, "variables": [{**_VARIABLE, "together": bool}]},
+    "facts": {**{f"{name}?": {str: str} for name in MAPS}, **{f"{name}?": [str] for name in LISTS}},
 }
 #: Settings, and how a variable is in them → the word of the pillar that it gets; a database's URL is in several.
 _WORDS = (
@@ -55,16 +82,59 @@ _WORDS = (
 
 
 class Variable(NamedTuple):
-    """A variable without which a project does not start.
+    """A variable that a project asks for.
 
     Attributes:
         place: where it is read, relative to the source.
         word: the word of the pillar that gives its value, such as ``database_url``; empty if only its owner knows it.
+        feeds: the settings that it is in, and how: ``whole``, ``part``, ``element``, ``switched``.
+        default: what the settings have without it, as Python writes it; empty if that is not known.
+        is_required: whether the project does not start without it.
+        is_together: whether it makes a database only together with others.
     """
 
     name: str
     place: str
     word: str
+    feeds: Mapping[str, str] = MappingProxyType({})
+    default: str = ""
+    kind: str = "text"
+    is_required: bool = True
+    is_together: bool = False
+
+    @property
+    def is_made_up(self) -> bool:
+        """Whether it is a secret that only the site has to know, so that one can be generated."""
+        is_free = all(how == "whole" for how in self.feeds.values())
+        return not self.word and self.kind == "text" and is_free and environment.is_made_up(self.name)
+
+
+class Observation(NamedTuple):
+    """What a project has answered: text from outside, with names and shapes that were checked.
+
+    Attributes:
+        stage: the one that it reached: ``settings``, ``setup``, ``checks``, ``application``, or ``done``.
+        error: the exception with which it ended there; empty after the last.
+        facts: of a project that starts: `MAPS` and `LISTS`.
+    """
+
+    stage: str
+    error: str
+    attempts: int
+    variables: list[Variable]
+    facts: dict[str, Any]
+
+
+def impossible(release: Path) -> str:
+    """Return why the settings of a release cannot be asked, in a line; empty where they can.
+
+    Nothing but a unit of systemd keeps them from the network and from the site's secrets.
+    """
+    if process_command.has_container(release):
+        return "the release runs in containers, from which nothing here takes the network and the site's secrets"
+    if not daemons.has_systemd():
+        return "this host has no systemd, without which nothing takes the network and the site's secrets from them"
+    return ""
 
 
 def needed(site: Site, release: Path, facts: Mapping[str, Any]) -> list[Variable]:
@@ -73,42 +143,103 @@ def needed(site: Site, release: Path, facts: Mapping[str, Any]) -> list[Variable
     Args:
         facts: ``folder``, ``python_path``, ``settings_module`` and ``application`` of the release.
     """
-    if not daemons.has_systemd() or process_command.has_container(release):
-        return []
+    if release in _ANSWERED:
+        return _ANSWERED[release]
+    why = impossible(release)
+    if not why:
+        try:
+            return _ANSWERED.setdefault(release, of(site, release, facts).variables)
+        except DeploymentError as error:
+            why = error.message
+    _log.info("%s: its settings are not asked for variables: %s", site.name, why)
+    return []
+
+
+def of(site: Site, release: Path, facts: Mapping[str, Any], *, everything: bool = False) -> Observation:
+    """Ask the settings of a release for the variables that they need and the site does not have.
+
+    Args:
+        everything: ask for all variables that the site does not have, and for facts of the project.
+
+    Raises:
+        DeploymentError: they cannot be asked, or answer nothing that can be used.
+    """
     source = Path(site.config["mount"] or release / "source")
-    made_up = {secret["variable"] for secret in site.config["secrets"].values() if secret["as"] == "variable"}
-    made_up |= {name for name, value in site.config["environment"].items() if isinstance(value, dict)}
+    given = _given(site)
     request = {
         "root": str(source),
         "path": [str(source / folder) for folder in (facts["folder"], *facts["python_path"])],
         "module": facts["settings_module"],
         "application": facts.get("application") or "",
-        "given": dict.fromkeys(sorted(made_up), "x" * 50),
+        "given": given,
         "seconds": _BUDGET,
+        "all": everything,
     }
-    program = _PROGRAM.read_text(encoding="utf-8")
     command = ProjectCommand(
         site,
         release,
         facts,
-        [f"{release}/virtualenv/bin/python", "-c", _READ],
+        [f"{release}/virtualenv/bin/python", "-c", READ],
         doing="asking the settings for their variables",
         timeout=_TIMEOUT,
-        stdin=f"{len(program.encode())}\n{program}{json.dumps(request)}",
+        stdin=stdin(request),
         task=f"observe-{os.getpid()}",
         closed=True,
     )
-    try:
-        answer = shapes.parse(transient.run_command(command), _ANSWER, doing=command.doing)
-    except DeploymentError as error:
-        _log.info("%s: %s", site.name, error.message)
-        return []
-    given = {*made_up, *site.config["environment"]}
-    return [
-        Variable(one["name"], one["place"], _word(one["feeds"]))
-        for one in answer["variables"][:_MOST]
-        if _NAME.fullmatch(one["name"]) and one["name"] not in given
-    ]
+    return parse(transient.run_command(command), {*given, *site.config["environment"]}, secrets.known(site))
+
+
+def stdin(request: Mapping[str, Any]) -> str:
+    """Return what the program reads: a request, and its own modules."""
+    modules = {name: Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in _MODULES}
+    return json.dumps({**request, "modules": modules})
+
+
+def _given(site: Site) -> dict[str, str]:
+    """Return texts for the variables that the site has as secrets or by words: the sandbox has none of these."""
+    engine = (site.config["databases"].get("default") or {}).get("engine") or "sqlite"
+    texts = {**build.VALUES, "database_url": _URLS.get(engine, _URLS["sqlite"])}
+    given = {secret["variable"]: _LONG for secret in site.config["secrets"].values() if secret["as"] == "variable"}
+    words = {name: value.get("from") for name, value in site.config["environment"].items() if isinstance(value, dict)}
+    return {**given, **{name: texts.get(str(word), _LONG) for name, word in sorted(words.items())}}
+
+
+def parse(text: str, given: Collection[str], masked: Collection[str] = ()) -> Observation:
+    """Return an answer; what has no form of a name is left out, and the rest is cut.
+
+    Args:
+        given: the variables that the site has, which are left out.
+        masked: texts that no output may show.
+
+    Raises:
+        DeploymentError: it is too long, or has another shape.
+    """
+    doing = "asking the settings for their variables"
+    if len(text) > _WHOLE:
+        raise DeploymentError(f"{doing}: the answer has more than {_WHOLE >> 10} KiB")
+    answer = shapes.parse(redact(text, masked), _ANSWER, doing=doing)
+    told = [one for one in answer["variables"][:_MOST] if _NAME.fullmatch(one["name"]) and one["name"] not in given]
+    facts = answer["facts"]
+    maps = {name: facts[name] for name in MAPS if facts.get(name)}
+    kept: dict[str, Any] = {
+        name: {_line(key): _line(value) for key, value in [*found.items()][:_FEW]} for name, found in maps.items()
+    }
+    kept |= {name: [_line(one) for one in facts[name][:_FEW]] for name in LISTS if facts.get(name)}
+    stage = answer["stage"] if answer["stage"] in _STAGES else ""
+    return Observation(stage, _line(answer["error"]), answer["attempts"], [*map(_variable, told)], kept)
+
+
+def _variable(one: Mapping[str, Any]) -> Variable:
+    feeds = {path: how for path, how in one["feeds"].items() if _SETTING.fullmatch(path) and how in _HOW}
+    kind = one["kind"] if _NAME.fullmatch(one["kind"]) else "text"
+    place, default = _line(one["place"]), _line(one["default"])
+    return Variable(
+        one["name"], place, _word(feeds), dict([*feeds.items()][:_FEW]), default, kind, one["required"], one["together"]
+    )
+
+
+def _line(text: str) -> str:
+    return redact(shown(text))[:_LONGEST]
 
 
 def _word(feeds: Mapping[str, str]) -> str:

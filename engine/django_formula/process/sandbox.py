@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import file
+from django_formula.host import file, proc, users
 from django_formula.site.sites import Site
 
 _DEFAULTS: dict[str, Any] = {
@@ -131,11 +131,29 @@ def closed(site: Site, without: Collection[str] | None = None) -> dict[str, Any]
 
 
 def without_secrets(site: Site, directives: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the directives of a process that gets no secret, network or socket, and little memory."""
+    """Return the directives of a process that gets no secret, network or socket, little memory, no data to write.
+
+    `LimitAS` and `LimitNPROC`, which counts all of the user's, hold where a container's systemd has no controllers.
+    """
+    pids = proc.pids_of(users.user_id(site.user))
+    tasks = sum(map(_threads, pids))
     limits = {"TasksMax": "64", "MemoryMax": "1G"}
+    limits |= {"LimitAS": "4G", "LimitFSIZE": "64M", "LimitNPROC": str(tasks + 64)}
     secret = ("EnvironmentFile", f"{site.secrets}/environment")
-    kept = [line for line in directives if line[0] not in limits and line != secret]
-    return [*kept, *limits.items(), ("SystemCallFilter", "~@network-io"), ("InaccessiblePaths", str(site.secrets))]
+    data = [("ReadWritePaths", str(path)) for path in (site.database, site.media, *_database_folders(site))]
+    kept = [line for line in directives if line[0] not in limits and line not in (secret, *data)]
+    # The environment of a process that runs has secrets, and its own user may read it.
+    running = [("InaccessiblePaths", f"-/proc/{pid}") for pid in pids]
+    closed = [("SystemCallFilter", "~@network-io"), ("InaccessiblePaths", str(site.secrets))]
+    return [*kept, *limits.items(), *closed, *running]
+
+
+def _threads(pid: int) -> int:
+    """Return the number of threads of a process; 0 where it has ended."""
+    try:
+        return int(proc.status(pid).get("Threads", 1))
+    except OSError:
+        return 0
 
 
 def refused(site: Site) -> list[str]:

@@ -14,7 +14,7 @@ _NONE = re.compile(r"|[\d.]+|true|false|yes|no|on|off|none", re.IGNORECASE)
 #: The login in a URL.
 _LOGIN = re.compile(r"(?<=://)[^/\s]*@")
 #: Words of the pillar → a value of the same kind, which settings may parse while they are imported.
-_VALUES = {
+VALUES = {
     "domains": "localhost",
     "database_url": "sqlite:///x",
     "database_port": "5432",
@@ -49,7 +49,7 @@ def manage(command: str, environment: Mapping[str, Any], secrets: Collection[str
 
 def _value(name: str, value: Any) -> str:
     if isinstance(value, dict):
-        return _VALUES.get(value["from"], str(value["from"]))
+        return VALUES.get(value["from"], str(value["from"]))
     if not isinstance(value, str):
         return json.dumps(value)
     is_secret = _SECRET.search(name) and "://" not in value and not _NONE.fullmatch(value)

@@ -4,9 +4,10 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 from django_formula.host import daemons
 from django_formula.host.commands import DeploymentError
-from django_formula.observe import observation
+from django_formula.observe import observation, report
 from django_formula.observe.observation import Variable
 from django_formula.process import sandbox, transient
 from specimen import configured
@@ -34,12 +35,13 @@ def answered(monkeypatch):
     return found
 
 
-def answer(*variables: dict[str, Any]) -> dict[str, Any]:
-    return {"stage": "done", "error": "", "attempts": 3, "variables": list(variables)}
+def answer(*variables: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"stage": "done", "error": "", "attempts": 3, "variables": list(variables), "facts": {}, **more}
 
 
-def variable(name: str, **feeds: str) -> dict[str, Any]:
-    return {"name": name, "place": "blog/settings.py:7", "feeds": feeds}
+def variable(name: str, feeds: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    told = {"name": name, "place": "blog/settings.py:7", "default": "", "kind": "text", "feeds": feeds or {}}
+    return {**told, "required": True, "together": False, **more}
 
 
 @pytest.mark.parametrize(
@@ -63,8 +65,9 @@ def variable(name: str, **feeds: str) -> dict[str, Any]:
     ],
 )
 def test_variable_gets_a_word_by_the_setting_that_it_is_in(answered, tmp_path, feeds, options, word):
-    answered.answer = answer(variable("KEY", **feeds))
-    assert observation.needed(configured(**options), tmp_path, FACTS) == [Variable("KEY", "blog/settings.py:7", word)]
+    answered.answer = answer(variable("KEY", feeds))
+    found = observation.needed(configured(**options), tmp_path, FACTS)
+    assert [(one.name, one.place, one.word) for one in found] == [("KEY", "blog/settings.py:7", word)]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,83 @@ def test_a_word_may_need_an_option(word, options, lacking):
     assert observation.lacking(configured(**options), [Variable("A", "", word)]) == lacking
 
 
+LIE = "{{ salt['cmd.run']('id') }}: [x]\x1b[31m\n  - y\u202e" + 400 * "z"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        answer(variable(LIE), variable("KEY")),
+        answer(variable("KEY", {LIE: "whole", "SECRET_KEY:{}": "whole", "SECRET_KEY": LIE})),
+        answer(variable("KEY", place=LIE, default=LIE, kind=LIE)),
+        answer(variable("KEY"), stage=LIE, error=LIE),
+        answer(variable("KEY"), facts={"databases": {LIE: LIE}, "routes": [LIE] * 300, "logs": [LIE]}),
+        answer(*(variable(f"V{number}", {"SECRET_KEY": "whole"}) for number in range(480)), variable("KEY")),
+    ],
+    ids=["name", "settings", "texts", "stage", "facts", "many"],
+)
+def test_a_lie_is_text_of_one_line_and_chooses_no_word(said, tmp_path):
+    """Jinja, YAML, control characters and thousands of variables, in each place that an answer has."""
+    found = observation.parse(json.dumps(said), [])
+    assert found.variables[-1].name == "KEY" and found.stage in ("done", "") and len(found.variables) < 500
+    assert all(one.word in ("", "secret_key") for one in found.variables) and found.variables[-1].word == ""
+    printed = report.text(configured(), "0001-abc", found)
+    assert yaml.safe_load(printed.replace("{{", "")) in (None, PILLAR) or len(found.variables) > 400
+    assert "{{" not in printed and "\x1b" not in printed and "\u202e" not in printed
+    comments = [line for line in printed.splitlines() if line.startswith("#")]
+    assert len(printed) < 300_000 and comments and all(len(one) <= 300 for one in [found.error, *found.facts])
+
+
+#: The part of a pillar for a variable that only its owner knows is none.
+PILLAR: Any = None
+
+
+def test_an_answer_that_is_too_long_is_none():
+    with pytest.raises(DeploymentError, match="more than 256 KiB"):
+        observation.parse(json.dumps(answer(*(variable(f"V{number}") for number in range(10_000)))), [])
+
+
+def test_a_secret_in_an_answer_is_masked():
+    found = observation.parse(
+        json.dumps(answer(variable("KEY", default="canary-5f1c"), error="canary-5f1c")), [], ["canary-5f1c"]
+    )
+    assert "canary" not in str(found)
+
+
+def test_report_has_what_is_required_as_a_part_of_a_pillar():
+    said = answer(
+        variable("KEY", {"SECRET_KEY": "whole"}),
+        variable(
+            "URL", {"DATABASES:default:NAME": "part", "DATABASES:default:HOST": "part"}, required=False, together=True
+        ),
+        variable("OWN_SALT", {"SALT": "whole"}),
+        variable("REGION", default="'north'", required=False),
+        facts={"eager": ["Celery: task_always_eager"], "databases": {"default": "django.db.backends.dummy"}},
+    )
+    printed = report.text(configured(), "0001-abc", observation.parse(json.dumps(said), []))
+    assert printed.splitlines() == [
+        "# blog, asked of 0001-abc",
+        "#   started without network, secrets and database (3 attempts)",
+        "#   databases: default: django.db.backends.dummy",
+        "#   tasks run in the process that asks for them, not in a worker: Celery: task_always_eager",
+        "#   a database that only these variables make together: URL",
+        "#   KEY: required; read in blog/settings.py:7; in SECRET_KEY",
+        "#   OWN_SALT: required; read in blog/settings.py:7; in SALT",
+        "#   REGION: without it 'north'; read in blog/settings.py:7",
+        "#   URL: not required; read in blog/settings.py:7; in DATABASES:default:NAME (a part of it),",
+        "#     DATABASES:default:HOST (a part of it)",
+        "django:",
+        "  sites:",
+        "    blog:",
+        "      environment:",
+        "        KEY: {from: secret_key}",
+        "        URL: {from: database_url}",
+        "      secrets:",
+        "        OWN_SALT: {generate: 50}",
+        "      database: {engine: postgres}",
+    ]
+
+
 @pytest.mark.parametrize("name", ["", "A B", "a: {b: c}", "\x1b[31m", "A\n", "x" * 82, "1A", "A}}{{ 1 }}"])
 def test_a_name_that_is_none_is_left_out(answered, tmp_path, name):
     answered.answer = answer(variable(name), variable("KEY"))
@@ -97,8 +177,8 @@ def test_an_answer_of_no_use_is_none(answered, tmp_path, said):
 
 
 def test_many_variables_are_not_all_told(answered, tmp_path):
-    answered.answer = answer(*(variable(f"V{number}") for number in range(200)))
-    assert len(observation.needed(configured(), tmp_path, FACTS)) == 50
+    answered.answer = answer(*(variable(f"V{number}") for number in range(1000)))
+    assert len(observation.needed(configured(), tmp_path, FACTS)) == 500
 
 
 def test_the_project_gets_no_secret_and_no_network(answered, tmp_path):
@@ -110,8 +190,8 @@ def test_the_project_gets_no_secret_and_no_network(answered, tmp_path):
     assert [one.name for one in observation.needed(site, tmp_path, FACTS)] == ["OTHER"]
     command = answered.command
     assert command.closed and "hunter2" not in command.stdin
-    given = json.loads(command.stdin[command.stdin.rindex('{"root"') :])["given"]
-    assert given == dict.fromkeys(["KEY", "PIN", "TOKEN"], "x" * 50)
+    given = json.loads(command.stdin)["given"]
+    assert given == {**dict.fromkeys(["PIN", "TOKEN"], "x" * 50), "KEY": "none-in-a-build".ljust(50, "-")}
     open_ = sandbox.directives(site, tmp_path, FACTS)
     closed = sandbox.without_secrets(site, open_)
     assert ("EnvironmentFile", f"{site.secrets}/environment") in open_

@@ -7,9 +7,8 @@ from typing import Any
 
 import in_django
 import pytest
-from specimen import ROOT
+from django_formula.observe import observation
 
-PROGRAM = (ROOT / "engine/django_formula/observe/program.py").read_text()
 #: A reader as libraries have it: found in site-packages, with a default that is not None, and a type.
 LIBRARY = """
 import os
@@ -27,7 +26,9 @@ config = Config()
 """
 
 
-def observe(tree, settings: str, given: dict[str, str] | None = None, **files: str) -> dict[str, Any]:
+def observe(
+    tree, settings: str, given: dict[str, str] | None = None, everything: bool = False, **files: str
+) -> dict[str, Any]:
     library = tree / "elsewhere/site-packages"
     library.mkdir(parents=True)
     (library / "reader.py").write_text(LIBRARY)
@@ -44,10 +45,11 @@ def observe(tree, settings: str, given: dict[str, str] | None = None, **files: s
         "application": "wsgi",
         "given": given or {},
         "seconds": 30,
+        "all": everything,
     }
     done = subprocess.run(
-        [in_django.python("django"), "-B", "-c", PROGRAM],
-        input=json.dumps(request),
+        [in_django.python("django"), "-B", "-c", observation.READ],
+        input=observation.stdin(request),
         env={"PATH": "/usr/bin", "PYTHONPATH": str(library)},
         capture_output=True,
         text=True,
@@ -194,3 +196,80 @@ def test_a_variable_near_the_failure_is_tried_and_taken_away_again(tmp_path):
 def test_hostile_settings_end_nothing_else(tmp_path, settings, error):
     answer = observe(tmp_path, settings)
     assert answer["error"].startswith(error) and answer["variables"] == [] and len(answer["error"]) <= 300
+
+
+def test_each_variable_that_is_asked_for_has_the_settings_that_it_is_in(tmp_path):
+    answer = observe(
+        tmp_path,
+        """
+        from reader import config
+        SECRET_KEY = os.environ["KEY"]
+        REGION = os.environ.get("REGION", "north")
+        ROWS = config("ROWS", default=20, cast=int)
+        USE_CACHE = config.bool("USE_CACHE", default=False)
+        CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+        if USE_CACHE:
+            CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "cached"}}
+            TABLE = os.environ.get("TABLE")
+        INSTALLED_APPS = ["shop"]
+        LOGGING = {"version": 1, "handlers": {"file": {"class": "logging.NullHandler", "filename": "x.log"}}}
+        LOGGING["handlers"]["file"].pop("class")
+        LOGGING_CONFIG = None
+        DATABASES = {}
+        if os.environ.get("PG_NAME") and os.environ.get("PG_HOST"):
+            part = {"NAME": os.environ["PG_NAME"], "HOST": os.environ["PG_HOST"], "PORT": os.getenv("PG_PORT", "5432")}
+            DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", **part}}
+        ROOT_URLCONF = "urls"
+        """,
+        everything=True,
+        shop____init__="",
+        shop__models="from django.db import models\nclass Basket(models.Model):\n    pass\n",
+        urls="""
+            from django.urls import include, path, re_path
+            page = lambda _request: None
+            inner = ([path("new/", page), path("<int:number>/", page)], "shop")
+            urlpatterns = [path("", page), path("baskets/", include(inner)), re_path(r"^health/$", page)]
+        """,
+    )
+    told = {one["name"]: one for one in answer["variables"]}
+    feeds = {name: one["feeds"] for name, one in told.items()}
+    assert feeds == {
+        "KEY": {"SECRET_KEY": "whole"},
+        "REGION": {"REGION": "whole"},
+        "ROWS": {"ROWS": "whole"},
+        "USE_CACHE": {"CACHES": "switched", "USE_CACHE": "switched"},
+        "PG_NAME": {"DATABASES:default:NAME": "whole"},
+        "PG_HOST": {"DATABASES:default:HOST": "whole"},
+        "PG_PORT": {"DATABASES:default:PORT": "whole"},
+    }
+    assert [name for name, one in told.items() if one["required"]] == ["KEY"]
+    assert [name for name, one in told.items() if one["together"]] == ["PG_NAME", "PG_HOST", "PG_PORT"]
+    assert {name: one["default"] for name, one in told.items() if one["default"]} == {
+        **{"REGION": "'north'", "ROWS": "20", "USE_CACHE": "False", "PG_PORT": "'5432'"}
+    }
+    assert answer["facts"] == {
+        "databases": {"default": "django.db.backends.dummy"},
+        "caches": {"default": "django.core.cache.backends.locmem.LocMemCache"},
+        "storages": answer["facts"]["storages"],
+        "logs": ["x.log"],
+        "eager": [],
+        "brokers": [],
+        "routes": ["/", "/baskets/new/", "/health/"],
+        "migrations": ["shop"],
+    }
+
+
+def test_a_survey_goes_on_with_the_others_where_one_text_is_refused(tmp_path):
+    settings = "A = os.environ.get('A', 'a')\nB = {'x': 1, 'y': 2}[os.environ.get('B', 'x')]\nC = os.environ.get('C')\n"
+    answer = observe(tmp_path, f"{settings}ROOT_URLCONF = 'urls'\n", everything=True)
+    told = {one["name"]: one["feeds"] for one in answer["variables"]}
+    assert told == {"A": {"A": "whole"}, "B": {}, "C": {"C": "whole"}}
+    assert answer["stage"] == "done" and not any(one["required"] for one in answer["variables"])
+
+
+def test_variables_of_a_project_that_does_not_start_are_those_asked_so_far(tmp_path):
+    settings = "A = os.environ.get('A', 'a')\nINSTALLED_APPS = ['nothing_of_this_name']\nROOT_URLCONF = 'urls'\n"
+    answer = observe(tmp_path, settings, everything=True)
+    assert answer["stage"] == "setup" and "nothing_of_this_name" in answer["error"]
+    assert {one["name"]: one["feeds"] for one in answer["variables"]} == {"A": {"A": "whole"}}
+    assert answer["facts"] == {}

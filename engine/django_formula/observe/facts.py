@@ -1,0 +1,178 @@
+"""What Django says of a project, in an attempt of an observation: its stages, its settings, and facts at the end.
+
+It runs in the project's Python and imports nothing of ours; see `observe.program`.
+"""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Answer = dict[str, Any]
+#: The most of each kind in an answer.
+_MOST = 200
+
+
+def _settings(_request: Answer) -> Answer:
+    if "DJANGO_CONFIGURATION" in os.environ:  # its classes are modules only after this
+        importlib.import_module("configurations").setup()
+    settings = importlib.import_module("django.conf").settings
+    return {name: plain(getattr(settings, name, None), 0) for name in dir(settings) if settings.is_overridden(name)}
+
+
+def _setup(_request: Answer) -> None:
+    importlib.import_module("django").setup()
+
+
+def _checks(_request: Answer) -> None:
+    importlib.import_module("django.core.checks").run_checks()
+
+
+def _application(request: Answer) -> None:
+    if request["application"]:
+        importlib.import_module(request["application"])
+
+
+STAGES: tuple[tuple[str, Callable[[Answer], Any]], ...] = (
+    ("settings", _settings),
+    ("setup", _setup),
+    ("checks", _checks),
+    ("application", _application),
+)
+
+
+def plain(value: Any, depth: int) -> Any:
+    """Return a setting as JSON has it; texts are cut."""
+    if isinstance(value, (bool, int, float)) or value is None:
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        return str(value)[:300]
+    if isinstance(value, (list, tuple, set, frozenset)) and depth < 5:
+        return [plain(one, depth + 1) for one in list(value)[:100]]
+    if isinstance(value, dict) and depth < 5:
+        return {str(key)[:100]: plain(one, depth + 1) for key, one in list(value.items())[:100]}
+    return None
+
+
+def fields_of_pydantic() -> dict[str, str]:
+    """Return the variables of pydantic-settings' classes, by the names of their fields: it reads them at once."""
+    base = getattr(sys.modules.get("pydantic_settings"), "BaseSettings", None)
+    found: dict[str, str] = {}
+    queue = list(base.__subclasses__()) if base else []
+    while queue:
+        one = queue.pop()
+        queue += one.__subclasses__()
+        if one.__module__.startswith(("pydantic_settings", "pydantic.")):
+            continue
+        for name, field in one.model_fields.items():
+            alias = field.validation_alias or field.alias
+            names = getattr(alias, "choices", [alias] if alias else [one.model_config.get("env_prefix", "") + name])
+            for text in names:
+                found[name.lower()] = found[str(text).lower()] = str(text).upper()
+    return found
+
+
+# What only a started project tells
+
+
+def facts() -> Answer:
+    """Return what a project that has started tells of itself; what cannot be told is left out."""
+    found: Answer = {}
+    for name, part in _FACTS:
+        try:
+            found[name] = part()
+        except Exception:
+            found.setdefault("untold", []).append(name)
+    return found
+
+
+def _own_settings() -> Any:
+    return importlib.import_module("django.conf").settings
+
+
+def _databases() -> dict[str, str]:
+    """Return the engine, host and name of each database."""
+    keys = ("ENGINE", "HOST", "NAME")
+    return {
+        alias: " ".join(str(one[key]) for key in keys if one.get(key))
+        for alias, one in _own_settings().DATABASES.items()
+    }
+
+
+def _backends(setting: str) -> dict[str, str]:
+    return {
+        alias: str(one.get("BACKEND", "")) for alias, one in (getattr(_own_settings(), setting, None) or {}).items()
+    }
+
+
+def _storages() -> dict[str, str]:
+    old = {"default": "DEFAULT_FILE_STORAGE", "staticfiles": "STATICFILES_STORAGE"}
+    named = {alias: str(getattr(_own_settings(), name, "") or "") for alias, name in old.items()}
+    return {**{alias: text for alias, text in named.items() if text}, **_backends("STORAGES")}
+
+
+def _logs() -> list[str]:
+    handlers = (getattr(_own_settings(), "LOGGING", None) or {}).get("handlers", {})
+    return [str(one["filename"]) for one in handlers.values() if one.get("filename")][:_MOST]
+
+
+def _tasks() -> list[str]:
+    """Return what runs tasks within the process that asks for them, in place of a worker: no worker is needed."""
+    state, settings = sys.modules.get("celery._state"), _own_settings()
+    apps = list(state._get_active_apps()) if state else []
+    found = ["Celery: task_always_eager" for app in apps if app.conf.task_always_eager]
+    queues = getattr(settings, "RQ_QUEUES", None) or {}
+    found += [f"RQ: ASYNC is off for {name}" for name, one in queues.items() if one.get("ASYNC") is False]
+    huey = getattr(sys.modules.get("huey.contrib.djhuey"), "HUEY", None)
+    return sorted({*found, *(["huey: immediate"] if getattr(huey, "immediate", False) else [])})[:_MOST]
+
+
+def _brokers() -> list[str]:
+    state = sys.modules.get("celery._state")
+    urls = {str(app.conf.broker_url) for app in (state._get_active_apps() if state else ()) if app.conf.broker_url}
+    return sorted(urls)[:_MOST]
+
+
+def _routes() -> list[str]:
+    """Return the paths of the project's pages without arguments."""
+    resolver = importlib.import_module("django.urls").get_resolver()
+    return list(dict.fromkeys(_paths(resolver.url_patterns, "/", 0)))[:_MOST]
+
+
+def _paths(patterns: Any, prefix: str, depth: int) -> Iterator[str]:
+    for one in patterns if depth < 6 else ():
+        text = str(one.pattern)
+        is_plain = type(one.pattern).__name__ == "RoutePattern"
+        path = prefix + (text if is_plain else re.sub(r"[\^$]|\\(?=[./-])|\\Z", "", text))
+        if hasattr(one, "url_patterns"):
+            inner = [] if getattr(one, "app_name", "") == "admin" else one.url_patterns
+            yield from _paths(inner, path, depth + 1)
+        elif not re.search(r"[<(\[*+?]", path):
+            yield path
+
+
+def _migrations() -> list[str]:
+    """Return the project's own applications whose models differ from their migrations; no database is asked."""
+    apps = importlib.import_module("django.apps").apps
+    part = "django.db.migrations"
+    loader = importlib.import_module(f"{part}.loader").MigrationLoader(None, ignore_no_migrations=True)
+    state = importlib.import_module(f"{part}.state").ProjectState.from_apps(apps)
+    questioner = importlib.import_module(f"{part}.questioner").NonInteractiveMigrationQuestioner()
+    detector = importlib.import_module(f"{part}.autodetector").MigrationAutodetector
+    changed = {*detector(loader.project_state(), state, questioner).changes(graph=loader.graph)}
+    changed |= {label for label in loader.unmigrated_apps if any(apps.get_app_config(label).get_models())}
+    return sorted(one for one in changed if "/site-packages/" not in apps.get_app_config(one).path)[:_MOST]
+
+
+_FACTS: tuple[tuple[str, Callable[[], Any]], ...] = (
+    ("databases", _databases),
+    ("caches", lambda: _backends("CACHES")),
+    ("storages", _storages),
+    ("logs", _logs),
+    ("eager", _tasks),
+    ("brokers", _brokers),
+    ("routes", _routes),
+    ("migrations", _migrations),
+)
