@@ -36,6 +36,9 @@ SYSTEMD = Path("/run/systemd/system")
 START = "service supervisor start; service nginx start"
 #: The state that repeats the errors of all.
 OUTCOME = "All of it has succeeded"
+#: How often the pillar is completed by what a failed release names, and options that it leaves as they are.
+COMPLETIONS = 6
+GIVEN = ("repository", "folder", "revision", "domains", "proxy", "root", "user", "state", "sandbox", "build_sandbox")
 PORTS: tuple[int, ...] = (80, *range(8080, 8090))
 
 HEADER = """#!yaml
@@ -57,6 +60,7 @@ class Options:
     sites: every site that quickstart has made, `site` is the one that it serves
     pillar: SHA-256 of the pillar as it was last written
     found: options of the site that inspection has found in the project
+    learned: options of the site that failed releases have named, by their paths
     """
 
     repository: str | None = None
@@ -67,6 +71,7 @@ class Options:
     sites: list[str] = field(default_factory=list)
     pillar: str = ""
     found: dict[str, Any] = field(default_factory=dict)
+    learned: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls) -> "Options":
@@ -105,6 +110,8 @@ def choose(before: Options, given: argparse.Namespace) -> Options:
         options.revision = given.revision
     if options.revision and not options.repository:
         raise Refusal("--revision goes with --repository")
+    if options.repository != before.repository:
+        options.learned = {}
     options.domains = given.domain or before.domains
     options.site = site_name(options.repository)
     options.sites = sorted({*before.sites, options.site})
@@ -221,10 +228,22 @@ def pillar_of(options: Options) -> str:
     if options.port != 80:
         site["proxy"] = {"listen": [options.port]}
     site |= {key: value for key, value in options.found.items() if key not in site}
+    for path, value in options.learned.items():
+        put(site, path.split(":"), value)
     former = {name: {"state": "absent"} for name in options.sites if name != options.site}
     pillar = {"django": {"sites": {options.site: site, **former}}}
     text: str = engine("django_formula.untrusted.text").pillar_block(0, pillar)
     return f"{HEADER.format(formula=FORMULA, salt_call=salt_call())}{text}\n"
+
+
+def put(site: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set an option of a site by its path; a map is added to the one that is there."""
+    *above, key = path
+    for one in above:
+        site[one] = dict(site.get(one) or {})
+        site = site[one]
+    is_map = isinstance(value, dict) and isinstance(site.get(key), dict)
+    site[key] = {**site[key], **value} if is_map else value
 
 
 def is_plain_folder(options: Options) -> bool:
@@ -380,6 +399,87 @@ def message(state: dict[str, Any]) -> str:
 def in_few_lines(messages: list[str]) -> str:
     lines = [line[:300] for line in "\n".join(messages).splitlines() if line.strip()]
     return "\n".join(lines if len(lines) <= 9 else [*lines[:8], f"… {len(lines) - 8} lines more: {STATE / 'log'}"])
+
+
+# A pillar that is not complete
+
+
+def attempts(site: str) -> list[dict[str, Any]]:
+    """Return what is recorded of the deployments of a site, in their order."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (SITES / site / "deploys.jsonl").read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):  # one that a loss of power has cut
+                found.append(json.loads(line))
+    return [attempt for attempt in found if isinstance(attempt, dict)]
+
+
+def named(options: Options) -> dict[str, Any]:
+    """Return the options that the last release, which failed, has named; empty where there is none."""
+    last = (attempts(options.site) or [{}])[-1]
+    offered = last.get("options") if last.get("result") in ("failed", "refused") else None
+    return {path: value for path, value in (offered or {}).items() if path.split(":")[0] not in GIVEN}
+
+
+def apply_completed(options: Options) -> tuple[list[dict[str, Any]], bool]:
+    """Apply the formula; where the release fails and names what the pillar lacks, add that and apply again.
+
+    Returns:
+        The states, and whether the pillar has changed.
+
+    Raises:
+        Refusal: it fails, and names nothing more.
+    """
+    written, before = {options.pillar}, options.learned
+    while True:
+        learned, count = options.learned, len(attempts(options.site))
+        try:
+            return apply(options), len(written) > 1
+        except Refusal as failure:
+            if len(written) > 1 and len(attempts(options.site)) == count:  # the pillar does not take what was added
+                options.learned = before
+                keep_pillar(options, is_asked=False)
+                raise
+            added = {} if len(written) > COMPLETIONS else complete(options, written)
+            if not added:
+                raise
+            before = learned
+            say(f"the release failed: {str(failure).splitlines()[0]}")
+            say(f"added to the pillar: {in_words(added)}; applying again")
+
+
+def complete(options: Options, written: set[str]) -> dict[str, Any]:
+    """Add to the pillar what the last release has named; return that, empty where there is nothing new to try.
+
+    A pillar that has been edited is left alone.
+
+    Args:
+        written: the digests of the pillars that were tried.
+    """
+    added = named(options)
+    new = replace(options, learned=completed(options.learned, added))
+    is_own = PILLAR.exists() and digest(PILLAR.read_text()) == options.pillar
+    if not options.repository or not is_own or digest(pillar_of(new)) in written:
+        return {}
+    options.learned = new.learned
+    keep_pillar(options, is_asked=False)
+    written.add(options.pillar)
+    return added
+
+
+def completed(learned: dict[str, Any], offered: dict[str, Any]) -> dict[str, Any]:
+    """Return options with further ones, of which a map is added to the one that is there."""
+    found = dict(learned)
+    for path, value in offered.items():
+        both = isinstance(value, dict) and isinstance(found.get(path), dict)
+        found[path] = {**found[path], **value} if both else value
+    return found
+
+
+def in_words(offered: dict[str, Any]) -> str:
+    """Return options as the pillar has them, on one line."""
+    in_pillar = engine("django_formula.untrusted.text").in_pillar
+    return "; ".join(f"{path}: {in_pillar(value)}" for path, value in offered.items())
 
 
 # The admin
@@ -551,7 +651,8 @@ def serve(given: argparse.Namespace) -> None:
         options.found = inspect(options)
     rewritten = keep_pillar(options, is_asked=bool(given.repository or given.revision or given.domain))
     say(f"applying the formula to {options.site}")
-    states = apply(options)
+    states, is_completed = apply_completed(options)
+    rewritten = rewritten or is_completed
     done = list(steps(states))
     began, has_admin = time.time(), admin_file(options.site).exists()
     if not has_admin:

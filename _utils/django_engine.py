@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "b0c5273e4bbf477f"
+DIGEST = "da5a9cde3a129be6"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -11182,6 +11182,7 @@ def _clear(home: str, folder: str) -> None:
 # """A deployment: one run over the steps of one site, what they have found out, and what happens when one fails."""
 #
 # import contextlib
+# import json
 # import os
 # import time
 # from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -11647,9 +11648,15 @@ def _clear(home: str, folder: str) -> None:
 #             return
 #         with contextlib.suppress(OSError):  # a full disk
 #             result = "refused" if self._is_undecided else "failed"
-#             self.write_attempt(self.result() if self.is_activated else result, step=step, error=error.message)
+#             options = {"options": error.options} if error.options and self._shows_no_secret(error.options) else {}
+#             result = self.result() if self.is_activated else result
+#             self.write_attempt(result, step=step, error=error.message, **options)
 #             if self.is_activated and self.release:
 #                 self.release.update(steps=self.seconds)
+#
+#     def _shows_no_secret(self, options: Mapping[str, Any]) -> bool:
+#         text = json.dumps(options, ensure_ascii=False)
+#         return redact(text, self.secrets.masked()) == text
 #
 #     def result(self) -> str:
 #         """Return the result of a deployment that has activated its release."""
@@ -12027,6 +12034,9 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.inspect import advice as inspect_advice
+# from django_formula.knowledge import hints
+# from django_formula.observe import observation
+# from django_formula.project import failure as project_failure
 # from django_formula.project import page
 # from django_formula.release import health, instances, releases
 # from django_formula.release.releases import Release
@@ -12048,7 +12058,18 @@ def _clear(home: str, folder: str) -> None:
 #     routes = [] if has_page else page.routes(*about, masked)
 #     lacking = inspect_advice.not_in_pillar(*about, step, error.hint, has_page=has_page, routes=routes)
 #     pages = "" if "health:path: " in lacking else page.named(routes)
-#     return "\n".join(filter(None, [lacking, pages]))
+#     variables = _variables(release, error) if has_page else ""
+#     error.options = hints.merged(error.options, lacking, pages, variables)
+#     return "\n".join(filter(None, [lacking, pages, variables]))
+#
+#
+# def _variables(release: Release, error: DeploymentError) -> str:
+#     """Return the variables that the settings lack, where the hint of an error has no cure and does not name them."""
+#     if error.options or not (release.path / "config/environment").exists():
+#         return ""
+#     observed = observation.needed(release.site, release.path, inspect_advice.own(release.path, release.facts))
+#     unnamed = [one for one in observed if one.name not in error.hint]
+#     return project_failure.set_variables(release.site, [], observed) if unnamed else ""
 #
 #
 # def clear_away(release: Release, live: Release | None, record: Mapping[str, Any], *, is_transient: bool) -> list[str]:
@@ -18751,8 +18772,22 @@ def _clear(home: str, folder: str) -> None:
 #         super().__init__(message)
 #         self.message: str = "\n  ".join([shown(message, lines=True), *map(shown, details)])
 #         self.log = log
-#         self.hint: str = shown(hint, lines=True)
+#         self.options: dict[str, Any] = {}
+#         self.hint = hint
 #         self.transient = transient
+#
+#     @property
+#     def hint(self) -> str:
+#         """What to do. One that has options (`knowledge.hints.Hint`) brings them; another text leaves them as they are.
+#
+#         ``options`` are those of the pillar that cure it, as data.
+#         """
+#         return self._hint
+#
+#     @hint.setter
+#     def hint(self, text: str) -> None:
+#         self._hint: str = shown(text, lines=True)
+#         self.options = {**getattr(text, "options", self.options)}
 #
 #     def __str__(self) -> str:
 #         log = uncoloured(self.log)
@@ -22051,7 +22086,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.site.sites import Site
 # from django_formula.untrusted import delegate
 # from django_formula.untrusted.foreign import Foreign
-# from django_formula.untrusted.text import InPillar, in_command, in_pillar
+# from django_formula.untrusted.text import in_command, in_pillar
 #
 # #: A value of a variable that the release has, where it is a secret or depends on the release.
 # _SET = "x"
@@ -22117,7 +22152,8 @@ def _clear(home: str, folder: str) -> None:
 #             what = f"{path}:{line} uses {project.listed(unset)}, not set or empty"
 #             has_database = site.config["databases"].get("default", {}).get("engine")
 #             if has_database and re.search(r"DATABASES|dj_database_url", used[unset[0]]):
-#                 return f"{what}: set {at}:environment:{unset[0]}: {{from: database_url}}"
+#                 text = f"{what}: set {at}:environment:{unset[0]}: {{from: database_url}}"
+#                 return hints.Hint(text, {"environment": {unset[0]: {"from": "database_url"}}})
 #             if unset[0].endswith("*"):
 #                 return f"{what}: set a variable whose name begins so in {at}:environment or {at}:secrets"
 #             if len(unset) > 1:
@@ -22217,7 +22253,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not present or numbers[0] <= numbers[1]:
 #         return ""
 #     cure = hints.extended(site, "python_packages", [f"django~={version}.0"])
-#     return f"{path} was written by Django {version}, and {present} is installed: set {cure}"
+#     return hints.Hint(f"{path} was written by Django {version}, and {present} is installed: set {cure}", cure)
 #
 #
 # def _written_by(source: Path, facts: Mapping[str, Any], path: str) -> str:
@@ -22300,11 +22336,11 @@ def _clear(home: str, folder: str) -> None:
 #     return "" if path.exists() or path.with_suffix("").is_dir() else os.path.relpath(path, source)
 #
 #
-# def choosing_variable(site: Site, release: Path, facts: Mapping[str, Any]) -> InPillar | None:
-#     """Return the variable, not set, by which the settings import those of a live site, as YAML; None if none does."""
+# def choosing_variable(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, str]:
+#     """Return the variable, not set, by which the settings import those of a live site, and its text; empty if none."""
 #     found: dict[str, str] = _asked(site, release, _choosing, own(release, facts)) or {}
 #     unset = [(name, text) for name, text in found.items() if name not in _given(site)]
-#     return hints.flow(dict(unset[:1])) if unset else None
+#     return dict(unset[:1])
 #
 #
 # def _choosing(source: Path, facts: Mapping[str, Any]) -> dict[str, str]:
@@ -22370,13 +22406,26 @@ def _clear(home: str, folder: str) -> None:
 #     if found.get("build") and _built_before(site, release):
 #         found = {key: value for key, value in found.items() if key != "build"}
 #     lacking = [(key, value) for key, value in _lacking(site.config, found, step) if not _says(hint, key, value)]
+#     options: dict[str, Any] = {key: _whole(site, key, value) for key, value in lacking}
 #     lines = [f"{key}: {in_pillar(value)}" for key, value in lacking]
 #     path = "" if has_page else _asked(site, release, _page, own(release, facts), site.config["health"]["path"])
 #     if routes and path not in routes:  # what the code seems to have, and Django does not
 #         path = ""
 #     if path and not (path == "/" and "the database has no such" in hint):  # from which the owner has come here
 #         lines.append(f"health:path: {in_pillar(path)}")
-#     return f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}" if lines else ""
+#         options["health:path"] = path
+#     text = f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}"
+#     return hints.Hint(text, options) if lines else ""
+#
+#
+# def _whole(site: Site, key: str, value: Any) -> Any:
+#     """Return the value of an option with what the pillar has of it; not for other values than lists and maps."""
+#     present: Any = site.config
+#     for part in key.split(":"):
+#         present = (present or {}).get(part)
+#     if isinstance(value, list) and isinstance(present, list):
+#         return [*present, *(one for one in value if one not in present)]
+#     return {**present, **value} if isinstance(value, Mapping) and isinstance(present, Mapping) else value
 #
 #
 # def _says(hint: str, key: str, value: Any) -> bool:
@@ -23815,12 +23864,13 @@ def _clear(home: str, folder: str) -> None:
 #     known = dict(requirements.not_running({package: version}, "3.99"))
 #     newer = f"{package}~={known[package]}" if package in known else f"{package}>{version}"
 #     gone = found["missing"] or f"{found['of'] or found['module']}.{found['name'] or found['attribute']}"
-#     return (
-#         f"{package} {version} uses {gone}, which this Python no longer has: set "
-#         f"{hints.extended(site, 'python_packages', [newer])}, whose version replaces the one that the "
-#         f"project requires, or {hints.at(site)}:python to a version that the packages support; it is "
+#     cure = hints.extended(site, "python_packages", [newer])
+#     text = (
+#         f"{package} {version} uses {gone}, which this Python no longer has: set {cure}, whose version replaces the one "
+#         f"that the project requires, or {hints.at(site)}:python to a version that the packages support; it is "
 #         f"{site.config['python']} now"
 #     )
+#     return hints.Hint(text, cure)
 #
 #
 # def _importing(log: str) -> str:
@@ -23860,7 +23910,7 @@ def _clear(home: str, folder: str) -> None:
 #     celery = requirements.newer_celery(installed, "3.11") if found["name"] == "formatargspec" else []
 #     if celery:
 #         cure = hints.extended(site, "python_packages", celery)
-#         return f"Celery {installed['celery']} does not run on Python since 3.11: set {cure}"
+#         return hints.Hint(f"Celery {installed['celery']} does not run on Python since 3.11: set {cure}", cure)
 #     if found["missing"] and re.match(r"celery\.(task|decorators)\b", found["missing"]):
 #         return (
 #             f"Celery 5 does not have {found['missing']}, and Celery 4 does not run on Python since 3.11: have the "
@@ -23896,14 +23946,15 @@ def _clear(home: str, folder: str) -> None:
 #         what = f"{users[0]} uses {name}, which {package} {version} no longer has"
 #         if others:
 #             older = f"{project.listed(users[1:])} {'is' if len(others) == 1 else 'are'} too old for it as well"
-#             return f"{what}, and {older}: set {cure}, whose versions replace those that the project requires"
-#         return f"{what}: set {cure}, whose version replaces the one that the project requires"
+#             text = f"{what}, and {older}: set {cure}, whose versions replace those that the project requires"
+#             return hints.Hint(text, cure)
+#         return hints.Hint(f"{what}: set {cure}, whose version replaces the one that the project requires", cure)
 #     present: list[str] = site.config["constraints"]
 #     if not limit or not version or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
 #         return ""
 #     what = f"the module {name}" if found["missing"] else name
 #     cure = hints.extended(site, "constraints", [f"{package}<{limit}"])
-#     return f"{package} {version}, which is installed, does not have {what}: set {cure}"
+#     return hints.Hint(f"{package} {version}, which is installed, does not have {what}: set {cure}", cure)
 #
 #
 # def _older(site: Site, package: str, name: str, installed: Mapping[str, str]) -> str:
@@ -23914,7 +23965,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not version or not limit.strip("0.") or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
 #         return ""
 #     cure = hints.extended(site, "python_packages", [f"{package}<{limit}"])
-#     return f"{package} {version}, which is installed, does not have {name}: set {cure}"
+#     return hints.Hint(f"{package} {version}, which is installed, does not have {name}: set {cure}", cure)
 #
 #
 # def _of_psycopg(site: Site, cause: str, installed: Mapping[str, str]) -> str:
@@ -23923,7 +23974,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not name or "initialization of _psycopg raised" not in cause:
 #         return ""
 #     cure = hints.extended(site, "python_packages", [f"{name}~=2.9.5"])
-#     return f"{name} {installed[name]} does not run on this Python: set {cure}"
+#     return hints.Hint(f"{name} {installed[name]} does not run on this Python: set {cure}", cure)
 #
 #
 # def _below(version: str) -> str:
@@ -26660,12 +26711,13 @@ def _clear(home: str, folder: str) -> None:
 #     """Return what installs modules that are missing."""
 #     packages = [*filter(None, map(knowledge_package.package_of, modules))]
 #     unknown = [module for module in modules if not knowledge_package.package_of(module)]
-#     cure = f"add the packages that have them to {hints.at(site)}:python_packages"
+#     cure, option = f"add the packages that have them to {hints.at(site)}:python_packages", ""
 #     if packages:
-#         cure = f"set {hints.extended(site, 'python_packages', packages)}"
+#         option = hints.extended(site, "python_packages", packages)
+#         cure = f"set {option}"
 #     also = f", and the packages that have {', '.join(unknown)}" if unknown and packages else ""
 #     many = "modules" if len(modules) > 1 else "module"
-#     return f"no package that is installed has the {many} {', '.join(modules)}: {cure}{also}"
+#     return hints.Hint(f"no package that is installed has the {many} {', '.join(modules)}: {cure}{also}", option)
 #: django_formula/inspect/node_packages.py
 # """The program that installs the packages of a front end, by its lock file or its scripts: npm, pnpm, yarn or bun.
 #
@@ -32574,9 +32626,10 @@ def _clear(home: str, folder: str) -> None:
 #         words |= {"user": site.build_user, "where": "Salt's environment", "in_build": ", with build: true"}
 #         words["index"] = f", or {at}:index:url to an index that it reaches"
 #     words |= {str(number): group or "" for number, group in enumerate(found.groups(), 1)}
-#     words["set"] = _set(site, _filled(row.get("set") or {}, words))
+#     cure = _set(site, _filled(row.get("set") or {}, words))
+#     words["set"] = cure
 #     text = row["say"] if "{set}" in row["say"] or not row.get("set") else f"{row['say']}: {{set}}"
-#     return str(_filled(text, words))
+#     return hints.Hint(_filled(text, words), cure)
 #
 #
 # def _filled(value: Any, words: Mapping[str, str]) -> Any:
@@ -32588,16 +32641,16 @@ def _clear(home: str, folder: str) -> None:
 #     return _WORD.sub(lambda word: words.get(word[1], word[0]), value) if isinstance(value, str) else value
 #
 #
-# def _set(site: Site, options: Mapping[str, Any]) -> str:
+# def _set(site: Site, options: Mapping[str, Any]) -> hints.Hint:
 #     """Return options of a site to paste; a list has what the pillar has already."""
-#     parts = []
+#     whole = {}
 #     for path, value in options.items():
 #         present: Any = site.config
 #         for key in path.split(":"):
 #             present = present.get(key) or {}
-#         more = hints.listed([*present, *value]) if isinstance(value, list) else hints.flow(value)
-#         parts.append(f"{site.at}:{path}: {more}")
-#     return f"set {' and '.join(parts)}"
+#         whole[path] = [*dict.fromkeys([*present, *value])] if isinstance(value, list) else value
+#     parts = [f"{site.at}:{path}: {hints.flow(value)}" for path, value in whole.items()]
+#     return hints.Hint(f"set {' and '.join(parts)}", whole)
 #
 #
 # def _of_node(failure: Failure) -> str:
@@ -32606,10 +32659,11 @@ def _clear(home: str, folder: str) -> None:
 #     if not found:
 #         return ""
 #     cure = hints.extended(site, "python_packages", [node.wheel(found[1].replace(" or ", "||"))])
-#     return (
+#     text = (
 #         f"the build needs Node.js {found[1]}, which Debian does not have: set {cure}, and take npm out of "
 #         f"{site.at}:packages"
 #     )
+#     return hints.Hint(text, cure, {"packages": [name for name in site.config["packages"] if name != "npm"]})
 #
 #
 # def _of_migrations(failure: Failure) -> str:
@@ -32625,7 +32679,8 @@ def _clear(home: str, folder: str) -> None:
 #             command = build.manage(
 #                 f"makemigrations --noinput --skip-checks {label.format(found[1])}".rstrip(), given, secrets
 #             )
-#             return f"{cure.format(found[1])}, by {hints.extended(site, 'build', [command])}"
+#             option = hints.extended(site, "build", [command])
+#             return hints.Hint(f"{cure.format(found[1])}, by {option}", option)
 #     return ""
 #
 #
@@ -32656,7 +32711,8 @@ def _clear(home: str, folder: str) -> None:
 #         missing = {"queue": "for tasks and channels", "cache": "for a cache"}
 #         missing = {key: use for key, use in missing.items() if not site.config.get("caches" if key == "cache" else key)}
 #         options = ", ".join(f"{at}:{key}: {{engine: redis}} {use}" for key, use in missing.items())
-#         return f"{what}: set {options}" if missing else _store(site, what, "queue", "redis")
+#         cure = hints.Hint(f"{what}: set {options}", {key: {"engine": "redis"} for key in missing})
+#         return cure if missing else _store(site, what, "queue", "redis")
 #     if redis or _BROKER.search(text):
 #         return _store(site, "Celery does not reach its broker", "queue", "redis")
 #     return ""
@@ -32666,7 +32722,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the hint to set a store; where the site has it, to have the project use it."""
 #     at, word = site.at, {"queue": "queue_url", "cache": "cache_url"}[key]
 #     if not site.config.get("caches" if key == "cache" else key):
-#         return f"{what}: set {at}:{key}: {{engine: {engine}}}"
+#         return hints.Hint(f"{what}: set {at}:{key}: {{engine: {engine}}}", {key: {"engine": engine}})
 #     return (
 #         f"{what}, and does not use the site's {key}: have its settings read the URL from a variable, and set "
 #         f"{at}:environment: {{NAME_OF_IT: {{from: {word}}}}}"
@@ -32791,7 +32847,8 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the option that gives a release its own copy of a package; empty where the pillar has it."""
 #     if name in site.config.get("writable_packages", []):
 #         return ""
-#     return f"the package writes into its own folder: set {hints.extended(site, 'writable_packages', [name])}"
+#     cure = hints.extended(site, "writable_packages", [name])
+#     return hints.Hint(f"the package writes into its own folder: set {cure}", cure)
 #
 #
 # def _make_writable(site: Site, path: PurePosixPath, facts: Mapping[str, Any], *, is_missing: bool = False) -> str:
@@ -32802,10 +32859,10 @@ def _clear(home: str, folder: str) -> None:
 #     has_code = str(folder) in (".", facts.get("folder", "."))
 #     shared = hints.extended(site, "shared", [str(path if has_code else folder)])
 #     if has_code:
-#         return f"the release is read-only: set {shared}, which keeps {path} outside of it"
+#         return hints.Hint(f"the release is read-only: set {shared}, which keeps {path} outside of it", shared)
 #     writable = hints.extended(site, "writable", [str(folder)])
 #     why = f"{folder} is not in the source" if is_missing else "the release is read-only"
-#     return f"{why}: set {writable}, or, for files that outlive a release, {shared}"
+#     return hints.Hint(f"{why}: set {writable}, or, for files that outlive a release, {shared}", writable)
 #
 #
 # def _add_file(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> str:
@@ -32853,12 +32910,14 @@ def _clear(home: str, folder: str) -> None:
 # def _make_folder(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> str:
 #     """Return what creates a folder which the project expects in what releases share: an option, or a command."""
 #     folder = (inside or path).parent if _FILE_NAME.search(path.name) else inside or path
-#     cure = _made(site, folder)
+#     cure, option = _made(site, folder), ""
 #     if inside and str(folder) not in site.config["shared"] and "." not in folder.name:
-#         cure = f"set {hints.extended(site, 'shared', [str(folder)])}, which creates {folder}"
+#         option = hints.extended(site, "shared", [str(folder)])
+#         cure = f"set {option}, which creates {folder}"
 #     elif inside:
 #         cure = _made(site, PurePosixPath(site.shared.top, folder))
-#     return f"{path.name} is missing in what releases share: {', or '.join(filter(None, [cure, 'put it there']))}"
+#     ways = ", or ".join(filter(None, [cure, "put it there"]))
+#     return hints.Hint(f"{path.name} is missing in what releases share: {ways}", option)
 #
 #
 # def _made(site: Site, folder: PurePosixPath) -> str:
@@ -32937,7 +32996,8 @@ def _clear(home: str, folder: str) -> None:
 #     path = PurePosixPath(names[0])
 #     inside = _in_source(site, path, facts)
 #     if inside:
-#         return f"the SQLite file is {inside} of the release; {_make_writable(site, inside, facts)}".removesuffix("; ")
+#         cure = _make_writable(site, inside, facts)
+#         return hints.Hint(f"the SQLite file is {inside} of the release; {cure}".removesuffix("; "), cure)
 #     return f"the SQLite file is {path}: {site.user} must be able to write to it and to its folder, {path.parent}"
 #: django_formula/knowledge/cause_package.py
 # """Failures whose cause is a package: a header, library, program or module is missing, or a version cannot be built."""
@@ -32986,7 +33046,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not found or not package or package in present:
 #         return ""
 #     cure = hints.extended(site, "python_packages", [package])
-#     return f"no package that is installed has the module {found[1]}: set {cure}"
+#     return hints.Hint(f"no package that is installed has the module {found[1]}: set {cure}", cure)
 #
 #
 # def of_packages(site: Site, text: str) -> str:
@@ -33033,10 +33093,11 @@ def _clear(home: str, folder: str) -> None:
 #         if name in required and version != required[name]:
 #             nearest = re.sub(r"^>=(\d+\.[\d.]*\d)$", r"~=\1", version)
 #             cure = hints.extended(site, "python_packages", [f"{name}{nearest}"])
-#             return (
+#             text = (
 #                 f"the requirements contradict themselves: {package} depends on {name}{version}, and they have "
 #                 f"{name}{required[name]}: correct them, or set {cure}, which replaces that"
 #             )
+#             return hints.Hint(text, cure)
 #     return ""
 #
 #
@@ -33047,10 +33108,11 @@ def _clear(home: str, folder: str) -> None:
 #     if not found or build == [*commands]:
 #         return ""
 #     cure = f"{site.at}:build: {hints.listed(build)}"
-#     return (
+#     text = (
 #         f"{found[3]} is for {found[1]} {found[2]}, and package.json requires another version: correct it there, or set "
 #         f"{cure}, by which npm installs them nevertheless"
 #     )
+#     return hints.Hint(text, {"build": build})
 #
 #
 # def of_unbuilt_package(site: Site, text: str) -> str:
@@ -33066,10 +33128,11 @@ def _clear(home: str, folder: str) -> None:
 #     if any(re.fullmatch(rf"{re.escape(name)}\b[^-_.\w].*", one, re.IGNORECASE) for one in present):
 #         return ""
 #     newer = hints.extended(site, "python_packages", [f"{name}>{version}"])
-#     return (
+#     text = (
 #         f"{name} {version} cannot be built for {site.config['python']}: set {newer}, whose version replaces the one "
 #         f"that the project requires, or {site.at}:python to a Python that it supports"
 #     )
+#     return hints.Hint(text, newer)
 #
 #
 # def of_program(site: Site, text: str) -> str:
@@ -33083,7 +33146,8 @@ def _clear(home: str, folder: str) -> None:
 #     build = [re.sub(r"^(npm (?:--prefix \S+ )?run\b)", runs, one) for one in site.config["build"]]
 #     if name in of_npm and build != site.config["build"]:
 #         cure = f"{site.at}:build: {hints.listed(build)}"
-#         return f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
+#         text = f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
+#         return hints.Hint(text, {"build": build})
 #     if name in programs:
 #         return _install(site, f"the program {name} is missing on this host", [[programs[name]]])
 #     return _unknown_package(site, f"the program {name}", host_packages.named(re.escape(name), name))
@@ -33113,7 +33177,8 @@ def _clear(home: str, folder: str) -> None:
 # def _install(site: Site, why: str, packages: Collection[Collection[str]]) -> str:
 #     """Return the hint to install packages, with those that the pillar has; empty where it has all of them."""
 #     needed = sorted({name for names in packages for name in names} - {*site.config["packages"]})
-#     return f"{why}: set {hints.extended(site, 'packages', needed)}" if needed else ""
+#     cure = hints.extended(site, "packages", needed)
+#     return hints.Hint(f"{why}: set {cure}", cure) if needed else ""
 #: django_formula/knowledge/cause_repository.py
 # """Failures whose cause is a package that is from a git repository or an archive, and not from a package index."""
 #
@@ -33192,16 +33257,18 @@ def _clear(home: str, folder: str) -> None:
 #             way = (
 #                 "correct its DNS, or have the requirements name it by https, which a proxy in Salt's environment serves"
 #             )
-#         return f"{name} comes from {url}, which this host does not reach: {way}; {index}"
+#         return hints.Hint(f"{name} comes from {url}, which this host does not reach: {way}; {index}", instead)
 #     status = _STATUS.search(text) if name else None
 #     if status:
-#         return f"{name} comes from {url}, which answers {status[1]}: correct it in the requirements; {index}"
+#         text = f"{name} comes from {url}, which answers {status[1]}: correct it in the requirements; {index}"
+#         return hints.Hint(text, instead)
 #     if name and _REFUSED.search(text):
-#         return (
+#         text = (
 #             f"{name} comes from {url}, which requires a login or a key, and a build has none: have the requirements "
 #             f"name a repository that is public, by https, or an index serve it ({site.at}:index) and "
 #             f"set {instead}, which replaces it"
 #         )
+#         return hints.Hint(text, instead)
 #     return ""
 #
 #
@@ -33221,7 +33288,7 @@ def _clear(home: str, folder: str) -> None:
 # """What hints for a site's failures are made of: the output that is searched, and the options of the site."""
 #
 # import re
-# from collections.abc import Collection
+# from collections.abc import Collection, Mapping
 # from typing import Any
 #
 # from django_formula.host.commands import seconds
@@ -33230,6 +33297,36 @@ def _clear(home: str, folder: str) -> None:
 #
 # #: The most characters of an output, and of each of its lines, that are searched for causes.
 # _TEXT, _LINE = 20_000, 2_000
+#
+#
+# class Hint(str):
+#     """What to do about a failure, with those options of the site that are its cure, which need not be typed.
+#
+#     Attributes:
+#         options: the path of an option, such as ``health:path`` → its whole value, but for ``environment``, of which it
+#             has the variables to add. Only what cures for certain, or costs nothing where it does not.
+#     """
+#
+#     options: Mapping[str, Any]
+#
+#     def __new__(cls, text: str, *given: Mapping[str, Any] | str) -> "Hint":
+#         """Return a text with options, or with those of other hints."""
+#         made = super().__new__(cls, text)
+#         made.options = merged(*given)
+#         return made
+#
+#
+# def merged(*given: Mapping[str, Any] | str) -> dict[str, Any]:
+#     """Return the options of several hints: lists and maps have what each has, other values are those of the first."""
+#     found: dict[str, Any] = {}
+#     for one in given:
+#         for path, value in (one if isinstance(one, Mapping) else getattr(one, "options", {})).items():
+#             present = found.setdefault(path, value)
+#             if isinstance(present, list) and isinstance(value, list):
+#                 found[path] = [*dict.fromkeys([*present, *value])]
+#             elif isinstance(present, Mapping) and isinstance(value, Mapping):
+#                 found[path] = {**value, **present}
+#     return found
 #
 #
 # def bounded(text: str) -> str:
@@ -33257,9 +33354,10 @@ def _clear(home: str, folder: str) -> None:
 #     return flow([*dict.fromkeys(names)])
 #
 #
-# def extended(site: Site, option: str, more: Collection[str]) -> str:
+# def extended(site: Site, option: str, more: Collection[str]) -> Hint:
 #     """Return an option that is a list, with the values that the pillar has and more, so that it can be pasted."""
-#     return f"{at(site)}:{option}: {listed([*site.config.get(option, []), *more])}"
+#     values = [*dict.fromkeys([*site.config.get(option, []), *more])]
+#     return Hint(f"{at(site)}:{option}: {flow(values)}", {option: values})
 #
 #
 # def more_time(site: Site, message: str) -> str:
@@ -41789,21 +41887,23 @@ def _clear(home: str, folder: str) -> None:
 #     module = re.search(r"(?:^|, caused by )ModuleNotFoundError: No module named '([\w.]+)'", cause)
 #     folders = _import_folders(site, release, facts["folder"], module.group(1), cause) if module else []
 #     if folders:
-#         return f"the module is in the source: set {at}:python_path: {in_pillar([folders[0]])}"
+#         text = f"the module is in the source: set {at}:python_path: {in_pillar([folders[0]])}"
+#         return hints.Hint(text, {"python_path": [*(site.config["python_path"] or []), folders[0]]})
 #     named = [key for key in _MODULES if module and f"{site.config.get(key) or ''}.".startswith(f"{module[1]}.")]
 #     if named:
 #         return f"correct {at}:{named[0]}: the source has no such module"
 #     own = _absent_file(site, release, facts, cause)
 #     if own:
 #         variable = advice.choosing_variable(site, release, facts)
-#         instead = f"set {at}:environment: {variable}, with which the settings do without, or " if variable else ""
-#         return f"the project imports {own}, which is not in the source: {instead}add it to {at}:files, or commit it"
+#         choice = f"set {at}:environment: {hints.flow(variable)}, with which the settings do without, or "
+#         text = f"the project imports {own}, which is not in the source: {choice if variable else ''}add it to "
+#         return hints.Hint(f"{text}{at}:files, or commit it", {"environment": variable} if variable else {})
 #     absent = _absent(site, release, facts) if module and "." not in module[1] else []
 #     if module and module[1] in absent and len(absent) + bool(package.package_of(module[1])) > 1:
 #         return modules.hint(site, absent)
 #     missing = _missing(site, release, facts, report["missing"], cause)
 #     if missing:
-#         return _set_variables(site, missing, observation.needed(site, release, advice.own(release, facts)))
+#         return set_variables(site, missing, observation.needed(site, release, advice.own(release, facts)))
 #     packages = virtualenvs.packages(release / "virtualenv")
 #     outdated = functools.partial(advice.outdated, site, release, packages)
 #     known = dependency.of_python(site, cause, log, packages)
@@ -41815,15 +41915,15 @@ def _clear(home: str, folder: str) -> None:
 #     )
 #     if "silenced_checks" in known:
 #         refused = advice.refused_setting(site, release, facts, cause)
-#         known = f"{refused}; or {known}" if refused else known
+#         known = hints.Hint(f"{refused}; or {known}", known) if refused else known
 #     known = known or advice.newer_django(site, release, facts, cause, packages)
 #     known = known or advice.unset_variables(site, release, facts, cause)
 #     known = known or advice.named_variables(site, release, facts, log)
 #     observed = [] if known else observation.needed(site, release, advice.own(release, facts))
-#     return known or (_set_variables(site, [], observed) if observed else "")
+#     return known or (set_variables(site, [], observed) if observed else "")
 #
 #
-# def _set_variables(site: Site, missing: Collection[str], observed: Collection[Variable]) -> str:
+# def set_variables(site: Site, missing: Collection[str], observed: Collection[Variable]) -> str:
 #     """Return a hint with all variables that a project lacks, and what the formula has for them.
 #
 #     Args:
@@ -41832,14 +41932,16 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     at, words = site.at, {one.name: {"from": one.word} for one in sorted(observed) if one.word}
 #     names = sorted({*missing, *(one.name for one in observed)})
-#     options = {"environment": words, **observation.lacking(site, observed)}
+#     made_up = {one.name: {"generate": 50} for one in sorted(observed) if one.is_made_up}
+#     options = {"environment": words, "secrets": made_up, **observation.lacking(site, observed)}
+#     options = {option: value for option, value in options.items() if value}
 #     known = " and ".join(f"{at}:{option}: {hints.flow(value)}" for option, value in options.items())
-#     if len(names) == 1 and words:
-#         return f"set {known}, which the settings require"
+#     if len(names) == 1 and options:
+#         return hints.Hint(f"set {known}, which the settings require", options)
 #     if len(names) == 1:
 #         return f"set {at}:environment:{names[0]}, or {at}:secrets:{names[0]}"
 #     text = f"set {', '.join(names)}, which the settings require, in {at}:environment or {at}:secrets"
-#     return f"{text}; some as {known}" if words else text
+#     return hints.Hint(f"{text}; some as {known}", options) if options else text
 #
 #
 # def _absent_file(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:
@@ -41905,6 +42007,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.host.commands import DeploymentError, redact, seconds
+# from django_formula.knowledge import hints
 # from django_formula.process.command import ProjectCommand
 # from django_formula.project import program as project_program
 # from django_formula.release import http
@@ -41967,7 +42070,8 @@ def _clear(home: str, folder: str) -> None:
 #     from django_formula.inspect import routes as inspect_routes  # which only a failure needs
 #
 #     pages = inspect_routes.pages(paths)[:_PAGES]
-#     return f"pages of the project, by its routes, that health:path may name: {', '.join(pages)}" if pages else ""
+#     text = f"pages of the project, by its routes, that health:path may name: {', '.join(pages)}"
+#     return hints.Hint(text, {"health:path": pages[0]}) if pages else ""
 #
 #
 # def _answer(
@@ -61520,12 +61624,13 @@ def _clear(home: str, folder: str) -> None:
 #     return any(is_among(f"{series}.{number}", versions) for number in range(_RELEASES))
 #
 #
-# def _another(site: Site, *versions: str) -> str:
+# def _another(site: Site, *versions: str) -> hints.Hint:
 #     """Return how to choose an interpreter that these versions allow."""
 #     at, version = f"{site.at}:python", suggested(*versions)
 #     if version and not site.config.get("container"):
-#         return f"set {at} to '{version}' in quotes, which is installed where the host does not have it"
-#     return f"set {at} to another interpreter"
+#         text = f"set {at} to '{version}' in quotes, which is installed where the host does not have it"
+#         return hints.Hint(text, {"python": version})
+#     return hints.Hint(f"set {at} to another interpreter")
 #
 #
 # def of_django(version: str) -> str:
@@ -61577,10 +61682,11 @@ def _clear(home: str, folder: str) -> None:
 #     found = interpreter(site).version if versions else ""
 #     if versions and not is_among(found, versions):
 #         newer = newer_django(version, found)
+#         another = _another(site, versions)
 #         cure = hints.extended(site, "python_packages", [f"django~={newer}.0"]) if newer else ""
 #         raise DeploymentError(
 #             f"Django {version} does not run on {site.python}, which is Python {found}: it needs {versions}",
-#             hint=_another(site, versions) + (f", or {cure}" if cure else ""),
+#             hint=hints.Hint(f"{another}, or {cure}", another if another.options else cure) if cure else another,
 #         )
 #
 #

@@ -1,6 +1,7 @@
 """What of quickstart can be tried without a machine of its own; the rest is in test/hosts."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -114,6 +115,95 @@ def test_pillar_has_what_inspection_finds(quickstart, tmp_path, capsys):
     assert capsys.readouterr().out.partition(" s  ")[2] == (
         "the project is not inspected: no manage.py found in the source\n"
     )
+
+
+# A pillar that a failed release completes
+
+
+@pytest.fixture
+def deployed(quickstart, monkeypatch, tmp_path):
+    """Options of a repository whose applies fail one after another, each as its attempt says."""
+    site = tmp_path / "sites/blog"
+    site.mkdir(parents=True)
+    for name, path in (("STATE", tmp_path), ("SITES", tmp_path / "sites"), ("PILLAR", tmp_path / "django.sls")):
+        monkeypatch.setattr(quickstart, name, path)
+    options = quickstart.Options(repository="https://git.example.org/blog.git", domains=["a.example.org"], site="blog")
+    quickstart.keep_pillar(options, is_asked=True)
+
+    def run(*outcomes):
+        left = list(outcomes)
+
+        def apply(_options, *_arguments):
+            outcome = left.pop(0)
+            if outcome is None:
+                return []
+            if outcome != "refused":
+                with (site / "deploys.jsonl").open("a") as file:
+                    file.write('{"torn\n' + json.dumps({"result": "failed", "options": outcome}) + "\n")
+            raise quickstart.Refusal("blog has its source: build: no gcc")
+
+        monkeypatch.setattr(quickstart, "apply", apply)
+        return quickstart.apply_completed(options)
+
+    options.run, options.read = run, lambda: yaml.safe_load(quickstart.PILLAR.read_text())["django"]["sites"]["blog"]
+    return options
+
+
+def test_options_of_failed_releases_complete_the_pillar(quickstart, deployed, capsys):
+    deployed.found = {"environment": {"KEY": {"from": "secret_key"}}, "packages": ["npm"]}
+    quickstart.keep_pillar(deployed, is_asked=True)
+    states, is_completed = deployed.run(
+        {"packages": ["npm", "gcc"], "domains": ["evil.example.org"]},
+        {"environment": {"URL": {"from": "database_url"}}, "database": {"engine": "postgres"}},
+        {"health:path": "/about", "commands:after_static": ["manage.py compress"]},
+        None,
+    )
+    assert (states, is_completed) == ([], True)
+    assert deployed.read() == {
+        "repository": "https://git.example.org/blog.git",
+        "domains": ["a.example.org"],
+        "environment": {"KEY": {"from": "secret_key"}, "URL": {"from": "database_url"}},
+        "packages": ["npm", "gcc"],
+        "database": {"engine": "postgres"},
+        "health": {"path": "/about"},
+        "commands": {"after_static": ["manage.py compress"]},
+    }
+    said = [line.partition(" s  ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert said[:2] == [
+        "the release failed: blog has its source: build: no gcc",
+        "added to the pillar: packages: [npm, gcc]; applying again",
+    ]
+    assert len(said) == 6 and quickstart.Options.read().learned == deployed.learned
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "count"),
+    [
+        ([{}], 0),
+        ([{"repository": "https://evil.example.org", "sandbox": {"NoNewPrivileges": False}}], 0),
+        ([{"packages": ["gcc"]}, {"packages": ["gcc"]}], 1),
+        ([{"health:path": "/a"}, {"health:path": "/b"}, {"health:path": "/a"}], 2),
+        ([{"packages": [f"p{number}"]} for number in range(20)], 6),
+    ],
+)
+def test_completion_ends_where_nothing_is_new(quickstart, deployed, capsys, outcomes, count):
+    with pytest.raises(quickstart.Refusal, match="no gcc"):
+        deployed.run(*outcomes)
+    assert capsys.readouterr().out.count("added to the pillar") == count
+
+
+def test_an_addition_that_the_pillar_does_not_take_is_taken_back(quickstart, deployed):
+    with pytest.raises(quickstart.Refusal):
+        deployed.run({"packages": ["gcc"]}, {"packages": ["gcc", "no such"]}, "refused")
+    assert deployed.read()["packages"] == ["gcc"]
+
+
+def test_a_pillar_that_was_edited_is_not_completed(quickstart, deployed):
+    edited = quickstart.PILLAR.read_text() + "# mine\n"
+    quickstart.PILLAR.write_text(edited)
+    with pytest.raises(quickstart.Refusal):
+        deployed.run({"packages": ["gcc"]})
+    assert quickstart.PILLAR.read_text() == edited
 
 
 # The first half, in bash

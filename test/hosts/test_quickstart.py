@@ -9,12 +9,15 @@ import itertools
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Hosts, Repositories
 from images import cache_folder, locked, pins
 from lab import Host, Lab, Result
 from repository import Repository
+from trees import write_tree
 
 PILLAR = "/etc/django-formula/pillar/django.sls"
 LOG = "/var/lib/django-formula/quickstart/log"
@@ -257,6 +260,24 @@ def is_removed_with_its_data(machine: Machine) -> None:
     files = machine.list_files()
     assert machine.files <= files and files - machine.files == {path for path in files if path.startswith("/home/shop")}
     assert not machine.host.testinfra.user("guestbook").exists and not machine.host.testinfra.user("shop").exists
+
+
+@pytest.mark.full
+def test_a_pillar_is_completed_by_what_a_failed_release_asks_for(machines, repositories, tmp_path_factory):
+    """The project's variables are in no source, and its error names none; a pillar that was edited stays as it is."""
+    machine = machines("trixie")
+    described = yaml.safe_load((Path(__file__).with_name("traits") / "annex.yaml").read_text())["files"]
+    described["annex/settings.py"] = re.sub("REGION = .*\n|FLOORS = .*\n", "", described["annex/settings.py"])
+    described["annex/settings.py"] += "REGION, FLOORS = 'north', 3\n"
+    folder = write_tree(tmp_path_factory.mktemp("annex"), described)
+    repository = repositories(machine.host, "/srv/git/annex.git", folder)
+    done = machine.quickstart("--repository", repository.url)
+    assert "the release failed: " in done.stdout and "applying again" in done.stdout
+    pillar = machine.host.read(PILLAR)
+    assert "ANNEX_SIGNATURE:\n          from: secret_key\n" in pillar and "from: database_url" in pillar
+    assert machine.host.browser(None, machine.port).get("/").json()["region"] == "north"
+    assert "Nothing had to be changed" in machine.quickstart().stdout
+    machine.quickstart("--remove", "--remove-data")
 
 
 @pytest.mark.full

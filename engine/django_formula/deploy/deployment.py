@@ -1,6 +1,7 @@
 """A deployment: one run over the steps of one site, what they have found out, and what happens when one fails."""
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -466,9 +467,15 @@ class Deployment:
             return
         with contextlib.suppress(OSError):  # a full disk
             result = "refused" if self._is_undecided else "failed"
-            self.write_attempt(self.result() if self.is_activated else result, step=step, error=error.message)
+            options = {"options": error.options} if error.options and self._shows_no_secret(error.options) else {}
+            result = self.result() if self.is_activated else result
+            self.write_attempt(result, step=step, error=error.message, **options)
             if self.is_activated and self.release:
                 self.release.update(steps=self.seconds)
+
+    def _shows_no_secret(self, options: Mapping[str, Any]) -> bool:
+        text = json.dumps(options, ensure_ascii=False)
+        return redact(text, self.secrets.masked()) == text
 
     def result(self) -> str:
         """Return the result of a deployment that has activated its release."""

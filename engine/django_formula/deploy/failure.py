@@ -7,6 +7,9 @@ from django_formula.container import images
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.inspect import advice as inspect_advice
+from django_formula.knowledge import hints
+from django_formula.observe import observation
+from django_formula.project import failure as project_failure
 from django_formula.project import page
 from django_formula.release import health, instances, releases
 from django_formula.release.releases import Release
@@ -28,7 +31,18 @@ def advice(release: Release, step: str, error: DeploymentError, masked: list[str
     routes = [] if has_page else page.routes(*about, masked)
     lacking = inspect_advice.not_in_pillar(*about, step, error.hint, has_page=has_page, routes=routes)
     pages = "" if "health:path: " in lacking else page.named(routes)
-    return "\n".join(filter(None, [lacking, pages]))
+    variables = _variables(release, error) if has_page else ""
+    error.options = hints.merged(error.options, lacking, pages, variables)
+    return "\n".join(filter(None, [lacking, pages, variables]))
+
+
+def _variables(release: Release, error: DeploymentError) -> str:
+    """Return the variables that the settings lack, where the hint of an error has no cure and does not name them."""
+    if error.options or not (release.path / "config/environment").exists():
+        return ""
+    observed = observation.needed(release.site, release.path, inspect_advice.own(release.path, release.facts))
+    unnamed = [one for one in observed if one.name not in error.hint]
+    return project_failure.set_variables(release.site, [], observed) if unnamed else ""
 
 
 def clear_away(release: Release, live: Release | None, record: Mapping[str, Any], *, is_transient: bool) -> list[str]:

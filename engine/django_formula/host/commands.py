@@ -215,8 +215,22 @@ class DeploymentError(Exception):
         super().__init__(message)
         self.message: str = "\n  ".join([shown(message, lines=True), *map(shown, details)])
         self.log = log
-        self.hint: str = shown(hint, lines=True)
+        self.options: dict[str, Any] = {}
+        self.hint = hint
         self.transient = transient
+
+    @property
+    def hint(self) -> str:
+        """What to do. One that has options (`knowledge.hints.Hint`) brings them; another text leaves them as they are.
+
+        ``options`` are those of the pillar that cure it, as data.
+        """
+        return self._hint
+
+    @hint.setter
+    def hint(self, text: str) -> None:
+        self._hint: str = shown(text, lines=True)
+        self.options = {**getattr(text, "options", self.options)}
 
     def __str__(self) -> str:
         log = uncoloured(self.log)

@@ -38,7 +38,7 @@ from django_formula.release import releases
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate
 from django_formula.untrusted.foreign import Foreign
-from django_formula.untrusted.text import InPillar, in_command, in_pillar
+from django_formula.untrusted.text import in_command, in_pillar
 
 #: A value of a variable that the release has, where it is a secret or depends on the release.
 _SET = "x"
@@ -104,7 +104,8 @@ def unset_variables(site: Site, release: Path, facts: Mapping[str, Any], cause: 
             what = f"{path}:{line} uses {project.listed(unset)}, not set or empty"
             has_database = site.config["databases"].get("default", {}).get("engine")
             if has_database and re.search(r"DATABASES|dj_database_url", used[unset[0]]):
-                return f"{what}: set {at}:environment:{unset[0]}: {{from: database_url}}"
+                text = f"{what}: set {at}:environment:{unset[0]}: {{from: database_url}}"
+                return hints.Hint(text, {"environment": {unset[0]: {"from": "database_url"}}})
             if unset[0].endswith("*"):
                 return f"{what}: set a variable whose name begins so in {at}:environment or {at}:secrets"
             if len(unset) > 1:
@@ -204,7 +205,7 @@ def newer_django(site: Site, release: Path, facts: Mapping[str, Any], cause: str
     if not present or numbers[0] <= numbers[1]:
         return ""
     cure = hints.extended(site, "python_packages", [f"django~={version}.0"])
-    return f"{path} was written by Django {version}, and {present} is installed: set {cure}"
+    return hints.Hint(f"{path} was written by Django {version}, and {present} is installed: set {cure}", cure)
 
 
 def _written_by(source: Path, facts: Mapping[str, Any], path: str) -> str:
@@ -287,11 +288,11 @@ def _file_of(source: Path, facts: Mapping[str, Any], module: str) -> str:
     return "" if path.exists() or path.with_suffix("").is_dir() else os.path.relpath(path, source)
 
 
-def choosing_variable(site: Site, release: Path, facts: Mapping[str, Any]) -> InPillar | None:
-    """Return the variable, not set, by which the settings import those of a live site, as YAML; None if none does."""
+def choosing_variable(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the variable, not set, by which the settings import those of a live site, and its text; empty if none."""
     found: dict[str, str] = _asked(site, release, _choosing, own(release, facts)) or {}
     unset = [(name, text) for name, text in found.items() if name not in _given(site)]
-    return hints.flow(dict(unset[:1])) if unset else None
+    return dict(unset[:1])
 
 
 def _choosing(source: Path, facts: Mapping[str, Any]) -> dict[str, str]:
@@ -357,13 +358,26 @@ def not_in_pillar(
     if found.get("build") and _built_before(site, release):
         found = {key: value for key, value in found.items() if key != "build"}
     lacking = [(key, value) for key, value in _lacking(site.config, found, step) if not _says(hint, key, value)]
+    options: dict[str, Any] = {key: _whole(site, key, value) for key, value in lacking}
     lines = [f"{key}: {in_pillar(value)}" for key, value in lacking]
     path = "" if has_page else _asked(site, release, _page, own(release, facts), site.config["health"]["path"])
     if routes and path not in routes:  # what the code seems to have, and Django does not
         path = ""
     if path and not (path == "/" and "the database has no such" in hint):  # from which the owner has come here
         lines.append(f"health:path: {in_pillar(path)}")
-    return f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}" if lines else ""
+        options["health:path"] = path
+    text = f"found in the source, and not in django:sites:{site.name}: {'; '.join(lines)}"
+    return hints.Hint(text, options) if lines else ""
+
+
+def _whole(site: Site, key: str, value: Any) -> Any:
+    """Return the value of an option with what the pillar has of it; not for other values than lists and maps."""
+    present: Any = site.config
+    for part in key.split(":"):
+        present = (present or {}).get(part)
+    if isinstance(value, list) and isinstance(present, list):
+        return [*present, *(one for one in value if one not in present)]
+    return {**present, **value} if isinstance(value, Mapping) and isinstance(present, Mapping) else value
 
 
 def _says(hint: str, key: str, value: Any) -> bool:

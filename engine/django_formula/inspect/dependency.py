@@ -50,12 +50,13 @@ def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) ->
     known = dict(requirements.not_running({package: version}, "3.99"))
     newer = f"{package}~={known[package]}" if package in known else f"{package}>{version}"
     gone = found["missing"] or f"{found['of'] or found['module']}.{found['name'] or found['attribute']}"
-    return (
-        f"{package} {version} uses {gone}, which this Python no longer has: set "
-        f"{hints.extended(site, 'python_packages', [newer])}, whose version replaces the one that the "
-        f"project requires, or {hints.at(site)}:python to a version that the packages support; it is "
+    cure = hints.extended(site, "python_packages", [newer])
+    text = (
+        f"{package} {version} uses {gone}, which this Python no longer has: set {cure}, whose version replaces the one "
+        f"that the project requires, or {hints.at(site)}:python to a version that the packages support; it is "
         f"{site.config['python']} now"
     )
+    return hints.Hint(text, cure)
 
 
 def _importing(log: str) -> str:
@@ -95,7 +96,7 @@ def hint(
     celery = requirements.newer_celery(installed, "3.11") if found["name"] == "formatargspec" else []
     if celery:
         cure = hints.extended(site, "python_packages", celery)
-        return f"Celery {installed['celery']} does not run on Python since 3.11: set {cure}"
+        return hints.Hint(f"Celery {installed['celery']} does not run on Python since 3.11: set {cure}", cure)
     if found["missing"] and re.match(r"celery\.(task|decorators)\b", found["missing"]):
         return (
             f"Celery 5 does not have {found['missing']}, and Celery 4 does not run on Python since 3.11: have the "
@@ -131,14 +132,15 @@ def hint(
         what = f"{users[0]} uses {name}, which {package} {version} no longer has"
         if others:
             older = f"{project.listed(users[1:])} {'is' if len(others) == 1 else 'are'} too old for it as well"
-            return f"{what}, and {older}: set {cure}, whose versions replace those that the project requires"
-        return f"{what}: set {cure}, whose version replaces the one that the project requires"
+            text = f"{what}, and {older}: set {cure}, whose versions replace those that the project requires"
+            return hints.Hint(text, cure)
+        return hints.Hint(f"{what}: set {cure}, whose version replaces the one that the project requires", cure)
     present: list[str] = site.config["constraints"]
     if not limit or not version or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
         return ""
     what = f"the module {name}" if found["missing"] else name
     cure = hints.extended(site, "constraints", [f"{package}<{limit}"])
-    return f"{package} {version}, which is installed, does not have {what}: set {cure}"
+    return hints.Hint(f"{package} {version}, which is installed, does not have {what}: set {cure}", cure)
 
 
 def _older(site: Site, package: str, name: str, installed: Mapping[str, str]) -> str:
@@ -149,7 +151,7 @@ def _older(site: Site, package: str, name: str, installed: Mapping[str, str]) ->
     if not version or not limit.strip("0.") or any(re.match(rf"{re.escape(package)}\s*[<=~]", one) for one in present):
         return ""
     cure = hints.extended(site, "python_packages", [f"{package}<{limit}"])
-    return f"{package} {version}, which is installed, does not have {name}: set {cure}"
+    return hints.Hint(f"{package} {version}, which is installed, does not have {name}: set {cure}", cure)
 
 
 def _of_psycopg(site: Site, cause: str, installed: Mapping[str, str]) -> str:
@@ -158,7 +160,7 @@ def _of_psycopg(site: Site, cause: str, installed: Mapping[str, str]) -> str:
     if not name or "initialization of _psycopg raised" not in cause:
         return ""
     cure = hints.extended(site, "python_packages", [f"{name}~=2.9.5"])
-    return f"{name} {installed[name]} does not run on this Python: set {cure}"
+    return hints.Hint(f"{name} {installed[name]} does not run on this Python: set {cure}", cure)
 
 
 def _below(version: str) -> str:

@@ -179,9 +179,10 @@ def hint(site: Site, modules: Sequence[str]) -> str:
     """Return what installs modules that are missing."""
     packages = [*filter(None, map(knowledge_package.package_of, modules))]
     unknown = [module for module in modules if not knowledge_package.package_of(module)]
-    cure = f"add the packages that have them to {hints.at(site)}:python_packages"
+    cure, option = f"add the packages that have them to {hints.at(site)}:python_packages", ""
     if packages:
-        cure = f"set {hints.extended(site, 'python_packages', packages)}"
+        option = hints.extended(site, "python_packages", packages)
+        cure = f"set {option}"
     also = f", and the packages that have {', '.join(unknown)}" if unknown and packages else ""
     many = "modules" if len(modules) > 1 else "module"
-    return f"no package that is installed has the {many} {', '.join(modules)}: {cure}{also}"
+    return hints.Hint(f"no package that is installed has the {many} {', '.join(modules)}: {cure}{also}", option)

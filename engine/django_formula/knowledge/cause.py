@@ -99,9 +99,10 @@ def _cure(failure: Failure, row: Mapping[str, Any], found: re.Match[str]) -> str
         words |= {"user": site.build_user, "where": "Salt's environment", "in_build": ", with build: true"}
         words["index"] = f", or {at}:index:url to an index that it reaches"
     words |= {str(number): group or "" for number, group in enumerate(found.groups(), 1)}
-    words["set"] = _set(site, _filled(row.get("set") or {}, words))
+    cure = _set(site, _filled(row.get("set") or {}, words))
+    words["set"] = cure
     text = row["say"] if "{set}" in row["say"] or not row.get("set") else f"{row['say']}: {{set}}"
-    return str(_filled(text, words))
+    return hints.Hint(_filled(text, words), cure)
 
 
 def _filled(value: Any, words: Mapping[str, str]) -> Any:
@@ -113,16 +114,16 @@ def _filled(value: Any, words: Mapping[str, str]) -> Any:
     return _WORD.sub(lambda word: words.get(word[1], word[0]), value) if isinstance(value, str) else value
 
 
-def _set(site: Site, options: Mapping[str, Any]) -> str:
+def _set(site: Site, options: Mapping[str, Any]) -> hints.Hint:
     """Return options of a site to paste; a list has what the pillar has already."""
-    parts = []
+    whole = {}
     for path, value in options.items():
         present: Any = site.config
         for key in path.split(":"):
             present = present.get(key) or {}
-        more = hints.listed([*present, *value]) if isinstance(value, list) else hints.flow(value)
-        parts.append(f"{site.at}:{path}: {more}")
-    return f"set {' and '.join(parts)}"
+        whole[path] = [*dict.fromkeys([*present, *value])] if isinstance(value, list) else value
+    parts = [f"{site.at}:{path}: {hints.flow(value)}" for path, value in whole.items()]
+    return hints.Hint(f"set {' and '.join(parts)}", whole)
 
 
 def _of_node(failure: Failure) -> str:
@@ -131,10 +132,11 @@ def _of_node(failure: Failure) -> str:
     if not found:
         return ""
     cure = hints.extended(site, "python_packages", [node.wheel(found[1].replace(" or ", "||"))])
-    return (
+    text = (
         f"the build needs Node.js {found[1]}, which Debian does not have: set {cure}, and take npm out of "
         f"{site.at}:packages"
     )
+    return hints.Hint(text, cure, {"packages": [name for name in site.config["packages"] if name != "npm"]})
 
 
 def _of_migrations(failure: Failure) -> str:
@@ -150,7 +152,8 @@ def _of_migrations(failure: Failure) -> str:
             command = build.manage(
                 f"makemigrations --noinput --skip-checks {label.format(found[1])}".rstrip(), given, secrets
             )
-            return f"{cure.format(found[1])}, by {hints.extended(site, 'build', [command])}"
+            option = hints.extended(site, "build", [command])
+            return hints.Hint(f"{cure.format(found[1])}, by {option}", option)
     return ""
 
 
@@ -181,7 +184,8 @@ def _of_store(failure: Failure) -> str:
         missing = {"queue": "for tasks and channels", "cache": "for a cache"}
         missing = {key: use for key, use in missing.items() if not site.config.get("caches" if key == "cache" else key)}
         options = ", ".join(f"{at}:{key}: {{engine: redis}} {use}" for key, use in missing.items())
-        return f"{what}: set {options}" if missing else _store(site, what, "queue", "redis")
+        cure = hints.Hint(f"{what}: set {options}", {key: {"engine": "redis"} for key in missing})
+        return cure if missing else _store(site, what, "queue", "redis")
     if redis or _BROKER.search(text):
         return _store(site, "Celery does not reach its broker", "queue", "redis")
     return ""
@@ -191,7 +195,7 @@ def _store(site: Site, what: str, key: str, engine: str) -> str:
     """Return the hint to set a store; where the site has it, to have the project use it."""
     at, word = site.at, {"queue": "queue_url", "cache": "cache_url"}[key]
     if not site.config.get("caches" if key == "cache" else key):
-        return f"{what}: set {at}:{key}: {{engine: {engine}}}"
+        return hints.Hint(f"{what}: set {at}:{key}: {{engine: {engine}}}", {key: {"engine": engine}})
     return (
         f"{what}, and does not use the site's {key}: have its settings read the URL from a variable, and set "
         f"{at}:environment: {{NAME_OF_IT: {{from: {word}}}}}"

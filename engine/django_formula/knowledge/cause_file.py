@@ -82,7 +82,8 @@ def _copy_package(site: Site, name: str) -> str:
     """Return the option that gives a release its own copy of a package; empty where the pillar has it."""
     if name in site.config.get("writable_packages", []):
         return ""
-    return f"the package writes into its own folder: set {hints.extended(site, 'writable_packages', [name])}"
+    cure = hints.extended(site, "writable_packages", [name])
+    return hints.Hint(f"the package writes into its own folder: set {cure}", cure)
 
 
 def _make_writable(site: Site, path: PurePosixPath, facts: Mapping[str, Any], *, is_missing: bool = False) -> str:
@@ -93,10 +94,10 @@ def _make_writable(site: Site, path: PurePosixPath, facts: Mapping[str, Any], *,
     has_code = str(folder) in (".", facts.get("folder", "."))
     shared = hints.extended(site, "shared", [str(path if has_code else folder)])
     if has_code:
-        return f"the release is read-only: set {shared}, which keeps {path} outside of it"
+        return hints.Hint(f"the release is read-only: set {shared}, which keeps {path} outside of it", shared)
     writable = hints.extended(site, "writable", [str(folder)])
     why = f"{folder} is not in the source" if is_missing else "the release is read-only"
-    return f"{why}: set {writable}, or, for files that outlive a release, {shared}"
+    return hints.Hint(f"{why}: set {writable}, or, for files that outlive a release, {shared}", writable)
 
 
 def _add_file(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> str:
@@ -144,12 +145,14 @@ def _is_shared(site: Site, path: PurePosixPath, inside: PurePosixPath | None) ->
 def _make_folder(site: Site, path: PurePosixPath, inside: PurePosixPath | None) -> str:
     """Return what creates a folder which the project expects in what releases share: an option, or a command."""
     folder = (inside or path).parent if _FILE_NAME.search(path.name) else inside or path
-    cure = _made(site, folder)
+    cure, option = _made(site, folder), ""
     if inside and str(folder) not in site.config["shared"] and "." not in folder.name:
-        cure = f"set {hints.extended(site, 'shared', [str(folder)])}, which creates {folder}"
+        option = hints.extended(site, "shared", [str(folder)])
+        cure = f"set {option}, which creates {folder}"
     elif inside:
         cure = _made(site, PurePosixPath(site.shared.top, folder))
-    return f"{path.name} is missing in what releases share: {', or '.join(filter(None, [cure, 'put it there']))}"
+    ways = ", or ".join(filter(None, [cure, "put it there"]))
+    return hints.Hint(f"{path.name} is missing in what releases share: {ways}", option)
 
 
 def _made(site: Site, folder: PurePosixPath) -> str:
@@ -228,5 +231,6 @@ def of_database_file(site: Site, text: str, facts: Mapping[str, Any]) -> str:
     path = PurePosixPath(names[0])
     inside = _in_source(site, path, facts)
     if inside:
-        return f"the SQLite file is {inside} of the release; {_make_writable(site, inside, facts)}".removesuffix("; ")
+        cure = _make_writable(site, inside, facts)
+        return hints.Hint(f"the SQLite file is {inside} of the release; {cure}".removesuffix("; "), cure)
     return f"the SQLite file is {path}: {site.user} must be able to write to it and to its folder, {path.parent}"

@@ -44,7 +44,7 @@ def of_module(site: Site, text: str) -> str:
     if not found or not package or package in present:
         return ""
     cure = hints.extended(site, "python_packages", [package])
-    return f"no package that is installed has the module {found[1]}: set {cure}"
+    return hints.Hint(f"no package that is installed has the module {found[1]}: set {cure}", cure)
 
 
 def of_packages(site: Site, text: str) -> str:
@@ -91,10 +91,11 @@ def of_contradiction(site: Site, text: str) -> str:
         if name in required and version != required[name]:
             nearest = re.sub(r"^>=(\d+\.[\d.]*\d)$", r"~=\1", version)
             cure = hints.extended(site, "python_packages", [f"{name}{nearest}"])
-            return (
+            text = (
                 f"the requirements contradict themselves: {package} depends on {name}{version}, and they have "
                 f"{name}{required[name]}: correct them, or set {cure}, which replaces that"
             )
+            return hints.Hint(text, cure)
     return ""
 
 
@@ -105,10 +106,11 @@ def of_peers(site: Site, text: str) -> str:
     if not found or build == [*commands]:
         return ""
     cure = f"{site.at}:build: {hints.listed(build)}"
-    return (
+    text = (
         f"{found[3]} is for {found[1]} {found[2]}, and package.json requires another version: correct it there, or set "
         f"{cure}, by which npm installs them nevertheless"
     )
+    return hints.Hint(text, {"build": build})
 
 
 def of_unbuilt_package(site: Site, text: str) -> str:
@@ -124,10 +126,11 @@ def of_unbuilt_package(site: Site, text: str) -> str:
     if any(re.fullmatch(rf"{re.escape(name)}\b[^-_.\w].*", one, re.IGNORECASE) for one in present):
         return ""
     newer = hints.extended(site, "python_packages", [f"{name}>{version}"])
-    return (
+    text = (
         f"{name} {version} cannot be built for {site.config['python']}: set {newer}, whose version replaces the one "
         f"that the project requires, or {site.at}:python to a Python that it supports"
     )
+    return hints.Hint(text, newer)
 
 
 def of_program(site: Site, text: str) -> str:
@@ -141,7 +144,8 @@ def of_program(site: Site, text: str) -> str:
     build = [re.sub(r"^(npm (?:--prefix \S+ )?run\b)", runs, one) for one in site.config["build"]]
     if name in of_npm and build != site.config["build"]:
         cure = f"{site.at}:build: {hints.listed(build)}"
-        return f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
+        text = f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
+        return hints.Hint(text, {"build": build})
     if name in programs:
         return _install(site, f"the program {name} is missing on this host", [[programs[name]]])
     return _unknown_package(site, f"the program {name}", host_packages.named(re.escape(name), name))
@@ -171,4 +175,5 @@ def _having(file: str) -> str:
 def _install(site: Site, why: str, packages: Collection[Collection[str]]) -> str:
     """Return the hint to install packages, with those that the pillar has; empty where it has all of them."""
     needed = sorted({name for names in packages for name in names} - {*site.config["packages"]})
-    return f"{why}: set {hints.extended(site, 'packages', needed)}" if needed else ""
+    cure = hints.extended(site, "packages", needed)
+    return hints.Hint(f"{why}: set {cure}", cure) if needed else ""

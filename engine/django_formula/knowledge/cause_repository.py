@@ -75,16 +75,18 @@ def of_repository(site: Site, text: str) -> str:
             way = (
                 "correct its DNS, or have the requirements name it by https, which a proxy in Salt's environment serves"
             )
-        return f"{name} comes from {url}, which this host does not reach: {way}; {index}"
+        return hints.Hint(f"{name} comes from {url}, which this host does not reach: {way}; {index}", instead)
     status = _STATUS.search(text) if name else None
     if status:
-        return f"{name} comes from {url}, which answers {status[1]}: correct it in the requirements; {index}"
+        text = f"{name} comes from {url}, which answers {status[1]}: correct it in the requirements; {index}"
+        return hints.Hint(text, instead)
     if name and _REFUSED.search(text):
-        return (
+        text = (
             f"{name} comes from {url}, which requires a login or a key, and a build has none: have the requirements "
             f"name a repository that is public, by https, or an index serve it ({site.at}:index) and "
             f"set {instead}, which replaces it"
         )
+        return hints.Hint(text, instead)
     return ""
 
 

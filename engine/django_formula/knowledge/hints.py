@@ -1,7 +1,7 @@
 """What hints for a site's failures are made of: the output that is searched, and the options of the site."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from django_formula.host.commands import seconds
@@ -10,6 +10,36 @@ from django_formula.untrusted.text import InPillar, in_pillar, uncoloured
 
 #: The most characters of an output, and of each of its lines, that are searched for causes.
 _TEXT, _LINE = 20_000, 2_000
+
+
+class Hint(str):
+    """What to do about a failure, with those options of the site that are its cure, which need not be typed.
+
+    Attributes:
+        options: the path of an option, such as ``health:path`` → its whole value, but for ``environment``, of which it
+            has the variables to add. Only what cures for certain, or costs nothing where it does not.
+    """
+
+    options: Mapping[str, Any]
+
+    def __new__(cls, text: str, *given: Mapping[str, Any] | str) -> "Hint":
+        """Return a text with options, or with those of other hints."""
+        made = super().__new__(cls, text)
+        made.options = merged(*given)
+        return made
+
+
+def merged(*given: Mapping[str, Any] | str) -> dict[str, Any]:
+    """Return the options of several hints: lists and maps have what each has, other values are those of the first."""
+    found: dict[str, Any] = {}
+    for one in given:
+        for path, value in (one if isinstance(one, Mapping) else getattr(one, "options", {})).items():
+            present = found.setdefault(path, value)
+            if isinstance(present, list) and isinstance(value, list):
+                found[path] = [*dict.fromkeys([*present, *value])]
+            elif isinstance(present, Mapping) and isinstance(value, Mapping):
+                found[path] = {**value, **present}
+    return found
 
 
 def bounded(text: str) -> str:
@@ -37,9 +67,10 @@ def listed(names: Collection[str]) -> InPillar:
     return flow([*dict.fromkeys(names)])
 
 
-def extended(site: Site, option: str, more: Collection[str]) -> str:
+def extended(site: Site, option: str, more: Collection[str]) -> Hint:
     """Return an option that is a list, with the values that the pillar has and more, so that it can be pasted."""
-    return f"{at(site)}:{option}: {listed([*site.config.get(option, []), *more])}"
+    values = [*dict.fromkeys([*site.config.get(option, []), *more])]
+    return Hint(f"{at(site)}:{option}: {flow(values)}", {option: values})
 
 
 def more_time(site: Site, message: str) -> str:

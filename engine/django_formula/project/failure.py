@@ -70,21 +70,23 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     module = re.search(r"(?:^|, caused by )ModuleNotFoundError: No module named '([\w.]+)'", cause)
     folders = _import_folders(site, release, facts["folder"], module.group(1), cause) if module else []
     if folders:
-        return f"the module is in the source: set {at}:python_path: {in_pillar([folders[0]])}"
+        text = f"the module is in the source: set {at}:python_path: {in_pillar([folders[0]])}"
+        return hints.Hint(text, {"python_path": [*(site.config["python_path"] or []), folders[0]]})
     named = [key for key in _MODULES if module and f"{site.config.get(key) or ''}.".startswith(f"{module[1]}.")]
     if named:
         return f"correct {at}:{named[0]}: the source has no such module"
     own = _absent_file(site, release, facts, cause)
     if own:
         variable = advice.choosing_variable(site, release, facts)
-        instead = f"set {at}:environment: {variable}, with which the settings do without, or " if variable else ""
-        return f"the project imports {own}, which is not in the source: {instead}add it to {at}:files, or commit it"
+        choice = f"set {at}:environment: {hints.flow(variable)}, with which the settings do without, or "
+        text = f"the project imports {own}, which is not in the source: {choice if variable else ''}add it to "
+        return hints.Hint(f"{text}{at}:files, or commit it", {"environment": variable} if variable else {})
     absent = _absent(site, release, facts) if module and "." not in module[1] else []
     if module and module[1] in absent and len(absent) + bool(package.package_of(module[1])) > 1:
         return modules.hint(site, absent)
     missing = _missing(site, release, facts, report["missing"], cause)
     if missing:
-        return _set_variables(site, missing, observation.needed(site, release, advice.own(release, facts)))
+        return set_variables(site, missing, observation.needed(site, release, advice.own(release, facts)))
     packages = virtualenvs.packages(release / "virtualenv")
     outdated = functools.partial(advice.outdated, site, release, packages)
     known = dependency.of_python(site, cause, log, packages)
@@ -96,15 +98,15 @@ def _hint(site: Site, release: Path, facts: Mapping[str, Any], report: Mapping[s
     )
     if "silenced_checks" in known:
         refused = advice.refused_setting(site, release, facts, cause)
-        known = f"{refused}; or {known}" if refused else known
+        known = hints.Hint(f"{refused}; or {known}", known) if refused else known
     known = known or advice.newer_django(site, release, facts, cause, packages)
     known = known or advice.unset_variables(site, release, facts, cause)
     known = known or advice.named_variables(site, release, facts, log)
     observed = [] if known else observation.needed(site, release, advice.own(release, facts))
-    return known or (_set_variables(site, [], observed) if observed else "")
+    return known or (set_variables(site, [], observed) if observed else "")
 
 
-def _set_variables(site: Site, missing: Collection[str], observed: Collection[Variable]) -> str:
+def set_variables(site: Site, missing: Collection[str], observed: Collection[Variable]) -> str:
     """Return a hint with all variables that a project lacks, and what the formula has for them.
 
     Args:
@@ -113,14 +115,16 @@ def _set_variables(site: Site, missing: Collection[str], observed: Collection[Va
     """
     at, words = site.at, {one.name: {"from": one.word} for one in sorted(observed) if one.word}
     names = sorted({*missing, *(one.name for one in observed)})
-    options = {"environment": words, **observation.lacking(site, observed)}
+    made_up = {one.name: {"generate": 50} for one in sorted(observed) if one.is_made_up}
+    options = {"environment": words, "secrets": made_up, **observation.lacking(site, observed)}
+    options = {option: value for option, value in options.items() if value}
     known = " and ".join(f"{at}:{option}: {hints.flow(value)}" for option, value in options.items())
-    if len(names) == 1 and words:
-        return f"set {known}, which the settings require"
+    if len(names) == 1 and options:
+        return hints.Hint(f"set {known}, which the settings require", options)
     if len(names) == 1:
         return f"set {at}:environment:{names[0]}, or {at}:secrets:{names[0]}"
     text = f"set {', '.join(names)}, which the settings require, in {at}:environment or {at}:secrets"
-    return f"{text}; some as {known}" if words else text
+    return hints.Hint(f"{text}; some as {known}", options) if options else text
 
 
 def _absent_file(site: Site, release: Path, facts: Mapping[str, Any], cause: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.host.commands import DeploymentError, redact, seconds
+from django_formula.knowledge import hints
 from django_formula.process.command import ProjectCommand
 from django_formula.project import program as project_program
 from django_formula.release import http
@@ -68,7 +69,8 @@ def named(paths: list[str]) -> str:
     from django_formula.inspect import routes as inspect_routes  # which only a failure needs
 
     pages = inspect_routes.pages(paths)[:_PAGES]
-    return f"pages of the project, by its routes, that health:path may name: {', '.join(pages)}" if pages else ""
+    text = f"pages of the project, by its routes, that health:path may name: {', '.join(pages)}"
+    return hints.Hint(text, {"health:path": pages[0]}) if pages else ""
 
 
 def _answer(

@@ -177,12 +177,13 @@ def is_of_series_among(version: str, versions: str) -> bool:
     return any(is_among(f"{series}.{number}", versions) for number in range(_RELEASES))
 
 
-def _another(site: Site, *versions: str) -> str:
+def _another(site: Site, *versions: str) -> hints.Hint:
     """Return how to choose an interpreter that these versions allow."""
     at, version = f"{site.at}:python", suggested(*versions)
     if version and not site.config.get("container"):
-        return f"set {at} to '{version}' in quotes, which is installed where the host does not have it"
-    return f"set {at} to another interpreter"
+        text = f"set {at} to '{version}' in quotes, which is installed where the host does not have it"
+        return hints.Hint(text, {"python": version})
+    return hints.Hint(f"set {at} to another interpreter")
 
 
 def of_django(version: str) -> str:
@@ -234,10 +235,11 @@ def require_for_django(site: Site, version: str) -> None:
     found = interpreter(site).version if versions else ""
     if versions and not is_among(found, versions):
         newer = newer_django(version, found)
+        another = _another(site, versions)
         cure = hints.extended(site, "python_packages", [f"django~={newer}.0"]) if newer else ""
         raise DeploymentError(
             f"Django {version} does not run on {site.python}, which is Python {found}: it needs {versions}",
-            hint=_another(site, versions) + (f", or {cure}" if cure else ""),
+            hint=hints.Hint(f"{another}, or {cure}", another if another.options else cure) if cure else another,
         )
 
 
