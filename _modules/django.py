@@ -19,6 +19,7 @@ from django_formula.backup import backups as backup_backups
 from django_formula.deploy import plan as deploy_plan
 from django_formula.deploy.entries import entry
 from django_formula.deploy.request import asked_by
+from django_formula.doctor import walks
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.inspect import inspection
 from django_formula.observe import report as observe_report
@@ -202,6 +203,25 @@ def rotate_database_password(site, database="default"):
         Alias of the database in Django.
     """
     return operations.answer(*rotation.rotate_database_password(site, database, _asked_by("rotate_database_password")))
+
+
+@_verb("blog", "blog https://blog.example.org/archive/", "blog skip_network=True")
+def doctor(site, url="", skip_network=False, full=None):
+    """
+    Find out why a site does not answer: walk from its domain, DNS, port, certificate, server block, maintenance,
+    release, process and socket to Django, the database, the page, its static files and the uploads. Each link is
+    printed; the walk stops where the rest would only be a consequence, and prints the command that cures the broken
+    link. Nothing is changed. The return code is 1 when a link is broken.
+
+    url
+        What a visitor asks for. The page at the site's own path by default.
+    skip_network
+        Do not ask DNS, on a host that has none.
+    """
+    answer = walks.doctor(site, url, skip_network=bool(skip_network))
+    if answer["broken"]:
+        __context__["retcode"] = 1
+    return _rows(answer, walks.view, full)
 
 
 @_verb("blog")

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "da5a9cde3a129be6"
+DIGEST = "04422f86e81d13a6"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -16416,6 +16416,1187 @@ def _clear(home: str, folder: str) -> None:
 #         return Outcome(comment, takeover.as_state_changes(), warnings)
 #     begins = f"{site.name}: the existing deployment is taken over when the new release is activated:"
 #     return Outcome("\n  ".join([begins, *takeover.plan["found"]]), warnings=warnings)
+#: django_formula/doctor/__init__.py
+# """Where a request for a site stops: the walk from its domain to its uploads, and what cures the broken link."""
+#: django_formula/doctor/application.py
+# """The links of a site on its host: release, process, socket, Django, and the database with stores and workers."""
+#
+# import grp
+# import os
+# import pwd
+# import re
+# import stat
+# import time
+# from collections.abc import Iterator
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.backup import backups
+# from django_formula.database import databases, engines, sqlite
+# from django_formula.database import setup as database_setup
+# from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, to_start
+# from django_formula.host import daemons, users
+# from django_formula.host import file as host_file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.process import contract
+# from django_formula.project import page as project_page
+# from django_formula.release import disk, health, instances, releases
+# from django_formula.release.health import Finding
+# from django_formula.secret import secrets
+# from django_formula.site import domains
+# from django_formula.store import setup as store_setup
+# from django_formula.store import stores
+# from django_formula.untrusted.foreign import Foreign
+# from django_formula.untrusted.text import in_command
+# from django_formula.verbs import workers
+#
+# #: Lines of a log in which a cause is searched, and one that may be one.
+# _LINES = 40
+# _CAUSE = re.compile(r"Error\b|error:|[Ff]ailed|denied|Killed|No such file|unable to|cannot ")
+# #: Exceptions that another release has too: of a database, or of another server.
+# _ELSEWHERE = re.compile(r"OperationalError|InterfaceError|Connection|Timeout|TimedOut|Unavailable|gaierror")
+# _OF_DATABASE = re.compile(r"OperationalError|ProgrammingError|InterfaceError|DatabaseError|sqlite3\.")
+#
+#
+# def release(visit: Visit) -> str:
+#     """Return the active release."""
+#     site, found = visit.site, visit.live
+#     if found:
+#         return f"{found.name} is active"
+#     if site.current.is_symlink():
+#         raise Broken(f"{site.current}/release.json is missing or damaged", APPLY)
+#     failed = releases.failed_attempts(site)
+#     why = visit.plain(f"; the newest attempt failed: {failed[0].get('error', '')}") if failed else ""
+#     raise Broken(f"no release of {site.name} is active{why}", site.to_release() if failed else APPLY)
+#
+#
+# # The process, and its socket
+#
+#
+# def process(visit: Visit) -> str:
+#     """Return that the application server runs; on a host for workers, that these do."""
+#     site, live = visit.site, visit.release
+#     if instances.is_running(site, live.path):
+#         return f"{', '.join(instances.units(site, live.path)[:1])} runs"
+#     for part in instances.parts(live.path):
+#         if not _runs(visit, part):
+#             raise _ended(visit, part)
+#     raise Broken(f"{live.name} does not run", APPLY)
+#
+#
+# def _runs(visit: Visit, part: str) -> bool:
+#     site, path = visit.site, visit.release.path
+#     is_there = instances.process_manager(site, path).pid(site, path, part) is not None
+#     return is_there and contract.is_whole(site, path, part)
+#
+#
+# def _ended(visit: Visit, part: str) -> Broken:
+#     """Return why a part of the active release does not run, and what starts it."""
+#     site, live = visit.site, visit.release
+#     manager = instances.process_manager(site, live.path)
+#     name = contract.unit(site, live.path, part)
+#     if interpreter := disk.interpreter_problem(live) if not live.has_python else "":
+#         return Broken(f"{name} does not run: {interpreter}", APPLY)
+#     if manager.pid(site, live.path, part) is not None:
+#         what = "is not ready" if part else "does not listen at its socket"
+#         return Broken(f"{name} runs and {what}", manager.way_to_start(site, live.path, part))
+#     ended = manager.how_it_ended(site, live.path, part)
+#     if not ended:
+#         return Broken(f"{name} was stopped", manager.way_to_start(site, live.path, part))
+#     text = f"{name} does not run ({ended}){_last_cause(visit, part)}"
+#     drifted = visit.drifted()
+#     if drifted:
+#         return Broken(f"{text}; {drifted[0]} differs from the release", visit.to_release())
+#     return Broken(text, manager.way_to_start(site, live.path, part))
+#
+#
+# def _last_cause(visit: Visit, part: str) -> str:
+#     """Return the last line of a part's log that may be a cause, after a colon."""
+#     site, live = visit.site, visit.release
+#     try:
+#         lines = instances.process_manager(site, live.path).log(site, live.path, _LINES, part).splitlines()
+#     except DeploymentError:
+#         return ""
+#     found = next((line for line in reversed(lines) if _CAUSE.search(line) and len(line) < 400), "")
+#     return f": {visit.plain(found)}" if found else ""
+#
+#
+# def socket(visit: Visit) -> str:
+#     """Return that the proxy may connect to the application server's socket."""
+#     site, live, proxy = visit.site, visit.release, visit.proxy
+#     if not proxy or not instances.serves(live.path):
+#         return ""
+#     where = instances.address(site, live.path)
+#     if not where.startswith("/"):
+#         return f"the application server listens on {where}"
+#     user = site.platform["nginx"]["user"]
+#     for folder in [*reversed(Path(where).parents), *reversed(live.path.parents)]:
+#         found = os.stat(folder)
+#         if not may(user, found, stat.S_IXOTH):
+#             command = in_command("chmod", "a+x", str(folder))
+#             raise Broken(f"{user} cannot traverse {folder} ({ownership(found)})", command)
+#     if not may(user, os.lstat(where), stat.S_IWOTH):
+#         restart = instances.process_manager(site, live.path).way_to_start(site, live.path)
+#         raise Broken(f"{user} may not connect to {where} ({ownership(os.lstat(where))})", restart)
+#     return f"{proxy.KIND.title} may connect to {where}"
+#
+#
+# def may(user: str, found: os.stat_result, right: int) -> bool:
+#     """Return whether the rights of others, of the group or of the owner give a user that right of a file.
+#
+#     Args:
+#         right: as others have it.
+#     """
+#     own = pwd.getpwnam(user)
+#     groups = {own.pw_gid, *(one.gr_gid for one in grp.getgrall() if user in one.gr_mem)}
+#     shift = 6 if found.st_uid == own.pw_uid else 3 if found.st_gid in groups else 0
+#     return bool(found.st_mode & (right << shift))
+#
+#
+# def ownership(found: os.stat_result) -> str:
+#     return f"{users.owner_of(found)} {stat.S_IMODE(found.st_mode):04o}"
+#
+#
+# # Django, and why it does not answer
+#
+#
+# def django(visit: Visit) -> str:
+#     """Return how the release answers its health check at its own socket."""
+#     site, live = visit.site, visit.release
+#     if not instances.serves(live.path):
+#         return ""
+#     checked, began, since = health.as_checked(site, live.record), time.monotonic(), time.time()
+#     found = health.find(checked, live.path, began + PATIENCE)
+#     took = time.monotonic() - began
+#     path = found.path or health.page_path(checked)
+#     if not found.problem:
+#         return f"GET {path} past the proxy is answered in {took * 1000:.0f} ms"
+#     if took >= PATIENCE - 0.3:
+#         text = f"GET {path} past the proxy has no answer within {PATIENCE:.0f} s: all processes are busy or hang"
+#         raise Broken(text, instances.process_manager(site, live.path).way_to_start(site, live.path))
+#     raise wrong(visit, f"GET {path} past the proxy {found.problem}", found, since)
+#
+#
+# def wrong(visit: Visit, text: str, found: Finding, since: float) -> Broken:
+#     """Return why Django answers a page otherwise than it should, and what cures it.
+#
+#     Args:
+#         text: what it answers.
+#         found: the same, as the health check has it.
+#         since: the time before the request, in seconds since 1970.
+#     """
+#     site, live = visit.site, visit.release
+#     raised = _exception(visit, found, since) if found.status in (0, 500) else ""
+#     because = f": {raised}" if raised else ""
+#     broken = _of_data(visit, raised)
+#     if broken:
+#         return Broken(f"{text}{because}: {broken.text}", broken.command, broken.todo, "database")
+#     if found.status == 400 and not _allows(visit):
+#         text = f"{text}: ALLOWED_HOSTS of {live.name} has no {visit.host}"
+#         return Broken(text, visit.to_release())
+#     drifted = visit.drifted()
+#     if drifted:
+#         return Broken(f"{text}{because}; {drifted[0]} differs from the release", visit.to_release())
+#     hint = health.hint(site, live.path, found, raised)
+#     older = disk.older_good(site, live)
+#     is_of_code = found.status in (0, 404, 500) or found.target
+#     if older and is_of_code and not _ELSEWHERE.search(raised):
+#         return Broken(f"{text}{because}", site.to_return(older.name, older.record["commit"]), hint)
+#     return Broken(f"{text}{because}", "" if hint else in_command("salt-call", "django.logs", site.name), hint)
+#
+#
+# def _exception(visit: Visit, found: Finding, since: float) -> str:
+#     """Return the exception of a page, from the log, or from Django in a process of its own."""
+#     site, live = visit.site, visit.release
+#     raised = health.raised_in(health.settled_journal(site, live.path, since), live.path)
+#     if not raised and visit.explains:
+#         raised = project_page.raised(site, live.path, live.facts, found.path, secrets.known(site))
+#     return visit.plain(raised.exception) if raised else ""
+#
+#
+# def _allows(visit: Visit) -> bool:
+#     """Return whether ALLOWED_HOSTS of the active release, as the overlay sets it, has the name of the visit."""
+#     kept: Any = host_file.read_json(visit.release.path / "config/settings.json") or {}
+#     allowed = [str(name) for name in (kept.get("always") or {}).get("ALLOWED_HOSTS", ["*"])]
+#     return "*" in allowed or domains.has([f"*{name}" if name[:1] == "." else name for name in allowed], visit.host)
+#
+#
+# # The data
+#
+#
+# def database(visit: Visit) -> str:
+#     """Return that the databases, stores and workers of the active release are there and fit it."""
+#     broken = _of_data(visit) or _of_stores(visit) or _of_workers(visit)
+#     if broken:
+#         raise broken
+#     parts = ["the schema fits", *(["stores answer"] if visit.site.stores else [])]
+#     return ", ".join([*parts, *(["workers run"] if _workers(visit) else [])])
+#
+#
+# def _of_data(visit: Visit, raised: str = "") -> Broken | None:
+#     """Return what is wrong with a database of the site; None where nothing is known.
+#
+#     Args:
+#         raised: the exception of a page, for a database that cannot be looked into from here.
+#     """
+#     site, live = visit.site, visit.release
+#     present: dict[str, dict[str, str]] = live.facts.get("databases") or {}
+#     for alias, one in present.items():
+#         path = databases.database_file(site, live.path, live.facts, one)
+#         broken = _of_sqlite(visit, alias, path) if path else _of_server(one)
+#         if broken:
+#             return broken
+#     records = [one.record for one in releases.releases(site) if one.record]
+#     schema = databases.schema_status(live.record, records, databases.applied_migrations(site, records))
+#     if schema and not schema.startswith("fits"):
+#         return Broken(f"the schema does not fit: {schema}", in_command("salt-call", "django.migrate", site.name))
+#     if raised and _OF_DATABASE.search(raised):
+#         names = ", ".join(f"{one['name']} on {one.get('host') or 'this host'}" for one in present.values())
+#         return Broken(f"the database is {names}", todo=f"connect to it: salt-call django.check {site.name}")
+#     return None
+#
+#
+# def _of_sqlite(visit: Visit, alias: str, path: Path) -> Broken | None:
+#     """Return what keeps the site from its SQLite file."""
+#     site, found = visit.site, Foreign(path.parent, path.name).status()
+#     if not found:
+#         return _lost(visit, alias, f"the database {path} is missing")
+#     if stat.S_ISLNK(found.st_mode):
+#         return None
+#     mine = users.user_id(site.user)
+#     for one, status in ((path.parent, os.lstat(path.parent)), (path, found)):
+#         rights = 0o300 if stat.S_ISDIR(status.st_mode) else 0o600
+#         if status.st_uid != mine or status.st_mode & rights != rights:
+#             owner = in_command("chown", "--no-dereference", f"{site.user}:{site.user}", str(one))
+#             text = f"{site.user} may not write to {one} ({ownership(status)})"
+#             return Broken(text, f"{owner} && {in_command('chmod', 'u+rwX', str(one))}")
+#     recorded = (visit.release.facts.get("migrations") or {}).get(alias) or {}
+#     if recorded.get("applied") and not sqlite.applied(site, path):
+#         return _lost(visit, alias, f"the database {path} is empty")
+#     return None
+#
+#
+# def _lost(visit: Visit, alias: str, text: str) -> Broken:
+#     """Return what cures a SQLite file that is gone, or that a process has made anew."""
+#     site = visit.site
+#     if any(one["alias"] == alias for one in backups.manifests(site)):
+#         return Broken(text, in_command("salt-call", "django.restore", site.name))
+#     command = in_command("salt-call", "django.migrate", site.name)
+#     return Broken(f"{text}, and this host has no backup of it: the command makes an empty one", command)
+#
+#
+# def _of_server(database: dict[str, str]) -> Broken | None:
+#     """Return that a database server of this host does not run."""
+#     engine = engines.find(database["engine"])
+#     server = database_setup.SERVERS.get(engine.name) if engine else None
+#     is_here = (database.get("host") or "/").startswith(("/", "127.", "localhost"))
+#     if server and is_here and server.is_installed() and not daemons.is_running(server.daemon):
+#         return Broken(f"{server.daemon.service} does not run", to_start(server.daemon))
+#     return None
+#
+#
+# def _of_stores(visit: Visit) -> Broken | None:
+#     """Return the first store of the site's own that does not answer."""
+#     texts = store_setup.summary(visit.site).split("; ")
+#     for _kind, server in stores.own_servers(visit.site):
+#         if f"{server.name} {store_setup.NO_ANSWER}" in texts:
+#             way = in_command("systemctl", "restart", f"{server.unit}.service")
+#             return Broken(f"{server.unit} does not answer", way if daemons.has_systemd() else APPLY)
+#     return None
+#
+#
+# def _of_workers(visit: Visit) -> Broken | None:
+#     """Return the first worker that does not run, or whose tasks all fail."""
+#     for name in _workers(visit):
+#         if not _runs(visit, name):
+#             return _ended(visit, name)
+#     failing = [text for text in workers.status(visit.site, visit.live)["workers"].split(", ") if " fails (" in text]
+#     if failing:
+#         logs = in_command("salt-call", "django.logs", visit.site.name, f"worker={failing[0].split()[0]}")
+#         return Broken(f"worker {failing[0]}{_last_cause(visit, failing[0].split()[0])}", todo=logs)
+#     return None
+#
+#
+# def _workers(visit: Visit) -> Iterator[str]:
+#     return (part for part in instances.parts(visit.release.path) if part)
+#: django_formula/doctor/pages.py
+# """What visitors get of a site: the page of the URL, its static files, and the folder of uploads."""
+#
+# import http.client
+# import os
+# import re
+# import stat
+# import time
+# from pathlib import Path
+# from urllib.parse import quote, urljoin, urlsplit
+#
+# from django_formula.doctor import application
+# from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, to_start
+# from django_formula.host import proc, users
+# from django_formula.host.commands import DeploymentError
+# from django_formula.release import http as release_http
+# from django_formula.release import static as release_static
+# from django_formula.release.health import Finding
+# from django_formula.release.http import Answer
+# from django_formula.site import domains, sites
+# from django_formula.tls import certificates
+# from django_formula.untrusted.text import in_command
+#
+# _REDIRECTS = (301, 302, 303, 307, 308)
+# _HOPS = 5
+# #: What the proxy answers by the site's options: a login, access rules, a rate.
+# _RULES = (401, 403, 429)
+# #: What a site may answer at its own path, without a URL of the operator: it has no page there, or one with a login.
+# _NO_PAGE = (401, 403, 404, 405)
+# #: Bytes of the proxy's error log that are read, files of a page that are asked for, and the seconds for all of them.
+# _LOG, _FILES, _ALL = 1 << 16, 10, 4.0
+# #: The least part of a disk that is free for uploads.
+# _FREE = 0.02
+#
+#
+# # The page
+#
+#
+# def page(visit: Visit) -> str:
+#     """Return what visitors get of the URL: redirects to the same host are followed."""
+#     if not visit.proxy and not visit.site.listener:
+#         return ""
+#     target, since, seen = visit.target, time.time(), list[str]()
+#     while True:
+#         seen.append(target)
+#         begins = _size_of_log(visit)
+#         try:
+#             answer = visit.get(target)
+#         except (OSError, http.client.HTTPException) as error:
+#             if visit.is_secure and certificates.requires_clients(visit.site):
+#                 return f"GET {target} requires a certificate of the client"
+#             raise _unanswered(visit, target, error, begins) from None
+#         if answer.status not in _REDIRECTS:
+#             return _judged(visit, target, answer, begins, since)
+#         goal = urlsplit(urljoin(f"{visit.scheme}://{visit.host_header}{target}", answer.headers.get("location", "")))
+#         if (goal.scheme, goal.netloc) != (visit.scheme, visit.host_header):
+#             return _elsewhere(visit, target, answer, goal.geturl())
+#         target = goal.path + (f"?{goal.query}" if goal.query else "")
+#         if target in seen or len(seen) > _HOPS:
+#             text = f"GET {visit.target} is redirected in a circle: {' → '.join([*seen, target][-3:])}"
+#             raise application.wrong(visit, text, Finding(text, target, 0, goal.geturl()), since)
+#
+#
+# def _elsewhere(visit: Visit, target: str, answer: Answer, goal: str) -> str:
+#     """Return where a page redirects to: another host, or the same by another scheme."""
+#     site, parts = visit.site, urlsplit(goal)
+#     text = f"GET {target} returned {answer.status} to {goal}"
+#     is_own = domains.has(site.config["domains"], parts.hostname)
+#     if is_own and parts.scheme == "https" and not site.public_https:
+#         finding = Finding(text, target, answer.status, goal)
+#         raise application.wrong(visit, f"{text}, and {site.name} has no https", finding, time.time())
+#     return text
+#
+#
+# def _unanswered(visit: Visit, target: str, error: Exception, begins: int) -> Broken:
+#     """Return why the proxy does not answer, though Django does."""
+#     why = f"has no answer within {PATIENCE:.0f} s" if isinstance(error, TimeoutError) else f"fails: {error}"
+#     return _of_proxy(visit, f"GET {target} through the proxy {why}{_logged(visit, target, begins)}")
+#
+#
+# def _judged(visit: Visit, target: str, answer: Answer, begins: int, since: float) -> str:
+#     """Return that an answer is right, next to what the release itself answers.
+#
+#     Raises:
+#         Broken: it is not.
+#     """
+#     text = f"GET {target} returned {answer.status}"
+#     if answer.status < 400:
+#         visit.page = answer.body
+#         return text
+#     own = _own(visit, target)
+#     if own != answer.status:
+#         if answer.status in _RULES and own < 400:
+#             return f"{text}: by rules of the proxy"
+#         raise _of_proxy(visit, f"{text}, and the release {own or 'does not answer'}{_logged(visit, target, begins)}")
+#     if visit.is_own and own in _NO_PAGE:
+#         return f"{text}, as the release answers; its health check passes"
+#     raise application.wrong(visit, text, Finding(f"returned {own}", target, own), since)
+#
+#
+# def _own(visit: Visit, target: str) -> int:
+#     """Return the status of the same page from the release's own socket; 0 where it does not answer."""
+#     try:
+#         return release_http.get(
+#             visit.site, visit.release.path, target, host=visit.host_header, scheme=visit.scheme, timeout=PATIENCE
+#         ).status
+#     except (OSError, http.client.HTTPException):
+#         return 0
+#
+#
+# def _of_proxy(visit: Visit, text: str) -> Broken:
+#     """Return what cures a proxy that answers otherwise than the release: its files are changed, or not loaded."""
+#     proxy = visit.proxy
+#     drifted = [path for path in visit.drifted() if proxy and Path(path).is_relative_to(proxy.etc)]
+#     if drifted:
+#         return Broken(f"{text}; {drifted[0]} is not as the formula wrote it", APPLY, link="virtual host")
+#     return Broken(text, to_start(proxy.DAEMON, "reload") if proxy else APPLY)
+#
+#
+# def _size_of_log(visit: Visit) -> int:
+#     """Return the size of the proxy's error log, from which on its lines are of a request that follows."""
+#     try:
+#         return os.stat(visit.proxy.DAEMON.log).st_size if visit.proxy else 0
+#     except OSError:
+#         return 0
+#
+#
+# def _logged(visit: Visit, target: str, begins: int) -> str:
+#     """Return the last line that the proxy has written to its error log about this request, after a colon."""
+#     if not visit.proxy:
+#         return ""
+#     time.sleep(0.1)
+#     try:
+#         with open(visit.proxy.DAEMON.log, "rb") as log:
+#             log.seek(max(begins, os.fstat(log.fileno()).st_size - _LOG))
+#             lines = log.read(_LOG).decode(errors="replace").splitlines()
+#     except OSError:
+#         return ""
+#     path = target.partition("?")[0]
+#     own = [
+#         line
+#         for line in lines
+#         if (f'host: "{visit.host_header}"' in line and f'"GET {path}' in line) or re.search(r"\[proxy\w*:error\]", line)
+#     ]
+#     found = re.sub(r"^.*?\[error\] [\d#]+: (\*\d+ )?|, client: .*", "", own[-1]) if own else ""
+#     return f": {visit.plain(found[:300])}" if found else ""
+#
+#
+# # Static files
+#
+#
+# def static(visit: Visit) -> str:
+#     """Return that the stylesheets and scripts of the page are served."""
+#     live, url = visit.release, str(visit.release.facts.get("static_url") or "")
+#     if not visit.page or live.facts.get("collected") is None or not url or urlsplit(url).netloc:
+#         return ""
+#     names = release_static.linked(visit.site, url, visit.page)[:_FILES]
+#     deadline, served = time.monotonic() + _ALL, 0
+#     for name in names:
+#         if time.monotonic() > deadline:
+#             break
+#         served += 1
+#         _serve(visit, f"{url}{quote(name)}", live.path / "static" / name)
+#     return f"{served} of {len(names)} static files of the page were asked for, and are served" if names else ""
+#
+#
+# def _serve(visit: Visit, target: str, path: Path) -> None:
+#     begins = _size_of_log(visit)
+#     try:
+#         status = visit.get(target).status
+#     except (OSError, http.client.HTTPException) as error:
+#         raise _unanswered(visit, target, error, begins) from None
+#     if status == 200:
+#         return
+#     text = f"GET {target}, which the page needs, returned {status}"
+#     for one in [*reversed(path.parents), path]:
+#         try:
+#             found = os.stat(one)
+#         except OSError:
+#             missing = in_command("salt-call", "django.collectstatic", visit.site.name)
+#             is_changed = any(Path(drifted) == one for drifted in visit.drifted())
+#             todo = f"correct the name in the project, or have {visit.site.at}:build create it"
+#             raise Broken(f"{text}: {one} is missing", missing if is_changed else "", todo) from None
+#         right = stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else stat.S_IROTH
+#         user = visit.site.platform["nginx"]["user"]
+#         if not application.may(user, found, right):
+#             command = in_command("chmod", "a+rX", str(one))
+#             raise Broken(f"{text}: {user} cannot read {one} ({application.ownership(found)})", command)
+#     raise _of_proxy(visit, f"{text}{_logged(visit, target, begins)}")
+#
+#
+# # Uploads
+#
+#
+# def media(visit: Visit) -> str:
+#     """Return that the site can write uploads."""
+#     site, folder = visit.site, visit.site.media
+#     found = folder.status()
+#     if found is None:
+#         raise Broken(f"{folder} is missing", APPLY)
+#     try:
+#         sites.refuse_unmounted_media(site)
+#     except DeploymentError as error:
+#         raise Broken(error.message, todo=error.hint) from None
+#     if sites.is_media_shared(site):
+#         return f"{folder} is mounted"
+#     if found.st_uid != users.user_id(site.user) or found.st_mode & 0o300 != 0o300:
+#         owner = in_command("chown", "--no-dereference", f"{site.user}:{site.proxy_group}", str(folder))
+#         text = f"{site.user} may not write to {folder} ({application.ownership(found)})"
+#         raise Broken(text, f"{owner} && {in_command('chmod', '2750', str(folder))}")
+#     disk = os.statvfs(folder.top)
+#     if disk.f_bavail < disk.f_blocks * _FREE:
+#         mounted = proc.mount(folder.top)
+#         todo = f"free some of it: du -xh --max-depth=2 {(mounted and folder) or '/'} | sort -h | tail"
+#         raise Broken(f"the disk of {folder} is full: {disk.f_bavail * disk.f_frsize >> 20} MB are free", todo=todo)
+#     return f"{site.user} may write to {folder}"
+#: django_formula/doctor/visit.py
+# """One visit of a site: what is asked for, where, and what each link of the walk tells the next ones."""
+#
+# from __future__ import annotations
+#
+# import contextlib
+# import http.client
+# import time
+# from dataclasses import dataclass
+# from pathlib import Path
+# from urllib.parse import urlsplit
+#
+# from django_formula.deploy import drift
+# from django_formula.host import daemons, ports
+# from django_formula.host.commands import DeploymentError, redact
+# from django_formula.host.daemons import Daemon
+# from django_formula.host.ports import Place
+# from django_formula.proxy import proxies
+# from django_formula.proxy.contract import Proxy
+# from django_formula.proxy.proxies import Secure
+# from django_formula.release import releases
+# from django_formula.release.http import Answer
+# from django_formula.release.releases import Release
+# from django_formula.secret import secrets
+# from django_formula.site.sites import Site
+# from django_formula.untrusted.response import Bounded
+# from django_formula.untrusted.text import in_command, shown
+#
+# #: Seconds that each request, connection and look-up may take.
+# PATIENCE = 5.0
+# #: Bytes of a page in which static files are searched.
+# _PAGE = 1 << 18
+# #: An apply, which writes what the pillar says and starts what does not run.
+# APPLY = "salt-call state.apply django"
+# #: Where a file is moved that keeps the proxy from serving.
+# _ASIDE = "/root/"
+#
+#
+# class Broken(Exception):
+#     """A link of the walk is broken.
+#
+#     Args:
+#         text: what is wrong.
+#         command: what cures it when it is run as root; empty where no command of this host does.
+#         todo: what to do then.
+#         link: the name of the link, where another one than that of the step is broken.
+#     """
+#
+#     def __init__(self, text: str, command: str = "", todo: str = "", link: str = ""):
+#         super().__init__(text)
+#         self.text, self.command, self.todo, self.link = text, command, todo, link
+#
+#
+# @dataclass
+# class Visit:
+#     """A visit of a site.
+#
+#     Attributes:
+#         site: the site as last applied.
+#         host: the name that is visited; `port`, `target` (path and query) and `is_secure` are the rest of its URL.
+#         is_own: whether the URL is the site's own, and none was given.
+#         skip_network: ask nothing that leaves this host, such as DNS.
+#         explains: have Django render a page a second time where the log does not have its exception.
+#         addresses: those of the name that are this host's.
+#         place: where this host is asked.
+#         page: the page of the URL, once it was served.
+#     """
+#
+#     site: Site
+#     host: str
+#     port: int
+#     target: str
+#     is_secure: bool
+#     is_own: bool = True
+#     skip_network: bool = False
+#     explains: bool = True
+#     addresses: tuple[str, ...] = ()
+#     place: Place = ("127.0.0.1", 80)
+#     page: str = ""
+#
+#     @property
+#     def proxy(self) -> Proxy | None:
+#         """The proxy that has files of the site."""
+#         return proxies.serving(self.site)
+#
+#     @property
+#     def live(self) -> Release | None:
+#         """The active release."""
+#         return releases.linked(self.site, self.site.current)
+#
+#     @property
+#     def release(self) -> Release:
+#         """The active release, once the step `release` has found one."""
+#         found = self.live
+#         if not found:
+#             raise DeploymentError(f"{self.site.name} has no live release", hint=APPLY)
+#         return found
+#
+#     @property
+#     def scheme(self) -> str:
+#         return "https" if self.is_secure else "http"
+#
+#     @property
+#     def host_header(self) -> str:
+#         """The header Host as browsers send it."""
+#         return self.host if self.port == (443 if self.is_secure else 80) else f"{self.host}:{self.port}"
+#
+#     def get(self, target: str) -> Answer:
+#         """Return what the proxy of this host answers.
+#
+#         Raises:
+#             OSError: it does not answer in time.
+#             http.client.HTTPException: its answer is not HTTP.
+#         """
+#         way = Secure(*self.place, self.host, PATIENCE) if self.is_secure else None
+#         connection = way or http.client.HTTPConnection(*self.place, timeout=PATIENCE)
+#         with contextlib.closing(connection):
+#             connection.connect()
+#             connection.sock = Bounded(connection.sock, time.monotonic() + PATIENCE, 2 * _PAGE)
+#             headers = {"Host": self.host_header, "User-Agent": "django-formula", "Connection": "close"}
+#             connection.request("GET", target, headers=headers)
+#             response = connection.getresponse()
+#             headers = {name.lower(): value for name, value in response.getheaders()}
+#             return Answer(response.status, headers, response.read(_PAGE).decode(errors="replace"))
+#
+#     def plain(self, text: str) -> str:
+#         """Return a text of the project or of a log on one line, without secrets."""
+#         return shown(" ".join(redact(text, secrets.known(self.site)).split()))
+#
+#     def drifted(self) -> list[str]:
+#         """Return the paths that differ from the active release and its proxy."""
+#         return [row["path"] for row in drift.differing_paths(self.site, self.release)]
+#
+#     def to_release(self) -> str:
+#         """Return the command that makes a release of the active commit anew."""
+#         return self.site.to_release(self.release.record["commit"])
+#
+#
+# def visit(site: Site, url: str, *, skip_network: bool, explains: bool) -> Visit:
+#     """Return the visit of a URL; of the site's own where it is empty.
+#
+#     Raises:
+#         DeploymentError: the URL is none of http or https.
+#     """
+#     own = f"{'https' if site.https else 'http'}://{site.canonical}"
+#     try:
+#         parts = urlsplit(url or f"{own}{site.config['path']}")
+#         given = parts.port
+#     except ValueError:
+#         raise DeploymentError(
+#             f"{url!r} is no URL", hint=in_command("salt-call", "django.doctor", site.name, f"{own}/")
+#         ) from None
+#     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
+#         raise DeploymentError(
+#             f"{url!r} is no URL of http or https", hint=in_command("salt-call", "django.doctor", site.name, f"{own}/")
+#         )
+#     is_secure = parts.scheme == "https"
+#     listens = site.listens_tls if is_secure else site.config["proxy"]["listen"]
+#     usual = 443 if is_secure else 80
+#     known = [ports.split(listen)[1] for listen in listens] or [usual]
+#     port = given or (usual if url or usual in known else known[0])
+#     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+#     return Visit(
+#         site, parts.hostname, port, target, is_secure, not url, skip_network, explains, place=("127.0.0.1", port)
+#     )
+#
+#
+# def to_start(daemon: Daemon, verb: str = "start") -> str:
+#     """Return the command that starts a daemon of this host, or another of its service."""
+#     if daemons.has_systemd():
+#         return in_command("systemctl", verb, daemon.service)
+#     return in_command("service", daemon.service, verb)
+#
+#
+# def aside(path: Path, *then: str) -> str:
+#     """Return the command that moves a file away that is not the formula's, and others after it."""
+#     return " && ".join([in_command("mv", str(path), _ASIDE), *then])
+#: django_formula/doctor/walks.py
+# """The walk of a request through a site, link by link: `walk` is what `django.doctor` and the watch call."""
+#
+# import time
+# from collections.abc import Callable
+# from typing import Any, NamedTuple
+#
+# from django_formula.doctor import application, pages, way
+# from django_formula.doctor.visit import Broken, Visit, visit
+# from django_formula.host.commands import DeploymentError
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.untrusted.text import shown
+#
+# #: Each link: its name; what looks at it, which returns a text, empty where the site has no such link, or raises
+# #: `Broken`; and whether the links after a broken one would only be its consequences.
+# STEPS: tuple[tuple[str, Callable[[Visit], str], bool], ...] = (
+#     ("domain", way.domain, True),
+#     ("DNS", way.dns, False),
+#     ("TCP", way.tcp, True),
+#     ("TLS", way.tls, True),
+#     ("virtual host", way.virtual_host, True),
+#     ("maintenance", way.maintenance, True),
+#     ("release", application.release, True),
+#     ("process", application.process, True),
+#     ("socket", application.socket, True),
+#     ("Django", application.django, True),
+#     ("database", application.database, True),
+#     ("page", pages.page, True),
+#     ("static", pages.static, False),
+#     ("media", pages.media, False),
+# )
+#
+#
+# class Link(NamedTuple):
+#     """A link of a walk: its name, whether it is broken, what was found, and what cures it.
+#
+#     Attributes:
+#         command: what cures it when it is run as root on this host; empty where no command does.
+#         todo: what to do then.
+#     """
+#
+#     name: str
+#     is_broken: bool
+#     text: str
+#     command: str = ""
+#     todo: str = ""
+#
+#
+# class Walk(NamedTuple):
+#     """A walk: the site, the URL, its links until it ended, and the seconds that it took."""
+#
+#     site: str
+#     url: str
+#     links: list[Link]
+#     seconds: float
+#
+#     @property
+#     def broken(self) -> Link | None:
+#         """The first broken link."""
+#         return next((link for link in self.links if link.is_broken), None)
+#
+#
+# def walk(site: Site, url: str = "", *, skip_network: bool = False, explains: bool = True) -> Walk:
+#     """Walk from the domain of a site to its uploads, and return the links until a broken one that stops it.
+#
+#     It changes nothing, and needs neither Salt nor, with `skip_network`, anything beyond this host.
+#
+#     Args:
+#         site: the site as last applied.
+#         url: what a visitor asks for; by default the page at the site's own path.
+#         skip_network: leave out DNS, which this host may not have.
+#         explains: run a program of the release as the site's user where the log does not have an exception.
+#
+#     Raises:
+#         DeploymentError: the URL is none of http or https.
+#     """
+#     began = time.monotonic()
+#     visited = visit(site, url, skip_network=skip_network, explains=explains)
+#     links: list[Link] = []
+#     for name, look, stops in STEPS:
+#         link = _look(visited, name, look)
+#         if link.text:
+#             links.append(link)
+#         if link.is_broken and stops:
+#             break
+#     shown_url = f"{visited.scheme}://{visited.host_header}{visited.target}"
+#     return Walk(site.name, shown_url, links, round(time.monotonic() - began, 1))
+#
+#
+# def _look(visited: Visit, name: str, look: Callable[[Visit], str]) -> Link:
+#     """Return a link; one that cannot be looked at is broken too, by what the engine reports."""
+#     try:
+#         return Link(name, False, shown(look(visited)))
+#     except Broken as broken:
+#         return Link(broken.link or name, True, shown(broken.text), broken.command, shown(broken.todo))
+#     except DeploymentError as error:
+#         return Link(name, True, visited.plain(error.message), todo=visited.plain(error.hint))
+#     except OSError as error:
+#         return Link(name, True, f"cannot be looked at: {visited.plain(str(error))}")
+#
+#
+# def rows(walked: Walk) -> dict[str, Any]:
+#     """Return a walk for programs."""
+#     broken = walked.broken
+#     return {
+#         **walked._asdict(),
+#         "links": [link._asdict() for link in walked.links],
+#         "broken": broken.name if broken else "",
+#     }
+#
+#
+# def view(answer: dict[str, Any]) -> str:
+#     """Return what people see of the rows of a walk: a line for each link, and what cures the broken ones."""
+#     width = max(len(link["name"]) for link in answer["links"])
+#     lines = [answer["url"]]
+#     for link in answer["links"]:
+#         lines.append(f"  {link['name']:{width}}  {'BROKEN' if link['is_broken'] else 'ok    '}  {link['text']}")
+#         if cure := link["command"] or link["todo"]:
+#             lines.append(f"  {'':{width}}      do  {cure}")
+#     found = f"broken at {answer['broken']}" if answer["broken"] else "no broken link"
+#     return "\n".join([*lines, f"{answer['site']}: {found} ({answer['seconds']} s)"])
+#
+#
+# def doctor(name: str, url: str = "", *, skip_network: bool = False) -> dict[str, Any]:
+#     """Return the walk of a site of this host, as `rows` does.
+#
+#     Raises:
+#         DeploymentError: there is no such site, or the URL is none of http or https.
+#     """
+#     return rows(walk(sites.find(name), url, skip_network=skip_network))
+#: django_formula/doctor/way.py
+# """The way to a site: its domain, DNS, the port of the proxy, the certificate, the server block, and maintenance."""
+#
+# import contextlib
+# import ipaddress
+# import re
+# import socket
+# import ssl
+# import threading
+# from collections.abc import Iterator
+# from pathlib import Path
+#
+# from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, aside, to_start
+# from django_formula.host import clock, config_files, daemons, ports
+# from django_formula.host.commands import DeploymentError
+# from django_formula.proxy import contract, moves, reach
+# from django_formula.proxy.contract import Proxy
+# from django_formula.site import domains, sites
+# from django_formula.tls import certificates
+# from django_formula.untrusted.text import in_command, in_pillar
+#
+# # The name
+#
+#
+# def domain(visit: Visit) -> str:
+#     """Return whose domain it is: the site's."""
+#     site, known = visit.site, [*visit.site.config["domains"], *visit.site.config["redirect_domains"]]
+#     if not domains.has(known, visit.host):
+#         other = _site_of(visit.host)
+#         text = f"{visit.host} is not a domain of {site.name} ({', '.join(known)})"
+#         if other:
+#             url = f"{visit.scheme}://{visit.host_header}{visit.target}"
+#             more = ["skip_network=True"] if visit.skip_network else []
+#             raise Broken(f"{text}, but of {other}", in_command("salt-call", "django.doctor", other, url, *more))
+#         names = in_pillar([*site.config["domains"], visit.host])
+#         raise Broken(text, todo=f"set {site.at}:domains: {names}, then {APPLY}")
+#     if visit.is_secure and not site.https:
+#         if site.public_https:
+#             raise Broken(
+#                 f"balancers have the certificates of {site.name}; this host is asked by http",
+#                 in_command("salt-call", "django.doctor", site.name, f"http://{visit.host}{visit.target}"),
+#             )
+#         raise Broken(f"{site.name} has no certificate", todo=f"set {site.at}:tls: {{kind: acme}}, then {APPLY}")
+#     is_below = f"{visit.target.partition('?')[0]}/".startswith(f"{site.config['path'].rstrip('/')}/")
+#     if not is_below:
+#         raise Broken(
+#             f"{visit.target} is not below {site.config['path']}, the path of {site.name}",
+#             in_command("salt-call", "django.doctor", site.name),
+#         )
+#     return f"{visit.host}{visit.target} is of {site.name}"
+#
+#
+# def _site_of(name: str) -> str:
+#     """Return the site of this host that has a domain; empty where none has."""
+#     for other in sites.registered():
+#         with contextlib.suppress(DeploymentError):
+#             if domains.has(sites.find(other).config["domains"], name):
+#                 return other
+#     return ""
+#
+#
+# def dns(visit: Visit) -> str:
+#     """Return the addresses of the name, which have to be this host's, or those of a proxy in front."""
+#     if visit.skip_network:
+#         return ""
+#     own = _own_address()
+#     kind = "AAAA" if ":" in own else "A"
+#     record = f"{visit.host} {kind} {own or 'the address of this host'}"
+#     try:
+#         found = _resolved(visit.host, visit.port)
+#     except TimeoutError:
+#         raise Broken(f"DNS gives no answer within {PATIENCE:.0f} s", todo="correct /etc/resolv.conf") from None
+#     except OSError as error:
+#         text = f"{visit.host} has no address ({error.strerror})"
+#         raise Broken(text, todo=f"make a DNS record: {record}") from None
+#     visit.addresses = tuple(one for one in found if not ports.bind_error(one))
+#     elsewhere = [one for one in found if one not in visit.addresses]
+#     if not elsewhere:
+#         return f"{visit.host} is {', '.join(found)}, this host"
+#     listed = ", ".join(elsewhere)
+#     if visit.site.config["proxy"]["trusted"] or visit.site.config.get("fleet"):
+#         return f"{visit.host} is {listed}: a balancer or a CDN in front; this host is asked from here on"
+#     if own and _is_private(own) and not any(map(_is_private, elsewhere)):
+#         return f"{visit.host} is {listed}, which a router has to pass on to {own}; this host is asked from here on"
+#     raise Broken(
+#         f"{visit.host} is {listed}, and this host {own or 'has another address'}",
+#         todo=f"correct the DNS record: {record}; with a balancer or a CDN in front, set {visit.site.at}:proxy:trusted",
+#     )
+#
+#
+# def _resolved(host: str, port: int) -> list[str]:
+#     """Return the addresses of a name, in their order.
+#
+#     Raises:
+#         OSError: it has none; TimeoutError, which is one, where no answer comes: the resolver's own timeout is longer.
+#     """
+#     found: list[list[str] | OSError] = []
+#
+#     def look() -> None:
+#         try:
+#             answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+#             found.append(list(dict.fromkeys(str(answer[4][0]) for answer in answers)))
+#         except (OSError, UnicodeError) as error:
+#             found.append(error if isinstance(error, OSError) else OSError(0, "it is no host name"))
+#
+#     thread = threading.Thread(target=look, daemon=True)
+#     thread.start()
+#     thread.join(PATIENCE)
+#     if not found:
+#         raise TimeoutError
+#     if isinstance(found[0], OSError):
+#         raise found[0]
+#     return found[0]
+#
+#
+# def _own_address() -> str:
+#     """Return the address by which this host reaches others; empty where it reaches none. Nothing is sent for it."""
+#     for family, other in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+#         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+#             probe.connect((other, 9))
+#             return str(probe.getsockname()[0])
+#     return ""
+#
+#
+# def _is_private(address: str) -> bool:
+#     return ipaddress.ip_address(address.partition("%")[0]).is_private
+#
+#
+# # The port
+#
+#
+# def tcp(visit: Visit) -> str:
+#     """Return where the proxy accepts connections, or the site itself where it has no proxy."""
+#     site, proxy = visit.site, visit.proxy
+#     if not proxy:
+#         return _without_proxy(visit)
+#     listens = [ports.split(one) for one in (site.listens_tls if visit.is_secure else site.config["proxy"]["listen"])]
+#     hosts = [host for host, port in listens if port == visit.port]
+#     if not hosts:
+#         known = ", ".join(str(port) for _host, port in listens)
+#         raise Broken(
+#             f"{site.name} is served on port {known} by {visit.scheme}, not on {visit.port}",
+#             todo=f"ask for another port, or set {_listen_key(visit)}, then {APPLY}",
+#         )
+#     visit.place = (next(filter(None, hosts), "127.0.0.1"), visit.port)
+#     for address in dict.fromkeys([visit.place[0], *visit.addresses]):
+#         _connect(visit, proxy, address)
+#     return f"{proxy.KIND.title} accepts connections on port {visit.port}"
+#
+#
+# def _listen_key(visit: Visit) -> str:
+#     """Return the key of the pillar that has the places of the visit's scheme."""
+#     at = visit.site.at
+#     return f"{at}:tls:listen" if visit.is_secure else f"{at}:proxy:listen"
+#
+#
+# def _connect(visit: Visit, proxy: Proxy, address: str) -> None:
+#     """Connect to the proxy at an address of this host."""
+#     place = (address, visit.port)
+#     try:
+#         socket.create_connection(place, PATIENCE).close()
+#         problem = ""
+#     except OSError as error:
+#         problem = "times out" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
+#     main = daemons.pid(proxy.DAEMON)
+#     if problem or main is None or not ports.listens_on(main, visit.port):
+#         raise _refused(visit, proxy, address, problem)
+#
+#
+# def _refused(visit: Visit, proxy: Proxy, address: str, problem: str) -> Broken:
+#     """Return why no connection to the proxy is possible at an address, or another program has its port."""
+#     title, daemon, port = proxy.KIND.title, proxy.DAEMON, visit.port
+#     main = daemons.pid(daemon)
+#     other = ports.listener(port, exclude=main)
+#     if main is None and other:
+#         command = f"{_end(other, port)} && {to_start(daemon)}"
+#         return Broken(f"port {port} is used by {other}, and {title} does not run", command)
+#     refusal = _refusal(proxy)
+#     if refusal:
+#         text, command, todo = _refused_file(proxy, refusal)
+#         return Broken(f"{title} {'does not listen on' if main else 'does not run, so nothing listens on'} port {port}: "
+#                       f"{text}", command, todo)  # fmt: skip
+#     if main is None:
+#         return Broken(f"{title} does not run, so nothing listens on port {port}", to_start(daemon))
+#     if problem and ":" in address and address != visit.place[0]:
+#         listens = in_pillar([port, f"[::]:{port}"])
+#         return Broken(
+#             f"{visit.host} has the address {address}, on which {title} does not listen ({problem})",
+#             todo=f"remove the AAAA record, or set {_listen_key(visit)}: {listens}, then {APPLY}",
+#         )
+#     text = f"{title} runs, and a connection to {address} port {port} {problem or 'is accepted by another program'}"
+#     return Broken(text, to_start(daemon, "restart"))
+#
+#
+# def _end(other: ports.Listener, port: int) -> str:
+#     """Return the command that ends what listens on a port."""
+#     if other.unit or not other.pid:
+#         return other.way_to_stop(port)
+#     return f"{in_command('kill', str(other.pid))} && sleep 1"
+#
+#
+# def _refusal(proxy: Proxy) -> str:
+#     """Return why a proxy refuses its configuration; empty where it does not."""
+#     try:
+#         proxy.check()
+#     except DeploymentError as error:
+#         return error.message
+#     return ""
+#
+#
+# def _refused_file(proxy: Proxy, refusal: str) -> tuple[str, str, str]:
+#     """Return what a proxy's refusal says, and the command, or what to do, with which it starts."""
+#     path = contract.refused_path(refusal)
+#     start = to_start(proxy.DAEMON, "restart")
+#     if path and config_files.is_managed(path):
+#         return refusal, APPLY, ""
+#     if path and path.parent != proxy.etc and path.is_relative_to(proxy.etc):
+#         return refusal, aside(path, start), ""
+#     return refusal, "", f"correct {path or 'that'}, then {start}"
+#
+#
+# def _without_proxy(visit: Visit) -> str:
+#     """Return where a site without a proxy is asked: its own socket, or nowhere on a host for workers."""
+#     if visit.site.listener:
+#         host, port = ports.split(visit.site.listener)
+#         visit.place = ("127.0.0.1" if host in ("", *ports.ALL) else host, port)
+#         try:
+#             socket.create_connection(visit.place, PATIENCE).close()
+#         except OSError as error:
+#             text = f"nothing listens on {visit.site.listener} ({(error.strerror or str(error)).lower()})"
+#             raise Broken(text, APPLY) from None
+#         return f"{visit.site.listener} accepts connections"
+#     if visit.site.config["proxy"]["kind"] == "none":
+#         return ""
+#     raise Broken(f"no proxy has files of {visit.site.name}", APPLY)
+#
+#
+# # The certificate
+#
+#
+# def tls(visit: Visit) -> str:
+#     """Return until when the certificate is valid that visitors get."""
+#     if not visit.is_secure:
+#         return ""
+#     context = ssl.create_default_context()
+#     if visit.site.config["tls"]["kind"] == "self_signed" and certificates.root().exists():
+#         context.load_verify_locations(certificates.root())
+#     try:
+#         raw = socket.create_connection(visit.place, PATIENCE)
+#         with raw, context.wrap_socket(raw, server_hostname=visit.host) as secure:
+#             certificate = secure.getpeercert() or {}
+#     except ssl.SSLCertVerificationError as error:
+#         raise _invalid(visit, error) from None
+#     except OSError as error:
+#         for broken in _no_server(visit):
+#             raise broken from None
+#         reason = getattr(error, "reason", "") or error.strerror or str(error)
+#         raise Broken(f"the TLS handshake for {visit.host} fails: {reason}", APPLY) from None
+#     return f"the certificate is valid until {certificate.get('notAfter', '?')}"
+#
+#
+# def _no_server(visit: Visit) -> Iterator[Broken]:
+#     """Yield what is wrong with the server of the name, without which there is no certificate either."""
+#     try:
+#         virtual_host(visit)
+#     except Broken as broken:
+#         yield Broken(broken.text, broken.command, broken.todo, "virtual host")
+#
+#
+# #: What OpenSSL answers of certificates (X509_V_ERR_…).
+# _NOT_YET, _EXPIRED = 9, 10
+# _INCOMPLETE = (20, 21)
+#
+#
+# def _invalid(visit: Visit, error: ssl.SSLCertVerificationError) -> Broken:
+#     """Return why visitors refuse the certificate."""
+#     site, kind = visit.site, visit.site.config["tls"]["kind"]
+#     text = f"visitors refuse the certificate: {error.verify_message}"
+#     name = next((one for one in site.config["domains"] if domains.has([one], visit.host)), visit.host)
+#     kept = certificates.read(name)
+#     if error.verify_code == _NOT_YET:
+#         text = f"{text}; the clock of this host has {clock.now()}"
+#         return Broken(text, in_command("timedatectl", "set-ntp", "true"))
+#     if kept and kept.left > 0 and kept.covers(visit.host) and visit.proxy and not _is_served(visit, name):
+#         return Broken(f"{text}; {certificates.path_of(name)} has a newer one", to_start(visit.proxy.DAEMON, "reload"))
+#     if kind == "acme":
+#         return Broken(text, in_command("salt-call", "django.renew", site.name, "force=True"))
+#     if kind == "self_signed":
+#         return Broken(text, in_command("salt-call", "django.renew", site.name))
+#     more = ", with the certificates of its authority after it" if error.verify_code in _INCOMPLETE else ""
+#     return Broken(text, todo=f"give {site.at}:tls:certificate a certificate of {visit.host}{more}, then {APPLY}")
+#
+#
+# def _is_served(visit: Visit, name: str) -> bool:
+#     """Return whether visitors get the certificate that the file of a domain has now."""
+#     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+#     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+#     with contextlib.suppress(OSError):
+#         raw = socket.create_connection(visit.place, PATIENCE)
+#         with raw, context.wrap_socket(raw, server_hostname=visit.host) as secure:
+#             served = ssl.DER_cert_to_PEM_cert(secure.getpeercert(True) or b"")
+#         return _base64(served) in _base64(certificates.path_of(name).read_text())
+#     return True
+#
+#
+# def _base64(text: str) -> str:
+#     return re.sub(r"-----.*?-----|\s", "", text)
+#
+#
+# # The server block, and maintenance
+#
+#
+# def virtual_host(visit: Visit) -> str:
+#     """Return which server of the proxy answers for the name: the site's own."""
+#     proxy, site = visit.proxy, visit.site
+#     if not proxy:
+#         return ""
+#     waits = moves.pending_move(site).waits
+#     if waits:
+#         raise Broken(waits, APPLY)
+#     refusal = _refusal(proxy)
+#     if refusal:  # so that it does not print its configuration either
+#         return f"{proxy.KIND.title} runs with its former configuration; the next reload fails: {refusal}"
+#     for rival in _rivals(visit):
+#         own = Path(rival.own)
+#         if rival.server and rival.is_included:
+#             path = Path(rival.server.path)
+#             is_main = path.parent == proxy.etc
+#             reload = to_start(proxy.DAEMON, "reload")
+#             todo = f"remove that server from {path}, then {reload}"
+#             raise Broken(str(rival), "" if is_main else aside(path, reload), todo if is_main else "")
+#         if own.exists():
+#             raise Broken(str(rival), todo=f"have the main file of {proxy.KIND.title} include {own.parent}/*")
+#         raise Broken(str(rival), APPLY)
+#     return f"{proxy.KIND.title} has a server for {visit.host}"
+#
+#
+# def _rivals(visit: Visit) -> Iterator[reach.Rival]:
+#     """Yield what answers in place of the site for the name and port of the visit."""
+#     for rival in reach.rivals(visit.site):
+#         if domains.has([rival.domain], visit.host) and rival.place[1] == visit.port:
+#             yield rival
+#
+#
+# def maintenance(visit: Visit) -> str:
+#     """Return that the site is not in maintenance."""
+#     about = sites.known_maintenance(visit.site)
+#     if about:
+#         message = f": {about['message']}" if about["message"] else ""
+#         raise Broken(
+#             f"{visit.site.name} is in maintenance since {about['since']}, by {about['by']}{message}",
+#             in_command("salt-call", "django.maintenance", visit.site.name, "off"),
+#         )
+#     return "not in maintenance"
 #: django_formula/email/__init__.py
 # """Mail of a site: its server, as settings and environment name it."""
 #: django_formula/email/mail.py
@@ -39461,6 +40642,14 @@ def _clear(home: str, folder: str) -> None:
 #         """Return how to read a part's whole log, for people."""
 #
 #     @abstractmethod
+#     def way_to_start(self, site: Site, release: Path, part: str = "") -> str:
+#         """Return the command by which people start a part, or start it again where it runs."""
+#
+#     @abstractmethod
+#     def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
+#         """Return what the process manager reports of a part that does not run; empty where it was just stopped."""
+#
+#     @abstractmethod
 #     def run(self, command: ProjectCommand) -> str:
 #         """Run a command of a project and return its output.
 #
@@ -39911,6 +41100,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.untrusted import delegate
 # from django_formula.untrusted.foreign import Foreign
 # from django_formula.untrusted.response import Bounded
+# from django_formula.untrusted.text import in_command
 #
 # PROGRAMS = Path("/etc/supervisor/conf.d")
 # #: Where supervisor writes the output of a program: until the server has its own log, or all of it.
@@ -40186,6 +41376,19 @@ def _clear(home: str, folder: str) -> None:
 #         """Return the path of a part's log."""
 #         return f"read the whole log: {log_file(site, release, part)}"
 #
+#     def way_to_start(self, site: Site, release: Path, part: str = "") -> str:
+#         """Return the command that starts the program of a part, or restarts it; supervisor itself where it is gone."""
+#         if daemons.pid(daemons.SUPERVISOR) is None:
+#             return in_command("service", daemons.SUPERVISOR.service, "start")
+#         return in_command("supervisorctl", "restart", unit(site, release, part))
+#
+#     def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
+#         """Return the state of a part's program, such as ``FATAL``; empty where it was just stopped."""
+#         if daemons.pid(daemons.SUPERVISOR) is None:
+#             return ""
+#         program = _program(unit(site, release, part))
+#         return "" if program and program.state == "STOPPED" else program.state if program else "supervisor has none"
+#
 #     def run(self, command: ProjectCommand) -> str:
 #         """Run a command of a project and return its output; there is no sandbox: it may write what its user may.
 #
@@ -40402,7 +41605,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.process.contract import ProcessManager, unit
 # from django_formula.server import servers
 # from django_formula.site.sites import Site
-# from django_formula.untrusted.text import Log
+# from django_formula.untrusted.text import Log, in_command
 #
 # _log = Log.of(__name__)
 #
@@ -40596,6 +41799,21 @@ def _clear(home: str, folder: str) -> None:
 #     def where_the_log_is(self, site: Site, release: Path, part: str = "") -> str:
 #         """Return the command that prints the journal of a release's part."""
 #         return f"read the whole log: journalctl -u {unit(site, release, part)}"
+#
+#     def way_to_start(self, site: Site, release: Path, part: str = "") -> str:
+#         """Return the command that starts the units of a part, or restarts them."""
+#         return in_command("systemctl", "restart", *_units(site, release, part))
+#
+#     def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
+#         """Return the result of a part's unit, such as ``exit-code``; empty where it was just stopped."""
+#         name = f"{unit(site, release, part)}.service"
+#         try:
+#             shown = host_units.control("show", "--property=ActiveState,Result", name, doing=f"querying {name}")
+#         except DeploymentError as error:
+#             return error.message
+#         found = dict(line.partition("=")[::2] for line in shown.splitlines())
+#         is_stopped = found.get("ActiveState") == "inactive" and found.get("Result") == "success"
+#         return "" if is_stopped else f"{found.get('ActiveState')}, {found.get('Result')}"
 #
 #     def warnings(self, site: Site) -> list[str]:
 #         """Return the directives of the sandbox and the limits that are not in force on this host.
@@ -42998,6 +44216,16 @@ def _clear(home: str, folder: str) -> None:
 # _KEYS = ("proxy", "media", "static", "tls", "maintenance", "domains", "redirect_domains")
 #
 #
+# def _refused_line(cause: str) -> re.Match[str] | None:
+#     return next(filter(None, (place.search(cause) for place in _PLACES)), None)
+#
+#
+# def refused_path(cause: str) -> Path | None:
+#     """Return the file in which a proxy finds what it refuses, by its message; None where that names none."""
+#     found = _refused_line(cause)
+#     return Path(found["path"]) if found else None
+#
+#
 # def refusal_hint(title: str, cause: str) -> str:
 #     """Return what to do about a configuration that a proxy refuses.
 #
@@ -43006,7 +44234,7 @@ def _clear(home: str, folder: str) -> None:
 #         cause: its message.
 #     """
 #     keeps = f"until then {title} keeps its running configuration"
-#     found = next(filter(None, (place.search(cause) for place in _PLACES)), None)
+#     found = _refused_line(cause)
 #     if not found:
 #         return f"correct that; {keeps}"
 #     path, line = Path(found["path"]), int(found["line"])
@@ -46756,7 +47984,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def _look(self) -> None:
 #         """Find out what the page raises: its log may have it."""
-#         journal = _settled_journal(self.site, self.release, self.began)
+#         journal = settled_journal(self.site, self.release, self.began)
 #         self._raised = raised_in(journal, self.release) or self._explain(self._found.path)
 #
 #     def failure(self) -> DeploymentError:
@@ -46781,12 +48009,12 @@ def _clear(home: str, folder: str) -> None:
 #         kind = DeploymentError if is_page else NoPage
 #         return kind(
 #             f"health check failed: GET {path} on release {self.release.name} {problem}",
-#             log=log or _settled_journal(self.site, self.release, self.began),
+#             log=log or settled_journal(self.site, self.release, self.began),
 #             hint=hint(self.site, self.release, self._found, exception),
 #         )
 #
 #
-# def _settled_journal(site: Site, release: Path, since: float) -> str:
+# def settled_journal(site: Site, release: Path, since: float) -> str:
 #     """Return a release's log since a time, once no more lines come: a response may arrive before its log lines."""
 #     manager = instances.process_manager(site, release)
 #     before, log = None, manager.journal(site, release, since)
@@ -48022,9 +49250,18 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     if facts.get("collected") is None or not facts.get("static_url"):
 #         return []
-#     names = dict.fromkeys(_names(site, facts["static_url"], body))
+#     names = linked(site, facts["static_url"], body)
 #     missing = [name for name in names if not os.path.isfile(release / "static" / name)]
 #     return _warning(site, f"{name} links to", missing)
+#
+#
+# def linked(site: Site, static_url: str, body: str) -> list[str]:
+#     """Return the paths below STATIC_URL of the stylesheets and scripts that a page links to.
+#
+#     Args:
+#         body: the page; the site controls it.
+#     """
+#     return list(dict.fromkeys(_names(site, static_url, body)))
 #
 #
 # def logged_warnings(site: Site, log: str) -> list[str]:

@@ -132,6 +132,14 @@ class ProcessManager(ABC):
         """Return how to read a part's whole log, for people."""
 
     @abstractmethod
+    def way_to_start(self, site: Site, release: Path, part: str = "") -> str:
+        """Return the command by which people start a part, or start it again where it runs."""
+
+    @abstractmethod
+    def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
+        """Return what the process manager reports of a part that does not run; empty where it was just stopped."""
+
+    @abstractmethod
     def run(self, command: ProjectCommand) -> str:
         """Run a command of a project and return its output.
 

@@ -25,6 +25,7 @@ from django_formula.site.sites import Site
 from django_formula.untrusted import delegate
 from django_formula.untrusted.foreign import Foreign
 from django_formula.untrusted.response import Bounded
+from django_formula.untrusted.text import in_command
 
 PROGRAMS = Path("/etc/supervisor/conf.d")
 #: Where supervisor writes the output of a program: until the server has its own log, or all of it.
@@ -299,6 +300,19 @@ class Supervisor(ProcessManager):
     def where_the_log_is(self, site: Site, release: Path, part: str = "") -> str:
         """Return the path of a part's log."""
         return f"read the whole log: {log_file(site, release, part)}"
+
+    def way_to_start(self, site: Site, release: Path, part: str = "") -> str:
+        """Return the command that starts the program of a part, or restarts it; supervisor itself where it is gone."""
+        if daemons.pid(daemons.SUPERVISOR) is None:
+            return in_command("service", daemons.SUPERVISOR.service, "start")
+        return in_command("supervisorctl", "restart", unit(site, release, part))
+
+    def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
+        """Return the state of a part's program, such as ``FATAL``; empty where it was just stopped."""
+        if daemons.pid(daemons.SUPERVISOR) is None:
+            return ""
+        program = _program(unit(site, release, part))
+        return "" if program and program.state == "STOPPED" else program.state if program else "supervisor has none"
 
     def run(self, command: ProjectCommand) -> str:
         """Run a command of a project and return its output; there is no sandbox: it may write what its user may.

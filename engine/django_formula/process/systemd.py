@@ -22,7 +22,7 @@ from django_formula.process.command import ProjectCommand
 from django_formula.process.contract import ProcessManager, unit
 from django_formula.server import servers
 from django_formula.site.sites import Site
-from django_formula.untrusted.text import Log
+from django_formula.untrusted.text import Log, in_command
 
 _log = Log.of(__name__)
 
@@ -216,6 +216,21 @@ class Systemd(ProcessManager):
     def where_the_log_is(self, site: Site, release: Path, part: str = "") -> str:
         """Return the command that prints the journal of a release's part."""
         return f"read the whole log: journalctl -u {unit(site, release, part)}"
+
+    def way_to_start(self, site: Site, release: Path, part: str = "") -> str:
+        """Return the command that starts the units of a part, or restarts them."""
+        return in_command("systemctl", "restart", *_units(site, release, part))
+
+    def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
+        """Return the result of a part's unit, such as ``exit-code``; empty where it was just stopped."""
+        name = f"{unit(site, release, part)}.service"
+        try:
+            shown = host_units.control("show", "--property=ActiveState,Result", name, doing=f"querying {name}")
+        except DeploymentError as error:
+            return error.message
+        found = dict(line.partition("=")[::2] for line in shown.splitlines())
+        is_stopped = found.get("ActiveState") == "inactive" and found.get("Result") == "success"
+        return "" if is_stopped else f"{found.get('ActiveState')}, {found.get('Result')}"
 
     def warnings(self, site: Site) -> list[str]:
         """Return the directives of the sandbox and the limits that are not in force on this host.

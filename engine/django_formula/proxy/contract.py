@@ -227,6 +227,16 @@ _ABOUT = re.compile(r"for the (site|domain) ([^\s;]+?)[.;,]?(?:\s|$)")
 _KEYS = ("proxy", "media", "static", "tls", "maintenance", "domains", "redirect_domains")
 
 
+def _refused_line(cause: str) -> re.Match[str] | None:
+    return next(filter(None, (place.search(cause) for place in _PLACES)), None)
+
+
+def refused_path(cause: str) -> Path | None:
+    """Return the file in which a proxy finds what it refuses, by its message; None where that names none."""
+    found = _refused_line(cause)
+    return Path(found["path"]) if found else None
+
+
 def refusal_hint(title: str, cause: str) -> str:
     """Return what to do about a configuration that a proxy refuses.
 
@@ -235,7 +245,7 @@ def refusal_hint(title: str, cause: str) -> str:
         cause: its message.
     """
     keeps = f"until then {title} keeps its running configuration"
-    found = next(filter(None, (place.search(cause) for place in _PLACES)), None)
+    found = _refused_line(cause)
     if not found:
         return f"correct that; {keeps}"
     path, line = Path(found["path"]), int(found["line"])

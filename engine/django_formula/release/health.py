@@ -257,7 +257,7 @@ class _Wait:
 
     def _look(self) -> None:
         """Find out what the page raises: its log may have it."""
-        journal = _settled_journal(self.site, self.release, self.began)
+        journal = settled_journal(self.site, self.release, self.began)
         self._raised = raised_in(journal, self.release) or self._explain(self._found.path)
 
     def failure(self) -> DeploymentError:
@@ -282,12 +282,12 @@ class _Wait:
         kind = DeploymentError if is_page else NoPage
         return kind(
             f"health check failed: GET {path} on release {self.release.name} {problem}",
-            log=log or _settled_journal(self.site, self.release, self.began),
+            log=log or settled_journal(self.site, self.release, self.began),
             hint=hint(self.site, self.release, self._found, exception),
         )
 
 
-def _settled_journal(site: Site, release: Path, since: float) -> str:
+def settled_journal(site: Site, release: Path, since: float) -> str:
     """Return a release's log since a time, once no more lines come: a response may arrive before its log lines."""
     manager = instances.process_manager(site, release)
     before, log = None, manager.journal(site, release, since)

@@ -96,9 +96,18 @@ def page_warnings(
     """
     if facts.get("collected") is None or not facts.get("static_url"):
         return []
-    names = dict.fromkeys(_names(site, facts["static_url"], body))
+    names = linked(site, facts["static_url"], body)
     missing = [name for name in names if not os.path.isfile(release / "static" / name)]
     return _warning(site, f"{name} links to", missing)
+
+
+def linked(site: Site, static_url: str, body: str) -> list[str]:
+    """Return the paths below STATIC_URL of the stylesheets and scripts that a page links to.
+
+    Args:
+        body: the page; the site controls it.
+    """
+    return list(dict.fromkeys(_names(site, static_url, body)))
 
 
 def logged_warnings(site: Site, log: str) -> list[str]:

@@ -1,0 +1,179 @@
+"""The walk of `django.doctor` over a site of the engine's world; on a host it is in test/hosts/test_doctor.py."""
+
+import socket
+import ssl
+import time
+
+import pytest
+from django_formula.doctor import application, pages, visit, walks, way
+from django_formula.doctor.visit import Broken
+from django_formula.host.commands import DeploymentError
+from django_formula.release.http import Answer
+from specimen import configured
+
+
+def visited(url="", **options):
+    return visit.visit(configured(**options), url, skip_network=False, explains=False)
+
+
+def broken(look, *arguments):
+    with pytest.raises(Broken) as raised:
+        look(*arguments)
+    return raised.value
+
+
+@pytest.fixture
+def links(monkeypatch):
+    """Have the walk take these links: name → what is raised or returned, and whether it stops."""
+
+    def given(*steps):
+        def of(found):
+            def look(_visit):
+                if isinstance(found, Exception):
+                    raise found
+                return found
+
+            return look
+
+        monkeypatch.setattr(walks, "STEPS", tuple((name, of(found), stops) for name, found, stops in steps))
+        return walks.walk(configured())
+
+    return given
+
+
+def test_walk_stops_at_a_broken_link_that_stops(links):
+    walked = links(("one", "fine", True), ("two", Broken("gone", "mend it"), True), ("three", "fine", True))
+    assert [(link.name, link.is_broken, link.command) for link in walked.links] == [
+        ("one", False, ""),
+        ("two", True, "mend it"),
+    ]
+    view = walks.view(walks.rows(walked))
+    assert [line.split() for line in view.splitlines()[2:]] == [
+        ["two", "BROKEN", "gone"],
+        ["do", "mend", "it"],
+        ["blog:", "broken", "at", "two", f"({walked.seconds}", "s)"],
+    ]
+
+
+def test_walk_goes_on_after_a_link_that_does_not_stop_and_leaves_out_what_a_site_lacks(links):
+    walked = links(("one", Broken("gone", todo="ask them"), False), ("two", "", True), ("three", "fine", True))
+    assert [link.name for link in walked.links] == ["one", "three"] and walked.broken.todo == "ask them"
+
+
+def test_link_that_cannot_be_looked_at_is_broken(links):
+    error = DeploymentError("no answer", hint="salt-call django.logs blog")
+    assert links(("one", error, True)).broken[1:] == (True, "no answer", "", "salt-call django.logs blog")
+    assert links(("one", OSError(13, "Permission denied"), True)).broken.text.startswith("cannot be looked at: ")
+
+
+def test_text_of_others_has_no_control_characters(links):
+    assert links(("one", Broken("\x1b[2J\x07gone"), True)).broken.text == "\\x1b[2J\\x07gone"
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://blog.example.org/", "blog.example.org", "https://[x/", "http://a/\n", "http://a b"]
+)
+def test_url_of_another_kind_is_refused(url):
+    with pytest.raises(DeploymentError, match="is no URL"):
+        visited(url)
+
+
+def test_url_of_the_site_is_its_own_path_where_it_listens():
+    own = visited(path="/blog", proxy={"listen": [8080]})
+    assert (own.host_header, own.target, own.scheme) == ("blog.example.org:8080", "/blog", "http")
+
+
+def test_domain_that_is_not_the_sites_names_the_key():
+    problem = broken(way.domain, visited("http://www.example.org/"))
+    assert problem.todo.startswith("set django:sites:blog:domains: [blog.example.org, www.example.org], then ")
+    assert "has no certificate" in broken(way.domain, visited("https://blog.example.org/")).text
+
+
+@pytest.mark.parametrize(
+    ("found", "own", "expected"),
+    [
+        (["192.0.2.1"], "192.0.2.1", "blog.example.org is 192.0.2.1, this host"),
+        (["93.184.215.14"], "10.0.0.2", "a router has to pass on to 10.0.0.2"),
+    ],
+)
+def test_address_of_the_name_is_this_hosts_or_behind_its_router(monkeypatch, found, own, expected):
+    monkeypatch.setattr(way, "_resolved", lambda *_arguments: found)
+    monkeypatch.setattr(way, "_own_address", lambda: own)
+    monkeypatch.setattr(way.ports, "bind_error", lambda one: "" if one == own else "Cannot assign requested address")
+    assert expected in way.dns(visited())
+
+
+def test_resolver_that_does_not_answer_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(way, "PATIENCE", 0.05)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_arguments, **_options: time.sleep(1) or [])
+    assert broken(way.dns, visited()).text == "DNS gives no answer within 0 s"
+
+
+def test_network_is_left_out(monkeypatch):
+    monkeypatch.setattr(way, "_resolved", None)
+    asked = visit.visit(configured(), "", skip_network=True, explains=False)
+    assert way.dns(asked) == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "expected"),
+    [
+        (way._NOT_YET, "acme", "timedatectl set-ntp true"),
+        (way._EXPIRED, "acme", "salt-call django.renew blog force=True"),
+        (way._EXPIRED, "self_signed", "salt-call django.renew blog"),
+        (20, "files", "with the certificates of its authority after it"),
+    ],
+)
+def test_certificate_that_visitors_refuse(code, kind, expected):
+    tls = {"kind": kind, **({"certificate": "/c", "key": "/k"} if kind == "files" else {})}
+    tls |= {"email": "a@example.org"} if kind == "acme" else {}
+    error = ssl.SSLCertVerificationError("refused")
+    error.verify_code, error.verify_message = code, "refused"
+    problem = way._invalid(visited(tls=tls), error)
+    assert expected in (problem.command or problem.todo)
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """What the proxy answers, in turn."""
+    given = []
+    monkeypatch.setattr(visit.Visit, "proxy", object())
+    monkeypatch.setattr(visit.Visit, "get", lambda _visit, _target: given.pop(0))
+    monkeypatch.setattr(pages, "_size_of_log", lambda _visit: 0)
+    monkeypatch.setattr(pages, "_logged", lambda *_arguments: "")
+    monkeypatch.setattr(application, "wrong", lambda _visit, text, found, _since: Broken(text, "", found.target))
+    return given
+
+
+def test_redirects_are_followed_to_a_page(answers):
+    answers += [Answer(302, {"location": "/en/"}, ""), Answer(200, {}, "<html>")]
+    asked = visited()
+    assert pages.page(asked) == "GET /en/ returned 200" and asked.page == "<html>"
+
+
+def test_redirect_in_a_circle_is_broken(answers):
+    answers += [Answer(301, {"location": "/a"}, ""), Answer(301, {"location": "/"}, "")]
+    assert broken(pages.page, visited()).text == "GET / is redirected in a circle: / → /a → /"
+
+
+def test_redirect_to_https_that_the_site_lacks_is_broken(answers):
+    answers += [Answer(301, {"location": "https://blog.example.org/"}, "")]
+    assert broken(pages.page, visited()).text.endswith("and blog has no https")
+    answers += [Answer(302, {"location": "https://login.example.net/"}, "")]
+    assert pages.page(visited()) == "GET / returned 302 to https://login.example.net/"
+
+
+def test_page_that_the_release_answers_too_counts_unless_it_was_asked_for(answers, monkeypatch):
+    monkeypatch.setattr(pages, "_own", lambda _visit, _target: 404)
+    answers += [Answer(404, {}, "")] * 2
+    assert "as the release answers" in pages.page(visited())
+    assert broken(pages.page, visited("http://blog.example.org/nothing")).text == "GET /nothing returned 404"
+
+
+def test_walk_of_a_site_that_was_just_released(world, monkeypatch):
+    world.apply()
+    monkeypatch.setattr(walks, "STEPS", [step for step in walks.STEPS if step[0] in ("release", "process", "database")])
+    walked = walks.doctor("blog", skip_network=True)
+    assert [link["is_broken"] for link in walked["links"]] == [False] * 3, walked
+    world.running.clear()
+    assert walks.doctor("blog", skip_network=True)["broken"] == "process"
