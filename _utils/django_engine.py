@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "04422f86e81d13a6"
+DIGEST = "543bc2356f88a322"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -12133,8 +12133,8 @@ def _clear(home: str, folder: str) -> None:
 #     if sessions := faults.get("sessions", "")[:_TEXT]:
 #         processes = site.config["server"]["processes"] if servers.configured(site).SERVES else 1
 #         ends = "each release and each restart ends all sessions"
-#         if processes > 1:
-#             ends = f"each of {processes} processes has sessions of its own, so that visitors are logged out by chance"
+#         if processes != 1:  # a number, or `auto`, which is at least two
+#             ends = "each process of the server has sessions of its own, so that visitors are logged out by chance"
 #         yield f"SESSION_ENGINE is the cache, and {sessions}: {ends}; set {at}:sessions: db, or {at}:cache"
 #     yield from _of_development(site, release)
 #

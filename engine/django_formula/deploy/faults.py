@@ -36,8 +36,8 @@ def warnings(site: Site, release: Release, faults: Mapping[str, Any]) -> Iterato
     if sessions := faults.get("sessions", "")[:_TEXT]:
         processes = site.config["server"]["processes"] if servers.configured(site).SERVES else 1
         ends = "each release and each restart ends all sessions"
-        if processes > 1:
-            ends = f"each of {processes} processes has sessions of its own, so that visitors are logged out by chance"
+        if processes != 1:  # a number, or `auto`, which is at least two
+            ends = "each process of the server has sessions of its own, so that visitors are logged out by chance"
         yield f"SESSION_ENGINE is the cache, and {sessions}: {ends}; set {at}:sessions: db, or {at}:cache"
     yield from _of_development(site, release)
 

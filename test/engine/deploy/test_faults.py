@@ -77,8 +77,17 @@ def warned(world):
             {"server": {"processes": 3}},
             "",
             [
-                f"SESSION_ENGINE is the cache, and {LOCMEM}: each of 3 processes has sessions of its own, so that "
-                f"visitors are logged out by chance; set {AT}:sessions: db, or {AT}:cache"
+                f"SESSION_ENGINE is the cache, and {LOCMEM}: each process of the server has sessions of its own, so "
+                f"that visitors are logged out by chance; set {AT}:sessions: db, or {AT}:cache"
+            ],
+        ),
+        (
+            {"sessions": LOCMEM},
+            {"server": {"processes": "auto"}},
+            "",
+            [
+                f"SESSION_ENGINE is the cache, and {LOCMEM}: each process of the server has sessions of its own, so "
+                f"that visitors are logged out by chance; set {AT}:sessions: db, or {AT}:cache"
             ],
         ),
         (
