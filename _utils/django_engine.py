@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "543bc2356f88a322"
+DIGEST = "c9166fa66d3bcb1a"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -19283,6 +19283,8 @@ def _clear(home: str, folder: str) -> None:
 #     ("cache", "password"): RELEASED,
 #     ("caches", "*", "password"): RELEASED,
 #     ("email", "password"): RELEASED,
+#     ("notify", "*", "url"): RELEASED,
+#     ("notify", "*", "token"): RELEASED,
 #     ("static", "push", "secret"): RELEASED,
 #     ("static", "push", "ssh_key"): RELEASED,
 #     ("container", "login", "password"): RELEASED,

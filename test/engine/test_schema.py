@@ -36,6 +36,8 @@ VALUES: list[Any] = [
         "../../etc",
         "registry.example.org/team/blog:{commit}",
         "registry.example.org/team/blog",
+        "10%",
+        "Sat 22:00..Sun 06:00",
         "/",
         "//",
         "/a",
@@ -294,8 +296,8 @@ def test_the_page_of_options_is_up_to_date() -> None:
     subprocess.run([sys.executable, ROOT / "docs/reference/options.py", "--check"], check=True)
 
 
-def test_schema_has_at_most_140_kb() -> None:
-    assert (ROOT / "django/schema.yaml").stat().st_size < 140_000
+def test_schema_has_at_most_145_kb() -> None:
+    assert (ROOT / "django/schema.yaml").stat().st_size < 145_000
 
 
 # Rules between options

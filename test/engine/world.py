@@ -353,7 +353,7 @@ class World:
 
     def project(self, request: dict[str, Any]) -> str:
         """What the program in the virtualenv answers."""
-        if "modules" in request:  # an observation, in which nothing is missing
+        if "seconds" in request:  # an observation, in which nothing is missing
             told = {"stage": "done", "error": "", "attempts": 1, "variables": [], "facts": {}}
             return json.dumps(told)
         self.requests.append(request)

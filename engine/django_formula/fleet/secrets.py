@@ -149,6 +149,8 @@ USES: dict[tuple[str, ...], Collection[str]] = {
     ("cache", "password"): RELEASED,
     ("caches", "*", "password"): RELEASED,
     ("email", "password"): RELEASED,
+    ("notify", "*", "url"): RELEASED,
+    ("notify", "*", "token"): RELEASED,
     ("static", "push", "secret"): RELEASED,
     ("static", "push", "ssh_key"): RELEASED,
     ("container", "login", "password"): RELEASED,
