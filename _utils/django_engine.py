@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "c9166fa66d3bcb1a"
+DIGEST = "d2f7291e8173e1df"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -12041,6 +12041,9 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release import health, instances, releases
 # from django_formula.release.releases import Release
 #
+# #: The steps in which the project starts: where another one fails, its settings were imported before.
+# _STARTS = ("static", "instance")
+#
 #
 # def advice(release: Release, step: str, error: DeploymentError, masked: list[str]) -> str:
 #     """Return what a failed release has in its source and the pillar lacks; complete the hint of the error.
@@ -12058,7 +12061,7 @@ def _clear(home: str, folder: str) -> None:
 #     routes = [] if has_page else page.routes(*about, masked)
 #     lacking = inspect_advice.not_in_pillar(*about, step, error.hint, has_page=has_page, routes=routes)
 #     pages = "" if "health:path: " in lacking else page.named(routes)
-#     variables = _variables(release, error) if has_page else ""
+#     variables = _variables(release, error) if has_page and step in _STARTS else ""
 #     error.options = hints.merged(error.options, lacking, pages, variables)
 #     return "\n".join(filter(None, [lacking, pages, variables]))
 #

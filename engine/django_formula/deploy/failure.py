@@ -14,6 +14,9 @@ from django_formula.project import page
 from django_formula.release import health, instances, releases
 from django_formula.release.releases import Release
 
+#: The steps in which the project starts: where another one fails, its settings were imported before.
+_STARTS = ("static", "instance")
+
 
 def advice(release: Release, step: str, error: DeploymentError, masked: list[str]) -> str:
     """Return what a failed release has in its source and the pillar lacks; complete the hint of the error.
@@ -31,7 +34,7 @@ def advice(release: Release, step: str, error: DeploymentError, masked: list[str
     routes = [] if has_page else page.routes(*about, masked)
     lacking = inspect_advice.not_in_pillar(*about, step, error.hint, has_page=has_page, routes=routes)
     pages = "" if "health:path: " in lacking else page.named(routes)
-    variables = _variables(release, error) if has_page else ""
+    variables = _variables(release, error) if has_page and step in _STARTS else ""
     error.options = hints.merged(error.options, lacking, pages, variables)
     return "\n".join(filter(None, [lacking, pages, variables]))
 
