@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "d2f7291e8173e1df"
+DIGEST = "39c6e264e4148016"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -66970,8 +66970,10 @@ def _clear(home: str, folder: str) -> None:
 #         return Outcome("the host is watched as configured")
 #     if test:
 #         return Outcome("the watch of the host would be changed", changes)
+#     has_cron = CRON.parent.is_dir()
 #     _apply(files, channels, changes)
-#     return Outcome("the host is watched", changes)
+#     is_late = not has_cron and not daemons.has_systemd()
+#     return Outcome("the host is watched" + (" as soon as cron is installed and runs" if is_late else ""), changes)
 #
 #
 # def _apply(files: Mapping[Path, str], channels: Mapping[Path, str], changes: Mapping[str, str]) -> None:
@@ -66990,6 +66992,7 @@ def _clear(home: str, folder: str) -> None:
 #             path.unlink()
 #     for path, text in {**channels, **files}.items():
 #         if str(path) in changes:
+#             path.parent.mkdir(parents=True, exist_ok=True)  # a host without cron has no folder of its files
 #             secret = path == spool.CONFIG or path.parent == spool.CHANNELS
 #             file.write(path, text, mode=0o600 if secret else 0o644)
 #     if daemons.has_systemd():

@@ -23,8 +23,8 @@ CHANGED = {
 CODE = "new"
 _status = status
 
-def status(site):
-    return _status(site) | {"code": CODE}
+def status(site, **options):
+    return _status(site, **options) | {"code": CODE}
 """,
     "_states/django.py": """
 from django_formula.verbs.status import CODE

@@ -125,8 +125,10 @@ def watch(wanted: Mapping[str, Any] | None, secrets: Mapping[str, Mapping[str, A
         return Outcome("the host is watched as configured")
     if test:
         return Outcome("the watch of the host would be changed", changes)
+    has_cron = CRON.parent.is_dir()
     _apply(files, channels, changes)
-    return Outcome("the host is watched", changes)
+    is_late = not has_cron and not daemons.has_systemd()
+    return Outcome("the host is watched" + (" as soon as cron is installed and runs" if is_late else ""), changes)
 
 
 def _apply(files: Mapping[Path, str], channels: Mapping[Path, str], changes: Mapping[str, str]) -> None:
@@ -145,6 +147,7 @@ def _apply(files: Mapping[Path, str], channels: Mapping[Path, str], changes: Map
             path.unlink()
     for path, text in {**channels, **files}.items():
         if str(path) in changes:
+            path.parent.mkdir(parents=True, exist_ok=True)  # a host without cron has no folder of its files
             secret = path == spool.CONFIG or path.parent == spool.CHANNELS
             file.write(path, text, mode=0o600 if secret else 0o644)
     if daemons.has_systemd():
