@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "39c6e264e4148016"
+DIGEST = "b8c19d1a2f83a838"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -39654,8 +39654,10 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #     index = next((site["index"] for site in sites if site["index"].get("url")), None)
 #     states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
-#     watched = {"The host is watched": _state("django.watch", config=json.dumps(django["watch"]))}
-#     return states | _pythons(django, table) | watched
+#     # Where each site is refused, nothing is changed.
+#     places = [{"django": f"{name} can be deployed"} for name in django["sites"]]
+#     watched = _state("django.watch", {"require_any": places}, config=json.dumps(django["watch"]))
+#     return {"include": ["django.place"]} | states | _pythons(django, table) | {"The host is watched": watched}
 #
 #
 # def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, has_systemd: bool) -> Iterator[str]:

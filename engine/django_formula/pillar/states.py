@@ -115,8 +115,10 @@ def _host(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], An
         )
     index = next((site["index"] for site in sites if site["index"].get("url")), None)
     states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
-    watched = {"The host is watched": _state("django.watch", config=json.dumps(django["watch"]))}
-    return states | _pythons(django, table) | watched
+    # Where each site is refused, nothing is changed.
+    places = [{"django": f"{name} can be deployed"} for name in django["sites"]]
+    watched = _state("django.watch", {"require_any": places}, config=json.dumps(django["watch"]))
+    return {"include": ["django.place"]} | states | _pythons(django, table) | {"The host is watched": watched}
 
 
 def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, has_systemd: bool) -> Iterator[str]:
