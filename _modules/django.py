@@ -28,6 +28,7 @@ from django_formula.site import sites as site_sites
 from django_formula.untrusted.text import shown_answer
 from django_formula.verbs import backup as verbs_backup
 from django_formula.verbs import documentation, operations, rotation, terminal
+from django_formula.verbs import logs as verbs_logs
 from django_formula.verbs import schedule as verbs_schedule
 from django_formula.verbs import status as verbs_status
 from django_formula.watch import notify as verbs_notify
@@ -484,18 +485,35 @@ def notify(action="", name="", duration="", why=""):
     return verbs_notify.notify(action, name, duration, why, _asked_by("notify"))
 
 
-@_verb("blog", "blog 500", "blog worker=default")
-def logs(site, lines=50, worker=None):
+@_verb("blog", "blog 500 worker=default", "blog since=1h level=error", "blog id=9123ac9f", "blog follow=True")
+def logs(site, lines=50, worker=None, since="", until="", grep="", level="", id="", follow=False):
     """
-    Return the last lines that the active release logged. Before the first release is active: the error and the last
-    lines of the newest one that failed.
+    Return the last lines that the active release logged; with any of the options below but ``worker``, those of all
+    releases on the host that they fit. Before the first release is active: the error and the last lines of the newest
+    one that failed.
 
     lines
-        Number of lines.
+        Number of lines, at most 10000.
     worker
         Name of a worker, whose log is returned instead of the application server's.
+    since
+        Time of the first line: ``1h`` (also s, m, d) before now, ``14:30``, ``'2026-11-27 14:30'``, today, yesterday.
+    until
+        Time of the last line.
+    grep
+        A regular expression (PCRE); one without capital letters also finds capital letters.
+    level
+        The least severe level: debug, info, warning, error, critical. In the journal only.
+    id
+        The id of a request, or its first characters, as in the response's ``X-Request-ID``: the lines of the proxy, the
+        server and Django about it, with the traceback.
+    follow
+        Print new lines until Ctrl-C. With ``salt-call`` at a terminal.
     """
-    return operations.logs(site, lines, worker)
+    asked = {"since": since, "until": until, "grep": grep, "level": level, "id": id}
+    if not follow:
+        return verbs_logs.show(site, lines, worker, **asked)
+    return verbs_logs.follow(site, lines, worker, __grains__["id"], salt_call=verbs_logs.salt_call(__opts__), **asked)
 
 
 @_verb("https://git.example.org/blog.git", "/home/ray/blog", "blog run=True")

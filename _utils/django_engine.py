@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "b8c19d1a2f83a838"
+DIGEST = "ac5371a60f45380c"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -40523,7 +40523,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # import re
 # from abc import ABC, abstractmethod
-# from collections.abc import Mapping
+# from collections.abc import Mapping, Sequence
 # from pathlib import Path
 # from typing import Any, ClassVar
 #
@@ -40532,6 +40532,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.folders import Folder
 # from django_formula.kind import kinds
 # from django_formula.process.command import ProjectCommand
+# from django_formula.process.selection import Selection
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.foreign import Foreign
 #
@@ -40642,6 +40643,22 @@ def _clear(home: str, folder: str) -> None:
 #
 #         Raises:
 #             DeploymentError: the log cannot be read.
+#         """
+#
+#     @abstractmethod
+#     def search(self, site: Site, releases: Sequence[Path], selection: Selection, part: str = "") -> str:
+#         """Return the lines of a part's logs, in several releases, that a selection has.
+#
+#         Raises:
+#             DeploymentError: the log cannot be read, or does not have what the selection asks for.
+#         """
+#
+#     @abstractmethod
+#     def follow(self, site: Site, release: Path, selection: Selection, part: str = "") -> list[str]:
+#         """Return the command that prints the lines of a part's log, and goes on with new ones.
+#
+#         Raises:
+#             DeploymentError: the log does not have what the selection asks for.
 #         """
 #
 #     @abstractmethod
@@ -41079,6 +41096,181 @@ def _clear(home: str, folder: str) -> None:
 #     for name, value in lines.items():
 #         for one in value if isinstance(value, list) else [value]:
 #             yield name, ("yes" if one else "no") if isinstance(one, bool) else str(one)
+#: django_formula/process/selection.py
+# """Which lines of a log are asked for: text of an operator, checked here, that no program takes for an option."""
+#
+# import dataclasses
+# import re
+# import time
+# from collections.abc import Iterator, Sequence
+# from datetime import datetime
+#
+# from django_formula.host.commands import DeploymentError, seconds
+#
+# #: More lines than that are read from the log itself.
+# MOST = 10_000
+# #: The words of Django's levels, and those of the journal.
+# LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "err", "critical": "crit"}
+# #: An id of a request, or enough of its begin: what proxies give and keep.
+# _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{5,127}")
+# _WORDS = {"today": 0, "yesterday": 1}
+# _FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%H:%M", "%H:%M:%S")
+# _LONGEST = 500
+# #: The time at the begin of a line: uWSGI's, as supervisor's log has it, and those of gunicorn and of Python's logging.
+# _TIME = re.compile(r"\[?(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,]\d+)? ?([+-]\d{4})?")
+# #: What the journal prints before a message: the time, the host, the program and its process.
+# _HEAD = re.compile(r"\S+ \S+ [^\s\[]+\[(\d+)\]: ")
+# #: Lines of a traceback that are not indented, but for the exception that ends it.
+# _CHAINED = re.compile(
+#     r"Traceback \(most recent call last\):|The above exception was the direct cause|During handling of the above"
+# )
+#
+#
+# @dataclasses.dataclass(frozen=True)
+# class Selection:
+#     """Lines of a log.
+#
+#     Attributes:
+#         lines: their number, the last ones.
+#         since: the time (seconds since 1970) of the first one, or None.
+#         until: that of the last one, or None.
+#         grep: a regular expression of Perl that they contain; one without capitals also finds capitals. Empty for all.
+#         level: the least severe level, a key of `LEVELS`; empty for all.
+#         request: the id of a request, or its begin; empty for all.
+#     """
+#
+#     lines: int
+#     since: float | None = None
+#     until: float | None = None
+#     grep: str = ""
+#     level: str = ""
+#     request: str = ""
+#
+#     @property
+#     def is_plain(self) -> bool:
+#         """Whether it is just the last lines."""
+#         return self == Selection(self.lines)
+#
+#
+# def parse(
+#     lines: object = 50, since: object = "", until: object = "", grep: object = "", level: object = "", id: object = ""
+# ) -> Selection:
+#     """Return the selection of the arguments of `django.logs`.
+#
+#     Raises:
+#         DeploymentError: one of them is not what it has to be.
+#     """
+#     number = str(lines)
+#     if not number.isdecimal() or not 0 < int(number) <= MOST:
+#         raise DeploymentError(f"lines is a number from 1 to {MOST}, not {lines!r}")
+#     pattern, severity, request = (str(value or "") for value in (grep, level, id))
+#     if len(pattern) > _LONGEST or not pattern.isprintable():
+#         raise DeploymentError(f"grep is a regular expression of at most {_LONGEST} printable characters")
+#     if severity and severity not in LEVELS:
+#         raise DeploymentError(f"level is one of {', '.join(LEVELS)}, not {severity!r}")
+#     if request and not _ID.fullmatch(request):
+#         raise DeploymentError(f"{request!r} is not the id of a request", hint="give at least its first six characters")
+#     begin, end = moment(since, "since"), moment(until, "until")
+#     return Selection(int(number), begin, end, pattern, severity, request)
+#
+#
+# def moment(given: object, name: str) -> float | None:
+#     """Return a time (seconds since 1970) that is given as a duration before now, a time of today, or a date and time.
+#
+#     Raises:
+#         DeploymentError: it is none of them.
+#     """
+#     text = str(given if given is not None else "").strip()
+#     if isinstance(given, int):  # Salt's command line reads 14:30 as YAML does, a number of base 60
+#         minutes, rest = divmod(given, 60)
+#         text = (
+#             f"{minutes}:{rest:02}"
+#             if minutes < 60 * 24 and given < 60 * 24
+#             else f"{minutes // 60}:{minutes % 60}:{rest}"
+#         )
+#     if not text:
+#         return None
+#     if re.fullmatch(r"\d+(s|m|h|d)", text):
+#         return time.time() - seconds(text)
+#     now = datetime.now()
+#     if text in _WORDS:
+#         return now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() - 86400 * _WORDS[text]
+#     is_utc = text.endswith("Z")
+#     for form in _FORMATS:
+#         try:
+#             found = datetime.strptime(text.removesuffix("Z").replace("T", " "), form)
+#         except ValueError:
+#             continue
+#         found = found if "%Y" in form else found.replace(year=now.year, month=now.month, day=now.day)
+#         return (found.astimezone() if not is_utc else datetime.fromisoformat(f"{found}+00:00")).timestamp()
+#     raise DeploymentError(
+#         f"{name} is not a time: {text!r}",
+#         hint=f"{name}=1h, {name}=14:30, {name}='2026-11-27 14:30', or today or yesterday",
+#     )
+#
+#
+# def of_journal(selection: Selection) -> list[str]:
+#     """Return the options of journalctl for a selection; each begins with its own name, whatever the text is."""
+#     since, until = selection.since, selection.until
+#     return [
+#         *([f"--since=@{since:.0f}"] if since is not None else []),
+#         *([f"--until=@{until:.0f}"] if until is not None else []),
+#         *([f"--grep={selection.grep}"] if selection.grep else []),
+#         *([f"--priority={LEVELS[selection.level]}"] if selection.level else []),
+#     ]
+#
+#
+# def of_grep(pattern: str) -> list[str]:
+#     """Return the grep that finds a regular expression as journalctl does."""
+#     case = ["--ignore-case"] if pattern == pattern.lower() else []
+#     return ["grep", "--perl-regexp", "--text", *case, f"--regexp={pattern}"]
+#
+#
+# def between(lines: Sequence[str], selection: Selection) -> list[str]:
+#     """Return the lines of a file between the times of a selection; one without a time has that of the line before.
+#
+#     Raises:
+#         DeploymentError: none of them has a time.
+#     """
+#     if selection.since is None and selection.until is None:
+#         return [*lines]
+#     timed = [*_timed(lines)]
+#     if lines and not any(when for when, _line in timed):
+#         raise DeploymentError("lines of this log have no time", hint="leave out since and until")
+#     first, last = selection.since or 0.0, selection.until or float("inf")
+#     return [line for when, line in timed if first <= when <= last]
+#
+#
+# def _timed(lines: Sequence[str]) -> Iterator[tuple[float, str]]:
+#     when = 0.0
+#     for line in lines:
+#         if found := _TIME.match(line):
+#             try:
+#                 zone = f"{found[3][:3]}:{found[3][3:]}" if found[3] else ""
+#                 when = datetime.fromisoformat(f"{found[1]} {found[2]}{zone}").timestamp()
+#             except (ValueError, OverflowError):  # no time, though it looks like one
+#                 pass
+#         yield when, line
+#
+#
+# def of_request(lines: Sequence[str], request: str) -> list[str]:
+#     """Return the lines of a log that name a request, each with the traceback that follows it in its process."""
+#     found: list[str] = []
+#     is_frame: dict[str, bool] = {}  # whether the last line of a process that was taken is one of a traceback's frames
+#     for line in lines:
+#         head = _HEAD.match(line)
+#         process = head[1] if head else ""
+#         text = line[head.end() :] if head else _TIME.sub("", line, count=1).removeprefix(" ")
+#         if request in text:
+#             found.append(line)
+#             is_frame[process] = False
+#         elif process in is_frame:
+#             if not text or text[0].isspace() or _CHAINED.match(text) or is_frame[process]:
+#                 found.append(line)
+#                 is_frame[process] = text[:1].isspace()
+#             else:
+#                 del is_frame[process]
+#     return found
 #: django_formula/process/supervisor.py
 # """supervisor as process manager, where systemd is not PID 1 or the pillar chooses it: a program for each release."""
 #
@@ -41089,7 +41281,7 @@ def _clear(home: str, folder: str) -> None:
 # import signal
 # import socket
 # import time
-# from collections.abc import Mapping
+# from collections.abc import Mapping, Sequence
 # from pathlib import Path
 # from typing import Any, NamedTuple
 #
@@ -41097,11 +41289,13 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.container import host as container_host
 # from django_formula.container import program as container_program
 # from django_formula.host import commands, daemons, file, proc, template, users
-# from django_formula.host.commands import DeploymentError, seconds
+# from django_formula.host.commands import Command, DeploymentError, seconds
 # from django_formula.kind import kinds
 # from django_formula.process import contract, reaped
+# from django_formula.process import selection as selections
 # from django_formula.process.command import ProjectCommand
 # from django_formula.process.contract import ProcessManager, unit
+# from django_formula.process.selection import Selection
 # from django_formula.server import servers
 # from django_formula.site.sites import Site
 # from django_formula.untrusted import delegate
@@ -41123,6 +41317,8 @@ def _clear(home: str, folder: str) -> None:
 # _SETTLED = 2.0
 # #: More bytes than supervisor lets a log file have.
 # _OUTPUT = 16 << 20
+# #: Bytes at the end of a log file that are searched: two files have no more than is kept of an output.
+# _SEARCHED = 7 << 20
 # #: Seconds for an answer of supervisor or the end of a log; and for a leftover server to end.
 # _PATIENCE, _LEFTOVER = 10.0, 10.0
 # _NO_SANDBOX = (
@@ -41375,9 +41571,40 @@ def _clear(home: str, folder: str) -> None:
 #         Raises:
 #             DeploymentError: the log cannot be read.
 #         """
+#         files, user = _files(site, release, part)
+#         return _tail(files, lines, user=user)
+#
+#     def search(self, site: Site, releases: Sequence[Path], selection: Selection, part: str = "") -> str:
+#         """Return the lines of a part's log files that a selection has; of each file the end is read.
+#
+#         Raises:
+#             DeploymentError: a log cannot be read, or has no levels or no times.
+#         """
+#         _refuse_level(site, selection)
+#         found: list[str] = []
+#         for release in releases:
+#             files, user = _files(site, release, part)
+#             for path in files:
+#                 argv = ["tail", f"--bytes={_SEARCHED}", "--", str(path)]
+#                 text = commands.run(argv, doing="reading the log", user=user, timeout=_PATIENCE)
+#                 found += selections.between(text.splitlines(), selection)
+#         if selection.request:
+#             found = selections.of_request(found, selection.request)
+#         return "\n".join(_matching(site, found, selection.grep)[-selection.lines :])
+#
+#     def follow(self, site: Site, release: Path, selection: Selection, part: str = "") -> list[str]:
+#         """Return the command that follows the log file of a part, through its rotation.
+#
+#         Raises:
+#             DeploymentError: the log has no levels, or is not searched while it is followed.
+#         """
+#         _refuse_level(site, selection)
+#         if selection.grep:
+#             raise DeploymentError("grep and follow exclude each other under supervisor", hint="leave out one of them")
 #         path = log_file(site, release, part)
-#         logs = [one for one in (path.with_name(f"{path.name}.1"), path) if Foreign(one.parent, one.name).is_file()]
-#         return _tail(logs, lines, user=site.user if path.parent == site.log.top else None)
+#         user = _identity(site) if path.parent == site.log.top else []
+#         own = [f"--lines={selection.lines}", "--follow=name", "--retry", "--", str(path)]
+#         return [*user, *(["--"] if user else []), "tail", *own]
 #
 #     def where_the_log_is(self, site: Site, release: Path, part: str = "") -> str:
 #         """Return the path of a part's log."""
@@ -41570,6 +41797,35 @@ def _clear(home: str, folder: str) -> None:
 #     return OUTPUT / f"{unit(site, release, part)}.log"
 #
 #
+# def _files(site: Site, release: Path, part: str) -> tuple[list[Path], str | None]:
+#     """Return the log files of a part, the rotated one first, and as which user they are read; None is root."""
+#     path = log_file(site, release, part)
+#     files = [one for one in (path.with_name(f"{path.name}.1"), path) if Foreign(one.parent, one.name).is_file()]
+#     return files, site.user if path.parent == site.log.top else None
+#
+#
+# def _refuse_level(site: Site, selection: Selection) -> None:
+#     if selection.level:
+#         raise DeploymentError(
+#             f"the log files of {site.name} have no levels: only the journal has",
+#             hint="search for a text instead: grep='Traceback|Error'",
+#         )
+#
+#
+# def _matching(site: Site, lines: list[str], pattern: str) -> list[str]:
+#     """Return the lines that a regular expression matches; grep has limits for what it costs, and Python none.
+#
+#     Raises:
+#         DeploymentError: it is no regular expression.
+#     """
+#     if not pattern:
+#         return lines
+#     argv = selections.of_grep(pattern)
+#     command = Command(argv, doing="searching the log", user=site.user, timeout=_PATIENCE, stdin="\n".join(lines))
+#     ended = commands.execute(command)
+#     return [] if ended.code == 1 else commands.check(command, ended).splitlines()
+#
+#
 # def _is_written(path: Path, since: float) -> bool:
 #     try:
 #         return os.lstat(path).st_mtime >= since - _TICK
@@ -41593,6 +41849,7 @@ def _clear(home: str, folder: str) -> None:
 # Why each release has units of its own: docs/decisions/0003.
 # """
 #
+# import dataclasses
 # import os
 # import re
 # import time
@@ -41605,11 +41862,13 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.container import unit as container_unit
 # from django_formula.host import commands, daemons, file, proc, template
 # from django_formula.host import units as host_units
-# from django_formula.host.commands import DeploymentError, seconds
+# from django_formula.host.commands import Command, DeploymentError, seconds
 # from django_formula.kind import kinds
 # from django_formula.process import contract, sandbox, transient
+# from django_formula.process import selection as selections
 # from django_formula.process.command import ProjectCommand
 # from django_formula.process.contract import ProcessManager, unit
+# from django_formula.process.selection import Selection
 # from django_formula.server import servers
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import Log, in_command
@@ -41620,6 +41879,8 @@ def _clear(home: str, folder: str) -> None:
 # SERVICE, SOCKET = (f"{kinds.FILES}{name}" for name in kinds.PROCESS_MANAGERS["systemd"])
 # (WORKER,) = (f"{kinds.FILES}{name}" for name in kinds.WORKER_TEMPLATES["systemd"])
 #
+# #: How lines of the journal are printed.
+# _SHOWN = ("--output", "short-iso", "--no-pager", "--quiet")
 # #: The program that binds the socket of a server to which systemd cannot pass one.
 # LISTEN = "django_formula_listen.py"
 # #: Where the control groups are mounted; each unit has its own.
@@ -41800,8 +42061,30 @@ def _clear(home: str, folder: str) -> None:
 #         """
 #         name = unit(site, release, part)
 #         which = _of_container(name) if containers.of_release(release) else ["--unit", name]
-#         argv = ["journalctl", *which, "--lines", str(lines), "--output", "short-iso", "--no-pager", "--quiet"]
-#         return commands.run(argv, doing="reading the journal")
+#         return _journal([*which, "--lines", str(lines)])
+#
+#     def search(self, site: Site, releases: Sequence[Path], selection: Selection, part: str = "") -> str:
+#         """Return the lines that a part of some releases logged to the journal.
+#
+#         Raises:
+#             DeploymentError: the journal cannot be read, or has no levels.
+#         """
+#         which = _which(site, releases, selection, part)
+#         if selection.request:
+#             return _of_request(which, selection)
+#         # With --grep and --lines journalctl prints the newest line first.
+#         back = ["--reverse"] if selection.grep else []
+#         text = _journal([*which, *back, *selections.of_journal(selection), f"--lines={selection.lines}"])
+#         return "\n".join(reversed(text.splitlines())) if back else text
+#
+#     def follow(self, site: Site, release: Path, selection: Selection, part: str = "") -> list[str]:
+#         """Return the command that follows the journal of a part.
+#
+#         Raises:
+#             DeploymentError: the journal has no levels.
+#         """
+#         own = ["--follow", f"--lines={selection.lines}", *selections.of_journal(selection)]
+#         return ["journalctl", *_which(site, [release], selection, part), *_SHOWN, *own]
 #
 #     def where_the_log_is(self, site: Site, release: Path, part: str = "") -> str:
 #         """Return the command that prints the journal of a release's part."""
@@ -41860,6 +42143,50 @@ def _clear(home: str, folder: str) -> None:
 #     """Return how journalctl selects the lines of a unit and of its container, which podman 5 logs from another unit."""
 #     own = [f"_SYSTEMD_UNIT={name}.service", "+", "_PID=1", f"UNIT={name}.service"]
 #     return [*own, "+", "_UID=0", f"SYSLOG_IDENTIFIER={name}"]  # which others may write too, as other users
+#
+#
+# def _which(site: Site, releases: Sequence[Path], selection: Selection, part: str) -> list[str]:
+#     """Return how journalctl selects the lines of a part of some releases.
+#
+#     Raises:
+#         DeploymentError: they are in containers, of whose lines the journal does not know the levels.
+#     """
+#     contained = [release for release in releases if containers.of_release(release)]
+#     if contained and selection.level:
+#         raise DeploymentError(
+#             f"the journal does not have the levels of {site.name}'s lines, which come from a container",
+#             hint="search for a text instead: grep='Traceback|Error'",
+#         )
+#     if not contained:
+#         return [f"--unit={unit(site, release, part)}" for release in releases]
+#     each = [_of_container(unit(site, release, part)) for release in releases]
+#     return [word for number, words in enumerate(each) for word in (["+"] if number else []) + words]
+#
+#
+# def _of_request(which: Sequence[str], selection: Selection) -> str:
+#     """Return the lines of the journal that name a request, with their tracebacks: those that follow within seconds."""
+#     times = dataclasses.replace(selection, grep="", request="")
+#     words = [f"--grep={re.escape(selection.request)}", f"--lines={selection.lines}", "--reverse"]
+#     shown = ("--output", "short-unix", *_SHOWN[2:])
+#     found = _journal([*which, *selections.of_journal(times), *words], shown)
+#     when = [float(time) for time in re.findall(r"(?m)^(\d+\.\d+) ", found)]
+#     if not when:
+#         return ""
+#     around = dataclasses.replace(times, since=min(when) - 1, until=max(when) + 2)
+#     text = _journal([*which, *selections.of_journal(around)])
+#     return "\n".join(selections.of_request(text.splitlines(), selection.request)[-selection.lines :])
+#
+#
+# def _journal(words: Sequence[str], shown: Sequence[str] = _SHOWN) -> str:
+#     """Return what journalctl prints; with --grep it exits with 1 where it finds nothing.
+#
+#     Raises:
+#         DeploymentError: it fails, or prints too much.
+#     """
+#     command = Command(["journalctl", *words, *shown], doing="reading the journal")
+#     ended = commands.execute(command)
+#     is_without = ended.code == 1 and not ended.printed and not ended.errors
+#     return "" if is_without else commands.check(command, ended)
 #
 #
 # def _around(site: Site, release: Path, variables: Mapping[str, Any], writable: Sequence[Path]) -> dict[str, Any]:
@@ -61150,6 +61477,149 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _without_commands(site: Site, stage: str) -> dict[str, Any]:
 #     return {**site.config, "commands": {**site.config["commands"], stage: []}}
+#: django_formula/verbs/logs.py
+# """What a site has logged: `django.logs`, with the lines of one request from the proxy to the traceback."""
+#
+# import contextlib
+# import shutil
+# import signal
+# import subprocess
+# import sys
+# from collections.abc import Mapping, Sequence
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.host import commands
+# from django_formula.host.commands import DeploymentError, redact
+# from django_formula.process import selection as selections
+# from django_formula.process.contract import ProcessManager
+# from django_formula.process.selection import Selection
+# from django_formula.proxy import proxies
+# from django_formula.release import instances, releases
+# from django_formula.release.releases import Release
+# from django_formula.secret import secrets as secret_secrets
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.untrusted.text import in_command, tell
+# from django_formula.verbs import status as verbs_status
+# from django_formula.verbs import workers as verbs_workers
+#
+#
+# def show(name: str, lines: object = 50, worker: str | None = None, **asked: Any) -> str:
+#     """Return the last lines of the log of the active release's server, or of one of its workers.
+#
+#     With a time, a text, a level or the id of a request these are looked for in all releases on the host. Before a first
+#     release the lines are those of the newest that failed, after its error.
+#
+#     Args:
+#         asked: the other arguments of `process.selection.parse`.
+#
+#     Raises:
+#         DeploymentError: there is no such release or worker, an argument is wrong, or the log cannot be read.
+#     """
+#     site, selection = sites.find(name), selections.parse(lines, **asked)
+#     release, manager = _logging(site, worker)
+#     notice = verbs_status.failure_notice(release)
+#     try:
+#         text = _text(site, release, manager, selection, worker or "")
+#     except DeploymentError:
+#         if not notice:
+#             raise
+#         text = ""  # its application server was never started
+#     if notice:
+#         text = f"{notice}:\n{release.record['error']}\n{text}"
+#     return redact(text, secret_secrets.known(site))
+#
+#
+# def follow(
+#     name: str, lines: object, worker: str | None, host: str, *, salt_call: Sequence[str] | None, **asked: Any
+# ) -> str:
+#     """Print lines of the log, and new ones as they come, until Ctrl-C.
+#
+#     Args:
+#         host: how people reach this host by ssh.
+#         salt_call: None where what this process prints is seen at once. Otherwise the command is returned that has a
+#             terminal: this verb by salt-call, as this host runs it, or without salt-call what it runs itself.
+#         asked: the other arguments of `process.selection.parse`.
+#
+#     Raises:
+#         DeploymentError: there is no such release or worker, or an argument is wrong.
+#     """
+#     site, selection = sites.find(name), selections.parse(lines, **asked)
+#     if selection.request or selection.until is not None:
+#         raise DeploymentError("follow shows what comes: leave out until and id")
+#     release, manager = _logging(site, worker)
+#     argv = manager.follow(site, release.path, selection, worker or "")
+#     if salt_call is not None:
+#         words = [f"{key}={value}" for key, value in {"worker": worker, **asked}.items() if value]
+#         verb = [*salt_call, "django.logs", name, str(lines), *words, "follow=True"] if salt_call else argv
+#         return f"following needs a terminal: {in_command('ssh', '-t', host, in_command(*verb))}"
+#     secrets = secret_secrets.known(site)
+#     with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:  # noqa: S603 # nosec B603
+#         assert process.stdout is not None  # noqa: S101
+#         with contextlib.suppress(KeyboardInterrupt):
+#             for line in process.stdout:
+#                 tell(redact(line.decode(errors="replace").rstrip("\n"), secrets))
+#         process.send_signal(signal.SIGTERM)
+#     return ""
+#
+#
+# def salt_call(opts: Mapping[str, Any]) -> list[str] | None:
+#     """Return how this host runs salt-call, empty where it has none; None where this process prints to a terminal."""
+#     if opts.get("__cli") == "salt-call" and sys.stdout.isatty():
+#         return None
+#     local = ["--local"] if opts.get("file_client") == "local" else []
+#     return ["salt-call", *local] if shutil.which("salt-call") else []
+#
+#
+# def _logging(site: Site, worker: str | None) -> tuple[Release, ProcessManager]:
+#     """Return the release whose log is meant, and what runs it.
+#
+#     Raises:
+#         DeploymentError: there is no such release or worker.
+#     """
+#     release = verbs_status.newest_release(site)
+#     verbs_workers.check_name(release, worker)
+#     verbs_workers.refuse_without_server(release, worker)
+#     return release, instances.process_manager(site, release.path)
+#
+#
+# def _text(site: Site, release: Release, manager: ProcessManager, selection: Selection, part: str) -> str:
+#     if selection.is_plain:
+#         return manager.log(site, release.path, selection.lines, part)
+#     started = [one.path for one in releases.releases(site) if (one.path / "config/instance.json").exists()]
+#     ours = [path for path in started if instances.process_manager(site, path) is manager] or [release.path]
+#     text = manager.search(site, ours, selection, part)
+#     return "\n".join([*_of_proxy(site, selection), text]) if selection.request else text
+#
+#
+# def _of_proxy(site: Site, selection: Selection) -> list[str]:
+#     """Return the lines of the proxy's access log about a request; why there are none, where it has no ids."""
+#     proxy = proxies.serving(site)
+#     if not proxy:
+#         return []
+#     if site.config["proxy"]["access_log"] != "json":
+#         return [f"the access log of {proxy.KIND.title} has no ids: set {site.at}:proxy:access_log: json"]
+#     log = Path(proxy.DAEMON.log).with_name(f"django-{site.name}.log")
+#     return _found([path for path in (log.with_name(f"{log.name}.1"), log) if path.is_file()], selection)
+#
+#
+# def _found(files: Sequence[Path], selection: Selection) -> list[str]:
+#     """Return the last lines of files that have the id of a request."""
+#     if not files:
+#         return []
+#     argv = [
+#         "grep",
+#         "--fixed-strings",
+#         "--text",
+#         "--no-filename",
+#         f"--regexp={selection.request}",
+#         "--",
+#         *map(str, files),
+#     ]
+#     command = commands.Command(argv, doing="searching the access log", only_the_end=True)
+#     ended = commands.execute(command)
+#     return [] if ended.code == 1 else commands.check(command, ended).splitlines()[-selection.lines :]
 #: django_formula/verbs/operations.py
 # """The verbs of the execution module: release, rollback, rotation, …; each uses what the last apply left on the host.
 #
@@ -61172,11 +61642,11 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy.deployment import Changes, Deployment
 # from django_formula.host import environment_files
 # from django_formula.host import file as host_file
-# from django_formula.host.commands import DeploymentError, redact
+# from django_formula.host.commands import DeploymentError
 # from django_formula.project import command as project_command
 # from django_formula.project import program
 # from django_formula.proxy import maintenance as proxy_maintenance
-# from django_formula.release import claim, instances, releases
+# from django_formula.release import claim, releases
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets as secret_secrets
 # from django_formula.site import sites
@@ -61577,30 +62047,6 @@ def _clear(home: str, folder: str) -> None:
 #     site = sites.find(name)
 #     with site.lock(asked_by).held():
 #         return verbs_workers.restart(site, _live(site), worker)
-#
-#
-# def logs(name: str, lines: int, worker: str | None = None) -> str:
-#     """Return the last lines of the log of the active release's server, or of one of its workers.
-#
-#     Before a first release those of the newest that failed, after its error.
-#
-#     Raises:
-#         DeploymentError: there is no such release or worker, or the log cannot be read.
-#     """
-#     site = sites.find(name)
-#     release = verbs_status.newest_release(site)
-#     verbs_workers.check_name(release, worker)
-#     verbs_workers.refuse_without_server(release, worker)
-#     manager, notice = instances.process_manager(site, release.path), verbs_status.failure_notice(release)
-#     try:
-#         text = manager.log(site, release.path, int(lines), worker or "")
-#     except DeploymentError:
-#         if not notice:
-#             raise
-#         text = ""  # its application server was never started
-#     if notice:
-#         text = f"{notice}:\n{release.record['error']}\n{text}"
-#     return redact(text, secret_secrets.known(site))
 #
 #
 # # The first account of a project that has users: `django.superuser`

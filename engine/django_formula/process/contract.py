@@ -6,7 +6,7 @@ whose parts are their names.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from django_formula.host.commands import seconds
 from django_formula.host.folders import Folder
 from django_formula.kind import kinds
 from django_formula.process.command import ProjectCommand
+from django_formula.process.selection import Selection
 from django_formula.site.sites import Site
 from django_formula.untrusted.foreign import Foreign
 
@@ -125,6 +126,22 @@ class ProcessManager(ABC):
 
         Raises:
             DeploymentError: the log cannot be read.
+        """
+
+    @abstractmethod
+    def search(self, site: Site, releases: Sequence[Path], selection: Selection, part: str = "") -> str:
+        """Return the lines of a part's logs, in several releases, that a selection has.
+
+        Raises:
+            DeploymentError: the log cannot be read, or does not have what the selection asks for.
+        """
+
+    @abstractmethod
+    def follow(self, site: Site, release: Path, selection: Selection, part: str = "") -> list[str]:
+        """Return the command that prints the lines of a part's log, and goes on with new ones.
+
+        Raises:
+            DeploymentError: the log does not have what the selection asks for.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +15,13 @@ from django_formula.container import containers, images
 from django_formula.container import host as container_host
 from django_formula.container import program as container_program
 from django_formula.host import commands, daemons, file, proc, template, users
-from django_formula.host.commands import DeploymentError, seconds
+from django_formula.host.commands import Command, DeploymentError, seconds
 from django_formula.kind import kinds
 from django_formula.process import contract, reaped
+from django_formula.process import selection as selections
 from django_formula.process.command import ProjectCommand
 from django_formula.process.contract import ProcessManager, unit
+from django_formula.process.selection import Selection
 from django_formula.server import servers
 from django_formula.site.sites import Site
 from django_formula.untrusted import delegate
@@ -41,6 +43,8 @@ _FIRST = 2.0
 _SETTLED = 2.0
 #: More bytes than supervisor lets a log file have.
 _OUTPUT = 16 << 20
+#: Bytes at the end of a log file that are searched: two files have no more than is kept of an output.
+_SEARCHED = 7 << 20
 #: Seconds for an answer of supervisor or the end of a log; and for a leftover server to end.
 _PATIENCE, _LEFTOVER = 10.0, 10.0
 _NO_SANDBOX = (
@@ -293,9 +297,40 @@ class Supervisor(ProcessManager):
         Raises:
             DeploymentError: the log cannot be read.
         """
+        files, user = _files(site, release, part)
+        return _tail(files, lines, user=user)
+
+    def search(self, site: Site, releases: Sequence[Path], selection: Selection, part: str = "") -> str:
+        """Return the lines of a part's log files that a selection has; of each file the end is read.
+
+        Raises:
+            DeploymentError: a log cannot be read, or has no levels or no times.
+        """
+        _refuse_level(site, selection)
+        found: list[str] = []
+        for release in releases:
+            files, user = _files(site, release, part)
+            for path in files:
+                argv = ["tail", f"--bytes={_SEARCHED}", "--", str(path)]
+                text = commands.run(argv, doing="reading the log", user=user, timeout=_PATIENCE)
+                found += selections.between(text.splitlines(), selection)
+        if selection.request:
+            found = selections.of_request(found, selection.request)
+        return "\n".join(_matching(site, found, selection.grep)[-selection.lines :])
+
+    def follow(self, site: Site, release: Path, selection: Selection, part: str = "") -> list[str]:
+        """Return the command that follows the log file of a part, through its rotation.
+
+        Raises:
+            DeploymentError: the log has no levels, or is not searched while it is followed.
+        """
+        _refuse_level(site, selection)
+        if selection.grep:
+            raise DeploymentError("grep and follow exclude each other under supervisor", hint="leave out one of them")
         path = log_file(site, release, part)
-        logs = [one for one in (path.with_name(f"{path.name}.1"), path) if Foreign(one.parent, one.name).is_file()]
-        return _tail(logs, lines, user=site.user if path.parent == site.log.top else None)
+        user = _identity(site) if path.parent == site.log.top else []
+        own = [f"--lines={selection.lines}", "--follow=name", "--retry", "--", str(path)]
+        return [*user, *(["--"] if user else []), "tail", *own]
 
     def where_the_log_is(self, site: Site, release: Path, part: str = "") -> str:
         """Return the path of a part's log."""
@@ -486,6 +521,35 @@ def log_file(site: Site, release: Path, part: str = "") -> Path:
     if not part and servers.of_release(release).WRITES_LOG:
         return site.log.top / f"{release.name.split('-')[0]}.log"
     return OUTPUT / f"{unit(site, release, part)}.log"
+
+
+def _files(site: Site, release: Path, part: str) -> tuple[list[Path], str | None]:
+    """Return the log files of a part, the rotated one first, and as which user they are read; None is root."""
+    path = log_file(site, release, part)
+    files = [one for one in (path.with_name(f"{path.name}.1"), path) if Foreign(one.parent, one.name).is_file()]
+    return files, site.user if path.parent == site.log.top else None
+
+
+def _refuse_level(site: Site, selection: Selection) -> None:
+    if selection.level:
+        raise DeploymentError(
+            f"the log files of {site.name} have no levels: only the journal has",
+            hint="search for a text instead: grep='Traceback|Error'",
+        )
+
+
+def _matching(site: Site, lines: list[str], pattern: str) -> list[str]:
+    """Return the lines that a regular expression matches; grep has limits for what it costs, and Python none.
+
+    Raises:
+        DeploymentError: it is no regular expression.
+    """
+    if not pattern:
+        return lines
+    argv = selections.of_grep(pattern)
+    command = Command(argv, doing="searching the log", user=site.user, timeout=_PATIENCE, stdin="\n".join(lines))
+    ended = commands.execute(command)
+    return [] if ended.code == 1 else commands.check(command, ended).splitlines()
 
 
 def _is_written(path: Path, since: float) -> bool:

@@ -3,6 +3,7 @@
 Why each release has units of its own: docs/decisions/0003.
 """
 
+import dataclasses
 import os
 import re
 import time
@@ -15,11 +16,13 @@ from django_formula.container import host as container_host
 from django_formula.container import unit as container_unit
 from django_formula.host import commands, daemons, file, proc, template
 from django_formula.host import units as host_units
-from django_formula.host.commands import DeploymentError, seconds
+from django_formula.host.commands import Command, DeploymentError, seconds
 from django_formula.kind import kinds
 from django_formula.process import contract, sandbox, transient
+from django_formula.process import selection as selections
 from django_formula.process.command import ProjectCommand
 from django_formula.process.contract import ProcessManager, unit
+from django_formula.process.selection import Selection
 from django_formula.server import servers
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log, in_command
@@ -30,6 +33,8 @@ UNITS = Path("/etc/systemd/system")
 SERVICE, SOCKET = (f"{kinds.FILES}{name}" for name in kinds.PROCESS_MANAGERS["systemd"])
 (WORKER,) = (f"{kinds.FILES}{name}" for name in kinds.WORKER_TEMPLATES["systemd"])
 
+#: How lines of the journal are printed.
+_SHOWN = ("--output", "short-iso", "--no-pager", "--quiet")
 #: The program that binds the socket of a server to which systemd cannot pass one.
 LISTEN = "django_formula_listen.py"
 #: Where the control groups are mounted; each unit has its own.
@@ -210,8 +215,30 @@ class Systemd(ProcessManager):
         """
         name = unit(site, release, part)
         which = _of_container(name) if containers.of_release(release) else ["--unit", name]
-        argv = ["journalctl", *which, "--lines", str(lines), "--output", "short-iso", "--no-pager", "--quiet"]
-        return commands.run(argv, doing="reading the journal")
+        return _journal([*which, "--lines", str(lines)])
+
+    def search(self, site: Site, releases: Sequence[Path], selection: Selection, part: str = "") -> str:
+        """Return the lines that a part of some releases logged to the journal.
+
+        Raises:
+            DeploymentError: the journal cannot be read, or has no levels.
+        """
+        which = _which(site, releases, selection, part)
+        if selection.request:
+            return _of_request(which, selection)
+        # With --grep and --lines journalctl prints the newest line first.
+        back = ["--reverse"] if selection.grep else []
+        text = _journal([*which, *back, *selections.of_journal(selection), f"--lines={selection.lines}"])
+        return "\n".join(reversed(text.splitlines())) if back else text
+
+    def follow(self, site: Site, release: Path, selection: Selection, part: str = "") -> list[str]:
+        """Return the command that follows the journal of a part.
+
+        Raises:
+            DeploymentError: the journal has no levels.
+        """
+        own = ["--follow", f"--lines={selection.lines}", *selections.of_journal(selection)]
+        return ["journalctl", *_which(site, [release], selection, part), *_SHOWN, *own]
 
     def where_the_log_is(self, site: Site, release: Path, part: str = "") -> str:
         """Return the command that prints the journal of a release's part."""
@@ -270,6 +297,50 @@ def _of_container(name: str) -> list[str]:
     """Return how journalctl selects the lines of a unit and of its container, which podman 5 logs from another unit."""
     own = [f"_SYSTEMD_UNIT={name}.service", "+", "_PID=1", f"UNIT={name}.service"]
     return [*own, "+", "_UID=0", f"SYSLOG_IDENTIFIER={name}"]  # which others may write too, as other users
+
+
+def _which(site: Site, releases: Sequence[Path], selection: Selection, part: str) -> list[str]:
+    """Return how journalctl selects the lines of a part of some releases.
+
+    Raises:
+        DeploymentError: they are in containers, of whose lines the journal does not know the levels.
+    """
+    contained = [release for release in releases if containers.of_release(release)]
+    if contained and selection.level:
+        raise DeploymentError(
+            f"the journal does not have the levels of {site.name}'s lines, which come from a container",
+            hint="search for a text instead: grep='Traceback|Error'",
+        )
+    if not contained:
+        return [f"--unit={unit(site, release, part)}" for release in releases]
+    each = [_of_container(unit(site, release, part)) for release in releases]
+    return [word for number, words in enumerate(each) for word in (["+"] if number else []) + words]
+
+
+def _of_request(which: Sequence[str], selection: Selection) -> str:
+    """Return the lines of the journal that name a request, with their tracebacks: those that follow within seconds."""
+    times = dataclasses.replace(selection, grep="", request="")
+    words = [f"--grep={re.escape(selection.request)}", f"--lines={selection.lines}", "--reverse"]
+    shown = ("--output", "short-unix", *_SHOWN[2:])
+    found = _journal([*which, *selections.of_journal(times), *words], shown)
+    when = [float(time) for time in re.findall(r"(?m)^(\d+\.\d+) ", found)]
+    if not when:
+        return ""
+    around = dataclasses.replace(times, since=min(when) - 1, until=max(when) + 2)
+    text = _journal([*which, *selections.of_journal(around)])
+    return "\n".join(selections.of_request(text.splitlines(), selection.request)[-selection.lines :])
+
+
+def _journal(words: Sequence[str], shown: Sequence[str] = _SHOWN) -> str:
+    """Return what journalctl prints; with --grep it exits with 1 where it finds nothing.
+
+    Raises:
+        DeploymentError: it fails, or prints too much.
+    """
+    command = Command(["journalctl", *words, *shown], doing="reading the journal")
+    ended = commands.execute(command)
+    is_without = ended.code == 1 and not ended.printed and not ended.errors
+    return "" if is_without else commands.check(command, ended)
 
 
 def _around(site: Site, release: Path, variables: Mapping[str, Any], writable: Sequence[Path]) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from django_formula.deploy import rollback as deploy_rollback
 from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host import environment_files
 from django_formula.host import file as host_file
-from django_formula.host.commands import DeploymentError, redact
+from django_formula.host.commands import DeploymentError
 from django_formula.project import command as project_command
 from django_formula.project import program
 from django_formula.proxy import maintenance as proxy_maintenance
-from django_formula.release import claim, instances, releases
+from django_formula.release import claim, releases
 from django_formula.release.releases import Release
 from django_formula.secret import secrets as secret_secrets
 from django_formula.site import sites
@@ -424,30 +424,6 @@ def restart(name: str, worker: str | None = None, asked_by: str = "django.restar
     site = sites.find(name)
     with site.lock(asked_by).held():
         return verbs_workers.restart(site, _live(site), worker)
-
-
-def logs(name: str, lines: int, worker: str | None = None) -> str:
-    """Return the last lines of the log of the active release's server, or of one of its workers.
-
-    Before a first release those of the newest that failed, after its error.
-
-    Raises:
-        DeploymentError: there is no such release or worker, or the log cannot be read.
-    """
-    site = sites.find(name)
-    release = verbs_status.newest_release(site)
-    verbs_workers.check_name(release, worker)
-    verbs_workers.refuse_without_server(release, worker)
-    manager, notice = instances.process_manager(site, release.path), verbs_status.failure_notice(release)
-    try:
-        text = manager.log(site, release.path, int(lines), worker or "")
-    except DeploymentError:
-        if not notice:
-            raise
-        text = ""  # its application server was never started
-    if notice:
-        text = f"{notice}:\n{release.record['error']}\n{text}"
-    return redact(text, secret_secrets.known(site))
 
 
 # The first account of a project that has users: `django.superuser`

@@ -22,6 +22,7 @@ from django_formula.release import releases
 from django_formula.release import workers as release_workers
 from django_formula.release.workers import SwitchLock
 from django_formula.site import sites
+from django_formula.verbs import logs as verbs_logs
 from django_formula.verbs import operations, terminal
 from django_formula.worker import workers as worker_workers
 from world import commit
@@ -414,10 +415,10 @@ def test_restart_does_not_wait_for_tasks(busy):
 
 def test_log_of_a_worker(busy):
     busy.prints["journalctl"] = "a line\n"
-    assert operations.logs("blog", 20, "mail") == "a line\n"
+    assert verbs_logs.show("blog", 20, "mail") == "a line\n"
     assert busy.commands[-1][:3] == ["journalctl", "--unit", "django-blog-0002-mail"]
     with pytest.raises(DeploymentError, match="has no worker 'nail'"):
-        operations.logs("blog", 20, "nail")
+        verbs_logs.show("blog", 20, "nail")
 
 
 def test_dry_run_names_the_units(one):

@@ -16,6 +16,7 @@ from django_formula.kind import kinds
 from django_formula.release import claim as release_claim
 from django_formula.release.releases import Release
 from django_formula.verbs import fleet as verbs
+from django_formula.verbs import logs as verbs_logs
 from django_formula.verbs import operations
 from engine.deploy.test_deployment import ONE, THREE, TWO
 
@@ -465,7 +466,7 @@ def test_a_host_for_workers_runs_them_alone(workers):
     row = operations.status("blog")
     assert (row["running"], row["server"]) == (True, "") and "mail" in row["workers"]
     with pytest.raises(DeploymentError, match="has no application server on this host"):
-        operations.logs("blog", 10)
+        verbs_logs.show("blog", 10)
 
 
 def test_workers_change_in_the_switch_and_go_back(workers):

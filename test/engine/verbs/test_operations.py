@@ -12,6 +12,7 @@ from django_formula.project import command as project_command
 from django_formula.release import releases
 from django_formula.secret import secrets
 from django_formula.site import sites
+from django_formula.verbs import logs as verbs_logs
 from django_formula.verbs import operations, rotation, status, terminal
 from django_formula.virtualenv import virtualenvs
 from readers import read_environment
@@ -256,7 +257,7 @@ def test_before_a_first_release_commands_run_in_the_newest_one_that_failed(world
     world.answers = {"checks": ["security.W001: no middleware"]}
     assert operations.check("blog") == [notice, "security.W001: no middleware"]
     monkeypatch.setattr(systemd.MANAGER, "log", lambda _, release, lines, part: f"{release.name} {lines}")
-    assert operations.logs("blog", 7) == f"{notice}:\nstarting Django: no ink\n{TWO} 7"
+    assert verbs_logs.show("blog", 7) == f"{notice}:\nstarting Django: no ink\n{TWO} 7"
     world.fails["systemd-run"] = DeploymentError("exit 1")
     with pytest.raises(DeploymentError) as error:
         operations.manage("blog", *RUN)
@@ -297,12 +298,12 @@ def test_release_that_failed_before_it_had_a_configuration_runs_no_commands(worl
 
     monkeypatch.setattr(systemd.MANAGER, "log", no_log)
     notice = f"no release is live: this is {ONE}, which failed in the step virtualenv"
-    assert operations.logs("blog", 7) == f"{notice}:\nno such package\n"
+    assert verbs_logs.show("blog", 7) == f"{notice}:\nno such package\n"
 
 
 def test_attempt_that_left_no_release_has_nothing_to_run_in(world):
     fail(world, transient=True)
-    for run in (lambda: operations.manage("blog", *RUN), lambda: operations.logs("blog", 7)):
+    for run in (lambda: operations.manage("blog", *RUN), lambda: verbs_logs.show("blog", 7)):
         with pytest.raises(DeploymentError) as error:
             run()
         assert error.value.message == "blog has no live release"
@@ -588,5 +589,5 @@ def test_the_configuration_and_the_logs(two):
     assert operations.config("blog") == two.site.config
     key = host_file.read_json(two.site.secrets / "secret_key.json")["key"]
     two.prints["journalctl"] = f"a line with {key}\n"
-    assert operations.logs("blog", 7) == "a line with **********\n"
+    assert verbs_logs.show("blog", 7) == "a line with **********\n"
     assert two.commands[-1][:6] == ["journalctl", "--unit", "django-blog-0002", "--lines", "7", "--output"]
