@@ -26,7 +26,7 @@ from django_formula.proxy.reach import Rival
 from django_formula.release import disk, health, instances
 from django_formula.server import mod_wsgi
 from django_formula.site.sites import Site
-from django_formula.source import commits, mirror
+from django_formula.source import commits, mirror, submodule
 from django_formula.untrusted import delegate, foreign, reaper
 from django_formula.untrusted.foreign import Foreign
 from django_formula.virtualenv import interpreter, virtualenvs
@@ -263,7 +263,7 @@ class World:
         elif argv[:3] == ["python3", "-m", "venv"]:
             Path(argv[3]).mkdir(exist_ok=True)
         elif argv[0] not in SILENT and not argv[0].endswith(("/python", "/pip")):
-            assert argv[0] in ("npm", "make"), line
+            assert argv[0] in ("npm", "make", "sh"), line
         return self.prints.get(argv[0], "")
 
     def execute(self, command: Command) -> Ended:
@@ -503,6 +503,7 @@ def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
         (commits, "resolve"): world.resolve,
         (mirror, "has"): lambda site, commit: True,
         (commits, "export"): world.export,
+        (submodule, "entries"): lambda site, commit: [],
         (commits, "describe"): lambda site, commit: {"author": "Ada", "subject": commit[:7]},
         (commits, "commit_difference"): lambda site, old, new: {"files": 1},
         (delegate, "ask"): ask_here,

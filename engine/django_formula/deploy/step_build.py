@@ -10,7 +10,7 @@ from typing import Any
 
 from django_formula.container import containers, images
 from django_formula.container import file as container_file
-from django_formula.deploy import drift, preflight
+from django_formula.deploy import drift, kept_build, preflight
 from django_formula.deploy.deployment import Changes, Deployment
 from django_formula.host import commands, users
 from django_formula.host import file as host_file
@@ -158,14 +158,16 @@ def build(deployment: Deployment) -> Iterator[Changes]:
         return
     copied = virtualenv_packages.names(site)
     changes: Changes = {"commands": site.config["build"] or "none", "source": "compiled"}
-    yield {**changes, **({"packages": copied} if copied else {})}
+    changes |= {"packages": copied} if copied else {}
+    yield changes
     tree = Foreign(release.path / "source")
     build_user = users.owner(site.build_user, site.build_user)
     process_build_user.end_processes(site)
     for path, content in settings.files_of_build(site).items():
         settings.write_project_file(site, release.path / "source", path, content)
     tree.give(build_user, None, of=0)
-    _run_commands(site, release, tree)
+    kept = _run_commands(deployment, release, tree)
+    changes |= {"kept": kept} if kept else {}
     process_build_user.end_processes(site)
     tree.give(users.owner("root", site.user), GROUP, of=build_user[0])
     _link_shared(site, tree, fill=not deployment.aside)
@@ -176,7 +178,9 @@ def build(deployment: Deployment) -> Iterator[Changes]:
         release.update(container=containers.record(container))
 
 
-def _run_commands(site: Site, release: Release, tree: Foreign) -> None:
+def _run_commands(deployment: Deployment, release: Release, tree: Foreign) -> list[str]:
+    """Run the commands of the build; return those whose files are kept from an earlier one."""
+    site = release.site
     image, virtualenv = "", release.path / "virtualenv"
     if site.config.get("container"):  # whose image has no link of a release yet
         image, virtualenv = images.for_commands(site, release.path, release.record["virtualenv"])
@@ -186,8 +190,8 @@ def _run_commands(site: Site, release: Release, tree: Foreign) -> None:
         "PATH": f"{virtualenv}/bin:{commands.PATH}",
     }
 
-    def run(argv: list[str], doing: str) -> None:
-        process_build_user.run_as_build_user(
+    def run(argv: list[str], doing: str) -> str:
+        return process_build_user.run_as_build_user(
             site,
             argv,
             doing=doing,
@@ -199,15 +203,25 @@ def _run_commands(site: Site, release: Release, tree: Foreign) -> None:
             image=image,
         )
 
+    def run_each(build: list[str]) -> None:
+        for command in build:
+            log.info("%s: %s", site.name, command)
+            run(shlex.split(command), shlex.join(shlex.split(command)))
+
     if container_file.configured(site):
         made = container_file.working_folder(containers.engine(site), image)
         argv = [f"{virtualenv}/bin/python", "-I", "-S", "-c", TAKE, made, str(tree), release.facts["folder"]]
         run(argv, "copying what the Dockerfile has made")
-    for command in site.config["build"]:
-        log.info("%s: %s", site.name, command)
-        run(shlex.split(command), shlex.join(shlex.split(command)))
+    leading = kept_build.leading(site)
+    kept = kept_build.KeptBuild(release, tree, run, leading, deployment.findings.commit)
+    is_kept = kept.take()
+    run_each([] if is_kept else leading)
+    if not is_kept and not deployment.aside:
+        kept.keep()
+    run_each(site.config["build"][len(leading) :])
     with contextlib.suppress(DeploymentError):
         run([f"{virtualenv}/bin/python", "-I", "-S", "-c", COMPILE, str(tree)], "compiling the source")
+    return leading if is_kept else []
 
 
 def _make_writable(site: Site, tree: Foreign) -> None:
