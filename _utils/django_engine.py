@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "b32c001bb7aa7169"
+DIGEST = "66bfeb95e65c37a2"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -37790,8 +37790,8 @@ def _clear(home: str, folder: str) -> None:
 #         effective = as_given(site, given)
 #         problems += pillar_rules.contradictions(given, own, effective, site_rules, [host_scope], path)
 #         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
-#         own_channels = {name: one for name, one in site.get("notify", {}).items() if one != notify.get(name)}
-#         problems += [((*path, "notify", *key), text) for key, text in pillar_watch.contradictions(own_channels)]
+#         own_channels = pillar_watch.contradictions_of_site(site.get("notify", {}), notify)
+#         problems += [((*path, "notify", *key), text) for key, text in own_channels]
 #         problems += oversized(own, path)
 #         cache.settle_stores(site)
 #         fleet.settle_hosts(site)
@@ -40183,6 +40183,15 @@ def _clear(home: str, folder: str) -> None:
 #             yield (name, "format"), "has no effect with mail: remove it"
 #         elif channel["token"] and channel["format"] in ("apprise",):
 #             yield (name, "token"), "has no effect with format: apprise: write it into the URL"
+#
+#
+# def contradictions_of_site(own: Mapping[str, Any], host: Mapping[str, Any]) -> Iterator[Problem]:
+#     """Yield what contradicts itself in the channels of a site that are not the same as those of the host."""
+#     changed = {name: one for name, one in own.items() if one != host.get(name)}
+#     yield from contradictions(changed)
+#     for name, channel in changed.items():
+#         if channel["sites"] and channel["sites"] != (host.get(name) or {}).get("sites"):
+#             yield (name, "sites"), "has no effect in a channel of a site, which is about this site alone: remove it"
 #
 #
 # def compiled(layers: Mapping[str, Any], rules: Rules, configurations: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -66498,16 +66507,17 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any, NamedTuple
 #
 # from django_formula.deploy import switch_report
+# from django_formula.doctor.walks import Link
 # from django_formula.host import clock
 # from django_formula.host.commands import DeploymentError
-# from django_formula.proxy import proxies, reach
+# from django_formula.proxy import proxies
 # from django_formula.release import health
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.tls import certificates
 # from django_formula.untrusted.text import in_command, shown
 # from django_formula.verbs import operations
-# from django_formula.watch import decide, machine, problem, spool
+# from django_formula.watch import decide, machine, problem, spool, walk
 # from django_formula.watch.decide import Known, Message
 # from django_formula.watch.problem import Problem
 #
@@ -66523,6 +66533,10 @@ def _clear(home: str, folder: str) -> None:
 # _BACKUPS = {"hourly": 3 * 3600, "daily": 26 * 3600, "weekly": 7.5 * 86400, "monthly": 32 * 86400}
 # #: Seconds between two looks at the certificate that is served, and between two at the files of a release.
 # _SERVED, _DRIFT = 900, 86400
+# #: Seconds between two walks through a site that is down in the same way, and those after which no other one begins.
+# _WALK, _WALKING = 600, 10.0
+# #: Looks in which a queue grows and never shrinks, until that is a problem.
+# _GROWING = 10
 # #: Kinds that maintenance explains.
 # _EXPLAINED = ("down", "degraded", "worker")
 # #: Results of attempts, and the kind of the message about each.
@@ -66572,12 +66586,14 @@ def _clear(home: str, folder: str) -> None:
 #     names = sites.registered()
 #     units = machine.units()
 #     with ThreadPoolExecutor(_AT_ONCE) as pool:
-#         found = dict(zip(names, pool.map(lambda name: _of_site(name, state, config, now), names), strict=True))
+#         found = dict(zip(names, pool.map(lambda name: _of_any_site(name, state, config, now), names), strict=True))
 #     problems: Known = {}
 #     events: list[Message] = []
+#     walking = time.monotonic() + _WALKING
 #     for name, one in found.items():
 #         own, happened = machine.of_units(name, names, units, state)
-#         problems |= decide.found(name, [*one.problems, *own], need=one.need)
+#         own += _explained(name, one.problems, state, now, walking)
+#         problems |= decide.found(name, own, need=one.need)
 #         events += [*one.events, *(_event(name, *what, now) for what in happened)]
 #     state["units"] = machine.counters(units)
 #     own, happened = machine.of_host(_roots(names), state, config, now)
@@ -66601,6 +66617,17 @@ def _clear(home: str, folder: str) -> None:
 #     return {"what": "event", "site": site, "kind": kind, "text": text, "command": command, "since": now, **more}
 #
 #
+# def _of_any_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: float) -> _SiteSeen:
+#     """Return what a look finds at a site; that it cannot be looked at is a problem of this site alone."""
+#     try:
+#         return _of_site(name, state, config, now)
+#     except Exception as error:  # whatever it is, the other sites are looked at
+#         text = f"{type(error).__name__}: {shown(' '.join(str(error).split()))}"
+#         row = {"site": name, "damage": text, "release": "", "running": None}
+#         command = in_command("salt-call", "django.status", name)
+#         return _SiteSeen([Problem("watch", f"the watch cannot look at it: {text}", command, "look")], [], row)
+#
+#
 # def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: float) -> _SiteSeen:
 #     try:
 #         site = sites.find(name)
@@ -66608,20 +66635,44 @@ def _clear(home: str, folder: str) -> None:
 #     except (DeploymentError, OSError) as error:
 #         row = {"site": name, "damage": str(error).splitlines()[0], "release": "", "running": None}
 #         return _SiteSeen(problem.problems(row), [], row)
-#     found = [one for one in problem.problems(row) if one.kind != "failed"]  # of which the attempt is reported
+#     need = _DURING if _is_deployed(site) else decide.BAD
+#     left_out = {"failed"}  # the attempt has a message of its own
+#     left_out |= {"release"} if need == _DURING and not row["release"] else set()  # the first one is not there yet
+#     found = [one for one in problem.problems(row) if one.key not in left_out]
 #     own = state.setdefault("sites_seen", {}).setdefault(name, {})
 #     if row["running"] and not row["maintenance"]:
 #         found += _of_visit(site, row)
-#     found += [*_of_backups(site, row, now), *_of_queue(site, row, config), *_of_served(site, own, now)]
+#     found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
 #     if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
 #         own |= {"drift_at": now, "drift": _drift(name)}
 #     if config.get("drift") and own.get("drift"):
 #         command = in_command("salt-call", "django.drift", name)
 #         found.append(Problem("drift", f"{own['drift']} files differ from the active release", command, "drift"))
-#     need = _DURING if _is_deployed(site) else decide.BAD
-#     if need == _DURING and not row["release"]:  # the first release is not there yet
-#         found = [one for one in found if one.key != "release"]
 #     return _SiteSeen(found, list(_attempts(site, own, now)), row, need)
+#
+#
+# def _explained(name: str, found: list[Problem], state: dict[str, Any], now: float, walking: float) -> list[Problem]:
+#     """Return the problems of a site with the broken link and what cures it, where a second look has it down.
+#
+#     Args:
+#         walking: the monotonic time after which no other walk begins; the next look begins with those that are left.
+#     """
+#     own = state.get("sites_seen", {}).get(name, {})
+#     down = [one.text for one in found if one.kind == "down"]
+#     kept = own.get("walk")
+#     if not down:
+#         own.pop("walk", None)
+#         return found
+#     if not kept or kept["of"] != down or now - kept["at"] > _WALK:
+#         is_new = not any(state.get("known", {}).get(f"{name}/down", {}).get("looks", []))
+#         if is_new or time.monotonic() > walking:
+#             return found
+#         own["walk"] = kept = {"of": down, "at": now, "link": walk.broken_link(name)}
+#     if not kept["link"]:
+#         return found
+#     link = Link(*kept["link"])
+#     rest = [one for one in found if one.kind != "down"]
+#     return [Problem("down", f"{link.name}: {link.text}", link.command or link.todo, "walk"), *rest]
 #
 #
 # def _is_deployed(site: Site) -> bool:
@@ -66637,13 +66688,11 @@ def _clear(home: str, folder: str) -> None:
 #     began = time.monotonic()
 #     text = visit(site)
 #     row["ms"] = round(1000 * (time.monotonic() - began))
-#     command = in_command("salt-call", "django.logs", site.name)
 #     path = health.page_path(site)
 #     if text:
-#         yield Problem("down", f"GET {path} {text}", command, "health")
-#         if unreached := reach.problem(site):
-#             yield Problem("down", f"visitors do not reach it: {unreached}", problem.APPLY, "unreached")
+#         yield Problem("down", f"GET {path} {text}", in_command("salt-call", "django.doctor", site.name), "health")
 #     elif row["ms"] > 1000 * SLOW:
+#         command = in_command("salt-call", "django.logs", site.name)
 #         yield Problem("degraded", f"GET {path} takes {row['ms'] / 1000:.1f} s", command, "slow")
 #
 #
@@ -66674,11 +66723,17 @@ def _clear(home: str, folder: str) -> None:
 #         yield Problem("backup", f"{text} ({schedule})", in_command("salt-call", "django.backup", site.name), "age")
 #
 #
-# def _of_queue(site: Site, row: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
-#     waiting = re.search(r"\bqueue [^;]*, (\d+) tasks wait", row.get("stores") or "")
-#     if waiting and int(waiting[1]) > config["queue"]:
-#         command = in_command("salt-call", "django.queue", site.name, "names=True")
-#         yield Problem("queue", f"{waiting[1]} tasks wait in its queue", command, "waiting")
+# def _of_queue(site: Site, row: Mapping[str, Any], own: dict[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
+#     found = re.search(r"\bqueue [^;]*, (\d+) tasks wait", row.get("stores") or "")
+#     own["waiting"] = waiting = [*own.get("waiting", []), int(found[1])][-_GROWING:] if found else []
+#     if not waiting:
+#         return
+#     command = in_command("salt-call", "django.queue", site.name, "names=True")
+#     if waiting[-1] > config["queue"]:
+#         yield Problem("queue", f"{waiting[-1]} tasks wait in its queue", command, "waiting")
+#     elif len(waiting) == _GROWING and waiting == sorted(waiting) and waiting[-1] >= waiting[0] + _GROWING:
+#         text = f"its queue has grown from {waiting[0]} to {waiting[-1]} tasks in {_GROWING} looks, and never shrunk"
+#         yield Problem("queue", text, command, "growing")
 #
 #
 # def _of_served(site: Site, own: dict[str, Any], now: float) -> list[Problem]:
@@ -67193,13 +67248,14 @@ def _clear(home: str, folder: str) -> None:
 #         kind: down, degraded, worker, queue, failed, schedule, backup, drill, certificate, disk, memory, drift,
 #             unmanaged, rebooted or watch.
 #         text: what is wrong, as one sentence without the name of the site.
-#         command: what cures it, or shows why where the project has to be corrected; empty where there is none.
+#         command: what cures it, or shows why where the project has to be corrected; empty where there is none. It is
+#             made by `untrusted.text.in_command`; of a site that is down it is the doctor's, or what to do.
 #         key: what it is about, within the site: the key of its row.
 #     """
 #
 #     kind: str
 #     text: str
-#     command: InCommand
+#     command: str
 #     key: str = ""
 #
 #
@@ -67494,13 +67550,13 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.folders import Folder
 # from django_formula.host.outcome import Outcome
 # from django_formula.site import sites
-# from django_formula.watch import spool
+# from django_formula.watch import spool, walk
 #
 # PROGRAM = Path("/usr/local/lib/django-formula/watch.pyz")
 # MODULE = "django_formula.watch.watch"
 # UNITS, CRON = Path("/etc/systemd/system"), Path("/etc/cron.d/django-watch")
 # TIMER, EVENTS = "django-watch.timer", "django-watch.path"
-# _NAMES = ("django-watch.service", TIMER, EVENTS, "django-notify@.service")
+# _NAMES = ("django-watch.service", TIMER, EVENTS, "django-notify@.service", "django-doctor@.service")
 # _RUN = f"/usr/bin/python3 -I {PROGRAM}"
 # _TEXTS = {
 #     "django-watch.service": """\
@@ -67511,7 +67567,7 @@ def _clear(home: str, folder: str) -> None:
 # [Service]
 # Type=oneshot
 # ExecStart={run} look
-# TimeoutStartSec=45
+# TimeoutStartSec=75
 # Nice=10
 # CPUWeight=20
 # MemoryMax=128M
@@ -67563,6 +67619,20 @@ def _clear(home: str, folder: str) -> None:
 # CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_KILL
 # ReadWritePaths=/var/lib/django-formula/watch/spool
 # RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+# """,
+#     # Without walls, as django.doctor runs: it has the proxy test its configuration.
+#     "django-doctor@.service": """\
+# [Unit]
+# Description=Walk through the Django site %i, which is down
+# StartLimitIntervalSec=0
+#
+# [Service]
+# Type=oneshot
+# ExecStart={run} walk %i
+# TimeoutStartSec={walk.PATIENCE}
+# Nice=10
+# MemoryMax=128M
+# UMask=0077
 # """,
 # }
 # _WALLS = """\
@@ -67650,7 +67720,8 @@ def _clear(home: str, folder: str) -> None:
 #         return Outcome("the watch of the host would be removed", changes)
 #     if daemons.has_systemd() and (UNITS / TIMER).exists():
 #         units.end_timer(TIMER, EVENTS)
-#         units.attempt("stop", "django-watch.service", "django-notify@*.service", doing="stopping the watch", timeout=30)
+#         running = (name.replace("@.", "@*.") for name in _NAMES if name.endswith(".service"))
+#         units.attempt("stop", *running, doing="stopping the watch", timeout=30)
 #     for path in present:
 #         file.remove_tree(path)
 #     for folder in (spool.CHANNELS, PROGRAM.parent):
@@ -67679,7 +67750,7 @@ def _clear(home: str, folder: str) -> None:
 #         return found
 #     paths = "\n".join(f"PathModified={path}" for path in wanted["deploys"])
 #     for name, text in _TEXTS.items():
-#         body = text.format(run=_RUN, walls=_WALLS, every=wanted["every"], paths=paths)
+#         body = text.format(run=_RUN, walls=_WALLS, every=wanted["every"], paths=paths, walk=walk)
 #         found[UNITS / name] = f"{config_files.OURS}\n{body}"
 #     return found
 #
@@ -67784,8 +67855,53 @@ def _clear(home: str, folder: str) -> None:
 #     now = time.time()
 #     kept = file.read_json(STATE / "quiet.json", {str: {"until": (int, float), "why": str, "by": str}}) or {}
 #     return {site: one for site, one in kept.items() if one["until"] > now}
+#: django_formula/watch/walk.py
+# """The walk of `django.doctor` through a site that is down, for the message about it.
+#
+# It is made by a unit of its own: a proxy that tests its configuration binds ports and opens logs, as the watch may not.
+# """
+#
+# import contextlib
+# import time
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.doctor import walks
+# from django_formula.host import daemons, file, units
+# from django_formula.host.commands import DeploymentError
+# from django_formula.site import sites
+# from django_formula.watch import spool
+#
+# #: Seconds that a walk may take.
+# PATIENCE = 20
+# _SHAPE = {"at": (int, float), "link": [(str, bool)]}
+#
+#
+# def main(name: str) -> int:
+#     """Walk through a site, and write its broken link; return the exit code."""
+#     began, broken = time.time(), walks.walk(sites.find(name), skip_network=True, explains=False).broken
+#     _path(name).parent.mkdir(mode=0o700, exist_ok=True)
+#     file.write_json(_path(name), {"at": began, "link": list(broken or ())}, mode=0o600, durable=False)
+#     return 0
+#
+#
+# def broken_link(name: str) -> list[Any]:
+#     """Return the broken link of a site, as `walks.Link` has it; empty where a walk finds none, or does not end."""
+#     began = time.time()
+#     if daemons.has_systemd():
+#         unit = f"django-doctor@{name}.service"
+#         units.attempt("start", unit, doing=f"walking through {name}", timeout=PATIENCE + 5)
+#     else:
+#         with contextlib.suppress(DeploymentError, OSError):
+#             main(name)
+#     walked = file.read_json(_path(name), _SHAPE)
+#     return walked["link"] if walked and walked["at"] >= began else []
+#
+#
+# def _path(name: str) -> Path:
+#     return spool.STATE / "walks" / f"{name}.json"
 #: django_formula/watch/watch.py
-# """The program of the watch, an archive that a timer runs: `look` at this host, or `send` what waits for a channel."""
+# """The program of the watch, an archive: `look` at this host, `walk` through a site, or `send` what waits."""
 #
 # from django_formula.host import lazy  # noqa: F401 - the others run when they are used
 #
@@ -67796,7 +67912,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.host import daemons, units
 # from django_formula.untrusted.text import tell
-# from django_formula.watch import decide, look, send, spool
+# from django_formula.watch import decide, look, send, spool, walk
 #
 # #: Seconds until a second look, where one has found something new.
 # AGAIN = 10.0
@@ -67806,7 +67922,9 @@ def _clear(home: str, folder: str) -> None:
 #
 # def main(action: str, name: str = "") -> int:
 #     """Do what a unit or cron asks for; return the exit code."""
-#     return send.main(name) if action == "send" else take(spool.config())
+#     if action == "send":
+#         return send.main(name)
+#     return walk.main(name) if action == "walk" else take(spool.config())
 #
 #
 # def take(config: dict[str, Any]) -> int:

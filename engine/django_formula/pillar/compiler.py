@@ -162,8 +162,8 @@ def _configurations(
         effective = as_given(site, given)
         problems += pillar_rules.contradictions(given, own, effective, site_rules, [host_scope], path)
         problems += [((*path, *key), text) for key, text in contradictions(site, own)]
-        own_channels = {name: one for name, one in site.get("notify", {}).items() if one != notify.get(name)}
-        problems += [((*path, "notify", *key), text) for key, text in pillar_watch.contradictions(own_channels)]
+        own_channels = pillar_watch.contradictions_of_site(site.get("notify", {}), notify)
+        problems += [((*path, "notify", *key), text) for key, text in own_channels]
         problems += oversized(own, path)
         cache.settle_stores(site)
         fleet.settle_hosts(site)

@@ -45,6 +45,15 @@ def contradictions(found: Mapping[str, Any]) -> Iterator[Problem]:
             yield (name, "token"), "has no effect with format: apprise: write it into the URL"
 
 
+def contradictions_of_site(own: Mapping[str, Any], host: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what contradicts itself in the channels of a site that are not the same as those of the host."""
+    changed = {name: one for name, one in own.items() if one != host.get(name)}
+    yield from contradictions(changed)
+    for name, channel in changed.items():
+        if channel["sites"] and channel["sites"] != (host.get(name) or {}).get("sites"):
+            yield (name, "sites"), "has no effect in a channel of a site, which is about this site alone: remove it"
+
+
 def compiled(layers: Mapping[str, Any], rules: Rules, configurations: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the configuration of the watch without secrets, and what each channel's sender needs; None without it.
 

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from django_formula.deploy import switch_report
+from django_formula.doctor.walks import Link
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import proxies, reach
+from django_formula.proxy import proxies
 from django_formula.release import health
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.tls import certificates
 from django_formula.untrusted.text import in_command, shown
 from django_formula.verbs import operations
-from django_formula.watch import decide, machine, problem, spool
+from django_formula.watch import decide, machine, problem, spool, walk
 from django_formula.watch.decide import Known, Message
 from django_formula.watch.problem import Problem
 
@@ -39,6 +40,10 @@ _RULES = re.compile(r"returned (401|403|429) ")
 _BACKUPS = {"hourly": 3 * 3600, "daily": 26 * 3600, "weekly": 7.5 * 86400, "monthly": 32 * 86400}
 #: Seconds between two looks at the certificate that is served, and between two at the files of a release.
 _SERVED, _DRIFT = 900, 86400
+#: Seconds between two walks through a site that is down in the same way, and those after which no other one begins.
+_WALK, _WALKING = 600, 10.0
+#: Looks in which a queue grows and never shrinks, until that is a problem.
+_GROWING = 10
 #: Kinds that maintenance explains.
 _EXPLAINED = ("down", "degraded", "worker")
 #: Results of attempts, and the kind of the message about each.
@@ -88,12 +93,14 @@ def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
     names = sites.registered()
     units = machine.units()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = dict(zip(names, pool.map(lambda name: _of_site(name, state, config, now), names), strict=True))
+        found = dict(zip(names, pool.map(lambda name: _of_any_site(name, state, config, now), names), strict=True))
     problems: Known = {}
     events: list[Message] = []
+    walking = time.monotonic() + _WALKING
     for name, one in found.items():
         own, happened = machine.of_units(name, names, units, state)
-        problems |= decide.found(name, [*one.problems, *own], need=one.need)
+        own += _explained(name, one.problems, state, now, walking)
+        problems |= decide.found(name, own, need=one.need)
         events += [*one.events, *(_event(name, *what, now) for what in happened)]
     state["units"] = machine.counters(units)
     own, happened = machine.of_host(_roots(names), state, config, now)
@@ -117,6 +124,17 @@ def _event(site: str, kind: str, text: str, command: str, now: float, **more: An
     return {"what": "event", "site": site, "kind": kind, "text": text, "command": command, "since": now, **more}
 
 
+def _of_any_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: float) -> _SiteSeen:
+    """Return what a look finds at a site; that it cannot be looked at is a problem of this site alone."""
+    try:
+        return _of_site(name, state, config, now)
+    except Exception as error:  # whatever it is, the other sites are looked at
+        text = f"{type(error).__name__}: {shown(' '.join(str(error).split()))}"
+        row = {"site": name, "damage": text, "release": "", "running": None}
+        command = in_command("salt-call", "django.status", name)
+        return _SiteSeen([Problem("watch", f"the watch cannot look at it: {text}", command, "look")], [], row)
+
+
 def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: float) -> _SiteSeen:
     try:
         site = sites.find(name)
@@ -124,20 +142,44 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
     except (DeploymentError, OSError) as error:
         row = {"site": name, "damage": str(error).splitlines()[0], "release": "", "running": None}
         return _SiteSeen(problem.problems(row), [], row)
-    found = [one for one in problem.problems(row) if one.kind != "failed"]  # of which the attempt is reported
+    need = _DURING if _is_deployed(site) else decide.BAD
+    left_out = {"failed"}  # the attempt has a message of its own
+    left_out |= {"release"} if need == _DURING and not row["release"] else set()  # the first one is not there yet
+    found = [one for one in problem.problems(row) if one.key not in left_out]
     own = state.setdefault("sites_seen", {}).setdefault(name, {})
     if row["running"] and not row["maintenance"]:
         found += _of_visit(site, row)
-    found += [*_of_backups(site, row, now), *_of_queue(site, row, config), *_of_served(site, own, now)]
+    found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
     if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
         own |= {"drift_at": now, "drift": _drift(name)}
     if config.get("drift") and own.get("drift"):
         command = in_command("salt-call", "django.drift", name)
         found.append(Problem("drift", f"{own['drift']} files differ from the active release", command, "drift"))
-    need = _DURING if _is_deployed(site) else decide.BAD
-    if need == _DURING and not row["release"]:  # the first release is not there yet
-        found = [one for one in found if one.key != "release"]
     return _SiteSeen(found, list(_attempts(site, own, now)), row, need)
+
+
+def _explained(name: str, found: list[Problem], state: dict[str, Any], now: float, walking: float) -> list[Problem]:
+    """Return the problems of a site with the broken link and what cures it, where a second look has it down.
+
+    Args:
+        walking: the monotonic time after which no other walk begins; the next look begins with those that are left.
+    """
+    own = state.get("sites_seen", {}).get(name, {})
+    down = [one.text for one in found if one.kind == "down"]
+    kept = own.get("walk")
+    if not down:
+        own.pop("walk", None)
+        return found
+    if not kept or kept["of"] != down or now - kept["at"] > _WALK:
+        is_new = not any(state.get("known", {}).get(f"{name}/down", {}).get("looks", []))
+        if is_new or time.monotonic() > walking:
+            return found
+        own["walk"] = kept = {"of": down, "at": now, "link": walk.broken_link(name)}
+    if not kept["link"]:
+        return found
+    link = Link(*kept["link"])
+    rest = [one for one in found if one.kind != "down"]
+    return [Problem("down", f"{link.name}: {link.text}", link.command or link.todo, "walk"), *rest]
 
 
 def _is_deployed(site: Site) -> bool:
@@ -153,13 +195,11 @@ def _of_visit(site: Site, row: dict[str, Any]) -> Iterator[Problem]:
     began = time.monotonic()
     text = visit(site)
     row["ms"] = round(1000 * (time.monotonic() - began))
-    command = in_command("salt-call", "django.logs", site.name)
     path = health.page_path(site)
     if text:
-        yield Problem("down", f"GET {path} {text}", command, "health")
-        if unreached := reach.problem(site):
-            yield Problem("down", f"visitors do not reach it: {unreached}", problem.APPLY, "unreached")
+        yield Problem("down", f"GET {path} {text}", in_command("salt-call", "django.doctor", site.name), "health")
     elif row["ms"] > 1000 * SLOW:
+        command = in_command("salt-call", "django.logs", site.name)
         yield Problem("degraded", f"GET {path} takes {row['ms'] / 1000:.1f} s", command, "slow")
 
 
@@ -190,11 +230,17 @@ def _of_backups(site: Site, row: Mapping[str, Any], now: float) -> Iterator[Prob
         yield Problem("backup", f"{text} ({schedule})", in_command("salt-call", "django.backup", site.name), "age")
 
 
-def _of_queue(site: Site, row: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
-    waiting = re.search(r"\bqueue [^;]*, (\d+) tasks wait", row.get("stores") or "")
-    if waiting and int(waiting[1]) > config["queue"]:
-        command = in_command("salt-call", "django.queue", site.name, "names=True")
-        yield Problem("queue", f"{waiting[1]} tasks wait in its queue", command, "waiting")
+def _of_queue(site: Site, row: Mapping[str, Any], own: dict[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
+    found = re.search(r"\bqueue [^;]*, (\d+) tasks wait", row.get("stores") or "")
+    own["waiting"] = waiting = [*own.get("waiting", []), int(found[1])][-_GROWING:] if found else []
+    if not waiting:
+        return
+    command = in_command("salt-call", "django.queue", site.name, "names=True")
+    if waiting[-1] > config["queue"]:
+        yield Problem("queue", f"{waiting[-1]} tasks wait in its queue", command, "waiting")
+    elif len(waiting) == _GROWING and waiting == sorted(waiting) and waiting[-1] >= waiting[0] + _GROWING:
+        text = f"its queue has grown from {waiting[0]} to {waiting[-1]} tasks in {_GROWING} looks, and never shrunk"
+        yield Problem("queue", text, command, "growing")
 
 
 def _of_served(site: Site, own: dict[str, Any], now: float) -> list[Problem]:

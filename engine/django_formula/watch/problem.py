@@ -22,13 +22,14 @@ class Problem(NamedTuple):
         kind: down, degraded, worker, queue, failed, schedule, backup, drill, certificate, disk, memory, drift,
             unmanaged, rebooted or watch.
         text: what is wrong, as one sentence without the name of the site.
-        command: what cures it, or shows why where the project has to be corrected; empty where there is none.
+        command: what cures it, or shows why where the project has to be corrected; empty where there is none. It is
+            made by `untrusted.text.in_command`; of a site that is down it is the doctor's, or what to do.
         key: what it is about, within the site: the key of its row.
     """
 
     kind: str
     text: str
-    command: InCommand
+    command: str
     key: str = ""
 
 

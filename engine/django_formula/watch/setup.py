@@ -12,13 +12,13 @@ from django_formula.host import archive, commands, config_files, daemons, file, 
 from django_formula.host.folders import Folder
 from django_formula.host.outcome import Outcome
 from django_formula.site import sites
-from django_formula.watch import spool
+from django_formula.watch import spool, walk
 
 PROGRAM = Path("/usr/local/lib/django-formula/watch.pyz")
 MODULE = "django_formula.watch.watch"
 UNITS, CRON = Path("/etc/systemd/system"), Path("/etc/cron.d/django-watch")
 TIMER, EVENTS = "django-watch.timer", "django-watch.path"
-_NAMES = ("django-watch.service", TIMER, EVENTS, "django-notify@.service")
+_NAMES = ("django-watch.service", TIMER, EVENTS, "django-notify@.service", "django-doctor@.service")
 _RUN = f"/usr/bin/python3 -I {PROGRAM}"
 _TEXTS = {
     "django-watch.service": """\
@@ -29,7 +29,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=oneshot
 ExecStart={run} look
-TimeoutStartSec=45
+TimeoutStartSec=75
 Nice=10
 CPUWeight=20
 MemoryMax=128M
@@ -81,6 +81,20 @@ UMask=0077
 CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_KILL
 ReadWritePaths=/var/lib/django-formula/watch/spool
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+""",
+    # Without walls, as django.doctor runs: it has the proxy test its configuration.
+    "django-doctor@.service": """\
+[Unit]
+Description=Walk through the Django site %i, which is down
+StartLimitIntervalSec=0
+
+[Service]
+Type=oneshot
+ExecStart={run} walk %i
+TimeoutStartSec={walk.PATIENCE}
+Nice=10
+MemoryMax=128M
+UMask=0077
 """,
 }
 _WALLS = """\
@@ -168,7 +182,8 @@ def remove(*, test: bool) -> Outcome:
         return Outcome("the watch of the host would be removed", changes)
     if daemons.has_systemd() and (UNITS / TIMER).exists():
         units.end_timer(TIMER, EVENTS)
-        units.attempt("stop", "django-watch.service", "django-notify@*.service", doing="stopping the watch", timeout=30)
+        running = (name.replace("@.", "@*.") for name in _NAMES if name.endswith(".service"))
+        units.attempt("stop", *running, doing="stopping the watch", timeout=30)
     for path in present:
         file.remove_tree(path)
     for folder in (spool.CHANNELS, PROGRAM.parent):
@@ -197,7 +212,7 @@ def _files(wanted: Mapping[str, Any]) -> dict[Path, str]:
         return found
     paths = "\n".join(f"PathModified={path}" for path in wanted["deploys"])
     for name, text in _TEXTS.items():
-        body = text.format(run=_RUN, walls=_WALLS, every=wanted["every"], paths=paths)
+        body = text.format(run=_RUN, walls=_WALLS, every=wanted["every"], paths=paths, walk=walk)
         found[UNITS / name] = f"{config_files.OURS}\n{body}"
     return found
 

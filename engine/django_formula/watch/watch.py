@@ -1,4 +1,4 @@
-"""The program of the watch, an archive that a timer runs: `look` at this host, or `send` what waits for a channel."""
+"""The program of the watch, an archive: `look` at this host, `walk` through a site, or `send` what waits."""
 
 from django_formula.host import lazy  # noqa: F401 - the others run when they are used
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from django_formula.host import daemons, units
 from django_formula.untrusted.text import tell
-from django_formula.watch import decide, look, send, spool
+from django_formula.watch import decide, look, send, spool, walk
 
 #: Seconds until a second look, where one has found something new.
 AGAIN = 10.0
@@ -19,7 +19,9 @@ SLOW = 30.0
 
 def main(action: str, name: str = "") -> int:
     """Do what a unit or cron asks for; return the exit code."""
-    return send.main(name) if action == "send" else take(spool.config())
+    if action == "send":
+        return send.main(name)
+    return walk.main(name) if action == "walk" else take(spool.config())
 
 
 def take(config: dict[str, Any]) -> int:

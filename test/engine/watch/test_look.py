@@ -1,0 +1,104 @@
+"""What one look finds of a site, the walk through it, its queue, and a look that raises."""
+
+import json
+
+import pytest
+from django_formula.watch import look, walk
+from django_formula.watch.problem import Problem
+from specimen import configured
+
+DOWN = [Problem("down", "GET / returned 502", "salt-call django.doctor blog", "health")]
+SLOW = Problem("degraded", "GET / takes 4.0 s", "salt-call django.logs blog", "slow")
+BROKEN = ("socket", True, "www-data may not connect", "chmod a+x /srv/django/blog", "")
+CONFIG = {"queue": 1000}
+
+
+@pytest.fixture
+def walked(monkeypatch):
+    """Have the walk find a link; return the list of sites through which it was made."""
+    made = []
+
+    def given(link):
+        monkeypatch.setattr(walk, "broken_link", lambda name: made.append(name) or list(link))
+        return made
+
+    return given
+
+
+def state(**own):
+    """What is kept between two looks, of a site that the last look has found down."""
+    return {"known": {"blog/down": {"looks": [True]}}, "sites_seen": {"blog": own}}
+
+
+def explained(kept, found=DOWN, now=0.0, walking=float("inf")):
+    return [tuple(one) for one in look._explained("blog", [*found], kept, now, walking)]
+
+
+def test_site_that_is_down_is_explained_by_the_broken_link(walked):
+    made = walked(BROKEN)
+    cure = ("down", "socket: www-data may not connect", "chmod a+x /srv/django/blog", "walk")
+    assert explained(state(), [*DOWN, SLOW]) == [cure, tuple(SLOW)] and made == ["blog"]
+
+
+def test_what_to_do_is_in_the_message_where_no_command_cures_it(walked):
+    walked((*BROKEN[:3], "", "connect to it"))
+    assert explained(state())[0][2] == "connect to it"
+
+
+def test_walk_that_finds_nothing_leaves_what_the_look_has_found(walked):
+    walked(())
+    assert explained(state()) == [tuple(DOWN[0])]
+
+
+def test_first_look_and_one_that_has_walked_for_long_do_not_walk(walked):
+    made = walked(BROKEN)
+    first = {"known": {"blog/down": {"looks": [False]}}, "sites_seen": {"blog": {}}}
+    assert explained(first) == explained(state(), walking=0.0) == [tuple(DOWN[0])] and made == []
+
+
+def test_site_that_stays_down_in_the_same_way_is_walked_through_every_ten_minutes(walked):
+    made, kept = walked(BROKEN), state()
+    for now in (0.0, 60.0, 599.0, 601.0):
+        assert explained(kept, now=now)[0][3] == "walk"
+        kept = json.loads(json.dumps(kept))
+    assert len(made) == 2
+    explained(kept, [DOWN[0]._replace(text="GET / returned 500")], 602.0)
+    assert len(made) == 3
+    assert explained(kept, [SLOW], 603.0) == [tuple(SLOW)] and "walk" not in kept["sites_seen"]["blog"]
+
+
+#: Tasks that wait at each look → the problem of the last one.
+QUEUES = {
+    "it never shrinks": (range(0, 30, 3), "its queue has grown from 0 to 27 tasks in 10 looks, and never shrunk"),
+    "it shrinks once": ([0, 3, 6, 9, 8, 12, 15, 18, 21, 24], ""),
+    "it grows a little": ([5] * 9 + [7], ""),
+    "not long enough": (range(0, 900, 100), ""),
+    "more than the limit": ([1001], "1001 tasks wait in its queue"),
+}
+
+
+@pytest.mark.parametrize("name", QUEUES)
+def test_queue_from_which_nothing_is_taken(name):
+    counts, expected, own = *QUEUES[name], {}
+    for count in counts:
+        row = {"stores": f"queue 1M of 64M, {count} tasks wait; cache 1M of 64M"}
+        found = list(look._of_queue(configured(), row, own, CONFIG))
+    assert [one.text for one in found] == ([expected] if expected else [])
+
+
+def test_queue_that_does_not_answer_is_counted_anew():
+    own = {"waiting": [1, 2]}
+    assert [*look._of_queue(configured(), {"stores": "queue does not answer"}, own, CONFIG)] == []
+    assert own["waiting"] == []
+
+
+def test_site_that_cannot_be_looked_at_is_a_problem_of_its_own(monkeypatch):
+    def raises(*_arguments):
+        raise KeyError("hostile\x1b[2J")
+
+    monkeypatch.setattr(look, "_of_site", raises)
+    seen = look._of_any_site("blog", {}, {}, 0.0)
+    (one,) = seen.problems
+    assert (one.kind, one.command) == ("watch", "salt-call django.status blog")
+    assert one.text.startswith("the watch cannot look at it: KeyError: ") and "\x1b" not in one.text
+    assert seen.row["site"] == "blog" and seen.events == []
