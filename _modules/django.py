@@ -23,6 +23,7 @@ from django_formula.doctor import walks
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.inspect import inspection
 from django_formula.observe import report as observe_report
+from django_formula.page import pages
 from django_formula.project import program
 from django_formula.site import sites as site_sites
 from django_formula.untrusted.text import shown_answer
@@ -483,6 +484,18 @@ def notify(action="", name="", duration="", why=""):
         The reason, for those who look.
     """
     return verbs_notify.notify(action, name, duration, why, _asked_by("notify"))
+
+
+@_verb("/srv/status")
+def page(folder):
+    """
+    Write a page of this host and its sites into a folder: ``index.html``, without a script and requests. Problems come
+    first, each with the command that cures it; then each site with its last deployments.
+
+    folder
+        Folder that only root may write to; created for root alone where it is missing.
+    """
+    return pages.page(folder)
 
 
 @_verb("blog", "blog 500 worker=default", "blog since=1h level=error", "blog id=9123ac9f", "blog follow=True")

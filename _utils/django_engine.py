@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "66bfeb95e65c37a2"
+DIGEST = "e37db2712c35c752"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -36977,6 +36977,726 @@ def _clear(home: str, folder: str) -> None:
 #             yield path, "whole" if str(value) == text else "part"
 #
 #     return walk(settings, "")
+#: django_formula/page/__init__.py
+# """The page of the sites of one or many hosts: what it shows, how it is made, and how it is served."""
+#: django_formula/page/document.py
+# """The page, made of what is known of hosts: pure, without a clock and files. It has no script and requests nothing.
+#
+# Problems come first, each with its command; then a table of the sites of each host, with their last deployments as a
+# plot; then the last deployments of all. Each text goes through `untrusted.text.element`: see docs/decisions/0136.
+# """
+#
+# import base64
+# import hashlib
+# import re
+# import statistics
+# from collections.abc import Iterable, Mapping, Sequence
+# from typing import Any, NamedTuple
+#
+# from django_formula.host import clock
+# from django_formula.page import style
+# from django_formula.untrusted.text import InPage, element, in_page
+# from django_formula.watch import decide
+#
+# #: What is known of a host, as `page.seen` returns it; and of a site and a deployment in it.
+# Host = Mapping[str, Any]
+# Site = Mapping[str, Any]
+# Deployment = Mapping[str, Any]
+#
+# #: Deployments in the list of the last ones, and problems on the page.
+# RECENT, MOST = 20, 60
+# #: Seconds after which what a host has last said of itself is old.
+# OLD = 300.0
+# _SIGNS = {"x": ("✕", "down"), "w": ("▲", "has problems"), "g": ("●", "good"), "q": ("?", "not known")}
+# _TALLY = {"x": "down", "w": "with problems", "g": "good", "q": "not known"}
+# #: How a deployment is drawn, by its result: released, rolled back, failed, refused.
+# _DRAWN = {"released": "r", "rolled forward": "r", "rolled back": "b", "failed": "f", "interrupted": "f"}
+# _WORDS = {"r": "released", "b": "rolled back", "f": "failed", "n": "refused or unchanged"}
+# _COLUMNS = ("Site", "Answers in", "Release", "Active for", "Last deployments", "Lost", "Certificate", "Backup")
+# _RECENT_COLUMNS = ("Ago", "Site", "Release", "Result", "Took", "By")
+# _HOST_NAME = re.compile(r"[A-Za-z0-9.-]+(:\d+)?")
+# _LEFT = re.compile(r"(\d+) of (\d+) days left")
+# _STEP, _WIDTH, _LINE, _HIGHEST = 6, 120, 18, 17
+# _ICON = (
+#     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E"
+#     "%3Ccircle cx='4' cy='4' r='4' fill='%23{}'/%3E%3C/svg%3E"
+# )
+# _LEGEND = (
+#     "Each bar is a deployment, its height the duration: released, rolled back; below the line failed or refused. "
+#     "Lost: requests that failed while these deployments switched."
+# )
+#
+#
+# class _Named(NamedTuple):
+#     """A deployment with its site and host."""
+#
+#     host: str
+#     site: str
+#     one: Deployment
+#
+#
+# def of_hosts(hosts: Sequence[Host], now: float) -> str:
+#     """Return the page of hosts.
+#
+#     Args:
+#         hosts: what is known of each.
+#         now: seconds since 1970: ages are counted to it.
+#     """
+#     sheet = style.sheet()
+#     states = [state(host, site) for host in hosts for site in host["sites"]]
+#     counts = {key: states.count(key) for key in _TALLY if key in states}
+#     title = ", ".join(f"{count} {_TALLY[key]}" for key, count in counts.items()) or "no sites"
+#     is_good = not {"x", "w", "q"} & {*counts} and not any(host["problems"] for host in hosts)
+#     digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
+#     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'none'; base-uri 'none'"
+#     made = clock.timestamp(now)
+#     head = element(
+#         "head",
+#         element("meta", charset="utf-8"),
+#         element("meta", http_equiv="Content-Security-Policy", content=policy),
+#         element("meta", name="viewport", content="width=device-width,initial-scale=1"),
+#         element("meta", name="robots", content="noindex"),
+#         element("meta", name="referrer", content="no-referrer"),
+#         element("title", f"{title} · Django sites"),
+#         element("link", rel="icon", href=_ICON.format("2e7d32" if is_good else "c62828")),
+#         element("style", sheet),
+#     )
+#     number = f"{len(states)} site{'' if len(states) == 1 else 's'} on {len(hosts)} host{'' if len(hosts) == 1 else 's'}"
+#     body = element(
+#         "body",
+#         element(
+#             "header",
+#             element("h1", "Django sites"),
+#             element("ul", *(_count(key, count) for key, count in counts.items()), class_="tally"),
+#             element("p", f"{number} · ", element("time", _readable(made), datetime=made), class_="q"),
+#         ),
+#         element("main", _problems(hosts, now), *(_host(host, now) for host in hosts), _recent(hosts, now)),
+#         element("footer", element("p", _LEGEND)),
+#     )
+#     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+#
+#
+# def _count(key: str, count: int) -> InPage:
+#     return element("li", element("b", str(count)), f" {_TALLY[key]}", class_=key)
+#
+#
+# def _readable(time: str) -> str:
+#     return time.replace("T", " ").replace(":00Z", " UTC").replace("Z", " UTC")
+#
+#
+# # Problems
+#
+#
+# def state(host: Host, site: Site) -> str:
+#     """Return how a site is: x is down, w has problems, g good, q not known, as its host does not answer."""
+#     if host.get("silent"):
+#         return "q"
+#     kinds = {one["kind"] for one in host["problems"] if one["site"] == site["site"]}
+#     if "down" in kinds:
+#         return "x"
+#     return "w" if kinds or site["maintenance"] else "g"
+#
+#
+# def _problems(hosts: Iterable[Host], now: float) -> InPage:
+#     found = []
+#     for host in hosts:
+#         if host.get("silent"):
+#             found.append((host["host"], _silence(host)))
+#             continue
+#         for one in decide.folded([{"what": "problem", **one} for one in host["problems"]]):
+#             found.append((host["host"], one))
+#     if not found:
+#         return element("section", element("h2", "No problems"))
+#     found.sort(key=lambda pair: (pair[1]["kind"] != "down", pair[1]["since"]))
+#     cards = [_card(name, one, now) for name, one in found[:MOST]]
+#     more = [element("li", f"and {len(found) - MOST} more")] if len(found) > MOST else []
+#     return element("section", element("h2", "Problems"), element("ul", *cards, *more, class_="problems"))
+#
+#
+# def _silence(host: Host) -> dict[str, Any]:
+#     return {
+#         "kind": "down",
+#         "site": "",
+#         "text": f"{host['host']} is silent: {host['silent']}",
+#         "command": host["command"],
+#         "since": host["time"],
+#     }
+#
+#
+# def _card(host: str, one: Mapping[str, Any], now: float) -> InPage:
+#     since = element("time", decide.span(now - one["since"]), datetime=clock.timestamp(one["since"]))
+#     return element(
+#         "li",
+#         element("p", element("b", one["site"] or host), element("span", f" on {host}, for ", since, class_="q"))
+#         if one["site"]
+#         else element("p", element("b", host), element("span", " for ", since, class_="q")),
+#         element("p", one["text"], *([element("small", one["detail"])] if one.get("detail") else [])),
+#         *([element("p", element("code", one["command"]))] if one["command"] else []),
+#         class_="x" if one["kind"] == "down" else "w",
+#     )
+#
+#
+# # A host and its sites
+#
+#
+# def _host(host: Host, now: float) -> InPage:
+#     age = now - host["time"]
+#     seen = f"silent, last seen {decide.span(age)} ago" if host.get("silent") else f"seen {decide.span(age)} ago"
+#     rows = sorted(host["sites"], key=lambda site: ("xwqg".index(state(host, site)), site["site"]))
+#     heads = element("tr", *(element("th", name, scope="col") for name in _COLUMNS))
+#     name = str(host["host"])
+#     return element(
+#         "section",
+#         element("h2", name, element("small", seen, class_="x" if host.get("silent") or age > OLD else None)),
+#         element("ul", *(element("li", fact) for fact in _facts(host, now)), class_="facts"),
+#         element(
+#             "table",
+#             element("thead", heads),
+#             element("tbody", *(_row(host, site, now) for site in rows)),
+#             class_="sites",
+#             aria_label=f"Sites of {name}",
+#         )
+#         if rows
+#         else element("p", "no sites", class_="q"),
+#     )
+#
+#
+# def _facts(host: Host, now: float) -> list[str]:
+#     """Return what is known of a host in a line: load, memory, disks, the next certificate to end, the oldest backup."""
+#     facts = [f"load {host['load']:.1f} on {host['cpus']} CPU{'' if host['cpus'] == 1 else 's'}"]
+#     total, available = host["memory"]
+#     facts += [f"memory {_size(available)} of {_size(total)} free"] if total else []
+#     facts += [f"disk {disk['path']} {_size(disk['free'])} of {_size(disk['size'])} free" for disk in host["disks"]]
+#     ends = sorted((int(left[1]), site["site"]) for site in host["sites"] if (left := _LEFT.search(site["certificate"])))
+#     facts += [f"next certificate ends in {ends[0][0]} days ({ends[0][1]})"] if ends else []
+#     made = sorted((site["backup"], site["site"]) for site in host["sites"] if site["backup"] and site["schedule"])
+#     facts += [f"oldest backup {decide.span(now - clock.seconds(made[0][0]))} ({made[0][1]})"] if made else []
+#     return facts
+#
+#
+# def _size(number: float) -> str:
+#     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+#         if number >= size:
+#             return f"{number / size:.{0 if number >= 10 * size else 1}f} {unit}"
+#     return f"{number:.0f} B"
+#
+#
+# def _row(host: Host, site: Site, now: float) -> InPage:
+#     kind = state(host, site)
+#     sign, label = _SIGNS[kind]
+#     domain = site["domain"]
+#     deployments = site["deployments"]
+#     name: str = site["site"]
+#     if _HOST_NAME.fullmatch(domain):
+#         name = element("a", name, href=f"{'https' if site['https'] else 'http'}://{domain}{site['path']}")
+#     return element(
+#         "tr",
+#         element(
+#             "th",
+#             element("i", sign, role="img", aria_label=label, class_=kind),
+#             name,
+#             element("small", domain),
+#             scope="row",
+#         ),
+#         _cell("Answers", _answer(site, kind), "x" if kind == "x" else None),
+#         _cell("Release", _release(site)),
+#         _cell("Active", _active(site, now)),
+#         _cell("Deployments", plot(deployments) if deployments else ""),
+#         _cell("Lost", _lost(deployments)),
+#         _cell("Certificate", *_certificate(site)),
+#         _cell("Backup", *_backup(site, now)),
+#         class_="d" if kind == "x" else None,
+#     )
+#
+#
+# def _cell(label: str, text: str, kind: str | None = None) -> InPage:
+#     return (
+#         element("td", text, data_l=label, class_=kind)
+#         if text
+#         else element("td", "\N{EN DASH}", class_="e q", data_l=label)
+#     )
+#
+#
+# def _answer(site: Site, kind: str) -> str:
+#     if not site["release"]:
+#         return "no release"
+#     if site["maintenance"]:
+#         return "maintenance"
+#     if not site["running"]:
+#         return "stopped"
+#     if kind == "x":
+#         return "no"
+#     return f"{site['ms']} ms" if site["ms"] is not None else ""
+#
+#
+# def _release(site: Site) -> str:
+#     sequence, _, commit = site["release"].partition("-")
+#     if not commit:
+#         return ""
+#     parts = (element("b", sequence.lstrip("0")), " ", element("code", commit[:8]))
+#     return element("span", *parts, *([element("small", site["subject"])] if site["subject"] else []))
+#
+#
+# def _active(site: Site, now: float) -> str:
+#     if not site["since"]:
+#         return ""
+#     live = next((one for one in reversed(site["deployments"]) if one["release"] == site["release"]), None)
+#     who = [element("small", _who(live["by"]))] if live and live["by"] else []
+#     return element("span", _age(site["since"], now), *who)
+#
+#
+# def _age(time: str, now: float) -> InPage:
+#     return element("time", decide.span(now - clock.seconds(time)), datetime=time, title=_readable(time))
+#
+#
+# def _who(text: str) -> str:
+#     """Return who has asked for a deployment, and how, in short: ``ada, release``."""
+#     verb, _, rest = text.partition(" by ")
+#     name = rest.split(",")[0].split(" ")[0]
+#     short = verb.replace("state.", "").replace("django.", "")
+#     return f"{name}, {short}" if name else short
+#
+#
+# def _lost(deployments: Iterable[Deployment]) -> str:
+#     sent, lost = (sum(one[key] for one in deployments) for key in ("sent", "lost"))
+#     if not sent:
+#         return ""
+#     return element("span", element("b", str(lost), class_="x"), f" of {sent}") if lost else f"0 of {sent}"
+#
+#
+# def _certificate(site: Site) -> tuple[str, str | None]:
+#     text = site["certificate"]
+#     found = _LEFT.search(text)
+#     kind = "w" if "WARNING" in text or (text and not found) else None
+#     return (f"{found[1]} days" if found else text), kind
+#
+#
+# def _backup(site: Site, now: float) -> tuple[str, str | None]:
+#     if site["backup"]:
+#         return _age(site["backup"], now), None
+#     return ("none yet", "w") if site["schedule"] else ("", None)
+#
+#
+# # Deployments
+#
+#
+# def plot(deployments: Sequence[Deployment]) -> InPage:
+#     """Return deployments as bars: height is the duration; a failed one hangs below the line."""
+#     longest = max([1.0, *(one["seconds"] for one in deployments)])
+#     paths: dict[str, str] = {}
+#     left = _WIDTH - _STEP * len(deployments)
+#     for number, one in enumerate(deployments):
+#         drawn, height = _drawn(one), max(2, round(_HIGHEST * (one["seconds"] / longest) ** 0.5))
+#         bar = f"M{left + _STEP * number} "
+#         bar += f"{_LINE + 2}v6h4v-6z" if drawn in "fn" else f"{_LINE}v-{height}h4v{height}z"
+#         paths[drawn] = paths.get(drawn, "") + bar
+#     numbers = {drawn: sum(_drawn(one) == drawn for one in deployments) for drawn in _WORDS}
+#     label = ", ".join(f"{number} {_WORDS[drawn]}" for drawn, number in numbers.items() if number)
+#     took = [one["seconds"] for one in deployments if _drawn(one) == "r" and one["seconds"]]
+#     label += f"; median {_took(statistics.median(took))}" if took else ""
+#     return element(
+#         "svg",
+#         element("path", class_="l", d=f"M0 {_LINE}.5h{_WIDTH}"),
+#         *(element("path", class_=drawn, d=path) for drawn, path in paths.items()),
+#         viewBox=f"0 0 {_WIDTH} 27",
+#         width=_WIDTH,
+#         height=27,
+#         role="img",
+#         aria_label=label,
+#     )
+#
+#
+# def _drawn(one: Deployment) -> str:
+#     return _DRAWN.get(one["result"], "n")
+#
+#
+# def _took(seconds: float) -> str:
+#     return f"{seconds:.1f} s" if seconds < 10 else decide.span(seconds)
+#
+#
+# def _recent(hosts: Iterable[Host], now: float) -> InPage:
+#     every = [
+#         _Named(host["host"], site["site"], one)
+#         for host in hosts
+#         for site in host["sites"]
+#         for one in site["deployments"]
+#     ]
+#     every.sort(key=lambda named: str(named.one["time"]), reverse=True)
+#     if not every:
+#         return in_page("")
+#     return element(
+#         "section",
+#         element("h2", "Last deployments"),
+#         element(
+#             "table",
+#             element("thead", element("tr", *(element("th", name, scope="col") for name in _RECENT_COLUMNS))),
+#             element("tbody", *(_deployment(named, now) for named in every[:RECENT])),
+#             class_="recent",
+#             aria_label="Last deployments",
+#         ),
+#     )
+#
+#
+# def _deployment(named: _Named, now: float) -> InPage:
+#     one, kind = named.one, {"f": "x", "r": None}.get(_drawn(named.one), "w")
+#     result = f"{one['result']} in {one['step']}" if one["step"] else str(one["result"])
+#     error = [element("small", one["error"])] if one["error"] else []
+#     return element(
+#         "tr",
+#         _cell("Ago", _age(one["time"], now)),
+#         _cell("Site", element("span", element("b", named.site), " ", element("span", named.host, class_="q"))),
+#         _cell("Release", element("code", one["release"]) if one["release"] else ""),
+#         _cell("Result", element("span", element("span", result, class_=kind), *error)),
+#         _cell("Took", _took(one["seconds"])),
+#         _cell("By", _who(one["by"])),
+#     )
+#: django_formula/page/pages.py
+# """The page of this host: written by the watch after each look, or into any folder by `django.page`."""
+#
+# import os
+# import stat
+# import time
+# from collections.abc import Sequence
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.host import file, folders, users
+# from django_formula.host.commands import DeploymentError
+# from django_formula.page import document, seen
+# from django_formula.untrusted.text import proposal
+# from django_formula.watch import decide, look, spool
+#
+# #: Where the watch writes the page: a folder of root, which the proxy may read.
+# FOLDER = Path("/var/lib/django-formula/page")
+# NAME = "index.html"
+# #: What the watch is configured with, on a host that is not watched.
+# _DEFAULTS = {"every": 60, "disk": 10, "queue": 1000, "drift": False}
+#
+#
+# def write(folder: Path, hosts: Sequence[document.Host], now: float) -> Path:
+#     """Write the page of hosts into a folder; return its path."""
+#     path = folder / NAME
+#     file.write(path, document.of_hosts(hosts, now), durable=False)
+#     return path
+#
+#
+# def of_look(found: look.Seen, known: decide.Known, now: float) -> None:
+#     """Write the page of this host after a look of the watch.
+#
+#     Args:
+#         found: what it has found.
+#         known: what is known of problems since when.
+#     """
+#     write(FOLDER, [seen.of_look(found, _since(known), now)], now)
+#
+#
+# def _since(known: decide.Known) -> dict[str, float]:
+#     return {key: one["since"] for key, one in known.items()}
+#
+#
+# def here() -> dict[str, Any]:
+#     """Look at this host, whether it is watched or not; return what the page shows of it."""
+#     now, state = time.time(), spool.state()
+#     found = look.look({**state}, {**_DEFAULTS, **spool.config()}, now)
+#     return seen.of_look(found, _since(state.get("known", {})), now)
+#
+#
+# def page(folder: str) -> dict[str, Any]:
+#     """Do what `django.page` asks for: write the page of this host into a folder.
+#
+#     Raises:
+#         DeploymentError: users other than root may write there.
+#     """
+#     place = safe(folder)
+#     found = here()
+#     path = write(place, [found], found["time"])
+#     return {"page": str(path), "sites": len(found["sites"]), "problems": len(found["problems"])}
+#
+#
+# def safe(folder: str) -> Path:
+#     """Return a folder in which root may write a page: created for root alone where it is missing.
+#
+#     Raises:
+#         DeploymentError: it is relative, no folder, or users other than root may write to it or replace it.
+#     """
+#     path = Path(folder)
+#     if not path.is_absolute():
+#         raise DeploymentError(f"{folder} is not an absolute path", hint="django.page /srv/status")
+#     folders.refuse_unsafe_parents(path)
+#     try:
+#         status = os.lstat(path)
+#     except FileNotFoundError:
+#         path.mkdir(mode=0o700, parents=True)
+#         return path
+#     if not stat.S_ISDIR(status.st_mode):
+#         raise DeploymentError(f"{path} is not a folder", hint="name another one, or remove it")
+#     if status.st_uid != os.geteuid() or status.st_mode & (0o002 if not status.st_gid else 0o022):
+#         found = f"{users.owner_of(status)} {status.st_mode & 0o7777:04o}"
+#         hint = (
+#             proposal("{}", "chown", "root:", str(path)) if status.st_uid else proposal("{}", "chmod", "go-w", str(path))
+#         )
+#         raise DeploymentError(
+#             f"users other than root may write to {path} ({found}), and could replace the page", hint=hint
+#         )
+#     return path
+#: django_formula/page/seen.py
+# """What the page shows of this host, as data: made of a look of the watch and of the records of deployments."""
+#
+# import contextlib
+# import json
+# import os
+# import re
+# from collections.abc import Iterable, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.host import clock
+# from django_formula.host.commands import DeploymentError
+# from django_formula.release import releases
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.untrusted.text import shown
+# from django_formula.watch import look, problem, send
+#
+# #: Deployments of a site on the page, and the bytes at the end of their file that have them.
+# DEPLOYMENTS, _TAIL = 20, 1 << 16
+# #: The most characters of a text.
+# _LONGEST = 300
+# _MEMINFO = Path("/proc/meminfo")
+#
+#
+# def of_look(seen: look.Seen, since: Mapping[str, float], now: float) -> dict[str, Any]:
+#     """Return what the page shows of this host.
+#
+#     Args:
+#         seen: what the watch has found.
+#         since: when problems began, by their keys (`decide.found`).
+#         now: seconds since 1970.
+#     """
+#     rows = [_site(row) for row in seen.rows]
+#     problems = [
+#         {**{key: one[key] for key in ("site", "kind", "text", "command")}, "since": since.get(key, now), "detail": ""}
+#         for key, one in seen.problems.items()
+#     ]
+#     errors = {row["site"]: row["deployments"][-1] for row in rows if row["deployments"]}
+#     for row in seen.rows:
+#         failed = (one for one in problem.problems(row) if one.kind == "failed")
+#         problems += [_failed(row["site"], one, errors.get(row["site"]), now) for one in failed]
+#     total, available = _memory()
+#     return {
+#         "version": 1,
+#         "host": send.host(),
+#         "time": now,
+#         "load": os.getloadavg()[0],
+#         "cpus": os.cpu_count() or 1,
+#         "memory": [total, available],
+#         "disks": _disks(row["site"] for row in rows),
+#         "problems": problems,
+#         "sites": rows,
+#     }
+#
+#
+# def _failed(site: str, one: problem.Problem, last: Mapping[str, Any] | None, now: float) -> dict[str, Any]:
+#     """Return that releases have failed since the active one, with the error of the last attempt."""
+#     is_its = last is not None and last["result"] in ("failed", "interrupted")
+#     began = clock.seconds(last["time"]) if last and is_its else now
+#     detail = last["error"] if last and is_its else ""
+#     named = {"site": site, "kind": one.kind, "text": one.text[:_LONGEST], "command": one.command}
+#     return {**named, "since": began or now, "detail": detail}
+#
+#
+# def _site(row: Mapping[str, Any]) -> dict[str, Any]:
+#     """Return a site; of one whose files cannot be read, what is known of it."""
+#     about: dict[str, Any] = {"domain": "", "path": "/", "https": False, "schedule": "", "deployments": []}
+#     release: dict[str, str] = {"subject": "", "author": ""}
+#     with contextlib.suppress(DeploymentError, OSError):
+#         site = sites.find(row["site"])
+#         about = {
+#             "domain": site.config["domains"][0],
+#             "path": site.config["path"],
+#             "https": bool(site.public_https),
+#             "schedule": site.config["backup"]["schedule"] or "",
+#             "deployments": _deployments(site),
+#         }
+#         live = releases.linked(site, site.current)
+#         release = {key: _text((live.record if live else {}).get(key)) for key in release}
+#     return {
+#         "site": row["site"],
+#         "release": row["release"],
+#         "running": bool(row["running"]),
+#         "since": row.get("live_since") or "",
+#         "maintenance": row.get("maintenance") or "",
+#         "ms": row.get("ms"),
+#         "certificate": row.get("certificate") or "",
+#         "backup": row.get("backup") or "",
+#         **about,
+#         **release,
+#     }
+#
+#
+# def _deployments(site: Site) -> list[dict[str, Any]]:
+#     """Return the last deployments, by the complete lines at the end of their file."""
+#     with open(site.deploys, "rb") as file:
+#         size = file.seek(0, os.SEEK_END)
+#         file.seek(max(0, size - _TAIL))
+#         lines = file.read(_TAIL).splitlines()[1 if size > _TAIL else 0 :]
+#     found = []
+#     for line in lines[-DEPLOYMENTS:]:
+#         with contextlib.suppress(ValueError, RecursionError):
+#             attempt = json.loads(line)
+#             found += [_deployment(attempt)] if isinstance(attempt, dict) else []
+#     return found
+#
+#
+# def _deployment(attempt: Mapping[str, Any]) -> dict[str, Any]:
+#     report = attempt.get("receipt")
+#     sent, lost = (_number(report.get(key)) if isinstance(report, dict) else 0 for key in ("sent", "failed"))
+#     return {
+#         **{key: _text(attempt.get(key)) for key in ("time", "release", "result", "step", "error")},
+#         "seconds": _number(attempt.get("seconds")),
+#         "by": _text(attempt.get("asked_by")).partition(", salt job")[0],
+#         "sent": int(sent),
+#         "lost": int(lost),
+#     }
+#
+#
+# def _text(value: Any) -> str:
+#     """Return the first line of a text of a record, whatever is there."""
+#     return shown(str(value or "").strip().split("\n", 1)[0])[:_LONGEST]
+#
+#
+# def _number(value: Any) -> float:
+#     return float(value) if isinstance(value, int | float) and 0 <= value < 1e12 else 0.0
+#
+#
+# def _memory() -> tuple[int, int]:
+#     """Return the bytes of memory, and those that are available."""
+#     with contextlib.suppress(OSError):
+#         found = dict(re.findall(r"(?m)^(\w+): +(\d+) kB$", _MEMINFO.read_text()))
+#         return int(found.get("MemTotal", 0)) * 1024, int(found.get("MemAvailable", 0)) * 1024
+#     return 0, 0
+#
+#
+# def _disks(names: Iterable[str]) -> list[dict[str, Any]]:
+#     """Return the disks of the host, of its sites and of their backups, each once."""
+#     seen, found = set(), []
+#     for folder in look.roots(names):
+#         with contextlib.suppress(OSError):
+#             device, disk = os.stat(folder).st_dev, os.statvfs(folder)
+#             if device not in seen and disk.f_blocks:
+#                 seen.add(device)
+#                 sizes = {"size": disk.f_blocks * disk.f_frsize, "free": disk.f_bavail * disk.f_frsize}
+#                 found.append({"path": str(folder), **sizes})
+#     return found
+#: django_formula/page/style.py
+# """The style of the page: colours for light and dark, a table that is cards on a phone. It needs no file and no font."""
+#
+# #: Colours by their names: for a light and a dark scheme.
+# LIGHT = {
+#     "bg": "#f6f7f9",
+#     "card": "#ffffff",
+#     "ink": "#1b1f24",
+#     "soft": "#5b6672",
+#     "line": "#e1e5ea",
+#     "good": "#1f7a3d",
+#     "warn": "#8a5200",
+#     "bad": "#b3261e",
+#     "badbg": "#fdeceb",
+#     "bar": "#6a8299",
+#     "link": "#0b57a4",
+#     "code": "#eef1f4",
+# }
+# DARK = {
+#     "bg": "#111418",
+#     "card": "#1a1f25",
+#     "ink": "#e6e9ed",
+#     "soft": "#9aa6b2",
+#     "line": "#2b323a",
+#     "good": "#5fc983",
+#     "warn": "#f0b45a",
+#     "bad": "#ff8a80",
+#     "badbg": "#3a1d1c",
+#     "bar": "#7c92a8",
+#     "link": "#8ab8f0",
+#     "code": "#262d35",
+# }
+# #: Where each colour of a text is used: on which backgrounds.
+# TEXTS = {
+#     "ink": ("bg", "card", "badbg", "code"),
+#     "soft": ("bg", "card", "badbg"),
+#     "good": ("card", "badbg"),
+#     "warn": ("bg", "card", "badbg"),
+#     "bad": ("bg", "card", "badbg"),
+#     "link": ("bg", "card", "badbg"),
+# }
+# #: Colours of parts of plots, which have to be seen on a background, and of the signs.
+# PARTS = {"bar": ("card", "badbg", "bg"), "warn": ("card", "badbg"), "bad": ("card", "badbg"), "soft": ("card", "badbg")}
+#
+# _RULES = """\
+# *{box-sizing:border-box}
+# body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.45 system-ui,sans-serif;overflow-wrap:anywhere}
+# header,main,footer{max-width:1280px;margin:0 auto;padding:0 20px}
+# header{display:flex;flex-wrap:wrap;align-items:baseline;gap:6px 20px;padding-top:20px}
+# h1{font-size:22px;margin:0}
+# h2{font-size:17px;margin:28px 0 8px}
+# h2 small{display:inline;font-weight:400;margin-left:8px}
+# p{margin:0}
+# header p{margin-left:auto}
+# a{color:var(--link)}
+# a:focus-visible{outline:2px solid var(--link);outline-offset:2px}
+# small,.q{color:var(--soft)}
+# small{display:block;font-size:12.5px}
+# .x{color:var(--bad)}.w{color:var(--warn)}.g{color:var(--good)}
+# ul{list-style:none;margin:0;padding:0}
+# .tally{display:flex;flex-wrap:wrap;gap:8px}
+# .tally li{border-radius:99px;padding:1px 12px;background:var(--card);border:1px solid var(--line)}
+# .problems{display:grid;gap:8px;grid-template-columns:repeat(auto-fill,minmax(min(100%,380px),1fr))}
+# .problems li{background:var(--card);color:var(--ink);border:1px solid var(--line);border-left:5px solid var(--warn);\
+# border-radius:8px;padding:9px 14px}
+# .problems .x{border-left-color:var(--bad)}
+# code{font:13px ui-monospace,monospace;color:var(--ink);background:var(--code);border-radius:4px;padding:1px 5px}
+# .facts{display:flex;flex-wrap:wrap;gap:2px 22px;margin:0 0 10px;font-size:13px;color:var(--soft)}
+# table{width:100%;border-collapse:collapse;background:var(--card);border:1px solid var(--line);\
+# font-variant-numeric:tabular-nums}
+# th,td{text-align:left;padding:7px 10px;border-top:1px solid var(--line);font-weight:400}
+# thead th{border:0;color:var(--soft);font-size:12.5px;white-space:nowrap}
+# tbody a{font-weight:600;text-decoration:none}
+# tbody a:hover{text-decoration:underline}
+# th i{font-style:normal;display:inline-block;width:20px}
+# th small{margin-left:20px}
+# .d th,.d td{background:var(--badbg)}
+# svg{vertical-align:middle}
+# .l{stroke:var(--line)}
+# svg .r{fill:var(--bar)}svg .b{fill:var(--warn)}svg .f{fill:var(--bad)}svg .n{fill:var(--soft)}
+# footer{font-size:12.5px;padding-top:20px;padding-bottom:30px;color:var(--soft)}
+# @media(min-width:901px){
+# .sites{table-layout:fixed}
+# .sites th:nth-child(1){width:15%}.sites th:nth-child(2){width:11%}.sites th:nth-child(3){width:21%}
+# .sites th:nth-child(4){width:12%}.sites th:nth-child(5){width:144px}.sites th:nth-child(6){width:8%}
+# .recent td:nth-child(1),.recent td:nth-child(5){white-space:nowrap}
+# .recent td:nth-child(4){width:44%}
+# }
+# @media(max-width:900px){
+# header,main,footer{padding-left:12px;padding-right:12px}
+# header p{margin:0}
+# thead{position:absolute;clip-path:inset(50%);height:1px;overflow:hidden}
+# table,tbody{display:block;border:0;background:none}
+# tr{display:block;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:8px 12px;\
+# margin-bottom:8px}
+# .d{background:var(--badbg)}
+# th,td{display:block;border:0;padding:2px 0}
+# td{padding-left:104px;position:relative}
+# td:before{content:attr(data-l);position:absolute;left:0;color:var(--soft);font-size:12.5px;line-height:1.75}
+# .e{display:none}
+# td small,th small{display:inline;margin-left:8px}
+# }"""
+#
+#
+# def sheet() -> str:
+#     """Return the style sheet on one line; no character of it has a meaning in HTML."""
+#     light, dark = (";".join(f"--{name}:{value}" for name, value in colours.items()) for colours in (LIGHT, DARK))
+#     schemes = f":root{{color-scheme:light dark;{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+#     return schemes + _RULES.replace("\n", "")
 #: django_formula/pillar/__init__.py
 # """From the pillar to the effective configuration of each site, or to all that is wrong with it."""
 #: django_formula/pillar/balancer.py
@@ -60973,13 +61693,14 @@ def _clear(home: str, folder: str) -> None:
 #     **{f"{name.removesuffix('?')}?": shape for name, shape in START.items()},
 # }
 #: django_formula/untrusted/text.py
-# """Text that others wrote has three ways out: shown to a person, in a pillar, in a command.
+# """Text that others wrote has four ways out: shown to a person, in a pillar, in a command, in a page.
 #
 # Others are repositories, what a project prints, visitors, queues, other hosts and existing deployments. Their text is
-# data: no terminal, no renderer of Salt and no shell may take a part of it for an instruction. A function for each way
-# returns a type of its own, which nothing else makes (``test/style/test_text.py``). Why: docs/decisions/0072.
+# data: no terminal, no renderer of Salt, no shell and no browser may take a part of it for an instruction. A function for
+# each way returns a type of its own, which nothing else makes (``test/style/test_text.py``). Why: docs/decisions/0072.
 # """
 #
+# import html
 # import logging
 # import re
 # import shlex
@@ -60993,6 +61714,13 @@ def _clear(home: str, folder: str) -> None:
 # InPillar = NewType("InPillar", str)
 # #: A command that a person may paste into a shell of root.
 # InCommand = NewType("InCommand", str)
+#
+#
+# class InPage(str):
+#     """HTML, in which text of others is escaped. A class, by which `element` knows what is HTML already."""
+#
+#     __slots__ = ()
+#
 #
 # #: How programs colour their output.
 # _COLOUR = re.compile(r"\x1b\[[\d;]*m")
@@ -61119,6 +61847,32 @@ def _clear(home: str, folder: str) -> None:
 #     """Return a hint whose ``{}`` is replaced by a command; empty where the command cannot be quoted."""
 #     command = in_command(*words)
 #     return text.replace("{}", command, 1) if command else ""
+#
+#
+# #: Elements without content: of HTML, and of SVG within it.
+# _VOID, _VOID_IN_SVG = {"link", "meta"}, {"path", "rect", "circle"}
+#
+#
+# def in_page(text: str) -> InPage:
+#     """Return a text as HTML: no character of it begins or ends an element or an attribute, or turns the direction."""
+#     return text if isinstance(text, InPage) else InPage(html.escape(shown(text)))
+#
+#
+# def element(tag: str, /, *content: str, **attributes: str | int | None) -> InPage:
+#     """Return an element of HTML; what is in it is escaped, unless it is such an element.
+#
+#     Args:
+#         attributes: their names without a ``_`` at the end, and with a hyphen for any other; None leaves one out.
+#     """
+#     words = "".join(
+#         f' {key.rstrip("_").replace("_", "-")}="{html.escape(shown(str(value)))}"'
+#         for key, value in attributes.items()
+#         if value is not None
+#     )
+#     if tag in _VOID_IN_SVG:
+#         return InPage(f"<{tag}{words}/>")
+#     inside = "".join(map(in_page, content))
+#     return InPage(f"<{tag}{words}>" if tag in _VOID else f"<{tag}{words}>{inside}</{tag}>")
 #
 #
 # def _visible(sign: str) -> str:
@@ -66596,14 +67350,14 @@ def _clear(home: str, folder: str) -> None:
 #         problems |= decide.found(name, own, need=one.need)
 #         events += [*one.events, *(_event(name, *what, now) for what in happened)]
 #     state["units"] = machine.counters(units)
-#     own, happened = machine.of_host(_roots(names), state, config, now)
+#     own, happened = machine.of_host(roots(names), state, config, now)
 #     problems |= decide.found("", own)
 #     return Seen(
 #         problems, [*events, *(_event("", *what, now) for what in happened)], [one.row for one in found.values()]
 #     )
 #
 #
-# def _roots(names: Iterable[str]) -> list[Path]:
+# def roots(names: Iterable[str]) -> list[Path]:
 #     """Return the folders whose disks are looked at."""
 #     found = [Path("/")]
 #     for name in names:
@@ -67911,6 +68665,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.host import daemons, units
+# from django_formula.page import pages
 # from django_formula.untrusted.text import tell
 # from django_formula.watch import decide, look, send, spool, walk
 #
@@ -67941,12 +68696,22 @@ def _clear(home: str, folder: str) -> None:
 #         _have_sent(config, messages, began)
 #         spool.keep(state)
 #         _start(config)
+#         if config.get("page"):
+#             _show(seen, known, began)
 #         for one in messages:
 #             tell(f"{one['what']}: {one['site'] or state['host']}: {one['text']}")
 #         if turn or not decide.is_new(known):
 #             break
 #         time.sleep(AGAIN)
 #     return 0
+#
+#
+# def _show(seen: look.Seen, known: decide.Known, now: float) -> None:
+#     """Write the page; whatever that fails with, messages are sent and looks go on."""
+#     try:
+#         pages.of_look(seen, known, now)
+#     except Exception as error:
+#         tell(f"the page was not written: {type(error).__name__}: {error}", is_error=True)
 #
 #
 # def _have_sent(config: dict[str, Any], messages: list[decide.Message], now: float) -> None:

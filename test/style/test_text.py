@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 WALL = "untrusted/text"
 #: The types of text that has left by a function of the wall.
-TYPES = {"Shown", "InPillar", "InCommand"}
+TYPES = {"Shown", "InPillar", "InCommand", "InPage"}
 #: Programs that a hint or a comment may propose to root.
 PROGRAMS = (
     "runuser|sudo|chown|chmod|chgrp|rm|mkdir|cp|mv|ln|mount|umount|usermod|curl|wget|git clone|psql|mysql|fuser|tar"

@@ -1,10 +1,11 @@
-"""Text that others wrote has three ways out: shown to a person, in a pillar, in a command.
+"""Text that others wrote has four ways out: shown to a person, in a pillar, in a command, in a page.
 
 Others are repositories, what a project prints, visitors, queues, other hosts and existing deployments. Their text is
-data: no terminal, no renderer of Salt and no shell may take a part of it for an instruction. A function for each way
-returns a type of its own, which nothing else makes (``test/style/test_text.py``). Why: docs/decisions/0072.
+data: no terminal, no renderer of Salt, no shell and no browser may take a part of it for an instruction. A function for
+each way returns a type of its own, which nothing else makes (``test/style/test_text.py``). Why: docs/decisions/0072.
 """
 
+import html
 import logging
 import re
 import shlex
@@ -18,6 +19,13 @@ Shown = NewType("Shown", str)
 InPillar = NewType("InPillar", str)
 #: A command that a person may paste into a shell of root.
 InCommand = NewType("InCommand", str)
+
+
+class InPage(str):
+    """HTML, in which text of others is escaped. A class, by which `element` knows what is HTML already."""
+
+    __slots__ = ()
+
 
 #: How programs colour their output.
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
@@ -144,6 +152,32 @@ def proposal(text: str, *words: str) -> str:
     """Return a hint whose ``{}`` is replaced by a command; empty where the command cannot be quoted."""
     command = in_command(*words)
     return text.replace("{}", command, 1) if command else ""
+
+
+#: Elements without content: of HTML, and of SVG within it.
+_VOID, _VOID_IN_SVG = {"link", "meta"}, {"path", "rect", "circle"}
+
+
+def in_page(text: str) -> InPage:
+    """Return a text as HTML: no character of it begins or ends an element or an attribute, or turns the direction."""
+    return text if isinstance(text, InPage) else InPage(html.escape(shown(text)))
+
+
+def element(tag: str, /, *content: str, **attributes: str | int | None) -> InPage:
+    """Return an element of HTML; what is in it is escaped, unless it is such an element.
+
+    Args:
+        attributes: their names without a ``_`` at the end, and with a hyphen for any other; None leaves one out.
+    """
+    words = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(shown(str(value)))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    if tag in _VOID_IN_SVG:
+        return InPage(f"<{tag}{words}/>")
+    inside = "".join(map(in_page, content))
+    return InPage(f"<{tag}{words}>" if tag in _VOID else f"<{tag}{words}>{inside}</{tag}>")
 
 
 def _visible(sign: str) -> str:

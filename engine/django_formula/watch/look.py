@@ -103,14 +103,14 @@ def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
         problems |= decide.found(name, own, need=one.need)
         events += [*one.events, *(_event(name, *what, now) for what in happened)]
     state["units"] = machine.counters(units)
-    own, happened = machine.of_host(_roots(names), state, config, now)
+    own, happened = machine.of_host(roots(names), state, config, now)
     problems |= decide.found("", own)
     return Seen(
         problems, [*events, *(_event("", *what, now) for what in happened)], [one.row for one in found.values()]
     )
 
 
-def _roots(names: Iterable[str]) -> list[Path]:
+def roots(names: Iterable[str]) -> list[Path]:
     """Return the folders whose disks are looked at."""
     found = [Path("/")]
     for name in names:

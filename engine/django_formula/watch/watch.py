@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from django_formula.host import daemons, units
+from django_formula.page import pages
 from django_formula.untrusted.text import tell
 from django_formula.watch import decide, look, send, spool, walk
 
@@ -38,12 +39,22 @@ def take(config: dict[str, Any]) -> int:
         _have_sent(config, messages, began)
         spool.keep(state)
         _start(config)
+        if config.get("page"):
+            _show(seen, known, began)
         for one in messages:
             tell(f"{one['what']}: {one['site'] or state['host']}: {one['text']}")
         if turn or not decide.is_new(known):
             break
         time.sleep(AGAIN)
     return 0
+
+
+def _show(seen: look.Seen, known: decide.Known, now: float) -> None:
+    """Write the page; whatever that fails with, messages are sent and looks go on."""
+    try:
+        pages.of_look(seen, known, now)
+    except Exception as error:
+        tell(f"the page was not written: {type(error).__name__}: {error}", is_error=True)
 
 
 def _have_sent(config: dict[str, Any], messages: list[decide.Message], now: float) -> None:

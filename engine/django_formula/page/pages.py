@@ -1,0 +1,88 @@
+"""The page of this host: written by the watch after each look, or into any folder by `django.page`."""
+
+import os
+import stat
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from django_formula.host import file, folders, users
+from django_formula.host.commands import DeploymentError
+from django_formula.page import document, seen
+from django_formula.untrusted.text import proposal
+from django_formula.watch import decide, look, spool
+
+#: Where the watch writes the page: a folder of root, which the proxy may read.
+FOLDER = Path("/var/lib/django-formula/page")
+NAME = "index.html"
+#: What the watch is configured with, on a host that is not watched.
+_DEFAULTS = {"every": 60, "disk": 10, "queue": 1000, "drift": False}
+
+
+def write(folder: Path, hosts: Sequence[document.Host], now: float) -> Path:
+    """Write the page of hosts into a folder; return its path."""
+    path = folder / NAME
+    file.write(path, document.of_hosts(hosts, now), durable=False)
+    return path
+
+
+def of_look(found: look.Seen, known: decide.Known, now: float) -> None:
+    """Write the page of this host after a look of the watch.
+
+    Args:
+        found: what it has found.
+        known: what is known of problems since when.
+    """
+    write(FOLDER, [seen.of_look(found, _since(known), now)], now)
+
+
+def _since(known: decide.Known) -> dict[str, float]:
+    return {key: one["since"] for key, one in known.items()}
+
+
+def here() -> dict[str, Any]:
+    """Look at this host, whether it is watched or not; return what the page shows of it."""
+    now, state = time.time(), spool.state()
+    found = look.look({**state}, {**_DEFAULTS, **spool.config()}, now)
+    return seen.of_look(found, _since(state.get("known", {})), now)
+
+
+def page(folder: str) -> dict[str, Any]:
+    """Do what `django.page` asks for: write the page of this host into a folder.
+
+    Raises:
+        DeploymentError: users other than root may write there.
+    """
+    place = safe(folder)
+    found = here()
+    path = write(place, [found], found["time"])
+    return {"page": str(path), "sites": len(found["sites"]), "problems": len(found["problems"])}
+
+
+def safe(folder: str) -> Path:
+    """Return a folder in which root may write a page: created for root alone where it is missing.
+
+    Raises:
+        DeploymentError: it is relative, no folder, or users other than root may write to it or replace it.
+    """
+    path = Path(folder)
+    if not path.is_absolute():
+        raise DeploymentError(f"{folder} is not an absolute path", hint="django.page /srv/status")
+    folders.refuse_unsafe_parents(path)
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        path.mkdir(mode=0o700, parents=True)
+        return path
+    if not stat.S_ISDIR(status.st_mode):
+        raise DeploymentError(f"{path} is not a folder", hint="name another one, or remove it")
+    if status.st_uid != os.geteuid() or status.st_mode & (0o002 if not status.st_gid else 0o022):
+        found = f"{users.owner_of(status)} {status.st_mode & 0o7777:04o}"
+        hint = (
+            proposal("{}", "chown", "root:", str(path)) if status.st_uid else proposal("{}", "chmod", "go-w", str(path))
+        )
+        raise DeploymentError(
+            f"users other than root may write to {path} ({found}), and could replace the page", hint=hint
+        )
+    return path
