@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "e37db2712c35c752"
+DIGEST = "f5271e1ccda5f63d"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -12408,6 +12408,8 @@ def _clear(home: str, folder: str) -> None:
 #     for name in ("application", "start", "migrate", "lock", "guard", "keep", "request", "tables", "faults")
 # ]
 # OVERLAY = "salt://django/files/django_formula_settings.py"
+# #: What the overlay imports whatever the site is.
+# LOGS = "salt://django/files/django_formula_logs.py"
 #
 #
 # def hashes(
@@ -12427,7 +12429,7 @@ def _clear(home: str, folder: str) -> None:
 #     if former_keys:
 #         values["secrets:secret_key:fallbacks"] = former_keys
 #     used = {file["source"] for file in config["files"].values() if file.get("source")}
-#     used |= {*PROGRAMS, OVERLAY, *instances.templates(site)}
+#     used |= {*PROGRAMS, OVERLAY, LOGS, *instances.templates(site)}
 #     used |= {mail.MODULE} if site.config.get("email") else set()
 #     values |= {url: text for url, text in templates.items() if url in used}
 #     key = secret_secrets.record_key(site)
@@ -15117,7 +15119,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.database import databases
 # from django_formula.deploy.deployment import Changes, Deployment
-# from django_formula.deploy.inputs import OVERLAY, PROGRAMS
+# from django_formula.deploy.inputs import LOGS, OVERLAY, PROGRAMS
 # from django_formula.email import mail
 # from django_formula.host import environment_files, file, folders
 # from django_formula.proxy import maintenance, moves, page
@@ -15181,10 +15183,8 @@ def _clear(home: str, folder: str) -> None:
 #     key = deployment.secrets.by_name["secret_key"]
 #     files = release_settings.project_files(site, deployment.templates, variables, key)
 #     contents = {"environment": environment_files.environment_file(environment), **_programs(deployment)}
-#     written = [
-#         *contents,
-#         *([f"{release_settings.MODULE}.py", "settings.json"] if site.config["overlay"] else []),
-#     ]
+#     overlay = [f"{release_settings.MODULE}.py", "django_formula_logs.py", "settings.json"]
+#     written = [*contents, *(overlay if site.config["overlay"] else [])]
 #     yield {"config": written, **({"files": sorted(files)} if files else {})}
 #     config = release.path / "config"
 #     folders.make(folders.Folder(config, "root", site.user, 0o750))
@@ -15211,6 +15211,7 @@ def _clear(home: str, folder: str) -> None:
 #     email = {"django_formula_email.py": deployment.templates[mail.MODULE]} if site.config.get("email") else {}
 #     return {
 #         **email,
+#         "django_formula_logs.py": deployment.templates[LOGS],
 #         f"{release_settings.MODULE}.py": deployment.templates[OVERLAY],
 #         "settings.json": release_settings.overlay(site, release.path, module, leaving=leaving, keeps_threads=keeps),
 #     }
@@ -40479,6 +40480,7 @@ def _clear(home: str, folder: str) -> None:
 #     "django_formula_keep.py",
 #     "django_formula_request.py",
 #     "django_formula_settings.py",
+#     "django_formula_logs.py",
 #     "maintenance.html",
 #     "django_formula_backup.py",
 #     "django_formula_sqlite.py",
@@ -44956,7 +44958,7 @@ def _clear(home: str, folder: str) -> None:
 # #: The ports of Debian's package as it is installed.
 # _USUAL = {80}
 # _PROXY_MODULES = ("proxy", "proxy_http", "proxy_uwsgi")
-# _MODULES = ("alias", "authz_core", "authz_host", "headers", "mime", *_PROXY_MODULES, "rewrite", "setenvif")
+# _MODULES = ("alias", "authz_core", "authz_host", "headers", "mime", *_PROXY_MODULES, "rewrite", "setenvif", "unique_id")
 # _TLS_MODULES = ("http2", "socache_shmcb", "ssl")
 # #: Modules that come with a file of settings.
 # _WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "proxy_balancer", "setenvif", "ssl"}
@@ -46403,7 +46405,7 @@ def _clear(home: str, folder: str) -> None:
 #     proxy, trusted = site.config["proxy"], site.config["proxy"]["trusted"]
 #     return {
 #         "during_maintenance": shared_variable("allowed", *site.config["maintenance"]["allow"]),
-#         **{name: shared_variable(name, *trusted) for name in ("trusted", "scheme", "https")},
+#         **{name: shared_variable(name, *trusted) for name in ("trusted", "scheme", "https", "request")},
 #         **{name: shared_variable(name, *addresses) for name in ("limited", "client")},
 #         "headers": {name: shared_variable("header", name, *trusted) for name in proxy.get("trusted_headers", ())},
 #     }
@@ -50181,6 +50183,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # import json
 # import os
+# import re
+# import socket
 # from collections.abc import Mapping, Sequence
 # from pathlib import Path
 # from typing import Any
@@ -50276,6 +50280,7 @@ def _clear(home: str, folder: str) -> None:
 #         "DJANGO_SITE": site.name,
 #         "DJANGO_RELEASE": release.name,
 #     }
+#     variables = {**_observed(site, release, facts), **variables}
 #     domains = [*map(site_domains.in_django, [*site.config["domains"], *leaving])]
 #     known = {**_known_values(site, release, facts), "domains": domains}
 #     for name, value in config["environment"].items():
@@ -50287,6 +50292,32 @@ def _clear(home: str, folder: str) -> None:
 #     secrets = config["secrets"].items()
 #     files = {secret["variable"]: str(site.secrets / name) for name, secret in secrets if secret["as"] == "file"}
 #     return {**variables, **databases.url_variables(site, {}, secret=False), **_broker(site, {}), **files}
+#
+#
+# def _observed(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, str]:
+#     """Return the variables by which Sentry's and OpenTelemetry's libraries name what they report.
+#
+#     Without such a library they do nothing. A project that has one of them in an .env file keeps it: programs that read
+#     such a file prefer the environment.
+#     """
+#     commit, environment, host = facts["commit"], site.config["environment_name"], socket.gethostname()
+#     resource = {
+#         "service.version": commit,
+#         "service.instance.id": f"{host}-{release.name.split('-')[0]}",
+#         "deployment.environment.name": environment,
+#         "host.name": host,
+#     }
+#     variables = {
+#         "SENTRY_RELEASE": commit,
+#         "SENTRY_ENVIRONMENT": environment,
+#         "OTEL_SERVICE_NAME": site.name,
+#         "OTEL_RESOURCE_ATTRIBUTES": ",".join(f"{name}={value}" for name, value in resource.items()),
+#     }
+#     source = release / "source"
+#     folders = {"", facts["folder"]} if source.is_dir() else ()
+#     texts = [(Foreign(source) / f"{folder}/.env".lstrip("/")).text() or "" for folder in folders]
+#     own = {name for text in texts for name in re.findall(r"(?m)^\s*(?:export\s+)?(\w+)\s*=", text)}
+#     return {name: value for name, value in variables.items() if name not in own}
 #
 #
 # def _known_values(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -52205,6 +52236,10 @@ def _clear(home: str, folder: str) -> None:
 # }
 #
 #
+# #: Gunicorn's own format, and the id of the request.
+# _ACCESS = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" [%({x-request-id}i)s]'
+#
+#
 # class Gunicorn(Server):
 #     """Gunicorn, with workers that run WSGI, or Uvicorn's, which run ASGI."""
 #
@@ -52286,6 +52321,7 @@ def _clear(home: str, folder: str) -> None:
 #         "pidfile": f"{run}/pid",
 #         "worker_tmp_dir": run,
 #         "accesslog": "-" if site.config["log"]["requests"] else None,
+#         "access_log_format": _ACCESS,
 #         "proc_name": variables["unit"],
 #         "control_socket_disable": True,
 #         # Only the proxy can connect to it, and its headers have the address of the visitor.
@@ -61024,8 +61060,8 @@ def _clear(home: str, folder: str) -> None:
 # from collections.abc import Iterable, Mapping
 # from typing import Any
 #
-# #: Headers that the templates of the proxies set: the peer's address and the scheme.
-# SET = ("X-Forwarded-For", "X-Forwarded-Proto")
+# #: Headers that the templates of the proxies set: the peer's address, the scheme, and the id of the request.
+# SET = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Request-ID")
 #
 # #: The header that they set to the subject of the certificate that a client has shown, with `tls:client_ca`.
 # CLIENT_SUBJECT = "SSL-Client-S-DN"

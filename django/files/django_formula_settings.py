@@ -373,5 +373,6 @@ _class = os.environ.get("DJANGO_CONFIGURATION") if importlib.util.find_spec("con
 _project = _imported(_data["settings_module"])
 globals().update({name: value for name, value in _project.items() if name.isupper()})
 globals().update(_over(_project, _data))
+importlib.import_module("django_formula_logs")
 if _class:
     globals()[_class] = _NoFurther

@@ -173,6 +173,9 @@ def read_ini(text: str) -> list[tuple[str, str, str]]:
             section = line
         elif line and not line.startswith((";", "#")):
             name, _equals, value = line.partition("=")
+            if name.strip() == "log-format":  # whose words uWSGI leaves to its log: no option has such a name
+                entries.append((section, name.strip(), value.strip()))
+                continue
             value = _expanded(value.lstrip(" \t"))
             if re.search(r"[$@%]\(", value):  # %%( too: placeholders come after magic variables
                 raise Surprise(f"something is inserted: {line}")

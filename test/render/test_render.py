@@ -8,6 +8,7 @@ sources. A new case is a new folder; UPDATE=1 writes what is rendered now, and t
 import os
 import re
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(containers, "_existing", lambda _site, _release, paths: list(map(str, paths)))
     monkeypatch.setattr(users, "owner", lambda _user, _group: (998, 998))
     monkeypatch.setattr(users, "find_user", lambda _name: None)
+    monkeypatch.setattr(socket, "gethostname", lambda: "web1")
 
 
 def files_of(site: Site, facts: dict[str, Any]) -> dict[str, str]:

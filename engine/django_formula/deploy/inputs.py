@@ -28,6 +28,8 @@ PROGRAMS = [
     for name in ("application", "start", "migrate", "lock", "guard", "keep", "request", "tables", "faults")
 ]
 OVERLAY = "salt://django/files/django_formula_settings.py"
+#: What the overlay imports whatever the site is.
+LOGS = "salt://django/files/django_formula_logs.py"
 
 
 def hashes(
@@ -47,7 +49,7 @@ def hashes(
     if former_keys:
         values["secrets:secret_key:fallbacks"] = former_keys
     used = {file["source"] for file in config["files"].values() if file.get("source")}
-    used |= {*PROGRAMS, OVERLAY, *instances.templates(site)}
+    used |= {*PROGRAMS, OVERLAY, LOGS, *instances.templates(site)}
     used |= {mail.MODULE} if site.config.get("email") else set()
     values |= {url: text for url, text in templates.items() if url in used}
     key = secret_secrets.record_key(site)

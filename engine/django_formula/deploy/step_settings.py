@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from django_formula.database import databases
 from django_formula.deploy.deployment import Changes, Deployment
-from django_formula.deploy.inputs import OVERLAY, PROGRAMS
+from django_formula.deploy.inputs import LOGS, OVERLAY, PROGRAMS
 from django_formula.email import mail
 from django_formula.host import environment_files, file, folders
 from django_formula.proxy import maintenance, moves, page
@@ -68,10 +68,8 @@ def settings(deployment: Deployment) -> Iterator[Changes]:
     key = deployment.secrets.by_name["secret_key"]
     files = release_settings.project_files(site, deployment.templates, variables, key)
     contents = {"environment": environment_files.environment_file(environment), **_programs(deployment)}
-    written = [
-        *contents,
-        *([f"{release_settings.MODULE}.py", "settings.json"] if site.config["overlay"] else []),
-    ]
+    overlay = [f"{release_settings.MODULE}.py", "django_formula_logs.py", "settings.json"]
+    written = [*contents, *(overlay if site.config["overlay"] else [])]
     yield {"config": written, **({"files": sorted(files)} if files else {})}
     config = release.path / "config"
     folders.make(folders.Folder(config, "root", site.user, 0o750))
@@ -98,6 +96,7 @@ def _overlay(deployment: Deployment, release: Release, leaving: list[str]) -> di
     email = {"django_formula_email.py": deployment.templates[mail.MODULE]} if site.config.get("email") else {}
     return {
         **email,
+        "django_formula_logs.py": deployment.templates[LOGS],
         f"{release_settings.MODULE}.py": deployment.templates[OVERLAY],
         "settings.json": release_settings.overlay(site, release.path, module, leaving=leaving, keeps_threads=keeps),
     }

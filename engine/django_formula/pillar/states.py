@@ -31,6 +31,7 @@ PROGRAMS = (
     "django_formula_keep.py",
     "django_formula_request.py",
     "django_formula_settings.py",
+    "django_formula_logs.py",
     "maintenance.html",
     "django_formula_backup.py",
     "django_formula_sqlite.py",

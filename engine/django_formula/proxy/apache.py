@@ -24,7 +24,7 @@ ETC = Path("/etc/apache2")
 #: The ports of Debian's package as it is installed.
 _USUAL = {80}
 _PROXY_MODULES = ("proxy", "proxy_http", "proxy_uwsgi")
-_MODULES = ("alias", "authz_core", "authz_host", "headers", "mime", *_PROXY_MODULES, "rewrite", "setenvif")
+_MODULES = ("alias", "authz_core", "authz_host", "headers", "mime", *_PROXY_MODULES, "rewrite", "setenvif", "unique_id")
 _TLS_MODULES = ("http2", "socache_shmcb", "ssl")
 #: Modules that come with a file of settings.
 _WITH_SETTINGS = {"alias", "http2", "mime", "proxy", "proxy_balancer", "setenvif", "ssl"}

@@ -274,7 +274,7 @@ def _shared_variables(site: Site, addresses: Collection[str]) -> dict[str, Any]:
     proxy, trusted = site.config["proxy"], site.config["proxy"]["trusted"]
     return {
         "during_maintenance": shared_variable("allowed", *site.config["maintenance"]["allow"]),
-        **{name: shared_variable(name, *trusted) for name in ("trusted", "scheme", "https")},
+        **{name: shared_variable(name, *trusted) for name in ("trusted", "scheme", "https", "request")},
         **{name: shared_variable(name, *addresses) for name in ("limited", "client")},
         "headers": {name: shared_variable("header", name, *trusted) for name in proxy.get("trusted_headers", ())},
     }

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,7 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any], leaving: Se
         "DJANGO_SITE": site.name,
         "DJANGO_RELEASE": release.name,
     }
+    variables = {**_observed(site, release, facts), **variables}
     domains = [*map(site_domains.in_django, [*site.config["domains"], *leaving])]
     known = {**_known_values(site, release, facts), "domains": domains}
     for name, value in config["environment"].items():
@@ -108,6 +111,32 @@ def environment(site: Site, release: Path, facts: Mapping[str, Any], leaving: Se
     secrets = config["secrets"].items()
     files = {secret["variable"]: str(site.secrets / name) for name, secret in secrets if secret["as"] == "file"}
     return {**variables, **databases.url_variables(site, {}, secret=False), **_broker(site, {}), **files}
+
+
+def _observed(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the variables by which Sentry's and OpenTelemetry's libraries name what they report.
+
+    Without such a library they do nothing. A project that has one of them in an .env file keeps it: programs that read
+    such a file prefer the environment.
+    """
+    commit, environment, host = facts["commit"], site.config["environment_name"], socket.gethostname()
+    resource = {
+        "service.version": commit,
+        "service.instance.id": f"{host}-{release.name.split('-')[0]}",
+        "deployment.environment.name": environment,
+        "host.name": host,
+    }
+    variables = {
+        "SENTRY_RELEASE": commit,
+        "SENTRY_ENVIRONMENT": environment,
+        "OTEL_SERVICE_NAME": site.name,
+        "OTEL_RESOURCE_ATTRIBUTES": ",".join(f"{name}={value}" for name, value in resource.items()),
+    }
+    source = release / "source"
+    folders = {"", facts["folder"]} if source.is_dir() else ()
+    texts = [(Foreign(source) / f"{folder}/.env".lstrip("/")).text() or "" for folder in folders]
+    own = {name for text in texts for name in re.findall(r"(?m)^\s*(?:export\s+)?(\w+)\s*=", text)}
+    return {name: value for name, value in variables.items() if name not in own}
 
 
 def _known_values(site: Site, release: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,10 @@ _WORKERS: dict[str, Requirements] = {
 }
 
 
+#: Gunicorn's own format, and the id of the request.
+_ACCESS = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" [%({x-request-id}i)s]'
+
+
 class Gunicorn(Server):
     """Gunicorn, with workers that run WSGI, or Uvicorn's, which run ASGI."""
 
@@ -108,6 +112,7 @@ def _settings(site: Site, variables: Mapping[str, Any], run: str) -> dict[str, A
         "pidfile": f"{run}/pid",
         "worker_tmp_dir": run,
         "accesslog": "-" if site.config["log"]["requests"] else None,
+        "access_log_format": _ACCESS,
         "proc_name": variables["unit"],
         "control_socket_disable": True,
         # Only the proxy can connect to it, and its headers have the address of the visitor.

@@ -9,8 +9,8 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: Headers that the templates of the proxies set: the peer's address and the scheme.
-SET = ("X-Forwarded-For", "X-Forwarded-Proto")
+#: Headers that the templates of the proxies set: the peer's address, the scheme, and the id of the request.
+SET = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Request-ID")
 
 #: The header that they set to the subject of the certificate that a client has shown, with `tls:client_ca`.
 CLIENT_SUBJECT = "SSL-Client-S-DN"

@@ -177,6 +177,7 @@ def overlay(tmp_path, monkeypatch):
     (tmp_path / "empty_project_settings.py").write_text("")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setitem(sys.modules, "django", SimpleNamespace(VERSION=(5, 2, 0)))
+    monkeypatch.setitem(sys.modules, "django_formula_logs", SimpleNamespace())
     data = json.loads(settings.overlay(configured(), RELEASE, "empty_project_settings"))
     (tmp_path / "settings.json").write_text(json.dumps({**data, "secret_key_file": str(tmp_path / "key.json")}))
     path = tmp_path / "django_formula_settings.py"

@@ -56,7 +56,7 @@ def config_of(folder, project="", **email):
         (folder / "password").write_text("grenadier")
     (folder / "key.json").write_text('{"key": "x", "fallbacks": []}')
     (folder / "settings.json").write_text(json.dumps(data))
-    for name in ("django_formula_settings.py", "django_formula_email.py"):
+    for name in ("django_formula_settings.py", "django_formula_logs.py", "django_formula_email.py"):
         (folder / name).write_text((FILES / name).read_text())
     return folder
 

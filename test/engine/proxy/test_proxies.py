@@ -643,7 +643,7 @@ def test_sites_share_variables_and_nginx_accepts_their_names(make_site):
         site = make_site(name, domains=[f"{name}.example.org"], folders=False, **options)
         text = files(site)[proxy_nginx.PROXY.main_file(site)]
         defined.append(re.findall(r"(?m)^(?:geo|map) .*\$(\w+) \{$", text))
-    assert defined[0] == defined[1] and len(defined[0]) == 12
+    assert defined[0] == defined[1] and len(defined[0]) == 13
     assert max(map(len, defined[0])) <= 46
 
 

@@ -188,7 +188,7 @@ def test_the_environment_of_a_release():
         },
     )
     plain = settings.environment(site, RELEASE, FACTS)
-    assert plain == {
+    assert {name: value for name, value in plain.items() if not name.startswith(("SENTRY_", "OTEL_"))} == {
         "PATH": f"{RELEASE}/virtualenv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "VIRTUAL_ENV": f"{RELEASE}/virtualenv",
         "PYTHONPATH": f"{RELEASE}/config:{RELEASE}/source",
@@ -268,6 +268,7 @@ def overlaid(tmp_path, monkeypatch):
     """The settings of a project, as the overlay makes them in a site of these options."""
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setitem(sys.modules, "django", SimpleNamespace(VERSION=(5, 2, 0)))
+    monkeypatch.setitem(sys.modules, "django_formula_logs", SimpleNamespace())
     (tmp_path / "key.json").write_text(json.dumps({"key": "the key", "fallbacks": ["older"]}))
     overlay = ROOT / "django/files/django_formula_settings.py"
 
@@ -279,6 +280,7 @@ def overlaid(tmp_path, monkeypatch):
         data["secret_key_file"] = str(tmp_path / "key.json")
         (tmp_path / "settings.json").write_text(json.dumps(data))
         (tmp_path / overlay.name).write_text(overlay.read_text())
+        shutil.copy(overlay.with_name("django_formula_logs.py"), tmp_path)
         spec = importlib.util.spec_from_file_location("overlay", tmp_path / overlay.name)
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, spec.name, module)
@@ -295,6 +297,7 @@ def test_package_that_sets_up_django_while_the_settings_are_imported(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps({**data, "secret_key_file": str(tmp_path / "key.json")}))
     overlay = ROOT / "django/files/django_formula_settings.py"
     shutil.copy(overlay, tmp_path)
+    shutil.copy(overlay.with_name("django_formula_logs.py"), tmp_path)
     (tmp_path / "shop/settings").mkdir(parents=True)
     (tmp_path / "shop/__init__.py").write_text("import django\ndjango.setup()\n")
     (tmp_path / "shop/settings/live.py").write_text("INSTALLED_APPS = ['django.contrib.humanize']\nTIME_ZONE = 'UTC'\n")
@@ -776,3 +779,37 @@ def test_a_file_is_written_into_the_source(make_site):
     with pytest.raises(DeploymentError) as error:
         settings.write_project_file(site, source, "elsewhere/new.py", "")
     assert error.value.message == "django:sites:blog:files: elsewhere/new.py leads through the link elsewhere"
+
+
+OBSERVED = {
+    "SENTRY_RELEASE": FACTS["commit"],
+    "SENTRY_ENVIRONMENT": "production",
+    "OTEL_SERVICE_NAME": "blog",
+    "OTEL_RESOURCE_ATTRIBUTES": f"service.version={FACTS['commit']},service.instance.id=web1-0042,"
+    "deployment.environment.name=production,host.name=web1",
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "files", "changed"),
+    [
+        ({}, {}, {}),
+        ({"environment_name": "staging"}, {}, {"SENTRY_ENVIRONMENT": "staging"}),
+        ({"environment": {"SENTRY_RELEASE": "7"}}, {}, {"SENTRY_RELEASE": "7"}),
+        ({"secrets": {"OTEL_SERVICE_NAME": "x"}}, {}, {}),  # whose file is read after this one
+        ({}, {".env": "# SENTRY_RELEASE=1\nexport SENTRY_ENVIRONMENT=dev\n"}, {"SENTRY_ENVIRONMENT": None}),
+        ({}, {"site/.env": "OTEL_SERVICE_NAME = shop\n"}, {"OTEL_SERVICE_NAME": None}),
+        ({}, {"other/.env": "OTEL_SERVICE_NAME = shop\n"}, {}),
+    ],
+)
+def test_release_and_environment_are_named_for_sentry_and_opentelemetry(tmp_path, monkeypatch, options, files, changed):
+    monkeypatch.setattr(settings.socket, "gethostname", lambda: "web1")
+    release = tmp_path / RELEASE.name
+    for path, text in files.items():
+        (release / "source" / path).parent.mkdir(parents=True, exist_ok=True)
+        (release / "source" / path).write_text(text)
+    found = settings.environment(configured(**options), release, {**FACTS, "folder": "site"})
+    expected = {**OBSERVED, **changed}
+    if options.get("environment_name"):
+        expected["OTEL_RESOURCE_ATTRIBUTES"] = OBSERVED["OTEL_RESOURCE_ATTRIBUTES"].replace("production", "staging")
+    assert {name: found.get(name) for name in OBSERVED} == expected

@@ -37,6 +37,8 @@ sub vcl_backend_response {
 sub vcl_deliver {
     if (obj.hits > 0) {
         set resp.http.X-Cache = "hit";
+        # It is that of the request which the response was made for.
+        unset resp.http.X-Request-ID;
     } else {
         set resp.http.X-Cache = "miss";
     }
