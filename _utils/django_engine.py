@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "f5271e1ccda5f63d"
+DIGEST = "7e42f953576e2fc4"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -19875,7 +19875,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     new = path.with_name(f".{path.name}.new")
 #     new.unlink(missing_ok=True)
-#     file.write(new, packed(module), mode=0o600)
+#     file.write(new, packed(module), mode=0o644)  # it is our code alone
 #     commands.run([str(PYTHON), "-I", "-c", _COMPILE, str(new), str(path)], doing=f"compiling {path.name}", timeout=120)
 #     new.replace(path)
 #
@@ -35924,6 +35924,479 @@ def _clear(home: str, folder: str) -> None:
 #     if not own:
 #         return known
 #     return {**known, **own} if isinstance(known, dict) else [*own.values(), *known]
+#: django_formula/metrics/__init__.py
+# """Metrics of the sites of a host, as Prometheus reads them: requests, units, deployments, data."""
+#: django_formula/metrics/access_log.py
+# """The requests of a site, counted from the JSON access log of its proxy: each look reads what the log has grown by.
+#
+# A log that is rotated by renaming is read to its end; of one that is cut in place the new content is read. Lines are
+# data of visitors: only three numbers of each are taken, where the quotes around them cannot be a visitor's.
+# """
+#
+# import bisect
+# import contextlib
+# import hashlib
+# import os
+# import re
+# import stat
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.site.sites import Site
+#
+# #: The upper bounds of the durations that are counted, in seconds.
+# BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# #: The folders of the logs of each kind of proxy.
+# _FOLDERS = {"nginx": Path("/var/log/nginx"), "apache": Path("/var/log/apache2")}
+# #: The most bytes of one look; the next one reads on.
+# _MOST = 64 << 20
+# #: The bytes at the beginning of a log by which it is known again.
+# _HEAD = 200
+# _LINE = re.compile(rb'"protocol":"[^"]*","status":(\d{3}),"bytes":(\d{1,18}),"seconds":(\d[\d.e+-]{0,20})')
+#
+#
+# class Requests(NamedTuple):
+#     """What was counted: requests by the class of their status, bytes, seconds, and how many took how long."""
+#
+#     codes: dict[str, int]
+#     bytes: int
+#     seconds: float
+#     buckets: list[int]
+#
+#
+# def path_of(site: Site) -> Path | None:
+#     """Return the access log of a site alone, or None where it has none."""
+#     proxy = site.config["proxy"]
+#     folder = _FOLDERS.get(proxy["kind"]) if proxy.get("access_log") == "json" else None
+#     return folder / f"django-{site.name}.log" if folder else None
+#
+#
+# def read(path: Path, place: dict[str, Any]) -> bytes:
+#     """Return the whole lines by which a log has grown; the first look reads nothing.
+#
+#     Args:
+#         path: of the log.
+#         place: where the last look has ended, which is updated: ``inode``, ``offset``, ``head``.
+#     """
+#     with contextlib.ExitStack() as stack:
+#         try:
+#             file = stack.enter_context(open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb"))
+#         except OSError:
+#             return b""
+#         status = os.fstat(file.fileno())
+#         if not stat.S_ISREG(status.st_mode):
+#             return b""
+#         rest = b""
+#         if "inode" not in place:
+#             place |= {"inode": status.st_ino, "offset": status.st_size}
+#         elif place["inode"] != status.st_ino:
+#             rest = _rest_of_rotated(path, place)
+#             place |= {"inode": status.st_ino, "offset": 0}
+#         elif place["offset"] > status.st_size or not _is_same(file, place):
+#             place["offset"] = 0
+#         file.seek(place["offset"])
+#         data = file.read(_MOST)
+#         place["offset"] += len(data) if len(data) == _MOST and b"\n" not in data else data.rfind(b"\n") + 1
+#         file.seek(0)
+#         head = file.read(min(_HEAD, place["offset"]))
+#         place |= {"head": hashlib.sha256(head).hexdigest(), "bytes": len(head)}
+#         return rest + data[: data.rfind(b"\n") + 1]
+#
+#
+# def _is_same(file: Any, place: dict[str, Any]) -> bool:
+#     """Return whether a log begins as it did: one that was cut may have grown beyond the offset since."""
+#     return "head" not in place or hashlib.sha256(file.read(place["bytes"])).hexdigest() == place["head"]
+#
+#
+# def _rest_of_rotated(path: Path, place: dict[str, Any]) -> bytes:
+#     with contextlib.suppress(OSError):
+#         former = path.with_name(f"{path.name}.1")
+#         with open(os.open(former, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+#             status = os.fstat(file.fileno())
+#             if stat.S_ISREG(status.st_mode) and status.st_ino == place["inode"]:
+#                 file.seek(place["offset"])
+#                 return file.read(_MOST)
+#     return b""
+#
+#
+# def count(lines: bytes) -> Requests:
+#     """Return the requests of some lines of a log; what is no line of it is left out."""
+#     codes, size, seconds, buckets = dict[str, int](), 0, 0.0, [0] * (len(BUCKETS) + 1)
+#     for status, sent, took in _LINE.findall(lines):
+#         with contextlib.suppress(ValueError):
+#             duration = float(took)
+#             code = f"{status[:1].decode()}xx"
+#             codes[code] = codes.get(code, 0) + 1
+#             buckets[bisect.bisect_left(BUCKETS, duration)] += 1
+#             size, seconds = size + int(sent), seconds + duration
+#     return Requests(codes, size, seconds, buckets)
+#
+#
+# def add(total: dict[str, Any], more: Requests) -> dict[str, Any]:
+#     """Return the requests of all looks, of those before and one more."""
+#     before = Requests(**total) if total else Requests({}, 0, 0.0, [0] * len(more.buckets))
+#     codes = {code: before.codes.get(code, 0) + more.codes.get(code, 0) for code in {**before.codes, **more.codes}}
+#     buckets = [one + another for one, another in zip(before.buckets, more.buckets, strict=True)]
+#     return Requests(codes, before.bytes + more.bytes, before.seconds + more.seconds, buckets)._asdict()
+#: django_formula/metrics/exposition.py
+# """Metrics as text: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format"""
+#
+# from collections.abc import Iterable, Mapping
+# from typing import NamedTuple
+#
+# Labels = Mapping[str, str]
+#
+#
+# class Family(NamedTuple):
+#     """The metrics of one name: what Prometheus says of them, and their values by labels.
+#
+#     Attributes:
+#         kind: ``gauge``, ``counter`` or ``histogram``.
+#         samples: a suffix of the name, empty but for a histogram, labels and a value.
+#     """
+#
+#     name: str
+#     kind: str
+#     says: str
+#     samples: list[tuple[str, Labels, float]]
+#
+#
+# def gauge(name: str, says: str, values: Iterable[tuple[Labels, float | None]]) -> Family:
+#     """Return the values of one name that may rise and fall; None is left out."""
+#     return Family(name, "gauge", says, [("", labels, value) for labels, value in values if value is not None])
+#
+#
+# def counter(name: str, says: str, values: Iterable[tuple[Labels, float | None]]) -> Family:
+#     """Return the values of one name that only rise; None is left out."""
+#     return gauge(name, says, values)._replace(kind="counter")
+#
+#
+# def text(families: Iterable[Family]) -> str:
+#     """Return the metrics as Prometheus reads them; a name without values is left out."""
+#     lines = []
+#     for one in families:
+#         if one.samples:
+#             lines += [f"# HELP {one.name} {one.says}", f"# TYPE {one.name} {one.kind}"]
+#         for suffix, labels, value in one.samples:
+#             pairs = ",".join(f'{label}="{_quoted(label_value)}"' for label, label_value in labels.items())
+#             lines.append(f"{one.name}{suffix}{'{' if pairs else ''}{pairs}{'}' if pairs else ''} {_number(value)}")
+#     return "\n".join([*lines, ""])
+#
+#
+# def _quoted(value: str) -> str:
+#     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+#
+#
+# def _number(value: float) -> str:
+#     return str(int(value)) if value == int(value) else f"{value:.9g}"
+#: django_formula/metrics/metrics.py
+# """The metrics of a host: made of a look of the watch, the records of deployments, access logs and units."""
+#
+# import contextlib
+# import json
+# import os
+# import re
+# from collections.abc import Iterator, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.host import clock
+# from django_formula.host.commands import DeploymentError
+# from django_formula.metrics import access_log
+# from django_formula.metrics.exposition import Family, Labels, counter, gauge, text
+# from django_formula.site import sites
+# from django_formula.tls import certificates
+# from django_formula.untrusted.foreign import Foreign
+# from django_formula.watch import look, machine
+#
+# #: The name of the file in the folder of node-exporter's textfile collector.
+# FILE = "django.prom"
+# _UNIT = re.compile(r"(\d{4,})(?:-(.+))?\.service")
+# _WAITING = re.compile(r"\bqueue [^;]*, (\d+) tasks wait")
+# #: The most bytes of a file of deployments that one look reads.
+# _MOST = 8 << 20
+# #: What the kernel counts of a unit: name, kind, what it says, the file of the cgroup, its line, and the unit of that.
+# _CGROUP = (
+#     ("cpu_seconds_total", "counter", "CPU time of a unit.", "cpu.stat", r"(?m)^usage_usec (\d+)", 1e-6),
+#     ("cpu_throttled_seconds_total", "counter", "Time that CPUQuota held a unit.", "cpu.stat",
+#      r"(?m)^throttled_usec (\d+)", 1e-6),
+#     ("memory_bytes", "gauge", "Memory of a unit.", "memory.current", r"^(\d+)", 1),
+#     ("oom_kills_total", "counter", "Processes of a unit that the kernel killed for memory.", "memory.events",
+#      r"(?m)^oom_kill (\d+)", 1),
+# )  # fmt: skip
+#
+#
+# def write(folder: str, seen: look.Seen, state: dict[str, Any], now: float) -> None:
+#     """Write the metrics of a look for node-exporter, which may own the folder.
+#
+#     Args:
+#         folder: of the textfile collector.
+#         seen: what the look has found.
+#         state: of the watch; the counters are kept there.
+#         now: seconds since 1970.
+#
+#     Raises:
+#         DeploymentError: a part of the path is a link or missing.
+#     """
+#     path = Foreign(Path("/"), *Path(folder).parts[1:], FILE)
+#     path.write(text(of_look(seen, state, now)), mode=0o644, owner=(0, 0))
+#
+#
+# def of_look(seen: look.Seen, state: dict[str, Any], now: float) -> list[Family]:
+#     """Return the metrics of a look. Labels are bounded: no path, no user, a commit only in `django_release_info`."""
+#     rows = {row["site"]: row for row in seen.rows}
+#     kept = state.setdefault("deployments", {})
+#     for name in rows:
+#         _count_deployments(name, kept.setdefault(name, {"offset": 0, "results": {}}))
+#     state["deployments"] = kept = {name: kept[name] for name in rows}
+#     requests = {name: state["sites_seen"][name].get("requests") for name in rows if name in state.get("sites_seen", {})}
+#     return [
+#         *_of_sites(rows),
+#         *_of_releases(rows),
+#         *_of_deployments(kept),
+#         *_of_requests({name: one for name, one in requests.items() if one}),
+#         *_of_data(rows),
+#         *_of_units(list(rows), seen.units),
+#         gauge("django_problems", "Problems of a site, of the host without one, by their kind.", _problems(seen)),
+#         gauge("django_watch_timestamp_seconds", "When the watch has looked.", [({}, round(now))]),
+#         gauge("django_watch_look_seconds", "How long its last look took.", [({}, state.get("took"))]),
+#     ]
+#
+#
+# def _of_sites(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
+#     def each(value: Any) -> Iterator[tuple[Labels, float | None]]:
+#         return (({"site": name}, value(row)) for name, row in rows.items())
+#
+#     yield gauge("django_site_up", "Whether the active release runs.", each(lambda row: bool(row["running"])))
+#     yield gauge(
+#         "django_site_maintenance", "Whether the site is in maintenance.", each(lambda row: bool(row.get("maintenance")))
+#     )
+#     yield gauge(
+#         "django_site_schema_fits", "Whether the databases fit the active release.",
+#         each(lambda row: row["schema"].startswith("fits") if row.get("schema") else None),
+#     )  # fmt: skip
+#     yield gauge(
+#         "django_site_answer_seconds", "How long the health page took through the proxy.",
+#         each(lambda row: row["ms"] / 1000 if row.get("ms") is not None else None),
+#     )  # fmt: skip
+#     running = [
+#         ({"site": name, "worker": worker}, text != "does not run")
+#         for name, row in rows.items()
+#         for worker, _blank, text in (one.partition(" ") for one in (row.get("workers") or "").split(", ") if one)
+#     ]
+#     yield gauge("django_worker_running", "Whether a worker of the active release runs.", running)
+#     waiting = ((name, _WAITING.search(row.get("stores") or ""), row.get("stores") or "") for name, row in rows.items())
+#     yield gauge(
+#         "django_queue_waiting", "Tasks that wait in the queue of a site.",
+#         (({"site": name}, int(found[1]) if found else 0) for name, found, stores in waiting if "queue " in stores),
+#     )  # fmt: skip
+#
+#
+# def _of_releases(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
+#     live = {name: row for name, row in rows.items() if row["release"]}
+#     yield gauge(
+#         "django_release_info", "The active release.",
+#         (({"site": name, "release": row["release"], "commit": row["release"].partition("-")[2]}, 1)
+#          for name, row in live.items()),
+#     )  # fmt: skip
+#     yield gauge(
+#         "django_release_active_since_timestamp_seconds", "When the active release was activated.",
+#         (({"site": name}, clock.seconds(row.get("live_since") or "") or None) for name, row in live.items()),
+#     )  # fmt: skip
+#     yield gauge(
+#         "django_releases_held", "Releases that are on hold after a rollback.",
+#         (({"site": name}, len([one for one in (row.get("held_back") or "").split(", ") if one]))
+#          for name, row in live.items()),
+#     )  # fmt: skip
+#
+#
+# # Deployments
+#
+#
+# def _count_deployments(name: str, kept: dict[str, Any]) -> None:
+#     """Count the deployments of a site that have ended since the last look; the first one counts all."""
+#     try:
+#         with open(sites.find(name).deploys, "rb") as file:
+#             if os.fstat(file.fileno()).st_size < kept["offset"]:
+#                 kept["offset"] = 0
+#             file.seek(kept["offset"])
+#             data = file.read(_MOST)
+#     except (DeploymentError, OSError):
+#         return
+#     end = data.rfind(b"\n") + 1
+#     kept["offset"] += end
+#     for line in data[:end].splitlines():
+#         with contextlib.suppress(ValueError, RecursionError):
+#             attempt = json.loads(line)
+#             if isinstance(attempt, dict):
+#                 _count_deployment(attempt, kept)
+#
+#
+# def _count_deployment(attempt: Mapping[str, Any], kept: dict[str, Any]) -> None:
+#     result = str(attempt.get("result"))
+#     if result not in look.RESULTS:
+#         return
+#     label = result.replace(" ", "_")
+#     kept["results"][label] = kept["results"].get(label, 0) + 1
+#     report = attempt.get("receipt") if isinstance(attempt.get("receipt"), dict) else {}
+#     numbers = {
+#         "seconds": attempt.get("seconds") if result == "released" else 0,
+#         "sent": (report or {}).get("sent"),
+#         "failed": (report or {}).get("failed"),
+#     }
+#     for key, value in numbers.items():
+#         kept[key] = kept.get(key, 0) + (value if isinstance(value, int | float) and 0 <= value < 1e9 else 0)
+#
+#
+# def _of_deployments(kept: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
+#     yield counter(
+#         "django_deployments_total", "Deployments by their result.",
+#         (({"site": name, "result": result}, count)
+#          for name, one in kept.items() for result, count in sorted(one["results"].items())),
+#     )  # fmt: skip
+#     for metric, key, says in (
+#         ("django_deployment_seconds_total", "seconds", "Time that deployments with the result released took."),
+#         ("django_switch_requests_total", "sent", "Requests that the formula sent while it switched releases."),
+#         ("django_switch_requests_failed_total", "failed", "Of those, requests that failed."),
+#     ):
+#         yield counter(metric, says, (({"site": name}, one.get(key)) for name, one in kept.items()))
+#
+#
+# # Requests
+#
+#
+# def _of_requests(requests: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
+#     yield counter(
+#         "django_http_requests_total", "Requests by the class of their status, from the access log.",
+#         (({"site": name, "code": code}, count)
+#          for name, one in requests.items() for code, count in sorted(one["codes"].items())),
+#     )  # fmt: skip
+#     yield counter(
+#         "django_http_response_bytes_total", "Bytes of the bodies of responses.",
+#         (({"site": name}, one["bytes"]) for name, one in requests.items()),
+#     )  # fmt: skip
+#     samples: list[tuple[str, Labels, float]] = []
+#     for name, one in requests.items():
+#         total = 0
+#         for bound, count in zip((*map(str, access_log.BUCKETS), "+Inf"), one["buckets"], strict=True):
+#             total += count
+#             samples.append(("_bucket", {"site": name, "le": bound}, total))
+#         samples += [("_sum", {"site": name}, one["seconds"]), ("_count", {"site": name}, total)]
+#     yield Family("django_http_request_duration_seconds", "histogram", "Duration of requests at the proxy.", samples)
+#
+#
+# # Data, and units
+#
+#
+# def _of_data(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
+#     yield gauge(
+#         "django_backup_newest_timestamp_seconds", "When the newest backup was made.",
+#         (({"site": name}, clock.seconds(row.get("backup") or "") or None) for name, row in rows.items()),
+#     )  # fmt: skip
+#     yield gauge("django_certificate_expiry_timestamp_seconds", "When the certificate of a domain ends.", _ends(rows))
+#
+#
+# def _ends(rows: Mapping[str, Any]) -> Iterator[tuple[Labels, float | None]]:
+#     for name in rows:
+#         with contextlib.suppress(DeploymentError, OSError):
+#             for domain in certificates.domains(sites.find(name)):
+#                 found = certificates.read(domain)
+#                 yield {"site": name, "domain": domain}, found.ends if found else None
+#
+#
+# def _problems(seen: look.Seen) -> list[tuple[Labels, float]]:
+#     counts: dict[tuple[str, str], int] = {}
+#     for one in seen.problems.values():
+#         counts[one["site"], one["kind"]] = counts.get((one["site"], one["kind"]), 0) + 1
+#     return [({"site": site, "kind": kind}, count) for (site, kind), count in sorted(counts.items())]
+#
+#
+# def _of_units(names: list[str], units: machine.Units) -> Iterator[Family]:
+#     own = []
+#     for unit, values in sorted(units.items()):
+#         site = machine.site_of(unit, names)
+#         found = _UNIT.fullmatch(unit.removeprefix(f"django-{site}-")) if site else None
+#         if site and found and values["ActiveState"] != "inactive":
+#             own.append(({"site": site, "unit": found[2] or "server", "release": found[1]}, values))
+#     restarts = ((labels, int(values["NRestarts"] or 0)) for labels, values in own)
+#     yield counter("django_unit_restarts_total", "Restarts of a unit by systemd since it was started.", restarts)
+#     for name, kind, says, file, pattern, scale in _CGROUP:
+#         measured = [(labels, _measured(values, file, pattern, scale)) for labels, values in own]
+#         yield gauge(f"django_unit_{name}", says, measured)._replace(kind=kind)
+#
+#
+# def _measured(unit: Mapping[str, str], file: str, pattern: str, scale: float) -> float | None:
+#     """Return what the kernel has measured of a unit; None where it does not, as in containers of some engines."""
+#     group = unit.get("ControlGroup", "").lstrip("/")
+#     with contextlib.suppress(OSError):
+#         found = re.search(pattern, (machine.CGROUPS / group / file).read_text()) if group else None
+#         return int(found[1]) * scale if found else None
+#     return None
+#: django_formula/metrics/serve.py
+# """The metrics by HTTP: one request on stdin, the answer on stdout, as a user without rights; systemd has the socket."""
+#
+# import contextlib
+# import ipaddress
+# import os
+# import sys
+# from collections.abc import Sequence
+#
+# #: The most bytes of a request, and of the metrics.
+# _REQUEST, _METRICS = 8192, 16 << 20
+#
+#
+# def main(path: str, *allowed: str) -> int:
+#     """Answer a request; return the exit code.
+#
+#     Args:
+#         path: of the metrics.
+#         allowed: networks of which clients get them, besides this host.
+#     """
+#     line = _request_line()
+#     status, body = _answer(path, line, os.environ.get("REMOTE_ADDR", ""), allowed)
+#     kind = "text/plain; version=0.0.4; charset=utf-8"
+#     head = f"HTTP/1.0 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+#     with contextlib.suppress(OSError):
+#         sys.stdout.buffer.write(head.encode() + (b"" if line.startswith("HEAD ") else body))
+#         sys.stdout.buffer.flush()
+#     return 0
+#
+#
+# def _request_line() -> str:
+#     """Return the first line of the request, once its headers are read."""
+#     left, first = _REQUEST, ""
+#     while left > 0:
+#         line = sys.stdin.buffer.readline(left)
+#         left -= len(line)
+#         first = first or line.decode(errors="replace").strip()
+#         if line in (b"\r\n", b"\n", b""):
+#             break
+#     return first
+#
+#
+# def _answer(path: str, line: str, client: str, allowed: Sequence[str]) -> tuple[str, bytes]:
+#     if not is_allowed(client, allowed):
+#         return "403 Forbidden", b"this address is not in django:metrics:allow\n"
+#     words = line.split(" ")
+#     if len(words) != 3 or words[0] not in ("GET", "HEAD"):
+#         return "405 Method Not Allowed", b"GET /metrics\n"
+#     if words[1].partition("?")[0] != "/metrics":
+#         return "404 Not Found", b"GET /metrics\n"
+#     try:
+#         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+#             return "200 OK", file.read(_METRICS)
+#     except OSError:
+#         return "503 Service Unavailable", b"the watch has not written them yet\n"
+#
+#
+# def is_allowed(client: str, allowed: Sequence[str]) -> bool:
+#     """Return whether an address gets the metrics: one of this host, or of a network that is named."""
+#     try:
+#         address = ipaddress.ip_address(client)
+#     except ValueError:
+#         return False
+#     address = getattr(address, "ipv4_mapped", None) or address
+#     return address.is_loopback or any(address in ipaddress.ip_network(one, strict=False) for one in allowed)
 #: django_formula/observe/__init__.py
 # """Which variables a project needs, asked of its settings, which are imported until nothing is missing."""
 #: django_formula/observe/facts.py
@@ -38485,6 +38958,7 @@ def _clear(home: str, folder: str) -> None:
 #     site_rules = rules["properties"]["defaults"]
 #     defaults = layers.get("defaults") or {}
 #     notify = pillar_watch.channels(layers, rules, problems)
+#     problems += pillar_watch.contradictions_of_metrics(layers, process)
 #     lower = {**platform, **({"notify": notify} if notify else {})}
 #     inherited = merge(lower, defaults, site_rules, ("django", "defaults"), problems)
 #     problems += oversized(defaults, ("django", "defaults"))
@@ -40958,9 +41432,32 @@ def _clear(home: str, folder: str) -> None:
 #             }
 #             for name, channel in found.items()
 #         },
+#         **_metrics(layers, rules),
 #         "deploys": [f"{site['root']}/deploys.jsonl" for _name, site in sorted(sites.items())],
 #     }
 #     return {"watch": watch, "senders": senders}
+#
+#
+# def _metrics(layers: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
+#     """Return the folder of the metrics, and where they are served; nothing without them."""
+#     if layers.get("metrics") is None:
+#         return {}
+#     rule = rules["properties"]["metrics"]
+#     options = fill(merge({}, layers["metrics"], rule, ("django", "metrics"), []), rule)
+#     served = {"listen": options["listen"], "allow": options["allow"]} if options["listen"] else None
+#     return {"metrics": options["textfile"], "serve": served}
+#
+#
+# def contradictions_of_metrics(layers: Mapping[str, Any], process: str) -> Iterator[Problem]:
+#     """Yield what contradicts itself in the metrics of a host."""
+#     given = layers.get("metrics")
+#     if isinstance(given, dict) and layers.get("watch") is False:
+#         yield ("django", "metrics"), "the watch writes them: remove watch: false"
+#     if isinstance(given, dict) and given.get("listen") and process != "systemd":
+#         text = "needs systemd, which has the socket: remove it, and have textfile collected"
+#         yield ("django", "metrics", "listen"), text
+#     if isinstance(given, dict) and given.get("allow") and not given.get("listen"):
+#         yield ("django", "metrics", "allow"), "has no effect without listen: remove it"
 #
 #
 # def _sender(channel: Mapping[str, Any], sites: Mapping[str, Any]) -> dict[str, Any]:
@@ -67300,6 +67797,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.doctor.walks import Link
 # from django_formula.host import clock
 # from django_formula.host.commands import DeploymentError
+# from django_formula.metrics import access_log
 # from django_formula.proxy import proxies
 # from django_formula.release import health
 # from django_formula.site import sites
@@ -67325,12 +67823,14 @@ def _clear(home: str, folder: str) -> None:
 # _SERVED, _DRIFT = 900, 86400
 # #: Seconds between two walks through a site that is down in the same way, and those after which no other one begins.
 # _WALK, _WALKING = 600, 10.0
+# #: The share of requests with an error of the server that is a problem, and the requests that this is said of.
+# _ERRORS, _ENOUGH = 0.05, 20
 # #: Looks in which a queue grows and never shrinks, until that is a problem.
 # _GROWING = 10
 # #: Kinds that maintenance explains.
 # _EXPLAINED = ("down", "degraded", "worker")
 # #: Results of attempts, and the kind of the message about each.
-# _RESULTS = {
+# RESULTS = {
 #     "failed": "failed",
 #     "interrupted": "interrupted",
 #     "rolled back": "rolled_back",
@@ -67351,11 +67851,13 @@ def _clear(home: str, folder: str) -> None:
 #         problems: by their keys (`decide.found`).
 #         events: what has happened since the last look.
 #         rows: of each site that of `django.status`, with ``ms``, the milliseconds in which it answered.
+#         units: of all sites, with their properties.
 #     """
 #
 #     problems: Known
 #     events: list[Message]
 #     rows: list[dict[str, Any]]
+#     units: machine.Units
 #
 #
 # class _SiteSeen(NamedTuple):
@@ -67388,9 +67890,8 @@ def _clear(home: str, folder: str) -> None:
 #     state["units"] = machine.counters(units)
 #     own, happened = machine.of_host(roots(names), state, config, now)
 #     problems |= decide.found("", own)
-#     return Seen(
-#         problems, [*events, *(_event("", *what, now) for what in happened)], [one.row for one in found.values()]
-#     )
+#     events += [_event("", *what, now) for what in happened]
+#     return Seen(problems, events, [one.row for one in found.values()], units)
 #
 #
 # def roots(names: Iterable[str]) -> list[Path]:
@@ -67432,6 +67933,7 @@ def _clear(home: str, folder: str) -> None:
 #     own = state.setdefault("sites_seen", {}).setdefault(name, {})
 #     if row["running"] and not row["maintenance"]:
 #         found += _of_visit(site, row)
+#     found += _of_requests(site, own)
 #     found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
 #     if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
 #         own |= {"drift_at": now, "drift": _drift(name)}
@@ -67501,6 +68003,19 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _timed_out(text: str) -> str:
 #     return f"timed out after {PATIENCE:.0f} s" if text.startswith("timed out after ") else text
+#
+#
+# def _of_requests(site: Site, own: dict[str, Any]) -> Iterator[Problem]:
+#     """Count the requests since the last look, where the site has an access log of its own in JSON."""
+#     path = access_log.path_of(site)
+#     if not path:
+#         return
+#     new = access_log.count(access_log.read(path, own.setdefault("log", {})))
+#     own["requests"] = access_log.add(own.get("requests") or {}, new)
+#     all_of_them, errors = sum(new.codes.values()), new.codes.get("5xx", 0)
+#     if all_of_them >= _ENOUGH and errors >= _ERRORS * all_of_them:
+#         text = f"{errors} of {all_of_them} requests since the last look have got an error of the server (5xx)"
+#         yield Problem("degraded", text, in_command("salt-call", "django.logs", site.name), "errors")
 #
 #
 # def _of_backups(site: Site, row: Mapping[str, Any], now: float) -> Iterator[Problem]:
@@ -67580,12 +68095,12 @@ def _clear(home: str, folder: str) -> None:
 #     for line in data[:end].splitlines():
 #         with contextlib.suppress(ValueError, RecursionError):
 #             attempt = json.loads(line)
-#             if isinstance(attempt, dict) and attempt.get("result") in _RESULTS:
+#             if isinstance(attempt, dict) and attempt.get("result") in RESULTS:
 #                 yield _told_attempt(site, attempt, now)
 #
 #
 # def _told_attempt(site: Site, attempt: Mapping[str, Any], now: float) -> Message:
-#     kind, release = _RESULTS[attempt["result"]], str(attempt.get("release") or "")
+#     kind, release = RESULTS[attempt["result"]], str(attempt.get("release") or "")
 #     what = release or str(attempt.get("commit") or "")[:12] or "a deployment"
 #     text = f"{what} {'was interrupted' if kind == 'interrupted' else attempt['result']}"
 #     if attempt.get("step"):
@@ -67694,22 +68209,26 @@ def _clear(home: str, folder: str) -> None:
 #     return {name: [int(unit.get("NRestarts") or 0), _kills(unit)] for name, unit in units.items()}
 #
 #
+# def site_of(unit: str, names: Iterable[str]) -> str:
+#     """Return the site of a unit, empty for none: ``django-a-b-0001.service`` is of ``a-b``, if there is such a site."""
+#     return max((name for name in names if unit.startswith(f"django-{name}-")), key=len, default="")
+#
+#
 # def of_units(
 #     site: str, names: Iterable[str], units: Units, state: Mapping[str, Any]
 # ) -> tuple[list[Problem], list[Happened]]:
 #     """Return what is wrong with the units of a site, and what has happened to them since the last look.
 #
 #     Args:
-#         names: of all sites: the unit ``django-a-b-0001.service`` is of the site ``a-b``, if there is one.
+#         names: of all sites.
 #     """
 #     problems: list[Problem] = []
 #     events: list[Happened] = []
 #     before = state.get("units", {})
-#     longer = tuple(f"django-{name}-" for name in names if name.startswith(f"{site}-"))
 #     for name, unit in units.items():
-#         rest = name.removeprefix(f"django-{site}-")
-#         if rest == name or name.startswith(longer or ("\n",)):
+#         if site_of(name, names) != site:
 #             continue
+#         rest = name.removeprefix(f"django-{site}-")
 #         restarts, kills = before.get(name, (None, 0))
 #         command = in_command("journalctl", "-n", "50", "-u", name)
 #         if _OF_RELEASE.fullmatch(rest) and restarts is not None and int(unit["NRestarts"] or 0) - restarts >= _RESTARTS:
@@ -68331,15 +68850,19 @@ def _clear(home: str, folder: str) -> None:
 # Its folder, its configuration and the secrets are root's alone: no site reads to whom messages go.
 # """
 #
+# import contextlib
 # import json
 # from collections.abc import Mapping
 # from pathlib import Path
 # from typing import Any
 #
 # from django_formula.host import archive, commands, config_files, daemons, file, folders, units, users
+# from django_formula.host.commands import DeploymentError
 # from django_formula.host.folders import Folder
 # from django_formula.host.outcome import Outcome
+# from django_formula.metrics import metrics
 # from django_formula.site import sites
+# from django_formula.untrusted.foreign import Foreign
 # from django_formula.watch import spool, walk
 #
 # PROGRAM = Path("/usr/local/lib/django-formula/watch.pyz")
@@ -68347,6 +68870,7 @@ def _clear(home: str, folder: str) -> None:
 # UNITS, CRON = Path("/etc/systemd/system"), Path("/etc/cron.d/django-watch")
 # TIMER, EVENTS = "django-watch.timer", "django-watch.path"
 # _NAMES = ("django-watch.service", TIMER, EVENTS, "django-notify@.service", "django-doctor@.service")
+# METRICS = "django-metrics.socket"
 # _RUN = f"/usr/bin/python3 -I {PROGRAM}"
 # _TEXTS = {
 #     "django-watch.service": """\
@@ -68365,7 +68889,7 @@ def _clear(home: str, folder: str) -> None:
 # {walls}
 # # It connects to the sockets of sites, and reads what is theirs; it writes its own folder alone.
 # CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_SYS_PTRACE
-# ReadWritePaths=/var/lib/django-formula/watch -/run/django
+# ReadWritePaths=/var/lib/django-formula/watch -/run/django{writes}
 # RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 # IPAddressAllow=localhost
 # IPAddressDeny=any
@@ -68438,6 +68962,37 @@ def _clear(home: str, folder: str) -> None:
 # RestrictSUIDSGID=yes
 # SystemCallArchitectures=native"""
 #
+# #: By HTTP: systemd has the socket, and a process without rights answers each request.
+# _SERVED = {
+#     "django-metrics.socket": """\
+# [Unit]
+# Description=Metrics of the Django sites of this host
+#
+# [Socket]
+# ListenStream={listen}
+# Accept=yes
+# MaxConnections=16
+#
+# [Install]
+# WantedBy=sockets.target
+# """,
+#     "django-metrics@.service": """\
+# [Unit]
+# Description=Metrics of the Django sites of this host
+#
+# [Service]
+# ExecStart=-{run} serve {file} {allow}
+# User=nobody
+# Group=nogroup
+# StandardInput=socket
+# StandardError=journal
+# RuntimeMaxSec=10
+# MemoryMax=64M
+# {walls}
+# CapabilityBoundingSet=
+# """,
+# }
+#
 #
 # def watch(wanted: Mapping[str, Any] | None, secrets: Mapping[str, Mapping[str, Any]], *, test: bool) -> Outcome:
 #     """Have this host watched, or not any more.
@@ -68461,13 +69016,18 @@ def _clear(home: str, folder: str) -> None:
 #     program = archive.version(MODULE)
 #     if not PROGRAM.exists() or spool.config().get("program") != program:
 #         changes[str(PROGRAM)] = "changed" if PROGRAM.exists() else "new"
-#     if daemons.has_systemd() and not _is_enabled():
+#     if daemons.has_systemd() and not _is_enabled(wanted):
 #         changes[TIMER] = "enabled"
+#     if wanted.get("metrics") and not _collected(wanted).is_folder():
+#         changes[wanted["metrics"]] = "new"
 #     if not changes:
 #         return Outcome("the host is watched as configured")
 #     if test:
 #         return Outcome("the watch of the host would be changed", changes)
 #     has_cron = CRON.parent.is_dir()
+#     if wanted.get("metrics") in changes:
+#         _collected(wanted).make_folder(mode=0o755, owner=(0, 0))
+#     _remove_metrics(wanted)
 #     _apply(files, channels, changes)
 #     is_late = not has_cron and not daemons.has_systemd()
 #     return Outcome("the host is watched" + (" as soon as cron is installed and runs" if is_late else ""), changes)
@@ -68484,9 +69044,11 @@ def _clear(home: str, folder: str) -> None:
 #     PROGRAM.parent.mkdir(parents=True, exist_ok=True)
 #     if str(PROGRAM) in changes:
 #         archive.install(MODULE, PROGRAM)
-#     for path in _present():
-#         if path not in {*files, *channels, PROGRAM}:
-#             path.unlink()
+#     gone = [path for path in _present() if path not in {*files, *channels, PROGRAM}]
+#     if UNITS / METRICS in gone:
+#         units.end_timer(METRICS)
+#     for path in gone:
+#         path.unlink()
 #     for path, text in {**channels, **files}.items():
 #         if str(path) in changes:
 #             path.parent.mkdir(parents=True, exist_ok=True)  # a host without cron has no folder of its files
@@ -68494,8 +69056,22 @@ def _clear(home: str, folder: str) -> None:
 #             file.write(path, text, mode=0o600 if secret else 0o644)
 #     if daemons.has_systemd():
 #         units.daemon_reload()
-#         units.control("enable", "--quiet", TIMER, EVENTS, doing="enabling the watch")
-#         units.control("restart", TIMER, EVENTS, doing="starting the watch")
+#         started = (TIMER, EVENTS, *([METRICS] if UNITS / METRICS in files else []))
+#         units.control("enable", "--quiet", *started, doing="enabling the watch")
+#         units.control("restart", *started, doing="starting the watch")
+#
+#
+# def _collected(config: Mapping[str, Any]) -> Foreign:
+#     """Return the folder of the metrics, which may be node-exporter's own."""
+#     return Foreign(Path("/"), *Path(config["metrics"]).parts[1:])
+#
+#
+# def _remove_metrics(wanted: Mapping[str, Any]) -> None:
+#     """Remove the metrics of a folder that is another one now, or none: what is collected is never old."""
+#     before = spool.config()
+#     if before.get("metrics") and before["metrics"] != wanted.get("metrics"):
+#         with contextlib.suppress(DeploymentError):
+#             (_collected(before) / metrics.FILE).remove()
 #
 #
 # def remove(*, test: bool) -> Outcome:
@@ -68508,8 +69084,9 @@ def _clear(home: str, folder: str) -> None:
 #         return Outcome("the host is not watched")
 #     if test:
 #         return Outcome("the watch of the host would be removed", changes)
+#     _remove_metrics({})
 #     if daemons.has_systemd() and (UNITS / TIMER).exists():
-#         units.end_timer(TIMER, EVENTS)
+#         units.end_timer(TIMER, EVENTS, *([METRICS] if (UNITS / METRICS).exists() else []))
 #         running = (name.replace("@.", "@*.") for name in _NAMES if name.endswith(".service"))
 #         units.attempt("stop", *running, doing="stopping the watch", timeout=30)
 #     for path in present:
@@ -68539,9 +69116,13 @@ def _clear(home: str, folder: str) -> None:
 #         found[CRON] = f"{config_files.OURS}\n{when} root {_RUN} look >/dev/null 2>&1\n"
 #         return found
 #     paths = "\n".join(f"PathModified={path}" for path in wanted["deploys"])
-#     for name, text in _TEXTS.items():
-#         body = text.format(run=_RUN, walls=_WALLS, every=wanted["every"], paths=paths, walk=walk)
-#         found[UNITS / name] = f"{config_files.OURS}\n{body}"
+#     folder, served = wanted.get("metrics"), wanted.get("serve")
+#     values = {"run": _RUN, "walls": _WALLS, "every": wanted["every"], "paths": paths, "walk": walk}
+#     values["writes"] = f" -{folder}" if folder else ""
+#     if served:
+#         values |= {"listen": served["listen"], "allow": " ".join(served["allow"]), "file": f"{folder}/{metrics.FILE}"}
+#     for name, text in {**_TEXTS, **(_SERVED if served else {})}.items():
+#         found[UNITS / name] = f"{config_files.OURS}\n{text.format(**values)}"
 #     return found
 #
 #
@@ -68551,7 +69132,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _present() -> list[Path]:
 #     """Return the files of a watch that this host has, of systemd and of cron."""
-#     own = [*(UNITS / name for name in _NAMES), CRON, spool.CONFIG, PROGRAM, *spool.CHANNELS.glob("*.json")]
+#     own = [*(UNITS / name for name in (*_NAMES, *_SERVED)), CRON, spool.CONFIG, PROGRAM, *spool.CHANNELS.glob("*.json")]
 #     return [path for path in own if path.exists()]
 #
 #
@@ -68560,11 +69141,10 @@ def _clear(home: str, folder: str) -> None:
 #     return {path: "changed" if old is not None else "new" for path, (old, text) in found.items() if old != text}
 #
 #
-# def _is_enabled() -> bool:
-#     return all(
-#         (UNITS / folder / name).exists()
-#         for folder, name in (("timers.target.wants", TIMER), ("paths.target.wants", EVENTS))
-#     )
+# def _is_enabled(wanted: Mapping[str, Any]) -> bool:
+#     own = [("timers.target.wants", TIMER), ("paths.target.wants", EVENTS)]
+#     own += [("sockets.target.wants", METRICS)] if wanted.get("serve") else []
+#     return all((UNITS / folder / name).exists() for folder, name in own)
 #: django_formula/watch/spool.py
 # """The folder of the watch: its state, and what waits for each channel. All of it is root's."""
 #
@@ -68691,16 +69271,18 @@ def _clear(home: str, folder: str) -> None:
 # def _path(name: str) -> Path:
 #     return spool.STATE / "walks" / f"{name}.json"
 #: django_formula/watch/watch.py
-# """The program of the watch, an archive: `look` at this host, `walk` through a site, or `send` what waits."""
+# """The program of the watch, an archive: it looks, walks, sends messages, and serves metrics."""
 #
 # from django_formula.host import lazy  # noqa: F401 - the others run when they are used
 #
 # # isort: split
 # import os
 # import time
+# from collections.abc import Callable
 # from typing import Any
 #
 # from django_formula.host import daemons, units
+# from django_formula.metrics import metrics, serve
 # from django_formula.page import pages
 # from django_formula.untrusted.text import tell
 # from django_formula.watch import decide, look, send, spool, walk
@@ -68711,11 +69293,10 @@ def _clear(home: str, folder: str) -> None:
 # SLOW = 30.0
 #
 #
-# def main(action: str, name: str = "") -> int:
+# def main(action: str, *words: str) -> int:
 #     """Do what a unit or cron asks for; return the exit code."""
-#     if action == "send":
-#         return send.main(name)
-#     return walk.main(name) if action == "walk" else take(spool.config())
+#     parts: dict[str, Callable[..., int]] = {"send": send.main, "walk": walk.main, "serve": serve.main}
+#     return parts[action](*words) if action in parts else take(spool.config())
 #
 #
 # def take(config: dict[str, Any]) -> int:
@@ -68730,10 +69311,12 @@ def _clear(home: str, folder: str) -> None:
 #         took = time.time() - began
 #         state |= {"version": 1, "host": send.host(), "time": began, "took": round(took, 2), "sites": seen.rows}
 #         _have_sent(config, messages, began)
+#         if config.get("metrics"):
+#             _attempt("the metrics", metrics.write, config["metrics"], seen, state, began)
 #         spool.keep(state)
 #         _start(config)
 #         if config.get("page"):
-#             _show(seen, known, began)
+#             _attempt("the page", pages.of_look, seen, known, began)
 #         for one in messages:
 #             tell(f"{one['what']}: {one['site'] or state['host']}: {one['text']}")
 #         if turn or not decide.is_new(known):
@@ -68742,12 +69325,12 @@ def _clear(home: str, folder: str) -> None:
 #     return 0
 #
 #
-# def _show(seen: look.Seen, known: decide.Known, now: float) -> None:
-#     """Write the page; whatever that fails with, messages are sent and looks go on."""
+# def _attempt(what: str, write: Callable[..., object], *arguments: Any) -> None:
+#     """Write what shows and measures; whatever that fails with, messages are sent and looks go on."""
 #     try:
-#         pages.of_look(seen, known, now)
+#         write(*arguments)
 #     except Exception as error:
-#         tell(f"the page was not written: {type(error).__name__}: {error}", is_error=True)
+#         tell(f"{what} could not be written: {type(error).__name__}: {error}", is_error=True)
 #
 #
 # def _have_sent(config: dict[str, Any], messages: list[decide.Message], now: float) -> None:

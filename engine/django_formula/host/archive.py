@@ -77,7 +77,7 @@ def install(module: str, path: Path) -> None:
     """
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
-    file.write(new, packed(module), mode=0o600)
+    file.write(new, packed(module), mode=0o644)  # it is our code alone
     commands.run([str(PYTHON), "-I", "-c", _COMPILE, str(new), str(path)], doing=f"compiling {path.name}", timeout=120)
     new.replace(path)
 

@@ -136,6 +136,7 @@ def _configurations(
     site_rules = rules["properties"]["defaults"]
     defaults = layers.get("defaults") or {}
     notify = pillar_watch.channels(layers, rules, problems)
+    problems += pillar_watch.contradictions_of_metrics(layers, process)
     lower = {**platform, **({"notify": notify} if notify else {})}
     inherited = merge(lower, defaults, site_rules, ("django", "defaults"), problems)
     problems += oversized(defaults, ("django", "defaults"))

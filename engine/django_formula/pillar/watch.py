@@ -96,9 +96,32 @@ def compiled(layers: Mapping[str, Any], rules: Rules, configurations: Mapping[st
             }
             for name, channel in found.items()
         },
+        **_metrics(layers, rules),
         "deploys": [f"{site['root']}/deploys.jsonl" for _name, site in sorted(sites.items())],
     }
     return {"watch": watch, "senders": senders}
+
+
+def _metrics(layers: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
+    """Return the folder of the metrics, and where they are served; nothing without them."""
+    if layers.get("metrics") is None:
+        return {}
+    rule = rules["properties"]["metrics"]
+    options = fill(merge({}, layers["metrics"], rule, ("django", "metrics"), []), rule)
+    served = {"listen": options["listen"], "allow": options["allow"]} if options["listen"] else None
+    return {"metrics": options["textfile"], "serve": served}
+
+
+def contradictions_of_metrics(layers: Mapping[str, Any], process: str) -> Iterator[Problem]:
+    """Yield what contradicts itself in the metrics of a host."""
+    given = layers.get("metrics")
+    if isinstance(given, dict) and layers.get("watch") is False:
+        yield ("django", "metrics"), "the watch writes them: remove watch: false"
+    if isinstance(given, dict) and given.get("listen") and process != "systemd":
+        text = "needs systemd, which has the socket: remove it, and have textfile collected"
+        yield ("django", "metrics", "listen"), text
+    if isinstance(given, dict) and given.get("allow") and not given.get("listen"):
+        yield ("django", "metrics", "allow"), "has no effect without listen: remove it"
 
 
 def _sender(channel: Mapping[str, Any], sites: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from django_formula.deploy import switch_report
 from django_formula.doctor.walks import Link
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
+from django_formula.metrics import access_log
 from django_formula.proxy import proxies
 from django_formula.release import health
 from django_formula.site import sites
@@ -42,12 +43,14 @@ _BACKUPS = {"hourly": 3 * 3600, "daily": 26 * 3600, "weekly": 7.5 * 86400, "mont
 _SERVED, _DRIFT = 900, 86400
 #: Seconds between two walks through a site that is down in the same way, and those after which no other one begins.
 _WALK, _WALKING = 600, 10.0
+#: The share of requests with an error of the server that is a problem, and the requests that this is said of.
+_ERRORS, _ENOUGH = 0.05, 20
 #: Looks in which a queue grows and never shrinks, until that is a problem.
 _GROWING = 10
 #: Kinds that maintenance explains.
 _EXPLAINED = ("down", "degraded", "worker")
 #: Results of attempts, and the kind of the message about each.
-_RESULTS = {
+RESULTS = {
     "failed": "failed",
     "interrupted": "interrupted",
     "rolled back": "rolled_back",
@@ -68,11 +71,13 @@ class Seen(NamedTuple):
         problems: by their keys (`decide.found`).
         events: what has happened since the last look.
         rows: of each site that of `django.status`, with ``ms``, the milliseconds in which it answered.
+        units: of all sites, with their properties.
     """
 
     problems: Known
     events: list[Message]
     rows: list[dict[str, Any]]
+    units: machine.Units
 
 
 class _SiteSeen(NamedTuple):
@@ -105,9 +110,8 @@ def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
     state["units"] = machine.counters(units)
     own, happened = machine.of_host(roots(names), state, config, now)
     problems |= decide.found("", own)
-    return Seen(
-        problems, [*events, *(_event("", *what, now) for what in happened)], [one.row for one in found.values()]
-    )
+    events += [_event("", *what, now) for what in happened]
+    return Seen(problems, events, [one.row for one in found.values()], units)
 
 
 def roots(names: Iterable[str]) -> list[Path]:
@@ -149,6 +153,7 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
     own = state.setdefault("sites_seen", {}).setdefault(name, {})
     if row["running"] and not row["maintenance"]:
         found += _of_visit(site, row)
+    found += _of_requests(site, own)
     found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
     if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
         own |= {"drift_at": now, "drift": _drift(name)}
@@ -218,6 +223,19 @@ def visit(site: Site) -> str:
 
 def _timed_out(text: str) -> str:
     return f"timed out after {PATIENCE:.0f} s" if text.startswith("timed out after ") else text
+
+
+def _of_requests(site: Site, own: dict[str, Any]) -> Iterator[Problem]:
+    """Count the requests since the last look, where the site has an access log of its own in JSON."""
+    path = access_log.path_of(site)
+    if not path:
+        return
+    new = access_log.count(access_log.read(path, own.setdefault("log", {})))
+    own["requests"] = access_log.add(own.get("requests") or {}, new)
+    all_of_them, errors = sum(new.codes.values()), new.codes.get("5xx", 0)
+    if all_of_them >= _ENOUGH and errors >= _ERRORS * all_of_them:
+        text = f"{errors} of {all_of_them} requests since the last look have got an error of the server (5xx)"
+        yield Problem("degraded", text, in_command("salt-call", "django.logs", site.name), "errors")
 
 
 def _of_backups(site: Site, row: Mapping[str, Any], now: float) -> Iterator[Problem]:
@@ -297,12 +315,12 @@ def _attempts(site: Site, own: dict[str, Any], now: float) -> Iterator[Message]:
     for line in data[:end].splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             attempt = json.loads(line)
-            if isinstance(attempt, dict) and attempt.get("result") in _RESULTS:
+            if isinstance(attempt, dict) and attempt.get("result") in RESULTS:
                 yield _told_attempt(site, attempt, now)
 
 
 def _told_attempt(site: Site, attempt: Mapping[str, Any], now: float) -> Message:
-    kind, release = _RESULTS[attempt["result"]], str(attempt.get("release") or "")
+    kind, release = RESULTS[attempt["result"]], str(attempt.get("release") or "")
     what = release or str(attempt.get("commit") or "")[:12] or "a deployment"
     text = f"{what} {'was interrupted' if kind == 'interrupted' else attempt['result']}"
     if attempt.get("step"):

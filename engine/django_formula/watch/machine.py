@@ -62,22 +62,26 @@ def counters(units: Units) -> dict[str, list[int]]:
     return {name: [int(unit.get("NRestarts") or 0), _kills(unit)] for name, unit in units.items()}
 
 
+def site_of(unit: str, names: Iterable[str]) -> str:
+    """Return the site of a unit, empty for none: ``django-a-b-0001.service`` is of ``a-b``, if there is such a site."""
+    return max((name for name in names if unit.startswith(f"django-{name}-")), key=len, default="")
+
+
 def of_units(
     site: str, names: Iterable[str], units: Units, state: Mapping[str, Any]
 ) -> tuple[list[Problem], list[Happened]]:
     """Return what is wrong with the units of a site, and what has happened to them since the last look.
 
     Args:
-        names: of all sites: the unit ``django-a-b-0001.service`` is of the site ``a-b``, if there is one.
+        names: of all sites.
     """
     problems: list[Problem] = []
     events: list[Happened] = []
     before = state.get("units", {})
-    longer = tuple(f"django-{name}-" for name in names if name.startswith(f"{site}-"))
     for name, unit in units.items():
-        rest = name.removeprefix(f"django-{site}-")
-        if rest == name or name.startswith(longer or ("\n",)):
+        if site_of(name, names) != site:
             continue
+        rest = name.removeprefix(f"django-{site}-")
         restarts, kills = before.get(name, (None, 0))
         command = in_command("journalctl", "-n", "50", "-u", name)
         if _OF_RELEASE.fullmatch(rest) and restarts is not None and int(unit["NRestarts"] or 0) - restarts >= _RESTARTS:

@@ -3,15 +3,19 @@
 Its folder, its configuration and the secrets are root's alone: no site reads to whom messages go.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from django_formula.host import archive, commands, config_files, daemons, file, folders, units, users
+from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
 from django_formula.host.outcome import Outcome
+from django_formula.metrics import metrics
 from django_formula.site import sites
+from django_formula.untrusted.foreign import Foreign
 from django_formula.watch import spool, walk
 
 PROGRAM = Path("/usr/local/lib/django-formula/watch.pyz")
@@ -19,6 +23,7 @@ MODULE = "django_formula.watch.watch"
 UNITS, CRON = Path("/etc/systemd/system"), Path("/etc/cron.d/django-watch")
 TIMER, EVENTS = "django-watch.timer", "django-watch.path"
 _NAMES = ("django-watch.service", TIMER, EVENTS, "django-notify@.service", "django-doctor@.service")
+METRICS = "django-metrics.socket"
 _RUN = f"/usr/bin/python3 -I {PROGRAM}"
 _TEXTS = {
     "django-watch.service": """\
@@ -37,7 +42,7 @@ UMask=0077
 {walls}
 # It connects to the sockets of sites, and reads what is theirs; it writes its own folder alone.
 CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_SYS_PTRACE
-ReadWritePaths=/var/lib/django-formula/watch -/run/django
+ReadWritePaths=/var/lib/django-formula/watch -/run/django{writes}
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 IPAddressAllow=localhost
 IPAddressDeny=any
@@ -110,6 +115,37 @@ RestrictRealtime=yes
 RestrictSUIDSGID=yes
 SystemCallArchitectures=native"""
 
+#: By HTTP: systemd has the socket, and a process without rights answers each request.
+_SERVED = {
+    "django-metrics.socket": """\
+[Unit]
+Description=Metrics of the Django sites of this host
+
+[Socket]
+ListenStream={listen}
+Accept=yes
+MaxConnections=16
+
+[Install]
+WantedBy=sockets.target
+""",
+    "django-metrics@.service": """\
+[Unit]
+Description=Metrics of the Django sites of this host
+
+[Service]
+ExecStart=-{run} serve {file} {allow}
+User=nobody
+Group=nogroup
+StandardInput=socket
+StandardError=journal
+RuntimeMaxSec=10
+MemoryMax=64M
+{walls}
+CapabilityBoundingSet=
+""",
+}
+
 
 def watch(wanted: Mapping[str, Any] | None, secrets: Mapping[str, Mapping[str, Any]], *, test: bool) -> Outcome:
     """Have this host watched, or not any more.
@@ -133,13 +169,18 @@ def watch(wanted: Mapping[str, Any] | None, secrets: Mapping[str, Mapping[str, A
     program = archive.version(MODULE)
     if not PROGRAM.exists() or spool.config().get("program") != program:
         changes[str(PROGRAM)] = "changed" if PROGRAM.exists() else "new"
-    if daemons.has_systemd() and not _is_enabled():
+    if daemons.has_systemd() and not _is_enabled(wanted):
         changes[TIMER] = "enabled"
+    if wanted.get("metrics") and not _collected(wanted).is_folder():
+        changes[wanted["metrics"]] = "new"
     if not changes:
         return Outcome("the host is watched as configured")
     if test:
         return Outcome("the watch of the host would be changed", changes)
     has_cron = CRON.parent.is_dir()
+    if wanted.get("metrics") in changes:
+        _collected(wanted).make_folder(mode=0o755, owner=(0, 0))
+    _remove_metrics(wanted)
     _apply(files, channels, changes)
     is_late = not has_cron and not daemons.has_systemd()
     return Outcome("the host is watched" + (" as soon as cron is installed and runs" if is_late else ""), changes)
@@ -156,9 +197,11 @@ def _apply(files: Mapping[Path, str], channels: Mapping[Path, str], changes: Map
     PROGRAM.parent.mkdir(parents=True, exist_ok=True)
     if str(PROGRAM) in changes:
         archive.install(MODULE, PROGRAM)
-    for path in _present():
-        if path not in {*files, *channels, PROGRAM}:
-            path.unlink()
+    gone = [path for path in _present() if path not in {*files, *channels, PROGRAM}]
+    if UNITS / METRICS in gone:
+        units.end_timer(METRICS)
+    for path in gone:
+        path.unlink()
     for path, text in {**channels, **files}.items():
         if str(path) in changes:
             path.parent.mkdir(parents=True, exist_ok=True)  # a host without cron has no folder of its files
@@ -166,8 +209,22 @@ def _apply(files: Mapping[Path, str], channels: Mapping[Path, str], changes: Map
             file.write(path, text, mode=0o600 if secret else 0o644)
     if daemons.has_systemd():
         units.daemon_reload()
-        units.control("enable", "--quiet", TIMER, EVENTS, doing="enabling the watch")
-        units.control("restart", TIMER, EVENTS, doing="starting the watch")
+        started = (TIMER, EVENTS, *([METRICS] if UNITS / METRICS in files else []))
+        units.control("enable", "--quiet", *started, doing="enabling the watch")
+        units.control("restart", *started, doing="starting the watch")
+
+
+def _collected(config: Mapping[str, Any]) -> Foreign:
+    """Return the folder of the metrics, which may be node-exporter's own."""
+    return Foreign(Path("/"), *Path(config["metrics"]).parts[1:])
+
+
+def _remove_metrics(wanted: Mapping[str, Any]) -> None:
+    """Remove the metrics of a folder that is another one now, or none: what is collected is never old."""
+    before = spool.config()
+    if before.get("metrics") and before["metrics"] != wanted.get("metrics"):
+        with contextlib.suppress(DeploymentError):
+            (_collected(before) / metrics.FILE).remove()
 
 
 def remove(*, test: bool) -> Outcome:
@@ -180,8 +237,9 @@ def remove(*, test: bool) -> Outcome:
         return Outcome("the host is not watched")
     if test:
         return Outcome("the watch of the host would be removed", changes)
+    _remove_metrics({})
     if daemons.has_systemd() and (UNITS / TIMER).exists():
-        units.end_timer(TIMER, EVENTS)
+        units.end_timer(TIMER, EVENTS, *([METRICS] if (UNITS / METRICS).exists() else []))
         running = (name.replace("@.", "@*.") for name in _NAMES if name.endswith(".service"))
         units.attempt("stop", *running, doing="stopping the watch", timeout=30)
     for path in present:
@@ -211,9 +269,13 @@ def _files(wanted: Mapping[str, Any]) -> dict[Path, str]:
         found[CRON] = f"{config_files.OURS}\n{when} root {_RUN} look >/dev/null 2>&1\n"
         return found
     paths = "\n".join(f"PathModified={path}" for path in wanted["deploys"])
-    for name, text in _TEXTS.items():
-        body = text.format(run=_RUN, walls=_WALLS, every=wanted["every"], paths=paths, walk=walk)
-        found[UNITS / name] = f"{config_files.OURS}\n{body}"
+    folder, served = wanted.get("metrics"), wanted.get("serve")
+    values = {"run": _RUN, "walls": _WALLS, "every": wanted["every"], "paths": paths, "walk": walk}
+    values["writes"] = f" -{folder}" if folder else ""
+    if served:
+        values |= {"listen": served["listen"], "allow": " ".join(served["allow"]), "file": f"{folder}/{metrics.FILE}"}
+    for name, text in {**_TEXTS, **(_SERVED if served else {})}.items():
+        found[UNITS / name] = f"{config_files.OURS}\n{text.format(**values)}"
     return found
 
 
@@ -223,7 +285,7 @@ def _json(values: Mapping[str, Any]) -> str:
 
 def _present() -> list[Path]:
     """Return the files of a watch that this host has, of systemd and of cron."""
-    own = [*(UNITS / name for name in _NAMES), CRON, spool.CONFIG, PROGRAM, *spool.CHANNELS.glob("*.json")]
+    own = [*(UNITS / name for name in (*_NAMES, *_SERVED)), CRON, spool.CONFIG, PROGRAM, *spool.CHANNELS.glob("*.json")]
     return [path for path in own if path.exists()]
 
 
@@ -232,8 +294,7 @@ def _differing(files: Mapping[Path, str]) -> dict[str, str]:
     return {path: "changed" if old is not None else "new" for path, (old, text) in found.items() if old != text}
 
 
-def _is_enabled() -> bool:
-    return all(
-        (UNITS / folder / name).exists()
-        for folder, name in (("timers.target.wants", TIMER), ("paths.target.wants", EVENTS))
-    )
+def _is_enabled(wanted: Mapping[str, Any]) -> bool:
+    own = [("timers.target.wants", TIMER), ("paths.target.wants", EVENTS)]
+    own += [("sockets.target.wants", METRICS)] if wanted.get("serve") else []
+    return all((UNITS / folder / name).exists() for folder, name in own)

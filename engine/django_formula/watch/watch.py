@@ -1,13 +1,15 @@
-"""The program of the watch, an archive: `look` at this host, `walk` through a site, or `send` what waits."""
+"""The program of the watch, an archive: it looks, walks, sends messages, and serves metrics."""
 
 from django_formula.host import lazy  # noqa: F401 - the others run when they are used
 
 # isort: split
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from django_formula.host import daemons, units
+from django_formula.metrics import metrics, serve
 from django_formula.page import pages
 from django_formula.untrusted.text import tell
 from django_formula.watch import decide, look, send, spool, walk
@@ -18,11 +20,10 @@ AGAIN = 10.0
 SLOW = 30.0
 
 
-def main(action: str, name: str = "") -> int:
+def main(action: str, *words: str) -> int:
     """Do what a unit or cron asks for; return the exit code."""
-    if action == "send":
-        return send.main(name)
-    return walk.main(name) if action == "walk" else take(spool.config())
+    parts: dict[str, Callable[..., int]] = {"send": send.main, "walk": walk.main, "serve": serve.main}
+    return parts[action](*words) if action in parts else take(spool.config())
 
 
 def take(config: dict[str, Any]) -> int:
@@ -37,10 +38,12 @@ def take(config: dict[str, Any]) -> int:
         took = time.time() - began
         state |= {"version": 1, "host": send.host(), "time": began, "took": round(took, 2), "sites": seen.rows}
         _have_sent(config, messages, began)
+        if config.get("metrics"):
+            _attempt("the metrics", metrics.write, config["metrics"], seen, state, began)
         spool.keep(state)
         _start(config)
         if config.get("page"):
-            _show(seen, known, began)
+            _attempt("the page", pages.of_look, seen, known, began)
         for one in messages:
             tell(f"{one['what']}: {one['site'] or state['host']}: {one['text']}")
         if turn or not decide.is_new(known):
@@ -49,12 +52,12 @@ def take(config: dict[str, Any]) -> int:
     return 0
 
 
-def _show(seen: look.Seen, known: decide.Known, now: float) -> None:
-    """Write the page; whatever that fails with, messages are sent and looks go on."""
+def _attempt(what: str, write: Callable[..., object], *arguments: Any) -> None:
+    """Write what shows and measures; whatever that fails with, messages are sent and looks go on."""
     try:
-        pages.of_look(seen, known, now)
+        write(*arguments)
     except Exception as error:
-        tell(f"the page was not written: {type(error).__name__}: {error}", is_error=True)
+        tell(f"{what} could not be written: {type(error).__name__}: {error}", is_error=True)
 
 
 def _have_sent(config: dict[str, Any], messages: list[decide.Message], now: float) -> None:

@@ -1,0 +1,111 @@
+"""The requests of a site, counted from the JSON access log of its proxy: each look reads what the log has grown by.
+
+A log that is rotated by renaming is read to its end; of one that is cut in place the new content is read. Lines are
+data of visitors: only three numbers of each are taken, where the quotes around them cannot be a visitor's.
+"""
+
+import bisect
+import contextlib
+import hashlib
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from django_formula.site.sites import Site
+
+#: The upper bounds of the durations that are counted, in seconds.
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+#: The folders of the logs of each kind of proxy.
+_FOLDERS = {"nginx": Path("/var/log/nginx"), "apache": Path("/var/log/apache2")}
+#: The most bytes of one look; the next one reads on.
+_MOST = 64 << 20
+#: The bytes at the beginning of a log by which it is known again.
+_HEAD = 200
+_LINE = re.compile(rb'"protocol":"[^"]*","status":(\d{3}),"bytes":(\d{1,18}),"seconds":(\d[\d.e+-]{0,20})')
+
+
+class Requests(NamedTuple):
+    """What was counted: requests by the class of their status, bytes, seconds, and how many took how long."""
+
+    codes: dict[str, int]
+    bytes: int
+    seconds: float
+    buckets: list[int]
+
+
+def path_of(site: Site) -> Path | None:
+    """Return the access log of a site alone, or None where it has none."""
+    proxy = site.config["proxy"]
+    folder = _FOLDERS.get(proxy["kind"]) if proxy.get("access_log") == "json" else None
+    return folder / f"django-{site.name}.log" if folder else None
+
+
+def read(path: Path, place: dict[str, Any]) -> bytes:
+    """Return the whole lines by which a log has grown; the first look reads nothing.
+
+    Args:
+        path: of the log.
+        place: where the last look has ended, which is updated: ``inode``, ``offset``, ``head``.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb"))
+        except OSError:
+            return b""
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return b""
+        rest = b""
+        if "inode" not in place:
+            place |= {"inode": status.st_ino, "offset": status.st_size}
+        elif place["inode"] != status.st_ino:
+            rest = _rest_of_rotated(path, place)
+            place |= {"inode": status.st_ino, "offset": 0}
+        elif place["offset"] > status.st_size or not _is_same(file, place):
+            place["offset"] = 0
+        file.seek(place["offset"])
+        data = file.read(_MOST)
+        place["offset"] += len(data) if len(data) == _MOST and b"\n" not in data else data.rfind(b"\n") + 1
+        file.seek(0)
+        head = file.read(min(_HEAD, place["offset"]))
+        place |= {"head": hashlib.sha256(head).hexdigest(), "bytes": len(head)}
+        return rest + data[: data.rfind(b"\n") + 1]
+
+
+def _is_same(file: Any, place: dict[str, Any]) -> bool:
+    """Return whether a log begins as it did: one that was cut may have grown beyond the offset since."""
+    return "head" not in place or hashlib.sha256(file.read(place["bytes"])).hexdigest() == place["head"]
+
+
+def _rest_of_rotated(path: Path, place: dict[str, Any]) -> bytes:
+    with contextlib.suppress(OSError):
+        former = path.with_name(f"{path.name}.1")
+        with open(os.open(former, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode) and status.st_ino == place["inode"]:
+                file.seek(place["offset"])
+                return file.read(_MOST)
+    return b""
+
+
+def count(lines: bytes) -> Requests:
+    """Return the requests of some lines of a log; what is no line of it is left out."""
+    codes, size, seconds, buckets = dict[str, int](), 0, 0.0, [0] * (len(BUCKETS) + 1)
+    for status, sent, took in _LINE.findall(lines):
+        with contextlib.suppress(ValueError):
+            duration = float(took)
+            code = f"{status[:1].decode()}xx"
+            codes[code] = codes.get(code, 0) + 1
+            buckets[bisect.bisect_left(BUCKETS, duration)] += 1
+            size, seconds = size + int(sent), seconds + duration
+    return Requests(codes, size, seconds, buckets)
+
+
+def add(total: dict[str, Any], more: Requests) -> dict[str, Any]:
+    """Return the requests of all looks, of those before and one more."""
+    before = Requests(**total) if total else Requests({}, 0, 0.0, [0] * len(more.buckets))
+    codes = {code: before.codes.get(code, 0) + more.codes.get(code, 0) for code in {**before.codes, **more.codes}}
+    buckets = [one + another for one, another in zip(before.buckets, more.buckets, strict=True)]
+    return Requests(codes, before.bytes + more.bytes, before.seconds + more.seconds, buckets)._asdict()

@@ -1,0 +1,101 @@
+"""The metrics of a host: what the watch writes, who gets it by HTTP, and that Prometheus reads it."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+from lab import ROOT
+from sites import Site
+
+FILE = "/var/lib/prometheus/node-exporter/django.prom"
+
+
+class Measured(Site):
+    """A site whose host has metrics."""
+
+    metrics: dict[str, Any] | None = None
+
+    def configure(self, **changes: Any) -> None:
+        super().configure(**changes)
+        self.host.pillar({"django": {"process": self.process, "sites": self.sites, "metrics": self.metrics}})
+
+    def wait_for(self, line: str, within: float = 150) -> str:
+        """The metrics, once they have a line."""
+        began = time.monotonic()
+        while True:
+            text = self.host.run(["cat", FILE], check=False).stdout
+            if line in text.splitlines():
+                return text
+            assert time.monotonic() - began < within, text
+            self.host.run(["systemctl", "start", "django-watch.service"])
+            time.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def blog(module_hosts: Callable[..., Any], repositories: Callable[..., Any]) -> Measured:
+    host = module_hosts(kind="live")
+    blog = Measured(host, repositories(host))
+    blog.deploy(proxy={"access_log": "json"})
+    return blog
+
+
+def test_requests_and_deployments_are_measured(blog: Measured) -> None:
+    assert blog.host.run(["ls", "/var/lib/prometheus"], check=False).stdout == ""
+    blog.metrics = {"listen": "0.0.0.0:9180", "allow": []}
+    blog.configure()
+    assert blog.apply().ok and not blog.apply().changed
+    blog.wait_for('django_site_up{site="blog"} 1')
+    for _request in range(7):
+        assert blog.get("/healthz").status_code == 200
+    assert blog.get("/nothing-here").status_code == 404
+    text = blog.wait_for('django_http_requests_total{site="blog",code="4xx"} 1')
+    (found,) = re.findall(r'requests_total\{site="blog",code="2xx"\} (\d+)', text)
+    assert int(found) >= 7
+    commit = blog.live.partition("-")[2]
+    assert f'django_release_info{{site="blog",release="{blog.live}",commit="{commit}"}} 1' in text
+    assert 'django_deployments_total{site="blog",result="released"}' in text
+    assert 'django_unit_restarts_total{site="blog",unit="server"' in text
+
+
+def test_clients_of_the_pillar_get_them_from_a_process_without_rights(blog: Measured) -> None:
+    program = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9180/metrics').read().decode())"
+    here = blog.host.run(["python3", "-c", program]).stdout
+    assert 'django_site_up{site="blog"} 1' in here.splitlines()
+    elsewhere = f"http://{blog.host.address}:9180/metrics"
+    assert requests.get(elsewhere, timeout=10).status_code == 403
+    unit = blog.host.run(["systemctl", "cat", "django-metrics@.service"]).stdout
+    assert "User=nobody" in unit and "CapabilityBoundingSet=\n" in unit
+    assert blog.host.run("pgrep -u nobody | wc -l").stdout.strip() == "0"
+
+
+@pytest.mark.full
+def test_prometheus_reads_metrics_and_rules(blog: Measured) -> None:
+    packages = "apt-get -qq update && apt-get -qq install --no-install-recommends prometheus"
+    blog.host.run(f"export DEBIAN_FRONTEND=noninteractive; {packages}")
+    checked = blog.host.run(f"promtool check metrics < {FILE}")
+    assert checked.stdout + checked.stderr == ""
+    for name in ("alerts.yml", "alerts.test.yml"):
+        blog.host.write(f"/srv/rules/{name}", (ROOT / "examples/prometheus" / name).read_text())
+    assert "SUCCESS" in blog.host.run("cd /srv/rules && promtool check rules alerts.yml").stdout
+    assert "SUCCESS" in blog.host.run("cd /srv/rules && promtool test rules alerts.test.yml").stdout
+
+
+def test_folder_that_leads_elsewhere_gets_nothing(blog: Measured) -> None:
+    blog.host.run("mv /var/lib/prometheus/node-exporter /srv/aside && ln -s /etc /var/lib/prometheus/node-exporter")
+    blog.host.run(["systemctl", "start", "django-watch.service"])
+    assert blog.host.run(["ls", "/etc/django.prom"], check=False).returncode != 0
+    told = blog.host.run("journalctl --no-pager -u django-watch | grep metrics").stdout
+    assert "the metrics could not be written: " in told
+    blog.host.run("rm /var/lib/prometheus/node-exporter && mv /srv/aside /var/lib/prometheus/node-exporter")
+
+
+def test_host_without_metrics_has_nothing_of_them(blog: Measured) -> None:
+    blog.metrics = None
+    blog.configure()
+    assert blog.apply().ok and not blog.apply().changed
+    for path in (FILE, "/etc/systemd/system/django-metrics.socket", "/etc/systemd/system/django-metrics@.service"):
+        assert not blog.host.testinfra.file(path).exists
+    assert blog.host.run(["ss", "-Hltn", "sport", "=", ":9180"]).stdout == ""
