@@ -7,7 +7,7 @@ from pathlib import Path
 #: What is not written, and what is in its place.
 WORDS = {
     r"somebody|someone else|whoever|whomever": "name what acts: nginx, another deployment, the build user",
-    r"(?-i:(?<!['\"`:/(|])nobody(?!['\"`:/=)|]))": "name what is missing",
+    r"(?-i:(?<!['\"`:/(|=])nobody(?!['\"`:/=)|]))": "name what is missing",
     r"keepers?": "process manager",
     r"receipts?": "switch report",
     r"(the|a) flips?|flip of": "switch",

@@ -25,11 +25,11 @@ _WAITING = re.compile(r"\bqueue [^;]*, (\d+) tasks wait")
 _MOST = 8 << 20
 #: What the kernel counts of a unit: name, kind, what it says, the file of the cgroup, its line, and the unit of that.
 _CGROUP = (
-    ("cpu_seconds_total", "counter", "CPU time of a unit.", "cpu.stat", r"(?m)^usage_usec (\d+)", 1e-6),
-    ("cpu_throttled_seconds_total", "counter", "Time that CPUQuota held a unit.", "cpu.stat",
+    ("django_unit_cpu_seconds_total", "counter", "CPU time of a unit.", "cpu.stat", r"(?m)^usage_usec (\d+)", 1e-6),
+    ("django_unit_cpu_throttled_seconds_total", "counter", "Time that CPUQuota held a unit.", "cpu.stat",
      r"(?m)^throttled_usec (\d+)", 1e-6),
-    ("memory_bytes", "gauge", "Memory of a unit.", "memory.current", r"^(\d+)", 1),
-    ("oom_kills_total", "counter", "Processes of a unit that the kernel killed for memory.", "memory.events",
+    ("django_unit_memory_bytes", "gauge", "Memory of a unit.", "memory.current", r"^(\d+)", 1),
+    ("django_unit_oom_kills_total", "counter", "Processes that the kernel killed for memory.", "memory.events",
      r"(?m)^oom_kill (\d+)", 1),
 )  # fmt: skip
 
@@ -230,7 +230,7 @@ def _of_units(names: list[str], units: machine.Units) -> Iterator[Family]:
     yield counter("django_unit_restarts_total", "Restarts of a unit by systemd since it was started.", restarts)
     for name, kind, says, file, pattern, scale in _CGROUP:
         measured = [(labels, _measured(values, file, pattern, scale)) for labels, values in own]
-        yield gauge(f"django_unit_{name}", says, measured)._replace(kind=kind)
+        yield gauge(name, says, measured)._replace(kind=kind)
 
 
 def _measured(unit: Mapping[str, str], file: str, pattern: str, scale: float) -> float | None:
