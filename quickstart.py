@@ -39,6 +39,13 @@ OUTCOME = "All of it has succeeded"
 #: How often the pillar is completed by what a failed release names, and options that it leaves as they are.
 COMPLETIONS = 6
 GIVEN = ("repository", "folder", "revision", "domains", "proxy", "root", "user", "state", "sandbox", "build_sandbox")
+#: What takes messages, by the host of its URL; any other one gets JSON.
+FORMATS = {
+    "slack": r"hooks\.slack\.com",
+    "discord": r"(\w+\.)?discord(app)?\.com",
+    "teams": r".*\.(webhook\.office|powerplatform|logic\.azure)\.com(:443)?",
+    "ntfy": r"ntfy\..*",
+}
 PORTS: tuple[int, ...] = (80, *range(8080, 8090))
 
 HEADER = """#!yaml
@@ -61,6 +68,7 @@ class Options:
     pillar: SHA-256 of the pillar as it was last written
     found: options of the site that inspection has found in the project
     learned: options of the site that failed releases have named, by their paths
+    messages: where messages about problems go: a mail address or a URL; empty for nowhere, None before it was asked
     """
 
     repository: str | None = None
@@ -72,6 +80,7 @@ class Options:
     pillar: str = ""
     found: dict[str, Any] = field(default_factory=dict)
     learned: dict[str, Any] = field(default_factory=dict)
+    messages: str | None = None
 
     @classmethod
     def read(cls) -> "Options":
@@ -231,9 +240,43 @@ def pillar_of(options: Options) -> str:
     for path, value in options.learned.items():
         put(site, path.split(":"), value)
     former = {name: {"state": "absent"} for name in options.sites if name != options.site}
-    pillar = {"django": {"sites": {options.site: site, **former}}}
+    pillar = {"django": {"sites": {options.site: site, **former}} | channel(options.messages)}
     text: str = engine("django_formula.untrusted.text").pillar_block(0, pillar)
     return f"{HEADER.format(formula=FORMULA, salt_call=salt_call())}{text}\n"
+
+
+def channel(place: str | None) -> dict[str, Any]:
+    """Return the channel of messages that go to an address or a URL; nothing where they go nowhere."""
+    if not place:
+        return {}
+    if "://" not in place:
+        return {"notify": {"messages": {"mail": [place]}}}
+    host = place.split("/")[2]
+    forms = (form for form, pattern in FORMATS.items() if re.fullmatch(pattern, host))
+    return {"notify": {"messages": {"url": place, "format": next(forms, "json")}}}
+
+
+def ask_for_messages(options: Options) -> bool:
+    """Ask once, at a terminal, where messages about problems go; return whether the pillar has changed.
+
+    A pillar that was edited may name a place already: nothing is asked.
+    """
+    is_own = PILLAR.exists() and digest(PILLAR.read_text()) == options.pillar
+    if options.messages is not None or not is_own or not sys.stdin.isatty():
+        return False
+    rules = schema()
+    url, mailbox = rules["notify"]["additionalProperties"]["properties"]["url"]["pattern"], rules["mailbox"]["pattern"]
+    question = "\nWhere shall messages about problems go? A mail address or the URL of a webhook; empty for nowhere: "
+    while True:
+        try:
+            place = input(question).strip()
+        except EOFError:
+            return False
+        if not place or re.fullmatch(mailbox, place) or (place.startswith("http") and re.fullmatch(url, place)):
+            break
+        print("Neither an address such as ops@example.org nor a URL such as https://ntfy.sh/example")
+    options.messages = place
+    return keep_pillar(options, is_asked=False)
 
 
 def put(site: dict[str, Any], path: list[str], value: Any) -> None:
@@ -586,6 +629,8 @@ def tell(options: Options, done: list[tuple[float, str]], notes: list[str]) -> N
         print(f"  admin     {where}admin, password in {file}")
     print(f"  pillar    {PILLAR}, applied by: {salt_call()} state.apply django")
     print(f"  status    {salt_call()} django.status {options.site}")
+    where = f"{salt_call()} django.notify test" if options.messages else "nowhere yet: docs/guides/watch.md"
+    print(f"  messages  {where}")
     if page.status >= 500:
         raise Refusal(f"{page.url} answers {page.status}")
 
@@ -660,6 +705,10 @@ def serve(given: argparse.Namespace) -> None:
     note = make_admin(options.site)
     if admin_file(options.site).exists() and not has_admin:
         done.append((time.time() - began, "the user admin has been created"))
+    if ask_for_messages(options):
+        began, rewritten = time.time(), True
+        apply(options)
+        done.append((time.time() - began, "the channel of messages has been applied"))
     if rewritten:
         done.append((0.0, f"{PILLAR} has been written"))
     notes = [warning for state in states for warning in state.get("warnings", [])]

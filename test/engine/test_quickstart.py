@@ -209,6 +209,51 @@ def test_a_pillar_that_was_edited_is_not_completed(quickstart, deployed):
 # The first half, in bash
 
 
+# Where messages go
+
+
+@pytest.fixture
+def asked(quickstart, deployed, monkeypatch):
+    """Answer the question at a terminal; return how often it was asked."""
+
+    def answer(*answers, terminal=True):
+        left, questions = list(answers), []
+        monkeypatch.setattr(quickstart.sys, "stdin", type("In", (), {"isatty": lambda _self: terminal})())
+        monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or left.pop(0))
+        changed = quickstart.ask_for_messages(deployed)
+        return changed, len(questions), yaml.safe_load(quickstart.PILLAR.read_text())["django"].get("notify")
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("place", "channel"),
+    [
+        ("ops@example.org", {"mail": ["ops@example.org"]}),
+        ("https://hooks.slack.com/services/T/B/x", {"format": "slack"}),
+        ("https://discord.com/api/webhooks/1/x", {"format": "discord"}),
+        ("https://ntfy.sh/example", {"format": "ntfy"}),
+        ("https://chat.example.org/hooks.slack.com", {"format": "json"}),
+    ],
+)
+def test_place_of_messages_is_asked_once_and_is_in_the_pillar(quickstart, deployed, asked, place, channel):
+    expected = channel if "mail" in channel else {"url": place, **channel}
+    assert asked("nowhere in particular", place) == (True, 2, {"messages": expected})
+    assert deployed.messages == place and quickstart.Options.read().messages == place
+    assert asked() == (False, 0, {"messages": expected})
+
+
+def test_nowhere_is_an_answer_that_is_kept(quickstart, asked):
+    assert asked("") == (False, 1, None) and asked() == (False, 0, None)
+    assert quickstart.Options.read().messages == ""
+
+
+def test_nothing_is_asked_without_a_terminal_or_of_a_pillar_that_was_edited(quickstart, deployed, asked):
+    assert asked(terminal=False) == (False, 0, None) and deployed.messages is None
+    quickstart.PILLAR.write_text(quickstart.PILLAR.read_text() + "# mine\n")
+    assert asked() == (False, 0, None)
+
+
 def in_bash(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run a script with quickstart's functions, and its state in a folder."""
     own = f"source {QUICKSTART}; state={folder}; log=$state/log; : >$log; QUICKSTART_BEGAN=$EPOCHREALTIME\n"
