@@ -14,6 +14,7 @@ from django_formula.host import lazy  # noqa: F401 - the others run when they ar
 from django_formula.database import served as database_served
 from django_formula.deploy.entries import entry
 from django_formula.host.commands import DeploymentError
+from django_formula.page import pages
 from django_formula.secret import secrets as secret_secrets
 from django_formula.store import served as store_served
 from django_formula.verbs import fleet
@@ -363,6 +364,19 @@ def stores(site):
         return {} if clients is None else {"clients": clients}
 
     return _answer(found)
+
+
+def seen():
+    """
+    Return what the page of the master's runner shows of this host: its problems, its sites, their last deployments.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.seen
+    """
+    return _answer(pages.here)
 
 
 def _keys(site):

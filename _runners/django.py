@@ -27,7 +27,8 @@ import django_engine
 
 django_engine.use()
 
-from django_formula.fleet import deployment, minions, rotation
+from django_formula.fleet import dashboard as fleet_dashboard
+from django_formula.fleet import deployment, known_minions, minions, rotation
 from django_formula.fleet import store as fleet_store
 from django_formula.host.commands import DeploymentError
 from django_formula.untrusted.text import shown_answer, tell
@@ -149,6 +150,31 @@ def status(site=None, roster=False):
     return answer
 
 
+def dashboard(folder, roster=False):
+    """
+    Write a page of all hosts with sites that answer this master into a folder, and ``hosts.json``, by which a host that
+    is silent is shown with what it was when it last answered.
+
+    folder
+        Folder that only root may write to; created for root alone where it is missing.
+    roster
+        By salt-ssh, of the hosts of its roster, instead of by minions.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.dashboard /srv/status
+    """
+
+    def written():
+        found = _hosts(roster, applies=False)
+        names = found.names() if roster else known_minions.accepted(__opts__)
+        return fleet_dashboard.write(folder, found, names)
+
+    return _answer(written)
+
+
 def drain(site, host, roster=False):
     """
     Have the balancers give a host of a site no new requests; those that it has are finished.
@@ -242,10 +268,14 @@ def _fleet(site, verb, roster, kind=deployment.Fleet, **options):
     return kind(store, _hosts(roster), by, report, **options)
 
 
-def _hosts(roster):
-    """Return how functions are called on hosts: by minions, or by salt-ssh on those of the roster."""
+def _hosts(roster, applies=True):
+    """Return how functions are called on hosts: by minions, or by salt-ssh on those of the roster.
+
+    applies
+        Whether later applies of these hosts are to have what is done now.
+    """
     if not roster:
-        if __opts__.get("pillar_cache"):
+        if applies and __opts__.get("pillar_cache"):
             raise DeploymentError(
                 "the master keeps the pillars of its minions, so an apply would take hosts back to an older release",
                 hint="set pillar_cache: false in its configuration, and restart it",

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "96dd59fc4ff4c01d"
+DIGEST = "28698dd3caea43a0"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -17936,6 +17936,69 @@ def _clear(home: str, folder: str) -> None:
 #     certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 #     formats = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 #     return (certificate + key.private_bytes(serialization.Encoding.PEM, *formats)).decode()
+#: django_formula/fleet/dashboard.py
+# """A page of all hosts that answer a master; one that is silent is shown as it was when it last answered."""
+#
+# import time
+# from collections.abc import Collection, Mapping
+# from typing import Any, Protocol
+#
+# from django_formula.fleet.minions import Answer
+# from django_formula.host import file
+# from django_formula.page import document, pages, seen
+#
+# #: What hosts have last answered, next to the page.
+# KEPT = "hosts.json"
+# #: Seconds after which a host that still looks at its sites is left out of the page.
+# _LIMIT = 30.0
+#
+#
+# class Hosts(Protocol):
+#     """Minions, or the hosts of a roster."""
+#
+#     def ask(self, hosts: Collection[str], function: str, *, limit: float) -> dict[str, Answer]:
+#         """Call a function on hosts at once; return the answer of each."""
+#
+#
+# def write(folder: str, hosts: Hosts, names: Collection[str]) -> dict[str, Any]:
+#     """Write the page of hosts into a folder.
+#
+#     Args:
+#         folder: its path.
+#         hosts: how they are asked.
+#         names: of all of them.
+#
+#     Raises:
+#         DeploymentError: users other than root may write to the folder, or the master takes no jobs.
+#     """
+#     place = pages.safe(folder)
+#     answers = hosts.ask(names, "django_fleet.seen", limit=_LIMIT) if names else {}
+#     known = file.read_json(place / KEPT) or {}
+#     kept = known_now(known, answers, time.time())
+#     file.write_json(place / KEPT, kept, mode=0o600, durable=False)
+#     shown: list[document.Host] = [kept[name] for name in sorted(kept)]
+#     pages.write(place, shown)
+#     silent = {name: answer.error for name, answer in sorted(answers.items()) if answer.is_lost}
+#     return {"page": str(place / pages.NAME), "hosts": [host["host"] for host in shown], "silent": silent}
+#
+#
+# def known_now(known: Mapping[str, Any], answers: Mapping[str, Answer], now: float) -> dict[str, dict[str, Any]]:
+#     """Return what is known of hosts after they were asked.
+#
+#     Args:
+#         known: what was known before, by their names: of hosts that had sites.
+#         answers: of all hosts of the master; others are forgotten.
+#         now: seconds since 1970.
+#     """
+#     found = {}
+#     for name, answer in answers.items():
+#         host = seen.checked(answer.value, name, now) if not answer.error else None
+#         before = seen.checked(known.get(name), name, now)
+#         if host:
+#             found[name] = {**host, "time": now}
+#         elif before and before["sites"]:
+#             found[name] = {**before, "silent": answer.error or "its answer is not one of this formula"}
+#     return {name: host for name, host in found.items() if host["sites"]}
 #: django_formula/fleet/deployment.py
 # """A deployment on all hosts of a site at once: in phases, and as a whole or not at all.
 #
@@ -19151,6 +19214,10 @@ def _clear(home: str, folder: str) -> None:
 #         self._client = salt.client.ssh.client.SSHClient(mopts=options)
 #         self._known = {*targets(options)}
 #         self._sent: list[threading.Thread] = []
+#
+#     def names(self) -> list[str]:
+#         """Return the hosts of the roster."""
+#         return sorted(self._known)
 #
 #     def ask(
 #         self,
@@ -37463,13 +37530,12 @@ def _clear(home: str, folder: str) -> None:
 # import base64
 # import hashlib
 # import re
-# import statistics
 # from collections.abc import Iterable, Mapping, Sequence
 # from typing import Any, NamedTuple
 #
 # from django_formula.host import clock
 # from django_formula.page import style
-# from django_formula.untrusted.text import InPage, element, in_page
+# from django_formula.untrusted.text import InPage, element, in_command, in_page
 # from django_formula.watch import decide
 #
 # #: What is known of a host, as `page.seen` returns it; and of a site and a deployment in it.
@@ -37592,7 +37658,7 @@ def _clear(home: str, folder: str) -> None:
 #         "kind": "down",
 #         "site": "",
 #         "text": f"{host['host']} is silent: {host['silent']}",
-#         "command": host["command"],
+#         "command": in_command("salt", host["host"], "test.ping"),
 #         "since": host["time"],
 #     }
 #
@@ -37708,7 +37774,8 @@ def _clear(home: str, folder: str) -> None:
 #     if not commit:
 #         return ""
 #     parts = (element("b", sequence.lstrip("0")), " ", element("code", commit[:8]))
-#     return element("span", *parts, *([element("small", site["subject"])] if site["subject"] else []))
+#     text = ": ".join(filter(None, [site["author"], site["subject"]]))
+#     return element("span", *parts, *([element("small", text)] if text else []))
 #
 #
 # def _active(site: Site, now: float) -> str:
@@ -37766,8 +37833,8 @@ def _clear(home: str, folder: str) -> None:
 #         paths[drawn] = paths.get(drawn, "") + bar
 #     numbers = {drawn: sum(_drawn(one) == drawn for one in deployments) for drawn in _WORDS}
 #     label = ", ".join(f"{number} {_WORDS[drawn]}" for drawn, number in numbers.items() if number)
-#     took = [one["seconds"] for one in deployments if _drawn(one) == "r" and one["seconds"]]
-#     label += f"; median {_took(statistics.median(took))}" if took else ""
+#     took = sorted(one["seconds"] for one in deployments if _drawn(one) == "r" and one["seconds"])
+#     label += f"; median {_took(took[len(took) // 2])}" if took else ""
 #     return element(
 #         "svg",
 #         element("path", class_="l", d=f"M0 {_LINE}.5h{_WIDTH}"),
@@ -37920,6 +37987,7 @@ def _clear(home: str, folder: str) -> None:
 # import json
 # import os
 # import re
+# import types
 # from collections.abc import Iterable, Mapping
 # from pathlib import Path
 # from typing import Any
@@ -37929,6 +37997,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release import releases
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
+# from django_formula.untrusted import shapes
 # from django_formula.untrusted.text import shown
 # from django_formula.watch import look, problem, send
 #
@@ -37936,6 +38005,8 @@ def _clear(home: str, folder: str) -> None:
 # DEPLOYMENTS, _TAIL = 20, 1 << 16
 # #: The most characters of a text.
 # _LONGEST = 300
+# #: Seconds before which nothing of a page was.
+# _YEAR = 366 * 86400.0
 # _MEMINFO = Path("/proc/meminfo")
 #
 #
@@ -38062,6 +38133,61 @@ def _clear(home: str, folder: str) -> None:
 #                 sizes = {"size": disk.f_blocks * disk.f_frsize, "free": disk.f_bavail * disk.f_frsize}
 #                 found.append({"path": str(folder), **sizes})
 #     return found
+#
+#
+# # What another host says of itself: it is of the shape of a page, has bounds, and times that are past
+#
+# _TEXTS = ("site", "release", "since", "maintenance", "certificate", "backup", "domain", "path", "schedule", "subject")
+# _DEPLOYMENT = {
+#     **dict.fromkeys(("time", "release", "result", "step", "error", "by"), str),
+#     **dict.fromkeys(("seconds", "sent", "lost"), float),
+# }
+# _SHAPE = {
+#     "time": float,
+#     "load": float,
+#     "cpus": int,
+#     "memory": [float],
+#     "disks": [{"path": str, "size": float, "free": float}],
+#     "problems": [{**dict.fromkeys(("site", "kind", "text", "command", "detail"), str), "since": float}],
+#     "sites": [
+#         {
+#             **dict.fromkeys((*_TEXTS, "author"), str),
+#             **dict.fromkeys(("running", "https"), bool),
+#             "ms": (float, types.NoneType),
+#             "deployments": [_DEPLOYMENT],
+#         }
+#     ],
+# }
+# #: The most sites, problems and disks of a host.
+# _MOST = {"sites": 300, "problems": 300, "disks": 20}
+#
+#
+# def checked(value: Any, name: str, now: float) -> dict[str, Any] | None:
+#     """Return what a host has said of itself as the page takes it, under the name that the master knows it by.
+#
+#     Args:
+#         value: its answer, or what was kept of one.
+#         name: of its minion.
+#         now: seconds since 1970, by the clock of this host.
+#     """
+#     if not shapes.fits(value, _SHAPE) or len(value["memory"]) != 2:
+#         return None
+#     cut = {key: value[key][:most] for key, most in _MOST.items()}
+#     cut["sites"] = [{**site, "deployments": site["deployments"][-DEPLOYMENTS:]} for site in cut["sites"]]
+#     cut["problems"] = [{**one, "since": min(max(one["since"], 0), now)} for one in cut["problems"]]
+#     host: dict[str, Any] = _cut({**{key: value[key] for key in _SHAPE}, **cut})
+#     return {**host, "host": name, "time": min(max(value["time"], now - _YEAR), now)}
+#
+#
+# def _cut(value: Any) -> Any:
+#     """Return a value whose texts have one line of at most `_LONGEST` characters, and whose numbers are not negative."""
+#     if isinstance(value, str):
+#         return _text(value)
+#     if isinstance(value, Mapping):
+#         return {key: _cut(one) for key, one in value.items()}
+#     if isinstance(value, list):
+#         return [_cut(one) for one in value]
+#     return max(value, 0) if isinstance(value, int | float) and not isinstance(value, bool) else value
 #: django_formula/page/style.py
 # """The style of the page: colours for light and dark, a table that is cards on a phone. It needs no file and no font."""
 #

@@ -36,6 +36,10 @@ class Roster:
         self._known = {*targets(options)}
         self._sent: list[threading.Thread] = []
 
+    def names(self) -> list[str]:
+        """Return the hosts of the roster."""
+        return sorted(self._known)
+
     def ask(
         self,
         hosts: Collection[str],

@@ -7,13 +7,12 @@ plot; then the last deployments of all. Each text goes through `untrusted.text.e
 import base64
 import hashlib
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django_formula.host import clock
 from django_formula.page import style
-from django_formula.untrusted.text import InPage, element, in_page
+from django_formula.untrusted.text import InPage, element, in_command, in_page
 from django_formula.watch import decide
 
 #: What is known of a host, as `page.seen` returns it; and of a site and a deployment in it.
@@ -136,7 +135,7 @@ def _silence(host: Host) -> dict[str, Any]:
         "kind": "down",
         "site": "",
         "text": f"{host['host']} is silent: {host['silent']}",
-        "command": host["command"],
+        "command": in_command("salt", host["host"], "test.ping"),
         "since": host["time"],
     }
 
@@ -252,7 +251,8 @@ def _release(site: Site) -> str:
     if not commit:
         return ""
     parts = (element("b", sequence.lstrip("0")), " ", element("code", commit[:8]))
-    return element("span", *parts, *([element("small", site["subject"])] if site["subject"] else []))
+    text = ": ".join(filter(None, [site["author"], site["subject"]]))
+    return element("span", *parts, *([element("small", text)] if text else []))
 
 
 def _active(site: Site, now: float) -> str:
@@ -310,8 +310,8 @@ def plot(deployments: Sequence[Deployment]) -> InPage:
         paths[drawn] = paths.get(drawn, "") + bar
     numbers = {drawn: sum(_drawn(one) == drawn for one in deployments) for drawn in _WORDS}
     label = ", ".join(f"{number} {_WORDS[drawn]}" for drawn, number in numbers.items() if number)
-    took = [one["seconds"] for one in deployments if _drawn(one) == "r" and one["seconds"]]
-    label += f"; median {_took(statistics.median(took))}" if took else ""
+    took = sorted(one["seconds"] for one in deployments if _drawn(one) == "r" and one["seconds"])
+    label += f"; median {_took(took[len(took) // 2])}" if took else ""
     return element(
         "svg",
         element("path", class_="l", d=f"M0 {_LINE}.5h{_WIDTH}"),

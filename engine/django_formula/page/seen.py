@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.release import releases
 from django_formula.site import sites
 from django_formula.site.sites import Site
+from django_formula.untrusted import shapes
 from django_formula.untrusted.text import shown
 from django_formula.watch import look, problem, send
 
@@ -20,6 +22,8 @@ from django_formula.watch import look, problem, send
 DEPLOYMENTS, _TAIL = 20, 1 << 16
 #: The most characters of a text.
 _LONGEST = 300
+#: Seconds before which nothing of a page was.
+_YEAR = 366 * 86400.0
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -146,3 +150,58 @@ def _disks(names: Iterable[str]) -> list[dict[str, Any]]:
                 sizes = {"size": disk.f_blocks * disk.f_frsize, "free": disk.f_bavail * disk.f_frsize}
                 found.append({"path": str(folder), **sizes})
     return found
+
+
+# What another host says of itself: it is of the shape of a page, has bounds, and times that are past
+
+_TEXTS = ("site", "release", "since", "maintenance", "certificate", "backup", "domain", "path", "schedule", "subject")
+_DEPLOYMENT = {
+    **dict.fromkeys(("time", "release", "result", "step", "error", "by"), str),
+    **dict.fromkeys(("seconds", "sent", "lost"), float),
+}
+_SHAPE = {
+    "time": float,
+    "load": float,
+    "cpus": int,
+    "memory": [float],
+    "disks": [{"path": str, "size": float, "free": float}],
+    "problems": [{**dict.fromkeys(("site", "kind", "text", "command", "detail"), str), "since": float}],
+    "sites": [
+        {
+            **dict.fromkeys((*_TEXTS, "author"), str),
+            **dict.fromkeys(("running", "https"), bool),
+            "ms": (float, types.NoneType),
+            "deployments": [_DEPLOYMENT],
+        }
+    ],
+}
+#: The most sites, problems and disks of a host.
+_MOST = {"sites": 300, "problems": 300, "disks": 20}
+
+
+def checked(value: Any, name: str, now: float) -> dict[str, Any] | None:
+    """Return what a host has said of itself as the page takes it, under the name that the master knows it by.
+
+    Args:
+        value: its answer, or what was kept of one.
+        name: of its minion.
+        now: seconds since 1970, by the clock of this host.
+    """
+    if not shapes.fits(value, _SHAPE) or len(value["memory"]) != 2:
+        return None
+    cut = {key: value[key][:most] for key, most in _MOST.items()}
+    cut["sites"] = [{**site, "deployments": site["deployments"][-DEPLOYMENTS:]} for site in cut["sites"]]
+    cut["problems"] = [{**one, "since": min(max(one["since"], 0), now)} for one in cut["problems"]]
+    host: dict[str, Any] = _cut({**{key: value[key] for key in _SHAPE}, **cut})
+    return {**host, "host": name, "time": min(max(value["time"], now - _YEAR), now)}
+
+
+def _cut(value: Any) -> Any:
+    """Return a value whose texts have one line of at most `_LONGEST` characters, and whose numbers are not negative."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, Mapping):
+        return {key: _cut(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_cut(one) for one in value]
+    return max(value, 0) if isinstance(value, int | float) and not isinstance(value, bool) else value

@@ -26,7 +26,9 @@ def site(name: str = "blog", **more: Any) -> dict[str, Any]:
         "path": "/",
         "https": True,
         "schedule": "daily",
-        "deployments": [deployment(7200), deployment(3600)],
+        "deployments": [
+            deployment(3600 * turn, seconds=8 + 5 * ((turn * turn + len(name)) % 6)) for turn in range(14, 0, -1)
+        ],
         "subject": "Explain the guestbook",
         "author": "Ada",
     }
@@ -86,7 +88,7 @@ def whole() -> list[dict[str, Any]]:
         problem("press", "certificate", text=f"certificate: {sites[5]['certificate']}"),
         problem("", "disk", text="8 % of / is free (6.1 GiB)", command="du -xh --max-depth=2 /"),
     ]
-    silent = host("web2", time=NOW - 5400, silent="it does not answer", command="salt web2 test.ping")
+    silent = host("web2", time=NOW - 5400, silent="it does not answer")
     return [host(sites=sites, problems=problems), silent]
 
 
