@@ -631,6 +631,7 @@ def tell(options: Options, done: list[tuple[float, str]], notes: list[str]) -> N
     print(f"  status    {salt_call()} django.status {options.site}")
     where = f"{salt_call()} django.notify test" if options.messages else "nowhere yet: docs/guides/watch.md"
     print(f"  messages  {where}")
+    print(f"  page      {salt_call()} django.page /srv/status writes index.html there: docs/guides/page.md")
     if page.status >= 500:
         raise Refusal(f"{page.url} answers {page.status}")
 

@@ -32,6 +32,7 @@ from django_formula.host import packages as host_packages
 from django_formula.host import ports as host_ports
 from django_formula.host.commands import DeploymentError, redact
 from django_formula.host.outcome import Outcome
+from django_formula.page import serve
 from django_formula.proxy import apache, proxies
 from django_formula.proxy import ports as proxy_ports
 from django_formula.site import sites as site_sites
@@ -190,7 +191,7 @@ def absent(name, config, platform):
             - platform: {{ django.platform | tojson }}
     """
     done = removal.absent(site_sites.Site(json.loads(config), platform), _asked_by(), test=__opts__["test"])
-    return done._replace(changes={**done.changes, **watch_setup.remove_if_last(test=__opts__["test"])})
+    return done._replace(changes={**done.changes, **serve.remove_if_last(test=__opts__["test"])})
 
 
 @_state
@@ -559,13 +560,15 @@ def balancer(name, sites, gone, platform, templates):
 
 
 @_state
-def watch(name, config):
+def watch(name, config, page=None):
     """
     Have this host watched: the program, its timer, and what sends messages. Without a configuration the watch is
     removed.
 
     config
         The configuration of the watch and of the senders, from ``map.jinja``, as JSON; ``null`` without a watch.
+    page
+        By which proxy and under which name the page is served: its servers elsewhere are removed.
 
     .. code-block:: yaml
 
@@ -575,7 +578,34 @@ def watch(name, config):
     """
     wanted, given = json.loads(config), _given()
     senders = {key: given.of_sender(sender) for key, sender in (wanted or {}).get("senders", {}).items()}
-    return watch_setup.watch(wanted and wanted["watch"], senders, test=__opts__["test"])
+    done = watch_setup.watch(wanted and wanted["watch"], senders, test=__opts__["test"])
+    return done._replace(changes={**done.changes, **serve.retire(page, test=__opts__["test"])})
+
+
+@_state
+def page(name, config, site, platform, templates):
+    """
+    Serve the page of this host, which the watch writes, behind a password. No site waits for it.
+
+    config
+        Its domain, user and password, from ``map.jinja``, as JSON.
+    site
+        The configuration of the site whose proxy, addresses and certificates it has, as JSON.
+    templates
+        ``salt://`` URLs of its files of the proxy.
+
+    .. code-block:: yaml
+
+        The page is served:
+          django.page:
+            - config: {{ django.page | tojson | yaml_dquote }}
+            - site: {{ django.page.site | tojson | yaml_dquote }}
+            - platform: {{ django.platform | tojson }}
+            - templates: {{ django.page.templates }}
+    """
+    wanted, owner, given = json.loads(config), site_sites.Site(json.loads(site), platform), _given()
+    secrets = given.of_page(owner, wanted["password"])
+    return serve.serve(wanted, owner, secrets, given.texts(templates), test=__opts__["test"])
 
 
 @_state

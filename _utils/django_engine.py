@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "28698dd3caea43a0"
+DIGEST = "198a31eed329c18d"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -12351,6 +12351,15 @@ def _clear(home: str, folder: str) -> None:
 #             DeploymentError: one has no value.
 #         """
 #         return {**sender, **self._values(sender)}
+#
+#     def of_page(self, site: Site, password: Any) -> dict[str, str]:
+#         """Return the password of the page, and the secrets of the site whose kind of certificates it has.
+#
+#         Raises:
+#             DeploymentError: one has no value.
+#         """
+#         references = {key: site.config["tls"][key] for key in ("certificate", "key")}
+#         return self._values({**references, "eab:key": site.config["tls"]["eab"]["key"], "password": password})
 #
 #     def of_databases(self, site: Site) -> served.Served:
 #         """Return a site whose databases this host has, with what the pillar has for their server.
@@ -33916,6 +33925,7 @@ def _clear(home: str, folder: str) -> None:
 #         site: names of the templates of a site's files in ``django/files``.
 #         domain: template of the servers of a domain.
 #         redirect: template of those of a domain that redirects.
+#         page: template of those of the page of the host.
 #         tls: template of the file that all servers of https include.
 #         default_server: template of the server that refuses unknown hosts; empty where each server does that.
 #         max_weight: the greatest weight of a server in `proxy:upstreams`.
@@ -33928,6 +33938,7 @@ def _clear(home: str, folder: str) -> None:
 #     site: tuple[str, ...]
 #     domain: str
 #     redirect: str
+#     page: str
 #     tls: str
 #     default_server: str = ""
 #     max_weight: int = 65535
@@ -33943,6 +33954,7 @@ def _clear(home: str, folder: str) -> None:
 #         site=("nginx/upstream.conf", "nginx/locations.conf"),
 #         domain="nginx/domain.conf",
 #         redirect="nginx/redirect.conf",
+#         page="nginx/page.conf",
 #         tls="nginx/tls.conf",
 #         default_server="nginx/default.conf",
 #         has_rate_limit=True,
@@ -33952,6 +33964,7 @@ def _clear(home: str, folder: str) -> None:
 #         site=("apache/locations.conf",),
 #         domain="apache/domain.conf",
 #         redirect="apache/redirect.conf",
+#         page="apache/page.conf",
 #         tls="apache/tls.conf",
 #         max_weight=100,
 #         evaluated="expr=",
@@ -37907,15 +37920,14 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.untrusted.text import proposal
 # from django_formula.watch import decide, look, spool
 #
-# #: Where the watch writes the page: a folder of root, which the proxy may read.
-# FOLDER = Path("/var/lib/django-formula/page")
 # NAME = "index.html"
 # #: What the watch is configured with, on a host that is not watched.
 # _DEFAULTS = {"every": 60, "disk": 10, "queue": 1000, "drift": False}
 #
 #
-# def write(folder: Path, hosts: Sequence[document.Host], now: float) -> Path:
+# def write(folder: Path, hosts: Sequence[document.Host]) -> Path:
 #     """Write the page of hosts into a folder; return its path."""
+#     now = max((host["time"] for host in hosts), default=time.time())
 #     path = folder / NAME
 #     file.write(path, document.of_hosts(hosts, now), durable=False)
 #     return path
@@ -37928,7 +37940,7 @@ def _clear(home: str, folder: str) -> None:
 #         found: what it has found.
 #         known: what is known of problems since when.
 #     """
-#     write(FOLDER, [seen.of_look(found, _since(known), now)], now)
+#     write(spool.PAGE, [seen.of_look(found, _since(known), now)])
 #
 #
 # def _since(known: decide.Known) -> dict[str, float]:
@@ -37950,7 +37962,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     place = safe(folder)
 #     found = here()
-#     path = write(place, [found], found["time"])
+#     path = write(place, [found])
 #     return {"page": str(path), "sites": len(found["sites"]), "problems": len(found["problems"])}
 #
 #
@@ -38188,6 +38200,166 @@ def _clear(home: str, folder: str) -> None:
 #     if isinstance(value, list):
 #         return [_cut(one) for one in value]
 #     return max(value, 0) if isinstance(value, int | float) and not isinstance(value, bool) else value
+#: django_formula/page/serve.py
+# """The page of this host behind a password: a server of its own in the proxy of a site, with certificates like those.
+#
+# No site waits for it, and it is in no release: what shows never decides (docs/decisions/0137).
+# """
+#
+# import contextlib
+# import hmac
+# import re
+# from collections.abc import Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.host import commands, config_files, file, folders
+# from django_formula.host import template as host_template
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.config_files import OURS, Files
+# from django_formula.host.folders import Folder
+# from django_formula.host.outcome import Outcome
+# from django_formula.kind.kinds import FILES
+# from django_formula.page import pages
+# from django_formula.proxy import proxies, site_files, switch
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.tls import acme, certificates, renewal
+# from django_formula.watch import setup, spool
+#
+# PASSWORDS = Path("/etc/django-formula/page.htpasswd")
+# #: A password that is a hash already, as `crypt` reads it.
+# _HASH = re.compile(r"\$(5|6|2[aby]|y)\$[!-~]{20,}")
+#
+#
+# def serve(
+#     wanted: Mapping[str, str], owner: Site, secrets: Mapping[str, str], templates: Mapping[str, str], *, test: bool
+# ) -> Outcome:
+#     """Serve the page of this host.
+#
+#     Args:
+#         wanted: its ``domain`` and ``user``.
+#         owner: the site whose proxy, addresses and kind of certificates it has.
+#         secrets: ``password``, and of the certificates ``certificate``, ``key`` and ``eab:key``.
+#         templates: texts of the files of the proxy.
+#         test: whether this is a dry run.
+#
+#     Raises:
+#         DeploymentError: a file is in the way, or the proxy refuses one.
+#     """
+#     site = renewal.with_domain(owner, wanted["domain"])
+#     files = _files(site, templates)
+#     changes: dict[str, Any] = dict(config_files.differences(files))
+#     folder = Folder(spool.PAGE, "root", site.proxy_group, 0o750)
+#     changes |= {str(folder.path): found for found in [folders.problem(folder)] if found}
+#     if not _has_password(wanted["user"], secrets["password"]):
+#         changes[str(PASSWORDS)] = "changed" if PASSWORDS.exists() else "new"
+#     record = {"domain": wanted["domain"], "site": owner.name, "kind": site.config["proxy"]["kind"]}
+#     if renewal.served_page() != record:
+#         changes[str(renewal.PAGE)] = "changed" if renewal.PAGE.exists() else "new"
+#     missing = certificates.missing(site, secrets, templates)
+#     due, deferred = acme.due(site) if site.https and site.config["tls"]["kind"] == "acme" else ({}, [])
+#     changes |= {"certificates": {**missing, **due}} if missing or due else {}
+#     if test or not changes:
+#         return Outcome("the page is served" if not changes else "the page would be served", changes, warnings=deferred)
+#     folders.make(folder)
+#     if str(PASSWORDS) in changes:
+#         _keep_password(wanted["user"], secrets["password"], site.proxy_group)
+#     if not (spool.PAGE / pages.NAME).exists():
+#         with contextlib.suppress(DeploymentError, OSError):  # the next look of the watch writes it too
+#             pages.write(spool.PAGE, [pages.here()])
+#     if missing:
+#         switch.change_certificates(certificates.texts(site, missing, secrets, templates))
+#     renewal.keep_page(record)
+#     switch.apply(files)
+#     _ordered, failed = acme.renew(site, due, secrets)
+#     return Outcome(f"the page is served: {site.scheme}://{wanted['domain']}/", changes, warnings=[*deferred, *failed])
+#
+#
+# def _files(site: Site, templates: Mapping[str, str]) -> Files:
+#     """Return the files of the page for its proxy."""
+#     proxy = proxies.PROXIES[site.config["proxy"]["kind"]]
+#     domain = site.config["domains"][0]
+#     path = proxy.server(domain)
+#     variables = {
+#         "ours": OURS,
+#         "domain": domain,
+#         "folder": spool.PAGE,
+#         "passwords": PASSWORDS,
+#         "certificate": certificates.path_of(domain),
+#         "challenges": certificates.challenges(),
+#         **site_files.listening(proxy, site),
+#     }
+#     files: Files = {
+#         **proxy.needs_for_page(site),
+#         path: host_template.render(templates, FILES + proxy.KIND.page, **variables),
+#         proxy.enabled(domain): f"-> ../sites-available/{path.name}",
+#     }
+#     return site_files.together([files | (proxy.shared_protocols(templates) if site.https else {})])
+#
+#
+# # The password: its hash, in a file that root and the proxy read
+#
+#
+# def _has_password(user: str, password: str) -> bool:
+#     known, _, kept = (file.read_text(PASSWORDS) or "").strip().partition(":")
+#     if known != user or not kept:
+#         return False
+#     if _HASH.fullmatch(password):
+#         return hmac.compare_digest(kept, password)
+#     salt = re.match(r"\$6\$([^$]+)\$", kept)
+#     return salt is not None and hmac.compare_digest(kept, _hashed(password, salt[1]))
+#
+#
+# def _keep_password(user: str, password: str, group: str) -> None:
+#     text = password if _HASH.fullmatch(password) else _hashed(password)
+#     PASSWORDS.parent.mkdir(parents=True, exist_ok=True)
+#     file.write(PASSWORDS, f"{user}:{text}\n", mode=0o640, group=group)
+#
+#
+# def _hashed(password: str, salt: str = "") -> str:
+#     """Return the SHA-512 hash of a password, as `crypt` has it; it is on no command line."""
+#     argv = ["openssl", "passwd", "-6", *(["-salt", salt] if salt else []), "-stdin"]
+#     return commands.run(
+#         argv, doing="hashing the password of the page", stdin=f"{password}\n", secrets=[password]
+#     ).strip()
+#
+#
+# # Its end
+#
+#
+# def retire(served: Mapping[str, str] | None, *, test: bool) -> dict[str, str]:
+#     """Remove the server of the page where it is served otherwise now, or not; return what is removed.
+#
+#     It is called before the sites of an apply: another proxy may need the ports.
+#
+#     Args:
+#         served: ``domain`` and ``kind`` of the proxy; None without a server.
+#     """
+#     record = renewal.served_page()
+#     present = [path for path in (renewal.PAGE, PASSWORDS) if path.exists()]
+#     if not present or (record and served == {key: record[key] for key in ("domain", "kind")}):
+#         return {}
+#     domain = record["domain"] if record else ""
+#     files: Files = {}
+#     for proxy in proxies.PROXIES.values() if domain else ():
+#         paths = (proxy.enabled(domain), proxy.server(domain))
+#         files |= {path: None for path in paths if config_files.read(path) is not None}
+#     gone = [*present, *(certificates.belongings(domain) if domain else [])]
+#     if not test:
+#         switch.apply(site_files.together([files]))
+#         for path in gone:
+#             file.remove_tree(path)
+#         if spool.PAGE.exists():
+#             folders.make(Folder(spool.PAGE, "root", "root", 0o700))
+#     return dict.fromkeys(map(str, [*files, *gone]), "removed")
+#
+#
+# def remove_if_last(*, test: bool) -> dict[str, str]:
+#     """Remove the page and the watch of a host whose last site is removed; return what is removed."""
+#     if sites.registered():
+#         return {}
+#     return {**retire(None, test=test), **setup.remove_if_last(test=test)}
 #: django_formula/page/style.py
 # """The style of the page: colours for light and dark, a table that is cards on a phone. It needs no file and no font."""
 #
@@ -38960,6 +39132,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.kind import kinds
 # from django_formula.pillar import balancer, cache, fleet
 # from django_formula.pillar import database as pillar_database
+# from django_formula.pillar import page as pillar_page
 # from django_formula.pillar import rules as pillar_rules
 # from django_formula.pillar import site as pillar_site
 # from django_formula.pillar import watch as pillar_watch
@@ -38994,6 +39167,7 @@ def _clear(home: str, folder: str) -> None:
 #         ``platform``: the entry of ``platforms.yaml``. ``process``: the process manager of the sites.
 #         ``python_mirror``: where interpreters are installed from, instead of their publisher.
 #         ``watch``: the configuration of the host's watch, and what sends its messages (`pillar.watch`); or None.
+#         ``page``: how the page of the host is served (`pillar.page`); or None.
 #     """
 #     found: list[Problem] = []
 #     platform = _platform(platforms, grains, found)
@@ -39009,9 +39183,11 @@ def _clear(home: str, folder: str) -> None:
 #     configurations, problems = _configurations(layers, platform.get("defaults", {}), rules, process, host)
 #     if grains.get("init") != "systemd":
 #         problems += pillar_site.without_systemd(configurations)
+#     problems += pillar_page.contradictions(layers, rules, configurations)
 #     report(found, problems)
 #     sites = {} if found else configurations
 #     watch = pillar_watch.compiled(layers, rules, sites) if sites else None
+#     present = {name: site for name, site in sites.items() if site["state"] != "absent"}
 #     mirror = layers.get("python_mirror")
 #     return {
 #         "errors": lines(found),
@@ -39020,6 +39196,7 @@ def _clear(home: str, folder: str) -> None:
 #         "process": process,
 #         "python_mirror": mirror,
 #         "watch": watch,
+#         "page": pillar_page.compiled(layers, rules, present),
 #     }
 #
 #
@@ -40220,6 +40397,89 @@ def _clear(home: str, folder: str) -> None:
 #     """Return whether two servers cannot bind the same port: on two addresses of loopback they can."""
 #     hosts = {(site["listener"] or site["server"]["bind"]).rpartition(":")[0] for site in (one, other)}
 #     return len(hosts) == 1 or not all(host.startswith("127.") for host in hosts)
+#: django_formula/pillar/page.py
+# """The page of a host, `django:page`: whether it is made, and how it is served behind a password."""
+#
+# from __future__ import annotations
+#
+# from collections.abc import Iterator, Mapping
+# from typing import Any
+#
+# from django_formula.kind import kinds
+# from django_formula.pillar.check import Problem, Rules
+# from django_formula.pillar.layers import fill, merge
+#
+# FILES = "salt://django/files/"
+# _Sites = Mapping[str, Mapping[str, Any]]
+#
+#
+# def options(layers: Mapping[str, Any], rules: Rules) -> dict[str, Any] | None:
+#     """Return the options of the page with defaults, its password as a reference; None without a page.
+#
+#     Args:
+#         layers: what the pillar has below ``django``.
+#         rules: of ``django``.
+#     """
+#     given, rule = layers.get("page"), rules["properties"]["page"]
+#     if given is None:
+#         return None
+#     return {"domain": "", **fill(merge({}, given, rule, ("django", "page"), []), rule)}
+#
+#
+# def contradictions(layers: Mapping[str, Any], rules: Rules, configurations: _Sites) -> Iterator[Problem]:
+#     """Yield what contradicts itself in the page, and between it and the sites of the host."""
+#     page = options(layers, rules)
+#     if page is None:
+#         return
+#     path = ("django", "page")
+#     if layers.get("watch") is False:
+#         yield path, "has no effect with django:watch: false: the watch writes the page"
+#     if not page["domain"]:
+#         for key in ("password", "user", "site"):
+#             if (layers["page"] or {}).get(key):
+#                 yield (*path, key), "has no effect without domain: the page is not served"
+#         return
+#     if page["domain"].startswith("*."):
+#         yield (*path, "domain"), f"expected one host name, such as status{page['domain'][1:]}"
+#     if not page["password"]:
+#         yield (*path, "password"), "missing: a page that is served has a password"
+#     sites = {name: site for name, site in configurations.items() if site["state"] != "absent"}
+#     for name, site in sites.items():
+#         if page["domain"] in (*site["domains"], *site["redirect_domains"]):
+#             text = f"{page['domain']} is a domain of site {name}, whose scripts could read the page: name another one"
+#             yield (*path, "domain"), text
+#     served = _served(sites)
+#     if page["site"] and page["site"] not in served:
+#         yield (*path, "site"), f"expected a site with a proxy of this host, one of {', '.join(served) or 'none'}"
+#     elif sites and not served:
+#         yield (*path, "domain"), "no site of this host has a proxy, by which the page would be served: remove it"
+#
+#
+# def _served(sites: _Sites) -> list[str]:
+#     """Return the sites that a proxy of this host serves, those with https first."""
+#     served = [name for name, site in sites.items() if site["proxy"]["kind"] != "none"]
+#     return sorted(served, key=lambda name: (sites[name]["tls"]["kind"] == "none", name))
+#
+#
+# def compiled(layers: Mapping[str, Any], rules: Rules, sites: _Sites) -> dict[str, Any] | None:
+#     """Return how the page is served; None where it is not.
+#
+#     Args:
+#         sites: configurations of the present sites.
+#
+#     Returns:
+#         ``domain``, ``user``, ``password``; ``site``: the configuration of the site whose proxy, addresses and
+#         certificates it has; ``templates``: URLs of its files.
+#     """
+#     page = options(layers, rules)
+#     if not page or not page["domain"] or not sites:
+#         return None
+#     site = sites[page["site"] or _served(sites)[0]]
+#     proxy, tls = kinds.PROXIES[site["proxy"]["kind"]], site["tls"]
+#     urls = [FILES + proxy.page, *([FILES + proxy.tls] if tls["kind"] != "none" else [])]
+#     given = (tls.get(key) for key in ("certificate", "key"))
+#     urls += [url for url in given if isinstance(url, str) and url.startswith("salt://")]
+#     return {**{key: page[key] for key in ("domain", "user", "password")}, "site": site, "templates": urls}
 #: django_formula/pillar/parts.py
 # """The parts of a site's hosts that do something for its other hosts: what contradicts them, and their states.
 #
@@ -41167,8 +41427,14 @@ def _clear(home: str, folder: str) -> None:
 #     states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
 #     # Where each site is refused, nothing is changed.
 #     places = [{"django": f"{name} can be deployed"} for name in django["sites"]]
-#     watched = _state("django.watch", {"require_any": places}, config=json.dumps(django["watch"]))
+#     watched = _state("django.watch", {"require_any": places}, config=json.dumps(django["watch"]), **_served(django))
 #     return {"include": ["django.place"]} | states | _pythons(django, table) | {"The host is watched": watched}
+#
+#
+# def _served(django: Compiled) -> dict[str, Any]:
+#     """Return by which proxy and under which name the page is served; nothing without one."""
+#     page = django["page"]
+#     return {"page": {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]}} if page else {}
 #
 #
 # def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, has_systemd: bool) -> Iterator[str]:
@@ -41296,7 +41562,22 @@ def _clear(home: str, folder: str) -> None:
 #     # has been said.
 #     for name in sites if len(sites) > 1 else ():
 #         states[f"{name} has its domains"] = _state("django.domains", name=name)
+#     if django["page"]:
+#         states["The page is served"] = _page(django)
 #     return states
+#
+#
+# def _page(django: Compiled) -> States:
+#     """Return the state that serves the page: after the sites, none of which waits for it."""
+#     page = django["page"]
+#     return _state(
+#         "django.page",
+#         _require(f"{page['site']['proxy']['kind']} runs"),
+#         config=json.dumps({key: page[key] for key in ("domain", "user", "password")}),
+#         site=json.dumps(page["site"]),
+#         platform=django["platform"],
+#         templates=page["templates"],
+#     )
 #
 #
 # def _servers(site: Site) -> list[str]:
@@ -41473,6 +41754,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.pillar.check import Problem, Rules
 # from django_formula.pillar.layers import fill, merge
+# from django_formula.pillar.page import options as page_options
 #
 # #: What the heartbeat is named, among the channels.
 # HEARTBEAT = "_heartbeat"
@@ -41548,6 +41830,7 @@ def _clear(home: str, folder: str) -> None:
 #         "queue": options["queue"],
 #         "quiet": options["quiet"],
 #         "heartbeat": bool(options["heartbeat"]),
+#         "page": page_options(layers, rules) is not None,
 #         "drift": any("drift" in (channel["kinds"] or ()) for channel in found.values()),
 #         "channels": {
 #             name: {
@@ -45641,19 +45924,17 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def needs(self, site: Site) -> Files:
 #         """Return the links of modules that are not enabled yet, as a2enmod makes them; they stay enabled."""
-#         wanted: Files = {}
 #         proxy = site.config["proxy"]
 #         more = ["remoteip"] if proxy["trusted"] else []
 #         if proxy.get("upstreams"):
 #             more += ["proxy_balancer", "slotmem_shm", f"lbmethod_{_LBMETHODS[proxy['balance']]}"]
 #         if site.config["media"].get("protected"):
 #             more.append("xsendfile")
-#         for name in [*_MODULES, *(_TLS_MODULES if site.https else ()), *more]:
-#             for ending in ("load", *(["conf"] if name in _WITH_SETTINGS else [])):
-#                 link = ETC / "mods-enabled" / f"{name}.{ending}"
-#                 if not link.exists():
-#                     wanted[link] = f"-> ../mods-available/{link.name}"
-#         return wanted
+#         return _enabled(*_MODULES, *(_TLS_MODULES if site.https else ()), *more)
+#
+#     def needs_for_page(self, site: Site) -> Files:
+#         """Return the links of modules that the page needs besides those of the site."""
+#         return {**self.needs(site), **_enabled("auth_basic", "authn_core", "authn_file", "authz_user")}
 #
 #     def refuse_conflicts(self, files: Files) -> None:
 #         """Refuse URLs of files that two sites of a domain serve: nginx refuses them, Apache would use the first.
@@ -45766,6 +46047,13 @@ def _clear(home: str, folder: str) -> None:
 #             return _USUAL
 #         everywhere, named = _existing_listens()
 #         return {*everywhere, *(port for _host, port in named)} - {443}
+#
+#
+# def _enabled(*modules: str) -> Files:
+#     """Return the links of modules that are not enabled yet."""
+#     names = [f"{name}.{end}" for name in modules for end in ("load", *(["conf"] if name in _WITH_SETTINGS else []))]
+#     links = [ETC / "mods-enabled" / name for name in names]
+#     return {link: f"-> ../mods-available/{link.name}" for link in links if not link.exists()}
 #
 #
 # def _virtual_hosts(text: str) -> list[Server]:
@@ -46046,6 +46334,10 @@ def _clear(home: str, folder: str) -> None:
 #         """Return what the proxy does not have yet for the servers of a site's domains."""
 #         del site
 #         return {}
+#
+#     def needs_for_page(self, site: Site) -> Files:
+#         """Return what the proxy does not have yet for the page of the host, which is served like a site."""
+#         return self.needs(site)
 #
 #     def leave_out_the_default_site(self) -> None:
 #         """Have a proxy that is about to be installed start without Debian's default site: its package keeps the file.
@@ -48137,7 +48429,7 @@ def _clear(home: str, folder: str) -> None:
 #         "upstream": f"django-{site.name}",
 #         "variable": site.name.replace("-", "_"),
 #         **_server_variables(site, recorded),
-#         **_listening(proxy, site),
+#         **listening(proxy, site),
 #         **headers.variables(site.config["proxy"]),
 #         "clients": certificates.client_authorities(site.name, site.config["tls"], proxy.etc)[0],
 #         "static_url": _local(_static_url(site, facts), site) if facts.get("collected") is not None else "",
@@ -48178,7 +48470,7 @@ def _clear(home: str, folder: str) -> None:
 #     }
 #
 #
-# def _listening(proxy: Proxy, site: Site) -> dict[str, Any]:
+# def listening(proxy: Proxy, site: Site) -> dict[str, Any]:
 #     """Return the template variables about where a site is served."""
 #     http, https = site.config["proxy"]["listen"], site.listens_tls
 #     places = [ports.split(listen) for listen in [*http, *https]]
@@ -48284,7 +48576,7 @@ def _clear(home: str, folder: str) -> None:
 #         return {}
 #     files: Files = {}
 #     clients, written = certificates.client_authorities(site.name, site.config["tls"], proxy.etc)
-#     variables = {"ours": OURS, "site": site.config, **_listening(proxy, site), "redirects": False, "clients": clients}
+#     variables = {"ours": OURS, "site": site.config, **listening(proxy, site), "redirects": False, "clients": clients}
 #     for domain in site.config["domains"]:
 #         path = proxy.server(domain)
 #         present = config_files.read(path)
@@ -60782,8 +61074,15 @@ def _clear(home: str, folder: str) -> None:
 # #: Every client, by the name that the pillar has for it.
 # CLIENTS: dict[str, Client] = {"uacme": Uacme(), "certbot": Certbot()}
 #: django_formula/tls/renewal.py
-# """Renew a site's certificates by its systemd timer, without Salt and without the pillar."""
+# """Renew a site's certificates by its systemd timer, without Salt and without the pillar.
 #
+# The page of the host has a domain besides those of sites, whose certificate is renewed with those of one site.
+# """
+#
+# from collections.abc import Mapping
+# from typing import Any
+#
+# from django_formula.host import file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.proxy import switch
 # from django_formula.site import sites
@@ -60807,6 +61106,26 @@ def _clear(home: str, folder: str) -> None:
 #     return 1 if warnings else 0
 #
 #
+# #: The domain of the page, the site that it is served like, and the proxy.
+# PAGE = certificates.STATE / "page.json"
+# _SHAPE = {"domain": str, "site": str, "kind": str}
+#
+#
+# def served_page() -> dict[str, Any] | None:
+#     """Return what is recorded of the page that is served; None where none is."""
+#     return file.read_json(PAGE, _SHAPE)
+#
+#
+# def keep_page(record: Mapping[str, str]) -> None:
+#     """Record how the page is served."""
+#     file.write_json(PAGE, record, mode=0o600)
+#
+#
+# def with_domain(site: Site, domain: str) -> Site:
+#     """Return a site with another domain alone: what a domain needs that is served like the site."""
+#     return Site({**site.config, "domains": [domain], "redirect_domains": []}, site.platform)
+#
+#
 # def renew(site: Site, *, force: bool = False, again: bool = False) -> tuple[dict[str, str], list[str]]:
 #     """Renew the certificates of a site.
 #
@@ -60821,6 +61140,15 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: a certificate cannot be made, or the proxy refuses it.
 #     """
+#     record = served_page()
+#     if not record or record["site"] != site.name or record["domain"] in certificates.domains(site):
+#         return _renew(site, force=force, again=again)
+#     changed, warnings = _renew(site, force=force, again=again)
+#     more, others = _renew(with_domain(site, record["domain"]), force=force, again=again)
+#     return changed | more, [*warnings, *others]
+#
+#
+# def _renew(site: Site, *, force: bool, again: bool) -> tuple[dict[str, str], list[str]]:
 #     if not site.https:
 #         return {}, []
 #     templates = site.kept_templates()
@@ -69146,6 +69474,8 @@ def _clear(home: str, folder: str) -> None:
 #         changes[TIMER] = "enabled"
 #     if wanted.get("metrics") and not _collected(wanted).is_folder():
 #         changes[wanted["metrics"]] = "new"
+#     if bool(wanted["page"]) != spool.PAGE.exists():
+#         changes[str(spool.PAGE)] = "new" if wanted["page"] else "removed"
 #     if not changes:
 #         return Outcome("the host is watched as configured")
 #     if test:
@@ -69164,9 +69494,13 @@ def _clear(home: str, folder: str) -> None:
 #         argv = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
 #         argv += ["--shell", "/usr/sbin/nologin", "--comment", "Sends messages about Django sites", spool.SENDER]
 #         commands.run(argv, doing=f"creating the user {spool.SENDER}")
-#     for folder in (spool.STATE, spool.STATE / "spool", spool.CHANNELS):
+#     own = [spool.STATE, spool.STATE / "spool", spool.CHANNELS]
+#     own += [spool.PAGE] if str(spool.PAGE) in changes and changes[str(spool.PAGE)] == "new" else []
+#     for folder in own:
 #         folder.parent.mkdir(parents=True, exist_ok=True)
 #         folders.make(Folder(folder, "root", "root", 0o700))
+#     if str(spool.PAGE) in changes and spool.PAGE not in own:
+#         file.remove_tree(spool.PAGE)
 #     PROGRAM.parent.mkdir(parents=True, exist_ok=True)
 #     if str(PROGRAM) in changes:
 #         archive.install(MODULE, PROGRAM)
@@ -69202,7 +69536,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def remove(*, test: bool) -> Outcome:
 #     """Remove the watch of this host, with all that waits for channels."""
-#     present = [*_present(), *([spool.STATE] if spool.STATE.exists() else [])]
+#     present = [*_present(), *(path for path in (spool.STATE, spool.PAGE) if path.exists())]
 #     changes = {str(path): "removed" for path in present}
 #     has_user = users.find_user(spool.SENDER) is not None
 #     changes |= {f"user {spool.SENDER}": "removed"} if has_user else {}
@@ -69244,7 +69578,7 @@ def _clear(home: str, folder: str) -> None:
 #     paths = "\n".join(f"PathModified={path}" for path in wanted["deploys"])
 #     folder, served = wanted.get("metrics"), wanted.get("serve")
 #     values = {"run": _RUN, "walls": _WALLS, "every": wanted["every"], "paths": paths, "walk": walk}
-#     values["writes"] = f" -{folder}" if folder else ""
+#     values["writes"] = (f" -{folder}" if folder else "") + (f" {spool.PAGE}" if wanted["page"] else "")
 #     if served:
 #         values |= {"listen": served["listen"], "allow": " ".join(served["allow"]), "file": f"{folder}/{metrics.FILE}"}
 #     for name, text in {**_TEXTS, **(_SERVED if served else {})}.items():
@@ -69282,6 +69616,8 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import file
 #
 # STATE = Path("/var/lib/django-formula/watch")
+# #: Where the page is written, if it is wanted: a folder of root, which the proxy may read where it is served.
+# PAGE = Path("/var/lib/django-formula/page")
 # CONFIG = Path("/etc/django-formula/watch.json")
 # CHANNELS = Path("/etc/django-formula/notify")
 # #: The user that sends messages: nothing on the host belongs to it but what waits for a channel.

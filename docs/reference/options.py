@@ -69,7 +69,7 @@ def page(schema: Rules, given: Examples) -> str:
     host = resolve(schema, schema)["properties"]["django"]["properties"]
     of_host = {key: host[key] for key in ("process", "python_mirror")}
     sections = [section("The host", HOST, of_host, [], [given])]
-    for name in ("watch", "notify"):
+    for name in ("watch", "page", "notify"):
         rules = host[name]
         text = f"{meaning(rules)} {HOST}"
         sections.append(section(f"The host: {name}", text, dict(entries(rules)), refusals(rules, ""), [given[name]]))

@@ -1,14 +1,22 @@
 """The page of a host: what is on it, that only root writes it, and that texts of a project are no part of it."""
 
+import base64
+import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import requests
+import yaml
+from certificates import Seen, ask
+from lab import ROOT, Applied, Host
 from sites import Site
 
 #: A subject and an exception that want to be elements of the page.
 SUBJECT = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
+VIEWS = (ROOT / "examples/project/guestbook/views.py").read_text()
 RAISES = "raise RuntimeError('\"><img src=x onerror=alert(1)>')\n"
 
 
@@ -37,3 +45,127 @@ def test_page_has_problems_first_and_texts_of_a_project_as_text(blog: Site) -> N
 def test_page_is_written_to_no_folder_of_others(blog: Site) -> None:
     for folder in ("/tmp/status", "/srv/django/blog/media", "status"):
         assert blog.host.salt("django.page", folder).returncode != 0
+
+
+PASSWORD = "wh-53cr3t-page"
+#: What the docs print.
+PILLAR = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/guides/page.md").read_text(), re.DOTALL)[0])
+DOMAIN = PILLAR["django"]["page"]["domain"]
+
+
+def served(blog: Site, **page: Any) -> Applied:
+    """An apply with the pillar of the docs, whose password is in no vault here."""
+    options = {**PILLAR["django"]["page"], "password": PASSWORD, **page}
+    blog.configure()
+    blog.host.pillar({"django": {"process": blog.process, "sites": blog.sites, "page": options}})
+    return blog.host.apply()
+
+
+def status(blog: Site, path: str = "/", **options: Any) -> int:
+    return blog.host.http(path, DOMAIN, **options).status_code
+
+
+def test_page_is_served_behind_a_password(blog: Site) -> None:
+    blog.repository.commit({"guestbook/views.py": VIEWS})
+    applied = served(blog)
+    assert applied.ok, applied
+    assert not served(blog).changed
+    assert (status(blog), status(blog, auth=("team", "wrong")), status(blog, auth=("team", PASSWORD))) == (
+        401,
+        401,
+        200,
+    )
+    page = blog.host.http("/live", DOMAIN, auth=("team", PASSWORD))
+    assert page.headers["Refresh"] == "60" and "<h1>Django sites</h1>" in page.text and SUBJECT not in page.text
+    assert status(blog, "/index.html", auth=("team", PASSWORD)) in (403, 404)
+    assert blog.get("/healthz").status_code == 200
+
+
+def test_password_is_kept_as_a_hash_that_root_and_the_proxy_read(blog: Site) -> None:
+    kept = blog.host.run(
+        ["stat", "-c", "%U:%G %a", "/etc/django-formula/page.htpasswd", "/var/lib/django-formula/page"]
+    )
+    assert kept.stdout.split("\n")[:2] == ["root:www-data 640", "root:www-data 750"]
+    found = blog.host.run(["grep", "-rlsF", PASSWORD, "/etc", "/var/lib", "/var/log", "/run", blog.root], check=False)
+    assert found.stdout == ""
+    for path in ("/etc/django-formula/page.htpasswd", "/var/lib/django-formula/page/index.html"):
+        assert blog.host.run(["cat", path], user="blog", check=False).returncode != 0
+    assert PASSWORD not in str(served(blog, user="ops")) and status(blog, auth=("ops", PASSWORD)) == 200
+
+
+def test_look_of_the_watch_writes_the_page_with_what_it_has_found(blog: Site) -> None:
+    blog.host.run(["systemctl", "stop", f"{blog.unit}.socket", f"{blog.unit}.service"])
+    deadline = time.monotonic() + 180
+    while "1 down" not in (page := blog.host.http("/", DOMAIN, auth=("ops", PASSWORD)).text):
+        assert time.monotonic() < deadline, page
+        time.sleep(1)
+    assert "salt-call state.apply django" in page
+    assert blog.apply().ok  # without the page, and with what the page has printed
+
+
+def test_page_that_is_taken_out_is_gone(blog: Site) -> None:
+    blog.deploy()
+    gone = blog.host.run(
+        "ls -d /var/lib/django-formula/page* /etc/django-formula/page* /etc/nginx/sites-*/status*", check=False
+    )
+    assert gone.stdout == ""
+    with pytest.raises(requests.ConnectionError):  # as for any unknown host
+        status(blog, auth=("ops", PASSWORD))
+    assert blog.get("/healthz").status_code == 200
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["nginx", "apache"])
+def test_page_is_served_by_https_with_certificates_like_those_of_a_site(
+    hosts: Callable[..., Any], repositories: Callable[..., Any], kind: str
+) -> None:
+    host = hosts(kind="live" if kind == "nginx" else "ready")
+    blog = Site(host, repositories(host), tls={"kind": "self_signed"}, proxy={"kind": kind})
+    applied = served(blog)
+    assert applied.ok, applied
+    assert not served(blog).changed
+    moved = blog.host.http("/", DOMAIN)
+    assert (moved.status_code, moved.headers["Location"]) == (301, f"https://{DOMAIN}/")
+    root = host.read("/var/lib/django-formula/authority/root.pem")
+
+    def seen(path: str, *headers: tuple[str, str]) -> Seen:
+        return ask(host.address, DOMAIN, path, root=root, headers=[("Connection", "close"), *headers])
+
+    login = ("Authorization", "Basic " + base64.b64encode(f"team:{PASSWORD}".encode()).decode())
+    assert (seen("/").status, seen("/live").status, seen("/", login).status) == (401, 401, 200)
+    assert seen("/live", login).headers["refresh"] == "60" and "refresh" not in seen("/", login).headers
+    assert "<h1>Django sites</h1>" in seen("/live", login).body
+    assert seen("/index.html", login).status in (403, 404)
+    blog.options["proxy"] = {"kind": {"nginx": "apache", "apache": "nginx"}[kind]}
+    applied = served(blog)  # the page gives the ports free
+    assert applied.ok, applied
+    assert (seen("/").status, seen("/", login).status) == (401, 200)
+
+
+MASTER = {"auto_accept": True, "file_roots": {"base": ["/srv/formula"]}, "runner_dirs": ["/srv/formula/_runners"]}
+
+
+def dashboard(host: Host) -> dict[str, Any]:
+    argv = ["salt-run", "--out=json", "--log-level=warning", "django.dashboard", "/srv/status"]
+    return dict(json.loads(host.run(argv, timeout=300).stdout))
+
+
+def test_page_of_a_master_shows_a_silent_minion_with_since_when(
+    hosts: Callable[..., Any], repositories: Callable[..., Any]
+) -> None:
+    host = hosts(kind="live")
+    Site(host, repositories(host)).deploy()
+    host.write("/etc/salt/master", json.dumps(MASTER))
+    host.write("/etc/salt/minion", json.dumps({"id": "web1", "master": "127.0.0.1"}))
+    for daemon in ("master", "minion"):
+        host.run(["systemd-run", f"--unit=salt-{daemon}", f"salt-{daemon}"])
+    host.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=180)
+    host.run(["salt", "--timeout=300", "web1", "saltutil.sync_all"], timeout=400)
+    assert dashboard(host) == {"page": "/srv/status/index.html", "hosts": ["web1"], "silent": {}}
+    assert "1</b> good" in host.read("/srv/status/index.html")
+    host.run(["systemctl", "stop", "salt-minion"])
+    assert dashboard(host)["silent"] == {"web1": "it does not answer"}
+    page = host.read("/srv/status/index.html")
+    assert (
+        "web1 is silent: it does not answer" in page and "salt web1 test.ping" in page and "silent, last seen" in page
+    )

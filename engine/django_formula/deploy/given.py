@@ -128,6 +128,15 @@ class Given:
         """
         return {**sender, **self._values(sender)}
 
+    def of_page(self, site: Site, password: Any) -> dict[str, str]:
+        """Return the password of the page, and the secrets of the site whose kind of certificates it has.
+
+        Raises:
+            DeploymentError: one has no value.
+        """
+        references = {key: site.config["tls"][key] for key in ("certificate", "key")}
+        return self._values({**references, "eab:key": site.config["tls"]["eab"]["key"], "password": password})
+
     def of_databases(self, site: Site) -> served.Served:
         """Return a site whose databases this host has, with what the pillar has for their server.
 

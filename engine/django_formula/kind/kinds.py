@@ -150,6 +150,7 @@ class ProxyKind(NamedTuple):
         site: names of the templates of a site's files in ``django/files``.
         domain: template of the servers of a domain.
         redirect: template of those of a domain that redirects.
+        page: template of those of the page of the host.
         tls: template of the file that all servers of https include.
         default_server: template of the server that refuses unknown hosts; empty where each server does that.
         max_weight: the greatest weight of a server in `proxy:upstreams`.
@@ -162,6 +163,7 @@ class ProxyKind(NamedTuple):
     site: tuple[str, ...]
     domain: str
     redirect: str
+    page: str
     tls: str
     default_server: str = ""
     max_weight: int = 65535
@@ -177,6 +179,7 @@ PROXIES = {
         site=("nginx/upstream.conf", "nginx/locations.conf"),
         domain="nginx/domain.conf",
         redirect="nginx/redirect.conf",
+        page="nginx/page.conf",
         tls="nginx/tls.conf",
         default_server="nginx/default.conf",
         has_rate_limit=True,
@@ -186,6 +189,7 @@ PROXIES = {
         site=("apache/locations.conf",),
         domain="apache/domain.conf",
         redirect="apache/redirect.conf",
+        page="apache/page.conf",
         tls="apache/tls.conf",
         max_weight=100,
         evaluated="expr=",

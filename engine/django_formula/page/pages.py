@@ -13,15 +13,14 @@ from django_formula.page import document, seen
 from django_formula.untrusted.text import proposal
 from django_formula.watch import decide, look, spool
 
-#: Where the watch writes the page: a folder of root, which the proxy may read.
-FOLDER = Path("/var/lib/django-formula/page")
 NAME = "index.html"
 #: What the watch is configured with, on a host that is not watched.
 _DEFAULTS = {"every": 60, "disk": 10, "queue": 1000, "drift": False}
 
 
-def write(folder: Path, hosts: Sequence[document.Host], now: float) -> Path:
+def write(folder: Path, hosts: Sequence[document.Host]) -> Path:
     """Write the page of hosts into a folder; return its path."""
+    now = max((host["time"] for host in hosts), default=time.time())
     path = folder / NAME
     file.write(path, document.of_hosts(hosts, now), durable=False)
     return path
@@ -34,7 +33,7 @@ def of_look(found: look.Seen, known: decide.Known, now: float) -> None:
         found: what it has found.
         known: what is known of problems since when.
     """
-    write(FOLDER, [seen.of_look(found, _since(known), now)], now)
+    write(spool.PAGE, [seen.of_look(found, _since(known), now)])
 
 
 def _since(known: decide.Known) -> dict[str, float]:
@@ -56,7 +55,7 @@ def page(folder: str) -> dict[str, Any]:
     """
     place = safe(folder)
     found = here()
-    path = write(place, [found], found["time"])
+    path = write(place, [found])
     return {"page": str(path), "sites": len(found["sites"]), "problems": len(found["problems"])}
 
 

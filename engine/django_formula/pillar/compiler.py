@@ -12,6 +12,7 @@ from django_formula.deploy import order
 from django_formula.kind import kinds
 from django_formula.pillar import balancer, cache, fleet
 from django_formula.pillar import database as pillar_database
+from django_formula.pillar import page as pillar_page
 from django_formula.pillar import rules as pillar_rules
 from django_formula.pillar import site as pillar_site
 from django_formula.pillar import watch as pillar_watch
@@ -46,6 +47,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         ``platform``: the entry of ``platforms.yaml``. ``process``: the process manager of the sites.
         ``python_mirror``: where interpreters are installed from, instead of their publisher.
         ``watch``: the configuration of the host's watch, and what sends its messages (`pillar.watch`); or None.
+        ``page``: how the page of the host is served (`pillar.page`); or None.
     """
     found: list[Problem] = []
     platform = _platform(platforms, grains, found)
@@ -61,9 +63,11 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     configurations, problems = _configurations(layers, platform.get("defaults", {}), rules, process, host)
     if grains.get("init") != "systemd":
         problems += pillar_site.without_systemd(configurations)
+    problems += pillar_page.contradictions(layers, rules, configurations)
     report(found, problems)
     sites = {} if found else configurations
     watch = pillar_watch.compiled(layers, rules, sites) if sites else None
+    present = {name: site for name, site in sites.items() if site["state"] != "absent"}
     mirror = layers.get("python_mirror")
     return {
         "errors": lines(found),
@@ -72,6 +76,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         "process": process,
         "python_mirror": mirror,
         "watch": watch,
+        "page": pillar_page.compiled(layers, rules, present),
     }
 
 

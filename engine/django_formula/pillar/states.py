@@ -118,8 +118,14 @@ def _host(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], An
     states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
     # Where each site is refused, nothing is changed.
     places = [{"django": f"{name} can be deployed"} for name in django["sites"]]
-    watched = _state("django.watch", {"require_any": places}, config=json.dumps(django["watch"]))
+    watched = _state("django.watch", {"require_any": places}, config=json.dumps(django["watch"]), **_served(django))
     return {"include": ["django.place"]} | states | _pythons(django, table) | {"The host is watched": watched}
+
+
+def _served(django: Compiled) -> dict[str, Any]:
+    """Return by which proxy and under which name the page is served; nothing without one."""
+    page = django["page"]
+    return {"page": {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]}} if page else {}
 
 
 def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, has_systemd: bool) -> Iterator[str]:
@@ -247,7 +253,22 @@ def _sites(django: Compiled) -> States:
     # has been said.
     for name in sites if len(sites) > 1 else ():
         states[f"{name} has its domains"] = _state("django.domains", name=name)
+    if django["page"]:
+        states["The page is served"] = _page(django)
     return states
+
+
+def _page(django: Compiled) -> States:
+    """Return the state that serves the page: after the sites, none of which waits for it."""
+    page = django["page"]
+    return _state(
+        "django.page",
+        _require(f"{page['site']['proxy']['kind']} runs"),
+        config=json.dumps({key: page[key] for key in ("domain", "user", "password")}),
+        site=json.dumps(page["site"]),
+        platform=django["platform"],
+        templates=page["templates"],
+    )
 
 
 def _servers(site: Site) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from django_formula.pillar.check import Problem, Rules
 from django_formula.pillar.layers import fill, merge
+from django_formula.pillar.page import options as page_options
 
 #: What the heartbeat is named, among the channels.
 HEARTBEAT = "_heartbeat"
@@ -86,6 +87,7 @@ def compiled(layers: Mapping[str, Any], rules: Rules, configurations: Mapping[st
         "queue": options["queue"],
         "quiet": options["quiet"],
         "heartbeat": bool(options["heartbeat"]),
+        "page": page_options(layers, rules) is not None,
         "drift": any("drift" in (channel["kinds"] or ()) for channel in found.values()),
         "channels": {
             name: {

@@ -84,19 +84,17 @@ class Apache(Proxy):
 
     def needs(self, site: Site) -> Files:
         """Return the links of modules that are not enabled yet, as a2enmod makes them; they stay enabled."""
-        wanted: Files = {}
         proxy = site.config["proxy"]
         more = ["remoteip"] if proxy["trusted"] else []
         if proxy.get("upstreams"):
             more += ["proxy_balancer", "slotmem_shm", f"lbmethod_{_LBMETHODS[proxy['balance']]}"]
         if site.config["media"].get("protected"):
             more.append("xsendfile")
-        for name in [*_MODULES, *(_TLS_MODULES if site.https else ()), *more]:
-            for ending in ("load", *(["conf"] if name in _WITH_SETTINGS else [])):
-                link = ETC / "mods-enabled" / f"{name}.{ending}"
-                if not link.exists():
-                    wanted[link] = f"-> ../mods-available/{link.name}"
-        return wanted
+        return _enabled(*_MODULES, *(_TLS_MODULES if site.https else ()), *more)
+
+    def needs_for_page(self, site: Site) -> Files:
+        """Return the links of modules that the page needs besides those of the site."""
+        return {**self.needs(site), **_enabled("auth_basic", "authn_core", "authn_file", "authz_user")}
 
     def refuse_conflicts(self, files: Files) -> None:
         """Refuse URLs of files that two sites of a domain serve: nginx refuses them, Apache would use the first.
@@ -209,6 +207,13 @@ class Apache(Proxy):
             return _USUAL
         everywhere, named = _existing_listens()
         return {*everywhere, *(port for _host, port in named)} - {443}
+
+
+def _enabled(*modules: str) -> Files:
+    """Return the links of modules that are not enabled yet."""
+    names = [f"{name}.{end}" for name in modules for end in ("load", *(["conf"] if name in _WITH_SETTINGS else []))]
+    links = [ETC / "mods-enabled" / name for name in names]
+    return {link: f"-> ../mods-available/{link.name}" for link in links if not link.exists()}
 
 
 def _virtual_hosts(text: str) -> list[Server]:

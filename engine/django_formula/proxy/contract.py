@@ -181,6 +181,10 @@ class Proxy(ABC):
         del site
         return {}
 
+    def needs_for_page(self, site: Site) -> Files:
+        """Return what the proxy does not have yet for the page of the host, which is served like a site."""
+        return self.needs(site)
+
     def leave_out_the_default_site(self) -> None:
         """Have a proxy that is about to be installed start without Debian's default site: its package keeps the file.
 

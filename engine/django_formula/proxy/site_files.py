@@ -99,7 +99,7 @@ def _present(
         "upstream": f"django-{site.name}",
         "variable": site.name.replace("-", "_"),
         **_server_variables(site, recorded),
-        **_listening(proxy, site),
+        **listening(proxy, site),
         **headers.variables(site.config["proxy"]),
         "clients": certificates.client_authorities(site.name, site.config["tls"], proxy.etc)[0],
         "static_url": _local(_static_url(site, facts), site) if facts.get("collected") is not None else "",
@@ -140,7 +140,7 @@ def _server_variables(site: Site, recorded: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _listening(proxy: Proxy, site: Site) -> dict[str, Any]:
+def listening(proxy: Proxy, site: Site) -> dict[str, Any]:
     """Return the template variables about where a site is served."""
     http, https = site.config["proxy"]["listen"], site.listens_tls
     places = [ports.split(listen) for listen in [*http, *https]]
@@ -246,7 +246,7 @@ def opening(site: Site, templates: Mapping[str, str]) -> Files:
         return {}
     files: Files = {}
     clients, written = certificates.client_authorities(site.name, site.config["tls"], proxy.etc)
-    variables = {"ours": OURS, "site": site.config, **_listening(proxy, site), "redirects": False, "clients": clients}
+    variables = {"ours": OURS, "site": site.config, **listening(proxy, site), "redirects": False, "clients": clients}
     for domain in site.config["domains"]:
         path = proxy.server(domain)
         present = config_files.read(path)

@@ -1,5 +1,12 @@
-"""Renew a site's certificates by its systemd timer, without Salt and without the pillar."""
+"""Renew a site's certificates by its systemd timer, without Salt and without the pillar.
 
+The page of the host has a domain besides those of sites, whose certificate is renewed with those of one site.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.proxy import switch
 from django_formula.site import sites
@@ -23,6 +30,26 @@ def main(name: str) -> int:
     return 1 if warnings else 0
 
 
+#: The domain of the page, the site that it is served like, and the proxy.
+PAGE = certificates.STATE / "page.json"
+_SHAPE = {"domain": str, "site": str, "kind": str}
+
+
+def served_page() -> dict[str, Any] | None:
+    """Return what is recorded of the page that is served; None where none is."""
+    return file.read_json(PAGE, _SHAPE)
+
+
+def keep_page(record: Mapping[str, str]) -> None:
+    """Record how the page is served."""
+    file.write_json(PAGE, record, mode=0o600)
+
+
+def with_domain(site: Site, domain: str) -> Site:
+    """Return a site with another domain alone: what a domain needs that is served like the site."""
+    return Site({**site.config, "domains": [domain], "redirect_domains": []}, site.platform)
+
+
 def renew(site: Site, *, force: bool = False, again: bool = False) -> tuple[dict[str, str], list[str]]:
     """Renew the certificates of a site.
 
@@ -37,6 +64,15 @@ def renew(site: Site, *, force: bool = False, again: bool = False) -> tuple[dict
     Raises:
         DeploymentError: a certificate cannot be made, or the proxy refuses it.
     """
+    record = served_page()
+    if not record or record["site"] != site.name or record["domain"] in certificates.domains(site):
+        return _renew(site, force=force, again=again)
+    changed, warnings = _renew(site, force=force, again=again)
+    more, others = _renew(with_domain(site, record["domain"]), force=force, again=again)
+    return changed | more, [*warnings, *others]
+
+
+def _renew(site: Site, *, force: bool, again: bool) -> tuple[dict[str, str], list[str]]:
     if not site.https:
         return {}, []
     templates = site.kept_templates()

@@ -173,6 +173,8 @@ def watch(wanted: Mapping[str, Any] | None, secrets: Mapping[str, Mapping[str, A
         changes[TIMER] = "enabled"
     if wanted.get("metrics") and not _collected(wanted).is_folder():
         changes[wanted["metrics"]] = "new"
+    if bool(wanted["page"]) != spool.PAGE.exists():
+        changes[str(spool.PAGE)] = "new" if wanted["page"] else "removed"
     if not changes:
         return Outcome("the host is watched as configured")
     if test:
@@ -191,9 +193,13 @@ def _apply(files: Mapping[Path, str], channels: Mapping[Path, str], changes: Map
         argv = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
         argv += ["--shell", "/usr/sbin/nologin", "--comment", "Sends messages about Django sites", spool.SENDER]
         commands.run(argv, doing=f"creating the user {spool.SENDER}")
-    for folder in (spool.STATE, spool.STATE / "spool", spool.CHANNELS):
+    own = [spool.STATE, spool.STATE / "spool", spool.CHANNELS]
+    own += [spool.PAGE] if str(spool.PAGE) in changes and changes[str(spool.PAGE)] == "new" else []
+    for folder in own:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folders.make(Folder(folder, "root", "root", 0o700))
+    if str(spool.PAGE) in changes and spool.PAGE not in own:
+        file.remove_tree(spool.PAGE)
     PROGRAM.parent.mkdir(parents=True, exist_ok=True)
     if str(PROGRAM) in changes:
         archive.install(MODULE, PROGRAM)
@@ -229,7 +235,7 @@ def _remove_metrics(wanted: Mapping[str, Any]) -> None:
 
 def remove(*, test: bool) -> Outcome:
     """Remove the watch of this host, with all that waits for channels."""
-    present = [*_present(), *([spool.STATE] if spool.STATE.exists() else [])]
+    present = [*_present(), *(path for path in (spool.STATE, spool.PAGE) if path.exists())]
     changes = {str(path): "removed" for path in present}
     has_user = users.find_user(spool.SENDER) is not None
     changes |= {f"user {spool.SENDER}": "removed"} if has_user else {}
@@ -271,7 +277,7 @@ def _files(wanted: Mapping[str, Any]) -> dict[Path, str]:
     paths = "\n".join(f"PathModified={path}" for path in wanted["deploys"])
     folder, served = wanted.get("metrics"), wanted.get("serve")
     values = {"run": _RUN, "walls": _WALLS, "every": wanted["every"], "paths": paths, "walk": walk}
-    values["writes"] = f" -{folder}" if folder else ""
+    values["writes"] = (f" -{folder}" if folder else "") + (f" {spool.PAGE}" if wanted["page"] else "")
     if served:
         values |= {"listen": served["listen"], "allow": " ".join(served["allow"]), "file": f"{folder}/{metrics.FILE}"}
     for name, text in {**_TEXTS, **(_SERVED if served else {})}.items():

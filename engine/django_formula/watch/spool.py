@@ -8,6 +8,8 @@ from typing import Any
 from django_formula.host import file
 
 STATE = Path("/var/lib/django-formula/watch")
+#: Where the page is written, if it is wanted: a folder of root, which the proxy may read where it is served.
+PAGE = Path("/var/lib/django-formula/page")
 CONFIG = Path("/etc/django-formula/watch.json")
 CHANNELS = Path("/etc/django-formula/notify")
 #: The user that sends messages: nothing on the host belongs to it but what waits for a channel.

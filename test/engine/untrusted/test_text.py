@@ -246,3 +246,17 @@ def test_secret_is_masked_as_it_is_shown():
 def test_log_is_shown(caplog):
     untrusted_text.Log.of("django_test").warning("%s: %d of %s", "a\x1b[2J", 3, DeploymentError("b\u2028"))
     assert caplog.messages == ["a\\x1b[2J: 3 of b\\u2028"]
+
+
+@pytest.mark.parametrize("value", ["<b>", '"><img>', "' onload='x", "&lt;", "\u202e\x1b[2J", "</b>"])
+def test_text_in_a_page_is_no_element_and_no_attribute(value):
+    found = untrusted_text.element("b", value, title=value)
+    assert found.startswith('<b title="') and found.endswith("</b>")
+    inside = found[len('<b title="') : -len("</b>")]
+    assert not set("<'\u202e\x1b") & {*inside} and inside.count('"') == inside.count(">") == 1
+
+
+def test_elements_in_a_page_are_not_escaped_again():
+    assert untrusted_text.element("p", untrusted_text.element("b", "a & b"), " <") == "<p><b>a &amp; b</b> &lt;</p>"
+    assert untrusted_text.element("meta", charset="utf-8", class_=None) == '<meta charset="utf-8">'
+    assert untrusted_text.element("path", d="M0 0") == '<path d="M0 0"/>'

@@ -4,7 +4,7 @@ import pytest
 from django_formula.host import archive, daemons
 from django_formula.watch import setup, spool
 
-WANTED = {"every": 60, "deploys": [], "channels": {}}
+WANTED = {"every": 60, "deploys": [], "channels": {}, "page": False}
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def host(monkeypatch, tmp_path):
     monkeypatch.setattr(setup, "UNITS", tmp_path / "units")
     monkeypatch.setattr(setup, "CRON", tmp_path / "etc/cron.d/django-watch")
     monkeypatch.setattr(setup, "PROGRAM", tmp_path / "lib/watch.pyz")
-    for name in ("STATE", "CHANNELS", "CONFIG"):
+    for name in ("STATE", "CHANNELS", "CONFIG", "PAGE"):
         monkeypatch.setattr(spool, name, tmp_path / "watch" / name)
     return tmp_path
 
