@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "198a31eed329c18d"
+DIGEST = "4a5b9632ad14120b"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -25291,7 +25291,9 @@ def _clear(home: str, folder: str) -> None:
 #     r"|module '(?P<module>inspect|collections|asyncio|fractions|html|typing|locale|unittest)' has no attribute "
 #     r"'(?P<attribute>\w+)'"
 #     r"|No module named '(?P<missing>imp|cgi|asynchat|asyncore|telnetlib)'"
+#     r"|initialization of (?P<compiled>\w+) raised"
 # )
+# _PYTHON = re.compile(r"/python(3\.\d+)/site-packages/")
 # _FRAME = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
 # _PACKAGE = re.compile(r"/site-packages/([A-Za-z_]\w*)(?:/|\.py$)")
 #
@@ -25307,37 +25309,43 @@ def _clear(home: str, folder: str) -> None:
 #     found = _OF_PYTHON.search(cause)
 #     if not found:
 #         return ""
-#     if found["name"] == "formatargspec" and "celery" in installed:
-#         return hint(site, cause, installed)
-#     package = _importing(log)
+#     module = _importing(log)
+#     names = (knowledge_package.normalised(module), _package(module))
+#     package = next((one for one in installed if one in names or knowledge_package.has(one, module)), "")
 #     version = installed.get(package, "")
-#     if not version or package in requirements.replacing(site.config["python_packages"]):
+#     replacing = requirements.replacing(site.config["python_packages"])
+#     if not version or package in replacing:
 #         return ""
-#     known = dict(requirements.not_running({package: version}, "3.99"))
-#     newer = f"{package}~={known[package]}" if package in known else f"{package}>{version}"
+#     python = _PYTHON.search(log)
+#     known = dict(requirements.not_running(installed, python[1] if python else "3.99"))
+#     newer = [f"{one}~={known[one]}" for one in known if one not in replacing] if package in known else []
+#     newer = newer or [f"{package}>{version}"]
 #     gone = found["missing"] or f"{found['of'] or found['module']}.{found['name'] or found['attribute']}"
-#     cure = hints.extended(site, "python_packages", [newer])
+#     what = f"uses {gone}, which this Python no longer has"
+#     what = "does not run on this Python" if found["compiled"] else what
+#     cure = hints.extended(site, "python_packages", newer)
 #     text = (
-#         f"{package} {version} uses {gone}, which this Python no longer has: set {cure}, whose version replaces the one "
-#         f"that the project requires, or {hints.at(site)}:python to a version that the packages support; it is "
+#         f"{package} {version} {what}: set {cure}, "
+#         f"{'whose version replaces the one' if len(newer) == 1 else 'whose versions replace those'} that the project "
+#         f"requires, or {hints.at(site)}:python to a version that the packages support; it is "
 #         f"{site.config['python']} now"
 #     )
 #     return hints.Hint(text, cure)
 #
 #
 # def _importing(log: str) -> str:
-#     """Return the normalised name of the package whose code raises; empty for the project's own code.
+#     """Return the module in site-packages whose code raises; empty for the project's own code.
 #
 #     Args:
 #         log: the output with the frames of the exception.
 #     """
 #     frames = [path for path in _FRAME.findall(log) if not re.search(r"/python3[\d.]*/(?!site-packages/)", path)]
 #     module = _PACKAGE.search(frames[-1]) if frames else None
-#     return _package(module[1]) if module else ""
+#     return module[1] if module else ""
 #
 #
 # def _package(module: str) -> str:
-#     """Return the normalised name of the package that has a module."""
+#     """Return the normalised name of the package that has a module; empty for none."""
 #     return re.sub("[-_.]+", "-", knowledge_package.package_of(module) or module).lower()
 #
 #
@@ -25358,16 +25366,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     found = _NO_NAME.search(cause)
 #     if not found:
-#         return _of_psycopg(site, cause, installed)
-#     celery = requirements.newer_celery(installed, "3.11") if found["name"] == "formatargspec" else []
-#     if celery:
-#         cure = hints.extended(site, "python_packages", celery)
-#         return hints.Hint(f"Celery {installed['celery']} does not run on Python since 3.11: set {cure}", cure)
-#     if found["missing"] and re.match(r"celery\.(task|decorators)\b", found["missing"]):
-#         return (
-#             f"Celery 5 does not have {found['missing']}, and Celery 4 does not run on Python since 3.11: have the "
-#             f"project take shared_task from celery, or set django:sites:{site.name}:python to an older interpreter"
-#         )
+#         return ""
 #     hiding = _HIDING.search(cause)
 #     if hiding:
 #         return (
@@ -25378,22 +25377,21 @@ def _clear(home: str, folder: str) -> None:
 #     name = found["name"] or found["attribute"] or found["missing"]
 #     top = module.partition(".")[0]
 #     package = knowledge_package.package_of(top)
-#     limit = removed.version_of_package_without(package, module)
-#     package = package if limit else re.sub("[-_.]+", "-", top).lower()
+#     limit = removed.version_without(package or top, module, name.rpartition(".")[2])
+#     package = package if package in installed and limit else re.sub("[-_.]+", "-", top).lower()
 #     version = installed.get(package, "")
-#     limit = limit or removed.version_without(module, name.rpartition(".")[2]) or _below(version)
+#     limit = limit or _below(version)
 #     if not version:
 #         return _older(site, re.sub("[-_.]+", "-", knowledge_package.package_of(top)).lower(), name, installed)
 #     replacing = requirements.replacing(site.config["python_packages"])
 #     if package in replacing:
-#         user = _importing(log)
+#         user = _package(_importing(log))
 #         if user in ("", package, *replacing) or user not in installed:
 #             return ""
 #         outdated_too = {_package(module) for module in outdated()} if package == "django" else set()
 #         others = sorted(outdated_too & installed.keys() - {user, *replacing})
 #         users = [f"{one} {installed[one]}" for one in (user, *others)]
-#         known = dict(requirements.not_running_with_django(installed, version))
-#         newer = [f"{one}~={known[one]}" if one in known else f"{one}>{installed[one]}" for one in (user, *others)]
+#         newer = [f"{one}>{installed[one]}" for one in (user, *others)]
 #         cure = hints.extended(site, "python_packages", newer)
 #         what = f"{users[0]} uses {name}, which {package} {version} no longer has"
 #         if others:
@@ -25418,15 +25416,6 @@ def _clear(home: str, folder: str) -> None:
 #         return ""
 #     cure = hints.extended(site, "python_packages", [f"{package}<{limit}"])
 #     return hints.Hint(f"{package} {version}, which is installed, does not have {name}: set {cure}", cure)
-#
-#
-# def _of_psycopg(site: Site, cause: str, installed: Mapping[str, str]) -> str:
-#     """Return the version that replaces a psycopg2 that can be built for this Python and not imported; or empty text."""
-#     name = next((one for one in ("psycopg2", "psycopg2-binary") if one in installed), "")
-#     if not name or "initialization of _psycopg raised" not in cause:
-#         return ""
-#     cure = hints.extended(site, "python_packages", [f"{name}~=2.9.5"])
-#     return hints.Hint(f"{name} {installed[name]} does not run on this Python: set {cure}", cure)
 #
 #
 # def _below(version: str) -> str:
@@ -29036,25 +29025,16 @@ def _clear(home: str, folder: str) -> None:
 #         report.extend(
 #             "python_packages", of_pytorch, "PyPI has no such builds, and the requirements name no other index"
 #         )
-#     for name, version in inspect_requirements.unbuilt(pinned, host):
-#         reason = f"{name} {pinned[name]} cannot be built for Python {'.'.join(host.split('.')[:2])}"
-#         report.extend("python_packages", [f"{name}~={version}"], reason)
-#         pinned[name] = version
 #     for name, version in inspect_requirements.not_running(pinned, host):
 #         reason = f"{name} {pinned[name]} is too old for Python {'.'.join(host.split('.')[:2])}"
 #         report.extend("python_packages", [f"{name}~={version}"], reason)
-#     if pinned.get("redis") == "8.0.0":
-#         report.extend("python_packages", ["redis~=8.0.1"], "redis 8.0.0 cannot connect to a unix socket")
+#     for name, version, why in inspect_requirements.broken(pinned):
+#         report.extend("python_packages", [f"{name}~={version}"], f"{name} {pinned[name]} {why}")
 #     django, why_newer = removed.newer(tree, pinned.get("django", ""))
 #     if django:
 #         report.extend("python_packages", [f"django~={django}.0"], why_newer)
 #         pinned["django"] = f"{django}.0"
 #     _newer_django(report, tree, pinned, host)
-#     celery = inspect_requirements.newer_celery(pinned, host)
-#     if celery:
-#         text = f"Celery {pinned['celery']} runs on Python <3.11, and python3 of this host is {host}"
-#         report.remarks.append(f"{text}: `python_packages` replaces it by Celery 5, unless `python` is an older one")
-#         report.extend("python_packages", celery, f"Celery {pinned['celery']} does not run on this host's Python")
 #     replaced = inspect_requirements.replacing(report.value("python_packages", []))
 #     chosen = [f"{name}=={version}" for name, version in contradictory.items() if name not in replaced]
 #     if chosen:
@@ -29064,9 +29044,8 @@ def _clear(home: str, folder: str) -> None:
 #     for name, imported in inspect_requirements.writable_packages(required):
 #         report.extend("writable_packages", [imported], f"{name} writes into its own folder")
 #     constraint, why = removed.limit(tree, contents)
-#     fitting = inspect_requirements.fitting(pinned, required)
 #     limits = removed.limits_of_packages(tree, pinned, required)
-#     for text, reason in ((constraint, why), *fitting, *limits):
+#     for text, reason in ((constraint, why), *limits):
 #         if text:
 #             report.extend("constraints", [text], reason)
 #     makes_code = inspect_requirements.makes_code(required)
@@ -29118,8 +29097,11 @@ def _clear(home: str, folder: str) -> None:
 #     report.remarks.append(f"{text}: `python_packages` replaces it by Django {newer}, unless `python` is an older one")
 #     report.extend("python_packages", [f"django~={newer}.0"], f"Django {own} does not run on this host's Python")
 #     pinned["django"] = f"{newer}.0"
-#     for name, version in inspect_requirements.not_running_with_django(pinned, newer):
-#         report.extend("python_packages", [f"{name}~={version}"], f"{name} {pinned[name]} is too old for Django {newer}")
+#     replaced = inspect_requirements.replacing(report.value("python_packages", []))
+#     extensions = [name for name in pinned if re.match(r"(django|drf)[a-z-]", name) and name not in replaced]
+#     for name in extensions:
+#         text = f"those of {project.listed(extensions)} that are for Django {newer} take their place"
+#         report.extend("python_packages", [f"{name}>={pinned[name]}"], text)
 #
 #
 # def _of_other_systems(report: Report, contents: Mapping[str, str]) -> list[str]:
@@ -30636,43 +30618,11 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 #
 # from django_formula.inspect import code, project
+# from django_formula.knowledge.rows import rows
 #
-# #: Module → name → the first version of Django without it; ``*`` is the module itself.
-# _REMOVED: dict[str, dict[str, str]] = {
-#     "django.core.urlresolvers": {"*": "2.0"},
-#     "django.contrib.staticfiles.templatetags.staticfiles": {"*": "3.0"},
-#     "django.shortcuts": {"render_to_response": "3.0"},
-#     "django.utils": {"six": "3.0", "lru_cache": "3.0", "baseconv": "5.0", "datetime_safe": "5.0"},
-#     "django.utils.decorators": {"available_attrs": "3.0", "ContextDecorator": "3.0"},
-#     "django.utils.lru_cache": {"*": "3.0"},
-#     "django.utils.six": {"*": "3.0"},
-#     "django.conf.urls": {"url": "4.0"},
-#     "django.contrib.postgres.fields": {"JSONField": "4.0"},
-#     "django.db.models": {"NullBooleanField": "4.0"},
-#     "django.utils.encoding": {"python_2_unicode_compatible": "3.0", "force_text": "4.0", "smart_text": "4.0"},
-#     "django.utils.http": dict.fromkeys(
-#         ("is_safe_url", "urlquote", "urlquote_plus", "urlunquote", "urlunquote_plus"), "4.0"
-#     ),
-#     "django.utils.translation": dict.fromkeys(
-#         ("ugettext", "ugettext_lazy", "ugettext_noop", "ungettext", "ungettext_lazy"), "4.0"
-#     ),
-#     "django.utils.baseconv": {"*": "5.0"},
-#     "django.utils.datetime_safe": {"*": "5.0"},
-#     "django.utils.timezone": {"utc": "5.0"},
-#     "django.core.files.storage": {"get_storage_class": "5.1"},
-#     "django.utils.itercompat": {"*": "6.0"},
-# }
-# #: A line that imports from one of these modules.
-# _ANY = re.compile(rf"^from ({'|'.join(map(re.escape, _REMOVED))}) import ", re.MULTILINE)
-# #: Package → its modules that it no longer has, and the first version without each.
-# _REMOVED_OF = {
-#     "djangorestframework": dict.fromkeys(("rest_framework.documentation", "rest_framework.schemas.coreapi"), "3.17"),
-# }
-# #: What migrations call, and the argument of it where that is newer → the first version of Django with it.
-# _ADDED = {
-#     **{("AlterModelTableComment", ""): "4.2", ("GeneratedField", ""): "5.0", ("CompositePrimaryKey", ""): "5.2"},
-#     **{("", "db_comment"): "4.2", ("", "db_default"): "5.0", ("CheckConstraint", "condition"): "5.1"},
-# }
+# #: A line that imports from one of the modules that Django no longer has, or no longer has all of.
+# _MODULES = {part for one in rows("removed_names")["django"] for part in (one, one.rpartition(".")[0])}
+# _ANY = re.compile(rf"^from ({'|'.join(map(re.escape, sorted(_MODULES)))}) import ", re.MULTILINE)
 # _WRITTEN_BY = re.compile(r"\A# Generated by Django (\d+\.\d+)")
 # #: A requirement that says which versions of Django it is for.
 # _BOUND = re.compile(
@@ -30680,14 +30630,10 @@ def _clear(home: str, folder: str) -> None:
 # )
 #
 #
-# def version_without(module: str, name: str) -> str:
-#     """Return the first version of Django without a name of a module; empty if it is not known."""
-#     return _REMOVED.get(module, {}).get(name, "") or _REMOVED.get(module, {}).get("*", "")
-#
-#
-# def version_of_package_without(package: str, module: str) -> str:
-#     """Return the first version of a package without one of its modules; empty if it is not known."""
-#     return _REMOVED_OF.get(package, {}).get(module, "")
+# def version_without(package: str, module: str, name: str = "") -> str:
+#     """Return the first version of a package without a module, or without a name of it; empty if it is not known."""
+#     known = rows("removed_names").get(package, {})
+#     return str(known.get(f"{module}.{name}", "") or known.get(module, ""))
 #
 #
 # def limits_of_packages(tree: Path, pinned: Mapping[str, str], required: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -30695,8 +30641,8 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Settings name modules as texts.
 #     """
-#     for package, modules in _REMOVED_OF.items():
-#         if package not in required or package in pinned:
+#     for package, modules in rows("removed_names").items():
+#         if package == "django" or package not in required or package in pinned:
 #             continue
 #         names = re.compile(rf"\b({'|'.join(map(re.escape, modules))})\b")
 #         for path in project.files(tree, None, depth=6):
@@ -30790,7 +30736,7 @@ def _clear(home: str, folder: str) -> None:
 #             arguments = ["", *(keyword.arg or "" for keyword in node.keywords)]
 #             for argument in arguments:
 #                 for one in {name, ""}:
-#                     version = _ADDED.get((one, argument))
+#                     version = rows("added_names").get(f"{one}({argument})" if argument else one)
 #                     if version:
 #                         yield f"{name}({argument}=…)" if argument else name, version
 #
@@ -30804,7 +30750,7 @@ def _clear(home: str, folder: str) -> None:
 #     for node in code.tree(path).body if "django" in code.read(path) else ():
 #         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
 #             for alias in node.names:
-#                 version = version_without(node.module, alias.name)
+#                 version = version_without("django", node.module, alias.name)
 #                 if version:
 #                     yield alias.name, version
 #: django_formula/inspect/report.py
@@ -31092,73 +31038,9 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import toml
 # from django_formula.inspect import code
 # from django_formula.inspect import project as inspect_project
+# from django_formula.knowledge.rows import rows
 # from django_formula.virtualenv import lock, requirements
 #
-# #: A required Python package → packages of Debian that it needs to be built or loaded.
-# _SYSTEM_PACKAGES = (
-#     (r"psycopg2(cffi)?(?!-binary)", ["gcc", "libc6-dev", "libpq-dev", "python3-dev"]),
-#     (r"psycopg(?!2)(?!\[[^\]]*(binary|c)\b)(?!-(binary|c\b))", ["libpq5"]),
-#     (r"psycopg(\[([^\]]*,\s*)?c\b[^\]]*\]|-c)", ["gcc", "libc6-dev", "libpq-dev", "python3-dev"]),
-#     (r"mysqlclient", ["default-libmysqlclient-dev", "gcc", "libc6-dev", "pkg-config", "python3-dev"]),
-#     (r"pylibmc", ["gcc", "libc6-dev", "libmemcached-dev", "python3-dev", "zlib1g-dev"]),
-#     (r"uwsgi", ["gcc", "libc6-dev", "python3-dev"]),
-#     (r"python-ldap|django-auth-ldap", ["gcc", "libc6-dev", "libldap2-dev", "libsasl2-dev", "python3-dev"]),
-#     (r"xmlsec|python3-saml", ["gcc", "libc6-dev", "libxmlsec1-dev", "pkg-config", "python3-dev"]),
-#     (r"pycairo|xhtml2pdf", ["gcc", "libc6-dev", "libcairo2-dev", "pkg-config", "python3-dev"]),
-#     (r"cairocffi|cairosvg", ["libcairo2"]),
-#     (r"weasyprint", ["libpango-1.0-0", "libpangoft2-1.0-0"]),
-#     (r"python-magic", ["libmagic1"]),
-#     (r"netifaces", ["gcc", "libc6-dev", "python3-dev"]),
-#     (r"pygraphviz", ["gcc", "libc6-dev", "libgraphviz-dev", "pkg-config", "python3-dev"]),
-#     (r"dlib|face-recognition", ["cmake", "g++", "make", "python3-dev"]),
-#     (r"pyicu", ["g++", "libicu-dev", "pkg-config", "python3-dev"]),
-#     (r"pyaudio", ["gcc", "libc6-dev", "portaudio19-dev", "python3-dev"]),
-#     (r"(requests-)?(gssapi|kerberos)|phoenixdb", ["gcc", "libc6-dev", "libkrb5-dev", "python3-dev"]),
-#     (r"pyzbar", ["libzbar0"]),
-#     (r"opencv-(contrib-)?python", ["libgl1", "libglib2.0-bin"]),
-# )
-# #: Package of which Linux has no wheel → Python, the first version that may be built for it and imported, and the
-# #: version that replaces an older one. What cannot be built gives way in the build (virtualenv.relaxed_pins).
-# _BUILT_SINCE = {
-#     "psycopg2": (("3.11", "2.9.2", "2.9.5"), ("3.13", "2.9.10", "2.9.10")),
-# }
-# #: Package → Python, the first version that runs on it, and the nearest that replaces an older one, as above.
-# _RUNS_SINCE = {
-#     "bleach": (("3.10", "3.2", "3.3.1"),),  # the html5lib in it imports collections.Mapping
-#     "channels": (("3.13", "4", "4.0.0"),),  # imports cgi
-#     "channels-redis": (("3.13", "4", "4.0.0"),),  # for Channels before 4
-#     "html5lib": (("3.10", "1.1", "1.1"),),
-# }
-# #: Package → Django, the first version that runs with it, and the nearest that replaces an older one, as above.
-# _RUNS_WITH_DJANGO = {
-#     "django-allauth": (("3.0", "0.40", "0.54.0"),),  # python_2_unicode_compatible
-#     "django-compressor": (("3.0", "2.4", "2.4.1"), ("4.0", "3.0", "3.1"), ("5.1", "4.5", "4.5")),
-#     "django-countries": (("3.2", "7.2", "7.5.1"),),  # db_collation
-#     "django-crispy-forms": (("3.0", "1.8", "1.14.0"),),  # lru_cache
-#     "django-debug-toolbar": (("3.0", "2.1", "3.2.4"), ("4.0", "3.2.2", "3.8.1")),
-#     "django-haystack": (("3.0", "3.0", "3.2.1"), ("4.0", "3.2", "3.2.1"), ("5.0", "3.3", "3.3.0")),
-#     "djangorestframework": (("4.0", "3.12", "3.13.1"), ("4.2", "3.14", "3.14.0")),
-# }
-# #: Packages that make code at run time, which the sandbox of the site's processes refuses.
-# _MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
-# #: Packages of Ubuntu's own system, which ``pip freeze`` lists there and no index has; and others of a desktop that come
-# #: with them, whose builds need its libraries.
-# _OF_UBUNTU = {
-#     *("apturl", "command-not-found", "cupshelpers", "language-selector", "python-apt", "screen-resolution-extra"),
-#     *("ubuntu-advantage-tools", "ubuntu-drivers-common", "ubuntu-pro-client", "ufw", "unattended-upgrades", "xkit"),
-# }
-# _OF_DESKTOP = {"brlapi", "dbus-python", "defer", "louis", "pycups", "pygobject", "systemd-python", "usb-creator"}
-# #: Package, its extra, its first version that requires another package without a limit, its first one that has it
-# #: right, the other package, and the first version of that which those between do not run with.
-# _FITTING = (
-#     ("django-allauth", "mfa", "64", "65.8.1", "fido2", "2"),
-#     ("jinja2", "", "2", "3", "markupsafe", "2.1"),
-#     ("openai", "", "1", "1.55.3", "httpx", "0.28"),
-# )
-# #: Packages that write into their own folder → the names that they are imported by.
-# _WRITE_INTO_THEMSELVES = {"django-simple-bulma": "django_simple_bulma"}
-# #: Celery and what it requires of its own authors → the series that replace pins of Celery 4 together.
-# _CELERY = {"celery": "5.4.0", "kombu": "5.4.0", "vine": "5.1", "amqp": "5.2", "billiard": "4.2"}
 # _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+(\S+)", re.MULTILINE)
 # _OF_LOCK = re.compile(r"""(?:registry = |^url = )"(https?://[^"]+)\"""", re.MULTILINE)
 # _PINNED = re.compile(
@@ -31167,12 +31049,6 @@ def _clear(home: str, folder: str) -> None:
 # #: A requirement with a version or a bound of it, which as one of the pillar's replaces the pin of the project.
 # _REPLACING = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*(?:(?:===?|~=)\s*(\d[\w.]*)|[<>!@=])")
 # _LOCKED = re.compile(r'^name = "([^"]+)"\nversion = "([^"]+)"', re.MULTILINE)
-# #: Packages of Windows and macOS, of which Linux has no wheel and that it cannot build, in lines without a marker.
-# _OF_OTHER_SYSTEMS = re.compile(
-#     r"^\s*(pywin32|pypiwin32|pywinpty|windows-curses|winkerberos|wmi|twisted-iocpsupport|python-magic-bin|winrt-[\w-]+"
-#     r"|pyobjc(?:-core|-framework-[\w-]+)?)\s*(?:[<>=!~][^;#\n]*)?(?:#.*)?$",
-#     re.IGNORECASE | re.MULTILINE,
-# )
 # #: Names of extras with what only servers need.
 # _FOR_SERVERS = re.compile(r"prod|production|live|deploy|deployment|servers?", re.IGNORECASE)
 # _COMPILED_FOR = re.compile(r"autogenerated by pip-compile with python (\d\.\d+)", re.IGNORECASE)
@@ -31184,78 +31060,38 @@ def _clear(home: str, folder: str) -> None:
 #
 # def system_packages(required: Collection[str]) -> Iterator[tuple[str, list[str]]]:
 #     """Yield the required packages that need packages of Debian, and these."""
-#     for pattern, packages in _SYSTEM_PACKAGES:
-#         matching = [name for name in required if re.match(rf"({pattern})(?![\w-])", name)]
+#     for row in rows("needed"):
+#         matching = [name for name in required if re.match(rf"({row['match']})(?![\w-])", name)]
 #         if matching:
-#             yield matching[0], packages
-#
-#
-# def unbuilt(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
-#     """Yield the pinned packages that cannot be built for a Python, and the version that is installed in their place.
-#
-#     Args:
-#         python: the version of Python that they are installed for; empty if it is not known.
-#     """
-#     yield from _outdated(_BUILT_SINCE, pinned, python)
+#             yield matching[0], row["packages"]
 #
 #
 # def not_running(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
 #     """Yield the pinned packages that a Python cannot import, and the version that is installed in their place.
 #
-#     Args:
-#         python: as for `unbuilt`.
-#     """
-#     yield from _outdated(_RUNS_SINCE, pinned, python)
-#
-#
-# def not_running_with_django(pinned: Mapping[str, str], django: str) -> Iterator[tuple[str, str]]:
-#     """Yield the pinned packages that do not run with a newer Django, and the version that is installed in their place.
+#     What cannot be built gives way in the build (`virtualenv.relaxed_pins`).
 #
 #     Args:
-#         django: the version of Django that replaces the pinned one.
+#         python: the version of Python that they are installed for; empty if it is not known.
 #     """
-#     yield from _outdated(_RUNS_WITH_DJANGO, pinned, django)
+#     for name, series in rows("on_python").items():
+#         known = [row for row in series if python and not _is_before(python, row["python"])]
+#         if known and _is_before(pinned.get(name, ""), known[-1]["since"]):
+#             yield name, known[-1]["to"]
 #
 #
-# def _outdated(
-#     table: Mapping[str, tuple[tuple[str, str, str], ...]], pinned: Mapping[str, str], present: str
-# ) -> Iterator[tuple[str, str]]:
-#     for name, rows in table.items():
-#         fitting_rows = [row for row in rows if present and not _is_before(present, row[0])]
-#         if fitting_rows and _is_before(pinned.get(name, ""), fitting_rows[-1][1]):
-#             yield name, fitting_rows[-1][2]
+# def broken(pinned: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+#     """Yield the packages that are pinned to a version with a fault, the version that has it mended, and the fault."""
+#     for name, row in rows("broken").items():
+#         if pinned.get(name) == row["version"]:
+#             yield name, row["to"], row["why"]
 #
 #
 # def writable_packages(required: Collection[str]) -> Iterator[tuple[str, str]]:
 #     """Yield the required packages that write into their own folder, and the names that they are imported by."""
-#     for name, imported in _WRITE_INTO_THEMSELVES.items():
+#     for name, imported in rows("write_into_themselves").items():
 #         if any(re.match(rf"{name}(\[|$)", one) for one in required):
 #             yield name, imported
-#
-#
-# def fitting(pinned: Mapping[str, str], required: Collection[str]) -> Iterator[tuple[str, str]]:
-#     """Yield constraints for packages that are not pinned, of which the newest does not fit a pinned one, and why."""
-#     if "celery" in required and "kombu" not in pinned and _is_before(pinned.get("redis", ""), "6.1"):
-#         # no metadata of kombu says it, unless Celery is required with its extra for Redis
-#         yield "kombu<5.7", f"kombu 5.7 refuses redis {pinned['redis']}"
-#     for package, extra, first, fixed, other, limit in _FITTING:
-#         pattern = rf"{package}\[(.+,)?{extra}(,.+)?\]" if extra else rf"{package}(\[.+\])?"
-#         is_required = any(re.fullmatch(pattern, one) for one in required) and other not in pinned
-#         version = pinned.get(package, "")
-#         if is_required and _is_before(version, fixed) and not _is_before(version, first):
-#             yield f"{other}<{limit}", f"{package} {pinned[package]} does not run with {other} {limit}"
-#
-#
-# def newer_celery(versions: Mapping[str, str], python: str) -> list[str]:
-#     """Return requirements that replace a Celery before 5, whose vine a Python since 3.11 cannot import.
-#
-#     Args:
-#         versions: the packages that are pinned or installed.
-#         python: the version of Python; empty if it is not known.
-#     """
-#     if not python or _is_before(python, "3.11") or not _is_before(versions.get("celery", ""), "5"):
-#         return []
-#     return [f"{name}~={version}" for name, version in _CELERY.items() if name in versions]
 #
 #
 # def of_system(pinned: Mapping[str, str]) -> list[str]:
@@ -31263,14 +31099,17 @@ def _clear(home: str, folder: str) -> None:
 #
 #     No index has a version with ``+ubuntu`` in it.
 #     """
-#     only = {name for name, version in pinned.items() if name in _OF_UBUNTU or re.search(r"\+(ubuntu|deb)", version)}
-#     return sorted(only | (_OF_DESKTOP & {*pinned} if only else set()))
+#     known = rows("of_ubuntu")
+#     only = {name for name, version in pinned.items() if name in known or re.search(r"\+(ubuntu|deb)", version)}
+#     return sorted(only | ({*rows("of_desktop")} & {*pinned} if only else set()))
 #
 #
 # def of_other_systems(contents: Mapping[str, str]) -> list[str]:
 #     """Return the packages of Windows and macOS that requirements list for every system, as pip freeze does there."""
 #     texts = [text for name, text in contents.items() if not name.endswith((".lock", ".toml"))]
-#     return sorted({found.lower() for text in texts for found in _OF_OTHER_SYSTEMS.findall(text)})
+#     names = "|".join(rows("of_other_systems"))
+#     pattern = re.compile(rf"^\s*({names})\s*(?:[<>=!~][^;#\n]*)?(?:#.*)?$", re.IGNORECASE | re.MULTILINE)
+#     return sorted({found.lower() for text in texts for found in pattern.findall(text)})
 #
 #
 # def contradictory(contents: Mapping[str, str]) -> dict[str, str]:
@@ -31301,7 +31140,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def makes_code(required: Collection[str]) -> str:
 #     """Return a required package that makes code at run time; empty if none does."""
-#     return next((name for name in _MAKE_CODE if name in required), "")
+#     return next((name for name in rows("make_code") if name in required), "")
 #
 #
 # def versions(contents: Mapping[str, str]) -> dict[str, str]:
@@ -35070,6 +34909,343 @@ def _clear(home: str, folder: str) -> None:
 #    ]
 #   }
 #  ],
+#  "needed": [
+#   {
+#    "match": "psycopg2(cffi)?(?!-binary)",
+#    "packages": [
+#     "gcc",
+#     "libc6-dev",
+#     "libpq-dev",
+#     "python3-dev"
+#    ]
+#   },
+#   {
+#    "match": "psycopg(?!2)(?!\\[[^\\]]*(binary|c)\\b)(?!-(binary|c\\b))",
+#    "packages": [
+#     "libpq5"
+#    ]
+#   },
+#   {
+#    "match": "psycopg(\\[([^\\]]*,\\s*)?c\\b[^\\]]*\\]|-c)",
+#    "packages": [
+#     "gcc",
+#     "libc6-dev",
+#     "libpq-dev",
+#     "python3-dev"
+#    ]
+#   },
+#   {
+#    "match": "mysqlclient",
+#    "packages": [
+#     "default-libmysqlclient-dev",
+#     "gcc",
+#     "libc6-dev",
+#     "pkg-config",
+#     "python3-dev"
+#    ]
+#   },
+#   {
+#    "match": "pylibmc",
+#    "packages": [
+#     "gcc",
+#     "libc6-dev",
+#     "libmemcached-dev",
+#     "python3-dev",
+#     "zlib1g-dev"
+#    ]
+#   },
+#   {
+#    "match": "uwsgi|netifaces",
+#    "packages": [
+#     "gcc",
+#     "libc6-dev",
+#     "python3-dev"
+#    ]
+#   },
+#   {
+#    "match": "python-ldap|django-auth-ldap",
+#    "packages": [
+#     "gcc",
+#     "libc6-dev",
+#     "libldap2-dev",
+#     "libsasl2-dev",
+#     "python3-dev"
+#    ]
+#   },
+#   {
+#    "match": "xmlsec|python3-saml",
+#    "packages": [
+#     "gcc",
+#     "libc6-dev",
+#     "libxmlsec1-dev",
+#     "pkg-config",
+#     "python3-dev"
+#    ]
+#   },
+#   {
+#    "match": "pycairo|xhtml2pdf",
+#    "packages": [
+#     "gcc",
+#     "libc6-dev",
+#     "libcairo2-dev",
+#     "pkg-config",
+#     "python3-dev"
+#    ]
+#   },
+#   {
+#    "match": "cairocffi|cairosvg",
+#    "packages": [
+#     "libcairo2"
+#    ]
+#   },
+#   {
+#    "match": "weasyprint",
+#    "packages": [
+#     "libpango-1.0-0",
+#     "libpangoft2-1.0-0"
+#    ]
+#   },
+#   {
+#    "match": "python-magic",
+#    "packages": [
+#     "libmagic1"
+#    ]
+#   },
+#   {
+#    "match": "pygraphviz",
+#    "packages": [
+#     "gcc",
+#     "libc6-dev",
+#     "libgraphviz-dev",
+#     "pkg-config",
+#     "python3-dev"
+#    ]
+#   },
+#   {
+#    "match": "dlib|face-recognition",
+#    "packages": [
+#     "cmake",
+#     "g++",
+#     "make",
+#     "python3-dev"
+#    ]
+#   },
+#   {
+#    "match": "pyicu",
+#    "packages": [
+#     "g++",
+#     "libicu-dev",
+#     "pkg-config",
+#     "python3-dev"
+#    ]
+#   },
+#   {
+#    "match": "pyaudio",
+#    "packages": [
+#     "gcc",
+#     "libc6-dev",
+#     "portaudio19-dev",
+#     "python3-dev"
+#    ]
+#   },
+#   {
+#    "match": "(requests-)?(gssapi|kerberos)|phoenixdb",
+#    "packages": [
+#     "gcc",
+#     "libc6-dev",
+#     "libkrb5-dev",
+#     "python3-dev"
+#    ]
+#   },
+#   {
+#    "match": "pyzbar",
+#    "packages": [
+#     "libzbar0"
+#    ]
+#   },
+#   {
+#    "match": "opencv-(contrib-)?python",
+#    "packages": [
+#     "libgl1",
+#     "libglib2.0-bin"
+#    ]
+#   }
+#  ],
+#  "on_python": {
+#   "psycopg2": [
+#    {
+#     "python": "3.11",
+#     "since": "2.9.2",
+#     "to": "2.9.5"
+#    },
+#    {
+#     "python": "3.13",
+#     "since": "2.9.10",
+#     "to": "2.9.10"
+#    }
+#   ],
+#   "bleach": [
+#    {
+#     "python": "3.10",
+#     "since": "3.2",
+#     "to": "3.3.1"
+#    }
+#   ],
+#   "channels": [
+#    {
+#     "python": "3.13",
+#     "since": "4",
+#     "to": "4.0.0"
+#    }
+#   ],
+#   "channels-redis": [
+#    {
+#     "python": "3.13",
+#     "since": "4",
+#     "to": "4.0.0"
+#    }
+#   ],
+#   "html5lib": [
+#    {
+#     "python": "3.10",
+#     "since": "1.1",
+#     "to": "1.1"
+#    }
+#   ],
+#   "celery": [
+#    {
+#     "python": "3.11",
+#     "since": "5",
+#     "to": "5.4.0"
+#    }
+#   ],
+#   "kombu": [
+#    {
+#     "python": "3.11",
+#     "since": "5",
+#     "to": "5.4.0"
+#    }
+#   ],
+#   "vine": [
+#    {
+#     "python": "3.11",
+#     "since": "5",
+#     "to": "5.1"
+#    }
+#   ],
+#   "amqp": [
+#    {
+#     "python": "3.11",
+#     "since": "5",
+#     "to": "5.2"
+#    }
+#   ],
+#   "billiard": [
+#    {
+#     "python": "3.11",
+#     "since": "4",
+#     "to": "4.2"
+#    }
+#   ]
+#  },
+#  "broken": {
+#   "redis": {
+#    "version": "8.0.0",
+#    "to": "8.0.1",
+#    "why": "cannot connect to a unix socket"
+#   }
+#  },
+#  "removed_names": {
+#   "django": {
+#    "django.core.urlresolvers": "2.0",
+#    "django.contrib.staticfiles.templatetags.staticfiles": "3.0",
+#    "django.shortcuts.render_to_response": "3.0",
+#    "django.utils.decorators.ContextDecorator": "3.0",
+#    "django.utils.decorators.available_attrs": "3.0",
+#    "django.utils.encoding.python_2_unicode_compatible": "3.0",
+#    "django.utils.lru_cache": "3.0",
+#    "django.utils.six": "3.0",
+#    "django.conf.urls.url": "4.0",
+#    "django.contrib.postgres.fields.JSONField": "4.0",
+#    "django.db.models.NullBooleanField": "4.0",
+#    "django.utils.encoding.force_text": "4.0",
+#    "django.utils.encoding.smart_text": "4.0",
+#    "django.utils.http.is_safe_url": "4.0",
+#    "django.utils.http.urlquote": "4.0",
+#    "django.utils.http.urlquote_plus": "4.0",
+#    "django.utils.http.urlunquote": "4.0",
+#    "django.utils.http.urlunquote_plus": "4.0",
+#    "django.utils.translation.ugettext": "4.0",
+#    "django.utils.translation.ugettext_lazy": "4.0",
+#    "django.utils.translation.ugettext_noop": "4.0",
+#    "django.utils.translation.ungettext": "4.0",
+#    "django.utils.translation.ungettext_lazy": "4.0",
+#    "django.utils.baseconv": "5.0",
+#    "django.utils.datetime_safe": "5.0",
+#    "django.utils.timezone.utc": "5.0",
+#    "django.core.files.storage.get_storage_class": "5.1",
+#    "django.utils.itercompat": "6.0"
+#   },
+#   "djangorestframework": {
+#    "rest_framework.documentation": "3.17",
+#    "rest_framework.schemas.coreapi": "3.17"
+#   },
+#   "markupsafe": {
+#    "markupsafe.soft_unicode": "2.1"
+#   }
+#  },
+#  "added_names": {
+#   "AlterModelTableComment": "4.2",
+#   "GeneratedField": "5.0",
+#   "CompositePrimaryKey": "5.2",
+#   "(db_comment)": "4.2",
+#   "(db_default)": "5.0",
+#   "CheckConstraint(condition)": "5.1"
+#  },
+#  "make_code": [
+#   "psycopg2cffi",
+#   "numba",
+#   "llvmlite"
+#  ],
+#  "write_into_themselves": {
+#   "django-simple-bulma": "django_simple_bulma"
+#  },
+#  "of_ubuntu": [
+#   "apturl",
+#   "command-not-found",
+#   "cupshelpers",
+#   "language-selector",
+#   "python-apt",
+#   "screen-resolution-extra",
+#   "ubuntu-advantage-tools",
+#   "ubuntu-drivers-common",
+#   "ubuntu-pro-client",
+#   "ufw",
+#   "unattended-upgrades",
+#   "xkit"
+#  ],
+#  "of_desktop": [
+#   "brlapi",
+#   "dbus-python",
+#   "defer",
+#   "louis",
+#   "pycups",
+#   "pygobject",
+#   "systemd-python",
+#   "usb-creator"
+#  ],
+#  "of_other_systems": [
+#   "pywin32",
+#   "pypiwin32",
+#   "pywinpty",
+#   "windows-curses",
+#   "winkerberos",
+#   "wmi",
+#   "twisted-iocpsupport",
+#   "python-magic-bin",
+#   "winrt-[\\w-]+",
+#   "pyobjc(?:-core|-framework-[\\w-]+)?"
+#  ],
 #  "libraries": [
 #   {
 #    "match": "libpq\\.so|no pq wrapper available",
@@ -35537,6 +35713,19 @@ def _clear(home: str, folder: str) -> None:
 #      "numpy<2"
 #     ]
 #    }
+#   },
+#   {
+#    "match": "unexpected keyword argument 'proxies'",
+#    "say": "httpx 0.28 no longer has proxies: {set}, or a newer version of the package that uses it",
+#    "set": {
+#     "constraints": [
+#      "httpx<0.28"
+#     ]
+#    }
+#   },
+#   {
+#    "match": "No module named '(celery\\.(?:task|decorators)\\b[\\w.]*)'",
+#    "say": "Celery 5 does not have {1}, and Celery 4 does not run on Python since 3.11: have the project take shared_task from celery, or set {at}:python to an older interpreter"
 #   },
 #   {
 #    "match": "Redis transport requires redis-py versions ([4-9][\\d.]*\\d) or later\\. You have ([\\d.]*\\d)",

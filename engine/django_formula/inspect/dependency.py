@@ -25,7 +25,9 @@ _OF_PYTHON = re.compile(
     r"|module '(?P<module>inspect|collections|asyncio|fractions|html|typing|locale|unittest)' has no attribute "
     r"'(?P<attribute>\w+)'"
     r"|No module named '(?P<missing>imp|cgi|asynchat|asyncore|telnetlib)'"
+    r"|initialization of (?P<compiled>\w+) raised"
 )
+_PYTHON = re.compile(r"/python(3\.\d+)/site-packages/")
 _FRAME = re.compile(r'^\s*File "([^"\n]+)"', re.MULTILINE)
 _PACKAGE = re.compile(r"/site-packages/([A-Za-z_]\w*)(?:/|\.py$)")
 
@@ -41,37 +43,43 @@ def of_python(site: Site, cause: str, log: str, installed: Mapping[str, str]) ->
     found = _OF_PYTHON.search(cause)
     if not found:
         return ""
-    if found["name"] == "formatargspec" and "celery" in installed:
-        return hint(site, cause, installed)
-    package = _importing(log)
+    module = _importing(log)
+    names = (knowledge_package.normalised(module), _package(module))
+    package = next((one for one in installed if one in names or knowledge_package.has(one, module)), "")
     version = installed.get(package, "")
-    if not version or package in requirements.replacing(site.config["python_packages"]):
+    replacing = requirements.replacing(site.config["python_packages"])
+    if not version or package in replacing:
         return ""
-    known = dict(requirements.not_running({package: version}, "3.99"))
-    newer = f"{package}~={known[package]}" if package in known else f"{package}>{version}"
+    python = _PYTHON.search(log)
+    known = dict(requirements.not_running(installed, python[1] if python else "3.99"))
+    newer = [f"{one}~={known[one]}" for one in known if one not in replacing] if package in known else []
+    newer = newer or [f"{package}>{version}"]
     gone = found["missing"] or f"{found['of'] or found['module']}.{found['name'] or found['attribute']}"
-    cure = hints.extended(site, "python_packages", [newer])
+    what = f"uses {gone}, which this Python no longer has"
+    what = "does not run on this Python" if found["compiled"] else what
+    cure = hints.extended(site, "python_packages", newer)
     text = (
-        f"{package} {version} uses {gone}, which this Python no longer has: set {cure}, whose version replaces the one "
-        f"that the project requires, or {hints.at(site)}:python to a version that the packages support; it is "
+        f"{package} {version} {what}: set {cure}, "
+        f"{'whose version replaces the one' if len(newer) == 1 else 'whose versions replace those'} that the project "
+        f"requires, or {hints.at(site)}:python to a version that the packages support; it is "
         f"{site.config['python']} now"
     )
     return hints.Hint(text, cure)
 
 
 def _importing(log: str) -> str:
-    """Return the normalised name of the package whose code raises; empty for the project's own code.
+    """Return the module in site-packages whose code raises; empty for the project's own code.
 
     Args:
         log: the output with the frames of the exception.
     """
     frames = [path for path in _FRAME.findall(log) if not re.search(r"/python3[\d.]*/(?!site-packages/)", path)]
     module = _PACKAGE.search(frames[-1]) if frames else None
-    return _package(module[1]) if module else ""
+    return module[1] if module else ""
 
 
 def _package(module: str) -> str:
-    """Return the normalised name of the package that has a module."""
+    """Return the normalised name of the package that has a module; empty for none."""
     return re.sub("[-_.]+", "-", knowledge_package.package_of(module) or module).lower()
 
 
@@ -92,16 +100,7 @@ def hint(
     """
     found = _NO_NAME.search(cause)
     if not found:
-        return _of_psycopg(site, cause, installed)
-    celery = requirements.newer_celery(installed, "3.11") if found["name"] == "formatargspec" else []
-    if celery:
-        cure = hints.extended(site, "python_packages", celery)
-        return hints.Hint(f"Celery {installed['celery']} does not run on Python since 3.11: set {cure}", cure)
-    if found["missing"] and re.match(r"celery\.(task|decorators)\b", found["missing"]):
-        return (
-            f"Celery 5 does not have {found['missing']}, and Celery 4 does not run on Python since 3.11: have the "
-            f"project take shared_task from celery, or set django:sites:{site.name}:python to an older interpreter"
-        )
+        return ""
     hiding = _HIDING.search(cause)
     if hiding:
         return (
@@ -112,22 +111,21 @@ def hint(
     name = found["name"] or found["attribute"] or found["missing"]
     top = module.partition(".")[0]
     package = knowledge_package.package_of(top)
-    limit = removed.version_of_package_without(package, module)
-    package = package if limit else re.sub("[-_.]+", "-", top).lower()
+    limit = removed.version_without(package or top, module, name.rpartition(".")[2])
+    package = package if package in installed and limit else re.sub("[-_.]+", "-", top).lower()
     version = installed.get(package, "")
-    limit = limit or removed.version_without(module, name.rpartition(".")[2]) or _below(version)
+    limit = limit or _below(version)
     if not version:
         return _older(site, re.sub("[-_.]+", "-", knowledge_package.package_of(top)).lower(), name, installed)
     replacing = requirements.replacing(site.config["python_packages"])
     if package in replacing:
-        user = _importing(log)
+        user = _package(_importing(log))
         if user in ("", package, *replacing) or user not in installed:
             return ""
         outdated_too = {_package(module) for module in outdated()} if package == "django" else set()
         others = sorted(outdated_too & installed.keys() - {user, *replacing})
         users = [f"{one} {installed[one]}" for one in (user, *others)]
-        known = dict(requirements.not_running_with_django(installed, version))
-        newer = [f"{one}~={known[one]}" if one in known else f"{one}>{installed[one]}" for one in (user, *others)]
+        newer = [f"{one}>{installed[one]}" for one in (user, *others)]
         cure = hints.extended(site, "python_packages", newer)
         what = f"{users[0]} uses {name}, which {package} {version} no longer has"
         if others:
@@ -152,15 +150,6 @@ def _older(site: Site, package: str, name: str, installed: Mapping[str, str]) ->
         return ""
     cure = hints.extended(site, "python_packages", [f"{package}<{limit}"])
     return hints.Hint(f"{package} {version}, which is installed, does not have {name}: set {cure}", cure)
-
-
-def _of_psycopg(site: Site, cause: str, installed: Mapping[str, str]) -> str:
-    """Return the version that replaces a psycopg2 that can be built for this Python and not imported; or empty text."""
-    name = next((one for one in ("psycopg2", "psycopg2-binary") if one in installed), "")
-    if not name or "initialization of _psycopg raised" not in cause:
-        return ""
-    cure = hints.extended(site, "python_packages", [f"{name}~=2.9.5"])
-    return hints.Hint(f"{name} {installed[name]} does not run on this Python: set {cure}", cure)
 
 
 def _below(version: str) -> str:

@@ -154,25 +154,16 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
         report.extend(
             "python_packages", of_pytorch, "PyPI has no such builds, and the requirements name no other index"
         )
-    for name, version in inspect_requirements.unbuilt(pinned, host):
-        reason = f"{name} {pinned[name]} cannot be built for Python {'.'.join(host.split('.')[:2])}"
-        report.extend("python_packages", [f"{name}~={version}"], reason)
-        pinned[name] = version
     for name, version in inspect_requirements.not_running(pinned, host):
         reason = f"{name} {pinned[name]} is too old for Python {'.'.join(host.split('.')[:2])}"
         report.extend("python_packages", [f"{name}~={version}"], reason)
-    if pinned.get("redis") == "8.0.0":
-        report.extend("python_packages", ["redis~=8.0.1"], "redis 8.0.0 cannot connect to a unix socket")
+    for name, version, why in inspect_requirements.broken(pinned):
+        report.extend("python_packages", [f"{name}~={version}"], f"{name} {pinned[name]} {why}")
     django, why_newer = removed.newer(tree, pinned.get("django", ""))
     if django:
         report.extend("python_packages", [f"django~={django}.0"], why_newer)
         pinned["django"] = f"{django}.0"
     _newer_django(report, tree, pinned, host)
-    celery = inspect_requirements.newer_celery(pinned, host)
-    if celery:
-        text = f"Celery {pinned['celery']} runs on Python <3.11, and python3 of this host is {host}"
-        report.remarks.append(f"{text}: `python_packages` replaces it by Celery 5, unless `python` is an older one")
-        report.extend("python_packages", celery, f"Celery {pinned['celery']} does not run on this host's Python")
     replaced = inspect_requirements.replacing(report.value("python_packages", []))
     chosen = [f"{name}=={version}" for name, version in contradictory.items() if name not in replaced]
     if chosen:
@@ -182,9 +173,8 @@ def _requirements(report: Report, tree: Path, folder: str, files: list[str], hos
     for name, imported in inspect_requirements.writable_packages(required):
         report.extend("writable_packages", [imported], f"{name} writes into its own folder")
     constraint, why = removed.limit(tree, contents)
-    fitting = inspect_requirements.fitting(pinned, required)
     limits = removed.limits_of_packages(tree, pinned, required)
-    for text, reason in ((constraint, why), *fitting, *limits):
+    for text, reason in ((constraint, why), *limits):
         if text:
             report.extend("constraints", [text], reason)
     makes_code = inspect_requirements.makes_code(required)
@@ -236,8 +226,11 @@ def _newer_django(report: Report, tree: Path, pinned: dict[str, str], host: str)
     report.remarks.append(f"{text}: `python_packages` replaces it by Django {newer}, unless `python` is an older one")
     report.extend("python_packages", [f"django~={newer}.0"], f"Django {own} does not run on this host's Python")
     pinned["django"] = f"{newer}.0"
-    for name, version in inspect_requirements.not_running_with_django(pinned, newer):
-        report.extend("python_packages", [f"{name}~={version}"], f"{name} {pinned[name]} is too old for Django {newer}")
+    replaced = inspect_requirements.replacing(report.value("python_packages", []))
+    extensions = [name for name in pinned if re.match(r"(django|drf)[a-z-]", name) and name not in replaced]
+    for name in extensions:
+        text = f"those of {project.listed(extensions)} that are for Django {newer} take their place"
+        report.extend("python_packages", [f"{name}>={pinned[name]}"], text)
 
 
 def _of_other_systems(report: Report, contents: Mapping[str, str]) -> list[str]:

@@ -13,73 +13,9 @@ from django_formula.database import engines as database_engines
 from django_formula.host import toml
 from django_formula.inspect import code
 from django_formula.inspect import project as inspect_project
+from django_formula.knowledge.rows import rows
 from django_formula.virtualenv import lock, requirements
 
-#: A required Python package → packages of Debian that it needs to be built or loaded.
-_SYSTEM_PACKAGES = (
-    (r"psycopg2(cffi)?(?!-binary)", ["gcc", "libc6-dev", "libpq-dev", "python3-dev"]),
-    (r"psycopg(?!2)(?!\[[^\]]*(binary|c)\b)(?!-(binary|c\b))", ["libpq5"]),
-    (r"psycopg(\[([^\]]*,\s*)?c\b[^\]]*\]|-c)", ["gcc", "libc6-dev", "libpq-dev", "python3-dev"]),
-    (r"mysqlclient", ["default-libmysqlclient-dev", "gcc", "libc6-dev", "pkg-config", "python3-dev"]),
-    (r"pylibmc", ["gcc", "libc6-dev", "libmemcached-dev", "python3-dev", "zlib1g-dev"]),
-    (r"uwsgi", ["gcc", "libc6-dev", "python3-dev"]),
-    (r"python-ldap|django-auth-ldap", ["gcc", "libc6-dev", "libldap2-dev", "libsasl2-dev", "python3-dev"]),
-    (r"xmlsec|python3-saml", ["gcc", "libc6-dev", "libxmlsec1-dev", "pkg-config", "python3-dev"]),
-    (r"pycairo|xhtml2pdf", ["gcc", "libc6-dev", "libcairo2-dev", "pkg-config", "python3-dev"]),
-    (r"cairocffi|cairosvg", ["libcairo2"]),
-    (r"weasyprint", ["libpango-1.0-0", "libpangoft2-1.0-0"]),
-    (r"python-magic", ["libmagic1"]),
-    (r"netifaces", ["gcc", "libc6-dev", "python3-dev"]),
-    (r"pygraphviz", ["gcc", "libc6-dev", "libgraphviz-dev", "pkg-config", "python3-dev"]),
-    (r"dlib|face-recognition", ["cmake", "g++", "make", "python3-dev"]),
-    (r"pyicu", ["g++", "libicu-dev", "pkg-config", "python3-dev"]),
-    (r"pyaudio", ["gcc", "libc6-dev", "portaudio19-dev", "python3-dev"]),
-    (r"(requests-)?(gssapi|kerberos)|phoenixdb", ["gcc", "libc6-dev", "libkrb5-dev", "python3-dev"]),
-    (r"pyzbar", ["libzbar0"]),
-    (r"opencv-(contrib-)?python", ["libgl1", "libglib2.0-bin"]),
-)
-#: Package of which Linux has no wheel → Python, the first version that may be built for it and imported, and the
-#: version that replaces an older one. What cannot be built gives way in the build (virtualenv.relaxed_pins).
-_BUILT_SINCE = {
-    "psycopg2": (("3.11", "2.9.2", "2.9.5"), ("3.13", "2.9.10", "2.9.10")),
-}
-#: Package → Python, the first version that runs on it, and the nearest that replaces an older one, as above.
-_RUNS_SINCE = {
-    "bleach": (("3.10", "3.2", "3.3.1"),),  # the html5lib in it imports collections.Mapping
-    "channels": (("3.13", "4", "4.0.0"),),  # imports cgi
-    "channels-redis": (("3.13", "4", "4.0.0"),),  # for Channels before 4
-    "html5lib": (("3.10", "1.1", "1.1"),),
-}
-#: Package → Django, the first version that runs with it, and the nearest that replaces an older one, as above.
-_RUNS_WITH_DJANGO = {
-    "django-allauth": (("3.0", "0.40", "0.54.0"),),  # python_2_unicode_compatible
-    "django-compressor": (("3.0", "2.4", "2.4.1"), ("4.0", "3.0", "3.1"), ("5.1", "4.5", "4.5")),
-    "django-countries": (("3.2", "7.2", "7.5.1"),),  # db_collation
-    "django-crispy-forms": (("3.0", "1.8", "1.14.0"),),  # lru_cache
-    "django-debug-toolbar": (("3.0", "2.1", "3.2.4"), ("4.0", "3.2.2", "3.8.1")),
-    "django-haystack": (("3.0", "3.0", "3.2.1"), ("4.0", "3.2", "3.2.1"), ("5.0", "3.3", "3.3.0")),
-    "djangorestframework": (("4.0", "3.12", "3.13.1"), ("4.2", "3.14", "3.14.0")),
-}
-#: Packages that make code at run time, which the sandbox of the site's processes refuses.
-_MAKE_CODE = ("psycopg2cffi", "numba", "llvmlite")
-#: Packages of Ubuntu's own system, which ``pip freeze`` lists there and no index has; and others of a desktop that come
-#: with them, whose builds need its libraries.
-_OF_UBUNTU = {
-    *("apturl", "command-not-found", "cupshelpers", "language-selector", "python-apt", "screen-resolution-extra"),
-    *("ubuntu-advantage-tools", "ubuntu-drivers-common", "ubuntu-pro-client", "ufw", "unattended-upgrades", "xkit"),
-}
-_OF_DESKTOP = {"brlapi", "dbus-python", "defer", "louis", "pycups", "pygobject", "systemd-python", "usb-creator"}
-#: Package, its extra, its first version that requires another package without a limit, its first one that has it
-#: right, the other package, and the first version of that which those between do not run with.
-_FITTING = (
-    ("django-allauth", "mfa", "64", "65.8.1", "fido2", "2"),
-    ("jinja2", "", "2", "3", "markupsafe", "2.1"),
-    ("openai", "", "1", "1.55.3", "httpx", "0.28"),
-)
-#: Packages that write into their own folder → the names that they are imported by.
-_WRITE_INTO_THEMSELVES = {"django-simple-bulma": "django_simple_bulma"}
-#: Celery and what it requires of its own authors → the series that replace pins of Celery 4 together.
-_CELERY = {"celery": "5.4.0", "kombu": "5.4.0", "vine": "5.1", "amqp": "5.2", "billiard": "4.2"}
 _INDEX = re.compile(r"^\s*(?:-i|--index-url|--extra-index-url|-f|--find-links)[\s=]+(\S+)", re.MULTILINE)
 _OF_LOCK = re.compile(r"""(?:registry = |^url = )"(https?://[^"]+)\"""", re.MULTILINE)
 _PINNED = re.compile(
@@ -88,12 +24,6 @@ _PINNED = re.compile(
 #: A requirement with a version or a bound of it, which as one of the pillar's replaces the pin of the project.
 _REPLACING = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\[[^\]]*\])?\s*(?:(?:===?|~=)\s*(\d[\w.]*)|[<>!@=])")
 _LOCKED = re.compile(r'^name = "([^"]+)"\nversion = "([^"]+)"', re.MULTILINE)
-#: Packages of Windows and macOS, of which Linux has no wheel and that it cannot build, in lines without a marker.
-_OF_OTHER_SYSTEMS = re.compile(
-    r"^\s*(pywin32|pypiwin32|pywinpty|windows-curses|winkerberos|wmi|twisted-iocpsupport|python-magic-bin|winrt-[\w-]+"
-    r"|pyobjc(?:-core|-framework-[\w-]+)?)\s*(?:[<>=!~][^;#\n]*)?(?:#.*)?$",
-    re.IGNORECASE | re.MULTILINE,
-)
 #: Names of extras with what only servers need.
 _FOR_SERVERS = re.compile(r"prod|production|live|deploy|deployment|servers?", re.IGNORECASE)
 _COMPILED_FOR = re.compile(r"autogenerated by pip-compile with python (\d\.\d+)", re.IGNORECASE)
@@ -105,78 +35,38 @@ _OPTION_R = re.compile(r"(?:-r|--requirement)[ =]*([\w./-]+\.txt)\b")
 
 def system_packages(required: Collection[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield the required packages that need packages of Debian, and these."""
-    for pattern, packages in _SYSTEM_PACKAGES:
-        matching = [name for name in required if re.match(rf"({pattern})(?![\w-])", name)]
+    for row in rows("needed"):
+        matching = [name for name in required if re.match(rf"({row['match']})(?![\w-])", name)]
         if matching:
-            yield matching[0], packages
-
-
-def unbuilt(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
-    """Yield the pinned packages that cannot be built for a Python, and the version that is installed in their place.
-
-    Args:
-        python: the version of Python that they are installed for; empty if it is not known.
-    """
-    yield from _outdated(_BUILT_SINCE, pinned, python)
+            yield matching[0], row["packages"]
 
 
 def not_running(pinned: Mapping[str, str], python: str) -> Iterator[tuple[str, str]]:
     """Yield the pinned packages that a Python cannot import, and the version that is installed in their place.
 
-    Args:
-        python: as for `unbuilt`.
-    """
-    yield from _outdated(_RUNS_SINCE, pinned, python)
-
-
-def not_running_with_django(pinned: Mapping[str, str], django: str) -> Iterator[tuple[str, str]]:
-    """Yield the pinned packages that do not run with a newer Django, and the version that is installed in their place.
+    What cannot be built gives way in the build (`virtualenv.relaxed_pins`).
 
     Args:
-        django: the version of Django that replaces the pinned one.
+        python: the version of Python that they are installed for; empty if it is not known.
     """
-    yield from _outdated(_RUNS_WITH_DJANGO, pinned, django)
+    for name, series in rows("on_python").items():
+        known = [row for row in series if python and not _is_before(python, row["python"])]
+        if known and _is_before(pinned.get(name, ""), known[-1]["since"]):
+            yield name, known[-1]["to"]
 
 
-def _outdated(
-    table: Mapping[str, tuple[tuple[str, str, str], ...]], pinned: Mapping[str, str], present: str
-) -> Iterator[tuple[str, str]]:
-    for name, rows in table.items():
-        fitting_rows = [row for row in rows if present and not _is_before(present, row[0])]
-        if fitting_rows and _is_before(pinned.get(name, ""), fitting_rows[-1][1]):
-            yield name, fitting_rows[-1][2]
+def broken(pinned: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the packages that are pinned to a version with a fault, the version that has it mended, and the fault."""
+    for name, row in rows("broken").items():
+        if pinned.get(name) == row["version"]:
+            yield name, row["to"], row["why"]
 
 
 def writable_packages(required: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield the required packages that write into their own folder, and the names that they are imported by."""
-    for name, imported in _WRITE_INTO_THEMSELVES.items():
+    for name, imported in rows("write_into_themselves").items():
         if any(re.match(rf"{name}(\[|$)", one) for one in required):
             yield name, imported
-
-
-def fitting(pinned: Mapping[str, str], required: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield constraints for packages that are not pinned, of which the newest does not fit a pinned one, and why."""
-    if "celery" in required and "kombu" not in pinned and _is_before(pinned.get("redis", ""), "6.1"):
-        # no metadata of kombu says it, unless Celery is required with its extra for Redis
-        yield "kombu<5.7", f"kombu 5.7 refuses redis {pinned['redis']}"
-    for package, extra, first, fixed, other, limit in _FITTING:
-        pattern = rf"{package}\[(.+,)?{extra}(,.+)?\]" if extra else rf"{package}(\[.+\])?"
-        is_required = any(re.fullmatch(pattern, one) for one in required) and other not in pinned
-        version = pinned.get(package, "")
-        if is_required and _is_before(version, fixed) and not _is_before(version, first):
-            yield f"{other}<{limit}", f"{package} {pinned[package]} does not run with {other} {limit}"
-
-
-def newer_celery(versions: Mapping[str, str], python: str) -> list[str]:
-    """Return requirements that replace a Celery before 5, whose vine a Python since 3.11 cannot import.
-
-    Args:
-        versions: the packages that are pinned or installed.
-        python: the version of Python; empty if it is not known.
-    """
-    if not python or _is_before(python, "3.11") or not _is_before(versions.get("celery", ""), "5"):
-        return []
-    return [f"{name}~={version}" for name, version in _CELERY.items() if name in versions]
 
 
 def of_system(pinned: Mapping[str, str]) -> list[str]:
@@ -184,14 +74,17 @@ def of_system(pinned: Mapping[str, str]) -> list[str]:
 
     No index has a version with ``+ubuntu`` in it.
     """
-    only = {name for name, version in pinned.items() if name in _OF_UBUNTU or re.search(r"\+(ubuntu|deb)", version)}
-    return sorted(only | (_OF_DESKTOP & {*pinned} if only else set()))
+    known = rows("of_ubuntu")
+    only = {name for name, version in pinned.items() if name in known or re.search(r"\+(ubuntu|deb)", version)}
+    return sorted(only | ({*rows("of_desktop")} & {*pinned} if only else set()))
 
 
 def of_other_systems(contents: Mapping[str, str]) -> list[str]:
     """Return the packages of Windows and macOS that requirements list for every system, as pip freeze does there."""
     texts = [text for name, text in contents.items() if not name.endswith((".lock", ".toml"))]
-    return sorted({found.lower() for text in texts for found in _OF_OTHER_SYSTEMS.findall(text)})
+    names = "|".join(rows("of_other_systems"))
+    pattern = re.compile(rf"^\s*({names})\s*(?:[<>=!~][^;#\n]*)?(?:#.*)?$", re.IGNORECASE | re.MULTILINE)
+    return sorted({found.lower() for text in texts for found in pattern.findall(text)})
 
 
 def contradictory(contents: Mapping[str, str]) -> dict[str, str]:
@@ -222,7 +115,7 @@ def of_pytorch(pinned: Mapping[str, str], contents: Mapping[str, str]) -> list[s
 
 def makes_code(required: Collection[str]) -> str:
     """Return a required package that makes code at run time; empty if none does."""
-    return next((name for name in _MAKE_CODE if name in required), "")
+    return next((name for name in rows("make_code") if name in required), "")
 
 
 def versions(contents: Mapping[str, str]) -> dict[str, str]:
