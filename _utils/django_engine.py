@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "4a5b9632ad14120b"
+DIGEST = "aa8aad5b7b73ae14"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -4431,6 +4431,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect import worker as inspect_worker
 # from django_formula.inspect.report import Report
 # from django_formula.inspect.settings import Settings
+# from django_formula.knowledge import python_versions
 # from django_formula.server import gunicorn, servers, uvicorn
 # from django_formula.untrusted.foreign import Foreign
 # from django_formula.virtualenv import interpreter
@@ -4688,10 +4689,10 @@ def _clear(home: str, folder: str) -> None:
 #     compiled = inspect_requirements.compiled_for(contents)
 #     own = [compiled] if compiled else []
 #     limits = (supported, interpreter.of_django(django))
-#     for version in (*own, *interpreter.SERIES):
-#         if all(interpreter.is_among(f"{version}.9", limit) for limit in limits if limit):
+#     for version in (*own, *python_versions.SERIES):
+#         if all(python_versions.is_among(f"{version}.9", limit) for limit in limits if limit):
 #             return version
-#     return interpreter.SERIES[0]
+#     return python_versions.SERIES[0]
 #
 #
 # def _needs_source(text: str) -> bool:
@@ -27982,11 +27983,10 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect import code, imports, python_path, storages
 # from django_formula.inspect import project as inspect_project
 # from django_formula.inspect.settings import Settings
-# from django_formula.knowledge import hints
+# from django_formula.knowledge import hints, python_versions
 # from django_formula.knowledge import package as knowledge_package
 # from django_formula.knowledge.rows import rows
 # from django_formula.site.sites import Site
-# from django_formula.virtualenv import interpreter
 #
 #
 # def needed(settings: Settings) -> list[str]:
@@ -28080,7 +28080,7 @@ def _clear(home: str, folder: str) -> None:
 #     known: dict[str, dict[str, str]] = rows("removed_modules")
 #     names = dict.fromkeys([*needed(settings), *imports.foreign(roots, settings)])
 #     found = {name: known[name] for name in names if name in known and not python_path.is_own(roots, name)}
-#     return {name: row["package"] for name, row in found.items() if interpreter.is_among(python, row["python"])}
+#     return {name: row["package"] for name, row in found.items() if python_versions.is_among(python, row["python"])}
 #
 #
 # def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
@@ -28882,6 +28882,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect import requirements as inspect_requirements
 # from django_formula.inspect.report import Report
 # from django_formula.inspect.settings import Settings
+# from django_formula.knowledge import python_versions
 # from django_formula.server import servers
 # from django_formula.untrusted.text import in_command
 # from django_formula.virtualenv import interpreter
@@ -29073,9 +29074,9 @@ def _clear(home: str, folder: str) -> None:
 #     of_django = interpreter.of_django(django)
 #     has_newer = interpreter.newer_django(django, host)
 #     limits = [supported, "" if has_newer else of_django]
-#     if not host or all(not limit or interpreter.is_of_series_among(host, limit) for limit in limits):
+#     if not host or all(not limit or python_versions.is_of_series_among(host, limit) for limit in limits):
 #         return host
-#     version = interpreter.suggested(*limits)
+#     version = python_versions.suggested(*limits)
 #     if not version:
 #         return host
 #     needed = f"it requires Python {supported}" if supported else f"Django {django} runs on Python {of_django}"
@@ -29123,13 +29124,13 @@ def _clear(home: str, folder: str) -> None:
 #         supported: the versions of Python that the requirements declare.
 #         compiled_for: the version of Python that the requirements were compiled for.
 #     """
-#     if supported and not (host and interpreter.is_among(host, supported)):
+#     if supported and not (host and python_versions.is_among(host, supported)):
 #         has = f", and python3 of this host is {host}" if host else ""
 #         report.remarks.append(f"requires Python {supported}{has}: set `python` to another one")
 #     if compiled_for and not host.startswith(f"{compiled_for}."):
 #         report.remarks.append(f"requirements compiled for Python {compiled_for}: set `python` if packages do not build")
 #     versions = interpreter.of_django(django)
-#     if versions and host and not interpreter.is_among(host, versions):
+#     if versions and host and not python_versions.is_among(host, versions):
 #         text = f"Django {django} runs on Python {versions}, and python3 of this host is {host}"
 #         report.remarks.append(f"{text}: set `python` to another one")
 #
@@ -33832,7 +33833,7 @@ def _clear(home: str, folder: str) -> None:
 # from collections.abc import Callable, Iterable, Mapping
 # from typing import Any, NamedTuple
 #
-# from django_formula.knowledge import cause_file, cause_package, cause_repository, hints, node
+# from django_formula.knowledge import cause_file, cause_package, cause_repository, hints, node, python_versions
 # from django_formula.knowledge.rows import rows
 # from django_formula.site import build
 # from django_formula.site.sites import Site
@@ -33921,9 +33922,13 @@ def _clear(home: str, folder: str) -> None:
 #         words |= {"user": site.build_user, "where": "Salt's environment", "in_build": ", with build: true"}
 #         words["index"] = f", or {at}:index:url to an index that it reaches"
 #     words |= {str(number): group or "" for number, group in enumerate(found.groups(), 1)}
-#     cure = _set(site, _filled(row.get("set") or {}, words))
+#     options, supported = row.get("set") or {}, _filled(row.get("python") or "", words)
+#     version = python_versions.suggested(supported) if supported and not site.config.get("container") else ""
+#     cure = _set(site, _filled({**options, **({"python": version} if version else {})}, words))
+#     if supported and not version and not options:
+#         cure = hints.Hint(f"set {at}:python to a version that the packages support")
 #     words["set"] = cure
-#     text = row["say"] if "{set}" in row["say"] or not row.get("set") else f"{row['say']}: {{set}}"
+#     text = row["say"] if "{set}" in row["say"] or not cure else f"{row['say']}: {{set}}"
 #     return hints.Hint(_filled(text, words), cure)
 #
 #
@@ -33945,7 +33950,7 @@ def _clear(home: str, folder: str) -> None:
 #             present = present.get(key) or {}
 #         whole[path] = [*dict.fromkeys([*present, *value])] if isinstance(value, list) else value
 #     parts = [f"{site.at}:{path}: {hints.flow(value)}" for path, value in whole.items()]
-#     return hints.Hint(f"set {' and '.join(parts)}", whole)
+#     return hints.Hint(f"set {' and '.join(parts)}" if parts else "", whole)
 #
 #
 # def _of_node(failure: Failure) -> str:
@@ -36000,24 +36005,96 @@ def _clear(home: str, folder: str) -> None:
 #    "say": "correct what they report, or excuse a check by its id, {at}:silenced_checks: [models.W042]"
 #   },
 #   {
+#    "match": "(?:No interpreter found for|does not satisfy|requires a different Python: [\\d.]+ not in '|Requires-Python:?) *(?:Python *)?([<>=!~][<>=!~\\d.,*]*(?: *, *[<>=!~][\\d.*]+)*)",
+#    "python": "{1}",
+#    "say": "the packages are for Python {1}: {set}; it is {python} now"
+#   },
+#   {
 #    "match": "No interpreter found for|does not satisfy Python|Requires-Python|requires a different Python",
 #    "say": "set {at}:python to an interpreter of a version that the packages support; it is {python} now"
 #   },
 #   {
-#    "match": "No module named '?(tomllib|zoneinfo|imp|crypt|nis|spwd|lib2to3)\\b",
-#    "say": "{1} is not in every version of Python: set {at}:python to one that has it; it is {python} now"
+#    "match": "No module named '?(tomllib)\\b",
+#    "python": ">=3.11",
+#    "say": "{1} is not in every version of Python: {set}; it is {python} now"
 #   },
 #   {
-#    "match": "cannot import name '(\\w+)' from '(inspect|collections|asyncio|fractions|html|typing|locale|unittest|cgi)'",
-#    "say": "Python's {2} no longer has {1}: set {at}:python to a version that the packages support; it is {python} now"
+#    "match": "No module named '?(zoneinfo)\\b",
+#    "python": ">=3.9",
+#    "say": "{1} is not in every version of Python: {set}; it is {python} now"
 #   },
 #   {
-#    "match": "module '(inspect|collections|asyncio|fractions|html|typing|locale|unittest)' has no attribute '(\\w+)'",
-#    "say": "Python's {1} no longer has {2}: set {at}:python to a version that the packages support; it is {python} now"
+#    "match": "No module named '?(imp)\\b",
+#    "python": "<3.12",
+#    "say": "{1} is not in every version of Python: {set}; it is {python} now"
+#   },
+#   {
+#    "match": "No module named '?(crypt|nis|spwd|lib2to3)\\b",
+#    "python": "<3.13",
+#    "say": "{1} is not in every version of Python: {set}; it is {python} now"
+#   },
+#   {
+#    "match": "cannot import name '(\\w+)' from '(collections)'",
+#    "python": "<3.10",
+#    "say": "Python's {2} no longer has {1}: {set}; it is {python} now"
+#   },
+#   {
+#    "match": "cannot import name '(getargspec|formatargspec)' from '(inspect)'",
+#    "python": "<3.11",
+#    "say": "Python's {2} no longer has {1}: {set}; it is {python} now"
+#   },
+#   {
+#    "match": "cannot import name '(coroutine)' from '(asyncio)'",
+#    "python": "<3.11",
+#    "say": "Python's {2} no longer has {1}: {set}; it is {python} now"
+#   },
+#   {
+#    "match": "cannot import name '(gcd)' from '(fractions)'",
+#    "python": "<3.9",
+#    "say": "Python's {2} no longer has {1}: {set}; it is {python} now"
+#   },
+#   {
+#    "match": "cannot import name '(format|makeSuite|findTestCases)' from '(locale|unittest)'",
+#    "python": "<3.12",
+#    "say": "Python's {2} no longer has {1}: {set}; it is {python} now"
+#   },
+#   {
+#    "match": "module '(collections)' has no attribute '(\\w+)'",
+#    "python": "<3.10",
+#    "say": "Python's {1} no longer has {2}: {set}; it is {python} now"
+#   },
+#   {
+#    "match": "module '(inspect)' has no attribute '(getargspec|formatargspec)'",
+#    "python": "<3.11",
+#    "say": "Python's {1} no longer has {2}: {set}; it is {python} now"
+#   },
+#   {
+#    "match": "module '(asyncio)' has no attribute '(coroutine|async)'",
+#    "python": "<3.11",
+#    "say": "Python's {1} no longer has {2}: {set}; it is {python} now"
+#   },
+#   {
+#    "match": "module '(fractions)' has no attribute '(gcd)'",
+#    "python": "<3.9",
+#    "say": "Python's {1} no longer has {2}: {set}; it is {python} now"
+#   },
+#   {
+#    "match": "module '(locale|unittest)' has no attribute '(format|makeSuite|findTestCases)'",
+#    "python": "<3.12",
+#    "say": "Python's {1} no longer has {2}: {set}; it is {python} now"
+#   },
+#   {
+#    "match": "cannot import name '(\\w+)' from '(inspect|asyncio|fractions|html|typing|locale|unittest|cgi)'",
+#    "say": "Python's {2} has no {1}: set {at}:python to a version that the packages support; it is {python} now"
+#   },
+#   {
+#    "match": "module '(inspect|asyncio|fractions|html|typing|locale|unittest)' has no attribute '(\\w+)'",
+#    "say": "Python's {1} has no {2}: set {at}:python to a version that the packages support; it is {python} now"
 #   },
 #   {
 #    "match": "(global flags not at the start of the expression)",
-#    "say": "a package has a regular expression with {1}, which Python 3.11 and later refuse: set {at}:python to an older one, or a newer version of the package in {at}:python_packages; it is {python} now"
+#    "python": "<3.11",
+#    "say": "a package has a regular expression with {1}, which Python 3.11 and later refuse: {set}, or a newer version of the package in {at}:python_packages; it is {python} now"
 #   },
 #   {
 #    "match": "OSError: No such file: \\S*/releases/[^/]+/source/(\\S+\\.py)",
@@ -36065,7 +36142,8 @@ def _clear(home: str, folder: str) -> None:
 #   },
 #   {
 #    "match": "SyntaxError: f-string(?: expression part cannot include|: (?:unmatched|expecting|invalid))",
-#    "say": "{python} of this host does not know such a text, which Python has since 3.12: release on Debian 13, set {at}:python to a newer interpreter that this host has, or correct the line"
+#    "python": ">=3.12",
+#    "say": "{python} of this host does not know such a text, which Python has since 3.12: {set}, or correct the line"
 #   },
 #   {
 #    "match": "AttributeError: module '([\\w.]+)' has no attribute 'celery'",
@@ -36169,6 +36247,72 @@ def _clear(home: str, folder: str) -> None:
 #     Written here: `packaging.utils` has it too, and takes as long to import as a step without work may take.
 #     """
 #     return re.sub("[-_.]+", "-", name).lower()
+#: django_formula/knowledge/python_versions.py
+# """Versions of Python: which of them a restriction allows, and which is chosen where several are."""
+#
+# import re
+#
+# #: The versions of Python that are chosen for a project, the first one that it supports.
+# SERIES = ("3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.14")
+# #: The releases that a series of Python has at most: 3.11.0, 3.11.1, …
+# _RELEASES = 50
+#
+#
+# def suggested(*versions: str) -> str:
+#     """Return the version of Python for which all of these restrictions hold, such as ``3.13``; empty if none is known.
+#
+#     Args:
+#         versions: the versions that a project, its lock file or its Django are for; an empty one is no restriction.
+#     """
+#     return next((one for one in SERIES if all(is_of_series_among(one, limit) for limit in versions if limit)), "")
+#
+#
+# def is_of_series_among(version: str, versions: str) -> bool:
+#     """Return whether any release of the series of a version is among those that a project declares."""
+#     series = ".".join(version.split(".")[:2])
+#     return any(is_among(f"{series}.{number}", versions) for number in range(_RELEASES))
+#
+#
+# def is_among(version: str, versions: str) -> bool:
+#     """Return whether a version of Python is among those that a project declares, such as ``>=3.12`` or ``^3.11``.
+#
+#     What cannot be read is no restriction.
+#     """
+#     own = numbers_of(version, 3)
+#     return any(all(_fits(own, part) for part in re.split(r"[,\s]+", one)) for one in _spaced(versions).split("||"))
+#
+#
+# def _spaced(versions: str) -> str:
+#     """Return restrictions without blanks between an operator and its version."""
+#     return re.sub(r"([<>=!~^])\s+", r"\1", versions).strip()
+#
+#
+# def _fits(version: list[int], restriction: str) -> bool:
+#     found = re.fullmatch(r"(===?|!=|~=|>=|<=|<|>|\^|~)?(\d[\d.]*?)(\.\*)?", restriction)
+#     if not found:
+#         return True
+#     operator, numbers = found.group(1) or "", numbers_of(found.group(2), 3)
+#     if not operator or found.group(3):
+#         return (version[: len(numbers)] == numbers) == (operator != "!=")
+#     if operator in ("^", "~=", "~"):
+#         same = 1 if operator == "^" else max(1, len(numbers) - (operator == "~=" or len(numbers) > 2))
+#         return version >= numbers and version[:same] == numbers[:same]
+#     exact = [*numbers, 0, 0][:3]
+#     is_equal = version == exact
+#     return {
+#         ">=": version >= exact,
+#         "<=": version <= exact,
+#         "<": version < exact,
+#         ">": version > exact,
+#         "==": is_equal,
+#         "===": is_equal,
+#         "!=": not is_equal,
+#     }[operator]
+#
+#
+# def numbers_of(version: str, most: int = 2) -> list[int]:
+#     """Return the first numbers of a version."""
+#     return [int(part) for part in re.findall(r"\d+", version)[:most]]
 #: django_formula/knowledge/rows.py
 # """The rows of `knowledge.yaml`, and those that the pillar of a site adds, which come first.
 #
@@ -65274,7 +65418,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.container import base
 # from django_formula.host import commands
 # from django_formula.host.commands import DeploymentError
-# from django_formula.knowledge import hints
+# from django_formula.knowledge import hints, python_versions
 # from django_formula.server import servers
 # from django_formula.site.sites import Site
 # from django_formula.virtualenv import managed
@@ -65295,10 +65439,6 @@ def _clear(home: str, folder: str) -> None:
 # TESTED = ("4.2", "5.2", "6.0", "6.1")
 # #: The versions of Django with long-term support: one replaces a pinned version that an interpreter does not run.
 # _SUPPORTED_LONG = ("3.2", "4.2", "5.2")
-# #: The versions of Python that are chosen for a project, the first one that it supports.
-# SERIES = ("3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.14")
-# #: The releases that a series of Python has at most: 3.11.0, 3.11.1, …
-# _RELEASES = 50
 #
 #
 # class Interpreter(NamedTuple):
@@ -65358,7 +65498,7 @@ def _clear(home: str, folder: str) -> None:
 #     if site.python_version:
 #         return f"state.apply django installs it, or set {at} to another one"
 #     version = re.fullmatch(r"python(3\.\d+)", site.python)
-#     if version and version[1] in SERIES:
+#     if version and version[1] in python_versions.SERIES:
 #         return f"set {at} to '{version[1]}' in quotes, which installs it, or to another one"
 #     return f"add it to {site.at}:packages, or set {at} to another one"
 #
@@ -65370,43 +65510,6 @@ def _clear(home: str, folder: str) -> None:
 #         "print(sys.implementation.cache_tag, sysconfig.get_platform(), *platform.libc_ver(), platform.python_version())"
 #     )
 #     return commands.run([path, "-I", "-S", "-c", program], doing=f"reading the version of {path}").strip()
-#
-#
-# def is_among(version: str, versions: str) -> bool:
-#     """Return whether a version of Python is among those that a project declares, such as ``>=3.12`` or ``^3.11``.
-#
-#     What cannot be read is no restriction.
-#     """
-#     numbers = _numbers(version, 3)
-#     return any(all(_fits(numbers, part) for part in re.split(r"[,\s]+", one)) for one in _spaced(versions).split("||"))
-#
-#
-# def _spaced(versions: str) -> str:
-#     """Return restrictions without blanks between an operator and its version."""
-#     return re.sub(r"([<>=!~^])\s+", r"\1", versions).strip()
-#
-#
-# def _fits(version: list[int], restriction: str) -> bool:
-#     found = re.fullmatch(r"(===?|!=|~=|>=|<=|<|>|\^|~)?(\d[\d.]*?)(\.\*)?", restriction)
-#     if not found:
-#         return True
-#     operator, numbers = found.group(1) or "", _numbers(found.group(2), 3)
-#     if not operator or found.group(3):
-#         return (version[: len(numbers)] == numbers) == (operator != "!=")
-#     if operator in ("^", "~=", "~"):
-#         same = 1 if operator == "^" else max(1, len(numbers) - (operator == "~=" or len(numbers) > 2))
-#         return version >= numbers and version[:same] == numbers[:same]
-#     exact = [*numbers, 0, 0][:3]
-#     is_equal = version == exact
-#     return {
-#         ">=": version >= exact,
-#         "<=": version <= exact,
-#         "<": version < exact,
-#         ">": version > exact,
-#         "==": is_equal,
-#         "===": is_equal,
-#         "!=": not is_equal,
-#     }[operator]
 #
 #
 # def require(site: Site, versions: str) -> None:
@@ -65421,30 +65524,15 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: the interpreter's version is not among them.
 #     """
 #     version = interpreter(site).version
-#     if not is_of_series_among(version, versions):
+#     if not python_versions.is_of_series_among(version, versions):
 #         raise DeploymentError(
 #             f"the project requires Python {versions}, and {site.python} is {version}", hint=_another(site, versions)
 #         )
 #
 #
-# def suggested(*versions: str) -> str:
-#     """Return the version of Python for which all of these restrictions hold, such as ``3.13``; empty if none is known.
-#
-#     Args:
-#         versions: the versions that a project, its lock file or its Django are for; an empty one is no restriction.
-#     """
-#     return next((one for one in SERIES if all(is_of_series_among(one, limit) for limit in versions if limit)), "")
-#
-#
-# def is_of_series_among(version: str, versions: str) -> bool:
-#     """Return whether any release of the series of a version is among those that a project declares."""
-#     series = ".".join(version.split(".")[:2])
-#     return any(is_among(f"{series}.{number}", versions) for number in range(_RELEASES))
-#
-#
 # def _another(site: Site, *versions: str) -> hints.Hint:
 #     """Return how to choose an interpreter that these versions allow."""
-#     at, version = f"{site.at}:python", suggested(*versions)
+#     at, version = f"{site.at}:python", python_versions.suggested(*versions)
 #     if version and not site.config.get("container"):
 #         text = f"set {at} to '{version}' in quotes, which is installed where the host does not have it"
 #         return hints.Hint(text, {"python": version})
@@ -65453,8 +65541,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # def of_django(version: str) -> str:
 #     """Return the versions of Python that a version of Django runs on, such as ``>=3.6,<3.12``; empty if not known."""
-#     numbers = _numbers(version)
-#     return next((python for before, python in _DJANGO if numbers and numbers < _numbers(before)), "")
+#     numbers = python_versions.numbers_of(version)
+#     return next((python for before, python in _DJANGO if numbers and numbers < python_versions.numbers_of(before)), "")
 #
 #
 # def warning_of_django(version: str) -> str:
@@ -65463,7 +65551,9 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         version: the version of Django; empty if it is not known.
 #     """
-#     if not _numbers(version) or _numbers(version) <= _numbers(TESTED[-1]):
+#     if not python_versions.numbers_of(version) or python_versions.numbers_of(version) <= python_versions.numbers_of(
+#         TESTED[-1]
+#     ):
 #         return ""
 #     text = f"Django {version} is newer than what this version of the formula is tested with ({TESTED[-1]})"
 #     return f"{text}: look for a newer one, and try releases and rollbacks on another host first"
@@ -65477,14 +65567,10 @@ def _clear(home: str, folder: str) -> None:
 #         python: the version of Python; empty if it is not known.
 #     """
 #     versions = of_django(version)
-#     if not versions or not python or is_among(python, versions):
+#     if not versions or not python or python_versions.is_among(python, versions):
 #         return ""
-#     newer = (one for one in _SUPPORTED_LONG if _numbers(one) > _numbers(version))
-#     return next((one for one in newer if is_among(python, of_django(one))), "")
-#
-#
-# def _numbers(version: str, most: int = 2) -> list[int]:
-#     return [int(part) for part in re.findall(r"\d+", version)[:most]]
+#     newer = (one for one in _SUPPORTED_LONG if python_versions.numbers_of(one) > python_versions.numbers_of(version))
+#     return next((one for one in newer if python_versions.is_among(python, of_django(one))), "")
 #
 #
 # def require_for_django(site: Site, version: str) -> None:
@@ -65498,7 +65584,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     versions = of_django(version)
 #     found = interpreter(site).version if versions else ""
-#     if versions and not is_among(found, versions):
+#     if versions and not python_versions.is_among(found, versions):
 #         newer = newer_django(version, found)
 #         another = _another(site, versions)
 #         cure = hints.extended(site, "python_packages", [f"django~={newer}.0"]) if newer else ""
@@ -67765,7 +67851,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.database.engines import SERVERS
 # from django_formula.host import file, users
 # from django_formula.host.commands import DeploymentError
-# from django_formula.knowledge import cause_repository
+# from django_formula.knowledge import cause_repository, python_versions
 # from django_formula.knowledge import package as knowledge_package
 # from django_formula.process import build_user
 # from django_formula.server import servers
@@ -68195,7 +68281,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #     pip-compile writes it without a marker where it runs with an older Python.
 #     """
-#     if not interpreter.is_among(interpreter.interpreter(site).version, ">=3.9"):
+#     if not python_versions.is_among(interpreter.interpreter(site).version, ">=3.9"):
 #         return
 #     _rewrite(work, files, _ZONEINFO, "")
 #

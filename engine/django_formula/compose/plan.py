@@ -17,6 +17,7 @@ from django_formula.inspect import requirements as inspect_requirements
 from django_formula.inspect import worker as inspect_worker
 from django_formula.inspect.report import Report
 from django_formula.inspect.settings import Settings
+from django_formula.knowledge import python_versions
 from django_formula.server import gunicorn, servers, uvicorn
 from django_formula.untrusted.foreign import Foreign
 from django_formula.virtualenv import interpreter
@@ -274,10 +275,10 @@ def _python(tree: Path, files: list[str]) -> str:
     compiled = inspect_requirements.compiled_for(contents)
     own = [compiled] if compiled else []
     limits = (supported, interpreter.of_django(django))
-    for version in (*own, *interpreter.SERIES):
-        if all(interpreter.is_among(f"{version}.9", limit) for limit in limits if limit):
+    for version in (*own, *python_versions.SERIES):
+        if all(python_versions.is_among(f"{version}.9", limit) for limit in limits if limit):
             return version
-    return interpreter.SERIES[0]
+    return python_versions.SERIES[0]
 
 
 def _needs_source(text: str) -> bool:

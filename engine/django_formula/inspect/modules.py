@@ -9,11 +9,10 @@ from pathlib import Path
 from django_formula.inspect import code, imports, python_path, storages
 from django_formula.inspect import project as inspect_project
 from django_formula.inspect.settings import Settings
-from django_formula.knowledge import hints
+from django_formula.knowledge import hints, python_versions
 from django_formula.knowledge import package as knowledge_package
 from django_formula.knowledge.rows import rows
 from django_formula.site.sites import Site
-from django_formula.virtualenv import interpreter
 
 
 def needed(settings: Settings) -> list[str]:
@@ -107,7 +106,7 @@ def of_removed(settings: Settings, roots: Sequence[Path], python: str) -> dict[s
     known: dict[str, dict[str, str]] = rows("removed_modules")
     names = dict.fromkeys([*needed(settings), *imports.foreign(roots, settings)])
     found = {name: known[name] for name in names if name in known and not python_path.is_own(roots, name)}
-    return {name: row["package"] for name, row in found.items() if interpreter.is_among(python, row["python"])}
+    return {name: row["package"] for name, row in found.items() if python_versions.is_among(python, row["python"])}
 
 
 def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:

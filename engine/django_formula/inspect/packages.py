@@ -11,6 +11,7 @@ from django_formula.inspect import code, imports, modules, project, removed, rep
 from django_formula.inspect import requirements as inspect_requirements
 from django_formula.inspect.report import Report
 from django_formula.inspect.settings import Settings
+from django_formula.knowledge import python_versions
 from django_formula.server import servers
 from django_formula.untrusted.text import in_command
 from django_formula.virtualenv import interpreter
@@ -202,9 +203,9 @@ def _chosen_python(report: Report, host: str, django: str, supported: str) -> st
     of_django = interpreter.of_django(django)
     has_newer = interpreter.newer_django(django, host)
     limits = [supported, "" if has_newer else of_django]
-    if not host or all(not limit or interpreter.is_of_series_among(host, limit) for limit in limits):
+    if not host or all(not limit or python_versions.is_of_series_among(host, limit) for limit in limits):
         return host
-    version = interpreter.suggested(*limits)
+    version = python_versions.suggested(*limits)
     if not version:
         return host
     needed = f"it requires Python {supported}" if supported else f"Django {django} runs on Python {of_django}"
@@ -252,13 +253,13 @@ def _python(report: Report, host: str, django: str, supported: str, compiled_for
         supported: the versions of Python that the requirements declare.
         compiled_for: the version of Python that the requirements were compiled for.
     """
-    if supported and not (host and interpreter.is_among(host, supported)):
+    if supported and not (host and python_versions.is_among(host, supported)):
         has = f", and python3 of this host is {host}" if host else ""
         report.remarks.append(f"requires Python {supported}{has}: set `python` to another one")
     if compiled_for and not host.startswith(f"{compiled_for}."):
         report.remarks.append(f"requirements compiled for Python {compiled_for}: set `python` if packages do not build")
     versions = interpreter.of_django(django)
-    if versions and host and not interpreter.is_among(host, versions):
+    if versions and host and not python_versions.is_among(host, versions):
         text = f"Django {django} runs on Python {versions}, and python3 of this host is {host}"
         report.remarks.append(f"{text}: set `python` to another one")
 

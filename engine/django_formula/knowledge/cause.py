@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from django_formula.knowledge import cause_file, cause_package, cause_repository, hints, node
+from django_formula.knowledge import cause_file, cause_package, cause_repository, hints, node, python_versions
 from django_formula.knowledge.rows import rows
 from django_formula.site import build
 from django_formula.site.sites import Site
@@ -99,9 +99,13 @@ def _cure(failure: Failure, row: Mapping[str, Any], found: re.Match[str]) -> str
         words |= {"user": site.build_user, "where": "Salt's environment", "in_build": ", with build: true"}
         words["index"] = f", or {at}:index:url to an index that it reaches"
     words |= {str(number): group or "" for number, group in enumerate(found.groups(), 1)}
-    cure = _set(site, _filled(row.get("set") or {}, words))
+    options, supported = row.get("set") or {}, _filled(row.get("python") or "", words)
+    version = python_versions.suggested(supported) if supported and not site.config.get("container") else ""
+    cure = _set(site, _filled({**options, **({"python": version} if version else {})}, words))
+    if supported and not version and not options:
+        cure = hints.Hint(f"set {at}:python to a version that the packages support")
     words["set"] = cure
-    text = row["say"] if "{set}" in row["say"] or not row.get("set") else f"{row['say']}: {{set}}"
+    text = row["say"] if "{set}" in row["say"] or not cure else f"{row['say']}: {{set}}"
     return hints.Hint(_filled(text, words), cure)
 
 
@@ -123,7 +127,7 @@ def _set(site: Site, options: Mapping[str, Any]) -> hints.Hint:
             present = present.get(key) or {}
         whole[path] = [*dict.fromkeys([*present, *value])] if isinstance(value, list) else value
     parts = [f"{site.at}:{path}: {hints.flow(value)}" for path, value in whole.items()]
-    return hints.Hint(f"set {' and '.join(parts)}", whole)
+    return hints.Hint(f"set {' and '.join(parts)}" if parts else "", whole)
 
 
 def _of_node(failure: Failure) -> str:

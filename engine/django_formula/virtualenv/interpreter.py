@@ -9,7 +9,7 @@ from typing import NamedTuple
 from django_formula.container import base
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
-from django_formula.knowledge import hints
+from django_formula.knowledge import hints, python_versions
 from django_formula.server import servers
 from django_formula.site.sites import Site
 from django_formula.virtualenv import managed
@@ -30,10 +30,6 @@ _DJANGO = (
 TESTED = ("4.2", "5.2", "6.0", "6.1")
 #: The versions of Django with long-term support: one replaces a pinned version that an interpreter does not run.
 _SUPPORTED_LONG = ("3.2", "4.2", "5.2")
-#: The versions of Python that are chosen for a project, the first one that it supports.
-SERIES = ("3.13", "3.12", "3.11", "3.10", "3.9", "3.8", "3.14")
-#: The releases that a series of Python has at most: 3.11.0, 3.11.1, …
-_RELEASES = 50
 
 
 class Interpreter(NamedTuple):
@@ -93,7 +89,7 @@ def _hint_of_missing(site: Site) -> str:
     if site.python_version:
         return f"state.apply django installs it, or set {at} to another one"
     version = re.fullmatch(r"python(3\.\d+)", site.python)
-    if version and version[1] in SERIES:
+    if version and version[1] in python_versions.SERIES:
         return f"set {at} to '{version[1]}' in quotes, which installs it, or to another one"
     return f"add it to {site.at}:packages, or set {at} to another one"
 
@@ -105,43 +101,6 @@ def _identity(path: str, _modified: float) -> str:
         "print(sys.implementation.cache_tag, sysconfig.get_platform(), *platform.libc_ver(), platform.python_version())"
     )
     return commands.run([path, "-I", "-S", "-c", program], doing=f"reading the version of {path}").strip()
-
-
-def is_among(version: str, versions: str) -> bool:
-    """Return whether a version of Python is among those that a project declares, such as ``>=3.12`` or ``^3.11``.
-
-    What cannot be read is no restriction.
-    """
-    numbers = _numbers(version, 3)
-    return any(all(_fits(numbers, part) for part in re.split(r"[,\s]+", one)) for one in _spaced(versions).split("||"))
-
-
-def _spaced(versions: str) -> str:
-    """Return restrictions without blanks between an operator and its version."""
-    return re.sub(r"([<>=!~^])\s+", r"\1", versions).strip()
-
-
-def _fits(version: list[int], restriction: str) -> bool:
-    found = re.fullmatch(r"(===?|!=|~=|>=|<=|<|>|\^|~)?(\d[\d.]*?)(\.\*)?", restriction)
-    if not found:
-        return True
-    operator, numbers = found.group(1) or "", _numbers(found.group(2), 3)
-    if not operator or found.group(3):
-        return (version[: len(numbers)] == numbers) == (operator != "!=")
-    if operator in ("^", "~=", "~"):
-        same = 1 if operator == "^" else max(1, len(numbers) - (operator == "~=" or len(numbers) > 2))
-        return version >= numbers and version[:same] == numbers[:same]
-    exact = [*numbers, 0, 0][:3]
-    is_equal = version == exact
-    return {
-        ">=": version >= exact,
-        "<=": version <= exact,
-        "<": version < exact,
-        ">": version > exact,
-        "==": is_equal,
-        "===": is_equal,
-        "!=": not is_equal,
-    }[operator]
 
 
 def require(site: Site, versions: str) -> None:
@@ -156,30 +115,15 @@ def require(site: Site, versions: str) -> None:
         DeploymentError: the interpreter's version is not among them.
     """
     version = interpreter(site).version
-    if not is_of_series_among(version, versions):
+    if not python_versions.is_of_series_among(version, versions):
         raise DeploymentError(
             f"the project requires Python {versions}, and {site.python} is {version}", hint=_another(site, versions)
         )
 
 
-def suggested(*versions: str) -> str:
-    """Return the version of Python for which all of these restrictions hold, such as ``3.13``; empty if none is known.
-
-    Args:
-        versions: the versions that a project, its lock file or its Django are for; an empty one is no restriction.
-    """
-    return next((one for one in SERIES if all(is_of_series_among(one, limit) for limit in versions if limit)), "")
-
-
-def is_of_series_among(version: str, versions: str) -> bool:
-    """Return whether any release of the series of a version is among those that a project declares."""
-    series = ".".join(version.split(".")[:2])
-    return any(is_among(f"{series}.{number}", versions) for number in range(_RELEASES))
-
-
 def _another(site: Site, *versions: str) -> hints.Hint:
     """Return how to choose an interpreter that these versions allow."""
-    at, version = f"{site.at}:python", suggested(*versions)
+    at, version = f"{site.at}:python", python_versions.suggested(*versions)
     if version and not site.config.get("container"):
         text = f"set {at} to '{version}' in quotes, which is installed where the host does not have it"
         return hints.Hint(text, {"python": version})
@@ -188,8 +132,8 @@ def _another(site: Site, *versions: str) -> hints.Hint:
 
 def of_django(version: str) -> str:
     """Return the versions of Python that a version of Django runs on, such as ``>=3.6,<3.12``; empty if not known."""
-    numbers = _numbers(version)
-    return next((python for before, python in _DJANGO if numbers and numbers < _numbers(before)), "")
+    numbers = python_versions.numbers_of(version)
+    return next((python for before, python in _DJANGO if numbers and numbers < python_versions.numbers_of(before)), "")
 
 
 def warning_of_django(version: str) -> str:
@@ -198,7 +142,9 @@ def warning_of_django(version: str) -> str:
     Args:
         version: the version of Django; empty if it is not known.
     """
-    if not _numbers(version) or _numbers(version) <= _numbers(TESTED[-1]):
+    if not python_versions.numbers_of(version) or python_versions.numbers_of(version) <= python_versions.numbers_of(
+        TESTED[-1]
+    ):
         return ""
     text = f"Django {version} is newer than what this version of the formula is tested with ({TESTED[-1]})"
     return f"{text}: look for a newer one, and try releases and rollbacks on another host first"
@@ -212,14 +158,10 @@ def newer_django(version: str, python: str) -> str:
         python: the version of Python; empty if it is not known.
     """
     versions = of_django(version)
-    if not versions or not python or is_among(python, versions):
+    if not versions or not python or python_versions.is_among(python, versions):
         return ""
-    newer = (one for one in _SUPPORTED_LONG if _numbers(one) > _numbers(version))
-    return next((one for one in newer if is_among(python, of_django(one))), "")
-
-
-def _numbers(version: str, most: int = 2) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", version)[:most]]
+    newer = (one for one in _SUPPORTED_LONG if python_versions.numbers_of(one) > python_versions.numbers_of(version))
+    return next((one for one in newer if python_versions.is_among(python, of_django(one))), "")
 
 
 def require_for_django(site: Site, version: str) -> None:
@@ -233,7 +175,7 @@ def require_for_django(site: Site, version: str) -> None:
     """
     versions = of_django(version)
     found = interpreter(site).version if versions else ""
-    if versions and not is_among(found, versions):
+    if versions and not python_versions.is_among(found, versions):
         newer = newer_django(version, found)
         another = _another(site, versions)
         cure = hints.extended(site, "python_packages", [f"django~={newer}.0"]) if newer else ""

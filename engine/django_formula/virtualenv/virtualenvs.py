@@ -16,7 +16,7 @@ from django_formula.database import databases
 from django_formula.database.engines import SERVERS
 from django_formula.host import file, users
 from django_formula.host.commands import DeploymentError
-from django_formula.knowledge import cause_repository
+from django_formula.knowledge import cause_repository, python_versions
 from django_formula.knowledge import package as knowledge_package
 from django_formula.process import build_user
 from django_formula.server import servers
@@ -446,7 +446,7 @@ def _remove_backports(site: Site, work: Path, files: list[str]) -> None:
 
     pip-compile writes it without a marker where it runs with an older Python.
     """
-    if not interpreter.is_among(interpreter.interpreter(site).version, ">=3.9"):
+    if not python_versions.is_among(interpreter.interpreter(site).version, ">=3.9"):
         return
     _rewrite(work, files, _ZONEINFO, "")
 

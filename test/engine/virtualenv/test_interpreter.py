@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from django_formula.host.commands import DeploymentError
+from django_formula.knowledge import python_versions
 from django_formula.virtualenv import interpreter, requirements
 from specimen import ROOT, configured
 from trees import write_tree
@@ -122,7 +123,7 @@ def test_interpreter_that_the_project_does_not_support_is_refused(make_site, tmp
     ],
 )
 def test_version_of_python_is_compared_as_packaging_and_poetry_do(versions, supported):
-    assert interpreter.is_among("3.11.2", versions) is supported
+    assert python_versions.is_among("3.11.2", versions) is supported
 
 
 @pytest.mark.parametrize(

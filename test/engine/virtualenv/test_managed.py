@@ -14,7 +14,8 @@ import pytest
 import yaml
 from django_formula.host import commands
 from django_formula.host.commands import DeploymentError
-from django_formula.virtualenv import interpreter, managed
+from django_formula.knowledge import python_versions
+from django_formula.virtualenv import managed
 from specimen import ROOT
 from trees import write_tree
 
@@ -59,7 +60,7 @@ def install(mirror, cached=lambda url: False):
 
 
 def test_table_has_each_version_that_is_suggested_for_both_machines():
-    assert {*interpreter.SERIES} <= {*TABLE["versions"]}
+    assert {*python_versions.SERIES} <= {*TABLE["versions"]}
     for series, entry in TABLE["versions"].items():
         assert entry["version"].startswith(f"{series}.") and {*entry["archives"]} == {"aarch64", "x86_64"}
         for archive in entry["archives"].values():
