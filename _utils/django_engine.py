@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "aa8aad5b7b73ae14"
+DIGEST = "677c5c1d329d8bf9"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -12101,7 +12101,8 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/deploy/faults.py
 # """What passes every check of a new release and fails without a sign: warnings, by what the start has found."""
 #
-# from collections.abc import Iterator, Mapping, Sequence
+# import re
+# from collections.abc import Iterator, Mapping
 # from typing import Any
 #
 # from django_formula.deploy.deployment import Deployment
@@ -12115,6 +12116,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # #: Static files that a warning names, and the most characters of a text of the project.
 # _SHOWN, _TEXT = 5, 200
+# #: A folder of the project, relative to that of manage.py, as a start may report it.
+# _FOLDER = re.compile(r"(?!\.\.?(/|$))(?!.*/\.\.(/|$))\w[\w./-]{0,99}", re.ASCII)
 #
 #
 # def warnings(site: Site, release: Release, faults: Mapping[str, Any]) -> Iterator[str]:
@@ -12167,26 +12170,42 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #
 #
-# def not_collected(deployment: Deployment, release: Release, missing: Sequence[Mapping[str, str]]) -> None:
+# def not_collected(deployment: Deployment, release: Release, found: Mapping[str, Any]) -> None:
 #     """Warn of static files that templates name and that are not there once all commands have run.
 #
 #     Args:
-#         missing: the names that were not collected, each with the place in a template.
+#         found: what the start of Django has reported: in ``static`` the names that were not collected, each with the
+#             place in a template and the folder of the source that has it, and in ``folders`` those that are collected.
 #     """
 #     static = Foreign(release.path / "static")
-#     names = [one for one in missing if len(one["name"]) <= _TEXT and ".." not in one["name"].split("/")]
+#     names = [one for one in found.get("static", []) if len(one["name"]) <= _TEXT and ".." not in one["name"].split("/")]
 #     gone = [one for one in names if not (static / one["name"].lstrip("/")).exists()]
+#     committed = sorted({one["folder"] for one in gone if _FOLDER.fullmatch(one.get("folder", ""))})
 #     if not gone:
 #         return
+#     cure = (
+#         f"have {release.site.at}:build create what is generated, without removing packages that are served, or correct "
+#         "the names in the project"
+#     )
+#     if committed:
+#         cures = [_collecting(release.site, committed, found.get("folders")), cure]
+#         cure = "; for the others ".join(cures[: 1 + any(not one.get("folder") for one in gone)])
 #     shown = [f"{one['name']} ({one['place'][-_TEXT:]})" for one in gone[:_SHOWN]]
 #     more = f" and {len(gone) - _SHOWN} more" if len(gone) > _SHOWN else ""
-#     deployment.warn(
-#         [
-#             f"templates name static files that were not collected: {', '.join(shown)}{more}; have "
-#             f"{release.site.at}:build create what is generated, without removing packages that are served, or correct "
-#             "the names in the project"
-#         ]
-#     )
+#     deployment.warn([f"templates name static files that were not collected: {', '.join(shown)}{more}; {cure}"])
+#
+#
+# def _collecting(site: Site, committed: list[str], present: list[str] | None) -> str:
+#     """Return how folders of the source are collected.
+#
+#     Args:
+#         present: those that the project has collected; None where it gives them prefixes.
+#     """
+#     names, folders = project.listed(committed), [*dict.fromkeys([*(present or []), *committed])]
+#     cure = f"add {names} to STATICFILES_DIRS in the project"
+#     if site.config["overlay"] and present is not None and all(map(_FOLDER.fullmatch, folders)):
+#         cure = f"set {site.at}:settings:STATICFILES_DIRS: {hints.flow(folders)}, or {cure}"  # Salt replaces braces
+#     return f"the source has them in {names}, which is not collected: {cure}"
 #: django_formula/deploy/findings.py
 # """What a deployment has found out: what is to be released, what a dry run foresees, how the new release serves."""
 #
@@ -15727,11 +15746,11 @@ def _clear(home: str, folder: str) -> None:
 #         answer = program.start(
 #             site, release.path, release.facts, deployment.secrets.masked(), write_ahead=not deployment.findings.takeover
 #         )
-#     missing = answer.get("faults", {}).get("static", [])
+#     found = answer.get("faults", {})
 #     record_start(deployment, release, answer)
 #     commands.run_stage(deployment, "after_static", writable=[folder])
 #     _take_static_files(site, folder)
-#     faults.not_collected(deployment, release, missing)
+#     faults.not_collected(deployment, release, found)
 #
 #
 # def _take_static_files(site: Site, folder: Path) -> None:
@@ -62970,8 +62989,11 @@ def _clear(home: str, folder: str) -> None:
 #     }
 # }
 # #: What fails without a sign, by the start of Django: the setting by which a worker gets no tasks, what sends no mail,
-# #: where sessions are lost, and static files that templates name, with the place.
-# FAULTS = {"at_once?": {str: str}, "mail?": str, "sessions?": str, "static?": [{"name": str, "place": str}]}
+# #: where sessions are lost, static files that templates name, with the place, and the folders with those.
+# FAULTS = {
+#     **{"at_once?": {str: str}, "mail?": str, "sessions?": str},
+#     **{"static?": [{"name": str, "place": str, "folder?": str}], "folders?": ([str], types.NoneType)},
+# }
 # #: The answer of the program that starts Django.
 # START = {
 #     **dict.fromkeys(("django", "settings_module", "static_url", "static_root", "media_url", "media_root"), str),

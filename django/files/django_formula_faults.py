@@ -12,6 +12,8 @@ STATIC = re.compile(r"\{%-?\s*static\s+(\"[^\"{}]+\"|'[^'{}]+')\s*(?:as\s+\w+\s*
 HIDDEN = re.compile(r"\{#.*?#\}|\{%-?\s*(comment|verbatim)\b.*?%\}.*?\{%-?\s*end\1\b.*?%\}", re.DOTALL)
 #: Of names that were not collected, the most that are reported; files and bytes of templates that are read.
 MOST, FILES, BYTES = 100, 20_000, 1 << 20
+#: The most folders that are searched for those files.
+FOLDERS = 2_000
 
 
 def found(settings, workers, modules, static_root):
@@ -27,6 +29,7 @@ def found(settings, workers, modules, static_root):
         "mail": mail(settings),
         "sessions": sessions(settings),
         "static": static(static_root) if static_root else [],
+        "folders": static_folders(settings),
     }
 
 
@@ -97,7 +100,32 @@ def static(root):
             missing[name] = f"{os.path.relpath(path)}:{text.count(chr(10), 0, tag.start()) + 1}"
             if len(missing) == MOST:
                 break
-    return [{"name": name, "place": place} for name, place in missing.items()]
+    present = committed(missing) if missing else {}
+    return [{"name": name, "place": place, "folder": present.get(name, "")} for name, place in missing.items()]
+
+
+def committed(names):
+    """Return the folders that have files of these names and no code, relative to the working directory, by name."""
+    found = {}
+    for count, (parent, folders, _files) in enumerate(os.walk(".")):
+        folders[:] = sorted(one for one in folders if one != "node_modules" and not one.startswith((".", "__")))
+        for name in names:
+            if name not in found and os.path.isfile(os.path.join(parent, name.lstrip("/"))) and not has_code(parent):
+                found[name] = os.path.relpath(parent)
+        if count > FOLDERS:
+            break
+    return found
+
+
+def has_code(folder):
+    """Return whether a folder has modules of Python, which are not to be served."""
+    return any(name.endswith(".py") for _parent, _folders, names in os.walk(folder) for name in names)
+
+
+def static_folders(settings):
+    """Return the folders of STATICFILES_DIRS, relative to the working directory; None of those with a prefix."""
+    folders = [one for one in settings.STATICFILES_DIRS or () if not isinstance(one, (list, tuple))]
+    return [os.path.relpath(one) for one in folders] if len(folders) == len(settings.STATICFILES_DIRS or ()) else None
 
 
 def lines_of(hidden):

@@ -23,7 +23,7 @@ from celery import Celery
 app = Celery("shop", broker="memory://")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 """
-NONE = {"at_once": {}, "mail": "", "sessions": "", "static": []}
+NONE = {"at_once": {}, "mail": "", "sessions": "", "static": [], "folders": []}
 
 
 def started(folder: Path, settings: str = "", workers: Any = None, **files: str) -> dict[str, Any]:
@@ -130,8 +130,18 @@ def test_static_files_that_templates_name_and_nothing_has_collected(tmp_path, st
     files |= {"shop/static/shop/style.css": "a {}"}
     backend = f"django.contrib.staticfiles.storage.{storage}"
     settings = f"STORAGES = {{'staticfiles': {{'BACKEND': '{backend}'}}}}"
+    files |= {"assets/gone/more.css": "b {}", "shop/gone/b": "in a folder with code", "gone/app.js/x": "a folder"}
     assert started(tmp_path, settings, **files)["static"] == [
-        {"name": "gone/app.js", "place": "pages/home.html:6"},
-        {"name": "gone/more.css", "place": "pages/home.html:8"},
-        {"name": "gone/b", "place": "shop/templates/shop/a.txt:1"},
+        {"name": "gone/app.js", "place": "pages/home.html:6", "folder": ""},
+        {"name": "gone/more.css", "place": "pages/home.html:8", "folder": "assets"},
+        {"name": "gone/b", "place": "shop/templates/shop/a.txt:1", "folder": ""},
     ]
+
+
+@pytest.mark.parametrize(
+    ("dirs", "folders"), [("[]", []), ("[TOP + '/own', 'b']", ["own", "b"]), ("[('x', TOP + '/own')]", None)]
+)
+def test_folders_that_are_collected_are_reported_relative_to_manage(tmp_path, dirs, folders):
+    files = {"own/a.css": "", "b/b.css": ""}
+    settings = f"import os\nTOP = os.path.dirname(os.path.abspath(__file__))\nSTATICFILES_DIRS = {dirs}"
+    assert started(tmp_path, settings, **files)["folders"] == folders

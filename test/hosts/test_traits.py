@@ -174,7 +174,9 @@ def test_a_front_end_is_built_once_for_several_attempts(manor, repositories, tmp
     for text in (
         "worker tasks gets no task: CELERY_TASK_ALWAYS_EAGER has each run at once, in the process that sends it; "
         f"correct ATELIER_QUEUE in {at}:environment",
-        f"templates name static files that were not collected: chooser/chooser.css (pages/home.html:3); have {at}",
+        "templates name static files that were not collected: chooser/chooser.css (pages/home.html:3), css/atelier.css "
+        f"(pages/home.html:4); the source has them in static, which is not collected: set {at}:settings:"
+        "STATICFILES_DIRS: [dist, static], or add static to STATICFILES_DIRS in the project; for the others",
         f"console.EmailBackend, which sends no mail: set {at}:email, or correct MAIL_BY in {at}:environment",
         "SESSION_ENGINE is the cache, and CACHES: default is django.core.cache.backends.locmem.LocMemCache: each",
         "atelier.settings.local, which is named for development, and the source has atelier.settings.production",
@@ -186,7 +188,10 @@ def test_a_front_end_is_built_once_for_several_attempts(manor, repositories, tmp
     assert built.startswith("built ") and atelier.get("/static/stats.json").json() == {"path": f"{source}/dist/app.js"}
     assert manor.host.run(f"stat -c %U:%a {atelier.root}/kept {atelier.root}/kept/*").stdout == "root:750\nroot:640\n"
     repository.commit({"package-lock.json": repository.read("package-lock.json").replace("1.0.0", "1.0.1")})
-    applied = atelier.deploy(environment={**environment, "ATELIER_QUEUE": "on"})
+    dirs = {"STATICFILES_DIRS": ["dist", "static"]}
+    applied = atelier.deploy(environment={**environment, "ATELIER_QUEUE": "on"}, settings=dirs)
+    assert atelier.get("/static/css/atelier.css").text == "body {color: teal}\n"
+    assert "css/atelier.css" not in str(applied.warnings)
     assert "kept" not in applied["atelier is built"].changes and "gets no task" not in str(applied.warnings)
     rebuilt = atelier.get("/static/app.js").text
     assert rebuilt.startswith("built ") and rebuilt != built

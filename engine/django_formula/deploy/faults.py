@@ -1,6 +1,7 @@
 """What passes every check of a new release and fails without a sign: warnings, by what the start has found."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django_formula.deploy.deployment import Deployment
@@ -14,6 +15,8 @@ from django_formula.worker import workers
 
 #: Static files that a warning names, and the most characters of a text of the project.
 _SHOWN, _TEXT = 5, 200
+#: A folder of the project, relative to that of manage.py, as a start may report it.
+_FOLDER = re.compile(r"(?!\.\.?(/|$))(?!.*/\.\.(/|$))\w[\w./-]{0,99}", re.ASCII)
 
 
 def warnings(site: Site, release: Release, faults: Mapping[str, Any]) -> Iterator[str]:
@@ -66,23 +69,39 @@ def _of_development(site: Site, release: Release) -> Iterator[str]:
         )
 
 
-def not_collected(deployment: Deployment, release: Release, missing: Sequence[Mapping[str, str]]) -> None:
+def not_collected(deployment: Deployment, release: Release, found: Mapping[str, Any]) -> None:
     """Warn of static files that templates name and that are not there once all commands have run.
 
     Args:
-        missing: the names that were not collected, each with the place in a template.
+        found: what the start of Django has reported: in ``static`` the names that were not collected, each with the
+            place in a template and the folder of the source that has it, and in ``folders`` those that are collected.
     """
     static = Foreign(release.path / "static")
-    names = [one for one in missing if len(one["name"]) <= _TEXT and ".." not in one["name"].split("/")]
+    names = [one for one in found.get("static", []) if len(one["name"]) <= _TEXT and ".." not in one["name"].split("/")]
     gone = [one for one in names if not (static / one["name"].lstrip("/")).exists()]
+    committed = sorted({one["folder"] for one in gone if _FOLDER.fullmatch(one.get("folder", ""))})
     if not gone:
         return
+    cure = (
+        f"have {release.site.at}:build create what is generated, without removing packages that are served, or correct "
+        "the names in the project"
+    )
+    if committed:
+        cures = [_collecting(release.site, committed, found.get("folders")), cure]
+        cure = "; for the others ".join(cures[: 1 + any(not one.get("folder") for one in gone)])
     shown = [f"{one['name']} ({one['place'][-_TEXT:]})" for one in gone[:_SHOWN]]
     more = f" and {len(gone) - _SHOWN} more" if len(gone) > _SHOWN else ""
-    deployment.warn(
-        [
-            f"templates name static files that were not collected: {', '.join(shown)}{more}; have "
-            f"{release.site.at}:build create what is generated, without removing packages that are served, or correct "
-            "the names in the project"
-        ]
-    )
+    deployment.warn([f"templates name static files that were not collected: {', '.join(shown)}{more}; {cure}"])
+
+
+def _collecting(site: Site, committed: list[str], present: list[str] | None) -> str:
+    """Return how folders of the source are collected.
+
+    Args:
+        present: those that the project has collected; None where it gives them prefixes.
+    """
+    names, folders = project.listed(committed), [*dict.fromkeys([*(present or []), *committed])]
+    cure = f"add {names} to STATICFILES_DIRS in the project"
+    if site.config["overlay"] and present is not None and all(map(_FOLDER.fullmatch, folders)):
+        cure = f"set {site.at}:settings:STATICFILES_DIRS: {hints.flow(folders)}, or {cure}"  # Salt replaces braces
+    return f"the source has them in {names}, which is not collected: {cure}"

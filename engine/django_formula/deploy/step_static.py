@@ -43,11 +43,11 @@ def static(deployment: Deployment) -> Iterator[Changes]:
         answer = program.start(
             site, release.path, release.facts, deployment.secrets.masked(), write_ahead=not deployment.findings.takeover
         )
-    missing = answer.get("faults", {}).get("static", [])
+    found = answer.get("faults", {})
     record_start(deployment, release, answer)
     commands.run_stage(deployment, "after_static", writable=[folder])
     _take_static_files(site, folder)
-    faults.not_collected(deployment, release, missing)
+    faults.not_collected(deployment, release, found)
 
 
 def _take_static_files(site: Site, folder: Path) -> None:

@@ -104,8 +104,11 @@ CELERY = {
     }
 }
 #: What fails without a sign, by the start of Django: the setting by which a worker gets no tasks, what sends no mail,
-#: where sessions are lost, and static files that templates name, with the place.
-FAULTS = {"at_once?": {str: str}, "mail?": str, "sessions?": str, "static?": [{"name": str, "place": str}]}
+#: where sessions are lost, static files that templates name, with the place, and the folders with those.
+FAULTS = {
+    **{"at_once?": {str: str}, "mail?": str, "sessions?": str},
+    **{"static?": [{"name": str, "place": str, "folder?": str}], "folders?": ([str], types.NoneType)},
+}
 #: The answer of the program that starts Django.
 START = {
     **dict.fromkeys(("django", "settings_module", "static_url", "static_root", "media_url", "media_root"), str),

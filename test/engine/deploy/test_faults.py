@@ -142,3 +142,34 @@ def test_static_files_that_templates_name_and_nothing_makes(world, monkeypatch):
         f"{AT}:build create what is generated, without removing packages that are served, or correct the names in the "
         "project"
     ]
+
+
+@pytest.mark.parametrize(
+    ("folders", "given", "cure"),
+    [
+        (["static"], [], "set {at}:settings:STATICFILES_DIRS: [static], or "),
+        (["static"], ["own"], "set {at}:settings:STATICFILES_DIRS: [own, static], or "),
+        (["b", "a"], ["a"], "set {at}:settings:STATICFILES_DIRS: [a, b], or "),
+        (["static"], None, ""),
+        (["static"], ["../outside"], ""),
+    ],
+)
+def test_static_files_that_are_committed_and_in_no_setting(world, folders, given, cure):
+    named = [{"name": f"{one}.css", "place": "a.html:1", "folder": one} for one in folders]
+    world.answers = {"faults": {"static": named, "folders": given}}
+    listed = ", ".join(sorted(folders))
+    text = f"; the source has them in {listed}, which is not collected: {cure.format(at=AT)}add {listed} to "
+    assert warned(world)[0].endswith(f"{text}STATICFILES_DIRS in the project")
+
+
+@pytest.mark.parametrize("folder", [".", "..", "../x", "/etc", "a/../..", "a\nb", "{{x}}", "", "x" * 200])
+def test_folder_that_a_project_makes_up_is_not_proposed(world, folder):
+    world.answers = {"faults": {"static": [{"name": "a", "place": "a.html:1", "folder": folder}], "folders": []}}
+    warning = warned(world)[0]
+    assert "STATICFILES_DIRS" not in warning and "create what is generated" in warning
+
+
+def test_static_files_of_which_only_some_are_committed(world):
+    named = [{"name": "a.css", "place": "a.html:1", "folder": "static"}, {"name": "b.css", "place": "a.html:2"}]
+    world.answers = {"faults": {"static": named, "folders": []}}
+    assert f"STATICFILES_DIRS in the project; for the others have {AT}:build create" in warned(world)[0]

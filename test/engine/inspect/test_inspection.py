@@ -173,7 +173,7 @@ def test_package_of_each_row_is_replaced_from_its_python_on(name):
 
 
 def test_required_package_of_each_row_needs_packages():
-    """Each name in a pattern is tried; extras and longer names are told apart."""
+    """Each name in a pattern is tried; extras and longer names are distinguished."""
     names = {
         *("psycopg2", "psycopg2cffi", "psycopg", "psycopg[c]", "psycopg-c", "mysqlclient", "pylibmc", "uwsgi"),
         *("netifaces", "python-ldap", "django-auth-ldap", "xmlsec", "python3-saml", "pycairo", "xhtml2pdf", "cairosvg"),
