@@ -56,7 +56,9 @@ def test_page_fits_each_width_and_axe_finds_nothing(browser: Host, hosts: list[d
 
 def test_what_is_wrong_is_found(browser: Host) -> None:
     page = document.of_hosts(seen_hosts.whole(), seen_hosts.NOW)
-    wrong = page.replace("<main>", '<main><img src="http://127.0.0.1:9/x.png" width="900">').replace(' lang="en"', "")
+    wrong = page.replace("<main>", f'<main><img src="http://127.0.0.1:9/x.png"><pre>{"x" * 200}</pre>').replace(
+        ' lang="en"', ""
+    )
     look = looks(browser, wrong)[2]
-    assert look["elements"] == 1 and look["scroll"] > look["client"]
+    assert look["elements"] == 1 and look["scroll"] > look["client"] and look["requested"]
     assert {"image-alt", "html-has-lang"} <= {one["id"] for one in look["violations"]}
