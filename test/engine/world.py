@@ -1,14 +1,16 @@
 """A host in miniature: the engine deploys for real, into folders; a `World` plays its daemons, git and uv."""
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django_formula.backup import backups, dumps
@@ -33,7 +35,7 @@ from django_formula.virtualenv import interpreter, virtualenvs
 from django_formula.worker import workers
 from specimen import MakeSite, formula_templates
 
-__all__ = ["World", "world"]
+__all__ = ["World", "kept_templates", "world"]
 
 
 #: Programs that print nothing, unless a test has something in `World.prints`.
@@ -458,12 +460,63 @@ def ask_here(user: str | None, function: Callable[..., Any], *arguments: Any, do
     return delegate._result(text, doing or f"{function.__name__} as {user}", user, 30)
 
 
+class Templates:
+    """Keeps a site's templates where `Site.keep_templates` does, as links to files that all tests have in common.
+
+    A site has about eighty, and most tests have a site; none writes into a template that is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = functools.cache(lambda url: quote(url.removeprefix("salt://"), safe=""))
+        self.checksum = functools.cache(host_file.checksum)
+
+    @functools.cache  # noqa: B019 - as long as the tests
+    def file(self, text: str) -> Path:
+        """The file that has a text."""
+        path = self.folder / self.checksum(text)
+        path.write_text(text)
+        path.chmod(0o600)
+        return path
+
+    @functools.cache  # noqa: B019
+    def number(self, text: str) -> int:
+        """The inode of that file."""
+        return self.file(text).stat().st_ino
+
+    def stale(self, site: Site, templates: Mapping[str, str]) -> list[str]:
+        """As `Site.stale_templates`."""
+        kept = {entry.name: entry.inode() for entry in os.scandir(site.templates)} if site.templates.exists() else {}
+        stale = [url for url, text in templates.items() if kept.get(self.name(url)) != self.number(text)]
+        same = host_file.read_json(site.template_sums) == self.sums(templates)
+        return sorted(stale) or ([] if same else [str(site.template_sums)])
+
+    def sums(self, templates: Mapping[str, str]) -> dict[str, str]:
+        return {url: self.checksum(text) for url, text in templates.items()}
+
+    def keep(self, site: Site, templates: Mapping[str, str]) -> None:
+        """As `Site.keep_templates`."""
+        for entry in os.scandir(site.templates):
+            os.unlink(entry.path)
+        for url, text in templates.items():
+            os.link(self.file(text), f"{site.templates}/{self.name(url)}")
+        host_file.write_json(site.template_sums, self.sums(templates), mode=0o600)
+
+
+@pytest.fixture(scope="session")
+def kept_templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    return Templates(tmp_path_factory.mktemp("templates"))
+
+
 @pytest.fixture
-def world(make_site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(make_site: MakeSite, kept_templates: Templates, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A host in miniature, on which nothing has been deployed yet."""
     world = World(make_site)
     played = {
         (os, "fsync"): lambda file: None,
+        (host_file, "sync_folder"): lambda path: None,
+        (Site, "stale_templates"): lambda site, templates: kept_templates.stale(site, templates),
+        (Site, "keep_templates"): lambda site, templates: kept_templates.keep(site, templates),
         (commands, "run"): world.run,
         (project_ask, "backup"): world.ask,
         (dumps, "free"): lambda folder: 1 << 20,

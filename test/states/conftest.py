@@ -23,9 +23,9 @@ from django_formula.site import sites
 from django_formula.watch import spool
 from saltfactories.utils.functional import Loaders
 from specimen import make_site, own_host
-from world import world
+from world import kept_templates, world
 
-__all__ = ["loaders", "make_site", "own_host", "world"]
+__all__ = ["kept_templates", "loaders", "make_site", "own_host", "world"]
 
 ROOT = Path(__file__).parent.parent.parent
 GRAINS = {"os": "Debian", "os_family": "Debian", "osmajorrelease": 12, "osrelease": "12", "init": "systemd"}
