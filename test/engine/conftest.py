@@ -5,6 +5,6 @@ from django_formula.host import lazy  # noqa: F401 - modules run when they are u
 # isort: split
 from project_commands import project_commands
 from specimen import make_site, own_host
-from world import kept_templates, world
+from world import asked_here, kept_templates, world
 
-__all__ = ["kept_templates", "make_site", "own_host", "project_commands", "world"]
+__all__ = ["asked_here", "kept_templates", "make_site", "own_host", "project_commands", "world"]

@@ -35,7 +35,7 @@ from django_formula.virtualenv import interpreter, virtualenvs
 from django_formula.worker import workers
 from specimen import MakeSite, formula_templates
 
-__all__ = ["World", "kept_templates", "world"]
+__all__ = ["World", "asked_here", "kept_templates", "world"]
 
 
 #: Programs that print nothing, unless a test has something in `World.prints`.
@@ -458,6 +458,12 @@ def ask_here(user: str | None, function: Callable[..., Any], *arguments: Any, do
     finally:
         foreign.Trust.is_root = True
     return delegate._result(text, doing or f"{function.__name__} as {user}", user, 30)
+
+
+@pytest.fixture
+def asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Source is read in this process: for the cases of a table, of which others have the process of another user."""
+    monkeypatch.setattr(delegate, "ask", ask_here)
 
 
 class Templates:

@@ -106,6 +106,7 @@ def test_image_has_the_versions_that_pdm_locked(tmp_path):
     ]
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("kind", ["production", "local"])
 @pytest.mark.parametrize("case", SOURCES)
 def test_compose_files_are_in_the_portable_subset(case, kind, tmp_path):
@@ -134,6 +135,7 @@ def test_compose_files_are_in_the_portable_subset(case, kind, tmp_path):
     assert {source for source in compose["secrets"].values() if not source["file"].startswith("./.envs/")} == set()
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("case", SOURCES)
 def test_programs_can_be_read_by_what_runs_them(case, tmp_path):
     folder, _lines = written(case, tmp_path)
@@ -492,6 +494,7 @@ def test_a_folder_without_a_project_is_refused(tmp_path):
 _NAMES = {"yaml": "a}\n  privileged: true\n  x-a: {b", "line": "a\nRUN evil", "shell": "a$(evil)"}
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("where", ["settings", "application", "manage.py", "requirements"])
 @pytest.mark.parametrize("name", _NAMES.values(), ids=[*_NAMES])
 def test_no_name_of_a_repository_adds_to_the_files(name, where, tmp_path):

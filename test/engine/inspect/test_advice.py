@@ -312,6 +312,7 @@ robot = json.loads(env.get("ACCOUNT", ""), strict=env.get("STRICT", "1"))
 """
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize(
     ("cause", "environment", "hint"),
     [
@@ -450,6 +451,7 @@ def test_variables_that_views_require_are_missing_too(release):
     assert advice.missing_variables(site, release, FACTS) == ["OF_VIEW", "REGION"]
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize(
     ("cause", "path"),
     [

@@ -41,6 +41,7 @@ def test_inspection_writes_a_valid_pillar(tmp_path, case, monkeypatch):
     assert compiler.compile(pillar, contract("schema.yaml"), contract("platforms.yaml"), DEBIAN)["errors"] == []
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in BACKGROUND])
 def test_background_work_is_proposed_as_the_project_has_it(tmp_path, case):
     files = {
@@ -300,6 +301,7 @@ def test_celery_that_the_python_of_this_host_cannot_import_is_replaced(monkeypat
     assert ("python_packages" in text) is is_replaced
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize(
     ("pinned", "host", "code", "newer"),
     [
@@ -340,6 +342,7 @@ def inspected(folder, settings, files=None) -> dict:
     return pillar["django"]["sites"]["shop"]
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize(
     ("settings", "key", "expected"),
     [
@@ -386,6 +389,7 @@ def test_secret_that_each_process_makes_is_named(tmp_path):
         ("from .local import *", True),
     ],
 )
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("example", ["local.py.example", "local_example.py"])
 def test_file_that_settings_look_for_first_is_not_needed(tmp_path, settings, is_needed, example):
     found = inspected(tmp_path, settings, files={f"conf/{example}": "NAME = 1\n"})
@@ -531,6 +535,7 @@ def test_inspection_that_fails_names_the_file_that_was_read(tmp_path, monkeypatc
         ("options", "_health", "the health check", {"folder", "environment"}),
     ],
 )
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("error", [IndexError("tuple index out of range"), RecursionError(), OSError(36, "too long")])
 def test_a_part_that_fails_leaves_the_others(tmp_path, monkeypatch, module, function, what, keys, error):
     def fail(*_arguments):
@@ -549,6 +554,7 @@ def test_a_part_that_fails_leaves_the_others(tmp_path, monkeypatch, module, func
     assert {*yaml.safe_load(text)["django"]["sites"]["shop"]} >= keys
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize(
     "pattern", [".", "./", "", "..", "/", "**/..", "packages/***", "a\0b", "packages/*", "[", "\ud800"]
 )

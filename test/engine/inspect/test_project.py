@@ -30,6 +30,7 @@ Cases.add_constructor("!join", lambda loader, node: "".join(loader.construct_seq
 PROJECTS = yaml.load((Path(__file__).parents[1] / "projects.yaml").read_text(), Loader=Cases)
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["case"]) for case in PROJECTS])
 def test_project_is_found_in_its_source(tmp_path, case, monkeypatch):
     for name, content in case["files"].items():

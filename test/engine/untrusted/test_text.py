@@ -141,6 +141,7 @@ def test_command_of_a_procfile_is_no_program_of_jinja(tmp_path):
     assert shlex.split(site["workers"]["other"]["command"])[-1] == "{{ salt.cmd.run(dict(id=1)|first) }}"
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize(
     "name", [ATTACK, "x\n      user: shop", "x\n    other: {}", "x\x1b[2J", "x\x85y: 1", "x\u2028y: 1"]
 )
@@ -171,6 +172,7 @@ def test_command_with_a_name_that_cannot_be_quoted_is_not_proposed(tmp_path, nam
     assert "runuser" not in text and "no command is proposed" in text
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("seed", range(12))
 def test_pillar_of_an_inspection_has_the_data_that_was_found(tmp_path, monkeypatch, seed):
     """Whatever names and texts the project has, in values, in names of entries and in comments."""
