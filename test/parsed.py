@@ -12,9 +12,14 @@ def tree(path: Path) -> ast.Module:
 
 
 @functools.cache
+def walked(node: ast.AST) -> tuple[ast.AST, ...]:
+    """What `ast.walk` gives."""
+    return tuple(ast.walk(node))
+
+
 def nodes(path: Path) -> tuple[ast.AST, ...]:
     """All nodes of a file's code."""
-    return tuple(ast.walk(tree(path)))
+    return walked(tree(path))
 
 
 def name(node: ast.AST) -> str:

@@ -85,7 +85,7 @@ def makers() -> frozenset[str]:
     return frozenset(
         f"{module.rpartition('/')[2]}.{node.name}"
         for module, tree in trees().items()
-        for node in ast.walk(tree)
+        for node in parsed.walked(tree)
         if isinstance(node, ast.FunctionDef) and node.returns
         if ast.unparse(node.returns).removesuffix(" | None") in TYPES
     )
@@ -107,40 +107,39 @@ def _all_made(node: ast.AST, function: ast.AST, module: str) -> bool:
         return is_made(node, function, module)
     values = [
         one.value
-        for one in ast.walk(function)
+        for one in parsed.walked(function)
         if isinstance(one, ast.Assign) and [parsed.name(target) for target in one.targets] == [node.id]
     ]
     is_cycle = any(isinstance(value, ast.Name) for value in values)
     return bool(values) and not is_cycle and all(_all_made(value, function, module) for value in values)
 
 
-def places(tree: ast.AST, pattern: re.Pattern[str]) -> Iterator[tuple[int, ast.expr, ast.AST]]:
+@functools.cache
+def functions(tree: ast.AST) -> dict[ast.AST, ast.AST]:
+    """The innermost function of each node of a module."""
+    inner = [node for node in parsed.walked(tree) if isinstance(node, ast.FunctionDef)]
+    return {node: function for function in [tree, *inner] for node in parsed.walked(function)}
+
+
+@functools.cache
+def places(tree: ast.AST, pattern: re.Pattern[str]) -> list[tuple[int, ast.expr, ast.AST]]:
     """The values in texts of a module that a pattern finds, and the function of each."""
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    of_text = {id(node): function for function in [tree, *functions] for node in ast.walk(function)}
-    for text in ast.walk(tree):
+    found = []
+    for text in parsed.walked(tree):
         if isinstance(text, ast.JoinedStr):
             values = [part for part in text.values if isinstance(part, ast.FormattedValue)]
             plain = "".join(part.value if isinstance(part, ast.Constant) else "\0" for part in text.values)  # type: ignore[misc]
             for number in _found(plain, pattern):
-                yield text.lineno, values[number].value, of_text[id(text)]
+                found.append((text.lineno, values[number].value, functions(tree)[text]))
+    return found
 
 
 def _found(text: str, pattern: re.Pattern[str]) -> Iterator[int]:
-    """The numbers of the values in a text that a pattern finds."""
-    for number, value in enumerate(re.finditer("\0", text)):
-        before = text[: value.end()]
-        if any(found.end() == value.end() for found in _every(before, pattern)):
-            yield number
-
-
-def _every(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
-    """The matches that begin anywhere and end with the text."""
+    """The numbers of the values in a text with which a match ends that begins anywhere."""
     ending = re.compile(f"(?:{pattern.pattern})$".replace("*?", "*"))
-    for start in range(len(text)):
-        found = ending.match(text, start)
-        if found:
-            yield found
+    for number, value in enumerate(re.finditer("\0", text)):
+        if ending.search(text[: value.end()]):
+            yield number
 
 
 def unsafe(pattern: re.Pattern[str]) -> Iterator[Place]:
@@ -198,7 +197,7 @@ def test_a_value_of_the_wall_is_known():
 def calls() -> Iterator[tuple[str, ast.Call]]:
     """Yield every call of the code, with its module."""
     for module, tree in trees().items():
-        yield from ((module, node) for node in ast.walk(tree) if isinstance(node, ast.Call))
+        yield from ((module, node) for node in parsed.walked(tree) if isinstance(node, ast.Call))
 
 
 def test_no_other_module_makes_the_types():
@@ -247,7 +246,9 @@ def _returns(function: ast.AST) -> Iterator[ast.Return]:
 
 def _is_shown(value: ast.expr | None, function: ast.FunctionDef) -> bool:
     if isinstance(value, ast.Name):
-        values = [one.value for one in ast.walk(function) if isinstance(one, ast.Assign) and value.id in _names(one)]
+        values = [
+            one.value for one in parsed.walked(function) if isinstance(one, ast.Assign) and value.id in _names(one)
+        ]
         return bool(values) and all(_is_shown(one, function) for one in values)
     return isinstance(value, ast.Call) and ast.unparse(value.func) in ("shown_answer", "_answer", "_run")
 
