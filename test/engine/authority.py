@@ -69,7 +69,7 @@ def serving(domain: str, folder: Path) -> Iterator[Any]:
     server.requests, server.names = [], []
     context.sni_callback = lambda _socket, name, _context: server.names.append(name)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield server

@@ -106,7 +106,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 def proxy():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     server.requests, server.status = [], 200
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()

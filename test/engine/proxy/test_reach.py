@@ -41,7 +41,7 @@ def visited(monkeypatch):
     """A server that stands for the proxy, and the site; `visited(...)` returns what is said."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Visited)
     server.location, port = "", server.server_address[1]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     listening = {("127.0.0.1", port)}
     played = {
         (daemons, "pid"): lambda daemon: 7,

@@ -87,7 +87,7 @@ def test_archive_is_that_of_the_machine(monkeypatch):
 def test_interpreter_is_installed_from_each_kind_of_mirror(folder, mirror, calls, scheme):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=mirror)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = {"file": f"file://{mirror}", "salt": "salt://pythons", "http": f"http://127.0.0.1:{server.server_port}"}
         install(url[scheme], cached=lambda url: str(mirror / url.removeprefix("salt://pythons/")))
         server.shutdown()
