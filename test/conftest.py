@@ -79,8 +79,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if parts.function(item) in slow:
             item.add_marker(pytest.mark.slow)
     if which := config.getoption("part"):
-        full = {parts.story(item) for item in items if parts.is_full(item)}
-        chosen = parts.part(full, which, parts.kept().full)
+        chosen = parts.part(parts.expected(items, parts.kept()), which)
         keep(config, items, lambda item: parts.story(item) in chosen)
     elif not config.getoption("--all") and config.getoption("-m") != "smoke":
         keep(config, items, lambda item: not parts.is_full(item))
@@ -107,7 +106,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if family:
             families.files_of(family)
         if part:
-            parts.part([], part, {})
+            parts.part({}, part)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     if reporter := config.pluginmanager.getplugin("terminalreporter"):

@@ -10,7 +10,7 @@ import os
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ KEPT = Path(__file__).with_name("seconds.json")
 OUTSIDE = "test_projects"
 #: Seconds of CPU of one test above which --quick leaves its function out; of one that looks at all of the code.
 SLOW, SLOW_STYLE = 0.1, 2.0
+#: What a test of the other layers takes of one on hosts.
+IN_PROCESS = 0.02
 
 
 def is_full(item: pytest.Item) -> bool:
@@ -89,26 +91,52 @@ def kept() -> Seconds:
     return Seconds(**json.loads(KEPT.read_text()))
 
 
-def part(stories: Iterable[str], which: str, seconds: dict[str, float]) -> set[str]:
-    """The stories of part `K/N`, or of the part `projects`. A story without seconds counts as one in the middle.
+def whole(name: str) -> str:
+    """The story of which a story is a chunk."""
+    return name.partition("#")[0]
+
+
+def expected(items: Iterable[pytest.Item], measured: Seconds) -> dict[str, float]:
+    """What each story that --all has more of will take whole: as measured, or as its tests that run by default.
+
+    Where nothing of a story was measured, a test counts as one in the middle of its layer.
+    """
+    every, default = Counter[str](), Counter[str]()
+    for item in items:
+        every[story(item)] += 1
+        default[story(item)] += not is_full(item)
+    tests, seconds = Counter[str](), Counter[str]()
+    for name in measured.default:
+        tests[whole(name)] += default[name]
+        seconds[whole(name)] += measured.default[name]  # type: ignore[assignment]
+    rates = {name: seconds[name] / tests[name] for name in tests if tests[name]}
+    on_hosts = statistics.median(rates.values()) if rates else 1.0
+
+    def rate(name: str) -> float:
+        return rates.get(whole(name), on_hosts * (IN_PROCESS if "/" in name else 1.0))
+
+    wanted = [name for name in every if default[name] < every[name]]
+    return {name: measured.full.get(name, every[name] * rate(name)) for name in wanted}
+
+
+def part(seconds: Mapping[str, float], which: str) -> set[str]:
+    """The stories of part `K/N`, by what each takes, or those of the part `projects`.
 
     Raises ValueError where `which` is none of these.
 
-    Example: ``part(["a", "b", "c"], "1/2", {"a": 9, "b": 5, "c": 4}) == {"a"}``
+    Example: ``part({"a": 9, "b": 5, "c": 4}, "1/2") == {"a"}``
     """
-    names = {*stories}
-    outside = {name for name in names if name.startswith(OUTSIDE)}
+    outside = {name for name in seconds if name.startswith(OUTSIDE)}
     if which == "projects":
         return outside
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", which)
     if not found or int(found[1]) > int(found[2]):
         raise ValueError(f"{which}: K/N is expected, from 1/N to N/N, or `projects`")
     number, count = int(found[1]), int(found[2])
-    middle = statistics.median(seconds.values()) if seconds else 1.0
     loads = [(0.0, place, set[str]()) for place in range(count)]
-    for name in sorted(names - outside, key=lambda name: (-seconds.get(name, middle), name)):
+    for name in sorted({*seconds} - outside, key=lambda name: (-seconds[name], name)):
         load, place, taken = min(loads, key=lambda one: one[:2])
-        loads[place] = (load + seconds.get(name, middle), place, taken | {name})
+        loads[place] = (load + seconds[name], place, taken | {name})
     return loads[number - 1][2]
 
 

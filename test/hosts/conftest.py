@@ -20,7 +20,8 @@ Repositories = Callable[..., Repository]
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort the tests on hosts by their files, the longest first; those of a file stay in their order."""
     places = [number for number, item in enumerate(items) if item.path.parent == Path(__file__).parent]
-    seconds = parts.kept().full if config.getoption("part") else parts.kept().default
+    measured = parts.kept()
+    seconds = parts.expected(items, measured) if config.getoption("part") else measured.default
     for number, item in zip(places, parts.by_length([items[place] for place in places], seconds), strict=True):
         items[number] = item
 

@@ -18,7 +18,7 @@ from lab import MACHINE, ROOT, Host, Needs, applied
 from products import shortened
 from sites import Site, lines, version
 
-pytestmark = pytest.mark.apart(30)
+pytestmark = pytest.mark.apart(8)
 
 NEEDS = Needs(MACHINE, "disks become read-only or full within an apply")
 

@@ -17,7 +17,7 @@ import pytest
 from lab import ROOT
 from sites import Site, lines, version
 
-pytestmark = pytest.mark.apart(20)
+pytestmark = pytest.mark.apart(10)
 
 #: server → what the pillar says, and what its log has once it runs.
 WAYS = {

@@ -2,6 +2,8 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import parts
 import pytest
@@ -11,22 +13,48 @@ SECONDS = {f"story{number}": float(number) for number in range(1, 60)}
 
 @pytest.mark.parametrize("count", [1, 2, 7, 59])
 def test_each_story_is_in_one_part(count):
-    stories = [*SECONDS, "new story", "test_projects[one]"]
-    taken = [parts.part(stories, f"{number + 1}/{count}", SECONDS) for number in range(count)]
-    assert sorted(name for one in taken for name in one) == sorted([*SECONDS, "new story"])
-    assert parts.part(stories, "projects", SECONDS) == {"test_projects[one]"}
+    stories = SECONDS | {"test_projects[one]": 3.0}
+    taken = [parts.part(stories, f"{number + 1}/{count}") for number in range(count)]
+    assert sorted(name for one in taken for name in one) == sorted(SECONDS)
+    assert parts.part(stories, "projects") == {"test_projects[one]"}
 
 
 def test_parts_take_the_same_time():
-    taken = [parts.part(SECONDS, f"{number}/6", SECONDS) for number in range(1, 7)]
+    taken = [parts.part(SECONDS, f"{number}/6") for number in range(1, 7)]
     sums = [sum(SECONDS[name] for name in one) for one in taken]
     assert max(sums) - min(sums) < 0.02 * max(sums)
+
+
+def item(name: str, is_full: bool) -> Any:
+    mark = object() if is_full else None
+    return SimpleNamespace(
+        path=parts.KEPT.parent / name, stash={}, get_closest_marker=lambda wanted: mark, _fixtureinfo=None
+    )
+
+
+def test_a_story_that_was_not_measured_whole_counts_by_its_tests():
+    stories = {
+        "hosts/test_a.py": (2, 1),
+        "hosts/test_b.py": (2, 8),
+        "hosts/test_c.py": (0, 4),
+        "engine/test_d.py": (0, 4),
+    }
+    stories |= {"hosts/test_e.py": (2, 1), "hosts/test_f.py": (1, 0)}
+    items = [item(name, n >= default) for name, (default, full) in stories.items() for n in range(default + full)]
+    measured = parts.Seconds({"test_a": 20.0, "test_b": 40.0, "test_f": 3.0}, {"test_e": 7.0}, [])
+    assert parts.expected(items, measured) == {
+        "test_a": 30.0,  # of ten seconds for each test
+        "test_b": 200.0,
+        "test_c": 40.0,  # as the median
+        "engine/test_d": 4 * 10.0 * parts.IN_PROCESS,
+        "test_e": 7.0,
+    }
 
 
 @pytest.mark.parametrize("which", ["0/4", "5/4", "1", "1/0", "all", "1/4/2"])
 def test_what_is_no_part_is_refused(which):
     with pytest.raises(ValueError, match="from 1/N to N/N"):
-        parts.part(SECONDS, which, SECONDS)
+        parts.part(SECONDS, which)
 
 
 def test_measured_stories_are_stories_of_today():
