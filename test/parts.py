@@ -20,7 +20,7 @@ KEPT = Path(__file__).with_name("seconds.json")
 #: Projects from outside are a part of their own: they are long, and change by themselves.
 OUTSIDE = "test_projects"
 #: Seconds of CPU of one test above which --quick leaves its function out; of one that looks at all of the code.
-SLOW, SLOW_STYLE = 0.1, 2.0
+SLOW, SLOW_STYLE = 0.07, 2.0
 #: What a test of the other layers takes of one on hosts.
 IN_PROCESS = 0.02
 
@@ -199,7 +199,7 @@ class Meter:
             (default, every), seconds = self.sizes[name], round(self.sums[name], 1)
             if ".py::" in name:  # a function
                 limit = SLOW_STYLE if name.startswith("style/") else SLOW
-                (slow.add if seconds / len(ran) > limit else slow.discard)(name)
+                (slow.add if self.sums[name] / len(ran) > limit else slow.discard)(name)
             elif default < len(ran) == every:
                 measured.full[name] = seconds
             elif len(ran) == default:
