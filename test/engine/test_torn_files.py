@@ -45,6 +45,11 @@ FILES = {
 }
 
 
+@pytest.fixture(scope="module")
+def kept_templates():
+    """None that tests share: these tear them, and see each file come to the disk."""
+
+
 @pytest.fixture
 def blog(world):
     """A site with two releases and everything that it writes down."""

@@ -510,19 +510,20 @@ class Templates:
 
 
 @pytest.fixture(scope="session")
-def kept_templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
-    return Templates(tmp_path_factory.mktemp("templates"))
+def kept_templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templates]:
+    """What a test that writes into kept templates replaces by None."""
+    templates = Templates(tmp_path_factory.mktemp("templates"))
+    yield templates
+    for path in templates.folder.iterdir():
+        assert host_file.checksum(path.read_text()) == path.name, "a test has written into a template that all share"
 
 
 @pytest.fixture
-def world(make_site: MakeSite, kept_templates: Templates, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(make_site: MakeSite, kept_templates: Templates | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A host in miniature, on which nothing has been deployed yet."""
     world = World(make_site)
-    played = {
+    played: dict[tuple[Any, str], Any] = {
         (os, "fsync"): lambda file: None,
-        (host_file, "sync_folder"): lambda path: None,
-        (Site, "stale_templates"): lambda site, templates: kept_templates.stale(site, templates),
-        (Site, "keep_templates"): lambda site, templates: kept_templates.keep(site, templates),
         (commands, "run"): world.run,
         (project_ask, "backup"): world.ask,
         (dumps, "free"): lambda folder: 1 << 20,
@@ -569,6 +570,12 @@ def world(make_site: MakeSite, kept_templates: Templates, monkeypatch: pytest.Mo
         (reach, "rivals"): lambda site: world.rivals,
         (reach, "problem"): lambda site, **_: world.unreached,
     }
+    if kept_templates:
+        played |= {
+            (host_file, "sync_folder"): lambda path: None,
+            (Site, "stale_templates"): lambda site, templates: kept_templates.stale(site, templates),
+            (Site, "keep_templates"): lambda site, templates: kept_templates.keep(site, templates),
+        }
     for (module, name), replacement in played.items():
         monkeypatch.setattr(module, name, replacement)
     for kind in ("sqlite", "postgres"):
