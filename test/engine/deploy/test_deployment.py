@@ -393,6 +393,7 @@ INPUTS = {
     "settings": ({"TIME_ZONE": "UTC"}, None),
     "overlay": (False, None),
     "environment": ({"A": "1"}, None),
+    "environment_name": ("staging", None),
     "secrets": ({"TOKEN": {"generate": 20}}, None),
     "secret_key": (None, None),
     "files": ({"a.txt": {"contents": "a"}}, None),
