@@ -529,6 +529,20 @@ def logs(site, lines=50, worker=None, since="", until="", grep="", level="", id=
     return verbs_logs.follow(site, lines, worker, __grains__["id"], salt_call=verbs_logs.salt_call(__opts__), **asked)
 
 
+@_verb("blog", "blog dbshell", "blog 'manage changepassword ada' write='ada forgot it'")
+def shell(site, command="shell", write=""):
+    """
+    Return the command that opens a console in the active release of a site: it needs a terminal, which ssh gives.
+
+    command
+        What runs in it: ``shell`` (Django's), ``dbshell`` (the client of the database), ``bash``, or ``manage`` and a
+        management command.
+    write
+        Why data may be changed. Without a reason the console is read-only.
+    """
+    return verbs_logs.console(site, __grains__["id"], command, write)
+
+
 @_verb("https://git.example.org/blog.git", "/home/ray/blog", "blog run=True")
 def inspect(source, revision="HEAD", deploy_key=None, run=False):
     """

@@ -35,6 +35,7 @@ from django_formula.host.outcome import Outcome
 from django_formula.page import serve
 from django_formula.proxy import apache, proxies
 from django_formula.proxy import ports as proxy_ports
+from django_formula.release import console as release_console
 from django_formula.site import sites as site_sites
 from django_formula.site import users as site_users
 from django_formula.store import served as store_served
@@ -191,7 +192,9 @@ def absent(name, config, platform):
             - platform: {{ django.platform | tojson }}
     """
     done = removal.absent(site_sites.Site(json.loads(config), platform), _asked_by(), test=__opts__["test"])
-    return done._replace(changes={**done.changes, **serve.remove_if_last(test=__opts__["test"])})
+    test = __opts__["test"]
+    console = {} if site_sites.registered() else release_console.remove(test=test)
+    return done._replace(changes={**done.changes, **serve.remove_if_last(test=test), **console})
 
 
 @_state
@@ -606,6 +609,19 @@ def page(name, config, site, platform, templates):
     wanted, owner, given = json.loads(config), site_sites.Site(json.loads(site), platform), _given()
     secrets = given.of_page(owner, wanted["password"])
     return serve.serve(wanted, owner, secrets, given.texts(templates), test=__opts__["test"])
+
+
+@_state
+def console(name):
+    """
+    Have the program ``django-shell``, which opens a console in the active release of a site of this host.
+
+    .. code-block:: yaml
+
+        django-shell is installed:
+          django.console
+    """
+    return release_console.install(test=__opts__["test"])
 
 
 @_state

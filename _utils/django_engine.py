@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "677c5c1d329d8bf9"
+DIGEST = "ca371b1a3cf5ddb0"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -41780,7 +41780,9 @@ def _clear(home: str, folder: str) -> None:
 #     # Where each site is refused, nothing is changed.
 #     places = [{"django": f"{name} can be deployed"} for name in django["sites"]]
 #     watched = _state("django.watch", {"require_any": places}, config=json.dumps(django["watch"]), **_served(django))
-#     return {"include": ["django.place"]} | states | _pythons(django, table) | {"The host is watched": watched}
+#     console = _state("django.console", {"require_any": places})
+#     last = {"The host is watched": watched, "django-shell is installed": console}
+#     return {"include": ["django.place"]} | states | _pythons(django, table) | last
 #
 #
 # def _served(django: Compiled) -> dict[str, Any]:
@@ -43525,7 +43527,7 @@ def _clear(home: str, folder: str) -> None:
 #         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
 #     ) -> dict[str, str]:
 #         """Return the program of a release and what it runs: file name in ``config/`` → content."""
-#         more = {"identity": _identity(site), "secrets": str(site.secrets)}
+#         more = {"identity": identity(site), "secrets": str(site.secrets)}
 #         script = template.render(templates, SCRIPT, **more, **variables)
 #         if container := containers.expected(site, release):
 #             writable = [variables["own_folder"]] if variables["own_folder"] else []
@@ -43541,7 +43543,7 @@ def _clear(home: str, folder: str) -> None:
 #         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
 #     ) -> dict[str, str]:
 #         """Return the program of a worker and what it runs: file name in ``config/`` → content."""
-#         more = {"identity": _identity(site), "secrets": str(site.secrets)}
+#         more = {"identity": identity(site), "secrets": str(site.secrets)}
 #         script = template.render(templates, WORKER_SCRIPT, **more, **variables)
 #         if container := containers.expected(site, release):
 #             arguments = (site, release, container, variables, templates)
@@ -43780,7 +43782,7 @@ def _clear(home: str, folder: str) -> None:
 #         if selection.grep:
 #             raise DeploymentError("grep and follow exclude each other under supervisor", hint="leave out one of them")
 #         path = log_file(site, release, part)
-#         user = _identity(site) if path.parent == site.log.top else []
+#         user = identity(site) if path.parent == site.log.top else []
 #         own = [f"--lines={selection.lines}", "--follow=name", "--retry", "--", str(path)]
 #         return [*user, *(["--"] if user else []), "tail", *own]
 #
@@ -43832,7 +43834,7 @@ def _clear(home: str, folder: str) -> None:
 #         self.end_command(site, "task")
 #
 #
-# def _identity(site: Site) -> list[str]:
+# def identity(site: Site) -> list[str]:
 #     """Return the command that runs another one as the site's user, which never gains privileges again."""
 #     return ["/usr/bin/setpriv", f"--reuid={site.user}", f"--regid={site.user}", "--init-groups", "--no-new-privs"]
 #
@@ -49995,6 +49997,281 @@ def _clear(home: str, folder: str) -> None:
 #             f"the hosts of {site.name} have their release in common, and this is one of them",
 #             hint=f"on the master: salt-run django.{verb} {site.name}",
 #         )
+#: django_formula/release/console.py
+# """``django-shell``: a console in the active release of a site, for ``ssh -t``; read-only unless a reason is given.
+#
+# It runs as the site's user in the sandbox of the release. See docs/decisions/0152.
+# """
+#
+# import json
+# import os
+# import shlex
+# import subprocess
+# import time
+# from collections.abc import Iterator, Sequence
+# from dataclasses import dataclass, replace
+# from pathlib import Path
+#
+# from django_formula.container import containers
+# from django_formula.host import archive, clock, commands, config_files, file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.locks import Lock
+# from django_formula.host.outcome import Outcome
+# from django_formula.process import command as process_command
+# from django_formula.process import sandbox, supervisor, transient
+# from django_formula.release import releases
+# from django_formula.release.releases import Release
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.untrusted.text import in_command, shown, tell
+#
+# #: What is run, and the program behind it.
+# PROGRAM, ARCHIVE = Path("/usr/local/bin/django-shell"), Path("/usr/local/lib/django-formula/console.pyz")
+# MODULE = "django_formula.release.console"
+# #: Who opened a console of which site, when, why and for how long.
+# RECORD = Path("/var/lib/django-formula/consoles.jsonl")
+# KINDS = ("shell", "dbshell", "bash", "manage")
+# USAGE = "django-shell SITE [--write REASON] [shell | dbshell | bash | manage COMMAND ...]"
+# #: Hours after which a console ends, and the memory that it may take.
+# _HOURS, _MEMORY = 4, "512M"
+# #: Starts a command with a home of its own, in which the clients of databases find that they only read.
+# _HOME = """\
+# trap : INT
+# home=$(mktemp -d) && export HOME="$home"
+# if [ -n "${DJANGO_READ_ONLY:-}" ] && [ -n "$home" ]; then
+#     printf '[mysql]\\ninit-command="SET SESSION TRANSACTION READ ONLY"\\n' >"$HOME/.my.cnf"
+#     printf 'PRAGMA query_only=ON;\\n' >"$HOME/.sqliterc"
+# fi
+# "$@"
+# code=$?
+# [ -z "$home" ] || rm -rf "$home"
+# exit "$code"
+# """
+# #: Reads the files of variables before --, and runs what follows.
+# _ENTER = 'umask 027; set -a; while [ "$1" != -- ]; do . "$1"; shift; done; set +a; shift; exec "$@"'
+#
+#
+# @dataclass(frozen=True)
+# class Asked:
+#     """What is asked of the console: a site, what to run in it, and why it may write; empty where it may not."""
+#
+#     site: str
+#     kind: str = "shell"
+#     words: tuple[str, ...] = ()
+#     reason: str = ""
+#
+#
+# def parse(arguments: Sequence[str]) -> Asked:
+#     """Return what the arguments ask for.
+#
+#     Raises:
+#         DeploymentError: they ask for nothing that there is.
+#     """
+#     words, reason = [*arguments], ""
+#     names: list[str] = []
+#     while words and len(names) < 2:
+#         word = words.pop(0)
+#         if word == "--write":
+#             reason = words.pop(0).strip() if words else ""
+#             if not reason or not reason.isprintable() or reason.startswith("-") or len(reason) > 300:
+#                 raise DeploymentError("--write requires a reason", hint=f"{USAGE}, such as --write 'ticket 311'")
+#         else:
+#             names.append(word)
+#     site, kind, *_ = [*names, "shell"] if names else ["", ""]
+#     is_whole = bool(words) if kind == "manage" else not words
+#     if not site or site.startswith("-") or kind not in KINDS or not is_whole:
+#         raise DeploymentError(f"usage: {USAGE}")
+#     return Asked(site, kind, tuple(words), reason)
+#
+#
+# def main(*arguments: str) -> int:
+#     """Open a console, and return the exit code of what ran in it."""
+#     try:
+#         asked = parse(arguments)
+#         if os.geteuid() != 0:
+#             raise DeploymentError("django-shell requires root", hint=in_command("sudo", "django-shell", *arguments))
+#         return _opened(asked)
+#     except DeploymentError as error:
+#         tell(error, is_error=True)
+#         return 1
+#
+#
+# def _opened(asked: Asked) -> int:
+#     site = sites.find(asked.site)
+#     live = releases.linked(site, site.current)
+#     if not live:
+#         raise DeploymentError(f"{site.name} has no live release", hint="salt-call state.apply django")
+#     with _lock(site, live).held():
+#         if site.current.resolve() != live.path:
+#             raise DeploymentError(f"{site.name} was released meanwhile", hint="try again")
+#         for line in _notices(asked, site, live):
+#             tell(line, is_error=True)
+#         began = time.monotonic()
+#         _note(asked, site, live)
+#         is_terminal = os.isatty(0) and os.isatty(1)
+#         code = subprocess.call(argv(asked, site, live, is_terminal=is_terminal), cwd=_folder(site, live))  # noqa: S603 # nosec B603
+#         _note(asked, site, live, exit=code, seconds=round(time.monotonic() - began))
+#     _end(site, live)
+#     return code if code >= 0 else 128 - code
+#
+#
+# def _lock(site: Site, live: Release) -> Lock:
+#     """Return the lock that keeps a release on the disk while a console is open in it."""
+#     path = site.schedules / f"{os.getpid()}{releases.LOCK_OF_CONSOLE}"
+#     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+#     return Lock(path, f"{live.name} console", busy="a console", timeout="0s", hint="")
+#
+#
+# def _notices(asked: Asked, site: Site, live: Release) -> Iterator[str]:
+#     """Yield what is said at the begin: what can be changed, and what this host does not limit."""
+#     does = "CHANGES ARE POSSIBLE" if asked.reason else "read-only; --write REASON to change data"
+#     yield f"{site.name} {live.name} on {os.uname().nodename}: {does}"
+#     if not asked.reason and not site.config["overlay"]:
+#         yield "with overlay: false databases on servers other than PostgreSQL can be changed"
+#     if not _has_sandbox(live) and not containers.of_release(live.path):
+#         yield "supervisor has no sandbox: uploads and other files of the site can be changed"
+#
+#
+# def _has_sandbox(live: Release) -> bool:
+#     return bool((process_command.recorded(live.path) or {}).get("process", "systemd") == "systemd")
+#
+#
+# def _folder(site: Site, live: Release) -> Path:
+#     return site.project_folder(live.path, live.facts) if not containers.of_release(live.path) else Path("/")
+#
+#
+# def _command(asked: Asked, live: Release) -> list[str]:
+#     """Return what runs in the release."""
+#     if asked.kind == "bash":
+#         return ["/bin/bash", "--norc"]
+#     manage = [f"{live.path}/virtualenv/bin/python", *process_command.management(live.path, live.facts)]
+#     return [*manage, *(asked.words if asked.kind == "manage" else [asked.kind])]
+#
+#
+# def argv(asked: Asked, site: Site, live: Release, *, is_terminal: bool) -> list[str]:
+#     """Return the command that opens a console.
+#
+#     Args:
+#         is_terminal: whether it is opened at a terminal; it gets one of its own then, into which it cannot type for
+#             the shell that has opened it.
+#     """
+#     read_only = {} if asked.reason else {"DJANGO_READ_ONLY": "1", "PGOPTIONS": "-c default_transaction_read_only=on"}
+#     term = os.environ.get("TERM", "dumb")
+#     variables = {"TERM": term if term.isprintable() else "dumb", "PS1": f"{site.name}$ ", **read_only}
+#     words = [f"{name}={value}" for name, value in variables.items()]
+#     inner = ["/usr/bin/env", *words, "/bin/sh", "-c", _HOME, "sh", *_command(asked, live)]
+#     if containers.of_release(live.path):
+#         return _in_container(asked, site, live, inner, is_terminal=is_terminal)
+#     if _has_sandbox(live):
+#         return _in_unit(asked, site, live, inner, is_terminal=is_terminal)
+#     files = [f"{live.path}/config/environment", f"{site.secrets}/environment"]
+#     entered = ["/bin/sh", "-c", _ENTER, "sh", *files, "--", *inner]
+#     confined = [*supervisor.identity(site), "--bounding-set=-all", "--reset-env", "--", *entered]
+#     limited = ["timeout", "--foreground", f"{_HOURS}h", *confined]
+#     if is_terminal:
+#         return ["script", "--quiet", "--return", "--command", shlex.join(limited), "/dev/null"]
+#     return limited
+#
+#
+# def _in_unit(asked: Asked, site: Site, live: Release, inner: Sequence[str], *, is_terminal: bool) -> list[str]:
+#     transient.start_bus()
+#     if not site.confinement.exists():
+#         transient.not_in_force(site)  # after a boot: a directive that this host refuses would fail the unit
+#     properties = sandbox.directives(site, live.path, live.facts)
+#     properties = properties if asked.reason else [*read_only(properties)]
+#     properties += [("MemoryMax", _MEMORY), ("RuntimeMaxSec", f"{_HOURS}h"), ("TimeoutStopSec", "5")]
+#     own = ["--pty" if is_terminal else "--pipe", "--quiet", "--wait", "--collect", "--service-type=exec"]
+#     unit = f"--unit=django-{site.name}-console-{os.getpid()}.service"
+#     return ["systemd-run", *own, unit, *transient.options(properties), "--", *transient.literal(inner)]
+#
+#
+# def read_only(properties: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+#     """Yield the directives of a sandbox in which nothing of the site can be written."""
+#     names = {"ReadWritePaths": "ReadOnlyPaths", "BindPaths": "BindReadOnlyPaths"}
+#     for name, value in properties:
+#         if name not in names:
+#             yield name, value
+#         elif value.strip("'\""):  # an empty one takes back those before it, which are not in this list
+#             yield names[name], value
+#
+#
+# def _in_container(asked: Asked, site: Site, live: Release, inner: Sequence[str], *, is_terminal: bool) -> list[str]:
+#     container, name = containers.of_release(live.path), _name(site)
+#     assert container is not None  # noqa: S101
+#     inside = containers.of_project(site, live.path, live.facts, container, name, [])
+#     if not asked.reason:
+#         inside = replace(inside, read=[*inside.read, *inside.write], write=[])
+#     inside = replace(inside, resources={**inside.resources, "MemoryMax": _MEMORY})
+#     own = ["--interactive", *(["--tty"] if is_terminal else []), "--log-driver=none"]
+#     run = containers.argv(container.engine, container.image, inside, inner, *own)
+#     return ["timeout", "--foreground", f"{_HOURS}h", *run]
+#
+#
+# def _name(site: Site) -> str:
+#     return f"django-{site.name}-console-{os.getpid()}"
+#
+#
+# def _end(site: Site, live: Release) -> None:
+#     """End a container that outlived its client, as after its time."""
+#     if container := containers.of_release(live.path):
+#         container.engine.end(_name(site))
+#
+#
+# def _note(asked: Asked, site: Site, live: Release, **ended: int) -> None:
+#     """Record that a console begins or has ended, here and in the host's log; what is typed in it is not recorded."""
+#     about = {
+#         "time": clock.timestamp(),
+#         "console": os.getpid(),
+#         "by": os.environ.get("SUDO_USER") or os.environ.get("LOGNAME") or "root",
+#         "from": os.environ.get("SSH_CONNECTION", "").split(" ")[0],
+#         "site": site.name,
+#         "release": live.name,
+#         "kind": " ".join([asked.kind, *asked.words[:1]]),
+#         "write": asked.reason,
+#         **ended,
+#     }
+#     line = json.dumps({name: shown(value) if isinstance(value, str) else value for name, value in about.items()})
+#     RECORD.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+#     descriptor = os.open(RECORD, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+#     with os.fdopen(descriptor, "a", encoding="utf-8") as record:
+#         record.write(f"{line}\n")
+#     commands.execute(commands.Command(["logger", "--tag", "django-shell", "--", line], doing="recording the console"))
+#
+#
+# # Its installation
+#
+#
+# def install(*, test: bool) -> Outcome:
+#     """Install the program, which a host has as long as it has a site.
+#
+#     Raises:
+#         DeploymentError: Python cannot compile it.
+#     """
+#     text = _script()
+#     if file.read_text(PROGRAM) == text and ARCHIVE.exists():
+#         return Outcome("django-shell is installed")
+#     changes = {str(PROGRAM): "changed" if PROGRAM.exists() else "new"}
+#     if test:
+#         return Outcome("django-shell would be installed", changes)
+#     ARCHIVE.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+#     archive.install(MODULE, ARCHIVE)
+#     file.write(PROGRAM, text, mode=0o755)
+#     return Outcome("django-shell is installed", changes)
+#
+#
+# def remove(*, test: bool) -> dict[str, str]:
+#     """Remove the program; return what is removed."""
+#     present = [path for path in (PROGRAM, ARCHIVE) if path.exists()]
+#     for path in [] if test else present:
+#         path.unlink()
+#     return {str(path): "removed" for path in present}
+#
+#
+# def _script() -> str:
+#     return (
+#         f"#!/bin/sh\n{config_files.OURS}: a console of a site, {archive.version(MODULE)}\n"
+#         f'exec {archive.PYTHON} -I {ARCHIVE} "$@"\n'
+#     )
 #: django_formula/release/disk.py
 # """Releases on the disk: writing and measuring them, and deleting old ones and what killed deployments left."""
 #
@@ -50011,7 +50288,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.locks import Lock
 # from django_formula.process import contract, systemd, transient
 # from django_formula.release import claim, instances, releases, workers
-# from django_formula.release.releases import LOCK_OF_SCHEDULE, Release
+# from django_formula.release.releases import LOCK_OF_CONSOLE, LOCK_OF_SCHEDULE, Release
 # from django_formula.secret import secrets
 # from django_formula.server import servers
 # from django_formula.site.sites import Site
@@ -50195,13 +50472,19 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def names_in_use(site: Site) -> set[str]:
-#     """Return the names of the releases that a schedule or a command of the command line runs in."""
-#     return {*running_schedules(site).values()} | transient.releases_of_commands(site)
+#     """Return the names of the releases that a schedule, a command of the command line or a console runs in."""
+#     consoles = _running(site, LOCK_OF_CONSOLE)
+#     return {*running_schedules(site).values(), *consoles.values()} | transient.releases_of_commands(site)
 #
 #
 # def running_schedules(site: Site) -> dict[str, str]:
 #     """Return the schedules whose command runs: name → the name of the release that it runs in."""
-#     paths = sorted(site.schedules.glob(f"*{LOCK_OF_SCHEDULE}"))
+#     return _running(site, LOCK_OF_SCHEDULE)
+#
+#
+# def _running(site: Site, suffix: str) -> dict[str, str]:
+#     """Return what holds a lock: the name of its file without the suffix → the name of its release."""
+#     paths = sorted(site.schedules.glob(f"*{suffix}"))
 #     holders = {path.stem: Lock(path, "", busy="", timeout="0s", hint="").holder() for path in paths}
 #     return {name: text.split()[0] for name, text in holders.items() if re.match(r"\d{4,}-[0-9a-f]{12} ", text)}
 #
@@ -51236,6 +51519,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # #: The end of the name of a lock that the program of a schedule holds; its holder begins with the name of a release.
 # LOCK_OF_SCHEDULE = ".lock"
+# #: The end of the name of the lock of a console, in the same folder.
+# LOCK_OF_CONSOLE = ".console"
 # #: The file of a release with its commit, which the proxy of a fleet's host serves to balancers.
 # COMMIT = "commit"
 # #: The shape of a release's record; another one is damaged. Keys that are missing here are only displayed.
@@ -63772,9 +64057,10 @@ def _clear(home: str, folder: str) -> None:
 # def _without_commands(site: Site, stage: str) -> dict[str, Any]:
 #     return {**site.config, "commands": {**site.config["commands"], stage: []}}
 #: django_formula/verbs/logs.py
-# """What a site has logged: `django.logs`, with the lines of one request from the proxy to the traceback."""
+# """What a site has logged, with the lines of one request from the proxy to the traceback; and its console."""
 #
 # import contextlib
+# import shlex
 # import shutil
 # import signal
 # import subprocess
@@ -63789,6 +64075,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.process.contract import ProcessManager
 # from django_formula.process.selection import Selection
 # from django_formula.proxy import proxies
+# from django_formula.release import console as release_console
 # from django_formula.release import instances, releases
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets as secret_secrets
@@ -63856,6 +64143,22 @@ def _clear(home: str, folder: str) -> None:
 #                 tell(redact(line.decode(errors="replace").rstrip("\n"), secrets))
 #         process.send_signal(signal.SIGTERM)
 #     return ""
+#
+#
+# def console(name: str, host: str, command: str, write: str) -> str:
+#     """Return the command that opens a console of a site.
+#
+#     Args:
+#         host: how people reach this host by ssh.
+#         command: what runs in it.
+#         write: why it may change data.
+#
+#     Raises:
+#         DeploymentError: there is no such site, or the arguments ask for nothing that there is.
+#     """
+#     words = [sites.find(name).name, *(["--write", write] if write else []), *shlex.split(command)]
+#     release_console.parse(words)
+#     return in_command("ssh", "-t", host, in_command("django-shell", *words))
 #
 #
 # def salt_call(opts: Mapping[str, Any]) -> list[str] | None:

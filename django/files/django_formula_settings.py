@@ -358,6 +358,18 @@ def _finder(module):
     return type("_Finder", (importer.ConfigurationImporter,), {"module": module})()
 
 
+def _read_only(connection, **_more):
+    """Have a new connection to a database refuse changes, in a console that only reads (django-shell)."""
+    statements = {
+        "postgresql": "SET default_transaction_read_only = on",
+        "mysql": "SET SESSION TRANSACTION READ ONLY",
+        "sqlite": "PRAGMA query_only = ON",
+    }
+    if connection.vendor in statements:
+        with connection.cursor() as cursor:
+            cursor.execute(statements[connection.vendor])
+
+
 class _NoFurther:
     """What django-configurations finds in this module, which has its settings already."""
 
@@ -374,5 +386,7 @@ _project = _imported(_data["settings_module"])
 globals().update({name: value for name, value in _project.items() if name.isupper()})
 globals().update(_over(_project, _data))
 importlib.import_module("django_formula_logs")
+if os.environ.get("DJANGO_READ_ONLY"):
+    importlib.import_module("django.db.backends.signals").connection_created.connect(_read_only)
 if _class:
     globals()[_class] = _NoFurther

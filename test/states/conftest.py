@@ -19,6 +19,8 @@ import salt.loader
 import salt.loader.lazy
 import salt.utils.event
 from django_formula.host import users as host_users
+from django_formula.host.outcome import Outcome
+from django_formula.release import console as release_console
 from django_formula.site import sites
 from django_formula.watch import spool
 from saltfactories.utils.functional import Loaders
@@ -185,6 +187,10 @@ def apply_states(loaders, world, own_host, monkeypatch):
     monkeypatch.setattr(
         host_users, "find_user", lambda name: find_user(options, name) if name != spool.SENDER else None
     )
+
+    monkeypatch.setattr(release_console, "install", lambda *, test: Outcome("django-shell is installed"))
+    monkeypatch.setattr(release_console, "PROGRAM", own_host / "django-shell")
+    monkeypatch.setattr(release_console, "ARCHIVE", own_host / "console.pyz")
 
     def on(pillar, current=True, **more):
         # The watch is of the whole host: its files are in no folder of the test.

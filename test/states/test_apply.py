@@ -39,12 +39,13 @@ SENTENCES = [
 #: The steps of a site that pushes no static files.
 STEPS = [step for step in deploy_steps.RELEASE if step.__name__ != "push"]
 HOST = ["blog can be deployed", "The packages of the sites are installed", "uv is installed"]
-HOST += ["The host is watched"]
+HOST += ["The host is watched", "django-shell is installed"]
 HOST += ["The ports of nginx are free", "nginx is installed"]
 HOST += ["The default site of a fresh nginx is off", "nginx runs"]
 UNCHANGED = {
     "blog can be deployed",
     "The host is watched",
+    "django-shell is installed",
     "The ports of nginx are free",
     "The default site of a fresh nginx is off",
 }
@@ -207,9 +208,8 @@ def test_existing_deployment_stops_only_its_own_site(salt, world, own_host):
     states = salt({"sites": {"blog": SITE}})()
     failed = [state for state in states if state.result is False]
     assert failed[0].id == "blog can be deployed" and f"folder {source}" in failed[0].comment
-    nginx = HOST[HOST.index("The ports of nginx are free") :]
-    refused = {*nginx, *SENTENCES, "The host is watched"} - {"The default site of a fresh nginx is off"}
-    assert {state.id for state in failed[1:]} == refused
+    nginx = HOST[HOST.index("The host is watched") :]
+    assert {state.id for state in failed[1:]} == {*nginx, *SENTENCES} - {"The default site of a fresh nginx is off"}
     assert set(changed(states)) == {"The packages of the sites are installed", "uv is installed"}
     assert list(source.parent.iterdir()) == [source] and "systemctl" not in str(world.commands)
 

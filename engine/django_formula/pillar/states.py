@@ -119,7 +119,9 @@ def _host(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], An
     # Where each site is refused, nothing is changed.
     places = [{"django": f"{name} can be deployed"} for name in django["sites"]]
     watched = _state("django.watch", {"require_any": places}, config=json.dumps(django["watch"]), **_served(django))
-    return {"include": ["django.place"]} | states | _pythons(django, table) | {"The host is watched": watched}
+    console = _state("django.console", {"require_any": places})
+    last = {"The host is watched": watched, "django-shell is installed": console}
+    return {"include": ["django.place"]} | states | _pythons(django, table) | last
 
 
 def _served(django: Compiled) -> dict[str, Any]:

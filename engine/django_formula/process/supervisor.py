@@ -73,7 +73,7 @@ class Supervisor(ProcessManager):
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
     ) -> dict[str, str]:
         """Return the program of a release and what it runs: file name in ``config/`` → content."""
-        more = {"identity": _identity(site), "secrets": str(site.secrets)}
+        more = {"identity": identity(site), "secrets": str(site.secrets)}
         script = template.render(templates, SCRIPT, **more, **variables)
         if container := containers.expected(site, release):
             writable = [variables["own_folder"]] if variables["own_folder"] else []
@@ -89,7 +89,7 @@ class Supervisor(ProcessManager):
         self, site: Site, release: Path, variables: Mapping[str, Any], templates: Mapping[str, str]
     ) -> dict[str, str]:
         """Return the program of a worker and what it runs: file name in ``config/`` → content."""
-        more = {"identity": _identity(site), "secrets": str(site.secrets)}
+        more = {"identity": identity(site), "secrets": str(site.secrets)}
         script = template.render(templates, WORKER_SCRIPT, **more, **variables)
         if container := containers.expected(site, release):
             arguments = (site, release, container, variables, templates)
@@ -328,7 +328,7 @@ class Supervisor(ProcessManager):
         if selection.grep:
             raise DeploymentError("grep and follow exclude each other under supervisor", hint="leave out one of them")
         path = log_file(site, release, part)
-        user = _identity(site) if path.parent == site.log.top else []
+        user = identity(site) if path.parent == site.log.top else []
         own = [f"--lines={selection.lines}", "--follow=name", "--retry", "--", str(path)]
         return [*user, *(["--"] if user else []), "tail", *own]
 
@@ -380,7 +380,7 @@ class Supervisor(ProcessManager):
         self.end_command(site, "task")
 
 
-def _identity(site: Site) -> list[str]:
+def identity(site: Site) -> list[str]:
     """Return the command that runs another one as the site's user, which never gains privileges again."""
     return ["/usr/bin/setpriv", f"--reuid={site.user}", f"--regid={site.user}", "--init-groups", "--no-new-privs"]
 

@@ -13,7 +13,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.host.locks import Lock
 from django_formula.process import contract, systemd, transient
 from django_formula.release import claim, instances, releases, workers
-from django_formula.release.releases import LOCK_OF_SCHEDULE, Release
+from django_formula.release.releases import LOCK_OF_CONSOLE, LOCK_OF_SCHEDULE, Release
 from django_formula.secret import secrets
 from django_formula.server import servers
 from django_formula.site.sites import Site
@@ -197,13 +197,19 @@ def _tried(what: str, delete: Callable[[], None]) -> list[str]:
 
 
 def names_in_use(site: Site) -> set[str]:
-    """Return the names of the releases that a schedule or a command of the command line runs in."""
-    return {*running_schedules(site).values()} | transient.releases_of_commands(site)
+    """Return the names of the releases that a schedule, a command of the command line or a console runs in."""
+    consoles = _running(site, LOCK_OF_CONSOLE)
+    return {*running_schedules(site).values(), *consoles.values()} | transient.releases_of_commands(site)
 
 
 def running_schedules(site: Site) -> dict[str, str]:
     """Return the schedules whose command runs: name → the name of the release that it runs in."""
-    paths = sorted(site.schedules.glob(f"*{LOCK_OF_SCHEDULE}"))
+    return _running(site, LOCK_OF_SCHEDULE)
+
+
+def _running(site: Site, suffix: str) -> dict[str, str]:
+    """Return what holds a lock: the name of its file without the suffix → the name of its release."""
+    paths = sorted(site.schedules.glob(f"*{suffix}"))
     holders = {path.stem: Lock(path, "", busy="", timeout="0s", hint="").holder() for path in paths}
     return {name: text.split()[0] for name, text in holders.items() if re.match(r"\d{4,}-[0-9a-f]{12} ", text)}
 

@@ -17,6 +17,8 @@ from django_formula.untrusted.text import proposal
 
 #: The end of the name of a lock that the program of a schedule holds; its holder begins with the name of a release.
 LOCK_OF_SCHEDULE = ".lock"
+#: The end of the name of the lock of a console, in the same folder.
+LOCK_OF_CONSOLE = ".console"
 #: The file of a release with its commit, which the proxy of a fleet's host serves to balancers.
 COMMIT = "commit"
 #: The shape of a release's record; another one is damaged. Keys that are missing here are only displayed.

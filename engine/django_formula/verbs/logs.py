@@ -1,6 +1,7 @@
-"""What a site has logged: `django.logs`, with the lines of one request from the proxy to the traceback."""
+"""What a site has logged, with the lines of one request from the proxy to the traceback; and its console."""
 
 import contextlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from django_formula.process import selection as selections
 from django_formula.process.contract import ProcessManager
 from django_formula.process.selection import Selection
 from django_formula.proxy import proxies
+from django_formula.release import console as release_console
 from django_formula.release import instances, releases
 from django_formula.release.releases import Release
 from django_formula.secret import secrets as secret_secrets
@@ -82,6 +84,22 @@ def follow(
                 tell(redact(line.decode(errors="replace").rstrip("\n"), secrets))
         process.send_signal(signal.SIGTERM)
     return ""
+
+
+def console(name: str, host: str, command: str, write: str) -> str:
+    """Return the command that opens a console of a site.
+
+    Args:
+        host: how people reach this host by ssh.
+        command: what runs in it.
+        write: why it may change data.
+
+    Raises:
+        DeploymentError: there is no such site, or the arguments ask for nothing that there is.
+    """
+    words = [sites.find(name).name, *(["--write", write] if write else []), *shlex.split(command)]
+    release_console.parse(words)
+    return in_command("ssh", "-t", host, in_command("django-shell", *words))
 
 
 def salt_call(opts: Mapping[str, Any]) -> list[str] | None:
