@@ -619,7 +619,7 @@ def console(name):
     .. code-block:: yaml
 
         django-shell is installed:
-          django.console
+          django.console: []
     """
     return release_console.install(test=__opts__["test"])
 

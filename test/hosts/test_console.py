@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from typing import Any
 
 import pytest
@@ -63,25 +62,6 @@ def test_console_has_the_terminal_the_sandbox_and_the_exit_code(sites: dict[str,
     last = json.loads(site.host.read("/var/lib/django-formula/consoles.jsonl").splitlines()[-1])
     assert (last["site"], last["kind"], last["exit"], last["write"]) == ("blog", "bash", 7, "")
     assert site.host.call("django.shell", "blog", "dbshell").endswith("'django-shell blog dbshell'")
-
-
-def test_release_of_an_open_console_is_kept(sites: dict[str, Site]) -> None:
-    site = sites["sqlite"]
-    before = site.live
-    opened = ["podman", "exec", "--interactive", site.host.container, "django-shell", "blog", "bash"]
-    with subprocess.Popen(opened, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as open_console:
-        assert open_console.stdin and open_console.stdout
-        open_console.stdin.write("echo open\n")
-        open_console.stdin.flush()
-        assert open_console.stdout.readline() == "open\n"
-        site.deploy(releases={"keep": 1}, environment={"NUMBER": "1"})
-        site.deploy(environment={"NUMBER": "2"})
-        open_console.stdin.write(f"ls {site.root}/releases\n")
-        open_console.stdin.close()
-        kept = open_console.stdout.read()
-    assert before in kept.split() and site.live != before
-    site.deploy(environment={"NUMBER": "3"})
-    assert before not in site.host.run(["ls", f"{site.root}/releases"]).stdout.split()
 
 
 @pytest.mark.full
