@@ -9,6 +9,7 @@ import json
 import os
 import pwd
 import re
+import select
 import socket
 import ssl
 import subprocess
@@ -39,6 +40,8 @@ OUTCOME = "All of it has succeeded"
 #: How often the pillar is completed by what a failed release names, and options that it leaves as they are.
 COMPLETIONS = 6
 GIVEN = ("repository", "folder", "revision", "domains", "proxy", "root", "user", "state", "sandbox", "build_sandbox")
+#: Seconds for the answer to the question where messages go.
+ANSWER = 60
 #: What takes messages, by the host of its URL; any other one gets JSON.
 FORMATS = {
     "slack": r"hooks\.slack\.com",
@@ -259,24 +262,32 @@ def channel(place: str | None) -> dict[str, Any]:
 def ask_for_messages(options: Options) -> bool:
     """Ask once, at a terminal, where messages about problems go; return whether the pillar has changed.
 
-    A pillar that was edited may name a place already: nothing is asked.
+    A pillar that was edited may name a place already: nothing is asked. What was typed or pasted before is for the
+    shell, and who does not answer within a minute is asked by the next run.
     """
     is_own = PILLAR.exists() and digest(PILLAR.read_text()) == options.pillar
-    if options.messages is not None or not is_own or not sys.stdin.isatty():
+    if options.messages is not None or not is_own or not sys.stdin.isatty() or has_input(0):
         return False
     rules = schema()
     url, mailbox = rules["notify"]["additionalProperties"]["properties"]["url"]["pattern"], rules["mailbox"]["pattern"]
     question = "\nWhere shall messages about problems go? A mail address or the URL of a webhook; empty for nowhere: "
     while True:
-        try:
-            place = input(question).strip()
-        except EOFError:
+        print(question, end="", flush=True)
+        line = sys.stdin.readline() if has_input(ANSWER) else ""
+        if not line:
+            print()
             return False
+        place = line.strip()
         if not place or re.fullmatch(mailbox, place) or (place.startswith("http") and re.fullmatch(url, place)):
             break
         print("Neither an address such as ops@example.org nor a URL such as https://ntfy.sh/example")
     options.messages = place
     return keep_pillar(options, is_asked=False)
+
+
+def has_input(seconds: float) -> bool:
+    """Return whether there is something to read from the terminal within some seconds."""
+    return bool(select.select([sys.stdin], [], [], seconds)[0])
 
 
 def put(site: dict[str, Any], path: list[str], value: Any) -> None:

@@ -214,14 +214,17 @@ def test_a_pillar_that_was_edited_is_not_completed(quickstart, deployed):
 
 @pytest.fixture
 def asked(quickstart, deployed, monkeypatch):
-    """Answer the question at a terminal; return how often it was asked."""
+    """Answer at a terminal; return whether the pillar has changed, how often it was asked, and the channels."""
 
-    def answer(*answers, terminal=True):
-        left, questions = list(answers), []
-        monkeypatch.setattr(quickstart.sys, "stdin", type("In", (), {"isatty": lambda _self: terminal})())
-        monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or left.pop(0))
+    def answer(*answers, terminal=True, pasted=False):
+        left, waited = list(answers), []
+        lines = {"isatty": lambda _self: terminal, "readline": lambda _self: f"{left.pop(0)}\n"}
+        monkeypatch.setattr(quickstart.sys, "stdin", type("In", (), lines)())
+        monkeypatch.setattr(
+            quickstart, "has_input", lambda seconds: pasted if not seconds else waited.append(seconds) or bool(left)
+        )
         changed = quickstart.ask_for_messages(deployed)
-        return changed, len(questions), yaml.safe_load(quickstart.PILLAR.read_text())["django"].get("notify")
+        return changed, len(waited), yaml.safe_load(quickstart.PILLAR.read_text())["django"].get("notify")
 
     return answer
 
@@ -252,6 +255,15 @@ def test_nothing_is_asked_without_a_terminal_or_of_a_pillar_that_was_edited(quic
     assert asked(terminal=False) == (False, 0, None) and deployed.messages is None
     quickstart.PILLAR.write_text(quickstart.PILLAR.read_text() + "# mine\n")
     assert asked() == (False, 0, None)
+
+
+def test_lines_that_were_pasted_with_the_command_are_left_to_the_shell(deployed, asked):
+    assert asked("sudo ./test/run", pasted=True) == (False, 0, None) and deployed.messages is None
+
+
+def test_question_without_an_answer_is_asked_by_the_next_run(deployed, asked):
+    assert asked() == (False, 1, None) and deployed.messages is None
+    assert asked("ops@example.org")[0]
 
 
 def in_bash(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":

@@ -163,6 +163,37 @@ def test_again_nothing_is_changed(machine):
     assert machine.touched("/tmp/before") == []
 
 
+#: Runs a program at a terminal of its own, answers its question, and prints what it printed.
+TERMINAL = """
+import os, pty, sys
+pid, terminal = pty.fork()
+if not pid:
+    os.execv(sys.argv[2], sys.argv[2:])
+seen, is_answered = b"", False
+while True:
+    try:
+        part = os.read(terminal, 4096)
+    except OSError:
+        break
+    seen += part
+    if b"empty for nowhere: " in seen and not is_answered:
+        is_answered = os.write(terminal, sys.argv[1].encode() + b"\\n") > 0
+print(seen.decode())
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_place_of_messages_is_asked_once_at_a_terminal(machine):
+    at_terminal = ["python3", "-c", TERMINAL, "https://ntfy.sh/example", "/srv/formula/quickstart"]
+    done = machine.host.run(at_terminal, environment=OFFLINE)
+    assert "empty for nowhere: " in done.stdout and "the channel of messages has been applied" in done.stdout
+    assert "django.notify test" in done.stdout and "answers 200 OK" in done.stdout
+    channels = yaml.safe_load(machine.host.read(PILLAR))["django"]["notify"]
+    assert channels == {"messages": {"url": "https://ntfy.sh/example", "format": "ntfy"}}
+    again = machine.host.run(at_terminal, environment=OFFLINE)
+    assert "empty for nowhere" not in again.stdout and "Nothing had to be changed" in again.stdout
+
+
 # A project of one's own
 
 
