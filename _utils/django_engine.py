@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "ca371b1a3cf5ddb0"
+DIGEST = "81f23999ad78d9ce"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -50003,6 +50003,7 @@ def _clear(home: str, folder: str) -> None:
 # It runs as the site's user in the sandbox of the release. See docs/decisions/0152.
 # """
 #
+# import contextlib
 # import json
 # import os
 # import shlex
@@ -50101,7 +50102,8 @@ def _clear(home: str, folder: str) -> None:
 #     live = releases.linked(site, site.current)
 #     if not live:
 #         raise DeploymentError(f"{site.name} has no live release", hint="salt-call state.apply django")
-#     with _lock(site, live).held():
+#     lock = _lock(site, live)
+#     with lock.held(), _removed_at_the_end(lock.path):
 #         if site.current.resolve() != live.path:
 #             raise DeploymentError(f"{site.name} was released meanwhile", hint="try again")
 #         for line in _notices(asked, site, live):
@@ -50115,10 +50117,18 @@ def _clear(home: str, folder: str) -> None:
 #     return code if code >= 0 else 128 - code
 #
 #
+# @contextlib.contextmanager
+# def _removed_at_the_end(path: Path) -> Iterator[None]:
+#     try:
+#         yield
+#     finally:
+#         path.unlink(missing_ok=True)
+#
+#
 # def _lock(site: Site, live: Release) -> Lock:
 #     """Return the lock that keeps a release on the disk while a console is open in it."""
 #     path = site.schedules / f"{os.getpid()}{releases.LOCK_OF_CONSOLE}"
-#     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+#     path.parent.mkdir(mode=0o700, exist_ok=True)
 #     return Lock(path, f"{live.name} console", busy="a console", timeout="0s", hint="")
 #
 #
@@ -50170,7 +50180,7 @@ def _clear(home: str, folder: str) -> None:
 #     limited = ["timeout", "--foreground", f"{_HOURS}h", *confined]
 #     if is_terminal:
 #         return ["script", "--quiet", "--return", "--command", shlex.join(limited), "/dev/null"]
-#     return limited
+#     return ["setsid", "--wait", *limited]  # /dev/tty of this session takes input for the shell that has opened it
 #
 #
 # def _in_unit(asked: Asked, site: Site, live: Release, inner: Sequence[str], *, is_terminal: bool) -> list[str]:
@@ -64060,7 +64070,6 @@ def _clear(home: str, folder: str) -> None:
 # """What a site has logged, with the lines of one request from the proxy to the traceback; and its console."""
 #
 # import contextlib
-# import shlex
 # import shutil
 # import signal
 # import subprocess
@@ -64082,6 +64091,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import in_command, tell
+# from django_formula.verbs import operations
 # from django_formula.verbs import status as verbs_status
 # from django_formula.verbs import workers as verbs_workers
 #
@@ -64154,9 +64164,9 @@ def _clear(home: str, folder: str) -> None:
 #         write: why it may change data.
 #
 #     Raises:
-#         DeploymentError: there is no such site, or the arguments ask for nothing that there is.
+#         DeploymentError: there is no such site, a quote is not closed, or the arguments ask for nothing that there is.
 #     """
-#     words = [sites.find(name).name, *(["--write", write] if write else []), *shlex.split(command)]
+#     words = [sites.find(name).name, *(["--write", write] if write else []), *operations.words([command])]
 #     release_console.parse(words)
 #     return in_command("ssh", "-t", host, in_command("django-shell", *words))
 #

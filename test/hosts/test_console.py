@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from typing import Any
 
 import pytest
@@ -64,6 +65,23 @@ def test_console_has_the_terminal_the_sandbox_and_the_exit_code(sites: dict[str,
     assert site.host.call("django.shell", "blog", "dbshell").endswith("'django-shell blog dbshell'")
 
 
+def test_release_of_an_open_console_is_kept(sites: dict[str, Site]) -> None:
+    site = sites["sqlite"]
+    before, listed = site.live, ["ls", f"{site.root}/releases"]
+    opened = ["podman", "exec", "--interactive", site.host.container, "django-shell", "blog", "bash"]
+    with subprocess.Popen(opened, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as open_console:
+        assert open_console.stdin and open_console.stdout
+        open_console.stdin.write("echo open\n")
+        open_console.stdin.flush()
+        assert open_console.stdout.readline() == "open\n"
+        for number in range(3):
+            site.deploy(releases={"keep": 2}, environment={"NUMBER": str(number)})
+        assert before in site.host.run(listed).stdout.split() and site.live != before
+        open_console.communicate("pwd -P\n")
+    site.deploy(environment={"NUMBER": "3"})
+    assert before not in site.host.run(listed).stdout.split()
+
+
 @pytest.mark.full
 def test_console_under_supervisor(module_hosts: Hosts, repositories: Repositories) -> None:
     host = module_hosts(kind="ready", init=False)
@@ -75,3 +93,7 @@ def test_console_under_supervisor(module_hosts: Hosts, repositories: Repositorie
     assert done.returncode == 7 and re.fullmatch(r"blog\nCapBnd:\s+0+\n", done.stdout), done
     assert "Permission denied" in done.stderr
     assert "written 1" in console(site, "--write", "ticket 311", stdin=WRITE).stdout
+    typed = "echo 'echo typed >/dev/tty' | django-shell blog bash"  # into the terminal of root, who has opened it
+    for way in (typed, f"{typed} 2>/dev/null"):
+        told = host.run(["script", "-qec", way, "/dev/null"], check=False).stdout
+        assert "typed" not in told.replace(way, ""), told

@@ -3,6 +3,7 @@
 It runs as the site's user in the sandbox of the release. See docs/decisions/0152.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -101,7 +102,8 @@ def _opened(asked: Asked) -> int:
     live = releases.linked(site, site.current)
     if not live:
         raise DeploymentError(f"{site.name} has no live release", hint="salt-call state.apply django")
-    with _lock(site, live).held():
+    lock = _lock(site, live)
+    with lock.held(), _removed_at_the_end(lock.path):
         if site.current.resolve() != live.path:
             raise DeploymentError(f"{site.name} was released meanwhile", hint="try again")
         for line in _notices(asked, site, live):
@@ -115,10 +117,18 @@ def _opened(asked: Asked) -> int:
     return code if code >= 0 else 128 - code
 
 
+@contextlib.contextmanager
+def _removed_at_the_end(path: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def _lock(site: Site, live: Release) -> Lock:
     """Return the lock that keeps a release on the disk while a console is open in it."""
     path = site.schedules / f"{os.getpid()}{releases.LOCK_OF_CONSOLE}"
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     return Lock(path, f"{live.name} console", busy="a console", timeout="0s", hint="")
 
 
@@ -170,7 +180,7 @@ def argv(asked: Asked, site: Site, live: Release, *, is_terminal: bool) -> list[
     limited = ["timeout", "--foreground", f"{_HOURS}h", *confined]
     if is_terminal:
         return ["script", "--quiet", "--return", "--command", shlex.join(limited), "/dev/null"]
-    return limited
+    return ["setsid", "--wait", *limited]  # /dev/tty of this session takes input for the shell that has opened it
 
 
 def _in_unit(asked: Asked, site: Site, live: Release, inner: Sequence[str], *, is_terminal: bool) -> list[str]:

@@ -1,7 +1,6 @@
 """What a site has logged, with the lines of one request from the proxy to the traceback; and its console."""
 
 import contextlib
-import shlex
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from django_formula.secret import secrets as secret_secrets
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.untrusted.text import in_command, tell
+from django_formula.verbs import operations
 from django_formula.verbs import status as verbs_status
 from django_formula.verbs import workers as verbs_workers
 
@@ -95,9 +95,9 @@ def console(name: str, host: str, command: str, write: str) -> str:
         write: why it may change data.
 
     Raises:
-        DeploymentError: there is no such site, or the arguments ask for nothing that there is.
+        DeploymentError: there is no such site, a quote is not closed, or the arguments ask for nothing that there is.
     """
-    words = [sites.find(name).name, *(["--write", write] if write else []), *shlex.split(command)]
+    words = [sites.find(name).name, *(["--write", write] if write else []), *operations.words([command])]
     release_console.parse(words)
     return in_command("ssh", "-t", host, in_command("django-shell", *words))
 

@@ -87,8 +87,12 @@ def test_unit_of_a_console(live, reason, is_terminal):
 def test_console_under_supervisor_has_no_capability_and_a_terminal_of_its_own(live, monkeypatch, is_terminal):
     monkeypatch.setattr(console.process_command, "recorded", lambda _: {"process": "supervisor"})
     argv = console.argv(Asked("blog", "bash"), live.site, live, is_terminal=is_terminal)
-    inner = shlex.split(argv[4]) if is_terminal else argv
-    assert argv[0] == ("script" if is_terminal else "timeout") and inner[:3] == ["timeout", "--foreground", "4h"]
+    inner = shlex.split(argv[4]) if is_terminal else argv[2:]
+    assert argv[:2] == (["script", "--quiet"] if is_terminal else ["setsid", "--wait"]) and inner[:3] == [
+        "timeout",
+        "--foreground",
+        "4h",
+    ]
     assert inner[3:9] == [*supervisor.identity(live.site), "--bounding-set=-all"]
     assert "--reset-env" in inner and "DJANGO_READ_ONLY=1" in inner and inner[-2:] == ["/bin/bash", "--norc"]
 
@@ -101,6 +105,7 @@ def test_release_of_an_open_console_is_in_use(live, monkeypatch, tmp_path, capsy
     monkeypatch.setattr(console.os, "geteuid", lambda: 0)
     assert console.main("blog", "--write", "ticket 311", "dbshell") == 7
     assert seen == [{live.name}] and disk.names_in_use(live.site) == set()
+    assert [*live.site.schedules.iterdir()] == [] and live.site.schedules.stat().st_mode & 0o777 == 0o700
     first, last = map(json.loads, console.RECORD.read_text().splitlines())
     assert {key: first[key] for key in ("site", "release", "kind", "write")} == {
         "site": "blog", "release": live.name, "kind": "dbshell", "write": "ticket 311",
@@ -127,6 +132,8 @@ def test_verb_returns_the_command_for_ssh(live):
     assert shlex.split(shlex.split(text)[-1]) == ["django-shell", "blog", "--write", "ticket 311", "manage", "x", "--y"]
     with pytest.raises(DeploymentError, match="usage"):
         logs.console("blog", "web1", "rm -rf /", "")
+    with pytest.raises(DeploymentError, match="cannot split"):
+        logs.console("blog", "web1", "manage x 'y", "")
 
 
 def test_program_is_installed_once_and_removed(monkeypatch, tmp_path):
