@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "81f23999ad78d9ce"
+DIGEST = "0bd8d9de728fa7d7"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -36374,12 +36374,8 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 # from typing import Any, NamedTuple
 #
-# from django_formula.site.sites import Site
-#
 # #: The upper bounds of the durations that are counted, in seconds.
 # BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-# #: The folders of the logs of each kind of proxy.
-# _FOLDERS = {"nginx": Path("/var/log/nginx"), "apache": Path("/var/log/apache2")}
 # #: The most bytes of one look; the next one reads on.
 # _MOST = 64 << 20
 # #: The bytes at the beginning of a log by which it is known again.
@@ -36394,13 +36390,6 @@ def _clear(home: str, folder: str) -> None:
 #     bytes: int
 #     seconds: float
 #     buckets: list[int]
-#
-#
-# def path_of(site: Site) -> Path | None:
-#     """Return the access log of a site alone, or None where it has none."""
-#     proxy = site.config["proxy"]
-#     folder = _FOLDERS.get(proxy["kind"]) if proxy.get("access_log") == "json" else None
-#     return folder / f"django-{site.name}.log" if folder else None
 #
 #
 # def read(path: Path, place: dict[str, Any]) -> bytes:
@@ -36539,12 +36528,11 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.site import sites
 # from django_formula.tls import certificates
 # from django_formula.untrusted.foreign import Foreign
-# from django_formula.watch import look, machine
+# from django_formula.watch import look, machine, problem
 #
 # #: The name of the file in the folder of node-exporter's textfile collector.
 # FILE = "django.prom"
 # _UNIT = re.compile(r"(\d{4,})(?:-(.+))?\.service")
-# _WAITING = re.compile(r"\bqueue [^;]*, (\d+) tasks wait")
 # #: The most bytes of a file of deployments that one look reads.
 # _MOST = 8 << 20
 # #: What the kernel counts of a unit: name, kind, what it says, the file of the cgroup, its line, and the unit of that.
@@ -36617,11 +36605,7 @@ def _clear(home: str, folder: str) -> None:
 #         for worker, _blank, text in (one.partition(" ") for one in (row.get("workers") or "").split(", ") if one)
 #     ]
 #     yield gauge("django_worker_running", "Whether a worker of the active release runs.", running)
-#     waiting = ((name, _WAITING.search(row.get("stores") or ""), row.get("stores") or "") for name, row in rows.items())
-#     yield gauge(
-#         "django_queue_waiting", "Tasks that wait in the queue of a site.",
-#         (({"site": name}, int(found[1]) if found else 0) for name, found, stores in waiting if "queue " in stores),
-#     )  # fmt: skip
+#     yield gauge("django_queue_waiting", "Tasks that wait in the queue of a site.", each(problem.waiting))
 #
 #
 # def _of_releases(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
@@ -48147,6 +48131,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # import http.client
 # import ssl
+# from pathlib import Path
 #
 # from django_formula.host import config_files, daemons, ports
 # from django_formula.proxy import apache, nginx
@@ -48195,6 +48180,13 @@ def _clear(home: str, folder: str) -> None:
 #     proxy = serving(site)
 #     if proxy:
 #         daemons.reload(proxy.DAEMON)
+#
+#
+# def access_log(site: Site) -> Path | None:
+#     """Return the access log in JSON of a site alone, or None where it has none."""
+#     proxy = serving(site)
+#     is_own = proxy is not None and site.config["proxy"]["access_log"] == "json"
+#     return Path(proxy.DAEMON.log).with_name(f"django-{site.name}.log") if proxy and is_own else None
 #
 #
 # # Connections to a site through the proxy of this host, as a client has them
@@ -64205,9 +64197,9 @@ def _clear(home: str, folder: str) -> None:
 #     proxy = proxies.serving(site)
 #     if not proxy:
 #         return []
-#     if site.config["proxy"]["access_log"] != "json":
+#     log = proxies.access_log(site)
+#     if not log:
 #         return [f"the access log of {proxy.KIND.title} has no ids: set {site.at}:proxy:access_log: json"]
-#     log = Path(proxy.DAEMON.log).with_name(f"django-{site.name}.log")
 #     return _found([path for path in (log.with_name(f"{log.name}.1"), log) if path.is_file()], selection)
 #
 #
@@ -69071,7 +69063,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _of_requests(site: Site, own: dict[str, Any]) -> Iterator[Problem]:
 #     """Count the requests since the last look, where the site has an access log of its own in JSON."""
-#     path = access_log.path_of(site)
+#     path = proxies.access_log(site)
 #     if not path:
 #         return
 #     new = access_log.count(access_log.read(path, own.setdefault("log", {})))
@@ -69093,8 +69085,8 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _of_queue(site: Site, row: Mapping[str, Any], own: dict[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
-#     found = re.search(r"\bqueue [^;]*, (\d+) tasks wait", row.get("stores") or "")
-#     own["waiting"] = waiting = [*own.get("waiting", []), int(found[1])][-_GROWING:] if found else []
+#     count = problem.waiting(row)
+#     own["waiting"] = waiting = [*own.get("waiting", []), count][-_GROWING:] if count is not None else []
 #     if not waiting:
 #         return
 #     command = in_command("salt-call", "django.queue", site.name, "names=True")
@@ -69611,6 +69603,7 @@ def _clear(home: str, folder: str) -> None:
 # #: How the row's keys `workers` and `stores` begin and end where there is a problem.
 # _STOPPED = re.compile(r"^(\S+) (?:does not run|fails \(\d+ times\))$")
 # _SILENT = re.compile(r"^(\S+) does not answer$")
+# _QUEUE = re.compile(r"\bqueue \d[^;,]*(?:, (\d+) tasks wait)?")
 # _BAD_RUN = re.compile(r"^(\S+) (?:failed|interrupted)\b")
 #
 #
@@ -69643,6 +69636,12 @@ def _clear(home: str, folder: str) -> None:
 #         command = in_command("salt-call", "pillar.keys", "django:sites")
 #         found.append(Problem("unmanaged", "this minion's pillar does not have it", command, "managed"))
 #     return found
+#
+#
+# def waiting(row: Mapping[str, Any]) -> int | None:
+#     """Return how many tasks wait in the queue of a site, as its row has it; None without a queue that answers."""
+#     found = _QUEUE.search(row.get("stores") or "")
+#     return int(found[1] or 0) if found else None
 #
 #
 # def _of_release(row: Mapping[str, Any]) -> list[Problem]:
@@ -70310,7 +70309,6 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.doctor import walks
 # from django_formula.host import daemons, file, units
-# from django_formula.host.commands import DeploymentError
 # from django_formula.site import sites
 # from django_formula.watch import spool
 #
@@ -70334,7 +70332,7 @@ def _clear(home: str, folder: str) -> None:
 #         unit = f"django-doctor@{name}.service"
 #         units.attempt("start", unit, doing=f"walking through {name}", timeout=PATIENCE + 5)
 #     else:
-#         with contextlib.suppress(DeploymentError, OSError):
+#         with contextlib.suppress(Exception):  # the others are looked at, as where a unit of its own fails
 #             main(name)
 #     walked = file.read_json(_path(name), _SHAPE)
 #     return walked["link"] if walked and walked["at"] >= began else []

@@ -13,12 +13,8 @@ import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from django_formula.site.sites import Site
-
 #: The upper bounds of the durations that are counted, in seconds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-#: The folders of the logs of each kind of proxy.
-_FOLDERS = {"nginx": Path("/var/log/nginx"), "apache": Path("/var/log/apache2")}
 #: The most bytes of one look; the next one reads on.
 _MOST = 64 << 20
 #: The bytes at the beginning of a log by which it is known again.
@@ -33,13 +29,6 @@ class Requests(NamedTuple):
     bytes: int
     seconds: float
     buckets: list[int]
-
-
-def path_of(site: Site) -> Path | None:
-    """Return the access log of a site alone, or None where it has none."""
-    proxy = site.config["proxy"]
-    folder = _FOLDERS.get(proxy["kind"]) if proxy.get("access_log") == "json" else None
-    return folder / f"django-{site.name}.log" if folder else None
 
 
 def read(path: Path, place: dict[str, Any]) -> bytes:

@@ -15,12 +15,11 @@ from django_formula.metrics.exposition import Family, Labels, counter, gauge, te
 from django_formula.site import sites
 from django_formula.tls import certificates
 from django_formula.untrusted.foreign import Foreign
-from django_formula.watch import look, machine
+from django_formula.watch import look, machine, problem
 
 #: The name of the file in the folder of node-exporter's textfile collector.
 FILE = "django.prom"
 _UNIT = re.compile(r"(\d{4,})(?:-(.+))?\.service")
-_WAITING = re.compile(r"\bqueue [^;]*, (\d+) tasks wait")
 #: The most bytes of a file of deployments that one look reads.
 _MOST = 8 << 20
 #: What the kernel counts of a unit: name, kind, what it says, the file of the cgroup, its line, and the unit of that.
@@ -93,11 +92,7 @@ def _of_sites(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
         for worker, _blank, text in (one.partition(" ") for one in (row.get("workers") or "").split(", ") if one)
     ]
     yield gauge("django_worker_running", "Whether a worker of the active release runs.", running)
-    waiting = ((name, _WAITING.search(row.get("stores") or ""), row.get("stores") or "") for name, row in rows.items())
-    yield gauge(
-        "django_queue_waiting", "Tasks that wait in the queue of a site.",
-        (({"site": name}, int(found[1]) if found else 0) for name, found, stores in waiting if "queue " in stores),
-    )  # fmt: skip
+    yield gauge("django_queue_waiting", "Tasks that wait in the queue of a site.", each(problem.waiting))
 
 
 def _of_releases(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:

@@ -2,6 +2,7 @@
 
 import http.client
 import ssl
+from pathlib import Path
 
 from django_formula.host import config_files, daemons, ports
 from django_formula.proxy import apache, nginx
@@ -50,6 +51,13 @@ def reload(site: Site) -> None:
     proxy = serving(site)
     if proxy:
         daemons.reload(proxy.DAEMON)
+
+
+def access_log(site: Site) -> Path | None:
+    """Return the access log in JSON of a site alone, or None where it has none."""
+    proxy = serving(site)
+    is_own = proxy is not None and site.config["proxy"]["access_log"] == "json"
+    return Path(proxy.DAEMON.log).with_name(f"django-{site.name}.log") if proxy and is_own else None
 
 
 # Connections to a site through the proxy of this host, as a client has them

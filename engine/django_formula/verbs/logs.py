@@ -136,9 +136,9 @@ def _of_proxy(site: Site, selection: Selection) -> list[str]:
     proxy = proxies.serving(site)
     if not proxy:
         return []
-    if site.config["proxy"]["access_log"] != "json":
+    log = proxies.access_log(site)
+    if not log:
         return [f"the access log of {proxy.KIND.title} has no ids: set {site.at}:proxy:access_log: json"]
-    log = Path(proxy.DAEMON.log).with_name(f"django-{site.name}.log")
     return _found([path for path in (log.with_name(f"{log.name}.1"), log) if path.is_file()], selection)
 
 

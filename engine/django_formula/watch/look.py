@@ -227,7 +227,7 @@ def _timed_out(text: str) -> str:
 
 def _of_requests(site: Site, own: dict[str, Any]) -> Iterator[Problem]:
     """Count the requests since the last look, where the site has an access log of its own in JSON."""
-    path = access_log.path_of(site)
+    path = proxies.access_log(site)
     if not path:
         return
     new = access_log.count(access_log.read(path, own.setdefault("log", {})))
@@ -249,8 +249,8 @@ def _of_backups(site: Site, row: Mapping[str, Any], now: float) -> Iterator[Prob
 
 
 def _of_queue(site: Site, row: Mapping[str, Any], own: dict[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
-    found = re.search(r"\bqueue [^;]*, (\d+) tasks wait", row.get("stores") or "")
-    own["waiting"] = waiting = [*own.get("waiting", []), int(found[1])][-_GROWING:] if found else []
+    count = problem.waiting(row)
+    own["waiting"] = waiting = [*own.get("waiting", []), count][-_GROWING:] if count is not None else []
     if not waiting:
         return
     command = in_command("salt-call", "django.queue", site.name, "names=True")

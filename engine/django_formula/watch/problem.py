@@ -12,6 +12,7 @@ _RELEASE = re.compile(r"\b(\d{4,}-[0-9a-f]{12}):")
 #: How the row's keys `workers` and `stores` begin and end where there is a problem.
 _STOPPED = re.compile(r"^(\S+) (?:does not run|fails \(\d+ times\))$")
 _SILENT = re.compile(r"^(\S+) does not answer$")
+_QUEUE = re.compile(r"\bqueue \d[^;,]*(?:, (\d+) tasks wait)?")
 _BAD_RUN = re.compile(r"^(\S+) (?:failed|interrupted)\b")
 
 
@@ -44,6 +45,12 @@ def problems(row: Mapping[str, Any]) -> list[Problem]:
         command = in_command("salt-call", "pillar.keys", "django:sites")
         found.append(Problem("unmanaged", "this minion's pillar does not have it", command, "managed"))
     return found
+
+
+def waiting(row: Mapping[str, Any]) -> int | None:
+    """Return how many tasks wait in the queue of a site, as its row has it; None without a queue that answers."""
+    found = _QUEUE.search(row.get("stores") or "")
+    return int(found[1] or 0) if found else None
 
 
 def _of_release(row: Mapping[str, Any]) -> list[Problem]:

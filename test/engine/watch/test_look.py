@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from django_formula.watch import look, walk
+from django_formula.watch import look, problem, walk
 from django_formula.watch.problem import Problem
 from specimen import configured
 
@@ -90,6 +90,31 @@ def test_queue_that_does_not_answer_is_counted_anew():
     own = {"waiting": [1, 2]}
     assert [*look._of_queue(configured(), {"stores": "queue does not answer"}, own, CONFIG)] == []
     assert own["waiting"] == []
+
+
+#: Stores of a row → the tasks that wait.
+WAITING = {
+    "queue 1M of 64M, 14 tasks wait; cache 1M of 64M": 14,
+    "queue 1M of 64M, 14 tasks wait, 2 unacknowledged": 14,
+    "queue 1M of 64M; cache 1M of 64M": 0,
+    "queue 1M of 64M, 2 unacknowledged": 0,
+    "queue does not answer; cache 1M of 64M": None,
+    "cache 1M of 64M": None,
+    "": None,
+    None: None,
+}
+
+
+@pytest.mark.parametrize("text", WAITING)
+def test_waiting_tasks_are_read_from_the_row(text):
+    assert problem.waiting({"stores": text}) == WAITING[text]
+
+
+def test_walk_that_raises_without_systemd_ends_no_look(monkeypatch, tmp_path):
+    monkeypatch.setattr(walk.daemons, "has_systemd", lambda: False)
+    monkeypatch.setattr(walk.spool, "STATE", tmp_path)
+    monkeypatch.setattr(walk, "main", lambda _name: 1 / 0)
+    assert walk.broken_link("blog") == []
 
 
 def test_site_that_cannot_be_looked_at_is_a_problem_of_its_own(monkeypatch):
