@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "0bd8d9de728fa7d7"
+DIGEST = "d6c4b598aedbd982"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -12667,7 +12667,7 @@ def _clear(home: str, folder: str) -> None:
 #         return True
 #
 #     def _store(self, made: Foreign) -> None:
-#         """Give the archive to root, who keeps it where the build user reads it and cannot change it.
+#         """Make the archive root's, in a folder where the build user may read it but not change it.
 #
 #         Raises:
 #             DeploymentError: what the build user has made is not one file of its own, or it is too large.

@@ -145,7 +145,7 @@ class KeptBuild:
         return True
 
     def _store(self, made: Foreign) -> None:
-        """Give the archive to root, who keeps it where the build user reads it and cannot change it.
+        """Make the archive root's, in a folder where the build user may read it but not change it.
 
         Raises:
             DeploymentError: what the build user has made is not one file of its own, or it is too large.
