@@ -39,15 +39,15 @@ def blog(module_hosts: Callable[..., Any], repositories: Callable[..., Any]) -> 
     host = module_hosts(kind="live")
     blog = Measured(host, repositories(host))
     blog.deploy(proxy={"access_log": "json"})
+    assert not host.testinfra.file("/var/lib/prometheus").exists
+    blog.metrics = {"listen": "0.0.0.0:9180", "allow": []}
+    blog.deploy()
+    blog.wait_for('django_site_up{site="blog"} 1')
     return blog
 
 
 def test_requests_and_deployments_are_measured(blog: Measured) -> None:
-    assert blog.host.run(["ls", "/var/lib/prometheus"], check=False).stdout == ""
-    blog.metrics = {"listen": "0.0.0.0:9180", "allow": []}
-    blog.configure()
-    assert blog.apply().ok and not blog.apply().changed
-    blog.wait_for('django_site_up{site="blog"} 1')
+    assert not blog.apply().changed
     for _request in range(7):
         assert blog.get("/healthz").status_code == 200
     assert blog.get("/nothing-here").status_code == 404
