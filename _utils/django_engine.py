@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "d6c4b598aedbd982"
+DIGEST = "e45e56bb84f77f6d"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -16712,17 +16712,21 @@ def _clear(home: str, folder: str) -> None:
 #     return is_there and contract.is_whole(site, path, part)
 #
 #
-# def _ended(visit: Visit, part: str) -> Broken:
-#     """Return why a part of the active release does not run, and what starts it."""
+# def _ended(visit: Visit, part: str, ended: str = "") -> Broken:
+#     """Return why a part of the active release does not run, and what starts it.
+#
+#     Args:
+#         ended: how it ended, where it is known that it did; it may have been started again since.
+#     """
 #     site, live = visit.site, visit.release
 #     manager = instances.process_manager(site, live.path)
 #     name = contract.unit(site, live.path, part)
 #     if interpreter := disk.interpreter_problem(live) if not live.has_python else "":
 #         return Broken(f"{name} does not run: {interpreter}", APPLY)
-#     if manager.pid(site, live.path, part) is not None:
+#     if not ended and manager.pid(site, live.path, part) is not None:
 #         what = "is not ready" if part else "does not listen at its socket"
 #         return Broken(f"{name} runs and {what}", manager.way_to_start(site, live.path, part))
-#     ended = manager.how_it_ended(site, live.path, part)
+#     ended = ended or manager.how_it_ended(site, live.path, part)
 #     if not ended:
 #         return Broken(f"{name} was stopped", manager.way_to_start(site, live.path, part))
 #     text = f"{name} does not run ({ended}){_last_cause(visit, part)}"
@@ -16787,12 +16791,15 @@ def _clear(home: str, folder: str) -> None:
 #     site, live = visit.site, visit.release
 #     if not instances.serves(live.path):
 #         return ""
-#     checked, began, since = health.as_checked(site, live.record), time.monotonic(), time.time()
+#     ran, began, since = instances.pid(site, live.path), time.monotonic(), time.time()
+#     checked = health.as_checked(site, live.record)
 #     found = health.find(checked, live.path, began + PATIENCE)
 #     took = time.monotonic() - began
 #     path = found.path or health.page_path(checked)
 #     if not found.problem:
 #         return f"GET {path} past the proxy is answered in {took * 1000:.0f} ms"
+#     if ran is None or instances.pid(site, live.path) != ran:
+#         raise _ended(visit, "", "ended and was started again while it was asked")
 #     if took >= PATIENCE - 0.3:
 #         text = f"GET {path} past the proxy has no answer within {PATIENCE:.0f} s: all processes are busy or hang"
 #         raise Broken(text, instances.process_manager(site, live.path).way_to_start(site, live.path))
