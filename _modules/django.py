@@ -15,10 +15,11 @@ django_engine.use()
 from django_formula.host import lazy  # noqa: F401 - the others run when they are used
 
 # isort: split
+from django_formula.audit import verbs as audit_verbs
 from django_formula.backup import backups as backup_backups
 from django_formula.deploy import plan as deploy_plan
+from django_formula.deploy import request
 from django_formula.deploy.entries import entry
-from django_formula.deploy.request import asked_by
 from django_formula.doctor import walks
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.inspect import inspection
@@ -29,6 +30,7 @@ from django_formula.site import sites as site_sites
 from django_formula.untrusted.text import shown_answer
 from django_formula.verbs import backup as verbs_backup
 from django_formula.verbs import documentation, operations, rotation, terminal
+from django_formula.verbs import history as verbs_history
 from django_formula.verbs import logs as verbs_logs
 from django_formula.verbs import schedule as verbs_schedule
 from django_formula.verbs import status as verbs_status
@@ -51,21 +53,32 @@ def __virtual__():
     return __virtualname__
 
 
-def _verb(*examples):
-    """Make a verb of a function: its answer is shown, and an error is one; its documentation is completed.
+def _verb(*examples, reads=False, shows=()):
+    """Make a verb of a function: its answer is shown, an error is one, and the audit log has it.
 
-    The examples are what follows its name on the command line.
+    Its documentation is completed. The examples are what follows its name on the command line; `reads` and `shows` are
+    those of `audit.verbs.Rule`.
     """
 
     def made(function):
+        rule = audit_verbs.Rule(reads, shows)
+
         @functools.wraps(function)
         def verb(*arguments, **named):
-            try:
-                return shown_answer(function(*arguments, **named))
-            except (DeploymentError, OSError) as error:
-                __context__["retcode"] = 1
-                program.explain(error)
-                return shown_answer(str(error))
+            call = audit_verbs.Call(function, rule, arguments, named, lambda: request.caller(__opts__))
+            before = __context__.pop("retcode", 0)
+            with call.recorded():
+                try:
+                    answer = function(*arguments, **named)
+                    if __context__.get("retcode"):
+                        call.fail(f"return code {__context__['retcode']}")
+                except (DeploymentError, OSError) as error:
+                    __context__["retcode"] = 1
+                    program.explain(error)
+                    answer = str(error)
+                    call.fail(answer)
+            __context__.setdefault("retcode", before)
+            return shown_answer(audit_verbs.with_warning(answer, call.warning))
 
         example = documentation.commands(f"{__virtualname__}.{function.__name__}", examples)
         verb.__doc__ = documentation.completed(function, _ARGUMENTS, example)
@@ -74,7 +87,7 @@ def _verb(*examples):
     return made
 
 
-@_verb("", "blog --out json")
+@_verb("", "blog --out json", reads=True)
 def status(site=None, full=None):
     """
     Show the sites of this host: the problems first, then each site with its active release and every value that it
@@ -100,7 +113,7 @@ def _status(site):
     return [{**row, "managed": row["site"] in sites if pillar else None} for row in rows]
 
 
-@_verb("blog")
+@_verb("blog", reads=True)
 def releases(site, full=None):
     """
     Show the releases of a site on this host, the newest first, with age, health and whether the databases fit them.
@@ -109,7 +122,7 @@ def releases(site, full=None):
     return _rows(verbs_status.releases(site_sites.find(site)), terminal.releases, full)
 
 
-@_verb("blog")
+@_verb("blog", reads=True)
 def steps(site, full=None):
     """
     Show the steps of a site's releases in their order: what each does, the user that runs what it runs of the project,
@@ -118,7 +131,7 @@ def steps(site, full=None):
     return _rows(verbs_status.steps(site_sites.find(site)), terminal.steps, full)
 
 
-@_verb("blog", "blog 42 --out json")
+@_verb("blog", "blog 42 --out json", reads=True)
 def record(site, release=None):
     """
     Return everything that is recorded about a release: commit, packages, migrations, duration of each step, who
@@ -130,7 +143,7 @@ def record(site, release=None):
     return operations.record(site, release)
 
 
-@_verb("blog", "blog v2.4.1")
+@_verb("blog", "blog v2.4.1", shows=("revision",))
 def release(site, revision=None):
     """
     Release a site now, also when nothing has changed, its commit is on hold, or it failed before.
@@ -142,7 +155,7 @@ def release(site, revision=None):
     return operations.answer(*operations.release(site, revision, _asked_by("release")))
 
 
-@_verb("blog", "blog v2.4.1")
+@_verb("blog", "blog v2.4.1", shows=("revision",))
 def plan(site, revision=None):
     """
     Show what a release would change: commits, packages, migrations, effective settings, files, and what restarts.
@@ -164,7 +177,7 @@ def unlock(site):
     return operations.unlock(site)
 
 
-@_verb("blog", "blog 0041-9be1c07d2a44 migrate=True")
+@_verb("blog", "blog 0041-9be1c07d2a44 migrate=True", shows=("to", "migrate", "force"))
 def rollback(site, to=None, migrate=False, force=False):
     """
     Roll back to the last good release before the active one, or to another release. The commit that was active is
@@ -194,7 +207,7 @@ def rotate_secret_key(site):
     return operations.answer(*rotation.rotate_secret_key(site, _asked_by("rotate_secret_key")))
 
 
-@_verb("blog", "blog metrics")
+@_verb("blog", "blog metrics", shows=("database",))
 def rotate_database_password(site, database="default"):
     """
     Generate a new password for a database and release the active commit with it. The database has to be on a server
@@ -207,7 +220,7 @@ def rotate_database_password(site, database="default"):
     return operations.answer(*rotation.rotate_database_password(site, database, _asked_by("rotate_database_password")))
 
 
-@_verb("blog", "blog https://blog.example.org/archive/", "blog skip_network=True")
+@_verb("blog", "blog https://blog.example.org/archive/", "blog skip_network=True", reads=True)
 def doctor(site, url="", skip_network=False, full=None):
     """
     Find out why a site does not answer: walk from its domain, DNS, port, certificate, server block, maintenance,
@@ -226,7 +239,7 @@ def doctor(site, url="", skip_network=False, full=None):
     return _rows(answer, walks.view, full)
 
 
-@_verb("blog")
+@_verb("blog", reads=True)
 def drift(site):
     """
     Report files that differ from the active release: source, static files, configuration, virtualenv, units, the
@@ -236,7 +249,7 @@ def drift(site):
     return _failing(operations.drift(site), "drift")
 
 
-@_verb("blog")
+@_verb("blog", shows=("force",))
 def renew(site, force=False):
     """
     Renew the certificates of a site that are due, and order those that failed before, without waiting for the
@@ -248,7 +261,7 @@ def renew(site, force=False):
     return _failing(operations.renew(site, force=force), "warnings")
 
 
-@_verb("blog on 'back at 14:00'", "blog off", "blog")
+@_verb("blog on 'back at 14:00'", "blog off", "blog", reads=("switch",), shows=("switch", "message"))
 def maintenance(site, switch="", message=""):
     """
     Switch the maintenance page of a site on or off, or report its state. While it is on, visitors get the page with
@@ -266,7 +279,11 @@ def maintenance(site, switch="", message=""):
     return operations.maintenance(site, switch, message, _asked_by("maintenance"))
 
 
-@_verb("blog showmigrations", "blog 'createsuperuser --noinput --username admin' environment_file=/root/admin")
+@_verb(
+    "blog showmigrations",
+    "blog 'createsuperuser --noinput --username admin' environment_file=/root/admin",
+    shows=("command", "timeout"),
+)
 def manage(site, *command, environment_file=None, timeout="1h"):
     """
     Run a management command of the active release as the site's user, with its environment, in its sandbox. Before
@@ -288,6 +305,7 @@ def manage(site, *command, environment_file=None, timeout="1h"):
     "blog",
     "blog ada ada@example.org command='createsuperuser --noinput --first_name Ada'",
     "blog elspeth elspeth@example.org",
+    shows=("username", "email"),
 )
 def superuser(site, username="admin", email="admin@localhost", command=""):
     """
@@ -306,7 +324,7 @@ def superuser(site, username="admin", email="admin@localhost", command=""):
     return operations.create_superuser(site, username, email, operations.words([command]))
 
 
-@_verb("blog clearsessions")
+@_verb("blog clearsessions", shows=("schedule",))
 def run(site, schedule):
     """
     Run a schedule of a site now, in the active release, and wait until it has ended. The answer has its output, its
@@ -325,7 +343,7 @@ def _ran(result):
     return result
 
 
-@_verb("blog", "blog --out json")
+@_verb("blog", "blog --out json", reads=True)
 def schedules(site, full=None):
     """
     Show the schedules of a site: when each runs next, and how its last run ended.
@@ -352,7 +370,7 @@ def backup(site):
     return verbs_backup.backup(site, _asked_by("backup"))
 
 
-@_verb("blog")
+@_verb("blog", reads=True)
 def backups(site, full=None):
     """
     Show the backups of a site on this host, the newest first: age, size, reason, release, and when the backup was
@@ -361,7 +379,11 @@ def backups(site, full=None):
     return _rows(backup_backups.overview(site_sites.find(site)), terminal.backups, full)
 
 
-@_verb("blog", "blog 20260301T120000Z-0041-9be1c07d2a44 rollback=True")
+@_verb(
+    "blog",
+    "blog 20260301T120000Z-0041-9be1c07d2a44 rollback=True",
+    shows=("which", "media", "migrate", "rollback", "queue"),
+)
 def restore(site, which=None, media=False, migrate=False, rollback=False, queue=False):
     """
     Restore a backup. It is loaded into spare databases and checked; then the site is in maintenance while they
@@ -400,7 +422,7 @@ def collectstatic(site):
     return operations.answer(*operations.collectstatic(site, _asked_by("collectstatic")))
 
 
-@_verb("blog")
+@_verb("blog", reads=True)
 def check(site):
     """
     Run Django's system checks in the active release, including those for deployment, and return the warnings. The
@@ -428,7 +450,7 @@ def config(site):
     return operations.config(site)
 
 
-@_verb("blog", "blog --out json")
+@_verb("blog", "blog --out json", reads=True)
 def workers(site, full=None):
     """
     Show the workers of a site: those of the active release, then those of older ones that still finish tasks.
@@ -436,7 +458,9 @@ def workers(site, full=None):
     return _rows(operations.workers(site), terminal.workers, full)
 
 
-@_verb("blog", "blog names=True", "blog drop=shop.tasks.old_name")
+@_verb(
+    "blog", "blog names=True", "blog drop=shop.tasks.old_name", reads=("give_back", "drop"), shows=("give_back", "drop")
+)
 def queue(site, names=False, give_back=False, drop="", full=None):
     """
     Show the queues of a site's workers: how many tasks wait in each, how many a worker of Celery holds in Redis
@@ -455,7 +479,7 @@ def queue(site, names=False, give_back=False, drop="", full=None):
     return _rows(rows, terminal.queue, full)
 
 
-@_verb("blog", "blog worker=default")
+@_verb("blog", "blog worker=default", shows=("worker",))
 def restart(site, worker=None):
     """
     Restart the workers of the active release. Each takes no more tasks, finishes those that it runs, and starts again;
@@ -468,7 +492,15 @@ def restart(site, worker=None):
     return operations.restart(site, worker, asked_by=_asked_by("restart"))
 
 
-@_verb("", "test", "test chat", "quiet blog 2h 'moving the database'", "quiet blog off")
+@_verb(
+    "",
+    "test",
+    "test chat",
+    "quiet blog 2h 'moving the database'",
+    "quiet blog off",
+    reads=("action",),
+    shows=("action", "name", "duration", "why"),
+)
 def notify(action="", name="", duration="", why=""):
     """
     Show to which channels the watch of this host sends messages, what is wrong now and what waits; send a message to
@@ -486,7 +518,7 @@ def notify(action="", name="", duration="", why=""):
     return verbs_notify.notify(action, name, duration, why, _asked_by("notify"))
 
 
-@_verb("/srv/status")
+@_verb("/srv/status", shows=("folder",))
 def page(folder):
     """
     Write a page of this host and its sites into a folder: ``index.html``, without a script and requests. Problems come
@@ -498,7 +530,14 @@ def page(folder):
     return pages.page(folder)
 
 
-@_verb("blog", "blog 500 worker=default", "blog since=1h level=error", "blog id=9123ac9f", "blog follow=True")
+@_verb(
+    "blog",
+    "blog 500 worker=default",
+    "blog since=1h level=error",
+    "blog id=9123ac9f",
+    "blog follow=True",
+    shows=("worker", "since", "until", "level", "id", "follow"),
+)
 def logs(site, lines=50, worker=None, since="", until="", grep="", level="", id="", follow=False):
     """
     Return the last lines that the active release logged; with any of the options below but ``worker``, those of all
@@ -529,7 +568,7 @@ def logs(site, lines=50, worker=None, since="", until="", grep="", level="", id=
     return verbs_logs.follow(site, lines, worker, __grains__["id"], salt_call=verbs_logs.salt_call(__opts__), **asked)
 
 
-@_verb("blog", "blog dbshell", "blog 'manage changepassword ada' write='ada forgot it'")
+@_verb("blog", "blog dbshell", "blog 'manage changepassword ada' write='ada forgot it'", shows=("write",))
 def shell(site, command="shell", write=""):
     """
     Return the command that opens a console in the active release of a site: it needs a terminal, which ssh gives.
@@ -543,7 +582,13 @@ def shell(site, command="shell", write=""):
     return verbs_logs.console(site, __grains__["id"], command, write)
 
 
-@_verb("https://git.example.org/blog.git", "/home/ray/blog", "blog run=True")
+@_verb(
+    "https://git.example.org/blog.git",
+    "/home/ray/blog",
+    "blog run=True",
+    reads=("run",),
+    shows=("source", "revision", "run"),
+)
 def inspect(source, revision="HEAD", deploy_key=None, run=False):
     """
     Inspect a project and return a pillar that deploys it, with comments where a value is a guess. The source is
@@ -564,7 +609,7 @@ def inspect(source, revision="HEAD", deploy_key=None, run=False):
     return observe_report.of_site(source) if run else inspection.inspect(source, revision, deploy_key)
 
 
-@_verb("blog /home/ray/blog", "blog /home/ray/blog database=postgres")
+@_verb("blog /home/ray/blog", "blog /home/ray/blog database=postgres", shows=("folder",))
 def compose(site, folder, python="", database=""):
     """
     Write the files by which Docker or podman runs a site's project without Salt: a Dockerfile, compose files for
@@ -583,7 +628,7 @@ def compose(site, folder, python="", database=""):
     return "\n".join(entry("compose files")(site, folder, str(python), database))
 
 
-@_verb("blog /root/blog.tar")
+@_verb("blog /root/blog.tar", shows=("file",))
 def save_images(site, file):
     """
     Write the image that the active release of a site in containers begins with into a file, for another host whose
@@ -596,7 +641,7 @@ def save_images(site, file):
     return operations.save_images(site, file)
 
 
-@_verb("blog /root/blog.tar")
+@_verb("blog /root/blog.tar", shows=("file",))
 def load_images(site, file):
     """
     Give the engine of a site in containers the images of a file that ``django.save_images`` has written on another
@@ -606,6 +651,27 @@ def load_images(site, file):
         Path of the file, in a folder that only root may write to.
     """
     return operations.load_images(site, file)
+
+
+@_verb("", "blog since=7d who=ada", "verify=True", reads=True)
+def history(site=None, since="30d", who="", verify=False, full=None):
+    """
+    Show who had this host do what, when, and how it ended, the newest first: the audit log and the recorded
+    deployments.
+
+    site
+        Name of the site. All sites of this host by default, and what is about none.
+    since
+        How long ago at most: ``90m``, ``12h``, ``30d``.
+    who
+        Name of the user.
+    verify
+        Check instead that no line of the audit log was changed or removed since it was written. The return code is 1
+        otherwise, and the answer names the first line that does not follow the one before it.
+    """
+    if verify:
+        return verbs_history.verify()
+    return _rows(verbs_history.rows(site, since, who), verbs_history.view, full)
 
 
 def _failing(answer, key):
@@ -624,4 +690,4 @@ def _rows(rows, view, full):
 
 
 def _asked_by(verb):
-    return asked_by(f"django.{verb}", __opts__["cachedir"])
+    return request.asked_by(f"django.{verb}", __opts__["cachedir"])

@@ -20,12 +20,11 @@ from django_formula.host import lazy  # noqa: F401 - the others run when they ar
 import django_fileserver
 from django_formula.database import served as database_served
 from django_formula.database import setup
-from django_formula.deploy import order, removal, steps
+from django_formula.deploy import order, removal, request, steps
 from django_formula.deploy import takeover as deploy_takeover
 from django_formula.deploy.deployment import Deployment
 from django_formula.deploy.entries import entry
 from django_formula.deploy.given import Given
-from django_formula.deploy.request import asked_by
 from django_formula.host import daemons
 from django_formula.host import outcome as host_outcome
 from django_formula.host import packages as host_packages
@@ -114,6 +113,7 @@ def site(name, config, platform, templates):
         given.of_site(site),
         texts,
         asked_by=_asked_by(),
+        caller=request.caller(__opts__),
         test=__opts__["test"],
         servers=__context__.setdefault("django.servers", {}),
         listening=__context__.get("django.listening"),
@@ -675,7 +675,7 @@ def _deployments():
 
 
 def _asked_by():
-    return asked_by("state.apply", __opts__["cachedir"])
+    return request.asked_by("state.apply", __opts__["cachedir"])
 
 
 def _step(step, name):

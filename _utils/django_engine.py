@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "e45e56bb84f77f6d"
+DIGEST = "3066b1656693f3b5"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -293,6 +293,442 @@ def _clear(home: str, folder: str) -> None:
 #: The tree.
 #: django_formula/__init__.py
 # """The engine of django-formula, in plain Python: Salt's modules enter it by `django_engine`."""
+#: django_formula/audit/__init__.py
+# """Who had this host do what: the audit log, and what people may do with a site."""
+#: django_formula/audit/audit.py
+# """The audit log: who had this host change something or read what is secret, when, and how that ended.
+#
+# An act leaves a line when it begins and one when it ends; one that is killed leaves the first. The journal gets the same
+# lines. No act fails with the log, or waits for it. See docs/decisions/0153.
+# """
+#
+# import contextlib
+# import contextvars
+# import os
+# import secrets
+# import socket
+# import time
+# from collections.abc import Iterator, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.audit import chain
+# from django_formula.audit.caller import Caller
+# from django_formula.host import clock
+# from django_formula.host.commands import redact
+# from django_formula.site import sites
+# from django_formula.untrusted.text import shown
+#
+# JOURNAL = Path("/run/systemd/journal/socket")
+# IDENTIFIER = "django-audit"
+# #: The most characters of an argument or a result.
+# _LONGEST = 200
+# _open = contextvars.ContextVar[bool]("open", default=False)
+#
+#
+# class Act:
+#     """What is done by a caller.
+#
+#     Args:
+#         verb: what was called: ``release``, ``state.apply``.
+#         site: the name of a site, if it is about one.
+#         arguments: those that may be shown.
+#         key: what both lines have as ``id``, where two processes write them.
+#     """
+#
+#     def __init__(
+#         self, verb: str, caller: Caller, site: str = "", arguments: Mapping[str, Any] | None = None, key: str = ""
+#     ):
+#         self._about = {
+#             "id": key or secrets.token_hex(8),
+#             "who": _plain(caller.who),
+#             "from": _plain(caller.origin),
+#             "how": caller.how,
+#             **({"job": caller.job} if caller.job else {}),
+#             "verb": _plain(verb),
+#             "site": _plain(site),
+#             "arguments": {name: _plain(value) for name, value in (arguments or {}).items()},
+#         }
+#         self._began = time.monotonic()
+#         #: How it has ended.
+#         self.result = "done"
+#         #: What the caller has to know: why the log has no line of this act.
+#         self.warning = ""
+#
+#     def begin(self, release: str | None = None) -> None:
+#         """Write that it begins.
+#
+#         Args:
+#             release: the active one by default.
+#         """
+#         self._write({"result": "begun", "release": self._release(release)})
+#
+#     def end(self, release: str | None = None, seconds: float | None = None) -> None:
+#         """Write how it has ended."""
+#         took = time.monotonic() - self._began if seconds is None else seconds
+#         self._write({"result": _plain(self.result), "seconds": round(took, 1), "release": self._release(release)})
+#
+#     def _release(self, given: str | None) -> str:
+#         return active_release(self._about["site"]) if given is None else given
+#
+#     def _write(self, more: Mapping[str, Any]) -> None:
+#         values = {"time": clock.now(), **self._about, **more}
+#         try:
+#             line = chain.append(values)
+#         except OSError as error:
+#             self.warning = f"the audit log has no line of this: {error.strerror or error}: {chain.current()}"
+#             line = f"not in {chain.current()}: {error.strerror or error}"
+#         _tell_journal(values, line)
+#
+#
+# @contextlib.contextmanager
+# def recorded(act: Act) -> Iterator[Act]:
+#     """Record that an act begins in this block and ends with it; an error that leaves the block has failed it.
+#
+#     What it has done by deployments is not recorded as acts of their own.
+#     """
+#     act.begin()
+#     token = _open.set(True)
+#     try:
+#         yield act
+#     except BaseException as error:
+#         act.result = f"failed: {type(error).__name__}"
+#         raise
+#     finally:
+#         _open.reset(token)
+#         act.end()
+#
+#
+# def is_open() -> bool:
+#     """Return whether an act is recorded of which this is a part."""
+#     return _open.get()
+#
+#
+# def active_release(site: str) -> str:
+#     """Return the name of the active release of a site, empty without one."""
+#     if site.isprintable() and "/" not in site:
+#         with contextlib.suppress(OSError):
+#             return os.path.basename(os.readlink(sites.REGISTRY / site / "current"))
+#     return ""
+#
+#
+# def _plain(value: Any) -> Any:
+#     if isinstance(value, bool | int):
+#         return value
+#     text = shown(redact(str(value)))
+#     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+#
+#
+# def _tell_journal(values: Mapping[str, Any], line: str) -> None:
+#     """Send a line to the journal, whose fields are its values; where there is none, or it does not take it, nothing."""
+#     fields = {
+#         "MESSAGE": f"{values['verb']} {values['site']} by {values['who']}: {values['result']}",
+#         "PRIORITY": 5,
+#         "SYSLOG_IDENTIFIER": IDENTIFIER,
+#         "DJANGO_SITE": values["site"],
+#         "DJANGO_VERB": values["verb"],
+#         "DJANGO_WHO": values["who"],
+#         "DJANGO_AUDIT": line,
+#     }
+#     datagram = "".join(f"{name}={value}\n" for name, value in fields.items()).encode()
+#     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+#         journal.setblocking(False)
+#         journal.sendto(datagram, str(JOURNAL))
+#: django_formula/audit/caller.py
+# """Who calls: the user who published a Salt job, a person by ssh, or the user who became root."""
+#
+# import os
+# import re
+# from pathlib import Path
+# from typing import NamedTuple
+#
+# from django_formula.host import proc, users
+#
+# #: Set by `django-ops` for the Salt that it calls: the name of the person whose key it was.
+# PERSON = "DJANGO_OPS_PERSON"
+# _ASKED_BY = re.compile(r"(?P<verb>[\w.]+) by (?P<who>.+?)(?:, salt job (?P<job>\d+))?")
+#
+#
+# class Caller(NamedTuple):
+#     """Who calls.
+#
+#     Attributes:
+#         who: the user.
+#         origin: the address that the user comes from; empty where it is not known.
+#         how: ``salt``, ``schedule``, ``ssh`` or ``terminal``.
+#         job: the number of the Salt job.
+#     """
+#
+#     who: str
+#     origin: str = ""
+#     how: str = "terminal"
+#     job: str = ""
+#
+#
+# def of_this_process() -> Caller:
+#     """Return who has started this process, as its environment and its login name them."""
+#     environ = os.environ
+#     who = environ.get(PERSON) or environ.get("SUDO_USER") or _login() or "root"
+#     origin = environ.get("SSH_CONNECTION", "").split(" ")[0]
+#     return Caller(who, origin, "ssh" if origin else "terminal")
+#
+#
+# def of_request(asked_by: str) -> tuple[str, Caller]:
+#     """Return the function that was called, and by whom, of what `deploy.request.asked_by` has returned."""
+#     found = _ASKED_BY.fullmatch(asked_by)
+#     if not found:
+#         return "deployment", Caller(asked_by, how="salt")
+#     if found["job"]:
+#         return found["verb"], Caller(found["who"], how="salt", job=found["job"])
+#     return found["verb"], of_this_process()._replace(who=found["who"])
+#
+#
+# def _login() -> str:
+#     """Return the user who logged in, also where another one was become since; empty without a login."""
+#     try:
+#         return users.user_name(int(Path(proc.PROC, "self/loginuid").read_text()))
+#     except (OSError, ValueError, OverflowError):
+#         return ""
+#: django_formula/audit/chain.py
+# """The file of the audit log: lines of JSON, each with the SHA-256 of the one before under ``prev``, a file a year."""
+#
+# import contextlib
+# import fcntl
+# import hashlib
+# import json
+# import os
+# import time
+# from collections.abc import Iterator, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.host import clock
+#
+# FOLDER = Path("/var/lib/django-formula")
+# #: Seconds for which a line waits for another process that writes one.
+# _PATIENCE = 1.0
+# #: The most bytes of a line.
+# _LONGEST = 1 << 16
+#
+#
+# def current() -> Path:
+#     """Return the file that lines are added to."""
+#     return FOLDER / "audit.jsonl"
+#
+#
+# def files() -> list[Path]:
+#     """Return the files of the log, that of the oldest year first."""
+#     return [path for path in (*sorted(FOLDER.glob("audit-[0-9]*.jsonl")), current()) if path.exists()]
+#
+#
+# def append(values: Mapping[str, Any]) -> str:
+#     """Add a line, whole or not at all; return it.
+#
+#     Raises:
+#         OSError: it cannot be written: the disk is full, or another process has had the file open for too long.
+#     """
+#     FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
+#     descriptor, last = _opened()
+#     try:
+#         line = json.dumps({**values, "prev": digest(last) if last else ""})
+#         end = os.lseek(descriptor, 0, os.SEEK_END)
+#         torn = b"" if not end or os.pread(descriptor, 1, end - 1) == b"\n" else b"\n"  # power failed in a line
+#         data = torn + line.encode() + b"\n"
+#         try:
+#             written = os.write(descriptor, data)
+#             if written < len(data):
+#                 raise OSError(28, os.strerror(28), str(current()))
+#         except OSError:
+#             os.ftruncate(descriptor, end)
+#             raise
+#         return line
+#     finally:
+#         os.close(descriptor)
+#
+#
+# def _opened() -> tuple[int, bytes]:
+#     """Return the file, locked until it is closed, and the last line of the log; a new year begins a new file."""
+#     deadline, last, path = time.monotonic() + _PATIENCE, b"", current()
+#     while True:
+#         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+#         try:
+#             _lock(descriptor, deadline)
+#             if not _is(path, descriptor):  # another process has begun a new year
+#                 os.close(descriptor)
+#                 continue
+#             last = _last_line(descriptor) or last
+#             older = path.with_name(f"audit-{_year(last)}.jsonl")
+#             if not os.fstat(descriptor).st_size or _year(last) >= clock.now()[:4] or older.exists():
+#                 return descriptor, last or _last_of_older()
+#             path.rename(older)
+#             os.close(descriptor)
+#         except OSError:
+#             os.close(descriptor)
+#             raise
+#
+#
+# def _lock(descriptor: int, deadline: float) -> None:
+#     while True:
+#         try:
+#             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+#         except BlockingIOError:
+#             if time.monotonic() >= deadline:
+#                 raise
+#             time.sleep(0.01)
+#
+#
+# def _is(path: Path, descriptor: int) -> bool:
+#     try:
+#         return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+#     except FileNotFoundError:
+#         return False
+#
+#
+# def _last_line(descriptor: int) -> bytes:
+#     end = os.lseek(descriptor, 0, os.SEEK_END)
+#     start = max(end - _LONGEST, 0)
+#     return os.pread(descriptor, end - start, start).rstrip(b"\n").rpartition(b"\n")[2]
+#
+#
+# def _last_of_older() -> bytes:
+#     for path in reversed(files()):
+#         with path.open("rb") as older:
+#             if last := _last_line(older.fileno()):
+#                 return last
+#     return b""
+#
+#
+# def _year(line: bytes) -> str:
+#     """Return the year of a line; that of now, where it has none."""
+#     when = str(parsed(line).get("time", ""))[:4]
+#     return when if when.isdigit() else clock.now()[:4]
+#
+#
+# def digest(line: bytes) -> str:
+#     """Return what the line after this one has as ``prev``."""
+#     return hashlib.sha256(line).hexdigest()
+#
+#
+# def parsed(line: bytes) -> dict[str, Any]:
+#     """Return the values of a line; none, where it is damaged."""
+#     try:
+#         values = json.loads(line)
+#     except (ValueError, RecursionError):
+#         return {}
+#     return values if isinstance(values, dict) else {}
+#
+#
+# def lines() -> Iterator[tuple[str, bytes]]:
+#     """Yield each line of the log with its place, the oldest first."""
+#     for path in files():
+#         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+#             for number, line in enumerate(file, 1):
+#                 yield f"{path}:{number}", line.rstrip(b"\n")
+#
+#
+# def broken() -> tuple[str, int]:
+#     """Return the first line that does not follow the one before it, empty where all do; and the number of lines."""
+#     last, count = b"", 0
+#     for place, line in lines():
+#         if parsed(line).get("prev") != (digest(last) if last else ""):
+#             return place, count
+#         last, count = line, count + 1
+#     return "", count
+#: django_formula/audit/verbs.py
+# """What the audit log has of an execution function: whether it is an act, and which of its arguments may be shown."""
+#
+# import contextlib
+# import inspect
+# from collections.abc import Callable, Iterator, Mapping, Sequence
+# from typing import Any, NamedTuple
+#
+# from django_formula.audit import audit
+# from django_formula.audit.audit import Act
+# from django_formula.audit.caller import Caller
+# from django_formula.host.commands import redact
+#
+#
+# class Rule(NamedTuple):
+#     """What is recorded of a function.
+#
+#     Attributes:
+#         reads: whether it only reads, and nothing that is secret; or the arguments without which it does.
+#         shows: the arguments that may be shown, besides the site; of several words the first.
+#     """
+#
+#     reads: bool | tuple[str, ...] = False
+#     shows: tuple[str, ...] = ()
+#
+#
+# class Call:
+#     """A call of a function.
+#
+#     Args:
+#         rule: what is recorded of it.
+#         caller: returns who calls; it is not called for one that only reads.
+#     """
+#
+#     def __init__(
+#         self,
+#         function: Callable[..., Any],
+#         rule: Rule,
+#         arguments: Sequence[Any],
+#         named: Mapping[str, Any],
+#         caller: Callable[[], Caller],
+#     ):
+#         self._rule, self._given = rule, _given(function, arguments, named)
+#         self._act: Act | None = None
+#         if not self._only_reads():
+#             shown = {name: _first(self._given[name]) for name in rule.shows if name in self._given}
+#             self._act = Act(function.__name__, caller(), str(self._given.get("site") or ""), shown)
+#
+#     def _only_reads(self) -> bool:
+#         reads = self._rule.reads
+#         if isinstance(reads, bool):
+#             return reads
+#         return all(self._given.get(name) in ("", None) for name in reads)  # off is False
+#
+#     @contextlib.contextmanager
+#     def recorded(self) -> Iterator[None]:
+#         """Record the call in this block."""
+#         with audit.recorded(self._act) if self._act else contextlib.nullcontext():
+#             yield
+#
+#     def fail(self, text: str) -> None:
+#         """Set that it has failed, and why, without what its arguments have that is not shown."""
+#         if self._act:
+#             hidden = [str(value) for name, value in self._given.items() if name not in ("site", *self._rule.shows)]
+#             words = [word for text in hidden for word in text.replace("'", " ").replace("=", " ").split()]
+#             self._act.result = f"failed: {redact(text.partition(chr(10))[0], [*hidden, *words])}"
+#
+#     @property
+#     def warning(self) -> str:
+#         """Why the log does not have it; empty where it has."""
+#         return self._act.warning if self._act else ""
+#
+#
+# def with_warning(answer: Any, warning: str) -> Any:
+#     """Return the answer of a function with a warning, unless it is rows for programs."""
+#     if not warning:
+#         return answer
+#     if isinstance(answer, Mapping):
+#         return {**answer, "warnings": [*(answer.get("warnings") or ()), warning]}
+#     if isinstance(answer, str):
+#         return f"{answer.rstrip()}\n\nwarning: {warning}"
+#     texts = isinstance(answer, list) and all(isinstance(one, str) for one in answer)
+#     return [*answer, f"warning: {warning}"] if texts else answer
+#
+#
+# def _given(function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+#     try:
+#         return dict(inspect.signature(function).bind(*arguments, **named).arguments)
+#     except TypeError:
+#         return {}  # the function refuses them
+#
+#
+# def _first(value: Any) -> Any:
+#     words = str(value[0]).split() if isinstance(value, tuple) and value else []
+#     return words[0] if words else value
 #: django_formula/backup/__init__.py
 # """Dumps of databases, uploads and queues, their manifests, and how they are restored."""
 #: django_formula/backup/backups.py
@@ -11190,6 +11626,9 @@ def _clear(home: str, folder: str) -> None:
 # from concurrent.futures import ThreadPoolExecutor
 # from typing import Any
 #
+# from django_formula.audit import audit
+# from django_formula.audit import caller as audit_caller
+# from django_formula.audit.caller import Caller
 # from django_formula.deploy import inputs as deploy_inputs
 # from django_formula.deploy import migration
 # from django_formula.deploy import takeover as deploy_takeover
@@ -11224,6 +11663,7 @@ def _clear(home: str, folder: str) -> None:
 #         given: secrets from the pillar, as for `Secrets`.
 #         templates: text of the templates, by URL.
 #         asked_by: origin of the deployment, for the lock and the record.
+#         caller: who calls, for the audit log, where `asked_by` does not tell it.
 #         revision: overrides the revision of the configuration.
 #         again: release even where nothing has changed, or the commit is on hold or has failed.
 #         test: steps only look.
@@ -11260,6 +11700,7 @@ def _clear(home: str, folder: str) -> None:
 #         templates: Mapping[str, str],
 #         *,
 #         asked_by: str = "salt",
+#         caller: Caller | None = None,
 #         revision: str | None = None,
 #         again: bool = False,
 #         test: bool = False,
@@ -11274,6 +11715,7 @@ def _clear(home: str, folder: str) -> None:
 #         self.secrets = Secrets(site, given)
 #         self.templates = templates
 #         self.asked_by = asked_by
+#         self._caller = caller
 #         self.revision = revision
 #         self.again = again
 #         self.test = test
@@ -11352,6 +11794,18 @@ def _clear(home: str, folder: str) -> None:
 #     def begin(self, release: Release) -> None:
 #         """Let the steps work on a new release."""
 #         self.release, self.is_new = release, True
+#
+#     def note_begin(self) -> None:
+#         """Have the audit log tell that a new release is begun, unless a function does that has called this."""
+#         if self.release and not audit.is_open():
+#             self._act().begin()
+#
+#     def _act(self) -> audit.Act:
+#         verb, caller = audit_caller.of_request(self.asked_by)
+#         release = self.release.name if self.release else ""
+#         key = f"{self.site.name}/{release}" if release else ""
+#         revision = {"revision": self.revision} if self.revision else {}
+#         return audit.Act(verb, self._caller or caller, self.site.name, revision, key)
 #
 #     def resume(self, release: Release) -> None:
 #         """Let the steps go on with a new release that another process has begun.
@@ -11677,6 +12131,11 @@ def _clear(home: str, folder: str) -> None:
 #             **more,
 #         }
 #         releases.append_attempt(self.site, attempt)
+#         if not audit.is_open():
+#             act = self._act()
+#             act.result = f"{result} in {more['step']}" if "step" in more else result
+#             act.end(seconds=attempt["seconds"])
+#             self.warn([act.warning] if act.warning else [])
 #: django_formula/deploy/difference.py
 # """Differences between the files of the next release and those of the active one."""
 #
@@ -13625,6 +14084,8 @@ def _clear(home: str, folder: str) -> None:
 # import time
 # from pathlib import Path
 #
+# from django_formula.audit import audit
+# from django_formula.audit import caller as audit_caller
 # from django_formula.container import images
 # from django_formula.database import setup as database_setup
 # from django_formula.deploy import takeover
@@ -13828,7 +14289,9 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     changes = present(site)
 #     if changes and not test:
-#         remove(site, asked_by)
+#         verb, caller = audit_caller.of_request(asked_by)
+#         with audit.recorded(audit.Act(verb, caller, site.name, {"removed": True})):
+#             remove(site, asked_by)
 #     done = "would be removed" if test else "has been removed"
 #     return Outcome(f"{site.name} {done if changes else 'is already absent'}", changes)
 #: django_formula/deploy/request.py
@@ -13836,11 +14299,14 @@ def _clear(home: str, folder: str) -> None:
 #
 # import contextlib
 # import os
-# from collections.abc import Mapping
+# from collections.abc import Iterator, Mapping
 # from pathlib import Path
 # from typing import Any
 #
 # import msgpack
+#
+# from django_formula.audit import caller as audit_caller
+# from django_formula.audit.caller import Caller
 #
 #
 # def asked_by(function: str, cachedir: str) -> str:
@@ -13850,19 +14316,47 @@ def _clear(home: str, folder: str) -> None:
 #         function: the function that was called, such as ``state.apply``.
 #         cachedir: Salt's cache on this host, where it keeps a file for each running job.
 #     """
+#     for path, job in _jobs(cachedir):
+#         return f"{function} by {_user(job)}, salt job {path.name}"
+#     return f"{function} by {_user({})}"
+#
+#
+# def caller(opts: Mapping[str, Any]) -> Caller:
+#     """Return who calls: the user who published the Salt job of this process and its master, or who has called Salt.
+#
+#     Args:
+#         opts: Salt's options.
+#     """
+#     for path, job in _jobs(opts["cachedir"]):
+#         if "schedule" in job:
+#             return Caller(_user(job), how="schedule", job=path.name)
+#         if job.get("user"):
+#             return Caller(_user(job), str(opts.get("master_ip") or ""), "salt", path.name)
+#     return audit_caller.of_this_process()
+#
+#
+# def publishers(opts: Mapping[str, Any]) -> set[str]:
+#     """Return the users who published what this process runs, as the master names them: one, but in threads of a minion.
+#
+#     Empty where Salt was called on this host.
+#     """
+#     return {str(job["user"]) for _path, job in _jobs(opts["cachedir"]) if job.get("user")}
+#
+#
+# def _jobs(cachedir: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+#     """Yield file and job of what this process runs."""
 #     for path in Path(cachedir, "proc").glob("*"):
 #         with contextlib.suppress(OSError, ValueError):
 #             job = msgpack.unpackb(path.read_bytes())
 #             if job.get("pid") == os.getpid():
-#                 return f"{function} by {_user(job)}, salt job {path.name}"
-#     return f"{function} by {_user({})}"
+#                 yield path, job
 #
 #
 # def _user(job: Mapping[str, Any]) -> str:
-#     """Return the user who published a Salt job, or its schedule; without either the user who became root."""
+#     """Return the user who published a Salt job, or its schedule; without either who has called Salt."""
 #     if "schedule" in job:
 #         return f"the schedule {job['schedule']}"
-#     return str(job.get("user") or os.environ.get("SUDO_USER") or "root").removeprefix("sudo_")
+#     return str(job.get("user") or audit_caller.of_this_process().who).removeprefix("sudo_")
 #: django_formula/deploy/rollback.py
 # """A rollback: its target, whether that works with the databases' present schema, and the reversal of migrations.
 #
@@ -15610,6 +16104,7 @@ def _clear(home: str, folder: str) -> None:
 #     if site.config.get("fleet"):
 #         host_file.write(release.path / releases.COMMIT, deployment.findings.commit, mode=0o644, durable=False)
 #     deployment.begin(release)
+#     deployment.note_begin()
 #     about = {"commit": deployment.findings.commit, "asked_by": deployment.asked_by, "began": clock.now()}
 #     if deployment.fleet or deployment.release_of_fleet:
 #         about["fleet"] = deployment.fleet or "apply"
@@ -50003,17 +50498,16 @@ def _clear(home: str, folder: str) -> None:
 # """
 #
 # import contextlib
-# import json
 # import os
 # import shlex
 # import subprocess
-# import time
 # from collections.abc import Iterator, Sequence
 # from dataclasses import dataclass, replace
 # from pathlib import Path
 #
+# from django_formula.audit import audit, caller
 # from django_formula.container import containers
-# from django_formula.host import archive, clock, commands, config_files, file
+# from django_formula.host import archive, config_files, file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.locks import Lock
 # from django_formula.host.outcome import Outcome
@@ -50023,13 +50517,11 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release.releases import Release
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
-# from django_formula.untrusted.text import in_command, shown, tell
+# from django_formula.untrusted.text import in_command, tell
 #
 # #: What is run, and the program behind it.
 # PROGRAM, ARCHIVE = Path("/usr/local/bin/django-shell"), Path("/usr/local/lib/django-formula/console.pyz")
 # MODULE = "django_formula.release.console"
-# #: Who opened a console of which site, when, why and for how long.
-# RECORD = Path("/var/lib/django-formula/consoles.jsonl")
 # KINDS = ("shell", "dbshell", "bash", "manage")
 # USAGE = "django-shell SITE [--write REASON] [shell | dbshell | bash | manage COMMAND ...]"
 # #: Hours after which a console ends, and the memory that it may take.
@@ -50107,11 +50599,12 @@ def _clear(home: str, folder: str) -> None:
 #             raise DeploymentError(f"{site.name} was released meanwhile", hint="try again")
 #         for line in _notices(asked, site, live):
 #             tell(line, is_error=True)
-#         began = time.monotonic()
-#         _note(asked, site, live)
 #         is_terminal = os.isatty(0) and os.isatty(1)
-#         code = subprocess.call(argv(asked, site, live, is_terminal=is_terminal), cwd=_folder(site, live))  # noqa: S603 # nosec B603
-#         _note(asked, site, live, exit=code, seconds=round(time.monotonic() - began))
+#         with audit.recorded(_act(asked)) as act:
+#             code = subprocess.call(argv(asked, site, live, is_terminal=is_terminal), cwd=_folder(site, live))  # noqa: S603 # nosec B603
+#             act.result = f"exit {code}"
+#         if act.warning:
+#             tell(f"warning: {act.warning}", is_error=True)
 #     _end(site, live)
 #     return code if code >= 0 else 128 - code
 #
@@ -50226,25 +50719,10 @@ def _clear(home: str, folder: str) -> None:
 #         container.engine.end(_name(site))
 #
 #
-# def _note(asked: Asked, site: Site, live: Release, **ended: int) -> None:
-#     """Record that a console begins or has ended, here and in the host's log; what is typed in it is not recorded."""
-#     about = {
-#         "time": clock.timestamp(),
-#         "console": os.getpid(),
-#         "by": os.environ.get("SUDO_USER") or os.environ.get("LOGNAME") or "root",
-#         "from": os.environ.get("SSH_CONNECTION", "").split(" ")[0],
-#         "site": site.name,
-#         "release": live.name,
-#         "kind": " ".join([asked.kind, *asked.words[:1]]),
-#         "write": asked.reason,
-#         **ended,
-#     }
-#     line = json.dumps({name: shown(value) if isinstance(value, str) else value for name, value in about.items()})
-#     RECORD.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-#     descriptor = os.open(RECORD, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-#     with os.fdopen(descriptor, "a", encoding="utf-8") as record:
-#         record.write(f"{line}\n")
-#     commands.execute(commands.Command(["logger", "--tag", "django-shell", "--", line], doing="recording the console"))
+# def _act(asked: Asked) -> audit.Act:
+#     """Return what the audit log has of a console: what is typed in it is recorded nowhere."""
+#     arguments = {"kind": " ".join([asked.kind, *asked.words[:1]]), **({"write": asked.reason} if asked.reason else {})}
+#     return audit.Act("shell", caller.of_this_process(), asked.site, arguments)
 #
 #
 # # Its installation
@@ -64065,6 +64543,151 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _without_commands(site: Site, stage: str) -> dict[str, Any]:
 #     return {**site.config, "commands": {**site.config["commands"], stage: []}}
+#: django_formula/verbs/history.py
+# """The verb `django.history`: the audit log and the recorded deployments of this host, and whether the log is whole."""
+#
+# import contextlib
+# import json
+# import time
+# from collections.abc import Iterator, Mapping, Sequence
+# from typing import Any
+#
+# from django_formula.audit import audit, caller, chain
+# from django_formula.host import clock, commands
+# from django_formula.host.commands import DeploymentError, seconds
+# from django_formula.release import releases
+# from django_formula.site import sites
+#
+# #: Lines of the journal that are looked for in the log.
+# _COMPARED = 1000
+# #: Seconds by which the record of a deployment may be later than the end of what has made it.
+# _SLACK = 2
+#
+#
+# def rows(site: str | None, since: str, who: str) -> list[dict[str, Any]]:
+#     """Return what was done, the newest first.
+#
+#     Args:
+#         site: the name of a site; what is about any of this host, and about none, without it.
+#         since: how long ago at most, such as ``30d``.
+#         who: the user; any without it.
+#
+#     Raises:
+#         DeploymentError: there is no such site, or `since` is no duration.
+#     """
+#     begin = time.time() - seconds(since)
+#     acts = [act for act in _acts() if not site or act["site"] == site]
+#     if site and not acts:  # those of a site that was removed are shown
+#         sites.find(site)
+#     found = [*acts, *_alone(acts, [name for name in sites.registered() if site in (None, name)])]
+#     chosen = [row for row in found if clock.seconds(row["time"]) >= begin and who in ("", row["who"])]
+#     return sorted(chosen, key=lambda row: str(row["time"]), reverse=True)
+#
+#
+# def _acts() -> list[dict[str, Any]]:
+#     """Return the acts of the log, each with its two lines in one row."""
+#     found: list[dict[str, Any]] = []
+#     begun: dict[str, dict[str, Any]] = {}
+#     for _place, line in chain.lines():
+#         values = chain.parsed(line)
+#         if not {"id", "time", "who", "from", "how", "verb", "site", "arguments", "result", "release"} <= values.keys():
+#             continue
+#         if values["result"] == "begun":
+#             row = {**values, "seconds": "", "ended": "", "to": "", "result": "did not end, or has not yet"}
+#             begun[values["id"]] = row
+#             found.append(row)
+#             continue
+#         row = begun.pop(values["id"], {})
+#         if not row:
+#             row = {**values, "release": ""}
+#             found.append(row)
+#         row |= {key: values.get(key, "") for key in ("result", "seconds")}
+#         row |= {"ended": values["time"], "to": values["release"]}
+#     return found
+#
+#
+# def _alone(acts: Sequence[dict[str, Any]], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+#     """Yield a row for each recorded deployment that no act has made; the others complete the row of their act."""
+#     for name in names:
+#         own = [act for act in acts if act["site"] == name]
+#         attempts: list[dict[str, Any]] = []
+#         with contextlib.suppress(DeploymentError):  # its site.json is damaged, as `django.status` tells
+#             attempts = releases.attempts(sites.find(name))
+#         for attempt in attempts:
+#             when = clock.seconds(str(attempt.get("time")))
+#             result, step = str(attempt.get("result")), attempt.get("step")
+#             text = f"{result} in {step}" if step else result
+#             act = next((act for act in own if _contains(act, when)), None)
+#             if act:
+#                 act["result"] = text if step else act["result"]
+#                 act["to"] = attempt.get("release") or act["to"]
+#                 continue
+#             verb, by = caller.of_request(str(attempt.get("asked_by", "")))
+#             about = {"who": by.who, "from": "", "how": by.how, "verb": verb, "arguments": {}, "release": ""}
+#             ended = {"result": text, "to": attempt.get("release") or "", "seconds": attempt.get("seconds", "")}
+#             yield {"id": "", "time": attempt.get("time", ""), "site": name, **about, **ended}
+#
+#
+# def _contains(act: Mapping[str, Any], when: float) -> bool:
+#     begin, end = clock.seconds(act["time"]), clock.seconds(act["ended"])
+#     return bool(end) and begin - (float(act["seconds"] or 0) if begin == end else 0) <= when <= end + _SLACK
+#
+#
+# def view(found: Sequence[Mapping[str, Any]]) -> list[str]:
+#     """Return what people see of it: a line for each act, in UTC."""
+#     cells = [(_when(row), row["site"], _what(row), _whose(row), _how(row)) for row in found]
+#     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+#     pairs = (zip(row, widths, strict=True) for row in cells)
+#     return ["  ".join(cell.ljust(width) for cell, width in pair).rstrip() for pair in pairs] or ["nothing is recorded"]
+#
+#
+# def _when(row: Mapping[str, Any]) -> str:
+#     return str(row["time"])[5:16].replace("T", " ")
+#
+#
+# def _what(row: Mapping[str, Any]) -> str:
+#     given = [str(value) if isinstance(value, str) else f"{name}={value}" for name, value in row["arguments"].items()]
+#     before, after = (str(row[key]).partition("-")[0] for key in ("release", "to"))
+#     change = f"{before} → {after}".strip(" →") if before != after else ""
+#     return " ".join(filter(None, [row["verb"], *given, change]))
+#
+#
+# def _whose(row: Mapping[str, Any]) -> str:
+#     return f"{row['who']} ({', '.join(filter(None, [row['how'], row['from']]))})"
+#
+#
+# def _how(row: Mapping[str, Any]) -> str:
+#     return f"{row['result']}, {row['seconds']} s" if row["seconds"] != "" else str(row["result"])
+#
+#
+# def verify() -> dict[str, Any]:
+#     """Return whether each line of the log follows the one before it, and the journal's newest lines are among them.
+#
+#     Raises:
+#         DeploymentError: they do not, or are not; the message names the first.
+#     """
+#     place, count = chain.broken()
+#     if place:
+#         raise DeploymentError(
+#             f"{place} does not follow the line before it: one of the two was changed, or lines between are missing",
+#             hint="compare with journalctl SYSLOG_IDENTIFIER=django-audit, or a copy of the log",
+#         )
+#     known = {line.decode(errors="replace") for _place, line in chain.lines()}
+#     compared = _of_journal()
+#     for line in compared:
+#         if line.startswith("{") and line not in known:
+#             raise DeploymentError(f"the audit log lacks a line that the journal has: {line}")
+#     return {"lines": count, "in the journal": len(compared), "files": [str(path) for path in chain.files()]}
+#
+#
+# def _of_journal() -> list[str]:
+#     """Return the newest lines that root has sent to the journal, none without one."""
+#     argv = ["journalctl", "--quiet", "--output=json", "--output-fields=DJANGO_AUDIT", f"--lines={_COMPARED}"]
+#     if not audit.JOURNAL.exists():
+#         return []
+#     printed = commands.run([*argv, "_UID=0", f"SYSLOG_IDENTIFIER={audit.IDENTIFIER}"], doing="reading the journal")
+#     found = (json.loads(line).get("DJANGO_AUDIT") for line in printed.splitlines())
+#     return [line for line in found if isinstance(line, str)]
 #: django_formula/verbs/logs.py
 # """What a site has logged, with the lines of one request from the proxy to the traceback; and its console."""
 #

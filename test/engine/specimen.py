@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from django_formula.audit import audit
+from django_formula.audit import chain as audit_chain
 from django_formula.host import commands, daemons, mounts, proc, users
 from django_formula.host import compiled as host_compiled
 from django_formula.host import folders as host_folders
@@ -96,6 +98,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host below a temporary folder, on which every user and group is that of the tests."""
     folders = {
         (site_sites, "REGISTRY"): "var/lib/django-formula/sites",
+        (audit_chain, "FOLDER"): "var/lib/django-formula",
         (site_sites, "RUNTIME"): "run/django",
         (site_sites, "TMPFILES"): "etc/tmpfiles.d",
         (systemd, "UNITS"): "etc/systemd/system",
@@ -120,6 +123,7 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for (module, name), folder in folders.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
+    monkeypatch.setattr(audit, "JOURNAL", tmp_path / "run/systemd/journal/socket")
     monkeypatch.setattr(host_compiled, "FOLDER", tmp_path / "var/lib/django-formula/templates")
     (tmp_path / "proc/meminfo").symlink_to("/proc/meminfo")
     (tmp_path / "etc/apt/apt.conf.d").mkdir(parents=True)

@@ -60,8 +60,8 @@ def test_console_has_the_terminal_the_sandbox_and_the_exit_code(sites: dict[str,
         ["sh", "-c", f"(sleep 15; echo 'stty size; exit 7'; sleep 5) | script -qec '{terminal}' /dev/null"], check=False
     )
     assert "33 99" in done.stdout and done.returncode == 7, done
-    last = json.loads(site.host.read("/var/lib/django-formula/consoles.jsonl").splitlines()[-1])
-    assert (last["site"], last["kind"], last["exit"], last["write"]) == ("blog", "bash", 7, "")
+    last = json.loads(site.host.read("/var/lib/django-formula/audit.jsonl").splitlines()[-1])
+    assert (last["site"], last["arguments"], last["result"]) == ("blog", {"kind": "bash"}, "exit 7")
     assert site.host.call("django.shell", "blog", "dbshell").endswith("'django-shell blog dbshell'")
 
 

@@ -8,10 +8,12 @@ import importlib.util
 import inspect
 import json
 import re
+from unittest import mock
 
 import pytest
 import salt.loader
 import yaml
+from django_formula.audit import chain
 from django_formula.host import file as host_file
 from django_formula.verbs import operations, terminal
 from specimen import ROOT
@@ -278,6 +280,56 @@ def functions(path):
     """Return the public functions of a module of Salt, by name."""
     nodes = ast.parse((ROOT / path).read_text()).body
     return {node.name: node for node in nodes if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}
+
+
+#: Arguments with which each function can be called here; `blog` by default.
+CALLED = {
+    "status": [],
+    "history": [],
+    "record": ["blog"],
+    "manage": ["blog", "check --password=hunter2"],
+    "superuser": ["blog", "ada", "ada@example.org", "createsuperuser --password hunter2"],
+    "run": ["blog", "nightly"],
+    "notify": ["test"],
+    "maintenance": ["blog", "off"],
+    "queue": ["blog", False, True],
+    "page": ["srv/status"],
+    "inspect": ["/nowhere"],
+    "compose": ["blog", "/nowhere"],
+    "save_images": ["blog", "/nowhere/x.tar"],
+    "load_images": ["blog", "/nowhere/x.tar"],
+}
+READING = {
+    "status", "releases", "steps", "record", "doctor", "drift", "schedules", "backups", "check", "workers", "history",
+    "inspect",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", functions("_modules/django.py"))
+def test_every_verb_reads_or_leaves_two_lines(call, verb):
+    path = chain.current()
+    before = len(path.read_text().splitlines())
+    call(verb, *CALLED.get(verb, ["blog"]))
+    lines = [json.loads(line) for line in path.read_text().splitlines()[before:]]
+    assert [line["verb"] for line in lines] == ([] if verb in READING else [verb, verb])
+    assert chain.broken()[0] == "" and "hunter2" not in path.read_text()
+    if lines:
+        assert lines[0]["result"] == "begun" and lines[1]["result"].startswith(("done", "failed: "))
+
+
+@pytest.mark.parametrize("verb", ["maintenance", "queue", "notify"])
+def test_verb_that_is_given_nothing_to_do_leaves_no_line(call, verb):
+    before = chain.current().read_bytes()
+    call(verb, *([] if verb == "notify" else ["blog"]))
+    assert chain.current().read_bytes() == before
+
+
+def test_full_disk_is_a_warning_in_the_answer(call, monkeypatch):
+    monkeypatch.setattr(chain, "append", mock.Mock(side_effect=OSError(28, "No space left on device")))
+    answer, code = call("release", "blog")
+    assert code == 0 and answer["warnings"][-1].startswith("the audit log has no line of this: No space left")
+    answer, code = call("manage", "blog", "check")
+    assert code == 0 and answer.endswith(f"No space left on device: {chain.current()}")
 
 
 VERBS, STATES = functions("_modules/django.py"), functions("_states/django.py")

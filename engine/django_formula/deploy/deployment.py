@@ -8,6 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from django_formula.audit import audit
+from django_formula.audit import caller as audit_caller
+from django_formula.audit.caller import Caller
 from django_formula.deploy import inputs as deploy_inputs
 from django_formula.deploy import migration
 from django_formula.deploy import takeover as deploy_takeover
@@ -42,6 +45,7 @@ class Deployment:
         given: secrets from the pillar, as for `Secrets`.
         templates: text of the templates, by URL.
         asked_by: origin of the deployment, for the lock and the record.
+        caller: who calls, for the audit log, where `asked_by` does not tell it.
         revision: overrides the revision of the configuration.
         again: release even where nothing has changed, or the commit is on hold or has failed.
         test: steps only look.
@@ -78,6 +82,7 @@ class Deployment:
         templates: Mapping[str, str],
         *,
         asked_by: str = "salt",
+        caller: Caller | None = None,
         revision: str | None = None,
         again: bool = False,
         test: bool = False,
@@ -92,6 +97,7 @@ class Deployment:
         self.secrets = Secrets(site, given)
         self.templates = templates
         self.asked_by = asked_by
+        self._caller = caller
         self.revision = revision
         self.again = again
         self.test = test
@@ -170,6 +176,18 @@ class Deployment:
     def begin(self, release: Release) -> None:
         """Let the steps work on a new release."""
         self.release, self.is_new = release, True
+
+    def note_begin(self) -> None:
+        """Have the audit log tell that a new release is begun, unless a function does that has called this."""
+        if self.release and not audit.is_open():
+            self._act().begin()
+
+    def _act(self) -> audit.Act:
+        verb, caller = audit_caller.of_request(self.asked_by)
+        release = self.release.name if self.release else ""
+        key = f"{self.site.name}/{release}" if release else ""
+        revision = {"revision": self.revision} if self.revision else {}
+        return audit.Act(verb, self._caller or caller, self.site.name, revision, key)
 
     def resume(self, release: Release) -> None:
         """Let the steps go on with a new release that another process has begun.
@@ -495,3 +513,8 @@ class Deployment:
             **more,
         }
         releases.append_attempt(self.site, attempt)
+        if not audit.is_open():
+            act = self._act()
+            act.result = f"{result} in {more['step']}" if "step" in more else result
+            act.end(seconds=attempt["seconds"])
+            self.warn([act.warning] if act.warning else [])

@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+from django_formula.audit import audit
+from django_formula.audit import caller as audit_caller
 from django_formula.container import images
 from django_formula.database import setup as database_setup
 from django_formula.deploy import takeover
@@ -208,6 +210,8 @@ def absent(site: Site, asked_by: str, *, test: bool) -> Outcome:
     """
     changes = present(site)
     if changes and not test:
-        remove(site, asked_by)
+        verb, caller = audit_caller.of_request(asked_by)
+        with audit.recorded(audit.Act(verb, caller, site.name, {"removed": True})):
+            remove(site, asked_by)
     done = "would be removed" if test else "has been removed"
     return Outcome(f"{site.name} {done if changes else 'is already absent'}", changes)

@@ -90,6 +90,7 @@ def _begin(deployment: Deployment, inputs: dict[str, str]) -> None:
     if site.config.get("fleet"):
         host_file.write(release.path / releases.COMMIT, deployment.findings.commit, mode=0o644, durable=False)
     deployment.begin(release)
+    deployment.note_begin()
     about = {"commit": deployment.findings.commit, "asked_by": deployment.asked_by, "began": clock.now()}
     if deployment.fleet or deployment.release_of_fleet:
         about["fleet"] = deployment.fleet or "apply"

@@ -4,17 +4,16 @@ It runs as the site's user in the sandbox of the release. See docs/decisions/015
 """
 
 import contextlib
-import json
 import os
 import shlex
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from django_formula.audit import audit, caller
 from django_formula.container import containers
-from django_formula.host import archive, clock, commands, config_files, file
+from django_formula.host import archive, config_files, file
 from django_formula.host.commands import DeploymentError
 from django_formula.host.locks import Lock
 from django_formula.host.outcome import Outcome
@@ -24,13 +23,11 @@ from django_formula.release import releases
 from django_formula.release.releases import Release
 from django_formula.site import sites
 from django_formula.site.sites import Site
-from django_formula.untrusted.text import in_command, shown, tell
+from django_formula.untrusted.text import in_command, tell
 
 #: What is run, and the program behind it.
 PROGRAM, ARCHIVE = Path("/usr/local/bin/django-shell"), Path("/usr/local/lib/django-formula/console.pyz")
 MODULE = "django_formula.release.console"
-#: Who opened a console of which site, when, why and for how long.
-RECORD = Path("/var/lib/django-formula/consoles.jsonl")
 KINDS = ("shell", "dbshell", "bash", "manage")
 USAGE = "django-shell SITE [--write REASON] [shell | dbshell | bash | manage COMMAND ...]"
 #: Hours after which a console ends, and the memory that it may take.
@@ -108,11 +105,12 @@ def _opened(asked: Asked) -> int:
             raise DeploymentError(f"{site.name} was released meanwhile", hint="try again")
         for line in _notices(asked, site, live):
             tell(line, is_error=True)
-        began = time.monotonic()
-        _note(asked, site, live)
         is_terminal = os.isatty(0) and os.isatty(1)
-        code = subprocess.call(argv(asked, site, live, is_terminal=is_terminal), cwd=_folder(site, live))  # noqa: S603 # nosec B603
-        _note(asked, site, live, exit=code, seconds=round(time.monotonic() - began))
+        with audit.recorded(_act(asked)) as act:
+            code = subprocess.call(argv(asked, site, live, is_terminal=is_terminal), cwd=_folder(site, live))  # noqa: S603 # nosec B603
+            act.result = f"exit {code}"
+        if act.warning:
+            tell(f"warning: {act.warning}", is_error=True)
     _end(site, live)
     return code if code >= 0 else 128 - code
 
@@ -227,25 +225,10 @@ def _end(site: Site, live: Release) -> None:
         container.engine.end(_name(site))
 
 
-def _note(asked: Asked, site: Site, live: Release, **ended: int) -> None:
-    """Record that a console begins or has ended, here and in the host's log; what is typed in it is not recorded."""
-    about = {
-        "time": clock.timestamp(),
-        "console": os.getpid(),
-        "by": os.environ.get("SUDO_USER") or os.environ.get("LOGNAME") or "root",
-        "from": os.environ.get("SSH_CONNECTION", "").split(" ")[0],
-        "site": site.name,
-        "release": live.name,
-        "kind": " ".join([asked.kind, *asked.words[:1]]),
-        "write": asked.reason,
-        **ended,
-    }
-    line = json.dumps({name: shown(value) if isinstance(value, str) else value for name, value in about.items()})
-    RECORD.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor = os.open(RECORD, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "a", encoding="utf-8") as record:
-        record.write(f"{line}\n")
-    commands.execute(commands.Command(["logger", "--tag", "django-shell", "--", line], doing="recording the console"))
+def _act(asked: Asked) -> audit.Act:
+    """Return what the audit log has of a console: what is typed in it is recorded nowhere."""
+    arguments = {"kind": " ".join([asked.kind, *asked.words[:1]]), **({"write": asked.reason} if asked.reason else {})}
+    return audit.Act("shell", caller.of_this_process(), asked.site, arguments)
 
 
 # Its installation

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 
 import pytest
+from django_formula.audit import chain
 from django_formula.host.commands import DeploymentError
 from django_formula.process import supervisor
 from django_formula.release import console, disk, releases
@@ -97,19 +98,16 @@ def test_console_under_supervisor_has_no_capability_and_a_terminal_of_its_own(li
     assert "--reset-env" in inner and "DJANGO_READ_ONLY=1" in inner and inner[-2:] == ["/bin/bash", "--norc"]
 
 
-def test_release_of_an_open_console_is_in_use(live, monkeypatch, tmp_path, capsys):
-    seen, calls = [], []
-    monkeypatch.setattr(console, "RECORD", tmp_path / "state/consoles.jsonl")
-    monkeypatch.setattr(console.commands, "execute", lambda command: calls.append(command.argv))
+def test_release_of_an_open_console_is_in_use(live, monkeypatch, capsys):
+    seen = []
     monkeypatch.setattr(console.subprocess, "call", lambda argv, cwd: (seen.append(disk.names_in_use(live.site)), 7)[1])
     monkeypatch.setattr(console.os, "geteuid", lambda: 0)
     assert console.main("blog", "--write", "ticket 311", "dbshell") == 7
     assert seen == [{live.name}] and disk.names_in_use(live.site) == set()
     assert [*live.site.schedules.iterdir()] == [] and live.site.schedules.stat().st_mode & 0o777 == 0o700
-    first, last = map(json.loads, console.RECORD.read_text().splitlines())
-    assert {key: first[key] for key in ("site", "release", "kind", "write")} == {
-        "site": "blog", "release": live.name, "kind": "dbshell", "write": "ticket 311",
-    } and last["exit"] == 7 and len(calls) == 2  # fmt: skip
+    *_made, first, last = map(json.loads, chain.current().read_text().splitlines())
+    assert (first["verb"], first["site"], first["release"]) == ("shell", "blog", live.name)
+    assert first["arguments"] == {"kind": "dbshell", "write": "ticket 311"} and last["result"] == "exit 7"
     assert "CHANGES ARE POSSIBLE" in capsys.readouterr().err
 
 

@@ -1,0 +1,144 @@
+"""The verb `django.history`: the audit log and the recorded deployments of this host, and whether the log is whole."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from django_formula.audit import audit, caller, chain
+from django_formula.host import clock, commands
+from django_formula.host.commands import DeploymentError, seconds
+from django_formula.release import releases
+from django_formula.site import sites
+
+#: Lines of the journal that are looked for in the log.
+_COMPARED = 1000
+#: Seconds by which the record of a deployment may be later than the end of what has made it.
+_SLACK = 2
+
+
+def rows(site: str | None, since: str, who: str) -> list[dict[str, Any]]:
+    """Return what was done, the newest first.
+
+    Args:
+        site: the name of a site; what is about any of this host, and about none, without it.
+        since: how long ago at most, such as ``30d``.
+        who: the user; any without it.
+
+    Raises:
+        DeploymentError: there is no such site, or `since` is no duration.
+    """
+    begin = time.time() - seconds(since)
+    acts = [act for act in _acts() if not site or act["site"] == site]
+    if site and not acts:  # those of a site that was removed are shown
+        sites.find(site)
+    found = [*acts, *_alone(acts, [name for name in sites.registered() if site in (None, name)])]
+    chosen = [row for row in found if clock.seconds(row["time"]) >= begin and who in ("", row["who"])]
+    return sorted(chosen, key=lambda row: str(row["time"]), reverse=True)
+
+
+def _acts() -> list[dict[str, Any]]:
+    """Return the acts of the log, each with its two lines in one row."""
+    found: list[dict[str, Any]] = []
+    begun: dict[str, dict[str, Any]] = {}
+    for _place, line in chain.lines():
+        values = chain.parsed(line)
+        if not {"id", "time", "who", "from", "how", "verb", "site", "arguments", "result", "release"} <= values.keys():
+            continue
+        if values["result"] == "begun":
+            row = {**values, "seconds": "", "ended": "", "to": "", "result": "did not end, or has not yet"}
+            begun[values["id"]] = row
+            found.append(row)
+            continue
+        row = begun.pop(values["id"], {})
+        if not row:
+            row = {**values, "release": ""}
+            found.append(row)
+        row |= {key: values.get(key, "") for key in ("result", "seconds")}
+        row |= {"ended": values["time"], "to": values["release"]}
+    return found
+
+
+def _alone(acts: Sequence[dict[str, Any]], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each recorded deployment that no act has made; the others complete the row of their act."""
+    for name in names:
+        own = [act for act in acts if act["site"] == name]
+        attempts: list[dict[str, Any]] = []
+        with contextlib.suppress(DeploymentError):  # its site.json is damaged, as `django.status` tells
+            attempts = releases.attempts(sites.find(name))
+        for attempt in attempts:
+            when = clock.seconds(str(attempt.get("time")))
+            result, step = str(attempt.get("result")), attempt.get("step")
+            text = f"{result} in {step}" if step else result
+            act = next((act for act in own if _contains(act, when)), None)
+            if act:
+                act["result"] = text if step else act["result"]
+                act["to"] = attempt.get("release") or act["to"]
+                continue
+            verb, by = caller.of_request(str(attempt.get("asked_by", "")))
+            about = {"who": by.who, "from": "", "how": by.how, "verb": verb, "arguments": {}, "release": ""}
+            ended = {"result": text, "to": attempt.get("release") or "", "seconds": attempt.get("seconds", "")}
+            yield {"id": "", "time": attempt.get("time", ""), "site": name, **about, **ended}
+
+
+def _contains(act: Mapping[str, Any], when: float) -> bool:
+    begin, end = clock.seconds(act["time"]), clock.seconds(act["ended"])
+    return bool(end) and begin - (float(act["seconds"] or 0) if begin == end else 0) <= when <= end + _SLACK
+
+
+def view(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what people see of it: a line for each act, in UTC."""
+    cells = [(_when(row), row["site"], _what(row), _whose(row), _how(row)) for row in found]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    pairs = (zip(row, widths, strict=True) for row in cells)
+    return ["  ".join(cell.ljust(width) for cell, width in pair).rstrip() for pair in pairs] or ["nothing is recorded"]
+
+
+def _when(row: Mapping[str, Any]) -> str:
+    return str(row["time"])[5:16].replace("T", " ")
+
+
+def _what(row: Mapping[str, Any]) -> str:
+    given = [str(value) if isinstance(value, str) else f"{name}={value}" for name, value in row["arguments"].items()]
+    before, after = (str(row[key]).partition("-")[0] for key in ("release", "to"))
+    change = f"{before} → {after}".strip(" →") if before != after else ""
+    return " ".join(filter(None, [row["verb"], *given, change]))
+
+
+def _whose(row: Mapping[str, Any]) -> str:
+    return f"{row['who']} ({', '.join(filter(None, [row['how'], row['from']]))})"
+
+
+def _how(row: Mapping[str, Any]) -> str:
+    return f"{row['result']}, {row['seconds']} s" if row["seconds"] != "" else str(row["result"])
+
+
+def verify() -> dict[str, Any]:
+    """Return whether each line of the log follows the one before it, and the journal's newest lines are among them.
+
+    Raises:
+        DeploymentError: they do not, or are not; the message names the first.
+    """
+    place, count = chain.broken()
+    if place:
+        raise DeploymentError(
+            f"{place} does not follow the line before it: one of the two was changed, or lines between are missing",
+            hint="compare with journalctl SYSLOG_IDENTIFIER=django-audit, or a copy of the log",
+        )
+    known = {line.decode(errors="replace") for _place, line in chain.lines()}
+    compared = _of_journal()
+    for line in compared:
+        if line.startswith("{") and line not in known:
+            raise DeploymentError(f"the audit log lacks a line that the journal has: {line}")
+    return {"lines": count, "in the journal": len(compared), "files": [str(path) for path in chain.files()]}
+
+
+def _of_journal() -> list[str]:
+    """Return the newest lines that root has sent to the journal, none without one."""
+    argv = ["journalctl", "--quiet", "--output=json", "--output-fields=DJANGO_AUDIT", f"--lines={_COMPARED}"]
+    if not audit.JOURNAL.exists():
+        return []
+    printed = commands.run([*argv, "_UID=0", f"SYSLOG_IDENTIFIER={audit.IDENTIFIER}"], doing="reading the journal")
+    found = (json.loads(line).get("DJANGO_AUDIT") for line in printed.splitlines())
+    return [line for line in found if isinstance(line, str)]

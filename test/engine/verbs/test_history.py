@@ -1,0 +1,69 @@
+"""`django.history`: the audit log and the recorded deployments, merged."""
+
+import json
+import re
+import time
+
+import pytest
+from django_formula.audit import audit, chain
+from django_formula.audit.caller import Caller
+from django_formula.host import clock
+from django_formula.host.commands import DeploymentError
+from django_formula.release import releases
+from django_formula.site import sites
+from django_formula.verbs import history
+from world import commit
+
+RAY = Caller("ray", "10.0.0.9", "ssh")
+
+
+def lines(*arguments):
+    return history.view(history.rows(*arguments))
+
+
+def test_state_that_deploys_leaves_lines_and_a_row(world):
+    world.apply()
+    first, last = map(json.loads, chain.current().read_text().splitlines())
+    assert (first["verb"], first["result"], last["result"]) == ("deployment", "begun", "released")
+    (row,) = history.rows("blog", "1h", "")
+    assert row["to"] == world.live == last["release"] and row["result"] == "released"
+    world.push("two")
+    world.fails["systemd-run"] = DeploymentError("no")
+    with pytest.raises(DeploymentError):
+        world.apply()
+    newest, _older = history.rows("blog", "1h", "")
+    assert newest["result"] == "failed in static"
+    assert chain.broken() == ("", 4)
+
+
+def test_verb_has_one_row_with_what_its_deployment_did(world):
+    world.apply()
+    chain.current().unlink()
+    deploys = sites.find("blog").deploys
+    earlier = clock.timestamp(time.time() - 600)
+    deploys.write_text(re.sub('(?<="time": ")[^"]+', earlier, deploys.read_text()))
+    act = audit.Act("release", RAY, "blog", {"revision": "main"})
+    world.push("two")
+    with audit.recorded(act):
+        world.apply()
+    newest, older = history.rows("blog", "1h", "")
+    assert (newest["verb"], newest["who"], newest["to"]) == ("release", "ray", world.live)
+    assert (older["verb"], older["id"]) == ("deployment", "")  # of which the audit log knows nothing any more
+    assert lines("blog", "1h", "ray") == [
+        f"{clock.now()[5:10]} {newest['time'][11:16]}  blog  release main 0001 → 0002  ray (ssh, 10.0.0.9)"
+        f"  done, {newest['seconds']} s"
+    ]
+    assert len(releases.attempts(sites.find("blog"))) == 2 and world.live == f"0002-{commit('two')[:12]}"
+
+
+def test_act_that_was_killed_and_filters(world, monkeypatch):
+    audit.Act("shell", RAY, "blog", {"kind": "bash", "write": "ticket 311"}).begin()
+    (line,) = lines("blog", "1h", "")
+    assert line.endswith("blog  shell bash ticket 311  ray (ssh, 10.0.0.9)  did not end, or has not yet")
+    assert lines(None, "1h", "ada") == ["nothing is recorded"]
+    with pytest.raises(DeploymentError, match="there is no site 'shop'"):
+        lines("shop", "1h", "")
+    with pytest.raises(DeploymentError, match="is not a duration"):
+        lines(None, "soon", "")
+    monkeypatch.setattr(history.time, "time", lambda: clock.seconds(clock.now()) + 7200)
+    assert lines(None, "1h", "") == ["nothing is recorded"]
