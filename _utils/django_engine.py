@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "3066b1656693f3b5"
+DIGEST = "47e0a8dcc00cfc30"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -36873,6 +36873,7 @@ def _clear(home: str, folder: str) -> None:
 # import os
 # import re
 # import stat
+# from collections.abc import Mapping, Sequence
 # from pathlib import Path
 # from typing import Any, NamedTuple
 #
@@ -36961,6 +36962,46 @@ def _clear(home: str, folder: str) -> None:
 #     codes = {code: before.codes.get(code, 0) + more.codes.get(code, 0) for code in {**before.codes, **more.codes}}
 #     buckets = [one + another for one, another in zip(before.buckets, more.buckets, strict=True)]
 #     return Requests(codes, before.bytes + more.bytes, before.seconds + more.seconds, buckets)._asdict()
+#
+#
+# #: Seconds of the last hour, and between two counts that are kept for it.
+# HOUR, _KEPT = 3600.0, 300.0
+#
+#
+# def of_hour(kept: list[list[Any]], total: Mapping[str, Any], now: float) -> dict[str, Any]:
+#     """Return the requests of the last hour: ``requests``, ``errors`` (5xx) and ``p95`` in seconds, None if there are none.
+#
+#     Args:
+#         kept: times with the totals of looks, which is updated.
+#         total: what was counted so far, as `add` returns it.
+#         now: seconds since 1970.
+#     """
+#     before = [one for one in kept if one[0] <= now - HOUR][-1:]
+#     kept[:] = before + [one for one in kept if now - HOUR < one[0] <= now]
+#     codes, buckets = total["codes"], total["buckets"]
+#     if not kept:
+#         kept.append([now, {}, [0] * len(buckets)])
+#     elif now - kept[-1][0] >= _KEPT:
+#         kept.append([now, codes, buckets])
+#     _since, of_codes, of_buckets = kept[0]
+#     took = [one - former for one, former in zip(buckets, of_buckets, strict=True)]
+#     errors = codes.get("5xx", 0) - of_codes.get("5xx", 0)
+#     return {"requests": sum(took), "errors": errors, "p95": _quantile(took, 0.95)}
+#
+#
+# def _quantile(counts: Sequence[int], share: float) -> float | None:
+#     """Return the duration that a share of requests did not exceed, between the bounds of its bucket, as Prometheus does.
+#
+#     Of those in the last bucket, which has no upper bound, it is the lower one.
+#     """
+#     rank, below = share * sum(counts), 0
+#     for number, count in enumerate(counts):
+#         if count and below + count >= rank:
+#             low = BUCKETS[number - 1] if number else 0.0
+#             high = BUCKETS[number] if number < len(BUCKETS) else low
+#             return low + (high - low) * (rank - below) / count
+#         below += count
+#     return None
 #: django_formula/metrics/exposition.py
 # """Metrics as text: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format"""
 #
@@ -38589,7 +38630,7 @@ def _clear(home: str, folder: str) -> None:
 #             element("small", domain),
 #             scope="row",
 #         ),
-#         _cell("Answers", _answer(site, kind), "x" if kind == "x" else None),
+#         _cell("Answers", _answers(site, kind), "x" if kind == "x" else None),
 #         _cell("Release", _release(site)),
 #         _cell("Active", _active(site, now)),
 #         _cell("Deployments", plot(deployments) if deployments else ""),
@@ -38606,6 +38647,19 @@ def _clear(home: str, folder: str) -> None:
 #         if text
 #         else element("td", "\N{EN DASH}", class_="e q", data_l=label)
 #     )
+#
+#
+# def _answers(site: Site, kind: str) -> str:
+#     """Return what a site answers, with the requests of the last hour and the tasks that wait."""
+#     more = []
+#     if site["requests"]:
+#         errors = f", {site['errors']} error{'' if site['errors'] == 1 else 's'}" if site["errors"] else ""
+#         took = _took(site["p95"]) if site["p95"] >= 1 else f"{1000 * site['p95']:.0f} ms"
+#         more.append(element("small", f"{site['requests']} in an hour{errors}, 95 % in {took}"))
+#     if site["waiting"]:
+#         more.append(element("small", f"{site['waiting']} task{' waits' if site['waiting'] == 1 else 's wait'}"))
+#     text = _answer(site, kind)
+#     return element("span", text or "\N{EN DASH}", *more) if more else text
 #
 #
 # def _answer(site: Site, kind: str) -> str:
@@ -38745,6 +38799,7 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/page/pages.py
 # """The page of this host: written by the watch after each look, or into any folder by `django.page`."""
 #
+# import json
 # import os
 # import stat
 # import time
@@ -38752,22 +38807,26 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 # from typing import Any
 #
-# from django_formula.host import file, folders, users
+# from django_formula.host import clock, file, folders, users
 # from django_formula.host.commands import DeploymentError
 # from django_formula.page import document, seen
 # from django_formula.untrusted.text import proposal
 # from django_formula.watch import decide, look, spool
 #
 # NAME = "index.html"
+# #: What the page shows, for programs.
+# DATA = "status.json"
 # #: What the watch is configured with, on a host that is not watched.
 # _DEFAULTS = {"every": 60, "disk": 10, "queue": 1000, "drift": False}
 #
 #
 # def write(folder: Path, hosts: Sequence[document.Host]) -> Path:
-#     """Write the page of hosts into a folder; return its path."""
+#     """Write the page of hosts into a folder, and its data next to it; return the path of the page."""
 #     now = max((host["time"] for host in hosts), default=time.time())
 #     path = folder / NAME
 #     file.write(path, document.of_hosts(hosts, now), durable=False)
+#     data = {"version": 1, "time": clock.timestamp(now), "hosts": hosts}
+#     file.write(folder / DATA, json.dumps(data) + "\n", durable=False)
 #     return path
 #
 #
@@ -38922,6 +38981,8 @@ def _clear(home: str, folder: str) -> None:
 #         "since": row.get("live_since") or "",
 #         "maintenance": row.get("maintenance") or "",
 #         "ms": row.get("ms"),
+#         "waiting": problem.waiting(row),
+#         **(row.get("hour") or dict.fromkeys(("requests", "errors", "p95"))),
 #         "certificate": row.get("certificate") or "",
 #         "backup": row.get("backup") or "",
 #         **about,
@@ -39003,7 +39064,8 @@ def _clear(home: str, folder: str) -> None:
 #         {
 #             **dict.fromkeys((*_TEXTS, "author"), str),
 #             **dict.fromkeys(("running", "https"), bool),
-#             "ms": (float, types.NoneType),
+#             **dict.fromkeys(("ms", "p95"), (float, types.NoneType)),
+#             **dict.fromkeys(("waiting", "requests", "errors"), (int, types.NoneType)),
 #             "deployments": [_DEPLOYMENT],
 #         }
 #     ],
@@ -42263,18 +42325,7 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #     index = next((site["index"] for site in sites if site["index"].get("url")), None)
 #     states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
-#     # Where each site is refused, nothing is changed.
-#     places = [{"django": f"{name} can be deployed"} for name in django["sites"]]
-#     watched = _state("django.watch", {"require_any": places}, config=json.dumps(django["watch"]), **_served(django))
-#     console = _state("django.console", {"require_any": places})
-#     last = {"The host is watched": watched, "django-shell is installed": console}
-#     return {"include": ["django.place"]} | states | _pythons(django, table) | last
-#
-#
-# def _served(django: Compiled) -> dict[str, Any]:
-#     """Return by which proxy and under which name the page is served; nothing without one."""
-#     page = django["page"]
-#     return {"page": {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]}} if page else {}
+#     return {"include": ["django.place"]} | states | _pythons(django, table)
 #
 #
 # def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, has_systemd: bool) -> Iterator[str]:
@@ -42402,9 +42453,19 @@ def _clear(home: str, folder: str) -> None:
 #     # has been said.
 #     for name in sites if len(sites) > 1 else ():
 #         states[f"{name} has its domains"] = _state("django.domains", name=name)
+#     # Where each site is refused, nothing is changed.
+#     places = {"require_any": [{"django": f"{name} has its directories"} for name in sites]}
+#     states["The host is watched"] = _state("django.watch", places, config=json.dumps(django["watch"]), **_served(django))
+#     states["django-shell is installed"] = _state("django.console", places)
 #     if django["page"]:
 #         states["The page is served"] = _page(django)
 #     return states
+#
+#
+# def _served(django: Compiled) -> dict[str, Any]:
+#     """Return by which proxy and under which name the page is served; nothing without one."""
+#     page = django["page"]
+#     return {"page": {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]}} if page else {}
 #
 #
 # def _page(django: Compiled) -> States:
@@ -69619,7 +69680,7 @@ def _clear(home: str, folder: str) -> None:
 #     own = state.setdefault("sites_seen", {}).setdefault(name, {})
 #     if row["running"] and not row["maintenance"]:
 #         found += _of_visit(site, row)
-#     found += _of_requests(site, own)
+#     found += _of_requests(site, row, own, now)
 #     found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
 #     if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
 #         own |= {"drift_at": now, "drift": _drift(name)}
@@ -69691,13 +69752,14 @@ def _clear(home: str, folder: str) -> None:
 #     return f"timed out after {PATIENCE:.0f} s" if text.startswith("timed out after ") else text
 #
 #
-# def _of_requests(site: Site, own: dict[str, Any]) -> Iterator[Problem]:
-#     """Count the requests since the last look, where the site has an access log of its own in JSON."""
+# def _of_requests(site: Site, row: dict[str, Any], own: dict[str, Any], now: float) -> Iterator[Problem]:
+#     """Count the requests since the last look, and those of the last hour, where the site has a JSON log of its own."""
 #     path = proxies.access_log(site)
 #     if not path:
 #         return
 #     new = access_log.count(access_log.read(path, own.setdefault("log", {})))
 #     own["requests"] = access_log.add(own.get("requests") or {}, new)
+#     row["hour"] = access_log.of_hour(own.setdefault("hour", []), own["requests"], now)
 #     all_of_them, errors = sum(new.codes.values()), new.codes.get("5xx", 0)
 #     if all_of_them >= _ENOUGH and errors >= _ERRORS * all_of_them:
 #         text = f"{errors} of {all_of_them} requests since the last look have got an error of the server (5xx)"

@@ -677,7 +677,17 @@ def sites(bench: Bench) -> list[Figure]:
             seconds_of.append(quiet(host, pillar, formula).cpu)
     slopes = [1000 * (b - a) / (bench.sites - 1) for a, b in zip(took["one"], took["all"], strict=True)]
     details = f"CPU: {seconds(took['one'])} with 1 site, {seconds(took['all'])} with {bench.sites}"
-    return [Figure(f"each further site, to {bench.sites}", "CPU, ms", 50, slopes, details)]
+    looks = [look(host) for _run in bench.each(f"looks of the watch, {bench.sites} sites")]
+    return [
+        Figure(f"each further site, to {bench.sites}", "CPU, ms", 50, slopes, details),
+        Figure(f"a look of the watch, {bench.sites} sites", "CPU, ms", 250, looks, "django-watch.service, as its timer starts it"),
+    ]
+
+
+def look(host: Host) -> float:
+    """Milliseconds of CPU of one look of the watch, its health checks included."""
+    host.run("systemctl start django-watch.service")
+    return int(host.run("systemctl show --property=CPUUsageNSec --value django-watch.service").stdout) / 1e6
 
 
 def quiet(host: Host, pillar: str, formula: Formula) -> Took:

@@ -83,6 +83,44 @@ def test_prometheus_reads_metrics_and_rules(blog: Measured) -> None:
     assert "SUCCESS" in blog.host.run("cd /srv/rules && promtool test rules alerts.test.yml").stdout
 
 
+#: The project's own metrics, by django-prometheus as its README has it.
+OWN = """
+INSTALLED_APPS += ["django_prometheus"]
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    *MIDDLEWARE,
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+"""
+ENTRIES = re.compile(
+    r'(?m)^django_http_responses_total_by_status_view_method_total{(?=.*status="200")(?=.*view="guestbook:entries").*} (.+)'
+)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("server", ["uwsgi", "gunicorn", "granian"])
+def test_processes_of_a_server_are_added_up(blog: Measured, server: str) -> None:
+    if "django_prometheus" not in blog.repository.read("website/settings.py"):
+        urls = blog.repository.read("website/urls.py")
+        own = '    path("", include("django_prometheus.urls")),\n'
+        blog.repository.commit(
+            blog.repository.amended({"website/settings.py": f"+{OWN}", "requirements.txt": "+django-prometheus\n"})
+            | {"website/urls.py": urls.replace("urlpatterns = [\n", f"urlpatterns = [\n{own}")}
+        )
+    networks = {"/metrics": {"allow": "127.0.0.1", "deny": "all"}}
+    blog.deploy(server={"kind": server, "processes": 3}, proxy={"access_log": "json", "locations": networks})
+    assert blog.get("/metrics").status_code == 403
+
+    def entries() -> set[float]:
+        ask = f"curl -s -H 'Host: {blog.domain}' http://127.0.0.1/metrics"
+        return {sum(map(float, ENTRIES.findall(blog.host.run(ask).stdout))) for _scrape in range(10)}
+
+    (before,) = entries()
+    for _request in range(60):
+        assert blog.get("/").status_code == 200
+    assert entries() == {before + 60}
+
+
 def test_folder_that_leads_elsewhere_gets_nothing(blog: Measured) -> None:
     blog.host.run("mv /var/lib/prometheus/node-exporter /srv/aside && ln -s /etc /var/lib/prometheus/node-exporter")
     blog.host.run(["systemctl", "start", "django-watch.service"])

@@ -38,14 +38,13 @@ SENTENCES = [
 ]
 #: The steps of a site that pushes no static files.
 STEPS = [step for step in deploy_steps.RELEASE if step.__name__ != "push"]
+#: Of a host one of whose sites is not refused.
+LAST = ["The host is watched", "django-shell is installed"]
 HOST = ["blog can be deployed", "The packages of the sites are installed", "uv is installed"]
-HOST += ["The host is watched", "django-shell is installed"]
 HOST += ["The ports of nginx are free", "nginx is installed"]
 HOST += ["The default site of a fresh nginx is off", "nginx runs"]
 UNCHANGED = {
     "blog can be deployed",
-    "The host is watched",
-    "django-shell is installed",
     "The ports of nginx are free",
     "The default site of a fresh nginx is off",
 }
@@ -73,8 +72,8 @@ def test_dry_run_of_a_bare_host_reports_all_changes_and_makes_none(salt, world, 
         monkeypatch.setattr(host_users, name, lambda name: -2)
     before = {str(path) for path in own_host.rglob("*")}
     states = salt({"sites": {"blog": SITE}})(test=True)
-    assert [state.id for state in states] == [*HOST, *SENTENCES]
-    expected = dict.fromkeys([*HOST, *SENTENCES]) | dict.fromkeys(UNCHANGED, True)
+    assert [state.id for state in states] == [*HOST, *SENTENCES, *LAST]
+    expected = dict.fromkeys([*HOST, *SENTENCES]) | dict.fromkeys([*UNCHANGED, *LAST], True)
     assert results(states) == expected
     assert states[len(HOST) + 2].changes == {"release": "would be built from main"}
     made = {str(path) for path in own_host.rglob("*")} - before
@@ -102,7 +101,7 @@ def test_first_apply_releases_the_site_and_the_second_changes_nothing(salt, worl
 
 def test_site_runs_under_supervisor_when_the_host_has_no_systemd(salt, world):
     apply = salt({"sites": {"blog": SITE}}, grains={"init": "unknown"})
-    assert results(apply(test=True)).keys() == {*HOST, *SENTENCES, "supervisor is installed", "supervisor runs"}
+    assert results(apply(test=True)).keys() == {*HOST, *SENTENCES, *LAST, "supervisor is installed", "supervisor runs"}
     states = apply()
     assert set(results(states).values()) == {True}
     assert {"supervisor is installed", "blog has its instance"} <= {*changed(states)}
@@ -150,7 +149,7 @@ def test_new_commit_is_reported_by_a_dry_run_and_released_by_an_apply(salt, worl
     world.push("two")
     states = apply(test=True)
     same = {"blog has its users", "blog has its directories", "blog has its secrets", "blog is served"}
-    expected = {name: True if name in {*HOST, *same} else None for name in [*HOST, *SENTENCES]}
+    expected = {name: True if name in {*HOST, *same, *LAST} else None for name in [*HOST, *SENTENCES, *LAST]}
     assert results(states) == expected
     assert {state.comment for state in states if state.result is None} > {"blog: source would be exported"}
     assert world.live == f"0001-{commit('one')[:12]}"
@@ -208,8 +207,9 @@ def test_existing_deployment_stops_only_its_own_site(salt, world, own_host):
     states = salt({"sites": {"blog": SITE}})()
     failed = [state for state in states if state.result is False]
     assert failed[0].id == "blog can be deployed" and f"folder {source}" in failed[0].comment
-    nginx = HOST[HOST.index("The host is watched") :]
-    assert {state.id for state in failed[1:]} == {*nginx, *SENTENCES} - {"The default site of a fresh nginx is off"}
+    nginx = HOST[HOST.index("The ports of nginx are free") :]
+    off = "The default site of a fresh nginx is off"
+    assert {state.id for state in failed[1:]} == {*nginx, *SENTENCES, *LAST} - {off}
     assert set(changed(states)) == {"The packages of the sites are installed", "uv is installed"}
     assert list(source.parent.iterdir()) == [source] and "systemctl" not in str(world.commands)
 
@@ -247,7 +247,7 @@ def test_existing_user_with_the_name_of_the_site_is_refused(salt, world, monkeyp
     monkeypatch.setattr(host_users, "find_user", {name: ada}.get)
     states = salt({"sites": {"blog": SITE}})()
     failed = [state for state in states if state.result is False]
-    assert [state.id for state in failed] == SENTENCES
+    assert [state.id for state in failed] == [*SENTENCES, *LAST]
     assert f"the user {name} exists on this host and does not belong to the site blog" in failed[0].comment
     assert "django:sites:blog:user" in failed[0].comment and not failed[0].changes and not world.live
 
@@ -671,7 +671,7 @@ BY_HTTPS = [*SENTENCES[:2], "blog has its certificates", *SENTENCES[2:]]
 def test_site_with_self_signed_certificate_is_applied_once(salt, world, own_host, authorities):
     apply = salt({"sites": {"blog": {**SITE, "tls": {"kind": "self_signed"}}}})
     foreseen = apply(test=True)
-    assert [state.id for state in foreseen] == [*HOST, *BY_HTTPS]
+    assert [state.id for state in foreseen] == [*HOST, *BY_HTTPS, *LAST]
     states = {state.id: state for state in apply()}
     assert states["blog has its certificates"].changes == {"certificates": {"blog.example.org": "new"}}
     assert {state.result for state in states.values()} == {True}
@@ -698,7 +698,8 @@ def test_https_is_added_and_removed_by_the_pillar(salt, world, own_host, authori
 def test_certificates_are_ordered_after_the_site_is_served(salt, world, own_host, authorities):
     tls = {"kind": "acme", "eab": {"key_id": "kid-1", "key": KEY}}
     apply = salt({"sites": {"blog": {**SITE, "tls": tls}}})
-    assert [state.id for state in apply(test=True)][-2:] == ["blog has its certificates ordered", "blog is recorded"]
+    ids = [state.id for state in apply(test=True)]
+    assert ids[-4:] == ["blog has its certificates ordered", "blog is recorded", *LAST]
     authorities.fails = DeploymentError("uacme failed", log='"detail": "no A record"')
     states = apply()
     assert {state.result for state in states} == {True} and authorities.ordered == [

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,3 +99,43 @@ def add(total: dict[str, Any], more: Requests) -> dict[str, Any]:
     codes = {code: before.codes.get(code, 0) + more.codes.get(code, 0) for code in {**before.codes, **more.codes}}
     buckets = [one + another for one, another in zip(before.buckets, more.buckets, strict=True)]
     return Requests(codes, before.bytes + more.bytes, before.seconds + more.seconds, buckets)._asdict()
+
+
+#: Seconds of the last hour, and between two counts that are kept for it.
+HOUR, _KEPT = 3600.0, 300.0
+
+
+def of_hour(kept: list[list[Any]], total: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """Return the requests of the last hour: ``requests``, ``errors`` (5xx) and ``p95`` in seconds, None if there are none.
+
+    Args:
+        kept: times with the totals of looks, which is updated.
+        total: what was counted so far, as `add` returns it.
+        now: seconds since 1970.
+    """
+    before = [one for one in kept if one[0] <= now - HOUR][-1:]
+    kept[:] = before + [one for one in kept if now - HOUR < one[0] <= now]
+    codes, buckets = total["codes"], total["buckets"]
+    if not kept:
+        kept.append([now, {}, [0] * len(buckets)])
+    elif now - kept[-1][0] >= _KEPT:
+        kept.append([now, codes, buckets])
+    _since, of_codes, of_buckets = kept[0]
+    took = [one - former for one, former in zip(buckets, of_buckets, strict=True)]
+    errors = codes.get("5xx", 0) - of_codes.get("5xx", 0)
+    return {"requests": sum(took), "errors": errors, "p95": _quantile(took, 0.95)}
+
+
+def _quantile(counts: Sequence[int], share: float) -> float | None:
+    """Return the duration that a share of requests did not exceed, between the bounds of its bucket, as Prometheus does.
+
+    Of those in the last bucket, which has no upper bound, it is the lower one.
+    """
+    rank, below = share * sum(counts), 0
+    for number, count in enumerate(counts):
+        if count and below + count >= rank:
+            low = BUCKETS[number - 1] if number else 0.0
+            high = BUCKETS[number] if number < len(BUCKETS) else low
+            return low + (high - low) * (rank - below) / count
+        below += count
+    return None

@@ -215,7 +215,7 @@ def _row(host: Host, site: Site, now: float) -> InPage:
             element("small", domain),
             scope="row",
         ),
-        _cell("Answers", _answer(site, kind), "x" if kind == "x" else None),
+        _cell("Answers", _answers(site, kind), "x" if kind == "x" else None),
         _cell("Release", _release(site)),
         _cell("Active", _active(site, now)),
         _cell("Deployments", plot(deployments) if deployments else ""),
@@ -232,6 +232,19 @@ def _cell(label: str, text: str, kind: str | None = None) -> InPage:
         if text
         else element("td", "\N{EN DASH}", class_="e q", data_l=label)
     )
+
+
+def _answers(site: Site, kind: str) -> str:
+    """Return what a site answers, with the requests of the last hour and the tasks that wait."""
+    more = []
+    if site["requests"]:
+        errors = f", {site['errors']} error{'' if site['errors'] == 1 else 's'}" if site["errors"] else ""
+        took = _took(site["p95"]) if site["p95"] >= 1 else f"{1000 * site['p95']:.0f} ms"
+        more.append(element("small", f"{site['requests']} in an hour{errors}, 95 % in {took}"))
+    if site["waiting"]:
+        more.append(element("small", f"{site['waiting']} task{' waits' if site['waiting'] == 1 else 's wait'}"))
+    text = _answer(site, kind)
+    return element("span", text or "\N{EN DASH}", *more) if more else text
 
 
 def _answer(site: Site, kind: str) -> str:

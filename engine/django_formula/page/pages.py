@@ -1,5 +1,6 @@
 """The page of this host: written by the watch after each look, or into any folder by `django.page`."""
 
+import json
 import os
 import stat
 import time
@@ -7,22 +8,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import file, folders, users
+from django_formula.host import clock, file, folders, users
 from django_formula.host.commands import DeploymentError
 from django_formula.page import document, seen
 from django_formula.untrusted.text import proposal
 from django_formula.watch import decide, look, spool
 
 NAME = "index.html"
+#: What the page shows, for programs.
+DATA = "status.json"
 #: What the watch is configured with, on a host that is not watched.
 _DEFAULTS = {"every": 60, "disk": 10, "queue": 1000, "drift": False}
 
 
 def write(folder: Path, hosts: Sequence[document.Host]) -> Path:
-    """Write the page of hosts into a folder; return its path."""
+    """Write the page of hosts into a folder, and its data next to it; return the path of the page."""
     now = max((host["time"] for host in hosts), default=time.time())
     path = folder / NAME
     file.write(path, document.of_hosts(hosts, now), durable=False)
+    data = {"version": 1, "time": clock.timestamp(now), "hosts": hosts}
+    file.write(folder / DATA, json.dumps(data) + "\n", durable=False)
     return path
 
 

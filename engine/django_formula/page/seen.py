@@ -89,6 +89,8 @@ def _site(row: Mapping[str, Any]) -> dict[str, Any]:
         "since": row.get("live_since") or "",
         "maintenance": row.get("maintenance") or "",
         "ms": row.get("ms"),
+        "waiting": problem.waiting(row),
+        **(row.get("hour") or dict.fromkeys(("requests", "errors", "p95"))),
         "certificate": row.get("certificate") or "",
         "backup": row.get("backup") or "",
         **about,
@@ -170,7 +172,8 @@ _SHAPE = {
         {
             **dict.fromkeys((*_TEXTS, "author"), str),
             **dict.fromkeys(("running", "https"), bool),
-            "ms": (float, types.NoneType),
+            **dict.fromkeys(("ms", "p95"), (float, types.NoneType)),
+            **dict.fromkeys(("waiting", "requests", "errors"), (int, types.NoneType)),
             "deployments": [_DEPLOYMENT],
         }
     ],

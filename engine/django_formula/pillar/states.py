@@ -116,18 +116,7 @@ def _host(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], An
         )
     index = next((site["index"] for site in sites if site["index"].get("url")), None)
     states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
-    # Where each site is refused, nothing is changed.
-    places = [{"django": f"{name} can be deployed"} for name in django["sites"]]
-    watched = _state("django.watch", {"require_any": places}, config=json.dumps(django["watch"]), **_served(django))
-    console = _state("django.console", {"require_any": places})
-    last = {"The host is watched": watched, "django-shell is installed": console}
-    return {"include": ["django.place"]} | states | _pythons(django, table) | last
-
-
-def _served(django: Compiled) -> dict[str, Any]:
-    """Return by which proxy and under which name the page is served; nothing without one."""
-    page = django["page"]
-    return {"page": {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]}} if page else {}
+    return {"include": ["django.place"]} | states | _pythons(django, table)
 
 
 def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, has_systemd: bool) -> Iterator[str]:
@@ -255,9 +244,19 @@ def _sites(django: Compiled) -> States:
     # has been said.
     for name in sites if len(sites) > 1 else ():
         states[f"{name} has its domains"] = _state("django.domains", name=name)
+    # Where each site is refused, nothing is changed.
+    places = {"require_any": [{"django": f"{name} has its directories"} for name in sites]}
+    states["The host is watched"] = _state("django.watch", places, config=json.dumps(django["watch"]), **_served(django))
+    states["django-shell is installed"] = _state("django.console", places)
     if django["page"]:
         states["The page is served"] = _page(django)
     return states
+
+
+def _served(django: Compiled) -> dict[str, Any]:
+    """Return by which proxy and under which name the page is served; nothing without one."""
+    page = django["page"]
+    return {"page": {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]}} if page else {}
 
 
 def _page(django: Compiled) -> States:

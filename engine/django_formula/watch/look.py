@@ -153,7 +153,7 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
     own = state.setdefault("sites_seen", {}).setdefault(name, {})
     if row["running"] and not row["maintenance"]:
         found += _of_visit(site, row)
-    found += _of_requests(site, own)
+    found += _of_requests(site, row, own, now)
     found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
     if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
         own |= {"drift_at": now, "drift": _drift(name)}
@@ -225,13 +225,14 @@ def _timed_out(text: str) -> str:
     return f"timed out after {PATIENCE:.0f} s" if text.startswith("timed out after ") else text
 
 
-def _of_requests(site: Site, own: dict[str, Any]) -> Iterator[Problem]:
-    """Count the requests since the last look, where the site has an access log of its own in JSON."""
+def _of_requests(site: Site, row: dict[str, Any], own: dict[str, Any], now: float) -> Iterator[Problem]:
+    """Count the requests since the last look, and those of the last hour, where the site has a JSON log of its own."""
     path = proxies.access_log(site)
     if not path:
         return
     new = access_log.count(access_log.read(path, own.setdefault("log", {})))
     own["requests"] = access_log.add(own.get("requests") or {}, new)
+    row["hour"] = access_log.of_hour(own.setdefault("hour", []), own["requests"], now)
     all_of_them, errors = sum(new.codes.values()), new.codes.get("5xx", 0)
     if all_of_them >= _ENOUGH and errors >= _ERRORS * all_of_them:
         text = f"{errors} of {all_of_them} requests since the last look have got an error of the server (5xx)"

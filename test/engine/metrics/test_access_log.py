@@ -112,3 +112,31 @@ def test_looks_add_up():
     for text in (line(), line(500), line(200)):
         total = json.loads(json.dumps(access_log.add(total, access_log.count(text.encode()))))
     assert total["codes"] == {"2xx": 2, "5xx": 1} and sum(total["buckets"]) == 3
+
+
+def test_last_hour_is_the_difference_of_two_counts():
+    kept, total, found = [], {}, []
+    for minute in range(0, 151):
+        slow = {"seconds": "0.3"} if minute > 100 else {}
+        total = access_log.add(total, access_log.count((line() * 9 + line(status=500, **slow)).encode()))
+        found.append(access_log.of_hour(kept, total, 60.0 * minute))
+    assert found[0] == {"requests": 10, "errors": 1, "p95": pytest.approx(found[0]["p95"])}
+    assert found[30]["requests"] == 310
+    assert 600 <= found[90]["requests"] <= 650 and 60 <= found[90]["errors"] <= 65
+    assert found[90]["p95"] < 0.1 < found[150]["p95"] < 0.5
+    assert len(kept) <= 14
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([0] * 12, None),
+        ([100, *[0] * 11], 0.00475),
+        ([0, 100, *[0] * 10], 0.00975),
+        ([90, 0, 10, *[0] * 9], 0.0175),
+        ([*[0] * 11, 7], 10.0),
+    ],
+)
+def test_share_is_answered_within_a_time(counts, expected):
+    total = {"codes": {"2xx": sum(counts)}, "buckets": counts}
+    assert access_log.of_hour([], total, 0.0)["p95"] == (expected if expected is None else pytest.approx(expected))

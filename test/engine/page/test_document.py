@@ -158,3 +158,18 @@ def test_every_colour_of_a_text_is_checked():
     used = {*re.findall(r"(?<![\w-])color:var\(--(\w+)\)", style.sheet())}
     assert used <= {*style.TEXTS}
     assert {*re.findall(r"fill:var\(--(\w+)\)", style.sheet())} <= {*style.PARTS}
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        ({"requests": 0, "waiting": 0}, "12 ms"),
+        ({"requests": 9, "errors": 1, "p95": 0.042, "waiting": 1}, "12 ms9 in an hour, 1 error, 95 % in 42 ms1 task waits"),
+        ({"requests": 9, "errors": 0, "p95": 1.26, "waiting": None}, "12 ms9 in an hour, 95 % in 1.3 s"),
+        ({"requests": None, "errors": None, "p95": None, "waiting": 30, "ms": None}, "\N{EN DASH}30 tasks wait"),
+    ],
+)
+def test_answer_comes_with_the_last_hour(seen, expected):
+    (host, *_others) = sample.whole()
+    host = {**host, "problems": [], "sites": [{**sample.site("blog"), **seen}]}
+    assert f"blog.example.org{expected}7 3f2a9c1b" in read([host]).text
