@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "47e0a8dcc00cfc30"
+DIGEST = "93da7ae26dbed179"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -36969,7 +36969,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def of_hour(kept: list[list[Any]], total: Mapping[str, Any], now: float) -> dict[str, Any]:
-#     """Return the requests of the last hour: ``requests``, ``errors`` (5xx) and ``p95`` in seconds, None if there are none.
+#     """Return the requests of the last hour: ``requests``, ``errors`` (5xx) and ``p95`` in seconds, if any.
 #
 #     Args:
 #         kept: times with the totals of looks, which is updated.
@@ -36990,7 +36990,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _quantile(counts: Sequence[int], share: float) -> float | None:
-#     """Return the duration that a share of requests did not exceed, between the bounds of its bucket, as Prometheus does.
+#     """Return the duration that a share of requests did not exceed, within its bucket as Prometheus has it.
 #
 #     Of those in the last bucket, which has no upper bound, it is the lower one.
 #     """
@@ -42455,7 +42455,9 @@ def _clear(home: str, folder: str) -> None:
 #         states[f"{name} has its domains"] = _state("django.domains", name=name)
 #     # Where each site is refused, nothing is changed.
 #     places = {"require_any": [{"django": f"{name} has its directories"} for name in sites]}
-#     states["The host is watched"] = _state("django.watch", places, config=json.dumps(django["watch"]), **_served(django))
+#     states["The host is watched"] = _state(
+#         "django.watch", places, config=json.dumps(django["watch"]), **_served(django)
+#     )
 #     states["django-shell is installed"] = _state("django.console", places)
 #     if django["page"]:
 #         states["The page is served"] = _page(django)

@@ -680,7 +680,13 @@ def sites(bench: Bench) -> list[Figure]:
     looks = [look(host) for _run in bench.each(f"looks of the watch, {bench.sites} sites")]
     return [
         Figure(f"each further site, to {bench.sites}", "CPU, ms", 50, slopes, details),
-        Figure(f"a look of the watch, {bench.sites} sites", "CPU, ms", 250, looks, "django-watch.service, as its timer starts it"),
+        Figure(
+            f"a look of the watch, {bench.sites} sites",
+            "CPU, ms",
+            250,
+            looks,
+            "django-watch.service, as its timer starts it",
+        ),
     ]
 
 

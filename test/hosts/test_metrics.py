@@ -93,7 +93,8 @@ MIDDLEWARE = [
 ]
 """
 ENTRIES = re.compile(
-    r'(?m)^django_http_responses_total_by_status_view_method_total{(?=.*status="200")(?=.*view="guestbook:entries").*} (.+)'
+    r"(?m)^django_http_responses_total_by_status_view_method_total"
+    r'{(?=.*status="200")(?=.*view="guestbook:entries").*} (.+)'
 )
 
 
@@ -112,8 +113,10 @@ def test_processes_of_a_server_are_added_up(blog: Measured, server: str) -> None
     assert blog.get("/metrics").status_code == 403
 
     def entries() -> set[float]:
-        ask = f"curl -s -H 'Host: {blog.domain}' http://127.0.0.1/metrics"
-        return {sum(map(float, ENTRIES.findall(blog.host.run(ask).stdout))) for _scrape in range(10)}
+        request = f"urllib.request.Request('http://127.0.0.1/metrics', headers={{'Host': '{blog.domain}'}})"
+        program = f"import urllib.request; print(urllib.request.urlopen({request}).read().decode())"
+        texts = [blog.host.run(["python3", "-c", program]).stdout for _scrape in range(10)]
+        return {sum(map(float, ENTRIES.findall(text))) for text in texts}
 
     (before,) = entries()
     for _request in range(60):

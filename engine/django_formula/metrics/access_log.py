@@ -106,7 +106,7 @@ HOUR, _KEPT = 3600.0, 300.0
 
 
 def of_hour(kept: list[list[Any]], total: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """Return the requests of the last hour: ``requests``, ``errors`` (5xx) and ``p95`` in seconds, None if there are none.
+    """Return the requests of the last hour: ``requests``, ``errors`` (5xx) and ``p95`` in seconds, if any.
 
     Args:
         kept: times with the totals of looks, which is updated.
@@ -127,7 +127,7 @@ def of_hour(kept: list[list[Any]], total: Mapping[str, Any], now: float) -> dict
 
 
 def _quantile(counts: Sequence[int], share: float) -> float | None:
-    """Return the duration that a share of requests did not exceed, between the bounds of its bucket, as Prometheus does.
+    """Return the duration that a share of requests did not exceed, within its bucket as Prometheus has it.
 
     Of those in the last bucket, which has no upper bound, it is the lower one.
     """

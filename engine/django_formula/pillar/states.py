@@ -246,7 +246,9 @@ def _sites(django: Compiled) -> States:
         states[f"{name} has its domains"] = _state("django.domains", name=name)
     # Where each site is refused, nothing is changed.
     places = {"require_any": [{"django": f"{name} has its directories"} for name in sites]}
-    states["The host is watched"] = _state("django.watch", places, config=json.dumps(django["watch"]), **_served(django))
+    states["The host is watched"] = _state(
+        "django.watch", places, config=json.dumps(django["watch"]), **_served(django)
+    )
     states["django-shell is installed"] = _state("django.console", places)
     if django["page"]:
         states["The page is served"] = _page(django)

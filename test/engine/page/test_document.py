@@ -164,7 +164,10 @@ def test_every_colour_of_a_text_is_checked():
     ("seen", "expected"),
     [
         ({"requests": 0, "waiting": 0}, "12 ms"),
-        ({"requests": 9, "errors": 1, "p95": 0.042, "waiting": 1}, "12 ms9 in an hour, 1 error, 95 % in 42 ms1 task waits"),
+        (
+            {"requests": 9, "errors": 1, "p95": 0.042, "waiting": 1},
+            "12 ms9 in an hour, 1 error, 95 % in 42 ms1 task waits",
+        ),
         ({"requests": 9, "errors": 0, "p95": 1.26, "waiting": None}, "12 ms9 in an hour, 95 % in 1.3 s"),
         ({"requests": None, "errors": None, "p95": None, "waiting": 30, "ms": None}, "\N{EN DASH}30 tasks wait"),
     ],
