@@ -209,8 +209,12 @@ class Meter:
 
 
 def by_length(items: Sequence[pytest.Item], seconds: dict[str, float]) -> list[pytest.Item]:
-    """The tests by their files, the longest first, so that no worker is left with one of them at the end."""
+    """The tests by their files, the longest first, so that no worker is left with one of them at the end.
+
+    A story that was not measured counts as one in the middle.
+    """
+    middle = statistics.median(seconds.values()) if seconds else 0.0
     lengths = dict.fromkeys((item.path for item in items), 0.0)
     for path, name in {(item.path, story(item)) for item in items}:
-        lengths[path] += seconds.get(name, 0.0)
+        lengths[path] += seconds.get(name, middle)
     return sorted(items, key=lambda item: -lengths[item.path])
