@@ -232,7 +232,9 @@ def laid_out(
 def start_database(host: Host) -> None:
     """Set up a server of PostgreSQL that other hosts may log in to, as a company has one."""
     host.run(
-        "apt-get -qq install postgresql >/dev/null", environment={"DEBIAN_FRONTEND": "noninteractive"}, timeout=300
+        "apt-get -qq install --no-install-recommends postgresql >/dev/null",
+        environment={"DEBIAN_FRONTEND": "noninteractive"},
+        timeout=300,
     )
     version_ = host.run("ls /etc/postgresql").stdout.strip()
     folder = f"/etc/postgresql/{version_}/main"
