@@ -21,10 +21,17 @@ class Driven(Host):
     def pillar(self, pillar: Mapping[str, Any] | str) -> None:
         self.by.pillar(pillar)
 
-    def salt(self, function: str, *arguments: str, timeout: float = 900, **options: Any) -> Result:
+    def salt(
+        self,
+        function: str,
+        *arguments: str,
+        timeout: float = 900,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Result:
         named = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
         argv = [*self.command, "--out=json", "--log-level=warning", self.minion, function, *arguments, *named]
-        return self.by.run(argv, check=False, timeout=timeout)
+        return self.by.run(argv, check=False, timeout=timeout, environment=environment)
 
     def printed(self, function: str, *arguments: str) -> str:
         """What the command prints for people."""
@@ -33,7 +40,9 @@ class Driven(Host):
 
 def reachable_by_ssh(desk: Host, *hosts: Host) -> None:
     """Let root of a host log in as root of others."""
-    desk.run("apt-get -qq install openssh-client", environment={"DEBIAN_FRONTEND": "noninteractive"})
+    desk.run(
+        "apt-get -qq install --no-install-recommends openssh-client", environment={"DEBIAN_FRONTEND": "noninteractive"}
+    )
     desk.run("mkdir -p -m 700 /root/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
     for host in hosts:
         host.write("/root/.ssh/authorized_keys", desk.read("/root/.ssh/id_ed25519.pub"), mode="0600")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from client import Load, Writer
-from lab import Applied, Host, applied
+from lab import Applied, Host
 from sites import Site, lines, release_of, version
 
 HERE, SWITCH = Path(__file__).parent, "/root/faults"
@@ -135,7 +135,7 @@ class Judge:
 
     def apply(self, step: str) -> Applied:
         told = provoked(self.blog.host, step, self.fault.when, self.fault.does) if step else None
-        return applied(self.blog.host.run(APPLY, check=False, environment=told))
+        return self.blog.host.apply(environment=told)
 
     def first(self, result: Applied) -> None:
         """What the apply under the fault gave: C2, C3, C6 and C7 of the list."""

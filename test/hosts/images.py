@@ -6,6 +6,7 @@ folder, from which a machine without it loads it.
 
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ HERE = Path(__file__).parent
 RELEASES = ("bookworm", "trixie")
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 KEPT_DAYS = 30
+#: Of images of prepared hosts: the label, and for how many seconds they are new enough for a run, which takes less than
+#: the hours after which they are dropped.
+PREPARED_LABEL, PREPARED_FRESH, PREPARED_KEPT = "django-formula.prepared", 3600, "4h"
 
 MMDEBSTRAP = (
     "mmdebstrap",
@@ -139,13 +143,22 @@ def is_present(tag: str) -> bool:
     return subprocess.run(["podman", "image", "exists", tag], check=False).returncode == 0
 
 
+def age(tag: str) -> float:
+    """Seconds since an image was made; infinite where podman does not have it."""
+    argv = ["podman", "image", "inspect", "--format={{.Created.Unix}}", tag]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return time.time() - int(done.stdout) if done.returncode == 0 else math.inf
+
+
 def certificates() -> str:
     """The file of authorities that this machine trusts, which its hosts trust too."""
     return str(Path(os.environ.get("SSL_CERT_FILE", CERTIFICATES)).resolve())
 
 
 def drop_old() -> None:
-    """Drop images that no test has asked for in KEPT_DAYS."""
+    """Drop images that no test has asked for in KEPT_DAYS, and of prepared hosts those that are PREPARED_KEPT old."""
+    filters = [f"--filter=label={PREPARED_LABEL}", f"--filter=until={PREPARED_KEPT}"]
+    subprocess.run(["podman", "image", "prune", "--all", "--force", *filters], check=False, capture_output=True)
     limit = time.time() - KEPT_DAYS * 86400
     for archive in (cache_folder() / "images").glob("*.tar"):
         if archive.stat().st_mtime < limit:

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import hashlib
+import inspect
 import io
 import ipaddress
 import json
@@ -10,6 +12,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -20,7 +23,18 @@ from typing import Any
 
 import requests
 import testinfra
-from images import CERTIFICATES, RELEASES, Image, cache_folder, certificates, drop_old, is_present, locked
+from images import (
+    CERTIFICATES,
+    PREPARED_FRESH,
+    PREPARED_LABEL,
+    RELEASES,
+    Image,
+    age,
+    cache_folder,
+    certificates,
+    drop_old,
+    locked,
+)
 from shell import Gone, Shell
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,15 +48,15 @@ def process(pid: int | str) -> str:
         return str(pid)
 
 
-#: How the hosts are prepared of which each run makes an image for all others of a kind: from which kind, and by what.
+#: How the hosts are prepared of which an image is made for all others of a kind: from which kind, and by what.
 PREPARED: dict[str, tuple[str, Callable[["Host"], None]]] = {}
+#: What of the tests runs on hosts.
+PROGRAMS = ("test/hosts/chromium.py", "test/hosts/preloaded_salt.py")
 #: All hosts of this process, those too that are removed.
 HOSTS: list["Host"] = []
 #: Hosts that are being removed.
 REMOVALS: list[subprocess.Popen[bytes]] = []
-LABEL, OWNER = "django-formula.run", process(os.getpid())
-#: All processes of a run with pytest-xdist; they share the images that are made for it.
-SHARED, RUN_OWNER = "django-formula.shared", process(os.getppid()) if "PYTEST_XDIST_WORKER" in os.environ else OWNER
+LABEL, OWNER = "django-formula.owner", process(os.getpid())
 #: What addr_assign_type has where a hardware address was set (NET_ADDR_SET of linux/netdevice.h).
 SET_BY_US = "3"
 ENVIRONMENT = {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES, "NODE_EXTRA_CA_CERTS": CERTIFICATES}
@@ -331,25 +345,39 @@ class Host:
         self.write("/srv/pillar/host.sls", text, mode="0600")
         self.write("/srv/pillar/top.sls", "base:\n  '*':\n    - host\n")
 
-    def salt(self, function: str, *arguments: str, timeout: float = 900, **options: Any) -> Result:
+    def salt(
+        self,
+        function: str,
+        *arguments: str,
+        timeout: float = 900,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Result:
         """`salt-call --local`, masterless; options that are no strings are passed as JSON."""
         named = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
         salt_call = ["python3", "-ISB", "/srv/formula/test/hosts/preloaded_salt.py"]
         argv = [*salt_call, "--local", "--out=json", "--log-level=warning", function, *arguments, *named]
-        return self.run(argv, check=False, timeout=timeout)
+        return self.run(argv, check=False, timeout=timeout, environment=environment)
 
     def call(self, function: str, *arguments: str, **options: Any) -> Any:
         """What an execution function answers. Raises CommandFailed where it exits otherwise than with 0."""
         return json.loads(self.salt(function, *arguments, **options).check().stdout)[self.minion]
 
     def apply(
-        self, *states: str, test: bool = False, pillar: Mapping[str, Any] | None = None, timeout: float = 900
+        self,
+        *states: str,
+        test: bool = False,
+        pillar: Mapping[str, Any] | None = None,
+        timeout: float = 900,
+        environment: Mapping[str, str] | None = None,
     ) -> Applied:
-        """`state.apply`, of `django` unless other states are named."""
+        """`state.apply`, of `django` unless other states are named, with more variables of the environment."""
         options: dict[str, Any] = {"test": True} if test else {}
         if pillar is not None:
             options["pillar"] = pillar
-        done = self.salt("state.apply", ",".join(states or ("django",)), timeout=timeout, **options)
+        done = self.salt(
+            "state.apply", ",".join(states or ("django",)), timeout=timeout, environment=environment, **options
+        )
         return applied(done, self.minion)
 
     def http(
@@ -445,7 +473,7 @@ class Lab:
             remove_leftovers()
             drop_old()
             mount_hierarchies()
-        podman("network", "create", f"--label={LABEL}={OWNER}", f"--label={SHARED}={RUN_OWNER}", self.name)
+        podman("network", "create", f"--label={LABEL}={OWNER}", self.name)
         self.subnet = ipaddress.ip_network(
             json.loads(podman("network", "inspect", self.name).stdout)[0]["subnets"][0]["subnet"]
         )
@@ -478,15 +506,17 @@ class Lab:
         return found
 
     def prepared(self, release: str, kind: str) -> str:
-        """An image of this run only, of a host that is prepared as PREPARED has it."""
-        tag = f"localhost/django-formula/{release}-{kind}:{RUN_OWNER}"
+        """An image of a host that is prepared as PREPARED has it, for all runs of this work tree within the hour."""
+        origin, prepare = PREPARED[kind]
+        sources = [self.image(release, origin), inspect.getsource(sys.modules[prepare.__module__])]
+        made_of = hashlib.sha256("\n".join(sources).encode() + tree())
+        tag = f"localhost/django-formula/{release}-{kind}:{made_of.hexdigest()[:12]}"
         with locked(cache_folder() / "images" / f"{release}-{kind}.lock"):
-            if not is_present(tag):
-                origin, prepare = PREPARED[kind]
+            if age(tag) > PREPARED_FRESH:
                 host = self.start(release, kind=origin, name=kind)
                 prepare(host)
                 host.kill()
-                label = f"--change=LABEL {LABEL}={RUN_OWNER}"
+                label = f"--change=LABEL {PREPARED_LABEL}=yes"
                 podman("commit", "--quiet", label, host.container, tag, timeout=300)
                 host.remove()
         return tag
@@ -541,7 +571,8 @@ class Lab:
         for other in others:
             other.run(f"echo '{address} {name}' >>/etc/hosts", check=False)
         self.named = [*others, host]
-        host.send(tree(), "/srv/formula")
+        if kind not in PREPARED:  # those have it from the host that they were made of
+            host.send(tree(), "/srv/formula")
         if kind != "bare":
             host.write("/etc/salt/minion", json.dumps(MINION | {"id": name}))
             host.pillar({})
@@ -576,8 +607,6 @@ class Lab:
             removal.wait(120)
         if not self.kept:
             remove(f"{LABEL}={OWNER}")
-            if not podman("network", "ls", "--quiet", f"--filter=label={SHARED}={RUN_OWNER}").stdout:
-                remove(f"{LABEL}={RUN_OWNER}")  # by the last process of the run
 
 
 def require_podman() -> None:
@@ -614,8 +643,7 @@ def remove_leftovers() -> None:
     """Remove the hosts and networks of runs that were killed, or that kept theirs."""
     containers = podman("ps", "--all", f"--filter=label={LABEL}", "--format=json").stdout
     networks = podman("network", "ls", f"--filter=label={LABEL}", "--format=json").stdout
-    images = podman("images", f"--filter=label={LABEL}", "--format=json").stdout
-    entries = json.loads(containers) + json.loads(networks) + json.loads(images)
+    entries = json.loads(containers) + json.loads(networks)
     labels = [entry.get("Labels") or entry.get("labels") for entry in entries]
     for owner in {label[LABEL] for label in labels}:
         if owner != process(owner.partition("-")[0]):
@@ -628,10 +656,9 @@ def remove(label: str) -> None:
         podman("rm", "--force", "--volumes", "--time=0", *containers, check=False)
     for network in podman("network", "ls", "--quiet", f"--filter=label={label}").stdout.split():
         podman("network", "rm", "--force", network, check=False)
-    for image in podman("images", "--quiet", f"--filter=label={label}").stdout.split():
-        podman("rmi", "--force", image, check=False)
 
 
+@functools.cache
 def tree() -> bytes:
     """The work tree as a tar archive: what git tracks, and what it would, without what hosts do not use.
 
@@ -642,6 +669,6 @@ def tree() -> bytes:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name in filter(None, listed.split("\0")):
-            if (ROOT / name).exists() and (not name.startswith(("docs/", "test/")) or name.startswith("test/hosts/")):
+            if (ROOT / name).exists() and (not name.startswith(("docs/", "test/")) or name in PROGRAMS):
                 tar.add(ROOT / name, name, recursive=False)
     return archive.getvalue()

@@ -4,11 +4,13 @@
 
 The first call starts a process that imports Salt and waits. Each call is a fork of it, as each job of a minion is one;
 it imports the formula's modules and compiles the pillar by itself. It has the caller's files, variables and folder,
-ends with the caller, and the caller ends as it did. Where `salt-call` is not the one of the test hosts' image, that
-program runs.
+runs the `sitecustomize.py` of its PYTHONPATH, if it has one, ends with the caller, and the caller ends as it did. Where
+`salt-call` is not the one of the test hosts' image, that program runs. Grains are those of a call before, for at most
+five minutes (Salt's `grains_cache`) and until the host has another id or release.
 """
 
 import fcntl
+import importlib
 import json
 import os
 import select
@@ -19,6 +21,7 @@ import sys
 from typing import Any, NoReturn
 
 SOCKET, LOCK = "/run/preloaded-salt.sock", "/run/preloaded-salt.lock"
+GRAINS, MADE_OF = "/var/cache/salt/minion/grains.cache.p", ("/etc/salt/minion", "/etc/os-release")
 SALT_CALL, PYTHON, OURS = "/usr/local/bin/salt-call", "/opt/salt/bin/python", "/opt/salt/bin/salt-call"
 
 
@@ -43,10 +46,9 @@ def start() -> None:
     os.chmod(SOCKET, 0o600)
     listener.listen(64)
     argv = [PYTHON, os.path.abspath(__file__), "--serve", str(listener.fileno())]
-    null = subprocess.DEVNULL
-    subprocess.Popen(
-        argv, pass_fds=[listener.fileno()], cwd="/", stdin=null, stdout=null, stderr=null, start_new_session=True
-    )
+    null, variables = subprocess.DEVNULL, {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    files = {"stdin": null, "stdout": null, "stderr": null, "pass_fds": [listener.fileno()]}
+    subprocess.Popen(argv, env=variables, cwd="/", start_new_session=True, **files)  # type: ignore[call-overload]
 
 
 def call(arguments: list[str]) -> NoReturn:
@@ -79,6 +81,7 @@ def serve(listener: socket.socket) -> None:
     import salt.cli.call
     import salt.cli.caller
     import salt.client.ssh
+    import salt.config
     import salt.fileclient
     import salt.loader
     import salt.minion
@@ -90,11 +93,14 @@ def serve(listener: socket.socket) -> None:
     import salt.serializers.yaml
     import salt.state
     import salt.utils.gitfs
+    import salt.utils.immutabletypes
     import salt.utils.pkg.deb
     import salt.utils.systemd
-    import salt.wheel  # noqa: F401
+    import salt.wheel
 
     look_once()
+    options = salt.config.DEFAULT_MINION_OPTS.copy() | {"grains_cache": True}
+    salt.config.DEFAULT_MINION_OPTS = salt.utils.immutabletypes.freeze(options)
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -181,6 +187,12 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = request["argv"]
+    if os.path.exists(GRAINS) and any(os.stat(path).st_ctime > os.stat(GRAINS).st_mtime for path in MADE_OF):
+        os.unlink(GRAINS)
+    if folder := request["environment"].get("PYTHONPATH"):
+        sys.path.insert(0, folder)
+        sys.modules.pop("sitecustomize", None)  # that of Debian
+        importlib.import_module("sitecustomize")
 
 
 def main() -> None:

@@ -6,8 +6,7 @@ import time
 
 import pytest
 from client import Load
-from faults import APPLY, provoked
-from lab import applied
+from faults import provoked
 from sites import Site, lines, release_of, version
 
 #: A health page that fails once its release is live.
@@ -156,7 +155,7 @@ def test_a_disk_that_fills_up_within_a_deployment(good, step, lack):
     old = good.live
     good.repository.commit(version("2.5", f"{step} {lack}"))
     try:
-        done = applied(good.host.run(APPLY, check=False, environment=provoked(good.host, step, "first", FILLS[lack])))
+        done = good.host.apply(environment=provoked(good.host, step, "first", FILLS[lack]))
         assert done.returncode and len(done.failed) > 1
         comment = next(iter(done.failed.values()))
         assert good.live == good.answering["release"] == old
