@@ -8,10 +8,11 @@ apt-get -qq update && apt-get -qq install --no-install-recommends {packages} >/d
 """
 
 
-def set_up(host: Host, *, postgres: str, mysql: str | None) -> None:
-    """Install the servers, MariaDB where it is given statements, and let each run its own as its administrator."""
-    packages = "postgresql mariadb-server" if mysql else "postgresql"
-    host.run(f"set -e\n{INSTALL.format(packages=packages)}", timeout=600)
-    host.run(["runuser", "-u", "postgres", "--", "psql", "--quiet", "--set=ON_ERROR_STOP=1"], stdin=postgres)
+def set_up(host: Host, *, postgres: str | None = None, mysql: str | None = None) -> None:
+    """Install the servers that are given statements, and let each run its own as its administrator."""
+    packages = [name for name, text in (("postgresql", postgres), ("mariadb-server", mysql)) if text]
+    host.run(f"set -e\n{INSTALL.format(packages=' '.join(packages))}", timeout=600)
+    if postgres:
+        host.run(["runuser", "-u", "postgres", "--", "psql", "--quiet", "--set=ON_ERROR_STOP=1"], stdin=postgres)
     if mysql:
         host.run(["mariadb"], stdin=mysql)

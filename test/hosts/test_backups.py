@@ -49,9 +49,8 @@ ENDS = {"sqlite": "sqlite3", "postgres": "dump", "mysql": "sql.gz"}
 
 
 @pytest.fixture(scope="module")
-def blog(module_hosts, repositories, pytestconfig) -> Site:
-    host = module_hosts(kind="ready")
-    servers.set_up(host, postgres=ROLES, mysql=USERS if pytestconfig.getoption("--all") else None)
+def blog(module_hosts, repositories) -> Site:
+    host = module_hosts(kind="live")
     site = Site(host, repositories(host))
     views, urls = (site.repository.read(f"guestbook/{name}") for name in ("views.py", "urls.py"))
     urls = urls.replace("urlpatterns = [", 'urlpatterns = [path("note", views.note),')
@@ -59,10 +58,24 @@ def blog(module_hosts, repositories, pytestconfig) -> Site:
     return site
 
 
+@pytest.fixture(scope="module")
+def postgres(blog) -> None:
+    """Install the server."""
+    servers.set_up(blog.host, postgres=ROLES)
+
+
+@pytest.fixture(scope="module")
+def mysql(blog) -> None:
+    """Install the server."""
+    servers.set_up(blog.host, mysql=USERS)
+
+
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(blog, request) -> str:
     """A kind of database that the site has from now on, with three entries."""
     former = (blog.options.get("database") or {}).get("engine")
+    if request.param != "sqlite":
+        request.getfixturevalue(request.param)
     blog.deploy(database={**DATABASES[request.param], "replaces": PLACES.get(former)})
     for _ in range(3):
         assert blog.get("/note").status_code == 200

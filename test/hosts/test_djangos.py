@@ -24,7 +24,7 @@ EMAIL = {"host": "localhost", "port": 2525, "admins": ["ops@example.org"], "from
 def host(module_hosts):
     host = module_hosts("trixie", kind="ready")
     names = ["d" + one.replace(".", "") for one in TESTED]
-    servers.set_up(host, postgres="".join(ROLE.format(name=name, password=PASSWORD) for name in names), mysql=None)
+    servers.set_up(host, postgres="".join(ROLE.format(name=name, password=PASSWORD) for name in names))
     sink(host)
     return host
 

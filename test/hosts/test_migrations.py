@@ -6,8 +6,7 @@ import time
 import pytest
 import servers
 from client import Writer
-from faults import APPLY, provoked
-from lab import applied
+from faults import provoked
 from sites import Site, lines
 
 PASSWORD = "grenadier-7f3"
@@ -62,9 +61,9 @@ NAMES = ["blog", pytest.param("shop", marks=pytest.mark.full)]
 
 
 @pytest.fixture(scope="module")
-def blog(module_hosts, repositories, pytestconfig) -> Site:
+def blog(module_hosts, repositories) -> Site:
     host = module_hosts(kind="ready")
-    servers.set_up(host, postgres=ROLES, mysql=USERS if pytestconfig.getoption("--all") else None)
+    servers.set_up(host, postgres=ROLES)
     database = {"engine": "postgres", "host": "127.0.0.1", "password": PASSWORD}
     blog = Site(host, repositories(host), database=database)
     blog.deploy()
@@ -74,6 +73,7 @@ def blog(module_hosts, repositories, pytestconfig) -> Site:
 @pytest.fixture(scope="module")
 def shop(blog, repositories) -> Site:
     """Another site of the host, on MariaDB."""
+    servers.set_up(blog.host, mysql=USERS)
     database = {"engine": "mysql", "host": "127.0.0.1", "password": PASSWORD}
     shop = Site(blog.host, repositories(blog.host, "/srv/git/shop.git"), name="shop", neighbour=blog, database=database)
     shop.deploy()
@@ -87,7 +87,7 @@ def add(site: Site, name: str, operation: str, after: str) -> None:
 
 def verb(site: Site, *words: str) -> str:
     """Return what a verb prints on the command line, whether it fails or not."""
-    return site.host.run(["salt-call", "--local", "--out=json", *words], check=False).stdout
+    return site.host.salt(*words).stdout
 
 
 def migrating(site: Site, times: int) -> list[str]:
@@ -240,7 +240,7 @@ def test_release_fails_when_server_stops_before_health_check(blog):
     blog.repository.commit({"note": "all the same"})
     away = provoked(blog.host, "instance", "first", "systemctl stop postgresql")
     try:
-        comment = applied(blog.host.run(APPLY, check=False, environment=away)).failed["blog has its instance"]
+        comment = blog.host.apply(environment=away).failed["blog has its instance"]
     finally:
         blog.host.run("systemctl start postgresql")
     assert "returned 503" in comment and f"{old} still runs" in comment and lines(comment) <= 10
