@@ -158,6 +158,7 @@ def test_a_project_that_reads_its_environment_gets_it(host):
     assert host.run(["test", "-s", f"{api.root}/database/api.sqlite3"])
 
 
+@pytest.mark.full
 def test_two_sites_have_their_databases_on_this_host(host):
     sites = applied(host, "examples/pillars/databases.sls")
     for name, site in sites.items():
