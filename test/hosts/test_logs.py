@@ -45,7 +45,8 @@ def test_one_id_leads_from_the_proxy_to_the_traceback(blog: Site) -> None:
     answer = blog.get("/boom", headers={"X-Request-ID": "forged-by-a-visitor"})
     found = answer.headers["X-Request-ID"]
     assert answer.status_code == 500 and len(found) >= 24 and "forged" not in found
-    lines = logs(blog, id=found[:12])
+    # Those that Apache makes within a second differ at the end only.
+    lines = logs(blog, id=found if blog.options["proxy"]["kind"] == "apache" else found[:12])
     assert json.loads(lines[0])["id"] == found and json.loads(lines[0])["status"] == 500
     rest = "\n".join(lines[1:])
     assert f"about to fail [{found}]" in rest and f"Internal Server Error: /boom [{found}]" in rest
