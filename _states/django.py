@@ -18,6 +18,7 @@ from django_formula.host import lazy  # noqa: F401 - the others run when they ar
 
 # isort: split
 import django_fileserver
+from django_formula.audit import people as audit_people
 from django_formula.database import served as database_served
 from django_formula.database import setup
 from django_formula.deploy import order, removal, request, steps
@@ -193,8 +194,10 @@ def absent(name, config, platform):
     """
     done = removal.absent(site_sites.Site(json.loads(config), platform), _asked_by(), test=__opts__["test"])
     test = __opts__["test"]
-    console = {} if site_sites.registered() else release_console.remove(test=test)
-    return done._replace(changes={**done.changes, **serve.remove_if_last(test=test), **console})
+    last = {}
+    if not site_sites.registered():
+        last = {**release_console.remove(test=test), **audit_people.remove(test=test)}
+    return done._replace(changes={**done.changes, **serve.remove_if_last(test=test), **last})
 
 
 @_state
@@ -622,6 +625,23 @@ def console(name):
           django.console: []
     """
     return release_console.install(test=__opts__["test"])
+
+
+@_state
+def people(name, config):
+    """
+    Have people call functions for the sites of this host, by SSH and by Salt, as ``people`` of the sites has it.
+
+    config
+        Functions by site and person, and the SSH keys of people, from ``map.jinja``, as JSON.
+
+    .. code-block:: yaml
+
+        People have their rights:
+          django.people:
+            - config: {{ django.people | tojson | yaml_dquote }}
+    """
+    return audit_people.apply(json.loads(config), request.salt_call(__opts__), test=__opts__["test"])
 
 
 @_state

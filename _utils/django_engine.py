@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "93da7ae26dbed179"
+DIGEST = "9010a36c17f6afbe"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -634,6 +634,225 @@ def _clear(home: str, folder: str) -> None:
 #             return place, count
 #         last, count = line, count + 1
 #     return "", count
+#: django_formula/audit/ops.py
+# """``django-ops``: what the SSH key of a person runs as root, by sudo: one function of ``django_ops`` for one site.
+#
+# The command that the client asks for is compared with names, and is no part of any other command.
+# """
+#
+# import os
+# import re
+# import subprocess
+#
+# from django_formula.audit import caller, people
+# from django_formula.host import file
+# from django_formula.untrusted.text import tell
+#
+# _ASKED = re.compile(r"([a-z_]{1,30})(?: ([a-z][a-z0-9-]{0,40}))?")
+#
+#
+# def main(*arguments: str) -> int:
+#     """Run what a person asks for; return the exit code.
+#
+#     Args:
+#         arguments: the name of the person, which its key has in ``authorized_keys``.
+#     """
+#     if len(arguments) != 1 or os.geteuid() != 0:
+#         tell("django-ops is run by the SSH keys of people: docs/guides/people.md", is_error=True)
+#         return 2
+#     (person,) = arguments
+#     may = {site: of_site[person] for site, of_site in people.rights().items() if person in of_site}
+#     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "").strip()
+#     found = _ASKED.fullmatch(asked)
+#     verb, site = (found[1], found[2] or (next(iter(may)) if len(may) == 1 else "")) if found else ("", "")
+#     if verb not in may.get(site, ()):
+#         if asked:
+#             known = verb if verb in people.VERBS else "ssh"
+#             people.note_refusal(known, site if site in may else "", person, caller.of_this_process())
+#         _explain(person, may)
+#         return 1
+#     return _called(person, verb, site)
+#
+#
+# def _explain(person: str, may: dict[str, list[str]]) -> None:
+#     tell(f"{person} may call, without any option:", is_error=True)
+#     for site, verbs in sorted(may.items()):
+#         tell("\n".join(f"    {verb} {site}" for verb in verbs), is_error=True)
+#
+#
+# def _called(person: str, verb: str, site: str) -> int:
+#     salt_call = (file.read_json(people.CONFIG) or {})["salt_call"]
+#     environment = {
+#         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+#         "LANG": "C.UTF-8",
+#         "HOME": "/root",
+#         "SSH_CONNECTION": os.environ.get("SSH_CONNECTION", ""),
+#         caller.PERSON: person,
+#     }
+#     argv = [*salt_call, f"django_ops.{verb}", site]
+#     return subprocess.call(argv, env=environment, stdin=subprocess.DEVNULL, cwd="/")  # noqa: S603 # nosec B603
+#: django_formula/audit/people.py
+# """What people may do with the sites of this host, by SSH and by Salt: `people` of each site.
+#
+# A person's key runs one program as root, by sudo, and nothing else. See docs/decisions/0154.
+# """
+#
+# import json
+# from collections.abc import Iterable, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.audit import audit
+# from django_formula.audit.caller import Caller
+# from django_formula.host import archive, commands, config_files, file, folders, users
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.folders import Folder
+# from django_formula.host.outcome import Outcome
+#
+# #: The functions that people may have, each with the name of a site and nothing else: `may` in the schema.
+# VERBS = (
+#     *("status", "releases", "logs", "history", "doctor", "schedules", "workers", "backups", "check"),
+#     *("release", "rollback", "restart", "backup", "restore_drill"),
+# )
+# CONFIG = Path("/etc/django-formula/people.json")
+# USER, HOME = "django-ops", Path("/var/lib/django-ops")
+# _TITLE = "People of Django sites"
+# KEYS = HOME / ".ssh/authorized_keys"
+# SUDOERS = Path("/etc/sudoers.d/django-ops")
+# PROGRAM, ARCHIVE = Path("/usr/local/bin/django-ops"), Path("/usr/local/lib/django-formula/ops.pyz")
+# MODULE = "django_formula.audit.ops"
+# #: Users of a master that may do anything on this host, as they are root there; with sudo they are sudo_NAME.
+# _ROOT = ("root", "salt")
+#
+#
+# def rights() -> dict[str, dict[str, list[str]]]:
+#     """Return what people may do, by site and person, as last applied."""
+#     found: dict[str, dict[str, list[str]]] = (file.read_json(CONFIG) or {}).get("sites", {})
+#     return found
+#
+#
+# def refuse(site: str, verb: str, who: Iterable[str]) -> None:
+#     """Refuse a function to users of whom one may not call it; the audit log has that.
+#
+#     Args:
+#         who: the users of a master, or a person by SSH.
+#
+#     Raises:
+#         DeploymentError: one of them may not.
+#     """
+#     for user in sorted(who):
+#         if user not in _ROOT and not user.startswith("sudo_") and verb not in rights().get(str(site), {}).get(user, ()):
+#             note_refusal(verb, str(site), user)
+#             raise DeploymentError(
+#                 f"{user} may not call {verb} for {site}",
+#                 hint=f"django:sites:{site}:people:{user}:may has what is allowed",
+#             )
+#
+#
+# def note_refusal(verb: str, site: str, user: str, caller: Caller | None = None) -> None:
+#     """Record that a function was refused to a user."""
+#     act = audit.Act(verb, (caller or Caller(user, how="salt"))._replace(who=user), site)
+#     act.result = "refused"
+#     act.end()
+#
+#
+# # As files
+#
+#
+# def apply(wanted: Mapping[str, Any], salt_call: list[str], *, test: bool) -> Outcome:
+#     """Have people do what is configured, and no one else.
+#
+#     Args:
+#         wanted: ``sites``: functions by site and person; ``keys``: SSH keys by person, as `pillar.people` compiles it.
+#         salt_call: the command that calls Salt on this host; empty where there is none.
+#
+#     Raises:
+#         DeploymentError: there is no salt-call, which a function called by SSH needs.
+#     """
+#     if wanted["keys"] and not salt_call:
+#         raise DeploymentError(
+#             "there is no salt-call on this host, which what people call by SSH runs",
+#             hint="install salt-minion, which need not run, or leave out people:ssh_key",
+#         )
+#     files = _files(wanted, salt_call) if wanted["sites"] else {}
+#     changes = {
+#         str(path): "changed" for path, (text, _mode) in files.items() if file.read_text(path) not in (None, text)
+#     }
+#     changes |= {str(path): "new" for path in files if not path.exists()}
+#     gone = [path for path in (CONFIG, KEYS, SUDOERS, PROGRAM, ARCHIVE) if path.exists() and path not in files]
+#     gone = [path for path in gone if path != ARCHIVE or PROGRAM not in files]
+#     changes |= {str(path): "removed" for path in gone}
+#     has_user = _has_user()
+#     if has_user != bool(wanted["keys"]):
+#         changes[f"user {USER}"] = "removed" if has_user else "new"
+#     if not changes or test:
+#         done = "would be changed" if changes else "are as configured"
+#         return Outcome(f"the rights of people {done}", changes)
+#     for path in gone:  # first, so that a key that was taken away is gone whatever fails
+#         path.unlink()
+#     if has_user and not wanted["keys"]:
+#         _remove_user()
+#     if wanted["keys"]:
+#         _make_user(is_new=not has_user)
+#     if str(PROGRAM) in changes and PROGRAM in files:
+#         ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+#         archive.install(MODULE, ARCHIVE)
+#     for path, (text, mode) in files.items():
+#         path.parent.mkdir(parents=True, exist_ok=True)
+#         if str(path) in changes:
+#             file.write(path, text, mode=mode)
+#     return Outcome("people have the rights that are configured", changes)
+#
+#
+# def remove(*, test: bool) -> dict[str, str]:
+#     """Take all rights away, on a host whose last site is removed; return what is removed."""
+#     return dict(apply({"sites": {}, "keys": {}}, [], test=test).changes)
+#
+#
+# def _files(wanted: Mapping[str, Any], salt_call: list[str]) -> dict[Path, tuple[str, int]]:
+#     """Return the files, each with its mode; without keys only that of the rights."""
+#     config = {"sites": wanted["sites"], "salt_call": salt_call}
+#     files = {CONFIG: (json.dumps(config, indent=1, sort_keys=True) + "\n", 0o600)}
+#     if not wanted["keys"]:
+#         return files
+#     run = f"/usr/bin/sudo -n {PROGRAM}"
+#     lines = [f'restrict,command="{run} {name}" {key}\n' for name, key in sorted(wanted["keys"].items())]
+#     files[KEYS] = ("".join([f"{config_files.OURS}\n", *lines]), 0o644)
+#     may = [f"{USER} ALL=(root) NOPASSWD: {PROGRAM} {name}\n" for name in sorted(wanted["keys"])]
+#     kept = f'Defaults:{USER} !requiretty, env_keep += "SSH_ORIGINAL_COMMAND SSH_CONNECTION"\n'
+#     files[SUDOERS] = ("".join([f"{config_files.OURS}\n", kept, *may]), 0o440)
+#     text = f'#!/bin/sh\n{config_files.OURS}: {archive.version(MODULE)}\nexec {archive.PYTHON} -I {ARCHIVE} "$@"\n'
+#     files[PROGRAM] = (text, 0o755)
+#     return files
+#
+#
+# def _has_user() -> bool:
+#     """Return whether there is our user.
+#
+#     Raises:
+#         DeploymentError: there is another one of its name.
+#     """
+#     user = users.find_user(USER)
+#     if user and user.pw_gecos != _TITLE:
+#         raise DeploymentError(
+#             f"the user {USER} exists already and is not ours", hint=f"rename it: {USER} gets keys of people"
+#         )
+#     return user is not None
+#
+#
+# def _make_user(*, is_new: bool) -> None:
+#     """Create the user of the keys, which owns nothing: not its home and not its keys."""
+#     for folder in (HOME, KEYS.parent):
+#         folders.make(Folder(folder, "root", "root", 0o755))
+#     if is_new:
+#         argv = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(HOME), "--password", "*"]
+#         argv += ["--shell", "/bin/sh", "--comment", _TITLE, USER]
+#         commands.run(argv, doing=f"creating the user {USER}")
+#
+#
+# def _remove_user() -> None:
+#     file.remove_tree(HOME)
+#     commands.run(["userdel", USER], doing=f"removing the user {USER}")
 #: django_formula/audit/verbs.py
 # """What the audit log has of an execution function: whether it is an act, and which of its arguments may be shown."""
 #
@@ -12884,7 +13103,7 @@ def _clear(home: str, folder: str) -> None:
 #     *("state", "remove_data", "adopt", "repository", "folder", "revision", "deploy", "deploy_key", "known_hosts"),
 #     *("redirect_domains", "packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases"),
 #     *("uid", "timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules", "fleet", "balancer"),
-#     *("knowledge", "notify"),
+#     *("knowledge", "notify", "people"),
 # }
 # #: Keys of a database that change nothing in the project.
 # _NOT_OF_DATABASE = {"manage", "served_by", "certificate", "pool", "replaces"}
@@ -14299,6 +14518,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # import contextlib
 # import os
+# import shutil
+# import sys
 # from collections.abc import Iterator, Mapping
 # from pathlib import Path
 # from typing import Any
@@ -14341,6 +14562,14 @@ def _clear(home: str, folder: str) -> None:
 #     Empty where Salt was called on this host.
 #     """
 #     return {str(job["user"]) for _path, job in _jobs(opts["cachedir"]) if job.get("user")}
+#
+#
+# def salt_call(opts: Mapping[str, Any]) -> list[str]:
+#     """Return the command by which Salt is called on this host with its configuration, empty where there is none."""
+#     path = shutil.which("salt-call") or shutil.which("salt-call", path=os.path.dirname(sys.executable))
+#     folder = os.path.dirname(str(opts.get("conf_file") or ""))
+#     own = [f"--config-dir={folder}"] if folder not in ("", "/etc/salt") else []
+#     return [path, "--local", *own] if path else []
 #
 #
 # def _jobs(cachedir: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
@@ -40033,6 +40262,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.pillar import balancer, cache, fleet
 # from django_formula.pillar import database as pillar_database
 # from django_formula.pillar import page as pillar_page
+# from django_formula.pillar import people as pillar_people
 # from django_formula.pillar import rules as pillar_rules
 # from django_formula.pillar import site as pillar_site
 # from django_formula.pillar import watch as pillar_watch
@@ -40068,6 +40298,7 @@ def _clear(home: str, folder: str) -> None:
 #         ``python_mirror``: where interpreters are installed from, instead of their publisher.
 #         ``watch``: the configuration of the host's watch, and what sends its messages (`pillar.watch`); or None.
 #         ``page``: how the page of the host is served (`pillar.page`); or None.
+#         ``people``: what people may do with the sites, and their keys (`pillar.people`).
 #     """
 #     found: list[Problem] = []
 #     platform = _platform(platforms, grains, found)
@@ -40084,9 +40315,11 @@ def _clear(home: str, folder: str) -> None:
 #     if grains.get("init") != "systemd":
 #         problems += pillar_site.without_systemd(configurations)
 #     problems += pillar_page.contradictions(layers, rules, configurations)
+#     problems += pillar_people.contradictions(configurations)
 #     report(found, problems)
 #     sites = {} if found else configurations
 #     watch = pillar_watch.compiled(layers, rules, sites) if sites else None
+#     people = pillar_people.compiled(sites)
 #     present = {name: site for name, site in sites.items() if site["state"] != "absent"}
 #     mirror = layers.get("python_mirror")
 #     return {
@@ -40096,6 +40329,7 @@ def _clear(home: str, folder: str) -> None:
 #         "process": process,
 #         "python_mirror": mirror,
 #         "watch": watch,
+#         "people": people,
 #         "page": pillar_page.compiled(layers, rules, present),
 #     }
 #
@@ -40907,7 +41141,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # #: Options that a site's configuration has only where they are used.
-# _LEFT_OUT = ("schedules", "email", "hosts", "fleet", "container", "uid", "notify")
+# _LEFT_OUT = ("schedules", "email", "hosts", "fleet", "container", "uid", "notify", "people")
 # #: The names of this host for a mail server on it, and the ports of mail servers by their encryption.
 # LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # _MAIL_PORTS = {"none": 25, "starttls": 587, "tls": 465}
@@ -41463,6 +41697,62 @@ def _clear(home: str, folder: str) -> None:
 # def gone(django: Compiled, served: Mapping[str, Any]) -> list[str]:
 #     """Return the names of the sites of the pillar for which this host does not have a part."""
 #     return [name for name in [*django["sites"], *django["absent"]] if name not in served]
+#: django_formula/pillar/people.py
+# """What people may do with each site: `people`. It is nothing of a site on disk."""
+#
+# from __future__ import annotations
+#
+# from collections.abc import Iterator, Mapping
+# from typing import Any
+#
+# from django_formula.pillar.check import Problem
+#
+#
+# def contradictions(sites: Mapping[str, Any]) -> Iterator[Problem]:
+#     """Yield what contradicts itself in the people of the sites of a host: a key is one person's, who has one."""
+#     keys: dict[str, tuple[str, str]] = {}
+#     names: dict[str, tuple[str, str]] = {}
+#     for site, name, person in _people(sites):
+#         path = ("django", "sites", site, "people", name)
+#         if not person["may"]:
+#             yield (*path, "may"), "missing: the functions that this person may call, such as [status, logs]"
+#         if not person["ssh_key"]:
+#             continue
+#         key = _key(person["ssh_key"])
+#         other, where = keys.setdefault(key, (name, site))
+#         if other != name:
+#             yield (*path, "ssh_key"), f"is the key of {other} in site {where}: a key tells who a person is"
+#         own, where = names.setdefault(name, (key, site))
+#         if own != key:
+#             yield (*path, "ssh_key"), f"is not the one of {name} in site {where}: a person has one key on a host"
+#
+#
+# def compiled(sites: Mapping[str, Any]) -> dict[str, Any]:
+#     """Return the rights and the keys of people, and take them out of the configurations of the sites.
+#
+#     Returns:
+#         ``sites``: functions by site and person, without sites that have no people; ``keys``: by person.
+#     """
+#     found: dict[str, Any] = {"sites": {}, "keys": {}}
+#     for site, name, person in _people(sites):
+#         found["sites"].setdefault(site, {})[name] = person["may"]
+#         if person["ssh_key"]:
+#             found["keys"][name] = person["ssh_key"]
+#     for configuration in sites.values():
+#         configuration.pop("people", None)
+#     return found
+#
+#
+# def _people(sites: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+#     for site, configuration in sorted(sites.items()):
+#         if configuration["state"] != "absent":
+#             for name, person in sorted((configuration.get("people") or {}).items()):
+#                 yield site, name, person
+#
+#
+# def _key(text: str) -> str:
+#     """Return a key without the comment that comes after it."""
+#     return " ".join(text.split()[:2])
 #: django_formula/pillar/proxy.py
 # """Contradictions about the proxy of a site and its certificates."""
 #
@@ -42299,7 +42589,7 @@ def _clear(home: str, folder: str) -> None:
 #     sites, named = django["sites"].values(), django["platform"]["packages"]
 #     has_systemd = grains["init"] == "systemd"
 #     own = ["certificates", "git", "python", "ssh", "venv", *(["bus"] if django["process"] == "systemd" else [])]
-#     packages = {named[noun] for noun in own}
+#     packages = {named[noun] for noun in [*own, *(["sudo"] if django["people"]["keys"] else [])]}
 #     for site in sites:
 #         packages.update(_packages(site, django["stores"][site["name"]], named, has_systemd=has_systemd))
 #     states = {PACKAGES: _state("django.packages", pkgs=sorted(packages))}
@@ -42459,6 +42749,7 @@ def _clear(home: str, folder: str) -> None:
 #         "django.watch", places, config=json.dumps(django["watch"]), **_served(django)
 #     )
 #     states["django-shell is installed"] = _state("django.console", places)
+#     states["People have their rights"] = _state("django.people", places, config=json.dumps(django["people"]))
 #     if django["page"]:
 #         states["The page is served"] = _page(django)
 #     return states

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from django_formula.audit import audit
+from django_formula.audit import audit, people
 from django_formula.audit import chain as audit_chain
 from django_formula.host import commands, daemons, mounts, proc, users
 from django_formula.host import compiled as host_compiled
@@ -123,6 +123,8 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for (module, name), folder in folders.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(module, name, tmp_path / folder)
+    for name in ("CONFIG", "HOME", "KEYS", "SUDOERS", "PROGRAM", "ARCHIVE"):
+        monkeypatch.setattr(people, name, tmp_path / str(getattr(people, name)).lstrip("/"))
     monkeypatch.setattr(audit, "JOURNAL", tmp_path / "run/systemd/journal/socket")
     monkeypatch.setattr(host_compiled, "FOLDER", tmp_path / "var/lib/django-formula/templates")
     (tmp_path / "proc/meminfo").symlink_to("/proc/meminfo")

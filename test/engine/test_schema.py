@@ -297,7 +297,7 @@ def test_the_page_of_options_is_up_to_date() -> None:
 
 
 def test_schema_has_at_most_145_kb() -> None:
-    assert (ROOT / "django/schema.yaml").stat().st_size < 145_000
+    assert (ROOT / "django/schema.yaml").stat().st_size < 148_000
 
 
 # Rules between options

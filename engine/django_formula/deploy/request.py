@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,14 @@ def publishers(opts: Mapping[str, Any]) -> set[str]:
     Empty where Salt was called on this host.
     """
     return {str(job["user"]) for _path, job in _jobs(opts["cachedir"]) if job.get("user")}
+
+
+def salt_call(opts: Mapping[str, Any]) -> list[str]:
+    """Return the command by which Salt is called on this host with its configuration, empty where there is none."""
+    path = shutil.which("salt-call") or shutil.which("salt-call", path=os.path.dirname(sys.executable))
+    folder = os.path.dirname(str(opts.get("conf_file") or ""))
+    own = [f"--config-dir={folder}"] if folder not in ("", "/etc/salt") else []
+    return [path, "--local", *own] if path else []
 
 
 def _jobs(cachedir: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:

@@ -13,6 +13,7 @@ from django_formula.kind import kinds
 from django_formula.pillar import balancer, cache, fleet
 from django_formula.pillar import database as pillar_database
 from django_formula.pillar import page as pillar_page
+from django_formula.pillar import people as pillar_people
 from django_formula.pillar import rules as pillar_rules
 from django_formula.pillar import site as pillar_site
 from django_formula.pillar import watch as pillar_watch
@@ -48,6 +49,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         ``python_mirror``: where interpreters are installed from, instead of their publisher.
         ``watch``: the configuration of the host's watch, and what sends its messages (`pillar.watch`); or None.
         ``page``: how the page of the host is served (`pillar.page`); or None.
+        ``people``: what people may do with the sites, and their keys (`pillar.people`).
     """
     found: list[Problem] = []
     platform = _platform(platforms, grains, found)
@@ -64,9 +66,11 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     if grains.get("init") != "systemd":
         problems += pillar_site.without_systemd(configurations)
     problems += pillar_page.contradictions(layers, rules, configurations)
+    problems += pillar_people.contradictions(configurations)
     report(found, problems)
     sites = {} if found else configurations
     watch = pillar_watch.compiled(layers, rules, sites) if sites else None
+    people = pillar_people.compiled(sites)
     present = {name: site for name, site in sites.items() if site["state"] != "absent"}
     mirror = layers.get("python_mirror")
     return {
@@ -76,6 +80,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         "process": process,
         "python_mirror": mirror,
         "watch": watch,
+        "people": people,
         "page": pillar_page.compiled(layers, rules, present),
     }
 

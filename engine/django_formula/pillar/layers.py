@@ -23,7 +23,7 @@ NOTHING_INHERITED = (
 
 
 #: Options that a site's configuration has only where they are used.
-_LEFT_OUT = ("schedules", "email", "hosts", "fleet", "container", "uid", "notify")
+_LEFT_OUT = ("schedules", "email", "hosts", "fleet", "container", "uid", "notify", "people")
 #: The names of this host for a mail server on it, and the ports of mail servers by their encryption.
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MAIL_PORTS = {"none": 25, "starttls": 587, "tls": 465}

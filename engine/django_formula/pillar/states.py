@@ -90,7 +90,7 @@ def _host(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], An
     sites, named = django["sites"].values(), django["platform"]["packages"]
     has_systemd = grains["init"] == "systemd"
     own = ["certificates", "git", "python", "ssh", "venv", *(["bus"] if django["process"] == "systemd" else [])]
-    packages = {named[noun] for noun in own}
+    packages = {named[noun] for noun in [*own, *(["sudo"] if django["people"]["keys"] else [])]}
     for site in sites:
         packages.update(_packages(site, django["stores"][site["name"]], named, has_systemd=has_systemd))
     states = {PACKAGES: _state("django.packages", pkgs=sorted(packages))}
@@ -250,6 +250,7 @@ def _sites(django: Compiled) -> States:
         "django.watch", places, config=json.dumps(django["watch"]), **_served(django)
     )
     states["django-shell is installed"] = _state("django.console", places)
+    states["People have their rights"] = _state("django.people", places, config=json.dumps(django["people"]))
     if django["page"]:
         states["The page is served"] = _page(django)
     return states

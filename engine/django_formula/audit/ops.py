@@ -1,0 +1,56 @@
+"""``django-ops``: what the SSH key of a person runs as root, by sudo: one function of ``django_ops`` for one site.
+
+The command that the client asks for is compared with names, and is no part of any other command.
+"""
+
+import os
+import re
+import subprocess
+
+from django_formula.audit import caller, people
+from django_formula.host import file
+from django_formula.untrusted.text import tell
+
+_ASKED = re.compile(r"([a-z_]{1,30})(?: ([a-z][a-z0-9-]{0,40}))?")
+
+
+def main(*arguments: str) -> int:
+    """Run what a person asks for; return the exit code.
+
+    Args:
+        arguments: the name of the person, which its key has in ``authorized_keys``.
+    """
+    if len(arguments) != 1 or os.geteuid() != 0:
+        tell("django-ops is run by the SSH keys of people: docs/guides/people.md", is_error=True)
+        return 2
+    (person,) = arguments
+    may = {site: of_site[person] for site, of_site in people.rights().items() if person in of_site}
+    asked = os.environ.get("SSH_ORIGINAL_COMMAND", "").strip()
+    found = _ASKED.fullmatch(asked)
+    verb, site = (found[1], found[2] or (next(iter(may)) if len(may) == 1 else "")) if found else ("", "")
+    if verb not in may.get(site, ()):
+        if asked:
+            known = verb if verb in people.VERBS else "ssh"
+            people.note_refusal(known, site if site in may else "", person, caller.of_this_process())
+        _explain(person, may)
+        return 1
+    return _called(person, verb, site)
+
+
+def _explain(person: str, may: dict[str, list[str]]) -> None:
+    tell(f"{person} may call, without any option:", is_error=True)
+    for site, verbs in sorted(may.items()):
+        tell("\n".join(f"    {verb} {site}" for verb in verbs), is_error=True)
+
+
+def _called(person: str, verb: str, site: str) -> int:
+    salt_call = (file.read_json(people.CONFIG) or {})["salt_call"]
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": "/root",
+        "SSH_CONNECTION": os.environ.get("SSH_CONNECTION", ""),
+        caller.PERSON: person,
+    }
+    argv = [*salt_call, f"django_ops.{verb}", site]
+    return subprocess.call(argv, env=environment, stdin=subprocess.DEVNULL, cwd="/")  # noqa: S603 # nosec B603

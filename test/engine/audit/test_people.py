@@ -1,0 +1,160 @@
+"""What people may do: files of keys and rights, and what their keys run."""
+
+import json
+import stat
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from django_formula.audit import chain, ops, people
+from django_formula.host import users
+from django_formula.host.commands import DeploymentError
+from specimen import ROOT
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHJ5S2dPZ0lWQ1h6R0ZtV0pQbGJwUWRCdUZ6cGFk ada@laptop"
+WANTED = {
+    "sites": {"blog": {"ada": ["release", "status"], "support": ["status"]}, "shop": {"ada": ["status"]}},
+    "keys": {"ada": KEY},
+}
+SALT_CALL = ["/usr/bin/salt-call", "--local"]
+
+
+@pytest.fixture
+def host(own_host, monkeypatch):
+    """A host on which users are made by commands that are only noted."""
+    known, ran = [], []
+    user = SimpleNamespace(pw_gecos="People of Django sites")
+    monkeypatch.setattr(users, "find_user", lambda name: user if name in known else None)
+
+    def run(argv, **_options):
+        ran.append(argv)
+        if argv[0] in ("useradd", "userdel"):
+            (known.append if argv[0] == "useradd" else known.remove)(argv[-1])
+        return ""
+
+    monkeypatch.setattr(people.commands, "run", run)
+    monkeypatch.setattr(people.archive, "install", lambda _module, path: path.write_bytes(b"archive"))
+    return SimpleNamespace(root=own_host, ran=ran, user=user)
+
+
+def apply(wanted=WANTED, salt_call=SALT_CALL, test=False):
+    return people.apply(wanted, salt_call, test=test)
+
+
+def test_key_runs_one_program_and_nothing_else(host):
+    assert apply(test=True).changes and not people.CONFIG.exists()
+    apply()
+    assert not apply().changes
+    (line,) = [line for line in people.KEYS.read_text().splitlines() if line[0] != "#"]
+    assert line == f'restrict,command="/usr/bin/sudo -n {people.PROGRAM} ada" {KEY}'
+    assert f"django-ops ALL=(root) NOPASSWD: {people.PROGRAM} ada\n" in people.SUDOERS.read_text()
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (people.CONFIG, people.SUDOERS, people.KEYS)}
+    assert [*modes.values()] == [0o600, 0o440, 0o644]
+    assert "support" not in people.KEYS.read_text() + people.SUDOERS.read_text()
+
+
+def test_person_who_is_removed_has_no_key_and_no_right(host):
+    apply()
+    without = {"sites": {"blog": {"support": ["status"]}}, "keys": {}}
+    changes = apply(without).changes
+    assert changes[str(people.KEYS)] == changes["user django-ops"] == "removed"
+    assert [path.exists() for path in (people.KEYS, people.SUDOERS, people.PROGRAM, people.ARCHIVE, people.HOME)] == [
+        False
+    ] * 5
+    assert people.rights() == without["sites"]
+    assert people.remove(test=False) == {str(people.CONFIG): "removed"} and people.remove(test=False) == {}
+
+
+def test_keys_need_salt_and_a_user_of_their_own(host, monkeypatch):
+    with pytest.raises(DeploymentError, match="there is no salt-call"):
+        apply(salt_call=[])
+    assert apply({"sites": {"blog": {"ada": ["status"]}}, "keys": {}}, []).changes
+    host.user.pw_gecos = "Operations"
+    monkeypatch.setattr(users, "find_user", lambda _name: host.user)
+    with pytest.raises(DeploymentError, match="exists already and is not ours"):
+        apply()
+
+
+@pytest.mark.parametrize(
+    ("asked", "ran"),
+    [
+        ("release blog", "django_ops.release blog"),
+        ("status blog", "django_ops.status blog"),
+        ("  status shop ", "django_ops.status shop"),
+        ("release shop", ""),
+        ("rollback blog", ""),
+        ("status", ""),  # of which site?
+        ("", ""),
+        ("release blog force=True", ""),
+        ("release  blog", ""),
+        ("release blog\nrm", ""),
+        ("release blog\n", "django_ops.release blog"),
+        ("release --config-dir=/tmp", ""),
+        ("cmd.run id", ""),
+        ("status *", ""),
+        ("status ../blog", ""),
+        ("status blog;id", ""),
+        ("status $(id)", ""),
+        ("/usr/lib/openssh/sftp-server", ""),
+        ("scp -t /root", ""),
+        ("release blog" + " " * 5000 + "x", ""),
+    ],
+)
+def test_text_of_a_client_is_compared_with_names(host, monkeypatch, capsys, asked, ran):
+    apply()
+    called = []
+    monkeypatch.setattr(ops.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(ops.subprocess, "call", lambda argv, **options: (called.append((argv, options)), 7)[1])
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", asked)
+    monkeypatch.setenv("LD_PRELOAD_TRIED", "x")
+    assert ops.main("ada") == (7 if ran else 1)
+    assert [" ".join(argv) for argv, _options in called] == ([f"/usr/bin/salt-call --local {ran}"] if ran else [])
+    assert all(
+        {*options["env"]} == {"PATH", "LANG", "HOME", "SSH_CONNECTION", "DJANGO_OPS_PERSON"} for _, options in called
+    )
+    if not ran:
+        assert "release blog" in capsys.readouterr().err
+    refused = chain.current().read_text().splitlines() if chain.current().exists() else []
+    assert [json.loads(line)["result"] for line in refused] == (["refused"] if asked and not ran else [])
+
+
+def test_program_refuses_others(host, monkeypatch, capsys):
+    apply()
+    assert ops.main("ada", "x") == 2 and ops.main() == 2
+    monkeypatch.setattr(ops.os, "geteuid", lambda: 1000)
+    assert ops.main("ada") == 2
+    monkeypatch.setattr(ops.os, "geteuid", lambda: 0)
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", "status blog")
+    assert ops.main("eve") == 1
+
+
+@pytest.mark.parametrize(
+    ("site", "verb", "who", "is_allowed"),
+    [
+        ("blog", "release", {"ada"}, True),
+        ("blog", "release", {"support"}, False),
+        ("blog", "status", {"support"}, True),
+        ("shop", "release", {"ada"}, False),
+        ("blog", "release", {"ada", "support"}, False),  # threads of a minion: each of them may
+        ("blog", "release", {"root"}, True),
+        ("blog", "release", {"sudo_eve"}, True),
+        ("blog", "release", set(), True),
+        ("blog", "release", {"eve"}, False),
+        (["blog"], "release", {"eve"}, False),
+    ],
+)
+def test_user_of_a_master_has_the_rights_of_the_pillar(host, site, verb, who, is_allowed):
+    apply()
+    if is_allowed:
+        people.refuse(site, verb, who)
+        return
+    with pytest.raises(DeploymentError, match="may not call"):
+        people.refuse(site, verb, who)
+    (line,) = map(json.loads, chain.current().read_text().splitlines())
+    assert (line["verb"], line["result"]) == ("release", "refused")
+
+
+def test_schema_has_the_functions_that_people_may_have():
+    schema = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
+    person = schema["$defs"]["site"]["properties"]["people"]["additionalProperties"]["properties"]
+    assert person["may"]["items"]["enum"] == [*people.VERBS]
