@@ -1,6 +1,7 @@
-"""A master and a minion: the formula and the pillar are on one host, the sites on another."""
+"""A master and a minion: the formula and the pillar are on one host, the sites on another; at last it is silent."""
 
 import json
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ MASTER = {
     "auto_accept": True,
     "file_roots": {"base": ["/srv/formula"]},
     "pillar_roots": {"base": ["/srv/pillar"]},
+    "runner_dirs": ["/srv/formula/_runners"],
 }
 
 #: Writes what minions get of the master's files anew.
@@ -246,6 +248,22 @@ def test_secrets_stay_out_of_caches_of_jobs_logs_and_answers(blog, master):
     assert holding(CANARY, master, jobs, "/var/log") == []
     assert blog.host.run(["test", "-s", "/var/log/salt/minion"])
     assert holding(CANARY, blog.host, "/var/log", "/etc", f"{blog.root}/releases") == []
+
+
+def test_page_of_a_master_shows_a_silent_minion_with_since_when(blog, master):
+    assert dashboard(master) == {"page": "/srv/status/index.html", "hosts": ["web1"], "silent": {}}
+    assert "1</b> good" in master.read("/srv/status/index.html")
+    blog.host.run(["systemctl", "stop", "salt-minion"])
+    assert dashboard(master)["silent"] == {"web1": "it does not answer"}
+    page = master.read("/srv/status/index.html")
+    assert (
+        "web1 is silent: it does not answer" in page and "salt web1 test.ping" in page and "silent, last seen" in page
+    )
+
+
+def dashboard(master: Host) -> dict[str, Any]:
+    argv = ["salt-run", "--out=json", "--log-level=warning", "django.dashboard", "/srv/status"]
+    return dict(json.loads(master.run(argv, timeout=300).stdout))
 
 
 def holding(text: str, host: Host, *folders: str) -> list[str]:

@@ -1,7 +1,6 @@
 """The page of a host: what is on it, that only root writes it, and that texts of a project are no part of it."""
 
 import base64
-import json
 import re
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import pytest
 import requests
 import yaml
 from certificates import Seen, ask
-from lab import ROOT, Applied, Host
+from lab import ROOT, Applied
 from sites import Site
 
 #: A subject and an exception that want to be elements of the page.
@@ -140,32 +139,3 @@ def test_page_is_served_by_https_with_certificates_like_those_of_a_site(
     applied = served(blog)  # the page gives the ports free
     assert applied.ok, applied
     assert (seen("/").status, seen("/", login).status) == (401, 200)
-
-
-MASTER = {"auto_accept": True, "file_roots": {"base": ["/srv/formula"]}, "runner_dirs": ["/srv/formula/_runners"]}
-
-
-def dashboard(host: Host) -> dict[str, Any]:
-    argv = ["salt-run", "--out=json", "--log-level=warning", "django.dashboard", "/srv/status"]
-    return dict(json.loads(host.run(argv, timeout=300).stdout))
-
-
-def test_page_of_a_master_shows_a_silent_minion_with_since_when(
-    hosts: Callable[..., Any], repositories: Callable[..., Any]
-) -> None:
-    host = hosts(kind="live")
-    Site(host, repositories(host)).deploy()
-    host.write("/etc/salt/master", json.dumps(MASTER))
-    host.write("/etc/salt/minion", json.dumps({"id": "web1", "master": "127.0.0.1"}))
-    for daemon in ("master", "minion"):
-        host.run(["systemd-run", f"--unit=salt-{daemon}", f"salt-{daemon}"])
-    host.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=180)
-    host.run(["salt", "--timeout=300", "web1", "saltutil.sync_all"], timeout=400)
-    assert dashboard(host) == {"page": "/srv/status/index.html", "hosts": ["web1"], "silent": {}}
-    assert "1</b> good" in host.read("/srv/status/index.html")
-    host.run(["systemctl", "stop", "salt-minion"])
-    assert dashboard(host)["silent"] == {"web1": "it does not answer"}
-    page = host.read("/srv/status/index.html")
-    assert (
-        "web1 is silent: it does not answer" in page and "salt web1 test.ping" in page and "silent, last seen" in page
-    )
