@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "9010a36c17f6afbe"
+DIGEST = "7a4fc4aa9014c3c9"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -355,24 +355,17 @@ def _clear(home: str, folder: str) -> None:
 #         #: What the caller has to know: why the log has no line of this act.
 #         self.warning = ""
 #
-#     def begin(self, release: str | None = None) -> None:
-#         """Write that it begins.
+#     def begin(self) -> None:
+#         """Write that it begins."""
+#         self._write({"result": "begun"})
 #
-#         Args:
-#             release: the active one by default.
-#         """
-#         self._write({"result": "begun", "release": self._release(release)})
-#
-#     def end(self, release: str | None = None, seconds: float | None = None) -> None:
+#     def end(self, seconds: float | None = None) -> None:
 #         """Write how it has ended."""
 #         took = time.monotonic() - self._began if seconds is None else seconds
-#         self._write({"result": _plain(self.result), "seconds": round(took, 1), "release": self._release(release)})
-#
-#     def _release(self, given: str | None) -> str:
-#         return active_release(self._about["site"]) if given is None else given
+#         self._write({"result": _plain(self.result), "seconds": round(took, 1)})
 #
 #     def _write(self, more: Mapping[str, Any]) -> None:
-#         values = {"time": clock.now(), **self._about, **more}
+#         values = {"time": clock.now(), **self._about, **more, "release": active_release(self._about["site"])}
 #         try:
 #             line = chain.append(values)
 #         except OSError as error:

@@ -100,6 +100,7 @@ def test_acl_of_salt_is_no_wall(blog: Site) -> None:
     assert "uid=0(root)" in done.stdout, "Salt has mended this: say so in docs/guides/people.md"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("words", "is_allowed"),
     [
