@@ -26,6 +26,7 @@ from django_formula.inspect import inspection
 from django_formula.observe import report as observe_report
 from django_formula.page import pages
 from django_formula.project import program
+from django_formula.release import bus
 from django_formula.site import sites as site_sites
 from django_formula.untrusted.text import shown_answer
 from django_formula.verbs import backup as verbs_backup
@@ -69,7 +70,8 @@ def _verb(*examples, reads=False, shows=()):
             before = __context__.pop("retcode", 0)
             with call.recorded():
                 try:
-                    answer = function(*arguments, **named)
+                    with bus.of_minion(__opts__):
+                        answer = function(*arguments, **named)
                     if __context__.get("retcode"):
                         call.fail(f"return code {__context__['retcode']}")
                 except (DeploymentError, OSError) as error:

@@ -391,7 +391,9 @@ def _done(deployment, answer):
     """Return what a part of a deployment has done, with its release, the seconds of each step, and warnings."""
     release = deployment.release.name if deployment.release else ""
     warnings = list(dict.fromkeys(deployment.warnings))
-    return {"release": release, "seconds": deployment.seconds, "warnings": warnings, **answer}
+    report = deployment.findings.switch_report or {}
+    requests = {key: report[key] for key in ("sent", "failed") if key in report}
+    return {"release": release, "seconds": deployment.seconds, "warnings": warnings, **requests, **answer}
 
 
 def _answer(verb):

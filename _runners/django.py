@@ -28,8 +28,9 @@ import django_engine
 django_engine.use()
 
 from django_formula.fleet import dashboard as fleet_dashboard
-from django_formula.fleet import deployment, known_minions, minions, rotation
+from django_formula.fleet import deployment, known_minions, minions, record, rotation
 from django_formula.fleet import store as fleet_store
+from django_formula.fleet import watch as fleet_watch
 from django_formula.host.commands import DeploymentError
 from django_formula.untrusted.text import shown_answer, tell
 
@@ -68,9 +69,12 @@ def deploy(site, revision=None, roster=False, batch="25%", exclude=()):
     """
     revision = None if revision is None else str(revision)
     with _watched(site, roster):
-        return _answer(
-            lambda: _fleet(site, "deploy", roster, batch=str(batch), exclude=_names(exclude)).deploy(revision)
-        )
+
+        def deployed():
+            fleet = _fleet(site, "deploy", roster, batch=str(batch), exclude=_names(exclude))
+            return record.told(fleet, "deploy", _user(), revision, lambda: fleet.deploy(revision))
+
+        return _answer(deployed)
 
 
 def rollback(site, to=None, force=False, roster=False, batch="25%", exclude=()):
@@ -100,11 +104,12 @@ def rollback(site, to=None, force=False, roster=False, batch="25%", exclude=()):
     """
     to = None if to is None else str(to)
     with _watched(site, roster):
-        return _answer(
-            lambda: _fleet(site, "rollback", roster, batch=str(batch), exclude=_names(exclude)).rollback(
-                to, force=force
-            )
-        )
+
+        def rolled_back():
+            fleet = _fleet(site, "rollback", roster, batch=str(batch), exclude=_names(exclude))
+            return record.told(fleet, "rollback", _user(), to, lambda: fleet.rollback(to, force=force))
+
+        return _answer(rolled_back)
 
 
 def rotate_secret_key(site):
@@ -122,7 +127,12 @@ def rotate_secret_key(site):
         salt-run django.rotate_secret_key blog
     """
     with _watched(site, False):
-        return _answer(lambda: _fleet(site, "rotate_secret_key", False, rotation.Rotation).rotate_secret_key())
+
+        def rotated():
+            fleet = _fleet(site, "rotate_secret_key", False, rotation.Rotation)
+            return record.told(fleet, "rotate_secret_key", _user(), None, fleet.rotate_secret_key)
+
+        return _answer(rotated)
 
 
 def status(site=None, roster=False):
@@ -173,6 +183,33 @@ def dashboard(folder, roster=False):
         return fleet_dashboard.write(folder, found, names)
 
     return _answer(written)
+
+
+def watch(since=None):
+    """
+    Ask all hosts of the store whether they answer, for ten seconds at most, and show those that are ``silent``;
+    ``known`` has those of which that is expected: they are drained, left out, or being deployed. The timer of a master
+    that ``django:watch:fleet`` names calls it every two minutes, and sends the messages.
+
+    since
+        Offset in the file of deployments, of which those after it are shown; of the last answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.watch
+    """
+
+    def asked():
+        hosts, folder = _hosts(False, applies=False), _folder()
+
+        def fleet_of(site):
+            return deployment.Fleet(fleet_store.Store(folder, site), hosts, "watch", lambda _phase, _found: None)
+
+        return fleet_watch.watch(folder, hosts, fleet_of, since)
+
+    return _answer(asked)
 
 
 def drain(site, host, roster=False):
@@ -234,13 +271,27 @@ def abandon(site, roster=False, own=False):
 
         salt-run django.abandon blog
     """
-    return _answer(lambda: _fleet(site, "abandon", roster).abandon(own=own))
+
+    def ended():
+        fleet = _fleet(site, "abandon", roster)
+        answer = fleet.abandon(own=own)
+        if own:  # its runner has reported no end
+            record.interrupted(fleet, answer)
+        return answer
+
+    return _answer(ended)
 
 
 def _names(hosts):
     """Return the names of hosts: those of a list, or of a text with commas between them."""
     names = hosts.split(",") if isinstance(hosts, str) else hosts
     return [str(name).strip() for name in names if str(name).strip()]
+
+
+def _user():
+    """Return who has called the runner, as Salt tells its functions; who has become root by sudo is sudo_ada there."""
+    found = globals().get("__user__") or "UNKNOWN"
+    return getpass.getuser() if found == "UNKNOWN" else str(found).removeprefix("sudo_")
 
 
 def _folder():
@@ -257,8 +308,13 @@ def _folder():
 def _fleet(site, verb, roster, kind=deployment.Fleet, **options):
     def report(phase, found):
         if os.path.exists(os.path.join(__opts__["sock_dir"], "master_event_pull.ipc")):  # without a master, no bus
-            with salt.utils.event.get_event("master", opts=__opts__, listen=False) as events:
+            with (
+                contextlib.suppress(Exception),  # no deployment depends on an event
+                salt.utils.event.get_event("master", opts=__opts__, listen=False) as events,
+            ):
                 events.fire_event({"site": site, "phase": phase, **found}, f"django/{site}/{verb}/{phase}")
+        if phase in ("begin", "end"):
+            return
         hosts = ", ".join(f"{host} {text}" for host, text in found["hosts"].items())
         # At once and apart from the answer, which may be read by a program.
         tell(f"{phase} {found['seconds']} s: {hosts}", is_error=True)

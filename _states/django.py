@@ -35,6 +35,7 @@ from django_formula.host.outcome import Outcome
 from django_formula.page import serve
 from django_formula.proxy import apache, proxies
 from django_formula.proxy import ports as proxy_ports
+from django_formula.release import bus
 from django_formula.release import console as release_console
 from django_formula.site import sites as site_sites
 from django_formula.site import users as site_users
@@ -65,7 +66,8 @@ def _state(function):
     @functools.wraps(function)
     def state(name, *arguments, **named):
         try:
-            found = function(name, *arguments, **named)
+            with bus.of_minion(__opts__):
+                found = function(name, *arguments, **named)
         except (DeploymentError, OSError) as error:
             found = Outcome(str(error), failed=True)
         return shown_answer(found if isinstance(found, dict) else _as_state(name, found))

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "7a4fc4aa9014c3c9"
+DIGEST = "626cff33efa3e35b"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -11854,7 +11854,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.knowledge import hints
 # from django_formula.project import program
 # from django_formula.push import static_files
-# from django_formula.release import instances, releases
+# from django_formula.release import bus, instances, releases
 # from django_formula.release import workers as release_workers
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets
@@ -12008,7 +12008,8 @@ def _clear(home: str, folder: str) -> None:
 #         self.release, self.is_new = release, True
 #
 #     def note_begin(self) -> None:
-#         """Have the audit log tell that a new release is begun, unless a function does that has called this."""
+#         """Tell that a new release is begun: by an event, and in the audit log, unless what has called this does."""
+#         self._send_begin()
 #         if self.release and not audit.is_open():
 #             self._act().begin()
 #
@@ -12041,6 +12042,12 @@ def _clear(home: str, folder: str) -> None:
 #         """
 #         self.holds_left = target.sequence < left.sequence
 #         self.release, self.left, self.findings.commit = target, left, target.record["commit"]
+#         self._send_begin()
+#
+#     def _send_begin(self) -> None:
+#         revision = self.revision or self.site.config.get("revision") or ""
+#         release = self.release.name if self.release else ""
+#         bus.begin(self.site, self.asked_by, revision=str(revision), commit=self.findings.commit or "", release=release)
 #
 #     @contextlib.contextmanager
 #     def deciding(self) -> Iterator[None]:
@@ -12339,6 +12346,7 @@ def _clear(home: str, folder: str) -> None:
 #             "result": result,
 #             "asked_by": self.asked_by,
 #             "seconds": round(time.time() - self.began, 1),
+#             **({"revision": self.revision} if self.revision else {}),
 #             **({"receipt": self.findings.switch_report} if self.findings.switch_report else {}),
 #             **more,
 #         }
@@ -18697,6 +18705,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any, Protocol
 #
 # from django_formula.fleet.minions import Answer
+# from django_formula.fleet.watch import silent_hosts
 # from django_formula.host import file
 # from django_formula.page import document, pages, seen
 #
@@ -18731,7 +18740,7 @@ def _clear(home: str, folder: str) -> None:
 #     file.write_json(place / KEPT, kept, mode=0o600, durable=False)
 #     shown: list[document.Host] = [kept[name] for name in sorted(kept)]
 #     pages.write(place, shown)
-#     silent = {name: answer.error for name, answer in sorted(answers.items()) if answer.is_lost}
+#     silent = silent_hosts(answers)
 #     return {"page": str(place / pages.NAME), "hosts": [host["host"] for host in shown], "silent": silent}
 #
 #
@@ -18800,7 +18809,7 @@ def _clear(home: str, folder: str) -> None:
 #     **{"accepts?": [str], "has_keys?": bool, "uploads?": str, "shares_images?": bool},
 # }
 # #: What hosts answer to every verb, and to some of them besides.
-# _ANSWER: dict[str, Any] = {"release?": str, "warnings?": [str]}
+# _ANSWER: dict[str, Any] = {"release?": str, "warnings?": [str], "sent?": int, "failed?": int}
 # _ANSWERS: dict[str, dict[str, Any]] = {
 #     "resolve": {"commit": str},
 #     "release": {"release": str, "commit": str},
@@ -18900,6 +18909,10 @@ def _clear(home: str, folder: str) -> None:
 #         self._progress: Progress | None = None
 #         self._renewed = 0.0
 #         self._parts: dict[str, list[str]] = {}
+#         #: What each report has besides: who asks for what, and the commit once it is known.
+#         self.about: dict[str, Any] = {}
+#         #: Whether hosts were claimed: what fails before has changed nothing.
+#         self.is_begun = False
 #
 #     def names(self, part: str) -> list[str]:
 #         """Return the hosts that have a part, as the store had them at first: an apply may change them meanwhile.
@@ -18954,8 +18967,12 @@ def _clear(home: str, folder: str) -> None:
 #         results = {
 #             host: answer.error or answer.value.get("release") or "ok" for host, answer in sorted(answers.items())
 #         }
-#         self._report(name, {"hosts": results, "seconds": round(time.monotonic() - began, 2)})
+#         self.report(name, {"hosts": results, "seconds": round(time.monotonic() - began, 2)})
 #         return answers
+#
+#     def report(self, name: str, found: dict[str, Any]) -> None:
+#         """Report a phase, or the begin and the end of the deployment."""
+#         self._report(name, {**self.about, **found})
 #
 #     def _first(self, name: str, hosts: Collection[str], verb: str) -> Answers:
 #         """Ask hosts what they answer within a moment, before anything is begun; one that hangs is lost."""
@@ -18980,7 +18997,8 @@ def _clear(home: str, folder: str) -> None:
 #         """Release a revision on all hosts.
 #
 #         Returns:
-#             ``commit``, ``sequence``, ``release`` and ``warnings`` of each host, ``seconds``.
+#             ``commit``, ``sequence``, ``release`` and ``warnings`` of each host, ``seconds``; ``requests``: how many
+#             were ``sent`` during the switches of all, and ``failed``.
 #
 #         Raises:
 #             DeploymentError: another deployment is under way, or a phase fails; the message says what serves.
@@ -18999,6 +19017,7 @@ def _clear(home: str, folder: str) -> None:
 #             keys: the hosts take the store's secret keys before.
 #         """
 #         sequence = max(answer.value["sequence"] for answer in ready.values())
+#         self.about["commit"] = commit
 #         with self._undone(hosts, ready):
 #             self._claim(hosts)
 #             if keys:
@@ -19037,6 +19056,7 @@ def _clear(home: str, folder: str) -> None:
 #             with self._undone(hosts, ready):
 #                 self._claim(hosts)
 #                 commit, sequence = self._whole(hosts, commit)
+#                 self.about["commit"] = commit
 #                 arguments = (self.id, self.by, self._until(), commit, force)
 #                 started = self.phase("start", hosts, "start_older", *arguments, meanwhile=self.renew(hosts))
 #                 self._expect([*_commits(ready), commit])
@@ -19107,6 +19127,15 @@ def _clear(home: str, folder: str) -> None:
 #             raise DeploymentError(f"{self.site} has no host with the part balancer")
 #         answers = self.phase(state, balancers, "backend", host, state, look=_LOOK_FIRST)
 #         return {balancer: answer.value for balancer, answer in sorted(answers.items())}
+#
+#     def drained(self, lost: Collection[str]) -> dict[str, list[str]]:
+#         """Return the hosts that people have taken out: at which balancers.
+#
+#         Args:
+#             lost: the hosts that do not answer, and are not asked.
+#         """
+#         balancers = [name for name in self.names("balancer") if name not in lost]
+#         return _out(_seen(self._first("balancer", balancers, "backend")), drained=True)
 #
 #     # Their phases
 #
@@ -19235,6 +19264,7 @@ def _clear(home: str, folder: str) -> None:
 #         self.phase("expect", self.names("balancer"), "expect", sorted({*commits} - {""}))
 #
 #     def _claim(self, hosts: list[str]) -> None:
+#         self.is_begun = True
 #         self.store.begin(self.id)
 #         self._renewed = time.monotonic()
 #         self.phase("claim", hosts, "claim", self.id, self.by, self._until(CLAIM))
@@ -19366,6 +19396,7 @@ def _clear(home: str, folder: str) -> None:
 #             "commit": commit,
 #             "sequence": sequence,
 #             "hosts": {host: last[host].value.get("release", "") for host in hosts},
+#             "requests": {key: sum(one.value.get(key, 0) for one in last.values()) for key in ("sent", "failed")},
 #             **({"warnings": by_host} if by_host else {}),
 #             "seconds": round(time.monotonic() - began, 1),
 #             "time": clock.now(),
@@ -19929,6 +19960,90 @@ def _clear(home: str, folder: str) -> None:
 #     """Return what a host reports as terminals, events and logs can take it: a host may report anything."""
 #     kept = shown(text[: 4 * _LENGTH], lines=True)
 #     return kept if len(kept) <= _LENGTH else f"{kept[:_LENGTH]} [...]"
+#: django_formula/fleet/record.py
+# """What a master reports of a deployment on several hosts: begin and end on its bus, and a line in the store.
+#
+# Neither decides, delays or fails it. The watch of the master makes a message of the line (`fleet.watch`).
+# """
+#
+# import contextlib
+# import json
+# import os
+# import time
+# from collections.abc import Callable, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.fleet.deployment import Failed, Fleet
+# from django_formula.host import clock, file, units
+# from django_formula.host.commands import DeploymentError
+# from django_formula.untrusted.text import shown
+# from django_formula.watch import setup
+#
+# #: The file of the store with a line for each deployment on several hosts.
+# NAME = "deploys.jsonl"
+# #: The most characters of an error.
+# _LONGEST = 1000
+# _WATCH = setup.FLEET.replace(".timer", ".service")
+# _RESULTS = {"rollback": "rolled back"}
+#
+#
+# def told(fleet: Fleet, verb: str, user: str, revision: str | None, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+#     """Deploy, and tell of its begin and end; return what `act` does.
+#
+#     Args:
+#         verb: of the runner.
+#         user: who asks.
+#         revision: what was asked for; None is that of the pillar, or the former release.
+#         act: what deploys.
+#     """
+#     began = time.monotonic()
+#     fleet.about.update(user=user, revision=revision or "", commit="")
+#     fleet.report("begin", {})
+#     try:
+#         answer = act()
+#     except BaseException as error:
+#         result = "interrupted" if not isinstance(error, Exception) else "failed" if fleet.is_begun else "refused"
+#         step = error.phase if isinstance(error, Failed) else ""
+#         _end(fleet, verb, {"result": result, "step": step, "error": _reason(error), "hosts": {}}, began)
+#         raise
+#     found = {"result": _RESULTS.get(verb, "released"), "hosts": answer.get("hosts", {}), **answer.get("requests", {})}
+#     _end(fleet, verb, found, began)
+#     return answer
+#
+#
+# def interrupted(fleet: Fleet, ended: Mapping[str, Mapping[str, Any]]) -> None:
+#     """Report a deployment whose runner was killed, by what `Fleet.abandon` has ended of it; nothing where it has none.
+#
+#     Args:
+#         ended: the answer of each host.
+#     """
+#     if any("back" in answer or "abandoned" in answer for answer in ended.values()):
+#         fleet.about.update(user="", revision="", commit="")
+#         _end(fleet, "deploy", {"result": "interrupted", "hosts": {}}, time.monotonic())
+#
+#
+# def _end(fleet: Fleet, verb: str, found: dict[str, Any], began: float) -> None:
+#     release = next(iter(found["hosts"].values()), "")
+#     told = {"step": "", "error": "", "release": release, **found, "seconds": round(time.monotonic() - began, 1)}
+#     with contextlib.suppress(Exception):  # whatever it is: the deployment has ended as it has
+#         fleet.report("end", told)
+#         line = {"time": clock.now(), "site": fleet.site, "verb": verb, **fleet.about, **told, "asked_by": fleet.by}
+#         file.append(path(fleet.store.folder.parent), json.dumps(line, sort_keys=True), mode=0o600)
+#         if not os.geteuid() and (setup.UNITS / setup.FLEET).exists():  # else its timer comes within two minutes
+#             units.attempt("start", "--no-block", _WATCH, doing="starting the watch of the master", timeout=5)
+#
+#
+# def path(store: str | Path) -> Path:
+#     """Return the file with the deployments of a store."""
+#     return Path(store, NAME)
+#
+#
+# def _reason(error: BaseException) -> str:
+#     """Return why a deployment has failed in one line: hosts redact what they report."""
+#     if isinstance(error, DeploymentError):
+#         return shown("; ".join(error.message.splitlines()))[:_LONGEST]
+#     return type(error).__name__
 #: django_formula/fleet/roster.py
 # """Functions on the hosts of salt-ssh's roster, from a runner: the same as `fleet.minions`, without minions.
 #
@@ -20381,12 +20496,14 @@ def _clear(home: str, folder: str) -> None:
 #
 # import contextlib
 # import fcntl
+# import math
 # import os
 # import pwd
 # import re
 # import secrets
 # import socket
 # import string
+# import time
 # from collections.abc import Callable, Iterator, Mapping
 # from pathlib import Path
 # from typing import Any
@@ -20540,9 +20657,19 @@ def _clear(home: str, folder: str) -> None:
 #         has the same store it is not known whether it lives: its deployment is not over.
 #         """
 #         last = self.last()  # before the lock: one that begins now is another one
-#         found = re.search(r", pid (\d+) of (\S+), since ", host_file.read_text(self.folder / "lock") or "")
-#         lives = found and (found[2] != socket.gethostname() or proc.exists(int(found[1])))
-#         return "" if lives else last
+#         return "" if self.is_deployed() else last
+#
+#     def is_deployed(self, entered: float = math.inf) -> bool:
+#         """Return whether a process deploys the site, or one of another master of which that is not known.
+#
+#         Args:
+#             entered: seconds within which one of another master has to have entered a phase.
+#         """
+#         path = self.folder / "lock"
+#         found = re.search(r", pid (\d+) of (\S+), since ", host_file.read_text(path) or "")
+#         if not found or found[2] == socket.gethostname():
+#             return bool(found and proc.exists(int(found[1])))
+#         return time.time() - path.stat().st_mtime < entered
 #
 #     def excluded(self) -> dict[str, dict[str, str]]:
 #         """Return the hosts that were left out, and have not caught up: ``since``, ``by`` whom, of which ``commit``."""
@@ -20613,6 +20740,97 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the names of the sites that the store knows."""
 #     found = (path.parent.name for path in Path(folder).glob("*/hosts.json"))
 #     return sorted(name for name in found if Store(folder, name).hosts())
+#: django_formula/fleet/watch.py
+# """What the watch of a master asks: which hosts are silent, and how deployments on several hosts have ended.
+#
+# It decides nothing, and keeps nothing: the program of the watch does (`watch.fleet`).
+# """
+#
+# from collections.abc import Callable, Collection
+# from typing import Any, Protocol
+#
+# from django_formula.fleet import record
+# from django_formula.fleet import store as fleet_store
+# from django_formula.fleet.deployment import Fleet
+# from django_formula.fleet.minions import Answer
+# from django_formula.fleet.store import Store
+# from django_formula.host.commands import DeploymentError
+# from django_formula.release import releases
+#
+# #: Seconds between two questions to hosts that do not answer, and after which one is silent whatever it does.
+# _LOOK, _LIMIT = 2.0, 10.0
+# #: Seconds after which a deployment of another master that has entered no other phase explains nothing.
+# _ENTERED = 3600.0
+#
+#
+# class Hosts(Protocol):
+#     """How functions are called on hosts: see `fleet.minions`."""
+#
+#     def ask(self, hosts: Collection[str], function: str, *, look: float, limit: float) -> dict[str, Answer]:
+#         """Call a function on hosts at once; return the answer of each."""
+#
+#
+# def watch(folder: str, hosts: Hosts, fleet_of: Callable[[str], Fleet], since: int | None) -> dict[str, Any]:
+#     """Ask all hosts of a store whether they answer.
+#
+#     Args:
+#         folder: the store.
+#         hosts: how they are asked.
+#         fleet_of: returns the hosts of a site.
+#         since: the offset in the store's file of deployments from which on they are returned; None for none.
+#
+#     Returns:
+#         ``hosts``: the sites of each; ``silent``: what is wrong with those that do not answer; ``known``: why it is
+#         expected of some; ``deployments``, and the ``offset`` of the next ones.
+#
+#     Raises:
+#         DeploymentError: the master takes no jobs.
+#     """
+#     parts = {site: Store(folder, site).hosts() for site in fleet_store.sites(folder)}
+#     every = sorted({host for own in parts.values() for host in own})
+#     names = {host: [site for site, own in parts.items() if host in own] for host in every}
+#     answers = hosts.ask(names, "test.ping", look=_LOOK, limit=_LIMIT) if names else {}
+#     silent = silent_hosts(answers)
+#     known: dict[str, str] = {}
+#     for site, own in parts.items():
+#         if lost := own.keys() & silent.keys():
+#             expected = _known(Store(folder, site), fleet_of(site), silent)
+#             known |= {host: why for host, why in expected.items() if host in lost}
+#     effects = {host: [_effect(site, parts[site], host, silent) for site in names[host]] for host in silent}
+#     found, offset = releases.attempts_since(record.path(folder), since)
+#     return {
+#         "hosts": names,
+#         "silent": {host: "; ".join([error, *effects[host]]) for host, error in silent.items()},
+#         "known": known,
+#         "deployments": found,
+#         "offset": offset,
+#     }
+#
+#
+# def silent_hosts(answers: dict[str, Answer]) -> dict[str, str]:
+#     """Return the hosts that do not answer, and how each was lost."""
+#     return {host: answer.error for host, answer in sorted(answers.items()) if answer.is_lost}
+#
+#
+# def _known(store: Store, fleet: Fleet, silent: Collection[str]) -> dict[str, str]:
+#     """Return the hosts of a site of which it is expected that they do not answer, and why."""
+#     known = {}
+#     if store.is_deployed(_ENTERED):
+#         known = dict.fromkeys(store.hosts(), f"{store.site} is being deployed")
+#     known |= {host: f"left out since {one['since']} by {one['by']}" for host, one in store.excluded().items()}
+#     try:
+#         drained = fleet.drained(silent)
+#     except DeploymentError:  # the master takes no jobs any more: what is silent now is asked again
+#         drained = {}
+#     return known | {host: f"no requests ({', '.join(texts)})" for host, texts in drained.items()}
+#
+#
+# def _effect(site: str, parts: dict[str, list[str]], host: str, silent: Collection[str]) -> str:
+#     """Return what it means for a site that a host is silent."""
+#     if "app" not in parts[host]:
+#         return f"it is the {' and '.join(parts[host]) or 'host without a part'} of {site}"
+#     others = [name for name, own in sorted(parts.items()) if "app" in own and name not in silent]
+#     return f"{site} is served by {', '.join(others)}" if others else f"no host serves {site}"
 #: django_formula/host/__init__.py
 # """This host: commands, files, locks, users, ports, /proc, daemons, templates, and DeploymentError."""
 #: django_formula/host/archive.py
@@ -40311,7 +40529,7 @@ def _clear(home: str, folder: str) -> None:
 #     problems += pillar_people.contradictions(configurations)
 #     report(found, problems)
 #     sites = {} if found else configurations
-#     watch = pillar_watch.compiled(layers, rules, sites) if sites else None
+#     watch = None if found else pillar_watch.compiled(layers, rules, sites, host)
 #     people = pillar_people.compiled(sites)
 #     present = {name: site for name, site in sites.items() if site["state"] != "absent"}
 #     mirror = layers.get("python_mirror")
@@ -41630,7 +41848,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # #: What an apply does on a host with sites, in its order; the first two are for any host.
-# _STEPS = ("sync", "clean", "place", "host", "proxy", "mysql", "postgres", "supervisor", "site")
+# _STEPS = ("sync", "clean", "place", "host", "proxy", "mysql", "postgres", "supervisor", "site", "watch")
 #
 #
 # class Part(NamedTuple):
@@ -41677,7 +41895,7 @@ def _clear(home: str, folder: str) -> None:
 # def order(django: Compiled) -> list[str]:
 #     """Return the parts of an apply, in their order; those that are made by templates among them."""
 #     has_sites = bool(django["sites"])
-#     due = dict.fromkeys(_STEPS, has_sites) | {"sync": True, "clean": bool(django["absent"])}
+#     due = dict.fromkeys(_STEPS, has_sites) | {"sync": True, "clean": bool(django["absent"]), "watch": not has_sites}
 #     due |= {engine: engine in django["servers"] for engine in ("mysql", "postgres")}
 #     due["supervisor"] = has_sites and django["process"] == "supervisor"
 #     names = []
@@ -42512,6 +42730,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # FILES = "salt://django/files/"
 # PACKAGES = "The packages of the sites are installed"
+# WATCHED = "The host is watched"
 # #: The programs of every release.
 # PROGRAMS = (
 #     "django_formula_plan.py",
@@ -42543,8 +42762,8 @@ def _clear(home: str, folder: str) -> None:
 #         table: returns what a YAML file of the formula has, by its name.
 #     """
 #     own = {part.name: part.states(django) for part in pillar_parts.parts()}
-#     if not django["sites"]:
-#         return own
+#     if not django["sites"]:  # a master's, or none: what is left of one is removed
+#         return {**own, "watch": {WATCHED: _state("django.watch", config=json.dumps(django["watch"]))}}
 #     return {
 #         **own,
 #         "place": _place(django),
@@ -42738,9 +42957,7 @@ def _clear(home: str, folder: str) -> None:
 #         states[f"{name} has its domains"] = _state("django.domains", name=name)
 #     # Where each site is refused, nothing is changed.
 #     places = {"require_any": [{"django": f"{name} has its directories"} for name in sites]}
-#     states["The host is watched"] = _state(
-#         "django.watch", places, config=json.dumps(django["watch"]), **_served(django)
-#     )
+#     states[WATCHED] = _state("django.watch", places, config=json.dumps(django["watch"]), **_served(django))
 #     states["django-shell is installed"] = _state("django.console", places)
 #     states["People have their rights"] = _state("django.people", places, config=json.dumps(django["people"]))
 #     if django["page"]:
@@ -42985,21 +43202,25 @@ def _clear(home: str, folder: str) -> None:
 #             yield (name, "sites"), "has no effect in a channel of a site, which is about this site alone: remove it"
 #
 #
-# def compiled(layers: Mapping[str, Any], rules: Rules, configurations: Mapping[str, Any]) -> dict[str, Any] | None:
+# def compiled(
+#     layers: Mapping[str, Any], rules: Rules, configurations: Mapping[str, Any], own_name: str
+# ) -> dict[str, Any] | None:
 #     """Return the configuration of the watch without secrets, and what each channel's sender needs; None without it.
 #
 #     Args:
 #         layers: what the pillar has below ``django``.
 #         rules: of ``django``.
 #         configurations: of the sites, which lose their ``notify``: it is nothing of a site on disk.
+#         own_name: of this minion; the one that `watch:fleet` names is watched without sites too.
 #     """
 #     named = {name: site.pop("notify", {}) for name, site in configurations.items()}
 #     sites = {name: site for name, site in configurations.items() if site["state"] != "absent"}
 #     given, host = layers.get("watch"), channels(layers, rules, [])
-#     if given is False or not sites:
-#         return None
 #     rule = rules["properties"]["watch"]
 #     options = fill(merge({}, given if isinstance(given, dict) else {}, rule, ("django", "watch"), []), rule)
+#     is_master = bool(options["fleet"]) and options["fleet"] == own_name
+#     if given is False or not (sites or is_master):
+#         return None
 #     found = {name: {**channel, "host": not channel["sites"], "sites": []} for name, channel in host.items()}
 #     for site in sorted(sites):
 #         for name, channel in named[site].items():
@@ -43018,6 +43239,7 @@ def _clear(home: str, folder: str) -> None:
 #         "quiet": options["quiet"],
 #         "heartbeat": bool(options["heartbeat"]),
 #         "page": page_options(layers, rules) is not None,
+#         **({"fleet": options["fleet"], "is_master": is_master} if options["fleet"] else {}),
 #         "drift": any("drift" in (channel["kinds"] or ()) for channel in found.values()),
 #         "channels": {
 #             name: {
@@ -43025,6 +43247,7 @@ def _clear(home: str, folder: str) -> None:
 #                 "sites": channel["sites"],
 #                 "host": channel["host"],
 #                 "format": senders[name]["format"],
+#                 **(_of_fleet(name, host, named) if is_master else {}),
 #             }
 #             for name, channel in found.items()
 #         },
@@ -43032,6 +43255,12 @@ def _clear(home: str, folder: str) -> None:
 #         "deploys": [f"{site['root']}/deploys.jsonl" for _name, site in sorted(sites.items())],
 #     }
 #     return {"watch": watch, "senders": senders}
+#
+#
+# def _of_fleet(name: str, host: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+#     """Return of which sites on other hosts a channel of the master gets messages, and which leave it out."""
+#     given = host.get(name) or {}
+#     return {"fleet": given.get("sites") or [], "but": sorted(site for site, own in named.items() if name not in own)}
 #
 #
 # def _metrics(layers: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
@@ -50671,6 +50900,87 @@ def _clear(home: str, folder: str) -> None:
 #     return storage.get("manifest") or "staticfiles.json"
 #: django_formula/release/__init__.py
 # """Releases on disk, and the instance of each: configuration, start, health, workers, end."""
+#: django_formula/release/bus.py
+# """Begin and end of a deployment of this host as events of its master, sent by its minion.
+#
+# Nothing waits for them: without a minion's daemon, or where that does not take an event, it is dropped. Of a deployment
+# on several hosts the master sends the events itself (`fleet.record`).
+# """
+#
+# import contextlib
+# import contextvars
+# import socket
+# from collections.abc import Iterator, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.audit import caller as audit_caller
+# from django_formula.site.sites import Site
+#
+# #: Milliseconds that the minion's daemon may take for an event.
+# _PATIENCE = 300
+# #: The most characters of an error.
+# LONGEST = 1000
+# _options: contextvars.ContextVar[Mapping[str, Any] | None] = contextvars.ContextVar("options", default=None)
+#
+#
+# @contextlib.contextmanager
+# def of_minion(options: Mapping[str, Any]) -> Iterator[None]:
+#     """Send the events of deployments of this block, if these options are those of a minion with a master."""
+#     has_master = options.get("file_client") != "local" and not options.get("local")
+#     token = _options.set(options if has_master else None)
+#     try:
+#         yield
+#     finally:
+#         _options.reset(token)
+#
+#
+# def begin(site: Site, asked_by: str, **about: str) -> None:
+#     """Send that a deployment has begun.
+#
+#     Args:
+#         asked_by: its origin, as it is recorded.
+#         about: ``revision``, ``commit`` and ``release``.
+#     """
+#     _send(site, "begin", asked_by, about)
+#
+#
+# def end(site: Site, attempt: Mapping[str, Any]) -> None:
+#     """Send how a deployment has ended, by what was recorded of it."""
+#     if attempt["result"] == "unchanged":
+#         return
+#     about = {"revision": site.config.get("revision") or "", **attempt}
+#     named = {key: str(about.get(key) or "") for key in ("revision", "commit", "release", "step")}
+#     error = str(attempt.get("error") or "")[:LONGEST]
+#     told = {**named, "result": attempt["result"], "error": error, "seconds": attempt.get("seconds", 0)}
+#     _send(site, "end", str(attempt.get("asked_by") or ""), told)
+#
+#
+# def _send(site: Site, phase: str, asked_by: str, about: Mapping[str, Any]) -> None:
+#     options = _options.get()
+#     if options is None:
+#         return
+#     with contextlib.suppress(Exception):  # whatever it is: no deployment depends on an event
+#         if not _has_daemon(options):
+#             return
+#         import salt.utils.event
+#
+#         function, caller = audit_caller.of_request(asked_by)
+#         data = {"site": site.name, "phase": phase, "user": caller.who, **about}
+#         tag = f"django/{site.name}/{function.rpartition('.')[2]}/{phase}"
+#         event = {"data": data, "tag": tag, "events": None, "pretag": None}
+#         with salt.utils.event.get_event("minion", opts={**options}, listen=False) as bus:
+#             bus.fire_event(event, "fire_master", timeout=_PATIENCE)
+#
+#
+# def _has_daemon(options: Mapping[str, Any]) -> bool:
+#     """Return whether a minion's daemon listens: Salt itself tries a socket that is there for a second."""
+#     for path in Path(options["sock_dir"]).glob("minion_event_*_pull.ipc"):
+#         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+#             connection.settimeout(_PATIENCE / 1000)
+#             connection.connect(str(path))
+#             return True
+#     return False
 #: django_formula/release/claim.py
 # """The claim of a fleet's deployment on a site of this host: while it holds, no other one makes a release.
 #
@@ -52336,6 +52646,7 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/release/releases.py
 # """Releases: their records, the active one, and that of a name."""
 #
+# import contextlib
 # import itertools
 # import json
 # import os
@@ -52346,6 +52657,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.host import file
 # from django_formula.host.commands import DeploymentError
+# from django_formula.release import bus
 # from django_formula.secret import secrets
 # from django_formula.site.sites import Site
 # from django_formula.untrusted import shapes
@@ -52512,6 +52824,29 @@ def _clear(home: str, folder: str) -> None:
 # def append_attempt(site: Site, attempt: dict[str, Any]) -> None:
 #     """Record an attempt durably, on a line of its own even where the last line is incomplete."""
 #     file.append(site.deploys, json.dumps(attempt, sort_keys=True), mode=0o640)
+#     bus.end(site, attempt)
+#
+#
+# def attempts_since(path: Path, offset: int | None) -> tuple[list[dict[str, Any]], int]:
+#     """Return the attempts of a file after an offset, by complete lines, and the next offset.
+#
+#     Without an offset, or where the file is shorter, there are none: who looks for the first time tells no history.
+#     """
+#     try:
+#         size = path.stat().st_size
+#     except OSError:
+#         size = 0
+#     if offset is None or offset >= size:
+#         return [], size
+#     with open(path, "rb") as file:
+#         file.seek(offset)
+#         data = file.read(1 << 20)
+#     end, found = data.rfind(b"\n") + 1, []
+#     for line in data[:end].splitlines():
+#         with contextlib.suppress(ValueError, RecursionError):
+#             attempt = json.loads(line)
+#             found += [attempt] if isinstance(attempt, dict) else []
+#     return found, offset + end
 #
 #
 # def attempts(site: Site) -> list[dict[str, Any]]:
@@ -69757,19 +70092,21 @@ def _clear(home: str, folder: str) -> None:
 #         groups.setdefault((one["what"], one["kind"]), []).append(one)
 #     folds = []
 #     for (what, kind), group in groups.items():
-#         names = sorted({one["site"] for one in group})
+#         names = sorted({one.get("host") or one["site"] for one in group})
+#         noun = "hosts" if kind == "silent" else "sites"
 #         if len(names) < MANY or what == "event":
 #             folds += group
 #             continue
 #         commands = {one["command"] for one in group}
 #         texts = {_RELEASE.sub("the active release", one["text"]) for one in group}
-#         text = f"{len(names)} sites are {'good again' if what == 'good' else kind}: {', '.join(names)}"
+#         text = f"{len(names)} {noun} are {'good again' if what == 'good' else kind}: {', '.join(names)}"
 #         if len(texts) == 1 and what != "good":
 #             text += f": {texts.pop()}"
-#         command = commands.pop() if len(commands) == 1 else "salt-call django.status"
+#         usual = "salt-run django.watch" if kind == "silent" else "salt-call django.status"
+#         command = commands.pop() if len(commands) == 1 else usual
 #         since = min(one["since"] for one in group)
 #         fold = {"what": what, "site": "", "kind": kind, "text": text, "command": command, "since": since}
-#         folds.append({**fold, "sites": names})
+#         folds.append({**fold, "sites": sorted({site for one in group for site in one.get("sites") or [one["site"]]})})
 #     return folds
 #
 #
@@ -69810,13 +70147,149 @@ def _clear(home: str, folder: str) -> None:
 #     *day, time = text.split()
 #     hour, _colon, minute = time.partition(":")
 #     return (_DAYS.index(day[0]) * _DAY if day else 0) + int(hour) * 60 + int(minute)
+#: django_formula/watch/fleet.py
+# """The watch of a master: hosts that are silent, and deployments on several hosts.
+#
+# A host tells for itself; the master adds what none can. What is asked is `salt-run django.watch`, whose process may be
+# of another user than root: its answer is that of others.
+# """
+#
+# import json
+# import shutil
+# from collections.abc import Callable, Mapping
+# from typing import Any
+#
+# from django_formula.host import commands
+# from django_formula.host.commands import DeploymentError
+# from django_formula.untrusted import shapes
+# from django_formula.untrusted.text import in_command, shown
+# from django_formula.watch import decide, look
+# from django_formula.watch.decide import Known, Message
+# from django_formula.watch.problem import Problem
+#
+# #: Whether messages of a site and a kind are on hold.
+# IsQuiet = Callable[[str, str], bool]
+# #: Where Salt's program is: cron has another path than a shell.
+# PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/opt/saltstack/salt"
+# #: Seconds that the master may take, the most characters of its answer, and the most hosts of a text.
+# _PATIENCE, _LONGEST, _MOST = 60, 1 << 23, 12
+# _DEPLOYMENT = {
+#     **dict.fromkeys(("site", "verb", "result", "revision", "commit", "step", "error", "asked_by"), str),
+#     **{"hosts": {str: str}, "seconds": (int, float), "sent?": int, "failed?": int},
+# }
+# _SHAPE = {
+#     "hosts": {str: [str]},
+#     "silent": {str: str},
+#     "known": {str: str},
+#     "deployments": [dict],
+#     "offset": int,
+# }
+#
+#
+# def take(state: dict[str, Any], config: Mapping[str, Any], now: float) -> list[Message]:
+#     """Ask the master, and return the messages of this look.
+#
+#     Args:
+#         state: what the last look has kept; what the next one needs is put there.
+#         config: of the watch.
+#         now: seconds since 1970.
+#     """
+#     answer: dict[str, Any] = {}
+#     problems = []
+#     try:
+#         answer = _asked(state.get("offset"))
+#     except DeploymentError as error:
+#         text = f"the hosts are not watched: {' '.join(error.message.split())}"
+#         problems = [Problem("watch", text, "salt-run django.watch", "fleet")]
+#     found = {key: {**one, "need": decide.BAD} for key, one in decide.found("", problems).items()}
+#     nothing = look.Seen({}, [], [], {})
+#     is_quiet = look.quiet_by(config, nothing, now)
+#     messages = decide.decide(state.setdefault("master", {}), found, now, is_quiet)
+#     if not answer:
+#         return messages + look.told_events(state, nothing, is_quiet)
+#     state["offset"] = answer["offset"]
+#     ended = (one for one in answer["deployments"] if shapes.fits(one, _DEPLOYMENT))
+#     events = [_told(one, now) for one in ended if one["result"] in look.RESULTS]
+#     messages += look.told_events(state, nothing._replace(events=events), is_quiet)
+#     return messages + _silent(state, answer, now, is_quiet)
+#
+#
+# def _silent(state: dict[str, Any], answer: Mapping[str, Any], now: float, is_quiet: IsQuiet) -> list[Message]:
+#     """Return the messages about hosts that are silent, or answer again; none while that is expected."""
+#     known: Known = state.setdefault("known", {})
+#     problems: Known = {}
+#     for key in [key for key, one in known.items() if one["site"] not in answer["hosts"]]:
+#         del known[key]  # it was taken out of the pillar
+#     for host, text in answer["silent"].items():
+#         problems |= decide.found(host, [Problem("silent", shown(text), in_command("salt", host, "test.ping"))])
+#     decided = decide.decide(known, problems, now, lambda host, kind: host in answer["known"] or is_quiet("", kind))
+#     sites = answer["hosts"]
+#     return [{**one, "site": "", "host": one["site"], "sites": sites.get(one["site"], [])} for one in decided]
+#
+#
+# def _asked(since: int | None) -> dict[str, Any]:
+#     """Return what `salt-run django.watch` answers.
+#
+#     Raises:
+#         DeploymentError: the master takes no jobs, or there is none.
+#     """
+#     argv = [program(), "--out=json", "--log-level=quiet", "django.watch"]
+#     argv += [] if since is None else [f"since={since}"]
+#     command = commands.Command(argv, doing="salt-run django.watch", timeout=_PATIENCE)
+#     ended = commands.execute(command)
+#     try:
+#         found = json.loads(ended.printed) if len(ended.printed) <= _LONGEST else None
+#     except (ValueError, RecursionError):
+#         found = None
+#     if isinstance(found, dict) and isinstance(found.get("error"), str):
+#         raise DeploymentError(found["error"].split("\n", 1)[0])
+#     commands.check(command, ended)
+#     if not isinstance(found, dict) or not shapes.fits(found, _SHAPE):
+#         raise DeploymentError("salt-run django.watch answers something else: is it of this version of the formula?")
+#     return found
+#
+#
+# def program() -> str:
+#     """Return the path of salt-run.
+#
+#     Raises:
+#         DeploymentError: it is not installed.
+#     """
+#     found = shutil.which("salt-run", path=PATH)
+#     if not found:
+#         raise DeploymentError(
+#             "there is no salt-run on this host, which django:watch:fleet names as the master's",
+#             hint="name the minion of the master there",
+#         )
+#     return found
+#
+#
+# def _told(one: Mapping[str, Any], now: float) -> Message:
+#     """Return the message about a deployment on several hosts: one for all of them."""
+#     kind, what = look.RESULTS[one["result"]], one["revision"] or one["commit"][:12] or "a deployment"
+#     if kind in ("released", "rolled_back"):
+#         names = [*one["hosts"]]
+#         hosts = ", ".join(names[:_MOST]) + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")
+#         what = "a new secret key" if one["verb"] == "rotate_secret_key" else what
+#         text = f"{what} is active {'again ' if kind == 'rolled_back' else ''}on {hosts}"
+#         text += f" ({one['seconds']:.0f} s{_requests(one.get('failed', 0), one.get('sent', 0))})"
+#     else:
+#         text = f"{what} {'failed' if kind == 'failed' else f'was {kind}'}"
+#         text += f" in the phase {one['step']}" if one["step"] else ""
+#         text += f": {one['error']}" if one["error"] else ""
+#     command = in_command("salt-run", "django.status", one["site"]) if kind not in ("released", "rolled_back") else ""
+#     by = shown(one["asked_by"])[:200]
+#     return look.event(one["site"], kind, shown(text)[:300], command, now, by=by, sites=[one["site"]])
+#
+#
+# def _requests(failed: int, sent: int) -> str:
+#     return f", {failed:_} of {sent:_} requests failed".replace("_", " ") if sent else ""
 #: django_formula/watch/look.py
 # """One look at this host: what is wrong with each site and the host, and what has happened since the last look."""
 #
 # import contextlib
 # import functools
 # import http.client
-# import json
 # import os
 # import re
 # import ssl
@@ -69832,7 +70305,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.commands import DeploymentError
 # from django_formula.metrics import access_log
 # from django_formula.proxy import proxies
-# from django_formula.release import health
+# from django_formula.release import health, releases
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.tls import certificates
@@ -69873,6 +70346,8 @@ def _clear(home: str, folder: str) -> None:
 # }
 # #: Kinds that a channel has only where it names them.
 # UNASKED = ("refused", "released", "drift")
+# #: How the record names a deployment on several hosts: see `_runners/django.py`.
+# _OF_FLEET = re.compile(r"\(salt-run django\.\w+")
 # #: The most events that are kept while messages are on hold.
 # _HELD = 50
 #
@@ -69919,11 +70394,11 @@ def _clear(home: str, folder: str) -> None:
 #         own, happened = machine.of_units(name, names, units, state)
 #         own += _explained(name, one.problems, state, now, walking)
 #         problems |= decide.found(name, own, need=one.need)
-#         events += [*one.events, *(_event(name, *what, now) for what in happened)]
+#         events += [*one.events, *(event(name, *what, now) for what in happened)]
 #     state["units"] = machine.counters(units)
 #     own, happened = machine.of_host(roots(names), state, config, now)
 #     problems |= decide.found("", own)
-#     events += [_event("", *what, now) for what in happened]
+#     events += [event("", *what, now) for what in happened]
 #     return Seen(problems, events, [one.row for one in found.values()], units)
 #
 #
@@ -69937,7 +70412,8 @@ def _clear(home: str, folder: str) -> None:
 #     return found
 #
 #
-# def _event(site: str, kind: str, text: str, command: str, now: float, **more: Any) -> Message:
+# def event(site: str, kind: str, text: str, command: str, now: float, **more: Any) -> Message:
+#     """Return a message about something that has happened."""
 #     return {"what": "event", "site": site, "kind": kind, "text": text, "command": command, "since": now, **more}
 #
 #
@@ -69973,7 +70449,7 @@ def _clear(home: str, folder: str) -> None:
 #     if config.get("drift") and own.get("drift"):
 #         command = in_command("salt-call", "django.drift", name)
 #         found.append(Problem("drift", f"{own['drift']} files differ from the active release", command, "drift"))
-#     return _SiteSeen(found, list(_attempts(site, own, now)), row, need)
+#     return _SiteSeen(found, list(_attempts(site, own, now, config.get("fleet", ""))), row, need)
 #
 #
 # def _explained(name: str, found: list[Problem], state: dict[str, Any], now: float, walking: float) -> list[Problem]:
@@ -70109,28 +70585,17 @@ def _clear(home: str, folder: str) -> None:
 #     return 0
 #
 #
-# def _attempts(site: Site, own: dict[str, Any], now: float) -> Iterator[Message]:
-#     """Yield the deployments that have ended since the last look, by complete lines of their file."""
-#     try:
-#         size = site.deploys.stat().st_size
-#     except OSError:
-#         size = 0
-#     offset = own.get("attempts")
-#     if offset is None or offset > size:  # the first look tells no history
-#         own["attempts"] = size
-#         return
-#     if offset == size:
-#         return
-#     with open(site.deploys, "rb") as file:
-#         file.seek(offset)
-#         data = file.read(1 << 20)
-#     end = data.rfind(b"\n") + 1
-#     own["attempts"] = offset + end
-#     for line in data[:end].splitlines():
-#         with contextlib.suppress(ValueError, RecursionError):
-#             attempt = json.loads(line)
-#             if isinstance(attempt, dict) and attempt.get("result") in RESULTS:
-#                 yield _told_attempt(site, attempt, now)
+# def _attempts(site: Site, own: dict[str, Any], now: float, fleet: str) -> Iterator[Message]:
+#     """Yield the deployments that have ended since the last look.
+#
+#     Args:
+#         fleet: the minion of the master that tells of those on several hosts; empty where none does.
+#     """
+#     found, own["attempts"] = releases.attempts_since(site.deploys, own.get("attempts"))
+#     for attempt in found:
+#         is_told = fleet and _OF_FLEET.search(str(attempt.get("asked_by")))
+#         if attempt.get("result") in RESULTS and not is_told:
+#             yield _told_attempt(site, attempt, now)
 #
 #
 # def _told_attempt(site: Site, attempt: Mapping[str, Any], now: float) -> Message:
@@ -70150,7 +70615,7 @@ def _clear(home: str, folder: str) -> None:
 #         words = ("record", site.name, release) if is_there else ("releases", site.name)
 #         command = in_command("salt-call", f"django.{words[0]}", *words[1:])
 #     by = str(attempt.get("asked_by") or "").partition(", salt job")[0]
-#     return _event(site.name, kind, text, command, now, release=release, by=shown(by)[:200])
+#     return event(site.name, kind, text, command, now, release=release, by=shown(by)[:200])
 #
 #
 # # Who gets which message
@@ -70160,6 +70625,9 @@ def _clear(home: str, folder: str) -> None:
 #     """Return whether a channel takes a message, by its kinds and sites; those of the host need one of all sites."""
 #     kinds = channel["kinds"]
 #     is_of_kind = one["kind"] in kinds if kinds else one["kind"] not in UNASKED
+#     if "sites" in one:  # of the watch of a master, about sites on other hosts
+#         about = {*one["sites"]}
+#         return is_of_kind and bool(about - {*channel["but"]} if channel["host"] else about & {*channel["fleet"]})
 #     return is_of_kind and (one["site"] in channel["sites"] if one["site"] else channel["host"])
 #
 #
@@ -70383,7 +70851,7 @@ def _clear(home: str, folder: str) -> None:
 #     one = messages[0]
 #     kind = one["kind"].replace("_", " ")
 #     head = f"{_HEADS[one['what']]}: {kind}" if one["what"] in _HEADS else _EVENTS.get(kind, kind)
-#     where = f"{one['site']}: " if one["site"] else ""
+#     where = f"{one['site'] or one['host']}: " if one["site"] or one.get("host") else ""
 #     return shown(f"[{batch['host']}] {where}{head}")
 #
 #
@@ -70391,7 +70859,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return a batch as lines, cut after a number of characters."""
 #     lines = []
 #     for one in batch["messages"][:_MOST]:
-#         lines.append(f"{one['site'] or batch['host']}: {one['text']}")
+#         lines.append(f"{one['site'] or one.get('host') or batch['host']}: {one['text']}")
 #         lines += [f"    do: {one['command']}"] if one.get("command") else []
 #         lines += [f"    by: {one['by']}"] if one.get("by") else []
 #     more = len(batch["messages"]) - _MOST
@@ -70904,7 +71372,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.metrics import metrics
 # from django_formula.site import sites
 # from django_formula.untrusted.foreign import Foreign
-# from django_formula.watch import spool, walk
+# from django_formula.watch import fleet, spool, walk
 #
 # PROGRAM = Path("/usr/local/lib/django-formula/watch.pyz")
 # MODULE = "django_formula.watch.watch"
@@ -71034,6 +71502,38 @@ def _clear(home: str, folder: str) -> None:
 # """,
 # }
 #
+# #: Of a master. Without walls, as people run salt-run, which becomes the user of the master.
+# FLEET = "django-fleet-watch.timer"
+# _OF_MASTER = {
+#     "django-fleet-watch.service": """\
+# [Unit]
+# Description=Watch of the hosts with Django sites of this master
+# StartLimitIntervalSec=0
+#
+# [Service]
+# Type=oneshot
+# ExecStart={run} fleet
+# TimeoutStartSec=90
+# Nice=10
+# UMask=0077
+# """,
+#     FLEET: """\
+# [Unit]
+# Description=Watch of the hosts with Django sites of this master
+#
+# [Timer]
+# OnBootSec=120
+# OnUnitActiveSec=120
+# AccuracySec=5
+#
+# [Install]
+# WantedBy=timers.target
+# """,
+# }
+#
+# #: The units that systemd starts at each boot, where the host has them.
+# _STARTED = (TIMER, EVENTS, METRICS, FLEET)
+#
 #
 # def watch(wanted: Mapping[str, Any] | None, secrets: Mapping[str, Mapping[str, Any]], *, test: bool) -> Outcome:
 #     """Have this host watched, or not any more.
@@ -71044,10 +71544,12 @@ def _clear(home: str, folder: str) -> None:
 #         test: whether this is a dry run.
 #
 #     Raises:
-#         DeploymentError: systemd refuses a unit.
+#         DeploymentError: systemd refuses a unit; or this is to be a master, and has no salt-run.
 #     """
 #     if wanted is None:
 #         return remove(test=test)
+#     if wanted.get("is_master"):
+#         fleet.program()
 #     files = _files(wanted)
 #     channels = {spool.CHANNELS / f"{name}.json": _json(values) for name, values in secrets.items()}
 #     changes = _differing(files) | _differing(channels)
@@ -71092,8 +71594,8 @@ def _clear(home: str, folder: str) -> None:
 #     if str(PROGRAM) in changes:
 #         archive.install(MODULE, PROGRAM)
 #     gone = [path for path in _present() if path not in {*files, *channels, PROGRAM}]
-#     if UNITS / METRICS in gone:
-#         units.end_timer(METRICS)
+#     if ended := [name for name in _STARTED if UNITS / name in gone]:
+#         units.end_timer(*ended)
 #     for path in gone:
 #         path.unlink()
 #     for path, text in {**channels, **files}.items():
@@ -71103,7 +71605,7 @@ def _clear(home: str, folder: str) -> None:
 #             file.write(path, text, mode=0o600 if secret else 0o644)
 #     if daemons.has_systemd():
 #         units.daemon_reload()
-#         started = (TIMER, EVENTS, *([METRICS] if UNITS / METRICS in files else []))
+#         started = [name for name in _STARTED if UNITS / name in files]
 #         units.control("enable", "--quiet", *started, doing="enabling the watch")
 #         units.control("restart", *started, doing="starting the watch")
 #
@@ -71133,7 +71635,7 @@ def _clear(home: str, folder: str) -> None:
 #         return Outcome("the watch of the host would be removed", changes)
 #     _remove_metrics({})
 #     if daemons.has_systemd() and (UNITS / TIMER).exists():
-#         units.end_timer(TIMER, EVENTS, *([METRICS] if (UNITS / METRICS).exists() else []))
+#         units.end_timer(*(name for name in _STARTED if (UNITS / name).exists()))
 #         running = (name.replace("@.", "@*.") for name in _NAMES if name.endswith(".service"))
 #         units.attempt("stop", *running, doing="stopping the watch", timeout=30)
 #     for path in present:
@@ -71149,8 +71651,9 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def remove_if_last(*, test: bool) -> dict[str, str]:
-#     """Remove the watch of a host whose last site is removed; return what is removed."""
-#     return {} if sites.registered() else dict(remove(test=test).changes)
+#     """Remove the watch of a host whose last site is removed, unless it is a master's; return what is removed."""
+#     is_kept = sites.registered() or spool.config().get("is_master")
+#     return {} if is_kept else dict(remove(test=test).changes)
 #
 #
 # def _files(wanted: Mapping[str, Any]) -> dict[Path, str]:
@@ -71160,7 +71663,9 @@ def _clear(home: str, folder: str) -> None:
 #     if not daemons.has_systemd():
 #         minutes = max(round(wanted["every"] / 60), 1)
 #         when = "0 * * * *" if minutes == 60 else f"*/{minutes} * * * *"
-#         found[CRON] = f"{config_files.OURS}\n{when} root {_RUN} look >/dev/null 2>&1\n"
+#         lines = [(when, "look"), *([("*/2 * * * *", "fleet")] if wanted.get("is_master") else [])]
+#         text = "".join(f"{when} root {_RUN} {action} >/dev/null 2>&1\n" for when, action in lines)
+#         found[CRON] = f"{config_files.OURS}\n{text}"
 #         return found
 #     paths = "\n".join(f"PathModified={path}" for path in wanted["deploys"])
 #     folder, served = wanted.get("metrics"), wanted.get("serve")
@@ -71168,7 +71673,10 @@ def _clear(home: str, folder: str) -> None:
 #     values["writes"] = (f" -{folder}" if folder else "") + (f" {spool.PAGE}" if wanted["page"] else "")
 #     if served:
 #         values |= {"listen": served["listen"], "allow": " ".join(served["allow"]), "file": f"{folder}/{metrics.FILE}"}
-#     for name, text in {**_TEXTS, **(_SERVED if served else {})}.items():
+#     own = {**_TEXTS, **(_SERVED if served else {}), **(_OF_MASTER if wanted.get("is_master") else {})}
+#     if not wanted["deploys"]:  # systemd refuses a path unit without a path
+#         del own[EVENTS]
+#     for name, text in own.items():
 #         found[UNITS / name] = f"{config_files.OURS}\n{text.format(**values)}"
 #     return found
 #
@@ -71179,7 +71687,13 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _present() -> list[Path]:
 #     """Return the files of a watch that this host has, of systemd and of cron."""
-#     own = [*(UNITS / name for name in (*_NAMES, *_SERVED)), CRON, spool.CONFIG, PROGRAM, *spool.CHANNELS.glob("*.json")]
+#     own = [
+#         *(UNITS / name for name in (*_NAMES, *_SERVED, *_OF_MASTER)),
+#         CRON,
+#         spool.CONFIG,
+#         PROGRAM,
+#         *spool.CHANNELS.glob("*.json"),
+#     ]
 #     return [path for path in own if path.exists()]
 #
 #
@@ -71189,9 +71703,8 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _is_enabled(wanted: Mapping[str, Any]) -> bool:
-#     own = [("timers.target.wants", TIMER), ("paths.target.wants", EVENTS)]
-#     own += [("sockets.target.wants", METRICS)] if wanted.get("serve") else []
-#     return all((UNITS / folder / name).exists() for folder, name in own)
+#     started = [name for name in _STARTED if UNITS / name in _files(wanted)]
+#     return all((UNITS / f"{name.rpartition('.')[2]}s.target.wants" / name).exists() for name in started)
 #: django_formula/watch/spool.py
 # """The folder of the watch: its state, and what waits for each channel. All of it is root's."""
 #
@@ -71216,14 +71729,14 @@ def _clear(home: str, folder: str) -> None:
 # _RETRY = {"tries": int, "at": (int, float), "error": str}
 #
 #
-# def state() -> dict[str, Any]:
+# def state(name: str = "state.json") -> dict[str, Any]:
 #     """Return what the watch has written after its last look."""
-#     return file.read_json(STATE / "state.json") or {}
+#     return file.read_json(STATE / name) or {}
 #
 #
-# def keep(state: Mapping[str, Any]) -> None:
+# def keep(state: Mapping[str, Any], name: str = "state.json") -> None:
 #     """Write what the next look, `django.notify` and the page read."""
-#     file.write_json(STATE / "state.json", state, mode=0o600, durable=False)
+#     file.write_json(STATE / name, state, mode=0o600, durable=False)
 #
 #
 # def config() -> dict[str, Any]:
@@ -71333,10 +71846,12 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.metrics import metrics, serve
 # from django_formula.page import pages
 # from django_formula.untrusted.text import tell
-# from django_formula.watch import decide, look, send, spool, walk
+# from django_formula.watch import decide, fleet, look, send, spool, walk
 #
 # #: Seconds until a second look, where one has found something new.
 # AGAIN = 10.0
+# #: The state of the watch of a master.
+# FLEET = "fleet.json"
 # #: Seconds of a look that are a problem.
 # SLOW = 30.0
 #
@@ -71344,7 +71859,8 @@ def _clear(home: str, folder: str) -> None:
 # def main(action: str, *words: str) -> int:
 #     """Do what a unit or cron asks for; return the exit code."""
 #     parts: dict[str, Callable[..., int]] = {"send": send.main, "walk": walk.main, "serve": serve.main}
-#     return parts[action](*words) if action in parts else take(spool.config())
+#     looks = {"look": take, "fleet": take_fleet}
+#     return parts[action](*words) if action in parts else looks[action](spool.config())
 #
 #
 # def take(config: dict[str, Any]) -> int:
@@ -71370,6 +71886,18 @@ def _clear(home: str, folder: str) -> None:
 #         if turn or not decide.is_new(known):
 #             break
 #         time.sleep(AGAIN)
+#     return 0
+#
+#
+# def take_fleet(config: dict[str, Any]) -> int:
+#     """Look at the hosts of this master, and have messages sent."""
+#     began, state = time.time(), spool.state(FLEET)
+#     messages = fleet.take(state, config, began)
+#     _have_sent(config, messages, began)
+#     spool.keep({**state, "version": 1, "time": began}, FLEET)
+#     _start({**config, "heartbeat": False})
+#     for one in messages:
+#         tell(f"{one['what']}: {one.get('host') or one['site'] or send.host()}: {one['text']}")
 #     return 0
 #
 #

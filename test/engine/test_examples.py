@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,14 @@ def test_the_webhook_deploys_one_site_for_who_knows_the_secret(
     names["SECRET"] = str(tmp_path / "secret")
     expected = {"deploy blog": {"runner.django.deploy": [{"args": [{"site": "blog"}]}]}} if is_deployed else {}
     assert names["run"]() == expected
+
+
+@pytest.mark.parametrize("sender", ["web1", "master"])
+def test_the_reactor_notes_an_end_of_a_deployment_and_does_nothing(tmp_path: Path, sender: str) -> None:
+    end = {"site": "blog", "user": "ada", "commit": "3f2a9c1b77de", "result": "failed", "error": "x" * 9000}
+    names: dict[str, Any] = {"data": end if sender == "master" else {"id": sender, "data": end, "cmd": "_minion_event"}}
+    exec((ROOT / "examples/events/note.sls").read_text(), names)
+    names["FILE"] = str(tmp_path / "deployments")
+    assert names["run"]() == {}
+    noted = json.loads((tmp_path / "deployments").read_text())
+    assert (noted["from"], noted["site"], noted["result"], len(noted["error"])) == (sender, "blog", "failed", 1000)

@@ -1,6 +1,7 @@
 """A master and a minion: the formula and the pillar are on one host, the sites on another; at last it is silent."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -39,6 +40,8 @@ def _as_state(name, outcome):
 }
 
 
+#: Where the events of deployments are written, each a line.
+EVENTS = "/var/log/events"
 #: Where the master notes the requests of its minion, and what it is started by.
 REQUESTS = "/var/log/requests"
 COUNTING = ("/opt/salt/bin/python", "/srv/formula/bench/counting_master.py")
@@ -64,6 +67,9 @@ def blog(master, module_hosts, repositories) -> Site:
     blog = Site(web1, repositories(minion), secret_key=key, secrets={"API_TOKEN": token})
     blog.configure(packages=["libmagic1"])  # which libmagic1t64 provides on Debian 13
     master.run("until salt --timeout=5 web1 test.ping | grep True; do sleep 0.5; done", timeout=180)
+    listen = f"exec salt-run state.event tagmatch='django/*' count=-1 >{EVENTS}"
+    master.run(["systemd-run", "--unit=events", "--setenv=PYTHONUNBUFFERED=1", "sh", "-c", listen])
+    master.run("until pgrep -f state.event; do sleep 0.2; done; sleep 5", timeout=60)
     master.run(["truncate", "--size=0", REQUESTS])
     blog.foreseen = blog.apply(test=True)
     blog.asked = master.read(REQUESTS).splitlines()
@@ -87,6 +93,30 @@ def test_a_first_apply_asks_the_master_for_few_files(blog):
 def test_a_minion_serves_what_its_master_says(blog):
     assert "Guestbook" in blog.get().text
     assert blog.answering["release"] == blog.live
+
+
+def events(master: Host, *tags: str) -> list[dict]:
+    """The last event of each of these tags, once they have arrived, as the minion has sent it."""
+    limit = time.monotonic() + 30
+    while True:
+        lines = [line.partition("\t") for line in master.read(EVENTS).splitlines()]
+        found = {tag: json.loads(text) for tag, _tab, text in lines if text}
+        if found.keys() >= {*tags}:
+            assert {found[tag]["id"] for tag in tags} == {"web1"}
+            return [found[tag]["data"] for tag in tags]
+        assert time.monotonic() < limit, (tags, lines)
+        time.sleep(0.5)
+
+
+def test_master_gets_events_of_the_deployments_of_its_minion(blog, master):
+    begin, end = events(master, "django/blog/apply/begin", "django/blog/apply/end")
+    commit = blog.record()["commit"]
+    assert {(one["user"], one["revision"], one["commit"]) for one in (begin, end)} == {("root", "main", commit)}
+    assert (end["result"], end["release"], end["error"]) == ("released", blog.live, "")
+    assert blog.host.salt("django.release", "blog", "lacking").returncode != 0
+    [failed] = events(master, "django/blog/release/end")
+    assert (failed["result"], failed["revision"]) == ("failed", "lacking") and "lacking" in failed["error"]
+    assert CANARY not in master.read(EVENTS)
 
 
 def test_a_second_apply_changes_nothing(blog):

@@ -538,6 +538,7 @@ def test_absent_site_that_never_existed_changes_nothing(salt, own_host):
     assert [(state.id, state.result, state.changes) for state in states] == [
         ("blog is absent", True, {}),
         ("blog has no build user", True, {}),
+        ("The host is watched", True, {}),
     ]
 
 

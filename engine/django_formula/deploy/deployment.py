@@ -24,7 +24,7 @@ from django_formula.host.commands import DeploymentError, redact
 from django_formula.knowledge import hints
 from django_formula.project import program
 from django_formula.push import static_files
-from django_formula.release import instances, releases
+from django_formula.release import bus, instances, releases
 from django_formula.release import workers as release_workers
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
@@ -178,7 +178,8 @@ class Deployment:
         self.release, self.is_new = release, True
 
     def note_begin(self) -> None:
-        """Have the audit log tell that a new release is begun, unless a function does that has called this."""
+        """Tell that a new release is begun: by an event, and in the audit log, unless what has called this does."""
+        self._send_begin()
         if self.release and not audit.is_open():
             self._act().begin()
 
@@ -211,6 +212,12 @@ class Deployment:
         """
         self.holds_left = target.sequence < left.sequence
         self.release, self.left, self.findings.commit = target, left, target.record["commit"]
+        self._send_begin()
+
+    def _send_begin(self) -> None:
+        revision = self.revision or self.site.config.get("revision") or ""
+        release = self.release.name if self.release else ""
+        bus.begin(self.site, self.asked_by, revision=str(revision), commit=self.findings.commit or "", release=release)
 
     @contextlib.contextmanager
     def deciding(self) -> Iterator[None]:
@@ -509,6 +516,7 @@ class Deployment:
             "result": result,
             "asked_by": self.asked_by,
             "seconds": round(time.time() - self.began, 1),
+            **({"revision": self.revision} if self.revision else {}),
             **({"receipt": self.findings.switch_report} if self.findings.switch_report else {}),
             **more,
         }

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from django_formula.fleet.minions import Answer
+from django_formula.fleet.watch import silent_hosts
 from django_formula.host import file
 from django_formula.page import document, pages, seen
 
@@ -39,7 +40,7 @@ def write(folder: str, hosts: Hosts, names: Collection[str]) -> dict[str, Any]:
     file.write_json(place / KEPT, kept, mode=0o600, durable=False)
     shown: list[document.Host] = [kept[name] for name in sorted(kept)]
     pages.write(place, shown)
-    silent = {name: answer.error for name, answer in sorted(answers.items()) if answer.is_lost}
+    silent = silent_hosts(answers)
     return {"page": str(place / pages.NAME), "hosts": [host["host"] for host in shown], "silent": silent}
 
 

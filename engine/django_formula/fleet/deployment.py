@@ -45,7 +45,7 @@ _READY = {
     **{"accepts?": [str], "has_keys?": bool, "uploads?": str, "shares_images?": bool},
 }
 #: What hosts answer to every verb, and to some of them besides.
-_ANSWER: dict[str, Any] = {"release?": str, "warnings?": [str]}
+_ANSWER: dict[str, Any] = {"release?": str, "warnings?": [str], "sent?": int, "failed?": int}
 _ANSWERS: dict[str, dict[str, Any]] = {
     "resolve": {"commit": str},
     "release": {"release": str, "commit": str},
@@ -145,6 +145,10 @@ class Fleet:
         self._progress: Progress | None = None
         self._renewed = 0.0
         self._parts: dict[str, list[str]] = {}
+        #: What each report has besides: who asks for what, and the commit once it is known.
+        self.about: dict[str, Any] = {}
+        #: Whether hosts were claimed: what fails before has changed nothing.
+        self.is_begun = False
 
     def names(self, part: str) -> list[str]:
         """Return the hosts that have a part, as the store had them at first: an apply may change them meanwhile.
@@ -199,8 +203,12 @@ class Fleet:
         results = {
             host: answer.error or answer.value.get("release") or "ok" for host, answer in sorted(answers.items())
         }
-        self._report(name, {"hosts": results, "seconds": round(time.monotonic() - began, 2)})
+        self.report(name, {"hosts": results, "seconds": round(time.monotonic() - began, 2)})
         return answers
+
+    def report(self, name: str, found: dict[str, Any]) -> None:
+        """Report a phase, or the begin and the end of the deployment."""
+        self._report(name, {**self.about, **found})
 
     def _first(self, name: str, hosts: Collection[str], verb: str) -> Answers:
         """Ask hosts what they answer within a moment, before anything is begun; one that hangs is lost."""
@@ -225,7 +233,8 @@ class Fleet:
         """Release a revision on all hosts.
 
         Returns:
-            ``commit``, ``sequence``, ``release`` and ``warnings`` of each host, ``seconds``.
+            ``commit``, ``sequence``, ``release`` and ``warnings`` of each host, ``seconds``; ``requests``: how many
+            were ``sent`` during the switches of all, and ``failed``.
 
         Raises:
             DeploymentError: another deployment is under way, or a phase fails; the message says what serves.
@@ -244,6 +253,7 @@ class Fleet:
             keys: the hosts take the store's secret keys before.
         """
         sequence = max(answer.value["sequence"] for answer in ready.values())
+        self.about["commit"] = commit
         with self._undone(hosts, ready):
             self._claim(hosts)
             if keys:
@@ -282,6 +292,7 @@ class Fleet:
             with self._undone(hosts, ready):
                 self._claim(hosts)
                 commit, sequence = self._whole(hosts, commit)
+                self.about["commit"] = commit
                 arguments = (self.id, self.by, self._until(), commit, force)
                 started = self.phase("start", hosts, "start_older", *arguments, meanwhile=self.renew(hosts))
                 self._expect([*_commits(ready), commit])
@@ -352,6 +363,15 @@ class Fleet:
             raise DeploymentError(f"{self.site} has no host with the part balancer")
         answers = self.phase(state, balancers, "backend", host, state, look=_LOOK_FIRST)
         return {balancer: answer.value for balancer, answer in sorted(answers.items())}
+
+    def drained(self, lost: Collection[str]) -> dict[str, list[str]]:
+        """Return the hosts that people have taken out: at which balancers.
+
+        Args:
+            lost: the hosts that do not answer, and are not asked.
+        """
+        balancers = [name for name in self.names("balancer") if name not in lost]
+        return _out(_seen(self._first("balancer", balancers, "backend")), drained=True)
 
     # Their phases
 
@@ -480,6 +500,7 @@ class Fleet:
         self.phase("expect", self.names("balancer"), "expect", sorted({*commits} - {""}))
 
     def _claim(self, hosts: list[str]) -> None:
+        self.is_begun = True
         self.store.begin(self.id)
         self._renewed = time.monotonic()
         self.phase("claim", hosts, "claim", self.id, self.by, self._until(CLAIM))
@@ -611,6 +632,7 @@ class Fleet:
             "commit": commit,
             "sequence": sequence,
             "hosts": {host: last[host].value.get("release", "") for host in hosts},
+            "requests": {key: sum(one.value.get(key, 0) for one in last.values()) for key in ("sent", "failed")},
             **({"warnings": by_host} if by_host else {}),
             "seconds": round(time.monotonic() - began, 1),
             "time": clock.now(),

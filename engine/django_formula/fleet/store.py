@@ -16,12 +16,14 @@ The store is a folder that only root reads, with a folder for each site:
 
 import contextlib
 import fcntl
+import math
 import os
 import pwd
 import re
 import secrets
 import socket
 import string
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -175,9 +177,19 @@ class Store:
         has the same store it is not known whether it lives: its deployment is not over.
         """
         last = self.last()  # before the lock: one that begins now is another one
-        found = re.search(r", pid (\d+) of (\S+), since ", host_file.read_text(self.folder / "lock") or "")
-        lives = found and (found[2] != socket.gethostname() or proc.exists(int(found[1])))
-        return "" if lives else last
+        return "" if self.is_deployed() else last
+
+    def is_deployed(self, entered: float = math.inf) -> bool:
+        """Return whether a process deploys the site, or one of another master of which that is not known.
+
+        Args:
+            entered: seconds within which one of another master has to have entered a phase.
+        """
+        path = self.folder / "lock"
+        found = re.search(r", pid (\d+) of (\S+), since ", host_file.read_text(path) or "")
+        if not found or found[2] == socket.gethostname():
+            return bool(found and proc.exists(int(found[1])))
+        return time.time() - path.stat().st_mtime < entered
 
     def excluded(self) -> dict[str, dict[str, str]]:
         """Return the hosts that were left out, and have not caught up: ``since``, ``by`` whom, of which ``commit``."""

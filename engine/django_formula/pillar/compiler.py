@@ -69,7 +69,7 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
     problems += pillar_people.contradictions(configurations)
     report(found, problems)
     sites = {} if found else configurations
-    watch = pillar_watch.compiled(layers, rules, sites) if sites else None
+    watch = None if found else pillar_watch.compiled(layers, rules, sites, host)
     people = pillar_people.compiled(sites)
     present = {name: site for name, site in sites.items() if site["state"] != "absent"}
     mirror = layers.get("python_mirror")

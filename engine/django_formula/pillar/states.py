@@ -20,6 +20,7 @@ Site = Mapping[str, Any]
 
 FILES = "salt://django/files/"
 PACKAGES = "The packages of the sites are installed"
+WATCHED = "The host is watched"
 #: The programs of every release.
 PROGRAMS = (
     "django_formula_plan.py",
@@ -51,8 +52,8 @@ def parts(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], An
         table: returns what a YAML file of the formula has, by its name.
     """
     own = {part.name: part.states(django) for part in pillar_parts.parts()}
-    if not django["sites"]:
-        return own
+    if not django["sites"]:  # a master's, or none: what is left of one is removed
+        return {**own, "watch": {WATCHED: _state("django.watch", config=json.dumps(django["watch"]))}}
     return {
         **own,
         "place": _place(django),
@@ -246,9 +247,7 @@ def _sites(django: Compiled) -> States:
         states[f"{name} has its domains"] = _state("django.domains", name=name)
     # Where each site is refused, nothing is changed.
     places = {"require_any": [{"django": f"{name} has its directories"} for name in sites]}
-    states["The host is watched"] = _state(
-        "django.watch", places, config=json.dumps(django["watch"]), **_served(django)
-    )
+    states[WATCHED] = _state("django.watch", places, config=json.dumps(django["watch"]), **_served(django))
     states["django-shell is installed"] = _state("django.console", places)
     states["People have their rights"] = _state("django.people", places, config=json.dumps(django["people"]))
     if django["page"]:

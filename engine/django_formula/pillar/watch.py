@@ -55,21 +55,25 @@ def contradictions_of_site(own: Mapping[str, Any], host: Mapping[str, Any]) -> I
             yield (name, "sites"), "has no effect in a channel of a site, which is about this site alone: remove it"
 
 
-def compiled(layers: Mapping[str, Any], rules: Rules, configurations: Mapping[str, Any]) -> dict[str, Any] | None:
+def compiled(
+    layers: Mapping[str, Any], rules: Rules, configurations: Mapping[str, Any], own_name: str
+) -> dict[str, Any] | None:
     """Return the configuration of the watch without secrets, and what each channel's sender needs; None without it.
 
     Args:
         layers: what the pillar has below ``django``.
         rules: of ``django``.
         configurations: of the sites, which lose their ``notify``: it is nothing of a site on disk.
+        own_name: of this minion; the one that `watch:fleet` names is watched without sites too.
     """
     named = {name: site.pop("notify", {}) for name, site in configurations.items()}
     sites = {name: site for name, site in configurations.items() if site["state"] != "absent"}
     given, host = layers.get("watch"), channels(layers, rules, [])
-    if given is False or not sites:
-        return None
     rule = rules["properties"]["watch"]
     options = fill(merge({}, given if isinstance(given, dict) else {}, rule, ("django", "watch"), []), rule)
+    is_master = bool(options["fleet"]) and options["fleet"] == own_name
+    if given is False or not (sites or is_master):
+        return None
     found = {name: {**channel, "host": not channel["sites"], "sites": []} for name, channel in host.items()}
     for site in sorted(sites):
         for name, channel in named[site].items():
@@ -88,6 +92,7 @@ def compiled(layers: Mapping[str, Any], rules: Rules, configurations: Mapping[st
         "quiet": options["quiet"],
         "heartbeat": bool(options["heartbeat"]),
         "page": page_options(layers, rules) is not None,
+        **({"fleet": options["fleet"], "is_master": is_master} if options["fleet"] else {}),
         "drift": any("drift" in (channel["kinds"] or ()) for channel in found.values()),
         "channels": {
             name: {
@@ -95,6 +100,7 @@ def compiled(layers: Mapping[str, Any], rules: Rules, configurations: Mapping[st
                 "sites": channel["sites"],
                 "host": channel["host"],
                 "format": senders[name]["format"],
+                **(_of_fleet(name, host, named) if is_master else {}),
             }
             for name, channel in found.items()
         },
@@ -102,6 +108,12 @@ def compiled(layers: Mapping[str, Any], rules: Rules, configurations: Mapping[st
         "deploys": [f"{site['root']}/deploys.jsonl" for _name, site in sorted(sites.items())],
     }
     return {"watch": watch, "senders": senders}
+
+
+def _of_fleet(name: str, host: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of which sites on other hosts a channel of the master gets messages, and which leave it out."""
+    given = host.get(name) or {}
+    return {"fleet": given.get("sites") or [], "but": sorted(site for site, own in named.items() if name not in own)}
 
 
 def _metrics(layers: Mapping[str, Any], rules: Rules) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Releases: their records, the active one, and that of a name."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
+from django_formula.release import bus
 from django_formula.secret import secrets
 from django_formula.site.sites import Site
 from django_formula.untrusted import shapes
@@ -176,6 +178,29 @@ def named(site: Site, name: str) -> Release:
 def append_attempt(site: Site, attempt: dict[str, Any]) -> None:
     """Record an attempt durably, on a line of its own even where the last line is incomplete."""
     file.append(site.deploys, json.dumps(attempt, sort_keys=True), mode=0o640)
+    bus.end(site, attempt)
+
+
+def attempts_since(path: Path, offset: int | None) -> tuple[list[dict[str, Any]], int]:
+    """Return the attempts of a file after an offset, by complete lines, and the next offset.
+
+    Without an offset, or where the file is shorter, there are none: who looks for the first time tells no history.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError:
+        size = 0
+    if offset is None or offset >= size:
+        return [], size
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(1 << 20)
+    end, found = data.rfind(b"\n") + 1, []
+    for line in data[:end].splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            attempt = json.loads(line)
+            found += [attempt] if isinstance(attempt, dict) else []
+    return found, offset + end
 
 
 def attempts(site: Site) -> list[dict[str, Any]]:

@@ -132,19 +132,21 @@ def folded(messages: Sequence[Message]) -> list[Message]:
         groups.setdefault((one["what"], one["kind"]), []).append(one)
     folds = []
     for (what, kind), group in groups.items():
-        names = sorted({one["site"] for one in group})
+        names = sorted({one.get("host") or one["site"] for one in group})
+        noun = "hosts" if kind == "silent" else "sites"
         if len(names) < MANY or what == "event":
             folds += group
             continue
         commands = {one["command"] for one in group}
         texts = {_RELEASE.sub("the active release", one["text"]) for one in group}
-        text = f"{len(names)} sites are {'good again' if what == 'good' else kind}: {', '.join(names)}"
+        text = f"{len(names)} {noun} are {'good again' if what == 'good' else kind}: {', '.join(names)}"
         if len(texts) == 1 and what != "good":
             text += f": {texts.pop()}"
-        command = commands.pop() if len(commands) == 1 else "salt-call django.status"
+        usual = "salt-run django.watch" if kind == "silent" else "salt-call django.status"
+        command = commands.pop() if len(commands) == 1 else usual
         since = min(one["since"] for one in group)
         fold = {"what": what, "site": "", "kind": kind, "text": text, "command": command, "since": since}
-        folds.append({**fold, "sites": names})
+        folds.append({**fold, "sites": sorted({site for one in group for site in one.get("sites") or [one["site"]]})})
     return folds
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import http.client
-import json
 import os
 import re
 import ssl
@@ -19,7 +18,7 @@ from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.metrics import access_log
 from django_formula.proxy import proxies
-from django_formula.release import health
+from django_formula.release import health, releases
 from django_formula.site import sites
 from django_formula.site.sites import Site
 from django_formula.tls import certificates
@@ -60,6 +59,8 @@ RESULTS = {
 }
 #: Kinds that a channel has only where it names them.
 UNASKED = ("refused", "released", "drift")
+#: How the record names a deployment on several hosts: see `_runners/django.py`.
+_OF_FLEET = re.compile(r"\(salt-run django\.\w+")
 #: The most events that are kept while messages are on hold.
 _HELD = 50
 
@@ -106,11 +107,11 @@ def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
         own, happened = machine.of_units(name, names, units, state)
         own += _explained(name, one.problems, state, now, walking)
         problems |= decide.found(name, own, need=one.need)
-        events += [*one.events, *(_event(name, *what, now) for what in happened)]
+        events += [*one.events, *(event(name, *what, now) for what in happened)]
     state["units"] = machine.counters(units)
     own, happened = machine.of_host(roots(names), state, config, now)
     problems |= decide.found("", own)
-    events += [_event("", *what, now) for what in happened]
+    events += [event("", *what, now) for what in happened]
     return Seen(problems, events, [one.row for one in found.values()], units)
 
 
@@ -124,7 +125,8 @@ def roots(names: Iterable[str]) -> list[Path]:
     return found
 
 
-def _event(site: str, kind: str, text: str, command: str, now: float, **more: Any) -> Message:
+def event(site: str, kind: str, text: str, command: str, now: float, **more: Any) -> Message:
+    """Return a message about something that has happened."""
     return {"what": "event", "site": site, "kind": kind, "text": text, "command": command, "since": now, **more}
 
 
@@ -160,7 +162,7 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
     if config.get("drift") and own.get("drift"):
         command = in_command("salt-call", "django.drift", name)
         found.append(Problem("drift", f"{own['drift']} files differ from the active release", command, "drift"))
-    return _SiteSeen(found, list(_attempts(site, own, now)), row, need)
+    return _SiteSeen(found, list(_attempts(site, own, now, config.get("fleet", ""))), row, need)
 
 
 def _explained(name: str, found: list[Problem], state: dict[str, Any], now: float, walking: float) -> list[Problem]:
@@ -296,28 +298,17 @@ def _drift(name: str) -> int:
     return 0
 
 
-def _attempts(site: Site, own: dict[str, Any], now: float) -> Iterator[Message]:
-    """Yield the deployments that have ended since the last look, by complete lines of their file."""
-    try:
-        size = site.deploys.stat().st_size
-    except OSError:
-        size = 0
-    offset = own.get("attempts")
-    if offset is None or offset > size:  # the first look tells no history
-        own["attempts"] = size
-        return
-    if offset == size:
-        return
-    with open(site.deploys, "rb") as file:
-        file.seek(offset)
-        data = file.read(1 << 20)
-    end = data.rfind(b"\n") + 1
-    own["attempts"] = offset + end
-    for line in data[:end].splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            attempt = json.loads(line)
-            if isinstance(attempt, dict) and attempt.get("result") in RESULTS:
-                yield _told_attempt(site, attempt, now)
+def _attempts(site: Site, own: dict[str, Any], now: float, fleet: str) -> Iterator[Message]:
+    """Yield the deployments that have ended since the last look.
+
+    Args:
+        fleet: the minion of the master that tells of those on several hosts; empty where none does.
+    """
+    found, own["attempts"] = releases.attempts_since(site.deploys, own.get("attempts"))
+    for attempt in found:
+        is_told = fleet and _OF_FLEET.search(str(attempt.get("asked_by")))
+        if attempt.get("result") in RESULTS and not is_told:
+            yield _told_attempt(site, attempt, now)
 
 
 def _told_attempt(site: Site, attempt: Mapping[str, Any], now: float) -> Message:
@@ -337,7 +328,7 @@ def _told_attempt(site: Site, attempt: Mapping[str, Any], now: float) -> Message
         words = ("record", site.name, release) if is_there else ("releases", site.name)
         command = in_command("salt-call", f"django.{words[0]}", *words[1:])
     by = str(attempt.get("asked_by") or "").partition(", salt job")[0]
-    return _event(site.name, kind, text, command, now, release=release, by=shown(by)[:200])
+    return event(site.name, kind, text, command, now, release=release, by=shown(by)[:200])
 
 
 # Who gets which message
@@ -347,6 +338,9 @@ def takes(channel: Mapping[str, Any], one: Message) -> bool:
     """Return whether a channel takes a message, by its kinds and sites; those of the host need one of all sites."""
     kinds = channel["kinds"]
     is_of_kind = one["kind"] in kinds if kinds else one["kind"] not in UNASKED
+    if "sites" in one:  # of the watch of a master, about sites on other hosts
+        about = {*one["sites"]}
+        return is_of_kind and bool(about - {*channel["but"]} if channel["host"] else about & {*channel["fleet"]})
     return is_of_kind and (one["site"] in channel["sites"] if one["site"] else channel["host"])
 
 

@@ -32,7 +32,7 @@ def title(batch: Batch) -> str:
     one = messages[0]
     kind = one["kind"].replace("_", " ")
     head = f"{_HEADS[one['what']]}: {kind}" if one["what"] in _HEADS else _EVENTS.get(kind, kind)
-    where = f"{one['site']}: " if one["site"] else ""
+    where = f"{one['site'] or one['host']}: " if one["site"] or one.get("host") else ""
     return shown(f"[{batch['host']}] {where}{head}")
 
 
@@ -40,7 +40,7 @@ def text(batch: Batch, limit: int) -> str:
     """Return a batch as lines, cut after a number of characters."""
     lines = []
     for one in batch["messages"][:_MOST]:
-        lines.append(f"{one['site'] or batch['host']}: {one['text']}")
+        lines.append(f"{one['site'] or one.get('host') or batch['host']}: {one['text']}")
         lines += [f"    do: {one['command']}"] if one.get("command") else []
         lines += [f"    by: {one['by']}"] if one.get("by") else []
     more = len(batch["messages"]) - _MOST

@@ -16,7 +16,7 @@ from django_formula.host.outcome import Outcome
 from django_formula.metrics import metrics
 from django_formula.site import sites
 from django_formula.untrusted.foreign import Foreign
-from django_formula.watch import spool, walk
+from django_formula.watch import fleet, spool, walk
 
 PROGRAM = Path("/usr/local/lib/django-formula/watch.pyz")
 MODULE = "django_formula.watch.watch"
@@ -146,6 +146,38 @@ CapabilityBoundingSet=
 """,
 }
 
+#: Of a master. Without walls, as people run salt-run, which becomes the user of the master.
+FLEET = "django-fleet-watch.timer"
+_OF_MASTER = {
+    "django-fleet-watch.service": """\
+[Unit]
+Description=Watch of the hosts with Django sites of this master
+StartLimitIntervalSec=0
+
+[Service]
+Type=oneshot
+ExecStart={run} fleet
+TimeoutStartSec=90
+Nice=10
+UMask=0077
+""",
+    FLEET: """\
+[Unit]
+Description=Watch of the hosts with Django sites of this master
+
+[Timer]
+OnBootSec=120
+OnUnitActiveSec=120
+AccuracySec=5
+
+[Install]
+WantedBy=timers.target
+""",
+}
+
+#: The units that systemd starts at each boot, where the host has them.
+_STARTED = (TIMER, EVENTS, METRICS, FLEET)
+
 
 def watch(wanted: Mapping[str, Any] | None, secrets: Mapping[str, Mapping[str, Any]], *, test: bool) -> Outcome:
     """Have this host watched, or not any more.
@@ -156,10 +188,12 @@ def watch(wanted: Mapping[str, Any] | None, secrets: Mapping[str, Mapping[str, A
         test: whether this is a dry run.
 
     Raises:
-        DeploymentError: systemd refuses a unit.
+        DeploymentError: systemd refuses a unit; or this is to be a master, and has no salt-run.
     """
     if wanted is None:
         return remove(test=test)
+    if wanted.get("is_master"):
+        fleet.program()
     files = _files(wanted)
     channels = {spool.CHANNELS / f"{name}.json": _json(values) for name, values in secrets.items()}
     changes = _differing(files) | _differing(channels)
@@ -204,8 +238,8 @@ def _apply(files: Mapping[Path, str], channels: Mapping[Path, str], changes: Map
     if str(PROGRAM) in changes:
         archive.install(MODULE, PROGRAM)
     gone = [path for path in _present() if path not in {*files, *channels, PROGRAM}]
-    if UNITS / METRICS in gone:
-        units.end_timer(METRICS)
+    if ended := [name for name in _STARTED if UNITS / name in gone]:
+        units.end_timer(*ended)
     for path in gone:
         path.unlink()
     for path, text in {**channels, **files}.items():
@@ -215,7 +249,7 @@ def _apply(files: Mapping[Path, str], channels: Mapping[Path, str], changes: Map
             file.write(path, text, mode=0o600 if secret else 0o644)
     if daemons.has_systemd():
         units.daemon_reload()
-        started = (TIMER, EVENTS, *([METRICS] if UNITS / METRICS in files else []))
+        started = [name for name in _STARTED if UNITS / name in files]
         units.control("enable", "--quiet", *started, doing="enabling the watch")
         units.control("restart", *started, doing="starting the watch")
 
@@ -245,7 +279,7 @@ def remove(*, test: bool) -> Outcome:
         return Outcome("the watch of the host would be removed", changes)
     _remove_metrics({})
     if daemons.has_systemd() and (UNITS / TIMER).exists():
-        units.end_timer(TIMER, EVENTS, *([METRICS] if (UNITS / METRICS).exists() else []))
+        units.end_timer(*(name for name in _STARTED if (UNITS / name).exists()))
         running = (name.replace("@.", "@*.") for name in _NAMES if name.endswith(".service"))
         units.attempt("stop", *running, doing="stopping the watch", timeout=30)
     for path in present:
@@ -261,8 +295,9 @@ def remove(*, test: bool) -> Outcome:
 
 
 def remove_if_last(*, test: bool) -> dict[str, str]:
-    """Remove the watch of a host whose last site is removed; return what is removed."""
-    return {} if sites.registered() else dict(remove(test=test).changes)
+    """Remove the watch of a host whose last site is removed, unless it is a master's; return what is removed."""
+    is_kept = sites.registered() or spool.config().get("is_master")
+    return {} if is_kept else dict(remove(test=test).changes)
 
 
 def _files(wanted: Mapping[str, Any]) -> dict[Path, str]:
@@ -272,7 +307,9 @@ def _files(wanted: Mapping[str, Any]) -> dict[Path, str]:
     if not daemons.has_systemd():
         minutes = max(round(wanted["every"] / 60), 1)
         when = "0 * * * *" if minutes == 60 else f"*/{minutes} * * * *"
-        found[CRON] = f"{config_files.OURS}\n{when} root {_RUN} look >/dev/null 2>&1\n"
+        lines = [(when, "look"), *([("*/2 * * * *", "fleet")] if wanted.get("is_master") else [])]
+        text = "".join(f"{when} root {_RUN} {action} >/dev/null 2>&1\n" for when, action in lines)
+        found[CRON] = f"{config_files.OURS}\n{text}"
         return found
     paths = "\n".join(f"PathModified={path}" for path in wanted["deploys"])
     folder, served = wanted.get("metrics"), wanted.get("serve")
@@ -280,7 +317,10 @@ def _files(wanted: Mapping[str, Any]) -> dict[Path, str]:
     values["writes"] = (f" -{folder}" if folder else "") + (f" {spool.PAGE}" if wanted["page"] else "")
     if served:
         values |= {"listen": served["listen"], "allow": " ".join(served["allow"]), "file": f"{folder}/{metrics.FILE}"}
-    for name, text in {**_TEXTS, **(_SERVED if served else {})}.items():
+    own = {**_TEXTS, **(_SERVED if served else {}), **(_OF_MASTER if wanted.get("is_master") else {})}
+    if not wanted["deploys"]:  # systemd refuses a path unit without a path
+        del own[EVENTS]
+    for name, text in own.items():
         found[UNITS / name] = f"{config_files.OURS}\n{text.format(**values)}"
     return found
 
@@ -291,7 +331,13 @@ def _json(values: Mapping[str, Any]) -> str:
 
 def _present() -> list[Path]:
     """Return the files of a watch that this host has, of systemd and of cron."""
-    own = [*(UNITS / name for name in (*_NAMES, *_SERVED)), CRON, spool.CONFIG, PROGRAM, *spool.CHANNELS.glob("*.json")]
+    own = [
+        *(UNITS / name for name in (*_NAMES, *_SERVED, *_OF_MASTER)),
+        CRON,
+        spool.CONFIG,
+        PROGRAM,
+        *spool.CHANNELS.glob("*.json"),
+    ]
     return [path for path in own if path.exists()]
 
 
@@ -301,6 +347,5 @@ def _differing(files: Mapping[Path, str]) -> dict[str, str]:
 
 
 def _is_enabled(wanted: Mapping[str, Any]) -> bool:
-    own = [("timers.target.wants", TIMER), ("paths.target.wants", EVENTS)]
-    own += [("sockets.target.wants", METRICS)] if wanted.get("serve") else []
-    return all((UNITS / folder / name).exists() for folder, name in own)
+    started = [name for name in _STARTED if UNITS / name in _files(wanted)]
+    return all((UNITS / f"{name.rpartition('.')[2]}s.target.wants" / name).exists() for name in started)

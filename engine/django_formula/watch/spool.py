@@ -21,14 +21,14 @@ MOST = 200
 _RETRY = {"tries": int, "at": (int, float), "error": str}
 
 
-def state() -> dict[str, Any]:
+def state(name: str = "state.json") -> dict[str, Any]:
     """Return what the watch has written after its last look."""
-    return file.read_json(STATE / "state.json") or {}
+    return file.read_json(STATE / name) or {}
 
 
-def keep(state: Mapping[str, Any]) -> None:
+def keep(state: Mapping[str, Any], name: str = "state.json") -> None:
     """Write what the next look, `django.notify` and the page read."""
-    file.write_json(STATE / "state.json", state, mode=0o600, durable=False)
+    file.write_json(STATE / name, state, mode=0o600, durable=False)
 
 
 def config() -> dict[str, Any]:

@@ -12,10 +12,12 @@ from django_formula.host import daemons, units
 from django_formula.metrics import metrics, serve
 from django_formula.page import pages
 from django_formula.untrusted.text import tell
-from django_formula.watch import decide, look, send, spool, walk
+from django_formula.watch import decide, fleet, look, send, spool, walk
 
 #: Seconds until a second look, where one has found something new.
 AGAIN = 10.0
+#: The state of the watch of a master.
+FLEET = "fleet.json"
 #: Seconds of a look that are a problem.
 SLOW = 30.0
 
@@ -23,7 +25,8 @@ SLOW = 30.0
 def main(action: str, *words: str) -> int:
     """Do what a unit or cron asks for; return the exit code."""
     parts: dict[str, Callable[..., int]] = {"send": send.main, "walk": walk.main, "serve": serve.main}
-    return parts[action](*words) if action in parts else take(spool.config())
+    looks = {"look": take, "fleet": take_fleet}
+    return parts[action](*words) if action in parts else looks[action](spool.config())
 
 
 def take(config: dict[str, Any]) -> int:
@@ -49,6 +52,18 @@ def take(config: dict[str, Any]) -> int:
         if turn or not decide.is_new(known):
             break
         time.sleep(AGAIN)
+    return 0
+
+
+def take_fleet(config: dict[str, Any]) -> int:
+    """Look at the hosts of this master, and have messages sent."""
+    began, state = time.time(), spool.state(FLEET)
+    messages = fleet.take(state, config, began)
+    _have_sent(config, messages, began)
+    spool.keep({**state, "version": 1, "time": began}, FLEET)
+    _start({**config, "heartbeat": False})
+    for one in messages:
+        tell(f"{one['what']}: {one.get('host') or one['site'] or send.host()}: {one['text']}")
     return 0
 
 

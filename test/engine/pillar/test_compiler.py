@@ -613,7 +613,7 @@ def test_parts_of_the_schema_are_those_that_release_and_modules() -> None:
     verbs = (ROOT / "_modules/django_fleet.py").read_text()
     assert [part.verb for part in known if part.verb and f"\ndef {part.verb}(" not in verbs] == []
     sites = {"sites": {}, "absent": {}, "balanced": {}, "served": {}, "servers": [], "process": "systemd"}
-    assert parts.order(sites) == ["sync"]
+    assert parts.order(sites) == ["sync", "watch"]
     served = {**sites, "sites": {"blog": {"fleet": {}}}, "balanced": {"blog": {}}, "servers": ["mysql", "postgres"]}
     order = ["sync", "balancer", "place", "host", "proxy", "mysql", "postgres", "database", "site"]
     assert parts.order(served) == order

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from django_formula.release import releases
 from django_formula.watch import look, problem, walk
 from django_formula.watch.problem import Problem
 from specimen import configured
@@ -127,3 +128,20 @@ def test_site_that_cannot_be_looked_at_is_a_problem_of_its_own(monkeypatch):
     assert (one.kind, one.command) == ("watch", "salt-call django.status blog")
     assert one.text.startswith("the watch cannot look at it: KeyError: ") and "\x1b" not in one.text
     assert seen.row["site"] == "blog" and seen.events == []
+
+
+@pytest.mark.parametrize(
+    ("asked_by", "fleet", "is_reported"),
+    [
+        ("ada (salt-run django.deploy on master1)", "master1", False),
+        ("ada (salt-run django.deploy on master1)", "", True),
+        ("state.apply by root, salt job 20260301", "master1", True),
+    ],
+)
+def test_host_leaves_deployments_on_several_hosts_to_a_master_that_reports_them(
+    make_site, asked_by, fleet, is_reported
+):
+    site, own = make_site(), {"attempts": 0}
+    releases.append_attempt(site, {"result": "failed", "step": "start", "error": "x", "asked_by": asked_by})
+    assert len([*look._attempts(site, own, 0.0, fleet)]) == is_reported
+    assert own["attempts"] == site.deploys.stat().st_size

@@ -2,6 +2,7 @@
 
 import pytest
 from django_formula.host import archive, daemons
+from django_formula.host.commands import DeploymentError
 from django_formula.watch import setup, spool
 
 WANTED = {"every": 60, "deploys": [], "channels": {}, "page": False}
@@ -27,3 +28,40 @@ def test_a_host_without_cron_is_watched_once_cron_is_there(host):
     assert "* * * * root" in setup.CRON.read_text()
     assert not setup.watch(WANTED, {}, test=False).changes
     assert str(setup.CRON) in setup.remove(test=False).changes and not setup.CRON.exists()
+
+
+def test_watch_of_a_master_without_systemd_is_a_second_line_of_cron(host, monkeypatch):
+    monkeypatch.setattr(setup.fleet, "program", lambda: "/usr/bin/salt-run")
+    setup.watch({**WANTED, "is_master": True}, {}, test=False)
+    assert "*/2 * * * * root" in setup.CRON.read_text() and " fleet >/dev/null" in setup.CRON.read_text()
+    assert not setup.watch({**WANTED, "is_master": True}, {}, test=False).changes
+    assert str(setup.CRON) in setup.watch(WANTED, {}, test=False).changes and "fleet" not in setup.CRON.read_text()
+
+
+def test_master_without_salt_run_is_refused_before_anything_is_changed(host, monkeypatch):
+    monkeypatch.setattr(setup.fleet, "PATH", str(host))
+    with pytest.raises(DeploymentError, match="there is no salt-run on this host"):
+        setup.watch({**WANTED, "is_master": True}, {}, test=False)
+    assert not setup.CRON.exists()
+
+
+def test_timer_of_a_master_is_started_and_removed_by_systemd(host, monkeypatch):
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(daemons, "has_systemd", lambda: True)
+    monkeypatch.setattr(setup.units, "control", lambda *words, **_options: calls.append(words))
+    monkeypatch.setattr(setup.fleet, "program", lambda: "/usr/bin/salt-run")
+    setup.watch({**WANTED, "is_master": True}, {}, test=False)
+    assert ("restart", setup.TIMER, setup.FLEET) in calls, "no path unit without deployments to wait for"
+    assert not (setup.UNITS / setup.EVENTS).exists()
+    setup.watch({**WANTED, "deploys": ["/srv/django/blog/deploys.jsonl"]}, {}, test=False)
+    assert ("disable", "--quiet", "--now", setup.FLEET) in calls and not (setup.UNITS / setup.FLEET).exists()
+    assert ("restart", setup.TIMER, setup.EVENTS) in calls
+
+
+@pytest.mark.parametrize("is_master", [True, False])
+def test_watch_of_a_master_outlives_its_last_site(host, monkeypatch, is_master):
+    monkeypatch.setattr(setup.fleet, "program", lambda: "/usr/bin/salt-run")
+    monkeypatch.setattr(setup.sites, "registered", list)
+    setup.watch({**WANTED, "is_master": is_master}, {}, test=False)
+    assert bool(setup.remove_if_last(test=False)) is not is_master
+    assert setup.CRON.exists() is is_master

@@ -1,0 +1,90 @@
+"""What the watch of a master asks: which hosts are silent, and how deployments on several hosts have ended.
+
+It decides nothing, and keeps nothing: the program of the watch does (`watch.fleet`).
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+from django_formula.fleet import record
+from django_formula.fleet import store as fleet_store
+from django_formula.fleet.deployment import Fleet
+from django_formula.fleet.minions import Answer
+from django_formula.fleet.store import Store
+from django_formula.host.commands import DeploymentError
+from django_formula.release import releases
+
+#: Seconds between two questions to hosts that do not answer, and after which one is silent whatever it does.
+_LOOK, _LIMIT = 2.0, 10.0
+#: Seconds after which a deployment of another master that has entered no other phase explains nothing.
+_ENTERED = 3600.0
+
+
+class Hosts(Protocol):
+    """How functions are called on hosts: see `fleet.minions`."""
+
+    def ask(self, hosts: Collection[str], function: str, *, look: float, limit: float) -> dict[str, Answer]:
+        """Call a function on hosts at once; return the answer of each."""
+
+
+def watch(folder: str, hosts: Hosts, fleet_of: Callable[[str], Fleet], since: int | None) -> dict[str, Any]:
+    """Ask all hosts of a store whether they answer.
+
+    Args:
+        folder: the store.
+        hosts: how they are asked.
+        fleet_of: returns the hosts of a site.
+        since: the offset in the store's file of deployments from which on they are returned; None for none.
+
+    Returns:
+        ``hosts``: the sites of each; ``silent``: what is wrong with those that do not answer; ``known``: why it is
+        expected of some; ``deployments``, and the ``offset`` of the next ones.
+
+    Raises:
+        DeploymentError: the master takes no jobs.
+    """
+    parts = {site: Store(folder, site).hosts() for site in fleet_store.sites(folder)}
+    every = sorted({host for own in parts.values() for host in own})
+    names = {host: [site for site, own in parts.items() if host in own] for host in every}
+    answers = hosts.ask(names, "test.ping", look=_LOOK, limit=_LIMIT) if names else {}
+    silent = silent_hosts(answers)
+    known: dict[str, str] = {}
+    for site, own in parts.items():
+        if lost := own.keys() & silent.keys():
+            expected = _known(Store(folder, site), fleet_of(site), silent)
+            known |= {host: why for host, why in expected.items() if host in lost}
+    effects = {host: [_effect(site, parts[site], host, silent) for site in names[host]] for host in silent}
+    found, offset = releases.attempts_since(record.path(folder), since)
+    return {
+        "hosts": names,
+        "silent": {host: "; ".join([error, *effects[host]]) for host, error in silent.items()},
+        "known": known,
+        "deployments": found,
+        "offset": offset,
+    }
+
+
+def silent_hosts(answers: dict[str, Answer]) -> dict[str, str]:
+    """Return the hosts that do not answer, and how each was lost."""
+    return {host: answer.error for host, answer in sorted(answers.items()) if answer.is_lost}
+
+
+def _known(store: Store, fleet: Fleet, silent: Collection[str]) -> dict[str, str]:
+    """Return the hosts of a site of which it is expected that they do not answer, and why."""
+    known = {}
+    if store.is_deployed(_ENTERED):
+        known = dict.fromkeys(store.hosts(), f"{store.site} is being deployed")
+    known |= {host: f"left out since {one['since']} by {one['by']}" for host, one in store.excluded().items()}
+    try:
+        drained = fleet.drained(silent)
+    except DeploymentError:  # the master takes no jobs any more: what is silent now is asked again
+        drained = {}
+    return known | {host: f"no requests ({', '.join(texts)})" for host, texts in drained.items()}
+
+
+def _effect(site: str, parts: dict[str, list[str]], host: str, silent: Collection[str]) -> str:
+    """Return what it means for a site that a host is silent."""
+    if "app" not in parts[host]:
+        return f"it is the {' and '.join(parts[host]) or 'host without a part'} of {site}"
+    others = [name for name, own in sorted(parts.items()) if "app" in own and name not in silent]
+    return f"{site} is served by {', '.join(others)}" if others else f"no host serves {site}"

@@ -1,0 +1,78 @@
+"""What the watch of a master asks: who is silent, of whom that is expected, and which deployments have ended."""
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+from django_formula.fleet import record
+from django_formula.fleet import watch as fleet_watch
+from django_formula.fleet.deployment import Fleet
+from django_formula.fleet.minions import Answer
+from engine.fleet.test_deployment import World
+
+LOST = Answer({}, "it does not answer", True)
+
+
+class Asked:
+    """A store, and hosts that answer or are lost."""
+
+    def __init__(self, world: World):
+        self.world, self.lost, self.asked = world, set[str](), list[str]()
+        self.folder = str(world.store.folder.parent)
+
+    def ask(self, hosts: Collection[str], function: str, *, look: float, limit: float) -> dict[str, Answer]:
+        assert function == "test.ping" and limit <= 10
+        self.asked = sorted(hosts)
+        return {host: LOST if host in self.lost else Answer({"value": True}) for host in hosts}
+
+    def watch(self, since: int | None = None) -> dict[str, Any]:
+        fleet = Fleet(self.world.store, self.world.hosts, "watch", lambda _phase, _found: None)
+        return fleet_watch.watch(self.folder, self, lambda _site: fleet, since)
+
+
+@pytest.fixture
+def asked(tmp_path) -> Asked:
+    return Asked(World(tmp_path))
+
+
+def test_all_hosts_of_the_store_are_asked_once_and_balancers_only_if_one_is_silent(asked):
+    answer = asked.watch()
+    assert asked.asked == ["lb1", "web1", "web2", "web3"] == [*answer["hosts"]] and answer["silent"] == {}
+    assert asked.world.hosts.calls == []
+
+
+def test_silent_hosts_are_named_with_what_that_means(asked):
+    asked.lost = {"web2", "lb1"}
+    assert asked.watch()["silent"] == {
+        "lb1": "it does not answer; it is the balancer of blog",
+        "web2": "it does not answer; blog is served by web1, web3",
+    }
+    assert asked.world.hosts.calls == [], "a balancer that is silent is not asked"
+    asked.lost = {"web1", "web2", "web3"}
+    assert asked.watch()["silent"]["web1"] == "it does not answer; no host serves blog"
+
+
+def test_silence_of_hosts_that_are_drained_left_out_or_deployed_is_expected(asked):
+    asked.lost = {"web2"}
+    assert asked.watch()["known"] == {}
+    asked.world.hosts.seen = {"web2": {"state": "drain", "is_up": False, "check": ""}}
+    assert asked.watch()["known"] == {"web2": "no requests (lb1: drain)"}
+    asked.world.hosts.seen = {"web2": {"state": "ready", "is_up": False, "check": "L4TOUT"}}
+    assert asked.watch()["known"] == {}
+    with asked.world.store.deploying("ops on master1"):
+        assert asked.watch()["known"] == {"web2": "blog is being deployed"}
+    asked.world.store.keep_excluded({"web2": {"since": "2026-03-01T12:00:00Z", "by": "ada", "commit": "a"}})
+    assert asked.watch()["known"] == {"web2": "left out since 2026-03-01T12:00:00Z by ada"}
+
+
+def test_deployments_are_those_after_the_last_look(asked):
+    path = record.path(asked.folder)
+    path.write_text('{"site": "old"}\n')
+    first = asked.watch()
+    assert first["deployments"] == [] and first["offset"] == len(path.read_text())
+    with path.open("a") as file:
+        file.write(json.dumps({"site": "blog"}) + '\n[1]\n{"site": "inco')
+    second = asked.watch(first["offset"])
+    assert second["deployments"] == [{"site": "blog"}]
+    assert asked.watch(second["offset"])["deployments"] == []
