@@ -62,7 +62,7 @@ def share_metrics():
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ or not importlib.util.find_spec("prometheus_client"):
         return
     with contextlib.suppress(OSError, ValueError, KeyError):  # the site is served, whatever its metrics do
-        run = pathlib.Path(json.loads(own.read_text())["run"])
+        run = pathlib.Path(json.loads(own.read_text())["run"], own.parents[1].name.partition("-")[0])
         folder = run / f"metrics-{os.environ.get('INVOCATION_ID', '')}"
         for former in {*run.glob("metrics-*")} - {folder}:
             shutil.rmtree(former, ignore_errors=True)

@@ -75,7 +75,7 @@ def test_rsyslog_sends_lines_with_their_levels_and_keeps_those_of_an_outage(blog
     unit = blog.unit
     until(lambda: f"{unit} err" in got() and "ValueError: no ink" in got())
     assert re.search(rf"(?m)^{unit} warning.*ink is low", got())
-    host.run("systemctl stop receiver")
+    host.run("systemctl stop receiver && systemctl restart rsyslog")
     before = got().count("ink is low")
     assert blog.get("/boom").status_code == 500
     host.run("systemctl restart rsyslog")

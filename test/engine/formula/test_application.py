@@ -27,17 +27,18 @@ SHOWS = "import os\napplication = os.environ.get('PROMETHEUS_MULTIPROC_DIR')\n"
 def test_processes_share_their_metrics(
     tmp_path: Path, has_client: bool, environment: dict[str, str], instance: dict[str, str], expected: str
 ) -> None:
-    run = tmp_path / "run"
+    run, config = tmp_path / "run/0007", tmp_path / "releases/0007-3f2a9c1b77de/config"
     (run / "metrics-1a").mkdir(parents=True)
-    shutil.copy(FILE, tmp_path)
-    (tmp_path / "instance.json").write_text(json.dumps(instance).replace("RUN", str(run)))
-    (tmp_path / "wsgi.py").write_text(SHOWS)
+    config.mkdir(parents=True)
+    shutil.copy(FILE, config)
+    (config / "instance.json").write_text(json.dumps(instance).replace("RUN", str(run.parent)))
+    (config / "wsgi.py").write_text(SHOWS)
     if has_client:
-        (tmp_path / "prometheus_client.py").touch()
+        (config / "prometheus_client.py").touch()
     program = "import django_formula_application; print(django_formula_application.load('wsgi'))"
     done = subprocess.run(
         [sys.executable, "-S", "-c", program],
-        cwd=tmp_path,
+        cwd=config,
         env={"PATH": os.environ["PATH"], "INVOCATION_ID": "2b", **environment},
         capture_output=True,
         text=True,
