@@ -2,11 +2,10 @@
 
 import re
 import time
-from collections.abc import Callable
 
 import pytest
 from conftest import Hosts, Repositories
-from lab import ROOT
+from lab import ROOT, Host
 from sites import Site
 
 pytestmark = pytest.mark.full
@@ -46,10 +45,14 @@ def blog(module_hosts: Hosts, repositories: Repositories) -> Site:
     return blog
 
 
-def until(found: Callable[[], bool]) -> None:
+def until(host: Host, pattern: str, number: int = 1) -> str:
+    """What the receiver got, once a pattern is in it so often."""
     deadline = time.monotonic() + 120
-    while not found():
-        assert time.monotonic() < deadline
+    while True:
+        got = host.run("cat /srv/receiver/got", check=False).stdout
+        if len(re.findall(pattern, got)) >= number:
+            return got
+        assert time.monotonic() < deadline, got + host.run("journalctl -u rsyslog -u receiver | tail -30").stdout
         time.sleep(1)
 
 
@@ -69,15 +72,12 @@ def test_rsyslog_sends_lines_with_their_levels_and_keeps_those_of_an_outage(blog
     trusted = SENDER[1].replace("/etc/ssl/certs/ca-certificates.crt", "/srv/receiver/cert.pem")
     host.write("/etc/rsyslog.d/30-django.conf", trusted)
     assert host.run("rsyslogd -N1 2>&1 && systemctl restart rsyslog").returncode == 0
-    got = lambda: host.run("cat /srv/receiver/got", check=False).stdout  # noqa: E731 - read anew each time
     assert blog.get("/boom").status_code == 500
     host.run(START)
-    unit = blog.unit
-    until(lambda: f"{unit} err" in got() and "ValueError: no ink" in got())
-    assert re.search(rf"(?m)^{unit} warning.*ink is low", got())
+    got = until(host, rf"(?m)^{blog.unit} err.*ValueError: no ink$")
+    assert re.search(rf"(?m)^{blog.unit} warning.*ink is low", got)
     host.run("systemctl stop receiver && systemctl restart rsyslog")
-    before = got().count("ink is low")
     assert blog.get("/boom").status_code == 500
     host.run("systemctl restart rsyslog")
     host.run(START)
-    until(lambda: got().count("ink is low") == before + 1)
+    until(host, r"(?m)ValueError: no ink$", got.count("ValueError: no ink\n") + 1)

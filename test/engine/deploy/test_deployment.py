@@ -432,6 +432,7 @@ INPUTS = {
     "container": ({"base": "localhost/base:1"}, None),
     "knowledge": (None, {"causes": {"ours": {"match": "no route to the mainframe", "say": "start its tunnel"}}}),
     "notify": (None, {"ops": {"mail": ["ops@example.org"]}}),
+    "people": (None, {"ada": {"may": ["status"]}}),
 }
 
 
