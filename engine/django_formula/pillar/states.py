@@ -173,11 +173,31 @@ def _python(version: str) -> str:
 
 
 def _proxies(django: Compiled) -> States:
-    states: States = {"include": ["django.place"]}
+    states: States = {"include": ["django.place"], WATCHED: _watch(django)}
     for kind in django["proxies"]:
         sites = {name: site for name, site in django["sites"].items() if site["proxy"]["kind"] == kind}
         states |= _proxy(kind, sites, django)
     return states
+
+
+def _watch(django: Compiled) -> States:
+    """Return the state of the watch, which stops serving the page before another proxy needs its ports.
+
+    Where each site is refused, or has no port, nothing is changed.
+    """
+    kinds = {name: site["proxy"]["kind"] for name, site in django["sites"].items()}
+    places = dict.fromkeys(
+        f"The ports of {kind} are free" if kind in django["proxies"] else f"{name} can be deployed"
+        for name, kind in kinds.items()
+    )
+    free = {"require_any": [{"django": place} for place in places]}
+    return _state("django.watch", free, config=json.dumps(django["watch"]), **_served(django))
+
+
+def _served(django: Compiled) -> dict[str, Any]:
+    """Return by which proxy and under which name the page is served; nothing without one."""
+    page = django["page"]
+    return {"page": {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]}} if page else {}
 
 
 def _proxy(kind: str, sites: Mapping[str, Site], django: Compiled) -> States:
@@ -247,18 +267,11 @@ def _sites(django: Compiled) -> States:
         states[f"{name} has its domains"] = _state("django.domains", name=name)
     # Where each site is refused, nothing is changed.
     places = {"require_any": [{"django": f"{name} has its directories"} for name in sites]}
-    states[WATCHED] = _state("django.watch", places, config=json.dumps(django["watch"]), **_served(django))
     states["django-shell is installed"] = _state("django.console", places)
     states["People have their rights"] = _state("django.people", places, config=json.dumps(django["people"]))
     if django["page"]:
         states["The page is served"] = _page(django)
     return states
-
-
-def _served(django: Compiled) -> dict[str, Any]:
-    """Return by which proxy and under which name the page is served; nothing without one."""
-    page = django["page"]
-    return {"page": {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]}} if page else {}
 
 
 def _page(django: Compiled) -> States:

@@ -20,7 +20,7 @@ def compiled(page, **options):
 
 def made(result):
     found = states.parts(result, {**GRAINS, "init": "systemd"}, contract)
-    return found["host"] | found["site"]
+    return found["proxy"] | found["site"]
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,8 @@ def test_page_without_a_domain_is_written_and_not_served():
 def test_host_without_a_page_has_nothing_of_it():
     result = compiled(None)
     assert result["page"] is None and result["watch"]["watch"]["page"] is False
-    found = made(result)
-    assert "The page is served" not in found
-    assert not any("page" in one for one in found["The host is watched"]["django.watch"])
+    assert "The page is served" not in made(result)
+    assert not any("page" in one for one in made(result)["The host is watched"]["django.watch"])
 
 
 def test_no_site_waits_for_the_page():
