@@ -103,6 +103,10 @@ MINION = {
 }
 
 
+#: Instances of inotify that hosts may have, all together.
+INSTANCES = 1024
+
+
 class LabUnavailable(Exception):
     """This machine cannot make hosts; the message says why."""
 
@@ -473,6 +477,7 @@ class Lab:
             remove_leftovers()
             drop_old()
             mount_hierarchies()
+            allow_watching()
         podman("network", "create", f"--label={LABEL}={OWNER}", self.name)
         self.subnet = ipaddress.ip_network(
             json.loads(podman("network", "inspect", self.name).stdout)[0]["subnets"][0]["subnet"]
@@ -619,6 +624,17 @@ def require_podman() -> None:
     info = podman("info", check=False)
     if info.returncode:
         raise LabUnavailable(f"podman does not work here: {info.stderr.strip()}")
+
+
+def allow_watching() -> None:
+    """Raise the kernel's limit of 128 instances of inotify for a user: each host takes ten, for systemd and its units.
+
+    Beyond it a unit that watches a path fails, on whichever host is the last.
+    """
+    limit = Path("/proc/sys/fs/inotify/max_user_instances")
+    with contextlib.suppress(OSError):  # where this is a container itself
+        if int(limit.read_text()) < INSTANCES:
+            limit.write_text(str(INSTANCES))
 
 
 def mount_hierarchies() -> None:
