@@ -15,7 +15,7 @@ CASES = yaml.safe_load(Path(__file__).with_name("doctor.yaml").read_text())
 PATIENCE = 60
 
 
-#: What hosts and sites of the rows are, by their key `on`.
+#: What hosts and sites of the rows are, by their key `host`.
 HOSTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "": ({"kind": "live"}, {"workers": {"feed": {"kind": "command", "command": "sleep infinity"}}}),
     "apache": ({"kind": "ready"}, {"proxy": {"kind": "apache"}}),
@@ -63,8 +63,8 @@ def cure(blog: Site, case: dict[str, Any], link: dict[str, Any]) -> None:
 
 def parameter(case: dict[str, Any]) -> Any:
     """A row as a test; those of other hosts are for `--all`."""
-    on = case.get("on", "")
-    return pytest.param(on, case, id=case["fault"], marks=[pytest.mark.full] * bool(on or case.get("full")))
+    kind = case.get("host", "")
+    return pytest.param(kind, case, id=case["fault"], marks=[pytest.mark.full] * bool(kind or case.get("full")))
 
 
 @pytest.mark.parametrize(("blog", "case"), [parameter(case) for case in CASES], indirect=["blog"])

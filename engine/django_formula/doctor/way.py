@@ -248,8 +248,8 @@ def tls(visit: Visit) -> str:
         raw = socket.create_connection(visit.place, PATIENCE)
         with raw, context.wrap_socket(raw, server_hostname=visit.host) as secure:
             certificate = secure.getpeercert() or {}
-    except ssl.SSLCertVerificationError as error:
-        raise _invalid(visit, error) from None
+    except ssl.SSLCertVerificationError as error:  # Apache has that of another server, where the site's is missing
+        raise next(_no_server(visit), None) or _invalid(visit, error) from None
     except OSError as error:
         for broken in _no_server(visit):
             raise broken from None
