@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "dd8344458ddd3b1f"
+DIGEST = "73310c6faabe0f96"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -71607,7 +71607,8 @@ def _clear(home: str, folder: str) -> None:
 #     if str(PROGRAM) in changes:
 #         archive.install(MODULE, PROGRAM)
 #     gone = [path for path in _present() if path not in {*files, *channels, PROGRAM}]
-#     if ended := [name for name in _STARTED if UNITS / name in gone]:
+#     ended = [name for name in _STARTED if UNITS / name in gone]
+#     if ended and daemons.has_systemd():  # an image of a host with systemd may be run without
 #         units.end_timer(*ended)
 #     for path in gone:
 #         path.unlink()

@@ -238,7 +238,8 @@ def _apply(files: Mapping[Path, str], channels: Mapping[Path, str], changes: Map
     if str(PROGRAM) in changes:
         archive.install(MODULE, PROGRAM)
     gone = [path for path in _present() if path not in {*files, *channels, PROGRAM}]
-    if ended := [name for name in _STARTED if UNITS / name in gone]:
+    ended = [name for name in _STARTED if UNITS / name in gone]
+    if ended and daemons.has_systemd():  # an image of a host with systemd may be run without
         units.end_timer(*ended)
     for path in gone:
         path.unlink()
