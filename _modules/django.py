@@ -17,22 +17,24 @@ from django_formula.host import lazy  # noqa: F401 - the others run when they ar
 # isort: split
 from django_formula.audit import verbs as audit_verbs
 from django_formula.backup import backups as backup_backups
+from django_formula.deploy import origin as deploy_origin
 from django_formula.deploy import plan as deploy_plan
-from django_formula.deploy import request
 from django_formula.deploy.entries import entry
 from django_formula.doctor import walks
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.inspect import inspection
-from django_formula.observe import report as observe_report
 from django_formula.page import pages
 from django_formula.project import program
 from django_formula.release import bus
 from django_formula.site import sites as site_sites
 from django_formula.untrusted.text import shown_answer
 from django_formula.verbs import backup as verbs_backup
-from django_formula.verbs import documentation, operations, rotation, terminal
+from django_formula.verbs import documentation, operations, rotation, terminal, trial
 from django_formula.verbs import history as verbs_history
+from django_formula.verbs import hook as verbs_hook
 from django_formula.verbs import logs as verbs_logs
+from django_formula.verbs import promotion as verbs_promotion
+from django_formula.verbs import requests as verbs_requests
 from django_formula.verbs import schedule as verbs_schedule
 from django_formula.verbs import status as verbs_status
 from django_formula.watch import notify as verbs_notify
@@ -66,7 +68,7 @@ def _verb(*examples, reads=False, shows=()):
 
         @functools.wraps(function)
         def verb(*arguments, **named):
-            call = audit_verbs.Call(function, rule, arguments, named, lambda: request.caller(__opts__))
+            call = audit_verbs.Call(function, rule, arguments, named, lambda: deploy_origin.caller(__opts__))
             before = __context__.pop("retcode", 0)
             with call.recorded():
                 try:
@@ -155,6 +157,81 @@ def release(site, revision=None):
         revision again, unless the site has ``deploy: manual``.
     """
     return operations.answer(*operations.release(site, revision, _asked_by("release")))
+
+
+@_verb("blog", "blog v2.4.1", "blog 3f2a9c1b77de wait=False", shows=("revision", "wait"))
+def request(site, revision=None, wait=True):
+    """
+    Request the release of a commit. While another deployment runs it waits; of several that wait the newest is
+    released, and the others end as ``superseded``. A request is kept on disk until it has a final status, so it
+    survives a reboot, and the end of who asked. The answer has the status: ``released``; ``superseded`` by a newer
+    request, or because the active commit contains it; ``failed``, with return code 1; ``refused``, with 2.
+
+    revision
+        Branch, tag or commit to release instead of the revision of the last apply. It is looked up now.
+    wait
+        Wait for the final status. With ``False`` the answer is that it waits.
+    """
+    by, salt_call = deploy_origin.caller(__opts__), deploy_origin.salt_call(__opts__)
+    revision = None if revision is None else str(revision)
+    return _requested(verbs_requests.ask(site, revision, by, salt_call, wait=bool(wait)))
+
+
+def _requested(answer):
+    """Return the answer of a request, whose status decides the return code."""
+    if answer["status"] in verbs_requests.CODES:
+        __context__["retcode"] = verbs_requests.CODES[answer["status"]]
+    return answer
+
+
+@_verb("blog", "blog --out json", reads=True)
+def requests(site, full=None):
+    """
+    Show the requests of a site, the newest first: those that wait or run, and the last twenty with their final
+    status, each with who asked and why it has ended so.
+    """
+    return _rows(verbs_requests.rows(site), terminal.requests, full)
+
+
+@_verb("blog", "blog 3f2a9c1b77de wait=False", shows=("commit",))
+def promote(site, commit=None, wait=True):
+    """
+    Request the release of the commit that is active on another site of this host, the one of ``promote:from``, once it
+    has proved itself there: see docs/guides/promotion.md. The answer has the plan of the release too.
+
+    commit
+        The commit that is expected to be active there, at least seven digits of it.
+    wait
+        Wait for the final status. With ``False`` the answer is that it waits.
+    """
+    by, salt_call = deploy_origin.caller(__opts__), deploy_origin.salt_call(__opts__)
+    commit = None if commit is None else str(commit)
+    options = {"wait": bool(wait), "asked_by": _asked_by("promote")}
+    return _requested(verbs_promotion.promote(site, commit, by, salt_call, **options))
+
+
+@_verb("blog", "blog 3f2a9c1b77de", shows=("commit",))
+def approve(site, commit=None):
+    """
+    Record that you approve the promotion of a commit to a site: ``promote:approve`` is how many others have to.
+
+    commit
+        The commit that is expected to be active on the other site, at least seven digits of it.
+    """
+    commit = None if commit is None else str(commit)
+    return verbs_promotion.approve(site, commit, deploy_origin.caller(__opts__))
+
+
+@_verb("blog", "blog rotate=True", shows=("rotate",))
+def hook(site, rotate=False):
+    """
+    Show the URL and the secret of a site's webhook, which the git server has to know. The answer has a secret: by a
+    master it is in the master's job cache, so call it on the host.
+
+    rotate
+        Generate another secret first. The former one is accepted for a day.
+    """
+    return verbs_hook.hook(site, rotate=bool(rotate))
 
 
 @_verb("blog", "blog v2.4.1", shows=("revision",))
@@ -588,27 +665,30 @@ def shell(site, command="shell", write=""):
     "https://git.example.org/blog.git",
     "/home/ray/blog",
     "blog run=True",
+    "https://git.example.org/blog.git run=True",
     reads=("run",),
     shows=("source", "revision", "run"),
 )
 def inspect(source, revision="HEAD", deploy_key=None, run=False):
     """
     Inspect a project and return a pillar that deploys it, with comments where a value is a guess. The source is
-    read; none of it is executed, and nothing on this host is changed. Except for its first line (``local:``) the
-    output is an SLS.
+    read; without ``run`` none of it is executed, and nothing on this host is changed. Except for its first line
+    (``local:``) the output is an SLS.
 
     source
-        URL of a git repository, or a folder on this host; with ``run``, the name of a site.
+        URL of a git repository, or a folder on this host; with ``run`` also the name of a site.
     revision
         Branch, tag or commit of the repository.
     deploy_key
         File with the private SSH key to fetch with. Host keys are read from ``/etc/ssh/ssh_known_hosts``.
     run
-        Run the settings of a site's active release, or of its newest one that failed, in the site's sandbox without
-        network, secrets and databases, and return every variable that they ask for, which of these are required, the
-        settings that each is in, and what Django knows of the project.
+        Run the settings, in a sandbox without network, secrets and databases, and return every variable that they ask
+        for, which of these are required, the settings that each is in, and what Django knows of the project. Of a site
+        they are those of its active release, or of its newest one that failed. A project that is no site here is built
+        first, in a folder of the formula's cache and by two users who are removed again; it gets no Debian packages,
+        and where it cannot be built, the pillar is the one that was read, with the cause.
     """
-    return observe_report.of_site(source) if run else inspection.inspect(source, revision, deploy_key)
+    return (trial.of if run else inspection.inspect)(source, revision, deploy_key)
 
 
 @_verb("blog /home/ray/blog", "blog /home/ray/blog database=postgres", shows=("folder",))
@@ -692,4 +772,4 @@ def _rows(rows, view, full):
 
 
 def _asked_by(verb):
-    return request.asked_by(f"django.{verb}", __opts__["cachedir"])
+    return deploy_origin.asked_by(f"django.{verb}", __opts__["cachedir"])

@@ -13,6 +13,7 @@ from django_formula.host import lazy  # noqa: F401 - the others run when they ar
 # isort: split
 from django_formula.database import served as database_served
 from django_formula.deploy.entries import entry
+from django_formula.doctor import walks
 from django_formula.host.commands import DeploymentError
 from django_formula.page import pages
 from django_formula.secret import secrets as secret_secrets
@@ -377,6 +378,24 @@ def seen():
         salt web1 django_fleet.seen
     """
     return _answer(pages.here)
+
+
+def doctor(site, url=""):
+    """
+    Walk through a site as ``django.doctor`` does, without DNS, whose records are of the balancers.
+
+    site
+        Name of the site.
+    url
+        What a visitor asks for. The page at the site's own path by default.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.doctor blog
+    """
+    return _answer(lambda: walks.doctor(site, url, skip_network=True))
 
 
 def _keys(site):

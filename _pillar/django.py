@@ -145,6 +145,8 @@ def _of_site(minion_id, name, site, hosts, folder, roster):
     is_there = site.get("state") != "absent"
     parts = {one: _parts(one, hosts) for one in sorted({*names, *literal})} if is_there else {}
     store.keep_hosts(parts)
+    tags = site.get("tags")
+    store.keep_tags([str(tag) for tag in tags] if isinstance(tags, list) else [])
     addresses = _addresses(minion_id, store, names, roster)
     servers = _servers(minion_id, store, parts, hosts, addresses)
     known = {**store.release(), "over": store.over(), "addresses": addresses, **servers}

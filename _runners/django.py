@@ -27,8 +27,11 @@ import django_engine
 
 django_engine.use()
 
+from django_formula.audit.caller import Caller
 from django_formula.fleet import dashboard as fleet_dashboard
 from django_formula.fleet import deployment, known_minions, minions, record, rotation
+from django_formula.fleet import doctor as fleet_doctor
+from django_formula.fleet import requests as fleet_requests
 from django_formula.fleet import store as fleet_store
 from django_formula.fleet import watch as fleet_watch
 from django_formula.host.commands import DeploymentError
@@ -41,12 +44,13 @@ def __virtual__():
     return __virtualname__
 
 
-def deploy(site, revision=None, roster=False, batch="25%", exclude=()):
+def deploy(site, revision=None, roster=False, batch="25%", exclude=(), keep_going=False):
     """
     Release a site on all its hosts: as a whole, or not at all. The exit code is 1 when it was not released.
 
     site
-        Name of the site.
+        Name of the site; or a pattern such as ``shop-*``, a tag of the pillar such as ``tag:eu``, or several with
+        commas between them: these sites are released one after the other, and the first one that fails is the last one.
     revision
         Branch, tag or commit, instead of the revision of the pillar.
     roster
@@ -56,6 +60,8 @@ def deploy(site, revision=None, roster=False, batch="25%", exclude=()):
     exclude
         Hosts to leave out, such as dead ones, with commas between them. ``status`` shows them until an apply has
         brought them to the common release.
+    keep_going
+        Of several sites, release the others too when one fails.
 
     CLI Example:
 
@@ -66,7 +72,11 @@ def deploy(site, revision=None, roster=False, batch="25%", exclude=()):
         salt-run django.deploy blog roster=True
         salt-run django.deploy blog batch=1
         salt-run django.deploy blog exclude=web7
+        salt-run django.deploy 'shop-*' v2.4.1
+        salt-run django.deploy tag:eu keep_going=True
     """
+    if {*"*?[,:"} & {*str(site)}:
+        return _answer(lambda: _several(site, keep_going, lambda name: deploy(name, revision, roster, batch, exclude)))
     revision = None if revision is None else str(revision)
     with _watched(site, roster):
 
@@ -75,6 +85,71 @@ def deploy(site, revision=None, roster=False, batch="25%", exclude=()):
             return record.told(fleet, "deploy", _user(), revision, lambda: fleet.deploy(revision))
 
         return _answer(deployed)
+
+
+def request(site, revision=None, wait=True, roster=False):
+    """
+    Request the release of a site on all its hosts. While another deployment runs it waits; of several that wait the
+    newest is released, and the others end as ``superseded``, which is no failure. The exit code is 1 when it failed.
+
+    site
+        Name of the site.
+    revision
+        Branch, tag or commit, instead of the revision of the pillar. It is looked up when the release begins.
+    wait
+        Wait for the final status also where another runner works the requests off.
+    roster
+        By salt-ssh, to the hosts of its roster, instead of by minions.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.request blog
+        salt-run django.request blog v2.4.1 wait=False
+    """
+
+    def requested():
+        store = fleet_store.Store(_folder(), site)
+        wanted = None if revision is None else str(revision)
+        made = fleet_requests.put(store, wanted, Caller(_user(), how="salt"))
+        _work_requests_off(store, roster)
+        return fleet_requests.ended(store, made, wait=bool(wait))
+
+    answer = _answer(requested)
+    if answer.get("status") == "failed":
+        __context__["retcode"] = 1
+        answer["retcode"] = 1
+    return answer
+
+
+def requests(site):
+    """
+    Show the requests of a site with several hosts, the newest first: those that wait or run, and the last twenty with
+    their final status, each with who asked and why it has ended so.
+
+    site
+        Name of the site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.requests blog
+    """
+    return _answer(lambda: {site: fleet_requests.rows(fleet_store.Store(_folder(), site))})
+
+
+def _work_requests_off(store, roster):
+    """Deploy what is requested of a site until nothing waits, unless another runner does."""
+
+    def deployed(revision, by):
+        fleet = _fleet(store.site, "deploy", roster)
+        answer = record.told(fleet, "deploy", by.who, revision, lambda: fleet.deploy(revision))
+        return f"{answer['commit'][:12]} is active"
+
+    with _watched(store.site, roster):
+        fleet_requests.work(store, deployed)
 
 
 def rollback(site, to=None, force=False, roster=False, batch="25%", exclude=()):
@@ -158,6 +233,55 @@ def status(site=None, roster=False):
         __context__["retcode"] = 1
         answer["retcode"] = 1
     return answer
+
+
+def doctor(site, url="", roster=False):
+    """
+    Find out on which hosts a site does not answer, and why: each host walks through it as ``django.doctor`` does, and
+    answers with the broken link and what to do there. The exit code is 1 when one has a broken link or does not answer.
+
+    site
+        Name of the site.
+    url
+        What a visitor asks for. The page at the site's own path by default.
+    roster
+        By salt-ssh, to the hosts of its roster, instead of by minions.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.doctor blog
+        salt-run django.doctor blog https://blog.example.org/archive/
+    """
+    answer = _answer(lambda: fleet_doctor.walk(_fleet(site, "doctor", roster), url))
+    if "retcode" not in answer and not fleet_doctor.is_whole(answer):
+        __context__["retcode"] = 1
+        answer["retcode"] = 1
+    return answer
+
+
+def history(site=None, count=20, full=False):
+    """
+    Show the last deployments on several hosts, the newest first, those too that failed or whose runner was killed: who
+    asked for what, its commit, hosts, seconds and cause.
+
+    site
+        Name of the site. All sites by default.
+    count
+        How many at most.
+    full
+        Rows for programs in place of lines for people.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.history
+        salt-run django.history blog count=5
+    """
+    shown = (lambda found: found) if full else record.line_of
+    return _answer(lambda: [shown(one) for one in record.history(_folder(), site, int(count))])
 
 
 def dashboard(folder, roster=False):
@@ -279,7 +403,34 @@ def abandon(site, roster=False, own=False):
             record.interrupted(fleet, answer)
         return answer
 
-    return _answer(ended)
+    outcome = _answer(ended)
+    if own:  # it may have worked requests off
+        _answer(lambda: _resume_requests(fleet_store.Store(_folder(), site), roster))
+    return outcome
+
+
+def _resume_requests(store, roster):
+    if fleet_requests.is_open(store):
+        _work_requests_off(store, roster)
+
+
+def _several(pattern, keep_going, act):
+    """Call a function for each site of a pattern, up to the first one that fails; return the answers by site."""
+    answers: dict[str, object] = {}
+    failed = ""
+    for name in fleet_store.matching(_folder(), str(pattern)):
+        if failed and not keep_going:
+            answers[name] = {"error": f"not begun, for {failed} failed before it"}
+            continue
+        answers[name] = answer = act(name)
+        error = answer.get("error", "")
+        failed = name if error else failed
+        first = error.split("\n")[0] if error else f"{answer.get('commit', '')[:12]} is active"
+        tell(f"{name}: {first}", is_error=True)
+    if failed:
+        __context__["retcode"] = 1
+        answers["retcode"] = 1
+    return answers
 
 
 def _names(hosts):

@@ -21,7 +21,7 @@ import django_fileserver
 from django_formula.audit import people as audit_people
 from django_formula.database import served as database_served
 from django_formula.database import setup
-from django_formula.deploy import order, removal, request, steps
+from django_formula.deploy import order, origin, removal, steps
 from django_formula.deploy import takeover as deploy_takeover
 from django_formula.deploy.deployment import Deployment
 from django_formula.deploy.entries import entry
@@ -30,6 +30,7 @@ from django_formula.host import daemons
 from django_formula.host import outcome as host_outcome
 from django_formula.host import packages as host_packages
 from django_formula.host import ports as host_ports
+from django_formula.host import users as host_users
 from django_formula.host.commands import DeploymentError, redact
 from django_formula.host.outcome import Outcome
 from django_formula.page import serve
@@ -116,11 +117,12 @@ def site(name, config, platform, templates):
         given.of_site(site),
         texts,
         asked_by=_asked_by(),
-        caller=request.caller(__opts__),
+        caller=origin.caller(__opts__),
         test=__opts__["test"],
         servers=__context__.setdefault("django.servers", {}),
         listening=__context__.get("django.listening"),
         coming=__context__.get("django.coming", {}).get(config["proxy"]["kind"]),
+        salt_call=origin.salt_call(__opts__),
     )
     return _step("site", name)
 
@@ -386,6 +388,7 @@ def users(name, user, shell, stores=False, build=True, uid=None):
     """
     groups = {user: None, **({f"{user}-build": None} if build else {}), **({f"{user}-store": user} if stores else {})}
     done = Outcome(f"the users of {name} already exist")
+    free = host_users.free_uids()
     for one in site_users.missing(name, user, groups, uid):
         made = __states__["user.present"](
             one,
@@ -395,7 +398,7 @@ def users(name, user, shell, stores=False, build=True, uid=None):
             shell=shell,  # nosec B604
             fullname=site_users.title(name),
             **({"gid": groups[one], "usergroup": False} if groups[one] else {}),
-            **({"uid": uid} if uid and one == user else {}),
+            uid=uid if uid and one == user else next(free, None),
         )
         done = Outcome(made["comment"], {**done.changes, one: "new"}, failed=made["result"] is False)
         if done.failed:
@@ -643,7 +646,7 @@ def people(name, config):
           django.people:
             - config: {{ django.people | tojson | yaml_dquote }}
     """
-    return audit_people.apply(json.loads(config), request.salt_call(__opts__), test=__opts__["test"])
+    return audit_people.apply(json.loads(config), origin.salt_call(__opts__), test=__opts__["test"])
 
 
 @_state
@@ -697,7 +700,7 @@ def _deployments():
 
 
 def _asked_by():
-    return request.asked_by("state.apply", __opts__["cachedir"])
+    return origin.asked_by("state.apply", __opts__["cachedir"])
 
 
 def _step(step, name):

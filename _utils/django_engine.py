@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "73310c6faabe0f96"
+DIGEST = "42e754e79e71de00"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -467,7 +467,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def of_request(asked_by: str) -> tuple[str, Caller]:
-#     """Return the function that was called, and by whom, of what `deploy.request.asked_by` has returned."""
+#     """Return the function that was called, and by whom, of what `deploy.origin.asked_by` has returned."""
 #     found = _ASKED_BY.fullmatch(asked_by)
 #     if not found:
 #         return "deployment", Caller(asked_by, how="salt")
@@ -630,6 +630,8 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/audit/ops.py
 # """``django-ops``: what the SSH key of a person runs as root, by sudo: one function of ``django_ops`` for one site.
 #
+# Some take a commit too, which `django_ops` looks for in the revision of the site.
+#
 # The command that the client asks for is compared with names, and is no part of any other command.
 # """
 #
@@ -641,7 +643,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import file
 # from django_formula.untrusted.text import tell
 #
-# _ASKED = re.compile(r"([a-z_]{1,30})(?: ([a-z][a-z0-9-]{0,40}))?")
+# _ASKED = re.compile(rf"([a-z_]{{1,30}})(?: ([a-z][a-z0-9-]{{0,40}})(?: ({people.COMMIT.pattern}))?)?")
 #
 #
 # def main(*arguments: str) -> int:
@@ -658,22 +660,25 @@ def _clear(home: str, folder: str) -> None:
 #     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "").strip()
 #     found = _ASKED.fullmatch(asked)
 #     verb, site = (found[1], found[2] or (next(iter(may)) if len(may) == 1 else "")) if found else ("", "")
-#     if verb not in may.get(site, ()):
+#     commit = (found[3] or "") if found else ""
+#     if verb not in may.get(site, ()) or (commit and verb not in people.OF_COMMITS):
 #         if asked:
 #             known = verb if verb in people.VERBS else "ssh"
 #             people.note_refusal(known, site if site in may else "", person, caller.of_this_process())
 #         _explain(person, may)
 #         return 1
-#     return _called(person, verb, site)
+#     return _called(person, verb, site, commit)
 #
 #
 # def _explain(person: str, may: dict[str, list[str]]) -> None:
 #     tell(f"{person} may call, without any option:", is_error=True)
 #     for site, verbs in sorted(may.items()):
-#         tell("\n".join(f"    {verb} {site}" for verb in verbs), is_error=True)
+#         tell(
+#             "\n".join(f"    {verb} {site}{' [COMMIT]' * (verb in people.OF_COMMITS)}" for verb in verbs), is_error=True
+#         )
 #
 #
-# def _called(person: str, verb: str, site: str) -> int:
+# def _called(person: str, verb: str, site: str, commit: str) -> int:
 #     salt_call = (file.read_json(people.CONFIG) or {})["salt_call"]
 #     environment = {
 #         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -682,7 +687,12 @@ def _clear(home: str, folder: str) -> None:
 #         "SSH_CONNECTION": os.environ.get("SSH_CONNECTION", ""),
 #         caller.PERSON: person,
 #     }
-#     argv = [*salt_call, f"django_ops.{verb}", site]
+#     is_request = verb in ("request", "promote")
+#     codes = ["--retcode-passthrough"] if is_request else []  # 2 is a request that was refused
+#     argv = [*salt_call, *codes, f"django_ops.{verb}", site]
+#     if commit:  # which may be a number in YAML
+#         argv[len(salt_call) : len(salt_call)] = ["--no-parse=commit"]
+#         argv.append(f"commit={commit}")
 #     return subprocess.call(argv, env=environment, stdin=subprocess.DEVNULL, cwd="/")  # noqa: S603 # nosec B603
 #: django_formula/audit/people.py
 # """What people may do with the sites of this host, by SSH and by Salt: `people` of each site.
@@ -691,6 +701,7 @@ def _clear(home: str, folder: str) -> None:
 # """
 #
 # import json
+# import re
 # from collections.abc import Iterable, Mapping
 # from pathlib import Path
 # from typing import Any
@@ -704,9 +715,11 @@ def _clear(home: str, folder: str) -> None:
 #
 # #: The functions that people may have, each with the name of a site and nothing else: `may` in the schema.
 # VERBS = (
-#     *("status", "releases", "logs", "history", "doctor", "schedules", "workers", "backups", "check"),
-#     *("release", "rollback", "restart", "backup", "restore_drill"),
+#     *("status", "releases", "logs", "history", "doctor", "schedules", "workers", "backups", "check", "plan"),
+#     *("release", "request", "promote", "approve", "rollback", "restart", "backup", "restore_drill"),
 # )
+# #: Those that may have a commit too, and what one looks like.
+# OF_COMMITS, COMMIT = ("plan", "request", "promote", "approve"), re.compile("[0-9a-f]{7,40}")
 # CONFIG = Path("/etc/django-formula/people.json")
 # USER, HOME = "django-ops", Path("/var/lib/django-ops")
 # _TITLE = "People of Django sites"
@@ -5081,6 +5094,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect.settings import Settings
 # from django_formula.knowledge import python_versions
 # from django_formula.server import gunicorn, servers, uvicorn
+# from django_formula.store import stores as store_stores
 # from django_formula.untrusted.foreign import Foreign
 # from django_formula.virtualenv import interpreter
 # from django_formula.virtualenv import local as virtualenv_local
@@ -5376,10 +5390,10 @@ def _clear(home: str, folder: str) -> None:
 #     engine = engines.ENGINES[plan.engine]
 #     if engine.is_server and not {name.replace("-", "_") for name in names} & engine.drivers:
 #         added.append(engine.driver_requirement(numbers))
-#     if "redis" in (plan.queue, plan.cache) and not names & {"redis", "django-redis", "valkey"}:
-#         added.append("redis")
-#     if plan.cache == "memcached" and not names & {"pymemcache", "pylibmc"}:
-#         added.append("pymemcache")
+#     for kind in sorted({plan.queue, plan.cache} & {*store_stores.STORES}):
+#         clients = store_stores.STORES[kind].CLIENTS
+#         if clients and not clients & {name.replace("-", "_") for name in names}:
+#             added.append(store_stores.STORES[kind].requirement(numbers))
 #     return added
 #
 #
@@ -6329,6 +6343,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.compose.plan import Plan
 # from django_formula.database import engines
+# from django_formula.knowledge.rows import rows
 # from django_formula.site import domains
 #
 #
@@ -6430,7 +6445,8 @@ def _clear(home: str, folder: str) -> None:
 #     queue = url("redis", "queue")
 #     if plan.settings.values.get("RQ_QUEUES"):
 #         lines.append(f'RQ_QUEUES = {{name: {{"URL": "{queue}"}} for name in RQ_QUEUES}}')
-#     if "channels_redis" in str(plan.settings.get("CHANNEL_LAYERS", "default", "BACKEND")):
+#     backend = str(plan.settings.get("CHANNEL_LAYERS", "default", "BACKEND"))
+#     if any(one in backend for one in rows("layers")):
 #         lines.append(f'CHANNEL_LAYERS["default"]["CONFIG"] = {{"hosts": ["{queue}"]}}')
 #     if isinstance(plan.settings.get("HUEY"), dict):
 #         lines.append(f'HUEY = {{**HUEY, "connection": {{"url": "{queue}"}}}}')
@@ -11834,7 +11850,7 @@ def _clear(home: str, folder: str) -> None:
 # import json
 # import os
 # import time
-# from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+# from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 # from concurrent.futures import ThreadPoolExecutor
 # from typing import Any
 #
@@ -11854,7 +11870,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.knowledge import hints
 # from django_formula.project import program
 # from django_formula.push import static_files
-# from django_formula.release import bus, instances, releases
+# from django_formula.release import bus, instances, progress, releases
 # from django_formula.release import workers as release_workers
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets
@@ -11885,6 +11901,7 @@ def _clear(home: str, folder: str) -> None:
 #         coming: the sites that this apply gives to the proxy of the site; None where the pillar is not known.
 #         fleet: the id of the fleet's deployment that this is a part of; empty for one of this host alone.
 #         sequence: the least number of a new release.
+#         salt_call: the command that calls Salt on this host; empty where there is none, or where it is not needed.
 #     """
 #
 #     #: Whether `release` is made by this deployment.
@@ -11922,6 +11939,7 @@ def _clear(home: str, folder: str) -> None:
 #         coming: Collection[str] | None = None,
 #         fleet: str = "",
 #         sequence: int = 0,
+#         salt_call: Sequence[str] = (),
 #     ):
 #         self.site = site
 #         self.secrets = Secrets(site, given)
@@ -11936,6 +11954,7 @@ def _clear(home: str, folder: str) -> None:
 #         self.listening = listening
 #         self.coming = coming
 #         self.fleet = fleet
+#         self.salt_call = salt_call
 #         self.sequence = sequence or self.release_of_fleet.get("sequence", 0)
 #         self.lock = site.lock(asked_by)
 #         self.switch_lock = release_workers.SwitchLock(site)
@@ -12146,7 +12165,7 @@ def _clear(home: str, folder: str) -> None:
 #             self._find_commit = lambda: folder.tree(site)
 #         elif self.release_of_fleet.get("commit") and not self.again:
 #             self._find_commit = lambda: str(self.release_of_fleet["commit"])
-#         elif live and site.config["deploy"] == "manual" and not self.again:
+#         elif live and not self.again and (site.config["deploy"] == "manual" or not commits.was_pushed(site)):
 #             self._find_commit = lambda: live.record["commit"]
 #         elif commits.COMMIT.fullmatch(revision):
 #             self._find_commit = lambda: revision
@@ -12203,6 +12222,7 @@ def _clear(home: str, folder: str) -> None:
 #             DeploymentError: always this, for the operator; an error of the file system becomes one.
 #         """
 #         began, umask = time.monotonic(), os.umask(0o022)
+#         progress.note(name)
 #         try:
 #             try:
 #                 yield
@@ -12473,7 +12493,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.database import databases
-# from django_formula.host import config_files, environment_files, users
+# from django_formula.host import config_files, environment_files, template, users
 # from django_formula.host import file as host_file
 # from django_formula.proxy import listener, site_files
 # from django_formula.release import instances, releases, settings
@@ -12503,14 +12523,16 @@ def _clear(home: str, folder: str) -> None:
 #     """Return a row for each path that differs from the active release, sorted.
 #
 #     Compared are the release's folder (source, static files, configuration), its virtualenv, the files of its process
-#     manager, the proxy's files of the site, and its secrets; not what outlives a release, and not ``writable``.
+#     manager, its secrets, and the files of its proxy, schedules and stores; not what outlives a release, and not
+#     ``writable``. A program that cannot render templates, as the watch, leaves out those of proxy, schedules and stores.
 #     """
 #     found = dict(_in_folders(site, live))
 #     found |= dict(_of_process_manager(site, live))
-#     found |= dict(_of_proxy(site, live))
 #     found |= dict(_of_secrets(site, live))
-#     found |= dict(_of_schedules(site))
-#     found |= dict(_of_stores(site))
+#     if template.can_render():
+#         found |= dict(_of_proxy(site, live))
+#         found |= dict(_of_schedules(site))
+#         found |= dict(_of_stores(site))
 #     return [{"path": str(path), "drift": how, **_owner(path)} for path, how in sorted(found.items())]
 #
 #
@@ -12930,10 +12952,11 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.database import served
+# from django_formula.git_server import servers
 # from django_formula.host import file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.push import static_files
-# from django_formula.secret import secrets
+# from django_formula.secret import references, secrets
 # from django_formula.site.sites import Site
 #
 #
@@ -12986,14 +13009,11 @@ def _clear(home: str, folder: str) -> None:
 #             value = value.get(key) if isinstance(value, dict) else None
 #         if isinstance(value, dict):
 #             value = value.get("value")
-#         if isinstance(value, str) and value.startswith("sdb://"):
-#             kept = self._sdb(value)
-#             if not isinstance(kept, str) or kept == value:
-#                 raise DeploymentError(
-#                     f"{path}: {value} has no value",
-#                     hint="configure the sdb profile on this minion: docs/guides/secrets.md",
-#                 )
-#             value = kept
+#         if isinstance(value, str) and value.startswith(references.SCHEME):
+#             try:
+#                 value = references.value(value, self._sdb)
+#             except DeploymentError as error:
+#                 raise DeploymentError(f"{path}: {error.message}", hint=error.hint) from None
 #         if not isinstance(value, str) or not value or value == "**********":
 #             raise DeploymentError(
 #                 f"{path} has no value in this minion's pillar", hint="run: salt-call saltutil.refresh_pillar"
@@ -13026,7 +13046,9 @@ def _clear(home: str, folder: str) -> None:
 #         references |= {f"tls:{key}": config["tls"][key] for key in ("certificate", "key")}
 #         references["tls:eab:key"] = config["tls"]["eab"]["key"]
 #         references |= self._other_keys(site)
+#         references["checks_token"] = servers.TOKEN.reference(config)
 #         references["push_secret"] = static_files.reference(config)
+#         references["hook_secret"] = (config.get("hook") or {}).get("secret")
 #         references |= {"deploy_key": config["deploy_key"], "index_password": config["index"]["password"]}
 #         references["registry_password"] = ((config.get("container") or {}).get("login") or {}).get("password")
 #         trusted = (config.get("fleet") or {}).get("trusted") or {}
@@ -13104,7 +13126,7 @@ def _clear(home: str, folder: str) -> None:
 #     *("state", "remove_data", "adopt", "repository", "folder", "revision", "deploy", "deploy_key", "known_hosts"),
 #     *("redirect_domains", "packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases"),
 #     *("uid", "timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules", "fleet", "balancer"),
-#     *("knowledge", "notify", "people"),
+#     *("knowledge", "notify", "people", "push", "checks", "hook", "promote", "tags"),
 # }
 # #: Keys of a database that change nothing in the project.
 # _NOT_OF_DATABASE = {"manage", "served_by", "certificate", "pool", "replaces"}
@@ -13812,6 +13834,79 @@ def _clear(home: str, folder: str) -> None:
 # def states(site: Mapping[str, Any]) -> list[tuple[str, str]]:
 #     """Return the states of a site's steps: the function, and what the id says after the name of the site."""
 #     return [(step.name, step.state) for step in steps(site)]
+#: django_formula/deploy/origin.py
+# """The origin of a deployment: the function that was called, its user, and the Salt job."""
+#
+# import contextlib
+# import os
+# import shutil
+# import sys
+# from collections.abc import Iterator, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# import msgpack
+#
+# from django_formula.audit import caller as audit_caller
+# from django_formula.audit.caller import Caller
+#
+#
+# def asked_by(function: str, cachedir: str) -> str:
+#     """Return the origin of a deployment for the lock and the record: function, user and number of the Salt job.
+#
+#     Args:
+#         function: the function that was called, such as ``state.apply``.
+#         cachedir: Salt's cache on this host, where it keeps a file for each running job.
+#     """
+#     for path, job in _jobs(cachedir):
+#         return f"{function} by {_user(job)}, salt job {path.name}"
+#     return f"{function} by {_user({})}"
+#
+#
+# def caller(opts: Mapping[str, Any]) -> Caller:
+#     """Return who calls: the user who published the Salt job of this process and its master, or who has called Salt.
+#
+#     Args:
+#         opts: Salt's options.
+#     """
+#     for path, job in _jobs(opts["cachedir"]):
+#         if "schedule" in job:
+#             return Caller(_user(job), how="schedule", job=path.name)
+#         if job.get("user"):
+#             return Caller(_user(job), str(opts.get("master_ip") or ""), "salt", path.name)
+#     return audit_caller.of_this_process()
+#
+#
+# def publishers(opts: Mapping[str, Any]) -> set[str]:
+#     """Return the users who published what this process runs, as the master names them: one, but in threads of a minion.
+#
+#     Empty where Salt was called on this host.
+#     """
+#     return {str(job["user"]) for _path, job in _jobs(opts["cachedir"]) if job.get("user")}
+#
+#
+# def salt_call(opts: Mapping[str, Any]) -> list[str]:
+#     """Return the command by which Salt is called on this host with its configuration, empty where there is none."""
+#     path = shutil.which("salt-call") or shutil.which("salt-call", path=os.path.dirname(sys.executable))
+#     folder = os.path.dirname(str(opts.get("conf_file") or ""))
+#     own = [f"--config-dir={folder}"] if folder not in ("", "/etc/salt") else []
+#     return [path, "--local", *own] if path else []
+#
+#
+# def _jobs(cachedir: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+#     """Yield file and job of what this process runs."""
+#     for path in Path(cachedir, "proc").glob("*"):
+#         with contextlib.suppress(OSError, ValueError):
+#             job = msgpack.unpackb(path.read_bytes())
+#             if job.get("pid") == os.getpid():
+#                 yield path, job
+#
+#
+# def _user(job: Mapping[str, Any]) -> str:
+#     """Return the user who published a Salt job, or its schedule; without either who has called Salt."""
+#     if "schedule" in job:
+#         return f"the schedule {job['schedule']}"
+#     return str(job.get("user") or audit_caller.of_this_process().who).removeprefix("sudo_")
 #: django_formula/deploy/plan.py
 # """A plan: the next release is built in a folder of its own, to report what it would change, and removed again."""
 #
@@ -14316,6 +14411,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.process import build_user, systemd
 # from django_formula.proxy import listener, site_files, switch
 # from django_formula.release import claim, instances, releases
+# from django_formula.request import entrance, hook_unit, push_setup, queue, unit
 # from django_formula.schedule import schedules, timer
 # from django_formula.site import mount, sites
 # from django_formula.site.sites import Site
@@ -14355,6 +14451,10 @@ def _clear(home: str, folder: str) -> None:
 #         *(path for paths in service.files_on_host(site).values() for path in paths),
 #         *(path for task in timer.TASKS for path in timer.present(site, task)),
 #         *schedules.present(site),
+#         *hook_unit.present(site),
+#         *entrance.present(site),
+#         *push_setup.present(site),
+#         *unit.present(site),
 #         *_certificates(site),
 #         *mount.present(site),
 #     ]
@@ -14381,6 +14481,7 @@ def _clear(home: str, folder: str) -> None:
 #         site.build.top,
 #         site.beat.top,
 #         site.trusted,
+#         queue.folder(site),
 #         site.templates,
 #         site.maintenance,
 #         site.errors,
@@ -14467,6 +14568,10 @@ def _clear(home: str, folder: str) -> None:
 #     for task in timer.TASKS:
 #         timer.remove(site, task)
 #     schedules.remove(site)
+#     hook_unit.remove(site)
+#     push_setup.remove(site)
+#     entrance.remove(site)
+#     unit.remove(site)
 #     for manager in instances.PROCESS_MANAGERS.values():
 #         manager.end_tasks(site)
 #     sequences = instances.numbers(site)
@@ -14514,79 +14619,6 @@ def _clear(home: str, folder: str) -> None:
 #             remove(site, asked_by)
 #     done = "would be removed" if test else "has been removed"
 #     return Outcome(f"{site.name} {done if changes else 'is already absent'}", changes)
-#: django_formula/deploy/request.py
-# """The origin of a deployment: the function that was called, its user, and the Salt job."""
-#
-# import contextlib
-# import os
-# import shutil
-# import sys
-# from collections.abc import Iterator, Mapping
-# from pathlib import Path
-# from typing import Any
-#
-# import msgpack
-#
-# from django_formula.audit import caller as audit_caller
-# from django_formula.audit.caller import Caller
-#
-#
-# def asked_by(function: str, cachedir: str) -> str:
-#     """Return the origin of a deployment for the lock and the record: function, user and number of the Salt job.
-#
-#     Args:
-#         function: the function that was called, such as ``state.apply``.
-#         cachedir: Salt's cache on this host, where it keeps a file for each running job.
-#     """
-#     for path, job in _jobs(cachedir):
-#         return f"{function} by {_user(job)}, salt job {path.name}"
-#     return f"{function} by {_user({})}"
-#
-#
-# def caller(opts: Mapping[str, Any]) -> Caller:
-#     """Return who calls: the user who published the Salt job of this process and its master, or who has called Salt.
-#
-#     Args:
-#         opts: Salt's options.
-#     """
-#     for path, job in _jobs(opts["cachedir"]):
-#         if "schedule" in job:
-#             return Caller(_user(job), how="schedule", job=path.name)
-#         if job.get("user"):
-#             return Caller(_user(job), str(opts.get("master_ip") or ""), "salt", path.name)
-#     return audit_caller.of_this_process()
-#
-#
-# def publishers(opts: Mapping[str, Any]) -> set[str]:
-#     """Return the users who published what this process runs, as the master names them: one, but in threads of a minion.
-#
-#     Empty where Salt was called on this host.
-#     """
-#     return {str(job["user"]) for _path, job in _jobs(opts["cachedir"]) if job.get("user")}
-#
-#
-# def salt_call(opts: Mapping[str, Any]) -> list[str]:
-#     """Return the command by which Salt is called on this host with its configuration, empty where there is none."""
-#     path = shutil.which("salt-call") or shutil.which("salt-call", path=os.path.dirname(sys.executable))
-#     folder = os.path.dirname(str(opts.get("conf_file") or ""))
-#     own = [f"--config-dir={folder}"] if folder not in ("", "/etc/salt") else []
-#     return [path, "--local", *own] if path else []
-#
-#
-# def _jobs(cachedir: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-#     """Yield file and job of what this process runs."""
-#     for path in Path(cachedir, "proc").glob("*"):
-#         with contextlib.suppress(OSError, ValueError):
-#             job = msgpack.unpackb(path.read_bytes())
-#             if job.get("pid") == os.getpid():
-#                 yield path, job
-#
-#
-# def _user(job: Mapping[str, Any]) -> str:
-#     """Return the user who published a Salt job, or its schedule; without either who has called Salt."""
-#     if "schedule" in job:
-#         return f"the schedule {job['schedule']}"
-#     return str(job.get("user") or audit_caller.of_this_process().who).removeprefix("sudo_")
 #: django_formula/deploy/rollback.py
 # """A rollback: its target, whether that works with the databases' present schema, and the reversal of migrations.
 #
@@ -14899,6 +14931,7 @@ def _clear(home: str, folder: str) -> None:
 # from urllib.parse import quote
 #
 # from django_formula.container import registry
+# from django_formula.git_server import servers
 # from django_formula.host import file
 # from django_formula.push import static_files
 # from django_formula.release.releases import Release
@@ -14907,7 +14940,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.virtualenv import index
 #
 # #: Names of what the pillar gives for other programs than the project.
-# _FOR_PROGRAMS = ("deploy_key", "index_password", "push_secret", "registry_password")
+# _FOR_PROGRAMS = ("checks_token", "deploy_key", "hook_secret", "index_password", "push_secret", "registry_password")
 # #: Prefixes of names that have the rest of the name as a key: of ``tls``, and of hosts with certificates.
 # _TLS, _TRUSTED = "tls:", "trusted:"
 #
@@ -14917,8 +14950,8 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Args:
 #         site: the site with its effective configuration.
-#         given: secrets from the pillar by name, and ``deploy_key``, ``index_password``, ``push_secret``,
-#             ``registry_password``, ``tls:<key>``, ``trusted:<host>``.
+#         given: secrets from the pillar by name, and ``deploy_key``, ``hook_secret``, ``index_password``,
+#             ``checks_token``, ``push_secret``, ``registry_password``, ``tls:<key>``, ``trusted:<host>``.
 #
 #     Attributes:
 #         given: those of the project that the pillar gives, by name.
@@ -14934,10 +14967,18 @@ def _clear(home: str, folder: str) -> None:
 #         self.tls = _with_prefix(given, _TLS)
 #         own = {name: value for name, value in given.items() if not name.startswith((_TLS, _TRUSTED))}
 #         self.given = {name: value for name, value in own.items() if name not in _FOR_PROGRAMS}
-#         self.deploy_key = given.get("deploy_key")
+#         self.deploy_key, self.hook_secret = given.get("deploy_key"), given.get("hook_secret")
 #         self.index_password = index.PASSWORD.value(site, given.get("index_password"))
+#         self.checks_token = servers.TOKEN.value(site, given.get("checks_token"))
 #         self.push_secret = static_files.SECRET.value(site, given.get("push_secret"))
 #         self.registry_password = registry.PASSWORD.value(site, given.get("registry_password"))
+#         #: What commands without a pillar need: its key in the pillar, what it is, its file, its value.
+#         self._kept = (
+#             ("index", "password", index.PASSWORD, self.index_password),
+#             ("registry", "password", registry.PASSWORD, self.registry_password),
+#             ("push", "secret", static_files.SECRET, self.push_secret),
+#             ("checks", "token", servers.TOKEN, self.checks_token),
+#         )
 #         self.by_name: dict[str, str] = {}
 #         self.lapsed: list[str] = []
 #         #: The files of secrets that were replaced for the new release: path → content before.
@@ -14952,6 +14993,18 @@ def _clear(home: str, folder: str) -> None:
 #         """
 #         self.by_name = secrets.values(self._site, self.given)
 #
+#     def unkept(self) -> dict[str, str]:
+#         """Return what `keep` would change, by the key in the pillar."""
+#         changed = [
+#             (key, noun, value) for key, noun, secret, value in self._kept if not secret.is_kept(self._site, value)
+#         ]
+#         return {key: f"{noun} kept" if value else f"{noun} removed" for key, noun, value in changed}
+#
+#     def keep(self) -> None:
+#         """Keep what commands need that have no pillar."""
+#         for _key, _noun, secret, value in self._kept:
+#             secret.keep(self._site, value)
+#
 #     def add(self, name: str, value: str) -> None:
 #         """Add a secret that was generated."""
 #         self.by_name[name] = value
@@ -14959,8 +15012,8 @@ def _clear(home: str, folder: str) -> None:
 #     def masked(self) -> list[str]:
 #         """Return the texts that no output may contain, as they are and URL-encoded."""
 #         keys = [value for name, value in self.tls.items() if name != "certificate"]
-#         programs = (self.deploy_key, self.index_password, self.push_secret, self.registry_password)
-#         given = filter(None, [*self.given.values(), *programs, *keys])
+#         programs = [value for _key, _noun, _secret, value in self._kept]
+#         given = filter(None, [*self.given.values(), self.deploy_key, self.hook_secret, *programs, *keys])
 #         with contextlib.suppress(OSError):  # no file can be opened any more: those read before are still known
 #             self._fallbacks = secrets.fallbacks(self._site)
 #         known = list(dict.fromkeys([*self.by_name.values(), *given, *self._fallbacks]))
@@ -15989,6 +16042,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.push import static_files
 # from django_formula.release import claim, workers
 # from django_formula.release import releases as release_releases
+# from django_formula.request import entrance, hook_unit, push_setup
 # from django_formula.schedule import schedules as schedule_schedules
 # from django_formula.schedule import timer
 # from django_formula.schedule.timer import Task
@@ -16003,7 +16057,6 @@ def _clear(home: str, folder: str) -> None:
 #     renewal,  # noqa: F401 - schedule.timer packs its program from the modules that are loaded
 # )
 # from django_formula.untrusted.text import in_command
-# from django_formula.virtualenv import index
 #
 #
 # @dataclass
@@ -16107,12 +16160,7 @@ def _clear(home: str, folder: str) -> None:
 #         changes["registered"] = str(site.root)
 #     if keys := mirror.unprepared(site, deployment.secrets.deploy_key):
 #         changes["mirror"] = keys
-#     if not index.PASSWORD.is_kept(site, deployment.secrets.index_password):
-#         changes["index"] = "password kept" if deployment.secrets.index_password else "password removed"
-#     if not registry.PASSWORD.is_kept(site, deployment.secrets.registry_password):
-#         changes["registry"] = "password kept" if deployment.secrets.registry_password else "password removed"
-#     if not static_files.SECRET.is_kept(site, deployment.secrets.push_secret):
-#         changes["push"] = "secret kept" if deployment.secrets.push_secret else "secret removed"
+#     changes |= deployment.secrets.unkept()
 #     if os.path.lexists(static_files.keys(site)) and not deployment.lock.holder():
 #         changes[str(static_files.keys(site))] = "removed: a push was interrupted"
 #     changes |= {str(path): "kept" for path in _untrusted(deployment)} | served.gone(site)
@@ -16122,10 +16170,21 @@ def _clear(home: str, folder: str) -> None:
 #         changes["schedule"] = schedule
 #     if dropped := schedule_schedules.dropped(site):
 #         changes["schedules"] = dropped
+#     changes |= _of_requests(deployment)
 #     if leftovers:
 #         changes["removed"] = f"leftovers of an interrupted restore: {', '.join(leftovers)}"
 #     tasks = [task for task, found in schedules.items() if found]
 #     return _Pending(changes, applied, [*wrong], stale, tasks, leftovers)
+#
+#
+# def _of_requests(deployment: Deployment) -> Changes:
+#     """Return what differs of the socket of requests, and of the webhook that asks there."""
+#     site = deployment.site
+#     found = {
+#         "requests": entrance.pending(site, deployment.salt_call) | push_setup.pending(site),
+#         "webhook": hook_unit.pending(site, deployment.secrets.hook_secret),
+#     }
+#     return {name: changes for name, changes in found.items() if changes}
 #
 #
 # def _untrusted(deployment: Deployment) -> dict[Path, str]:
@@ -16157,9 +16216,7 @@ def _clear(home: str, folder: str) -> None:
 #     if pending.templates:
 #         site.keep_templates(templates)
 #     mirror.prepare(site, deployment.secrets.deploy_key)
-#     index.PASSWORD.keep(site, deployment.secrets.index_password)
-#     static_files.SECRET.keep(site, deployment.secrets.push_secret)
-#     registry.PASSWORD.keep(site, deployment.secrets.registry_password)
+#     deployment.secrets.keep()
 #     registry.clear(site)
 #     for path, text in _untrusted(deployment).items():
 #         file.write(path, text)
@@ -16169,6 +16226,11 @@ def _clear(home: str, folder: str) -> None:
 #         file.write(secrets.store_password_file(site), password, mode=0o600)
 #     file.write_json(site.applied, pending.applied, mode=0o600)
 #     site.register()
+#     if "requests" in pending.changes:
+#         entrance.apply(site, deployment.salt_call)
+#         push_setup.apply(site)
+#     if "webhook" in pending.changes:
+#         hook_unit.apply(site, deployment.secrets.hook_secret)
 #     for task in pending.tasks:
 #         timer.apply(site, templates, task)
 #     schedule_schedules.drop(site)
@@ -16258,6 +16320,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.release import claim as release_claim
 # from django_formula.release import disk, instances, releases
 # from django_formula.release.releases import Release
+# from django_formula.request import push_setup
 # from django_formula.source import commits, mirror
 # from django_formula.store import setup
 # from django_formula.virtualenv import interpreter as virtualenv_interpreter
@@ -16271,7 +16334,7 @@ def _clear(home: str, folder: str) -> None:
 #         deployment.plan("the first release")
 #         yield {"release": f"would be built from {site.config['folder'] or site.config['revision']}"}
 #         return
-#     if _waits_for_fleet(deployment):
+#     if _waits_for_fleet(deployment) or _waits_for_push(deployment):
 #         deployment.secrets.read()
 #         return
 #     recorded, inputs = deployment.find_inputs()
@@ -16319,6 +16382,16 @@ def _clear(home: str, folder: str) -> None:
 #         deployment.warn([f"the hosts of {site.name} have no release yet: salt-run django.deploy {site.name} makes it"])
 #         return True
 #     return False
+#
+#
+# def _waits_for_push(deployment: Deployment) -> bool:
+#     """Return whether nothing was pushed to the site yet, of which there could be a release; with a warning how to."""
+#     site = deployment.site
+#     if deployment.live or deployment.again or commits.was_pushed(site):
+#         return False
+#     branch, address = site.config["revision"], push_setup.address(site)
+#     deployment.warn([f"nothing was pushed yet: git remote add live {address}; git push live {branch}"])
+#     return True
 #
 #
 # def _is_made_of(release: Release | None, inputs: dict[str, str]) -> bool:
@@ -17441,7 +17514,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return why a part of the active release does not run, and what starts it.
 #
 #     Args:
-#         ended: how it ended, where it is known that it did; it may have been started again since.
+#         ended: how, where it is known that it did; it may run again since.
 #     """
 #     site, live = visit.site, visit.release
 #     manager = instances.process_manager(site, live.path)
@@ -17524,7 +17597,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not found.problem:
 #         return f"GET {path} past the proxy is answered in {took * 1000:.0f} ms"
 #     if ran is None or instances.pid(site, live.path) != ran:
-#         raise _ended(visit, "", "ended and was started again while it was asked")
+#         raise _ended(visit, "", "it ended while it was asked")
 #     if took >= PATIENCE - 0.3:
 #         text = f"GET {path} past the proxy has no answer within {PATIENCE:.0f} s: all processes are busy or hang"
 #         raise Broken(text, instances.process_manager(site, live.path).way_to_start(site, live.path))
@@ -18815,6 +18888,7 @@ def _clear(home: str, folder: str) -> None:
 #     "release": {"release": str, "commit": str},
 #     "prepare": {"pending": [str]},
 #     "migrate": {"migrated": [str]},
+#     "doctor": {"links": [{"is_broken": bool, **dict.fromkeys(("name", "text", "command", "todo"), str)}]},
 # }
 # #: How a balancer sees a host.
 # _SEEN = {"state": str, "is_up": bool, "check": str}
@@ -19519,6 +19593,47 @@ def _clear(home: str, folder: str) -> None:
 #     number = int(batch.rstrip("%"))
 #     size = max(1, len(hosts) * number // 100 if batch.endswith("%") else number)
 #     return [hosts[:1]] * bool(hosts) + [hosts[at : at + size] for at in range(1, len(hosts), size)]
+#: django_formula/fleet/doctor.py
+# """The walk of `django.doctor` on each host that has releases of a site."""
+#
+# from django_formula.fleet.deployment import Fleet
+# from django_formula.fleet.minions import Answer
+#
+# #: Seconds after which a host is lost whose walk has not ended: each link has a deadline of its own.
+# _LIMIT = 60.0
+#
+#
+# def walk(fleet: Fleet, url: str) -> dict[str, dict[str, str]]:
+#     """Walk through a site on all hosts with its releases at once; those without a broken link are ``ok``.
+#
+#     Args:
+#         url: what a visitor asks for; empty for the page at the site's own path.
+#
+#     Returns:
+#         by host: the ``broken`` link, what is wrong with it (``text``), and what to ``do`` on that host; or the
+#         ``error`` of one that cannot walk or does not answer.
+#
+#     Raises:
+#         DeploymentError: the store knows no host of the site, or the master takes no jobs.
+#     """
+#     answers = fleet.ask("doctor", fleet.released(), "doctor", url, limit=_LIMIT)
+#     return {host: _row(answer) for host, answer in sorted(answers.items())}
+#
+#
+# def is_whole(rows: dict[str, dict[str, str]]) -> bool:
+#     """Return whether no host has a broken link."""
+#     return all(row.keys() == {"ok"} for row in rows.values())
+#
+#
+# def _row(answer: Answer) -> dict[str, str]:
+#     if answer.error:
+#         return {"error": answer.error}
+#     links = answer.value["links"]
+#     broken = next((link for link in links if link["is_broken"]), None)
+#     if not broken:
+#         return {"ok": f"no broken link, from {links[0]['name']} to {links[-1]['name']}" if links else "no link"}
+#     cure = broken["command"] or broken["todo"]
+#     return {"broken": broken["name"], "text": broken["text"], **({"do": cure} if cure else {})}
 #: django_formula/fleet/excluded_hosts.py
 # """Hosts that a deployment leaves out (``exclude=web7``), and that are shown until they serve the common release."""
 #
@@ -19982,6 +20097,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # #: The file of the store with a line for each deployment on several hosts.
 # NAME = "deploys.jsonl"
+# #: The most bytes of it that are read.
+# _MOST = 4_000_000
 # #: The most characters of an error.
 # _LONGEST = 1000
 # _WATCH = setup.FLEET.replace(".timer", ".service")
@@ -20034,6 +20151,40 @@ def _clear(home: str, folder: str) -> None:
 #             units.attempt("start", "--no-block", _WATCH, doing="starting the watch of the master", timeout=5)
 #
 #
+# def history(store: str | Path, site: str | None, count: int) -> list[dict[str, Any]]:
+#     """Return the newest deployments on several hosts, the last one first.
+#
+#     Args:
+#         site: whose; None is all.
+#         count: how many at most.
+#     """
+#     with contextlib.suppress(FileNotFoundError), path(store).open("rb") as file:
+#         file.seek(-min(_MOST, file.seek(0, os.SEEK_END)), os.SEEK_END)
+#         texts = file.read().splitlines()
+#         found = []
+#         for text in reversed(texts):
+#             with contextlib.suppress(ValueError):  # one that was cut
+#                 line = json.loads(text)
+#                 if site in (None, line["site"]):
+#                     found.append(line)
+#         return found[:count]
+#     return []
+#
+#
+# def line_of(found: Mapping[str, Any]) -> str:
+#     """Return a deployment of `history` as a line for people."""
+#     asked = f" of {found['revision']}" if found["revision"] else ""
+#     commit = f" {found['commit'][:12]}" if found["commit"] else ""
+#     where = f" on {', '.join(sorted(found['hosts']))}" if found["hosts"] else ""
+#     lost = f", {found['failed']} of {found['sent']} requests failed" if "sent" in found else ""
+#     by = f" by {found['user']}" if found["user"] else ""
+#     why = f": {found['error']}" if found["error"] else ""
+#     verb = f"{found['verb']}{asked}{by}"
+#     return (
+#         f"{found['time']} {found['site']}: {verb}: {found['result']}{commit}{where} ({found['seconds']} s{lost}){why}"
+#     )
+#
+#
 # def path(store: str | Path) -> Path:
 #     """Return the file with the deployments of a store."""
 #     return Path(store, NAME)
@@ -20044,6 +20195,126 @@ def _clear(home: str, folder: str) -> None:
 #     if isinstance(error, DeploymentError):
 #         return shown("; ".join(error.message.splitlines()))[:_LONGEST]
 #     return type(error).__name__
+#: django_formula/fleet/requests.py
+# """The requests of a site on several hosts, in the master's store: of those that wait the newest is deployed.
+#
+# The runner that has their lock works them off, until none waits; another one has done its part with its request on disk.
+# Where that runner is killed, what ends its deployment goes on with them.
+# """
+#
+# import time
+# from collections.abc import Callable
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.audit.caller import Caller
+# from django_formula.fleet.store import Store
+# from django_formula.host.commands import DeploymentError
+# from django_formula.request import queue
+# from django_formula.request.queue import Request
+#
+# #: Seconds between two looks at what is waited for, and those without a runner after which a request is abandoned.
+# _TICK, _ABANDONED = 0.5, 60.0
+# #: Seconds after which a deployment of another master, of which nothing was heard, keeps no request waiting.
+# _ENTERED = 600.0
+# #: Releases a revision, None for the one of the pillar, for who has asked; returns what is active then.
+# Deploy = Callable[[str | None, Caller], str]
+#
+#
+# class _Kept(NamedTuple):
+#     """Where the store has the requests of a site."""
+#
+#     root: Path
+#     name: str
+#
+#
+# def _kept(store: Store) -> _Kept:
+#     return _Kept(store.folder, store.site)
+#
+#
+# def is_open(store: Store) -> bool:
+#     """Return whether a request waits, runs, or was interrupted."""
+#     return any(path.exists() for path in queue.paths(_kept(store)))
+#
+#
+# def put(store: Store, revision: str | None, by: Caller) -> Request:
+#     """Have a request wait, instead of the one that waits.
+#
+#     Raises:
+#         DeploymentError: the store knows no host of the site.
+#     """
+#     site = store.site
+#     if not store.hosts():
+#         raise DeploymentError(
+#             f"the master knows no hosts of {site}",
+#             hint="name them in the pillar (hosts), and apply on them: salt '*' state.apply django",
+#         )
+#     store.make()
+#     queue.folder(_kept(store)).mkdir(mode=0o700, exist_ok=True)
+#     return queue.put(_kept(store), revision or "", by)
+#
+#
+# def work(store: Store, deploy: Deploy) -> None:
+#     """Work off the requests of a site, one after another, until none waits; nothing where another runner does."""
+#     while is_open(store):  # again after the lock is free: who comes in between finds it held, and goes
+#         lock = queue.work_lock(_kept(store))
+#         try:
+#             lock.take()
+#         except DeploymentError:
+#             return
+#         try:
+#             while is_open(store):
+#                 _work(store, deploy)
+#         finally:
+#             lock.release()
+#
+#
+# def _work(store: Store, deploy: Deploy) -> None:
+#     kept = _kept(store)
+#     if store.is_deployed(_ENTERED):  # meanwhile a newer request may take the place of the one that waits
+#         time.sleep(_TICK)
+#         return
+#     queue.recover(kept, store.release()["commit"])
+#     request = queue.take(kept)
+#     if not request:
+#         return
+#     if request.commit and request.commit == store.release()["commit"]:
+#         queue.finish(kept, request, queue.RELEASED, "it was active already")
+#         return
+#     try:
+#         status, why = queue.RELEASED, deploy(request.commit or None, request.by)
+#     except DeploymentError as error:
+#         if error.transient and store.is_deployed(_ENTERED):
+#             return  # another deployment began just now: the request is recovered after it
+#         status, why = queue.FAILED, str(error)
+#     queue.finish(kept, request, status, why)
+#
+#
+# def ended(store: Store, request: Request, *, wait: bool) -> dict[str, Any]:
+#     """Return the status of a request, with `wait` the final one.
+#
+#     Raises:
+#         DeploymentError: no runner works it off.
+#     """
+#     kept, site, seen = _kept(store), store.site, time.monotonic()
+#     about = {"request": request.number, "commit": request.commit}
+#     while not (found := queue.ended(kept, request.number)):
+#         if not wait:
+#             return {**about, "status": "waiting", "why": f"see: salt-run django.requests {site}"}
+#         time.sleep(_TICK)
+#         if queue.work_lock(kept).holder():
+#             seen = time.monotonic()
+#         elif time.monotonic() - seen > _ABANDONED:
+#             raise DeploymentError(
+#                 f"the request of {site} waits, and no runner works it off",
+#                 hint=f"request it again: salt-run django.request {site}",
+#             )
+#     return {**about, "status": found["status"], "why": found["why"]}
+#
+#
+# def rows(store: Store) -> list[dict[str, Any]]:
+#     """Return a row for each request of a site, the newest first."""
+#     return queue.rows(_kept(store))
 #: django_formula/fleet/roster.py
 # """Functions on the hosts of salt-ssh's roster, from a runner: the same as `fleet.minions`, without minions.
 #
@@ -20413,6 +20684,8 @@ def _clear(home: str, folder: str) -> None:
 #     ("email", "password"): RELEASED,
 #     ("notify", "*", "url"): RELEASED,
 #     ("notify", "*", "token"): RELEASED,
+#     ("hook", "secret"): RELEASED,
+#     ("checks", "token"): RELEASED,
 #     ("static", "push", "secret"): RELEASED,
 #     ("static", "push", "ssh_key"): RELEASED,
 #     ("container", "login", "password"): RELEASED,
@@ -20486,6 +20759,7 @@ def _clear(home: str, folder: str) -> None:
 #     secrets         folder of what else is generated once for all of them, a file for each; servers accept what
 #                     NAME.former has too
 #     hosts.json      the parts of each host, as the pillar had them when a host compiled it last
+#     tags.json       the tags of the site, where it has had some
 #     addresses.json  the address of each host, as its grains had it when its pillar was compiled last
 #     fleet.json      commit and number of the release, the commits that were rolled back, how many times that was another
 #                     release, and the id of its deployment
@@ -20496,6 +20770,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # import contextlib
 # import fcntl
+# import fnmatch
 # import math
 # import os
 # import pwd
@@ -20518,6 +20793,8 @@ def _clear(home: str, folder: str) -> None:
 # _LENGTH = 50
 # #: Names of sites, as the schema has them.
 # NAME = re.compile("[a-z]([a-z0-9-]{0,24}[a-z0-9])?")
+# #: What a tag has before it where sites are named.
+# TAG = "tag:"
 # SECRET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # _FLEET = {"commit": str, "sequence": int, "held": [str], "count?": int, "deployment?": str}
 # _EXCLUDED = {"since": str, "by": str, "commit": str}
@@ -20613,6 +20890,17 @@ def _clear(home: str, folder: str) -> None:
 #     def hosts(self) -> dict[str, list[str]]:
 #         """Return the parts of each host; empty where none has compiled its pillar yet."""
 #         return host_file.read_json(self.folder / "hosts.json", {str: [str]}) or {}
+#
+#     def keep_tags(self, tags: list[str]) -> None:
+#         """Keep the tags of the site; nothing is written where it has none."""
+#         if tags != self.tags():
+#             with self._alone():
+#                 host_file.write_json(self.folder / "tags.json", {"tags": tags}, mode=0o600)
+#
+#     def tags(self) -> list[str]:
+#         """Return the tags of the site."""
+#         kept = host_file.read_json(self.folder / "tags.json", {"tags": [str]})
+#         return [*kept["tags"]] if kept else []
 #
 #     def addresses(self) -> dict[str, str]:
 #         """Return the address of each host whose pillar was compiled."""
@@ -20736,6 +21024,29 @@ def _clear(home: str, folder: str) -> None:
 #         os.ftruncate(self._descriptor, len(text))  # after it: `over` may read the file in between
 #
 #
+# def matching(folder: str | Path, pattern: str) -> list[str]:
+#     """Return the names of the sites that the store knows and a pattern of the shell or a tag, or one of several, fits.
+#
+#     Raises:
+#         DeploymentError: there is none.
+#
+#     Example: ``matching("/srv/django-fleet", "shop-*,tag:eu") == ["blog", "shop-de", "shop-fr"]``
+#     """
+#     patterns = [one.strip() for one in pattern.split(",")]
+#
+#     def fits(name: str) -> bool:
+#         tags = [TAG + tag for tag in Store(folder, name).tags()]
+#         return any(fnmatch.filter(tags if one.startswith(TAG) else [name], one) for one in patterns)
+#
+#     found = [name for name in sites(folder) if fits(name)]
+#     if not found:
+#         raise DeploymentError(
+#             f"no site with hosts is named {pattern}",
+#             hint="run: salt-run django.status, which shows those that there are",
+#         )
+#     return found
+#
+#
 # def sites(folder: str | Path) -> list[str]:
 #     """Return the names of the sites that the store knows."""
 #     found = (path.parent.name for path in Path(folder).glob("*/hosts.json"))
@@ -20831,6 +21142,179 @@ def _clear(home: str, folder: str) -> None:
 #         return f"it is the {' and '.join(parts[host]) or 'host without a part'} of {site}"
 #     others = [name for name, own in sorted(parts.items()) if "app" in own and name not in silent]
 #     return f"{site} is served by {', '.join(others)}" if others else f"no host serves {site}"
+#: django_formula/git_server/__init__.py
+# """What the Git server of a site knows of a commit, its checks, and what it is sent about deployments."""
+#: django_formula/git_server/servers.py
+# """The APIs of Git servers as data: where the checks of a commit are, and how the status of a deployment is written.
+#
+# What calls them runs in a child of `untrusted.network`, with the address of the project's API and a token. Sources:
+# docs.github.com (REST: commit statuses, check runs, deployments), docs.gitlab.com (commits API), the Swagger pages of
+# Forgejo and Gitea (repository: statuses).
+# """
+#
+# import json
+# import urllib.error
+# import urllib.request
+# from collections.abc import Iterator, Mapping
+# from typing import Any, NamedTuple
+#
+# from django_formula.secret.secrets import KeptSecret
+# from django_formula.untrusted import network, shapes
+#
+# #: The token that `checks` of a site reads with, which the last apply keeps.
+# TOKEN = KeptSecret(".checks_token", lambda config: (config.get("checks") or {}).get("token"))
+# #: What our own statuses begin with: they are no checks.
+# OWN = "django-formula"
+# #: The most bytes of an answer, and pages of a list.
+# _LIMIT, _PAGES = 4 << 20, 20
+# #: Bytes of a refusal.
+# _REFUSAL = 4096
+# #: The states of a check that has passed, and of one that has not ended.
+# _GOOD = ("success", "neutral", "skipped")
+# _WAITS = (
+#     *("pending", "queued", "in_progress", "waiting", "requested", "created", "running", "preparing", "scheduled"),
+#     *("waiting_for_resource", "manual"),
+# )
+#
+#
+# class Listed(NamedTuple):
+#     """Where an API lists what ran for a commit.
+#
+#     Attributes:
+#         path: after the address of the project.
+#         key: of the rows in the answer; empty where the answer is the rows.
+#         name: the key of a row's name.
+#         states: the keys of its state: the first that has a value counts.
+#     """
+#
+#     path: str
+#     key: str
+#     name: str
+#     states: tuple[str, ...]
+#
+#
+# class Kind(NamedTuple):
+#     """A kind of Git server.
+#
+#     Attributes:
+#         header: the name and the beginning of the value of the header that has the token.
+#         lists: where checks are listed.
+#         states: how it names the end of a deployment: released, failed, interrupted.
+#     """
+#
+#     header: tuple[str, str]
+#     lists: tuple[Listed, ...]
+#     states: dict[str, str]
+#
+#
+# KINDS = {
+#     "github": Kind(
+#         ("Authorization", "Bearer "),
+#         (
+#             Listed("commits/{commit}/status?per_page=100", "statuses", "context", ("state",)),
+#             Listed("commits/{commit}/check-runs?per_page=100", "check_runs", "name", ("conclusion", "status")),
+#         ),
+#         {"released": "success", "failed": "failure", "interrupted": "error"},
+#     ),
+#     "gitlab": Kind(
+#         ("PRIVATE-TOKEN", ""),
+#         (Listed("repository/commits/{commit}/statuses?per_page=100", "", "name", ("status",)),),
+#         {"released": "success", "failed": "failed", "interrupted": "canceled"},
+#     ),
+#     "forgejo": Kind(
+#         ("Authorization", "token "),
+#         (Listed("commits/{commit}/status?limit=50", "statuses", "context", ("status", "state")),),
+#         {"released": "success", "failed": "failure", "interrupted": "error"},
+#     ),
+# }
+#
+#
+# def call(kind: str, url: str, token: str, body: Any = None) -> Any:
+#     """Return what the API answers, of any shape; None for an empty answer.
+#
+#     Args:
+#         body: posted as JSON; None asks by GET.
+#
+#     Raises:
+#         OSError, http.client.HTTPException, ValueError, RecursionError: it does not answer, or not with JSON.
+#     """
+#     name, begin = KINDS[kind].header
+#     headers = {"Accept": "application/json", "User-Agent": OWN, "Content-Type": "application/json"}
+#     headers |= {name: f"{begin}{token}"} if token else {}
+#     data = None if body is None else json.dumps(body).encode()
+#     request = urllib.request.Request(url, data, headers)  # noqa: S310 - http(s) by the schema
+#     answer = network.fetched(request, _LIMIT)
+#     return json.loads(answer) if answer else None
+#
+#
+# def checks(kind: str, url: str, token: str, commit: str, names: list[str], ignored: list[str]) -> dict[str, Any]:
+#     """Return how the checks of a commit are: ``state``, and the ``names`` of those that decide it.
+#
+#     ``passed``, ``pending``, ``failed``, or ``none`` where there is none at all.
+#
+#     Args:
+#         url: the address of the project's API.
+#         names: of the checks that have to pass; with none, all that there are.
+#         ignored: of those that do not count, such as the job that waits for this release.
+#
+#     Raises:
+#         OSError, http.client.HTTPException, ValueError, RecursionError: the server does not say.
+#     """
+#     found = [row for listed in KINDS[kind].lists for row in _rows(kind, url, token, listed, commit)]
+#     found = [row for row in found if not row[0].startswith(OWN) and row[0] not in ignored]
+#     there = {name for name, _state in found}
+#     rows = [row for row in found if row[0] in names] if names else found
+#     failed = [name for name, state in rows if state not in _GOOD + _WAITS]
+#     waits = [name for name, state in rows if state in _WAITS] + [name for name in names if name not in there]
+#     state = "failed" if failed else "pending" if waits else "passed" if rows else "none"
+#     return {"state": state, "names": [name[:80] for name in dict.fromkeys(failed or waits)][:20]}
+#
+#
+# def _rows(kind: str, url: str, token: str, listed: Listed, commit: str) -> Iterator[tuple[str, str]]:
+#     """Yield name and state of what ran for a commit: pages until one is empty, or has nothing new."""
+#     seen: set[str] = set()
+#     for page in range(1, _PAGES + 1):
+#         answer = call(kind, f"{url}/{listed.path.format(commit=commit)}&page={page}", token)
+#         if listed.key and isinstance(answer, dict) and listed.key in answer:
+#             answer = answer[listed.key] or []
+#         if not shapes.fits(answer, [{listed.name: str}]):
+#             raise ValueError("the answer has no list of checks")
+#         new = [row for row in answer if json.dumps(row, sort_keys=True) not in seen]
+#         if not new:
+#             return
+#         seen |= {json.dumps(row, sort_keys=True) for row in new}
+#         for row in new:
+#             state = next((row[key] for key in listed.states if row.get(key)), "")
+#             yield row[listed.name], "success" if row.get("allow_failure") is True else str(state)
+#     raise ValueError(f"it has more than {_PAGES} pages of checks")
+#
+#
+# def report(kind: str, url: str, token: str, message: Mapping[str, Any], environment: str) -> None:
+#     """Write how a deployment has ended: a deployment of GitHub, a status of the commit elsewhere.
+#
+#     Args:
+#         message: of the watch, with ``commit``, ``kind`` and ``text``.
+#         environment: the name that the deployment has there.
+#
+#     Raises:
+#         OSError, http.client.HTTPException, ValueError, RecursionError: the server did not take it.
+#     """
+#     ended = {"rolled_back": "released"}.get(message["kind"], message["kind"])
+#     state, text = KINDS[kind].states[ended], message["text"][:140]
+#     if kind != "github":
+#         name = "name" if kind == "gitlab" else "context"
+#         body = {"state": state, name: f"{OWN}/{environment}", "description": text}
+#         try:
+#             call(kind, f"{url}/statuses/{message['commit']}", token, body)
+#         except urllib.error.HTTPError as error:  # GitLab refuses the status that the commit has
+#             if error.code != 400 or b"Cannot transition status" not in error.read(_REFUSAL):
+#                 raise
+#         return
+#     made = {"ref": message["commit"], "environment": environment, "description": OWN, "auto_merge": False}
+#     made = call(kind, f"{url}/deployments", token, {**made, "required_contexts": []})  # or 409 while checks run
+#     if not shapes.fits(made, {"id": int}):
+#         raise ValueError("the answer has no number of a deployment")
+#     call(kind, f"{url}/deployments/{made['id']}/statuses", token, {"state": state, "description": text})
 #: django_formula/host/__init__.py
 # """This host: commands, files, locks, users, ports, /proc, daemons, templates, and DeploymentError."""
 #: django_formula/host/archive.py
@@ -21410,11 +21894,12 @@ def _clear(home: str, folder: str) -> None:
 #         except BaseException:
 #             _end(process, command.grace)
 #             raise
+#         # Before it is ended, when it may print something.
+#         has_stalled = not has_ended and bool(command.stall) and output.silence() >= command.stall
 #         if not has_ended or process.returncode or not command.daemon:
 #             _end(process, command.grace)
 #         output.read_rest()
 #     log.debug("%s took %.2f s", command.doing, time.monotonic() - started)
-#     has_stalled = not has_ended and bool(command.stall) and output.silence() >= command.stall
 #     code = process.returncode if has_ended else None
 #     return Ended(code, output.text(process.stdout), output.text(process.stderr), has_stalled)
 #
@@ -23448,6 +23933,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # import contextlib
 # import functools
+# import importlib.util
 # import re
 # from collections.abc import Iterable, Mapping
 # from typing import TYPE_CHECKING, Any
@@ -23578,6 +24064,11 @@ def _clear(home: str, folder: str) -> None:
 #     for url in urls:
 #         with contextlib.suppress(KeyError, jinja2.TemplateError):
 #             _template(url, templates[url])
+#
+#
+# def can_render() -> bool:
+#     """Return whether templates can be rendered here: Salt's Python has Jinja, that of a timer's program may not."""
+#     return importlib.util.find_spec("jinja2") is not None
 #
 #
 # def render(templates: Mapping[str, str], url: str, **variables: Any) -> str:
@@ -24143,11 +24634,16 @@ def _clear(home: str, folder: str) -> None:
 # import grp
 # import os
 # import pwd
+# from collections.abc import Iterator
+#
+# from django_formula.host import proc
 #
 # #: The uid and gid of root.
 # ROOT = (0, 0)
 # #: The system user of what pushes static files elsewhere; no site can have a name with an underscore.
 # PUSHER = "_django-push"
+# #: Of system users, as journald and logind tell them from people; images and packages seldom have these.
+# _UIDS = range(899, 299, -1)
 #
 #
 # def owner(user: str, group: str) -> tuple[int, int]:
@@ -24194,6 +24690,15 @@ def _clear(home: str, folder: str) -> None:
 #         return pwd.getpwuid(uid).pw_name
 #     except KeyError:
 #         return ""
+#
+#
+# def free_uids() -> Iterator[int]:
+#     """Yield numbers for users whose processes are all ended at times: neither a user nor a process has them.
+#
+#     They are not the first that ``useradd`` takes, 999 downwards: images of databases have these for their servers,
+#     which are processes of this host too.
+#     """
+#     return (uid for uid in _UIDS if not user_name(uid) and not proc.pids_of(uid))
 #
 #
 # def group_name(gid: int) -> str:
@@ -24565,7 +25070,7 @@ def _clear(home: str, folder: str) -> None:
 #         if unset:
 #             what = f"{path}:{line} uses {project.listed(unset)}, not set or empty"
 #             has_database = site.config["databases"].get("default", {}).get("engine")
-#             if has_database and re.search(r"DATABASES|dj_database_url", used[unset[0]]):
+#             if has_database and re.search(r"DATABASES|database_url", used[unset[0]]):
 #                 text = f"{what}: set {at}:environment:{unset[0]}: {{from: database_url}}"
 #                 return hints.Hint(text, {"environment": {unset[0]: {"from": "database_url"}}})
 #             if unset[0].endswith("*"):
@@ -24940,7 +25445,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # import re
 # import shlex
-# from collections.abc import Collection, Sequence
+# from collections.abc import Collection, Iterable, Sequence
 # from dataclasses import dataclass, field
 # from pathlib import Path
 # from typing import Any
@@ -24956,18 +25461,11 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect.stores import Stores
 # from django_formula.inspect.values import Called, Value, truth
 # from django_formula.inspect.worker import Worker
+# from django_formula.knowledge.rows import rows
 # from django_formula.server import servers
 #
 # #: Programs that serve pages, and those of the host.
 # _SERVERS = re.compile(rf"{servers.programs()}|nginx|caddy|celery|flower|npm|yarn|node")
-# #: Applications of other packages whose workers a project runs by a command.
-# _COMMANDS = {
-#     "django_q": "qcluster",
-#     "django_dramatiq": "rundramatiq",
-#     "background_task": "process_tasks",
-#     "django_tasks.backends.database": "db_worker",
-#     "django_tasks_db": "db_worker",
-# }
 #
 #
 # @dataclass
@@ -25004,15 +25502,23 @@ def _clear(home: str, folder: str) -> None:
 #     return next(one for one in (name, *numbered) if one not in taken)
 #
 #
-# def add(report: Report, tree: Path, roots: Sequence[Path], settings: Settings, required: Collection[str]) -> Stores:
+# def add(
+#     report: Report,
+#     tree: Path,
+#     roots: Sequence[Path],
+#     settings: Settings,
+#     required: Collection[str],
+#     declared: Iterable[process_files.Line],
+# ) -> Stores:
 #     """Add workers, schedules and stores to a report, and return the stores.
 #
 #     Args:
+#         declared: the commands that deployment files of other platforms declare.
 #         roots: the folders that the project is imported from, the folder of manage.py first.
 #         required: the packages that the project requires.
 #     """
 #     packages = {re.sub(r"\[.*", "", name) for name in required}
-#     found = _of_files(report, tree)
+#     found = _of_files(report, tree, declared)
 #     _without_folder(found, roots)
 #     tasks = inspect_tasks.read(roots) if "celery" in packages else inspect_tasks.Tasks()
 #     _without_app(found, roots, tasks)
@@ -25031,12 +25537,12 @@ def _clear(home: str, folder: str) -> None:
 # # Files
 #
 #
-# def _of_files(report: Report, tree: Path) -> _Found:
+# def _of_files(report: Report, tree: Path, declared: Iterable[process_files.Line]) -> _Found:
 #     found = _Found()
 #     remarks: list[str] = []
 #     lines = process_files.lines(tree, remarks)
 #     report.remarks += remarks
-#     for line in lines:
+#     for line in [*lines, *declared]:
 #         commands = shell.commands(line.command)
 #         if commands is None:
 #             if line.is_own:
@@ -25159,8 +25665,9 @@ def _clear(home: str, folder: str) -> None:
 #     if "huey" in packages and "huey" not in kinds and _has_app(settings, "huey.contrib.djhuey", "bx_django_utils"):
 #         found.add("huey", Worker("huey"), "INSTALLED_APPS")
 #     commands = {worker.about.get("command", "") for worker in found.workers.values()}
-#     for app, command in _COMMANDS.items():
-#         if _has_app(settings, app) and not any(one.startswith(f"manage.py {command}") for one in commands):
+#     for row in rows("workers"):
+#         command = row["command"]
+#         if _has_app(settings, *row["apps"]) and not any(one.startswith(f"manage.py {command}") for one in commands):
 #             worker = Worker("command", about={"command": f"manage.py {command}"})
 #             found.add(command, worker, "INSTALLED_APPS")
 #
@@ -25194,9 +25701,7 @@ def _clear(home: str, folder: str) -> None:
 # def _has_beat(settings: Settings, tasks: inspect_tasks.Tasks) -> bool:
 #     named = [settings.get(name) for name in ("CELERY_BEAT_SCHEDULE", "CELERYBEAT_SCHEDULE")]
 #     return (
-#         tasks.has_beat
-#         or any(isinstance(one, dict) and one for one in named)
-#         or _has_app(settings, "django_celery_beat")
+#         tasks.has_beat or any(isinstance(one, dict) and one for one in named) or _has_app(settings, *rows("beat_apps"))
 #     )
 #
 #
@@ -25639,9 +26144,8 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect.report import Report
 # from django_formula.inspect.settings import Settings
 # from django_formula.inspect.values import UNKNOWN
+# from django_formula.knowledge import package as knowledge_package
 #
-# #: Programs that compile style sheets → their packages of Debian.
-# _PRECOMPILERS = {"sassc": "sassc", "lessc": "node-less"}
 # #: Folders below the source in which a template is looked for.
 # _DEPTH = 12
 # _BLOCK = re.compile(r"{%\s*compress\b.*?{%\s*endcompress\s*%}", re.S)
@@ -25665,7 +26169,7 @@ def _clear(home: str, folder: str) -> None:
 #     precompilers = settings.get("COMPRESS_PRECOMPILERS")
 #     for entry in precompilers if isinstance(precompilers, list) and has_compressor else ():
 #         words = entry[1].split() if isinstance(entry, list) and len(entry) > 1 and isinstance(entry[1], str) else []
-#         package = _PRECOMPILERS.get(words[0] if words else "")
+#         package = knowledge_package.of_program(words[0]) if words else ""
 #         if package:
 #             report.extend("packages", [package], "for COMPRESS_PRECOMPILERS")
 #
@@ -25942,6 +26446,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect import code, environment, project
 # from django_formula.inspect.settings import Settings
 # from django_formula.inspect.values import Called, Value, plain
+# from django_formula.knowledge.rows import rows
 #
 # #: Settings with paths that the formula knows, or that the project only reads.
 # _READ = re.compile(
@@ -26170,7 +26675,7 @@ def _clear(home: str, folder: str) -> None:
 #     if not top or (top.name == "static" and top.parent.name in _labels(settings)):  # an application's own are collected
 #         return ""
 #     own = {path.relative_to(top) for path in _files(top)}
-#     own = {path for path in own if path.name not in _PLACEHOLDERS and path.parts[0] not in ("admin", "rest_framework")}
+#     own = {path for path in own if path.name not in _PLACEHOLDERS and path.parts[0] not in rows("static_folders")}
 #     if any(path.suffix in (".css", ".js") for path in own) and not own & _sources(settings, tree, top):
 #         return str(top.relative_to(tree))
 #     return ""
@@ -26225,6 +26730,213 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _files(folder: Path) -> Iterator[Path]:
 #     return (Path(parent, name) for parent, _folders, names in os.walk(folder) for name in names)
+#: django_formula/inspect/declared.py
+# """What the deployment files of other platforms declare: Heroku and Dokku, Fly, Render, Kamal, uWSGI's own processes.
+#
+# A declaration comes before a guess. Each reader gives the same: domains, the path of the health check, commands, and
+# variables with their values. The files are the repository's: what has not the shape that is expected is left out.
+# """
+#
+# import json
+# import re
+# from collections.abc import Callable, Iterator, Mapping
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.host import toml
+# from django_formula.inspect import code, process_files, project
+# from django_formula.inspect.process_files import Line
+#
+# _DOMAIN = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
+# _PATH = re.compile(r"/[\w./~-]{0,200}")
+# _NAME = re.compile(r"[A-Za-z_]\w{0,80}")
+# #: Processes that serve pages.
+# _WEB = {"web", "app"}
+# #: A line of uWSGI's configuration; the forms of a process next to it, and of a job.
+# _OPTION = re.compile(r"^[ \t]*([\w-]+)[ \t]*=[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+# _DAEMONS = {
+#     "attach-daemon": re.compile(r"(.+)"),
+#     "attach-daemon2": re.compile(r"(?:[^,]*,)*?cmd=([^,]+)(?:,.*)?"),
+#     "smart-attach-daemon": re.compile(r"\S+\s+(.+)"),
+# }
+# _JOB = re.compile(r"((?:-?\d+\s+){5})(\S.*)")
+#
+#
+# class Declared(NamedTuple):
+#     """What the files of a source declare.
+#
+#     Attributes:
+#         domains: those of visitors.
+#         health: the path of the health check; empty if there is none.
+#         commands: processes and jobs, but what serves pages.
+#         variables: values by the names of variables, without secrets.
+#         places: the file of each of these four that has something.
+#     """
+#
+#     domains: list[str]
+#     health: str
+#     commands: list[Line]
+#     variables: dict[str, str]
+#     places: dict[str, str]
+#
+#
+# NOTHING = Declared([], "", [], {}, {})
+#
+#
+# class _File:
+#     """What one file declares, as a reader has found it."""
+#
+#     def __init__(self, place: str):
+#         self.place = place
+#         self.domains: list[Any] = []
+#         self.paths: list[Any] = []
+#         self.commands: list[tuple[str, Any, str]] = []
+#         self.variables: dict[Any, Any] = {}
+#
+#
+# def find(tree: Path, remarks: list[Any]) -> Declared:
+#     """Return what the files declare; of two that declare the same thing the first one counts.
+#
+#     Args:
+#         remarks: gets the files that could not be read.
+#
+#     Example: ``find(Path("shop"), []).health == "/healthz"``
+#     """
+#     declared = NOTHING
+#     for file in _files(tree, remarks):
+#         domains = [name for name in file.domains if isinstance(name, str) and _DOMAIN.fullmatch(name)]
+#         health = next((path for path in file.paths if isinstance(path, str) and _PATH.fullmatch(path)), "")
+#         variables = {name: _text(value) for name, value in file.variables.items() if _NAME.fullmatch(str(name))}
+#         commands = [
+#             Line(str(name), command, file.place, at)
+#             for name, command, at in file.commands
+#             if isinstance(command, str) and command.strip() and command.isprintable() and (at or name not in _WEB)
+#         ]
+#         plain = {str(name): value for name, value in variables.items() if value is not None}
+#         found: dict[str, Any] = {"domains": domains, "health": health, "commands": commands, "variables": plain}
+#         first = {what: value for what, value in found.items() if value and not getattr(declared, what)}
+#         declared = declared._replace(**first, places={**declared.places, **dict.fromkeys(first, file.place)})
+#     return declared
+#
+#
+# def _files(tree: Path, remarks: list[Any]) -> Iterator[_File]:
+#     for name, (parse, reader) in _READERS.items():
+#         text = code.read(tree / name)
+#         if not text:
+#             continue
+#         file = _File(name)
+#         try:
+#             content = parse(text)
+#         except (ValueError, ImportError, RecursionError) as error:
+#             remarks.append(f"{name} was not read: {type(error).__name__}")
+#             continue
+#         if isinstance(content, dict):
+#             reader(file, content)
+#             yield file
+#     for path in project.files(tree, None, depth=3):
+#         inside = path.relative_to(tree)
+#         if path.suffix == ".ini" and process_files.is_for_live(inside):
+#             yield _uwsgi(_File(str(inside)), code.read(path))
+#
+#
+# def _text(value: Any) -> str | None:
+#     """The value of a variable; None where it is none, or no plain one."""
+#     if isinstance(value, bool):
+#         return str(value).lower()
+#     if isinstance(value, int | float):
+#         return str(value)
+#     return value if isinstance(value, str) and value.isprintable() and len(value) <= 500 else None
+#
+#
+# def _map(value: Any, *keys: str) -> dict[Any, Any]:
+#     """The map below these keys; empty where there is none."""
+#     for key in keys:
+#         value = value.get(key) if isinstance(value, Mapping) else None
+#     return dict(value) if isinstance(value, Mapping) else {}
+#
+#
+# def _list(value: Any) -> list[Any]:
+#     return value if isinstance(value, list) else []
+#
+#
+# def _yaml(text: str) -> Any:
+#     import yaml  # which Salt has, and a bare python3 may not
+#
+#     try:
+#         return yaml.safe_load(text)
+#     except yaml.YAMLError as error:
+#         raise ValueError("no YAML") from error
+#
+#
+# def _heroku(file: _File, content: Mapping[str, Any]) -> None:
+#     """`app.json` of Heroku and Dokku."""
+#     for name, value in _map(content, "env").items():
+#         file.variables[name] = value.get("value") if isinstance(value, Mapping) else value
+#     file.paths = [
+#         check.get("path") for check in _list(_map(content, "healthchecks").get("web")) if isinstance(check, dict)
+#     ]
+#     for job in _list(content.get("cron")):
+#         if isinstance(job, dict):
+#             file.commands.append(("", job.get("command"), str(job.get("schedule", ""))))
+#
+#
+# def _fly(file: _File, content: Mapping[str, Any]) -> None:
+#     """`fly.toml`."""
+#     file.variables = _map(content, "env")
+#     file.commands = [(name, command, "") for name, command in _map(content, "processes").items()]
+#     services = [_map(content, "http_service"), *_list(content.get("services"))]
+#     checks = [*_map(content, "checks").values()]
+#     for service in services:
+#         if isinstance(service, dict):
+#             checks += [*_list(service.get("checks")), *_list(service.get("http_checks"))]
+#     file.paths = [check.get("path") for check in checks if isinstance(check, dict)]
+#
+#
+# def _render(file: _File, content: Mapping[str, Any]) -> None:
+#     """`render.yaml`."""
+#     for service in filter(lambda one: isinstance(one, dict), _list(content.get("services"))):
+#         kind, name = service.get("type"), service.get("name", "")
+#         command = service.get("startCommand") or service.get("dockerCommand")
+#         if kind == "web":
+#             file.domains += _list(service.get("domains"))
+#             file.paths.append(service.get("healthCheckPath"))
+#             pairs = [pair for pair in _list(service.get("envVars")) if isinstance(pair, dict)]
+#             file.variables |= {pair.get("key"): pair.get("value") for pair in pairs}
+#         elif kind in ("worker", "cron"):
+#             file.commands.append((name, command, str(service.get("schedule", "")) if kind == "cron" else ""))
+#
+#
+# def _kamal(file: _File, content: Mapping[str, Any]) -> None:
+#     """Kamal's `config/deploy.yml`."""
+#     proxy = _map(content, "proxy")
+#     file.domains = [proxy.get("host"), *_list(proxy.get("hosts"))]
+#     file.paths = [_map(proxy, "healthcheck").get("path")]
+#     environment = _map(content, "env")
+#     file.variables = _map(environment, "clear") if "clear" in environment or "secret" in environment else environment
+#     for name, role in _map(content, "servers").items():
+#         if isinstance(role, dict):
+#             file.commands.append((name, role.get("cmd"), ""))
+#
+#
+# def _uwsgi(file: _File, text: str) -> _File:
+#     """The processes and jobs that uWSGI runs next to the application."""
+#     for option, value in _OPTION.findall(text):
+#         if daemon := _DAEMONS.get(option) and _DAEMONS[option].fullmatch(value):
+#             file.commands.append(("", daemon[1], ""))
+#         elif option == "cron" and (job := _JOB.fullmatch(value)):
+#             fields = [f"*/{field[1:]}" if field[0] == "-" else field for field in job[1].split()]
+#             file.commands.append(("", job[2], " ".join("*" if field == "*/1" else field for field in fields)))
+#     file.commands = [one for one in file.commands if "%(" not in one[1]]
+#     return file
+#
+#
+# _Reader = Callable[[_File, Mapping[str, Any]], None]
+# _READERS: dict[str, tuple[Callable[[str], Any], _Reader]] = {
+#     "app.json": (json.loads, _heroku),
+#     "fly.toml": (toml.loads, _fly),
+#     "render.yaml": (_yaml, _render),
+#     "config/deploy.yml": (_yaml, _kamal),
+# }
 #: django_formula/inspect/dependency.py
 # """Packages that do not go with each other: one uses what the installed version of another no longer has."""
 #
@@ -26405,21 +27117,14 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect.readers import HOME
 # from django_formula.inspect.settings import Settings
 # from django_formula.inspect.values import UNKNOWN, Called, Method, Value, Variable, plain, truth
+# from django_formula.knowledge.rows import rows
 #
 # #: Variables that a release decides.
 # OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHON\w+|LANG|VCAP_\w+")
 # #: Names of secrets that the project itself may choose, of further passwords, and of what another service issues.
 # _SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|SALT|PEPPER|API_?KEY|_KEY$")
 # _PASS = re.compile(r"(^|_)(PASS|PWD|PASSPHRASE|CREDENTIALS?)(_|$)")
-# _ISSUED = re.compile(
-#     r"(^|_)(AWS|S3|SES|GCP|GCS|GOOGLE|AZURE|STRIPE|PAYPAL|RAZORPAY|PAYSTACK|FLUTTERWAVE|MPESA|TWILIO|SLACK"
-#     r"|GITHUB|GITLAB|FACEBOOK|TWITTER|OPENAI|ANTHROPIC|GEMINI|DEEPSEEK|HUGGINGFACE|TELEGRAM|DISCORD|BOT|FIREBASE|FCM"
-#     r"|CLOUDINARY|PUSHER|MINIO|BRAINTREE|MOLLIE|SQUARE|RESEND|ROLLBAR|BUGSNAG|DATADOG|NEW_?RELIC|HONEYBADGER|POSTHOG"
-#     r"|MAIL|EMAIL|SMTP|MAILGUN|MAILJET|MANDRILL|BREVO|SPARKPOST|SENDGRID|POSTMARK|SENTRY"
-#     r"|LDAP|OAUTH2?|OIDC|SOCIAL|RECAPTCHA|CLOUDFLARE|CF|ALGOLIA|CLIENT|CONSUMER"
-#     r"|API_KEY|APIKEY|ACCESS|PUBLIC|PRIVATE|FERNET|ENCRYPT|ENCRYPTION|VAPID|DSN|LICENSE|MAPBOX"
-#     r"|REDIS|RABBITMQ|CELERY|BROKER)(_|$)"
-# )
+# _ISSUED = re.compile(rf"(^|_)({'|'.join(rows('issuers'))})(_|$)")
 # #: Names of keys that have a form: an empty one ends the settings, and an example shows the form.
 # _FORMED = re.compile(r"FERNET|ENCRYPT|PRIVATE|VAPID")
 # #: Names of switches, whatever their values are read as.
@@ -26489,8 +27194,6 @@ def _clear(home: str, folder: str) -> None:
 #     **dict.fromkeys(("DEFAULT_FILE_STORAGE", "STORAGES:default"), _FILES),
 #     **dict.fromkeys(("STATICFILES_STORAGE", "STORAGES:staticfiles"), _STATIC),
 # }
-# #: Applications → the settings that they refuse as None when they are imported; with an empty text they do without.
-# _NOT_NONE = dict.fromkeys(("django_recaptcha", "captcha"), ("RECAPTCHA_PRIVATE_KEY", "RECAPTCHA_PUBLIC_KEY"))
 # _CACHE = "django.core.cache.backends.locmem.LocMemCache"
 # #: Settings of mail → what Django has without them: the mail server of this host.
 # _MAIL = {
@@ -26896,7 +27599,8 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the installed application that refuses a setting which has no value without its variable; else empty."""
 #     installed = settings.get("INSTALLED_APPS")
 #     for application in installed if isinstance(installed, list) else ():
-#         for setting in _NOT_NONE.get(application, ()) if isinstance(application, str) else ():
+#         refused = (row["settings"] for row in rows("refusing_none") if application in row["apps"])
+#         for setting in next(refused, ()):
 #             value = settings.values.get(setting, Value(""))
 #             if value.source == variable.name and _is_none(value, variable):
 #                 return str(application)
@@ -26984,7 +27688,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # import os
 # import re
-# from collections.abc import Callable, Iterable, Iterator
+# from collections.abc import Callable, Iterable, Iterator, Mapping
 # from pathlib import Path
 # from typing import NamedTuple
 #
@@ -27014,7 +27718,9 @@ def _clear(home: str, folder: str) -> None:
 #     place: str
 #
 #
-# def find(folders: Iterable[Path], is_secret: Callable[[str], bool]) -> dict[str, Example]:
+# def find(
+#     folders: Iterable[Path], is_secret: Callable[[str], bool], declared: Mapping[str, str], place: str
+# ) -> dict[str, Example]:
 #     """Return the variables of which a project shows a usable value.
 #
 #     Only the first example of a .env file is taken, and other files for the variables that it does not have.
@@ -27022,6 +27728,8 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         folders: where such files are searched.
 #         is_secret: whether a variable of a name may be a secret, which only an example has to show.
+#         declared: the values that a deployment file declares, before all others; paths are those of its container.
+#         place: that file.
 #     """
 #     paths = [path for folder in dict.fromkeys(folders) for path in sorted(folder.iterdir()) if path.is_file()]
 #     examples = [path for path in paths if _EXAMPLES.fullmatch(path.name)][:1]
@@ -27032,6 +27740,9 @@ def _clear(home: str, folder: str) -> None:
 #         for name, value in pairs:
 #             if not is_secret(name) and not _LOGIN.search(value):
 #                 found.setdefault(name, Example(value, path.name))
+#     for name, value in declared.items():
+#         if _is_usable(value) and not is_secret(name) and not _LOGIN.search(value):
+#             found[name] = Example(value, place)
 #     return found
 #
 #
@@ -27051,8 +27762,13 @@ def _clear(home: str, folder: str) -> None:
 #         pairs = _PAIR.findall(found["pairs"]) if found["pairs"] else [(found["name"], found["value"])]
 #         for name, value in pairs:
 #             plain = _unquoted(value)
-#             if plain.isprintable() and not _PLACEHOLDER.search(plain) and not os.path.isabs(plain):
+#             if _is_usable(plain):
 #                 yield name, plain
+#
+#
+# def _is_usable(value: str) -> bool:
+#     """Whether a value of a container may be one of another host too: paths are not."""
+#     return value.isprintable() and not _PLACEHOLDER.search(value) and not os.path.isabs(value)
 #
 #
 # def _unquoted(value: str) -> str:
@@ -27537,6 +28253,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect.settings import Settings
 # from django_formula.inspect.values import UNKNOWN, plain
 # from django_formula.knowledge import node as knowledge_node
+# from django_formula.knowledge.rows import rows
 # from django_formula.untrusted.text import in_command
 #
 # #: Node.js of a distribution: its code name → major and minor version.
@@ -27577,7 +28294,7 @@ def _clear(home: str, folder: str) -> None:
 # #: Packages that a Dockerfile installs for all projects, and the first words of a script's commands.
 # _GLOBAL = re.compile(r"\bnpm (?:install|i|add) (?:-g|--global)((?:[ \t]+[@\w][\w./@^~-]*)+)")
 # _WORD = re.compile(r"(?:^|&&|;|\|)\s*([\w-]+)")
-# _BUILDS = re.compile(r"\b(gulp|grunt|webpack|vite|rollup|parcel|esbuild|sass|tailwind\w*|postcss|tsc|build|babel)\b")
+# _BUILDS = re.compile(rf"\b({'|'.join(rows('front_end'))})\b")
 # #: Folders for files of others.
 # _OF_LIBRARIES = re.compile(r"static\w*|vendors?|libs?|plugins?|third[_-]party|assets|public|bower_components")
 # #: A script that does nothing, or only says something.
@@ -28189,7 +28906,7 @@ def _clear(home: str, folder: str) -> None:
 # #: The user who reads a repository that no site has yet.
 # _READER = "nobody"
 # #: What the process answers that has read a source; another one of its user may have replaced it.
-# _ANSWER = {"remarks": [inspect_report.REMARK], "lines": [inspect_report.LINE]}
+# _ANSWER = {"remarks": [inspect_report.REMARK], "lines": [inspect_report.LINE], "keys": {str: Any}}
 # #: Names that the schema refuses.
 # _RESERVED = re.compile(
 #     r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|gnats|nobody|messagebus|sshd"
@@ -28210,12 +28927,26 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     where = str(Path(where).resolve()) if Path(where).is_dir() else where
 #     with _source(where, revision, deploy_key) as (tree, commit, user):
-#         arguments = (where, revision, _is_folder(where, revision), tree, commit, _host_python())
-#         doing = f"reading {where}"
-#         answer = delegate.ask(user, _found, *arguments, doing=doing, timeout=120, memory=1 << 30)
+#         answer = read(where, revision, tree, commit, user)
+#     return inspect_report.text(where, name_of(where), answer["remarks"], answer["lines"])
+#
+#
+# def read(where: str, revision: str, tree: Path, commit: str, user: str | None) -> dict[str, Any]:
+#     """Read a source as a user: text from outside, if that user is not root.
+#
+#     Returns:
+#         ``remarks`` and ``lines``, as `inspect.report.text` takes them; ``keys``, the keys of the pillar that need not
+#         be completed.
+#
+#     Raises:
+#         DeploymentError: it has no project.
+#     """
+#     arguments = (where, revision, is_folder(where, revision), tree, commit, _host_python())
+#     doing = f"reading {where}"
+#     answer: dict[str, Any] = delegate.ask(user, _found, *arguments, doing=doing, timeout=120, memory=1 << 30)
 #     if not shapes.fits(answer, _ANSWER):
 #         raise DeploymentError(f"{doing}: it ended without a usable answer")
-#     return inspect_report.text(where, _name(where), answer["remarks"], answer["lines"])
+#     return answer
 #
 #
 # def found(where: str, revision: str = "HEAD", domain: str = "localhost") -> dict[str, Any]:
@@ -28245,12 +28976,12 @@ def _clear(home: str, folder: str) -> None:
 # def _found(where: str, revision: str, is_folder: bool, tree: Path, commit: str, host: str) -> dict[str, Any]:
 #     """Return what the pillar for a tree has, as data; this runs as the user who can write to the tree."""
 #     report = Report()
-#     name = _name(where)
+#     name = name_of(where)
 #     if commit:
 #         report.remarks.append(f"commit {commit[:12]}")
 #     _location(report, where, revision, name, is_folder)
 #     _read(report, tree, f"{name}.example.org", host)
-#     return {"remarks": report.remarks, "lines": report.lines()}
+#     return {"remarks": report.remarks, "lines": report.lines(), "keys": report.keys()}
 #
 #
 # def _read(report: Report, tree: Path, domain: str, host: str) -> None:
@@ -28282,7 +29013,7 @@ def _clear(home: str, folder: str) -> None:
 #     Yields:
 #         The tree; its commit, empty for a folder; the user to read it as, None for the own one.
 #     """
-#     if _is_folder(where, revision):
+#     if is_folder(where, revision):
 #         yield Path(where), "", None if os.geteuid() else _reader(where)
 #         return
 #     with tempfile.TemporaryDirectory(prefix="django-inspect-") as folder:
@@ -28299,6 +29030,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Export a commit of a repository below a folder, as a site without further configuration would."""
 #     config: dict[str, Any] = {"name": "inspected", "user": "root", "root": folder, "repository": where, "folder": None}
 #     config |= {"revision": revision, "submodules": False, "known_hosts": [], "timeouts": {"fetch": "2m"}}
+#     config["releases"] = {"files": 100_000, "size": "1G"}
 #     site = Site(config, {"nginx": {"group": "root"}})
 #     site.mirror.mkdir(mode=0o700)
 #     mirror.prepare(site, Path(deploy_key).read_text() if deploy_key else None)
@@ -28320,12 +29052,12 @@ def _clear(home: str, folder: str) -> None:
 #     return reader.name
 #
 #
-# def _is_folder(where: str, revision: str) -> bool:
+# def is_folder(where: str, revision: str) -> bool:
 #     """Return whether the files of a folder are inspected, not a repository there, bare or at a revision."""
 #     return Path(where).is_dir() and not Path(where, "objects").is_dir() and revision == "HEAD"
 #
 #
-# def _name(where: str) -> str:
+# def name_of(where: str) -> str:
 #     """Return a name for the site: that of its repository or folder."""
 #     last = re.split(r"[/:]", where.rstrip("/"))[-1].removesuffix(".git").lower()
 #     name = re.sub(r"[^a-z0-9]+", "-", last).strip("-")
@@ -28959,7 +29691,7 @@ def _clear(home: str, folder: str) -> None:
 #         found |= {text.partition(".")[0]: None for text in texts if isinstance(text, str)}
 #     found |= {name.partition(".")[0]: None for name in _backends(settings)}
 #     indexes = settings.get("HAYSTACK_CONNECTIONS")
-#     found |= {"whoosh": None} if "whoosh" in str(indexes) else {}
+#     found |= {name: None for name in rows("search_engines") if name in str(indexes)}
 #     return [name for name in found if name.isidentifier() and name != "django"]
 #
 #
@@ -28974,11 +29706,12 @@ def _clear(home: str, folder: str) -> None:
 #     return [backend for backend in backends if isinstance(backend, str)]
 #
 #
-# def _uses_s3(settings: Settings, roots: Sequence[Path]) -> bool:
-#     """Return whether the storages that the settings name are those of django-storages for S3, or made of them."""
+# def _of_storages(settings: Settings, roots: Sequence[Path]) -> list[str]:
+#     """Return the modules that the storages which the settings name, or are made of, import and do not require."""
 #     modules = imports.imported(roots, settings).values()
 #     named = [*storages.named(settings), *(name for names in modules for name in names)]
-#     return any(name.startswith(("storages.backends.s3.", "storages.backends.s3boto3.")) for name in named)
+#     known = rows("storage_modules").items()
+#     return [one for one, modules in known if any(name.startswith(f"{path}.") for name in named for path in modules)]
 #
 #
 # def imports_itself(project: Path) -> bool:
@@ -29024,10 +29757,10 @@ def _clear(home: str, folder: str) -> None:
 #     names = {*required, *(re.sub(r"\[.*", "", name) for name in required)}
 #     optional = {name for path in settings.files for name in _imported_if_present(path)}
 #     imported = dict.fromkeys([*needed(settings), *imports.foreign(roots, settings)])
-#     imported |= {"boto3": None} if _uses_s3(settings, roots) else {}
+#     imported |= dict.fromkeys(_of_storages(settings, roots))
 #     wanted = [name for name in imported if name not in optional and not python_path.is_own(roots, name)]
 #     missing = [name for name in wanted if _is_left_out(name, names)]
-#     missing += ["PIL"] if _is_left_out("PIL", names) and _has_image_field(roots[0]) else []
+#     missing += [name for name in _of_fields(roots[0]) if _is_left_out(name, names)]
 #     missing = [name for name in missing if not any(knowledge_package.has(package, name) for package in names)]
 #     packages = [re.sub(r"[-_.]+", "-", knowledge_package.package_of(name)).lower() for name in missing]
 #     in_extras = {_plain(one): one for one in offered if one not in names}
@@ -29038,10 +29771,9 @@ def _clear(home: str, folder: str) -> None:
 #
 # def of_removed(settings: Settings, roots: Sequence[Path], python: str) -> dict[str, str]:
 #     """Return the modules that the project imports and a version of Python no longer has, and their packages."""
-#     known: dict[str, dict[str, str]] = rows("removed_modules")
 #     names = dict.fromkeys([*needed(settings), *imports.foreign(roots, settings)])
-#     found = {name: known[name] for name in names if name in known and not python_path.is_own(roots, name)}
-#     return {name: row["package"] for name, row in found.items() if python_versions.is_among(python, row["python"])}
+#     known = {name: knowledge_package.removed_module(name) for name in names if not python_path.is_own(roots, name)}
+#     return {name: row[1] for name, row in known.items() if row and python_versions.is_among(python, row[0])}
 #
 #
 # def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
@@ -29050,8 +29782,7 @@ def _clear(home: str, folder: str) -> None:
 #     Of an unknown one its name is the guess.
 #     """
 #     known = [name for name in imports.foreign(roots, settings) if knowledge_package.package_of(name)]
-#     of_images = ["PIL"] if _has_image_field(roots[0]) else []
-#     names = [name for name in [*needed(settings), *known, *of_images] if name not in sys.stdlib_module_names]
+#     names = [name for name in [*needed(settings), *known, *_of_fields(roots[0])] if name not in sys.stdlib_module_names]
 #     own = [name for name in names if python_path.is_own(roots, name)]
 #     known_here = {*own, *in_other_case(settings, roots)}
 #     foreign = [name for name in names if name not in known_here]
@@ -29073,10 +29804,11 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _guess(module: str, roots: Sequence[Path]) -> str:
 #     """Return the package that has a module, or the module's name, which on PyPI is often another one."""
-#     if module == "captcha":
+#     row = rows("by_text").get(module)
+#     if row:
 #         paths = (path for path in inspect_project.files(roots[0], None, depth=6) if path.suffix == ".py")
-#         texts = map(code.read, paths)
-#         return "django-recaptcha<4" if any("ReCaptcha" in text for text in texts) else "django-simple-captcha"
+#         if any(row["match"] in code.read(path) for path in paths):
+#             return str(row["package"])
 #     return knowledge_package.package_of(module) or module.replace("_", "-")
 #
 #
@@ -29085,7 +29817,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Where they name sqlparse, which Django brings, they are all packages of a virtualenv, as `pip freeze` lists them.
 #     """
-#     if module in rows("removed_modules"):
+#     if knowledge_package.removed_module(module):
 #         return False  # `of_removed` has them
 #     if module in rows("left_out"):
 #         return True
@@ -29103,10 +29835,12 @@ def _clear(home: str, folder: str) -> None:
 #     return re.sub(r"[-_.]", "", name.lower()).replace("djangorestframework", "drf").replace("restframework", "drf")
 #
 #
-# def _has_image_field(root: Path) -> bool:
-#     """Return whether a migration of the project has an ImageField, which Django's checks require Pillow for."""
-#     paths = (path for path in inspect_project.files(root, None, depth=6) if path.parent.name == "migrations")
-#     return any("models.ImageField(" in code.read(path) for path in paths if path.suffix == ".py")
+# def _of_fields(root: Path) -> list[str]:
+#     """Return the modules that Django's checks require for classes of fields in migrations of the project."""
+#     files = inspect_project.files(root, None, depth=6)
+#     paths = [path for path in files if path.parent.name == "migrations" and path.suffix == ".py"]
+#     known = rows("fields").items()
+#     return [module for field, module in known if any(f"models.{field}(" in code.read(path) for path in paths)]
 #
 #
 # def hint(site: Site, modules: Sequence[str]) -> str:
@@ -29271,6 +30005,7 @@ def _clear(home: str, folder: str) -> None:
 #     compressor,
 #     configuration,
 #     data,
+#     declared,
 #     environment,
 #     front_end,
 #     imports,
@@ -29292,6 +30027,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect.report import Report
 # from django_formula.inspect.settings import Settings
 # from django_formula.inspect.values import UNKNOWN, Value, Variable
+# from django_formula.knowledge.rows import rows
 # from django_formula.untrusted.text import in_pillar
 #
 # #: What gives a module names that no statement assigns.
@@ -29338,8 +30074,14 @@ def _clear(home: str, folder: str) -> None:
 #     with part("the project's own metadata"):
 #         why = "the project reads its own metadata, and is not installed as a package"
 #         report.merge("files", metadata.files(tree, project, roots), why)
+#     deployed = declared.NOTHING
+#     with part("deployment files of other platforms"):
+#         deployed = declared.find(tree, report.remarks)
+#         if deployed.domains:
+#             report.set("domains", deployed.domains, f"as {deployed.places['domains']} has them")
 #     with part("examples of its variables"):
-#         examples = inspect_examples.find([*roots, tree], environment.may_be_secret)
+#         place = deployed.places.get("variables", "")
+#         examples = inspect_examples.find([*roots, tree], environment.may_be_secret, deployed.variables, place)
 #     with part("the database"):
 #         engine = _database(report, settings, tree, requirements.drivers(required), examples)
 #         _extensions(report, settings, tree)
@@ -29349,7 +30091,7 @@ def _clear(home: str, folder: str) -> None:
 #         inspect_variables.add(settings, roots, inspect_variables.of_files([*roots, tree]))
 #         _random(report, settings, roots)
 #     with part("workers, schedules and stores"):
-#         words = background.add(report, tree, roots, settings, required).words
+#         words = background.add(report, tree, roots, settings, required, deployed.commands).words
 #     with part("the environment"):
 #         _environment(report, settings, roots, examples, engine, domain, words)
 #         _dotenv(report, settings, tree, roots[0])
@@ -29368,7 +30110,7 @@ def _clear(home: str, folder: str) -> None:
 #         _migrations(report, settings, roots)
 #     build.add_files(report)
 #     with part("the health check"):
-#         _health(report, roots, settings)
+#         _health(report, roots, settings, deployed)
 #     if re.search(r"^\s*url\s*=\s*\./\w", code.read(tree / ".gitmodules"), re.MULTILINE):
 #         report.set("submodules", False, "the URL of one leads into this repository itself, where no repository is")
 #
@@ -29499,21 +30241,21 @@ def _clear(home: str, folder: str) -> None:
 #     """Find applications whose assets a management command builds before static files are collected."""
 #     installed = settings.get("INSTALLED_APPS")
 #     names = installed if isinstance(installed, list) else []
-#     if "sass_processor" in names:
-#         own = data.command_with(tree, "sass_processor.processor")
-#         why = f"{own} compiles its style sheets" if own else "sass_processor is installed"
-#         report.extend("build", [build.command(report, settings, own or "compilescss")], why)
-#     if "statici18n" in names and not settings.values.get("STATICI18N_ROOT"):
-#         report.extend("commands", [("after_static", ["manage.py compilejsi18n"])], "statici18n writes to STATIC_ROOT")
-#     elif "statici18n" in names:
-#         report.extend("build", [build.command(report, settings, "compilejsi18n")], "statici18n is installed")
-#     if "rest_framework" in names and "django.contrib.staticfiles" not in names:
-#         report.remarks.append("rest_framework's pages have no styles: django.contrib.staticfiles is not installed")
-#     if "django_tailwind_cli" in names:
-#         downloads = settings.get("TAILWIND_CLI_AUTOMATIC_DOWNLOAD") is False
-#         verbs = [*(["download_cli"] if downloads else []), "build"]
-#         commands = [build.command(report, settings, f"tailwind --skip-checks {verb}") for verb in verbs]
-#         report.extend("build", commands, "django_tailwind_cli is installed; its program is downloaded from github.com")
+#     for row in rows("assets"):
+#         app, command, root = row["app"], row["command"], row.get("root", "")
+#         if app not in names:
+#             continue
+#         own = data.command_with(tree, row["own"]) if "own" in row else ""
+#         if root and not settings.values.get(root):
+#             report.extend("commands", [("after_static", [f"manage.py {command}"])], f"{app} writes to STATIC_ROOT")
+#             continue
+#         first = [row["first"]] if "first" in row and settings.get(row["unless"]) is False else []
+#         commands = [build.command(report, settings, one) for one in (*first, own or command)]
+#         why = f"{own} makes its assets" if own else "; ".join([f"{app} is installed", *filter(None, [row.get("why")])])
+#         report.extend("build", commands, why)
+#     for app in rows("static_folders"):
+#         if app in names and "django.contrib.staticfiles" not in names:
+#             report.remarks.append(f"{app}'s pages have no styles: django.contrib.staticfiles is not installed")
 #
 #
 # def _database(
@@ -29537,9 +30279,9 @@ def _clear(home: str, folder: str) -> None:
 #         report.set("database", {"engine": "sqlite"}, f"{comment}, and MySQL refuses the default 0 in {refused}")
 #         return "sqlite"
 #     if engine and engine.is_server and not (has_driver and is_by_url and engine.name not in drivers):
-#         is_by_tcp = engine.name == "mysql" and drivers.get("mysql") == "pymysql"
+#         is_by_tcp = engine.name == "mysql" and drivers.get("mysql") in rows("over_tcp")
 #         where = {"host": engine.default_sockets[0], "manage": True} if is_by_tcp else {}
-#         why = "; PyMySQL uses TCP without `host`" if is_by_tcp else ""
+#         why = f"; {drivers[engine.name]} uses TCP without `host`" if is_by_tcp else ""
 #         report.set("database", {"engine": engine.name, **where}, f"{comment}{why}")
 #     elif example and shown and shown.name in drivers and not has_driver:
 #         engine = shown
@@ -29806,12 +30548,15 @@ def _clear(home: str, folder: str) -> None:
 #     ]
 #
 #
-# def _health(report: Report, roots: list[Path], settings: Settings) -> None:
-#     """Guess the path of the health check, and the header by which the project recognises https."""
+# def _health(report: Report, roots: list[Path], settings: Settings, deployed: declared.Declared) -> None:
+#     """Take or guess the path of the health check, and the header by which the project recognises https."""
 #     urls = settings.get("ROOT_URLCONF")
 #     from_template = f"{report.application.rpartition('.')[0]}.urls"  # where Django's project template has them
 #     access = Access(roots, settings)
-#     path, comment = routes.health_path(access, urls if isinstance(urls, str) else from_template)
+#     if deployed.health:
+#         path, comment = deployed.health, f"as {deployed.places['health']} has it"
+#     else:
+#         path, comment = routes.health_path(access, urls if isinstance(urls, str) else from_template)
 #     health: dict[str, Any] = {"path": path} if path else {}
 #     if settings.get("SECURE_SSL_REDIRECT") is True:
 #         header = settings.get("SECURE_PROXY_SSL_HEADER")
@@ -30457,7 +31202,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _find(site: Site, source: Path, interface: str) -> dict[str, Any]:
 #     config = site.config
-#     at = f"django:sites:{site.name}"
+#     at = site.at
 #     folder = config["project"] or _folder(source, at)
 #     _refuse_missing(source, folder, f"{at}:project")
 #     configured = config["python_path"]
@@ -31829,6 +32574,11 @@ def _clear(home: str, folder: str) -> None:
 # REMARK = (str, [str])
 #
 #
+# def ordered(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+#     """Return the lines of a pillar in the order of the keys."""
+#     return sorted(lines, key=lambda line: _ORDER.index(line["key"]))
+#
+#
 # def text(title: str, name: str, remarks: Iterable[str | list[str]], lines: Iterable[Mapping[str, Any]]) -> str:
 #     """Return the pillar of a site as YAML.
 #
@@ -32291,7 +33041,8 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect import code, project, python_path
 # from django_formula.inspect.access import Access
 #
-# _HEALTH = re.compile(
+# #: A route of a health check, as a regular expression too.
+# HEALTH = re.compile(
 #     r"\^?/?((?:[\w-]+/)?_{0,2}(?:healthz|health|health[_-]?check|livez|readyz|heartbeat|ping)_{0,2}/?)\$?"
 # )
 # #: Modules that may have a class for Django's admin.
@@ -32406,7 +33157,7 @@ def _clear(home: str, folder: str) -> None:
 #             text = ast.unparse(call)
 #             included = re.match(r"\w+\(r?'\^?', (?:\w+\.)?include\(\(?'([\w.]+)'", text)
 #             is_route = _name(call) in _ROUTES and "include(" not in text
-#             found = _HEALTH.fullmatch(_literal(access, call) or "") if is_route else None
+#             found = HEALTH.fullmatch(_literal(access, call) or "") if is_route else None
 #             if included:
 #                 paths += _files(access, included[1])
 #             elif found and not any(_is_no_check(access, path, target) for target in call.args[1:2]):
@@ -32969,6 +33720,7 @@ def _clear(home: str, folder: str) -> None:
 #     taint,
 #     truth,
 # )
+# from django_formula.knowledge.rows import rows
 #
 # #: Modules that are read at most.
 # _MODULES = 80
@@ -33276,11 +34028,11 @@ def _clear(home: str, folder: str) -> None:
 #         value = self.evaluate(node.value, frame).content
 #         if isinstance(value, Called) and value.name.rpartition(".")[2] in ("exit", "_exit"):
 #             raise Raised("SystemExit")
-#         if isinstance(value, Called) and value.name.endswith("split_settings.tools.include"):
+#         if isinstance(value, Called) and value.name.endswith(tuple(rows("including"))):
 #             self._include(value, frame)
 #
 #     def _include(self, called: Called, frame: Frame) -> None:
-#         """Run the files that ``include`` of django-split-settings names, in the module itself."""
+#         """Run the files that a function names which includes them, in the module itself."""
 #         for value in called.args:
 #             name, needed = value.content, isinstance(value.content, str)
 #             name = name.args[0].content if isinstance(name, Called) and name.args else name
@@ -33459,28 +34211,25 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.inspect import code, python_path
 # from django_formula.inspect.settings import Settings
 # from django_formula.inspect.values import UNKNOWN
+# from django_formula.knowledge.rows import rows
 #
 # #: Alias of STORAGES → Django's own class.
 # _DJANGO = {
 #     "default": "django.core.files.storage.FileSystemStorage",
 #     "staticfiles": "django.contrib.staticfiles.storage.StaticFilesStorage",
 # }
-# #: Settings for one alias, of Django before 4.2 and of django-compressor → the alias, and the class without the setting.
+# _OWN: dict[str, dict[str, str]] = rows("storage_settings")
+# #: Settings for one alias, of Django before 4.2 and of applications → the alias, and the class without the setting.
 # _SETTINGS = {
 #     "DEFAULT_FILE_STORAGE": ("default", _DJANGO["default"]),
 #     "STATICFILES_STORAGE": ("staticfiles", _DJANGO["staticfiles"]),
-#     "COMPRESS_STORAGE": ("staticfiles", "compressor.storage.CompressorFileStorage"),
+#     **{setting: (row["alias"], row["own"]) for setting, row in _OWN.items()},
 # }
-# #: Settings with the URL of an alias → the alias, and the URL on the site.
-# _URLS = {
-#     "STATIC_URL": ("staticfiles", "/static/"),
-#     "COMPRESS_URL": ("staticfiles", "/static/"),
-#     "MEDIA_URL": ("default", "/media/"),
-# }
+# _PATHS = {"staticfiles": "/static/", "default": "/media/"}
+# #: Settings with the URL of an alias → the alias.
+# _URLS = {"STATIC_URL": "staticfiles", **{row["url"]: row["alias"] for row in _OWN.values()}, "MEDIA_URL": "default"}
 # #: Classes of storages on another server, by their names or those of their bases.
-# _REMOTE = re.compile(r"storages\.backends\.|cloudinary_storage\.|S3|Boto|GoogleCloud|Azure|Cloudinary|Spaces")
-# #: Settings with the login of such a server.
-# _LOGINS = ("AWS_ACCESS_KEY_ID", "AWS_S3_ACCESS_KEY_ID", "AZURE_ACCOUNT_KEY", "AZURE_CONNECTION_STRING")
+# _REMOTE = re.compile("|".join(rows("remote_storages")))
 #
 #
 # def named(settings: Settings) -> list[str]:
@@ -33511,12 +34260,15 @@ def _clear(home: str, folder: str) -> None:
 #         others = {alias: {"BACKEND": _DJANGO.get(alias, _DJANGO["default"])} for alias in found}
 #         replaced |= {*found} - {*usable}
 #         yield "STORAGES", {**others, **usable}, "; ".join(filter(None, reasons.values()))
-#     for setting, (alias, url) in _URLS.items():
+#     for setting, alias in _URLS.items():
 #         if alias in replaced and not _is_local(settings, setting):
-#             yield setting, url, ""
+#             yield setting, _PATHS[alias], ""
 #     installed = settings.get("INSTALLED_APPS")
-#     if isinstance(installed, list) and "collectfast" in installed and not _has_login(settings):
-#         yield "COLLECTFAST_ENABLED", False, "collectfast is for static files on another server"
+#     for app, without in rows("without_login").items():
+#         if isinstance(installed, list) and app in installed and not _has_login(settings):
+#             yield from (
+#                 (name, value, f"{app} is for static files on another server") for name, value in without.items()
+#             )
 #
 #
 # def _problem(settings: Settings, roots: Sequence[Path], alias: str, name: Any) -> str:
@@ -33539,7 +34291,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _has_login(settings: Settings) -> bool:
 #     """Return whether the settings have the login of a server for files as a text of their own."""
-#     return any(isinstance(settings.get(name), str) and settings.get(name) for name in _LOGINS)
+#     return any(isinstance(settings.get(name), str) and settings.get(name) for name in rows("storage_logins"))
 #
 #
 # def _is_local(settings: Settings, name: str) -> bool:
@@ -33564,15 +34316,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.inspect.settings import Settings
 # from django_formula.inspect.values import UNKNOWN, Called, Value, plain
+# from django_formula.knowledge.rows import rows
 #
-# #: The engine of a cache by its backend.
-# _CACHES = (
-#     (r"django\.core\.cache\.backends\.redis\.RedisCache|django_redis\..*|redis_cache\..*|redis_lock\..*", "redis"),
-#     (
-#         r"django\.core\.cache\.backends\.memcached\.\w+|django_(bmemcached|pylibmc)\..*|django_elasticache\..*",
-#         "memcached",
-#     ),
-# )
 # #: Settings with the URL of Celery's broker or of its results.
 # BROKERS = ("CELERY_BROKER_URL", "BROKER_URL", "CELERY_RESULT_BACKEND")
 # #: Keys whose value is a URL of a server, or several.
@@ -33623,7 +34368,7 @@ def _clear(home: str, folder: str) -> None:
 #     caches = settings.get("CACHES")
 #     for alias, about in caches.items() if isinstance(caches, dict) else ():
 #         backend = about.get("BACKEND") if isinstance(about, dict) else None
-#         engine = next((one for pattern, one in _CACHES if re.fullmatch(pattern, str(backend))), "")
+#         engine = next((row["engine"] for row in rows("caches") if re.fullmatch(row["match"], str(backend))), "")
 #         places = [*_texts(about.get("LOCATION"))] if isinstance(about, dict) else []
 #         if any(place.startswith(("redis://", "rediss://")) for place in places):
 #             engine = "redis"  # of a backend of the project's own too
@@ -33648,7 +34393,8 @@ def _clear(home: str, folder: str) -> None:
 #     if "manage.py qcluster" in commands and isinstance(cluster, dict) and "redis" in cluster:
 #         reasons += [] if _has_host_elsewhere(stores, settings, "Q_CLUSTER") else ["Django Q"]
 #     layers = settings.get("CHANNEL_LAYERS")
-#     if "channels_redis." in str(layers) and not _has_host_elsewhere(stores, settings, "CHANNEL_LAYERS"):
+#     is_in_redis = any(one in str(layers) for one in rows("layers"))
+#     if is_in_redis and not _has_host_elsewhere(stores, settings, "CHANNEL_LAYERS"):
 #         reasons.append("Channels")
 #     return ", ".join(reasons)
 #
@@ -34379,6 +35125,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.kind import kinds
+# from django_formula.knowledge.rows import rows
 #
 # #: Options of Celery's worker that the pillar has in `options`, by their long names.
 # _CELERY_KEPT = ("max-tasks-per-child", "max-memory-per-child", "prefetch-multiplier", "time-limit", "soft-time-limit")
@@ -34396,17 +35143,6 @@ def _clear(home: str, folder: str) -> None:
 #     *("quiet", "optimization", "max-interval", "executable"),
 # }
 # _CELERY_FLAGS = {*"BDECq"}
-# #: Commands of manage.py that run until they are stopped, of packages that many projects use.
-# _LASTING = {
-#     *("qcluster", "rundramatiq", "runworker", "process_tasks", "db_worker", "procrastinate", "runapscheduler"),
-#     *("rqscheduler", "scheduler", "runsnappea", "mailer_status", "runmailer_pg", "run_arbiter"),
-# }
-# #: Commands of manage.py that end, or serve pages.
-# _NOT_LASTING = {
-#     *("migrate", "collectstatic", "check", "compilemessages", "makemigrations", "createsuperuser", "loaddata", "test"),
-#     *("createcachetable", "compress", "shell", "flush", "clearsessions", "sitetree", "runserver", "runserver_plus"),
-#     *("rebuild_index", "update_index", "wait_for_db", "waitfordb", "wait_for_database", "flower", "tailwind"),
-# }
 # _NAME = re.compile(r"[^a-z0-9]+")
 #
 #
@@ -34468,7 +35204,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def is_once(words: Sequence[str]) -> bool:
 #     """Return whether a command surely ends, or serves pages, and is no worker therefore."""
-#     return words[0] == "manage.py" and words[1:2] != [] and words[1] in _NOT_LASTING
+#     return words[0] == "manage.py" and words[1:2] != [] and words[1] in rows("not_lasting")
 #
 #
 # def _of_manage(arguments: Sequence[str], *, is_process: bool) -> Worker | None:
@@ -34479,7 +35215,8 @@ def _clear(home: str, folder: str) -> None:
 #         return _huey(rest)
 #     if command == "celery":  # django-celery, and commands of projects that take its place
 #         return _celery(rest)
-#     if command in _LASTING or (is_process and command not in _NOT_LASTING):
+#     lasting = [*rows("lasting"), *(row["command"] for row in rows("workers"))]
+#     if command in lasting or (is_process and command not in rows("not_lasting")):
 #         return _command(["manage.py", *arguments])
 #     return None
 #
@@ -34693,7 +35430,10 @@ def _clear(home: str, folder: str) -> None:
 # STORE_TEMPLATES = {"systemd": ("store.service",), "supervisor": ("store.conf", "store.sh")}
 #
 # #: Second parts of the names of a site's units that belong to no release; the schema refuses them as names of workers.
-# OF_SITE = ("at", "backup", "build", "cache", "listen", "manage", "memcached", "queue", "task", "tls", "trial")
+# OF_SITE = (
+#     *("at", "backup", "build", "cache", "copy", "listen", "manage", "memcached", "queue", "requests"),
+#     *("task", "tls", "trial"),
+# )
 #
 #
 # def is_of_site(part: str) -> bool:
@@ -35402,15 +36142,16 @@ def _clear(home: str, folder: str) -> None:
 #     if not found:
 #         return ""
 #     name = next(filter(None, found.groups())).lower()
-#     of_npm, programs = rows("npm", site), rows("programs", site)
+#     of_npm = {**{one: one for one in rows("own_of_npm")}, **rows("npm", site)}
 #     runs = rf"{_EXEC}{of_npm.get(name)} -- \1"
 #     build = [re.sub(r"^(npm (?:--prefix \S+ )?run\b)", runs, one) for one in site.config["build"]]
 #     if name in of_npm and build != site.config["build"]:
 #         cure = f"{site.at}:build: {hints.listed(build)}"
 #         text = f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
 #         return hints.Hint(text, {"build": build})
-#     if name in programs:
-#         return _install(site, f"the program {name} is missing on this host", [[programs[name]]])
+#     package = knowledge_package.of_program(name, site)
+#     if package:
+#         return _install(site, f"the program {name} is missing on this host", [[package]])
 #     return _unknown_package(site, f"the program {name}", host_packages.named(re.escape(name), name))
 #
 #
@@ -35650,11 +36391,6 @@ def _clear(home: str, folder: str) -> None:
 #    "libjpeg-dev",
 #    "zlib1g-dev"
 #   ],
-#   "pillow-simd": [
-#    "libfreetype-dev",
-#    "libjpeg-dev",
-#    "zlib1g-dev"
-#   ],
 #   "pylibmc": [
 #    "libmemcached-dev",
 #    "zlib1g-dev"
@@ -35662,22 +36398,6 @@ def _clear(home: str, folder: str) -> None:
 #   "lxml": [
 #    "libxml2-dev",
 #    "libxslt1-dev"
-#   ],
-#   "python-ldap": [
-#    "libldap2-dev",
-#    "libsasl2-dev"
-#   ],
-#   "xmlsec": [
-#    "libxmlsec1-dev",
-#    "pkg-config"
-#   ],
-#   "pycairo": [
-#    "libcairo2-dev",
-#    "pkg-config"
-#   ],
-#   "pycurl": [
-#    "libcurl4-openssl-dev",
-#    "libssl-dev"
 #   ],
 #   "cffi": [
 #    "libffi-dev"
@@ -35688,45 +36408,9 @@ def _clear(home: str, folder: str) -> None:
 #    "libssl-dev",
 #    "pkg-config"
 #   ],
-#   "pydantic-core": [
-#    "cargo"
-#   ],
-#   "orjson": [
-#    "cargo"
-#   ],
-#   "rpds-py": [
-#    "cargo"
-#   ],
-#   "bcrypt": [
-#    "cargo"
-#   ],
-#   "nh3": [
-#    "cargo"
-#   ],
-#   "pyodbc": [
-#    "unixodbc-dev"
-#   ],
 #   "gdal": [
 #    "g++",
 #    "libgdal-dev"
-#   ],
-#   "greenlet": [
-#    "g++"
-#   ],
-#   "gevent": [
-#    "g++"
-#   ],
-#   "numpy": [
-#    "g++"
-#   ],
-#   "pandas": [
-#    "g++"
-#   ],
-#   "scipy": [
-#    "g++"
-#   ],
-#   "grpcio": [
-#    "g++"
 #   ]
 #  },
 #  "headers": [
@@ -36283,79 +36967,74 @@ def _clear(home: str, folder: str) -> None:
 #   }
 #  ],
 #  "programs": {
-#   "cargo": "cargo",
-#   "cmake": "cmake",
 #   "convert": "imagemagick",
-#   "curl": "curl",
-#   "ffmpeg": "ffmpeg",
-#   "gettext": "gettext",
-#   "git": "git",
 #   "java": "default-jre-headless",
 #   "lessc": "node-less",
-#   "make": "make",
 #   "msgfmt": "gettext",
 #   "mysqldump": "default-mysql-client",
 #   "node": "nodejs",
-#   "npm": "npm",
 #   "npx": "npm",
-#   "pandoc": "pandoc",
 #   "pdftotext": "poppler-utils",
-#   "pg_dump": "postgresql-client",
-#   "rsync": "rsync",
-#   "sassc": "sassc",
-#   "unzip": "unzip",
-#   "wget": "wget",
-#   "wkhtmltopdf": "wkhtmltopdf",
-#   "xmlsec1": "xmlsec1"
+#   "pg_dump": "postgresql-client"
 #  },
+#  "own_programs": [
+#   "cargo",
+#   "cmake",
+#   "curl",
+#   "ffmpeg",
+#   "gettext",
+#   "git",
+#   "make",
+#   "npm",
+#   "pandoc",
+#   "rsync",
+#   "sassc",
+#   "unzip",
+#   "wget",
+#   "wkhtmltopdf",
+#   "xmlsec1"
+#  ],
 #  "npm": {
 #   "cleancss": "clean-css-cli",
 #   "cross-env": "cross-env",
-#   "esbuild": "esbuild",
 #   "grunt": "grunt-cli",
 #   "gulp": "gulp-cli",
 #   "pnpm": "pnpm@10",
 #   "postcss": "postcss-cli",
-#   "rimraf": "rimraf",
-#   "rollup": "rollup",
 #   "run-p": "npm-run-all",
 #   "run-s": "npm-run-all",
 #   "sass": "sass",
 #   "tailwindcss": "@tailwindcss/cli",
 #   "tsc": "typescript",
 #   "uglifyjs": "uglify-js",
-#   "vite": "vite",
 #   "yarn": "yarn@1"
 #  },
+#  "own_of_npm": [
+#   "esbuild",
+#   "rimraf",
+#   "rollup",
+#   "vite"
+#  ],
 #  "modules": {
-#   "barcode": "python-barcode",
+#   "captcha": "django-simple-captcha",
 #   "bs4": "beautifulsoup4",
 #   "ckeditor_uploader": "django-ckeditor",
 #   "cli_base": "cli-base-utilities",
 #   "corsheaders": "django-cors-headers",
 #   "Crypto": "pycryptodome",
 #   "cv2": "opencv-python-headless",
-#   "dateutil": "python-dateutil",
-#   "decouple": "python-decouple",
 #   "django_comments": "django-contrib-comments",
 #   "django_filters": "django-filter",
 #   "django_q": "django-q2",
 #   "djcelery_email": "django-celery-email",
 #   "dns": "dnspython",
-#   "docx": "python-docx",
-#   "dotenv": "python-dotenv",
-#   "easy_thumbnails": "easy-thumbnails",
 #   "fitz": "PyMuPDF",
 #   "git": "GitPython",
 #   "github": "PyGithub",
 #   "googleapiclient": "google-api-python-client",
-#   "jose": "python-jose",
 #   "jwt": "PyJWT",
 #   "knox": "django-rest-knox",
-#   "ldap": "python-ldap",
 #   "login_required": "django-login-required-middleware",
-#   "magic": "python-magic",
-#   "markdown": "Markdown",
 #   "MySQLdb": "mysqlclient",
 #   "nacl": "PyNaCl",
 #   "oauth2_provider": "django-oauth-toolkit",
@@ -36364,10 +37043,8 @@ def _clear(home: str, folder: str) -> None:
 #   "phonenumber_field": "django-phonenumber-field[phonenumbers]",
 #   "PIL": "pillow",
 #   "post_office": "django-post_office",
-#   "pptx": "python-pptx",
 #   "psycopg": "psycopg[binary]",
 #   "psycopg2": "psycopg2-binary",
-#   "pymysql": "PyMySQL",
 #   "rest_auth": "django-rest-auth",
 #   "rest_framework": "djangorestframework",
 #   "rest_framework_extensions": "drf-extensions",
@@ -36376,82 +37053,66 @@ def _clear(home: str, folder: str) -> None:
 #   "rest_framework_swagger": "django-rest-swagger",
 #   "serial": "pyserial",
 #   "sklearn": "scikit-learn",
-#   "slugify": "python-slugify",
 #   "social_django": "social-auth-app-django",
 #   "sorl": "sorl-thumbnail",
 #   "telegram": "python-telegram-bot",
 #   "yaml": "PyYAML"
 #  },
-#  "removed_modules": {
-#   "asynchat": {
+#  "removed_modules": [
+#   {
 #    "python": ">=3.12",
-#    "package": "standard-asynchat"
+#    "package": "standard-{}",
+#    "modules": [
+#     "asynchat",
+#     "asyncore",
+#     "smtpd"
+#    ]
 #   },
-#   "asyncore": {
-#    "python": ">=3.12",
-#    "package": "standard-asyncore"
-#   },
-#   "smtpd": {
-#    "python": ">=3.12",
-#    "package": "standard-smtpd"
-#   },
-#   "audioop": {
+#   {
 #    "python": ">=3.13",
-#    "package": "audioop-lts"
+#    "package": "audioop-lts",
+#    "modules": [
+#     "audioop"
+#    ]
 #   },
-#   "cgi": {
+#   {
 #    "python": ">=3.13",
-#    "package": "legacy-cgi"
+#    "package": "legacy-cgi",
+#    "modules": [
+#     "cgi",
+#     "cgitb"
+#    ]
 #   },
-#   "cgitb": {
+#   {
 #    "python": ">=3.13",
-#    "package": "legacy-cgi"
-#   },
-#   "aifc": {
-#    "python": ">=3.13",
-#    "package": "standard-aifc"
-#   },
-#   "chunk": {
-#    "python": ">=3.13",
-#    "package": "standard-chunk"
-#   },
-#   "imghdr": {
-#    "python": ">=3.13",
-#    "package": "standard-imghdr"
-#   },
-#   "mailcap": {
-#    "python": ">=3.13",
-#    "package": "standard-mailcap"
-#   },
-#   "nntplib": {
-#    "python": ">=3.13",
-#    "package": "standard-nntplib"
-#   },
-#   "pipes": {
-#    "python": ">=3.13",
-#    "package": "standard-pipes"
-#   },
-#   "sndhdr": {
-#    "python": ">=3.13",
-#    "package": "standard-sndhdr"
-#   },
-#   "sunau": {
-#    "python": ">=3.13",
-#    "package": "standard-sunau"
-#   },
-#   "telnetlib": {
-#    "python": ">=3.13",
-#    "package": "standard-telnetlib"
-#   },
-#   "uu": {
-#    "python": ">=3.13",
-#    "package": "standard-uu"
-#   },
-#   "xdrlib": {
-#    "python": ">=3.13",
-#    "package": "standard-xdrlib"
+#    "package": "standard-{}",
+#    "modules": [
+#     "aifc",
+#     "chunk",
+#     "imghdr",
+#     "mailcap",
+#     "nntplib",
+#     "pipes",
+#     "sndhdr",
+#     "sunau",
+#     "telnetlib",
+#     "uu",
+#     "xdrlib"
+#    ]
 #   }
-#  },
+#  ],
+#  "python_modules": [
+#   "barcode",
+#   "dateutil",
+#   "decouple",
+#   "docx",
+#   "dotenv",
+#   "jose",
+#   "ldap",
+#   "magic",
+#   "pptx",
+#   "slugify"
+#  ],
 #  "django_modules": [
 #   "admin_interface",
 #   "allauth",
@@ -36520,6 +37181,7 @@ def _clear(home: str, folder: str) -> None:
 #   "cryptography",
 #   "dj_database_url",
 #   "django",
+#   "easy_thumbnails",
 #   "feedparser",
 #   "geoip2",
 #   "html5lib",
@@ -36528,6 +37190,7 @@ def _clear(home: str, folder: str) -> None:
 #   "icalendar",
 #   "ldap3",
 #   "lxml",
+#   "markdown",
 #   "matplotlib",
 #   "nltk",
 #   "num2words",
@@ -36545,6 +37208,7 @@ def _clear(home: str, folder: str) -> None:
 #   "psutil",
 #   "pydantic",
 #   "pydantic_settings",
+#   "pymysql",
 #   "pypdf",
 #   "pytz",
 #   "qrcode",
@@ -36620,6 +37284,268 @@ def _clear(home: str, folder: str) -> None:
 #   "xlsxwriter": "excel|wagtail|polars",
 #   "xlwt": "import-export|tablib|excel"
 #  },
+#  "caches": [
+#   {
+#    "match": "django\\.core\\.cache\\.backends\\.redis\\.RedisCache|(django_redis|redis_cache|redis_lock)\\..*",
+#    "engine": "redis"
+#   },
+#   {
+#    "match": "django\\.core\\.cache\\.backends\\.memcached\\.\\w+|django_(bmemcached|pylibmc|elasticache)\\..*",
+#    "engine": "memcached"
+#   }
+#  ],
+#  "workers": [
+#   {
+#    "command": "qcluster",
+#    "apps": [
+#     "django_q"
+#    ]
+#   },
+#   {
+#    "command": "rundramatiq",
+#    "apps": [
+#     "django_dramatiq"
+#    ]
+#   },
+#   {
+#    "command": "process_tasks",
+#    "apps": [
+#     "background_task"
+#    ]
+#   },
+#   {
+#    "command": "db_worker",
+#    "apps": [
+#     "django_tasks.backends.database",
+#     "django_tasks_db"
+#    ]
+#   }
+#  ],
+#  "lasting": [
+#   "runworker",
+#   "procrastinate",
+#   "runapscheduler",
+#   "rqscheduler",
+#   "scheduler",
+#   "runsnappea",
+#   "mailer_status",
+#   "runmailer_pg",
+#   "run_arbiter"
+#  ],
+#  "not_lasting": [
+#   "migrate",
+#   "collectstatic",
+#   "check",
+#   "compilemessages",
+#   "makemigrations",
+#   "createsuperuser",
+#   "loaddata",
+#   "test",
+#   "createcachetable",
+#   "compress",
+#   "shell",
+#   "flush",
+#   "clearsessions",
+#   "sitetree",
+#   "runserver",
+#   "runserver_plus",
+#   "rebuild_index",
+#   "update_index",
+#   "wait_for_db",
+#   "waitfordb",
+#   "wait_for_database",
+#   "flower",
+#   "tailwind"
+#  ],
+#  "beat_apps": [
+#   "django_celery_beat"
+#  ],
+#  "layers": [
+#   "channels_redis."
+#  ],
+#  "search_engines": [
+#   "whoosh"
+#  ],
+#  "fields": {
+#   "ImageField": "PIL"
+#  },
+#  "including": [
+#   "split_settings.tools.include"
+#  ],
+#  "remote_storages": [
+#   "storages\\.backends\\.",
+#   "cloudinary_storage\\.",
+#   "S3",
+#   "Boto",
+#   "GoogleCloud",
+#   "Azure",
+#   "Cloudinary",
+#   "Spaces"
+#  ],
+#  "storage_logins": [
+#   "AWS_ACCESS_KEY_ID",
+#   "AWS_S3_ACCESS_KEY_ID",
+#   "AZURE_ACCOUNT_KEY",
+#   "AZURE_CONNECTION_STRING"
+#  ],
+#  "storage_modules": {
+#   "boto3": [
+#    "storages.backends.s3",
+#    "storages.backends.s3boto3"
+#   ]
+#  },
+#  "storage_settings": {
+#   "COMPRESS_STORAGE": {
+#    "alias": "staticfiles",
+#    "own": "compressor.storage.CompressorFileStorage",
+#    "url": "COMPRESS_URL"
+#   }
+#  },
+#  "without_login": {
+#   "collectfast": {
+#    "COLLECTFAST_ENABLED": false
+#   }
+#  },
+#  "assets": [
+#   {
+#    "app": "sass_processor",
+#    "command": "compilescss",
+#    "own": "sass_processor.processor"
+#   },
+#   {
+#    "app": "statici18n",
+#    "command": "compilejsi18n",
+#    "root": "STATICI18N_ROOT"
+#   },
+#   {
+#    "app": "django_tailwind_cli",
+#    "command": "tailwind --skip-checks build",
+#    "first": "tailwind --skip-checks download_cli",
+#    "unless": "TAILWIND_CLI_AUTOMATIC_DOWNLOAD",
+#    "why": "its program is downloaded from github.com"
+#   }
+#  ],
+#  "static_folders": [
+#   "admin",
+#   "rest_framework"
+#  ],
+#  "refusing_none": [
+#   {
+#    "apps": [
+#     "django_recaptcha",
+#     "captcha"
+#    ],
+#    "settings": [
+#     "RECAPTCHA_PRIVATE_KEY",
+#     "RECAPTCHA_PUBLIC_KEY"
+#    ]
+#   }
+#  ],
+#  "by_text": {
+#   "captcha": {
+#    "match": "ReCaptcha",
+#    "package": "django-recaptcha<4"
+#   }
+#  },
+#  "over_tcp": [
+#   "pymysql"
+#  ],
+#  "issuers": [
+#   "AWS",
+#   "S3",
+#   "SES",
+#   "GCP",
+#   "GCS",
+#   "GOOGLE",
+#   "AZURE",
+#   "STRIPE",
+#   "PAYPAL",
+#   "RAZORPAY",
+#   "PAYSTACK",
+#   "FLUTTERWAVE",
+#   "MPESA",
+#   "TWILIO",
+#   "SLACK",
+#   "GITHUB",
+#   "GITLAB",
+#   "FACEBOOK",
+#   "TWITTER",
+#   "OPENAI",
+#   "ANTHROPIC",
+#   "GEMINI",
+#   "DEEPSEEK",
+#   "HUGGINGFACE",
+#   "TELEGRAM",
+#   "DISCORD",
+#   "BOT",
+#   "FIREBASE",
+#   "FCM",
+#   "CLOUDINARY",
+#   "PUSHER",
+#   "MINIO",
+#   "BRAINTREE",
+#   "MOLLIE",
+#   "SQUARE",
+#   "RESEND",
+#   "ROLLBAR",
+#   "BUGSNAG",
+#   "DATADOG",
+#   "NEW_?RELIC",
+#   "HONEYBADGER",
+#   "POSTHOG",
+#   "MAIL",
+#   "EMAIL",
+#   "SMTP",
+#   "MAILGUN",
+#   "MAILJET",
+#   "MANDRILL",
+#   "BREVO",
+#   "SPARKPOST",
+#   "SENDGRID",
+#   "POSTMARK",
+#   "SENTRY",
+#   "LDAP",
+#   "OAUTH2?",
+#   "OIDC",
+#   "SOCIAL",
+#   "RECAPTCHA",
+#   "CLOUDFLARE",
+#   "CF",
+#   "ALGOLIA",
+#   "CLIENT",
+#   "CONSUMER",
+#   "API_KEY",
+#   "APIKEY",
+#   "ACCESS",
+#   "PUBLIC",
+#   "PRIVATE",
+#   "FERNET",
+#   "ENCRYPT",
+#   "ENCRYPTION",
+#   "VAPID",
+#   "DSN",
+#   "LICENSE",
+#   "MAPBOX",
+#   "REDIS",
+#   "RABBITMQ",
+#   "CELERY",
+#   "BROKER"
+#  ],
+#  "front_end": [
+#   "gulp",
+#   "grunt",
+#   "webpack",
+#   "vite",
+#   "rollup",
+#   "parcel",
+#   "esbuild",
+#   "sass",
+#   "tailwind\\w*",
+#   "postcss",
+#   "tsc",
+#   "build",
+#   "babel"
+#  ],
 #  "causes": [
 #   {
 #    "match": "issing staticfiles manifest entry",
@@ -37192,14 +38118,27 @@ def _clear(home: str, folder: str) -> None:
 #     packages = rows("modules", site)
 #     if module in packages:
 #         return str(packages[module])
-#     if module in rows("removed_modules"):
-#         return str(rows("removed_modules")[module]["package"])
+#     if removed := removed_module(module):
+#         return removed[1]
 #     name = module.replace("_", "-")
+#     if module in rows("python_modules"):
+#         return f"python-{name}"
 #     if module.startswith("rest_framework_"):  # as most extensions of Django REST framework are named
 #         return name.replace("rest-framework", "djangorestframework")
 #     if module in rows("django_modules"):
 #         return f"django-{name}"
 #     return name if module in rows("own_names") or _BY_PREFIX.match(module) else ""
+#
+#
+# def removed_module(module: str) -> tuple[str, str] | None:
+#     """Return the versions of Python that lack a module which others have, and the package that carries it on."""
+#     found = next((row for row in rows("removed_modules") if module in row["modules"]), None)
+#     return (found["python"], found["package"].format(module)) if found else None
+#
+#
+# def of_program(program: str, site: Site | None = None) -> str:
+#     """Return the package of Debian that has a program, by the rows of a site too; empty if that is not known."""
+#     return str(rows("programs", site).get(program) or (program if program in rows("own_programs") else ""))
 #
 #
 # def normalised(name: str) -> str:
@@ -37798,6 +38737,132 @@ def _clear(home: str, folder: str) -> None:
 #     return address.is_loopback or any(address in ipaddress.ip_network(one, strict=False) for one in allowed)
 #: django_formula/observe/__init__.py
 # """Which variables a project needs, asked of its settings, which are imported until nothing is missing."""
+#: django_formula/observe/completed.py
+# """A pillar that was read from a source, completed by what the project has answered when its settings were run.
+#
+# What was read stays as it is where running shows nothing else; what running shows is marked by the word ``observed``.
+# """
+#
+# import re
+# from collections.abc import Collection, Iterator, Mapping
+# from pathlib import PurePosixPath
+# from typing import Any
+#
+# from django_formula.inspect import routes
+# from django_formula.knowledge import package
+# from django_formula.observe import report as observe_report
+# from django_formula.observe.observation import Observation, Variable
+#
+# Line = dict[str, Any]
+# #: An application of Celery that has tasks.
+# _CELERY = re.compile(r"Celery ([A-Za-z_][\w.]{0,80}) \(\d+\)", re.ASCII)
+# #: A module, and a folder of the source in which something is written.
+# _MODULE = re.compile(r"[A-Za-z_][\w.]{0,80}", re.ASCII)
+# _FOLDER = re.compile(r"(?!\.)[\w.@+-]+(/(?!\.)[\w.@+-]+)*", re.ASCII)
+#
+#
+# def lines(read: Collection[Mapping[str, Any]], found: Observation, options: Mapping[str, Any]) -> list[Line]:
+#     """Return the lines of a pillar, of the shape `inspect.report.LINE`.
+#
+#     Args:
+#         read: those that were read.
+#         options: those without which the words of the variables are not known, as `observation.lacking` has them.
+#     """
+#     result = {line["key"]: dict(line) for line in read}
+#     for key in ("environment", "secrets"):
+#         entries = [*result.get(key, {}).get("entries", []), *_new(key, found, result)]
+#         about = {one.name: one for one in found.variables}
+#         told = [_compared(entry, about.get(entry["key"]), found) for entry in entries]
+#         result |= {key: {"key": key, "entries": told}} if told else {}
+#     for key, value in options.items():
+#         if not result.keys() & {key, f"{key}s"}:
+#             result[key] = {"key": key, "value": value, "remark": "observed: a variable is for it"}
+#     for line in _of_facts(found.facts, result):
+#         result[line["key"]] = line
+#     return [*result.values()]
+#
+#
+# def _new(key: str, found: Observation, result: Mapping[str, Line]) -> Iterator[Line]:
+#     """Yield entries for variables that reading has not found, and that are required or make a database."""
+#     known = {entry["key"] for one in ("environment", "secrets") for entry in result.get(one, {}).get("entries", [])}
+#     for one in sorted(found.variables, key=lambda one: one.name):
+#         if one.name in known or not (one.is_required or one.is_together):
+#             continue
+#         value: Any = {"generate": 50} if one.is_made_up else one.value if one.word else ""
+#         if (key == "secrets") == one.is_made_up:
+#             yield {"key": one.name, "value": value, "remark": one.place + ("" if value else ": set it")}
+#
+#
+# def _compared(entry: Line, about: Variable | None, found: Observation) -> Line:
+#     """Return an entry with what running shows of it: the word where it has another or none, and what is said of it."""
+#     if not about:
+#         is_known = found.stage == "done" and isinstance(entry["value"], dict)
+#         return (
+#             {**entry, "remark": _joined(entry["remark"], "not observed: nothing has asked for it")}
+#             if is_known
+#             else entry
+#         )
+#     value, said = entry["value"], "required" if about.is_required else "not required"
+#     if about.word and (value == "" or (isinstance(value, dict) and value.get("from", about.word) == about.word)):
+#         value = {**about.value, **(value if isinstance(value, dict) and "from" in value else {})}
+#         value |= about.value
+#     elif about.word and isinstance(value, dict):
+#         said += f"; {{from: {about.word}}} by its settings"
+#     places = ", ".join([*about.feeds][:3])
+#     return {
+#         **entry,
+#         "value": value,
+#         "remark": _joined(entry["remark"], f"observed: {said}{places and f', in {places}'}"),
+#     }
+#
+#
+# def _joined(*remarks: str) -> str:
+#     return "; ".join(filter(None, remarks))
+#
+#
+# def _of_facts(facts: Mapping[str, Any], result: Mapping[str, Line]) -> Iterator[Line]:
+#     """Yield the lines that follow from facts of a project, where reading has none."""
+#     paths = [path for path in facts.get("routes", []) if routes.HEALTH.fullmatch(path)]
+#     if paths and "health" not in result:
+#         yield {"key": "health", "value": {"path": paths[0]}, "remark": "observed: a page of the project"}
+#     apps = [found[1] for text in facts.get("workers", []) if (found := _CELERY.fullmatch(text))]
+#     if apps and "workers" not in result and not facts.get("eager"):
+#         worker = {"kind": "celery", "app": apps[0]}
+#         remark = "observed: it has tasks, and no file of the source says how they run"
+#         yield {"key": "workers", "entries": [{"key": "worker", "value": worker, "remark": remark}]}
+#     yield from _longer("writable", [*_folders(facts, result)], "observed: written when it was started", result)
+#     missing = [
+#         package.package_of(name.partition(".")[0]) for name in facts.get("missing", []) if _MODULE.fullmatch(name)
+#     ]
+#     yield from _longer("python_packages", [*filter(None, missing)], "observed: no requirement has it", result)
+#
+#
+# def _folders(facts: Mapping[str, Any], result: Mapping[str, Line]) -> Iterator[str]:
+#     """Yield the outermost folders in which something is written; the top of the source has none."""
+#     known = [path for key in ("writable", "shared") for path in result.get(key, {}).get("value", [])]
+#     for text in dict.fromkeys(facts.get("written", [])):
+#         path = PurePosixPath(text)
+#         folder = str(path if path.suffix == "" else path.parent)
+#         if _FOLDER.fullmatch(folder) and not any(folder == one or folder.startswith(f"{one}/") for one in known):
+#             known.append(folder)
+#             yield folder
+#
+#
+# def _longer(key: str, values: list[str], remark: str, result: Mapping[str, Line]) -> Iterator[Line]:
+#     before = result.get(key, {"value": [], "remark": ""})
+#     new = [value for value in values if value not in before["value"]]
+#     if new:
+#         yield {"key": key, "value": [*before["value"], *new], "remark": _joined(before["remark"], remark)}
+#
+#
+# def remarks(read: Collection[Mapping[str, Any]], found: Observation, source: str) -> Iterator[str]:
+#     """Yield what a person has to know of an observation, a line each; paths in the source are relative."""
+#     entries = {entry["key"] for line in read for entry in line.get("entries", [])}
+#     yield from (f"observed: {text.replace(f'{source}/', '')}" for text in observe_report.remarks(found))
+#     others = [one for one in found.variables if not one.is_required and not one.is_together and one.name not in entries]
+#     shown = [f"{one.name}{f' ({one.default})' if one.default else ''}" for one in others]
+#     if shown:
+#         yield f"observed: not required, with what they are without: {', '.join(sorted(shown))}"
 #: django_formula/observe/facts.py
 # """What Django says of a project, in an attempt of an observation: its stages, its settings, and facts at the end.
 #
@@ -37936,6 +39001,18 @@ def _clear(home: str, folder: str) -> None:
 #     return sorted(urls)[:_MOST]
 #
 #
+# def _workers() -> list[str]:
+#     """Return what has tasks for workers: applications of Celery with their number, queues of RQ, huey."""
+#     state, found = sys.modules.get("celery._state"), []
+#     for app in state._get_active_apps() if state else ():
+#         app.loader.import_default_modules()
+#         count = sum(not name.startswith("celery.") for name in app.tasks)
+#         found += [f"Celery {app.main} ({count})"] if app.main and count else []
+#     found += [f"RQ {name}" for name in getattr(_own_settings(), "RQ_QUEUES", None) or {}]
+#     huey = getattr(sys.modules.get("huey.contrib.djhuey"), "HUEY", None)
+#     return [*found, *([f"huey {huey.name}"] if huey else [])][:_MOST]
+#
+#
 # def _routes() -> list[str]:
 #     """Return the paths of the project's pages without arguments."""
 #     resolver = importlib.import_module("django.urls").get_resolver()
@@ -37974,6 +39051,7 @@ def _clear(home: str, folder: str) -> None:
 #     ("logs", _logs),
 #     ("eager", _tasks),
 #     ("brokers", _brokers),
+#     ("workers", _workers),
 #     ("routes", _routes),
 #     ("migrations", _migrations),
 # )
@@ -37997,6 +39075,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import daemons
 # from django_formula.host.commands import DeploymentError, redact
 # from django_formula.inspect import environment
+# from django_formula.observe.search import SEPARATORS
 # from django_formula.process import command as process_command
 # from django_formula.process import transient
 # from django_formula.process.command import ProjectCommand
@@ -38023,7 +39102,8 @@ def _clear(home: str, folder: str) -> None:
 # """
 # #: Seconds that an observation may take, and those after which it says what it knows.
 # _TIMEOUT, _BUDGET = 120, 80
-# _STAGES = ("settings", "setup", "checks", "application", "done", "ended")
+# #: What an observation may have reached, in this order.
+# STAGES = ("", "ended", "settings", "setup", "checks", "application", "done")
 # #: What stands for a secret, and for the URL of a database.
 # _LONG = "x" * 50
 # _URLS = {
@@ -38039,10 +39119,12 @@ def _clear(home: str, folder: str) -> None:
 # _ANSWERED: dict[Path, "list[Variable]"] = {}
 # _HOW = ("whole", "part", "element", "switched")
 # _VARIABLE = {"name": str, "place": str, "default": str, "kind": str, "feeds": {str: str}, "required": bool}
+# _MORE = {"together": bool, "separator?": str}
 # #: What a project that starts reports: maps of its settings, and lists.
-# MAPS, LISTS = ("databases", "caches", "storages"), ("logs", "eager", "brokers", "routes", "migrations")
+# MAPS = ("databases", "caches", "storages")
+# LISTS = ("logs", "eager", "brokers", "workers", "routes", "migrations", "written", "missing")
 # _ANSWER = {
-#     **{"stage": str, "error": str, "attempts": int, "variables": [{**_VARIABLE, "together": bool}]},
+#     **{"stage": str, "error": str, "attempts": int, "variables": [{**_VARIABLE, **_MORE}]},
 #     "facts": {**{f"{name}?": {str: str} for name in MAPS}, **{f"{name}?": [str] for name in LISTS}},
 # }
 # #: Settings, and how a variable is in them → the word of the pillar that it gets; a database's URL is in several.
@@ -38071,6 +39153,7 @@ def _clear(home: str, folder: str) -> None:
 #         default: what the settings have without it, as Python writes it; empty if that is not known.
 #         is_required: whether the project does not start without it.
 #         is_together: whether it makes a database only together with others.
+#         separator: what separates the entries of the list that is made of it; empty if that is not known.
 #     """
 #
 #     name: str
@@ -38081,6 +39164,13 @@ def _clear(home: str, folder: str) -> None:
 #     kind: str = "text"
 #     is_required: bool = True
 #     is_together: bool = False
+#     separator: str = ""
+#
+#     @property
+#     def value(self) -> dict[str, str]:
+#         """What the pillar has for it: the word, and how domains are joined."""
+#         is_joined = self.word == "domains" and self.separator not in ("", ",")
+#         return {"from": self.word, **({"join": self.separator} if is_joined else {})}
 #
 #     @property
 #     def is_made_up(self) -> bool:
@@ -38205,7 +39295,7 @@ def _clear(home: str, folder: str) -> None:
 #         name: {_line(key): _line(value) for key, value in [*found.items()][:_FEW]} for name, found in maps.items()
 #     }
 #     kept |= {name: [_line(one) for one in facts[name][:_FEW]] for name in LISTS if facts.get(name)}
-#     stage = answer["stage"] if answer["stage"] in _STAGES else ""
+#     stage = answer["stage"] if answer["stage"] in STAGES else ""
 #     return Observation(stage, _line(answer["error"]), answer["attempts"], [*map(_variable, told)], kept)
 #
 #
@@ -38213,18 +39303,26 @@ def _clear(home: str, folder: str) -> None:
 #     feeds = {path: how for path, how in one["feeds"].items() if _SETTING.fullmatch(path) and how in _HOW}
 #     kind = one["kind"] if _NAME.fullmatch(one["kind"]) else "text"
 #     place, default = _line(one["place"]), _line(one["default"])
-#     return Variable(
-#         one["name"], place, _word(feeds), dict([*feeds.items()][:_FEW]), default, kind, one["required"], one["together"]
-#     )
+#     feeds, word = dict([*feeds.items()][:_FEW]), _word(feeds, kind)
+#     separator = one.get("separator", "")
+#     known = separator if separator in SEPARATORS else ""
+#     return Variable(one["name"], place, word, feeds, default, kind, one["required"], one["together"], known)
 #
 #
 # def _line(text: str) -> str:
 #     return redact(shown(text))[:_LONGEST]
 #
 #
-# def _word(feeds: Mapping[str, str]) -> str:
-#     """Return the word of the pillar that a variable gets by the settings that it is in; empty if none is known."""
-#     for setting, how, word in _WORDS:
+# def _word(feeds: Mapping[str, str], kind: str) -> str:
+#     """Return the word of the pillar that a variable gets by the settings that it is in; empty if none is known.
+#
+#     Args:
+#         kind: the text that it took: one that is a part of a database's name alone may be that of a file.
+#     """
+#     in_databases = [path for path in feeds if path.startswith("DATABASES:default:")]
+#     is_url = len(in_databases) > 1 or kind == "database"
+#     words = [row for row in _WORDS if is_url or row[2] != "database_url"]
+#     for setting, how, word in words:
 #         if any(re.fullmatch(setting, path) and re.fullmatch(how, found) for path, found in feeds.items()):
 #             return word
 #     return ""
@@ -38284,10 +39382,13 @@ def _clear(home: str, folder: str) -> None:
 # _base: Any = type(os.environ)
 # #: The variables that the project asked for in this attempt: name → its places, default, cast, order.
 # _asked: dict[str, Answer] = {}
+# #: The paths in the source that this attempt has made, or opened for writing.
+# _written: set[str] = set()
 # _is_noting = False
 # _root = ""
-# #: The most variables, and characters of a default, in an answer.
-# _MOST, _SHOWN = 500, 80
+# #: The most variables, paths, and characters of a default, in an answer.
+# _MOST, _PATHS, _SHOWN = 500, 50, 80
+# _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 #
 #
 # class Recording(_base):  # type: ignore[misc]
@@ -38360,6 +39461,19 @@ def _clear(home: str, folder: str) -> None:
 #     return found
 #
 #
+# def _note_path(event: str, arguments: Any) -> None:
+#     """Note a path in the source that is made or opened for writing, whether that is allowed or not: an audit hook."""
+#     if event == "open":
+#         path, _mode, flags = arguments
+#         path = path if isinstance(flags, int) and flags & _WRITES else None
+#     else:
+#         path = arguments[0] if event in ("os.mkdir", "sqlite3.connect") else None
+#     if isinstance(path, (str, bytes, os.PathLike)) and len(_written) < _PATHS:
+#         text = os.path.abspath(os.fsdecode(path))
+#         if text.startswith(_root) and "/__pycache__/" not in text:
+#             _written.add(os.path.relpath(text, _root))
+#
+#
 # def _is_own(file: str) -> bool:
 #     return file.startswith(_root) and "/site-packages/" not in file
 #
@@ -38414,6 +39528,7 @@ def _clear(home: str, folder: str) -> None:
 #     os.environ.update(given)
 #     os.environ["DJANGO_SETTINGS_MODULE"] = request["module"]
 #     os.environ.__class__ = Recording
+#     sys.addaudithook(_note_path)
 #     stage, settings, error, told = "", Answer(), None, Answer()
 #     try:
 #         for stage, run in facts.STAGES:
@@ -38428,7 +39543,7 @@ def _clear(home: str, folder: str) -> None:
 #         error = _described(failure)
 #     os.environ.__class__ = _base
 #     answer = {"stage": stage, "settings": settings, "error": error, "asked": _asked, "facts": told}
-#     return {**answer, "fields": facts.fields_of_pydantic()}
+#     return {**answer, "fields": facts.fields_of_pydantic(), "written": sorted(_written)}
 #
 #
 # def _described(error: BaseException) -> Answer:
@@ -38438,6 +39553,8 @@ def _clear(home: str, folder: str) -> None:
 #     found: Answer = {"type": type(error).__name__, "text": text, "frames": frames}
 #     if isinstance(error, KeyError) and error.args:
 #         found["key"] = str(error.args[0])
+#     if isinstance(error, ModuleNotFoundError) and error.name:
+#         found["module"] = error.name
 #     if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):
 #         try:
 #             found["fields"] = [str(one["loc"][0]) for one in error.errors()]
@@ -38455,9 +39572,13 @@ def _clear(home: str, folder: str) -> None:
 #     done = {"stage": result["stage"], "error": f"{error['type']}: {error['text']}"[:300] if error["type"] else ""}
 #     variables = [search.described(result, name, is_required=True) for name in needed]
 #     told: Answer = {}
+#     if request.get("all"):
+#         told = {"written": result.get("written", []), "missing": [error["module"]] if "module" in error else []}
 #     if request.get("all") and result["settings"]:
-#         told = search.attempt(search.given, tells=True)["facts"]
+#         told |= search.attempt(search.given, tells=True)["facts"]
 #         variables = search.survey(result, needed) or variables
+#     for one in variables:
+#         search.add_separator(one)
 #     return {**done, "variables": variables, "facts": told, "attempts": search.attempts}
 #
 #
@@ -38498,8 +39619,11 @@ def _clear(home: str, folder: str) -> None:
 #     "logs": "files of logs",
 #     "eager": "tasks run in the process that asks for them, not in a worker",
 #     "brokers": "brokers of Celery",
+#     "workers": "tasks for workers",
 #     "routes": "pages",
 #     "migrations": "applications whose models differ from their committed migrations",
+#     "written": "written in the source, or tried to",
+#     "missing": "modules that no requirement has",
 # }
 # #: How a variable is in a setting.
 # _HOW = {"whole": "", "part": " (a part of it)", "element": " (one of a list)", "switched": " (another value)"}
@@ -38536,15 +39660,16 @@ def _clear(home: str, folder: str) -> None:
 #
 # def text(site: Site, release: str, found: Observation) -> str:
 #     """Return an observation as a part of a pillar, with comments."""
-#     remarks = [*_remarks(found), *(_variable(one) for one in _sorted(found))]
-#     return inspect_report.text(f"{site.name}, asked of {release}", site.name, remarks, _lines(site, found))
+#     said = [*remarks(found), *(_variable(one) for one in _sorted(found))]
+#     return inspect_report.text(f"{site.name}, asked of {release}", site.name, said, _lines(site, found))
 #
 #
 # def _sorted(found: Observation) -> list[Variable]:
 #     return sorted(found.variables, key=lambda one: (not one.is_required, one.name))
 #
 #
-# def _remarks(found: Observation) -> Iterator[str]:
+# def remarks(found: Observation) -> Iterator[str]:
+#     """Yield how far a project has started, and its facts."""
 #     reached = "started without network, secrets and database" if found.stage == "done" else f"ended at {found.stage}"
 #     yield f"{reached}{f': {found.error}' if found.error else ''} ({found.attempts} attempts)"
 #     for name in (*MAPS, *LISTS):
@@ -38570,7 +39695,7 @@ def _clear(home: str, folder: str) -> None:
 # def _lines(site: Site, found: Observation) -> Iterator[dict[str, Any]]:
 #     """Yield the lines of a pillar for what is required, and for a database that has to be made of variables."""
 #     wanted = [one for one in _sorted(found) if one.is_required or one.is_together]
-#     words = {one.name: {"from": one.word} for one in wanted if one.word}
+#     words = {one.name: one.value for one in wanted if one.word}
 #     made_up = {one.name: {"generate": 50} for one in wanted if one.is_made_up}
 #     for key, entries in (("environment", words), ("secrets", made_up)):
 #         if entries:
@@ -38631,6 +39756,8 @@ def _clear(home: str, folder: str) -> None:
 #     (r"(DIR|FOLDER|ROOT|PATH|FILE)$", "path"),
 #     (r"EMAIL$", "email"),
 # )
+# #: What separates the entries of a list in a text.
+# SEPARATORS = (",", " ", ";", "|")
 # #: What a switch is given whose default is on.
 # _ON = re.compile(r"'?(true|1|yes|on)'?", re.IGNORECASE)
 #
@@ -38742,6 +39869,21 @@ def _clear(home: str, folder: str) -> None:
 #             if about["kind"] in ("bool", "truth") and not about["required"] and self.may(most):
 #                 about["feeds"] = self._switched(result, about, base)
 #         return found
+#
+#     def add_separator(self, one: Answer) -> None:
+#         """Add what separates the entries of the list that is made of a variable, where it is one of `SEPARATORS`."""
+#         paths = [path for path, how in one["feeds"].items() if how == "element"]
+#         name, number = one["name"], self._numbers.get(one["name"], 0)
+#         entries = {f"obs{number:03d}a", f"obs{number:03d}b"}
+#         for separator in SEPARATORS if paths else ():
+#             text = separator.join(sorted(entries))
+#             if self.may(self.attempts + 1):
+#                 value: Any = self.attempt({**self.given, name: text}, until="settings")["settings"]
+#                 for part in paths[0].split(":"):
+#                     value = value.get(part) if isinstance(value, dict) else None
+#                 if isinstance(value, list) and entries <= {*map(str, value)}:
+#                     one["separator"] = separator
+#                     return
 #
 #     def _databases(self, found: list[Answer], most: int) -> None:
 #         """Mark the variables of a database that only several of them together make."""
@@ -40474,6 +41616,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.pillar import database as pillar_database
 # from django_formula.pillar import page as pillar_page
 # from django_formula.pillar import people as pillar_people
+# from django_formula.pillar import push as pillar_push
 # from django_formula.pillar import rules as pillar_rules
 # from django_formula.pillar import site as pillar_site
 # from django_formula.pillar import watch as pillar_watch
@@ -40527,8 +41670,11 @@ def _clear(home: str, folder: str) -> None:
 #         problems += pillar_site.without_systemd(configurations)
 #     problems += pillar_page.contradictions(layers, rules, configurations)
 #     problems += pillar_people.contradictions(configurations)
+#     problems += pillar_push.contradictions(configurations)
 #     report(found, problems)
 #     sites = {} if found else configurations
+#     for site in sites.values():
+#         pillar_push.settle(site)
 #     watch = None if found else pillar_watch.compiled(layers, rules, sites, host)
 #     people = pillar_people.compiled(sites)
 #     present = {name: site for name, site in sites.items() if site["state"] != "absent"}
@@ -41352,7 +42498,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # #: Options that a site's configuration has only where they are used.
-# _LEFT_OUT = ("schedules", "email", "hosts", "fleet", "container", "uid", "notify", "people")
+# _LEFT_OUT = ("schedules", "email", "hosts", "fleet", "container", "uid", "notify", "people", "push", "hook")
 # #: The names of this host for a mail server on it, and the ports of mail servers by their encryption.
 # LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # _MAIL_PORTS = {"none": 25, "starttls": 587, "tls": 465}
@@ -41436,6 +42582,7 @@ def _clear(home: str, folder: str) -> None:
 #         **_complete_address(name, site),
 #         **_complete_static(name, site),
 #         **_complete_email(site["email"]),
+#         **({"hook": {"secret": None} if site["hook"] is True else site["hook"]} if site["hook"] else {}),
 #         "environment": {key: _text(value) for key, value in site["environment"].items()},
 #         "secrets": {key: _complete_secret(key, entry) for key, entry in site["secrets"].items()},
 #         "databases": {alias: _complete_database(name, alias, entry, site) for alias, entry in databases.items()},
@@ -41847,8 +42994,8 @@ def _clear(home: str, folder: str) -> None:
 # States = dict[str, Any]
 #
 #
-# #: What an apply does on a host with sites, in its order; the first two are for any host.
-# _STEPS = ("sync", "clean", "place", "host", "proxy", "mysql", "postgres", "supervisor", "site", "watch")
+# #: What an apply does on a host with sites, in its order; the first two and the watch are for any host.
+# _STEPS = ("sync", "clean", "place", "host", "watch", "proxy", "mysql", "postgres", "supervisor", "site")
 #
 #
 # class Part(NamedTuple):
@@ -41895,7 +43042,7 @@ def _clear(home: str, folder: str) -> None:
 # def order(django: Compiled) -> list[str]:
 #     """Return the parts of an apply, in their order; those that are made by templates among them."""
 #     has_sites = bool(django["sites"])
-#     due = dict.fromkeys(_STEPS, has_sites) | {"sync": True, "clean": bool(django["absent"]), "watch": not has_sites}
+#     due = dict.fromkeys(_STEPS, has_sites) | {"sync": True, "clean": bool(django["absent"]), "watch": True}
 #     due |= {engine: engine in django["servers"] for engine in ("mysql", "postgres")}
 #     due["supervisor"] = has_sites and django["process"] == "supervisor"
 #     names = []
@@ -42076,6 +43223,66 @@ def _clear(home: str, folder: str) -> None:
 #                 yield (key, index), f"{text}, or tls:kind: files"
 #             elif kind == "acme" and "." not in domain.removeprefix("*."):
 #                 yield (key, index), f"{domain} is not a public DNS name, and no authority issues a certificate for it"
+#: django_formula/pillar/push.py
+# """Sites that are pushed to their host by git: `push`; and the names that they and those with `hook` need."""
+#
+# from __future__ import annotations
+#
+# import re
+# from collections.abc import Iterator, Mapping
+# from typing import Any
+#
+# from django_formula.pillar.check import Problem
+#
+# #: What git calls a branch, and what is none.
+# _NO_BRANCH = re.compile(r"[0-9a-f]{40}|refs/.*")
+# #: What the names of users and groups end in that a site has besides its own, by the option.
+# _OWN = {"push": ("-push", "-ask"), "hook": ("-hook", "-ask")}
+#
+#
+# def contradictions(sites: Mapping[str, Any]) -> Iterator[Problem]:
+#     """Yield what contradicts itself in the sites of a host that are pushed."""
+#     yield from _taken_names(sites)
+#     for name, site in sorted(sites.items()):
+#         if site["state"] == "absent" or not site.get("push"):
+#             continue
+#         path = ("django", "sites", name)
+#         if not site["push"]["keys"]:
+#             yield (*path, "push", "keys"), "missing: the SSH keys of who may push, such as {ada: ssh-ed25519 AAAA…}"
+#         if _NO_BRANCH.fullmatch(site["revision"]):
+#             yield (*path, "revision"), "expected the name of a branch, which is what can be pushed"
+#         owners: dict[str, str] = {}
+#         for owner, entry in sorted(site["push"]["keys"].items()):
+#             other = owners.setdefault(_key(entry), owner)
+#             if other != owner and _key(entry):
+#                 yield (*path, "push", "keys", owner), f"is the key of {other} too: a key tells who has pushed"
+#
+#
+# def _taken_names(sites: Mapping[str, Any]) -> Iterator[Problem]:
+#     users = {user: name for name, site in sites.items() for user in (name, site["user"])}
+#     for name, site in sorted(sites.items()):
+#         for option, endings in _OWN.items():
+#             is_used = site["state"] != "absent" and site.get(option)
+#             for own in (f"{name}{ending}" for ending in endings if is_used):
+#                 if own in users:
+#                     text = f"needs the name {own}, which site {users[own]} has: rename one of them"
+#                     yield ("django", "sites", name, option), text
+#
+#
+# def _key(entry: Any) -> str:
+#     """Return a key without the comment that comes after it."""
+#     return " ".join((entry if isinstance(entry, str) else entry.get("key", "")).split()[:2])
+#
+#
+# def settle(site: dict[str, Any]) -> None:
+#     """Give a site that is pushed its repository and its branch; to be called once contradictions are found."""
+#     if not site.get("push"):
+#         return
+#     site["repository"] = f"{site['root']}/push.git"
+#     site["revision"] = "main" if site["revision"] == "HEAD" else site["revision"]
+#     keys = {name: {"key": one} if isinstance(one, str) else one for name, one in site["push"]["keys"].items()}
+#     keys = {name: {"from": [], **one} for name, one in keys.items()}
+#     site["push"] = {**site["push"], "keys": keys}
 #: django_formula/pillar/rules.py
 # """Contradictions between options, which `django/schema.yaml` has next to the option that they are reported at.
 #
@@ -42257,6 +43464,6463 @@ def _clear(home: str, folder: str) -> None:
 #     for step in rest:
 #         value = value.get(step) if isinstance(value, dict) else None
 #     return value
+#: django_formula/pillar/schema.json
+# {
+# "schema": {
+# "$schema": "https://json-schema.org/draft/2020-12/schema",
+# "title": "Pillar of django-formula",
+# "type": "object",
+# "properties": {
+# "django": {
+# "$ref": "#/$defs/django"
+# }
+# },
+# "required": [
+# "django"
+# ],
+# "$defs": {
+# "django": {
+# "type": "object",
+# "additionalProperties": false,
+# "required": [
+# "sites"
+# ],
+# "properties": {
+# "process": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "auto",
+# "systemd",
+# "supervisor",
+# null
+# ],
+# "default": "auto"
+# },
+# "python_mirror": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(https?://[A-Za-z0-9\\[][!-?A-~]*|salt://(?!.*\\.\\.)[A-Za-z0-9_.][A-Za-z0-9._/+~=,-]*|file://(/(?!\\.{1,2}(/|$))[A-Za-z0-9._+~=,-]+)+)(?<!/)$",
+# "maxLength": 1024,
+# "hint": "an https://, http://, file:// or salt:// URL without a login and without a slash at its end, such as file:///srv/pythons",
+# "default": null
+# },
+# "watch": {
+# "type": [
+# "object",
+# "boolean",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "every": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(30s|[1-9]m|[1-5][0-9]m|1h)$",
+# "hint": "30s, 1m to 59m, or 1h",
+# "default": "1m"
+# },
+# "heartbeat": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^(sdb://[!-~]+|https?://[A-Za-z0-9\\[][!-~]*)$",
+# "maxLength": 2048,
+# "hint": "an https:// or http:// URL, or an sdb:// reference to one",
+# "default": null
+# },
+# "disk": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^([1-9]|[1-4][0-9])%$",
+# "hint": "a share up to 49%, such as 10%",
+# "default": "10%"
+# },
+# "fleet": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$",
+# "hint": "the name of a minion such as master1",
+# "default": null,
+# "derived": "none"
+# },
+# "queue": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 10000000,
+# "default": 1000
+# },
+# "quiet": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "default": [],
+# "items": {
+# "type": "string",
+# "pattern": "^(([01][0-9]|2[0-3]):[0-5][0-9]\\.\\.([01][0-9]|2[0-3]):[0-5][0-9]|(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([01][0-9]|2[0-3]):[0-5][0-9]\\.\\.(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([01][0-9]|2[0-3]):[0-5][0-9])$",
+# "hint": "two times with two dots between them, such as 22:00..06:00 or Sat 22:00..Sun 06:00"
+# }
+# }
+# }
+# },
+# "metrics": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": null,
+# "derived": "none",
+# "properties": {
+# "textfile": {
+# "$ref": "#/$defs/absolute",
+# "default": "/var/lib/prometheus/node-exporter"
+# },
+# "listen": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^([0-9]{1,3}(\\.[0-9]{1,3}){3}|\\[[0-9a-f:.]{2,45}\\]):[1-9][0-9]{0,4}$",
+# "hint": "an address and a port, such as 127.0.0.1:9180",
+# "default": null,
+# "derived": "none"
+# },
+# "allow": {
+# "$ref": "#/$defs/networks",
+# "default": []
+# }
+# }
+# },
+# "page": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": null,
+# "derived": "none",
+# "properties": {
+# "domain": {
+# "$ref": "#/$defs/domain",
+# "derived": "not served"
+# },
+# "user": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+# "hint": "letters, digits and . _ -, such as team",
+# "default": "team"
+# },
+# "password": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^[!-~][ -~]{6,}[!-~]$",
+# "maxLength": 256,
+# "hint": "at least 8 characters of ASCII, or an sdb:// reference",
+# "default": null
+# },
+# "site": {
+# "$ref": "#/$defs/user",
+# "default": null,
+# "derived": "the first one, with https if one has it"
+# }
+# }
+# },
+# "notify": {
+# "$ref": "#/$defs/notify",
+# "default": {}
+# },
+# "defaults": {
+# "$ref": "#/$defs/site"
+# },
+# "sites": {
+# "type": "object",
+# "propertyNames": {
+# "$ref": "#/$defs/user"
+# },
+# "additionalProperties": {
+# "$ref": "#/$defs/site"
+# }
+# }
+# }
+# },
+# "notify": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9-]{0,30}$",
+# "hint": "up to 31 lower-case letters, digits and hyphens that begin with a letter, such as ops"
+# },
+# "additionalProperties": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "properties": {
+# "mail": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "minItems": 1,
+# "uniqueItems": true,
+# "items": {
+# "$ref": "#/$defs/mailbox"
+# },
+# "default": null
+# },
+# "from": {
+# "$ref": "#/$defs/mailbox",
+# "default": null,
+# "derived": "the sender of a site's `email`, or root of this host"
+# },
+# "url": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^(sdb://[!-~]+|[a-z][a-z0-9+]*://[!-~]+)$",
+# "maxLength": 4096,
+# "hint": "a URL or an sdb:// reference to one",
+# "default": null
+# },
+# "format": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "json",
+# "slack",
+# "mattermost",
+# "discord",
+# "teams",
+# "ntfy",
+# "apprise",
+# "github",
+# "gitlab",
+# "forgejo",
+# null
+# ],
+# "default": null,
+# "derived": "json"
+# },
+# "token": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^[!-~]+$",
+# "maxLength": 4096,
+# "hint": "printable ASCII text without blanks, or an sdb:// reference",
+# "default": null
+# },
+# "kinds": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "minItems": 1,
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "enum": [
+# "down",
+# "degraded",
+# "worker",
+# "queue",
+# "failed",
+# "rolled_back",
+# "interrupted",
+# "refused",
+# "released",
+# "schedule",
+# "backup",
+# "drill",
+# "certificate",
+# "disk",
+# "memory",
+# "rebooted",
+# "drift",
+# "shell",
+# "silent",
+# "watch"
+# ]
+# },
+# "default": null,
+# "derived": "all but refused, released, drift and shell; of a Git server released, failed, rolled_back and interrupted"
+# },
+# "environment": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$",
+# "hint": "up to 100 letters, digits and . _ / -, such as production",
+# "default": null,
+# "derived": "the name of the site"
+# },
+# "sites": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "minItems": 1,
+# "uniqueItems": true,
+# "items": {
+# "$ref": "#/$defs/user"
+# },
+# "default": null,
+# "derived": "all"
+# }
+# }
+# }
+# },
+# "part": {
+# "type": "string",
+# "enum": [
+# "app",
+# "worker",
+# "database",
+# "cache",
+# "balancer"
+# ]
+# },
+# "user": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[a-z]([a-z0-9-]{0,24}[a-z0-9])?$",
+# "hint": "up to 26 lower-case letters, digits and hyphens that begin with a letter, such as blog",
+# "not": {
+# "type": "string",
+# "pattern": "^(root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|gnats|nobody|messagebus|sshd|ntp|dbus|polkitd|systemd-.*|postgres|mysql|redis|nginx|apache|salt|admin|adm|sudo|wheel|users|staff|django|django-ops|.*-build)$"
+# },
+# "refuse": "the system or the formula uses this name"
+# },
+# "absolute": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(/(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)+$",
+# "maxLength": 1024,
+# "hint": "an absolute path in ASCII without blanks and without a slash at its end, such as /srv/blog"
+# },
+# "relative": {
+# "type": "string",
+# "pattern": "^(?!-)(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+(/(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)*$",
+# "maxLength": 1024,
+# "hint": "a path relative to the source, without .. and without a slash at its end, such as src/data"
+# },
+# "mailbox": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^([^\\x00-\\x1f<>@\"\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]* <[A-Za-z0-9!#$%&*+/=?^_{|}~.-]+@[A-Za-z0-9.-]+>|[A-Za-z0-9!#$%&*+/=?^_{|}~.-]+@[A-Za-z0-9.-]+)$",
+# "maxLength": 320,
+# "hint": "an address such as blog@example.org, or a name and an address such as Our blog <blog@example.org>"
+# },
+# "directives": {
+# "additionalProperties": {
+# "type": [
+# "string",
+# "boolean",
+# "array",
+# "null"
+# ],
+# "pattern": "^([!-~]([ -~]*[!-\\[\\]-~])?)?$",
+# "maxLength": 4096,
+# "hint": "printable ASCII text that does not end with a backslash, true, false or a list of such text",
+# "items": {
+# "type": "string",
+# "pattern": "^[!-~]([ -~]*[!-\\[\\]-~])?$",
+# "maxLength": 4096,
+# "hint": "printable ASCII text that does not end with a backslash"
+# }
+# }
+# },
+# "paths": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "$ref": "#/$defs/relative"
+# }
+# },
+# "host": {
+# "type": "string",
+# "pattern": "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+# "maxLength": 253,
+# "format": "hostname",
+# "hint": "a host name in lower case without a wildcard, such as blog.example.org"
+# },
+# "domains": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "$ref": "#/$defs/domain"
+# }
+# },
+# "domain": {
+# "type": "string",
+# "pattern": "^(\\*\\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+# "maxLength": 253,
+# "format": "hostname",
+# "hint": "a host name in lower case, such as blog.example.org, or one with *. before it for all below"
+# },
+# "module": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z_][A-Za-z0-9_]*(\\.[A-Za-z_][A-Za-z0-9_]*)*$",
+# "maxLength": 255,
+# "hint": "a dotted module name, such as blog.settings"
+# },
+# "duration": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[0-9]{1,6}(ms|s|m|h|d)$",
+# "hint": "a duration with its unit (ms, s, m, h or d), such as 30s or 5m"
+# },
+# "private_key": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^(sdb://[!-~]+|-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----\\n[ -~\\n]+)$",
+# "maxLength": 16384,
+# "hint": "a private key with its line breaks (written as a block after |) or an sdb:// reference"
+# },
+# "known_host": {
+# "type": "string",
+# "pattern": "^(@(cert-authority|revoked) )?[!-~]+ [a-z0-9@.-]+ [A-Za-z0-9+/=]{32,}( [ -~]*)?$",
+# "maxLength": 4096,
+# "hint": "a line of known_hosts, such as ssh-keyscan prints it"
+# },
+# "requirement": {
+# "type": "string",
+# "pattern": "^[A-Za-z0-9][ -~]*$",
+# "maxLength": 1024,
+# "hint": "a requirement as pip writes it, such as psycopg2-binary or \"kombu<5.6\""
+# },
+# "commands": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "items": {
+# "type": "string",
+# "pattern": "^(?!-)[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]*[^\\s\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]$",
+# "maxLength": 4096,
+# "hint": "a command on one line, such as \"npm ci\""
+# }
+# },
+# "pem": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "plain": "^(/|salt://)",
+# "pattern": "^((/(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)+|(salt|sdb)://[!-~]+|-----BEGIN [A-Z0-9 ]+-----\\n[ -~\\n]+)$",
+# "maxLength": 65536,
+# "hint": "text in PEM with its line breaks (written as a block after |), an absolute path, a salt:// URL or an sdb:// reference"
+# },
+# "listen": {
+# "type": [
+# "integer",
+# "string"
+# ],
+# "minimum": 1,
+# "maximum": 65535,
+# "pattern": "^([0-9]{1,3}(\\.[0-9]{1,3}){3}|\\[[0-9a-f:.]{2,45}\\]):[1-9][0-9]{0,4}$",
+# "hint": "a port from 1 to 65535, or an address and a port, such as 80, 192.0.2.10:80 or \"[2001:db8::1]:80\""
+# },
+# "networks": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[0-9a-f:.]{2,45}(/[0-9]{1,3})?$",
+# "hint": "an address or a network in lower case, such as 10.0.0.0/8 or 2001:db8::/32"
+# }
+# },
+# "directive_name": {
+# "type": "string",
+# "pattern": "^[A-Za-z][A-Za-z_0-9]*$",
+# "maxLength": 100,
+# "hint": "the name of a directive, such as keepalive_timeout of nginx, or LimitRequestBody of Apache"
+# },
+# "nginx_elsewhere": {
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^ssl_(verify_client|verify_depth|client_certificate|trusted_certificate|crl)$"
+# },
+# "refuse": "tls:client_ca and tls:verify decide it"
+# },
+# {
+# "not": {
+# "pattern": "^(ssl|http2|http3|quic)(_.*)?$"
+# },
+# "refuse": "nginx has it for a whole server, and tls decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(client_header_(buffer_size|timeout)|connection_pool_size|ignore_invalid_headers|large_client_header_buffers|merge_slashes|request_pool_size|underscores_in_headers)$"
+# },
+# "refuse": "nginx has it for a whole server, not for a path: put it into a file of proxy:snippets"
+# },
+# {
+# "not": {
+# "pattern": "^(map|geo|split_clients|log_format|(map|server_names|variables)_hash_.*|limit_(req|conn)_zone|(proxy|uwsgi|fastcgi|scgi)_cache_path|user|pid|daemon|worker_.*|events|env|use|multi_accept|accept_mutex.*|master_process|lock_file|pcre_jit|thread_pool|timer_resolution|debug_.*)$"
+# },
+# "refuse": "nginx has it for all servers, not for a path: put it into a file of /etc/nginx/conf.d or into nginx.conf"
+# }
+# ]
+# },
+# "apache_elsewhere": {
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^SSL(VerifyClient|VerifyDepth|(CA|CADN)(Certificate|Revocation|DNRequest).*)$"
+# },
+# "refuse": "tls:client_ca and tls:verify decide it"
+# },
+# {
+# "not": {
+# "pattern": "^(SSL(Engine|Protocol|Certificate.*|CipherSuite|HonorCipherOrder|SessionTickets|OpenSSLConfCmd|Stapling.*|StrictSNI.*)|Protocols.*|H2.*)$"
+# },
+# "refuse": "Apache has it for a whole server, and tls decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(Listen|Server(Name|Alias|Admin|Path|Tokens|Limit|Root)|DocumentRoot|VirtualHost|(Custom|Error|Transfer|Forensic)Log.*|LogFormat|KeepAlive.*|MaxKeepAliveRequests|Timeout|LimitRequest(Line|Fields|FieldSize)|RequestReadTimeout|RemoteIP.*|LoadModule|Mutex|User|Group|PidFile|TraceEnable|(Max|Min|Start|Threads).*(Workers|Servers|Threads|Child))$"
+# },
+# "refuse": "Apache has it for a whole server, not for a path: put it into a file of proxy:snippets"
+# }
+# ]
+# },
+# "nginx_writes": {
+# "not": {
+# "pattern": "^(location|server|upstream|root|alias|try_files|include|return|rewrite|if|set|break|internal|types|charset|add_header|[a-z_]+_pass|uwsgi_param|proxy_http_version|proxy_set_header|load_module|(js|perl|lua|[a-z_]+_by_lua)(_[a-z_]+)?)$"
+# },
+# "refuse": "the formula writes it"
+# },
+# "apache_writes": {
+# "not": {
+# "pattern": "^(Proxy.*|Rewrite.*|RequestHeader|Error|ErrorDocument|Include|IncludeOptional|Use|Define|UnDefine|Alias|Script.*|Action|SetHandler|AddHandler|AllowOverride.*|Options|AuthMerging|Lua.*|Perl.*|WSGI.*|XSend.*)$"
+# },
+# "refuse": "the formula writes it"
+# },
+# "directive": {
+# "type": [
+# "string",
+# "integer",
+# "null"
+# ],
+# "pattern": "^(?! )[^\\x00-\\x1f\"#$'\\x5c`;{}\\x7f-\\uffff]+(?<! )$",
+# "maxLength": 1024,
+# "hint": "printable ASCII text without quotes and ; { } $ # \\ ` or blanks at its ends, or a number"
+# },
+# "page": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(?!-)(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+(/(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)*$",
+# "maxLength": 1024,
+# "hint": "a path relative to the project, without .. and without a slash at its end, such as maintenance.html"
+# },
+# "flag": {
+# "type": [
+# "boolean",
+# "null"
+# ]
+# },
+# "count": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 1024
+# },
+# "memory": {
+# "type": [
+# "string",
+# "integer",
+# "null"
+# ],
+# "pattern": "^([0-9]{1,15}[KMGT]?|[0-9]{1,3}%|infinity)$",
+# "minimum": 1,
+# "hint": "a size such as 512M, a percentage or infinity"
+# },
+# "weight": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 10000
+# },
+# "variable": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
+# "maxLength": 200,
+# "hint": "letters, digits and underscores, such as SITE_NAME",
+# "allOf": [
+# {
+# "not": {
+# "type": "string",
+# "pattern": "^DJANGO_SETTINGS_MODULE$"
+# },
+# "refuse": "settings_module decides it"
+# },
+# {
+# "not": {
+# "type": "string",
+# "pattern": "^DJANGO_(RELEASE|SITE)$"
+# },
+# "refuse": "the release decides it"
+# },
+# {
+# "not": {
+# "type": "string",
+# "pattern": "^(NOTIFY_SOCKET|LISTEN_(FDNAMES|FDS|PID|PIDFDID))$"
+# },
+# "refuse": "systemd decides it"
+# },
+# {
+# "not": {
+# "type": "string",
+# "pattern": "^PYTHONPATH$"
+# },
+# "refuse": "python_path decides it"
+# },
+# {
+# "not": {
+# "type": "string",
+# "pattern": "^(LD_(AUDIT|ASSUME_KERNEL|BIND_NOT|BIND_NOW|DEBUG|DEBUG_OUTPUT|DYNAMIC_WEAK|HWCAP_MASK|LIBRARY_PATH|ORIGIN_PATH|POINTER_GUARD|PREFER_MAP_32BIT_EXEC|PRELOAD|PROFILE|PROFILE_OUTPUT|SHOW_AUXV|TRACE_LOADED_OBJECTS|TRACE_PRELINKING|USE_LOAD_BIAS|VERBOSE|WARN)|PYTHONHOME|PATH|HOME)$"
+# },
+# "refuse": "it decides which code runs, and the release decides that"
+# }
+# ]
+# },
+# "store": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "properties": {
+# "engine": {
+# "required_with": {
+# "text": "missing: expected redis, or for a cache memcached or database"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "redis",
+# "memcached",
+# "database",
+# null
+# ],
+# "default": null
+# },
+# "memory": {
+# "only_with": {
+# "engine": [
+# "redis",
+# "memcached"
+# ]
+# },
+# "conflicts": {
+# "host": true,
+# "text": "has no effect with host: a server elsewhere has its own configuration"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[1-9][0-9]{0,5}[MG]$",
+# "hint": "a size in megabytes or gigabytes, such as 256M or 2G",
+# "default": null,
+# "derived": "256M for a queue, 64M for a cache"
+# },
+# "sync": {
+# "only_with": {
+# "engine": [
+# "redis"
+# ]
+# },
+# "conflicts": {
+# "host": true,
+# "text": "has no effect with host: a server elsewhere has its own configuration"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "everysec",
+# "always",
+# "never",
+# null
+# ],
+# "default": null,
+# "derived": "everysec for a queue, never for a cache"
+# },
+# "host": {
+# "only_with": {
+# "engine": [
+# "redis",
+# "memcached"
+# ]
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^([A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?|\\[[0-9a-f:.]{2,45}\\])$",
+# "maxLength": 253,
+# "hint": "a host name such as redis1.example.org, an IP address, or one of IPv6 in brackets",
+# "default": null
+# },
+# "port": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 65535,
+# "default": null,
+# "derived": "that of the engine; with the part `cache`, one from 20000 to 29999 that follows from the name of the site",
+# "only_with": {
+# "engine": [
+# "redis",
+# "memcached"
+# ]
+# }
+# },
+# "user": {
+# "only_with": {
+# "engine": [
+# "redis"
+# ]
+# },
+# "conflicts": {
+# "engine": [
+# "redis",
+# "memcached"
+# ],
+# "host": false,
+# "text": "has no effect without host: the site's own server needs none"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9_][A-Za-z0-9._@-]*$",
+# "maxLength": 63,
+# "hint": "a name such as blog",
+# "default": null
+# },
+# "password": {
+# "only_with": {
+# "engine": [
+# "redis"
+# ]
+# },
+# "conflicts": {
+# "engine": [
+# "redis",
+# "memcached"
+# ],
+# "host": false,
+# "text": "has no effect without host: the site's own server needs none"
+# },
+# "required_with": {
+# "user": true,
+# "text": "missing: a login has a password"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+$",
+# "maxLength": 1024,
+# "hint": "text on one line that is not empty, or an sdb:// reference",
+# "default": null
+# },
+# "tls": {
+# "only_with": {
+# "engine": [
+# "redis"
+# ]
+# },
+# "conflicts": {
+# "engine": [
+# "redis",
+# "memcached"
+# ],
+# "host": false,
+# "text": "has no effect without host: the site's own server needs none"
+# },
+# "$ref": "#/$defs/flag",
+# "default": false
+# },
+# "ca": {
+# "only_with": [
+# {
+# "engine": [
+# "redis"
+# ]
+# },
+# {
+# "tls": true,
+# "text": "has no effect without tls: true"
+# }
+# ],
+# "conflicts": {
+# "engine": [
+# "redis",
+# "memcached"
+# ],
+# "host": false,
+# "text": "has no effect without host: the site's own server needs none"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(/(?!\\.{1,2}(/|$))[A-Za-z0-9._-]+)+$",
+# "maxLength": 1024,
+# "hint": "an absolute path of letters, digits, dots and hyphens, such as /etc/ssl/certs/redis-ca.pem",
+# "default": null
+# },
+# "number": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 0,
+# "maximum": 1023,
+# "default": 0,
+# "only_with": {
+# "engine": [
+# "redis"
+# ]
+# },
+# "conflicts": {
+# "engine": [
+# "redis",
+# "memcached"
+# ],
+# "host": false,
+# "text": "has no effect without host: the site's own server needs none"
+# }
+# },
+# "prefix": {
+# "only_with": {
+# "engine": [
+# "redis",
+# "memcached"
+# ]
+# },
+# "conflicts": {
+# "engine": [
+# "redis",
+# "memcached"
+# ],
+# "host": false,
+# "text": "has no effect without host: the site's own server needs none"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9][A-Za-z0-9._:-]{0,62}$",
+# "hint": "letters, digits, dots, colons and hyphens, such as blog:",
+# "default": null
+# }
+# }
+# },
+# "database": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "properties": {
+# "engine": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "sqlite",
+# "postgres",
+# "mysql",
+# null
+# ],
+# "default": null
+# },
+# "name": {
+# "only_with": {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^([A-Za-z0-9_][A-Za-z0-9._+-]*|(/(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)+)$",
+# "maxLength": 1024,
+# "hint": "a name such as blog, a file name such as db.sqlite3, or an absolute path",
+# "not": {
+# "type": "string",
+# "pattern": "^/((bin|boot|dev|etc|lib|lib32|lib64|libx32|proc|run|sbin|sys|tmp|usr|var/(cache|run|lock|spool|tmp))(/.*)?|[^/]+|(home|root|srv|opt|mnt|media|var|lost\\+found|var/(lib|log|www|backups|mail|opt|local)|home/[^/]+|srv/django)/[^/]+)$"
+# },
+# "refuse": "the site may write to the folder of its database; choose a folder for it alone",
+# "default": null,
+# "derived": "<site> on a server; of another alias <site>_<alias> on the one of this host"
+# },
+# "user": {
+# "only_with": {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# "conflicts": {
+# "engine": "sqlite",
+# "text": "not supported by SQLite, which is a file: remove it, or set another engine"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9_][A-Za-z0-9._@-]*$",
+# "maxLength": 63,
+# "hint": "a name such as blog",
+# "default": null,
+# "derived": "<site> on a server; on the one of this host the site's user"
+# },
+# "host": {
+# "only_with": {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# "conflicts": {
+# "engine": "sqlite",
+# "text": "not supported by SQLite, which is a file: remove it, or set another engine"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^([A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?|[0-9a-f:.]{2,45}|(/(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)+)$",
+# "maxLength": 253,
+# "hint": "a host name such as db1.example.org, an IP address or an absolute path",
+# "default": null
+# },
+# "manage": {
+# "only_with": {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# "conflicts": {
+# "engine": "sqlite",
+# "text": "not supported by SQLite, which is a file: remove it, or set another engine"
+# },
+# "$ref": "#/$defs/flag",
+# "default": null,
+# "derived": "true without a host"
+# },
+# "port": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 65535,
+# "default": null,
+# "derived": "that of the engine",
+# "only_with": {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# "conflicts": {
+# "engine": "sqlite",
+# "text": "not supported by SQLite, which is a file: remove it, or set another engine"
+# }
+# },
+# "password": {
+# "only_with": {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# "conflicts": {
+# "engine": "sqlite",
+# "text": "not supported by SQLite, which is a file: remove it, or set another engine"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+$",
+# "maxLength": 1024,
+# "hint": "text on one line that is not empty, or an sdb:// reference",
+# "default": null
+# },
+# "as": {
+# "only_with": {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# "conflicts": {
+# "value": "settings",
+# "overlay": false,
+# "engine": [
+# "postgres",
+# "mysql"
+# ],
+# "text": "has no effect with overlay: false, which changes no settings: set as: environment"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "settings",
+# "environment",
+# null
+# ],
+# "default": null,
+# "derived": "settings; with `overlay` false environment"
+# },
+# "variable": {
+# "only_with": [
+# {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# {
+# "as": [
+# "environment"
+# ],
+# "text": "has no effect without as: environment"
+# }
+# ],
+# "$ref": "#/$defs/variable",
+# "default": null
+# },
+# "options": {
+# "only_with": {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[A-Za-z_][A-Za-z0-9_.-]*$",
+# "maxLength": 100,
+# "hint": "the name of an option, such as sslmode"
+# },
+# "additionalProperties": {}
+# },
+# "settings": {
+# "only_with": {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# "conflicts": {
+# "engine": true,
+# "as": "environment",
+# "text": "a URL cannot hold them: set as: settings instead"
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[A-Z][A-Z_]*$",
+# "maxLength": 100,
+# "hint": "the name of a key in upper case, such as CONN_MAX_AGE",
+# "not": {
+# "pattern": "^(ENGINE|NAME|USER|PASSWORD|HOST|PORT|OPTIONS)$"
+# },
+# "refuse": "the option of that name decides it"
+# },
+# "additionalProperties": {}
+# },
+# "extensions": {
+# "only_with": [
+# {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# {
+# "engine": [
+# "postgres"
+# ],
+# "text": "supported by PostgreSQL only: remove it, or set engine: postgres"
+# }
+# ],
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_-]*$",
+# "maxLength": 63,
+# "hint": "the name of an extension such as postgis"
+# },
+# "default": []
+# },
+# "pool": {
+# "only_with": [
+# {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# {
+# "engine": [
+# "postgres"
+# ],
+# "text": "PgBouncer is for PostgreSQL: set engine: postgres, or remove pool"
+# }
+# ],
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 1000,
+# "default": null
+# },
+# "pool_port": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1024,
+# "maximum": 65535,
+# "default": null,
+# "derived": "6432 with a pool",
+# "only_with": [
+# {
+# "engine": true,
+# "text": "has no effect without an engine: add engine: sqlite, postgres or mysql"
+# },
+# {
+# "pool": true
+# }
+# ]
+# },
+# "migrate": {
+# "$ref": "#/$defs/flag",
+# "default": true
+# },
+# "replaces": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+$",
+# "maxLength": 2048,
+# "hint": "a URL as the error has it, such as postgres:///blog",
+# "default": null
+# }
+# }
+# },
+# "resources": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "properties": {
+# "MemoryMax": {
+# "$ref": "#/$defs/memory"
+# },
+# "MemoryHigh": {
+# "$ref": "#/$defs/memory",
+# "conflicts": {
+# "container": true,
+# "text": "not supported in a container: remove it; CPUQuota, LimitNOFILE, MemoryMax, TasksMax are"
+# }
+# },
+# "CPUQuota": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[1-9][0-9]{0,5}%$",
+# "hint": "a percentage such as 150%"
+# },
+# "TasksMax": {
+# "type": [
+# "string",
+# "integer",
+# "null"
+# ],
+# "pattern": "^([0-9]{1,3}%|infinity)$",
+# "minimum": 1,
+# "hint": "a number, a percentage or infinity"
+# },
+# "LimitNOFILE": {
+# "type": [
+# "string",
+# "integer",
+# "null"
+# ],
+# "pattern": "^([0-9]{1,9}(:[0-9]{1,9})?|infinity)$",
+# "minimum": 1,
+# "hint": "a number, soft:hard or infinity"
+# },
+# "IOWeight": {
+# "$ref": "#/$defs/weight",
+# "conflicts": {
+# "container": true,
+# "text": "not supported in a container: remove it; CPUQuota, LimitNOFILE, MemoryMax, TasksMax are"
+# }
+# },
+# "CPUWeight": {
+# "$ref": "#/$defs/weight",
+# "conflicts": {
+# "container": true,
+# "text": "not supported in a container: remove it; CPUQuota, LimitNOFILE, MemoryMax, TasksMax are"
+# }
+# }
+# }
+# },
+# "worker": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "properties": {
+# "kind": {
+# "required_with": {},
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "celery",
+# "celery_beat",
+# "rq",
+# "huey",
+# "command",
+# null
+# ],
+# "default": null,
+# "derived": "required"
+# },
+# "app": {
+# "only_with": {
+# "kind": [
+# "celery",
+# "celery_beat",
+# "huey"
+# ]
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z_][A-Za-z0-9_]*(\\.[A-Za-z_][A-Za-z0-9_]*)*(:[A-Za-z_][A-Za-z0-9_]*)?$",
+# "maxLength": 255,
+# "hint": "a dotted module name, with a colon and the name of the object where it is not app, such as blog.celery:app",
+# "default": null,
+# "derived": "detected; of huey HUEY in the settings"
+# },
+# "queues": {
+# "only_with": {
+# "kind": [
+# "celery",
+# "rq"
+# ]
+# },
+# "type": [
+# "array",
+# "null"
+# ],
+# "minItems": 1,
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^(?!-)[A-Za-z0-9_.:@-]+$",
+# "maxLength": 100,
+# "hint": "the name of a queue, such as default"
+# },
+# "default": null,
+# "derived": "those of the Celery app; of RQ `default`",
+# "kinds": {
+# "rq": {
+# "default": [
+# "default"
+# ]
+# }
+# }
+# },
+# "processes": {
+# "only_with": {
+# "kind": [
+# "celery",
+# "rq",
+# "huey",
+# "command"
+# ]
+# },
+# "$ref": "#/$defs/count",
+# "default": null,
+# "derived": "2 with Celery, else 1",
+# "kinds": {
+# "celery": {
+# "default": 2
+# },
+# "rq": {
+# "default": 1
+# },
+# "huey": {
+# "default": 1
+# },
+# "command": {
+# "default": 1
+# }
+# }
+# },
+# "patience": {
+# "$ref": "#/$defs/duration",
+# "default": "10m"
+# },
+# "options": {
+# "only_with": {
+# "kind": [
+# "celery",
+# "celery_beat",
+# "rq",
+# "huey"
+# ]
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z_]+$",
+# "maxLength": 100,
+# "hint": "the name of an option with underscores, such as max_tasks_per_child"
+# },
+# "additionalProperties": {
+# "type": [
+# "string",
+# "integer",
+# "number",
+# "boolean",
+# "null"
+# ],
+# "pattern": "^(?!-)[!-~]([ -~]*[!-~])?$",
+# "maxLength": 1024,
+# "hint": "printable ASCII text on one line, a number, true or false"
+# },
+# "kinds": {
+# "celery": {
+# "properties": {
+# "pool": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "prefork",
+# "threads",
+# "solo",
+# "gevent",
+# null
+# ]
+# },
+# "prefetch_multiplier": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 10000
+# },
+# "max_tasks_per_child": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 1000000000
+# }
+# },
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z_]+$",
+# "maxLength": 100,
+# "hint": "the name of an option of celery worker with underscores, such as max_tasks_per_child",
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^beat$"
+# },
+# "refuse": "each worker would run a scheduler of its own; a worker of kind celery_beat runs one"
+# },
+# {
+# "not": {
+# "pattern": "^(schedule(_filename)?|scheduler)$"
+# },
+# "refuse": "it is an option of kind celery_beat"
+# },
+# {
+# "not": {
+# "pattern": "^(hostname|detach|pidfile|logfile|uid|gid|umask|executable|workdir)$"
+# },
+# "refuse": "the process manager decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(queues|exclude_queues)$"
+# },
+# "refuse": "workers:queues decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(concurrency|autoscale)$"
+# },
+# "refuse": "workers:processes decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(app|broker|result_backend|config|loader)$"
+# },
+# "refuse": "the project decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(purge|discard)$"
+# },
+# "refuse": "it deletes the tasks that wait"
+# }
+# ]
+# }
+# },
+# "celery_beat": {
+# "properties": {
+# "scheduler": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z_][A-Za-z0-9_.:]*$",
+# "maxLength": 255,
+# "hint": "the path of a class, such as django_celery_beat.schedulers:DatabaseScheduler"
+# },
+# "max_interval": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 86400
+# },
+# "loglevel": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "debug",
+# "info",
+# "warning",
+# "error",
+# "critical",
+# null
+# ]
+# }
+# },
+# "propertyNames": {
+# "type": "string",
+# "enum": [
+# "scheduler",
+# "max_interval",
+# "loglevel"
+# ]
+# }
+# },
+# "rq": {
+# "properties": {
+# "with_scheduler": {
+# "type": [
+# "boolean",
+# "null"
+# ]
+# },
+# "max_jobs": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 1000000000
+# },
+# "logging_level": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "DEBUG",
+# "INFO",
+# "WARNING",
+# "ERROR",
+# "CRITICAL",
+# null
+# ]
+# }
+# },
+# "propertyNames": {
+# "type": "string",
+# "enum": [
+# "with_scheduler",
+# "max_jobs",
+# "logging_level"
+# ]
+# }
+# },
+# "huey": {
+# "properties": {
+# "worker_type": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "thread",
+# "process",
+# null
+# ]
+# },
+# "periodic": {
+# "type": [
+# "boolean",
+# "null"
+# ]
+# },
+# "scheduler_interval": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 60
+# }
+# },
+# "propertyNames": {
+# "type": "string",
+# "enum": [
+# "worker_type",
+# "periodic",
+# "scheduler_interval"
+# ]
+# }
+# }
+# }
+# },
+# "resources": {
+# "conflicts": {
+# "process": "supervisor",
+# "container": false,
+# "text": "supported with systemd only, and the process manager of this host is {process}: remove it"
+# },
+# "$ref": "#/$defs/resources",
+# "default": {}
+# },
+# "command": {
+# "only_with": {
+# "kind": [
+# "command"
+# ]
+# },
+# "required_with": {
+# "kind": "command",
+# "text": "missing: expected a command on one line, such as manage.py follow_feed"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(?!-)[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]*[^\\s\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]$",
+# "maxLength": 4096,
+# "hint": "a command on one line, such as manage.py follow_feed",
+# "default": null
+# },
+# "stop": {
+# "only_with": {
+# "kind": [
+# "command"
+# ]
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "SIGTERM",
+# "SIGINT",
+# "SIGQUIT",
+# "SIGHUP",
+# "SIGUSR1",
+# "SIGUSR2",
+# "SIGWINCH",
+# null
+# ],
+# "default": "SIGTERM"
+# },
+# "ready": {
+# "only_with": {
+# "kind": [
+# "command"
+# ]
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(notify|[0-9]{1,6}(ms|s|m|h|d))$",
+# "hint": "notify, or a duration with its unit (ms, s, m, h or d), such as 2s",
+# "default": "1s"
+# }
+# }
+# },
+# "site": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "properties": {
+# "state": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "present",
+# "absent",
+# null
+# ],
+# "default": "present"
+# },
+# "remove_data": {
+# "$ref": "#/$defs/flag",
+# "default": false
+# },
+# "repository": {
+# "required_with": {
+# "state": "present",
+# "folder": false,
+# "push": false,
+# "text": "missing: a site needs a repository or a folder"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(?!.*@-)(https?://[A-Za-z0-9\\[][!-~]*|ssh://[A-Za-z0-9\\[][!-~]*|file:///[^\\x00-\\x20\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+|[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:(?!-)[!-~]+|/[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+)$",
+# "maxLength": 1024,
+# "hint": "an https://, http://, ssh:// or file:// URL, git@host:path or an absolute path",
+# "default": null
+# },
+# "folder": {
+# "conflicts": [
+# {
+# "repository": true,
+# "text": "expected either repository or folder, got both"
+# },
+# {
+# "hosts": true,
+# "state": "present",
+# "text": "the hosts of a site get the same commit: set repository instead"
+# }
+# ],
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(/(?!\\.{1,2}(/|$))[^/\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+)+$",
+# "maxLength": 1024,
+# "hint": "an absolute path without a slash at its end, such as /home/ray/blog",
+# "default": null
+# },
+# "revision": {
+# "conflicts": {
+# "folder": true,
+# "own": true,
+# "text": "has no effect with folder: remove it, or set repository instead of folder"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(?!.*(\\.\\.|//|/\\.|\\.lock$|[/.]$))[A-Za-z0-9_][A-Za-z0-9._/@+#=,-]*$",
+# "maxLength": 255,
+# "hint": "a branch, tag or commit, such as main or v2.4.1",
+# "default": "HEAD"
+# },
+# "push": {
+# "conflicts": [
+# {
+# "repository": true,
+# "text": "expected either repository or push, got both"
+# },
+# {
+# "folder": true,
+# "text": "expected either folder or push, got both"
+# },
+# {
+# "hosts": true,
+# "state": "present",
+# "text": "the hosts of a site get the same commit: set repository instead"
+# }
+# ],
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": null,
+# "properties": {
+# "keys": {
+# "type": "object",
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_-]{0,30}$",
+# "maxLength": 31,
+# "hint": "up to 31 lower-case letters, digits, _ and - that begin with a letter"
+# },
+# "default": {},
+# "additionalProperties": {
+# "type": [
+# "string",
+# "object",
+# "null"
+# ],
+# "whole": true,
+# "pattern": "^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\\.com) [A-Za-z0-9+/]{60,4000}={0,2}( [A-Za-z0-9_.@-]{1,100})?$",
+# "maxLength": 4200,
+# "hint": "the line of a .pub file: type, key, and a comment without blanks; or {key: …, from: […]}",
+# "additionalProperties": false,
+# "oneOf": [
+# {
+# "type": [
+# "string",
+# "null"
+# ]
+# },
+# {
+# "type": "object",
+# "required": [
+# "key"
+# ]
+# }
+# ],
+# "properties": {
+# "key": {
+# "type": "string",
+# "pattern": "^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\\.com) [A-Za-z0-9+/]{60,4000}={0,2}( [A-Za-z0-9_.@-]{1,100})?$",
+# "maxLength": 4200,
+# "hint": "the line of a .pub file: type, key, and a comment without blanks"
+# },
+# "from": {
+# "$ref": "#/$defs/networks",
+# "default": []
+# }
+# }
+# }
+# },
+# "size": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[1-9][0-9]{0,5}[MG]$",
+# "hint": "a number with M or G such as 512M",
+# "default": "100M"
+# },
+# "quota": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[1-9][0-9]{0,5}[MG]$",
+# "hint": "a number with M or G such as 512M",
+# "default": "1G"
+# }
+# }
+# },
+# "tags": {
+# "conflicts": {
+# "hosts": false,
+# "text": "has no effect without hosts: sites of one host have no command for several"
+# },
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[a-z0-9][a-z0-9-]{0,62}$",
+# "hint": "lower-case letters, digits and hyphens"
+# },
+# "default": []
+# },
+# "hosts": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": null,
+# "derived": "this host alone",
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[A-Za-z0-9*?\\[][A-Za-z0-9._*?\\[\\]-]{0,252}$",
+# "hint": "the name of a minion such as web1, or a pattern of names such as web*"
+# },
+# "additionalProperties": {
+# "type": [
+# "array",
+# "object",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "$ref": "#/$defs/part"
+# },
+# "additionalProperties": false,
+# "properties": {
+# "parts": {
+# "type": "array",
+# "uniqueItems": true,
+# "items": {
+# "$ref": "#/$defs/part"
+# }
+# },
+# "address": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[0-9a-f:.]{2,45}$",
+# "hint": "an IP address in lower case, such as 10.0.0.5",
+# "default": null,
+# "derived": "the one that the master has seen"
+# },
+# "weight": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 256,
+# "default": null,
+# "derived": "that of its pattern, else 100"
+# },
+# "backup": {
+# "$ref": "#/$defs/flag",
+# "default": null,
+# "derived": "that of its pattern, else false"
+# }
+# }
+# }
+# },
+# "fleet": {
+# "only_with": {
+# "hosts": true
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": null,
+# "derived": "set on the master",
+# "properties": {
+# "commit": {
+# "type": "string",
+# "pattern": "^([0-9a-f]{40})?$",
+# "hint": "a whole commit",
+# "default": ""
+# },
+# "sequence": {
+# "type": "integer",
+# "minimum": 0,
+# "maximum": 99999999,
+# "default": 0
+# },
+# "held": {
+# "type": "array",
+# "items": {
+# "type": "string",
+# "pattern": "^[0-9a-f]{40}$",
+# "hint": "a whole commit"
+# },
+# "default": []
+# },
+# "count": {
+# "type": "integer",
+# "minimum": 0,
+# "maximum": 99999999,
+# "default": 0
+# },
+# "over": {
+# "type": "string",
+# "pattern": "^[0-9T-]{0,40}$",
+# "hint": "the id of a deployment",
+# "default": ""
+# },
+# "addresses": {
+# "type": "object",
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$",
+# "hint": "the name of a minion"
+# },
+# "additionalProperties": {
+# "type": "string",
+# "pattern": "^[0-9a-f:.]{0,45}$",
+# "hint": "an IP address"
+# },
+# "default": {}
+# },
+# "cpus": {
+# "type": "object",
+# "additionalProperties": {
+# "type": "integer",
+# "minimum": 0,
+# "maximum": 65535
+# },
+# "default": {}
+# },
+# "passwords": {
+# "type": "object",
+# "additionalProperties": {
+# "type": "string",
+# "secret": true,
+# "pattern": "^[!-~]{0,400}$",
+# "hint": "a password"
+# },
+# "default": {}
+# },
+# "login": {
+# "type": "integer",
+# "minimum": 1,
+# "maximum": 2,
+# "default": 1
+# },
+# "secrets": {
+# "type": "object",
+# "additionalProperties": {
+# "type": "string",
+# "secret": true,
+# "pattern": "^[!-~]{1,1024}$",
+# "hint": "a text without spaces"
+# },
+# "default": {}
+# },
+# "keys": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^(next|[0-9]{1,4})$",
+# "hint": "next or a number"
+# },
+# "additionalProperties": {
+# "type": "string",
+# "secret": true,
+# "pattern": "^[!-~]{20,1024}$",
+# "hint": "a secret key"
+# },
+# "default": null,
+# "derived": "set on the master"
+# },
+# "certificates": {
+# "type": "object",
+# "additionalProperties": {
+# "$ref": "#/$defs/pem"
+# },
+# "default": {}
+# },
+# "key": {
+# "$ref": "#/$defs/pem",
+# "default": null,
+# "derived": "set on the master"
+# }
+# }
+# },
+# "balancer": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "kind": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "haproxy",
+# "nginx",
+# "varnish",
+# null
+# ],
+# "default": "haproxy"
+# },
+# "memory": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[1-9][0-9]{0,5}[MG]$",
+# "hint": "a number with M or G such as 512M",
+# "default": "256M",
+# "only_with": {
+# "kind": [
+# "varnish"
+# ],
+# "own": true,
+# "text": "has no effect without balancer:kind: varnish"
+# }
+# },
+# "listen": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "minItems": 1,
+# "uniqueItems": true,
+# "items": {
+# "$ref": "#/$defs/listen"
+# },
+# "default": [
+# 80
+# ]
+# },
+# "balance": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "roundrobin",
+# "leastconn",
+# "source",
+# null
+# ],
+# "default": "roundrobin"
+# },
+# "sticky": {
+# "$ref": "#/$defs/flag",
+# "default": false
+# },
+# "status": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "required": [
+# "password"
+# ],
+# "default": null,
+# "derived": "no page",
+# "properties": {
+# "user": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+# "hint": "letters, digits, dots, underscores and hyphens, such as ops",
+# "default": "ops"
+# },
+# "password": {
+# "type": "string",
+# "secret": true,
+# "pattern": "^[!-~]{8,128}$",
+# "hint": "at least eight printable ASCII characters without blanks, or an sdb:// reference"
+# }
+# }
+# }
+# }
+# },
+# "deploy": {
+# "conflicts": {
+# "value": "manual",
+# "hosts": true,
+# "state": "present",
+# "own": true,
+# "text": "has no effect with hosts: salt-run django.deploy makes their releases"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "apply",
+# "manual",
+# null
+# ],
+# "default": "apply"
+# },
+# "deploy_key": {
+# "$ref": "#/$defs/private_key",
+# "default": null
+# },
+# "known_hosts": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "items": {
+# "$ref": "#/$defs/known_host"
+# },
+# "default": []
+# },
+# "submodules": {
+# "type": [
+# "boolean",
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "$ref": "#/$defs/absolute"
+# },
+# "hint": "true, false or a list of paths on this host, such as [/srv/git/library.git]",
+# "default": true
+# },
+# "domains": {
+# "required_with": {
+# "state": "present",
+# "text": "missing: a site needs at least one host name, such as [blog.example.org]"
+# },
+# "$ref": "#/$defs/domains",
+# "minItems": 1
+# },
+# "redirect_domains": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "$ref": "#/$defs/domains",
+# "default": []
+# },
+# "adopt": {
+# "conflicts": [
+# {
+# "proxy:kind": "none",
+# "text": "not supported with proxy:kind: none, since the old site is replaced by a reload of its proxy: set proxy:kind to nginx or apache"
+# },
+# {
+# "container": true,
+# "text": "not supported with container: take over the deployment first, then set container"
+# }
+# ],
+# "$ref": "#/$defs/flag",
+# "default": false
+# },
+# "path": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^/([A-Za-z0-9_~][A-Za-z0-9._~-]*(/[A-Za-z0-9_~][A-Za-z0-9._~-]*)*)?$",
+# "maxLength": 255,
+# "hint": "/ or a path without a slash at its end, such as /blog",
+# "default": "/"
+# },
+# "root": {
+# "$ref": "#/$defs/absolute",
+# "not": {
+# "type": "string",
+# "pattern": "^/((bin|boot|dev|etc|lib|lib32|lib64|libx32|proc|run|sbin|sys|tmp|usr|var/(cache|run|lock|spool|tmp))(/.*)?|(home|root|srv|opt|mnt|media|var|lost\\+found|var/(lib|log|www|backups|mail|opt|local)|home/[^/]+|srv/django))$"
+# },
+# "refuse": "a directory of the system; choose one for the site alone, below it or elsewhere",
+# "derived": "/srv/django/<site>"
+# },
+# "user": {
+# "$ref": "#/$defs/user",
+# "derived": "<site>"
+# },
+# "uid": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 100,
+# "maximum": 59999,
+# "default": null,
+# "derived": "the next free one"
+# },
+# "project": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(\\.|(?!-)(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+(/(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)*)$",
+# "maxLength": 1024,
+# "hint": "a folder of the source, such as src, or .",
+# "default": null,
+# "derived": "detected"
+# },
+# "python_path": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^(\\.|(?!-)(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+(/(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)*)$",
+# "maxLength": 1024,
+# "hint": "a folder of the source, such as src, or ."
+# },
+# "default": null,
+# "derived": "detected"
+# },
+# "settings_module": {
+# "$ref": "#/$defs/module",
+# "default": null,
+# "derived": "detected"
+# },
+# "wsgi": {
+# "$ref": "#/$defs/module",
+# "default": null,
+# "derived": "detected"
+# },
+# "asgi": {
+# "$ref": "#/$defs/module",
+# "default": null,
+# "derived": "detected"
+# },
+# "python": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(3\\.[0-9]{1,2}|[A-Za-z][A-Za-z0-9._-]*|(/(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)+)$",
+# "maxLength": 255,
+# "hint": "a version in quotes such as '3.13', the name of an interpreter such as python3.11, or its absolute path",
+# "default": "python3"
+# },
+# "requirements": {
+# "conflicts": [
+# {
+# "container:file": true,
+# "text": "has no effect with container:file: remove it, and have the Dockerfile install the packages"
+# },
+# {
+# "container:image": true,
+# "container:file": false,
+# "text": "has no effect with container:image: remove it, and have the Dockerfile install the packages"
+# }
+# ],
+# "$ref": "#/$defs/paths",
+# "default": null,
+# "derived": "detected"
+# },
+# "python_packages": {
+# "conflicts": [
+# {
+# "container:file": true,
+# "text": "has no effect with container:file: remove it, and have the Dockerfile install the packages"
+# },
+# {
+# "container:image": true,
+# "container:file": false,
+# "text": "has no effect with container:image: remove it, and have the Dockerfile install the packages"
+# }
+# ],
+# "type": [
+# "array",
+# "null"
+# ],
+# "items": {
+# "$ref": "#/$defs/requirement"
+# },
+# "default": []
+# },
+# "constraints": {
+# "conflicts": [
+# {
+# "container:file": true,
+# "text": "has no effect with container:file: remove it, and have the Dockerfile install the packages"
+# },
+# {
+# "container:image": true,
+# "container:file": false,
+# "text": "has no effect with container:image: remove it, and have the Dockerfile install the packages"
+# }
+# ],
+# "type": [
+# "array",
+# "null"
+# ],
+# "items": {
+# "$ref": "#/$defs/requirement"
+# },
+# "default": []
+# },
+# "index": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "url": {
+# "required_with": [
+# {
+# "user": true,
+# "text": "missing: user and password need the url of the index"
+# }
+# ],
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^https?://[A-Za-z0-9\\[][!-?A-~]*$",
+# "maxLength": 1024,
+# "hint": "an https:// or http:// URL without a login, such as https://pypi.example.org/simple; set index:user and index:password for the login",
+# "default": null
+# },
+# "user": {
+# "required_with": {
+# "password": true,
+# "text": "missing: a login needs a user and a password"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[!-9;-~]+$",
+# "maxLength": 255,
+# "hint": "printable ASCII text without blanks and colons",
+# "default": null
+# },
+# "password": {
+# "required_with": {
+# "user": true,
+# "text": "missing: a login needs a user and a password"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^[!-~]+$",
+# "maxLength": 1024,
+# "hint": "printable ASCII text without blanks, or an sdb:// reference",
+# "default": null
+# },
+# "only": {
+# "$ref": "#/$defs/flag",
+# "default": true
+# }
+# }
+# },
+# "packages": {
+# "conflicts": [
+# {
+# "container:file": true,
+# "text": "has no effect with container:file: remove it, and have the Dockerfile install the packages"
+# },
+# {
+# "container:image": true,
+# "container:file": false,
+# "text": "has no effect with container:image: remove it, and have the Dockerfile install the packages"
+# },
+# {
+# "container:base": true,
+# "container:file": false,
+# "container:image": false,
+# "text": "has no effect with container:base: remove it, and choose an image that has these packages"
+# }
+# ],
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[a-z0-9][a-z0-9+.:_-]*$",
+# "maxLength": 255,
+# "hint": "the name of a package, such as libpq5"
+# },
+# "default": []
+# },
+# "build": {
+# "$ref": "#/$defs/commands",
+# "default": []
+# },
+# "knowledge": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "causes": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_-]{0,39}$",
+# "hint": "up to 40 lower-case letters, digits, hyphens and underscores that begin with a letter, such as licence"
+# },
+# "additionalProperties": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "properties": {
+# "match": {
+# "required_with": {
+# "text": "missing: a row needs it, such as 'LicenceError: (\\w+)'"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+$",
+# "maxLength": 1024,
+# "hint": "a regular expression on one line",
+# "verbatim": true,
+# "default": null
+# },
+# "at": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "build",
+# "start",
+# null
+# ],
+# "default": null
+# },
+# "say": {
+# "required_with": {
+# "text": "missing: a row needs it, such as the project has no licence"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+$",
+# "maxLength": 1024,
+# "hint": "a text on one line",
+# "default": null
+# },
+# "python": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[<>=!~{][\\x20-\\x7e]{0,100}$",
+# "hint": "a restriction of versions, such as >=3.12 or <3.13",
+# "default": null
+# },
+# "set": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z_]+(:[A-Za-z0-9_-]+)*$",
+# "maxLength": 200,
+# "hint": "the key of an option, such as environment or commands:after_static"
+# },
+# "additionalProperties": {}
+# }
+# }
+# }
+# },
+# "headers": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_-]{0,39}$",
+# "hint": "up to 40 lower-case letters, digits, hyphens and underscores that begin with a letter, such as licence"
+# },
+# "additionalProperties": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "properties": {
+# "match": {
+# "required_with": {
+# "text": "missing: a row needs it, such as 'LicenceError: (\\w+)'"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+$",
+# "maxLength": 1024,
+# "hint": "a regular expression on one line",
+# "verbatim": true,
+# "default": null
+# },
+# "packages": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[a-z0-9][a-z0-9+.:_-]*$",
+# "maxLength": 255,
+# "hint": "the name of a package, such as libpq5"
+# },
+# "default": []
+# }
+# }
+# }
+# },
+# "libraries": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_-]{0,39}$",
+# "hint": "up to 40 lower-case letters, digits, hyphens and underscores that begin with a letter, such as licence"
+# },
+# "additionalProperties": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "properties": {
+# "match": {
+# "required_with": {
+# "text": "missing: a row needs it, such as 'LicenceError: (\\w+)'"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+$",
+# "maxLength": 1024,
+# "hint": "a regular expression on one line",
+# "verbatim": true,
+# "default": null
+# },
+# "packages": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[a-z0-9][a-z0-9+.:_-]*$",
+# "maxLength": 255,
+# "hint": "the name of a package, such as libpq5"
+# },
+# "default": []
+# }
+# }
+# }
+# },
+# "packages": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z0-9]+(-[a-z0-9]+)*$",
+# "maxLength": 255,
+# "hint": "a name in lower case with hyphens, such as python-ldap"
+# },
+# "additionalProperties": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[a-z0-9][a-z0-9+.:_-]*$",
+# "maxLength": 255,
+# "hint": "the name of a package, such as libpq5"
+# },
+# "default": []
+# }
+# },
+# "programs": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[A-Za-z0-9_+.-]+$",
+# "maxLength": 100,
+# "hint": "the name of a program such as convert"
+# },
+# "additionalProperties": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[a-z0-9][a-z0-9+.:_-]*$",
+# "maxLength": 255,
+# "hint": "the name of a package, such as imagemagick"
+# }
+# },
+# "modules": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
+# "maxLength": 100,
+# "hint": "the name of a module such as ourauth"
+# },
+# "additionalProperties": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*(\\[[a-z0-9,_-]+\\])?$",
+# "maxLength": 255,
+# "hint": "the name of a package, such as our-auth"
+# }
+# }
+# }
+# },
+# "build_sandbox": {
+# "conflicts": [
+# {
+# "process": "supervisor",
+# "container": false,
+# "text": "supported with systemd only, and the process manager of this host is {process}: remove it"
+# },
+# {
+# "container": true,
+# "text": "has no effect in a container, which the engine confines: remove it"
+# }
+# ],
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "enum": [
+# "BindPaths",
+# "BindReadOnlyPaths",
+# "CPUQuota",
+# "CPUWeight",
+# "DeviceAllow",
+# "DevicePolicy",
+# "InaccessiblePaths",
+# "IOSchedulingClass",
+# "IOWeight",
+# "IPAddressAllow",
+# "IPAddressDeny",
+# "KeyringMode",
+# "LockPersonality",
+# "MemoryDenyWriteExecute",
+# "MemoryHigh",
+# "MemoryMax",
+# "Nice",
+# "PrivateDevices",
+# "PrivateIPC",
+# "PrivateNetwork",
+# "PrivateTmp",
+# "PrivateUsers",
+# "ProcSubset",
+# "ProtectClock",
+# "ProtectControlGroups",
+# "ProtectHome",
+# "ProtectHostname",
+# "ProtectKernelLogs",
+# "ProtectKernelModules",
+# "ProtectKernelTunables",
+# "ProtectProc",
+# "ProtectSystem",
+# "ReadOnlyPaths",
+# "ReadWritePaths",
+# "RemoveIPC",
+# "RestrictAddressFamilies",
+# "RestrictNamespaces",
+# "RestrictRealtime",
+# "RestrictSUIDSGID",
+# "SystemCallArchitectures",
+# "SystemCallFilter",
+# "TasksMax",
+# "TemporaryFileSystem"
+# ]
+# },
+# "$ref": "#/$defs/directives"
+# },
+# "commands": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "after_static": {
+# "$ref": "#/$defs/commands",
+# "default": []
+# },
+# "after_migrate": {
+# "$ref": "#/$defs/commands",
+# "default": []
+# },
+# "before_switch": {
+# "$ref": "#/$defs/commands",
+# "default": []
+# },
+# "after_switch": {
+# "$ref": "#/$defs/commands",
+# "default": []
+# }
+# }
+# },
+# "settings": {
+# "only_with": {
+# "overlay": true,
+# "text": "has no effect with overlay: false; use environment instead"
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "properties": {
+# "DEBUG": {
+# "type": [
+# "boolean",
+# "null"
+# ],
+# "enum": [
+# false,
+# null
+# ],
+# "hint": "false, since a site in production does not run with DEBUG"
+# }
+# },
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[A-Z][A-Z0-9_]*$",
+# "maxLength": 200,
+# "hint": "the name of a Django setting in upper case, such as TIME_ZONE",
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^SECRET_KEY(_FALLBACKS)?$"
+# },
+# "refuse": "secret_key decides it"
+# },
+# {
+# "not": {
+# "pattern": "^ALLOWED_HOSTS$"
+# },
+# "refuse": "domains decides it"
+# },
+# {
+# "not": {
+# "pattern": "^DATABASES$"
+# },
+# "refuse": "database decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(STATIC|MEDIA)_ROOT$"
+# },
+# "refuse": "the release decides it"
+# }
+# ]
+# },
+# "additionalProperties": {}
+# },
+# "overlay": {
+# "$ref": "#/$defs/flag",
+# "default": true
+# },
+# "environment": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "$ref": "#/$defs/variable"
+# },
+# "additionalProperties": {
+# "type": [
+# "string",
+# "number",
+# "boolean",
+# "object",
+# "null"
+# ],
+# "whole": true,
+# "pattern": "^[^\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]*$",
+# "maxLength": 131072,
+# "hint": "text of at most 128 KiB without control characters (a newline is allowed), a number, true, false or {from: …}",
+# "additionalProperties": false,
+# "required": [
+# "from"
+# ],
+# "properties": {
+# "from": {
+# "type": "string",
+# "enum": [
+# "commit",
+# "release",
+# "secret_key",
+# "secret_key_file",
+# "secret_key_fallbacks",
+# "domains",
+# "database_url",
+# "database_path",
+# "database_name",
+# "database_user",
+# "database_password",
+# "database_host",
+# "database_port",
+# "queue_url",
+# "queue_socket",
+# "celery_broker_url",
+# "cache_url",
+# "email_host",
+# "email_port",
+# "email_user",
+# "email_password",
+# "email_from",
+# "email_url",
+# "static_root",
+# "media_root",
+# "shared",
+# "root"
+# ]
+# },
+# "join": {
+# "only_with": {
+# "from": [
+# "domains",
+# "secret_key_fallbacks"
+# ],
+# "text": "has an effect for domains and secret_key_fallbacks only"
+# },
+# "type": "string",
+# "pattern": "^[ -~]{1,10}$",
+# "hint": "up to ten printable ASCII characters",
+# "default": ","
+# },
+# "alias": {
+# "only_with": {
+# "from": [
+# "cache_url"
+# ],
+# "text": "has an effect for cache_url only"
+# },
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_]*$",
+# "maxLength": 40,
+# "hint": "the alias of a cache, such as pages"
+# }
+# }
+# }
+# },
+# "secrets": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "secret": true,
+# "default": {},
+# "propertyNames": {
+# "$ref": "#/$defs/variable",
+# "not": {
+# "pattern": "^(environment|secret_key)$"
+# },
+# "refuse": "the formula uses a file of that name"
+# },
+# "additionalProperties": {
+# "type": [
+# "string",
+# "object",
+# "null"
+# ],
+# "secret": true,
+# "whole": true,
+# "pattern": "^[^\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+$",
+# "maxLength": 131072,
+# "hint": "text without control characters that is not empty, {value: …} or {generate: …}",
+# "additionalProperties": false,
+# "oneOf": [
+# {
+# "type": [
+# "string",
+# "null"
+# ]
+# },
+# {
+# "type": "object",
+# "required": [
+# "value"
+# ]
+# },
+# {
+# "type": "object",
+# "required": [
+# "generate"
+# ]
+# }
+# ],
+# "properties": {
+# "value": {
+# "type": "string",
+# "secret": true,
+# "pattern": "^[^\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+$",
+# "maxLength": 131072,
+# "hint": "text without control characters that is not empty"
+# },
+# "generate": {
+# "type": "integer",
+# "minimum": 16,
+# "maximum": 1024
+# },
+# "as": {
+# "type": "string",
+# "enum": [
+# "variable",
+# "file"
+# ],
+# "default": "variable"
+# },
+# "variable": {
+# "only_with": {
+# "as": [
+# "file"
+# ],
+# "text": "has no effect without as: file"
+# },
+# "$ref": "#/$defs/variable",
+# "default": null
+# }
+# }
+# }
+# },
+# "secret_key": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^(sdb://[!-~]+|[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]{20,})$",
+# "maxLength": 1024,
+# "hint": "at least 20 characters on one line, or an sdb:// reference",
+# "default": null,
+# "derived": "generated"
+# },
+# "files": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "$ref": "#/$defs/relative"
+# },
+# "additionalProperties": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "whole": true,
+# "additionalProperties": false,
+# "oneOf": [
+# {
+# "type": "null"
+# },
+# {
+# "type": "object",
+# "required": [
+# "environment"
+# ]
+# },
+# {
+# "type": "object",
+# "required": [
+# "source"
+# ]
+# },
+# {
+# "type": "object",
+# "required": [
+# "contents"
+# ]
+# },
+# {
+# "type": "object",
+# "required": [
+# "from"
+# ]
+# }
+# ],
+# "hint": "exactly one of environment, source, contents and from",
+# "properties": {
+# "environment": {
+# "type": "boolean",
+# "enum": [
+# true
+# ]
+# },
+# "from": {
+# "type": "string",
+# "enum": [
+# "secret_key"
+# ]
+# },
+# "source": {
+# "type": "string",
+# "pattern": "^salt://(?!.*\\.\\.)[A-Za-z0-9_.][A-Za-z0-9._/@+~=,-]*$",
+# "maxLength": 1024,
+# "hint": "a salt:// URL"
+# },
+# "contents": {
+# "type": "string",
+# "maxLength": 131072,
+# "pattern": "^[^\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]*$",
+# "hint": "text of at most 128 KiB without control characters (newlines and tabs are allowed)",
+# "verbatim": true
+# },
+# "build": {
+# "only_with": {
+# "contents": true,
+# "text": "has no effect without contents: others may have secrets, which no build reads"
+# },
+# "type": "boolean",
+# "enum": [
+# true
+# ]
+# }
+# }
+# }
+# },
+# "shared": {
+# "$ref": "#/$defs/paths",
+# "default": []
+# },
+# "writable": {
+# "$ref": "#/$defs/paths",
+# "default": []
+# },
+# "writable_packages": {
+# "conflicts": [
+# {
+# "container:file": true,
+# "text": "has no effect with container:file: remove it, and have the Dockerfile install the packages"
+# },
+# {
+# "container:image": true,
+# "container:file": false,
+# "text": "has no effect with container:image: remove it, and have the Dockerfile install the packages"
+# }
+# ],
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
+# "maxLength": 200,
+# "hint": "the name that a package is imported by, such as django_simple_bulma"
+# },
+# "default": []
+# },
+# "mount": {
+# "conflicts": [
+# {
+# "process": "supervisor",
+# "container": false,
+# "text": "supported with systemd only, and the process manager of this host is {process}: remove it"
+# },
+# {
+# "container": true,
+# "text": "has no effect in a container, which the engine confines: remove it"
+# }
+# ],
+# "$ref": "#/$defs/absolute",
+# "not": {
+# "type": "string",
+# "pattern": "^/((bin|boot|dev|etc|lib|lib32|lib64|libx32|proc|run|sbin|sys|tmp|usr/(bin|sbin|lib|lib32|lib64|libexec|share|include))(/.*)?|home|root|srv|opt|mnt|media|var|usr|usr/(local|src|games)|usr/local/[a-z]+|var/(lib|log|cache|run|lock|spool|tmp|backups|mail|opt|local))$"
+# },
+# "refuse": "a directory of the system",
+# "default": null
+# },
+# "check": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "error",
+# "deploy",
+# null
+# ],
+# "default": "error"
+# },
+# "environment_name": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$",
+# "maxLength": 64,
+# "hint": "a name, such as staging",
+# "default": "production"
+# },
+# "silenced_checks": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:-]*$",
+# "maxLength": 200,
+# "hint": "the id of a check, such as models.W042"
+# },
+# "default": []
+# },
+# "database": {
+# "$ref": "#/$defs/database",
+# "default": {}
+# },
+# "databases": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
+# "maxLength": 60,
+# "hint": "letters, digits and underscores, such as metrics"
+# },
+# "additionalProperties": {
+# "$ref": "#/$defs/database"
+# }
+# },
+# "queue": {
+# "$ref": "#/$defs/store"
+# },
+# "cache": {
+# "$ref": "#/$defs/store"
+# },
+# "caches": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_]*$",
+# "maxLength": 40,
+# "hint": "lower-case letters, digits and underscores that begin with a letter, such as pages"
+# },
+# "additionalProperties": {
+# "$ref": "#/$defs/store"
+# }
+# },
+# "sessions": {
+# "only_with": {
+# "overlay": true,
+# "text": "has no effect with overlay: false, which changes no settings"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "db",
+# "cached_db",
+# "cache",
+# null
+# ]
+# },
+# "migrate": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "run": {
+# "$ref": "#/$defs/flag",
+# "default": true
+# },
+# "timeout": {
+# "$ref": "#/$defs/duration",
+# "default": "30m"
+# },
+# "lock_timeout": {
+# "$ref": "#/$defs/duration",
+# "default": "5s"
+# },
+# "unsafe": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "refuse",
+# "maintenance",
+# "allow",
+# null
+# ],
+# "default": "refuse"
+# },
+# "backup": {
+# "$ref": "#/$defs/flag",
+# "default": true
+# }
+# }
+# },
+# "backup": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "schedule": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(hourly|daily|weekly|monthly|((Mon|Tue|Wed|Thu|Fri|Sat|Sun)((,|\\.\\.)(Mon|Tue|Wed|Thu|Fri|Sat|Sun))* )?(\\*-(\\*|(0[1-9]|1[0-2])((,|\\.\\.)(0[1-9]|1[0-2]))*)-(\\*|(0[1-9]|[12][0-9]|3[01])((,|\\.\\.)(0[1-9]|[12][0-9]|3[01]))*) )?(\\*|([01][0-9]|2[0-3])((,|\\.\\.)([01][0-9]|2[0-3]))*(/[1-9][0-9]?)?):(\\*|[0-5][0-9]((,|\\.\\.)[0-5][0-9])*)(/[1-9][0-9]?)?(:[0-5][0-9](/[1-9][0-9]?)?)?)$",
+# "maxLength": 200,
+# "hint": "hourly, daily, weekly, monthly, or a time such as 03:30, Mon..Fri 03:30 or *-*-01 03:30",
+# "default": null
+# },
+# "keep": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 10000,
+# "default": 14
+# },
+# "directory": {
+# "$ref": "#/$defs/absolute",
+# "not": {
+# "type": "string",
+# "pattern": "^/((bin|boot|dev|etc|lib|lib32|lib64|libx32|proc|run|sbin|sys|tmp|usr|var/(cache|run|lock|spool|tmp))(/.*)?|home|root|srv|opt|mnt|media|var|lost\\+found|var/(lib|log|www|mail|opt|local))$"
+# },
+# "refuse": "the system uses this folder; choose one below it or elsewhere",
+# "default": null,
+# "derived": "`backups` in the root of the site"
+# },
+# "media": {
+# "$ref": "#/$defs/flag",
+# "default": false
+# }
+# }
+# },
+# "schedules": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_]{0,39}$",
+# "hint": "up to 40 lower-case letters, digits and underscores that begin with a letter, such as clearsessions",
+# "not": {
+# "pattern": "^(backup|tls|task|trial|listen|queue|cache(_.*)?|served_.*)$"
+# },
+# "refuse": "the formula uses this name"
+# },
+# "additionalProperties": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "properties": {
+# "command": {
+# "required_with": {
+# "text": "missing: a schedule needs it, such as manage.py clearsessions"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(?!-)[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]*[^\\s\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]$",
+# "maxLength": 4096,
+# "hint": "a command on one line, such as \"manage.py clearsessions\"",
+# "default": null
+# },
+# "at": {
+# "required_with": {
+# "text": "missing: a schedule needs it, such as daily"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(?=.)((minutely|hourly|daily|weekly|monthly|quarterly|yearly)|((Mon|Tue|Wed|Thu|Fri|Sat|Sun)((,|\\.\\.)(Mon|Tue|Wed|Thu|Fri|Sat|Sun))*( |$))?(((\\*|[0-9]{4})-)?(\\*|[0-9]{1,2})((,|\\.\\.)[0-9]{1,2})*(/[0-9]{1,2})?[-~](\\*|[0-9]{1,2})((,|\\.\\.)[0-9]{1,2})*(/[0-9]{1,2})?( |$))?((\\*|[0-9]{1,2})((,|\\.\\.)[0-9]{1,2})*(/[0-9]{1,2})?(:(\\*|[0-9]{1,2})((,|\\.\\.)[0-9]{1,2})*(/[0-9]{1,2})?){1,2}( (UTC|[A-Z][A-Za-z_]+/[A-Z][A-Za-z_+-]+))?)?|(\\*|[0-5]?[0-9](-[0-5]?[0-9])?(,[0-5]?[0-9](-[0-5]?[0-9])?)*)(/[0-9]{1,2})? (\\*|(1?[0-9]|2[0-3])(-(1?[0-9]|2[0-3]))?(,(1?[0-9]|2[0-3])(-(1?[0-9]|2[0-3]))?)*)(/[0-9]{1,2})? ((\\*|([12]?[0-9]|3[01])(-([12]?[0-9]|3[01]))?(,([12]?[0-9]|3[01])(-([12]?[0-9]|3[01]))?)*)(/[0-9]{1,2})? (\\*|1?[0-9](-1?[0-9])?(,1?[0-9](-1?[0-9])?)*)(/[0-9]{1,2})? \\*|\\* (\\*|1?[0-9](-1?[0-9])?(,1?[0-9](-1?[0-9])?)*)(/[0-9]{1,2})? [0-7](-[0-7])?(,[0-7](-[0-7])?)*))$",
+# "maxLength": 200,
+# "hint": "hourly, daily, weekly, monthly, a time such as 03:30, Mon..Fri 03:30 or *-*-01 03:30, or cron's five fields of which either the day of the month or that of the week is *, such as '*/15 8-18 * * 1-5'",
+# "default": null
+# },
+# "within": {
+# "$ref": "#/$defs/duration",
+# "default": null
+# },
+# "catch_up": {
+# "$ref": "#/$defs/flag",
+# "default": null,
+# "derived": "true with systemd, else false"
+# },
+# "timeout": {
+# "$ref": "#/$defs/duration",
+# "default": "1h"
+# }
+# }
+# }
+# },
+# "hook": {
+# "conflicts": [
+# {
+# "hosts": true,
+# "state": "present",
+# "text": "not supported with hosts, whose master has the webhook: see docs/guides/webhook.md"
+# },
+# {
+# "folder": true,
+# "text": "has no effect with folder, which has no branch: set repository"
+# },
+# {
+# "push": true,
+# "text": "has no effect with push, which needs no webhook: remove one of them"
+# },
+# {
+# "process": "supervisor",
+# "text": "needs systemd as the process manager: remove it"
+# },
+# {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# }
+# ],
+# "type": [
+# "object",
+# "boolean",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": null,
+# "derived": "none",
+# "properties": {
+# "secret": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^[!-~]{16,256}$",
+# "hint": "16 or more characters without blanks",
+# "default": null,
+# "derived": "generated"
+# }
+# }
+# },
+# "people": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^(?!(root|salt)$|sudo_)[a-z][a-z0-9_-]{0,30}$",
+# "maxLength": 31,
+# "hint": "up to 31 lower-case letters, digits, _ and - that begin with a letter; not root, salt or sudo_"
+# },
+# "default": null,
+# "additionalProperties": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "properties": {
+# "may": {
+# "type": "array",
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "enum": [
+# "status",
+# "releases",
+# "logs",
+# "history",
+# "doctor",
+# "schedules",
+# "workers",
+# "backups",
+# "check",
+# "plan",
+# "release",
+# "request",
+# "promote",
+# "approve",
+# "rollback",
+# "restart",
+# "backup",
+# "restore_drill"
+# ]
+# },
+# "default": []
+# },
+# "ssh_key": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\\.com) [A-Za-z0-9+/]{60,4000}={0,2}( [A-Za-z0-9_.@-]{1,100})?$",
+# "maxLength": 4200,
+# "hint": "the line of a .pub file: type, key, and a comment without blanks",
+# "default": null
+# }
+# }
+# }
+# },
+# "promote": {
+# "conflicts": [
+# {
+# "deploy": "apply",
+# "hosts": false,
+# "text": "an apply would release without it: set deploy: manual"
+# },
+# {
+# "hosts": true,
+# "state": "present",
+# "text": "has no effect with hosts: request what has proved itself"
+# },
+# {
+# "folder": true,
+# "text": "has no effect with folder: a folder has no commits"
+# },
+# {
+# "push": true,
+# "text": "has no effect with push: what is pushed is released"
+# },
+# {
+# "hook": true,
+# "text": "has no effect with hook: what is pushed is released"
+# }
+# ],
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": null,
+# "derived": "none",
+# "properties": {
+# "from": {
+# "required_with": {
+# "text": "missing: the name of the other site, such as staging"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[a-z]([a-z0-9-]{0,24}[a-z0-9])?$",
+# "hint": "the name of a site",
+# "default": null
+# },
+# "after": {
+# "$ref": "#/$defs/duration",
+# "default": "1h"
+# },
+# "approve": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 0,
+# "maximum": 9,
+# "default": 0
+# }
+# }
+# },
+# "checks": {
+# "conflicts": [
+# {
+# "deploy": "apply",
+# "hosts": false,
+# "text": "an apply would release without them: set deploy: manual"
+# },
+# {
+# "hosts": true,
+# "state": "present",
+# "text": "has no effect with hosts: have the CI request what has passed"
+# },
+# {
+# "folder": true,
+# "text": "has no effect with folder: a folder has no commits"
+# }
+# ],
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": null,
+# "derived": "none",
+# "properties": {
+# "kind": {
+# "required_with": {
+# "text": "missing: which server, such as github"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "github",
+# "gitlab",
+# "forgejo",
+# null
+# ],
+# "default": null
+# },
+# "url": {
+# "required_with": {
+# "text": "missing: the address of the project, such as https://api.github.com/repos/acme/blog"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^https?://[A-Za-z0-9\\[][!->A-~]*[!-.0->A-~]$",
+# "maxLength": 1024,
+# "hint": "an https:// URL without a login, a query and a slash at its end",
+# "default": null
+# },
+# "token": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^[!-~]+$",
+# "maxLength": 4096,
+# "hint": "printable ASCII text without blanks, or an sdb:// reference",
+# "default": null
+# },
+# "names": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[!-~]([ -~]*[!-~])?$",
+# "maxLength": 200,
+# "hint": "the name of a check, such as test"
+# },
+# "default": [],
+# "derived": "all that there are, and one at least"
+# },
+# "ignore": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[!-~]([ -~]*[!-~])?$",
+# "maxLength": 200,
+# "hint": "the name of a check, such as test"
+# },
+# "default": []
+# },
+# "within": {
+# "$ref": "#/$defs/duration",
+# "default": "30m"
+# }
+# }
+# },
+# "notify": {
+# "$ref": "#/$defs/notify",
+# "default": null,
+# "derived": "those of the host"
+# },
+# "email": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": null,
+# "derived": "the project's own",
+# "properties": {
+# "host": {
+# "required_with": {
+# "text": "missing: mail needs a server, such as smtp.example.org, or localhost"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?|[0-9a-f:]{2,39})$",
+# "maxLength": 253,
+# "hint": "a host name in lower case or an address, such as smtp.example.org or localhost",
+# "default": null
+# },
+# "port": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 65535,
+# "default": null,
+# "derived": "587, with tls: tls 465, with tls: none 25"
+# },
+# "tls": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "starttls",
+# "tls",
+# "none",
+# null
+# ],
+# "default": null,
+# "derived": "starttls, on this host none"
+# },
+# "user": {
+# "required_with": {
+# "password": true,
+# "text": "missing: a login needs a user and a password"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[!-~]+$",
+# "maxLength": 255,
+# "hint": "printable ASCII text without blanks",
+# "default": null
+# },
+# "password": {
+# "required_with": {
+# "user": true,
+# "text": "missing: a login needs a user and a password"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+$",
+# "maxLength": 1024,
+# "hint": "text on one line",
+# "default": null
+# },
+# "timeout": {
+# "$ref": "#/$defs/duration",
+# "default": "10s"
+# },
+# "from": {
+# "$ref": "#/$defs/mailbox",
+# "default": null,
+# "derived": "the project's own"
+# },
+# "server_email": {
+# "$ref": "#/$defs/mailbox",
+# "default": null,
+# "derived": "the project's own"
+# },
+# "subject_prefix": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]*$",
+# "maxLength": 200,
+# "hint": "text on one line",
+# "default": null,
+# "derived": "the project's own"
+# },
+# "admins": {
+# "only_with": {
+# "overlay": true,
+# "text": "has no effect with overlay: false; set ADMINS in the project"
+# },
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[A-Za-z0-9!#$%&*+/=?^_{|}~.-]+@[A-Za-z0-9.-]+$",
+# "maxLength": 254,
+# "hint": "an address such as ops@example.org"
+# },
+# "default": []
+# },
+# "hourly": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 1000,
+# "default": 10
+# }
+# }
+# },
+# "static": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "collect": {
+# "$ref": "#/$defs/flag",
+# "default": true
+# },
+# "expires": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "own": true,
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[1-9][0-9]{0,5}(ms|s|m|h|d|w|M|y)$",
+# "hint": "a time as nginx writes it, such as 1y or 30d",
+# "default": "1y"
+# },
+# "compress": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "enum": [
+# "gzip"
+# ]
+# },
+# "default": [
+# "gzip"
+# ]
+# },
+# "url": {
+# "only_with": [
+# {
+# "overlay": true,
+# "text": "has no effect with overlay: false; have the project set STATIC_URL"
+# },
+# {
+# "collect": true,
+# "text": "has no effect with static:collect: false; have the project set STATIC_URL"
+# }
+# ],
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/$",
+# "maxLength": 1024,
+# "hint": "a URL that ends in a slash, such as https://static.example.org/blog/",
+# "derived": "the project's own STATIC_URL"
+# },
+# "push": {
+# "only_with": {
+# "collect": true,
+# "text": "has no effect with static:collect: false: remove one of them"
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "required": [
+# "kind"
+# ],
+# "derived": "pushed nowhere",
+# "properties": {
+# "kind": {
+# "type": "string",
+# "enum": [
+# "s3",
+# "rsync"
+# ]
+# },
+# "prune": {
+# "$ref": "#/$defs/flag",
+# "default": true
+# },
+# "timeout": {
+# "$ref": "#/$defs/duration",
+# "default": "10m"
+# },
+# "bucket": {
+# "only_with": {
+# "kind": [
+# "s3"
+# ],
+# "own": true
+# },
+# "required_with": {
+# "kind": "s3"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+# "hint": "the name of a bucket, such as example-static",
+# "default": null
+# },
+# "endpoint": {
+# "only_with": {
+# "kind": [
+# "s3"
+# ],
+# "own": true
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$",
+# "maxLength": 255,
+# "hint": "the URL of a store without a path, such as https://fsn1.your-objectstorage.com",
+# "default": null,
+# "derived": "AWS, `https://s3.<region>.amazonaws.com`"
+# },
+# "region": {
+# "only_with": {
+# "kind": [
+# "s3"
+# ],
+# "own": true
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[a-z0-9][a-z0-9-]{0,62}$",
+# "hint": "a region, such as eu-central-1",
+# "default": "us-east-1"
+# },
+# "prefix": {
+# "only_with": {
+# "kind": [
+# "s3"
+# ],
+# "own": true
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^([A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*)?$",
+# "maxLength": 512,
+# "hint": "a path without a slash at its ends, such as blog or static/blog; '' for none",
+# "default": null,
+# "derived": "the name of the site"
+# },
+# "style": {
+# "only_with": {
+# "kind": [
+# "s3"
+# ],
+# "own": true
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "path",
+# "virtual",
+# null
+# ],
+# "default": "virtual"
+# },
+# "key": {
+# "only_with": {
+# "kind": [
+# "s3"
+# ],
+# "own": true
+# },
+# "required_with": {
+# "kind": "s3"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[!-~]{1,256}$",
+# "hint": "an access key ID on one line without blanks",
+# "default": null
+# },
+# "secret": {
+# "only_with": {
+# "kind": [
+# "s3"
+# ],
+# "own": true
+# },
+# "required_with": {
+# "kind": "s3"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^[!-~]{8,1024}$",
+# "hint": "a secret access key of at least eight characters without blanks, or an sdb:// reference",
+# "default": null
+# },
+# "host": {
+# "only_with": {
+# "kind": [
+# "rsync"
+# ],
+# "own": true
+# },
+# "required_with": {
+# "kind": "rsync"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^([A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9a-f:]{2,39})$",
+# "hint": "a host name or an IP address, such as static.example.org",
+# "default": null
+# },
+# "port": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 65535,
+# "default": 22,
+# "only_with": {
+# "kind": [
+# "rsync"
+# ],
+# "own": true
+# }
+# },
+# "user": {
+# "only_with": {
+# "kind": [
+# "rsync"
+# ],
+# "own": true
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[a-z_][a-z0-9_.-]{0,31}$",
+# "hint": "the name of a user, such as deploy",
+# "default": "deploy"
+# },
+# "path": {
+# "only_with": {
+# "kind": [
+# "rsync"
+# ],
+# "own": true
+# },
+# "required_with": {
+# "kind": "rsync"
+# },
+# "$ref": "#/$defs/absolute",
+# "default": null
+# },
+# "ssh_key": {
+# "only_with": {
+# "kind": [
+# "rsync"
+# ],
+# "own": true
+# },
+# "required_with": {
+# "kind": "rsync"
+# },
+# "$ref": "#/$defs/private_key",
+# "default": null
+# },
+# "known_hosts": {
+# "only_with": {
+# "kind": [
+# "rsync"
+# ],
+# "own": true
+# },
+# "required_with": {
+# "kind": "rsync"
+# },
+# "type": [
+# "array",
+# "null"
+# ],
+# "items": {
+# "$ref": "#/$defs/known_host"
+# },
+# "default": []
+# }
+# }
+# }
+# }
+# },
+# "media": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "shared": {
+# "only_with": {
+# "hosts": true
+# },
+# "conflicts": {
+# "value": false,
+# "mount": true,
+# "hosts": true,
+# "text": "expected true, or nothing, with media:mount"
+# },
+# "type": [
+# "boolean",
+# "null"
+# ],
+# "default": null,
+# "derived": "required with several hosts, true with a mount"
+# },
+# "mount": {
+# "conflicts": {
+# "process": "supervisor",
+# "text": "supported with systemd only, and the process manager of this host is {process}: mount it there"
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "required": [
+# "device",
+# "type"
+# ],
+# "derived": "nothing is mounted",
+# "properties": {
+# "device": {
+# "type": "string",
+# "pattern": "^[A-Za-z0-9/\\[][!-\\[\\]-~]*$",
+# "maxLength": 1024,
+# "hint": "a server and its export without blanks and backslashes, such as files1:/export/blog"
+# },
+# "type": {
+# "type": "string",
+# "pattern": "^[a-z0-9][a-z0-9._-]{0,31}$",
+# "hint": "a type of file system, such as nfs4"
+# },
+# "options": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "maxLength": 1024,
+# "hint": "options of mount without blanks, such as hard,noatime",
+# "allOf": [
+# {
+# "not": {
+# "type": "string",
+# "pattern": "^(.*[^A-Za-z])?(pass|passwd|password2?|secret)=.*$"
+# },
+# "secret": true,
+# "refuse": "everyone on the host may read it; have it in a file that root alone may read: credentials=FILE of cifs, secretfile=FILE of ceph"
+# },
+# {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9_][!-\\[\\]-~]*$",
+# "maxLength": 1024,
+# "hint": "options of mount without blanks, such as hard,noatime"
+# },
+# {
+# "not": {
+# "type": "string",
+# "pattern": "^(.*,)?(no)?(users?|owner|group)(=.*|,.*)?$"
+# },
+# "refuse": "only root mounts it; for the login of cifs: credentials=FILE"
+# },
+# {
+# "not": {
+# "type": "string",
+# "pattern": "^(.*,)?(suid|dev)(,.*)?$"
+# },
+# "refuse": "it is mounted with nosuid and nodev"
+# },
+# {
+# "not": {
+# "type": "string",
+# "pattern": "^(.*,)?((no)?auto|nofail|remount|x-.*|comment=.*)(,.*)?$"
+# },
+# "refuse": "the formula writes a unit of systemd, where it has no effect"
+# }
+# ],
+# "default": null
+# }
+# }
+# },
+# "max_upload": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "own": true,
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[0-9]{1,9}[kKmMgG]?$",
+# "hint": "a size as nginx writes it, such as 75M",
+# "default": "75M"
+# },
+# "protected": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "$ref": "#/$defs/flag",
+# "default": false
+# },
+# "download": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "$ref": "#/$defs/flag",
+# "default": false
+# }
+# }
+# },
+# "health": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "path": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^/[!-~]*$",
+# "maxLength": 1024,
+# "hint": "a URL path such as /healthz",
+# "default": "/"
+# },
+# "status": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "minItems": 1,
+# "uniqueItems": true,
+# "items": {
+# "type": "integer",
+# "minimum": 100,
+# "maximum": 599
+# },
+# "default": [
+# 200
+# ]
+# },
+# "contains": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]+$",
+# "maxLength": 1024,
+# "hint": "text on one line that is not empty",
+# "default": null
+# },
+# "timeout": {
+# "$ref": "#/$defs/duration",
+# "default": "30s"
+# },
+# "headers": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[A-Za-z0-9][A-Za-z0-9-]*$",
+# "maxLength": 200,
+# "hint": "the name of a header, such as X-Scheme",
+# "not": {
+# "pattern": "^([Hh][Oo][Ss][Tt]|[Cc]ontent-[Ll]ength|[Cc]onnection|[Tt]ransfer-[Ee]ncoding)$"
+# },
+# "refuse": "the health check decides it"
+# },
+# "additionalProperties": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^([!-~]([ -~]*[!-~])?)?$",
+# "maxLength": 4096,
+# "hint": "printable ASCII text"
+# }
+# }
+# }
+# },
+# "server": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "kind": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "uwsgi",
+# "gunicorn",
+# "uvicorn",
+# "granian",
+# "daphne",
+# "mod_wsgi",
+# null
+# ],
+# "default": "uwsgi"
+# },
+# "bind": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(unix|(([0-9]{1,3}\\.){3}[0-9]{1,3}|\\[[0-9a-f:.]{2,45}\\]):[1-9][0-9]{0,4})$",
+# "hint": "unix, or an IP address and port such as 127.0.0.1:8001",
+# "default": null,
+# "derived": "unix; with mod_wsgi an address for the site alone, such as 127.83.12.7:8471",
+# "kinds": {
+# "uwsgi": {
+# "default": "unix"
+# },
+# "gunicorn": {
+# "default": "unix"
+# },
+# "uvicorn": {
+# "default": "unix"
+# },
+# "granian": {
+# "default": "unix"
+# },
+# "daphne": {
+# "default": "unix"
+# },
+# "mod_wsgi": {
+# "not": {
+# "pattern": "^unix$"
+# },
+# "refuse": "Apache listens on no unix socket"
+# }
+# }
+# },
+# "protocol": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "uwsgi",
+# "http",
+# null
+# ],
+# "default": null,
+# "derived": "the first that the server supports",
+# "kinds": {
+# "uwsgi": {
+# "enum": [
+# "uwsgi",
+# "http"
+# ],
+# "default": "uwsgi"
+# },
+# "gunicorn": {
+# "enum": [
+# "http"
+# ],
+# "default": "http"
+# },
+# "uvicorn": {
+# "enum": [
+# "http"
+# ],
+# "default": "http"
+# },
+# "granian": {
+# "enum": [
+# "http"
+# ],
+# "default": "http"
+# },
+# "daphne": {
+# "enum": [
+# "http"
+# ],
+# "default": "http"
+# },
+# "mod_wsgi": {
+# "enum": [
+# "http"
+# ],
+# "default": "http"
+# }
+# }
+# },
+# "processes": {
+# "type": [
+# "string",
+# "integer",
+# "null"
+# ],
+# "pattern": "^auto$",
+# "minimum": 1,
+# "maximum": 1024,
+# "hint": "auto or a number from 1 to 1024",
+# "default": "auto"
+# },
+# "threads": {
+# "$ref": "#/$defs/count",
+# "default": 1
+# },
+# "max_requests": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 0,
+# "maximum": 1000000000,
+# "default": null,
+# "derived": "5000; 0 with Uvicorn, which loses requests then, with Granian and with Daphne",
+# "kinds": {
+# "uwsgi": {
+# "default": 5000
+# },
+# "gunicorn": {
+# "default": 5000
+# },
+# "uvicorn": {
+# "default": 0
+# },
+# "mod_wsgi": {
+# "default": 5000
+# },
+# "granian": {
+# "maximum": 0,
+# "default": 0,
+# "hint": "0, since it does not count them; options have workers_lifetime and workers_max_rss"
+# },
+# "daphne": {
+# "maximum": 0,
+# "default": 0,
+# "hint": "0, since it does not count them"
+# }
+# }
+# },
+# "options": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_-]+$",
+# "maxLength": 100,
+# "hint": "the name of an option of the server"
+# },
+# "additionalProperties": {
+# "type": [
+# "string",
+# "integer",
+# "number",
+# "boolean",
+# "array",
+# "null"
+# ],
+# "pattern": "^[ -~]*$",
+# "maxLength": 4096,
+# "hint": "printable ASCII text on one line, a number, true, false or a list of such text",
+# "items": {
+# "type": "string",
+# "pattern": "^[ -~]*$",
+# "maxLength": 4096,
+# "hint": "printable ASCII text on one line"
+# }
+# },
+# "kinds": {
+# "uwsgi": {
+# "properties": {
+# "harakiri": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 86400
+# }
+# },
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9-]+$",
+# "maxLength": 100,
+# "hint": "the name of a uWSGI option, such as harakiri",
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^(chmod|chown)-socket$"
+# },
+# "refuse": "the formula decides who may connect"
+# },
+# {
+# "not": {
+# "pattern": "^(socket-)?protocol$"
+# },
+# "refuse": "server:protocol decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(processes|workers)$"
+# },
+# "refuse": "server:processes decides it"
+# },
+# {
+# "not": {
+# "pattern": "^threads$"
+# },
+# "refuse": "server:threads decides it"
+# },
+# {
+# "not": {
+# "pattern": "^max-requests$"
+# },
+# "refuse": "server:max_requests decides it"
+# },
+# {
+# "not": {
+# "pattern": "^((immediate-)?[ug]id|add-gid|cap|cgroup.*|chroot|unshare.*|setns.*)$"
+# },
+# "refuse": "the formula decides its privileges"
+# },
+# {
+# "not": {
+# "pattern": "^(daemonize2?|(safe-)?pidfile2?)$"
+# },
+# "refuse": "the process manager decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(set-|un)?env$"
+# },
+# "refuse": "environment decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(home|virtualenv|venv|pyhome|chdir2?|module|wsgi|wsgi-file|file|eval|mount|manage-script-name|binary-path)$"
+# },
+# "refuse": "the release decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(pythonpath|python-path|pp)$"
+# },
+# "refuse": "python_path decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(master|need-app|die-on-term|vacuum|no-orphans|master-fifo|stats|stats-server)$"
+# },
+# "refuse": "the formula sets it"
+# },
+# {
+# "not": {
+# "pattern": "^(ini|xml|ya?ml|json|sqlite3|ldap|config.*|include|inherit.*|emperor.*|vassal.*)$"
+# },
+# "refuse": "it reads another configuration"
+# },
+# {
+# "not": {
+# "pattern": "^(exec-.*|hook-.*|(smart-)?attach-(control-)?daemon2?|unique-cron|cron2?|legion.*)$"
+# },
+# "refuse": "it runs commands"
+# },
+# {
+# "not": {
+# "pattern": "^(touch-.*reload.*|py-auto-?reload.*)$"
+# },
+# "refuse": "a changed site is a new release"
+# },
+# {
+# "not": {
+# "pattern": "^(logto2?|log-backupname|(req-|worker-)?logger.*|log-socket)$"
+# },
+# "refuse": "the formula decides where the log is"
+# },
+# {
+# "not": {
+# "pattern": "^(socket|https?|([a-z0-9]+-)?(raw-)?socket|suwsgi-socket|http-to|zmq|zeromq|fastrouter|rawrouter|sslrouter|zerg.*)$"
+# },
+# "refuse": "server:bind decides it"
+# }
+# ]
+# },
+# "additionalProperties": {
+# "type": [
+# "string",
+# "integer",
+# "boolean",
+# "array",
+# "null"
+# ],
+# "pattern": "^(?!.*[$@%]\\()[!-~]([ -~]*[!-~])?$",
+# "maxLength": 4096,
+# "hint": "printable ASCII text on one line without $(, @( and %(, a number, true, false or a list of such text",
+# "items": {
+# "type": "string",
+# "pattern": "^(?!.*[$@%]\\()[!-~]([ -~]*[!-~])?$",
+# "maxLength": 4096,
+# "hint": "printable ASCII text on one line without $(, @( and %("
+# }
+# }
+# },
+# "gunicorn": {
+# "properties": {
+# "timeout": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 86400
+# },
+# "worker_class": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "sync",
+# "gthread",
+# "gevent",
+# "uvicorn",
+# null
+# ]
+# }
+# },
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_]+$",
+# "maxLength": 100,
+# "hint": "the name of a setting of Gunicorn, such as timeout",
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^(bind|reuse_port|sendfile|(.*_)?protocols?)$"
+# },
+# "refuse": "server:bind and server:protocol decide it"
+# },
+# {
+# "not": {
+# "pattern": "^backlog$"
+# },
+# "refuse": "the formula sets it"
+# },
+# {
+# "not": {
+# "pattern": "^workers$"
+# },
+# "refuse": "server:processes decides it"
+# },
+# {
+# "not": {
+# "pattern": "^threads$"
+# },
+# "refuse": "server:threads decides it"
+# },
+# {
+# "not": {
+# "pattern": "^max_requests$"
+# },
+# "refuse": "server:max_requests decides it"
+# },
+# {
+# "not": {
+# "pattern": "^graceful_timeout$"
+# },
+# "refuse": "releases:drain decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(user|group|umask|initgroups)$"
+# },
+# "refuse": "the formula decides its privileges"
+# },
+# {
+# "not": {
+# "pattern": "^(daemon|pidfile|(default_)?proc_name)$"
+# },
+# "refuse": "the process manager decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(raw_env|pythonpath)$"
+# },
+# "refuse": "environment and python_path decide it"
+# },
+# {
+# "not": {
+# "pattern": "^(wsgi_app|chdir|root_path|paste|raw_paste_global_conf)$"
+# },
+# "refuse": "the release decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(config|worker_tmp_dir|control_socket.*)$"
+# },
+# "refuse": "the formula sets it"
+# },
+# {
+# "not": {
+# "pattern": "^(reload.*|spew|check_config|print_config)$"
+# },
+# "refuse": "a changed site is a new release"
+# },
+# {
+# "not": {
+# "pattern": "^(on_.*|when_ready|pre_.*|post_.*|child_exit|worker_(int|abort|exit)|nworkers_changed|dirty_.*|logger_class|ssl_context)$"
+# },
+# "refuse": "it is code, which belongs in the project"
+# },
+# {
+# "not": {
+# "pattern": "^(accesslog|errorlog|logconfig.*|syslog.*|capture_output|disable_redirect.*|enable_stdio.*)$"
+# },
+# "refuse": "the formula decides where the log is"
+# },
+# {
+# "not": {
+# "pattern": "^(keyfile|certfile|ca_certs|cert_reqs|ciphers|ssl_version|do_handshake.*|suppress_ragged.*)$"
+# },
+# "refuse": "the proxy terminates TLS"
+# }
+# ]
+# }
+# },
+# "uvicorn": {
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_]+$",
+# "maxLength": 100,
+# "hint": "the name of a setting of uvicorn.Config, such as ws_max_size",
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^(host|port|uds|fd)$"
+# },
+# "refuse": "server:bind decides it"
+# },
+# {
+# "not": {
+# "pattern": "^workers$"
+# },
+# "refuse": "server:processes decides it"
+# },
+# {
+# "not": {
+# "pattern": "^limit_max_requests$"
+# },
+# "refuse": "server:max_requests decides it"
+# },
+# {
+# "not": {
+# "pattern": "^timeout_graceful_shutdown$"
+# },
+# "refuse": "releases:drain decides it"
+# },
+# {
+# "not": {
+# "pattern": "^access_log$"
+# },
+# "refuse": "log:requests decides it"
+# },
+# {
+# "not": {
+# "pattern": "^root_path$"
+# },
+# "refuse": "path decides it"
+# },
+# {
+# "not": {
+# "pattern": "^env_file$"
+# },
+# "refuse": "environment decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(app|factory|interface)$"
+# },
+# "refuse": "the release decides it"
+# },
+# {
+# "not": {
+# "pattern": "^reload.*$"
+# },
+# "refuse": "a changed site is a new release"
+# },
+# {
+# "not": {
+# "pattern": "^log_config$"
+# },
+# "refuse": "the formula decides where the log is"
+# },
+# {
+# "not": {
+# "pattern": "^(backlog|proxy_headers|forwarded_allow_ips|headers)$"
+# },
+# "refuse": "the formula sets it"
+# },
+# {
+# "not": {
+# "pattern": "^(callback|timeout)_notify$"
+# },
+# "refuse": "it is code, which belongs in the project"
+# },
+# {
+# "not": {
+# "pattern": "^ssl_.*$"
+# },
+# "refuse": "the proxy terminates TLS"
+# }
+# ]
+# }
+# },
+# "granian": {
+# "properties": {
+# "interface": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "asgi",
+# "asginl",
+# "wsgi",
+# null
+# ]
+# },
+# "loop": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "auto",
+# "asyncio",
+# "uvloop",
+# null
+# ]
+# },
+# "runtime_mode": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "auto",
+# "mt",
+# "st",
+# null
+# ]
+# },
+# "task_impl": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "asyncio",
+# "rust",
+# null
+# ]
+# },
+# "log_level": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "critical",
+# "error",
+# "warning",
+# "warn",
+# "info",
+# "debug",
+# "notset",
+# null
+# ]
+# },
+# "workers_lifetime": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 60,
+# "maximum": 31536000
+# }
+# },
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_]+$",
+# "maxLength": 100,
+# "hint": "the name of a setting of granian.Granian, such as backpressure",
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^(address|port|uds|uds_permissions|http|websockets)$"
+# },
+# "refuse": "server:bind and the proxy decide it"
+# },
+# {
+# "not": {
+# "pattern": "^workers$"
+# },
+# "refuse": "server:processes decides it"
+# },
+# {
+# "not": {
+# "pattern": "^blocking_threads$"
+# },
+# "refuse": "server:threads decides it"
+# },
+# {
+# "not": {
+# "pattern": "^workers_kill_timeout$"
+# },
+# "refuse": "releases:drain decides it"
+# },
+# {
+# "not": {
+# "pattern": "^log_access$"
+# },
+# "refuse": "log:requests decides it"
+# },
+# {
+# "not": {
+# "pattern": "^url_path_prefix$"
+# },
+# "refuse": "path decides it"
+# },
+# {
+# "not": {
+# "pattern": "^env_files$"
+# },
+# "refuse": "environment decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(target|factory|working_dir)$"
+# },
+# "refuse": "the release decides it"
+# },
+# {
+# "not": {
+# "pattern": "^reload.*$"
+# },
+# "refuse": "a changed site is a new release"
+# },
+# {
+# "not": {
+# "pattern": "^log_(dictconfig|enabled)$"
+# },
+# "refuse": "the formula decides where the log is"
+# },
+# {
+# "not": {
+# "pattern": "^(pid_file|process_name|respawn_failed_workers)$"
+# },
+# "refuse": "the process manager decides it"
+# },
+# {
+# "not": {
+# "pattern": "^static_path_.*$"
+# },
+# "refuse": "the proxy serves static files"
+# },
+# {
+# "not": {
+# "pattern": "^metrics_.*$"
+# },
+# "refuse": "it listens on another port"
+# },
+# {
+# "not": {
+# "pattern": "^http[12]_settings$"
+# },
+# "refuse": "it is a Python object"
+# },
+# {
+# "not": {
+# "pattern": "^ssl_.*$"
+# },
+# "refuse": "the proxy terminates TLS"
+# }
+# ]
+# }
+# },
+# "daphne": {
+# "properties": {
+# "http_timeout": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 86400
+# }
+# },
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_]+$",
+# "maxLength": 100,
+# "hint": "the name of a setting of daphne.server.Server, such as websocket_timeout",
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^endpoints$"
+# },
+# "refuse": "server:bind decides it"
+# },
+# {
+# "not": {
+# "pattern": "^action_logger$"
+# },
+# "refuse": "log:requests decides it"
+# },
+# {
+# "not": {
+# "pattern": "^root_path$"
+# },
+# "refuse": "path decides it"
+# },
+# {
+# "not": {
+# "pattern": "^application$"
+# },
+# "refuse": "the release decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(signal_handlers|proxy_forwarded_.*)$"
+# },
+# "refuse": "the formula sets it"
+# },
+# {
+# "not": {
+# "pattern": "^ready_callable$"
+# },
+# "refuse": "it is code, which belongs in the project"
+# }
+# ]
+# }
+# },
+# "mod_wsgi": {
+# "properties": {
+# "mode": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "daemon",
+# "embedded",
+# null
+# ]
+# },
+# "request-timeout": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 86400
+# }
+# },
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z-]+$",
+# "maxLength": 100,
+# "hint": "the name of an option of WSGIDaemonProcess, such as request-timeout",
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^processes$"
+# },
+# "refuse": "server:processes decides it"
+# },
+# {
+# "not": {
+# "pattern": "^threads$"
+# },
+# "refuse": "server:threads decides it"
+# },
+# {
+# "not": {
+# "pattern": "^maximum-requests$"
+# },
+# "refuse": "server:max_requests decides it"
+# },
+# {
+# "not": {
+# "pattern": "^((socket-|script-)?(user|group)|supplementary-groups|umask|chroot|(python-)?home)$"
+# },
+# "refuse": "the formula sets it"
+# },
+# {
+# "not": {
+# "pattern": "^python-(path|eggs)$"
+# },
+# "refuse": "python_path decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(lang|locale)$"
+# },
+# "refuse": "environment decides it"
+# }
+# ]
+# },
+# "additionalProperties": {
+# "type": [
+# "string",
+# "integer",
+# "boolean",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9_.,:/()%{}@+=-]+( +[A-Za-z0-9_.,:/()%{}@+=-]+)*$",
+# "maxLength": 1024,
+# "hint": "plain text without quotes, a number, true or false"
+# }
+# }
+# }
+# }
+# }
+# },
+# "sandbox": {
+# "conflicts": [
+# {
+# "process": "supervisor",
+# "container": false,
+# "text": "supported with systemd only, and the process manager of this host is {process}: remove it"
+# },
+# {
+# "container": true,
+# "text": "has no effect in a container, which the engine confines: remove it"
+# }
+# ],
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "enum": [
+# "AmbientCapabilities",
+# "BindPaths",
+# "BindReadOnlyPaths",
+# "CapabilityBoundingSet",
+# "DeviceAllow",
+# "DevicePolicy",
+# "ExecPaths",
+# "InaccessiblePaths",
+# "IPAddressAllow",
+# "IPAddressDeny",
+# "KeyringMode",
+# "LockPersonality",
+# "MemoryDenyWriteExecute",
+# "NoExecPaths",
+# "NoNewPrivileges",
+# "PrivateDevices",
+# "PrivateIPC",
+# "PrivateMounts",
+# "PrivateNetwork",
+# "PrivateTmp",
+# "PrivateUsers",
+# "ProcSubset",
+# "ProtectClock",
+# "ProtectControlGroups",
+# "ProtectHome",
+# "ProtectHostname",
+# "ProtectKernelLogs",
+# "ProtectKernelModules",
+# "ProtectKernelTunables",
+# "ProtectProc",
+# "ProtectSystem",
+# "ReadOnlyPaths",
+# "ReadWritePaths",
+# "RemoveIPC",
+# "RestrictAddressFamilies",
+# "RestrictFileSystems",
+# "RestrictNamespaces",
+# "RestrictNetworkInterfaces",
+# "RestrictRealtime",
+# "RestrictSUIDSGID",
+# "SecureBits",
+# "SystemCallArchitectures",
+# "SystemCallErrorNumber",
+# "SystemCallFilter",
+# "SystemCallLog",
+# "TemporaryFileSystem",
+# "UMask"
+# ]
+# },
+# "$ref": "#/$defs/directives"
+# },
+# "resources": {
+# "conflicts": {
+# "process": "supervisor",
+# "container": false,
+# "text": "supported with systemd only, and the process manager of this host is {process}: remove it"
+# },
+# "$ref": "#/$defs/resources",
+# "default": {}
+# },
+# "container": {
+# "conflicts": {
+# "server:kind": "mod_wsgi",
+# "text": "not supported with server:kind mod_wsgi, which runs in Apache: choose another server"
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": null,
+# "derived": "none",
+# "properties": {
+# "engine": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "podman",
+# "docker",
+# null
+# ],
+# "default": "podman"
+# },
+# "base": {
+# "conflicts": [
+# {
+# "file": true,
+# "text": "has no effect with container:file, whose FROM names the base: remove one of the two"
+# },
+# {
+# "image": true,
+# "file": false,
+# "text": "has no effect with container:image, whose FROM names the base: remove one of the two"
+# }
+# ],
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[a-z0-9][A-Za-z0-9._:/@-]*$",
+# "maxLength": 255,
+# "hint": "the full name of an image, such as docker.io/library/python:3.13-slim",
+# "default": null
+# },
+# "file": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(?!/)(?!(.*/)?\\.{1,2}(/|$))[A-Za-z0-9._@+/-]+(?<!/)$",
+# "maxLength": 255,
+# "hint": "a path relative to the source, such as compose/production/django/Dockerfile",
+# "default": null
+# },
+# "image": {
+# "conflicts": [
+# {
+# "file": true,
+# "text": "is made elsewhere, and container:file builds one here: remove one of the two"
+# },
+# {
+# "folder": true,
+# "text": "names a commit, and a folder has none: set repository, or remove it"
+# }
+# ],
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(?=[^/]*[.:])[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9._-]+)+:[A-Za-z0-9._-]*\\{commit(:[0-9]{1,2})?\\}[A-Za-z0-9._-]*$",
+# "maxLength": 255,
+# "hint": "the full name of an image whose tag has {commit}, such as registry.example.org/team/blog:{commit}",
+# "default": null
+# },
+# "share": {
+# "conflicts": {
+# "image": true,
+# "text": "has no effect with container:image, which no host builds: remove it"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(?=[^/]*[.:])[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9._-]+)+$",
+# "maxLength": 200,
+# "hint": "a registry and a path without a tag, such as registry.example.org/team/blog",
+# "default": null
+# },
+# "login": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "required": [
+# "registry",
+# "user",
+# "password"
+# ],
+# "default": null,
+# "properties": {
+# "registry": {
+# "type": "string",
+# "pattern": "^[a-z0-9][a-z0-9.-]*(:[0-9]+)?$",
+# "maxLength": 255,
+# "hint": "a host, such as registry.example.org or registry.example.org:5000"
+# },
+# "user": {
+# "type": "string",
+# "pattern": "^[!-9;-~]+$",
+# "maxLength": 255,
+# "hint": "printable ASCII text without blanks and colons"
+# },
+# "password": {
+# "type": "string",
+# "secret": true,
+# "pattern": "^[!-~]+$",
+# "maxLength": 4096,
+# "hint": "printable ASCII text without blanks, or an sdb:// reference"
+# }
+# }
+# }
+# }
+# },
+# "workers": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z0-9_]*$",
+# "maxLength": 30,
+# "hint": "up to 30 lower-case letters, digits and underscores that begin with a letter, such as default",
+# "not": {
+# "pattern": "^(at|backup|build|(cache|memcached)(_.*)?|copy|listen|manage|queue|requests|served_.*|task|tls|trial)$"
+# },
+# "refuse": "the formula uses this name"
+# },
+# "additionalProperties": {
+# "$ref": "#/$defs/worker"
+# }
+# },
+# "proxy": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "kind": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "nginx",
+# "apache",
+# "none",
+# null
+# ],
+# "default": "nginx"
+# },
+# "listen": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "own": true,
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "type": [
+# "array",
+# "null"
+# ],
+# "minItems": 1,
+# "uniqueItems": true,
+# "items": {
+# "$ref": "#/$defs/listen"
+# },
+# "default": [
+# 80
+# ]
+# },
+# "options": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "$ref": "#/$defs/directive_name"
+# },
+# "additionalProperties": {
+# "$ref": "#/$defs/directive"
+# },
+# "kinds": {
+# "nginx": {
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z_0-9]*$",
+# "maxLength": 100,
+# "hint": "the name of an nginx directive, such as keepalive_timeout",
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^listen$"
+# },
+# "refuse": "proxy:listen decides it"
+# },
+# {
+# "not": {
+# "pattern": "^server_name$"
+# },
+# "refuse": "domains decides it"
+# },
+# {
+# "not": {
+# "pattern": "^client_max_body_size$"
+# },
+# "refuse": "media:max_upload decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(access_log|error_log)$"
+# },
+# "refuse": "proxy:access_log decides it"
+# },
+# {
+# "not": {
+# "pattern": "^(uwsgi|proxy)_(read|send)_timeout$"
+# },
+# "refuse": "server:options:harakiri decides it"
+# },
+# {
+# "$ref": "#/$defs/nginx_writes"
+# },
+# {
+# "$ref": "#/$defs/nginx_elsewhere"
+# }
+# ]
+# }
+# },
+# "apache": {
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[A-Z][A-Za-z0-9]*$",
+# "maxLength": 100,
+# "hint": "the name of an Apache directive as Apache writes it, such as Require",
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^LimitRequestBody$"
+# },
+# "refuse": "media:max_upload decides it"
+# },
+# {
+# "$ref": "#/$defs/apache_writes"
+# },
+# {
+# "$ref": "#/$defs/apache_elsewhere"
+# }
+# ]
+# }
+# }
+# }
+# },
+# "access_log": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "combined",
+# "json",
+# "none",
+# null
+# ],
+# "default": "combined"
+# },
+# "error_pages": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "enum": [
+# "403",
+# "404",
+# "413",
+# "429",
+# "500",
+# "502",
+# "503",
+# "504"
+# ]
+# },
+# "additionalProperties": {
+# "$ref": "#/$defs/page"
+# }
+# },
+# "headers": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[A-Za-z0-9][A-Za-z0-9-]*$",
+# "maxLength": 200,
+# "hint": "the name of a header, such as X-Scheme",
+# "not": {
+# "pattern": "^([Hh][Oo][Ss][Tt]|[Cc]onnection|[Uu]pgrade|[Cc]ontent-([Ll]ength|[Tt]ype)|[Tt]ransfer-[Ee]ncoding|[Pp]roxy|[Xx]-[Ff]orwarded-([Ff]or|[Pp]roto|[Hh]ost))$"
+# },
+# "refuse": "the formula writes it"
+# },
+# "additionalProperties": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[!#%-\\[\\]-~]([ !#%-\\[\\]-~]*[!#%-\\[\\]-~])?$",
+# "maxLength": 1024,
+# "hint": "printable ASCII text without \" $ and \\"
+# }
+# },
+# "allow": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "$ref": "#/$defs/networks",
+# "default": []
+# },
+# "trusted": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "$ref": "#/$defs/networks",
+# "default": []
+# },
+# "trusted_headers": {
+# "conflicts": [
+# {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# {
+# "trusted": false,
+# "kind": [
+# "nginx",
+# "apache"
+# ],
+# "text": "has no effect without proxies that send them: list their addresses in proxy:trusted"
+# }
+# ],
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^[A-Za-z0-9][A-Za-z0-9-]*$",
+# "maxLength": 200,
+# "hint": "the name of a header, such as X-Forwarded-User",
+# "not": {
+# "pattern": "^([Hh][Oo][Ss][Tt]|[Cc]onnection|[Uu]pgrade|[Cc]ontent-([Ll]ength|[Tt]ype)|[Tt]ransfer-[Ee]ncoding|[Pp]roxy|[Xx]-[Ff]orwarded-([Ff]or|[Pp]roto))$"
+# },
+# "refuse": "the formula writes it"
+# },
+# "default": []
+# },
+# "limit_req": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "rate": {
+# "conflicts": [
+# {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# {
+# "kind": "apache",
+# "text": "not supported by Apache; remove it or set proxy:kind to nginx"
+# }
+# ],
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[1-9][0-9]{0,5}r/[sm]$",
+# "hint": "a rate as nginx writes it, such as 10r/s",
+# "default": null
+# },
+# "burst": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 0,
+# "maximum": 100000,
+# "default": 20
+# }
+# }
+# },
+# "balance": {
+# "conflicts": [
+# {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# {
+# "value": [
+# "ip_hash",
+# "hash"
+# ],
+# "kind": "apache",
+# "text": "{value} is not supported by Apache; use round_robin or least_conn, or set proxy:kind to nginx"
+# }
+# ],
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "round_robin",
+# "least_conn",
+# "ip_hash",
+# "hash",
+# null
+# ],
+# "default": "round_robin"
+# },
+# "hash": {
+# "only_with": {
+# "balance": [
+# "hash"
+# ],
+# "text": "has no effect without balance: hash"
+# },
+# "required_with": {
+# "balance": "hash",
+# "text": "missing: balance: hash needs what to hash, such as cookie_sessionid"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^(remote_addr|request_uri|uri|host|(arg|cookie|http)_[a-z0-9_]{1,100})$",
+# "hint": "remote_addr, request_uri, uri, host, or arg_, cookie_ or http_ with a name, such as cookie_sessionid",
+# "default": null
+# },
+# "upstreams": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^(self|([0-9]{1,3}(\\.[0-9]{1,3}){3}|\\[[0-9a-f:.]{2,45}\\]):[1-9][0-9]{0,4})$",
+# "hint": "an address and a port, such as 192.0.2.11:8001, or self"
+# },
+# "additionalProperties": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "hint": "a map of weight, backup, max_fails and fail_timeout",
+# "properties": {
+# "weight": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 65535,
+# "default": null
+# },
+# "backup": {
+# "$ref": "#/$defs/flag",
+# "default": false
+# },
+# "max_fails": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 0,
+# "maximum": 1000,
+# "default": null,
+# "conflicts": {
+# "kind": "apache",
+# "text": "Apache excludes a server after one failure, for fail_timeout: remove it or set proxy:kind to nginx"
+# }
+# },
+# "fail_timeout": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[1-9][0-9]{0,5}[smh]$",
+# "hint": "a time as nginx writes it, such as 10s",
+# "default": null
+# }
+# }
+# }
+# },
+# "keepalive": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 1024,
+# "default": null
+# },
+# "locations": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "type": [
+# "object",
+# "null"
+# ],
+# "default": {},
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^/[A-Za-z0-9._~/-]*[A-Za-z0-9._~-]/?$",
+# "maxLength": 200,
+# "hint": "a path below the path of the site, such as /reports/"
+# },
+# "additionalProperties": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "propertyNames": {
+# "$ref": "#/$defs/directive_name"
+# },
+# "additionalProperties": {
+# "$ref": "#/$defs/directive"
+# }
+# },
+# "kinds": {
+# "nginx": {
+# "additionalProperties": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": {
+# "$ref": "#/$defs/directive"
+# },
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[a-z][a-z_0-9]*$",
+# "maxLength": 100,
+# "hint": "the name of an nginx directive, such as client_max_body_size",
+# "allOf": [
+# {
+# "not": {
+# "pattern": "^(listen|server_name|(access|error)_log)$"
+# },
+# "refuse": "it is of the whole site"
+# },
+# {
+# "$ref": "#/$defs/nginx_writes"
+# },
+# {
+# "$ref": "#/$defs/nginx_elsewhere"
+# }
+# ]
+# }
+# }
+# },
+# "apache": {
+# "additionalProperties": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": {
+# "$ref": "#/$defs/directive"
+# },
+# "propertyNames": {
+# "type": "string",
+# "pattern": "^[A-Z][A-Za-z0-9]*$",
+# "maxLength": 100,
+# "hint": "the name of an Apache directive as Apache writes it, such as LimitRequestBody",
+# "allOf": [
+# {
+# "$ref": "#/$defs/apache_writes"
+# },
+# {
+# "$ref": "#/$defs/apache_elsewhere"
+# }
+# ]
+# }
+# }
+# }
+# }
+# },
+# "snippets": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^/[A-Za-z0-9._@+~=/-]*[A-Za-z0-9._@+~=-]$",
+# "maxLength": 1024,
+# "hint": "an absolute path such as /etc/nginx/snippets/blog.conf"
+# },
+# "default": []
+# }
+# }
+# },
+# "tls": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "kind": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "none",
+# "self_signed",
+# "files",
+# "acme",
+# null
+# ],
+# "default": "none"
+# },
+# "listen": {
+# "type": [
+# "array",
+# "null"
+# ],
+# "minItems": 1,
+# "uniqueItems": true,
+# "items": {
+# "$ref": "#/$defs/listen"
+# },
+# "default": [
+# 443
+# ]
+# },
+# "certificate": {
+# "only_with": {
+# "kind": [
+# "files"
+# ]
+# },
+# "required_with": {
+# "kind": "files",
+# "text": "missing: kind: files needs certificate and key"
+# },
+# "$ref": "#/$defs/pem",
+# "default": null
+# },
+# "key": {
+# "$ref": "#/$defs/pem",
+# "default": null,
+# "only_with": {
+# "kind": [
+# "files"
+# ]
+# },
+# "required_with": {
+# "kind": "files",
+# "text": "missing: kind: files needs certificate and key"
+# }
+# },
+# "client_ca": {
+# "conflicts": {
+# "kind": "none",
+# "text": "has no effect with kind: none: without https no client shows a certificate"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^((/(?!\\.{1,2}(/|$))[A-Za-z0-9._@+~=,-]+)+|-----BEGIN CERTIFICATE-----\\n[ -~\\n]+)$",
+# "maxLength": 65536,
+# "hint": "text in PEM with its line breaks (written as a block after |) or an absolute path",
+# "default": null
+# },
+# "verify": {
+# "only_with": {
+# "client_ca": true
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "required",
+# "optional",
+# null
+# ],
+# "default": null,
+# "derived": "`required` with `client_ca`"
+# },
+# "client": {
+# "only_with": {
+# "kind": [
+# "acme"
+# ]
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "uacme",
+# "certbot",
+# null
+# ],
+# "default": null
+# },
+# "email": {
+# "only_with": {
+# "kind": [
+# "acme"
+# ]
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9_][A-Za-z0-9._%+-]*@[A-Za-z0-9][A-Za-z0-9.-]*$",
+# "maxLength": 254,
+# "hint": "an e-mail address, such as ops@example.org",
+# "default": null
+# },
+# "directory": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^https://[A-Za-z0-9\\[][!-~]*$",
+# "maxLength": 1024,
+# "hint": "an https:// URL, such as https://acme-v02.api.letsencrypt.org/directory",
+# "default": "https://acme-v02.api.letsencrypt.org/directory"
+# },
+# "challenge": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "http-01",
+# "dns-01",
+# null
+# ],
+# "default": "http-01"
+# },
+# "hook": {
+# "only_with": {
+# "kind": [
+# "acme"
+# ]
+# },
+# "conflicts": {
+# "kind": "acme",
+# "challenge": "http-01",
+# "text": "has no effect with challenge: http-01"
+# },
+# "required_with": {
+# "kind": "acme",
+# "challenge": "dns-01",
+# "text": "missing: dns-01 needs a program"
+# },
+# "$ref": "#/$defs/absolute",
+# "default": null
+# },
+# "eab": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "key_id": {
+# "only_with": {
+# "kind": [
+# "acme"
+# ]
+# },
+# "required_with": {
+# "key": true,
+# "text": "missing: external account binding needs key_id and key"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[A-Za-z0-9_][A-Za-z0-9._=+/-]*$",
+# "maxLength": 255,
+# "hint": "letters, digits and . _ = + / -",
+# "default": null
+# },
+# "key": {
+# "only_with": {
+# "kind": [
+# "acme"
+# ]
+# },
+# "required_with": {
+# "key_id": true,
+# "text": "missing: external account binding needs key_id and key"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^(sdb://[!-~]+|[A-Za-z0-9_-]+=*)$",
+# "maxLength": 1024,
+# "hint": "base64url text or an sdb:// reference",
+# "default": null
+# }
+# }
+# }
+# }
+# },
+# "maintenance": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "page": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "own": true,
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "$ref": "#/$defs/page",
+# "default": null
+# },
+# "allow": {
+# "conflicts": {
+# "proxy:kind": "none",
+# "text": "has no effect with proxy:kind: none: remove it, and configure your own proxy"
+# },
+# "$ref": "#/$defs/networks",
+# "default": []
+# }
+# }
+# },
+# "releases": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "keep": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 2,
+# "maximum": 1000,
+# "default": 5
+# },
+# "drain": {
+# "$ref": "#/$defs/duration",
+# "default": "30s"
+# },
+# "overlap": {
+# "conflicts": {
+# "value": false,
+# "hosts": true,
+# "state": "present",
+# "text": "expected true: with hosts, the active instance runs until every host has started the new one"
+# },
+# "$ref": "#/$defs/flag",
+# "default": true
+# },
+# "max_errors": {
+# "type": [
+# "string",
+# "integer",
+# "null"
+# ],
+# "pattern": "^any$",
+# "minimum": 0,
+# "maximum": 1000000,
+# "hint": "any or a number from 0 on",
+# "default": 0
+# },
+# "size": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[1-9][0-9]{0,5}[MG]$",
+# "hint": "a number with M or G such as 512M",
+# "default": "1G"
+# },
+# "files": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 1000000,
+# "default": 100000
+# },
+# "watch": {
+# "$ref": "#/$defs/duration",
+# "default": "0s"
+# }
+# }
+# },
+# "timeouts": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "fetch": {
+# "$ref": "#/$defs/duration",
+# "default": "2m"
+# },
+# "build": {
+# "$ref": "#/$defs/duration",
+# "default": "30m"
+# },
+# "start": {
+# "$ref": "#/$defs/duration",
+# "default": "5m"
+# },
+# "command": {
+# "$ref": "#/$defs/duration",
+# "default": "10m"
+# },
+# "backup": {
+# "$ref": "#/$defs/duration",
+# "default": "2h"
+# },
+# "lock": {
+# "$ref": "#/$defs/duration",
+# "default": "10m"
+# }
+# }
+# },
+# "log": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "requests": {
+# "$ref": "#/$defs/flag",
+# "default": false
+# }
+# }
+# }
+# }
+# }
+# }
+# },
+# "platforms": {
+# "Debian": {
+# "defaults": {},
+# "packages": {
+# "apache": "apache2",
+# "bus": "dbus",
+# "certbot": "certbot",
+# "certificates": "ca-certificates",
+# "cron": "cron",
+# "docker": [
+# "docker.io"
+# ],
+# "git": "git",
+# "haproxy": "haproxy",
+# "memcached": "memcached",
+# "mount": {
+# "ceph": [
+# "ceph-common"
+# ],
+# "cifs": [
+# "cifs-utils"
+# ],
+# "fuse.sshfs": [
+# "sshfs"
+# ],
+# "glusterfs": [
+# "glusterfs-client"
+# ],
+# "nfs": [
+# "nfs-common"
+# ],
+# "nfs4": [
+# "nfs-common"
+# ]
+# },
+# "mod_wsgi": [
+# "apache2-bin",
+# "libapache2-mod-wsgi-py3"
+# ],
+# "mysql": [
+# "gcc",
+# "libmariadb-dev",
+# "mariadb-client",
+# "pkgconf",
+# "python3-dev"
+# ],
+# "mysql_server": [
+# "mariadb-server",
+# "tzdata"
+# ],
+# "nginx": "nginx",
+# "podman": [
+# "podman"
+# ],
+# "mmdebstrap": "mmdebstrap",
+# "pgbouncer": [
+# "iproute2",
+# "pgbouncer"
+# ],
+# "postgis": [
+# "gdal-bin"
+# ],
+# "postgis_server": [
+# "postgresql-postgis"
+# ],
+# "postgres": [
+# "libpq5",
+# "postgresql-client"
+# ],
+# "postgres_server": [
+# "postgresql"
+# ],
+# "python": "python3",
+# "redis": "redis-tools",
+# "rsync": "rsync",
+# "ssh": "openssh-client",
+# "sudo": "sudo",
+# "supervisor": "supervisor",
+# "tls": "openssl",
+# "uacme": "uacme",
+# "varnish": "varnish",
+# "venv": "python3-venv",
+# "xsendfile": "libapache2-mod-xsendfile"
+# },
+# "nginx": {
+# "user": "www-data",
+# "group": "www-data"
+# },
+# "default_sites": {
+# "apache": "/etc/apache2/sites-enabled/000-default.conf",
+# "nginx": "/etc/nginx/sites-enabled/default"
+# },
+# "mod_wsgi": {
+# "program": "/usr/sbin/apache2",
+# "modules": "/usr/lib/apache2/modules"
+# },
+# "stores": {
+# "memcached": "/usr/bin/memcached",
+# "redis": "/usr/bin/redis-check-rdb",
+# "redis_channels": "&*"
+# },
+# "log_group": "adm",
+# "shell": "/usr/sbin/nologin"
+# },
+# "Debian-13": {
+# "packages": {
+# "docker": [
+# "docker.io",
+# "docker-cli",
+# "docker-buildx"
+# ],
+# "redis": "valkey-tools"
+# },
+# "stores": {
+# "redis": "/usr/bin/valkey-check-rdb"
+# }
+# },
+# "Ubuntu-22": {
+# "packages": {
+# "mysql": [
+# "gcc",
+# "libmariadb-dev",
+# "mariadb-client",
+# "pkg-config",
+# "python3-dev"
+# ]
+# },
+# "stores": {
+# "redis_channels": ""
+# }
+# },
+# "Ubuntu-24": {}
+# }
+# }
 #: django_formula/pillar/site.py
 # """Contradictions within a site, and between the sites of a host: what takes more than other options' values.
 #
@@ -42484,9 +50148,21 @@ def _clear(home: str, folder: str) -> None:
 #                 yield (*at, name), f"expected a number in a container, got {limits[name]}"
 #
 #
+# def promotions(sites: Sites) -> Iterator[Problem]:
+#     """Yield sites that get their commits from a site which is not there, or from themselves."""
+#     for name, site in sites.items():
+#         origin = (site["promote"] or {}).get("from")
+#         if origin and (origin not in sites or origin == name):
+#             text = "is this site itself" if origin == name else "is no site of this host"
+#             yield ("django", "sites", name, "promote", "from"), f"{origin} {text}"
+#
+#
 # def without_systemd(sites: dict[str, Site]) -> Iterator[Problem]:
-#     """Yield the sites in containers of a host where systemd is not PID 1, whose control groups engines need."""
+#     """Yield what sites have that needs systemd, on a host where it is not PID 1: control groups, sockets of root."""
 #     for name, site in sorted(sites.items()):
+#         if site.get("push"):
+#             text = "supported where systemd is PID 1, which it is not on this host: set repository instead"
+#             yield ("django", "sites", name, "push"), text
 #         if site.get("container") is not None:
 #             text = "supported where systemd is PID 1, which it is not on this host"
 #             yield ("django", "sites", name, "container"), f"{text}: remove it, or see docs/guides/compose.md"
@@ -42659,13 +50335,21 @@ def _clear(home: str, folder: str) -> None:
 #
 # # All of them
 #
+#
 # #: Every rule for one site: what contradicts it, by paths relative to the site.
+# def hook(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield a webhook that does not know its branch: what is pushed chooses nothing."""
+#     if site.get("hook") and not site["folder"] and re.fullmatch("HEAD|[0-9a-f]{40}", site["revision"]):
+#         yield ("hook",), "needs the name of the branch: set revision, such as main"
+#
+#
 # WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
 #     domains,
 #     server_modules,
 #     server_threads,
 #     embedded_options,
 #     paths,
+#     hook,
 #     pillar_listen.server_port,
 #     pillar_listen.networks,
 #     pillar_listen.within,
@@ -42706,6 +50390,7 @@ def _clear(home: str, folder: str) -> None:
 #     database.between,
 #     store.between,
 #     same_destinations,
+#     promotions,
 # )
 #: django_formula/pillar/states.py
 # """The states of an apply that every host with sites has, by the part of `django/` that they belong to.
@@ -42730,7 +50415,6 @@ def _clear(home: str, folder: str) -> None:
 #
 # FILES = "salt://django/files/"
 # PACKAGES = "The packages of the sites are installed"
-# WATCHED = "The host is watched"
 # #: The programs of every release.
 # PROGRAMS = (
 #     "django_formula_plan.py",
@@ -42754,7 +50438,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def parts(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], Any]) -> dict[str, States]:
-#     """Return the states of `place`, `host`, `proxy` and `site`, if there are sites, and of what other hosts use.
+#     """Return the states of `watch`; where there are sites of `place`, `host`, `proxy` and `site`; of what others use.
 #
 #     Args:
 #         django: what `pillar.compiler.compile` returns.
@@ -42762,8 +50446,9 @@ def _clear(home: str, folder: str) -> None:
 #         table: returns what a YAML file of the formula has, by its name.
 #     """
 #     own = {part.name: part.states(django) for part in pillar_parts.parts()}
-#     if not django["sites"]:  # a master's, or none: what is left of one is removed
-#         return {**own, "watch": {WATCHED: _state("django.watch", config=json.dumps(django["watch"]))}}
+#     own["watch"] = _watch(django)
+#     if not django["sites"]:
+#         return own
 #     return {
 #         **own,
 #         "place": _place(django),
@@ -42878,36 +50563,40 @@ def _clear(home: str, folder: str) -> None:
 #     return f"Python {version} is installed"
 #
 #
-# # The web servers that face the clients, where their ports are free. Debian's default site goes only where it is this
-# # formula that installs one; a site's own files are made by the site's step `proxy`.
-#
-#
-# def _proxies(django: Compiled) -> States:
-#     states: States = {"include": ["django.place"], WATCHED: _watch(django)}
-#     for kind in django["proxies"]:
-#         sites = {name: site for name, site in django["sites"].items() if site["proxy"]["kind"] == kind}
-#         states |= _proxy(kind, sites, django)
-#     return states
+# # The watch of the host, before the web servers: it stops serving the page where another proxy needs its ports.
 #
 #
 # def _watch(django: Compiled) -> States:
-#     """Return the state of the watch, which stops serving the page before another proxy needs its ports.
+#     """Return the state of the watch; on a host without sites, of a master's, or of what is left of one.
 #
 #     Where each site is refused, or has no port, nothing is changed.
 #     """
 #     kinds = {name: site["proxy"]["kind"] for name, site in django["sites"].items()}
 #     places = dict.fromkeys(
-#         f"The ports of {kind} are free" if kind in django["proxies"] else f"{name} can be deployed"
-#         for name, kind in kinds.items()
+#         f"{name} can be deployed" if kind == "none" else f"The ports of {kind} are free" for name, kind in kinds.items()
 #     )
-#     free = {"require_any": [{"django": place} for place in places]}
-#     return _state("django.watch", free, config=json.dumps(django["watch"]), **_served(django))
-#
-#
-# def _served(django: Compiled) -> dict[str, Any]:
-#     """Return by which proxy and under which name the page is served; nothing without one."""
 #     page = django["page"]
-#     return {"page": {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]}} if page else {}
+#     served = {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]} if page else None
+#     state = _state(
+#         "django.watch",
+#         *([{"require_any": [{"django": place} for place in places]}] if places else []),
+#         config=json.dumps(django["watch"]),
+#         **({"page": served} if served else {}),
+#     )
+#     included = ["django.place", *(["django.proxy"] if django["proxies"] else [])]
+#     return {**({"include": included} if places else {}), "The host is watched": state}
+#
+#
+# # The web servers that face the clients, where their ports are free. Debian's default site goes only where it is this
+# # formula that installs one; a site's own files are made by the site's step `proxy`.
+#
+#
+# def _proxies(django: Compiled) -> States:
+#     states: States = {"include": ["django.place"]}
+#     for kind in django["proxies"]:
+#         sites = {name: site for name, site in django["sites"].items() if site["proxy"]["kind"] == kind}
+#         states |= _proxy(kind, sites, django)
+#     return states
 #
 #
 # def _proxy(kind: str, sites: Mapping[str, Site], django: Compiled) -> States:
@@ -43173,6 +50862,9 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.pillar.layers import fill, merge
 # from django_formula.pillar.page import options as page_options
 #
+# #: The formats that are the API of a Git server, and the kinds of messages that it is sent.
+# GIT_SERVERS = ("github", "gitlab", "forgejo")
+# DEPLOYMENTS = ("released", "failed", "rolled_back", "interrupted")
 # #: What the heartbeat is named, among the channels.
 # HEARTBEAT = "_heartbeat"
 # _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -43204,6 +50896,11 @@ def _clear(home: str, folder: str) -> None:
 #             yield (name, "format"), "has no effect with mail: remove it"
 #         elif channel["token"] and channel["format"] in ("apprise",):
 #             yield (name, "token"), "has no effect with format: apprise: write it into the URL"
+#         if channel["format"] in GIT_SERVERS:
+#             if channel["kinds"] and not {*channel["kinds"]} <= {*DEPLOYMENTS}:
+#                 yield (name, "kinds"), f"a Git server is sent deployments: expected {', '.join(DEPLOYMENTS)}"
+#         elif channel["environment"]:
+#             yield (name, "environment"), f"has no effect without format: {', '.join(GIT_SERVERS)}"
 #
 #
 # def contradictions_of_site(own: Mapping[str, Any], host: Mapping[str, Any]) -> Iterator[Problem]:
@@ -43256,7 +50953,7 @@ def _clear(home: str, folder: str) -> None:
 #         "drift": any("drift" in (channel["kinds"] or ()) for channel in found.values()),
 #         "channels": {
 #             name: {
-#                 "kinds": channel["kinds"],
+#                 "kinds": channel["kinds"] or ([*DEPLOYMENTS] if channel["format"] in GIT_SERVERS else None),
 #                 "sites": channel["sites"],
 #                 "host": channel["host"],
 #                 "format": senders[name]["format"],
@@ -43301,7 +50998,8 @@ def _clear(home: str, folder: str) -> None:
 # def _sender(channel: Mapping[str, Any], sites: Mapping[str, Any]) -> dict[str, Any]:
 #     """Return what sends by a channel needs: by mail the server of one of its sites, or that of this host."""
 #     if not channel["mail"]:
-#         return {key: channel[key] for key in ("url", "token") if channel[key]} | {"format": channel["format"] or "json"}
+#         own = {key: channel[key] for key in ("url", "token", "environment") if channel[key]}
+#         return own | {"format": channel["format"] or "json"}
 #     servers = [sites[name]["email"] for name in channel["sites"] if sites[name].get("email")]
 #     server: Mapping[str, Any] = servers[0] if servers else {}
 #     return {
@@ -44874,7 +52572,7 @@ def _clear(home: str, folder: str) -> None:
 #     def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
 #         """Return the state of a part's program, such as ``FATAL``; empty where it was just stopped."""
 #         if daemons.pid(daemons.SUPERVISOR) is None:
-#             return ""
+#             return "supervisor does not run"
 #         program = _program(unit(site, release, part))
 #         return "" if program and program.state == "STOPPED" else program.state if program else "supervisor has none"
 #
@@ -46737,7 +54435,7 @@ def _clear(home: str, folder: str) -> None:
 #         missing: those that were read in the source.
 #         observed: those without which a start does not get on.
 #     """
-#     at, words = site.at, {one.name: {"from": one.word} for one in sorted(observed) if one.word}
+#     at, words = site.at, {one.name: one.value for one in sorted(observed) if one.word}
 #     names = sorted({*missing, *(one.name for one in observed)})
 #     made_up = {one.name: {"generate": 50} for one in sorted(observed) if one.is_made_up}
 #     options = {"environment": words, "secrets": made_up, **observation.lacking(site, observed)}
@@ -52656,6 +60354,22 @@ def _clear(home: str, folder: str) -> None:
 #         if left and time.monotonic() > deadline:
 #             return left
 #         time.sleep(0.05)
+#: django_formula/release/progress.py
+# """The steps that a release begins, told to who waits for it in another process: a line for each in a file."""
+#
+# import contextlib
+# import os
+#
+# #: The variable that has the path of the file, which root alone sets, for a process that root starts.
+# FILE = "DJANGO_FORMULA_STEPS"
+#
+#
+# def note(step: str) -> None:
+#     """Tell that a step begins; nothing where no one waits. No release depends on it."""
+#     path = os.environ.get(FILE)
+#     if path:
+#         with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as file:
+#             file.write(f"{step}\n")
 #: django_formula/release/releases.py
 # """Releases: their records, the active one, and that of a name."""
 #
@@ -53505,6 +61219,2540 @@ def _clear(home: str, folder: str) -> None:
 #             if pid is not None:
 #                 found.append(Finishing(release, name, pid, state))
 #     return found
+#: django_formula/request/__init__.py
+# """Requests to release a commit of a site: their queue on disk, its program, and its units."""
+#: django_formula/request/ask.py
+# """Ask for the release of a commit by the socket of a site, for programs of this host that are not root."""
+#
+# import contextlib
+# import json
+# import socket
+# import time
+# from collections.abc import Callable
+# from pathlib import Path
+# from typing import Any
+#
+# #: Tries to connect, and seconds between two.
+# _TRIES, _PAUSE = 30, 1.0
+# #: Bytes of a line of the answer.
+# _LINE = 1 << 16
+# #: The final statuses that are no failure.
+# GOOD = ("released", "superseded")
+#
+#
+# def ask(path: Path, request: dict[str, Any], tell: Callable[[str], None]) -> tuple[str, str]:
+#     """Return the final status of a request, and why it has it.
+#
+#     A unit that was restarted meanwhile is asked again: for the result of what it has accepted, else for the same.
+#
+#     Args:
+#         path: the socket.
+#         request: what is sent, as `request.door` reads it.
+#         tell: is called with each step of the release.
+#     """
+#     number, told = "", 0
+#     for _try in range(_TRIES):
+#         sent = {"do": "result", "id": number} if number else {**request, "do": "request", "follow": True}
+#         begun = 0
+#         for answer in _answers(path, sent):
+#             number = str(answer.get("accepted") or number)
+#             if "step" in answer:
+#                 begun += 1
+#                 if begun > told:
+#                     told = begun
+#                     tell(str(answer["step"]))
+#             if "status" in answer:
+#                 return str(answer["status"]), str(answer.get("why", ""))
+#         time.sleep(_PAUSE)
+#     return "failed", f"{path} does not answer" if not number else f"request {number} has no result yet"
+#
+#
+# def _answers(path: Path, sent: dict[str, Any]) -> list[dict[str, Any]] | Any:
+#     """Yield what is answered, until the connection ends."""
+#     with contextlib.suppress(OSError, ValueError, RecursionError), socket.socket(socket.AF_UNIX) as connection:
+#         connection.connect(str(path))
+#         connection.sendall(json.dumps(sent).encode() + b"\n")
+#         with connection.makefile("rb") as lines:
+#             while line := lines.readline(_LINE):
+#                 answer = json.loads(line)
+#                 if isinstance(answer, dict):
+#                     yield answer
+#: django_formula/request/checks.py
+# """Requests wait until the checks of their commit have passed at the Git server: `checks` of a site (decision 0161)."""
+#
+# import functools
+# import time
+# from collections.abc import Callable, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.git_server import servers
+# from django_formula.host import clock, commands, file
+# from django_formula.request import queue
+# from django_formula.request.queue import Request
+# from django_formula.site.sites import Site
+# from django_formula.untrusted import network, shapes
+# from django_formula.untrusted.text import shown
+#
+# #: Seconds between two questions about the same commit.
+# EVERY = 15.0
+# #: The user of the child process that reads the answers of the Git server.
+# _UNPRIVILEGED = "nobody"
+# _SHAPE = {"state": str, "names": [str]}
+# _KEPT = {"id": str, "why": str}
+#
+#
+# class Gate:
+#     """What one program of requests knows of the commit that waits."""
+#
+#     def __init__(self) -> None:
+#         self._number, self._next, self._is_open = "", 0.0, False
+#
+#     def admit(self, site: Site, request: Request, is_settled: Callable[[], bool]) -> bool:
+#         """Return whether a request that waits may be worked off now; refuse it if its checks have failed.
+#
+#         A child process without rights queries the server, every 15 s.
+#
+#         Args:
+#             is_settled: returns whether there is nothing to release.
+#
+#         Raises:
+#             DeploymentError: the files of requests are not free in time.
+#         """
+#         wanted = site.config.get("checks")
+#         if not wanted:
+#             return True
+#         if request.number != self._number:
+#             self._number, self._next, self._is_open = request.number, 0.0, False
+#         if self._is_open or time.monotonic() < self._next:
+#             return self._is_open
+#         if is_settled():
+#             return True
+#         state, why = self._ask(site, wanted, request.commit)
+#         self._next = time.monotonic() + EVERY
+#         self._is_open = state == "passed"
+#         is_late = time.time() - clock.seconds(request.asked) > commands.seconds(wanted["within"])
+#         if state == "failed" or (is_late and not self._is_open):
+#             ends = "" if state == "failed" else f"; it waits for {wanted['within']} at most"
+#             queue.refuse_waiting(site, request, f"{why}{ends}")
+#         elif not self._is_open:
+#             file.write_json(_path(site), {"id": request.number, "why": why}, mode=0o600, durable=False)
+#         return self._is_open
+#
+#     def _ask(self, site: Site, wanted: Mapping[str, Any], commit: str) -> tuple[str, str]:
+#         """Return the state of the checks of a commit, and what is said of it."""
+#         token = servers.TOKEN.value(site, None) or ""
+#         action = functools.partial(self._checks, wanted, token, commit)
+#         value, error, _after = network.ask(_UNPRIVILEGED, action)
+#         what = f"of {commit[:12]}"
+#         if error or not shapes.fits(value, _SHAPE):
+#             cause = commands.redact(error or "an answer of another shape", [token] if token else [])
+#             return "", f"the checks {what} could not be read: {cause}"
+#         names = ", ".join(shown(name)[:80] for name in value["names"][:20])
+#         texts = {
+#             "failed": f"checks {what} have failed: {names}",
+#             "pending": f"checks {what} have not passed yet: {names}",
+#             "none": f"the Git server knows no check {what} yet",
+#         }
+#         return value["state"], texts.get(value["state"], "")
+#
+#     def _checks(self, wanted: Mapping[str, Any], token: str, commit: str) -> dict[str, Any]:
+#         return servers.checks(wanted["kind"], wanted["url"], token, commit, wanted["names"], wanted["ignore"])
+#
+#
+# def waits_for(site: Site, number: str) -> str:
+#     """Return what a request waits for at the Git server, as the last question has found it; empty for nothing."""
+#     kept = file.read_json(_path(site), _KEPT)
+#     return kept["why"] if kept and kept["id"] == number else ""
+#
+#
+# def _path(site: Site) -> Path:
+#     return queue.folder(site) / "checks.json"
+#: django_formula/request/delivery.py
+# """What git servers send to a webhook: whether a secret has signed it, and which branch has which commit now.
+#
+# GitHub, GitLab, Gitea, Forgejo, Gogs and Bitbucket (Cloud, Data Center). Nothing of a delivery is believed that is not
+# signed, and of a signed one the name of a branch and a commit: docs/decisions/0159.
+# """
+#
+# import hashlib
+# import hmac
+# import json
+# import re
+# from collections.abc import Iterable, Iterator, Mapping
+# from typing import Any, NamedTuple
+#
+# #: The headers with a signature, and what comes before its digits: SHA-256 of all.
+# _SIGNATURES = {
+#     "x-hub-signature-256": "sha256=",
+#     "x-hub-signature": "sha256=",
+#     "x-forgejo-signature": "",
+#     "x-gitea-signature": "",
+#     "x-gogs-signature": "",
+# }
+# #: The header of GitLab, which sends the secret itself.
+# _TOKEN = "x-gitlab-token"  # noqa: S105 # nosec B105
+# #: The header with the name of the event, the server, and its names of a push. A server sends those of its ancestors
+# #: too, so the first one that is there counts.
+# _EVENTS = (
+#     ("x-forgejo-event", "Forgejo", ("push",)),
+#     ("x-gitea-event", "Gitea", ("push",)),
+#     ("x-gogs-event", "Gogs", ("push",)),
+#     ("x-gitlab-event", "GitLab", ("Push Hook",)),
+#     ("x-event-key", "Bitbucket", ("repo:push", "repo:refs_changed")),
+#     ("x-github-event", "GitHub", ("push",)),
+# )
+# _COMMIT = re.compile(r"[0-9a-f]{40}")
+# #: What servers send as the commit of a branch that is deleted.
+# _DELETED = "0" * 40
+#
+#
+# class Update(NamedTuple):
+#     """A branch or tag by its whole name, and the commit that it has now; an empty one where it is deleted."""
+#
+#     ref: str
+#     commit: str
+#
+#
+# def is_signed(headers: Mapping[str, str], body: bytes | bytearray, secrets: Iterable[str]) -> bool:
+#     """Return whether one of the secrets has signed a delivery.
+#
+#     Args:
+#         headers: by their names in lower case.
+#     """
+#     same = []
+#     for secret in secrets:
+#         digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+#         same += [_is_same(headers.get(name, ""), before + digest) for name, before in _SIGNATURES.items()]
+#         same.append(_is_same(headers.get(_TOKEN, ""), secret))
+#     return any(same)
+#
+#
+# def _is_same(given: str, expected: str) -> bool:
+#     return hmac.compare_digest(given.encode(), expected.encode())
+#
+#
+# def server(headers: Mapping[str, str]) -> str:
+#     """Return the name of the server that has sent a delivery; an empty text for another program."""
+#     return next((name for header, name, _push in _EVENTS if header in headers), "")
+#
+#
+# def updates(headers: Mapping[str, str], body: bytes | bytearray) -> list[Update]:
+#     """Return what a signed delivery tells of branches; nothing for events that are no push.
+#
+#     Raises:
+#         ValueError, TypeError, KeyError, RecursionError: it is not what such a server sends.
+#     """
+#     event, pushes = next(((headers[header], push) for header, _name, push in _EVENTS if header in headers), ("", ()))
+#     if not event:
+#         raise ValueError("no header names an event of a git server that is known")
+#     if event not in pushes:
+#         return []
+#     if headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+#         from urllib.parse import parse_qs  # GitHub's other format, which few choose
+#
+#         body = parse_qs(body.decode(), max_num_fields=2, strict_parsing=True)["payload"][0].encode()
+#     return [Update(ref, _commit(commit)) for ref, commit in _refs(json.loads(body))]
+#
+#
+# def _commit(text: Any) -> str:
+#     if not isinstance(text, str) or not _COMMIT.fullmatch(text):
+#         raise ValueError("a commit has 40 hexadecimal digits")
+#     return "" if text == _DELETED else text
+#
+#
+# def _refs(found: Any) -> Iterator[tuple[str, Any]]:
+#     """Yield the refs of a push with their commits, in the formats of the servers."""
+#     if "ref" in found:
+#         yield str(found["ref"]), found["after"]
+#     elif "push" in found:  # Bitbucket Cloud: without a new state the branch is deleted
+#         for change in found["push"]["changes"]:
+#             new = change["new"] or {**change["old"], "target": {"hash": _DELETED}}
+#             kind = "tags" if new["type"] == "tag" else "heads"
+#             yield f"refs/{kind}/{new['name']}", new["target"]["hash"]
+#     else:  # Bitbucket Data Center
+#         for change in found["changes"]:
+#             yield str(change["ref"]["id"]), change["toHash"]
+#: django_formula/request/door.py
+# """The door of the requests of a site: what a program that is not root connects to, to have a commit released.
+#
+# systemd accepts each connection to ``/run/django-requests/<site>.sock`` and runs this program as root for it. The
+# program reads one line of JSON, puts a request into the queue, and answers lines of JSON: docs/decisions/0156. The user
+# who asks is the one that the kernel tells; what the line has of names is only shown.
+# """
+#
+# import ipaddress
+# import json
+# import re
+# import socket
+# import struct
+# import time
+# from typing import Any, NamedTuple
+#
+# from django_formula.audit.caller import Caller
+# from django_formula.host import users
+# from django_formula.host.commands import DeploymentError
+# from django_formula.request import follow, queue, unit
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.site.users import push_user
+# from django_formula.source import git
+# from django_formula.untrusted import shapes
+# from django_formula.untrusted.text import tell
+#
+# #: Bytes of the line that is read, and the seconds in which it has to arrive.
+# LIMIT, PATIENCE = 4096, 5.0
+# _SHAPE = {
+#     **{"do": str, "commit?": str, "id?": str, "by?": str, "from?": str},
+#     **{"follow?": bool, "rewind?": bool},
+# }
+# _NUMBER = re.compile(r"[0-9a-f]{1,32}")
+# #: What may be in the name of who asks.
+# _NAME = re.compile(r"[A-Za-z0-9_.@:/() -]{1,120}", re.ASCII)
+#
+#
+# class Unreadable(ValueError):
+#     """A client that is no program of ours has sent something else."""
+#
+#
+# class Asked(NamedTuple):
+#     """What a client asks for.
+#
+#     Attributes:
+#         do: ``request``, or ``result`` of a request that was accepted.
+#         commit: what is to be released.
+#         number: the request whose result is asked for.
+#         by: who asks, as the client names it, and its address.
+#         is_followed: whether the steps and the final status are sent.
+#         is_rewind: as of a `queue.Request`.
+#     """
+#
+#     do: str
+#     commit: str = ""
+#     number: str = ""
+#     by: str = ""
+#     origin: str = ""
+#     is_followed: bool = False
+#     is_rewind: bool = False
+#
+#
+# def parsed(line: bytes) -> Asked:
+#     """Return what a line asks for.
+#
+#     Raises:
+#         Unreadable: it is not such a line.
+#     """
+#     try:
+#         text = line.decode()
+#     except ValueError:
+#         raise Unreadable("the request is not UTF-8") from None
+#     try:
+#         found: dict[str, Any] = shapes.parse(text, _SHAPE, doing="reading the request")
+#     except DeploymentError:
+#         raise Unreadable("the request is no such object of JSON") from None
+#     asked = Asked(
+#         found["do"],
+#         found.get("commit", ""),
+#         found.get("id", ""),
+#         found.get("by", ""),
+#         found.get("from", ""),
+#         found.get("follow", False),
+#         found.get("rewind", False),
+#     )
+#     if asked.do == "result":
+#         if not _NUMBER.fullmatch(asked.number):
+#             raise Unreadable("the id of the request is not one")
+#         return asked
+#     if asked.do != "request":
+#         raise Unreadable("there is only: do request, do result")
+#     if not git.COMMIT.fullmatch(asked.commit):
+#         raise Unreadable("the commit is not 40 hexadecimal digits")
+#     if not _NAME.fullmatch(asked.by):
+#         raise Unreadable("the name of who asks has other characters than letters, digits and . @ : / ( ) - _")
+#     return asked._replace(origin=_address(asked.origin))
+#
+#
+# def _address(text: str) -> str:
+#     try:
+#         return str(ipaddress.ip_address(text)) if text and "%" not in text else ""
+#     except ValueError:
+#         raise Unreadable("the address of who asks is none") from None
+#
+#
+# def read_line(connection: socket.socket) -> bytes:
+#     """Return the line that a client sends.
+#
+#     Raises:
+#         Unreadable: it is too long, too slow, or not a whole one.
+#     """
+#     data, until = b"", time.monotonic() + PATIENCE
+#     while b"\n" not in data:
+#         left = until - time.monotonic()
+#         if left <= 0:
+#             raise Unreadable(f"no whole line within {PATIENCE:g} s")
+#         if len(data) > LIMIT:
+#             raise Unreadable(f"the request has more than {LIMIT} bytes")
+#         connection.settimeout(left)
+#         try:
+#             part = connection.recv(LIMIT)
+#         except TimeoutError:
+#             continue
+#         if not part:
+#             raise Unreadable("the request ends within a line")
+#         data += part
+#     line = data.partition(b"\n")[0]
+#     if len(line) > LIMIT:
+#         raise Unreadable(f"the request has more than {LIMIT} bytes")
+#     return line
+#
+#
+# def main(name: str) -> int:
+#     """Answer the client at standard input; return the exit code."""
+#     with socket.socket(fileno=0) as connection:
+#
+#         def send(answer: dict[str, Any]) -> None:
+#             connection.sendall(json.dumps(answer).encode() + b"\n")
+#
+#         try:
+#             try:
+#                 answer(sites.find(name), parsed(read_line(connection)), peer(connection), send)
+#             except (Unreadable, DeploymentError) as error:
+#                 send({"status": queue.REFUSED, "why": str(error)})
+#         except OSError as error:  # the client has gone: what was accepted is released all the same
+#             tell(error, is_error=True)
+#     return 0
+#
+#
+# def peer(connection: socket.socket) -> str:
+#     """Return the user who has connected."""
+#     uid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+#     return users.user_name(uid) or f"uid {uid}"
+#
+#
+# def answer(site: Site, asked: Asked, user: str, send: Any) -> None:
+#     """Put what is asked for into the queue, and tell what comes of it.
+#
+#     Raises:
+#         DeploymentError: the files are not free in time, or no program works requests off.
+#         OSError: the client has gone.
+#     """
+#     if asked.do == "result":
+#         _tell_result(site, asked.number, send)
+#         return
+#     pushes = user == push_user(site.name)
+#     how = {"is_checked": not pushes, "is_rewind": asked.is_rewind and pushes}
+#     request = queue.put(site, asked.commit, Caller(asked.by, asked.origin, user), **how)
+#     send({"accepted": request.number})
+#     unit.start(site)
+#     if asked.is_followed:
+#         _tell(follow.follow(site, request, lambda step: send({"step": step})), send)
+#
+#
+# def _tell_result(site: Site, number: str, send: Any) -> None:
+#     """Tell the final status of a request that was accepted before, as soon as it has one."""
+#     found = queue.ended(site, number)
+#     open_ones = [one for one in (queue.running(site), queue.waiting(site)) if one]
+#     # one that takes the place of another has that in its file, which ends it at the next look
+#     open_ones += [one.replaces for one in open_ones if one.replaces]
+#     request = next((one for one in open_ones if one.number == number), None)
+#     found = found or (request and follow.follow(site, request, lambda step: send({"step": step})))
+#     found = found or queue.ended(site, number)  # it has ended between the two looks
+#     _tell(found or {"status": queue.REFUSED, "why": "there is no such request"}, send)
+#
+#
+# def _tell(found: dict[str, Any], send: Any) -> None:
+#     send({"status": found["status"], "why": found["why"]})
+#: django_formula/request/entrance.py
+# """What lets programs of this host into the queue of a site: a group, and a socket that starts `request.door` as root.
+#
+# Sites without `push` and `hook` have none of it. See docs/decisions/0156.
+# """
+#
+# import grp
+# import os
+# from collections.abc import Sequence
+# from pathlib import Path
+#
+# from django_formula.host import archive, commands, config_files, daemons, file, units, users
+# from django_formula.host.commands import DeploymentError
+# from django_formula.request import queue, unit
+# from django_formula.site.sites import Site
+#
+# MODULE = "django_formula.request.door"
+# _FOLDER = Path("/run/django-requests")
+# #: Seconds that systemd may take to close a socket.
+# _PATIENCE = 30.0
+# _SOCKET = """\
+# [Unit]
+# Description=Requests of programs to release a commit of the Django site {site}
+#
+# [Socket]
+# ListenStream={path}
+# SocketMode=0660
+# SocketUser=root
+# SocketGroup={group}
+# DirectoryMode=0755
+# Accept=yes
+# MaxConnections=64
+# # Else as many connections as a program can make in a moment would end the socket.
+# TriggerLimitIntervalSec=0
+#
+# [Install]
+# WantedBy=sockets.target
+# """
+# _SERVICE = """\
+# # {version}
+# [Unit]
+# Description=A request of a program to release a commit of the Django site {site}
+# CollectMode=inactive-or-failed
+#
+# [Service]
+# ExecStart={command}
+# StandardInput=socket
+# StandardOutput=journal
+# StandardError=journal
+# NoNewPrivileges=yes
+# MemoryMax=128M
+# TasksMax=16
+# # It waits for a release that it has accepted, which goes on without it.
+# RuntimeMaxSec=2h
+# """
+#
+#
+# def is_wanted(site: Site) -> bool:
+#     """Return whether a program of this host may ask for releases of a site."""
+#     return bool(site.config.get("push") or site.config.get("hook"))
+#
+#
+# def path(site: Site) -> Path:
+#     """Return the socket of a site."""
+#     return _FOLDER / f"{site.name}.sock"
+#
+#
+# def group(site: Site) -> str:
+#     """Return the group whose members may connect to it; names of users and groups have 32 characters at most."""
+#     return f"{site.name}-ask"
+#
+#
+# def pending(site: Site, salt_call: Sequence[str]) -> dict[str, str]:
+#     """Return what `apply` would change, by path.
+#
+#     Args:
+#         salt_call: the command that calls Salt on this host.
+#
+#     Raises:
+#         DeploymentError: there is none, which works requests off.
+#     """
+#     if not is_wanted(site):
+#         return {str(one): "removed" for one in present(site)}
+#     if not salt_call:
+#         raise DeploymentError(
+#             f"there is no salt-call on this host, which works the requests of {site.name} off",
+#             hint="install salt-minion, which need not run",
+#         )
+#     if users.find_user(group(site)):
+#         raise DeploymentError(
+#             f"the user {group(site)} exists on this host, whose group would be the one that may request releases "
+#             f"of {site.name}",
+#             hint="rename the user and its group, or the site",
+#         )
+#     texts = {one: file.read_text(one) for one in _files(site)}
+#     changes = {
+#         str(one): "new" if texts[one] is None else "changed" for one, text in _files(site).items() if texts[one] != text
+#     }
+#     if not _program(site).exists() or not unit.is_prepared(site, salt_call):
+#         changes[str(queue.folder(site))] = "changed" if queue.folder(site).exists() else "new"
+#     if not _has_group(site):
+#         changes[f"group {group(site)}"] = "new"
+#     return changes
+#
+#
+# def apply(site: Site, salt_call: Sequence[str]) -> None:
+#     """Have the socket of a site listen, or remove it.
+#
+#     Raises:
+#         DeploymentError: systemd refuses a unit, or the files of the queue are not free in time.
+#     """
+#     changes = pending(site, salt_call)
+#     if not is_wanted(site):
+#         remove(site)
+#     elif changes:
+#         unit.prepare(site, salt_call)
+#         archive.install(MODULE, _program(site))
+#         for one, text in _files(site).items():
+#             file.write(one, text)
+#         if not _has_group(site):
+#             commands.run(["groupadd", "--system", group(site)], doing=f"creating the group {group(site)}")
+#         units.daemon_reload()
+#         socket = _units(site)[0].name
+#         units.control("enable", "--quiet", socket, doing=f"enabling {socket}")
+#         units.control("restart", socket, doing=f"starting {socket}")
+#
+#
+# def admit(site: Site, user: str) -> None:
+#     """Have a user of this host be one of those who may connect to the socket of a site."""
+#     if not is_admitted(site, user):
+#         argv = ["usermod", "--append", "--groups", group(site), user]
+#         commands.run(argv, doing=f"adding {user} to the group {group(site)}")
+#
+#
+# def is_admitted(site: Site, user: str) -> bool:
+#     """Return whether it is."""
+#     try:
+#         return user in grp.getgrnam(group(site)).gr_mem
+#     except KeyError:
+#         return False
+#
+#
+# def present(site: Site) -> list[Path]:
+#     """Return the files that a site has of it."""
+#     return [one for one in (*_units(site), _program(site), path(site)) if os.path.lexists(one)]
+#
+#
+# def remove(site: Site) -> None:
+#     """Remove the socket and the group; what was accepted is released all the same.
+#
+#     Raises:
+#         DeploymentError: systemd does not stop the socket.
+#     """
+#     found = [one for one in _units(site) if one.exists()]
+#     if found and daemons.has_systemd():
+#         socket = _units(site)[0].name
+#         units.stop("disable", "--quiet", "--now", units=[socket], doing=f"closing {socket}", within=_PATIENCE)
+#     for one in present(site):
+#         one.unlink(missing_ok=True)
+#     if found and daemons.has_systemd():
+#         units.daemon_reload()
+#     if found and _has_group(site):
+#         commands.run(["groupdel", group(site)], doing=f"removing the group {group(site)}")
+#
+#
+# def _has_group(site: Site) -> bool:
+#     return users.group_id(group(site)) >= 0
+#
+#
+# def _program(site: Site) -> Path:
+#     return queue.folder(site) / "door.pyz"
+#
+#
+# def _units(site: Site) -> tuple[Path, Path]:
+#     return (
+#         daemons.UNITS / f"django-{site.name}-requests.socket",
+#         daemons.UNITS / f"django-{site.name}-requests@.service",
+#     )
+#
+#
+# def _files(site: Site) -> dict[Path, str]:
+#     """Return the text of each unit."""
+#     socket, service = _units(site)
+#     command = " ".join(["/usr/bin/python3", "-I", str(_program(site)), site.name]).replace("%", "%%")
+#     listens = _SOCKET.format(site=site.name, path=path(site), group=group(site))
+#     text = _SERVICE.format(site=site.name, command=command, version=archive.version(MODULE))
+#     return {socket: f"{config_files.OURS}\n{listens}", service: f"{config_files.OURS}\n{text}"}
+#: django_formula/request/follow.py
+# """Wait for the final status of a request, and tell the steps of its release meanwhile."""
+#
+# import time
+# from collections.abc import Callable
+# from typing import Any
+#
+# from django_formula.host.commands import DeploymentError
+# from django_formula.request import queue, unit
+# from django_formula.request.queue import Request
+# from django_formula.site.sites import Site
+#
+# #: Seconds between two looks at the status and two starts of the program, and those after which there is none.
+# _TICK, _RESTART, ABANDONED = 0.2, 5.0, 60.0
+# #: Bytes of the file of steps.
+# _STEPS = 1 << 14
+#
+#
+# def follow(site: Site, request: Request, tell: Callable[[str], None] = lambda _step: None) -> dict[str, Any]:
+#     """Return a request with its final status, as soon as it has one.
+#
+#     Args:
+#         tell: is called with each step that its release begins.
+#
+#     Raises:
+#         DeploymentError: no program works it off.
+#     """
+#     last_seen = started = began = time.monotonic()
+#     told = 0
+#     while not (found := queue.ended(site, request.number)):
+#         time.sleep(_TICK)
+#         for step in _begun(site, request)[told:]:
+#             tell(step)
+#             told += 1
+#         now = time.monotonic()
+#         if queue.work_lock(site).holder():
+#             last_seen = now
+#         elif now - last_seen > ABANDONED:
+#             raise DeploymentError(
+#                 f"{request.commit[:12]} waits, and no program has worked the requests of {site.name} off since "
+#                 f"{now - began:.0f} s",
+#                 hint=f"look at journalctl --unit django-{site.name}-requests",
+#             )
+#         elif now - started > _RESTART:
+#             unit.start(site)
+#             started = now
+#     return found
+#
+#
+# def _begun(site: Site, request: Request) -> list[str]:
+#     """Return the steps that the release of a request has begun."""
+#     runs = queue.running(site)
+#     if not runs or runs.number != request.number:
+#         return []
+#     try:
+#         with open(queue.steps(site), "rb") as file:
+#             return file.read(_STEPS).decode(errors="replace").splitlines()
+#     except FileNotFoundError:
+#         return []
+#: django_formula/request/hook.py
+# """The webhook of a site: the program of its unit, which git servers reach through the proxy.
+#
+# It has no rights but one: to ask the unit of the site's requests. It answers one connection after another, and exits
+# when there is none for a while. It has the standard library only, and imports little of that: it starts for a request.
+# """
+#
+# import contextlib
+# import json
+# import re
+# import socket
+# import sys
+# import time
+# from typing import Any, NamedTuple
+#
+# from django_formula.request import delivery
+# from django_formula.untrusted.text import tell
+#
+# #: Bytes of a body, as GitHub sends at most, and of all headers.
+# SIZE, _HEAD = 25 << 20, 32 << 10
+# #: Seconds for a whole request, for the answer of the unit of requests, and without a connection until the exit.
+# PATIENCE, _DOOR, _IDLE = 15.0, 8.0, 30.0
+# #: Bytes of the answer of the unit of requests.
+# _ANSWER = 4096
+# _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
+# _NUMBER = re.compile(r"[0-9a-f]{1,32}")
+# _REASONS = {200: "OK", 202: "Accepted", 400: "Bad Request", 403: "Forbidden", 405: "Method Not Allowed"}
+# _REASONS |= {408: "Request Timeout", 413: "Content Too Large", 503: "Service Unavailable"}
+#
+#
+# class Answer(NamedTuple):
+#     """An answer of HTTP: its status, and its only line."""
+#
+#     status: int
+#     text: str
+#
+#
+# class Refused(Exception):
+#     """A request that gets an answer before it is understood."""
+#
+#     def __init__(self, status: int, text: str):
+#         super().__init__(text)
+#         self.answer = Answer(status, text)
+#
+#
+# class Hook:
+#     """The webhook of one site.
+#
+#     Args:
+#         config: ``site``; ``ref``, the only branch that is released; ``secret``, and ``former`` as long as it is not
+#             ``until``.
+#         doors: the folder with the sockets of the units of requests.
+#     """
+#
+#     def __init__(self, config: dict[str, Any], doors: str = "/run/django-requests"):
+#         self._config = config
+#         self._door = f"{doors}/{config['site']}.sock"
+#
+#     def answer(self, connection: socket.socket) -> Answer:
+#         """Return the answer to a request, after what it asks for is kept on disk."""
+#         try:
+#             headers, body = _read(connection)
+#             return self._judged(headers, body)
+#         except Refused as refused:
+#             return refused.answer
+#         except TimeoutError:
+#             return Answer(408, f"the request was not complete after {PATIENCE:.0f} s")
+#         except OSError:
+#             return Answer(400, "the connection was closed")
+#
+#     def _judged(self, headers: dict[str, str], body: bytearray) -> Answer:
+#         if not delivery.is_signed(headers, body, self._secrets()):
+#             return Answer(403, "the signature is missing or wrong")
+#         try:
+#             updates = delivery.updates(headers, body)
+#         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+#             return Answer(400, "this is no delivery of a git server that is known")
+#         ref = self._config["ref"]
+#         commit = next((update.commit for update in reversed(updates) if update.ref == ref), None)
+#         if not commit:
+#             why = f"{ref} was deleted" if commit == "" else f"only pushes to {ref} are released"
+#             return Answer(200, f"nothing to do: {why}")
+#         address = headers.get("x-forwarded-for", "")
+#         asked = {"do": "request", "commit": commit, "by": f"hook ({delivery.server(headers)})", "follow": False}
+#         return self._ask({**asked, "from": address if _ADDRESS.fullmatch(address) else ""})
+#
+#     def _secrets(self) -> list[str]:
+#         former = self._config["former"] if time.time() < self._config["until"] else ""
+#         return [one for one in (self._config["secret"], former) if one]
+#
+#     def _ask(self, asked: dict[str, Any]) -> Answer:
+#         """Return what the unit of requests has accepted, or why it has not."""
+#         try:
+#             with socket.socket(socket.AF_UNIX) as door:
+#                 door.settimeout(_DOOR)
+#                 door.connect(self._door)
+#                 door.sendall(json.dumps(asked).encode() + b"\n")
+#                 told = json.loads(_line(door))
+#         except (OSError, ValueError, RecursionError) as error:
+#             tell(f"{self._door}: {type(error).__name__}: {error}"[:300])
+#             return Answer(503, "the site takes no requests now: see the journal of its webhook")
+#         number = told.get("accepted") if isinstance(told, dict) else None
+#         if isinstance(number, str) and _NUMBER.fullmatch(number):
+#             return Answer(202, f"queued {asked['commit'][:12]} as {number}")
+#         tell(f"{self._door}: not accepted: {told!r}"[:300])
+#         return Answer(503, "the site does not accept the request: see the journal of its webhook")
+#
+#
+# def _line(connection: socket.socket) -> bytes:
+#     found = b""
+#     while b"\n" not in found and len(found) < _ANSWER:
+#         part = connection.recv(_ANSWER)
+#         if not part:
+#             break
+#         found += part
+#     return found.partition(b"\n")[0]
+#
+#
+# def _read(connection: socket.socket) -> tuple[dict[str, str], bytearray]:
+#     """Return the headers, by names in lower case, and the body of a POST.
+#
+#     Raises:
+#         Refused: it is none, or too large.
+#         OSError: it is cut off, or not complete in time.
+#     """
+#     until = time.monotonic() + PATIENCE
+#
+#     def more() -> bytes:
+#         connection.settimeout(max(0.01, until - time.monotonic()))
+#         part = connection.recv(65536)
+#         if not part:
+#             raise ConnectionError
+#         return part
+#
+#     data = bytearray()
+#     while (end := data.find(b"\r\n\r\n")) < 0:
+#         if len(data) > _HEAD:
+#             raise Refused(400, "the headers are too long")
+#         data += more()
+#     first, *lines = data[:end].decode("latin-1").split("\r\n")
+#     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+#     if not first.startswith("POST "):
+#         raise Refused(405, "only POST")
+#     size = headers.get("content-length", "")
+#     if "transfer-encoding" in headers or not re.fullmatch("[0-9]{1,18}", size):
+#         raise Refused(400, "the length of the body is missing")
+#     if int(size) > SIZE:
+#         raise Refused(413, f"the body has more than {SIZE >> 20} MiB")
+#     del data[: end + 4]
+#     while len(data) < int(size):
+#         data += more()
+#     del data[int(size) :]
+#     return headers, data
+#
+#
+# def _send(connection: socket.socket, answer: Answer) -> None:
+#     body = f"{answer.text}\n".encode()
+#     head = f"HTTP/1.1 {answer.status} {_REASONS[answer.status]}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+#     head += f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+#     with contextlib.suppress(OSError):
+#         connection.settimeout(5)
+#         connection.sendall(head.encode() + body)
+#
+#
+# def serve(hook: Hook, listener: socket.socket, idle: float = _IDLE) -> None:
+#     """Answer connections until there is none for some seconds; systemd starts the program for the next one."""
+#     listener.settimeout(idle)
+#     with contextlib.suppress(TimeoutError):
+#         while True:
+#             connection, _address = listener.accept()
+#             with connection:
+#                 answer = hook.answer(connection)
+#                 tell(f"{answer.status} {answer.text}")
+#                 _send(connection, answer)
+#
+#
+# def main() -> int:
+#     """Serve the socket that systemd has opened; the configuration is the standard input."""
+#     hook = Hook(json.load(sys.stdin))
+#     with socket.socket(fileno=3) as listener:
+#         serve(hook, listener)
+#     return 0
+#: django_formula/request/hook_unit.py
+# """The webhook of a site as files: its secret, its program, its user, and the two units that systemd starts it by.
+#
+# Sites without `hook` have none of it. Why each site has its own: docs/decisions/0159.
+# """
+#
+# import contextlib
+# import os
+# import secrets
+# import time
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.host import archive, commands, config_files, daemons, file, units, users
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.config_files import Files
+# from django_formula.request import entrance
+# from django_formula.site.sites import Site
+# from django_formula.site.users import title
+#
+# MODULE = "django_formula.request.hook"
+# PROGRAM = Path("/usr/local/lib/django-formula/hook.pyz")
+# _FOLDER = Path("/run/django-hook")
+# #: Below the path of the site. Proxies and firewalls let no other path with a dot through.
+# PATH = "/.well-known/django-hook"
+# #: Seconds for which the former secret is accepted: until the git server has the new one.
+# _FORMER = 24 * 60 * 60
+# #: Seconds that its program has to end.
+# _PATIENCE = 15.0
+# _SHAPE = {"site": str, "ref": str, "secret": str, "former": str, "until": float, "is_given": bool}
+# _SOCKET = """\
+# [Unit]
+# Description=Webhook of the Django site {site}
+#
+# [Socket]
+# ListenStream={socket}
+# SocketUser=root
+# SocketGroup={proxy}
+# SocketMode=0660
+# DirectoryMode=0755
+# Backlog=64
+#
+# [Install]
+# WantedBy=sockets.target
+# """
+# _SERVICE = """\
+# # {version}
+# [Unit]
+# Description=Webhook of the Django site {site}
+# Requires=django-{site}-web-hook.socket
+# After=django-{site}-web-hook.socket
+# StartLimitIntervalSec=0
+#
+# [Service]
+# ExecStart=/usr/bin/python3 -I {program}
+# # The secret, which systemd opens as root: LoadCredential= requires mounts, which not every container has.
+# StandardInput=file:{config}
+# StandardOutput=journal
+# StandardError=journal
+# User={user}
+# SupplementaryGroups={group}
+# UMask=0077
+# MemoryMax=256M
+# TasksMax=8
+# CapabilityBoundingSet=
+# AmbientCapabilities=
+# NoNewPrivileges=yes
+# PrivateNetwork=yes
+# PrivateTmp=yes
+# PrivateDevices=yes
+# PrivateMounts=yes
+# PrivateIPC=yes
+# DevicePolicy=closed
+# ProtectSystem=strict
+# ProtectHome=yes
+# ProtectProc=invisible
+# ProcSubset=pid
+# ProtectClock=yes
+# ProtectControlGroups=yes
+# ProtectHostname=yes
+# ProtectKernelLogs=yes
+# ProtectKernelModules=yes
+# ProtectKernelTunables=yes
+# KeyringMode=private
+# LockPersonality=yes
+# MemoryDenyWriteExecute=yes
+# RestrictAddressFamilies=AF_UNIX
+# RestrictNamespaces=yes
+# RestrictRealtime=yes
+# RestrictSUIDSGID=yes
+# SystemCallArchitectures=native
+# SystemCallErrorNumber=EPERM
+# SystemCallFilter=@system-service
+# SystemCallFilter=~@privileged @resources
+# """
+#
+#
+# def user(site: Site) -> str:
+#     """Return the user of the webhook."""
+#     return f"{site.name}-hook"
+#
+#
+# def config_file(site: Site) -> Path:
+#     """Return the file with the secret, which only root can read."""
+#     return site.secrets / ".hook.json"
+#
+#
+# def url(site: Site) -> str:
+#     """Return where the git server sends its requests."""
+#     return f"{site.scheme}://{site.canonical}{site.config['path'].rstrip('/')}{PATH}"
+#
+#
+# def read(site: Site) -> dict[str, Any] | None:
+#     """Return what the program is configured with; None where the site has no webhook."""
+#     return file.read_json(config_file(site), _SHAPE)
+#
+#
+# def pending(site: Site, given: str | None) -> dict[str, str]:
+#     """Return what `apply` would change: path → in what way.
+#
+#     Args:
+#         given: the secret of the pillar, if it has one.
+#     """
+#     if "hook" not in site.config:
+#         gone = [*map(str, present(site)), *([f"user {user(site)}"] if _has_user(site) else [])]
+#         return dict.fromkeys(gone, "removed")
+#     changes = config_files.differences(_files(site))
+#     before = read(site)
+#     if before is None or before != _config(site, before, given):
+#         changes[str(config_file(site))] = "changed" if before else "new"
+#     if not PROGRAM.exists():
+#         changes[str(PROGRAM)] = "new"
+#     if not _has_user(site):
+#         changes[f"user {user(site)}"] = "new"
+#     if not os.path.lexists(_link(site)):
+#         changes[_units(site)[0].name] = "disabled"
+#     return dict(changes)
+#
+#
+# def _config(site: Site, before: dict[str, Any] | None, given: str | None) -> dict[str, Any]:
+#     """Return the configuration of the program, which is the one before where nothing has changed."""
+#     revision = str(site.config["revision"])
+#     ref = revision if revision.startswith("refs/") else f"refs/heads/{revision}"
+#     found = {"former": "", "until": 0, **(before or {}), "site": site.name, "ref": ref, "is_given": bool(given)}
+#     secret = given or found.get("secret") or secrets.token_hex(32)
+#     return found | _with_secret(before, secret)
+#
+#
+# def _with_secret(before: dict[str, Any] | None, secret: str) -> dict[str, Any]:
+#     if before and before["secret"] != secret:
+#         return {"secret": secret, "former": before["secret"], "until": int(time.time()) + _FORMER}
+#     return {"secret": secret}
+#
+#
+# def apply(site: Site, given: str | None) -> None:
+#     """Have the webhook of a site as configured, or not any more.
+#
+#     Raises:
+#         DeploymentError: its user is another one's, or systemd refuses a unit.
+#     """
+#     changes = pending(site, given)
+#     if "hook" not in site.config:
+#         remove(site)
+#     elif changes:
+#         _make_user(site)
+#         file.write_json(config_file(site), _config(site, read(site), given), mode=0o600)
+#         files = _files(site)
+#         PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+#         if {str(PROGRAM), *map(str, files)} & {*changes}:
+#             archive.install(MODULE, PROGRAM)
+#         for path, text in files.items():
+#             file.write(path, text or "")
+#         units.daemon_reload()
+#         _start_anew(site)
+#
+#
+# def _start_anew(site: Site) -> None:
+#     socket, service = _units(site)
+#     units.control("enable", "--quiet", socket.name, doing=f"enabling {socket.name}")
+#     # systemd does not open a socket again while its service has it
+#     units.control("stop", service.name, socket.name, doing=f"stopping {service.name}")
+#     units.control("start", socket.name, doing=f"starting {socket.name}")
+#
+#
+# def rotate(site: Site) -> None:
+#     """Generate another secret; the former one is accepted for a day.
+#
+#     Raises:
+#         DeploymentError: the pillar has it, or there is no webhook.
+#     """
+#     before = read(site)
+#     if not before:
+#         raise _has_none(site)
+#     if before["is_given"]:
+#         raise DeploymentError(
+#             f"the pillar has the secret of the webhook of {site.name}",
+#             hint="change it there, and apply: the former one is accepted for a day",
+#         )
+#     file.write_json(config_file(site), before | _with_secret(before, secrets.token_hex(32)), mode=0o600)
+#     service = _units(site)[1].name
+#     units.control("stop", service, doing=f"stopping {service}")  # the next request starts it
+#
+#
+# def describe(site: Site) -> dict[str, str]:
+#     """Return what a git server has to know.
+#
+#     Raises:
+#         DeploymentError: the site has no webhook.
+#     """
+#     found = read(site)
+#     if not found:
+#         raise _has_none(site)
+#     secret = f"as in the pillar, {site.at}:hook:secret" if found["is_given"] else found["secret"]
+#     answer = {"url": url(site), "content_type": "application/json", "branch": found["ref"], "secret": secret}
+#     left = found["until"] - time.time()
+#     return answer | ({"former_secret": f"accepted for {left / 3600:.0f} h"} if left > 0 else {})
+#
+#
+# def _has_none(site: Site) -> DeploymentError:
+#     return DeploymentError(f"{site.name} has no webhook", hint=f"set {site.at}:hook to true, and apply")
+#
+#
+# def _has_user(site: Site) -> bool:
+#     found = users.find_user(user(site))
+#     return found is not None and found.pw_gecos == title(site.name)
+#
+#
+# def _make_user(site: Site) -> None:
+#     if not _has_user(site) and users.find_user(user(site)):
+#         raise DeploymentError(
+#             f"the user {user(site)} exists on this host and does not belong to the site {site.name}",
+#             hint=f"rename it, or leave out {site.at}:hook",
+#         )
+#     if not _has_user(site):
+#         argv = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+#         argv += ["--shell", "/usr/sbin/nologin", "--comment", title(site.name), user(site)]
+#         commands.run(argv, doing=f"creating the user {user(site)}")
+#
+#
+# def present(site: Site) -> list[Path]:
+#     """Return what the site has of it."""
+#     paths = [*_units(site), _link(site), config_file(site), _socket(site)]
+#     if not _others(site):
+#         paths.append(PROGRAM)
+#     return [path for path in paths if os.path.lexists(path)]
+#
+#
+# def remove(site: Site) -> None:
+#     """Remove the units, the secret, the user, and with the last one of the host the program.
+#
+#     Raises:
+#         DeploymentError: systemd does not stop them.
+#     """
+#     found = present(site)
+#     socket, service = _units(site)
+#     has_units = socket in found or service in found
+#     if has_units and daemons.has_systemd():
+#         names = [path.name for path in (socket, service)]
+#         doing = f"ending the webhook of {site.name}"
+#         units.stop("disable", "--quiet", "--now", units=names, doing=doing, within=_PATIENCE)
+#     for path in found:
+#         path.unlink(missing_ok=True)
+#     with contextlib.suppress(OSError):  # it is missing, or another site has a socket there
+#         _FOLDER.rmdir()
+#     if has_units and daemons.has_systemd():
+#         units.daemon_reload()
+#     if _has_user(site):
+#         commands.run(["userdel", user(site)], doing=f"removing the user {user(site)}")
+#
+#
+# def _others(site: Site) -> bool:
+#     """Return whether another site of the host has a webhook."""
+#     return any(path != _units(site)[1] for path in daemons.UNITS.glob("django-*-web-hook.service"))
+#
+#
+# def _units(site: Site) -> tuple[Path, Path]:
+#     # with a hyphen, which no name of a worker has: another site may be called blog-0042 (process.contract.parse)
+#     socket = daemons.UNITS / f"django-{site.name}-web-hook.socket"
+#     return socket, socket.with_suffix(".service")
+#
+#
+# def _socket(site: Site) -> Path:
+#     return _FOLDER / f"{site.name}.sock"
+#
+#
+# def _link(site: Site) -> Path:
+#     return daemons.UNITS / "sockets.target.wants" / _units(site)[0].name
+#
+#
+# def _files(site: Site) -> Files:
+#     values = {
+#         "site": site.name,
+#         "socket": _socket(site),
+#         "proxy": site.proxy_group,
+#         "version": archive.version(MODULE),
+#         "program": PROGRAM,
+#         "config": str(config_file(site)).replace("%", "%%"),
+#         "user": user(site),
+#         "group": entrance.group(site),
+#     }
+#     texts = zip(_units(site), (_SOCKET, _SERVICE), strict=True)
+#     return {path: f"{config_files.OURS}\n{text.format(**values)}" for path, text in texts}
+#: django_formula/request/promotion.py
+# """Promotion: a commit is released here once it has proved itself on another site of this host: `promote` of a site.
+#
+# What is known of it is in the record of the release that is active there. The approvals of people are in
+# `requests/approvals.json` of the site that gets the commit.
+# """
+#
+# import time
+# from collections.abc import Iterator
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.audit.caller import Caller
+# from django_formula.host import clock, commands, file, folders
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.folders import Folder
+# from django_formula.release import disk, health, releases
+# from django_formula.release.releases import Release
+# from django_formula.request import queue
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.untrusted.text import in_command
+#
+# #: The options by which two sites get the same packages of the same commit.
+# _PACKAGES = ("requirements", "constraints")
+# #: Seconds for the page of the other site's health check.
+# _PATIENCE = 10.0
+# #: Approvals that are kept, the newest ones.
+# _KEPT = 100
+# _SHAPE = {"approvals": [{"commit": str, "who": str, "from": str, "how": str, "at": str}]}
+#
+#
+# class Promotion(NamedTuple):
+#     """A commit that may become the next release of a site.
+#
+#     Attributes:
+#         site: the one that gets the commit.
+#         source: the one on which it is active.
+#         release: that one's active release.
+#     """
+#
+#     site: Site
+#     source: Site
+#     release: Release
+#
+#     @property
+#     def commit(self) -> str:
+#         """The commit, whole."""
+#         return str(self.release.record["commit"])
+#
+#
+# def find(site: Site, commit: str | None = None) -> Promotion:
+#     """Return what can be promoted to a site.
+#
+#     Args:
+#         commit: the one that is expected, by at least seven digits.
+#
+#     Raises:
+#         DeploymentError: the site gets no commits from another one, nothing is active there, or another commit is.
+#     """
+#     wanted = site.config.get("promote")
+#     if not wanted:
+#         raise DeploymentError(
+#             f"{site.name} gets its commits from no other site",
+#             hint=f"set {site.at}:promote:from to the name of one, and apply",
+#         )
+#     source = sites.find(wanted["from"])
+#     live = releases.linked(source, source.current)
+#     if not live or not live.record.get("commit"):
+#         raise DeploymentError(
+#             f"nothing is active on {source.name}", hint=f"see: {in_command('salt-call', 'django.status', source.name)}"
+#         )
+#     found = Promotion(site, source, live)
+#     if commit is not None and (len(commit) < 7 or not found.commit.startswith(commit)):
+#         raise DeploymentError(
+#             f"{commit} is not active on {source.name}, but {found.commit[:12]}",
+#             hint=f"release it there first: {source.to_release(commit)}",
+#         )
+#     return found
+#
+#
+# def refuse_unproved(found: Promotion, by: Caller) -> None:
+#     """Check that a commit has proved itself, and that people have approved it where that is wanted.
+#
+#     Args:
+#         by: who promotes it, and whose own approval does not count.
+#
+#     Raises:
+#         DeploymentError: it has not; all reasons are in it.
+#     """
+#     reasons = [*_reasons(found)]
+#     needed = found.site.config["promote"]["approve"]
+#     people = sorted(approvals(found.site, found.commit) - {by.who})
+#     if len(people) < needed:
+#         known = f" ({', '.join(people)})" if people else ""
+#         reasons.append(
+#             f"approvals by others: {len(people)} of {needed}{known}, by "
+#             f"{in_command('salt-call', 'django.approve', found.site.name)}"
+#         )
+#     if reasons:
+#         raise DeploymentError(
+#             f"{found.commit[:12]} is not promoted from {found.source.name}: {'; '.join(reasons)}",
+#             hint=f"without that: {found.site.to_release(found.commit)}",
+#         )
+#
+#
+# def _reasons(found: Promotion) -> Iterator[str]:
+#     """Yield what speaks against a commit."""
+#     site, source, release = found
+#     wanted = site.config["promote"]
+#     age = time.time() - clock.seconds(str(release.record.get("live_since", "")) or clock.now())
+#     if age < commands.seconds(wanted["after"]):
+#         yield f"it has been active there for {max(age, 0) / 60:.0f} min, and promote:after is {wanted['after']}"
+#     report = release.record.get("receipt") or {}
+#     if report.get("failed"):
+#         yield f"{report['failed']} of {report['sent']} requests failed when {source.name} switched to it"
+#     problem = health.problem_of(source, release.path, time.monotonic() + _PATIENCE)
+#     if problem:
+#         yield f"{source.name} does not answer well: {problem}"
+#     if site.config["repository"] != source.config["repository"]:
+#         yield f"{source.name} has another repository"
+#     different = [name for name in _PACKAGES if site.config[name] != source.config[name]]
+#     if different:
+#         yield f"{source.name} has other packages, for {' and '.join(different)} differ"
+#     python = disk.interpreter_difference(site, release)
+#     if python:
+#         yield f"{source.name} runs it on Python {python['old']}, and {site.name} has {python['new']}"
+#
+#
+# def approve(found: Promotion, by: Caller) -> dict[str, Any]:
+#     """Record that a person approves a commit; return who has.
+#
+#     It is a record and a reminder, no wall: who is root on this host can be two people.
+#     """
+#     folders.make(Folder(queue.folder(found.site), "root", "root", 0o700))
+#     row = {"commit": found.commit, "who": by.who, "from": by.origin, "how": by.how, "at": clock.now()}
+#     with queue.lock(found.site).held():
+#         file.write_json(_path(found.site), {"approvals": [*_read(found.site), row][-_KEPT:]}, mode=0o600)
+#     return {"commit": found.commit, "approved_by": sorted(approvals(found.site, found.commit))}
+#
+#
+# def approvals(site: Site, commit: str) -> set[str]:
+#     """Return who has approved a commit."""
+#     return {row["who"] for row in _read(site) if row["commit"] == commit}
+#
+#
+# def _read(site: Site) -> list[dict[str, str]]:
+#     rows: list[dict[str, str]] = (file.read_json(_path(site), _SHAPE) or {"approvals": []})["approvals"]
+#     return rows
+#
+#
+# def _path(site: Site) -> Path:
+#     return queue.folder(site) / "approvals.json"
+#: django_formula/request/push.py
+# """What the SSH key of someone who pushes runs: git receives into the one repository, and its hooks judge and release.
+#
+# It runs as the user of the site's pushes, who owns the repository and nothing else. What that repository has of
+# configuration decides nothing: each option that counts is on git's command line, and in an environment of ours. See
+# docs/decisions/0156.
+# """
+#
+# import contextlib
+# import json
+# import os
+# import re
+# import resource
+# import shlex
+# import subprocess
+# import sys
+# from collections.abc import Iterator
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.request import ask
+# from django_formula.untrusted.text import shown, tell
+#
+# HOME = Path("/var/lib/django-formula/push")
+# #: The folder of the hooks.
+# HOOKS = Path("/usr/local/lib/django-formula/push-hooks")
+# #: What clients of git ask for; their path counts nothing.
+# _PROGRAMS = ("git-receive-pack", "git-upload-pack")
+# _ENVIRONMENT = {
+#     **{"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8", "GIT_ADVICE": "0"},
+#     **{"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_ATTR_NOSYSTEM": "1"},
+# }
+# _OPTIONS = {
+#     "core.hooksPath": str(HOOKS),
+#     "receive.procReceiveRefs": "refs/heads",
+#     "receive.denyDeletes": "true",
+#     "receive.fsckObjects": "true",
+#     "receive.autogc": "false",
+#     "receive.unpackLimit": "1",
+#     "receive.advertiseAtomic": "false",
+#     "receive.advertisePushOptions": "true",
+#     "core.bigFileThreshold": "16m",
+#     "core.fsmonitor": "false",
+#     "core.alternateRefsCommand": "true",
+#     "pack.threads": "1",
+#     "pack.deltaCacheSize": "16m",
+# }
+# _MEMORY, _CPU, _PROCESSES = 1 << 31, 600, 128
+# _NONE = "0" * 40
+# #: The most characters of a cause on the line of git that rejects a branch.
+# _CAUSE = 200
+#
+#
+# def main(*arguments: str) -> int:
+#     """Run the forced command of a key, ``ssh SITE NAME``, or the hook of git of a name; return the exit code."""
+#     match arguments:
+#         case ("ssh", site, name):
+#             return _ssh(site, name)
+#         case ("pre-receive",):
+#             return _pre_receive()
+#         case ("proc-receive",):
+#             return _proc_receive()
+#     tell("this program is run by SSH keys and by git: docs/guides/git-push.md", is_error=True)
+#     return 2
+#
+#
+# def configuration(site: str) -> dict[str, Any]:
+#     """Return what root has configured for the pushes to a site."""
+#     found: dict[str, Any] = json.loads((HOME / site / "config.json").read_text(encoding="utf-8"))
+#     return found
+#
+#
+# def program(asked: str) -> str:
+#     """Return the program of git that a client asks for, or an empty text."""
+#     with contextlib.suppress(ValueError):
+#         words = shlex.split(asked)
+#         if len(words) == 2 and words[0] in _PROGRAMS:
+#             return words[0].removeprefix("git-")
+#     return ""
+#
+#
+# def _ssh(site: str, name: str) -> int:
+#     found = program(os.environ.get("SSH_ORIGINAL_COMMAND", ""))
+#     if not found:
+#         tell(f"{name} may push to {site} and nothing else: git push (docs/guides/git-push.md)", is_error=True)
+#         return 2
+#     config = configuration(site)
+#     environment = {**_ENVIRONMENT, "PUSH_SITE": site, "PUSH_BY": name}
+#     environment["PUSH_FROM"] = os.environ.get("SSH_CONNECTION", "").split(" ")[0]
+#     if re.fullmatch(r"version=[0-9]", os.environ.get("GIT_PROTOCOL", "")):
+#         environment["GIT_PROTOCOL"] = os.environ["GIT_PROTOCOL"]
+#     options = _OPTIONS | {f"receive.fsck.{name}": "ignore" for name in config["harmless"]}
+#     options |= {"receive.maxInputSize": str(config["size"])}
+#     words = [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
+#     for limit, value in (
+#         (resource.RLIMIT_AS, _MEMORY),
+#         (resource.RLIMIT_CPU, _CPU),
+#         (resource.RLIMIT_FSIZE, config["quota"]),
+#         (resource.RLIMIT_NPROC, _PROCESSES),
+#         (resource.RLIMIT_CORE, 0),
+#     ):
+#         resource.setrlimit(limit, (value, value))
+#     os.umask(0o077)
+#     os.chdir("/")
+#     return os.execve("/usr/bin/git", ["git", *words, found, config["repository"]], environment)  # noqa: S606 # nosec B606
+#
+#
+# # Before objects are taken in
+#
+#
+# def _pre_receive() -> int:
+#     config = configuration(os.environ["PUSH_SITE"])
+#     for line in sys.stdin:
+#         _old, new, ref = line.split(" ", 2)
+#         why = refusal_of_ref(config["branch"], new, ref.rstrip("\n")) or _refusal_of_files(new, config)
+#         if why:
+#             tell(why, is_error=True)
+#             return 1
+#     used = _size(Path(config["repository"]))
+#     if used > config["quota"]:
+#         tell(
+#             f"what was pushed has {used >> 20} MB on this host, more than push:quota ({config['quota'] >> 20} MB) "
+#             "allows; nothing was changed",
+#             is_error=True,
+#         )
+#         return 1
+#     return 0
+#
+#
+# def refusal_of_ref(branch: str, new: str, ref: str) -> str:
+#     """Return why a ref may not be pushed; empty for the branch that is released."""
+#     if ref != f"refs/heads/{branch}":
+#         return f"only {branch} is released from here; nothing was changed (git push live HEAD:{branch})"
+#     if new == _NONE:
+#         return f"{branch} cannot be deleted; nothing was changed"
+#     return ""
+#
+#
+# def _refusal_of_files(commit: str, config: dict[str, Any]) -> str:
+#     """Return why the files of a commit are too large or too many; root judges that again, with its submodules."""
+#     argv = ["/usr/bin/git", "ls-tree", "-r", "-l", "--full-tree", commit]
+#     number = size = 0
+#     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:  # noqa: S603
+#         try:
+#             for line in process.stdout or ():
+#                 number += 1
+#                 found = line.split(None, 4)[3]
+#                 size += int(found) if found.isdigit() else 0
+#                 if why := refusal_of_files(commit, number, size, config):
+#                     return why
+#         finally:
+#             process.kill()
+#     return ""
+#
+#
+# def refusal_of_files(commit: str, number: int, size: int, config: dict[str, Any]) -> str:
+#     """Return why a commit with so many files, of so many bytes, is refused; empty for one that is not."""
+#     if number > config["files"]:
+#         return f"{commit[:12]} has more than {config['files']} files, which releases:files allows; nothing was changed"
+#     if size > config["files_size"]:
+#         allowed = config["files_size"] >> 20
+#         return (
+#             f"the files of {commit[:12]} have more than {allowed} MB, which releases:size allows; nothing was changed"
+#         )
+#     return ""
+#
+#
+# def _size(folder: Path) -> int:
+#     """Return the bytes of the files in a folder."""
+#     total = 0
+#     for parent, _folders, names in os.walk(folder):
+#         for name in names:
+#             with contextlib.suppress(OSError):
+#                 total += os.lstat(os.path.join(parent, name)).st_size
+#     return total
+#
+#
+# # What becomes of the branch
+#
+#
+# def _packet(text: str | None = None) -> None:
+#     data = b"0000" if text is None else b"%04x%s" % (len(text.encode()) + 4, text.encode())
+#     sys.stdout.buffer.write(data)
+#     sys.stdout.buffer.flush()
+#
+#
+# def _packets() -> Iterator[str]:
+#     read = sys.stdin.buffer.read
+#     while size := int(read(4), 16):
+#         yield read(size - 4).decode(errors="replace").rstrip("\n")
+#
+#
+# def _proc_receive() -> int:
+#     """Speak git's protocol of this hook: https://git-scm.com/docs/githooks#proc-receive."""
+#     offered = next(_packets())
+#     for _rest in _packets():
+#         pass
+#     has_options = "push-options" in offered
+#     _packet("version=1\0push-options\n" if has_options else "version=1\n")
+#     _packet()
+#     commands = [line.split(" ", 2) for line in _packets()]
+#     options = [*_packets()] if has_options else []
+#     for _old, new, ref in commands:
+#         for line in _report(ref, new, "rewind" in options):
+#             _packet(f"{line}\n")
+#     _packet()
+#     return 0
+#
+#
+# def _report(ref: str, new: str, is_rewind: bool) -> list[str]:
+#     """Have a commit released; return what is reported of its ref."""
+#     now = _tip(ref)
+#     why = refusal(new, now, is_part=_is_ancestor(new, now), has=_is_ancestor(now, new), is_rewind=is_rewind)
+#     if why:
+#         return [f"ng {ref} {why}"]
+#     site = os.environ["PUSH_SITE"]
+#     by = {"by": f"git push ({os.environ['PUSH_BY']})", "from": os.environ.get("PUSH_FROM", "")}
+#     path = Path(configuration(site)["socket"])
+#     status, why = ask.ask(path, {"commit": new, "rewind": is_rewind, **by}, lambda step: tell(step, is_error=True))
+#     if status not in ask.GOOD:
+#         tell(why, is_error=True)
+#         return [f"ng {ref} {cause(status, why)}"]
+#     tell(f"{status}: {why}", is_error=True)
+#     if status == "released" and _tip(ref) != new:
+#         _git("update-ref", ref, new)
+#     left = _tip(ref)
+#     return [f"ok {ref}", *([f"option new-oid {left or _NONE}"] if left != new else [])]
+#
+#
+# def refusal(new: str, now: str, *, is_part: bool, has: bool, is_rewind: bool) -> str:
+#     """Return why a commit is not to be released, judged by what the branch is now; empty for one that is.
+#
+#     Args:
+#         new: the commit that is pushed.
+#         now: that of the branch; empty before the first push.
+#         is_part: whether the branch has the new one.
+#         has: whether the new one has the commit of the branch.
+#     """
+#     if not now or has or is_rewind:
+#         return ""
+#     if is_part:
+#         return f"superseded: {new[:12]} is part of {now[:12]}, which is active; to go back: git push -f -o rewind"
+#     return f"refused: {new[:12]} does not have {now[:12]}, which is active: git pull, or git push -f -o rewind"
+#
+#
+# def cause(status: str, why: str) -> str:
+#     """Return status and cause as git has them on one line."""
+#     return shown(f"{status}: {why.partition(chr(10))[0]}")[:_CAUSE]
+#
+#
+# def _tip(ref: str) -> str:
+#     return _git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").stdout.strip()
+#
+#
+# def _is_ancestor(older: str, newer: str) -> bool:
+#     return bool(older and newer) and _git("merge-base", "--is-ancestor", older, newer).returncode == 0
+#
+#
+# def _git(*arguments: str) -> "subprocess.CompletedProcess[str]":
+#     """Run git in the repository of the hook, with the options of its command line."""
+#     argv = ["/usr/bin/git", "-c", "core.hooksPath=/dev/null", *arguments]
+#     return subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+#: django_formula/request/push_setup.py
+# """What a site has on its host to be pushed by git: a user with keys, a repository of that user, and a timer for it.
+#
+# The user owns the repository and nothing else: neither its home nor its keys. Root runs no git in the repository; it
+# reads from it as from each repository of another user (`source.git`). See docs/decisions/0156.
+# """
+#
+# import json
+# import os
+# import re
+# import socket
+# from collections.abc import Mapping
+# from pathlib import Path
+#
+# from django_formula.host import archive, commands, config_files, daemons, file, folders, units, users
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.folders import Folder
+# from django_formula.process import build_user
+# from django_formula.request import entrance, push
+# from django_formula.site.sites import Site
+# from django_formula.site.users import push_user
+# from django_formula.source import git
+# from django_formula.untrusted.foreign import Foreign
+#
+# MODULE = "django_formula.request.push"
+# _ARCHIVE = Path("/usr/local/lib/django-formula/push.pyz")
+# _NAMES = ("pre-receive", "proc-receive")
+# _GIT = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null"}
+# _PATIENCE = 30.0
+# _HARMLESS = re.compile(r"(?m)^\t(\w+) = ignore$")
+# _SERVICE = """\
+# [Unit]
+# Description=Removal of what was pushed to the Django site {site} and is not released
+#
+# [Service]
+# Type=oneshot
+# User={user}
+# Environment=GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null HOME=/nonexistent
+# ExecStart=/usr/bin/git -c core.hooksPath=/dev/null --git-dir={repository} gc --quiet --prune=2.hours.ago
+# NoNewPrivileges=yes
+# MemoryMax=1G
+# TasksMax=32
+# CPUWeight=20
+# IOWeight=20
+# TimeoutStartSec=1h
+# """
+# _TIMER = """\
+# [Unit]
+# Description=Removal of what was pushed to the Django site {site} and is not released
+#
+# [Timer]
+# OnCalendar=daily
+# RandomizedDelaySec=2h
+#
+# [Install]
+# WantedBy=timers.target
+# """
+#
+#
+# def repository(site: Site) -> Foreign:
+#     """Return the repository that is pushed to, a tree of the user of the site's pushes."""
+#     return Foreign(site.root / "push.git")
+#
+#
+# def address(site: Site) -> str:
+#     """Return the URL by which people push, with this host's own name."""
+#     return f"{push_user(site.name)}@{socket.getfqdn()}:{site.name}"
+#
+#
+# def _title(site: Site) -> str:
+#     return f"Pushes to the Django site {site.name}"
+#
+#
+# def _home(site: Site) -> Path:
+#     return push.HOME / site.name
+#
+#
+# def pending(site: Site) -> dict[str, str]:
+#     """Return what `apply` would change, by path.
+#
+#     Raises:
+#         DeploymentError: there is another user of the name of ours.
+#     """
+#     if not site.config.get("push"):
+#         return {str(path): "removed" for path in present(site)}
+#     texts = {path: file.read_text(path) for path in _files(site)}
+#     found = {
+#         str(path): "new" if texts[path] is None else "changed"
+#         for path, (text, _mode) in _files(site).items()
+#         if texts[path] != text
+#     }
+#     user = push_user(site.name)
+#     if not _has_user(site):
+#         found[f"user {user}"] = "new"
+#     elif not entrance.is_admitted(site, user):
+#         found[f"user {user}"] = "changed"
+#     if not (repository(site) / "HEAD").exists():
+#         found[str(repository(site))] = "new"
+#     if not _ARCHIVE.exists():
+#         found[str(_ARCHIVE)] = "new"
+#     return found
+#
+#
+# def apply(site: Site) -> None:
+#     """Have who is configured push to a site, and no one else; its socket is there already (`request.entrance`).
+#
+#     Raises:
+#         DeploymentError: a user cannot be made, or systemd refuses the timer.
+#     """
+#     if not site.config.get("push"):
+#         remove(site)
+#         return
+#     user, changes = push_user(site.name), pending(site)
+#     for folder in (push.HOME, _home(site), _keys(site).parent, push.HOOKS):
+#         folders.make(Folder(folder, "root", "root", 0o755))
+#     if not _has_user(site):
+#         argv = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(_home(site))]
+#         argv += ["--password", "*", "--shell", "/bin/sh", "--comment", _title(site), user]
+#         commands.run(argv, doing=f"creating the user {user}")
+#     entrance.admit(site, user)
+#     archive.install(MODULE, _ARCHIVE)
+#     for path, (text, mode) in _files(site).items():
+#         if str(path) in changes:
+#             file.write(path, text, mode=mode)
+#     folders.make(Folder(repository(site).top, user, user, 0o700))
+#     if not (repository(site) / "HEAD").exists():
+#         argv = ["git", "init", "--quiet", "--bare", "--template=", f"--initial-branch={site.config['revision']}"]
+#         doing = "creating the repository that is pushed to"
+#         commands.run([*argv, str(repository(site))], doing=doing, user=user, environment=_GIT)
+#     units.daemon_reload()
+#     timer = _units(site)[1].name
+#     units.control("enable", "--quiet", "--now", timer, doing=f"starting {timer}")
+#
+#
+# def present(site: Site) -> list[Path]:
+#     """Return the files that a site has of it."""
+#     return [path for path in (*_units(site), _home(site), repository(site).top) if os.path.lexists(path)]
+#
+#
+# def remove(site: Site) -> None:
+#     """Remove keys, user, timer and repository.
+#
+#     Raises:
+#         DeploymentError: a process of the user does not end, or systemd does not stop the timer.
+#     """
+#     file.remove_tree(_home(site))  # first, so that no key opens a connection
+#     found = [path for path in _units(site) if path.exists()]
+#     if found:
+#         names = [path.name for path in reversed(found)]
+#         units.stop("disable", "--quiet", "--now", units=names, doing=f"ending pushes to {site.name}", within=_PATIENCE)
+#         for path in found:
+#             path.unlink()
+#         units.daemon_reload()
+#     user = users.find_user(push_user(site.name))
+#     if user and user.pw_gecos == _title(site):
+#         build_user.end_user(user.pw_name)
+#         file.remove_whole(repository(site).top)
+#         commands.run(["userdel", user.pw_name], doing=f"removing the user {user.pw_name}")
+#     if push.HOME.is_dir() and not any(push.HOME.iterdir()):
+#         for path in (push.HOME, push.HOOKS, _ARCHIVE):
+#             file.remove_tree(path)
+#
+#
+# def _has_user(site: Site) -> bool:
+#     user = users.find_user(push_user(site.name))
+#     if user and user.pw_gecos != _title(site):
+#         raise DeploymentError(
+#             f"the user {user.pw_name} exists on this host and is not the one of pushes to {site.name}",
+#             hint="rename it, or the site",
+#         )
+#     return user is not None
+#
+#
+# def _keys(site: Site) -> Path:
+#     return _home(site) / ".ssh/authorized_keys"
+#
+#
+# def _units(site: Site) -> tuple[Path, Path]:
+#     service = daemons.UNITS / f"django-{site.name}-push-gc.service"
+#     return service, service.with_suffix(".timer")
+#
+#
+# def _files(site: Site) -> Mapping[Path, tuple[str, int]]:
+#     """Return the files of a site, each with its mode, and those that all sites have."""
+#     wanted, user, releases = site.config["push"], push_user(site.name), site.config["releases"]
+#     config = {
+#         "repository": str(repository(site)),
+#         "branch": site.config["revision"],
+#         "size": commands.size(wanted["size"]),
+#         "quota": commands.size(wanted["quota"]),
+#         "files": releases["files"],
+#         "files_size": commands.size(releases["size"]),
+#         "socket": str(entrance.path(site)),
+#         "harmless": _HARMLESS.findall(git.CONFIGURATION),  # defects of old histories
+#         "program": archive.version(MODULE),
+#     }
+#     lines = [_line(site.name, name, entry) for name, entry in sorted(wanted["keys"].items())]
+#     service, timer = _units(site)
+#     names = {"site": site.name, "user": user, "repository": repository(site)}
+#     hooks = {
+#         push.HOOKS / name: (f"#!/bin/sh\n{config_files.OURS}\nexec {archive.PYTHON} -I {_ARCHIVE} {name}\n", 0o755)
+#         for name in _NAMES
+#     }
+#     return {
+#         _home(site) / "config.json": (json.dumps(config, indent=1, sort_keys=True) + "\n", 0o644),
+#         service: (f"{config_files.OURS}\n{_SERVICE.format(**names)}", 0o644),
+#         timer: (f"{config_files.OURS}\n{_TIMER.format(**names)}", 0o644),
+#         **hooks,
+#         _keys(site): ("".join([f"{config_files.OURS}\n", *lines]), 0o644),
+#     }
+#
+#
+# def _line(site: str, name: str, entry: Mapping[str, object]) -> str:
+#     """Return the line of a key."""
+#     networks = entry["from"]
+#     allowed = f'from="{",".join(networks)}",' if isinstance(networks, list) and networks else ""
+#     command = f"{archive.PYTHON} -I {_ARCHIVE} ssh {site} {name}"
+#     return f'restrict,{allowed}command="{command}" {entry["key"]}\n'
+#: django_formula/request/queue.py
+# """The requests of a site on disk: one at most waits, one at most runs, and each ends with exactly one final status.
+#
+# `pending.json`, `running.json`, and a line per final status in `requests.jsonl`, in a folder of root's. Each change is
+# one durable write. Between any two of them a kill or a power loss leaves a request that is worked off again, or that has
+# its status: docs/decisions/0160.
+# """
+#
+# import contextlib
+# import json
+# import time
+# from pathlib import Path
+# from typing import Any, NamedTuple, Protocol
+#
+# from django_formula.audit import audit
+# from django_formula.audit.caller import Caller
+# from django_formula.host import clock, file
+# from django_formula.host.locks import Lock
+# from django_formula.site import sites
+# from django_formula.untrusted import shapes
+# from django_formula.untrusted.text import shown
+#
+# #: The final statuses of a request.
+# FINAL = RELEASED, SUPERSEDED, FAILED, REFUSED = "released", "superseded", "failed", "refused"
+# #: How often a request is worked on that a kill or a power loss interrupts.
+# TRIES = 3
+# #: Requests whose final status is kept at least, and lines from which the file is cut down to these.
+# KEPT, FULL = 500, 1000
+# #: Requests with a final status that are shown.
+# _SHOWN = 20
+# #: The most characters of why a request has ended so.
+# _LONGEST = 2000
+# _BY = {"who": str, "from": str, "how": str, "job": str}
+# _SHAPE = {"id": str, "commit": str, "asked": str, "tries": int, "by": _BY, "checked?": bool, "rewind?": bool}
+# _OPEN = {**_SHAPE, "replaces?": _SHAPE}
+# _ENDED = {**_SHAPE, "status": str, "why": str, "ended": str}
+#
+#
+# class Place(Protocol):
+#     """Where requests are kept: a site of this host, or what a master has of one."""
+#
+#     @property
+#     def root(self) -> Path:
+#         """The folder that has theirs."""
+#
+#     @property
+#     def name(self) -> str:
+#         """The name of the site."""
+#
+#
+# class Request(NamedTuple):
+#     """A request to release a commit.
+#
+#     Attributes:
+#         number: what its lines and files have as ``id``.
+#         by: who asked.
+#         asked: when, as a timestamp.
+#         tries: how often it was begun.
+#         replaces: the one that waited before, which has its final status unless the process was killed just then.
+#         is_checked: whether the commit is released only if the site's revision has it.
+#         is_rewind: whether a commit that is part of the active one is released too.
+#     """
+#
+#     number: str
+#     commit: str
+#     by: Caller
+#     asked: str
+#     tries: int = 0
+#     replaces: "Request | None" = None
+#     is_checked: bool = False
+#     is_rewind: bool = False
+#
+#     def values(self) -> dict[str, Any]:
+#         """Return it as its file has it."""
+#         by = {"who": self.by.who, "from": self.by.origin, "how": self.by.how, "job": self.by.job}
+#         own = {"id": self.number, "commit": self.commit, "asked": self.asked, "tries": self.tries, "by": by}
+#         own |= {"checked": True} if self.is_checked else {}
+#         own |= {"rewind": True} if self.is_rewind else {}
+#         return own | ({"replaces": self.replaces.values()} if self.replaces else {})
+#
+#
+# def _request(values: dict[str, Any]) -> Request:
+#     by = values["by"]
+#     caller = Caller(by["who"], by["from"], by["how"], by["job"])
+#     replaces = _request(values["replaces"]) if "replaces" in values else None
+#     how = {"is_checked": values.get("checked", False), "is_rewind": values.get("rewind", False)}
+#     return Request(values["id"], values["commit"], caller, values["asked"], values["tries"], replaces, **how)
+#
+#
+# def folder(site: Place) -> Path:
+#     """Return the folder of the requests of a site, which is there once one was made."""
+#     return site.root / "requests"
+#
+#
+# def _pending(site: Place) -> Path:
+#     return folder(site) / "pending.json"
+#
+#
+# def _running(site: Place) -> Path:
+#     return folder(site) / "running.json"
+#
+#
+# def steps(site: Place) -> Path:
+#     """Return the file of the steps that the release which runs has begun, a line for each."""
+#     return folder(site) / "steps"
+#
+#
+# def _history(site: Place) -> Path:
+#     return folder(site) / "requests.jsonl"
+#
+#
+# def paths(site: Place) -> tuple[Path, Path]:
+#     """Return the files of which one is there while there is something to do."""
+#     return _pending(site), _running(site)
+#
+#
+# def lock(site: Place) -> Lock:
+#     """Return the lock of the files, which is held for a moment."""
+#     busy, hint = f"a change of the requests of {site.name}", "try again"
+#     return Lock(folder(site) / "lock", "requests", busy=busy, timeout="30s", hint=hint, interval=0.02)
+#
+#
+# def work_lock(site: Place) -> Lock:
+#     """Return the lock that the program has which works the requests off."""
+#     busy = f"another program of the requests of {site.name}"
+#     return Lock(folder(site) / "work.lock", "requests", busy=busy, timeout="0s", hint="there is nothing to do")
+#
+#
+# def put(site: Place, commit: str, by: Caller, **how: bool) -> Request:
+#     """Have a request wait, instead of the one that waits; from now on it has a final status, whatever happens.
+#
+#     Args:
+#         how: ``is_checked`` and ``is_rewind``, as of a `Request`.
+#
+#     Raises:
+#         DeploymentError: the files are not free in time.
+#     """
+#     with lock(site).held():
+#         before = _waiting(site)
+#         # The file has both: a kill after this write leaves the newer one to be released, and the other to be ended.
+#         request = Request(f"{time.time_ns():x}", commit, by, clock.now(), replaces=before, **how)
+#         _write(_pending(site), request)
+#         _end_replaced(site, request)
+#     return request._replace(replaces=None)
+#
+#
+# def refuse(site: Place, commit: str, by: Caller, why: str) -> Request:
+#     """Record a request that is refused.
+#
+#     Raises:
+#         DeploymentError: the files are not free in time.
+#     """
+#     with lock(site).held():
+#         request = Request(f"{time.time_ns():x}", commit, by, clock.now())
+#         _end(site, request, REFUSED, why, is_recorded=audit.is_open())
+#     return request
+#
+#
+# def refuse_waiting(site: Place, request: Request, why: str) -> None:
+#     """Refuse the request that waits, unless a newer one waits instead by now.
+#
+#     Raises:
+#         DeploymentError: the files are not free in time.
+#     """
+#     with lock(site).held():
+#         found = _waiting(site)
+#         if found and found.number == request.number:
+#             _end(site, request, REFUSED, why)
+#             _remove(_pending(site))
+#
+#
+# def take(site: Place, number: str = "") -> Request | None:
+#     """Take the request that waits, to run it; the number of its tries is on disk before it begins.
+#
+#     Args:
+#         number: of the only one that is taken; without it, any.
+#
+#     Raises:
+#         DeploymentError: the files are not free in time.
+#     """
+#     with lock(site).held():
+#         found = _waiting(site)
+#         if found and number and found.number != number:
+#             return None
+#         if found:
+#             found = found._replace(tries=found.tries + 1)
+#             _write(_running(site), found)
+#         _remove(_pending(site))
+#         return found
+#
+#
+# def finish(site: Place, request: Request, status: str, why: str, *, is_recorded: bool = False) -> None:
+#     """Give the request that runs its final status.
+#
+#     Args:
+#         is_recorded: whether the audit log has it, by the deployment.
+#
+#     Raises:
+#         DeploymentError: the files are not free in time.
+#     """
+#     with lock(site).held():
+#         _end(site, request, status, why, is_recorded=is_recorded)
+#         _remove(_running(site))
+#
+#
+# def recover(site: Place, active: str) -> None:
+#     """Decide about a request that was interrupted: it has ended, is worked off again, or is given up.
+#
+#     Args:
+#         active: the commit of the active release. No deployment of the site is under way.
+#
+#     Raises:
+#         DeploymentError: the files are not free in time.
+#     """
+#     with lock(site).held():
+#         _set_aside_damaged(site)
+#         left = running(site)
+#         if not left:
+#             return
+#         newer = _waiting(site)
+#         if newer and newer.number == left.number:  # killed while it was taken
+#             newer = None
+#         if not ended(site, left.number):
+#             if left.commit == active:
+#                 _end(site, left, RELEASED, "it is active; the program was interrupted after that")
+#             elif newer:
+#                 _end(site, left, SUPERSEDED, f"interrupted, then {_by(newer)}")
+#             elif left.tries >= TRIES:
+#                 _end(site, left, FAILED, f"interrupted {TRIES} times")
+#             else:
+#                 _write(_pending(site), newer := left)
+#         if not newer:
+#             _remove(_pending(site))
+#         _remove(_running(site))
+#
+#
+# def _waiting(site: Place) -> Request | None:
+#     """Return the request that waits, after the one that it replaces has its end; none that has a final status."""
+#     found = waiting(site)
+#     if not found:
+#         return None
+#     _end_replaced(site, found)
+#     return None if ended(site, found.number) else found._replace(replaces=None)
+#
+#
+# def _end_replaced(site: Place, request: Request) -> None:
+#     if request.replaces:
+#         _end(site, request.replaces, SUPERSEDED, _by(request))
+#
+#
+# def waiting(site: Place) -> Request | None:
+#     """Return the request that waits."""
+#     return _read(_pending(site))
+#
+#
+# def running(site: Place) -> Request | None:
+#     """Return the request that runs, or that was interrupted."""
+#     return _read(_running(site))
+#
+#
+# def ended(site: Place, number: str) -> dict[str, Any] | None:
+#     """Return the request of a number with its final status, if it has one."""
+#     text = _text(site)
+#     if number not in text:
+#         return None
+#     return next((values for values in reversed(_parsed(text)) if values["id"] == number), None)
+#
+#
+# def history(site: Place) -> list[dict[str, Any]]:
+#     """Return the requests that have a final status, the oldest first, without lines that are damaged."""
+#     return _parsed(_text(site))
+#
+#
+# def rows(site: Place) -> list[dict[str, Any]]:
+#     """Return a row for each request, the newest first; those with a final status as far as they are shown."""
+#     found = [_row(one.values(), status, one.asked, "") for one, status in _open(site)]
+#     known = {row["request"] for row in found}
+#     for values in reversed(history(site)[-_SHOWN:]):
+#         if values["id"] not in known:  # between two writes it is in both
+#             took = clock.seconds(values["ended"]) - clock.seconds(values["asked"])
+#             found.append({**_row(values, values["status"], values["ended"], values["why"]), "took": f"{took:.0f} s"})
+#     return found
+#
+#
+# def _open(site: Place) -> list[tuple[Request, str]]:
+#     return [(one, status) for one, status in ((waiting(site), "waiting"), (running(site), "running")) if one]
+#
+#
+# def _row(values: dict[str, Any], status: str, when: str, why: str) -> dict[str, Any]:
+#     by = values["by"]
+#     who = f"{by['who']} ({', '.join(filter(None, [by['how'], by['from']]))})"
+#     about = {"commit": values["commit"][:12], "status": status, "age": clock.age(when), "by": who, "took": ""}
+#     return {**about, "why": why, "request": values["id"]}
+#
+#
+# def _text(site: Place) -> str:
+#     try:
+#         return _history(site).read_bytes().decode(errors="replace")
+#     except (FileNotFoundError, NotADirectoryError):
+#         return ""
+#
+#
+# def _parsed(text: str) -> list[dict[str, Any]]:
+#     found = []
+#     for line in text.splitlines():
+#         with contextlib.suppress(ValueError, RecursionError):
+#             values = json.loads(line)
+#             found += [values] if shapes.fits(values, _ENDED) else []
+#     return found
+#
+#
+# def _by(request: Request) -> str:
+#     return f"by {request.commit[:12] or 'a newer request'}"
+#
+#
+# def _end(site: Place, request: Request, status: str, why: str, *, is_recorded: bool = False) -> None:
+#     """Write the final status of a request, unless it has one."""
+#     if ended(site, request.number):
+#         return
+#     values = {**request.values(), "status": status, "why": shown(why, lines=True)[:_LONGEST], "ended": clock.now()}
+#     file.append(_history(site), json.dumps(values, sort_keys=True), mode=0o600)
+#     lines = _text(site).splitlines()
+#     if len(lines) > FULL:
+#         file.write(_history(site), "".join(f"{line}\n" for line in lines[-KEPT:]), mode=0o600)
+#     if not is_recorded and (sites.REGISTRY / site.name).is_symlink():  # a master has no log of its sites
+#         act = audit.Act("request", request.by, site.name, {"commit": request.commit}, request.number)
+#         act.result = f"{status}: {why.partition(chr(10))[0]}"
+#         act.end(seconds=time.time() - clock.seconds(request.asked))
+#
+#
+# def _write(path: Path, request: Request) -> None:
+#     file.write_json(path, request.values(), mode=0o600)
+#
+#
+# def _remove(path: Path) -> None:
+#     if path.exists():
+#         path.unlink()
+#         file.sync_folder(path.parent)
+#
+#
+# def _set_aside_damaged(site: Place) -> None:
+#     """Put files aside that a disk has damaged: they would start the program for ever."""
+#     for path in paths(site):
+#         if path.exists() and not _read(path):
+#             path.rename(path.with_suffix(".damaged"))
+#
+#
+# def _read(path: Path) -> Request | None:
+#     values = file.read_json(path, _OPEN)
+#     return _request(values) if values else None
+#: django_formula/request/unit.py
+# """What works off the requests of a site: its program, and two units of systemd, which the first request makes.
+#
+# A unit of paths starts the program, also after a boot or a kill: as long as a request waits or runs, its file is there.
+# Without systemd each request starts the program.
+# """
+#
+# import subprocess
+# from collections.abc import Mapping, Sequence
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.host import archive, commands, config_files, daemons, file, folders, units
+# from django_formula.host.folders import Folder
+# from django_formula.request import queue
+# from django_formula.request.work import CONFIGURATION
+# from django_formula.site.sites import Site
+#
+# MODULE = "django_formula.request.work"
+# _SERVICE = """\
+# [Unit]
+# Description=Releases of the Django site {site} that were requested
+# StartLimitIntervalSec=0
+#
+# [Service]
+# ExecStart={command}
+# Restart=on-failure
+# RestartSec=1
+# # Not the control group: where systemd does not see that it is empty (cgroup v1 in containers), it would wait for
+# # TimeoutStopSec after a kill. A release ends with the program.
+# KillMode=process
+# TimeoutStopSec=900
+# """
+# _PATH = """\
+# [Unit]
+# Description=Requests of the Django site {site}
+#
+# [Path]
+# {paths}
+#
+# [Install]
+# WantedBy=paths.target
+# """
+# #: Seconds that a release may take to end when its site is removed.
+# _PATIENCE = 30.0
+#
+#
+# def prepare(site: Site, salt_call: Sequence[str]) -> None:
+#     """Make the folder, the program and the units, where they are missing or of another version.
+#
+#     Args:
+#         salt_call: the command that calls Salt on this host.
+#
+#     Raises:
+#         DeploymentError: the files are not free in time, or systemd refuses a unit.
+#     """
+#     top, values = queue.folder(site), _configuration(salt_call)
+#     folders.make(Folder(top, "root", "root", 0o700))
+#     with queue.lock(site).held():
+#         before = file.read_json(top / "config.json", CONFIGURATION) or {}
+#         if before.get("program") != values["program"] or not _program(site).exists():
+#             archive.install(MODULE, _program(site))
+#         if daemons.has_systemd():
+#             _enable({path: text for path, text in _units(site).items() if file.read_text(path) != text})
+#         if before != values:
+#             file.write_json(top / "config.json", values, mode=0o600)
+#
+#
+# def is_prepared(site: Site, salt_call: Sequence[str]) -> bool:
+#     """Return whether there is nothing for `prepare` to do."""
+#     of_systemd = _units(site) if daemons.has_systemd() else {}
+#     is_made = _program(site).exists() and all(file.read_text(path) == text for path, text in of_systemd.items())
+#     return is_made and file.read_json(queue.folder(site) / "config.json") == _configuration(salt_call)
+#
+#
+# def _configuration(salt_call: Sequence[str]) -> dict[str, Any]:
+#     environment, program = commands.network_environment(), archive.version(MODULE)
+#     return {"salt_call": [*salt_call], "environment": environment, "program": program}
+#
+#
+# def _enable(changed: Mapping[Path, str]) -> None:
+#     for path, text in changed.items():
+#         file.write(path, text)
+#     if changed:
+#         units.daemon_reload()
+#     for path in changed:
+#         if path.suffix == ".path":
+#             units.control("enable", "--quiet", "--now", path.name, doing=f"starting {path.name}")
+#
+#
+# def start(site: Site) -> None:
+#     """Have the program work off what waits, unless one does.
+#
+#     Raises:
+#         DeploymentError: systemd does not start it.
+#     """
+#     if queue.work_lock(site).holder():
+#         return
+#     if daemons.has_systemd():
+#         service = _paths(site)[0].name
+#         units.control("start", "--no-block", service, doing=f"starting {service}")
+#         return
+#     subprocess.Popen(  # noqa: S603 # nosec B603 - it outlives this process
+#         _command(site),
+#         stdin=subprocess.DEVNULL,
+#         stdout=subprocess.DEVNULL,
+#         stderr=subprocess.DEVNULL,
+#         cwd="/",
+#         start_new_session=True,
+#     )
+#
+#
+# def present(site: Site) -> list[Path]:
+#     """Return what the site has of it."""
+#     return [path for path in (*_paths(site), queue.folder(site)) if path.exists()]
+#
+#
+# def remove(site: Site) -> None:
+#     """End the program and remove the units; the folder is left to who removes the site.
+#
+#     Raises:
+#         DeploymentError: systemd does not.
+#     """
+#     found = [path for path in _paths(site) if path.exists()]
+#     if found and daemons.has_systemd():
+#         names = [path.name for path in reversed(found)]  # the paths first: they would start the program again
+#         units.stop(
+#             "disable", "--quiet", "--now", units=names, doing=f"ending the requests of {site.name}", within=_PATIENCE
+#         )
+#     for path in found:
+#         path.unlink()
+#     if found and daemons.has_systemd():
+#         units.daemon_reload()
+#         units.attempt("reset-failed", _paths(site)[0].name, doing="forgetting the unit of requests")  # if it was killed
+#     if queue.folder(site).exists():
+#         queue.work_lock(site).end_holders(_PATIENCE)
+#
+#
+# def _program(site: Site) -> Path:
+#     return queue.folder(site) / "program.pyz"
+#
+#
+# def _command(site: Site) -> list[str]:
+#     return ["/usr/bin/python3", "-I", str(_program(site)), site.name]
+#
+#
+# def _paths(site: Site) -> tuple[Path, Path]:
+#     service = daemons.UNITS / f"django-{site.name}-requests.service"
+#     return service, service.with_suffix(".path")
+#
+#
+# def _units(site: Site) -> dict[Path, str]:
+#     """Return the text of each unit."""
+#     service, path = _paths(site)
+#     command = " ".join(_command(site)).replace("%", "%%")
+#     watched = "\n".join(f"PathExists={one}".replace("%", "%%") for one in queue.paths(site))
+#     texts = {service: _SERVICE.format(site=site.name, command=command)}
+#     texts |= {path: _PATH.format(site=site.name, paths=watched)}
+#     return {path: f"{config_files.OURS}\n{text}" for path, text in texts.items()}
+#: django_formula/request/work.py
+# """Work off the requests of a site, one after another, until none waits: the program of its unit.
+#
+# It requires neither a master nor a minion that runs: each release is one call of `django.release` by Salt on this host.
+# """
+#
+# import contextlib
+# import ctypes
+# import json
+# import logging
+# import os
+# import signal
+# import subprocess
+# import tempfile
+# import time
+# from collections.abc import Callable
+# from types import FrameType
+# from typing import IO, Any
+#
+# from django_formula.audit import caller
+# from django_formula.host import commands, daemons, file, units
+# from django_formula.host.commands import DeploymentError
+# from django_formula.release import progress, releases
+# from django_formula.request import checks, queue
+# from django_formula.request.queue import Request
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.site.users import push_user
+# from django_formula.source import commits
+# from django_formula.untrusted.text import Log, shown, tell
+#
+# log = Log.of(__name__)
+# #: Seconds between two looks at what is waited for.
+# _TICK = 0.2
+# #: Seconds that the program waits before it exits with an error, since its unit starts it again.
+# _PAUSE = 30.0
+# #: Bytes of the answer of a release.
+# _ANSWER = 1 << 20
+# _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# #: The least that the configuration has.
+# CONFIGURATION = {"salt_call": [str], "environment": {str: str}, "program": str}
+#
+#
+# class _Stop:
+#     """Whether systemd has asked the program to end: what runs ends before, unless the host is shut down."""
+#
+#     def __init__(self) -> None:
+#         self.is_asked = False
+#         signal.signal(signal.SIGTERM, self._ask)
+#
+#     def _ask(self, _number: int, _frame: FrameType | None) -> None:
+#         self.is_asked = True
+#
+#     def is_of_host(self) -> bool:
+#         """Return whether the host is shut down: what runs would meet units that stop, and is begun again after it."""
+#         if not self.is_asked or not daemons.has_systemd():
+#             return False
+#         with contextlib.suppress(DeploymentError):
+#             return units.control("show", "--property=SystemState", "--value", timeout=5).strip() == "stopping"
+#         return False
+#
+#
+# def main(name: str) -> int:
+#     """Work off the requests of a site; return the exit code."""
+#     logging.basicConfig(level=logging.INFO, format="%(message)s")
+#     stop = _Stop()
+#     try:
+#         lock = queue.work_lock(sites.find(name))
+#         try:
+#             lock.take()
+#         except DeploymentError as error:
+#             tell(error)
+#             return 0
+#         try:
+#             gate = checks.Gate()
+#             while not stop.is_asked and _work(sites.find(name), stop, gate):
+#                 pass
+#         finally:
+#             lock.release()
+#     except (DeploymentError, OSError) as error:
+#         tell(error, is_error=True)
+#         until = time.monotonic() + _PAUSE
+#         while not stop.is_asked and time.monotonic() < until:
+#             time.sleep(_TICK)
+#         return 1
+#     return 0
+#
+#
+# def _work(site: Site, stop: _Stop, gate: checks.Gate) -> bool:
+#     """Work off one request; return whether to look for another one."""
+#     if not any(path.exists() for path in queue.paths(site)):
+#         return False
+#     left = queue.running(site)
+#     if left and left.commit == _active(site):  # interrupted after it
+#         _follow(site, left)
+#     if site.lock("").holder():  # while another deployment is under way a newer request may take the place of this one
+#         time.sleep(_TICK)
+#         return True
+#     queue.recover(site, _active(site))
+#     waiting = queue.waiting(site)
+#     if waiting and not gate.admit(site, waiting, lambda: bool(verdict(site, waiting))):
+#         time.sleep(_TICK)
+#         return True
+#     request = queue.take(site, waiting.number if waiting else "")
+#     if not request:
+#         return True
+#     log.info("request %s: %s by %s, try %s", request.number, request.commit, request.by.who, request.tries)
+#     status, why, is_recorded = *(verdict(site, request) or ("", "")), False
+#     if not status:
+#         status, why, is_recorded = _released(site, request, stop)
+#     if status == queue.RELEASED:
+#         _follow(site, request)
+#     if status:  # else it was interrupted, and is begun again
+#         queue.finish(site, request, status, why, is_recorded=is_recorded)
+#         log.info("request %s: %s: %s", request.number, status, why.partition("\n")[0])
+#     return True
+#
+#
+# def _follow(site: Site, request: Request) -> None:
+#     """Set the branch of a site that is pushed to what was pushed and is active."""
+#     user, ref = push_user(site.name), f"refs/heads/{site.config['revision']}"
+#     if not site.config.get("push") or request.by.how != user:
+#         return
+#     argv = ["git", f"--git-dir={site.config['repository']}", "-c", "core.hooksPath=/dev/null", "update-ref", ref]
+#     environment = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null"}
+#     try:
+#         commands.run([*argv, request.commit], doing=f"setting {ref}", user=user, environment=environment)
+#     except DeploymentError as error:  # the next push finds the branch behind, and needs no more than that
+#         tell(error, is_error=True)
+#
+#
+# def _active(site: Site) -> str:
+#     live = releases.linked(site, site.current)
+#     return str(live.record.get("commit", "")) if live else ""
+#
+#
+# def verdict(site: Site, request: Request) -> tuple[str, str] | None:
+#     """Return status and reason of a request that needs no release.
+#
+#     Its commit is active, or part of the active one, or not for its sender to release.
+#     """
+#     active, commit = _active(site), request.commit
+#     if active == commit:
+#         return queue.RELEASED, "it was active already"
+#     if request.is_checked:
+#         os.environ.update((_configuration(site) or {}).get("environment", {}))  # proxies, for git
+#         try:
+#             commits.of_revision(site, commit)
+#         except DeploymentError as error:
+#             return (queue.FAILED if error.transient else queue.REFUSED), str(error)
+#     if not request.is_rewind and active and commits.is_part(site, commit, active):
+#         back = site.to_release(commit)
+#         return queue.SUPERSEDED, f"{commit[:12]} is part of {active[:12]}, which is active; to go back: {back}"
+#     return None
+#
+#
+# def _released(site: Site, request: Request, stop: _Stop) -> tuple[str, str, bool]:
+#     """Release a commit; return the final status, the reason, and whether the audit log has it.
+#
+#     Empty where the release was interrupted.
+#     """
+#     configuration = _configuration(site)
+#     if not configuration:
+#         return queue.FAILED, f"{queue.folder(site)}/config.json is damaged: request it again", False
+#     options = ["--out=json", "--retcode-passthrough", "--no-parse=revision"]
+#     steps = queue.steps(site)
+#     steps.unlink(missing_ok=True)
+#     argv = [*configuration["salt_call"], *options, "django.release", site.name, f"revision={request.commit}"]
+#     environment = {
+#         **configuration["environment"],
+#         "PATH": commands.PATH,
+#         "LANG": "C.UTF-8",
+#         "HOME": "/root",
+#         caller.PERSON: request.by.who,
+#         progress.FILE: str(steps),
+#         **({"SSH_CONNECTION": request.by.origin} if request.by.origin else {}),
+#     }
+#     with tempfile.TemporaryFile() as output:
+#         process = subprocess.Popen(  # noqa: S603 # nosec B603 - of root's configuration
+#             argv, env=environment, stdin=subprocess.DEVNULL, stdout=output, cwd="/", preexec_fn=_ends_with(os.getpid())
+#         )
+#         while process.poll() is None:
+#             if stop.is_of_host():
+#                 process.terminate()
+#                 return "", "", False
+#             time.sleep(_TICK)
+#         return _ending(process.returncode, output)
+#
+#
+# def _configuration(site: Site) -> dict[str, Any] | None:
+#     return file.read_json(queue.folder(site) / "config.json", CONFIGURATION)
+#
+#
+# def _ends_with(parent: int) -> Callable[[], None]:
+#     """Return what has a child end with this process, however that ends: a second one would begin the same release."""
+#     control = ctypes.CDLL(None).prctl
+#
+#     def prepare() -> None:
+#         control(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+#         if os.getppid() != parent:
+#             os._exit(143)
+#
+#     return prepare
+#
+#
+# def _ending(code: int, output: IO[bytes]) -> tuple[str, str, bool]:
+#     """Return how a release has ended, by the exit code and the answer of Salt."""
+#     output.seek(0)
+#     printed = output.read(_ANSWER).decode(errors="replace")
+#     try:
+#         answer = json.loads(printed)["local"]
+#     except (ValueError, RecursionError, KeyError, TypeError):
+#         if code < 0 or code in (128 + signal.SIGTERM, 128 + signal.SIGKILL):
+#             return "", "", False
+#         last = "; ".join(shown(printed).split("\n")[-3:])
+#         return queue.FAILED, f"Salt exited with {code}: {last or 'see the journal'}", False
+#     if code == 0 and isinstance(answer, dict):
+#         return queue.RELEASED, f"{answer.get('release')} is active", True
+#     return queue.FAILED, str(answer), True
 #: django_formula/schedule/__init__.py
 # """What runs at times: schedules of sites, timers of backups and renewals."""
 #: django_formula/schedule/run.py
@@ -54265,6 +64513,74 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #: django_formula/secret/__init__.py
 # """Secrets of a site, and the rotation of its secret key."""
+#: django_formula/secret/references.py
+# """What an ``sdb://PROFILE/PATH/KEY`` of the pillar refers to, and why it has no value.
+#
+# Drivers are Salt's and of extensions; each fails in its own way. See docs/guides/secrets.md.
+# """
+#
+# import re
+# from collections.abc import Callable
+# from typing import Any
+#
+# from django_formula.host.commands import DeploymentError, redact
+# from django_formula.untrusted.text import in_command
+#
+# SCHEME = "sdb://"
+# _PAGE = "docs/guides/secrets.md"
+# _ENCRYPTED = "-----BEGIN PGP MESSAGE-----"
+# #: What the errors of GPG repeat: the whole message, as text or as bytes.
+# _MESSAGE = re.compile(rf"(b')?{_ENCRYPTED}.*?-----END PGP MESSAGE-----(\\n|\s)*'?", re.DOTALL)
+#
+#
+# def value(uri: str, get: Callable[[str], Any]) -> str:
+#     """Return the text that a reference refers to.
+#
+#     Args:
+#         uri: the reference.
+#         get: Salt's ``sdb.get``, which returns a reference as it is where this Salt has no such profile.
+#
+#     Raises:
+#         DeploymentError: it has none. The message has the cause, and no value.
+#
+#     Example: ``value("sdb://vault/secret/blog/database", salt["sdb.get"])``
+#     """
+#     profile, _slash, key = uri.removeprefix(SCHEME).partition("/")
+#     try:
+#         kept = get(uri)
+#     except Exception as error:
+#         raise _error(uri, *_failure(error)) from None  # its frames and its text may have the value
+#     if kept == uri:
+#         raise _error(
+#             uri,
+#             f"this Salt has no sdb profile {profile}",
+#             f"write the profile into the configuration of this minion and restart it; with salt-ssh take its value"
+#             f" into the pillar, {{{{ salt['sdb.get']('{SCHEME}…') | json }}}}",
+#         )
+#     if kept is None:
+#         raise _error(
+#             uri, f"profile {profile} has no {key}", f"see what it has: {in_command('salt-call', 'sdb.get', uri)}"
+#         )
+#     if not isinstance(kept, str):
+#         raise _error(uri, "it is no text", "put a number in quotes; name a key of a map as the last part")
+#     if not kept or _ENCRYPTED in kept:
+#         raise _error(uri, "it was not decrypted" if kept else "it is empty", "correct it where it is kept")
+#     return kept
+#
+#
+# def _error(uri: str, cause: str, cure: str) -> DeploymentError:
+#     return DeploymentError(f"{uri} has no value: {cause}", hint=f"{cure}: {_PAGE}")
+#
+#
+# def _failure(error: Exception) -> tuple[str, str]:
+#     """What a driver has failed with, and what to do."""
+#     driver = re.fullmatch(r"'([\w-]+)\.get'", str(error)) if isinstance(error, KeyError) else None
+#     if driver:
+#         name = driver[1]
+#         return f"this Salt has no sdb driver {name}", f"install the extension with {name} into the Python of this Salt"
+#     lines = _MESSAGE.sub("…", str(error)).split("\n")
+#     cause = redact(next((line.strip() for line in lines if line.strip()), ""))
+#     return f"{type(error).__name__}: {cause[:300]}", "look at the store and at what this host logs in with"
 #: django_formula/secret/secrets.py
 # """The secrets of a site: one file each in ``secrets/``, readable by the site's user, outside of releases."""
 #
@@ -56357,6 +66673,11 @@ def _clear(home: str, folder: str) -> None:
 #     return f"Django site {name}"
 #
 #
+# def push_user(name: str) -> str:
+#     """Return the user who pushes to a site by git."""
+#     return f"{name}-push"
+#
+#
 # def missing(name: str, user: str, every: Collection[str], uid: int | None) -> list[str]:
 #     """Return the users of a site that this host does not have.
 #
@@ -56398,7 +66719,8 @@ def _clear(home: str, folder: str) -> None:
 # import os
 # import re
 # import stat
-# from collections.abc import Iterable, Iterator
+# from collections.abc import Iterable
+# from functools import partial
 # from pathlib import Path
 # from typing import Any
 #
@@ -56409,6 +66731,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.source import git
 # from django_formula.source import mirror as source_mirror
 # from django_formula.source import submodule as source_submodule
+# from django_formula.source.limits import Limits
 # from django_formula.source.submodule import Submodule
 #
 # COMMIT = git.COMMIT
@@ -56449,6 +66772,38 @@ def _clear(home: str, folder: str) -> None:
 #     if not commit:
 #         raise _unknown_revision(site, doing, list(refs))
 #     return commit
+#
+#
+# def was_pushed(site: Site) -> bool:
+#     """Return whether a site has its branch; False for one that is pushed to this host, before the first push.
+#
+#     Raises:
+#         DeploymentError: git does not answer.
+#     """
+#     if not site.config.get("push"):
+#         return True
+#     url, branch = site.config["repository"], f"refs/heads/{site.config['revision']}"
+#     argv = ("ls-remote", "--heads")
+#     doing = f"looking for what was pushed to {url}"
+#     return bool(git.ask(site, *argv, url=url, references=(branch,), doing=doing, mirror="/nonexistent").strip())
+#
+#
+# def of_revision(site: Site, commit: str) -> str:
+#     """Return a commit, whole, that the revision of a site has: what other branches have is not for all to release.
+#
+#     Args:
+#         commit: at least seven of its digits.
+#
+#     Raises:
+#         DeploymentError: it is no such commit, or the remote does not answer.
+#     """
+#     revision = str(site.config["revision"])
+#     tip = resolve(site, revision)
+#     fetch(site, tip)
+#     whole = commit if COMMIT.fullmatch(commit) else _complete(site, commit)
+#     if not whole or not is_part(site, whole, tip):
+#         raise DeploymentError(f"{commit} is no commit of {revision}", hint=f"push it to {revision} first")
+#     return whole
 #
 #
 # def _complete(site: Site, revision: str) -> str:
@@ -56563,16 +66918,18 @@ def _clear(home: str, folder: str) -> None:
 #     mirror: Path,
 #     url: str | None = None,
 #     depth: int = 0,
-#     left: Iterator[int] | None = None,
+#     limits: Limits | None = None,
 # ) -> None:
 #     """Export a commit into a folder that is empty or missing, then its submodules.
 #
 #     Args:
 #         url: the URL of the repository; without one it has no submodules.
 #         depth: the number of submodules above it.
-#         left: yields an item for each further submodule that is allowed.
+#         limits: what they leave of what the site allows.
 #     """
-#     listed = source_submodule.entries(site, commit, mirror)
+#     limits = limits or Limits(site)
+#     listed = source_submodule.entries(site, commit, mirror, partial(limits.refuse_number, commit))
+#     limits.count_files(commit, listed, mirror)
 #     target.mkdir(parents=True, exist_ok=True)
 #     git.set_attributes(site, mirror)
 #     index = mirror / "export.index"
@@ -56584,15 +66941,13 @@ def _clear(home: str, folder: str) -> None:
 #     index.unlink(missing_ok=True)
 #     if not url or site.config["submodules"] is False:
 #         return
-#     left = iter(range(source_submodule.NUMBER)) if left is None else left
 #     for submodule in source_submodule.of_commit(site, listed, mirror, url):
 #         if depth >= source_submodule.DEPTH:
 #             raise DeploymentError(f"{commands.redact(url)}: submodules are nested more than five deep")
-#         if next(left, None) is None:
-#             raise DeploymentError(f"there are more than {source_submodule.NUMBER} submodules")
+#         limits.count_submodule()
 #         module = _fetched(site, submodule)
 #         folder = source_submodule.make_folder(target, submodule.path)
-#         _export(site, submodule.commit, folder, module, url=submodule.url, depth=depth + 1, left=left)
+#         _export(site, submodule.commit, folder, module, url=submodule.url, depth=depth + 1, limits=limits)
 #
 #
 # def _fetched(site: Site, submodule: Submodule) -> Path:
@@ -56659,6 +67014,17 @@ def _clear(home: str, folder: str) -> None:
 #     arguments = ["log", "-1", "--no-show-signature", "--date=format:%Y-%m-%d", "--format=%cd", commit, "--", *paths]
 #     found = git.run_git(site, *arguments, doing="reading when the requirements were changed").strip()
 #     return found if re.fullmatch(r"\d{4}-\d\d-\d\d", found, re.ASCII) else ""
+#
+#
+# def is_part(site: Site, commit: str, of: str) -> bool:
+#     """Return whether a commit is one that another one descends from, as far as the mirror has both."""
+#     if site.config["folder"] or not source_mirror.has(site, commit) or not source_mirror.has(site, of):
+#         return False
+#     try:
+#         git.run_git(site, "merge-base", "--is-ancestor", commit, of, doing="comparing the commits")
+#     except DeploymentError:
+#         return False
+#     return True
 #
 #
 # def commit_difference(site: Site, old: str | None, new: str) -> dict[str, Any]:
@@ -57200,6 +67566,85 @@ def _clear(home: str, folder: str) -> None:
 #     become = f"setpriv --reuid={reader.uid} --regid={reader.gid} --clear-groups --no-new-privs"
 #     clean = f"env -i PATH={commands.PATH} HOME=/nonexistent LANG=C.UTF-8 {' '.join(environment)}"
 #     return [f"--upload-pack={become} {clean} git-upload-pack"]
+#: django_formula/source/limits.py
+# """What a release may have of files and submodules, judged before any file is written.
+#
+# A repository compresses well: a push of 2 MB may have files of 1.5 GB, and a tree of the same trees endless ones.
+# """
+#
+# import collections
+# import operator
+# from collections.abc import Collection
+# from pathlib import Path
+#
+# from django_formula.host import commands
+# from django_formula.host.commands import DeploymentError
+# from django_formula.site.sites import Site
+# from django_formula.source import git
+# from django_formula.source import submodule as source_submodule
+# from django_formula.source.submodule import Entry
+#
+#
+# class Limits:
+#     """What is left of the limits of a site for the commit of a release and those of its submodules.
+#
+#     A site that an older version of the formula applied last has no limits of files before its next apply.
+#     """
+#
+#     def __init__(self, site: Site):
+#         self._site = site
+#         allowed = site.config["releases"]
+#         self._files, self._size = allowed.get("files"), allowed.get("size")
+#         self._count = self._bytes = self._submodules = 0
+#
+#     def count_files(self, commit: str, listed: list[Entry], mirror: Path) -> None:
+#         """Count the files of a commit, and their bytes.
+#
+#         Raises:
+#             DeploymentError: there are more than the site allows.
+#         """
+#         times = collections.Counter(entry.name for entry in listed if entry.mode != source_submodule.MODE)
+#         self.refuse_number(commit, times.total())
+#         self._count += times.total()
+#         if not self._size:
+#             return
+#         self._bytes += sum(map(operator.mul, times.values(), _sizes(self._site, times, mirror)))
+#         if self._bytes > commands.size(self._size):
+#             has = f"the files of the commit {commit[:12]} have {self._bytes >> 20} MB"
+#             self._refuse(has, "size", self._size)
+#
+#     def refuse_number(self, commit: str, number: int) -> None:
+#         """Refuse a commit by the number of its files.
+#
+#         Raises:
+#             DeploymentError: with those that were counted before there are more than the site allows.
+#         """
+#         if self._files and self._count + number > self._files:
+#             self._refuse(f"the commit {commit[:12]} has {self._count + number} files", "files", self._files)
+#
+#     def count_submodule(self) -> None:
+#         """Count a submodule.
+#
+#         Raises:
+#             DeploymentError: there are too many.
+#         """
+#         self._submodules += 1
+#         if self._submodules > source_submodule.NUMBER:
+#             raise DeploymentError(f"there are more than {source_submodule.NUMBER} submodules")
+#
+#     def _refuse(self, what: str, option: str, value: object) -> None:
+#         raise DeploymentError(
+#             f"{what}, more than releases:{option} ({value}) allows",
+#             hint=f"take what the site does not need out of the repository, or raise {self._site.at}:releases:{option}",
+#         )
+#
+#
+# def _sizes(site: Site, names: Collection[str], mirror: Path) -> list[int]:
+#     """Return the bytes of objects; none of one that is missing or damaged, which the export reports."""
+#     argv = ["cat-file", "--batch-check=%(objectsize)"]
+#     asked = "".join(f"{name}\n" for name in names)
+#     answer = git.run_git(site, *argv, doing="measuring the commit", mirror=mirror, stdin=asked)
+#     return [int(line) if line.isdigit() else 0 for line in answer.splitlines()]
 #: django_formula/source/mirror.py
 # """The bare mirror of a site's repository: its configuration, its keys, and the commits that it has."""
 #
@@ -57392,6 +67837,7 @@ def _clear(home: str, folder: str) -> None:
 # import os
 # import re
 # import tempfile
+# from collections.abc import Callable
 # from pathlib import Path
 # from typing import NamedTuple
 #
@@ -57409,6 +67855,8 @@ def _clear(home: str, folder: str) -> None:
 #     "http": ("https", "http", "ssh"),
 #     "file": ("https", "http", "ssh"),
 # }
+# #: The mode of a submodule in a commit.
+# MODE = "160000"
 # #: Levels of submodules, submodules of a site, bytes of a .gitmodules, and bytes of the list of a commit's files.
 # DEPTH, NUMBER = 5, 100
 # _GITMODULES, _LISTING = 1 << 20, 64 << 20
@@ -57437,8 +67885,13 @@ def _clear(home: str, folder: str) -> None:
 #     protocols: tuple[str, ...]
 #
 #
-# def entries(site: Site, commit: str, mirror: Path | None = None) -> list[Entry]:
+# def entries(
+#     site: Site, commit: str, mirror: Path | None = None, allow: Callable[[int], None] | None = None
+# ) -> list[Entry]:
 #     """Return the files, links and submodules of a commit.
+#
+#     Args:
+#         allow: refuses a number of them, before they are looked at.
 #
 #     Raises:
 #         DeploymentError: a path is there twice, or is both a file and a folder: an export of such a commit could write
@@ -57454,7 +67907,11 @@ def _clear(home: str, folder: str) -> None:
 #                 raise DeploymentError(f"the commit {commit[:12]} has too many files for a release") from None
 #             raise
 #         file.seek(0)
-#         lines = file.read().split(b"\0")
+#         listing = file.read()
+#     if allow:
+#         others = listing.count(b"040000 tree ") + listing.count(b"160000 commit ")  # or more, by names that have this
+#         allow(listing.count(b"\0") - others)
+#     lines = listing.split(b"\0")
 #     found: list[Entry] = []
 #     folders: set[bytes] = set()
 #     files: set[bytes] = set()
@@ -57484,7 +67941,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: a submodule has no URL, or one that is not permitted.
 #     """
-#     linked = [entry for entry in listed if entry.mode == "160000"]
+#     linked = [entry for entry in listed if entry.mode == MODE]
 #     if not linked:
 #         return []
 #     for entry in linked:
@@ -64082,6 +74539,109 @@ def _clear(home: str, folder: str) -> None:
 #     descriptor = os.open(name, _FOLDER, dir_fd=folder)
 #     stack.callback(os.close, descriptor)
 #     return descriptor
+#: django_formula/untrusted/network.py
+# """What answers over the network is read by a child that is root no more, within a time and a number of bytes."""
+#
+# import contextlib
+# import http.client
+# import json
+# import os
+# import pwd
+# import select
+# import signal
+# import time
+# import urllib.error
+# import urllib.request
+# from collections.abc import Callable
+# from typing import Any, NamedTuple
+#
+# from django_formula.untrusted import shapes
+# from django_formula.untrusted.text import shown
+#
+# #: Seconds that an action may take, and the longest time that an answer may ask to wait.
+# DEADLINE, LONGEST = 15.0, 86400.0
+# #: The most bytes of what the child reports, and its shape.
+# _REPORT, _SHAPE = 4096, {"error": str, "after": (int, float), "value?": object}
+#
+#
+# class Answer(NamedTuple):
+#     """What a child reports.
+#
+#     Attributes:
+#         value: what the action returned, as JSON has it; None with an error. It is as hostile as what answered.
+#         error: why there is none; empty without an error.
+#         after: seconds after which what answered wants to be asked again; 0 where it does not say so.
+#     """
+#
+#     value: Any
+#     error: str
+#     after: float
+#
+#
+# def ask(user: str, action: Callable[[], Any]) -> Answer:
+#     """Run an action in a child that is another user, which cannot be traced by that user's other processes.
+#
+#     Args:
+#         user: its name. The child has this user's group alone.
+#         action: what asks; it returns what JSON has, of at most 4000 bytes.
+#     """
+#     entry = pwd.getpwnam(user)
+#     reader, writer = os.pipe()
+#     child = os.fork()
+#     if not child:
+#         os.close(reader)
+#         with contextlib.suppress(BaseException):
+#             os.setgroups([])
+#             os.setgid(entry.pw_gid)
+#             os.setuid(entry.pw_uid)
+#             os.write(writer, json.dumps(_attempt(action)).encode()[:_REPORT])
+#         os._exit(0)
+#     os.close(writer)
+#     answer, deadline = b"", time.monotonic() + DEADLINE + 1
+#     while (left := deadline - time.monotonic()) > 0 and select.select([reader], [], [], left)[0]:
+#         part = os.read(reader, _REPORT)
+#         answer += part
+#         if not part or len(answer) > _REPORT:
+#             break
+#     os.close(reader)
+#     with contextlib.suppress(PermissionError, ProcessLookupError):
+#         os.kill(child, signal.SIGKILL)
+#     os.waitpid(child, 0)
+#     with contextlib.suppress(ValueError, RecursionError):
+#         report = json.loads(answer)
+#         if shapes.fits(report, _SHAPE):
+#             return Answer(report.get("value"), str(report["error"]), min(max(report["after"], 0.0), LONGEST))
+#     return Answer(None, f"no answer within {DEADLINE:.0f} s", 0.0)
+#
+#
+# def _attempt(action: Callable[[], Any]) -> dict[str, Any]:
+#     signal.setitimer(signal.ITIMER_REAL, DEADLINE)  # SIGALRM ends the child, however slowly the other end answers
+#     try:
+#         return {"error": "", "after": 0, "value": action()}
+#     except urllib.error.HTTPError as error:
+#         after = error.headers.get("Retry-After", "")
+#         what = "redirects, which is not followed" if error.code in (301, 302, 303, 307, 308) else error.reason
+#         return {"error": shown(f"HTTP {error.code}: {what}")[:500], "after": int(after) if after.isdecimal() else 0}
+#     except (OSError, http.client.HTTPException, ValueError, ImportError, RecursionError) as error:
+#         reason = getattr(error, "reason", None) or error
+#         return {"error": shown(f"{type(error).__name__}: {reason}")[:500], "after": 0}
+#
+#
+# class _NoRedirect(urllib.request.HTTPRedirectHandler):
+#     """Makes a redirect an error: the URL of a hook and its token go to no other place."""
+#
+#     def redirect_request(self, *_arguments: Any, **_options: Any) -> None:
+#         """Follow none."""
+#
+#
+# def fetched(request: urllib.request.Request, limit: int) -> bytes:
+#     """Return the beginning of what answers a request, in a child of `ask`; no redirect is followed.
+#
+#     Raises:
+#         OSError, http.client.HTTPException: it does not answer, or with an error.
+#     """
+#     with urllib.request.build_opener(_NoRedirect).open(request, timeout=DEADLINE) as answer:
+#         return bytes(answer.read(limit))
 #: django_formula/untrusted/reaper.py
 # """A small process of root that runs a command as a less trusted user, and leaves no process of it behind.
 #
@@ -65383,6 +75943,26 @@ def _clear(home: str, folder: str) -> None:
 #     printed = commands.run([*argv, "_UID=0", f"SYSLOG_IDENTIFIER={audit.IDENTIFIER}"], doing="reading the journal")
 #     found = (json.loads(line).get("DJANGO_AUDIT") for line in printed.splitlines())
 #     return [line for line in found if isinstance(line, str)]
+#: django_formula/verbs/hook.py
+# """The verb `django.hook`."""
+#
+# from django_formula.request import hook_unit
+# from django_formula.site import sites
+#
+#
+# def hook(name: str, *, rotate: bool) -> dict[str, str]:
+#     """Return what a git server has to know of the webhook of a site.
+#
+#     Args:
+#         rotate: whether it gets another secret first.
+#
+#     Raises:
+#         DeploymentError: there is no such site, it has no webhook, or the pillar has the secret that is to be rotated.
+#     """
+#     site = sites.find(name)
+#     if rotate:
+#         hook_unit.rotate(site)
+#     return hook_unit.describe(site)
 #: django_formula/verbs/logs.py
 # """What a site has logged, with the lines of one request from the proxy to the traceback; and its console."""
 #
@@ -65575,7 +76155,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.secret import secrets as secret_secrets
 # from django_formula.site import sites
 # from django_formula.tls import certificates, renewal
-# from django_formula.verbs import schedule
+# from django_formula.verbs import requests, schedule
 # from django_formula.verbs import status as verbs_status
 # from django_formula.verbs import workers as verbs_workers
 # from django_formula.verbs.status import live_release as _live
@@ -65613,7 +76193,8 @@ def _clear(home: str, folder: str) -> None:
 #     site = sites.find(name)
 #     try:
 #         parts = {**verbs_status.status(site, visits=visits), **backups.status(site), **certificates.summary(site)}
-#         return {**parts, "schedules": schedule.status(site), "cron": schedule.idle(site)}
+#         parts |= {"schedules": schedule.status(site), "cron": schedule.idle(site)}
+#         return {**parts, **requests.status(site)}
 #     except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what was written
 #         raise DeploymentError(
 #             f"a file of {name}'s records is damaged: {type(error).__name__}: {error}",
@@ -66041,6 +76622,169 @@ def _clear(home: str, folder: str) -> None:
 #     except DeploymentError:
 #         return False
 #     return True
+#: django_formula/verbs/promotion.py
+# """The verbs `django.promote` and `django.approve`."""
+#
+# from collections.abc import Sequence
+# from typing import Any
+#
+# from django_formula.audit.caller import Caller
+# from django_formula.deploy import plan as deploy_plan
+# from django_formula.host.commands import DeploymentError
+# from django_formula.request import promotion
+# from django_formula.site import sites
+# from django_formula.untrusted.text import in_command
+# from django_formula.verbs import requests
+#
+#
+# def promote(
+#     name: str, commit: str | None, by: Caller, salt_call: Sequence[str], *, wait: bool, asked_by: str
+# ) -> dict[str, Any]:
+#     """Request that the commit which has proved itself on another site is released; return its status and the plan.
+#
+#     Args:
+#         commit: the one that is expected to be active there.
+#         salt_call: the command that calls Salt on this host.
+#         asked_by: by which function, for the record.
+#
+#     Raises:
+#         DeploymentError: it has not proved itself, or the plan says that it would not be released.
+#     """
+#     found = promotion.find(sites.find(name), commit)
+#     promotion.refuse_unproved(found, by)
+#     plan = deploy_plan.make(name, found.commit, asked_by)
+#     if "refused" in plan:
+#         raise DeploymentError(
+#             f"{found.commit[:12]} would not be released: {plan['refused']}",
+#             hint=f"see: {in_command('salt-call', 'django.plan', name, found.commit)}",
+#         )
+#     origin = by._replace(how=f"promote from {found.source.name}")
+#     return {**requests.ask(name, found.commit, origin, salt_call, wait=wait, is_promoted=True), "plan": plan}
+#
+#
+# def approve(name: str, commit: str | None, by: Caller) -> dict[str, Any]:
+#     """Record that a person approves the promotion of a commit.
+#
+#     Raises:
+#         DeploymentError: the commit is not active on the other site.
+#     """
+#     return promotion.approve(promotion.find(sites.find(name), commit), by)
+#: django_formula/verbs/requests.py
+# """The verbs `django.request` and `django.requests`, and their part of `django.status`."""
+#
+# import time
+# from collections.abc import Iterator, Mapping, Sequence
+# from typing import Any
+#
+# from django_formula.audit.caller import Caller
+# from django_formula.host import clock, daemons
+# from django_formula.host.commands import DeploymentError
+# from django_formula.release import claim, releases
+# from django_formula.request import checks, follow, queue, unit
+# from django_formula.request.queue import Request
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.source import commits
+# from django_formula.untrusted.text import in_command
+#
+# #: Return codes by status.
+# CODES = {queue.FAILED: 1, queue.REFUSED: 2}
+#
+#
+# def ask(
+#     name: str, revision: str | None, by: Caller, salt_call: Sequence[str], *, wait: bool, is_promoted: bool = False
+# ) -> dict[str, Any]:
+#     """Request that a commit of a site is released; return its status, with `wait` the final one.
+#
+#     Args:
+#         revision: a branch, tag or commit; the revision of the last apply by default.
+#         salt_call: the command that calls Salt on this host.
+#         is_promoted: whether `django.promote` asks; other requests are refused for a site with `promote`.
+#
+#     Raises:
+#         DeploymentError: there is no such site, no salt-call, or nothing works the requests off.
+#     """
+#     site = sites.find(name)
+#     if not salt_call:
+#         raise DeploymentError(
+#             "there is no salt-call on this host, which works requests off",
+#             hint=f"install salt-minion, which need not run; or release it now: {site.to_release(revision or '')}",
+#         )
+#     unit.prepare(site, salt_call)
+#     wanted = revision or str(site.config["revision"])
+#     try:
+#         claim.refuse_alone(site, "deploy")
+#         if site.config["folder"]:
+#             hint = f"release what is in it now: {site.to_release()}"
+#             raise DeploymentError(f"the code of {name} is a folder, which has no commits", hint=hint)
+#         if site.config.get("promote") and not is_promoted:
+#             promote = in_command("salt-call", "django.promote", name)
+#             hint = f"run: {promote}; or release it now: {site.to_release(revision or '')}"
+#             raise DeploymentError(f"{name} gets its commits from {site.config['promote']['from']}", hint=hint)
+#         commit = commits.resolve(site, wanted)
+#     except DeploymentError as error:
+#         refused = queue.refuse(site, wanted, by, str(error))
+#         return _answer(refused, queue.REFUSED, str(error))
+#     request = queue.put(site, commit, by)
+#     unit.start(site)
+#     if not wait:
+#         return _answer(request, "waiting", f"see: salt-call django.requests {name}")
+#     found = follow.follow(site, request)
+#     return _answer(request, found["status"], found["why"])
+#
+#
+# def _answer(request: Request, status: str, why: str) -> dict[str, Any]:
+#     return {"request": request.number, "commit": request.commit, "status": status, "why": why}
+#
+#
+# def rows(name: str) -> list[dict[str, Any]]:
+#     """Return a row for each request of a site, the newest first.
+#
+#     Raises:
+#         DeploymentError: there is no such site.
+#     """
+#     site = sites.find(name)
+#     return [{**row, "why": row["why"] or _reason(site, row)} for row in queue.rows(site)]
+#
+#
+# def _reason(site: Site, row: Mapping[str, Any]) -> str:
+#     """Return why a request has no final status yet, where it is not that its release is under way."""
+#     holder, status = site.lock("").holder(), row["status"]
+#     if status in queue.FINAL:
+#         return ""
+#     if not queue.work_lock(site).holder():
+#         see = f": journalctl --unit django-{site.name}-requests"
+#         rest = see if daemons.has_systemd() else "; the next request starts it"
+#         return f"the program that works requests off does not run{rest}"
+#     if status != "waiting":
+#         return ""
+#     return f"another deployment is under way: {holder}" if holder else checks.waits_for(site, row["request"])
+#
+#
+# def status(site: Site) -> dict[str, str]:
+#     """Return the part of a site's status: what waits, what runs, and the newest request if it has failed.
+#
+#     Nothing for a site of which nothing was requested.
+#     """
+#     if not queue.folder(site).exists():
+#         return {}
+#     return {"release_requests": "; ".join(_parts(site))}
+#
+#
+# def _parts(site: Site) -> Iterator[str]:
+#     is_worked = bool(queue.work_lock(site).holder())
+#     for one, does in ((queue.running(site), "runs"), (queue.waiting(site), "waits")):
+#         if one:
+#             late = time.time() - clock.seconds(one.asked) > follow.ABANDONED
+#             does = does if is_worked or not late else "is not worked off"
+#             yield f"{one.commit[:12]} by {one.by.who} {does} for {clock.age(one.asked)}"
+#     decided = [values for values in queue.history(site) if values["status"] in (queue.RELEASED, queue.FAILED)]
+#     live = releases.linked(site, site.current)
+#     since = clock.seconds(str(live.record.get("live_since", ""))) if live else 0
+#     if decided and decided[-1]["status"] == queue.FAILED and clock.seconds(decided[-1]["ended"]) >= since:
+#         last = decided[-1]
+#         why = last["why"].partition("\n")[0]
+#         yield f"{last['commit'][:12]} by {last['by']['who']} failed {clock.age(last['ended'])} ago: {why}"
 #: django_formula/verbs/rotation.py
 # """The verbs that give a site new secrets, by a release of its active commit."""
 #
@@ -66520,6 +77264,11 @@ def _clear(home: str, folder: str) -> None:
 #     return _listing(rows, ("schedule", "last", "age"), ("at", "next", "command", "release", "by", "error", "skipped"))
 #
 #
+# def requests(rows: Sequence[Row]) -> list[str] | str:
+#     """Return what people see of ``django.requests``."""
+#     return _listing(rows, ("commit", "status", "age"), ("why", "by", "took", "request"))
+#
+#
 # def workers(rows: Sequence[Row]) -> list[str] | str:
 #     """Return what people see of ``django.workers``."""
 #     texts = [{**row, "active": _tasks(row)} for row in rows]
@@ -66610,6 +77359,346 @@ def _clear(home: str, folder: str) -> None:
 #     words = " ".join(plain(text).split()) if indent else plain(text).replace("\n", " ")
 #     more = f"{indent}    "
 #     return textwrap.fill(words, WIDTH, initial_indent=indent, subsequent_indent=more, break_on_hyphens=False)
+#: django_formula/verbs/trial.py
+# """A project is built and asked what it needs before there is a site of it: its pillar, read and completed.
+#
+# The steps are those of a release (`deploy.step_source`, `deploy.step_build`, `observe.observation`), in a folder of the
+# formula's cache and by two users that exist as long. Nothing else of the host changes. See docs/decisions/0124.
+# """
+#
+# import contextlib
+# import hashlib
+# import json
+# import os
+# import stat
+# import sys
+# import time
+# from collections.abc import Iterator, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.deploy import step_build, step_source
+# from django_formula.deploy.deployment import Deployment
+# from django_formula.host import commands, daemons, environment_files, file, folders, locks, users
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.folders import Folder
+# from django_formula.inspect import inspection, project
+# from django_formula.inspect import report as inspect_report
+# from django_formula.observe import completed, observation
+# from django_formula.observe import report as observe_report
+# from django_formula.observe.observation import Observation
+# from django_formula.pillar import compiler
+# from django_formula.process import build_user, sandbox
+# from django_formula.project import program
+# from django_formula.release import releases
+# from django_formula.release import settings as release_settings
+# from django_formula.release.releases import Release
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.source import mirror
+# from django_formula.untrusted.foreign import Foreign
+# from django_formula.untrusted.text import shown, tell
+# from django_formula.virtualenv import uv, virtualenvs
+#
+# #: Has a folder for each source: its virtualenv, uv's cache and kept builds, for the next time.
+# FOLDER = Path("/var/cache/django-formula/inspected")
+# #: How many of these folders stay, and for how many seconds.
+# _MOST, _AGE = 3, 7 * 86400
+# #: The name of the site that is none, and the name of its users, which has an underscore as no site's, with the comment
+# #: by which they are known.
+# _NAME, _USER, _TITLE = "_inspected", "_django-inspect", "Asks projects what they need"
+# #: Options that were read and that a virtualenv, a build and the settings are made with.
+# _TAKEN = (
+#     *("project", "python_path", "settings_module", "wsgi", "asgi", "python", "requirements", "python_packages"),
+#     *("constraints", "build", "files", "writable", "writable_packages", "environment", "database", "submodules"),
+# )
+# #: Options that words of variables need.
+# _OF_WORDS = ("secrets", "queue", "cache", "caches")
+# #: What of a folder stays for the next time.
+# _KEPT = ("build", "virtualenvs", "kept")
+#
+#
+# def of(source: str, revision: str = "HEAD", deploy_key: str | None = None) -> str:
+#     """Return what a site of this host answers, or a pillar for the project of a URL or a folder.
+#
+#     Raises:
+#         DeploymentError: there is no such site, or it cannot be asked; or as `inspect`.
+#     """
+#     is_place = ("/" in source or ":" in source) and source not in sites.registered()
+#     return inspect(source, revision, deploy_key) if is_place else observe_report.of_site(source)
+#
+#
+# def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -> str:
+#     """Return a pillar for a project as `inspection.inspect` does, of the same, completed by what the project answers.
+#
+#     Raises:
+#         DeploymentError: the source cannot be fetched, or has no project.
+#     """
+#     if os.geteuid():
+#         raise DeploymentError("to build a project this needs root", hint="run it with sudo, or without run")
+#     where = str(Path(where).resolve()) if Path(where).is_dir() else where
+#     name = inspection.name_of(where)
+#     with _place(where) as root:
+#         trial = Trial(where, revision, name, root)
+#         trial.fetch(Path(deploy_key).read_text() if deploy_key else "")
+#         read = trial.read()
+#         remarks, lines = read["remarks"], read["lines"]
+#         try:
+#             found, options = trial.asked(read["keys"])
+#         except (DeploymentError, OSError) as error:
+#             program.explain(error)
+#             remarks = [*remarks, *(f"not observed: {line}" for line in str(error).splitlines()[:12])]
+#         else:
+#             remarks = [*remarks, *trial.notes, *completed.remarks(lines, found, str(trial.source))]
+#             lines = inspect_report.ordered(completed.lines(lines, found, options))
+#     return inspect_report.text(where, name, remarks, lines)
+#
+#
+# class Trial:
+#     """A project in a folder of the cache, which is built and asked there.
+#
+#     Args:
+#         where: the URL of its repository, or its folder.
+#         revision: a branch, a tag or a commit of the repository.
+#         name: what its site would be called.
+#         root: the folder.
+#
+#     Attributes:
+#         notes: what has been done to build it, for a person.
+#     """
+#
+#     def __init__(self, where: str, revision: str, name: str, root: Path):
+#         self._where, self._revision, self._name, self._root = where, revision, name, root
+#         self._commit = self._release = ""
+#         self.notes: list[str] = []
+#
+#     def fetch(self, deploy_key: str) -> None:
+#         """Export the source as a release does.
+#
+#         Raises:
+#             DeploymentError: the remote cannot be reached, or has no such revision; the folder cannot be read.
+#         """
+#         site = self._site({})
+#         for folder in site.folders():
+#             if folder.path.is_relative_to(site.root):
+#                 folders.make(folder)
+#         deployment = self._deployment(site)
+#         mirror.prepare(site, deploy_key)
+#         self._commit = deployment.resolve_commit()
+#         self._release = releases.next_name(site, self._commit)
+#         release = Release(site, self._release)
+#         release.path.mkdir(mode=0o755)
+#         release.update(name=release.name, state="building", commit=self._commit, inputs={}, facts={})
+#         deployment.resume(release)
+#         step_source.export(deployment, release)
+#
+#     @property
+#     def source(self) -> Path:
+#         """The folder of its source."""
+#         return self._site({}).releases / self._release / "source"
+#
+#     def read(self) -> dict[str, Any]:
+#         """Return what `inspection.read` finds in the source, as the build user."""
+#         site = self._site({})
+#         commit = "" if inspection.is_folder(self._where, self._revision) else self._commit
+#         return inspection.read(self._where, self._revision, self.source, commit, site.build_user)
+#
+#     def asked(self, keys: Mapping[str, Any]) -> tuple[Observation, dict[str, Any]]:
+#         """Build the project with options that were read, and ask it what it needs.
+#
+#         It gets none of the words that were read for its variables, and shows them itself. Where it does not start so,
+#         it is asked again with them, and may write where it has tried to.
+#
+#         Returns:
+#             What it answers, and the options that the words of its variables need.
+#
+#         Raises:
+#             DeploymentError: it cannot be built or asked.
+#         """
+#         options = {key: keys[key] for key in _TAKEN if key in keys}
+#         variables = keys.get("environment", {})
+#         plain = {name: value for name, value in variables.items() if not isinstance(value, dict)}
+#         deployment = self._begun({**options, "environment": plain})
+#         self._build(deployment)
+#         found = self._ask(deployment)
+#         if found.stage != "done":
+#             written = [line["value"] for line in completed.lines([], found, {}) if line["key"] == "writable"]
+#             options["writable"] = [*options.get("writable", []), *(path for paths in written for path in paths)]
+#             more = {key: keys[key] for key in ("environment", *_OF_WORDS) if key in keys}
+#             tree, owner = Foreign(self.source), users.user_id(_USER)
+#             with contextlib.suppress(DeploymentError):
+#                 again = self._begun({**options, **more, "build": []})
+#                 for path in sandbox.outermost(deployment.site.config["writable"]):
+#                     (tree / path).give(users.ROOT, None, of=owner)
+#                 list(step_build.build(again))
+#                 found = _further(found, self._ask(again))
+#         wanted = [one for one in found.variables if one.is_required or one.is_together]
+#         return found, observation.lacking(deployment.site, wanted)
+#
+#     def _begun(self, options: Mapping[str, Any]) -> Deployment:
+#         """Return a deployment of the release with a virtualenv for these options.
+#
+#         Raises:
+#             DeploymentError: it cannot be built, or nothing here keeps the settings from network and secrets.
+#         """
+#         site = self._site(options)
+#         release = Release(site, self._release)
+#         if why := observation.impossible(release.path):
+#             raise DeploymentError(why)
+#         if not uv.is_installed():
+#             uv.install()
+#         deployment = self._deployment(site)
+#         deployment.resume(release)
+#         facts = project.find(site, release.path / "source")
+#         release.update(facts={"commit": self._commit, **facts})
+#         list(step_build.virtualenv(deployment))
+#         self.notes += deployment.unreported_warnings()
+#         for other in virtualenvs.unused(site, {str(release.record["virtualenv"])}):
+#             file.remove_tree(other)
+#         return deployment
+#
+#     def _build(self, deployment: Deployment) -> None:
+#         """Run the build commands; where one fails, the settings are asked without what it makes."""
+#         site, kept = deployment.site, deployment.site.config["build"]
+#         try:
+#             list(step_build.build(deployment))
+#         except DeploymentError as error:
+#             self.notes.append(f"the settings are asked without what build makes: {error.message}")
+#             site.config = {**site.config, "build": []}
+#             list(step_build.build(deployment))
+#             site.config = {**site.config, "build": kept}
+#
+#     def _ask(self, deployment: Deployment) -> Observation:
+#         """Ask the settings, which get the environment of a release without what is secret."""
+#         site, release = deployment.site, deployment.release
+#         assert release  # noqa: S101 - `_begun` has set it
+#         variables = release_settings.environment(site, release.path, release.facts)
+#         folders.make(Folder(release.path / "config", "root", site.user, 0o750))
+#         text = environment_files.environment_file(variables)
+#         file.write(release.path / "config/environment", text, mode=0o640, group=site.user, durable=False)
+#         return observation.of(site, release.path, release.facts, everything=True)
+#
+#     def _deployment(self, site: Site) -> Deployment:
+#         revision = None if inspection.is_folder(self._where, self._revision) else self._revision
+#         return Deployment(site, {}, {}, asked_by="django.inspect", revision=revision)
+#
+#     def _site(self, options: Mapping[str, Any]) -> Site:
+#         """Return the site that is none, with options of the pillar.
+#
+#         Raises:
+#             DeploymentError: the pillar does not take them.
+#         """
+#         own = "folder" if inspection.is_folder(self._where, self._revision) else "repository"
+#         site = {own: self._where, "domains": [f"{self._name}.example.org"], **options}
+#         rules = _rules()
+#         compiled = compiler.compile(
+#             {"django": {"sites": {self._name: site}}}, rules["schema"], rules["platforms"], _grains()
+#         )
+#         if compiled["errors"]:
+#             raise DeploymentError(f"the pillar that was read has a mistake: {compiled['errors'][0]}")
+#         config = {**compiled["sites"][self._name], "name": _NAME, "user": _USER, "root": str(self._root)}
+#         made = Site(config, compiled["platform"])
+#         made.at = f"django:sites:{self._name}"
+#         return made
+#
+#
+# def _rules() -> dict[str, Any]:
+#     """Return the schema and the platforms, as `engine/pack.py` writes them next to what compiles the pillar."""
+#     text = Path(compiler.__file__).with_name("schema.json").read_text(encoding="utf-8")
+#     rules: dict[str, Any] = json.loads(text)
+#     return rules
+#
+#
+# def _grains() -> dict[str, Any]:
+#     """Return what the pillar's compiler asks of a host."""
+#     init = "systemd" if daemons.has_systemd() else "unknown"
+#     return {"uid": 0, "os_family": "Debian", "os": "Debian", "osmajorrelease": 12, "init": init, "id": ""}
+#
+#
+# def _further(first: Observation, second: Observation) -> Observation:
+#     """Return the answer of the attempt that got further, with the variables of both."""
+#     order = [*observation.STAGES].index
+#     better, other = (second, first) if order(second.stage) >= order(first.stage) else (first, second)
+#     known = {one.name for one in better.variables}
+#     return better._replace(variables=[*better.variables, *(one for one in other.variables if one.name not in known)])
+#
+#
+# # The folder and the users
+#
+#
+# @contextlib.contextmanager
+# def _place(where: str) -> Iterator[Path]:
+#     """Yield the folder of a source, with the users that may work in it; remove all but what the next time may use."""
+#     folders.refuse_unsafe_parents(FOLDER)
+#     for folder in (sites.RUNTIME, FOLDER):
+#         if not folder.is_dir():
+#             folders.make(Folder(folder, "root", "root", 0o755))
+#     root = FOLDER / hashlib.sha256(where.encode()).hexdigest()[:16]
+#     lock = locks.Lock(
+#         FOLDER / "lock",
+#         "django.inspect",
+#         busy="another inspection",
+#         timeout="10m",
+#         hint="wait for it, or end its process",
+#     )
+#     lock.take()
+#     umask = os.umask(0o022)
+#     try:
+#         _clear()
+#         folders.make(Folder(root, "root", "root", 0o755))
+#         _make_users()
+#         _take_over(root)
+#         yield root
+#     finally:
+#         _clear()
+#         os.umask(umask)
+#         lock.release()
+#
+#
+# def _make_users() -> None:
+#     """Make the users."""
+#     free = users.free_uids()
+#     for name in (_USER, f"{_USER}-build"):
+#         argv = ["useradd", "--system", f"--uid={next(free)}", "--user-group", "--no-create-home"]
+#         argv += ["--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", "--comment", _TITLE, name]
+#         commands.run(argv, doing=f"creating the user {name}")
+#
+#
+# def _take_over(root: Path) -> None:
+#     """Give the cache of a former time, whose user is gone, to the user of this time."""
+#     cache = root / "build"
+#     if cache.is_dir():
+#         old, new = cache.stat().st_uid, users.owner(f"{_USER}-build", f"{_USER}-build")
+#         if old != new[0]:
+#             Foreign(cache).give(new, None, of=old)
+#
+#
+# def _clear() -> None:
+#     """Remove what an inspection has made: its users and their processes, its files but the caches, old caches."""
+#     for name in (_USER, f"{_USER}-build"):
+#         user = users.find_user(name)
+#         if user and user.pw_gecos != _TITLE:
+#             raise DeploymentError(f"the user {name} exists already and is not ours", hint=f"rename {name}")
+#         if user:
+#             build_user.end_user(name)
+#             commands.run(["userdel", name], doing=f"removing the user {name}")
+#     for path in sites.RUNTIME.glob(f"{_NAME}*"):
+#         file.remove_tree(path)
+#     found = sorted((path for path in FOLDER.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime)
+#     for number, root in enumerate(found):
+#         for path in root.iterdir():
+#             if path.name not in _KEPT:
+#                 file.remove_tree(path)
+#         os.chmod(root, stat.S_IRWXU)
+#         if number >= _MOST or time.time() - root.stat().st_mtime > _AGE:
+#             file.remove_tree(root)
+#
+#
+# if __name__ == "__main__":
+#     try:
+#         tell(inspect(*sys.argv[1:3]), end="")
+#     except (DeploymentError, OSError) as failure:
+#         sys.exit(shown(f"quickstart: {failure}", lines=True))
 #: django_formula/verbs/workers.py
 # """What the workers of a site do: `django.workers`, the lines of `django.status`, `django.restart`."""
 #
@@ -70042,6 +81131,8 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     messages = []
 #     for key in sorted({*known, *problems}):
+#         if _follows(key, known, problems):
+#             continue
 #         one = known.setdefault(key, {"looks": [], "told": 0, "times": [], "unstable": False, "since": now, "last": now})
 #         problem = problems.get(key)
 #         if problem:
@@ -70055,6 +81146,13 @@ def _clear(home: str, folder: str) -> None:
 #         if not one["told"] and not any(one["looks"]) and now - one["last"] >= CALM:
 #             del known[key]
 #     return messages
+#
+#
+# def _follows(key: str, known: Known, problems: Known) -> bool:
+#     """Return whether a site is degraded because it is down: that is neither reported then, nor good again."""
+#     site, kind = key.split("/")[:2]
+#     down = f"{site}/down"
+#     return kind == "degraded" and (down in problems or bool(known.get(down, {}).get("told")))
 #
 #
 # def _told(one: dict[str, Any], now: float) -> str:
@@ -70292,7 +81390,9 @@ def _clear(home: str, folder: str) -> None:
 #         text += f": {one['error']}" if one["error"] else ""
 #     command = in_command("salt-run", "django.status", one["site"]) if kind not in ("released", "rolled_back") else ""
 #     by = shown(one["asked_by"])[:200]
-#     return look.event(one["site"], kind, shown(text)[:300], command, now, by=by, sites=[one["site"]])
+#     return look.event(
+#         one["site"], kind, shown(text)[:300], command, now, commit=one["commit"], by=by, sites=[one["site"]]
+#     )
 #
 #
 # def _requests(failed: int, sent: int) -> str:
@@ -70312,6 +81412,7 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 # from typing import Any, NamedTuple
 #
+# from django_formula.audit import chain
 # from django_formula.deploy import switch_report
 # from django_formula.doctor.walks import Link
 # from django_formula.host import clock
@@ -70332,7 +81433,8 @@ def _clear(home: str, folder: str) -> None:
 # PATIENCE, SLOW = 5.0, 3.0
 # #: Sites that are looked at at once: most of the time they are waited for.
 # _AT_ONCE = 16
-# #: Looks that a problem needs while a deployment of the site is under way, which may be why.
+# #: Looks that a problem needs while a deployment of the site is under way, which may be why, or of a site that has not
+# #: been good in any look: its first apply may be under way.
 # _DURING = decide.OF
 # #: What a proxy answers instead of a site by the site's options: a login, access rules, a rate.
 # _RULES = re.compile(r"returned (401|403|429) ")
@@ -70348,6 +81450,8 @@ def _clear(home: str, folder: str) -> None:
 # _GROWING = 10
 # #: Kinds that maintenance explains.
 # _EXPLAINED = ("down", "degraded", "worker")
+# #: Kinds that a site has while its first apply is under way.
+# _COMING = (*_EXPLAINED, "queue")
 # #: Results of attempts, and the kind of the message about each.
 # RESULTS = {
 #     "failed": "failed",
@@ -70358,7 +81462,7 @@ def _clear(home: str, folder: str) -> None:
 #     "rolled forward": "released",
 # }
 # #: Kinds that a channel has only where it names them.
-# UNASKED = ("refused", "released", "drift")
+# UNASKED = ("refused", "released", "drift", "shell")
 # #: How the record names a deployment on several hosts: see `_runners/django.py`.
 # _OF_FLEET = re.compile(r"\(salt-run django\.\w+")
 # #: The most events that are kept while messages are on hold.
@@ -70411,7 +81515,7 @@ def _clear(home: str, folder: str) -> None:
 #     state["units"] = machine.counters(units)
 #     own, happened = machine.of_host(roots(names), state, config, now)
 #     problems |= decide.found("", own)
-#     events += [event("", *what, now) for what in happened]
+#     events += [*(event("", *what, now) for what in happened), *_consoles(state, now)]
 #     return Seen(problems, events, [one.row for one in found.values()], units)
 #
 #
@@ -70448,20 +81552,22 @@ def _clear(home: str, folder: str) -> None:
 #     except (DeploymentError, OSError) as error:
 #         row = {"site": name, "damage": str(error).splitlines()[0], "release": "", "running": None}
 #         return _SiteSeen(problem.problems(row), [], row)
-#     need = _DURING if _is_deployed(site) else decide.BAD
+#     is_deployed = _is_deployed(site)
 #     left_out = {"failed"}  # the attempt has a message of its own
-#     left_out |= {"release"} if need == _DURING and not row["release"] else set()  # the first one is not there yet
+#     left_out |= {"release"} if is_deployed and not row["release"] else set()  # the first one is not there yet
 #     found = [one for one in problem.problems(row) if one.key not in left_out]
 #     own = state.setdefault("sites_seen", {}).setdefault(name, {})
 #     if row["running"] and not row["maintenance"]:
 #         found += _of_visit(site, row)
 #     found += _of_requests(site, row, own, now)
 #     found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
+#     need = _need(own, found, is_deployed=is_deployed)
 #     if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
 #         own |= {"drift_at": now, "drift": _drift(name)}
 #     if config.get("drift") and own.get("drift"):
 #         command = in_command("salt-call", "django.drift", name)
-#         found.append(Problem("drift", f"{own['drift']} files differ from the active release", command, "drift"))
+#         files = "1 file differs" if own["drift"] == 1 else f"{own['drift']} files differ"
+#         found.append(Problem("drift", f"{files} from the active release", command, "drift"))
 #     return _SiteSeen(found, list(_attempts(site, own, now, config.get("fleet", ""))), row, need)
 #
 #
@@ -70487,6 +81593,24 @@ def _clear(home: str, folder: str) -> None:
 #     link = Link(*kept["link"])
 #     rest = [one for one in found if one.kind != "down"]
 #     return [Problem("down", f"{link.name}: {link.text}", link.command or link.todo, "walk"), *rest]
+#
+#
+# def _need(own: dict[str, Any], found: list[Problem], *, is_deployed: bool) -> int:
+#     """Return how many looks a problem of a site needs, and keep whether one has found it good."""
+#     own["good"] = own.get("good", False) or not any(one.kind in _COMING for one in found)
+#     return decide.BAD if own["good"] and not is_deployed else _DURING
+#
+#
+# def _consoles(state: dict[str, Any], now: float) -> Iterator[Message]:
+#     """Yield the consoles that can change data and were opened since the last look, as the audit log has them."""
+#     found, state["audit"] = releases.attempts_since(chain.current(), state.get("audit"))
+#     for line in found:
+#         arguments = line.get("arguments")
+#         reason = arguments.get("write") if isinstance(arguments, dict) else ""
+#         if line.get("verb") == "shell" and line.get("result") == "begun" and reason:
+#             site, by = shown(str(line.get("site"))), shown(f"{line.get('who')} {line.get('from') or ''}".strip())
+#             text = shown(f"a console that can change data was opened: {reason}")[:300]
+#             yield event(site, "shell", text, in_command("salt-call", "django.history", site), now, by=by[:200])
 #
 #
 # def _is_deployed(site: Site) -> bool:
@@ -70614,13 +81738,14 @@ def _clear(home: str, folder: str) -> None:
 # def _told_attempt(site: Site, attempt: Mapping[str, Any], now: float) -> Message:
 #     kind, release = RESULTS[attempt["result"]], str(attempt.get("release") or "")
 #     what = release or str(attempt.get("commit") or "")[:12] or "a deployment"
-#     text = f"{what} {'was interrupted' if kind == 'interrupted' else attempt['result']}"
+#     ended = {"interrupted": f"{what} was interrupted", "rolled_back": f"rolled back to {what}"}
+#     text = ended.get(kind, f"{what} {attempt['result']}")
 #     if attempt.get("step"):
 #         text += f" in the step {attempt['step']}"
 #     if error := str(attempt.get("error") or "").strip():
 #         text += f": {shown(error.splitlines()[0])[:300]}"
 #     live = os.path.basename(os.path.realpath(site.current)) if site.current.is_symlink() else ""
-#     if kind in ("failed", "interrupted", "rolled_back") and live:
+#     if kind in ("failed", "interrupted") and live:
 #         text += f"; {live} is active"
 #     command = ""
 #     if kind != "released":
@@ -70628,7 +81753,8 @@ def _clear(home: str, folder: str) -> None:
 #         words = ("record", site.name, release) if is_there else ("releases", site.name)
 #         command = in_command("salt-call", f"django.{words[0]}", *words[1:])
 #     by = str(attempt.get("asked_by") or "").partition(", salt job")[0]
-#     return event(site.name, kind, text, command, now, release=release, by=shown(by)[:200])
+#     commit = str(attempt.get("commit") or "")
+#     return event(site.name, kind, text, command, now, release=release, commit=commit, by=shown(by)[:200])
 #
 #
 # # Who gets which message
@@ -70845,7 +81971,10 @@ def _clear(home: str, folder: str) -> None:
 # #: The most messages of a batch that a text has.
 # _MOST = 30
 # _HEADS = {"good": "good again", "unstable": "unstable"}
-# _EVENTS = {"failed": "release failed", "interrupted": "deployment interrupted", "refused": "deployment refused"}
+# _EVENTS = {
+#     **{"failed": "release failed", "interrupted": "deployment interrupted", "refused": "deployment refused"},
+#     "shell": "console that can change data",
+# }
 #
 #
 # class Request(NamedTuple):
@@ -71063,6 +82192,8 @@ def _clear(home: str, folder: str) -> None:
 # _STOPPED = re.compile(r"^(\S+) (?:does not run|fails \(\d+ times\))$")
 # _SILENT = re.compile(r"^(\S+) does not answer$")
 # _QUEUE = re.compile(r"\bqueue \d[^;,]*(?:, (\d+) tasks wait)?")
+# #: A request of a commit in the row's key `release_requests`.
+# _REQUEST = re.compile(r"^([0-9a-f]{12}) by .* (?:failed|is not worked off)\b")
 # _BAD_RUN = re.compile(r"^(\S+) (?:failed|interrupted)\b")
 #
 #
@@ -71122,6 +82253,9 @@ def _clear(home: str, folder: str) -> None:
 #         found.append(Problem("degraded", text, APPLY, "interpreter"))
 #     if failed:
 #         found.append(Problem("failed", f"failed since the active release: {failed}", why, "failed"))
+#     elif requested := _matching(_REQUEST, row.get("release_requests"), "; "):
+#         text = f"requested: {'; '.join(requested.values())}"
+#         found.append(Problem("failed", text, _verb("requests", site), "release_requests"))
 #     return found
 #
 #
@@ -71175,40 +82309,32 @@ def _clear(home: str, folder: str) -> None:
 # Each channel has a unit of its own, so that one that hangs delays no other (docs/decisions/0131).
 # """
 #
-# import contextlib
 # import functools
-# import http.client
-# import json
-# import os
-# import pwd
 # import random
-# import select
-# import signal
 # import socket
 # import ssl
 # import time
 # import urllib.error
 # import urllib.parse
 # import urllib.request
-# from collections.abc import Callable, Mapping
+# from collections.abc import Mapping
 # from email.message import EmailMessage
 # from email.utils import formatdate
 # from typing import Any
 #
+# from django_formula.git_server import servers
 # from django_formula.host import file
 # from django_formula.host.commands import redact
-# from django_formula.untrusted import shapes
-# from django_formula.untrusted.text import shown, tell
+# from django_formula.untrusted import network
+# from django_formula.untrusted.text import tell
 # from django_formula.watch import message, spool
 #
-# #: Seconds that one batch may take, and after which one that could not be sent is given up.
-# DEADLINE, KEPT = 15.0, 86400.0
+# #: Seconds after which a batch that could not be sent is given up.
+# KEPT = 86400.0
 # #: Seconds within which a run of the sender begins with another batch: its unit has a timeout.
 # _RUN = 20.0
 # #: The longest pause before the next try, in seconds.
 # _LONGEST = 3600.0
-# #: The most bytes of what the child reports, and its shape.
-# _REPORT, _SHAPE = 4096, {"error": str, "after": (int, float)}
 #
 #
 # def main(name: str) -> int:
@@ -71219,7 +82345,7 @@ def _clear(home: str, folder: str) -> None:
 #         return 1
 #     secrets = [str(channel[key]) for key in ("url", "token", "password") if channel.get(key)]
 #     if name == spool.HEARTBEAT:
-#         error, _after = _as_sender(lambda: _get(channel["url"]))
+#         _value, error, _after = network.ask(spool.SENDER, lambda: _get(channel["url"]))
 #         spool.folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
 #         spool.keep_retry(name, **({"tries": 1, "at": 0, "error": redact(error, secrets)} if error else {}))
 #         tell(redact(error, secrets) or "sent", is_error=bool(error))
@@ -71231,7 +82357,9 @@ def _clear(home: str, folder: str) -> None:
 #         if not batch or time.time() - batch["time"] > KEPT:
 #             path.rename(path.with_suffix(".lost"))
 #             continue
-#         error, after = _as_sender(functools.partial(deliver, channel, {**batch, "id": path.stem}))
+#         _value, error, after = network.ask(
+#             spool.SENDER, functools.partial(deliver, channel, {**batch, "id": path.stem})
+#         )
 #         if error:
 #             failed = redact(error, secrets)
 #             tries = known["tries"] + 1
@@ -71246,67 +82374,8 @@ def _clear(home: str, folder: str) -> None:
 #     return 0
 #
 #
-# def _as_sender(action: Callable[[], None]) -> tuple[str, float]:
-#     """Run an action in a child that is the user of the sender; return its error, and the seconds it asks to wait."""
-#     user = pwd.getpwnam(spool.SENDER)
-#     reader, writer = os.pipe()
-#     child = os.fork()
-#     if not child:
-#         os.close(reader)
-#         with contextlib.suppress(BaseException):
-#             os.setgroups([])
-#             os.setgid(user.pw_gid)
-#             os.setuid(user.pw_uid)
-#             os.write(writer, json.dumps(_attempt(action)).encode()[:_REPORT])
-#         os._exit(0)
-#     os.close(writer)
-#     answer, deadline = b"", time.monotonic() + DEADLINE + 1
-#     while (left := deadline - time.monotonic()) > 0 and select.select([reader], [], [], left)[0]:
-#         part = os.read(reader, _REPORT)
-#         answer += part
-#         if not part or len(answer) > _REPORT:
-#             break
-#     os.close(reader)
-#     with contextlib.suppress(PermissionError, ProcessLookupError):
-#         os.kill(child, signal.SIGKILL)
-#     os.waitpid(child, 0)
-#     with contextlib.suppress(ValueError, RecursionError):
-#         report = json.loads(answer)
-#         if shapes.fits(report, _SHAPE):
-#             return str(report["error"]), min(max(report["after"], 0.0), KEPT)
-#     return f"no answer within {DEADLINE:.0f} s", 0.0
-#
-#
-# def _attempt(action: Callable[[], None]) -> dict[str, Any]:
-#     """Return how an action ended: its error, empty without one, and after how many seconds it may be tried again."""
-#     signal.setitimer(signal.ITIMER_REAL, DEADLINE)  # SIGALRM ends the child, however slowly the other end answers
-#     try:
-#         action()
-#     except urllib.error.HTTPError as error:
-#         after = error.headers.get("Retry-After", "")
-#         what = "redirects, which is not followed" if error.code in (301, 302, 303, 307, 308) else error.reason
-#         return {"error": shown(f"HTTP {error.code}: {what}")[:500], "after": int(after) if after.isdecimal() else 0}
-#     except (OSError, http.client.HTTPException, ValueError, ImportError) as error:
-#         reason = getattr(error, "reason", None) or error
-#         return {"error": shown(f"{type(error).__name__}: {reason}")[:500], "after": 0}
-#     return {"error": "", "after": 0}
-#
-#
-# class _NoRedirect(urllib.request.HTTPRedirectHandler):
-#     """Makes a redirect an error: the URL of a hook and its token go to no other place."""
-#
-#     def redirect_request(self, *_arguments: Any, **_options: Any) -> None:
-#         """Follow none."""
-#
-#
-# def _open(request: urllib.request.Request) -> None:
-#     opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=ssl.create_default_context()))
-#     with opener.open(request, timeout=DEADLINE) as answer:
-#         answer.read(1000)
-#
-#
 # def _get(url: str) -> None:
-#     _open(urllib.request.Request(url, headers={"User-Agent": "django-formula"}))  # noqa: S310 - http(s) by the schema
+#     network.fetched(urllib.request.Request(url, headers={"User-Agent": "django-formula"}), 1000)  # noqa: S310 - http(s) by the schema
 #
 #
 # def deliver(channel: Mapping[str, Any], batch: message.Batch) -> None:
@@ -71319,9 +82388,11 @@ def _clear(home: str, folder: str) -> None:
 #         _mail(channel, batch)
 #     elif channel["format"] == "apprise":
 #         _apprise(channel, batch)
+#     elif channel["format"] in servers.KINDS:
+#         _report(channel, batch["messages"][0])
 #     else:
 #         made = message.request(batch, channel["format"], channel.get("token") or "")
-#         _open(urllib.request.Request(channel["url"], made.body, made.headers))  # noqa: S310 - as above
+#         network.fetched(urllib.request.Request(channel["url"], made.body, made.headers), 1000)  # noqa: S310 - as above
 #
 #
 # def mail(channel: Mapping[str, Any], batch: message.Batch) -> EmailMessage:
@@ -71340,7 +82411,7 @@ def _clear(home: str, folder: str) -> None:
 #     import smtplib
 #
 #     context = ssl.create_default_context()
-#     place: dict[str, Any] = {"host": channel["host"], "port": channel["port"], "timeout": DEADLINE}
+#     place: dict[str, Any] = {"host": channel["host"], "port": channel["port"], "timeout": network.DEADLINE}
 #     secure = channel["tls"] == "tls"
 #     try:
 #         with smtplib.SMTP_SSL(**place, context=context) if secure else smtplib.SMTP(**place) as server:
@@ -71351,6 +82422,15 @@ def _clear(home: str, folder: str) -> None:
 #             server.send_message(mail(channel, batch))
 #     except smtplib.SMTPException as error:
 #         raise OSError(str(error)) from error
+#
+#
+# def _report(channel: Mapping[str, Any], one: Mapping[str, Any]) -> None:
+#     """Write a deployment to a Git server; the message that tries the channel reads the project there."""
+#     where = channel["format"], channel["url"], channel.get("token") or ""
+#     if one.get("commit"):
+#         servers.report(*where, one, channel.get("environment") or one["site"])
+#     else:
+#         servers.call(*where)
 #
 #
 # def _apprise(channel: Mapping[str, Any], batch: message.Batch) -> None:
@@ -71856,6 +82936,7 @@ def _clear(home: str, folder: str) -> None:
 # from collections.abc import Callable
 # from typing import Any
 #
+# from django_formula.git_server import servers
 # from django_formula.host import daemons, units
 # from django_formula.metrics import metrics, serve
 # from django_formula.page import pages
@@ -71927,8 +83008,10 @@ def _clear(home: str, folder: str) -> None:
 #     """Put messages into the spool of each channel that takes them: a batch of this look."""
 #     for name, channel in config["channels"].items():
 #         own = decide.folded([one for one in messages if look.takes(channel, one)])
-#         if own:
-#             spool.put(name, {"host": send.host(), "time": now, "messages": own})
+#         # A Git server gets each deployment by itself: one that it refuses is not sent again with the next.
+#         parts = [[one] for one in own if one.get("commit")] if channel.get("format") in servers.KINDS else [own]
+#         for part in filter(None, parts):
+#             spool.put(name, {"host": send.host(), "time": now, "messages": part})
 #
 #
 # def _start(config: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import background
+import channels
 import containers
 from client import Answer, Load
 from contestants import (
@@ -670,10 +671,9 @@ def sites(bench: Bench) -> list[Figure]:
     bench.say(f"deploying {bench.sites} sites")
     apply(host, *formula.apply_argv)
     took: dict[str, list[float]] = {"one": [], "all": []}
-    for pillar in took:
-        quiet(host, pillar, formula)
     for _run in bench.each(f"nothing to do, 1 and {bench.sites} sites"):
         for pillar, seconds_of in took.items():
+            apply(host, f"--pillar-root=/srv/bench/{pillar}", *formula.apply_argv)  # the watch has its sites
             seconds_of.append(quiet(host, pillar, formula).cpu)
     slopes = [1000 * (b - a) / (bench.sites - 1) for a, b in zip(took["one"], took["all"], strict=True)]
     details = f"CPU: {seconds(took['one'])} with 1 site, {seconds(took['all'])} with {bench.sites}"
@@ -685,15 +685,14 @@ def sites(bench: Bench) -> list[Figure]:
             "CPU, ms",
             250,
             looks,
-            "django-watch.service, as its timer starts it",
+            "the program of django-watch.service",
         ),
     ]
 
 
 def look(host: Host) -> float:
     """Milliseconds of CPU of one look of the watch, its health checks included."""
-    host.run("systemctl start django-watch.service")
-    return int(host.run("systemctl show --property=CPUUsageNSec --value django-watch.service").stdout) / 1e6
+    return 1000 * measured(host, "python3", "-I", "/usr/local/lib/django-formula/watch.pyz", "look")[0].cpu
 
 
 def quiet(host: Host, pillar: str, formula: Formula) -> Took:
@@ -701,6 +700,21 @@ def quiet(host: Host, pillar: str, formula: Formula) -> Took:
     if told.changed:
         raise CommandFailed(f"there was something to do with the pillar {pillar!r}: {told}")
     return took
+
+
+def told(bench: Bench) -> list[Figure]:
+    """Releases while messages about them are sent, and while no channel takes any."""
+    turns = channels.Channels(bench.host, bench.formula)
+    for _run in bench.each(f"releases with channels {', '.join(channels.HOW)}"):
+        for how in channels.HOW:
+            turns.turn(how, bench.commit(), bench.commit())
+    details = "; ".join(f"{how} {statistics.median(row):.3f} s" for how, row in turns.took.items())
+    medians = {how: 1000 * statistics.median(row) for how, row in turns.took.items()}
+    more = [abs(medians[how] - medians["good"]) for how in channels.HOW if how != "good"]
+    return [
+        Figure("releases with good channels and with others", "ms between the medians", 50, [max(more)], details),
+        Figure("the same", "releases that failed", 0, [turns.failed], f"{bench.runs * len(channels.HOW)} releases"),
+    ]
 
 
 def ratios(ours: Sequence[float], others: Sequence[float]) -> list[float]:
@@ -728,5 +742,6 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "fleet": fleet,
     "machinery": machinery,
     "serving": serving,
+    "channels": told,
     "sites": sites,
 }

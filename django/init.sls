@@ -7,6 +7,7 @@ django.clean       removes sites with `state: absent`
 django.balancer    HAProxy or nginx, where this host balances sites between their hosts
 django.place       stops where another deployment is in the path of a site
 django.host        packages and uv
+django.watch       messages about problems of the sites and of this host
 django.proxy       nginx and Apache, which reject unknown hosts
 django.postgres    PostgreSQL, where a site has its database on a server of this host
 django.mysql       MariaDB, likewise
@@ -27,7 +28,7 @@ OUTCOME = "All of it has succeeded"
 
 def run():
     files = _rendered("salt://_utils/django_fileserver.py", "py")
-    django = _rendered(files.path("salt://_utils/django_pillar_render.py"), "py", files=files)
+    django = _rendered(files.path("salt://django/django_pillar_render.py"), "py", files=files)
     if django["errors"]:
         return _failing(django["errors"])
     states = {}

@@ -2,6 +2,8 @@
 
 * `engine/django_formula/knowledge/knowledge.json`: `knowledge.yaml` next to it, where Python has PyYAML. A bare host's
   has not, and `quickstart --inspect` runs there.
+* `engine/django_formula/pillar/schema.json`: `django/schema.yaml` and `django/platforms.yaml` without what people read,
+  for a pillar that is compiled where there is no file client.
 * `_utils/django_engine.py`: `engine/django_engine.py`, and the whole tree `engine/django_formula` as comments.
 * `django/digests`: the digest of each file that a minion fetches from its master one by one, in the format of
   sha256sum, so that `sha256sum --check django/digests` compares it too.
@@ -13,6 +15,7 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import django_engine
 
@@ -22,6 +25,7 @@ LOADER = ROOT / "engine/django_engine.py"
 ENGINE = ROOT / "_utils/django_engine.py"
 DIGESTS = ROOT / "django/digests"
 KNOWLEDGE = TREE / "knowledge/knowledge.yaml"
+SCHEMA = TREE / "pillar/schema.json"
 #: What minions fetch.
 PATTERNS = ("_modules/*.py", "_states/*.py", "_utils/*.py", "django/**/*")
 
@@ -35,6 +39,29 @@ def knowledge() -> str:
     import yaml
 
     return f"{json.dumps(yaml.safe_load(KNOWLEDGE.read_text(encoding='utf-8')), indent=1, ensure_ascii=False)}\n"
+
+
+def schema() -> str:
+    """Return the text of `schema.json`.
+
+    Raises:
+        ImportError: this Python has no PyYAML.
+    """
+    import yaml
+
+    names = ("schema", "platforms")
+    read = {name: yaml.safe_load((ROOT / f"django/{name}.yaml").read_text(encoding="utf-8")) for name in names}
+    return f"{json.dumps(_plain(read), indent=0, ensure_ascii=False)}\n"
+
+
+def _plain(value: Any) -> Any:
+    """Return a schema without descriptions and examples; an option may have these names too."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    told = {"description": str, "examples": list}
+    return {key: _plain(one) for key, one in value.items() if not isinstance(one, told.get(key, ()))}
 
 
 def engine() -> str:
@@ -55,5 +82,6 @@ def digests() -> list[str]:
 if __name__ == "__main__":
     with contextlib.suppress(ImportError):
         KNOWLEDGE.with_suffix(".json").write_text(knowledge(), encoding="utf-8")
+        SCHEMA.write_text(schema(), encoding="utf-8")
     ENGINE.write_text(engine(), encoding="utf-8")
     DIGESTS.write_text("".join(digests()), encoding="utf-8")

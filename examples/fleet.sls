@@ -8,6 +8,7 @@ django:
     blog:
       repository: https://git.example.org/blog.git
       domains: [blog.example.org]
+      tags: [eu]                                   # for: salt-run django.deploy tag:eu
       hosts:
         'web*': [app]                  # serve the site
         jobs1: [worker]                # runs its tasks and schedules

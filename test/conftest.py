@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import families
@@ -29,7 +29,9 @@ yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc]
 gc.set_threshold(100_000, 50, 50)
 
 #: Tests that run side by side on two cores, by how they are split: those on hosts mostly wait, the others do not.
-AT_ONCE = {"loadfile": 4, "worksteal": 2}
+AT_ONCE = {"loadfile": 6, "worksteal": 2}
+#: Those of a part, which has more stories of a master with minions: more at once, and minions miss the time to answer.
+OF_A_PART = 3
 
 # What Salt logs before its logging is set up, it keeps for the end; pytest shows it where it belongs.
 salt._logging.shutdown_temp_handler()
@@ -59,7 +61,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     on_terminal = option.usepdb or option.trace or option.capture == "no"
     if option.side_by_side and not (names or on_terminal or hasattr(config, "workerinput")):
         if option.numprocesses is None:
-            option.numprocesses = AT_ONCE[option.side_by_side]
+            option.numprocesses = OF_A_PART if option.part else AT_ONCE[option.side_by_side]
         if option.numprocesses and option.dist == "no":
             option.dist = option.side_by_side
         option.loadscopereorder = False
@@ -83,6 +85,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         keep(config, items, lambda item: parts.story(item) in chosen)
     elif not config.getoption("--all") and config.getoption("-m") != "smoke":
         keep(config, items, lambda item: not parts.is_full(item))
+
+
+@pytest.fixture(autouse=True)
+def environment_stays() -> Iterator[None]:
+    """No test leaves a variable: a proxy, say, would be one of each host that this process starts later."""
+    before = {**os.environ}
+    yield
+    current = {"PYTEST_CURRENT_TEST": before.get("PYTEST_CURRENT_TEST")}
+    assert {**os.environ, **current} == {**before, **current}
 
 
 def keep(config: pytest.Config, items: list[pytest.Item], wanted: Callable[[pytest.Item], bool]) -> None:

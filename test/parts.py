@@ -46,8 +46,9 @@ def divide(items: Iterable[pytest.Item]) -> None:
 def story(item: pytest.Item) -> str:
     """The name of the story that a test is of: `test_container[podman-trixie]`, `test_faults#2`.
 
-    The hosts of a file are those of its module's fixtures, one story for each of their parameters. The tests of a file
-    that is marked `apart` need no other test before them: there each chunk is a story.
+    The hosts of a file are those of its module's fixtures, one story for each of their parameters; a parameter that is
+    a map is a case, which has no hosts of its own. The tests of a file that is marked `apart` need no other test before
+    them: there each chunk is a story.
     """
     name = item.path.stem if item.path.parent.name == "hosts" else below(item.path).removesuffix(".py")
     if CHUNK in item.stash:
@@ -57,7 +58,7 @@ def story(item: pytest.Item) -> str:
     shared = [
         str(value)
         for argument, value in (callspec.params if callspec else {}).items()
-        if argument in fixtures and fixtures[argument][-1].scope == "module"
+        if argument in fixtures and fixtures[argument][-1].scope == "module" and not isinstance(value, dict)
     ]
     return f"{name}[{'-'.join(shared)}]" if shared else name
 

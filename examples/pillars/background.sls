@@ -24,4 +24,4 @@ django:
           endpoint: http://minio.example.org:9000
           style: path
           key: shop
-          secret: sdb://vault/static-secret
+          secret: sdb://vault/secret/static/secret

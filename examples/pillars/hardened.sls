@@ -6,12 +6,12 @@ django:
     members:
       repository: git@git.example.org:members.git
       revision: main
-      deploy_key: sdb://vault/members-deploy-key
+      deploy_key: sdb://vault/secret/members/deploy_key
       known_hosts: ['git.example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl']
       domains: [members.example.org]
-      secret_key: sdb://vault/members-secret-key
+      secret_key: sdb://vault/secret/members/secret_key
       secrets:
-        SMTP_PASSWORD: {value: sdb://vault/members-smtp-password, as: file}
+        SMTP_PASSWORD: {value: sdb://vault/secret/members/smtp_password, as: file}
       settings:
         SECURE_PROXY_SSL_HEADER: [HTTP_X_FORWARDED_PROTO, https]
         CSRF_TRUSTED_ORIGINS: ['https://members.example.org']

@@ -1,6 +1,6 @@
 #!py
 """
-/etc/salt/reactor/deploy.sls: deploy blog when the git server reports a push to its branch, see docs/guides/fleet.md.
+/etc/salt/reactor/deploy.sls: request a release of blog when the git server reports a push to its branch, see docs/guides/fleet.md.
 
 Anyone may send a request to the webhook. One without the secret does nothing; one with it says that there is something
 new, and nothing else: which site is deployed, and which revision, is in this file and in the pillar.
@@ -19,8 +19,8 @@ def run():
     post = data["post"]
     if not is_signed(data["headers"], data["body"]) or not isinstance(post, dict) or post.get("ref") != REF:
         return {}
-    deploy = {"runner.django.deploy": [{"args": [{"site": SITE}]}]}
-    return {f"deploy {SITE}": deploy}
+    request = {"runner.django.request": [{"args": [{"site": SITE}, {"wait": False}]}]}
+    return {f"request {SITE}": request}
 
 
 def is_signed(headers, body):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from django_formula.audit import audit, people
 from django_formula.audit import chain as audit_chain
+from django_formula.deploy import preflight
 from django_formula.host import commands, daemons, mounts, proc, users
 from django_formula.host import compiled as host_compiled
 from django_formula.host import folders as host_folders
@@ -80,7 +81,10 @@ def _compiled_once(name: str, process: str, options: str) -> str:
     pillar = {**three_keys(name), **json.loads(options)}
     if "folder" in pillar:
         del pillar["repository"], pillar["revision"]
-    result = compiled({name: pillar}, process=process)
+    if "push" in pillar:
+        del pillar["repository"]
+    origin = (pillar.get("promote") or {}).get("from")  # another site of the host
+    result = compiled({name: pillar, **({origin: three_keys(origin)} if origin else {})}, process=process)
     assert result["errors"] == [], result["errors"]
     return json.dumps(result)
 
@@ -134,11 +138,18 @@ def own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(manager, "CRONTABS", crontabs)
     monkeypatch.setattr(manager, "UWSGI", [tmp_path / "etc/uwsgi", tmp_path / "etc/uwsgi-emperor"])
     monkeypatch.setattr(host_folders, "refuse_unsafe_parents", lambda path, at="": None)
+    refusal = preflight._refusal
+    monkeypatch.setattr(preflight, "_refusal", lambda address: "" if _is_of_this_machine(address) else refusal(address))
     identity = commands.identity
     monkeypatch.setattr(commands, "identity", lambda user: identity(user) if _is_there(user) else {})
     monkeypatch.setattr(users, "user_id", lambda name: os.getuid())
     monkeypatch.setattr(users, "group_id", lambda name: os.getgid())
     return tmp_path
+
+
+def _is_of_this_machine(address: str | tuple[str, int]) -> bool:
+    """Whether an address is the socket of a server that the machine has which runs the tests, and the host has not."""
+    return str(address).startswith(("/run/", "/var/run/"))
 
 
 def _is_there(user: str | None) -> bool:

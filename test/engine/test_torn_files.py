@@ -14,6 +14,7 @@ from django_formula.release import releases
 from django_formula.secret import secrets
 from django_formula.verbs import operations, status
 from django_formula.verbs import rotation as verbs_rotation
+from thinned import each, full
 
 pytestmark = pytest.mark.slow  # many applies for each file
 
@@ -63,9 +64,10 @@ def blog(world):
     return world
 
 
+@pytest.mark.parametrize("tears", [("nothing", "half", "NULs"), full((*TEARS,))], ids=["a third", "all"])
 @pytest.mark.parametrize("name", FILES)
-def test_a_torn_file(blog, name):
-    for tear in TEARS:
+def test_a_torn_file(blog, name, tears):
+    for tear in tears:
         check_a_tear(blog, name, tear)
 
 
@@ -268,7 +270,7 @@ def test_values_of_wrong_types_are_survived(blog, name, step):
 KEYS = ["state", "commit", "inputs", "facts", "schema", "packages", "steps", "asked_by", "size"]
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", each(3, KEYS))
 @pytest.mark.parametrize("which", ["current", "previous"])
 def test_a_record_of_wrong_types_is_healed_by_an_apply(blog, which, key):
     """It counts as torn: the live one is released anew, a former one is passed over."""
@@ -299,7 +301,7 @@ def test_a_configuration_of_wrong_types_is_written_anew(blog):
     assert list(blog.apply()) == ["site"] and blog.apply() == {}
 
 
-@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("wrong", each(3, WRONG))
 def test_attempts_of_wrong_types_are_passed_over(blog, wrong):
     whole = blog.site.deploys.read_text()
     last = json.loads(whole.splitlines()[-1])
@@ -309,7 +311,7 @@ def test_attempts_of_wrong_types_are_passed_over(blog, wrong):
     assert blog.apply() == {}
 
 
-@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("wrong", each(3, WRONG))
 def test_a_manifest_of_a_backup_of_wrong_types_counts_as_none(blog, wrong):
     site = blog.site
     blog.server.databases["blog"] = {"rows": {"public.guest": 3}, "migrations": []}

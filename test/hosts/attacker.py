@@ -502,7 +502,8 @@ class Lair:
         }
         self.clean = self.repository.commit(files, "A hostile project")
         self.shop.options["secrets"] = {"TOKEN": {"value": self.canaries.new("secret of shop in pillar")}}
-        self.mallory.deploy()
+        self.mallory.deploy()  # which builds two virtualenvs, on a loaded machine for longer than TIMEOUTS has
+        self.mallory.deploy(timeouts=TIMEOUTS)
         root = self.shop.root
         self.canaries.plant("/root/canary")
         self.canaries.plant(f"{root}/media/canary.txt", mode="0640", owner="shop", group="www-data")
@@ -649,7 +650,7 @@ def make_lair(hosts: Callable[..., Host], repositories: Any, kind: str) -> Lair:
     options = {} if init else {"init": False, "command": COMMAND, "options": ["--tmpfs=/run"]}
     host = hosts(release, kind="ready", **options)
     shop = Site(host, tested_repository(host, repositories, "shop"), "shop", releases={"drain": "40s"})
-    mallory = Site(host, tested_repository(host, repositories, "mallory"), "mallory", neighbour=shop, timeouts=TIMEOUTS)
+    mallory = Site(host, tested_repository(host, repositories, "mallory"), "mallory", neighbour=shop)
     made = Lair(host, mallory, shop)
     made.prepare()
     return made

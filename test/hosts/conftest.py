@@ -12,6 +12,7 @@ from images import RELEASES
 from lab import CONTAINER, CommandFailed, Host, Lab, LabUnavailable, Needs
 from repository import EXAMPLE, PATH, Repository
 from sites import Site
+from thinned import full as full
 
 Hosts = Callable[..., Host]
 Repositories = Callable[..., Repository]
@@ -81,7 +82,7 @@ def module_hosts(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Hosts]:
 
 #: The Debian releases as parameters: the first, and with --all each. Some tests take another one by its name, so that
 #: each has hosts by default too.
-EACH_RELEASE = [RELEASES[0], *(pytest.param(name, marks=pytest.mark.full) for name in RELEASES[1:])]
+EACH_RELEASE = [RELEASES[0], *map(full, RELEASES[1:])]
 
 
 @pytest.fixture(params=EACH_RELEASE)  # of a wider scope it would tear the stories of modules apart

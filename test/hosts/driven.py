@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lab import Host, Result
+from lab import HOSTS, Host, Result
 
 
 class Driven(Host):
@@ -16,6 +16,7 @@ class Driven(Host):
 
     def __init__(self, host: Host, by: Host, command: Sequence[str]):
         super().__init__(host.container, host.name, host.address, host.init)
+        HOSTS.remove(self)  # its seconds of CPU are those of the other object of the same container
         self.by, self.command, self.minion = by, command, host.name
 
     def pillar(self, pillar: Mapping[str, Any] | str) -> None:

@@ -440,7 +440,7 @@ class Host:
 def install(host: Host) -> None:
     """Have the formula install what every site needs, without a site."""
     host.pillar({"django": {"sites": {"none": {"repository": "/srv/none", "domains": ["none.example.org"]}}}})
-    applied = host.apply("django.sync", "django.host", "django.proxy")
+    applied = host.apply("django.sync", "django.host", "django.proxy", "django.watch")
     if not applied.ok:
         raise CommandFailed(f"a host cannot be made ready: {applied}")
 

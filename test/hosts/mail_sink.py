@@ -4,6 +4,7 @@ import base64
 import json
 import socketserver
 import sys
+import time
 from typing import Any
 
 
@@ -39,7 +40,7 @@ class Session(socketserver.StreamRequestHandler):
 
     def keep(self) -> None:
         lines = iter(lambda: self.rfile.readline().decode(errors="replace").rstrip("\r\n"), ".")
-        self.mail["text"] = "\n".join(lines)
+        self.mail |= {"text": "\n".join(lines), "time": time.time()}
         with open(sys.argv[2], "a") as file:
             file.write(f"{json.dumps(self.mail)}\n")
         self.say("250 OK")

@@ -5,7 +5,7 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,15 @@ VERSION = "guestbook/version.py"
 AFTER_RESTART = shlex.split(
     re.findall(r"(?m)^    (sh -c '.*')$", (ROOT / "docs/guides/without-systemd.md").read_text())[0]
 )
+
+
+def until(what: Callable[[], Any], within: float = 300) -> Any:
+    """Return what a condition returns once it is true; it is looked at every 0.2 s, for so many seconds."""
+    deadline = time.monotonic() + within
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        time.sleep(0.2)
+    return found
 
 
 class Site:

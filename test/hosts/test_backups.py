@@ -233,6 +233,7 @@ def test_password_appears_nowhere(blog, engine):
     assert found.stdout == ""
 
 
+@pytest.mark.full
 def test_damaged_backup_detected(blog):
     blog.deploy(database=DATABASES["sqlite"])
     blog.host.call("django.backup", "blog")
@@ -248,6 +249,7 @@ def test_damaged_backup_detected(blog):
     blog.host.run(f"cp -a /root/whole {path}")
 
 
+@pytest.mark.full
 def test_refused_when_disk_has_not_enough_room(blog):
     blog.host.run(["mkdir", "/srv/small"])
     blog.host.mount("-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", "/srv/small")
@@ -266,6 +268,7 @@ def test_refused_when_disk_has_not_enough_room(blog):
     assert blog.host.run("ls -A /srv/small/blog | grep -v lock", check=False).stdout == ""
 
 
+@pytest.mark.full
 def test_timer_makes_backups_without_salt(blog):
     blog.deploy(backup={"schedule": "*:*:00/5", "keep": 2, "media": True})
     assert not blog.apply().changed

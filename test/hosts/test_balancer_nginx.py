@@ -1,5 +1,6 @@
 """nginx between the hosts of a site: as HAProxy, with checks of the formula's and visitors' own requests."""
 
+import os
 import ssl
 import time
 from typing import Any
@@ -191,7 +192,8 @@ def test_other_kind_takes_over_and_the_last_site_takes_the_balancer_with_it(flee
         times = [answer.time for answer in load.failed] or [0.0]
         seconds = max(times) - min(times)
         print(f"{title}: {len(load.failed)} of {len(load.answers)} requests failed, within {seconds:.2f} s")
-        assert seconds < 10, "about a second, and ten times that on a busy machine"
+        busy = max(os.getloadavg()[0] / (os.cpu_count() or 1), 1)
+        assert seconds < 2 * busy, "about a second, and twice that on a busy machine"
         assert fleet.ask() and lb.apply().changed == {}
         assert fleet.states() == {"web1": "UP", late.name: "DRAIN"}, "a drain survives"
     fleet.backend(late.name, "ready")

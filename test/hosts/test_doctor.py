@@ -67,7 +67,8 @@ def parameter(case: dict[str, Any]) -> Any:
     return pytest.param(kind, case, id=case["fault"], marks=[pytest.mark.full] * bool(kind or case.get("full")))
 
 
-@pytest.mark.parametrize(("blog", "case"), [parameter(case) for case in CASES], indirect=["blog"])
+# Of the scope of a function, as by default, each row would have a host of its own.
+@pytest.mark.parametrize(("blog", "case"), [parameter(case) for case in CASES], indirect=["blog"], scope="module")
 def test_fault_is_found_at_its_link_and_cured_by_the_command(blog: Site, case: dict[str, Any]) -> None:
     if "commit" in case:
         blog.repository.commit(

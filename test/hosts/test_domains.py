@@ -11,10 +11,12 @@ import pytest
 from client import Load
 from sites import Site, release_of, version
 
+pytestmark = pytest.mark.full
+
 NAMES = ["blog", "forum", "shop", "wiki"]
 
 
-@pytest.fixture(scope="module", params=["nginx", pytest.param("apache", marks=pytest.mark.full)])
+@pytest.fixture(scope="module", params=["nginx", "apache"])
 def sites(
     request: pytest.FixtureRequest, module_hosts: Callable[..., Any], repositories: Callable[..., Any]
 ) -> list[Site]:
@@ -57,7 +59,6 @@ def test_two_sites_change_their_domains_by_one_apply(sites: list[Site]) -> None:
     assert not blog.apply().changed
 
 
-@pytest.mark.full
 def test_sites_keep_their_domains_where_one_of_them_is_not_released(sites: list[Site]) -> None:
     blog, forum = sites
     before = {domain: answers(blog, domain) for site in sites for domain in site.options["domains"]}
@@ -85,7 +86,6 @@ ROUNDS = 5
 DOMAINS = [f"{letter}.example.org" for letter in "abcd"]
 
 
-@pytest.mark.full
 def test_any_arrangement_of_four_sites_follows_by_one_apply(
     sites: list[Site], repositories: Callable[..., Any]
 ) -> None:

@@ -20,10 +20,10 @@ SITES = {
 }
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nbm90IGEga2V5\n-----END OPENSSH PRIVATE KEY-----\n"
 VAULT = {
-    "members-deploy-key": KEY,
-    "members-secret-key": "of-the-vault-8d1f0c!%{}$HOME-and-fifty-characters-at-least",
-    "members-smtp-password": "hunter2",
-    "static-secret": "of-the-vault-static-2e91",
+    "secret/members/deploy_key": KEY,
+    "secret/members/secret_key": "of-the-vault-8d1f0c!%{}$HOME-and-fifty-characters-at-least",
+    "secret/members/smtp_password": "hunter2",
+    "secret/static/secret": "of-the-vault-static-2e91",
 }
 TWELVE_FACTORS = """
 import os
@@ -143,6 +143,7 @@ def test_two_sites_share_a_domain_and_nothing_else(host):
     assert [zone.split()[-1] for zone in zones] == ["Asia/Shanghai", "UTC"]
 
 
+@pytest.mark.full
 def test_a_project_that_reads_its_environment_gets_it(host):
     api = applied(host, "examples/pillars/environment.sls")["api"]
     assert "Guestbook" in api.get().text and host.http("/", "api.example.net").status_code == 200
@@ -189,6 +190,7 @@ def test_a_site_by_https(host):
     assert "no issues" in intranet.manage("check --deploy")
 
 
+@pytest.mark.full
 def test_a_hardened_site_passes_the_checks_for_deployment(host):
     warned: list[str] = []
     members = applied(host, "examples/pillars/hardened.sls", warned)["members"]

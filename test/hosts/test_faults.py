@@ -35,11 +35,10 @@ SECRET = "a-secret-that-is-never-printed"
 
 
 def kills() -> list[Any]:
-    """Kills in the steps before the switch in one story, and at the switch; with --all at each moment of each."""
+    """Kills in the steps before the switch in one story; with --all at each moment of each."""
     moments = [("first", "KILL"), ("acting", "KILL"), ("last", "KILL"), ("acting", "TERM"), ("acting", "INT")]
     every = [(step, when, does) for step in STEPS for when, does in moments]
-    once = ("live", "acting", "KILL")
-    single = [pytest.param(*one, marks=() if one == once else pytest.mark.full) for one in every]
+    single = [pytest.param(*one, marks=pytest.mark.full) for one in every]
     return [pytest.param(" ".join(BEFORE), "acting", "KILL", id="story"), *single]
 
 

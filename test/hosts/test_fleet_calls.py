@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import re
 import time
 from pathlib import Path
 
@@ -94,3 +95,31 @@ def test_a_push_deploys(webhook):
     assert webhook.run("status").returncode == 0
     head = webhook.repository.git("rev-parse", "main").strip()
     assert webhook.commits() == {"web1": head}
+
+
+def test_pushes_during_a_deployment_wait_and_the_newest_is_deployed(webhook):
+    """Each has one status in the master's store, none is refused, and the runner may be killed meanwhile.
+
+    It is not the master's reactor that is killed: Salt keeps no event for it.
+    """
+    folder = f"{STORE}/blog/requests"
+    known = len(webhook.master.read(f"{folder}/requests.jsonl").splitlines())
+    for number in range(6):
+        webhook.repository.commit(version(f"3.{number}"))
+        if number:
+            push(webhook, "refs/heads/main", SECRET)
+        else:
+            webhook.master.run(["systemd-run", "--unit=request", "salt-run", "django.request", "blog"])
+            webhook.master.run(f"until test -s {STORE}/blog/lock; do sleep 0.2; done", timeout=60)
+        if number == 3:
+            webhook.master.run(f"until test -s {STORE}/blog/lock; do sleep 0.2; done", timeout=60)
+            pid = re.search(r", pid (\d+) of ", webhook.master.read(f"{STORE}/blog/lock"))[1]
+            webhook.master.run(["kill", "-9", pid])
+    limit = time.monotonic() + 240
+    while "json" in webhook.master.run(f"ls {folder} | grep -E '(pending|running).json'", check=False).stdout:
+        assert time.monotonic() < limit, webhook.master.run(f"cat {folder}/*.json*").stdout
+        time.sleep(0.5)
+    ended = [json.loads(line) for line in webhook.master.read(f"{folder}/requests.jsonl").splitlines()[known:]]
+    assert len({one["id"] for one in ended}) == len(ended) == 6, ended
+    assert {one["status"] for one in ended} == {"superseded", "released"} and ended[-1]["status"] == "released"
+    assert webhook.commits() == {"web1": webhook.repository.git("rev-parse", "main").strip()}

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from fleet import Fleet, start_database, start_master, start_minions, start_salt
 from lab import ROOT, Host
-from test_watch import RECEIVER, SECRET
+from watching import SECRET, channel, receive, told
+
+pytestmark = pytest.mark.full
 
 EVENTS = "/var/log/events"
 #: The reactor of the docs, and where the docs have its files.
 EXAMPLE = {"master.conf": "/etc/salt/master.d/events.conf", "note.sls": "/etc/salt/reactor/note.sls"}
 WATCH = "django-fleet-watch"
-NOTIFY = {"all": {"url": f"http://127.0.0.1:9001/{SECRET}", "kinds": ["released", "failed", "silent", "rolled_back"]}}
+NOTIFY = {"all": channel("all", kinds=["released", "failed", "silent", "rolled_back"])}
 
 
 class WatchedFleet(Fleet):
@@ -30,8 +32,7 @@ class WatchedFleet(Fleet):
 
     def messages(self, host: Host | None = None) -> list[dict[str, Any]]:
         """What the channel of a host has got; of the master's by default."""
-        text = (host or self.master).run("cat /srv/messages 2>/dev/null || true").stdout
-        return [one for line in text.splitlines() for one in json.loads(line)["messages"]]
+        return [one for batch in told(host or self.master).get("all", []) for one in batch.messages]
 
     def wait_for(self, *kinds: tuple[str, str]) -> list[dict[str, Any]]:
         """The messages of the master once they are these: what happened, and of which kind.
@@ -67,8 +68,7 @@ def fleet(module_hosts: Callable[..., Host], tmp_path_factory: pytest.TempPathFa
     start_database(master)
     start_minions(master, [web1, web2])
     for host in (master, web1):
-        host.write("/srv/receiver.py", RECEIVER)
-        host.run(["systemd-run", "--unit=receiver", "python3", "/srv/receiver.py"])
+        receive(host)
     start_salt(master, "minion", {"id": "master", "master": "localhost"})
     fleet = WatchedFleet(master, [web1, web2], master, tmp_path_factory.mktemp("repository"))
     master.run("until salt --timeout=5 master test.ping | grep True; do sleep 0.5; done", timeout=240)
@@ -120,7 +120,6 @@ def test_dead_host_is_reported_once_and_good_again_once(fleet: WatchedFleet) -> 
     assert fleet.wait_for(("event", "released"), ("problem", "silent"), ("good", "silent"))[-1]["host"] == "web2"
 
 
-@pytest.mark.full
 def test_failed_release_is_one_message_of_the_master(fleet: WatchedFleet) -> None:
     before = len(fleet.messages())
     fleet.repository.commit({"guestbook/views.py": "def entries(:\n"})

@@ -232,6 +232,23 @@ SECOND = "CREATE ROLE blog_b LOGIN PASSWORD 'second-7f3' IN ROLE blog; ALTER ROL
 
 
 @pytest.mark.full
+def test_uploads_that_are_in_the_image_of_a_container_are_restored(blog):
+    """overlayfs renames no folder of a lower layer, such as `media` of a host that begins as an image."""
+    media = f"{blog.root}/media"
+    blog.host.run(f"install -o blog -g www-data -m 0640 /etc/hostname {media}/upload.txt")
+    blog.deploy(backup={"media": True})
+    made = blog.host.call("django.backup", "blog")["made"]
+    which = next(path.partition("media-")[2].removesuffix(".tar") for path in made if "/media-" in path)
+    blog.host.run(f"rm {media}/upload.txt; touch {media}/since.txt")
+    before = blog.host.run(["stat", "-c", "%U %G %a", media]).stdout
+    kept = blog.host.call("django.restore", "blog", which, media=True)["kept"]["media"]
+    assert blog.get("/media/upload.txt").status_code == 200
+    assert blog.host.testinfra.file(f"{kept}/since.txt").exists
+    assert blog.host.run(["stat", "-c", "%U %G %a", kept]).stdout == before
+    assert not blog.apply().changed
+
+
+@pytest.mark.full
 def test_password_change_of_the_database_loses_no_request(blog):
     def sql(statement: str) -> None:
         blog.host.run(["runuser", "-u", "postgres", "--", "psql", "--quiet", f"--command={statement}"])
@@ -267,20 +284,3 @@ class Migration(migrations.Migration):
     dependencies = [("guestbook", "0003_entry_hidden")]
     operations = [migrations.RunSQL("CREATE TABLE ledger (line integer)", "DROP TABLE ledger")]
 """
-
-
-@pytest.mark.full
-def test_uploads_that_are_in_the_image_of_a_container_are_restored(blog):
-    """overlayfs renames no folder of a lower layer, such as `media` of a host that begins as an image."""
-    media = f"{blog.root}/media"
-    blog.host.run(f"install -o blog -g www-data -m 0640 /etc/hostname {media}/upload.txt")
-    blog.deploy(backup={"media": True})
-    made = blog.host.call("django.backup", "blog")["made"]
-    which = next(path.partition("media-")[2].removesuffix(".tar") for path in made if "/media-" in path)
-    blog.host.run(f"rm {media}/upload.txt; touch {media}/since.txt")
-    before = blog.host.run(["stat", "-c", "%U %G %a", media]).stdout
-    kept = blog.host.call("django.restore", "blog", which, media=True)["kept"]["media"]
-    assert blog.get("/media/upload.txt").status_code == 200
-    assert blog.host.testinfra.file(f"{kept}/since.txt").exists
-    assert blog.host.run(["stat", "-c", "%U %G %a", kept]).stdout == before
-    assert not blog.apply().changed

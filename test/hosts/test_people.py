@@ -4,10 +4,10 @@ import json
 import shlex
 
 import pytest
-from conftest import Hosts, Repositories
+from conftest import Hosts, Repositories, full
 from driven import Driven
 from lab import Result
-from sites import Site
+from sites import Site, version
 
 #: As docs/guides/people.md has it.
 MASTER = {
@@ -36,7 +36,7 @@ def blog(module_hosts: Hosts, repositories: Repositories) -> Site:
     )
     master.run("groupadd django-ops && for name in viewer deployer eve ray; do useradd -m -G django-ops $name; done")
     master.run(["systemd-run", "--unit=salt-master", "salt-master"])
-    minion = module_hosts(name="web1")
+    minion = module_hosts(kind="ready", name="web1")
     minion.run("apt-get -qq install openssh-server >/dev/null", environment={"DEBIAN_FRONTEND": "noninteractive"})
     master.run("apt-get -qq install openssh-client >/dev/null", environment={"DEBIAN_FRONTEND": "noninteractive"})
     master.run("for name in ada ray; do ssh-keygen -q -t ed25519 -N '' -C $name@laptop -f /root/$name; done")
@@ -47,7 +47,7 @@ def blog(module_hosts: Hosts, repositories: Repositories) -> Site:
         people={
             "viewer": {"may": ["status", "logs"]},
             "deployer": {"may": ["release", "rollback", "status"]},
-            "ada": {"may": ["release", "status"], "ssh_key": master.read("/root/ada.pub").strip()},
+            "ada": {"may": ["release", "request", "plan", "status"], "ssh_key": master.read("/root/ada.pub").strip()},
             "ray": {"may": ["status"], "ssh_key": master.read("/root/ray.pub").strip()},
         }
     )
@@ -72,16 +72,16 @@ def by_ssh(blog: Site, name: str, *words: str, options: tuple[str, ...] = ()) ->
     [
         ("viewer", "django_ops.status blog", True),
         ("viewer", "django_ops.release blog", False),
-        ("viewer", "django.status blog", False),
-        ("viewer", "cmd.run id", False),
         ("deployer", "django_ops.release blog", True),
-        ("deployer", "django_ops.rollback blog", True),
-        ("deployer", "django_ops.logs blog", False),
         ("deployer", "django_ops.rollback blog force=True", False),
-        ("deployer", "django_ops.rollback blog 0001", False),
-        ("deployer", "django_ops.release blog2", False),
-        ("deployer", "cmd.run,django_fleet.ready id,blog", False),
-        ("eve", "django_ops.status blog", False),  # whom the master lets through, and the pillar does not name
+        full("viewer", "django.status blog", False),
+        full("viewer", "cmd.run id", False),
+        full("deployer", "django_ops.rollback blog", True),
+        full("deployer", "django_ops.logs blog", False),
+        full("deployer", "django_ops.rollback blog 0001", False),
+        full("deployer", "django_ops.release blog2", False),
+        full("deployer", "cmd.run,django_fleet.ready id,blog", False),
+        full("eve", "django_ops.status blog", False),  # whom the master lets through, and the pillar does not name
     ],
 )
 def test_users_of_a_master_may_do_what_the_pillar_has(blog: Site, user: str, words: str, is_allowed: bool) -> None:
@@ -94,6 +94,7 @@ def test_users_of_a_master_may_do_what_the_pillar_has(blog: Site, user: str, wor
     assert is_allowed or {line["result"] for line in lines} <= {"refused"}, lines
 
 
+@pytest.mark.full
 def test_acl_of_salt_is_no_wall(blog: Site) -> None:
     """Salt 3008 asks for one function of a compound call: once it asks for each, people.md has a trap less."""
     done = by_master(blog, "viewer", "django_ops.status,cmd.run", "blog,id")
@@ -131,18 +132,18 @@ def test_key_calls_what_its_person_may(blog: Site) -> None:
 @pytest.mark.parametrize(
     ("name", "words", "options"),
     [
-        ("ray", "release blog", ()),
-        ("ada", "rollback blog", ()),
-        ("ada", "release shop", ()),
-        ("ada", "release blog force=True", ()),
         ("ada", "release blog; id", ()),
-        ("ada", "$(id)", ()),
-        ("ada", "--config-dir=/tmp status", ()),
-        ("ada", "", ()),
-        ("ada", "", ("-tt",)),
         ("ada", "bash -i", ("-tt",)),
-        ("ada", "", ("-s", "-o", "RequestTTY=no")),
-        ("ada", "id", ("-o", "SetEnv=LC_ALL=() { :; }; DJANGO_OPS_PERSON=root SUDO_USER=root")),
+        full("ray", "release blog", ()),
+        full("ada", "rollback blog", ()),
+        full("ada", "release shop", ()),
+        full("ada", "release blog force=True", ()),
+        full("ada", "$(id)", ()),
+        full("ada", "--config-dir=/tmp status", ()),
+        full("ada", "", ()),
+        full("ada", "", ("-tt",)),
+        full("ada", "", ("-s", "-o", "RequestTTY=no")),
+        full("ada", "id", ("-o", "SetEnv=LC_ALL=() { :; }; DJANGO_OPS_PERSON=root SUDO_USER=root")),
     ],
 )
 def test_key_opens_nothing_else(blog: Site, name: str, words: str, options: tuple[str, ...]) -> None:
@@ -163,6 +164,26 @@ def test_key_forwards_nothing(blog: Site) -> None:
     tried = blog.host.run(user.format("/usr/local/bin/django-ops"), check=False)
     assert "uid=" not in tried.stdout and blog.host.run("ls -A ~django-ops ~django-ops/.ssh").stdout.count("x") == 0
     assert "eve" not in blog.host.read("/var/lib/django-ops/.ssh/authorized_keys")
+
+
+def test_job_of_ci_has_its_commit_released_and_ends_as_the_release_does(blog: Site) -> None:
+    """With the exit codes of docs/guides/ci.md."""
+    commit, repository = blog.repository.commit(version("7.0")), blog.repository
+    plan = by_ssh(blog, "ada", "plan", "blog", commit)
+    assert plan.returncode == 0 and commit[:7] in plan.stdout and blog.answering["version"] != "7.0", plan
+    asked = by_ssh(blog, "ada", "request", "blog", commit)
+    assert asked.returncode == 0 and "released" in asked.stdout and blog.answering["version"] == "7.0", asked
+    again = by_ssh(blog, "ada", "request", "blog", commit)
+    assert again.returncode == 0 and blog.record()["commit"] == commit, again
+    foreign = repository.commit(version("8.0"), branch="fork")
+    refused = by_ssh(blog, "ada", "request", "blog", foreign)
+    assert refused.returncode == 2 and f"{foreign} is no commit of main" in refused.stdout, refused
+    broken = repository.commit({"website/urls.py": "import nothing_there\n"})
+    failed = by_ssh(blog, "ada", "request", "blog", broken)
+    assert failed.returncode == 1 and "nothing_there" in failed.stdout, failed
+    assert blog.answering["version"] == "7.0"
+    repository.git("reset", "--quiet", "--hard", commit)
+    repository.push()
 
 
 def test_person_who_is_taken_out_is_out(blog: Site) -> None:

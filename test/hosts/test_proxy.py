@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from client import Load
+from conftest import full
 from sites import Site, release_of, version
 
 VIEW = """
@@ -167,10 +168,6 @@ def answered(blog: Site, count: int = 20, **headers: str) -> list[str]:
     answers = [blog.get("/release", headers=headers) for _ in range(count)]
     assert {answer.status_code for answer in answers} == {200}
     return ["other" if answer.text == "other" else "own" for answer in answers]
-
-
-def full(*values: str) -> object:
-    return pytest.param(*values, marks=pytest.mark.full)
 
 
 TCP = "127.0.0.1:8201"

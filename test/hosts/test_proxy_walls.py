@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 from certificates import Authority, Signed
+from conftest import full
 from django_formula.untrusted import headers
 from sites import Site, version
 
@@ -55,10 +56,6 @@ def believed(blog: Site) -> dict[str, str]:
         assert seen["HTTP_X_FORWARDED_PROTO"] in ("http", "https")
         found |= {name: value for name, value in seen.items() if FORGED in value}
     return found
-
-
-def full(*values: object) -> object:
-    return pytest.param(*values, marks=pytest.mark.full)
 
 
 WAYS = {

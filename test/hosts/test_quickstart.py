@@ -273,6 +273,7 @@ def test_what_quickstart_has_put_there_is_taken_away(bookworm):
     databases = [path for path in bookworm.list_files() if path.endswith("/database/db.sqlite3")]
     sites = {path.split("/")[3] for path in databases}
     assert "guestbook" in sites
+    bookworm.host.run("touch /var/lib/django-formula/audit-2026.jsonl")
     done = bookworm.quickstart("--remove")
     assert all(f"the data of {site} stays in /srv/django/{site}" in done.stdout for site in sites)
     assert bookworm.list_packages() == bookworm.packages

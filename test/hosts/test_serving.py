@@ -45,8 +45,6 @@ WAYS = {
 PROCESSES = ("systemd", "supervisor")
 PROXIES = ("nginx", "apache", "none")
 SYSTEMS = ("bookworm", "trixie")
-#: What is done without --all. Most files release uWSGI; that of Uvicorn is below, with a websocket.
-BY_DEFAULT = ("trixie", "supervisor", "nginx", "gunicorn, gthread, tcp")
 #: Of which each is done with --all by each process behind each proxy.
 COMMON = [
     *(
@@ -84,9 +82,7 @@ def by_host(case: Case) -> tuple[object, ...]:
 
 
 PRODUCT = product()
-CASES = [
-    pytest.param(*case, marks=() if case == BY_DEFAULT else pytest.mark.full) for case in sorted(PRODUCT, key=by_host)
-]
+CASES = [pytest.param(*case, marks=pytest.mark.full) for case in sorted(PRODUCT, key=by_host)]
 RAISES = "\n\ndef health(request):\n    raise RuntimeError('out of ink')\n"
 
 
@@ -352,6 +348,7 @@ def test_websocket_stays_open_for_the_drain_time(machines, way, proxy):
         blog.deploy(proxy={"kind": "nginx"})
 
 
+@pytest.mark.full
 def test_unknown_gunicorn_setting_is_named(machines):
     blog: Site = machines("bookworm", "systemd")
     before = blog.live
@@ -428,6 +425,7 @@ with socket.socket(socket.AF_UNIX) as stats:
 """
 
 
+@pytest.mark.full
 def test_uwsgi_options_take_effect(machines):
     blog: Site = machines("bookworm", "systemd")
     views = blog.repository.read("guestbook/views.py")

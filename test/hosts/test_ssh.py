@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import re
 import subprocess
 
 import pytest
 import yaml
 from driven import Driven, reachable_by_ssh
+from lab import ROOT
 from repository import EXAMPLE
 from sites import Site, version
 
@@ -102,3 +104,22 @@ def test_what_fails_is_no_success_of_salt_ssh(blog):
     assert blog.host.salt("django.manage", "blog", "lacking").returncode != 0
     applied = blog.apply(revision="lacking")
     assert applied.returncode != 0 and list(applied.failed)[:1] == ["blog has its source"], applied
+
+
+@pytest.mark.full
+def test_secret_of_a_store_is_taken_into_the_pillar(blog):
+    """As docs/guides/secrets.md prints it; the reference itself has no value on the host."""
+    page = (ROOT / "docs/guides/secrets.md").read_text().partition("\n## With salt-ssh\n")[2]
+    expression = re.search(r"\{\{ .* \}\}", page)
+    assert expression
+    desk, reference = blog.host.by, "sdb://vault/secret/blog/token"
+    profile = {"vault": {"driver": "yaml", "files": ["/etc/salt/secrets.yaml"]}}
+    desk.write("/etc/salt/master", json.dumps(MASTER | profile))
+    desk.write("/etc/salt/secrets.yaml", json.dumps({"secret/blog/token": "of-the-store"}), mode="0600")
+    refused = blog.apply(revision="main", secrets={"API_TOKEN": reference})
+    said = [comment for comment in refused.failed.values() if reference in comment]
+    assert len(said) == 1 and "has no value: this Salt has no sdb profile vault" in said[0], refused
+    assert "with salt-ssh" in said[0] and "Traceback" not in refused.stdout
+    blog.host.pillar(json.dumps({"django": {"sites": blog.sites}}).replace(json.dumps(reference), expression[0]))
+    assert blog.host.apply().ok
+    assert blog.host.read(f"{blog.root}/secrets/API_TOKEN") == "of-the-store"

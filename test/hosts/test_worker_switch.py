@@ -1,16 +1,17 @@
 """Workers while one release replaces another: which take tasks when deployments, workers or hosts are killed."""
 
 import json
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
 from lab import Host
 from repository import Repository
-from sites import Site
+from sites import Site, until
+
+pytestmark = pytest.mark.full
 
 TASKS = """
 import os
@@ -185,15 +186,6 @@ class Shop(Site):
         return {line.release for line in self.log("feed") if line.time > now - 0.3}
 
 
-def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
-    """Return what a condition gives once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
-    return found
-
-
 def deployed(host: Host, repository: Repository, **options: Any) -> Shop:
     shop = Shop(host, repository, queue={"engine": "redis"}, workers=WORKERS, **options)
     shop.repository.commit(PROJECT)
@@ -314,7 +306,6 @@ def first_after(lines: list[Line], number: str, moment: float) -> float:
     return min((line.time for line in lines if line.time > moment and line.release == number), default=1e9) - moment
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_workers_of_the_right_release_take_tasks_when_the_deployment_is_killed(shop, moment):
     old = shop.live
@@ -336,7 +327,6 @@ def test_workers_of_the_right_release_take_tasks_when_the_deployment_is_killed(s
     until(lambda: shop.taking() == {shop.live[:4]})
 
 
-@pytest.mark.full
 def test_workers_of_the_right_release_take_tasks_after_a_loss_of_power_in_a_switch(shop):
     with deploying(shop, "after"):
         number = shop.live[:4]
@@ -362,7 +352,6 @@ def test_rollback_exchanges_the_workers(shop):
     assert {line.release for line in shop.ends(500, 20)} == {shop.live[:4]}
 
 
-@pytest.mark.full
 def test_command_that_fails_after_the_switch_is_named(shop):
     failing = {"kind": "command", "command": "sh fail.sh", "ready": "30s"}
     shop.repository.commit({"fail.sh": "echo no such feed >&2; exit 3\n"})
@@ -385,10 +374,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.full
-@pytest.mark.parametrize(
-    "what", [pytest.param(what, marks=[] if what == "claims to take tasks" else pytest.mark.full) for what in HOSTILE]
-)
+@pytest.mark.parametrize("what", [*HOSTILE])
 def test_hostile_site_delays_a_switch_for_a_moment_only(shop, what):
     shop.next()
     attack = f"cd {shop.run}-default && {HOSTILE[what]}"
@@ -417,7 +403,6 @@ def test_removal_ends_the_workers(shop):
     assert shop.host.run("pgrep -u blog || true").stdout == ""
 
 
-@pytest.mark.full
 def test_with_supervisor_workers_are_exchanged_and_the_apply_does_not_wait(hosts, repositories):
     host = hosts(kind="salt", init=False)
     repository = repositories(host, "/srv/git/supervised.git")

@@ -623,7 +623,7 @@ def test_apply_of_sites_compiles_no_template(salt, monkeypatch):
     apply = salt({"sites": {"blog": SITE}})
     ids = [state.id for state in apply(test=True)]
     assert rendered == []
-    alone = [state.id for state in apply("django.host,django.proxy,django.site", test=True)]
+    alone = [state.id for state in apply("django.host,django.watch,django.site", test=True)]
     assert rendered and {*alone} == {*ids} - {"All of it has succeeded"}
 
 

@@ -19,5 +19,5 @@ def test_states_have_the_given_pillar_and_grains(loaders, tmp_path):
 
 def test_pillar_is_compiled_by_the_renderer(loaders):
     render = loaders({"django": {"sites": {}}}).modules.slsutil.renderer
-    read = render("salt://_utils/django_pillar_render.py", default_renderer="py")
+    read = render("salt://django/django_pillar_render.py", default_renderer="py")
     assert (read["errors"], read["sites"]) == ([], {})

@@ -159,6 +159,79 @@ def test_a_master_that_keeps_pillars_deploys_nothing(tmp_path, monkeypatch):
     assert "set pillar_cache: false" in answer["error"] and answer["retcode"] == context["retcode"] == 1
 
 
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+    """The runner of a master that knows four sites."""
+    runner = module_of("_runners/django.py")
+    for name in ("blog", "shop-de", "shop-fr", "shop-it"):
+        store.Store(tmp_path, name).make()
+        (tmp_path / name / "hosts.json").write_text(json.dumps({"web1": ["app"]}))
+    monkeypatch.setattr(runner, "__opts__", {"ext_pillar": [{"django": str(tmp_path)}]}, raising=False)
+    monkeypatch.setattr(runner, "__context__", {}, raising=False)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    return runner
+
+
+@pytest.mark.parametrize(
+    ("site", "keep_going", "deployed", "not_begun"),
+    [
+        ("shop-*", False, ["shop-de", "shop-fr"], ["shop-it"]),
+        ("shop-*", True, ["shop-de", "shop-fr", "shop-it"], []),
+        ("shop-it, blog", False, ["blog", "shop-it"], []),
+    ],
+)
+def test_sites_of_a_pattern_are_deployed_in_turn(runner, monkeypatch, capsys, site, keep_going, deployed, not_begun):
+    def fleet(name, *_arguments, **_options):
+        act = Mock(return_value={"commit": "3f2a9c1b77de", "hosts": {}})
+        act.side_effect = DeploymentError("web1 is silent", details=["more"]) if name == "shop-fr" else None
+        return Mock(deploy=act, site=name, store=Mock(folder=Path("/nowhere/x")), by="", about={}, is_begun=True)
+
+    monkeypatch.setattr(runner, "_fleet", fleet)
+    answer = runner.deploy(site, keep_going=keep_going)
+    assert [name for name in answer if name != "retcode" and "not begun" not in str(answer[name])] == deployed
+    assert [name for name in answer if "not begun, for shop-fr failed" in str(answer[name])] == not_begun
+    assert (answer.get("retcode"), runner.__context__.get("retcode")) == (
+        (1, 1) if "shop-fr" in deployed else (None, None)
+    )
+    told = capsys.readouterr().err.splitlines()
+    lines = {name: f"{name}: 3f2a9c1b77de is active" for name in deployed} | {"shop-fr": "shop-fr: web1 is silent"}
+    assert told == [lines[name] for name in deployed]
+
+
+def test_pattern_without_a_site_is_an_error(runner):
+    answer = runner.deploy("nothing-*")
+    assert answer["error"].startswith("no site with hosts is named nothing-*\n") and answer["retcode"] == 1
+
+
+def test_history_has_each_deployment_with_its_cause(runner, tmp_path):
+    assert runner.history() == [] and runner.history(full=True) == []
+    line = {"time": "2026-11-27T18:00:00Z", "site": "blog", "verb": "deploy", "user": "ada", "revision": "main"}
+    line |= {
+        "commit": "3f2a9c1b77de0000",
+        "result": "released",
+        "step": "",
+        "error": "",
+        "release": "0005-3f2a9c1b77de",
+    }
+    line |= {
+        "hosts": {"web2": "0005-3f2a9c1b77de", "web1": "0005-3f2a9c1b77de"},
+        "seconds": 12.3,
+        "sent": 60,
+        "failed": 0,
+    }
+    failed = line | {"site": "shop-de", "result": "failed", "error": "web1: no \x1b[1mspace", "hosts": {}, "commit": ""}
+    killed = {**failed, "user": "", "revision": "", "result": "interrupted", "error": ""}
+    texts = [json.dumps(one) for one in (line, failed, killed)]
+    (tmp_path / "deploys.jsonl").write_text("\n".join([texts[0], "torn {", *texts[1:]]) + "\n")
+    assert runner.history() == [
+        "2026-11-27T18:00:00Z shop-de: deploy: interrupted (12.3 s, 0 of 60 requests failed)",
+        "2026-11-27T18:00:00Z shop-de: deploy of main by ada: failed (12.3 s, 0 of 60 requests failed): web1: no space",
+        "2026-11-27T18:00:00Z blog: deploy of main by ada: released 3f2a9c1b77de on web1, web2"
+        " (12.3 s, 0 of 60 requests failed)",
+    ]
+    assert runner.history("blog", full=True) == [line] and len(runner.history(count=1)) == 1
+
+
 @pytest.mark.parametrize("error", [None, DeploymentError("a host"), KeyboardInterrupt(), SystemExit(0)], ids=repr)
 def test_what_a_runner_did_not_end_is_ended_for_it(tmp_path, monkeypatch, capsys, error):
     """As where Ctrl-C is pressed once more while it takes hosts back."""
@@ -428,6 +501,26 @@ def test_the_hosts_of_an_absent_site_are_no_hosts_any_more(pillar_of, tmp_path):
     assert store.sites(tmp_path / "store") == []
 
 
+def test_sites_are_found_by_pattern_and_tag(pillar_of, tmp_path):
+    tags = {"shop-de": ["eu", "shops"], "shop-us": ["shops"], "eu": None, "odd": "eu"}
+    folder = tmp_path / "store"
+    for _ in range(2):
+        pillar_of("web1", {name: {"hosts": HOSTS, "tags": value} for name, value in tags.items()})
+    for pattern, names in {
+        "shop-*": ["shop-de", "shop-us"],
+        "tag:shops": ["shop-de", "shop-us"],
+        "tag:eu": ["shop-de"],
+        "tag:e?": ["shop-de"],
+        "*eu": ["eu"],
+        "odd, tag:eu": ["odd", "shop-de"],
+    }.items():
+        assert store.matching(folder, pattern) == names
+    assert not (folder / "odd/tags.json").exists()
+    pillar_of("web1", {"shop-de": {"hosts": HOSTS}})
+    with pytest.raises(DeploymentError, match="no site with hosts is named tag:eu"):
+        store.matching(folder, "tag:eu")
+
+
 @pytest.mark.parametrize(("grains", "cpus"), [({"num_cpus": 4}, 4), ({"num_cpus": 60000}, 256), ({"num_cpus": "x"}, 0)])
 def test_a_minion_is_not_believed_to_have_any_number_of_cpus(pillar_of, monkeypatch, grains, cpus):
     monkeypatch.setitem(CACHED, "grains/web1", GRAINS["web1"] | grains)
@@ -440,3 +533,53 @@ def test_a_minion_is_not_believed_to_have_any_number_of_cpus(pillar_of, monkeypa
 def test_an_address_that_is_none_is_left_out(pillar_of, monkeypatch):
     monkeypatch.setitem(CACHED, "grains/web1", {"ipv4": ["x\ny"], "ipv6": ["2001:db8::1%x\nadmin"]})
     assert pillar_of("lb1", {"blog": {"hosts": HOSTS}})["blog"]["fleet"]["addresses"]["web1"] == "2001:db8::1"
+
+
+def played(monkeypatch, runner, *, fails=""):
+    """Have the runner deploy on hosts that are played; return the revisions that it deploys."""
+    deployed: list[Any] = []
+
+    def fleet(name, *_arguments, **_options):
+        def deploy(revision):
+            deployed.append(revision)
+            if fails:
+                raise DeploymentError(fails)
+            return {"commit": "3f2a9c1b77de", "hosts": {}}
+
+        return Mock(
+            deploy=deploy,
+            abandon=lambda **_options: {},
+            site=name,
+            store=Mock(folder=Path("/nowhere/x")),
+            by="",
+            about={},
+        )
+
+    monkeypatch.setattr(runner, "_fleet", fleet)
+    return deployed
+
+
+def test_request_is_deployed_and_listed_with_who_asked(runner, monkeypatch):
+    deployed = played(monkeypatch, runner)
+    monkeypatch.setattr(runner, "__user__", "sudo_ada", raising=False)
+    answer = runner.request("blog", "v2.1", wait=False)
+    assert (answer["status"], answer["why"]) == ("released", "3f2a9c1b77de is active") and deployed == ["v2.1"]
+    ((row,),) = runner.requests("blog").values()
+    assert (row["commit"], row["status"], row["by"]) == ("v2.1", "released", "ada (salt)")
+    assert "retcode" not in runner.__context__
+
+
+def test_request_that_fails_fails_the_runner(runner, monkeypatch):
+    played(monkeypatch, runner, fails="web1 is silent")
+    answer = runner.request("blog")
+    assert (answer["status"], answer["why"], answer["retcode"]) == ("failed", "web1 is silent", 1)
+    assert runner.__context__["retcode"] == 1
+
+
+def test_what_ends_the_deployment_of_a_killed_runner_goes_on_with_requests(runner, monkeypatch, tmp_path):
+    deployed = played(monkeypatch, runner)
+    runner.fleet_requests.put(store.Store(tmp_path, "blog"), "v3", runner.Caller("ada", how="salt"))
+    runner.abandon("blog")
+    assert deployed == []
+    runner.abandon("blog", own=True)
+    assert deployed == ["v3"] and not runner.fleet_requests.is_open(store.Store(tmp_path, "blog"))

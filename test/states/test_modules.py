@@ -297,11 +297,12 @@ CALLED = {
     "inspect": ["/nowhere"],
     "compose": ["blog", "/nowhere"],
     "save_images": ["blog", "/nowhere/x.tar"],
+    "request": ["shop"],
     "load_images": ["blog", "/nowhere/x.tar"],
 }
 READING = {
-    "status", "releases", "steps", "record", "doctor", "drift", "schedules", "backups", "check", "workers", "history",
-    "inspect",
+    "status", "releases", "steps", "requests", "record", "doctor", "drift", "schedules", "backups", "check", "workers",
+    "history", "inspect",
 }  # fmt: skip
 
 

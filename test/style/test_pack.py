@@ -22,6 +22,11 @@ def test_knowledge_is_that_of_the_rows():
         pytest.fail("knowledge.json is not that of knowledge.yaml; run: python3 engine/pack.py", pytrace=False)
 
 
+def test_schema_of_the_engine_is_that_of_the_formula():
+    if pack.SCHEMA.read_text() != pack.schema():
+        pytest.fail("schema.json is not that of schema.yaml; run: python3 engine/pack.py", pytrace=False)
+
+
 def test_digests_are_those_of_the_files():
     if pack.DIGESTS.read_text() != "".join(pack.digests()):
         pytest.fail("django/digests is not true of the files; run: python3 engine/pack.py", pytrace=False)

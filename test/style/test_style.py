@@ -40,7 +40,9 @@ def test_python_is_safe():
         "-ll",
         *files(
             "_utils/*.py",
+            ":(glob)django/*.py",
             "engine/*.py",
+            "laptop/*.py",
             "_states/*.py",
             "_modules/*.py",
             "_runners/*.py",
@@ -53,15 +55,27 @@ def test_python_is_safe():
 
 # One folder at a time: _modules and _states both have a django.py.
 @pytest.mark.parametrize(
-    "folder", ["engine", "_utils", "_states", "_modules", "_runners", "_pillar", "test/hosts", "bench"]
+    "folder",
+    [
+        "engine",
+        "_utils",
+        ":(glob)django",
+        "_states",
+        "_modules",
+        "_runners",
+        "_pillar",
+        "laptop",
+        "test/hosts",
+        "bench",
+    ],
 )
 def test_types_hold(folder):
     written = [Path(name) for name in files(f"{folder}/*.py") if not name.startswith(("bench/peers/", PACKED))]
     modules = [str(path) for path in written if not path.name.startswith(("test_", "conftest"))]
     assert modules or folder in ("_states", "_modules", "_runners", "_pillar")
     if modules:
-        oldest = ["--python-version=3.10"] if folder.startswith(("_", "engine")) else []  # Salt's on Ubuntu 22.04
-        run("mypy", *oldest, *modules, MYPYPATH="engine:_utils:test/hosts:test:bench")
+        oldest = ["--python-version=3.10"] if folder.startswith(("_", ":", "engine")) else []  # Salt's on Ubuntu 22.04
+        run("mypy", *oldest, *modules, MYPYPATH="engine:_utils:laptop:test/hosts:test:bench")
 
 
 def test_types_of_quickstart_hold():

@@ -44,7 +44,7 @@ OWN = {
     ("compose/services", "suffix"): "of ours",
     ("compose/services", "path"): "of ours",
     ("compose/settings", "queue"): "a module of settings: an address of ours",
-    ("deploy/request", "path.name"): "a prose: the number of a job of Salt",
+    ("deploy/origin", "path.name"): "a prose: the number of a job of Salt",
     ("site/mount", "site.media"): "prose: the mount, whose path the pillar has",
     ("site/mount", "mount['device']"): "prose, of the pillar",
     ("site/mount", "owner"): "a number",

@@ -23,6 +23,7 @@ TEXTS = [
     for name in style.files(
         *(
             "engine/*.py",
+            "laptop/*.py",
             "_utils/*.py",
             "_modules/*.py",
             "_states/*.py",

@@ -37,7 +37,7 @@ def of_this_process() -> Caller:
 
 
 def of_request(asked_by: str) -> tuple[str, Caller]:
-    """Return the function that was called, and by whom, of what `deploy.request.asked_by` has returned."""
+    """Return the function that was called, and by whom, of what `deploy.origin.asked_by` has returned."""
     found = _ASKED_BY.fullmatch(asked_by)
     if not found:
         return "deployment", Caller(asked_by, how="salt")

@@ -1,5 +1,7 @@
 """``django-ops``: what the SSH key of a person runs as root, by sudo: one function of ``django_ops`` for one site.
 
+Some take a commit too, which `django_ops` looks for in the revision of the site.
+
 The command that the client asks for is compared with names, and is no part of any other command.
 """
 
@@ -11,7 +13,7 @@ from django_formula.audit import caller, people
 from django_formula.host import file
 from django_formula.untrusted.text import tell
 
-_ASKED = re.compile(r"([a-z_]{1,30})(?: ([a-z][a-z0-9-]{0,40}))?")
+_ASKED = re.compile(rf"([a-z_]{{1,30}})(?: ([a-z][a-z0-9-]{{0,40}})(?: ({people.COMMIT.pattern}))?)?")
 
 
 def main(*arguments: str) -> int:
@@ -28,22 +30,25 @@ def main(*arguments: str) -> int:
     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "").strip()
     found = _ASKED.fullmatch(asked)
     verb, site = (found[1], found[2] or (next(iter(may)) if len(may) == 1 else "")) if found else ("", "")
-    if verb not in may.get(site, ()):
+    commit = (found[3] or "") if found else ""
+    if verb not in may.get(site, ()) or (commit and verb not in people.OF_COMMITS):
         if asked:
             known = verb if verb in people.VERBS else "ssh"
             people.note_refusal(known, site if site in may else "", person, caller.of_this_process())
         _explain(person, may)
         return 1
-    return _called(person, verb, site)
+    return _called(person, verb, site, commit)
 
 
 def _explain(person: str, may: dict[str, list[str]]) -> None:
     tell(f"{person} may call, without any option:", is_error=True)
     for site, verbs in sorted(may.items()):
-        tell("\n".join(f"    {verb} {site}" for verb in verbs), is_error=True)
+        tell(
+            "\n".join(f"    {verb} {site}{' [COMMIT]' * (verb in people.OF_COMMITS)}" for verb in verbs), is_error=True
+        )
 
 
-def _called(person: str, verb: str, site: str) -> int:
+def _called(person: str, verb: str, site: str, commit: str) -> int:
     salt_call = (file.read_json(people.CONFIG) or {})["salt_call"]
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -52,5 +57,10 @@ def _called(person: str, verb: str, site: str) -> int:
         "SSH_CONNECTION": os.environ.get("SSH_CONNECTION", ""),
         caller.PERSON: person,
     }
-    argv = [*salt_call, f"django_ops.{verb}", site]
+    is_request = verb in ("request", "promote")
+    codes = ["--retcode-passthrough"] if is_request else []  # 2 is a request that was refused
+    argv = [*salt_call, *codes, f"django_ops.{verb}", site]
+    if commit:  # which may be a number in YAML
+        argv[len(salt_call) : len(salt_call)] = ["--no-parse=commit"]
+        argv.append(f"commit={commit}")
     return subprocess.call(argv, env=environment, stdin=subprocess.DEVNULL, cwd="/")  # noqa: S603 # nosec B603

@@ -4,6 +4,7 @@ A person's key runs one program as root, by sudo, and nothing else. See docs/dec
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from django_formula.host.outcome import Outcome
 
 #: The functions that people may have, each with the name of a site and nothing else: `may` in the schema.
 VERBS = (
-    *("status", "releases", "logs", "history", "doctor", "schedules", "workers", "backups", "check"),
-    *("release", "rollback", "restart", "backup", "restore_drill"),
+    *("status", "releases", "logs", "history", "doctor", "schedules", "workers", "backups", "check", "plan"),
+    *("release", "request", "promote", "approve", "rollback", "restart", "backup", "restore_drill"),
 )
+#: Those that may have a commit too, and what one looks like.
+OF_COMMITS, COMMIT = ("plan", "request", "promote", "approve"), re.compile("[0-9a-f]{7,40}")
 CONFIG = Path("/etc/django-formula/people.json")
 USER, HOME = "django-ops", Path("/var/lib/django-ops")
 _TITLE = "People of Django sites"

@@ -19,6 +19,7 @@ from django_formula.inspect.report import Report
 from django_formula.inspect.settings import Settings
 from django_formula.knowledge import python_versions
 from django_formula.server import gunicorn, servers, uvicorn
+from django_formula.store import stores as store_stores
 from django_formula.untrusted.foreign import Foreign
 from django_formula.virtualenv import interpreter
 from django_formula.virtualenv import local as virtualenv_local
@@ -314,10 +315,10 @@ def _added(plan: Plan, required: list[str], contents: Mapping[str, str]) -> list
     engine = engines.ENGINES[plan.engine]
     if engine.is_server and not {name.replace("-", "_") for name in names} & engine.drivers:
         added.append(engine.driver_requirement(numbers))
-    if "redis" in (plan.queue, plan.cache) and not names & {"redis", "django-redis", "valkey"}:
-        added.append("redis")
-    if plan.cache == "memcached" and not names & {"pymemcache", "pylibmc"}:
-        added.append("pymemcache")
+    for kind in sorted({plan.queue, plan.cache} & {*store_stores.STORES}):
+        clients = store_stores.STORES[kind].CLIENTS
+        if clients and not clients & {name.replace("-", "_") for name in names}:
+            added.append(store_stores.STORES[kind].requirement(numbers))
     return added
 
 

@@ -5,6 +5,7 @@ from pathlib import PurePath
 
 from django_formula.compose.plan import Plan
 from django_formula.database import engines
+from django_formula.knowledge.rows import rows
 from django_formula.site import domains
 
 
@@ -106,7 +107,8 @@ def _stores(plan: Plan) -> list[str]:
     queue = url("redis", "queue")
     if plan.settings.values.get("RQ_QUEUES"):
         lines.append(f'RQ_QUEUES = {{name: {{"URL": "{queue}"}} for name in RQ_QUEUES}}')
-    if "channels_redis" in str(plan.settings.get("CHANNEL_LAYERS", "default", "BACKEND")):
+    backend = str(plan.settings.get("CHANNEL_LAYERS", "default", "BACKEND"))
+    if any(one in backend for one in rows("layers")):
         lines.append(f'CHANNEL_LAYERS["default"]["CONFIG"] = {{"hosts": ["{queue}"]}}')
     if isinstance(plan.settings.get("HUEY"), dict):
         lines.append(f'HUEY = {{**HUEY, "connection": {{"url": "{queue}"}}}}')

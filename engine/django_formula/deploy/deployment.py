@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,7 +24,7 @@ from django_formula.host.commands import DeploymentError, redact
 from django_formula.knowledge import hints
 from django_formula.project import program
 from django_formula.push import static_files
-from django_formula.release import bus, instances, releases
+from django_formula.release import bus, instances, progress, releases
 from django_formula.release import workers as release_workers
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
@@ -55,6 +55,7 @@ class Deployment:
         coming: the sites that this apply gives to the proxy of the site; None where the pillar is not known.
         fleet: the id of the fleet's deployment that this is a part of; empty for one of this host alone.
         sequence: the least number of a new release.
+        salt_call: the command that calls Salt on this host; empty where there is none, or where it is not needed.
     """
 
     #: Whether `release` is made by this deployment.
@@ -92,6 +93,7 @@ class Deployment:
         coming: Collection[str] | None = None,
         fleet: str = "",
         sequence: int = 0,
+        salt_call: Sequence[str] = (),
     ):
         self.site = site
         self.secrets = Secrets(site, given)
@@ -106,6 +108,7 @@ class Deployment:
         self.listening = listening
         self.coming = coming
         self.fleet = fleet
+        self.salt_call = salt_call
         self.sequence = sequence or self.release_of_fleet.get("sequence", 0)
         self.lock = site.lock(asked_by)
         self.switch_lock = release_workers.SwitchLock(site)
@@ -316,7 +319,7 @@ class Deployment:
             self._find_commit = lambda: folder.tree(site)
         elif self.release_of_fleet.get("commit") and not self.again:
             self._find_commit = lambda: str(self.release_of_fleet["commit"])
-        elif live and site.config["deploy"] == "manual" and not self.again:
+        elif live and not self.again and (site.config["deploy"] == "manual" or not commits.was_pushed(site)):
             self._find_commit = lambda: live.record["commit"]
         elif commits.COMMIT.fullmatch(revision):
             self._find_commit = lambda: revision
@@ -373,6 +376,7 @@ class Deployment:
             DeploymentError: always this, for the operator; an error of the file system becomes one.
         """
         began, umask = time.monotonic(), os.umask(0o022)
+        progress.note(name)
         try:
             try:
                 yield

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.database import databases
-from django_formula.host import config_files, environment_files, users
+from django_formula.host import config_files, environment_files, template, users
 from django_formula.host import file as host_file
 from django_formula.proxy import listener, site_files
 from django_formula.release import instances, releases, settings
@@ -40,14 +40,16 @@ def differing_paths(site: Site, live: Release) -> list[dict[str, str]]:
     """Return a row for each path that differs from the active release, sorted.
 
     Compared are the release's folder (source, static files, configuration), its virtualenv, the files of its process
-    manager, the proxy's files of the site, and its secrets; not what outlives a release, and not ``writable``.
+    manager, its secrets, and the files of its proxy, schedules and stores; not what outlives a release, and not
+    ``writable``. A program that cannot render templates, as the watch, leaves out those of proxy, schedules and stores.
     """
     found = dict(_in_folders(site, live))
     found |= dict(_of_process_manager(site, live))
-    found |= dict(_of_proxy(site, live))
     found |= dict(_of_secrets(site, live))
-    found |= dict(_of_schedules(site))
-    found |= dict(_of_stores(site))
+    if template.can_render():
+        found |= dict(_of_proxy(site, live))
+        found |= dict(_of_schedules(site))
+        found |= dict(_of_stores(site))
     return [{"path": str(path), "drift": how, **_owner(path)} for path, how in sorted(found.items())]
 
 

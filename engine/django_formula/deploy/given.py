@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.database import served
+from django_formula.git_server import servers
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.push import static_files
-from django_formula.secret import secrets
+from django_formula.secret import references, secrets
 from django_formula.site.sites import Site
 
 
@@ -63,14 +64,11 @@ class Given:
             value = value.get(key) if isinstance(value, dict) else None
         if isinstance(value, dict):
             value = value.get("value")
-        if isinstance(value, str) and value.startswith("sdb://"):
-            kept = self._sdb(value)
-            if not isinstance(kept, str) or kept == value:
-                raise DeploymentError(
-                    f"{path}: {value} has no value",
-                    hint="configure the sdb profile on this minion: docs/guides/secrets.md",
-                )
-            value = kept
+        if isinstance(value, str) and value.startswith(references.SCHEME):
+            try:
+                value = references.value(value, self._sdb)
+            except DeploymentError as error:
+                raise DeploymentError(f"{path}: {error.message}", hint=error.hint) from None
         if not isinstance(value, str) or not value or value == "**********":
             raise DeploymentError(
                 f"{path} has no value in this minion's pillar", hint="run: salt-call saltutil.refresh_pillar"
@@ -103,7 +101,9 @@ class Given:
         references |= {f"tls:{key}": config["tls"][key] for key in ("certificate", "key")}
         references["tls:eab:key"] = config["tls"]["eab"]["key"]
         references |= self._other_keys(site)
+        references["checks_token"] = servers.TOKEN.reference(config)
         references["push_secret"] = static_files.reference(config)
+        references["hook_secret"] = (config.get("hook") or {}).get("secret")
         references |= {"deploy_key": config["deploy_key"], "index_password": config["index"]["password"]}
         references["registry_password"] = ((config.get("container") or {}).get("login") or {}).get("password")
         trusted = (config.get("fleet") or {}).get("trusted") or {}

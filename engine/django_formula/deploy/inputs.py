@@ -16,7 +16,7 @@ _NOT_INPUTS = {
     *("state", "remove_data", "adopt", "repository", "folder", "revision", "deploy", "deploy_key", "known_hosts"),
     *("redirect_domains", "packages", "index", "secret_key", "health", "migrate", "check", "proxy", "releases"),
     *("uid", "timeouts", "media", "build_sandbox", "maintenance", "backup", "tls", "schedules", "fleet", "balancer"),
-    *("knowledge", "notify", "people"),
+    *("knowledge", "notify", "people", "push", "checks", "hook", "promote", "tags"),
 }
 #: Keys of a database that change nothing in the project.
 _NOT_OF_DATABASE = {"manage", "served_by", "certificate", "pool", "replaces"}

@@ -17,6 +17,7 @@ from django_formula.host.outcome import Outcome
 from django_formula.process import build_user, systemd
 from django_formula.proxy import listener, site_files, switch
 from django_formula.release import claim, instances, releases
+from django_formula.request import entrance, hook_unit, push_setup, queue, unit
 from django_formula.schedule import schedules, timer
 from django_formula.site import mount, sites
 from django_formula.site.sites import Site
@@ -56,6 +57,10 @@ def present(site: Site) -> dict[str, str]:
         *(path for paths in service.files_on_host(site).values() for path in paths),
         *(path for task in timer.TASKS for path in timer.present(site, task)),
         *schedules.present(site),
+        *hook_unit.present(site),
+        *entrance.present(site),
+        *push_setup.present(site),
+        *unit.present(site),
         *_certificates(site),
         *mount.present(site),
     ]
@@ -82,6 +87,7 @@ def _paths(site: Site) -> list[Path]:
         site.build.top,
         site.beat.top,
         site.trusted,
+        queue.folder(site),
         site.templates,
         site.maintenance,
         site.errors,
@@ -168,6 +174,10 @@ def _remove(site: Site) -> None:
     for task in timer.TASKS:
         timer.remove(site, task)
     schedules.remove(site)
+    hook_unit.remove(site)
+    push_setup.remove(site)
+    entrance.remove(site)
+    unit.remove(site)
     for manager in instances.PROCESS_MANAGERS.values():
         manager.end_tasks(site)
     sequences = instances.numbers(site)

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from django_formula.container import registry
+from django_formula.git_server import servers
 from django_formula.host import file
 from django_formula.push import static_files
 from django_formula.release.releases import Release
@@ -14,7 +15,7 @@ from django_formula.site.sites import Site
 from django_formula.virtualenv import index
 
 #: Names of what the pillar gives for other programs than the project.
-_FOR_PROGRAMS = ("deploy_key", "index_password", "push_secret", "registry_password")
+_FOR_PROGRAMS = ("checks_token", "deploy_key", "hook_secret", "index_password", "push_secret", "registry_password")
 #: Prefixes of names that have the rest of the name as a key: of ``tls``, and of hosts with certificates.
 _TLS, _TRUSTED = "tls:", "trusted:"
 
@@ -24,8 +25,8 @@ class Secrets:
 
     Args:
         site: the site with its effective configuration.
-        given: secrets from the pillar by name, and ``deploy_key``, ``index_password``, ``push_secret``,
-            ``registry_password``, ``tls:<key>``, ``trusted:<host>``.
+        given: secrets from the pillar by name, and ``deploy_key``, ``hook_secret``, ``index_password``,
+            ``checks_token``, ``push_secret``, ``registry_password``, ``tls:<key>``, ``trusted:<host>``.
 
     Attributes:
         given: those of the project that the pillar gives, by name.
@@ -41,10 +42,18 @@ class Secrets:
         self.tls = _with_prefix(given, _TLS)
         own = {name: value for name, value in given.items() if not name.startswith((_TLS, _TRUSTED))}
         self.given = {name: value for name, value in own.items() if name not in _FOR_PROGRAMS}
-        self.deploy_key = given.get("deploy_key")
+        self.deploy_key, self.hook_secret = given.get("deploy_key"), given.get("hook_secret")
         self.index_password = index.PASSWORD.value(site, given.get("index_password"))
+        self.checks_token = servers.TOKEN.value(site, given.get("checks_token"))
         self.push_secret = static_files.SECRET.value(site, given.get("push_secret"))
         self.registry_password = registry.PASSWORD.value(site, given.get("registry_password"))
+        #: What commands without a pillar need: its key in the pillar, what it is, its file, its value.
+        self._kept = (
+            ("index", "password", index.PASSWORD, self.index_password),
+            ("registry", "password", registry.PASSWORD, self.registry_password),
+            ("push", "secret", static_files.SECRET, self.push_secret),
+            ("checks", "token", servers.TOKEN, self.checks_token),
+        )
         self.by_name: dict[str, str] = {}
         self.lapsed: list[str] = []
         #: The files of secrets that were replaced for the new release: path → content before.
@@ -59,6 +68,18 @@ class Secrets:
         """
         self.by_name = secrets.values(self._site, self.given)
 
+    def unkept(self) -> dict[str, str]:
+        """Return what `keep` would change, by the key in the pillar."""
+        changed = [
+            (key, noun, value) for key, noun, secret, value in self._kept if not secret.is_kept(self._site, value)
+        ]
+        return {key: f"{noun} kept" if value else f"{noun} removed" for key, noun, value in changed}
+
+    def keep(self) -> None:
+        """Keep what commands need that have no pillar."""
+        for _key, _noun, secret, value in self._kept:
+            secret.keep(self._site, value)
+
     def add(self, name: str, value: str) -> None:
         """Add a secret that was generated."""
         self.by_name[name] = value
@@ -66,8 +87,8 @@ class Secrets:
     def masked(self) -> list[str]:
         """Return the texts that no output may contain, as they are and URL-encoded."""
         keys = [value for name, value in self.tls.items() if name != "certificate"]
-        programs = (self.deploy_key, self.index_password, self.push_secret, self.registry_password)
-        given = filter(None, [*self.given.values(), *programs, *keys])
+        programs = [value for _key, _noun, _secret, value in self._kept]
+        given = filter(None, [*self.given.values(), self.deploy_key, self.hook_secret, *programs, *keys])
         with contextlib.suppress(OSError):  # no file can be opened any more: those read before are still known
             self._fallbacks = secrets.fallbacks(self._site)
         known = list(dict.fromkeys([*self.by_name.values(), *given, *self._fallbacks]))

@@ -18,6 +18,7 @@ from django_formula.proxy import listener, ports, site_files
 from django_formula.push import static_files
 from django_formula.release import claim, workers
 from django_formula.release import releases as release_releases
+from django_formula.request import entrance, hook_unit, push_setup
 from django_formula.schedule import schedules as schedule_schedules
 from django_formula.schedule import timer
 from django_formula.schedule.timer import Task
@@ -32,7 +33,6 @@ from django_formula.tls import (
     renewal,  # noqa: F401 - schedule.timer packs its program from the modules that are loaded
 )
 from django_formula.untrusted.text import in_command
-from django_formula.virtualenv import index
 
 
 @dataclass
@@ -136,12 +136,7 @@ def _look(deployment: Deployment) -> _Pending:
         changes["registered"] = str(site.root)
     if keys := mirror.unprepared(site, deployment.secrets.deploy_key):
         changes["mirror"] = keys
-    if not index.PASSWORD.is_kept(site, deployment.secrets.index_password):
-        changes["index"] = "password kept" if deployment.secrets.index_password else "password removed"
-    if not registry.PASSWORD.is_kept(site, deployment.secrets.registry_password):
-        changes["registry"] = "password kept" if deployment.secrets.registry_password else "password removed"
-    if not static_files.SECRET.is_kept(site, deployment.secrets.push_secret):
-        changes["push"] = "secret kept" if deployment.secrets.push_secret else "secret removed"
+    changes |= deployment.secrets.unkept()
     if os.path.lexists(static_files.keys(site)) and not deployment.lock.holder():
         changes[str(static_files.keys(site))] = "removed: a push was interrupted"
     changes |= {str(path): "kept" for path in _untrusted(deployment)} | served.gone(site)
@@ -151,10 +146,21 @@ def _look(deployment: Deployment) -> _Pending:
         changes["schedule"] = schedule
     if dropped := schedule_schedules.dropped(site):
         changes["schedules"] = dropped
+    changes |= _of_requests(deployment)
     if leftovers:
         changes["removed"] = f"leftovers of an interrupted restore: {', '.join(leftovers)}"
     tasks = [task for task, found in schedules.items() if found]
     return _Pending(changes, applied, [*wrong], stale, tasks, leftovers)
+
+
+def _of_requests(deployment: Deployment) -> Changes:
+    """Return what differs of the socket of requests, and of the webhook that asks there."""
+    site = deployment.site
+    found = {
+        "requests": entrance.pending(site, deployment.salt_call) | push_setup.pending(site),
+        "webhook": hook_unit.pending(site, deployment.secrets.hook_secret),
+    }
+    return {name: changes for name, changes in found.items() if changes}
 
 
 def _untrusted(deployment: Deployment) -> dict[Path, str]:
@@ -186,9 +192,7 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
     if pending.templates:
         site.keep_templates(templates)
     mirror.prepare(site, deployment.secrets.deploy_key)
-    index.PASSWORD.keep(site, deployment.secrets.index_password)
-    static_files.SECRET.keep(site, deployment.secrets.push_secret)
-    registry.PASSWORD.keep(site, deployment.secrets.registry_password)
+    deployment.secrets.keep()
     registry.clear(site)
     for path, text in _untrusted(deployment).items():
         file.write(path, text)
@@ -198,6 +202,11 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
         file.write(secrets.store_password_file(site), password, mode=0o600)
     file.write_json(site.applied, pending.applied, mode=0o600)
     site.register()
+    if "requests" in pending.changes:
+        entrance.apply(site, deployment.salt_call)
+        push_setup.apply(site)
+    if "webhook" in pending.changes:
+        hook_unit.apply(site, deployment.secrets.hook_secret)
     for task in pending.tasks:
         timer.apply(site, templates, task)
     schedule_schedules.drop(site)

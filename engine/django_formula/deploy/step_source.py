@@ -14,6 +14,7 @@ from django_formula.process import contract
 from django_formula.release import claim as release_claim
 from django_formula.release import disk, instances, releases
 from django_formula.release.releases import Release
+from django_formula.request import push_setup
 from django_formula.source import commits, mirror
 from django_formula.store import setup
 from django_formula.virtualenv import interpreter as virtualenv_interpreter
@@ -27,7 +28,7 @@ def source(deployment: Deployment) -> Iterator[Changes]:
         deployment.plan("the first release")
         yield {"release": f"would be built from {site.config['folder'] or site.config['revision']}"}
         return
-    if _waits_for_fleet(deployment):
+    if _waits_for_fleet(deployment) or _waits_for_push(deployment):
         deployment.secrets.read()
         return
     recorded, inputs = deployment.find_inputs()
@@ -75,6 +76,16 @@ def _waits_for_fleet(deployment: Deployment) -> bool:
         deployment.warn([f"the hosts of {site.name} have no release yet: salt-run django.deploy {site.name} makes it"])
         return True
     return False
+
+
+def _waits_for_push(deployment: Deployment) -> bool:
+    """Return whether nothing was pushed to the site yet, of which there could be a release; with a warning how to."""
+    site = deployment.site
+    if deployment.live or deployment.again or commits.was_pushed(site):
+        return False
+    branch, address = site.config["revision"], push_setup.address(site)
+    deployment.warn([f"nothing was pushed yet: git remote add live {address}; git push live {branch}"])
+    return True
 
 
 def _is_made_of(release: Release | None, inputs: dict[str, str]) -> bool:

@@ -73,7 +73,7 @@ def _ended(visit: Visit, part: str, ended: str = "") -> Broken:
     """Return why a part of the active release does not run, and what starts it.
 
     Args:
-        ended: how it ended, where it is known that it did; it may have been started again since.
+        ended: how, where it is known that it did; it may run again since.
     """
     site, live = visit.site, visit.release
     manager = instances.process_manager(site, live.path)
@@ -156,7 +156,7 @@ def django(visit: Visit) -> str:
     if not found.problem:
         return f"GET {path} past the proxy is answered in {took * 1000:.0f} ms"
     if ran is None or instances.pid(site, live.path) != ran:
-        raise _ended(visit, "", "ended and was started again while it was asked")
+        raise _ended(visit, "", "it ended while it was asked")
     if took >= PATIENCE - 0.3:
         text = f"GET {path} past the proxy has no answer within {PATIENCE:.0f} s: all processes are busy or hang"
         raise Broken(text, instances.process_manager(site, live.path).way_to_start(site, live.path))

@@ -51,6 +51,7 @@ _ANSWERS: dict[str, dict[str, Any]] = {
     "release": {"release": str, "commit": str},
     "prepare": {"pending": [str]},
     "migrate": {"migrated": [str]},
+    "doctor": {"links": [{"is_broken": bool, **dict.fromkeys(("name", "text", "command", "todo"), str)}]},
 }
 #: How a balancer sees a host.
 _SEEN = {"state": str, "is_up": bool, "check": str}

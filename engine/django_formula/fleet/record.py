@@ -19,6 +19,8 @@ from django_formula.watch import setup
 
 #: The file of the store with a line for each deployment on several hosts.
 NAME = "deploys.jsonl"
+#: The most bytes of it that are read.
+_MOST = 4_000_000
 #: The most characters of an error.
 _LONGEST = 1000
 _WATCH = setup.FLEET.replace(".timer", ".service")
@@ -69,6 +71,40 @@ def _end(fleet: Fleet, verb: str, found: dict[str, Any], began: float) -> None:
         file.append(path(fleet.store.folder.parent), json.dumps(line, sort_keys=True), mode=0o600)
         if not os.geteuid() and (setup.UNITS / setup.FLEET).exists():  # else its timer comes within two minutes
             units.attempt("start", "--no-block", _WATCH, doing="starting the watch of the master", timeout=5)
+
+
+def history(store: str | Path, site: str | None, count: int) -> list[dict[str, Any]]:
+    """Return the newest deployments on several hosts, the last one first.
+
+    Args:
+        site: whose; None is all.
+        count: how many at most.
+    """
+    with contextlib.suppress(FileNotFoundError), path(store).open("rb") as file:
+        file.seek(-min(_MOST, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        texts = file.read().splitlines()
+        found = []
+        for text in reversed(texts):
+            with contextlib.suppress(ValueError):  # one that was cut
+                line = json.loads(text)
+                if site in (None, line["site"]):
+                    found.append(line)
+        return found[:count]
+    return []
+
+
+def line_of(found: Mapping[str, Any]) -> str:
+    """Return a deployment of `history` as a line for people."""
+    asked = f" of {found['revision']}" if found["revision"] else ""
+    commit = f" {found['commit'][:12]}" if found["commit"] else ""
+    where = f" on {', '.join(sorted(found['hosts']))}" if found["hosts"] else ""
+    lost = f", {found['failed']} of {found['sent']} requests failed" if "sent" in found else ""
+    by = f" by {found['user']}" if found["user"] else ""
+    why = f": {found['error']}" if found["error"] else ""
+    verb = f"{found['verb']}{asked}{by}"
+    return (
+        f"{found['time']} {found['site']}: {verb}: {found['result']}{commit}{where} ({found['seconds']} s{lost}){why}"
+    )
 
 
 def path(store: str | Path) -> Path:

@@ -151,6 +151,8 @@ USES: dict[tuple[str, ...], Collection[str]] = {
     ("email", "password"): RELEASED,
     ("notify", "*", "url"): RELEASED,
     ("notify", "*", "token"): RELEASED,
+    ("hook", "secret"): RELEASED,
+    ("checks", "token"): RELEASED,
     ("static", "push", "secret"): RELEASED,
     ("static", "push", "ssh_key"): RELEASED,
     ("container", "login", "password"): RELEASED,

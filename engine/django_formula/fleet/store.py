@@ -6,6 +6,7 @@ The store is a folder that only root reads, with a folder for each site:
     secrets         folder of what else is generated once for all of them, a file for each; servers accept what
                     NAME.former has too
     hosts.json      the parts of each host, as the pillar had them when a host compiled it last
+    tags.json       the tags of the site, where it has had some
     addresses.json  the address of each host, as its grains had it when its pillar was compiled last
     fleet.json      commit and number of the release, the commits that were rolled back, how many times that was another
                     release, and the id of its deployment
@@ -16,6 +17,7 @@ The store is a folder that only root reads, with a folder for each site:
 
 import contextlib
 import fcntl
+import fnmatch
 import math
 import os
 import pwd
@@ -38,6 +40,8 @@ _ALPHABET = string.ascii_letters + string.digits + "!@#$%^&*(-_=+)"
 _LENGTH = 50
 #: Names of sites, as the schema has them.
 NAME = re.compile("[a-z]([a-z0-9-]{0,24}[a-z0-9])?")
+#: What a tag has before it where sites are named.
+TAG = "tag:"
 SECRET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FLEET = {"commit": str, "sequence": int, "held": [str], "count?": int, "deployment?": str}
 _EXCLUDED = {"since": str, "by": str, "commit": str}
@@ -133,6 +137,17 @@ class Store:
     def hosts(self) -> dict[str, list[str]]:
         """Return the parts of each host; empty where none has compiled its pillar yet."""
         return host_file.read_json(self.folder / "hosts.json", {str: [str]}) or {}
+
+    def keep_tags(self, tags: list[str]) -> None:
+        """Keep the tags of the site; nothing is written where it has none."""
+        if tags != self.tags():
+            with self._alone():
+                host_file.write_json(self.folder / "tags.json", {"tags": tags}, mode=0o600)
+
+    def tags(self) -> list[str]:
+        """Return the tags of the site."""
+        kept = host_file.read_json(self.folder / "tags.json", {"tags": [str]})
+        return [*kept["tags"]] if kept else []
 
     def addresses(self) -> dict[str, str]:
         """Return the address of each host whose pillar was compiled."""
@@ -254,6 +269,29 @@ class Progress:
         text = f"{self._by}, phase {name}\n".encode()
         os.pwrite(self._descriptor, text, 0)
         os.ftruncate(self._descriptor, len(text))  # after it: `over` may read the file in between
+
+
+def matching(folder: str | Path, pattern: str) -> list[str]:
+    """Return the names of the sites that the store knows and a pattern of the shell or a tag, or one of several, fits.
+
+    Raises:
+        DeploymentError: there is none.
+
+    Example: ``matching("/srv/django-fleet", "shop-*,tag:eu") == ["blog", "shop-de", "shop-fr"]``
+    """
+    patterns = [one.strip() for one in pattern.split(",")]
+
+    def fits(name: str) -> bool:
+        tags = [TAG + tag for tag in Store(folder, name).tags()]
+        return any(fnmatch.filter(tags if one.startswith(TAG) else [name], one) for one in patterns)
+
+    found = [name for name in sites(folder) if fits(name)]
+    if not found:
+        raise DeploymentError(
+            f"no site with hosts is named {pattern}",
+            hint="run: salt-run django.status, which shows those that there are",
+        )
+    return found
 
 
 def sites(folder: str | Path) -> list[str]:

@@ -439,11 +439,12 @@ def execute(command: Command) -> Ended:
         except BaseException:
             _end(process, command.grace)
             raise
+        # Before it is ended, when it may print something.
+        has_stalled = not has_ended and bool(command.stall) and output.silence() >= command.stall
         if not has_ended or process.returncode or not command.daemon:
             _end(process, command.grace)
         output.read_rest()
     log.debug("%s took %.2f s", command.doing, time.monotonic() - started)
-    has_stalled = not has_ended and bool(command.stall) and output.silence() >= command.stall
     code = process.returncode if has_ended else None
     return Ended(code, output.text(process.stdout), output.text(process.stderr), has_stalled)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,11 @@ def compile_templates(templates: Mapping[str, str], urls: Iterable[str]) -> None
     for url in urls:
         with contextlib.suppress(KeyError, jinja2.TemplateError):
             _template(url, templates[url])
+
+
+def can_render() -> bool:
+    """Return whether templates can be rendered here: Salt's Python has Jinja, that of a timer's program may not."""
+    return importlib.util.find_spec("jinja2") is not None
 
 
 def render(templates: Mapping[str, str], url: str, **variables: Any) -> str:

@@ -3,11 +3,16 @@
 import grp
 import os
 import pwd
+from collections.abc import Iterator
+
+from django_formula.host import proc
 
 #: The uid and gid of root.
 ROOT = (0, 0)
 #: The system user of what pushes static files elsewhere; no site can have a name with an underscore.
 PUSHER = "_django-push"
+#: Of system users, as journald and logind tell them from people; images and packages seldom have these.
+_UIDS = range(899, 299, -1)
 
 
 def owner(user: str, group: str) -> tuple[int, int]:
@@ -54,6 +59,15 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return ""
+
+
+def free_uids() -> Iterator[int]:
+    """Yield numbers for users whose processes are all ended at times: neither a user nor a process has them.
+
+    They are not the first that ``useradd`` takes, 999 downwards: images of databases have these for their servers,
+    which are processes of this host too.
+    """
+    return (uid for uid in _UIDS if not user_name(uid) and not proc.pids_of(uid))
 
 
 def group_name(gid: int) -> str:

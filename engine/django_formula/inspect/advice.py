@@ -103,7 +103,7 @@ def unset_variables(site: Site, release: Path, facts: Mapping[str, Any], cause: 
         if unset:
             what = f"{path}:{line} uses {project.listed(unset)}, not set or empty"
             has_database = site.config["databases"].get("default", {}).get("engine")
-            if has_database and re.search(r"DATABASES|dj_database_url", used[unset[0]]):
+            if has_database and re.search(r"DATABASES|database_url", used[unset[0]]):
                 text = f"{what}: set {at}:environment:{unset[0]}: {{from: database_url}}"
                 return hints.Hint(text, {"environment": {unset[0]: {"from": "database_url"}}})
             if unset[0].endswith("*"):

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,11 @@ from django_formula.inspect.settings import Settings
 from django_formula.inspect.stores import Stores
 from django_formula.inspect.values import Called, Value, truth
 from django_formula.inspect.worker import Worker
+from django_formula.knowledge.rows import rows
 from django_formula.server import servers
 
 #: Programs that serve pages, and those of the host.
 _SERVERS = re.compile(rf"{servers.programs()}|nginx|caddy|celery|flower|npm|yarn|node")
-#: Applications of other packages whose workers a project runs by a command.
-_COMMANDS = {
-    "django_q": "qcluster",
-    "django_dramatiq": "rundramatiq",
-    "background_task": "process_tasks",
-    "django_tasks.backends.database": "db_worker",
-    "django_tasks_db": "db_worker",
-}
 
 
 @dataclass
@@ -66,15 +59,23 @@ def _free(name: str, taken: Collection[str]) -> str:
     return next(one for one in (name, *numbered) if one not in taken)
 
 
-def add(report: Report, tree: Path, roots: Sequence[Path], settings: Settings, required: Collection[str]) -> Stores:
+def add(
+    report: Report,
+    tree: Path,
+    roots: Sequence[Path],
+    settings: Settings,
+    required: Collection[str],
+    declared: Iterable[process_files.Line],
+) -> Stores:
     """Add workers, schedules and stores to a report, and return the stores.
 
     Args:
+        declared: the commands that deployment files of other platforms declare.
         roots: the folders that the project is imported from, the folder of manage.py first.
         required: the packages that the project requires.
     """
     packages = {re.sub(r"\[.*", "", name) for name in required}
-    found = _of_files(report, tree)
+    found = _of_files(report, tree, declared)
     _without_folder(found, roots)
     tasks = inspect_tasks.read(roots) if "celery" in packages else inspect_tasks.Tasks()
     _without_app(found, roots, tasks)
@@ -93,12 +94,12 @@ def add(report: Report, tree: Path, roots: Sequence[Path], settings: Settings, r
 # Files
 
 
-def _of_files(report: Report, tree: Path) -> _Found:
+def _of_files(report: Report, tree: Path, declared: Iterable[process_files.Line]) -> _Found:
     found = _Found()
     remarks: list[str] = []
     lines = process_files.lines(tree, remarks)
     report.remarks += remarks
-    for line in lines:
+    for line in [*lines, *declared]:
         commands = shell.commands(line.command)
         if commands is None:
             if line.is_own:
@@ -221,8 +222,9 @@ def _of_code(found: _Found, settings: Settings, packages: set[str], tasks: inspe
     if "huey" in packages and "huey" not in kinds and _has_app(settings, "huey.contrib.djhuey", "bx_django_utils"):
         found.add("huey", Worker("huey"), "INSTALLED_APPS")
     commands = {worker.about.get("command", "") for worker in found.workers.values()}
-    for app, command in _COMMANDS.items():
-        if _has_app(settings, app) and not any(one.startswith(f"manage.py {command}") for one in commands):
+    for row in rows("workers"):
+        command = row["command"]
+        if _has_app(settings, *row["apps"]) and not any(one.startswith(f"manage.py {command}") for one in commands):
             worker = Worker("command", about={"command": f"manage.py {command}"})
             found.add(command, worker, "INSTALLED_APPS")
 
@@ -256,9 +258,7 @@ def _routes(route: Any) -> bool:
 def _has_beat(settings: Settings, tasks: inspect_tasks.Tasks) -> bool:
     named = [settings.get(name) for name in ("CELERY_BEAT_SCHEDULE", "CELERYBEAT_SCHEDULE")]
     return (
-        tasks.has_beat
-        or any(isinstance(one, dict) and one for one in named)
-        or _has_app(settings, "django_celery_beat")
+        tasks.has_beat or any(isinstance(one, dict) and one for one in named) or _has_app(settings, *rows("beat_apps"))
     )
 
 

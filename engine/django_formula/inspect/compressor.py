@@ -9,9 +9,8 @@ from django_formula.inspect import project
 from django_formula.inspect.report import Report
 from django_formula.inspect.settings import Settings
 from django_formula.inspect.values import UNKNOWN
+from django_formula.knowledge import package as knowledge_package
 
-#: Programs that compile style sheets → their packages of Debian.
-_PRECOMPILERS = {"sassc": "sassc", "lessc": "node-less"}
 #: Folders below the source in which a template is looked for.
 _DEPTH = 12
 _BLOCK = re.compile(r"{%\s*compress\b.*?{%\s*endcompress\s*%}", re.S)
@@ -35,7 +34,7 @@ def add(report: Report, settings: Settings, tree: Path) -> None:
     precompilers = settings.get("COMPRESS_PRECOMPILERS")
     for entry in precompilers if isinstance(precompilers, list) and has_compressor else ():
         words = entry[1].split() if isinstance(entry, list) and len(entry) > 1 and isinstance(entry[1], str) else []
-        package = _PRECOMPILERS.get(words[0] if words else "")
+        package = knowledge_package.of_program(words[0]) if words else ""
         if package:
             report.extend("packages", [package], "for COMPRESS_PRECOMPILERS")
 

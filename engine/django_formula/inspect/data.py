@@ -10,6 +10,7 @@ from typing import Any
 from django_formula.inspect import code, environment, project
 from django_formula.inspect.settings import Settings
 from django_formula.inspect.values import Called, Value, plain
+from django_formula.knowledge.rows import rows
 
 #: Settings with paths that the formula knows, or that the project only reads.
 _READ = re.compile(
@@ -238,7 +239,7 @@ def committed_static_files(settings: Settings, tree: Path) -> str:
     if not top or (top.name == "static" and top.parent.name in _labels(settings)):  # an application's own are collected
         return ""
     own = {path.relative_to(top) for path in _files(top)}
-    own = {path for path in own if path.name not in _PLACEHOLDERS and path.parts[0] not in ("admin", "rest_framework")}
+    own = {path for path in own if path.name not in _PLACEHOLDERS and path.parts[0] not in rows("static_folders")}
     if any(path.suffix in (".css", ".js") for path in own) and not own & _sources(settings, tree, top):
         return str(top.relative_to(tree))
     return ""

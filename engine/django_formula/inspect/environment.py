@@ -16,21 +16,14 @@ from django_formula.inspect.examples import Example
 from django_formula.inspect.readers import HOME
 from django_formula.inspect.settings import Settings
 from django_formula.inspect.values import UNKNOWN, Called, Method, Value, Variable, plain, truth
+from django_formula.knowledge.rows import rows
 
 #: Variables that a release decides.
 OWN = re.compile(r"DJANGO_SETTINGS_MODULE|DJANGO_(RELEASE|SITE)|PATH|HOME|PYTHON\w+|LANG|VCAP_\w+")
 #: Names of secrets that the project itself may choose, of further passwords, and of what another service issues.
 _SECRET = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|SALT|PEPPER|API_?KEY|_KEY$")
 _PASS = re.compile(r"(^|_)(PASS|PWD|PASSPHRASE|CREDENTIALS?)(_|$)")
-_ISSUED = re.compile(
-    r"(^|_)(AWS|S3|SES|GCP|GCS|GOOGLE|AZURE|STRIPE|PAYPAL|RAZORPAY|PAYSTACK|FLUTTERWAVE|MPESA|TWILIO|SLACK"
-    r"|GITHUB|GITLAB|FACEBOOK|TWITTER|OPENAI|ANTHROPIC|GEMINI|DEEPSEEK|HUGGINGFACE|TELEGRAM|DISCORD|BOT|FIREBASE|FCM"
-    r"|CLOUDINARY|PUSHER|MINIO|BRAINTREE|MOLLIE|SQUARE|RESEND|ROLLBAR|BUGSNAG|DATADOG|NEW_?RELIC|HONEYBADGER|POSTHOG"
-    r"|MAIL|EMAIL|SMTP|MAILGUN|MAILJET|MANDRILL|BREVO|SPARKPOST|SENDGRID|POSTMARK|SENTRY"
-    r"|LDAP|OAUTH2?|OIDC|SOCIAL|RECAPTCHA|CLOUDFLARE|CF|ALGOLIA|CLIENT|CONSUMER"
-    r"|API_KEY|APIKEY|ACCESS|PUBLIC|PRIVATE|FERNET|ENCRYPT|ENCRYPTION|VAPID|DSN|LICENSE|MAPBOX"
-    r"|REDIS|RABBITMQ|CELERY|BROKER)(_|$)"
-)
+_ISSUED = re.compile(rf"(^|_)({'|'.join(rows('issuers'))})(_|$)")
 #: Names of keys that have a form: an empty one ends the settings, and an example shows the form.
 _FORMED = re.compile(r"FERNET|ENCRYPT|PRIVATE|VAPID")
 #: Names of switches, whatever their values are read as.
@@ -100,8 +93,6 @@ _BACKENDS = {
     **dict.fromkeys(("DEFAULT_FILE_STORAGE", "STORAGES:default"), _FILES),
     **dict.fromkeys(("STATICFILES_STORAGE", "STORAGES:staticfiles"), _STATIC),
 }
-#: Applications → the settings that they refuse as None when they are imported; with an empty text they do without.
-_NOT_NONE = dict.fromkeys(("django_recaptcha", "captcha"), ("RECAPTCHA_PRIVATE_KEY", "RECAPTCHA_PUBLIC_KEY"))
 _CACHE = "django.core.cache.backends.locmem.LocMemCache"
 #: Settings of mail → what Django has without them: the mail server of this host.
 _MAIL = {
@@ -507,7 +498,8 @@ def _refusing_none(settings: Settings, variable: Variable) -> str:
     """Return the installed application that refuses a setting which has no value without its variable; else empty."""
     installed = settings.get("INSTALLED_APPS")
     for application in installed if isinstance(installed, list) else ():
-        for setting in _NOT_NONE.get(application, ()) if isinstance(application, str) else ():
+        refused = (row["settings"] for row in rows("refusing_none") if application in row["apps"])
+        for setting in next(refused, ()):
             value = settings.values.get(setting, Value(""))
             if value.source == variable.name and _is_none(value, variable):
                 return str(application)

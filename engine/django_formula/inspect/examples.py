@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,9 @@ class Example(NamedTuple):
     place: str
 
 
-def find(folders: Iterable[Path], is_secret: Callable[[str], bool]) -> dict[str, Example]:
+def find(
+    folders: Iterable[Path], is_secret: Callable[[str], bool], declared: Mapping[str, str], place: str
+) -> dict[str, Example]:
     """Return the variables of which a project shows a usable value.
 
     Only the first example of a .env file is taken, and other files for the variables that it does not have.
@@ -40,6 +42,8 @@ def find(folders: Iterable[Path], is_secret: Callable[[str], bool]) -> dict[str,
     Args:
         folders: where such files are searched.
         is_secret: whether a variable of a name may be a secret, which only an example has to show.
+        declared: the values that a deployment file declares, before all others; paths are those of its container.
+        place: that file.
     """
     paths = [path for folder in dict.fromkeys(folders) for path in sorted(folder.iterdir()) if path.is_file()]
     examples = [path for path in paths if _EXAMPLES.fullmatch(path.name)][:1]
@@ -50,6 +54,9 @@ def find(folders: Iterable[Path], is_secret: Callable[[str], bool]) -> dict[str,
         for name, value in pairs:
             if not is_secret(name) and not _LOGIN.search(value):
                 found.setdefault(name, Example(value, path.name))
+    for name, value in declared.items():
+        if _is_usable(value) and not is_secret(name) and not _LOGIN.search(value):
+            found[name] = Example(value, place)
     return found
 
 
@@ -69,8 +76,13 @@ def _of_image(path: Path) -> Iterator[tuple[str, str]]:
         pairs = _PAIR.findall(found["pairs"]) if found["pairs"] else [(found["name"], found["value"])]
         for name, value in pairs:
             plain = _unquoted(value)
-            if plain.isprintable() and not _PLACEHOLDER.search(plain) and not os.path.isabs(plain):
+            if _is_usable(plain):
                 yield name, plain
+
+
+def _is_usable(value: str) -> bool:
+    """Whether a value of a container may be one of another host too: paths are not."""
+    return value.isprintable() and not _PLACEHOLDER.search(value) and not os.path.isabs(value)
 
 
 def _unquoted(value: str) -> str:

@@ -14,6 +14,7 @@ from django_formula.inspect import project as inspect_project
 from django_formula.inspect.settings import Settings
 from django_formula.inspect.values import UNKNOWN, plain
 from django_formula.knowledge import node as knowledge_node
+from django_formula.knowledge.rows import rows
 from django_formula.untrusted.text import in_command
 
 #: Node.js of a distribution: its code name → major and minor version.
@@ -54,7 +55,7 @@ _RUN = re.compile(r"^\s*RUN\b(?:[^\n]*&&)?[^\n]*?\b(?:npm run|yarn(?: run)?|pnpm
 #: Packages that a Dockerfile installs for all projects, and the first words of a script's commands.
 _GLOBAL = re.compile(r"\bnpm (?:install|i|add) (?:-g|--global)((?:[ \t]+[@\w][\w./@^~-]*)+)")
 _WORD = re.compile(r"(?:^|&&|;|\|)\s*([\w-]+)")
-_BUILDS = re.compile(r"\b(gulp|grunt|webpack|vite|rollup|parcel|esbuild|sass|tailwind\w*|postcss|tsc|build|babel)\b")
+_BUILDS = re.compile(rf"\b({'|'.join(rows('front_end'))})\b")
 #: Folders for files of others.
 _OF_LIBRARIES = re.compile(r"static\w*|vendors?|libs?|plugins?|third[_-]party|assets|public|bower_components")
 #: A script that does nothing, or only says something.

@@ -25,7 +25,7 @@ from django_formula.untrusted.text import proposal, shown, tell
 #: The user who reads a repository that no site has yet.
 _READER = "nobody"
 #: What the process answers that has read a source; another one of its user may have replaced it.
-_ANSWER = {"remarks": [inspect_report.REMARK], "lines": [inspect_report.LINE]}
+_ANSWER = {"remarks": [inspect_report.REMARK], "lines": [inspect_report.LINE], "keys": {str: Any}}
 #: Names that the schema refuses.
 _RESERVED = re.compile(
     r"root|daemon|bin|sys|sync|games|man|lp|mail|news|uucp|proxy|www-data|backup|list|irc|gnats|nobody|messagebus|sshd"
@@ -46,12 +46,26 @@ def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -
     """
     where = str(Path(where).resolve()) if Path(where).is_dir() else where
     with _source(where, revision, deploy_key) as (tree, commit, user):
-        arguments = (where, revision, _is_folder(where, revision), tree, commit, _host_python())
-        doing = f"reading {where}"
-        answer = delegate.ask(user, _found, *arguments, doing=doing, timeout=120, memory=1 << 30)
+        answer = read(where, revision, tree, commit, user)
+    return inspect_report.text(where, name_of(where), answer["remarks"], answer["lines"])
+
+
+def read(where: str, revision: str, tree: Path, commit: str, user: str | None) -> dict[str, Any]:
+    """Read a source as a user: text from outside, if that user is not root.
+
+    Returns:
+        ``remarks`` and ``lines``, as `inspect.report.text` takes them; ``keys``, the keys of the pillar that need not
+        be completed.
+
+    Raises:
+        DeploymentError: it has no project.
+    """
+    arguments = (where, revision, is_folder(where, revision), tree, commit, _host_python())
+    doing = f"reading {where}"
+    answer: dict[str, Any] = delegate.ask(user, _found, *arguments, doing=doing, timeout=120, memory=1 << 30)
     if not shapes.fits(answer, _ANSWER):
         raise DeploymentError(f"{doing}: it ended without a usable answer")
-    return inspect_report.text(where, _name(where), answer["remarks"], answer["lines"])
+    return answer
 
 
 def found(where: str, revision: str = "HEAD", domain: str = "localhost") -> dict[str, Any]:
@@ -81,12 +95,12 @@ def _keys(tree: Path, domain: str) -> dict[str, Any]:
 def _found(where: str, revision: str, is_folder: bool, tree: Path, commit: str, host: str) -> dict[str, Any]:
     """Return what the pillar for a tree has, as data; this runs as the user who can write to the tree."""
     report = Report()
-    name = _name(where)
+    name = name_of(where)
     if commit:
         report.remarks.append(f"commit {commit[:12]}")
     _location(report, where, revision, name, is_folder)
     _read(report, tree, f"{name}.example.org", host)
-    return {"remarks": report.remarks, "lines": report.lines()}
+    return {"remarks": report.remarks, "lines": report.lines(), "keys": report.keys()}
 
 
 def _read(report: Report, tree: Path, domain: str, host: str) -> None:
@@ -118,7 +132,7 @@ def _source(where: str, revision: str, deploy_key: str | None) -> Iterator[tuple
     Yields:
         The tree; its commit, empty for a folder; the user to read it as, None for the own one.
     """
-    if _is_folder(where, revision):
+    if is_folder(where, revision):
         yield Path(where), "", None if os.geteuid() else _reader(where)
         return
     with tempfile.TemporaryDirectory(prefix="django-inspect-") as folder:
@@ -135,6 +149,7 @@ def _fetched(folder: str, where: str, revision: str, deploy_key: str | None) -> 
     """Export a commit of a repository below a folder, as a site without further configuration would."""
     config: dict[str, Any] = {"name": "inspected", "user": "root", "root": folder, "repository": where, "folder": None}
     config |= {"revision": revision, "submodules": False, "known_hosts": [], "timeouts": {"fetch": "2m"}}
+    config["releases"] = {"files": 100_000, "size": "1G"}
     site = Site(config, {"nginx": {"group": "root"}})
     site.mirror.mkdir(mode=0o700)
     mirror.prepare(site, Path(deploy_key).read_text() if deploy_key else None)
@@ -156,12 +171,12 @@ def _reader(folder: str) -> str | None:
     return reader.name
 
 
-def _is_folder(where: str, revision: str) -> bool:
+def is_folder(where: str, revision: str) -> bool:
     """Return whether the files of a folder are inspected, not a repository there, bare or at a revision."""
     return Path(where).is_dir() and not Path(where, "objects").is_dir() and revision == "HEAD"
 
 
-def _name(where: str) -> str:
+def name_of(where: str) -> str:
     """Return a name for the site: that of its repository or folder."""
     last = re.split(r"[/:]", where.rstrip("/"))[-1].removesuffix(".git").lower()
     name = re.sub(r"[^a-z0-9]+", "-", last).strip("-")

@@ -24,7 +24,7 @@ def needed(settings: Settings) -> list[str]:
         found |= {text.partition(".")[0]: None for text in texts if isinstance(text, str)}
     found |= {name.partition(".")[0]: None for name in _backends(settings)}
     indexes = settings.get("HAYSTACK_CONNECTIONS")
-    found |= {"whoosh": None} if "whoosh" in str(indexes) else {}
+    found |= {name: None for name in rows("search_engines") if name in str(indexes)}
     return [name for name in found if name.isidentifier() and name != "django"]
 
 
@@ -39,11 +39,12 @@ def _backends(settings: Settings) -> list[str]:
     return [backend for backend in backends if isinstance(backend, str)]
 
 
-def _uses_s3(settings: Settings, roots: Sequence[Path]) -> bool:
-    """Return whether the storages that the settings name are those of django-storages for S3, or made of them."""
+def _of_storages(settings: Settings, roots: Sequence[Path]) -> list[str]:
+    """Return the modules that the storages which the settings name, or are made of, import and do not require."""
     modules = imports.imported(roots, settings).values()
     named = [*storages.named(settings), *(name for names in modules for name in names)]
-    return any(name.startswith(("storages.backends.s3.", "storages.backends.s3boto3.")) for name in named)
+    known = rows("storage_modules").items()
+    return [one for one, modules in known if any(name.startswith(f"{path}.") for name in named for path in modules)]
 
 
 def imports_itself(project: Path) -> bool:
@@ -89,10 +90,10 @@ def left_out(
     names = {*required, *(re.sub(r"\[.*", "", name) for name in required)}
     optional = {name for path in settings.files for name in _imported_if_present(path)}
     imported = dict.fromkeys([*needed(settings), *imports.foreign(roots, settings)])
-    imported |= {"boto3": None} if _uses_s3(settings, roots) else {}
+    imported |= dict.fromkeys(_of_storages(settings, roots))
     wanted = [name for name in imported if name not in optional and not python_path.is_own(roots, name)]
     missing = [name for name in wanted if _is_left_out(name, names)]
-    missing += ["PIL"] if _is_left_out("PIL", names) and _has_image_field(roots[0]) else []
+    missing += [name for name in _of_fields(roots[0]) if _is_left_out(name, names)]
     missing = [name for name in missing if not any(knowledge_package.has(package, name) for package in names)]
     packages = [re.sub(r"[-_.]+", "-", knowledge_package.package_of(name)).lower() for name in missing]
     in_extras = {_plain(one): one for one in offered if one not in names}
@@ -103,10 +104,9 @@ def left_out(
 
 def of_removed(settings: Settings, roots: Sequence[Path], python: str) -> dict[str, str]:
     """Return the modules that the project imports and a version of Python no longer has, and their packages."""
-    known: dict[str, dict[str, str]] = rows("removed_modules")
     names = dict.fromkeys([*needed(settings), *imports.foreign(roots, settings)])
-    found = {name: known[name] for name in names if name in known and not python_path.is_own(roots, name)}
-    return {name: row["package"] for name, row in found.items() if python_versions.is_among(python, row["python"])}
+    known = {name: knowledge_package.removed_module(name) for name in names if not python_path.is_own(roots, name)}
+    return {name: row[1] for name, row in known.items() if row and python_versions.is_among(python, row[0])}
 
 
 def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
@@ -115,8 +115,7 @@ def guessed(settings: Settings, roots: Sequence[Path]) -> list[str]:
     Of an unknown one its name is the guess.
     """
     known = [name for name in imports.foreign(roots, settings) if knowledge_package.package_of(name)]
-    of_images = ["PIL"] if _has_image_field(roots[0]) else []
-    names = [name for name in [*needed(settings), *known, *of_images] if name not in sys.stdlib_module_names]
+    names = [name for name in [*needed(settings), *known, *_of_fields(roots[0])] if name not in sys.stdlib_module_names]
     own = [name for name in names if python_path.is_own(roots, name)]
     known_here = {*own, *in_other_case(settings, roots)}
     foreign = [name for name in names if name not in known_here]
@@ -138,10 +137,11 @@ def in_other_case(settings: Settings, roots: Sequence[Path]) -> dict[str, Path]:
 
 def _guess(module: str, roots: Sequence[Path]) -> str:
     """Return the package that has a module, or the module's name, which on PyPI is often another one."""
-    if module == "captcha":
+    row = rows("by_text").get(module)
+    if row:
         paths = (path for path in inspect_project.files(roots[0], None, depth=6) if path.suffix == ".py")
-        texts = map(code.read, paths)
-        return "django-recaptcha<4" if any("ReCaptcha" in text for text in texts) else "django-simple-captcha"
+        if any(row["match"] in code.read(path) for path in paths):
+            return str(row["package"])
     return knowledge_package.package_of(module) or module.replace("_", "-")
 
 
@@ -150,7 +150,7 @@ def _is_left_out(module: str, names: Collection[str]) -> bool:
 
     Where they name sqlparse, which Django brings, they are all packages of a virtualenv, as `pip freeze` lists them.
     """
-    if module in rows("removed_modules"):
+    if knowledge_package.removed_module(module):
         return False  # `of_removed` has them
     if module in rows("left_out"):
         return True
@@ -168,10 +168,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_.]", "", name.lower()).replace("djangorestframework", "drf").replace("restframework", "drf")
 
 
-def _has_image_field(root: Path) -> bool:
-    """Return whether a migration of the project has an ImageField, which Django's checks require Pillow for."""
-    paths = (path for path in inspect_project.files(root, None, depth=6) if path.parent.name == "migrations")
-    return any("models.ImageField(" in code.read(path) for path in paths if path.suffix == ".py")
+def _of_fields(root: Path) -> list[str]:
+    """Return the modules that Django's checks require for classes of fields in migrations of the project."""
+    files = inspect_project.files(root, None, depth=6)
+    paths = [path for path in files if path.parent.name == "migrations" and path.suffix == ".py"]
+    known = rows("fields").items()
+    return [module for field, module in known if any(f"models.{field}(" in code.read(path) for path in paths)]
 
 
 def hint(site: Site, modules: Sequence[str]) -> str:

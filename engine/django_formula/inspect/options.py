@@ -21,6 +21,7 @@ from django_formula.inspect import (
     compressor,
     configuration,
     data,
+    declared,
     environment,
     front_end,
     imports,
@@ -42,6 +43,7 @@ from django_formula.inspect.access import Access
 from django_formula.inspect.report import Report
 from django_formula.inspect.settings import Settings
 from django_formula.inspect.values import UNKNOWN, Value, Variable
+from django_formula.knowledge.rows import rows
 from django_formula.untrusted.text import in_pillar
 
 #: What gives a module names that no statement assigns.
@@ -88,8 +90,14 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
     with part("the project's own metadata"):
         why = "the project reads its own metadata, and is not installed as a package"
         report.merge("files", metadata.files(tree, project, roots), why)
+    deployed = declared.NOTHING
+    with part("deployment files of other platforms"):
+        deployed = declared.find(tree, report.remarks)
+        if deployed.domains:
+            report.set("domains", deployed.domains, f"as {deployed.places['domains']} has them")
     with part("examples of its variables"):
-        examples = inspect_examples.find([*roots, tree], environment.may_be_secret)
+        place = deployed.places.get("variables", "")
+        examples = inspect_examples.find([*roots, tree], environment.may_be_secret, deployed.variables, place)
     with part("the database"):
         engine = _database(report, settings, tree, requirements.drivers(required), examples)
         _extensions(report, settings, tree)
@@ -99,7 +107,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         inspect_variables.add(settings, roots, inspect_variables.of_files([*roots, tree]))
         _random(report, settings, roots)
     with part("workers, schedules and stores"):
-        words = background.add(report, tree, roots, settings, required).words
+        words = background.add(report, tree, roots, settings, required, deployed.commands).words
     with part("the environment"):
         _environment(report, settings, roots, examples, engine, domain, words)
         _dotenv(report, settings, tree, roots[0])
@@ -118,7 +126,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         _migrations(report, settings, roots)
     build.add_files(report)
     with part("the health check"):
-        _health(report, roots, settings)
+        _health(report, roots, settings, deployed)
     if re.search(r"^\s*url\s*=\s*\./\w", code.read(tree / ".gitmodules"), re.MULTILINE):
         report.set("submodules", False, "the URL of one leads into this repository itself, where no repository is")
 
@@ -249,21 +257,21 @@ def _assets(report: Report, settings: Settings, tree: Path) -> None:
     """Find applications whose assets a management command builds before static files are collected."""
     installed = settings.get("INSTALLED_APPS")
     names = installed if isinstance(installed, list) else []
-    if "sass_processor" in names:
-        own = data.command_with(tree, "sass_processor.processor")
-        why = f"{own} compiles its style sheets" if own else "sass_processor is installed"
-        report.extend("build", [build.command(report, settings, own or "compilescss")], why)
-    if "statici18n" in names and not settings.values.get("STATICI18N_ROOT"):
-        report.extend("commands", [("after_static", ["manage.py compilejsi18n"])], "statici18n writes to STATIC_ROOT")
-    elif "statici18n" in names:
-        report.extend("build", [build.command(report, settings, "compilejsi18n")], "statici18n is installed")
-    if "rest_framework" in names and "django.contrib.staticfiles" not in names:
-        report.remarks.append("rest_framework's pages have no styles: django.contrib.staticfiles is not installed")
-    if "django_tailwind_cli" in names:
-        downloads = settings.get("TAILWIND_CLI_AUTOMATIC_DOWNLOAD") is False
-        verbs = [*(["download_cli"] if downloads else []), "build"]
-        commands = [build.command(report, settings, f"tailwind --skip-checks {verb}") for verb in verbs]
-        report.extend("build", commands, "django_tailwind_cli is installed; its program is downloaded from github.com")
+    for row in rows("assets"):
+        app, command, root = row["app"], row["command"], row.get("root", "")
+        if app not in names:
+            continue
+        own = data.command_with(tree, row["own"]) if "own" in row else ""
+        if root and not settings.values.get(root):
+            report.extend("commands", [("after_static", [f"manage.py {command}"])], f"{app} writes to STATIC_ROOT")
+            continue
+        first = [row["first"]] if "first" in row and settings.get(row["unless"]) is False else []
+        commands = [build.command(report, settings, one) for one in (*first, own or command)]
+        why = f"{own} makes its assets" if own else "; ".join([f"{app} is installed", *filter(None, [row.get("why")])])
+        report.extend("build", commands, why)
+    for app in rows("static_folders"):
+        if app in names and "django.contrib.staticfiles" not in names:
+            report.remarks.append(f"{app}'s pages have no styles: django.contrib.staticfiles is not installed")
 
 
 def _database(
@@ -287,9 +295,9 @@ def _database(
         report.set("database", {"engine": "sqlite"}, f"{comment}, and MySQL refuses the default 0 in {refused}")
         return "sqlite"
     if engine and engine.is_server and not (has_driver and is_by_url and engine.name not in drivers):
-        is_by_tcp = engine.name == "mysql" and drivers.get("mysql") == "pymysql"
+        is_by_tcp = engine.name == "mysql" and drivers.get("mysql") in rows("over_tcp")
         where = {"host": engine.default_sockets[0], "manage": True} if is_by_tcp else {}
-        why = "; PyMySQL uses TCP without `host`" if is_by_tcp else ""
+        why = f"; {drivers[engine.name]} uses TCP without `host`" if is_by_tcp else ""
         report.set("database", {"engine": engine.name, **where}, f"{comment}{why}")
     elif example and shown and shown.name in drivers and not has_driver:
         engine = shown
@@ -556,12 +564,15 @@ def _copy_of_database(path: str, engine: str) -> list[str | list[str]]:
     ]
 
 
-def _health(report: Report, roots: list[Path], settings: Settings) -> None:
-    """Guess the path of the health check, and the header by which the project recognises https."""
+def _health(report: Report, roots: list[Path], settings: Settings, deployed: declared.Declared) -> None:
+    """Take or guess the path of the health check, and the header by which the project recognises https."""
     urls = settings.get("ROOT_URLCONF")
     from_template = f"{report.application.rpartition('.')[0]}.urls"  # where Django's project template has them
     access = Access(roots, settings)
-    path, comment = routes.health_path(access, urls if isinstance(urls, str) else from_template)
+    if deployed.health:
+        path, comment = deployed.health, f"as {deployed.places['health']} has it"
+    else:
+        path, comment = routes.health_path(access, urls if isinstance(urls, str) else from_template)
     health: dict[str, Any] = {"path": path} if path else {}
     if settings.get("SECURE_SSL_REDIRECT") is True:
         header = settings.get("SECURE_PROXY_SSL_HEADER")

@@ -34,7 +34,7 @@ def find(site: Site, source: Path) -> dict[str, Any]:
 
 def _find(site: Site, source: Path, interface: str) -> dict[str, Any]:
     config = site.config
-    at = f"django:sites:{site.name}"
+    at = site.at
     folder = config["project"] or _folder(source, at)
     _refuse_missing(source, folder, f"{at}:project")
     configured = config["python_path"]

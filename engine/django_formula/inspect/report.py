@@ -111,6 +111,11 @@ LINE = (_VALUE, {"key": str, "entries": [_VALUE]})
 REMARK = (str, [str])
 
 
+def ordered(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines of a pillar in the order of the keys."""
+    return sorted(lines, key=lambda line: _ORDER.index(line["key"]))
+
+
 def text(title: str, name: str, remarks: Iterable[str | list[str]], lines: Iterable[Mapping[str, Any]]) -> str:
     """Return the pillar of a site as YAML.
 

@@ -10,7 +10,8 @@ from typing import Any
 from django_formula.inspect import code, project, python_path
 from django_formula.inspect.access import Access
 
-_HEALTH = re.compile(
+#: A route of a health check, as a regular expression too.
+HEALTH = re.compile(
     r"\^?/?((?:[\w-]+/)?_{0,2}(?:healthz|health|health[_-]?check|livez|readyz|heartbeat|ping)_{0,2}/?)\$?"
 )
 #: Modules that may have a class for Django's admin.
@@ -125,7 +126,7 @@ def _health_paths(access: Access, urlconf: Any) -> Iterator[str]:
             text = ast.unparse(call)
             included = re.match(r"\w+\(r?'\^?', (?:\w+\.)?include\(\(?'([\w.]+)'", text)
             is_route = _name(call) in _ROUTES and "include(" not in text
-            found = _HEALTH.fullmatch(_literal(access, call) or "") if is_route else None
+            found = HEALTH.fullmatch(_literal(access, call) or "") if is_route else None
             if included:
                 paths += _files(access, included[1])
             elif found and not any(_is_no_check(access, path, target) for target in call.args[1:2]):

@@ -24,6 +24,7 @@ from django_formula.inspect.values import (
     taint,
     truth,
 )
+from django_formula.knowledge.rows import rows
 
 #: Modules that are read at most.
 _MODULES = 80
@@ -331,11 +332,11 @@ class Statements(Readers):
         value = self.evaluate(node.value, frame).content
         if isinstance(value, Called) and value.name.rpartition(".")[2] in ("exit", "_exit"):
             raise Raised("SystemExit")
-        if isinstance(value, Called) and value.name.endswith("split_settings.tools.include"):
+        if isinstance(value, Called) and value.name.endswith(tuple(rows("including"))):
             self._include(value, frame)
 
     def _include(self, called: Called, frame: Frame) -> None:
-        """Run the files that ``include`` of django-split-settings names, in the module itself."""
+        """Run the files that a function names which includes them, in the module itself."""
         for value in called.args:
             name, needed = value.content, isinstance(value.content, str)
             name = name.args[0].content if isinstance(name, Called) and name.args else name

@@ -9,28 +9,25 @@ from typing import Any
 from django_formula.inspect import code, python_path
 from django_formula.inspect.settings import Settings
 from django_formula.inspect.values import UNKNOWN
+from django_formula.knowledge.rows import rows
 
 #: Alias of STORAGES → Django's own class.
 _DJANGO = {
     "default": "django.core.files.storage.FileSystemStorage",
     "staticfiles": "django.contrib.staticfiles.storage.StaticFilesStorage",
 }
-#: Settings for one alias, of Django before 4.2 and of django-compressor → the alias, and the class without the setting.
+_OWN: dict[str, dict[str, str]] = rows("storage_settings")
+#: Settings for one alias, of Django before 4.2 and of applications → the alias, and the class without the setting.
 _SETTINGS = {
     "DEFAULT_FILE_STORAGE": ("default", _DJANGO["default"]),
     "STATICFILES_STORAGE": ("staticfiles", _DJANGO["staticfiles"]),
-    "COMPRESS_STORAGE": ("staticfiles", "compressor.storage.CompressorFileStorage"),
+    **{setting: (row["alias"], row["own"]) for setting, row in _OWN.items()},
 }
-#: Settings with the URL of an alias → the alias, and the URL on the site.
-_URLS = {
-    "STATIC_URL": ("staticfiles", "/static/"),
-    "COMPRESS_URL": ("staticfiles", "/static/"),
-    "MEDIA_URL": ("default", "/media/"),
-}
+_PATHS = {"staticfiles": "/static/", "default": "/media/"}
+#: Settings with the URL of an alias → the alias.
+_URLS = {"STATIC_URL": "staticfiles", **{row["url"]: row["alias"] for row in _OWN.values()}, "MEDIA_URL": "default"}
 #: Classes of storages on another server, by their names or those of their bases.
-_REMOTE = re.compile(r"storages\.backends\.|cloudinary_storage\.|S3|Boto|GoogleCloud|Azure|Cloudinary|Spaces")
-#: Settings with the login of such a server.
-_LOGINS = ("AWS_ACCESS_KEY_ID", "AWS_S3_ACCESS_KEY_ID", "AZURE_ACCOUNT_KEY", "AZURE_CONNECTION_STRING")
+_REMOTE = re.compile("|".join(rows("remote_storages")))
 
 
 def named(settings: Settings) -> list[str]:
@@ -61,12 +58,15 @@ def instead(settings: Settings, roots: Sequence[Path]) -> Iterator[tuple[str, An
         others = {alias: {"BACKEND": _DJANGO.get(alias, _DJANGO["default"])} for alias in found}
         replaced |= {*found} - {*usable}
         yield "STORAGES", {**others, **usable}, "; ".join(filter(None, reasons.values()))
-    for setting, (alias, url) in _URLS.items():
+    for setting, alias in _URLS.items():
         if alias in replaced and not _is_local(settings, setting):
-            yield setting, url, ""
+            yield setting, _PATHS[alias], ""
     installed = settings.get("INSTALLED_APPS")
-    if isinstance(installed, list) and "collectfast" in installed and not _has_login(settings):
-        yield "COLLECTFAST_ENABLED", False, "collectfast is for static files on another server"
+    for app, without in rows("without_login").items():
+        if isinstance(installed, list) and app in installed and not _has_login(settings):
+            yield from (
+                (name, value, f"{app} is for static files on another server") for name, value in without.items()
+            )
 
 
 def _problem(settings: Settings, roots: Sequence[Path], alias: str, name: Any) -> str:
@@ -89,7 +89,7 @@ def _bases(path: Path, name: str) -> str:
 
 def _has_login(settings: Settings) -> bool:
     """Return whether the settings have the login of a server for files as a text of their own."""
-    return any(isinstance(settings.get(name), str) and settings.get(name) for name in _LOGINS)
+    return any(isinstance(settings.get(name), str) and settings.get(name) for name in rows("storage_logins"))
 
 
 def _is_local(settings: Settings, name: str) -> bool:

@@ -8,15 +8,8 @@ from urllib.parse import urlsplit
 
 from django_formula.inspect.settings import Settings
 from django_formula.inspect.values import UNKNOWN, Called, Value, plain
+from django_formula.knowledge.rows import rows
 
-#: The engine of a cache by its backend.
-_CACHES = (
-    (r"django\.core\.cache\.backends\.redis\.RedisCache|django_redis\..*|redis_cache\..*|redis_lock\..*", "redis"),
-    (
-        r"django\.core\.cache\.backends\.memcached\.\w+|django_(bmemcached|pylibmc)\..*|django_elasticache\..*",
-        "memcached",
-    ),
-)
 #: Settings with the URL of Celery's broker or of its results.
 BROKERS = ("CELERY_BROKER_URL", "BROKER_URL", "CELERY_RESULT_BACKEND")
 #: Keys whose value is a URL of a server, or several.
@@ -67,7 +60,7 @@ def _caches(stores: Stores, settings: Settings) -> None:
     caches = settings.get("CACHES")
     for alias, about in caches.items() if isinstance(caches, dict) else ():
         backend = about.get("BACKEND") if isinstance(about, dict) else None
-        engine = next((one for pattern, one in _CACHES if re.fullmatch(pattern, str(backend))), "")
+        engine = next((row["engine"] for row in rows("caches") if re.fullmatch(row["match"], str(backend))), "")
         places = [*_texts(about.get("LOCATION"))] if isinstance(about, dict) else []
         if any(place.startswith(("redis://", "rediss://")) for place in places):
             engine = "redis"  # of a backend of the project's own too
@@ -92,7 +85,8 @@ def _queue(stores: Stores, settings: Settings, kinds: Collection[str], commands:
     if "manage.py qcluster" in commands and isinstance(cluster, dict) and "redis" in cluster:
         reasons += [] if _has_host_elsewhere(stores, settings, "Q_CLUSTER") else ["Django Q"]
     layers = settings.get("CHANNEL_LAYERS")
-    if "channels_redis." in str(layers) and not _has_host_elsewhere(stores, settings, "CHANNEL_LAYERS"):
+    is_in_redis = any(one in str(layers) for one in rows("layers"))
+    if is_in_redis and not _has_host_elsewhere(stores, settings, "CHANNEL_LAYERS"):
         reasons.append("Channels")
     return ", ".join(reasons)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django_formula.kind import kinds
+from django_formula.knowledge.rows import rows
 
 #: Options of Celery's worker that the pillar has in `options`, by their long names.
 _CELERY_KEPT = ("max-tasks-per-child", "max-memory-per-child", "prefetch-multiplier", "time-limit", "soft-time-limit")
@@ -24,17 +25,6 @@ _CELERY_IGNORED = {
     *("quiet", "optimization", "max-interval", "executable"),
 }
 _CELERY_FLAGS = {*"BDECq"}
-#: Commands of manage.py that run until they are stopped, of packages that many projects use.
-_LASTING = {
-    *("qcluster", "rundramatiq", "runworker", "process_tasks", "db_worker", "procrastinate", "runapscheduler"),
-    *("rqscheduler", "scheduler", "runsnappea", "mailer_status", "runmailer_pg", "run_arbiter"),
-}
-#: Commands of manage.py that end, or serve pages.
-_NOT_LASTING = {
-    *("migrate", "collectstatic", "check", "compilemessages", "makemigrations", "createsuperuser", "loaddata", "test"),
-    *("createcachetable", "compress", "shell", "flush", "clearsessions", "sitetree", "runserver", "runserver_plus"),
-    *("rebuild_index", "update_index", "wait_for_db", "waitfordb", "wait_for_database", "flower", "tailwind"),
-}
 _NAME = re.compile(r"[^a-z0-9]+")
 
 
@@ -96,7 +86,7 @@ def of(words: Sequence[str], *, is_process: bool) -> Worker | None:
 
 def is_once(words: Sequence[str]) -> bool:
     """Return whether a command surely ends, or serves pages, and is no worker therefore."""
-    return words[0] == "manage.py" and words[1:2] != [] and words[1] in _NOT_LASTING
+    return words[0] == "manage.py" and words[1:2] != [] and words[1] in rows("not_lasting")
 
 
 def _of_manage(arguments: Sequence[str], *, is_process: bool) -> Worker | None:
@@ -107,7 +97,8 @@ def _of_manage(arguments: Sequence[str], *, is_process: bool) -> Worker | None:
         return _huey(rest)
     if command == "celery":  # django-celery, and commands of projects that take its place
         return _celery(rest)
-    if command in _LASTING or (is_process and command not in _NOT_LASTING):
+    lasting = [*rows("lasting"), *(row["command"] for row in rows("workers"))]
+    if command in lasting or (is_process and command not in rows("not_lasting")):
         return _command(["manage.py", *arguments])
     return None
 

@@ -117,7 +117,10 @@ def own_stores(site: Mapping[str, Any]) -> list[str]:
 STORE_TEMPLATES = {"systemd": ("store.service",), "supervisor": ("store.conf", "store.sh")}
 
 #: Second parts of the names of a site's units that belong to no release; the schema refuses them as names of workers.
-OF_SITE = ("at", "backup", "build", "cache", "listen", "manage", "memcached", "queue", "task", "tls", "trial")
+OF_SITE = (
+    *("at", "backup", "build", "cache", "copy", "listen", "manage", "memcached", "queue", "requests"),
+    *("task", "tls", "trial"),
+)
 
 
 def is_of_site(part: str) -> bool:

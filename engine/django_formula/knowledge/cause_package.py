@@ -139,15 +139,16 @@ def of_program(site: Site, text: str) -> str:
     if not found:
         return ""
     name = next(filter(None, found.groups())).lower()
-    of_npm, programs = rows("npm", site), rows("programs", site)
+    of_npm = {**{one: one for one in rows("own_of_npm")}, **rows("npm", site)}
     runs = rf"{_EXEC}{of_npm.get(name)} -- \1"
     build = [re.sub(r"^(npm (?:--prefix \S+ )?run\b)", runs, one) for one in site.config["build"]]
     if name in of_npm and build != site.config["build"]:
         cure = f"{site.at}:build: {hints.listed(build)}"
         text = f"no package of package.json has the program {name}: add one there that has it, or set {cure}"
         return hints.Hint(text, {"build": build})
-    if name in programs:
-        return _install(site, f"the program {name} is missing on this host", [[programs[name]]])
+    package = knowledge_package.of_program(name, site)
+    if package:
+        return _install(site, f"the program {name} is missing on this host", [[package]])
     return _unknown_package(site, f"the program {name}", host_packages.named(re.escape(name), name))
 
 

@@ -20,14 +20,27 @@ def package_of(module: str, site: Site | None = None) -> str:
     packages = rows("modules", site)
     if module in packages:
         return str(packages[module])
-    if module in rows("removed_modules"):
-        return str(rows("removed_modules")[module]["package"])
+    if removed := removed_module(module):
+        return removed[1]
     name = module.replace("_", "-")
+    if module in rows("python_modules"):
+        return f"python-{name}"
     if module.startswith("rest_framework_"):  # as most extensions of Django REST framework are named
         return name.replace("rest-framework", "djangorestframework")
     if module in rows("django_modules"):
         return f"django-{name}"
     return name if module in rows("own_names") or _BY_PREFIX.match(module) else ""
+
+
+def removed_module(module: str) -> tuple[str, str] | None:
+    """Return the versions of Python that lack a module which others have, and the package that carries it on."""
+    found = next((row for row in rows("removed_modules") if module in row["modules"]), None)
+    return (found["python"], found["package"].format(module)) if found else None
+
+
+def of_program(program: str, site: Site | None = None) -> str:
+    """Return the package of Debian that has a program, by the rows of a site too; empty if that is not known."""
+    return str(rows("programs", site).get(program) or (program if program in rows("own_programs") else ""))
 
 
 def normalised(name: str) -> str:

@@ -135,6 +135,18 @@ def _brokers() -> list[str]:
     return sorted(urls)[:_MOST]
 
 
+def _workers() -> list[str]:
+    """Return what has tasks for workers: applications of Celery with their number, queues of RQ, huey."""
+    state, found = sys.modules.get("celery._state"), []
+    for app in state._get_active_apps() if state else ():
+        app.loader.import_default_modules()
+        count = sum(not name.startswith("celery.") for name in app.tasks)
+        found += [f"Celery {app.main} ({count})"] if app.main and count else []
+    found += [f"RQ {name}" for name in getattr(_own_settings(), "RQ_QUEUES", None) or {}]
+    huey = getattr(sys.modules.get("huey.contrib.djhuey"), "HUEY", None)
+    return [*found, *([f"huey {huey.name}"] if huey else [])][:_MOST]
+
+
 def _routes() -> list[str]:
     """Return the paths of the project's pages without arguments."""
     resolver = importlib.import_module("django.urls").get_resolver()
@@ -173,6 +185,7 @@ _FACTS: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("logs", _logs),
     ("eager", _tasks),
     ("brokers", _brokers),
+    ("workers", _workers),
     ("routes", _routes),
     ("migrations", _migrations),
 )

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from django_formula.host import daemons
 from django_formula.host.commands import DeploymentError, redact
 from django_formula.inspect import environment
+from django_formula.observe.search import SEPARATORS
 from django_formula.process import command as process_command
 from django_formula.process import transient
 from django_formula.process.command import ProjectCommand
@@ -43,7 +44,8 @@ module.main(request)
 """
 #: Seconds that an observation may take, and those after which it says what it knows.
 _TIMEOUT, _BUDGET = 120, 80
-_STAGES = ("settings", "setup", "checks", "application", "done", "ended")
+#: What an observation may have reached, in this order.
+STAGES = ("", "ended", "settings", "setup", "checks", "application", "done")
 #: What stands for a secret, and for the URL of a database.
 _LONG = "x" * 50
 _URLS = {
@@ -59,10 +61,12 @@ _SETTING = re.compile(r"[A-Za-z_]\w{0,80}(:[\w.-]{1,60}){0,5}", re.ASCII)
 _ANSWERED: dict[Path, "list[Variable]"] = {}
 _HOW = ("whole", "part", "element", "switched")
 _VARIABLE = {"name": str, "place": str, "default": str, "kind": str, "feeds": {str: str}, "required": bool}
+_MORE = {"together": bool, "separator?": str}
 #: What a project that starts reports: maps of its settings, and lists.
-MAPS, LISTS = ("databases", "caches", "storages"), ("logs", "eager", "brokers", "routes", "migrations")
+MAPS = ("databases", "caches", "storages")
+LISTS = ("logs", "eager", "brokers", "workers", "routes", "migrations", "written", "missing")
 _ANSWER = {
-    **{"stage": str, "error": str, "attempts": int, "variables": [{**_VARIABLE, "together": bool}]},
+    **{"stage": str, "error": str, "attempts": int, "variables": [{**_VARIABLE, **_MORE}]},
     "facts": {**{f"{name}?": {str: str} for name in MAPS}, **{f"{name}?": [str] for name in LISTS}},
 }
 #: Settings, and how a variable is in them → the word of the pillar that it gets; a database's URL is in several.
@@ -91,6 +95,7 @@ class Variable(NamedTuple):
         default: what the settings have without it, as Python writes it; empty if that is not known.
         is_required: whether the project does not start without it.
         is_together: whether it makes a database only together with others.
+        separator: what separates the entries of the list that is made of it; empty if that is not known.
     """
 
     name: str
@@ -101,6 +106,13 @@ class Variable(NamedTuple):
     kind: str = "text"
     is_required: bool = True
     is_together: bool = False
+    separator: str = ""
+
+    @property
+    def value(self) -> dict[str, str]:
+        """What the pillar has for it: the word, and how domains are joined."""
+        is_joined = self.word == "domains" and self.separator not in ("", ",")
+        return {"from": self.word, **({"join": self.separator} if is_joined else {})}
 
     @property
     def is_made_up(self) -> bool:
@@ -225,7 +237,7 @@ def parse(text: str, given: Collection[str], masked: Collection[str] = ()) -> Ob
         name: {_line(key): _line(value) for key, value in [*found.items()][:_FEW]} for name, found in maps.items()
     }
     kept |= {name: [_line(one) for one in facts[name][:_FEW]] for name in LISTS if facts.get(name)}
-    stage = answer["stage"] if answer["stage"] in _STAGES else ""
+    stage = answer["stage"] if answer["stage"] in STAGES else ""
     return Observation(stage, _line(answer["error"]), answer["attempts"], [*map(_variable, told)], kept)
 
 
@@ -233,18 +245,26 @@ def _variable(one: Mapping[str, Any]) -> Variable:
     feeds = {path: how for path, how in one["feeds"].items() if _SETTING.fullmatch(path) and how in _HOW}
     kind = one["kind"] if _NAME.fullmatch(one["kind"]) else "text"
     place, default = _line(one["place"]), _line(one["default"])
-    return Variable(
-        one["name"], place, _word(feeds), dict([*feeds.items()][:_FEW]), default, kind, one["required"], one["together"]
-    )
+    feeds, word = dict([*feeds.items()][:_FEW]), _word(feeds, kind)
+    separator = one.get("separator", "")
+    known = separator if separator in SEPARATORS else ""
+    return Variable(one["name"], place, word, feeds, default, kind, one["required"], one["together"], known)
 
 
 def _line(text: str) -> str:
     return redact(shown(text))[:_LONGEST]
 
 
-def _word(feeds: Mapping[str, str]) -> str:
-    """Return the word of the pillar that a variable gets by the settings that it is in; empty if none is known."""
-    for setting, how, word in _WORDS:
+def _word(feeds: Mapping[str, str], kind: str) -> str:
+    """Return the word of the pillar that a variable gets by the settings that it is in; empty if none is known.
+
+    Args:
+        kind: the text that it took: one that is a part of a database's name alone may be that of a file.
+    """
+    in_databases = [path for path in feeds if path.startswith("DATABASES:default:")]
+    is_url = len(in_databases) > 1 or kind == "database"
+    words = [row for row in _WORDS if is_url or row[2] != "database_url"]
+    for setting, how, word in words:
         if any(re.fullmatch(setting, path) and re.fullmatch(how, found) for path, found in feeds.items()):
             return word
     return ""

@@ -40,10 +40,13 @@ Answer = dict[str, Any]
 _base: Any = type(os.environ)
 #: The variables that the project asked for in this attempt: name → its places, default, cast, order.
 _asked: dict[str, Answer] = {}
+#: The paths in the source that this attempt has made, or opened for writing.
+_written: set[str] = set()
 _is_noting = False
 _root = ""
-#: The most variables, and characters of a default, in an answer.
-_MOST, _SHOWN = 500, 80
+#: The most variables, paths, and characters of a default, in an answer.
+_MOST, _PATHS, _SHOWN = 500, 50, 80
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class Recording(_base):  # type: ignore[misc]
@@ -116,6 +119,19 @@ def _of_library(frame: Any) -> Answer:
     return found
 
 
+def _note_path(event: str, arguments: Any) -> None:
+    """Note a path in the source that is made or opened for writing, whether that is allowed or not: an audit hook."""
+    if event == "open":
+        path, _mode, flags = arguments
+        path = path if isinstance(flags, int) and flags & _WRITES else None
+    else:
+        path = arguments[0] if event in ("os.mkdir", "sqlite3.connect") else None
+    if isinstance(path, (str, bytes, os.PathLike)) and len(_written) < _PATHS:
+        text = os.path.abspath(os.fsdecode(path))
+        if text.startswith(_root) and "/__pycache__/" not in text:
+            _written.add(os.path.relpath(text, _root))
+
+
 def _is_own(file: str) -> bool:
     return file.startswith(_root) and "/site-packages/" not in file
 
@@ -170,6 +186,7 @@ def _started(request: Answer, given: dict[str, str], until: str, tells: bool) ->
     os.environ.update(given)
     os.environ["DJANGO_SETTINGS_MODULE"] = request["module"]
     os.environ.__class__ = Recording
+    sys.addaudithook(_note_path)
     stage, settings, error, told = "", Answer(), None, Answer()
     try:
         for stage, run in facts.STAGES:
@@ -184,7 +201,7 @@ def _started(request: Answer, given: dict[str, str], until: str, tells: bool) ->
         error = _described(failure)
     os.environ.__class__ = _base
     answer = {"stage": stage, "settings": settings, "error": error, "asked": _asked, "facts": told}
-    return {**answer, "fields": facts.fields_of_pydantic()}
+    return {**answer, "fields": facts.fields_of_pydantic(), "written": sorted(_written)}
 
 
 def _described(error: BaseException) -> Answer:
@@ -194,6 +211,8 @@ def _described(error: BaseException) -> Answer:
     found: Answer = {"type": type(error).__name__, "text": text, "frames": frames}
     if isinstance(error, KeyError) and error.args:
         found["key"] = str(error.args[0])
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        found["module"] = error.name
     if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):
         try:
             found["fields"] = [str(one["loc"][0]) for one in error.errors()]
@@ -211,9 +230,13 @@ def _observe(request: Answer) -> Answer:
     done = {"stage": result["stage"], "error": f"{error['type']}: {error['text']}"[:300] if error["type"] else ""}
     variables = [search.described(result, name, is_required=True) for name in needed]
     told: Answer = {}
+    if request.get("all"):
+        told = {"written": result.get("written", []), "missing": [error["module"]] if "module" in error else []}
     if request.get("all") and result["settings"]:
-        told = search.attempt(search.given, tells=True)["facts"]
+        told |= search.attempt(search.given, tells=True)["facts"]
         variables = search.survey(result, needed) or variables
+    for one in variables:
+        search.add_separator(one)
     return {**done, "variables": variables, "facts": told, "attempts": search.attempts}
 
 

@@ -21,8 +21,11 @@ _TOLD = {
     "logs": "files of logs",
     "eager": "tasks run in the process that asks for them, not in a worker",
     "brokers": "brokers of Celery",
+    "workers": "tasks for workers",
     "routes": "pages",
     "migrations": "applications whose models differ from their committed migrations",
+    "written": "written in the source, or tried to",
+    "missing": "modules that no requirement has",
 }
 #: How a variable is in a setting.
 _HOW = {"whole": "", "part": " (a part of it)", "element": " (one of a list)", "switched": " (another value)"}
@@ -59,15 +62,16 @@ def _release(site: Site) -> Release:
 
 def text(site: Site, release: str, found: Observation) -> str:
     """Return an observation as a part of a pillar, with comments."""
-    remarks = [*_remarks(found), *(_variable(one) for one in _sorted(found))]
-    return inspect_report.text(f"{site.name}, asked of {release}", site.name, remarks, _lines(site, found))
+    said = [*remarks(found), *(_variable(one) for one in _sorted(found))]
+    return inspect_report.text(f"{site.name}, asked of {release}", site.name, said, _lines(site, found))
 
 
 def _sorted(found: Observation) -> list[Variable]:
     return sorted(found.variables, key=lambda one: (not one.is_required, one.name))
 
 
-def _remarks(found: Observation) -> Iterator[str]:
+def remarks(found: Observation) -> Iterator[str]:
+    """Yield how far a project has started, and its facts."""
     reached = "started without network, secrets and database" if found.stage == "done" else f"ended at {found.stage}"
     yield f"{reached}{f': {found.error}' if found.error else ''} ({found.attempts} attempts)"
     for name in (*MAPS, *LISTS):
@@ -93,7 +97,7 @@ def _variable(one: Variable) -> str:
 def _lines(site: Site, found: Observation) -> Iterator[dict[str, Any]]:
     """Yield the lines of a pillar for what is required, and for a database that has to be made of variables."""
     wanted = [one for one in _sorted(found) if one.is_required or one.is_together]
-    words = {one.name: {"from": one.word} for one in wanted if one.word}
+    words = {one.name: one.value for one in wanted if one.word}
     made_up = {one.name: {"generate": 50} for one in wanted if one.is_made_up}
     for key, entries in (("environment", words), ("secrets", made_up)):
         if entries:

@@ -50,6 +50,8 @@ _BY_NAME = (
     (r"(DIR|FOLDER|ROOT|PATH|FILE)$", "path"),
     (r"EMAIL$", "email"),
 )
+#: What separates the entries of a list in a text.
+SEPARATORS = (",", " ", ";", "|")
 #: What a switch is given whose default is on.
 _ON = re.compile(r"'?(true|1|yes|on)'?", re.IGNORECASE)
 
@@ -161,6 +163,21 @@ class Search:
             if about["kind"] in ("bool", "truth") and not about["required"] and self.may(most):
                 about["feeds"] = self._switched(result, about, base)
         return found
+
+    def add_separator(self, one: Answer) -> None:
+        """Add what separates the entries of the list that is made of a variable, where it is one of `SEPARATORS`."""
+        paths = [path for path, how in one["feeds"].items() if how == "element"]
+        name, number = one["name"], self._numbers.get(one["name"], 0)
+        entries = {f"obs{number:03d}a", f"obs{number:03d}b"}
+        for separator in SEPARATORS if paths else ():
+            text = separator.join(sorted(entries))
+            if self.may(self.attempts + 1):
+                value: Any = self.attempt({**self.given, name: text}, until="settings")["settings"]
+                for part in paths[0].split(":"):
+                    value = value.get(part) if isinstance(value, dict) else None
+                if isinstance(value, list) and entries <= {*map(str, value)}:
+                    one["separator"] = separator
+                    return
 
     def _databases(self, found: list[Answer], most: int) -> None:
         """Mark the variables of a database that only several of them together make."""

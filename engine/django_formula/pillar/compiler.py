@@ -14,6 +14,7 @@ from django_formula.pillar import balancer, cache, fleet
 from django_formula.pillar import database as pillar_database
 from django_formula.pillar import page as pillar_page
 from django_formula.pillar import people as pillar_people
+from django_formula.pillar import push as pillar_push
 from django_formula.pillar import rules as pillar_rules
 from django_formula.pillar import site as pillar_site
 from django_formula.pillar import watch as pillar_watch
@@ -67,8 +68,11 @@ def compile(pillar: Any, schema: Rules, platforms: dict[str, Any], grains: Any) 
         problems += pillar_site.without_systemd(configurations)
     problems += pillar_page.contradictions(layers, rules, configurations)
     problems += pillar_people.contradictions(configurations)
+    problems += pillar_push.contradictions(configurations)
     report(found, problems)
     sites = {} if found else configurations
+    for site in sites.values():
+        pillar_push.settle(site)
     watch = None if found else pillar_watch.compiled(layers, rules, sites, host)
     people = pillar_people.compiled(sites)
     present = {name: site for name, site in sites.items() if site["state"] != "absent"}

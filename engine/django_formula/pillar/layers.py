@@ -23,7 +23,7 @@ NOTHING_INHERITED = (
 
 
 #: Options that a site's configuration has only where they are used.
-_LEFT_OUT = ("schedules", "email", "hosts", "fleet", "container", "uid", "notify", "people")
+_LEFT_OUT = ("schedules", "email", "hosts", "fleet", "container", "uid", "notify", "people", "push", "hook")
 #: The names of this host for a mail server on it, and the ports of mail servers by their encryption.
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MAIL_PORTS = {"none": 25, "starttls": 587, "tls": 465}
@@ -107,6 +107,7 @@ def complete(name: str, site: dict[str, Any], rules: Rules) -> dict[str, Any]:
         **_complete_address(name, site),
         **_complete_static(name, site),
         **_complete_email(site["email"]),
+        **({"hook": {"secret": None} if site["hook"] is True else site["hook"]} if site["hook"] else {}),
         "environment": {key: _text(value) for key, value in site["environment"].items()},
         "secrets": {key: _complete_secret(key, entry) for key, entry in site["secrets"].items()},
         "databases": {alias: _complete_database(name, alias, entry, site) for alias, entry in databases.items()},

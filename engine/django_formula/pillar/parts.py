@@ -19,8 +19,8 @@ Compiled = Mapping[str, Any]  # what `pillar.compiler.compile` returns
 States = dict[str, Any]
 
 
-#: What an apply does on a host with sites, in its order; the first two are for any host.
-_STEPS = ("sync", "clean", "place", "host", "proxy", "mysql", "postgres", "supervisor", "site", "watch")
+#: What an apply does on a host with sites, in its order; the first two and the watch are for any host.
+_STEPS = ("sync", "clean", "place", "host", "watch", "proxy", "mysql", "postgres", "supervisor", "site")
 
 
 class Part(NamedTuple):
@@ -67,7 +67,7 @@ def contradictions(site: Site, own: Site) -> Iterator[Problem]:
 def order(django: Compiled) -> list[str]:
     """Return the parts of an apply, in their order; those that are made by templates among them."""
     has_sites = bool(django["sites"])
-    due = dict.fromkeys(_STEPS, has_sites) | {"sync": True, "clean": bool(django["absent"]), "watch": not has_sites}
+    due = dict.fromkeys(_STEPS, has_sites) | {"sync": True, "clean": bool(django["absent"]), "watch": True}
     due |= {engine: engine in django["servers"] for engine in ("mysql", "postgres")}
     due["supervisor"] = has_sites and django["process"] == "supervisor"
     names = []

@@ -224,9 +224,21 @@ def container(site: Site, _own: Site) -> Iterator[Problem]:
                 yield (*at, name), f"expected a number in a container, got {limits[name]}"
 
 
+def promotions(sites: Sites) -> Iterator[Problem]:
+    """Yield sites that get their commits from a site which is not there, or from themselves."""
+    for name, site in sites.items():
+        origin = (site["promote"] or {}).get("from")
+        if origin and (origin not in sites or origin == name):
+            text = "is this site itself" if origin == name else "is no site of this host"
+            yield ("django", "sites", name, "promote", "from"), f"{origin} {text}"
+
+
 def without_systemd(sites: dict[str, Site]) -> Iterator[Problem]:
-    """Yield the sites in containers of a host where systemd is not PID 1, whose control groups engines need."""
+    """Yield what sites have that needs systemd, on a host where it is not PID 1: control groups, sockets of root."""
     for name, site in sorted(sites.items()):
+        if site.get("push"):
+            text = "supported where systemd is PID 1, which it is not on this host: set repository instead"
+            yield ("django", "sites", name, "push"), text
         if site.get("container") is not None:
             text = "supported where systemd is PID 1, which it is not on this host"
             yield ("django", "sites", name, "container"), f"{text}: remove it, or see docs/guides/compose.md"
@@ -399,13 +411,21 @@ def knowledge_patterns(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[P
 
 # All of them
 
+
 #: Every rule for one site: what contradicts it, by paths relative to the site.
+def hook(site: Site, _own: Site) -> Iterator[Problem]:
+    """Yield a webhook that does not know its branch: what is pushed chooses nothing."""
+    if site.get("hook") and not site["folder"] and re.fullmatch("HEAD|[0-9a-f]{40}", site["revision"]):
+        yield ("hook",), "needs the name of the branch: set revision, such as main"
+
+
 WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
     domains,
     server_modules,
     server_threads,
     embedded_options,
     paths,
+    hook,
     pillar_listen.server_port,
     pillar_listen.networks,
     pillar_listen.within,
@@ -446,4 +466,5 @@ BETWEEN: tuple[Callable[[Sites], Iterator[Problem]], ...] = (
     database.between,
     store.between,
     same_destinations,
+    promotions,
 )

@@ -20,7 +20,6 @@ Site = Mapping[str, Any]
 
 FILES = "salt://django/files/"
 PACKAGES = "The packages of the sites are installed"
-WATCHED = "The host is watched"
 #: The programs of every release.
 PROGRAMS = (
     "django_formula_plan.py",
@@ -44,7 +43,7 @@ SERVERS = {"postgres": "PostgreSQL runs", "mysql": "MariaDB runs"}
 
 
 def parts(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], Any]) -> dict[str, States]:
-    """Return the states of `place`, `host`, `proxy` and `site`, if there are sites, and of what other hosts use.
+    """Return the states of `watch`; where there are sites of `place`, `host`, `proxy` and `site`; of what others use.
 
     Args:
         django: what `pillar.compiler.compile` returns.
@@ -52,8 +51,9 @@ def parts(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], An
         table: returns what a YAML file of the formula has, by its name.
     """
     own = {part.name: part.states(django) for part in pillar_parts.parts()}
-    if not django["sites"]:  # a master's, or none: what is left of one is removed
-        return {**own, "watch": {WATCHED: _state("django.watch", config=json.dumps(django["watch"]))}}
+    own["watch"] = _watch(django)
+    if not django["sites"]:
+        return own
     return {
         **own,
         "place": _place(django),
@@ -168,36 +168,40 @@ def _python(version: str) -> str:
     return f"Python {version} is installed"
 
 
-# The web servers that face the clients, where their ports are free. Debian's default site goes only where it is this
-# formula that installs one; a site's own files are made by the site's step `proxy`.
-
-
-def _proxies(django: Compiled) -> States:
-    states: States = {"include": ["django.place"], WATCHED: _watch(django)}
-    for kind in django["proxies"]:
-        sites = {name: site for name, site in django["sites"].items() if site["proxy"]["kind"] == kind}
-        states |= _proxy(kind, sites, django)
-    return states
+# The watch of the host, before the web servers: it stops serving the page where another proxy needs its ports.
 
 
 def _watch(django: Compiled) -> States:
-    """Return the state of the watch, which stops serving the page before another proxy needs its ports.
+    """Return the state of the watch; on a host without sites, of a master's, or of what is left of one.
 
     Where each site is refused, or has no port, nothing is changed.
     """
     kinds = {name: site["proxy"]["kind"] for name, site in django["sites"].items()}
     places = dict.fromkeys(
-        f"The ports of {kind} are free" if kind in django["proxies"] else f"{name} can be deployed"
-        for name, kind in kinds.items()
+        f"{name} can be deployed" if kind == "none" else f"The ports of {kind} are free" for name, kind in kinds.items()
     )
-    free = {"require_any": [{"django": place} for place in places]}
-    return _state("django.watch", free, config=json.dumps(django["watch"]), **_served(django))
-
-
-def _served(django: Compiled) -> dict[str, Any]:
-    """Return by which proxy and under which name the page is served; nothing without one."""
     page = django["page"]
-    return {"page": {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]}} if page else {}
+    served = {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]} if page else None
+    state = _state(
+        "django.watch",
+        *([{"require_any": [{"django": place} for place in places]}] if places else []),
+        config=json.dumps(django["watch"]),
+        **({"page": served} if served else {}),
+    )
+    included = ["django.place", *(["django.proxy"] if django["proxies"] else [])]
+    return {**({"include": included} if places else {}), "The host is watched": state}
+
+
+# The web servers that face the clients, where their ports are free. Debian's default site goes only where it is this
+# formula that installs one; a site's own files are made by the site's step `proxy`.
+
+
+def _proxies(django: Compiled) -> States:
+    states: States = {"include": ["django.place"]}
+    for kind in django["proxies"]:
+        sites = {name: site for name, site in django["sites"].items() if site["proxy"]["kind"] == kind}
+        states |= _proxy(kind, sites, django)
+    return states
 
 
 def _proxy(kind: str, sites: Mapping[str, Site], django: Compiled) -> States:

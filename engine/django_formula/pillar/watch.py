@@ -13,6 +13,9 @@ from django_formula.pillar.check import Problem, Rules
 from django_formula.pillar.layers import fill, merge
 from django_formula.pillar.page import options as page_options
 
+#: The formats that are the API of a Git server, and the kinds of messages that it is sent.
+GIT_SERVERS = ("github", "gitlab", "forgejo")
+DEPLOYMENTS = ("released", "failed", "rolled_back", "interrupted")
 #: What the heartbeat is named, among the channels.
 HEARTBEAT = "_heartbeat"
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -44,6 +47,11 @@ def contradictions(found: Mapping[str, Any]) -> Iterator[Problem]:
             yield (name, "format"), "has no effect with mail: remove it"
         elif channel["token"] and channel["format"] in ("apprise",):
             yield (name, "token"), "has no effect with format: apprise: write it into the URL"
+        if channel["format"] in GIT_SERVERS:
+            if channel["kinds"] and not {*channel["kinds"]} <= {*DEPLOYMENTS}:
+                yield (name, "kinds"), f"a Git server is sent deployments: expected {', '.join(DEPLOYMENTS)}"
+        elif channel["environment"]:
+            yield (name, "environment"), f"has no effect without format: {', '.join(GIT_SERVERS)}"
 
 
 def contradictions_of_site(own: Mapping[str, Any], host: Mapping[str, Any]) -> Iterator[Problem]:
@@ -96,7 +104,7 @@ def compiled(
         "drift": any("drift" in (channel["kinds"] or ()) for channel in found.values()),
         "channels": {
             name: {
-                "kinds": channel["kinds"],
+                "kinds": channel["kinds"] or ([*DEPLOYMENTS] if channel["format"] in GIT_SERVERS else None),
                 "sites": channel["sites"],
                 "host": channel["host"],
                 "format": senders[name]["format"],
@@ -141,7 +149,8 @@ def contradictions_of_metrics(layers: Mapping[str, Any], process: str) -> Iterat
 def _sender(channel: Mapping[str, Any], sites: Mapping[str, Any]) -> dict[str, Any]:
     """Return what sends by a channel needs: by mail the server of one of its sites, or that of this host."""
     if not channel["mail"]:
-        return {key: channel[key] for key in ("url", "token") if channel[key]} | {"format": channel["format"] or "json"}
+        own = {key: channel[key] for key in ("url", "token", "environment") if channel[key]}
+        return own | {"format": channel["format"] or "json"}
     servers = [sites[name]["email"] for name in channel["sites"] if sites[name].get("email")]
     server: Mapping[str, Any] = servers[0] if servers else {}
     return {

@@ -345,7 +345,7 @@ class Supervisor(ProcessManager):
     def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
         """Return the state of a part's program, such as ``FATAL``; empty where it was just stopped."""
         if daemons.pid(daemons.SUPERVISOR) is None:
-            return ""
+            return "supervisor does not run"
         program = _program(unit(site, release, part))
         return "" if program and program.state == "STOPPED" else program.state if program else "supervisor has none"
 

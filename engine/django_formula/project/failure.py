@@ -113,7 +113,7 @@ def set_variables(site: Site, missing: Collection[str], observed: Collection[Var
         missing: those that were read in the source.
         observed: those without which a start does not get on.
     """
-    at, words = site.at, {one.name: {"from": one.word} for one in sorted(observed) if one.word}
+    at, words = site.at, {one.name: one.value for one in sorted(observed) if one.word}
     names = sorted({*missing, *(one.name for one in observed)})
     made_up = {one.name: {"generate": 50} for one in sorted(observed) if one.is_made_up}
     options = {"environment": words, "secrets": made_up, **observation.lacking(site, observed)}

@@ -11,6 +11,11 @@ def title(name: str) -> str:
     return f"Django site {name}"
 
 
+def push_user(name: str) -> str:
+    """Return the user who pushes to a site by git."""
+    return f"{name}-push"
+
+
 def missing(name: str, user: str, every: Collection[str], uid: int | None) -> list[str]:
     """Return the users of a site that this host does not have.
 

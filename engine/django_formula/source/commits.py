@@ -4,7 +4,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from django_formula.site.sites import Site
 from django_formula.source import git
 from django_formula.source import mirror as source_mirror
 from django_formula.source import submodule as source_submodule
+from django_formula.source.limits import Limits
 from django_formula.source.submodule import Submodule
 
 COMMIT = git.COMMIT
@@ -55,6 +57,38 @@ def resolve(site: Site, revision: str) -> str:
     if not commit:
         raise _unknown_revision(site, doing, list(refs))
     return commit
+
+
+def was_pushed(site: Site) -> bool:
+    """Return whether a site has its branch; False for one that is pushed to this host, before the first push.
+
+    Raises:
+        DeploymentError: git does not answer.
+    """
+    if not site.config.get("push"):
+        return True
+    url, branch = site.config["repository"], f"refs/heads/{site.config['revision']}"
+    argv = ("ls-remote", "--heads")
+    doing = f"looking for what was pushed to {url}"
+    return bool(git.ask(site, *argv, url=url, references=(branch,), doing=doing, mirror="/nonexistent").strip())
+
+
+def of_revision(site: Site, commit: str) -> str:
+    """Return a commit, whole, that the revision of a site has: what other branches have is not for all to release.
+
+    Args:
+        commit: at least seven of its digits.
+
+    Raises:
+        DeploymentError: it is no such commit, or the remote does not answer.
+    """
+    revision = str(site.config["revision"])
+    tip = resolve(site, revision)
+    fetch(site, tip)
+    whole = commit if COMMIT.fullmatch(commit) else _complete(site, commit)
+    if not whole or not is_part(site, whole, tip):
+        raise DeploymentError(f"{commit} is no commit of {revision}", hint=f"push it to {revision} first")
+    return whole
 
 
 def _complete(site: Site, revision: str) -> str:
@@ -169,16 +203,18 @@ def _export(
     mirror: Path,
     url: str | None = None,
     depth: int = 0,
-    left: Iterator[int] | None = None,
+    limits: Limits | None = None,
 ) -> None:
     """Export a commit into a folder that is empty or missing, then its submodules.
 
     Args:
         url: the URL of the repository; without one it has no submodules.
         depth: the number of submodules above it.
-        left: yields an item for each further submodule that is allowed.
+        limits: what they leave of what the site allows.
     """
-    listed = source_submodule.entries(site, commit, mirror)
+    limits = limits or Limits(site)
+    listed = source_submodule.entries(site, commit, mirror, partial(limits.refuse_number, commit))
+    limits.count_files(commit, listed, mirror)
     target.mkdir(parents=True, exist_ok=True)
     git.set_attributes(site, mirror)
     index = mirror / "export.index"
@@ -190,15 +226,13 @@ def _export(
     index.unlink(missing_ok=True)
     if not url or site.config["submodules"] is False:
         return
-    left = iter(range(source_submodule.NUMBER)) if left is None else left
     for submodule in source_submodule.of_commit(site, listed, mirror, url):
         if depth >= source_submodule.DEPTH:
             raise DeploymentError(f"{commands.redact(url)}: submodules are nested more than five deep")
-        if next(left, None) is None:
-            raise DeploymentError(f"there are more than {source_submodule.NUMBER} submodules")
+        limits.count_submodule()
         module = _fetched(site, submodule)
         folder = source_submodule.make_folder(target, submodule.path)
-        _export(site, submodule.commit, folder, module, url=submodule.url, depth=depth + 1, left=left)
+        _export(site, submodule.commit, folder, module, url=submodule.url, depth=depth + 1, limits=limits)
 
 
 def _fetched(site: Site, submodule: Submodule) -> Path:
@@ -265,6 +299,17 @@ def last_change(site: Site, commit: str, paths: Iterable[str]) -> str:
     arguments = ["log", "-1", "--no-show-signature", "--date=format:%Y-%m-%d", "--format=%cd", commit, "--", *paths]
     found = git.run_git(site, *arguments, doing="reading when the requirements were changed").strip()
     return found if re.fullmatch(r"\d{4}-\d\d-\d\d", found, re.ASCII) else ""
+
+
+def is_part(site: Site, commit: str, of: str) -> bool:
+    """Return whether a commit is one that another one descends from, as far as the mirror has both."""
+    if site.config["folder"] or not source_mirror.has(site, commit) or not source_mirror.has(site, of):
+        return False
+    try:
+        git.run_git(site, "merge-base", "--is-ancestor", commit, of, doing="comparing the commits")
+    except DeploymentError:
+        return False
+    return True
 
 
 def commit_difference(site: Site, old: str | None, new: str) -> dict[str, Any]:

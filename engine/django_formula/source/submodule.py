@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ _PROTOCOLS = {
     "http": ("https", "http", "ssh"),
     "file": ("https", "http", "ssh"),
 }
+#: The mode of a submodule in a commit.
+MODE = "160000"
 #: Levels of submodules, submodules of a site, bytes of a .gitmodules, and bytes of the list of a commit's files.
 DEPTH, NUMBER = 5, 100
 _GITMODULES, _LISTING = 1 << 20, 64 << 20
@@ -52,8 +55,13 @@ class Submodule(NamedTuple):
     protocols: tuple[str, ...]
 
 
-def entries(site: Site, commit: str, mirror: Path | None = None) -> list[Entry]:
+def entries(
+    site: Site, commit: str, mirror: Path | None = None, allow: Callable[[int], None] | None = None
+) -> list[Entry]:
     """Return the files, links and submodules of a commit.
+
+    Args:
+        allow: refuses a number of them, before they are looked at.
 
     Raises:
         DeploymentError: a path is there twice, or is both a file and a folder: an export of such a commit could write
@@ -69,7 +77,11 @@ def entries(site: Site, commit: str, mirror: Path | None = None) -> list[Entry]:
                 raise DeploymentError(f"the commit {commit[:12]} has too many files for a release") from None
             raise
         file.seek(0)
-        lines = file.read().split(b"\0")
+        listing = file.read()
+    if allow:
+        others = listing.count(b"040000 tree ") + listing.count(b"160000 commit ")  # or more, by names that have this
+        allow(listing.count(b"\0") - others)
+    lines = listing.split(b"\0")
     found: list[Entry] = []
     folders: set[bytes] = set()
     files: set[bytes] = set()
@@ -99,7 +111,7 @@ def of_commit(site: Site, listed: list[Entry], mirror: Path, url: str) -> list[S
     Raises:
         DeploymentError: a submodule has no URL, or one that is not permitted.
     """
-    linked = [entry for entry in listed if entry.mode == "160000"]
+    linked = [entry for entry in listed if entry.mode == MODE]
     if not linked:
         return []
     for entry in linked:

@@ -28,7 +28,7 @@ from django_formula.release.releases import Release
 from django_formula.secret import secrets as secret_secrets
 from django_formula.site import sites
 from django_formula.tls import certificates, renewal
-from django_formula.verbs import schedule
+from django_formula.verbs import requests, schedule
 from django_formula.verbs import status as verbs_status
 from django_formula.verbs import workers as verbs_workers
 from django_formula.verbs.status import live_release as _live
@@ -66,7 +66,8 @@ def status(name: str, *, visits: bool = True) -> dict[str, Any]:
     site = sites.find(name)
     try:
         parts = {**verbs_status.status(site, visits=visits), **backups.status(site), **certificates.summary(site)}
-        return {**parts, "schedules": schedule.status(site), "cron": schedule.idle(site)}
+        parts |= {"schedules": schedule.status(site), "cron": schedule.idle(site)}
+        return {**parts, **requests.status(site)}
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what was written
         raise DeploymentError(
             f"a file of {name}'s records is damaged: {type(error).__name__}: {error}",

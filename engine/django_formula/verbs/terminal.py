@@ -93,6 +93,11 @@ def schedules(rows: Sequence[Row]) -> list[str] | str:
     return _listing(rows, ("schedule", "last", "age"), ("at", "next", "command", "release", "by", "error", "skipped"))
 
 
+def requests(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``django.requests``."""
+    return _listing(rows, ("commit", "status", "age"), ("why", "by", "took", "request"))
+
+
 def workers(rows: Sequence[Row]) -> list[str] | str:
     """Return what people see of ``django.workers``."""
     texts = [{**row, "active": _tasks(row)} for row in rows]

@@ -69,6 +69,8 @@ def decide(known: Known, problems: Known, now: float, is_quiet: Callable[[str, s
     """
     messages = []
     for key in sorted({*known, *problems}):
+        if _follows(key, known, problems):
+            continue
         one = known.setdefault(key, {"looks": [], "told": 0, "times": [], "unstable": False, "since": now, "last": now})
         problem = problems.get(key)
         if problem:
@@ -82,6 +84,13 @@ def decide(known: Known, problems: Known, now: float, is_quiet: Callable[[str, s
         if not one["told"] and not any(one["looks"]) and now - one["last"] >= CALM:
             del known[key]
     return messages
+
+
+def _follows(key: str, known: Known, problems: Known) -> bool:
+    """Return whether a site is degraded because it is down: that is neither reported then, nor good again."""
+    site, kind = key.split("/")[:2]
+    down = f"{site}/down"
+    return kind == "degraded" and (down in problems or bool(known.get(down, {}).get("told")))
 
 
 def _told(one: dict[str, Any], now: float) -> str:

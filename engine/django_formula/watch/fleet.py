@@ -129,7 +129,9 @@ def _told(one: Mapping[str, Any], now: float) -> Message:
         text += f": {one['error']}" if one["error"] else ""
     command = in_command("salt-run", "django.status", one["site"]) if kind not in ("released", "rolled_back") else ""
     by = shown(one["asked_by"])[:200]
-    return look.event(one["site"], kind, shown(text)[:300], command, now, by=by, sites=[one["site"]])
+    return look.event(
+        one["site"], kind, shown(text)[:300], command, now, commit=one["commit"], by=by, sites=[one["site"]]
+    )
 
 
 def _requests(failed: int, sent: int) -> str:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from django_formula.audit import chain
 from django_formula.deploy import switch_report
 from django_formula.doctor.walks import Link
 from django_formula.host import clock
@@ -32,7 +33,8 @@ from django_formula.watch.problem import Problem
 PATIENCE, SLOW = 5.0, 3.0
 #: Sites that are looked at at once: most of the time they are waited for.
 _AT_ONCE = 16
-#: Looks that a problem needs while a deployment of the site is under way, which may be why.
+#: Looks that a problem needs while a deployment of the site is under way, which may be why, or of a site that has not
+#: been good in any look: its first apply may be under way.
 _DURING = decide.OF
 #: What a proxy answers instead of a site by the site's options: a login, access rules, a rate.
 _RULES = re.compile(r"returned (401|403|429) ")
@@ -48,6 +50,8 @@ _ERRORS, _ENOUGH = 0.05, 20
 _GROWING = 10
 #: Kinds that maintenance explains.
 _EXPLAINED = ("down", "degraded", "worker")
+#: Kinds that a site has while its first apply is under way.
+_COMING = (*_EXPLAINED, "queue")
 #: Results of attempts, and the kind of the message about each.
 RESULTS = {
     "failed": "failed",
@@ -58,7 +62,7 @@ RESULTS = {
     "rolled forward": "released",
 }
 #: Kinds that a channel has only where it names them.
-UNASKED = ("refused", "released", "drift")
+UNASKED = ("refused", "released", "drift", "shell")
 #: How the record names a deployment on several hosts: see `_runners/django.py`.
 _OF_FLEET = re.compile(r"\(salt-run django\.\w+")
 #: The most events that are kept while messages are on hold.
@@ -111,7 +115,7 @@ def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
     state["units"] = machine.counters(units)
     own, happened = machine.of_host(roots(names), state, config, now)
     problems |= decide.found("", own)
-    events += [event("", *what, now) for what in happened]
+    events += [*(event("", *what, now) for what in happened), *_consoles(state, now)]
     return Seen(problems, events, [one.row for one in found.values()], units)
 
 
@@ -148,20 +152,22 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
     except (DeploymentError, OSError) as error:
         row = {"site": name, "damage": str(error).splitlines()[0], "release": "", "running": None}
         return _SiteSeen(problem.problems(row), [], row)
-    need = _DURING if _is_deployed(site) else decide.BAD
+    is_deployed = _is_deployed(site)
     left_out = {"failed"}  # the attempt has a message of its own
-    left_out |= {"release"} if need == _DURING and not row["release"] else set()  # the first one is not there yet
+    left_out |= {"release"} if is_deployed and not row["release"] else set()  # the first one is not there yet
     found = [one for one in problem.problems(row) if one.key not in left_out]
     own = state.setdefault("sites_seen", {}).setdefault(name, {})
     if row["running"] and not row["maintenance"]:
         found += _of_visit(site, row)
     found += _of_requests(site, row, own, now)
     found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
+    need = _need(own, found, is_deployed=is_deployed)
     if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
         own |= {"drift_at": now, "drift": _drift(name)}
     if config.get("drift") and own.get("drift"):
         command = in_command("salt-call", "django.drift", name)
-        found.append(Problem("drift", f"{own['drift']} files differ from the active release", command, "drift"))
+        files = "1 file differs" if own["drift"] == 1 else f"{own['drift']} files differ"
+        found.append(Problem("drift", f"{files} from the active release", command, "drift"))
     return _SiteSeen(found, list(_attempts(site, own, now, config.get("fleet", ""))), row, need)
 
 
@@ -187,6 +193,24 @@ def _explained(name: str, found: list[Problem], state: dict[str, Any], now: floa
     link = Link(*kept["link"])
     rest = [one for one in found if one.kind != "down"]
     return [Problem("down", f"{link.name}: {link.text}", link.command or link.todo, "walk"), *rest]
+
+
+def _need(own: dict[str, Any], found: list[Problem], *, is_deployed: bool) -> int:
+    """Return how many looks a problem of a site needs, and keep whether one has found it good."""
+    own["good"] = own.get("good", False) or not any(one.kind in _COMING for one in found)
+    return decide.BAD if own["good"] and not is_deployed else _DURING
+
+
+def _consoles(state: dict[str, Any], now: float) -> Iterator[Message]:
+    """Yield the consoles that can change data and were opened since the last look, as the audit log has them."""
+    found, state["audit"] = releases.attempts_since(chain.current(), state.get("audit"))
+    for line in found:
+        arguments = line.get("arguments")
+        reason = arguments.get("write") if isinstance(arguments, dict) else ""
+        if line.get("verb") == "shell" and line.get("result") == "begun" and reason:
+            site, by = shown(str(line.get("site"))), shown(f"{line.get('who')} {line.get('from') or ''}".strip())
+            text = shown(f"a console that can change data was opened: {reason}")[:300]
+            yield event(site, "shell", text, in_command("salt-call", "django.history", site), now, by=by[:200])
 
 
 def _is_deployed(site: Site) -> bool:
@@ -314,13 +338,14 @@ def _attempts(site: Site, own: dict[str, Any], now: float, fleet: str) -> Iterat
 def _told_attempt(site: Site, attempt: Mapping[str, Any], now: float) -> Message:
     kind, release = RESULTS[attempt["result"]], str(attempt.get("release") or "")
     what = release or str(attempt.get("commit") or "")[:12] or "a deployment"
-    text = f"{what} {'was interrupted' if kind == 'interrupted' else attempt['result']}"
+    ended = {"interrupted": f"{what} was interrupted", "rolled_back": f"rolled back to {what}"}
+    text = ended.get(kind, f"{what} {attempt['result']}")
     if attempt.get("step"):
         text += f" in the step {attempt['step']}"
     if error := str(attempt.get("error") or "").strip():
         text += f": {shown(error.splitlines()[0])[:300]}"
     live = os.path.basename(os.path.realpath(site.current)) if site.current.is_symlink() else ""
-    if kind in ("failed", "interrupted", "rolled_back") and live:
+    if kind in ("failed", "interrupted") and live:
         text += f"; {live} is active"
     command = ""
     if kind != "released":
@@ -328,7 +353,8 @@ def _told_attempt(site: Site, attempt: Mapping[str, Any], now: float) -> Message
         words = ("record", site.name, release) if is_there else ("releases", site.name)
         command = in_command("salt-call", f"django.{words[0]}", *words[1:])
     by = str(attempt.get("asked_by") or "").partition(", salt job")[0]
-    return event(site.name, kind, text, command, now, release=release, by=shown(by)[:200])
+    commit = str(attempt.get("commit") or "")
+    return event(site.name, kind, text, command, now, release=release, commit=commit, by=shown(by)[:200])
 
 
 # Who gets which message

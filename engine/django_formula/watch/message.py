@@ -13,7 +13,10 @@ Batch = Mapping[str, Any]
 #: The most messages of a batch that a text has.
 _MOST = 30
 _HEADS = {"good": "good again", "unstable": "unstable"}
-_EVENTS = {"failed": "release failed", "interrupted": "deployment interrupted", "refused": "deployment refused"}
+_EVENTS = {
+    **{"failed": "release failed", "interrupted": "deployment interrupted", "refused": "deployment refused"},
+    "shell": "console that can change data",
+}
 
 
 class Request(NamedTuple):

@@ -13,6 +13,8 @@ _RELEASE = re.compile(r"\b(\d{4,}-[0-9a-f]{12}):")
 _STOPPED = re.compile(r"^(\S+) (?:does not run|fails \(\d+ times\))$")
 _SILENT = re.compile(r"^(\S+) does not answer$")
 _QUEUE = re.compile(r"\bqueue \d[^;,]*(?:, (\d+) tasks wait)?")
+#: A request of a commit in the row's key `release_requests`.
+_REQUEST = re.compile(r"^([0-9a-f]{12}) by .* (?:failed|is not worked off)\b")
 _BAD_RUN = re.compile(r"^(\S+) (?:failed|interrupted)\b")
 
 
@@ -72,6 +74,9 @@ def _of_release(row: Mapping[str, Any]) -> list[Problem]:
         found.append(Problem("degraded", text, APPLY, "interpreter"))
     if failed:
         found.append(Problem("failed", f"failed since the active release: {failed}", why, "failed"))
+    elif requested := _matching(_REQUEST, row.get("release_requests"), "; "):
+        text = f"requested: {'; '.join(requested.values())}"
+        found.append(Problem("failed", text, _verb("requests", site), "release_requests"))
     return found
 
 

@@ -3,40 +3,32 @@
 Each channel has a unit of its own, so that one that hangs delays no other (docs/decisions/0131).
 """
 
-import contextlib
 import functools
-import http.client
-import json
-import os
-import pwd
 import random
-import select
-import signal
 import socket
 import ssl
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from email.message import EmailMessage
 from email.utils import formatdate
 from typing import Any
 
+from django_formula.git_server import servers
 from django_formula.host import file
 from django_formula.host.commands import redact
-from django_formula.untrusted import shapes
-from django_formula.untrusted.text import shown, tell
+from django_formula.untrusted import network
+from django_formula.untrusted.text import tell
 from django_formula.watch import message, spool
 
-#: Seconds that one batch may take, and after which one that could not be sent is given up.
-DEADLINE, KEPT = 15.0, 86400.0
+#: Seconds after which a batch that could not be sent is given up.
+KEPT = 86400.0
 #: Seconds within which a run of the sender begins with another batch: its unit has a timeout.
 _RUN = 20.0
 #: The longest pause before the next try, in seconds.
 _LONGEST = 3600.0
-#: The most bytes of what the child reports, and its shape.
-_REPORT, _SHAPE = 4096, {"error": str, "after": (int, float)}
 
 
 def main(name: str) -> int:
@@ -47,7 +39,7 @@ def main(name: str) -> int:
         return 1
     secrets = [str(channel[key]) for key in ("url", "token", "password") if channel.get(key)]
     if name == spool.HEARTBEAT:
-        error, _after = _as_sender(lambda: _get(channel["url"]))
+        _value, error, _after = network.ask(spool.SENDER, lambda: _get(channel["url"]))
         spool.folder(name).mkdir(mode=0o700, parents=True, exist_ok=True)
         spool.keep_retry(name, **({"tries": 1, "at": 0, "error": redact(error, secrets)} if error else {}))
         tell(redact(error, secrets) or "sent", is_error=bool(error))
@@ -59,7 +51,9 @@ def main(name: str) -> int:
         if not batch or time.time() - batch["time"] > KEPT:
             path.rename(path.with_suffix(".lost"))
             continue
-        error, after = _as_sender(functools.partial(deliver, channel, {**batch, "id": path.stem}))
+        _value, error, after = network.ask(
+            spool.SENDER, functools.partial(deliver, channel, {**batch, "id": path.stem})
+        )
         if error:
             failed = redact(error, secrets)
             tries = known["tries"] + 1
@@ -74,67 +68,8 @@ def main(name: str) -> int:
     return 0
 
 
-def _as_sender(action: Callable[[], None]) -> tuple[str, float]:
-    """Run an action in a child that is the user of the sender; return its error, and the seconds it asks to wait."""
-    user = pwd.getpwnam(spool.SENDER)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(reader)
-        with contextlib.suppress(BaseException):
-            os.setgroups([])
-            os.setgid(user.pw_gid)
-            os.setuid(user.pw_uid)
-            os.write(writer, json.dumps(_attempt(action)).encode()[:_REPORT])
-        os._exit(0)
-    os.close(writer)
-    answer, deadline = b"", time.monotonic() + DEADLINE + 1
-    while (left := deadline - time.monotonic()) > 0 and select.select([reader], [], [], left)[0]:
-        part = os.read(reader, _REPORT)
-        answer += part
-        if not part or len(answer) > _REPORT:
-            break
-    os.close(reader)
-    with contextlib.suppress(PermissionError, ProcessLookupError):
-        os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    with contextlib.suppress(ValueError, RecursionError):
-        report = json.loads(answer)
-        if shapes.fits(report, _SHAPE):
-            return str(report["error"]), min(max(report["after"], 0.0), KEPT)
-    return f"no answer within {DEADLINE:.0f} s", 0.0
-
-
-def _attempt(action: Callable[[], None]) -> dict[str, Any]:
-    """Return how an action ended: its error, empty without one, and after how many seconds it may be tried again."""
-    signal.setitimer(signal.ITIMER_REAL, DEADLINE)  # SIGALRM ends the child, however slowly the other end answers
-    try:
-        action()
-    except urllib.error.HTTPError as error:
-        after = error.headers.get("Retry-After", "")
-        what = "redirects, which is not followed" if error.code in (301, 302, 303, 307, 308) else error.reason
-        return {"error": shown(f"HTTP {error.code}: {what}")[:500], "after": int(after) if after.isdecimal() else 0}
-    except (OSError, http.client.HTTPException, ValueError, ImportError) as error:
-        reason = getattr(error, "reason", None) or error
-        return {"error": shown(f"{type(error).__name__}: {reason}")[:500], "after": 0}
-    return {"error": "", "after": 0}
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Makes a redirect an error: the URL of a hook and its token go to no other place."""
-
-    def redirect_request(self, *_arguments: Any, **_options: Any) -> None:
-        """Follow none."""
-
-
-def _open(request: urllib.request.Request) -> None:
-    opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=ssl.create_default_context()))
-    with opener.open(request, timeout=DEADLINE) as answer:
-        answer.read(1000)
-
-
 def _get(url: str) -> None:
-    _open(urllib.request.Request(url, headers={"User-Agent": "django-formula"}))  # noqa: S310 - http(s) by the schema
+    network.fetched(urllib.request.Request(url, headers={"User-Agent": "django-formula"}), 1000)  # noqa: S310 - http(s) by the schema
 
 
 def deliver(channel: Mapping[str, Any], batch: message.Batch) -> None:
@@ -147,9 +82,11 @@ def deliver(channel: Mapping[str, Any], batch: message.Batch) -> None:
         _mail(channel, batch)
     elif channel["format"] == "apprise":
         _apprise(channel, batch)
+    elif channel["format"] in servers.KINDS:
+        _report(channel, batch["messages"][0])
     else:
         made = message.request(batch, channel["format"], channel.get("token") or "")
-        _open(urllib.request.Request(channel["url"], made.body, made.headers))  # noqa: S310 - as above
+        network.fetched(urllib.request.Request(channel["url"], made.body, made.headers), 1000)  # noqa: S310 - as above
 
 
 def mail(channel: Mapping[str, Any], batch: message.Batch) -> EmailMessage:
@@ -168,7 +105,7 @@ def _mail(channel: Mapping[str, Any], batch: message.Batch) -> None:
     import smtplib
 
     context = ssl.create_default_context()
-    place: dict[str, Any] = {"host": channel["host"], "port": channel["port"], "timeout": DEADLINE}
+    place: dict[str, Any] = {"host": channel["host"], "port": channel["port"], "timeout": network.DEADLINE}
     secure = channel["tls"] == "tls"
     try:
         with smtplib.SMTP_SSL(**place, context=context) if secure else smtplib.SMTP(**place) as server:
@@ -179,6 +116,15 @@ def _mail(channel: Mapping[str, Any], batch: message.Batch) -> None:
             server.send_message(mail(channel, batch))
     except smtplib.SMTPException as error:
         raise OSError(str(error)) from error
+
+
+def _report(channel: Mapping[str, Any], one: Mapping[str, Any]) -> None:
+    """Write a deployment to a Git server; the message that tries the channel reads the project there."""
+    where = channel["format"], channel["url"], channel.get("token") or ""
+    if one.get("commit"):
+        servers.report(*where, one, channel.get("environment") or one["site"])
+    else:
+        servers.call(*where)
 
 
 def _apprise(channel: Mapping[str, Any], batch: message.Batch) -> None:

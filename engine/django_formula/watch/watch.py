@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from django_formula.git_server import servers
 from django_formula.host import daemons, units
 from django_formula.metrics import metrics, serve
 from django_formula.page import pages
@@ -79,8 +80,10 @@ def _have_sent(config: dict[str, Any], messages: list[decide.Message], now: floa
     """Put messages into the spool of each channel that takes them: a batch of this look."""
     for name, channel in config["channels"].items():
         own = decide.folded([one for one in messages if look.takes(channel, one)])
-        if own:
-            spool.put(name, {"host": send.host(), "time": now, "messages": own})
+        # A Git server gets each deployment by itself: one that it refuses is not sent again with the next.
+        parts = [[one] for one in own if one.get("commit")] if channel.get("format") in servers.KINDS else [own]
+        for part in filter(None, parts):
+            spool.put(name, {"host": send.host(), "time": now, "messages": part})
 
 
 def _start(config: dict[str, Any]) -> None:

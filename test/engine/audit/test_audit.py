@@ -51,7 +51,7 @@ def test_act_that_raises_has_failed():
 @pytest.mark.parametrize(
     ("change", "place"),
     [
-        (lambda lines: [lines[0], lines[1].replace("ada", "eve"), *lines[2:]], 3),
+        (lambda lines: [lines[0], lines[1].replace("10.0.0.7", "10.0.0.8"), *lines[2:]], 3),
         (lambda lines: [lines[0], *lines[2:]], 2),
         (lambda lines: lines[1:], 1),
         (lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]], 3),

@@ -1,5 +1,6 @@
 """What people may do: files of keys and rights, and what their keys run."""
 
+import importlib.util
 import json
 import stat
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from specimen import ROOT
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHJ5S2dPZ0lWQ1h6R0ZtV0pQbGJwUWRCdUZ6cGFk ada@laptop"
 WANTED = {
-    "sites": {"blog": {"ada": ["release", "status"], "support": ["status"]}, "shop": {"ada": ["status"]}},
+    "sites": {"blog": {"ada": ["release", "request", "status"], "support": ["status"]}, "shop": {"ada": ["status"]}},
     "keys": {"ada": KEY},
 }
 SALT_CALL = ["/usr/bin/salt-call", "--local"]
@@ -85,6 +86,13 @@ def test_keys_need_salt_and_a_user_of_their_own(host, monkeypatch):
         ("rollback blog", ""),
         ("status", ""),  # of which site?
         ("", ""),
+        ("request blog", "--retcode-passthrough django_ops.request blog"),
+        ("request blog 0012345", "--no-parse=commit --retcode-passthrough django_ops.request blog commit=0012345"),
+        ("request blog main", ""),
+        ("request blog 0012345 x", ""),
+        ("request blog 001234", ""),
+        ("request 0012345", ""),
+        ("release blog 0012345", ""),
         ("release blog force=True", ""),
         ("release  blog", ""),
         ("release blog\nrm", ""),
@@ -158,3 +166,43 @@ def test_schema_has_the_functions_that_people_may_have():
     schema = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
     person = schema["$defs"]["site"]["properties"]["people"]["additionalProperties"]["properties"]
     assert person["may"]["items"]["enum"] == [*people.VERBS]
+
+
+@pytest.fixture
+def functions(monkeypatch):
+    """The module `django_ops` as Salt loads it, for ada by SSH, with functions of `django` that are noted."""
+    spec = importlib.util.spec_from_file_location("django_ops", ROOT / "_modules/django_ops.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    called = []
+    known = {
+        f"django.{verb}": lambda *words, verb=verb: called.append((verb, *words)) or "done" for verb in people.VERBS
+    }
+    vars(module).update(__opts__={"cachedir": "/nonexistent"}, __salt__=known, __context__={}, called=called)
+    monkeypatch.setenv("DJANGO_OPS_PERSON", "ada")
+    monkeypatch.setattr(people, "rights", lambda: {"blog": {"ada": ["request", "status"]}})
+    monkeypatch.setattr(module.sites, "find", lambda name: name)
+    return module
+
+
+def test_functions_check_who_calls_and_take_no_option(functions):
+    assert functions.status("blog") == functions.request("blog") == "done"
+    assert "ada may not call release for blog" in functions.release("blog") and functions.__context__ == {"retcode": 1}
+    assert functions.called == [("status", "blog"), ("request", "blog")]
+    for verb in set(people.VERBS) - set(people.OF_COMMITS):
+        with pytest.raises(TypeError):
+            getattr(functions, verb)("blog", "1234567")
+
+
+def test_commit_of_a_request_is_one_of_the_revision(functions, monkeypatch):
+    monkeypatch.setattr(functions.commits, "of_revision", lambda _site, commit: commit + "0" * 33)
+    assert functions.request("blog", "1234567") == "done" and functions.called == [
+        ("request", "blog", "1234567" + "0" * 33)
+    ]
+
+    def refuse(_site, commit):
+        raise DeploymentError(f"{commit} is no commit of main")
+
+    monkeypatch.setattr(functions.commits, "of_revision", refuse)
+    assert "is no commit of main" in functions.request("blog", "1234567") and functions.__context__ == {"retcode": 2}
+    assert len(functions.called) == 1

@@ -8,7 +8,7 @@ import stat
 import msgpack
 import pytest
 from django_formula.deploy import steps
-from django_formula.deploy.request import asked_by
+from django_formula.deploy.origin import asked_by
 from django_formula.host import commands, proc, users
 from django_formula.host import file as host_file
 from django_formula.host import folders as host_folders
@@ -22,6 +22,7 @@ from django_formula.site import sites
 from django_formula.source import folder as source_folder
 from django_formula.verbs import operations
 from specimen import contract
+from thinned import full
 from world import commit
 
 ONE, TWO, THREE = commit("one"), commit("two"), commit("three")
@@ -433,6 +434,11 @@ INPUTS = {
     "knowledge": (None, {"causes": {"ours": {"match": "no route to the mainframe", "say": "start its tunnel"}}}),
     "notify": (None, {"ops": {"mail": ["ops@example.org"]}}),
     "people": (None, {"ada": {"may": ["status"]}}),
+    "push": (None, {"keys": {"ada": f"ssh-ed25519 {'A' * 68}"}}),
+    "checks": (None, {"kind": "github", "url": "https://api.github.com/repos/acme/blog"}),
+    "hook": (None, True),
+    "promote": (None, {"from": "staging"}),
+    "tags": (None, ["eu"]),
 }
 
 
@@ -473,7 +479,9 @@ def test_which_options_make_a_release(laid_out, option):
         more |= {"packages"} if option == "container" else set()  # which are in its image
         assert {name.split(":")[0] for name in changed} - more == {_ALIASED.get(option, option)}
     if keeps is not None:
-        world.options = {option: keeps, **(HOSTS if option in ("fleet", "balancer") else {})}
+        needed = HOSTS if option in ("fleet", "balancer", "tags") else {}
+        needed = {"deploy": "manual"} if option in ("checks", "promote") else needed
+        world.options = {option: keeps, **needed}
         assert world.deployment().inputs() == before
 
 
@@ -593,7 +601,7 @@ ERRORS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", BUILT)
-@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+@pytest.mark.parametrize("first", [full(True), False], ids=["first", "second"])
 @pytest.mark.parametrize("error", ERRORS)
 def test_step_failing_before_the_switch_keeps_the_active_release(world, monkeypatch, step, first, error):
     if not first:
@@ -635,7 +643,7 @@ def test_step_failing_before_the_switch_keeps_the_active_release(world, monkeypa
 
 
 @pytest.mark.parametrize("step", AFTER)
-@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+@pytest.mark.parametrize("first", [full(True), False], ids=["first", "second"])
 @pytest.mark.parametrize("error", ERRORS)
 def test_step_failing_after_the_switch_keeps_the_new_release(world, monkeypatch, step, first, error):
     if not first:
@@ -1130,7 +1138,7 @@ def attempts(world):
     return [(line["release"], line["result"], line.get("step")) for line in releases.attempts(world.site)]
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+@pytest.mark.parametrize("first", [full(True), False], ids=["first", "second"])
 def test_what_fails_before_there_is_a_release_is_written_down(world, first):
     if not first:
         world.apply()

@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,14 @@ def test_each_part_is_looked_at_and_a_release_mends_it(blog):
     file.remove_tree(unit.with_name("django-blog-0001.service.d"))
     blog.check()
     assert blog.apply() == {}
+
+
+def test_program_without_jinja_compares_what_is_not_rendered(blog, monkeypatch):
+    live = releases.Release(blog.site, blog.live)
+    (live.path / "source/manage.py").write_text("evil")
+    nginx.PROXY.locations(blog.site).write_text(f"{config_files.OURS}\n")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert drift(blog) == {f"srv/django/blog/releases/{live.name}/source/manage.py": "changed"}
 
 
 def test_changed_virtualenv_is_rebuilt_next_to_the_one_in_use(blog):

@@ -173,7 +173,7 @@ def test_a_release_that_may_have_another_database_is_not_refused(two, how):
         ("mysql", "127.0.0.1", "1", None, "127.0.0.1:1: Connection refused"),
     ],
 )
-def test_where_a_server_listens(tmp_path, engine, host, port, listens, problem):
+def test_where_a_server_listens(tmp_path, own_host, engine, host, port, listens, problem):
     with socket.socket(socket.AF_UNIX) as server:
         if listens:
             server.bind(str(tmp_path / listens))

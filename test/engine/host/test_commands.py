@@ -437,3 +437,10 @@ def test_log_of_an_error_is_shown_without_colours():
     log = "\x1b[2m2026-11-24\x1b[0m [\x1b[32m\x1b[1minfo     \x1b[0m] request_finished \x1b[36mcode\x1b[0m=404"
     error = DeploymentError("health check failed", log=log)
     assert str(error) == "health check failed\n  | 2026-11-24 [info     ] request_finished code=404"
+
+
+def test_what_a_command_prints_when_it_is_ended_is_no_progress():
+    script = "trap 'echo disconnected >&2; exit 1' TERM; while :; do sleep 0.05; done"
+    with pytest.raises(DeploymentError, match=r"no progress for 0\.3 s") as error:
+        run(["sh", "-c", script], doing="fetching", timeout=20, stall=0.3)
+    assert "disconnected" in error.value.log

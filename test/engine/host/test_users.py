@@ -24,3 +24,10 @@ def test_failed_lookup_of_a_user_is_an_error():
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert users.find_user("nobody-at-all") is None and users.user_id("nobody-at-all") == -2
+
+
+def test_numbers_that_a_user_or_a_process_has_are_not_given(monkeypatch):
+    monkeypatch.setattr(users, "user_name", lambda uid: "other" if uid == 899 else "")
+    monkeypatch.setattr(users.proc, "pids_of", lambda uid: [4] if uid == 897 else [])
+    free = users.free_uids()
+    assert [next(free), next(free), next(free)] == [898, 896, 895]

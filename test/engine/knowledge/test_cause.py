@@ -1,5 +1,6 @@
 """Known causes of failures, and the exact text of what cures each."""
 
+import json
 import re
 import time
 from pathlib import Path
@@ -51,10 +52,17 @@ def test_file_that_no_row_knows_is_looked_for_in_the_names_of_apt(text, what, li
     assert knowledge_cause.hint(configured(), text, building=True) == f"{hint}{likely and f', most likely {likely}'}"
 
 
-@pytest.mark.parametrize("module", [*knowledge_rows.rows("modules"), *knowledge_rows.rows("removed_modules")])
+PACKAGES = {
+    **knowledge_rows.rows("modules"),
+    **{module: f"python-{module}" for module in knowledge_rows.rows("python_modules")},
+    **dict.fromkeys(("cgi", "cgitb"), "legacy-cgi"),
+    **{"audioop": "audioop-lts", "asyncore": "standard-asyncore", "telnetlib": "standard-telnetlib"},
+}
+
+
+@pytest.mark.parametrize("module", PACKAGES)
 def test_module_of_a_row_has_its_package(module):
-    row = {**knowledge_rows.rows("modules"), **knowledge_rows.rows("removed_modules")}[module]
-    package = row if isinstance(row, str) else row["package"]
+    package = PACKAGES[module]
     site = configured(python_packages=["six"])
     cure = hints.extended(site, "python_packages", [package])
     found = knowledge_cause.hint(site, f"ModuleNotFoundError: No module named '{module}'")
@@ -64,6 +72,20 @@ def test_module_of_a_row_has_its_package(module):
 @pytest.mark.parametrize(("text", "hint", "building"), CASES)
 def test_known_cause_has_its_cure(text, hint, building):
     assert knowledge_cause.hint(configured(), text, building=building) == hint
+
+
+@pytest.mark.parametrize("program", knowledge_rows.rows("own_programs"))
+def test_program_with_the_name_of_its_package_is_installed(program):
+    site = configured(packages=["gcc"])
+    hint = f"the program {program} is missing on this host: set {AT}:packages: [gcc, {program}]"
+    assert knowledge_cause.hint(site, f"sh: 1: {program}: not found", building=True) == hint
+
+
+def test_there_are_at_most_three_hundred_rows():
+    """A list of names is one row: each name in it is there for the same reason."""
+    parts = json.loads((Path(knowledge_rows.__file__).with_name("knowledge.json")).read_text())
+    count = sum(1 if isinstance(rows, list) and isinstance(rows[0], str) else len(rows) for rows in parts.values())
+    assert 200 < count <= 300
 
 
 def test_every_row_that_is_searched_for_has_a_case():

@@ -10,6 +10,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.observe import observation, report
 from django_formula.observe.observation import Variable
 from django_formula.process import sandbox, transient
+from observed import LIE, answer, variable
 from specimen import configured
 
 FACTS = {"folder": "src", "python_path": ["src/apps"], "settings_module": "blog.settings", "application": "blog.wsgi"}
@@ -33,15 +34,6 @@ def answered(monkeypatch):
     monkeypatch.setattr(daemons, "has_systemd", lambda: True)
     monkeypatch.setattr(transient, "run_command", found.run)
     return found
-
-
-def answer(*variables: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"stage": "done", "error": "", "attempts": 3, "variables": list(variables), "facts": {}, **more}
-
-
-def variable(name: str, feeds: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
-    told = {"name": name, "place": "blog/settings.py:7", "default": "", "kind": "text", "feeds": feeds or {}}
-    return {**told, "required": True, "together": False, **more}
 
 
 @pytest.mark.parametrize(
@@ -85,9 +77,6 @@ def test_variable_gets_a_word_by_the_setting_that_it_is_in(answered, tmp_path, f
 )
 def test_a_word_may_need_an_option(word, options, lacking):
     assert observation.lacking(configured(**options), [Variable("A", "", word)]) == lacking
-
-
-LIE = "{{ salt['cmd.run']('id') }}: [x]\x1b[31m\n  - y\u202e" + 400 * "z"
 
 
 @pytest.mark.parametrize(

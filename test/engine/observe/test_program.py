@@ -254,6 +254,9 @@ def test_each_variable_that_is_asked_for_has_the_settings_that_it_is_in(tmp_path
         "logs": ["x.log"],
         "eager": [],
         "brokers": [],
+        "workers": [],
+        "written": [],
+        "missing": [],
         "routes": ["/", "/baskets/new/", "/health/"],
         "migrations": ["shop"],
     }
@@ -272,4 +275,36 @@ def test_variables_of_a_project_that_does_not_start_are_those_asked_so_far(tmp_p
     answer = observe(tmp_path, settings, everything=True)
     assert answer["stage"] == "setup" and "nothing_of_this_name" in answer["error"]
     assert {one["name"]: one["feeds"] for one in answer["variables"]} == {"A": {"A": "whole"}}
-    assert answer["facts"] == {}
+    assert answer["facts"] == {"written": [], "missing": ["nothing_of_this_name"]}
+
+
+@pytest.mark.parametrize(
+    ("reading", "separator"),
+    [
+        ("os.environ['HOSTS'].split(',')", ","),
+        ("os.environ['HOSTS'].split()", " "),
+        ("[one for one in os.environ.get('HOSTS', '').split(';') if one]", ";"),
+        ("['localhost', *os.environ.get('HOSTS', 'x').split('|')]", "|"),
+        ("[os.environ['HOSTS']]", ""),
+    ],
+)
+def test_what_separates_the_entries_of_a_list_is_tried(tmp_path, reading, separator):
+    answer = observe(tmp_path, f"ALLOWED_HOSTS = {reading}\nROOT_URLCONF = 'urls'\n", everything=True)
+    (told,) = answer["variables"]
+    assert (told["feeds"], told.get("separator", "")) == ({"ALLOWED_HOSTS": "element"}, separator)
+
+
+@pytest.mark.parametrize(
+    ("statement", "written"),
+    [
+        ("os.makedirs('data/logs', exist_ok=True)", ["data", "data/logs"]),
+        ("open('settings.log', 'a').close()", ["settings.log"]),
+        ("open(os.path.join(os.path.dirname(__file__), 'none/x'), 'w')", ["none/x"]),
+        ("import sqlite3; sqlite3.connect('db.sqlite3').close()", ["db.sqlite3"]),
+        ("open('manage.txt', 'w').close() if False else open(__file__).close()", []),
+        ("open('/tmp/obs-elsewhere', 'w').close()", []),
+    ],
+)
+def test_paths_written_in_the_source_are_reported(tmp_path, statement, written):
+    answer = observe(tmp_path, f"{statement}\nROOT_URLCONF = 'urls'\n", everything=True)
+    assert answer["facts"]["written"] == written

@@ -224,7 +224,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
     def render(pillar: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         renderer.pillar = pillar
         renderer.reads.clear()
-        result = renderer("salt://_utils/django_pillar_render.py", "py", "base")
+        result = renderer("salt://django/django_pillar_render.py", "py", "base")
         return result, renderer.reads[1:]
 
     return render
@@ -583,14 +583,14 @@ def test_pillar_example_compiles_to_a_site_with_defaults() -> None:
 def test_pillar_example_is_valid_with_every_option_switched_on() -> None:
     result = compiled(uncommented())
     assert result["errors"] == []
-    assert [*result["sites"], *result["absent"]] == ["blog", "kiosk", "press", "shop"]
+    assert [*result["sites"], *result["absent"]] == ["blog", "kiosk", "press", "stable", "shop"]
 
 
 def test_pillar_example_has_every_option() -> None:
     rules = check.resolve(SCHEMA, SCHEMA)["properties"]["django"]["properties"]["defaults"]
     shown = uncommented()["django"]["sites"]
-    given = {*shown["kiosk"], *shown["blog"]}
-    for site in (shown["kiosk"], shown["blog"]):
+    given = {*shown["kiosk"], *shown["blog"], *shown["press"], *shown["stable"]}
+    for site in (shown["kiosk"], shown["blog"], shown["stable"]):
         given |= {f"{name}:{inner}" for name, value in site.items() if isinstance(value, dict) for inner in value}
     for site in (shown["kiosk"], shown["blog"]):
         given |= {f"static:push:{name}" for name in site["static"]["push"]}
@@ -615,7 +615,7 @@ def test_parts_of_the_schema_are_those_that_release_and_modules() -> None:
     sites = {"sites": {}, "absent": {}, "balanced": {}, "served": {}, "servers": [], "process": "systemd"}
     assert parts.order(sites) == ["sync", "watch"]
     served = {**sites, "sites": {"blog": {"fleet": {}}}, "balanced": {"blog": {}}, "servers": ["mysql", "postgres"]}
-    order = ["sync", "balancer", "place", "host", "proxy", "mysql", "postgres", "database", "site"]
+    order = ["sync", "balancer", "place", "host", "watch", "proxy", "mysql", "postgres", "database", "site"]
     assert parts.order(served) == order
     served |= {"process": "supervisor", "absent": {"old": {}}, "served": {"blog": {"fleet": {"stores": {}}}}}
     assert parts.order(served) == ["sync", "clean", *order[1:-1], "supervisor", "cache", "site"]

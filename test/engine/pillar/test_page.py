@@ -20,7 +20,7 @@ def compiled(page, **options):
 
 def made(result):
     found = states.parts(result, {**GRAINS, "init": "systemd"}, contract)
-    return found["proxy"] | found["site"]
+    return found["watch"] | found["site"]
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,18 @@ def test_short_commit_is_completed(cloned, history):
     assert commits.resolve(site, history.names["feature"][:10]) == history.names["feature"]
 
 
+def test_commit_of_the_revision_is_distinguished_from_one_of_another_branch(cloned, history):
+    site = cloned(history, revision="main")
+    assert commits.of_revision(site, history.first[:8]) == commits.of_revision(site, history.first) == history.first
+    assert commits.of_revision(site, history.names["main"]) == history.names["main"]
+    for other in (history.names["feature"], history.names["feature"][:10], "0" * 40, "0" * 7):
+        with pytest.raises(DeploymentError) as caught:
+            commits.of_revision(site, other)
+        assert (
+            caught.value.message.startswith(f"{other} is no commit of main") and "push it to main" in caught.value.hint
+        )
+
+
 def test_full_commit_is_resolved_without_network(cloned, history):
     site = cloned("https://127.0.0.1:1/nowhere.git")
     assert commits.resolve(site, history.first) == history.first

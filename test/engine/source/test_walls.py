@@ -393,6 +393,40 @@ def test_commit_with_endless_files_refused(cloned, upstream, monkeypatch):
         export(cloned(upstream), commit)
 
 
+def test_commit_of_large_files_refused_before_any_is_written(cloned, upstream):
+    """A thousand files of a megabyte are one object of a kilobyte."""
+    zeros = blob(upstream, "\0" * (1 << 20))
+    commit = tree_with(upstream, [f"100644 blob {zeros}\t{number}" for number in range(1100)])
+    site = cloned(upstream)
+    with pytest.raises(DeploymentError) as error:
+        export(site, commit)
+    found = f"the files of the commit {commit[:12]} have 1100 MB"
+    assert error.value.message == f"{found}, more than releases:size (1G) allows"
+    assert error.value.hint.endswith("or raise django:sites:blog:releases:size")
+    assert not (site.releases / "one").exists()
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"files": 4}, r"the commit {commit} has 5 files, more than releases:files \(4\) allows"),
+        ({"files": 5}, ""),
+        ({"size": "2M"}, r"the files of the commit {commit} have 3 MB, more than releases:size \(2M\) allows"),
+        ({"size": "4M"}, ""),
+        ({"size": None, "files": None}, ""),
+    ],
+)
+def test_files_of_submodules_count(cloned, upstream, tmp_path, limits, message):
+    library = Upstream(tmp_path / "library", {"a": "a" * (2 << 20), "b": "a" * (1 << 20)})
+    commit = upstream.submodule("../library", "vendor", library.first)
+    site = cloned(upstream, submodules=[str(library.folder)], releases=limits)
+    if not message:
+        assert (export(site, commit) / "vendor/b").exists()
+        return
+    with pytest.raises(DeploymentError, match=message.format(commit=library.first[:12])):
+        export(site, commit)
+
+
 # Filters
 
 
@@ -541,9 +575,9 @@ def test_slow_transfer_completes(cloned, upstream):
 def test_stalled_transfer_times_out(cloned, upstream):
     commit = upstream.commit({"film": os.urandom(1 << 20)})
     with web(smart(upstream, lambda sent: 30 if sent else 0)) as (port, _requests):
-        site = cloned(f"http://127.0.0.1:{port}/upstream/.git", timeouts={"fetch": "1s"})
+        site = cloned(f"http://127.0.0.1:{port}/upstream/.git", timeouts={"fetch": "4s"})
         began = time.monotonic()
-        with pytest.raises(DeploymentError, match="no progress for 2 s") as error:
+        with pytest.raises(DeploymentError, match="no progress for 5 s") as error:
             export(site, commit)
         assert time.monotonic() - began < 28 and error.value.transient
 

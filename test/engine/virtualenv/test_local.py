@@ -11,6 +11,7 @@ from django_formula.process import build_user
 from django_formula.server import servers
 from django_formula.virtualenv import interpreter, local, requirements, virtualenvs
 from django_formula.virtualenv import uv as virtualenv_uv
+from thinned import each
 from trees import write_tree
 
 #: A build backend that needs no index: a wheel of all that is in `src`, with a module that it makes.
@@ -130,7 +131,7 @@ def installed(site: Any, key: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", each(3, SOURCES))
 def test_own_packages_of_a_repository_are_installed_whole(make_site, uv, tmp_path, name):
     files, listing, folder, expected = SOURCES[name]
     source, site = write_tree(tmp_path / "source", files), make_site()
@@ -147,7 +148,7 @@ def test_own_packages_of_a_repository_are_installed_whole(make_site, uv, tmp_pat
     assert module.read_text() == "value = 2\n"
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", each(3, SOURCES))
 def test_key_changes_with_an_own_package_and_no_other_code(make_site, tmp_path, name):
     files, listing, folder, expected = SOURCES[name]
     source, site = write_tree(tmp_path / "source", files), make_site(requirements=[listing])

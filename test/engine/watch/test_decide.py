@@ -114,3 +114,24 @@ def test_same_problem_of_many_sites_is_one_line():
 def test_windows_of_the_week(window, weekday, time, is_in):
     hour, minute = map(int, time.split(":"))
     assert decide.in_window(window, weekday, 60 * hour + minute) is is_in
+
+
+RESTARTED = Problem("degraded", "django-blog-0042.service was restarted 9 times", "journalctl -u x", "0042")
+
+
+@pytest.mark.parametrize(
+    ("looks", "expected"),
+    [
+        (["dr", "dr", "dr", "", "", "", "", "", ""], [(1, "down"), (5, "down")]),
+        (["r", "r", "dr", "dr", "r", "", "", "", "", ""], [(1, "degraded"), (3, "down"), (6, "down"), (9, "degraded")]),
+        (["d", "r", "d", "r", "r", "r", "", "", ""], [(2, "down"), (5, "down")]),
+    ],
+    ids=["restarts of an outage", "restarts before it", "restarts between its looks"],
+)
+def test_site_that_is_down_is_not_degraded_too(looks, expected):
+    known, found = {}, []
+    for number, seen in enumerate(looks):
+        problems = decide.found("blog", [{"d": DOWN, "r": RESTARTED}[one] for one in seen])
+        messages = decide.decide(known, problems, number * MINUTE, lambda *_: False)
+        found += [(number, one["kind"]) for one in messages]
+    assert found == expected

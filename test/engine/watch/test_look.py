@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from django_formula.audit import chain
 from django_formula.release import releases
-from django_formula.watch import look, problem, walk
+from django_formula.watch import decide, look, problem, walk
 from django_formula.watch.problem import Problem
 from specimen import configured
 
@@ -145,3 +146,37 @@ def test_host_leaves_deployments_on_several_hosts_to_a_master_that_reports_them(
     releases.append_attempt(site, {"result": "failed", "step": "start", "error": "x", "asked_by": asked_by})
     assert len([*look._attempts(site, own, 0.0, fleet)]) == is_reported
     assert own["attempts"] == site.deploys.stat().st_size
+
+
+def test_message_about_a_rollback_names_the_release_that_is_active_again(make_site):
+    site, own = make_site(), {"attempts": 0}
+    releases.append_attempt(site, {"result": "rolled back", "release": "0002-c71d97a38e83", "asked_by": "ada"})
+    (one,) = look._attempts(site, own, 0.0, "")
+    assert (one["kind"], one["text"]) == ("rolled_back", "rolled back to 0002-c71d97a38e83")
+
+
+def test_site_that_comes_or_is_deployed_needs_more_looks():
+    own, backup = {}, Problem("backup", "no backup since it was released", "salt-call django.backup blog", "age")
+    assert look._need(own, [*DOWN], is_deployed=False) == decide.OF, "its first apply is under way"
+    assert look._need(own, [backup], is_deployed=False) == decide.BAD
+    assert look._need(own, [*DOWN], is_deployed=False) == decide.BAD
+    assert look._need(own, [*DOWN], is_deployed=True) == decide.OF
+
+
+def test_consoles_that_can_change_data_are_reported_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(chain, "FOLDER", tmp_path)
+    kept = {}
+
+    def opened(**more):
+        chain.append({"verb": "shell", "site": "blog", "who": "ada", "from": "192.0.2.7", "result": "begun", **more})
+        return [(one["kind"], one["text"], one["by"]) for one in look._consoles(kept, 0.0)]
+
+    assert opened(arguments={"write": "before the first look"}) == []
+    told = ("shell", "a console that can change data was opened: ticket 311", "ada 192.0.2.7")
+    assert opened(arguments={"kind": "bash", "write": "ticket 311"}) == [told]
+    assert opened(arguments={"kind": "bash"}) == opened(arguments=None) == []
+    assert opened(arguments={"write": "ticket 311"}, result="exit 0") == []
+    assert opened(arguments={"write": "ticket 311"}, verb="release") == []
+    one = look.event("blog", "shell", "", "", 0.0)
+    channel = {"kinds": None, "sites": ["blog"], "host": True}
+    assert not look.takes(channel, one) and look.takes({**channel, "kinds": ["shell"]}, one)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from background import SETTINGS, Lab, Worker, lab, until
 from in_django import python
+from thinned import full
 
 pytestmark = pytest.mark.slow  # workers that run for seconds
 
@@ -156,7 +157,7 @@ def test_parked_task_of_another_name_stays_parked(lab):
     assert waiting(lab, "mail.unknown") == 1
 
 
-@pytest.mark.parametrize("refuses", ["parking", "everything"])
+@pytest.mark.parametrize("refuses", ["everything", full("parking")])
 def test_tasks_in_hand_end_when_the_queue_refuses_writes(lab, refuses):
     """As a server does that is full. Celery ends then, but not before its tasks; it is started again."""
     release(lab, "0001")
@@ -212,7 +213,7 @@ def test_killed_worker_takes_tasks_again_after_its_restart(lab):
     until(lambda: lab.counts("end")[1] == 1)
 
 
-@pytest.mark.parametrize("more", ["", CLEARS_ITS_TIMER], ids=["", "celery-5.5"])
+@pytest.mark.parametrize("more", ["", full(CLEARS_ITS_TIMER)], ids=["", "celery-5.5"])
 def test_worker_connects_again_after_a_restart_of_redis(lab, more):
     release(lab, "0001", **{"project/celery.py": APP + more})
     lab.activate("0001")
@@ -235,7 +236,7 @@ def unacked(lab: Lab) -> int:
     return int(lab.redis("HLEN", "unacked"))
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["", "acks_late"])
+@pytest.mark.parametrize("late", [False, full(True)], ids=["", "acks_late"])
 def test_what_a_killed_worker_had_taken_is_given_back(lab, late):
     """All but what it ran, which Celery loses unless it acknowledges late; a living one keeps what it has."""
     for number in ("0001", "0002"):
@@ -281,7 +282,7 @@ def test_what_a_worker_had_taken_by_a_connection_that_was_lost_is_given_back(lab
     assert lab.counts("begin") == lab.counts("end") == dict.fromkeys(range(6), 1)
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
+@pytest.mark.parametrize("pool", ["threads", full("solo"), full("gevent")])
 def test_other_pools(lab, pool):
     lab.python = python("workers-gevent")
     for number in ("0001", "0002"):

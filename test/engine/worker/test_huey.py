@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from background import SETTINGS, Lab, Worker, lab, until
 from in_django import python
+from thinned import full
 
 pytestmark = pytest.mark.slow  # workers that run for seconds
 
@@ -57,7 +58,7 @@ def version(request: pytest.FixtureRequest, lab: Lab) -> None:
     lab.python = python(request.param)
 
 
-@pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.parametrize("kind", ["thread", full("process")])
 @pytest.mark.usefixtures("version")
 def test_tasks_are_run_once_while_releases_change(lab, kind):
     numbers = ["0001", "0002", "0003"]

@@ -1,0 +1,119 @@
+"""The requests of a site on several hosts, in the master's store: of those that wait the newest is deployed.
+
+The runner that has their lock works them off, until none waits; another one has done its part with its request on disk.
+Where that runner is killed, what ends its deployment goes on with them.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from django_formula.audit.caller import Caller
+from django_formula.fleet.store import Store
+from django_formula.host.commands import DeploymentError
+from django_formula.request import queue
+from django_formula.request.queue import Request
+
+#: Seconds between two looks at what is waited for, and those without a runner after which a request is abandoned.
+_TICK, _ABANDONED = 0.5, 60.0
+#: Seconds after which a deployment of another master, of which nothing was heard, keeps no request waiting.
+_ENTERED = 600.0
+#: Releases a revision, None for the one of the pillar, for who has asked; returns what is active then.
+Deploy = Callable[[str | None, Caller], str]
+
+
+class _Kept(NamedTuple):
+    """Where the store has the requests of a site."""
+
+    root: Path
+    name: str
+
+
+def _kept(store: Store) -> _Kept:
+    return _Kept(store.folder, store.site)
+
+
+def is_open(store: Store) -> bool:
+    """Return whether a request waits, runs, or was interrupted."""
+    return any(path.exists() for path in queue.paths(_kept(store)))
+
+
+def put(store: Store, revision: str | None, by: Caller) -> Request:
+    """Have a request wait, instead of the one that waits.
+
+    Raises:
+        DeploymentError: the store knows no host of the site.
+    """
+    site = store.site
+    if not store.hosts():
+        raise DeploymentError(
+            f"the master knows no hosts of {site}",
+            hint="name them in the pillar (hosts), and apply on them: salt '*' state.apply django",
+        )
+    store.make()
+    queue.folder(_kept(store)).mkdir(mode=0o700, exist_ok=True)
+    return queue.put(_kept(store), revision or "", by)
+
+
+def work(store: Store, deploy: Deploy) -> None:
+    """Work off the requests of a site, one after another, until none waits; nothing where another runner does."""
+    while is_open(store):  # again after the lock is free: who comes in between finds it held, and goes
+        lock = queue.work_lock(_kept(store))
+        try:
+            lock.take()
+        except DeploymentError:
+            return
+        try:
+            while is_open(store):
+                _work(store, deploy)
+        finally:
+            lock.release()
+
+
+def _work(store: Store, deploy: Deploy) -> None:
+    kept = _kept(store)
+    if store.is_deployed(_ENTERED):  # meanwhile a newer request may take the place of the one that waits
+        time.sleep(_TICK)
+        return
+    queue.recover(kept, store.release()["commit"])
+    request = queue.take(kept)
+    if not request:
+        return
+    if request.commit and request.commit == store.release()["commit"]:
+        queue.finish(kept, request, queue.RELEASED, "it was active already")
+        return
+    try:
+        status, why = queue.RELEASED, deploy(request.commit or None, request.by)
+    except DeploymentError as error:
+        if error.transient and store.is_deployed(_ENTERED):
+            return  # another deployment began just now: the request is recovered after it
+        status, why = queue.FAILED, str(error)
+    queue.finish(kept, request, status, why)
+
+
+def ended(store: Store, request: Request, *, wait: bool) -> dict[str, Any]:
+    """Return the status of a request, with `wait` the final one.
+
+    Raises:
+        DeploymentError: no runner works it off.
+    """
+    kept, site, seen = _kept(store), store.site, time.monotonic()
+    about = {"request": request.number, "commit": request.commit}
+    while not (found := queue.ended(kept, request.number)):
+        if not wait:
+            return {**about, "status": "waiting", "why": f"see: salt-run django.requests {site}"}
+        time.sleep(_TICK)
+        if queue.work_lock(kept).holder():
+            seen = time.monotonic()
+        elif time.monotonic() - seen > _ABANDONED:
+            raise DeploymentError(
+                f"the request of {site} waits, and no runner works it off",
+                hint=f"request it again: salt-run django.request {site}",
+            )
+    return {**about, "status": found["status"], "why": found["why"]}
+
+
+def rows(store: Store) -> list[dict[str, Any]]:
+    """Return a row for each request of a site, the newest first."""
+    return queue.rows(_kept(store))

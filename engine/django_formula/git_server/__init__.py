@@ -1,0 +1,1 @@
+"""What the Git server of a site knows of a commit, its checks, and what it is sent about deployments."""

@@ -1,0 +1,206 @@
+"""What the deployment files of other platforms declare: Heroku and Dokku, Fly, Render, Kamal, uWSGI's own processes.
+
+A declaration comes before a guess. Each reader gives the same: domains, the path of the health check, commands, and
+variables with their values. The files are the repository's: what has not the shape that is expected is left out.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from django_formula.host import toml
+from django_formula.inspect import code, process_files, project
+from django_formula.inspect.process_files import Line
+
+_DOMAIN = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
+_PATH = re.compile(r"/[\w./~-]{0,200}")
+_NAME = re.compile(r"[A-Za-z_]\w{0,80}")
+#: Processes that serve pages.
+_WEB = {"web", "app"}
+#: A line of uWSGI's configuration; the forms of a process next to it, and of a job.
+_OPTION = re.compile(r"^[ \t]*([\w-]+)[ \t]*=[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+_DAEMONS = {
+    "attach-daemon": re.compile(r"(.+)"),
+    "attach-daemon2": re.compile(r"(?:[^,]*,)*?cmd=([^,]+)(?:,.*)?"),
+    "smart-attach-daemon": re.compile(r"\S+\s+(.+)"),
+}
+_JOB = re.compile(r"((?:-?\d+\s+){5})(\S.*)")
+
+
+class Declared(NamedTuple):
+    """What the files of a source declare.
+
+    Attributes:
+        domains: those of visitors.
+        health: the path of the health check; empty if there is none.
+        commands: processes and jobs, but what serves pages.
+        variables: values by the names of variables, without secrets.
+        places: the file of each of these four that has something.
+    """
+
+    domains: list[str]
+    health: str
+    commands: list[Line]
+    variables: dict[str, str]
+    places: dict[str, str]
+
+
+NOTHING = Declared([], "", [], {}, {})
+
+
+class _File:
+    """What one file declares, as a reader has found it."""
+
+    def __init__(self, place: str):
+        self.place = place
+        self.domains: list[Any] = []
+        self.paths: list[Any] = []
+        self.commands: list[tuple[str, Any, str]] = []
+        self.variables: dict[Any, Any] = {}
+
+
+def find(tree: Path, remarks: list[Any]) -> Declared:
+    """Return what the files declare; of two that declare the same thing the first one counts.
+
+    Args:
+        remarks: gets the files that could not be read.
+
+    Example: ``find(Path("shop"), []).health == "/healthz"``
+    """
+    declared = NOTHING
+    for file in _files(tree, remarks):
+        domains = [name for name in file.domains if isinstance(name, str) and _DOMAIN.fullmatch(name)]
+        health = next((path for path in file.paths if isinstance(path, str) and _PATH.fullmatch(path)), "")
+        variables = {name: _text(value) for name, value in file.variables.items() if _NAME.fullmatch(str(name))}
+        commands = [
+            Line(str(name), command, file.place, at)
+            for name, command, at in file.commands
+            if isinstance(command, str) and command.strip() and command.isprintable() and (at or name not in _WEB)
+        ]
+        plain = {str(name): value for name, value in variables.items() if value is not None}
+        found: dict[str, Any] = {"domains": domains, "health": health, "commands": commands, "variables": plain}
+        first = {what: value for what, value in found.items() if value and not getattr(declared, what)}
+        declared = declared._replace(**first, places={**declared.places, **dict.fromkeys(first, file.place)})
+    return declared
+
+
+def _files(tree: Path, remarks: list[Any]) -> Iterator[_File]:
+    for name, (parse, reader) in _READERS.items():
+        text = code.read(tree / name)
+        if not text:
+            continue
+        file = _File(name)
+        try:
+            content = parse(text)
+        except (ValueError, ImportError, RecursionError) as error:
+            remarks.append(f"{name} was not read: {type(error).__name__}")
+            continue
+        if isinstance(content, dict):
+            reader(file, content)
+            yield file
+    for path in project.files(tree, None, depth=3):
+        inside = path.relative_to(tree)
+        if path.suffix == ".ini" and process_files.is_for_live(inside):
+            yield _uwsgi(_File(str(inside)), code.read(path))
+
+
+def _text(value: Any) -> str | None:
+    """The value of a variable; None where it is none, or no plain one."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    return value if isinstance(value, str) and value.isprintable() and len(value) <= 500 else None
+
+
+def _map(value: Any, *keys: str) -> dict[Any, Any]:
+    """The map below these keys; empty where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _yaml(text: str) -> Any:
+    import yaml  # which Salt has, and a bare python3 may not
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError("no YAML") from error
+
+
+def _heroku(file: _File, content: Mapping[str, Any]) -> None:
+    """`app.json` of Heroku and Dokku."""
+    for name, value in _map(content, "env").items():
+        file.variables[name] = value.get("value") if isinstance(value, Mapping) else value
+    file.paths = [
+        check.get("path") for check in _list(_map(content, "healthchecks").get("web")) if isinstance(check, dict)
+    ]
+    for job in _list(content.get("cron")):
+        if isinstance(job, dict):
+            file.commands.append(("", job.get("command"), str(job.get("schedule", ""))))
+
+
+def _fly(file: _File, content: Mapping[str, Any]) -> None:
+    """`fly.toml`."""
+    file.variables = _map(content, "env")
+    file.commands = [(name, command, "") for name, command in _map(content, "processes").items()]
+    services = [_map(content, "http_service"), *_list(content.get("services"))]
+    checks = [*_map(content, "checks").values()]
+    for service in services:
+        if isinstance(service, dict):
+            checks += [*_list(service.get("checks")), *_list(service.get("http_checks"))]
+    file.paths = [check.get("path") for check in checks if isinstance(check, dict)]
+
+
+def _render(file: _File, content: Mapping[str, Any]) -> None:
+    """`render.yaml`."""
+    for service in filter(lambda one: isinstance(one, dict), _list(content.get("services"))):
+        kind, name = service.get("type"), service.get("name", "")
+        command = service.get("startCommand") or service.get("dockerCommand")
+        if kind == "web":
+            file.domains += _list(service.get("domains"))
+            file.paths.append(service.get("healthCheckPath"))
+            pairs = [pair for pair in _list(service.get("envVars")) if isinstance(pair, dict)]
+            file.variables |= {pair.get("key"): pair.get("value") for pair in pairs}
+        elif kind in ("worker", "cron"):
+            file.commands.append((name, command, str(service.get("schedule", "")) if kind == "cron" else ""))
+
+
+def _kamal(file: _File, content: Mapping[str, Any]) -> None:
+    """Kamal's `config/deploy.yml`."""
+    proxy = _map(content, "proxy")
+    file.domains = [proxy.get("host"), *_list(proxy.get("hosts"))]
+    file.paths = [_map(proxy, "healthcheck").get("path")]
+    environment = _map(content, "env")
+    file.variables = _map(environment, "clear") if "clear" in environment or "secret" in environment else environment
+    for name, role in _map(content, "servers").items():
+        if isinstance(role, dict):
+            file.commands.append((name, role.get("cmd"), ""))
+
+
+def _uwsgi(file: _File, text: str) -> _File:
+    """The processes and jobs that uWSGI runs next to the application."""
+    for option, value in _OPTION.findall(text):
+        if daemon := _DAEMONS.get(option) and _DAEMONS[option].fullmatch(value):
+            file.commands.append(("", daemon[1], ""))
+        elif option == "cron" and (job := _JOB.fullmatch(value)):
+            fields = [f"*/{field[1:]}" if field[0] == "-" else field for field in job[1].split()]
+            file.commands.append(("", job[2], " ".join("*" if field == "*/1" else field for field in fields)))
+    file.commands = [one for one in file.commands if "%(" not in one[1]]
+    return file
+
+
+_Reader = Callable[[_File, Mapping[str, Any]], None]
+_READERS: dict[str, tuple[Callable[[str], Any], _Reader]] = {
+    "app.json": (json.loads, _heroku),
+    "fly.toml": (toml.loads, _fly),
+    "render.yaml": (_yaml, _render),
+    "config/deploy.yml": (_yaml, _kamal),
+}

@@ -1,0 +1,90 @@
+"""Requests wait until the checks of their commit have passed at the Git server: `checks` of a site (decision 0161)."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from django_formula.git_server import servers
+from django_formula.host import clock, commands, file
+from django_formula.request import queue
+from django_formula.request.queue import Request
+from django_formula.site.sites import Site
+from django_formula.untrusted import network, shapes
+from django_formula.untrusted.text import shown
+
+#: Seconds between two questions about the same commit.
+EVERY = 15.0
+#: The user of the child process that reads the answers of the Git server.
+_UNPRIVILEGED = "nobody"
+_SHAPE = {"state": str, "names": [str]}
+_KEPT = {"id": str, "why": str}
+
+
+class Gate:
+    """What one program of requests knows of the commit that waits."""
+
+    def __init__(self) -> None:
+        self._number, self._next, self._is_open = "", 0.0, False
+
+    def admit(self, site: Site, request: Request, is_settled: Callable[[], bool]) -> bool:
+        """Return whether a request that waits may be worked off now; refuse it if its checks have failed.
+
+        A child process without rights queries the server, every 15 s.
+
+        Args:
+            is_settled: returns whether there is nothing to release.
+
+        Raises:
+            DeploymentError: the files of requests are not free in time.
+        """
+        wanted = site.config.get("checks")
+        if not wanted:
+            return True
+        if request.number != self._number:
+            self._number, self._next, self._is_open = request.number, 0.0, False
+        if self._is_open or time.monotonic() < self._next:
+            return self._is_open
+        if is_settled():
+            return True
+        state, why = self._ask(site, wanted, request.commit)
+        self._next = time.monotonic() + EVERY
+        self._is_open = state == "passed"
+        is_late = time.time() - clock.seconds(request.asked) > commands.seconds(wanted["within"])
+        if state == "failed" or (is_late and not self._is_open):
+            ends = "" if state == "failed" else f"; it waits for {wanted['within']} at most"
+            queue.refuse_waiting(site, request, f"{why}{ends}")
+        elif not self._is_open:
+            file.write_json(_path(site), {"id": request.number, "why": why}, mode=0o600, durable=False)
+        return self._is_open
+
+    def _ask(self, site: Site, wanted: Mapping[str, Any], commit: str) -> tuple[str, str]:
+        """Return the state of the checks of a commit, and what is said of it."""
+        token = servers.TOKEN.value(site, None) or ""
+        action = functools.partial(self._checks, wanted, token, commit)
+        value, error, _after = network.ask(_UNPRIVILEGED, action)
+        what = f"of {commit[:12]}"
+        if error or not shapes.fits(value, _SHAPE):
+            cause = commands.redact(error or "an answer of another shape", [token] if token else [])
+            return "", f"the checks {what} could not be read: {cause}"
+        names = ", ".join(shown(name)[:80] for name in value["names"][:20])
+        texts = {
+            "failed": f"checks {what} have failed: {names}",
+            "pending": f"checks {what} have not passed yet: {names}",
+            "none": f"the Git server knows no check {what} yet",
+        }
+        return value["state"], texts.get(value["state"], "")
+
+    def _checks(self, wanted: Mapping[str, Any], token: str, commit: str) -> dict[str, Any]:
+        return servers.checks(wanted["kind"], wanted["url"], token, commit, wanted["names"], wanted["ignore"])
+
+
+def waits_for(site: Site, number: str) -> str:
+    """Return what a request waits for at the Git server, as the last question has found it; empty for nothing."""
+    kept = file.read_json(_path(site), _KEPT)
+    return kept["why"] if kept and kept["id"] == number else ""
+
+
+def _path(site: Site) -> Path:
+    return queue.folder(site) / "checks.json"

@@ -1,0 +1,181 @@
+"""The webhook of a site: the program of its unit, which git servers reach through the proxy.
+
+It has no rights but one: to ask the unit of the site's requests. It answers one connection after another, and exits
+when there is none for a while. It has the standard library only, and imports little of that: it starts for a request.
+"""
+
+import contextlib
+import json
+import re
+import socket
+import sys
+import time
+from typing import Any, NamedTuple
+
+from django_formula.request import delivery
+from django_formula.untrusted.text import tell
+
+#: Bytes of a body, as GitHub sends at most, and of all headers.
+SIZE, _HEAD = 25 << 20, 32 << 10
+#: Seconds for a whole request, for the answer of the unit of requests, and without a connection until the exit.
+PATIENCE, _DOOR, _IDLE = 15.0, 8.0, 30.0
+#: Bytes of the answer of the unit of requests.
+_ANSWER = 4096
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
+_NUMBER = re.compile(r"[0-9a-f]{1,32}")
+_REASONS = {200: "OK", 202: "Accepted", 400: "Bad Request", 403: "Forbidden", 405: "Method Not Allowed"}
+_REASONS |= {408: "Request Timeout", 413: "Content Too Large", 503: "Service Unavailable"}
+
+
+class Answer(NamedTuple):
+    """An answer of HTTP: its status, and its only line."""
+
+    status: int
+    text: str
+
+
+class Refused(Exception):
+    """A request that gets an answer before it is understood."""
+
+    def __init__(self, status: int, text: str):
+        super().__init__(text)
+        self.answer = Answer(status, text)
+
+
+class Hook:
+    """The webhook of one site.
+
+    Args:
+        config: ``site``; ``ref``, the only branch that is released; ``secret``, and ``former`` as long as it is not
+            ``until``.
+        doors: the folder with the sockets of the units of requests.
+    """
+
+    def __init__(self, config: dict[str, Any], doors: str = "/run/django-requests"):
+        self._config = config
+        self._door = f"{doors}/{config['site']}.sock"
+
+    def answer(self, connection: socket.socket) -> Answer:
+        """Return the answer to a request, after what it asks for is kept on disk."""
+        try:
+            headers, body = _read(connection)
+            return self._judged(headers, body)
+        except Refused as refused:
+            return refused.answer
+        except TimeoutError:
+            return Answer(408, f"the request was not complete after {PATIENCE:.0f} s")
+        except OSError:
+            return Answer(400, "the connection was closed")
+
+    def _judged(self, headers: dict[str, str], body: bytearray) -> Answer:
+        if not delivery.is_signed(headers, body, self._secrets()):
+            return Answer(403, "the signature is missing or wrong")
+        try:
+            updates = delivery.updates(headers, body)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+            return Answer(400, "this is no delivery of a git server that is known")
+        ref = self._config["ref"]
+        commit = next((update.commit for update in reversed(updates) if update.ref == ref), None)
+        if not commit:
+            why = f"{ref} was deleted" if commit == "" else f"only pushes to {ref} are released"
+            return Answer(200, f"nothing to do: {why}")
+        address = headers.get("x-forwarded-for", "")
+        asked = {"do": "request", "commit": commit, "by": f"hook ({delivery.server(headers)})", "follow": False}
+        return self._ask({**asked, "from": address if _ADDRESS.fullmatch(address) else ""})
+
+    def _secrets(self) -> list[str]:
+        former = self._config["former"] if time.time() < self._config["until"] else ""
+        return [one for one in (self._config["secret"], former) if one]
+
+    def _ask(self, asked: dict[str, Any]) -> Answer:
+        """Return what the unit of requests has accepted, or why it has not."""
+        try:
+            with socket.socket(socket.AF_UNIX) as door:
+                door.settimeout(_DOOR)
+                door.connect(self._door)
+                door.sendall(json.dumps(asked).encode() + b"\n")
+                told = json.loads(_line(door))
+        except (OSError, ValueError, RecursionError) as error:
+            tell(f"{self._door}: {type(error).__name__}: {error}"[:300])
+            return Answer(503, "the site takes no requests now: see the journal of its webhook")
+        number = told.get("accepted") if isinstance(told, dict) else None
+        if isinstance(number, str) and _NUMBER.fullmatch(number):
+            return Answer(202, f"queued {asked['commit'][:12]} as {number}")
+        tell(f"{self._door}: not accepted: {told!r}"[:300])
+        return Answer(503, "the site does not accept the request: see the journal of its webhook")
+
+
+def _line(connection: socket.socket) -> bytes:
+    found = b""
+    while b"\n" not in found and len(found) < _ANSWER:
+        part = connection.recv(_ANSWER)
+        if not part:
+            break
+        found += part
+    return found.partition(b"\n")[0]
+
+
+def _read(connection: socket.socket) -> tuple[dict[str, str], bytearray]:
+    """Return the headers, by names in lower case, and the body of a POST.
+
+    Raises:
+        Refused: it is none, or too large.
+        OSError: it is cut off, or not complete in time.
+    """
+    until = time.monotonic() + PATIENCE
+
+    def more() -> bytes:
+        connection.settimeout(max(0.01, until - time.monotonic()))
+        part = connection.recv(65536)
+        if not part:
+            raise ConnectionError
+        return part
+
+    data = bytearray()
+    while (end := data.find(b"\r\n\r\n")) < 0:
+        if len(data) > _HEAD:
+            raise Refused(400, "the headers are too long")
+        data += more()
+    first, *lines = data[:end].decode("latin-1").split("\r\n")
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if not first.startswith("POST "):
+        raise Refused(405, "only POST")
+    size = headers.get("content-length", "")
+    if "transfer-encoding" in headers or not re.fullmatch("[0-9]{1,18}", size):
+        raise Refused(400, "the length of the body is missing")
+    if int(size) > SIZE:
+        raise Refused(413, f"the body has more than {SIZE >> 20} MiB")
+    del data[: end + 4]
+    while len(data) < int(size):
+        data += more()
+    del data[int(size) :]
+    return headers, data
+
+
+def _send(connection: socket.socket, answer: Answer) -> None:
+    body = f"{answer.text}\n".encode()
+    head = f"HTTP/1.1 {answer.status} {_REASONS[answer.status]}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    head += f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+    with contextlib.suppress(OSError):
+        connection.settimeout(5)
+        connection.sendall(head.encode() + body)
+
+
+def serve(hook: Hook, listener: socket.socket, idle: float = _IDLE) -> None:
+    """Answer connections until there is none for some seconds; systemd starts the program for the next one."""
+    listener.settimeout(idle)
+    with contextlib.suppress(TimeoutError):
+        while True:
+            connection, _address = listener.accept()
+            with connection:
+                answer = hook.answer(connection)
+                tell(f"{answer.status} {answer.text}")
+                _send(connection, answer)
+
+
+def main() -> int:
+    """Serve the socket that systemd has opened; the configuration is the standard input."""
+    hook = Hook(json.load(sys.stdin))
+    with socket.socket(fileno=3) as listener:
+        serve(hook, listener)
+    return 0

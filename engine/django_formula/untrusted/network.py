@@ -1,0 +1,102 @@
+"""What answers over the network is read by a child that is root no more, within a time and a number of bytes."""
+
+import contextlib
+import http.client
+import json
+import os
+import pwd
+import select
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from django_formula.untrusted import shapes
+from django_formula.untrusted.text import shown
+
+#: Seconds that an action may take, and the longest time that an answer may ask to wait.
+DEADLINE, LONGEST = 15.0, 86400.0
+#: The most bytes of what the child reports, and its shape.
+_REPORT, _SHAPE = 4096, {"error": str, "after": (int, float), "value?": object}
+
+
+class Answer(NamedTuple):
+    """What a child reports.
+
+    Attributes:
+        value: what the action returned, as JSON has it; None with an error. It is as hostile as what answered.
+        error: why there is none; empty without an error.
+        after: seconds after which what answered wants to be asked again; 0 where it does not say so.
+    """
+
+    value: Any
+    error: str
+    after: float
+
+
+def ask(user: str, action: Callable[[], Any]) -> Answer:
+    """Run an action in a child that is another user, which cannot be traced by that user's other processes.
+
+    Args:
+        user: its name. The child has this user's group alone.
+        action: what asks; it returns what JSON has, of at most 4000 bytes.
+    """
+    entry = pwd.getpwnam(user)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        with contextlib.suppress(BaseException):
+            os.setgroups([])
+            os.setgid(entry.pw_gid)
+            os.setuid(entry.pw_uid)
+            os.write(writer, json.dumps(_attempt(action)).encode()[:_REPORT])
+        os._exit(0)
+    os.close(writer)
+    answer, deadline = b"", time.monotonic() + DEADLINE + 1
+    while (left := deadline - time.monotonic()) > 0 and select.select([reader], [], [], left)[0]:
+        part = os.read(reader, _REPORT)
+        answer += part
+        if not part or len(answer) > _REPORT:
+            break
+    os.close(reader)
+    with contextlib.suppress(PermissionError, ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with contextlib.suppress(ValueError, RecursionError):
+        report = json.loads(answer)
+        if shapes.fits(report, _SHAPE):
+            return Answer(report.get("value"), str(report["error"]), min(max(report["after"], 0.0), LONGEST))
+    return Answer(None, f"no answer within {DEADLINE:.0f} s", 0.0)
+
+
+def _attempt(action: Callable[[], Any]) -> dict[str, Any]:
+    signal.setitimer(signal.ITIMER_REAL, DEADLINE)  # SIGALRM ends the child, however slowly the other end answers
+    try:
+        return {"error": "", "after": 0, "value": action()}
+    except urllib.error.HTTPError as error:
+        after = error.headers.get("Retry-After", "")
+        what = "redirects, which is not followed" if error.code in (301, 302, 303, 307, 308) else error.reason
+        return {"error": shown(f"HTTP {error.code}: {what}")[:500], "after": int(after) if after.isdecimal() else 0}
+    except (OSError, http.client.HTTPException, ValueError, ImportError, RecursionError) as error:
+        reason = getattr(error, "reason", None) or error
+        return {"error": shown(f"{type(error).__name__}: {reason}")[:500], "after": 0}
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error: the URL of a hook and its token go to no other place."""
+
+    def redirect_request(self, *_arguments: Any, **_options: Any) -> None:
+        """Follow none."""
+
+
+def fetched(request: urllib.request.Request, limit: int) -> bytes:
+    """Return the beginning of what answers a request, in a child of `ask`; no redirect is followed.
+
+    Raises:
+        OSError, http.client.HTTPException: it does not answer, or with an error.
+    """
+    with urllib.request.build_opener(_NoRedirect).open(request, timeout=DEADLINE) as answer:
+        return bytes(answer.read(limit))

@@ -1,0 +1,339 @@
+"""A project is built and asked what it needs before there is a site of it: its pillar, read and completed.
+
+The steps are those of a release (`deploy.step_source`, `deploy.step_build`, `observe.observation`), in a folder of the
+formula's cache and by two users that exist as long. Nothing else of the host changes. See docs/decisions/0124.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from django_formula.deploy import step_build, step_source
+from django_formula.deploy.deployment import Deployment
+from django_formula.host import commands, daemons, environment_files, file, folders, locks, users
+from django_formula.host.commands import DeploymentError
+from django_formula.host.folders import Folder
+from django_formula.inspect import inspection, project
+from django_formula.inspect import report as inspect_report
+from django_formula.observe import completed, observation
+from django_formula.observe import report as observe_report
+from django_formula.observe.observation import Observation
+from django_formula.pillar import compiler
+from django_formula.process import build_user, sandbox
+from django_formula.project import program
+from django_formula.release import releases
+from django_formula.release import settings as release_settings
+from django_formula.release.releases import Release
+from django_formula.site import sites
+from django_formula.site.sites import Site
+from django_formula.source import mirror
+from django_formula.untrusted.foreign import Foreign
+from django_formula.untrusted.text import shown, tell
+from django_formula.virtualenv import uv, virtualenvs
+
+#: Has a folder for each source: its virtualenv, uv's cache and kept builds, for the next time.
+FOLDER = Path("/var/cache/django-formula/inspected")
+#: How many of these folders stay, and for how many seconds.
+_MOST, _AGE = 3, 7 * 86400
+#: The name of the site that is none, and the name of its users, which has an underscore as no site's, with the comment
+#: by which they are known.
+_NAME, _USER, _TITLE = "_inspected", "_django-inspect", "Asks projects what they need"
+#: Options that were read and that a virtualenv, a build and the settings are made with.
+_TAKEN = (
+    *("project", "python_path", "settings_module", "wsgi", "asgi", "python", "requirements", "python_packages"),
+    *("constraints", "build", "files", "writable", "writable_packages", "environment", "database", "submodules"),
+)
+#: Options that words of variables need.
+_OF_WORDS = ("secrets", "queue", "cache", "caches")
+#: What of a folder stays for the next time.
+_KEPT = ("build", "virtualenvs", "kept")
+
+
+def of(source: str, revision: str = "HEAD", deploy_key: str | None = None) -> str:
+    """Return what a site of this host answers, or a pillar for the project of a URL or a folder.
+
+    Raises:
+        DeploymentError: there is no such site, or it cannot be asked; or as `inspect`.
+    """
+    is_place = ("/" in source or ":" in source) and source not in sites.registered()
+    return inspect(source, revision, deploy_key) if is_place else observe_report.of_site(source)
+
+
+def inspect(where: str, revision: str = "HEAD", deploy_key: str | None = None) -> str:
+    """Return a pillar for a project as `inspection.inspect` does, of the same, completed by what the project answers.
+
+    Raises:
+        DeploymentError: the source cannot be fetched, or has no project.
+    """
+    if os.geteuid():
+        raise DeploymentError("to build a project this needs root", hint="run it with sudo, or without run")
+    where = str(Path(where).resolve()) if Path(where).is_dir() else where
+    name = inspection.name_of(where)
+    with _place(where) as root:
+        trial = Trial(where, revision, name, root)
+        trial.fetch(Path(deploy_key).read_text() if deploy_key else "")
+        read = trial.read()
+        remarks, lines = read["remarks"], read["lines"]
+        try:
+            found, options = trial.asked(read["keys"])
+        except (DeploymentError, OSError) as error:
+            program.explain(error)
+            remarks = [*remarks, *(f"not observed: {line}" for line in str(error).splitlines()[:12])]
+        else:
+            remarks = [*remarks, *trial.notes, *completed.remarks(lines, found, str(trial.source))]
+            lines = inspect_report.ordered(completed.lines(lines, found, options))
+    return inspect_report.text(where, name, remarks, lines)
+
+
+class Trial:
+    """A project in a folder of the cache, which is built and asked there.
+
+    Args:
+        where: the URL of its repository, or its folder.
+        revision: a branch, a tag or a commit of the repository.
+        name: what its site would be called.
+        root: the folder.
+
+    Attributes:
+        notes: what has been done to build it, for a person.
+    """
+
+    def __init__(self, where: str, revision: str, name: str, root: Path):
+        self._where, self._revision, self._name, self._root = where, revision, name, root
+        self._commit = self._release = ""
+        self.notes: list[str] = []
+
+    def fetch(self, deploy_key: str) -> None:
+        """Export the source as a release does.
+
+        Raises:
+            DeploymentError: the remote cannot be reached, or has no such revision; the folder cannot be read.
+        """
+        site = self._site({})
+        for folder in site.folders():
+            if folder.path.is_relative_to(site.root):
+                folders.make(folder)
+        deployment = self._deployment(site)
+        mirror.prepare(site, deploy_key)
+        self._commit = deployment.resolve_commit()
+        self._release = releases.next_name(site, self._commit)
+        release = Release(site, self._release)
+        release.path.mkdir(mode=0o755)
+        release.update(name=release.name, state="building", commit=self._commit, inputs={}, facts={})
+        deployment.resume(release)
+        step_source.export(deployment, release)
+
+    @property
+    def source(self) -> Path:
+        """The folder of its source."""
+        return self._site({}).releases / self._release / "source"
+
+    def read(self) -> dict[str, Any]:
+        """Return what `inspection.read` finds in the source, as the build user."""
+        site = self._site({})
+        commit = "" if inspection.is_folder(self._where, self._revision) else self._commit
+        return inspection.read(self._where, self._revision, self.source, commit, site.build_user)
+
+    def asked(self, keys: Mapping[str, Any]) -> tuple[Observation, dict[str, Any]]:
+        """Build the project with options that were read, and ask it what it needs.
+
+        It gets none of the words that were read for its variables, and shows them itself. Where it does not start so,
+        it is asked again with them, and may write where it has tried to.
+
+        Returns:
+            What it answers, and the options that the words of its variables need.
+
+        Raises:
+            DeploymentError: it cannot be built or asked.
+        """
+        options = {key: keys[key] for key in _TAKEN if key in keys}
+        variables = keys.get("environment", {})
+        plain = {name: value for name, value in variables.items() if not isinstance(value, dict)}
+        deployment = self._begun({**options, "environment": plain})
+        self._build(deployment)
+        found = self._ask(deployment)
+        if found.stage != "done":
+            written = [line["value"] for line in completed.lines([], found, {}) if line["key"] == "writable"]
+            options["writable"] = [*options.get("writable", []), *(path for paths in written for path in paths)]
+            more = {key: keys[key] for key in ("environment", *_OF_WORDS) if key in keys}
+            tree, owner = Foreign(self.source), users.user_id(_USER)
+            with contextlib.suppress(DeploymentError):
+                again = self._begun({**options, **more, "build": []})
+                for path in sandbox.outermost(deployment.site.config["writable"]):
+                    (tree / path).give(users.ROOT, None, of=owner)
+                list(step_build.build(again))
+                found = _further(found, self._ask(again))
+        wanted = [one for one in found.variables if one.is_required or one.is_together]
+        return found, observation.lacking(deployment.site, wanted)
+
+    def _begun(self, options: Mapping[str, Any]) -> Deployment:
+        """Return a deployment of the release with a virtualenv for these options.
+
+        Raises:
+            DeploymentError: it cannot be built, or nothing here keeps the settings from network and secrets.
+        """
+        site = self._site(options)
+        release = Release(site, self._release)
+        if why := observation.impossible(release.path):
+            raise DeploymentError(why)
+        if not uv.is_installed():
+            uv.install()
+        deployment = self._deployment(site)
+        deployment.resume(release)
+        facts = project.find(site, release.path / "source")
+        release.update(facts={"commit": self._commit, **facts})
+        list(step_build.virtualenv(deployment))
+        self.notes += deployment.unreported_warnings()
+        for other in virtualenvs.unused(site, {str(release.record["virtualenv"])}):
+            file.remove_tree(other)
+        return deployment
+
+    def _build(self, deployment: Deployment) -> None:
+        """Run the build commands; where one fails, the settings are asked without what it makes."""
+        site, kept = deployment.site, deployment.site.config["build"]
+        try:
+            list(step_build.build(deployment))
+        except DeploymentError as error:
+            self.notes.append(f"the settings are asked without what build makes: {error.message}")
+            site.config = {**site.config, "build": []}
+            list(step_build.build(deployment))
+            site.config = {**site.config, "build": kept}
+
+    def _ask(self, deployment: Deployment) -> Observation:
+        """Ask the settings, which get the environment of a release without what is secret."""
+        site, release = deployment.site, deployment.release
+        assert release  # noqa: S101 - `_begun` has set it
+        variables = release_settings.environment(site, release.path, release.facts)
+        folders.make(Folder(release.path / "config", "root", site.user, 0o750))
+        text = environment_files.environment_file(variables)
+        file.write(release.path / "config/environment", text, mode=0o640, group=site.user, durable=False)
+        return observation.of(site, release.path, release.facts, everything=True)
+
+    def _deployment(self, site: Site) -> Deployment:
+        revision = None if inspection.is_folder(self._where, self._revision) else self._revision
+        return Deployment(site, {}, {}, asked_by="django.inspect", revision=revision)
+
+    def _site(self, options: Mapping[str, Any]) -> Site:
+        """Return the site that is none, with options of the pillar.
+
+        Raises:
+            DeploymentError: the pillar does not take them.
+        """
+        own = "folder" if inspection.is_folder(self._where, self._revision) else "repository"
+        site = {own: self._where, "domains": [f"{self._name}.example.org"], **options}
+        rules = _rules()
+        compiled = compiler.compile(
+            {"django": {"sites": {self._name: site}}}, rules["schema"], rules["platforms"], _grains()
+        )
+        if compiled["errors"]:
+            raise DeploymentError(f"the pillar that was read has a mistake: {compiled['errors'][0]}")
+        config = {**compiled["sites"][self._name], "name": _NAME, "user": _USER, "root": str(self._root)}
+        made = Site(config, compiled["platform"])
+        made.at = f"django:sites:{self._name}"
+        return made
+
+
+def _rules() -> dict[str, Any]:
+    """Return the schema and the platforms, as `engine/pack.py` writes them next to what compiles the pillar."""
+    text = Path(compiler.__file__).with_name("schema.json").read_text(encoding="utf-8")
+    rules: dict[str, Any] = json.loads(text)
+    return rules
+
+
+def _grains() -> dict[str, Any]:
+    """Return what the pillar's compiler asks of a host."""
+    init = "systemd" if daemons.has_systemd() else "unknown"
+    return {"uid": 0, "os_family": "Debian", "os": "Debian", "osmajorrelease": 12, "init": init, "id": ""}
+
+
+def _further(first: Observation, second: Observation) -> Observation:
+    """Return the answer of the attempt that got further, with the variables of both."""
+    order = [*observation.STAGES].index
+    better, other = (second, first) if order(second.stage) >= order(first.stage) else (first, second)
+    known = {one.name for one in better.variables}
+    return better._replace(variables=[*better.variables, *(one for one in other.variables if one.name not in known)])
+
+
+# The folder and the users
+
+
+@contextlib.contextmanager
+def _place(where: str) -> Iterator[Path]:
+    """Yield the folder of a source, with the users that may work in it; remove all but what the next time may use."""
+    folders.refuse_unsafe_parents(FOLDER)
+    for folder in (sites.RUNTIME, FOLDER):
+        if not folder.is_dir():
+            folders.make(Folder(folder, "root", "root", 0o755))
+    root = FOLDER / hashlib.sha256(where.encode()).hexdigest()[:16]
+    lock = locks.Lock(
+        FOLDER / "lock",
+        "django.inspect",
+        busy="another inspection",
+        timeout="10m",
+        hint="wait for it, or end its process",
+    )
+    lock.take()
+    umask = os.umask(0o022)
+    try:
+        _clear()
+        folders.make(Folder(root, "root", "root", 0o755))
+        _make_users()
+        _take_over(root)
+        yield root
+    finally:
+        _clear()
+        os.umask(umask)
+        lock.release()
+
+
+def _make_users() -> None:
+    """Make the users."""
+    free = users.free_uids()
+    for name in (_USER, f"{_USER}-build"):
+        argv = ["useradd", "--system", f"--uid={next(free)}", "--user-group", "--no-create-home"]
+        argv += ["--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", "--comment", _TITLE, name]
+        commands.run(argv, doing=f"creating the user {name}")
+
+
+def _take_over(root: Path) -> None:
+    """Give the cache of a former time, whose user is gone, to the user of this time."""
+    cache = root / "build"
+    if cache.is_dir():
+        old, new = cache.stat().st_uid, users.owner(f"{_USER}-build", f"{_USER}-build")
+        if old != new[0]:
+            Foreign(cache).give(new, None, of=old)
+
+
+def _clear() -> None:
+    """Remove what an inspection has made: its users and their processes, its files but the caches, old caches."""
+    for name in (_USER, f"{_USER}-build"):
+        user = users.find_user(name)
+        if user and user.pw_gecos != _TITLE:
+            raise DeploymentError(f"the user {name} exists already and is not ours", hint=f"rename {name}")
+        if user:
+            build_user.end_user(name)
+            commands.run(["userdel", name], doing=f"removing the user {name}")
+    for path in sites.RUNTIME.glob(f"{_NAME}*"):
+        file.remove_tree(path)
+    found = sorted((path for path in FOLDER.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime)
+    for number, root in enumerate(found):
+        for path in root.iterdir():
+            if path.name not in _KEPT:
+                file.remove_tree(path)
+        os.chmod(root, stat.S_IRWXU)
+        if number >= _MOST or time.time() - root.stat().st_mtime > _AGE:
+            file.remove_tree(root)
+
+
+if __name__ == "__main__":
+    try:
+        tell(inspect(*sys.argv[1:3]), end="")
+    except (DeploymentError, OSError) as failure:
+        sys.exit(shown(f"quickstart: {failure}", lines=True))

@@ -1,0 +1,253 @@
+"""`django-formula`: bring a host to serve a project from a machine that has Python and ssh, and ask it afterwards.
+
+    django-formula up [USER@]HOST --repository URL|FOLDER --domain NAME [--revision REVISION]
+    django-formula VERB [USER@]HOST [ARGUMENT...]
+
+`up` sends the formula over ssh and has its `quickstart` run there, which installs Salt on the host: nothing of Salt is
+needed here. A FOLDER is one of this machine: the commit that is checked out in it is sent too. VERB is a function of
+`django` on the host, such as status, plan, release, rollback, logs or doctor. See docs/guides/laptop.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+#: The formula: in the package as it is installed, else the checkout that this file is in.
+_PACKED = Path(__file__).parent / "formula"
+FORMULA = _PACKED if _PACKED.exists() else Path(__file__).resolve().parents[2]
+#: What a host needs of it.
+NAMES = (
+    "FORMULA",
+    "LICENSE",
+    "README.md",
+    "_modules",
+    "_states",
+    "_utils",
+    "django",
+    "docs",
+    "engine",
+    "examples",
+    "pillar.example",
+    "pyproject.toml",
+    "quickstart",
+    "quickstart.py",
+)
+#: Where the host has the projects that were sent from folders, and its salt-call.
+PROJECTS, SALT_CALL = "/srv/projects", "/opt/django-formula/salt-call"
+#: Prints who one is there, and how root may be asked: `free`, `password` or `none`.
+_PROBE = (
+    "id -u; if ! command -v sudo >/dev/null; then echo none;"
+    " elif sudo -n true 2>/dev/null; then echo free; else echo password; fi"
+)
+_UNPACK = 'd=$(mktemp -d /var/tmp/django-formula.XXXXXX) && tar -xz --no-same-owner -C "$d" && echo "$d"'
+#: Of root: puts a project into its place, where no site reads another one's code; `$1` is the folder that was sent,
+#: `$2` the project's.
+_PLACE = (
+    'set -e; umask 022; rm -rf "$2.new" "$2.old"; mkdir -p "${2%/*}"; mkdir -m 0700 "$2.new";'
+    ' tar -xf "$1/project.tar" --no-same-owner -C "$2.new"; if [ -e "$2" ]; then mv "$2" "$2.old"; fi;'
+    ' mv "$2.new" "$2"; rm -rf "$2.old"'
+)
+
+
+class LaptopError(Exception):
+    """What failed, the cause, and a way out; a line each."""
+
+
+class Remote(NamedTuple):
+    """A host that is reached by ssh.
+
+    Attributes:
+        name: as ssh takes it: a host, or a user and a host.
+        options: of ssh, before the name.
+        sudo: what a command of root begins with.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    sudo: tuple[str, ...] = ()
+
+    def answer(self, command: str, expected: str, stdin: bytes = b"") -> tuple[str, ...]:
+        """Return the groups of a pattern in the last lines that a command of the login's shell prints.
+
+        Raises:
+            LaptopError: it failed, and what it wrote to the terminal is there already; or it prints something else.
+        """
+        done = subprocess.run(
+            ["ssh", *self.options, self.name, command], input=stdin, stdout=subprocess.PIPE, check=False
+        )
+        if done.returncode:
+            raise LaptopError(
+                f"{self.name} cannot be reached, or a command failed there (exit {done.returncode})",
+                f"try: {shlex.join(['ssh', self.name, 'true'])}",
+            )
+        found = re.search(rf"(?:^|\n){expected}\s*$", done.stdout.decode(errors="replace"))
+        if not found:
+            raise LaptopError(
+                f"{self.name} answers otherwise than a shell of Linux does",
+                f"see what it prints: {shlex.join(['ssh', self.name, 'id -u'])}",
+            )
+        return found.groups()
+
+    def run_as_root(self, command: str) -> int:
+        """Run a command of root with this terminal, if there is one; return how it ended."""
+        terminal = ["-t"] if sys.stdin.isatty() else []
+        argv = ["ssh", *self.options, *terminal, self.name, shlex.join([*self.sudo, "sh", "-c", command])]
+        return subprocess.run(argv, check=False).returncode
+
+
+@contextlib.contextmanager
+def reached(name: str) -> Iterator[Remote]:
+    """Log in once, and say how root is asked there; what follows uses the same connection.
+
+    Raises:
+        LaptopError: there is no way to root.
+    """
+    with tempfile.TemporaryDirectory(prefix="djf-", dir="/tmp") as folder:  # nosec B108 - sockets have short paths
+        shared = ("-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/%C", "-o", "ControlPersist=60")
+        remote = Remote(name, shared)
+        try:
+            uid, sudo = remote.answer(_PROBE, r"(\d+)\n(free|password|none)")
+            if uid != "0" and sudo == "none":
+                raise LaptopError(
+                    f"{name} has no sudo, and its user is not root",
+                    f"log in as root: django-formula … root@{name.rpartition('@')[2]}",
+                )
+            if uid != "0" and sudo == "password" and not sys.stdin.isatty():
+                raise LaptopError(
+                    f"sudo of {name} asks for a password, and this is no terminal",
+                    "run it at a terminal, or allow that user sudo without a password (NOPASSWD)",
+                )
+            how = {"free": ("sudo", "-n"), "password": ("sudo",)}
+            yield remote if uid == "0" else remote._replace(sudo=how[sudo])
+        finally:
+            subprocess.run(["ssh", *shared, "-O", "exit", name], stderr=subprocess.DEVNULL, check=False)
+
+
+def project(folder: Path) -> bytes:
+    """Return the files of the commit that is checked out in a folder, as a tar archive.
+
+    Raises:
+        LaptopError: it is no git repository, or has no commit.
+    """
+    done = subprocess.run(
+        ["git", "-C", str(folder), "archive", "--format=tar", "HEAD"], capture_output=True, check=False
+    )
+    if done.returncode:
+        raise LaptopError(
+            f"{folder} has no commit to send: {done.stderr.decode(errors='replace').strip()}",
+            "make one in it: git init && git add --all && git commit",
+        )
+    return done.stdout
+
+
+def archive(sent: bytes | None) -> bytes:
+    """Return the formula, and a project next to it, as a compressed tar archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name in NAMES:
+            tar.add(FORMULA / name, f"formula/{name}", filter=_plain)
+        if sent is not None:
+            member = tarfile.TarInfo("project.tar")
+            member.size, member.mode = len(sent), 0o600
+            tar.addfile(member, io.BytesIO(sent))
+    return buffer.getvalue()
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Leave out what Python has compiled, and who owns the files here."""
+    if "__pycache__" in member.name:
+        return None
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    return member
+
+
+def place(folder: Path) -> str:
+    """Return where the host has a project of a folder here.
+
+    Example: ``place(Path("~/My Blog")) == "/srv/projects/my-blog"``
+
+    Raises:
+        LaptopError: its name has no letter or digit.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")
+    if not name:
+        raise LaptopError(f"{folder.resolve()} has a name without a letter", "rename it")
+    return f"{PROJECTS}/{name}"
+
+
+def up(given: argparse.Namespace) -> int:
+    """Send the formula, and a project of this machine, and run quickstart there; return how it ended."""
+    options, sent, target = [], None, ""
+    if given.repository and Path(given.repository).is_dir():
+        if given.revision:
+            raise LaptopError(
+                "--revision is of a URL: of a folder the commit is sent that is checked out", "git switch"
+            )
+        folder = Path(given.repository)
+        sent, target = project(folder), place(folder)
+        options += ["--repository", target]
+    elif given.repository:
+        options += ["--repository", given.repository]
+    for name in ("revision", "domain"):
+        options += [f"--{name}", getattr(given, name)] if getattr(given, name) else []
+    with reached(given.host) as remote:
+        (at,) = remote.answer(_UNPACK, r"(/var/tmp/django-formula\.\w+)", archive(sent))
+        there = shlex.quote(at)
+        placing = f"sh -c {shlex.quote(_PLACE)} place {there} {shlex.quote(target)} && " if target else ""
+        run = shlex.join(["bash", f"{at}/formula/quickstart", *options])
+        return remote.run_as_root(f"{placing}{run}; code=$?; rm -rf {there}; exit $code")
+
+
+def ask(given: argparse.Namespace) -> int:
+    """Call a function of `django` on a host, which prints there; return how it ended."""
+    if not re.fullmatch(r"[a-z_]+", given.verb):
+        raise LaptopError(f"{given.verb} is no verb", "django-formula --help names some")
+    with reached(given.host) as remote:
+        return remote.run_as_root(shlex.join([SALT_CALL, f"django.{given.verb}", *given.arguments]))
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what was asked for; argparse ends the program where it is not understood."""
+    parser = argparse.ArgumentParser(
+        prog="django-formula", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    version = re.search(r"(?m)^version: (\S+)$", (FORMULA / "FORMULA").read_text(encoding="utf-8"))
+    parser.add_argument("--version", action="version", version=version[1] if version else "")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    first = verbs.add_parser("up", help="bring a host to serve a project")
+    first.add_argument("host", metavar="[USER@]HOST")
+    first.add_argument("--repository", metavar="URL|FOLDER", help="the project; without it the bundled example")
+    first.add_argument("--domain", metavar="NAME", help="its domain; without it the addresses of the host")
+    first.add_argument("--revision", metavar="REVISION", help="a branch, tag or commit of the URL")
+    if arguments and not arguments[0].startswith("-") and arguments[0] != "up":
+        other = verbs.add_parser(arguments[0], prefix_chars="\0")  # what follows is the function's
+        other.add_argument("host", metavar="[USER@]HOST")
+        other.add_argument("arguments", nargs="*")
+    given = parser.parse_args(arguments)
+    if given.host.startswith("-"):
+        parser.error("a host is expected after the verb")
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code."""
+    given = parsed(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return up(given) if given.verb == "up" else ask(given)
+    except LaptopError as error:
+        print("django-formula: " + "\n  ".join(error.args), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,168 @@
+"""What deployment files of other platforms declare."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django_formula.inspect import declared, inspection
+from trees import write_tree
+
+FLY = """
+app = "shop"
+[env]
+WEB_CONCURRENCY = 3
+DEBUG = false
+[processes]
+app = "gunicorn shop.wsgi"
+worker = "celery -A shop worker"
+[http_service]
+internal_port = 8000
+[[http_service.checks]]
+path = "/up/"
+"""
+RENDER = {
+    "services": [
+        {
+            "type": "web",
+            "startCommand": "gunicorn shop.wsgi",
+            "healthCheckPath": "/status",
+            "domains": ["shop.example.org", "-no-.example"],
+            "envVars": [{"key": "REGION", "value": "eu"}, {"key": "KEY", "generateValue": True}, {"fromGroup": "x"}],
+        },
+        {"type": "worker", "name": "mail", "startCommand": "python manage.py send_queued_mail"},
+        {"type": "cron", "name": "clean", "schedule": "0 4 * * *", "startCommand": "python manage.py clearsessions"},
+        "nonsense",
+    ]
+}
+KAMAL = {
+    "proxy": {"host": "shop.example.org", "healthcheck": {"path": "/up"}},
+    "servers": {"web": ["192.0.2.1"], "job": {"hosts": ["192.0.2.1"], "cmd": "celery -A shop worker"}},
+    "env": {"clear": {"REGION": "eu", "PORT": 8000}, "secret": ["KEY"]},
+}
+DOKKU = {
+    "env": {"REGION": "eu", "KEY": {"generator": "secret"}, "STAGE": {"value": "live"}, "bad name": "x"},
+    "healthchecks": {"web": [{"type": "startup", "path": "/ready"}]},
+    "cron": [{"command": "python manage.py clearsessions", "schedule": "@daily"}, {"schedule": 3}, None],
+}
+UWSGI = """[uwsgi]
+module = hc.wsgi
+attach-daemon = ./manage.py sendalerts
+attach-daemon2 = stopsignal=15,cmd=./manage.py smtpd --port 2525,freq=3
+smart-attach-daemon = /tmp/beat.pid celery -A hc beat
+attach-daemon = %(home)/x
+cron = 0 4 -1 -1 -1 ./manage.py prunepings
+cron = -5 -1 -1 -1 -1 ./manage.py tick
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (
+            {"fly.toml": FLY},
+            {
+                "health": "/up/",
+                "commands": [("worker", "celery -A shop worker", "")],
+                "variables": {"WEB_CONCURRENCY": "3", "DEBUG": "false"},
+            },
+        ),
+        (
+            {"render.yaml": yaml.safe_dump(RENDER)},
+            {
+                "domains": ["shop.example.org"],
+                "health": "/status",
+                "commands": [
+                    ("mail", "python manage.py send_queued_mail", ""),
+                    ("clean", "python manage.py clearsessions", "0 4 * * *"),
+                ],
+                "variables": {"REGION": "eu"},
+            },
+        ),
+        (
+            {"config/deploy.yml": yaml.safe_dump(KAMAL)},
+            {
+                "domains": ["shop.example.org"],
+                "health": "/up",
+                "commands": [("job", "celery -A shop worker", "")],
+                "variables": {"REGION": "eu", "PORT": "8000"},
+            },
+        ),
+        (
+            {"app.json": json.dumps(DOKKU)},
+            {
+                "health": "/ready",
+                "commands": [("", "python manage.py clearsessions", "@daily")],
+                "variables": {"REGION": "eu", "STAGE": "live"},
+            },
+        ),
+        (
+            {"docker/uwsgi.ini": UWSGI, "dev/uwsgi.ini": "attach-daemon = x\n"},
+            {
+                "commands": [
+                    ("", "./manage.py sendalerts", ""),
+                    ("", "./manage.py smtpd --port 2525", ""),
+                    ("", "celery -A hc beat", ""),
+                    ("", "./manage.py prunepings", "0 4 * * *"),
+                    ("", "./manage.py tick", "*/5 * * * *"),
+                ]
+            },
+        ),
+        (
+            {"app.json": json.dumps(DOKKU), "fly.toml": FLY},  # the first that declares a thing
+            {
+                "health": "/ready",
+                "commands": [("", "python manage.py clearsessions", "@daily")],
+                "variables": {"REGION": "eu", "STAGE": "live"},
+            },
+        ),
+    ],
+)
+def test_files_declare(tmp_path: Path, files: dict[str, str], expected: dict[str, Any]) -> None:
+    remarks: list[str] = []
+    found = declared.find(write_tree(tmp_path / "shop", files), remarks)
+    commands = [(line.name, line.command, line.at) for line in found.commands]
+    given = found._replace(commands=commands)._asdict()
+    given.pop("places")
+    assert {key: value for key, value in given.items() if value} == expected and remarks == []
+    assert set(found.places) == set(expected) and set(found.places.values()) <= set(files)
+
+
+@pytest.mark.parametrize(
+    ("files", "remarks"),
+    [
+        ({"app.json": "{", "fly.toml": "= x", "render.yaml": "a: [", "config/deploy.yml": "[1, 2]"}, 3),
+        ({"app.json": "[" * 100_000}, 1),
+        ({"app.json": json.dumps({"env": [1], "cron": {"a": 1}, "healthchecks": {"web": {"path": "/"}}})}, 0),
+        (
+            {"render.yaml": yaml.safe_dump({"services": {"web": 1}}), "fly.toml": "services = 3\nchecks = 4\nenv = []"},
+            0,
+        ),
+        ({"config/deploy.yml": "proxy: [x]\nservers: {job: {cmd: [1]}, web: {cmd: x}}\nenv: x"}, 0),
+        ({"render.yaml": 'services: [{type: web, healthCheckPath: "/a b", domains: ["a b", 3, "x"]}]'}, 0),
+        ({"render.yaml": 'services: [{type: worker, startCommand: "a\\nb"}, {type: worker, startCommand: 3}]'}, 0),
+    ],
+)
+def test_what_has_not_the_shape_is_left_out(tmp_path: Path, files: dict[str, str], remarks: int) -> None:
+    told: list[str] = []
+    assert declared.find(write_tree(tmp_path / "shop", files), told) == declared.NOTHING
+    assert len(told) == remarks and all(" was not read: " in text for text in told)
+
+
+@pytest.mark.usefixtures("asked_here")
+def test_declarations_come_before_guesses(tmp_path: Path) -> None:
+    files = {
+        "manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')",
+        "shop/__init__.py": "",
+        "shop/wsgi.py": "application = get_wsgi_application()",
+        "shop/urls.py": "urlpatterns = [path('healthz', view)]",
+        "shop/settings.py": "import os\nROOT_URLCONF = 'shop.urls'\nREGION = os.environ['REGION']\n",
+        "requirements.txt": "django\ncelery\n",
+        "config/deploy.yml": yaml.safe_dump(KAMAL),
+    }
+    text = inspection.inspect(str(write_tree(tmp_path / "shop", files)))
+    (site,) = yaml.safe_load(text)["django"]["sites"].values()
+    assert site["domains"] == ["shop.example.org"] and site["health"]["path"] == "/up", text
+    assert site["environment"]["REGION"] == "eu" and site["workers"] == {"job": {"kind": "celery", "app": "shop"}}, text
+    assert text.count("as config/deploy.yml has") == 2, text

@@ -1,0 +1,59 @@
+"""A pillar that was read from a source is completed by what the project answers when it is run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django_formula.inspect import report as inspect_report
+from django_formula.observe import completed, observation
+from observed import LIE, answer, variable
+
+CASES = yaml.safe_load((Path(__file__).parent / "completed.yaml").read_text())
+
+
+def line(key: str, value: Any) -> dict[str, Any]:
+    """A line of a pillar that was read, with entries for the keys that have them."""
+    if key not in ("environment", "secrets", "workers"):
+        return {"key": key, "value": value, "remark": "read"}
+    return {"key": key, "entries": [{"key": name, "value": one, "remark": "read"} for name, one in value.items()]}
+
+
+def printed(lines: list[dict[str, Any]]) -> list[str]:
+    """The lines as a person reads them, without those that have no value of their own."""
+    text = inspect_report.text("x", "site", [], inspect_report.ordered(lines))
+    return [one.strip() for one in text.splitlines() if one.startswith("      ") and not one.endswith(":")]
+
+
+def observed(case: dict[str, Any]) -> observation.Observation:
+    variables = [
+        variable(name, **{"place": "site/settings.py:7", **more}) for name, more in case.get("variables", {}).items()
+    ]
+    said = answer(*variables, facts=case.get("facts", {}), stage=case.get("stage", "done"))
+    return observation.parse(json.dumps(said), [])
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["about"] for case in CASES])
+def test_pillar_is_completed_by_what_was_observed(case):
+    read = [line(key, value) for key, value in case.get("read", {}).items()]
+    found = completed.lines(read, observed(case), case.get("options", {}))
+    before = printed(read)
+    assert [one for one in printed(found) if one not in before] == case["lines"]
+    assert len(printed(found)) >= len(before)
+
+
+def test_a_lie_stays_in_its_lines():
+    """Jinja, YAML and control characters in all that an answer may have: nothing but values and comments is made."""
+    facts = {name: [LIE, f"Celery {LIE} (3)", f"/{LIE}/healthz"] for name in observation.LISTS}
+    said = answer(
+        variable("KEY", {"SECRET_KEY": "whole", f"X:{LIE}": "whole"}, place=LIE, default=LIE, separator=LIE),
+        variable("OTHER", place=LIE, default=LIE, required=False),
+        facts=facts,
+        error=LIE,
+    )
+    found = observation.parse(json.dumps(said), [])
+    lines = completed.lines([line("environment", {"KEY": ""})], found, {})
+    text = inspect_report.text("x", "site", completed.remarks([], found, "/srv/source"), lines)
+    assert yaml.safe_load(text) == {"django": {"sites": {"site": {"environment": {"KEY": {"from": "secret_key"}}}}}}
+    assert "{{" not in text and "\x1b" not in text and "\u202e" not in text

@@ -1,0 +1,177 @@
+"""The door of requests: what it takes of a client that may be hostile, and what it answers."""
+
+import json
+import socket
+import threading
+
+import pytest
+from django_formula.audit.caller import Caller
+from django_formula.request import door, entrance, follow, queue, unit
+
+A, B = "a" * 40, "b" * 40
+GOOD = {"do": "request", "commit": A, "by": "git push (alice)", "from": "192.0.2.1", "follow": True}
+
+
+def line(**changes):
+    return json.dumps({name: value for name, value in (GOOD | changes).items() if value is not None}).encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (line(), door.Asked("request", A, by="git push (alice)", origin="192.0.2.1", is_followed=True)),
+        (line(follow=None, rewind=True), door.Asked("request", A, "", GOOD["by"], "192.0.2.1", is_rewind=True)),
+        (
+            line(**{"from": "2001:DB8::1", "follow": False, "new": 1}),
+            door.Asked("request", A, "", GOOD["by"], "2001:db8::1"),
+        ),
+        (line(**{"from": None, "follow": False}), door.Asked("request", A, "", GOOD["by"])),
+        (b'{"do": "result", "id": "18bf"}', door.Asked("result", number="18bf")),
+    ],
+)
+def test_line_read(sent, expected):
+    assert door.parsed(sent) == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (b"", "no such object"),
+        (b"[]", "no such object"),
+        (b"null", "no such object"),
+        (b"[" * 4000, "no such object"),
+        (b'{"a":' * 800 + b"1" + b"}" * 800, "no such object"),
+        (b"\xff\xfe{}", "not UTF-8"),
+        (b'{"do": "release"}', "there is only"),
+        (b'{"do": ["request"]}', "no such object"),
+        (line(commit="A" * 40), "40 hexadecimal"),
+        (line(commit="a" * 39), "40 hexadecimal"),
+        (line(commit=f"{A}\n"), "40 hexadecimal"),
+        (line(commit="main; id"), "40 hexadecimal"),
+        (line(commit=7), "no such object"),
+        (line(commit=None), "40 hexadecimal"),
+        (line(by="\x1b[31mroot"), "other characters"),
+        (line(by="\u202eroot"), "other characters"),
+        (line(by="x" * 121), "other characters"),
+        (line(by="a\nb"), "other characters"),
+        (line(by=None), "other characters"),
+        (line(by="\u0000"), "no such object"),
+        (line(**{"from": "192.0.2.1; id"}), "address"),
+        (line(**{"from": "fe80::1%eth0"}), ""),
+        (line(follow="yes"), "no such object"),
+        (b'{"do": "result", "id": "../../etc/shadow"}', "id of the request"),
+        (b'{"do": "result"}', "id of the request"),
+        (line(commit="NaN").replace(b'"NaN"', b"NaN"), "no such object"),
+    ],
+)
+def test_line_refused(sent, why):
+    if not why:
+        assert door.parsed(sent).origin == ""
+        return
+    with pytest.raises(door.Unreadable, match=why):
+        door.parsed(sent)
+
+
+@pytest.fixture
+def ends():
+    near, far = socket.socketpair()
+    with near, far:
+        yield near, far
+
+
+@pytest.mark.parametrize(
+    ("parts", "is_closed", "expected"),
+    [
+        ([b"{}\n"], False, b"{}"),
+        ([b"{", b"}\nmore"], False, b"{}"),
+        ([b"x" * 4096 + b"\n"], False, b"x" * 4096),
+        ([b"x" * 4097 + b"\n"], False, door.Unreadable("more than 4096 bytes")),
+        ([b"x" * 100_000], False, door.Unreadable("more than 4096 bytes")),
+        ([b"half a line"], True, door.Unreadable("ends within a line")),
+        ([b""], True, door.Unreadable("ends within a line")),
+        ([b"half a line"], False, door.Unreadable("no whole line within")),
+    ],
+)
+def test_line_bounded(ends, monkeypatch, parts, is_closed, expected):
+    monkeypatch.setattr(door, "PATIENCE", 0.5)
+    near, far = ends
+    for part in parts:
+        threading.Thread(target=far.sendall, args=(part,), daemon=True).start()
+        if len(parts) > 1:
+            threading.Event().wait(0.05)
+    if is_closed:
+        threading.Event().wait(0.05)
+        far.shutdown(socket.SHUT_WR)
+    if isinstance(expected, bytes):
+        assert door.read_line(near) == expected
+        return
+    with pytest.raises(door.Unreadable, match=str(expected)):
+        door.read_line(near)
+
+
+@pytest.fixture
+def site(make_site, monkeypatch):
+    site = make_site()
+    queue.folder(site).mkdir(mode=0o700)
+    monkeypatch.setattr(unit, "start", lambda _site: None)
+    monkeypatch.setattr(follow, "_TICK", 0.01)
+    return site
+
+
+@pytest.mark.parametrize(
+    ("user", "is_checked", "is_rewind"),
+    [("blog-push", False, True), ("django-hook", True, False), ("shop-push", True, False), ("root", True, False)],
+)
+def test_rights_are_those_of_who_connects(site, user, is_checked, is_rewind):
+    sent = []
+    door.answer(
+        site, door.Asked("request", A, by="git push (alice)", origin="192.0.2.1", is_rewind=True), user, sent.append
+    )
+    request = queue.waiting(site)
+    assert sent == [{"accepted": request.number}]
+    assert (request.is_checked, request.is_rewind) == (is_checked, is_rewind)
+    assert request.by == Caller("git push (alice)", "192.0.2.1", user)
+
+
+def test_request_is_on_disk_when_it_is_accepted(site):
+    asked = door.Asked("request", A, by="alice")
+
+    def send(answer):
+        assert queue.waiting(site).number == answer["accepted"]
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        door.answer(site, asked, "blog-push", send)
+    assert queue.waiting(site).commit == A
+
+
+def test_steps_and_status_are_sent_to_a_client_that_follows(site):
+    sent = []
+
+    def send(answer):
+        sent.append(answer)
+        if "accepted" in answer:  # what works it off does that meanwhile
+            taken = queue.take(site)
+            queue.steps(site).write_text("source\nvirtualenv\n")
+            end = threading.Timer(0.3, queue.finish, (site, taken, queue.FAILED, "static: no\nhint"))
+            end.start()
+
+    door.answer(site, door.Asked("request", A, by="alice", is_followed=True), "blog-push", send)
+    assert sent[1:] == [{"step": "source"}, {"step": "virtualenv"}, {"status": "failed", "why": "static: no\nhint"}]
+
+
+def test_result_of_an_accepted_request_is_sent(site):
+    first = queue.put(site, A, Caller("alice"))
+    queue.put(site, B, Caller("ben"))
+    sent = []
+    for number in (first.number, "18bf"):
+        door.answer(site, door.Asked("result", number=number), "blog-push", sent.append)
+    assert [(one["status"], one["why"]) for one in sent] == [
+        ("superseded", f"by {B[:12]}"),
+        ("refused", "there is no such request"),
+    ]
+
+
+def test_site_without_programs_that_ask_has_no_entrance(make_site):
+    site = make_site()
+    assert not entrance.is_wanted(site) and entrance.pending(site, []) == {} and entrance.present(site) == []

@@ -1,0 +1,140 @@
+"""The webhook of a site as files: what is made, what changes it, how its secret is rotated, and what is left."""
+
+import json
+import stat
+import types
+
+import pytest
+from django_formula.host import archive, users
+from django_formula.host.commands import DeploymentError
+from django_formula.request import hook_unit
+
+SECRET, OTHER = "0123456789abcdef", "fedcba9876543210"
+
+
+@pytest.fixture
+def host(monkeypatch, own_host):
+    """A host of which users and calls of systemd are only noted: `calls`, `users`."""
+    known, calls = {}, []
+
+    def run(argv, **_options):
+        if argv[0] == "useradd":
+            known[argv[-1]] = types.SimpleNamespace(pw_gecos=argv[-2])
+        elif argv[0] == "userdel":
+            del known[argv[1]]
+        elif "enable" in argv:
+            link = own_host / "etc/systemd/system/sockets.target.wants" / argv[-1]
+            link.parent.mkdir(exist_ok=True)
+            link.touch()
+        calls.append(" ".join(argv))
+        return ""
+
+    monkeypatch.setattr(hook_unit, "PROGRAM", own_host / "usr/local/lib/django-formula/hook.pyz")
+    monkeypatch.setattr(hook_unit, "_FOLDER", own_host / "run/django-hook")
+    monkeypatch.setattr(hook_unit.commands, "run", run)
+    monkeypatch.setattr(archive, "install", lambda _module, path: path.write_text("program"))
+    monkeypatch.setattr(hook_unit.units, "stop", lambda *words, units, **_: calls.append(" ".join([*words, *units])))
+    monkeypatch.setattr(users, "find_user", known.get)
+    return types.SimpleNamespace(calls=calls, users=known, root=own_host)
+
+
+def applied(site, given=None):
+    changes = hook_unit.pending(site, given)
+    hook_unit.apply(site, given)
+    assert hook_unit.pending(site, given) == {}
+    return changes
+
+
+def kept(site):
+    return json.loads(hook_unit.config_file(site).read_text())
+
+
+def files(host):
+    return sorted(path.name for path in host.root.rglob("*") if "hook" in path.name)
+
+
+def test_webhook_is_made_once_and_removed_whole(host, make_site):
+    site = make_site(hook=True)
+    changes = applied(site)
+    units = ["django-blog-web-hook.service", "django-blog-web-hook.socket"]
+    assert files(host) == [".hook.json", *sorted([*units, units[1], "hook.pyz"])]
+    assert changes["user blog-hook"] == "new" and changes[str(hook_unit.config_file(site))] == "new"
+    secret = kept(site)["secret"]
+    assert len(secret) == 64 and kept(site)["ref"] == "refs/heads/main" and secret not in str(changes)
+    assert stat.S_IMODE(hook_unit.config_file(site).stat().st_mode) == 0o600
+    service = (host.root / "etc/systemd/system" / units[0]).read_text()
+    assert secret not in service and f"StandardInput=file:{hook_unit.config_file(site)}\n" in service
+    assert "\nUser=blog-hook\nSupplementaryGroups=blog-ask\n" in service
+    host.calls.clear()
+    hook_unit.apply(site, None)
+    assert host.calls == []
+    gone = make_site()
+    assert set(applied(gone).values()) == {"removed"} and files(host) == [] and host.users == {}
+    assert hook_unit.pending(gone, None) == {} and hook_unit.read(gone) is None
+
+
+def test_program_stays_for_another_site(host, make_site):
+    applied(make_site(hook=True))
+    applied(make_site("shop", hook=True))
+    hook_unit.remove(make_site())
+    assert hook_unit.PROGRAM.exists() and [*host.users] == ["shop-hook"]
+    assert hook_unit.pending(make_site(), None) == {}
+    hook_unit.remove(make_site("shop"))
+    assert files(host) == []
+
+
+def test_secret_of_the_pillar_replaces_another_one(host, make_site, monkeypatch):
+    monkeypatch.setattr(hook_unit.time, "time", lambda: 1000)
+    site = make_site(hook={"secret": SECRET})
+    applied(site, SECRET)
+    assert (kept(site)["secret"], kept(site)["former"], kept(site)["until"]) == (SECRET, "", 0)
+    assert hook_unit.describe(site)["secret"] == "as in the pillar, django:sites:blog:hook:secret"
+    with pytest.raises(DeploymentError, match="the pillar has the secret of the webhook of blog"):
+        hook_unit.rotate(site)
+    applied(site, OTHER)
+    assert (kept(site)["secret"], kept(site)["former"], kept(site)["until"]) == (OTHER, SECRET, 1000 + 86400)
+    applied(make_site(hook=True))
+    assert kept(site)["secret"] == OTHER and kept(site)["is_given"] is False
+
+
+def test_rotation_keeps_the_former_secret_for_a_day(host, make_site):
+    site = make_site(hook=True, path="/blog")
+    applied(site)
+    before = kept(site)["secret"]
+    assert hook_unit.describe(site) == {
+        "url": "http://blog.example.org/blog/.well-known/django-hook",
+        "content_type": "application/json",
+        "branch": "refs/heads/main",
+        "secret": before,
+    }
+    hook_unit.rotate(site)
+    assert kept(site)["former"] == before != kept(site)["secret"]
+    assert hook_unit.describe(site)["former_secret"] == "accepted for 24 h"
+    assert host.calls[-1] == "systemctl stop django-blog-web-hook.service"
+    assert hook_unit.pending(site, None) == {}
+
+
+def test_another_branch_or_a_damaged_file_is_a_change(host, make_site):
+    applied(make_site(hook=True))
+    site = make_site(hook=True, revision="release")
+    before = kept(site)["secret"]
+    assert applied(site) == {str(hook_unit.config_file(site)): "changed"}
+    assert (kept(site)["secret"], kept(site)["ref"]) == (before, "refs/heads/release")
+    hook_unit.config_file(site).write_text("{")
+    assert applied(site) == {str(hook_unit.config_file(site)): "new"} and kept(site)["secret"] != before
+
+
+def test_user_of_another_one_is_refused(host, make_site):
+    host.users["blog-hook"] = types.SimpleNamespace(pw_gecos="Ray")
+    with pytest.raises(DeploymentError, match="exists on this host and does not belong to the site blog"):
+        hook_unit.apply(make_site(hook=True), None)
+    hook_unit.remove(make_site())
+    assert "blog-hook" in host.users
+
+
+def test_site_without_a_webhook_has_nothing(host, make_site):
+    site = make_site()
+    assert hook_unit.pending(site, None) == {} and hook_unit.present(site) == []
+    for call in (hook_unit.rotate, hook_unit.describe):
+        with pytest.raises(DeploymentError, match="blog has no webhook"):
+            call(site)

@@ -1,0 +1,195 @@
+"""`django-formula` of a developer's machine: what it asks of ssh, and what runs on the other side."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from django_formula_laptop.program import NAMES
+
+ROOT = Path(__file__).parents[2]
+#: Stands for ssh: notes what it was called with, leaves its options out, and runs the command here.
+SSH = """#!/bin/sh
+printf '%s\\n' "$*" >>"$CALLS"
+while [ "${1#-}" != "$1" ]; do case $1 in -t) shift ;; -O) exit 0 ;; *) shift 2 ;; esac; done
+host=$1; shift
+[ "$host" != talks ] || echo Welcome to this host
+[ "$host" != menu ] || { echo 1 status; exit 0; }
+[ "$host" != away ] || exit 255
+exec sh -c "$*"
+"""
+#: Stands for sudo and id: a user who may become root without a password, with one, or not.
+SUDO = """#!/bin/sh
+[ "$1" != -n ] || { [ "$SUDO_IS" = free ] || exit 1; shift; }
+echo "sudo $1" >>"$CALLS"
+exec "$@"
+"""
+QUICKSTART = """echo "started $*" >>"$CALLS"; ls "$(dirname "$0")" | sed 's/^/has /' >>"$CALLS"; exit ${CODE:-0}"""
+
+
+class Laptop:
+    """A machine whose ssh leads to itself."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.calls = folder, folder / "calls"
+        self.program = [sys.executable, "-m", "django_formula_laptop"]
+        bin_ = folder / "bin"
+        bin_.mkdir()
+        for name, text in (("ssh", SSH), ("sudo", SUDO), ("id", "#!/bin/sh\necho ${UID_IS:-1000}\n")):
+            (bin_ / name).write_text(text)
+            (bin_ / name).chmod(0o755)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{bin_}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT / "laptop"),
+            "CALLS": str(self.calls),
+            "SUDO_IS": "free",
+        }
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        self.calls.write_text("")
+        argv = [*self.program, *arguments]
+        return subprocess.run(
+            argv,
+            env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def lines(self, word: str) -> list[str]:
+        return [line for line in self.calls.read_text().splitlines() if line.startswith(word)]
+
+
+@pytest.fixture
+def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laptop:
+    return Laptop(tmp_path)
+
+
+@pytest.fixture
+def quickstart(laptop: Laptop) -> Laptop:
+    """The program as it is installed, with a quickstart that notes how it was called."""
+    package = laptop.folder / "site/django_formula_laptop"
+    (package / "formula").mkdir(parents=True)
+    for path in (ROOT / "laptop/django_formula_laptop").glob("*.py"):
+        (package / path.name).write_text(path.read_text())
+    for name in NAMES:
+        (package / "formula" / name).write_text("")
+    (package / "formula/FORMULA").write_text("version: 1.2.3\n")
+    (package / "formula/quickstart").write_text(QUICKSTART)
+    laptop.environment["PYTHONPATH"] = str(laptop.folder / "site")
+    return laptop
+
+
+def test_up_sends_the_formula_and_runs_quickstart_as_root(quickstart: Laptop) -> None:
+    done = quickstart.run(
+        "up", "ada@web1", "--repository", "https://git.example.org/b.git", "--domain", "b.example.org"
+    )
+    assert done.returncode == 0, done
+    assert quickstart.lines("started") == ["started --repository https://git.example.org/b.git --domain b.example.org"]
+    assert "has pyproject.toml" in quickstart.lines("has") and quickstart.lines("sudo sh") == ["sudo sh"]
+    assert all("ada@web1" in line and "ControlPath=/tmp/djf-" in line for line in quickstart.lines("-o"))
+    (sent,) = {*re.findall(r"/var/tmp/django-formula\.\w+(?=/)", quickstart.calls.read_text())} - {
+        "/var/tmp/django-formula.XXXXXX"
+    }
+    assert not Path(sent).exists()
+
+
+def test_words_of_a_login_are_not_taken_for_an_answer(quickstart: Laptop) -> None:
+    assert quickstart.run("up", "talks").returncode == 0 and quickstart.lines("started") == ["started "]
+
+
+def test_root_needs_no_sudo_and_an_exit_code_is_kept(quickstart: Laptop) -> None:
+    done = quickstart.run("up", "root@web1", UID_IS="0", CODE="3")
+    assert (done.returncode, quickstart.lines("sudo sh"), quickstart.lines("started")) == (3, [], ["started "])
+    assert quickstart.run("--version").stdout == "1.2.3\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says"),
+    [
+        (["up", "away"], {}, "away cannot be reached, or a command failed there (exit 255)\n  try: ssh away true"),
+        (["up", "menu"], {}, "menu answers otherwise than a shell of Linux does"),
+        (
+            ["up", "web1"],
+            {"SUDO_IS": "password"},
+            "sudo of web1 asks for a password, and this is no terminal\n  run it",
+        ),
+        (["up", "web1", "--repository", "."], {}, "has no commit to send: fatal: not a git repository"),
+        (["up", "web1", "--repository", ".", "--revision", "x"], {}, "--revision is of a URL"),
+        (["up"], {}, "the following arguments are required: [USER@]HOST"),
+        (["up", "--", "-oProxyCommand=id"], {}, "a host is expected after the verb"),
+        (["status", "-oProxyCommand=id"], {}, "a host is expected after the verb"),
+        (["a;id", "web1"], {}, "a;id is no verb"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    quickstart: Laptop, arguments: list[str], environment: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty := quickstart.folder / "empty").mkdir()
+    monkeypatch.chdir(empty)
+    done = quickstart.run(*arguments, **environment, GIT_CEILING_DIRECTORIES=str(quickstart.folder))
+    assert done.returncode and says in done.stderr and "Traceback" not in done.stderr
+    assert quickstart.lines("started") == []
+
+
+def test_commit_of_a_folder_is_sent_and_placed(quickstart: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = quickstart.folder / "My Blog"
+    folder.mkdir()
+    git = ["git", "-C", str(folder), "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    (folder / "manage.py").write_text("committed\n")
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "First"]):
+        subprocess.run([*git, *words], check=True)
+    (folder / ".env").write_text("KEY=secret\n")  # stays here
+    projects = quickstart.folder / "srv"
+    program = quickstart.folder / "site/django_formula_laptop/program.py"
+    program.write_text(program.read_text().replace('"/srv/projects"', f'"{projects}"'))
+    for text in ("committed\n", "changed\n"):
+        (folder / "manage.py").write_text(text)
+        subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-am", "Next"], check=True)
+        done = quickstart.run("up", "web1", "--repository", str(folder))
+        assert done.returncode == 0 and quickstart.lines("started") == [f"started --repository {projects}/my-blog"]
+        assert [(path.name, path.stat().st_mode & 0o777) for path in projects.iterdir()] == [("my-blog", 0o700)]
+        assert [(path.name, path.read_text()) for path in (projects / "my-blog").iterdir()] == [("manage.py", text)]
+
+
+def test_verbs_are_those_of_the_host(quickstart: Laptop) -> None:
+    (stub := quickstart.folder / "salt-call").write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
+    stub.chmod(0o755)
+    program = quickstart.folder / "site/django_formula_laptop/program.py"
+    program.write_text(program.read_text().replace("/opt/django-formula/salt-call", str(stub)))
+    done = quickstart.run("logs", "ada@web1", "blog", "grep=a b", "--out=json", "since='$(id)'")
+    assert done.stdout == "django.logs|blog|grep=a b|--out=json|since='$(id)'|", done
+
+
+@pytest.mark.slow
+def test_wheel_has_the_formula_and_the_program(tmp_path: Path) -> None:
+    argv = ["uv", "build", "--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable]
+    subprocess.run([*argv, "--out-dir", str(tmp_path), str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    version = (ROOT / "FORMULA").read_text().partition("version: ")[2].split("\n")[0]
+    assert wheel.name == f"django_formula-{version}-py3-none-any.whl" and wheel.stat().st_size < 5_000_000
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not [name for name in names if "__pycache__" in name or "/test/" in name]
+    subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(tmp_path / "v")], check=True)
+    install = ["uv", "pip", "install", "--quiet", "--no-index", "--python", str(tmp_path / "v"), str(wheel)]
+    subprocess.run(install, check=True)
+    printed = subprocess.run(
+        [tmp_path / "v/bin/django-formula", "--version"], check=True, capture_output=True, text=True
+    )
+    assert printed.stdout == f"{version}\n"
+    program = "from django_formula_laptop import program; import sys; sys.stdout.buffer.write(program.archive(None))"
+    sent = subprocess.run([tmp_path / "v/bin/python", "-c", program], check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(sent)) as tar:
+        unpacked = {member.name for member in tar.getmembers() if member.isfile()}
+    tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files"], check=True, capture_output=True, text=True).stdout
+    needed = {
+        name for name in tracked.splitlines() if name.split("/")[0] in {"django", "engine", "_modules", "_states"}
+    }
+    assert {f"formula/{name}" for name in needed} <= unpacked

@@ -1,0 +1,93 @@
+"""A project that is no site is built and asked: which options it gets, and what its answers make of the pillar."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django_formula.host.commands import DeploymentError
+from django_formula.observe import observation
+from django_formula.site import sites
+from django_formula.verbs import trial
+from observed import answer, variable
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """What `trial.of` asks: a site of this host, of which there are `blog` and `shop`, or a source."""
+    found: list[tuple[str, ...]] = []
+    monkeypatch.setattr(sites, "registered", lambda: ["blog", "shop"])
+    monkeypatch.setattr(trial.observe_report, "of_site", lambda name: found.append(("site", name)))
+    monkeypatch.setattr(trial, "inspect", lambda *arguments: found.append(("source", *arguments)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("blog", ("site", "blog")),
+        ("nothing", ("site", "nothing")),
+        ("/home/ray/blog", ("source", "/home/ray/blog", "HEAD", None)),
+        ("https://git.example.org/blog.git", ("source", "https://git.example.org/blog.git", "HEAD", None)),
+        ("git@git.example.org:blog", ("source", "git@git.example.org:blog", "HEAD", None)),
+    ],
+)
+def test_a_name_is_a_site_and_all_else_a_source(called, source, expected):
+    trial.of(source)
+    assert called == [expected]
+
+
+def test_the_site_that_is_none_has_the_options_that_were_read_and_no_name_of_a_site(tmp_path):
+    made = trial.Trial("https://git.example.org/shop.git", "HEAD", "shop", tmp_path)._site(
+        {"python_packages": ["six"], "database": {"engine": "postgres"}, "environment": {"STAGE": "live"}}
+    )
+    assert (made.name, made.user, made.build_user) == ("_inspected", "_django-inspect", "_django-inspect-build")
+    assert (made.root, made.at) == (tmp_path, "django:sites:shop")
+    assert made.config["python_packages"] == ["six"] and made.config["databases"]["default"]["engine"] == "postgres"
+    assert str(tmp_path) in str(made.releases) and "srv/django" not in json.dumps(dict(made.config))
+
+
+@pytest.mark.parametrize(
+    ("options", "mistake"),
+    [
+        ({"build": 7}, "django:sites:shop:build"),
+        ({"environment": {"X": {"from": "everything"}}}, "django:sites:shop:environment:X"),
+        ({"writable": ["../../etc"]}, "django:sites:shop:writable"),
+        ({"python": "/etc/passwd; id"}, "django:sites:shop:python"),
+    ],
+)
+def test_what_the_pillar_refuses_is_a_mistake(tmp_path, options, mistake):
+    with pytest.raises(DeploymentError, match=f"the pillar that was read has a mistake: {mistake}"):
+        trial.Trial("https://git.example.org/shop.git", "HEAD", "shop", tmp_path)._site(options)
+
+
+def test_no_option_that_was_read_opens_the_sandbox_or_names_a_user():
+    of_host = {"sandbox", "build_sandbox", "user", "root", "packages", "index", "proxy", "tls", "mount", "commands"}
+    assert not of_host & {*trial._TAKEN, *trial._OF_WORDS}
+
+
+def observed(stage: str, *names: str) -> observation.Observation:
+    said: dict[str, Any] = answer(*(variable(name) for name in names), stage=stage)
+    return observation.parse(json.dumps(said), [])
+
+
+def test_the_attempt_that_got_further_counts_with_the_variables_of_both():
+    first, second = observed("settings", "KEY", "URL"), observed("done", "URL", "MORE")
+    for found in (trial._further(first, second), trial._further(second, first)):
+        assert found.stage == "done" and {one.name for one in found.variables} == {"KEY", "URL", "MORE"}
+
+
+def test_what_is_left_of_a_killed_inspection_is_removed(tmp_path, monkeypatch):
+    """Folders but the caches, and whole folders but the newest three; what the next one needs stays."""
+    monkeypatch.setattr(trial, "FOLDER", tmp_path / "inspected")
+    monkeypatch.setattr(sites, "RUNTIME", tmp_path / "run")
+    for number in range(5):
+        for part in ("build", "virtualenvs", "releases/0001-abc/source", "secrets", "repository.git"):
+            Path(trial.FOLDER, str(number), part).mkdir(parents=True)
+    Path(tmp_path, "run/_inspected.uv").mkdir(parents=True)
+    Path(tmp_path, "run/blog").mkdir()
+    trial._clear()
+    left = sorted(trial.FOLDER.iterdir())
+    assert len(left) == 3 and [path.name for path in (tmp_path / "run").iterdir()] == ["blog"]
+    assert all({part.name for part in root.iterdir()} == {"build", "virtualenvs"} for root in left)
+    assert all(root.stat().st_mode & 0o777 == 0o700 for root in left)
