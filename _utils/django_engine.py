@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "42e754e79e71de00"
+DIGEST = "bd754819d85c91c4"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -17597,7 +17597,8 @@ def _clear(home: str, folder: str) -> None:
 #     if not found.problem:
 #         return f"GET {path} past the proxy is answered in {took * 1000:.0f} ms"
 #     if ran is None or instances.pid(site, live.path) != ran:
-#         raise _ended(visit, "", "it ended while it was asked")
+#         broken = _ended(visit, "", "it ended while it was asked")
+#         raise Broken(broken.text, broken.command, broken.todo, "process")
 #     if took >= PATIENCE - 0.3:
 #         text = f"GET {path} past the proxy has no answer within {PATIENCE:.0f} s: all processes are busy or hang"
 #         raise Broken(text, instances.process_manager(site, live.path).way_to_start(site, live.path))
@@ -18222,7 +18223,7 @@ def _clear(home: str, folder: str) -> None:
 #     for name, look, stops in STEPS:
 #         link = _look(visited, name, look)
 #         if link.text:
-#             links.append(link)
+#             links = [*(one for one in links if one.name != link.name), link]
 #         if link.is_broken and stops:
 #             break
 #     shown_url = f"{visited.scheme}://{visited.host_header}{visited.target}"

@@ -156,7 +156,8 @@ def django(visit: Visit) -> str:
     if not found.problem:
         return f"GET {path} past the proxy is answered in {took * 1000:.0f} ms"
     if ran is None or instances.pid(site, live.path) != ran:
-        raise _ended(visit, "", "it ended while it was asked")
+        broken = _ended(visit, "", "it ended while it was asked")
+        raise Broken(broken.text, broken.command, broken.todo, "process")
     if took >= PATIENCE - 0.3:
         text = f"GET {path} past the proxy has no answer within {PATIENCE:.0f} s: all processes are busy or hang"
         raise Broken(text, instances.process_manager(site, live.path).way_to_start(site, live.path))

@@ -80,7 +80,7 @@ def walk(site: Site, url: str = "", *, skip_network: bool = False, explains: boo
     for name, look, stops in STEPS:
         link = _look(visited, name, look)
         if link.text:
-            links.append(link)
+            links = [*(one for one in links if one.name != link.name), link]
         if link.is_broken and stops:
             break
     shown_url = f"{visited.scheme}://{visited.host_header}{visited.target}"

@@ -3,6 +3,8 @@
 import socket
 import ssl
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from django_formula.doctor import application, pages, visit, walks, way
@@ -58,6 +60,31 @@ def test_walk_stops_at_a_broken_link_that_stops(links):
 def test_walk_goes_on_after_a_link_that_does_not_stop_and_leaves_out_what_a_site_lacks(links):
     walked = links(("one", Broken("gone", todo="ask them"), False), ("two", "", True), ("three", "fine", True))
     assert [link.name for link in walked.links] == ["one", "three"] and walked.broken.todo == "ask them"
+
+
+def test_link_that_a_later_one_finds_broken_is_there_once(links):
+    walked = links(
+        ("process", "runs", True), ("socket", "fine", True), ("Django", Broken("ended", link="process"), True)
+    )
+    assert [(link.name, link.text) for link in walked.links] == [("socket", "fine"), ("process", "ended")]
+    assert walked.broken.name == "process"
+
+
+def test_server_that_ends_while_it_is_asked_is_a_broken_process(monkeypatch):
+    asked, processes = visited(), iter([41, 42, 42])
+    live = SimpleNamespace(path=Path("/srv/django/blog/releases/0001"), name="0001", record={}, has_python=True)
+    manager = SimpleNamespace(pid=lambda *_: 42, log=lambda *_: "bind(): Error\n", way_to_start=lambda *_: "start it")
+    monkeypatch.setattr(visit.Visit, "release", live)
+    monkeypatch.setattr(visit.Visit, "drifted", lambda _visit: [])
+    monkeypatch.setattr(application.instances, "serves", lambda _path: True)
+    monkeypatch.setattr(application.instances, "pid", lambda *_: next(processes))
+    monkeypatch.setattr(application.instances, "process_manager", lambda *_: manager)
+    monkeypatch.setattr(application.contract, "unit", lambda *_: "django-blog-0001")
+    monkeypatch.setattr(application.health, "as_checked", lambda *_: {})
+    monkeypatch.setattr(application.health, "find", lambda *_: SimpleNamespace(problem="is refused", path="/"))
+    problem = broken(application.django, asked)
+    assert (problem.link, problem.command) == ("process", "start it")
+    assert problem.text == "django-blog-0001 does not run (it ended while it was asked): bind(): Error"
 
 
 def test_link_that_cannot_be_looked_at_is_broken(links):
