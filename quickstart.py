@@ -71,6 +71,7 @@ class Options:
     pillar: SHA-256 of the pillar as it was last written
     found: options of the site that inspection has found in the project
     learned: options of the site that failed releases have named, by their paths
+    push: SSH keys of who pushes to the site, by name; it is pushed once its first release is active
     messages: where messages about problems go: a mail address or a URL; empty for nowhere, None before it was asked
     """
 
@@ -83,6 +84,7 @@ class Options:
     pillar: str = ""
     found: dict[str, Any] = field(default_factory=dict)
     learned: dict[str, Any] = field(default_factory=dict)
+    push: dict[str, str] = field(default_factory=dict)
     messages: str | None = None
 
     @classmethod
@@ -123,7 +125,12 @@ def choose(before: Options, given: argparse.Namespace) -> Options:
     if options.revision and not options.repository:
         raise Refusal("--revision goes with --repository")
     if options.repository != before.repository:
-        options.learned = {}
+        options.learned, options.push = {}, {}
+    options.push = options.push | keys_of(given.push or [])
+    if options.push and not options.repository:
+        raise Refusal("--push goes with --repository")
+    if options.push and not SYSTEMD.is_dir():
+        raise Refusal("--push needs systemd, which this machine does not run")
     options.domains = given.domain or before.domains
     options.site = site_name(options.repository)
     options.sites = sorted({*before.sites, options.site})
@@ -134,6 +141,27 @@ def choose(before: Options, given: argparse.Namespace) -> Options:
         )
     options.port = free_port(before.port)
     return options
+
+
+def keys_of(given: list[str]) -> dict[str, str]:
+    """Return the SSH keys of arguments such as ``ada=ssh-ed25519 AAAA…``.
+
+    Raises:
+        Refusal: one is none, by what the pillar takes.
+    """
+    found = dict(one.partition("=")[::2] for one in given)
+    rules = schema()["site"]["properties"]["push"]["properties"]["keys"]
+    for name, key in found.items():
+        if not re.fullmatch(rules["propertyNames"]["pattern"], name):
+            raise Refusal(f"--push: {name} is no name of a key: {rules['propertyNames']['hint']}")
+        if not re.fullmatch(rules["additionalProperties"]["pattern"], key):
+            raise Refusal(f"--push: {name} has no public SSH key: {rules['additionalProperties']['hint']}")
+    return found
+
+
+def is_pushed(options: Options) -> bool:
+    """Return whether the site is one that is pushed, and not released from the repository any more."""
+    return bool(options.push) and (SITES / options.site / "current").exists()
 
 
 def site_name(repository: str | None) -> str:
@@ -232,7 +260,9 @@ def address() -> str:
 def pillar_of(options: Options) -> str:
     """Return the text of the pillar: the site, and former ones as absent."""
     site: dict[str, Any] = {}
-    if options.repository and not is_plain_folder(options):
+    if is_pushed(options):
+        site["push"] = {"keys": options.push}
+    elif options.repository and not is_plain_folder(options):
         site = {"repository": options.repository} | ({"revision": options.revision} if options.revision else {})
     else:
         site["folder"] = options.repository or str(EXAMPLE)
@@ -639,6 +669,9 @@ def tell(options: Options, done: list[tuple[float, str]], notes: list[str]) -> N
         where = f"{panel.url} as " if panel.status in (200, 301, 302) else ""
         print(f"  admin     {where}admin, password in {file}")
     print(f"  pillar    {PILLAR}, applied by: {salt_call()} state.apply django")
+    if is_pushed(options):
+        to = f"{options.site}-push@{address()}:{options.site}"
+        print(f"  push      git push {to} HEAD:main releases a commit: docs/guides/git-push.md")
     print(f"  status    {salt_call()} django.status {options.site}")
     where = f"{salt_call()} django.notify test" if options.messages else "nowhere yet: docs/guides/watch.md"
     print(f"  messages  {where}")
@@ -704,9 +737,9 @@ def tell_installed(root: str) -> None:
 def serve(given: argparse.Namespace) -> None:
     options = choose(Options.read(), given)
     if options.repository and (given.repository or given.revision or not PILLAR.exists()):
-        say(f"inspecting {options.repository}")
+        say(f"inspecting {options.repository}{', which git push releases' if is_pushed(options) else ''}")
         options.found = inspect(options)
-    rewritten = keep_pillar(options, is_asked=bool(given.repository or given.revision or given.domain))
+    rewritten = keep_pillar(options, is_asked=any([given.repository, given.revision, given.domain, given.push]))
     say(f"applying the formula to {options.site}")
     states, is_completed = apply_completed(options)
     rewritten = rewritten or is_completed
@@ -717,10 +750,10 @@ def serve(given: argparse.Namespace) -> None:
     note = make_admin(options.site)
     if admin_file(options.site).exists() and not has_admin:
         done.append((time.time() - began, "the user admin has been created"))
-    if ask_for_messages(options):
+    if ask_for_messages(options) or keep_pillar(options, is_asked=False):
         began, rewritten = time.time(), True
         apply(options)
-        done.append((time.time() - began, "the channel of messages has been applied"))
+        done.append((time.time() - began, "channels of messages and git push have been applied"))
     if rewritten:
         done.append((0.0, f"{PILLAR} has been written"))
     notes = [warning for state in states for warning in state.get("warnings", [])]
@@ -758,6 +791,7 @@ def main() -> int:
     serving.add_argument("--repository")
     serving.add_argument("--revision")
     serving.add_argument("--domain", action="append")
+    serving.add_argument("--push", action="append")
     removing = commands.add_parser("remove")
     removing.set_defaults(command=remove)
     removing.add_argument("--remove-data", action="store_true")

@@ -1,17 +1,19 @@
 """`django-formula`: bring a host to serve a project from a machine that has Python and ssh, and ask it afterwards.
 
-    django-formula up [USER@]HOST --repository URL|FOLDER --domain NAME [--revision REVISION]
+    django-formula up [USER@]HOST --repository URL|FOLDER --domain NAME [--revision REVISION] [--push [FILE]]
     django-formula VERB [USER@]HOST [ARGUMENT...]
 
 `up` sends the formula over ssh and has its `quickstart` run there, which installs Salt on the host: nothing of Salt is
-needed here. A FOLDER is one of this machine: the commit that is checked out in it is sent too. VERB is a function of
-`django` on the host, such as status, plan, release, rollback, logs or doctor. See docs/guides/laptop.md.
+needed here. A FOLDER is one of this machine: the commit that is checked out in it is sent too, and with `--push` it is
+released by `git push live` from then on. VERB is a function of `django` on the host, such as status, plan, release,
+rollback, logs or doctor. See docs/guides/laptop.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import getpass
 import io
 import re
 import shlex
@@ -45,6 +47,10 @@ NAMES = (
 )
 #: Where the host has the projects that were sent from folders, and its salt-call.
 PROJECTS, SALT_CALL = "/srv/projects", "/opt/django-formula/salt-call"
+#: Where the host has what it needs for the pushes to each site.
+PUSHES = "/var/lib/django-formula/push"
+#: The remote of git by which a folder is pushed.
+REMOTE = "live"
 #: Prints who one is there, and how root may be asked: `free`, `password` or `none`.
 _PROBE = (
     "id -u; if ! command -v sudo >/dev/null; then echo none;"
@@ -187,9 +193,96 @@ def place(folder: Path) -> str:
     return f"{PROJECTS}/{name}"
 
 
+# What is pushed from here
+
+
+def public_key(path: str, host: str) -> str:
+    """Return the public key of a file, without its comment; without a path the first one that ssh would use there.
+
+    Raises:
+        LaptopError: there is none, or the file has none.
+    """
+    if path:
+        try:
+            text = Path(path).expanduser().read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise LaptopError(f"{path} cannot be read: {error.strerror}", f"name a key: {_KEY_OPTION}") from None
+        if not (found := _KEY.match(text)):
+            raise LaptopError(f"{path} is no public key", f"name the file that ends in .pub: {_KEY_OPTION}")
+        return found[1]
+    for line in _printed(["ssh", "-G", host]).splitlines():
+        if line.startswith("identityfile "):
+            with contextlib.suppress(OSError):
+                file = Path(f"{line.partition(' ')[2]}.pub").expanduser()
+                if found := _KEY.match(file.read_text(encoding="utf-8", errors="replace")):
+                    return found[1]
+    for line in _printed(["ssh-add", "-L"]).splitlines():
+        if found := _KEY.match(line):
+            return found[1]
+    raise LaptopError("there is no SSH key to push with", f"make one: ssh-keygen -t ed25519, or name it: {_KEY_OPTION}")
+
+
+#: A public key that hosts take, before its comment.
+_KEY = re.compile(r"\s*((?:ssh-(?:ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-[\w@.-]+) [A-Za-z0-9+/]{60,}={0,2})(?=\s|$)")
+_KEY_OPTION = "--push FILE.pub"
+
+
+def _printed(argv: Sequence[str]) -> str:
+    """Return what a command prints; an empty text where it fails or is missing."""
+    try:
+        return subprocess.run(argv, capture_output=True, check=True).stdout.decode(errors="replace")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def pusher() -> str:
+    """Return the name that the pushes from here have on the host: the user's, as the pillar takes names."""
+    return re.sub(r"[^a-z0-9_-]+", "-", getpass.getuser().lower()).lstrip("-_0123456789")[:31] or "laptop"
+
+
+def refuse_part(folder: Path) -> None:
+    """Check that a folder is the top of its repository, which is pushed as a whole.
+
+    Raises:
+        LaptopError: it is a part of one.
+    """
+    if above := _printed(["git", "-C", str(folder), "rev-parse", "--show-prefix"]).strip():
+        top = folder.resolve().parents[above.strip("/").count("/")]
+        raise LaptopError(f"git pushes whole repositories, and {folder} is a part of one", f"--repository {top}")
+
+
+def have_remote(folder: Path, host: str, site: str) -> None:
+    """Have `git push live` in a folder push the commit that is checked out to a site; say so.
+
+    Raises:
+        LaptopError: the folder has another remote of that name.
+    """
+    way, at = ("ssh://", "/") if host.startswith("ssh://") else ("", ":")
+    url = f"{way}{site}-push@{host.removeprefix(way).rpartition('@')[2]}{at}{site}"
+    git = ["git", "-C", str(folder)]
+    present = _printed([*git, "remote", "get-url", REMOTE]).strip()
+    if present and present != url:
+        raise LaptopError(f"{folder} has a remote {REMOTE} already, {present}", f"push by: git push {url} HEAD:main")
+    if not present:
+        subprocess.run([*git, "remote", "add", REMOTE, url], check=True)
+        subprocess.run([*git, "config", f"remote.{REMOTE}.push", "HEAD:refs/heads/main"], check=True)
+    print(f"\nFrom now on, in {folder.resolve()}: git push {REMOTE}")
+
+
 def up(given: argparse.Namespace) -> int:
-    """Send the formula, and a project of this machine, and run quickstart there; return how it ended."""
+    """Send the formula, and a project of this machine, and run quickstart there; return how it ended.
+
+    Raises:
+        LaptopError: the host cannot be reached, or there is nothing to send or to push.
+    """
     options, sent, target = [], None, ""
+    if given.push is not None:
+        if not given.repository or not Path(given.repository).is_dir():
+            raise LaptopError(
+                "--push goes with a folder of this machine", "--repository FOLDER, a clone of the project"
+            )
+        refuse_part(Path(given.repository))
+        options += ["--push", f"{pusher()}={public_key(given.push, given.host)}"]
     if given.repository and Path(given.repository).is_dir():
         if given.revision:
             raise LaptopError(
@@ -207,7 +300,14 @@ def up(given: argparse.Namespace) -> int:
         there = shlex.quote(at)
         placing = f"sh -c {shlex.quote(_PLACE)} place {there} {shlex.quote(target)} && " if target else ""
         run = shlex.join(["bash", f"{at}/formula/quickstart", *options])
-        return remote.run_as_root(f"{placing}{run}; code=$?; rm -rf {there}; exit $code")
+        code = remote.run_as_root(f"{placing}{run}; code=$?; rm -rf {there}; exit $code")
+        if not code and given.push is not None:
+            # as quickstart names a site: after the folder, and otherwise where a user of the host has that name
+            name = target.rpartition("/")[2].lstrip("-0123456789")[:20].rstrip("-") or "site"
+            listing = f"cd {PUSHES} && ls -d {name} {name}-site 2>/dev/null | head -n 1"
+            (site,) = remote.answer(listing, rf"({re.escape(name)}(?:-site)?)")
+            have_remote(Path(given.repository), given.host, site)
+        return code
 
 
 def ask(given: argparse.Namespace) -> int:
@@ -231,6 +331,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     first.add_argument("--repository", metavar="URL|FOLDER", help="the project; without it the bundled example")
     first.add_argument("--domain", metavar="NAME", help="its domain; without it the addresses of the host")
     first.add_argument("--revision", metavar="REVISION", help="a branch, tag or commit of the URL")
+    first.add_argument(
+        "--push", metavar="FILE", nargs="?", const="", help="have git push release it, with your SSH key"
+    )
     if arguments and not arguments[0].startswith("-") and arguments[0] != "up":
         other = verbs.add_parser(arguments[0], prefix_chars="\0")  # what follows is the function's
         other.add_argument("host", metavar="[USER@]HOST")

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 #: Stands for ssh: notes what it was called with, leaves its options out, and runs the command here.
 SSH = """#!/bin/sh
 printf '%s\\n' "$*" >>"$CALLS"
-while [ "${1#-}" != "$1" ]; do case $1 in -t) shift ;; -O) exit 0 ;; *) shift 2 ;; esac; done
+while [ "${1#-}" != "$1" ]; do case $1 in
+    -t) shift ;; -O) exit 0 ;; -G) echo "identityfile $KEYS/id_ed25519"; exit ;; *) shift 2 ;;
+esac; done
 host=$1; shift
 [ "$host" != talks ] || echo Welcome to this host
 [ "$host" != menu ] || { echo 1 status; exit 0; }
@@ -49,6 +51,7 @@ class Laptop:
             "PYTHONPATH": str(ROOT / "laptop"),
             "CALLS": str(self.calls),
             "SUDO_IS": "free",
+            "KEYS": str(folder),
         }
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -123,6 +126,9 @@ def test_root_needs_no_sudo_and_an_exit_code_is_kept(quickstart: Laptop) -> None
         ),
         (["up", "web1", "--repository", "."], {}, "has no commit to send: fatal: not a git repository"),
         (["up", "web1", "--repository", ".", "--revision", "x"], {}, "--revision is of a URL"),
+        (["up", "web1", "--push"], {}, "--push goes with a folder of this machine\n  --repository FOLDER"),
+        (["up", "web1", "--repository", ".", "--push"], {}, "there is no SSH key to push with\n  make one: ssh-keygen"),
+        (["up", "web1", "--repository", ".", "--push", "gone"], {}, "gone cannot be read: No such file or directory"),
         (["up"], {}, "the following arguments are required: [USER@]HOST"),
         (["up", "--", "-oProxyCommand=id"], {}, "a host is expected after the verb"),
         (["status", "-oProxyCommand=id"], {}, "a host is expected after the verb"),
@@ -157,6 +163,74 @@ def test_commit_of_a_folder_is_sent_and_placed(quickstart: Laptop, monkeypatch: 
         assert done.returncode == 0 and quickstart.lines("started") == [f"started --repository {projects}/my-blog"]
         assert [(path.name, path.stat().st_mode & 0o777) for path in projects.iterdir()] == [("my-blog", 0o700)]
         assert [(path.name, path.read_text()) for path in (projects / "my-blog").iterdir()] == [("manage.py", text)]
+
+
+KEY = f"ssh-ed25519 {'A' * 68}"
+
+
+@pytest.fixture
+def clone(quickstart: Laptop) -> Path:
+    """A repository with a commit, on a machine whose host has the site `my-blog` as one that is pushed."""
+    folder = quickstart.folder / "My Blog"
+    (folder / "part").mkdir(parents=True)
+    (folder / "part/manage.py").touch()
+    git = ["git", "-C", str(folder), "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "First"]):
+        subprocess.run([*git, *words], check=True)
+    (quickstart.folder / "push/my-blog").mkdir(parents=True)
+    program = quickstart.folder / "site/django_formula_laptop/program.py"
+    text = program.read_text().replace('"/var/lib/django-formula/push"', f'"{quickstart.folder}/push"')
+    program.write_text(text.replace('"/srv/projects"', f'"{quickstart.folder}/srv"'))
+    return folder
+
+
+def remote(folder: Path) -> list[str]:
+    argv = ["git", "-C", str(folder), "config", "--get-regexp", "remote.live.(url|push)"]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("ada@web1", "my-blog-push@web1:my-blog"),
+        ("web1", "my-blog-push@web1:my-blog"),
+        ("ssh://ada@web1:2222", "ssh://my-blog-push@web1:2222/my-blog"),
+    ],
+)
+def test_folder_is_pushed_from_then_on(quickstart: Laptop, clone: Path, host: str, url: str) -> None:
+    (quickstart.folder / "id_ed25519.pub").write_text(f"{KEY} Ada's laptop\n")
+    for _again in range(2):
+        done = quickstart.run("up", host, "--repository", str(clone), "--push", LOGNAME="Ada Lovelace")
+        assert done.returncode == 0 and f"in {clone}: git push live" in done.stdout, done
+        started = f"started --push ada-lovelace={KEY} --repository {quickstart.folder}/srv/my-blog"
+        assert quickstart.lines("started") == [started]
+        assert remote(clone) == [f"remote.live.url {url}", "remote.live.push HEAD:refs/heads/main"]
+
+
+def test_remote_of_another_is_left_alone(quickstart: Laptop, clone: Path) -> None:
+    (key := quickstart.folder / "key.pub").write_text(KEY)
+    subprocess.run(["git", "-C", str(clone), "remote", "add", "live", "git@git.example.org:blog"], check=True)
+    done = quickstart.run("up", "web1", "--repository", str(clone), "--push", str(key))
+    assert done.returncode == 1 and "has a remote live already, git@git.example.org:blog" in done.stderr
+    assert "git push my-blog-push@web1:my-blog HEAD:main" in done.stderr
+    assert remote(clone) == ["remote.live.url git@git.example.org:blog"]
+
+
+def test_what_cannot_be_pushed_is_said_before_anything_is_sent(quickstart: Laptop, clone: Path) -> None:
+    (quickstart.folder / "id_ed25519.pub").write_text(KEY)
+    (private := quickstart.folder / "id_ed25519").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    for folder, key, says in (
+        (clone, str(private), f"{private} is no public key\n  name the file that ends in .pub"),
+        (clone / "part", "", f"is a part of one\n  --repository {clone}"),
+    ):
+        done = quickstart.run("up", "web1", "--repository", str(folder), "--push", *[key] * bool(key))
+        assert done.returncode == 1 and says in done.stderr and quickstart.lines("started") == [], done
+
+
+def test_failed_quickstart_adds_no_remote(quickstart: Laptop, clone: Path) -> None:
+    (quickstart.folder / "id_ed25519.pub").write_text(KEY)
+    assert quickstart.run("up", "web1", "--repository", str(clone), "--push", CODE="1").returncode == 1
+    assert remote(clone) == []
 
 
 def test_verbs_are_those_of_the_host(quickstart: Laptop) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -115,6 +116,68 @@ def test_pillar_has_what_inspection_finds(quickstart, tmp_path, capsys):
     assert capsys.readouterr().out.partition(" s  ")[2] == (
         "the project is not inspected: no manage.py found in the source\n"
     )
+
+
+KEY = f"ssh-ed25519 {'A' * 68}"
+
+
+def given(**arguments):
+    return Namespace(**{"repository": None, "revision": None, "domain": None, "push": None, **arguments})
+
+
+@pytest.fixture
+def pushable(quickstart, monkeypatch, tmp_path):
+    """A machine with systemd where quickstart has its files in a folder."""
+    for name, path in (("STATE", tmp_path), ("SITES", tmp_path / "sites"), ("PILLAR", tmp_path / "django.sls")):
+        monkeypatch.setattr(quickstart, name, path)
+    monkeypatch.setattr(quickstart, "SYSTEMD", tmp_path)
+    monkeypatch.setattr(quickstart, "listener", lambda _port: None)
+    return quickstart
+
+
+def site_of(quickstart, options):
+    return yaml.safe_load(quickstart.pillar_of(options))["django"]["sites"][options.site]
+
+
+def test_site_is_pushed_once_its_first_release_is_active(pushable, tmp_path):
+    folder = str(write_tree(tmp_path / "blog", {"manage.py": ""}))
+    options = pushable.choose(
+        pushable.Options(), given(repository=folder, domain=["b.example.org"], push=[f"ada={KEY}"])
+    )
+    options.found = {"packages": ["npm"]}
+    assert site_of(pushable, options) == {"folder": folder, "domains": ["b.example.org"], "packages": ["npm"]}
+    (tmp_path / "sites/blog/current").mkdir(parents=True)
+    pushed = {"push": {"keys": {"ada": KEY}}, "domains": ["b.example.org"], "packages": ["npm"]}
+    assert site_of(pushable, options) == pushed
+    pushable.keep_pillar(options, is_asked=True)
+    again = pushable.choose(pushable.Options.read(), given(repository=folder))
+    again.found = options.found
+    assert site_of(pushable, again) == pushed
+    second = pushable.choose(pushable.Options.read(), given(push=[f"eve={KEY} eve@laptop"]))
+    assert site_of(pushable, second)["push"]["keys"] == {"ada": KEY, "eve": f"{KEY} eve@laptop"}
+
+
+@pytest.mark.parametrize(
+    ("push", "says"),
+    [
+        ("ada", "ada has no public SSH key"),
+        (f"={KEY}", "is no name of a key: up to 31"),
+        (f"Ada={KEY}", "Ada is no name of a key"),
+        ("ada=ssh-ed25519 A\ncommand=id", "has no public SSH key: the line of a .pub file"),
+    ],
+)
+def test_key_that_the_pillar_does_not_take_is_refused_first(pushable, tmp_path, push, says):
+    with pytest.raises(pushable.Refusal, match=says):
+        pushable.choose(pushable.Options(), given(repository=str(tmp_path), push=[push]))
+    assert not (tmp_path / "django.sls").exists()
+
+
+def test_push_needs_a_project_and_systemd(pushable, monkeypatch, tmp_path):
+    with pytest.raises(pushable.Refusal, match="--push goes with --repository"):
+        pushable.choose(pushable.Options(), given(push=[f"ada={KEY}"]))
+    monkeypatch.setattr(pushable, "SYSTEMD", tmp_path / "gone")
+    with pytest.raises(pushable.Refusal, match="needs systemd"):
+        pushable.choose(pushable.Options(), given(repository=str(tmp_path), push=[f"ada={KEY}"]))
 
 
 # A pillar that a failed release completes

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import Hosts
@@ -30,13 +31,13 @@ class Laptop:
         return self.web1.http("/", "blog.example.org").text
 
 
-@pytest.fixture(scope="module")
-def laptop(module_hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Laptop:
+@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+def laptop(request: pytest.FixtureRequest, module_hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Laptop:
     built = tmp_path_factory.mktemp("wheel")
     argv = ["uv", "build", "--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable]
     subprocess.run([*argv, "--out-dir", str(built), str(ROOT)], check=True)
     (wheel,) = built.glob("*.whl")
-    desk, web1 = module_hosts(kind="bare", name="desk"), module_hosts("trixie", kind="bare", name="web1")
+    desk, web1 = module_hosts(kind="bare", name="desk"), module_hosts(request.param, kind="bare", name="web1")
     desk.run("apt-get -qq update && apt-get -qq install --no-install-recommends git python3-venv", environment=QUIET)
     web1.run(
         "rm -r /srv/formula; apt-get -qq update && apt-get -qq install --no-install-recommends sudo", environment=QUIET
@@ -56,7 +57,9 @@ def laptop(module_hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Lap
 
 
 def test_one_command_brings_a_bare_host_to_serve_what_is_committed_here(laptop: Laptop) -> None:
+    began = time.monotonic()
     done = laptop.run(UP)
+    print(f"one command to a page: {time.monotonic() - began:.0f} s")
     assert "http://blog.example.org/ answers 200 OK" in done.stdout, done
     assert "Guestbook" in laptop.page()
     left = laptop.web1.run(
@@ -83,6 +86,24 @@ def test_verbs_of_the_host_are_called(laptop: Laptop) -> None:
     assert "0001" in back.stdout and "Guestbook" in laptop.page()
     failed = laptop.run("django-formula rollback ada@web1 lacking", check=False)
     assert failed.returncode and "lacking" in failed.stdout
+
+
+def test_folder_is_pushed_from_then_on(laptop: Laptop) -> None:
+    laptop.desk.run("ls /root/.ssh/*.pub || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
+    done = laptop.run(f"{UP} --push")
+    assert "in /root/guestbook: git push live" in done.stdout, done
+    before = laptop.page()
+    git = "git -c user.name=Ada -c user.email=ada@example.org"
+    word = "Visitors" if "Visitors" in before else "Guestbook"
+    for new in ("Pushed", "Twice"):
+        laptop.desk.run(f"cd /root/guestbook && sed -i s/{word}/{new}/g $(grep -rl {word} --include=*.html .)")
+        began = time.monotonic()
+        pushed = laptop.run(f"cd guestbook && {git} commit --quiet -am {new} && git push live")
+        print(f"git push: {time.monotonic() - began:.1f} s")
+        assert "is active" in pushed.stderr and new in laptop.page(), pushed
+        word = new
+    again = laptop.run(UP)
+    assert "which git push releases" in again.stdout and "Twice" in laptop.page(), again
 
 
 def test_password_of_sudo_is_typed_at_the_terminal(laptop: Laptop) -> None:
