@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "bd754819d85c91c4"
+DIGEST = "8bc5183d99f0cc0c"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -61730,6 +61730,11 @@ def _clear(home: str, folder: str) -> None:
 #     return _FOLDER / f"{site.name}.sock"
 #
 #
+# def unit_name(site: Site) -> str:
+#     """Return the name of the unit of that socket."""
+#     return _units(site)[0].name
+#
+#
 # def group(site: Site) -> str:
 #     """Return the group whose members may connect to it; names of users and groups have 32 characters at most."""
 #     return f"{site.name}-ask"
@@ -62196,6 +62201,11 @@ def _clear(home: str, folder: str) -> None:
 # def config_file(site: Site) -> Path:
 #     """Return the file with the secret, which only root can read."""
 #     return site.secrets / ".hook.json"
+#
+#
+# def sockets(site: Site) -> dict[str, Path]:
+#     """Return the unit of the socket that the proxy passes deliveries to, and its path; nothing without a webhook."""
+#     return {_units(site)[0].name: _socket(site)} if site.config.get("hook") else {}
 #
 #
 # def url(site: Site) -> str:
@@ -76678,10 +76688,10 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.audit.caller import Caller
-# from django_formula.host import clock, daemons
+# from django_formula.host import clock, daemons, unix_sockets
 # from django_formula.host.commands import DeploymentError
 # from django_formula.release import claim, releases
-# from django_formula.request import checks, follow, queue, unit
+# from django_formula.request import checks, entrance, follow, hook_unit, queue, unit
 # from django_formula.request.queue import Request
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
@@ -76765,11 +76775,21 @@ def _clear(home: str, folder: str) -> None:
 # def status(site: Site) -> dict[str, str]:
 #     """Return the part of a site's status: what waits, what runs, and the newest request if it has failed.
 #
-#     Nothing for a site of which nothing was requested.
+#     Nothing for a site of which nothing was requested. One with `push` or `hook` has what takes requests in too.
 #     """
-#     if not queue.folder(site).exists():
+#     found = {"release_requests": "; ".join(_parts(site))} if queue.folder(site).exists() else {}
+#     return {**found, **_entrance(site)}
+#
+#
+# def _entrance(site: Site) -> dict[str, str]:
+#     """Return what takes requests in, or the first socket that does not listen."""
+#     if not entrance.is_wanted(site):
 #         return {}
-#     return {"release_requests": "; ".join(_parts(site))}
+#     sockets = {entrance.unit_name(site): entrance.path(site), **hook_unit.sockets(site)}
+#     closed = [name for name, path in sockets.items() if not unix_sockets.listens(str(path))]
+#     ways = {"push": "git push", "hook": "webhook"}
+#     taken = ", ".join(way for option, way in ways.items() if site.config.get(option))
+#     return {"entrance": f"{closed[0]} does not listen" if closed else taken}
 #
 #
 # def _parts(site: Site) -> Iterator[str]:
@@ -82196,6 +82216,8 @@ def _clear(home: str, folder: str) -> None:
 # #: A request of a commit in the row's key `release_requests`.
 # _REQUEST = re.compile(r"^([0-9a-f]{12}) by .* (?:failed|is not worked off)\b")
 # _BAD_RUN = re.compile(r"^(\S+) (?:failed|interrupted)\b")
+# #: A socket of systemd in the row's key `entrance`.
+# _CLOSED = re.compile(r"^(\S+\.socket) does not listen$")
 #
 #
 # class Problem(NamedTuple):
@@ -82257,6 +82279,9 @@ def _clear(home: str, folder: str) -> None:
 #     elif requested := _matching(_REQUEST, row.get("release_requests"), "; "):
 #         text = f"requested: {'; '.join(requested.values())}"
 #         found.append(Problem("failed", text, _verb("requests", site), "release_requests"))
+#     if closed := _matching(_CLOSED, row.get("entrance"), "; "):
+#         text = f"pushes and webhooks are refused: {'; '.join(closed.values())}"
+#         found.append(Problem("degraded", text, in_command("systemctl", "restart", *closed), "entrance"))
 #     return found
 #
 #

@@ -64,6 +64,11 @@ def path(site: Site) -> Path:
     return _FOLDER / f"{site.name}.sock"
 
 
+def unit_name(site: Site) -> str:
+    """Return the name of the unit of that socket."""
+    return _units(site)[0].name
+
+
 def group(site: Site) -> str:
     """Return the group whose members may connect to it; names of users and groups have 32 characters at most."""
     return f"{site.name}-ask"

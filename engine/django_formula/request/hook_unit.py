@@ -104,6 +104,11 @@ def config_file(site: Site) -> Path:
     return site.secrets / ".hook.json"
 
 
+def sockets(site: Site) -> dict[str, Path]:
+    """Return the unit of the socket that the proxy passes deliveries to, and its path; nothing without a webhook."""
+    return {_units(site)[0].name: _socket(site)} if site.config.get("hook") else {}
+
+
 def url(site: Site) -> str:
     """Return where the git server sends its requests."""
     return f"{site.scheme}://{site.canonical}{site.config['path'].rstrip('/')}{PATH}"

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django_formula.audit.caller import Caller
-from django_formula.host import clock, daemons
+from django_formula.host import clock, daemons, unix_sockets
 from django_formula.host.commands import DeploymentError
 from django_formula.release import claim, releases
-from django_formula.request import checks, follow, queue, unit
+from django_formula.request import checks, entrance, follow, hook_unit, queue, unit
 from django_formula.request.queue import Request
 from django_formula.site import sites
 from django_formula.site.sites import Site
@@ -92,11 +92,21 @@ def _reason(site: Site, row: Mapping[str, Any]) -> str:
 def status(site: Site) -> dict[str, str]:
     """Return the part of a site's status: what waits, what runs, and the newest request if it has failed.
 
-    Nothing for a site of which nothing was requested.
+    Nothing for a site of which nothing was requested. One with `push` or `hook` has what takes requests in too.
     """
-    if not queue.folder(site).exists():
+    found = {"release_requests": "; ".join(_parts(site))} if queue.folder(site).exists() else {}
+    return {**found, **_entrance(site)}
+
+
+def _entrance(site: Site) -> dict[str, str]:
+    """Return what takes requests in, or the first socket that does not listen."""
+    if not entrance.is_wanted(site):
         return {}
-    return {"release_requests": "; ".join(_parts(site))}
+    sockets = {entrance.unit_name(site): entrance.path(site), **hook_unit.sockets(site)}
+    closed = [name for name, path in sockets.items() if not unix_sockets.listens(str(path))]
+    ways = {"push": "git push", "hook": "webhook"}
+    taken = ", ".join(way for option, way in ways.items() if site.config.get(option))
+    return {"entrance": f"{closed[0]} does not listen" if closed else taken}
 
 
 def _parts(site: Site) -> Iterator[str]:

@@ -16,6 +16,8 @@ _QUEUE = re.compile(r"\bqueue \d[^;,]*(?:, (\d+) tasks wait)?")
 #: A request of a commit in the row's key `release_requests`.
 _REQUEST = re.compile(r"^([0-9a-f]{12}) by .* (?:failed|is not worked off)\b")
 _BAD_RUN = re.compile(r"^(\S+) (?:failed|interrupted)\b")
+#: A socket of systemd in the row's key `entrance`.
+_CLOSED = re.compile(r"^(\S+\.socket) does not listen$")
 
 
 class Problem(NamedTuple):
@@ -77,6 +79,9 @@ def _of_release(row: Mapping[str, Any]) -> list[Problem]:
     elif requested := _matching(_REQUEST, row.get("release_requests"), "; "):
         text = f"requested: {'; '.join(requested.values())}"
         found.append(Problem("failed", text, _verb("requests", site), "release_requests"))
+    if closed := _matching(_CLOSED, row.get("entrance"), "; "):
+        text = f"pushes and webhooks are refused: {'; '.join(closed.values())}"
+        found.append(Problem("degraded", text, in_command("systemctl", "restart", *closed), "entrance"))
     return found
 
 

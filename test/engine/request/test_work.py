@@ -160,6 +160,22 @@ def test_status_has_what_waits_and_what_failed_with_its_command(site):
     assert requests.status(site) == {"release_requests": ""}
 
 
+@pytest.mark.parametrize(
+    ("options", "listening", "says"),
+    [
+        ({"push": {"keys": {}}}, ["/run/django-requests/blog.sock"], "git push"),
+        ({"push": {"keys": {}}}, [], "django-blog-requests.socket does not listen"),
+        ({"hook": True}, ["/run/django-requests/blog.sock"], "django-blog-web-hook.socket does not listen"),
+        ({}, [], None),
+    ],
+)
+def test_status_has_the_socket_that_does_not_listen(make_site, monkeypatch, options, listening, says):
+    site = make_site()
+    site.config.update(options)
+    monkeypatch.setattr(requests.unix_sockets, "listens", lambda path: path in listening)
+    assert requests.status(site).get("entrance") == says
+
+
 def test_site_without_requests_has_no_row_and_no_file(make_site):
     site = make_site()
     assert requests.status(site) == {} and not queue.folder(site).exists() and unit.present(site) == []

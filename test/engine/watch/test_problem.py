@@ -16,6 +16,7 @@ GOOD = {
     "certificate": "acme, 60 of 90 days left",
     "restore_drill": "2026-03-01T03:00:00Z, 3.2 s: good",
     "managed": True,
+    "entrance": "git push, webhook",
 }
 APPLY = "salt-call state.apply django"
 #: What differs from a good row → kind, text, command.
@@ -46,6 +47,14 @@ CASES = {
     "failed without a release": (
         {"failed": "source 3 h ago"},
         ("failed", "failed since the active release: source 3 h ago", "salt-call django.releases blog"),
+    ),
+    "refuses pushes": (
+        {"entrance": "django-blog-requests.socket does not listen"},
+        (
+            "degraded",
+            "pushes and webhooks are refused: django-blog-requests.socket does not listen",
+            "systemctl restart django-blog-requests.socket",
+        ),
     ),
     "worker stopped": (
         {"workers": "mail does not run, feed takes tasks"},
