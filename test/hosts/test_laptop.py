@@ -112,4 +112,5 @@ def test_password_of_sudo_is_typed_at_the_terminal(laptop: Laptop) -> None:
     typed = (
         "(sleep 15; echo of-the-laptop; sleep 60) | script -qec 'django-formula status ada@web1 guestbook' /dev/null"
     )
-    assert "0001" in laptop.run(typed).stdout
+    active = laptop.web1.run("basename $(readlink /srv/django/guestbook/current)").stdout.strip()
+    assert active in laptop.run(typed).stdout
