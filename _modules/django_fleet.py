@@ -80,6 +80,41 @@ def release(site, commit):
     return _answer(lambda: fleet.release(site, str(commit)))
 
 
+def proof(site):
+    """
+    Return what the promotion of a commit has to know of a host: the active commit, whether its page answers well, and
+    what two sites must have in common.
+
+    site
+        Name of the site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.proof staging
+    """
+    return _answer(lambda: fleet.proof(site))
+
+
+def plan(site, commit):
+    """
+    Return what a release of a commit would change on this host.
+
+    site
+        Name of the site.
+    commit
+        Commit, whole.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 django_fleet.plan blog 3f2a9c1b77de0f2f1f0a4c9b3b0a5d1c2e3f4a5b
+    """
+    return _answer(lambda: fleet.plan(site, str(commit)))
+
+
 def claim(site, deployment, by, until):
     """
     Claim a site for a deployment.

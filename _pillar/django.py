@@ -147,6 +147,7 @@ def _of_site(minion_id, name, site, hosts, folder, roster):
     store.keep_hosts(parts)
     tags = site.get("tags")
     store.keep_tags([str(tag) for tag in tags] if isinstance(tags, list) else [])
+    store.keep_promotion(site.get("promote") if is_there else None)
     addresses = _addresses(minion_id, store, names, roster)
     servers = _servers(minion_id, store, parts, hosts, addresses)
     known = {**store.release(), "over": store.over(), "addresses": addresses, **servers}

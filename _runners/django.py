@@ -31,6 +31,7 @@ from django_formula.audit.caller import Caller
 from django_formula.fleet import dashboard as fleet_dashboard
 from django_formula.fleet import deployment, known_minions, minions, record, rotation
 from django_formula.fleet import doctor as fleet_doctor
+from django_formula.fleet import promotion as fleet_promotion
 from django_formula.fleet import requests as fleet_requests
 from django_formula.fleet import store as fleet_store
 from django_formula.fleet import watch as fleet_watch
@@ -111,16 +112,86 @@ def request(site, revision=None, wait=True, roster=False):
 
     def requested():
         store = fleet_store.Store(_folder(), site)
-        wanted = None if revision is None else str(revision)
-        made = fleet_requests.put(store, wanted, Caller(_user(), how="salt"))
-        _work_requests_off(store, roster)
-        return fleet_requests.ended(store, made, wait=bool(wait))
+        made = fleet_requests.put(store, None if revision is None else str(revision), Caller(_user(), how="salt"))
+        return _ended(store, made, wait, roster)
 
     answer = _answer(requested)
+    _fail_as(answer)
+    return answer
+
+
+def promote(site, commit=None, wait=True, roster=False):
+    """
+    Request the release of the commit that is active on another site with several hosts, the one of ``promote:from``,
+    once it has proved itself there: see docs/guides/promotion.md. The answer has the plan of one host too. The exit
+    code is 1 when it has not, or when the release failed.
+
+    site
+        Name of the site that gets the commit.
+    commit
+        The commit that is expected to be active there, at least seven digits of it.
+    wait
+        Wait for the final status also where another runner works the requests off.
+    roster
+        By salt-ssh, to the hosts of its roster, instead of by minions.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.promote blog
+        salt-run django.promote blog 3f2a9c1b77de
+    """
+
+    def promoted():
+        store, by = fleet_store.Store(_folder(), site), Caller(_user(), how="salt")
+        found = fleet_promotion.find(store, None if commit is None else str(commit))
+        fleet = _fleet(site, "promote", roster)
+        fleet_promotion.refuse_unproved(found, fleet, _fleet(found.source.site, "promote", roster), by)
+        plan = fleet_promotion.plan(found, fleet)
+        origin = by._replace(how=f"promote from {found.source.site}")
+        made = fleet_requests.put(store, found.commit, origin, is_promoted=True)
+        return {**_ended(store, made, wait, roster), "plan": plan}
+
+    answer = _answer(promoted)
+    _fail_as(answer)
+    return answer
+
+
+def approve(site, commit=None):
+    """
+    Record that you approve the promotion of a commit to a site: ``promote:approve`` is how many others have to.
+
+    site
+        Name of the site that gets the commit.
+    commit
+        The commit that is expected to be active on the other site, at least seven digits of it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run django.approve blog 3f2a9c1b77de
+    """
+
+    def approved():
+        found = fleet_promotion.find(fleet_store.Store(_folder(), site), None if commit is None else str(commit))
+        return fleet_promotion.approve(found, Caller(_user(), how="salt"))
+
+    return _answer(approved)
+
+
+def _ended(store, made, wait, roster):
+    """Work off what is requested of a site; return the status of a request."""
+    _work_requests_off(store, roster)
+    return fleet_requests.ended(store, made, wait=bool(wait))
+
+
+def _fail_as(answer):
+    """Have the exit code 1 where a request has failed."""
     if answer.get("status") == "failed":
         __context__["retcode"] = 1
         answer["retcode"] = 1
-    return answer
 
 
 def requests(site):

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "8bc5183d99f0cc0c"
+DIGEST = "8572352c86b1548c"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -18889,6 +18889,11 @@ def _clear(home: str, folder: str) -> None:
 #     "release": {"release": str, "commit": str},
 #     "prepare": {"pending": [str]},
 #     "migrate": {"migrated": [str]},
+#     "plan": {"plan": dict},
+#     "proof": {
+#         **dict.fromkeys(("commit", "problem", "python"), str),
+#         "packages": dict.fromkeys(("repository", "requirements", "constraints"), str),
+#     },
 #     "doctor": {"links": [{"is_broken": bool, **dict.fromkeys(("name", "text", "command", "todo"), str)}]},
 # }
 # #: How a balancer sees a host.
@@ -20076,6 +20081,155 @@ def _clear(home: str, folder: str) -> None:
 #     """Return what a host reports as terminals, events and logs can take it: a host may report anything."""
 #     kept = shown(text[: 4 * _LENGTH], lines=True)
 #     return kept if len(kept) <= _LENGTH else f"{kept[:_LENGTH]} [...]"
+#: django_formula/fleet/promotion.py
+# """Promotion of sites with several hosts: a commit is requested once it has proved itself on another site of the master.
+#
+# The master has what is asked of it (`promote` of the pillar), how the deployments of the other site have ended, and who
+# has approved; the hosts of both sites say the rest. See docs/guides/promotion.md.
+# """
+#
+# from collections.abc import Iterator, Mapping
+# from typing import Any, NamedTuple
+#
+# from django_formula.audit.caller import Caller
+# from django_formula.fleet import record, requests
+# from django_formula.fleet.deployment import Fleet
+# from django_formula.fleet.minions import Answer
+# from django_formula.fleet.store import Store
+# from django_formula.host.commands import DeploymentError
+# from django_formula.request import promotion
+# from django_formula.untrusted.text import in_command
+#
+# #: Seconds after which a host is lost that does not say how it is; and one that does not plan a release.
+# _LIMIT, _PLAN = 60.0, 1800.0
+# #: Deployments of a site in which the last one that succeeded is searched.
+# _KNOWN = 1000
+# #: Results of deployments after which another release is active.
+# _RELEASED = ("released", "rolled back")
+#
+#
+# class Promotion(NamedTuple):
+#     """A commit that may become the next release of a site.
+#
+#     Attributes:
+#         store: of the site that gets the commit.
+#         source: of the one whose hosts have it.
+#         commit: whole.
+#     """
+#
+#     store: Store
+#     source: Store
+#     commit: str
+#
+#
+# def find(store: Store, commit: str | None = None) -> Promotion:
+#     """Return what can be promoted to a site.
+#
+#     Args:
+#         commit: the one that is expected, by at least seven digits.
+#
+#     Raises:
+#         DeploymentError: the site gets no commits from another one, nothing is active there, or another commit is.
+#     """
+#     wanted = store.promotion()
+#     if not wanted:
+#         raise DeploymentError(
+#             f"{store.site} gets its commits from no other site, as its hosts were applied last",
+#             hint=f"set django:sites:{store.site}:promote:from to the name of one with hosts, and apply",
+#         )
+#     source = Store(store.folder.parent, wanted["from"])
+#     active = source.release()["commit"]
+#     if not active:
+#         see = in_command("salt-run", "django.status", source.site)
+#         raise DeploymentError(f"nothing is active on {source.site}", hint=f"see: {see}")
+#     if commit is not None and (len(commit) < 7 or not active.startswith(commit)):
+#         deploy = in_command("salt-run", "django.deploy", source.site, commit)
+#         raise DeploymentError(
+#             f"{commit} is not active on {source.site}, but {active[:12]}", hint=f"release it there first: {deploy}"
+#         )
+#     return Promotion(store, source, active)
+#
+#
+# def refuse_unproved(found: Promotion, fleet: Fleet, source: Fleet, by: Caller) -> None:
+#     """Check that a commit has proved itself, and that people have approved it where that is wanted.
+#
+#     Args:
+#         fleet: the hosts of the site that gets it.
+#         source: those of the other one.
+#         by: who promotes it, and whose own approval does not count.
+#
+#     Raises:
+#         DeploymentError: it has not; all reasons are in it.
+#     """
+#     site, needed = found.store.site, found.store.promotion()["approve"]
+#     people = promotion.approvals(requests.place(found.store), found.commit) - {by.who}
+#     approve = in_command("salt-run", "django.approve", site)
+#     reasons = [
+#         *_of_record(found),
+#         *_of_hosts(found, fleet, source),
+#         *promotion.missing_approvals(people, needed, approve),
+#     ]
+#     instead = in_command("salt-run", "django.deploy", site, found.commit)
+#     promotion.refuse(reasons, found.commit, found.source.site, instead)
+#
+#
+# def _of_record(found: Promotion) -> Iterator[str]:
+#     """Yield what the deployments of the other site say against a commit."""
+#     source, after = found.source.site, found.store.promotion()["after"]
+#     known = record.history(found.store.folder.parent, source, _KNOWN)
+#     last = next((one for one in known if one["result"] in _RELEASED), {})
+#     if last.get("commit") != found.commit:
+#         yield f"the master has no record of its deployment on {source}"
+#         return
+#     yield from promotion.of_run(last["time"], last, after, source)
+#
+#
+# def _of_hosts(found: Promotion, fleet: Fleet, source: Fleet) -> Iterator[str]:
+#     """Yield what the hosts of both sites say against a commit."""
+#     olds, news = (one.ask("proof", one.released(), "proof", limit=_LIMIT) for one in (source, fleet))
+#     yield from dict.fromkeys(
+#         f"{host}: {answer.error}" for some in (olds, news) for host, answer in sorted(some.items()) if answer.error
+#     )
+#     for host, old in _answered(olds):
+#         if old["commit"] != found.commit:
+#             yield f"{host} of {source.site} has {old['commit'][:12] or 'no release'}"
+#         elif old["problem"]:
+#             yield f"{host} of {source.site} does not answer well: {old['problem']}"
+#     pairs = [(old, new) for _host, old in _answered(olds) for _other, new in _answered(news)]
+#     yield from dict.fromkeys(text for old, new in pairs for text in _differences(source.site, fleet.site, old, new))
+#
+#
+# def _answered(answers: Mapping[str, Answer]) -> Iterator[tuple[str, dict[str, Any]]]:
+#     return ((host, answer.value) for host, answer in sorted(answers.items()) if not answer.error)
+#
+#
+# def _differences(source: str, site: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+#     yield from promotion.of_packages(source, old["packages"], new["packages"])
+#     if old["python"] and new["python"] and old["python"] != new["python"]:
+#         yield f"{source} runs it on Python {old['python']}, and {site} has {new['python']}"
+#
+#
+# def plan(found: Promotion, fleet: Fleet) -> dict[str, Any]:
+#     """Return the plan of the release, which the first host of the site makes.
+#
+#     Raises:
+#         DeploymentError: the host fails, or the commit would not be released.
+#     """
+#     host = fleet.released()[0]
+#     answer = fleet.ask("plan", [host], "plan", found.commit, limit=_PLAN)[host]
+#     if answer.error:
+#         raise DeploymentError(f"plan failed on {host}: {answer.error}")
+#     made: dict[str, Any] = answer.value["plan"]
+#     if "refused" in made:
+#         see = in_command("salt", host, "django.plan", fleet.site, found.commit)
+#         raise DeploymentError(f"{found.commit[:12]} would not be released: {made['refused']}", hint=f"see: {see}")
+#     return made
+#
+#
+# def approve(found: Promotion, by: Caller) -> dict[str, Any]:
+#     """Record that a person approves a commit; return who has."""
+#     requests.make(found.store)
+#     return promotion.keep_approval(requests.place(found.store), found.commit, by)
 #: django_formula/fleet/record.py
 # """What a master reports of a deployment on several hosts: begin and end on its bus, and a line in the store.
 #
@@ -20213,6 +20367,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.commands import DeploymentError
 # from django_formula.request import queue
 # from django_formula.request.queue import Request
+# from django_formula.untrusted.text import in_command
 #
 # #: Seconds between two looks at what is waited for, and those without a runner after which a request is abandoned.
 # _TICK, _ABANDONED = 0.5, 60.0
@@ -20222,43 +20377,58 @@ def _clear(home: str, folder: str) -> None:
 # Deploy = Callable[[str | None, Caller], str]
 #
 #
-# class _Kept(NamedTuple):
-#     """Where the store has the requests of a site."""
+# class Place(NamedTuple):
+#     """Where the store has the requests of a site, and who has approved a commit for it."""
 #
 #     root: Path
 #     name: str
 #
 #
-# def _kept(store: Store) -> _Kept:
-#     return _Kept(store.folder, store.site)
+# def place(store: Store) -> Place:
+#     """Return where the store has those of its site."""
+#     return Place(store.folder, store.site)
+#
+#
+# def make(store: Store) -> None:
+#     """Make the folder of requests, for root only."""
+#     store.make()
+#     queue.folder(place(store)).mkdir(mode=0o700, exist_ok=True)
 #
 #
 # def is_open(store: Store) -> bool:
 #     """Return whether a request waits, runs, or was interrupted."""
-#     return any(path.exists() for path in queue.paths(_kept(store)))
+#     return any(path.exists() for path in queue.paths(place(store)))
 #
 #
-# def put(store: Store, revision: str | None, by: Caller) -> Request:
+# def put(store: Store, revision: str | None, by: Caller, *, is_promoted: bool = False) -> Request:
 #     """Have a request wait, instead of the one that waits.
 #
+#     Args:
+#         is_promoted: whether `django.promote` asks; other requests are refused for a site with `promote`.
+#
 #     Raises:
-#         DeploymentError: the store knows no host of the site.
+#         DeploymentError: the store knows no host of the site, or it gets its commits from another one.
 #     """
-#     site = store.site
+#     site, wanted = store.site, store.promotion()
+#     if wanted and not is_promoted:
+#         raise DeploymentError(
+#             f"{site} gets its commits from {wanted['from']}",
+#             hint=f"run: {in_command('salt-run', 'django.promote', site)}; or deploy it now: "
+#             f"{in_command('salt-run', 'django.deploy', site, revision or '')}".rstrip(),
+#         )
 #     if not store.hosts():
 #         raise DeploymentError(
 #             f"the master knows no hosts of {site}",
 #             hint="name them in the pillar (hosts), and apply on them: salt '*' state.apply django",
 #         )
-#     store.make()
-#     queue.folder(_kept(store)).mkdir(mode=0o700, exist_ok=True)
-#     return queue.put(_kept(store), revision or "", by)
+#     make(store)
+#     return queue.put(place(store), revision or "", by)
 #
 #
 # def work(store: Store, deploy: Deploy) -> None:
 #     """Work off the requests of a site, one after another, until none waits; nothing where another runner does."""
 #     while is_open(store):  # again after the lock is free: who comes in between finds it held, and goes
-#         lock = queue.work_lock(_kept(store))
+#         lock = queue.work_lock(place(store))
 #         try:
 #             lock.take()
 #         except DeploymentError:
@@ -20271,7 +20441,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _work(store: Store, deploy: Deploy) -> None:
-#     kept = _kept(store)
+#     kept = place(store)
 #     if store.is_deployed(_ENTERED):  # meanwhile a newer request may take the place of the one that waits
 #         time.sleep(_TICK)
 #         return
@@ -20297,7 +20467,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: no runner works it off.
 #     """
-#     kept, site, seen = _kept(store), store.site, time.monotonic()
+#     kept, site, seen = place(store), store.site, time.monotonic()
 #     about = {"request": request.number, "commit": request.commit}
 #     while not (found := queue.ended(kept, request.number)):
 #         if not wait:
@@ -20315,7 +20485,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def rows(store: Store) -> list[dict[str, Any]]:
 #     """Return a row for each request of a site, the newest first."""
-#     return queue.rows(_kept(store))
+#     return queue.rows(place(store))
 #: django_formula/fleet/roster.py
 # """Functions on the hosts of salt-ssh's roster, from a runner: the same as `fleet.minions`, without minions.
 #
@@ -20761,6 +20931,7 @@ def _clear(home: str, folder: str) -> None:
 #                     NAME.former has too
 #     hosts.json      the parts of each host, as the pillar had them when a host compiled it last
 #     tags.json       the tags of the site, where it has had some
+#     promote.json    the site from which it gets its commits, where it has had one, and what is asked of them
 #     addresses.json  the address of each host, as its grains had it when its pillar was compiled last
 #     fleet.json      commit and number of the release, the commits that were rolled back, how many times that was another
 #                     release, and the id of its deployment
@@ -20784,9 +20955,10 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 # from typing import Any
 #
-# from django_formula.host import clock, proc
+# from django_formula.host import clock, commands, proc
 # from django_formula.host import file as host_file
 # from django_formula.host.commands import DeploymentError
+# from django_formula.untrusted import shapes
 # from django_formula.untrusted.text import in_command
 #
 # #: Characters of a secret key, and how many it has, as Django's own.
@@ -20798,6 +20970,9 @@ def _clear(home: str, folder: str) -> None:
 # TAG = "tag:"
 # SECRET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # _FLEET = {"commit": str, "sequence": int, "held": [str], "count?": int, "deployment?": str}
+# #: What is asked of a commit: as `promote` of the pillar.
+# _PROMOTION = {"from": str, "after": str, "approve": int}
+# _ASKED = {"from": "", "after": "1h", "approve": 0}
 # _EXCLUDED = {"since": str, "by": str, "commit": str}
 # #: What hosts without a release have in common.
 # _NONE = {"commit": "", "sequence": 0, "held": [], "count": 0}
@@ -20903,6 +21078,20 @@ def _clear(home: str, folder: str) -> None:
 #         kept = host_file.read_json(self.folder / "tags.json", {"tags": [str]})
 #         return [*kept["tags"]] if kept else []
 #
+#     def keep_promotion(self, given: Any) -> None:
+#         """Keep what the pillar has as `promote`; a mistake in it is none, which the hosts of the site report.
+#
+#         Nothing is written where the site has none.
+#         """
+#         wanted = _promotion(given) if isinstance(given, dict) else {}
+#         if wanted != self.promotion():
+#             with self._alone():
+#                 host_file.write_json(self.folder / "promote.json", wanted, mode=0o600)
+#
+#     def promotion(self) -> dict[str, Any]:
+#         """Return ``from``, ``after`` and ``approve`` as the pillar has them; empty where commits come from no site."""
+#         return host_file.read_json(self.folder / "promote.json", _PROMOTION) or {}
+#
 #     def addresses(self) -> dict[str, str]:
 #         """Return the address of each host whose pillar was compiled."""
 #         return host_file.read_json(self.folder / "addresses.json", {str: str}) or {}
@@ -21003,6 +21192,16 @@ def _clear(home: str, folder: str) -> None:
 #         with open(self.folder / ".writing.lock", "w") as lock:
 #             fcntl.flock(lock, fcntl.LOCK_EX)
 #             yield
+#
+#
+# def _promotion(given: Mapping[str, Any]) -> dict[str, Any]:
+#     """Return what is asked of a commit, by the schema's defaults; nothing where that is no such map."""
+#     wanted = {**_ASKED, **{name: value for name, value in given.items() if value is not None}}
+#     with contextlib.suppress(DeploymentError):
+#         if wanted.keys() == _ASKED.keys() and shapes.fits(wanted, _PROMOTION) and NAME.fullmatch(wanted["from"]):
+#             commands.seconds(wanted["after"])
+#             return wanted
+#     return {}
 #
 #
 # class Progress:
@@ -47026,11 +47225,6 @@ def _clear(home: str, folder: str) -> None:
 # "text": "an apply would release without it: set deploy: manual"
 # },
 # {
-# "hosts": true,
-# "state": "present",
-# "text": "has no effect with hosts: request what has proved itself"
-# },
-# {
 # "folder": true,
 # "text": "has no effect with folder: a folder has no commits"
 # },
@@ -50152,8 +50346,8 @@ def _clear(home: str, folder: str) -> None:
 # def promotions(sites: Sites) -> Iterator[Problem]:
 #     """Yield sites that get their commits from a site which is not there, or from themselves."""
 #     for name, site in sites.items():
-#         origin = (site["promote"] or {}).get("from")
-#         if origin and (origin not in sites or origin == name):
+#         origin, is_on_master = (site["promote"] or {}).get("from"), bool(site.get("hosts"))
+#         if origin and (origin == name or (origin not in sites and not is_on_master)):
 #             text = "is this site itself" if origin == name else "is no site of this host"
 #             yield ("django", "sites", name, "promote", "from"), f"{origin} {text}"
 #
@@ -59375,6 +59569,16 @@ def _clear(home: str, folder: str) -> None:
 #     return {"old": old, "new": new} if old and _series(old) != _series(new) else {}
 #
 #
+# def python_series(site: Site) -> str:
+#     """Return the series of a site's interpreter, such as ``3.11``; empty in containers, and where it is missing."""
+#     if site.config.get("container"):
+#         return ""
+#     try:
+#         return ".".join(_series(interpreter.interpreter(site).version))
+#     except DeploymentError:
+#         return ""
+#
+#
 # def _series(version: str) -> list[str]:
 #     return re.findall(r"\d+", version)[:2]
 #
@@ -62407,11 +62611,13 @@ def _clear(home: str, folder: str) -> None:
 # """Promotion: a commit is released here once it has proved itself on another site of this host: `promote` of a site.
 #
 # What is known of it is in the record of the release that is active there. The approvals of people are in
-# `requests/approvals.json` of the site that gets the commit.
+# `requests/approvals.json` of the site that gets the commit. Sites on several hosts are judged by `fleet.promotion`.
 # """
 #
+# import json
+# import re
 # import time
-# from collections.abc import Iterator
+# from collections.abc import Collection, Iterator, Mapping
 # from pathlib import Path
 # from typing import Any, NamedTuple
 #
@@ -62419,15 +62625,17 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import clock, commands, file, folders
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.folders import Folder
-# from django_formula.release import disk, health, releases
+# from django_formula.release import claim, disk, health, releases
 # from django_formula.release.releases import Release
 # from django_formula.request import queue
+# from django_formula.request.queue import Place
 # from django_formula.site import sites
 # from django_formula.site.sites import Site
 # from django_formula.untrusted.text import in_command
 #
 # #: The options by which two sites get the same packages of the same commit.
-# _PACKAGES = ("requirements", "constraints")
+# _SAME = ("repository", "requirements", "constraints")
+# _LOGIN = re.compile(r"//[^/@\s]*@")
 # #: Seconds for the page of the other site's health check.
 # _PATIENCE = 10.0
 # #: Approvals that are kept, the newest ones.
@@ -62461,8 +62669,10 @@ def _clear(home: str, folder: str) -> None:
 #         commit: the one that is expected, by at least seven digits.
 #
 #     Raises:
-#         DeploymentError: the site gets no commits from another one, nothing is active there, or another commit is.
+#         DeploymentError: the site gets no commits from another one, nothing is active there, or another commit is; or
+#             it is on several hosts.
 #     """
+#     claim.refuse_alone(site, "promote")
 #     wanted = site.config.get("promote")
 #     if not wanted:
 #         raise DeploymentError(
@@ -62493,69 +62703,111 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: it has not; all reasons are in it.
 #     """
-#     reasons = [*_reasons(found)]
-#     needed = found.site.config["promote"]["approve"]
-#     people = sorted(approvals(found.site, found.commit) - {by.who})
-#     if len(people) < needed:
-#         known = f" ({', '.join(people)})" if people else ""
-#         reasons.append(
-#             f"approvals by others: {len(people)} of {needed}{known}, by "
-#             f"{in_command('salt-call', 'django.approve', found.site.name)}"
-#         )
+#     site, needed = found.site, found.site.config["promote"]["approve"]
+#     approve = in_command("salt-call", "django.approve", site.name)
+#     reasons = [*_reasons(found), *missing_approvals(approvals(site, found.commit) - {by.who}, needed, approve)]
+#     refuse(reasons, found.commit, found.source.name, site.to_release(found.commit))
+#
+#
+# def refuse(reasons: Collection[str], commit: str, source: str, instead: str) -> None:
+#     """Refuse to promote a commit where something speaks against it.
+#
+#     Args:
+#         source: the name of the site that it is active on.
+#         instead: the command that releases it all the same.
+#
+#     Raises:
+#         DeploymentError: there is a reason.
+#     """
 #     if reasons:
-#         raise DeploymentError(
-#             f"{found.commit[:12]} is not promoted from {found.source.name}: {'; '.join(reasons)}",
-#             hint=f"without that: {found.site.to_release(found.commit)}",
-#         )
+#         text = f"{commit[:12]} is not promoted from {source}: {'; '.join(reasons)}"
+#         raise DeploymentError(text, hint=f"without that: {instead}")
+#
+#
+# def missing_approvals(people: Collection[str], needed: int, approve: str) -> Iterator[str]:
+#     """Yield that not enough people have approved a commit.
+#
+#     Args:
+#         approve: the command that does.
+#     """
+#     if len(people) < needed:
+#         known = f" ({', '.join(sorted(people))})" if people else ""
+#         yield f"approvals by others: {len(people)} of {needed}{known}, by {approve}"
+#
+#
+# def of_run(since: str, report: Mapping[str, Any], after: str, source: str) -> Iterator[str]:
+#     """Yield what speaks against a commit of how it has run on another site.
+#
+#     Args:
+#         since: when it became active there.
+#         report: how many requests were ``sent`` during the switch to it, and ``failed``.
+#         after: how long it has to be active, as the pillar has it.
+#         source: the name of the other site.
+#     """
+#     age = time.time() - clock.seconds(since or clock.now())
+#     if age < commands.seconds(after):
+#         yield f"it has been active there for {max(age, 0) / 60:.0f} min, and promote:after is {after}"
+#     if report.get("failed"):
+#         yield f"{report['failed']} of {report['sent']} requests failed when {source} switched to it"
+#
+#
+# def packages(site: Site) -> dict[str, str]:
+#     """Return the options by which sites get the same packages of a commit, as texts without logins."""
+#     return {name: _LOGIN.sub("//", json.dumps(site.config[name], sort_keys=True)) for name in _SAME}
+#
+#
+# def of_packages(source: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+#     """Yield what differs between the `packages` of another site and those of the one that gets its commit."""
+#     different = [name for name in _SAME if old[name] != new[name]]
+#     if "repository" in different:
+#         yield f"{source} has another repository"
+#     if different := [name for name in different if name != "repository"]:
+#         yield f"{source} has other packages, for {' and '.join(different)} differ"
 #
 #
 # def _reasons(found: Promotion) -> Iterator[str]:
 #     """Yield what speaks against a commit."""
 #     site, source, release = found
-#     wanted = site.config["promote"]
-#     age = time.time() - clock.seconds(str(release.record.get("live_since", "")) or clock.now())
-#     if age < commands.seconds(wanted["after"]):
-#         yield f"it has been active there for {max(age, 0) / 60:.0f} min, and promote:after is {wanted['after']}"
-#     report = release.record.get("receipt") or {}
-#     if report.get("failed"):
-#         yield f"{report['failed']} of {report['sent']} requests failed when {source.name} switched to it"
+#     since, report = str(release.record.get("live_since", "")), release.record.get("receipt") or {}
+#     yield from of_run(since, report, site.config["promote"]["after"], source.name)
 #     problem = health.problem_of(source, release.path, time.monotonic() + _PATIENCE)
 #     if problem:
 #         yield f"{source.name} does not answer well: {problem}"
-#     if site.config["repository"] != source.config["repository"]:
-#         yield f"{source.name} has another repository"
-#     different = [name for name in _PACKAGES if site.config[name] != source.config[name]]
-#     if different:
-#         yield f"{source.name} has other packages, for {' and '.join(different)} differ"
+#     yield from of_packages(source.name, packages(source), packages(site))
 #     python = disk.interpreter_difference(site, release)
 #     if python:
 #         yield f"{source.name} runs it on Python {python['old']}, and {site.name} has {python['new']}"
 #
 #
-# def approve(found: Promotion, by: Caller) -> dict[str, Any]:
-#     """Record that a person approves a commit; return who has.
+# def approve(site: Site, commit: str, by: Caller) -> dict[str, Any]:
+#     """Record that a person approves a commit for a site; return who has."""
+#     folders.make(Folder(queue.folder(site), "root", "root", 0o700))
+#     return keep_approval(site, commit, by)
+#
+#
+# def keep_approval(kept: Place, commit: str, by: Caller) -> dict[str, Any]:
+#     """Record that a person approves a commit, where the folder of requests is there; return who has.
 #
 #     It is a record and a reminder, no wall: who is root on this host can be two people.
 #     """
-#     folders.make(Folder(queue.folder(found.site), "root", "root", 0o700))
-#     row = {"commit": found.commit, "who": by.who, "from": by.origin, "how": by.how, "at": clock.now()}
-#     with queue.lock(found.site).held():
-#         file.write_json(_path(found.site), {"approvals": [*_read(found.site), row][-_KEPT:]}, mode=0o600)
-#     return {"commit": found.commit, "approved_by": sorted(approvals(found.site, found.commit))}
+#     row = {"commit": commit, "who": by.who, "from": by.origin, "how": by.how, "at": clock.now()}
+#     with queue.lock(kept).held():
+#         file.write_json(_path(kept), {"approvals": [*_read(kept), row][-_KEPT:]}, mode=0o600)
+#     return {"commit": commit, "approved_by": sorted(approvals(kept, commit))}
 #
 #
-# def approvals(site: Site, commit: str) -> set[str]:
+# def approvals(kept: Place, commit: str) -> set[str]:
 #     """Return who has approved a commit."""
-#     return {row["who"] for row in _read(site) if row["commit"] == commit}
+#     return {row["who"] for row in _read(kept) if row["commit"] == commit}
 #
 #
-# def _read(site: Site) -> list[dict[str, str]]:
-#     rows: list[dict[str, str]] = (file.read_json(_path(site), _SHAPE) or {"approvals": []})["approvals"]
+# def _read(kept: Place) -> list[dict[str, str]]:
+#     rows: list[dict[str, str]] = (file.read_json(_path(kept), _SHAPE) or {"approvals": []})["approvals"]
 #     return rows
 #
 #
-# def _path(site: Site) -> Path:
-#     return queue.folder(site) / "approvals.json"
+# def _path(kept: Place) -> Path:
+#     return queue.folder(kept) / "approvals.json"
 #: django_formula/request/push.py
 # """What the SSH key of someone who pushes runs: git receives into the one repository, and its hooks judge and release.
 #
@@ -75450,6 +75702,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.deploy import commands, step_instance, steps
 # from django_formula.deploy import migration as deploy_migration
+# from django_formula.deploy import plan as deploy_plan
 # from django_formula.deploy import rollback as deploy_rollback
 # from django_formula.deploy.deployment import Deployment
 # from django_formula.deploy.step_build import build, virtualenv
@@ -75464,8 +75717,9 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.release import claim as release_claim
-# from django_formula.release import disk, releases
+# from django_formula.release import disk, health, releases
 # from django_formula.release.releases import Release
+# from django_formula.request import promotion
 # from django_formula.secret import secrets
 # from django_formula.site import mount, sites
 # from django_formula.site.sites import Site
@@ -75476,6 +75730,8 @@ def _clear(home: str, folder: str) -> None:
 # PREPARE = (source, virtualenv, build, secret_key, settings, static)
 # MIGRATE = (push, migration)
 # SWITCH = (live, proxy, record)
+# #: Seconds for the page of a host that is asked for a proof.
+# _PATIENCE = 10.0
 #
 #
 # def ready(name: str) -> dict[str, Any]:
@@ -75537,6 +75793,36 @@ def _clear(home: str, folder: str) -> None:
 #     live = status.live_release(site)
 #     found = deploy_rollback.target(site, live, commit)
 #     return {"release": found.name, "commit": found.record["commit"]}
+#
+#
+# def proof(name: str) -> dict[str, Any]:
+#     """Return what promotions have to know of a host, of the site that a commit comes from or of the one that gets it.
+#
+#     Returns:
+#         ``commit`` that is active, empty without one; ``problem`` of its page, empty where it answers well;
+#         ``packages``: see `request.promotion.packages`; ``python``: the series of the site's interpreter, empty where
+#         that is not known.
+#
+#     Raises:
+#         DeploymentError: there is no such site, or it has no ``hosts``.
+#     """
+#     site = _find(name)
+#     found = releases.linked(site, site.current)
+#     return {
+#         "commit": found.record["commit"] if found else "",
+#         "problem": health.problem_of(site, found.path, time.monotonic() + _PATIENCE) if found else "",
+#         "packages": promotion.packages(site),
+#         "python": disk.python_series(site),
+#     }
+#
+#
+# def plan(name: str, commit: str) -> dict[str, Any]:
+#     """Return the ``plan`` of a release of a commit.
+#
+#     Raises:
+#         DeploymentError: there is no such site, it has no ``hosts``, or a step fails as it would in the release.
+#     """
+#     return {"plan": deploy_plan.make(_find(name).name, commit, "django_fleet.plan")}
 #
 #
 # def claim(name: str, deployment: str, by: str, until: float) -> dict[str, Any]:
@@ -76679,7 +76965,8 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the commit is not active on the other site.
 #     """
-#     return promotion.approve(promotion.find(sites.find(name), commit), by)
+#     found = promotion.find(sites.find(name), commit)
+#     return promotion.approve(found.site, found.commit, by)
 #: django_formula/verbs/requests.py
 # """The verbs `django.request` and `django.requests`, and their part of `django.status`."""
 #

@@ -501,6 +501,41 @@ def test_the_hosts_of_an_absent_site_are_no_hosts_any_more(pillar_of, tmp_path):
     assert store.sites(tmp_path / "store") == []
 
 
+def test_promote_of_a_site_is_kept_for_the_runner(pillar_of, tmp_path):
+    asked = {"from": "staging", "after": "2h"}
+    pillar_of("web1", {"blog": {"hosts": HOSTS, "promote": asked}})
+    assert store.Store(tmp_path / "store", "blog").promotion() == {**asked, "approve": 0}
+    pillar_of("web1", {"blog": {"hosts": HOSTS}})
+    assert store.Store(tmp_path / "store", "blog").promotion() == {}
+
+
+def test_promotion_is_a_request_with_its_plan_and_its_exit_code(runner, monkeypatch, tmp_path):
+    """What is judged is in test/engine/fleet/test_promotion.py."""
+    blog, staging = store.Store(tmp_path, "blog"), store.Store(tmp_path, "shop-de")
+    staging.set_release({"commit": "a" * 40, "sequence": 1, "held": []})
+    assert "gets its commits from no other site" in runner.promote("blog")["error"]
+    blog.keep_promotion({"from": "shop-de"})
+    assert "run: salt-run django.promote blog" in runner.request("blog")["error"]
+    judged, deployed = [], []
+    monkeypatch.setattr(runner, "_fleet", lambda site, *_arguments, **_options: Mock(site=site, store=blog, by=""))
+    monkeypatch.setattr(runner.fleet_promotion, "refuse_unproved", lambda *given: judged.append(given))
+    monkeypatch.setattr(runner.fleet_promotion, "plan", lambda *_given: {"packages": {"new": ["x"]}})
+    monkeypatch.setattr(runner.record, "told", lambda _fleet, _verb, who, revision, _act: deployed.append(
+        (who, revision)) or {"commit": revision})  # fmt: skip
+    answer = runner.promote("blog", "aaaaaaaa")
+    assert (answer["status"], answer["plan"]) == ("released", {"packages": {"new": ["x"]}})
+    assert [one[2].site for one in judged] == ["shop-de"] and deployed == [(judged[0][3].who, "a" * 40)]
+    assert runner.requests("blog")["blog"][0]["by"].endswith("(promote from shop-de)")
+    assert runner.approve("blog")["approved_by"] == [judged[0][3].who]
+
+    def fail(*_given):
+        raise DeploymentError("start failed on 1 of the hosts:\nweb1: no space left")
+
+    monkeypatch.setattr(runner.record, "told", fail)
+    answer = runner.promote("blog")
+    assert answer["status"] == "failed" and answer["retcode"] == runner.__context__["retcode"] == 1
+
+
 def test_sites_are_found_by_pattern_and_tag(pillar_of, tmp_path):
     tags = {"shop-de": ["eu", "shops"], "shop-us": ["shops"], "eu": None, "odd": "eu"}
     folder = tmp_path / "store"

@@ -51,6 +51,11 @@ _ANSWERS: dict[str, dict[str, Any]] = {
     "release": {"release": str, "commit": str},
     "prepare": {"pending": [str]},
     "migrate": {"migrated": [str]},
+    "plan": {"plan": dict},
+    "proof": {
+        **dict.fromkeys(("commit", "problem", "python"), str),
+        "packages": dict.fromkeys(("repository", "requirements", "constraints"), str),
+    },
     "doctor": {"links": [{"is_broken": bool, **dict.fromkeys(("name", "text", "command", "todo"), str)}]},
 }
 #: How a balancer sees a host.

@@ -14,6 +14,7 @@ from django_formula.fleet.store import Store
 from django_formula.host.commands import DeploymentError
 from django_formula.request import queue
 from django_formula.request.queue import Request
+from django_formula.untrusted.text import in_command
 
 #: Seconds between two looks at what is waited for, and those without a runner after which a request is abandoned.
 _TICK, _ABANDONED = 0.5, 60.0
@@ -23,43 +24,58 @@ _ENTERED = 600.0
 Deploy = Callable[[str | None, Caller], str]
 
 
-class _Kept(NamedTuple):
-    """Where the store has the requests of a site."""
+class Place(NamedTuple):
+    """Where the store has the requests of a site, and who has approved a commit for it."""
 
     root: Path
     name: str
 
 
-def _kept(store: Store) -> _Kept:
-    return _Kept(store.folder, store.site)
+def place(store: Store) -> Place:
+    """Return where the store has those of its site."""
+    return Place(store.folder, store.site)
+
+
+def make(store: Store) -> None:
+    """Make the folder of requests, for root only."""
+    store.make()
+    queue.folder(place(store)).mkdir(mode=0o700, exist_ok=True)
 
 
 def is_open(store: Store) -> bool:
     """Return whether a request waits, runs, or was interrupted."""
-    return any(path.exists() for path in queue.paths(_kept(store)))
+    return any(path.exists() for path in queue.paths(place(store)))
 
 
-def put(store: Store, revision: str | None, by: Caller) -> Request:
+def put(store: Store, revision: str | None, by: Caller, *, is_promoted: bool = False) -> Request:
     """Have a request wait, instead of the one that waits.
 
+    Args:
+        is_promoted: whether `django.promote` asks; other requests are refused for a site with `promote`.
+
     Raises:
-        DeploymentError: the store knows no host of the site.
+        DeploymentError: the store knows no host of the site, or it gets its commits from another one.
     """
-    site = store.site
+    site, wanted = store.site, store.promotion()
+    if wanted and not is_promoted:
+        raise DeploymentError(
+            f"{site} gets its commits from {wanted['from']}",
+            hint=f"run: {in_command('salt-run', 'django.promote', site)}; or deploy it now: "
+            f"{in_command('salt-run', 'django.deploy', site, revision or '')}".rstrip(),
+        )
     if not store.hosts():
         raise DeploymentError(
             f"the master knows no hosts of {site}",
             hint="name them in the pillar (hosts), and apply on them: salt '*' state.apply django",
         )
-    store.make()
-    queue.folder(_kept(store)).mkdir(mode=0o700, exist_ok=True)
-    return queue.put(_kept(store), revision or "", by)
+    make(store)
+    return queue.put(place(store), revision or "", by)
 
 
 def work(store: Store, deploy: Deploy) -> None:
     """Work off the requests of a site, one after another, until none waits; nothing where another runner does."""
     while is_open(store):  # again after the lock is free: who comes in between finds it held, and goes
-        lock = queue.work_lock(_kept(store))
+        lock = queue.work_lock(place(store))
         try:
             lock.take()
         except DeploymentError:
@@ -72,7 +88,7 @@ def work(store: Store, deploy: Deploy) -> None:
 
 
 def _work(store: Store, deploy: Deploy) -> None:
-    kept = _kept(store)
+    kept = place(store)
     if store.is_deployed(_ENTERED):  # meanwhile a newer request may take the place of the one that waits
         time.sleep(_TICK)
         return
@@ -98,7 +114,7 @@ def ended(store: Store, request: Request, *, wait: bool) -> dict[str, Any]:
     Raises:
         DeploymentError: no runner works it off.
     """
-    kept, site, seen = _kept(store), store.site, time.monotonic()
+    kept, site, seen = place(store), store.site, time.monotonic()
     about = {"request": request.number, "commit": request.commit}
     while not (found := queue.ended(kept, request.number)):
         if not wait:
@@ -116,4 +132,4 @@ def ended(store: Store, request: Request, *, wait: bool) -> dict[str, Any]:
 
 def rows(store: Store) -> list[dict[str, Any]]:
     """Return a row for each request of a site, the newest first."""
-    return queue.rows(_kept(store))
+    return queue.rows(place(store))

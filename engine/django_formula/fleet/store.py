@@ -7,6 +7,7 @@ The store is a folder that only root reads, with a folder for each site:
                     NAME.former has too
     hosts.json      the parts of each host, as the pillar had them when a host compiled it last
     tags.json       the tags of the site, where it has had some
+    promote.json    the site from which it gets its commits, where it has had one, and what is asked of them
     addresses.json  the address of each host, as its grains had it when its pillar was compiled last
     fleet.json      commit and number of the release, the commits that were rolled back, how many times that was another
                     release, and the id of its deployment
@@ -30,9 +31,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import clock, proc
+from django_formula.host import clock, commands, proc
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
+from django_formula.untrusted import shapes
 from django_formula.untrusted.text import in_command
 
 #: Characters of a secret key, and how many it has, as Django's own.
@@ -44,6 +46,9 @@ NAME = re.compile("[a-z]([a-z0-9-]{0,24}[a-z0-9])?")
 TAG = "tag:"
 SECRET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FLEET = {"commit": str, "sequence": int, "held": [str], "count?": int, "deployment?": str}
+#: What is asked of a commit: as `promote` of the pillar.
+_PROMOTION = {"from": str, "after": str, "approve": int}
+_ASKED = {"from": "", "after": "1h", "approve": 0}
 _EXCLUDED = {"since": str, "by": str, "commit": str}
 #: What hosts without a release have in common.
 _NONE = {"commit": "", "sequence": 0, "held": [], "count": 0}
@@ -149,6 +154,20 @@ class Store:
         kept = host_file.read_json(self.folder / "tags.json", {"tags": [str]})
         return [*kept["tags"]] if kept else []
 
+    def keep_promotion(self, given: Any) -> None:
+        """Keep what the pillar has as `promote`; a mistake in it is none, which the hosts of the site report.
+
+        Nothing is written where the site has none.
+        """
+        wanted = _promotion(given) if isinstance(given, dict) else {}
+        if wanted != self.promotion():
+            with self._alone():
+                host_file.write_json(self.folder / "promote.json", wanted, mode=0o600)
+
+    def promotion(self) -> dict[str, Any]:
+        """Return ``from``, ``after`` and ``approve`` as the pillar has them; empty where commits come from no site."""
+        return host_file.read_json(self.folder / "promote.json", _PROMOTION) or {}
+
     def addresses(self) -> dict[str, str]:
         """Return the address of each host whose pillar was compiled."""
         return host_file.read_json(self.folder / "addresses.json", {str: str}) or {}
@@ -249,6 +268,16 @@ class Store:
         with open(self.folder / ".writing.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _promotion(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is asked of a commit, by the schema's defaults; nothing where that is no such map."""
+    wanted = {**_ASKED, **{name: value for name, value in given.items() if value is not None}}
+    with contextlib.suppress(DeploymentError):
+        if wanted.keys() == _ASKED.keys() and shapes.fits(wanted, _PROMOTION) and NAME.fullmatch(wanted["from"]):
+            commands.seconds(wanted["after"])
+            return wanted
+    return {}
 
 
 class Progress:

@@ -244,6 +244,16 @@ def interpreter_difference(site: Site, release: Release | None) -> dict[str, str
     return {"old": old, "new": new} if old and _series(old) != _series(new) else {}
 
 
+def python_series(site: Site) -> str:
+    """Return the series of a site's interpreter, such as ``3.11``; empty in containers, and where it is missing."""
+    if site.config.get("container"):
+        return ""
+    try:
+        return ".".join(_series(interpreter.interpreter(site).version))
+    except DeploymentError:
+        return ""
+
+
 def _series(version: str) -> list[str]:
     return re.findall(r"\d+", version)[:2]
 

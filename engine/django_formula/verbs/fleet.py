@@ -10,6 +10,7 @@ from typing import Any
 
 from django_formula.deploy import commands, step_instance, steps
 from django_formula.deploy import migration as deploy_migration
+from django_formula.deploy import plan as deploy_plan
 from django_formula.deploy import rollback as deploy_rollback
 from django_formula.deploy.deployment import Deployment
 from django_formula.deploy.step_build import build, virtualenv
@@ -24,8 +25,9 @@ from django_formula.deploy.step_static import push, static
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.release import claim as release_claim
-from django_formula.release import disk, releases
+from django_formula.release import disk, health, releases
 from django_formula.release.releases import Release
+from django_formula.request import promotion
 from django_formula.secret import secrets
 from django_formula.site import mount, sites
 from django_formula.site.sites import Site
@@ -36,6 +38,8 @@ from django_formula.verbs import operations, status
 PREPARE = (source, virtualenv, build, secret_key, settings, static)
 MIGRATE = (push, migration)
 SWITCH = (live, proxy, record)
+#: Seconds for the page of a host that is asked for a proof.
+_PATIENCE = 10.0
 
 
 def ready(name: str) -> dict[str, Any]:
@@ -97,6 +101,36 @@ def release(name: str, commit: str) -> dict[str, Any]:
     live = status.live_release(site)
     found = deploy_rollback.target(site, live, commit)
     return {"release": found.name, "commit": found.record["commit"]}
+
+
+def proof(name: str) -> dict[str, Any]:
+    """Return what promotions have to know of a host, of the site that a commit comes from or of the one that gets it.
+
+    Returns:
+        ``commit`` that is active, empty without one; ``problem`` of its page, empty where it answers well;
+        ``packages``: see `request.promotion.packages`; ``python``: the series of the site's interpreter, empty where
+        that is not known.
+
+    Raises:
+        DeploymentError: there is no such site, or it has no ``hosts``.
+    """
+    site = _find(name)
+    found = releases.linked(site, site.current)
+    return {
+        "commit": found.record["commit"] if found else "",
+        "problem": health.problem_of(site, found.path, time.monotonic() + _PATIENCE) if found else "",
+        "packages": promotion.packages(site),
+        "python": disk.python_series(site),
+    }
+
+
+def plan(name: str, commit: str) -> dict[str, Any]:
+    """Return the ``plan`` of a release of a commit.
+
+    Raises:
+        DeploymentError: there is no such site, it has no ``hosts``, or a step fails as it would in the release.
+    """
+    return {"plan": deploy_plan.make(_find(name).name, commit, "django_fleet.plan")}
 
 
 def claim(name: str, deployment: str, by: str, until: float) -> dict[str, Any]:

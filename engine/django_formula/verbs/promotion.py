@@ -43,4 +43,5 @@ def approve(name: str, commit: str | None, by: Caller) -> dict[str, Any]:
     Raises:
         DeploymentError: the commit is not active on the other site.
     """
-    return promotion.approve(promotion.find(sites.find(name), commit), by)
+    found = promotion.find(sites.find(name), commit)
+    return promotion.approve(found.site, found.commit, by)

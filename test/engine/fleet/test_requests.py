@@ -94,10 +94,10 @@ def test_requests_from_many_runners_while_one_deploys_are_never_refused(store):
     for worker in workers:
         worker.join()
     assert not requests.is_open(store) and begun.is_set()
-    ended = [values["commit"] for values in queue.history(requests._kept(store))]
+    ended = [values["commit"] for values in queue.history(requests.place(store))]
     assert sorted(ended) == sorted(f"v{number}" for number in range(50))
     assert {status for _commit, status in statuses(store)} <= {"released", "superseded"}
-    last = queue.history(requests._kept(store))[-1]
+    last = queue.history(requests.place(store))[-1]
     assert last["status"] == "released" and live[-1] == last["commit"] and len(live) < 50
 
 
