@@ -68,6 +68,30 @@ def test_deployments_and_rollbacks_lose_no_request_and_no_static_file(fleet):
     assert len(pages) >= 1000 and all(len(found) >= 2 for found in pages) and broken == []
 
 
+def test_requests_while_runners_are_killed_lose_no_request_and_the_newest_is_active(fleet):
+    """Twenty pushes, each of which a reactor would request, and three runners that are killed meanwhile."""
+    master, folder = fleet.master, f"{STORE}/blog/requests"
+    begun = f"until test -s {STORE}/blog/lock; do sleep 0.2; done"
+    with fleet.lossless():
+        for number in range(20):
+            commit = fleet.repository.commit(version(f"3.{number}"))
+            master.run(["systemd-run", "--quiet", "salt-run", "django.request", "blog", "wait=False"])
+            if number in (0, 7, 14):
+                master.run(begun, timeout=120)
+                pid = re.search(r", pid (\d+) of ", master.read(f"{STORE}/blog/lock"))
+                master.run(["kill", "-9", pid[1] if pid else "none"], check=False)
+        last = time.monotonic()
+        while {*fleet.commits().values()} != {commit}:
+            assert time.monotonic() - last < 300, master.run(f"cat {folder}/*.json*").stdout
+            time.sleep(0.5)
+        print(f"the newest is active {time.monotonic() - last:.0f} s after the last push")
+        master.run(f"while ls {folder} | grep -qE '(pending|running).json'; do sleep 0.5; done", timeout=300)
+    ended = [json.loads(line) for line in master.read(f"{folder}/requests.jsonl").splitlines()]
+    assert len({one["id"] for one in ended}) == len(ended) == 20, ended
+    assert {one["status"] for one in ended} == {"superseded", "released"} and ended[-1]["status"] == "released"
+    assert fleet.run("status").returncode == 0 and fleet.left() == ""
+
+
 def migrations(fleet: Fleet) -> list[str]:
     """The migrations that the database's server has, one line for each time that one was applied."""
     text = "SELECT name FROM django_migrations WHERE app = 'guestbook' ORDER BY id"
