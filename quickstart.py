@@ -750,10 +750,12 @@ def serve(given: argparse.Namespace) -> None:
     note = make_admin(options.site)
     if admin_file(options.site).exists() and not has_admin:
         done.append((time.time() - began, "the user admin has been created"))
-    if ask_for_messages(options) or keep_pillar(options, is_asked=False):
+    has_answer = ask_for_messages(options)
+    if has_answer or keep_pillar(options, is_asked=False):
         began, rewritten = time.time(), True
         apply(options)
-        done.append((time.time() - began, "channels of messages and git push have been applied"))
+        what = "the channel of messages" if has_answer else "git push"
+        done.append((time.time() - began, f"{what} has been applied"))
     if rewritten:
         done.append((0.0, f"{PILLAR} has been written"))
     notes = [warning for state in states for warning in state.get("warnings", [])]

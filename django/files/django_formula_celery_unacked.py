@@ -232,7 +232,8 @@ def noting(base, holder):
 
         def _remove_from_indices(self, delivery_tag, pipe=None):
             removing = super()._remove_from_indices(delivery_tag, pipe)
-            if holder.held.pop(delivery_tag, None) is not None and holder.records:
+            holder.let_go(delivery_tag)
+            if holder.records:  # also of what is not held any more: a transaction is tried again after a conflict
                 removing.hdel(holder.keys.held(holder.name), delivery_tag)
             return removing
 

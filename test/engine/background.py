@@ -211,6 +211,16 @@ class Lab:
         argv = ["redis-cli", "-s", str(self.socket), *command]
         return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
 
+    @contextlib.contextmanager
+    def busy_redis(self, *command: str) -> Iterator[None]:
+        """Have the server run a command on and on in the block."""
+        argv = ["redis-cli", "-s", str(self.socket), "-r", "-1", "-i", "0.001", *command]
+        with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as process:
+            try:
+                yield
+            finally:
+                process.kill()
+
     def limit(self, memory: int) -> None:
         """Limit the memory of the server, as root does; 0 is no limit."""
         operator = ["--user", "operator", "--pass", "any"]

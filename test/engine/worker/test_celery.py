@@ -201,6 +201,19 @@ def test_tasks_with_a_countdown_run_in_the_new_release(lab):
     assert second.is_fetching
 
 
+def test_stopped_worker_holds_nothing_more_while_others_take_tasks(lab):
+    """What it gives back is a transaction that is tried again when others have taken a task meanwhile."""
+    release(lab, "0001")
+    lab.activate("0001")
+    first = celery(lab, "0001").ready()
+    send(lab, "0001", "for number in range(60): old.apply_async((number,), countdown=60)")
+    until(lambda: int(lab.redis("HLEN", "unacked")) == 60)
+    with lab.busy_redis("HINCRBY", "unacked", "of-others", "1"):
+        first.stop()
+        assert first.wait() == 0
+    assert waiting(lab) == 60 and lab.redis("KEYS", "unacked_held:*").strip() == ""
+
+
 def test_killed_worker_takes_tasks_again_after_its_restart(lab):
     release(lab, "0001")
     lab.activate("0001")
