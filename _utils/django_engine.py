@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "8572352c86b1548c"
+DIGEST = "713ff6f81faf853d"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -25742,11 +25742,12 @@ def _clear(home: str, folder: str) -> None:
 #     remarks: list[str] = []
 #     lines = process_files.lines(tree, remarks)
 #     report.remarks += remarks
-#     for line in [*lines, *declared]:
+#     of_scripts = [line for line in lines if not line.is_own and Path(line.place).suffix in ("", ".sh")]
+#     for line in [*(line for line in lines if line not in of_scripts), *declared, *of_scripts]:
 #         commands = shell.commands(line.command)
 #         if commands is None:
 #             if line.is_own:
-#                 found.unknown.setdefault(line.name or line.command.split()[0], line.place)
+#                 found.unknown.setdefault(line.name or line.command[:60], line.place)
 #         elif line.at:
 #             _schedule(found, line, commands)
 #         elif commands:
@@ -25790,20 +25791,25 @@ def _clear(home: str, folder: str) -> None:
 #     """Add the worker that a line runs, which is the last of its commands."""
 #     is_own = line.is_own and not line.place.endswith(".sh")
 #     worker = inspect_worker.of(commands[-1], is_process=is_own)
+#     is_known = worker and not is_own and worker.kind in {known.kind for known in found.workers.values()}
+#     if worker and not worker.queues and is_known and line.place.endswith(".sh"):
+#         return
 #     if worker:
 #         worker.about |= {"stop": line.stop} if line.stop and worker.kind == "command" else {}
-#         found.add(inspect_worker.name(line.name), worker, line.place)
+#         named = worker.about.get("command", "").removeprefix("manage.py ").split()[:1]
+#         found.add(inspect_worker.name(line.name or "".join(named)), worker, line.place)
 #         if worker.has_beat:
 #             found.add("beat", Worker("celery_beat", about={**worker.about}), line.place)
 #         if worker.ignored:
-#             found.unknown.setdefault(f"{line.name} --{' --'.join(worker.ignored)}", line.place)
+#             found.unknown.setdefault(f"{line.name or commands[-1][0]} --{' --'.join(worker.ignored)}", line.place)
 #     elif is_own and not inspect_worker.is_once(commands[-1]) and not _is_server(commands[-1]):
-#         found.unknown.setdefault(line.name, line.place)
+#         found.unknown.setdefault(line.name or commands[-1][0], line.place)
 #
 #
 # def _is_server(words: Sequence[str]) -> bool:
 #     """Return whether a command serves pages, or is a program of the host and not of the project."""
-#     return bool(_SERVERS.fullmatch(words[0]))
+#     is_unread = words[0] == "celery" and not {"worker", "beat"}.isdisjoint(words)
+#     return bool(_SERVERS.fullmatch(words[0])) and not is_unread
 #
 #
 # def _schedule(found: _Found, line: Line, commands: list[list[str]]) -> None:
@@ -25819,7 +25825,7 @@ def _clear(home: str, folder: str) -> None:
 #         name = inspect_worker.name(line.name) or inspect_worker.name(named) or "job"
 #         _add_schedule(found, name, shlex.join(words), at, line.place)
 #     elif line.is_own:
-#         found.unknown.setdefault(line.name or (words[0] if words else line.command.split()[0]), line.place)
+#         found.unknown.setdefault(line.name or (shlex.join(words) if words else line.command)[:60], line.place)
 #
 #
 # def _add_schedule(found: _Found, name: str, command: str, at: str, place: str) -> None:
@@ -26060,7 +26066,7 @@ def _clear(home: str, folder: str) -> None:
 # _MOST = 2 << 20
 # #: The most nodes of a syntax tree below each other: functions that call themselves for each exceed Python's limit.
 # _DEPTH = 150
-# _SETTING = "DJANGO_SETTINGS_MODULE"
+# SETTING = "DJANGO_SETTINGS_MODULE"
 # _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 # #: The last part, or the package, of a settings module that is not for a server.
 # NOT_LIVE = re.compile(
@@ -26288,14 +26294,14 @@ def _clear(home: str, folder: str) -> None:
 #     if isinstance(node, ast.Assign) and any(_is_setting(target) for target in node.targets):
 #         yield node.value, certain
 #     elif isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("setdefault", "putenv", "setenv"):
-#         if len(node.args) > 1 and _text(node.args[0]) == _SETTING:
+#         if len(node.args) > 1 and _text(node.args[0]) == SETTING:
 #             yield node.args[1], certain
 #     elif isinstance(node, ast.Call) and dotted(node.func).endswith("environ.update"):
 #         for argument in node.args:
 #             if isinstance(argument, ast.Dict):
 #                 pairs = zip(argument.keys, argument.values, strict=True)
-#                 yield from ((value, certain) for key, value in pairs if key and _text(key) == _SETTING)
-#         yield from ((keyword.value, certain) for keyword in node.keywords if keyword.arg == _SETTING)
+#                 yield from ((value, certain) for key, value in pairs if key and _text(key) == SETTING)
+#         yield from ((keyword.value, certain) for keyword in node.keywords if keyword.arg == SETTING)
 #     in_condition = isinstance(node, ast.If | ast.IfExp | ast.Match) and not _is_main(node)
 #     for child in ast.iter_child_nodes(node):
 #         yield from _settings(child, certain and not in_condition)
@@ -26304,7 +26310,7 @@ def _clear(home: str, folder: str) -> None:
 # def _is_setting(target: ast.expr) -> bool:
 #     if not isinstance(target, ast.Subscript) or not dotted(target.value).endswith("environ"):
 #         return False
-#     return _text(target.slice) == _SETTING
+#     return _text(target.slice) == SETTING
 #
 #
 # def _is_main(node: ast.AST) -> bool:
@@ -26950,6 +26956,8 @@ def _clear(home: str, folder: str) -> None:
 # _DOMAIN = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
 # _PATH = re.compile(r"/[\w./~-]{0,200}")
 # _NAME = re.compile(r"[A-Za-z_]\w{0,80}")
+# #: A variable as uWSGI writes it.
+# _VARIABLE = re.compile(r"\$\((\w+)\)")
 # #: Processes that serve pages.
 # _WEB = {"web", "app"}
 # #: A line of uWSGI's configuration; the forms of a process next to it, and of a job.
@@ -27010,7 +27018,7 @@ def _clear(home: str, folder: str) -> None:
 #         commands = [
 #             Line(str(name), command, file.place, at)
 #             for name, command, at in file.commands
-#             if isinstance(command, str) and command.strip() and command.isprintable() and (at or name not in _WEB)
+#             if isinstance(command, str) and command.strip() and command.isprintable() and (at or str(name) not in _WEB)
 #         ]
 #         plain = {str(name): value for name, value in variables.items() if value is not None}
 #         found: dict[str, Any] = {"domains": domains, "health": health, "commands": commands, "variables": plain}
@@ -27059,6 +27067,11 @@ def _clear(home: str, folder: str) -> None:
 #     return value if isinstance(value, list) else []
 #
 #
+# def _maps(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+#     """The maps of the list below this key."""
+#     return [one for one in _list(content.get(key)) if isinstance(one, dict)]
+#
+#
 # def _yaml(text: str) -> Any:
 #     import yaml  # which Salt has, and a bare python3 may not
 #
@@ -27080,6 +27093,16 @@ def _clear(home: str, folder: str) -> None:
 #             file.commands.append(("", job.get("command"), str(job.get("schedule", ""))))
 #
 #
+# def _heroku_images(file: _File, content: Mapping[str, Any]) -> None:
+#     """`heroku.yml`."""
+#     file.variables = _map(content, "setup", "config")
+#     for name, process in _map(content, "run").items():
+#         command: Any = process.get("command") if isinstance(process, Mapping) else process
+#         lines = command if isinstance(command, list) else [command]
+#         if all(isinstance(line, str) for line in lines):
+#             file.commands.append((name, " && ".join(lines), ""))
+#
+#
 # def _fly(file: _File, content: Mapping[str, Any]) -> None:
 #     """`fly.toml`."""
 #     file.variables = _map(content, "env")
@@ -27094,25 +27117,29 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _render(file: _File, content: Mapping[str, Any]) -> None:
 #     """`render.yaml`."""
-#     for service in filter(lambda one: isinstance(one, dict), _list(content.get("services"))):
+#     groups = {str(one.get("name")): one for one in _maps(content, "envVarGroups")}
+#     for service in _maps(content, "services"):
 #         kind, name = service.get("type"), service.get("name", "")
 #         command = service.get("startCommand") or service.get("dockerCommand")
 #         if kind == "web":
 #             file.domains += _list(service.get("domains"))
 #             file.paths.append(service.get("healthCheckPath"))
-#             pairs = [pair for pair in _list(service.get("envVars")) if isinstance(pair, dict)]
-#             file.variables |= {pair.get("key"): pair.get("value") for pair in pairs}
+#             own = _maps(service, "envVars")
+#             pairs = [pair for one in own for pair in _maps(groups.get(str(one.get("fromGroup")), {}), "envVars")]
+#             file.variables |= {str(pair.get("key", "")): pair.get("value") for pair in (*pairs, *own)}
 #         elif kind in ("worker", "cron"):
 #             file.commands.append((name, command, str(service.get("schedule", "")) if kind == "cron" else ""))
 #
 #
 # def _kamal(file: _File, content: Mapping[str, Any]) -> None:
 #     """Kamal's `config/deploy.yml`."""
-#     proxy = _map(content, "proxy")
+#     role = _map(content, "servers", str(content.get("primary_role", "web")))
+#     proxy = _map(content, "proxy") | _map(role, "proxy")
 #     file.domains = [proxy.get("host"), *_list(proxy.get("hosts"))]
-#     file.paths = [_map(proxy, "healthcheck").get("path")]
-#     environment = _map(content, "env")
-#     file.variables = _map(environment, "clear") if "clear" in environment or "secret" in environment else environment
+#     file.paths = [_map(proxy, "healthcheck").get("path", "/up")] if proxy else []
+#     for environment in (_map(content, "env"), _map(role, "env")):
+#         is_split = "clear" in environment or "secret" in environment
+#         file.variables |= _map(environment, "clear") if is_split else environment
 #     for name, role in _map(content, "servers").items():
 #         if isinstance(role, dict):
 #             file.commands.append((name, role.get("cmd"), ""))
@@ -27120,7 +27147,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _uwsgi(file: _File, text: str) -> _File:
 #     """The processes and jobs that uWSGI runs next to the application."""
-#     for option, value in _OPTION.findall(text):
+#     for option, raw in _OPTION.findall(text):
+#         value = _VARIABLE.sub(r"${\1}", raw).replace("%%", "%")
 #         if daemon := _DAEMONS.get(option) and _DAEMONS[option].fullmatch(value):
 #             file.commands.append(("", daemon[1], ""))
 #         elif option == "cron" and (job := _JOB.fullmatch(value)):
@@ -27133,6 +27161,7 @@ def _clear(home: str, folder: str) -> None:
 # _Reader = Callable[[_File, Mapping[str, Any]], None]
 # _READERS: dict[str, tuple[Callable[[str], Any], _Reader]] = {
 #     "app.json": (json.loads, _heroku),
+#     "heroku.yml": (_yaml, _heroku_images),
 #     "fly.toml": (toml.loads, _fly),
 #     "render.yaml": (_yaml, _render),
 #     "config/deploy.yml": (_yaml, _kamal),
@@ -29301,7 +29330,7 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 #
 # from django_formula.host.commands import DeploymentError
-# from django_formula.inspect import code, process_files, project, python_path
+# from django_formula.inspect import code, declared, process_files, project, python_path
 # from django_formula.inspect import settings as inspect_settings
 # from django_formula.inspect.report import Report
 #
@@ -29320,7 +29349,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: the tree has no Django project.
 #     """
-#     folders = [str(path.parent) for path in project.manage_files(tree)]
+#     folders = sorted((str(path.parent) for path in project.manage_files(tree)), key=lambda one: len(Path(one).parts))
 #     if not folders:
 #         return _without_manage(report, tree)
 #     package = next((one for one in folders if project.is_in_package(tree, one)), "")
@@ -29403,6 +29432,11 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -> str:
 #     named, found = project.settings_named(roots, wsgi), project.settings_modules(roots)
+#     deployed = declared.find(tree, [])
+#     module = deployed.variables.get(code.SETTING, "")
+#     if module and module != named and _is_live(roots, module):
+#         report.set("settings_module", module, f"as {deployed.places['variables']} has it")
+#         return module
 #     production = [module for module in found if re.search(r"\.(production|prod|live|deploy)$", module)]
 #     if not named:
 #         wrong = {one: error for one in found if (error := _syntax_error(roots, one))}
@@ -31442,7 +31476,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     name = module.replace(".", "/")
 #     files = (f"{name.rpartition('/')[2]}.py", "__init__.py")
-#     own = [path for path in _own_files([source, source / folder], None, depth=5) if path.name in files]
+#     own = [path for path in own_files([source, source / folder], None, depth=5) if path.name in files]
 #     found = {str(path.relative_to(source)).removesuffix(".py").removesuffix("/__init__") for path in own}
 #     return sorted(path.removesuffix(name).rstrip("/") or "." for path in found if f"/{path}".endswith(f"/{name}"))
 #
@@ -31476,7 +31510,7 @@ def _clear(home: str, folder: str) -> None:
 #     package = (source / folder).name
 #     if folder == "." or not (source / folder / "__init__.py").is_file() or (source / folder / package).is_dir():
 #         return False
-#     paths = [path for path in _own_files([source / folder], None, depth=3) if path.suffix == ".py"]
+#     paths = [path for path in own_files([source / folder], None, depth=3) if path.suffix == ".py"]
 #     trees = (code.tree(path) for path in paths if "settings" in (path.stem, path.parent.name))
 #     texts = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
 #     return bool({f"{package}.urls", f"{package}.wsgi.application"} & texts)
@@ -31502,9 +31536,9 @@ def _clear(home: str, folder: str) -> None:
 #         interface: ``wsgi`` or ``asgi``.
 #     """
 #     inside = [
-#         path for path in _own_files(roots, None, depth=3) if path.parent.name == interface and path.suffix == ".py"
+#         path for path in own_files(roots, None, depth=3) if path.parent.name == interface and path.suffix == ".py"
 #     ]
-#     paths = [*_own_files(roots, f"{interface}.py", depth=3), *(path for path in inside if path.name == "__init__.py")]
+#     paths = [*own_files(roots, f"{interface}.py", depth=3), *(path for path in inside if path.name == "__init__.py")]
 #     as_template = f"get_{interface}_application"
 #     for among in (paths, inside):
 #         found = [path for path in among if code.names(code.tree(path), as_template)]
@@ -31514,7 +31548,7 @@ def _clear(home: str, folder: str) -> None:
 #     return sorted(_module(path, roots).removesuffix(".__init__") for path in found)
 #
 #
-# def _own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path]:
+# def own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path]:
 #     """Return the files of a project without those of another one in its folders, which has its own manage.py."""
 #     own: dict[Path, None] = {}
 #     for root in roots:
@@ -31580,7 +31614,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the modules that have ROOT_URLCONF, and those next to them that take every name from one of these."""
 #     trees = {
 #         path: code.tree(path)
-#         for path in _own_files(roots, None, depth=3)
+#         for path in own_files(roots, None, depth=3)
 #         if path.suffix == ".py" and path.stem.isidentifier()
 #     }
 #     having = [path for path, tree in trees.items() if code.assigns(tree, "ROOT_URLCONF")]
@@ -31591,7 +31625,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _settings_files(roots: Sequence[Path]) -> Iterator[Path]:
-#     for path in _own_files(roots, None, depth=4):
+#     for path in own_files(roots, None, depth=4):
 #         is_package = path.stem == "__init__"
 #         in_package = path.parent.name in ("settings", "config", "conf") and not is_package
 #         is_inner = is_package and path.parent.parent.name == "settings"
@@ -34770,7 +34804,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     found = Tasks()
 #     for root in roots:
-#         for path in project.files(root, None, depth=5):
+#         for path in project.own_files([root], None, depth=5):
 #             text = code.read(path) if path.suffix == ".py" else ""
 #             if _WORDS.search(text):
 #                 _module(found, root, path, code.parse(text))
@@ -35343,6 +35377,8 @@ def _clear(home: str, folder: str) -> None:
 #     *("quiet", "optimization", "max-interval", "executable"),
 # }
 # _CELERY_FLAGS = {*"BDECq"}
+# #: Options of huey's consumer that change nothing here.
+# _HUEY_IGNORED = {"logfile", "verbose", "v", "q", "f", "disable-health-check", "skip-checks"}
 # _NAME = re.compile(r"[^a-z0-9]+")
 #
 #
@@ -35473,8 +35509,8 @@ def _clear(home: str, folder: str) -> None:
 #     kept: dict[str, Any] = {"worker_type": known} if known in ("thread", "process") else {}
 #     options |= {"worker-type": known} if known and not kept else {}
 #     kept |= {"periodic": False} if options.pop("no-periodic", options.pop("n", False)) else {}
-#     unknown = [key for key in options if key not in ("logfile", "verbose", "v", "q", "f", "disable-health-check")]
-#     return Worker("huey", [], int(workers) if workers.isdigit() else 0, kept, ignored=sorted(unknown))
+#     unknown = sorted({*options} - _HUEY_IGNORED)
+#     return Worker("huey", [], int(workers) if workers.isdigit() else 0, kept, ignored=unknown)
 #
 #
 # def _options(

@@ -99,11 +99,12 @@ def _of_files(report: Report, tree: Path, declared: Iterable[process_files.Line]
     remarks: list[str] = []
     lines = process_files.lines(tree, remarks)
     report.remarks += remarks
-    for line in [*lines, *declared]:
+    of_scripts = [line for line in lines if not line.is_own and Path(line.place).suffix in ("", ".sh")]
+    for line in [*(line for line in lines if line not in of_scripts), *declared, *of_scripts]:
         commands = shell.commands(line.command)
         if commands is None:
             if line.is_own:
-                found.unknown.setdefault(line.name or line.command.split()[0], line.place)
+                found.unknown.setdefault(line.name or line.command[:60], line.place)
         elif line.at:
             _schedule(found, line, commands)
         elif commands:
@@ -147,20 +148,25 @@ def _process(found: _Found, line: Line, commands: list[list[str]]) -> None:
     """Add the worker that a line runs, which is the last of its commands."""
     is_own = line.is_own and not line.place.endswith(".sh")
     worker = inspect_worker.of(commands[-1], is_process=is_own)
+    is_known = worker and not is_own and worker.kind in {known.kind for known in found.workers.values()}
+    if worker and not worker.queues and is_known and line.place.endswith(".sh"):
+        return
     if worker:
         worker.about |= {"stop": line.stop} if line.stop and worker.kind == "command" else {}
-        found.add(inspect_worker.name(line.name), worker, line.place)
+        named = worker.about.get("command", "").removeprefix("manage.py ").split()[:1]
+        found.add(inspect_worker.name(line.name or "".join(named)), worker, line.place)
         if worker.has_beat:
             found.add("beat", Worker("celery_beat", about={**worker.about}), line.place)
         if worker.ignored:
-            found.unknown.setdefault(f"{line.name} --{' --'.join(worker.ignored)}", line.place)
+            found.unknown.setdefault(f"{line.name or commands[-1][0]} --{' --'.join(worker.ignored)}", line.place)
     elif is_own and not inspect_worker.is_once(commands[-1]) and not _is_server(commands[-1]):
-        found.unknown.setdefault(line.name, line.place)
+        found.unknown.setdefault(line.name or commands[-1][0], line.place)
 
 
 def _is_server(words: Sequence[str]) -> bool:
     """Return whether a command serves pages, or is a program of the host and not of the project."""
-    return bool(_SERVERS.fullmatch(words[0]))
+    is_unread = words[0] == "celery" and not {"worker", "beat"}.isdisjoint(words)
+    return bool(_SERVERS.fullmatch(words[0])) and not is_unread
 
 
 def _schedule(found: _Found, line: Line, commands: list[list[str]]) -> None:
@@ -176,7 +182,7 @@ def _schedule(found: _Found, line: Line, commands: list[list[str]]) -> None:
         name = inspect_worker.name(line.name) or inspect_worker.name(named) or "job"
         _add_schedule(found, name, shlex.join(words), at, line.place)
     elif line.is_own:
-        found.unknown.setdefault(line.name or (words[0] if words else line.command.split()[0]), line.place)
+        found.unknown.setdefault(line.name or (shlex.join(words) if words else line.command)[:60], line.place)
 
 
 def _add_schedule(found: _Found, name: str, command: str, at: str, place: str) -> None:

@@ -15,7 +15,7 @@ _CONTINUED = re.compile(r"(elif|else|except|finally)\b|[)\]}]|\s|#|$")
 _MOST = 2 << 20
 #: The most nodes of a syntax tree below each other: functions that call themselves for each exceed Python's limit.
 _DEPTH = 150
-_SETTING = "DJANGO_SETTINGS_MODULE"
+SETTING = "DJANGO_SETTINGS_MODULE"
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 #: The last part, or the package, of a settings module that is not for a server.
 NOT_LIVE = re.compile(
@@ -243,14 +243,14 @@ def _settings(node: ast.AST, certain: bool) -> Iterator[tuple[ast.expr, bool]]:
     if isinstance(node, ast.Assign) and any(_is_setting(target) for target in node.targets):
         yield node.value, certain
     elif isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("setdefault", "putenv", "setenv"):
-        if len(node.args) > 1 and _text(node.args[0]) == _SETTING:
+        if len(node.args) > 1 and _text(node.args[0]) == SETTING:
             yield node.args[1], certain
     elif isinstance(node, ast.Call) and dotted(node.func).endswith("environ.update"):
         for argument in node.args:
             if isinstance(argument, ast.Dict):
                 pairs = zip(argument.keys, argument.values, strict=True)
-                yield from ((value, certain) for key, value in pairs if key and _text(key) == _SETTING)
-        yield from ((keyword.value, certain) for keyword in node.keywords if keyword.arg == _SETTING)
+                yield from ((value, certain) for key, value in pairs if key and _text(key) == SETTING)
+        yield from ((keyword.value, certain) for keyword in node.keywords if keyword.arg == SETTING)
     in_condition = isinstance(node, ast.If | ast.IfExp | ast.Match) and not _is_main(node)
     for child in ast.iter_child_nodes(node):
         yield from _settings(child, certain and not in_condition)
@@ -259,7 +259,7 @@ def _settings(node: ast.AST, certain: bool) -> Iterator[tuple[ast.expr, bool]]:
 def _is_setting(target: ast.expr) -> bool:
     if not isinstance(target, ast.Subscript) or not dotted(target.value).endswith("environ"):
         return False
-    return _text(target.slice) == _SETTING
+    return _text(target.slice) == SETTING
 
 
 def _is_main(node: ast.AST) -> bool:

@@ -17,6 +17,8 @@ from django_formula.inspect.process_files import Line
 _DOMAIN = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
 _PATH = re.compile(r"/[\w./~-]{0,200}")
 _NAME = re.compile(r"[A-Za-z_]\w{0,80}")
+#: A variable as uWSGI writes it.
+_VARIABLE = re.compile(r"\$\((\w+)\)")
 #: Processes that serve pages.
 _WEB = {"web", "app"}
 #: A line of uWSGI's configuration; the forms of a process next to it, and of a job.
@@ -77,7 +79,7 @@ def find(tree: Path, remarks: list[Any]) -> Declared:
         commands = [
             Line(str(name), command, file.place, at)
             for name, command, at in file.commands
-            if isinstance(command, str) and command.strip() and command.isprintable() and (at or name not in _WEB)
+            if isinstance(command, str) and command.strip() and command.isprintable() and (at or str(name) not in _WEB)
         ]
         plain = {str(name): value for name, value in variables.items() if value is not None}
         found: dict[str, Any] = {"domains": domains, "health": health, "commands": commands, "variables": plain}
@@ -126,6 +128,11 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _maps(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """The maps of the list below this key."""
+    return [one for one in _list(content.get(key)) if isinstance(one, dict)]
+
+
 def _yaml(text: str) -> Any:
     import yaml  # which Salt has, and a bare python3 may not
 
@@ -147,6 +154,16 @@ def _heroku(file: _File, content: Mapping[str, Any]) -> None:
             file.commands.append(("", job.get("command"), str(job.get("schedule", ""))))
 
 
+def _heroku_images(file: _File, content: Mapping[str, Any]) -> None:
+    """`heroku.yml`."""
+    file.variables = _map(content, "setup", "config")
+    for name, process in _map(content, "run").items():
+        command: Any = process.get("command") if isinstance(process, Mapping) else process
+        lines = command if isinstance(command, list) else [command]
+        if all(isinstance(line, str) for line in lines):
+            file.commands.append((name, " && ".join(lines), ""))
+
+
 def _fly(file: _File, content: Mapping[str, Any]) -> None:
     """`fly.toml`."""
     file.variables = _map(content, "env")
@@ -161,25 +178,29 @@ def _fly(file: _File, content: Mapping[str, Any]) -> None:
 
 def _render(file: _File, content: Mapping[str, Any]) -> None:
     """`render.yaml`."""
-    for service in filter(lambda one: isinstance(one, dict), _list(content.get("services"))):
+    groups = {str(one.get("name")): one for one in _maps(content, "envVarGroups")}
+    for service in _maps(content, "services"):
         kind, name = service.get("type"), service.get("name", "")
         command = service.get("startCommand") or service.get("dockerCommand")
         if kind == "web":
             file.domains += _list(service.get("domains"))
             file.paths.append(service.get("healthCheckPath"))
-            pairs = [pair for pair in _list(service.get("envVars")) if isinstance(pair, dict)]
-            file.variables |= {pair.get("key"): pair.get("value") for pair in pairs}
+            own = _maps(service, "envVars")
+            pairs = [pair for one in own for pair in _maps(groups.get(str(one.get("fromGroup")), {}), "envVars")]
+            file.variables |= {str(pair.get("key", "")): pair.get("value") for pair in (*pairs, *own)}
         elif kind in ("worker", "cron"):
             file.commands.append((name, command, str(service.get("schedule", "")) if kind == "cron" else ""))
 
 
 def _kamal(file: _File, content: Mapping[str, Any]) -> None:
     """Kamal's `config/deploy.yml`."""
-    proxy = _map(content, "proxy")
+    role = _map(content, "servers", str(content.get("primary_role", "web")))
+    proxy = _map(content, "proxy") | _map(role, "proxy")
     file.domains = [proxy.get("host"), *_list(proxy.get("hosts"))]
-    file.paths = [_map(proxy, "healthcheck").get("path")]
-    environment = _map(content, "env")
-    file.variables = _map(environment, "clear") if "clear" in environment or "secret" in environment else environment
+    file.paths = [_map(proxy, "healthcheck").get("path", "/up")] if proxy else []
+    for environment in (_map(content, "env"), _map(role, "env")):
+        is_split = "clear" in environment or "secret" in environment
+        file.variables |= _map(environment, "clear") if is_split else environment
     for name, role in _map(content, "servers").items():
         if isinstance(role, dict):
             file.commands.append((name, role.get("cmd"), ""))
@@ -187,7 +208,8 @@ def _kamal(file: _File, content: Mapping[str, Any]) -> None:
 
 def _uwsgi(file: _File, text: str) -> _File:
     """The processes and jobs that uWSGI runs next to the application."""
-    for option, value in _OPTION.findall(text):
+    for option, raw in _OPTION.findall(text):
+        value = _VARIABLE.sub(r"${\1}", raw).replace("%%", "%")
         if daemon := _DAEMONS.get(option) and _DAEMONS[option].fullmatch(value):
             file.commands.append(("", daemon[1], ""))
         elif option == "cron" and (job := _JOB.fullmatch(value)):
@@ -200,6 +222,7 @@ def _uwsgi(file: _File, text: str) -> _File:
 _Reader = Callable[[_File, Mapping[str, Any]], None]
 _READERS: dict[str, tuple[Callable[[str], Any], _Reader]] = {
     "app.json": (json.loads, _heroku),
+    "heroku.yml": (_yaml, _heroku_images),
     "fly.toml": (toml.loads, _fly),
     "render.yaml": (_yaml, _render),
     "config/deploy.yml": (_yaml, _kamal),

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from django_formula.host.commands import DeploymentError
-from django_formula.inspect import code, process_files, project, python_path
+from django_formula.inspect import code, declared, process_files, project, python_path
 from django_formula.inspect import settings as inspect_settings
 from django_formula.inspect.report import Report
 
@@ -24,7 +24,7 @@ def add(report: Report, tree: Path) -> str:
     Raises:
         DeploymentError: the tree has no Django project.
     """
-    folders = [str(path.parent) for path in project.manage_files(tree)]
+    folders = sorted((str(path.parent) for path in project.manage_files(tree)), key=lambda one: len(Path(one).parts))
     if not folders:
         return _without_manage(report, tree)
     package = next((one for one in folders if project.is_in_package(tree, one)), "")
@@ -107,6 +107,11 @@ def _application(report: Report, roots: list[Path], folder: str) -> str:
 
 def _settings_module(report: Report, tree: Path, roots: list[Path], wsgi: str) -> str:
     named, found = project.settings_named(roots, wsgi), project.settings_modules(roots)
+    deployed = declared.find(tree, [])
+    module = deployed.variables.get(code.SETTING, "")
+    if module and module != named and _is_live(roots, module):
+        report.set("settings_module", module, f"as {deployed.places['variables']} has it")
+        return module
     production = [module for module in found if re.search(r"\.(production|prod|live|deploy)$", module)]
     if not named:
         wrong = {one: error for one in found if (error := _syntax_error(roots, one))}

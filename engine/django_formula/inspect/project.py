@@ -74,7 +74,7 @@ def import_folders(source: Path, folder: str, module: str) -> list[str]:
     """
     name = module.replace(".", "/")
     files = (f"{name.rpartition('/')[2]}.py", "__init__.py")
-    own = [path for path in _own_files([source, source / folder], None, depth=5) if path.name in files]
+    own = [path for path in own_files([source, source / folder], None, depth=5) if path.name in files]
     found = {str(path.relative_to(source)).removesuffix(".py").removesuffix("/__init__") for path in own}
     return sorted(path.removesuffix(name).rstrip("/") or "." for path in found if f"/{path}".endswith(f"/{name}"))
 
@@ -108,7 +108,7 @@ def is_in_package(source: Path, folder: str) -> bool:
     package = (source / folder).name
     if folder == "." or not (source / folder / "__init__.py").is_file() or (source / folder / package).is_dir():
         return False
-    paths = [path for path in _own_files([source / folder], None, depth=3) if path.suffix == ".py"]
+    paths = [path for path in own_files([source / folder], None, depth=3) if path.suffix == ".py"]
     trees = (code.tree(path) for path in paths if "settings" in (path.stem, path.parent.name))
     texts = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     return bool({f"{package}.urls", f"{package}.wsgi.application"} & texts)
@@ -134,9 +134,9 @@ def application_modules(roots: Sequence[Path], interface: str = "wsgi") -> list[
         interface: ``wsgi`` or ``asgi``.
     """
     inside = [
-        path for path in _own_files(roots, None, depth=3) if path.parent.name == interface and path.suffix == ".py"
+        path for path in own_files(roots, None, depth=3) if path.parent.name == interface and path.suffix == ".py"
     ]
-    paths = [*_own_files(roots, f"{interface}.py", depth=3), *(path for path in inside if path.name == "__init__.py")]
+    paths = [*own_files(roots, f"{interface}.py", depth=3), *(path for path in inside if path.name == "__init__.py")]
     as_template = f"get_{interface}_application"
     for among in (paths, inside):
         found = [path for path in among if code.names(code.tree(path), as_template)]
@@ -146,7 +146,7 @@ def application_modules(roots: Sequence[Path], interface: str = "wsgi") -> list[
     return sorted(_module(path, roots).removesuffix(".__init__") for path in found)
 
 
-def _own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path]:
+def own_files(roots: Sequence[Path], name: str | None, depth: int) -> list[Path]:
     """Return the files of a project without those of another one in its folders, which has its own manage.py."""
     own: dict[Path, None] = {}
     for root in roots:
@@ -212,7 +212,7 @@ def _with_urls(roots: Sequence[Path]) -> list[Path]:
     """Return the modules that have ROOT_URLCONF, and those next to them that take every name from one of these."""
     trees = {
         path: code.tree(path)
-        for path in _own_files(roots, None, depth=3)
+        for path in own_files(roots, None, depth=3)
         if path.suffix == ".py" and path.stem.isidentifier()
     }
     having = [path for path, tree in trees.items() if code.assigns(tree, "ROOT_URLCONF")]
@@ -223,7 +223,7 @@ def _with_urls(roots: Sequence[Path]) -> list[Path]:
 
 
 def _settings_files(roots: Sequence[Path]) -> Iterator[Path]:
-    for path in _own_files(roots, None, depth=4):
+    for path in own_files(roots, None, depth=4):
         is_package = path.stem == "__init__"
         in_package = path.parent.name in ("settings", "config", "conf") and not is_package
         is_inner = is_package and path.parent.parent.name == "settings"

@@ -36,7 +36,7 @@ def read(roots: Sequence[Path]) -> Tasks:
     """
     found = Tasks()
     for root in roots:
-        for path in project.files(root, None, depth=5):
+        for path in project.own_files([root], None, depth=5):
             text = code.read(path) if path.suffix == ".py" else ""
             if _WORDS.search(text):
                 _module(found, root, path, code.parse(text))

@@ -25,6 +25,8 @@ _CELERY_IGNORED = {
     *("quiet", "optimization", "max-interval", "executable"),
 }
 _CELERY_FLAGS = {*"BDECq"}
+#: Options of huey's consumer that change nothing here.
+_HUEY_IGNORED = {"logfile", "verbose", "v", "q", "f", "disable-health-check", "skip-checks"}
 _NAME = re.compile(r"[^a-z0-9]+")
 
 
@@ -155,8 +157,8 @@ def _huey(arguments: Sequence[str]) -> Worker:
     kept: dict[str, Any] = {"worker_type": known} if known in ("thread", "process") else {}
     options |= {"worker-type": known} if known and not kept else {}
     kept |= {"periodic": False} if options.pop("no-periodic", options.pop("n", False)) else {}
-    unknown = [key for key in options if key not in ("logfile", "verbose", "v", "q", "f", "disable-health-check")]
-    return Worker("huey", [], int(workers) if workers.isdigit() else 0, kept, ignored=sorted(unknown))
+    unknown = sorted({*options} - _HUEY_IGNORED)
+    return Worker("huey", [], int(workers) if workers.isdigit() else 0, kept, ignored=unknown)
 
 
 def _options(

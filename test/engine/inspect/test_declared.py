@@ -41,10 +41,45 @@ KAMAL = {
     "servers": {"web": ["192.0.2.1"], "job": {"hosts": ["192.0.2.1"], "cmd": "celery -A shop worker"}},
     "env": {"clear": {"REGION": "eu", "PORT": 8000}, "secret": ["KEY"]},
 }
+KAMAL_ROLE = {  # Kamal merges what a role has over what is for all
+    "env": {"clear": {"REGION": "us"}},
+    "servers": {
+        "web": {
+            "hosts": ["192.0.2.1"],
+            "proxy": {"host": "shop.example.org", "healthcheck": {"timeout": 60}},
+            "env": {"clear": {"REGION": "eu", "STAGE": "live"}, "secret": ["KEY"]},
+        },
+        "other": {"proxy": {"host": "beta.example.org"}},
+        "job": {"cmd": "celery -A shop worker"},
+    },
+}
+RENDER_GROUP = {
+    "envVarGroups": [
+        {"name": "all", "envVars": [{"key": "REGION", "value": "eu"}, {"key": "STAGE", "value": "live"}]},
+        {"name": "unused", "envVars": [{"key": "X", "value": "y"}]},
+    ],
+    "services": [{"type": "web", "envVars": [{"key": "REGION", "value": "us"}, {"fromGroup": "all"}]}],
+}
+HEROKU = {
+    "setup": {"config": {"STAGE": "live"}},
+    "run": {
+        "web": "gunicorn shop.wsgi",
+        "worker": {"command": ["cd backend && python manage.py qcluster"], "image": "web"},
+        "beat": "celery -A shop beat",
+        "odd": {"command": [1]},
+    },
+}
 DOKKU = {
     "env": {"REGION": "eu", "KEY": {"generator": "secret"}, "STAGE": {"value": "live"}, "bad name": "x"},
     "healthchecks": {"web": [{"type": "startup", "path": "/ready"}]},
     "cron": [{"command": "python manage.py clearsessions", "schedule": "@daily"}, {"schedule": 3}, None],
+}
+SHOP = {
+    "manage.py": "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')",
+    "shop/__init__.py": "",
+    "shop/wsgi.py": "application = get_wsgi_application()",
+    "shop/settings.py": "ROOT_URLCONF = 'shop.urls'\nINSTALLED_APPS = ['shop']\n",
+    "requirements.txt": "django\ncelery\n",
 }
 UWSGI = """[uwsgi]
 module = hc.wsgi
@@ -110,6 +145,33 @@ cron = -5 -1 -1 -1 -1 ./manage.py tick
             },
         ),
         (
+            {"config/deploy.yml": yaml.safe_dump(KAMAL_ROLE)},
+            {
+                "domains": ["shop.example.org"],
+                "health": "/up",
+                "commands": [("job", "celery -A shop worker", "")],
+                "variables": {"REGION": "eu", "STAGE": "live"},
+            },
+        ),
+        (
+            {"render.yaml": yaml.safe_dump(RENDER_GROUP)},
+            {"variables": {"REGION": "us", "STAGE": "live"}},
+        ),
+        (
+            {"heroku.yml": yaml.safe_dump(HEROKU)},
+            {
+                "commands": [
+                    ("beat", "celery -A shop beat", ""),
+                    ("worker", "cd backend && python manage.py qcluster", ""),
+                ],
+                "variables": {"STAGE": "live"},
+            },
+        ),
+        (
+            {"uwsgi.ini": "[uwsgi]\nattach-daemon = nice -n $(LEVEL) celery -A shop worker -n a@%%h\n"},
+            {"commands": [("", "nice -n ${LEVEL} celery -A shop worker -n a@%h", "")]},
+        ),
+        (
             {"app.json": json.dumps(DOKKU), "fly.toml": FLY},  # the first that declares a thing
             {
                 "health": "/ready",
@@ -142,6 +204,9 @@ def test_files_declare(tmp_path: Path, files: dict[str, str], expected: dict[str
         ({"config/deploy.yml": "proxy: [x]\nservers: {job: {cmd: [1]}, web: {cmd: x}}\nenv: x"}, 0),
         ({"render.yaml": 'services: [{type: web, healthCheckPath: "/a b", domains: ["a b", 3, "x"]}]'}, 0),
         ({"render.yaml": 'services: [{type: worker, startCommand: "a\\nb"}, {type: worker, startCommand: 3}]'}, 0),
+        ({"render.yaml": "services: [{type: web, envVars: [{key: [a], value: x}, {fromGroup: [a]}]}]"}, 0),
+        ({"render.yaml": "services: [{type: worker, name: [a], startCommand: 3}]\nenvVarGroups: [x, {name: [a]}]"}, 0),
+        ({"heroku.yml": "run: {job: [[a]], odd: {command: {a: b}}}\nsetup: {config: [x]}"}, 0),
     ],
 )
 def test_what_has_not_the_shape_is_left_out(tmp_path: Path, files: dict[str, str], remarks: int) -> None:
@@ -166,3 +231,80 @@ def test_declarations_come_before_guesses(tmp_path: Path) -> None:
     assert site["domains"] == ["shop.example.org"] and site["health"]["path"] == "/up", text
     assert site["environment"]["REGION"] == "eu" and site["workers"] == {"job": {"kind": "celery", "app": "shop"}}, text
     assert text.count("as config/deploy.yml has") == 2, text
+
+
+@pytest.mark.usefixtures("asked_here")
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (
+            {"uwsgi.ini": "[uwsgi]\nattach-daemon = ./manage.py sendalerts\nattach-daemon = ./manage.py sendreports\n"},
+            {
+                "sendalerts": {"kind": "command", "command": "manage.py sendalerts"},
+                "sendreports": {"kind": "command", "command": "manage.py sendreports"},
+            },
+        ),
+        (
+            {
+                "uwsgi.ini": "[uwsgi]\nattach-daemon = celery -A shop worker -Q mail\n",
+                "start.sh": "#!/bin/sh\ncelery -A shop worker\n",
+                "shop/celery.py": "app = Celery('shop')\n",
+            },
+            {"default": {"kind": "celery", "app": "shop", "queues": ["mail"]}},
+        ),
+    ],
+)
+def test_workers_are_those_that_are_declared(tmp_path: Path, files: dict[str, str], expected: dict[str, Any]) -> None:
+    text = inspection.inspect(str(write_tree(tmp_path / "shop", {**SHOP, **files})))
+    (site,) = yaml.safe_load(text)["django"]["sites"].values()
+    assert site["workers"] == expected, text
+
+
+def test_name_that_is_no_text_is_written_as_one(tmp_path: Path) -> None:
+    files = {"render.yaml": "services: [{type: worker, name: [a], startCommand: run}]"}
+    (line,) = declared.find(write_tree(tmp_path / "shop", files), []).commands
+    assert (line.name, line.command) == ("['a']", "run")
+
+
+@pytest.mark.usefixtures("asked_here")
+def test_the_settings_module_is_the_declared_one(tmp_path: Path) -> None:
+    files = {**SHOP, "shop/deployed.py": "from shop.settings import *\n"}
+    files |= {"fly.toml": "[env]\nDJANGO_SETTINGS_MODULE = 'shop.deployed'\n"}
+    text = inspection.inspect(str(write_tree(tmp_path / "shop", files)))
+    assert "settings_module: shop.deployed  # as fly.toml has it" in text
+    files["fly.toml"] = "[env]\nDJANGO_SETTINGS_MODULE = 'shop.absent'\n"
+    text = inspection.inspect(str(write_tree(tmp_path / "other", files)))
+    assert "settings_module:" not in text.replace("# settings module", "")
+
+
+@pytest.mark.usefixtures("asked_here")
+def test_the_project_at_the_top_comes_first(tmp_path: Path) -> None:
+    files = {**SHOP, "shop/celery.py": "app = Celery('shop')\n"}
+    files |= {f"attic/old/{name}": text for name, text in files.items()}
+    text = inspection.inspect(str(write_tree(tmp_path / "shop", files)))
+    assert 'project: "."' in text and "{kind: celery, app: shop.celery}  # shop/celery.py:1" in text, text
+
+
+@pytest.mark.usefixtures("asked_here")
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (
+            {"app.json": {"cron": [{"command": f"bin/quiet {name}.sh", "schedule": "@daily"} for name in ("a", "b")]}},
+            ["quiet a.sh (app.json)", "quiet b.sh (app.json)"],
+        ),
+        (
+            {
+                "render.yaml": {
+                    "services": [{"type": "worker", "name": "mail", "startCommand": "celery -A shop x worker"}]
+                }
+            },
+            ["mail (render.yaml)"],
+        ),
+        ({"Procfile": "worker: ./manage.py run_huey --skip-checks\n"}, []),
+    ],
+)
+def test_what_is_not_understood_is_named(tmp_path: Path, files: dict[str, Any], named: list[str]) -> None:
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in files.items()}
+    text = " ".join(inspection.inspect(str(write_tree(tmp_path / "shop", {**SHOP, **texts}))).replace("#", "").split())
+    assert all(one in text for one in named) and ("not understood" in text) == bool(named), text

@@ -106,7 +106,7 @@ def test_inspection_of_a_repository_at_a_revision(tmp_path):
     subprocess.run([*git, "commit", "-qm", "two"], check=True)
     bare = tmp_path / "blog.git"
     subprocess.run(["git", "clone", "-q", "--bare", str(tree), str(bare)], check=True)
-    assert "manage.py is in later, ." in inspection.inspect(str(bare))
+    assert "manage.py is in ., later" in inspection.inspect(str(bare))
     text = inspection.inspect(f"file://{bare}", "v1")
     assert yaml.safe_load(text)["django"]["sites"]["blog"]["revision"] == "v1" and "manage.py is in" not in text
     assert text.splitlines()[1].startswith("#   commit ")
