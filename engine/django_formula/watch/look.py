@@ -154,7 +154,8 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
         return _SiteSeen(problem.problems(row), [], row)
     is_deployed = _is_deployed(site)
     left_out = {"failed"}  # the attempt has a message of its own
-    left_out |= {"release"} if is_deployed and not row["release"] else set()  # the first one is not there yet
+    if not row["release"]:  # a site that comes gets its certificate shortly before its first release
+        left_out |= {"certificate", *(["release"] if is_deployed else [])}
     found = [one for one in problem.problems(row) if one.key not in left_out]
     own = state.setdefault("sites_seen", {}).setdefault(name, {})
     if row["running"] and not row["maintenance"]:

@@ -155,6 +155,17 @@ def test_message_about_a_rollback_names_the_release_that_is_active_again(make_si
     assert (one["kind"], one["text"]) == ("rolled_back", "rolled back to 0002-c71d97a38e83")
 
 
+@pytest.mark.parametrize(("release", "kinds"), [("", ["down"]), ("0001-c71d97a38e83", ["certificate"])])
+def test_site_without_a_release_has_no_problem_with_its_certificate(make_site, monkeypatch, release, kinds):
+    """It gets the certificate by the apply that makes its first release, a moment before that."""
+    site = make_site()
+    row = {"site": "blog", "release": release, "running": bool(release), "damage": "", "maintenance": "since now"}
+    monkeypatch.setattr(look.sites, "find", lambda _name: site)
+    monkeypatch.setattr(look.operations, "status", lambda *_given, **_how: {**row, "certificate": "a.org: missing"})
+    seen = look._of_site("blog", {}, {"queue": 100}, 0.0)
+    assert [one.kind for one in seen.problems] == kinds
+
+
 def test_site_that_comes_or_is_deployed_needs_more_looks():
     own, backup = {}, Problem("backup", "no backup since it was released", "salt-call django.backup blog", "age")
     assert look._need(own, [*DOWN], is_deployed=False) == decide.OF, "its first apply is under way"
