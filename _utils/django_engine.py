@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "6cfd4cb7d63a8e9c"
+DIGEST = "df13990aa14f1f0a"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -17760,7 +17760,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # from django_formula.doctor import application
 # from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, to_start
-# from django_formula.host import proc, users
+# from django_formula.host import proc, template, users
 # from django_formula.host.commands import DeploymentError
 # from django_formula.release import http as release_http
 # from django_formula.release import static as release_static
@@ -17863,7 +17863,10 @@ def _clear(home: str, folder: str) -> None:
 #     drifted = [path for path in visit.drifted() if proxy and Path(path).is_relative_to(proxy.etc)]
 #     if drifted:
 #         return Broken(f"{text}; {drifted[0]} is not as the formula wrote it", APPLY, link="virtual host")
-#     return Broken(text, to_start(proxy.DAEMON, "reload") if proxy else APPLY)
+#     reload = to_start(proxy.DAEMON, "reload") if proxy else APPLY
+#     if not template.can_render():  # as in the watch, which cannot tell whether the files are changed
+#         reload = f"{APPLY} && {reload}"
+#     return Broken(text, reload)
 #
 #
 # def _size_of_log(visit: Visit) -> int:

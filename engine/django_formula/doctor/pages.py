@@ -10,7 +10,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from django_formula.doctor import application
 from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, to_start
-from django_formula.host import proc, users
+from django_formula.host import proc, template, users
 from django_formula.host.commands import DeploymentError
 from django_formula.release import http as release_http
 from django_formula.release import static as release_static
@@ -113,7 +113,10 @@ def _of_proxy(visit: Visit, text: str) -> Broken:
     drifted = [path for path in visit.drifted() if proxy and Path(path).is_relative_to(proxy.etc)]
     if drifted:
         return Broken(f"{text}; {drifted[0]} is not as the formula wrote it", APPLY, link="virtual host")
-    return Broken(text, to_start(proxy.DAEMON, "reload") if proxy else APPLY)
+    reload = to_start(proxy.DAEMON, "reload") if proxy else APPLY
+    if not template.can_render():  # as in the watch, which cannot tell whether the files are changed
+        reload = f"{APPLY} && {reload}"
+    return Broken(text, reload)
 
 
 def _size_of_log(visit: Visit) -> int:
