@@ -1,5 +1,6 @@
 """`git push` to the host: by a real client and a real sshd, and attacks on each link of the chain of rights."""
 
+import json
 import re
 import shlex
 import time
@@ -259,6 +260,44 @@ def test_bomb_is_refused_quickly(blog: Pushed) -> None:
     assert done.returncode == 1 and "more than 1024 MB, which releases:size allows" in done.stderr, done
     assert blog.host.run(["du", "-sm", f"{blog.root}/releases"]).stdout.split()[0] < "500"
     blog.at("git reset -q --hard HEAD~1 && git reflog expire --expire=now --all && git gc -q --prune=now")
+
+
+@pytest.mark.full
+def test_answers_to_pushers_are_true_while_programs_are_killed_and_power_is_lost(blog: Pushed) -> None:
+    """Fifty pushes at once and one after another, twenty kills of what works them off, and three losses of power."""
+    started = f"export GIT_SSH_COMMAND='{SSH} -o ConnectTimeout=5'; cd {CLONE}"
+    pushed = []
+    for number in range(50):
+        pushed.append(one := blog.commit("guestbook/version.py", version(f"7.{number}")["guestbook/version.py"]))
+        push = f"git push live {one}:refs/heads/main >/root/{one}.told 2>&1; echo $? >/root/{one}.code"
+        blog.client.run(f"{started}; setsid sh -c '{push}' >/dev/null 2>&1 </dev/null &")
+        time.sleep(1)
+        if number % 5 in (1, 3):
+            blog.host.run(["systemctl", "kill", "--signal=KILL", "django-blog-requests.service"], check=False)
+        if number in (12, 25, 38):
+            blog.host.kill()
+            blog.host.start()
+            blog.host.run("until ss -ltn | grep -q ':22 '; do sleep 0.1; done", timeout=60)
+    began = time.monotonic()
+    while blog.record()["commit"] != pushed[-1]:
+        assert time.monotonic() - began < 300, blog.host.call("django.requests", "blog", full=True)
+        time.sleep(0.5)
+    print(f"the last commit is active {time.monotonic() - began:.0f} s after the last push")
+    blog.client.run("until [ $(ls /root/*.code | wc -l) = 50 ]; do sleep 0.5; done", timeout=300)
+    lines = blog.host.read(f"{blog.root}/requests/requests.jsonl").splitlines()
+    ended = {one["commit"]: one["status"] for one in map(json.loads, lines) if one["commit"] in pushed}
+    assert len([one for one in map(json.loads, lines) if one["commit"] in pushed]) == len(ended), "one status each"
+    told = {one: blog.client.read(f"/root/{one}.told") for one in pushed}
+    codes = {one: blog.client.read(f"/root/{one}.code").strip() for one in pushed}
+    wrong = [
+        (one, codes[one], ended.get(one), told[one])
+        for one in pushed
+        if (codes[one] == "0" and ended.get(one) not in ("released", "superseded"))
+        or ("remote: released" in told[one] and ended.get(one) != "released")
+        or ("(failed" in told[one] and ended.get(one) != "failed")
+    ]
+    print({status: [*ended.values()].count(status) for status in set(ended.values())}, codes.values())
+    assert wrong == [] and blog.branch == pushed[-1] and ended[pushed[-1]] == "released"
 
 
 @pytest.mark.full
