@@ -193,6 +193,14 @@ def place(folder: Path) -> str:
     return f"{PROJECTS}/{name}"
 
 
+def site_name(target: str) -> str:
+    """Return what quickstart calls the site of a project on the host, as its own `site_name` does.
+
+    Example: ``site_name("/srv/projects/2-my-blog") == "my-blog"``
+    """
+    return target.rpartition("/")[2].lstrip("-0123456789")[:20].rstrip("-") or "site"
+
+
 # What is pushed from here
 
 
@@ -302,8 +310,7 @@ def up(given: argparse.Namespace) -> int:
         run = shlex.join(["bash", f"{at}/formula/quickstart", *options])
         code = remote.run_as_root(f"{placing}{run}; code=$?; rm -rf {there}; exit $code")
         if not code and given.push is not None:
-            # as quickstart names a site: after the folder, and otherwise where a user of the host has that name
-            name = target.rpartition("/")[2].lstrip("-0123456789")[:20].rstrip("-") or "site"
+            name = site_name(target)  # or with `-site`, where the host has another user of that name
             listing = f"cd {PUSHES} && ls -d {name} {name}-site 2>/dev/null | head -n 1"
             (site,) = remote.answer(listing, rf"({re.escape(name)}(?:-site)?)")
             have_remote(Path(given.repository), given.host, site)

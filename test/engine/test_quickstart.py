@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 import yaml
 from authority import serving
+from django_formula_laptop import program
 from trees import write_tree
 
 QUICKSTART = Path(__file__).parents[2] / "quickstart"
@@ -133,6 +134,14 @@ def pushable(quickstart, monkeypatch, tmp_path):
     monkeypatch.setattr(quickstart, "SYSTEMD", tmp_path)
     monkeypatch.setattr(quickstart, "listener", lambda _port: None)
     return quickstart
+
+
+@pytest.mark.parametrize(
+    "folder", ["blog", "My Blog", "2-my.blog", "a-very-long-name-of-a-project", "42", "x" * 19 + "-y"]
+)
+def test_laptop_knows_the_name_of_its_site(pushable, folder):
+    target = program.place(Path("/nowhere", folder))
+    assert pushable.site_name(target) == program.site_name(target)
 
 
 def site_of(quickstart, options):
