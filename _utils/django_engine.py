@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "df13990aa14f1f0a"
+DIGEST = "023b9e414bc8e447"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -17863,10 +17863,11 @@ def _clear(home: str, folder: str) -> None:
 #     drifted = [path for path in visit.drifted() if proxy and Path(path).is_relative_to(proxy.etc)]
 #     if drifted:
 #         return Broken(f"{text}; {drifted[0]} is not as the formula wrote it", APPLY, link="virtual host")
-#     reload = to_start(proxy.DAEMON, "reload") if proxy else APPLY
-#     if not template.can_render():  # as in the watch, which cannot tell whether the files are changed
-#         reload = f"{APPLY} && {reload}"
-#     return Broken(text, reload)
+#     if not proxy:
+#         return Broken(text, APPLY)
+#     reload = to_start(proxy.DAEMON, "reload")
+#     can_compare = template.can_render()  # the watch cannot, so that the files may be changed
+#     return Broken(text, reload if can_compare else f"{APPLY} && {reload}")
 #
 #
 # def _size_of_log(visit: Visit) -> int:

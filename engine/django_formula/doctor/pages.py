@@ -113,10 +113,11 @@ def _of_proxy(visit: Visit, text: str) -> Broken:
     drifted = [path for path in visit.drifted() if proxy and Path(path).is_relative_to(proxy.etc)]
     if drifted:
         return Broken(f"{text}; {drifted[0]} is not as the formula wrote it", APPLY, link="virtual host")
-    reload = to_start(proxy.DAEMON, "reload") if proxy else APPLY
-    if not template.can_render():  # as in the watch, which cannot tell whether the files are changed
-        reload = f"{APPLY} && {reload}"
-    return Broken(text, reload)
+    if not proxy:
+        return Broken(text, APPLY)
+    reload = to_start(proxy.DAEMON, "reload")
+    can_compare = template.can_render()  # the watch cannot, so that the files may be changed
+    return Broken(text, reload if can_compare else f"{APPLY} && {reload}")
 
 
 def _size_of_log(visit: Visit) -> int:

@@ -87,6 +87,19 @@ def test_server_that_ends_while_it_is_asked_is_a_broken_process(monkeypatch):
     assert problem.text == "django-blog-0001 does not run (it ended while it was asked): bind(): Error"
 
 
+@pytest.mark.parametrize(
+    ("can_render", "first"), [(True, "systemctl reload"), (False, "salt-call state.apply django &&")]
+)
+def test_files_that_cannot_be_compared_are_written_before_they_are_loaded(monkeypatch, can_render, first):
+    proxy = SimpleNamespace(etc=Path("/etc/nginx"), DAEMON=object())
+    monkeypatch.setattr(visit.Visit, "proxy", proxy)
+    monkeypatch.setattr(visit.Visit, "drifted", lambda _visit: [])
+    monkeypatch.setattr(pages.template, "can_render", lambda: can_render)
+    monkeypatch.setattr(pages, "to_start", lambda _daemon, how: f"systemctl {how} nginx")
+    command = pages._of_proxy(visited(), "GET / returned 502").command
+    assert command.startswith(first) and command.endswith("systemctl reload nginx")
+
+
 def test_link_that_cannot_be_looked_at_is_broken(links):
     error = DeploymentError("no answer", hint="salt-call django.logs blog")
     assert links(("one", error, True)).broken[1:] == (True, "no answer", "", "salt-call django.logs blog")
