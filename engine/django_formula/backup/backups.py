@@ -46,9 +46,9 @@ ON_REQUEST = ("media", QUEUE)
 BY_COMMAND, BY_TIMER, MIGRATION = "command", "timer", "migration"
 _TEXTS = ("name", "backup", "alias", "engine", "database", "taken", "why", "release", "sha256")
 #: The required shape of a manifest; the backup of another one is ignored.
-_MANIFEST = {**dict.fromkeys(_TEXTS, str), "size": int, "rows": {str: int}, "migrations": [str], "verified?": str}
+MANIFEST = {**dict.fromkeys(_TEXTS, str), "size": int, "rows": {str: int}, "migrations": [str], "verified?": str}
 _SUFFIXES = "|".join(re.escape(suffix) for suffix in [*(one.suffix for one in DUMPERS.values()), _OF_QUEUE])
-_NAME = re.compile(rf"(\w+)-(\d{{8}}T\d{{6}}Z-\d{{4,}}-[0-9a-f]{{12}})\.({_SUFFIXES})")
+NAME = re.compile(rf"(\w+)-(\d{{8}}T\d{{6}}Z-\d{{4,}}-[0-9a-f]{{12}})\.({_SUFFIXES})")
 
 
 def dumper(kind: str) -> Dumper:
@@ -155,7 +155,7 @@ def before_migration(release: Release, aliases: Collection[str], secrets: list[s
     try:
         yield made
     except DeploymentError as error:
-        found = _NAME.fullmatch(made[0].name) if made else None
+        found = NAME.fullmatch(made[0].name) if made else None
         command = in_command("salt-call", "django.restore", site.name, found[2]) if found else ""
         undo = f"to restore the database as it was before: {command}" if command else ""
         error.hint = "\n".join(filter(None, [error.hint, undo]))
@@ -290,9 +290,9 @@ def remove_leftovers(site: Site, databases: Collection[Database] = ()) -> list[s
 def _remove_incomplete(site: Site) -> None:
     """Remove the files of a killed backup: a dump without a manifest, a manifest without a dump, temporary files."""
     for path in site.backups.iterdir():
-        temporary = host_file.is_temporary(path) and _NAME.fullmatch(path.name[1:-4].removesuffix(".json"))
-        dump_only = _NAME.fullmatch(path.name) and not _manifest_path(path).exists()
-        manifest_only = _NAME.fullmatch(path.stem) and path.suffix == ".json" and not path.with_suffix("").exists()
+        temporary = host_file.is_temporary(path) and NAME.fullmatch(path.name[1:-4].removesuffix(".json"))
+        dump_only = NAME.fullmatch(path.name) and not manifest_path(path).exists()
+        manifest_only = NAME.fullmatch(path.stem) and path.suffix == ".json" and not path.with_suffix("").exists()
         if temporary or dump_only or manifest_only:
             path.unlink()
 
@@ -320,7 +320,7 @@ def _check_room(site: Site, databases: list[Database], sizes: Mapping[str, int])
         (folder, left, _more), size = on_device[0], sum(more for _folder, _left, more in on_device)
         if size > left:
             raise DeploymentError(
-                f"a backup needs {_size(size)} in {folder}, and {_size(left)} are free",
+                f"a backup needs {in_words(size)} in {folder}, and {in_words(left)} are free",
                 hint=f"make room, or set {site.at}:backup:directory to another folder; "
                 "migrate: {backup: false} turns backups before migrations off",
                 transient=True,
@@ -364,32 +364,31 @@ def _dump(database: Database, name: str, live: Release, why: str) -> Path:
             "seconds": round(time.monotonic() - began, 1),
             **found,
         }
-        host_file.write_json(_manifest_path(path), manifest, mode=0o600)
+        host_file.write_json(manifest_path(path), manifest, mode=0o600)
         new.replace(path)
         host_file.sync_folder(path.parent)
     except BaseException:
         new.unlink(missing_ok=True)
-        _manifest_path(path).unlink(missing_ok=True)
+        manifest_path(path).unlink(missing_ok=True)
         raise
     return path
 
 
-def _manifest_path(path: Path) -> Path:
+def manifest_path(path: Path) -> Path:
+    """Return the file of the manifest of a dump."""
     return path.with_name(f"{path.name}.json")
 
 
 def remove(path: Path) -> None:
     """Delete a dump and its manifest."""
     path.unlink(missing_ok=True)
-    _manifest_path(path).unlink(missing_ok=True)
+    manifest_path(path).unlink(missing_ok=True)
 
 
 def manifests(site: Site) -> list[dict[str, Any]]:
     """Return the manifest of each dump, the newest first, without dumps that are missing or truncated."""
     paths = site.backups.iterdir() if site.backups.is_dir() else ()
-    read = (
-        (path, host_file.read_json(_manifest_path(path), _MANIFEST)) for path in paths if _NAME.fullmatch(path.name)
-    )
+    read = ((path, host_file.read_json(manifest_path(path), MANIFEST)) for path in paths if NAME.fullmatch(path.name))
     whole = [one for path, one in read if one and one["name"] == path.name and path.stat().st_size == one["size"]]
     return sorted(whole, key=lambda one: (one["backup"], one["alias"]), reverse=True)
 
@@ -409,7 +408,7 @@ def overview(site: Site) -> list[dict[str, Any]]:
         {
             "backup": one["name"],
             "age": clock.age(one["taken"]),
-            "size": _size(one["size"]),
+            "size": in_words(one["size"]),
             "why": one["why"],
             "release": one["release"],
             "rows": sum(one["rows"].values()),
@@ -419,7 +418,7 @@ def overview(site: Site) -> list[dict[str, Any]]:
     ]
 
 
-def _size(size: float) -> str:
+def in_words(size: float) -> str:
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -461,14 +460,13 @@ def status(site: Site) -> dict[str, str]:
     return {"backup": newest["taken"] if newest else "", "restore_drill": drilled}
 
 
-def verify(site: Site, manifest: dict[str, Any]) -> None:
-    """Compare a dump with the checksum in its manifest.
+def verify(site: Site, manifest: dict[str, Any], folder: Path) -> None:
+    """Compare a dump in a folder with the checksum in its manifest.
 
     Raises:
         DeploymentError: it is damaged.
     """
-    path = site.backups / manifest["name"]
-    with open(path, "rb") as file:
+    with open(folder / manifest["name"], "rb") as file:
         if host_file.sha256(file) != manifest["sha256"]:
             raise DeploymentError(
                 f"the backup {manifest['name']} is damaged: it has changed since it was written on {manifest['taken']}",
@@ -501,4 +499,4 @@ def find(site: Site, which: str | None) -> list[dict[str, Any]]:
 def mark_verified(site: Site, manifest: dict[str, Any]) -> None:
     """Record in the manifest that a dump was loaded and found to be complete."""
     path = site.backups / manifest["name"]
-    host_file.write_json(_manifest_path(path), {**manifest, "verified": clock.now()}, mode=0o600)
+    host_file.write_json(manifest_path(path), {**manifest, "verified": clock.now()}, mode=0o600)

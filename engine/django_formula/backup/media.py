@@ -1,6 +1,7 @@
 """Back up and restore the uploads of a site, as a tar of their folder. They are treated like a database."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from django_formula.untrusted import delegate, move
 from django_formula.untrusted.text import in_command
 
 #: How often a folder is packed whose files change meanwhile.
-_ATTEMPTS = 3
+ATTEMPTS = 3
 
 
 class MediaDumper(Dumper):
@@ -30,22 +31,16 @@ class MediaDumper(Dumper):
 
     def dump(self, database: Database, file: int) -> dict[str, Any]:
         """Pack the folder; a file that is uploaded meanwhile is in the tar or not, but never truncated."""
-        argv = ["tar", "--create", "--sparse", f"--directory={database.name}", "."]
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             os.ftruncate(file, 0)
             os.lseek(file, 0, os.SEEK_SET)
             try:
-                with dumps.received("packing the uploads", dumps.writer(file)) as pipe:
-                    _run(database, argv, doing="packing the uploads", output=pipe)
+                pack(database, dumps.writer(file))
                 break
             except DeploymentError as error:
-                if attempt == _ATTEMPTS - 1 or "changed as we read it" not in error.log:
+                if attempt == ATTEMPTS - 1 or not has_changed(error):
                     raise
-        os.lseek(file, 0, os.SEEK_SET)
-        counter = _Counter()
-        with dumps.received("listing the uploads", counter.take) as pipe:
-            _run(database, ["tar", "--list"], doing="listing the uploads", stdin=file, output=pipe)
-        return {"rows": {"files": counter.files}, "migrations": []}
+        return {"rows": {"files": count_files(database, file)}, "migrations": []}
 
     def load(self, database: Database, name: str, file: int, _prepare: Prepare = nothing) -> dict[str, Any]:
         site = database.site
@@ -80,6 +75,31 @@ class MediaDumper(Dumper):
 
     def drop(self, database: Database, name: str) -> None:
         host_file.remove_tree(Path(name))
+
+
+def pack(database: Database, take: Callable[[bytes], object]) -> None:
+    """Pack the uploads of a site as its user; a function receives the tar part by part.
+
+    Raises:
+        DeploymentError: tar fails, or the function raises OSError.
+    """
+    argv = ["tar", "--create", "--sparse", "--sort=name", f"--directory={database.name}", "."]
+    with dumps.received("packing the uploads", take) as pipe:
+        _run(database, argv, doing="packing the uploads", output=pipe)
+
+
+def has_changed(error: DeploymentError) -> bool:
+    """Return whether packing failed since a file was written meanwhile: another attempt may find it whole."""
+    return "changed as we read it" in error.log
+
+
+def count_files(database: Database, file: int) -> int:
+    """Return the number of files in a tar of uploads."""
+    os.lseek(file, 0, os.SEEK_SET)
+    counter = _Counter()
+    with dumps.received("listing the uploads", counter.take) as pipe:
+        _run(database, ["tar", "--list"], doing="listing the uploads", stdin=file, output=pipe)
+    return counter.files
 
 
 def _measured(database: Database) -> tuple[int, int]:

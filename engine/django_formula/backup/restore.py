@@ -1,21 +1,16 @@
-"""Restore backups: load one next to the present databases, check it, exchange them, keep the former ones; drills."""
+"""Restore backups: load one, exchange it for the present databases, keep the former ones; drills."""
 
-import contextlib
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from django_formula.backup import backups, dumps, store
+from django_formula.backup import backups, dumps, loading
 from django_formula.backup.backups import dumper
 from django_formula.backup.dumps import Database
-from django_formula.database import setup
-from django_formula.database.engines import SQLITE
+from django_formula.backup.loading import Manifest
 from django_formula.host import clock, file
 from django_formula.host.commands import DeploymentError
 from django_formula.process import transient
-from django_formula.project import program
 from django_formula.proxy import maintenance as proxy_maintenance
 from django_formula.release import disk, health, instances, releases, workers
 from django_formula.release.releases import Release
@@ -24,8 +19,6 @@ from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log, proposal
 
 log = Log.of(__name__)
-
-Manifest = dict[str, Any]
 
 
 def restore(
@@ -61,13 +54,14 @@ def restore(
     chosen = [one for one in backups.find(site, which) if requested.get(one["engine"], True)]
     _check_selection(site, chosen, requested)
     with backups.lock(site, backups.RESTORE).held():
-        databases = _databases(live, chosen, secrets)
+        databases = loading.of_backup(live, chosen, secrets)
         backups.remove_leftovers(site, databases)
         for one in databases:
             dumper(one.kind).check_swappable(one)
-        stamp = _stamp()
-        names, kept = _names(databases, f"restore_{stamp}"), _names(databases, f"before_{stamp}")
-        with _loaded(chosen, databases, names, kept) as found:
+        stamp = loading.stamp()
+        names = loading.names_with(databases, f"restore_{stamp}")
+        kept = loading.names_with(databases, f"before_{stamp}")
+        with loading.loaded(chosen, databases, names, kept, folder=site.backups) as found:
             _check_schema(to or live, databases, names, migrate, secrets)
             _exchange(site, live, databases, names, kept, serve)
         for manifest in chosen:
@@ -97,27 +91,11 @@ def drill(site: Site, release: Release, secrets: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {"date": clock.now(), "result": "failed:"}
     try:
         with backups.lock(site, "django.restore_drill").held():
-            has_queue = bool(store.own_queues(site))
-            chosen = [one for one in backups.find(site, None) if one["engine"] != "redis" or has_queue]
+            chosen = loading.loadable(site, backups.find(site, None))
             result["backup"] = chosen[0]["backup"]
-            databases = _databases(release, chosen, secrets)
-            backups.remove_leftovers(site, databases)
-            names = _names(databases, f"drill_{_stamp()}")
-            with _loaded(chosen, databases, names) as found:
-                missing = _missing_migrations(release, databases, names, False, secrets)
-            lost = _lost_migrations(chosen, missing)
-            if lost:
-                raise DeploymentError(
-                    f"migrations that the backup had when it was made are missing in it: {', '.join(lost)}",
-                    hint=f"make a new one: salt-call django.backup {site.name}",
-                )
+            result |= {"result": "good", **loading.rehearse(release, chosen, site.backups, secrets)}
             for manifest in chosen:
                 backups.mark_verified(site, manifest)
-            result |= {
-                "result": "good",
-                "rows": {alias: sum(one["rows"].values()) for alias, one in found.items()},
-                "migrations to apply": {alias: names for alias, names in missing.items() if names},
-            }
     except DeploymentError as error:
         result["result"] = f"failed: {error.message}"
         raise
@@ -148,155 +126,11 @@ def _check_selection(site: Site, chosen: list[Manifest], requested: Mapping[str,
         raise DeploymentError("this backup has no queue", hint="restore without queue=True: the queue was empty then")
 
 
-def _databases(release: Release, chosen: list[Manifest], secrets: list[str]) -> list[Database]:
-    """Return the present databases that a backup was made of, in its order."""
-    site = release.site
-    aliases = [one["alias"] for one in chosen if one["engine"] not in backups.ON_REQUEST]
-    missing = [alias for alias in aliases if alias not in release.facts["databases"]]
-    if missing:
-        raise DeploymentError(
-            f"{release.name} has no database {missing[0]!r}, which is in the backup",
-            hint="restore a single dump of the backup by its name",
-        )
-    found = {one.alias: one for one in dumps.databases(release, aliases, secrets)}
-    if any(one["engine"] == "media" for one in chosen):
-        found["media"] = Database(site, "media", "media", str(site.media))
-    if any(one["engine"] == "redis" for one in chosen):
-        found |= {one.alias: one for one in _queue(site)}
-    for one in chosen:
-        if found[one["alias"]].kind != one["engine"]:
-            raise DeploymentError(
-                f"the backup {one['name']} is a dump of {one['engine']}, and the database {one['alias']!r} is now "
-                f"{found[one['alias']].kind}",
-                hint="restore it while the pillar names the old one, and move its data then (docs/guides/databases.md)",
-            )
-    return [found[one["alias"]] for one in chosen]
-
-
-def _queue(site: Site) -> list[Database]:
-    """Return the queue of a site.
-
-    Raises:
-        DeploymentError: it has none of its own now.
-    """
-    found = store.own_queues(site)
-    if not found:
-        raise DeploymentError(
-            f"{site.name} has no queue of its own on this host",
-            hint=f"restore without queue=True, or set {site.at}:queue, and apply",
-        )
-    return found
-
-
-def _stamp() -> str:
-    return time.strftime("%Y%m%dt%H%M%S", time.gmtime())
-
-
-def _names(databases: list[Database], suffix: str) -> dict[str, str]:
-    """Return names for copies of databases: not too long for servers; for files, paths in the same folder."""
-    return {
-        one.alias: f"{one.name}.{suffix}" if dumper(one.kind).is_path else f"{one.name[:40]}_{suffix}"
-        for one in databases
-    }
-
-
-@contextlib.contextmanager
-def _loaded(
-    chosen: list[Manifest], databases: list[Database], names: dict[str, str], kept: Mapping[str, str] | None = None
-) -> Iterator[dict[str, dict[str, Any]]]:
-    """Load the databases of a backup under other names and check them; what is left of them after the block is removed.
-
-    Raises:
-        DeploymentError: there is not enough room, a dump is damaged, or the loaded rows are not those in its manifest.
-    """
-    found = {}
-    for manifest in chosen:
-        backups.verify(databases[0].site, manifest)
-    site, is_complete = databases[0].site, True
-    backups.write_journal(site, databases, names, kept or {})
-    try:
-        for manifest, database in zip(chosen, databases, strict=True):
-            found[database.alias] = _load(manifest, database, names[database.alias])
-        yield found
-    finally:
-        for database in databases:
-            try:
-                dumper(database.kind).drop(database, names[database.alias])
-            except DeploymentError as error:
-                is_complete = False
-                log.warning("%s: %s was not removed: %s", database.site.name, names[database.alias], error)
-        if is_complete:
-            backups.journal(site).unlink(missing_ok=True)
-
-
-def _prepare(database: Database, name: str) -> bool:
-    """Create the extensions of a database in its copy."""
-    return setup.prepare_copy(database.site, database.alias, name)
-
-
-def _load(manifest: Manifest, database: Database, name: str) -> dict[str, Any]:
-    log.info("%s: loading %s", database.site.name, manifest["name"])
-    _check_room(manifest, database)
-    descriptor = os.open(database.site.backups / manifest["name"], os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        found = dumper(database.kind).load(database, name, descriptor, _prepare)
-    finally:
-        os.close(descriptor)
-    different = dumps.differences(manifest["rows"], found["rows"])
-    if different:
-        table, (expected, rows) = next(iter(different.items()))
-        raise DeploymentError(
-            f"the backup {manifest['name']} is incomplete: {table} has {rows} rows, expected {expected}",
-            hint=f"use another one: salt-call django.backups {database.site.name} lists them",
-        )
-    return found
-
-
-def _check_room(manifest: Manifest, database: Database) -> None:
-    """Refuse a dump for which the disk has not enough room; a database server reports that while loading."""
-    if not dumper(database.kind).is_path:
-        return
-    site, folder = database.site, Path(database.name).parent
-    is_projects = database.kind == SQLITE.name
-    left = dumps.free_as_site(site, folder)[1] if is_projects else dumps.free(folder)
-    if manifest["size"] > left:
-        raise DeploymentError(
-            f"restoring needs {manifest['size'] >> 20} MB in {folder}, and {left >> 20} are free",
-            hint="make room there; nothing was changed",
-            transient=True,
-        )
-
-
-def _missing_migrations(
-    release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
-) -> dict[str, list[str]]:
-    """Return the migrations of a release that are missing in loaded databases, by alias."""
-    own = [one for one in databases if one.kind not in backups.ON_REQUEST]
-    loaded = {one.alias: _path_in_project(release, names[one.alias]) for one in own}
-    request = {"mode": "fit", "names": loaded, "migrate": migrate}
-    found: dict[str, list[str]] = (
-        program.backup(release.site, release.path, release.facts, request, secrets) if loaded else {}
-    )
-    return found
-
-
-def _path_in_project(release: Release, name: str) -> str:
-    """Return the name of a database as the project opens it, with the pillar's ``mount`` for the release's source."""
-    mount, source = release.site.config["mount"], release.path / "source"
-    return f"{mount}/{Path(name).relative_to(source)}" if mount and Path(name).is_relative_to(source) else name
-
-
-def _lost_migrations(chosen: list[Manifest], missing: dict[str, list[str]]) -> list[str]:
-    """Return the migrations that are missing in a loaded database, although its manifest has them."""
-    had = {one["alias"]: set(one["migrations"]) for one in chosen}
-    return sorted(name for alias, names in missing.items() for name in names if name in had[alias])
-
-
 def _check_schema(
     release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
 ) -> None:
     site = release.site
-    by_alias = _missing_migrations(release, databases, names, migrate, secrets)
+    by_alias = loading.missing_migrations(release, databases, names, migrate, secrets)
     missing = [name for names in by_alias.values() for name in names]
     if missing:
         raise DeploymentError(

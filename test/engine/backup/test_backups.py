@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from django_formula.backup import backups, dumps, restore
+from django_formula.backup import backups, dumps, loading, restore
 from django_formula.deploy import migration
 from django_formula.host import file as host_file
 from django_formula.host.commands import DeploymentError
@@ -83,7 +83,7 @@ def test_manifest_of_backup(world, site, clock):
     assert {key: about[key] for key in expected} == expected and len(about["sha256"]) == 64
     modes = {stat.S_IMODE((site.backups / one).stat().st_mode) for one in names(site)}
     assert modes == {0o600} and "pw" not in (site.backups / f"{name}.json").read_text()
-    backups.verify(site, about)
+    backups.verify(site, about, site.backups)
     world.check_leftovers()
 
 
@@ -479,7 +479,7 @@ def test_restore_refused_without_room(world, site, monkeypatch):
     monkeypatch.setattr(dumps, "free", lambda folder: 10)
     world.server.is_path = True
     with pytest.raises(DeploymentError, match=r"restoring needs 0 MB in /\S+/database, and 0 are free"):
-        restore._check_room({"size": 11}, Database(site, "default", "sqlite", str(site.database.top / "db.sqlite3")))
+        loading._check_room({"size": 11}, Database(site, "default", "sqlite", str(site.database.top / "db.sqlite3")))
 
 
 def test_migrate_command_makes_backup(world, site, clock):
