@@ -450,20 +450,37 @@ def backup(site):
 
 
 @_verb("blog", reads=True)
-def backups(site, full=None):
+def backups(site, full=None, offsite=False):
     """
     Show the backups of a site on this host, the newest first: age, size, reason, release, and when the backup was
     last loaded successfully.
+
+    offsite
+        Show the copies elsewhere instead.
     """
+    if offsite:
+        return _rows(verbs_backup.copied(site), terminal.copies, full)
     return _rows(backup_backups.overview(site_sites.find(site)), terminal.backups, full)
+
+
+@_verb("blog", shows=("forget",))
+def offsite(site, forget=False):
+    """
+    Copy the newest backup of a site to its store elsewhere, with its uploads and its sealed secrets, and check that
+    all copies are there; see docs/guides/offsite.md. The timer does so by itself.
+
+    forget
+        Accept that copies are gone that no rule has deleted.
+    """
+    return verbs_backup.offsite(site, forget=bool(forget))
 
 
 @_verb(
     "blog",
     "blog 20260301T120000Z-0041-9be1c07d2a44 rollback=True",
-    shows=("which", "media", "migrate", "rollback", "queue"),
+    shows=("which", "media", "migrate", "rollback", "queue", "offsite"),
 )
-def restore(site, which=None, media=False, migrate=False, rollback=False, queue=False):
+def restore(site, which=None, media=False, migrate=False, rollback=False, queue=False, offsite=False):
     """
     Restore a backup. It is loaded into spare databases and checked; then the site is in maintenance while they
     replace the current ones. The current databases are kept under a name that the answer reports.
@@ -479,18 +496,39 @@ def restore(site, which=None, media=False, migrate=False, rollback=False, queue=
         Roll back to the release that the backup was made with.
     queue
         Restore the site's own queue too. Tasks in it that have run since the backup run again.
+    offsite
+        Fetch the backup from the copies elsewhere first.
     """
     options = {"media": bool(media), "migrate": bool(migrate), "rollback": bool(rollback), "queue": bool(queue)}
+    options["offsite"] = bool(offsite)
     return verbs_backup.restore(site, which, asked_by=_asked_by("restore"), **options)
 
 
-@_verb("blog")
-def restore_drill(site):
+@_verb("/root/recovery.txt", shows=("queue",))
+def rebuild(identity, queue=False):
+    """
+    Make the sites of a bare host of their copies elsewhere: open their secrets, apply the formula, and restore their
+    databases and uploads. The pillar has to have the sites, with ``backup: {offsite: …}``. See docs/guides/offsite.md.
+
+    identity
+        File with the recovery key on this host. It is read, and not kept.
+    queue
+        Restore the queues too. Tasks in them that have run since the backup run again.
+    """
+    apply = functools.partial(__salt__["state.apply"], "django")
+    return verbs_backup.rebuild(identity, apply, queue=bool(queue), asked_by=_asked_by("rebuild"))
+
+
+@_verb("blog", shows=("offsite",))
+def restore_drill(site, offsite=False):
     """
     Check whether the newest backup can be restored: load it into a spare database, count its rows, and compare its
     migrations with the active release. The spare database is removed. The site keeps serving.
+
+    offsite
+        Fetch the newest copy elsewhere, and load that.
     """
-    return verbs_backup.restore_drill(site)
+    return verbs_backup.restore_drill(site, offsite=bool(offsite))
 
 
 @_verb("blog")

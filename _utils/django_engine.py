@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "023b9e414bc8e447"
+DIGEST = "12adaafb86385eb9"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -1005,9 +1005,9 @@ def _clear(home: str, folder: str) -> None:
 # BY_COMMAND, BY_TIMER, MIGRATION = "command", "timer", "migration"
 # _TEXTS = ("name", "backup", "alias", "engine", "database", "taken", "why", "release", "sha256")
 # #: The required shape of a manifest; the backup of another one is ignored.
-# _MANIFEST = {**dict.fromkeys(_TEXTS, str), "size": int, "rows": {str: int}, "migrations": [str], "verified?": str}
+# MANIFEST = {**dict.fromkeys(_TEXTS, str), "size": int, "rows": {str: int}, "migrations": [str], "verified?": str}
 # _SUFFIXES = "|".join(re.escape(suffix) for suffix in [*(one.suffix for one in DUMPERS.values()), _OF_QUEUE])
-# _NAME = re.compile(rf"(\w+)-(\d{{8}}T\d{{6}}Z-\d{{4,}}-[0-9a-f]{{12}})\.({_SUFFIXES})")
+# NAME = re.compile(rf"(\w+)-(\d{{8}}T\d{{6}}Z-\d{{4,}}-[0-9a-f]{{12}})\.({_SUFFIXES})")
 #
 #
 # def dumper(kind: str) -> Dumper:
@@ -1114,7 +1114,7 @@ def _clear(home: str, folder: str) -> None:
 #     try:
 #         yield made
 #     except DeploymentError as error:
-#         found = _NAME.fullmatch(made[0].name) if made else None
+#         found = NAME.fullmatch(made[0].name) if made else None
 #         command = in_command("salt-call", "django.restore", site.name, found[2]) if found else ""
 #         undo = f"to restore the database as it was before: {command}" if command else ""
 #         error.hint = "\n".join(filter(None, [error.hint, undo]))
@@ -1249,9 +1249,9 @@ def _clear(home: str, folder: str) -> None:
 # def _remove_incomplete(site: Site) -> None:
 #     """Remove the files of a killed backup: a dump without a manifest, a manifest without a dump, temporary files."""
 #     for path in site.backups.iterdir():
-#         temporary = host_file.is_temporary(path) and _NAME.fullmatch(path.name[1:-4].removesuffix(".json"))
-#         dump_only = _NAME.fullmatch(path.name) and not _manifest_path(path).exists()
-#         manifest_only = _NAME.fullmatch(path.stem) and path.suffix == ".json" and not path.with_suffix("").exists()
+#         temporary = host_file.is_temporary(path) and NAME.fullmatch(path.name[1:-4].removesuffix(".json"))
+#         dump_only = NAME.fullmatch(path.name) and not manifest_path(path).exists()
+#         manifest_only = NAME.fullmatch(path.stem) and path.suffix == ".json" and not path.with_suffix("").exists()
 #         if temporary or dump_only or manifest_only:
 #             path.unlink()
 #
@@ -1279,7 +1279,7 @@ def _clear(home: str, folder: str) -> None:
 #         (folder, left, _more), size = on_device[0], sum(more for _folder, _left, more in on_device)
 #         if size > left:
 #             raise DeploymentError(
-#                 f"a backup needs {_size(size)} in {folder}, and {_size(left)} are free",
+#                 f"a backup needs {in_words(size)} in {folder}, and {in_words(left)} are free",
 #                 hint=f"make room, or set {site.at}:backup:directory to another folder; "
 #                 "migrate: {backup: false} turns backups before migrations off",
 #                 transient=True,
@@ -1323,32 +1323,31 @@ def _clear(home: str, folder: str) -> None:
 #             "seconds": round(time.monotonic() - began, 1),
 #             **found,
 #         }
-#         host_file.write_json(_manifest_path(path), manifest, mode=0o600)
+#         host_file.write_json(manifest_path(path), manifest, mode=0o600)
 #         new.replace(path)
 #         host_file.sync_folder(path.parent)
 #     except BaseException:
 #         new.unlink(missing_ok=True)
-#         _manifest_path(path).unlink(missing_ok=True)
+#         manifest_path(path).unlink(missing_ok=True)
 #         raise
 #     return path
 #
 #
-# def _manifest_path(path: Path) -> Path:
+# def manifest_path(path: Path) -> Path:
+#     """Return the file of the manifest of a dump."""
 #     return path.with_name(f"{path.name}.json")
 #
 #
 # def remove(path: Path) -> None:
 #     """Delete a dump and its manifest."""
 #     path.unlink(missing_ok=True)
-#     _manifest_path(path).unlink(missing_ok=True)
+#     manifest_path(path).unlink(missing_ok=True)
 #
 #
 # def manifests(site: Site) -> list[dict[str, Any]]:
 #     """Return the manifest of each dump, the newest first, without dumps that are missing or truncated."""
 #     paths = site.backups.iterdir() if site.backups.is_dir() else ()
-#     read = (
-#         (path, host_file.read_json(_manifest_path(path), _MANIFEST)) for path in paths if _NAME.fullmatch(path.name)
-#     )
+#     read = ((path, host_file.read_json(manifest_path(path), MANIFEST)) for path in paths if NAME.fullmatch(path.name))
 #     whole = [one for path, one in read if one and one["name"] == path.name and path.stat().st_size == one["size"]]
 #     return sorted(whole, key=lambda one: (one["backup"], one["alias"]), reverse=True)
 #
@@ -1368,7 +1367,7 @@ def _clear(home: str, folder: str) -> None:
 #         {
 #             "backup": one["name"],
 #             "age": clock.age(one["taken"]),
-#             "size": _size(one["size"]),
+#             "size": in_words(one["size"]),
 #             "why": one["why"],
 #             "release": one["release"],
 #             "rows": sum(one["rows"].values()),
@@ -1378,7 +1377,7 @@ def _clear(home: str, folder: str) -> None:
 #     ]
 #
 #
-# def _size(size: float) -> str:
+# def in_words(size: float) -> str:
 #     for unit in ("B", "kB", "MB"):
 #         if size < 1000:
 #             return f"{size:.3g} {unit}"
@@ -1420,14 +1419,13 @@ def _clear(home: str, folder: str) -> None:
 #     return {"backup": newest["taken"] if newest else "", "restore_drill": drilled}
 #
 #
-# def verify(site: Site, manifest: dict[str, Any]) -> None:
-#     """Compare a dump with the checksum in its manifest.
+# def verify(site: Site, manifest: dict[str, Any], folder: Path) -> None:
+#     """Compare a dump in a folder with the checksum in its manifest.
 #
 #     Raises:
 #         DeploymentError: it is damaged.
 #     """
-#     path = site.backups / manifest["name"]
-#     with open(path, "rb") as file:
+#     with open(folder / manifest["name"], "rb") as file:
 #         if host_file.sha256(file) != manifest["sha256"]:
 #             raise DeploymentError(
 #                 f"the backup {manifest['name']} is damaged: it has changed since it was written on {manifest['taken']}",
@@ -1460,7 +1458,7 @@ def _clear(home: str, folder: str) -> None:
 # def mark_verified(site: Site, manifest: dict[str, Any]) -> None:
 #     """Record in the manifest that a dump was loaded and found to be complete."""
 #     path = site.backups / manifest["name"]
-#     host_file.write_json(_manifest_path(path), {**manifest, "verified": clock.now()}, mode=0o600)
+#     host_file.write_json(manifest_path(path), {**manifest, "verified": clock.now()}, mode=0o600)
 #: django_formula/backup/dumps.py
 # """What every kind of data implements to be backed up and restored, and how their client programs are run."""
 #
@@ -1747,10 +1745,224 @@ def _clear(home: str, folder: str) -> None:
 #             part = part[os.write(file, part) :]
 #
 #     return write
+#: django_formula/backup/loading.py
+# """Load the dumps of a backup next to the present databases, and check them there."""
+#
+# import contextlib
+# import os
+# import time
+# from collections.abc import Iterator, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.backup import backups, dumps, store
+# from django_formula.backup.backups import dumper
+# from django_formula.backup.dumps import Database
+# from django_formula.database import setup
+# from django_formula.database.engines import SQLITE
+# from django_formula.host.commands import DeploymentError
+# from django_formula.project import ask
+# from django_formula.release.releases import Release
+# from django_formula.site.sites import Site
+# from django_formula.untrusted.text import Log
+#
+# log = Log.of(__name__)
+#
+# Manifest = dict[str, Any]
+#
+#
+# def rehearse(release: Release, chosen: list[Manifest], folder: Path, secrets: list[str]) -> dict[str, Any]:
+#     """Load dumps next to the databases, check them against their manifests and a release, and remove them again.
+#
+#     The caller holds the lock of backups.
+#
+#     Args:
+#         chosen: the manifests of the dumps.
+#         folder: the one that they are in.
+#
+#     Returns:
+#         The number of ``rows`` of each database, and its ``migrations to apply``.
+#
+#     Raises:
+#         DeploymentError: the dumps are not what their manifests say.
+#     """
+#     site = release.site
+#     databases = of_backup(release, chosen, secrets)
+#     backups.remove_leftovers(site, databases)
+#     names = names_with(databases, f"drill_{stamp()}")
+#     with loaded(chosen, databases, names, folder=folder) as found:
+#         missing = missing_migrations(release, databases, names, False, secrets)
+#     lost = _lost_migrations(chosen, missing)
+#     if lost:
+#         raise DeploymentError(
+#             f"migrations that the backup had when it was made are missing in it: {', '.join(lost)}",
+#             hint=f"make a new one: salt-call django.backup {site.name}",
+#         )
+#     return {
+#         "rows": {alias: sum(one["rows"].values()) for alias, one in found.items()},
+#         "migrations to apply": {alias: names for alias, names in missing.items() if names},
+#     }
+#
+#
+# def loadable(site: Site, chosen: list[Manifest]) -> list[Manifest]:
+#     """Return the manifests of the dumps that can be loaded on this host: a queue only where the site has one."""
+#     has_queue = bool(store.own_queues(site))
+#     return [one for one in chosen if one["engine"] != backups.QUEUE or has_queue]
+#
+#
+# def of_backup(release: Release, chosen: list[Manifest], secrets: list[str]) -> list[Database]:
+#     """Return the present databases that a backup was made of, in its order."""
+#     site = release.site
+#     aliases = [one["alias"] for one in chosen if one["engine"] not in backups.ON_REQUEST]
+#     missing = [alias for alias in aliases if alias not in release.facts["databases"]]
+#     if missing:
+#         raise DeploymentError(
+#             f"{release.name} has no database {missing[0]!r}, which is in the backup",
+#             hint="restore a single dump of the backup by its name",
+#         )
+#     found = {one.alias: one for one in dumps.databases(release, aliases, secrets)}
+#     if any(one["engine"] == "media" for one in chosen):
+#         found["media"] = Database(site, "media", "media", str(site.media))
+#     if any(one["engine"] == "redis" for one in chosen):
+#         found |= {one.alias: one for one in _queue(site)}
+#     for one in chosen:
+#         if found[one["alias"]].kind != one["engine"]:
+#             raise DeploymentError(
+#                 f"the backup {one['name']} is a dump of {one['engine']}, and the database {one['alias']!r} is now "
+#                 f"{found[one['alias']].kind}",
+#                 hint="restore it while the pillar names the old one, and move its data then (docs/guides/databases.md)",
+#             )
+#     return [found[one["alias"]] for one in chosen]
+#
+#
+# def _queue(site: Site) -> list[Database]:
+#     """Return the queue of a site.
+#
+#     Raises:
+#         DeploymentError: it has none of its own now.
+#     """
+#     found = store.own_queues(site)
+#     if not found:
+#         raise DeploymentError(
+#             f"{site.name} has no queue of its own on this host",
+#             hint=f"restore without queue=True, or set {site.at}:queue, and apply",
+#         )
+#     return found
+#
+#
+# def stamp() -> str:
+#     """Return the present moment, as names of copies end with it."""
+#     return time.strftime("%Y%m%dt%H%M%S", time.gmtime())
+#
+#
+# def names_with(databases: list[Database], suffix: str) -> dict[str, str]:
+#     """Return names for copies of databases: not too long for servers; for files, paths in the same folder."""
+#     return {
+#         one.alias: f"{one.name}.{suffix}" if dumper(one.kind).is_path else f"{one.name[:40]}_{suffix}"
+#         for one in databases
+#     }
+#
+#
+# @contextlib.contextmanager
+# def loaded(
+#     chosen: list[Manifest],
+#     databases: list[Database],
+#     names: dict[str, str],
+#     kept: Mapping[str, str] | None = None,
+#     *,
+#     folder: Path,
+# ) -> Iterator[dict[str, dict[str, Any]]]:
+#     """Load the databases of a backup under other names and check them; what is left of them after the block is removed.
+#
+#     Raises:
+#         DeploymentError: there is not enough room, a dump is damaged, or the loaded rows are not those in its manifest.
+#     """
+#     found = {}
+#     for manifest in chosen:
+#         backups.verify(databases[0].site, manifest, folder)
+#     site, is_complete = databases[0].site, True
+#     backups.write_journal(site, databases, names, kept or {})
+#     try:
+#         for manifest, database in zip(chosen, databases, strict=True):
+#             found[database.alias] = _load(manifest, database, names[database.alias], folder)
+#         yield found
+#     finally:
+#         for database in databases:
+#             try:
+#                 dumper(database.kind).drop(database, names[database.alias])
+#             except DeploymentError as error:
+#                 is_complete = False
+#                 log.warning("%s: %s was not removed: %s", database.site.name, names[database.alias], error)
+#         if is_complete:
+#             backups.journal(site).unlink(missing_ok=True)
+#
+#
+# def _prepare(database: Database, name: str) -> bool:
+#     """Create the extensions of a database in its copy."""
+#     return setup.prepare_copy(database.site, database.alias, name)
+#
+#
+# def _load(manifest: Manifest, database: Database, name: str, folder: Path) -> dict[str, Any]:
+#     log.info("%s: loading %s", database.site.name, manifest["name"])
+#     _check_room(manifest, database)
+#     descriptor = os.open(folder / manifest["name"], os.O_RDONLY | os.O_NOFOLLOW)
+#     try:
+#         found = dumper(database.kind).load(database, name, descriptor, _prepare)
+#     finally:
+#         os.close(descriptor)
+#     different = dumps.differences(manifest["rows"], found["rows"])
+#     if different:
+#         table, (expected, rows) = next(iter(different.items()))
+#         raise DeploymentError(
+#             f"the backup {manifest['name']} is incomplete: {table} has {rows} rows, expected {expected}",
+#             hint=f"use another one: salt-call django.backups {database.site.name} lists them",
+#         )
+#     return found
+#
+#
+# def _check_room(manifest: Manifest, database: Database) -> None:
+#     """Refuse a dump for which the disk has not enough room; a database server reports that while loading."""
+#     if not dumper(database.kind).is_path:
+#         return
+#     site, folder = database.site, Path(database.name).parent
+#     is_projects = database.kind == SQLITE.name
+#     left = dumps.free_as_site(site, folder)[1] if is_projects else dumps.free(folder)
+#     if manifest["size"] > left:
+#         raise DeploymentError(
+#             f"restoring needs {manifest['size'] >> 20} MB in {folder}, and {left >> 20} are free",
+#             hint="make room there; nothing was changed",
+#             transient=True,
+#         )
+#
+#
+# def missing_migrations(
+#     release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
+# ) -> dict[str, list[str]]:
+#     """Return the migrations of a release that are missing in loaded databases, by alias."""
+#     own = [one for one in databases if one.kind not in backups.ON_REQUEST]
+#     loaded = {one.alias: _path_in_project(release, names[one.alias]) for one in own}
+#     request = {"mode": "fit", "names": loaded, "migrate": migrate}
+#     found: dict[str, list[str]] = (
+#         ask.backup(release.site, release.path, release.facts, request, secrets) if loaded else {}
+#     )
+#     return found
+#
+#
+# def _path_in_project(release: Release, name: str) -> str:
+#     """Return the name of a database as the project opens it, with the pillar's ``mount`` for the release's source."""
+#     mount, source = release.site.config["mount"], release.path / "source"
+#     return f"{mount}/{Path(name).relative_to(source)}" if mount and Path(name).is_relative_to(source) else name
+#
+#
+# def _lost_migrations(chosen: list[Manifest], missing: dict[str, list[str]]) -> list[str]:
+#     """Return the migrations that are missing in a loaded database, although its manifest has them."""
+#     had = {one["alias"]: set(one["migrations"]) for one in chosen}
+#     return sorted(name for alias, names in missing.items() for name in names if name in had[alias])
 #: django_formula/backup/media.py
 # """Back up and restore the uploads of a site, as a tar of their folder. They are treated like a database."""
 #
 # import os
+# from collections.abc import Callable
 # from pathlib import Path
 # from typing import Any
 #
@@ -1764,7 +1976,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.untrusted.text import in_command
 #
 # #: How often a folder is packed whose files change meanwhile.
-# _ATTEMPTS = 3
+# ATTEMPTS = 3
 #
 #
 # class MediaDumper(Dumper):
@@ -1780,22 +1992,16 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def dump(self, database: Database, file: int) -> dict[str, Any]:
 #         """Pack the folder; a file that is uploaded meanwhile is in the tar or not, but never truncated."""
-#         argv = ["tar", "--create", "--sparse", f"--directory={database.name}", "."]
-#         for attempt in range(_ATTEMPTS):
+#         for attempt in range(ATTEMPTS):
 #             os.ftruncate(file, 0)
 #             os.lseek(file, 0, os.SEEK_SET)
 #             try:
-#                 with dumps.received("packing the uploads", dumps.writer(file)) as pipe:
-#                     _run(database, argv, doing="packing the uploads", output=pipe)
+#                 pack(database, dumps.writer(file))
 #                 break
 #             except DeploymentError as error:
-#                 if attempt == _ATTEMPTS - 1 or "changed as we read it" not in error.log:
+#                 if attempt == ATTEMPTS - 1 or not has_changed(error):
 #                     raise
-#         os.lseek(file, 0, os.SEEK_SET)
-#         counter = _Counter()
-#         with dumps.received("listing the uploads", counter.take) as pipe:
-#             _run(database, ["tar", "--list"], doing="listing the uploads", stdin=file, output=pipe)
-#         return {"rows": {"files": counter.files}, "migrations": []}
+#         return {"rows": {"files": count_files(database, file)}, "migrations": []}
 #
 #     def load(self, database: Database, name: str, file: int, _prepare: Prepare = nothing) -> dict[str, Any]:
 #         site = database.site
@@ -1830,6 +2036,31 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def drop(self, database: Database, name: str) -> None:
 #         host_file.remove_tree(Path(name))
+#
+#
+# def pack(database: Database, take: Callable[[bytes], object]) -> None:
+#     """Pack the uploads of a site as its user; a function receives the tar part by part.
+#
+#     Raises:
+#         DeploymentError: tar fails, or the function raises OSError.
+#     """
+#     argv = ["tar", "--create", "--sparse", "--sort=name", f"--directory={database.name}", "."]
+#     with dumps.received("packing the uploads", take) as pipe:
+#         _run(database, argv, doing="packing the uploads", output=pipe)
+#
+#
+# def has_changed(error: DeploymentError) -> bool:
+#     """Return whether packing failed since a file was written meanwhile: another attempt may find it whole."""
+#     return "changed as we read it" in error.log
+#
+#
+# def count_files(database: Database, file: int) -> int:
+#     """Return the number of files in a tar of uploads."""
+#     os.lseek(file, 0, os.SEEK_SET)
+#     counter = _Counter()
+#     with dumps.received("listing the uploads", counter.take) as pipe:
+#         _run(database, ["tar", "--list"], doing="listing the uploads", stdin=file, output=pipe)
+#     return counter.files
 #
 #
 # def _measured(database: Database) -> tuple[int, int]:
@@ -2435,24 +2666,19 @@ def _clear(home: str, folder: str) -> None:
 #         return 1
 #     return 0
 #: django_formula/backup/restore.py
-# """Restore backups: load one next to the present databases, check it, exchange them, keep the former ones; drills."""
+# """Restore backups: load one, exchange it for the present databases, keep the former ones; drills."""
 #
-# import contextlib
-# import os
 # import time
-# from collections.abc import Callable, Iterator, Mapping
-# from pathlib import Path
+# from collections.abc import Callable, Mapping
 # from typing import Any
 #
-# from django_formula.backup import backups, dumps, store
+# from django_formula.backup import backups, dumps, loading
 # from django_formula.backup.backups import dumper
 # from django_formula.backup.dumps import Database
-# from django_formula.database import setup
-# from django_formula.database.engines import SQLITE
+# from django_formula.backup.loading import Manifest
 # from django_formula.host import clock, file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.process import transient
-# from django_formula.project import program
 # from django_formula.proxy import maintenance as proxy_maintenance
 # from django_formula.release import disk, health, instances, releases, workers
 # from django_formula.release.releases import Release
@@ -2461,8 +2687,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.untrusted.text import Log, proposal
 #
 # log = Log.of(__name__)
-#
-# Manifest = dict[str, Any]
 #
 #
 # def restore(
@@ -2498,13 +2722,14 @@ def _clear(home: str, folder: str) -> None:
 #     chosen = [one for one in backups.find(site, which) if requested.get(one["engine"], True)]
 #     _check_selection(site, chosen, requested)
 #     with backups.lock(site, backups.RESTORE).held():
-#         databases = _databases(live, chosen, secrets)
+#         databases = loading.of_backup(live, chosen, secrets)
 #         backups.remove_leftovers(site, databases)
 #         for one in databases:
 #             dumper(one.kind).check_swappable(one)
-#         stamp = _stamp()
-#         names, kept = _names(databases, f"restore_{stamp}"), _names(databases, f"before_{stamp}")
-#         with _loaded(chosen, databases, names, kept) as found:
+#         stamp = loading.stamp()
+#         names = loading.names_with(databases, f"restore_{stamp}")
+#         kept = loading.names_with(databases, f"before_{stamp}")
+#         with loading.loaded(chosen, databases, names, kept, folder=site.backups) as found:
 #             _check_schema(to or live, databases, names, migrate, secrets)
 #             _exchange(site, live, databases, names, kept, serve)
 #         for manifest in chosen:
@@ -2534,27 +2759,11 @@ def _clear(home: str, folder: str) -> None:
 #     result: dict[str, Any] = {"date": clock.now(), "result": "failed:"}
 #     try:
 #         with backups.lock(site, "django.restore_drill").held():
-#             has_queue = bool(store.own_queues(site))
-#             chosen = [one for one in backups.find(site, None) if one["engine"] != "redis" or has_queue]
+#             chosen = loading.loadable(site, backups.find(site, None))
 #             result["backup"] = chosen[0]["backup"]
-#             databases = _databases(release, chosen, secrets)
-#             backups.remove_leftovers(site, databases)
-#             names = _names(databases, f"drill_{_stamp()}")
-#             with _loaded(chosen, databases, names) as found:
-#                 missing = _missing_migrations(release, databases, names, False, secrets)
-#             lost = _lost_migrations(chosen, missing)
-#             if lost:
-#                 raise DeploymentError(
-#                     f"migrations that the backup had when it was made are missing in it: {', '.join(lost)}",
-#                     hint=f"make a new one: salt-call django.backup {site.name}",
-#                 )
+#             result |= {"result": "good", **loading.rehearse(release, chosen, site.backups, secrets)}
 #             for manifest in chosen:
 #                 backups.mark_verified(site, manifest)
-#             result |= {
-#                 "result": "good",
-#                 "rows": {alias: sum(one["rows"].values()) for alias, one in found.items()},
-#                 "migrations to apply": {alias: names for alias, names in missing.items() if names},
-#             }
 #     except DeploymentError as error:
 #         result["result"] = f"failed: {error.message}"
 #         raise
@@ -2585,155 +2794,11 @@ def _clear(home: str, folder: str) -> None:
 #         raise DeploymentError("this backup has no queue", hint="restore without queue=True: the queue was empty then")
 #
 #
-# def _databases(release: Release, chosen: list[Manifest], secrets: list[str]) -> list[Database]:
-#     """Return the present databases that a backup was made of, in its order."""
-#     site = release.site
-#     aliases = [one["alias"] for one in chosen if one["engine"] not in backups.ON_REQUEST]
-#     missing = [alias for alias in aliases if alias not in release.facts["databases"]]
-#     if missing:
-#         raise DeploymentError(
-#             f"{release.name} has no database {missing[0]!r}, which is in the backup",
-#             hint="restore a single dump of the backup by its name",
-#         )
-#     found = {one.alias: one for one in dumps.databases(release, aliases, secrets)}
-#     if any(one["engine"] == "media" for one in chosen):
-#         found["media"] = Database(site, "media", "media", str(site.media))
-#     if any(one["engine"] == "redis" for one in chosen):
-#         found |= {one.alias: one for one in _queue(site)}
-#     for one in chosen:
-#         if found[one["alias"]].kind != one["engine"]:
-#             raise DeploymentError(
-#                 f"the backup {one['name']} is a dump of {one['engine']}, and the database {one['alias']!r} is now "
-#                 f"{found[one['alias']].kind}",
-#                 hint="restore it while the pillar names the old one, and move its data then (docs/guides/databases.md)",
-#             )
-#     return [found[one["alias"]] for one in chosen]
-#
-#
-# def _queue(site: Site) -> list[Database]:
-#     """Return the queue of a site.
-#
-#     Raises:
-#         DeploymentError: it has none of its own now.
-#     """
-#     found = store.own_queues(site)
-#     if not found:
-#         raise DeploymentError(
-#             f"{site.name} has no queue of its own on this host",
-#             hint=f"restore without queue=True, or set {site.at}:queue, and apply",
-#         )
-#     return found
-#
-#
-# def _stamp() -> str:
-#     return time.strftime("%Y%m%dt%H%M%S", time.gmtime())
-#
-#
-# def _names(databases: list[Database], suffix: str) -> dict[str, str]:
-#     """Return names for copies of databases: not too long for servers; for files, paths in the same folder."""
-#     return {
-#         one.alias: f"{one.name}.{suffix}" if dumper(one.kind).is_path else f"{one.name[:40]}_{suffix}"
-#         for one in databases
-#     }
-#
-#
-# @contextlib.contextmanager
-# def _loaded(
-#     chosen: list[Manifest], databases: list[Database], names: dict[str, str], kept: Mapping[str, str] | None = None
-# ) -> Iterator[dict[str, dict[str, Any]]]:
-#     """Load the databases of a backup under other names and check them; what is left of them after the block is removed.
-#
-#     Raises:
-#         DeploymentError: there is not enough room, a dump is damaged, or the loaded rows are not those in its manifest.
-#     """
-#     found = {}
-#     for manifest in chosen:
-#         backups.verify(databases[0].site, manifest)
-#     site, is_complete = databases[0].site, True
-#     backups.write_journal(site, databases, names, kept or {})
-#     try:
-#         for manifest, database in zip(chosen, databases, strict=True):
-#             found[database.alias] = _load(manifest, database, names[database.alias])
-#         yield found
-#     finally:
-#         for database in databases:
-#             try:
-#                 dumper(database.kind).drop(database, names[database.alias])
-#             except DeploymentError as error:
-#                 is_complete = False
-#                 log.warning("%s: %s was not removed: %s", database.site.name, names[database.alias], error)
-#         if is_complete:
-#             backups.journal(site).unlink(missing_ok=True)
-#
-#
-# def _prepare(database: Database, name: str) -> bool:
-#     """Create the extensions of a database in its copy."""
-#     return setup.prepare_copy(database.site, database.alias, name)
-#
-#
-# def _load(manifest: Manifest, database: Database, name: str) -> dict[str, Any]:
-#     log.info("%s: loading %s", database.site.name, manifest["name"])
-#     _check_room(manifest, database)
-#     descriptor = os.open(database.site.backups / manifest["name"], os.O_RDONLY | os.O_NOFOLLOW)
-#     try:
-#         found = dumper(database.kind).load(database, name, descriptor, _prepare)
-#     finally:
-#         os.close(descriptor)
-#     different = dumps.differences(manifest["rows"], found["rows"])
-#     if different:
-#         table, (expected, rows) = next(iter(different.items()))
-#         raise DeploymentError(
-#             f"the backup {manifest['name']} is incomplete: {table} has {rows} rows, expected {expected}",
-#             hint=f"use another one: salt-call django.backups {database.site.name} lists them",
-#         )
-#     return found
-#
-#
-# def _check_room(manifest: Manifest, database: Database) -> None:
-#     """Refuse a dump for which the disk has not enough room; a database server reports that while loading."""
-#     if not dumper(database.kind).is_path:
-#         return
-#     site, folder = database.site, Path(database.name).parent
-#     is_projects = database.kind == SQLITE.name
-#     left = dumps.free_as_site(site, folder)[1] if is_projects else dumps.free(folder)
-#     if manifest["size"] > left:
-#         raise DeploymentError(
-#             f"restoring needs {manifest['size'] >> 20} MB in {folder}, and {left >> 20} are free",
-#             hint="make room there; nothing was changed",
-#             transient=True,
-#         )
-#
-#
-# def _missing_migrations(
-#     release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
-# ) -> dict[str, list[str]]:
-#     """Return the migrations of a release that are missing in loaded databases, by alias."""
-#     own = [one for one in databases if one.kind not in backups.ON_REQUEST]
-#     loaded = {one.alias: _path_in_project(release, names[one.alias]) for one in own}
-#     request = {"mode": "fit", "names": loaded, "migrate": migrate}
-#     found: dict[str, list[str]] = (
-#         program.backup(release.site, release.path, release.facts, request, secrets) if loaded else {}
-#     )
-#     return found
-#
-#
-# def _path_in_project(release: Release, name: str) -> str:
-#     """Return the name of a database as the project opens it, with the pillar's ``mount`` for the release's source."""
-#     mount, source = release.site.config["mount"], release.path / "source"
-#     return f"{mount}/{Path(name).relative_to(source)}" if mount and Path(name).is_relative_to(source) else name
-#
-#
-# def _lost_migrations(chosen: list[Manifest], missing: dict[str, list[str]]) -> list[str]:
-#     """Return the migrations that are missing in a loaded database, although its manifest has them."""
-#     had = {one["alias"]: set(one["migrations"]) for one in chosen}
-#     return sorted(name for alias, names in missing.items() for name in names if name in had[alias])
-#
-#
 # def _check_schema(
 #     release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
 # ) -> None:
 #     site = release.site
-#     by_alias = _missing_migrations(release, databases, names, migrate, secrets)
+#     by_alias = loading.missing_migrations(release, databases, names, migrate, secrets)
 #     missing = [name for names in by_alias.values() for name in names]
 #     if missing:
 #         raise DeploymentError(
@@ -11857,6 +11922,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.audit import audit
 # from django_formula.audit import caller as audit_caller
 # from django_formula.audit.caller import Caller
+# from django_formula.container import registry
 # from django_formula.deploy import inputs as deploy_inputs
 # from django_formula.deploy import migration
 # from django_formula.deploy import takeover as deploy_takeover
@@ -11876,6 +11942,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.secret import secrets
 # from django_formula.site.sites import Site
 # from django_formula.source import commits, folder
+# from django_formula.virtualenv import index
 # from django_formula.worker import workers as worker_workers
 #
 #
@@ -12151,10 +12218,10 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def configuration_hash(self) -> str:
 #         """Return a keyed hash of all that judges a release: whether one that failed is worth a new try."""
-#         password = self.secrets.registry_password
+#         password = self.secrets.of(registry.PASSWORD)
 #         own = {"registry_password": password} if password else {}
 #         own["formula"] = deploy_inputs.formula()
-#         configuration = {**self.site.config, "index_password": self.secrets.index_password, **own}
+#         configuration = {**self.site.config, "index_password": self.secrets.of(index.PASSWORD), **own}
 #         return secrets.keyed_hash(secrets.record_key(self.site), configuration)
 #
 #     def begin_to_resolve(self) -> Callable[[], str]:
@@ -12952,10 +13019,9 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.database import served
-# from django_formula.git_server import servers
+# from django_formula.deploy.secret import KEPT
 # from django_formula.host import file
 # from django_formula.host.commands import DeploymentError
-# from django_formula.push import static_files
 # from django_formula.secret import references, secrets
 # from django_formula.site.sites import Site
 #
@@ -13046,11 +13112,9 @@ def _clear(home: str, folder: str) -> None:
 #         references |= {f"tls:{key}": config["tls"][key] for key in ("certificate", "key")}
 #         references["tls:eab:key"] = config["tls"]["eab"]["key"]
 #         references |= self._other_keys(site)
-#         references["checks_token"] = servers.TOKEN.reference(config)
-#         references["push_secret"] = static_files.reference(config)
+#         references |= {kept.given: kept.reference(config) for kept in KEPT}
 #         references["hook_secret"] = (config.get("hook") or {}).get("secret")
-#         references |= {"deploy_key": config["deploy_key"], "index_password": config["index"]["password"]}
-#         references["registry_password"] = ((config.get("container") or {}).get("login") or {}).get("password")
+#         references["deploy_key"] = config["deploy_key"]
 #         trusted = (config.get("fleet") or {}).get("trusted") or {}
 #         return self._values(references) | {f"trusted:{host}": self.pem(value) for host, value in trusted.items()}
 #
@@ -14933,14 +14997,18 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.container import registry
 # from django_formula.git_server import servers
 # from django_formula.host import file
+# from django_formula.offsite import repository
 # from django_formula.push import static_files
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets
+# from django_formula.secret.secrets import KeptSecret
 # from django_formula.site.sites import Site
 # from django_formula.virtualenv import index
 #
+# #: What the formula itself uses, and keeps for commands, which have no pillar.
+# KEPT = (index.PASSWORD, registry.PASSWORD, static_files.SECRET, servers.TOKEN, *repository.SECRETS)
 # #: Names of what the pillar gives for other programs than the project.
-# _FOR_PROGRAMS = ("checks_token", "deploy_key", "hook_secret", "index_password", "push_secret", "registry_password")
+# _FOR_PROGRAMS = ("deploy_key", "hook_secret", *(secret.given for secret in KEPT))
 # #: Prefixes of names that have the rest of the name as a key: of ``tls``, and of hosts with certificates.
 # _TLS, _TRUSTED = "tls:", "trusted:"
 #
@@ -14950,8 +15018,8 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Args:
 #         site: the site with its effective configuration.
-#         given: secrets from the pillar by name, and ``deploy_key``, ``hook_secret``, ``index_password``,
-#             ``checks_token``, ``push_secret``, ``registry_password``, ``tls:<key>``, ``trusted:<host>``.
+#         given: secrets from the pillar by name, and ``deploy_key``, ``hook_secret``, ``tls:<key>``, ``trusted:<host>``,
+#             and those of `KEPT`.
 #
 #     Attributes:
 #         given: those of the project that the pillar gives, by name.
@@ -14968,17 +15036,7 @@ def _clear(home: str, folder: str) -> None:
 #         own = {name: value for name, value in given.items() if not name.startswith((_TLS, _TRUSTED))}
 #         self.given = {name: value for name, value in own.items() if name not in _FOR_PROGRAMS}
 #         self.deploy_key, self.hook_secret = given.get("deploy_key"), given.get("hook_secret")
-#         self.index_password = index.PASSWORD.value(site, given.get("index_password"))
-#         self.checks_token = servers.TOKEN.value(site, given.get("checks_token"))
-#         self.push_secret = static_files.SECRET.value(site, given.get("push_secret"))
-#         self.registry_password = registry.PASSWORD.value(site, given.get("registry_password"))
-#         #: What commands without a pillar need: its key in the pillar, what it is, its file, its value.
-#         self._kept = (
-#             ("index", "password", index.PASSWORD, self.index_password),
-#             ("registry", "password", registry.PASSWORD, self.registry_password),
-#             ("push", "secret", static_files.SECRET, self.push_secret),
-#             ("checks", "token", servers.TOKEN, self.checks_token),
-#         )
+#         self._kept = {secret: secret.value(site, given.get(secret.given)) for secret in KEPT}
 #         self.by_name: dict[str, str] = {}
 #         self.lapsed: list[str] = []
 #         #: The files of secrets that were replaced for the new release: path → content before.
@@ -14993,16 +15051,18 @@ def _clear(home: str, folder: str) -> None:
 #         """
 #         self.by_name = secrets.values(self._site, self.given)
 #
+#     def of(self, secret: KeptSecret) -> str | None:
+#         """Return one of `KEPT`: the pillar's, else the one that the last apply kept; None where the pillar has none."""
+#         return self._kept[secret]
+#
 #     def unkept(self) -> dict[str, str]:
-#         """Return what `keep` would change, by the key in the pillar."""
-#         changed = [
-#             (key, noun, value) for key, noun, secret, value in self._kept if not secret.is_kept(self._site, value)
-#         ]
-#         return {key: f"{noun} kept" if value else f"{noun} removed" for key, noun, value in changed}
+#         """Return what `keep` would change, by the key in the pillar and what it is."""
+#         changed = {secret: value for secret, value in self._kept.items() if not secret.is_kept(self._site, value)}
+#         return {secret.given.replace("_", " "): "kept" if value else "removed" for secret, value in changed.items()}
 #
 #     def keep(self) -> None:
 #         """Keep what commands need that have no pillar."""
-#         for _key, _noun, secret, value in self._kept:
+#         for secret, value in self._kept.items():
 #             secret.keep(self._site, value)
 #
 #     def add(self, name: str, value: str) -> None:
@@ -15012,8 +15072,7 @@ def _clear(home: str, folder: str) -> None:
 #     def masked(self) -> list[str]:
 #         """Return the texts that no output may contain, as they are and URL-encoded."""
 #         keys = [value for name, value in self.tls.items() if name != "certificate"]
-#         programs = [value for _key, _noun, _secret, value in self._kept]
-#         given = filter(None, [*self.given.values(), self.deploy_key, self.hook_secret, *programs, *keys])
+#         given = filter(None, [*self.given.values(), self.deploy_key, self.hook_secret, *self._kept.values(), *keys])
 #         with contextlib.suppress(OSError):  # no file can be opened any more: those read before are still known
 #             self._fallbacks = secrets.fallbacks(self._site)
 #         known = list(dict.fromkeys([*self.by_name.values(), *given, *self._fallbacks]))
@@ -15089,7 +15148,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.untrusted.foreign import GROUP, Foreign
 # from django_formula.untrusted.text import Log
 # from django_formula.virtualenv import image as virtualenv_image
-# from django_formula.virtualenv import interpreter, relaxed_pins, uv, virtualenvs
+# from django_formula.virtualenv import index, interpreter, relaxed_pins, uv, virtualenvs
 # from django_formula.virtualenv import packages as virtualenv_packages
 # from django_formula.virtualenv import requirements as virtualenv_requirements
 #
@@ -15174,7 +15233,7 @@ def _clear(home: str, folder: str) -> None:
 #             changes["virtualenv"] = f"{key}, from an image ({where})"
 #         else:
 #             log.info("%s: installing %s", site.name, ", ".join(requirements.files) or "packages")
-#             password, folder = deployment.secrets.index_password, release.facts["folder"]
+#             password, folder = deployment.secrets.of(index.PASSWORD), release.facts["folder"]
 #             files = [path for path in requirements.contents if not path.endswith("/")]
 #             day = functools.partial(source_commits.last_change, site, deployment.findings.commit, files)
 #             added = virtualenvs.build(site, tree, requirements.files, key, password, folder, day)
@@ -16038,6 +16097,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import folders as host_folders
 # from django_formula.host.commands import DeploymentError
 # from django_formula.host.folders import Folder
+# from django_formula.offsite import rebuild
 # from django_formula.proxy import listener, ports, site_files
 # from django_formula.push import static_files
 # from django_formula.release import claim, workers
@@ -16160,7 +16220,7 @@ def _clear(home: str, folder: str) -> None:
 #         changes["registered"] = str(site.root)
 #     if keys := mirror.unprepared(site, deployment.secrets.deploy_key):
 #         changes["mirror"] = keys
-#     changes |= deployment.secrets.unkept()
+#     changes |= deployment.secrets.unkept() | rebuild.pending(site)
 #     if os.path.lexists(static_files.keys(site)) and not deployment.lock.holder():
 #         changes[str(static_files.keys(site))] = "removed: a push was interrupted"
 #     changes |= {str(path): "kept" for path in _untrusted(deployment)} | served.gone(site)
@@ -16217,6 +16277,7 @@ def _clear(home: str, folder: str) -> None:
 #         site.keep_templates(templates)
 #     mirror.prepare(site, deployment.secrets.deploy_key)
 #     deployment.secrets.keep()
+#     rebuild.prepare(site)
 #     registry.clear(site)
 #     for path, text in _untrusted(deployment).items():
 #         file.write(path, text)
@@ -16674,7 +16735,7 @@ def _clear(home: str, folder: str) -> None:
 #         former = deployment.live.path / "static" if deployment.live else None
 #         release_static.compress(release.path / "static", former)
 #     log.info("%s: pushing static files to %s", site.name, static_files.place(site))
-#     sent = static_files.send(site, release.path / "static", names, deployment.secrets.push_secret)
+#     sent = static_files.send(site, release.path / "static", names, deployment.secrets.of(static_files.SECRET))
 #     release.update(pushed={"files": len(names), "sent": len(sent)})
 #     changes["pushed"] = f"{len(sent)} of {len(names)} files to {static_files.place(site)}"
 #
@@ -16698,7 +16759,7 @@ def _clear(home: str, folder: str) -> None:
 #     kept = [one for one in releases.releases(site) if one.record.get("state") in ("good", "held")]
 #     folders = [(one.path / "static", one.facts.get("static_storage", {})) for one in kept]
 #     try:
-#         count = static_files.prune(site, folders, deployment.secrets.push_secret)
+#         count = static_files.prune(site, folders, deployment.secrets.of(static_files.SECRET))
 #     except (DeploymentError, OSError) as error:
 #         deployment.warn([f"static files of deleted releases stay at {static_files.place(site)}: {error}"])
 #         return
@@ -24132,6 +24193,50 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the fields of ``memory.stat`` in the folder of a usage file."""
 #     rows = (line.split() for line in use.with_name("memory.stat").read_text().splitlines())
 #     return {name: int(number) for name, number in rows}
+#: django_formula/host/ssh.py
+# """ssh as a user of the formula's, with a key and host keys of the pillar and nothing of this host's."""
+#
+# import contextlib
+# from collections.abc import Iterable, Iterator
+# from pathlib import Path
+#
+# from django_formula.host import file, folders
+# from django_formula.host.folders import Folder
+#
+# #: Seconds for a connection, and between two signs of life.
+# _CONNECT = 15
+#
+#
+# @contextlib.contextmanager
+# def login(folder: Path, user: str, *, key: str, known_hosts: Iterable[str], port: int) -> Iterator[list[str]]:
+#     """Yield the command of ssh, without a host; the files that it needs are removed at the end.
+#
+#     Args:
+#         folder: a new one for them, which this user alone can read, and root write.
+#         user: who will run it.
+#         key: the private key.
+#         known_hosts: lines that pin the key of the host.
+#     """
+#     options = {
+#         "BatchMode": "yes",
+#         "StrictHostKeyChecking": "yes",
+#         "UserKnownHostsFile": f"{folder}/known_hosts",
+#         "GlobalKnownHostsFile": "/dev/null",
+#         "IdentitiesOnly": "yes",
+#         "IdentityAgent": "none",
+#         "PreferredAuthentications": "publickey",
+#         "ConnectTimeout": _CONNECT,
+#         "ServerAliveInterval": _CONNECT,
+#     }
+#     command = ["ssh", "-F", "none", "-p", str(port), "-i", f"{folder}/key"]
+#     command += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+#     folders.make(Folder(folder, "root", user, 0o750))
+#     try:
+#         for name, text in (("key", f"{key.strip()}\n"), ("known_hosts", "".join(f"{line}\n" for line in known_hosts))):
+#             file.write(folder / name, text, mode=0o640, group=user, durable=False)
+#         yield command
+#     finally:
+#         file.remove_tree(folder)
 #: django_formula/host/template.py
 # """Templates of files: rendered with each value quoted for the program that reads it."""
 #
@@ -24846,6 +24951,8 @@ def _clear(home: str, folder: str) -> None:
 # ROOT = (0, 0)
 # #: The system user of what pushes static files elsewhere; no site can have a name with an underscore.
 # PUSHER = "_django-push"
+# #: The one of what copies backups elsewhere.
+# COPIER = "_django-offsite"
 # #: Of system users, as journald and logind tell them from people; images and packages seldom have these.
 # _UIDS = range(899, 299, -1)
 #
@@ -38871,6 +38978,10 @@ def _clear(home: str, folder: str) -> None:
 #         "django_backup_newest_timestamp_seconds", "When the newest backup was made.",
 #         (({"site": name}, clock.seconds(row.get("backup") or "") or None) for name, row in rows.items()),
 #     )  # fmt: skip
+#     yield gauge(
+#         "django_offsite_copy_newest_timestamp_seconds", "When the backup was made of the newest copy elsewhere.",
+#         (({"site": name}, clock.seconds((row.get("offsite") or "")[:20]) or None) for name, row in rows.items()),
+#     )  # fmt: skip
 #     yield gauge("django_certificate_expiry_timestamp_seconds", "When the certificate of a domain ends.", _ends(rows))
 #
 #
@@ -40232,6 +40343,1022 @@ def _clear(home: str, folder: str) -> None:
 #             yield path, "whole" if str(value) == text else "part"
 #
 #     return walk(settings, "")
+#: django_formula/offsite/__init__.py
+# """Copies of a site's backups, uploads and secrets in a store elsewhere: made, checked, drilled, and fetched again."""
+#: django_formula/offsite/copies.py
+# """The copies of a site elsewhere: what one consists of, when the next is due, and how it is sent and fetched.
+#
+# A copy is the newest backup of the site's databases and queue, its uploads, and its sealed secrets. Its last part says
+# what the others have to be: a copy without it is not one.
+# """
+#
+# import datetime
+# import os
+# import re
+# import time
+# from collections.abc import Callable, Iterable, Mapping
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.backup import backups
+# from django_formula.host import clock, file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.locks import Lock
+# from django_formula.offsite import repository, sealed
+# from django_formula.offsite.repository import Repository, Snapshot
+# from django_formula.site.sites import Site
+# from django_formula.untrusted import shapes
+# from django_formula.untrusted.text import Log
+#
+# log = Log.of(__name__)
+#
+# #: The part that has what a copy consists of, and its shape.
+# INDEX = "copy.json"
+# _PART = {"snapshot": str, "size": int, "sha256": str}
+# _COPY = {
+#     **dict.fromkeys(("backup", "taken", "release", "commit"), str),
+#     "dumps": [backups.MANIFEST],
+#     "parts": {str: _PART},
+# }
+# #: What the host remembers: the copies that are there and when each was made, and when each task was done, tried, and
+# #: failed.
+# _STATE = {
+#     **{
+#         "store": str,
+#         "copied": str,
+#         "taken": str,
+#         "copies": {str: str},
+#         "done": {str: str},
+#         "tried": {str: str},
+#         "drill": str,
+#     },
+#     "failed": {str: {"since": str, "cause": str}},
+# }
+# #: Bytes of an index.
+# _INDEX_LIMIT = 4 << 20
+# #: The name of a backup, and so of its copy.
+# _NAME = re.compile(r"\d{8}T\d{6}Z-\d{4,}-[0-9a-f]{12}")
+# #: The part that has the uploads.
+# UPLOADS = "media.tar"
+# #: Seconds that a backup may wait for its copy before that is a problem.
+# _LATE = 3 * 3600
+#
+# Copy = dict[str, Any]
+#
+#
+# def lock(site: Site, holder: str) -> Lock:
+#     """Return the lock under which the copies of a site are made, checked and fetched."""
+#     return Lock(
+#         site.backups / ".offsite.lock",
+#         holder,
+#         busy=f"another copy of {site.name}",
+#         timeout=site.config["timeouts"]["lock"],
+#         hint=f"wait until it has finished, or end it: systemctl stop django-{site.name}-offsite.service",
+#     )
+#
+#
+# # What the host remembers
+#
+#
+# def read_state(site: Site) -> dict[str, Any]:
+#     """Return what the host remembers of the copies of a site in the store that the pillar has now."""
+#     state, store = file.read_json(_state_file(site), _STATE), repository.place(site)
+#     if state and state["store"] == store:
+#         return state
+#     return {"store": store, "copied": "", "taken": "", "copies": {}, "done": {}, "tried": {}, "drill": "", "failed": {}}
+#
+#
+# def write_state(site: Site, state: Mapping[str, Any]) -> None:
+#     """Have the host remember it."""
+#     file.write_json(_state_file(site), dict(state), mode=0o600)
+#
+#
+# def _state_file(site: Site) -> Path:
+#     return site.backups / "offsite.json"
+#
+#
+# def status(site: Site) -> dict[str, str]:
+#     """Return what `django.status` shows of the copies: the newest, their number, the last drill, and what failed."""
+#     if not repository.configured(site.config):
+#         return {"offsite": ""}
+#     state = read_state(site)
+#     count = len(state["copies"])
+#     parts = [f"{state['taken']}, {count} {'copy' if count == 1 else 'copies'}"] if count else []
+#     parts += [f"drill {state['drill']}"] if state["drill"] else []
+#     failed = state["failed"]
+#     parts += [f"{what} fails since {failed[what]['since']}: {failed[what]['cause']}" for what in sorted(failed)]
+#     newest = newest_backup(site)
+#     if newest and "copy" not in failed and newest[0]["backup"] != state["copied"]:
+#         made = newest[0]["taken"]
+#         if time.time() - clock.seconds(made) > _LATE:
+#             parts.append(f"copy is missing: the backup of {made} is on this host alone")
+#     return {"offsite": "; ".join(parts) or "no copy yet"}
+#
+#
+# # Which copies stay
+#
+#
+# def kept(made: Mapping[str, str], keep: Mapping[str, int]) -> set[str]:
+#     """Return the copies that stay: the newest one, and the newest of each of the last days, weeks and months.
+#
+#     ``restic forget --keep-daily … --group-by host,paths`` keeps the same ones.
+#
+#     Args:
+#         made: when each copy was made, by its name.
+#         keep: how many days, weeks and months: ``{"daily": 14, "weekly": 8, "monthly": 12}``.
+#     """
+#     newest_first = sorted(made, key=lambda name: (made[name], name), reverse=True)
+#     stay = set(newest_first[:1])
+#     for unit, period_of in _PERIODS.items():
+#         newest: dict[Any, str] = {}
+#         for name in newest_first:
+#             newest.setdefault(period_of(datetime.date.fromisoformat(made[name][:10])), name)
+#         stay |= {newest[period] for period in sorted(newest, reverse=True)[: keep[unit]]}
+#     return stay
+#
+#
+# _PERIODS: dict[str, Callable[[datetime.date], Any]] = {
+#     "daily": lambda day: day,
+#     "weekly": lambda day: day.isocalendar()[:2],
+#     "monthly": lambda day: (day.year, day.month),
+# }
+#
+#
+# # What is there
+#
+#
+# def newest_backup(site: Site) -> list[dict[str, Any]]:
+#     """Return the manifests of the newest backup of all databases; uploads are not copied from it."""
+#     whole = [one for one in backups.manifests(site) if one["why"] != backups.MIGRATION and one["engine"] != "media"]
+#     return [one for one in whole if one["backup"] == whole[0]["backup"]]
+#
+#
+# def whole(snapshots: Iterable[Snapshot]) -> dict[str, str]:
+#     """Return when each whole copy was made, by its name."""
+#     return {
+#         one.tag: clock.timestamp(one.seconds) for one in snapshots if one.name == INDEX and _NAME.fullmatch(one.tag)
+#     }
+#
+#
+# def part_of(dump: str) -> str:
+#     """Return the name of the part that has a dump: that of each copy is the same, ``default.dump``.
+#
+#     Raises:
+#         ValueError: the name of the dump is none.
+#     """
+#     name = backups.NAME.fullmatch(dump)
+#     if not name:
+#         raise ValueError(dump)
+#     return f"{name[1]}.{name[3]}"
+#
+#
+# def check(store: Repository, state: dict[str, Any], keep: Mapping[str, int], *, data: str = "") -> None:
+#     """Check that the copies are there that this host has made, and that the store has all they consist of.
+#
+#     Args:
+#         keep: copies that are older may have been deleted elsewhere.
+#         data: see `Repository.check`.
+#
+#     Raises:
+#         DeploymentError: a copy is gone, or data is missing or damaged.
+#     """
+#     name, present = store.site.name, whole(store.snapshots())
+#     gone = sorted(kept(state["copies"], keep) - {*present})
+#     if gone:
+#         raise DeploymentError(
+#             f"copies are gone that no rule has deleted: {', '.join(gone)}",
+#             hint=f"find out who can delete in the store; salt-call django.offsite {name} forget=True "
+#             "accepts what is there, and makes a new copy",
+#         )
+#     store.check(data=data)
+#     state["copies"] = present
+#
+#
+# def forget_missing(store: Repository) -> None:
+#     """No longer expect copies that are not there any more; a next one is made if the newest is not."""
+#     state, present = read_state(store.site), whole(store.snapshots())
+#     state |= {"copies": present, "failed": {}}
+#     state["copied"] = state["copied"] if state["copied"] in present else ""
+#     write_state(store.site, state)
+#
+#
+# def find(store: Repository, which: str | None) -> Copy:
+#     """Return the index of a copy.
+#
+#     Args:
+#         which: its name; None for the newest.
+#
+#     Raises:
+#         DeploymentError: there is no such copy, or its index is damaged.
+#     """
+#     name = store.site.name
+#     snapshots = [one for one in store.snapshots() if one.name == INDEX and which in (None, one.tag)]
+#     if not snapshots:
+#         raise DeploymentError(
+#             f"there is no copy {which} of {name}" if which else f"{name} has no copy elsewhere",
+#             hint=f"salt-call django.backups {name} offsite=True lists them",
+#         )
+#     newest = max(snapshots, key=lambda one: (one.seconds, one.tag))
+#     with sealed.in_memory(b"") as memory:
+#         store.fetch(newest.id, INDEX, memory.fileno())
+#         text = os.pread(memory.fileno(), _INDEX_LIMIT, 0).decode(errors="surrogateescape")
+#     copy: Copy = shapes.parse(text, _COPY, doing="reading the copy")
+#     is_known = all(backups.NAME.fullmatch(one["name"]) and one["engine"] in backups.KINDS for one in copy["dumps"])
+#     names = {*(part_of(one["name"]) for one in copy["dumps"] if is_known), UPLOADS, sealed.NAME}
+#     if not is_known or copy["backup"] != newest.tag or not names >= {*copy["parts"]}:
+#         raise DeploymentError(f"the copy {newest.tag} names parts that no copy has", hint="fetch another one")
+#     return copy
+#
+#
+# def overview(store: Repository) -> list[dict[str, Any]]:
+#     """Return the copies, the newest first: a row for each."""
+#     snapshots = store.snapshots()
+#     made = whole(snapshots)
+#     parts = {name: sorted({one.name for one in snapshots if one.tag == name} - {INDEX}) for name in made}
+#     newest_first = sorted(made, key=lambda name: (made[name], name), reverse=True)
+#     return [{"backup": name, "age": clock.age(made[name]), "parts": ", ".join(parts[name])} for name in newest_first]
+#: django_formula/offsite/fetching.py
+# """Fetch a copy of a site from elsewhere: its parts, each compared with the index, as backups of this host."""
+#
+# import hashlib
+# import os
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.backup import backups, dumps, media
+# from django_formula.backup.dumps import Database
+# from django_formula.host import file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.offsite import copies
+# from django_formula.offsite.copies import Copy
+# from django_formula.offsite.repository import Repository
+# from django_formula.untrusted.text import Log
+#
+# log = Log.of(__name__)
+#
+#
+# def fetch_part(store: Repository, copy: Copy, name: str, target: Path | None) -> None:
+#     """Fetch a part of a copy, and compare it with the index.
+#
+#     Args:
+#         target: a new file, in a folder of root's; None only compares.
+#
+#     Raises:
+#         DeploymentError: it is damaged.
+#     """
+#     site, part, digest, size = store.site, copy["parts"][name], hashlib.sha256(), 0
+#     opened = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600) if target else None
+#     write = dumps.writer(opened) if opened is not None else len
+#
+#     def take(content: bytes) -> None:
+#         nonlocal size
+#         size += len(content)
+#         if size > part["size"]:
+#             raise OSError(f"{name} is longer than it was")
+#         digest.update(content)
+#         write(content)
+#
+#     try:
+#         with dumps.received(f"fetching {name}", take) as pipe:
+#             store.fetch(part["snapshot"], name, pipe)
+#         if opened is not None:
+#             os.fsync(opened)
+#     finally:
+#         if opened is not None:
+#             os.close(opened)
+#     if (size, digest.hexdigest()) != (part["size"], part["sha256"]):
+#         raise DeploymentError(
+#             f"{name} is not what was copied: {size} bytes, expected {part['size']} of another checksum",
+#             hint=f"fetch another one: salt-call django.backups {site.name} offsite=True lists them",
+#         )
+#
+#
+# def fetch(store: Repository, copy: Copy, folder: Path) -> list[dict[str, Any]]:
+#     """Fetch the dumps of a copy into a folder of root's; those that are there with their manifests are not fetched.
+#
+#     Returns:
+#         Their manifests.
+#
+#     Raises:
+#         DeploymentError: there is not enough room, or one is damaged.
+#     """
+#     wanted = [one for one in copy["dumps"] if not backups.manifest_path(folder / one["name"]).exists()]
+#     _check_room(folder, sum(one["size"] for one in wanted))
+#     for manifest in wanted:
+#         log.info("%s: fetching %s", store.site.name, manifest["name"])
+#         _fetch_dump(store, copy, copies.part_of(manifest["name"]), manifest, folder)
+#     return list(copy["dumps"])
+#
+#
+# def fetch_uploads(store: Repository, copy: Copy, folder: Path) -> None:
+#     """Fetch the uploads of a copy as a backup of them, unless it is there.
+#
+#     Raises:
+#         DeploymentError: the copy has none, there is not enough room, or they are damaged.
+#     """
+#     site, name = store.site, f"media-{copy['backup']}.tar"
+#     if copies.UPLOADS not in copy["parts"]:
+#         raise DeploymentError("this copy has no uploads", hint=f"set {site.at}:backup:offsite:media for the next ones")
+#     if backups.manifest_path(folder / name).exists():
+#         return
+#     part = copy["parts"][copies.UPLOADS]
+#     _check_room(folder, part["size"])
+#     manifest = {key: copy[key] for key in ("backup", "taken", "release", "commit")}
+#     manifest |= {"name": name, "alias": "media", "engine": "media", "database": str(site.media), "migrations": []}
+#     manifest |= {"why": backups.BY_COMMAND, "size": part["size"], "sha256": part["sha256"], "verified": ""}
+#     _fetch_dump(store, copy, copies.UPLOADS, manifest, folder)
+#
+#
+# def _fetch_dump(store: Repository, copy: Copy, part: str, manifest: dict[str, Any], folder: Path) -> None:
+#     path = folder / manifest["name"]
+#     new = path.with_name(f".{path.name}.new")
+#     new.unlink(missing_ok=True)
+#     try:
+#         fetch_part(store, copy, part, new)
+#         if manifest["engine"] == "media":
+#             uploads = Database(store.site, "media", "media", str(store.site.media))
+#             with open(new, "rb") as tar:
+#                 manifest["rows"] = {"files": media.count_files(uploads, tar.fileno())}
+#         file.write_json(backups.manifest_path(path), manifest, mode=0o600)
+#         new.replace(path)
+#         file.sync_folder(folder)
+#     finally:
+#         new.unlink(missing_ok=True)
+#
+#
+# def _check_room(folder: Path, size: int) -> None:
+#     """Refuse a copy for which the disk has not enough room."""
+#     left = dumps.free(folder)
+#     if size > left:
+#         raise DeploymentError(
+#             f"the copy needs {backups.in_words(size)} in {folder}, and {backups.in_words(left)} are free",
+#             hint="make room there; nothing was changed",
+#             transient=True,
+#         )
+#: django_formula/offsite/program.py
+# """What is due of a site's copies elsewhere, and the program of its timer: it requires neither Salt nor a master."""
+#
+# import time
+# from collections.abc import Callable, Collection
+# from typing import Any
+#
+# from django_formula.backup import backups, loading
+# from django_formula.host import clock, file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.offsite import copies, fetching, repository, sending
+# from django_formula.offsite.repository import Repository
+# from django_formula.release import releases
+# from django_formula.release.releases import Release
+# from django_formula.secret import secrets as secret_secrets
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.untrusted.text import tell
+#
+# _DAY = 86400.0
+# #: Seconds between two drills, and between two checks of what the store has.
+# _DRILL = {"daily": _DAY, "weekly": 7 * _DAY, "monthly": 30 * _DAY, "never": float("inf")}
+# #: Seconds by which the timer may be early, and between two tries of what has failed.
+# _EARLY, _AGAIN = 1800.0, _DAY
+# #: The share of all data that a drill reads besides its copy.
+# _SLICE = "5%"
+# COPY, CHECK, DRILL = "copy", "check", "drill"
+#
+#
+# def main(name: str) -> int:
+#     """Do what is due for a site as last applied, and return the exit code."""
+#     try:
+#         site = sites.find(name)
+#         live = releases.linked(site, site.current)
+#         if not live:
+#             tell(f"{name} has no active release yet")
+#             return 0
+#         known = list(secret_secrets.values(site, {}).values())
+#         failures = work(site, live, due(site), known)
+#     except (DeploymentError, OSError) as error:
+#         tell(error, is_error=True)
+#         return 1
+#     for failure in failures:
+#         tell(failure, is_error=True)
+#     return 1 if failures else 0
+#
+#
+# def due(site: Site) -> list[str]:
+#     """Return what is due: `CHECK` each day, `COPY` of a new backup, `DRILL` as the pillar has it."""
+#     state, newest = copies.read_state(site), copies.newest_backup(site)
+#     tasks = [CHECK] if state["copies"] and _is_due(state, CHECK, _DAY) else []
+#     tasks += [COPY] if newest and newest[0]["backup"] != state["copied"] else []
+#     has_one = state["copies"] or COPY in tasks
+#     return tasks + ([DRILL] if has_one and _is_due(state, DRILL, _DRILL[_options(site)["drill"]]) else [])
+#
+#
+# def _is_due(state: dict[str, Any], task: str, period: float) -> bool:
+#     done, tried = (clock.seconds(state[which].get(task, "")) for which in ("done", "tried"))
+#     now = time.time() + _EARLY
+#     return now >= done + period and (task not in state["failed"] or now >= tried + _AGAIN)
+#
+#
+# def work(site: Site, release: Release, tasks: Collection[str], secrets: list[str]) -> list[DeploymentError]:
+#     """Do tasks of the copies, each although another fails; what fails is remembered. Return the failures.
+#
+#     Args:
+#         release: the active one.
+#         tasks: of `CHECK`, `COPY` and `DRILL`, which are done in this order: a copy does not hide that one is gone.
+#         secrets: texts that no output may show.
+#
+#     Raises:
+#         DeploymentError: another program works on the copies, or no apply has kept what opens them.
+#     """
+#     failures: list[DeploymentError] = []
+#     if not tasks:
+#         return failures
+#     acts: dict[str, Callable[[Repository, dict[str, Any]], object]] = {
+#         CHECK: lambda store, state: copies.check(store, state, _options(site)["keep"]),
+#         COPY: lambda store, state: sending.send(site, store, state),
+#         DRILL: lambda store, state: drill(release, store, state, secrets),
+#     }
+#     with copies.lock(site, "copies elsewhere").held(), repository.opened(site) as store:
+#         state = copies.read_state(site)
+#         for task in (task for task in acts if task in tasks and (task != CHECK or state["copies"])):
+#             state["tried"][task] = clock.now()
+#             try:
+#                 acts[task](store, state)
+#             except (DeploymentError, OSError) as error:
+#                 failure = error if isinstance(error, DeploymentError) else DeploymentError(f"{task}: {error}")
+#                 since = state["failed"].get(task, {}).get("since", clock.now())
+#                 state["failed"][task] = {"since": since, "cause": failure.message.splitlines()[0]}
+#                 failures.append(failure)
+#             else:
+#                 state["done"][task] = clock.now()
+#                 state["failed"].pop(task, None)
+#             copies.write_state(site, state)
+#     return failures
+#
+#
+# def _options(site: Site) -> dict[str, Any]:
+#     return repository.configured(site.config) or {}
+#
+#
+# def drill(release: Release, store: Repository, state: dict[str, Any], secrets: list[str]) -> None:
+#     """Fetch the newest copy as a new host would, compare each part, and load its databases next to the present ones.
+#
+#     Raises:
+#         DeploymentError: it could not be restored.
+#     """
+#     site, began = release.site, time.monotonic()
+#     folder = site.backups / "drill"
+#     copies.check(store, state, _options(site)["keep"], data=_SLICE)
+#     copy = copies.find(store, None)
+#     file.remove_tree(folder)  # of one that was killed
+#     folder.mkdir(mode=0o700)
+#     try:
+#         fetched = fetching.fetch(store, copy, folder)
+#         for part in {*copy["parts"]} - {copies.part_of(one["name"]) for one in fetched}:
+#             fetching.fetch_part(store, copy, part, None)
+#         with backups.lock(site, "drill of a copy").held():
+#             rows = loading.rehearse(release, loading.loadable(site, fetched), folder, secrets)["rows"]
+#     finally:
+#         file.remove_tree(folder)
+#     state["drill"] = f"{clock.now()}, {time.monotonic() - began:.0f} s: good, {sum(rows.values())} rows"
+#: django_formula/offsite/rebuild.py
+# """A host made anew of copies elsewhere: what an apply fetches before it makes the sites, where that was asked for.
+#
+# The secrets have to be there before an apply generates others, and the dumps before a database is filled otherwise. So
+# the request of `django.rebuild` is a file, which the step `site` reads of each site that has no release yet.
+# """
+#
+# import os
+# from collections.abc import Iterator
+# from contextlib import contextmanager
+# from pathlib import Path
+# from typing import Any
+#
+# from django_formula.backup import backups
+# from django_formula.host import file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.offsite import copies, fetching, repository, sealed
+# from django_formula.site.sites import Site
+#
+# #: The request: the file of the recovery key, and of each site that was fetched the name of its copy.
+# REQUEST = Path("/run/django-formula-rebuild.json")
+# _SHAPE = {"identity": str, "fetched": {str: str}}
+#
+#
+# @contextmanager
+# def requested(identity: str) -> Iterator[None]:
+#     """Have applies in the block fetch the copies of sites that have no release.
+#
+#     Args:
+#         identity: the file of the recovery key.
+#
+#     Raises:
+#         DeploymentError: there is no such file.
+#     """
+#     path = Path(identity)
+#     if not path.is_absolute() or not path.is_file():
+#         hint = (
+#             "copy the file that age-keygen wrote to this host, such as to /root/recovery.txt, and give its whole path"
+#         )
+#         raise DeploymentError(f"there is no recovery key in {identity}", hint=hint)
+#     file.write_json(REQUEST, {"identity": identity, "fetched": {}}, mode=0o600)
+#     try:
+#         yield
+#     finally:
+#         REQUEST.unlink(missing_ok=True)
+#
+#
+# def fetched() -> dict[str, str]:
+#     """Return the sites whose copies were fetched, and the name of each copy."""
+#     return dict((_request() or {"fetched": {}})["fetched"])
+#
+#
+# def pending(site: Site) -> dict[str, str]:
+#     """Return what `prepare` would do."""
+#     request = _request()
+#     is_meant = request and repository.configured(site.config) and not os.path.lexists(site.current)
+#     return {"copy": "fetched from elsewhere"} if is_meant else {}
+#
+#
+# def prepare(site: Site) -> None:
+#     """Fetch the newest copy of a site and open its secrets, where it is to be made of them.
+#
+#     Raises:
+#         DeploymentError: there is no copy, it is damaged, or the recovery key does not open it.
+#     """
+#     request = _request()
+#     if not request or not pending(site):
+#         return
+#     with copies.lock(site, "django.rebuild").held(), repository.opened(site) as store:
+#         copy = copies.find(store, None)
+#         with backups.lock(site, "django.rebuild").held():
+#             if sealed.NAME in copy["parts"]:
+#                 _open_secrets(site, store, copy, Path(request["identity"]))
+#             fetching.fetch(store, copy, site.backups)
+#             if copies.UPLOADS in copy["parts"]:
+#                 fetching.fetch_uploads(store, copy, site.backups)
+#     request["fetched"][site.name] = copy["backup"]
+#     file.write_json(REQUEST, request, mode=0o600)
+#
+#
+# def _open_secrets(site: Site, store: repository.Repository, copy: copies.Copy, identity: Path) -> None:
+#     path = site.backups / sealed.NAME
+#     path.unlink(missing_ok=True)
+#     try:
+#         fetching.fetch_part(store, copy, sealed.NAME, path)
+#         sealed.restore(site, sealed.opened(path, identity))
+#     finally:
+#         path.unlink(missing_ok=True)
+#
+#
+# def _request() -> dict[str, Any] | None:
+#     return file.read_json(REQUEST, _SHAPE)
+#: django_formula/offsite/repository.py
+# """The repository of a site in a store elsewhere, by restic: what is in it is encrypted with the site's own password.
+#
+# restic and ssh are what talks to the store, so they run as `host.users.COPIER`, which can read nothing of a site: they
+# get what they send, and return what they fetch, by a pipe or an open file. Each part of a copy is a snapshot of its own.
+# """
+#
+# import contextlib
+# import re
+# from collections.abc import Collection, Iterator, Mapping
+# from typing import Any, NamedTuple
+#
+# from django_formula.host import clock, commands, ssh
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.users import COPIER
+# from django_formula.secret.secrets import KeptSecret
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.untrusted import shapes
+#
+# #: Seconds for a request, and for what sends, fetches or reads data.
+# _REQUEST, DATA = 120.0, 24 * 3600.0
+# _SNAPSHOT = [{"id": str, "time": str, "paths": [str], "tags?": ([str], type(None))}]
+# #: What the store or restic says → what to do.
+# _HINTS = (
+#     ("wrong password", "{at}:password is not the one of this repository: the right one was there when it was made"),
+#     ("Host key verification failed", "add a line of `ssh-keyscan -p {port} {host}` to {at}:known_hosts"),
+#     ("Permission denied (publickey", "add the public key of {at}:ssh_key to authorized_keys of the user there"),
+#     ("error in libcrypto", "{at}:ssh_key is not a complete private key, or has a passphrase"),
+#     ("Access Denied", "let the key read, write and list the bucket, and delete below locks/: docs/guides/offsite.md"),
+#     ("InvalidAccessKeyId", "correct {at}:key"),
+#     ("SignatureDoesNotMatch", "correct {at}:secret"),
+#     ("already locked", "another program of restic works there; if none does: restic unlock"),
+#     ("repository contains errors", "{damaged}"),
+#     ("ciphertext verification failed", "{damaged}"),
+#     ("not found in repository", "{damaged}"),
+#     ("no snapshot found", "list the copies: salt-call django.backups {site} offsite=True"),
+# )
+# _DAMAGED = (
+#     "the store has lost or changed data: read all of it by `restic check --read-data`, move the repository aside, and "
+#     "have a new one made by salt-call django.offsite {site}"
+# )
+# #: Lines of restic that hide the cause, and what precedes a cause on its line.
+# _NOISE = re.compile(
+#     r"^(Is there a repo|unable to open config|Fatal: (unable to open config file: $|repository contains))"
+# )
+# _BEFORE_CAUSE = re.compile(r"^.*?returned error, retrying after [\w.]+: |^(Fatal|subprocess \w+): ")
+#
+#
+# def configured(config: Mapping[str, Any]) -> dict[str, Any] | None:
+#     """Return what the pillar has for copies elsewhere; None where it has none."""
+#     offsite: dict[str, Any] | None = (config.get("backup") or {}).get("offsite")
+#     return offsite
+#
+#
+# def place(site: Site) -> str:
+#     """Return where the copies of a site are, as restic names it; with rclone the other side knows the folder."""
+#     offsite = configured(site.config) or {}
+#     if offsite["kind"] == "s3":
+#         endpoint = offsite["endpoint"] or f"https://s3.{offsite['region']}.amazonaws.com"
+#         return f"s3:{endpoint}/{offsite['bucket']}/{site.name}"
+#     login = f"{offsite['user']}@{offsite['host']}"
+#     return f"rclone:{login}" if offsite["kind"] == "rclone" else f"sftp:{login}:{offsite['path']}/{site.name}"
+#
+#
+# def _of(name: str) -> KeptSecret:
+#     return KeptSecret(f".offsite_{name}", lambda config: (configured(config) or {}).get(name))
+#
+#
+# PASSWORD, SECRET, SSH_KEY = _of("password"), _of("secret"), _of("ssh_key")
+# #: What the formula keeps for the program of the timer, which has no pillar.
+# SECRETS = (PASSWORD, SECRET, SSH_KEY)
+#
+#
+# class Snapshot(NamedTuple):
+#     """A part of a copy.
+#
+#     Attributes:
+#         name: of the part, as it was sent.
+#         tag: what the parts of a copy share: the name of the backup.
+#         seconds: when the copy was begun, since the epoch.
+#     """
+#
+#     id: str
+#     name: str
+#     tag: str
+#     seconds: float
+#
+#
+# class Repository(NamedTuple):
+#     """An open repository: restic's options and environment."""
+#
+#     site: Site
+#     options: tuple[str, ...]
+#     environment: Mapping[str, str]
+#     secrets: tuple[str, ...]
+#
+#     def send(self, name: str, tag: str, made: str, file: int) -> str:
+#         """Send a part of a copy, which is read from a descriptor, and return the id of its snapshot.
+#
+#         Args:
+#             made: when the copy was begun, as `host.clock` has it: all parts have one time, so that they go together.
+#
+#         Raises:
+#             DeploymentError: the store refuses it or cannot be reached.
+#         """
+#         words = ["backup", "--quiet", "--json", f"--host={self.site.name}", f"--tag={tag}", "--stdin"]
+#         words += [f"--time={made.replace('T', ' ').rstrip('Z')}"]
+#         printed = self._run(*words, f"--stdin-filename={name}", doing=f"copying {name}", stdin=file, timeout=DATA)
+#         last = printed.strip().rpartition("\n")[2]
+#         answer: str = shapes.parse(last, {"snapshot_id": str}, doing=f"copying {name}")["snapshot_id"]
+#         return answer
+#
+#     def fetch(self, snapshot: str, name: str, file: int) -> None:
+#         """Write a part of a copy to a descriptor.
+#
+#         Raises:
+#             DeploymentError: it is damaged or missing, or the store cannot be reached.
+#         """
+#         words = ["dump", "--quiet", "--no-lock", snapshot, f"/{name}"]
+#         self._run(*words, doing=f"fetching {name}", output=file, timeout=DATA)
+#
+#     def snapshots(self) -> list[Snapshot]:
+#         """Return the parts of all copies of the site, the newest first."""
+#         words = ["snapshots", "--quiet", "--json", "--no-lock", f"--host={self.site.name}"]
+#         printed = self._run(*words, doing="listing the copies")
+#         listed = shapes.parse(printed.strip() or "null", (_SNAPSHOT, type(None)), doing="listing the copies") or []
+#         made = [
+#             Snapshot(one["id"], one["paths"][0].lstrip("/"), one["tags"][0], clock.seconds(f"{one['time'][:19]}Z"))
+#             for one in listed
+#             if one["paths"] and one.get("tags")
+#         ]
+#         return sorted(made, key=lambda one: (one.seconds, one.name), reverse=True)
+#
+#     def check(self, *, data: str = "") -> None:
+#         """Check that everything is there that the snapshots consist of.
+#
+#         Args:
+#             data: the share of the data that is read too: ``5%``.
+#
+#         Raises:
+#             DeploymentError: it is not, or is damaged.
+#         """
+#         words = ["check", "--quiet", "--no-lock", *([f"--read-data-subset={data}"] if data else [])]
+#         self._run(*words, doing="checking the repository", timeout=DATA)
+#
+#     def forget(self, ids: Collection[str]) -> None:
+#         """Delete snapshots, and the data that no other one has."""
+#         self._run("unlock", "--quiet", doing="removing locks of what was killed")
+#         self._run("forget", "--quiet", "--prune", *ids, doing="deleting former copies", timeout=DATA)
+#
+#     def make_sure(self, *, is_new: bool) -> None:
+#         """Check that the password opens the repository; make one if there is none.
+#
+#         Args:
+#             is_new: whether there may be none: no copy of the site is known.
+#         """
+#         try:
+#             self._run("cat", "config", "--quiet", "--no-lock", doing="opening the repository")
+#         except DeploymentError as error:
+#             if not is_new or not re.search("unable to open config|does not exist", error.log):
+#                 raise
+#             self._run("init", "--quiet", doing="making the repository")
+#
+#     def _run(self, *words: str, doing: str, timeout: float = _REQUEST, **streams: Any) -> str:
+#         command = commands.Command(
+#             ["restic", *self.options, "--no-cache", *words],
+#             doing=doing,
+#             user=COPIER,
+#             environment=self.environment,
+#             timeout=timeout,
+#             secrets=self.secrets,
+#             **streams,
+#         )
+#         try:
+#             return commands.check(command, commands.execute(command))
+#         except DeploymentError as error:
+#             raise _explained(self.site, error) from None
+#
+#
+# @contextlib.contextmanager
+# def opened(site: Site, secrets: Mapping[KeptSecret, str] | None = None) -> Iterator[Repository]:
+#     """Yield the repository of a site; the caller holds the lock of copies.
+#
+#     Args:
+#         secrets: those of `SECRETS`; by default as the last apply kept them.
+#
+#     Raises:
+#         DeploymentError: no apply has kept its password yet.
+#     """
+#     offsite = configured(site.config)
+#     values = {one: (secrets or {}).get(one) or one.kept(site) for one in SECRETS}
+#     if not offsite or not values[PASSWORD]:
+#         key = f"{site.at}:backup:offsite"
+#         text = "has no password of the copies yet" if offsite else "has no copies elsewhere"
+#         raise DeploymentError(f"{site.name} {text}", hint=f"set {key}, and apply: salt-call state.apply django")
+#     environment = {"RESTIC_PASSWORD": values[PASSWORD], "TMPDIR": "/tmp", "TZ": "UTC"}  # noqa: S108  # nosec B108
+#     hidden = tuple(filter(None, values.values()))
+#     if offsite["kind"] == "s3":
+#         environment |= {"AWS_ACCESS_KEY_ID": offsite["key"], "AWS_SECRET_ACCESS_KEY": values[SECRET]}
+#         environment["AWS_DEFAULT_REGION"] = offsite["region"]
+#         yield Repository(site, (f"--repo={place(site)}",), environment, hidden)
+#         return
+#     folder, known_hosts, port = sites.RUNTIME / f"{site.name}.offsite", offsite["known_hosts"], offsite["port"]
+#     with ssh.login(folder, COPIER, key=values[SSH_KEY], known_hosts=known_hosts, port=port) as command:
+#         program = " ".join([*command, f"{offsite['user']}@{offsite['host']}"])
+#         if offsite["kind"] == "rclone":  # the key is bound to `rclone serve restic --stdio --append-only FOLDER`
+#             options = (f"--option=rclone.program={program}", "--repo=rclone:")
+#         else:
+#             options = (f"--option=sftp.command={program} -s sftp", f"--repo={place(site)}")
+#         yield Repository(site, options, environment, hidden)
+#
+#
+# def _explained(site: Site, error: DeploymentError) -> DeploymentError:
+#     """Return an error of restic's with the cause in its message, and what to do."""
+#     offsite = configured(site.config) or {}
+#     lines = [_BEFORE_CAUSE.sub("", line).strip() for line in error.log.splitlines() if not _NOISE.match(line)]
+#     # What rclone or ssh has said is why restic has failed.
+#     cause = next((line[8:] for line in lines if line.startswith("rclone: ")), "")
+#     cause = cause or next((line for line in reversed(lines) if line), "")
+#     known = {
+#         "at": f"{site.at}:backup:offsite",
+#         "site": site.name,
+#         **{key: offsite.get(key) for key in ("host", "port")},
+#     }
+#     known["damaged"] = _DAMAGED.format(**known)
+#     hint = next((hint.format(**known) for text, hint in _HINTS if text in error.log), "")
+#     message = f"{error.message.partition(' failed (exit')[0]}: {cause[:300]}" if cause else error.message
+#     return DeploymentError(message, log=error.log, hint=hint, transient=error.transient)
+#: django_formula/offsite/sealed.py
+# """What a backup is only half of one without: the site's secrets, sealed by age to keys that no host has."""
+#
+# import io
+# import os
+# import re
+# import tarfile
+# from collections.abc import Collection, Iterator, Mapping
+# from pathlib import Path
+#
+# from django_formula.host import commands, file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.site.sites import Site
+#
+# #: The name of the part of a copy.
+# NAME = "secrets.age"
+# #: A file among them: of `Site.secrets`, without those that open the copies themselves and what a deployment keeps.
+# _MEMBER = re.compile(r"(?!\.offsite_|\.before)[\w.@-]{1,200}", re.ASCII)
+# #: The most that all of them may have.
+# _LIMIT = 4 << 20
+#
+#
+# def seal(site: Site, recipients: Collection[str]) -> io.BufferedRandom:
+#     """Return a file in memory with the secrets of a site, which only the keys of the recipients open.
+#
+#     Raises:
+#         DeploymentError: age fails.
+#     """
+#     plain, sealed = io.BytesIO(), in_memory(b"")
+#     with tarfile.open(fileobj=plain, mode="w") as archive:
+#         for path in sorted(site.secrets.iterdir()):
+#             if _MEMBER.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+#                 content = path.read_bytes()
+#                 member = tarfile.TarInfo(path.name)
+#                 member.size, member.mtime = len(content), int(path.stat().st_mtime)
+#                 archive.addfile(member, io.BytesIO(content))
+#     argv = ["age", *(word for key in recipients for word in ("--recipient", key))]
+#     try:
+#         with in_memory(plain.getvalue()) as descriptor:
+#             commands.run(argv, doing="sealing the secrets", stdin=descriptor.fileno(), output=sealed.fileno())
+#     except BaseException:
+#         sealed.close()
+#         raise
+#     sealed.seek(0)
+#     return sealed
+#
+#
+# def opened(sealed: Path, identity: Path) -> dict[str, bytes]:
+#     """Return the secrets in a sealed file, by the names of their files.
+#
+#     Args:
+#         identity: the file of the recovery key.
+#
+#     Raises:
+#         DeploymentError: this key does not open it.
+#     """
+#     hint = "the recovery key is the file that age-keygen wrote for one of backup:offsite:recipients"
+#     with in_memory(b"") as plain, open(sealed, "rb") as source:
+#         argv = ["age", "--decrypt", "--identity", str(identity)]
+#         commands.run(argv, doing="opening the secrets", stdin=source.fileno(), output=plain.fileno(), hint=hint)
+#         plain.seek(0)
+#         return dict(_members(plain))
+#
+#
+# def restore(site: Site, secrets: Mapping[str, bytes]) -> list[str]:
+#     """Write secrets where the next apply takes them from; those that are there stay. Return the names of the files."""
+#     written = [name for name in secrets if not os.path.lexists(site.secrets / name)]
+#     for name in written:  # the apply gives the site's group what it may read
+#         file.write(site.secrets / name, secrets[name], mode=0o600)
+#     return written
+#
+#
+# def _members(archive: io.BufferedRandom) -> Iterator[tuple[str, bytes]]:
+#     size = 0
+#     with tarfile.open(fileobj=archive, mode="r:") as members:
+#         for member in members:
+#             size += member.size
+#             content = members.extractfile(member)
+#             if not _MEMBER.fullmatch(member.name) or content is None or size > _LIMIT:
+#                 raise DeploymentError(f"the sealed secrets have {member.name!r}, which is no secret of a site")
+#             yield member.name, content.read()
+#
+#
+# def in_memory(content: bytes) -> io.BufferedRandom:
+#     """Return a file in memory, at its beginning."""
+#     memory = open(os.memfd_create("django-formula", os.MFD_CLOEXEC), "w+b")  # noqa: SIM115 - the caller closes it
+#     memory.write(content)
+#     memory.flush()
+#     memory.seek(0)
+#     return memory
+#: django_formula/offsite/sending.py
+# """Send a copy of a site elsewhere: the newest backup, the uploads as they are, the sealed secrets, and their index."""
+#
+# import hashlib
+# import json
+# import os
+# from collections.abc import Callable
+# from concurrent.futures import ThreadPoolExecutor
+# from typing import Any, BinaryIO
+#
+# from django_formula.backup import backups, dumps, media
+# from django_formula.backup.dumps import Database
+# from django_formula.host import clock, file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.offsite import copies, repository, sealed
+# from django_formula.offsite.repository import Repository
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.untrusted.text import Log
+#
+# log = Log.of(__name__)
+#
+# #: What receives the content of a part.
+# Take = Callable[[bytes], object]
+#
+#
+# def send(site: Site, store: Repository, state: dict[str, Any]) -> str:
+#     """Send a copy of the newest backup and return its name.
+#
+#     Args:
+#         state: what the host remembers, which is changed.
+#
+#     Raises:
+#         DeploymentError: there is no backup, it is damaged, or the store does not take it.
+#     """
+#     options, chosen = repository.configured(site.config) or {}, copies.newest_backup(site)
+#     if not chosen:
+#         hint = f"salt-call django.backup {site.name} makes one"
+#         raise DeploymentError(f"{site.name} has no backup to copy", hint=hint)
+#     store.make_sure(is_new=not state["copies"])
+#     first = chosen[0]
+#     copy = _Copy(store, str(first["backup"]))
+#     for manifest in chosen:
+#         backups.verify(site, manifest, site.backups)
+#         log.info("%s: copying %s", site.name, manifest["name"])
+#         with open(os.open(site.backups / manifest["name"], os.O_RDONLY | os.O_NOFOLLOW), "rb") as dump:
+#             copy.send(copies.part_of(manifest["name"]), dump)
+#     if options["media"]:
+#         sites.refuse_unmounted_media(site)
+#         _send_uploads(copy, Database(site, "media", "media", str(site.media)))
+#     copy.send(sealed.NAME, sealed.seal(site, options["recipients"]))
+#     index = {key: first[key] for key in ("backup", "taken", "release", "commit")}
+#     index |= {"dumps": [{**one, "verified": ""} for one in chosen], "parts": copy.parts}
+#     copy.send(copies.INDEX, sealed.in_memory(json.dumps(index).encode()))
+#     state |= {"copied": copy.name, "taken": first["taken"], "copies": {**state["copies"], copy.name: copy.made}}
+#     if options["prune"]:
+#         _delete_former(store, state, options["keep"])
+#     return copy.name
+#
+#
+# class _Copy:
+#     """A copy that is being sent, and what its index has of each part."""
+#
+#     def __init__(self, store: Repository, name: str):
+#         self.store, self.name, self.made = store, name, clock.now()
+#         self.parts: dict[str, dict[str, Any]] = {}
+#
+#     def send(self, part: str, content: BinaryIO) -> None:
+#         """Send a part that is a file, which is closed."""
+#         with content:
+#             digest, size = file.sha256(content), os.fstat(content.fileno()).st_size
+#             os.lseek(content.fileno(), 0, os.SEEK_SET)
+#             self._note(part, self.store.send(part, self.name, self.made, content.fileno()), size, digest)
+#
+#     def send_while_made(self, part: str, make: Callable[[Take], object]) -> None:
+#         """Send what a function makes. Where that fails, what was sent stays in the store, and is in no index."""
+#         read, write = os.pipe()
+#         digest, size, write_whole = hashlib.sha256(), 0, dumps.writer(write)
+#
+#         def send() -> str:
+#             try:
+#                 return self.store.send(part, self.name, self.made, read)
+#             finally:
+#                 os.close(read)  # what is still made is refused then, and does not wait
+#
+#         def take(content: bytes) -> None:
+#             nonlocal size
+#             write_whole(content)
+#             digest.update(content)
+#             size += len(content)
+#
+#         failure: DeploymentError | None = None
+#         with ThreadPoolExecutor(1) as executor:
+#             sending = executor.submit(send)
+#             try:
+#                 make(take)
+#             except DeploymentError as error:
+#                 failure = error
+#             finally:
+#                 os.close(write)
+#             snapshot = sending.result()  # its failure is the cause of the other one
+#         if failure:
+#             raise failure
+#         self._note(part, snapshot, size, digest.hexdigest())
+#
+#     def _note(self, part: str, snapshot: str, size: int, digest: str) -> None:
+#         self.parts[part] = {"snapshot": snapshot, "size": size, "sha256": digest}
+#
+#
+# def _send_uploads(copy: _Copy, uploads: Database) -> None:
+#     """Send the uploads as a tar, which the site's user packs."""
+#     for attempt in range(media.ATTEMPTS):
+#         try:
+#             copy.send_while_made(copies.UPLOADS, lambda take: media.pack(uploads, take))
+#             break
+#         except DeploymentError as error:
+#             if attempt == media.ATTEMPTS - 1 or not media.has_changed(error):
+#                 raise
+#
+#
+# def _delete_former(store: Repository, state: dict[str, Any], keep: dict[str, int]) -> None:
+#     """Delete the copies that do not stay, and the parts of those that were never whole."""
+#     snapshots = store.snapshots()
+#     made = copies.whole(snapshots)
+#     stay = copies.kept(made, keep)
+#     former = [one.id for one in snapshots if one.tag not in stay]
+#     if former:
+#         store.forget(former)
+#     state["copies"] = {name: made[name] for name in sorted(stay)}
 #: django_formula/page/__init__.py
 # """The page of the sites of one or many hosts: what it shows, how it is made, and how it is served."""
 #: django_formula/page/document.py
@@ -42606,6 +43733,7 @@ def _clear(home: str, folder: str) -> None:
 #         return
 #     if host not in hosts_with(site, "app")[:1]:
 #         site["backup"]["schedule"] = None
+#         site["backup"].pop("offsite", None)
 #     _leave_work(site)
 #     if "app" not in parts:
 #         _leave_visitors(site)
@@ -44172,6 +45300,64 @@ def _clear(home: str, folder: str) -> None:
 # "pattern": "^(sdb://[!-~]+|-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----\\n[ -~\\n]+)$",
 # "maxLength": 16384,
 # "hint": "a private key with its line breaks (written as a block after |) or an sdb:// reference"
+# },
+# "bucket": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+# "hint": "the name of a bucket, such as example-static"
+# },
+# "endpoint": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$",
+# "maxLength": 255,
+# "hint": "the URL of a store without a path, such as https://fsn1.your-objectstorage.com"
+# },
+# "region": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[a-z0-9][a-z0-9-]{0,62}$",
+# "hint": "a region, such as eu-central-1"
+# },
+# "access_key": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[!-~]{1,256}$",
+# "hint": "an access key ID on one line without blanks"
+# },
+# "access_secret": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^[!-~]{8,1024}$",
+# "hint": "a secret access key of at least eight characters without blanks, or an sdb:// reference"
+# },
+# "ssh_host": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^([A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9a-f:]{2,39})$",
+# "hint": "a host name or an IP address, such as static.example.org"
+# },
+# "ssh_user": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "pattern": "^[a-z_][a-z0-9_.-]{0,31}$",
+# "hint": "the name of a user, such as deploy"
 # },
 # "known_host": {
 # "type": "string",
@@ -47084,6 +48270,274 @@ def _clear(home: str, folder: str) -> None:
 # "media": {
 # "$ref": "#/$defs/flag",
 # "default": false
+# },
+# "offsite": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "derived": "none",
+# "properties": {
+# "kind": {
+# "required_with": {
+# "text": "missing: which store, s3, rclone or sftp"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "s3",
+# "rclone",
+# "sftp",
+# null
+# ],
+# "default": null
+# },
+# "bucket": {
+# "only_with": {
+# "kind": [
+# "s3"
+# ]
+# },
+# "required_with": {
+# "kind": "s3"
+# },
+# "$ref": "#/$defs/bucket",
+# "default": null
+# },
+# "endpoint": {
+# "only_with": {
+# "kind": [
+# "s3"
+# ]
+# },
+# "$ref": "#/$defs/endpoint",
+# "default": null,
+# "derived": "AWS, `https://s3.<region>.amazonaws.com`"
+# },
+# "region": {
+# "only_with": {
+# "kind": [
+# "s3"
+# ]
+# },
+# "$ref": "#/$defs/region",
+# "default": "us-east-1"
+# },
+# "key": {
+# "only_with": {
+# "kind": [
+# "s3"
+# ]
+# },
+# "required_with": {
+# "kind": "s3"
+# },
+# "$ref": "#/$defs/access_key",
+# "default": null
+# },
+# "secret": {
+# "only_with": {
+# "kind": [
+# "s3"
+# ]
+# },
+# "required_with": {
+# "kind": "s3"
+# },
+# "$ref": "#/$defs/access_secret",
+# "default": null
+# },
+# "host": {
+# "only_with": {
+# "kind": [
+# "rclone",
+# "sftp"
+# ]
+# },
+# "required_with": {
+# "kind": [
+# "rclone",
+# "sftp"
+# ]
+# },
+# "$ref": "#/$defs/ssh_host",
+# "default": null
+# },
+# "port": {
+# "only_with": {
+# "kind": [
+# "rclone",
+# "sftp"
+# ]
+# },
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 1,
+# "maximum": 65535,
+# "default": 22
+# },
+# "user": {
+# "only_with": {
+# "kind": [
+# "rclone",
+# "sftp"
+# ]
+# },
+# "required_with": {
+# "kind": [
+# "rclone",
+# "sftp"
+# ]
+# },
+# "$ref": "#/$defs/ssh_user",
+# "default": null
+# },
+# "path": {
+# "only_with": {
+# "kind": [
+# "sftp"
+# ]
+# },
+# "required_with": {
+# "kind": "sftp"
+# },
+# "$ref": "#/$defs/absolute",
+# "default": null
+# },
+# "ssh_key": {
+# "only_with": {
+# "kind": [
+# "rclone",
+# "sftp"
+# ]
+# },
+# "required_with": {
+# "kind": [
+# "rclone",
+# "sftp"
+# ]
+# },
+# "$ref": "#/$defs/private_key",
+# "default": null
+# },
+# "known_hosts": {
+# "only_with": {
+# "kind": [
+# "rclone",
+# "sftp"
+# ]
+# },
+# "required_with": {
+# "kind": [
+# "rclone",
+# "sftp"
+# ]
+# },
+# "type": [
+# "array",
+# "null"
+# ],
+# "items": {
+# "$ref": "#/$defs/known_host"
+# },
+# "default": []
+# },
+# "password": {
+# "required_with": {
+# "text": "missing: choose one, such as `openssl rand -hex 32` prints, and keep it with the recovery key"
+# },
+# "type": [
+# "string",
+# "null"
+# ],
+# "secret": true,
+# "pattern": "^[!-~]{16,}$",
+# "maxLength": 1024,
+# "hint": "at least 16 printable ASCII characters without blanks, or an sdb:// reference",
+# "default": null
+# },
+# "recipients": {
+# "required_with": {
+# "text": "missing: the public key that age-keygen prints"
+# },
+# "type": [
+# "array",
+# "null"
+# ],
+# "uniqueItems": true,
+# "items": {
+# "type": "string",
+# "pattern": "^age1[a-z0-9]{50,100}$",
+# "maxLength": 104,
+# "hint": "a public key of age, such as age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+# },
+# "default": null
+# },
+# "media": {
+# "$ref": "#/$defs/flag",
+# "default": true
+# },
+# "drill": {
+# "type": [
+# "string",
+# "null"
+# ],
+# "enum": [
+# "daily",
+# "weekly",
+# "monthly",
+# "never",
+# null
+# ],
+# "default": "weekly"
+# },
+# "keep": {
+# "type": [
+# "object",
+# "null"
+# ],
+# "additionalProperties": false,
+# "default": {},
+# "properties": {
+# "daily": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 0,
+# "maximum": 3650,
+# "default": 14
+# },
+# "weekly": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 0,
+# "maximum": 520,
+# "default": 8
+# },
+# "monthly": {
+# "type": [
+# "integer",
+# "null"
+# ],
+# "minimum": 0,
+# "maximum": 240,
+# "default": 12
+# }
+# }
+# },
+# "prune": {
+# "$ref": "#/$defs/flag",
+# "default": false
+# }
+# }
 # }
 # }
 # },
@@ -47648,12 +49102,7 @@ def _clear(home: str, folder: str) -> None:
 # "required_with": {
 # "kind": "s3"
 # },
-# "type": [
-# "string",
-# "null"
-# ],
-# "pattern": "^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
-# "hint": "the name of a bucket, such as example-static",
+# "$ref": "#/$defs/bucket",
 # "default": null
 # },
 # "endpoint": {
@@ -47663,13 +49112,7 @@ def _clear(home: str, folder: str) -> None:
 # ],
 # "own": true
 # },
-# "type": [
-# "string",
-# "null"
-# ],
-# "pattern": "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$",
-# "maxLength": 255,
-# "hint": "the URL of a store without a path, such as https://fsn1.your-objectstorage.com",
+# "$ref": "#/$defs/endpoint",
 # "default": null,
 # "derived": "AWS, `https://s3.<region>.amazonaws.com`"
 # },
@@ -47680,12 +49123,7 @@ def _clear(home: str, folder: str) -> None:
 # ],
 # "own": true
 # },
-# "type": [
-# "string",
-# "null"
-# ],
-# "pattern": "^[a-z0-9][a-z0-9-]{0,62}$",
-# "hint": "a region, such as eu-central-1",
+# "$ref": "#/$defs/region",
 # "default": "us-east-1"
 # },
 # "prefix": {
@@ -47733,12 +49171,7 @@ def _clear(home: str, folder: str) -> None:
 # "required_with": {
 # "kind": "s3"
 # },
-# "type": [
-# "string",
-# "null"
-# ],
-# "pattern": "^[!-~]{1,256}$",
-# "hint": "an access key ID on one line without blanks",
+# "$ref": "#/$defs/access_key",
 # "default": null
 # },
 # "secret": {
@@ -47751,13 +49184,7 @@ def _clear(home: str, folder: str) -> None:
 # "required_with": {
 # "kind": "s3"
 # },
-# "type": [
-# "string",
-# "null"
-# ],
-# "secret": true,
-# "pattern": "^[!-~]{8,1024}$",
-# "hint": "a secret access key of at least eight characters without blanks, or an sdb:// reference",
+# "$ref": "#/$defs/access_secret",
 # "default": null
 # },
 # "host": {
@@ -47770,12 +49197,7 @@ def _clear(home: str, folder: str) -> None:
 # "required_with": {
 # "kind": "rsync"
 # },
-# "type": [
-# "string",
-# "null"
-# ],
-# "pattern": "^([A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9a-f:]{2,39})$",
-# "hint": "a host name or an IP address, such as static.example.org",
+# "$ref": "#/$defs/ssh_host",
 # "default": null
 # },
 # "port": {
@@ -47800,12 +49222,7 @@ def _clear(home: str, folder: str) -> None:
 # ],
 # "own": true
 # },
-# "type": [
-# "string",
-# "null"
-# ],
-# "pattern": "^[a-z_][a-z0-9_.-]{0,31}$",
-# "hint": "the name of a user, such as deploy",
+# "$ref": "#/$defs/ssh_user",
 # "default": "deploy"
 # },
 # "path": {
@@ -50073,6 +51490,10 @@ def _clear(home: str, folder: str) -> None:
 # "tzdata"
 # ],
 # "nginx": "nginx",
+# "offsite": [
+# "age",
+# "restic"
+# ],
 # "podman": [
 # "podman"
 # ],
@@ -50735,19 +52156,24 @@ def _clear(home: str, folder: str) -> None:
 #         states["Memcached is installed"] = _state(
 #             "django.quiet_packages", _require(PACKAGES), pkgs=[named["memcached"]], service="memcached"
 #         )
+#     shell = django["platform"]["shell"]
 #     if any("push" in site["static"] for site in sites):
-#         states["The user that pushes static files exists"] = _state(
-#             "user.present",
-#             name="_django-push",
-#             fullname="Pushes the static files of Django sites",
-#             system=True,
-#             createhome=False,
-#             home="/nonexistent",
-#             shell=django["platform"]["shell"],  # nosec B604
+#         states["The user that pushes static files exists"] = _user(
+#             "_django-push", "Pushes the static files of Django sites", shell
+#         )
+#     if any("offsite" in site["backup"] for site in sites):
+#         states["The user that copies backups exists"] = _user(
+#             "_django-offsite", "Copies the backups of Django sites elsewhere", shell
 #         )
 #     index = next((site["index"] for site in sites if site["index"].get("url")), None)
 #     states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
 #     return {"include": ["django.place"]} | states | _pythons(django, table)
+#
+#
+# def _user(name: str, title: str, shell: str) -> dict[str, Any]:
+#     """Return the state of a system user of a program of the formula's."""
+#     more = {"system": True, "createhome": False, "home": "/nonexistent", "shell": shell}
+#     return _state("user.present", name=name, fullname=title, **more)
 #
 #
 # def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, has_systemd: bool) -> Iterator[str]:
@@ -50755,6 +52181,8 @@ def _clear(home: str, folder: str) -> None:
 #     yield from site["packages"]
 #     if "mount" in site["media"]:
 #         yield from named["mount"].get(site["media"]["mount"]["type"], [])
+#     if "offsite" in site["backup"]:
+#         yield from named["offsite"]
 #     if site["static"].get("push", {}).get("kind") == "rsync":
 #         yield named["rsync"]
 #     if site["tls"]["kind"] != "none":
@@ -50966,6 +52394,7 @@ def _clear(home: str, folder: str) -> None:
 #         yield f"{FILES}listen.{name}"
 #     has_certificates, has_schedules = site["tls"]["kind"] != "none", "schedules" in site
 #     timers = {"backup": site["backup"]["schedule"], "tls": has_certificates, "schedule": has_schedules}
+#     timers["offsite"] = "offsite" in site["backup"]
 #     for name in (name for name, is_used in timers.items() if is_used):
 #         yield from (f"{FILES}{name}.service", f"{FILES}{name}.timer")
 #     if "email" in site:
@@ -58168,21 +59597,20 @@ def _clear(home: str, folder: str) -> None:
 # this user can read, and removes it when they have ended.
 # """
 #
-# import contextlib
 # import time
-# from collections.abc import Iterator, Mapping
+# from collections.abc import Mapping
 # from pathlib import Path
 # from typing import Any
 #
-# from django_formula.host import commands, file, folders
+# from django_formula.host import commands, folders, ssh
 # from django_formula.host.commands import DeploymentError, seconds
 # from django_formula.host.folders import Folder
 # from django_formula.host.users import PUSHER
 # from django_formula.push import static_files
 # from django_formula.site.sites import Site
 #
-# #: Tries, and seconds for a connection and without data.
-# _TRIES, _CONNECT, _SILENCE = 3, 15, 60
+# #: Tries, and seconds without data.
+# _TRIES, _SILENCE = 3, 60
 # #: Errors of ssh and rsync → what to do.
 # _HINTS = (
 #     ("REMOTE HOST IDENTIFICATION HAS CHANGED", "find out why the host key changed, then correct {at}:known_hosts"),
@@ -58234,14 +59662,17 @@ def _clear(home: str, folder: str) -> None:
 #     """Run rsync with a list of names, again where the connection fails; return what it prints."""
 #     push = site.config["static"]["push"]
 #     until = time.monotonic() + seconds(push["timeout"])
-#     with _ssh(site, secret) as (keys, ssh):
+#     keys = static_files.keys(site)
+#     static_files.remove_keys(site)
+#     with ssh.login(keys, PUSHER, key=secret, known_hosts=push["known_hosts"], port=push["port"]) as command:
+#         folders.make(Folder(keys / "empty", "root", PUSHER, 0o750))
 #         host = f"[{push['host']}]" if ":" in push["host"] else push["host"]
 #         target = f"{push['user']}@{host}:{push['path']}/"
 #         if not folder:
 #             for parent in {(keys / "empty" / name).parent for name in names}:
 #                 parent.mkdir(parents=True, exist_ok=True)
 #         argv = ["rsync", *options, "--from0", "--files-from=-", "--8-bit-output", f"--timeout={_SILENCE}"]
-#         argv += [f"--rsh={' '.join(ssh)}"]
+#         argv += [f"--rsh={' '.join(command)}"]
 #         for attempt in range(_TRIES):
 #             try:
 #                 return commands.run(
@@ -58257,36 +59688,6 @@ def _clear(home: str, folder: str) -> None:
 #                     raise
 #                 time.sleep(2**attempt)
 #     raise AssertionError("unreachable")
-#
-#
-# @contextlib.contextmanager
-# def _ssh(site: Site, secret: str) -> Iterator[tuple[Path, list[str]]]:
-#     """Yield the folder with the key, which is removed at the end, and the command of ssh."""
-#     push = site.config["static"]["push"]
-#     keys = static_files.keys(site)
-#     static_files.remove_keys(site)
-#     folders.make(Folder(keys, "root", PUSHER, 0o750))
-#     folders.make(Folder(keys / "empty", "root", PUSHER, 0o750))
-#     known_hosts = "".join(f"{line}\n" for line in push["known_hosts"])
-#     options = {
-#         "BatchMode": "yes",
-#         "StrictHostKeyChecking": "yes",
-#         "UserKnownHostsFile": f"{keys}/known_hosts",
-#         "GlobalKnownHostsFile": "/dev/null",
-#         "IdentitiesOnly": "yes",
-#         "IdentityAgent": "none",
-#         "PreferredAuthentications": "publickey",
-#         "ConnectTimeout": _CONNECT,
-#         "ServerAliveInterval": _CONNECT,
-#     }
-#     ssh = ["ssh", "-F", "none", "-p", str(push["port"]), "-i", f"{keys}/key"]
-#     ssh += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-#     try:
-#         for name, text in (("key", f"{secret.strip()}\n"), ("known_hosts", known_hosts)):
-#             file.write(keys / name, text, mode=0o640, group=PUSHER, durable=False)
-#         yield keys, ssh
-#     finally:
-#         file.remove_tree(keys)
 #
 #
 # def _hint(site: Site, error: DeploymentError) -> str:
@@ -64628,6 +66029,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.database import databases
 # from django_formula.host import archive, commands, daemons, file, template, units
 # from django_formula.host.commands import DeploymentError
+# from django_formula.offsite import repository
 # from django_formula.process import command as process_command
 # from django_formula.process import systemd
 # from django_formula.release import releases as release_releases
@@ -64647,12 +66049,17 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def when(self, site: Site) -> str | None:
 #         """Return the schedule of the task for a site, in the notation of ``OnCalendar``, or None without one."""
-#         return site.config["backup"]["schedule"] if self == BACKUP else "hourly" if site.https else None
+#         if self == BACKUP:
+#             schedule: str | None = site.config["backup"]["schedule"]
+#             return schedule
+#         is_used = site.https if self == RENEWAL else repository.configured(site.config)
+#         return "hourly" if is_used else None
 #
 #
 # BACKUP = Task("backup", "Backups", "django_formula.backup.program")
+# OFFSITE = Task("offsite", "Copies of the backups elsewhere", "django_formula.offsite.program")
 # RENEWAL = Task("tls", "Renewal of the certificates", "django_formula.tls.renewal")
-# TASKS = (BACKUP, RENEWAL)
+# TASKS = (BACKUP, OFFSITE, RENEWAL)
 #
 #
 # def stale(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> dict[str, str]:
@@ -64754,7 +66161,7 @@ def _clear(home: str, folder: str) -> None:
 #         return {}
 #     program = _program(site, task)
 #     command = f"/usr/bin/python3 -I {program} {site.name}"
-#     files = {program: archive.packed(task.module, unused(site))}
+#     files = {program: archive.packed(task.module, frozenset() if task == OFFSITE else unused(site))}
 #     if daemons.has_systemd():
 #         variables: dict[str, Any] = {"site": site.config, "command": command, "schedule": schedule}
 #         variables |= {"local": databases.are_local(site), "at_home": is_at_home(site)}
@@ -64762,10 +66169,11 @@ def _clear(home: str, folder: str) -> None:
 #             url = f"salt://django/files/{task.name}{path.suffix}"
 #             files[path] = template.render(templates, url, **variables).encode()
 #         return files
-#     if task == BACKUP:
-#         _refuse_without_cron(site)
-#     elif not has_cron():
-#         return {}  # each apply renews due certificates
+#     if task == RENEWAL:
+#         if not has_cron():
+#             return {}  # each apply renews due certificates
+#     else:
+#         _refuse_without_cron(site, task, schedule)
 #     when = _CRON[schedule] if task == BACKUP else f"{sum(site.name.encode()) % 60} * * * *"
 #     files[_cron(site, task)] = f"# {task.title} of the Django site {site.name}\n{when} root {command}\n".encode()
 #     return files
@@ -64800,19 +66208,17 @@ def _clear(home: str, folder: str) -> None:
 #     return any(f'"{folder}/' in paths or f":{folder}/" in paths for folder in ("/home", "/root", "/run/user"))
 #
 #
-# def _refuse_without_cron(site: Site) -> None:
-#     at = f"{site.at}:backup:schedule"
-#     schedule = site.config["backup"]["schedule"]
+# def _refuse_without_cron(site: Site, task: Task, schedule: str) -> None:
+#     at, verb = f"{site.at}:backup:{'schedule' if task == BACKUP else task.name}", f"django.{task.name} {site.name}"
 #     if schedule not in _CRON:
 #         raise DeploymentError(
 #             f"{schedule} is a time in systemd's notation, and this host has cron",
-#             hint=f"set {at} to {', '.join(_CRON)}, or run salt-call django.backup {site.name} from a crontab",
+#             hint=f"set {at} to {', '.join(_CRON)}, or run salt-call {verb} from a crontab",
 #         )
 #     if not has_cron():
 #         raise DeploymentError(
-#             "this host has neither systemd nor cron to run scheduled backups",
-#             hint=f"remove {at}, and run django.backup {site.name} from elsewhere; "
-#             f"or install and start cron: {site.at}:packages: [cron]",
+#             f"this host has neither systemd nor cron to run {task.title.lower()}",
+#             hint=f"remove {at}, and run {verb} from elsewhere; or install and start cron: {site.at}:packages: [cron]",
 #         )
 #: django_formula/secret/__init__.py
 # """Secrets of a site, and the rotation of its secret key."""
@@ -65162,9 +66568,18 @@ def _clear(home: str, folder: str) -> None:
 #     name: str
 #     reference: Callable[[Mapping[str, Any]], Any]
 #
+#     @property
+#     def given(self) -> str:
+#         """Return its name among the secrets that an apply gives: its key in the pillar, and what it is."""
+#         return self.name[1:]
+#
 #     def path(self, site: Site) -> Path:
 #         """Return its file."""
 #         return site.secrets / self.name
+#
+#     def kept(self, site: Site) -> str:
+#         """Return the one that the last apply kept; an empty text where it kept none."""
+#         return file.read_text(self.path(site)) or ""
 #
 #     def value(self, site: Site, given: str | None) -> str | None:
 #         """Return the secret: the pillar's, else the one that the last apply kept; None where the pillar has none."""
@@ -75586,8 +77001,9 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/verbs/__init__.py
 # """Execution functions: what each does, and how it is printed."""
 #: django_formula/verbs/backup.py
-# """The verbs of backups: make one, restore one, and try whether the newest can be restored."""
+# """The verbs of backups: make one, restore one, try whether the newest can be restored; and of the copies elsewhere."""
 #
+# from collections.abc import Callable
 # from typing import Any
 #
 # from django_formula.backup import backups
@@ -75595,6 +77011,8 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.deploy import steps
 # from django_formula.deploy.deployment import Deployment
 # from django_formula.host.commands import DeploymentError
+# from django_formula.offsite import copies, fetching, program, repository
+# from django_formula.offsite import rebuild as offsite_rebuild
 # from django_formula.release import claim, disk
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets
@@ -75623,12 +77041,14 @@ def _clear(home: str, folder: str) -> None:
 #     queue: bool = False,
 #     migrate: bool = False,
 #     rollback: bool = False,
+#     offsite: bool = False,
 #     asked_by: str = "django.restore",
 # ) -> dict[str, Any]:
 #     """Restore a backup instead of a site's data, which is kept under another name.
 #
 #     Args:
 #         rollback: activate the release that the backup was made under, too.
+#         offsite: fetch the backup from the copies elsewhere.
 #
 #     Raises:
 #         DeploymentError: it does not fit, or cannot be restored; the data stays unchanged then.
@@ -75636,6 +77056,8 @@ def _clear(home: str, folder: str) -> None:
 #     site = sites.find(name)
 #     if rollback:
 #         claim.refuse_alone(site, "rollback")
+#     if offsite:
+#         which = fetch(site, which, media=media)
 #     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
 #     with deployment.step("restore"):
 #         deployment.take_lock(look_again=True)
@@ -75669,14 +77091,115 @@ def _clear(home: str, folder: str) -> None:
 #     return release
 #
 #
-# def restore_drill(name: str) -> dict[str, Any]:
+# def restore_drill(name: str, *, offsite: bool = False) -> dict[str, Any]:
 #     """Load the newest backup into temporary databases, and check that the active release works with it.
+#
+#     Args:
+#         offsite: fetch the newest copy elsewhere, and load that.
 #
 #     Raises:
 #         DeploymentError: there is no active release, no backup, or it is not usable.
 #     """
 #     site = sites.find(name)
-#     return backup_restore.drill(site, _live(site), secrets.known(site))
+#     if not offsite:
+#         return backup_restore.drill(site, _live(site), secrets.known(site))
+#     _work(site, [program.DRILL])
+#     return {"result": copies.read_state(site)["drill"]}
+#
+#
+# def offsite(name: str, *, forget: bool = False) -> dict[str, str]:
+#     """Copy the newest backup of a site elsewhere, check what is there, and return what `status` has of it.
+#
+#     Args:
+#         forget: no longer expect the copies that are not there any more.
+#
+#     Raises:
+#         DeploymentError: the pillar has no store, or it cannot be reached, or refuses it.
+#     """
+#     site = sites.find(name)
+#     if forget:
+#         with copies.lock(site, "django.offsite").held(), repository.opened(site) as store:
+#             copies.forget_missing(store)
+#     _work(site, [program.COPY, program.CHECK])
+#     return copies.status(site)
+#
+#
+# def copied(name: str) -> list[dict[str, Any]]:
+#     """Return the copies of a site elsewhere, the newest first: a row for each.
+#
+#     Raises:
+#         DeploymentError: as `offsite`.
+#     """
+#     with repository.opened(sites.find(name)) as store:
+#         return copies.overview(store)
+#
+#
+# def fetch(site: sites.Site, which: str | None, *, media: bool) -> str:
+#     """Fetch a copy into the folder of backups, where it is a backup as others are; return its name.
+#
+#     Args:
+#         which: its name; None for the newest.
+#         media: fetch its uploads too.
+#
+#     Raises:
+#         DeploymentError: there is no such copy, it is damaged, or there is not enough room.
+#     """
+#     with copies.lock(site, "django.restore").held(), repository.opened(site) as store:
+#         copy = copies.find(store, which)
+#         with backups.lock(site, "fetching a copy").held():
+#             fetching.fetch(store, copy, site.backups)
+#             if media:
+#                 fetching.fetch_uploads(store, copy, site.backups)
+#     return str(copy["backup"])
+#
+#
+# def rebuild(identity: str, apply: Callable[[], Any], *, queue: bool, asked_by: str) -> dict[str, Any]:
+#     """Make the sites of a bare host of their copies elsewhere: secrets, an apply, then databases and uploads.
+#
+#     Sites that have a release on this host stay as they are.
+#
+#     Args:
+#         identity: the file of the recovery key.
+#         apply: applies the formula, and returns what Salt does of it.
+#         queue: restore the queues too; tasks that have run since the backup run again.
+#
+#     Returns:
+#         What was restored of each site.
+#
+#     Raises:
+#         DeploymentError: there is no copy, or the key does not open it; or an apply or a restore has failed.
+#     """
+#     with offsite_rebuild.requested(identity):
+#         result = apply()
+#         fetched = offsite_rebuild.fetched()
+#     states = result.values() if isinstance(result, dict) else ()
+#     comments = [one["comment"] for one in states if one["result"] is False]
+#     if comments or not isinstance(result, dict):
+#         raise DeploymentError(
+#             "the apply has failed, and no data was restored",
+#             details=[str(line) for line in (comments or result)][:20],
+#             hint="correct the pillar, and run django.rebuild again: what was fetched is not fetched again",
+#         )
+#     if not fetched:
+#         raise DeploymentError(
+#             "each site of this host has a release already, or no store in backup:offsite",
+#             hint="to restore the data of one: salt-call django.restore SITE offsite=True",
+#         )
+#     options = {"migrate": True, "asked_by": asked_by}
+#     return {name: _restored(name, which, queue=queue, **options) for name, which in fetched.items()}
+#
+#
+# def _restored(name: str, which: str, *, queue: bool, **options: Any) -> dict[str, Any]:
+#     kinds = {one["engine"] for one in backups.find(sites.find(name), which)}
+#     has_queue = queue and backups.QUEUE in kinds
+#     answer = restore(name, which, media="media" in kinds, queue=has_queue, **options)
+#     return {key: answer[key] for key in ("release", "restored", "rows")}
+#
+#
+# def _work(site: sites.Site, tasks: list[str]) -> None:
+#     failures = program.work(site, _live(site), tasks, secrets.known(site))
+#     if failures:
+#         raise failures[0]
 #: django_formula/verbs/documentation.py
 # """The documentation of functions that Salt shows (``sys.doc``), where many share a part of it."""
 #
@@ -76484,6 +78007,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import environment_files
 # from django_formula.host import file as host_file
 # from django_formula.host.commands import DeploymentError
+# from django_formula.offsite import copies
 # from django_formula.project import command as project_command
 # from django_formula.project import program
 # from django_formula.proxy import maintenance as proxy_maintenance
@@ -76530,7 +78054,7 @@ def _clear(home: str, folder: str) -> None:
 #     site = sites.find(name)
 #     try:
 #         parts = {**verbs_status.status(site, visits=visits), **backups.status(site), **certificates.summary(site)}
-#         parts |= {"schedules": schedule.status(site), "cron": schedule.idle(site)}
+#         parts |= {**copies.status(site), "schedules": schedule.status(site), "cron": schedule.idle(site)}
 #         return {**parts, **requests.status(site)}
 #     except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what was written
 #         raise DeploymentError(
@@ -77658,6 +79182,11 @@ def _clear(home: str, folder: str) -> None:
 # def backups(rows: Sequence[Row]) -> list[str] | str:
 #     """Return what people see of ``django.backups``."""
 #     return _listing(rows, ("backup", "age", "size"), ("why", "release", "rows", "verified"))
+#
+#
+# def copies(rows: Sequence[Row]) -> list[str] | str:
+#     """Return what people see of ``django.backups`` of the copies elsewhere."""
+#     return _listing(rows, ("backup", "age"), ("parts",))
 #
 #
 # def _with_command(site: str, found: Problem) -> str:
@@ -82543,6 +84072,8 @@ def _clear(home: str, folder: str) -> None:
 # _QUEUE = re.compile(r"\bqueue \d[^;,]*(?:, (\d+) tasks wait)?")
 # #: A request of a commit in the row's key `release_requests`.
 # _REQUEST = re.compile(r"^([0-9a-f]{12}) by .* (?:failed|is not worked off)\b")
+# #: What fails of the copies elsewhere, in the row's key `offsite`.
+# _BAD_COPY = re.compile(r"^(copy|check|drill) (?:fails since|is missing)\b")
 # _BAD_RUN = re.compile(r"^(\S+) (?:failed|interrupted)\b")
 # #: A socket of systemd in the row's key `entrance`.
 # _CLOSED = re.compile(r"^(\S+\.socket) does not listen$")
@@ -82646,6 +84177,9 @@ def _clear(home: str, folder: str) -> None:
 #     if " s: failed" in (row.get("restore_drill") or ""):
 #         text = f"restore drill: {row['restore_drill']}"
 #         found.append(Problem("drill", text, _verb("restore_drill", site), "restore_drill"))
+#     if bad := _matching(_BAD_COPY, row.get("offsite"), "; "):
+#         kind = "drill" if [*bad] == ["drill"] else "backup"
+#         found.append(Problem(kind, f"elsewhere: {'; '.join(bad.values())}", _verb("offsite", site), "offsite"))
 #     return found
 #
 #

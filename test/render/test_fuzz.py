@@ -112,6 +112,19 @@ PUSH = {
     "s3": {"kind": "s3", "bucket": "xqz", "key": "x", "secret": "x" * 20},
     "rsync": {"kind": "rsync", "host": "xqz", "path": "/xqz", "ssh_key": "sdb://xqz", "known_hosts": []},
 }
+#: The same of a store for copies.
+OFFSITE = {"password": "x" * 20, "recipients": ["age1" + "q" * 58]}
+BY_SSH = {
+    "host": "xqz",
+    "user": "xqz",
+    "ssh_key": "sdb://xqz",
+    "known_hosts": [f"xqz {KNOWN_HOST.removeprefix('qzx ')}"],
+}
+STORES = {
+    "s3": {**OFFSITE, "kind": "s3", "bucket": "xqz", "key": "x", "secret": "x" * 20},
+    "rclone": {**OFFSITE, "kind": "rclone", **BY_SSH},
+    "sftp": {**OFFSITE, "kind": "sftp", "path": "/xqz", **BY_SSH},
+}
 SERVER = {"engine": "postgres", "name": "xqz", "manage": False}
 #: What has to be said within the same queue or cache: `memory` and `sync` are of a server of the site's own.
 STORE = {name: {"engine": "redis"} for name in ("memory", "sync", "engine")}
@@ -231,6 +244,8 @@ def options(path: Place, value: str) -> dict[str, Any]:
                 siblings = STORE.get(step, ELSEWHERE)
             if above == ("static", "push"):
                 siblings = PUSH["rsync" if step in PUSH["rsync"] or step == "user" else "s3"]
+            if above == ("backup", "offsite"):
+                siblings = STORES["rclone" if step in (*BY_SSH, "port") else "sftp" if step == "path" else "s3"]
             built = {**siblings, step: built}
     said: dict[str, Any] = {}
     for start, more in TOGETHER.items():

@@ -11,6 +11,7 @@ from typing import Any
 from django_formula.audit import audit
 from django_formula.audit import caller as audit_caller
 from django_formula.audit.caller import Caller
+from django_formula.container import registry
 from django_formula.deploy import inputs as deploy_inputs
 from django_formula.deploy import migration
 from django_formula.deploy import takeover as deploy_takeover
@@ -30,6 +31,7 @@ from django_formula.release.releases import Release
 from django_formula.secret import secrets
 from django_formula.site.sites import Site
 from django_formula.source import commits, folder
+from django_formula.virtualenv import index
 from django_formula.worker import workers as worker_workers
 
 
@@ -305,10 +307,10 @@ class Deployment:
 
     def configuration_hash(self) -> str:
         """Return a keyed hash of all that judges a release: whether one that failed is worth a new try."""
-        password = self.secrets.registry_password
+        password = self.secrets.of(registry.PASSWORD)
         own = {"registry_password": password} if password else {}
         own["formula"] = deploy_inputs.formula()
-        configuration = {**self.site.config, "index_password": self.secrets.index_password, **own}
+        configuration = {**self.site.config, "index_password": self.secrets.of(index.PASSWORD), **own}
         return secrets.keyed_hash(secrets.record_key(self.site), configuration)
 
     def begin_to_resolve(self) -> Callable[[], str]:

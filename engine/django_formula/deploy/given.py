@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.database import served
-from django_formula.git_server import servers
+from django_formula.deploy.secret import KEPT
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
-from django_formula.push import static_files
 from django_formula.secret import references, secrets
 from django_formula.site.sites import Site
 
@@ -101,11 +100,9 @@ class Given:
         references |= {f"tls:{key}": config["tls"][key] for key in ("certificate", "key")}
         references["tls:eab:key"] = config["tls"]["eab"]["key"]
         references |= self._other_keys(site)
-        references["checks_token"] = servers.TOKEN.reference(config)
-        references["push_secret"] = static_files.reference(config)
+        references |= {kept.given: kept.reference(config) for kept in KEPT}
         references["hook_secret"] = (config.get("hook") or {}).get("secret")
-        references |= {"deploy_key": config["deploy_key"], "index_password": config["index"]["password"]}
-        references["registry_password"] = ((config.get("container") or {}).get("login") or {}).get("password")
+        references["deploy_key"] = config["deploy_key"]
         trusted = (config.get("fleet") or {}).get("trusted") or {}
         return self._values(references) | {f"trusted:{host}": self.pem(value) for host, value in trusted.items()}
 

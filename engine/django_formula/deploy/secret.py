@@ -8,14 +8,18 @@ from urllib.parse import quote
 from django_formula.container import registry
 from django_formula.git_server import servers
 from django_formula.host import file
+from django_formula.offsite import repository
 from django_formula.push import static_files
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
+from django_formula.secret.secrets import KeptSecret
 from django_formula.site.sites import Site
 from django_formula.virtualenv import index
 
+#: What the formula itself uses, and keeps for commands, which have no pillar.
+KEPT = (index.PASSWORD, registry.PASSWORD, static_files.SECRET, servers.TOKEN, *repository.SECRETS)
 #: Names of what the pillar gives for other programs than the project.
-_FOR_PROGRAMS = ("checks_token", "deploy_key", "hook_secret", "index_password", "push_secret", "registry_password")
+_FOR_PROGRAMS = ("deploy_key", "hook_secret", *(secret.given for secret in KEPT))
 #: Prefixes of names that have the rest of the name as a key: of ``tls``, and of hosts with certificates.
 _TLS, _TRUSTED = "tls:", "trusted:"
 
@@ -25,8 +29,8 @@ class Secrets:
 
     Args:
         site: the site with its effective configuration.
-        given: secrets from the pillar by name, and ``deploy_key``, ``hook_secret``, ``index_password``,
-            ``checks_token``, ``push_secret``, ``registry_password``, ``tls:<key>``, ``trusted:<host>``.
+        given: secrets from the pillar by name, and ``deploy_key``, ``hook_secret``, ``tls:<key>``, ``trusted:<host>``,
+            and those of `KEPT`.
 
     Attributes:
         given: those of the project that the pillar gives, by name.
@@ -43,17 +47,7 @@ class Secrets:
         own = {name: value for name, value in given.items() if not name.startswith((_TLS, _TRUSTED))}
         self.given = {name: value for name, value in own.items() if name not in _FOR_PROGRAMS}
         self.deploy_key, self.hook_secret = given.get("deploy_key"), given.get("hook_secret")
-        self.index_password = index.PASSWORD.value(site, given.get("index_password"))
-        self.checks_token = servers.TOKEN.value(site, given.get("checks_token"))
-        self.push_secret = static_files.SECRET.value(site, given.get("push_secret"))
-        self.registry_password = registry.PASSWORD.value(site, given.get("registry_password"))
-        #: What commands without a pillar need: its key in the pillar, what it is, its file, its value.
-        self._kept = (
-            ("index", "password", index.PASSWORD, self.index_password),
-            ("registry", "password", registry.PASSWORD, self.registry_password),
-            ("push", "secret", static_files.SECRET, self.push_secret),
-            ("checks", "token", servers.TOKEN, self.checks_token),
-        )
+        self._kept = {secret: secret.value(site, given.get(secret.given)) for secret in KEPT}
         self.by_name: dict[str, str] = {}
         self.lapsed: list[str] = []
         #: The files of secrets that were replaced for the new release: path → content before.
@@ -68,16 +62,18 @@ class Secrets:
         """
         self.by_name = secrets.values(self._site, self.given)
 
+    def of(self, secret: KeptSecret) -> str | None:
+        """Return one of `KEPT`: the pillar's, else the one that the last apply kept; None where the pillar has none."""
+        return self._kept[secret]
+
     def unkept(self) -> dict[str, str]:
-        """Return what `keep` would change, by the key in the pillar."""
-        changed = [
-            (key, noun, value) for key, noun, secret, value in self._kept if not secret.is_kept(self._site, value)
-        ]
-        return {key: f"{noun} kept" if value else f"{noun} removed" for key, noun, value in changed}
+        """Return what `keep` would change, by the key in the pillar and what it is."""
+        changed = {secret: value for secret, value in self._kept.items() if not secret.is_kept(self._site, value)}
+        return {secret.given.replace("_", " "): "kept" if value else "removed" for secret, value in changed.items()}
 
     def keep(self) -> None:
         """Keep what commands need that have no pillar."""
-        for _key, _noun, secret, value in self._kept:
+        for secret, value in self._kept.items():
             secret.keep(self._site, value)
 
     def add(self, name: str, value: str) -> None:
@@ -87,8 +83,7 @@ class Secrets:
     def masked(self) -> list[str]:
         """Return the texts that no output may contain, as they are and URL-encoded."""
         keys = [value for name, value in self.tls.items() if name != "certificate"]
-        programs = [value for _key, _noun, _secret, value in self._kept]
-        given = filter(None, [*self.given.values(), self.deploy_key, self.hook_secret, *programs, *keys])
+        given = filter(None, [*self.given.values(), self.deploy_key, self.hook_secret, *self._kept.values(), *keys])
         with contextlib.suppress(OSError):  # no file can be opened any more: those read before are still known
             self._fallbacks = secrets.fallbacks(self._site)
         known = list(dict.fromkeys([*self.by_name.values(), *given, *self._fallbacks]))

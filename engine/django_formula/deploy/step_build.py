@@ -28,7 +28,7 @@ from django_formula.untrusted import delegate
 from django_formula.untrusted.foreign import GROUP, Foreign
 from django_formula.untrusted.text import Log
 from django_formula.virtualenv import image as virtualenv_image
-from django_formula.virtualenv import interpreter, relaxed_pins, uv, virtualenvs
+from django_formula.virtualenv import index, interpreter, relaxed_pins, uv, virtualenvs
 from django_formula.virtualenv import packages as virtualenv_packages
 from django_formula.virtualenv import requirements as virtualenv_requirements
 
@@ -113,7 +113,7 @@ def virtualenv(deployment: Deployment) -> Iterator[Changes]:
             changes["virtualenv"] = f"{key}, from an image ({where})"
         else:
             log.info("%s: installing %s", site.name, ", ".join(requirements.files) or "packages")
-            password, folder = deployment.secrets.index_password, release.facts["folder"]
+            password, folder = deployment.secrets.of(index.PASSWORD), release.facts["folder"]
             files = [path for path in requirements.contents if not path.endswith("/")]
             day = functools.partial(source_commits.last_change, site, deployment.findings.commit, files)
             added = virtualenvs.build(site, tree, requirements.files, key, password, folder, day)

@@ -14,6 +14,7 @@ from django_formula.host import file, users
 from django_formula.host import folders as host_folders
 from django_formula.host.commands import DeploymentError
 from django_formula.host.folders import Folder
+from django_formula.offsite import rebuild
 from django_formula.proxy import listener, ports, site_files
 from django_formula.push import static_files
 from django_formula.release import claim, workers
@@ -136,7 +137,7 @@ def _look(deployment: Deployment) -> _Pending:
         changes["registered"] = str(site.root)
     if keys := mirror.unprepared(site, deployment.secrets.deploy_key):
         changes["mirror"] = keys
-    changes |= deployment.secrets.unkept()
+    changes |= deployment.secrets.unkept() | rebuild.pending(site)
     if os.path.lexists(static_files.keys(site)) and not deployment.lock.holder():
         changes[str(static_files.keys(site))] = "removed: a push was interrupted"
     changes |= {str(path): "kept" for path in _untrusted(deployment)} | served.gone(site)
@@ -193,6 +194,7 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
         site.keep_templates(templates)
     mirror.prepare(site, deployment.secrets.deploy_key)
     deployment.secrets.keep()
+    rebuild.prepare(site)
     registry.clear(site)
     for path, text in _untrusted(deployment).items():
         file.write(path, text)

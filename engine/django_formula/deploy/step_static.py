@@ -173,7 +173,7 @@ def push(deployment: Deployment) -> Iterator[Changes]:
         former = deployment.live.path / "static" if deployment.live else None
         release_static.compress(release.path / "static", former)
     log.info("%s: pushing static files to %s", site.name, static_files.place(site))
-    sent = static_files.send(site, release.path / "static", names, deployment.secrets.push_secret)
+    sent = static_files.send(site, release.path / "static", names, deployment.secrets.of(static_files.SECRET))
     release.update(pushed={"files": len(names), "sent": len(sent)})
     changes["pushed"] = f"{len(sent)} of {len(names)} files to {static_files.place(site)}"
 
@@ -197,7 +197,7 @@ def prune_pushed(deployment: Deployment) -> None:
     kept = [one for one in releases.releases(site) if one.record.get("state") in ("good", "held")]
     folders = [(one.path / "static", one.facts.get("static_storage", {})) for one in kept]
     try:
-        count = static_files.prune(site, folders, deployment.secrets.push_secret)
+        count = static_files.prune(site, folders, deployment.secrets.of(static_files.SECRET))
     except (DeploymentError, OSError) as error:
         deployment.warn([f"static files of deleted releases stay at {static_files.place(site)}: {error}"])
         return

@@ -11,6 +11,8 @@ from django_formula.host import proc
 ROOT = (0, 0)
 #: The system user of what pushes static files elsewhere; no site can have a name with an underscore.
 PUSHER = "_django-push"
+#: The one of what copies backups elsewhere.
+COPIER = "_django-offsite"
 #: Of system users, as journald and logind tell them from people; images and packages seldom have these.
 _UIDS = range(899, 299, -1)
 

@@ -196,6 +196,10 @@ def _of_data(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
         "django_backup_newest_timestamp_seconds", "When the newest backup was made.",
         (({"site": name}, clock.seconds(row.get("backup") or "") or None) for name, row in rows.items()),
     )  # fmt: skip
+    yield gauge(
+        "django_offsite_copy_newest_timestamp_seconds", "When the backup was made of the newest copy elsewhere.",
+        (({"site": name}, clock.seconds((row.get("offsite") or "")[:20]) or None) for name, row in rows.items()),
+    )  # fmt: skip
     yield gauge("django_certificate_expiry_timestamp_seconds", "When the certificate of a domain ends.", _ends(rows))
 
 

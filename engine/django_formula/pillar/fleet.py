@@ -176,6 +176,7 @@ def settle_hosts(site: Site) -> None:
         return
     if host not in hosts_with(site, "app")[:1]:
         site["backup"]["schedule"] = None
+        site["backup"].pop("offsite", None)
     _leave_work(site)
     if "app" not in parts:
         _leave_visitors(site)

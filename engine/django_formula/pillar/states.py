@@ -105,19 +105,24 @@ def _host(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], An
         states["Memcached is installed"] = _state(
             "django.quiet_packages", _require(PACKAGES), pkgs=[named["memcached"]], service="memcached"
         )
+    shell = django["platform"]["shell"]
     if any("push" in site["static"] for site in sites):
-        states["The user that pushes static files exists"] = _state(
-            "user.present",
-            name="_django-push",
-            fullname="Pushes the static files of Django sites",
-            system=True,
-            createhome=False,
-            home="/nonexistent",
-            shell=django["platform"]["shell"],  # nosec B604
+        states["The user that pushes static files exists"] = _user(
+            "_django-push", "Pushes the static files of Django sites", shell
+        )
+    if any("offsite" in site["backup"] for site in sites):
+        states["The user that copies backups exists"] = _user(
+            "_django-offsite", "Copies the backups of Django sites elsewhere", shell
         )
     index = next((site["index"] for site in sites if site["index"].get("url")), None)
     states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
     return {"include": ["django.place"]} | states | _pythons(django, table)
+
+
+def _user(name: str, title: str, shell: str) -> dict[str, Any]:
+    """Return the state of a system user of a program of the formula's."""
+    more = {"system": True, "createhome": False, "home": "/nonexistent", "shell": shell}
+    return _state("user.present", name=name, fullname=title, **more)
 
 
 def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, has_systemd: bool) -> Iterator[str]:
@@ -125,6 +130,8 @@ def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, ha
     yield from site["packages"]
     if "mount" in site["media"]:
         yield from named["mount"].get(site["media"]["mount"]["type"], [])
+    if "offsite" in site["backup"]:
+        yield from named["offsite"]
     if site["static"].get("push", {}).get("kind") == "rsync":
         yield named["rsync"]
     if site["tls"]["kind"] != "none":
@@ -336,6 +343,7 @@ def _templates(site: Site, of_kinds: Iterable[str]) -> Iterator[str]:
         yield f"{FILES}listen.{name}"
     has_certificates, has_schedules = site["tls"]["kind"] != "none", "schedules" in site
     timers = {"backup": site["backup"]["schedule"], "tls": has_certificates, "schedule": has_schedules}
+    timers["offsite"] = "offsite" in site["backup"]
     for name in (name for name, is_used in timers.items() if is_used):
         yield from (f"{FILES}{name}.service", f"{FILES}{name}.timer")
     if "email" in site:

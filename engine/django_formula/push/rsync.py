@@ -4,21 +4,20 @@ rsync and ssh run as `host.users.PUSHER`. Root writes the private key and the kn
 this user can read, and removes it when they have ended.
 """
 
-import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from django_formula.host import commands, file, folders
+from django_formula.host import commands, folders, ssh
 from django_formula.host.commands import DeploymentError, seconds
 from django_formula.host.folders import Folder
 from django_formula.host.users import PUSHER
 from django_formula.push import static_files
 from django_formula.site.sites import Site
 
-#: Tries, and seconds for a connection and without data.
-_TRIES, _CONNECT, _SILENCE = 3, 15, 60
+#: Tries, and seconds without data.
+_TRIES, _SILENCE = 3, 60
 #: Errors of ssh and rsync → what to do.
 _HINTS = (
     ("REMOTE HOST IDENTIFICATION HAS CHANGED", "find out why the host key changed, then correct {at}:known_hosts"),
@@ -70,14 +69,17 @@ def _rsync(site: Site, options: list[str], folder: Path | None, names: list[str]
     """Run rsync with a list of names, again where the connection fails; return what it prints."""
     push = site.config["static"]["push"]
     until = time.monotonic() + seconds(push["timeout"])
-    with _ssh(site, secret) as (keys, ssh):
+    keys = static_files.keys(site)
+    static_files.remove_keys(site)
+    with ssh.login(keys, PUSHER, key=secret, known_hosts=push["known_hosts"], port=push["port"]) as command:
+        folders.make(Folder(keys / "empty", "root", PUSHER, 0o750))
         host = f"[{push['host']}]" if ":" in push["host"] else push["host"]
         target = f"{push['user']}@{host}:{push['path']}/"
         if not folder:
             for parent in {(keys / "empty" / name).parent for name in names}:
                 parent.mkdir(parents=True, exist_ok=True)
         argv = ["rsync", *options, "--from0", "--files-from=-", "--8-bit-output", f"--timeout={_SILENCE}"]
-        argv += [f"--rsh={' '.join(ssh)}"]
+        argv += [f"--rsh={' '.join(command)}"]
         for attempt in range(_TRIES):
             try:
                 return commands.run(
@@ -93,36 +95,6 @@ def _rsync(site: Site, options: list[str], folder: Path | None, names: list[str]
                     raise
                 time.sleep(2**attempt)
     raise AssertionError("unreachable")
-
-
-@contextlib.contextmanager
-def _ssh(site: Site, secret: str) -> Iterator[tuple[Path, list[str]]]:
-    """Yield the folder with the key, which is removed at the end, and the command of ssh."""
-    push = site.config["static"]["push"]
-    keys = static_files.keys(site)
-    static_files.remove_keys(site)
-    folders.make(Folder(keys, "root", PUSHER, 0o750))
-    folders.make(Folder(keys / "empty", "root", PUSHER, 0o750))
-    known_hosts = "".join(f"{line}\n" for line in push["known_hosts"])
-    options = {
-        "BatchMode": "yes",
-        "StrictHostKeyChecking": "yes",
-        "UserKnownHostsFile": f"{keys}/known_hosts",
-        "GlobalKnownHostsFile": "/dev/null",
-        "IdentitiesOnly": "yes",
-        "IdentityAgent": "none",
-        "PreferredAuthentications": "publickey",
-        "ConnectTimeout": _CONNECT,
-        "ServerAliveInterval": _CONNECT,
-    }
-    ssh = ["ssh", "-F", "none", "-p", str(push["port"]), "-i", f"{keys}/key"]
-    ssh += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    try:
-        for name, text in (("key", f"{secret.strip()}\n"), ("known_hosts", known_hosts)):
-            file.write(keys / name, text, mode=0o640, group=PUSHER, durable=False)
-        yield keys, ssh
-    finally:
-        file.remove_tree(keys)
 
 
 def _hint(site: Site, error: DeploymentError) -> str:

@@ -15,6 +15,7 @@ from django_formula.backup import backups
 from django_formula.database import databases
 from django_formula.host import archive, commands, daemons, file, template, units
 from django_formula.host.commands import DeploymentError
+from django_formula.offsite import repository
 from django_formula.process import command as process_command
 from django_formula.process import systemd
 from django_formula.release import releases as release_releases
@@ -34,12 +35,17 @@ class Task(NamedTuple):
 
     def when(self, site: Site) -> str | None:
         """Return the schedule of the task for a site, in the notation of ``OnCalendar``, or None without one."""
-        return site.config["backup"]["schedule"] if self == BACKUP else "hourly" if site.https else None
+        if self == BACKUP:
+            schedule: str | None = site.config["backup"]["schedule"]
+            return schedule
+        is_used = site.https if self == RENEWAL else repository.configured(site.config)
+        return "hourly" if is_used else None
 
 
 BACKUP = Task("backup", "Backups", "django_formula.backup.program")
+OFFSITE = Task("offsite", "Copies of the backups elsewhere", "django_formula.offsite.program")
 RENEWAL = Task("tls", "Renewal of the certificates", "django_formula.tls.renewal")
-TASKS = (BACKUP, RENEWAL)
+TASKS = (BACKUP, OFFSITE, RENEWAL)
 
 
 def stale(site: Site, templates: Mapping[str, str], task: Task = BACKUP) -> dict[str, str]:
@@ -141,7 +147,7 @@ def _files(site: Site, templates: Mapping[str, str], task: Task) -> dict[Path, b
         return {}
     program = _program(site, task)
     command = f"/usr/bin/python3 -I {program} {site.name}"
-    files = {program: archive.packed(task.module, unused(site))}
+    files = {program: archive.packed(task.module, frozenset() if task == OFFSITE else unused(site))}
     if daemons.has_systemd():
         variables: dict[str, Any] = {"site": site.config, "command": command, "schedule": schedule}
         variables |= {"local": databases.are_local(site), "at_home": is_at_home(site)}
@@ -149,10 +155,11 @@ def _files(site: Site, templates: Mapping[str, str], task: Task) -> dict[Path, b
             url = f"salt://django/files/{task.name}{path.suffix}"
             files[path] = template.render(templates, url, **variables).encode()
         return files
-    if task == BACKUP:
-        _refuse_without_cron(site)
-    elif not has_cron():
-        return {}  # each apply renews due certificates
+    if task == RENEWAL:
+        if not has_cron():
+            return {}  # each apply renews due certificates
+    else:
+        _refuse_without_cron(site, task, schedule)
     when = _CRON[schedule] if task == BACKUP else f"{sum(site.name.encode()) % 60} * * * *"
     files[_cron(site, task)] = f"# {task.title} of the Django site {site.name}\n{when} root {command}\n".encode()
     return files
@@ -187,17 +194,15 @@ def is_at_home(site: Site) -> bool:
     return any(f'"{folder}/' in paths or f":{folder}/" in paths for folder in ("/home", "/root", "/run/user"))
 
 
-def _refuse_without_cron(site: Site) -> None:
-    at = f"{site.at}:backup:schedule"
-    schedule = site.config["backup"]["schedule"]
+def _refuse_without_cron(site: Site, task: Task, schedule: str) -> None:
+    at, verb = f"{site.at}:backup:{'schedule' if task == BACKUP else task.name}", f"django.{task.name} {site.name}"
     if schedule not in _CRON:
         raise DeploymentError(
             f"{schedule} is a time in systemd's notation, and this host has cron",
-            hint=f"set {at} to {', '.join(_CRON)}, or run salt-call django.backup {site.name} from a crontab",
+            hint=f"set {at} to {', '.join(_CRON)}, or run salt-call {verb} from a crontab",
         )
     if not has_cron():
         raise DeploymentError(
-            "this host has neither systemd nor cron to run scheduled backups",
-            hint=f"remove {at}, and run django.backup {site.name} from elsewhere; "
-            f"or install and start cron: {site.at}:packages: [cron]",
+            f"this host has neither systemd nor cron to run {task.title.lower()}",
+            hint=f"remove {at}, and run {verb} from elsewhere; or install and start cron: {site.at}:packages: [cron]",
         )

@@ -275,9 +275,18 @@ class KeptSecret(NamedTuple):
     name: str
     reference: Callable[[Mapping[str, Any]], Any]
 
+    @property
+    def given(self) -> str:
+        """Return its name among the secrets that an apply gives: its key in the pillar, and what it is."""
+        return self.name[1:]
+
     def path(self, site: Site) -> Path:
         """Return its file."""
         return site.secrets / self.name
+
+    def kept(self, site: Site) -> str:
+        """Return the one that the last apply kept; an empty text where it kept none."""
+        return file.read_text(self.path(site)) or ""
 
     def value(self, site: Site, given: str | None) -> str | None:
         """Return the secret: the pillar's, else the one that the last apply kept; None where the pillar has none."""

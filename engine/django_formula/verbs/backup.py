@@ -1,5 +1,6 @@
-"""The verbs of backups: make one, restore one, and try whether the newest can be restored."""
+"""The verbs of backups: make one, restore one, try whether the newest can be restored; and of the copies elsewhere."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django_formula.backup import backups
@@ -7,6 +8,8 @@ from django_formula.backup import restore as backup_restore
 from django_formula.deploy import steps
 from django_formula.deploy.deployment import Deployment
 from django_formula.host.commands import DeploymentError
+from django_formula.offsite import copies, fetching, program, repository
+from django_formula.offsite import rebuild as offsite_rebuild
 from django_formula.release import claim, disk
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
@@ -35,12 +38,14 @@ def restore(
     queue: bool = False,
     migrate: bool = False,
     rollback: bool = False,
+    offsite: bool = False,
     asked_by: str = "django.restore",
 ) -> dict[str, Any]:
     """Restore a backup instead of a site's data, which is kept under another name.
 
     Args:
         rollback: activate the release that the backup was made under, too.
+        offsite: fetch the backup from the copies elsewhere.
 
     Raises:
         DeploymentError: it does not fit, or cannot be restored; the data stays unchanged then.
@@ -48,6 +53,8 @@ def restore(
     site = sites.find(name)
     if rollback:
         claim.refuse_alone(site, "rollback")
+    if offsite:
+        which = fetch(site, which, media=media)
     deployment = Deployment(site, {}, site.kept_templates(), asked_by=asked_by)
     with deployment.step("restore"):
         deployment.take_lock(look_again=True)
@@ -81,11 +88,112 @@ def _made_under(site: sites.Site, which: str | None, live: Release) -> Release |
     return release
 
 
-def restore_drill(name: str) -> dict[str, Any]:
+def restore_drill(name: str, *, offsite: bool = False) -> dict[str, Any]:
     """Load the newest backup into temporary databases, and check that the active release works with it.
+
+    Args:
+        offsite: fetch the newest copy elsewhere, and load that.
 
     Raises:
         DeploymentError: there is no active release, no backup, or it is not usable.
     """
     site = sites.find(name)
-    return backup_restore.drill(site, _live(site), secrets.known(site))
+    if not offsite:
+        return backup_restore.drill(site, _live(site), secrets.known(site))
+    _work(site, [program.DRILL])
+    return {"result": copies.read_state(site)["drill"]}
+
+
+def offsite(name: str, *, forget: bool = False) -> dict[str, str]:
+    """Copy the newest backup of a site elsewhere, check what is there, and return what `status` has of it.
+
+    Args:
+        forget: no longer expect the copies that are not there any more.
+
+    Raises:
+        DeploymentError: the pillar has no store, or it cannot be reached, or refuses it.
+    """
+    site = sites.find(name)
+    if forget:
+        with copies.lock(site, "django.offsite").held(), repository.opened(site) as store:
+            copies.forget_missing(store)
+    _work(site, [program.COPY, program.CHECK])
+    return copies.status(site)
+
+
+def copied(name: str) -> list[dict[str, Any]]:
+    """Return the copies of a site elsewhere, the newest first: a row for each.
+
+    Raises:
+        DeploymentError: as `offsite`.
+    """
+    with repository.opened(sites.find(name)) as store:
+        return copies.overview(store)
+
+
+def fetch(site: sites.Site, which: str | None, *, media: bool) -> str:
+    """Fetch a copy into the folder of backups, where it is a backup as others are; return its name.
+
+    Args:
+        which: its name; None for the newest.
+        media: fetch its uploads too.
+
+    Raises:
+        DeploymentError: there is no such copy, it is damaged, or there is not enough room.
+    """
+    with copies.lock(site, "django.restore").held(), repository.opened(site) as store:
+        copy = copies.find(store, which)
+        with backups.lock(site, "fetching a copy").held():
+            fetching.fetch(store, copy, site.backups)
+            if media:
+                fetching.fetch_uploads(store, copy, site.backups)
+    return str(copy["backup"])
+
+
+def rebuild(identity: str, apply: Callable[[], Any], *, queue: bool, asked_by: str) -> dict[str, Any]:
+    """Make the sites of a bare host of their copies elsewhere: secrets, an apply, then databases and uploads.
+
+    Sites that have a release on this host stay as they are.
+
+    Args:
+        identity: the file of the recovery key.
+        apply: applies the formula, and returns what Salt does of it.
+        queue: restore the queues too; tasks that have run since the backup run again.
+
+    Returns:
+        What was restored of each site.
+
+    Raises:
+        DeploymentError: there is no copy, or the key does not open it; or an apply or a restore has failed.
+    """
+    with offsite_rebuild.requested(identity):
+        result = apply()
+        fetched = offsite_rebuild.fetched()
+    states = result.values() if isinstance(result, dict) else ()
+    comments = [one["comment"] for one in states if one["result"] is False]
+    if comments or not isinstance(result, dict):
+        raise DeploymentError(
+            "the apply has failed, and no data was restored",
+            details=[str(line) for line in (comments or result)][:20],
+            hint="correct the pillar, and run django.rebuild again: what was fetched is not fetched again",
+        )
+    if not fetched:
+        raise DeploymentError(
+            "each site of this host has a release already, or no store in backup:offsite",
+            hint="to restore the data of one: salt-call django.restore SITE offsite=True",
+        )
+    options = {"migrate": True, "asked_by": asked_by}
+    return {name: _restored(name, which, queue=queue, **options) for name, which in fetched.items()}
+
+
+def _restored(name: str, which: str, *, queue: bool, **options: Any) -> dict[str, Any]:
+    kinds = {one["engine"] for one in backups.find(sites.find(name), which)}
+    has_queue = queue and backups.QUEUE in kinds
+    answer = restore(name, which, media="media" in kinds, queue=has_queue, **options)
+    return {key: answer[key] for key in ("release", "restored", "rows")}
+
+
+def _work(site: sites.Site, tasks: list[str]) -> None:
+    failures = program.work(site, _live(site), tasks, secrets.known(site))
+    if failures:
+        raise failures[0]

@@ -141,6 +141,11 @@ def backups(rows: Sequence[Row]) -> list[str] | str:
     return _listing(rows, ("backup", "age", "size"), ("why", "release", "rows", "verified"))
 
 
+def copies(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``django.backups`` of the copies elsewhere."""
+    return _listing(rows, ("backup", "age"), ("parts",))
+
+
 def _with_command(site: str, found: Problem) -> str:
     """Return a problem, and below it the command that cures it, in one line however long it is."""
     text = _wrapped(f"{site}: {found.text}", "")

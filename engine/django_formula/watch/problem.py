@@ -15,6 +15,8 @@ _SILENT = re.compile(r"^(\S+) does not answer$")
 _QUEUE = re.compile(r"\bqueue \d[^;,]*(?:, (\d+) tasks wait)?")
 #: A request of a commit in the row's key `release_requests`.
 _REQUEST = re.compile(r"^([0-9a-f]{12}) by .* (?:failed|is not worked off)\b")
+#: What fails of the copies elsewhere, in the row's key `offsite`.
+_BAD_COPY = re.compile(r"^(copy|check|drill) (?:fails since|is missing)\b")
 _BAD_RUN = re.compile(r"^(\S+) (?:failed|interrupted)\b")
 #: A socket of systemd in the row's key `entrance`.
 _CLOSED = re.compile(r"^(\S+\.socket) does not listen$")
@@ -118,6 +120,9 @@ def _of_data(row: Mapping[str, Any]) -> list[Problem]:
     if " s: failed" in (row.get("restore_drill") or ""):
         text = f"restore drill: {row['restore_drill']}"
         found.append(Problem("drill", text, _verb("restore_drill", site), "restore_drill"))
+    if bad := _matching(_BAD_COPY, row.get("offsite"), "; "):
+        kind = "drill" if [*bad] == ["drill"] else "backup"
+        found.append(Problem(kind, f"elsewhere: {'; '.join(bad.values())}", _verb("offsite", site), "offsite"))
     return found
 
 

@@ -102,20 +102,24 @@ def test_environment_of_pip(monkeypatch, index, host, expected):
 def test_index_password_is_kept_for_commands_and_masked(world):
     world.options = {"index": {"url": URL, "user": "deploy", "password": PASSWORD}}
     world.given = {"index_password": PASSWORD}
-    assert "index" in world.apply()["site"]
+    assert "index password" in world.apply()["site"]
     file = world.site.secrets / ".index_password"
     assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == (PASSWORD, 0o600)
     assert world.apply() == {}
     command = world.deployment()
     world.given = {}
-    assert command.secrets.index_password == world.deployment().secrets.index_password == PASSWORD
+    assert (
+        command.secrets.of(virtualenv_index.PASSWORD)
+        == world.deployment().secrets.of(virtualenv_index.PASSWORD)
+        == PASSWORD
+    )
     assert PASSWORD in command.secrets.masked()
 
     world.given = {"index_password": "another"}
-    assert world.apply() == {"site": {"index": "password kept"}} and file.read_text() == "another"
+    assert world.apply() == {"site": {"index password": "kept"}} and file.read_text() == "another"
     world.options, world.given = {}, {}
-    assert world.apply()["site"]["index"] == "password removed" and not file.exists()
-    assert world.deployment().secrets.index_password is None
+    assert world.apply()["site"]["index password"] == "removed" and not file.exists()
+    assert world.deployment().secrets.of(virtualenv_index.PASSWORD) is None
 
 
 def test_failed_build_is_tried_again_when_the_index_password_changes(world, monkeypatch):

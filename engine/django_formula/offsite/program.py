@@ -1,0 +1,123 @@
+"""What is due of a site's copies elsewhere, and the program of its timer: it requires neither Salt nor a master."""
+
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from django_formula.backup import backups, loading
+from django_formula.host import clock, file
+from django_formula.host.commands import DeploymentError
+from django_formula.offsite import copies, fetching, repository, sending
+from django_formula.offsite.repository import Repository
+from django_formula.release import releases
+from django_formula.release.releases import Release
+from django_formula.secret import secrets as secret_secrets
+from django_formula.site import sites
+from django_formula.site.sites import Site
+from django_formula.untrusted.text import tell
+
+_DAY = 86400.0
+#: Seconds between two drills, and between two checks of what the store has.
+_DRILL = {"daily": _DAY, "weekly": 7 * _DAY, "monthly": 30 * _DAY, "never": float("inf")}
+#: Seconds by which the timer may be early, and between two tries of what has failed.
+_EARLY, _AGAIN = 1800.0, _DAY
+#: The share of all data that a drill reads besides its copy.
+_SLICE = "5%"
+COPY, CHECK, DRILL = "copy", "check", "drill"
+
+
+def main(name: str) -> int:
+    """Do what is due for a site as last applied, and return the exit code."""
+    try:
+        site = sites.find(name)
+        live = releases.linked(site, site.current)
+        if not live:
+            tell(f"{name} has no active release yet")
+            return 0
+        known = list(secret_secrets.values(site, {}).values())
+        failures = work(site, live, due(site), known)
+    except (DeploymentError, OSError) as error:
+        tell(error, is_error=True)
+        return 1
+    for failure in failures:
+        tell(failure, is_error=True)
+    return 1 if failures else 0
+
+
+def due(site: Site) -> list[str]:
+    """Return what is due: `CHECK` each day, `COPY` of a new backup, `DRILL` as the pillar has it."""
+    state, newest = copies.read_state(site), copies.newest_backup(site)
+    tasks = [CHECK] if state["copies"] and _is_due(state, CHECK, _DAY) else []
+    tasks += [COPY] if newest and newest[0]["backup"] != state["copied"] else []
+    has_one = state["copies"] or COPY in tasks
+    return tasks + ([DRILL] if has_one and _is_due(state, DRILL, _DRILL[_options(site)["drill"]]) else [])
+
+
+def _is_due(state: dict[str, Any], task: str, period: float) -> bool:
+    done, tried = (clock.seconds(state[which].get(task, "")) for which in ("done", "tried"))
+    now = time.time() + _EARLY
+    return now >= done + period and (task not in state["failed"] or now >= tried + _AGAIN)
+
+
+def work(site: Site, release: Release, tasks: Collection[str], secrets: list[str]) -> list[DeploymentError]:
+    """Do tasks of the copies, each although another fails; what fails is remembered. Return the failures.
+
+    Args:
+        release: the active one.
+        tasks: of `CHECK`, `COPY` and `DRILL`, which are done in this order: a copy does not hide that one is gone.
+        secrets: texts that no output may show.
+
+    Raises:
+        DeploymentError: another program works on the copies, or no apply has kept what opens them.
+    """
+    failures: list[DeploymentError] = []
+    if not tasks:
+        return failures
+    acts: dict[str, Callable[[Repository, dict[str, Any]], object]] = {
+        CHECK: lambda store, state: copies.check(store, state, _options(site)["keep"]),
+        COPY: lambda store, state: sending.send(site, store, state),
+        DRILL: lambda store, state: drill(release, store, state, secrets),
+    }
+    with copies.lock(site, "copies elsewhere").held(), repository.opened(site) as store:
+        state = copies.read_state(site)
+        for task in (task for task in acts if task in tasks and (task != CHECK or state["copies"])):
+            state["tried"][task] = clock.now()
+            try:
+                acts[task](store, state)
+            except (DeploymentError, OSError) as error:
+                failure = error if isinstance(error, DeploymentError) else DeploymentError(f"{task}: {error}")
+                since = state["failed"].get(task, {}).get("since", clock.now())
+                state["failed"][task] = {"since": since, "cause": failure.message.splitlines()[0]}
+                failures.append(failure)
+            else:
+                state["done"][task] = clock.now()
+                state["failed"].pop(task, None)
+            copies.write_state(site, state)
+    return failures
+
+
+def _options(site: Site) -> dict[str, Any]:
+    return repository.configured(site.config) or {}
+
+
+def drill(release: Release, store: Repository, state: dict[str, Any], secrets: list[str]) -> None:
+    """Fetch the newest copy as a new host would, compare each part, and load its databases next to the present ones.
+
+    Raises:
+        DeploymentError: it could not be restored.
+    """
+    site, began = release.site, time.monotonic()
+    folder = site.backups / "drill"
+    copies.check(store, state, _options(site)["keep"], data=_SLICE)
+    copy = copies.find(store, None)
+    file.remove_tree(folder)  # of one that was killed
+    folder.mkdir(mode=0o700)
+    try:
+        fetched = fetching.fetch(store, copy, folder)
+        for part in {*copy["parts"]} - {copies.part_of(one["name"]) for one in fetched}:
+            fetching.fetch_part(store, copy, part, None)
+        with backups.lock(site, "drill of a copy").held():
+            rows = loading.rehearse(release, loading.loadable(site, fetched), folder, secrets)["rows"]
+    finally:
+        file.remove_tree(folder)
+    state["drill"] = f"{clock.now()}, {time.monotonic() - began:.0f} s: good, {sum(rows.values())} rows"

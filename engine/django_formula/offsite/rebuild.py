@@ -1,0 +1,91 @@
+"""A host made anew of copies elsewhere: what an apply fetches before it makes the sites, where that was asked for.
+
+The secrets have to be there before an apply generates others, and the dumps before a database is filled otherwise. So
+the request of `django.rebuild` is a file, which the step `site` reads of each site that has no release yet.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from django_formula.backup import backups
+from django_formula.host import file
+from django_formula.host.commands import DeploymentError
+from django_formula.offsite import copies, fetching, repository, sealed
+from django_formula.site.sites import Site
+
+#: The request: the file of the recovery key, and of each site that was fetched the name of its copy.
+REQUEST = Path("/run/django-formula-rebuild.json")
+_SHAPE = {"identity": str, "fetched": {str: str}}
+
+
+@contextmanager
+def requested(identity: str) -> Iterator[None]:
+    """Have applies in the block fetch the copies of sites that have no release.
+
+    Args:
+        identity: the file of the recovery key.
+
+    Raises:
+        DeploymentError: there is no such file.
+    """
+    path = Path(identity)
+    if not path.is_absolute() or not path.is_file():
+        hint = (
+            "copy the file that age-keygen wrote to this host, such as to /root/recovery.txt, and give its whole path"
+        )
+        raise DeploymentError(f"there is no recovery key in {identity}", hint=hint)
+    file.write_json(REQUEST, {"identity": identity, "fetched": {}}, mode=0o600)
+    try:
+        yield
+    finally:
+        REQUEST.unlink(missing_ok=True)
+
+
+def fetched() -> dict[str, str]:
+    """Return the sites whose copies were fetched, and the name of each copy."""
+    return dict((_request() or {"fetched": {}})["fetched"])
+
+
+def pending(site: Site) -> dict[str, str]:
+    """Return what `prepare` would do."""
+    request = _request()
+    is_meant = request and repository.configured(site.config) and not os.path.lexists(site.current)
+    return {"copy": "fetched from elsewhere"} if is_meant else {}
+
+
+def prepare(site: Site) -> None:
+    """Fetch the newest copy of a site and open its secrets, where it is to be made of them.
+
+    Raises:
+        DeploymentError: there is no copy, it is damaged, or the recovery key does not open it.
+    """
+    request = _request()
+    if not request or not pending(site):
+        return
+    with copies.lock(site, "django.rebuild").held(), repository.opened(site) as store:
+        copy = copies.find(store, None)
+        with backups.lock(site, "django.rebuild").held():
+            if sealed.NAME in copy["parts"]:
+                _open_secrets(site, store, copy, Path(request["identity"]))
+            fetching.fetch(store, copy, site.backups)
+            if copies.UPLOADS in copy["parts"]:
+                fetching.fetch_uploads(store, copy, site.backups)
+    request["fetched"][site.name] = copy["backup"]
+    file.write_json(REQUEST, request, mode=0o600)
+
+
+def _open_secrets(site: Site, store: repository.Repository, copy: copies.Copy, identity: Path) -> None:
+    path = site.backups / sealed.NAME
+    path.unlink(missing_ok=True)
+    try:
+        fetching.fetch_part(store, copy, sealed.NAME, path)
+        sealed.restore(site, sealed.opened(path, identity))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _request() -> dict[str, Any] | None:
+    return file.read_json(REQUEST, _SHAPE)
