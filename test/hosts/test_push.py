@@ -251,14 +251,24 @@ def test_hostile_repository_runs_nothing_and_root_opens_no_file_of_it(blog: Push
     assert blog.get().status_code == 200
 
 
-def test_bomb_is_refused_quickly(blog: Pushed) -> None:
-    blog.at("head -c 1500000000 /dev/zero >zeros && git add zeros && git commit -qm bomb", timeout=300)
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ([1_500_000_000], "unpacks to more than releases:size (1024 MB)"),  # before git has unpacked any of it
+        full([1_000_000] * 1500, "unpacks to more than releases:size (1024 MB)"),
+        full([550_000_000] * 2, "more than 1024 MB, which releases:size allows"),  # of one commit
+    ],
+)
+def test_bomb_is_refused_quickly(blog: Pushed, sizes: list[int], said: str) -> None:
+    parts = "; ".join(f"(echo {number}; head -c {size} /dev/zero) >zeros{number}" for number, size in enumerate(sizes))
+    blog.at(f"{parts}; git add . && git commit -qm bomb", timeout=300)
     began = time.monotonic()
     done = blog.at("git push live main", check=False, timeout=300)
     took = time.monotonic() - began
-    print(f"bomb of 1.5 GB: {took:.1f} s")
-    assert done.returncode == 1 and "more than 1024 MB, which releases:size allows" in done.stderr, done
-    assert blog.host.run(["du", "-sm", f"{blog.root}/releases"]).stdout.split()[0] < "500"
+    print(f"bomb of {len(sizes)} files: {took:.1f} s\n{done.stderr}")
+    assert done.returncode == 1 and said in done.stderr, done
+    assert int(blog.host.run(["du", "-sm", f"{blog.root}/releases"]).stdout.split()[0]) < 500
+    assert "incoming" not in blog.host.run(["ls", f"{blog.root}/push.git/objects"]).stdout
     blog.at("git reset -q --hard HEAD~1 && git reflog expire --expire=now --all && git gc -q --prune=now")
 
 

@@ -13,11 +13,12 @@ import resource
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from django_formula.request import ask
+from django_formula.request import ask, pack
 from django_formula.untrusted.text import shown, tell
 
 HOME = Path("/var/lib/django-formula/push")
@@ -45,6 +46,8 @@ _OPTIONS = {
     "pack.deltaCacheSize": "16m",
 }
 _MEMORY, _CPU, _PROCESSES = 1 << 31, 600, 128
+#: Bytes of a push that are judged at a time.
+_CHUNK = 1 << 16
 _NONE = "0" * 40
 #: The most characters of a cause on the line of git that rejects a branch.
 _CAUSE = 200
@@ -101,7 +104,25 @@ def _ssh(site: str, name: str) -> int:
         resource.setrlimit(limit, (value, value))
     os.umask(0o077)
     os.chdir("/")
-    return os.execve("/usr/bin/git", ["git", *words, found, config["repository"]], environment)  # noqa: S606 # nosec B606
+    argv = ["/usr/bin/git", *words, found, config["repository"]]
+    if found == "receive-pack":
+        return _receive(argv, environment, config["files_size"])
+    return os.execve(argv[0], argv, environment)  # noqa: S606 # nosec B606
+
+
+def _receive(argv: list[str], environment: dict[str, str], allowed: int) -> int:
+    """Run git, which answers the client itself, on what of a push was judged; return its exit code."""
+    git = subprocess.Popen(argv, stdin=subprocess.PIPE, bufsize=0, env=environment)  # noqa: S603
+    threading.Thread(target=_relay, args=(git.stdin, allowed), daemon=True).start()
+    return git.wait()
+
+
+def _relay(git: IO[bytes], allowed: int) -> None:
+    with git, contextlib.suppress(OSError):
+        try:
+            pack.Push(lambda: os.read(0, _CHUNK), git.write, allowed).relay()
+        except pack.Refusal as refused:
+            tell(refused, is_error=True)
 
 
 # Before objects are taken in
