@@ -44,7 +44,6 @@ __virtualname__ = "django"
 # The others have Salt's own default, `nested`: `txt` would print the minion's name before each line of a pillar.
 __outputter__ = {"manage": "txt", "logs": "txt"}
 
-_FOR_PROGRAMS = ("json", "pprint", "raw", "yaml")
 #: What is said of arguments that several verbs have.
 _ARGUMENTS = {
     "site": "Name of the site.",
@@ -803,10 +802,7 @@ def _failing(answer, key):
 
 def _rows(rows, view, full):
     """Return rows as data for programs, or a view of them for people (docs/decisions/0054)."""
-    if full is None:
-        # salt-ssh calls salt-call with --metadata and --out=json, whatever its own --out is.
-        full = __opts__.get("output") in _FOR_PROGRAMS and not __opts__.get("print_metadata")
-    return rows if full else view(rows)
+    return rows if terminal.is_for_programs(__opts__, full) else view(rows)
 
 
 def _asked_by(verb):

@@ -37,6 +37,7 @@ from django_formula.fleet import store as fleet_store
 from django_formula.fleet import watch as fleet_watch
 from django_formula.host.commands import DeploymentError
 from django_formula.untrusted.text import shown_answer, tell
+from django_formula.verbs import terminal
 
 __virtualname__ = "django"
 
@@ -45,9 +46,10 @@ def __virtual__():
     return __virtualname__
 
 
-def deploy(site, revision=None, roster=False, batch="25%", exclude=(), keep_going=False):
+def deploy(site, revision=None, roster=False, batch="25%", exclude=(), keep_going=False, full=None):
     """
-    Release a site on all its hosts: as a whole, or not at all. The exit code is 1 when it was not released.
+    Release a site on all its hosts: as a whole, or not at all. The exit code is 1 when it was not released. Of several
+    sites it shows a line for each: how it ended, its commit, hosts and seconds.
 
     site
         Name of the site; or a pattern such as ``shop-*``, a tag of the pillar such as ``tag:eu``, or several with
@@ -63,6 +65,8 @@ def deploy(site, revision=None, roster=False, batch="25%", exclude=(), keep_goin
         brought them to the common release.
     keep_going
         Of several sites, release the others too when one fails.
+    full
+        Of several sites, rows for programs in place of lines for people; by default where ``--out`` is for programs.
 
     CLI Example:
 
@@ -77,7 +81,9 @@ def deploy(site, revision=None, roster=False, batch="25%", exclude=(), keep_goin
         salt-run django.deploy tag:eu keep_going=True
     """
     if {*"*?[,:"} & {*str(site)}:
-        return _answer(lambda: _several(site, keep_going, lambda name: deploy(name, revision, roster, batch, exclude)))
+        return _answer(
+            lambda: _several(site, keep_going, full, lambda name: deploy(name, revision, roster, batch, exclude))
+        )
     revision = None if revision is None else str(revision)
     with _watched(site, roster):
 
@@ -194,13 +200,15 @@ def _fail_as(answer):
         answer["retcode"] = 1
 
 
-def requests(site):
+def requests(site, full=None):
     """
     Show the requests of a site with several hosts, the newest first: those that wait or run, and the last twenty with
     their final status, each with who asked and why it has ended so.
 
     site
         Name of the site.
+    full
+        Rows for programs in place of lines for people; by default where ``--out`` is for programs.
 
     CLI Example:
 
@@ -208,7 +216,9 @@ def requests(site):
 
         salt-run django.requests blog
     """
-    return _answer(lambda: {site: fleet_requests.rows(fleet_store.Store(_folder(), site))})
+    return _answer(
+        lambda: {site: _rows(fleet_requests.rows(fleet_store.Store(_folder(), site)), terminal.requests, full)}
+    )
 
 
 def _work_requests_off(store, roster):
@@ -332,7 +342,7 @@ def doctor(site, url="", roster=False):
     return answer
 
 
-def history(site=None, count=20, full=False):
+def history(site=None, count=20, full=None):
     """
     Show the last deployments on several hosts, the newest first, those too that failed or whose runner was killed: who
     asked for what, its commit, hosts, seconds and cause.
@@ -342,7 +352,7 @@ def history(site=None, count=20, full=False):
     count
         How many at most.
     full
-        Rows for programs in place of lines for people.
+        Rows for programs in place of lines for people; by default where ``--out`` is for programs.
 
     CLI Example:
 
@@ -351,8 +361,7 @@ def history(site=None, count=20, full=False):
         salt-run django.history
         salt-run django.history blog count=5
     """
-    shown = (lambda found: found) if full else record.line_of
-    return _answer(lambda: [shown(one) for one in record.history(_folder(), site, int(count))])
+    return _answer(lambda: _rows(record.history(_folder(), site, int(count)), record.lines, full))
 
 
 def dashboard(folder, roster=False):
@@ -485,23 +494,28 @@ def _resume_requests(store, roster):
         _work_requests_off(store, roster)
 
 
-def _several(pattern, keep_going, act):
-    """Call a function for each site of a pattern, up to the first one that fails; return the answers by site."""
-    answers: dict[str, object] = {}
+def _several(pattern, keep_going, full, act):
+    """Call a function for each site of a pattern, up to the first one that fails; return a row of each."""
+    rows = []
     failed = ""
     for name in fleet_store.matching(_folder(), str(pattern)):
         if failed and not keep_going:
-            answers[name] = {"error": f"not begun, for {failed} failed before it"}
+            rows.append(record.row(name, "not begun", {"error": f"{failed} failed before it"}))
             continue
-        answers[name] = answer = act(name)
+        answer = act(name)
         error = answer.get("error", "")
         failed = name if error else failed
+        rows.append(record.row(name, "failed" if error else "released", answer))
         first = error.split("\n")[0] if error else f"{answer.get('commit', '')[:12]} is active"
         tell(f"{name}: {first}", is_error=True)
     if failed:
         __context__["retcode"] = 1
-        answers["retcode"] = 1
-    return answers
+    return {"sites": _rows(rows, terminal.deployments, full), **({"retcode": 1} if failed else {})}
+
+
+def _rows(rows, view, full):
+    """Return rows for programs, or a view of them for people (docs/decisions/0054)."""
+    return rows if terminal.is_for_programs(__opts__, full) else view(rows)
 
 
 def _names(hosts):

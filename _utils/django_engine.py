@@ -24,6 +24,7 @@ from typing import Any
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
 DIGEST = "12adaafb86385eb9"
 DIGEST = "57a28ae32ed16c16"
+DIGEST = "f378d0c9b53134b1"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -20306,7 +20307,7 @@ def _clear(home: str, folder: str) -> None:
 # import json
 # import os
 # import time
-# from collections.abc import Callable, Mapping
+# from collections.abc import Callable, Iterable, Mapping
 # from pathlib import Path
 # from typing import Any
 #
@@ -20392,8 +20393,28 @@ def _clear(home: str, folder: str) -> None:
 #     return []
 #
 #
-# def line_of(found: Mapping[str, Any]) -> str:
-#     """Return a deployment of `history` as a line for people."""
+# def row(site: str, result: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+#     """Return a deployment of one of several sites, by what its deployment answers, with every key."""
+#     counts = answer.get("requests", {})
+#     return {
+#         "site": site,
+#         "result": result,
+#         "commit": answer.get("commit", ""),
+#         "hosts": answer.get("hosts", {}),
+#         "seconds": answer.get("seconds"),
+#         "sent": counts.get("sent", 0),
+#         "failed": counts.get("failed", 0),
+#         "warnings": answer.get("warnings", {}),
+#         "error": answer.get("error", ""),
+#     }
+#
+#
+# def lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+#     """Return deployments of `history` as lines for people."""
+#     return [_line(found) for found in rows]
+#
+#
+# def _line(found: Mapping[str, Any]) -> str:
 #     asked = f" of {found['revision']}" if found["revision"] else ""
 #     commit = f" {found['commit'][:12]}" if found["commit"] else ""
 #     where = f" on {', '.join(sorted(found['hosts']))}" if found["hosts"] else ""
@@ -79254,8 +79275,23 @@ def _clear(home: str, folder: str) -> None:
 #
 # #: A map of one key as the value of a key, with no map in it: ``migrate: {backup: false}``.
 # _ONE_KEY = re.compile(r": \{([\w:-]+): ([^{},]+)\}")
+# #: Outputters of Salt that programs read.
+# _FOR_PROGRAMS = ("json", "pprint", "raw", "yaml")
 # _PARENTHESES = str.maketrans("{}", "()")
 # _ENDS = (".", "!", "?", "…")
+#
+#
+# def is_for_programs(options: Mapping[str, Any], full: bool | None) -> bool:
+#     """Return whether rows are printed for a program: see docs/decisions/0054.
+#
+#     Args:
+#         options: those of Salt.
+#         full: whether the caller wants them; None without a word of it.
+#     """
+#     if full is not None:
+#         return bool(full)
+#     # salt-ssh calls salt-call with --metadata and --out=json, whatever its own --out is.
+#     return options.get("output") in _FOR_PROGRAMS and not options.get("print_metadata")
 #
 #
 # def plain(text: str) -> str:
@@ -79329,6 +79365,23 @@ def _clear(home: str, folder: str) -> None:
 # def requests(rows: Sequence[Row]) -> list[str] | str:
 #     """Return what people see of ``django.requests``."""
 #     return _listing(rows, ("commit", "status", "age"), ("why", "by", "took", "request"))
+#
+#
+# def deployments(rows: Sequence[Row]) -> list[str] | str:
+#     """Return what people see of ``salt-run django.deploy`` of several sites."""
+#     texts = [
+#         {
+#             **row,
+#             "commit": row["commit"][:12],
+#             "seconds": "" if row["seconds"] is None else f"{row['seconds']} s",
+#             "hosts": ", ".join(row["hosts"]),
+#             "requests": f"{row['failed']} of {row['sent']} failed" if row["sent"] else "",
+#             "error": "; ".join(row["error"].splitlines()),
+#             "warnings": "; ".join(f"{host}: {text}" for host, said in row["warnings"].items() for text in said),
+#         }
+#         for row in rows
+#     ]
+#     return _listing(texts, ("site", "result", "commit", "seconds"), ("hosts", "requests", "warnings", "error"))
 #
 #
 # def workers(rows: Sequence[Row]) -> list[str] | str:

@@ -1,6 +1,7 @@
 """From a site on one host to a site on another, by their master: promotion, approvals, and sites by their tag."""
 
 import json
+import re
 import time
 from typing import Any
 
@@ -43,10 +44,16 @@ def fleet(module_hosts, tmp_path_factory) -> Promoted:
 
 
 def test_sites_of_a_tag_are_deployed(fleet):
-    answer = answer_of(fleet.salt_run("deploy", "tag:eu").check())
-    assert {*answer} == {"blog", "staging"}, answer
+    rows = answer_of(fleet.salt_run("deploy", "tag:eu").check())["sites"]
+    assert [(row["site"], row["result"], [*row["hosts"]]) for row in rows] == [
+        ("blog", "released", ["web1"]),
+        ("staging", "released", ["web2"]),
+    ]
     head = fleet.repository.git("rev-parse", "main").strip()
     assert fleet.commit_of("blog", 0) == fleet.commit_of("staging", 1) == head
+    shown = fleet.master.run(["salt-run", "--log-level=warning", "django.deploy", "b*,stag*"], timeout=600).stdout
+    assert re.search(rf"- blog     released  {head[:12]}  [0-9.]+ s\n", shown), shown
+    assert re.search(rf"- staging  released  {head[:12]}  [0-9.]+ s\n +hosts: web2", shown), shown
 
 
 def test_a_commit_is_refused_until_it_has_proved_itself_and_was_approved(fleet):

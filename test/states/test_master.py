@@ -187,15 +187,39 @@ def test_sites_of_a_pattern_are_deployed_in_turn(runner, monkeypatch, capsys, si
         return Mock(deploy=act, site=name, store=Mock(folder=Path("/nowhere/x")), by="", about={}, is_begun=True)
 
     monkeypatch.setattr(runner, "_fleet", fleet)
-    answer = runner.deploy(site, keep_going=keep_going)
-    assert [name for name in answer if name != "retcode" and "not begun" not in str(answer[name])] == deployed
-    assert [name for name in answer if "not begun, for shop-fr failed" in str(answer[name])] == not_begun
+    answer = runner.deploy(site, keep_going=keep_going, full=True)
+    rows = {row["site"]: row for row in answer["sites"]}
+    assert [*rows] == sorted([*deployed, *not_begun])
+    assert [name for name, row in rows.items() if row["result"] != "not begun"] == deployed
+    assert all(rows[name]["error"] == "shop-fr failed before it" for name in not_begun)
     assert (answer.get("retcode"), runner.__context__.get("retcode")) == (
         (1, 1) if "shop-fr" in deployed else (None, None)
     )
     told = capsys.readouterr().err.splitlines()
     lines = {name: f"{name}: 3f2a9c1b77de is active" for name in deployed} | {"shop-fr": "shop-fr: web1 is silent"}
     assert told == [lines[name] for name in deployed]
+
+
+def test_people_see_a_line_for_each_site(runner, monkeypatch):
+    warnings = {"web1": ["it gets no requests (lb1) until salt-run django.join shop-de web1"]}
+    done = {"commit": "3f2a9c1b77de0000", "hosts": {"web1": "0002-3f2a9c1b77de", "web2": "0002-3f2a9c1b77de"}}
+    done |= {"requests": {"sent": 60, "failed": 0}, "seconds": 12.3, "warnings": warnings}
+
+    def fleet(name, *_arguments, **_options):
+        act = Mock(return_value=done)
+        act.side_effect = DeploymentError("web1 is \x1b[1msilent", hint="exclude=web1") if name == "shop-fr" else None
+        return Mock(deploy=act, site=name, store=Mock(folder=Path("/nowhere/x")), by="", about={}, is_begun=True)
+
+    monkeypatch.setattr(runner, "_fleet", fleet)
+    assert runner.deploy("shop-*")["sites"] == [
+        "shop-de  released   3f2a9c1b77de  12.3 s\n"
+        "    hosts: web1, web2 | requests: 0 of 60 failed\n"
+        "    warnings: web1: it gets no requests (lb1) until salt-run django.join shop-de web1",
+        "shop-fr  failed\n    error: web1 is silent; exclude=web1",
+        "shop-it  not begun\n    error: shop-fr failed before it",
+    ]
+    runner.__opts__["output"] = "json"
+    assert runner.deploy("shop-*")["sites"][0]["hosts"] == done["hosts"]
 
 
 def test_pattern_without_a_site_is_an_error(runner):
@@ -525,7 +549,7 @@ def test_promotion_is_a_request_with_its_plan_and_its_exit_code(runner, monkeypa
     answer = runner.promote("blog", "aaaaaaaa")
     assert (answer["status"], answer["plan"]) == ("released", {"packages": {"new": ["x"]}})
     assert [one[2].site for one in judged] == ["shop-de"] and deployed == [(judged[0][3].who, "a" * 40)]
-    assert runner.requests("blog")["blog"][0]["by"].endswith("(promote from shop-de)")
+    assert runner.requests("blog", full=True)["blog"][0]["by"].endswith("(promote from shop-de)")
     assert runner.approve("blog")["approved_by"] == [judged[0][3].who]
 
     def fail(*_given):
@@ -599,7 +623,7 @@ def test_request_is_deployed_and_listed_with_who_asked(runner, monkeypatch):
     monkeypatch.setattr(runner, "__user__", "sudo_ada", raising=False)
     answer = runner.request("blog", "v2.1", wait=False)
     assert (answer["status"], answer["why"]) == ("released", "3f2a9c1b77de is active") and deployed == ["v2.1"]
-    ((row,),) = runner.requests("blog").values()
+    ((row,),) = runner.requests("blog", full=True).values()
     assert (row["commit"], row["status"], row["by"]) == ("v2.1", "released", "ada (salt)")
     assert "retcode" not in runner.__context__
 

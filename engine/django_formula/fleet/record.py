@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,28 @@ def history(store: str | Path, site: str | None, count: int) -> list[dict[str, A
     return []
 
 
-def line_of(found: Mapping[str, Any]) -> str:
-    """Return a deployment of `history` as a line for people."""
+def row(site: str, result: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a deployment of one of several sites, by what its deployment answers, with every key."""
+    counts = answer.get("requests", {})
+    return {
+        "site": site,
+        "result": result,
+        "commit": answer.get("commit", ""),
+        "hosts": answer.get("hosts", {}),
+        "seconds": answer.get("seconds"),
+        "sent": counts.get("sent", 0),
+        "failed": counts.get("failed", 0),
+        "warnings": answer.get("warnings", {}),
+        "error": answer.get("error", ""),
+    }
+
+
+def lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return deployments of `history` as lines for people."""
+    return [_line(found) for found in rows]
+
+
+def _line(found: Mapping[str, Any]) -> str:
     asked = f" of {found['revision']}" if found["revision"] else ""
     commit = f" {found['commit'][:12]}" if found["commit"] else ""
     where = f" on {', '.join(sorted(found['hosts']))}" if found["hosts"] else ""

@@ -21,8 +21,23 @@ _FIRST = ("maintenance", "held_back", "domains", "certificate", "server", "worke
 
 #: A map of one key as the value of a key, with no map in it: ``migrate: {backup: false}``.
 _ONE_KEY = re.compile(r": \{([\w:-]+): ([^{},]+)\}")
+#: Outputters of Salt that programs read.
+_FOR_PROGRAMS = ("json", "pprint", "raw", "yaml")
 _PARENTHESES = str.maketrans("{}", "()")
 _ENDS = (".", "!", "?", "…")
+
+
+def is_for_programs(options: Mapping[str, Any], full: bool | None) -> bool:
+    """Return whether rows are printed for a program: see docs/decisions/0054.
+
+    Args:
+        options: those of Salt.
+        full: whether the caller wants them; None without a word of it.
+    """
+    if full is not None:
+        return bool(full)
+    # salt-ssh calls salt-call with --metadata and --out=json, whatever its own --out is.
+    return options.get("output") in _FOR_PROGRAMS and not options.get("print_metadata")
 
 
 def plain(text: str) -> str:
@@ -96,6 +111,23 @@ def schedules(rows: Sequence[Row]) -> list[str] | str:
 def requests(rows: Sequence[Row]) -> list[str] | str:
     """Return what people see of ``django.requests``."""
     return _listing(rows, ("commit", "status", "age"), ("why", "by", "took", "request"))
+
+
+def deployments(rows: Sequence[Row]) -> list[str] | str:
+    """Return what people see of ``salt-run django.deploy`` of several sites."""
+    texts = [
+        {
+            **row,
+            "commit": row["commit"][:12],
+            "seconds": "" if row["seconds"] is None else f"{row['seconds']} s",
+            "hosts": ", ".join(row["hosts"]),
+            "requests": f"{row['failed']} of {row['sent']} failed" if row["sent"] else "",
+            "error": "; ".join(row["error"].splitlines()),
+            "warnings": "; ".join(f"{host}: {text}" for host, said in row["warnings"].items() for text in said),
+        }
+        for row in rows
+    ]
+    return _listing(texts, ("site", "result", "commit", "seconds"), ("hosts", "requests", "warnings", "error"))
 
 
 def workers(rows: Sequence[Row]) -> list[str] | str:
