@@ -25,6 +25,7 @@ from typing import Any
 DIGEST = "12adaafb86385eb9"
 DIGEST = "57a28ae32ed16c16"
 DIGEST = "f378d0c9b53134b1"
+DIGEST = "c651858a5e02a2b3"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -27072,8 +27073,9 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/inspect/declared.py
 # """What the deployment files of other platforms declare: Heroku and Dokku, Fly, Render, Kamal, uWSGI's own processes.
 #
-# A declaration comes before a guess. Each reader gives the same: domains, the path of the health check, commands, and
-# variables with their values. The files are the repository's: what has not the shape that is expected is left out.
+# A declaration comes before a guess. Each reader gives the same: domains, the path of the health check, commands, those
+# of each release, and variables with their values. The files are the repository's: what has not the shape that is
+# expected is left out.
 # """
 #
 # import json
@@ -27110,18 +27112,20 @@ def _clear(home: str, folder: str) -> None:
 #         domains: those of visitors.
 #         health: the path of the health check; empty if there is none.
 #         commands: processes and jobs, but what serves pages.
+#         release: what runs once in each release, before it serves.
 #         variables: values by the names of variables, without secrets.
-#         places: the file of each of these four that has something.
+#         places: the file of each of these five that has something.
 #     """
 #
 #     domains: list[str]
 #     health: str
 #     commands: list[Line]
+#     release: list[str]
 #     variables: dict[str, str]
 #     places: dict[str, str]
 #
 #
-# NOTHING = Declared([], "", [], {}, {})
+# NOTHING = Declared([], "", [], [], {}, {})
 #
 #
 # class _File:
@@ -27132,6 +27136,7 @@ def _clear(home: str, folder: str) -> None:
 #         self.domains: list[Any] = []
 #         self.paths: list[Any] = []
 #         self.commands: list[tuple[str, Any, str]] = []
+#         self.release: list[Any] = []
 #         self.variables: dict[Any, Any] = {}
 #
 #
@@ -27154,7 +27159,14 @@ def _clear(home: str, folder: str) -> None:
 #             if isinstance(command, str) and command.strip() and command.isprintable() and (at or str(name) not in _WEB)
 #         ]
 #         plain = {str(name): value for name, value in variables.items() if value is not None}
-#         found: dict[str, Any] = {"domains": domains, "health": health, "commands": commands, "variables": plain}
+#         release = [row.strip() for text in file.release if isinstance(text, str) for row in text.splitlines()]
+#         found: dict[str, Any] = {
+#             "domains": domains,
+#             "health": health,
+#             "commands": commands,
+#             "release": [row for row in release if row and row.isprintable()],
+#             "variables": plain,
+#         }
 #         first = {what: value for what, value in found.items() if value and not getattr(declared, what)}
 #         declared = declared._replace(**first, places={**declared.places, **dict.fromkeys(first, file.place)})
 #     return declared
@@ -27214,8 +27226,18 @@ def _clear(home: str, folder: str) -> None:
 #         raise ValueError("no YAML") from error
 #
 #
+# def _rows(text: str) -> dict[str, str]:
+#     return dict(re.findall(r"^(\w+):[ \t]*(\S.*)", text, re.MULTILINE))
+#
+#
+# def _procfile(file: _File, content: Mapping[str, Any]) -> None:
+#     """The `release` of a `Procfile`; its processes are read with those of the project's own files."""
+#     file.release = [content.get("release")]
+#
+#
 # def _heroku(file: _File, content: Mapping[str, Any]) -> None:
 #     """`app.json` of Heroku and Dokku."""
+#     file.release = [_map(content, "scripts", "dokku").get("predeploy")]
 #     for name, value in _map(content, "env").items():
 #         file.variables[name] = value.get("value") if isinstance(value, Mapping) else value
 #     file.paths = [
@@ -27229,17 +27251,22 @@ def _clear(home: str, folder: str) -> None:
 # def _heroku_images(file: _File, content: Mapping[str, Any]) -> None:
 #     """`heroku.yml`."""
 #     file.variables = _map(content, "setup", "config")
-#     for name, process in _map(content, "run").items():
-#         command: Any = process.get("command") if isinstance(process, Mapping) else process
-#         lines = command if isinstance(command, list) else [command]
-#         if all(isinstance(line, str) for line in lines):
-#             file.commands.append((name, " && ".join(lines), ""))
+#     file.commands = [(name, _joined(process), "") for name, process in _map(content, "run").items()]
+#     file.release = [_joined(content.get("release"))]
+#
+#
+# def _joined(process: Any) -> str | None:
+#     """The commands of a process as a line of shell."""
+#     command: Any = process.get("command") if isinstance(process, Mapping) else process
+#     lines = command if isinstance(command, list) else [command]
+#     return " && ".join(lines) if all(isinstance(line, str) for line in lines) else None
 #
 #
 # def _fly(file: _File, content: Mapping[str, Any]) -> None:
 #     """`fly.toml`."""
 #     file.variables = _map(content, "env")
 #     file.commands = [(name, command, "") for name, command in _map(content, "processes").items()]
+#     file.release = [_map(content, "deploy").get("release_command")]
 #     services = [_map(content, "http_service"), *_list(content.get("services"))]
 #     checks = [*_map(content, "checks").values()]
 #     for service in services:
@@ -27257,6 +27284,7 @@ def _clear(home: str, folder: str) -> None:
 #         if kind == "web":
 #             file.domains += _list(service.get("domains"))
 #             file.paths.append(service.get("healthCheckPath"))
+#             file.release.append(service.get("preDeployCommand"))
 #             own = _maps(service, "envVars")
 #             pairs = [pair for one in own for pair in _maps(groups.get(str(one.get("fromGroup")), {}), "envVars")]
 #             file.variables |= {str(pair.get("key", "")): pair.get("value") for pair in (*pairs, *own)}
@@ -27293,6 +27321,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # _Reader = Callable[[_File, Mapping[str, Any]], None]
 # _READERS: dict[str, tuple[Callable[[str], Any], _Reader]] = {
+#     "Procfile": (_rows, _procfile),
 #     "app.json": (json.loads, _heroku),
 #     "heroku.yml": (_yaml, _heroku_images),
 #     "fly.toml": (toml.loads, _fly),
@@ -30470,7 +30499,7 @@ def _clear(home: str, folder: str) -> None:
 #         _assets(report, settings, tree)
 #     with part("commands"):
 #         _commands(report, settings, tree)
-#         _after_migrate(report, settings, tree)
+#         _after_migrate(report, settings, tree, deployed)
 #     with part("data"):
 #         _data(report, settings, tree, project)
 #     with part("migrations"):
@@ -30815,16 +30844,23 @@ def _clear(home: str, folder: str) -> None:
 #         report.extend("commands", [("after_migrate", ["manage.py createcachetable"])], "DatabaseCache")
 #
 #
-# def _after_migrate(report: Report, settings: Settings, tree: Path) -> None:
-#     """Name the commands that the project itself runs after migrations."""
-#     commands, path = release.after_migrate(tree)
+# def _after_migrate(report: Report, settings: Settings, tree: Path, deployed: declared.Declared) -> None:
+#     """Take over what a deployment file declares for each release; name what other files run after migrations."""
+#     commands, path = release.after_migrate(tree, deployed)
 #     built = " ".join(report.value("build", []))
 #     found = [command for command in commands if command not in built]
-#     if found:
+#     if unknown := release.not_understood(tree, deployed):
+#         named = inspect_project.listed(unknown)
+#         report.remarks.append(
+#             f"not understood of a release in {deployed.places['release']}, not in the pillar: {named}"
+#         )
+#     if found and path == deployed.places.get("release"):
+#         report.extend("commands", [("after_migrate", found)], f"as {path} has them")
+#     elif found:
 #         present = [one for stage, listed in report.value("commands", []) if stage == "after_migrate" for one in listed]
 #         commands_of_stage = in_pillar({"after_migrate": [*dict.fromkeys([*present, *found])]})
 #         report.remarks.append(f"{path} runs more after migrate; to have that: commands: {commands_of_stage}")
-#     single, path = release.once(tree, commands)
+#     single, path = release.once(tree, commands, deployed)
 #     if single:
 #         report.remarks.append(f"{path} runs what is for a new site; no release does, so run once after the first one:")
 #         for name in (command.removeprefix("manage.py ") for command in single[:_SINGLE]):
@@ -30832,7 +30868,7 @@ def _clear(home: str, folder: str) -> None:
 #             report.propose("salt-call", *(["django.superuser", "SITE"] if is_user else ["django.manage", "SITE", name]))
 #     installed = settings.get("INSTALLED_APPS")
 #     names = [name for name in installed if isinstance(name, str)] if isinstance(installed, list) else []
-#     fixtures, path = release.loaded(tree, names)
+#     fixtures, path = release.loaded(tree, names, deployed)
 #     if fixtures:
 #         report.remarks.append(f"{path} loads rows after migrate; to have them, once after the first release:")
 #         report.propose("salt-call", "django.manage", "SITE", shlex.join(["loaddata", *fixtures]))
@@ -32536,16 +32572,20 @@ def _clear(home: str, folder: str) -> None:
 #             found = text.format(*known, **named)
 #     return Value(found, taint=taint(owner, *args, *keywords.values()))
 #: django_formula/inspect/release.py
-# """The management commands that a project runs after migrations, or once: in its Procfile, entry point, compose file."""
+# """The management commands that a project runs after migrations, or once.
+#
+# They are in what deployment files declare for a release, in entry points and in compose files.
+# """
 #
 # import contextlib
 # import json
 # import re
 # import shlex
-# from collections.abc import Collection, Iterable, Iterator
+# from collections.abc import Collection, Iterable, Iterator, Sequence
 # from pathlib import Path
 #
 # from django_formula.inspect import code, process_files, project, shell
+# from django_formula.inspect.declared import Declared
 #
 # _SCRIPT = re.compile(r"(\w+[-_])?entry-?point(\.sh)?|release([-_]\w+)?(\.sh)?")
 # #: Commands that a release has anyway, or that are not for one.
@@ -32562,12 +32602,16 @@ def _clear(home: str, folder: str) -> None:
 # #: Words of shell by which lines are in a block of their own.
 # _OPENS, _ENDS = re.compile(r"(if|case|for|while|until)\b|.*\)\s*\{$|\{$"), re.compile(r"(fi|esac|done)\b|\}")
 # _ELSE = re.compile(r"else\b|elif\b|.*;;$")
+# _MIGRATE = ["manage.py", "migrate"]
+# #: A script of the source, as a command names it.
+# _SCRIPT_PATH = re.compile(r"(?:\./)?(?!/)(?!.*\.\.)[\w./-]+")
+# _SHELL = re.compile(r"#!\s*/\S*(sh|env \w*sh)\s")
 # _PLAIN = re.compile(r"manage\.py( [\w./=@:+-]+)+")
 #
 #
-# def after_migrate(tree: Path) -> tuple[list[str], str]:
+# def after_migrate(tree: Path, deployed: Declared) -> tuple[list[str], str]:
 #     """Return the commands of manage.py that the project runs after migrate, and the file that has them."""
-#     for path, commands in _files(tree):
+#     for path, commands in _files(tree, deployed):
 #         others = (_OTHERS, _OF_NEW_SITE)
 #         following = [one for one in _following(commands) if not any(name.fullmatch(one[1]) for name in others)]
 #         texts = [shlex.join(words) for words in following]
@@ -32577,7 +32621,15 @@ def _clear(home: str, folder: str) -> None:
 #     return [], ""
 #
 #
-# def once(tree: Path, known: Collection[str]) -> tuple[list[str], str]:
+# def not_understood(tree: Path, deployed: Declared) -> list[str]:
+#     """Return the programs that deployment files declare for each release, but Django's and scripts that are read."""
+#     rows = {row: shell.commands(row) for row in deployed.release}
+#     every = [words for commands in rows.values() for words in commands or ()]
+#     programs = [words[0] for words in every if words[0] not in ("manage.py", "cd") and not _script(tree, words)]
+#     return [*(row for row, commands in rows.items() if commands is None), *dict.fromkeys(programs)]
+#
+#
+# def once(tree: Path, known: Collection[str], deployed: Declared) -> tuple[list[str], str]:
 #     """Return the commands of manage.py that a project runs for the first release, by its files, and the file.
 #
 #     Those with words that a shell expands are without their arguments.
@@ -32585,7 +32637,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         known: the commands that are known already.
 #     """
-#     for path, commands in _files(tree):
+#     for path, commands in _files(tree, deployed):
 #         words = [words[1:] for _block, words in commands if words[:1] == ["manage.py"] and len(words) > 1]
 #         words = [one for one in words if _is_for_new_site(one[0])]
 #         texts = [shlex.join(["manage.py", *one]) for one in words]
@@ -32601,7 +32653,7 @@ def _clear(home: str, folder: str) -> None:
 #     return bool(is_known) and not _OF_DEVELOPMENT.search(name) and name not in ("createcachetable", "loaddata")
 #
 #
-# def loaded(tree: Path, installed: Collection[str]) -> tuple[list[str], str]:
+# def loaded(tree: Path, installed: Collection[str], deployed: Declared) -> tuple[list[str], str]:
 #     """Return the fixtures that the project loads after migrate, and the file that has the command.
 #
 #     Those that are named for development or tests, or are for applications that are not installed, are left out.
@@ -32609,7 +32661,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         installed: the entries of INSTALLED_APPS.
 #     """
-#     for path, commands in _files(tree):
+#     for path, commands in _files(tree, deployed):
 #         words = [word for command in _following(commands) if command[1] == "loaddata" for word in command[2:]]
 #         names = [name for word in words if re.fullmatch(r"[\w./*-]+", word) for name in _fixtures(tree, word)]
 #         names = [
@@ -32637,24 +32689,45 @@ def _clear(home: str, folder: str) -> None:
 #     return [name for name in names if process_files.is_for_live(Path(name))]
 #
 #
-# def _files(tree: Path) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:
+# def _files(tree: Path, deployed: Declared) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:
 #     """Yield the files that may have commands for a release, and all their commands, as `_commands` has them."""
+#     if deployed.release:
+#         yield deployed.places["release"], _declared(tree, deployed)
 #     paths = [path.relative_to(tree) for path in project.files(tree, None, depth=4)]
 #     is_compose = process_files.is_compose_file
-#     paths = [path for path in paths if path.name == "Procfile" or _SCRIPT.fullmatch(path.name) or is_compose(path)]
-#     order = [(path.name != "Procfile", is_compose(path), "prod" not in str(path), len(path.parts)) for path in paths]
+#     paths = [path for path in paths if _SCRIPT.fullmatch(path.name) or is_compose(path)]
+#     order = [(is_compose(path), "prod" not in str(path), len(path.parts)) for path in paths]
 #     for _rank, path in sorted(zip(order, paths, strict=True)):
 #         if process_files.is_for_live(path):
 #             yield str(path), [*_commands(tree / path)]
 #
 #
+# def _declared(tree: Path, deployed: Declared) -> list[tuple[int, list[str]]]:
+#     """Return the commands that deployment files declare for each release, and those of scripts among them.
+#
+#     Without migrate they are for a database that is migrated already.
+#     """
+#     found: list[tuple[int, list[str]]] = []
+#     for words in (words for row in deployed.release for words in shell.commands(row) or ()):
+#         script = _script(tree, words)
+#         found += [(0, inner) for _block, inner in _commands(script)] if script else [(0, words)]
+#     has_migrate = any(words[:2] == _MIGRATE for _block, words in found)
+#     return found if has_migrate else [(0, _MIGRATE), *found]
+#
+#
+# def _script(tree: Path, words: Sequence[str]) -> Path | None:
+#     """Return the script of shell in the source that a command runs; None where it runs another program."""
+#     named = words[1] if words[0] in ("sh", "bash") and len(words) > 1 else words[0]
+#     if _SCRIPT_PATH.fullmatch(named):
+#         for path in (tree / named, tree / "bin" / named):  # a line of shell has lost the folder bin (`inspect.shell`)
+#             if (named.endswith(".sh") and path.is_file()) or _SHELL.match(code.read(path)):
+#                 return path
+#     return None
+#
+#
 # def _commands(path: Path) -> Iterator[tuple[int, list[str]]]:
 #     """Yield the commands of a file's lines, each with the number of the block that it is in."""
 #     text = code.read(path)
-#     if path.name == "Procfile":
-#         found = re.search(r"^release:\s*(\S.*)", text, re.MULTILINE)
-#         yield from ((0, words) for words in shell.commands(found[1] if found else "") or ())
-#         return
 #     if process_files.is_compose_file(path):
 #         lines = process_files.services(path, [])
 #         for block, service in enumerate(lines.values()):
@@ -32679,7 +32752,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Yield the commands of manage.py that come after migrate in the same block."""
 #     migrated: set[int] = set()
 #     for block, words in commands:
-#         if words[:2] == ["manage.py", "migrate"]:
+#         if words[:2] == _MIGRATE:
 #             migrated.add(block)
 #         elif block in migrated and words[:1] == ["manage.py"] and len(words) > 1:
 #             yield words
@@ -35612,7 +35685,9 @@ def _clear(home: str, folder: str) -> None:
 #         if key == "queues" and "$" not in str(value):
 #             worker.queues = [one for one in str(value).split(",") if one]
 #         elif key == "concurrency" and str(value).isdigit():
-#             worker.processes = int(str(value))
+#             worker.processes = worker.processes or int(str(value))
+#         elif key == "autoscale" and (most := re.fullmatch(r"(\d+)(,\d+)?", str(value))):
+#             worker.processes = int(most[1])  # which counts whatever --concurrency says
 #         elif key in _CELERY_KEPT and str(value).isdigit():
 #             worker.options[key.replace("-", "_")] = int(str(value))
 #         elif key == "pool" and value in _POOLS:

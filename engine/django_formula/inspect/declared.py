@@ -1,7 +1,8 @@
 """What the deployment files of other platforms declare: Heroku and Dokku, Fly, Render, Kamal, uWSGI's own processes.
 
-A declaration comes before a guess. Each reader gives the same: domains, the path of the health check, commands, and
-variables with their values. The files are the repository's: what has not the shape that is expected is left out.
+A declaration comes before a guess. Each reader gives the same: domains, the path of the health check, commands, those
+of each release, and variables with their values. The files are the repository's: what has not the shape that is
+expected is left out.
 """
 
 import json
@@ -38,18 +39,20 @@ class Declared(NamedTuple):
         domains: those of visitors.
         health: the path of the health check; empty if there is none.
         commands: processes and jobs, but what serves pages.
+        release: what runs once in each release, before it serves.
         variables: values by the names of variables, without secrets.
-        places: the file of each of these four that has something.
+        places: the file of each of these five that has something.
     """
 
     domains: list[str]
     health: str
     commands: list[Line]
+    release: list[str]
     variables: dict[str, str]
     places: dict[str, str]
 
 
-NOTHING = Declared([], "", [], {}, {})
+NOTHING = Declared([], "", [], [], {}, {})
 
 
 class _File:
@@ -60,6 +63,7 @@ class _File:
         self.domains: list[Any] = []
         self.paths: list[Any] = []
         self.commands: list[tuple[str, Any, str]] = []
+        self.release: list[Any] = []
         self.variables: dict[Any, Any] = {}
 
 
@@ -82,7 +86,14 @@ def find(tree: Path, remarks: list[Any]) -> Declared:
             if isinstance(command, str) and command.strip() and command.isprintable() and (at or str(name) not in _WEB)
         ]
         plain = {str(name): value for name, value in variables.items() if value is not None}
-        found: dict[str, Any] = {"domains": domains, "health": health, "commands": commands, "variables": plain}
+        release = [row.strip() for text in file.release if isinstance(text, str) for row in text.splitlines()]
+        found: dict[str, Any] = {
+            "domains": domains,
+            "health": health,
+            "commands": commands,
+            "release": [row for row in release if row and row.isprintable()],
+            "variables": plain,
+        }
         first = {what: value for what, value in found.items() if value and not getattr(declared, what)}
         declared = declared._replace(**first, places={**declared.places, **dict.fromkeys(first, file.place)})
     return declared
@@ -142,8 +153,18 @@ def _yaml(text: str) -> Any:
         raise ValueError("no YAML") from error
 
 
+def _rows(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^(\w+):[ \t]*(\S.*)", text, re.MULTILINE))
+
+
+def _procfile(file: _File, content: Mapping[str, Any]) -> None:
+    """The `release` of a `Procfile`; its processes are read with those of the project's own files."""
+    file.release = [content.get("release")]
+
+
 def _heroku(file: _File, content: Mapping[str, Any]) -> None:
     """`app.json` of Heroku and Dokku."""
+    file.release = [_map(content, "scripts", "dokku").get("predeploy")]
     for name, value in _map(content, "env").items():
         file.variables[name] = value.get("value") if isinstance(value, Mapping) else value
     file.paths = [
@@ -157,17 +178,22 @@ def _heroku(file: _File, content: Mapping[str, Any]) -> None:
 def _heroku_images(file: _File, content: Mapping[str, Any]) -> None:
     """`heroku.yml`."""
     file.variables = _map(content, "setup", "config")
-    for name, process in _map(content, "run").items():
-        command: Any = process.get("command") if isinstance(process, Mapping) else process
-        lines = command if isinstance(command, list) else [command]
-        if all(isinstance(line, str) for line in lines):
-            file.commands.append((name, " && ".join(lines), ""))
+    file.commands = [(name, _joined(process), "") for name, process in _map(content, "run").items()]
+    file.release = [_joined(content.get("release"))]
+
+
+def _joined(process: Any) -> str | None:
+    """The commands of a process as a line of shell."""
+    command: Any = process.get("command") if isinstance(process, Mapping) else process
+    lines = command if isinstance(command, list) else [command]
+    return " && ".join(lines) if all(isinstance(line, str) for line in lines) else None
 
 
 def _fly(file: _File, content: Mapping[str, Any]) -> None:
     """`fly.toml`."""
     file.variables = _map(content, "env")
     file.commands = [(name, command, "") for name, command in _map(content, "processes").items()]
+    file.release = [_map(content, "deploy").get("release_command")]
     services = [_map(content, "http_service"), *_list(content.get("services"))]
     checks = [*_map(content, "checks").values()]
     for service in services:
@@ -185,6 +211,7 @@ def _render(file: _File, content: Mapping[str, Any]) -> None:
         if kind == "web":
             file.domains += _list(service.get("domains"))
             file.paths.append(service.get("healthCheckPath"))
+            file.release.append(service.get("preDeployCommand"))
             own = _maps(service, "envVars")
             pairs = [pair for one in own for pair in _maps(groups.get(str(one.get("fromGroup")), {}), "envVars")]
             file.variables |= {str(pair.get("key", "")): pair.get("value") for pair in (*pairs, *own)}
@@ -221,6 +248,7 @@ def _uwsgi(file: _File, text: str) -> _File:
 
 _Reader = Callable[[_File, Mapping[str, Any]], None]
 _READERS: dict[str, tuple[Callable[[str], Any], _Reader]] = {
+    "Procfile": (_rows, _procfile),
     "app.json": (json.loads, _heroku),
     "heroku.yml": (_yaml, _heroku_images),
     "fly.toml": (toml.loads, _fly),

@@ -119,7 +119,7 @@ def add(report: Report, tree: Path, project: str, domain: str, host: str) -> Non
         _assets(report, settings, tree)
     with part("commands"):
         _commands(report, settings, tree)
-        _after_migrate(report, settings, tree)
+        _after_migrate(report, settings, tree, deployed)
     with part("data"):
         _data(report, settings, tree, project)
     with part("migrations"):
@@ -464,16 +464,23 @@ def _commands(report: Report, settings: Settings, tree: Path) -> None:
         report.extend("commands", [("after_migrate", ["manage.py createcachetable"])], "DatabaseCache")
 
 
-def _after_migrate(report: Report, settings: Settings, tree: Path) -> None:
-    """Name the commands that the project itself runs after migrations."""
-    commands, path = release.after_migrate(tree)
+def _after_migrate(report: Report, settings: Settings, tree: Path, deployed: declared.Declared) -> None:
+    """Take over what a deployment file declares for each release; name what other files run after migrations."""
+    commands, path = release.after_migrate(tree, deployed)
     built = " ".join(report.value("build", []))
     found = [command for command in commands if command not in built]
-    if found:
+    if unknown := release.not_understood(tree, deployed):
+        named = inspect_project.listed(unknown)
+        report.remarks.append(
+            f"not understood of a release in {deployed.places['release']}, not in the pillar: {named}"
+        )
+    if found and path == deployed.places.get("release"):
+        report.extend("commands", [("after_migrate", found)], f"as {path} has them")
+    elif found:
         present = [one for stage, listed in report.value("commands", []) if stage == "after_migrate" for one in listed]
         commands_of_stage = in_pillar({"after_migrate": [*dict.fromkeys([*present, *found])]})
         report.remarks.append(f"{path} runs more after migrate; to have that: commands: {commands_of_stage}")
-    single, path = release.once(tree, commands)
+    single, path = release.once(tree, commands, deployed)
     if single:
         report.remarks.append(f"{path} runs what is for a new site; no release does, so run once after the first one:")
         for name in (command.removeprefix("manage.py ") for command in single[:_SINGLE]):
@@ -481,7 +488,7 @@ def _after_migrate(report: Report, settings: Settings, tree: Path) -> None:
             report.propose("salt-call", *(["django.superuser", "SITE"] if is_user else ["django.manage", "SITE", name]))
     installed = settings.get("INSTALLED_APPS")
     names = [name for name in installed if isinstance(name, str)] if isinstance(installed, list) else []
-    fixtures, path = release.loaded(tree, names)
+    fixtures, path = release.loaded(tree, names, deployed)
     if fixtures:
         report.remarks.append(f"{path} loads rows after migrate; to have them, once after the first release:")
         report.propose("salt-call", "django.manage", "SITE", shlex.join(["loaddata", *fixtures]))

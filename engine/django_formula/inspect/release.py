@@ -1,13 +1,17 @@
-"""The management commands that a project runs after migrations, or once: in its Procfile, entry point, compose file."""
+"""The management commands that a project runs after migrations, or once.
+
+They are in what deployment files declare for a release, in entry points and in compose files.
+"""
 
 import contextlib
 import json
 import re
 import shlex
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from django_formula.inspect import code, process_files, project, shell
+from django_formula.inspect.declared import Declared
 
 _SCRIPT = re.compile(r"(\w+[-_])?entry-?point(\.sh)?|release([-_]\w+)?(\.sh)?")
 #: Commands that a release has anyway, or that are not for one.
@@ -24,12 +28,16 @@ _OF_DEVELOPMENT = re.compile(r"(^|_)(demo|samples?|dev|tests?|fake|dummy)(_|$)")
 #: Words of shell by which lines are in a block of their own.
 _OPENS, _ENDS = re.compile(r"(if|case|for|while|until)\b|.*\)\s*\{$|\{$"), re.compile(r"(fi|esac|done)\b|\}")
 _ELSE = re.compile(r"else\b|elif\b|.*;;$")
+_MIGRATE = ["manage.py", "migrate"]
+#: A script of the source, as a command names it.
+_SCRIPT_PATH = re.compile(r"(?:\./)?(?!/)(?!.*\.\.)[\w./-]+")
+_SHELL = re.compile(r"#!\s*/\S*(sh|env \w*sh)\s")
 _PLAIN = re.compile(r"manage\.py( [\w./=@:+-]+)+")
 
 
-def after_migrate(tree: Path) -> tuple[list[str], str]:
+def after_migrate(tree: Path, deployed: Declared) -> tuple[list[str], str]:
     """Return the commands of manage.py that the project runs after migrate, and the file that has them."""
-    for path, commands in _files(tree):
+    for path, commands in _files(tree, deployed):
         others = (_OTHERS, _OF_NEW_SITE)
         following = [one for one in _following(commands) if not any(name.fullmatch(one[1]) for name in others)]
         texts = [shlex.join(words) for words in following]
@@ -39,7 +47,15 @@ def after_migrate(tree: Path) -> tuple[list[str], str]:
     return [], ""
 
 
-def once(tree: Path, known: Collection[str]) -> tuple[list[str], str]:
+def not_understood(tree: Path, deployed: Declared) -> list[str]:
+    """Return the programs that deployment files declare for each release, but Django's and scripts that are read."""
+    rows = {row: shell.commands(row) for row in deployed.release}
+    every = [words for commands in rows.values() for words in commands or ()]
+    programs = [words[0] for words in every if words[0] not in ("manage.py", "cd") and not _script(tree, words)]
+    return [*(row for row, commands in rows.items() if commands is None), *dict.fromkeys(programs)]
+
+
+def once(tree: Path, known: Collection[str], deployed: Declared) -> tuple[list[str], str]:
     """Return the commands of manage.py that a project runs for the first release, by its files, and the file.
 
     Those with words that a shell expands are without their arguments.
@@ -47,7 +63,7 @@ def once(tree: Path, known: Collection[str]) -> tuple[list[str], str]:
     Args:
         known: the commands that are known already.
     """
-    for path, commands in _files(tree):
+    for path, commands in _files(tree, deployed):
         words = [words[1:] for _block, words in commands if words[:1] == ["manage.py"] and len(words) > 1]
         words = [one for one in words if _is_for_new_site(one[0])]
         texts = [shlex.join(["manage.py", *one]) for one in words]
@@ -63,7 +79,7 @@ def _is_for_new_site(name: str) -> bool:
     return bool(is_known) and not _OF_DEVELOPMENT.search(name) and name not in ("createcachetable", "loaddata")
 
 
-def loaded(tree: Path, installed: Collection[str]) -> tuple[list[str], str]:
+def loaded(tree: Path, installed: Collection[str], deployed: Declared) -> tuple[list[str], str]:
     """Return the fixtures that the project loads after migrate, and the file that has the command.
 
     Those that are named for development or tests, or are for applications that are not installed, are left out.
@@ -71,7 +87,7 @@ def loaded(tree: Path, installed: Collection[str]) -> tuple[list[str], str]:
     Args:
         installed: the entries of INSTALLED_APPS.
     """
-    for path, commands in _files(tree):
+    for path, commands in _files(tree, deployed):
         words = [word for command in _following(commands) if command[1] == "loaddata" for word in command[2:]]
         names = [name for word in words if re.fullmatch(r"[\w./*-]+", word) for name in _fixtures(tree, word)]
         names = [
@@ -99,24 +115,45 @@ def _fixtures(tree: Path, word: str) -> list[str]:
     return [name for name in names if process_files.is_for_live(Path(name))]
 
 
-def _files(tree: Path) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:
+def _files(tree: Path, deployed: Declared) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:
     """Yield the files that may have commands for a release, and all their commands, as `_commands` has them."""
+    if deployed.release:
+        yield deployed.places["release"], _declared(tree, deployed)
     paths = [path.relative_to(tree) for path in project.files(tree, None, depth=4)]
     is_compose = process_files.is_compose_file
-    paths = [path for path in paths if path.name == "Procfile" or _SCRIPT.fullmatch(path.name) or is_compose(path)]
-    order = [(path.name != "Procfile", is_compose(path), "prod" not in str(path), len(path.parts)) for path in paths]
+    paths = [path for path in paths if _SCRIPT.fullmatch(path.name) or is_compose(path)]
+    order = [(is_compose(path), "prod" not in str(path), len(path.parts)) for path in paths]
     for _rank, path in sorted(zip(order, paths, strict=True)):
         if process_files.is_for_live(path):
             yield str(path), [*_commands(tree / path)]
 
 
+def _declared(tree: Path, deployed: Declared) -> list[tuple[int, list[str]]]:
+    """Return the commands that deployment files declare for each release, and those of scripts among them.
+
+    Without migrate they are for a database that is migrated already.
+    """
+    found: list[tuple[int, list[str]]] = []
+    for words in (words for row in deployed.release for words in shell.commands(row) or ()):
+        script = _script(tree, words)
+        found += [(0, inner) for _block, inner in _commands(script)] if script else [(0, words)]
+    has_migrate = any(words[:2] == _MIGRATE for _block, words in found)
+    return found if has_migrate else [(0, _MIGRATE), *found]
+
+
+def _script(tree: Path, words: Sequence[str]) -> Path | None:
+    """Return the script of shell in the source that a command runs; None where it runs another program."""
+    named = words[1] if words[0] in ("sh", "bash") and len(words) > 1 else words[0]
+    if _SCRIPT_PATH.fullmatch(named):
+        for path in (tree / named, tree / "bin" / named):  # a line of shell has lost the folder bin (`inspect.shell`)
+            if (named.endswith(".sh") and path.is_file()) or _SHELL.match(code.read(path)):
+                return path
+    return None
+
+
 def _commands(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the commands of a file's lines, each with the number of the block that it is in."""
     text = code.read(path)
-    if path.name == "Procfile":
-        found = re.search(r"^release:\s*(\S.*)", text, re.MULTILINE)
-        yield from ((0, words) for words in shell.commands(found[1] if found else "") or ())
-        return
     if process_files.is_compose_file(path):
         lines = process_files.services(path, [])
         for block, service in enumerate(lines.values()):
@@ -141,7 +178,7 @@ def _following(commands: Iterable[tuple[int, list[str]]]) -> Iterator[list[str]]
     """Yield the commands of manage.py that come after migrate in the same block."""
     migrated: set[int] = set()
     for block, words in commands:
-        if words[:2] == ["manage.py", "migrate"]:
+        if words[:2] == _MIGRATE:
             migrated.add(block)
         elif block in migrated and words[:1] == ["manage.py"] and len(words) > 1:
             yield words

@@ -127,7 +127,9 @@ def _celery(arguments: Sequence[str]) -> Worker | None:
         if key == "queues" and "$" not in str(value):
             worker.queues = [one for one in str(value).split(",") if one]
         elif key == "concurrency" and str(value).isdigit():
-            worker.processes = int(str(value))
+            worker.processes = worker.processes or int(str(value))
+        elif key == "autoscale" and (most := re.fullmatch(r"(\d+)(,\d+)?", str(value))):
+            worker.processes = int(most[1])  # which counts whatever --concurrency says
         elif key in _CELERY_KEPT and str(value).isdigit():
             worker.options[key.replace("-", "_")] = int(str(value))
         elif key == "pool" and value in _POOLS:

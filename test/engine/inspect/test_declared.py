@@ -171,6 +171,7 @@ cron = -5 -1 -1 -1 -1 ./manage.py tick
             {"uwsgi.ini": "[uwsgi]\nattach-daemon = nice -n $(LEVEL) celery -A shop worker -n a@%%h\n"},
             {"commands": [("", "nice -n ${LEVEL} celery -A shop worker -n a@%h", "")]},
         ),
+        ({"Procfile": "web: gunicorn x\nrelease:  ./manage.py sync  \n"}, {"release": ["./manage.py sync"]}),
         (
             {"app.json": json.dumps(DOKKU), "fly.toml": FLY},  # the first that declares a thing
             {

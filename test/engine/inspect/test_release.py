@@ -1,7 +1,8 @@
 """The commands that a project runs in each of its releases."""
 
 import pytest
-from django_formula.inspect import release
+from django_formula.inspect import declared, release
+from django_formula.inspect.declared import NOTHING
 from trees import write_tree
 
 SCRIPT = """#!/bin/bash
@@ -24,6 +25,9 @@ exec python manage.py serve
 """
 
 
+AFTER_FLY = (["manage.py b"], "fly.toml")
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
@@ -41,6 +45,26 @@ exec python manage.py serve
         ),
         ({"Procfile": "release: python manage.py migrate | tee log\n"}, ([], "")),
         ({"Procfile": "release: python manage.py sync && python manage.py migrate\n"}, ([], "")),
+        ({"Procfile": "release: python manage.py sync\n"}, (["manage.py sync"], "Procfile")),
+        ({"fly.toml": '[deploy]\nrelease_command = "python manage.py migrate --noinput"\n', "x.sh": SCRIPT}, ([], "")),
+        ({"fly.toml": '[deploy]\nrelease_command = "manage.py a && manage.py migrate && manage.py b"'}, AFTER_FLY),
+        (
+            {
+                "heroku.yml": "release: {image: web, command: [./bin/x.sh all]}\n",
+                "bin/x.sh": "manage.py migrate\nmanage.py a",
+            },
+            (["manage.py a"], "heroku.yml"),
+        ),
+        ({"heroku.yml": "release: manage.py sync\n"}, (["manage.py sync"], "heroku.yml")),
+        (
+            {"render.yaml": "services: [{type: web, preDeployCommand: 'manage.py migrate\n\nmanage.py a\n'}]"},
+            (["manage.py a"], "render.yaml"),
+        ),
+        (
+            {"app.json": '{"scripts": {"dokku": {"predeploy": "manage.py a", "postdeploy": "x"}}}'},
+            (["manage.py a"], "app.json"),
+        ),
+        ({"Procfile": "release: sh ../x.sh && /opt/x.sh\n", "x.sh": "manage.py a\n"}, ([], "")),
         ({"dev/entrypoint.sh": SCRIPT, "start.sh": SCRIPT}, ([], "")),
         ({"release.sh": "migrate() {\n  python manage.py migrate\n}\npython manage.py seed\n"}, ([], "")),
         (
@@ -58,7 +82,22 @@ exec python manage.py serve
     ],
 )
 def test_commands_after_migrate(tmp_path, files, expected):
-    assert release.after_migrate(write_tree(tmp_path, files)) == expected
+    tree = write_tree(tmp_path, files)
+    assert release.after_migrate(tree, declared.find(tree, [])) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"Procfile": "release: python manage.py migrate && cd app && sh x.sh\n", "x.sh": "curl x"}, []),
+        ({"Procfile": "release: python manage.py migrate && node sync.js && node x\n"}, ["node"]),
+        ({"Procfile": "release: python manage.py migrate | tee log\n"}, ["python manage.py migrate | tee log"]),
+        ({"Procfile": "web: gunicorn shop.wsgi\n", "x.sh": SCRIPT}, []),
+    ],
+)
+def test_what_of_a_release_is_not_understood(tmp_path, files, expected):
+    tree = write_tree(tmp_path, files)
+    assert release.not_understood(tree, declared.find(tree, [])) == expected
 
 
 @pytest.mark.parametrize(
@@ -84,7 +123,7 @@ def test_commands_after_migrate(tmp_path, files, expected):
     ],
 )
 def test_fixtures_that_are_loaded_after_migrate(tmp_path, files, expected):
-    assert release.loaded(write_tree(tmp_path, files), ["django.contrib.auth", "own.apps.Own"]) == expected
+    assert release.loaded(write_tree(tmp_path, files), ["django.contrib.auth", "own.apps.Own"], NOTHING) == expected
 
 
 STARTS = """
@@ -120,9 +159,11 @@ exec python manage.py runserver
     ],
 )
 def test_commands_for_a_new_site(tmp_path, files, known, expected):
-    assert release.once(write_tree(tmp_path, files), known) == expected
+    assert release.once(write_tree(tmp_path, files), known, NOTHING) == expected
 
 
 def test_what_registers_a_site_is_for_no_release(tmp_path):
     script = "manage.py migrate\nmanage.py register_site\nmanage.py create_admin a\nmanage.py sync_roles\n"
-    assert release.after_migrate(write_tree(tmp_path, {"entrypoint.sh": script}))[0] == ["manage.py sync_roles"]
+    assert release.after_migrate(write_tree(tmp_path, {"entrypoint.sh": script}), NOTHING)[0] == [
+        "manage.py sync_roles"
+    ]
