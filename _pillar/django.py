@@ -148,6 +148,7 @@ def _of_site(minion_id, name, site, hosts, folder, roster):
     tags = site.get("tags")
     store.keep_tags([str(tag) for tag in tags] if isinstance(tags, list) else [])
     store.keep_promotion(site.get("promote") if is_there else None)
+    store.keep_checks(site.get("checks") if is_there else None)
     addresses = _addresses(minion_id, store, names, roster)
     servers = _servers(minion_id, store, parts, hosts, addresses)
     known = {**store.release(), "over": store.over(), "addresses": addresses, **servers}

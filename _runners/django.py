@@ -36,6 +36,7 @@ from django_formula.fleet import requests as fleet_requests
 from django_formula.fleet import store as fleet_store
 from django_formula.fleet import watch as fleet_watch
 from django_formula.host.commands import DeploymentError
+from django_formula.secret import references
 from django_formula.untrusted.text import shown_answer, tell
 from django_formula.verbs import terminal
 
@@ -194,8 +195,8 @@ def _ended(store, made, wait, roster):
 
 
 def _fail_as(answer):
-    """Have the exit code 1 where a request has failed."""
-    if answer.get("status") == "failed":
+    """Have the exit code 1 where a request has failed, or was refused by its checks."""
+    if answer.get("status") in ("failed", "refused"):
         __context__["retcode"] = 1
         answer["retcode"] = 1
 
@@ -229,8 +230,14 @@ def _work_requests_off(store, roster):
         answer = record.told(fleet, "deploy", by.who, revision, lambda: fleet.deploy(revision))
         return f"{answer['commit'][:12]} is active"
 
+    def looked(revision):
+        return _fleet(store.site, "request", roster).commit_of(revision)
+
+    def token(text):
+        return references.value(text, __salt__["sdb.get"]) if text.startswith(references.SCHEME) else text
+
     with _watched(store.site, roster):
-        fleet_requests.work(store, deployed)
+        fleet_requests.work(store, fleet_requests.Verbs(deployed, looked, token))
 
 
 def rollback(site, to=None, force=False, roster=False, batch="25%", exclude=()):

@@ -26,6 +26,7 @@ DIGEST = "12adaafb86385eb9"
 DIGEST = "57a28ae32ed16c16"
 DIGEST = "f378d0c9b53134b1"
 DIGEST = "c651858a5e02a2b3"
+DIGEST = "130dc8ee036900d1"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -19371,6 +19372,14 @@ def _clear(home: str, folder: str) -> None:
 #         if known and value["commit"] != known:
 #             yield f"it serves {value['commit'][:12] or 'nothing'}, the others {known[:12]}: apply on it"
 #
+#     def commit_of(self, revision: str | None) -> str:
+#         """Return the commit that a deployment of a revision would release.
+#
+#         Raises:
+#             DeploymentError: the store knows no host of the site, or they find none.
+#         """
+#         return self._resolve(self.released(), revision)
+#
 #     def _resolve(self, hosts: list[str], revision: str | None) -> str:
 #         """Return the commit of a revision, in which two hosts have to agree: one alone could choose the others' code.
 #
@@ -20453,16 +20462,30 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.audit.caller import Caller
 # from django_formula.fleet.store import Store
 # from django_formula.host.commands import DeploymentError
-# from django_formula.request import queue
+# from django_formula.request import checks, queue
 # from django_formula.request.queue import Request
-# from django_formula.untrusted.text import in_command
+# from django_formula.untrusted.text import in_command, tell
 #
 # #: Seconds between two looks at what is waited for, and those without a runner after which a request is abandoned.
 # _TICK, _ABANDONED = 0.5, 60.0
+# #: What is returned of a request whose checks have not passed yet.
+# _WAITS = "waits"
 # #: Seconds after which a deployment of another master, of which nothing was heard, keeps no request waiting.
 # _ENTERED = 600.0
-# #: Releases a revision, None for the one of the pillar, for who has asked; returns what is active then.
-# Deploy = Callable[[str | None, Caller], str]
+#
+#
+# class Verbs(NamedTuple):
+#     """What the runner does for requests; a revision of None is the one of the pillar.
+#
+#     Attributes:
+#         deploy: releases a revision for who has asked; returns what is active then.
+#         look: returns the commit of a revision.
+#         token: returns the secret that a text of the pillar is, or refers to.
+#     """
+#
+#     deploy: Callable[[str | None, Caller], str]
+#     look: Callable[[str | None], str]
+#     token: Callable[[str], str]
 #
 #
 # class Place(NamedTuple):
@@ -20513,7 +20536,7 @@ def _clear(home: str, folder: str) -> None:
 #     return queue.put(place(store), revision or "", by)
 #
 #
-# def work(store: Store, deploy: Deploy) -> None:
+# def work(store: Store, verbs: Verbs) -> None:
 #     """Work off the requests of a site, one after another, until none waits; nothing where another runner does."""
 #     while is_open(store):  # again after the lock is free: who comes in between finds it held, and goes
 #         lock = queue.work_lock(place(store))
@@ -20522,31 +20545,60 @@ def _clear(home: str, folder: str) -> None:
 #         except DeploymentError:
 #             return
 #         try:
+#             gate = checks.Gate()
 #             while is_open(store):
-#                 _work(store, deploy)
+#                 _work(store, verbs, gate)
 #         finally:
 #             lock.release()
 #
 #
-# def _work(store: Store, deploy: Deploy) -> None:
+# def _work(store: Store, verbs: Verbs, gate: checks.Gate) -> None:
 #     kept = place(store)
 #     if store.is_deployed(_ENTERED):  # meanwhile a newer request may take the place of the one that waits
 #         time.sleep(_TICK)
 #         return
 #     queue.recover(kept, store.release()["commit"])
-#     request = queue.take(kept)
+#     waiting = queue.waiting(kept)
+#     problem = waiting and _problem(store, waiting, verbs, gate)
+#     if problem == _WAITS:
+#         time.sleep(_TICK)
+#         return
+#     request = queue.take(kept, waiting.number if waiting else "")
 #     if not request:
+#         return
+#     if problem:
+#         queue.finish(kept, request, queue.FAILED, problem)
 #         return
 #     if request.commit and request.commit == store.release()["commit"]:
 #         queue.finish(kept, request, queue.RELEASED, "it was active already")
 #         return
 #     try:
-#         status, why = queue.RELEASED, deploy(request.commit or None, request.by)
+#         status, why = queue.RELEASED, verbs.deploy(gate.commit or request.commit or None, request.by)
 #     except DeploymentError as error:
 #         if error.transient and store.is_deployed(_ENTERED):
 #             return  # another deployment began just now: the request is recovered after it
 #         status, why = queue.FAILED, str(error)
 #     queue.finish(kept, request, status, why)
+#
+#
+# def _problem(store: Store, request: Request, verbs: Verbs, gate: checks.Gate) -> str:
+#     """Return why a request cannot be judged by its checks; empty where it may be worked off, `_WAITS` where not yet."""
+#     before = gate.why
+#     try:
+#         wanted = store.checks()
+#         subject = checks.Subject(
+#             wanted,
+#             commit=lambda: verbs.look(request.commit or None),
+#             token=lambda: verbs.token(wanted["token"]),
+#             is_settled=lambda commit: commit == store.release()["commit"],
+#         )
+#         if gate.admit(place(store), request, subject):
+#             return ""
+#     except DeploymentError as error:
+#         return str(error)
+#     if gate.why != before:
+#         tell(f"{store.site}: {gate.why}", is_error=True)
+#     return _WAITS
 #
 #
 # def ended(store: Store, request: Request, *, wait: bool) -> dict[str, Any]:
@@ -20572,8 +20624,12 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def rows(store: Store) -> list[dict[str, Any]]:
-#     """Return a row for each request of a site, the newest first."""
-#     return queue.rows(place(store))
+#     """Return a row for each request of a site, the newest first, those that wait with what for."""
+#     kept = place(store)
+#     return [
+#         row | ({"why": checks.waits_for(kept, row["request"])} if row["status"] == "waiting" else {})
+#         for row in queue.rows(kept)
+#     ]
 #: django_formula/fleet/roster.py
 # """Functions on the hosts of salt-ssh's roster, from a runner: the same as `fleet.minions`, without minions.
 #
@@ -20944,7 +21000,7 @@ def _clear(home: str, folder: str) -> None:
 #     ("notify", "*", "url"): RELEASED,
 #     ("notify", "*", "token"): RELEASED,
 #     ("hook", "secret"): RELEASED,
-#     ("checks", "token"): RELEASED,
+#     ("checks", "token"): (),  # the master's runner uses it
 #     ("static", "push", "secret"): RELEASED,
 #     ("static", "push", "ssh_key"): RELEASED,
 #     ("container", "login", "password"): RELEASED,
@@ -21019,6 +21075,7 @@ def _clear(home: str, folder: str) -> None:
 #                     NAME.former has too
 #     hosts.json      the parts of each host, as the pillar had them when a host compiled it last
 #     tags.json       the tags of the site, where it has had some
+#     checks.json     what the Git server is asked of a commit before it is released, where the site has had that
 #     promote.json    the site from which it gets its commits, where it has had one, and what is asked of them
 #     addresses.json  the address of each host, as its grains had it when its pillar was compiled last
 #     fleet.json      commit and number of the release, the commits that were rolled back, how many times that was another
@@ -21061,6 +21118,9 @@ def _clear(home: str, folder: str) -> None:
 # #: What is asked of a commit: as `promote` of the pillar.
 # _PROMOTION = {"from": str, "after": str, "approve": int}
 # _ASKED = {"from": "", "after": "1h", "approve": 0}
+# #: What is asked of the Git server, as `checks` of the pillar, and where a value is not given.
+# _CHECKS = {"kind": str, "url": str, "token": str, "names": [str], "ignore": [str], "within": str}
+# _WANTED = {"kind": "", "url": "", "token": "", "names": [], "ignore": [], "within": "30m"}
 # _EXCLUDED = {"since": str, "by": str, "commit": str}
 # #: What hosts without a release have in common.
 # _NONE = {"commit": "", "sequence": 0, "held": [], "count": 0}
@@ -21180,6 +21240,37 @@ def _clear(home: str, folder: str) -> None:
 #         """Return ``from``, ``after`` and ``approve`` as the pillar has them; empty where commits come from no site."""
 #         return host_file.read_json(self.folder / "promote.json", _PROMOTION) or {}
 #
+#     def keep_checks(self, given: Any) -> None:
+#         """Keep what the pillar has as `checks`, of which a mistake lets nothing through.
+#
+#         Nothing is written where the site has none.
+#         """
+#         wanted = {} if given is None else _checks(given) if isinstance(given, dict) else _WANTED
+#         if wanted != self._checks():
+#             with self._alone():
+#                 if wanted:
+#                     host_file.write_json(self.folder / "checks.json", wanted, mode=0o600)
+#                 else:
+#                     (self.folder / "checks.json").unlink(missing_ok=True)
+#
+#     def checks(self) -> dict[str, Any]:
+#         """Return `checks` of the pillar; empty where nothing is asked of commits.
+#
+#         Raises:
+#             DeploymentError: the pillar has a mistake there.
+#         """
+#         wanted = self._checks()
+#         if wanted and not wanted["kind"]:
+#             raise DeploymentError(
+#                 f"the checks of {self.site} have a mistake in the pillar, so nothing is released by a request",
+#                 hint=f"apply on a host of {self.site}, which names it; correct it, and apply",
+#             )
+#         return wanted
+#
+#     def _checks(self) -> dict[str, Any]:
+#         path = self.folder / "checks.json"
+#         return host_file.read_json(path, _CHECKS) or ({**_WANTED} if path.exists() else {})
+#
 #     def addresses(self) -> dict[str, str]:
 #         """Return the address of each host whose pillar was compiled."""
 #         return host_file.read_json(self.folder / "addresses.json", {str: str}) or {}
@@ -21290,6 +21381,16 @@ def _clear(home: str, folder: str) -> None:
 #             commands.seconds(wanted["after"])
 #             return wanted
 #     return {}
+#
+#
+# def _checks(given: Mapping[str, Any]) -> dict[str, Any]:
+#     """Return what is asked of the Git server, by the schema's defaults; without a kind where that is no such map."""
+#     wanted = {**_WANTED, **{name: value for name, value in given.items() if value is not None}}
+#     with contextlib.suppress(DeploymentError):
+#         if wanted.keys() == _WANTED.keys() and shapes.fits(wanted, _CHECKS) and re.match("https?://", wanted["url"]):
+#             commands.seconds(wanted["within"])
+#             return wanted
+#     return {**_WANTED}
 #
 #
 # class Progress:
@@ -21449,8 +21550,10 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.secret.secrets import KeptSecret
 # from django_formula.untrusted import network, shapes
 #
-# #: The token that `checks` of a site reads with, which the last apply keeps.
-# TOKEN = KeptSecret(".checks_token", lambda config: (config.get("checks") or {}).get("token"))
+# #: The token that `checks` of a site reads with, which the last apply keeps; with several hosts their master has it.
+# TOKEN = KeptSecret(
+#     ".checks_token", lambda config: None if config.get("fleet") else (config.get("checks") or {}).get("token")
+# )
 # #: What our own statuses begin with: they are no checks.
 # OWN = "django-formula"
 # #: The most bytes of an answer, and pages of a list.
@@ -48871,11 +48974,6 @@ def _clear(home: str, folder: str) -> None:
 # "text": "an apply would release without them: set deploy: manual"
 # },
 # {
-# "hosts": true,
-# "state": "present",
-# "text": "has no effect with hosts: have the CI request what has passed"
-# },
-# {
 # "folder": true,
 # "text": "has no effect with folder: a folder has no commits"
 # }
@@ -63027,13 +63125,13 @@ def _clear(home: str, folder: str) -> None:
 # import time
 # from collections.abc import Callable, Mapping
 # from pathlib import Path
-# from typing import Any
+# from typing import Any, NamedTuple
 #
 # from django_formula.git_server import servers
 # from django_formula.host import clock, commands, file
+# from django_formula.host.commands import DeploymentError
 # from django_formula.request import queue
-# from django_formula.request.queue import Request
-# from django_formula.site.sites import Site
+# from django_formula.request.queue import Place, Request
 # from django_formula.untrusted import network, shapes
 # from django_formula.untrusted.text import shown
 #
@@ -63045,49 +63143,73 @@ def _clear(home: str, folder: str) -> None:
 # _KEPT = {"id": str, "why": str}
 #
 #
+# class Subject(NamedTuple):
+#     """What of a request is judged by checks.
+#
+#     Attributes:
+#         wanted: `checks` of the site; nothing where a request waits for none.
+#         commit: returns the whole commit that is requested.
+#         token: returns the token for the server; empty without one.
+#         is_settled: returns whether there is nothing to release.
+#     """
+#
+#     wanted: Mapping[str, Any] | None
+#     commit: Callable[[], str]
+#     token: Callable[[], str]
+#     is_settled: Callable[[str], bool]
+#
+#
 # class Gate:
-#     """What one program of requests knows of the commit that waits."""
+#     """What one program of requests knows of the commit that waits.
+#
+#     Attributes:
+#         commit: the one whose checks are asked for; empty where none is.
+#         why: what it waits for.
+#     """
 #
 #     def __init__(self) -> None:
+#         self.commit = self.why = ""
 #         self._number, self._next, self._is_open = "", 0.0, False
 #
-#     def admit(self, site: Site, request: Request, is_settled: Callable[[], bool]) -> bool:
+#     def admit(self, site: Place, request: Request, subject: Subject) -> bool:
 #         """Return whether a request that waits may be worked off now; refuse it if its checks have failed.
 #
 #         A child process without rights queries the server, every 15 s.
 #
-#         Args:
-#             is_settled: returns whether there is nothing to release.
-#
 #         Raises:
-#             DeploymentError: the files of requests are not free in time.
+#             DeploymentError: the files of requests are not free in time, or the commit is not known.
 #         """
-#         wanted = site.config.get("checks")
-#         if not wanted:
-#             return True
 #         if request.number != self._number:
 #             self._number, self._next, self._is_open = request.number, 0.0, False
+#             self.commit = self.why = ""
+#         wanted = subject.wanted
+#         if not wanted:
+#             return True
 #         if self._is_open or time.monotonic() < self._next:
 #             return self._is_open
-#         if is_settled():
+#         self.commit = self.commit or subject.commit()
+#         if subject.is_settled(self.commit):
 #             return True
-#         state, why = self._ask(site, wanted, request.commit)
+#         state, self.why = self._ask(subject, wanted)
 #         self._next = time.monotonic() + EVERY
 #         self._is_open = state == "passed"
 #         is_late = time.time() - clock.seconds(request.asked) > commands.seconds(wanted["within"])
 #         if state == "failed" or (is_late and not self._is_open):
 #             ends = "" if state == "failed" else f"; it waits for {wanted['within']} at most"
-#             queue.refuse_waiting(site, request, f"{why}{ends}")
+#             queue.refuse_waiting(site, request, f"{self.why}{ends}")
 #         elif not self._is_open:
-#             file.write_json(_path(site), {"id": request.number, "why": why}, mode=0o600, durable=False)
+#             file.write_json(_path(site), {"id": request.number, "why": self.why}, mode=0o600, durable=False)
 #         return self._is_open
 #
-#     def _ask(self, site: Site, wanted: Mapping[str, Any], commit: str) -> tuple[str, str]:
-#         """Return the state of the checks of a commit, and what is said of it."""
-#         token = servers.TOKEN.value(site, None) or ""
-#         action = functools.partial(self._checks, wanted, token, commit)
+#     def _ask(self, subject: Subject, wanted: Mapping[str, Any]) -> tuple[str, str]:
+#         """Return the state of the checks of the commit, and what is said of it."""
+#         what = f"of {self.commit[:12]}"
+#         try:
+#             token = subject.token()
+#         except DeploymentError as failure:
+#             return "", f"the checks {what} could not be read: {failure.message}"
+#         action = functools.partial(self._checks, wanted, token, self.commit)
 #         value, error, _after = network.ask(_UNPRIVILEGED, action)
-#         what = f"of {commit[:12]}"
 #         if error or not shapes.fits(value, _SHAPE):
 #             cause = commands.redact(error or "an answer of another shape", [token] if token else [])
 #             return "", f"the checks {what} could not be read: {cause}"
@@ -63103,13 +63225,13 @@ def _clear(home: str, folder: str) -> None:
 #         return servers.checks(wanted["kind"], wanted["url"], token, commit, wanted["names"], wanted["ignore"])
 #
 #
-# def waits_for(site: Site, number: str) -> str:
+# def waits_for(site: Place, number: str) -> str:
 #     """Return what a request waits for at the Git server, as the last question has found it; empty for nothing."""
 #     kept = file.read_json(_path(site), _KEPT)
 #     return kept["why"] if kept and kept["id"] == number else ""
 #
 #
-# def _path(site: Site) -> Path:
+# def _path(site: Place) -> Path:
 #     return queue.folder(site) / "checks.json"
 #: django_formula/request/delivery.py
 # """What git servers send to a webhook: whether a secret has signed it, and which branch has which commit now.
@@ -65544,6 +65666,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import IO, Any
 #
 # from django_formula.audit import caller
+# from django_formula.git_server import servers
 # from django_formula.host import commands, daemons, file, units
 # from django_formula.host.commands import DeploymentError
 # from django_formula.release import progress, releases
@@ -65624,7 +65747,7 @@ def _clear(home: str, folder: str) -> None:
 #         return True
 #     queue.recover(site, _active(site))
 #     waiting = queue.waiting(site)
-#     if waiting and not gate.admit(site, waiting, lambda: bool(verdict(site, waiting))):
+#     if waiting and not gate.admit(site, waiting, _subject(site, waiting)):
 #         time.sleep(_TICK)
 #         return True
 #     request = queue.take(site, waiting.number if waiting else "")
@@ -65640,6 +65763,15 @@ def _clear(home: str, folder: str) -> None:
 #         queue.finish(site, request, status, why, is_recorded=is_recorded)
 #         log.info("request %s: %s: %s", request.number, status, why.partition("\n")[0])
 #     return True
+#
+#
+# def _subject(site: Site, request: Request) -> checks.Subject:
+#     return checks.Subject(
+#         wanted=site.config.get("checks"),
+#         commit=lambda: request.commit,
+#         token=lambda: servers.TOKEN.value(site, None) or "",
+#         is_settled=lambda _commit: bool(verdict(site, request)),
+#     )
 #
 #
 # def _follow(site: Site, request: Request) -> None:
@@ -76586,7 +76718,8 @@ def _clear(home: str, folder: str) -> None:
 #     """Run an action in a child that is another user, which cannot be traced by that user's other processes.
 #
 #     Args:
-#         user: its name. The child has this user's group alone.
+#         user: its name. The child has this user's group alone. Where the caller is not root, such as a master that runs
+#             as `salt`, it has the caller's rights.
 #         action: what asks; it returns what JSON has, of at most 4000 bytes.
 #     """
 #     entry = pwd.getpwnam(user)
@@ -76595,9 +76728,10 @@ def _clear(home: str, folder: str) -> None:
 #     if not child:
 #         os.close(reader)
 #         with contextlib.suppress(BaseException):
-#             os.setgroups([])
-#             os.setgid(entry.pw_gid)
-#             os.setuid(entry.pw_uid)
+#             if not os.geteuid():
+#                 os.setgroups([])
+#                 os.setgid(entry.pw_gid)
+#                 os.setuid(entry.pw_uid)
 #             os.write(writer, json.dumps(_attempt(action)).encode()[:_REPORT])
 #         os._exit(0)
 #     os.close(writer)

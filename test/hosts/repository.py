@@ -97,3 +97,11 @@ class Repository:
         with tarfile.open(fileobj=archive, mode="w") as tar:
             tar.add(self.bare, ".")
         self.host.send(archive.getvalue(), self.path)
+
+
+def start_git_server(host: Host) -> dict[str, str]:
+    """Start the API of a Git server, which has the state of a check from /run/check; return `checks` of a site."""
+    host.write("/run/check", "")
+    host.write("/run/server.py", (ROOT / "test/hosts/stand_ins/git_server.py").read_text())
+    host.run(["systemd-run", "--unit=git-server", "/usr/bin/python3", "/run/server.py"])
+    return {"kind": "forgejo", "url": "http://127.0.0.1:8300/p", "token": "of-the-checks", "within": "10m"}

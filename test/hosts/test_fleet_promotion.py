@@ -1,4 +1,4 @@
-"""From a site on one host to a site on another, by their master: promotion, approvals, and sites by their tag."""
+"""From a site on one host to a site on another, by their master: promotion, approvals, checks, and sites by tag."""
 
 import json
 import re
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from fleet import STORE, Fleet, answer_of, start_master, start_minions
 from lab import Result
-from sites import version
+from repository import start_git_server
+from sites import until, version
 
 pytestmark = pytest.mark.full
 
@@ -19,7 +20,8 @@ class Promoted(Fleet):
     def configure(self, **changes: Any) -> None:
         self.options.update(changes)
         staging = {**self.options, "hosts": {"web2": ["app"]}, "domains": ["staging.example.org"], "tags": ["eu"]}
-        staging.pop("promote", None)
+        for name in ("promote", "checks"):
+            staging.pop(name, None)
         self.master.pillar({"django": {"sites": {"blog": {**self.options, "tags": ["eu"]}, "staging": staging}}})
 
     def salt_run(self, verb: str, *arguments: str, user: str = "") -> Result:
@@ -54,6 +56,33 @@ def test_sites_of_a_tag_are_deployed(fleet):
     shown = fleet.master.run(["salt-run", "--log-level=warning", "django.deploy", "b*,stag*"], timeout=600).stdout
     assert re.search(rf"- blog     released  {head[:12]}  [0-9.]+ s\n", shown), shown
     assert re.search(rf"- staging  released  {head[:12]}  [0-9.]+ s\n +hosts: web2", shown), shown
+
+
+def test_a_request_waits_for_the_checks_of_its_commit_whose_token_no_host_has(fleet):
+    fleet.configure(checks=start_git_server(fleet.master))
+    applied = fleet.apply()
+    assert not any(fleet.failed(applied).values()), applied
+    before, new = fleet.commit_of("blog", 0), fleet.repository.commit(version("1.1"))
+    fleet.master.write("/run/check", "pending")
+    fleet.master.run("setsid salt-run --out=json django.request blog >/run/answer 2>/run/told </dev/null &")
+    waits = f"checks of {new[:12]} have not passed yet: test"
+    until(lambda: answer_of(fleet.salt_run("requests", "blog"))["blog"][0]["why"] == waits)
+    until(lambda: f"blog: {waits}" in fleet.master.read("/run/told"))
+    assert fleet.commit_of("blog", 0) == before != new
+    fleet.master.write("/run/check", "success")
+    until(lambda: fleet.commit_of("blog", 0) == new)
+    until(lambda: json.loads(fleet.master.read("/run/answer") or "{}").get("status") == "released")
+    fleet.master.write("/run/check", "failure")
+    failed = fleet.repository.commit(version("1.2"))
+    refused = fleet.salt_run("request", "blog")
+    assert refused.returncode == 1 and f"checks of {failed[:12]} have failed: test" in refused.stdout, refused
+    assert fleet.commit_of("blog", 0) == new
+    kept = fleet.apps[0].run(["grep", "-rl", "of-the-checks", "/srv/django", "/etc", "/var/cache/salt"], check=False)
+    assert kept.stdout == ""
+    assert "of-the-checks" in fleet.master.read(f"{STORE}/blog/checks.json")
+    fleet.options.pop("checks")
+    fleet.configure()
+    fleet.apply()
 
 
 def test_a_commit_is_refused_until_it_has_proved_itself_and_was_approved(fleet):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import Hosts, Repositories
+from repository import start_git_server
 from sites import Site, until, version
 
 SERVICE = "django-blog-requests.service"
@@ -143,30 +144,9 @@ def test_power_loss_loses_no_request(blog: Site) -> None:
     assert open_files(blog) == [] and blog.record()["commit"] == waiting
 
 
-#: The API of a Git server: what it knows of any commit is in a file, by the path of the request.
-GIT_SERVER = """
-import http.server, json, pathlib
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        state = pathlib.Path("/run/check").read_text().strip()
-        rows = [{"context": "test", "status": state}] if state and "page=1" in self.path.split("&") else []
-        asked = self.headers["Authorization"] == "token of-the-checks" and self.path.startswith("/p/commits/")
-        body = json.dumps({"statuses": rows}).encode()
-        self.send_response(200 if asked else 403)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-http.server.HTTPServer(("127.0.0.1", 8300), Handler).serve_forever()
-"""
-
-
 def test_request_waits_for_the_checks_of_its_commit(blog: Site) -> None:
     host, before = blog.host, blog.live
-    host.write("/run/check", "")
-    host.write("/run/server.py", GIT_SERVER)
-    host.run(["systemd-run", "--unit=git-server", "/usr/bin/python3", "/run/server.py"])
-    checks = {"kind": "forgejo", "url": "http://127.0.0.1:8300/p", "token": "of-the-checks", "within": "10m"}
-    applied = blog.deploy(checks=checks)
+    applied = blog.deploy(checks=start_git_server(host))
     assert blog.live == before and "of-the-checks" not in str(applied)
     older, newer = commit(blog, "8.0"), commit(blog, "8.1")
     request(blog, older, wait=False)

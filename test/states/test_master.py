@@ -28,6 +28,7 @@ from django_formula.fleet import certificate as fleet_certificate
 from django_formula.fleet import known_minions, store
 from django_formula.fleet import secrets as fleet_secrets
 from django_formula.host.commands import DeploymentError
+from django_formula.untrusted import network
 
 ROOT = Path(__file__).parents[2]
 GRAINS = {
@@ -533,6 +534,37 @@ def test_promote_of_a_site_is_kept_for_the_runner(pillar_of, tmp_path):
     assert store.Store(tmp_path / "store", "blog").promotion() == {}
 
 
+def test_checks_of_a_site_are_kept_for_the_runner_and_their_token_stays_with_the_master(pillar_of, tmp_path):
+    asked = {"kind": "forgejo", "url": "https://git.example.org/api/v1/repos/acme/blog", "token": "of-the-checks"}
+    given = pillar_of("web1", {"blog": {"hosts": HOSTS, "checks": asked}})
+    kept = store.Store(tmp_path / "store", "blog")
+    assert kept.checks() == {**asked, "names": [], "ignore": [], "within": "30m"}
+    assert (kept.folder / "checks.json").stat().st_mode & 0o777 == 0o600
+    assert given["blog"]["checks"] == {"token": fleet_secrets.WITHHELD}
+    pillar_of("web1", {"blog": {"hosts": HOSTS, "checks": {**asked, "kind": "forge\x00jo", "token": 3}}})
+    with pytest.raises(DeploymentError, match="the checks of blog have a mistake"):
+        kept.checks()
+    pillar_of("web1", {"blog": {"hosts": HOSTS}})
+    assert kept.checks() == {} and not (kept.folder / "checks.json").exists()
+
+
+def test_request_waits_for_checks_with_the_token_of_the_masters_sdb(runner, monkeypatch, tmp_path):
+    asked = []
+
+    def ask(_user, action):
+        asked.append(action.args[1:])
+        return network.Answer({"state": "failed" if len(asked) > 1 else "passed", "names": ["test"]}, "", 0.0)
+
+    deployed = played(monkeypatch, runner)
+    store.Store(tmp_path, "blog").keep_checks({"kind": "github", "url": "https://git/p", "token": "sdb://vault/x/y"})
+    monkeypatch.setattr(runner, "__salt__", {"sdb.get": {"sdb://vault/x/y": "a-token"}.get}, raising=False)
+    monkeypatch.setattr(network, "ask", ask)
+    assert runner.request("blog")["status"] == "released"
+    refused = runner.request("blog", "main")
+    assert refused["status"] == "refused" and refused["retcode"] == runner.__context__["retcode"] == 1
+    assert deployed == ["b" * 40] and asked == [("a-token", "b" * 40)] * 2
+
+
 def test_promotion_is_a_request_with_its_plan_and_its_exit_code(runner, monkeypatch, tmp_path):
     """What is judged is in test/engine/fleet/test_promotion.py."""
     blog, staging = store.Store(tmp_path, "blog"), store.Store(tmp_path, "shop-de")
@@ -608,6 +640,7 @@ def played(monkeypatch, runner, *, fails=""):
         return Mock(
             deploy=deploy,
             abandon=lambda **_options: {},
+            commit_of=lambda _revision: "b" * 40,
             site=name,
             store=Mock(folder=Path("/nowhere/x")),
             by="",

@@ -465,6 +465,14 @@ class Fleet:
         if known and value["commit"] != known:
             yield f"it serves {value['commit'][:12] or 'nothing'}, the others {known[:12]}: apply on it"
 
+    def commit_of(self, revision: str | None) -> str:
+        """Return the commit that a deployment of a revision would release.
+
+        Raises:
+            DeploymentError: the store knows no host of the site, or they find none.
+        """
+        return self._resolve(self.released(), revision)
+
     def _resolve(self, hosts: list[str], revision: str | None) -> str:
         """Return the commit of a revision, in which two hosts have to agree: one alone could choose the others' code.
 

@@ -12,16 +12,30 @@ from typing import Any, NamedTuple
 from django_formula.audit.caller import Caller
 from django_formula.fleet.store import Store
 from django_formula.host.commands import DeploymentError
-from django_formula.request import queue
+from django_formula.request import checks, queue
 from django_formula.request.queue import Request
-from django_formula.untrusted.text import in_command
+from django_formula.untrusted.text import in_command, tell
 
 #: Seconds between two looks at what is waited for, and those without a runner after which a request is abandoned.
 _TICK, _ABANDONED = 0.5, 60.0
+#: What is returned of a request whose checks have not passed yet.
+_WAITS = "waits"
 #: Seconds after which a deployment of another master, of which nothing was heard, keeps no request waiting.
 _ENTERED = 600.0
-#: Releases a revision, None for the one of the pillar, for who has asked; returns what is active then.
-Deploy = Callable[[str | None, Caller], str]
+
+
+class Verbs(NamedTuple):
+    """What the runner does for requests; a revision of None is the one of the pillar.
+
+    Attributes:
+        deploy: releases a revision for who has asked; returns what is active then.
+        look: returns the commit of a revision.
+        token: returns the secret that a text of the pillar is, or refers to.
+    """
+
+    deploy: Callable[[str | None, Caller], str]
+    look: Callable[[str | None], str]
+    token: Callable[[str], str]
 
 
 class Place(NamedTuple):
@@ -72,7 +86,7 @@ def put(store: Store, revision: str | None, by: Caller, *, is_promoted: bool = F
     return queue.put(place(store), revision or "", by)
 
 
-def work(store: Store, deploy: Deploy) -> None:
+def work(store: Store, verbs: Verbs) -> None:
     """Work off the requests of a site, one after another, until none waits; nothing where another runner does."""
     while is_open(store):  # again after the lock is free: who comes in between finds it held, and goes
         lock = queue.work_lock(place(store))
@@ -81,31 +95,60 @@ def work(store: Store, deploy: Deploy) -> None:
         except DeploymentError:
             return
         try:
+            gate = checks.Gate()
             while is_open(store):
-                _work(store, deploy)
+                _work(store, verbs, gate)
         finally:
             lock.release()
 
 
-def _work(store: Store, deploy: Deploy) -> None:
+def _work(store: Store, verbs: Verbs, gate: checks.Gate) -> None:
     kept = place(store)
     if store.is_deployed(_ENTERED):  # meanwhile a newer request may take the place of the one that waits
         time.sleep(_TICK)
         return
     queue.recover(kept, store.release()["commit"])
-    request = queue.take(kept)
+    waiting = queue.waiting(kept)
+    problem = waiting and _problem(store, waiting, verbs, gate)
+    if problem == _WAITS:
+        time.sleep(_TICK)
+        return
+    request = queue.take(kept, waiting.number if waiting else "")
     if not request:
+        return
+    if problem:
+        queue.finish(kept, request, queue.FAILED, problem)
         return
     if request.commit and request.commit == store.release()["commit"]:
         queue.finish(kept, request, queue.RELEASED, "it was active already")
         return
     try:
-        status, why = queue.RELEASED, deploy(request.commit or None, request.by)
+        status, why = queue.RELEASED, verbs.deploy(gate.commit or request.commit or None, request.by)
     except DeploymentError as error:
         if error.transient and store.is_deployed(_ENTERED):
             return  # another deployment began just now: the request is recovered after it
         status, why = queue.FAILED, str(error)
     queue.finish(kept, request, status, why)
+
+
+def _problem(store: Store, request: Request, verbs: Verbs, gate: checks.Gate) -> str:
+    """Return why a request cannot be judged by its checks; empty where it may be worked off, `_WAITS` where not yet."""
+    before = gate.why
+    try:
+        wanted = store.checks()
+        subject = checks.Subject(
+            wanted,
+            commit=lambda: verbs.look(request.commit or None),
+            token=lambda: verbs.token(wanted["token"]),
+            is_settled=lambda commit: commit == store.release()["commit"],
+        )
+        if gate.admit(place(store), request, subject):
+            return ""
+    except DeploymentError as error:
+        return str(error)
+    if gate.why != before:
+        tell(f"{store.site}: {gate.why}", is_error=True)
+    return _WAITS
 
 
 def ended(store: Store, request: Request, *, wait: bool) -> dict[str, Any]:
@@ -131,5 +174,9 @@ def ended(store: Store, request: Request, *, wait: bool) -> dict[str, Any]:
 
 
 def rows(store: Store) -> list[dict[str, Any]]:
-    """Return a row for each request of a site, the newest first."""
-    return queue.rows(place(store))
+    """Return a row for each request of a site, the newest first, those that wait with what for."""
+    kept = place(store)
+    return [
+        row | ({"why": checks.waits_for(kept, row["request"])} if row["status"] == "waiting" else {})
+        for row in queue.rows(kept)
+    ]

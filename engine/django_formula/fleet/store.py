@@ -7,6 +7,7 @@ The store is a folder that only root reads, with a folder for each site:
                     NAME.former has too
     hosts.json      the parts of each host, as the pillar had them when a host compiled it last
     tags.json       the tags of the site, where it has had some
+    checks.json     what the Git server is asked of a commit before it is released, where the site has had that
     promote.json    the site from which it gets its commits, where it has had one, and what is asked of them
     addresses.json  the address of each host, as its grains had it when its pillar was compiled last
     fleet.json      commit and number of the release, the commits that were rolled back, how many times that was another
@@ -49,6 +50,9 @@ _FLEET = {"commit": str, "sequence": int, "held": [str], "count?": int, "deploym
 #: What is asked of a commit: as `promote` of the pillar.
 _PROMOTION = {"from": str, "after": str, "approve": int}
 _ASKED = {"from": "", "after": "1h", "approve": 0}
+#: What is asked of the Git server, as `checks` of the pillar, and where a value is not given.
+_CHECKS = {"kind": str, "url": str, "token": str, "names": [str], "ignore": [str], "within": str}
+_WANTED = {"kind": "", "url": "", "token": "", "names": [], "ignore": [], "within": "30m"}
 _EXCLUDED = {"since": str, "by": str, "commit": str}
 #: What hosts without a release have in common.
 _NONE = {"commit": "", "sequence": 0, "held": [], "count": 0}
@@ -168,6 +172,37 @@ class Store:
         """Return ``from``, ``after`` and ``approve`` as the pillar has them; empty where commits come from no site."""
         return host_file.read_json(self.folder / "promote.json", _PROMOTION) or {}
 
+    def keep_checks(self, given: Any) -> None:
+        """Keep what the pillar has as `checks`, of which a mistake lets nothing through.
+
+        Nothing is written where the site has none.
+        """
+        wanted = {} if given is None else _checks(given) if isinstance(given, dict) else _WANTED
+        if wanted != self._checks():
+            with self._alone():
+                if wanted:
+                    host_file.write_json(self.folder / "checks.json", wanted, mode=0o600)
+                else:
+                    (self.folder / "checks.json").unlink(missing_ok=True)
+
+    def checks(self) -> dict[str, Any]:
+        """Return `checks` of the pillar; empty where nothing is asked of commits.
+
+        Raises:
+            DeploymentError: the pillar has a mistake there.
+        """
+        wanted = self._checks()
+        if wanted and not wanted["kind"]:
+            raise DeploymentError(
+                f"the checks of {self.site} have a mistake in the pillar, so nothing is released by a request",
+                hint=f"apply on a host of {self.site}, which names it; correct it, and apply",
+            )
+        return wanted
+
+    def _checks(self) -> dict[str, Any]:
+        path = self.folder / "checks.json"
+        return host_file.read_json(path, _CHECKS) or ({**_WANTED} if path.exists() else {})
+
     def addresses(self) -> dict[str, str]:
         """Return the address of each host whose pillar was compiled."""
         return host_file.read_json(self.folder / "addresses.json", {str: str}) or {}
@@ -278,6 +313,16 @@ def _promotion(given: Mapping[str, Any]) -> dict[str, Any]:
             commands.seconds(wanted["after"])
             return wanted
     return {}
+
+
+def _checks(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is asked of the Git server, by the schema's defaults; without a kind where that is no such map."""
+    wanted = {**_WANTED, **{name: value for name, value in given.items() if value is not None}}
+    with contextlib.suppress(DeploymentError):
+        if wanted.keys() == _WANTED.keys() and shapes.fits(wanted, _CHECKS) and re.match("https?://", wanted["url"]):
+            commands.seconds(wanted["within"])
+            return wanted
+    return {**_WANTED}
 
 
 class Progress:

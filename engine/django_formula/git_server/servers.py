@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 from django_formula.secret.secrets import KeptSecret
 from django_formula.untrusted import network, shapes
 
-#: The token that `checks` of a site reads with, which the last apply keeps.
-TOKEN = KeptSecret(".checks_token", lambda config: (config.get("checks") or {}).get("token"))
+#: The token that `checks` of a site reads with, which the last apply keeps; with several hosts their master has it.
+TOKEN = KeptSecret(
+    ".checks_token", lambda config: None if config.get("fleet") else (config.get("checks") or {}).get("token")
+)
 #: What our own statuses begin with: they are no checks.
 OWN = "django-formula"
 #: The most bytes of an answer, and pages of a list.

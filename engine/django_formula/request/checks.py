@@ -4,13 +4,13 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from django_formula.git_server import servers
 from django_formula.host import clock, commands, file
+from django_formula.host.commands import DeploymentError
 from django_formula.request import queue
-from django_formula.request.queue import Request
-from django_formula.site.sites import Site
+from django_formula.request.queue import Place, Request
 from django_formula.untrusted import network, shapes
 from django_formula.untrusted.text import shown
 
@@ -22,49 +22,73 @@ _SHAPE = {"state": str, "names": [str]}
 _KEPT = {"id": str, "why": str}
 
 
+class Subject(NamedTuple):
+    """What of a request is judged by checks.
+
+    Attributes:
+        wanted: `checks` of the site; nothing where a request waits for none.
+        commit: returns the whole commit that is requested.
+        token: returns the token for the server; empty without one.
+        is_settled: returns whether there is nothing to release.
+    """
+
+    wanted: Mapping[str, Any] | None
+    commit: Callable[[], str]
+    token: Callable[[], str]
+    is_settled: Callable[[str], bool]
+
+
 class Gate:
-    """What one program of requests knows of the commit that waits."""
+    """What one program of requests knows of the commit that waits.
+
+    Attributes:
+        commit: the one whose checks are asked for; empty where none is.
+        why: what it waits for.
+    """
 
     def __init__(self) -> None:
+        self.commit = self.why = ""
         self._number, self._next, self._is_open = "", 0.0, False
 
-    def admit(self, site: Site, request: Request, is_settled: Callable[[], bool]) -> bool:
+    def admit(self, site: Place, request: Request, subject: Subject) -> bool:
         """Return whether a request that waits may be worked off now; refuse it if its checks have failed.
 
         A child process without rights queries the server, every 15 s.
 
-        Args:
-            is_settled: returns whether there is nothing to release.
-
         Raises:
-            DeploymentError: the files of requests are not free in time.
+            DeploymentError: the files of requests are not free in time, or the commit is not known.
         """
-        wanted = site.config.get("checks")
-        if not wanted:
-            return True
         if request.number != self._number:
             self._number, self._next, self._is_open = request.number, 0.0, False
+            self.commit = self.why = ""
+        wanted = subject.wanted
+        if not wanted:
+            return True
         if self._is_open or time.monotonic() < self._next:
             return self._is_open
-        if is_settled():
+        self.commit = self.commit or subject.commit()
+        if subject.is_settled(self.commit):
             return True
-        state, why = self._ask(site, wanted, request.commit)
+        state, self.why = self._ask(subject, wanted)
         self._next = time.monotonic() + EVERY
         self._is_open = state == "passed"
         is_late = time.time() - clock.seconds(request.asked) > commands.seconds(wanted["within"])
         if state == "failed" or (is_late and not self._is_open):
             ends = "" if state == "failed" else f"; it waits for {wanted['within']} at most"
-            queue.refuse_waiting(site, request, f"{why}{ends}")
+            queue.refuse_waiting(site, request, f"{self.why}{ends}")
         elif not self._is_open:
-            file.write_json(_path(site), {"id": request.number, "why": why}, mode=0o600, durable=False)
+            file.write_json(_path(site), {"id": request.number, "why": self.why}, mode=0o600, durable=False)
         return self._is_open
 
-    def _ask(self, site: Site, wanted: Mapping[str, Any], commit: str) -> tuple[str, str]:
-        """Return the state of the checks of a commit, and what is said of it."""
-        token = servers.TOKEN.value(site, None) or ""
-        action = functools.partial(self._checks, wanted, token, commit)
+    def _ask(self, subject: Subject, wanted: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the state of the checks of the commit, and what is said of it."""
+        what = f"of {self.commit[:12]}"
+        try:
+            token = subject.token()
+        except DeploymentError as failure:
+            return "", f"the checks {what} could not be read: {failure.message}"
+        action = functools.partial(self._checks, wanted, token, self.commit)
         value, error, _after = network.ask(_UNPRIVILEGED, action)
-        what = f"of {commit[:12]}"
         if error or not shapes.fits(value, _SHAPE):
             cause = commands.redact(error or "an answer of another shape", [token] if token else [])
             return "", f"the checks {what} could not be read: {cause}"
@@ -80,11 +104,11 @@ class Gate:
         return servers.checks(wanted["kind"], wanted["url"], token, commit, wanted["names"], wanted["ignore"])
 
 
-def waits_for(site: Site, number: str) -> str:
+def waits_for(site: Place, number: str) -> str:
     """Return what a request waits for at the Git server, as the last question has found it; empty for nothing."""
     kept = file.read_json(_path(site), _KEPT)
     return kept["why"] if kept and kept["id"] == number else ""
 
 
-def _path(site: Site) -> Path:
+def _path(site: Place) -> Path:
     return queue.folder(site) / "checks.json"

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import IO, Any
 
 from django_formula.audit import caller
+from django_formula.git_server import servers
 from django_formula.host import commands, daemons, file, units
 from django_formula.host.commands import DeploymentError
 from django_formula.release import progress, releases
@@ -97,7 +98,7 @@ def _work(site: Site, stop: _Stop, gate: checks.Gate) -> bool:
         return True
     queue.recover(site, _active(site))
     waiting = queue.waiting(site)
-    if waiting and not gate.admit(site, waiting, lambda: bool(verdict(site, waiting))):
+    if waiting and not gate.admit(site, waiting, _subject(site, waiting)):
         time.sleep(_TICK)
         return True
     request = queue.take(site, waiting.number if waiting else "")
@@ -113,6 +114,15 @@ def _work(site: Site, stop: _Stop, gate: checks.Gate) -> bool:
         queue.finish(site, request, status, why, is_recorded=is_recorded)
         log.info("request %s: %s: %s", request.number, status, why.partition("\n")[0])
     return True
+
+
+def _subject(site: Site, request: Request) -> checks.Subject:
+    return checks.Subject(
+        wanted=site.config.get("checks"),
+        commit=lambda: request.commit,
+        token=lambda: servers.TOKEN.value(site, None) or "",
+        is_settled=lambda _commit: bool(verdict(site, request)),
+    )
 
 
 def _follow(site: Site, request: Request) -> None:

@@ -40,7 +40,8 @@ def ask(user: str, action: Callable[[], Any]) -> Answer:
     """Run an action in a child that is another user, which cannot be traced by that user's other processes.
 
     Args:
-        user: its name. The child has this user's group alone.
+        user: its name. The child has this user's group alone. Where the caller is not root, such as a master that runs
+            as `salt`, it has the caller's rights.
         action: what asks; it returns what JSON has, of at most 4000 bytes.
     """
     entry = pwd.getpwnam(user)
@@ -49,9 +50,10 @@ def ask(user: str, action: Callable[[], Any]) -> Answer:
     if not child:
         os.close(reader)
         with contextlib.suppress(BaseException):
-            os.setgroups([])
-            os.setgid(entry.pw_gid)
-            os.setuid(entry.pw_uid)
+            if not os.geteuid():
+                os.setgroups([])
+                os.setgid(entry.pw_gid)
+                os.setuid(entry.pw_uid)
             os.write(writer, json.dumps(_attempt(action)).encode()[:_REPORT])
         os._exit(0)
     os.close(writer)

@@ -9,6 +9,7 @@ from django_formula.fleet import requests
 from django_formula.fleet.store import Store
 from django_formula.host.commands import DeploymentError
 from django_formula.request import queue
+from django_formula.untrusted import network
 
 ADA = Caller("ada", how="salt")
 
@@ -32,12 +33,20 @@ def deploy_nothing(_revision, _by):
     raise AssertionError("it was deployed")
 
 
+def look_for_nothing(_revision):
+    raise AssertionError("a commit was looked up")
+
+
+def work(store, deploy, look=look_for_nothing, token=str):
+    requests.work(store, requests.Verbs(deploy, look, token))
+
+
 def test_request_is_deployed_for_who_asked(store):
     called = []
     request = requests.put(store, "v2.1", ADA)
     waiting = requests.ended(store, request, wait=False)
     assert waiting["status"] == "waiting" and requests.is_open(store)
-    requests.work(store, lambda revision, by: called.append((revision, by)) or "3f2a9c1b77de is active")
+    work(store, lambda revision, by: called.append((revision, by)) or "3f2a9c1b77de is active")
     ended = requests.ended(store, request, wait=True)
     assert (ended["status"], ended["why"]) == ("released", "3f2a9c1b77de is active")
     assert called == [("v2.1", ADA)] and not requests.is_open(store)
@@ -47,7 +56,7 @@ def test_request_of_the_pillar_has_no_revision(store):
     called = []
     for _push in range(2):
         requests.put(store, None, ADA)
-    requests.work(store, lambda revision, _by: called.append(revision) or "it is active")
+    work(store, lambda revision, _by: called.append(revision) or "it is active")
     assert called == [None] and statuses(store) == [("", "superseded"), ("", "released")]
     assert requests.rows(store)[1]["why"] == "by a newer request"
 
@@ -61,7 +70,7 @@ def test_failed_deployment_is_the_status_and_the_next_request_is_deployed(store)
             raise DeploymentError("start failed on 1 of the hosts:\nweb2: no space left")
         return "it is active"
 
-    requests.work(store, deploy)
+    work(store, deploy)
     assert statuses(store) == [("v1", "failed"), ("v2", "released")]
     assert "web2: no space left" in requests.ended(store, first, wait=True)["why"]
 
@@ -69,7 +78,7 @@ def test_failed_deployment_is_the_status_and_the_next_request_is_deployed(store)
 def test_active_commit_is_not_deployed_again(store):
     store.set_release({"commit": "a" * 40, "sequence": 3, "held": []})
     requests.put(store, "a" * 40, ADA)
-    requests.work(store, deploy_nothing)
+    work(store, deploy_nothing)
     assert statuses(store) == [("a" * 12, "released")]
 
 
@@ -85,7 +94,7 @@ def test_requests_from_many_runners_while_one_deploys_are_never_refused(store):
 
     def run(revision):
         requests.put(store, revision, ADA)
-        requests.work(store, deploy)
+        work(store, deploy)
 
     for number in range(50):
         workers.append(threading.Thread(target=run, args=(f"v{number}",)))
@@ -107,7 +116,7 @@ def test_request_waits_for_an_immediate_deployment_and_the_newest_is_deployed(st
     with store.deploying("ops (salt-run django.deploy on master1)"):
         requests.put(store, "v1", ADA)
         worker = threading.Thread(
-            target=requests.work, args=(store, lambda revision, _by: live.append(revision) or "it is active")
+            target=work, args=(store, lambda revision, _by: live.append(revision) or "it is active")
         )
         worker.start()
         time.sleep(0.3)
@@ -131,7 +140,7 @@ def test_deployment_that_begins_at_the_same_moment_keeps_the_request(store, monk
         return "it is active"
 
     requests.put(store, "v1", ADA)
-    requests.work(store, deploy)
+    work(store, deploy)
     assert tried == ["v1", "v1"] and statuses(store) == [("v1", "released")]
 
 
@@ -142,12 +151,134 @@ def test_killed_runner_loses_no_request(store):
     requests.put(store, "v1", ADA)
     for _time in range(2):
         with pytest.raises(Killed):
-            requests.work(store, killed)
+            work(store, killed)
         assert requests.is_open(store) and statuses(store) == [("v1", "running")]
-    requests.work(store, lambda _revision, _by: "it is active")
+    work(store, lambda _revision, _by: "it is active")
     assert statuses(store) == [("v1", "released")]
 
 
 def test_site_that_the_master_does_not_know_is_refused(tmp_path):
     with pytest.raises(DeploymentError, match="the master knows no hosts of shop"):
         requests.put(Store(tmp_path / "store", "shop"), None, ADA)
+
+
+COMMIT = "a" * 40
+CHECKS = {"kind": "github", "url": "http://git/p", "token": "sdb://vault/checks", "names": ["test"]}
+
+
+class Server:
+    """What the Git server answers to one question after another, and what it was asked."""
+
+    def __init__(self, *states):
+        self.states, self.asked = [*states], []
+
+    def ask(self, user, action):
+        _wanted, token, commit = action.args
+        self.asked.append((user, token, commit))
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return network.Answer({"state": state, "names": ["test"]}, "", 0.0)
+
+
+@pytest.fixture
+def server(store, monkeypatch):
+    """Has requests wait for checks, which the Git server says have passed unless a test has it say more."""
+    server = Server("passed")
+    monkeypatch.setattr(requests.checks.network, "ask", server.ask)
+    monkeypatch.setattr(requests.checks, "EVERY", 0.0)
+    monkeypatch.setattr(requests, "_TICK", 0.01)
+    store.keep_checks(CHECKS)
+    return server
+
+
+def test_request_waits_until_the_checks_of_its_commit_have_passed(store, server, capsys):
+    server.states, deployed, looked = ["none", "pending", "pending", "passed"], [], []
+    requests.put(store, "main", ADA)
+
+    def look(revision):
+        looked.append(revision)
+        assert requests.rows(store)[0]["why"] == ""
+        return COMMIT
+
+    def deploy(revision, by):
+        deployed.append((revision, by))
+        return "it is active"
+
+    work(store, deploy, look, lambda text: f"the token of {text}")
+    assert deployed == [(COMMIT, ADA)] and looked == ["main"], "it is looked up once"
+    assert server.asked == [("nobody", "the token of sdb://vault/checks", COMMIT)] * 4
+    assert statuses(store) == [("main", "released")]
+    assert capsys.readouterr().err.splitlines() == [
+        "blog: the Git server knows no check of aaaaaaaaaaaa yet",
+        "blog: checks of aaaaaaaaaaaa have not passed yet: test",
+    ]
+
+
+def test_request_of_a_commit_whose_checks_have_failed_is_refused(store, server):
+    server.states = ["pending", "failed"]
+    request = requests.put(store, None, ADA)
+    work(store, deploy_nothing, lambda revision: COMMIT if revision is None else "")
+    ended = requests.ended(store, request, wait=True)
+    assert (ended["status"], ended["why"]) == ("refused", "checks of aaaaaaaaaaaa have failed: test")
+
+
+def test_newer_request_takes_the_place_of_one_that_waits_for_checks(store, server, monkeypatch):
+    server.states, deployed = ["pending", "passed"], []
+    requests.put(store, COMMIT, ADA)
+    sleep = time.sleep
+
+    def newer(seconds):
+        assert requests.rows(store)[0]["why"] == "checks of aaaaaaaaaaaa have not passed yet: test"
+        requests.put(store, "b" * 40, ADA)
+        sleep(seconds)
+
+    monkeypatch.setattr(requests.time, "sleep", newer)
+    work(store, lambda revision, _by: deployed.append(revision) or "it is active", lambda revision: revision)
+    assert deployed == ["b" * 40]
+    assert statuses(store) == [("a" * 12, "superseded"), ("b" * 12, "released")]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        "github",
+        {"kind": "github"},
+        {**CHECKS, "url": "file:///etc/passwd"},
+        {**CHECKS, "within": "soon"},
+        {**CHECKS, "names": "test"},
+        {**CHECKS, "name": "test"},
+        {**CHECKS, "kind": None},
+    ],
+)
+def test_checks_with_a_mistake_release_nothing(store, server, given):
+    store.keep_checks(given)
+    request = requests.put(store, COMMIT, ADA)
+    work(store, deploy_nothing)
+    ended = requests.ended(store, request, wait=True)
+    assert ended["status"] == "failed" and "the checks of blog have a mistake in the pillar" in ended["why"]
+    assert server.asked == []
+
+
+def test_commit_that_is_not_found_or_a_token_without_a_value_releases_nothing(store, server, monkeypatch):
+    def fail(*_arguments):
+        raise DeploymentError("resolve failed on 1 of the hosts:\nweb1: no such branch")
+
+    request = requests.put(store, "mian", ADA)
+    work(store, deploy_nothing, fail)
+    assert "no such branch" in requests.ended(store, request, wait=True)["why"]
+    request = requests.put(store, COMMIT, ADA)
+    monkeypatch.setattr(requests.checks.time, "time", lambda: time.monotonic() + 1e10)
+    work(store, deploy_nothing, str, fail)
+    ended = requests.ended(store, request, wait=True)
+    assert ended["status"] == "refused" and "could not be read: resolve failed" in ended["why"]
+    assert server.asked == []
+
+
+def test_site_without_checks_any_more_asks_nothing(store, server):
+    store.keep_checks(None)
+    requests.put(store, "main", ADA)
+    work(store, lambda revision, _by: f"{revision} is active")
+    assert statuses(store) == [("main", "released")] and server.asked == []
+    (store.folder / "checks.json").write_text("damaged")
+    with pytest.raises(DeploymentError, match="have a mistake"):
+        store.checks()
