@@ -27,6 +27,7 @@ DIGEST = "57a28ae32ed16c16"
 DIGEST = "f378d0c9b53134b1"
 DIGEST = "c651858a5e02a2b3"
 DIGEST = "130dc8ee036900d1"
+DIGEST = "379363d8bf863453"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -20559,11 +20560,13 @@ def _clear(home: str, folder: str) -> None:
 #         return
 #     queue.recover(kept, store.release()["commit"])
 #     waiting = queue.waiting(kept)
-#     problem = waiting and _problem(store, waiting, verbs, gate)
+#     if not waiting:
+#         return
+#     problem = _problem(store, waiting, verbs, gate)
 #     if problem == _WAITS:
 #         time.sleep(_TICK)
 #         return
-#     request = queue.take(kept, waiting.number if waiting else "")
+#     request = queue.take(kept, waiting.number)  # a newer one has checks of its own
 #     if not request:
 #         return
 #     if problem:
@@ -65302,9 +65305,10 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: the files are not free in time.
 #     """
 #     with lock(site).held():
-#         found = _waiting(site)
+#         found = waiting(site)
 #         if found and found.number == request.number:
-#             _end(site, request, REFUSED, why)
+#             _end_replaced(site, found)
+#             _end(site, request, REFUSED, why)  # nothing, where a kill has left it with its status
 #             _remove(_pending(site))
 #
 #
@@ -65312,7 +65316,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Take the request that waits, to run it; the number of its tries is on disk before it begins.
 #
 #     Args:
-#         number: of the only one that is taken; without it, any.
+#         number: of the only one that is taken, which its checks admit; without it, any.
 #
 #     Raises:
 #         DeploymentError: the files are not free in time.
@@ -65747,10 +65751,12 @@ def _clear(home: str, folder: str) -> None:
 #         return True
 #     queue.recover(site, _active(site))
 #     waiting = queue.waiting(site)
-#     if waiting and not gate.admit(site, waiting, _subject(site, waiting)):
+#     if not waiting:
+#         return True
+#     if not gate.admit(site, waiting, _subject(site, waiting)):
 #         time.sleep(_TICK)
 #         return True
-#     request = queue.take(site, waiting.number if waiting else "")
+#     request = queue.take(site, waiting.number)  # a newer one has checks of its own
 #     if not request:
 #         return True
 #     log.info("request %s: %s by %s, try %s", request.number, request.commit, request.by.who, request.tries)

@@ -109,11 +109,13 @@ def _work(store: Store, verbs: Verbs, gate: checks.Gate) -> None:
         return
     queue.recover(kept, store.release()["commit"])
     waiting = queue.waiting(kept)
-    problem = waiting and _problem(store, waiting, verbs, gate)
+    if not waiting:
+        return
+    problem = _problem(store, waiting, verbs, gate)
     if problem == _WAITS:
         time.sleep(_TICK)
         return
-    request = queue.take(kept, waiting.number if waiting else "")
+    request = queue.take(kept, waiting.number)  # a newer one has checks of its own
     if not request:
         return
     if problem:

@@ -162,9 +162,10 @@ def refuse_waiting(site: Place, request: Request, why: str) -> None:
         DeploymentError: the files are not free in time.
     """
     with lock(site).held():
-        found = _waiting(site)
+        found = waiting(site)
         if found and found.number == request.number:
-            _end(site, request, REFUSED, why)
+            _end_replaced(site, found)
+            _end(site, request, REFUSED, why)  # nothing, where a kill has left it with its status
             _remove(_pending(site))
 
 
@@ -172,7 +173,7 @@ def take(site: Place, number: str = "") -> Request | None:
     """Take the request that waits, to run it; the number of its tries is on disk before it begins.
 
     Args:
-        number: of the only one that is taken; without it, any.
+        number: of the only one that is taken, which its checks admit; without it, any.
 
     Raises:
         DeploymentError: the files are not free in time.

@@ -98,10 +98,12 @@ def _work(site: Site, stop: _Stop, gate: checks.Gate) -> bool:
         return True
     queue.recover(site, _active(site))
     waiting = queue.waiting(site)
-    if waiting and not gate.admit(site, waiting, _subject(site, waiting)):
+    if not waiting:
+        return True
+    if not gate.admit(site, waiting, _subject(site, waiting)):
         time.sleep(_TICK)
         return True
-    request = queue.take(site, waiting.number if waiting else "")
+    request = queue.take(site, waiting.number)  # a newer one has checks of its own
     if not request:
         return True
     log.info("request %s: %s by %s, try %s", request.number, request.commit, request.by.who, request.tries)

@@ -237,6 +237,25 @@ def test_newer_request_takes_the_place_of_one_that_waits_for_checks(store, serve
     assert statuses(store) == [("a" * 12, "superseded"), ("b" * 12, "released")]
 
 
+def test_request_that_comes_after_an_interrupted_one_has_ended_waits_for_its_checks(store, server, monkeypatch):
+    store.set_release({"commit": COMMIT, "sequence": 3, "held": []})
+    requests.put(store, COMMIT, ADA)
+    queue.take(requests.place(store))
+    server.states, recovered, recover, waiting = ["failed"], [], queue.recover, queue.waiting
+
+    def look(site):
+        found = waiting(site)
+        if recovered == [True]:
+            recovered.append(False)
+            requests.put(store, "b" * 40, ADA)
+        return found
+
+    monkeypatch.setattr(queue, "waiting", look)
+    monkeypatch.setattr(queue, "recover", lambda *given: recover(*given) or recovered or recovered.append(True))
+    work(store, deploy_nothing, lambda revision: revision)
+    assert statuses(store) == [("a" * 12, "released"), ("b" * 12, "refused")]
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -143,6 +143,16 @@ def test_a_server_that_does_not_say_so_releases_nothing(site, server, answer):
     assert SECRET not in why(site)
 
 
+def test_a_refusal_that_a_kill_has_interrupted_is_completed(site, server):
+    request, path = queue.put(site, COMMIT, ADA), queue.paths(site)[0]
+    pending = path.read_bytes()
+    server.says("failed", "test")
+    for _time in range(2):
+        assert not is_admitted(checks.Gate(), site, request) and not path.exists()
+        path.write_bytes(pending)  # as a kill leaves it, between the status and its removal
+    assert len(queue.history(site)) == 1
+
+
 def test_one_that_is_replaced_meanwhile_is_not_refused(site):
     older = queue.put(site, COMMIT, ADA)
     newer = queue.put(site, "b" * 40, ADA)
