@@ -22,12 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "12adaafb86385eb9"
-DIGEST = "57a28ae32ed16c16"
-DIGEST = "f378d0c9b53134b1"
-DIGEST = "c651858a5e02a2b3"
-DIGEST = "130dc8ee036900d1"
-DIGEST = "379363d8bf863453"
+DIGEST = "a317a7301d568ecd"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
