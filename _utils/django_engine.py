@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "a317a7301d568ecd"
+DIGEST = "116e41ec31b49f2a"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -16277,6 +16277,8 @@ def _clear(home: str, folder: str) -> None:
 #         site.keep_templates(templates)
 #     mirror.prepare(site, deployment.secrets.deploy_key)
 #     deployment.secrets.keep()
+#     file.write_json(site.applied, pending.applied, mode=0o600)
+#     site.register()
 #     rebuild.prepare(site)
 #     registry.clear(site)
 #     for path, text in _untrusted(deployment).items():
@@ -16285,8 +16287,6 @@ def _clear(home: str, folder: str) -> None:
 #     if _lacks_store_password(site):
 #         password = secrets.store_password(site)
 #         file.write(secrets.store_password_file(site), password, mode=0o600)
-#     file.write_json(site.applied, pending.applied, mode=0o600)
-#     site.register()
 #     if "requests" in pending.changes:
 #         entrance.apply(site, deployment.salt_call)
 #         push_setup.apply(site)
@@ -20997,6 +20997,9 @@ def _clear(home: str, folder: str) -> None:
 #     ("email", "password"): RELEASED,
 #     ("notify", "*", "url"): RELEASED,
 #     ("notify", "*", "token"): RELEASED,
+#     ("backup", "offsite", "password"): ("app",),
+#     ("backup", "offsite", "secret"): ("app",),
+#     ("backup", "offsite", "ssh_key"): ("app",),
 #     ("hook", "secret"): RELEASED,
 #     ("checks", "token"): (),  # the master's runner uses it
 #     ("static", "push", "secret"): RELEASED,

@@ -1,12 +1,13 @@
 """Copies of a site's data elsewhere: made, proved by drills, damaged in every way, and a bare host made of them."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from images import pins
-from lab import Host
+from lab import ROOT, Host
 from sites import Site
 
 ADD = "from guestbook.models import Entry; Entry.objects.create(name='{name}', message='kept')"
@@ -253,9 +254,8 @@ def test_bare_host_becomes_the_sites(
 
 #: Makes the bucket, and a user that may read, write and list, and delete locks alone; prints the user's key.
 POLICY = """
-import boto3, json, re
-page = open("/srv/formula/docs/guides/offsite.md").read()
-policy = re.search(r"```json\\n(.*?)```", page, re.DOTALL)[1]
+import boto3, json
+policy = open("/root/policy.json").read()
 url = {"endpoint_url": "http://127.0.0.1:9001", "region_name": "us-east-1"}
 boto3.client("s3", **url).create_bucket(Bucket="backups")
 iam = boto3.client("iam", **url)
@@ -275,6 +275,9 @@ def bucket(copied: Site) -> dict[str, Any]:
     # So many calls as POLICY has are allowed to all.
     start = ["systemd-run", "--unit=moto", "--collect", "--setenv=INITIAL_NO_AUTH_ACTION_COUNT=4"]
     host.run([*start, "/opt/moto/bin/moto_server", "-H", "127.0.0.1", "-p", "9001"])
+    policy = re.search(r"```json\n(.*?)```", (ROOT / "docs/guides/offsite.md").read_text(), re.DOTALL)
+    assert policy
+    host.write("/root/policy.json", policy[1])
     host.run("until (: </dev/tcp/127.0.0.1/9001) 2>/dev/null; do sleep 0.2; done", timeout=60)
     login = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
     key, secret = json.loads(host.run(["/opt/moto/bin/python", "-c", POLICY], environment=login).stdout)

@@ -194,6 +194,8 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
         site.keep_templates(templates)
     mirror.prepare(site, deployment.secrets.deploy_key)
     deployment.secrets.keep()
+    file.write_json(site.applied, pending.applied, mode=0o600)
+    site.register()
     rebuild.prepare(site)
     registry.clear(site)
     for path, text in _untrusted(deployment).items():
@@ -202,8 +204,6 @@ def _apply(deployment: Deployment, pending: _Pending) -> None:
     if _lacks_store_password(site):
         password = secrets.store_password(site)
         file.write(secrets.store_password_file(site), password, mode=0o600)
-    file.write_json(site.applied, pending.applied, mode=0o600)
-    site.register()
     if "requests" in pending.changes:
         entrance.apply(site, deployment.salt_call)
         push_setup.apply(site)

@@ -151,6 +151,9 @@ USES: dict[tuple[str, ...], Collection[str]] = {
     ("email", "password"): RELEASED,
     ("notify", "*", "url"): RELEASED,
     ("notify", "*", "token"): RELEASED,
+    ("backup", "offsite", "password"): ("app",),
+    ("backup", "offsite", "secret"): ("app",),
+    ("backup", "offsite", "ssh_key"): ("app",),
     ("hook", "secret"): RELEASED,
     ("checks", "token"): (),  # the master's runner uses it
     ("static", "push", "secret"): RELEASED,
