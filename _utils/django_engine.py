@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "116e41ec31b49f2a"
+DIGEST = "9cf4e62a810a95bb"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -1006,7 +1006,8 @@ def _clear(home: str, folder: str) -> None:
 # _TEXTS = ("name", "backup", "alias", "engine", "database", "taken", "why", "release", "sha256")
 # #: The required shape of a manifest; the backup of another one is ignored.
 # MANIFEST = {**dict.fromkeys(_TEXTS, str), "size": int, "rows": {str: int}, "migrations": [str], "verified?": str}
-# _SUFFIXES = "|".join(re.escape(suffix) for suffix in [*(one.suffix for one in DUMPERS.values()), _OF_QUEUE])
+# _ENDS = [suffix for one in DUMPERS.values() for suffix in (one.zstd_suffix, one.suffix) if suffix]
+# _SUFFIXES = "|".join(map(re.escape, [*_ENDS, _OF_QUEUE]))
 # NAME = re.compile(rf"(\w+)-(\d{{8}}T\d{{6}}Z-\d{{4,}}-[0-9a-f]{{12}})\.({_SUFFIXES})")
 #
 #
@@ -1297,7 +1298,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _dump(database: Database, name: str, live: Release, why: str) -> Path:
 #     site, own = database.site, dumper(database.kind)
-#     path = site.backups / f"{re.sub(r'[^a-zA-Z0-9_]', '_', database.alias)}-{name}.{own.suffix}"
+#     path = site.backups / f"{re.sub(r'[^a-zA-Z0-9_]', '_', database.alias)}-{name}.{_suffix(own)}"
 #     log.info("%s: backing up %s", site.name, database.alias)
 #     new = path.with_name(f".{path.name}.new")
 #     began, taken = time.monotonic(), clock.now()
@@ -1333,6 +1334,10 @@ def _clear(home: str, folder: str) -> None:
 #     return path
 #
 #
+# def _suffix(own: Dumper) -> str:
+#     return own.zstd_suffix if own.zstd_suffix and dumps.has_zstd() else own.suffix
+#
+#
 # def manifest_path(path: Path) -> Path:
 #     """Return the file of the manifest of a dump."""
 #     return path.with_name(f"{path.name}.json")
@@ -1346,10 +1351,22 @@ def _clear(home: str, folder: str) -> None:
 #
 # def manifests(site: Site) -> list[dict[str, Any]]:
 #     """Return the manifest of each dump, the newest first, without dumps that are missing or truncated."""
+#     return [one for one in _described(site) if _bytes(site.backups / one["name"]) == one["size"]]
+#
+#
+# def _bytes(path: Path) -> int:
+#     try:
+#         return path.stat().st_size
+#     except FileNotFoundError:  # it has just been deleted
+#         return -1
+#
+#
+# def _described(site: Site) -> list[dict[str, Any]]:
+#     """Return the manifest of each dump, the newest first."""
 #     paths = site.backups.iterdir() if site.backups.is_dir() else ()
 #     read = ((path, host_file.read_json(manifest_path(path), MANIFEST)) for path in paths if NAME.fullmatch(path.name))
-#     whole = [one for path, one in read if one and one["name"] == path.name and path.stat().st_size == one["size"]]
-#     return sorted(whole, key=lambda one: (one["backup"], one["alias"]), reverse=True)
+#     described = [one for path, one in read if one and one["name"] == path.name]
+#     return sorted(described, key=lambda one: (one["backup"], one["alias"]), reverse=True)
 #
 #
 # def newest_before(site: Site, moment: str) -> dict[str, Any] | None:
@@ -1434,7 +1451,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def find(site: Site, which: str | None) -> list[dict[str, Any]]:
-#     """Return the manifests of a backup.
+#     """Return the manifests of a backup, also of a truncated one, which `verify` refuses.
 #
 #     Args:
 #         which: the name of a dump, or the part that the dumps of a backup share; None for the newest backup.
@@ -1442,7 +1459,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: there is no such backup.
 #     """
-#     present = manifests(site)
+#     present = _described(site)
 #     name = which or (present[0]["backup"] if present else "")
 #     found = [one for one in present if name in (one["name"], one["backup"])]
 #     if not found:
@@ -1467,16 +1484,17 @@ def _clear(home: str, folder: str) -> None:
 # import os
 # import select
 # import shutil
+# import signal
 # import stat
 # import threading
-# from collections.abc import Callable, Iterator, Mapping
+# from collections.abc import Callable, Iterator, Mapping, Sequence
 # from pathlib import Path
 # from typing import Any, NamedTuple
 #
 # from django_formula.database import databases as database_databases
 # from django_formula.database import engines, sqlite
 # from django_formula.host import commands, users
-# from django_formula.host.commands import DeploymentError
+# from django_formula.host.commands import Command, DeploymentError, Ended
 # from django_formula.project import ask
 # from django_formula.release.releases import Release
 # from django_formula.site.sites import Site
@@ -1486,6 +1504,14 @@ def _clear(home: str, folder: str) -> None:
 # _ANSWER = 4 << 20
 # #: Seconds that a pipe may stay open after the command that wrote to it has exited.
 # PIPE_TIMEOUT = 5.0
+# #: Bytes that may be in a pipe when the command that wrote to it has exited: where more comes, a process keeps writing.
+# _IN_PIPE = 1 << 20
+# #: What compresses a dump. What has not changed since the last one becomes the same bytes again, which copies share.
+# _ZSTD = ("zstd", "-3", "-T1", "--rsyncable", "--check", "--quiet")
+# #: What does so where that is not installed.
+# _GZIP = ("gzip", "-6", "--no-name")
+# #: The first bytes of what each has compressed.
+# _MAGIC = {b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip"}
 # #: The shape of what a dump contains: the rows of each table, and the migrations.
 # CONTENTS = {"rows": {str: int}, "migrations": [str]}
 #
@@ -1514,6 +1540,10 @@ def _clear(home: str, folder: str) -> None:
 #         return commands.seconds(self.site.config["timeouts"]["backup"])
 #
 #
+# class Damaged(DeploymentError):
+#     """A dump cannot be decompressed."""
+#
+#
 # #: Prepares the copy of a database: creates in it what only the server's superuser may, and returns whether it did.
 # Prepare = Callable[[Database, str], bool]
 #
@@ -1530,10 +1560,12 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Attributes:
 #         suffix: the last part of a dump's name.
+#         zstd_suffix: the same of one that zstd has compressed; empty where none is.
 #         is_path: whether the data is a path on this host, so that it is loaded next to it, and needs room there.
 #     """
 #
 #     suffix = ""
+#     zstd_suffix = ""
 #     is_path = False
 #
 #     def measure(self, database: Database) -> dict[str, int]:
@@ -1627,9 +1659,15 @@ def _clear(home: str, folder: str) -> None:
 #         path = shutil.which(program, path=commands.PATH)
 #         if path:
 #             return path
-#     package = engines.ENGINES[database.kind].client_package
+#     own = programs[0] in _MAGIC.values()  # the package of its name has it
+#     package = programs[0] if own else engines.ENGINES[database.kind].client_package
 #     key = f"{database.site.at}:packages"
 #     raise DeploymentError(f"{programs[0]} is not installed", hint=f"{key}: [{package}], then apply")
+#
+#
+# def has_zstd() -> bool:
+#     """Return whether zstd is installed; where it is not, a dump is what it was before the formula used zstd."""
+#     return bool(shutil.which("zstd", path=commands.PATH))
 #
 #
 # @contextlib.contextmanager
@@ -1700,7 +1738,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # class _Receiver(threading.Thread):
-#     """Reads a pipe until it is closed, or until a few seconds after `end`."""
+#     """Reads a pipe until it is closed; after `end` what is in it, if the function takes longer than that waits."""
 #
 #     def __init__(self, read: int, take: Callable[[bytes], object]):
 #         super().__init__(daemon=True)
@@ -1709,14 +1747,19 @@ def _clear(home: str, folder: str) -> None:
 #         self._ended = threading.Event()
 #
 #     def run(self) -> None:
+#         left = _IN_PIPE
 #         try:
-#             while not self._ended.is_set():
-#                 if select.select([self.read], [], [], 0.2)[0]:
+#             while left > 0:
+#                 has_ended = self._ended.is_set()
+#                 if select.select([self.read], [], [], 0 if has_ended else 0.2)[0]:
 #                     part = os.read(self.read, 1 << 18)
 #                     if not part:
 #                         return
 #                     if not self.error:
 #                         self._take(part)
+#                     left -= len(part) if has_ended else 0
+#                 elif has_ended:
+#                     break
 #         except OSError as error:
 #             self.error = error.strerror or str(error)
 #         else:
@@ -1730,7 +1773,7 @@ def _clear(home: str, folder: str) -> None:
 #             self.error = error.strerror or str(error)
 #
 #     def end(self) -> None:
-#         """Wait until the pipe is closed, for `PIPE_TIMEOUT` at most."""
+#         """Wait until the pipe is closed, for `PIPE_TIMEOUT` and as long as the function takes what is in it."""
 #         if self.is_alive():
 #             self.join(PIPE_TIMEOUT)
 #             self._ended.set()
@@ -1743,6 +1786,135 @@ def _clear(home: str, folder: str) -> None:
 #     def write(part: bytes) -> None:
 #         while part:
 #             part = part[os.write(file, part) :]
+#
+#     return write
+#
+#
+# # Compression, by programs that run as the site's user between its clients and root
+#
+#
+# @contextlib.contextmanager
+# def compressed(database: Database, file: int) -> Iterator[Callable[[bytes], None]]:
+#     """Yield a function for the parts of a dump, which zstd compresses, or gzip where that is not installed.
+#
+#     Args:
+#         file: a descriptor of root's, which gets the result.
+#
+#     Raises:
+#         DeploymentError: as `received`; or the program fails, which is the cause where the block then fails.
+#     """
+#     argv = _ZSTD if has_zstd() else _GZIP
+#     read, write = os.pipe()
+#     os.set_blocking(write, False)
+#     with received(f"dumping {database.name}", writer(file)) as packed:
+#         command = _command(database, argv, doing=f"compressing {database.name}", stdin=read, output=packed)
+#         with _running(command, read, commands.check) as program:
+#             try:
+#                 yield _fed(program, write)
+#             finally:
+#                 os.close(write)
+#
+#
+# @contextlib.contextmanager
+# def content(database: Database, file: int, *, whole: bool = True) -> Iterator[int]:
+#     """Yield a descriptor of what is in a dump: the file itself, or a pipe where that is compressed.
+#
+#     Args:
+#         whole: whether the rest is decompressed too, at whose end there is a checksum; otherwise what the block reads.
+#
+#     Raises:
+#         Damaged: it cannot be decompressed, which is the cause where the block fails.
+#         DeploymentError: the program for that is not installed.
+#     """
+#     first = os.pread(file, 4, 0)
+#     os.lseek(file, 0, os.SEEK_SET)
+#     name = next((name for magic, name in _MAGIC.items() if first.startswith(magic)), "")
+#     if not name:
+#         yield file
+#         return
+#     argv = [client(database, name), "--decompress", "--stdout"]
+#     read, write = os.pipe()
+#     command = _command(database, argv, doing=f"decompressing a dump of {database.name}", stdin=file, output=write)
+#     with _running(command, write, _check_content) as program:
+#         try:
+#             yield read
+#             while whole and program.is_alive():
+#                 if select.select([read], [], [], 0.2)[0]:
+#                     os.read(read, 1 << 18)
+#         finally:
+#             os.close(read)
+#
+#
+# def _command(database: Database, argv: Sequence[str], **options: Any) -> Command:
+#     """Return a command of the site's user; a client that times out does so before it, and is the one that is named."""
+#     return Command(argv, user=database.site.user, timeout=database.timeout() + PIPE_TIMEOUT, **options)
+#
+#
+# def _check_content(command: Command, ended: Ended) -> None:
+#     """Check that a dump was decompressed as far as it was read."""
+#     if ended.code and ended.code > 0:
+#         raise Damaged(f"{Path(command.argv[0]).name} cannot decompress it", log=ended.errors)
+#     if ended.code != -signal.SIGPIPE:
+#         commands.check(command, ended)
+#
+#
+# @contextlib.contextmanager
+# def _running(command: Command, end: int, check: Callable[[Command, Ended], object]) -> "Iterator[_Program]":
+#     """Run a command next to the block, which has the other end of its pipe.
+#
+#     Args:
+#         end: the command's end of that pipe.
+#         check: raises the error of a command that has failed, also where the block has failed.
+#     """
+#     program = _Program(command, end, check)
+#     program.start()
+#     try:
+#         yield program
+#     except (DeploymentError, OSError):
+#         program.join(PIPE_TIMEOUT)
+#         program.check()
+#         raise
+#     program.join()
+#     program.check()
+#
+#
+# class _Program(threading.Thread):
+#     """Runs a command, and closes its end of a pipe when that has exited, so that the other end does not wait."""
+#
+#     def __init__(self, command: Command, end: int, check: Callable[[Command, Ended], object]):
+#         super().__init__(daemon=True)
+#         self._command, self._end, self._check = command, end, check
+#         self._ended: Ended | None = None
+#         self._error: DeploymentError | None = None
+#
+#     def run(self) -> None:
+#         try:
+#             self._ended = commands.execute(self._command)
+#         except DeploymentError as error:
+#             self._error = error
+#         finally:
+#             os.close(self._end)
+#
+#     def check(self) -> None:
+#         """Raise the error of the command, once that has exited."""
+#         if self._error:
+#             raise self._error
+#         if self._ended:
+#             self._check(self._command, self._ended)
+#
+#
+# def _fed(program: _Program, descriptor: int) -> Callable[[bytes], None]:
+#     """Return a function that writes to a pipe from which a program reads, as long as that runs."""
+#
+#     def write(part: bytes) -> None:
+#         rest = memoryview(part)
+#         while rest:
+#             try:
+#                 rest = rest[os.write(descriptor, rest) :]
+#             except BlockingIOError:
+#                 while not select.select([], [descriptor], [], 0.2)[1]:
+#                     if not program.is_alive():
+#                         raise BrokenPipeError from None
 #
 #     return write
 #: django_formula/backup/loading.py
@@ -1908,6 +2080,12 @@ def _clear(home: str, folder: str) -> None:
 #     descriptor = os.open(folder / manifest["name"], os.O_RDONLY | os.O_NOFOLLOW)
 #     try:
 #         found = dumper(database.kind).load(database, name, descriptor, _prepare)
+#     except dumps.Damaged as error:
+#         raise DeploymentError(
+#             f"the backup {manifest['name']} is damaged: {error.message}",
+#             log=error.log,
+#             hint=f"use another one: salt-call django.backups {database.site.name} lists them",
+#         ) from None
 #     finally:
 #         os.close(descriptor)
 #     different = dumps.differences(manifest["rows"], found["rows"])
@@ -2112,12 +2290,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # import contextlib
 # import errno
-# import gzip
-# import os
 # import re
-# import threading
-# import zlib
-# from collections.abc import Iterator
+# from collections.abc import Callable, Iterator
 # from typing import Any
 #
 # from django_formula.backup import dumps
@@ -2149,6 +2323,7 @@ def _clear(home: str, folder: str) -> None:
 #     """MySQL and MariaDB."""
 #
 #     suffix = "sql.gz"
+#     zstd_suffix = "sql.zst"
 #
 #     def measure(self, database: Database) -> dict[str, int]:
 #         shape, doing = {"size": float, "tables": int}, f"querying {database.name}"
@@ -2158,40 +2333,20 @@ def _clear(home: str, folder: str) -> None:
 #     def dump(self, database: Database, file: int) -> dict[str, Any]:
 #         """Write a dump, and count its rows in passing: no other session can share its snapshot."""
 #         program = dumps.client(database, "mariadb-dump", "mysqldump")
-#         migrations = _migrations(database)
-#         read, write = os.pipe()
-#         counter = _Counter(read, file)
-#         counter.start()
-#         try:
-#             argv = [*_DUMP, database.name]
-#             _run(database, program, argv, doing=f"dumping {database.name}", output=write)
-#         except DeploymentError:
-#             if not counter.error:
-#                 raise
-#         finally:
-#             os.close(write)
-#             counter.join(dumps.PIPE_TIMEOUT)
-#         if counter.is_alive():
-#             raise DeploymentError(f"dumping {database.name}: a process that it left behind keeps writing")
-#         if counter.error:
-#             raise counter.error
+#         migrations, doing = _migrations(database), f"dumping {database.name}"
+#         with dumps.compressed(database, file) as take:
+#             counter = _Counter(take)
+#             with dumps.received(doing, counter.take) as pipe:
+#                 _run(database, program, [*_DUMP, database.name], doing=doing, output=pipe)
 #         if not counter.last.startswith(_END):
 #             raise DeploymentError(f"the dump of {database.name} is incomplete", transient=True)
 #         return {"rows": counter.rows, "migrations": migrations}
 #
 #     def load(self, database: Database, name: str, file: int, _prepare: Prepare = nothing) -> dict[str, Any]:
 #         _create(database, name)
-#         read, write = os.pipe()
-#         feeder = _Feeder(file, write)
-#         feeder.start()
 #         loaded = database._replace(name=name)
-#         try:
-#             _run(loaded, _client(database), [name], doing=f"loading {name}", stdin=read)
-#         finally:
-#             os.close(read)
-#             feeder.join()
-#         if feeder.error:
-#             raise DeploymentError(f"the dump cannot be decompressed: {feeder.error}")
+#         with dumps.content(database, file) as statements:
+#             _run(loaded, _client(database), [name], doing=f"loading {name}", stdin=statements)
 #         return {"rows": self.count_rows(loaded), "migrations": _migrations(loaded)}
 #
 #     def count_rows(self, database: Database) -> dict[str, int]:
@@ -2252,41 +2407,39 @@ def _clear(home: str, folder: str) -> None:
 #         ) from None
 #
 #
-# class _Counter(threading.Thread):
-#     """Compresses a dump that comes through a pipe, and counts the rows of each table."""
+# class _Counter:
+#     """Counts the rows of each table in a dump that it passes on.
 #
-#     def __init__(self, read: int, file: int):
-#         super().__init__(daemon=True)
-#         self.read, self.file = read, file
+#     Attributes:
+#         last: the last line that is not empty.
+#     """
+#
+#     def __init__(self, pass_on: Callable[[bytes], None]):
 #         self.rows: dict[str, int] = {}
-#         self.table, self.last = "", b""
-#         self.error: OSError | None = None
+#         self.last = b""
+#         self._pass_on, self._table, self._line = pass_on, "", bytearray()
 #
-#     def run(self) -> None:
-#         try:
-#             with (
-#                 open(self.read, "rb") as lines,
-#                 open(os.dup(self.file), "wb") as raw,
-#                 gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
-#             ):
-#                 while line := lines.readline(_LINE):
-#                     if len(line) == _LINE:
-#                         raise OSError(errno.EFBIG, f"a row has more than {_LINE >> 20} MiB")
-#                     self._count(line)
-#                     packed.write(line)
-#         except OSError as error:  # also of the last bytes, which are written when the file is closed
-#             self.error = error
+#     def take(self, part: bytes) -> None:
+#         """Count the rows in a part of the dump, as far as its lines are whole; the last one has an end too."""
+#         self._pass_on(part)
+#         first, *lines = part.split(b"\n")
+#         self._line += first
+#         if len(self._line) > _LINE:
+#             raise OSError(errno.EFBIG, f"a row has more than {_LINE >> 20} MiB")
+#         for line in lines:
+#             self._count(bytes(self._line))
+#             self._line = bytearray(line)
 #
 #     def _count(self, line: bytes) -> None:
 #         made = re.match(rb"CREATE TABLE `((?:[^`]|``)+)`", line)
 #         filled = re.match(rb"INSERT INTO `((?:[^`]|``)+)` (?:\([^)]*\) )?VALUES", line)
 #         if made:
 #             self.rows[_table_name(made)] = 0
-#         elif filled or (self.table and line.startswith(b"(")):
-#             self.table = _table_name(filled) if filled else self.table
+#         elif filled or (self._table and line.startswith(b"(")):
+#             self._table = _table_name(filled) if filled else self._table
 #             values = _STRINGS.sub(b"", line[filled.end() :] if filled else line)
-#             self.rows[self.table] = self.rows.get(self.table, 0) + values.count(b"(")
-#             self.table = "" if values.rstrip().endswith(b";") else self.table
+#             self.rows[self._table] = self.rows.get(self._table, 0) + values.count(b"(")
+#             self._table = "" if values.rstrip().endswith(b";") else self._table
 #         if line.strip():
 #             self.last = line
 #
@@ -2294,29 +2447,6 @@ def _clear(home: str, folder: str) -> None:
 # def _table_name(found: re.Match[bytes]) -> str:
 #     """Return the name of a table in a statement."""
 #     return found[1].replace(b"``", b"`").decode(errors="surrogateescape")
-#
-#
-# class _Feeder(threading.Thread):
-#     """Decompresses a dump into a pipe."""
-#
-#     def __init__(self, file: int, write: int):
-#         super().__init__(daemon=True)
-#         self.file, self.write = file, write
-#         self.error: Exception | None = None
-#
-#     def run(self) -> None:
-#         try:
-#             with (
-#                 open(self.write, "wb") as pipe,
-#                 open(os.dup(self.file), "rb") as raw,
-#                 gzip.GzipFile(fileobj=raw) as packed,
-#             ):
-#                 while block := packed.read(1 << 20):
-#                     pipe.write(block)
-#         except BrokenPipeError:  # the client has exited, and reports why
-#             pass
-#         except (OSError, EOFError, zlib.error) as error:
-#             self.error = error
 #
 #
 # def _tables(database: Database) -> list[str]:
@@ -2376,7 +2506,6 @@ def _clear(home: str, folder: str) -> None:
 # """Back up and restore PostgreSQL with its clients, as the site's user, with the password in a file in memory."""
 #
 # import contextlib
-# import os
 # import re
 # import subprocess
 # import threading
@@ -2463,13 +2592,14 @@ def _clear(home: str, folder: str) -> None:
 #     """PostgreSQL."""
 #
 #     suffix = "dump"
+#     zstd_suffix = "dump.zst"
 #
 #     def measure(self, database: Database) -> dict[str, int]:
 #         found: dict[str, int] = _query(database, _MEASURE, {"size": int, "tables": int})
 #         return found
 #
 #     def dump(self, database: Database, file: int) -> dict[str, Any]:
-#         """Write a dump from the same snapshot in which its rows are counted."""
+#         """Write a dump from the same snapshot in which its rows are counted; without zstd pg_dump compresses it."""
 #         program = dumps.client(database, "pg_dump")
 #         with _session(database) as ask:
 #             ask("SET statement_timeout = 0;\nBEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\nSELECT 1;\n")
@@ -2477,8 +2607,10 @@ def _clear(home: str, folder: str) -> None:
 #             rows, migrations = ask(f"{_ROWS}\n"), ask(_MIGRATIONS)
 #             found = {"rows": _parsed(database, rows, _ROW_COUNTS), "migrations": _parsed(database, migrations, [str])}
 #             argv = [program, "--format=custom", "--no-password", f"--snapshot={snapshot}", "--lock-wait-timeout=60s"]
-#             doing = f"dumping {database.name}"
-#             with dumps.received(doing, dumps.writer(file)) as pipe:
+#             doing, has_zstd = f"dumping {database.name}", dumps.has_zstd()
+#             argv += ["--compress=0"] if has_zstd else []
+#             packing = dumps.compressed(database, file) if has_zstd else contextlib.nullcontext(dumps.writer(file))
+#             with packing as take, dumps.received(doing, take) as pipe:
 #                 _run(database, argv, doing=doing, output=pipe)
 #         return found
 #
@@ -2488,14 +2620,15 @@ def _clear(home: str, folder: str) -> None:
 #         loaded = database._replace(name=name)
 #         argv = [program, "--exit-on-error", "--no-owner", "--no-password", f"--dbname={name}"]
 #         if prepare(database, name):
-#             listed_entries = _run(database, [program, "--list"], doing="reading the dump", stdin=file)
+#             with dumps.content(database, file, whole=False) as begin:  # which has the list
+#                 listed_entries = _run(database, [program, "--list"], doing="reading the dump", stdin=begin)
 #             entries = _entries_of_site(loaded, listed_entries)
-#             os.lseek(file, 0, os.SEEK_SET)
-#             with dumps.private_file(database.site, entries) as listed:
+#             with dumps.private_file(database.site, entries) as listed, dumps.content(database, file) as whole:
 #                 argv.append(f"--use-list=/proc/self/fd/{listed}")
-#                 _run(database, argv, doing=f"loading {name}", stdin=file, more=[listed])
+#                 _run(database, argv, doing=f"loading {name}", stdin=whole, more=[listed])
 #         else:
-#             _run(database, argv, doing=f"loading {name}", stdin=file)
+#             with dumps.content(database, file) as whole:
+#                 _run(database, argv, doing=f"loading {name}", stdin=whole)
 #         return {"rows": self.count_rows(loaded), "migrations": _query(loaded, _MIGRATIONS, [str])}
 #
 #     def count_rows(self, database: Database) -> dict[str, int]:
@@ -51721,7 +51854,8 @@ def _clear(home: str, folder: str) -> None:
 # "uacme": "uacme",
 # "varnish": "varnish",
 # "venv": "python3-venv",
-# "xsendfile": "libapache2-mod-xsendfile"
+# "xsendfile": "libapache2-mod-xsendfile",
+# "zstd": "zstd"
 # },
 # "nginx": {
 # "user": "www-data",
@@ -52267,6 +52401,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # FILES = "salt://django/files/"
 # PACKAGES = "The packages of the sites are installed"
+# #: How the names of packages with clients of database servers begin: of what they dump, zstd makes backups.
+# CLIENTS = ("default-mysql-client", "mariadb-client", "postgresql-client")
 # #: The programs of every release.
 # PROGRAMS = (
 #     "django_formula_plan.py",
@@ -52394,8 +52530,11 @@ def _clear(home: str, folder: str) -> None:
 #         yield named[site["tls"]["client"]]
 #     if "redis" in stores:
 #         yield named["redis"]
+#     if any(name.startswith(CLIENTS) for name in site["packages"]):
+#         yield named["zstd"]
 #     for database in site["databases"].values():
-#         yield from named.get(database["engine"], [])
+#         if database["engine"] in SERVERS:
+#             yield from [*named[database["engine"]], named["zstd"]]
 #         if "postgis" in database.get("extensions", []):
 #             yield from [*named["postgis"], *(named["postgis_server"] if database["manage"] else [])]
 #

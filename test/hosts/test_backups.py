@@ -45,7 +45,9 @@ DATABASES: dict[str, Any] = {
 ENGINES = ["sqlite", *(pytest.param(name, marks=pytest.mark.full) for name in ("postgres", "mysql"))]
 #: The place of each, which another engine replaces with an empty one.
 PLACES = {"sqlite": "sqlite:////srv/django/blog/database/db.sqlite3", "postgres": "postgres:///blog"}
-ENDS = {"sqlite": "sqlite3", "postgres": "dump", "mysql": "sql.gz"}
+ENDS = {"sqlite": "sqlite3", "postgres": "dump.zst", "mysql": "sql.zst"}
+#: Where zstd is not installed, and the first bytes then.
+WITHOUT_ZSTD = {"postgres": ("dump", b"PGDMP"), "mysql": ("sql.gz", b"\x1f\x8b")}
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +194,26 @@ def test_drill_loads_newest_backup(blog, engine):
     assert "drill" not in left and "restore" not in left
 
 
+def test_backup_without_zstd_is_what_it_was(blog, engine):
+    """As between an upgrade of the formula and the next apply."""
+    if engine == "sqlite":
+        pytest.skip("is not compressed")
+    before = backups(blog)[0]["backup"]
+    blog.host.run("mv /usr/bin/zstd /usr/bin/zstd.away")
+    (path,) = blog.host.call("django.backup", "blog")["made"]
+    refused = json.loads(blog.host.salt("django.restore", "blog", before).stdout)["local"]
+    blog.host.run("mv /usr/bin/zstd.away /usr/bin/zstd")
+    assert "zstd is not installed" in refused and "django:sites:blog:packages: [zstd], then apply" in refused
+    end, first = WITHOUT_ZSTD[engine]
+    name = PurePosixPath(path).name
+    begins = blog.host.run(f"head -c {len(first)} {path} | od -An -tx1").stdout
+    assert name.endswith(f"{blog.live}.{end}") and bytes.fromhex(begins) == first
+    assert [one["backup"] for one in backups(blog)][:2] == [name, before] and before.endswith(ENDS[engine])
+    for which in (name, before):
+        assert blog.host.call("django.restore", "blog", which)["restored"]["default"].startswith(which)
+    blog.host.call("django.backup", "blog")
+
+
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)
 def test_backup_before_migration_restores_former_release(blog, engine):
     before, known = blog.live, {one["backup"] for one in backups(blog)}
@@ -239,11 +261,13 @@ def test_damaged_backup_detected(blog):
     blog.host.call("django.backup", "blog")
     name = backups(blog)[0]["backup"]
     path = f"{blog.root}/backups/{name}"
-    blog.host.run(f"cp -a {path} /root/whole; printf x | dd of={path} bs=1 seek=200 conv=notrunc status=none")
+    blog.host.run(f"cp -a {path} /root/whole")
     live = blog.answering["release"]
-    for verb in ("restore", "restore_drill"):
-        done = blog.host.salt(f"django.{verb}", "blog")
-        assert done.returncode == 1 and f"the backup {name} is damaged" in done.stdout
+    for damage in (f"printf x | dd of={path} bs=1 seek=200 conv=notrunc status=none", f"truncate -s -1 {path}"):
+        blog.host.run(damage)
+        for verb in ("restore", "restore_drill"):
+            done = blog.host.salt(f"django.{verb}", "blog")
+            assert done.returncode == 1 and f"the backup {name} is damaged" in done.stdout
     (status,) = blog.host.call("django.status", "blog")
     assert " s: failed: the backup" in status["restore_drill"] and blog.answering["release"] == live
     blog.host.run(f"cp -a /root/whole {path}")

@@ -134,6 +134,8 @@ def test_several_databases(blog):
     blog.deploy(database=None, databases={"default": POSTGRES, "metrics": {**MYSQL, "name": "metrics"}})
     assert {"psycopg", "mysqlclient"} <= installed(blog) and blog.get().status_code == 200
     assert set(blog.record()["facts"]["migrations"]) == {"default", "metrics"}
+    made = blog.host.call("django.backup", "blog")["made"]
+    assert sorted(path.partition(f"{blog.live}.")[2] for path in made) == ["dump.zst", "sql.zst"]
     assert migrated(blog, "mysql", "metrics") == migrated(blog, "postgres", "blog") > 15
     assert where_it_lies(blog) == {"secrets/database.default", "secrets/database.metrics"}
     assert not blog.apply().changed

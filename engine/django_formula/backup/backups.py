@@ -47,7 +47,8 @@ BY_COMMAND, BY_TIMER, MIGRATION = "command", "timer", "migration"
 _TEXTS = ("name", "backup", "alias", "engine", "database", "taken", "why", "release", "sha256")
 #: The required shape of a manifest; the backup of another one is ignored.
 MANIFEST = {**dict.fromkeys(_TEXTS, str), "size": int, "rows": {str: int}, "migrations": [str], "verified?": str}
-_SUFFIXES = "|".join(re.escape(suffix) for suffix in [*(one.suffix for one in DUMPERS.values()), _OF_QUEUE])
+_ENDS = [suffix for one in DUMPERS.values() for suffix in (one.zstd_suffix, one.suffix) if suffix]
+_SUFFIXES = "|".join(map(re.escape, [*_ENDS, _OF_QUEUE]))
 NAME = re.compile(rf"(\w+)-(\d{{8}}T\d{{6}}Z-\d{{4,}}-[0-9a-f]{{12}})\.({_SUFFIXES})")
 
 
@@ -338,7 +339,7 @@ def _new_name(site: Site, live: Release) -> str:
 
 def _dump(database: Database, name: str, live: Release, why: str) -> Path:
     site, own = database.site, dumper(database.kind)
-    path = site.backups / f"{re.sub(r'[^a-zA-Z0-9_]', '_', database.alias)}-{name}.{own.suffix}"
+    path = site.backups / f"{re.sub(r'[^a-zA-Z0-9_]', '_', database.alias)}-{name}.{_suffix(own)}"
     log.info("%s: backing up %s", site.name, database.alias)
     new = path.with_name(f".{path.name}.new")
     began, taken = time.monotonic(), clock.now()
@@ -374,6 +375,10 @@ def _dump(database: Database, name: str, live: Release, why: str) -> Path:
     return path
 
 
+def _suffix(own: Dumper) -> str:
+    return own.zstd_suffix if own.zstd_suffix and dumps.has_zstd() else own.suffix
+
+
 def manifest_path(path: Path) -> Path:
     """Return the file of the manifest of a dump."""
     return path.with_name(f"{path.name}.json")
@@ -387,10 +392,22 @@ def remove(path: Path) -> None:
 
 def manifests(site: Site) -> list[dict[str, Any]]:
     """Return the manifest of each dump, the newest first, without dumps that are missing or truncated."""
+    return [one for one in _described(site) if _bytes(site.backups / one["name"]) == one["size"]]
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # it has just been deleted
+        return -1
+
+
+def _described(site: Site) -> list[dict[str, Any]]:
+    """Return the manifest of each dump, the newest first."""
     paths = site.backups.iterdir() if site.backups.is_dir() else ()
     read = ((path, host_file.read_json(manifest_path(path), MANIFEST)) for path in paths if NAME.fullmatch(path.name))
-    whole = [one for path, one in read if one and one["name"] == path.name and path.stat().st_size == one["size"]]
-    return sorted(whole, key=lambda one: (one["backup"], one["alias"]), reverse=True)
+    described = [one for path, one in read if one and one["name"] == path.name]
+    return sorted(described, key=lambda one: (one["backup"], one["alias"]), reverse=True)
 
 
 def newest_before(site: Site, moment: str) -> dict[str, Any] | None:
@@ -475,7 +492,7 @@ def verify(site: Site, manifest: dict[str, Any], folder: Path) -> None:
 
 
 def find(site: Site, which: str | None) -> list[dict[str, Any]]:
-    """Return the manifests of a backup.
+    """Return the manifests of a backup, also of a truncated one, which `verify` refuses.
 
     Args:
         which: the name of a dump, or the part that the dumps of a backup share; None for the newest backup.
@@ -483,7 +500,7 @@ def find(site: Site, which: str | None) -> list[dict[str, Any]]:
     Raises:
         DeploymentError: there is no such backup.
     """
-    present = manifests(site)
+    present = _described(site)
     name = which or (present[0]["backup"] if present else "")
     found = [one for one in present if name in (one["name"], one["backup"])]
     if not found:

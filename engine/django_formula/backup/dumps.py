@@ -5,16 +5,17 @@ import fcntl
 import os
 import select
 import shutil
+import signal
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from django_formula.database import databases as database_databases
 from django_formula.database import engines, sqlite
 from django_formula.host import commands, users
-from django_formula.host.commands import DeploymentError
+from django_formula.host.commands import Command, DeploymentError, Ended
 from django_formula.project import ask
 from django_formula.release.releases import Release
 from django_formula.site.sites import Site
@@ -24,6 +25,14 @@ from django_formula.untrusted import delegate, shapes
 _ANSWER = 4 << 20
 #: Seconds that a pipe may stay open after the command that wrote to it has exited.
 PIPE_TIMEOUT = 5.0
+#: Bytes that may be in a pipe when the command that wrote to it has exited: where more comes, a process keeps writing.
+_IN_PIPE = 1 << 20
+#: What compresses a dump. What has not changed since the last one becomes the same bytes again, which copies share.
+_ZSTD = ("zstd", "-3", "-T1", "--rsyncable", "--check", "--quiet")
+#: What does so where that is not installed.
+_GZIP = ("gzip", "-6", "--no-name")
+#: The first bytes of what each has compressed.
+_MAGIC = {b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip"}
 #: The shape of what a dump contains: the rows of each table, and the migrations.
 CONTENTS = {"rows": {str: int}, "migrations": [str]}
 
@@ -52,6 +61,10 @@ class Database(NamedTuple):
         return commands.seconds(self.site.config["timeouts"]["backup"])
 
 
+class Damaged(DeploymentError):
+    """A dump cannot be decompressed."""
+
+
 #: Prepares the copy of a database: creates in it what only the server's superuser may, and returns whether it did.
 Prepare = Callable[[Database, str], bool]
 
@@ -68,10 +81,12 @@ class Dumper:
 
     Attributes:
         suffix: the last part of a dump's name.
+        zstd_suffix: the same of one that zstd has compressed; empty where none is.
         is_path: whether the data is a path on this host, so that it is loaded next to it, and needs room there.
     """
 
     suffix = ""
+    zstd_suffix = ""
     is_path = False
 
     def measure(self, database: Database) -> dict[str, int]:
@@ -165,9 +180,15 @@ def client(database: Database, *programs: str) -> str:
         path = shutil.which(program, path=commands.PATH)
         if path:
             return path
-    package = engines.ENGINES[database.kind].client_package
+    own = programs[0] in _MAGIC.values()  # the package of its name has it
+    package = programs[0] if own else engines.ENGINES[database.kind].client_package
     key = f"{database.site.at}:packages"
     raise DeploymentError(f"{programs[0]} is not installed", hint=f"{key}: [{package}], then apply")
+
+
+def has_zstd() -> bool:
+    """Return whether zstd is installed; where it is not, a dump is what it was before the formula used zstd."""
+    return bool(shutil.which("zstd", path=commands.PATH))
 
 
 @contextlib.contextmanager
@@ -238,7 +259,7 @@ def received(doing: str, take: Callable[[bytes], object]) -> Iterator[int]:
 
 
 class _Receiver(threading.Thread):
-    """Reads a pipe until it is closed, or until a few seconds after `end`."""
+    """Reads a pipe until it is closed; after `end` what is in it, if the function takes longer than that waits."""
 
     def __init__(self, read: int, take: Callable[[bytes], object]):
         super().__init__(daemon=True)
@@ -247,14 +268,19 @@ class _Receiver(threading.Thread):
         self._ended = threading.Event()
 
     def run(self) -> None:
+        left = _IN_PIPE
         try:
-            while not self._ended.is_set():
-                if select.select([self.read], [], [], 0.2)[0]:
+            while left > 0:
+                has_ended = self._ended.is_set()
+                if select.select([self.read], [], [], 0 if has_ended else 0.2)[0]:
                     part = os.read(self.read, 1 << 18)
                     if not part:
                         return
                     if not self.error:
                         self._take(part)
+                    left -= len(part) if has_ended else 0
+                elif has_ended:
+                    break
         except OSError as error:
             self.error = error.strerror or str(error)
         else:
@@ -268,7 +294,7 @@ class _Receiver(threading.Thread):
             self.error = error.strerror or str(error)
 
     def end(self) -> None:
-        """Wait until the pipe is closed, for `PIPE_TIMEOUT` at most."""
+        """Wait until the pipe is closed, for `PIPE_TIMEOUT` and as long as the function takes what is in it."""
         if self.is_alive():
             self.join(PIPE_TIMEOUT)
             self._ended.set()
@@ -281,5 +307,134 @@ def writer(file: int) -> Callable[[bytes], None]:
     def write(part: bytes) -> None:
         while part:
             part = part[os.write(file, part) :]
+
+    return write
+
+
+# Compression, by programs that run as the site's user between its clients and root
+
+
+@contextlib.contextmanager
+def compressed(database: Database, file: int) -> Iterator[Callable[[bytes], None]]:
+    """Yield a function for the parts of a dump, which zstd compresses, or gzip where that is not installed.
+
+    Args:
+        file: a descriptor of root's, which gets the result.
+
+    Raises:
+        DeploymentError: as `received`; or the program fails, which is the cause where the block then fails.
+    """
+    argv = _ZSTD if has_zstd() else _GZIP
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with received(f"dumping {database.name}", writer(file)) as packed:
+        command = _command(database, argv, doing=f"compressing {database.name}", stdin=read, output=packed)
+        with _running(command, read, commands.check) as program:
+            try:
+                yield _fed(program, write)
+            finally:
+                os.close(write)
+
+
+@contextlib.contextmanager
+def content(database: Database, file: int, *, whole: bool = True) -> Iterator[int]:
+    """Yield a descriptor of what is in a dump: the file itself, or a pipe where that is compressed.
+
+    Args:
+        whole: whether the rest is decompressed too, at whose end there is a checksum; otherwise what the block reads.
+
+    Raises:
+        Damaged: it cannot be decompressed, which is the cause where the block fails.
+        DeploymentError: the program for that is not installed.
+    """
+    first = os.pread(file, 4, 0)
+    os.lseek(file, 0, os.SEEK_SET)
+    name = next((name for magic, name in _MAGIC.items() if first.startswith(magic)), "")
+    if not name:
+        yield file
+        return
+    argv = [client(database, name), "--decompress", "--stdout"]
+    read, write = os.pipe()
+    command = _command(database, argv, doing=f"decompressing a dump of {database.name}", stdin=file, output=write)
+    with _running(command, write, _check_content) as program:
+        try:
+            yield read
+            while whole and program.is_alive():
+                if select.select([read], [], [], 0.2)[0]:
+                    os.read(read, 1 << 18)
+        finally:
+            os.close(read)
+
+
+def _command(database: Database, argv: Sequence[str], **options: Any) -> Command:
+    """Return a command of the site's user; a client that times out does so before it, and is the one that is named."""
+    return Command(argv, user=database.site.user, timeout=database.timeout() + PIPE_TIMEOUT, **options)
+
+
+def _check_content(command: Command, ended: Ended) -> None:
+    """Check that a dump was decompressed as far as it was read."""
+    if ended.code and ended.code > 0:
+        raise Damaged(f"{Path(command.argv[0]).name} cannot decompress it", log=ended.errors)
+    if ended.code != -signal.SIGPIPE:
+        commands.check(command, ended)
+
+
+@contextlib.contextmanager
+def _running(command: Command, end: int, check: Callable[[Command, Ended], object]) -> "Iterator[_Program]":
+    """Run a command next to the block, which has the other end of its pipe.
+
+    Args:
+        end: the command's end of that pipe.
+        check: raises the error of a command that has failed, also where the block has failed.
+    """
+    program = _Program(command, end, check)
+    program.start()
+    try:
+        yield program
+    except (DeploymentError, OSError):
+        program.join(PIPE_TIMEOUT)
+        program.check()
+        raise
+    program.join()
+    program.check()
+
+
+class _Program(threading.Thread):
+    """Runs a command, and closes its end of a pipe when that has exited, so that the other end does not wait."""
+
+    def __init__(self, command: Command, end: int, check: Callable[[Command, Ended], object]):
+        super().__init__(daemon=True)
+        self._command, self._end, self._check = command, end, check
+        self._ended: Ended | None = None
+        self._error: DeploymentError | None = None
+
+    def run(self) -> None:
+        try:
+            self._ended = commands.execute(self._command)
+        except DeploymentError as error:
+            self._error = error
+        finally:
+            os.close(self._end)
+
+    def check(self) -> None:
+        """Raise the error of the command, once that has exited."""
+        if self._error:
+            raise self._error
+        if self._ended:
+            self._check(self._command, self._ended)
+
+
+def _fed(program: _Program, descriptor: int) -> Callable[[bytes], None]:
+    """Return a function that writes to a pipe from which a program reads, as long as that runs."""
+
+    def write(part: bytes) -> None:
+        rest = memoryview(part)
+        while rest:
+            try:
+                rest = rest[os.write(descriptor, rest) :]
+            except BlockingIOError:
+                while not select.select([], [descriptor], [], 0.2)[1]:
+                    if not program.is_alive():
+                        raise BrokenPipeError from None
 
     return write

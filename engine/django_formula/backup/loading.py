@@ -160,6 +160,12 @@ def _load(manifest: Manifest, database: Database, name: str, folder: Path) -> di
     descriptor = os.open(folder / manifest["name"], os.O_RDONLY | os.O_NOFOLLOW)
     try:
         found = dumper(database.kind).load(database, name, descriptor, _prepare)
+    except dumps.Damaged as error:
+        raise DeploymentError(
+            f"the backup {manifest['name']} is damaged: {error.message}",
+            log=error.log,
+            hint=f"use another one: salt-call django.backups {database.site.name} lists them",
+        ) from None
     finally:
         os.close(descriptor)
     different = dumps.differences(manifest["rows"], found["rows"])

@@ -2,12 +2,8 @@
 
 import contextlib
 import errno
-import gzip
-import os
 import re
-import threading
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from django_formula.backup import dumps
@@ -39,6 +35,7 @@ class MySQLDumper(Dumper):
     """MySQL and MariaDB."""
 
     suffix = "sql.gz"
+    zstd_suffix = "sql.zst"
 
     def measure(self, database: Database) -> dict[str, int]:
         shape, doing = {"size": float, "tables": int}, f"querying {database.name}"
@@ -48,40 +45,20 @@ class MySQLDumper(Dumper):
     def dump(self, database: Database, file: int) -> dict[str, Any]:
         """Write a dump, and count its rows in passing: no other session can share its snapshot."""
         program = dumps.client(database, "mariadb-dump", "mysqldump")
-        migrations = _migrations(database)
-        read, write = os.pipe()
-        counter = _Counter(read, file)
-        counter.start()
-        try:
-            argv = [*_DUMP, database.name]
-            _run(database, program, argv, doing=f"dumping {database.name}", output=write)
-        except DeploymentError:
-            if not counter.error:
-                raise
-        finally:
-            os.close(write)
-            counter.join(dumps.PIPE_TIMEOUT)
-        if counter.is_alive():
-            raise DeploymentError(f"dumping {database.name}: a process that it left behind keeps writing")
-        if counter.error:
-            raise counter.error
+        migrations, doing = _migrations(database), f"dumping {database.name}"
+        with dumps.compressed(database, file) as take:
+            counter = _Counter(take)
+            with dumps.received(doing, counter.take) as pipe:
+                _run(database, program, [*_DUMP, database.name], doing=doing, output=pipe)
         if not counter.last.startswith(_END):
             raise DeploymentError(f"the dump of {database.name} is incomplete", transient=True)
         return {"rows": counter.rows, "migrations": migrations}
 
     def load(self, database: Database, name: str, file: int, _prepare: Prepare = nothing) -> dict[str, Any]:
         _create(database, name)
-        read, write = os.pipe()
-        feeder = _Feeder(file, write)
-        feeder.start()
         loaded = database._replace(name=name)
-        try:
-            _run(loaded, _client(database), [name], doing=f"loading {name}", stdin=read)
-        finally:
-            os.close(read)
-            feeder.join()
-        if feeder.error:
-            raise DeploymentError(f"the dump cannot be decompressed: {feeder.error}")
+        with dumps.content(database, file) as statements:
+            _run(loaded, _client(database), [name], doing=f"loading {name}", stdin=statements)
         return {"rows": self.count_rows(loaded), "migrations": _migrations(loaded)}
 
     def count_rows(self, database: Database) -> dict[str, int]:
@@ -142,41 +119,39 @@ def _create(database: Database, name: str) -> None:
         ) from None
 
 
-class _Counter(threading.Thread):
-    """Compresses a dump that comes through a pipe, and counts the rows of each table."""
+class _Counter:
+    """Counts the rows of each table in a dump that it passes on.
 
-    def __init__(self, read: int, file: int):
-        super().__init__(daemon=True)
-        self.read, self.file = read, file
+    Attributes:
+        last: the last line that is not empty.
+    """
+
+    def __init__(self, pass_on: Callable[[bytes], None]):
         self.rows: dict[str, int] = {}
-        self.table, self.last = "", b""
-        self.error: OSError | None = None
+        self.last = b""
+        self._pass_on, self._table, self._line = pass_on, "", bytearray()
 
-    def run(self) -> None:
-        try:
-            with (
-                open(self.read, "rb") as lines,
-                open(os.dup(self.file), "wb") as raw,
-                gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
-            ):
-                while line := lines.readline(_LINE):
-                    if len(line) == _LINE:
-                        raise OSError(errno.EFBIG, f"a row has more than {_LINE >> 20} MiB")
-                    self._count(line)
-                    packed.write(line)
-        except OSError as error:  # also of the last bytes, which are written when the file is closed
-            self.error = error
+    def take(self, part: bytes) -> None:
+        """Count the rows in a part of the dump, as far as its lines are whole; the last one has an end too."""
+        self._pass_on(part)
+        first, *lines = part.split(b"\n")
+        self._line += first
+        if len(self._line) > _LINE:
+            raise OSError(errno.EFBIG, f"a row has more than {_LINE >> 20} MiB")
+        for line in lines:
+            self._count(bytes(self._line))
+            self._line = bytearray(line)
 
     def _count(self, line: bytes) -> None:
         made = re.match(rb"CREATE TABLE `((?:[^`]|``)+)`", line)
         filled = re.match(rb"INSERT INTO `((?:[^`]|``)+)` (?:\([^)]*\) )?VALUES", line)
         if made:
             self.rows[_table_name(made)] = 0
-        elif filled or (self.table and line.startswith(b"(")):
-            self.table = _table_name(filled) if filled else self.table
+        elif filled or (self._table and line.startswith(b"(")):
+            self._table = _table_name(filled) if filled else self._table
             values = _STRINGS.sub(b"", line[filled.end() :] if filled else line)
-            self.rows[self.table] = self.rows.get(self.table, 0) + values.count(b"(")
-            self.table = "" if values.rstrip().endswith(b";") else self.table
+            self.rows[self._table] = self.rows.get(self._table, 0) + values.count(b"(")
+            self._table = "" if values.rstrip().endswith(b";") else self._table
         if line.strip():
             self.last = line
 
@@ -184,29 +159,6 @@ class _Counter(threading.Thread):
 def _table_name(found: re.Match[bytes]) -> str:
     """Return the name of a table in a statement."""
     return found[1].replace(b"``", b"`").decode(errors="surrogateescape")
-
-
-class _Feeder(threading.Thread):
-    """Decompresses a dump into a pipe."""
-
-    def __init__(self, file: int, write: int):
-        super().__init__(daemon=True)
-        self.file, self.write = file, write
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            with (
-                open(self.write, "wb") as pipe,
-                open(os.dup(self.file), "rb") as raw,
-                gzip.GzipFile(fileobj=raw) as packed,
-            ):
-                while block := packed.read(1 << 20):
-                    pipe.write(block)
-        except BrokenPipeError:  # the client has exited, and reports why
-            pass
-        except (OSError, EOFError, zlib.error) as error:
-            self.error = error
 
 
 def _tables(database: Database) -> list[str]:

@@ -1,7 +1,6 @@
 """Back up and restore PostgreSQL with its clients, as the site's user, with the password in a file in memory."""
 
 import contextlib
-import os
 import re
 import subprocess
 import threading
@@ -88,13 +87,14 @@ class PostgreSQLDumper(Dumper):
     """PostgreSQL."""
 
     suffix = "dump"
+    zstd_suffix = "dump.zst"
 
     def measure(self, database: Database) -> dict[str, int]:
         found: dict[str, int] = _query(database, _MEASURE, {"size": int, "tables": int})
         return found
 
     def dump(self, database: Database, file: int) -> dict[str, Any]:
-        """Write a dump from the same snapshot in which its rows are counted."""
+        """Write a dump from the same snapshot in which its rows are counted; without zstd pg_dump compresses it."""
         program = dumps.client(database, "pg_dump")
         with _session(database) as ask:
             ask("SET statement_timeout = 0;\nBEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\nSELECT 1;\n")
@@ -102,8 +102,10 @@ class PostgreSQLDumper(Dumper):
             rows, migrations = ask(f"{_ROWS}\n"), ask(_MIGRATIONS)
             found = {"rows": _parsed(database, rows, _ROW_COUNTS), "migrations": _parsed(database, migrations, [str])}
             argv = [program, "--format=custom", "--no-password", f"--snapshot={snapshot}", "--lock-wait-timeout=60s"]
-            doing = f"dumping {database.name}"
-            with dumps.received(doing, dumps.writer(file)) as pipe:
+            doing, has_zstd = f"dumping {database.name}", dumps.has_zstd()
+            argv += ["--compress=0"] if has_zstd else []
+            packing = dumps.compressed(database, file) if has_zstd else contextlib.nullcontext(dumps.writer(file))
+            with packing as take, dumps.received(doing, take) as pipe:
                 _run(database, argv, doing=doing, output=pipe)
         return found
 
@@ -113,14 +115,15 @@ class PostgreSQLDumper(Dumper):
         loaded = database._replace(name=name)
         argv = [program, "--exit-on-error", "--no-owner", "--no-password", f"--dbname={name}"]
         if prepare(database, name):
-            listed_entries = _run(database, [program, "--list"], doing="reading the dump", stdin=file)
+            with dumps.content(database, file, whole=False) as begin:  # which has the list
+                listed_entries = _run(database, [program, "--list"], doing="reading the dump", stdin=begin)
             entries = _entries_of_site(loaded, listed_entries)
-            os.lseek(file, 0, os.SEEK_SET)
-            with dumps.private_file(database.site, entries) as listed:
+            with dumps.private_file(database.site, entries) as listed, dumps.content(database, file) as whole:
                 argv.append(f"--use-list=/proc/self/fd/{listed}")
-                _run(database, argv, doing=f"loading {name}", stdin=file, more=[listed])
+                _run(database, argv, doing=f"loading {name}", stdin=whole, more=[listed])
         else:
-            _run(database, argv, doing=f"loading {name}", stdin=file)
+            with dumps.content(database, file) as whole:
+                _run(database, argv, doing=f"loading {name}", stdin=whole)
         return {"rows": self.count_rows(loaded), "migrations": _query(loaded, _MIGRATIONS, [str])}
 
     def count_rows(self, database: Database) -> dict[str, int]:

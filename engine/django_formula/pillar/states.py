@@ -20,6 +20,8 @@ Site = Mapping[str, Any]
 
 FILES = "salt://django/files/"
 PACKAGES = "The packages of the sites are installed"
+#: How the names of packages with clients of database servers begin: of what they dump, zstd makes backups.
+CLIENTS = ("default-mysql-client", "mariadb-client", "postgresql-client")
 #: The programs of every release.
 PROGRAMS = (
     "django_formula_plan.py",
@@ -147,8 +149,11 @@ def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, ha
         yield named[site["tls"]["client"]]
     if "redis" in stores:
         yield named["redis"]
+    if any(name.startswith(CLIENTS) for name in site["packages"]):
+        yield named["zstd"]
     for database in site["databases"].values():
-        yield from named.get(database["engine"], [])
+        if database["engine"] in SERVERS:
+            yield from [*named[database["engine"]], named["zstd"]]
         if "postgis" in database.get("extensions", []):
             yield from [*named["postgis"], *(named["postgis_server"] if database["manage"] else [])]
 

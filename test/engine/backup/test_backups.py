@@ -272,6 +272,21 @@ def test_truncated_backup_ignored(site, clock):
     assert [one["name"] for one in backups.manifests(site)] == [first]
 
 
+def test_backups_of_both_suffixes_listed(world, site, clock, monkeypatch):
+    """As where zstd has been installed, and was removed again."""
+    monkeypatch.setattr(world.server, "zstd_suffix", "dump.zst", raising=False)
+    made = []
+    for has_zstd in (False, True, False):
+        monkeypatch.setattr(dumps, "has_zstd", lambda has_zstd=has_zstd: has_zstd)
+        made += backup(site)
+        clock()
+    assert [name.partition(world.live)[2] for name in made] == [".dump", ".dump.zst", ".dump"]
+    assert [one["name"] for one in backups.manifests(site)] == made[::-1]
+    for name in made:
+        assert verbs_backup.restore("blog", name)["restored"]["default"].startswith(f"{name}, taken")
+        clock()
+
+
 def test_overview_lists_backups(world, site, clock, monkeypatch):
     backup(site)
     monkeypatch.setattr(time, "time", lambda: 1772366400 + 3 * 3600)
@@ -328,6 +343,14 @@ def damaged(world, site):
     path.write_bytes(path.read_bytes()[:-1] + b" ")
 
 
+def truncated(world, site):
+    os.truncate(site.backups / backups.manifests(site)[0]["name"], 5)
+
+
+def undecodable(world, site):
+    world.server.fails["load"] = dumps.Damaged("zstd cannot decompress it", log="checksum")
+
+
 def other_rows(world, site):
     load = world.server.load
 
@@ -342,6 +365,8 @@ def other_rows(world, site):
     ("breaks", "message"),
     [
         (damaged, "is damaged: it has changed since it was written on 2026-03-01T12:00:00Z"),
+        (truncated, "is damaged: it has changed since it was written on 2026-03-01T12:00:00Z"),
+        (undecodable, "is damaged: zstd cannot decompress it"),
         (other_rows, "is incomplete: public.auth_user has 0 rows, expected 1"),
         *[(what, "the server says no") for what in ("load", "check_swappable", "swap default")],
         ("lacking", "requires migrations that the backup does not have: guestbook.0002"),
@@ -362,7 +387,7 @@ def test_failed_restore_changes_nothing(world, site, clock, breaks, message):
     assert error.value.hint.endswith(f"{world.live} still runs")
     assert set(world.server.databases) == {"blog"}
     assert world.server.databases["blog"]["rows"]["public.guestbook_entry"] == 5
-    assert not sites.known_maintenance(site) and backups.overview(site)[0]["verified"] == ""
+    assert not sites.known_maintenance(site) and "verified" not in backups.find(site, None)[0]
     world.check()
 
 

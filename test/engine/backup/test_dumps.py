@@ -1,17 +1,16 @@
 """Dumps: SQLite by its real program, how clients are configured, and how the rows of a dump are counted."""
 
 import contextlib
-import gzip
 import io
 import json
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
 import tarfile
-import threading
-import zlib
+import time
 from pathlib import Path
 
 import pytest
@@ -223,18 +222,13 @@ def test_backup_refused_when_client_is_not_installed(site, monkeypatch):
 # MariaDB
 
 
-def counted(text):
-    """What is counted in a dump, and what is packed of it."""
-    read, write = os.pipe()
-    packed = os.memfd_create("packed")
-    counter = mysql._Counter(read, packed)
-    counter.start()
-    with open(write, "wb") as pipe:
-        pipe.write(text)
-    counter.join()
-    os.lseek(packed, 0, os.SEEK_SET)
-    with open(packed, "rb") as file:
-        assert gzip.decompress(file.read()) == text
+def counted(text, size=1 << 16):
+    """What is counted in a dump that comes in parts of a size."""
+    parts = []
+    counter = mysql._Counter(parts.append)
+    for start in range(0, len(text), size):
+        counter.take(text[start : start + size])
+    assert b"".join(parts) == text
     return counter
 
 
@@ -254,7 +248,16 @@ def counted(text):
     ],
 )  # fmt: skip
 def test_rows_are_counted_in_the_dump(text, rows):
-    assert counted(text + b"-- Dump completed on 2026-03-01\n").rows == rows
+    text += b"-- Dump completed on 2026-03-01\n"
+    for size in (1, 7, 1 << 16):
+        counter = counted(text, size)
+        assert counter.rows == rows and counter.last.startswith(mysql._END)
+
+
+def test_backup_refused_for_longer_rows_than_are_counted(monkeypatch):
+    monkeypatch.setattr(mysql, "_LINE", 1 << 20)
+    with pytest.raises(OSError, match="a row has more than 1 MiB"):
+        counted(b"INSERT INTO `a` VALUES ('" + b"x" * (1 << 20))
 
 
 def test_dump_refused_when_incomplete(site, monkeypatch):
@@ -310,40 +313,135 @@ def test_database_that_was_never_created_is_not_dropped(site, monkeypatch, shown
     assert statements == ["SHOW DATABASES", *(["DROP DATABASE `blog_drill_1`"] if dropped else [])]
 
 
-def test_error_reported_when_disk_is_full_at_the_last_bytes():
-    read, write = os.pipe()
-    with open("/dev/full", "wb") as full, open(write, "wb") as pipe:
-        counter = mysql._Counter(read, full.fileno())
-        pipe.write(b"x\n")
-        pipe.close()
-        counter.run()
-    assert isinstance(counter.error, OSError)
+# Compression
 
 
-def test_loading_ends_without_error_when_client_exits(tmp_path):
-    (tmp_path / "whole").write_bytes(gzip.compress(b"x"))
-    read, write = os.pipe()
-    os.close(read)
-    with open(tmp_path / "whole", "rb") as file:
-        feeder = mysql._Feeder(file.fileno(), write)
-        feeder.run()
-    assert feeder.error is None
+@pytest.fixture
+def database(site, tmp_path, monkeypatch):
+    """A database of a host whose programs are in a folder: gzip, a zstd unless a test removes it, and pg_dump."""
+    for name in ("gzip", "sh", "sleep", "zstd"):
+        tmp_path.joinpath(name).symlink_to(shutil.which(name))
+    text = '#!/bin/sh\nprintf "PGDMP %s " "$*"; printf "%090000d" 7\n'
+    tmp_path.joinpath("pg_dump").write_text(text)
+    tmp_path.joinpath("pg_dump").chmod(0o755)
+    monkeypatch.setattr(commands, "PATH", str(tmp_path))
+    return Database(site, "default", "postgres", "blog", {"user": "ray"})
 
 
+def packed(database, text):
+    """A file with what a text is compressed to."""
+    file = os.memfd_create("packed")
+    with dumps.compressed(database, file) as take:
+        for start in range(0, len(text), 100_000):
+            take(text[start : start + 100_000])
+    return file
+
+
+def unpacked(database, file, size=-1, **options):
+    with dumps.content(database, file, **options) as read, open(os.dup(read), "rb") as content:
+        return content.read(size)
+
+
+TEXT = random.Random(0).randbytes(300_000).hex().encode()
+
+
+@pytest.mark.parametrize(("program", "magic"), [("zstd", b"\x28\xb5\x2f\xfd"), ("gzip", b"\x1f\x8b")])
+def test_compressed_dump_has_its_content(database, tmp_path, program, magic):
+    if program == "gzip":
+        tmp_path.joinpath("zstd").unlink()
+    for text in (b"", b"x", TEXT):
+        file = packed(database, text)
+        assert os.pread(file, len(magic), 0) == magic and os.fstat(file).st_size < 0.7 * len(text) + 100
+        assert unpacked(database, file) == text == unpacked(database, file)
+    assert unpacked(database, file, 1000, whole=False) == TEXT[:1000]
+    os.close(file)
+
+
+def test_dump_without_compression_is_read_itself(database):
+    file = os.memfd_create("dump")
+    os.write(file, b"PGDMP\1")
+    assert unpacked(database, file) == b"PGDMP\1"
+    os.close(file)
+
+
+@pytest.mark.parametrize("program", ["zstd", "gzip"])
 @pytest.mark.parametrize(
-    ("damage", "error"),
-    [(lambda whole: whole[:-500], EOFError), (lambda whole: whole[:20] + b"\xff" * 2000 + whole[2020:], zlib.error)],
+    "damage", [lambda file: os.truncate(file, 150_000), lambda file: os.pwrite(file, b"\xff", 150_000)]
 )
-def test_damaged_compressed_dump_detected(tmp_path, damage, error):
-    (tmp_path / "damaged").write_bytes(damage(gzip.compress(random.Random(0).randbytes(2500).hex().encode())))
-    read, write = os.pipe()
-    with open(tmp_path / "damaged", "rb") as file, open(read, "rb") as pipe:
-        feeder = mysql._Feeder(file.fileno(), write)
-        reader = threading.Thread(target=pipe.read)
-        reader.start()
-        feeder.run()
-        reader.join()
-    assert isinstance(feeder.error, error)
+@pytest.mark.parametrize("fails", [False, True])
+def test_damaged_compressed_dump_detected(database, tmp_path, program, damage, fails):
+    """Also where the client that reads it fails because of that."""
+    if program == "gzip":
+        tmp_path.joinpath("zstd").unlink()
+    file = packed(database, TEXT)
+    damage(file)
+    with (
+        pytest.raises(dumps.Damaged, match=rf"^{program} cannot decompress it") as error,
+        dumps.content(database, file) as read,
+        open(os.dup(read), "rb") as content,
+    ):
+        content.read()
+        if fails:
+            raise DeploymentError("loading failed: unexpected end of file")
+    assert error.value.log
+    os.close(file)
+
+
+def test_failed_client_reported_where_dump_is_whole(database):
+    file = packed(database, TEXT)
+    with pytest.raises(DeploymentError, match=r"^permission denied$"), dumps.content(database, file):
+        raise DeploymentError("permission denied")
+    os.close(file)
+
+
+def test_failed_compression_is_the_cause(database, monkeypatch):
+    """The client fails too, since it writes into a closed pipe."""
+    monkeypatch.setattr(dumps, "_ZSTD", ("sh", "-c", "echo no memory >&2; exit 11"))
+    with pytest.raises(DeploymentError, match=r"^compressing blog failed \(exit 11\)") as error:
+        packed(database, 100 * TEXT)
+    assert error.value.log == "no memory\n"
+
+
+def test_compression_that_does_not_read_is_ended(database, monkeypatch):
+    """A process of the site's user may have stopped it."""
+    database.site.config["timeouts"]["backup"] = "500ms"
+    monkeypatch.setattr(dumps, "PIPE_TIMEOUT", 0.5)
+    monkeypatch.setattr(dumps, "_ZSTD", ("sleep", "600"))
+    with pytest.raises(commands.TimedOut, match=r"^compressing blog: timed out after 1 s$"):
+        packed(database, 100 * TEXT)
+
+
+def test_error_reported_when_disk_is_full(database, monkeypatch):
+    with (
+        open("/dev/full", "wb") as full,
+        pytest.raises(DeploymentError, match=r"^dumping blog: No space left on device$") as error,
+        dumps.compressed(database, full.fileno()) as take,
+    ):
+        take(b"x\n")
+    assert error.value.transient
+
+
+def test_restore_refused_without_zstd(database, tmp_path):
+    file = packed(database, TEXT)
+    tmp_path.joinpath("zstd").unlink()
+    with pytest.raises(DeploymentError, match=r"^zstd is not installed") as error:
+        unpacked(database, file)
+    assert error.value.hint == "django:sites:blog:packages: [zstd], then apply"
+    os.close(file)
+
+
+@pytest.mark.parametrize("has_zstd", [True, False])
+def test_postgresql_compressed_by_zstd_where_that_is_installed(database, tmp_path, monkeypatch, has_zstd):
+    if not has_zstd:
+        tmp_path.joinpath("zstd").unlink()
+    answers = {f"{postgres._ROWS}\n": "{}", postgres._MIGRATIONS: "[]"}
+    monkeypatch.setattr(postgres, "_session", lambda database: contextlib.nullcontext(lambda text: answers.get(text)))
+    file = os.memfd_create("dump")
+    assert DUMPERS["postgres"].dump(database, file) == {"rows": {}, "migrations": []}
+    dump = unpacked(database, file)
+    assert dump.startswith(b"PGDMP ") and len(dump) > 90_000 and (b" --compress=0 " in dump) == has_zstd
+    assert (os.pread(file, 5, 0) == b"PGDMP") == (not has_zstd)
+    os.close(file)
 
 
 # Uploads
@@ -475,6 +573,33 @@ def test_backup_fails_when_child_keeps_writing(tmp_path, monkeypatch):
         left = subprocess.Popen(["sleep", "60"], stdout=pipe)
     left.kill()
     left.wait()
+
+
+def test_backup_fails_when_child_never_stops_writing(monkeypatch):
+    monkeypatch.setattr(dumps, "PIPE_TIMEOUT", 0.3)
+    with (
+        pytest.raises(DeploymentError, match="keeps writing"),
+        dumps.received("dumping", lambda part: None) as pipe,
+    ):
+        left = subprocess.Popen(["cat", "/dev/zero"], stdout=pipe)
+    left.kill()
+    left.wait()
+
+
+def test_backup_waits_for_what_is_in_the_pipe(monkeypatch):
+    """As where a disk is slow: the command has exited, and has left nothing behind."""
+    monkeypatch.setattr(dumps, "PIPE_TIMEOUT", 0.1)
+    parts = []
+
+    def slowly(part):
+        time.sleep(0.5)
+        parts.append(part)
+
+    with dumps.received("dumping", slowly) as pipe:
+        os.write(pipe, b"x")
+        time.sleep(0.3)
+        os.write(pipe, b"y" * 60_000)
+    assert b"".join(parts) == b"x" + b"y" * 60_000
 
 
 def test_dump_fails_with_cause_when_disk_is_full(tmp_path):

@@ -5,8 +5,8 @@ import yaml
 from django_formula.backup import backups
 from django_formula.database import engines, setup
 from django_formula.database.engines import ENGINES, SERVERS
-from django_formula.pillar import states
-from specimen import ROOT
+from django_formula.pillar import compiler, states
+from specimen import ROOT, contract
 
 SCHEMA = yaml.safe_load((ROOT / "django/schema.yaml").read_text())
 PLATFORMS = yaml.safe_load((ROOT / "django/platforms.yaml").read_text())
@@ -37,6 +37,29 @@ def test_every_server_has_its_packages_and_its_state(name):
     assert SERVERS[name].client_package in packages[name] and packages[f"{name}_server"]
     assert f"{SERVERS[name].title} runs:" in (ROOT / f"django/{name}.sls").read_text()
     assert states.SERVERS[name] == f"{SERVERS[name].title} runs"
+    assert SERVERS[name].client_package in states.CLIENTS
+
+
+@pytest.mark.parametrize(
+    ("options", "has_zstd"),
+    [
+        ({}, False),
+        ({"packages": ["ffmpeg", "openssh-client"]}, False),
+        ({"packages": ["postgresql-client-16"]}, True),
+        ({"packages": ["default-mysql-client"]}, True),
+        *(({"database": {"engine": name}}, True) for name in SERVERS),
+    ],
+)
+def test_zstd_is_installed_with_clients_of_servers(options, has_zstd):
+    site = {"repository": "https://git.example.org/blog.git", "domains": ["blog.example.org"], **options}
+    grains = {"os_family": "Debian", "osmajorrelease": 12, "init": "systemd", "os": "Debian"}
+    compiled = compiler.compile(
+        {"django": {"sites": {"blog": site}}}, contract("schema.yaml"), contract("platforms.yaml"), grains
+    )
+    assert compiled["errors"] == []
+    parts = states.parts(compiled, grains, lambda name: contract(f"{name}.yaml"))
+    (arguments,) = parts["host"][states.PACKAGES].values()
+    assert ("zstd" in next(one["pkgs"] for one in arguments if "pkgs" in one)) == has_zstd
 
 
 @pytest.mark.parametrize(
