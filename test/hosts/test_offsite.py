@@ -136,7 +136,7 @@ def test_backup_is_copied_and_proved_by_itself(copied: Site, store: Store) -> No
     copied.host.run(["systemctl", "start", "django-blog-offsite.service"], timeout=300)  # waits for the one that runs
     made = copied.host.call("django.backups", "blog", full=True)
     (copy,) = copied.host.call("django.backups", "blog", "offsite=True", full=True)
-    assert made[0]["backup"] == f"default-{copy['backup']}.dump" and "default.dump, media.tar" in copy["parts"]
+    assert made[0]["backup"] == f"default-{copy['backup']}.dump.zst" and "default.dump.zst, media.tar" in copy["parts"]
     assert "1 copy; drill " in status(copied)["offsite"] and problems(copied) == []
     assert len(store.snapshots()) == 4
     copied.host.run(["systemctl", "start", "django-blog-offsite.service"])
