@@ -16,6 +16,7 @@ from types import MappingProxyType
 import background
 import channels
 import containers
+import copies
 from client import Answer, Load
 from contestants import (
     SALT,
@@ -717,6 +718,30 @@ def told(bench: Bench) -> list[Figure]:
     ]
 
 
+def copied(bench: Bench) -> list[Figure]:
+    """What a backup and its copy elsewhere cost, and what the copy of the next day adds."""
+    rows = 100_000
+    site = copies.Copies(bench.host, bench.formula, bench.commit(), rows)
+    usual = [site.usual() for _run in bench.each("dumps as people make them")]
+    ours = [site.spent("backup") for _run in bench.each("backups")]
+    first, size = site.spent("offsite"), site.dump()
+    before = site.stored()
+    site.change()
+    site.spent("backup")
+    later = site.spent("offsite")
+    added = site.stored() - before
+    drill = site.spent("restore_drill", "offsite=True")
+    details = f"{rows // 1000} MB: {seconds(ours)}, {seconds(usual)}"
+    spent = f"CPU: first {first:.1f} s, next {later:.1f} s, drill {drill:.1f} s"
+    return [
+        Figure("a backup", "CPU : pg_dump with zlib", 0.6, ratios(ours, usual), details),
+        Figure("its first copy elsewhere", "bytes : the dump", 1.05, [before / size], spent),
+        Figure(
+            "the copy of the next day", "bytes added : the dump, 2 % of the rows are new", 0.15, [added / size], spent
+        ),
+    ]
+
+
 def ratios(ours: Sequence[float], others: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(ours, others, strict=True)]
 
@@ -743,5 +768,6 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "machinery": machinery,
     "serving": serving,
     "channels": told,
+    "copies": copied,
     "sites": sites,
 }
