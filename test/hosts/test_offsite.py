@@ -277,7 +277,8 @@ def bucket(copied: Site) -> dict[str, Any]:
     host.run([*start, "/opt/moto/bin/moto_server", "-H", "127.0.0.1", "-p", "9001"])
     policy = re.search(r"```json\n(.*?)```", (ROOT / "docs/guides/offsite.md").read_text(), re.DOTALL)
     assert policy
-    host.write("/root/policy.json", policy[1])
+    # moto asks for the right to HeadBucket, which at AWS comes with ListBucket.
+    host.write("/root/policy.json", policy[1].replace('"s3:ListBucket"', '"s3:ListBucket", "s3:HeadBucket"'))
     host.run("until (: </dev/tcp/127.0.0.1/9001) 2>/dev/null; do sleep 0.2; done", timeout=60)
     login = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
     key, secret = json.loads(host.run(["/opt/moto/bin/python", "-c", POLICY], environment=login).stdout)
