@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "9cf4e62a810a95bb"
+DIGEST = "fd200ae51e0fc0ea"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -1023,7 +1023,7 @@ def _clear(home: str, folder: str) -> None:
 # def has_queue(site: Site) -> bool:
 #     """Return whether there is a queue of a site's own to back up, or what a killed restore has left of one."""
 #     own = any(name == "queue" and not options["host"] for name, options in site.stores.items())
-#     return own or any(entry["kind"] == QUEUE for entry in _read_journal(site))
+#     return own or any(entry["kind"] == QUEUE for entry in _read_journal(site.backups))
 #
 #
 # def _queue(site: Site) -> list[Database]:
@@ -1165,17 +1165,18 @@ def _clear(home: str, folder: str) -> None:
 #     )
 #
 #
-# def journal(site: Site) -> Path:
-#     """Return the file in which a restore records what it loads, from which leftovers of a killed restore are known."""
-#     return site.backups / ".restore.json"
+# def journal(folder: Path) -> Path:
+#     """Return the file in which is recorded what is loaded from a folder, from which leftovers are known."""
+#     return folder / ".restore.json"
 #
 #
 # def write_journal(
-#     site: Site, databases: Collection[Database], names: Mapping[str, str], kept: Mapping[str, str]
+#     folder: Path, databases: Collection[Database], names: Mapping[str, str], kept: Mapping[str, str]
 # ) -> None:
 #     """Record what a restore is about to load, and the names under which the former databases will be kept.
 #
 #     Args:
+#         folder: the one that the dumps are in.
 #         names: the names that the databases are loaded under, by alias.
 #         kept: the names that the former databases will have, by alias.
 #     """
@@ -1189,12 +1190,12 @@ def _clear(home: str, folder: str) -> None:
 #         }
 #         for one in databases
 #     ]
-#     host_file.write_json(journal(site), {"loaded": loaded}, mode=0o600)
+#     host_file.write_json(journal(folder), {"loaded": loaded}, mode=0o600)
 #
 #
-# def _read_journal(site: Site) -> list[dict[str, str]]:
+# def _read_journal(folder: Path) -> list[dict[str, str]]:
 #     names = ("alias", "kind", "database", "name", "kept")
-#     found = host_file.read_json(journal(site), {"loaded": [dict.fromkeys(names, str)]})
+#     found = host_file.read_json(journal(folder), {"loaded": [dict.fromkeys(names, str)]})
 #     loaded: list[dict[str, str]] = (found or {"loaded": []})["loaded"]
 #     return loaded
 #
@@ -1204,30 +1205,32 @@ def _clear(home: str, folder: str) -> None:
 #
 #     What it has left on database servers is only reachable with the project's login: see `remove_leftovers`.
 #     """
-#     if not journal(site).exists() or lock(site, "").holder():
+#     if not journal(site.backups).exists() or lock(site, "").holder():
 #         return []
-#     return [entry["name"] for entry in _read_journal(site) if _is_path(entry["kind"])]
+#     return [entry["name"] for entry in _read_journal(site.backups) if _is_path(entry["kind"])]
 #
 #
 # def _is_path(kind: str) -> bool:
 #     return kind in KINDS and dumper(kind).is_path
 #
 #
-# def remove_leftovers(site: Site, databases: Collection[Database] = ()) -> list[str]:
-#     """Remove what a killed restore or drill has loaded; the caller holds the lock of backups.
+# def remove_leftovers(site: Site, databases: Collection[Database] = (), folder: Path | None = None) -> list[str]:
+#     """Remove what a killed restore or drill has loaded; the caller holds the lock of the folder.
 #
 #     A restore that was killed between the two renames of an exchange is undone: the former database gets its name back.
 #
 #     Args:
 #         databases: those whose connection is known; leftovers on servers without one stay until the next backup,
 #             restore or drill.
+#         folder: the one that was loaded from; by default that of the site's backups.
 #
 #     Returns:
 #         The names of what was removed.
 #     """
+#     folder = folder or site.backups
 #     connected = {(one.alias, one.kind): one for one in databases}
 #     rest, removed = [], []
-#     for entry in _read_journal(site):
+#     for entry in _read_journal(folder):
 #         one = Database(site, entry["alias"], entry["kind"], entry["database"])
 #         if not _is_path(entry["kind"]):
 #             one = connected.get((entry["alias"], entry["kind"]), one)
@@ -1239,9 +1242,9 @@ def _clear(home: str, folder: str) -> None:
 #         dumper(entry["kind"]).drop(one, entry["name"])
 #         removed.append(entry["name"])
 #     if rest:
-#         host_file.write_json(journal(site), {"loaded": rest}, mode=0o600)
+#         host_file.write_json(journal(folder), {"loaded": rest}, mode=0o600)
 #     else:
-#         journal(site).unlink(missing_ok=True)
+#         journal(folder).unlink(missing_ok=True)
 #     if removed:
 #         log.warning("%s: removed what a killed restore has left: %s", site.name, ", ".join(removed))
 #     return removed
@@ -1946,7 +1949,7 @@ def _clear(home: str, folder: str) -> None:
 # def rehearse(release: Release, chosen: list[Manifest], folder: Path, secrets: list[str]) -> dict[str, Any]:
 #     """Load dumps next to the databases, check them against their manifests and a release, and remove them again.
 #
-#     The caller holds the lock of backups.
+#     The caller holds the lock of the folder.
 #
 #     Args:
 #         chosen: the manifests of the dumps.
@@ -1960,7 +1963,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     site = release.site
 #     databases = of_backup(release, chosen, secrets)
-#     backups.remove_leftovers(site, databases)
+#     backups.remove_leftovers(site, databases, folder)
 #     names = names_with(databases, f"drill_{stamp()}")
 #     with loaded(chosen, databases, names, folder=folder) as found:
 #         missing = missing_migrations(release, databases, names, False, secrets)
@@ -2052,8 +2055,8 @@ def _clear(home: str, folder: str) -> None:
 #     found = {}
 #     for manifest in chosen:
 #         backups.verify(databases[0].site, manifest, folder)
-#     site, is_complete = databases[0].site, True
-#     backups.write_journal(site, databases, names, kept or {})
+#     is_complete = True
+#     backups.write_journal(folder, databases, names, kept or {})
 #     try:
 #         for manifest, database in zip(chosen, databases, strict=True):
 #             found[database.alias] = _load(manifest, database, names[database.alias], folder)
@@ -2066,7 +2069,7 @@ def _clear(home: str, folder: str) -> None:
 #                 is_complete = False
 #                 log.warning("%s: %s was not removed: %s", database.site.name, names[database.alias], error)
 #         if is_complete:
-#             backups.journal(site).unlink(missing_ok=True)
+#             backups.journal(folder).unlink(missing_ok=True)
 #
 #
 # def _prepare(database: Database, name: str) -> bool:
@@ -40680,7 +40683,7 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/offsite/__init__.py
 # """Copies of a site's backups, uploads and secrets in a store elsewhere: made, checked, drilled, and fetched again."""
 #: django_formula/offsite/copies.py
-# """The copies of a site elsewhere: what one consists of, when the next is due, and how it is sent and fetched.
+# """The copies of a site elsewhere: what one consists of, which are there, which stay, and what the host knows of them.
 #
 # A copy is the newest backup of the site's databases and queue, its uploads, and its sealed secrets. Its last part says
 # what the others have to be: a copy without it is not one.
@@ -40702,9 +40705,6 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.offsite.repository import Repository, Snapshot
 # from django_formula.site.sites import Site
 # from django_formula.untrusted import shapes
-# from django_formula.untrusted.text import Log
-#
-# log = Log.of(__name__)
 #
 # #: The part that has what a copy consists of, and its shape.
 # INDEX = "copy.json"
@@ -40717,15 +40717,8 @@ def _clear(home: str, folder: str) -> None:
 # #: What the host remembers: the copies that are there and when each was made, and when each task was done, tried, and
 # #: failed.
 # _STATE = {
-#     **{
-#         "store": str,
-#         "copied": str,
-#         "taken": str,
-#         "copies": {str: str},
-#         "done": {str: str},
-#         "tried": {str: str},
-#         "drill": str,
-#     },
+#     **dict.fromkeys(("store", "copied", "taken", "drill"), str),
+#     **{name: {str: str} for name in ("copies", "done", "tried")},
 #     "failed": {str: {"since": str, "cause": str}},
 # }
 # #: Bytes of an index.
@@ -40898,9 +40891,9 @@ def _clear(home: str, folder: str) -> None:
 #         text = os.pread(memory.fileno(), _INDEX_LIMIT, 0).decode(errors="surrogateescape")
 #     copy: Copy = shapes.parse(text, _COPY, doing="reading the copy")
 #     is_known = all(backups.NAME.fullmatch(one["name"]) and one["engine"] in backups.KINDS for one in copy["dumps"])
-#     names = {*(part_of(one["name"]) for one in copy["dumps"] if is_known), UPLOADS, sealed.NAME}
-#     if not is_known or copy["backup"] != newest.tag or not names >= {*copy["parts"]}:
-#         raise DeploymentError(f"the copy {newest.tag} names parts that no copy has", hint="fetch another one")
+#     needed = {sealed.NAME, *(part_of(one["name"]) for one in copy["dumps"] if is_known)}
+#     if not is_known or copy["backup"] != newest.tag or not needed <= {*copy["parts"]} <= {*needed, UPLOADS}:
+#         raise DeploymentError(f"the copy {newest.tag} has not the parts of a copy", hint="fetch another one")
 #     return copy
 #
 #
@@ -40914,8 +40907,10 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/offsite/fetching.py
 # """Fetch a copy of a site from elsewhere: its parts, each compared with the index, as backups of this host."""
 #
+# import contextlib
 # import hashlib
 # import os
+# from collections.abc import Iterator
 # from pathlib import Path
 # from typing import Any
 #
@@ -40926,6 +40921,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.offsite import copies
 # from django_formula.offsite.copies import Copy
 # from django_formula.offsite.repository import Repository
+# from django_formula.site.sites import Site
 # from django_formula.untrusted.text import Log
 #
 # log = Log.of(__name__)
@@ -40967,8 +40963,53 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #
 #
-# def fetch(store: Repository, copy: Copy, folder: Path) -> list[dict[str, Any]]:
-#     """Fetch the dumps of a copy into a folder of root's; those that are there with their manifests are not fetched.
+# @contextlib.contextmanager
+# def folder(site: Site, name: str) -> Iterator[Path]:
+#     """Yield a folder that only root can read; it is removed, unless something is recorded as loaded from it."""
+#     folder = site.backups / name
+#     folder.mkdir(mode=0o700, exist_ok=True)
+#     _clear(folder)
+#     try:
+#         yield folder
+#     finally:
+#         _clear(folder)
+#         with contextlib.suppress(OSError):
+#             folder.rmdir()
+#
+#
+# def _clear(folder: Path) -> None:
+#     for path in folder.iterdir():
+#         if path != backups.journal(folder):
+#             path.unlink()
+#
+#
+# def into_backups(store: Repository, copy: Copy, *, uploads: bool) -> None:
+#     """Fetch a copy as a backup of this host; a dump that is there is not fetched.
+#
+#     Args:
+#         uploads: fetch the uploads of the copy too.
+#
+#     Raises:
+#         DeploymentError: as `fetch` and `fetch_uploads`, or another program works on the backups.
+#     """
+#     site = store.site
+#     with folder(site, "fetched") as fetched:
+#         fetch(store, copy, fetched, there=site.backups)
+#         if uploads:
+#             fetch_uploads(store, copy, fetched, there=site.backups)
+#         with backups.lock(site, "fetching a copy").held():
+#             for manifest in fetched.glob("*.json"):
+#                 dump = fetched / manifest.stem
+#                 manifest.rename(site.backups / manifest.name)
+#                 dump.rename(site.backups / dump.name)
+#         file.sync_folder(site.backups)
+#
+#
+# def fetch(store: Repository, copy: Copy, folder: Path, *, there: Path | None = None) -> list[dict[str, Any]]:
+#     """Fetch the dumps of a copy into a folder of root's.
+#
+#     Args:
+#         there: a folder; what it has is not fetched.
 #
 #     Returns:
 #         Their manifests.
@@ -40976,7 +41017,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: there is not enough room, or one is damaged.
 #     """
-#     wanted = [one for one in copy["dumps"] if not backups.manifest_path(folder / one["name"]).exists()]
+#     wanted = [one for one in copy["dumps"] if not _is_there(there, one["name"])]
 #     _check_room(folder, sum(one["size"] for one in wanted))
 #     for manifest in wanted:
 #         log.info("%s: fetching %s", store.site.name, manifest["name"])
@@ -40984,8 +41025,8 @@ def _clear(home: str, folder: str) -> None:
 #     return list(copy["dumps"])
 #
 #
-# def fetch_uploads(store: Repository, copy: Copy, folder: Path) -> None:
-#     """Fetch the uploads of a copy as a backup of them, unless it is there.
+# def fetch_uploads(store: Repository, copy: Copy, folder: Path, *, there: Path | None = None) -> None:
+#     """Fetch the uploads of a copy as a backup of them.
 #
 #     Raises:
 #         DeploymentError: the copy has none, there is not enough room, or they are damaged.
@@ -40993,7 +41034,7 @@ def _clear(home: str, folder: str) -> None:
 #     site, name = store.site, f"media-{copy['backup']}.tar"
 #     if copies.UPLOADS not in copy["parts"]:
 #         raise DeploymentError("this copy has no uploads", hint=f"set {site.at}:backup:offsite:media for the next ones")
-#     if backups.manifest_path(folder / name).exists():
+#     if _is_there(there, name):
 #         return
 #     part = copy["parts"][copies.UPLOADS]
 #     _check_room(folder, part["size"])
@@ -41001,6 +41042,10 @@ def _clear(home: str, folder: str) -> None:
 #     manifest |= {"name": name, "alias": "media", "engine": "media", "database": str(site.media), "migrations": []}
 #     manifest |= {"why": backups.BY_COMMAND, "size": part["size"], "sha256": part["sha256"], "verified": ""}
 #     _fetch_dump(store, copy, copies.UPLOADS, manifest, folder)
+#
+#
+# def _is_there(folder: Path | None, name: str) -> bool:
+#     return folder is not None and (folder / name).exists() and backups.manifest_path(folder / name).exists()
 #
 #
 # def _fetch_dump(store: Repository, copy: Copy, part: str, manifest: dict[str, Any], folder: Path) -> None:
@@ -41036,8 +41081,8 @@ def _clear(home: str, folder: str) -> None:
 # from collections.abc import Callable, Collection
 # from typing import Any
 #
-# from django_formula.backup import backups, loading
-# from django_formula.host import clock, file
+# from django_formula.backup import loading
+# from django_formula.host import clock
 # from django_formula.host.commands import DeploymentError
 # from django_formula.offsite import copies, fetching, repository, sending
 # from django_formula.offsite.repository import Repository
@@ -41139,19 +41184,14 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: it could not be restored.
 #     """
 #     site, began = release.site, time.monotonic()
-#     folder = site.backups / "drill"
 #     copies.check(store, state, _options(site)["keep"], data=_SLICE)
 #     copy = copies.find(store, None)
-#     file.remove_tree(folder)  # of one that was killed
-#     folder.mkdir(mode=0o700)
-#     try:
+#     # A folder, a journal and a lock of its own: a release, which backs the database up, does not wait for a drill.
+#     with fetching.folder(site, "drill") as folder:
 #         fetched = fetching.fetch(store, copy, folder)
 #         for part in {*copy["parts"]} - {copies.part_of(one["name"]) for one in fetched}:
 #             fetching.fetch_part(store, copy, part, None)
-#         with backups.lock(site, "drill of a copy").held():
-#             rows = loading.rehearse(release, loading.loadable(site, fetched), folder, secrets)["rows"]
-#     finally:
-#         file.remove_tree(folder)
+#         rows = loading.rehearse(release, loading.loadable(site, fetched), folder, secrets)["rows"]
 #     state["drill"] = f"{clock.now()}, {time.monotonic() - began:.0f} s: good, {sum(rows.values())} rows"
 #: django_formula/offsite/rebuild.py
 # """A host made anew of copies elsewhere: what an apply fetches before it makes the sites, where that was asked for.
@@ -41166,7 +41206,6 @@ def _clear(home: str, folder: str) -> None:
 # from pathlib import Path
 # from typing import Any
 #
-# from django_formula.backup import backups
 # from django_formula.host import file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.offsite import copies, fetching, repository, sealed
@@ -41223,24 +41262,17 @@ def _clear(home: str, folder: str) -> None:
 #         return
 #     with copies.lock(site, "django.rebuild").held(), repository.opened(site) as store:
 #         copy = copies.find(store, None)
-#         with backups.lock(site, "django.rebuild").held():
-#             if sealed.NAME in copy["parts"]:
-#                 _open_secrets(site, store, copy, Path(request["identity"]))
-#             fetching.fetch(store, copy, site.backups)
-#             if copies.UPLOADS in copy["parts"]:
-#                 fetching.fetch_uploads(store, copy, site.backups)
+#         _open_secrets(site, store, copy, Path(request["identity"]))
+#         fetching.into_backups(store, copy, uploads=copies.UPLOADS in copy["parts"])
 #     request["fetched"][site.name] = copy["backup"]
 #     file.write_json(REQUEST, request, mode=0o600)
 #
 #
 # def _open_secrets(site: Site, store: repository.Repository, copy: copies.Copy, identity: Path) -> None:
-#     path = site.backups / sealed.NAME
-#     path.unlink(missing_ok=True)
-#     try:
+#     with fetching.folder(site, "fetched") as folder:
+#         path = folder / sealed.NAME
 #         fetching.fetch_part(store, copy, sealed.NAME, path)
 #         sealed.restore(site, sealed.opened(path, identity))
-#     finally:
-#         path.unlink(missing_ok=True)
 #
 #
 # def _request() -> dict[str, Any] | None:
@@ -77709,10 +77741,7 @@ def _clear(home: str, folder: str) -> None:
 #     """
 #     with copies.lock(site, "django.restore").held(), repository.opened(site) as store:
 #         copy = copies.find(store, which)
-#         with backups.lock(site, "fetching a copy").held():
-#             fetching.fetch(store, copy, site.backups)
-#             if media:
-#                 fetching.fetch_uploads(store, copy, site.backups)
+#         fetching.into_backups(store, copy, uploads=media)
 #     return str(copy["backup"])
 #
 #

@@ -64,7 +64,7 @@ def dumper(kind: str) -> Dumper:
 def has_queue(site: Site) -> bool:
     """Return whether there is a queue of a site's own to back up, or what a killed restore has left of one."""
     own = any(name == "queue" and not options["host"] for name, options in site.stores.items())
-    return own or any(entry["kind"] == QUEUE for entry in _read_journal(site))
+    return own or any(entry["kind"] == QUEUE for entry in _read_journal(site.backups))
 
 
 def _queue(site: Site) -> list[Database]:
@@ -206,17 +206,18 @@ def lock(site: Site, holder: str) -> Lock:
     )
 
 
-def journal(site: Site) -> Path:
-    """Return the file in which a restore records what it loads, from which leftovers of a killed restore are known."""
-    return site.backups / ".restore.json"
+def journal(folder: Path) -> Path:
+    """Return the file in which is recorded what is loaded from a folder, from which leftovers are known."""
+    return folder / ".restore.json"
 
 
 def write_journal(
-    site: Site, databases: Collection[Database], names: Mapping[str, str], kept: Mapping[str, str]
+    folder: Path, databases: Collection[Database], names: Mapping[str, str], kept: Mapping[str, str]
 ) -> None:
     """Record what a restore is about to load, and the names under which the former databases will be kept.
 
     Args:
+        folder: the one that the dumps are in.
         names: the names that the databases are loaded under, by alias.
         kept: the names that the former databases will have, by alias.
     """
@@ -230,12 +231,12 @@ def write_journal(
         }
         for one in databases
     ]
-    host_file.write_json(journal(site), {"loaded": loaded}, mode=0o600)
+    host_file.write_json(journal(folder), {"loaded": loaded}, mode=0o600)
 
 
-def _read_journal(site: Site) -> list[dict[str, str]]:
+def _read_journal(folder: Path) -> list[dict[str, str]]:
     names = ("alias", "kind", "database", "name", "kept")
-    found = host_file.read_json(journal(site), {"loaded": [dict.fromkeys(names, str)]})
+    found = host_file.read_json(journal(folder), {"loaded": [dict.fromkeys(names, str)]})
     loaded: list[dict[str, str]] = (found or {"loaded": []})["loaded"]
     return loaded
 
@@ -245,30 +246,32 @@ def leftovers(site: Site) -> list[str]:
 
     What it has left on database servers is only reachable with the project's login: see `remove_leftovers`.
     """
-    if not journal(site).exists() or lock(site, "").holder():
+    if not journal(site.backups).exists() or lock(site, "").holder():
         return []
-    return [entry["name"] for entry in _read_journal(site) if _is_path(entry["kind"])]
+    return [entry["name"] for entry in _read_journal(site.backups) if _is_path(entry["kind"])]
 
 
 def _is_path(kind: str) -> bool:
     return kind in KINDS and dumper(kind).is_path
 
 
-def remove_leftovers(site: Site, databases: Collection[Database] = ()) -> list[str]:
-    """Remove what a killed restore or drill has loaded; the caller holds the lock of backups.
+def remove_leftovers(site: Site, databases: Collection[Database] = (), folder: Path | None = None) -> list[str]:
+    """Remove what a killed restore or drill has loaded; the caller holds the lock of the folder.
 
     A restore that was killed between the two renames of an exchange is undone: the former database gets its name back.
 
     Args:
         databases: those whose connection is known; leftovers on servers without one stay until the next backup,
             restore or drill.
+        folder: the one that was loaded from; by default that of the site's backups.
 
     Returns:
         The names of what was removed.
     """
+    folder = folder or site.backups
     connected = {(one.alias, one.kind): one for one in databases}
     rest, removed = [], []
-    for entry in _read_journal(site):
+    for entry in _read_journal(folder):
         one = Database(site, entry["alias"], entry["kind"], entry["database"])
         if not _is_path(entry["kind"]):
             one = connected.get((entry["alias"], entry["kind"]), one)
@@ -280,9 +283,9 @@ def remove_leftovers(site: Site, databases: Collection[Database] = ()) -> list[s
         dumper(entry["kind"]).drop(one, entry["name"])
         removed.append(entry["name"])
     if rest:
-        host_file.write_json(journal(site), {"loaded": rest}, mode=0o600)
+        host_file.write_json(journal(folder), {"loaded": rest}, mode=0o600)
     else:
-        journal(site).unlink(missing_ok=True)
+        journal(folder).unlink(missing_ok=True)
     if removed:
         log.warning("%s: removed what a killed restore has left: %s", site.name, ", ".join(removed))
     return removed

@@ -26,7 +26,7 @@ Manifest = dict[str, Any]
 def rehearse(release: Release, chosen: list[Manifest], folder: Path, secrets: list[str]) -> dict[str, Any]:
     """Load dumps next to the databases, check them against their manifests and a release, and remove them again.
 
-    The caller holds the lock of backups.
+    The caller holds the lock of the folder.
 
     Args:
         chosen: the manifests of the dumps.
@@ -40,7 +40,7 @@ def rehearse(release: Release, chosen: list[Manifest], folder: Path, secrets: li
     """
     site = release.site
     databases = of_backup(release, chosen, secrets)
-    backups.remove_leftovers(site, databases)
+    backups.remove_leftovers(site, databases, folder)
     names = names_with(databases, f"drill_{stamp()}")
     with loaded(chosen, databases, names, folder=folder) as found:
         missing = missing_migrations(release, databases, names, False, secrets)
@@ -132,8 +132,8 @@ def loaded(
     found = {}
     for manifest in chosen:
         backups.verify(databases[0].site, manifest, folder)
-    site, is_complete = databases[0].site, True
-    backups.write_journal(site, databases, names, kept or {})
+    is_complete = True
+    backups.write_journal(folder, databases, names, kept or {})
     try:
         for manifest, database in zip(chosen, databases, strict=True):
             found[database.alias] = _load(manifest, database, names[database.alias], folder)
@@ -146,7 +146,7 @@ def loaded(
                 is_complete = False
                 log.warning("%s: %s was not removed: %s", database.site.name, names[database.alias], error)
         if is_complete:
-            backups.journal(site).unlink(missing_ok=True)
+            backups.journal(folder).unlink(missing_ok=True)
 
 
 def _prepare(database: Database, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The copies of a site elsewhere: what one consists of, when the next is due, and how it is sent and fetched.
+"""The copies of a site elsewhere: what one consists of, which are there, which stay, and what the host knows of them.
 
 A copy is the newest backup of the site's databases and queue, its uploads, and its sealed secrets. Its last part says
 what the others have to be: a copy without it is not one.
@@ -20,9 +20,6 @@ from django_formula.offsite import repository, sealed
 from django_formula.offsite.repository import Repository, Snapshot
 from django_formula.site.sites import Site
 from django_formula.untrusted import shapes
-from django_formula.untrusted.text import Log
-
-log = Log.of(__name__)
 
 #: The part that has what a copy consists of, and its shape.
 INDEX = "copy.json"
@@ -35,15 +32,8 @@ _COPY = {
 #: What the host remembers: the copies that are there and when each was made, and when each task was done, tried, and
 #: failed.
 _STATE = {
-    **{
-        "store": str,
-        "copied": str,
-        "taken": str,
-        "copies": {str: str},
-        "done": {str: str},
-        "tried": {str: str},
-        "drill": str,
-    },
+    **dict.fromkeys(("store", "copied", "taken", "drill"), str),
+    **{name: {str: str} for name in ("copies", "done", "tried")},
     "failed": {str: {"since": str, "cause": str}},
 }
 #: Bytes of an index.
@@ -216,9 +206,9 @@ def find(store: Repository, which: str | None) -> Copy:
         text = os.pread(memory.fileno(), _INDEX_LIMIT, 0).decode(errors="surrogateescape")
     copy: Copy = shapes.parse(text, _COPY, doing="reading the copy")
     is_known = all(backups.NAME.fullmatch(one["name"]) and one["engine"] in backups.KINDS for one in copy["dumps"])
-    names = {*(part_of(one["name"]) for one in copy["dumps"] if is_known), UPLOADS, sealed.NAME}
-    if not is_known or copy["backup"] != newest.tag or not names >= {*copy["parts"]}:
-        raise DeploymentError(f"the copy {newest.tag} names parts that no copy has", hint="fetch another one")
+    needed = {sealed.NAME, *(part_of(one["name"]) for one in copy["dumps"] if is_known)}
+    if not is_known or copy["backup"] != newest.tag or not needed <= {*copy["parts"]} <= {*needed, UPLOADS}:
+        raise DeploymentError(f"the copy {newest.tag} has not the parts of a copy", hint="fetch another one")
     return copy
 
 

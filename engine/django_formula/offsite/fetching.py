@@ -1,7 +1,9 @@
 """Fetch a copy of a site from elsewhere: its parts, each compared with the index, as backups of this host."""
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies
 from django_formula.offsite.copies import Copy
 from django_formula.offsite.repository import Repository
+from django_formula.site.sites import Site
 from django_formula.untrusted.text import Log
 
 log = Log.of(__name__)
@@ -53,8 +56,53 @@ def fetch_part(store: Repository, copy: Copy, name: str, target: Path | None) ->
         )
 
 
-def fetch(store: Repository, copy: Copy, folder: Path) -> list[dict[str, Any]]:
-    """Fetch the dumps of a copy into a folder of root's; those that are there with their manifests are not fetched.
+@contextlib.contextmanager
+def folder(site: Site, name: str) -> Iterator[Path]:
+    """Yield a folder that only root can read; it is removed, unless something is recorded as loaded from it."""
+    folder = site.backups / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _clear(folder)
+    try:
+        yield folder
+    finally:
+        _clear(folder)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path != backups.journal(folder):
+            path.unlink()
+
+
+def into_backups(store: Repository, copy: Copy, *, uploads: bool) -> None:
+    """Fetch a copy as a backup of this host; a dump that is there is not fetched.
+
+    Args:
+        uploads: fetch the uploads of the copy too.
+
+    Raises:
+        DeploymentError: as `fetch` and `fetch_uploads`, or another program works on the backups.
+    """
+    site = store.site
+    with folder(site, "fetched") as fetched:
+        fetch(store, copy, fetched, there=site.backups)
+        if uploads:
+            fetch_uploads(store, copy, fetched, there=site.backups)
+        with backups.lock(site, "fetching a copy").held():
+            for manifest in fetched.glob("*.json"):
+                dump = fetched / manifest.stem
+                manifest.rename(site.backups / manifest.name)
+                dump.rename(site.backups / dump.name)
+        file.sync_folder(site.backups)
+
+
+def fetch(store: Repository, copy: Copy, folder: Path, *, there: Path | None = None) -> list[dict[str, Any]]:
+    """Fetch the dumps of a copy into a folder of root's.
+
+    Args:
+        there: a folder; what it has is not fetched.
 
     Returns:
         Their manifests.
@@ -62,7 +110,7 @@ def fetch(store: Repository, copy: Copy, folder: Path) -> list[dict[str, Any]]:
     Raises:
         DeploymentError: there is not enough room, or one is damaged.
     """
-    wanted = [one for one in copy["dumps"] if not backups.manifest_path(folder / one["name"]).exists()]
+    wanted = [one for one in copy["dumps"] if not _is_there(there, one["name"])]
     _check_room(folder, sum(one["size"] for one in wanted))
     for manifest in wanted:
         log.info("%s: fetching %s", store.site.name, manifest["name"])
@@ -70,8 +118,8 @@ def fetch(store: Repository, copy: Copy, folder: Path) -> list[dict[str, Any]]:
     return list(copy["dumps"])
 
 
-def fetch_uploads(store: Repository, copy: Copy, folder: Path) -> None:
-    """Fetch the uploads of a copy as a backup of them, unless it is there.
+def fetch_uploads(store: Repository, copy: Copy, folder: Path, *, there: Path | None = None) -> None:
+    """Fetch the uploads of a copy as a backup of them.
 
     Raises:
         DeploymentError: the copy has none, there is not enough room, or they are damaged.
@@ -79,7 +127,7 @@ def fetch_uploads(store: Repository, copy: Copy, folder: Path) -> None:
     site, name = store.site, f"media-{copy['backup']}.tar"
     if copies.UPLOADS not in copy["parts"]:
         raise DeploymentError("this copy has no uploads", hint=f"set {site.at}:backup:offsite:media for the next ones")
-    if backups.manifest_path(folder / name).exists():
+    if _is_there(there, name):
         return
     part = copy["parts"][copies.UPLOADS]
     _check_room(folder, part["size"])
@@ -87,6 +135,10 @@ def fetch_uploads(store: Repository, copy: Copy, folder: Path) -> None:
     manifest |= {"name": name, "alias": "media", "engine": "media", "database": str(site.media), "migrations": []}
     manifest |= {"why": backups.BY_COMMAND, "size": part["size"], "sha256": part["sha256"], "verified": ""}
     _fetch_dump(store, copy, copies.UPLOADS, manifest, folder)
+
+
+def _is_there(folder: Path | None, name: str) -> bool:
+    return folder is not None and (folder / name).exists() and backups.manifest_path(folder / name).exists()
 
 
 def _fetch_dump(store: Repository, copy: Copy, part: str, manifest: dict[str, Any], folder: Path) -> None:

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from django_formula.backup import backups, loading
-from django_formula.host import clock, file
+from django_formula.backup import loading
+from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies, fetching, repository, sending
 from django_formula.offsite.repository import Repository
@@ -107,17 +107,12 @@ def drill(release: Release, store: Repository, state: dict[str, Any], secrets: l
         DeploymentError: it could not be restored.
     """
     site, began = release.site, time.monotonic()
-    folder = site.backups / "drill"
     copies.check(store, state, _options(site)["keep"], data=_SLICE)
     copy = copies.find(store, None)
-    file.remove_tree(folder)  # of one that was killed
-    folder.mkdir(mode=0o700)
-    try:
+    # A folder, a journal and a lock of its own: a release, which backs the database up, does not wait for a drill.
+    with fetching.folder(site, "drill") as folder:
         fetched = fetching.fetch(store, copy, folder)
         for part in {*copy["parts"]} - {copies.part_of(one["name"]) for one in fetched}:
             fetching.fetch_part(store, copy, part, None)
-        with backups.lock(site, "drill of a copy").held():
-            rows = loading.rehearse(release, loading.loadable(site, fetched), folder, secrets)["rows"]
-    finally:
-        file.remove_tree(folder)
+        rows = loading.rehearse(release, loading.loadable(site, fetched), folder, secrets)["rows"]
     state["drill"] = f"{clock.now()}, {time.monotonic() - began:.0f} s: good, {sum(rows.values())} rows"

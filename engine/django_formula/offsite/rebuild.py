@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from django_formula.backup import backups
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies, fetching, repository, sealed
@@ -67,24 +66,17 @@ def prepare(site: Site) -> None:
         return
     with copies.lock(site, "django.rebuild").held(), repository.opened(site) as store:
         copy = copies.find(store, None)
-        with backups.lock(site, "django.rebuild").held():
-            if sealed.NAME in copy["parts"]:
-                _open_secrets(site, store, copy, Path(request["identity"]))
-            fetching.fetch(store, copy, site.backups)
-            if copies.UPLOADS in copy["parts"]:
-                fetching.fetch_uploads(store, copy, site.backups)
+        _open_secrets(site, store, copy, Path(request["identity"]))
+        fetching.into_backups(store, copy, uploads=copies.UPLOADS in copy["parts"])
     request["fetched"][site.name] = copy["backup"]
     file.write_json(REQUEST, request, mode=0o600)
 
 
 def _open_secrets(site: Site, store: repository.Repository, copy: copies.Copy, identity: Path) -> None:
-    path = site.backups / sealed.NAME
-    path.unlink(missing_ok=True)
-    try:
+    with fetching.folder(site, "fetched") as folder:
+        path = folder / sealed.NAME
         fetching.fetch_part(store, copy, sealed.NAME, path)
         sealed.restore(site, sealed.opened(path, identity))
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _request() -> dict[str, Any] | None:

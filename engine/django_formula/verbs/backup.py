@@ -143,10 +143,7 @@ def fetch(site: sites.Site, which: str | None, *, media: bool) -> str:
     """
     with copies.lock(site, "django.restore").held(), repository.opened(site) as store:
         copy = copies.find(store, which)
-        with backups.lock(site, "fetching a copy").held():
-            fetching.fetch(store, copy, site.backups)
-            if media:
-                fetching.fetch_uploads(store, copy, site.backups)
+        fetching.into_backups(store, copy, uploads=media)
     return str(copy["backup"])
 
 

@@ -7,7 +7,8 @@ import os
 import time
 
 import pytest
-from django_formula.backup import backups, dumps, media
+from django_formula.backup import backups, dumps, loading, media
+from django_formula.backup.dumps import Database
 from django_formula.host import clock, users
 from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies, fetching, program, repository, sealed
@@ -286,7 +287,7 @@ def test_index_names_only_parts_of_copies(site, store, lie):
     copy["dumps"][0] |= lie
     with sealed.in_memory(json.dumps(copy).encode()) as memory:
         store.send("copy.json", copy["backup"], "2030-01-01T03:00:00Z", memory.fileno())
-    with pytest.raises(DeploymentError, match="names parts that no copy has"):
+    with pytest.raises(DeploymentError, match="has not the parts of a copy"):
         copies.find(store, None)
 
 
@@ -296,13 +297,13 @@ def test_copy_is_fetched_as_a_backup_once(site, store, monkeypatch):
     for path in site.backups.glob("default-*"):
         path.unlink()
     copy = copies.find(store, None)
-    fetching.fetch(store, copy, site.backups)
-    fetching.fetch_uploads(store, copy, site.backups)
+    fetching.into_backups(store, copy, uploads=True)
     fetched = [one["name"] for one in backups.manifests(site)]
     assert fetched == [f"media-{copy['backup']}.tar", name]
     assert {path.stat().st_mode & 0o777 for path in site.backups.glob("*-2*")} == {0o600}
     monkeypatch.setattr(store, "fetch", None)
-    fetching.fetch(store, copy, site.backups)
+    fetching.into_backups(store, copy, uploads=True)
+    assert not (site.backups / "fetched").exists()
 
 
 def test_copy_is_refused_without_room(site, store, monkeypatch):
@@ -391,3 +392,31 @@ def test_only_whole_archives_of_secrets_are_opened(site, tmp_path, monkeypatch):
     (site.secrets / "API_TOKEN").unlink()
     assert sealed.restore(site, secrets) == ["API_TOKEN"]
     assert (site.secrets / "API_TOKEN").read_bytes() == b"grenadier"
+
+
+def test_release_does_not_wait_for_a_drill(world, site, store, monkeypatch):
+    """It backs the database up before it migrates: that takes the lock of backups, and removes what is left there."""
+    backup(site)
+    work(site, "copy")
+    made = []
+
+    def missing(*_arguments):
+        made.append(backup(site))
+        return {"default": []}
+
+    monkeypatch.setattr(loading, "missing_migrations", missing)
+    assert work(site, "drill") == [] and len(made) == 1
+
+
+def test_next_drill_removes_what_a_killed_one_has_loaded(world, site, store):
+    backup(site)
+    work(site, "copy")
+    folder, database = site.backups / "drill", Database(site, "default", "postgres", "blog")
+    folder.mkdir()
+    (folder / "default.dump").write_text("half")
+    backups.write_journal(folder, [database], {"default": "blog_drill_20260301t000000"}, {})
+    world.server.databases["blog_drill_20260301t000000"] = {"rows": {}, "migrations": []}
+    backup(site)
+    assert "blog_drill_20260301t000000" in world.server.databases  # it is not that of backups
+    assert work(site, "drill") == []
+    assert [*world.server.databases] == ["blog"] and not folder.exists()
