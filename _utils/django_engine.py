@@ -23,6 +23,7 @@ from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
 DIGEST = "fd200ae51e0fc0ea"
+DIGEST = "54bf3c705b911d5e"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -3192,7 +3193,7 @@ def _clear(home: str, folder: str) -> None:
 #             os.fchown(target.fileno(), *users.owner(user, site.user))
 #             os.fsync(target.fileno())
 #         folders.make(Folder(Path(name), user, site.user, 0o700))
-#         argv = [site.platform["stores"][database.kind], str(path)]
+#         argv = [service.program(redis.STORE, _server(database)), str(path)]
 #         commands.run(argv, doing="checking the queue's dump", user=user, timeout=database.timeout())
 #         return {"rows": {}, "migrations": []}
 #
@@ -53574,6 +53575,10 @@ def _clear(home: str, folder: str) -> None:
 #         """
 #
 #     @abstractmethod
+#     def try_host(self, site: Site, release: Path) -> None:
+#         """Find out, once for each boot, what of a release's files this host starts nothing with."""
+#
+#     @abstractmethod
 #     def is_kept_alive(self, site: Site, release: Path, part: str = "") -> bool:
 #         """Return whether a part runs, is whole (`is_whole`), and would run again after a boot.
 #
@@ -53873,7 +53878,7 @@ def _clear(home: str, folder: str) -> None:
 # """The sandbox of a project's processes: the same systemd directives for the instance and for every command."""
 #
 # import os
-# from collections.abc import Collection, Iterator, Mapping, Sequence
+# from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 # from pathlib import Path
 # from typing import Any
 #
@@ -53923,6 +53928,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # #: Directives in which the pillar's paths are added to ours; an empty path first replaces ours.
 # _ADDED = ("ReadOnlyPaths", "InaccessiblePaths", "TemporaryFileSystem")
+# #: Of these, what a host may refuse to start units with (`process.transient`).
+# MAY_BE_REFUSED = ("TemporaryFileSystem",)
 # #: The values that switch a directive off, where that is not false.
 # OFF = {
 #     **dict.fromkeys(_ADDED, "''"),
@@ -53992,14 +53999,9 @@ def _clear(home: str, folder: str) -> None:
 #     return {**ours, **configured, **{name: [*ours[name], *_listed(configured.get(name, []))] for name in _ADDED}}
 #
 #
-# def closed(site: Site, without: Collection[str] | None = None) -> dict[str, Any]:
-#     """Return the directives for a program of the host that serves the site: ours alone, whatever the pillar has.
-#
-#     Args:
-#         without: directives to leave out; by default those with which this host does not start units.
-#     """
-#     left_out = refused(site) if without is None else without
-#     return {**{name: value for name, value in _DEFAULTS.items() if name not in left_out}, "ProtectHome": True}
+# def closed() -> dict[str, Any]:
+#     """Return the directives for a program of the host that serves a site: ours alone, whatever the pillar has."""
+#     return {**_DEFAULTS, "ProtectHome": True}
 #
 #
 # def without_secrets(site: Site, directives: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -54032,6 +54034,26 @@ def _clear(home: str, folder: str) -> None:
 #     """Return the directives with which this host does not start units, as found by the trial since its boot."""
 #     known = file.read_verified(site.confinement)
 #     return [name for name in known.get("refused", []) if name in _ADDED]
+#
+#
+# def startable(site: Site, text: str, installed: str | None) -> str:
+#     """Return a unit without those of our directives with which this host starts none, since an upgrade of systemd too.
+#
+#     Args:
+#         text: the unit as its release has it.
+#         installed: as this host has it: where nothing has been tried since the boot, it stays without them.
+#     """
+#     shorter = without_lines(text, MAY_BE_REFUSED)
+#     if shorter == text:
+#         return text
+#     is_tried = "refused" in file.read_verified(site.confinement)
+#     return without_lines(text, refused(site)) if is_tried else shorter if shorter == installed else text
+#
+#
+# def without_lines(unit: str, names: Iterable[str]) -> str:
+#     """Return a unit without what some directives have of our own; the pillar's own values stay."""
+#     ours = [f"{name}={value}" for name in names for value in _DEFAULTS[name]]
+#     return "".join(line for line in unit.splitlines(keepends=True) if line.rstrip("\n") not in ours)
 #
 #
 # def effective_paths(value: Any) -> list[str]:
@@ -54372,6 +54394,9 @@ def _clear(home: str, folder: str) -> None:
 #         if container and program and program.pid:
 #             return container.engine.pid(name)
 #         return program.pid if program else None
+#
+#     def try_host(self, site: Site, release: Path) -> None:
+#         """Find out nothing: supervisor starts whatever it is given."""
 #
 #     def is_kept_alive(self, site: Site, release: Path, part: str = "") -> bool:
 #         """Return whether a part runs, is whole, and would run again after a restart of supervisor.
@@ -54918,6 +54943,10 @@ def _clear(home: str, folder: str) -> None:
 #         first = [number for number, found in running.items() if found.parent not in running]
 #         return first[0] if len(first) == 1 else _main_pid(name) if first else None
 #
+#     def try_host(self, site: Site, release: Path) -> None:
+#         if not containers.of_release(release):
+#             transient.try_once(site)
+#
 #     def is_kept_alive(self, site: Site, release: Path, part: str = "") -> bool:
 #         """Return whether a part runs, has its folder and what it has there, and would run again after a boot."""
 #         is_enabled = len(_links(unit(site, release, part))) == len(_units(site, release, part))
@@ -54929,8 +54958,9 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #
 #     def installed(self, site: Site, release: Path, part: str = "") -> dict[Path, str]:
-#         """Return the unit files of a part: path → the content that the release's configuration has."""
-#         return {UNITS / name: file.read_text(release / "config" / name) or "" for name in _units(site, release, part)}
+#         """Return the unit files of a part: path → the release's content, of which the host starts no directive less."""
+#         paths = {UNITS / name: file.read_text(release / "config" / name) or "" for name in _units(site, release, part)}
+#         return {path: sandbox.startable(site, text, file.read_text(path)) for path, text in paths.items()}
 #
 #     def _changed_units(self, site: Site, release: Path, part: str) -> list[tuple[Path, str]]:
 #         return [
@@ -55313,8 +55343,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #         with container.confining(command, name.removesuffix(".service")) as (properties, argv):
 #             return _run(command, name, properties, argv, stop=_ENGINE_STOP)
-#     if "refused" not in _known(site):
-#         not_in_force(site)  # after a boot: a directive that this host refuses would fail the unit
+#     try_once(site)
 #     properties = sandbox.directives(site, command.release, command.facts, command.writable)
 #     properties = sandbox.without_secrets(site, properties) if command.closed else properties
 #     properties += [("EnvironmentFile", command.environment_file)] if command.environment_file else []
@@ -55363,19 +55392,28 @@ def _clear(home: str, folder: str) -> None:
 #     return process_trial.not_in_force(site, known["found"])
 #
 #
+# def try_once(site: Site) -> None:
+#     """Try the sandbox once for each boot and systemd: a directive that this host refuses would fail a unit."""
+#     if "refused" not in _known(site):
+#         not_in_force(site)
+#
+#
 # def _known(site: Site) -> dict[str, Any]:
-#     """Return what the trial of a site's sandbox found since the boot, with this systemd."""
+#     """Return what the trial of a site's sandbox found since the boot, with this systemd and kernel."""
 #     known = file.read_verified(site.confinement)
 #     return known if known.get("systemd") == _systemd() else {}
 #
 #
-# def _systemd() -> list[int]:
-#     """Return what tells systemd's program from that of another version: an upgrade replaces it without a boot."""
+# def _systemd() -> list[int | str]:
+#     """Return what tells systemd's program from that of another version: an upgrade replaces it without a boot.
+#
+#     The kernel may change without one too, below a container or a virtual machine that is moved.
+#     """
 #     try:
 #         status = PROGRAM.stat()
 #     except OSError:
 #         return []
-#     return [status.st_size, int(status.st_mtime)]
+#     return [status.st_size, int(status.st_mtime), os.uname().release]
 #
 #
 # def _wanted(site: Site) -> list[str]:
@@ -55412,7 +55450,7 @@ def _clear(home: str, folder: str) -> None:
 #         except DeploymentError as error:
 #             if refused or not _is_of_mounts(error):
 #                 raise
-#             refused = ["TemporaryFileSystem"]
+#             refused = [*sandbox.MAY_BE_REFUSED]
 #     if not refused and not sandbox.is_on(sandbox.confinement(site), "TemporaryFileSystem"):
 #         refused = _refused_by_ours(site, name)
 #     found = {**process_trial.parse_answer(answer, asked), "outside": process_trial.outside()}
@@ -55427,13 +55465,13 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: such a unit cannot be run at all.
 #     """
 #     user = [("User", site.user), ("Group", site.user)]
-#     properties = options([*user, *sandbox.flattened(sandbox.closed(site, without=()))])
+#     properties = options([*user, *sandbox.flattened(sandbox.closed())])
 #     try:
 #         run_unit(name, properties, ["/bin/true"], doing="trying the sandbox of stores", timeout=30)
 #     except DeploymentError as error:
 #         if not _is_of_mounts(error):
 #             raise
-#         return ["TemporaryFileSystem"]
+#         return [*sandbox.MAY_BE_REFUSED]
 #     return []
 #
 #
@@ -61048,8 +61086,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _in_unit(asked: Asked, site: Site, live: Release, inner: Sequence[str], *, is_terminal: bool) -> list[str]:
 #     transient.start_bus()
-#     if not site.confinement.exists():
-#         transient.not_in_force(site)  # after a boot: a directive that this host refuses would fail the unit
+#     transient.try_once(site)
 #     properties = sandbox.directives(site, live.path, live.facts)
 #     properties = properties if asked.reason else [*read_only(properties)]
 #     properties += [("MemoryMax", _MEMORY), ("RuntimeMaxSec", f"{_HOURS}h"), ("TimeoutStopSec", "5")]
@@ -62170,6 +62207,7 @@ def _clear(home: str, folder: str) -> None:
 # def is_kept_alive(site: Site, release: Path) -> bool:
 #     """Return whether the instance runs and listens, all its workers run, and all of them are started at boot."""
 #     manager = process_manager(site, release)
+#     manager.try_host(site, release)
 #     return all(manager.is_kept_alive(site, release, part) for part in parts(release))
 #
 #
@@ -71258,6 +71296,7 @@ def _clear(home: str, folder: str) -> None:
 # """The servers of a site's stores as services of the process manager: their files, start, restart and removal."""
 #
 # import os
+# import re
 # import time
 # from collections.abc import Mapping
 # from pathlib import Path
@@ -71282,6 +71321,8 @@ def _clear(home: str, folder: str) -> None:
 # PROPERTY = "/run/systemd/system.control/{unit}.d/50-IPAddressAllow.conf"
 # #: Seconds within which a server accepts connections after its start; one with much data reads it first.
 # PATIENCE = 60.0
+# #: The program of a server in its unit, and in the script of supervisor.
+# _PROGRAM = re.compile(r'(?m)^ExecStart=@"?(/[^\s"]+)|^exec .* -c \S+ -a "\$0" "\$@"\S+ \S+ (/\S+)')
 # #: Seconds within which systemd has started a server, and stopped one: the timeouts of its unit come before.
 # _STARTED, _STOPPED = 610.0, 20.0
 #
@@ -71298,7 +71339,7 @@ def _clear(home: str, folder: str) -> None:
 #         texts: the templates, by URL.
 #     """
 #     site = server.site
-#     program = site.platform["stores"][kind.KIND]
+#     runs = program(kind, server)
 #     variables: dict[str, Any] = {
 #         "unit": server.unit,
 #         "name": server.name,
@@ -71306,8 +71347,8 @@ def _clear(home: str, folder: str) -> None:
 #         "site": site.config,
 #         "title": kinds.STORES[kind.KIND].title,
 #         "notifies": kind.NOTIFIES,
-#         "program": program,
-#         "command": kind.command(server, program),
+#         "program": runs,
+#         "command": kind.command(server, runs),
 #         "user": contract.user(site),
 #         "script": str(_script(server)),
 #         "identity": _identity(site),
@@ -71316,12 +71357,25 @@ def _clear(home: str, folder: str) -> None:
 #     found = {server.configuration: kind.configuration(server)}
 #     if site.process == "systemd":
 #         (url,) = templates("systemd")
-#         found[_unit(server)] = template.render(texts, url, sandbox=_sandbox(server), **variables)
+#         text = template.render(texts, url, sandbox=_sandbox(server), **variables)
+#         found[_unit(server)] = sandbox.startable(site, text, file.read_text(_unit(server)))
 #         return found
 #     program_url, script_url = templates("supervisor")
 #     found[_script(server)] = template.render(texts, script_url, **variables)
 #     found[_program(server)] = template.render(texts, program_url, **variables)
 #     return found
+#
+#
+# def program(kind: ServerStore, server: OwnServer) -> str:
+#     """Return the program of a server: as long as the host has it, the one that it was set up with.
+#
+#     An upgrade of the host, after which the platform has another one, moves no queue from Redis to Valkey
+#     (docs/decisions/0127).
+#     """
+#     text = file.read_text(_unit(server) if server.site.process == "systemd" else _script(server))
+#     found = _PROGRAM.search(text or "")
+#     former = found[1] or found[2] if found else ""
+#     return former if former and os.access(former, os.X_OK) else str(server.site.platform["stores"][kind.KIND])
 #
 #
 # def try_sandbox(site: Site) -> None:
@@ -71365,7 +71419,7 @@ def _clear(home: str, folder: str) -> None:
 #         "User": contract.user(site),
 #         "Group": site.user,
 #         "WorkingDirectory": "/",
-#         **sandbox.closed(site),
+#         **sandbox.closed(),
 #         **_network(server),
 #         "ReadWritePaths": [str(server.data)],
 #     }
@@ -71545,6 +71599,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import file, proc
 # from django_formula.host import folders as host_folders
 # from django_formula.host.commands import DeploymentError
+# from django_formula.process import sandbox
 # from django_formula.site.sites import Site
 # from django_formula.store import client, contract, redis, service, stores
 # from django_formula.store.contract import OwnServer, ServerStore, Usage
@@ -71616,8 +71671,9 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _fixed(kind: ServerStore, text: str) -> str:
-#     """Return a file of a server without what the server can change while it runs."""
-#     return _CLIENTS.sub("", _LIMIT.sub("", kind.CHANGEABLE.sub("", text)))
+#     """Return a file of a server without what the server can change while it runs, and what decides if it starts."""
+#     startable = sandbox.without_lines(text, sandbox.MAY_BE_REFUSED)
+#     return _CLIENTS.sub("", _LIMIT.sub("", kind.CHANGEABLE.sub("", startable)))
 #
 #
 # def _restart_mark(server: OwnServer) -> Path:

@@ -365,6 +365,34 @@ def test_no_user_can_hold_a_lock_of_quickstart(tmp_path):
     assert not (tmp_path / "salt/.lock").exists()
 
 
+def test_salt_call_names_its_cure_once_python_was_upgraded(tmp_path):
+    script = f"home={tmp_path} salt={tmp_path}/salt configuration={tmp_path}/etc formula={tmp_path}/formula\n"
+    done = in_bash(f"{script}put() {{ cat >$1; chmod $2 $1; }}; command() {{ :; }}; configure_salt", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for folder in ("bin", "lib/python3.11"):
+        (tmp_path / "salt" / folder).mkdir(parents=True)
+    (tmp_path / "salt/bin/salt-call").write_text("#!/bin/sh\necho $*\n")
+    (tmp_path / "salt/bin/salt-call").chmod(0o755)
+    for series, printed in (("3.11", f"--config-dir={tmp_path}/etc test.ping\n"), ("3.13", "")):
+        (tmp_path / f"python{series}").touch()
+        (tmp_path / "salt/bin/python").unlink(missing_ok=True)
+        (tmp_path / "salt/bin/python").symlink_to(tmp_path / f"python{series}")
+        done = subprocess.run([tmp_path / "salt-call", "test.ping"], capture_output=True, text=True, check=False)
+        assert done.stdout == printed and ("run ./quickstart again" in done.stderr) is not bool(printed)
+        assert done.returncode == (0 if printed else 1)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_dead_virtualenv_of_uv_is_made_again_before_salt_is_installed(tmp_path, code):
+    """The settings of pip are read by its pip, which an upgrade of Python leaves without its modules."""
+    (tmp_path / "uv/bin").mkdir(parents=True)
+    (tmp_path / "uv/version").write_text("0.0.1")
+    (tmp_path / "uv/bin/pip").write_text(f"#!/bin/sh\nexit {code}\n")
+    (tmp_path / "uv/bin/pip").chmod(0o755)
+    done = in_bash(f"uv={tmp_path}/uv; quietly() {{ ls $uv; }}; make_uv", tmp_path)
+    assert ("version" in done.stdout) is (code == 0), done.stderr
+
+
 def test_packages_are_those_of_the_platform(tmp_path):
     done = in_bash('echo "${first_packages[@]}" "${host_packages[@]}"', tmp_path)
     names = yaml.safe_load((QUICKSTART.parent / "django/platforms.yaml").read_text())["Debian"]["packages"]

@@ -77,7 +77,7 @@ class StoreDumper(Dumper):
             os.fchown(target.fileno(), *users.owner(user, site.user))
             os.fsync(target.fileno())
         folders.make(Folder(Path(name), user, site.user, 0o700))
-        argv = [site.platform["stores"][database.kind], str(path)]
+        argv = [service.program(redis.STORE, _server(database)), str(path)]
         commands.run(argv, doing="checking the queue's dump", user=user, timeout=database.timeout())
         return {"rows": {}, "migrations": []}
 

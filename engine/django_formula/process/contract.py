@@ -73,6 +73,10 @@ class ProcessManager(ABC):
         """
 
     @abstractmethod
+    def try_host(self, site: Site, release: Path) -> None:
+        """Find out, once for each boot, what of a release's files this host starts nothing with."""
+
+    @abstractmethod
     def is_kept_alive(self, site: Site, release: Path, part: str = "") -> bool:
         """Return whether a part runs, is whole (`is_whole`), and would run again after a boot.
 

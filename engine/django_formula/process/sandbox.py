@@ -1,7 +1,7 @@
 """The sandbox of a project's processes: the same systemd directives for the instance and for every command."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ _DEFAULTS: dict[str, Any] = {
 
 #: Directives in which the pillar's paths are added to ours; an empty path first replaces ours.
 _ADDED = ("ReadOnlyPaths", "InaccessiblePaths", "TemporaryFileSystem")
+#: Of these, what a host may refuse to start units with (`process.transient`).
+MAY_BE_REFUSED = ("TemporaryFileSystem",)
 #: The values that switch a directive off, where that is not false.
 OFF = {
     **dict.fromkeys(_ADDED, "''"),
@@ -120,14 +122,9 @@ def confinement(site: Site, without: Collection[str] = ()) -> dict[str, Any]:
     return {**ours, **configured, **{name: [*ours[name], *_listed(configured.get(name, []))] for name in _ADDED}}
 
 
-def closed(site: Site, without: Collection[str] | None = None) -> dict[str, Any]:
-    """Return the directives for a program of the host that serves the site: ours alone, whatever the pillar has.
-
-    Args:
-        without: directives to leave out; by default those with which this host does not start units.
-    """
-    left_out = refused(site) if without is None else without
-    return {**{name: value for name, value in _DEFAULTS.items() if name not in left_out}, "ProtectHome": True}
+def closed() -> dict[str, Any]:
+    """Return the directives for a program of the host that serves a site: ours alone, whatever the pillar has."""
+    return {**_DEFAULTS, "ProtectHome": True}
 
 
 def without_secrets(site: Site, directives: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -160,6 +157,26 @@ def refused(site: Site) -> list[str]:
     """Return the directives with which this host does not start units, as found by the trial since its boot."""
     known = file.read_verified(site.confinement)
     return [name for name in known.get("refused", []) if name in _ADDED]
+
+
+def startable(site: Site, text: str, installed: str | None) -> str:
+    """Return a unit without those of our directives with which this host starts none, since an upgrade of systemd too.
+
+    Args:
+        text: the unit as its release has it.
+        installed: as this host has it: where nothing has been tried since the boot, it stays without them.
+    """
+    shorter = without_lines(text, MAY_BE_REFUSED)
+    if shorter == text:
+        return text
+    is_tried = "refused" in file.read_verified(site.confinement)
+    return without_lines(text, refused(site)) if is_tried else shorter if shorter == installed else text
+
+
+def without_lines(unit: str, names: Iterable[str]) -> str:
+    """Return a unit without what some directives have of our own; the pillar's own values stay."""
+    ours = [f"{name}={value}" for name in names for value in _DEFAULTS[name]]
+    return "".join(line for line in unit.splitlines(keepends=True) if line.rstrip("\n") not in ours)
 
 
 def effective_paths(value: Any) -> list[str]:

@@ -115,6 +115,9 @@ class Supervisor(ProcessManager):
             return container.engine.pid(name)
         return program.pid if program else None
 
+    def try_host(self, site: Site, release: Path) -> None:
+        """Find out nothing: supervisor starts whatever it is given."""
+
     def is_kept_alive(self, site: Site, release: Path, part: str = "") -> bool:
         """Return whether a part runs, is whole, and would run again after a restart of supervisor.
 

@@ -88,6 +88,10 @@ class Systemd(ProcessManager):
         first = [number for number, found in running.items() if found.parent not in running]
         return first[0] if len(first) == 1 else _main_pid(name) if first else None
 
+    def try_host(self, site: Site, release: Path) -> None:
+        if not containers.of_release(release):
+            transient.try_once(site)
+
     def is_kept_alive(self, site: Site, release: Path, part: str = "") -> bool:
         """Return whether a part runs, has its folder and what it has there, and would run again after a boot."""
         is_enabled = len(_links(unit(site, release, part))) == len(_units(site, release, part))
@@ -99,8 +103,9 @@ class Systemd(ProcessManager):
         )
 
     def installed(self, site: Site, release: Path, part: str = "") -> dict[Path, str]:
-        """Return the unit files of a part: path → the content that the release's configuration has."""
-        return {UNITS / name: file.read_text(release / "config" / name) or "" for name in _units(site, release, part)}
+        """Return the unit files of a part: path → the release's content, of which the host starts no directive less."""
+        paths = {UNITS / name: file.read_text(release / "config" / name) or "" for name in _units(site, release, part)}
+        return {path: sandbox.startable(site, text, file.read_text(path)) for path, text in paths.items()}
 
     def _changed_units(self, site: Site, release: Path, part: str) -> list[tuple[Path, str]]:
         return [

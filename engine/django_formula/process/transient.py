@@ -50,8 +50,7 @@ def run_command(command: ProjectCommand) -> str:
 
         with container.confining(command, name.removesuffix(".service")) as (properties, argv):
             return _run(command, name, properties, argv, stop=_ENGINE_STOP)
-    if "refused" not in _known(site):
-        not_in_force(site)  # after a boot: a directive that this host refuses would fail the unit
+    try_once(site)
     properties = sandbox.directives(site, command.release, command.facts, command.writable)
     properties = sandbox.without_secrets(site, properties) if command.closed else properties
     properties += [("EnvironmentFile", command.environment_file)] if command.environment_file else []
@@ -100,19 +99,28 @@ def not_in_force(site: Site) -> list[str]:
     return process_trial.not_in_force(site, known["found"])
 
 
+def try_once(site: Site) -> None:
+    """Try the sandbox once for each boot and systemd: a directive that this host refuses would fail a unit."""
+    if "refused" not in _known(site):
+        not_in_force(site)
+
+
 def _known(site: Site) -> dict[str, Any]:
-    """Return what the trial of a site's sandbox found since the boot, with this systemd."""
+    """Return what the trial of a site's sandbox found since the boot, with this systemd and kernel."""
     known = file.read_verified(site.confinement)
     return known if known.get("systemd") == _systemd() else {}
 
 
-def _systemd() -> list[int]:
-    """Return what tells systemd's program from that of another version: an upgrade replaces it without a boot."""
+def _systemd() -> list[int | str]:
+    """Return what tells systemd's program from that of another version: an upgrade replaces it without a boot.
+
+    The kernel may change without one too, below a container or a virtual machine that is moved.
+    """
     try:
         status = PROGRAM.stat()
     except OSError:
         return []
-    return [status.st_size, int(status.st_mtime)]
+    return [status.st_size, int(status.st_mtime), os.uname().release]
 
 
 def _wanted(site: Site) -> list[str]:
@@ -149,7 +157,7 @@ def _try(site: Site, asked: Mapping[str, Any]) -> dict[str, Any]:
         except DeploymentError as error:
             if refused or not _is_of_mounts(error):
                 raise
-            refused = ["TemporaryFileSystem"]
+            refused = [*sandbox.MAY_BE_REFUSED]
     if not refused and not sandbox.is_on(sandbox.confinement(site), "TemporaryFileSystem"):
         refused = _refused_by_ours(site, name)
     found = {**process_trial.parse_answer(answer, asked), "outside": process_trial.outside()}
@@ -164,13 +172,13 @@ def _refused_by_ours(site: Site, name: str) -> list[str]:
         DeploymentError: such a unit cannot be run at all.
     """
     user = [("User", site.user), ("Group", site.user)]
-    properties = options([*user, *sandbox.flattened(sandbox.closed(site, without=()))])
+    properties = options([*user, *sandbox.flattened(sandbox.closed())])
     try:
         run_unit(name, properties, ["/bin/true"], doing="trying the sandbox of stores", timeout=30)
     except DeploymentError as error:
         if not _is_of_mounts(error):
             raise
-        return ["TemporaryFileSystem"]
+        return [*sandbox.MAY_BE_REFUSED]
     return []
 
 

@@ -183,8 +183,7 @@ def argv(asked: Asked, site: Site, live: Release, *, is_terminal: bool) -> list[
 
 def _in_unit(asked: Asked, site: Site, live: Release, inner: Sequence[str], *, is_terminal: bool) -> list[str]:
     transient.start_bus()
-    if not site.confinement.exists():
-        transient.not_in_force(site)  # after a boot: a directive that this host refuses would fail the unit
+    transient.try_once(site)
     properties = sandbox.directives(site, live.path, live.facts)
     properties = properties if asked.reason else [*read_only(properties)]
     properties += [("MemoryMax", _MEMORY), ("RuntimeMaxSec", f"{_HOURS}h"), ("TimeoutStopSec", "5")]

@@ -241,6 +241,7 @@ def units(site: Site, release: Path) -> list[str]:
 def is_kept_alive(site: Site, release: Path) -> bool:
     """Return whether the instance runs and listens, all its workers run, and all of them are started at boot."""
     manager = process_manager(site, release)
+    manager.try_host(site, release)
     return all(manager.is_kept_alive(site, release, part) for part in parts(release))
 
 

@@ -1,6 +1,7 @@
 """The servers of a site's stores as services of the process manager: their files, start, restart and removal."""
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from django_formula.store.contract import OwnServer, ServerStore
 PROPERTY = "/run/systemd/system.control/{unit}.d/50-IPAddressAllow.conf"
 #: Seconds within which a server accepts connections after its start; one with much data reads it first.
 PATIENCE = 60.0
+#: The program of a server in its unit, and in the script of supervisor.
+_PROGRAM = re.compile(r'(?m)^ExecStart=@"?(/[^\s"]+)|^exec .* -c \S+ -a "\$0" "\$@"\S+ \S+ (/\S+)')
 #: Seconds within which systemd has started a server, and stopped one: the timeouts of its unit come before.
 _STARTED, _STOPPED = 610.0, 20.0
 
@@ -41,7 +44,7 @@ def server_files(kind: ServerStore, server: OwnServer, texts: Mapping[str, str])
         texts: the templates, by URL.
     """
     site = server.site
-    program = site.platform["stores"][kind.KIND]
+    runs = program(kind, server)
     variables: dict[str, Any] = {
         "unit": server.unit,
         "name": server.name,
@@ -49,8 +52,8 @@ def server_files(kind: ServerStore, server: OwnServer, texts: Mapping[str, str])
         "site": site.config,
         "title": kinds.STORES[kind.KIND].title,
         "notifies": kind.NOTIFIES,
-        "program": program,
-        "command": kind.command(server, program),
+        "program": runs,
+        "command": kind.command(server, runs),
         "user": contract.user(site),
         "script": str(_script(server)),
         "identity": _identity(site),
@@ -59,12 +62,25 @@ def server_files(kind: ServerStore, server: OwnServer, texts: Mapping[str, str])
     found = {server.configuration: kind.configuration(server)}
     if site.process == "systemd":
         (url,) = templates("systemd")
-        found[_unit(server)] = template.render(texts, url, sandbox=_sandbox(server), **variables)
+        text = template.render(texts, url, sandbox=_sandbox(server), **variables)
+        found[_unit(server)] = sandbox.startable(site, text, file.read_text(_unit(server)))
         return found
     program_url, script_url = templates("supervisor")
     found[_script(server)] = template.render(texts, script_url, **variables)
     found[_program(server)] = template.render(texts, program_url, **variables)
     return found
+
+
+def program(kind: ServerStore, server: OwnServer) -> str:
+    """Return the program of a server: as long as the host has it, the one that it was set up with.
+
+    An upgrade of the host, after which the platform has another one, moves no queue from Redis to Valkey
+    (docs/decisions/0127).
+    """
+    text = file.read_text(_unit(server) if server.site.process == "systemd" else _script(server))
+    found = _PROGRAM.search(text or "")
+    former = found[1] or found[2] if found else ""
+    return former if former and os.access(former, os.X_OK) else str(server.site.platform["stores"][kind.KIND])
 
 
 def try_sandbox(site: Site) -> None:
@@ -108,7 +124,7 @@ def _sandbox(server: OwnServer) -> list[tuple[str, str]]:
         "User": contract.user(site),
         "Group": site.user,
         "WorkingDirectory": "/",
-        **sandbox.closed(site),
+        **sandbox.closed(),
         **_network(server),
         "ReadWritePaths": [str(server.data)],
     }

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from django_formula.host import file, proc
 from django_formula.host import folders as host_folders
 from django_formula.host.commands import DeploymentError
+from django_formula.process import sandbox
 from django_formula.site.sites import Site
 from django_formula.store import client, contract, redis, service, stores
 from django_formula.store.contract import OwnServer, ServerStore, Usage
@@ -82,8 +83,9 @@ def _differences(kind: ServerStore, server: OwnServer) -> tuple[dict[str, str], 
 
 
 def _fixed(kind: ServerStore, text: str) -> str:
-    """Return a file of a server without what the server can change while it runs."""
-    return _CLIENTS.sub("", _LIMIT.sub("", kind.CHANGEABLE.sub("", text)))
+    """Return a file of a server without what the server can change while it runs, and what decides if it starts."""
+    startable = sandbox.without_lines(text, sandbox.MAY_BE_REFUSED)
+    return _CLIENTS.sub("", _LIMIT.sub("", kind.CHANGEABLE.sub("", startable)))
 
 
 def _restart_mark(server: OwnServer) -> Path:

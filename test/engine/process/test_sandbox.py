@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from django_formula.deploy import drift
 from django_formula.host.commands import DeploymentError
 from django_formula.process import sandbox, systemd, transient, trial
 from django_formula.process.command import ProjectCommand
+from django_formula.release import releases
 from django_formula.site import sites as site_sites
 from specimen import FACTS, configured
 from world import CONFINED
@@ -312,7 +314,7 @@ def test_stores_have_none_where_the_pillar_takes_that_of_the_site_off(world, wit
     world.options = {"sandbox": {"TemporaryFileSystem": "''"}}
     world.apply()
     assert len(with_it) == 1 and not any("TemporaryFileSystem" in warning for warning in world.last.warnings)
-    assert "TemporaryFileSystem" not in sandbox.closed(world.site)
+    assert sandbox.refused(world.site) == ["TemporaryFileSystem"]
 
 
 def test_units_have_no_own_file_system_without_mounts(world, with_it, monkeypatch):
@@ -330,3 +332,27 @@ def test_units_have_no_own_file_system_without_mounts(world, with_it, monkeypatc
     for _time in range(2):
         systemd.MANAGER.run(ProjectCommand(world.site, release, FACTS, ["x"], doing="x", timeout=1.0))
     assert len(with_it) == 3, "and once after an upgrade of systemd"
+
+
+def test_apply_writes_units_anew_that_a_new_systemd_does_not_start(world, with_it, monkeypatch):
+    """The release stays, and its own files too; after the next boot nothing is pending."""
+    world.apply()
+    unit = systemd.UNITS / f"django-blog-{world.live[:4]}.service"
+    former = world.live
+    assert len(with_it) == 1
+    text, line = unit.read_text(), "TemporaryFileSystem=/dev/shm:mode=1777,size=50%\n"
+    for path in (unit, world.site.releases / former / "config" / unit.name):
+        path.write_text(f"{text}{line}")  # as the former systemd let it be
+    live = releases.linked(world.site, world.site.current)
+    drift.note(live)
+    monkeypatch.setattr(transient, "PROGRAM", live.path / "release.json")
+    assert world.apply() == {"instance": {"instance": "django-blog-0001 started"}} and world.live == former
+    assert unit.read_text() == text and len(with_it) == 2 and world.apply() == {}
+    world.site.confinement.unlink()
+    assert not drift.differing_paths(world.site, live) and world.apply() == {}
+
+
+def test_value_of_the_pillar_stays_in_units():
+    own = "TemporaryFileSystem=/dev/shm:mode=1777,size=50%\nTemporaryFileSystem=/srv/x\nPrivateTmp=yes\n"
+    left = sandbox.without_lines(own, sandbox.MAY_BE_REFUSED)
+    assert left == "TemporaryFileSystem=/srv/x\nPrivateTmp=yes\n"

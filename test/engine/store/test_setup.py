@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 from django_formula.backup import store
 from django_formula.deploy import step_record, step_site
-from django_formula.host import commands, daemons, proc
+from django_formula.host import commands, daemons, file, proc
 from django_formula.host.commands import DeploymentError
+from django_formula.process import sandbox
 from django_formula.release import releases, workers
 from django_formula.secret import secrets
 from django_formula.store import client, contract, redis, service, setup, stores
@@ -156,6 +157,52 @@ def test_server_that_uses_more_keeps_its_limit_until_a_later_apply(cache, host):
     assert warning.endswith("it still uses 500M")
     host.used = 100 << 20
     assert cache("64M") == ("", 2 * 64 + 128)
+
+
+@pytest.fixture
+def programs(tmp_path, make_site):
+    """The programs of Redis, and of Valkey as the platform's; a site with these is returned by the function."""
+    for name in ("redis", "valkey"):
+        (tmp_path / name).touch(0o755)
+
+    def site(platform, **options):
+        found = make_site(**options)
+        found.platform["stores"]["redis"] = str(tmp_path / platform)
+        return found
+
+    return site
+
+
+@pytest.mark.parametrize("process", ["systemd", "supervisor"])
+def test_queue_stays_with_its_program_after_an_upgrade_of_the_host(host, programs, tmp_path, monkeypatch, process):
+    """Where the host has it no longer, the queue gets the one that the host has."""
+    (tmp_path / "units").mkdir()
+    monkeypatch.setattr(service, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(service, "is_enabled", lambda _server: True)
+    former, later = (programs(name, queue={"engine": "redis"}, process=process) for name in ("redis", "valkey"))
+    contract.folder(former).mkdir(parents=True)
+    (one,) = pending(former)
+    setup.apply(one)
+    setup.restart(one.server)
+    assert pending(later) == []
+    (database,) = store.own_queues(later)
+    assert service.program(redis.STORE, store._server(database)) == str(tmp_path / "redis")
+    (tmp_path / "redis").unlink()
+    (one,) = pending(later)
+    assert one.restarts and str(tmp_path / "valkey") in "".join(one.files.values())
+
+
+def test_server_is_not_restarted_for_what_its_unit_does_not_start_with(cache, host, make_site, tmp_path):
+    cache("1G")
+    host.did.clear()
+    unit = tmp_path / "units/django-blog-cache.service"
+    site = make_site(cache={"engine": "redis", "memory": "1G"})
+    site.confinement.parent.mkdir(parents=True, exist_ok=True)
+    file.write_json(site.confinement, file.with_checksum({"refused": [*sandbox.MAY_BE_REFUSED]}))
+    (one,) = pending(site)
+    assert not one.restarts
+    setup.apply(one)
+    assert RELOAD in host.did and "TemporaryFileSystem" not in unit.read_text()
 
 
 def test_removal_that_was_killed_is_repeated(queue, host, make_site, monkeypatch):
