@@ -37,6 +37,7 @@ from django_formula.verbs import promotion as verbs_promotion
 from django_formula.verbs import requests as verbs_requests
 from django_formula.verbs import schedule as verbs_schedule
 from django_formula.verbs import status as verbs_status
+from django_formula.verbs import upgrade as verbs_upgrade
 from django_formula.watch import notify as verbs_notify
 
 __virtualname__ = "django"
@@ -244,6 +245,20 @@ def plan(site, revision=None):
         Branch, tag or commit to compare instead of the revision of the last apply.
     """
     return deploy_plan.make(site, revision, _asked_by("plan"))
+
+
+@_verb("", "blog", reads=True)
+def upgrade_check(site=None, full=None):
+    """
+    Show what an upgrade of this host to its distribution's next release changes for its sites, and what would not work
+    then: whether each project is for that Python, whether its packages have wheels for it, PostgreSQL, queues and
+    caches, packages and containers. Nothing is changed. The return code is 1 when there is a problem.
+
+    site
+        Name of the site. All sites of this host by default.
+    """
+    answer = _failing(verbs_upgrade.check(site), "problems")
+    return _rows(answer, verbs_upgrade.view, full)
 
 
 @_verb("blog")

@@ -24,6 +24,7 @@ from typing import Any
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
 DIGEST = "fd200ae51e0fc0ea"
 DIGEST = "54bf3c705b911d5e"
+DIGEST = "823735dbb3090e63"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -23067,6 +23068,60 @@ def _clear(home: str, folder: str) -> None:
 #         with contextlib.suppress(OSError):
 #             found.setdefault(os.stat(path).st_dev, path)
 #     return [*found.values()]
+#: django_formula/host/distribution.py
+# """The distribution of this host, and what its next release has instead: one table (docs/decisions/0128)."""
+#
+# import re
+# from pathlib import Path
+# from typing import NamedTuple
+#
+# from django_formula.host import file
+# from django_formula.host.commands import DeploymentError
+#
+# #: Names and versions of the distribution, and the clusters of PostgreSQL by their major versions.
+# _RELEASE, _CLUSTERS = Path("/etc/os-release"), Path("/etc/postgresql")
+#
+#
+# class Release(NamedTuple):
+#     """A release of a distribution.
+#
+#     Attributes:
+#         name: with its version, for people.
+#         python: the series of its Python.
+#         postgres: the major version of its PostgreSQL.
+#     """
+#
+#     name: str
+#     python: str
+#     postgres: str
+#
+#
+# #: What each release is upgraded to, by ID and VERSION_ID of os-release.
+# NEXT = {
+#     "debian 12": Release("Debian 13", python="3.13", postgres="17"),
+#     "ubuntu 22.04": Release("Ubuntu 24.04", python="3.12", postgres="16"),
+# }
+#
+#
+# def next_release() -> Release:
+#     """Return the release that this host is upgraded to next.
+#
+#     Raises:
+#         DeploymentError: none is known.
+#     """
+#     found = dict(re.findall(r'(?m)^(ID|VERSION_ID)="?([\w.]+)', file.read_text(_RELEASE) or ""))
+#     name = f"{found.get('ID', 'unknown')} {found.get('VERSION_ID', '')}".strip()
+#     if name not in NEXT:
+#         raise DeploymentError(
+#             f"no upgrade of this host is known: it is {name}",
+#             hint=f"those of {' and '.join(NEXT)} are (docs/reference/support.md)",
+#         )
+#     return NEXT[name]
+#
+#
+# def postgres_clusters() -> list[str]:
+#     """Return the clusters of PostgreSQL on this host, such as ``15 main``."""
+#     return sorted(" ".join(path.parts[-3:-1]) for path in _CLUSTERS.glob("*/*/postgresql.conf"))
 #: django_formula/host/environment_files.py
 # """Files of environment variables, as systemd, sh and python-dotenv read them."""
 #
@@ -79760,7 +79815,7 @@ def _clear(home: str, folder: str) -> None:
 #     """Return what people see of ``django.status``: problems, then each site in few lines; of one site a line each."""
 #     if not rows:
 #         return "no site is registered on this host"
-#     heads = _columns([(row["site"], row["release"], _runs(row), _since(row)) for row in rows])
+#     heads = columns([(row["site"], row["release"], _runs(row), _since(row)) for row in rows])
 #     listed, texts = [], []
 #     problems = [problem.problems(row) for row in rows]
 #     for row, head, found in sorted(zip(rows, heads, problems, strict=True), key=lambda one: not one[2]):
@@ -79791,7 +79846,7 @@ def _clear(home: str, folder: str) -> None:
 #         (f"{number}.", row["step"], row["user"], f"{row['seconds']} s" if row["seconds"] != "" else "")
 #         for number, row in enumerate(rows, 1)
 #     ]
-#     return [f"{head}\n{_wrapped(row['does'], '    ')}" for head, row in zip(_columns(cells), rows, strict=True)]
+#     return [f"{head}\n{_wrapped(row['does'], '    ')}" for head, row in zip(columns(cells), rows, strict=True)]
 #
 #
 # def schedules(rows: Sequence[Row]) -> list[str] | str:
@@ -79884,12 +79939,12 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _listing(rows: Sequence[Row], head: Sequence[str], keys: Sequence[str]) -> list[str] | str:
-#     heads = _columns([[str(row[key]) for key in head] for row in rows])
+#     heads = columns([[str(row[key]) for key in head] for row in rows])
 #     blocks = [_block(first, {key: row[key] for key in keys}) for first, row in zip(heads, rows, strict=True)]
 #     return blocks or "none"
 #
 #
-# def _columns(cells: Sequence[Sequence[str]]) -> list[str]:
+# def columns(cells: Sequence[Sequence[str]]) -> list[str]:
 #     """Return rows of text, their cells in columns; a column without a value is left out."""
 #     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
 #     return [
@@ -80256,6 +80311,207 @@ def _clear(home: str, folder: str) -> None:
 #         tell(inspect(*sys.argv[1:3]), end="")
 #     except (DeploymentError, OSError) as failure:
 #         sys.exit(shown(f"quickstart: {failure}", lines=True))
+#: django_formula/verbs/upgrade.py
+# """What an upgrade of the distribution changes for sites, before it is done: the rows of `django.upgrade_check`."""
+#
+# import re
+# from collections.abc import Iterable, Iterator, Mapping, Sequence
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.host import distribution, file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.distribution import Release as Distribution
+# from django_formula.knowledge import python_versions
+# from django_formula.process import sandbox
+# from django_formula.process.systemd import UNITS
+# from django_formula.release import disk, instances
+# from django_formula.release import releases as release_releases
+# from django_formula.release.releases import Release
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.store import service, stores
+# from django_formula.untrusted import delegate
+# from django_formula.verbs import terminal
+# from django_formula.virtualenv import index, interpreter, kept, relaxed_pins, requirements, virtualenvs, wheels
+#
+# #: A package of one version of Python, such as python3.11-dev or libpython3.11.
+# _OF_VERSION = re.compile(r"(?:lib)?python(3\.\d+)(-[a-z-]+)?")
+#
+#
+# class Row(NamedTuple):
+#     """What becomes of a part of a site, or with an empty site of the host.
+#
+#     Attributes:
+#         what: the part.
+#         today: what it is.
+#         then: what it is after the upgrade.
+#         problem: why it would not work then; empty where it would.
+#         cure: what to do before the upgrade; of a part that works, what is better done.
+#     """
+#
+#     site: str
+#     what: str
+#     today: str
+#     then: str
+#     problem: str = ""
+#     cure: str = ""
+#
+#
+# def check(name: str | None = None) -> dict[str, Any]:
+#     """Return the rows of the host and of a site, or all of its sites, and the number of their problems.
+#
+#     Raises:
+#         DeploymentError: no upgrade of this host is known, or it has no such site.
+#     """
+#     found = distribution.next_release()
+#     chosen = [sites.find(one) for one in ([name] if name else sites.registered())]
+#     rows = [*_of_host(chosen, found), *(row for site in chosen for row in _of_site(site, found))]
+#     problems = [row for row in rows if row.problem]
+#     return {"release": found.name, "problems": len(problems), "rows": [row._asdict() for row in rows]}
+#
+#
+# def view(answer: Mapping[str, Any]) -> str:
+#     """Return what people see of the rows: the problems first, each with its cure, then the parts in columns."""
+#     rows = [Row(**row) for row in answer["rows"]]
+#     cells = [(row.site or "host", row.what, row.today, row.then if not row.problem else "PROBLEM") for row in rows]
+#     cures = [row for row in rows if row.problem or row.cure]
+#     told = [f"{row.site or 'host'}, {row.what}: {row.problem or row.then}\n    do: {row.cure}" for row in cures]
+#     count = answer["problems"]
+#     end = f"{answer['release']}: {count or 'no'} problem{'' if count == 1 else 's'}"
+#     return terminal.plain("\n".join([*terminal.columns(cells), *told, end]))
+#
+#
+# def _of_host(chosen: Sequence[Site], found: Distribution) -> Iterator[Row]:
+#     missing = sorted(path for path, how in kept.changes().items() if how == "kept")
+#     if missing:
+#         text = "apt does not keep it for the releases of sites, and autoremove would take it away"
+#         yield Row("", "interpreters", ", ".join(missing), "removed", text, "salt-call state.apply django")
+#     if any(database["manage"] for site in chosen for database in _postgres(site)):
+#         stays = f"stays, without updates by {found.name}, which installs {found.postgres} next to it"
+#         for cluster in distribution.postgres_clusters():
+#             yield Row("", "PostgreSQL", cluster, stays if cluster.split()[0] != found.postgres else "stays")
+#
+#
+# def _postgres(site: Site) -> list[Mapping[str, Any]]:
+#     return [one for one in site.config["databases"].values() if one["engine"] == "postgres"]
+#
+#
+# def _of_site(site: Site, found: Distribution) -> Iterator[Row]:
+#     live = release_releases.linked(site, site.current)
+#     if not live:
+#         return
+#     yield from _of_python(site, live, found)
+#     held = [release.name for release in release_releases.releases(site) if release.record.get("state") == "held"]
+#     if held:
+#         text = "a rollback put it on hold, so that an apply makes no release with the new Python"
+#         yield Row(site.name, "on hold", ", ".join(held), "on hold", text, site.to_release())
+#     yield from _of_packages(site, found)
+#     for kind, server in stores.own_servers(site):
+#         yield Row(site.name, server.name, Path(service.program(kind, server)).name, "stays")
+#     yield from _of_units(site, live)
+#
+#
+# def _of_python(site: Site, live: Release, found: Distribution) -> Iterator[Row]:
+#     """Yield what becomes of the interpreter of a site, and of its packages."""
+#     container = site.config.get("container")
+#     named = (
+#         next((str(container[key]) for key in ("image", "file", "base") if container.get(key)), "") if container else ""
+#     )
+#     if named:
+#         yield Row(site.name, "container", named, "stays")
+#         return
+#     if container:
+#         yield Row(site.name, "container", "made of this host's release", f"made of {found.name} by the next release")
+#     today = interpreter.interpreter(site).version
+#     if site.python != "python3":
+#         stays = "stays" if site.python_version else f"stays while a release has it: {found.name} has no updates of it"
+#         yield Row(site.name, "Python", f"{site.python}: {today}", stays)
+#         return
+#     doing = "reading the requirements"
+#     declared, options = delegate.ask(
+#         site.user, _requirements, site, live.path / "source", live.facts["folder"], doing=doing, timeout=120
+#     )
+#     problems = [*_refusals(live, found, str(declared))]
+#     series = ".".join(today.split(".")[:2])
+#     keep = f"set {site.at}:python to '{series}' in quotes, which keeps it, or have the project support {found.python}"
+#     yield Row(site.name, "Python", today, found.python, "; ".join(problems), keep if problems else "")
+#     if not problems:
+#         yield from _of_wheels(live, found, keep, [line for line in options if isinstance(line, str)])
+#
+#
+# def _refusals(live: Release, found: Distribution, declared: str) -> Iterator[str]:
+#     """Yield why the project is not for the next Python.
+#
+#     Args:
+#         declared: the versions that the project or its lock file is for.
+#     """
+#     problem = disk.interpreter_problem(live)
+#     if problem:
+#         yield problem
+#     if not python_versions.is_of_series_among(found.python, declared):
+#         yield f"the project requires Python {declared}"
+#     django = virtualenvs.packages(live.path / "virtualenv").get("django", "")
+#     versions = interpreter.of_django(django)
+#     if versions and not python_versions.is_of_series_among(found.python, versions):
+#         yield f"Django {django} is for Python {versions}"
+#
+#
+# def _requirements(site: Site, source: Path, folder: str) -> tuple[str, list[str]]:
+#     """Return the versions of Python that a project is for, and the lines of its requirements that name an index."""
+#     names = requirements.requirement_files(site, source, folder)
+#     texts = requirements.contents(source, names).values()
+#     options = [] if index.is_only(site) else relaxed_pins.index_options(texts)
+#     return requirements.python_versions(source, names), options
+#
+#
+# def _of_wheels(live: Release, found: Distribution, keep: str, options: Sequence[str]) -> Iterator[Row]:
+#     """Yield a row for all packages, or for each that cannot be installed for the next Python as it is."""
+#     site, password = live.site, index.PASSWORD.value(live.site, None)
+#     try:
+#         lacking = wheels.without(site, live.path / "virtualenv", found.python, options, password)
+#     except DeploymentError as error:
+#         yield Row(site.name, "packages", "not known", "not known", error.message, error.hint or keep)
+#         return
+#     count = len(virtualenvs.packages(live.path / "virtualenv"))
+#     if not lacking:
+#         yield Row(site.name, "packages", f"{count} of Python", f"installed as they are for {found.python}")
+#     for one in lacking:
+#         newer = f"require {one.name} {one.newer} or newer, which has a wheel; or " if one.newer else ""
+#         yield Row(site.name, "packages", f"{one.name} {one.version}", "", one.why, f"{newer}{keep}")
+#
+#
+# def _of_packages(site: Site, found: Distribution) -> Iterator[Row]:
+#     """Yield the packages of the distribution that are for its Python."""
+#     for name in site.config["packages"]:
+#         version = _OF_VERSION.fullmatch(name)
+#         if version and version[1] != found.python:
+#             cure = f"set {name.replace(version[1], '3', 1)} in {site.at}:packages"
+#             yield Row(site.name, "packages", name, "", f"{found.name} does not have it", cure)
+#         elif name.startswith("python3-"):
+#             yield Row(site.name, "packages", name, f"that of Python {found.python}")
+#
+#
+# def _of_units(site: Site, live: Release) -> Iterator[Row]:
+#     """Yield the units that a new systemd may refuse: those with a file system of their own where mounts are refused."""
+#     tried = file.read_verified(site.confinement).get("found")
+#     if not tried or tried["namespaces"]["mnt"] != tried["outside"]["namespaces"]["mnt"]:
+#         return
+#     names = [*_refusable(site, live)]
+#     if names:
+#         text = "a newer systemd may refuse them in this container (226/NAMESPACE)"
+#         yield Row(site.name, "units", ", ".join(names), text, "", "apply after the upgrade, before anything restarts")
+#
+#
+# def _refusable(site: Site, live: Release) -> Iterable[str]:
+#     """Yield the names of units that have directives which a host may refuse."""
+#     manager = instances.process_manager(site, live.path)
+#     units = [path for part in instances.parts(live.path) for path in manager.installed(site, live.path, part)]
+#     units += [UNITS / f"{server.unit}.service" for _kind, server in stores.own_servers(site)]
+#     for path in units:
+#         text = file.read_text(path) or ""
+#         if sandbox.without_lines(text, sandbox.MAY_BE_REFUSED) != text:
+#             yield path.stem
 #: django_formula/verbs/workers.py
 # """What the workers of a site do: `django.workers`, the lines of `django.status`, `django.restart`."""
 #
@@ -82256,6 +82512,22 @@ def _clear(home: str, folder: str) -> None:
 #
 #     # What uv is asked
 #
+#     def wheels_for(self, series: str, versions: Mapping[str, str]) -> tuple[set[str], set[str]]:
+#         """Return the packages that have a wheel for another Python, and those that are for other ones than it.
+#
+#         Args:
+#             versions: normalised name → version.
+#         """
+#         pins = [f"{name}=={version}" for name, version in versions.items() if _is_pin(name, [version, "", ""])]
+#         found, refused = self._ask(pins, [f"--python-version={series}"])
+#         return {name for name, (_version, wheel, _day_of_source) in found.items() if wheel}, refused & versions.keys()
+#
+#     def newer_for(self, series: str, versions: Mapping[str, str]) -> dict[str, str]:
+#         """Return the nearest newer versions of packages that have a wheel for another Python: name → version."""
+#         named = {name: version for name, version in versions.items() if _is_pin(name, [version, "", ""])}
+#         newer = self._newer(named, [f"--python-version={series}"]) if named else {}
+#         return {name: version for name, (version, _is_compiled) in newer.items()}
+#
 #     def _find_nearest(self, name: str, version: str) -> dict[str, tuple[str, bool]]:
 #         """Return what `_newer` has of a package, and of all pins without a wheel; uv is asked once."""
 #         if self._without_wheel is None:
@@ -82273,9 +82545,9 @@ def _clear(home: str, folder: str) -> None:
 #         newer = self._newer({name: pins[name] for name in names}) if names else {}
 #         return {name: newer.get(name, ("", False)) for name in names}
 #
-#     def _newer(self, versions: Mapping[str, str]) -> dict[str, tuple[str, bool]]:
+#     def _newer(self, versions: Mapping[str, str], more: Sequence[str] = ()) -> dict[str, tuple[str, bool]]:
 #         """Return the nearest newer version of packages that has a wheel, and whether that is compiled."""
-#         options = [*(f"--only-binary={name}" for name in versions), "--resolution=lowest"]
+#         options = [*(f"--only-binary={name}" for name in versions), "--resolution=lowest", *more]
 #         found, _refused = self._ask([f"{name}>={version}" for name, version in versions.items()], options)
 #         return {
 #             name: (version, not wheel.endswith("-none-any.whl"))
@@ -83614,6 +83886,82 @@ def _clear(home: str, folder: str) -> None:
 #     overrides = work / ".overrides.txt"
 #     virtualenv_lock.replace(overrides, "".join(f"{line}\n" for line in versions))
 #     return ["--overrides", str(overrides)] if versions else []
+#: django_formula/virtualenv/wheels.py
+# """Which packages of a virtualenv have wheels for another Python, as uv finds them: nothing is installed."""
+#
+# import contextlib
+# import os
+# import re
+# from collections.abc import Sequence
+# from pathlib import Path
+# from typing import NamedTuple
+#
+# from django_formula.host import file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.knowledge import package
+# from django_formula.site.sites import Site
+# from django_formula.untrusted import delegate
+# from django_formula.virtualenv import relaxed_pins, virtualenvs
+# from django_formula.virtualenv.uv import Uv
+#
+# #: The tag of a wheel that is for one Python, in the file of the package that was installed from it.
+# _COMPILED = re.compile(r"(?m)^Tag: [\w.]+-(?!none-any$)")
+#
+#
+# class Lacking(NamedTuple):
+#     """A package that is not installed for another Python as it is.
+#
+#     Attributes:
+#         why: for people.
+#         newer: the nearest newer version that has a wheel; empty if there is none.
+#     """
+#
+#     name: str
+#     version: str
+#     why: str
+#     newer: str
+#
+#
+# def without(
+#     site: Site, virtualenv: Path, series: str, options: Sequence[str], password: str | None = None
+# ) -> list[Lacking]:
+#     """Return the packages of a virtualenv that are for other Pythons, and the compiled ones without a wheel.
+#
+#     Args:
+#         series: of the other Python, such as ``3.13``.
+#         options: lines of the project's requirements that name an index.
+#         password: that of the pillar's index.
+#
+#     Raises:
+#         DeploymentError: uv cannot be asked.
+#     """
+#     work = site.build / "wheels"
+#     versions = virtualenvs.packages(virtualenv)
+#     prepared = {"pins": {}, "options": options, "is_fixed": True, "files": []}
+#     delegate.ask(site.build_user, _make, str(work), doing="making a folder for uv")
+#     try:
+#         ladder = relaxed_pins.Ladder(Uv(site, virtualenv, str(work), password), prepared, str)
+#         found, refused = ladder.wheels_for(series, versions)
+#         compiled = {name for name in versions if name not in found and _is_compiled(virtualenv, name)}
+#         newer = ladder.newer_for(series, {name: versions[name] for name in sorted(compiled | refused)})
+#     finally:
+#         with contextlib.suppress(DeploymentError):
+#             work.remove()
+#     why = dict.fromkeys(compiled, f"it has no wheel for Python {series}, and is compiled")
+#     why |= dict.fromkeys(refused, f"it is not for Python {series}")
+#     return [Lacking(name, versions[name], why[name], newer.get(name, "")) for name in sorted(why)]
+#
+#
+# def _make(path: str) -> None:
+#     os.makedirs(path, exist_ok=True)
+#
+#
+# def _is_compiled(virtualenv: Path, name: str) -> bool:
+#     """Return whether a package of a virtualenv was installed for its Python alone."""
+#     infos = virtualenv.glob("lib/python*/site-packages/*.dist-info")
+#     own = (path for path in infos if package.normalised(path.stem.partition("-")[0]) == name)
+#     texts = (file.read_untrusted(path / "WHEEL", follow=False).decode(errors="replace") for path in own)
+#     return any(_COMPILED.search(text) for text in texts)
 #: django_formula/watch/__init__.py
 # """What is wrong with sites and their host, and the messages that people get of it."""
 #: django_formula/watch/decide.py

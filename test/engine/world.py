@@ -31,7 +31,7 @@ from django_formula.site.sites import Site
 from django_formula.source import commits, mirror, submodule
 from django_formula.untrusted import delegate, foreign, reaper
 from django_formula.untrusted.foreign import Foreign
-from django_formula.virtualenv import interpreter, virtualenvs
+from django_formula.virtualenv import interpreter, virtualenvs, wheels
 from django_formula.worker import workers
 from specimen import MakeSite, formula_templates
 
@@ -532,6 +532,7 @@ def world(make_site: MakeSite, kept_templates: Templates | None, monkeypatch: py
         (interpreter, "_identity"): lambda path, modified: f"cpython-311 {path} {world.python}",
         (mod_wsgi.SERVER, "python"): lambda site: "3.11",
         (virtualenvs, "build"): world.build,
+        (wheels, "without"): lambda *_given: [],
         (build_user, "run_as_build_user"): lambda site, argv, **options: world.run(argv, doing=options["doing"]),
         (systemd.MANAGER, "pid"): world.pid,
         (supervisor, "_program"): world.program,

@@ -6,7 +6,7 @@ The host has a container's rights: there the new systemd refuses units that the 
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from client import Load
@@ -61,7 +61,12 @@ class Sites(NamedTuple):
             yield loads
             for load in loads:
                 load.wait(5)
-        print([f"{site.name}: {len(load.failed)} of {len(load.answers)} failed" for site, load in zip(self, loads)])
+        print(
+            [
+                f"{site.name}: {len(load.failed)} of {len(load.answers)} failed"
+                for site, load in zip(self, loads, strict=True)
+            ]
+        )
 
     @property
     def queues(self) -> dict[str, str]:
@@ -102,6 +107,33 @@ def sites(module_hosts, repositories) -> Sites:
 def python(site: Site, *arguments: str) -> str:
     """What the interpreter of the active release prints."""
     return site.host.run([f"{site.root}/current/virtualenv/bin/python", *arguments]).stdout.strip()
+
+
+def checked(host: Host) -> tuple[dict[str, Any], int]:
+    """The answer of the check, and its return code."""
+    done = host.salt("django.upgrade_check", full=True)
+    return json.loads(done.stdout)[host.minion], done.returncode
+
+
+def test_check_names_what_would_not_work(sites):
+    """A compiled package without a wheel for the next Python; with one that has it, nothing is wrong."""
+    plain = sites.plain
+    needs = plain.repository.read("requirements.txt")
+    plain.repository.commit({"requirements.txt": f"{needs}MarkupSafe==2.1.2\n"})
+    plain.deploy()
+    answer, code = checked(sites.host)
+    (row,) = (row for row in answer["rows"] if row["problem"])
+    assert (row["site"], row["today"], answer["problems"], code) == ("plain", "markupsafe 2.1.2", 1, 1), answer
+    assert "has no wheel for Python 3.13" in row["problem"] and "require markupsafe 3.0" in row["cure"]
+    print(sites.host.run(["salt-call", "--local", "django.upgrade_check"], check=False).stdout)
+    assert not sites.blog.apply().changed
+    plain.repository.commit({"requirements.txt": needs})
+    plain.deploy()
+    answer, code = checked(sites.host)
+    assert (answer["problems"], code) == (0, 0), answer
+    told = {(row["site"], row["what"]): row["then"] for row in answer["rows"]}
+    assert "Debian 13, which installs 17 next to it" in told["", "PostgreSQL"] and told["shop", "Python"] == "3.13"
+    assert told["blog", "queue"] == told["shop", "queue"] == "stays"
 
 
 def test_sites_go_on_while_debian_is_upgraded(sites):

@@ -14,8 +14,10 @@ import pytest
 import salt.loader
 import yaml
 from django_formula.audit import chain
+from django_formula.host import distribution
 from django_formula.host import file as host_file
 from django_formula.verbs import operations, terminal
+from django_formula.virtualenv import kept, wheels
 from specimen import ROOT
 from world import commit
 
@@ -36,6 +38,18 @@ def call(loaders, world):
         return answer, made.context.get("retcode", 0)
 
     return call
+
+
+def test_problem_of_an_upgrade_is_a_return_code(call, monkeypatch):
+    monkeypatch.setattr(distribution, "next_release", lambda: distribution.NEXT["debian 12"])
+    monkeypatch.setattr(kept, "changes", dict)
+    lacking = []
+    monkeypatch.setattr(wheels, "without", lambda *_given: lacking)
+    view, code = call("upgrade_check")
+    assert view.endswith("Debian 13: no problems") and code == 0
+    lacking.append(wheels.Lacking("lxml", "4.9.2", "it has no wheel", ""))
+    answer, code = call("upgrade_check", "blog", full=True)
+    assert (answer["problems"], answer["rows"][-1]["problem"], code) == (1, "it has no wheel", 1)
 
 
 def test_full_rows_have_every_key(call):
@@ -302,7 +316,7 @@ CALLED = {
 }
 READING = {
     "status", "releases", "steps", "requests", "record", "doctor", "drift", "schedules", "backups", "check", "workers",
-    "history", "inspect",
+    "history", "inspect", "upgrade_check",
 }  # fmt: skip
 
 

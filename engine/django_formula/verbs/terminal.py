@@ -69,7 +69,7 @@ def status(rows: Sequence[Row]) -> dict[str, list[str]] | str:
     """Return what people see of ``django.status``: problems, then each site in few lines; of one site a line each."""
     if not rows:
         return "no site is registered on this host"
-    heads = _columns([(row["site"], row["release"], _runs(row), _since(row)) for row in rows])
+    heads = columns([(row["site"], row["release"], _runs(row), _since(row)) for row in rows])
     listed, texts = [], []
     problems = [problem.problems(row) for row in rows]
     for row, head, found in sorted(zip(rows, heads, problems, strict=True), key=lambda one: not one[2]):
@@ -100,7 +100,7 @@ def steps(rows: Sequence[Row]) -> list[str]:
         (f"{number}.", row["step"], row["user"], f"{row['seconds']} s" if row["seconds"] != "" else "")
         for number, row in enumerate(rows, 1)
     ]
-    return [f"{head}\n{_wrapped(row['does'], '    ')}" for head, row in zip(_columns(cells), rows, strict=True)]
+    return [f"{head}\n{_wrapped(row['does'], '    ')}" for head, row in zip(columns(cells), rows, strict=True)]
 
 
 def schedules(rows: Sequence[Row]) -> list[str] | str:
@@ -193,12 +193,12 @@ def _since(row: Row) -> str:
 
 
 def _listing(rows: Sequence[Row], head: Sequence[str], keys: Sequence[str]) -> list[str] | str:
-    heads = _columns([[str(row[key]) for key in head] for row in rows])
+    heads = columns([[str(row[key]) for key in head] for row in rows])
     blocks = [_block(first, {key: row[key] for key in keys}) for first, row in zip(heads, rows, strict=True)]
     return blocks or "none"
 
 
-def _columns(cells: Sequence[Sequence[str]]) -> list[str]:
+def columns(cells: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of text, their cells in columns; a column without a value is left out."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [

@@ -267,6 +267,22 @@ class Ladder:
 
     # What uv is asked
 
+    def wheels_for(self, series: str, versions: Mapping[str, str]) -> tuple[set[str], set[str]]:
+        """Return the packages that have a wheel for another Python, and those that are for other ones than it.
+
+        Args:
+            versions: normalised name → version.
+        """
+        pins = [f"{name}=={version}" for name, version in versions.items() if _is_pin(name, [version, "", ""])]
+        found, refused = self._ask(pins, [f"--python-version={series}"])
+        return {name for name, (_version, wheel, _day_of_source) in found.items() if wheel}, refused & versions.keys()
+
+    def newer_for(self, series: str, versions: Mapping[str, str]) -> dict[str, str]:
+        """Return the nearest newer versions of packages that have a wheel for another Python: name → version."""
+        named = {name: version for name, version in versions.items() if _is_pin(name, [version, "", ""])}
+        newer = self._newer(named, [f"--python-version={series}"]) if named else {}
+        return {name: version for name, (version, _is_compiled) in newer.items()}
+
     def _find_nearest(self, name: str, version: str) -> dict[str, tuple[str, bool]]:
         """Return what `_newer` has of a package, and of all pins without a wheel; uv is asked once."""
         if self._without_wheel is None:
@@ -284,9 +300,9 @@ class Ladder:
         newer = self._newer({name: pins[name] for name in names}) if names else {}
         return {name: newer.get(name, ("", False)) for name in names}
 
-    def _newer(self, versions: Mapping[str, str]) -> dict[str, tuple[str, bool]]:
+    def _newer(self, versions: Mapping[str, str], more: Sequence[str] = ()) -> dict[str, tuple[str, bool]]:
         """Return the nearest newer version of packages that has a wheel, and whether that is compiled."""
-        options = [*(f"--only-binary={name}" for name in versions), "--resolution=lowest"]
+        options = [*(f"--only-binary={name}" for name in versions), "--resolution=lowest", *more]
         found, _refused = self._ask([f"{name}>={version}" for name, version in versions.items()], options)
         return {
             name: (version, not wheel.endswith("-none-any.whl"))

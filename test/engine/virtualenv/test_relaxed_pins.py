@@ -1,6 +1,7 @@
 """What gives way where requirements cannot be installed; uv is an index in a table that fails as uv 0.13.8 does."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from django_formula.host.commands import DeploymentError
 from django_formula.process import build_user
 from django_formula.virtualenv import interpreter as virtualenv_interpreter
-from django_formula.virtualenv import relaxed_pins, virtualenvs
+from django_formula.virtualenv import relaxed_pins, virtualenvs, wheels
 from trees import write_tree
 
 #: What uv prints of a build that fails, after its first line.
@@ -294,3 +295,34 @@ def test_an_answer_that_is_not_of_packages_is_nothing():
     assert dict(relaxed_pins._versions({"a": "1"})) == {} == dict(relaxed_pins._versions([["a", 1]]))
     assert not relaxed_pins._is_pin("a", ["1", "", "\n-r /etc/passwd"])
     assert not relaxed_pins._is_pin("a b", ["1", "", ""])
+
+
+# Wheels for another Python: nothing is installed
+
+
+def test_packages_without_wheels_for_another_python_are_found(make_site, tmp_path, index, monkeypatch):
+    """Only the compiled ones are a problem: those of Python alone are built of their source again."""
+    site, infos = (
+        make_site(),
+        {"lxml-4.6.3": "cp311-cp311-linux", "forms-1.7.2": "py3-none-any", "yaml-6.0": "cp39-abi3-x"},
+    )
+    for name, tag in infos.items():
+        write_tree(tmp_path / f"venv/lib/python3.11/site-packages/{name}.dist-info", {"WHEEL": f"Tag: {tag}\n"})
+    asked, run = [], index.run
+    monkeypatch.setattr(
+        build_user, "run_as_build_user", lambda *given, **more: asked.append(given[1]) or run(*given, **more)
+    )
+    (lacking,) = wheels.without(site, tmp_path / "venv", "3.13", [])
+    assert lacking == ("lxml", "4.6.3", "it has no wheel for Python 3.13, and is compiled", "4.9.1")
+    assert len(asked) == 2 and all("--python-version=3.13" in argv for argv in asked) and index.installs == []
+    assert not os.path.lexists(f"{site.build}/wheels")
+
+
+def test_package_for_other_pythons_is_found(make_site, tmp_path, index, monkeypatch):
+    write_tree(tmp_path / "venv/lib/python3.11/site-packages/numba-0.56.4.dist-info", {"WHEEL": "Tag: cp311-x-y\n"})
+    text = "Because numba==0.56.4 depends on Python>=3.7,<3.11 and you require it, …"
+    compile, failed = index.compile, [text]
+    monkeypatch.setattr(index, "compile", lambda argv: index.fail(failed.pop()) if failed else compile(argv))
+    index.fail = lambda text: (_ for _ in ()).throw(index.error(text))
+    (lacking,) = wheels.without(make_site(), tmp_path / "venv", "3.13", [])
+    assert lacking == ("numba", "0.56.4", "it is not for Python 3.13", "0.57.0")
