@@ -25,6 +25,7 @@ from typing import Any
 DIGEST = "fd200ae51e0fc0ea"
 DIGEST = "54bf3c705b911d5e"
 DIGEST = "823735dbb3090e63"
+DIGEST = "4f3857a99aeebc7e"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -70909,6 +70910,8 @@ def _clear(home: str, folder: str) -> None:
 # OPERATOR = "operator"
 # #: Among the settings of a server that other hosts use: the passwords of the site.
 # _PASSWORD = "password"  # noqa: S105 - a name
+# #: The channels of its users: a Redis of which an upgrade of the host has made a newer one was configured without.
+# _CHANNELS = "channels"
 # #: What the site may not do with its own server: change its settings or files, stop it, load code, have it connect to
 # #: another one. RQ lists connections, and Redis 6 has their names in the same group of commands.
 # SITE = "+@all -@admin +client|list +client|id +client|getname +client|setname"
@@ -70926,7 +70929,8 @@ def _clear(home: str, folder: str) -> None:
 #     CLIENTS = frozenset({"redis", "django_redis", "valkey"})
 #     NOTIFIES = True
 #     CHANGEABLE = re.compile(
-#         r"(?m)^(?:maxmemory|maxmemory-policy|appendonly|appendfsync) .*\n|(?<= on)(?: #[0-9a-f]{64})+(?= .* -migrate$)"
+#         r"(?m)^(?:maxmemory|maxmemory-policy|appendonly|appendfsync) .*\n"
+#         r"|(?<= on)(?: #[0-9a-f]{64})+(?= .* -migrate$)|(?<= ~\*) &\*(?= )"
 #     )
 #
 #     def requirement(self, django_version: tuple[int, ...]) -> str:
@@ -70979,13 +70983,18 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def differences(self, server: OwnServer) -> dict[str, str]:
 #         wanted = _changeable(server)
-#         answers = operate(server, [["CONFIG", "GET", name] for name in wanted])
+#         users = _names(server) if server.site.platform["stores"]["redis_channels"] else []
+#         asked = [*(["CONFIG", "GET", name] for name in wanted), *(["ACL", "GETUSER", name] for name in users)]
+#         answers = operate(server, asked)
 #         found = {str(pair[0]): str(pair[1]) for pair in answers if isinstance(pair, list) and len(pair) == 2}
 #         changed = {name: value for name, value in wanted.items() if found.get(name) != value}
+#         changed |= {_CHANNELS: "all"} if any(map(_lacks_channels, answers[len(wanted) :])) else {}
 #         return changed | ({_PASSWORD: "changed"} if server.service and not _has_passwords(server) else {})
 #
 #     def change(self, server: OwnServer, settings: Mapping[str, str]) -> None:
-#         commands = [["CONFIG", "SET", name, value] for name, value in settings.items() if name != _PASSWORD]
+#         of_config = {name: value for name, value in settings.items() if name not in (_PASSWORD, _CHANNELS)}
+#         commands = [["CONFIG", "SET", name, value] for name, value in of_config.items()]
+#         commands += [["ACL", "SETUSER", name, "allchannels"] for name in _names(server) if _CHANNELS in settings]
 #         if server.service and _PASSWORD in settings:
 #             commands.append(["ACL", "SETUSER", server.service.user, "resetpass", *_hashes(server.service)])
 #         operate(server, commands)
@@ -71065,6 +71074,17 @@ def _clear(home: str, folder: str) -> None:
 #         ("user", f"{site} {everything} {SITE}{' -migrate' if service else ''}"),
 #         ("user", f"{OPERATOR} on #{hashed} {everything} +@all"),
 #     ]
+#
+#
+# def _names(server: OwnServer) -> list[str]:
+#     """Return the users of a server that may do something."""
+#     return [server.service.user if server.service else "default", OPERATOR]
+#
+#
+# def _lacks_channels(answer: Any) -> bool:
+#     """Return whether a user, as a server describes it, may use no channels; Redis 6.0 has none in its answer."""
+#     found = [str(one) for one in answer] if isinstance(answer, list) else []
+#     return _CHANNELS in found and not answer[found.index(_CHANNELS) + 1]
 #
 #
 # def _hashes(service: Service) -> list[str]:

@@ -224,6 +224,23 @@ def test_what_a_running_server_can_change_is_no_reason_for_a_restart(run):
     assert texts[0] == texts[1] and "unixsocket" in texts[0] and "maxmemory" not in texts[0]
 
 
+def test_server_that_an_upgrade_of_the_host_has_made_newer_gets_channels_without_a_restart(start, monkeypatch):
+    """From Ubuntu 22.04 to 24.04: the configuration for Redis 6.0 has no channels, and a boot starts 7.0 with it."""
+    made = redis._users
+    with monkeypatch.context() as former:
+        former.setattr(redis, "_users", lambda server: [(one, text.replace(" &*", "")) for one, text in made(server)])
+        queue = start(queue={"engine": "redis"})
+    kind, text = queue.kind, queue.own.configuration.read_text()
+    assert " &*" not in text and setup._fixed(kind, text) == setup._fixed(kind, kind.configuration(queue.own))
+    with pytest.raises(DeploymentError, match="NOPERM"):
+        queue("PUBLISH", "room", "hello")
+    assert kind.differences(queue.own) == {"channels": "all"}
+    kind.change(queue.own, kind.differences(queue.own))
+    assert kind.differences(queue.own) == {} and queue("PUBLISH", "room", "hello") == 0
+    of_redis_6_0 = ["flags", ["on"], "passwords", [], "commands", "+@all", "keys", ["*"]]
+    assert not redis._lacks_channels(of_redis_6_0), "which runs on until it is restarted"
+
+
 def test_waiting_tasks_are_counted_in_lists_and_in_what_celery_has_not_acknowledged(start):
     queue = start(queue={"engine": "redis"})
     assert redis.lengths(queue.own) == {}
