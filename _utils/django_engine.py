@@ -26,6 +26,7 @@ DIGEST = "fd200ae51e0fc0ea"
 DIGEST = "54bf3c705b911d5e"
 DIGEST = "823735dbb3090e63"
 DIGEST = "4f3857a99aeebc7e"
+DIGEST = "e6e5c7c6cdd28660"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -80357,6 +80358,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # #: A package of one version of Python, such as python3.11-dev or libpython3.11.
 # _OF_VERSION = re.compile(r"(?:lib)?python(3\.\d+)(-[a-z-]+)?")
+# #: What systemd writes at boot where it runs in a container.
+# _CONTAINER = Path("/run/systemd/container")
 #
 #
 # class Row(NamedTuple):
@@ -80454,8 +80457,9 @@ def _clear(home: str, folder: str) -> None:
 #     )
 #     problems = [*_refusals(live, found, str(declared))]
 #     series = ".".join(today.split(".")[:2])
-#     keep = f"set {site.at}:python to '{series}' in quotes, which keeps it, or have the project support {found.python}"
-#     yield Row(site.name, "Python", today, found.python, "; ".join(problems), keep if problems else "")
+#     keep = f"set {site.at}:python to '{series}' in quotes, which keeps it"
+#     cure = f"have the project support Python {found.python}, or {keep}" if problems else ""
+#     yield Row(site.name, "Python", today, found.python, "; ".join(problems), cure)
 #     if not problems:
 #         yield from _of_wheels(live, found, keep, [line for line in options if isinstance(line, str)])
 #
@@ -80513,11 +80517,8 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _of_units(site: Site, live: Release) -> Iterator[Row]:
-#     """Yield the units that a new systemd may refuse: those with a file system of their own where mounts are refused."""
-#     tried = file.read_verified(site.confinement).get("found")
-#     if not tried or tried["namespaces"]["mnt"] != tried["outside"]["namespaces"]["mnt"]:
-#         return
-#     names = [*_refusable(site, live)]
+#     """Yield the units that a new systemd may refuse in a container: those with a file system of their own."""
+#     names = [*_refusable(site, live)] if _CONTAINER.exists() else []
 #     if names:
 #         text = "a newer systemd may refuse them in this container (226/NAMESPACE)"
 #         yield Row(site.name, "units", ", ".join(names), text, "", "apply after the upgrade, before anything restarts")

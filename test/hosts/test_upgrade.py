@@ -133,7 +133,7 @@ def test_check_names_what_would_not_work(sites):
     assert (answer["problems"], code) == (0, 0), answer
     told = {(row["site"], row["what"]): row["then"] for row in answer["rows"]}
     assert "Debian 13, which installs 17 next to it" in told["", "PostgreSQL"] and told["shop", "Python"] == "3.13"
-    assert told["blog", "queue"] == told["shop", "queue"] == "stays"
+    assert told["blog", "queue"] == told["shop", "queue"] == "stays" and "226/NAMESPACE" in told["shop", "units"]
 
 
 def test_sites_go_on_while_debian_is_upgraded(sites):

@@ -23,6 +23,8 @@ from django_formula.virtualenv import index, interpreter, kept, relaxed_pins, re
 
 #: A package of one version of Python, such as python3.11-dev or libpython3.11.
 _OF_VERSION = re.compile(r"(?:lib)?python(3\.\d+)(-[a-z-]+)?")
+#: What systemd writes at boot where it runs in a container.
+_CONTAINER = Path("/run/systemd/container")
 
 
 class Row(NamedTuple):
@@ -120,8 +122,9 @@ def _of_python(site: Site, live: Release, found: Distribution) -> Iterator[Row]:
     )
     problems = [*_refusals(live, found, str(declared))]
     series = ".".join(today.split(".")[:2])
-    keep = f"set {site.at}:python to '{series}' in quotes, which keeps it, or have the project support {found.python}"
-    yield Row(site.name, "Python", today, found.python, "; ".join(problems), keep if problems else "")
+    keep = f"set {site.at}:python to '{series}' in quotes, which keeps it"
+    cure = f"have the project support Python {found.python}, or {keep}" if problems else ""
+    yield Row(site.name, "Python", today, found.python, "; ".join(problems), cure)
     if not problems:
         yield from _of_wheels(live, found, keep, [line for line in options if isinstance(line, str)])
 
@@ -179,11 +182,8 @@ def _of_packages(site: Site, found: Distribution) -> Iterator[Row]:
 
 
 def _of_units(site: Site, live: Release) -> Iterator[Row]:
-    """Yield the units that a new systemd may refuse: those with a file system of their own where mounts are refused."""
-    tried = file.read_verified(site.confinement).get("found")
-    if not tried or tried["namespaces"]["mnt"] != tried["outside"]["namespaces"]["mnt"]:
-        return
-    names = [*_refusable(site, live)]
+    """Yield the units that a new systemd may refuse in a container: those with a file system of their own."""
+    names = [*_refusable(site, live)] if _CONTAINER.exists() else []
     if names:
         text = "a newer systemd may refuse them in this container (226/NAMESPACE)"
         yield Row(site.name, "units", ", ".join(names), text, "", "apply after the upgrade, before anything restarts")
