@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from django_formula.backup import store
 from django_formula.deploy import step_record, step_site
-from django_formula.host import commands, daemons, file, proc
+from django_formula.host import commands, daemons, file, proc, units
 from django_formula.host.commands import DeploymentError
 from django_formula.process import sandbox
 from django_formula.release import releases, workers
@@ -175,7 +175,7 @@ def programs(tmp_path, make_site):
 
 @pytest.mark.parametrize("process", ["systemd", "supervisor"])
 def test_queue_stays_with_its_program_after_an_upgrade_of_the_host(host, programs, tmp_path, monkeypatch, process):
-    """Where the host has it no longer, the queue gets the one that the host has."""
+    """One that the pillar has lost and gets again is a new one, and so is one whose program the host has no longer."""
     (tmp_path / "units").mkdir()
     monkeypatch.setattr(service, "UNITS", tmp_path / "units")
     monkeypatch.setattr(service, "is_enabled", lambda _server: True)
@@ -187,6 +187,15 @@ def test_queue_stays_with_its_program_after_an_upgrade_of_the_host(host, program
     assert pending(later) == []
     (database,) = store.own_queues(later)
     assert service.program(redis.STORE, store._server(database)) == str(tmp_path / "redis")
+    monkeypatch.setattr(units, "stop", lambda *_arguments, **_options: None)
+    with monkeypatch.context() as removed:
+        removed.setattr(service, "is_enabled", lambda _server: False)
+        kept = {path: path.read_text() for path in service.files_on_host(later)["queue"]}
+        setup.remove_parts(later, ["queue"])
+        (one,) = pending(later)
+        assert one.starts and str(tmp_path / "valkey") in "".join(one.files.values())
+    for path, text in kept.items():
+        path.write_text(text)
     (tmp_path / "redis").unlink()
     (one,) = pending(later)
     assert one.restarts and str(tmp_path / "valkey") in "".join(one.files.values())
