@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import pytest
 from client import Load
+from images import RELEASES
 from lab import Host
 from sites import Site, release_of
+from test_quickstart import OFFLINE, Machine, wheels
 from test_worker_switch import PROJECT, WORKERS, Shop
 
 pytestmark = pytest.mark.full
@@ -207,3 +209,22 @@ def test_boot_starts_the_sites_and_their_queues(sites):
     sites.shop.ends(40, 20)
     again = sites.blog.apply()
     assert again.ok and not again.changed, again
+
+
+def test_quickstart_run_again_gives_salt_and_the_site_the_new_python(lab, module_hosts):
+    """Its Salt has lost its Python meanwhile, and says so; the site goes on."""
+    options = [f"--volume={wheels(lab, name)}:/wheels/{name}:ro" for name in RELEASES]
+    machine = Machine(module_hosts("bookworm", kind="bare", name="web2", options=options), 80)
+    links = {**OFFLINE, "PIP_FIND_LINKS": " ".join(f"/wheels/{name}" for name in RELEASES)}
+    machine.host.run(["/srv/formula/quickstart"], environment=links)
+    machine.host.run(UPGRADE, timeout=2400)
+    refused = machine.host.run(["salt-call", "django.status"], check=False)
+    assert refused.returncode == 1 and "run ./quickstart again" in refused.stderr, refused
+    machine.page()
+    done = machine.host.run(["/srv/formula/quickstart"], environment=links)
+    assert "installing Salt" in done.stdout and "answers 200 OK" in done.stdout
+    status = machine.host.run(["salt-call", "--out=json", "django.status"]).stdout
+    (row,) = json.loads(status)["local"]
+    assert (row["interpreter"], row["running"]) == ("", True), row
+    answering = machine.host.run(["/srv/django/guestbook/current/virtualenv/bin/python", "--version"]).stdout
+    assert answering.startswith("Python 3.13.") and "guestbook" in machine.page().lower()
