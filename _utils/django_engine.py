@@ -27,6 +27,7 @@ DIGEST = "54bf3c705b911d5e"
 DIGEST = "823735dbb3090e63"
 DIGEST = "4f3857a99aeebc7e"
 DIGEST = "e6e5c7c6cdd28660"
+DIGEST = "a28a5ce73f5a59c8"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -80915,7 +80916,9 @@ def _clear(home: str, folder: str) -> None:
 # #: uv compiles a source distribution again if the index's answer says that it may not be cached, or does not say that it
 # #: may. The file of a version never changes: indexes refuse a second upload.
 # _FILES_ARE_KEPT = 'cache-control = { files = "max-age=31536000, immutable" }'
-# _VARIABLES = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_EXTRA_INDEX_URL": "UV_INDEX", "PIP_FIND_LINKS": "UV_FIND_LINKS"}
+# #: Several folders of it have blanks between them for pip, and commas for uv.
+# _FIND_LINKS = "PIP_FIND_LINKS"
+# _VARIABLES = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_EXTRA_INDEX_URL": "UV_INDEX", _FIND_LINKS: "UV_FIND_LINKS"}
 # #: The password of the pillar's index.
 # PASSWORD = KeptSecret(".index_password", lambda config: config["index"]["password"])
 #
@@ -80935,7 +80938,8 @@ def _clear(home: str, folder: str) -> None:
 #     variables = commands.network_environment()
 #     for pip_name, uv_name in _VARIABLES.items():
 #         if pip_name in variables:
-#             variables.setdefault(uv_name, variables.pop(pip_name))
+#             given = variables.pop(pip_name)
+#             variables.setdefault(uv_name, ",".join(given.split()) if pip_name == _FIND_LINKS else given)
 #     if not index["url"]:
 #         return variables
 #     if index["only"]:
@@ -80968,7 +80972,8 @@ def _clear(home: str, folder: str) -> None:
 #     variables = commands.network_environment()
 #     for pip_name, uv_name in _VARIABLES.items():
 #         if uv_name in variables:
-#             variables.setdefault(pip_name, variables.pop(uv_name))
+#             given = variables.pop(uv_name)
+#             variables.setdefault(pip_name, given.replace(",", " ") if pip_name == _FIND_LINKS else given)
 #     if index and index["url"]:
 #         if index["only"]:
 #             variables.pop("PIP_EXTRA_INDEX_URL", None)

@@ -40,6 +40,7 @@ def no_network(monkeypatch):
         ),
         (NONE, {"PIP_INDEX_URL": "a", "PIP_EXTRA_INDEX_URL": "b"}, {"UV_DEFAULT_INDEX": "a", "UV_INDEX": "b"}),
         (NONE, {"PIP_INDEX_URL": "a", "UV_DEFAULT_INDEX": "b"}, {"UV_DEFAULT_INDEX": "b"}),
+        (NONE, {"PIP_FIND_LINKS": "/a /b"}, {"UV_FIND_LINKS": "/a,/b"}),
         (NONE, {"UV_INDEX_OWN_PASSWORD": "x", "OTHER": "y"}, {"UV_INDEX_OWN_PASSWORD": "x"}),
     ],
 )
@@ -80,6 +81,7 @@ def test_index_of_the_host_configuration_stays_the_default(monkeypatch, tmp_path
     ("index", "host", "expected"),
     [
         (None, {}, {}),
+        (NONE, {"UV_FIND_LINKS": "/a,/b"}, {"PIP_FIND_LINKS": "/a /b"}),
         (NONE, {"UV_DEFAULT_INDEX": "a", "UV_INDEX": "b"}, {"PIP_INDEX_URL": "a", "PIP_EXTRA_INDEX_URL": "b"}),
         (
             INDEX,
