@@ -22,12 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "fd200ae51e0fc0ea"
-DIGEST = "54bf3c705b911d5e"
-DIGEST = "823735dbb3090e63"
-DIGEST = "4f3857a99aeebc7e"
-DIGEST = "e6e5c7c6cdd28660"
-DIGEST = "a28a5ce73f5a59c8"
+DIGEST = "0722d5d80dcc5ce8"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -41379,10 +41374,10 @@ def _clear(home: str, folder: str) -> None:
 #     "have a new one made by salt-call django.offsite {site}"
 # )
 # #: Lines of restic that hide the cause, and what precedes a cause on its line.
-# _NOISE = re.compile(
-#     r"^(Is there a repo|unable to open config|Fatal: (unable to open config file: $|repository contains))"
-# )
-# _BEFORE_CAUSE = re.compile(r"^.*?returned error, retrying after [\w.]+: |^(Fatal|subprocess \w+): ")
+# _NOISE = re.compile(r"^(unable to open config|Fatal: (unable to open config file: $|repository contains))")
+# _BEFORE_CAUSE = re.compile(r"^.*?returned error, retrying after [\w.]+: |^Fatal: (unable to open config file: )?")
+# #: What is below it is the address of the store.
+# _LAST = "Is there a repository"
 #
 #
 # def configured(config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -41551,8 +41546,8 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _explained(site: Site, error: DeploymentError) -> DeploymentError:
 #     """Return an error of restic's with the cause in its message, and what to do."""
-#     offsite = configured(site.config) or {}
-#     lines = [_BEFORE_CAUSE.sub("", line).strip() for line in error.log.splitlines() if not _NOISE.match(line)]
+#     offsite, said = configured(site.config) or {}, error.log.partition(_LAST)[0]
+#     lines = [_BEFORE_CAUSE.sub("", line).strip() for line in said.splitlines() if not _NOISE.match(line)]
 #     # What rclone or ssh has said is why restic has failed.
 #     cause = next((line[8:] for line in lines if line.startswith("rclone: ")), "")
 #     cause = cause or next((line for line in reversed(lines) if line), "")

@@ -40,10 +40,10 @@ _DAMAGED = (
     "have a new one made by salt-call django.offsite {site}"
 )
 #: Lines of restic that hide the cause, and what precedes a cause on its line.
-_NOISE = re.compile(
-    r"^(Is there a repo|unable to open config|Fatal: (unable to open config file: $|repository contains))"
-)
-_BEFORE_CAUSE = re.compile(r"^.*?returned error, retrying after [\w.]+: |^(Fatal|subprocess \w+): ")
+_NOISE = re.compile(r"^(unable to open config|Fatal: (unable to open config file: $|repository contains))")
+_BEFORE_CAUSE = re.compile(r"^.*?returned error, retrying after [\w.]+: |^Fatal: (unable to open config file: )?")
+#: What is below it is the address of the store.
+_LAST = "Is there a repository"
 
 
 def configured(config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -212,8 +212,8 @@ def opened(site: Site, secrets: Mapping[KeptSecret, str] | None = None) -> Itera
 
 def _explained(site: Site, error: DeploymentError) -> DeploymentError:
     """Return an error of restic's with the cause in its message, and what to do."""
-    offsite = configured(site.config) or {}
-    lines = [_BEFORE_CAUSE.sub("", line).strip() for line in error.log.splitlines() if not _NOISE.match(line)]
+    offsite, said = configured(site.config) or {}, error.log.partition(_LAST)[0]
+    lines = [_BEFORE_CAUSE.sub("", line).strip() for line in said.splitlines() if not _NOISE.match(line)]
     # What rclone or ssh has said is why restic has failed.
     cause = next((line[8:] for line in lines if line.startswith("rclone: ")), "")
     cause = cause or next((line for line in reversed(lines) if line), "")

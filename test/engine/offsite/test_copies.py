@@ -342,8 +342,13 @@ def _ended(code, printed="", errors=""):
         (
             "Load(<key/1>, 0, 0) returned error, retrying after 1.2s: dial tcp 127.0.0.1:9000: connect: refused\n"
             "Fatal: unable to open config file: \nIs there a repository at the following location?\ns3:http://x",
-            "listing the copies: ",
+            "listing the copies: dial tcp 127.0.0.1:9000: connect: refused",
             "",
+        ),
+        (
+            "Fatal: unable to open config file: Stat: Access Denied.\nIs there a repository at the following location?",
+            "listing the copies: Stat: Access Denied.",
+            "let the key read, write and list the bucket",
         ),
         (
             "pack a487085e: unexpected file size: got 100, expected 300127\nFatal: repository contains errors\n",
