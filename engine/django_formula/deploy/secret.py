@@ -16,12 +16,15 @@ from django_formula.secret.secrets import KeptSecret
 from django_formula.site.sites import Site
 from django_formula.virtualenv import index
 
-#: What the formula itself uses, and keeps for commands, which have no pillar.
-KEPT = (index.PASSWORD, registry.PASSWORD, static_files.SECRET, servers.TOKEN, *repository.SECRETS)
-#: Names of what the pillar gives for other programs than the project.
-_FOR_PROGRAMS = ("deploy_key", "hook_secret", *(secret.given for secret in KEPT))
+#: Names of what the pillar gives for other programs than the project, besides what is `kept`.
+_FOR_PROGRAMS = ("deploy_key", "hook_secret")
 #: Prefixes of names that have the rest of the name as a key: of ``tls``, and of hosts with certificates.
 _TLS, _TRUSTED = "tls:", "trusted:"
+
+
+def kept() -> tuple[KeptSecret, ...]:
+    """Return what the formula itself uses, and keeps for commands, which have no pillar."""
+    return (index.PASSWORD, registry.PASSWORD, static_files.SECRET, servers.TOKEN, *repository.SECRETS)
 
 
 class Secrets:
@@ -30,7 +33,7 @@ class Secrets:
     Args:
         site: the site with its effective configuration.
         given: secrets from the pillar by name, and ``deploy_key``, ``hook_secret``, ``tls:<key>``, ``trusted:<host>``,
-            and those of `KEPT`.
+            and what is `kept`.
 
     Attributes:
         given: those of the project that the pillar gives, by name.
@@ -45,9 +48,10 @@ class Secrets:
         self.trusted = _with_prefix(given, _TRUSTED)
         self.tls = _with_prefix(given, _TLS)
         own = {name: value for name, value in given.items() if not name.startswith((_TLS, _TRUSTED))}
-        self.given = {name: value for name, value in own.items() if name not in _FOR_PROGRAMS}
+        self._kept = {secret: secret.value(site, given.get(secret.given)) for secret in kept()}
+        others = {*_FOR_PROGRAMS, *(secret.given for secret in self._kept)}
+        self.given = {name: value for name, value in own.items() if name not in others}
         self.deploy_key, self.hook_secret = given.get("deploy_key"), given.get("hook_secret")
-        self._kept = {secret: secret.value(site, given.get(secret.given)) for secret in KEPT}
         self.by_name: dict[str, str] = {}
         self.lapsed: list[str] = []
         #: The files of secrets that were replaced for the new release: path → content before.
@@ -63,7 +67,7 @@ class Secrets:
         self.by_name = secrets.values(self._site, self.given)
 
     def of(self, secret: KeptSecret) -> str | None:
-        """Return one of `KEPT`: the pillar's, else the one that the last apply kept; None where the pillar has none."""
+        """Return one of what is `kept`: of the pillar, else of the last apply; None where the pillar has none."""
         return self._kept[secret]
 
     def unkept(self) -> dict[str, str]:
