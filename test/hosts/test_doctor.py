@@ -16,10 +16,11 @@ PATIENCE = 60
 
 
 #: What hosts and sites of the rows are, by their key `host`.
+WORKERS = {"workers": {"feed": {"kind": "command", "command": "sleep infinity"}}}
 HOSTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "": ({"kind": "live"}, {"workers": {"feed": {"kind": "command", "command": "sleep infinity"}}}),
+    "": ({"kind": "live"}, WORKERS),
     "apache": ({"kind": "ready"}, {"proxy": {"kind": "apache"}}),
-    "supervisor": ({"kind": "ready", "init": False}, {}),
+    "supervisor": ({"kind": "ready", "init": False}, WORKERS),
 }
 
 
@@ -47,6 +48,10 @@ def walk(blog: Site, case: dict[str, Any]) -> dict[str, Any]:
     answer = dict(json.loads(done.stdout)[blog.host.minion])
     assert answer["seconds"] < PATIENCE and done.returncode == bool(answer["broken"]), answer
     return answer
+
+
+def first_broken(answer: dict[str, Any]) -> dict[str, Any]:
+    return next((link for link in answer["links"] if link["is_broken"]), {"name": "", "text": ""})
 
 
 def cure(blog: Site, case: dict[str, Any], link: dict[str, Any]) -> None:
@@ -80,9 +85,9 @@ def test_fault_is_found_at_its_link_and_cured_by_the_command(blog: Site, case: d
         command = case["break"].replace("RELEASE", f"{blog.root}/releases/{blog.live}").replace("UNIT", blog.unit)
         blog.host.run(command)
     answer = walk(blog, case)
-    broken = next((link for link in answer["links"] if link["is_broken"]), {"name": "", "text": ""})
-    assert (broken["name"], case["says"] in broken["text"]) == (case["link"], True), answer
+    broken = first_broken(answer)
+    assert (broken["name"], case["says"] in broken["text"]) == (case["link"], True), str(broken)
     cure(blog, case, broken)
     if case.get("whole", True):
         after = walk(blog, case)
-        assert after["broken"] == "", after
+        assert after["broken"] == "", str(first_broken(after))

@@ -55,12 +55,27 @@ def release(visit: Visit) -> str:
 def process(visit: Visit) -> str:
     """Return that the application server runs; on a host for workers, that these do."""
     site, live = visit.site, visit.release
-    if instances.is_running(site, live.path):
-        return f"{', '.join(instances.units(site, live.path)[:1])} runs"
-    for part in instances.parts(live.path):
-        if not _runs(visit, part):
-            raise _ended(visit, part)
-    raise Broken(f"{live.name} does not run", APPLY)
+    for part in [""] if instances.serves(live.path) else instances.parts(live.path):
+        broken = _not_running(visit, part)
+        if broken:
+            raise broken
+    return f"{', '.join(instances.units(site, live.path)[:1])} runs"
+
+
+def _not_running(visit: Visit, part: str) -> Broken | None:
+    """Return why a part of the active release does not run; None where it does.
+
+    One that was just started is waited for: supervisor does not wait itself until it is ready, as systemd does.
+    """
+    site, path = visit.site, visit.release.path
+    manager, deadline = instances.process_manager(site, path), time.monotonic() + PATIENCE
+    seen = {manager.pid(site, path, part)}
+    while seen != {None} and not _runs(visit, part):
+        if len(seen) > 1 or time.monotonic() > deadline:
+            return _ended(visit, part, "it ends each time that it is started" if len(seen) > 1 else "")
+        time.sleep(0.1)
+        seen.add(manager.pid(site, path, part))
+    return _ended(visit, part) if seen == {None} else None
 
 
 def _runs(visit: Visit, part: str) -> bool:
@@ -295,8 +310,9 @@ def _of_stores(visit: Visit) -> Broken | None:
 def _of_workers(visit: Visit) -> Broken | None:
     """Return the first worker that does not run, or whose tasks all fail."""
     for name in _workers(visit):
-        if not _runs(visit, name):
-            return _ended(visit, name)
+        broken = _not_running(visit, name)
+        if broken:
+            return broken
     failing = [text for text in workers.status(visit.site, visit.live)["workers"].split(", ") if " fails (" in text]
     if failing:
         logs = in_command("salt-call", "django.logs", visit.site.name, f"worker={failing[0].split()[0]}")

@@ -340,10 +340,14 @@ class Supervisor(ProcessManager):
         return f"read the whole log: {log_file(site, release, part)}"
 
     def way_to_start(self, site: Site, release: Path, part: str = "") -> str:
-        """Return the command that starts the program of a part, or restarts it; supervisor itself where it is gone."""
+        """Return the command that starts the program of a part, or restarts it; supervisor itself where it is gone.
+
+        A program that supervisor does not have it reads from its file, and starts it.
+        """
         if daemons.pid(daemons.SUPERVISOR) is None:
             return in_command("service", daemons.SUPERVISOR.service, "start")
-        return in_command("supervisorctl", "restart", unit(site, release, part))
+        name = unit(site, release, part)
+        return in_command("supervisorctl", "restart" if _program(name) else "update", name)
 
     def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
         """Return the state of a part's program, such as ``FATAL``; empty where it was just stopped."""

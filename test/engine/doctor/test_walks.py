@@ -88,6 +88,48 @@ def test_server_that_ends_while_it_is_asked_is_a_broken_process(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("processes", "ready_at", "expected"),
+    [
+        ([42], 0, ""),
+        ([42], 3, ""),
+        ([42], 99, "django-blog-0001 runs and does not listen at its socket"),
+        ([42, 42, None, 43], 99, "django-blog-0001 does not run (it ends each time that it is started)"),
+        ([None], 99, "django-blog-0001 was stopped"),
+    ],
+)
+def test_server_that_was_just_started_is_waited_for(monkeypatch, processes, ready_at, expected):
+    """supervisor says that a program has started before it listens."""
+    looks = {"pid": 0, "whole": 0}
+
+    def looked(what):
+        looks[what] += 1
+        return looks[what]
+
+    live = SimpleNamespace(path=Path("/srv/django/blog/releases/0001"), name="0001", has_python=True)
+    manager = SimpleNamespace(
+        pid=lambda *_: processes[min(looked("pid"), len(processes)) - 1],
+        log=lambda *_: "",
+        how_it_ended=lambda *_: "",
+        way_to_start=lambda *_: "start it",
+    )
+    monkeypatch.setattr(visit.Visit, "release", live)
+    monkeypatch.setattr(visit.Visit, "drifted", lambda _visit: [])
+    monkeypatch.setattr(application, "PATIENCE", 1.0)
+    monkeypatch.setattr(application.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(application.time, "monotonic", lambda: looks["whole"] / 20)
+    monkeypatch.setattr(application.instances, "serves", lambda _path: True)
+    monkeypatch.setattr(application.instances, "units", lambda *_: ["django-blog-0001"])
+    monkeypatch.setattr(application.instances, "process_manager", lambda *_: manager)
+    monkeypatch.setattr(application.contract, "unit", lambda *_: "django-blog-0001")
+    monkeypatch.setattr(application.contract, "is_whole", lambda *_: looked("whole") > ready_at)
+    if not expected:
+        assert application.process(visited()) == "django-blog-0001 runs"
+        return
+    problem = broken(application.process, visited())
+    assert (problem.text, problem.command) == (expected, "start it")
+
+
+@pytest.mark.parametrize(
     ("can_render", "first"), [(True, "systemctl reload"), (False, "salt-call state.apply django &&")]
 )
 def test_files_that_cannot_be_compared_are_written_before_they_are_loaded(monkeypatch, can_render, first):

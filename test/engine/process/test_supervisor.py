@@ -186,6 +186,17 @@ def test_start_updates_only_its_own_program(release):
     assert not process_supervisor.MANAGER.is_kept_alive(release.site, release.path)
 
 
+def test_way_to_start_is_one_that_supervisor_can_go(release):
+    def way():
+        return process_supervisor.MANAGER.way_to_start(release.site, release.path)
+
+    assert way() == f"supervisorctl update {NAME}"  # which is in no list of supervisor's
+    release.program = Program(None, 100.0, "STOPPED")
+    assert way() == f"supervisorctl restart {NAME}"
+    release.supervisor = None
+    assert way() == "service supervisor start"
+
+
 def test_stopped_program_is_started_again(release):
     (process_supervisor.PROGRAMS / f"{NAME}.conf").write_text("[program]")
     installed = []
