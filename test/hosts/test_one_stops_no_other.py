@@ -1,4 +1,4 @@
-"""A hostile site next to another one: it delays neither the other's releases nor the apply of both.
+"""A site stops no other one of its host: by its releases, or as a hostile one by attacks on releases and applies.
 
 Each release of the neighbour is measured alone and under attack, in turns, so that a busy machine counts for both.
 The attacks leave CPU time to others: a container has no cgroups by which `resources` could limit that.
@@ -268,3 +268,27 @@ def test_a_server_that_never_ends_is_killed(blog, hostile):
     assert stuck not in hostile.releases
     processes = blog.host.run("ps -u mallory -o args", check=False).stdout
     assert stuck not in processes, processes
+
+
+def test_releases_with_granian_stop_no_other_site(hosts, repositories):
+    """Each has the folder of its own socket mounted, or tries to where systemd may not mount, as here."""
+    blog = live_site(hosts, repositories)
+    forum = Site(blog.host, blog.repository, "forum", neighbour=blog, server={"kind": "gunicorn"})
+    blog.deploy()
+    others = (blog, forum)
+    served = [(site.live, site.units) for site in others]
+    shop = Site(blog.host, blog.repository, "shop", neighbour=blog, server={"kind": "granian"})
+    with ExitStack() as stack:
+        loads = [stack.enter_context(load(site)) for site in others]
+        for one in loads:
+            one.wait(20)
+        applied = shop.deploy()
+        first = shop.live
+        shop.host.call("django.release", "shop")
+        for one in loads:
+            one.wait(20)
+    assert "cannot be mounted with nosymfollow" in str(applied.warnings)
+    assert [one.failed for one in loads] == [[], []]
+    assert [one.releases for one in loads] == [[site.live] for site in others]
+    assert [(site.live, site.units) for site in others] == served
+    assert first != shop.live == shop.answering["release"]
