@@ -19,9 +19,9 @@ VIEWS = (ROOT / "examples/project/guestbook/views.py").read_text()
 RAISES = "raise RuntimeError('\"><img src=x onerror=alert(1)>')\n"
 
 
-@pytest.fixture(scope="module")
-def blog(module_hosts: Callable[..., Any], repositories: Callable[..., Any]) -> Site:
-    host = module_hosts(kind="live")
+@pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.full)])
+def blog(request: pytest.FixtureRequest, module_hosts: Callable[..., Any], repositories: Callable[..., Any]) -> Site:
+    host = module_hosts(request.param, kind="live")
     blog = Site(host, repositories(host))
     blog.deploy()
     return blog
