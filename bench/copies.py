@@ -6,7 +6,7 @@ from typing import Any
 from contestants import SALT, Formula, apply, measured
 from lab import Host
 
-NAME, STORE = "copies", "/srv/copies"
+NAME, LOGIN, STORE = "copies", "backup1", "/srv/copies"
 #: Rows of a table next to the project's, each of 1 kB of random hex digits, which compress to half.
 _FILL = """
 CREATE TABLE filling (id serial PRIMARY KEY, text text);
@@ -29,11 +29,11 @@ class Copies:
 
     def __init__(self, host: Host, formula: Formula, commit: str, rows: int):
         self.host, self.rows = host, rows
-        host.run(f"useradd --create-home --shell /bin/sh {NAME} && install -d -o {NAME} -g {NAME} {STORE}")
+        host.run(f"useradd --create-home --shell /bin/sh {LOGIN} && install -d -o {LOGIN} -g {LOGIN} {STORE}")
         host.run("ssh-keygen -q -t ed25519 -N '' -f /root/copies && systemctl start ssh")
-        host.write(f"/home/{NAME}/.ssh/authorized_keys", host.read("/root/copies.pub"), owner=NAME, mode="0600")
+        host.write(f"/home/{LOGIN}/.ssh/authorized_keys", host.read("/root/copies.pub"), owner=LOGIN, mode="0600")
         known = " ".join(["127.0.0.1", *host.read("/etc/ssh/ssh_host_ed25519_key.pub").split()[:2]])
-        store = {"kind": "sftp", "host": "127.0.0.1", "user": NAME, "path": STORE, "known_hosts": [known]}
+        store = {"kind": "sftp", "host": "127.0.0.1", "user": LOGIN, "path": STORE, "known_hosts": [known]}
         secrets: Mapping[str, Any] = {"ssh_key": host.read("/root/copies"), "password": "grenadier-of-the-store"}
         host.run("apt-get -qq install --no-install-recommends age >/dev/null && age-keygen -o /root/recovery.txt")
         recipients = [host.run(["age-keygen", "-y", "/root/recovery.txt"]).stdout.strip()]
@@ -49,7 +49,7 @@ class Copies:
 
     def usual(self) -> float:
         """CPU seconds of a dump as people make it, which zlib compresses."""
-        argv = ["runuser", "-u", NAME, "--", "pg_dump", "--format=custom", "--file=/dev/null", NAME]
+        argv = ["runuser", "-u", NAME, "--", "pg_dump", "--format=custom", "--no-sync", "--file=/dev/null", NAME]
         return measured(self.host, *argv)[0].cpu
 
     def spent(self, function: str, *words: str) -> float:

@@ -734,7 +734,7 @@ def copied(bench: Bench) -> list[Figure]:
     details = f"{rows // 1000} MB: {seconds(ours)}, {seconds(usual)}"
     spent = f"CPU: first {first:.1f} s, next {later:.1f} s, drill {drill:.1f} s"
     return [
-        Figure("a backup", "CPU : pg_dump with zlib", 0.6, ratios(ours, usual), details),
+        Figure("a backup by salt-call", "CPU : pg_dump with zlib", 0.7, ratios(ours, usual), details),
         Figure("its first copy elsewhere", "bytes : the dump", 1.05, [before / size], spent),
         Figure(
             "the copy of the next day", "bytes added : the dump, 2 % of the rows are new", 0.15, [added / size], spent

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from conftest import full
 from images import pins
 from lab import ROOT, Host
 from sites import Site
@@ -177,7 +178,7 @@ DAMAGES = {
 FINDS = {"check": ("django.offsite", "blog"), "drill": ("django.restore_drill", "blog", "offsite=True")}
 
 
-@pytest.mark.parametrize("kind", [*DAMAGES])
+@pytest.mark.parametrize("kind", ["flip", *map(full, ("truncate", "remove"))])
 def test_damage_is_found(copied: Site, whole: Store, kind: str) -> None:
     damage, what = DAMAGES[kind]
     whole.host.run(f"cd {THERE} && {damage}")
@@ -186,6 +187,7 @@ def test_damage_is_found(copied: Site, whole: Store, kind: str) -> None:
     assert [part.partition(" ")[0] for part in problems(copied)] == [what]
 
 
+@pytest.mark.full
 def test_deleted_copy_is_found(copied: Site, whole: Store) -> None:
     whole.restic("forget", *(one["id"] for one in whole.snapshots()))
     assert "copies are gone that no rule has deleted: 2" in failure(copied, "django.offsite", "blog")
@@ -193,6 +195,7 @@ def test_deleted_copy_is_found(copied: Site, whole: Store) -> None:
     assert told.startswith("check fails since 2")
 
 
+@pytest.mark.full
 def test_store_that_is_away_or_closed_is_a_problem(copied: Site, whole: Store) -> None:
     whole.host.run(["systemctl", "stop", "ssh"])
     copied.host.call("django.backup", "blog")
