@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "de01f69b57cb0d19"
+DIGEST = "1951288c493398a3"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -2778,9 +2778,12 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/backup/program.py
 # """The program of a site's timer for backups: it requires neither Salt nor a master."""
 #
+# from collections.abc import Callable, Sequence
+#
 # from django_formula.backup import backups
 # from django_formula.host.commands import DeploymentError
 # from django_formula.release import releases
+# from django_formula.release.releases import Release
 # from django_formula.secret import secrets as secret_secrets
 # from django_formula.site import sites
 # from django_formula.untrusted.text import tell
@@ -2788,19 +2791,34 @@ def _clear(home: str, folder: str) -> None:
 #
 # def main(name: str) -> int:
 #     """Back up a site as last applied, and return the exit code."""
+#     return with_active(name, _back_up)
+#
+#
+# def _back_up(live: Release, secrets: list[str]) -> Sequence[DeploymentError]:
+#     for path in backups.make(live.site, live, why=backups.BY_TIMER, secrets=secrets):
+#         tell(path)
+#     return []
+#
+#
+# def with_active(name: str, act: Callable[[Release, list[str]], Sequence[DeploymentError]]) -> int:
+#     """Act on the active release of a site as last applied, if it has one, and return the exit code of the program.
+#
+#     Args:
+#         act: gets the release, and the secrets that no output may show; it returns what has failed, or raises it.
+#     """
 #     try:
 #         site = sites.find(name)
 #         live = releases.linked(site, site.current)
 #         if not live:
 #             tell(f"{name} has no active release yet")
 #             return 0
-#         secrets = list(secret_secrets.values(site, {}).values())
-#         for path in backups.make(site, live, why=backups.BY_TIMER, secrets=secrets):
-#             tell(path)
+#         failures = act(live, secret_secrets.known(site))
 #     except (DeploymentError, OSError) as error:
 #         tell(error, is_error=True)
 #         return 1
-#     return 0
+#     for failure in failures:
+#         tell(failure, is_error=True)
+#     return 1 if failures else 0
 #: django_formula/backup/restore.py
 # """Restore backups: load one, exchange it for the present databases, keep the former ones; drills."""
 #
@@ -15843,7 +15861,7 @@ def _clear(home: str, folder: str) -> None:
 #         changes["receipt"] = deployment.findings.switch_report
 #     if reopens:
 #         migration.end_maintenance(site)
-#     elif switches:
+#     elif switches and old:  # the first one may have been made of a copy, whose data is still to be restored
 #         maintenance.release_workers(site)
 #     stuck = [] if keeps else _stop_and_prune(deployment, connections, has_strays=bool(strays))
 #     if switches:
@@ -23213,6 +23231,7 @@ def _clear(home: str, folder: str) -> None:
 # import contextlib
 # import errno
 # import hashlib
+# import io
 # import json
 # import os
 # import shutil
@@ -23271,6 +23290,15 @@ def _clear(home: str, folder: str) -> None:
 #     while block := file.read(1 << 20):
 #         digest.update(block)
 #     return digest.hexdigest()
+#
+#
+# def in_memory(content: bytes) -> io.BufferedRandom:
+#     """Return a file that is in memory only, at its beginning; a child with its descriptor can read and write it."""
+#     memory = open(os.memfd_create("django-formula", os.MFD_CLOEXEC), "w+b")  # noqa: SIM115 - the caller closes it
+#     memory.write(content)
+#     memory.flush()
+#     memory.seek(0)
+#     return memory
 #
 #
 # def write_json(path: Path, value: Any, **options: Any) -> None:
@@ -40801,19 +40829,25 @@ def _clear(home: str, folder: str) -> None:
 # _NAME = re.compile(r"\d{8}T\d{6}Z-\d{4,}-[0-9a-f]{12}")
 # #: The part that has the uploads.
 # UPLOADS = "media.tar"
+# #: What is done with copies, as status names it.
+# COPY, CHECK, DRILL = "copy", "check", "drill"
 # #: Seconds that a backup may wait for its copy before that is a problem.
 # _LATE = 3 * 3600
 #
 # Copy = dict[str, Any]
 #
 #
-# def lock(site: Site, holder: str) -> Lock:
-#     """Return the lock under which the copies of a site are made, checked and fetched."""
+# def lock(site: Site, holder: str, patience: str = "") -> Lock:
+#     """Return the lock under which the copies of a site are made, checked and fetched.
+#
+#     Args:
+#         patience: how long it is waited for; by default as for a deployment.
+#     """
 #     return Lock(
 #         site.backups / ".offsite.lock",
 #         holder,
 #         busy=f"another copy of {site.name}",
-#         timeout=site.config["timeouts"]["lock"],
+#         timeout=patience or site.config["timeouts"]["lock"],
 #         hint=f"wait until it has finished, or end it: systemctl stop django-{site.name}-offsite.service",
 #     )
 #
@@ -40849,7 +40883,7 @@ def _clear(home: str, folder: str) -> None:
 #     failed = state["failed"]
 #     parts += [f"{what} fails since {failed[what]['since']}: {failed[what]['cause']}" for what in sorted(failed)]
 #     newest = newest_backup(site)
-#     if newest and "copy" not in failed and newest[0]["backup"] != state["copied"]:
+#     if newest and COPY not in failed and newest[0]["backup"] != state["copied"]:
 #         made = newest[0]["taken"]
 #         if time.time() - clock.seconds(made) > _LATE:
 #             parts.append(f"copy is missing: the backup of {made} is on this host alone")
@@ -40938,7 +40972,8 @@ def _clear(home: str, folder: str) -> None:
 # def forget_missing(store: Repository) -> None:
 #     """No longer expect copies that are not there any more; a next one is made if the newest is not."""
 #     state, present = read_state(store.site), whole(store.snapshots())
-#     state |= {"copies": present, "failed": {}}
+#     state["copies"] = present
+#     state["failed"].pop(CHECK, None)
 #     state["copied"] = state["copied"] if state["copied"] in present else ""
 #     write_state(store.site, state)
 #
@@ -40960,7 +40995,7 @@ def _clear(home: str, folder: str) -> None:
 #             hint=f"salt-call django.backups {name} offsite=True lists them",
 #         )
 #     newest = max(snapshots, key=lambda one: (one.seconds, one.tag))
-#     with sealed.in_memory(b"") as memory:
+#     with file.in_memory(b"") as memory:
 #         store.fetch(newest.id, INDEX, memory.fileno())
 #         text = os.pread(memory.fileno(), _INDEX_LIMIT, 0).decode(errors="surrogateescape")
 #     copy: Copy = shapes.parse(text, _COPY, doing="reading the copy")
@@ -41155,17 +41190,14 @@ def _clear(home: str, folder: str) -> None:
 # from collections.abc import Callable, Collection
 # from typing import Any
 #
-# from django_formula.backup import loading
+# from django_formula.backup import loading, program
 # from django_formula.host import clock
 # from django_formula.host.commands import DeploymentError
 # from django_formula.offsite import copies, fetching, repository, sending
+# from django_formula.offsite.copies import CHECK, COPY, DRILL
 # from django_formula.offsite.repository import Repository
-# from django_formula.release import releases
 # from django_formula.release.releases import Release
-# from django_formula.secret import secrets as secret_secrets
-# from django_formula.site import sites
 # from django_formula.site.sites import Site
-# from django_formula.untrusted.text import tell
 #
 # _DAY = 86400.0
 # #: Seconds between two drills, and between two checks of what the store has.
@@ -41174,25 +41206,11 @@ def _clear(home: str, folder: str) -> None:
 # _EARLY, _AGAIN = 1800.0, _DAY
 # #: The share of all data that a drill reads besides its copy.
 # _SLICE = "5%"
-# COPY, CHECK, DRILL = "copy", "check", "drill"
 #
 #
 # def main(name: str) -> int:
 #     """Do what is due for a site as last applied, and return the exit code."""
-#     try:
-#         site = sites.find(name)
-#         live = releases.linked(site, site.current)
-#         if not live:
-#             tell(f"{name} has no active release yet")
-#             return 0
-#         known = list(secret_secrets.values(site, {}).values())
-#         failures = work(site, live, due(site), known)
-#     except (DeploymentError, OSError) as error:
-#         tell(error, is_error=True)
-#         return 1
-#     for failure in failures:
-#         tell(failure, is_error=True)
-#     return 1 if failures else 0
+#     return program.with_active(name, lambda live, secrets: work(live, due(live.site), secrets))
 #
 #
 # def due(site: Site) -> list[str]:
@@ -41201,7 +41219,7 @@ def _clear(home: str, folder: str) -> None:
 #     tasks = [CHECK] if state["copies"] and _is_due(state, CHECK, _DAY) else []
 #     tasks += [COPY] if newest and newest[0]["backup"] != state["copied"] else []
 #     has_one = state["copies"] or COPY in tasks
-#     return tasks + ([DRILL] if has_one and _is_due(state, DRILL, _DRILL[_options(site)["drill"]]) else [])
+#     return tasks + ([DRILL] if has_one and _is_due(state, DRILL, _DRILL[repository.options(site)["drill"]]) else [])
 #
 #
 # def _is_due(state: dict[str, Any], task: str, period: float) -> bool:
@@ -41210,7 +41228,7 @@ def _clear(home: str, folder: str) -> None:
 #     return now >= done + period and (task not in state["failed"] or now >= tried + _AGAIN)
 #
 #
-# def work(site: Site, release: Release, tasks: Collection[str], secrets: list[str]) -> list[DeploymentError]:
+# def work(release: Release, tasks: Collection[str], secrets: list[str]) -> list[DeploymentError]:
 #     """Do tasks of the copies, each although another fails; what fails is remembered. Return the failures.
 #
 #     Args:
@@ -41221,11 +41239,11 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: another program works on the copies, or no apply has kept what opens them.
 #     """
-#     failures: list[DeploymentError] = []
+#     site, failures = release.site, list[DeploymentError]()
 #     if not tasks:
 #         return failures
 #     acts: dict[str, Callable[[Repository, dict[str, Any]], object]] = {
-#         CHECK: lambda store, state: copies.check(store, state, _options(site)["keep"]),
+#         CHECK: lambda store, state: copies.check(store, state, repository.options(site)["keep"]),
 #         COPY: lambda store, state: sending.send(site, store, state),
 #         DRILL: lambda store, state: drill(release, store, state, secrets),
 #     }
@@ -41238,7 +41256,7 @@ def _clear(home: str, folder: str) -> None:
 #             except (DeploymentError, OSError) as error:
 #                 failure = error if isinstance(error, DeploymentError) else DeploymentError(f"{task}: {error}")
 #                 since = state["failed"].get(task, {}).get("since", clock.now())
-#                 state["failed"][task] = {"since": since, "cause": failure.message.splitlines()[0]}
+#                 state["failed"][task] = {"since": since, "cause": _cause(failure)}
 #                 failures.append(failure)
 #             else:
 #                 state["done"][task] = clock.now()
@@ -41247,8 +41265,9 @@ def _clear(home: str, folder: str) -> None:
 #     return failures
 #
 #
-# def _options(site: Site) -> dict[str, Any]:
-#     return repository.configured(site.config) or {}
+# def _cause(failure: DeploymentError) -> str:
+#     """Return the cause in a line of status, whose parts are separated by semicolons."""
+#     return failure.message.splitlines()[0].replace(";", ",")
 #
 #
 # def drill(release: Release, store: Repository, state: dict[str, Any], secrets: list[str]) -> None:
@@ -41258,7 +41277,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: it could not be restored.
 #     """
 #     site, began = release.site, time.monotonic()
-#     copies.check(store, state, _options(site)["keep"], data=_SLICE)
+#     copies.check(store, state, repository.options(site)["keep"], data=_SLICE)
 #     copy = copies.find(store, None)
 #     # A folder, a journal and a lock of its own: a release, which backs the database up, does not wait for a drill.
 #     with fetching.folder(site, "drill") as folder:
@@ -41270,8 +41289,9 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/offsite/rebuild.py
 # """A host made anew of copies elsewhere: what an apply fetches before it makes the sites, where that was asked for.
 #
-# The secrets have to be there before an apply generates others, and the dumps before a database is filled otherwise. So
-# the request of `django.rebuild` is a file, which the step `site` reads of each site that has no release yet.
+# The secrets have to be there before an apply generates others. So the request of `django.rebuild` is a file, which the
+# step `site` reads of each site that has no release yet. Visitors get the maintenance page and workers no tasks, from
+# before the first release until the data is there.
 # """
 #
 # import os
@@ -41283,11 +41303,13 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host import file
 # from django_formula.host.commands import DeploymentError
 # from django_formula.offsite import copies, fetching, repository, sealed
+# from django_formula.proxy import maintenance
 # from django_formula.site.sites import Site
 #
-# #: The request: the file of the recovery key, and of each site that was fetched the name of its copy.
+# #: The request: the process that applies, the file of the recovery key, and of each site that was fetched the name of
+# #: its copy. It is of one process, so that what a killed one has left is no request.
 # REQUEST = Path("/run/django-formula-rebuild.json")
-# _SHAPE = {"identity": str, "fetched": {str: str}}
+# _SHAPE = {"pid": int, "identity": str, "fetched": {str: str}}
 #
 #
 # @contextmanager
@@ -41306,7 +41328,7 @@ def _clear(home: str, folder: str) -> None:
 #             "copy the file that age-keygen wrote to this host, such as to /root/recovery.txt, and give its whole path"
 #         )
 #         raise DeploymentError(f"there is no recovery key in {identity}", hint=hint)
-#     file.write_json(REQUEST, {"identity": identity, "fetched": {}}, mode=0o600)
+#     file.write_json(REQUEST, {"pid": os.getpid(), "identity": identity, "fetched": {}}, mode=0o600)
 #     try:
 #         yield
 #     finally:
@@ -41338,6 +41360,8 @@ def _clear(home: str, folder: str) -> None:
 #         copy = copies.find(store, None)
 #         _open_secrets(site, store, copy, Path(request["identity"]))
 #         fetching.into_backups(store, copy, uploads=copies.UPLOADS in copy["parts"])
+#     maintenance.on(site, "its data is being restored", by="django.rebuild", is_coming=True)
+#     maintenance.hold_workers(site)
 #     request["fetched"][site.name] = copy["backup"]
 #     file.write_json(REQUEST, request, mode=0o600)
 #
@@ -41350,7 +41374,8 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _request() -> dict[str, Any] | None:
-#     return file.read_json(REQUEST, _SHAPE)
+#     request = file.read_json(REQUEST, _SHAPE)
+#     return request if request and request["pid"] == os.getpid() else None
 #: django_formula/offsite/repository.py
 # """The repository of a site in a store elsewhere, by restic: what is in it is encrypted with the site's own password.
 #
@@ -41406,9 +41431,14 @@ def _clear(home: str, folder: str) -> None:
 #     return offsite
 #
 #
+# def options(site: Site) -> dict[str, Any]:
+#     """Return what the pillar has for the copies of a site that has some; an empty map where it has none."""
+#     return configured(site.config) or {}
+#
+#
 # def place(site: Site) -> str:
 #     """Return where the copies of a site are, as restic names it; with rclone the other side knows the folder."""
-#     offsite = configured(site.config) or {}
+#     offsite = options(site)
 #     if offsite["kind"] == "s3":
 #         endpoint = offsite["endpoint"] or f"https://s3.{offsite['region']}.amazonaws.com"
 #         return f"s3:{endpoint}/{offsite['bucket']}/{site.name}"
@@ -41532,17 +41562,13 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # @contextlib.contextmanager
-# def opened(site: Site, secrets: Mapping[KeptSecret, str] | None = None) -> Iterator[Repository]:
+# def opened(site: Site) -> Iterator[Repository]:
 #     """Yield the repository of a site; the caller holds the lock of copies.
-#
-#     Args:
-#         secrets: those of `SECRETS`; by default as the last apply kept them.
 #
 #     Raises:
 #         DeploymentError: no apply has kept its password yet.
 #     """
-#     offsite = configured(site.config)
-#     values = {one: (secrets or {}).get(one) or one.kept(site) for one in SECRETS}
+#     offsite, values = options(site), {secret: secret.kept(site) for secret in SECRETS}
 #     if not offsite or not values[PASSWORD]:
 #         key = f"{site.at}:backup:offsite"
 #         text = "has no password of the copies yet" if offsite else "has no copies elsewhere"
@@ -41558,15 +41584,15 @@ def _clear(home: str, folder: str) -> None:
 #     with ssh.login(folder, COPIER, key=values[SSH_KEY], known_hosts=known_hosts, port=port) as command:
 #         program = " ".join([*command, f"{offsite['user']}@{offsite['host']}"])
 #         if offsite["kind"] == "rclone":  # the key is bound to `rclone serve restic --stdio --append-only FOLDER`
-#             options = (f"--option=rclone.program={program}", "--repo=rclone:")
+#             words = (f"--option=rclone.program={program}", "--repo=rclone:")
 #         else:
-#             options = (f"--option=sftp.command={program} -s sftp", f"--repo={place(site)}")
-#         yield Repository(site, options, environment, hidden)
+#             words = (f"--option=sftp.command={program} -s sftp", f"--repo={place(site)}")
+#         yield Repository(site, words, environment, hidden)
 #
 #
 # def _explained(site: Site, error: DeploymentError) -> DeploymentError:
 #     """Return an error of restic's with the cause in its message, and what to do."""
-#     offsite, said = configured(site.config) or {}, error.log.partition(_LAST)[0]
+#     offsite, said = options(site), error.log.partition(_LAST)[0]
 #     lines = [_BEFORE_CAUSE.sub("", line).strip() for line in said.splitlines() if not _NOISE.match(line)]
 #     # What rclone or ssh has said is why restic has failed.
 #     cause = next((line[8:] for line in lines if line.startswith("rclone: ")), "")
@@ -41608,7 +41634,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: age fails.
 #     """
-#     plain, sealed = io.BytesIO(), in_memory(b"")
+#     plain, sealed = io.BytesIO(), file.in_memory(b"")
 #     with tarfile.open(fileobj=plain, mode="w") as archive:
 #         for path in sorted(site.secrets.iterdir()):
 #             if _MEMBER.fullmatch(path.name) and path.is_file() and not path.is_symlink():
@@ -41618,7 +41644,7 @@ def _clear(home: str, folder: str) -> None:
 #                 archive.addfile(member, io.BytesIO(content))
 #     argv = ["age", *(word for key in recipients for word in ("--recipient", key))]
 #     try:
-#         with in_memory(plain.getvalue()) as descriptor:
+#         with file.in_memory(plain.getvalue()) as descriptor:
 #             commands.run(argv, doing="sealing the secrets", stdin=descriptor.fileno(), output=sealed.fileno())
 #     except BaseException:
 #         sealed.close()
@@ -41637,7 +41663,7 @@ def _clear(home: str, folder: str) -> None:
 #         DeploymentError: this key does not open it.
 #     """
 #     hint = "the recovery key is the file that age-keygen wrote for one of backup:offsite:recipients"
-#     with in_memory(b"") as plain, open(sealed, "rb") as source:
+#     with file.in_memory(b"") as plain, open(sealed, "rb") as source:
 #         argv = ["age", "--decrypt", "--identity", str(identity)]
 #         commands.run(argv, doing="opening the secrets", stdin=source.fileno(), output=plain.fileno(), hint=hint)
 #         plain.seek(0)
@@ -41661,15 +41687,6 @@ def _clear(home: str, folder: str) -> None:
 #             if not _MEMBER.fullmatch(member.name) or content is None or size > _LIMIT:
 #                 raise DeploymentError(f"the sealed secrets have {member.name!r}, which is no secret of a site")
 #             yield member.name, content.read()
-#
-#
-# def in_memory(content: bytes) -> io.BufferedRandom:
-#     """Return a file in memory, at its beginning."""
-#     memory = open(os.memfd_create("django-formula", os.MFD_CLOEXEC), "w+b")  # noqa: SIM115 - the caller closes it
-#     memory.write(content)
-#     memory.flush()
-#     memory.seek(0)
-#     return memory
 #: django_formula/offsite/sending.py
 # """Send a copy of a site elsewhere: the newest backup, the uploads as they are, the sealed secrets, and their index."""
 #
@@ -41705,7 +41722,7 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: there is no backup, it is damaged, or the store does not take it.
 #     """
-#     options, chosen = repository.configured(site.config) or {}, copies.newest_backup(site)
+#     options, chosen = repository.options(site), copies.newest_backup(site)
 #     if not chosen:
 #         hint = f"salt-call django.backup {site.name} makes one"
 #         raise DeploymentError(f"{site.name} has no backup to copy", hint=hint)
@@ -41716,14 +41733,14 @@ def _clear(home: str, folder: str) -> None:
 #         backups.verify(site, manifest, site.backups)
 #         log.info("%s: copying %s", site.name, manifest["name"])
 #         with open(os.open(site.backups / manifest["name"], os.O_RDONLY | os.O_NOFOLLOW), "rb") as dump:
-#             copy.send(copies.part_of(manifest["name"]), dump)
+#             copy.send(copies.part_of(manifest["name"]), dump, manifest["sha256"])
 #     if options["media"]:
 #         sites.refuse_unmounted_media(site)
 #         _send_uploads(copy, Database(site, "media", "media", str(site.media)))
 #     copy.send(sealed.NAME, sealed.seal(site, options["recipients"]))
 #     index = {key: first[key] for key in ("backup", "taken", "release", "commit")}
 #     index |= {"dumps": [{**one, "verified": ""} for one in chosen], "parts": copy.parts}
-#     copy.send(copies.INDEX, sealed.in_memory(json.dumps(index).encode()))
+#     copy.send(copies.INDEX, file.in_memory(json.dumps(index).encode()))
 #     state |= {"copied": copy.name, "taken": first["taken"], "copies": {**state["copies"], copy.name: copy.made}}
 #     if options["prune"]:
 #         _delete_former(store, state, options["keep"])
@@ -41737,10 +41754,14 @@ def _clear(home: str, folder: str) -> None:
 #         self.store, self.name, self.made = store, name, clock.now()
 #         self.parts: dict[str, dict[str, Any]] = {}
 #
-#     def send(self, part: str, content: BinaryIO) -> None:
-#         """Send a part that is a file, which is closed."""
+#     def send(self, part: str, content: BinaryIO, digest: str = "") -> None:
+#         """Send a part that is a file, which is closed.
+#
+#         Args:
+#             digest: its SHA-256, where it has just been compared.
+#         """
 #         with content:
-#             digest, size = file.sha256(content), os.fstat(content.fileno()).st_size
+#             digest, size = digest or file.sha256(content), os.fstat(content.fileno()).st_size
 #             os.lseek(content.fileno(), 0, os.SEEK_SET)
 #             self._note(part, self.store.send(part, self.name, self.made, content.fileno()), size, digest)
 #
@@ -57900,7 +57921,7 @@ def _clear(home: str, folder: str) -> None:
 # _DURATION = re.compile(r"\b\d{1,6}[smhd]\b")
 #
 #
-# def on(site: Site, message: str = "", *, by: str) -> None:
+# def on(site: Site, message: str = "", *, by: str, is_coming: bool = False) -> None:
 #     """Respond with 503 and a page, except for static files, uploads and clients in ``maintenance:allow``.
 #
 #     It takes no lock and reloads nothing, and lasts until `off`, through releases and reboots. Where it is on already,
@@ -57911,12 +57932,13 @@ def _clear(home: str, folder: str) -> None:
 #         message: text of the page; a time (``14:00``, ``2026-03-01 06:00 UTC``) or a duration (``30m``) in it becomes
 #             Retry-After.
 #         by: the user or program that switches it on.
+#         is_coming: whether the first apply of the site is under way, which writes the proxy's files later.
 #
 #     Raises:
 #         DeploymentError: no proxy of the formula serves the site, or its files do not support maintenance.
 #     """
 #     serves = site.config["server"]["kind"] != kinds.NO_SERVER
-#     if serves:
+#     if serves and not is_coming:
 #         _refuse_unsupported(site)
 #     end, holds = until(message, time.time()), holds_workers(site) or not serves
 #     site.maintenance.mkdir(mode=0o755, exist_ok=True)
@@ -77760,10 +77782,12 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.host.commands import DeploymentError
 # from django_formula.offsite import copies, fetching, program, repository
 # from django_formula.offsite import rebuild as offsite_rebuild
-# from django_formula.release import claim, disk
+# from django_formula.proxy import maintenance
+# from django_formula.release import claim, disk, releases
 # from django_formula.release.releases import Release
 # from django_formula.secret import secrets
 # from django_formula.site import sites
+# from django_formula.untrusted.text import in_command
 # from django_formula.verbs.status import live_release as _live
 #
 #
@@ -77850,7 +77874,7 @@ def _clear(home: str, folder: str) -> None:
 #     site = sites.find(name)
 #     if not offsite:
 #         return backup_restore.drill(site, _live(site), secrets.known(site))
-#     _work(site, [program.DRILL])
+#     _work(site, [copies.DRILL])
 #     return {"result": copies.read_state(site)["drill"]}
 #
 #
@@ -77867,7 +77891,7 @@ def _clear(home: str, folder: str) -> None:
 #     if forget:
 #         with copies.lock(site, "django.offsite").held(), repository.opened(site) as store:
 #             copies.forget_missing(store)
-#     _work(site, [program.COPY, program.CHECK])
+#     _work(site, [copies.CHECK, copies.COPY])
 #     return copies.status(site)
 #
 #
@@ -77877,7 +77901,8 @@ def _clear(home: str, folder: str) -> None:
 #     Raises:
 #         DeploymentError: as `offsite`.
 #     """
-#     with repository.opened(sites.find(name)) as store:
+#     site = sites.find(name)
+#     with copies.lock(site, "django.backups", patience="5s").held(), repository.opened(site) as store:
 #         return copies.overview(store)
 #
 #
@@ -77900,7 +77925,7 @@ def _clear(home: str, folder: str) -> None:
 # def rebuild(identity: str, apply: Callable[[], Any], *, queue: bool, asked_by: str) -> dict[str, Any]:
 #     """Make the sites of a bare host of their copies elsewhere: secrets, an apply, then databases and uploads.
 #
-#     Sites that have a release on this host stay as they are.
+#     Sites that have a release on this host stay as they are. One whose data could not be restored stays in maintenance.
 #
 #     Args:
 #         identity: the file of the recovery key.
@@ -77911,37 +77936,46 @@ def _clear(home: str, folder: str) -> None:
 #         What was restored of each site.
 #
 #     Raises:
-#         DeploymentError: there is no copy, or the key does not open it; or an apply or a restore has failed.
+#         DeploymentError: there is no copy, or the key does not open it; or an apply or a restore has failed. The data of
+#             the other sites is restored.
 #     """
 #     with offsite_rebuild.requested(identity):
 #         result = apply()
 #         fetched = offsite_rebuild.fetched()
-#     states = result.values() if isinstance(result, dict) else ()
-#     comments = [one["comment"] for one in states if one["result"] is False]
-#     if comments or not isinstance(result, dict):
+#     states = result.values() if isinstance(result, dict) else [{"result": False, "comment": line} for line in result]
+#     failures = [str(one["comment"]) for one in states if one["result"] is False]
+#     restored = {}
+#     for name, which in fetched.items():
+#         site = sites.find(name)
+#         if not releases.linked(site, site.current):
+#             continue
+#         kinds = {one["engine"] for one in backups.find(site, which)}
+#         chosen = {"migrate": True, "media": "media" in kinds, "queue": queue and backups.QUEUE in kinds}
+#         try:
+#             answer = restore(name, which, asked_by=asked_by, **chosen)
+#             maintenance.off(site)
+#             restored[name] = {key: answer[key] for key in ("release", "restored", "rows")}
+#         except DeploymentError as error:
+#             words = [f"{key}=True" for key, is_chosen in chosen.items() if is_chosen]
+#             command = in_command("salt-call", "django.restore", name, which, *words)
+#             failures.append(f"{name}: {error.message}; once that is mended: {command}")
+#     if failures:
 #         raise DeploymentError(
-#             "the apply has failed, and no data was restored",
-#             details=[str(line) for line in (comments or result)][:20],
-#             hint="correct the pillar, and run django.rebuild again: what was fetched is not fetched again",
+#             f"not all sites are rebuilt: {', '.join(restored) or 'none is'}",
+#             details=failures[:20],
+#             hint="correct what has failed, and run django.rebuild again for sites without a release; those in "
+#             "maintenance end it by django.maintenance SITE off",
 #         )
 #     if not fetched:
 #         raise DeploymentError(
 #             "each site of this host has a release already, or no store in backup:offsite",
 #             hint="to restore the data of one: salt-call django.restore SITE offsite=True",
 #         )
-#     options = {"migrate": True, "asked_by": asked_by}
-#     return {name: _restored(name, which, queue=queue, **options) for name, which in fetched.items()}
-#
-#
-# def _restored(name: str, which: str, *, queue: bool, **options: Any) -> dict[str, Any]:
-#     kinds = {one["engine"] for one in backups.find(sites.find(name), which)}
-#     has_queue = queue and backups.QUEUE in kinds
-#     answer = restore(name, which, media="media" in kinds, queue=has_queue, **options)
-#     return {key: answer[key] for key in ("release", "restored", "rows")}
+#     return restored
 #
 #
 # def _work(site: sites.Site, tasks: list[str]) -> None:
-#     failures = program.work(site, _live(site), tasks, secrets.known(site))
+#     failures = program.work(_live(site), tasks, secrets.known(site))
 #     if failures:
 #         raise failures[0]
 #: django_formula/verbs/documentation.py
@@ -85250,9 +85284,11 @@ def _clear(home: str, folder: str) -> None:
 #     if " s: failed" in (row.get("restore_drill") or ""):
 #         text = f"restore drill: {row['restore_drill']}"
 #         found.append(Problem("drill", text, _verb("restore_drill", site), "restore_drill"))
-#     if bad := _matching(_BAD_COPY, row.get("offsite"), "; "):
-#         kind = "drill" if [*bad] == ["drill"] else "backup"
-#         found.append(Problem(kind, f"elsewhere: {'; '.join(bad.values())}", _verb("offsite", site), "offsite"))
+#     copies = _matching(_BAD_COPY, row.get("offsite"), "; ")
+#     if drill := copies.pop("drill", ""):
+#         found.append(Problem("drill", f"elsewhere: {drill}", _verb("restore_drill", site, "offsite=True"), "offsite"))
+#     if copies:
+#         found.append(Problem("backup", f"elsewhere: {'; '.join(copies.values())}", _verb("offsite", site), "offsite"))
 #     return found
 #
 #

@@ -1,8 +1,11 @@
 """The program of a site's timer for backups: it requires neither Salt nor a master."""
 
+from collections.abc import Callable, Sequence
+
 from django_formula.backup import backups
 from django_formula.host.commands import DeploymentError
 from django_formula.release import releases
+from django_formula.release.releases import Release
 from django_formula.secret import secrets as secret_secrets
 from django_formula.site import sites
 from django_formula.untrusted.text import tell
@@ -10,16 +13,31 @@ from django_formula.untrusted.text import tell
 
 def main(name: str) -> int:
     """Back up a site as last applied, and return the exit code."""
+    return with_active(name, _back_up)
+
+
+def _back_up(live: Release, secrets: list[str]) -> Sequence[DeploymentError]:
+    for path in backups.make(live.site, live, why=backups.BY_TIMER, secrets=secrets):
+        tell(path)
+    return []
+
+
+def with_active(name: str, act: Callable[[Release, list[str]], Sequence[DeploymentError]]) -> int:
+    """Act on the active release of a site as last applied, if it has one, and return the exit code of the program.
+
+    Args:
+        act: gets the release, and the secrets that no output may show; it returns what has failed, or raises it.
+    """
     try:
         site = sites.find(name)
         live = releases.linked(site, site.current)
         if not live:
             tell(f"{name} has no active release yet")
             return 0
-        secrets = list(secret_secrets.values(site, {}).values())
-        for path in backups.make(site, live, why=backups.BY_TIMER, secrets=secrets):
-            tell(path)
+        failures = act(live, secret_secrets.known(site))
     except (DeploymentError, OSError) as error:
         tell(error, is_error=True)
         return 1
-    return 0
+    for failure in failures:
+        tell(failure, is_error=True)
+    return 1 if failures else 0

@@ -47,7 +47,7 @@ def live(deployment: Deployment) -> Iterator[Changes]:
         changes["receipt"] = deployment.findings.switch_report
     if reopens:
         migration.end_maintenance(site)
-    elif switches:
+    elif switches and old:  # the first one may have been made of a copy, whose data is still to be restored
         maintenance.release_workers(site)
     stuck = [] if keeps else _stop_and_prune(deployment, connections, has_strays=bool(strays))
     if switches:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -61,6 +62,15 @@ def sha256(file: BinaryIO) -> str:
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def in_memory(content: bytes) -> io.BufferedRandom:
+    """Return a file that is in memory only, at its beginning; a child with its descriptor can read and write it."""
+    memory = open(os.memfd_create("django-formula", os.MFD_CLOEXEC), "w+b")  # noqa: SIM115 - the caller closes it
+    memory.write(content)
+    memory.flush()
+    memory.seek(0)
+    return memory
 
 
 def write_json(path: Path, value: Any, **options: Any) -> None:

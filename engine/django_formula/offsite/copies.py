@@ -42,19 +42,25 @@ _INDEX_LIMIT = 4 << 20
 _NAME = re.compile(r"\d{8}T\d{6}Z-\d{4,}-[0-9a-f]{12}")
 #: The part that has the uploads.
 UPLOADS = "media.tar"
+#: What is done with copies, as status names it.
+COPY, CHECK, DRILL = "copy", "check", "drill"
 #: Seconds that a backup may wait for its copy before that is a problem.
 _LATE = 3 * 3600
 
 Copy = dict[str, Any]
 
 
-def lock(site: Site, holder: str) -> Lock:
-    """Return the lock under which the copies of a site are made, checked and fetched."""
+def lock(site: Site, holder: str, patience: str = "") -> Lock:
+    """Return the lock under which the copies of a site are made, checked and fetched.
+
+    Args:
+        patience: how long it is waited for; by default as for a deployment.
+    """
     return Lock(
         site.backups / ".offsite.lock",
         holder,
         busy=f"another copy of {site.name}",
-        timeout=site.config["timeouts"]["lock"],
+        timeout=patience or site.config["timeouts"]["lock"],
         hint=f"wait until it has finished, or end it: systemctl stop django-{site.name}-offsite.service",
     )
 
@@ -90,7 +96,7 @@ def status(site: Site) -> dict[str, str]:
     failed = state["failed"]
     parts += [f"{what} fails since {failed[what]['since']}: {failed[what]['cause']}" for what in sorted(failed)]
     newest = newest_backup(site)
-    if newest and "copy" not in failed and newest[0]["backup"] != state["copied"]:
+    if newest and COPY not in failed and newest[0]["backup"] != state["copied"]:
         made = newest[0]["taken"]
         if time.time() - clock.seconds(made) > _LATE:
             parts.append(f"copy is missing: the backup of {made} is on this host alone")
@@ -179,7 +185,8 @@ def check(store: Repository, state: dict[str, Any], keep: Mapping[str, int], *, 
 def forget_missing(store: Repository) -> None:
     """No longer expect copies that are not there any more; a next one is made if the newest is not."""
     state, present = read_state(store.site), whole(store.snapshots())
-    state |= {"copies": present, "failed": {}}
+    state["copies"] = present
+    state["failed"].pop(CHECK, None)
     state["copied"] = state["copied"] if state["copied"] in present else ""
     write_state(store.site, state)
 
@@ -201,7 +208,7 @@ def find(store: Repository, which: str | None) -> Copy:
             hint=f"salt-call django.backups {name} offsite=True lists them",
         )
     newest = max(snapshots, key=lambda one: (one.seconds, one.tag))
-    with sealed.in_memory(b"") as memory:
+    with file.in_memory(b"") as memory:
         store.fetch(newest.id, INDEX, memory.fileno())
         text = os.pread(memory.fileno(), _INDEX_LIMIT, 0).decode(errors="surrogateescape")
     copy: Copy = shapes.parse(text, _COPY, doing="reading the copy")

@@ -4,17 +4,14 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from django_formula.backup import loading
+from django_formula.backup import loading, program
 from django_formula.host import clock
 from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies, fetching, repository, sending
+from django_formula.offsite.copies import CHECK, COPY, DRILL
 from django_formula.offsite.repository import Repository
-from django_formula.release import releases
 from django_formula.release.releases import Release
-from django_formula.secret import secrets as secret_secrets
-from django_formula.site import sites
 from django_formula.site.sites import Site
-from django_formula.untrusted.text import tell
 
 _DAY = 86400.0
 #: Seconds between two drills, and between two checks of what the store has.
@@ -23,25 +20,11 @@ _DRILL = {"daily": _DAY, "weekly": 7 * _DAY, "monthly": 30 * _DAY, "never": floa
 _EARLY, _AGAIN = 1800.0, _DAY
 #: The share of all data that a drill reads besides its copy.
 _SLICE = "5%"
-COPY, CHECK, DRILL = "copy", "check", "drill"
 
 
 def main(name: str) -> int:
     """Do what is due for a site as last applied, and return the exit code."""
-    try:
-        site = sites.find(name)
-        live = releases.linked(site, site.current)
-        if not live:
-            tell(f"{name} has no active release yet")
-            return 0
-        known = list(secret_secrets.values(site, {}).values())
-        failures = work(site, live, due(site), known)
-    except (DeploymentError, OSError) as error:
-        tell(error, is_error=True)
-        return 1
-    for failure in failures:
-        tell(failure, is_error=True)
-    return 1 if failures else 0
+    return program.with_active(name, lambda live, secrets: work(live, due(live.site), secrets))
 
 
 def due(site: Site) -> list[str]:
@@ -50,7 +33,7 @@ def due(site: Site) -> list[str]:
     tasks = [CHECK] if state["copies"] and _is_due(state, CHECK, _DAY) else []
     tasks += [COPY] if newest and newest[0]["backup"] != state["copied"] else []
     has_one = state["copies"] or COPY in tasks
-    return tasks + ([DRILL] if has_one and _is_due(state, DRILL, _DRILL[_options(site)["drill"]]) else [])
+    return tasks + ([DRILL] if has_one and _is_due(state, DRILL, _DRILL[repository.options(site)["drill"]]) else [])
 
 
 def _is_due(state: dict[str, Any], task: str, period: float) -> bool:
@@ -59,7 +42,7 @@ def _is_due(state: dict[str, Any], task: str, period: float) -> bool:
     return now >= done + period and (task not in state["failed"] or now >= tried + _AGAIN)
 
 
-def work(site: Site, release: Release, tasks: Collection[str], secrets: list[str]) -> list[DeploymentError]:
+def work(release: Release, tasks: Collection[str], secrets: list[str]) -> list[DeploymentError]:
     """Do tasks of the copies, each although another fails; what fails is remembered. Return the failures.
 
     Args:
@@ -70,11 +53,11 @@ def work(site: Site, release: Release, tasks: Collection[str], secrets: list[str
     Raises:
         DeploymentError: another program works on the copies, or no apply has kept what opens them.
     """
-    failures: list[DeploymentError] = []
+    site, failures = release.site, list[DeploymentError]()
     if not tasks:
         return failures
     acts: dict[str, Callable[[Repository, dict[str, Any]], object]] = {
-        CHECK: lambda store, state: copies.check(store, state, _options(site)["keep"]),
+        CHECK: lambda store, state: copies.check(store, state, repository.options(site)["keep"]),
         COPY: lambda store, state: sending.send(site, store, state),
         DRILL: lambda store, state: drill(release, store, state, secrets),
     }
@@ -87,7 +70,7 @@ def work(site: Site, release: Release, tasks: Collection[str], secrets: list[str
             except (DeploymentError, OSError) as error:
                 failure = error if isinstance(error, DeploymentError) else DeploymentError(f"{task}: {error}")
                 since = state["failed"].get(task, {}).get("since", clock.now())
-                state["failed"][task] = {"since": since, "cause": failure.message.splitlines()[0]}
+                state["failed"][task] = {"since": since, "cause": _cause(failure)}
                 failures.append(failure)
             else:
                 state["done"][task] = clock.now()
@@ -96,8 +79,9 @@ def work(site: Site, release: Release, tasks: Collection[str], secrets: list[str
     return failures
 
 
-def _options(site: Site) -> dict[str, Any]:
-    return repository.configured(site.config) or {}
+def _cause(failure: DeploymentError) -> str:
+    """Return the cause in a line of status, whose parts are separated by semicolons."""
+    return failure.message.splitlines()[0].replace(";", ",")
 
 
 def drill(release: Release, store: Repository, state: dict[str, Any], secrets: list[str]) -> None:
@@ -107,7 +91,7 @@ def drill(release: Release, store: Repository, state: dict[str, Any], secrets: l
         DeploymentError: it could not be restored.
     """
     site, began = release.site, time.monotonic()
-    copies.check(store, state, _options(site)["keep"], data=_SLICE)
+    copies.check(store, state, repository.options(site)["keep"], data=_SLICE)
     copy = copies.find(store, None)
     # A folder, a journal and a lock of its own: a release, which backs the database up, does not wait for a drill.
     with fetching.folder(site, "drill") as folder:

@@ -1,7 +1,8 @@
 """A host made anew of copies elsewhere: what an apply fetches before it makes the sites, where that was asked for.
 
-The secrets have to be there before an apply generates others, and the dumps before a database is filled otherwise. So
-the request of `django.rebuild` is a file, which the step `site` reads of each site that has no release yet.
+The secrets have to be there before an apply generates others. So the request of `django.rebuild` is a file, which the
+step `site` reads of each site that has no release yet. Visitors get the maintenance page and workers no tasks, from
+before the first release until the data is there.
 """
 
 import os
@@ -13,11 +14,13 @@ from typing import Any
 from django_formula.host import file
 from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies, fetching, repository, sealed
+from django_formula.proxy import maintenance
 from django_formula.site.sites import Site
 
-#: The request: the file of the recovery key, and of each site that was fetched the name of its copy.
+#: The request: the process that applies, the file of the recovery key, and of each site that was fetched the name of
+#: its copy. It is of one process, so that what a killed one has left is no request.
 REQUEST = Path("/run/django-formula-rebuild.json")
-_SHAPE = {"identity": str, "fetched": {str: str}}
+_SHAPE = {"pid": int, "identity": str, "fetched": {str: str}}
 
 
 @contextmanager
@@ -36,7 +39,7 @@ def requested(identity: str) -> Iterator[None]:
             "copy the file that age-keygen wrote to this host, such as to /root/recovery.txt, and give its whole path"
         )
         raise DeploymentError(f"there is no recovery key in {identity}", hint=hint)
-    file.write_json(REQUEST, {"identity": identity, "fetched": {}}, mode=0o600)
+    file.write_json(REQUEST, {"pid": os.getpid(), "identity": identity, "fetched": {}}, mode=0o600)
     try:
         yield
     finally:
@@ -68,6 +71,8 @@ def prepare(site: Site) -> None:
         copy = copies.find(store, None)
         _open_secrets(site, store, copy, Path(request["identity"]))
         fetching.into_backups(store, copy, uploads=copies.UPLOADS in copy["parts"])
+    maintenance.on(site, "its data is being restored", by="django.rebuild", is_coming=True)
+    maintenance.hold_workers(site)
     request["fetched"][site.name] = copy["backup"]
     file.write_json(REQUEST, request, mode=0o600)
 
@@ -80,4 +85,5 @@ def _open_secrets(site: Site, store: repository.Repository, copy: copies.Copy, i
 
 
 def _request() -> dict[str, Any] | None:
-    return file.read_json(REQUEST, _SHAPE)
+    request = file.read_json(REQUEST, _SHAPE)
+    return request if request and request["pid"] == os.getpid() else None

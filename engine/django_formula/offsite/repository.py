@@ -52,9 +52,14 @@ def configured(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return offsite
 
 
+def options(site: Site) -> dict[str, Any]:
+    """Return what the pillar has for the copies of a site that has some; an empty map where it has none."""
+    return configured(site.config) or {}
+
+
 def place(site: Site) -> str:
     """Return where the copies of a site are, as restic names it; with rclone the other side knows the folder."""
-    offsite = configured(site.config) or {}
+    offsite = options(site)
     if offsite["kind"] == "s3":
         endpoint = offsite["endpoint"] or f"https://s3.{offsite['region']}.amazonaws.com"
         return f"s3:{endpoint}/{offsite['bucket']}/{site.name}"
@@ -178,17 +183,13 @@ class Repository(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(site: Site, secrets: Mapping[KeptSecret, str] | None = None) -> Iterator[Repository]:
+def opened(site: Site) -> Iterator[Repository]:
     """Yield the repository of a site; the caller holds the lock of copies.
-
-    Args:
-        secrets: those of `SECRETS`; by default as the last apply kept them.
 
     Raises:
         DeploymentError: no apply has kept its password yet.
     """
-    offsite = configured(site.config)
-    values = {one: (secrets or {}).get(one) or one.kept(site) for one in SECRETS}
+    offsite, values = options(site), {secret: secret.kept(site) for secret in SECRETS}
     if not offsite or not values[PASSWORD]:
         key = f"{site.at}:backup:offsite"
         text = "has no password of the copies yet" if offsite else "has no copies elsewhere"
@@ -204,15 +205,15 @@ def opened(site: Site, secrets: Mapping[KeptSecret, str] | None = None) -> Itera
     with ssh.login(folder, COPIER, key=values[SSH_KEY], known_hosts=known_hosts, port=port) as command:
         program = " ".join([*command, f"{offsite['user']}@{offsite['host']}"])
         if offsite["kind"] == "rclone":  # the key is bound to `rclone serve restic --stdio --append-only FOLDER`
-            options = (f"--option=rclone.program={program}", "--repo=rclone:")
+            words = (f"--option=rclone.program={program}", "--repo=rclone:")
         else:
-            options = (f"--option=sftp.command={program} -s sftp", f"--repo={place(site)}")
-        yield Repository(site, options, environment, hidden)
+            words = (f"--option=sftp.command={program} -s sftp", f"--repo={place(site)}")
+        yield Repository(site, words, environment, hidden)
 
 
 def _explained(site: Site, error: DeploymentError) -> DeploymentError:
     """Return an error of restic's with the cause in its message, and what to do."""
-    offsite, said = configured(site.config) or {}, error.log.partition(_LAST)[0]
+    offsite, said = options(site), error.log.partition(_LAST)[0]
     lines = [_BEFORE_CAUSE.sub("", line).strip() for line in said.splitlines() if not _NOISE.match(line)]
     # What rclone or ssh has said is why restic has failed.
     cause = next((line[8:] for line in lines if line.startswith("rclone: ")), "")

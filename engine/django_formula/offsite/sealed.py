@@ -25,7 +25,7 @@ def seal(site: Site, recipients: Collection[str]) -> io.BufferedRandom:
     Raises:
         DeploymentError: age fails.
     """
-    plain, sealed = io.BytesIO(), in_memory(b"")
+    plain, sealed = io.BytesIO(), file.in_memory(b"")
     with tarfile.open(fileobj=plain, mode="w") as archive:
         for path in sorted(site.secrets.iterdir()):
             if _MEMBER.fullmatch(path.name) and path.is_file() and not path.is_symlink():
@@ -35,7 +35,7 @@ def seal(site: Site, recipients: Collection[str]) -> io.BufferedRandom:
                 archive.addfile(member, io.BytesIO(content))
     argv = ["age", *(word for key in recipients for word in ("--recipient", key))]
     try:
-        with in_memory(plain.getvalue()) as descriptor:
+        with file.in_memory(plain.getvalue()) as descriptor:
             commands.run(argv, doing="sealing the secrets", stdin=descriptor.fileno(), output=sealed.fileno())
     except BaseException:
         sealed.close()
@@ -54,7 +54,7 @@ def opened(sealed: Path, identity: Path) -> dict[str, bytes]:
         DeploymentError: this key does not open it.
     """
     hint = "the recovery key is the file that age-keygen wrote for one of backup:offsite:recipients"
-    with in_memory(b"") as plain, open(sealed, "rb") as source:
+    with file.in_memory(b"") as plain, open(sealed, "rb") as source:
         argv = ["age", "--decrypt", "--identity", str(identity)]
         commands.run(argv, doing="opening the secrets", stdin=source.fileno(), output=plain.fileno(), hint=hint)
         plain.seek(0)
@@ -78,12 +78,3 @@ def _members(archive: io.BufferedRandom) -> Iterator[tuple[str, bytes]]:
             if not _MEMBER.fullmatch(member.name) or content is None or size > _LIMIT:
                 raise DeploymentError(f"the sealed secrets have {member.name!r}, which is no secret of a site")
             yield member.name, content.read()
-
-
-def in_memory(content: bytes) -> io.BufferedRandom:
-    """Return a file in memory, at its beginning."""
-    memory = open(os.memfd_create("django-formula", os.MFD_CLOEXEC), "w+b")  # noqa: SIM115 - the caller closes it
-    memory.write(content)
-    memory.flush()
-    memory.seek(0)
-    return memory

@@ -32,7 +32,7 @@ def send(site: Site, store: Repository, state: dict[str, Any]) -> str:
     Raises:
         DeploymentError: there is no backup, it is damaged, or the store does not take it.
     """
-    options, chosen = repository.configured(site.config) or {}, copies.newest_backup(site)
+    options, chosen = repository.options(site), copies.newest_backup(site)
     if not chosen:
         hint = f"salt-call django.backup {site.name} makes one"
         raise DeploymentError(f"{site.name} has no backup to copy", hint=hint)
@@ -43,14 +43,14 @@ def send(site: Site, store: Repository, state: dict[str, Any]) -> str:
         backups.verify(site, manifest, site.backups)
         log.info("%s: copying %s", site.name, manifest["name"])
         with open(os.open(site.backups / manifest["name"], os.O_RDONLY | os.O_NOFOLLOW), "rb") as dump:
-            copy.send(copies.part_of(manifest["name"]), dump)
+            copy.send(copies.part_of(manifest["name"]), dump, manifest["sha256"])
     if options["media"]:
         sites.refuse_unmounted_media(site)
         _send_uploads(copy, Database(site, "media", "media", str(site.media)))
     copy.send(sealed.NAME, sealed.seal(site, options["recipients"]))
     index = {key: first[key] for key in ("backup", "taken", "release", "commit")}
     index |= {"dumps": [{**one, "verified": ""} for one in chosen], "parts": copy.parts}
-    copy.send(copies.INDEX, sealed.in_memory(json.dumps(index).encode()))
+    copy.send(copies.INDEX, file.in_memory(json.dumps(index).encode()))
     state |= {"copied": copy.name, "taken": first["taken"], "copies": {**state["copies"], copy.name: copy.made}}
     if options["prune"]:
         _delete_former(store, state, options["keep"])
@@ -64,10 +64,14 @@ class _Copy:
         self.store, self.name, self.made = store, name, clock.now()
         self.parts: dict[str, dict[str, Any]] = {}
 
-    def send(self, part: str, content: BinaryIO) -> None:
-        """Send a part that is a file, which is closed."""
+    def send(self, part: str, content: BinaryIO, digest: str = "") -> None:
+        """Send a part that is a file, which is closed.
+
+        Args:
+            digest: its SHA-256, where it has just been compared.
+        """
         with content:
-            digest, size = file.sha256(content), os.fstat(content.fileno()).st_size
+            digest, size = digest or file.sha256(content), os.fstat(content.fileno()).st_size
             os.lseek(content.fileno(), 0, os.SEEK_SET)
             self._note(part, self.store.send(part, self.name, self.made, content.fileno()), size, digest)
 

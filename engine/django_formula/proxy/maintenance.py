@@ -31,7 +31,7 @@ _MOMENT = re.compile(r"(?:(\d{4}-\d\d-\d\d)[T ])?(?<![\d:])([01]?\d|2[0-3]):([0-
 _DURATION = re.compile(r"\b\d{1,6}[smhd]\b")
 
 
-def on(site: Site, message: str = "", *, by: str) -> None:
+def on(site: Site, message: str = "", *, by: str, is_coming: bool = False) -> None:
     """Respond with 503 and a page, except for static files, uploads and clients in ``maintenance:allow``.
 
     It takes no lock and reloads nothing, and lasts until `off`, through releases and reboots. Where it is on already,
@@ -42,12 +42,13 @@ def on(site: Site, message: str = "", *, by: str) -> None:
         message: text of the page; a time (``14:00``, ``2026-03-01 06:00 UTC``) or a duration (``30m``) in it becomes
             Retry-After.
         by: the user or program that switches it on.
+        is_coming: whether the first apply of the site is under way, which writes the proxy's files later.
 
     Raises:
         DeploymentError: no proxy of the formula serves the site, or its files do not support maintenance.
     """
     serves = site.config["server"]["kind"] != kinds.NO_SERVER
-    if serves:
+    if serves and not is_coming:
         _refuse_unsupported(site)
     end, holds = until(message, time.time()), holds_workers(site) or not serves
     site.maintenance.mkdir(mode=0o755, exist_ok=True)

@@ -10,10 +10,12 @@ from django_formula.deploy.deployment import Deployment
 from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies, fetching, program, repository
 from django_formula.offsite import rebuild as offsite_rebuild
-from django_formula.release import claim, disk
+from django_formula.proxy import maintenance
+from django_formula.release import claim, disk, releases
 from django_formula.release.releases import Release
 from django_formula.secret import secrets
 from django_formula.site import sites
+from django_formula.untrusted.text import in_command
 from django_formula.verbs.status import live_release as _live
 
 
@@ -100,7 +102,7 @@ def restore_drill(name: str, *, offsite: bool = False) -> dict[str, Any]:
     site = sites.find(name)
     if not offsite:
         return backup_restore.drill(site, _live(site), secrets.known(site))
-    _work(site, [program.DRILL])
+    _work(site, [copies.DRILL])
     return {"result": copies.read_state(site)["drill"]}
 
 
@@ -117,7 +119,7 @@ def offsite(name: str, *, forget: bool = False) -> dict[str, str]:
     if forget:
         with copies.lock(site, "django.offsite").held(), repository.opened(site) as store:
             copies.forget_missing(store)
-    _work(site, [program.COPY, program.CHECK])
+    _work(site, [copies.CHECK, copies.COPY])
     return copies.status(site)
 
 
@@ -127,7 +129,8 @@ def copied(name: str) -> list[dict[str, Any]]:
     Raises:
         DeploymentError: as `offsite`.
     """
-    with repository.opened(sites.find(name)) as store:
+    site = sites.find(name)
+    with copies.lock(site, "django.backups", patience="5s").held(), repository.opened(site) as store:
         return copies.overview(store)
 
 
@@ -150,7 +153,7 @@ def fetch(site: sites.Site, which: str | None, *, media: bool) -> str:
 def rebuild(identity: str, apply: Callable[[], Any], *, queue: bool, asked_by: str) -> dict[str, Any]:
     """Make the sites of a bare host of their copies elsewhere: secrets, an apply, then databases and uploads.
 
-    Sites that have a release on this host stay as they are.
+    Sites that have a release on this host stay as they are. One whose data could not be restored stays in maintenance.
 
     Args:
         identity: the file of the recovery key.
@@ -161,36 +164,45 @@ def rebuild(identity: str, apply: Callable[[], Any], *, queue: bool, asked_by: s
         What was restored of each site.
 
     Raises:
-        DeploymentError: there is no copy, or the key does not open it; or an apply or a restore has failed.
+        DeploymentError: there is no copy, or the key does not open it; or an apply or a restore has failed. The data of
+            the other sites is restored.
     """
     with offsite_rebuild.requested(identity):
         result = apply()
         fetched = offsite_rebuild.fetched()
-    states = result.values() if isinstance(result, dict) else ()
-    comments = [one["comment"] for one in states if one["result"] is False]
-    if comments or not isinstance(result, dict):
+    states = result.values() if isinstance(result, dict) else [{"result": False, "comment": line} for line in result]
+    failures = [str(one["comment"]) for one in states if one["result"] is False]
+    restored = {}
+    for name, which in fetched.items():
+        site = sites.find(name)
+        if not releases.linked(site, site.current):
+            continue
+        kinds = {one["engine"] for one in backups.find(site, which)}
+        chosen = {"migrate": True, "media": "media" in kinds, "queue": queue and backups.QUEUE in kinds}
+        try:
+            answer = restore(name, which, asked_by=asked_by, **chosen)
+            maintenance.off(site)
+            restored[name] = {key: answer[key] for key in ("release", "restored", "rows")}
+        except DeploymentError as error:
+            words = [f"{key}=True" for key, is_chosen in chosen.items() if is_chosen]
+            command = in_command("salt-call", "django.restore", name, which, *words)
+            failures.append(f"{name}: {error.message}; once that is mended: {command}")
+    if failures:
         raise DeploymentError(
-            "the apply has failed, and no data was restored",
-            details=[str(line) for line in (comments or result)][:20],
-            hint="correct the pillar, and run django.rebuild again: what was fetched is not fetched again",
+            f"not all sites are rebuilt: {', '.join(restored) or 'none is'}",
+            details=failures[:20],
+            hint="correct what has failed, and run django.rebuild again for sites without a release; those in "
+            "maintenance end it by django.maintenance SITE off",
         )
     if not fetched:
         raise DeploymentError(
             "each site of this host has a release already, or no store in backup:offsite",
             hint="to restore the data of one: salt-call django.restore SITE offsite=True",
         )
-    options = {"migrate": True, "asked_by": asked_by}
-    return {name: _restored(name, which, queue=queue, **options) for name, which in fetched.items()}
-
-
-def _restored(name: str, which: str, *, queue: bool, **options: Any) -> dict[str, Any]:
-    kinds = {one["engine"] for one in backups.find(sites.find(name), which)}
-    has_queue = queue and backups.QUEUE in kinds
-    answer = restore(name, which, media="media" in kinds, queue=has_queue, **options)
-    return {key: answer[key] for key in ("release", "restored", "rows")}
+    return restored
 
 
 def _work(site: sites.Site, tasks: list[str]) -> None:
-    failures = program.work(site, _live(site), tasks, secrets.known(site))
+    failures = program.work(_live(site), tasks, secrets.known(site))
     if failures:
         raise failures[0]

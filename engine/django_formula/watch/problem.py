@@ -120,9 +120,11 @@ def _of_data(row: Mapping[str, Any]) -> list[Problem]:
     if " s: failed" in (row.get("restore_drill") or ""):
         text = f"restore drill: {row['restore_drill']}"
         found.append(Problem("drill", text, _verb("restore_drill", site), "restore_drill"))
-    if bad := _matching(_BAD_COPY, row.get("offsite"), "; "):
-        kind = "drill" if [*bad] == ["drill"] else "backup"
-        found.append(Problem(kind, f"elsewhere: {'; '.join(bad.values())}", _verb("offsite", site), "offsite"))
+    copies = _matching(_BAD_COPY, row.get("offsite"), "; ")
+    if drill := copies.pop("drill", ""):
+        found.append(Problem("drill", f"elsewhere: {drill}", _verb("restore_drill", site, "offsite=True"), "offsite"))
+    if copies:
+        found.append(Problem("backup", f"elsewhere: {'; '.join(copies.values())}", _verb("offsite", site), "offsite"))
     return found
 
 

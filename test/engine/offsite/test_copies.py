@@ -9,7 +9,7 @@ import time
 import pytest
 from django_formula.backup import backups, dumps, loading, media
 from django_formula.backup.dumps import Database
-from django_formula.host import clock, users
+from django_formula.host import clock, file, users
 from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies, fetching, program, repository, sealed
 from django_formula.offsite.repository import Snapshot
@@ -82,7 +82,7 @@ def site(world, monkeypatch):
     monkeypatch.setattr(media, "pack", lambda database, take: take(b"a tar of uploads"))
     monkeypatch.setattr(media, "count_files", lambda database, file: 1)
 
-    monkeypatch.setattr(sealed, "seal", lambda site, recipients: sealed.in_memory(b"sealed"))
+    monkeypatch.setattr(sealed, "seal", lambda site, recipients: file.in_memory(b"sealed"))
     return world.site
 
 
@@ -104,7 +104,7 @@ def backup(site):
 
 
 def work(site, *tasks):
-    return program.work(site, releases.linked(site, site.current), tasks, [])
+    return program.work(releases.linked(site, site.current), tasks, [])
 
 
 def test_copy_has_the_backup_the_uploads_and_the_sealed_secrets(site, store):
@@ -249,7 +249,7 @@ def test_former_copies_are_deleted_only_where_the_pillar_says_so(world, site, st
     work(site, "copy")
     old = "20250101T030000Z-0001-c71d97a38e83"
     for name in ("copy.json", "secrets.age"):
-        with sealed.in_memory(b"{}") as memory:
+        with file.in_memory(b"{}") as memory:
             store.send(name, old, "2025-01-01T03:00:00Z", memory.fileno())
     time.sleep(1)
     backup(site)
@@ -285,7 +285,7 @@ def test_index_names_only_parts_of_copies(site, store, lie):
     work(site, "copy")
     copy = copies.find(store, None)
     copy["dumps"][0] |= lie
-    with sealed.in_memory(json.dumps(copy).encode()) as memory:
+    with file.in_memory(json.dumps(copy).encode()) as memory:
         store.send("copy.json", copy["backup"], "2030-01-01T03:00:00Z", memory.fileno())
     with pytest.raises(DeploymentError, match="has not the parts of a copy"):
         copies.find(store, None)
