@@ -248,6 +248,7 @@ def test_bare_host_becomes_the_sites(
     answer = host.call("django.rebuild", "/root/recovery.txt", "queue=True", timeout=1500)
     assert (answer["blog"]["release"], answer["shop"]["release"]) == (new.live, new_shop.live)
     assert (data(new), data(new_shop)) == before
+    assert [status(site)["maintenance"] for site in (new, new_shop)] == ["", ""]
     assert redis(host, "LRANGE", "waiting", "0", "-1").split() == ["first", "second"]
     assert new.get("/").status_code == new_shop.get("/").status_code == 200
     again = new.apply()

@@ -203,9 +203,10 @@ def test_request_waits_until_the_checks_of_its_commit_have_passed(store, server,
         deployed.append((revision, by))
         return "it is active"
 
-    work(store, deploy, look, lambda text: f"the token of {text}")
+    work(store, deploy, look, lambda uri: f"value of {uri}")
     assert deployed == [(COMMIT, ADA)] and looked == ["main"], "it is looked up once"
-    assert server.asked == [("nobody", "the token of sdb://vault/checks", COMMIT)] * 4
+    asked = ("nobody", "value of sdb://vault/checks", COMMIT)  # as which user, with which token, about what
+    assert server.asked == [asked] * 4
     assert statuses(store) == [("main", "released")]
     assert capsys.readouterr().err.splitlines() == [
         "blog: the Git server knows no check of aaaaaaaaaaaa yet",

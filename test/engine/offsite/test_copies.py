@@ -14,6 +14,7 @@ from django_formula.host.commands import DeploymentError
 from django_formula.offsite import copies, fetching, program, repository, sealed
 from django_formula.offsite.repository import Snapshot
 from django_formula.release import releases
+from django_formula.verbs import backup as verbs_backup
 from django_formula.watch import problem
 
 OFFSITE = {
@@ -26,7 +27,7 @@ OFFSITE = {
     "recipients": ["age1" + "q" * 58],
     "keep": {"daily": 1, "weekly": 1, "monthly": 1},
 }
-SEAL = sealed.seal
+SEAL, LOCK = sealed.seal, copies.lock
 
 
 class PlayedStore:
@@ -276,7 +277,23 @@ def test_drill_finds_a_changed_part(site, store, part):
     store.damage(part)
     (failure,) = work(site, "drill")
     assert "is not what was copied" in failure.message and not (site.backups / "drill").exists()
-    assert "drill fails since" in copies.status(site)["offsite"]
+    row = {"site": "blog", "release": "1", "failed": "", "damage": "", "running": True, **copies.status(site)}
+    (told,) = problem.problems(row)
+    assert told.text.startswith("elsewhere: drill fails since") and told.kind == "drill"
+    assert str(told.command) == "salt-call django.restore_drill blog offsite=True"
+
+
+def test_text_of_a_store_is_one_part_of_status(site, store):
+    backup(site)
+    store.failure = DeploymentError("opening the repository: away; drill fails since 2026: a lie")
+    work(site, "copy")
+    assert copies.status(site)["offsite"].endswith("away, drill fails since 2026: a lie")
+
+
+def test_list_does_not_wait_for_a_copy_under_way(site, store, monkeypatch):
+    with copies.lock(site, "copies elsewhere").held(), pytest.raises(DeploymentError, match="waited 1s"):
+        monkeypatch.setattr(verbs_backup.copies, "lock", lambda site, holder, patience: LOCK(site, holder, "1s"))
+        verbs_backup.copied("blog")
 
 
 @pytest.mark.parametrize("lie", [{"name": "../../etc/cron.d/x"}, {"engine": "oracle"}])

@@ -302,8 +302,9 @@ def test_parts_that_one_host_may_not_have_together_are_in_a_table() -> None:
 
 
 def test_what_one_host_does_for_all_is_left_out_of_the_others() -> None:
+    store = {"kind": "s3", "bucket": "backups", "key": "x", "secret": "x" * 20, "password": "x" * 20}
     options = {
-        "backup": {"schedule": "daily"},
+        "backup": {"schedule": "daily", "offsite": {**store, "recipients": ["age1" + "q" * 58]}},
         "queue": {"engine": "redis", "host": "10.0.0.6"},
         "workers": {
             "tasks": {"kind": "celery", "app": "blog"},
@@ -315,6 +316,7 @@ def test_what_one_host_does_for_all_is_left_out_of_the_others() -> None:
     assert [*first["workers"]] == ["tasks", "beat", "jobs"] and [*second["workers"]] == ["tasks", "jobs"]
     assert not first["workers"]["jobs"]["options"] and second["workers"]["jobs"]["options"] == {"periodic": False}
     assert (first["backup"]["schedule"], second["backup"]["schedule"]) == ("daily", None)
+    assert "offsite" in first["backup"] and "offsite" not in second["backup"]
 
 
 def test_hosts_for_workers_run_them_instead_of_those_that_serve() -> None:

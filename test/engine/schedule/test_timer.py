@@ -132,6 +132,39 @@ def test_timer_is_removed_with_its_schedule(daily, off):
     assert not (daily.site.root / "backup.pyz").exists()
 
 
+# Copies elsewhere
+
+
+@pytest.fixture
+def offsite(daily):
+    """The same site with a store for copies elsewhere."""
+    store = {"kind": "s3", "bucket": "backups", "key": "x", "secret": "x" * 20, "password": "x" * 20}
+    daily.options = {"backup": {"schedule": "daily", "offsite": {**store, "recipients": ["age1" + "q" * 58]}}}
+    daily.given = {"offsite_password": "x" * 20, "offsite_secret": "x" * 20}
+    return daily
+
+
+def test_copies_are_made_each_hour_and_after_each_backup(offsite):
+    offsite.apply()
+    timer = (systemd.UNITS / "django-blog-offsite.timer").read_text()
+    service = (systemd.UNITS / "django-blog-offsite.service").read_text()
+    assert "\nOnCalendar=hourly\n" in timer and "PrivateNetwork" not in service
+    assert f"\nExecStart=/usr/bin/python3 -I {offsite.site.root}/offsite.pyz blog\n" in service
+    backup = (systemd.UNITS / "django-blog-backup.service").read_text()
+    assert "\nOnSuccess=django-blog-offsite.service\n" in backup and offsite.apply() == {}
+    offsite.options = {"backup": {"schedule": "daily"}}
+    offsite.apply()
+    assert not [*systemd.UNITS.rglob("*offsite*")] and not (offsite.site.root / "offsite.pyz").exists()
+    assert "OnSuccess" not in (systemd.UNITS / "django-blog-backup.service").read_text()
+
+
+def test_program_of_copies_requires_only_python(offsite):
+    offsite.apply()
+    argv = [sys.executable, "-I", str(offsite.site.root / "offsite.pyz"), "nothing"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "there is no site 'nothing' on this host" in done.stderr
+
+
 # Without systemd
 
 
@@ -153,6 +186,21 @@ def test_cron_is_used_without_systemd(daily, cron):
     daily.options = {}
     daily.apply()
     assert not cron.exists()
+
+
+def test_cron_makes_copies_each_hour(offsite, cron):
+    offsite.apply()
+    text = cron.with_name("django-blog-offsite").read_text()
+    line = f"{sum(b'blog') % 60} * * * * root /usr/bin/python3 -I {offsite.site.root}/offsite.pyz blog"
+    assert text == f"# Copies of the backups elsewhere of the Django site blog\n{line}\n"
+
+
+def test_copies_are_refused_without_systemd_and_cron(offsite, cron, monkeypatch):
+    monkeypatch.setattr(schedule_timer.shutil, "which", lambda name, path: None)
+    offsite.options["backup"]["schedule"] = None
+    with pytest.raises(DeploymentError, match="neither systemd nor cron to run copies of the backups") as refused:
+        offsite.apply()
+    assert "remove django:sites:blog:backup:offsite, and run django.offsite blog" in refused.value.hint
 
 
 def test_cron_that_does_not_run_is_shown_and_started(daily, cron, monkeypatch):
