@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "1951288c493398a3"
+DIGEST = "886cee4d991c9595"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -12467,6 +12467,18 @@ def _clear(home: str, folder: str) -> None:
 #
 #     def _fail(self, step: str, error: DeploymentError) -> None:
 #         """Stop the new release and keep it as failed, or delete it where a new try may help; complete the error."""
+#         try:
+#             advice = self._give_up(step, error)
+#         except OSError:  # not even a module of the engine can be opened: the next apply clears away, as after a kill
+#             advice, error.log = "", ""  # a log that may not be redacted yet
+#             with contextlib.suppress(OSError):
+#                 self._restore_secrets()
+#         error.message = f"{step}: {error.message}"
+#         error.hint = "\n".join(filter(None, [error.hint, advice, self._what_serves()]))
+#         self._let_go()
+#
+#     def _give_up(self, step: str, error: DeploymentError) -> str:
+#         """Stop or delete the new release, record the failure; return what the release's source has of its cause."""
 #         self.let_tasks_go()
 #         program.explain(error)
 #         error.log = redact(error.log, self.secrets.masked())
@@ -12485,9 +12497,7 @@ def _clear(home: str, folder: str) -> None:
 #                 self._clear_away(release, step, error)
 #             elif self.left and self.release and not self.is_activated and self.release.name != self.left.name:
 #                 instances.stop(self.site, self.release.path)
-#         error.message = f"{step}: {error.message}"
-#         error.hint = "\n".join(filter(None, [error.hint, advice, self._what_serves()]))
-#         self._let_go()
+#         return advice
 #
 #     def _advice(self, release: Release, step: str, error: DeploymentError) -> str:
 #         """Return what a failed release has in its source and the pillar lacks; complete the hint of the error."""

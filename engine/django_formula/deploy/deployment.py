@@ -402,6 +402,18 @@ class Deployment:
 
     def _fail(self, step: str, error: DeploymentError) -> None:
         """Stop the new release and keep it as failed, or delete it where a new try may help; complete the error."""
+        try:
+            advice = self._give_up(step, error)
+        except OSError:  # not even a module of the engine can be opened: the next apply clears away, as after a kill
+            advice, error.log = "", ""  # a log that may not be redacted yet
+            with contextlib.suppress(OSError):
+                self._restore_secrets()
+        error.message = f"{step}: {error.message}"
+        error.hint = "\n".join(filter(None, [error.hint, advice, self._what_serves()]))
+        self._let_go()
+
+    def _give_up(self, step: str, error: DeploymentError) -> str:
+        """Stop or delete the new release, record the failure; return what the release's source has of its cause."""
         self.let_tasks_go()
         program.explain(error)
         error.log = redact(error.log, self.secrets.masked())
@@ -420,9 +432,7 @@ class Deployment:
                 self._clear_away(release, step, error)
             elif self.left and self.release and not self.is_activated and self.release.name != self.left.name:
                 instances.stop(self.site, self.release.path)
-        error.message = f"{step}: {error.message}"
-        error.hint = "\n".join(filter(None, [error.hint, advice, self._what_serves()]))
-        self._let_go()
+        return advice
 
     def _advice(self, release: Release, step: str, error: DeploymentError) -> str:
         """Return what a failed release has in its source and the pillar lacks; complete the hint of the error."""

@@ -14,11 +14,13 @@ from django_formula.host import file as host_file
 from django_formula.host import folders as host_folders
 from django_formula.host.commands import DeploymentError
 from django_formula.process import systemd
+from django_formula.project import program
 from django_formula.proxy import ports as proxy_ports
 from django_formula.release import disk, health, instances, releases
 from django_formula.secret import secrets
 from django_formula.server import uwsgi
 from django_formula.site import sites
+from django_formula.source import commits
 from django_formula.source import folder as source_folder
 from django_formula.verbs import operations
 from specimen import contract
@@ -1292,3 +1294,26 @@ def test_password_of_the_sites_own_redis_is_made_once_and_not_by_a_dry_run(world
     password = file.read_text()
     assert len(password) == 64 and stat.S_IMODE(file.stat().st_mode) == 0o600
     assert world.apply() == {} and file.read_text() == password
+
+
+def test_a_failure_that_can_open_no_file_says_what_still_runs(world, monkeypatch):
+    """Not even the modules that explain a failure can be loaded; the next apply is as after a kill."""
+    world.apply()
+    world.push("two")
+    full = OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/srv/module.py")
+
+    def unloaded(*_):
+        raise full
+
+    with monkeypatch.context() as patched:
+        patched.setattr(program, "explain", unloaded)
+        patched.setattr(commits, "export", unloaded)
+        with pytest.raises(DeploymentError) as error:
+            world.apply()
+    assert error.value.message == "source: Too many open files: /srv/module.py" and error.value.transient
+    assert error.value.hint == f"0001-{ONE[:12]} still runs" and not error.value.log
+    assert world.live == f"0001-{ONE[:12]}"
+    world.apply()
+    assert world.live.endswith(TWO[:12])
+    world.check()
+    assert world.apply() == {}
