@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "886cee4d991c9595"
+DIGEST = "cbed7496fbbce55b"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -25315,6 +25315,7 @@ def _clear(home: str, folder: str) -> None:
 #: django_formula/host/users.py
 # """Users and groups of this host: ids by names, and names by ids."""
 #
+# import contextlib
 # import grp
 # import os
 # import pwd
@@ -25330,6 +25331,8 @@ def _clear(home: str, folder: str) -> None:
 # COPIER = "_django-offsite"
 # #: Of system users, as journald and logind tell them from people; images and packages seldom have these.
 # _UIDS = range(899, 299, -1)
+# #: How many files a look for a user opens at most at once: a library, a database and a socket, and one to spare.
+# _FILES_OF_A_LOOK = 4
 #
 #
 # def owner(user: str, group: str) -> tuple[int, int]:
@@ -25351,8 +25354,10 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def _require_readable_database() -> None:
-#     """Raise if no file can be opened: Python reports that as a user that does not exist."""
-#     os.close(os.open("/", os.O_RDONLY))
+#     """Raise if the C library cannot open what it looks in: Python reports that as a user that does not exist."""
+#     with contextlib.ExitStack() as opened:
+#         for _ in range(_FILES_OF_A_LOOK):
+#             opened.callback(os.close, os.open("/", os.O_RDONLY))
 #
 #
 # def user_id(name: str) -> int:
@@ -25375,6 +25380,7 @@ def _clear(home: str, folder: str) -> None:
 #     try:
 #         return pwd.getpwuid(uid).pw_name
 #     except KeyError:
+#         _require_readable_database()
 #         return ""
 #
 #
@@ -25392,6 +25398,7 @@ def _clear(home: str, folder: str) -> None:
 #     try:
 #         return grp.getgrgid(gid).gr_name
 #     except KeyError:
+#         _require_readable_database()
 #         return "root"
 #
 #
@@ -25401,6 +25408,7 @@ def _clear(home: str, folder: str) -> None:
 #     try:
 #         group = grp.getgrgid(status.st_gid).gr_name
 #     except KeyError:
+#         _require_readable_database()
 #         group = str(status.st_gid)
 #     return f"{user}:{group}"
 #: django_formula/inspect/__init__.py

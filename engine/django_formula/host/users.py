@@ -1,5 +1,6 @@
 """Users and groups of this host: ids by names, and names by ids."""
 
+import contextlib
 import grp
 import os
 import pwd
@@ -15,6 +16,8 @@ PUSHER = "_django-push"
 COPIER = "_django-offsite"
 #: Of system users, as journald and logind tell them from people; images and packages seldom have these.
 _UIDS = range(899, 299, -1)
+#: How many files a look for a user opens at most at once: a library, a database and a socket, and one to spare.
+_FILES_OF_A_LOOK = 4
 
 
 def owner(user: str, group: str) -> tuple[int, int]:
@@ -36,8 +39,10 @@ def find_user(name: str) -> pwd.struct_passwd | None:
 
 
 def _require_readable_database() -> None:
-    """Raise if no file can be opened: Python reports that as a user that does not exist."""
-    os.close(os.open("/", os.O_RDONLY))
+    """Raise if the C library cannot open what it looks in: Python reports that as a user that does not exist."""
+    with contextlib.ExitStack() as opened:
+        for _ in range(_FILES_OF_A_LOOK):
+            opened.callback(os.close, os.open("/", os.O_RDONLY))
 
 
 def user_id(name: str) -> int:
@@ -60,6 +65,7 @@ def user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
+        _require_readable_database()
         return ""
 
 
@@ -77,6 +83,7 @@ def group_name(gid: int) -> str:
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
+        _require_readable_database()
         return "root"
 
 
@@ -86,5 +93,6 @@ def owner_of(status: os.stat_result) -> str:
     try:
         group = grp.getgrgid(status.st_gid).gr_name
     except KeyError:
+        _require_readable_database()
         group = str(status.st_gid)
     return f"{user}:{group}"

@@ -14,16 +14,23 @@ def test_ids_and_names_of_users_and_groups():
     assert users.owner_of(os.stat_result((0, 0, 0, 0, 999999, 999998, 0, 0, 0, 0))) == "999999:999998"
 
 
-def test_failed_lookup_of_a_user_is_an_error():
+@pytest.mark.parametrize("free", range(4))
+def test_failed_lookup_of_a_user_is_an_error(free):
+    """With none, or a few, of the files that a look opens at once."""
+    lookups = {users.find_user: "nobody-at-all", users.user_id: "nobody-at-all", users.group_id: "nobody-at-all"}
+    lookups |= {users.user_name: 999999, users.group_name: 999999}
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    begin = os.dup(0)
+    os.close(begin)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (begin + free, hard))
     try:
-        for look_up in (users.find_user, users.user_id, users.group_id):
+        for look_up, what in lookups.items():
             with pytest.raises(OSError, match="Too many open files"):
-                look_up("nobody-at-all")
+                look_up(what)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert users.find_user("nobody-at-all") is None and users.user_id("nobody-at-all") == -2
+    assert users.user_name(999999) == "" and users.group_name(999999) == "root"
 
 
 def test_numbers_that_a_user_or_a_process_has_are_not_given(monkeypatch):
