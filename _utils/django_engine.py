@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
-DIGEST = "cbed7496fbbce55b"
+DIGEST = "68540472db4c7f13"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -45311,7 +45311,944 @@ def _clear(home: str, folder: str) -> None:
 #     for step in rest:
 #         value = value.get(step) if isinstance(value, dict) else None
 #     return value
-#: django_formula/pillar/schema.json
+#: django_formula/pillar/site.py
+# """Contradictions within a site, and between the sites of a host: what takes more than other options' values.
+#
+# What does not is in `django/schema.yaml` (`pillar.rules`). `WITHIN` and `BETWEEN` list every other rule; a new
+# one is a function there.
+# """
+#
+# from __future__ import annotations
+#
+# import itertools
+# import re
+# import shlex
+# from collections.abc import Callable, Collection, Iterator
+# from typing import Any
+#
+# from django_formula.kind import kinds
+# from django_formula.pillar import cache, database, fleet, parts, store
+# from django_formula.pillar import listen as pillar_listen
+# from django_formula.pillar import proxy as pillar_proxy
+# from django_formula.pillar.check import Path, Problem, Rules, is_number, shown
+# from django_formula.pillar.layers import LOOPBACK, fill_by_kind
+# from django_formula.pillar.rules import used
+# from django_formula.server import servers
+#
+# Site = dict[str, Any]  # the configuration of a site
+# Sites = dict[str, Site]  # those of a host by name
+#
+# SOCKET_PATH = 107  # bytes that the kernel accepts as the path of a unix socket
+# #: The longest path of a socket below the root: one of those of mod_wsgi.
+# _LONGEST = "/runtime/10000/wsgi.4194304.10.10.sock"
+# SHELL_OPERATORS = {"&&", "||", "|", ";", "&", ">", ">>", "<"}
+#
+#
+# def contradictions(site: Site, own: Site) -> Iterator[Problem]:
+#     """Yield what contradicts itself within a site, by paths relative to it.
+#
+#     Args:
+#         site: its configuration.
+#         own: what the site itself sets in the pillar, without defaults.
+#     """
+#     for rule in WITHIN:
+#         yield from rule(site, own)
+#
+#
+# def contradictions_between(sites: Sites) -> Iterator[Problem]:
+#     """Yield what contradicts itself between the sites of a host, those with `state: absent` among them."""
+#     present = {name: site for name, site in sites.items() if site["state"] == "present"}
+#     for rule in BETWEEN:
+#         yield from rule(present)
+#     yield from roots_and_users(sites)
+#     yield from cache.between(sites)
+#     yield from database.pools_between(sites)
+#
+#
+# # Within a site
+#
+#
+# def domains(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield domains that redirect to a wildcard or to themselves."""
+#     if site["redirect_domains"] and site["domains"] and site["domains"][0].startswith("*."):
+#         text = "are redirected to the first of domains, which is a wildcard: put a host name first there"
+#         yield ("redirect_domains",), text
+#     for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
+#         yield ("redirect_domains",), f"{domain} is in domains too: remove one of them"
+#
+#
+# def paths(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield a root that is too long, and folders that contain each other."""
+#     root = site["root"]
+#     if len(f"{root}{_LONGEST}".encode()) > SOCKET_PATH:
+#         limit = SOCKET_PATH - len(_LONGEST)
+#         text = (
+#             f"expected at most {limit} bytes, got {len(root.encode())}: the path of a unix socket below it is limited"
+#         )
+#         yield ("root",), text
+#     for key in ("folder", "mount"):
+#         if site[key] and _is_nested(site[key], root):
+#             yield (key,), f"{site[key]} and the root {root} are within each other: move one of them"
+#
+#
+# def source_paths(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield paths in the source that contain each other, of which each would replace the other.
+#
+#     Of two in ``shared`` the inner one is a folder that is created.
+#     """
+#     named = [(key, path) for key in ("shared", "writable", "files") for path in site[key]]
+#     for (first_key, first), (key, path) in itertools.combinations(named, 2):
+#         inner = max(first, path, key=len)
+#         is_folder = first_key == key == "shared" and first != path and "." not in inner.rpartition("/")[2]
+#         if _is_nested(first, path) and not is_folder:
+#             yield (key,), f"{path} and {first} (in {first_key}) are within each other: remove one of them"
+#
+#
+# def commands(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield commands that only a shell could run."""
+#     listed: dict[Path, list[str]] = {("build",): site["build"]}
+#     listed |= {("commands", stage): entries for stage, entries in site["commands"].items()}
+#     at: dict[Path, str] = {(*at, number): one for at, entries in listed.items() for number, one in enumerate(entries)}
+#     workers = site.get("workers", {}).items()
+#     at |= {("workers", name, "command"): worker["command"] for name, worker in workers if worker.get("command")}
+#     schedules = site.get("schedules", {}).items()
+#     at |= {("schedules", name, "command"): schedule["command"] or "" for name, schedule in schedules}
+#     for place, command in at.items():
+#         try:
+#             words = shlex.split(command)
+#         except ValueError as error:
+#             yield place, f"expected a command with its quotes closed, got {shown(command)}: {error}"
+#             continue
+#         operators = SHELL_OPERATORS & {*words}
+#         if operators:
+#             text = f"no shell runs commands, so {min(operators)} has no meaning: write several commands, or sh -c '…'"
+#             yield place, text
+#
+#
+# # Between sites
+#
+#
+# def addresses(sites: Sites) -> Iterator[Problem]:
+#     """Yield domains of several sites, each of which needs its own path, and all the same server block."""
+#     owners: dict[str, list[tuple[str, str | None]]] = {}
+#     served = {name: site for name, site in sites.items() if site["server"]["kind"] != kinds.NO_SERVER}
+#     for name, site in served.items():
+#         for key in ("domains", "redirect_domains"):
+#             for domain in site[key]:
+#                 path = site["path"] if key == "domains" else None
+#                 for other, other_path in owners.get(domain, ()):
+#                     if other != name:
+#                         yield from _same_address((name, key, path), (other, other_path), domain)
+#                         yield from _different_server_blocks(sites, name, other, domain)
+#                 owners.setdefault(domain, []).append((name, path))
+#
+#
+# def below_wildcards(sites: Sites) -> Iterator[Problem]:
+#     """Yield domains that a wildcard of another site would answer for, where that listens and their own site does not.
+#
+#     A proxy prefers the exact name, but only among its servers at that address and port.
+#     """
+#     served = {name: site for name, site in sites.items() if site["server"]["kind"] != kinds.NO_SERVER}
+#     wildcards = [(name, one) for name, site in served.items() for one in _domains(site) if one.startswith("*.")]
+#     for name, site in served.items():
+#         for domain, (owner, wildcard) in itertools.product(_domains(site), wildcards):
+#             parts = [part for part in ("proxy", "balancer") if part in site]
+#             missing = {*_places(served[owner], parts)} - {*_places(site, parts)}
+#             if owner != name and domain != wildcard and domain.endswith(wildcard[1:]) and missing:
+#                 (part, key), listen = min(missing, key=str)
+#                 text = f"expected {listen} among them: {wildcard} of site {owner} would answer for {domain} there"
+#                 yield ("django", "sites", name, part, key), f"{text}; or give {domain} another name"
+#
+#
+# def _domains(site: Site) -> list[str]:
+#     return [*site["domains"], *site["redirect_domains"]]
+#
+#
+# def _places(site: Site, parts: Collection[str]) -> Iterator[tuple[tuple[str, str], int | str]]:
+#     """Yield where the proxy and the balancer listen for a site, each with its key.
+#
+#     Args:
+#         parts: those of the pillar that count for http; without balancers a site has no such part.
+#     """
+#     for key in [*parts, *(["tls"] if site["tls"]["kind"] != "none" else [])]:
+#         for place in site.get(key, {}).get("listen", ()):
+#             yield (key, "listen"), place
+#
+#
+# def _same_address(mine: tuple[str, str, str | None], theirs: tuple[str, str | None], domain: str) -> Iterator[Problem]:
+#     """Yield a domain that cannot be shared; a path is None where the domain redirects."""
+#     (name, key, path), (other, other_path) = mine, theirs
+#     place = ("django", "sites", name, key)
+#     if path is None or other_path is None:
+#         yield place, f"{domain} belongs to site {other} too, and a redirected domain cannot be shared"
+#     elif path == other_path:
+#         yield place, f"{domain}{path} is served by site {other} already: use another domain or path"
+#
+#
+# def _different_server_blocks(sites: Sites, name: str, other: str, domain: str) -> Iterator[Problem]:
+#     """Yield an option of the server block that two sites of a domain set differently."""
+#     path = ("django", "sites", name)
+#     proxy, other_proxy = sites[name]["proxy"], sites[other]["proxy"]
+#     same = f"expected the value of site {other}, which has {domain} too: set it once in django:defaults"
+#     if proxy["kind"] != other_proxy["kind"]:
+#         text = f"expected {other_proxy['kind']}, since site {other} has {domain} too, got {proxy['kind']}"
+#         yield (*path, "proxy", "kind"), text
+#     elif {*proxy["listen"]} != {*other_proxy["listen"]}:
+#         text = f"expected {other_proxy['listen']}, since site {other} has {domain} too, got {proxy['listen']}"
+#         yield (*path, "proxy", "listen"), text
+#     elif sorted(proxy["trusted"]) != sorted(other_proxy["trusted"]):
+#         yield (*path, "proxy", "trusted"), same
+#     elif sites[name]["tls"] != sites[other]["tls"]:
+#         yield (*path, "tls"), same
+#
+#
+# def roots_and_users(sites: Sites) -> Iterator[Problem]:
+#     """Yield sites that share a root, a user or its number."""
+#     for (first, one), (second, other) in itertools.combinations(sites.items(), 2):
+#         if _is_nested(one["root"], other["root"]):
+#             text = (
+#                 f"{other['root']} and the root {one['root']} of site {first} are within each other: choose another one"
+#             )
+#             yield ("django", "sites", second, "root"), text
+#         if one["user"] == other["user"]:
+#             text = f"{other['user']} is the user of site {first} too, and each site needs its own"
+#             yield ("django", "sites", second, "user"), text
+#         if "uid" in one and one["uid"] == other.get("uid"):
+#             text = f"{other['uid']} is the number of the user of site {first} too, and each site needs its own"
+#             yield ("django", "sites", second, "uid"), text
+#
+#
+# def _is_nested(one: str, other: str) -> bool:
+#     """Return whether two paths are the same, or one is below the other."""
+#     return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+#
+#
+# # Containers
+#
+#
+# def container(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield limits that are a part of the host's, which engines do not take."""
+#     if site.get("container") is None:
+#         return
+#     places: dict[tuple[str, ...], Any] = {("resources",): site["resources"]}
+#     places |= {("workers", name, "resources"): one["resources"] for name, one in site.get("workers", {}).items()}
+#     for at, limits in places.items():
+#         for name in ("MemoryMax", "TasksMax"):
+#             if str(limits.get(name, "")).endswith("%"):
+#                 yield (*at, name), f"expected a number in a container, got {limits[name]}"
+#
+#
+# def promotions(sites: Sites) -> Iterator[Problem]:
+#     """Yield sites that get their commits from a site which is not there, or from themselves."""
+#     for name, site in sites.items():
+#         origin, is_on_master = (site["promote"] or {}).get("from"), bool(site.get("hosts"))
+#         if origin and (origin == name or (origin not in sites and not is_on_master)):
+#             text = "is this site itself" if origin == name else "is no site of this host"
+#             yield ("django", "sites", name, "promote", "from"), f"{origin} {text}"
+#
+#
+# def without_systemd(sites: dict[str, Site]) -> Iterator[Problem]:
+#     """Yield what sites have that needs systemd, on a host where it is not PID 1: control groups, sockets of root."""
+#     for name, site in sorted(sites.items()):
+#         if site.get("push"):
+#             text = "supported where systemd is PID 1, which it is not on this host: set repository instead"
+#             yield ("django", "sites", name, "push"), text
+#         if site.get("container") is not None:
+#             text = "supported where systemd is PID 1, which it is not on this host"
+#             yield ("django", "sites", name, "container"), f"{text}: remove it, or see docs/guides/compose.md"
+#
+#
+# # Mail
+#
+#
+# def email(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
+#     """Yield a login that everybody on the way can read, mail without an effect, and words without a server."""
+#     words = {name: value.get("from", "") for name, value in site["environment"].items() if isinstance(value, dict)}
+#     used = {name: word for name, word in words.items() if word.startswith("email_")}
+#     mail = site.get("email")
+#     if not mail:
+#         yield from ((("environment", name), f"{word} is not known: set email:host") for name, word in used.items())
+#         return
+#     if mail["user"] and mail["password"] and mail["tls"] == "none" and mail["host"] not in LOOPBACK:
+#         yield ("email", "tls"), f"expected starttls or tls, since the password is sent to {mail['host']}"
+#     if not site["overlay"] and not used:
+#         yield ("email",), "has no effect with overlay: false, unless environment takes email_url or another word of it"
+#
+#
+# # Schedules
+#
+#
+# def schedules(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
+#     """Yield ranges of cron that end before they begin."""
+#     for name, schedule in site.get("schedules", {}).items():
+#         at = schedule["at"] or ""
+#         if len(at.split()) == 5 and any(int(start) > int(end) for start, end in re.findall(r"(\d+)-(\d+)", at)):
+#             yield ("schedules", name, "at"), f"{at} has a range that ends before it begins: write two ranges"
+#
+#
+# # The application server
+#
+# KEPT_IDLE = 60  # seconds that a proxy keeps an idle connection to a server
+#
+#
+# def server_modules(site: Site, own: Site) -> Iterator[Problem]:
+#     """Yield a module of the project that the server does not run."""
+#     runs = servers.traits(site["server"]).interface
+#     unused = "wsgi" if runs == "asgi" else "asgi"
+#     if own.get(unused) and not own.get(runs):
+#         kind = site["server"]["kind"]
+#         yield (unused,), f"has no effect: {kind} runs {runs.upper()} here; set {runs}, or another server:kind"
+#
+#
+# def server_threads(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield threads of a server whose processes serve many requests in one thread."""
+#     server = site["server"]
+#     concurrency = servers.traits(server).concurrency
+#     if concurrency and server["threads"] > 1:
+#         text = f"expected 1 with {concurrency}, which serves many requests at a time in one thread"
+#         yield ("server", "threads"), f"{text}, got {server['threads']}"
+#
+#
+# def embedded_options(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield options of mod_wsgi's daemon processes where the project runs in Apache's own."""
+#     server = site["server"]
+#     used = servers.traits(server).used_options
+#     for option in sorted({*server["options"]} - {*used}) if used is not None else ():
+#         text = "has no effect with mode: embedded; it is an option of the processes of mode: daemon"
+#         yield ("server", "options", option), text
+#
+#
+# def server_keepalive(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield servers that close a connection after its request, or before the proxy does."""
+#     if not site["proxy"]["keepalive"] or site["proxy"]["kind"] == "none":
+#         return
+#     server = site["server"]
+#     kind, options = servers.traits(server), server["options"]
+#     if not kind.keepalive:
+#         text = f"not supported with {kind.title}; it is with uvicorn, and with gunicorn and threads, gevent or uvicorn"
+#         yield ("proxy", "keepalive"), text
+#     elif kind.is_cutting and server["max_requests"]:
+#         text = "expected 0 with proxy:keepalive, since uvicorn cuts the connections of a process that it replaces"
+#         yield ("server", "max_requests"), f"{text}, got {server['max_requests']}"
+#     idle = options.get(kind.keepalive)
+#     if is_number(idle) and idle <= KEPT_IDLE:
+#         text = f"expected more than the {KEPT_IDLE} seconds that the proxy keeps a connection"
+#         yield ("server", "options", kind.keepalive), f"{text}, got {idle}"
+#
+#
+# # Static files that are served or pushed elsewhere
+#
+#
+# def static_url(site: dict[str, Any], _own: Any) -> Iterator[Problem]:
+#     """Yield a URL of static files that is set twice."""
+#     if site["static"].get("url") and "STATIC_URL" in site["settings"]:
+#         yield ("settings", "STATIC_URL"), "static:url sets it too: remove one of them"
+#
+#
+# def same_destinations(sites: dict[str, Any]) -> Iterator[Problem]:
+#     """Yield sites that push to the same place, where each would delete files of the other."""
+#     pushing = {name: site for name, site in sites.items() if site["static"].get("push")}
+#     places = {name: _destination(site) for name, site in pushing.items()}
+#     for (first, one), (second, other) in itertools.combinations(places.items(), 2):
+#         if one == other:
+#             key = "prefix" if sites[second]["static"]["push"].get("kind") == "s3" else "path"
+#             text = f"site {first} pushes to the same place, and each would delete the other's files: choose another one"
+#             yield ("django", "sites", second, "static", "push", key), text
+#
+#
+# def _destination(site: dict[str, Any]) -> tuple[Any, ...]:
+#     push = site["static"]["push"]
+#     of_store = ("endpoint", "region", "bucket", "prefix") if push.get("kind") == "s3" else ("host", "path")
+#     return tuple(push[name] for name in of_store)
+#
+#
+# # Workers: what their kinds make of the configuration, and what contradicts itself in it
+#
+# #: The variable by which Celery takes the signals that end a worker for others, and why a site has none.
+# REMAP = "REMAP_SIGTERM"
+#
+#
+# def complete_workers(site: Site, own: Site, rules: Rules, name: str) -> Iterator[Problem]:
+#     """Complete the workers of a site by their kinds, and yield what these refuse; without workers nothing changes.
+#
+#     Args:
+#         site: the configuration, which is changed.
+#         own: what the site itself sets.
+#         rules: of a site.
+#         name: of the site.
+#     """
+#     of_one = rules["properties"]["workers"]["additionalProperties"]
+#     completed = {}
+#     for worker, chosen in (site.pop("workers", None) or {}).items():
+#         place = ("workers", worker)
+#         if not chosen["kind"]:
+#             continue
+#         own_part = (own.get("workers") or {}).get(worker) or {}
+#         yield from fill_by_kind(place, chosen, own_part, of_one, name)
+#         resources = {**site["resources"], **chosen["resources"]}
+#         completed[worker] = {**{option: chosen[option] for option in used(of_one, chosen)}, "resources": resources}
+#     if completed:
+#         site["workers"] = completed
+#
+#
+# def single_workers(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield a second worker of a kind of which a site has one."""
+#     first: dict[str, str] = {}
+#     for name, worker in site.get("workers", {}).items():
+#         kind = worker["kind"]
+#         other = first.setdefault(kind, name)
+#         if kinds.WORKERS[kind].is_single and other != name:
+#             yield ("workers", name, "kind"), f"{other} is of kind {kind} too, and two of them send each task twice"
+#
+#
+# def worker_signals(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield the variable by which a worker of Celery would lose what it has in hand when it is stopped."""
+#     if any(worker["kind"] == "celery" for worker in site.get("workers", {}).values()):
+#         for key in ("environment", "secrets"):
+#             if REMAP in site[key]:
+#                 text = "refused: with it Celery takes the SIGTERM of a stop for an order to abort running tasks"
+#                 yield (key, REMAP), text
+#
+#
+# # Rows of knowledge
+#
+#
+# def knowledge_patterns(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
+#     """Yield patterns that are no regular expressions, as Python reports it."""
+#     for part in ("causes", "headers", "libraries"):
+#         for name, row in (site["knowledge"].get(part) or {}).items():
+#             try:
+#                 re.compile(row.get("match") or "")
+#             except re.error as error:
+#                 yield ("knowledge", part, name, "match"), f"expected a regular expression of Python: {error}"
+#
+#
+# # All of them
+#
+#
+# #: Every rule for one site: what contradicts it, by paths relative to the site.
+# def hook(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield a webhook that does not know its branch: what is pushed chooses nothing."""
+#     if site.get("hook") and not site["folder"] and re.fullmatch("HEAD|[0-9a-f]{40}", site["revision"]):
+#         yield ("hook",), "needs the name of the branch: set revision, such as main"
+#
+#
+# WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
+#     domains,
+#     server_modules,
+#     server_threads,
+#     embedded_options,
+#     paths,
+#     hook,
+#     pillar_listen.server_port,
+#     pillar_listen.networks,
+#     pillar_listen.within,
+#     pillar_proxy.upstreams,
+#     server_keepalive,
+#     pillar_proxy.unsupported,
+#     pillar_proxy.headers,
+#     pillar_proxy.without_proxy,
+#     pillar_proxy.client_subject,
+#     pillar_proxy.tls_ports,
+#     pillar_proxy.tls_domains,
+#     source_paths,
+#     database.databases,
+#     database.logins,
+#     database.environment,
+#     database.variables,
+#     store.stores,
+#     store.sessions,
+#     store.environment,
+#     static_url,
+#     commands,
+#     container,
+#     single_workers,
+#     worker_signals,
+#     schedules,
+#     email,
+#     knowledge_patterns,
+#     fleet.hosts,
+#     fleet.shared,
+#     parts.contradictions,
+# )
+#
+# #: Every rule for the present sites of a host.
+# BETWEEN: tuple[Callable[[Sites], Iterator[Problem]], ...] = (
+#     addresses,
+#     below_wildcards,
+#     pillar_listen.between,
+#     database.between,
+#     store.between,
+#     same_destinations,
+#     promotions,
+# )
+#: django_formula/pillar/states.py
+# """The states of an apply that every host with sites has, by the part of `django/` that they belong to.
+#
+# They are made here, and not by templates: a template is compiled and its text parsed anew in each apply, for ten times
+# what this takes (docs/decisions/0107). This module runs while Salt renders (`django_pillar_render`), so it imports
+# little.
+# """
+#
+# from __future__ import annotations
+#
+# import json
+# from collections.abc import Iterable, Iterator, Mapping
+# from typing import Any
+#
+# from django_formula.pillar import parts as pillar_parts
+#
+# #: A state or the states of a part: an id, the function, and its arguments; `requisite` of another state.
+# States = dict[str, Any]
+# Compiled = Mapping[str, Any]
+# Site = Mapping[str, Any]
+#
+# FILES = "salt://django/files/"
+# PACKAGES = "The packages of the sites are installed"
+# #: How the names of packages with clients of database servers begin: of what they dump, zstd makes backups.
+# CLIENTS = ("default-mysql-client", "mariadb-client", "postgresql-client")
+# #: The programs of every release.
+# PROGRAMS = (
+#     "django_formula_plan.py",
+#     "django_formula_application.py",
+#     "django_formula_start.py",
+#     "django_formula_migrate.py",
+#     "django_formula_lock.py",
+#     "django_formula_guard.py",
+#     "django_formula_keep.py",
+#     "django_formula_request.py",
+#     "django_formula_settings.py",
+#     "django_formula_logs.py",
+#     "maintenance.html",
+#     "django_formula_backup.py",
+#     "django_formula_sqlite.py",
+#     "django_formula_tables.py",
+#     "django_formula_faults.py",
+# )
+# #: How the state of a database server is named.
+# SERVERS = {"postgres": "PostgreSQL runs", "mysql": "MariaDB runs"}
+#
+#
+# def parts(django: Compiled, grains: Mapping[str, Any], pythons: Mapping[str, Any]) -> dict[str, States]:
+#     """Return the states of `watch`; where there are sites of `place`, `host`, `proxy` and `site`; of what others use.
+#
+#     Args:
+#         django: what `pillar.compiler.compile` returns.
+#         grains: of the minion.
+#         pythons: ``pythons.yaml``.
+#     """
+#     own = {part.name: part.states(django) for part in pillar_parts.parts()}
+#     own["watch"] = _watch(django)
+#     if not django["sites"]:
+#         return own
+#     return {
+#         **own,
+#         "place": _place(django),
+#         "host": _host(django, grains, pythons),
+#         "proxy": _proxies(django),
+#         "site": _sites(django),
+#     }
+#
+#
+# def _state(function: str, *more: Mapping[str, Any], **arguments: Any) -> States:
+#     return {function: [*({name: value} for name, value in arguments.items()), *more]}
+#
+#
+# def _require(*sentences: str, more: Iterable[Any] = ()) -> dict[str, Any]:
+#     """Return the requisite of states of the formula, by what follows ``django:``."""
+#     return {"require": [*({"django": one} for one in sentences), *more]}
+#
+#
+# # Before anything is changed: no other deployment is in the path of a site, or the pillar has it taken over (`adopt`).
+#
+#
+# def _place(django: Compiled) -> States:
+#     return {
+#         f"{name} can be deployed": _state(
+#             "django.adoption", name=name, config=json.dumps(site), platform=django["platform"]
+#         )
+#         for name, site in django["sites"].items()
+#     }
+#
+#
+# # What all sites need on the host: packages, and uv for their virtualenvs.
+#
+#
+# def _host(django: Compiled, grains: Mapping[str, Any], pythons: Mapping[str, Any]) -> States:
+#     sites, named = django["sites"].values(), django["platform"]["packages"]
+#     has_systemd = grains["init"] == "systemd"
+#     own = ["certificates", "git", "python", "ssh", "venv", *(["bus"] if django["process"] == "systemd" else [])]
+#     packages = {named[noun] for noun in [*own, *(["sudo"] if django["people"]["keys"] else [])]}
+#     for site in sites:
+#         packages.update(_packages(site, django["stores"][site["name"]], named, has_systemd=has_systemd))
+#     states = {PACKAGES: _state("django.packages", pkgs=sorted(packages))}
+#     if any(site["container"]["engine"] == "docker" for site in sites if "container" in site):
+#         states["Docker runs"] = _state("django.running", _require(PACKAGES), name="docker", enable=True)
+#     if not has_systemd and any("schedules" in site for site in sites):
+#         states["cron runs"] = _state("django.running", _require(PACKAGES), name="cron")
+#     if any(site["server"]["kind"] == "mod_wsgi" for site in sites):
+#         states["mod_wsgi is installed"] = _state("django.apache_module", module="wsgi", pkgs=named["mod_wsgi"])
+#     if any("memcached" in stores for stores in django["stores"].values()):
+#         states["Memcached is installed"] = _state(
+#             "django.quiet_packages", _require(PACKAGES), pkgs=[named["memcached"]], service="memcached"
+#         )
+#     shell = django["platform"]["shell"]
+#     if any("push" in site["static"] for site in sites):
+#         states["The user that pushes static files exists"] = _user(
+#             "_django-push", "Pushes the static files of Django sites", shell
+#         )
+#     if any("offsite" in site["backup"] for site in sites):
+#         states["The user that copies backups exists"] = _user(
+#             "_django-offsite", "Copies the backups of Django sites elsewhere", shell
+#         )
+#     index = next((site["index"] for site in sites if site["index"].get("url")), None)
+#     states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
+#     return {"include": ["django.place"]} | states | _pythons(django, pythons)
+#
+#
+# def _user(name: str, title: str, shell: str) -> dict[str, Any]:
+#     """Return the state of a system user of a program of the formula's."""
+#     more = {"system": True, "createhome": False, "home": "/nonexistent", "shell": shell}
+#     return _state("user.present", name=name, fullname=title, **more)
+#
+#
+# def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, has_systemd: bool) -> Iterator[str]:
+#     """Yield the packages of the operating system that a site needs."""
+#     yield from site["packages"]
+#     if "mount" in site["media"]:
+#         yield from named["mount"].get(site["media"]["mount"]["type"], [])
+#     if "offsite" in site["backup"]:
+#         yield from named["offsite"]
+#     if site["static"].get("push", {}).get("kind") == "rsync":
+#         yield named["rsync"]
+#     if site["tls"]["kind"] != "none":
+#         yield named["tls"]
+#     if "schedules" in site and not has_systemd:
+#         yield named["cron"]
+#     if "container" in site:
+#         container = site["container"]
+#         yield from named[container["engine"]]
+#         if not (container.get("base") or container.get("file") or container.get("image")):
+#             yield named["mmdebstrap"]
+#     if site["tls"]["kind"] == "acme":
+#         yield named[site["tls"]["client"]]
+#     if "redis" in stores:
+#         yield named["redis"]
+#     if any(name.startswith(CLIENTS) for name in site["packages"]):
+#         yield named["zstd"]
+#     for database in site["databases"].values():
+#         if database["engine"] in SERVERS:
+#             yield from [*named[database["engine"]], named["zstd"]]
+#         if "postgis" in database.get("extensions", []):
+#             yield from [*named["postgis"], *(named["postgis_server"] if database["manage"] else [])]
+#
+#
+# def _pythons(django: Compiled, pythons: Mapping[str, Any]) -> States:
+#     """Return a state for each version of Python that sites name."""
+#     sites = [site for site in django["sites"].values() if "container" not in site]
+#     versions = sorted({site["python"] for site in sites if site["python"].startswith("3.")})
+#     states = {}
+#     for version in versions:
+#         known = pythons["versions"]
+#         states[_python(version)] = _state(
+#             "django.python",
+#             _require("uv is installed"),
+#             version=version,
+#             table={"versions": {version: known[version]} if version in known else known},
+#             mirror=django.get("python_mirror") or pythons["origin"],
+#         )
+#     return states
+#
+#
+# def _python(version: str) -> str:
+#     return f"Python {version} is installed"
+#
+#
+# # The watch of the host, before the web servers: it stops serving the page where another proxy needs its ports.
+#
+#
+# def _watch(django: Compiled) -> States:
+#     """Return the state of the watch; on a host without sites, of a master's, or of what is left of one.
+#
+#     Where each site is refused, or has no port, nothing is changed.
+#     """
+#     kinds = {name: site["proxy"]["kind"] for name, site in django["sites"].items()}
+#     places = dict.fromkeys(
+#         f"{name} can be deployed" if kind == "none" else f"The ports of {kind} are free" for name, kind in kinds.items()
+#     )
+#     page = django["page"]
+#     served = {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]} if page else None
+#     state = _state(
+#         "django.watch",
+#         *([{"require_any": [{"django": place} for place in places]}] if places else []),
+#         config=json.dumps(django["watch"]),
+#         **({"page": served} if served else {}),
+#     )
+#     included = ["django.place", *(["django.proxy"] if django["proxies"] else [])]
+#     return {**({"include": included} if places else {}), "The host is watched": state}
+#
+#
+# # The web servers that face the clients, where their ports are free. Debian's default site goes only where it is this
+# # formula that installs one; a site's own files are made by the site's step `proxy`.
+#
+#
+# def _proxies(django: Compiled) -> States:
+#     states: States = {"include": ["django.place"]}
+#     for kind in django["proxies"]:
+#         sites = {name: site for name, site in django["sites"].items() if site["proxy"]["kind"] == kind}
+#         states |= _proxy(kind, sites, django)
+#     return states
+#
+#
+# def _proxy(kind: str, sites: Mapping[str, Site], django: Compiled) -> States:
+#     platform, default = django["platform"], f"The default site of a fresh {kind} is off"
+#     secure = {name: one["tls"]["listen"] if one["tls"]["kind"] != "none" else [] for name, one in sites.items()}
+#     plain = {name: one["proxy"]["listen"] for name, one in sites.items()}
+#     places = [{"django": f"{name} can be deployed"} for name in sites]
+#     states = {
+#         f"The ports of {kind} are free": _state(
+#             "django.ports", kind=kind, sites={name: plain[name] + secure[name] for name in sites}, require_any=places
+#         ),
+#         f"{kind} is installed": _state(
+#             "django.web_server",
+#             _require(f"The ports of {kind} are free"),
+#             kind=kind,
+#             pkgs=[platform["packages"][kind]],
+#         ),
+#         default: _state(
+#             "file.absent", name=platform["default_sites"][kind], onchanges=[{"django": f"{kind} is installed"}]
+#         ),
+#     }
+#     if kind == "apache" and any(one["media"]["protected"] for one in sites.values()):
+#         states["mod_xsendfile is installed"] = _state(
+#             "django.apache_module",
+#             _require("apache is installed"),
+#             module="xsendfile",
+#             pkgs=[platform["packages"]["xsendfile"]],
+#         )
+#     states[f"{kind} runs"] = _state(
+#         "django.proxy_runs",
+#         _require(f"{kind} is installed", more=[{"file": default}]),
+#         kind=kind,
+#         http=_once(plain.values()),
+#         https=_once(secure.values()),
+#         templates=django["default_servers"][kind],
+#     )
+#     return states
+#
+#
+# def _once(listens: Iterable[Iterable[Any]]) -> list[Any]:
+#     """Return the values of some lists, each once, in their order."""
+#     return list(dict.fromkeys(one for some in listens for one in some))
+#
+#
+# # The steps of each site, in the order of `deploy.order`. Users and directories come first, for all sites, so
+# # that all remotes are queried at the same time. A step that finds nothing to do reports no change; one that fails stops
+# # its own site only. Nothing that serves is changed before "is live".
+#
+#
+# def _sites(django: Compiled) -> States:
+#     states: States = {}
+#     sites = django["sites"]
+#     for name, site in sites.items():
+#         states[f"{name} has its users"] = _users(name, site, django)
+#         states[f"{name} has its directories"] = _site(name, site, django)
+#     for name, site in sites.items():
+#         before = "has its directories"
+#         for function, sentence in django["steps"][name]:
+#             if function != "site":
+#                 servers = [SERVERS[engine] for engine in _servers(site) if function == "database"]
+#                 required = _require(f"{name} {before}", *servers)
+#                 states[f"{name} {sentence}"] = _state(f"django.{function}", required, name=name)
+#                 before = sentence
+#     # A domain that moves from one site to another does so when both are released. No requisites: what has failed before
+#     # has been said.
+#     for name in sites if len(sites) > 1 else ():
+#         states[f"{name} has its domains"] = _state("django.domains", name=name)
+#     # Where each site is refused, nothing is changed.
+#     places = {"require_any": [{"django": f"{name} has its directories"} for name in sites]}
+#     states["django-shell is installed"] = _state("django.console", places)
+#     states["People have their rights"] = _state("django.people", places, config=json.dumps(django["people"]))
+#     if django["page"]:
+#         states["The page is served"] = _page(django)
+#     return states
+#
+#
+# def _page(django: Compiled) -> States:
+#     """Return the state that serves the page: after the sites, none of which waits for it."""
+#     page = django["page"]
+#     return _state(
+#         "django.page",
+#         _require(f"{page['site']['proxy']['kind']} runs"),
+#         config=json.dumps({key: page[key] for key in ("domain", "user", "password")}),
+#         site=json.dumps(page["site"]),
+#         platform=django["platform"],
+#         templates=page["templates"],
+#     )
+#
+#
+# def _servers(site: Site) -> list[str]:
+#     """Return the database engines of which the formula sets up a server on this host for a site."""
+#     return list(dict.fromkeys(one["engine"] for one in site["databases"].values() if one["manage"]))
+#
+#
+# def _users(name: str, site: Site, django: Compiled) -> States:
+#     more = {**({"uid": site["uid"]} if "uid" in site else {}), "shell": django["platform"]["shell"]}
+#     more |= {"stores": True} if django["stores"][name] else {}
+#     return _state("django.users", _require(f"{name} can be deployed"), name=name, user=site["user"], **more)
+#
+#
+# def _site(name: str, site: Site, django: Compiled) -> States:
+#     required = [f"{name} has its users", "uv is installed"]
+#     if "container" not in site and site["python"].startswith("3."):
+#         required.append(_python(site["python"]))
+#     if site.get("container", {}).get("engine") == "docker":
+#         required.append("Docker runs")
+#     if site["server"]["kind"] == "mod_wsgi":
+#         required.append("mod_wsgi is installed")
+#     if "memcached" in django["stores"][name]:
+#         required.append("Memcached is installed")
+#     if site["proxy"]["kind"] == "apache" and site["media"]["protected"]:
+#         required.append("mod_xsendfile is installed")
+#     return _state(
+#         "django.site",
+#         _require(*required, more=["supervisor runs"] if django["process"] == "supervisor" else []),
+#         name=name,
+#         config=json.dumps(site),
+#         platform=django["platform"],
+#         templates=list(dict.fromkeys(_templates(site, django["templates"][name]))),
+#     )
+#
+#
+# def _templates(site: Site, of_kinds: Iterable[str]) -> Iterator[str]:
+#     """Yield the URLs of all files that a release of a site is rendered from.
+#
+#     Args:
+#         of_kinds: those of its server, workers, stores and process manager.
+#     """
+#     yield from (FILES + name for name in PROGRAMS)
+#     yield from of_kinds
+#     for name in ("service", "socket") if site["listener"] else ():
+#         yield f"{FILES}listen.{name}"
+#     has_certificates, has_schedules = site["tls"]["kind"] != "none", "schedules" in site
+#     timers = {"backup": site["backup"]["schedule"], "tls": has_certificates, "schedule": has_schedules}
+#     timers["offsite"] = "offsite" in site["backup"]
+#     for name in (name for name, is_used in timers.items() if is_used):
+#         yield from (f"{FILES}{name}.service", f"{FILES}{name}.timer")
+#     if "email" in site:
+#         yield f"{FILES}django_formula_email.py"
+#     named = [site["tls"].get(key) for key in ("certificate", "key")]
+#     named += [one["source"] for one in site["files"].values() if "source" in one]
+#     yield from (url for url in named if isinstance(url, str) and url.startswith("salt://"))
+#: django_formula/pillar/store.py
+# """Contradictions about queues, caches and sessions: within a site, and between the sites of a host."""
+#
+# from __future__ import annotations
+#
+# from collections.abc import Iterator
+# from typing import Any
+#
+# from django_formula.kind import kinds
+# from django_formula.pillar.check import Path, Problem
+# from django_formula.pillar.fleet import hosts_with
+#
+# Site = dict[str, Any]  # the configuration of a site
+# Store = dict[str, Any]
+#
+# #: The words of ``environment`` that a queue has.
+# QUEUE_WORDS = ("queue_url", "queue_socket", "celery_broker_url")
+#
+#
+# def stores(site: Site, own: Site) -> Iterator[Problem]:
+#     """Yield what contradicts itself in a queue or cache, and between the two."""
+#     queue, caches = site.get("queue"), site.get("caches") or {}
+#     has_host = bool(hosts_with(site, "cache"))
+#     if queue:
+#         yield from ((("queue", key), text) for key, text in _queue(queue, has_host=has_host))
+#     for alias, cache in caches.items():
+#         place = _place(alias, own)
+#         yield from (((*place, key), text) for key, text in _incomplete(cache, has_host=has_host))
+#         if queue and cache["host"] and (cache["host"], cache["port"]) == (queue["host"], queue["port"]):
+#             text = "is the server of the queue too, and a server that drops what a cache no longer needs drops tasks"
+#             yield (*place, "host"), f"{cache['host']} {text}: use another one"
+#         if not site["overlay"] and not _takes_url(site, alias):
+#             variable = f"set environment: {{CACHE_URL: {{from: cache_url{_alias_of(alias)}}}}}, or overlay: true"
+#             yield place, f"has no effect with overlay: false and no variable that has its URL: {variable}"
+#
+#
+# def _alias_of(alias: str) -> str:
+#     return "" if alias == "default" else f", alias: {alias}"
+#
+#
+# def _place(alias: str, own: Site) -> Path:
+#     """Return where the pillar has a cache, relative to the site."""
+#     return ("caches", alias) if "caches" in own or alias != "default" else ("cache",)
+#
+#
+# def _queue(queue: Store, *, has_host: bool) -> Iterator[tuple[str, str]]:
+#     kind = kinds.STORES.get(queue["engine"])
+#     if kind and not kind.keeps_queue:
+#         yield "engine", f"expected redis, got {queue['engine']}: {kind.title} cannot keep queued tasks"
+#         return
+#     yield from _incomplete(queue, has_host=has_host)
+#     if kind and queue["sync"] == "never":
+#         yield "sync", "expected everysec or always, got never: a restart would lose the queued tasks"
+#
+#
+# def _incomplete(store: Store, *, has_host: bool) -> Iterator[tuple[str, str]]:
+#     """Yield a port of a server that has none, by key: one of the site's own, unless a host has it for the others."""
+#     kind = kinds.STORES.get(store["engine"])
+#     if kind and kind.port and store["port"] and not store["host"] and not has_host:
+#         yield "port", "has no effect without host: the site's own server needs none"
+#
+#
+# def sessions(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield sessions in a cache that the site does not have, or that loses them with a restart."""
+#     kept = site.get("sessions")
+#     caches = site.get("caches") or {}
+#     cache = caches.get("sessions") or caches.get("default")
+#     if not kept or kept == "db":
+#         return
+#     if not cache:
+#         yield ("sessions",), f"{kept} needs a cache: set cache: {{engine: redis}}, or sessions: db"
+#     elif kept == "cache" and cache["engine"] == "memcached":
+#         yield ("sessions",), "Memcached is empty after a restart, which would log everybody out: set cached_db"
+#     elif kept == "cache" and cache["sync"] == "never":
+#         text = "the cache has no file, so that a restart would log everybody out"
+#         yield ("sessions",), f"{text}: set sync: everysec there, or sessions: cached_db"
+#
+#
+# def environment(site: Site, _own: Site) -> Iterator[Problem]:
+#     """Yield variables that take the URL of a queue or cache which the site does not have."""
+#     caches = site.get("caches") or {}
+#     for name, value in site["environment"].items():
+#         word = value.get("from") if isinstance(value, dict) else None
+#         alias = value.get("alias", "default") if word else "default"
+#         if word in QUEUE_WORDS and not site.get("queue"):
+#             yield ("environment", name), f"{word} is not known: set queue: {{engine: redis}}"
+#         elif word == "queue_socket" and (site["queue"]["host"] or hosts_with(site, "cache")):
+#             yield ("environment", name), "queue_socket is not known: the queue is on a server elsewhere"
+#         elif word == "cache_url" and not caches.get(alias, {}).get("engine"):
+#             yield ("environment", name), f"cache_url is not known: the site has no cache {alias}"
+#         elif word == "cache_url" and caches[alias]["engine"] == "database":
+#             yield ("environment", name), f"cache_url is not known: the cache {alias} is a table of the database"
+#
+#
+# def _takes_url(site: Site, alias: str) -> bool:
+#     """Return whether a variable has the URL of a cache."""
+#     values = [value for value in site["environment"].values() if isinstance(value, dict)]
+#     return any(value["from"] == "cache_url" and value.get("alias", "default") == alias for value in values)
+#
+#
+# def between(sites: dict[str, Site]) -> Iterator[Problem]:
+#     """Yield sites whose user is the one that runs the stores of another site."""
+#     users = {site["user"]: name for name, site in sites.items()}
+#     for name, site in sites.items():
+#         other = users.get(f"{site['user']}-store")
+#         if other and (site.get("queue") or site.get("caches")):
+#             text = f"{site['user']}-store runs the queue and caches of this site, and is the user of site {other}"
+#             yield ("django", "sites", name, "user"), f"{text}: choose another one"
+#: django_formula/pillar/tables.json
 # {
 # "schema": {
 # "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -52050,946 +52987,132 @@ def _clear(home: str, folder: str) -> None:
 # }
 # },
 # "Ubuntu-24": {}
+# },
+# "pythons": {
+# "origin": "https://releases.astral.sh/github/python-build-standalone/releases/download",
+# "versions": {
+# "3.15": {
+# "version": "3.15.2",
+# "archives": {
+# "x86_64": {
+# "path": "20261110/cpython-3.15.2+20261110-x86_64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "ad23d1b73fac26440b0306ae06911031344c49a90ec19716c8362e7fa40cae43"
+# },
+# "aarch64": {
+# "path": "20261110/cpython-3.15.2+20261110-aarch64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "d1367a6c3cd86a9e35712072841f1376859f3b47a2a54e224421a0f9fd169047"
 # }
 # }
-#: django_formula/pillar/site.py
-# """Contradictions within a site, and between the sites of a host: what takes more than other options' values.
-#
-# What does not is in `django/schema.yaml` (`pillar.rules`). `WITHIN` and `BETWEEN` list every other rule; a new
-# one is a function there.
-# """
-#
-# from __future__ import annotations
-#
-# import itertools
-# import re
-# import shlex
-# from collections.abc import Callable, Collection, Iterator
-# from typing import Any
-#
-# from django_formula.kind import kinds
-# from django_formula.pillar import cache, database, fleet, parts, store
-# from django_formula.pillar import listen as pillar_listen
-# from django_formula.pillar import proxy as pillar_proxy
-# from django_formula.pillar.check import Path, Problem, Rules, is_number, shown
-# from django_formula.pillar.layers import LOOPBACK, fill_by_kind
-# from django_formula.pillar.rules import used
-# from django_formula.server import servers
-#
-# Site = dict[str, Any]  # the configuration of a site
-# Sites = dict[str, Site]  # those of a host by name
-#
-# SOCKET_PATH = 107  # bytes that the kernel accepts as the path of a unix socket
-# #: The longest path of a socket below the root: one of those of mod_wsgi.
-# _LONGEST = "/runtime/10000/wsgi.4194304.10.10.sock"
-# SHELL_OPERATORS = {"&&", "||", "|", ";", "&", ">", ">>", "<"}
-#
-#
-# def contradictions(site: Site, own: Site) -> Iterator[Problem]:
-#     """Yield what contradicts itself within a site, by paths relative to it.
-#
-#     Args:
-#         site: its configuration.
-#         own: what the site itself sets in the pillar, without defaults.
-#     """
-#     for rule in WITHIN:
-#         yield from rule(site, own)
-#
-#
-# def contradictions_between(sites: Sites) -> Iterator[Problem]:
-#     """Yield what contradicts itself between the sites of a host, those with `state: absent` among them."""
-#     present = {name: site for name, site in sites.items() if site["state"] == "present"}
-#     for rule in BETWEEN:
-#         yield from rule(present)
-#     yield from roots_and_users(sites)
-#     yield from cache.between(sites)
-#     yield from database.pools_between(sites)
-#
-#
-# # Within a site
-#
-#
-# def domains(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield domains that redirect to a wildcard or to themselves."""
-#     if site["redirect_domains"] and site["domains"] and site["domains"][0].startswith("*."):
-#         text = "are redirected to the first of domains, which is a wildcard: put a host name first there"
-#         yield ("redirect_domains",), text
-#     for domain in sorted({*site["domains"]} & {*site["redirect_domains"]}):
-#         yield ("redirect_domains",), f"{domain} is in domains too: remove one of them"
-#
-#
-# def paths(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield a root that is too long, and folders that contain each other."""
-#     root = site["root"]
-#     if len(f"{root}{_LONGEST}".encode()) > SOCKET_PATH:
-#         limit = SOCKET_PATH - len(_LONGEST)
-#         text = (
-#             f"expected at most {limit} bytes, got {len(root.encode())}: the path of a unix socket below it is limited"
-#         )
-#         yield ("root",), text
-#     for key in ("folder", "mount"):
-#         if site[key] and _is_nested(site[key], root):
-#             yield (key,), f"{site[key]} and the root {root} are within each other: move one of them"
-#
-#
-# def source_paths(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield paths in the source that contain each other, of which each would replace the other.
-#
-#     Of two in ``shared`` the inner one is a folder that is created.
-#     """
-#     named = [(key, path) for key in ("shared", "writable", "files") for path in site[key]]
-#     for (first_key, first), (key, path) in itertools.combinations(named, 2):
-#         inner = max(first, path, key=len)
-#         is_folder = first_key == key == "shared" and first != path and "." not in inner.rpartition("/")[2]
-#         if _is_nested(first, path) and not is_folder:
-#             yield (key,), f"{path} and {first} (in {first_key}) are within each other: remove one of them"
-#
-#
-# def commands(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield commands that only a shell could run."""
-#     listed: dict[Path, list[str]] = {("build",): site["build"]}
-#     listed |= {("commands", stage): entries for stage, entries in site["commands"].items()}
-#     at: dict[Path, str] = {(*at, number): one for at, entries in listed.items() for number, one in enumerate(entries)}
-#     workers = site.get("workers", {}).items()
-#     at |= {("workers", name, "command"): worker["command"] for name, worker in workers if worker.get("command")}
-#     schedules = site.get("schedules", {}).items()
-#     at |= {("schedules", name, "command"): schedule["command"] or "" for name, schedule in schedules}
-#     for place, command in at.items():
-#         try:
-#             words = shlex.split(command)
-#         except ValueError as error:
-#             yield place, f"expected a command with its quotes closed, got {shown(command)}: {error}"
-#             continue
-#         operators = SHELL_OPERATORS & {*words}
-#         if operators:
-#             text = f"no shell runs commands, so {min(operators)} has no meaning: write several commands, or sh -c '…'"
-#             yield place, text
-#
-#
-# # Between sites
-#
-#
-# def addresses(sites: Sites) -> Iterator[Problem]:
-#     """Yield domains of several sites, each of which needs its own path, and all the same server block."""
-#     owners: dict[str, list[tuple[str, str | None]]] = {}
-#     served = {name: site for name, site in sites.items() if site["server"]["kind"] != kinds.NO_SERVER}
-#     for name, site in served.items():
-#         for key in ("domains", "redirect_domains"):
-#             for domain in site[key]:
-#                 path = site["path"] if key == "domains" else None
-#                 for other, other_path in owners.get(domain, ()):
-#                     if other != name:
-#                         yield from _same_address((name, key, path), (other, other_path), domain)
-#                         yield from _different_server_blocks(sites, name, other, domain)
-#                 owners.setdefault(domain, []).append((name, path))
-#
-#
-# def below_wildcards(sites: Sites) -> Iterator[Problem]:
-#     """Yield domains that a wildcard of another site would answer for, where that listens and their own site does not.
-#
-#     A proxy prefers the exact name, but only among its servers at that address and port.
-#     """
-#     served = {name: site for name, site in sites.items() if site["server"]["kind"] != kinds.NO_SERVER}
-#     wildcards = [(name, one) for name, site in served.items() for one in _domains(site) if one.startswith("*.")]
-#     for name, site in served.items():
-#         for domain, (owner, wildcard) in itertools.product(_domains(site), wildcards):
-#             parts = [part for part in ("proxy", "balancer") if part in site]
-#             missing = {*_places(served[owner], parts)} - {*_places(site, parts)}
-#             if owner != name and domain != wildcard and domain.endswith(wildcard[1:]) and missing:
-#                 (part, key), listen = min(missing, key=str)
-#                 text = f"expected {listen} among them: {wildcard} of site {owner} would answer for {domain} there"
-#                 yield ("django", "sites", name, part, key), f"{text}; or give {domain} another name"
-#
-#
-# def _domains(site: Site) -> list[str]:
-#     return [*site["domains"], *site["redirect_domains"]]
-#
-#
-# def _places(site: Site, parts: Collection[str]) -> Iterator[tuple[tuple[str, str], int | str]]:
-#     """Yield where the proxy and the balancer listen for a site, each with its key.
-#
-#     Args:
-#         parts: those of the pillar that count for http; without balancers a site has no such part.
-#     """
-#     for key in [*parts, *(["tls"] if site["tls"]["kind"] != "none" else [])]:
-#         for place in site.get(key, {}).get("listen", ()):
-#             yield (key, "listen"), place
-#
-#
-# def _same_address(mine: tuple[str, str, str | None], theirs: tuple[str, str | None], domain: str) -> Iterator[Problem]:
-#     """Yield a domain that cannot be shared; a path is None where the domain redirects."""
-#     (name, key, path), (other, other_path) = mine, theirs
-#     place = ("django", "sites", name, key)
-#     if path is None or other_path is None:
-#         yield place, f"{domain} belongs to site {other} too, and a redirected domain cannot be shared"
-#     elif path == other_path:
-#         yield place, f"{domain}{path} is served by site {other} already: use another domain or path"
-#
-#
-# def _different_server_blocks(sites: Sites, name: str, other: str, domain: str) -> Iterator[Problem]:
-#     """Yield an option of the server block that two sites of a domain set differently."""
-#     path = ("django", "sites", name)
-#     proxy, other_proxy = sites[name]["proxy"], sites[other]["proxy"]
-#     same = f"expected the value of site {other}, which has {domain} too: set it once in django:defaults"
-#     if proxy["kind"] != other_proxy["kind"]:
-#         text = f"expected {other_proxy['kind']}, since site {other} has {domain} too, got {proxy['kind']}"
-#         yield (*path, "proxy", "kind"), text
-#     elif {*proxy["listen"]} != {*other_proxy["listen"]}:
-#         text = f"expected {other_proxy['listen']}, since site {other} has {domain} too, got {proxy['listen']}"
-#         yield (*path, "proxy", "listen"), text
-#     elif sorted(proxy["trusted"]) != sorted(other_proxy["trusted"]):
-#         yield (*path, "proxy", "trusted"), same
-#     elif sites[name]["tls"] != sites[other]["tls"]:
-#         yield (*path, "tls"), same
-#
-#
-# def roots_and_users(sites: Sites) -> Iterator[Problem]:
-#     """Yield sites that share a root, a user or its number."""
-#     for (first, one), (second, other) in itertools.combinations(sites.items(), 2):
-#         if _is_nested(one["root"], other["root"]):
-#             text = (
-#                 f"{other['root']} and the root {one['root']} of site {first} are within each other: choose another one"
-#             )
-#             yield ("django", "sites", second, "root"), text
-#         if one["user"] == other["user"]:
-#             text = f"{other['user']} is the user of site {first} too, and each site needs its own"
-#             yield ("django", "sites", second, "user"), text
-#         if "uid" in one and one["uid"] == other.get("uid"):
-#             text = f"{other['uid']} is the number of the user of site {first} too, and each site needs its own"
-#             yield ("django", "sites", second, "uid"), text
-#
-#
-# def _is_nested(one: str, other: str) -> bool:
-#     """Return whether two paths are the same, or one is below the other."""
-#     return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
-#
-#
-# # Containers
-#
-#
-# def container(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield limits that are a part of the host's, which engines do not take."""
-#     if site.get("container") is None:
-#         return
-#     places: dict[tuple[str, ...], Any] = {("resources",): site["resources"]}
-#     places |= {("workers", name, "resources"): one["resources"] for name, one in site.get("workers", {}).items()}
-#     for at, limits in places.items():
-#         for name in ("MemoryMax", "TasksMax"):
-#             if str(limits.get(name, "")).endswith("%"):
-#                 yield (*at, name), f"expected a number in a container, got {limits[name]}"
-#
-#
-# def promotions(sites: Sites) -> Iterator[Problem]:
-#     """Yield sites that get their commits from a site which is not there, or from themselves."""
-#     for name, site in sites.items():
-#         origin, is_on_master = (site["promote"] or {}).get("from"), bool(site.get("hosts"))
-#         if origin and (origin == name or (origin not in sites and not is_on_master)):
-#             text = "is this site itself" if origin == name else "is no site of this host"
-#             yield ("django", "sites", name, "promote", "from"), f"{origin} {text}"
-#
-#
-# def without_systemd(sites: dict[str, Site]) -> Iterator[Problem]:
-#     """Yield what sites have that needs systemd, on a host where it is not PID 1: control groups, sockets of root."""
-#     for name, site in sorted(sites.items()):
-#         if site.get("push"):
-#             text = "supported where systemd is PID 1, which it is not on this host: set repository instead"
-#             yield ("django", "sites", name, "push"), text
-#         if site.get("container") is not None:
-#             text = "supported where systemd is PID 1, which it is not on this host"
-#             yield ("django", "sites", name, "container"), f"{text}: remove it, or see docs/guides/compose.md"
-#
-#
-# # Mail
-#
-#
-# def email(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
-#     """Yield a login that everybody on the way can read, mail without an effect, and words without a server."""
-#     words = {name: value.get("from", "") for name, value in site["environment"].items() if isinstance(value, dict)}
-#     used = {name: word for name, word in words.items() if word.startswith("email_")}
-#     mail = site.get("email")
-#     if not mail:
-#         yield from ((("environment", name), f"{word} is not known: set email:host") for name, word in used.items())
-#         return
-#     if mail["user"] and mail["password"] and mail["tls"] == "none" and mail["host"] not in LOOPBACK:
-#         yield ("email", "tls"), f"expected starttls or tls, since the password is sent to {mail['host']}"
-#     if not site["overlay"] and not used:
-#         yield ("email",), "has no effect with overlay: false, unless environment takes email_url or another word of it"
-#
-#
-# # Schedules
-#
-#
-# def schedules(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
-#     """Yield ranges of cron that end before they begin."""
-#     for name, schedule in site.get("schedules", {}).items():
-#         at = schedule["at"] or ""
-#         if len(at.split()) == 5 and any(int(start) > int(end) for start, end in re.findall(r"(\d+)-(\d+)", at)):
-#             yield ("schedules", name, "at"), f"{at} has a range that ends before it begins: write two ranges"
-#
-#
-# # The application server
-#
-# KEPT_IDLE = 60  # seconds that a proxy keeps an idle connection to a server
-#
-#
-# def server_modules(site: Site, own: Site) -> Iterator[Problem]:
-#     """Yield a module of the project that the server does not run."""
-#     runs = servers.traits(site["server"]).interface
-#     unused = "wsgi" if runs == "asgi" else "asgi"
-#     if own.get(unused) and not own.get(runs):
-#         kind = site["server"]["kind"]
-#         yield (unused,), f"has no effect: {kind} runs {runs.upper()} here; set {runs}, or another server:kind"
-#
-#
-# def server_threads(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield threads of a server whose processes serve many requests in one thread."""
-#     server = site["server"]
-#     concurrency = servers.traits(server).concurrency
-#     if concurrency and server["threads"] > 1:
-#         text = f"expected 1 with {concurrency}, which serves many requests at a time in one thread"
-#         yield ("server", "threads"), f"{text}, got {server['threads']}"
-#
-#
-# def embedded_options(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield options of mod_wsgi's daemon processes where the project runs in Apache's own."""
-#     server = site["server"]
-#     used = servers.traits(server).used_options
-#     for option in sorted({*server["options"]} - {*used}) if used is not None else ():
-#         text = "has no effect with mode: embedded; it is an option of the processes of mode: daemon"
-#         yield ("server", "options", option), text
-#
-#
-# def server_keepalive(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield servers that close a connection after its request, or before the proxy does."""
-#     if not site["proxy"]["keepalive"] or site["proxy"]["kind"] == "none":
-#         return
-#     server = site["server"]
-#     kind, options = servers.traits(server), server["options"]
-#     if not kind.keepalive:
-#         text = f"not supported with {kind.title}; it is with uvicorn, and with gunicorn and threads, gevent or uvicorn"
-#         yield ("proxy", "keepalive"), text
-#     elif kind.is_cutting and server["max_requests"]:
-#         text = "expected 0 with proxy:keepalive, since uvicorn cuts the connections of a process that it replaces"
-#         yield ("server", "max_requests"), f"{text}, got {server['max_requests']}"
-#     idle = options.get(kind.keepalive)
-#     if is_number(idle) and idle <= KEPT_IDLE:
-#         text = f"expected more than the {KEPT_IDLE} seconds that the proxy keeps a connection"
-#         yield ("server", "options", kind.keepalive), f"{text}, got {idle}"
-#
-#
-# # Static files that are served or pushed elsewhere
-#
-#
-# def static_url(site: dict[str, Any], _own: Any) -> Iterator[Problem]:
-#     """Yield a URL of static files that is set twice."""
-#     if site["static"].get("url") and "STATIC_URL" in site["settings"]:
-#         yield ("settings", "STATIC_URL"), "static:url sets it too: remove one of them"
-#
-#
-# def same_destinations(sites: dict[str, Any]) -> Iterator[Problem]:
-#     """Yield sites that push to the same place, where each would delete files of the other."""
-#     pushing = {name: site for name, site in sites.items() if site["static"].get("push")}
-#     places = {name: _destination(site) for name, site in pushing.items()}
-#     for (first, one), (second, other) in itertools.combinations(places.items(), 2):
-#         if one == other:
-#             key = "prefix" if sites[second]["static"]["push"].get("kind") == "s3" else "path"
-#             text = f"site {first} pushes to the same place, and each would delete the other's files: choose another one"
-#             yield ("django", "sites", second, "static", "push", key), text
-#
-#
-# def _destination(site: dict[str, Any]) -> tuple[Any, ...]:
-#     push = site["static"]["push"]
-#     of_store = ("endpoint", "region", "bucket", "prefix") if push.get("kind") == "s3" else ("host", "path")
-#     return tuple(push[name] for name in of_store)
-#
-#
-# # Workers: what their kinds make of the configuration, and what contradicts itself in it
-#
-# #: The variable by which Celery takes the signals that end a worker for others, and why a site has none.
-# REMAP = "REMAP_SIGTERM"
-#
-#
-# def complete_workers(site: Site, own: Site, rules: Rules, name: str) -> Iterator[Problem]:
-#     """Complete the workers of a site by their kinds, and yield what these refuse; without workers nothing changes.
-#
-#     Args:
-#         site: the configuration, which is changed.
-#         own: what the site itself sets.
-#         rules: of a site.
-#         name: of the site.
-#     """
-#     of_one = rules["properties"]["workers"]["additionalProperties"]
-#     completed = {}
-#     for worker, chosen in (site.pop("workers", None) or {}).items():
-#         place = ("workers", worker)
-#         if not chosen["kind"]:
-#             continue
-#         own_part = (own.get("workers") or {}).get(worker) or {}
-#         yield from fill_by_kind(place, chosen, own_part, of_one, name)
-#         resources = {**site["resources"], **chosen["resources"]}
-#         completed[worker] = {**{option: chosen[option] for option in used(of_one, chosen)}, "resources": resources}
-#     if completed:
-#         site["workers"] = completed
-#
-#
-# def single_workers(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield a second worker of a kind of which a site has one."""
-#     first: dict[str, str] = {}
-#     for name, worker in site.get("workers", {}).items():
-#         kind = worker["kind"]
-#         other = first.setdefault(kind, name)
-#         if kinds.WORKERS[kind].is_single and other != name:
-#             yield ("workers", name, "kind"), f"{other} is of kind {kind} too, and two of them send each task twice"
-#
-#
-# def worker_signals(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield the variable by which a worker of Celery would lose what it has in hand when it is stopped."""
-#     if any(worker["kind"] == "celery" for worker in site.get("workers", {}).values()):
-#         for key in ("environment", "secrets"):
-#             if REMAP in site[key]:
-#                 text = "refused: with it Celery takes the SIGTERM of a stop for an order to abort running tasks"
-#                 yield (key, REMAP), text
-#
-#
-# # Rows of knowledge
-#
-#
-# def knowledge_patterns(site: dict[str, Any], _own: dict[str, Any]) -> Iterator[Problem]:
-#     """Yield patterns that are no regular expressions, as Python reports it."""
-#     for part in ("causes", "headers", "libraries"):
-#         for name, row in (site["knowledge"].get(part) or {}).items():
-#             try:
-#                 re.compile(row.get("match") or "")
-#             except re.error as error:
-#                 yield ("knowledge", part, name, "match"), f"expected a regular expression of Python: {error}"
-#
-#
-# # All of them
-#
-#
-# #: Every rule for one site: what contradicts it, by paths relative to the site.
-# def hook(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield a webhook that does not know its branch: what is pushed chooses nothing."""
-#     if site.get("hook") and not site["folder"] and re.fullmatch("HEAD|[0-9a-f]{40}", site["revision"]):
-#         yield ("hook",), "needs the name of the branch: set revision, such as main"
-#
-#
-# WITHIN: tuple[Callable[[Site, Site], Iterator[Problem]], ...] = (
-#     domains,
-#     server_modules,
-#     server_threads,
-#     embedded_options,
-#     paths,
-#     hook,
-#     pillar_listen.server_port,
-#     pillar_listen.networks,
-#     pillar_listen.within,
-#     pillar_proxy.upstreams,
-#     server_keepalive,
-#     pillar_proxy.unsupported,
-#     pillar_proxy.headers,
-#     pillar_proxy.without_proxy,
-#     pillar_proxy.client_subject,
-#     pillar_proxy.tls_ports,
-#     pillar_proxy.tls_domains,
-#     source_paths,
-#     database.databases,
-#     database.logins,
-#     database.environment,
-#     database.variables,
-#     store.stores,
-#     store.sessions,
-#     store.environment,
-#     static_url,
-#     commands,
-#     container,
-#     single_workers,
-#     worker_signals,
-#     schedules,
-#     email,
-#     knowledge_patterns,
-#     fleet.hosts,
-#     fleet.shared,
-#     parts.contradictions,
-# )
-#
-# #: Every rule for the present sites of a host.
-# BETWEEN: tuple[Callable[[Sites], Iterator[Problem]], ...] = (
-#     addresses,
-#     below_wildcards,
-#     pillar_listen.between,
-#     database.between,
-#     store.between,
-#     same_destinations,
-#     promotions,
-# )
-#: django_formula/pillar/states.py
-# """The states of an apply that every host with sites has, by the part of `django/` that they belong to.
-#
-# They are made here, and not by templates: a template is compiled and its text parsed anew in each apply, for ten times
-# what this takes (docs/decisions/0107). This module runs while Salt renders (`django_pillar_render`), so it imports
-# little.
-# """
-#
-# from __future__ import annotations
+# },
+# "3.14": {
+# "version": "3.14.10",
+# "archives": {
+# "x86_64": {
+# "path": "20261110/cpython-3.14.10+20261110-x86_64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "c2ff2e97422f5d3896a16e0317fd212ba977bbf2688d93a6f7a03d817506bd30"
+# },
+# "aarch64": {
+# "path": "20261110/cpython-3.14.10+20261110-aarch64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "38fd50f07170adc29d481913d1c30b17ecb538fbe290315fe1f83d84fdd5b694"
+# }
+# }
+# },
+# "3.13": {
+# "version": "3.13.18",
+# "archives": {
+# "x86_64": {
+# "path": "20261110/cpython-3.13.18+20261110-x86_64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "f2d2199eb25880e07863b391cf7124e7ffa1338b0d65600dfcec117c4223a7fb"
+# },
+# "aarch64": {
+# "path": "20261110/cpython-3.13.18+20261110-aarch64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "55c00325f7c1fddf325dfc621aabdfbbac4dc54adda224af88ec411dc12db239"
+# }
+# }
+# },
+# "3.12": {
+# "version": "3.12.16",
+# "archives": {
+# "x86_64": {
+# "path": "20261110/cpython-3.12.16+20261110-x86_64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "6a9e62dad033790aef722dbd370e0ce76ce17b73627ba3ae679f537049350b39"
+# },
+# "aarch64": {
+# "path": "20261110/cpython-3.12.16+20261110-aarch64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "b6a41defec4975d94b4ff1950236e7383e5c02ba40ea48c9ec33c66087a35aab"
+# }
+# }
+# },
+# "3.11": {
+# "version": "3.11.18",
+# "archives": {
+# "x86_64": {
+# "path": "20261110/cpython-3.11.18+20261110-x86_64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "3288c54cea3db350052019b3f8b558dd8a3da8afa6fda573f5fd2bcb37635b4a"
+# },
+# "aarch64": {
+# "path": "20261110/cpython-3.11.18+20261110-aarch64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "7e71f26a003949b57757e287f4f4b6689da07e7a229f5bbee7919c19ed77155d"
+# }
+# }
+# },
+# "3.10": {
+# "version": "3.10.22",
+# "archives": {
+# "x86_64": {
+# "path": "20261009/cpython-3.10.22+20261009-x86_64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "caa66b308e10f35b8114054df7d927903f971f631cfa3237b84c40d5d5f35549"
+# },
+# "aarch64": {
+# "path": "20261009/cpython-3.10.22+20261009-aarch64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "ecbe978a7ecbeb3a9aed67bb5d161180701513b4fa8101037b2a3f1ac11e96be"
+# }
+# }
+# },
+# "3.9": {
+# "version": "3.9.25",
+# "archives": {
+# "x86_64": {
+# "path": "20251031/cpython-3.9.25+20251031-x86_64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "fe04e8b27bd69ca2144fc542428f8b9b5287b6a2e45516a4acfe2c2bc3102773"
+# },
+# "aarch64": {
+# "path": "20251031/cpython-3.9.25+20251031-aarch64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "2f17406709afd0f07674dd3ce92a4b23c6adf8baac3f402555d192e0f3333bef"
+# }
+# }
+# },
+# "3.8": {
+# "version": "3.8.20",
+# "archives": {
+# "x86_64": {
+# "path": "20241002/cpython-3.8.20+20241002-x86_64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "a3a75094545912d4e9413673441b3f0d2e58ce9b264477f910800148801ccf11"
+# },
+# "aarch64": {
+# "path": "20241002/cpython-3.8.20+20241002-aarch64-unknown-linux-gnu-install_only_stripped.tar.gz",
+# "sha256": "75a187ebfab81096e3f3d91d70c1349e64defbdfb0e8a067cb5233d017655e31"
+# }
+# }
+# }
+# }
+# }
+# }
+#: django_formula/pillar/tables.py
+# """The tables of `django/*.yaml`, as `engine/pack.py` writes them next to this module: no host parses that YAML."""
 #
 # import json
-# from collections.abc import Callable, Iterable, Iterator, Mapping
+# import pkgutil
 # from typing import Any
 #
-# from django_formula.pillar import parts as pillar_parts
 #
-# #: A state or the states of a part: an id, the function, and its arguments; `requisite` of another state.
-# States = dict[str, Any]
-# Compiled = Mapping[str, Any]
-# Site = Mapping[str, Any]
-#
-# FILES = "salt://django/files/"
-# PACKAGES = "The packages of the sites are installed"
-# #: How the names of packages with clients of database servers begin: of what they dump, zstd makes backups.
-# CLIENTS = ("default-mysql-client", "mariadb-client", "postgresql-client")
-# #: The programs of every release.
-# PROGRAMS = (
-#     "django_formula_plan.py",
-#     "django_formula_application.py",
-#     "django_formula_start.py",
-#     "django_formula_migrate.py",
-#     "django_formula_lock.py",
-#     "django_formula_guard.py",
-#     "django_formula_keep.py",
-#     "django_formula_request.py",
-#     "django_formula_settings.py",
-#     "django_formula_logs.py",
-#     "maintenance.html",
-#     "django_formula_backup.py",
-#     "django_formula_sqlite.py",
-#     "django_formula_tables.py",
-#     "django_formula_faults.py",
-# )
-# #: How the state of a database server is named.
-# SERVERS = {"postgres": "PostgreSQL runs", "mysql": "MariaDB runs"}
-#
-#
-# def parts(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], Any]) -> dict[str, States]:
-#     """Return the states of `watch`; where there are sites of `place`, `host`, `proxy` and `site`; of what others use.
-#
-#     Args:
-#         django: what `pillar.compiler.compile` returns.
-#         grains: of the minion.
-#         table: returns what a YAML file of the formula has, by its name.
-#     """
-#     own = {part.name: part.states(django) for part in pillar_parts.parts()}
-#     own["watch"] = _watch(django)
-#     if not django["sites"]:
-#         return own
-#     return {
-#         **own,
-#         "place": _place(django),
-#         "host": _host(django, grains, table),
-#         "proxy": _proxies(django),
-#         "site": _sites(django),
-#     }
-#
-#
-# def _state(function: str, *more: Mapping[str, Any], **arguments: Any) -> States:
-#     return {function: [*({name: value} for name, value in arguments.items()), *more]}
-#
-#
-# def _require(*sentences: str, more: Iterable[Any] = ()) -> dict[str, Any]:
-#     """Return the requisite of states of the formula, by what follows ``django:``."""
-#     return {"require": [*({"django": one} for one in sentences), *more]}
-#
-#
-# # Before anything is changed: no other deployment is in the path of a site, or the pillar has it taken over (`adopt`).
-#
-#
-# def _place(django: Compiled) -> States:
-#     return {
-#         f"{name} can be deployed": _state(
-#             "django.adoption", name=name, config=json.dumps(site), platform=django["platform"]
-#         )
-#         for name, site in django["sites"].items()
-#     }
-#
-#
-# # What all sites need on the host: packages, and uv for their virtualenvs.
-#
-#
-# def _host(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], Any]) -> States:
-#     sites, named = django["sites"].values(), django["platform"]["packages"]
-#     has_systemd = grains["init"] == "systemd"
-#     own = ["certificates", "git", "python", "ssh", "venv", *(["bus"] if django["process"] == "systemd" else [])]
-#     packages = {named[noun] for noun in [*own, *(["sudo"] if django["people"]["keys"] else [])]}
-#     for site in sites:
-#         packages.update(_packages(site, django["stores"][site["name"]], named, has_systemd=has_systemd))
-#     states = {PACKAGES: _state("django.packages", pkgs=sorted(packages))}
-#     if any(site["container"]["engine"] == "docker" for site in sites if "container" in site):
-#         states["Docker runs"] = _state("django.running", _require(PACKAGES), name="docker", enable=True)
-#     if not has_systemd and any("schedules" in site for site in sites):
-#         states["cron runs"] = _state("django.running", _require(PACKAGES), name="cron")
-#     if any(site["server"]["kind"] == "mod_wsgi" for site in sites):
-#         states["mod_wsgi is installed"] = _state("django.apache_module", module="wsgi", pkgs=named["mod_wsgi"])
-#     if any("memcached" in stores for stores in django["stores"].values()):
-#         states["Memcached is installed"] = _state(
-#             "django.quiet_packages", _require(PACKAGES), pkgs=[named["memcached"]], service="memcached"
-#         )
-#     shell = django["platform"]["shell"]
-#     if any("push" in site["static"] for site in sites):
-#         states["The user that pushes static files exists"] = _user(
-#             "_django-push", "Pushes the static files of Django sites", shell
-#         )
-#     if any("offsite" in site["backup"] for site in sites):
-#         states["The user that copies backups exists"] = _user(
-#             "_django-offsite", "Copies the backups of Django sites elsewhere", shell
-#         )
-#     index = next((site["index"] for site in sites if site["index"].get("url")), None)
-#     states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
-#     return {"include": ["django.place"]} | states | _pythons(django, table)
-#
-#
-# def _user(name: str, title: str, shell: str) -> dict[str, Any]:
-#     """Return the state of a system user of a program of the formula's."""
-#     more = {"system": True, "createhome": False, "home": "/nonexistent", "shell": shell}
-#     return _state("user.present", name=name, fullname=title, **more)
-#
-#
-# def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, has_systemd: bool) -> Iterator[str]:
-#     """Yield the packages of the operating system that a site needs."""
-#     yield from site["packages"]
-#     if "mount" in site["media"]:
-#         yield from named["mount"].get(site["media"]["mount"]["type"], [])
-#     if "offsite" in site["backup"]:
-#         yield from named["offsite"]
-#     if site["static"].get("push", {}).get("kind") == "rsync":
-#         yield named["rsync"]
-#     if site["tls"]["kind"] != "none":
-#         yield named["tls"]
-#     if "schedules" in site and not has_systemd:
-#         yield named["cron"]
-#     if "container" in site:
-#         container = site["container"]
-#         yield from named[container["engine"]]
-#         if not (container.get("base") or container.get("file") or container.get("image")):
-#             yield named["mmdebstrap"]
-#     if site["tls"]["kind"] == "acme":
-#         yield named[site["tls"]["client"]]
-#     if "redis" in stores:
-#         yield named["redis"]
-#     if any(name.startswith(CLIENTS) for name in site["packages"]):
-#         yield named["zstd"]
-#     for database in site["databases"].values():
-#         if database["engine"] in SERVERS:
-#             yield from [*named[database["engine"]], named["zstd"]]
-#         if "postgis" in database.get("extensions", []):
-#             yield from [*named["postgis"], *(named["postgis_server"] if database["manage"] else [])]
-#
-#
-# def _pythons(django: Compiled, table: Callable[[str], Any]) -> States:
-#     """Return a state for each version of Python that sites name."""
-#     sites = [site for site in django["sites"].values() if "container" not in site]
-#     versions = sorted({site["python"] for site in sites if site["python"].startswith("3.")})
-#     pythons = table("pythons") if versions else {}
-#     states = {}
-#     for version in versions:
-#         known = pythons["versions"]
-#         states[_python(version)] = _state(
-#             "django.python",
-#             _require("uv is installed"),
-#             version=version,
-#             table={"versions": {version: known[version]} if version in known else known},
-#             mirror=django.get("python_mirror") or pythons["origin"],
-#         )
-#     return states
-#
-#
-# def _python(version: str) -> str:
-#     return f"Python {version} is installed"
-#
-#
-# # The watch of the host, before the web servers: it stops serving the page where another proxy needs its ports.
-#
-#
-# def _watch(django: Compiled) -> States:
-#     """Return the state of the watch; on a host without sites, of a master's, or of what is left of one.
-#
-#     Where each site is refused, or has no port, nothing is changed.
-#     """
-#     kinds = {name: site["proxy"]["kind"] for name, site in django["sites"].items()}
-#     places = dict.fromkeys(
-#         f"{name} can be deployed" if kind == "none" else f"The ports of {kind} are free" for name, kind in kinds.items()
-#     )
-#     page = django["page"]
-#     served = {"domain": page["domain"], "kind": page["site"]["proxy"]["kind"]} if page else None
-#     state = _state(
-#         "django.watch",
-#         *([{"require_any": [{"django": place} for place in places]}] if places else []),
-#         config=json.dumps(django["watch"]),
-#         **({"page": served} if served else {}),
-#     )
-#     included = ["django.place", *(["django.proxy"] if django["proxies"] else [])]
-#     return {**({"include": included} if places else {}), "The host is watched": state}
-#
-#
-# # The web servers that face the clients, where their ports are free. Debian's default site goes only where it is this
-# # formula that installs one; a site's own files are made by the site's step `proxy`.
-#
-#
-# def _proxies(django: Compiled) -> States:
-#     states: States = {"include": ["django.place"]}
-#     for kind in django["proxies"]:
-#         sites = {name: site for name, site in django["sites"].items() if site["proxy"]["kind"] == kind}
-#         states |= _proxy(kind, sites, django)
-#     return states
-#
-#
-# def _proxy(kind: str, sites: Mapping[str, Site], django: Compiled) -> States:
-#     platform, default = django["platform"], f"The default site of a fresh {kind} is off"
-#     secure = {name: one["tls"]["listen"] if one["tls"]["kind"] != "none" else [] for name, one in sites.items()}
-#     plain = {name: one["proxy"]["listen"] for name, one in sites.items()}
-#     places = [{"django": f"{name} can be deployed"} for name in sites]
-#     states = {
-#         f"The ports of {kind} are free": _state(
-#             "django.ports", kind=kind, sites={name: plain[name] + secure[name] for name in sites}, require_any=places
-#         ),
-#         f"{kind} is installed": _state(
-#             "django.web_server",
-#             _require(f"The ports of {kind} are free"),
-#             kind=kind,
-#             pkgs=[platform["packages"][kind]],
-#         ),
-#         default: _state(
-#             "file.absent", name=platform["default_sites"][kind], onchanges=[{"django": f"{kind} is installed"}]
-#         ),
-#     }
-#     if kind == "apache" and any(one["media"]["protected"] for one in sites.values()):
-#         states["mod_xsendfile is installed"] = _state(
-#             "django.apache_module",
-#             _require("apache is installed"),
-#             module="xsendfile",
-#             pkgs=[platform["packages"]["xsendfile"]],
-#         )
-#     states[f"{kind} runs"] = _state(
-#         "django.proxy_runs",
-#         _require(f"{kind} is installed", more=[{"file": default}]),
-#         kind=kind,
-#         http=_once(plain.values()),
-#         https=_once(secure.values()),
-#         templates=django["default_servers"][kind],
-#     )
-#     return states
-#
-#
-# def _once(listens: Iterable[Iterable[Any]]) -> list[Any]:
-#     """Return the values of some lists, each once, in their order."""
-#     return list(dict.fromkeys(one for some in listens for one in some))
-#
-#
-# # The steps of each site, in the order of `deploy.order`. Users and directories come first, for all sites, so
-# # that all remotes are queried at the same time. A step that finds nothing to do reports no change; one that fails stops
-# # its own site only. Nothing that serves is changed before "is live".
-#
-#
-# def _sites(django: Compiled) -> States:
-#     states: States = {}
-#     sites = django["sites"]
-#     for name, site in sites.items():
-#         states[f"{name} has its users"] = _users(name, site, django)
-#         states[f"{name} has its directories"] = _site(name, site, django)
-#     for name, site in sites.items():
-#         before = "has its directories"
-#         for function, sentence in django["steps"][name]:
-#             if function != "site":
-#                 servers = [SERVERS[engine] for engine in _servers(site) if function == "database"]
-#                 required = _require(f"{name} {before}", *servers)
-#                 states[f"{name} {sentence}"] = _state(f"django.{function}", required, name=name)
-#                 before = sentence
-#     # A domain that moves from one site to another does so when both are released. No requisites: what has failed before
-#     # has been said.
-#     for name in sites if len(sites) > 1 else ():
-#         states[f"{name} has its domains"] = _state("django.domains", name=name)
-#     # Where each site is refused, nothing is changed.
-#     places = {"require_any": [{"django": f"{name} has its directories"} for name in sites]}
-#     states["django-shell is installed"] = _state("django.console", places)
-#     states["People have their rights"] = _state("django.people", places, config=json.dumps(django["people"]))
-#     if django["page"]:
-#         states["The page is served"] = _page(django)
-#     return states
-#
-#
-# def _page(django: Compiled) -> States:
-#     """Return the state that serves the page: after the sites, none of which waits for it."""
-#     page = django["page"]
-#     return _state(
-#         "django.page",
-#         _require(f"{page['site']['proxy']['kind']} runs"),
-#         config=json.dumps({key: page[key] for key in ("domain", "user", "password")}),
-#         site=json.dumps(page["site"]),
-#         platform=django["platform"],
-#         templates=page["templates"],
-#     )
-#
-#
-# def _servers(site: Site) -> list[str]:
-#     """Return the database engines of which the formula sets up a server on this host for a site."""
-#     return list(dict.fromkeys(one["engine"] for one in site["databases"].values() if one["manage"]))
-#
-#
-# def _users(name: str, site: Site, django: Compiled) -> States:
-#     more = {**({"uid": site["uid"]} if "uid" in site else {}), "shell": django["platform"]["shell"]}
-#     more |= {"stores": True} if django["stores"][name] else {}
-#     return _state("django.users", _require(f"{name} can be deployed"), name=name, user=site["user"], **more)
-#
-#
-# def _site(name: str, site: Site, django: Compiled) -> States:
-#     required = [f"{name} has its users", "uv is installed"]
-#     if "container" not in site and site["python"].startswith("3."):
-#         required.append(_python(site["python"]))
-#     if site.get("container", {}).get("engine") == "docker":
-#         required.append("Docker runs")
-#     if site["server"]["kind"] == "mod_wsgi":
-#         required.append("mod_wsgi is installed")
-#     if "memcached" in django["stores"][name]:
-#         required.append("Memcached is installed")
-#     if site["proxy"]["kind"] == "apache" and site["media"]["protected"]:
-#         required.append("mod_xsendfile is installed")
-#     return _state(
-#         "django.site",
-#         _require(*required, more=["supervisor runs"] if django["process"] == "supervisor" else []),
-#         name=name,
-#         config=json.dumps(site),
-#         platform=django["platform"],
-#         templates=list(dict.fromkeys(_templates(site, django["templates"][name]))),
-#     )
-#
-#
-# def _templates(site: Site, of_kinds: Iterable[str]) -> Iterator[str]:
-#     """Yield the URLs of all files that a release of a site is rendered from.
-#
-#     Args:
-#         of_kinds: those of its server, workers, stores and process manager.
-#     """
-#     yield from (FILES + name for name in PROGRAMS)
-#     yield from of_kinds
-#     for name in ("service", "socket") if site["listener"] else ():
-#         yield f"{FILES}listen.{name}"
-#     has_certificates, has_schedules = site["tls"]["kind"] != "none", "schedules" in site
-#     timers = {"backup": site["backup"]["schedule"], "tls": has_certificates, "schedule": has_schedules}
-#     timers["offsite"] = "offsite" in site["backup"]
-#     for name in (name for name, is_used in timers.items() if is_used):
-#         yield from (f"{FILES}{name}.service", f"{FILES}{name}.timer")
-#     if "email" in site:
-#         yield f"{FILES}django_formula_email.py"
-#     named = [site["tls"].get(key) for key in ("certificate", "key")]
-#     named += [one["source"] for one in site["files"].values() if "source" in one]
-#     yield from (url for url in named if isinstance(url, str) and url.startswith("salt://"))
-#: django_formula/pillar/store.py
-# """Contradictions about queues, caches and sessions: within a site, and between the sites of a host."""
-#
-# from __future__ import annotations
-#
-# from collections.abc import Iterator
-# from typing import Any
-#
-# from django_formula.kind import kinds
-# from django_formula.pillar.check import Path, Problem
-# from django_formula.pillar.fleet import hosts_with
-#
-# Site = dict[str, Any]  # the configuration of a site
-# Store = dict[str, Any]
-#
-# #: The words of ``environment`` that a queue has.
-# QUEUE_WORDS = ("queue_url", "queue_socket", "celery_broker_url")
-#
-#
-# def stores(site: Site, own: Site) -> Iterator[Problem]:
-#     """Yield what contradicts itself in a queue or cache, and between the two."""
-#     queue, caches = site.get("queue"), site.get("caches") or {}
-#     has_host = bool(hosts_with(site, "cache"))
-#     if queue:
-#         yield from ((("queue", key), text) for key, text in _queue(queue, has_host=has_host))
-#     for alias, cache in caches.items():
-#         place = _place(alias, own)
-#         yield from (((*place, key), text) for key, text in _incomplete(cache, has_host=has_host))
-#         if queue and cache["host"] and (cache["host"], cache["port"]) == (queue["host"], queue["port"]):
-#             text = "is the server of the queue too, and a server that drops what a cache no longer needs drops tasks"
-#             yield (*place, "host"), f"{cache['host']} {text}: use another one"
-#         if not site["overlay"] and not _takes_url(site, alias):
-#             variable = f"set environment: {{CACHE_URL: {{from: cache_url{_alias_of(alias)}}}}}, or overlay: true"
-#             yield place, f"has no effect with overlay: false and no variable that has its URL: {variable}"
-#
-#
-# def _alias_of(alias: str) -> str:
-#     return "" if alias == "default" else f", alias: {alias}"
-#
-#
-# def _place(alias: str, own: Site) -> Path:
-#     """Return where the pillar has a cache, relative to the site."""
-#     return ("caches", alias) if "caches" in own or alias != "default" else ("cache",)
-#
-#
-# def _queue(queue: Store, *, has_host: bool) -> Iterator[tuple[str, str]]:
-#     kind = kinds.STORES.get(queue["engine"])
-#     if kind and not kind.keeps_queue:
-#         yield "engine", f"expected redis, got {queue['engine']}: {kind.title} cannot keep queued tasks"
-#         return
-#     yield from _incomplete(queue, has_host=has_host)
-#     if kind and queue["sync"] == "never":
-#         yield "sync", "expected everysec or always, got never: a restart would lose the queued tasks"
-#
-#
-# def _incomplete(store: Store, *, has_host: bool) -> Iterator[tuple[str, str]]:
-#     """Yield a port of a server that has none, by key: one of the site's own, unless a host has it for the others."""
-#     kind = kinds.STORES.get(store["engine"])
-#     if kind and kind.port and store["port"] and not store["host"] and not has_host:
-#         yield "port", "has no effect without host: the site's own server needs none"
-#
-#
-# def sessions(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield sessions in a cache that the site does not have, or that loses them with a restart."""
-#     kept = site.get("sessions")
-#     caches = site.get("caches") or {}
-#     cache = caches.get("sessions") or caches.get("default")
-#     if not kept or kept == "db":
-#         return
-#     if not cache:
-#         yield ("sessions",), f"{kept} needs a cache: set cache: {{engine: redis}}, or sessions: db"
-#     elif kept == "cache" and cache["engine"] == "memcached":
-#         yield ("sessions",), "Memcached is empty after a restart, which would log everybody out: set cached_db"
-#     elif kept == "cache" and cache["sync"] == "never":
-#         text = "the cache has no file, so that a restart would log everybody out"
-#         yield ("sessions",), f"{text}: set sync: everysec there, or sessions: cached_db"
-#
-#
-# def environment(site: Site, _own: Site) -> Iterator[Problem]:
-#     """Yield variables that take the URL of a queue or cache which the site does not have."""
-#     caches = site.get("caches") or {}
-#     for name, value in site["environment"].items():
-#         word = value.get("from") if isinstance(value, dict) else None
-#         alias = value.get("alias", "default") if word else "default"
-#         if word in QUEUE_WORDS and not site.get("queue"):
-#             yield ("environment", name), f"{word} is not known: set queue: {{engine: redis}}"
-#         elif word == "queue_socket" and (site["queue"]["host"] or hosts_with(site, "cache")):
-#             yield ("environment", name), "queue_socket is not known: the queue is on a server elsewhere"
-#         elif word == "cache_url" and not caches.get(alias, {}).get("engine"):
-#             yield ("environment", name), f"cache_url is not known: the site has no cache {alias}"
-#         elif word == "cache_url" and caches[alias]["engine"] == "database":
-#             yield ("environment", name), f"cache_url is not known: the cache {alias} is a table of the database"
-#
-#
-# def _takes_url(site: Site, alias: str) -> bool:
-#     """Return whether a variable has the URL of a cache."""
-#     values = [value for value in site["environment"].values() if isinstance(value, dict)]
-#     return any(value["from"] == "cache_url" and value.get("alias", "default") == alias for value in values)
-#
-#
-# def between(sites: dict[str, Site]) -> Iterator[Problem]:
-#     """Yield sites whose user is the one that runs the stores of another site."""
-#     users = {site["user"]: name for name, site in sites.items()}
-#     for name, site in sites.items():
-#         other = users.get(f"{site['user']}-store")
-#         if other and (site.get("queue") or site.get("caches")):
-#             text = f"{site['user']}-store runs the queue and caches of this site, and is the user of site {other}"
-#             yield ("django", "sites", name, "user"), f"{text}: choose another one"
+# def read() -> dict[str, Any]:
+#     """Return the ``schema``, the ``platforms`` and the ``pythons``, without what only people read."""
+#     text = pkgutil.get_data(__name__, "tables.json")
+#     if text is None:
+#         raise ImportError("the engine lacks pillar/tables.json")
+#     found: dict[str, Any] = json.loads(text)
+#     return found
 #: django_formula/pillar/watch.py
 # """The watch of a host and the channels of its messages: `django:watch`, `django:notify`, and `notify` of each site.
 #
@@ -80073,7 +80196,6 @@ def _clear(home: str, folder: str) -> None:
 #
 # import contextlib
 # import hashlib
-# import json
 # import os
 # import stat
 # import sys
@@ -80092,7 +80214,7 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.observe import completed, observation
 # from django_formula.observe import report as observe_report
 # from django_formula.observe.observation import Observation
-# from django_formula.pillar import compiler
+# from django_formula.pillar import compiler, tables
 # from django_formula.process import build_user, sandbox
 # from django_formula.project import program
 # from django_formula.release import releases
@@ -80295,9 +80417,9 @@ def _clear(home: str, folder: str) -> None:
 #         """
 #         own = "folder" if inspection.is_folder(self._where, self._revision) else "repository"
 #         site = {own: self._where, "domains": [f"{self._name}.example.org"], **options}
-#         rules = _rules()
+#         known = tables.read()
 #         compiled = compiler.compile(
-#             {"django": {"sites": {self._name: site}}}, rules["schema"], rules["platforms"], _grains()
+#             {"django": {"sites": {self._name: site}}}, known["schema"], known["platforms"], _grains()
 #         )
 #         if compiled["errors"]:
 #             raise DeploymentError(f"the pillar that was read has a mistake: {compiled['errors'][0]}")
@@ -80305,13 +80427,6 @@ def _clear(home: str, folder: str) -> None:
 #         made = Site(config, compiled["platform"])
 #         made.at = f"django:sites:{self._name}"
 #         return made
-#
-#
-# def _rules() -> dict[str, Any]:
-#     """Return the schema and the platforms, as `engine/pack.py` writes them next to what compiles the pillar."""
-#     text = Path(compiler.__file__).with_name("schema.json").read_text(encoding="utf-8")
-#     rules: dict[str, Any] = json.loads(text)
-#     return rules
 #
 #
 # def _grains() -> dict[str, Any]:

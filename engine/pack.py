@@ -2,8 +2,8 @@
 
 * `engine/django_formula/knowledge/knowledge.json`: `knowledge.yaml` next to it, where Python has PyYAML. A bare host's
   has not, and `quickstart --inspect` runs there.
-* `engine/django_formula/pillar/schema.json`: `django/schema.yaml` and `django/platforms.yaml` without what people read,
-  for a pillar that is compiled where there is no file client.
+* `engine/django_formula/pillar/tables.json`: `schema.yaml`, `platforms.yaml` and `pythons.yaml` of `django`, without
+  what people read: hosts would take a tenth of a second for them.
 * `_utils/django_engine.py`: `engine/django_engine.py`, and the whole tree `engine/django_formula` as comments.
 * `django/digests`: the digest of each file that a minion fetches from its master one by one, in the format of
   sha256sum, so that `sha256sum --check django/digests` compares it too.
@@ -25,7 +25,7 @@ LOADER = ROOT / "engine/django_engine.py"
 ENGINE = ROOT / "_utils/django_engine.py"
 DIGESTS = ROOT / "django/digests"
 KNOWLEDGE = TREE / "knowledge/knowledge.yaml"
-SCHEMA = TREE / "pillar/schema.json"
+TABLES = TREE / "pillar/tables.json"
 #: What minions fetch.
 PATTERNS = ("_modules/*.py", "_states/*.py", "_utils/*.py", "django/**/*")
 
@@ -41,21 +41,21 @@ def knowledge() -> str:
     return f"{json.dumps(yaml.safe_load(KNOWLEDGE.read_text(encoding='utf-8')), indent=1, ensure_ascii=False)}\n"
 
 
-def schema() -> str:
-    """Return the text of `schema.json`.
+def tables() -> str:
+    """Return the text of `tables.json`.
 
     Raises:
         ImportError: this Python has no PyYAML.
     """
     import yaml
 
-    names = ("schema", "platforms")
+    names = ("schema", "platforms", "pythons")
     read = {name: yaml.safe_load((ROOT / f"django/{name}.yaml").read_text(encoding="utf-8")) for name in names}
     return f"{json.dumps(_plain(read), indent=0, ensure_ascii=False)}\n"
 
 
 def _plain(value: Any) -> Any:
-    """Return a schema without descriptions and examples; an option may have these names too."""
+    """Return a table without descriptions and examples; an option may have these names too."""
     if isinstance(value, list):
         return [_plain(one) for one in value]
     if not isinstance(value, dict):
@@ -82,6 +82,6 @@ def digests() -> list[str]:
 if __name__ == "__main__":
     with contextlib.suppress(ImportError):
         KNOWLEDGE.with_suffix(".json").write_text(knowledge(), encoding="utf-8")
-        SCHEMA.write_text(schema(), encoding="utf-8")
+        TABLES.write_text(tables(), encoding="utf-8")
     ENGINE.write_text(engine(), encoding="utf-8")
     DIGESTS.write_text("".join(digests()), encoding="utf-8")

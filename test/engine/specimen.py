@@ -48,7 +48,7 @@ MakeSite = Callable[..., Site]
 
 @functools.cache
 def contract(name: str) -> dict[str, Any]:
-    """schema.yaml or platforms.yaml."""
+    """A table of the formula: schema.yaml, platforms.yaml or pythons.yaml."""
     data: dict[str, Any] = yaml.safe_load((ROOT / "django" / name).read_text())
     return data
 

@@ -22,9 +22,9 @@ def test_knowledge_is_that_of_the_rows():
         pytest.fail("knowledge.json is not that of knowledge.yaml; run: python3 engine/pack.py", pytrace=False)
 
 
-def test_schema_of_the_engine_is_that_of_the_formula():
-    if pack.SCHEMA.read_text() != pack.schema():
-        pytest.fail("schema.json is not that of schema.yaml; run: python3 engine/pack.py", pytrace=False)
+def test_tables_of_the_engine_are_those_of_the_formula():
+    if pack.TABLES.read_text() != pack.tables():
+        pytest.fail("tables.json is not that of django/*.yaml; run: python3 engine/pack.py", pytrace=False)
 
 
 def test_digests_are_those_of_the_files():

@@ -8,7 +8,7 @@ little.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django_formula.pillar import parts as pillar_parts
@@ -44,13 +44,13 @@ PROGRAMS = (
 SERVERS = {"postgres": "PostgreSQL runs", "mysql": "MariaDB runs"}
 
 
-def parts(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], Any]) -> dict[str, States]:
+def parts(django: Compiled, grains: Mapping[str, Any], pythons: Mapping[str, Any]) -> dict[str, States]:
     """Return the states of `watch`; where there are sites of `place`, `host`, `proxy` and `site`; of what others use.
 
     Args:
         django: what `pillar.compiler.compile` returns.
         grains: of the minion.
-        table: returns what a YAML file of the formula has, by its name.
+        pythons: ``pythons.yaml``.
     """
     own = {part.name: part.states(django) for part in pillar_parts.parts()}
     own["watch"] = _watch(django)
@@ -59,7 +59,7 @@ def parts(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], An
     return {
         **own,
         "place": _place(django),
-        "host": _host(django, grains, table),
+        "host": _host(django, grains, pythons),
         "proxy": _proxies(django),
         "site": _sites(django),
     }
@@ -89,7 +89,7 @@ def _place(django: Compiled) -> States:
 # What all sites need on the host: packages, and uv for their virtualenvs.
 
 
-def _host(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], Any]) -> States:
+def _host(django: Compiled, grains: Mapping[str, Any], pythons: Mapping[str, Any]) -> States:
     sites, named = django["sites"].values(), django["platform"]["packages"]
     has_systemd = grains["init"] == "systemd"
     own = ["certificates", "git", "python", "ssh", "venv", *(["bus"] if django["process"] == "systemd" else [])]
@@ -118,7 +118,7 @@ def _host(django: Compiled, grains: Mapping[str, Any], table: Callable[[str], An
         )
     index = next((site["index"] for site in sites if site["index"].get("url")), None)
     states["uv is installed"] = _state("django.uv", _require(PACKAGES), index=index)
-    return {"include": ["django.place"]} | states | _pythons(django, table)
+    return {"include": ["django.place"]} | states | _pythons(django, pythons)
 
 
 def _user(name: str, title: str, shell: str) -> dict[str, Any]:
@@ -158,11 +158,10 @@ def _packages(site: Site, stores: Iterable[str], named: Mapping[str, Any], *, ha
             yield from [*named["postgis"], *(named["postgis_server"] if database["manage"] else [])]
 
 
-def _pythons(django: Compiled, table: Callable[[str], Any]) -> States:
+def _pythons(django: Compiled, pythons: Mapping[str, Any]) -> States:
     """Return a state for each version of Python that sites name."""
     sites = [site for site in django["sites"].values() if "container" not in site]
     versions = sorted({site["python"] for site in sites if site["python"].startswith("3.")})
-    pythons = table("pythons") if versions else {}
     states = {}
     for version in versions:
         known = pythons["versions"]

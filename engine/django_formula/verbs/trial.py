@@ -6,7 +6,6 @@ formula's cache and by two users that exist as long. Nothing else of the host ch
 
 import contextlib
 import hashlib
-import json
 import os
 import stat
 import sys
@@ -25,7 +24,7 @@ from django_formula.inspect import report as inspect_report
 from django_formula.observe import completed, observation
 from django_formula.observe import report as observe_report
 from django_formula.observe.observation import Observation
-from django_formula.pillar import compiler
+from django_formula.pillar import compiler, tables
 from django_formula.process import build_user, sandbox
 from django_formula.project import program
 from django_formula.release import releases
@@ -228,9 +227,9 @@ class Trial:
         """
         own = "folder" if inspection.is_folder(self._where, self._revision) else "repository"
         site = {own: self._where, "domains": [f"{self._name}.example.org"], **options}
-        rules = _rules()
+        known = tables.read()
         compiled = compiler.compile(
-            {"django": {"sites": {self._name: site}}}, rules["schema"], rules["platforms"], _grains()
+            {"django": {"sites": {self._name: site}}}, known["schema"], known["platforms"], _grains()
         )
         if compiled["errors"]:
             raise DeploymentError(f"the pillar that was read has a mistake: {compiled['errors'][0]}")
@@ -238,13 +237,6 @@ class Trial:
         made = Site(config, compiled["platform"])
         made.at = f"django:sites:{self._name}"
         return made
-
-
-def _rules() -> dict[str, Any]:
-    """Return the schema and the platforms, as `engine/pack.py` writes them next to what compiles the pillar."""
-    text = Path(compiler.__file__).with_name("schema.json").read_text(encoding="utf-8")
-    rules: dict[str, Any] = json.loads(text)
-    return rules
 
 
 def _grains() -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_zstd_is_installed_with_clients_of_servers(options, has_zstd):
         {"django": {"sites": {"blog": site}}}, contract("schema.yaml"), contract("platforms.yaml"), grains
     )
     assert compiled["errors"] == []
-    parts = states.parts(compiled, grains, lambda name: contract(f"{name}.yaml"))
+    parts = states.parts(compiled, grains, contract("pythons.yaml"))
     (arguments,) = parts["host"][states.PACKAGES].values()
     assert ("zstd" in next(one["pkgs"] for one in arguments if "pkgs" in one)) == has_zstd
 

@@ -19,7 +19,7 @@ def compiled(page, **options):
 
 
 def made(result):
-    found = states.parts(result, {**GRAINS, "init": "systemd"}, contract)
+    found = states.parts(result, {**GRAINS, "init": "systemd"}, contract("pythons.yaml"))
     return found["watch"] | found["site"]
 
 

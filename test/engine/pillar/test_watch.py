@@ -22,7 +22,7 @@ def test_master_without_sites_is_watched_and_any_other_host_is_not():
     assert (watch["fleet"], watch["is_master"], watch["deploys"]) == ("master1", True, [])
     assert watch["channels"]["ops"]["fleet"] == [] and watch["channels"]["shop"]["fleet"] == ["shop"]
     assert parts.order(found) == ["sync", "watch"]
-    [(_name, state)] = states.parts(found, GRAINS, dict)["watch"].items()
+    [(_name, state)] = states.parts(found, GRAINS, {})["watch"].items()
     assert '"is_master": true' in str(state)
     for name, options in (("web9", {"fleet": "master1"}), ("master1", {}), ("master1", False)):
         assert compiled({}, options, name)["watch"] is None
