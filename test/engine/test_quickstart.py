@@ -401,6 +401,24 @@ def test_packages_are_those_of_the_platform(tmp_path):
     assert [names[noun] for noun in ("nginx", "supervisor", "bus")] == ["nginx", "supervisor", "dbus"]
 
 
+@pytest.mark.parametrize(
+    ("remove_data", "is_ours", "stays"), [("", True, True), ("yes", True, False), ("yes", False, True)]
+)
+def test_audit_log_with_former_years_is_data(tmp_path, remove_data, is_ours, stays):
+    """It is deleted with the data only, and only where it began with quickstart; what stays is said."""
+    names = ["audit-2025.jsonl", "audit.jsonl"]
+    for name in (*names, "index.html"):
+        (tmp_path / name).touch()
+    listed = ["index.html", *(["audit.jsonl"] if is_ours else [])]
+    (tmp_path / "paths").write_text("".join(f"{tmp_path}/{name}\n" for name in listed))
+    script = f"audit_log={tmp_path}/audit.jsonl; remove_data={remove_data}; remove_paths; tell_of_audit_log"
+    said = in_bash(script, tmp_path).stdout
+    left = sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".jsonl", ".html"))
+    assert left == (names if stays else [])
+    told = f"the audit log stays in {tmp_path}; to delete it: rm {tmp_path}/audit*.jsonl"
+    assert said.partition(" s  ")[2].strip() == (told if stays else "")
+
+
 def test_step_prints_what_it_does_while_it_is_silent(tmp_path):
     script = "silence=0.2; work() { quietly sh -c 'echo one; echo two; sleep 0.5'; }; step 'installing uv' work"
     lines = [line.partition(" s  ")[2] for line in in_bash(script, tmp_path).stdout.splitlines()]

@@ -273,12 +273,16 @@ def test_what_quickstart_has_put_there_is_taken_away(bookworm):
     databases = [path for path in bookworm.list_files() if path.endswith("/database/db.sqlite3")]
     sites = {path.split("/")[3] for path in databases}
     assert "guestbook" in sites
-    bookworm.host.run("touch /var/lib/django-formula/audit-2026.jsonl")
+    audit = {"/var/lib/django-formula", *(f"/var/lib/django-formula/audit{year}.jsonl" for year in ("", "-2025"))}
+    bookworm.host.run("cd /var/lib/django-formula; head -n 2 audit.jsonl > audit-2025.jsonl")
+    written = bookworm.host.read("/var/lib/django-formula/audit.jsonl")
     done = bookworm.quickstart("--remove")
+    assert "the audit log stays in /var/lib/django-formula; to delete it: rm " in done.stdout
     assert all(f"the data of {site} stays in /srv/django/{site}" in done.stdout for site in sites)
     assert bookworm.list_packages() == bookworm.packages
     left = bookworm.list_files() - bookworm.files
-    assert {path for path in left if not path.startswith("/srv/django")} == set()
+    assert {path for path in left if not path.startswith("/srv/django")} == audit
+    assert bookworm.host.read("/var/lib/django-formula/audit.jsonl").startswith(written)
     for site in sites:
         assert f"/srv/django/{site}/database/db.sqlite3" in left
         assert not {f"/srv/django/{site}/{name}" for name in ("releases", "virtualenvs", "current")} & left
@@ -287,7 +291,9 @@ def test_what_quickstart_has_put_there_is_taken_away(bookworm):
 
 
 def is_removed_with_its_data(machine: Machine) -> None:
-    machine.quickstart("--remove", "--remove-data")
+    machine.host.run("touch /var/lib/django-formula/audit-2025.jsonl")
+    done = machine.quickstart("--remove", "--remove-data")
+    assert "the audit log stays" not in done.stdout
     assert machine.list_packages() == machine.packages
     files = machine.list_files()
     assert machine.files <= files and files - machine.files == {path for path in files if path.startswith("/home/shop")}
