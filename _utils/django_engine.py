@@ -23,6 +23,7 @@ from typing import Any
 
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
 DIGEST = "68540472db4c7f13"
+DIGEST = "5cde01ccf8949dc0"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -17681,6 +17682,7 @@ def _clear(home: str, folder: str) -> None:
 # from typing import Any
 #
 # from django_formula.backup import backups
+# from django_formula.container import containers
 # from django_formula.database import databases, engines, sqlite
 # from django_formula.database import setup as database_setup
 # from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, to_start
@@ -17735,17 +17737,22 @@ def _clear(home: str, folder: str) -> None:
 # def _not_running(visit: Visit, part: str) -> Broken | None:
 #     """Return why a part of the active release does not run; None where it does.
 #
-#     One that was just started is waited for: supervisor does not wait itself until it is ready, as systemd does.
+#     One that is being started is waited for: supervisor does not wait itself until it is ready, as systemd does.
 #     """
 #     site, path = visit.site, visit.release.path
 #     manager, deadline = instances.process_manager(site, path), time.monotonic() + PATIENCE
-#     seen = {manager.pid(site, path, part)}
-#     while seen != {None} and not _runs(visit, part):
-#         if len(seen) > 1 or time.monotonic() > deadline:
-#             return _ended(visit, part, "it ends each time that it is started" if len(seen) > 1 else "")
+#     ran: set[int] = set()
+#     while not _runs(visit, part):
+#         number = manager.pid(site, path, part)
+#         ran |= {number} if number else set()
+#         if len(ran) > 1 or (ran and number is None):
+#             return _ended(visit, part, "it ends each time that it is started")
+#         if number is None and not manager.is_starting(site, path, part):
+#             return _ended(visit, part)
+#         if time.monotonic() > deadline:
+#             return _ended(visit, part, "" if number else f"it is being started for {PATIENCE:.0f} s")
 #         time.sleep(0.1)
-#         seen.add(manager.pid(site, path, part))
-#     return _ended(visit, part) if seen == {None} else None
+#     return None
 #
 #
 # def _runs(visit: Visit, part: str) -> bool:
@@ -17765,6 +17772,8 @@ def _clear(home: str, folder: str) -> None:
 #     name = contract.unit(site, live.path, part)
 #     if interpreter := disk.interpreter_problem(live) if not live.has_python else "":
 #         return Broken(f"{name} does not run: {interpreter}", APPLY)
+#     if broken := _of_container(visit, part):
+#         return Broken(f"{name} does not run: {broken.text}", broken.command)
 #     if not ended and manager.pid(site, live.path, part) is not None:
 #         what = "is not ready" if part else "does not listen at its socket"
 #         return Broken(f"{name} runs and {what}", manager.way_to_start(site, live.path, part))
@@ -17776,6 +17785,20 @@ def _clear(home: str, folder: str) -> None:
 #     if drifted:
 #         return Broken(f"{text}; {drifted[0]} differs from the release", visit.to_release())
 #     return Broken(text, manager.way_to_start(site, live.path, part))
+#
+#
+# def _of_container(visit: Visit, part: str) -> Broken | None:
+#     """Return why the container of a part cannot start: its engine does not run, or does not have its image any more."""
+#     site, live = visit.site, visit.release
+#     container = containers.of_release(live.path)
+#     if not container:
+#         return None
+#     if container.engine.name == daemons.DOCKER.service and daemons.pid(daemons.DOCKER) is None:
+#         start = instances.process_manager(site, live.path).way_to_start(site, live.path, part)
+#         return Broken("Docker does not run", f"{to_start(daemons.DOCKER)} && {start}")
+#     if container.engine.image(container.image):
+#         return None
+#     return Broken(f"its image {container.image} was removed", APPLY)
 #
 #
 # def _last_cause(visit: Visit, part: str) -> str:
@@ -18535,9 +18558,10 @@ def _clear(home: str, folder: str) -> None:
 # from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, aside, to_start
 # from django_formula.host import clock, config_files, daemons, ports
 # from django_formula.host.commands import DeploymentError
-# from django_formula.proxy import contract, moves, reach
+# from django_formula.proxy import contract, moves, proxies, reach
 # from django_formula.proxy.contract import Proxy
 # from django_formula.site import domains, sites
+# from django_formula.site.sites import Site
 # from django_formula.tls import certificates
 # from django_formula.untrusted.text import in_command, in_pillar
 #
@@ -18844,16 +18868,7 @@ def _clear(home: str, folder: str) -> None:
 #     if refusal:  # so that it does not print its configuration either
 #         return f"{proxy.KIND.title} runs with its former configuration; the next reload fails: {refusal}"
 #     for rival in _rivals(visit):
-#         own = Path(rival.own)
-#         if rival.server and rival.is_included:
-#             path = Path(rival.server.path)
-#             is_main = path.parent == proxy.etc
-#             reload = to_start(proxy.DAEMON, "reload")
-#             todo = f"remove that server from {path}, then {reload}"
-#             raise Broken(str(rival), "" if is_main else aside(path, reload), todo if is_main else "")
-#         if own.exists():
-#             raise Broken(str(rival), todo=f"have the main file of {proxy.KIND.title} include {own.parent}/*")
-#         raise Broken(str(rival), APPLY)
+#         raise _in_place_of(proxy, rival)
 #     return f"{proxy.KIND.title} has a server for {visit.host}"
 #
 #
@@ -18862,6 +18877,32 @@ def _clear(home: str, folder: str) -> None:
 #     for rival in reach.rivals(visit.site):
 #         if domains.has([rival.domain], visit.host) and rival.place[1] == visit.port:
 #             yield rival
+#
+#
+# def in_place_of(site: Site) -> Broken | None:
+#     """Return what answers in place of a site for any of its domains, by the files of its proxy; None if nothing does.
+#
+#     Raises:
+#         DeploymentError: the proxy does not print its configuration.
+#     """
+#     proxy = proxies.serving(site)
+#     return next((_in_place_of(proxy, rival) for rival in reach.rivals(site)), None) if proxy else None
+#
+#
+# def _in_place_of(proxy: Proxy, rival: reach.Rival) -> Broken:
+#     """Return what answers in place of a site, and what ends that."""
+#     if rival.server and rival.is_included:
+#         path = Path(rival.server.path)
+#         if config_files.is_managed(path):  # of another site: its name was written into it
+#             return Broken(str(rival), APPLY)
+#         is_main = path.parent == proxy.etc
+#         reload = to_start(proxy.DAEMON, "reload")
+#         todo = f"remove that server from {path}, then {reload}"
+#         return Broken(str(rival), "" if is_main else aside(path, reload), todo if is_main else "")
+#     own = Path(rival.own)
+#     if own.exists():
+#         return Broken(str(rival), todo=f"have the main file of {proxy.KIND.title} include {own.parent}/*")
+#     return Broken(str(rival), APPLY)
 #
 #
 # def maintenance(visit: Visit) -> str:
@@ -53894,6 +53935,10 @@ def _clear(home: str, folder: str) -> None:
 #         """Return the command by which people start a part, or start it again where it runs."""
 #
 #     @abstractmethod
+#     def is_starting(self, site: Site, release: Path, part: str = "") -> bool:
+#         """Return whether a part without a process is being started, such as one in a container that is being made."""
+#
+#     @abstractmethod
 #     def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
 #         """Return what the process manager reports of a part that does not run; empty where it was just stopped."""
 #
@@ -54864,6 +54909,11 @@ def _clear(home: str, folder: str) -> None:
 #         name = unit(site, release, part)
 #         return in_command("supervisorctl", "restart" if _program(name) else "update", name)
 #
+#     def is_starting(self, site: Site, release: Path, part: str = "") -> bool:
+#         """Return whether supervisor has started a part in a container that is not there yet."""
+#         program = _program(unit(site, release, part))
+#         return program is not None and program.pid is not None
+#
 #     def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
 #         """Return the state of a part's program, such as ``FATAL``; empty where it was just stopped."""
 #         if daemons.pid(daemons.SUPERVISOR) is None:
@@ -55228,7 +55278,15 @@ def _clear(home: str, folder: str) -> None:
 #         within = seconds(site.config["timeouts"]["start"]) + host_units.SPARE
 #         units = _units(site, release, part)
 #         doing = f"starting {name}"
-#         host_units.start("enable", "--quiet", *reload, "--now", units=units, doing=doing, within=within)
+#         # Of a unit that ends each time, systemd may be in a start from before its cause was mended, which fails.
+#         is_again = not changed and self.is_starting(site, release, part)
+#         for is_last in (False, True) if is_again else (True,):
+#             try:
+#                 host_units.start("enable", "--quiet", *reload, "--now", units=units, doing=doing, within=within)
+#                 break
+#             except DeploymentError as error:
+#                 if is_last or isinstance(error, host_units.Overdue):
+#                     raise
 #         # It ran already: systemd does not notice what was deleted in /run.
 #         if not contract.is_whole(site, release, part):
 #             if part:
@@ -55347,14 +55405,20 @@ def _clear(home: str, folder: str) -> None:
 #         """Return the command that starts the units of a part, or restarts them."""
 #         return in_command("systemctl", "restart", *_units(site, release, part))
 #
+#     def is_starting(self, site: Site, release: Path, part: str = "") -> bool:
+#         """Return whether systemd is starting the unit of a part, and does not wait to start it again."""
+#         try:
+#             found = _properties(site, release, part)
+#         except DeploymentError:
+#             return False
+#         return found.get("ActiveState") == "activating" and found.get("SubState") != "auto-restart"
+#
 #     def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
 #         """Return the result of a part's unit, such as ``exit-code``; empty where it was just stopped."""
-#         name = f"{unit(site, release, part)}.service"
 #         try:
-#             shown = host_units.control("show", "--property=ActiveState,Result", name, doing=f"querying {name}")
+#             found = _properties(site, release, part)
 #         except DeploymentError as error:
 #             return error.message
-#         found = dict(line.partition("=")[::2] for line in shown.splitlines())
 #         is_stopped = found.get("ActiveState") == "inactive" and found.get("Result") == "success"
 #         return "" if is_stopped else f"{found.get('ActiveState')}, {found.get('Result')}"
 #
@@ -55501,6 +55565,18 @@ def _clear(home: str, folder: str) -> None:
 #         except (OSError, ValueError):
 #             continue
 #     return None
+#
+#
+# def _properties(site: Site, release: Path, part: str) -> dict[str, str]:
+#     """Return in which state systemd has the unit of a part.
+#
+#     Raises:
+#         DeploymentError: systemd does not answer.
+#     """
+#     name = f"{unit(site, release, part)}.service"
+#     words = ("--property=ActiveState,SubState,Result", name)
+#     shown = host_units.control("show", *words, doing=f"querying {name}")
+#     return dict(line.partition("=")[::2] for line in shown.splitlines())
 #
 #
 # def _main_pid(name: str) -> int | None:
@@ -59555,10 +59631,18 @@ def _clear(home: str, folder: str) -> None:
 #     seen: list[Server | None] = []
 #     for one in [host] if host else sorted(bound) or [""]:
 #         found = answering(proxy, servers, (one, port), domains.host(domain))
-#         is_ours = is_included and found and (found.path == own or config_files.is_managed(Path(found.path)))
+#         is_ours = is_included and found and (found.path == own or _is_configured(found, domains.host(domain)))
 #         if not is_ours and found not in seen:
 #             seen.append(found)
 #             yield Rival(domain, (one, port), found, own, is_included)
+#
+#
+# def _is_configured(found: Server, name: str) -> bool:
+#     """Return whether another server of the formula answers as the pillar has it, and not since its file was changed.
+#
+#     Such a server has an address of this host to itself; none has the name of a domain that is another file's.
+#     """
+#     return config_files.is_managed(Path(found.path)) and name not in found.names
 #
 #
 # def answering(proxy: Proxy, servers: list[Server], place: Place, name: str) -> Server | None:
@@ -59635,6 +59719,12 @@ def _clear(home: str, folder: str) -> None:
 #         """Return whether nothing has changed since it was looked at."""
 #         return bool(self._paths) and all(_numbers(path) == numbers for path, numbers in self._paths.items())
 #
+#     def present(self) -> str:
+#         """Return a hash of what its known files are now; empty where none is known."""
+#         if not self._paths:
+#             return ""
+#         return _hashed({path: _numbers(path) for path in self._paths})
+#
 #     def servers(self) -> list[Server]:
 #         """Return all servers of it.
 #
@@ -59654,7 +59744,11 @@ def _clear(home: str, folder: str) -> None:
 #             with contextlib.suppress(OSError):  # it is read again then
 #                 host_file.write_json(self._file, {"paths": self._paths}, mode=0o600, durable=False)
 #                 self._kept = self._paths
-#         return hashlib.sha256(json.dumps(self._paths, sort_keys=True).encode()).hexdigest()[:16]
+#         return _hashed(self._paths)
+#
+#
+# def _hashed(paths: Seen) -> str:
+#     return hashlib.sha256(json.dumps(paths, sort_keys=True).encode()).hexdigest()[:16]
 #
 #
 # _configurations: dict[Path, Configuration] = {}
@@ -84624,9 +84718,10 @@ def _clear(home: str, folder: str) -> None:
 #     problems: Known = {}
 #     events: list[Message] = []
 #     walking = time.monotonic() + _WALKING
+#     rivals = walk.rivals(names, state, now)
 #     for name, one in found.items():
 #         own, happened = machine.of_units(name, names, units, state)
-#         own += _explained(name, one.problems, state, now, walking)
+#         own += _explained(name, [*one.problems, *rivals.get(name, [])], state, now, walking)
 #         problems |= decide.found(name, own, need=one.need)
 #         events += [*one.events, *(event(name, *what, now) for what in happened)]
 #     state["units"] = machine.counters(units)
@@ -86012,45 +86107,119 @@ def _clear(home: str, folder: str) -> None:
 #     kept = file.read_json(STATE / "quiet.json", {str: {"until": (int, float), "why": str, "by": str}}) or {}
 #     return {site: one for site, one in kept.items() if one["until"] > now}
 #: django_formula/watch/walk.py
-# """The walk of `django.doctor` through a site that is down, for the message about it.
+# """The walk of `django.doctor` through a site that is down, for the message about it; who answers in place of a site.
 #
-# It is made by a unit of its own: a proxy that tests its configuration binds ports and opens logs, as the watch may not.
+# A unit of its own does both: a proxy that tests its configuration binds ports and opens logs, as the watch may not.
 # """
 #
 # import contextlib
 # import time
+# from collections.abc import Iterable
 # from pathlib import Path
 # from typing import Any
 #
-# from django_formula.doctor import walks
+# from django_formula.doctor import walks, way
 # from django_formula.host import daemons, file, units
+# from django_formula.host.commands import DeploymentError
+# from django_formula.proxy import proxies, reach
+# from django_formula.proxy.contract import Proxy
 # from django_formula.site import sites
 # from django_formula.watch import spool
+# from django_formula.watch.problem import Problem
 #
 # #: Seconds that a walk may take.
 # PATIENCE = 20
 # _SHAPE = {"at": (int, float), "link": [(str, bool)]}
+# #: The instance of the unit that reads the configuration of the proxies: the name of no site. And what it writes.
+# PROXIES = "_proxies"
+# _READ = {"rivals": {str: {"text": str, "command": str}}}
+# #: Seconds after which they are read again where no file of theirs is known.
+# _UNKNOWN = 600
 #
 #
 # def main(name: str) -> int:
-#     """Walk through a site, and write its broken link; return the exit code."""
+#     """Walk through a site, and write its broken link, or read the proxies' files; return the exit code."""
+#     if name == PROXIES:
+#         return _read_proxies()
 #     began, broken = time.time(), walks.walk(sites.find(name), skip_network=True, explains=False).broken
-#     _path(name).parent.mkdir(mode=0o700, exist_ok=True)
-#     file.write_json(_path(name), {"at": began, "link": list(broken or ())}, mode=0o600, durable=False)
+#     _write(name, {"at": began, "link": list(broken or ())})
 #     return 0
 #
 #
 # def broken_link(name: str) -> list[Any]:
 #     """Return the broken link of a site, as `walks.Link` has it; empty where a walk finds none, or does not end."""
 #     began = time.time()
+#     _have_walked(name)
+#     walked = file.read_json(_path(name), _SHAPE)
+#     return walked["link"] if walked and walked["at"] >= began else []
+#
+#
+# def _have_walked(name: str) -> None:
 #     if daemons.has_systemd():
 #         unit = f"django-doctor@{name}.service"
 #         units.attempt("start", unit, doing=f"walking through {name}", timeout=PATIENCE + 5)
 #     else:
 #         with contextlib.suppress(Exception):  # the others are looked at, as where a unit of its own fails
 #             main(name)
-#     walked = file.read_json(_path(name), _SHAPE)
-#     return walked["link"] if walked and walked["at"] >= began else []
+#
+#
+# # Other servers of the proxy that answer in place of a site: its health page may be a good page of theirs
+#
+#
+# def rivals(names: Iterable[str], state: dict[str, Any], now: float) -> dict[str, list[Problem]]:
+#     """Return for each site that another server answers for what that is, and what ends it.
+#
+#     The proxies are asked for their configuration once a file of it has changed; else files are compared only.
+#
+#     Args:
+#         names: of the sites.
+#         state: of the watch; what the next look needs is put there.
+#         now: seconds since 1970.
+#     """
+#     used = {proxy.etc: proxy for proxy in map(_serving, names) if proxy}
+#     kept, files = state.get("proxies") or {"files": "", "at": 0.0}, _files(used.values())
+#     is_due = files != kept["files"] or (not files and now - kept["at"] > _UNKNOWN)
+#     if used and is_due:
+#         _have_walked(PROXIES)
+#         state["proxies"] = {"files": _files(used.values()), "at": now}
+#     read = file.read_json(_path(PROXIES), _READ) if used else None
+#     return {
+#         name: [Problem("down", f"visitors do not reach it: {rival['text']}", rival["command"], "unreached")]
+#         for name, rival in (read["rivals"] if read else {}).items()
+#     }
+#
+#
+# def _files(used: Iterable[Proxy]) -> str:
+#     """Return what the files of some proxies are now; empty where none is known."""
+#     return "".join(reach.Configuration(proxy).present() for proxy in used)
+#
+#
+# def _serving(name: str) -> Proxy | None:
+#     try:
+#         return proxies.serving(sites.find(name))
+#     except (DeploymentError, OSError):
+#         return None  # that it cannot be read is a problem of its own
+#
+#
+# def _read_proxies() -> int:
+#     """Write what answers in place of each site; where a proxy refuses its files, it runs with those of before."""
+#     found = (file.read_json(_path(PROXIES), _READ) or {"rivals": {}})["rivals"]
+#     for name in sites.registered():
+#         with contextlib.suppress(DeploymentError, OSError):
+#             site = sites.find(name)
+#             broken, proxy = way.in_place_of(site), proxies.serving(site)
+#             found.pop(name, None)
+#             if broken:
+#                 found[name] = {"text": broken.text, "command": broken.command or broken.todo}
+#             if proxy:
+#                 reach.configuration(proxy).state()  # by which a look sees whether a file has changed
+#     _write(PROXIES, {"rivals": found})
+#     return 0
+#
+#
+# def _write(name: str, values: dict[str, Any]) -> None:
+#     _path(name).parent.mkdir(mode=0o700, exist_ok=True)
+#     file.write_json(_path(name), values, mode=0o600, durable=False)
 #
 #
 # def _path(name: str) -> Path:

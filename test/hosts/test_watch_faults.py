@@ -22,7 +22,7 @@ NOTIFY = {
 
 
 class Host(Watched):
-    """A host with four sites, whose looks a test takes one after another."""
+    """A host with five sites, whose looks a test takes one after another."""
 
     def look(self, times: int = 1) -> None:
         for _turn in range(times):
@@ -53,6 +53,7 @@ def watched(module_hosts: Hosts, repositories: Repositories) -> Host:
             "backup": {"schedule": "daily"},
         },
         "forum": {},
+        "press": {"domains": ["press.example.org", "www.press.example.org"]},
     }
     for name, own in options.items():
         Site(host, blog.repository, name, neighbour=blog, tls={"kind": "self_signed"}, **own)

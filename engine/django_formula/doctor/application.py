@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from django_formula.backup import backups
+from django_formula.container import containers
 from django_formula.database import databases, engines, sqlite
 from django_formula.database import setup as database_setup
 from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, to_start
@@ -65,17 +66,22 @@ def process(visit: Visit) -> str:
 def _not_running(visit: Visit, part: str) -> Broken | None:
     """Return why a part of the active release does not run; None where it does.
 
-    One that was just started is waited for: supervisor does not wait itself until it is ready, as systemd does.
+    One that is being started is waited for: supervisor does not wait itself until it is ready, as systemd does.
     """
     site, path = visit.site, visit.release.path
     manager, deadline = instances.process_manager(site, path), time.monotonic() + PATIENCE
-    seen = {manager.pid(site, path, part)}
-    while seen != {None} and not _runs(visit, part):
-        if len(seen) > 1 or time.monotonic() > deadline:
-            return _ended(visit, part, "it ends each time that it is started" if len(seen) > 1 else "")
+    ran: set[int] = set()
+    while not _runs(visit, part):
+        number = manager.pid(site, path, part)
+        ran |= {number} if number else set()
+        if len(ran) > 1 or (ran and number is None):
+            return _ended(visit, part, "it ends each time that it is started")
+        if number is None and not manager.is_starting(site, path, part):
+            return _ended(visit, part)
+        if time.monotonic() > deadline:
+            return _ended(visit, part, "" if number else f"it is being started for {PATIENCE:.0f} s")
         time.sleep(0.1)
-        seen.add(manager.pid(site, path, part))
-    return _ended(visit, part) if seen == {None} else None
+    return None
 
 
 def _runs(visit: Visit, part: str) -> bool:
@@ -95,6 +101,8 @@ def _ended(visit: Visit, part: str, ended: str = "") -> Broken:
     name = contract.unit(site, live.path, part)
     if interpreter := disk.interpreter_problem(live) if not live.has_python else "":
         return Broken(f"{name} does not run: {interpreter}", APPLY)
+    if broken := _of_container(visit, part):
+        return Broken(f"{name} does not run: {broken.text}", broken.command)
     if not ended and manager.pid(site, live.path, part) is not None:
         what = "is not ready" if part else "does not listen at its socket"
         return Broken(f"{name} runs and {what}", manager.way_to_start(site, live.path, part))
@@ -106,6 +114,20 @@ def _ended(visit: Visit, part: str, ended: str = "") -> Broken:
     if drifted:
         return Broken(f"{text}; {drifted[0]} differs from the release", visit.to_release())
     return Broken(text, manager.way_to_start(site, live.path, part))
+
+
+def _of_container(visit: Visit, part: str) -> Broken | None:
+    """Return why the container of a part cannot start: its engine does not run, or does not have its image any more."""
+    site, live = visit.site, visit.release
+    container = containers.of_release(live.path)
+    if not container:
+        return None
+    if container.engine.name == daemons.DOCKER.service and daemons.pid(daemons.DOCKER) is None:
+        start = instances.process_manager(site, live.path).way_to_start(site, live.path, part)
+        return Broken("Docker does not run", f"{to_start(daemons.DOCKER)} && {start}")
+    if container.engine.image(container.image):
+        return None
+    return Broken(f"its image {container.image} was removed", APPLY)
 
 
 def _last_cause(visit: Visit, part: str) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 from django_formula.doctor.visit import APPLY, PATIENCE, Broken, Visit, aside, to_start
 from django_formula.host import clock, config_files, daemons, ports
 from django_formula.host.commands import DeploymentError
-from django_formula.proxy import contract, moves, reach
+from django_formula.proxy import contract, moves, proxies, reach
 from django_formula.proxy.contract import Proxy
 from django_formula.site import domains, sites
+from django_formula.site.sites import Site
 from django_formula.tls import certificates
 from django_formula.untrusted.text import in_command, in_pillar
 
@@ -321,16 +322,7 @@ def virtual_host(visit: Visit) -> str:
     if refusal:  # so that it does not print its configuration either
         return f"{proxy.KIND.title} runs with its former configuration; the next reload fails: {refusal}"
     for rival in _rivals(visit):
-        own = Path(rival.own)
-        if rival.server and rival.is_included:
-            path = Path(rival.server.path)
-            is_main = path.parent == proxy.etc
-            reload = to_start(proxy.DAEMON, "reload")
-            todo = f"remove that server from {path}, then {reload}"
-            raise Broken(str(rival), "" if is_main else aside(path, reload), todo if is_main else "")
-        if own.exists():
-            raise Broken(str(rival), todo=f"have the main file of {proxy.KIND.title} include {own.parent}/*")
-        raise Broken(str(rival), APPLY)
+        raise _in_place_of(proxy, rival)
     return f"{proxy.KIND.title} has a server for {visit.host}"
 
 
@@ -339,6 +331,32 @@ def _rivals(visit: Visit) -> Iterator[reach.Rival]:
     for rival in reach.rivals(visit.site):
         if domains.has([rival.domain], visit.host) and rival.place[1] == visit.port:
             yield rival
+
+
+def in_place_of(site: Site) -> Broken | None:
+    """Return what answers in place of a site for any of its domains, by the files of its proxy; None if nothing does.
+
+    Raises:
+        DeploymentError: the proxy does not print its configuration.
+    """
+    proxy = proxies.serving(site)
+    return next((_in_place_of(proxy, rival) for rival in reach.rivals(site)), None) if proxy else None
+
+
+def _in_place_of(proxy: Proxy, rival: reach.Rival) -> Broken:
+    """Return what answers in place of a site, and what ends that."""
+    if rival.server and rival.is_included:
+        path = Path(rival.server.path)
+        if config_files.is_managed(path):  # of another site: its name was written into it
+            return Broken(str(rival), APPLY)
+        is_main = path.parent == proxy.etc
+        reload = to_start(proxy.DAEMON, "reload")
+        todo = f"remove that server from {path}, then {reload}"
+        return Broken(str(rival), "" if is_main else aside(path, reload), todo if is_main else "")
+    own = Path(rival.own)
+    if own.exists():
+        return Broken(str(rival), todo=f"have the main file of {proxy.KIND.title} include {own.parent}/*")
+    return Broken(str(rival), APPLY)
 
 
 def maintenance(visit: Visit) -> str:

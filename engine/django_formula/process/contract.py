@@ -157,6 +157,10 @@ class ProcessManager(ABC):
         """Return the command by which people start a part, or start it again where it runs."""
 
     @abstractmethod
+    def is_starting(self, site: Site, release: Path, part: str = "") -> bool:
+        """Return whether a part without a process is being started, such as one in a container that is being made."""
+
+    @abstractmethod
     def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
         """Return what the process manager reports of a part that does not run; empty where it was just stopped."""
 

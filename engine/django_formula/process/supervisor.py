@@ -349,6 +349,11 @@ class Supervisor(ProcessManager):
         name = unit(site, release, part)
         return in_command("supervisorctl", "restart" if _program(name) else "update", name)
 
+    def is_starting(self, site: Site, release: Path, part: str = "") -> bool:
+        """Return whether supervisor has started a part in a container that is not there yet."""
+        program = _program(unit(site, release, part))
+        return program is not None and program.pid is not None
+
     def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
         """Return the state of a part's program, such as ``FATAL``; empty where it was just stopped."""
         if daemons.pid(daemons.SUPERVISOR) is None:

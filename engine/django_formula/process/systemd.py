@@ -134,7 +134,15 @@ class Systemd(ProcessManager):
         within = seconds(site.config["timeouts"]["start"]) + host_units.SPARE
         units = _units(site, release, part)
         doing = f"starting {name}"
-        host_units.start("enable", "--quiet", *reload, "--now", units=units, doing=doing, within=within)
+        # Of a unit that ends each time, systemd may be in a start from before its cause was mended, which fails.
+        is_again = not changed and self.is_starting(site, release, part)
+        for is_last in (False, True) if is_again else (True,):
+            try:
+                host_units.start("enable", "--quiet", *reload, "--now", units=units, doing=doing, within=within)
+                break
+            except DeploymentError as error:
+                if is_last or isinstance(error, host_units.Overdue):
+                    raise
         # It ran already: systemd does not notice what was deleted in /run.
         if not contract.is_whole(site, release, part):
             if part:
@@ -253,14 +261,20 @@ class Systemd(ProcessManager):
         """Return the command that starts the units of a part, or restarts them."""
         return in_command("systemctl", "restart", *_units(site, release, part))
 
+    def is_starting(self, site: Site, release: Path, part: str = "") -> bool:
+        """Return whether systemd is starting the unit of a part, and does not wait to start it again."""
+        try:
+            found = _properties(site, release, part)
+        except DeploymentError:
+            return False
+        return found.get("ActiveState") == "activating" and found.get("SubState") != "auto-restart"
+
     def how_it_ended(self, site: Site, release: Path, part: str = "") -> str:
         """Return the result of a part's unit, such as ``exit-code``; empty where it was just stopped."""
-        name = f"{unit(site, release, part)}.service"
         try:
-            shown = host_units.control("show", "--property=ActiveState,Result", name, doing=f"querying {name}")
+            found = _properties(site, release, part)
         except DeploymentError as error:
             return error.message
-        found = dict(line.partition("=")[::2] for line in shown.splitlines())
         is_stopped = found.get("ActiveState") == "inactive" and found.get("Result") == "success"
         return "" if is_stopped else f"{found.get('ActiveState')}, {found.get('Result')}"
 
@@ -407,6 +421,18 @@ def _members(name: str) -> list[int] | None:
         except (OSError, ValueError):
             continue
     return None
+
+
+def _properties(site: Site, release: Path, part: str) -> dict[str, str]:
+    """Return in which state systemd has the unit of a part.
+
+    Raises:
+        DeploymentError: systemd does not answer.
+    """
+    name = f"{unit(site, release, part)}.service"
+    words = ("--property=ActiveState,SubState,Result", name)
+    shown = host_units.control("show", *words, doing=f"querying {name}")
+    return dict(line.partition("=")[::2] for line in shown.splitlines())
 
 
 def _main_pid(name: str) -> int | None:

@@ -224,10 +224,18 @@ def _at(proxy: Proxy, servers: list[Server], domain: str, host: str, port: int) 
     seen: list[Server | None] = []
     for one in [host] if host else sorted(bound) or [""]:
         found = answering(proxy, servers, (one, port), domains.host(domain))
-        is_ours = is_included and found and (found.path == own or config_files.is_managed(Path(found.path)))
+        is_ours = is_included and found and (found.path == own or _is_configured(found, domains.host(domain)))
         if not is_ours and found not in seen:
             seen.append(found)
             yield Rival(domain, (one, port), found, own, is_included)
+
+
+def _is_configured(found: Server, name: str) -> bool:
+    """Return whether another server of the formula answers as the pillar has it, and not since its file was changed.
+
+    Such a server has an address of this host to itself; none has the name of a domain that is another file's.
+    """
+    return config_files.is_managed(Path(found.path)) and name not in found.names
 
 
 def answering(proxy: Proxy, servers: list[Server], place: Place, name: str) -> Server | None:
@@ -304,6 +312,12 @@ class Configuration:
         """Return whether nothing has changed since it was looked at."""
         return bool(self._paths) and all(_numbers(path) == numbers for path, numbers in self._paths.items())
 
+    def present(self) -> str:
+        """Return a hash of what its known files are now; empty where none is known."""
+        if not self._paths:
+            return ""
+        return _hashed({path: _numbers(path) for path in self._paths})
+
     def servers(self) -> list[Server]:
         """Return all servers of it.
 
@@ -323,7 +337,11 @@ class Configuration:
             with contextlib.suppress(OSError):  # it is read again then
                 host_file.write_json(self._file, {"paths": self._paths}, mode=0o600, durable=False)
                 self._kept = self._paths
-        return hashlib.sha256(json.dumps(self._paths, sort_keys=True).encode()).hexdigest()[:16]
+        return _hashed(self._paths)
+
+
+def _hashed(paths: Seen) -> str:
+    return hashlib.sha256(json.dumps(paths, sort_keys=True).encode()).hexdigest()[:16]
 
 
 _configurations: dict[Path, Configuration] = {}

@@ -107,9 +107,10 @@ def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
     problems: Known = {}
     events: list[Message] = []
     walking = time.monotonic() + _WALKING
+    rivals = walk.rivals(names, state, now)
     for name, one in found.items():
         own, happened = machine.of_units(name, names, units, state)
-        own += _explained(name, one.problems, state, now, walking)
+        own += _explained(name, [*one.problems, *rivals.get(name, [])], state, now, walking)
         problems |= decide.found(name, own, need=one.need)
         events += [*one.events, *(event(name, *what, now) for what in happened)]
     state["units"] = machine.counters(units)

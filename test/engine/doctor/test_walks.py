@@ -88,17 +88,20 @@ def test_server_that_ends_while_it_is_asked_is_a_broken_process(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("processes", "ready_at", "expected"),
+    ("processes", "is_starting", "ready_at", "expected"),
     [
-        ([42], 0, ""),
-        ([42], 3, ""),
-        ([42], 99, "django-blog-0001 runs and does not listen at its socket"),
-        ([42, 42, None, 43], 99, "django-blog-0001 does not run (it ends each time that it is started)"),
-        ([None], 99, "django-blog-0001 was stopped"),
+        ([42], False, 0, ""),
+        ([42], False, 3, ""),
+        ([42], False, 99, "django-blog-0001 runs and does not listen at its socket"),
+        ([42, 42, None, 43], False, 99, "django-blog-0001 does not run (it ends each time that it is started)"),
+        ([None, 42, 43], True, 99, "django-blog-0001 does not run (it ends each time that it is started)"),
+        ([None], False, 99, "django-blog-0001 was stopped"),
+        ([None, None, 42], True, 5, ""),
+        ([None], True, 99, "django-blog-0001 does not run (it is being started for 1 s)"),
     ],
 )
-def test_server_that_was_just_started_is_waited_for(monkeypatch, processes, ready_at, expected):
-    """supervisor says that a program has started before it listens."""
+def test_server_that_was_just_started_is_waited_for(monkeypatch, processes, is_starting, ready_at, expected):
+    """supervisor says that a program has started before it listens; a container has no process until it is made."""
     looks = {"pid": 0, "whole": 0}
 
     def looked(what):
@@ -110,13 +113,14 @@ def test_server_that_was_just_started_is_waited_for(monkeypatch, processes, read
         pid=lambda *_: processes[min(looked("pid"), len(processes)) - 1],
         log=lambda *_: "",
         how_it_ended=lambda *_: "",
+        is_starting=lambda *_: is_starting,
         way_to_start=lambda *_: "start it",
     )
     monkeypatch.setattr(visit.Visit, "release", live)
     monkeypatch.setattr(visit.Visit, "drifted", lambda _visit: [])
     monkeypatch.setattr(application, "PATIENCE", 1.0)
     monkeypatch.setattr(application.time, "sleep", lambda _seconds: None)
-    monkeypatch.setattr(application.time, "monotonic", lambda: looks["whole"] / 20)
+    monkeypatch.setattr(application.time, "monotonic", lambda: looks["pid"] / 40)
     monkeypatch.setattr(application.instances, "serves", lambda _path: True)
     monkeypatch.setattr(application.instances, "units", lambda *_: ["django-blog-0001"])
     monkeypatch.setattr(application.instances, "process_manager", lambda *_: manager)

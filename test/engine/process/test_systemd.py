@@ -116,6 +116,31 @@ def test_unit_is_restarted_when_its_socket_was_deleted(make_site, monkeypatch, w
     assert ran[-1][-2:] == ["django-blog-0042.socket", "django-blog-0042.service"]
 
 
+@pytest.mark.parametrize(
+    ("state", "times"), [("activating\nSubState=start", 2), ("activating\nSubState=auto-restart", 1), ("failed", 1)]
+)
+def test_start_that_joins_one_from_before_is_made_again(make_site, monkeypatch, state, times):
+    """systemd starts what ends each time again and again: a start from before its cause was mended fails."""
+    ran = []
+
+    def run(argv, **_options):
+        ran.append(argv[1])
+        if argv[1] == "enable":
+            raise DeploymentError("Job for django-blog-0042.service failed")
+        return f"ActiveState={state}\n"
+
+    monkeypatch.setattr(host_commands, "run", run)
+    monkeypatch.setattr(units, "_is_done", lambda *argv, **_options: run(("systemctl", *argv)))
+    site = make_site()
+    release = site.releases / "0042-3f2a9c1b77de"
+    (release / "config").mkdir(parents=True)
+    for suffix in ("service", "socket"):
+        (systemd.UNITS / f"django-blog-0042.{suffix}").touch()
+    with pytest.raises(DeploymentError, match="failed"):
+        systemd.MANAGER.start(site, release)
+    assert ran.count("enable") == times
+
+
 @pytest.mark.parametrize("is_old", [False, True])
 @pytest.mark.parametrize("lost", [None, "folder", "link", "socket", "stale", "other"])
 def test_instance_is_not_whole_when_its_files_were_deleted(make_site, lost, is_old):

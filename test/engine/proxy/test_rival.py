@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from django_formula.host import commands
+from django_formula.doctor import way as way_of_doctor
+from django_formula.host import commands, config_files
 from django_formula.host.commands import DeploymentError
 from django_formula.proxy import apache, nginx, proxies, reach
 from specimen import configured
@@ -84,6 +85,17 @@ def test_nginx_has_the_server_that_wins(site, monkeypatch, way):
     with pytest.raises(DeploymentError) as caught:
         reach.refuse_rivals([(site, [])])
     assert way.get("says", "").replace("ADDRESS", ADDRESS) in caught.value.message and caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["forum.example.org", "forum.example.org blog.example.org"])
+def test_file_of_another_site_answers_as_configured_unless_the_name_was_written_into_it(site, monkeypatch, name):
+    text = f"{config_files.OURS}\nserver {{ listen 127.0.0.1:80; server_name {name}; }}\n"
+    way = {"files": {"sites-enabled/aforum": text}}
+    monkeypatch.setattr(commands, "run", lambda argv, **_options: dump(way, nginx.ETC))
+    found = [rival for rival in reach.rivals(site) if rival.domain == "blog.example.org"]
+    assert [Path(rival.server.path).name for rival in found] == ["aforum"] * name.endswith("blog.example.org")
+    problem = way_of_doctor.in_place_of(site)
+    assert (problem and problem.command) == ("salt-call state.apply django" if found else None)
 
 
 def test_what_was_there_before_refuses_nothing(site, monkeypatch):
