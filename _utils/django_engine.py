@@ -24,6 +24,7 @@ from typing import Any
 #: The first characters of the SHA-256 of the tree below, the name of its folder; none in a checkout.
 DIGEST = "68540472db4c7f13"
 DIGEST = "5cde01ccf8949dc0"
+DIGEST = "c9d2381c0a6295e6"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -84768,6 +84769,8 @@ def _clear(home: str, folder: str) -> None:
 #     left_out = {"failed"}  # the attempt has a message of its own
 #     if not row["release"]:  # a site that comes gets its certificate shortly before its first release
 #         left_out |= {"certificate", *(["release"] if is_deployed else [])}
+#     elif proxies.is_installed(site) and not proxies.speaks_tls(site):
+#         left_out.add("certificate")  # an apply is about to make its first one
 #     found = [one for one in problem.problems(row) if one.key not in left_out]
 #     own = state.setdefault("sites_seen", {}).setdefault(name, {})
 #     if row["running"] and not row["maintenance"]:
@@ -85764,7 +85767,7 @@ def _clear(home: str, folder: str) -> None:
 #     # Without walls, as django.doctor runs: it has the proxy test its configuration.
 #     "django-doctor@.service": """\
 # [Unit]
-# Description=Walk through the Django site %i, which is down
+# Description=What the watch of the Django sites asks of %i
 # StartLimitIntervalSec=0
 #
 # [Service]

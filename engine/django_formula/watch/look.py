@@ -157,6 +157,8 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
     left_out = {"failed"}  # the attempt has a message of its own
     if not row["release"]:  # a site that comes gets its certificate shortly before its first release
         left_out |= {"certificate", *(["release"] if is_deployed else [])}
+    elif proxies.is_installed(site) and not proxies.speaks_tls(site):
+        left_out.add("certificate")  # an apply is about to make its first one
     found = [one for one in problem.problems(row) if one.key not in left_out]
     own = state.setdefault("sites_seen", {}).setdefault(name, {})
     if row["running"] and not row["maintenance"]:

@@ -90,7 +90,7 @@ RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
     # Without walls, as django.doctor runs: it has the proxy test its configuration.
     "django-doctor@.service": """\
 [Unit]
-Description=Walk through the Django site %i, which is down
+Description=What the watch of the Django sites asks of %i
 StartLimitIntervalSec=0
 
 [Service]

@@ -155,10 +155,22 @@ def test_message_about_a_rollback_names_the_release_that_is_active_again(make_si
     assert (one["kind"], one["text"]) == ("rolled_back", "rolled back to 0002-c71d97a38e83")
 
 
-@pytest.mark.parametrize(("release", "kinds"), [("", ["down"]), ("0001-c71d97a38e83", ["certificate"])])
-def test_site_without_a_release_has_no_problem_with_its_certificate(make_site, monkeypatch, release, kinds):
-    """It gets the certificate by the apply that makes its first release, a moment before that."""
+@pytest.mark.parametrize(
+    ("release", "speaks_tls", "kinds"),
+    [
+        ("", True, ["down"]),
+        ("0001-c71d97a38e83", True, ["certificate"]),
+        ("0001-c71d97a38e83", False, []),
+    ],
+)
+def test_site_that_gets_its_first_certificate_has_no_problem_with_it(
+    make_site, monkeypatch, release, speaks_tls, kinds
+):
+    """The apply that makes its first release, or adds `tls`, makes the certificate a moment later."""
     site = make_site()
+    monkeypatch.setattr(look.proxies, "is_installed", lambda _site: True)
+    monkeypatch.setattr(look.proxies, "speaks_tls", lambda _site: speaks_tls)
+    monkeypatch.setattr(look, "_of_served", lambda *_given: [])
     row = {"site": "blog", "release": release, "running": bool(release), "damage": "", "maintenance": "since now"}
     monkeypatch.setattr(look.sites, "find", lambda _name: site)
     monkeypatch.setattr(look.operations, "status", lambda *_given, **_how: {**row, "certificate": "a.org: missing"})
