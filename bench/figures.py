@@ -679,16 +679,38 @@ def sites(bench: Bench) -> list[Figure]:
     slopes = [1000 * (b - a) / (bench.sites - 1) for a, b in zip(took["one"], took["all"], strict=True)]
     details = f"CPU: {seconds(took['one'])} with 1 site, {seconds(took['all'])} with {bench.sites}"
     looks = [look(host) for _run in bench.each(f"looks of the watch, {bench.sites} sites")]
+    host.write("/srv/bench/lines.py", LINES)
+    lines = [1000 * measured(host, "python3", "/srv/bench/lines.py")[0].cpu for _run in bench.each("100,000 requests")]
     return [
         Figure(f"each further site, to {bench.sites}", "CPU, ms", 50, slopes, details),
         Figure(
             f"a look of the watch, {bench.sites} sites",
             "CPU, ms",
-            250,
+            250 if bench.sites <= 10 else 800,
             looks,
             "the program of django-watch.service",
         ),
+        Figure(
+            "100,000 requests of an access log, rotated in their middle", "CPU, ms", 500, lines, "the count is exact"
+        ),
     ]
+
+
+#: Counts what a log has grown by, and of the one before it, as a look of the watch does.
+LINES = """
+import pathlib, sys
+sys.path.insert(0, "/srv/formula/engine")
+from django_formula.metrics import access_log
+
+line = '{"host":"blog.example.org","uri":"/","protocol":"HTTP/1.1","status":200,"bytes":100,"seconds":0.004}\\n'
+log, place = pathlib.Path("/srv/bench/access.log"), {}
+log.write_text("")
+access_log.read(log, place)
+log.write_text(line * 50_000)
+log.rename("/srv/bench/access.log.1")
+log.write_text(line * 50_000)
+assert access_log.count(access_log.read(log, place)).codes == {"2xx": 100_000}
+"""
 
 
 def look(host: Host) -> float:

@@ -1,11 +1,13 @@
 """The watch of a host: what it finds, the messages that it sends, and that nothing waits for them."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from watching import NOTIFY, SECRET, Watched, channel, receive, told
+from sites import until
+from watching import NOTIFY, RECEIVER, SECRET, Watched, channel, receive, told
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,20 @@ def test_no_site_reads_to_whom_messages_go(blog: Watched) -> None:
     assert SECRET not in str(blog.host.call("django.notify"))
 
 
+def test_heartbeat_follows_each_look_whatever_it_has_found(blog: Watched) -> None:
+    """Its silence is the alarm of a dead host, so that a site that is down must not look like one."""
+    blog.watch = {"heartbeat": f"http://127.0.0.1:9001/beat/{SECRET}"}
+    blog.apply()
+    units = [f"{blog.unit}.socket", f"{blog.unit}.service"]
+    blog.host.run(["systemctl", "stop", "django-watch.timer", "django-watch.path", *units])
+    blog.host.run(["systemctl", "start", "django-watch.service"])
+    until(lambda: blog.host.run("systemctl is-active 'django-notify@*'", check=False).stdout == "")
+    blog.host.run("rm -f /srv/beats")
+    blog.host.run(["systemctl", "start", "django-watch.service"])
+    until(lambda: blog.host.run("cat /srv/beats || true").stdout == f"/beat/{SECRET}\n", within=60)
+    blog.host.run(["systemctl", "start", "django-watch.timer", "django-watch.path", *units])
+
+
 def test_look_is_cheap(blog: Watched) -> None:
     program = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
     program += "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_maxrss)"
@@ -76,3 +92,26 @@ def test_host_without_a_watch_has_nothing_of_it(blog: Watched) -> None:
     )
     assert found.stdout == ""
     assert blog.host.run(["id", "_django-notify"], check=False).returncode != 0
+
+
+@pytest.mark.full
+def test_host_without_systemd_is_watched_by_cron(hosts: Callable[..., Any], repositories: Callable[..., Any]) -> None:
+    host = hosts(kind="ready", init=False)
+    host.write("/srv/receiver.py", RECEIVER)
+    host.run("setsid python3 /srv/receiver.py >/dev/null 2>&1 &")
+    blog = Watched(host, repositories(host))
+    blog.notify = {"good": channel("good")}
+    blog.deploy()
+    found = re.search(r"(?m)^\*/1 \* \* \* \* root (.* look) ", host.read("/etc/cron.d/django-watch"))
+    assert found
+    look = found[1]
+    host.run(look)
+    host.run(["supervisorctl", "stop", blog.unit])
+    host.run(look)
+    message, _seconds = blog.wait_for("problem", "down")
+    assert message["text"] == f"process: {blog.unit} was stopped"
+    host.run(message["command"])
+    for _turn in range(3):
+        host.run(look)
+    blog.wait_for("good", "down")
+    assert [one["what"] for one in blog.messages if one["kind"] == "down"] == ["problem", "good"]

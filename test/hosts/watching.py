@@ -17,6 +17,12 @@ RECEIVER = """
 import http.server, json, time
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        with open("/srv/beats", "a") as file:
+            file.write(self.path + "\\n")
+        self.send_response(200)
+        self.end_headers()
+
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         channel = self.path.split("/")[1]
