@@ -25,6 +25,7 @@ from typing import Any
 DIGEST = "68540472db4c7f13"
 DIGEST = "5cde01ccf8949dc0"
 DIGEST = "c9d2381c0a6295e6"
+DIGEST = "875f42a9bf468044"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -84702,6 +84703,7 @@ def _clear(home: str, folder: str) -> None:
 #     events: list[Message]
 #     row: dict[str, Any]
 #     need: int = decide.BAD
+#     is_deployed: bool = False
 #
 #
 # def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
@@ -84720,9 +84722,13 @@ def _clear(home: str, folder: str) -> None:
 #     events: list[Message] = []
 #     walking = time.monotonic() + _WALKING
 #     rivals = walk.rivals(names, state, now)
+#     is_apply = any(one.is_deployed for one in found.values())
 #     for name, one in found.items():
 #         own, happened = machine.of_units(name, names, units, state)
-#         own += _explained(name, [*one.problems, *rivals.get(name, [])], state, now, walking)
+#         seen = [*one.problems, *rivals.get(name, [])]
+#         if is_apply and not state.get("sites_seen", {}).get(name, {}).get("good"):
+#             seen = [each for each in seen if each.kind not in _COMING]  # its turn in the apply may be yet to come
+#         own += _explained(name, seen, state, now, walking)
 #         problems |= decide.found(name, own, need=one.need)
 #         events += [*one.events, *(event(name, *what, now) for what in happened)]
 #     state["units"] = machine.counters(units)
@@ -84777,14 +84783,14 @@ def _clear(home: str, folder: str) -> None:
 #         found += _of_visit(site, row)
 #     found += _of_requests(site, row, own, now)
 #     found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
-#     need = _need(own, found, is_deployed=is_deployed)
+#     need = _need(own, found, is_deployed=is_deployed, is_released=bool(row["release"]))
 #     if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
 #         own |= {"drift_at": now, "drift": _drift(name)}
 #     if config.get("drift") and own.get("drift"):
 #         command = in_command("salt-call", "django.drift", name)
 #         files = "1 file differs" if own["drift"] == 1 else f"{own['drift']} files differ"
 #         found.append(Problem("drift", f"{files} from the active release", command, "drift"))
-#     return _SiteSeen(found, list(_attempts(site, own, now, config.get("fleet", ""))), row, need)
+#     return _SiteSeen(found, list(_attempts(site, own, now, config.get("fleet", ""))), row, need, is_deployed)
 #
 #
 # def _explained(name: str, found: list[Problem], state: dict[str, Any], now: float, walking: float) -> list[Problem]:
@@ -84811,9 +84817,9 @@ def _clear(home: str, folder: str) -> None:
 #     return [Problem("down", f"{link.name}: {link.text}", link.command or link.todo, "walk"), *rest]
 #
 #
-# def _need(own: dict[str, Any], found: list[Problem], *, is_deployed: bool) -> int:
+# def _need(own: dict[str, Any], found: list[Problem], *, is_deployed: bool, is_released: bool = True) -> int:
 #     """Return how many looks a problem of a site needs, and keep whether one has found it good."""
-#     own["good"] = own.get("good", False) or not any(one.kind in _COMING for one in found)
+#     own["good"] = own.get("good", False) or (is_released and not any(one.kind in _COMING for one in found))
 #     return decide.BAD if own["good"] and not is_deployed else _DURING
 #
 #

@@ -90,6 +90,7 @@ class _SiteSeen(NamedTuple):
     events: list[Message]
     row: dict[str, Any]
     need: int = decide.BAD
+    is_deployed: bool = False
 
 
 def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
@@ -108,9 +109,13 @@ def look(state: dict[str, Any], config: Mapping[str, Any], now: float) -> Seen:
     events: list[Message] = []
     walking = time.monotonic() + _WALKING
     rivals = walk.rivals(names, state, now)
+    is_apply = any(one.is_deployed for one in found.values())
     for name, one in found.items():
         own, happened = machine.of_units(name, names, units, state)
-        own += _explained(name, [*one.problems, *rivals.get(name, [])], state, now, walking)
+        seen = [*one.problems, *rivals.get(name, [])]
+        if is_apply and not state.get("sites_seen", {}).get(name, {}).get("good"):
+            seen = [each for each in seen if each.kind not in _COMING]  # its turn in the apply may be yet to come
+        own += _explained(name, seen, state, now, walking)
         problems |= decide.found(name, own, need=one.need)
         events += [*one.events, *(event(name, *what, now) for what in happened)]
     state["units"] = machine.counters(units)
@@ -165,14 +170,14 @@ def _of_site(name: str, state: dict[str, Any], config: Mapping[str, Any], now: f
         found += _of_visit(site, row)
     found += _of_requests(site, row, own, now)
     found += [*_of_backups(site, row, now), *_of_queue(site, row, own, config), *_of_served(site, own, now)]
-    need = _need(own, found, is_deployed=is_deployed)
+    need = _need(own, found, is_deployed=is_deployed, is_released=bool(row["release"]))
     if config.get("drift") and now - own.get("drift_at", 0) > _DRIFT:
         own |= {"drift_at": now, "drift": _drift(name)}
     if config.get("drift") and own.get("drift"):
         command = in_command("salt-call", "django.drift", name)
         files = "1 file differs" if own["drift"] == 1 else f"{own['drift']} files differ"
         found.append(Problem("drift", f"{files} from the active release", command, "drift"))
-    return _SiteSeen(found, list(_attempts(site, own, now, config.get("fleet", ""))), row, need)
+    return _SiteSeen(found, list(_attempts(site, own, now, config.get("fleet", ""))), row, need, is_deployed)
 
 
 def _explained(name: str, found: list[Problem], state: dict[str, Any], now: float, walking: float) -> list[Problem]:
@@ -199,9 +204,9 @@ def _explained(name: str, found: list[Problem], state: dict[str, Any], now: floa
     return [Problem("down", f"{link.name}: {link.text}", link.command or link.todo, "walk"), *rest]
 
 
-def _need(own: dict[str, Any], found: list[Problem], *, is_deployed: bool) -> int:
+def _need(own: dict[str, Any], found: list[Problem], *, is_deployed: bool, is_released: bool = True) -> int:
     """Return how many looks a problem of a site needs, and keep whether one has found it good."""
-    own["good"] = own.get("good", False) or not any(one.kind in _COMING for one in found)
+    own["good"] = own.get("good", False) or (is_released and not any(one.kind in _COMING for one in found))
     return decide.BAD if own["good"] and not is_deployed else _DURING
 
 

@@ -178,8 +178,25 @@ def test_site_that_gets_its_first_certificate_has_no_problem_with_it(
     assert [one.kind for one in seen.problems] == kinds
 
 
+@pytest.mark.parametrize(
+    ("is_deployed", "is_good", "sites"), [(True, False, []), (True, True, ["wiki"]), (False, False, ["wiki"])]
+)
+def test_site_whose_turn_in_an_apply_is_to_come_is_not_down(monkeypatch, is_deployed, is_good, sites):
+    monkeypatch.setattr(look.sites, "registered", lambda: ["blog", "wiki"])
+    for name, answer in (("units", {}), ("of_units", ([], [])), ("of_host", ([], [])), ("counters", {})):
+        monkeypatch.setattr(look.machine, name, lambda *_given, answer=answer: answer)
+    monkeypatch.setattr(look, "_consoles", lambda *_given: [])
+    monkeypatch.setattr(walk, "rivals", lambda *_given: {})
+    monkeypatch.setattr(walk, "broken_link", lambda _name: [])
+    seen = {"blog": look._SiteSeen([], [], {}, is_deployed=is_deployed), "wiki": look._SiteSeen([*DOWN], [], {})}
+    monkeypatch.setattr(look, "_of_any_site", lambda name, *_given: seen[name])
+    kept = {"sites_seen": {"wiki": {"good": is_good}}}
+    assert [one["site"] for one in look.look(kept, CONFIG, 0.0).problems.values()] == sites
+
+
 def test_site_that_comes_or_is_deployed_needs_more_looks():
     own, backup = {}, Problem("backup", "no backup since it was released", "salt-call django.backup blog", "age")
+    assert look._need(own, [], is_deployed=True, is_released=False) == decide.OF
     assert look._need(own, [*DOWN], is_deployed=False) == decide.OF, "its first apply is under way"
     assert look._need(own, [backup], is_deployed=False) == decide.BAD
     assert look._need(own, [*DOWN], is_deployed=False) == decide.BAD
