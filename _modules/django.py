@@ -38,6 +38,7 @@ from django_formula.verbs import requests as verbs_requests
 from django_formula.verbs import schedule as verbs_schedule
 from django_formula.verbs import status as verbs_status
 from django_formula.verbs import upgrade as verbs_upgrade
+from django_formula.verbs import upgrade_database as verbs_upgrade_database
 from django_formula.watch import notify as verbs_notify
 
 __virtualname__ = "django"
@@ -259,6 +260,33 @@ def upgrade_check(site=None, full=None):
     """
     answer = _failing(verbs_upgrade.check(site), "problems")
     return _rows(answer, verbs_upgrade.view, full)
+
+
+@_verb("blog", "blog rehearse", "blog run", "blog back", shows=("what", "to", "lose"))
+def upgrade_database(site, what="plan", to=None, lose=False):
+    """
+    Upgrade the PostgreSQL of this host, in which a site has its database, to a newer version, with all sites that have
+    databases there. The former cluster is kept, stopped. See docs/guides/upgrade-database.md.
+
+    what
+        ``plan`` shows what there is, and what is against an upgrade; the return code is 1 then. ``rehearse`` loads the
+        newest backup into a cluster of the new version, which is removed. ``run`` upgrades. ``back`` has the former
+        cluster serve again.
+    to
+        The new major version. The newest one that is installed or that apt has by default.
+    lose
+        Go back although something was written since the upgrade.
+    """
+    version = str(to) if to else None
+    if what == "plan":
+        return _failing(verbs_upgrade_database.plan(site, version), "problems")
+    if what == "rehearse":
+        return verbs_upgrade_database.rehearse(site, version)
+    if what == "run":
+        return verbs_upgrade_database.run(site, version)
+    if what == "back":
+        return verbs_upgrade_database.back(site, lose=bool(lose))
+    raise DeploymentError(f"django.upgrade_database does not know {what!r}", hint="plan, rehearse, run or back")
 
 
 @_verb("blog")

@@ -19,8 +19,8 @@ from django_formula.host import lazy  # noqa: F401 - the others run when they ar
 # isort: split
 import django_fileserver
 from django_formula.audit import people as audit_people
+from django_formula.database import clusters, setup
 from django_formula.database import served as database_served
-from django_formula.database import setup
 from django_formula.deploy import order, origin, removal, steps
 from django_formula.deploy import takeover as deploy_takeover
 from django_formula.deploy.deployment import Deployment
@@ -351,6 +351,8 @@ def server(name, engine, pkgs):
     """
     if setup.is_installed(engine):
         return Outcome(f"a server for {engine} is already installed")
+    if engine == "postgres" and not __opts__["test"]:
+        clusters.prepare_first()
     options = {"refresh": True, "cache_valid_time": 300, "install_recommends": False}
     return __states__["pkg.installed"](name=name, pkgs=pkgs, **options)
 

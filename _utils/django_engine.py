@@ -26,6 +26,7 @@ DIGEST = "68540472db4c7f13"
 DIGEST = "5cde01ccf8949dc0"
 DIGEST = "c9d2381c0a6295e6"
 DIGEST = "875f42a9bf468044"
+DIGEST = "ca208e07c1953168"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -1949,7 +1950,9 @@ def _clear(home: str, folder: str) -> None:
 # Manifest = dict[str, Any]
 #
 #
-# def rehearse(release: Release, chosen: list[Manifest], folder: Path, secrets: list[str]) -> dict[str, Any]:
+# def rehearse(
+#     release: Release, chosen: list[Manifest], folder: Path, secrets: list[str], port: int | None = None
+# ) -> dict[str, Any]:
 #     """Load dumps next to the databases, check them against their manifests and a release, and remove them again.
 #
 #     The caller holds the lock of the folder.
@@ -1957,6 +1960,7 @@ def _clear(home: str, folder: str) -> None:
 #     Args:
 #         chosen: the manifests of the dumps.
 #         folder: the one that they are in.
+#         port: that of a server on this host in which they are loaded; by default the databases' own.
 #
 #     Returns:
 #         The number of ``rows`` of each database, and its ``migrations to apply``.
@@ -1967,9 +1971,11 @@ def _clear(home: str, folder: str) -> None:
 #     site = release.site
 #     databases = of_backup(release, chosen, secrets)
 #     backups.remove_leftovers(site, databases, folder)
+#     if port:
+#         databases = [one._replace(connection={**one.connection, "port": port}) for one in databases]
 #     names = names_with(databases, f"drill_{stamp()}")
 #     with loaded(chosen, databases, names, folder=folder) as found:
-#         missing = missing_migrations(release, databases, names, False, secrets)
+#         missing = missing_migrations(release, databases, names, False, secrets, port)
 #     lost = _lost_migrations(chosen, missing)
 #     if lost:
 #         raise DeploymentError(
@@ -2077,7 +2083,7 @@ def _clear(home: str, folder: str) -> None:
 #
 # def _prepare(database: Database, name: str) -> bool:
 #     """Create the extensions of a database in its copy."""
-#     return setup.prepare_copy(database.site, database.alias, name)
+#     return setup.prepare_copy(database.site, database.alias, name, database.connection.get("port"))
 #
 #
 # def _load(manifest: Manifest, database: Database, name: str, folder: Path) -> dict[str, Any]:
@@ -2120,12 +2126,17 @@ def _clear(home: str, folder: str) -> None:
 #
 #
 # def missing_migrations(
-#     release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
+#     release: Release,
+#     databases: list[Database],
+#     names: dict[str, str],
+#     migrate: bool,
+#     secrets: list[str],
+#     port: int | None = None,
 # ) -> dict[str, list[str]]:
 #     """Return the migrations of a release that are missing in loaded databases, by alias."""
 #     own = [one for one in databases if one.kind not in backups.ON_REQUEST]
 #     loaded = {one.alias: _path_in_project(release, names[one.alias]) for one in own}
-#     request = {"mode": "fit", "names": loaded, "migrate": migrate}
+#     request = {"mode": "fit", "names": loaded, "migrate": migrate, **({"port": port} if port else {})}
 #     found: dict[str, list[str]] = (
 #         ask.backup(release.site, release.path, release.facts, request, secrets) if loaded else {}
 #     )
@@ -2977,7 +2988,7 @@ def _clear(home: str, folder: str) -> None:
 #
 #     The maintenance page is shown from before the site is stopped until its health check passes again.
 #     """
-#     _refuse_running_commands(site)
+#     refuse_running_commands(site)
 #     was_on = sites.known_maintenance(site) is not None
 #     if not was_on:
 #         proxy_maintenance.on(site, by="django.restore")
@@ -2985,28 +2996,28 @@ def _clear(home: str, folder: str) -> None:
 #     proxy_maintenance.hold_workers(site)
 #     swapped: list[Database] = []
 #     try:
-#         _refuse_running_commands(site)  # in maintenance no other begins
-#         _stop(site, live)
+#         refuse_running_commands(site)  # in maintenance no other begins
+#         stop(site, live)
 #         for one in databases:
 #             dumper(one.kind).swap(one, names[one.alias], kept[one.alias])
 #             swapped.append(one)
 #     except BaseException:
 #         for one in reversed(swapped):
 #             dumper(one.kind).swap(one, kept[one.alias], names[one.alias])
-#         _start(site, live)
-#         _reopen(site, was_on=was_on, holds=holds)
+#         start(site, live)
+#         reopen(site, was_on=was_on, holds=holds)
 #         raise
 #     try:
-#         serve() if serve else _start(site, live)
+#         serve() if serve else start(site, live)
 #     except DeploymentError as error:
 #         restored = f"the backup is restored; the former databases are in {', '.join(kept.values())}"
 #         off = f"to end the maintenance: salt-call django.maintenance {site.name} off"
 #         error.hint = "\n".join(filter(None, [error.hint, restored, off]))
 #         raise
-#     _reopen(site, was_on=was_on, holds=holds)
+#     reopen(site, was_on=was_on, holds=holds)
 #
 #
-# def _refuse_running_commands(site: Site) -> None:
+# def refuse_running_commands(site: Site) -> None:
 #     """Check that neither a schedule nor `django.manage` runs: what it writes would be in the former database.
 #
 #     Raises:
@@ -3028,7 +3039,7 @@ def _clear(home: str, folder: str) -> None:
 #         )
 #
 #
-# def _reopen(site: Site, *, was_on: bool, holds: bool) -> None:
+# def reopen(site: Site, *, was_on: bool, holds: bool) -> None:
 #     """End the maintenance of a restore, and let workers take tasks, unless another has begun the one or the other."""
 #     if not was_on:
 #         proxy_maintenance.off(site)
@@ -3036,7 +3047,7 @@ def _clear(home: str, folder: str) -> None:
 #         proxy_maintenance.release_workers(site)
 #
 #
-# def _stop(site: Site, live: Release) -> None:
+# def stop(site: Site, live: Release) -> None:
 #     """Stop all processes of the site that use its databases, tasks of older releases too."""
 #     instances.drain(site, live.path)
 #     instances.pause(site, live.path)
@@ -3045,7 +3056,7 @@ def _clear(home: str, folder: str) -> None:
 #         instances.process_manager(site, one.release).stop(site, one.release, one.worker)
 #
 #
-# def _start(site: Site, release: Release) -> None:
+# def start(site: Site, release: Release) -> None:
 #     instances.start(site, release.path)
 #     if instances.serves(release.path):
 #         health.check(site, release.path)
@@ -8933,6 +8944,353 @@ def _clear(home: str, folder: str) -> None:
 #     return '"' + re.sub(r'([\\"])', r"\\\1", text) + '"'
 #: django_formula/database/__init__.py
 # """Databases of sites: engines, what projects get of them, and servers of this host."""
+#: django_formula/database/clusters.py
+# """Clusters of PostgreSQL on this host, as Debian's postgresql-common has them: what is there, made, moved, and copied.
+#
+# Files of a cluster's configuration belong to postgres, so they are read and written as that user.
+# """
+#
+# import json
+# import re
+# from collections.abc import Iterable, Mapping
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.database.postgres import PROGRAMS, newest_psql
+# from django_formula.host import commands, daemons, file, folders, ports, units
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.folders import Folder
+#
+# USER = "postgres"
+# CONFIGURATION = Path("/etc/postgresql")
+# #: What pg_createcluster reads, which makes the first cluster when Debian's package is installed.
+# CREATION = Path("/etc/postgresql-common/createcluster.d/django-formula.conf")
+# #: The settings of each cluster of its own; the others are copied.
+# _OWN_SETTINGS = {
+#     *("cluster_name", "data_directory", "external_pid_file", "hba_file", "ident_file", "port"),
+#     *("stats_temp_directory",),
+# }
+# _COPIED_FILES = ("pg_hba.conf", "pg_ident.conf", "environment", "pg_ctl.conf")
+# _COPIED_SETTINGS = "conf.d/former-settings.conf"
+# #: Seconds that a server may take to start or to stop, and a statement to be executed.
+# _PATIENCE = 300.0
+# #: Seconds that a database may take to be copied.
+# _COPYING = 86400.0
+# #: Dump one database of a cluster into another cluster, where it is created.
+# _COPY = (
+#     'set -o pipefail; "$0" --format=custom --compress=0 --port="$2" --dbname="$4" $5'
+#     ' | "$1" --exit-on-error --create --port="$3" --dbname=postgres'
+# )
+# _REPLACE = 'umask 027; cat >"$0~" && mv -f "$0~" "$0"'
+# #: What keeps everyone but superusers out, or lets them in again, and ends the connections that are open.
+# _LIMIT = "SELECT format('ALTER DATABASE %I CONNECTION LIMIT %s', key, value) FROM json_each_text(:'limits') \\gexec\n"
+# _END = """SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
+#   WHERE datname IN (SELECT json_object_keys(:'limits')) AND pid <> pg_backend_pid() AND backend_type = 'client backend';
+# """
+# #: The rows of each table, as backups count them, but of extensions' tables too.
+# _ROWS = """SELECT coalesce(json_object_agg(n.nspname || '.' || c.relname, (xpath('/row/rows/text()', query_to_xml(
+#     format('SELECT count(*) AS rows FROM ONLY %I.%I', n.nspname, c.relname), false, true, '')))[1]::text::bigint), '{}')
+#   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+#   WHERE c.relkind = 'r' AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema';"""
+# _NAMES = """SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database
+#   WHERE datname NOT IN ('postgres', 'template0', 'template1');"""
+# #: What has been written since the server began to count: inserted, changed and deleted rows of each table.
+# _WRITTEN = """SELECT coalesce(json_object_agg(schemaname || '.' || relname, json_build_array(n_tup_ins,
+#     CASE relname WHEN 'pg_class' THEN 0 ELSE n_tup_upd END, n_tup_del)), '{}') FROM pg_stat_all_tables
+#   WHERE schemaname NOT IN ('pg_catalog', 'pg_toast', 'information_schema')
+#   OR schemaname = 'pg_catalog' AND relname IN ('pg_class', 'pg_largeobject');"""
+#
+#
+# class Cluster(NamedTuple):
+#     """A cluster.
+#
+#     Attributes:
+#         version: the major version of its server.
+#     """
+#
+#     version: str
+#     name: str
+#     port: int
+#     is_running: bool
+#     data: Path
+#
+#     def __str__(self) -> str:
+#         return f"{self.version} {self.name}"
+#
+#     def program(self, name: str) -> str:
+#         """Return the path of a program of its version."""
+#         return str(PROGRAMS / self.version / "bin" / name)
+#
+#
+# def prepare_first() -> None:
+#     """Have the clusters that are made on this host from now on write what logical replication needs."""
+#     for path in (CREATION.parent.parent, CREATION.parent):
+#         folders.make(Folder(path, "root", "root", 0o755))
+#     file.write(CREATION, "# Written by django-formula: docs/guides/upgrade-database.md\nwal_level = logical\n")
+#
+#
+# def clusters() -> list[Cluster]:
+#     """Return the clusters of this host, the oldest version first."""
+#     found = []
+#     for line in commands.run(["pg_lsclusters", "--no-header"], doing="listing the clusters of PostgreSQL").splitlines():
+#         version, name, port, status, _owner, data = line.split()[:6]
+#         found.append(Cluster(version, name, int(port), status.startswith("online"), Path(data)))
+#     return found
+#
+#
+# def find(version: str, name: str) -> Cluster | None:
+#     """Return a cluster, or None where this host does not have it."""
+#     return next((one for one in clusters() if (one.version, one.name) == (version, name)), None)
+#
+#
+# def free_port(taken: Iterable[int]) -> int:
+#     """Return a port after PostgreSQL's own that no cluster has, and nothing listens on."""
+#     taken = {*taken}
+#     return next(port for port in range(5433, 5533) if port not in taken and ports.listener(port) is None)
+#
+#
+# def psql(cluster: Cluster, script: str, *, database: str = "postgres", doing: str, **variables: str) -> str:
+#     """Return the output of a script that the superuser runs.
+#
+#     Raises:
+#         DeploymentError: the server refuses it, or does not answer.
+#     """
+#     argv = [newest_psql(), "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--no-password"]
+#     argv += ["--set=ON_ERROR_STOP=1", f"--dbname={database}", f"--port={cluster.port}"]
+#     return commands.run(
+#         [*argv, *(f"--set={name}={value}" for name, value in variables.items())],
+#         doing=doing,
+#         user=USER,
+#         environment={"PGCONNECT_TIMEOUT": "10", "PGOPTIONS": "-c search_path=pg_catalog"},
+#         timeout=_PATIENCE,
+#         stdin=script,
+#         secrets=re.findall(r"SCRAM-SHA-256\$[^']+|md5[0-9a-f]{32}", script),
+#     )
+#
+#
+# def query(cluster: Cluster, script: str, *, database: str = "postgres", doing: str) -> Any:
+#     """Return the JSON that a script answers."""
+#     return json.loads(psql(cluster, script, database=database, doing=doing))
+#
+#
+# def _as_owner(argv: list[str], *, doing: str, stdin: str = "", timeout: float = _PATIENCE) -> str:
+#     return commands.run(argv, doing=doing, user=USER, stdin=stdin, timeout=timeout)
+#
+#
+# def create(former: Cluster, version: str, name: str, port: int) -> Cluster:
+#     """Make a cluster of another version, set up as a former one that runs, and start it; no boot does.
+#
+#     Raises:
+#         DeploymentError: a program fails, or the server does not start with the settings of the former one.
+#     """
+#     made_of = query(former, _MADE_OF, doing=f"querying {former}")
+#     argv = ["pg_createcluster", "--encoding", made_of["encoding"], "--lc-collate", made_of["collate"]]
+#     argv += ["--lc-ctype", made_of["ctype"], "--locale", made_of["collate"], "--start-conf", "manual"]
+#     argv += ["--port", str(port), version, name, "--", *(["--data-checksums"] if made_of["checksums"] else [])]
+#     commands.run(argv, doing=f"creating {version} {name}", timeout=_PATIENCE)
+#     made = find(version, name)
+#     if made is None:
+#         raise DeploymentError(f"{version} {name} is not there after it was created", hint="look at pg_lsclusters")
+#     lines = "".join(
+#         f"{name} = '{_escaped(value)}'\n" for name, value in settings(former).items() if name in _known(version)
+#     )
+#     head = f"# The settings of {former}, copied by django-formula.\n"
+#     _write(_file(made, _COPIED_SETTINGS), head + lines)
+#     for one in _COPIED_FILES:
+#         _write(_file(made, one), _as_owner(["cat", str(_file(former, one))], doing=f"reading {one}"))
+#     control("start", made)
+#     return made._replace(is_running=True)
+#
+#
+# _MADE_OF = """SELECT json_build_object('encoding', pg_encoding_to_char(encoding), 'collate', datcollate,
+#   'ctype', datctype, 'checksums', current_setting('data_checksums')::bool) FROM pg_database WHERE datname = 'template1';
+# """
+#
+#
+# def settings(cluster: Cluster) -> dict[str, str]:
+#     """Return the settings in the files of a cluster that runs, without those that each cluster has of its own."""
+#     rows = query(cluster, _SETTINGS, doing=f"reading the settings of {cluster}")
+#     return {name: value for name, value in rows.items() if name not in _OWN_SETTINGS}
+#
+#
+# _SETTINGS = "SELECT json_object_agg(name, setting) FROM pg_file_settings WHERE applied;"
+#
+#
+# def unknown_settings(cluster: Cluster, version: str) -> list[str]:
+#     """Return the settings of a cluster that another version, which is installed, does not have."""
+#     return sorted({*settings(cluster)} - {*_known(version)})
+#
+#
+# class _Known(frozenset[str]):
+#     """The settings of a version; those of extensions, which have a dot in their names, are known to each."""
+#
+#     def __contains__(self, name: object) -> bool:
+#         return super().__contains__(name) or "." in str(name)
+#
+#
+# def _known(version: str) -> _Known:
+#     argv = [str(PROGRAMS / version / "bin/postgres"), "--describe-config"]
+#     text = commands.run(argv, doing=f"reading the settings of PostgreSQL {version}", user=USER)
+#     return _Known(line.partition("\t")[0].lower() for line in text.splitlines())
+#
+#
+# def _escaped(value: str) -> str:
+#     return value.replace("'", "''")
+#
+#
+# def _file(cluster: Cluster, name: str) -> Path:
+#     return CONFIGURATION / cluster.version / cluster.name / name
+#
+#
+# def _write(path: Path, text: str) -> None:
+#     _as_owner(["sh", "-c", _REPLACE, str(path)], doing=f"writing {path}", stdin=text)
+#
+#
+# def extensions_without_files(names: Iterable[str], version: str) -> list[str]:
+#     """Return the extensions that an installed version does not have."""
+#     folder = Path("/usr/share/postgresql") / version / "extension"
+#     return sorted(name for name in names if not (folder / f"{name}.control").exists())
+#
+#
+# def control(verb: str, cluster: Cluster) -> None:
+#     """Start or stop the server of a cluster; nothing happens where it is so already.
+#
+#     Raises:
+#         DeploymentError: it fails; the last lines of the server's log are in the error.
+#     """
+#     doing = f"{'starting' if verb == 'start' else 'stopping'} PostgreSQL {cluster}"
+#     found = find(cluster.version, cluster.name)
+#     if found is None or found.is_running == (verb == "start"):
+#         return
+#     try:
+#         if daemons.has_systemd():
+#             # a server that was killed leaves its unit failed, which a limit of starts would count
+#             units.attempt("reset-failed", _unit(cluster), doing=doing)
+#             units.control(verb, _unit(cluster), doing=doing, timeout=_PATIENCE)
+#         else:
+#             argv = ["pg_ctlcluster", cluster.version, cluster.name, verb]
+#             commands.run(argv, doing=doing, timeout=_PATIENCE, daemon=True)
+#     except DeploymentError as error:
+#         path = f"/var/log/postgresql/postgresql-{cluster.version}-{cluster.name}.log"
+#         error.log = _as_owner(["tail", "--lines=20", path], doing=f"reading {path}") or error.log
+#         raise
+#
+#
+# def _unit(cluster: Cluster) -> str:
+#     return f"postgresql@{cluster.version}-{cluster.name}.service"
+#
+#
+# def place(cluster: Cluster, port: int, *, at_boot: bool) -> None:
+#     """Set the port that a cluster has from its next start on, and whether a boot starts it."""
+#     argv = ["pg_conftool", cluster.version, cluster.name, "set", "port", str(port)]
+#     _as_owner(argv, doing=f"setting the port of {cluster}")
+#     _write(_file(cluster, "start.conf"), "auto\n" if at_boot else "manual\n")
+#     if daemons.has_systemd():
+#         units.daemon_reload()  # the generator of postgresql-common reads that file
+#
+#
+# def exchange(serving: Cluster, port: int, other: Cluster, other_port: int) -> None:
+#     """Have one cluster run at a port and at each boot, and another one stopped, with another port.
+#
+#     It can be repeated at any time, and then does what is left.
+#     """
+#     now = {str(one): one for one in clusters()}
+#     current = now.get(str(serving))
+#     if current is None or not current.is_running or current.port != port or _runs_at(now.get(str(other)), port):
+#         for one in (other, serving):
+#             if str(one) in now:
+#                 control("stop", one)
+#     if str(other) in now:
+#         place(other, other_port, at_boot=False)
+#     place(serving, port, at_boot=True)
+#     control("start", serving)
+#     if str(other) in now:
+#         control("stop", other)
+#
+#
+# def _runs_at(cluster: Cluster | None, port: int) -> bool:
+#     return cluster is not None and cluster.is_running and cluster.port == port
+#
+#
+# def drop(cluster: Cluster) -> None:
+#     """Remove a cluster with all its data; nothing happens where it is not there."""
+#     if find(cluster.version, cluster.name) is None:
+#         return
+#     control("stop", cluster)
+#     argv = ["pg_dropcluster", cluster.version, cluster.name]
+#     commands.run(argv, doing=f"removing the cluster {cluster}", timeout=_PATIENCE)
+#
+#
+# def copy_roles(former: Cluster, new: Cluster) -> None:
+#     """Create the roles of a cluster in a new one, with their passwords and memberships."""
+#     argv = [new.program("pg_dumpall"), "--globals-only", f"--port={former.port}", "--no-password"]
+#     text = _as_owner(argv, doing=f"reading the roles of {former}")
+#     lines = "".join(f"{line}\n" for line in text.splitlines() if line != f"CREATE ROLE {USER};")
+#     psql(new, lines, doing=f"creating the roles in {new}")
+#
+#
+# def copy_database(former: Cluster, new: Cluster, name: str, *, schema_only: bool = False) -> None:
+#     """Create a database of a cluster in another one, as it is at this moment."""
+#     programs = [new.program("pg_dump"), new.program("pg_restore")]
+#     more = "--schema-only" if schema_only else ""
+#     argv = ["bash", "-c", _COPY, *programs, str(former.port), str(new.port), name, more]
+#     _as_owner(argv, doing=f"copying the database {name}", timeout=_COPYING)
+#
+#
+# def analyze(cluster: Cluster) -> None:
+#     """Collect the statistics by which the server plans queries: a copy has none."""
+#     argv = [cluster.program("vacuumdb"), "--quiet", "--all", "--analyze-only", "--jobs=2", f"--port={cluster.port}"]
+#     _as_owner(argv, doing=f"analyzing {cluster}", timeout=_COPYING)
+#
+#
+# def limit(cluster: Cluster, limits: Mapping[str, int], *, end: bool = False) -> None:
+#     """Set how many connections databases accept from others than superusers.
+#
+#     Args:
+#         end: end those that are open.
+#     """
+#     if limits:
+#         script, text = _LIMIT + (_END if end else ""), json.dumps(dict(limits))
+#         psql(cluster, script, doing=f"setting the connections of {cluster}", limits=text)
+#
+#
+# def names(cluster: Cluster) -> list[str]:
+#     """Return the databases of a cluster, without those that each has."""
+#     found: list[str] = query(cluster, _NAMES, doing=f"listing the databases of {cluster}")
+#     return found
+#
+#
+# def rows(cluster: Cluster, names: Iterable[str]) -> dict[str, dict[str, int]]:
+#     """Return the rows of each table, by database."""
+#     return {name: query(cluster, _ROWS, database=name, doing=f"counting the rows of {name}") for name in names}
+#
+#
+# def activity(cluster: Cluster, names: Iterable[str]) -> dict[str, dict[str, list[int]]]:
+#     """Return what the server has counted as written, by database and table: inserted, changed, deleted rows."""
+#     return {name: query(cluster, _WRITTEN, database=name, doing=f"querying {name}") for name in names}
+#
+#
+# def written(before: Mapping[str, Mapping[str, list[int]]], now: Mapping[str, Mapping[str, list[int]]]) -> list[str]:
+#     """Return what was written between two answers of `activity`, in words; empty where nothing was."""
+#     found = []
+#     for database, tables in now.items():
+#         for table, counts in sorted(tables.items()):
+#             was = before.get(database, {}).get(table, [0, 0, 0])
+#             parts = [
+#                 f"{count - former} {verb}"
+#                 for count, former, verb in zip(counts, was, ("inserted", "changed", "deleted"), strict=True)
+#                 if count != former
+#             ]
+#             label = {
+#                 "pg_catalog.pg_class": "tables or indexes themselves",
+#                 "pg_catalog.pg_largeobject": "large objects",
+#             }
+#             if any(count < former for count, former in zip(counts, was, strict=True)):
+#                 found.append(f"{database}: not known, since the server was killed meanwhile")
+#                 break
+#             if parts:
+#                 found.append(f"{database}: {label.get(table, table)}: {', '.join(parts)}")
+#     return found
 #: django_formula/database/databases.py
 # """The databases of a site: as the pillar gives them to the project, and as the project's settings name them."""
 #
@@ -11199,8 +11557,11 @@ def _clear(home: str, folder: str) -> None:
 #     )
 #
 #
-# def prepare_copy(site: Site, alias: str, name: str) -> bool:
+# def prepare_copy(site: Site, alias: str, name: str, port: int | str | None = None) -> bool:
 #     """Create the extensions of a database in another one on its server, into which a backup is loaded.
+#
+#     Args:
+#         port: of another server on this host, which has that one.
 #
 #     Returns:
 #         Whether the superuser has created some there.
@@ -11211,7 +11572,8 @@ def _clear(home: str, folder: str) -> None:
 #     database = site.config["databases"].get(alias, {})
 #     if not (database.get("manage") and database.get("extensions")):
 #         return False
-#     postgres.prepare_copy(_managed(site, alias), name)
+#     managed = _managed(site, alias)
+#     postgres.prepare_copy(managed._replace(port=int(port)) if port else managed, name)
 #     return True
 #
 #
@@ -56470,7 +56832,8 @@ def _clear(home: str, folder: str) -> None:
 #
 #     Args:
 #         request: ``mode`` `connections` with the ``aliases`` of databases, for the parameters of their drivers; or
-#             `fit` with the ``names`` of other databases by alias, and ``migrate``: the migrations to apply there.
+#             `fit` with the ``names`` of other databases by alias, ``migrate``: the migrations to apply there, and the
+#             ``port`` of their server, unless it is that of the settings.
 #
 #     Raises:
 #         DeploymentError: the project does not start, or cannot reach a database.
@@ -80816,6 +81179,826 @@ def _clear(home: str, folder: str) -> None:
 #         text = file.read_text(path) or ""
 #         if sandbox.without_lines(text, sandbox.MAY_BE_REFUSED) != text:
 #             yield path.stem
+#: django_formula/verbs/upgrade_database.py
+# """The upgrade of the PostgreSQL cluster of a site to a newer version: plan, rehearse, run, and back.
+#
+# The new cluster is made next to the former one, which is only read until both exchange their ports, and is kept then.
+# What is under way is recorded, so that each step can be killed: a child, or the next command, has the right cluster serve.
+# See docs/decisions/0163.
+# """
+#
+# import os
+# import signal
+# import time
+# from collections.abc import Callable, Iterator, Mapping, Sequence
+# from contextlib import ExitStack, contextmanager
+# from typing import Any
+#
+# from django_formula.backup import backups, loading, restore
+# from django_formula.database import clusters
+# from django_formula.database import server as database_server
+# from django_formula.database.clusters import Cluster
+# from django_formula.host import clock, commands, file, folders
+# from django_formula.host.commands import DeploymentError
+# from django_formula.host.folders import Folder
+# from django_formula.proxy import maintenance
+# from django_formula.release import releases
+# from django_formula.secret import secrets
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+# from django_formula.untrusted.text import Log
+# from django_formula.verbs import upgrade_plan
+# from django_formula.verbs.status import live_release
+# from django_formula.verbs.upgrade_plan import Plan
+#
+# log = Log.of(__name__)
+#
+# STATE = database_server.STATE / "upgrade.json"
+# #: Where an upgrade is: the former cluster serves until `_DONE`, and again from `_RETURNED` on.
+# _COPYING, _HELD, _DONE, _RETURNING, _RETURNED = "copying", "held", "done", "returning", "returned"
+# _OF_NEW = (_DONE, _RETURNING)
+# #: Seconds after which a backup is too old to begin an upgrade with.
+# _FRESH = 3600
+# _INSTALL = ("apt-get", "install", "--yes", "--quiet", "--no-install-recommends")
+# _BY = "django.upgrade_database"
+# #: The name of the cluster into which a backup is loaded.
+# _REHEARSAL = "rehearsal"
+#
+# State = dict[str, Any]
+#
+#
+# class _Watch:
+#     """The seconds that each step took."""
+#
+#     def __init__(self) -> None:
+#         self.seconds: dict[str, float] = {}
+#         self._began = time.monotonic()
+#
+#     def took(self, step: str) -> None:
+#         """Record that a step has ended now."""
+#         self.seconds[step] = round(time.monotonic() - self._began, 1)
+#         self._began = time.monotonic()
+#
+#
+# def plan(name: str, to: str | None = None) -> dict[str, Any]:
+#     """Return what an upgrade would do, and where one is that was begun.
+#
+#     Raises:
+#         DeploymentError: the site has no cluster on this host.
+#     """
+#     port, state = upgrade_plan.port_of(sites.find(name)), _read()
+#     found = upgrade_plan.make(port, to)
+#     is_newest = bool(state) and state["phase"] == _DONE and not found.version
+#     answer: dict[str, Any] = {
+#         "from": f"{found.former}, port {port}",
+#         "to": "nothing newer is offered" if is_newest else found.version or "nothing",
+#         "sites": [site.name for site, _live in found.places],
+#         **found.notes,
+#     }
+#     if found.packages:
+#         answer["to install"] = found.packages
+#     if state:
+#         answer["upgrade"] = _summary(state)
+#     if not is_newest:
+#         answer |= {"way": found.way, **({"because": found.reasons} if found.reasons else {})}
+#     return answer | {"problems": [] if is_newest else found.problems}
+#
+#
+# def _summary(state: State) -> dict[str, Any]:
+#     former, new = _pair(state)
+#     texts = {
+#         _COPYING: "was interrupted: run begins anew, back removes what is left",
+#         _HELD: "was interrupted: run begins anew, back has the former cluster serve",
+#         _DONE: f"{former} is kept, stopped; once you do not need it: pg_dropcluster {former}",
+#         _RETURNING: "back was interrupted: back goes on",
+#         _RETURNED: f"taken back; {new} is kept, stopped, with what was written there",
+#     }
+#     answer: dict[str, Any] = {state["phase"]: texts[state["phase"]], "since": state["since"]}
+#     if state["phase"] == _DONE:
+#         answer["written since"] = _written(state) or "nothing"
+#     return answer
+#
+#
+# def rehearse(name: str, to: str | None = None) -> dict[str, Any]:
+#     """Load the newest backup of a site into a cluster of the new version, check it as a drill does, and remove that.
+#
+#     Raises:
+#         DeploymentError: something is against an upgrade, there is no backup, or it does not work in that version.
+#     """
+#     site = sites.find(name)
+#     found = upgrade_plan.make(upgrade_plan.port_of(site), to)
+#     _refuse(found)
+#     live, former = live_release(site), found.former
+#     chosen = [one for one in backups.find(site, None) if one["engine"] == "postgres"]
+#     watch = _Watch()
+#     with backups.lock(site, _BY).held():
+#         _install(found)
+#         clusters.drop(Cluster(found.version, _REHEARSAL, 0, False, former.data))
+#         watch.took("packages")
+#         taken = [one.port for one in clusters.clusters()]
+#         try:
+#             new = clusters.create(former, found.version, _REHEARSAL, clusters.free_port(taken))
+#             clusters.copy_roles(former, new)
+#             for one in site.config["databases"].values():
+#                 if one["name"] in found.sizes:
+#                     clusters.copy_database(former, new, one["name"], schema_only=True)
+#             watch.took("new cluster")
+#             answer = loading.rehearse(live, chosen, site.backups, secrets.known(site), new.port)
+#             watch.took("loaded and checked")
+#         finally:
+#             clusters.drop(Cluster(found.version, _REHEARSAL, 0, False, former.data))
+#         watch.took("removed")
+#     backup = f"{chosen[0]['backup']}, taken {chosen[0]['taken']}"
+#     return {
+#         "from": str(former),
+#         "to": found.version,
+#         "backup": backup,
+#         "result": "good",
+#         **answer,
+#         "seconds": watch.seconds,
+#     }
+#
+#
+# def run(name: str, to: str | None = None) -> dict[str, Any]:
+#     """Upgrade the cluster of a site, and with it all sites that have databases there.
+#
+#     Raises:
+#         DeploymentError: something is against it, or a step fails: the former cluster serves then.
+#     """
+#     with _locked(name) as port:
+#         _settle()
+#         found, state = upgrade_plan.make(port, to), _read()
+#         if state and state["phase"] == _DONE and not found.version:
+#             raise DeploymentError(
+#                 f"the cluster is {found.former} since {state['since']}, and no newer version is offered",
+#                 hint=f"to go back: salt-call django.upgrade_database {name} back",
+#             )
+#         _refuse(found)
+#         watch = _Watch()
+#         _back_up(found)
+#         watch.took("backup")
+#         _install(found)
+#         watch.took("packages")
+#         state = _begin(found)
+#         try:
+#             held = _upgrade(found, state, watch.took)
+#         except BaseException:
+#             _clean(state)
+#             raise
+#         former, new = _pair(state)
+#     return {
+#         "from": str(former),
+#         "to": str(new),
+#         "sites": [site.name for site, _live in found.places],
+#         "way": found.way,
+#         "in maintenance": f"{held} s",
+#         "seconds": watch.seconds,
+#         "rows": state["rows"],
+#         "kept": f"{former}, stopped, with what it had; back: salt-call django.upgrade_database {name} back",
+#     }
+#
+#
+# def back(name: str, *, lose: bool = False) -> dict[str, Any]:
+#     """Have the former cluster serve again; what was written to the new one stays there.
+#
+#     Args:
+#         lose: go back although something was written since.
+#
+#     Raises:
+#         DeploymentError: there is no former cluster, something was written since, or it does not start.
+#     """
+#     with _locked(name):
+#         state = _read()
+#         if not state or state["phase"] == _RETURNED:
+#             raise DeploymentError(
+#                 "no upgrade of this host's PostgreSQL can be taken back", hint="look at pg_lsclusters"
+#             )
+#         former, new = _pair(state)
+#         if state["phase"] in (_COPYING, _HELD):
+#             _settle()
+#             return {"serves": str(former), "removed": f"{new}, which was not complete"}
+#         _settle()
+#         state = _read()
+#         if clusters.find(*state["former"]) is None:
+#             raise DeploymentError(
+#                 f"the former cluster {former} was removed", hint=f"restore a backup: salt-call django.restore {name}"
+#             )
+#         _refuse_written(name, state, lose)
+#         began = time.monotonic()
+#         state["phase"] = _RETURNING
+#         _write(state)
+#         with _no_backups(state), _guarded():
+#             _hold(state)
+#             clusters.limit(_found(state["new"]), dict.fromkeys(state["limits"], 0), end=True)
+#             lost = _refuse_written(name, state, lose)
+#             clusters.exchange(former, state["port"], new, state["other_port"])
+#             clusters.limit(_found(state["former"]), state["limits"])
+#             _start(state)
+#             state |= {"phase": _RETURNED, "since": clock.now()}
+#             _write(state)
+#             _reopen(state)
+#     answer = {"serves": str(former), "in maintenance": f"{time.monotonic() - began:.1f} s"}
+#     return answer | {"lost": lost or "nothing", "kept": f"{new}, stopped"}
+#
+#
+# def _refuse(found: Plan) -> None:
+#     if found.problems:
+#         raise DeploymentError(
+#             f"{found.former} cannot be upgraded: {found.problems[0]}",
+#             details=found.problems[1:],
+#             hint="salt-call django.upgrade_database SITE plan shows the whole",
+#         )
+#
+#
+# def _refuse_written(name: str, state: State, lose: bool) -> list[str]:
+#     """Return what was written since the upgrade; refuse to lose it unless that is wished."""
+#     found = _written(state)
+#     if found and not lose:
+#         raise DeploymentError(
+#             f"since the upgrade of {state['since']} was written what the former cluster does not have: {found[0]}",
+#             details=found[1:20],
+#             hint=f"to lose it: salt-call django.upgrade_database {name} back lose=True",
+#         )
+#     return found
+#
+#
+# def _written(state: State) -> list[str]:
+#     new = _found(state["new"])
+#     before = state["activity"]
+#     names = clusters.names(new)
+#     more = [f"{name}: a database that is new" for name in names if name not in before]
+#     return [*clusters.written(before, clusters.activity(new, [name for name in names if name in before])), *more]
+#
+#
+# def _back_up(found: Plan) -> None:
+#     """Have each site a backup that is fresh."""
+#     for site, live in found.places:
+#         newest = [one["taken"] for one in backups.manifests(site) if one["engine"] == "postgres"]
+#         if live and not any(time.time() - clock.seconds(taken) < _FRESH for taken in newest):
+#             backups.make(site, live, why=backups.BY_COMMAND, secrets=secrets.known(site))
+#
+#
+# def _install(found: Plan) -> None:
+#     if not found.packages:
+#         return
+#     environment = {"DEBIAN_FRONTEND": "noninteractive", **commands.network_environment()}
+#     doing, hint = f"installing {', '.join(found.packages)}", "run apt-get update, and look at apt-cache policy"
+#     commands.run([*_INSTALL, *found.packages], doing=doing, environment=environment, timeout=1800, hint=hint)
+#     if clusters.find(found.version, found.former.name) and not upgrade_plan.is_ours(found.version, found.former.name):
+#         raise DeploymentError(f"the package has made a cluster {found.version} {found.former.name}", hint="remove it")
+#
+#
+# def _begin(found: Plan) -> State:
+#     """Record what begins; what is left of one that was taken back is removed."""
+#     former = found.former
+#     new = Cluster(found.version, former.name, 0, False, former.data.parents[1] / found.version / former.name)
+#     clusters.drop(new)
+#     other = clusters.free_port(one.port for one in clusters.clusters())
+#     state = {
+#         "former": [former.version, former.name],
+#         "new": [new.version, new.name],
+#         "port": former.port,
+#         "other_port": other,
+#         "phase": _COPYING,
+#         "since": clock.now(),
+#         "limits": found.limits,
+#         "held": {},
+#     }
+#     _write(state)
+#     return state
+#
+#
+# def _upgrade(found: Plan, state: State, took: Callable[[str], None]) -> float:
+#     """Copy the cluster, and have the copy serve; return the seconds for which the sites did not serve."""
+#     former = found.former
+#     new = clusters.create(former, found.version, former.name, state["other_port"])
+#     lacking = clusters.extensions_without_files(
+#         [name for name in found.notes["extensions"] if found.notes["extensions"] != "none"], found.version
+#     )
+#     if lacking:
+#         raise DeploymentError(f"{found.version} does not have the extensions {', '.join(lacking)}")
+#     clusters.copy_roles(former, new)
+#     took("new cluster")
+#     began = time.monotonic()
+#     with _no_backups(state), _guarded():
+#         _hold(state)
+#         clusters.limit(former, dict.fromkeys(state["limits"], 0), end=True)
+#         took("sites stopped")
+#         for name in state["limits"]:
+#             clusters.copy_database(former, new, name)
+#         clusters.limit(new, state["limits"])
+#         took("copied")
+#         clusters.analyze(new)
+#         took("analyzed")
+#         _compare(former, new, state)
+#         took("compared")
+#         clusters.exchange(new, state["port"], former, state["other_port"])
+#         state["activity"] = clusters.activity(_found(state["new"]), state["limits"])
+#         took("ports exchanged")
+#         _start(state)
+#         state |= {"phase": _DONE, "since": clock.now()}
+#         _write(state)
+#         _reopen(state)
+#         took("sites started")
+#     return round(time.monotonic() - began, 1)
+#
+#
+# def _compare(former: Cluster, new: Cluster, state: State) -> None:
+#     before, now = clusters.rows(former, state["limits"]), clusters.rows(new, state["limits"])
+#     for name, tables in before.items():
+#         if tables != now[name]:
+#             table = next(one for one in {*tables, *now[name]} if tables.get(one) != now[name].get(one))
+#             there = f"{table} has {now[name].get(table)} rows, expected {tables.get(table)}"
+#             raise DeploymentError(f"the copy of {name} is not complete: {there}")
+#     state["rows"] = {name: sum(tables.values()) for name, tables in before.items()}
+#
+#
+# def _hold(state: State) -> None:
+#     """Have the sites show the maintenance page and stop; what they were before is recorded first.
+#
+#     Raises:
+#         DeploymentError: a command runs for a site, or maintenance does not work for it.
+#     """
+#     chosen = [(site, live) for site, live in upgrade_plan.of_port(state["port"]) if live]
+#     for site, _live in chosen:
+#         restore.refuse_running_commands(site)
+#     state["held"] = {
+#         site.name: {"was_on": sites.known_maintenance(site) is not None, "holds": not maintenance.holds_workers(site)}
+#         for site, _live in chosen
+#     }
+#     state["phase"] = _HELD if state["phase"] == _COPYING else state["phase"]
+#     _write(state)
+#     for site, _live in chosen:
+#         if not state["held"][site.name]["was_on"]:
+#             maintenance.on(site, by=_BY)
+#         maintenance.hold_workers(site)
+#     for site, live in chosen:
+#         restore.refuse_running_commands(site)
+#         restore.stop(site, live)
+#
+#
+# def _start(state: State) -> None:
+#     """Start the sites, and check that each passes its health check.
+#
+#     Raises:
+#         DeploymentError: one does not.
+#     """
+#     for site, live in _held(state):
+#         restore.start(site, live)
+#
+#
+# def _reopen(state: State) -> None:
+#     """End the maintenance, as far as the upgrade has begun it."""
+#     for site, _live in _held(state):
+#         restore.reopen(site, **state["held"][site.name])
+#     state["held"] = {}
+#     _write(state)
+#
+#
+# def _held(state: State) -> Iterator[tuple[Site, releases.Release]]:
+#     for name in state["held"]:
+#         site = sites.find(name)
+#         live = releases.linked(site, site.current)
+#         if live:
+#             yield site, live
+#
+#
+# def _settle() -> None:
+#     """Have the cluster serve that has to, with all sites, wherever an upgrade was interrupted."""
+#     state = _read()
+#     if not state:
+#         return
+#     former, new = _pair(state)
+#     serving, other = (new, former) if state["phase"] in _OF_NEW else (former, new)
+#     if state["held"]:
+#         clusters.exchange(serving, state["port"], other, state["other_port"])
+#         clusters.limit(_found([serving.version, serving.name]), state["limits"])
+#         try:
+#             _start(state)
+#         finally:
+#             _reopen(state)
+#     if state["phase"] == _RETURNING:
+#         state["phase"] = _DONE
+#         _write(state)
+#     if state["phase"] in (_COPYING, _HELD):
+#         _clean(state)
+#
+#
+# def _clean(state: State) -> None:
+#     """Remove a cluster that is not complete, and the record of it, unless the upgrade was done."""
+#     if state["phase"] in (_COPYING, _HELD):
+#         clusters.drop(_pair(state)[1])
+#         STATE.unlink(missing_ok=True)
+#
+#
+# @contextmanager
+# def _no_backups(state: State) -> Iterator[None]:
+#     """Have no backup and no drill of the sites run, which would be cut off."""
+#     with ExitStack() as stack:
+#         for site, live in upgrade_plan.of_port(state["port"]):
+#             if live and site.backups.is_dir():
+#                 stack.enter_context(backups.lock(site, _BY).held())
+#         yield
+#
+#
+# @contextmanager
+# def _guarded() -> Iterator[None]:
+#     """Have the right cluster serve again where the block fails, or where this process is killed in it.
+#
+#     A child waits for that: a pipe tells it when its parent is gone. It has the locks too.
+#     """
+#     reader, writer = os.pipe()
+#     child = os.fork()
+#     if not child:
+#         _watch(reader, writer)
+#     os.close(reader)
+#     try:
+#         yield
+#     except BaseException:
+#         _settle_after_failure()
+#         raise
+#     finally:
+#         os.write(writer, b".")
+#         os.close(writer)
+#         os.waitpid(child, 0)
+#
+#
+# def _watch(reader: int, writer: int) -> None:
+#     code = 1
+#     try:
+#         os.setsid()
+#         os.close(writer)
+#         nothing = os.open(os.devnull, os.O_RDWR)
+#         for number in (0, 1, 2):
+#             os.dup2(nothing, number)
+#         for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+#             signal.signal(one, signal.SIG_IGN)
+#         if not os.read(reader, 1):
+#             _settle()
+#         code = 0
+#     finally:
+#         os._exit(code)
+#
+#
+# def _settle_after_failure() -> None:
+#     try:
+#         _settle()
+#     except DeploymentError as error:
+#         log.error("after the failure of an upgrade: %s", error)
+#
+#
+# @contextmanager
+# def _locked(name: str) -> Iterator[int]:
+#     """Hold the locks of all sites of a site's cluster, of their deployments and of their backups; yields its port."""
+#     port = upgrade_plan.port_of(sites.find(name))
+#     with ExitStack() as stack:
+#         for site, _live in upgrade_plan.of_port(port):
+#             stack.enter_context(site.lock(_BY).held())
+#         yield port
+#
+#
+# def _pair(state: Mapping[str, Any]) -> tuple[Cluster, Cluster]:
+#     """Return the former and the new cluster of an upgrade, whether they are there or not."""
+#     return tuple(_absent(one) for one in (state["former"], state["new"]))  # type: ignore[return-value]
+#
+#
+# def _absent(names: Sequence[str]) -> Cluster:
+#     return Cluster(names[0], names[1], 0, False, clusters.CONFIGURATION)
+#
+#
+# def _found(names: Sequence[str]) -> Cluster:
+#     found = clusters.find(*names)
+#     if found is None:
+#         raise DeploymentError(f"the cluster {' '.join(names)} is not there", hint="look at pg_lsclusters")
+#     return found
+#
+#
+# def _read() -> State:
+#     return file.read_json(STATE) or {}
+#
+#
+# def _write(state: State) -> None:
+#     for folder in (STATE.parent.parent, STATE.parent):
+#         folders.make(Folder(folder, "root", "root", 0o755))
+#     file.write_json(STATE, state, mode=0o600)
+#: django_formula/verbs/upgrade_plan.py
+# """What an upgrade of the PostgreSQL cluster of a site has to move, to which version, how, and what is against it."""
+#
+# import re
+# import shutil
+# from collections.abc import Iterator, Mapping, Sequence
+# from pathlib import Path
+# from typing import Any, NamedTuple
+#
+# from django_formula.backup.backups import in_words
+# from django_formula.database import clusters, served
+# from django_formula.database import server as database_server
+# from django_formula.database.clusters import Cluster
+# from django_formula.database.engines import POSTGRES
+# from django_formula.database.postgres import PROGRAMS
+# from django_formula.host import commands, file
+# from django_formula.host.commands import DeploymentError
+# from django_formula.release import releases
+# from django_formula.release.releases import Release
+# from django_formula.site import sites
+# from django_formula.site.sites import Site
+#
+# #: How the data gets into the new cluster: while sites serve, or while they are in maintenance.
+# LIVE, MAINTENANCE = "live", "maintenance"
+# #: Databases that each cluster has.
+# OWN = ("postgres", "template0", "template1")
+# #: How much of the size of the databases has to be free.
+# _ROOM = 1.3
+# _CONTROL = "/usr/share/postgresql/{}/extension/{}.control"
+# _SERVER = """SELECT json_build_object(
+#   'wal_level', current_setting('wal_level'),
+#   'tablespaces', (SELECT count(*) FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')),
+#   'replicas', (SELECT count(*) FROM pg_stat_replication) + (SELECT count(*) FROM pg_replication_slots
+#     WHERE slot_name NOT LIKE 'formula_upgrade%'),
+#   'subscriptions', (SELECT count(*) FROM pg_subscription),
+#   'prepared', (SELECT count(*) FROM pg_prepared_xacts),
+#   'archive', CASE current_setting('archive_mode') WHEN 'off' THEN ''
+#     ELSE coalesce(nullif(current_setting('archive_library', true), ''), current_setting('archive_command')) END,
+#   'databases', (SELECT json_object_agg(datname, json_build_object('owner', pg_get_userbyid(datdba),
+#     'comment', coalesce(shobj_description(datdba, 'pg_authid'), ''), 'size', pg_database_size(oid),
+#     'limit', datconnlimit, 'collate', datcollate, 'accepts', datallowconn)) FROM pg_database));
+# """
+# _DATABASE = """WITH own AS (
+#   SELECT c.oid, c.relkind, c.relpersistence, c.relreplident, format('%I.%I', n.nspname, c.relname) AS name
+#   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+#   WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema')
+# SELECT json_build_object(
+#   'extensions', (SELECT coalesce(json_agg(extname ORDER BY extname), '[]') FROM pg_extension
+#     WHERE extname <> 'plpgsql'),
+#   'tables', (SELECT count(*) FROM own WHERE relkind = 'r'),
+#   'without_key', (SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM own o WHERE relkind IN ('r', 'p')
+#     AND (relreplident = 'n' OR relreplident = 'd'
+#     AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = o.oid AND i.indisprimary))),
+#   'unlogged', (SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM own
+#     WHERE relkind = 'r' AND relpersistence = 'u'),
+#   'collations', (SELECT coalesce(json_agg(DISTINCT c.collname), '[]') FROM pg_attribute a
+#     JOIN own o ON o.oid = a.attrelid JOIN pg_collation c ON c.oid = a.attcollation
+#     WHERE c.collprovider IN ('c', 'i') AND c.collname NOT IN ('C', 'POSIX', 'C.utf8', 'C.UTF-8')),
+#   'large_objects', (SELECT count(*) FROM pg_largeobject_metadata));
+# """
+#
+#
+# class Plan(NamedTuple):
+#     """What an upgrade would do.
+#
+#     Attributes:
+#         former: the cluster that is upgraded.
+#         version: the major version that it gets; empty where there is no newer one.
+#         packages: those that have to be installed for it.
+#         places: the sites with databases there, each with its active release, if it has one.
+#         sizes: bytes of each database.
+#         limits: how many connections each accepts; -1 is any number.
+#         reasons: why the data cannot be replicated while sites serve; empty where it can.
+#         problems: what is against any upgrade.
+#         notes: what was judged, in words.
+#     """
+#
+#     former: Cluster
+#     version: str
+#     packages: list[str]
+#     places: list[tuple[Site, Release | None]]
+#     sizes: dict[str, int]
+#     limits: dict[str, int]
+#     reasons: list[str]
+#     problems: list[str]
+#     notes: dict[str, Any]
+#
+#     @property
+#     def way(self) -> str:
+#         return MAINTENANCE if self.reasons else LIVE
+#
+#
+# def port_of(site: Site) -> int:
+#     """Return the port of the cluster of this host that a site has its database in.
+#
+#     Raises:
+#         DeploymentError: it has none, with the reason.
+#     """
+#     databases = [one for one in site.config["databases"].values() if _is_here(one)]
+#     if databases:
+#         return databases[0]["port"] or POSTGRES.port
+#     kinds = {one["engine"]: one for one in site.config["databases"].values()}
+#     if "mysql" in kinds:
+#         raise DeploymentError(
+#             "MariaDB is upgraded in place by its packages, together with the distribution, and does not go back",
+#             hint=f"before the upgrade of the packages: salt-call django.backup {site.name}; they run mariadb-upgrade "
+#             f"themselves; afterwards: salt-call django.restore_drill {site.name}",
+#         )
+#     if "postgres" in kinds and not kinds["postgres"].get("manage"):
+#         why = "its server is not one that the formula has set up on this host: its administrator upgrades it"
+#     elif "postgres" in kinds:
+#         why = f"its server is on {kinds['postgres']['host']}: upgrade it there"
+#     else:
+#         own = ", ".join(sorted(kind or "what its settings name" for kind in kinds)) or "no database"
+#         why = f"it has {own}, which is no server of the formula"
+#     raise DeploymentError(f"{site.name} has no cluster of PostgreSQL here: {why}", hint="docs/guides/databases.md")
+#
+#
+# def _is_here(database: Mapping[str, Any]) -> bool:
+#     host = database["host"] or ""
+#     is_local = not host or host.startswith("/") or host in ("localhost", "127.0.0.1", "::1")
+#     return bool(database["engine"] == POSTGRES.name and database.get("manage") and is_local)
+#
+#
+# def of_port(port: int) -> list[tuple[Site, Release | None]]:
+#     """Return the sites that have databases in the cluster at a port, by their names, with their active releases."""
+#     found = [sites.find(name) for name in sites.registered()]
+#     chosen = [
+#         site
+#         for site in found
+#         if any(_is_here(one) and (one["port"] or POSTGRES.port) == port for one in site.config["databases"].values())
+#     ]
+#     return [(site, releases.linked(site, site.current)) for site in chosen]
+#
+#
+# def make(port: int, to: str | None = None) -> Plan:
+#     """Look at the cluster at a port and at what it would become.
+#
+#     Raises:
+#         DeploymentError: no cluster of Debian's postgresql-common runs there.
+#     """
+#     if not shutil.which("pg_lsclusters", path=commands.PATH):
+#         raise DeploymentError(
+#             "PostgreSQL on this host is not Debian's: there is no pg_lsclusters",
+#             hint="upgrade it as it was installed (pg_upgrade)",
+#         )
+#     former = next((one for one in clusters.clusters() if one.port == port and one.is_running), None)
+#     if former is None:
+#         raise DeploymentError(
+#             f"no cluster of PostgreSQL runs at port {port}", hint="look at pg_lsclusters", transient=True
+#         )
+#     server = clusters.query(former, _SERVER, doing=f"querying {former}")
+#     places, version = of_port(port), _version(former, to)
+#     own = {name: one for name, one in server["databases"].items() if name not in OWN}
+#     facts = {
+#         name: clusters.query(former, _DATABASE, database=name, doing=f"querying {name}")
+#         for name, one in server["databases"].items()
+#         if one["accepts"]
+#     }
+#     extensions = sorted({name for one in facts.values() for name in one["extensions"]})
+#     packages, missing = _packages(former, version, extensions) if version else ([], [])
+#     sizes = {name: one["size"] for name, one in own.items()}
+#     problems = [*_problems(former, version, to, server, places, facts), *missing, *_room(former, sizes)]
+#     return Plan(
+#         former,
+#         version,
+#         packages,
+#         places,
+#         sizes,
+#         {name: one["limit"] for name, one in own.items()},
+#         [*_reasons(server, {name: facts[name] for name in own if name in facts})],
+#         problems,
+#         _notes(former, version, own, facts, extensions),
+#     )
+#
+#
+# def _version(former: Cluster, to: str | None) -> str:
+#     """Return the newest version that is installed or that apt has, if it is newer; or the one that is wished."""
+#     installed = {path.parts[-3] for path in PROGRAMS.glob("*/bin/postgres")}
+#     listed = commands.run(["apt-cache", "pkgnames", "postgresql-"], doing="reading the names of packages").split()
+#     names = [name for name in listed if re.fullmatch(r"postgresql-\d+", name)]
+#     offered = {name.partition("-")[2] for name in _offered(names)}
+#     newer = {one for one in installed | offered if one.isdigit() and int(one) > int(former.version.split(".")[0])}
+#     if to:
+#         return to if to in newer else ""
+#     return max(newer, key=int, default="")
+#
+#
+# def _offered(names: Sequence[str]) -> list[str]:
+#     """Return the packages that are installed, or that apt can install."""
+#     text = commands.run(["apt-cache", "policy", *names], doing="reading apt's lists") if names else ""
+#     return re.findall(r"(?m)^(\S+):\n  Installed: .*\n  Candidate: (?!\(none\))", text)
+#
+#
+# def _packages(former: Cluster, version: str, extensions: Sequence[str]) -> tuple[list[str], list[str]]:
+#     """Return the packages that have the new server and its extensions, and why those of an extension are missing."""
+#     found, problems = [f"postgresql-{version}"], []
+#     for name in extensions:
+#         if Path(_CONTROL.format(version, name)).exists():
+#             continue
+#         package = _owner(_CONTROL.format(former.version, name))
+#         its = re.sub(rf"-{re.escape(former.version)}(?=-|$)", f"-{version}", package)
+#         if its == found[0]:
+#             continue
+#         if its == package or not _offered([its]):
+#             problems.append(f"the extension {name} is missing in {version}: apt has no {its or 'package of it'}")
+#         else:
+#             found.append(its)
+#     is_present = all(Path(_CONTROL.format(version, one)).exists() for one in ["plpgsql"])
+#     missing = [*([] if is_present else found[:1]), *dict.fromkeys(found[1:])]
+#     return missing, problems
+#
+#
+# def _owner(path: str) -> str:
+#     try:
+#         return commands.run(["dpkg", "--search", path], doing=f"looking for the package of {path}").partition(":")[0]
+#     except DeploymentError:
+#         return ""
+#
+#
+# def _problems(
+#     former: Cluster,
+#     version: str,
+#     to: str | None,
+#     server: Mapping[str, Any],
+#     places: Sequence[tuple[Site, Release | None]],
+#     facts: Mapping[str, Mapping[str, Any]],
+# ) -> Iterator[str]:
+#     """Yield what is against an upgrade, whichever way."""
+#     if not version:
+#         yield f"neither installed nor offered by apt: {f'postgresql-{to}' if to else 'a version newer than'} " + (
+#             "" if to else former.version
+#         )
+#     elif clusters.find(version, former.name) and not is_ours(version, former.name):
+#         there = f"{version} {former.name}"
+#         yield f"a cluster {there} exists already: pg_dropcluster {there}, if it is empty"
+#     if former.data != Path("/var/lib/postgresql") / former.version / former.name:
+#         yield f"its data is in {former.data}, where no new cluster is made: use pg_upgradecluster"
+#     names = {one["name"] for site, _live in places for one in site.config["databases"].values()}
+#     for name, one in sorted(server["databases"].items()):
+#         if name in OWN:
+#             if facts.get(name, {}).get("tables"):
+#                 yield f"the database {name} has tables, which belong to no site"
+#         elif name not in names and not one["comment"].startswith(database_server.owner_comment("")):
+#             yield f"the database {name} of {one['owner']} belongs to no site, and its clients would be disconnected"
+#         elif not one["accepts"]:
+#             yield f"the database {name} accepts no connections"
+#     counts = {"tablespaces": "tablespaces", "replicas": "replicas or replication slots"}
+#     counts |= {"subscriptions": "subscriptions", "prepared": "prepared transactions"}
+#     yield from (f"it has {text}, which are not moved" for key, text in counts.items() if server[key])
+#     if server["archive"] and server["archive"] != "/bin/true":
+#         yield f"it archives its WAL by {server['archive'].split()[0]}, which has to know the new version first"
+#     entries = (file.read_json(served.RECORD) or {}).items()
+#     for name, there in entries:
+#         if any(one["clients"] and (one["port"] or POSTGRES.port) == former.port for one in there):
+#             yield f"hosts of {name} use it over the network, whose requests cannot be held here"
+#
+#
+# def is_ours(version: str, name: str) -> bool:
+#     """Return whether a cluster is of an upgrade that is recorded."""
+#     recorded = file.read_json(database_server.STATE / "upgrade.json") or {}
+#     return recorded.get("new") == [version, name]
+#
+#
+# def _reasons(server: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+#     """Yield why the data cannot be replicated while the sites serve."""
+#     if server["wal_level"] != "logical":
+#         yield f"wal_level is {server['wal_level']}, and has to be logical, which needs a restart"
+#     texts = {"without_key": "no primary key", "unlogged": "no WAL (UNLOGGED)"}
+#     for name, one in facts.items():
+#         for key, text in texts.items():
+#             if one[key]:
+#                 yield f"{name} has tables with {text}: {', '.join(one[key][:5])}"
+#         if one["large_objects"]:
+#             yield f"{name} has large objects ({one['large_objects']}), which are not replicated"
+#
+#
+# def _room(former: Cluster, sizes: Mapping[str, int]) -> Iterator[str]:
+#     needed, free = _needed(sizes), _free(former)
+#     if free < needed:
+#         yield f"it needs {in_words(needed)} in {former.data.parents[1]}, and {in_words(free)} are free"
+#
+#
+# def _needed(sizes: Mapping[str, int]) -> int:
+#     return int(sum(sizes.values()) * _ROOM)
+#
+#
+# def _free(former: Cluster) -> int:
+#     return shutil.disk_usage(former.data.parents[1]).free
+#
+#
+# def _notes(
+#     former: Cluster,
+#     version: str,
+#     own: Mapping[str, Mapping[str, Any]],
+#     facts: Mapping[str, Mapping[str, Any]],
+#     extensions: Sequence[str],
+# ) -> dict[str, Any]:
+#     """Return what was judged, in words."""
+#     locales = sorted(
+#         {one["collate"] for one in own.values()} | {name for one in facts.values() for name in one["collations"]}
+#     )
+#     by_code = [name for name in locales if name in ("C", "POSIX", "C.UTF-8", "C.utf8")]
+#     others = [name for name in locales if name not in by_code]
+#     collations = [f"{name}: by code point, the same in each version" for name in by_code]
+#     collations += [
+#         f"{name}: every index is built anew by the copy, in the order of today's libraries" for name in others
+#     ]
+#     is_installed = bool(version) and (PROGRAMS / version / "bin/postgres").exists()
+#     unknown = clusters.unknown_settings(former, version) if is_installed else []
+#     size = sum(one["size"] for one in own.values())
+#     return {
+#         "databases": {name: in_words(one["size"]) for name, one in sorted(own.items())},
+#         "disk": f"{in_words(size * _ROOM)} needed, {in_words(_free(former))} free",
+#         "extensions": extensions or "none",
+#         "collations": collations,
+#         **({f"settings that {version} does not have": unknown} if unknown else {}),
+#     }
 #: django_formula/verbs/workers.py
 # """What the workers of a site do: `django.workers`, the lines of `django.status`, `django.restart`."""
 #

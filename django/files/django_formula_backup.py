@@ -37,6 +37,8 @@ def fit(request):
     for alias, name in request["names"].items():
         connections[alias].close()
         connections[alias].settings_dict["NAME"] = name
+        if request.get("port"):
+            connections[alias].settings_dict["PORT"] = str(request["port"])
         if request["migrate"]:
             call_command("migrate", database=alias, interactive=False, verbosity=1, stdout=sys.stderr)
     return {alias: pending(connections[alias]) for alias in request["names"]}

@@ -23,7 +23,9 @@ log = Log.of(__name__)
 Manifest = dict[str, Any]
 
 
-def rehearse(release: Release, chosen: list[Manifest], folder: Path, secrets: list[str]) -> dict[str, Any]:
+def rehearse(
+    release: Release, chosen: list[Manifest], folder: Path, secrets: list[str], port: int | None = None
+) -> dict[str, Any]:
     """Load dumps next to the databases, check them against their manifests and a release, and remove them again.
 
     The caller holds the lock of the folder.
@@ -31,6 +33,7 @@ def rehearse(release: Release, chosen: list[Manifest], folder: Path, secrets: li
     Args:
         chosen: the manifests of the dumps.
         folder: the one that they are in.
+        port: that of a server on this host in which they are loaded; by default the databases' own.
 
     Returns:
         The number of ``rows`` of each database, and its ``migrations to apply``.
@@ -41,9 +44,11 @@ def rehearse(release: Release, chosen: list[Manifest], folder: Path, secrets: li
     site = release.site
     databases = of_backup(release, chosen, secrets)
     backups.remove_leftovers(site, databases, folder)
+    if port:
+        databases = [one._replace(connection={**one.connection, "port": port}) for one in databases]
     names = names_with(databases, f"drill_{stamp()}")
     with loaded(chosen, databases, names, folder=folder) as found:
-        missing = missing_migrations(release, databases, names, False, secrets)
+        missing = missing_migrations(release, databases, names, False, secrets, port)
     lost = _lost_migrations(chosen, missing)
     if lost:
         raise DeploymentError(
@@ -151,7 +156,7 @@ def loaded(
 
 def _prepare(database: Database, name: str) -> bool:
     """Create the extensions of a database in its copy."""
-    return setup.prepare_copy(database.site, database.alias, name)
+    return setup.prepare_copy(database.site, database.alias, name, database.connection.get("port"))
 
 
 def _load(manifest: Manifest, database: Database, name: str, folder: Path) -> dict[str, Any]:
@@ -194,12 +199,17 @@ def _check_room(manifest: Manifest, database: Database) -> None:
 
 
 def missing_migrations(
-    release: Release, databases: list[Database], names: dict[str, str], migrate: bool, secrets: list[str]
+    release: Release,
+    databases: list[Database],
+    names: dict[str, str],
+    migrate: bool,
+    secrets: list[str],
+    port: int | None = None,
 ) -> dict[str, list[str]]:
     """Return the migrations of a release that are missing in loaded databases, by alias."""
     own = [one for one in databases if one.kind not in backups.ON_REQUEST]
     loaded = {one.alias: _path_in_project(release, names[one.alias]) for one in own}
-    request = {"mode": "fit", "names": loaded, "migrate": migrate}
+    request = {"mode": "fit", "names": loaded, "migrate": migrate, **({"port": port} if port else {})}
     found: dict[str, list[str]] = (
         ask.backup(release.site, release.path, release.facts, request, secrets) if loaded else {}
     )

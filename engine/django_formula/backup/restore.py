@@ -152,7 +152,7 @@ def _exchange(
 
     The maintenance page is shown from before the site is stopped until its health check passes again.
     """
-    _refuse_running_commands(site)
+    refuse_running_commands(site)
     was_on = sites.known_maintenance(site) is not None
     if not was_on:
         proxy_maintenance.on(site, by="django.restore")
@@ -160,28 +160,28 @@ def _exchange(
     proxy_maintenance.hold_workers(site)
     swapped: list[Database] = []
     try:
-        _refuse_running_commands(site)  # in maintenance no other begins
-        _stop(site, live)
+        refuse_running_commands(site)  # in maintenance no other begins
+        stop(site, live)
         for one in databases:
             dumper(one.kind).swap(one, names[one.alias], kept[one.alias])
             swapped.append(one)
     except BaseException:
         for one in reversed(swapped):
             dumper(one.kind).swap(one, kept[one.alias], names[one.alias])
-        _start(site, live)
-        _reopen(site, was_on=was_on, holds=holds)
+        start(site, live)
+        reopen(site, was_on=was_on, holds=holds)
         raise
     try:
-        serve() if serve else _start(site, live)
+        serve() if serve else start(site, live)
     except DeploymentError as error:
         restored = f"the backup is restored; the former databases are in {', '.join(kept.values())}"
         off = f"to end the maintenance: salt-call django.maintenance {site.name} off"
         error.hint = "\n".join(filter(None, [error.hint, restored, off]))
         raise
-    _reopen(site, was_on=was_on, holds=holds)
+    reopen(site, was_on=was_on, holds=holds)
 
 
-def _refuse_running_commands(site: Site) -> None:
+def refuse_running_commands(site: Site) -> None:
     """Check that neither a schedule nor `django.manage` runs: what it writes would be in the former database.
 
     Raises:
@@ -203,7 +203,7 @@ def _refuse_running_commands(site: Site) -> None:
         )
 
 
-def _reopen(site: Site, *, was_on: bool, holds: bool) -> None:
+def reopen(site: Site, *, was_on: bool, holds: bool) -> None:
     """End the maintenance of a restore, and let workers take tasks, unless another has begun the one or the other."""
     if not was_on:
         proxy_maintenance.off(site)
@@ -211,7 +211,7 @@ def _reopen(site: Site, *, was_on: bool, holds: bool) -> None:
         proxy_maintenance.release_workers(site)
 
 
-def _stop(site: Site, live: Release) -> None:
+def stop(site: Site, live: Release) -> None:
     """Stop all processes of the site that use its databases, tasks of older releases too."""
     instances.drain(site, live.path)
     instances.pause(site, live.path)
@@ -220,7 +220,7 @@ def _stop(site: Site, live: Release) -> None:
         instances.process_manager(site, one.release).stop(site, one.release, one.worker)
 
 
-def _start(site: Site, release: Release) -> None:
+def start(site: Site, release: Release) -> None:
     instances.start(site, release.path)
     if instances.serves(release.path):
         health.check(site, release.path)

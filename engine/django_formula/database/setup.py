@@ -95,8 +95,11 @@ def _managed(site: Site, alias: str) -> ManagedDatabase:
     )
 
 
-def prepare_copy(site: Site, alias: str, name: str) -> bool:
+def prepare_copy(site: Site, alias: str, name: str, port: int | str | None = None) -> bool:
     """Create the extensions of a database in another one on its server, into which a backup is loaded.
+
+    Args:
+        port: of another server on this host, which has that one.
 
     Returns:
         Whether the superuser has created some there.
@@ -107,7 +110,8 @@ def prepare_copy(site: Site, alias: str, name: str) -> bool:
     database = site.config["databases"].get(alias, {})
     if not (database.get("manage") and database.get("extensions")):
         return False
-    postgres.prepare_copy(_managed(site, alias), name)
+    managed = _managed(site, alias)
+    postgres.prepare_copy(managed._replace(port=int(port)) if port else managed, name)
     return True
 
 

@@ -84,7 +84,8 @@ def backup(
 
     Args:
         request: ``mode`` `connections` with the ``aliases`` of databases, for the parameters of their drivers; or
-            `fit` with the ``names`` of other databases by alias, and ``migrate``: the migrations to apply there.
+            `fit` with the ``names`` of other databases by alias, ``migrate``: the migrations to apply there, and the
+            ``port`` of their server, unless it is that of the settings.
 
     Raises:
         DeploymentError: the project does not start, or cannot reach a database.

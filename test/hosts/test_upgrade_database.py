@@ -1,0 +1,206 @@
+"""PostgreSQL of a host becomes a newer version with the sites that have databases there, and goes back."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+from client import Load
+from lab import Host, Result
+from sites import Site, release_of, until
+
+pytestmark = pytest.mark.full
+
+#: A cluster of Debian 12 on a host with Debian 13, as an upgrade of Debian leaves it.
+FORMER = """
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+get="apt-get -qq --option=Dpkg::Use-Pty=0"
+echo 'deb http://deb.debian.org/debian bookworm main' >/etc/apt/sources.list.d/bookworm.list
+printf 'Package: *\\nPin: release n=bookworm*\\nPin-Priority: 100\\n' >/etc/apt/preferences.d/bookworm
+$get update >/dev/null
+$get install --no-install-recommends postgresql-15 >/dev/null
+"""
+#: A program that says when it is called, and waits before it does what it is for.
+_SLOW = """#!/bin/sh
+case "$*" in *{arguments}*) touch /tmp/called; sleep 4;; esac
+exec {real} "$@"
+"""
+_STATE = "/var/lib/django-formula/databases/upgrade.json"
+
+
+class Sites(NamedTuple):
+    """Two sites of one cluster."""
+
+    blog: Site
+    shop: Site
+
+    @property
+    def host(self) -> Host:
+        return self.blog.host
+
+    def upgrade(self, *arguments: str, **options: Any) -> Any:
+        return self.host.call("django.upgrade_database", "blog", *arguments, **options)
+
+    def refused(self, *arguments: str, **options: Any) -> str:
+        done: Result = self.host.salt("django.upgrade_database", "blog", *arguments, **options)
+        assert done.returncode == 1, done
+        return str(json.loads(done.stdout)[self.host.minion])
+
+    def version(self, site: Site) -> str:
+        """The version of the server that a site has its database in, by the site's own settings."""
+        code = "from django.db import connection as c; c.ensure_connection(); print(c.pg_version // 10000)"
+        return str(site.manage(f"shell -c {code!r}")).split()[-1]
+
+    @property
+    def versions(self) -> list[str]:
+        return [self.version(site) for site in self]
+
+    @property
+    def clusters(self) -> list[str]:
+        lines = self.host.run(["pg_lsclusters", "--no-header"]).stdout.splitlines()
+        return [" ".join(line.split()[:4]) for line in lines]
+
+    def sql(self, script: str, database: str = "blog") -> str:
+        return self.host.run(["runuser", "-u", "postgres", "--", "psql", "-XAtqc", script, database]).stdout.strip()
+
+    def serve(self) -> None:
+        for site in self:
+            assert site.answering["release"] == site.live
+            assert self.host.run(["ls", f"{site.root}/maintenance"]).stdout.split() == []
+
+    @contextmanager
+    def load(self) -> Iterator[list[Load]]:
+        address = f"http://{self.host.address}/"
+        loads = [Load(address, site.domain, connections=2, pause=0.1, release=release_of) for site in self]
+        for load in loads:
+            load.__enter__()
+        try:
+            for load in loads:
+                load.wait(20)
+            yield loads
+            for load in loads:
+                load.wait(20)
+        finally:
+            for load in loads:
+                load.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def sites(module_hosts, repositories) -> Sites:
+    host: Host = module_hosts("trixie", kind="ready", name="web1")
+    host.run(FORMER, timeout=900)
+    blog = Site(host, repositories(host), database={"engine": "postgres"})
+    shop = Site(host, blog.repository, "shop", neighbour=blog, database={"engine": "postgres"})
+    blog.deploy()
+    found = Sites(blog, shop)
+    for name in ("blog", "shop"):
+        found.sql(f"INSERT INTO guestbook_entry (name, message, created, attachment, hidden) {ROWS}", name)
+    assert found.versions == ["15", "15"]
+    return found
+
+
+ROWS = "SELECT 'a' || g, repeat('x', 200), now(), '', false FROM generate_series(1, 20000) g"
+SUM = "SELECT count(*), sum(hashtext(t::text)) FROM guestbook_entry t"
+
+
+def test_plan_and_rehearsal_change_nothing(sites):
+    before = sites.clusters
+    plan = sites.upgrade()
+    assert (plan["from"], plan["to"], plan["sites"]) == ("15 main, port 5432", "17", ["blog", "shop"])
+    assert plan["way"] == "maintenance" and "wal_level is replica" in plan["because"][0] and plan["problems"] == []
+    sites.sql("CREATE DATABASE other", "postgres")
+    answer = sites.host.salt("django.upgrade_database", "blog", "plan")
+    assert answer.returncode == 1 and "the database other of postgres belongs to no site" in answer.stdout
+    assert "the database other of postgres belongs to no site" in sites.refused("run")
+    sites.sql("DROP DATABASE other", "postgres")
+    sites.host.call("django.backup", "blog")
+    rehearsed = sites.upgrade("rehearse")
+    assert rehearsed["result"] == "good" and rehearsed["rows"]["default"] > 20000, rehearsed
+    print(rehearsed["seconds"])
+    assert sites.clusters == before and sites.versions == ["15", "15"]
+
+
+def test_upgrade_under_load_and_the_way_back(sites):
+    sums = [sites.sql(SUM, name) for name in ("blog", "shop")]
+    with sites.load() as loads:
+        answer = sites.upgrade("run")
+    failed = [one for load in loads for one in load.failed]
+    print(answer, len(failed), sum(len(load.answers) for load in loads))
+    assert {one.status for one in failed} <= {503}, failed  # the maintenance page, and nothing else
+    assert sites.versions == ["17", "17"] and sites.clusters == ["15 main 5433 down", "17 main 5432 online"]
+    assert [sites.sql(SUM, name) for name in ("blog", "shop")] == sums
+    sites.serve()
+    for site in sites:
+        assert sites.host.call("django.backup", site.name) and sites.host.call("django.restore_drill", site.name)
+    again = sites.blog.apply()
+    assert again.ok and not again.changed, again
+    sites.sql(
+        "INSERT INTO guestbook_entry (name, message, created, attachment, hidden) VALUES ('b', '', now(), '', false)"
+    )
+    refused = sites.refused("back")
+    assert "blog: public.guestbook_entry: 1 inserted" in refused and "lose=True" in refused, refused
+    assert sites.versions == ["17", "17"]
+    answer = sites.upgrade("back", lose=True)
+    assert "blog: public.guestbook_entry: 1 inserted" in answer["lost"], answer
+    assert sites.versions == ["15", "15"] and [sites.sql(SUM, name) for name in ("blog", "shop")] == sums
+    sites.serve()
+
+
+def test_boot_starts_the_cluster_that_serves(sites):
+    sites.upgrade("run")
+    sites.host.restart()
+    assert sites.clusters == ["15 main 5433 down", "17 main 5432 online"] and sites.versions == ["17", "17"]
+    sites.serve()
+    sites.upgrade("back", lose=True)
+    sites.host.restart()
+    assert sites.clusters == ["15 main 5432 online", "17 main 5433 down"] and sites.versions == ["15", "15"]
+
+
+#: Where `run` is killed: a program that it calls, and its arguments.
+STEPS = {
+    "the new cluster is made": ("/usr/bin/pg_createcluster", "main"),
+    "the roles are read": ("/usr/lib/postgresql/17/bin/pg_dumpall", ""),
+    "the first database is copied": ("/usr/lib/postgresql/17/bin/pg_dump", "blog"),
+    "the second database is loaded": ("/usr/lib/postgresql/17/bin/pg_restore", "port=5433"),
+    "the copy is analyzed": ("/usr/lib/postgresql/17/bin/vacuumdb", ""),
+    "the former cluster gets its port": ("/usr/bin/pg_conftool", "15 main"),
+    "the new cluster gets its port": ("/usr/bin/pg_conftool", "17 main"),
+}
+
+
+@contextmanager
+def slow(host: Host, program: str, arguments: str) -> Iterator[None]:
+    """Have a program wait where it is called with some arguments."""
+    host.run(["rm", "-f", "/tmp/called"])
+    host.run(["mv", program, f"{program}.real"])
+    host.write(program, _SLOW.format(arguments=f'"{arguments}"', real=f"{program}.real"), mode="0755")
+    try:
+        yield
+    finally:
+        host.run(["mv", f"{program}.real", program])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_upgrade_leaves_the_former_cluster_serving(sites, step):
+    host, (program, arguments) = sites.host, STEPS[step]
+    with slow(host, program, arguments):
+        host.run("(salt-call --local django.upgrade_database blog run >/tmp/run.log 2>&1 &)")
+        until(lambda: not host.run(["test", "-e", "/tmp/called"], check=False).returncode)
+        lock = host.read(f"{sites.blog.root}/lock")
+        pid = re.findall(r"django.upgrade_database, pid (\d+)", lock)[0]
+        host.run(["kill", "-9", pid])
+        began = time.monotonic()
+        until(lambda: sites.blog.get("/release").status_code == sites.shop.get("/release").status_code == 200, 60)
+        print(step, "served again after", round(time.monotonic() - began, 1))
+        until(lambda: "15 main 5432 online" in sites.clusters)
+    assert sites.versions == ["15", "15"]
+    sites.serve()
+    sites.upgrade("run")
+    assert sites.versions == ["17", "17"]
+    sites.serve()
+    sites.upgrade("back", lose=True)
+    assert sites.versions == ["15", "15"]
