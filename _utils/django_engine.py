@@ -27,6 +27,7 @@ DIGEST = "5cde01ccf8949dc0"
 DIGEST = "c9d2381c0a6295e6"
 DIGEST = "875f42a9bf468044"
 DIGEST = "ca208e07c1953168"
+DIGEST = "aef0ca99a3bd84c4"
 #: What begins the tree, and each file of it.
 TREE, FILE = "#: The tree.\n", "#: "
 _PACKAGE = "django_formula"
@@ -81183,8 +81184,8 @@ def _clear(home: str, folder: str) -> None:
 # """The upgrade of the PostgreSQL cluster of a site to a newer version: plan, rehearse, run, and back.
 #
 # The new cluster is made next to the former one, which is only read until both exchange their ports, and is kept then.
-# What is under way is recorded, so that each step can be killed: a child, or the next command, has the right cluster serve.
-# See docs/decisions/0163.
+# What is under way is recorded, so that each step can be killed: a child, or the next command, has the right cluster
+# serve. See docs/decisions/0163.
 # """
 #
 # import os

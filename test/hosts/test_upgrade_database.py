@@ -124,7 +124,7 @@ def test_plan_and_rehearsal_change_nothing(sites):
     assert sites.clusters == before and sites.versions == ["15", "15"]
 
 
-def test_upgrade_under_load_and_the_way_back(sites):
+def test_upgrade_under_load_and_back(sites):
     sums = [sites.sql(SUM, name) for name in ("blog", "shop")]
     with sites.load() as loads:
         answer = sites.upgrade("run")

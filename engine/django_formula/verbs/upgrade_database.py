@@ -1,8 +1,8 @@
 """The upgrade of the PostgreSQL cluster of a site to a newer version: plan, rehearse, run, and back.
 
 The new cluster is made next to the former one, which is only read until both exchange their ports, and is kept then.
-What is under way is recorded, so that each step can be killed: a child, or the next command, has the right cluster serve.
-See docs/decisions/0163.
+What is under way is recorded, so that each step can be killed: a child, or the next command, has the right cluster
+serve. See docs/decisions/0163.
 """
 
 import os
